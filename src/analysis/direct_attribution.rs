@@ -1,0 +1,137 @@
+//! Direct logit attribution: each component's own part of a logit or a logit difference, with the final
+//! norm's scale frozen at its value in the run [TransformerLens; Elhage et al. 2021].
+//!
+//! The residual stream at a position is the sum of what the embedding, every head, every MLP and every
+//! output bias wrote; the frozen final norm and the unembedding are linear, so the parts add up to the
+//! logit (difference), before a final soft cap where the model has one.
+
+use candle_core::Tensor;
+
+use crate::engine::kernels::norm::normalize;
+use crate::engine::{SiteKind, Trace};
+use crate::error::{Error, Result};
+use crate::model::weights::Norm;
+
+/// The parts of one logit (difference).
+#[derive(Clone, Debug, Default)]
+pub struct Attribution {
+    pub pos: usize,
+    pub answer: u32,
+    pub wrong: Option<u32>,
+    /// Token embedding (and embedding norm).
+    pub embed: f32,
+    /// Learned position, where the model has one.
+    pub pos_embed: f32,
+    /// [layer][head]
+    pub heads: Vec<Vec<f32>>,
+    /// [layer]; empty for attention-only models.
+    pub mlps: Vec<f32>,
+    /// Attention's output biases by layer; zero where there is none.
+    pub attn_biases: Vec<f32>,
+    /// The final norm's offset and the unembedding's bias.
+    pub output_bias: f32,
+    /// Logit (difference) of the run itself, to compare the sum with.
+    pub logit: f32,
+}
+
+impl Attribution {
+    /// All biases together.
+    pub fn biases(&self) -> f32 {
+        self.attn_biases.iter().sum::<f32>() + self.output_bias
+    }
+
+    pub fn sum(&self) -> f32 {
+        let heads: f64 = self.heads.iter().flatten().map(|v| f64::from(*v)).sum();
+        let mlps: f64 = self.mlps.iter().map(|v| f64::from(*v)).sum();
+        (f64::from(self.embed) + f64::from(self.pos_embed) + heads + mlps + f64::from(self.biases())) as f32
+    }
+}
+
+/// Attributes the logit of `answer` (minus that of `wrong`) at `pos`.
+///
+/// # Errors
+/// A position outside the prompt or an id outside the vocabulary.
+pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<u32>) -> Result<Attribution> {
+    let model = &trace.model;
+    let (c, w) = (&model.config, &model.weights);
+    if pos >= trace.len() {
+        return Err(Error::request(format!("position {pos} is outside the prompt of {} tokens; positions count from 0", trace.len())));
+    }
+    model.network().check(&[answer])?;
+    if let Some(wrong) = wrong {
+        model.network().check(&[wrong])?;
+    }
+    let column = |m: &Tensor, id: u32| -> Result<Tensor> { Ok(m.narrow(1, id as usize, 1)?.squeeze(1)?.contiguous()?) };
+    let mut direction = column(&w.unembed, answer)?;
+    let mut unembed_bias = 0.0;
+    if let Some(wrong) = wrong {
+        direction = (direction - column(&w.unembed, wrong)?)?;
+    }
+    if let Some(b) = &w.unembed_bias {
+        let at = |id: u32| -> Result<f32> { Ok(b.get(id as usize)?.to_scalar()?) };
+        unembed_bias = at(answer)? - wrong.map(at).transpose()?.unwrap_or(0.0);
+    }
+    // Reading direction in residual space: gain, centring and the frozen scale folded in.
+    let scale: f32 = trace.final_scale()?.get(pos)?.get(0)?.to_scalar()?;
+    let mut norm_bias = 0.0;
+    let mut reading = direction.clone();
+    if let Some(Norm { weight, bias }) = &w.ln_final {
+        if let Some(b) = bias {
+            norm_bias = dot(&direction, b)?;
+        }
+        reading = (direction * weight)?;
+        if c.centres() {
+            reading = reading.broadcast_sub(&reading.mean_keepdim(0)?)?;
+        }
+        reading = (reading / f64::from(scale))?;
+    }
+    let row = |kind, layer: usize| -> Result<Tensor> { Ok(trace.get(kind, layer)?.get(pos)?) };
+    let embed_row = row(SiteKind::Embed, 0)?;
+    let mut out = Attribution {
+        pos,
+        answer,
+        wrong,
+        embed: dot(&embed_row, &reading)?,
+        output_bias: norm_bias + unembed_bias,
+        ..Attribution::default()
+    };
+    if let Some(p) = &w.pos_embed {
+        out.pos_embed = dot(&p.get(pos)?, &reading)?;
+    }
+    for (layer, block) in w.blocks.iter().enumerate() {
+        let z = row(SiteKind::Z, layer)?.flatten_all()?;
+        // Where attention's output is normalised before it is added, that norm is frozen as well.
+        let mut local = reading.clone();
+        let mut offset = 0.0;
+        if let Some(post) = &block.ln1_post {
+            let mut raw = z.unsqueeze(0)?.matmul(&block.attn.o.weight)?;
+            if let Some(b) = &block.attn.o.bias {
+                raw = raw.broadcast_add(b)?;
+            }
+            let divisor: f32 = normalize(&raw, c.norm)?.1.flatten_all()?.get(0)?.to_scalar()?;
+            if let Some(b) = &post.bias {
+                offset = dot(b, &reading)?;
+            }
+            local = (local * &post.weight)?;
+            if c.centres() {
+                local = local.broadcast_sub(&local.mean_keepdim(0)?)?;
+            }
+            local = (local / f64::from(divisor))?;
+        }
+        // W_O · reading gives every z coordinate's effect at once.
+        let effect = block.attn.o.weight.matmul(&local.unsqueeze(1)?)?.squeeze(1)?;
+        let parts = (z * effect)?.reshape((c.n_heads, c.d_head))?.sum(1)?;
+        out.heads.push(parts.to_vec1()?);
+        let bias = block.attn.o.bias.as_ref().map(|b| dot(b, &local)).transpose()?;
+        out.attn_biases.push(bias.unwrap_or(0.0) + offset);
+        if block.mlp.is_some() {
+            out.mlps.push(dot(&row(SiteKind::MlpOut, layer)?, &reading)?);
+        }
+    }
+    out.logit = dot(&trace.resid_final.get(pos)?, &reading)? + out.output_bias;
+    Ok(out)
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> Result<f32> {
+    Ok((a * b)?.sum_all()?.to_scalar()?)
+}

@@ -1,0 +1,116 @@
+//! The logit lens: what the model would predict if the residual stream of a layer went straight to the
+//! output. unembed(ln_final(resid_post[l])) [nostalgebraist 2020].
+
+use candle_core::Tensor;
+use serde::Serialize;
+
+use crate::engine::logits::{Ranked, summarise};
+use crate::engine::{SiteKind, Trace};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+
+/// Tokens kept in each cell's ranking.
+pub const TOP: usize = 10;
+
+/// One layer and position.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    /// Most probable tokens, best first; at most [`TOP`].
+    pub top: Vec<Ranked>,
+    /// Nats.
+    pub entropy: f32,
+    /// The answer's share, rank (0 is best) and logit minus the wrong answer's.
+    pub answer: Option<AnswerCell>,
+    /// Rank of the token that really follows, where one does.
+    pub actual_rank: Option<usize>,
+    pub actual_prob: Option<f32>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AnswerCell {
+    pub prob: f32,
+    pub rank: usize,
+    pub logit: f32,
+    pub logit_difference: Option<f32>,
+}
+
+/// Cells by layer and position.
+#[derive(Clone, Debug)]
+pub struct Lens {
+    /// Positions that were asked for, ascending.
+    pub positions: Vec<usize>,
+    pub n_layers: usize,
+    /// cells[layer][index into `positions`]; `None` while not yet computed.
+    pub cells: Vec<Vec<Option<Cell>>>,
+}
+
+impl Lens {
+    /// The cell of a layer and a position of the prompt.
+    pub fn cell(&self, layer: usize, pos: usize) -> Option<&Cell> {
+        let at = self.positions.binary_search(&pos).ok()?;
+        self.cells.get(layer)?.get(at)?.as_ref()
+    }
+}
+
+/// Computes the lens at `positions` (all if empty). `partial` receives the cells computed so far, last
+/// layer first, since that is where a reader looks first.
+///
+/// # Errors
+/// A position outside the prompt, or [`Error::Cancelled`].
+pub fn logit_lens(
+    trace: &Trace,
+    positions: &[usize],
+    answer: Option<u32>,
+    wrong: Option<u32>,
+    progress: &Progress,
+    mut partial: impl FnMut(&Lens),
+) -> Result<Lens> {
+    let n_layers = trace.model.config.n_layers;
+    let mut positions = positions.to_vec();
+    positions.sort_unstable();
+    positions.dedup();
+    if positions.is_empty() {
+        positions = (0..trace.len()).collect();
+    }
+    if let Some(p) = positions.iter().find(|p| **p >= trace.len()) {
+        return Err(Error::request(format!("position {p} is outside the prompt of {} tokens; positions count from 0", trace.len())));
+    }
+    let index: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
+    let index = Tensor::from_vec(index, positions.len(), trace.resid_final.device())?;
+    let mut lens = Lens { cells: vec![vec![None; positions.len()]; n_layers], n_layers, positions };
+    let extra: Vec<u32> = answer.into_iter().chain(wrong).collect();
+    // Layers are computed in groups that fill the unembedding's strip of rows.
+    let group = (64 / lens.positions.len()).max(1);
+    let mut end = n_layers;
+    while end > 0 {
+        let start = end.saturating_sub(group);
+        let rows = (start..end)
+            .map(|l| Ok(trace.get(SiteKind::ResidPost, l)?.index_select(&index, 0)?))
+            .collect::<Result<Vec<_>>>()?;
+        let per_layer = lens.positions.len();
+        let asked = |r: usize| {
+            let next = trace.ids.get(lens.positions[r % per_layer] + 1);
+            extra.iter().copied().chain(next.copied()).collect()
+        };
+        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, TOP, asked, progress, |_, _| {})?;
+        for (r, s) in summaries.into_iter().enumerate() {
+            let actual = s.asked.get(extra.len()).copied();
+            let answer = answer.and(s.asked.first().copied()).map(|(logit, rank)| AnswerCell {
+                prob: s.prob(logit),
+                rank,
+                logit,
+                logit_difference: wrong.and(s.asked.get(1)).map(|(w, _)| logit - w),
+            });
+            lens.cells[start + r / per_layer][r % per_layer] = Some(Cell {
+                answer,
+                entropy: s.entropy,
+                actual_rank: actual.map(|(_, rank)| rank),
+                actual_prob: actual.map(|(logit, _)| s.prob(logit)),
+                top: s.top,
+            });
+        }
+        end = start;
+        partial(&lens);
+    }
+    Ok(lens)
+}

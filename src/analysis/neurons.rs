@@ -1,0 +1,112 @@
+//! MLP neurons: which fire on this prompt, and which tokens each promotes.
+
+use candle_core::Tensor;
+
+use crate::engine::logits::largest_indices;
+use crate::engine::{SiteKind, Trace};
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// By what the neurons of a layer are ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statistic {
+    /// Largest |activation| over the prompt.
+    MaxAbs,
+    /// Mean |activation|.
+    MeanAbs,
+    /// Standard deviation over positions: what distinguishes tokens.
+    Spread,
+    /// |activation| at the pinned position.
+    AtPosition(usize),
+}
+
+impl Statistic {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MaxAbs => "largest |activation|",
+            Self::MeanAbs => "mean |activation|",
+            Self::Spread => "spread over tokens",
+            Self::AtPosition(_) => "|activation| at the pinned token",
+        }
+    }
+}
+
+/// The neurons of a layer that lead a ranking.
+#[derive(Clone, Debug)]
+pub struct Neurons {
+    pub layer: usize,
+    pub statistic: Statistic,
+    /// Neuron indices, first is largest.
+    pub order: Vec<usize>,
+    /// Activations (hook_post), [neuron in `order`][pos].
+    pub values: Vec<Vec<f32>>,
+    /// Number of neurons in the layer.
+    pub of: usize,
+}
+
+/// The `limit` leading neurons of a layer.
+///
+/// # Errors
+/// For attention-only models and layers that do not exist.
+pub fn neurons(trace: &Trace, layer: usize, statistic: Statistic, limit: usize) -> Result<Neurons> {
+    let c = &trace.model.config;
+    if !c.has_mlp() {
+        return Err(Error::request("this model has no MLP, so it has no neurons; look at its heads instead"));
+    }
+    if layer >= c.n_layers {
+        return Err(Error::request(format!("there is no layer {layer}; layers go to {}", c.n_layers - 1)));
+    }
+    // [d_mlp][pos], so that one neuron's values lie together.
+    let post: Vec<Vec<f32>> = trace.get(SiteKind::MlpPost, layer)?.t()?.contiguous()?.to_vec2()?;
+    let n = trace.len() as f32;
+    let score = |v: &Vec<f32>| match statistic {
+        Statistic::MaxAbs => v.iter().fold(0f32, |m, x| m.max(x.abs())),
+        Statistic::MeanAbs => v.iter().map(|x| x.abs()).sum::<f32>() / n,
+        Statistic::Spread => {
+            let mean = v.iter().sum::<f32>() / n;
+            (v.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n).sqrt()
+        }
+        Statistic::AtPosition(p) => v.get(p).copied().unwrap_or(0.0).abs(),
+    };
+    let scores: Vec<f32> = post.iter().map(score).collect();
+    let order = largest_indices(&scores, limit.min(scores.len()));
+    let values = order.iter().map(|i| post[*i].clone()).collect();
+    Ok(Neurons { layer, statistic, order, values, of: c.d_mlp })
+}
+
+/// Tokens that a neuron's output direction raises and lowers most: W_out · (final norm's gain) · W_U.
+#[derive(Clone, Debug)]
+pub struct NeuronTokens {
+    pub layer: usize,
+    pub neuron: usize,
+    /// (token, logit per unit of activation), largest first.
+    pub promoted: Vec<(u32, f32)>,
+    /// Most negative first.
+    pub suppressed: Vec<(u32, f32)>,
+}
+
+/// The `k` most promoted and suppressed tokens of a neuron.
+pub fn neuron_tokens(model: &Model, layer: usize, neuron: usize, k: usize) -> Result<NeuronTokens> {
+    let mlp = model.weights.blocks.get(layer).and_then(|b| b.mlp.as_ref());
+    let mlp = mlp.ok_or_else(|| Error::request(format!("layer {layer} has no MLP")))?;
+    if neuron >= model.config.d_mlp {
+        return Err(Error::request(format!("there is no neuron {neuron}; a layer has {}", model.config.d_mlp)));
+    }
+    let row = mlp.output.weight.get(neuron)?;
+    let logits = logits_of_direction(model, &row)?;
+    let negated: Vec<f32> = logits.iter().map(|v| -v).collect();
+    let pick = |of: &[f32]| largest_indices(of, k).into_iter().map(|i| (i as u32, logits[i])).collect();
+    Ok(NeuronTokens { layer, neuron, promoted: pick(&logits), suppressed: pick(&negated) })
+}
+
+/// Effect of a residual direction [d_model] on every logit [d_vocab], without the final norm's scale.
+pub fn logits_of_direction(model: &Model, direction: &Tensor) -> Result<Vec<f32>> {
+    let mut d = direction.clone();
+    if let Some(n) = &model.weights.ln_final {
+        if model.config.centres() {
+            d = d.broadcast_sub(&d.mean_keepdim(0)?)?;
+        }
+        d = (d * &n.weight)?;
+    }
+    Ok(d.unsqueeze(0)?.matmul(&model.weights.unembed)?.flatten_all()?.to_vec1()?)
+}

@@ -1,0 +1,194 @@
+//! `bench`: this program's own timings on this machine. Ratios compare with something measured in the
+//! same run: the f32 GEMM peak at the model's own shapes, and one streaming pass over its weights.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use super::output::document;
+use super::{ModelArgs, emit};
+use crate::engine::{Capture, NoHooks, Trace};
+use crate::error::Result;
+use crate::jobs::Progress;
+use crate::model::Model;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Repetitions of each timing; the median is reported
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    repeat: usize,
+}
+
+/// Median seconds of `f` over `n` runs after one warm-up.
+fn time(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+    f()?;
+    let mut times = (0..n.max(1))
+        .map(|_| {
+            let start = Instant::now();
+            f()?;
+            Ok(start.elapsed().as_secs_f64())
+        })
+        .collect::<Result<Vec<f64>>>()?;
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// The matrix products [input, output] of one forward pass and how often each occurs.
+fn products(model: &Model) -> Vec<(usize, usize, usize)> {
+    let c = &model.config;
+    let (q, kv) = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
+    let mut list = vec![(c.d_model, q, c.n_layers), (c.d_model, kv, 2 * c.n_layers), (q, c.d_model, c.n_layers)];
+    if c.has_mlp() {
+        list.push((c.d_model, c.d_mlp, c.n_layers * if c.gated_mlp { 2 } else { 1 }));
+        list.push((c.d_mlp, c.d_model, c.n_layers));
+    }
+    list.push((c.d_model, c.d_vocab, 1));
+    list
+}
+
+/// Floating-point operations of the products at `rows` tokens.
+fn flops(model: &Model, rows: usize) -> f64 {
+    products(model).iter().map(|(i, o, n)| 2.0 * rows as f64 * (*i * *o * *n) as f64).sum()
+}
+
+/// Seconds that all products of a pass take by themselves, each shape timed and multiplied.
+fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
+    let mut total = 0.0;
+    for (input, output, count) in products(model) {
+        let x = Tensor::rand(-1f32, 1f32, (rows, input), &Device::Cpu)?;
+        // Several weights in turn, so that small ones do not stay in the cache as they could not in a pass.
+        let copies = (64 << 20) / (4 * input * output);
+        let weights = (0..copies.clamp(1, 16))
+            .map(|_| Ok(Tensor::rand(-1f32, 1f32, (input, output), &Device::Cpu)?))
+            .collect::<Result<Vec<_>>>()?;
+        let seconds = time(repeat, || {
+            for w in &weights {
+                std::hint::black_box(x.matmul(w)?);
+            }
+            Ok(())
+        })?;
+        total += seconds / weights.len() as f64 * count as f64;
+    }
+    Ok(total)
+}
+
+/// Seconds to read all weights once, on all threads.
+fn stream_seconds(model: &Model, repeat: usize) -> Result<f64> {
+    let tensors = model.weights.named();
+    time(repeat, || {
+        for (_, t) in &tensors {
+            let (storage, layout) = t.storage_and_layout();
+            if let candle_core::Storage::Cpu(cpu) = &*storage {
+                let all = cpu.as_slice::<f32>()?;
+                let values = &all[layout.start_offset()..layout.start_offset() + t.elem_count()];
+                let sum: f32 = values
+                    .par_chunks(1 << 18)
+                    .map(|c| {
+                        crate::engine::kernels::math::simd(|| {
+                            let (head, _) = c.as_chunks::<64>();
+                            let mut lanes = [0f32; 64];
+                            for chunk in head {
+                                for (l, v) in lanes.iter_mut().zip(chunk) {
+                                    *l += v;
+                                }
+                            }
+                            lanes.iter().sum::<f32>()
+                        })
+                    })
+                    .sum();
+                std::hint::black_box(sum);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Peak resident memory of this process in bytes, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+fn prompt(model: &Model, n: usize) -> Vec<u32> {
+    crate::analysis::head_scores::repeated_random(model.config.d_vocab, n.div_ceil(2), 0).into_iter().take(n).collect()
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let load = {
+        // Again, now that the file is surely cached.
+        let again = args.model.open()?;
+        again.load_seconds.min(model.load_seconds)
+    };
+    let progress = Progress::new();
+    let started = Instant::now();
+    let mut rows = Vec::new();
+    let mut forwards: Vec<Value> = Vec::new();
+    // Plain passes first: memory high-water marks only rise.
+    let lengths: Vec<usize> = [14, 128, 512].into_iter().filter(|n| *n <= model.config.n_ctx).collect();
+    for &n in &lengths {
+        let ids = prompt(&model, n);
+        let pass = |hooks: &mut dyn crate::engine::Hooks| -> Result<()> {
+            let network = model.network();
+            let resid = network.forward(&[&ids], hooks, &progress)?.squeeze(0)?;
+            crate::engine::logits::summarise(network, &resid, 1, |_| Vec::new(), &progress, |_, _| {})?;
+            Ok(())
+        };
+        let plain = time(args.repeat, || pass(&mut NoHooks))?;
+        let peak = peak_memory();
+        let traced = time(args.repeat, || Trace::run(&model, ids.clone(), &progress).map(drop))?;
+        let everything = time(args.repeat, || pass(&mut Capture::everything(&model.config)))?;
+        let gemm = gemm_seconds(&model, n, args.repeat)?;
+        let share = gemm / plain;
+        rows.push(format!(
+            "forward, {n} tokens: {plain:.4} s, {:.0} GFLOP/s, {:.0} % of this machine's GEMM at the same shapes; trace {:.2} ×, everything captured {:.2} ×",
+            flops(&model, n) / plain / 1e9,
+            100.0 * share,
+            traced / plain,
+            everything / plain,
+        ));
+        forwards.push(json!({"tokens": n, "seconds": plain, "gflops": flops(&model, n) / plain / 1e9,
+            "gemm_seconds": gemm, "share_of_gemm_peak": share, "trace_ratio": traced / plain,
+            "capture_everything_ratio": everything / plain, "peak_memory_bytes": peak,
+            "peak_memory_over_weights": peak.map(|p| p as f64 / model.weight_bytes() as f64)}));
+    }
+    let stream = stream_seconds(&model, args.repeat)?;
+    let short = forwards.first().and_then(|f| f["seconds"].as_f64()).unwrap_or(f64::NAN);
+    let mut doc = json!({
+        "threads": rayon::current_num_threads(),
+        "forward": forwards,
+        "stream_weights_seconds": stream,
+        "stream_gb_per_second": model.weight_bytes() as f64 / stream / 1e9,
+        "short_forward_over_stream": short / stream,
+        "weight_bytes": model.weight_bytes(),
+    });
+    #[cfg(any())]
+    if let Some(map) = doc.as_object_mut() {
+        map.insert("frame".to_owned(), crate::app::bench::frame(&model, args.repeat)?);
+    }
+    if args.model.json {
+        let mut doc = document(&model, None, started.elapsed().as_secs_f64(), doc);
+        doc["load_seconds"] = json!(load);
+        return emit(&doc.to_string());
+    }
+    let peak = doc["forward"].as_array().and_then(|f| f.last()).map_or(Value::Null, |f| f["peak_memory_over_weights"].clone());
+    let mut text = format!(
+        "{}: load {load:.3} s, {} threads\n{}\nweights stream in {stream:.4} s ({:.1} GB/s); the 14-token pass takes {:.2} × that\npeak memory {:.2} × the f32 weights",
+        model.config.name,
+        rayon::current_num_threads(),
+        rows.join("\n"),
+        model.weight_bytes() as f64 / stream / 1e9,
+        short / stream,
+        peak.as_f64().unwrap_or(f64::NAN),
+    );
+    if let Some(frame) = doc.get("frame") {
+        text.push_str(&format!("\nwindow: {frame}"));
+    }
+    emit(&text)
+}

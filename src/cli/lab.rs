@@ -1,0 +1,63 @@
+//! `lab train NAME`: trains a built-in lab model from its recipe and seed.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use super::{emit, progress};
+use crate::error::{Error, Result};
+use crate::lab::{LABS, TrainOptions, by_name};
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Action {
+    /// List what can be trained
+    List,
+    /// Train a model and write its folder; a stopped training resumes where it was
+    Train {
+        /// Which model: see `lab list`
+        name: String,
+        /// Folder to write (default: the model's name)
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Text file to train on instead of the text that ships with the program
+        #[arg(long, value_name = "FILE")]
+        text: Option<PathBuf>,
+        /// Steps instead of the recipe's
+        #[arg(long, value_name = "N")]
+        steps: Option<usize>,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    match &args.action {
+        Action::List => {
+            let lines: Vec<String> = LABS.iter().map(|l| format!("{}: {}", l.name, l.purpose)).collect();
+            emit(&lines.join("\n"))
+        }
+        Action::Train { name, output, text, steps, seed } => {
+            let lab = by_name(name).ok_or_else(|| {
+                let known: Vec<&str> = LABS.iter().map(|l| l.name).collect();
+                Error::request(format!("there is no lab model `{name}`; there are {}", known.join(", ")))
+            })?;
+            let output = output.clone().unwrap_or_else(|| PathBuf::from(name));
+            let options = TrainOptions { output: output.clone(), text: text.clone(), steps: *steps, seed: *seed };
+            let (progress, bar) = progress("training");
+            let quiet = std::io::stderr().is_terminal();
+            (lab.train)(&options, &progress, &mut |r| {
+                if !quiet && r.step.is_multiple_of(100) {
+                    let text = r.loss_text.map_or(String::new(), |t| format!(", text {t:.3}"));
+                    eprintln!("step {}: repeat {:.3}{text}", r.step, r.loss_repeat);
+                }
+            })?;
+            drop(bar);
+            emit(&format!("{name} written to {}", output.display()))
+        }
+    }
+}

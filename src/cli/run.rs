@@ -1,0 +1,106 @@
+//! `run`: next tokens, loss, and captured sites.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::output::{document, quoted};
+use super::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::engine::logits::summarise;
+use crate::engine::{Capture, NoHooks};
+use crate::error::{Error, Result};
+use crate::files::write_atomic;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// How many next tokens to list
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    top: usize,
+    /// Sites to capture, by TransformerLens name with * and ? (blocks.*.hook_resid_post); repeatable
+    #[arg(long, value_name = "GLOB", requires = "output")]
+    capture: Vec<String>,
+    /// Where to write the captured sites (safetensors, f32)
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let model = args.model.open()?;
+    let ids = args.prompt.required(&model)?;
+    let mut capture = Capture::globs(&model.config, &args.capture)?;
+    if args.output.is_some() && args.capture.is_empty() {
+        return Err(Error::request("--output was given without --capture; name the sites to write"));
+    }
+    let (progress, bar) = progress("running");
+    let started = Instant::now();
+    let network = model.network();
+    let resid = if args.capture.is_empty() {
+        network.forward(&[&ids], &mut NoHooks, &progress)?
+    } else {
+        let resid = network.forward(&[&ids], &mut capture, &progress)?;
+        network.final_norm(&resid, &mut capture)?;
+        resid
+    };
+    let last = ids.len() - 1;
+    // The loss needs every position's logits, the ranking only the last one's.
+    let asked = |r: usize| ids.get(r + 1).copied().into_iter().collect();
+    let resid = resid.squeeze(0)?;
+    let rows = summarise(network, &resid, 0, asked, &progress, |_, _| {})?;
+    let losses: Vec<f32> = rows.iter().filter_map(|r| r.asked.first().map(|(logit, _)| r.log_sum - logit)).collect();
+    let loss = (!losses.is_empty()).then(|| losses.iter().sum::<f32>() / losses.len() as f32);
+    let top = args.top.min(model.config.d_vocab);
+    let next = summarise(network, &resid.narrow(0, last, 1)?, top, |_| Vec::new(), &progress, |_, _| {})?;
+    let next = next.into_iter().next().map(|r| r.top).unwrap_or_default();
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+
+    if let Some(path) = &args.output {
+        let tensors: HashMap<String, _> =
+            capture.values.iter().map(|(site, t)| Ok((site.to_string(), t.squeeze(0)?.contiguous()?))).collect::<Result<_>>()?;
+        let metadata = HashMap::from([
+            ("ids".to_owned(), serde_json::to_string(&ids).unwrap_or_default()),
+            ("model".to_owned(), model.config.name.clone()),
+            ("generator".to_owned(), concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ]);
+        let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(metadata))
+            .map_err(|e| Error::failed(format!("cannot pack the captured sites: {e}")))?;
+        write_atomic(path, &bytes)?;
+    }
+    if args.model.json {
+        let next: Vec<_> = next
+            .iter()
+            .map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob, "logit": t.logit}))
+            .collect();
+        let captured: Vec<_> = capture
+            .values
+            .keys()
+            .map(|s| json!({"name": s.to_string(), "shape": s.shape(&model.config, ids.len()),
+                "axes": s.kind.axes().iter().map(|a| a.name()).collect::<Vec<_>>()}))
+            .collect();
+        let mut doc = document(&model, Some(&ids), seconds, json!({"next": next, "loss": loss}));
+        if let (Some(path), Some(map)) = (&args.output, doc.as_object_mut()) {
+            map.insert("captured".to_owned(), json!(captured));
+            map.insert("output".to_owned(), json!(path.display().to_string()));
+        }
+        return emit(&doc.to_string());
+    }
+    let rows: Vec<Vec<String>> = next
+        .iter()
+        .map(|t| {
+            vec![quoted(&model.token_text(t.id)), t.id.to_string(), format!("{:.4} %", t.prob * 100.0), format!("{:.3}", t.logit)]
+        })
+        .collect();
+    let loss = loss.map_or("-".to_owned(), |l| format!("{l:.4}"));
+    let mut text = table(&["next token", "id", "probability", "logit"], &rows);
+    text.push_str(&format!("\n\n{} tokens · mean loss {loss} nats · {seconds:.3} s", ids.len()));
+    if let Some(path) = &args.output {
+        text.push_str(&format!("\n{} sites written to {}", capture.values.len(), path.display()));
+    }
+    emit(&text)
+}

@@ -1,0 +1,132 @@
+//! Watching and changing a forward pass while it runs.
+
+use std::collections::{BTreeMap, HashSet};
+
+use candle_core::Tensor;
+use globset::Glob;
+
+use super::site::{Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+
+/// Is shown the value of every site it wants, and may replace it. Values carry a leading batch axis.
+pub trait Hooks {
+    /// Whether [`Hooks::visit`] is to be called for this site. Some sites cost time or memory only when
+    /// somebody wants them.
+    fn wants(&self, site: Site) -> bool;
+
+    /// The value to go on with: the one given, or another of the same shape.
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor>;
+}
+
+/// Wants nothing.
+pub struct NoHooks;
+
+impl Hooks for NoHooks {
+    fn wants(&self, _: Site) -> bool {
+        false
+    }
+
+    fn visit(&mut self, _: Site, value: Tensor) -> Result<Tensor> {
+        Ok(value)
+    }
+}
+
+/// Keeps the values of chosen sites.
+#[derive(Default)]
+pub struct Capture {
+    wanted: HashSet<Site>,
+    pub values: BTreeMap<Site, Tensor>,
+}
+
+impl Capture {
+    pub fn sites(sites: impl IntoIterator<Item = Site>) -> Self {
+        Self { wanted: sites.into_iter().collect(), values: BTreeMap::new() }
+    }
+
+    /// Every site of the given kinds that the model has.
+    pub fn kinds(config: &ModelConfig, kinds: &[SiteKind]) -> Self {
+        Self::sites(Site::all(config).into_iter().filter(|s| kinds.contains(&s.kind)))
+    }
+
+    pub fn everything(config: &ModelConfig) -> Self {
+        Self::sites(Site::all(config))
+    }
+
+    /// Sites by TransformerLens names with `*` and `?`.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] if a pattern matches no site of the model.
+    pub fn globs(config: &ModelConfig, patterns: &[String]) -> Result<Self> {
+        let all = Site::all(config);
+        let mut wanted = HashSet::new();
+        for pattern in patterns {
+            let glob = Glob::new(pattern)
+                .map_err(|e| Error::request(format!("`{pattern}` is not a usable pattern of site names: {e}")))?
+                .compile_matcher();
+            let before = wanted.len();
+            let matches = |s: &&Site| glob.is_match(s.to_string()) || s.alias().is_some_and(|a| glob.is_match(a));
+            wanted.extend(all.iter().filter(matches));
+            if wanted.len() == before && !all.iter().any(|s| matches(&s)) {
+                return Err(Error::request(format!(
+                    "`{pattern}` matches no site of this model; sites are named like blocks.0.attn.hook_pattern or blocks.*.hook_resid_post"
+                )));
+            }
+        }
+        Ok(Self { wanted, values: BTreeMap::new() })
+    }
+
+    /// Bytes that the wanted sites take for a prompt of `positions` tokens.
+    pub fn bytes(&self, config: &ModelConfig, positions: usize) -> usize {
+        self.wanted.iter().map(|s| 4 * s.shape(config, positions).iter().product::<usize>()).sum()
+    }
+
+    /// The value of a site, without its batch axis.
+    pub fn get(&self, site: Site) -> Result<Tensor> {
+        let value = self.values.get(&site).ok_or_else(|| Error::failed(format!("site {site} was not captured")))?;
+        Ok(value.squeeze(0)?)
+    }
+}
+
+impl Hooks for Capture {
+    fn wants(&self, site: Site) -> bool {
+        self.wanted.contains(&site)
+    }
+
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        self.values.insert(site, value.clone());
+        Ok(value)
+    }
+}
+
+/// Sets the chosen heads' output z to zero while another hook watches: the ablation that the lab's
+/// scores and tests need.
+pub struct ZeroHeads<'a, H> {
+    pub heads: &'a [(usize, usize)],
+    pub inner: H,
+}
+
+impl<H: Hooks> Hooks for ZeroHeads<'_, H> {
+    fn wants(&self, site: Site) -> bool {
+        self.inner.wants(site) || site.kind == SiteKind::Z && self.heads.iter().any(|(l, _)| *l == site.layer)
+    }
+
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        let mut value = value;
+        if site.kind == SiteKind::Z {
+            let heads = value.dim(2)?;
+            let mut keep = vec![1f32; heads];
+            for (l, h) in self.heads {
+                if *l == site.layer
+                    && let Some(k) = keep.get_mut(*h)
+                {
+                    *k = 0.0;
+                }
+            }
+            if keep.contains(&0.0) {
+                value = value.broadcast_mul(&Tensor::from_vec(keep, (1, 1, heads, 1), value.device())?)?;
+            }
+        }
+        if self.inner.wants(site) { self.inner.visit(site, value) } else { Ok(value) }
+    }
+}

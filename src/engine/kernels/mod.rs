@@ -1,0 +1,36 @@
+//! The numerical kernels of the block.
+//!
+//! Each has a fused CPU form, used when no gradient is wanted, and a form composed of candle's own
+//! operations, which every device runs and which can be differentiated. Tests compare the two.
+
+pub mod activation;
+pub mod attention;
+pub mod math;
+pub mod norm;
+pub mod rotary;
+
+use candle_core::{CpuStorage, DType, Layout, Tensor};
+
+/// True where the fused form applies: f32 on the CPU, contiguous, outside automatic differentiation.
+pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous() && !t.track_op())
+}
+
+/// The values of a contiguous f32 tensor inside a custom operation.
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    let all = storage.as_slice::<f32>()?;
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(&all[from..to]),
+        None => candle_core::bail!("a fused kernel needs contiguous input"),
+    }
+}
+
+/// Copies a contiguous f32 CPU tensor's values out, for the small tables the kernels keep.
+pub(crate) fn to_vec(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1::<f32>()
+}
+
+/// A buffer that the kernel fills completely.
+pub(crate) fn buffer(len: usize) -> Vec<f32> {
+    vec![0.0; len]
+}

@@ -1,0 +1,168 @@
+//! From residual rows to statements about the next token, a slice of the vocabulary product at a time:
+//! the logits of all positions are never held together.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::Network;
+use super::hooks::NoHooks;
+use super::kernels::math;
+use crate::error::Result;
+use crate::jobs::Progress;
+
+/// Rows unembedded together: enough for an efficient product, few enough that the logits of a
+/// 50,000-token vocabulary take 13 MB and a cancellation is quick.
+const ROWS: usize = 64;
+
+/// One token of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Ranked {
+    pub id: u32,
+    pub logit: f32,
+    pub prob: f32,
+}
+
+/// What one row of logits says.
+#[derive(Clone, Debug)]
+pub struct RowSummary {
+    /// ln Σ e^logit
+    pub log_sum: f32,
+    /// Entropy of the distribution, nats.
+    pub entropy: f32,
+    /// The most probable tokens, best first.
+    pub top: Vec<Ranked>,
+    /// The asked-for tokens' logits and ranks (0 is the most probable).
+    pub asked: Vec<(f32, usize)>,
+}
+
+impl RowSummary {
+    pub fn prob(&self, logit: f32) -> f32 {
+        (logit - self.log_sum).exp()
+    }
+}
+
+/// Summarises the logits of residual rows [n, d_model] (before the final norm): the `top` most probable
+/// tokens, and for row r the tokens `asked(r)`. `done` receives each finished run of rows.
+pub fn summarise(
+    network: Network<'_>,
+    resid: &Tensor,
+    top: usize,
+    asked: impl Fn(usize) -> Vec<u32> + Sync,
+    progress: &Progress,
+    mut done: impl FnMut(usize, &[RowSummary]),
+) -> Result<Vec<RowSummary>> {
+    let (n, _) = resid.dims2()?;
+    progress.expect(n as u64);
+    let mut all = Vec::with_capacity(n);
+    for first in (0..n).step_by(ROWS) {
+        progress.check()?;
+        let rows = ROWS.min(n - first);
+        let x = network.final_norm(&resid.narrow(0, first, rows)?.unsqueeze(0)?, &mut NoHooks)?.squeeze(0)?;
+        let logits = network.unembed(&x)?.flatten_all()?;
+        let (storage, _) = logits.storage_and_layout();
+        let summaries: Vec<RowSummary> = match &*storage {
+            candle_core::Storage::Cpu(cpu) => {
+                let values = cpu.as_slice::<f32>()?;
+                let row = values.len() / rows;
+                values.par_chunks_exact(row).enumerate().map(|(r, v)| row_summary(v, top, &asked(first + r))).collect()
+            }
+            _ => {
+                let values = logits.to_vec1::<f32>()?;
+                let row = values.len() / rows;
+                values.chunks_exact(row).enumerate().map(|(r, v)| row_summary(v, top, &asked(first + r))).collect()
+            }
+        };
+        done(first, &summaries);
+        all.extend(summaries);
+        progress.step(rows as u64)?;
+    }
+    Ok(all)
+}
+
+/// Summarises one row of logits.
+pub fn row_summary(logits: &[f32], top: usize, asked: &[u32]) -> RowSummary {
+    let (largest, sum, weighted) = math::simd(|| {
+        let largest = math::max(logits);
+        let (head, tail) = logits.as_chunks::<16>();
+        let (mut sums, mut weights) = ([0f32; 16], [0f32; 16]);
+        for chunk in head {
+            for ((s, w), v) in sums.iter_mut().zip(&mut weights).zip(chunk) {
+                let shifted = v - largest;
+                let e = math::exp(shifted);
+                *s += e;
+                *w += e * shifted;
+            }
+        }
+        let (mut sum, mut weighted) = (sums.iter().sum::<f32>(), weights.iter().sum::<f32>());
+        for v in tail {
+            let shifted = v - largest;
+            let e = math::exp(shifted);
+            sum += e;
+            weighted += e * shifted;
+        }
+        (largest, sum, weighted)
+    });
+    let log_sum = largest + sum.ln();
+    let top = largest_indices(logits, top)
+        .into_iter()
+        .map(|i| Ranked { id: i as u32, logit: logits[i], prob: (logits[i] - log_sum).exp() })
+        .collect();
+    let asked = asked
+        .iter()
+        .map(|&id| {
+            let logit = logits.get(id as usize).copied().unwrap_or(f32::NAN);
+            (logit, logits.iter().filter(|v| **v > logit).count())
+        })
+        .collect();
+    // H = ln Σ − E[shifted]: the shift keeps both terms small.
+    RowSummary { log_sum, entropy: (sum.ln() - weighted / sum).max(0.0), top, asked }
+}
+
+/// Indices of the `k` largest values, largest first; ties by index.
+pub fn largest_indices(values: &[f32], k: usize) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(k + 1);
+    if k == 0 {
+        return best;
+    }
+    let mut floor = f32::NEG_INFINITY;
+    for (i, &v) in values.iter().enumerate() {
+        if best.len() == k && v <= floor {
+            continue;
+        }
+        if v.is_nan() {
+            continue;
+        }
+        let at = best.partition_point(|&b| values[b] >= v);
+        best.insert(at, i);
+        best.truncate(k);
+        if best.len() == k {
+            floor = values[best[k - 1]];
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_by_hand() {
+        // e^0 : e^ln2 : e^ln5 = 1 : 2 : 5
+        let row = [0.0, 2f32.ln(), 5f32.ln()];
+        let s = row_summary(&row, 2, &[0, 2]);
+        assert!((s.log_sum - 8f32.ln()).abs() < 1e-6);
+        assert_eq!(s.top.iter().map(|t| t.id).collect::<Vec<_>>(), [2, 1]);
+        assert!((s.top[0].prob - 0.625).abs() < 1e-6);
+        assert_eq!(s.asked.iter().map(|a| a.1).collect::<Vec<_>>(), [2, 0]);
+        let p = [0.125f32, 0.25, 0.625];
+        let entropy: f32 = p.iter().map(|p| -p * p.ln()).sum();
+        assert!((s.entropy - entropy).abs() < 1e-5);
+    }
+
+    #[test]
+    fn largest_with_ties_and_nan() {
+        assert_eq!(largest_indices(&[1.0, f32::NAN, 3.0, 3.0, 2.0], 3), [2, 3, 4]);
+        assert!(largest_indices(&[1.0], 0).is_empty());
+    }
+}

@@ -1,0 +1,250 @@
+//! A site: a named point in the forward pass. The one definition of its name, axes and shape, which
+//! captures, edits, the command line, files and views all use. Names are TransformerLens'.
+
+use std::fmt;
+
+use crate::model::config::{ModelConfig, Parallel};
+
+/// What kind of value a site holds. Within a layer unless [`SiteKind::layered`] says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SiteKind {
+    Embed,
+    ResidPre,
+    Ln1Scale,
+    Ln1Normalized,
+    Q,
+    K,
+    V,
+    RotQ,
+    RotK,
+    AttnScores,
+    Pattern,
+    Z,
+    AttnOut,
+    ResidMid,
+    Ln2Scale,
+    Ln2Normalized,
+    MlpPre,
+    MlpPreLinear,
+    MlpPost,
+    MlpOut,
+    ResidPost,
+    LnFinalScale,
+    LnFinalNormalized,
+}
+
+/// An axis of a site's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    Pos,
+    Dest,
+    Src,
+    Head,
+    KvHead,
+    Model,
+    HeadDim,
+    Mlp,
+    One,
+}
+
+impl Axis {
+    /// The axis' name in JSON and tooltips.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pos => "pos",
+            Self::Dest => "dest",
+            Self::Src => "src",
+            Self::Head => "head",
+            Self::KvHead => "kv_head",
+            Self::Model => "d_model",
+            Self::HeadDim => "d_head",
+            Self::Mlp => "d_mlp",
+            Self::One => "1",
+        }
+    }
+
+    pub fn len(self, config: &ModelConfig, positions: usize) -> usize {
+        match self {
+            Self::Pos | Self::Dest | Self::Src => positions,
+            Self::Head => config.n_heads,
+            Self::KvHead => config.n_kv_heads,
+            Self::Model => config.d_model,
+            Self::HeadDim => config.d_head,
+            Self::Mlp => config.d_mlp,
+            Self::One => 1,
+        }
+    }
+}
+
+impl SiteKind {
+    /// All kinds, in the order of the forward pass.
+    pub const ALL: [Self; 23] = [
+        Self::Embed,
+        Self::ResidPre,
+        Self::Ln1Scale,
+        Self::Ln1Normalized,
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::RotQ,
+        Self::RotK,
+        Self::AttnScores,
+        Self::Pattern,
+        Self::Z,
+        Self::AttnOut,
+        Self::ResidMid,
+        Self::Ln2Scale,
+        Self::Ln2Normalized,
+        Self::MlpPre,
+        Self::MlpPreLinear,
+        Self::MlpPost,
+        Self::MlpOut,
+        Self::ResidPost,
+        Self::LnFinalScale,
+        Self::LnFinalNormalized,
+    ];
+
+    /// Its hook's name, without the layer.
+    pub fn hook(self) -> &'static str {
+        match self {
+            Self::Embed => "hook_embed",
+            Self::ResidPre => "hook_resid_pre",
+            Self::Ln1Scale => "ln1.hook_scale",
+            Self::Ln1Normalized => "ln1.hook_normalized",
+            Self::Q => "attn.hook_q",
+            Self::K => "attn.hook_k",
+            Self::V => "attn.hook_v",
+            Self::RotQ => "attn.hook_rot_q",
+            Self::RotK => "attn.hook_rot_k",
+            Self::AttnScores => "attn.hook_attn_scores",
+            Self::Pattern => "attn.hook_pattern",
+            Self::Z => "attn.hook_z",
+            Self::AttnOut => "hook_attn_out",
+            Self::ResidMid => "hook_resid_mid",
+            Self::Ln2Scale => "ln2.hook_scale",
+            Self::Ln2Normalized => "ln2.hook_normalized",
+            Self::MlpPre => "mlp.hook_pre",
+            Self::MlpPreLinear => "mlp.hook_pre_linear",
+            Self::MlpPost => "mlp.hook_post",
+            Self::MlpOut => "hook_mlp_out",
+            Self::ResidPost => "hook_resid_post",
+            Self::LnFinalScale => "ln_final.hook_scale",
+            Self::LnFinalNormalized => "ln_final.hook_normalized",
+        }
+    }
+
+    /// The newer spelling of a hook that TransformerLens also accepts.
+    fn alias(self) -> Option<&'static str> {
+        match self {
+            Self::ResidPre => Some("hook_in"),
+            Self::ResidPost => Some("hook_out"),
+            _ => None,
+        }
+    }
+
+    pub fn layered(self) -> bool {
+        !matches!(self, Self::Embed | Self::LnFinalScale | Self::LnFinalNormalized)
+    }
+
+    pub fn axes(self) -> &'static [Axis] {
+        use Axis::{Dest, Head, HeadDim, KvHead, Mlp, Model, One, Pos, Src};
+        match self {
+            Self::Ln1Scale | Self::Ln2Scale | Self::LnFinalScale => &[Pos, One],
+            Self::Q | Self::RotQ | Self::Z => &[Pos, Head, HeadDim],
+            Self::K | Self::V | Self::RotK => &[Pos, KvHead, HeadDim],
+            Self::AttnScores | Self::Pattern => &[Head, Dest, Src],
+            Self::MlpPre | Self::MlpPreLinear | Self::MlpPost => &[Pos, Mlp],
+            _ => &[Pos, Model],
+        }
+    }
+
+    /// Whether a model of this config has such a site.
+    pub fn exists(self, config: &ModelConfig) -> bool {
+        match self {
+            Self::ResidMid => config.has_mlp() && config.parallel == Parallel::Sequential,
+            Self::Ln1Scale | Self::Ln1Normalized => config.norm_placement != crate::model::config::NormPlacement::Post,
+            Self::Ln2Scale | Self::Ln2Normalized => {
+                config.has_mlp()
+                    && config.parallel != Parallel::SharedNorm
+                    && config.norm_placement != crate::model::config::NormPlacement::Post
+            }
+            Self::MlpPre | Self::MlpPost | Self::MlpOut => config.has_mlp(),
+            Self::MlpPreLinear => config.has_mlp() && config.gated_mlp,
+            Self::RotQ | Self::RotK => matches!(config.positions, crate::model::config::Positions::Rotary(_)),
+            _ => true,
+        }
+    }
+}
+
+/// A kind at a layer; layer 0 for the kinds outside layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    pub layer: usize,
+    pub kind: SiteKind,
+}
+
+impl Site {
+    pub fn new(kind: SiteKind, layer: usize) -> Self {
+        Self { layer, kind }
+    }
+
+    /// All sites of a model, in the order of the forward pass.
+    pub fn all(config: &ModelConfig) -> Vec<Self> {
+        let kinds = || SiteKind::ALL.into_iter().filter(|k| k.exists(config));
+        let outer = |last: bool| kinds().filter(move |k| !k.layered() && (*k != SiteKind::Embed) == last);
+        outer(false)
+            .map(|k| Self::new(k, 0))
+            .chain((0..config.n_layers).flat_map(|l| kinds().filter(|k| k.layered()).map(move |k| Self::new(k, l))))
+            .chain(outer(true).map(|k| Self::new(k, 0)))
+            .collect()
+    }
+
+    /// By its full name, aliases included.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (layer, hook) = match name.strip_prefix("blocks.") {
+            Some(rest) => {
+                let (layer, hook) = rest.split_once('.')?;
+                (Some(layer.parse().ok()?), hook)
+            }
+            None => (None, name),
+        };
+        let kind = SiteKind::ALL.into_iter().find(|k| k.hook() == hook || k.alias() == Some(hook))?;
+        (kind.layered() == layer.is_some()).then(|| Self::new(kind, layer.unwrap_or(0)))
+    }
+
+    /// Spelling with the newer alias, where there is one.
+    pub fn alias(self) -> Option<String> {
+        self.kind.alias().map(|hook| format!("blocks.{}.{hook}", self.layer))
+    }
+
+    pub fn shape(self, config: &ModelConfig, positions: usize) -> Vec<usize> {
+        self.kind.axes().iter().map(|a| a.len(config, positions)).collect()
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind.layered() {
+            write!(f, "blocks.{}.{}", self.layer, self.kind.hook())
+        } else {
+            f.write_str(self.kind.hook())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_parses_back() {
+        for kind in SiteKind::ALL {
+            let site = Site::new(kind, if kind.layered() { 7 } else { 0 });
+            assert_eq!(Site::parse(&site.to_string()), Some(site));
+        }
+        assert_eq!(Site::parse("blocks.3.hook_in"), Some(Site::new(SiteKind::ResidPre, 3)));
+        assert_eq!(Site::parse("blocks.3.hook_embed"), None);
+        assert_eq!(Site::parse("hook_resid_pre"), None);
+        assert_eq!(Site::parse("blocks.x.hook_resid_pre"), None);
+    }
+}

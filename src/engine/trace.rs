@@ -1,0 +1,170 @@
+//! What a run leaves behind for the analyses: the residual stream, keys and queries, and the sites that
+//! views read. Attention patterns are recomputed per layer or head from q and k, never stored: at a few
+//! thousand tokens they would outgrow everything else.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::forward::Prepared;
+use super::hooks::{Capture, NoHooks};
+use super::logits::{self, Ranked};
+use super::site::{Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::Model;
+use crate::model::config::Positions;
+
+/// Tokens kept in the ranking of each position.
+pub const TOP: usize = 10;
+
+/// One run of a model on one prompt. Cheap to share, never changed.
+pub struct Trace {
+    pub model: Arc<Model>,
+    pub ids: Vec<u32>,
+    capture: Capture,
+    /// The last block's output, [pos, d_model].
+    pub resid_final: Tensor,
+    /// The most probable next tokens after each position.
+    pub next: Vec<Vec<Ranked>>,
+    /// Surprise of each token given those before it, nats; `None` for the first.
+    pub loss: Vec<Option<f32>>,
+    /// Entropy of the prediction after each position, nats.
+    pub entropy: Vec<f32>,
+    pub seconds: f64,
+}
+
+impl Trace {
+    /// What every view can ask of a trace.
+    const KEPT: [SiteKind; 12] = [
+        SiteKind::Embed,
+        SiteKind::ResidPre,
+        SiteKind::Q,
+        SiteKind::K,
+        SiteKind::RotQ,
+        SiteKind::RotK,
+        SiteKind::Z,
+        SiteKind::AttnOut,
+        SiteKind::ResidMid,
+        SiteKind::MlpPost,
+        SiteKind::MlpOut,
+        SiteKind::ResidPost,
+    ];
+
+    fn capture_for(model: &Model) -> Capture {
+        let rotary = matches!(model.config.positions, Positions::Rotary(_));
+        // With rotary positions the pattern follows from the turned q and k alone.
+        let skip = |k: &SiteKind| rotary && matches!(k, SiteKind::Q | SiteKind::K);
+        let kinds: Vec<SiteKind> = Self::KEPT.into_iter().filter(|k| !skip(k)).collect();
+        Capture::kinds(&model.config, &kinds)
+    }
+
+    /// Bytes that a trace of `positions` tokens will take.
+    pub fn bytes_for(model: &Model, positions: usize) -> usize {
+        Self::capture_for(model).bytes(&model.config, positions)
+    }
+
+    /// Runs the model on `ids`.
+    ///
+    /// # Errors
+    /// As [`super::Network::forward`].
+    pub fn run(model: &Arc<Model>, ids: Vec<u32>, progress: &Progress) -> Result<Self> {
+        let started = Instant::now();
+        let mut capture = Self::capture_for(model);
+        let network = model.network();
+        let resid_final = network.forward(&[&ids], &mut capture, progress)?.squeeze(0)?;
+        let asked = |r: usize| ids.get(r + 1).copied().into_iter().collect();
+        let rows = logits::summarise(network, &resid_final, TOP, asked, progress, |_, _| {})?;
+        let mut loss = vec![None];
+        loss.extend(rows.iter().filter_map(|r| r.asked.first().map(|(logit, _)| Some(r.log_sum - logit))));
+        Ok(Self {
+            model: model.clone(),
+            capture,
+            resid_final,
+            loss,
+            entropy: rows.iter().map(|r| r.entropy).collect(),
+            next: rows.into_iter().map(|r| r.top).collect(),
+            ids,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Mean surprise over all tokens but the first, nats; `None` for a single token.
+    pub fn mean_loss(&self) -> Option<f32> {
+        let known: Vec<f32> = self.loss.iter().copied().flatten().collect();
+        (!known.is_empty()).then(|| known.iter().sum::<f32>() / known.len() as f32)
+    }
+
+    /// A site's value, without the batch axis.
+    ///
+    /// # Errors
+    /// If the trace does not keep it.
+    pub fn get(&self, kind: SiteKind, layer: usize) -> Result<Tensor> {
+        self.capture.get(Site::new(kind, layer))
+    }
+
+    /// All attention patterns of a layer, [head, dest, src].
+    pub fn pattern(&self, layer: usize) -> Result<Tensor> {
+        let (q, k) = self.queries_and_keys(layer)?;
+        let prepared = Prepared::new(&self.model.config, 0);
+        Ok(prepared.attend(layer).pattern(&q, &k)?.squeeze(0)?)
+    }
+
+    /// One head's attention pattern, [dest, src].
+    pub fn head_pattern(&self, layer: usize, head: usize) -> Result<Tensor> {
+        let c = &self.model.config;
+        if layer >= c.n_layers || head >= c.n_heads {
+            return Err(Error::request(format!(
+                "there is no head {layer}.{head}; layers go to {} and heads to {}",
+                c.n_layers - 1,
+                c.n_heads - 1
+            )));
+        }
+        let (q, k) = self.queries_and_keys(layer)?;
+        let q = q.narrow(2, head, 1)?.contiguous()?;
+        let k = k.narrow(2, c.kv_head(head), 1)?.contiguous()?;
+        let mut attend = Prepared::new(c, 0).attend(layer).clone();
+        attend.slopes = attend.slopes.map(|s| vec![s[head]]);
+        Ok(attend.pattern(&q, &k)?.squeeze(0)?.squeeze(0)?)
+    }
+
+    /// q and k as attention uses them, [1, pos, head, d_head] and [1, pos, kv_head, d_head].
+    fn queries_and_keys(&self, layer: usize) -> Result<(Tensor, Tensor)> {
+        let rotary = matches!(self.model.config.positions, Positions::Rotary(_));
+        let (q, k) = if rotary { (SiteKind::RotQ, SiteKind::RotK) } else { (SiteKind::Q, SiteKind::K) };
+        Ok((self.get(q, layer)?.unsqueeze(0)?, self.get(k, layer)?.unsqueeze(0)?))
+    }
+
+    /// The residual stream entering layer `layer`, or leaving the last one for `layer == n_layers`;
+    /// [pos, d_model].
+    pub fn resid(&self, layer: usize) -> Result<Tensor> {
+        if layer == self.model.config.n_layers { Ok(self.resid_final.clone()) } else { self.get(SiteKind::ResidPre, layer) }
+    }
+
+    /// The final norm's divisor at each position, [pos, 1].
+    pub fn final_scale(&self) -> Result<Tensor> {
+        let site = Site::new(SiteKind::LnFinalScale, 0);
+        let mut capture = Capture::sites([site]);
+        self.model.network().final_norm(&self.resid_final.unsqueeze(0)?, &mut capture)?;
+        capture.get(site)
+    }
+
+    /// Text of the token at a position.
+    pub fn token_text(&self, pos: usize) -> String {
+        self.ids.get(pos).map_or_else(String::new, |id| self.model.token_text(*id))
+    }
+}
+
+/// The final norm's rows applied to any residual rows [n, d_model], for callers outside the engine.
+pub fn normalised(model: &Model, resid: &Tensor) -> Result<Tensor> {
+    Ok(model.network().final_norm(&resid.unsqueeze(0)?, &mut NoHooks)?.squeeze(0)?)
+}

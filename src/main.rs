@@ -1,0 +1,33 @@
+//! Arguments; then the window or a subcommand.
+
+use std::process::ExitCode;
+
+use circuitscope::cli::Cli;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(command) => command.execute(),
+        None => window(cli.window),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("circuitscope: {error}");
+            ExitCode::from(if error.is_request() { 2 } else { 1 })
+        }
+    }
+}
+
+#[cfg(any())]
+fn window(args: circuitscope::cli::WindowArgs) -> circuitscope::Result<()> {
+    circuitscope::app::run(args)
+}
+
+#[cfg(all())]
+fn window(_: circuitscope::cli::WindowArgs) -> circuitscope::Result<()> {
+    Err(circuitscope::Error::request(
+        "this build has no window (feature `gui` is off); use a subcommand, `circuitscope --help` lists them",
+    ))
+}

@@ -1,0 +1,53 @@
+//! Models that ship inside the program. They are unpacked once into the user's cache folder and opened
+//! from there by the same loader as everyone's models.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// A model in `assets/`.
+pub struct Builtin {
+    pub name: &'static str,
+    /// What it is for, in one line.
+    pub purpose: &'static str,
+    pub n_params: usize,
+    pub license: &'static str,
+    /// File names and contents.
+    files: &'static [(&'static str, &'static [u8])],
+}
+
+/// Every built-in model; the first is the default.
+pub const BUILTINS: &[Builtin] = &[];
+
+/// The name of the model that is opened when none is named.
+pub fn default_name() -> Result<String> {
+    BUILTINS.first().map(|b| b.name.to_owned()).ok_or_else(|| Error::request("this build carries no built-in model; name one with --model"))
+}
+
+pub fn by_name(name: &str) -> Option<&'static Builtin> {
+    BUILTINS.iter().find(|b| b.name == name)
+}
+
+impl Builtin {
+    /// The folder that holds the unpacked files.
+    pub fn unpack(&self) -> Result<PathBuf> {
+        let base = directories::ProjectDirs::from("", "", "circuitscope")
+            .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned());
+        self.unpack_into(base).or_else(|_| self.unpack_into(std::env::temp_dir().join("circuitscope")))
+    }
+
+    fn unpack_into(&self, base: PathBuf) -> Result<PathBuf> {
+        let folder = base.join("builtin").join(self.name);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+        for (name, bytes) in self.files {
+            let path = folder.join(name);
+            // Comparing costs a few milliseconds and makes an upgrade or a damaged copy heal itself.
+            if std::fs::read(&path).is_ok_and(|old| old == *bytes) {
+                continue;
+            }
+            files::write_atomic(&path, bytes)?;
+        }
+        Ok(folder)
+    }
+}

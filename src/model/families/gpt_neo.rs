@@ -1,0 +1,62 @@
+//! GPT-Neo: GPT-2 with every other layer windowed and unscaled attention scores.
+
+use super::gpt2::GPT2;
+use super::{Family, layer_norm};
+use crate::model::config::{ModelConfig, Positions, Shape};
+use crate::model::options::Options;
+use crate::model::weights::{Names, Qkv};
+use crate::error::Result;
+
+pub const FAMILY: Family = Family { name: "gpt_neo", title: "GPT-Neo", config, names };
+
+fn config(o: &Options) -> Result<ModelConfig> {
+    let (d, heads, n_layers) = (o.size("hidden_size")?, o.size("num_heads")?, o.size("num_layers")?);
+    let shape = Shape {
+        n_layers,
+        n_heads: heads,
+        n_kv_heads: heads,
+        d_model: d,
+        d_head: d / heads,
+        d_mlp: o.size_or("intermediate_size", 4 * d)?,
+        d_vocab: o.size("vocab_size")?,
+        n_ctx: o.size("max_position_embeddings")?,
+    };
+    let mut c = ModelConfig::plain("gpt_neo", shape, layer_norm(o, "layer_norm_epsilon")?);
+    c.positions = Positions::Learned;
+    c.activation = o.activation(&["activation_function"], "gelu_new")?;
+    c.tied_embeddings = o.flag_or("tie_word_embeddings", true)?;
+    c.attn_scale.fill(1.0);
+    let window = o.size_or("window_size", 256)?;
+    c.window = layer_kinds(o, n_layers)?.into_iter().map(|local| local.then_some(window)).collect();
+    Ok(c)
+}
+
+/// Which layers are local: `attention_layers`, or `attention_types` [[[kinds…], repeats], …] expanded.
+fn layer_kinds(o: &Options, n_layers: usize) -> Result<Vec<bool>> {
+    let mut kinds = Vec::new();
+    if let Some(list) = o.raw("attention_layers").and_then(|v| v.as_array()) {
+        kinds.extend(list.iter().filter_map(|k| k.as_str()));
+    } else if let Some(types) = o.raw("attention_types").and_then(|v| v.as_array()) {
+        for entry in types {
+            let cycle: Vec<&str> = entry[0].as_array().into_iter().flatten().filter_map(|k| k.as_str()).collect();
+            let repeats = entry[1].as_u64().unwrap_or(0).min(n_layers as u64);
+            (0..repeats).for_each(|_| kinds.extend(&cycle));
+        }
+    } else {
+        kinds.extend((0..n_layers).map(|l| if l % 2 == 0 { "global" } else { "local" }));
+    }
+    if kinds.len() != n_layers || kinds.iter().any(|k| !["global", "local"].contains(k)) {
+        return Err(o.refuse("attention_layers", format!("{kinds:?}")));
+    }
+    Ok(kinds.into_iter().map(|k| k == "local").collect())
+}
+
+fn names(_: &Options) -> Result<Names> {
+    Ok(Names {
+        qkv: Qkv::Separate("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        qkv_bias: false,
+        o: "attn.attention.out_proj",
+        conv1d: false,
+        ..GPT2
+    })
+}

@@ -1,0 +1,31 @@
+//! OLMo 2: only the outputs of attention and MLP are normalised, and all of q and all of k together.
+
+use super::{Family, gated_rms};
+use crate::model::config::{ModelConfig, NormPlacement, QkNorm};
+use crate::model::options::Options;
+use crate::model::weights::{LLAMA, Names};
+use crate::error::Result;
+
+pub const FAMILY: Family = Family { name: "olmo2", title: "OLMo 2", config, names };
+
+fn config(o: &Options) -> Result<ModelConfig> {
+    let mut c = gated_rms("olmo2", o)?;
+    c.norm_placement = NormPlacement::Post;
+    c.qk_norm = QkNorm::FullWidth;
+    Ok(c)
+}
+
+fn names(o: &Options) -> Result<Names> {
+    let bias = o.flag_or("attention_bias", false)?;
+    Ok(Names {
+        ln1: None,
+        ln1_post: Some("post_attention_layernorm"),
+        ln2: None,
+        ln2_post: Some("post_feedforward_layernorm"),
+        qkv_bias: bias,
+        o_bias: bias,
+        q_norm: Some("self_attn.q_norm"),
+        k_norm: Some("self_attn.k_norm"),
+        ..LLAMA
+    })
+}

@@ -1,0 +1,205 @@
+//! WHAT a model is: its config, weights and tokenizer, and opening one.
+
+pub mod builtin;
+pub mod config;
+pub mod dequantize;
+pub mod families;
+pub mod gguf;
+pub mod options;
+pub mod safetensors_file;
+pub mod store;
+pub mod tokenizer;
+mod tokenizer_gguf;
+pub mod weights;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::Device;
+use serde_json::{Map, Value};
+
+use self::config::ModelConfig;
+use self::gguf::Gguf;
+use self::options::Options;
+use self::store::Store;
+use self::tokenizer::Tokenizer;
+use self::weights::Weights;
+use crate::engine::Network;
+use crate::error::{Error, Result};
+
+/// An opened model.
+#[derive(Debug)]
+pub struct Model {
+    pub config: ModelConfig,
+    pub weights: Weights,
+    pub tokenizer: Option<Tokenizer>,
+    /// What it was opened by: a path or a built-in name.
+    pub spec: String,
+    pub format: &'static str,
+    pub n_params: usize,
+    pub load_seconds: f64,
+}
+
+impl Model {
+    /// Opens a `.gguf` file, a Hugging Face folder, or a built-in model by its name.
+    ///
+    /// # Errors
+    /// One sentence that says what is wrong with the file, or with the request.
+    pub fn open(spec: &str) -> Result<Self> {
+        let started = Instant::now();
+        let device = Device::Cpu;
+        let mut model = if let Some(builtin) = builtin::by_name(spec) {
+            let mut model = Self::open_folder(&builtin.unpack()?, spec, device)?;
+            model.format = "built-in";
+            builtin.name.clone_into(&mut model.config.name);
+            model
+        } else {
+            let path = Path::new(spec);
+            let no_model = |what: &str| Error::NoModel {
+                spec: spec.to_owned(),
+                what: what.to_owned(),
+                builtins: builtin::BUILTINS.iter().map(|b| b.name).collect::<Vec<_>>().join(", "),
+            };
+            let kind = std::fs::metadata(path).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => no_model("there is no such file, folder or built-in model"),
+                _ => Error::read(path, e),
+            })?;
+            if kind.is_dir() {
+                Self::open_folder(path, spec, device)?
+            } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+                Self::open_gguf(path, spec, device)?
+            } else if path.file_name().is_some_and(|n| n == "config.json" || n == "model.safetensors") {
+                Self::open_folder(path.parent().unwrap_or(Path::new(".")), spec, device)?
+            } else {
+                return Err(no_model("it is neither a folder nor a .gguf file"));
+            }
+        };
+        model.load_seconds = started.elapsed().as_secs_f64();
+        Ok(model)
+    }
+
+    fn open_gguf(path: &Path, spec: &str, device: Device) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let (config, entries) = gguf.as_hugging_face()?;
+        let file = gguf.file.try_clone().map_err(|e| Error::read(path, e))?;
+        let store = Store::new(path, vec![file], entries, device);
+        let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        // The tokenizer is rebuilt while the weights are read.
+        let d_vocab = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let (tokenizer, built) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| tokenizer_gguf::tokenizer(&gguf, d_vocab));
+            let built = Self::build(&config, store, path, &name);
+            let tokenizer = tokenizer.join().unwrap_or_else(|_| {
+                Err(Error::Tokenizer { path: path.to_owned(), what: "it could not be rebuilt".to_owned() })
+            });
+            (tokenizer, built)
+        });
+        let (config, weights) = built?;
+        Ok(Self::assemble(config, weights, tokenizer?, spec, "GGUF"))
+    }
+
+    fn open_folder(folder: &Path, spec: &str, device: Device) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
+        let config: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::Malformed {
+            path: path.clone(),
+            format: "config",
+            what: e.to_string(),
+        })?;
+        let (files, entries) = safetensors_file::index(&safetensors_file::files_of(folder)?)?;
+        let store = Store::new(folder, files, entries, device);
+        let name = folder
+            .canonicalize()
+            .ok()
+            .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()))
+            .unwrap_or_else(|| spec.to_owned());
+        let (config, weights) = Self::build(&config, store, folder, &name)?;
+        let tokenizer = folder_tokenizer(folder, config.d_vocab)?;
+        Ok(Self::assemble(config, weights, tokenizer, spec, "safetensors"))
+    }
+
+    fn build(config: &Map<String, Value>, store: Store, path: &Path, name: &str) -> Result<(ModelConfig, Weights)> {
+        let family = config.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
+        let family = families::by_name(family).ok_or_else(|| Error::UnknownFamily {
+            path: path.to_owned(),
+            family: family.to_owned(),
+            known: families::known(),
+        })?;
+        let options = Options::new(family.name, config);
+        if options.raw("quantization_config").is_some() {
+            return Err(options.refuse("quantization_config", "(set)"));
+        }
+        let mut config = (family.config)(&options)?;
+        let names = (family.names)(&options)?;
+        options.finish()?;
+        name.clone_into(&mut config.name);
+        let weights = weights::read(&config, &names, &store.for_family(family.name))?;
+        Ok((config, weights))
+    }
+
+    fn assemble(config: ModelConfig, weights: Weights, tokenizer: Option<Tokenizer>, spec: &str, format: &'static str) -> Self {
+        let n_params = weights.n_params();
+        Self { config, weights, tokenizer, spec: spec.to_owned(), format, n_params, load_seconds: 0.0 }
+    }
+
+    pub fn network(&self) -> Network<'_> {
+        Network { config: &self.config, weights: &self.weights }
+    }
+
+    /// Token ids of a text.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer, or the text gives no token.
+    pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
+        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.encode(text, force_bos)
+    }
+
+    /// The id of a text that is one token; a number where the model has no tokenizer.
+    pub fn single_token(&self, text: &str) -> Result<u32> {
+        match &self.tokenizer {
+            Some(t) => t.single(text),
+            None => {
+                let id = text.trim().parse().map_err(|_| Error::NoTokenizer)?;
+                self.network().check(&[id])?;
+                Ok(id)
+            }
+        }
+    }
+
+    /// The token's text, or its id where there is no tokenizer.
+    pub fn token_text(&self, id: u32) -> String {
+        match &self.tokenizer {
+            Some(t) => t.text(id),
+            None => id.to_string(),
+        }
+    }
+
+    /// Bytes of the weights as f32.
+    pub fn weight_bytes(&self) -> usize {
+        4 * self.n_params
+    }
+}
+
+/// `tokenizer.json`, with the beginning-of-sequence habit of `tokenizer_config.json`.
+fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> {
+    let path: PathBuf = folder.join("tokenizer.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let inner = tokenizers::Tokenizer::from_file(&path)
+        .map_err(|e| Error::Tokenizer { path: path.clone(), what: e.to_string() })?;
+    // What the tokenizer's own post-processor puts before a text is what the model expects there.
+    let with = inner.encode("a", true).map_err(|e| Error::Tokenizer { path: path.clone(), what: e.to_string() })?;
+    let without = inner.encode("a", false).map_err(|e| Error::Tokenizer { path: path.clone(), what: e.to_string() })?;
+    let first = with.get_ids().first().copied();
+    let bos = first.filter(|_| with.len() > without.len() && first != without.get_ids().first().copied());
+    let config: Option<Value> = std::fs::read_to_string(folder.join("tokenizer_config.json"))
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok());
+    let bos_id = config
+        .as_ref()
+        .and_then(|c| c.get("bos_token"))
+        .and_then(|t| t.as_str().or_else(|| t.get("content").and_then(Value::as_str)))
+        .and_then(|t| inner.token_to_id(t));
+    Tokenizer::new(inner, d_vocab, bos, bos_id.or(bos), &path).map(Some)
+}

@@ -1,0 +1,203 @@
+//! Named tensors in files: an index of where each lies, and reading them into f32.
+//!
+//! Tensors are read in strips of rows, converted and (for linear layers) transposed on all threads, so
+//! that memory beyond the result stays at a few MB. Positional reads are used rather than a memory map:
+//! every weight is converted or transposed once anyway, and a file that shrinks meanwhile is then an
+//! error rather than a dead process.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::dequantize::{Stored, decode};
+use crate::error::{Error, Result};
+
+/// Where one tensor lies.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub file: usize,
+    pub stored: Stored,
+    /// Outermost axis first.
+    pub shape: Vec<usize>,
+    pub offset: u64,
+    /// GGUF keeps q and k rows interleaved for adjacent rotary pairs: the number of heads whose rows
+    /// are to be put back into halves.
+    pub interleaved_heads: Option<usize>,
+}
+
+/// The tensors of a model folder or file.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    family: String,
+    files: Vec<File>,
+    entries: BTreeMap<String, Entry>,
+    device: Device,
+}
+
+/// Decoded bytes per strip: large enough to amortise a read, small enough for the second-level cache.
+const STRIP_VALUES: usize = 128 * 1024;
+
+impl Store {
+    pub fn new(root: &Path, files: Vec<File>, entries: BTreeMap<String, Entry>, device: Device) -> Self {
+        Self { root: root.to_owned(), family: String::new(), files, entries, device }
+    }
+
+    /// Names the family that errors speak of.
+    pub fn for_family(mut self, family: &str) -> Self {
+        family.clone_into(&mut self.family);
+        self
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// The first of `prefixes` under which `name` exists; models are saved with and without the outer
+    /// module's name.
+    pub fn prefix<'a>(&self, prefixes: &[&'a str], name: &str) -> &'a str {
+        prefixes.iter().copied().find(|p| self.contains(&format!("{p}{name}"))).unwrap_or(prefixes[0])
+    }
+
+    fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry> {
+        let entry = self.entries.get(name).ok_or_else(|| Error::MissingTensor {
+            path: self.root.clone(),
+            name: name.to_owned(),
+            family: self.family.clone(),
+        })?;
+        if entry.shape != expected {
+            return Err(Error::WrongShape {
+                name: name.to_owned(),
+                found: entry.shape.clone(),
+                expected: expected.to_vec(),
+            });
+        }
+        Ok(entry)
+    }
+
+    /// A vector [n].
+    pub fn vector(&self, name: &str, n: usize) -> Result<Tensor> {
+        let entry = self.entry(name, &[n])?;
+        let values = self.read_rows(name, entry, 1, n, false)?;
+        Ok(Tensor::from_vec(values, n, &self.device)?)
+    }
+
+    /// A matrix as it is stored, [rows, cols].
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        let entry = self.entry(name, &[rows, cols])?;
+        let values = self.read_rows(name, entry, rows, cols, false)?;
+        Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
+    }
+
+    /// The weight of a linear layer, stored [output, input], given as [input, output].
+    pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Tensor> {
+        let entry = self.entry(name, &[output, input])?;
+        let values = self.read_rows(name, entry, output, input, true)?;
+        Ok(Tensor::from_vec(values, (input, output), &self.device)?)
+    }
+
+    fn read_rows(&self, name: &str, entry: &Entry, rows: usize, cols: usize, transpose: bool) -> Result<Vec<f32>> {
+        let row_bytes = entry.stored.bytes(cols).ok_or_else(|| Error::Malformed {
+            path: self.root.clone(),
+            format: "tensor",
+            what: format!("`{name}` has rows of {cols} values, not a whole number of {:?} blocks", entry.stored),
+        })?;
+        let mut out = vec![0f32; rows * cols];
+        let target = Target(out.as_mut_ptr());
+        // Whole strips of 16 rows or more keep the transposed writes a cache line long.
+        let strip = (STRIP_VALUES / cols.max(1)).clamp(16, 4096).min(rows.max(1));
+        let file = &self.files[entry.file];
+        (0..rows.div_ceil(strip)).into_par_iter().try_for_each(|s| -> Result<()> {
+            let first = s * strip;
+            let n = strip.min(rows - first);
+            let mut bytes = vec![0u8; n * row_bytes];
+            match entry.interleaved_heads {
+                None => self.read_at(file, &mut bytes, entry.offset + (first * row_bytes) as u64)?,
+                Some(heads) => {
+                    for r in 0..n {
+                        let at = interleaved_row(first + r, rows / heads);
+                        let slot = &mut bytes[r * row_bytes..(r + 1) * row_bytes];
+                        self.read_at(file, slot, entry.offset + (at * row_bytes) as u64)?;
+                    }
+                }
+            }
+            let mut values = vec![0f32; n * cols];
+            decode(entry.stored, &bytes, &mut values);
+            // A sum of zeros, unless some value is NaN or infinite.
+            if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
+                return Err(Error::NotFinite { name: name.to_owned() });
+            }
+            let target = &target;
+            if transpose {
+                for c in 0..cols {
+                    for r in 0..n {
+                        // SAFETY: column `first + r` of the result belongs to this strip alone, and
+                        // c < cols, first + r < rows keep the index below rows * cols.
+                        unsafe { *target.0.add(c * rows + first + r) = values[r * cols + c] };
+                    }
+                }
+            } else {
+                // SAFETY: rows first..first + n belong to this strip alone and lie inside the result.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(values.as_ptr(), target.0.add(first * cols), n * cols);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn read_at(&self, file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
+        read_exact_at(file, bytes, offset).map_err(|source| Error::read(&self.root, source))
+    }
+}
+
+/// Where row `r` of a halves-ordered q or k weight lies in GGUF's interleaved order.
+/// Row (head, half s, index j) is stored at (head, j, s).
+fn interleaved_row(r: usize, d_head: usize) -> usize {
+    let (head, within) = (r / d_head, r % d_head);
+    let (s, j) = (within / (d_head / 2), within % (d_head / 2));
+    head * d_head + 2 * j + s
+}
+
+struct Target(*mut f32);
+// SAFETY: the strips that share this pointer write disjoint elements (see `read_rows`).
+unsafe impl Sync for Target {}
+
+#[cfg(unix)]
+pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+pub(super) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !bytes.is_empty() {
+        let n = file.seek_read(bytes, offset)?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaving_of_one_head_of_four() {
+        // Halves order is (a0 a1 b0 b1); GGUF stores the pairs side by side: a0 b0 a1 b1.
+        assert_eq!((0..4).map(|r| interleaved_row(r, 4)).collect::<Vec<_>>(), [0, 2, 1, 3]);
+        assert_eq!(interleaved_row(5, 4), 4 + 2);
+    }
+}

@@ -1,0 +1,155 @@
+//! Text to token ids and back, and how a token is shown.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// A model's tokenizer, with the exact bytes of every token.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// bytes[id]; empty for ids the tokenizer does not know.
+    bytes: Vec<Vec<u8>>,
+    /// Prepended where the model's own tokenizer does so.
+    bos: Option<u32>,
+    /// Used for `--bos`.
+    bos_id: Option<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("tokens", &self.bytes.len()).field("bos", &self.bos).finish()
+    }
+}
+
+impl Tokenizer {
+    /// Wraps a tokenizer and checks that its ids fit `d_vocab`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if some id lies outside the vocabulary.
+    pub fn new(inner: tokenizers::Tokenizer, d_vocab: usize, bos: Option<u32>, bos_id: Option<u32>, path: &Path) -> Result<Self> {
+        let vocab = inner.get_vocab(true);
+        let highest = vocab.values().copied().max().unwrap_or(0) as usize;
+        if highest >= d_vocab {
+            return Err(Error::Tokenizer {
+                path: path.to_owned(),
+                what: format!("it has token id {highest} but the model's vocabulary has {d_vocab}"),
+            });
+        }
+        if let Some(id) = [bos, bos_id].into_iter().flatten().find(|id| *id as usize >= d_vocab) {
+            return Err(Error::Tokenizer {
+                path: path.to_owned(),
+                what: format!("its beginning-of-sequence id {id} lies outside the vocabulary of {d_vocab}"),
+            });
+        }
+        let byte_level = vocab.contains_key("Ġ") || !vocab.contains_key("▁") && vocab.keys().any(|k| k.starts_with('Ġ'));
+        let added = inner.get_added_tokens_decoder();
+        let table = byte_alphabet();
+        let mut bytes = vec![Vec::new(); d_vocab];
+        for (piece, id) in vocab {
+            let slot = &mut bytes[id as usize];
+            *slot = if added.contains_key(&id) {
+                piece.into_bytes()
+            } else if byte_level {
+                let mut out = Vec::with_capacity(piece.len());
+                for c in piece.chars() {
+                    match table.iter().position(|t| *t == c) {
+                        Some(b) => out.push(b as u8),
+                        None => out.extend(c.to_string().as_bytes()),
+                    }
+                }
+                out
+            } else if let Some(hex) = piece.strip_prefix("<0x").and_then(|p| p.strip_suffix('>')) {
+                u8::from_str_radix(hex, 16).map_or_else(|_| piece.clone().into_bytes(), |b| vec![b])
+            } else {
+                piece.replace('▁', " ").into_bytes()
+            };
+        }
+        Ok(Self { inner, bytes, bos, bos_id })
+    }
+
+    /// Token ids of `text`; the model's own beginning-of-sequence token first if its tokenizer adds it,
+    /// or if `force_bos` asks for it.
+    pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
+        let bos = if force_bos {
+            Some(self.bos_id.or(self.bos).ok_or_else(|| {
+                Error::request("--bos was given, but this model's tokenizer names no beginning-of-sequence token; leave it out")
+            })?)
+        } else {
+            self.bos
+        };
+        Ok(bos.into_iter().chain(encoding.get_ids().iter().copied()).collect())
+    }
+
+    /// The id of `text`, which must be a single token, taken as given.
+    pub fn single(&self, text: &str) -> Result<u32> {
+        let ids = self
+            .inner
+            .encode(text, false)
+            .map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
+        match ids.get_ids() {
+            [id] => Ok(*id),
+            [] => Err(Error::NotOneToken { text: text.to_owned(), pieces: "nothing".to_owned() }),
+            several => {
+                let pieces: Vec<String> = several.iter().map(|id| format!("`{}`", self.text(*id))).collect();
+                Err(Error::NotOneToken { text: text.to_owned(), pieces: pieces.join(" ") })
+            }
+        }
+    }
+
+    /// The bytes that the token stands for; empty for an unknown id.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The token's text. Bytes that are no UTF-8 by themselves (pieces of a character) are written as
+    /// `\xE6`, so that no two tokens look alike.
+    pub fn text(&self, id: u32) -> String {
+        let mut out = String::new();
+        for chunk in self.bytes(id).utf8_chunks() {
+            out.push_str(chunk.valid());
+            for b in chunk.invalid() {
+                out.push_str(&format!("\\x{b:02X}"));
+            }
+        }
+        out
+    }
+
+    /// The text of a sequence; bytes of neighbouring tokens join into characters again.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.bytes(*id).iter().copied()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// GPT-2's reversible map from bytes to printable characters: entry b is the character of byte b.
+pub fn byte_alphabet() -> Vec<char> {
+    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut next = 256;
+    (0..256u32)
+        .map(|b| {
+            let code = if printable(b) {
+                b
+            } else {
+                next += 1;
+                next - 1
+            };
+            char::from_u32(code).unwrap_or('\u{fffd}')
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alphabet_is_gpt2s() {
+        let table = byte_alphabet();
+        assert_eq!(table[b' ' as usize], 'Ġ');
+        assert_eq!(table[b'\n' as usize], 'Ċ');
+        assert_eq!(table[b'A' as usize], 'A');
+        let distinct: std::collections::HashSet<_> = table.iter().collect();
+        assert_eq!(distinct.len(), 256);
+    }
+}

@@ -1,0 +1,72 @@
+//! Twenty tiny models of all families against what transformers 5.23 computes for each.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use circuitscope::engine::{Capture, NoHooks, Site, SiteKind};
+use circuitscope::jobs::Progress;
+use circuitscope::model::Model;
+use circuitscope::model::families::FAMILIES;
+use common::{fixture, worst};
+
+fn expected(folder: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    tensors.tensors().into_iter().map(|(n, t)| (n, t.data().to_vec())).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn every_family_computes_what_transformers_computes() {
+    let mut seen = Vec::new();
+    let mut failures = Vec::new();
+    for folder in std::fs::read_dir(fixture("families")).unwrap() {
+        let folder = folder.unwrap().path();
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let model = match Model::open(folder.to_str().unwrap()) {
+            Ok(m) => m,
+            Err(e) => {
+                failures.push(format!("{name}: {e}"));
+                continue;
+            }
+        };
+        seen.push(model.config.family.clone());
+        let want = expected(&folder);
+        let ids: Vec<u32> = want["ids"].chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+        let last = model.config.n_layers - 1;
+        let pattern = Site::new(SiteKind::Pattern, last);
+        let first_block = Site::new(SiteKind::ResidPost, 0);
+        let network = model.network();
+        let mut capture = Capture::sites([pattern, first_block]);
+        let progress = Progress::new();
+        let logits = |resid: candle_core::Tensor| -> Vec<f32> {
+            let x = network.final_norm(&resid, &mut NoHooks).unwrap().squeeze(0).unwrap();
+            network.unembed(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        // Watched and plain passes take different kernels; both must be right.
+        let watched = logits(network.forward(&[&ids], &mut capture, &progress).unwrap());
+        let plain = logits(network.forward(&[&ids], &mut NoHooks, &progress).unwrap());
+        let value = |site| capture.get(site).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let wanted = floats(&want["logits"]);
+        let differences = [
+            ("logits, watched", worst(&watched, &wanted)),
+            ("logits, plain", worst(&plain, &wanted)),
+            ("attention", worst(&value(pattern), &floats(&want[&format!("attn_{last}")]))),
+            ("first block", worst(&value(first_block), &floats(&want["hidden_1"]))),
+        ];
+        for (what, difference) in differences {
+            println!("{name}: {what} {difference:.2e}");
+            if !(difference <= 1e-3) {
+                failures.push(format!("{name}: {what} differs by {difference}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    for family in FAMILIES.iter().filter(|f| f.name != "circuitscope_lab") {
+        assert!(seen.iter().any(|s| s == family.name), "no fixture of family {}", family.name);
+    }
+}
