@@ -1,14 +1,17 @@
 //! circuitscope: a native microscope for transformer language models.
 
 pub mod analysis;
-#[cfg(any())]
+#[cfg(feature = "gui")]
 pub mod app;
 pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod files;
+#[cfg(feature = "gui")]
+pub mod gpu;
 pub mod jobs;
 pub mod lab;
 pub mod model;
+pub mod session;
 
 pub use error::{Error, Result};

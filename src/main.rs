@@ -20,12 +20,12 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(any())]
+#[cfg(feature = "gui")]
 fn window(args: circuitscope::cli::WindowArgs) -> circuitscope::Result<()> {
     circuitscope::app::run(args)
 }
 
-#[cfg(all())]
+#[cfg(not(feature = "gui"))]
 fn window(_: circuitscope::cli::WindowArgs) -> circuitscope::Result<()> {
     Err(circuitscope::Error::request(
         "this build has no window (feature `gui` is off); use a subcommand, `circuitscope --help` lists them",

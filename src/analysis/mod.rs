@@ -5,4 +5,5 @@ pub mod head_scores;
 pub mod logit_lens;
 pub mod neurons;
 pub mod norms;
+pub mod patterns;
 pub mod projection;

@@ -1,1 +1,433 @@
-//! The window.
+//! The window: state in one place, views that read it and send actions.
+
+pub mod bench;
+pub mod command;
+pub mod fonts;
+pub mod inspector;
+pub mod layout;
+pub mod notify;
+pub mod palette;
+pub mod picture;
+pub mod selection;
+pub mod state;
+pub mod statusbar;
+pub mod strip;
+pub mod theme;
+pub mod topbar;
+pub mod views;
+pub mod widgets;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use eframe::egui;
+
+use self::command::{Action, Command};
+use self::layout::Layout;
+use self::notify::Level;
+use self::palette::CommandPalette;
+use self::selection::{Focus, Hovered};
+use self::state::State;
+use self::strip::Strip;
+use self::theme::Palette;
+use self::topbar::TopBar;
+use self::views::{Context, ViewKind};
+use crate::cli::WindowArgs;
+use crate::error::{Error, Result};
+use crate::files::write_atomic;
+use crate::gpu::adapter;
+use crate::gpu::heatmap::HeatmapPipeline;
+use crate::jobs::Worker;
+use crate::model::builtin::{self, BUILTINS};
+use crate::session::{Document, recent};
+
+/// A prompt that most English models have an opinion on: indirect object identification.
+const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
+
+/// What the window opens on.
+pub fn document(args: &WindowArgs) -> Result<Document> {
+    let model = args.model.clone().map_or_else(builtin::default_name, Ok)?;
+    let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
+    let ioi = args.prompt.is_none() && own.is_none();
+    Ok(Document {
+        prompt: args.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
+        answer: args.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
+        wrong: args.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
+        model,
+    })
+}
+
+/// Opens the window and stays until it is closed.
+pub fn run(args: WindowArgs) -> Result<()> {
+    let started = Instant::now();
+    let document = document(&args)?;
+    let options = eframe::NativeOptions {
+        viewport: egui::ViewportBuilder::default()
+            .with_title("circuitscope")
+            .with_app_id("circuitscope")
+            .with_inner_size([1440.0, 900.0])
+            .with_min_inner_size([720.0, 480.0]),
+        wgpu_options: eframe::egui_wgpu::WgpuConfiguration { wgpu_setup: adapter::setup().into(), ..Default::default() },
+        ..Default::default()
+    };
+    let outcome = eframe::run_native(
+        "circuitscope",
+        options,
+        Box::new(move |cc| {
+            let adapter = cc.wgpu_render_state.as_ref().map_or_else(String::new, |state| {
+                HeatmapPipeline::install(state);
+                state.adapter.get_info().name
+            });
+            let mut app = App::new(&cc.egui_ctx, document, recent::load());
+            app.adapter = adapter;
+            app.started = args.time.then_some(started);
+            Ok(Box::new(app))
+        }),
+    );
+    outcome.map_err(|e| match e {
+        eframe::Error::Wgpu(e) => adapter::missing(&e.to_string()),
+        eframe::Error::WinitEventLoop(e) => Error::failed(format!(
+            "no display to open a window on ({e}); set DISPLAY or WAYLAND_DISPLAY, or use a subcommand, which needs none"
+        )),
+        e => Error::failed(format!("the window could not be opened: {e}")),
+    })
+}
+
+/// What threads beside the model's have done.
+enum Message {
+    Open(PathBuf),
+    Say(Level, String),
+}
+
+pub struct App {
+    pub state: State,
+    pub layout: Layout,
+    top: TopBar,
+    strip: Strip,
+    palette: CommandPalette,
+    shortcuts_open: bool,
+    pub adapter: String,
+    messages: (Sender<Message>, Receiver<Message>),
+    saved_recent: Vec<String>,
+    /// The window's clock, for actions applied outside a frame.
+    now: f64,
+    /// Set while the time to the first picture is being measured.
+    started: Option<Instant>,
+    frames: u64,
+}
+
+impl App {
+    pub fn new(ctx: &egui::Context, document: Document, recent: Vec<String>) -> Self {
+        theme::install(ctx);
+        let wake = ctx.clone();
+        let worker = Worker::spawn(move || wake.request_repaint());
+        let mut state = State::new(document, recent.clone(), worker);
+        state.selection.pinned.head = Some(0);
+        Self {
+            state,
+            layout: Layout::default(),
+            top: TopBar::default(),
+            strip: Strip::default(),
+            palette: CommandPalette::default(),
+            shortcuts_open: false,
+            adapter: String::new(),
+            messages: channel(),
+            saved_recent: recent,
+            now: 0.0,
+            started: None,
+            frames: 0,
+        }
+    }
+
+    /// Everything but drawing: answers of the model thread, files dropped, keys.
+    pub fn tick(&mut self, ctx: &egui::Context) {
+        self.now = ctx.input(|i| i.time);
+        if self.state.update(self.now) {
+            ctx.request_repaint();
+        }
+        if let Some(seconds) = self.state.due(self.now) {
+            ctx.request_repaint_after(std::time::Duration::from_secs_f64(seconds + 0.01));
+        }
+        while let Ok(message) = self.messages.1.try_recv() {
+            match message {
+                Message::Open(path) => self.state.apply(Action::Open(path.display().to_string()), self.now),
+                Message::Say(level, text) => self.state.notices.push(level, text),
+            }
+        }
+        let dropped = ctx.input(|i| i.raw.dropped_files.clone());
+        if let Some(file) = dropped.first() {
+            self.state.apply(Action::Open(file.path().display().to_string()), self.now);
+        }
+        self.keys(ctx);
+        if self.state.recent != self.saved_recent {
+            self.saved_recent.clone_from(&self.state.recent);
+            let list = self.saved_recent.clone();
+            self.background(ctx, move || recent::save(&list).err().map(|e| Message::Say(Level::Info, e.to_string())));
+        }
+    }
+
+    fn keys(&mut self, ctx: &egui::Context) {
+        if self.palette.open {
+            return;
+        }
+        let typing = ctx.text_edit_focused();
+        let mut pressed = Vec::new();
+        // The more specific first: Ctrl+Shift+O is also a Ctrl+O.
+        let mut commands = Command::ALL;
+        commands.sort_by_key(|c| c.shortcut().is_none_or(|s| !s.modifiers.shift));
+        for command in commands {
+            let Some(shortcut) = command.shortcut() else { continue };
+            if typing && command.yields_to_typing() {
+                continue;
+            }
+            if ctx.input_mut(|i| i.consume_shortcut(&shortcut)) {
+                pressed.push(command);
+            }
+        }
+        for command in pressed {
+            self.command(ctx, command);
+        }
+    }
+
+    /// Draws one frame.
+    pub fn draw(&mut self, ui: &mut egui::Ui) {
+        let ctx = ui.ctx().clone();
+        let palette = Palette::of(&ctx);
+        let mut actions = Vec::new();
+        let mut hovered = Hovered::default();
+        {
+            let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
+            let bar = |fill: egui::Color32| egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6));
+            egui::Panel::top("top").frame(bar(palette.header)).exact_size(44.0).show(ui, |ui| self.top.ui(ui, &mut cx));
+            egui::Panel::top("strip").frame(bar(palette.base)).exact_size(60.0).show_separator_line(false).show(ui, |ui| {
+                self.strip.ui(ui, &mut cx);
+            });
+            let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
+            egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
+                statusbar::ui(ui, &mut cx, &self.adapter);
+            });
+            let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
+            let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
+            egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0).show(ui, |ui| {
+                inspector::ui(ui, &mut cx);
+            });
+            let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
+            egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
+        }
+        self.palette.ui(&ctx, &mut actions);
+        self.shortcuts(&ctx);
+        self.state.notices.ui(&ctx);
+        drop_hint(&ctx, palette);
+        if hovered != self.state.selection.hovered {
+            actions.push(Action::Hover(hovered));
+            ctx.request_repaint();
+        }
+        for action in actions {
+            self.act(&ctx, action);
+        }
+        self.frames += 1;
+        if let Some(started) = self.started
+            && (self.frames == 2 || self.state.run().is_some())
+        {
+            self.report_start(&ctx, started);
+        }
+    }
+
+    /// `--time`: the first frame when the second begins, then the first results, then the end.
+    fn report_start(&mut self, ctx: &egui::Context, started: Instant) {
+        let seconds = started.elapsed().as_secs_f64();
+        if self.frames == 2 {
+            eprintln!("first frame after {seconds:.3} s");
+        }
+        if self.state.run().is_some() {
+            eprintln!("first result after {seconds:.3} s");
+            self.started = None;
+            ctx.send_viewport_cmd(egui::ViewportCommand::Close);
+        }
+        ctx.request_repaint();
+    }
+
+    fn act(&mut self, ctx: &egui::Context, action: Action) {
+        match action {
+            Action::Do(command) => self.command(ctx, command),
+            Action::Show(kind) => self.layout.show(kind),
+            Action::Copy(text) => {
+                ctx.copy_text(text);
+                self.state.notices.push(Level::Info, "Copied.");
+            }
+            Action::Save { name, extension, bytes } => self.save(ctx, format!("{name}.{extension}"), bytes),
+            Action::WriteTo { path, bytes } => {
+                self.background(ctx, move || Some(written(&path, &bytes)));
+            }
+            Action::SavePicture { view } => self.save_picture(ctx, view),
+            other => {
+                self.state.apply(other, self.now);
+                ctx.request_repaint();
+            }
+        }
+    }
+
+    fn command(&mut self, ctx: &egui::Context, command: Command) {
+        let mut pinned = self.state.selection.pinned;
+        let model = self.state.model.as_ref().map(|m| (m.config.n_layers, m.config.n_heads));
+        let (layers, heads) = model.unwrap_or((1, 1));
+        let len = self.state.run().map_or(1, |r| r.trace.len());
+        match command {
+            Command::Palette => self.palette.show(),
+            Command::OpenFile => self.pick(ctx, false),
+            Command::OpenFolder => self.pick(ctx, true),
+            Command::FocusPrompt => self.top.focus_prompt = true,
+            Command::Cancel => {
+                if self.state.worker.is_busy() {
+                    self.state.worker.cancel_all();
+                    self.state.notices.push(Level::Info, "Cancelled.");
+                }
+            }
+            Command::ToggleTheme => {
+                let next = if ctx.theme() == egui::Theme::Dark { egui::Theme::Light } else { egui::Theme::Dark };
+                ctx.set_theme(next);
+            }
+            Command::PreviousToken => (pinned.pos, pinned.focus) = (pinned.pos.saturating_sub(1), Focus::Token),
+            Command::NextToken => (pinned.pos, pinned.focus) = ((pinned.pos + 1).min(len - 1), Focus::Token),
+            Command::LastToken => (pinned.pos, pinned.focus) = (len - 1, Focus::Token),
+            Command::LayerUp => pinned.layer = (pinned.layer + 1).min(layers - 1),
+            Command::LayerDown => pinned.layer = pinned.layer.saturating_sub(1),
+            Command::PreviousHead | Command::NextHead => {
+                let step = if command == Command::NextHead { 1 } else { heads - 1 };
+                pinned.head = Some(pinned.head.map_or(0, |h| (h + step) % heads));
+                (pinned.all_heads, pinned.focus) = (false, Focus::Head);
+            }
+            Command::Messages => self.state.notices.history_open ^= true,
+            Command::ResetLayout => self.layout = Layout::default(),
+            Command::Shortcuts => self.shortcuts_open ^= true,
+            Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
+        }
+        if pinned != self.state.selection.pinned {
+            self.state.apply(Action::Pin(pinned), self.now);
+        }
+        ctx.request_repaint();
+    }
+
+    /// Runs something slow on a thread of its own; what it says comes back as a message.
+    fn background(&self, ctx: &egui::Context, work: impl FnOnce() -> Option<Message> + Send + 'static) {
+        let (sender, ctx) = (self.messages.0.clone(), ctx.clone());
+        std::thread::spawn(move || {
+            if let Some(message) = work() {
+                // The window may have been closed meanwhile; then there is nobody to tell.
+                drop(sender.send(message));
+                ctx.request_repaint();
+            }
+        });
+    }
+
+    fn pick(&self, ctx: &egui::Context, folder: bool) {
+        let dialog = rfd::AsyncFileDialog::new().set_title("Open a model");
+        self.background(ctx, move || {
+            let handle = if folder {
+                pollster::block_on(dialog.pick_folder())
+            } else {
+                pollster::block_on(dialog.add_filter("models", &["gguf", "safetensors", "json"]).pick_file())
+            };
+            // The dialog gives nothing both when it is cancelled and when the system has none.
+            Some(handle.map_or_else(
+                || Message::Say(Level::Info, "No file was chosen; a path can also be typed in the model menu, or dropped on the window.".to_owned()),
+                |h| Message::Open(h.path().to_owned()),
+            ))
+        });
+    }
+
+    fn save(&self, ctx: &egui::Context, name: String, bytes: Vec<u8>) {
+        let dialog = rfd::AsyncFileDialog::new().set_title("Save").set_file_name(&name);
+        self.background(ctx, move || {
+            let path = pollster::block_on(dialog.save_file()).map(|h| h.path().to_owned());
+            // Without a dialog the file goes where the program was started, under a name nobody has.
+            let path = path.unwrap_or_else(|| picture::free_name(&name));
+            Some(written(&path, &bytes))
+        });
+    }
+
+    fn save_picture(&self, ctx: &egui::Context, view: ViewKind) {
+        let rect = self.layout.pane(view).and_then(|(_, rect)| rect);
+        let (sender, wake) = (self.messages.0.clone(), ctx.clone());
+        let ppp = ctx.pixels_per_point();
+        ctx.request_screenshot(move |image| {
+            std::thread::spawn(move || {
+                let message = match picture::encode(&image, rect, ppp) {
+                    Ok(bytes) => {
+                        let name = format!("{}.png", view.def().name);
+                        let dialog = rfd::AsyncFileDialog::new().set_title("Save picture").set_file_name(&name);
+                        let path = pollster::block_on(dialog.save_file()).map(|h| h.path().to_owned());
+                        written(&path.unwrap_or_else(|| picture::free_name(&name)), &bytes)
+                    }
+                    Err(e) => Message::Say(Level::Error, e.to_string()),
+                };
+                drop(sender.send(message));
+                wake.request_repaint();
+            });
+        });
+    }
+
+    fn shortcuts(&mut self, ctx: &egui::Context) {
+        egui::Window::new("Keyboard shortcuts").open(&mut self.shortcuts_open).resizable(false).show(ctx, |ui| {
+            egui::Grid::new("shortcuts").num_columns(2).spacing([24.0, 4.0]).show(ui, |ui| {
+                for command in Command::ALL {
+                    if let Some(s) = command.shortcut() {
+                        ui.label(command.title());
+                        ui.monospace(ui.ctx().format_shortcut(&s));
+                        ui.end_row();
+                    }
+                }
+            });
+            ui.separator();
+            ui.weak("In heatmaps: Ctrl and wheel zoom, drag or wheel moves, double click shows everything.");
+        });
+    }
+
+    /// Works until all results are there. For pictures, tests and timings.
+    pub fn settle(&mut self, ctx: &egui::Context, limit: std::time::Duration) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            // The debounce runs on the window's clock, which stands still here.
+            self.state.update(f64::INFINITY);
+            if self.state.is_settled() {
+                self.state.update(f64::INFINITY);
+                if self.state.is_settled() {
+                    ctx.request_repaint();
+                    return Ok(());
+                }
+            }
+            if started.elapsed() > limit {
+                return Err(Error::failed(format!("the results did not come within {} s", limit.as_secs())));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
+fn written(path: &std::path::Path, bytes: &[u8]) -> Message {
+    match write_atomic(path, bytes) {
+        Ok(()) => Message::Say(Level::Info, format!("Saved {}.", path.display())),
+        Err(e) => Message::Say(Level::Error, e.to_string()),
+    }
+}
+
+fn drop_hint(ctx: &egui::Context, palette: Palette) {
+    if ctx.input(|i| i.raw.hovered_files.is_empty()) {
+        return;
+    }
+    let painter = ctx.layer_painter(egui::LayerId::new(egui::Order::Foreground, egui::Id::unique("drop")));
+    let rect = ctx.content_rect();
+    painter.rect_filled(rect, 0.0, palette.base.gamma_multiply(0.85));
+    painter.text(rect.center(), egui::Align2::CENTER_CENTER, "drop a model here to open it", theme::title(), palette.accent);
+}
+
+impl eframe::App for App {
+    fn logic(&mut self, ctx: &egui::Context, _: &mut eframe::Frame) {
+        self.tick(ctx);
+    }
+
+    fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {
+        self.draw(ui);
+    }
+}

@@ -168,7 +168,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         "short_forward_over_stream": short / stream,
         "weight_bytes": model.weight_bytes(),
     });
-    #[cfg(any())]
+    #[cfg(feature = "gui")]
     if let Some(map) = doc.as_object_mut() {
         map.insert("frame".to_owned(), crate::app::bench::frame(&model, args.repeat)?);
     }

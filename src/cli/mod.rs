@@ -7,7 +7,7 @@ pub mod lab;
 pub mod lens;
 pub mod models;
 mod output;
-#[cfg(any())]
+#[cfg(feature = "gui")]
 pub mod render;
 pub mod run;
 
@@ -44,6 +44,9 @@ pub struct WindowArgs {
     /// Token to compare the answer with
     #[arg(long, value_name = "TOKEN")]
     pub wrong: Option<String>,
+    /// Say how long the first frame and the first result took, then close
+    #[arg(long, hide = true)]
+    pub time: bool,
 }
 
 /// Every subcommand.
@@ -60,7 +63,7 @@ pub enum Command {
     /// Head scores: previous token, duplicate token, induction, entropy, distance
     Heads(heads::Arguments),
     /// Draw a view to PNG without a window
-    #[cfg(any())]
+    #[cfg(feature = "gui")]
     Render(render::Arguments),
     /// Train the built-in lab models
     Lab(lab::Arguments),
@@ -76,7 +79,7 @@ impl Command {
             Self::Lens(a) => lens::execute(&a),
             Self::Dla(a) => dla::execute(&a),
             Self::Heads(a) => heads::execute(&a),
-            #[cfg(any())]
+            #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
             Self::Lab(a) => lab::execute(&a),
             Self::Bench(a) => bench::execute(&a),

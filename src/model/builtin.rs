@@ -13,12 +13,26 @@ pub struct Builtin {
     pub purpose: &'static str,
     pub n_params: usize,
     pub license: &'static str,
+    /// A prompt that shows it at work.
+    pub prompt: &'static str,
     /// File names and contents.
     files: &'static [(&'static str, &'static [u8])],
 }
 
 /// Every built-in model; the first is the default.
-pub const BUILTINS: &[Builtin] = &[];
+pub const BUILTINS: &[Builtin] = &[Builtin {
+    name: "induction",
+    purpose: "two attention layers with the textbook induction circuit; continues repeated sequences, and some English",
+    n_params: 656_640,
+    license: "CC0-1.0",
+    prompt: "Mr. Quilp Zander of Norland gave a ball. Everyone came to see Mr. Qu",
+    files: &[
+        ("config.json", include_bytes!("../../assets/induction/config.json")),
+        ("model.safetensors", include_bytes!("../../assets/induction/model.safetensors")),
+        ("tokenizer.json", include_bytes!("../../assets/induction/tokenizer.json")),
+        ("CARD.md", include_bytes!("../../assets/induction/CARD.md")),
+    ],
+}];
 
 /// The name of the model that is opened when none is named.
 pub fn default_name() -> Result<String> {

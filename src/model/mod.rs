@@ -26,6 +26,7 @@ use self::tokenizer::Tokenizer;
 use self::weights::Weights;
 use crate::engine::Network;
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 
 /// An opened model.
 #[derive(Debug)]
@@ -46,10 +47,15 @@ impl Model {
     /// # Errors
     /// One sentence that says what is wrong with the file, or with the request.
     pub fn open(spec: &str) -> Result<Self> {
+        Self::open_watched(spec, &Progress::new())
+    }
+
+    /// [`Model::open`] with progress and cancellation.
+    pub fn open_watched(spec: &str, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
         let device = Device::Cpu;
         let mut model = if let Some(builtin) = builtin::by_name(spec) {
-            let mut model = Self::open_folder(&builtin.unpack()?, spec, device)?;
+            let mut model = Self::open_folder(&builtin.unpack()?, spec, device, progress)?;
             model.format = "built-in";
             builtin.name.clone_into(&mut model.config.name);
             model
@@ -65,11 +71,11 @@ impl Model {
                 _ => Error::read(path, e),
             })?;
             if kind.is_dir() {
-                Self::open_folder(path, spec, device)?
+                Self::open_folder(path, spec, device, progress)?
             } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-                Self::open_gguf(path, spec, device)?
+                Self::open_gguf(path, spec, device, progress)?
             } else if path.file_name().is_some_and(|n| n == "config.json" || n == "model.safetensors") {
-                Self::open_folder(path.parent().unwrap_or(Path::new(".")), spec, device)?
+                Self::open_folder(path.parent().unwrap_or(Path::new(".")), spec, device, progress)?
             } else {
                 return Err(no_model("it is neither a folder nor a .gguf file"));
             }
@@ -78,11 +84,11 @@ impl Model {
         Ok(model)
     }
 
-    fn open_gguf(path: &Path, spec: &str, device: Device) -> Result<Self> {
+    fn open_gguf(path: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         let (config, entries) = gguf.as_hugging_face()?;
         let file = gguf.file.try_clone().map_err(|e| Error::read(path, e))?;
-        let store = Store::new(path, vec![file], entries, device);
+        let store = Store::new(path, vec![file], entries, device, progress);
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // The tokenizer is rebuilt while the weights are read.
         let d_vocab = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
@@ -98,7 +104,7 @@ impl Model {
         Ok(Self::assemble(config, weights, tokenizer?, spec, "GGUF"))
     }
 
-    fn open_folder(folder: &Path, spec: &str, device: Device) -> Result<Self> {
+    fn open_folder(folder: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
         let config: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::Malformed {
@@ -107,7 +113,7 @@ impl Model {
             what: e.to_string(),
         })?;
         let (files, entries) = safetensors_file::index(&safetensors_file::files_of(folder)?)?;
-        let store = Store::new(folder, files, entries, device);
+        let store = Store::new(folder, files, entries, device, progress);
         let name = folder
             .canonicalize()
             .ok()

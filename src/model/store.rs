@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::dequantize::{Stored, decode};
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 
 /// Where one tensor lies.
 #[derive(Clone, Debug)]
@@ -36,14 +37,22 @@ pub struct Store {
     files: Vec<File>,
     entries: BTreeMap<String, Entry>,
     device: Device,
+    progress: Progress,
 }
 
 /// Decoded bytes per strip: large enough to amortise a read, small enough for the second-level cache.
 const STRIP_VALUES: usize = 128 * 1024;
 
 impl Store {
-    pub fn new(root: &Path, files: Vec<File>, entries: BTreeMap<String, Entry>, device: Device) -> Self {
-        Self { root: root.to_owned(), family: String::new(), files, entries, device }
+    pub fn new(
+        root: &Path,
+        files: Vec<File>,
+        entries: BTreeMap<String, Entry>,
+        device: Device,
+        progress: &Progress,
+    ) -> Self {
+        progress.expect(entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum());
+        Self { root: root.to_owned(), family: String::new(), files, entries, device, progress: progress.clone() }
     }
 
     /// Names the family that errors speak of.
@@ -149,7 +158,7 @@ impl Store {
                     std::ptr::copy_nonoverlapping(values.as_ptr(), target.0.add(first * cols), n * cols);
                 }
             }
-            Ok(())
+            self.progress.step((n * cols) as u64)
         })?;
         Ok(out)
     }

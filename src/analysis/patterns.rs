@@ -1,0 +1,106 @@
+//! Attention patterns for looking at: one head in full, and thumbnails of all heads.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::engine::Trace;
+use crate::error::Result;
+use crate::jobs::Progress;
+
+/// Side of a thumbnail, cells; longer patterns are pooled.
+pub const THUMB: usize = 40;
+
+/// Thumbnails of every head's pattern; each keeps the largest value of the cells it pools, so that one
+/// hot cell survives.
+#[derive(Clone, Debug)]
+pub struct Thumbnails {
+    /// Cells along each side.
+    pub side: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    /// [layer][head][dest][src], flat.
+    pub values: Vec<f32>,
+}
+
+impl Thumbnails {
+    /// One head's cells, [dest][src] flat.
+    pub fn head(&self, layer: usize, head: usize) -> &[f32] {
+        let n = self.side * self.side;
+        let at = (layer * self.n_heads + head) * n;
+        self.values.get(at..at + n).unwrap_or(&[])
+    }
+}
+
+/// Thumbnails of all heads.
+pub fn thumbnails(trace: &Trace, progress: &Progress) -> Result<Thumbnails> {
+    let c = &trace.model.config;
+    let (t, side) = (trace.len(), trace.len().min(THUMB));
+    progress.expect(c.n_layers as u64);
+    let mut values = Vec::with_capacity(c.n_layers * c.n_heads * side * side);
+    for layer in 0..c.n_layers {
+        let pattern: Vec<f32> = trace.pattern(layer)?.flatten_all()?.to_vec1()?;
+        let pooled: Vec<Vec<f32>> = pattern.par_chunks(t * t).map(|p| pool(p, t, side)).collect();
+        values.extend(pooled.into_iter().flatten());
+        progress.step(1)?;
+    }
+    Ok(Thumbnails { side, n_layers: c.n_layers, n_heads: c.n_heads, values })
+}
+
+/// The largest value of each block of a t × t matrix.
+fn pool(values: &[f32], t: usize, side: usize) -> Vec<f32> {
+    if t == side {
+        return values.to_vec();
+    }
+    let mut out = vec![0f32; side * side];
+    for i in 0..t {
+        for j in 0..=i {
+            let slot = &mut out[(i * side / t) * side + j * side / t];
+            *slot = slot.max(values[i * t + j]);
+        }
+    }
+    out
+}
+
+/// Which pattern to show large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Which {
+    Head(usize, usize),
+    /// Mean over the heads of a layer.
+    LayerMean(usize),
+    /// Mean over all heads.
+    ModelMean,
+}
+
+/// A pattern [dest][src], flat.
+pub fn pattern(trace: &Trace, which: Which, progress: &Progress) -> Result<Vec<f32>> {
+    let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+    match which {
+        Which::Head(layer, head) => flat(trace.head_pattern(layer, head)?),
+        Which::LayerMean(layer) => flat(trace.pattern(layer)?.mean(0)?),
+        Which::ModelMean => {
+            let n = trace.model.config.n_layers;
+            progress.expect(n as u64);
+            let mut sum = trace.pattern(0)?.mean(0)?;
+            for layer in 1..n {
+                sum = (sum + trace.pattern(layer)?.mean(0)?)?;
+                progress.step(1)?;
+            }
+            flat((sum / n as f64)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_keeps_the_hot_cell() {
+        let t = 100;
+        let mut p = vec![0f32; t * t];
+        p[77 * t + 13] = 0.9;
+        let pooled = pool(&p, t, 40);
+        assert_eq!(pooled[30 * 40 + 5], 0.9);
+        assert_eq!(pooled.iter().filter(|v| **v > 0.0).count(), 1);
+    }
+}

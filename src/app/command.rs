@@ -1,0 +1,138 @@
+//! Commands: the one way views change anything. A [`Command`] is something a user can name (menu,
+//! palette, shortcut, tooltip all come from this list); an [`Action`] also carries data.
+
+use std::path::PathBuf;
+
+use eframe::egui::{Key, KeyboardShortcut, Modifiers};
+
+use super::selection::{Hovered, Pinned};
+use super::views::ViewKind;
+use crate::analysis::neurons::Statistic;
+use crate::analysis::projection::Settings;
+
+/// Named commands without data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Palette,
+    OpenFile,
+    OpenFolder,
+    FocusPrompt,
+    Cancel,
+    ToggleTheme,
+    PreviousToken,
+    NextToken,
+    LayerUp,
+    LayerDown,
+    PreviousHead,
+    NextHead,
+    LastToken,
+    Messages,
+    ResetLayout,
+    Shortcuts,
+    Quit,
+}
+
+impl Command {
+    pub const ALL: [Self; 17] = [
+        Self::Palette,
+        Self::OpenFile,
+        Self::OpenFolder,
+        Self::FocusPrompt,
+        Self::Cancel,
+        Self::ToggleTheme,
+        Self::PreviousToken,
+        Self::NextToken,
+        Self::LayerUp,
+        Self::LayerDown,
+        Self::PreviousHead,
+        Self::NextHead,
+        Self::LastToken,
+        Self::Messages,
+        Self::ResetLayout,
+        Self::Shortcuts,
+        Self::Quit,
+    ];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Palette => "Command palette",
+            Self::OpenFile => "Open model file…",
+            Self::OpenFolder => "Open model folder…",
+            Self::FocusPrompt => "Edit the prompt",
+            Self::Cancel => "Cancel running jobs",
+            Self::ToggleTheme => "Switch between dark and light",
+            Self::PreviousToken => "Pin the token before",
+            Self::NextToken => "Pin the token after",
+            Self::LayerUp => "One layer up",
+            Self::LayerDown => "One layer down",
+            Self::PreviousHead => "Previous head",
+            Self::NextHead => "Next head",
+            Self::LastToken => "Pin the last token",
+            Self::Messages => "Show messages",
+            Self::ResetLayout => "Reset the layout",
+            Self::Shortcuts => "Keyboard shortcuts",
+            Self::Quit => "Quit",
+        }
+    }
+
+    pub fn shortcut(self) -> Option<KeyboardShortcut> {
+        let plain = |key| KeyboardShortcut::new(Modifiers::NONE, key);
+        let command = |key| KeyboardShortcut::new(Modifiers::COMMAND, key);
+        Some(match self {
+            Self::Palette => command(Key::K),
+            Self::OpenFile => command(Key::O),
+            Self::OpenFolder => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::O),
+            Self::FocusPrompt => command(Key::L),
+            Self::Cancel => plain(Key::Escape),
+            Self::ToggleTheme => command(Key::D),
+            Self::PreviousToken => plain(Key::ArrowLeft),
+            Self::NextToken => plain(Key::ArrowRight),
+            Self::LayerUp => plain(Key::ArrowUp),
+            Self::LayerDown => plain(Key::ArrowDown),
+            Self::PreviousHead => plain(Key::OpenBracket),
+            Self::NextHead => plain(Key::CloseBracket),
+            Self::LastToken => plain(Key::End),
+            Self::Shortcuts => plain(Key::F1),
+            Self::Quit => command(Key::Q),
+            Self::Messages | Self::ResetLayout => return None,
+        })
+    }
+
+    /// Plain keys belong to a text field while one is being edited.
+    pub fn yields_to_typing(self) -> bool {
+        self.shortcut().is_some_and(|s| s.modifiers.is_none() && s.logical_key != Key::F1)
+    }
+}
+
+/// Everything that changes the document, the selection or the window.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Do(Command),
+    Open(String),
+    SetPrompt(String),
+    SetAnswer(String),
+    SetWrong(String),
+    Pin(Pinned),
+    Hover(Hovered),
+    NeuronStatistic(Statistic),
+    Project(Settings),
+    Show(ViewKind),
+    Save { name: String, extension: &'static str, bytes: Vec<u8> },
+    SavePicture { view: ViewKind },
+    WriteTo { path: PathBuf, bytes: Vec<u8> },
+    Copy(String),
+    Say(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortcuts_are_distinct() {
+        let all: Vec<_> = Command::ALL.iter().filter_map(|c| c.shortcut()).collect();
+        for (i, a) in all.iter().enumerate() {
+            assert!(!all[..i].contains(a), "{a:?} twice");
+        }
+    }
+}

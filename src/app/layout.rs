@@ -1,0 +1,188 @@
+//! Dockable panels: which views stand where.
+
+use eframe::egui::{self, RichText, WidgetText};
+use egui_tiles::{Behavior, Linear, LinearDir, SimplificationOptions, TabState, Tile, TileId, Tiles, Tree, UiResponse};
+
+use super::command::Action;
+use super::theme;
+use super::views::{Context, VIEWS, View, ViewKind};
+
+/// A view with its transient state.
+pub struct Pane {
+    pub kind: ViewKind,
+    view: Box<dyn View>,
+}
+
+pub struct Layout {
+    tree: Tree<Pane>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        let mut tiles = Tiles::default();
+        let mut pane = |kind: ViewKind| tiles.insert_pane(Pane { kind, view: (kind.def().make)() });
+        let [attention, lens, norms, projection, activations, attribution] = [
+            ViewKind::Attention,
+            ViewKind::Lens,
+            ViewKind::Norms,
+            ViewKind::Projection,
+            ViewKind::Activations,
+            ViewKind::Attribution,
+        ]
+        .map(&mut pane);
+        let tab = |tiles: &mut Tiles<Pane>, list: Vec<TileId>| tiles.insert_tab_tile(list);
+        let left = tab(&mut tiles, vec![attention]);
+        let top = tab(&mut tiles, vec![lens, norms]);
+        let low_left = tab(&mut tiles, vec![attribution]);
+        let low_right = tab(&mut tiles, vec![activations, projection]);
+        let low = tiles.insert_container(Linear::new_binary(LinearDir::Horizontal, [low_left, low_right], 0.5));
+        let right = tiles.insert_container(Linear::new_binary(LinearDir::Vertical, [top, low], 0.56));
+        let root = tiles.insert_container(Linear::new_binary(LinearDir::Horizontal, [left, right], 0.38));
+        Self { tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+    }
+}
+
+impl Layout {
+    /// One view alone, for pictures.
+    pub fn single(kind: ViewKind) -> Self {
+        let mut tiles = Tiles::default();
+        let pane = tiles.insert_pane(Pane { kind, view: (kind.def().make)() });
+        let root = tiles.insert_tab_tile(vec![pane]);
+        Self { tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+    }
+
+    /// Every view visible at once, for timings.
+    pub fn everything() -> Self {
+        let mut tiles = Tiles::default();
+        let panes: Vec<TileId> = VIEWS
+            .iter()
+            .map(|v| {
+                let pane = tiles.insert_pane(Pane { kind: v.kind, view: (v.make)() });
+                tiles.insert_tab_tile(vec![pane])
+            })
+            .collect();
+        let root = tiles.insert_grid_tile(panes);
+        Self { tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+    }
+
+    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        self.tree.ui(&mut Panels { cx }, ui);
+    }
+
+    /// Brings a view to the front.
+    pub fn show(&mut self, kind: ViewKind) {
+        self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(p) if p.kind == kind));
+    }
+
+    /// The view's numbers and its rectangle on screen.
+    pub fn pane(&self, kind: ViewKind) -> Option<(&dyn View, Option<egui::Rect>)> {
+        self.tree.tiles.iter().find_map(|(id, tile)| match tile {
+            Tile::Pane(p) if p.kind == kind => Some((p.view.as_ref(), self.tree.tiles.rect(*id))),
+            _ => None,
+        })
+    }
+}
+
+struct Panels<'a, 'b> {
+    cx: &'a mut Context<'b>,
+}
+
+impl Behavior<Pane> for Panels<'_, '_> {
+    fn pane_ui(&mut self, ui: &mut egui::Ui, _: TileId, pane: &mut Pane) -> UiResponse {
+        let frame = egui::Frame::new().fill(self.cx.palette.panel).inner_margin(egui::Margin::symmetric(8, 6));
+        frame.show(ui, |ui| {
+            ui.set_min_size(ui.available_size());
+            ui.push_id(pane.kind.def().name, |ui| pane.view.ui(ui, self.cx));
+        });
+        UiResponse::None
+    }
+
+    fn tab_title_for_pane(&mut self, pane: &Pane) -> WidgetText {
+        RichText::new(pane.kind.def().title).font(theme::title()).into()
+    }
+
+    fn top_bar_right_ui(
+        &mut self,
+        tiles: &Tiles<Pane>,
+        ui: &mut egui::Ui,
+        _: TileId,
+        tabs: &egui_tiles::Tabs,
+        _: &mut f32,
+    ) {
+        let active = tabs.active.and_then(|id| match tiles.get(id) {
+            Some(Tile::Pane(p)) => Some(p),
+            _ => None,
+        });
+        let Some(pane) = active else { return };
+        let def = pane.kind.def();
+        ui.add_space(4.0);
+        let save = ui.add(egui::Button::new("⤓").small().frame(false)).on_hover_text(format!("export {}", def.title));
+        save.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("export {}", def.name)));
+        egui::Popup::menu(&save).show(|ui| {
+            let table = pane.view.table(self.cx);
+            if ui.button("Picture (PNG)…").clicked() {
+                self.cx.actions.push(Action::SavePicture { view: pane.kind });
+            }
+            let mut numbers = |ui: &mut egui::Ui, label: &str, extension: &'static str, text: &dyn Fn(&super::views::Table) -> String| {
+                if ui.add_enabled(table.is_some(), egui::Button::new(label)).clicked()
+                    && let Some(t) = &table
+                {
+                    let bytes = text(t).into_bytes();
+                    self.cx.actions.push(Action::Save { name: t.name.clone(), extension, bytes });
+                }
+            };
+            numbers(ui, "Numbers (CSV)…", "csv", &super::views::Table::csv);
+            numbers(ui, "Numbers (JSON)…", "json", &super::views::Table::json);
+            if ui.add_enabled(table.is_some(), egui::Button::new("Copy numbers")).clicked()
+                && let Some(t) = &table
+            {
+                self.cx.actions.push(Action::Copy(t.csv()));
+            }
+        });
+        let help = ui.add(egui::Button::new("?").small().frame(false)).on_hover_text(format!("what {} shows", def.title));
+        help.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("help {}", def.name)));
+        egui::Popup::from_toggle_button_response(&help).width(340.0).show(|ui| {
+            ui.set_max_width(340.0);
+            ui.label(RichText::new(def.title).font(theme::title()));
+            ui.label(def.help);
+            ui.add_space(4.0);
+            ui.label(RichText::new(def.formula).font(theme::mono()).color(self.cx.palette.weak));
+        });
+    }
+
+    fn tab_bar_height(&self, _: &egui::Style) -> f32 {
+        28.0
+    }
+
+    fn gap_width(&self, _: &egui::Style) -> f32 {
+        6.0
+    }
+
+    fn min_size(&self) -> f32 {
+        120.0
+    }
+
+    fn simplification_options(&self) -> SimplificationOptions {
+        SimplificationOptions { all_panes_must_have_tabs: true, ..SimplificationOptions::default() }
+    }
+
+    fn tab_bar_color(&self, _: &egui::Visuals) -> egui::Color32 {
+        self.cx.palette.header
+    }
+
+    fn tab_bg_color(&self, _: &egui::Visuals, _: &Tiles<Pane>, _: TileId, _: &TabState) -> egui::Color32 {
+        self.cx.palette.header
+    }
+
+    fn tab_outline_stroke(&self, _: &egui::Visuals, _: &Tiles<Pane>, _: TileId, _: &TabState) -> egui::Stroke {
+        egui::Stroke::NONE
+    }
+
+    fn tab_bar_hline_stroke(&self, _: &egui::Visuals) -> egui::Stroke {
+        egui::Stroke::new(1.0, self.cx.palette.border)
+    }
+
+    fn tab_text_color(&self, _: &egui::Visuals, _: &Tiles<Pane>, _: TileId, state: &TabState) -> egui::Color32 {
+        if state.active { self.cx.palette.text } else { self.cx.palette.weak }
+    }
+}

@@ -1,0 +1,438 @@
+//! The document, the results that are on screen, and the one place that changes them.
+
+use std::sync::Arc;
+
+use super::command::Action;
+use super::notify::{Level, Notices};
+use super::selection::{Focus, Selection};
+use crate::analysis::direct_attribution::Attribution;
+use crate::analysis::head_scores::HeadScores;
+use crate::analysis::logit_lens::Lens;
+use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic};
+use crate::analysis::norms::Norms;
+use crate::analysis::patterns::{Thumbnails, Which};
+use crate::analysis::projection::{Projection, Settings};
+use crate::error::Error;
+use crate::jobs::{Answer, Kind, Payload, Request, Run, Worker};
+use crate::model::Model;
+use crate::session::Document;
+
+/// A result with the run or model it belongs to.
+pub struct Result<T> {
+    pub value: Arc<T>,
+    /// False while a newer run's result is on its way: shown dimmed.
+    pub fresh: bool,
+    /// Changes with every new value; views key their caches on it.
+    pub stamp: u64,
+}
+
+impl<T> Clone for Result<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), fresh: self.fresh, stamp: self.stamp }
+    }
+}
+
+impl<T> std::ops::Deref for Result<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// A slot for one kind of result.
+pub struct Slot<T> {
+    pub result: Option<Result<T>>,
+    pub error: Option<String>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { result: None, error: None }
+    }
+}
+
+impl<T> Slot<T> {
+    fn set(&mut self, value: T, stamp: &mut u64) {
+        *stamp += 1;
+        self.error = None;
+        self.result = Some(Result { value: Arc::new(value), fresh: true, stamp: *stamp });
+    }
+
+    fn outdate(&mut self) {
+        if let Some(r) = &mut self.result {
+            r.fresh = false;
+        }
+        self.error = None;
+    }
+
+    pub fn get(&self) -> Option<&Result<T>> {
+        self.result.as_ref()
+    }
+}
+
+/// Everything computed that is on screen.
+#[derive(Default)]
+pub struct Results {
+    pub run: Slot<Arc<Run>>,
+    pub pattern: Slot<(Which, Vec<f32>)>,
+    pub thumbnails: Slot<Thumbnails>,
+    pub lens: Slot<Lens>,
+    pub norms: Slot<Norms>,
+    pub attribution: Slot<Attribution>,
+    pub neurons: Slot<Neurons>,
+    pub neuron_tokens: Slot<NeuronTokens>,
+    pub projection: Slot<Projection>,
+    pub text_scores: Slot<HeadScores>,
+    pub random_scores: Slot<HeadScores>,
+    stamp: u64,
+}
+
+impl Results {
+    fn outdate_run(&mut self) {
+        self.run.outdate();
+        self.outdate_analyses();
+    }
+
+    fn outdate_analyses(&mut self) {
+        self.pattern.outdate();
+        self.thumbnails.outdate();
+        self.lens.outdate();
+        self.norms.outdate();
+        self.attribution.outdate();
+        self.neurons.outdate();
+        self.projection.outdate();
+        self.text_scores.outdate();
+    }
+
+    fn clear(&mut self) {
+        let stamp = self.stamp;
+        *self = Self { stamp, ..Self::default() };
+    }
+}
+
+/// Neurons shown at once.
+pub const NEURONS: usize = 256;
+/// Pause after the last keystroke before the prompt runs.
+const DEBOUNCE_SECONDS: f64 = 0.12;
+
+/// The application's state without its drawing.
+pub struct State {
+    pub document: Document,
+    pub model: Option<Arc<Model>>,
+    pub results: Results,
+    pub selection: Selection,
+    pub notices: Notices,
+    pub worker: Worker,
+    pub recent: Vec<String>,
+    /// What is being opened.
+    pub opening: Option<String>,
+    pub statistic: Statistic,
+    pub projection: Settings,
+    /// Until a head is chosen by hand, the one that adds most to the answer is shown.
+    auto_head: bool,
+    /// Time of the last edit of the prompt that has not been run yet.
+    edited_at: Option<f64>,
+}
+
+impl State {
+    pub fn new(document: Document, recent: Vec<String>, worker: Worker) -> Self {
+        let mut state = Self {
+            model: None,
+            results: Results::default(),
+            selection: Selection::default(),
+            notices: Notices::default(),
+            worker,
+            recent,
+            opening: None,
+            statistic: Statistic::MaxAbs,
+            projection: Settings::default(),
+            auto_head: true,
+            edited_at: None,
+            document,
+        };
+        let spec = state.document.model.clone();
+        state.open(spec);
+        state
+    }
+
+    fn open(&mut self, spec: String) {
+        self.opening = Some(spec.clone());
+        self.worker.submit(Request::Open { spec });
+    }
+
+    pub fn run(&self) -> Option<&Arc<Run>> {
+        self.results.run.get().map(|r| &*r.value)
+    }
+
+    /// Asks for a run of the document's prompt.
+    fn request_run(&mut self) {
+        self.edited_at = None;
+        let Some(model) = self.model.clone() else { return };
+        let d = &self.document;
+        if d.prompt.is_empty() {
+            self.worker.cancel_all();
+            self.results.clear();
+            return;
+        }
+        let some = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
+        self.worker.submit(Request::Run { model, prompt: d.prompt.clone(), answer: some(&d.answer), wrong: some(&d.wrong) });
+        self.results.outdate_run();
+    }
+
+    fn request_analyses(&mut self) {
+        let Some(run) = self.run().cloned() else { return };
+        let trace = run.trace.clone();
+        self.request_pattern();
+        self.request_attribution();
+        self.worker.submit(Request::Thumbnails { trace: trace.clone() });
+        self.worker.submit(Request::Lens { trace: trace.clone(), answer: run.answer, wrong: run.wrong });
+        self.worker.submit(Request::Norms { trace: trace.clone() });
+        self.request_neurons();
+        self.worker.submit(Request::Projection { trace: trace.clone(), settings: self.projection });
+        self.worker.submit(Request::TextScores { trace });
+    }
+
+    fn request_pattern(&mut self) {
+        if let Some(run) = self.run() {
+            let which = self.selection.pinned.which();
+            self.worker.submit(Request::Pattern { trace: run.trace.clone(), which });
+            self.results.pattern.outdate();
+        }
+    }
+
+    fn request_attribution(&mut self) {
+        let Some(run) = self.run().cloned() else { return };
+        let pos = self.selection.pinned.pos;
+        // Without an answer of the user's the model's own favourite is explained.
+        let favourite = run.trace.next.get(pos).and_then(|n| n.first()).map(|t| t.id);
+        let last = pos + 1 == run.trace.len();
+        let answer = run.answer.filter(|_| last).or(favourite);
+        if let Some(answer) = answer {
+            let wrong = run.wrong.filter(|_| last && run.answer.is_some());
+            self.worker.submit(Request::Attribution { trace: run.trace.clone(), pos, answer, wrong });
+            self.results.attribution.outdate();
+        }
+    }
+
+    fn request_neurons(&mut self) {
+        let Some(run) = self.run() else { return };
+        if !run.trace.model.config.has_mlp() {
+            return;
+        }
+        let statistic = match self.statistic {
+            Statistic::AtPosition(_) => Statistic::AtPosition(self.selection.pinned.pos),
+            other => other,
+        };
+        let layer = self.selection.pinned.layer;
+        self.worker.submit(Request::Neurons { trace: run.trace.clone(), layer, statistic, limit: NEURONS });
+        self.results.neurons.outdate();
+    }
+
+    /// Takes in what the model thread has finished, and starts what has waited long enough. True if
+    /// anything changed.
+    pub fn update(&mut self, now: f64) -> bool {
+        let mut changed = false;
+        while let Some(answer) = self.worker.poll() {
+            changed = true;
+            self.receive(answer);
+        }
+        if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
+            self.request_run();
+        }
+        changed
+    }
+
+    /// Seconds until [`State::update`] has something to start.
+    pub fn due(&self, now: f64) -> Option<f64> {
+        self.edited_at.map(|at| (DEBOUNCE_SECONDS - (now - at)).max(0.0))
+    }
+
+    fn receive(&mut self, answer: Answer) {
+        // Stale: computed from a model or run that is no longer the one on screen.
+        let same_model = |m: &Arc<Model>| self.model.as_ref().is_some_and(|c| Arc::ptr_eq(c, m));
+        if answer.model.as_ref().is_some_and(|m| !same_model(m)) {
+            return;
+        }
+        let current = self.run().map(|r| r.trace.clone());
+        if let Some(trace) = &answer.trace
+            && !current.is_some_and(|c| Arc::ptr_eq(&c, trace))
+        {
+            return;
+        }
+        let payload = match answer.payload {
+            Ok(p) => p,
+            Err(Error::Cancelled) => {
+                if answer.kind == Kind::Open {
+                    self.opening = None;
+                    self.notices.push(Level::Info, "Opening was cancelled; the previous model is still open.");
+                }
+                return;
+            }
+            Err(error) => return self.failed(answer.kind, &error),
+        };
+        let r = &mut self.results;
+        let stamp = &mut r.stamp;
+        match payload {
+            Payload::Opened(model) => self.opened(model),
+            Payload::Ran(run) => self.ran(run),
+            Payload::Pattern(which, values) => {
+                if which == self.selection.pinned.which() {
+                    r.pattern.set((which, values), stamp);
+                }
+            }
+            Payload::Thumbnails(v) => r.thumbnails.set(v, stamp),
+            Payload::Lens(v) => r.lens.set(v, stamp),
+            Payload::Norms(v) => r.norms.set(v, stamp),
+            Payload::Attribution(v) => {
+                r.attribution.set(v, stamp);
+                self.choose_head();
+            }
+            Payload::Neurons(v) => r.neurons.set(v, stamp),
+            Payload::NeuronTokens(v) => r.neuron_tokens.set(v, stamp),
+            Payload::Projection(v) => r.projection.set(v, stamp),
+            Payload::TextScores(v) => r.text_scores.set(v, stamp),
+            Payload::RandomScores(v) => r.random_scores.set(v, stamp),
+        }
+    }
+
+    /// The head with the largest positive part of the answer's logit.
+    fn choose_head(&mut self) {
+        let Some(a) = self.results.attribution.get().filter(|_| self.auto_head) else { return };
+        let all = a.heads.iter().enumerate().flat_map(|(l, row)| row.iter().enumerate().map(move |(h, v)| (l, h, *v)));
+        if let Some((layer, head, _)) = all.max_by(|x, y| x.2.total_cmp(&y.2)) {
+            let pinned = self.selection.pinned;
+            self.pin(super::selection::Pinned { layer, head: Some(head), ..pinned });
+            self.auto_head = true;
+        }
+    }
+
+    fn failed(&mut self, kind: Kind, error: &Error) {
+        let text = error.to_string();
+        let r = &mut self.results;
+        let slot: &mut Option<String> = match kind {
+            Kind::Open => {
+                self.opening = None;
+                let kept = if self.model.is_some() { " The previous model is still open." } else { "" };
+                self.notices.push(Level::Error, format!("{text}.{kept}"));
+                return;
+            }
+            Kind::Run => &mut r.run.error,
+            Kind::Pattern => &mut r.pattern.error,
+            Kind::Attribution => &mut r.attribution.error,
+            Kind::Thumbnails => &mut r.thumbnails.error,
+            Kind::Lens => &mut r.lens.error,
+            Kind::Norms => &mut r.norms.error,
+            Kind::Neurons => &mut r.neurons.error,
+            Kind::NeuronTokens => &mut r.neuron_tokens.error,
+            Kind::Projection => &mut r.projection.error,
+            Kind::TextScores => &mut r.text_scores.error,
+            Kind::RandomScores => &mut r.random_scores.error,
+        };
+        *slot = Some(text);
+    }
+
+    fn opened(&mut self, model: Arc<Model>) {
+        self.opening = None;
+        self.results.clear();
+        self.auto_head = true;
+        let spec = model.spec.clone();
+        self.document.model.clone_from(&spec);
+        self.recent.retain(|r| *r != spec);
+        self.recent.insert(0, spec);
+        self.recent.truncate(12);
+        self.selection.pinned.layer = self.selection.pinned.layer.min(model.config.n_layers - 1);
+        self.selection.pinned.head = self.selection.pinned.head.filter(|h| *h < model.config.n_heads);
+        self.selection.pinned.neuron = None;
+        self.worker.submit(Request::RandomScores { model: model.clone() });
+        self.model = Some(model);
+        self.request_run();
+    }
+
+    fn ran(&mut self, run: Arc<Run>) {
+        for note in &run.notes {
+            self.notices.push(Level::Info, note.clone());
+        }
+        let old = self.run().map(|r| r.trace.len());
+        let len = run.trace.len();
+        let pinned = &mut self.selection.pinned;
+        // The end of the prompt stays pinned while it grows.
+        if old.is_none_or(|n| pinned.pos + 1 >= n) || pinned.pos >= len {
+            pinned.pos = len - 1;
+        }
+        pinned.key = pinned.key.filter(|k| *k < len);
+        let results = &mut self.results;
+        results.run.set(run, &mut results.stamp);
+        results.outdate_analyses();
+        self.request_analyses();
+    }
+
+    /// Applies an action that concerns the document, the selection or the model.
+    pub fn apply(&mut self, action: Action, now: f64) {
+        match action {
+            Action::Open(spec) => self.open(spec),
+            Action::SetPrompt(text) => {
+                if self.document.prompt != text {
+                    self.document.prompt = text;
+                    self.edited_at = Some(now);
+                }
+            }
+            Action::SetAnswer(text) => {
+                if self.document.answer != text {
+                    self.document.answer = text;
+                    self.edited_at = Some(now);
+                }
+            }
+            Action::SetWrong(text) => {
+                if self.document.wrong != text {
+                    self.document.wrong = text;
+                    self.edited_at = Some(now);
+                }
+            }
+            Action::Pin(new) => self.pin(new),
+            Action::Hover(hovered) => self.selection.hovered = hovered,
+            Action::NeuronStatistic(statistic) => {
+                self.statistic = statistic;
+                self.request_neurons();
+            }
+            Action::Project(settings) => {
+                self.projection = settings;
+                if let Some(run) = self.run() {
+                    self.worker.submit(Request::Projection { trace: run.trace.clone(), settings });
+                    self.results.projection.outdate();
+                }
+            }
+            Action::Say(text) => self.notices.push(Level::Info, text),
+            _ => {}
+        }
+    }
+
+    fn pin(&mut self, new: super::selection::Pinned) {
+        let old = self.selection.pinned;
+        self.selection.pinned = new;
+        if old.which() != new.which() {
+            self.auto_head = false;
+        }
+        if old.which() != new.which() {
+            self.request_pattern();
+        }
+        if old.pos != new.pos {
+            self.request_attribution();
+        }
+        if old.layer != new.layer || old.pos != new.pos && matches!(self.statistic, Statistic::AtPosition(_)) {
+            self.request_neurons();
+        }
+        if new.focus == Focus::Neuron
+            && let (Some(model), Some(neuron)) = (&self.model, new.neuron)
+            && (old.neuron != new.neuron || old.layer != new.layer)
+        {
+            self.worker.submit(Request::NeuronTokens { model: model.clone(), layer: new.layer, neuron });
+            self.results.neuron_tokens.outdate();
+        }
+    }
+
+    /// True while nothing is asked for, waits or is on its way.
+    pub fn is_settled(&self) -> bool {
+        self.edited_at.is_none() && !self.worker.is_busy()
+    }
+}

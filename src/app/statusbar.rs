@@ -1,0 +1,58 @@
+//! The bottom line: what runs, how far it is, and what the machine is.
+
+use eframe::egui::{self, RichText};
+
+use super::command::{Action, Command};
+use super::theme;
+use super::views::Context;
+
+pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
+    ui.horizontal_centered(|ui| {
+        match cx.state.worker.status() {
+            Some(status) => {
+                // The wheel starts only for work that is felt; shorter jobs would make the line flicker.
+                let felt = status.progress.elapsed() > 0.25;
+                if felt {
+                    ui.label(RichText::new(status.kind.label()).font(theme::small()));
+                    let bar = egui::ProgressBar::new(status.progress.fraction()).desired_width(160.0).desired_height(6.0);
+                    ui.add(bar);
+                    if let Some(left) = status.progress.seconds_left() {
+                        ui.label(RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak));
+                    }
+                    if status.waiting > 0 {
+                        let text = format!("{} more waiting", status.waiting);
+                        ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
+                    }
+                    if ui.small_button("cancel").on_hover_text("Escape").clicked() {
+                        cx.actions.push(Action::Do(Command::Cancel));
+                    }
+                } else {
+                    ui.label(RichText::new("working …").font(theme::small()).color(cx.palette.weak));
+                }
+                ui.ctx().request_repaint_after(std::time::Duration::from_millis(60));
+            }
+            None => {
+                let text = match cx.state.run() {
+                    Some(r) => format!(
+                        "{} tokens · mean loss {}",
+                        r.trace.len(),
+                        r.trace.mean_loss().map_or("–".to_owned(), |l| format!("{l:.3} nats"))
+                    ),
+                    None => "ready".to_owned(),
+                };
+                ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
+            }
+        }
+        ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+            let memory = cx.state.model.as_ref().map_or(0, |m| m.weight_bytes());
+            let threads = rayon::current_num_threads();
+            let text = format!("{:.0} MB weights · {adapter} · {threads} threads", memory as f64 / 1e6);
+            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
+                .on_hover_text("memory of the weights as f32, graphics adapter, threads of the model");
+            let n = cx.state.notices.len();
+            if n > 0 && ui.small_button(format!("{n} messages")).clicked() {
+                cx.actions.push(Action::Do(Command::Messages));
+            }
+        });
+    });
+}

@@ -1,0 +1,182 @@
+//! Direct attribution: layer × component, and the largest parts as bars.
+
+use eframe::egui::{self, RichText, vec2};
+
+use super::{Cached, Context, Table, View, numbers, ready};
+use crate::analysis::direct_attribution::Attribution;
+use crate::app::selection::Focus;
+use crate::app::theme;
+use crate::app::widgets::bars::{self, Bar};
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, diverging};
+use crate::gpu::{HeatData, NOTHING};
+
+#[derive(Default)]
+pub struct AttributionView {
+    data: Cached<u64>,
+}
+
+/// One part of the sum.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Head(usize, usize),
+    Mlp(usize),
+    Embed,
+    PosEmbed,
+    Biases,
+}
+
+impl Part {
+    fn name(self) -> String {
+        match self {
+            Self::Head(l, h) => format!("a{l}.h{h}"),
+            Self::Mlp(l) => format!("m{l}"),
+            Self::Embed => "embed".to_owned(),
+            Self::PosEmbed => "pos_embed".to_owned(),
+            Self::Biases => "biases".to_owned(),
+        }
+    }
+}
+
+fn parts(a: &Attribution) -> Vec<(Part, f32)> {
+    let heads = a.heads.iter().enumerate().flat_map(|(l, r)| r.iter().enumerate().map(move |(h, v)| (Part::Head(l, h), *v)));
+    let mlps = a.mlps.iter().enumerate().map(|(l, v)| (Part::Mlp(l), *v));
+    let mut all: Vec<(Part, f32)> = heads.chain(mlps).collect();
+    all.extend([(Part::Embed, a.embed), (Part::PosEmbed, a.pos_embed), (Part::Biases, a.biases())]);
+    all.retain(|(_, v)| *v != 0.0);
+    all.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
+    all
+}
+
+/// Heads, then a gap, then the MLP.
+fn matrix(a: &Attribution) -> HeatData {
+    let heads = a.heads.first().map_or(0, Vec::len);
+    let extra = if a.mlps.is_empty() { 0 } else { 2 };
+    let mut values = Vec::new();
+    for (l, row) in a.heads.iter().enumerate() {
+        values.extend(row);
+        if extra > 0 {
+            values.extend([NOTHING, a.mlps.get(l).copied().unwrap_or(NOTHING)]);
+        }
+    }
+    HeatData::new(a.heads.len(), heads + extra, values)
+}
+
+impl View for AttributionView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let slot = &cx.state.results.attribution;
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let Some(result) = slot.result.clone() else { return };
+        let a = &*result.value;
+        let data = self.data.get(result.stamp, || matrix(a));
+        let m = data.max_abs();
+        let colors = diverging(&cx.palette, m, result.fresh);
+        let what = match a.wrong {
+            Some(w) => format!("{} − {}", cx.text_of(a.answer), cx.text_of(w)),
+            None => cx.text_of(a.answer),
+        };
+        ui.horizontal(|ui| {
+            ui.label(RichText::new("logit").font(theme::small()).color(cx.palette.weak));
+            ui.label(RichText::new(what).font(theme::mono()).color(cx.palette.accent));
+            ui.label(RichText::new(format!("{:+.2}", a.logit)).font(theme::mono()));
+            ui.label(
+                RichText::new(format!("after {} ({})", cx.token(a.pos), a.pos)).font(theme::small()).color(cx.palette.weak),
+            );
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &number(-m), &number(m)));
+        });
+        let available = ui.available_size();
+        let bars_width = (available.x * 0.44).clamp(150.0, 300.0);
+        ui.horizontal_top(|ui| {
+            ui.allocate_ui(vec2((available.x - bars_width - 8.0).max(60.0), available.y), |ui| self.grid(ui, cx, a, &data, colors));
+            ui.vertical(|ui| {
+                egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+                    ui.spacing_mut().item_spacing.y = 1.0;
+                    let parts = parts(a);
+                    let max = parts.first().map_or(1.0, |p| p.1.abs());
+                    let p = cx.pinned();
+                    for (part, v) in parts.iter().take(60) {
+                        let strong = matches!(part, Part::Head(l, h) if p.layer == *l && p.head == Some(*h));
+                        let bar = Bar { label: part.name(), value: *v, text: format!("{v:+.2}"), strong };
+                        let response = bars::bar(ui, &bar, max, true, 62.0);
+                        if let Part::Head(l, h) = *part {
+                            if response.hovered() {
+                                cx.hovered.head = Some((l, h));
+                            }
+                            if response.clicked() {
+                                cx.pin(|p| {
+                                    (p.layer, p.head, p.all_heads, p.focus) = (l, Some(h), false, Focus::Head);
+                                });
+                            }
+                        }
+                    }
+                });
+            });
+        });
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let a = cx.state.results.attribution.result.clone()?;
+        let d = self.data.last()?;
+        let heads = a.value.heads.first().map_or(0, Vec::len);
+        let mut cols = numbers(heads);
+        if d.cols > heads {
+            cols.extend([String::new(), "mlp".to_owned()]);
+        }
+        Some(Table::grid("direct-attribution", ("layer", "head"), d, numbers(d.rows), cols))
+    }
+}
+
+impl AttributionView {
+    fn grid(
+        &self,
+        ui: &mut egui::Ui,
+        cx: &mut Context<'_>,
+        a: &Attribution,
+        data: &HeatData,
+        colors: crate::gpu::heatmap::Coloring,
+    ) {
+        let heads = a.heads.first().map_or(0, Vec::len);
+        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let name = |r: usize, c: usize| match c {
+            c if c < heads => format!("a{r}.h{c}"),
+            c if c == heads + 1 => format!("m{r}"),
+            _ => String::new(),
+        };
+        let outcome = Heatmap {
+            name: "direct attribution",
+            data,
+            coloring: colors,
+            row_label: &|r| r.to_string(),
+            col_label: &|c| if c < heads { c.to_string() } else if c == heads + 1 { "mlp".to_owned() } else { String::new() },
+            row_label_width: 24.0,
+            flip: true,
+            square: false,
+            pinned: (Some(p.layer), p.head),
+            hovered: (h.head.map(|x| x.0).or(h.layer), h.head.map(|x| x.1)),
+            isolate: false,
+            cell_text: Some(&|r, c| data.get(r, c).map(|v| format!("{v:+.2}"))),
+            tooltip: &|ui, r, c| {
+                if let Some(v) = data.get(r, c) {
+                    ui.label(name(r, c));
+                    ui.label(RichText::new(format!("{v:+.4}")).font(theme::title()));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((r, c)) = outcome.hovered {
+            cx.hovered.layer = Some(r);
+            if c < heads {
+                cx.hovered.head = Some((r, c));
+            }
+        }
+        if let Some((r, c)) = outcome.clicked
+            && c < heads
+        {
+            cx.pin(|p| {
+                (p.layer, p.head, p.all_heads, p.focus) = (r, Some(c), false, Focus::Head);
+            });
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Logit lens: layer × position.
+
+use eframe::egui::{self, RichText};
+
+use super::{Cached, Context, Table, View, numbers, position_labels, ready};
+use crate::analysis::logit_lens::{Cell, Lens};
+use crate::app::selection::Focus;
+use crate::app::theme;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, coloring, diverging};
+use crate::app::widgets::{choice, token_text};
+use crate::gpu::{ColorMap, HeatData, NOTHING};
+
+/// What the cells' colour says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Quantity {
+    #[default]
+    TopProbability,
+    ActualProbability,
+    ActualRank,
+    Entropy,
+    AnswerProbability,
+    AnswerDifference,
+}
+
+#[derive(Default)]
+pub struct LensView {
+    quantity: Quantity,
+    data: Cached<(u64, Quantity)>,
+}
+
+fn value(cell: &Cell, quantity: Quantity) -> Option<f32> {
+    match quantity {
+        Quantity::TopProbability => cell.top.first().map(|t| t.prob),
+        Quantity::ActualProbability => cell.actual_prob,
+        // Ranks span orders of magnitude; 0 is the best.
+        Quantity::ActualRank => cell.actual_rank.map(|r| -((r + 1) as f32).log10()),
+        Quantity::Entropy => Some(cell.entropy),
+        Quantity::AnswerProbability => cell.answer.map(|a| a.prob),
+        Quantity::AnswerDifference => cell.answer.and_then(|a| a.logit_difference),
+    }
+}
+
+fn matrix(lens: &Lens, quantity: Quantity) -> HeatData {
+    let n = lens.positions.len();
+    let values = lens
+        .cells
+        .iter()
+        .flat_map(|row| row.iter().map(|c| c.as_ref().and_then(|c| value(c, quantity)).unwrap_or(NOTHING)))
+        .collect();
+    HeatData::new(lens.n_layers, n, values)
+}
+
+impl View for LensView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let slot = &cx.state.results.lens;
+        let Some(lens) = slot.result.clone().filter(|_| slot.error.is_none()) else {
+            ready(ui, cx, slot);
+            return;
+        };
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let run = cx.run();
+        let mut options = vec![
+            (Quantity::TopProbability, "top token's probability"),
+            (Quantity::ActualProbability, "actual token's probability"),
+            (Quantity::ActualRank, "actual token's rank"),
+            (Quantity::Entropy, "entropy"),
+        ];
+        if run.as_ref().is_some_and(|r| r.answer.is_some()) {
+            options.push((Quantity::AnswerProbability, "answer's probability"));
+        }
+        if run.as_ref().is_some_and(|r| r.answer.is_some() && r.wrong.is_some()) {
+            options.push((Quantity::AnswerDifference, "logit difference"));
+        }
+        if !options.iter().any(|(q, _)| *q == self.quantity) {
+            self.quantity = Quantity::default();
+        }
+        let data = self.data.get((lens.stamp, self.quantity), || matrix(&lens.value, self.quantity));
+        let (colors, low, high) = match self.quantity {
+            Quantity::AnswerDifference => {
+                let m = data.max_abs();
+                (diverging(&cx.palette, m, lens.fresh), number(-m), number(m))
+            }
+            Quantity::ActualRank => {
+                let worst = 10f32.powf(-data.min);
+                let c = coloring(&cx.palette, ColorMap::Viridis, data.min.min(-1.0), 0.0, false, lens.fresh);
+                (c, format!("rank {worst:.0}"), "1".to_owned())
+            }
+            Quantity::Entropy => {
+                let c = coloring(&cx.palette, ColorMap::Viridis, 0.0, data.max, false, lens.fresh);
+                (c, "0".to_owned(), format!("{:.1} nats", data.max))
+            }
+            _ => {
+                let c = coloring(&cx.palette, ColorMap::Viridis, 0.0, 1.0, false, lens.fresh);
+                (c, "0".to_owned(), "1".to_owned())
+            }
+        };
+        ui.horizontal(|ui| {
+            if let Some(q) = choice(ui, "colour", self.quantity, &options) {
+                self.quantity = q;
+            }
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &low, &high));
+        });
+        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let top = |r: usize, c: usize| lens.value.cells.get(r).and_then(|row| row.get(c)).and_then(|c| c.as_ref());
+        let outcome = Heatmap {
+            name: "logit lens",
+            data: &data,
+            coloring: colors,
+            row_label: &|r| r.to_string(),
+            col_label: &|c| cx.token(c),
+            row_label_width: 24.0,
+            flip: true,
+            square: false,
+            pinned: (None, Some(p.pos)),
+            hovered: (h.layer, h.pos),
+            isolate: false,
+            cell_text: Some(&|r, c| top(r, c).and_then(|c| c.top.first()).map(|t| token_text::short(&cx.text_of(t.id), 9))),
+            tooltip: &|ui, r, c| {
+                ui.label(RichText::new(format!("layer {r}, after {} ({c})", cx.token(c))).font(theme::title()));
+                if let Some(cell) = top(r, c) {
+                    for t in &cell.top {
+                        ui.monospace(format!("{:<14} {:>7.2} %", cx.text_of(t.id), t.prob * 100.0));
+                    }
+                    if let Some(rank) = cell.actual_rank {
+                        ui.label(format!("actual next token {}: rank {}", cx.token(c + 1), rank + 1));
+                    }
+                    ui.label(format!("entropy {:.2} nats", cell.entropy));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((r, c)) = outcome.hovered {
+            (cx.hovered.layer, cx.hovered.pos) = (Some(r), Some(c));
+        }
+        if let Some((r, c)) = outcome.clicked {
+            cx.pin(|p| {
+                (p.pos, p.layer, p.focus) = (c, r, Focus::Token);
+            });
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let d = self.data.last()?;
+        Some(Table::grid("logit-lens", ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
+    }
+}

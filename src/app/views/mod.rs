@@ -1,0 +1,234 @@
+//! The views: one file each, one line each in [`VIEWS`]. A view reads the state and sends actions.
+
+mod activations;
+mod attention;
+mod attribution;
+mod lens;
+mod norms;
+mod projection;
+
+use std::sync::Arc;
+
+use eframe::egui;
+
+use super::command::Action;
+use super::selection::{Hovered, Pinned};
+use super::state::{Slot, State};
+use super::theme::Palette;
+use super::widgets::{message, token_text};
+use crate::gpu::HeatData;
+use crate::jobs::Run;
+
+/// Names of the views, in the order of lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ViewKind {
+    Attention,
+    Lens,
+    Norms,
+    Projection,
+    Activations,
+    Attribution,
+}
+
+/// What a view is, for menus, tabs, help, `render` and tests.
+pub struct ViewDef {
+    pub kind: ViewKind,
+    /// Name on the command line.
+    pub name: &'static str,
+    pub title: &'static str,
+    /// What it shows, in two sentences.
+    pub help: &'static str,
+    /// Formula and source.
+    pub formula: &'static str,
+    pub make: fn() -> Box<dyn View>,
+}
+
+/// Every view.
+pub const VIEWS: &[ViewDef] = &[
+    ViewDef {
+        kind: ViewKind::Attention,
+        name: "attention",
+        title: "Attention",
+        help: "Where every head looks: a thumbnail for each head, and one head large. Rows attend to columns; each row adds up to one.",
+        formula: "pattern = softmax(q · k / √d_head), blocks.L.attn.hook_pattern [head, dest, src]",
+        make: || Box::new(attention::Attention::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Lens,
+        name: "lens",
+        title: "Logit lens",
+        help: "What the model would predict if the residual stream of a layer went straight to the output. Reading upwards shows when the answer appears.",
+        formula: "softmax(unembed(ln_final(resid_post[l]))) [nostalgebraist 2020]",
+        make: || Box::new(lens::LensView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Norms,
+        name: "norms",
+        title: "Residual norms",
+        help: "How large the residual stream is at each layer and position, and how much attention and MLP write. One position often carries most of it: an attention sink.",
+        formula: "‖x‖₂ of hook_resid_post, hook_attn_out, hook_mlp_out [pos, d_model]",
+        make: || Box::new(norms::NormsView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Projection,
+        name: "projection",
+        title: "Projection",
+        help: "The residual stream of all layers and positions along its two principal components. The line is the pinned token's way through the layers.",
+        formula: "PCA of resid_pre[l][pos] over all layers and positions",
+        make: || Box::new(projection::ProjectionView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Activations,
+        name: "activations",
+        title: "Activations",
+        help: "Neurons of one layer's MLP on every token, the leading ones first; or how much every head writes. Click a neuron to see which tokens it promotes.",
+        formula: "blocks.L.mlp.hook_post [pos, d_mlp]; ‖z · W_O‖₂ per head",
+        make: || Box::new(activations::Activations::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Attribution,
+        name: "attribution",
+        title: "Direct attribution",
+        help: "What each head and MLP by itself adds to the answer's logit, or to the difference of two. The parts add up to the logit (difference).",
+        formula: "component · (W_U[answer] − W_U[wrong]), final norm's scale frozen [TransformerLens]",
+        make: || Box::new(attribution::AttributionView::default()),
+    },
+];
+
+impl ViewKind {
+    pub fn def(self) -> &'static ViewDef {
+        VIEWS.iter().find(|v| v.kind == self).unwrap_or(&VIEWS[0])
+    }
+}
+
+/// What a view may read, and where it sends what it wants.
+pub struct Context<'a> {
+    pub state: &'a State,
+    pub palette: Palette,
+    pub actions: &'a mut Vec<Action>,
+    /// What the pointer is over in this frame.
+    pub hovered: &'a mut Hovered,
+}
+
+impl Context<'_> {
+    pub fn pinned(&self) -> Pinned {
+        self.state.selection.pinned
+    }
+
+    pub fn pin(&mut self, change: impl FnOnce(&mut Pinned)) {
+        let mut p = self.state.selection.pinned;
+        change(&mut p);
+        if p != self.state.selection.pinned {
+            self.actions.push(Action::Pin(p));
+        }
+    }
+
+    pub fn run(&self) -> Option<Arc<Run>> {
+        self.state.run().cloned()
+    }
+
+    /// Label of a position: its token.
+    pub fn token(&self, pos: usize) -> String {
+        self.state.run().and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| token_text::short(t, 12))
+    }
+
+    pub fn text_of(&self, id: u32) -> String {
+        self.state.model.as_ref().map_or_else(|| id.to_string(), |m| token_text::visible(&m.token_text(id)))
+    }
+}
+
+/// A view's own, transient state and its drawing.
+pub trait View {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>);
+
+    /// The numbers on screen, for export; `None` while there are none.
+    fn table(&self, cx: &Context<'_>) -> Option<Table>;
+}
+
+/// Numbers with their axes.
+pub struct Table {
+    pub name: String,
+    pub row_axis: &'static str,
+    pub col_axis: &'static str,
+    pub rows: Vec<String>,
+    pub cols: Vec<String>,
+    /// [row][col]
+    pub values: Vec<Vec<f32>>,
+}
+
+impl Table {
+    pub fn csv(&self) -> String {
+        let flat: Vec<f32> = self.values.iter().flatten().copied().collect();
+        let data = HeatData::new(self.rows.len(), self.cols.len(), flat);
+        super::widgets::heatmap::csv(&data, &|r| self.rows[r].clone(), &|c| self.cols[c].clone())
+    }
+
+    pub fn json(&self) -> String {
+        serde_json::json!({
+            "name": self.name, "axes": [self.row_axis, self.col_axis],
+            "rows": self.rows, "cols": self.cols, "values": self.values,
+        })
+        .to_string()
+    }
+
+    fn grid(name: &str, axes: (&'static str, &'static str), data: &HeatData, rows: Vec<String>, cols: Vec<String>) -> Self {
+        let values = data.values().chunks(data.cols.max(1)).map(<[f32]>::to_vec).collect();
+        Self { name: name.to_owned(), row_axis: axes.0, col_axis: axes.1, rows, cols, values }
+    }
+}
+
+/// Shows why there is nothing to show; true if there is a result to go on with.
+fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
+    if let Some(error) = slot.error.as_ref().or(cx.state.results.run.error.as_ref()) {
+        message(ui, error, true);
+        return false;
+    }
+    if slot.result.is_some() {
+        return true;
+    }
+    if cx.state.model.is_none() {
+        let text = if cx.state.opening.is_some() { "opening the model …" } else { "open a model to begin" };
+        message(ui, text, false);
+    } else if cx.state.document.prompt.is_empty() {
+        message(ui, "type a prompt to begin", false);
+    } else {
+        message(ui, "computing …", false);
+    }
+    false
+}
+
+/// A matrix that is rebuilt when its key changes.
+struct Cached<K> {
+    entry: Option<(K, HeatData)>,
+}
+
+impl<K> Default for Cached<K> {
+    fn default() -> Self {
+        Self { entry: None }
+    }
+}
+
+impl<K: PartialEq> Cached<K> {
+    fn get(&mut self, key: K, build: impl FnOnce() -> HeatData) -> HeatData {
+        match &self.entry {
+            Some((k, data)) if *k == key => data.clone(),
+            _ => {
+                let data = build();
+                self.entry = Some((key, data.clone()));
+                data
+            }
+        }
+    }
+
+    fn last(&self) -> Option<&HeatData> {
+        self.entry.as_ref().map(|(_, d)| d)
+    }
+}
+
+fn position_labels(cx: &Context<'_>, n: usize) -> Vec<String> {
+    (0..n).map(|p| format!("{p} {}", cx.token(p))).collect()
+}
+
+fn numbers(n: usize) -> Vec<String> {
+    (0..n).map(|i| i.to_string()).collect()
+}

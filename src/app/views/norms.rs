@@ -1,0 +1,116 @@
+//! Residual norms: layer × position.
+
+use eframe::egui::{self, RichText};
+
+use super::{Cached, Context, Table, View, numbers, position_labels, ready};
+use crate::app::selection::Focus;
+use crate::app::theme;
+use crate::app::widgets::choice;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, sequential};
+use crate::gpu::HeatData;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Stream {
+    #[default]
+    Resid,
+    Attn,
+    Mlp,
+}
+
+pub struct NormsView {
+    stream: Stream,
+    /// Colour by the logarithm: sinks are a hundred times larger than the rest.
+    log: bool,
+    data: Cached<(u64, Stream, bool)>,
+}
+
+impl Default for NormsView {
+    fn default() -> Self {
+        Self { stream: Stream::default(), log: true, data: Cached::default() }
+    }
+}
+
+impl View for NormsView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let slot = &cx.state.results.norms;
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let Some(norms) = slot.result.clone() else { return };
+        let mut options = vec![(Stream::Resid, "resid_post"), (Stream::Attn, "attn_out")];
+        if norms.value.mlp_out.is_empty() {
+            if self.stream == Stream::Mlp {
+                self.stream = Stream::Resid;
+            }
+        } else {
+            options.push((Stream::Mlp, "mlp_out"));
+        }
+        let rows = match self.stream {
+            Stream::Resid => &norms.value.resid_post,
+            Stream::Attn => &norms.value.attn_out,
+            Stream::Mlp => &norms.value.mlp_out,
+        };
+        let log = self.log;
+        let shown = |v: f32| if log { v.max(1e-6).log10() } else { v };
+        let data = self.data.get((norms.stamp, self.stream, log), || {
+            let cols = rows.first().map_or(0, Vec::len);
+            HeatData::new(rows.len(), cols, rows.iter().flatten().map(|v| shown(*v)).collect())
+        });
+        let real = |v: f32| if log { 10f32.powf(v) } else { v };
+        let low = if log { data.min } else { 0.0 };
+        let colors = sequential(&cx.palette, low, data.max, norms.fresh);
+        ui.horizontal(|ui| {
+            if let Some(s) = choice(ui, "of", self.stream, &options) {
+                self.stream = s;
+            }
+            ui.toggle_value(&mut self.log, RichText::new("log colour").font(theme::small()));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &number(real(low)), &number(real(data.max)));
+            });
+        });
+        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let outcome = Heatmap {
+            name: "norms",
+            data: &data,
+            coloring: colors,
+            row_label: &|r| r.to_string(),
+            col_label: &|c| cx.token(c),
+            row_label_width: 24.0,
+            flip: true,
+            square: false,
+            pinned: (None, Some(p.pos)),
+            hovered: (h.layer, h.pos),
+            isolate: false,
+            cell_text: Some(&|r, c| data.get(r, c).map(|v| number(real(v)))),
+            tooltip: &|ui, r, c| {
+                ui.label(format!("layer {r}, {} ({c})", cx.token(c)));
+                if let Some(v) = data.get(r, c) {
+                    ui.label(RichText::new(format!("norm {:.2}", real(v))).font(theme::title()));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((r, c)) = outcome.hovered {
+            (cx.hovered.layer, cx.hovered.pos) = (Some(r), Some(c));
+        }
+        if let Some((r, c)) = outcome.clicked {
+            cx.pin(|p| {
+                (p.pos, p.layer, p.focus) = (c, r, Focus::Token);
+            });
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let d = self.data.last()?;
+        let name = match (self.stream, self.log) {
+            (Stream::Resid, false) => "norm-resid_post",
+            (Stream::Attn, false) => "norm-attn_out",
+            (Stream::Mlp, false) => "norm-mlp_out",
+            (Stream::Resid, true) => "log10-norm-resid_post",
+            (Stream::Attn, true) => "log10-norm-attn_out",
+            (Stream::Mlp, true) => "log10-norm-mlp_out",
+        };
+        Some(Table::grid(name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
+    }
+}

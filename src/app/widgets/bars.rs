@@ -1,0 +1,54 @@
+//! A list of labelled bars: signed values around a middle line, or magnitudes from the left.
+
+use eframe::egui::{self, Align2, pos2, vec2};
+
+use crate::app::theme::{self, Palette};
+
+pub struct Bar {
+    pub label: String,
+    pub value: f32,
+    /// The number as shown at the right.
+    pub text: String,
+    pub strong: bool,
+}
+
+/// Draws one bar across the available width; `max` is the length of a full one.
+pub fn bar(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, label_width: f32) -> egui::Response {
+    let palette = Palette::of(ui.ctx());
+    let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), 17.0), egui::Sense::click());
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("{} {}", bar.label, bar.text)));
+    if !ui.is_rect_visible(rect) {
+        return response;
+    }
+    let painter = ui.painter_at(rect);
+    if response.hovered() || response.has_focus() {
+        painter.rect_filled(rect, 3.0, palette.hovered);
+    }
+    let color = if bar.strong { palette.accent } else { palette.text };
+    let value_width = 58.0;
+    let label_clip = egui::Rect::from_min_max(rect.min, pos2(rect.min.x + label_width, rect.max.y));
+    painter.with_clip_rect(label_clip).text(
+        pos2(rect.min.x + 4.0, rect.center().y),
+        Align2::LEFT_CENTER,
+        &bar.label,
+        theme::mono(),
+        color,
+    );
+    let track = egui::Rect::from_min_max(
+        pos2(rect.min.x + label_width + 4.0, rect.center().y - 4.0),
+        pos2((rect.max.x - value_width).max(rect.min.x + label_width + 5.0), rect.center().y + 4.0),
+    );
+    painter.rect_filled(track, 2.0, palette.raised);
+    let share = if max > 0.0 && bar.value.is_finite() { (bar.value / max).clamp(-1.0, 1.0) } else { 0.0 };
+    let filled = if signed {
+        let middle = track.center().x;
+        let end = middle + share * track.width() / 2.0;
+        painter.vline(middle, track.y_range(), egui::Stroke::new(1.0, palette.faint));
+        egui::Rect::from_x_y_ranges(middle.min(end)..=middle.max(end), track.y_range())
+    } else {
+        egui::Rect::from_x_y_ranges(track.min.x..=track.min.x + share.max(0.0) * track.width(), track.y_range())
+    };
+    painter.rect_filled(filled, 2.0, if signed { palette.signed(bar.value) } else { palette.bar });
+    painter.text(pos2(rect.max.x - 4.0, rect.center().y), Align2::RIGHT_CENTER, &bar.text, theme::mono(), color);
+    response
+}

@@ -1,0 +1,66 @@
+//! The bar that says which colour means which number.
+
+use eframe::egui::{self, Align2, pos2, vec2};
+
+use crate::app::theme::{self, Palette};
+use crate::gpu::heatmap::Coloring;
+
+/// A number in few digits.
+pub fn number(v: f32) -> String {
+    let a = v.abs();
+    if a == 0.0 {
+        "0".to_owned()
+    } else if a >= 1e5 || a < 1e-3 {
+        format!("{v:.1e}")
+    } else if a >= 100.0 {
+        format!("{v:.0}")
+    } else if a >= 10.0 {
+        format!("{v:.1}")
+    } else {
+        format!("{v:.2}")
+    }
+}
+
+/// Draws the bar in one line of the current layout.
+pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
+    let palette = Palette::of(ui.ctx());
+    let galley = |text: &str| ui.painter().layout_no_wrap(text.to_owned(), theme::mono_small(), palette.weak);
+    let (low, high) = (galley(low), galley(high));
+    let width = 72.0;
+    let total = low.size().x + high.size().x + width + 12.0;
+    let (rect, response) = ui.allocate_exact_size(vec2(total, 14.0), egui::Sense::hover());
+    response.on_hover_text("which colour means which value");
+    let bar = egui::Rect::from_min_size(pos2(rect.min.x + low.size().x + 6.0, rect.center().y - 4.0), vec2(width, 8.0));
+    let mut mesh = egui::Mesh::default();
+    let n = 32;
+    for i in 0..=n {
+        let t = i as f32 / n as f32;
+        let x = egui::lerp(bar.x_range(), t);
+        let color = coloring.map.at(t);
+        mesh.colored_vertex(pos2(x, bar.min.y), color);
+        mesh.colored_vertex(pos2(x, bar.max.y), color);
+        if i > 0 {
+            let k = 2 * i;
+            mesh.add_triangle(k - 2, k - 1, k);
+            mesh.add_triangle(k - 1, k, k + 1);
+        }
+    }
+    let painter = ui.painter();
+    painter.add(egui::Shape::mesh(mesh));
+    painter.rect_stroke(bar, 1.0, egui::Stroke::new(1.0, palette.border), egui::StrokeKind::Outside);
+    painter.galley(pos2(rect.min.x, rect.center().y - low.size().y / 2.0), low, palette.weak);
+    let at = Align2::LEFT_CENTER.anchor_size(pos2(bar.max.x + 6.0, rect.center().y), high.size());
+    painter.galley(at.min, high, palette.weak);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn few_digits() {
+        assert_eq!([number(0.0), number(0.5), number(-12.34), number(1234.5), number(1e-6)], [
+            "0", "0.50", "-12.3", "1234", "1.0e-6"
+        ]);
+    }
+}

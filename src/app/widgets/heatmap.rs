@@ -1,0 +1,404 @@
+//! The heatmap widget: labels, zoom and pan, crosshair, cell texts, tooltip, copy; the cells themselves
+//! are drawn by [`crate::gpu::heatmap`].
+
+use eframe::egui::{self, Align2, Pos2, Rect, Stroke, pos2, vec2};
+use eframe::egui_wgpu::Callback;
+
+use crate::app::theme::{self, Palette};
+use crate::gpu::ColorMap;
+use crate::gpu::colormap::ink_on;
+use crate::gpu::heatmap::{Coloring, HeatData, HeatmapCallback};
+
+/// Label of a row or column.
+pub type Label<'a> = &'a dyn Fn(usize) -> String;
+
+/// A heatmap to be shown in the available space.
+pub struct Heatmap<'a> {
+    pub name: &'a str,
+    pub data: &'a HeatData,
+    pub coloring: Coloring,
+    pub row_label: Label<'a>,
+    pub col_label: Label<'a>,
+    pub row_label_width: f32,
+    /// Row 0 at the bottom, as layers are usually drawn.
+    pub flip: bool,
+    pub square: bool,
+    /// Pinned and pointed-at rows and columns.
+    pub pinned: (Option<usize>, Option<usize>),
+    pub hovered: (Option<usize>, Option<usize>),
+    /// Darken everything outside the pinned row and column.
+    pub isolate: bool,
+    /// Text inside a cell, where it fits.
+    pub cell_text: Option<&'a dyn Fn(usize, usize) -> Option<String>>,
+    pub tooltip: &'a dyn Fn(&mut egui::Ui, usize, usize),
+}
+
+/// What happened.
+pub struct Outcome {
+    pub hovered: Option<(usize, usize)>,
+    pub clicked: Option<(usize, usize)>,
+}
+
+/// Colours for a magnitude from `low` to `high`.
+pub fn sequential(palette: &Palette, low: f32, high: f32, fresh: bool) -> Coloring {
+    coloring(palette, palette.sequential(), low, high, false, fresh)
+}
+
+/// Colours for a signed value, symmetric around zero.
+pub fn diverging(palette: &Palette, max_abs: f32, fresh: bool) -> Coloring {
+    let m = if max_abs > 0.0 { max_abs } else { 1.0 };
+    coloring(palette, palette.diverging(), -m, m, true, fresh)
+}
+
+pub fn coloring(palette: &Palette, map: ColorMap, low: f32, high: f32, signed: bool, fresh: bool) -> Coloring {
+    Coloring {
+        map,
+        low,
+        high,
+        signed,
+        nan: palette.nan,
+        gap: palette.panel,
+        gap_width: 1.0,
+        opacity: if fresh { 1.0 } else { 0.45 },
+    }
+}
+
+/// The visible part, in cells.
+#[derive(Clone, Copy, PartialEq)]
+struct View {
+    x: f32,
+    y: f32,
+    w: f32,
+    h: f32,
+    rows: usize,
+    cols: usize,
+}
+
+impl View {
+    fn whole(data: &HeatData) -> Self {
+        Self { x: 0.0, y: 0.0, w: data.cols as f32, h: data.rows as f32, rows: data.rows, cols: data.cols }
+    }
+
+    fn clamp(&mut self) {
+        self.w = self.w.clamp(1.0_f32.min(self.cols as f32), self.cols as f32);
+        self.h = self.h.clamp(1.0_f32.min(self.rows as f32), self.rows as f32);
+        self.x = self.x.clamp(0.0, self.cols as f32 - self.w);
+        self.y = self.y.clamp(0.0, self.rows as f32 - self.h);
+    }
+}
+
+const LABEL_ROW: f32 = 12.0;
+const COL_LABELS: f32 = 16.0;
+const COL_LABELS_TURNED: f32 = 52.0;
+
+impl Heatmap<'_> {
+    pub fn show(self, ui: &mut egui::Ui) -> Outcome {
+        let palette = Palette::of(ui.ctx());
+        let id = ui.make_persistent_id(self.name);
+        let (outer, mut response) = ui.allocate_exact_size(ui.available_size(), egui::Sense::click_and_drag());
+        let (rows, cols) = (self.data.rows, self.data.cols);
+        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, format!("{}: {rows} × {cols}", self.name)));
+        let nothing = Outcome { hovered: None, clicked: None };
+        if rows == 0 || cols == 0 || outer.width() < 24.0 || outer.height() < 24.0 {
+            return nothing;
+        }
+        let mut view = ui.data(|d| d.get_temp::<View>(id)).unwrap_or_else(|| View::whole(self.data));
+        if (view.rows, view.cols) != (rows, cols) {
+            view = View::whole(self.data);
+        }
+        // Labels stand upright where the columns are wide enough, else they are turned.
+        let inner_width = (outer.width() - self.row_label_width).max(8.0);
+        let turned = inner_width / view.w < 34.0;
+        let labels = if turned { COL_LABELS_TURNED.min(outer.height() * 0.25) } else { COL_LABELS };
+        let mut plot = Rect::from_min_max(
+            pos2(outer.min.x + self.row_label_width, outer.min.y),
+            pos2(outer.max.x, (outer.max.y - labels).max(outer.min.y + 8.0)),
+        );
+        if self.square {
+            let cell = (plot.width() / view.w).min(plot.height() / view.h);
+            plot = Rect::from_min_size(plot.min, vec2(cell * view.w, cell * view.h));
+        }
+        self.navigate(ui, &response, plot, &mut view);
+        ui.data_mut(|d| d.insert_temp(id, view));
+        let at = Placement { plot, view, flip: self.flip };
+
+        let painter = ui.painter_at(outer);
+        let window = if self.flip { [view.x, rows as f32 - view.y, view.w, -view.h] } else { [view.x, view.y, view.w, view.h] };
+        ui.painter_at(plot).add(Callback::new_paint_callback(
+            plot,
+            HeatmapCallback { widget: id.value(), data: self.data.clone(), rect: plot, window, coloring: self.coloring },
+        ));
+        self.labels(&painter, &palette, &at, turned);
+        self.cell_texts(&ui.painter_at(plot), &at);
+        let hovered = response.hover_pos().and_then(|p| at.cell_at(p, rows, cols));
+        self.marks(&ui.painter_at(plot.expand(1.5)), &palette, &at, hovered);
+        if let Some((r, c)) = hovered {
+            let tooltip = self.tooltip;
+            egui::Tooltip::for_widget(&response).at_pointer().gap(14.0).show(|ui| tooltip(ui, r, c));
+        }
+        if hovered.is_some() {
+            response = response.on_hover_cursor(egui::CursorIcon::Crosshair);
+        }
+        let clicked = if response.clicked() { hovered } else { None };
+        response.context_menu(|ui| {
+            if ui.button("Copy values as CSV").clicked() {
+                let text = csv(self.data, self.row_label, self.col_label);
+                ui.ctx().copy_text(text);
+            }
+            if ui.button("Show everything").on_hover_text("also by a double click").clicked() {
+                ui.data_mut(|d| d.insert_temp(id, View::whole(self.data)));
+            }
+        });
+        Outcome { hovered, clicked }
+    }
+
+    fn navigate(&self, ui: &egui::Ui, response: &egui::Response, plot: Rect, view: &mut View) {
+        if response.double_clicked() {
+            *view = View::whole(self.data);
+        }
+        let per_pixel = vec2(view.w / plot.width(), view.h / plot.height());
+        let sign = if self.flip { -1.0 } else { 1.0 };
+        if let Some(pointer) = response.hover_pos() {
+            let (zoom, scroll) = ui.input(|i| (i.zoom_delta(), i.smooth_scroll_delta()));
+            if (zoom - 1.0).abs() > 1e-4 {
+                let fx = ((pointer.x - plot.min.x) / plot.width()).clamp(0.0, 1.0);
+                let fy = ((pointer.y - plot.min.y) / plot.height()).clamp(0.0, 1.0);
+                let fy = if self.flip { 1.0 - fy } else { fy };
+                let (w, h) = (view.w, view.h);
+                view.w = (w / zoom).clamp(3.0_f32.min(w), self.data.cols as f32);
+                view.h = (h / zoom).clamp(3.0_f32.min(h), self.data.rows as f32);
+                view.x += (w - view.w) * fx;
+                view.y += (h - view.h) * fy;
+            } else if scroll != egui::Vec2::ZERO && (view.w < self.data.cols as f32 || view.h < self.data.rows as f32) {
+                view.x -= scroll.x * per_pixel.x;
+                view.y -= sign * scroll.y * per_pixel.y;
+            }
+        }
+        if response.dragged() {
+            let d = response.drag_delta();
+            view.x -= d.x * per_pixel.x;
+            view.y -= sign * d.y * per_pixel.y;
+        }
+        view.clamp();
+    }
+
+    fn labels(&self, painter: &egui::Painter, palette: &Palette, at: &Placement, turned: bool) {
+        let color = |i: usize, pinned: Option<usize>, hovered: Option<usize>| {
+            if pinned == Some(i) {
+                palette.accent
+            } else if hovered == Some(i) {
+                palette.text
+            } else {
+                palette.weak
+            }
+        };
+        let important = |i: usize, pinned: Option<usize>, hovered: Option<usize>| pinned == Some(i) || hovered == Some(i);
+        let (first, last) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
+        let step = (LABEL_ROW / (at.plot.height() / at.view.h)).ceil().max(1.0) as usize;
+        let marked = [self.pinned.0, self.hovered.0];
+        for r in first..last {
+            let emphasised = important(r, self.pinned.0, self.hovered.0);
+            let near = marked.iter().flatten().any(|m| r.abs_diff(*m) < step);
+            if !(emphasised || r.is_multiple_of(step) && !near) {
+                continue;
+            }
+            let y = at.row_center(r);
+            let mut font = theme::mono_small();
+            font.size = font.size.min(12.0);
+            painter.text(
+                pos2(at.plot.min.x - 5.0, y),
+                Align2::RIGHT_CENTER,
+                (self.row_label)(r),
+                font,
+                color(r, self.pinned.0, self.hovered.0),
+            );
+        }
+        let (first, last) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
+        let cell = at.plot.width() / at.view.w;
+        let step = (LABEL_ROW / cell).ceil().max(1.0) as usize;
+        let marked = [self.pinned.1, self.hovered.1];
+        for c in first..last {
+            let emphasised = important(c, self.pinned.1, self.hovered.1);
+            let near = marked.iter().flatten().any(|m| c.abs_diff(*m) < step);
+            if !(emphasised || c.is_multiple_of(step) && !near) {
+                continue;
+            }
+            let x = at.col_center(c);
+            let color = color(c, self.pinned.1, self.hovered.1);
+            let text = (self.col_label)(c);
+            let galley = painter.layout_no_wrap(text, theme::mono_small(), color);
+            if turned {
+                // Reads upwards, its end at the axis.
+                let pos = pos2(x - galley.size().y / 2.0, at.plot.max.y + 4.0 + galley.size().x);
+                let shape = egui::epaint::TextShape::new(pos, galley, color).with_angle(-std::f32::consts::FRAC_PI_2);
+                painter.add(shape);
+            } else {
+                let clip = Rect::from_min_max(
+                    pos2(x - cell / 2.0 + 1.0, at.plot.max.y),
+                    pos2(x + cell / 2.0 - 1.0, painter.clip_rect().max.y),
+                );
+                let left = (x - galley.size().x / 2.0).max(clip.min.x);
+                painter.with_clip_rect(clip).galley(pos2(left, at.plot.max.y + 3.0), galley, color);
+            }
+        }
+    }
+
+    fn cell_texts(&self, painter: &egui::Painter, at: &Placement) {
+        let Some(text) = self.cell_text else { return };
+        let cell = vec2(at.plot.width() / at.view.w, at.plot.height() / at.view.h);
+        if cell.x < 34.0 || cell.y < 11.0 {
+            return;
+        }
+        let (x0, x1) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
+        let (y0, y1) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
+        let mut font = theme::mono_small();
+        font.size = (cell.y * 0.72).clamp(8.0, 11.5);
+        let c = &self.coloring;
+        for r in y0..y1 {
+            for col in x0..x1 {
+                let (Some(value), Some(text)) = (self.data.get(r, col), text(r, col)) else { continue };
+                let t = (value - c.low) / (c.high - c.low).max(f32::MIN_POSITIVE);
+                let ink = ink_on(c.map.at(t)).gamma_multiply(c.opacity.max(0.6));
+                let rect = Rect::from_center_size(pos2(at.col_center(col), at.row_center(r)), cell).shrink2(vec2(2.0, 0.0));
+                let galley = painter.layout_no_wrap(text, font.clone(), ink);
+                let left = (rect.center().x - galley.size().x / 2.0).max(rect.min.x);
+                painter.with_clip_rect(rect).galley(pos2(left, rect.center().y - galley.size().y / 2.0), galley, ink);
+            }
+        }
+    }
+
+    fn marks(&self, painter: &egui::Painter, palette: &Palette, at: &Placement, hovered: Option<(usize, usize)>) {
+        let row = |r: usize| Rect::from_x_y_ranges(at.plot.x_range(), at.row_range(r));
+        let col = |c: usize| Rect::from_x_y_ranges(at.col_range(c), at.plot.y_range());
+        if self.isolate {
+            let shade = palette.panel.gamma_multiply(0.78);
+            if let Some(r) = self.pinned.0 {
+                let y = at.row_range(r);
+                painter.rect_filled(Rect::from_x_y_ranges(at.plot.x_range(), at.plot.min.y..=y.min), 0.0, shade);
+                painter.rect_filled(Rect::from_x_y_ranges(at.plot.x_range(), y.max..=at.plot.max.y), 0.0, shade);
+            }
+        }
+        let line = |alpha: f32| Stroke::new(1.0, palette.text.gamma_multiply(alpha));
+        let kind = egui::StrokeKind::Outside;
+        for (r, c) in [(self.hovered.0, self.hovered.1), (hovered.map(|h| h.0), hovered.map(|h| h.1))] {
+            if let Some(r) = r.filter(|r| *r < self.data.rows) {
+                painter.rect_stroke(row(r), 0.0, line(0.35), kind);
+            }
+            if let Some(c) = c.filter(|c| *c < self.data.cols) {
+                painter.rect_stroke(col(c), 0.0, line(0.35), kind);
+            }
+        }
+        let accent = Stroke::new(1.5, palette.accent);
+        let (r, c) = (self.pinned.0.filter(|r| *r < self.data.rows), self.pinned.1.filter(|c| *c < self.data.cols));
+        match (r, c) {
+            (Some(r), Some(c)) => {
+                let cell = Rect::from_x_y_ranges(at.col_range(c), at.row_range(r));
+                painter.rect_stroke(row(r), 1.0, Stroke::new(1.0, palette.accent.gamma_multiply(0.7)), kind);
+                painter.rect_stroke(col(c), 1.0, Stroke::new(1.0, palette.accent.gamma_multiply(0.7)), kind);
+                painter.rect_stroke(cell, 1.0, Stroke::new(2.0, palette.accent), kind);
+            }
+            (Some(r), None) => {
+                painter.rect_stroke(row(r), 1.0, accent, kind);
+            }
+            (None, Some(c)) => {
+                painter.rect_stroke(col(c), 1.0, accent, kind);
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// Where cells lie on screen.
+struct Placement {
+    plot: Rect,
+    view: View,
+    flip: bool,
+}
+
+impl Placement {
+    fn row_range(&self, r: usize) -> egui::Rangef {
+        let h = self.plot.height() / self.view.h;
+        let from_edge = (r as f32 - self.view.y) * h;
+        let (a, b) = if self.flip {
+            (self.plot.max.y - from_edge - h, self.plot.max.y - from_edge)
+        } else {
+            (self.plot.min.y + from_edge, self.plot.min.y + from_edge + h)
+        };
+        egui::Rangef::new(a, b)
+    }
+
+    fn col_range(&self, c: usize) -> egui::Rangef {
+        let w = self.plot.width() / self.view.w;
+        let a = self.plot.min.x + (c as f32 - self.view.x) * w;
+        egui::Rangef::new(a, a + w)
+    }
+
+    fn row_center(&self, r: usize) -> f32 {
+        self.row_range(r).center()
+    }
+
+    fn col_center(&self, c: usize) -> f32 {
+        self.col_range(c).center()
+    }
+
+    fn cell_at(&self, p: Pos2, rows: usize, cols: usize) -> Option<(usize, usize)> {
+        if !self.plot.contains(p) {
+            return None;
+        }
+        let x = self.view.x + (p.x - self.plot.min.x) / self.plot.width() * self.view.w;
+        let fy = (p.y - self.plot.min.y) / self.plot.height();
+        let y = self.view.y + if self.flip { 1.0 - fy } else { fy } * self.view.h;
+        let (r, c) = (y.max(0.0) as usize, x.max(0.0) as usize);
+        (r < rows && c < cols).then_some((r, c))
+    }
+}
+
+/// The values with their labels.
+pub fn csv(data: &HeatData, row_label: Label<'_>, col_label: Label<'_>) -> String {
+    let quote = |s: String| {
+        if s.contains([',', '"', '\n', '\r']) { format!("\"{}\"", s.replace('"', "\"\"")) } else { s }
+    };
+    let mut out = String::new();
+    for c in 0..data.cols {
+        out.push(',');
+        out.push_str(&quote(col_label(c)));
+    }
+    for r in 0..data.rows {
+        out.push('\n');
+        out.push_str(&quote(row_label(r)));
+        for c in 0..data.cols {
+            out.push(',');
+            if let Some(v) = data.get(r, c) {
+                out.push_str(&v.to_string());
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_and_positions_agree() {
+        let view = View { x: 0.0, y: 0.0, w: 4.0, h: 2.0, rows: 2, cols: 4 };
+        let plot = Rect::from_min_size(pos2(10.0, 20.0), vec2(40.0, 20.0));
+        for flip in [false, true] {
+            let at = Placement { plot, view, flip };
+            for r in 0..2 {
+                for c in 0..4 {
+                    assert_eq!(at.cell_at(pos2(at.col_center(c), at.row_center(r)), 2, 4), Some((r, c)));
+                }
+            }
+        }
+        let at = Placement { plot, view, flip: true };
+        assert!(at.row_center(0) > at.row_center(1));
+    }
+
+    #[test]
+    fn csv_quotes_labels() {
+        let d = HeatData::new(1, 2, vec![1.5, crate::gpu::NOTHING]);
+        assert_eq!(csv(&d, &|_| "a,b".to_owned(), &|c| c.to_string()), ",0,1\n\"a,b\",1.5,");
+    }
+}

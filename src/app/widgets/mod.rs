@@ -1,0 +1,36 @@
+//! Pieces that several views are built from.
+
+pub mod bars;
+pub mod colorbar;
+pub mod heatmap;
+pub mod token_text;
+
+use eframe::egui::{self, RichText};
+
+use super::theme::{self, Palette};
+
+/// A sentence in the middle of an empty, loading or failed view.
+pub fn message(ui: &mut egui::Ui, text: &str, error: bool) {
+    let palette = Palette::of(ui.ctx());
+    ui.centered_and_justified(|ui| {
+        let color = if error { palette.error } else { palette.weak };
+        ui.add(egui::Label::new(RichText::new(text).color(color)).wrap());
+    });
+}
+
+/// A choice among a few values in one line.
+pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, options: &[(T, &str)]) -> Option<T> {
+    let mut chosen = None;
+    let text = options.iter().find(|(v, _)| *v == current).map_or("", |(_, t)| *t);
+    ui.label(RichText::new(label).font(theme::small()).color(Palette::of(ui.ctx()).weak));
+    let combo = egui::ComboBox::from_id_salt(label).selected_text(RichText::new(text).font(theme::small()));
+    let response = combo.show_ui(ui, |ui| {
+        for (value, text) in options {
+            if ui.selectable_label(*value == current, *text).clicked() && *value != current {
+                chosen = Some(*value);
+            }
+        }
+    });
+    response.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, label));
+    chosen
+}

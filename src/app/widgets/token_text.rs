@@ -1,0 +1,55 @@
+//! How a token's text is shown: spaces and line breaks visible, nothing invisible, no grapheme cut.
+
+use unicode_segmentation::UnicodeSegmentation;
+
+/// The text with `·` for spaces, signs for line breaks and tabs, and escapes for what has no shape.
+pub fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    for c in text.chars() {
+        match c {
+            ' ' => out.push('·'),
+            '\n' => out.push('↵'),
+            '\t' => out.push('⇥'),
+            '\r' => out.push_str("\\r"),
+            c if c.is_control() || is_shapeless(c) => out.push_str(&format!("\\u{:x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    if out.is_empty() { "∅".to_owned() } else { out }
+}
+
+fn is_shapeless(c: char) -> bool {
+    matches!(c, '\u{a0}' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fe00}'..='\u{fe0f}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..)
+}
+
+/// [`visible`] text of at most `limit` graphemes, with an ellipsis where it is cut.
+pub fn short(text: &str, limit: usize) -> String {
+    let shown = visible(text);
+    if shown.graphemes(true).count() <= limit {
+        return shown;
+    }
+    let mut cut: String = shown.graphemes(true).take(limit.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whitespace_is_visible() {
+        assert_eq!(visible(" Mary"), "·Mary");
+        assert_eq!(visible("\n\n\t"), "↵↵⇥");
+        assert_eq!(visible("\u{200b}"), "\\u200b");
+        assert_eq!(visible(""), "∅");
+    }
+
+    #[test]
+    fn graphemes_stay_whole() {
+        // e + combining acute is one grapheme of two characters.
+        assert_eq!(short("e\u{301}e\u{301}e\u{301}", 2), "e\u{301}…");
+        assert_eq!(short("abc", 3), "abc");
+    }
+}

@@ -1,0 +1,103 @@
+//! `render`: any view drawn to PNG without a window.
+
+use std::path::PathBuf;
+
+use eframe::egui;
+
+use super::{WindowArgs, emit};
+use crate::app::picture::{Subject, draw, png};
+use crate::app::selection::Focus;
+use crate::app::views::VIEWS;
+use crate::error::{Error, Result};
+use crate::files::write_atomic;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    what: WindowArgs,
+    /// View to draw, or `window` for everything
+    #[arg(long, value_name = "NAME")]
+    view: String,
+    /// Where to write the picture
+    #[arg(short, long, value_name = "FILE.png")]
+    output: PathBuf,
+    /// Size in points
+    #[arg(long, default_value = "1280x800", value_name = "WxH")]
+    size: String,
+    /// Pixels per point
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    scale: f32,
+    #[arg(long, default_value = "dark", value_parser = ["dark", "light"])]
+    theme: String,
+    /// Head to show large, as LAYER.HEAD
+    #[arg(long, value_name = "L.H")]
+    head: Option<String>,
+    /// Layer whose neurons to show
+    #[arg(long, value_name = "L")]
+    layer: Option<usize>,
+    /// Position to pin (default: the last)
+    #[arg(long, value_name = "N")]
+    pos: Option<usize>,
+}
+
+fn size(text: &str) -> Option<egui::Vec2> {
+    let (w, h) = text.split_once('x')?;
+    let (w, h): (u16, u16) = (w.parse().ok()?, h.parse().ok()?);
+    ((64..=8192).contains(&w) && (64..=8192).contains(&h)).then(|| egui::vec2(f32::from(w), f32::from(h)))
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let subject = if args.view == "window" {
+        Subject::Window
+    } else {
+        let def = VIEWS.iter().find(|v| v.name == args.view).ok_or_else(|| {
+            let known: Vec<&str> = VIEWS.iter().map(|v| v.name).collect();
+            Error::request(format!("there is no view `{}`; there are window, {}", args.view, known.join(", ")))
+        })?;
+        Subject::View(def.kind)
+    };
+    let size = size(&args.size)
+        .ok_or_else(|| Error::request(format!("--size {} is not WIDTHxHEIGHT between 64 and 8192", args.size)))?;
+    if !(0.5..=4.0).contains(&args.scale) || (size * args.scale).max_elem() > 8192.0 {
+        return Err(Error::request(format!("--scale {} does not fit; give 0.5 to 4, at most 8192 pixels a side", args.scale)));
+    }
+    if args.output.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+        return Err(Error::request(format!("{} does not end in .png, which is the format that can be written", args.output.display())));
+    }
+    let head = match &args.head {
+        None => None,
+        Some(text) => {
+            let parsed = text.split_once('.').and_then(|(l, h)| Some((l.parse::<usize>().ok()?, h.parse::<usize>().ok()?)));
+            Some(parsed.ok_or_else(|| Error::request(format!("--head {text} is not LAYER.HEAD, such as 5.1")))?)
+        }
+    };
+    let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
+    let mut wrong = None;
+    let picture = draw(crate::app::document(&args.what)?, subject, size, args.scale, theme, |app| {
+        let Some(model) = app.state.model.clone() else { return };
+        let len = app.state.run().map_or(1, |r| r.trace.len());
+        let mut p = app.state.selection.pinned;
+        if let Some((l, h)) = head {
+            (p.layer, p.head, p.focus) = (l, Some(h), Focus::Head);
+        }
+        if let Some(l) = args.layer {
+            p.layer = l;
+        }
+        if let Some(pos) = args.pos {
+            p.pos = pos;
+        }
+        if p.layer >= model.config.n_layers || p.head.is_some_and(|h| h >= model.config.n_heads) || p.pos >= len {
+            wrong = Some(Error::request(format!(
+                "the model has {} layers of {} heads and the prompt {len} tokens; --head, --layer or --pos lies outside",
+                model.config.n_layers, model.config.n_heads
+            )));
+            return;
+        }
+        app.state.apply(crate::app::command::Action::Pin(p), 0.0);
+    })?;
+    if let Some(error) = wrong {
+        return Err(error);
+    }
+    write_atomic(&args.output, &png(&picture)?)?;
+    emit(&format!("{} ({} × {} pixels)", args.output.display(), picture.width(), picture.height()))
+}
