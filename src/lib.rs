@@ -11,7 +11,11 @@ pub mod files;
 pub mod gpu;
 pub mod jobs;
 pub mod lab;
+pub mod memory;
 pub mod model;
 pub mod session;
 
 pub use error::{Error, Result};
+
+#[global_allocator]
+static ALLOCATOR: memory::LargePages = memory::LargePages;

@@ -200,7 +200,7 @@ impl App {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
             let bar = |fill: egui::Color32| egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6));
             egui::Panel::top("top").frame(bar(palette.header)).exact_size(44.0).show(ui, |ui| self.top.ui(ui, &mut cx));
-            egui::Panel::top("strip").frame(bar(palette.base)).exact_size(60.0).show_separator_line(false).show(ui, |ui| {
+            egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0).show_separator_line(false).show(ui, |ui| {
                 self.strip.ui(ui, &mut cx);
             });
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));

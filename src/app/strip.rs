@@ -21,6 +21,8 @@ const NEXT_SHOWN: usize = 4;
 pub struct Strip {
     stamp: u64,
     texts: Vec<String>,
+    /// The position that was last scrolled to.
+    shown: Option<(u64, usize)>,
     /// Left edge of each chip; the last entry is the total width.
     edges: Vec<f32>,
 }
@@ -75,12 +77,18 @@ impl Strip {
         }
     }
 
-    fn tokens(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
+    fn tokens(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
         let p = cx.pinned();
         let scroll = egui::ScrollArea::horizontal().id_salt("tokens").auto_shrink([false, true]);
         scroll.show_viewport(ui, |ui, viewport| {
             let total = self.edges.last().copied().unwrap_or(0.0);
             let (area, _) = ui.allocate_exact_size(vec2(total, 38.0), Sense::hover());
+            // A newly pinned token comes into view.
+            if self.shown != Some((self.stamp, p.pos)) && p.pos < self.texts.len() {
+                self.shown = Some((self.stamp, p.pos));
+                let x = area.min.x + self.edges[p.pos]..=area.min.x + self.edges[p.pos + 1];
+                ui.scroll_to_rect(Rect::from_x_y_ranges(x, area.y_range()), None);
+            }
             let first = self.edges.partition_point(|x| *x < viewport.min.x).saturating_sub(1);
             for i in first..self.texts.len() {
                 if self.edges[i] > viewport.max.x {

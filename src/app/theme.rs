@@ -143,7 +143,7 @@ pub fn install(ctx: &egui::Context) {
             s.button_padding = egui::vec2(8.0, 3.0);
             s.menu_margin = Margin::same(6);
             s.interact_size = egui::vec2(24.0, 22.0);
-            s.combo_width = 80.0;
+            s.combo_width = 24.0;
             s.tooltip_width = 360.0;
             s.scroll = egui::style::ScrollStyle::thin();
             style.interaction.tooltip_delay = 0.3;

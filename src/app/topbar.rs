@@ -68,8 +68,8 @@ impl TopBar {
         };
         let facts = cx.state.model.as_ref().map(|m| format!("{} × {}", m.config.n_layers, m.config.n_heads));
         let text = match facts {
-            Some(f) => format!("{}  {f}  ⏷", token_text::short(&name, 30)),
-            None => format!("{name}  ⏷"),
+            Some(f) => format!("{}  {f}  ▾", token_text::short(&name, 30)),
+            None => format!("{name}  ▾"),
         };
         let button = ui.button(text).on_hover_text("open another model; facts of this one");
         egui::Popup::menu(&button).close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside).show(|ui| {

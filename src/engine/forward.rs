@@ -169,7 +169,7 @@ impl Network<'_> {
         let z = if wants_scores || wants_pattern {
             let pattern = if wants_scores {
                 let scores = visit(hooks, at(SiteKind::AttnScores), attend.scores(&q, &k)?)?;
-                candle_nn::ops::softmax(&scores, candle_core::D::Minus1)?
+                attend.softmax(&scores)?
             } else {
                 attend.pattern(&q, &k)?
             };

@@ -17,6 +17,13 @@ pub fn setup() -> egui_wgpu::WgpuSetupCreateNew {
     setup
 }
 
+/// The same without OpenGL, whose loader complains on machines that have no desktop.
+pub fn setup_without_gl() -> egui_wgpu::WgpuSetupCreateNew {
+    let mut setup = setup();
+    setup.instance_descriptor.backends.remove(wgpu::Backends::GL);
+    setup
+}
+
 /// The one sentence for a machine without a usable adapter.
 pub fn missing(detail: &str) -> Error {
     let driver = if cfg!(target_os = "linux") {

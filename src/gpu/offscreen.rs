@@ -18,10 +18,13 @@ impl Offscreen {
     /// # Errors
     /// The sentence of [`adapter::missing`] where there is no adapter.
     pub fn new() -> Result<Self> {
-        let setup: WgpuSetup = adapter::setup().into();
-        let instance = pollster::block_on(setup.new_instance());
-        let config = WgpuConfiguration { wgpu_setup: setup, ..WgpuConfiguration::default() };
-        let state = pollster::block_on(RenderState::create(&config, &instance, None, RendererOptions::PREDICTABLE))
+        let create = |setup: WgpuSetup| {
+            let instance = pollster::block_on(setup.new_instance());
+            let config = WgpuConfiguration { wgpu_setup: setup, ..WgpuConfiguration::default() };
+            pollster::block_on(RenderState::create(&config, &instance, None, RendererOptions::PREDICTABLE))
+        };
+        let state = create(adapter::setup_without_gl().into())
+            .or_else(|_| create(adapter::setup().into()))
             .map_err(|e| adapter::missing(&e.to_string()))?;
         HeatmapPipeline::install(&state);
         Ok(Self { state })

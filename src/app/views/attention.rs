@@ -83,6 +83,15 @@ fn atlas(thumbs: &Thumbnails, grid: &Grid) -> HeatData {
     HeatData::new(rows, cols, values)
 }
 
+/// Room for the layers' and heads' numbers.
+const GRID_TOP: f32 = 13.0;
+const GRID_LEFT: f32 = 16.0;
+
+/// Whether thumbnails with all layers side by side are large enough to be seen.
+fn fits_by_layer(width: f32, n_layers: usize) -> bool {
+    width / n_layers as f32 >= 12.0
+}
+
 fn gap_of(side: usize) -> usize {
     (side / 7).max(1)
 }
@@ -103,7 +112,10 @@ impl View for Attention {
                 ui.allocate_ui(ui.available_size(), |ui| self.one(ui, cx));
             });
         } else {
-            let height = (available.y * 0.36).min(available.x / 1.6);
+            // By layer the grid needs just so much; sorted it can use all it gets.
+            let limit = (available.y * 0.38).min(available.x / 1.6);
+            let grid = GRID_TOP + (available.x - GRID_LEFT - 10.0) / thumbs.value.n_layers as f32 * thumbs.value.n_heads as f32;
+            let height = if self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.value.n_layers) { limit.min(grid + 4.0) } else { limit };
             ui.allocate_ui(vec2(available.x, height), |ui| self.overview(ui, cx, &thumbs.value, thumbs.stamp, thumbs.fresh));
             ui.add_space(theme::GRID);
             self.one(ui, cx);
@@ -156,7 +168,7 @@ impl Attention {
         let order = order(self.sort, thumbs, scores.map(|s| s.0));
         let available = ui.available_size();
         // Layers across while they fit; else as many columns as make the thumbnails largest.
-        let by_layer = self.sort == Sort::Layer && available.x / thumbs.n_layers as f32 >= 12.0;
+        let by_layer = self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.n_layers);
         let columns = if by_layer {
             thumbs.n_layers
         } else {
@@ -166,7 +178,7 @@ impl Attention {
         let grid = Grid { order, columns };
         let key = (stamp, score_stamp, self.sort, self.random, columns);
         let data = self.atlas.get(key, || atlas(thumbs, &grid));
-        let (top, left) = if by_layer { (13.0, 16.0) } else { (0.0, 0.0) };
+        let (top, left) = if by_layer { (GRID_TOP, GRID_LEFT) } else { (0.0, 0.0) };
         let cell = ((available.x - left - 10.0) / columns as f32).min(72.0);
         let cell = if grid.rows() as f32 * cell + top <= available.y {
             cell

@@ -79,15 +79,13 @@ impl View for AttributionView {
         };
         ui.horizontal(|ui| {
             ui.label(RichText::new("logit").font(theme::small()).color(cx.palette.weak));
-            ui.label(RichText::new(what).font(theme::mono()).color(cx.palette.accent));
-            ui.label(RichText::new(format!("{:+.2}", a.logit)).font(theme::mono()));
-            ui.label(
-                RichText::new(format!("after {} ({})", cx.token(a.pos), a.pos)).font(theme::small()).color(cx.palette.weak),
-            );
+            let explained = format!("as predicted after {} ({})", cx.token(a.pos), a.pos);
+            ui.label(RichText::new(what).font(theme::mono()).color(cx.palette.accent)).on_hover_text(&explained);
+            ui.label(RichText::new(format!("{:+.2}", a.logit)).font(theme::mono())).on_hover_text(explained);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &number(-m), &number(m)));
         });
         let available = ui.available_size();
-        let bars_width = (available.x * 0.44).clamp(150.0, 300.0);
+        let bars_width = (available.x * 0.5).clamp(170.0, 340.0);
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2((available.x - bars_width - 8.0).max(60.0), available.y), |ui| self.grid(ui, cx, a, &data, colors));
             ui.vertical(|ui| {
@@ -99,7 +97,7 @@ impl View for AttributionView {
                     for (part, v) in parts.iter().take(60) {
                         let strong = matches!(part, Part::Head(l, h) if p.layer == *l && p.head == Some(*h));
                         let bar = Bar { label: part.name(), value: *v, text: format!("{v:+.2}"), strong };
-                        let response = bars::bar(ui, &bar, max, true, 62.0);
+                        let response = bars::bar(ui, &bar, max, true, 56.0);
                         if let Part::Head(l, h) = *part {
                             if response.hovered() {
                                 cx.hovered.head = Some((l, h));

@@ -25,7 +25,7 @@ pub fn bar(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, label_width: f3
         painter.rect_filled(rect, 3.0, palette.hovered);
     }
     let color = if bar.strong { palette.accent } else { palette.text };
-    let value_width = 58.0;
+    let value_width = 50.0;
     let label_clip = egui::Rect::from_min_max(rect.min, pos2(rect.min.x + label_width, rect.max.y));
     painter.with_clip_rect(label_clip).text(
         pos2(rect.min.x + 4.0, rect.center().y),

@@ -202,7 +202,8 @@ impl Heatmap<'_> {
             if !(emphasised || r.is_multiple_of(step) && !near) {
                 continue;
             }
-            let y = at.row_center(r);
+            // A first or last label half outside would be cut.
+            let y = at.row_center(r).clamp(at.plot.min.y + 5.0, (at.plot.max.y - 5.0).max(at.plot.min.y + 5.0));
             let mut font = theme::mono_small();
             font.size = font.size.min(12.0);
             painter.text(

@@ -3,7 +3,7 @@
 //! The fused forms work on a head and a strip of queries at a time and touch only keys that the strip
 //! can see, so that a plain run never holds a [head, dest, src] tensor.
 
-use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -82,6 +82,14 @@ impl Attend {
             return q.apply_op2_no_bwd(k, &FusedScores { attend: self, softmax: false });
         }
         self.composed_scores(q, k)
+    }
+
+    /// The pattern of scores [batch, head, dest, src] that [`Attend::scores`] gave, possibly changed since.
+    pub fn softmax(&self, scores: &Tensor) -> candle_core::Result<Tensor> {
+        if fused(&[scores]) {
+            return scores.apply_op1_no_bwd(&FusedSoftmax(self));
+        }
+        candle_nn::ops::softmax(scores, D::Minus1)
     }
 
     fn composed_scores(&self, q: &Tensor, k: &Tensor) -> candle_core::Result<Tensor> {
@@ -313,6 +321,28 @@ impl CustomOp2 for FusedScores<'_> {
     }
 }
 
+struct FusedSoftmax<'a>(&'a Attend);
+
+impl CustomOp1 for FusedSoftmax<'_> {
+    fn name(&self) -> &'static str {
+        "attention softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let scores = values(storage, layout)?;
+        let (_, _, t, s) = layout.shape().dims4()?;
+        let offset = check_lengths(t, s)?;
+        let mut out = buffer(scores.len());
+        out.par_chunks_exact_mut(s).zip(scores.par_chunks_exact(s)).with_min_len(16).enumerate().for_each(|(i, (out, row))| {
+            // What may not be seen stays at zero; it was −∞.
+            let seen = self.0.visible(offset + i % t);
+            out[seen.clone()].copy_from_slice(&row[seen.clone()]);
+            math::simd(|| math::softmax(&mut out[seen]));
+        });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
 struct FusedMix;
 
 impl CustomOp2 for FusedMix {
@@ -376,8 +406,10 @@ mod tests {
             let composed = candle_nn::ops::softmax(&attend.composed_scores(&q, &k).unwrap(), D::Minus1).unwrap();
             let pattern = attend.pattern(&q, &k).unwrap();
             assert!(worst(&pattern, &composed) < 1e-6, "{attend:?}");
-            let from_scores = candle_nn::ops::softmax(&attend.scores(&q, &k).unwrap(), D::Minus1).unwrap();
+            let scores = attend.scores(&q, &k).unwrap();
+            let from_scores = candle_nn::ops::softmax(&scores, D::Minus1).unwrap();
             assert!(worst(&from_scores, &composed) < 1e-6, "{attend:?}");
+            assert!(worst(&attend.softmax(&scores).unwrap(), &composed) < 1e-6, "{attend:?}");
             let long_v = repeat(&v, 6).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
             let z = composed.matmul(&long_v).unwrap().transpose(1, 2).unwrap();
             assert!(worst(&attend.attend(&q, &k, &v).unwrap(), &z) < 1e-5, "{attend:?}");

@@ -16,13 +16,21 @@ pub fn apply(x: &Tensor, kind: NormKind, norm: &Norm) -> candle_core::Result<Ten
         let bias = norm.bias.as_ref().map(to_vec).transpose()?;
         return x.apply_op1_no_bwd(&Fused { kind, weight, bias });
     }
-    let (normalized, _) = normalize(x, kind)?;
+    let (normalized, _) = composed(x, kind)?;
     affine(&normalized, norm)
 }
 
 /// (x / scale, scale): x without the norm's gain and offset (centred first for LayerNorm), and what it
 /// was divided by, [.., 1].
 pub fn normalize(x: &Tensor, kind: NormKind) -> candle_core::Result<(Tensor, Tensor)> {
+    if fused(&[x]) {
+        let plain = Fused { kind, weight: vec![1.0; x.dim(D::Minus1)?], bias: None };
+        return Ok((x.apply_op1_no_bwd(&plain)?, x.apply_op1_no_bwd(&Scale(kind))?));
+    }
+    composed(x, kind)
+}
+
+fn composed(x: &Tensor, kind: NormKind) -> candle_core::Result<(Tensor, Tensor)> {
     let (x, eps) = match kind {
         NormKind::Rms { eps } => (x.clone(), eps),
         NormKind::Layer { eps } => (x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?, eps),
@@ -70,13 +78,8 @@ impl CustomOp1 for Fused {
 impl Fused {
     #[inline(always)]
     fn row(&self, x: &[f32], out: &mut [f32]) {
-        let n = x.len() as f32;
-        let (mean, eps) = match self.kind {
-            NormKind::Rms { eps } => (0.0, eps),
-            NormKind::Layer { eps } => (sum(x, |v| v) / n, eps),
-        };
-        let square = sum(x, |v| (v - mean) * (v - mean)) / n;
-        let factor = 1.0 / (square + eps).sqrt();
+        let (mean, scale) = mean_and_scale(x, self.kind);
+        let factor = 1.0 / scale;
         for ((o, v), w) in out.iter_mut().zip(x).zip(&self.weight) {
             *o = (v - mean) * factor * w;
         }
@@ -85,6 +88,36 @@ impl Fused {
                 *o += b;
             }
         }
+    }
+}
+
+/// What is taken from a row before, and what it is divided by.
+#[inline(always)]
+fn mean_and_scale(x: &[f32], kind: NormKind) -> (f32, f32) {
+    let n = x.len() as f32;
+    let (mean, eps) = match kind {
+        NormKind::Rms { eps } => (0.0, eps),
+        NormKind::Layer { eps } => (sum(x, |v| v) / n, eps),
+    };
+    let square = sum(x, |v| (v - mean) * (v - mean)) / n;
+    (mean, (square + eps).sqrt())
+}
+
+/// The divisor of every row, [.., 1].
+struct Scale(NormKind);
+
+impl CustomOp1 for Scale {
+    fn name(&self) -> &'static str {
+        "norm scale"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let mut dims = layout.dims().to_vec();
+        let d = dims.pop().unwrap_or(1).max(1);
+        dims.push(1);
+        let out = x.par_chunks(d).with_min_len(16).map(|row| math::simd(|| mean_and_scale(row, self.0).1)).collect();
+        Ok((CpuStorage::F32(out), Shape::from(dims)))
     }
 }
 
@@ -114,9 +147,14 @@ mod tests {
         for (kind, bias) in [(NormKind::Rms { eps: 1e-5 }, None), (NormKind::Layer { eps: 1e-5 }, Some(bias))] {
             let norm = Norm { weight: weight.clone(), bias };
             let a = apply(&x, kind, &norm).unwrap();
-            let b = affine(&normalize(&x, kind).unwrap().0, &norm).unwrap();
-            let worst = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(worst < 1e-5, "{worst}");
+            let (plain, scale) = composed(&x, kind).unwrap();
+            let b = affine(&plain, &norm).unwrap();
+            let worst = |a: &Tensor, b: &Tensor| {
+                (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+            };
+            assert!(worst(&a, &b) < 1e-5);
+            let (fused_plain, fused_scale) = normalize(&x, kind).unwrap();
+            assert!(worst(&plain, &fused_plain) < 1e-5 && worst(&scale, &fused_scale) < 1e-5);
         }
     }
 }
