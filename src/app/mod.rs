@@ -87,9 +87,9 @@ pub fn run(args: WindowArgs) -> Result<()> {
     );
     outcome.map_err(|e| match e {
         eframe::Error::Wgpu(e) => adapter::missing(&e.to_string()),
-        eframe::Error::WinitEventLoop(e) => Error::failed(format!(
-            "no display to open a window on ({e}); set DISPLAY or WAYLAND_DISPLAY, or use a subcommand, which needs none"
-        )),
+        eframe::Error::WinitEventLoop(_) => Error::failed(
+            "no display to open a window on; set DISPLAY or WAYLAND_DISPLAY, or use a subcommand, which needs none",
+        ),
         e => Error::failed(format!("the window could not be opened: {e}")),
     })
 }
@@ -112,6 +112,8 @@ pub struct App {
     saved_recent: Vec<String>,
     /// The window's clock, for actions applied outside a frame.
     now: f64,
+    /// Draw the docked views alone, without the window's bars.
+    pub bare: bool,
     /// Set while the time to the first picture is being measured.
     started: Option<Instant>,
     frames: u64,
@@ -135,6 +137,7 @@ impl App {
             messages: channel(),
             saved_recent: recent,
             now: 0.0,
+            bare: false,
             started: None,
             frames: 0,
         }
@@ -428,6 +431,6 @@ impl eframe::App for App {
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {
-        self.draw(ui);
+        if self.bare { self.draw_view(ui) } else { self.draw(ui) }
     }
 }

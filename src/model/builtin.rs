@@ -23,7 +23,7 @@ pub struct Builtin {
 pub const BUILTINS: &[Builtin] = &[Builtin {
     name: "induction",
     purpose: "two attention layers with the textbook induction circuit; continues repeated sequences, and some English",
-    n_params: 656_640,
+    n_params: 656_896,
     license: "CC0-1.0",
     prompt: "Mr. Quilp Zander of Norland gave a ball. Everyone came to see Mr. Qu",
     files: &[

@@ -1,6 +1,8 @@
 //! What several test files share.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod gguf;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 

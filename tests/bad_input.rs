@@ -1,0 +1,203 @@
+//! Whatever is wrong with a file or a request gives one clear sentence: no panic, no huge allocation.
+
+mod common;
+
+use std::path::Path;
+
+use circuitscope::Error;
+use circuitscope::model::Model;
+use common::fixture;
+use common::gguf::{Value, file, llama_fixture};
+
+/// Opens a folder that is the llama fixture after `change`.
+fn changed(change: impl FnOnce(&Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("families/llama").join(name), folder.path().join(name)).unwrap();
+    }
+    change(folder.path());
+    let error = Model::open(folder.path().to_str().unwrap()).expect_err("it must not open");
+    sentence(&error)
+}
+
+/// The message, which must be one line that says something.
+fn sentence(error: &Error) -> String {
+    let text = error.to_string();
+    assert!(!text.contains('\n') && text.len() > 20, "{text}");
+    println!("{text}");
+    text
+}
+
+fn config(folder: &Path, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let path = folder.join("config.json");
+    let mut map = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    edit(&mut map);
+    std::fs::write(path, serde_json::to_string(&map).unwrap()).unwrap();
+}
+
+/// Rewrites the safetensors header.
+fn header(folder: &Path, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut map = serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+    edit(&mut map);
+    let text = serde_json::to_vec(&map).unwrap();
+    let out = [&(text.len() as u64).to_le_bytes()[..], &text, &bytes[8 + n..]].concat();
+    std::fs::write(path, out).unwrap();
+}
+
+#[test]
+fn damaged_safetensors() {
+    let weights = |f: &Path| f.join("model.safetensors");
+    assert!(changed(|f| std::fs::write(weights(f), b"").unwrap()).contains("0 bytes"));
+    let lie = u64::MAX.to_le_bytes();
+    assert!(changed(|f| std::fs::write(weights(f), [&lie[..], b"{}"].concat()).unwrap()).contains("claims"));
+    let cut = changed(|f| {
+        let bytes = std::fs::read(weights(f)).unwrap();
+        std::fs::write(weights(f), &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert!(cut.contains("cut short"), "{cut}");
+    let shape = changed(|f| {
+        header(f, |h| h["model.norm.weight"]["shape"] = serde_json::json!([u64::MAX, u64::MAX]));
+    });
+    assert!(shape.contains("model.norm.weight"), "{shape}");
+    let missing = changed(|f| {
+        header(f, |h| {
+            h.remove("model.norm.weight");
+        });
+    });
+    assert!(missing.contains("model.norm.weight") && missing.contains("llama"), "{missing}");
+    let wrong = changed(|f| {
+        config(f, |c| {
+            c.insert("intermediate_size".into(), 161.into());
+        });
+    });
+    assert!(wrong.contains("[160, 64]") && wrong.contains("[161, 64]"), "{wrong}");
+    let nan = changed(|f| {
+        let mut bytes = std::fs::read(weights(f)).unwrap();
+        let n = bytes.len();
+        bytes[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(weights(f), bytes).unwrap();
+    });
+    assert!(nan.contains("NaN"), "{nan}");
+    assert!(changed(|f| std::fs::remove_file(weights(f)).unwrap()).contains(".safetensors"));
+    let outside = changed(|f| {
+        std::fs::remove_file(weights(f)).unwrap();
+        let index = r#"{"weight_map": {"a": "../../secret.safetensors"}}"#;
+        std::fs::write(f.join("model.safetensors.index.json"), index).unwrap();
+    });
+    assert!(outside.contains("not a file of this folder"), "{outside}");
+}
+
+#[test]
+fn configs_that_cannot_be_used() {
+    let set = |key: &'static str, value: serde_json::Value| {
+        changed(move |f| {
+            config(f, |c| {
+                c.insert(key.into(), value);
+            });
+        })
+    };
+    assert!(set("model_type", "mamba".into()).contains("mamba"));
+    assert!(set("quantum_attention", true.into()).contains("quantum_attention"));
+    assert!(set("hidden_act", "mystery".into()).contains("mystery"));
+    assert!(set("num_hidden_layers", 0.into()).contains("num_hidden_layers"));
+    assert!(set("num_hidden_layers", (1u64 << 60).into()).contains("num_hidden_layers"));
+    assert!(set("num_attention_heads", "four".into()).contains("num_attention_heads"));
+    let rope = serde_json::json!({"rope_type": "yarn", "factor": 4.0});
+    assert!(set("rope_parameters", rope).contains("yarn"));
+    assert!(changed(|f| std::fs::write(f.join("config.json"), "{").unwrap()).contains("config"));
+    assert!(changed(|f| std::fs::remove_file(f.join("config.json")).unwrap()).contains("config.json"));
+    let more = set("num_hidden_layers", 4.into());
+    assert!(more.contains("model.layers.3."), "{more}");
+}
+
+#[test]
+fn tokenizers_that_do_not_fit() {
+    let broken = changed(|f| std::fs::write(f.join("tokenizer.json"), "{}").unwrap());
+    assert!(broken.contains("tokenizer"), "{broken}");
+    // The built-in model's 2,048 tokens do not fit a vocabulary of 256.
+    let large = changed(|f| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/induction/tokenizer.json");
+        std::fs::copy(source, f.join("tokenizer.json")).unwrap();
+    });
+    assert!(large.contains("256"), "{large}");
+}
+
+#[test]
+fn damaged_gguf() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        sentence(&Model::open(path.to_str().unwrap()).expect_err("it must not open"))
+    };
+    let (metadata, tensors) = llama_fixture();
+    let good = file(&metadata, &tensors);
+    assert!(refused(b"").contains("GGUF"));
+    assert!(refused(b"GGML....").contains("GGUF"));
+    // Cut anywhere, it must be refused and never crash.
+    for n in (0..good.len().min(6000)).step_by(37).chain([good.len() / 2, good.len() - 32]) {
+        refused(&good[..n]);
+    }
+    // A text, a list and a tensor count that claim more than the file.
+    let mut lie = good.clone();
+    lie[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(refused(&lie).contains("claims"));
+    let mut lie = good.clone();
+    lie[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    refused(&lie);
+    let mut version = good.clone();
+    version[4] = 9;
+    assert!(refused(&version).contains("version 9"));
+
+    let without = |name: &str| {
+        let (metadata, mut tensors) = llama_fixture();
+        tensors.retain(|t| t.name != name);
+        refused(&file(&metadata, &tensors))
+    };
+    assert!(without("blk.1.ffn_up.weight").contains("model.layers.1.mlp.up_proj.weight"));
+    assert!(without("token_embd.weight").contains("token_embd.weight"));
+    let (mut metadata, tensors) = llama_fixture();
+    metadata[0].1 = Value::Text("mamba");
+    assert!(refused(&file(&metadata, &tensors)).contains("mamba"));
+    let (mut metadata, tensors) = llama_fixture();
+    metadata.push(("llama.expert_count", Value::U32(8)));
+    assert!(refused(&file(&metadata, &tensors)).contains("expert_count"));
+    let (mut metadata, tensors) = llama_fixture();
+    metadata.push(("tokenizer.ggml.model", Value::Text("gpt2")));
+    metadata.push(("tokenizer.ggml.pre", Value::Text("never-heard-of")));
+    metadata.push(("tokenizer.ggml.tokens", Value::Texts(vec!["a".into()])));
+    assert!(refused(&file(&metadata, &tensors)).contains("never-heard-of"));
+    let (mut metadata, tensors) = llama_fixture();
+    metadata[5].1 = Value::U32(7);
+    refused(&file(&metadata, &tensors));
+}
+
+#[test]
+fn every_byte_of_a_header_may_be_wrong() {
+    // Flipping any byte of the header must give an error or a model, never a crash.
+    let (metadata, tensors) = llama_fixture();
+    let good = file(&metadata, &tensors);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    for at in (0..2400).step_by(3) {
+        let mut bad = good.clone();
+        bad[at] ^= 0xff;
+        std::fs::write(&path, &bad).unwrap();
+        drop(Model::open(path.to_str().unwrap()));
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_met() {
+    let nowhere = Model::open("no/such/model").unwrap_err();
+    assert!(nowhere.is_request() && sentence(&nowhere).contains("induction"));
+    let model = Model::open(fixture("families/llama").to_str().unwrap()).unwrap();
+    assert!(matches!(model.encode("text", false), Err(Error::NoTokenizer)));
+    let check = |ids: &[u32]| sentence(&model.network().check(ids).unwrap_err());
+    check(&[]);
+    assert!(check(&[0; 129]).contains("129"));
+    assert!(check(&[256]).contains("256"));
+}

@@ -1,0 +1,192 @@
+//! The command line as a user meets it: documents, exit statuses, one-sentence errors.
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::fixture;
+use serde_json::Value;
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_circuitscope")).args(args).output().unwrap()
+}
+
+/// The one JSON document on stdout.
+fn json(args: &[&str]) -> Value {
+    let out = run(&[args, &["--json"]].concat());
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
+}
+
+/// Exit status and the sentence on stderr; stdout must stay empty.
+fn error(args: &[&str]) -> (i32, String) {
+    let out = run(args);
+    assert!(out.stdout.is_empty(), "{args:?}");
+    (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+}
+
+const PROMPT: &str = "The President of the United";
+
+#[test]
+fn run_gives_tokens_next_and_loss() {
+    let doc = json(&["run", "-p", PROMPT, "--top", "3"]);
+    assert_eq!(doc["model"]["name"], "induction");
+    assert_eq!(doc["model"]["n_layers"], 2);
+    assert_eq!(doc["tokens"].as_array().unwrap().len(), 5);
+    assert_eq!(doc["tokens"][4]["text"], " United");
+    assert_eq!(doc["next"].as_array().unwrap().len(), 3);
+    assert_eq!(doc["next"][0]["text"], " States");
+    assert!(doc["loss"].as_f64().unwrap() > 0.0);
+    assert!(doc["seconds"].is_number() && doc["load_seconds"].is_number());
+    assert!(json(&["run", "--ids", "5"])["loss"].is_null());
+}
+
+#[test]
+fn captured_sites_are_written_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sites.safetensors");
+    let file = path.to_str().unwrap();
+    let doc = json(&["run", "-p", PROMPT, "--capture", "blocks.*.hook_resid_post", "--capture", "blocks.1.attn.hook_pattern", "-o", file]);
+    assert_eq!(doc["captured"].as_array().unwrap().len(), 3);
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("blocks.0.hook_resid_post").unwrap().shape(), [5, 128]);
+    let pattern = tensors.tensor("blocks.1.attn.hook_pattern").unwrap();
+    assert_eq!(pattern.shape(), [4, 5, 5]);
+    let rows: Vec<f32> = pattern.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert!(rows.chunks(5).all(|r| (r.iter().sum::<f32>() - 1.0).abs() < 1e-5));
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert!(metadata.metadata().as_ref().unwrap()["ids"].starts_with('['));
+
+    let other = folder.path().join("none.safetensors");
+    let (code, text) = error(&["run", "-p", PROMPT, "--capture", "blocks.7.*", "-o", other.to_str().unwrap()]);
+    assert!(code == 2 && text.contains("blocks.7.*") && !other.exists(), "{text}");
+    let (code, _) = error(&["run", "-p", PROMPT, "--capture", "hook_embed", "-o", "/no/such/folder/x.safetensors"]);
+    assert_eq!(code, 1);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn lens_and_dla_agree_with_the_run() {
+    let doc = json(&["lens", "-p", PROMPT, "--answer", " States", "--wrong", " man"]);
+    assert_eq!(doc["axes"], serde_json::json!(["layer", "pos"]));
+    assert_eq!(doc["top1_text"][1][4], " States");
+    assert_eq!(doc["answer_rank"][1][4], 0);
+    let last = doc["logit_difference"][1][4].as_f64().unwrap();
+    let dla = json(&["dla", "-p", PROMPT, "--answer", " States", "--wrong", " man"]);
+    let sum = dla["sum"].as_f64().unwrap();
+    assert!((sum - last).abs() < 1e-3, "{sum} against {last}");
+    let p = &dla["parts"];
+    let heads: f64 = p["heads"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap()).map(|v| v.as_f64().unwrap()).sum();
+    let parts = heads + p["embed"].as_f64().unwrap() + p["pos_embed"].as_f64().unwrap() + p["biases"].as_f64().unwrap();
+    assert!((parts - sum).abs() < 1e-3);
+    assert_eq!(json(&["lens", "-p", PROMPT, "--pos", "2"])["top1_id"][0].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn head_scores_name_the_circuit() {
+    let doc = json(&["heads"]);
+    assert_eq!(doc["measure"], "diagonal");
+    assert_eq!(doc["seed"], 0);
+    let best = |score: &str, layer: usize| {
+        doc["scores"][score]["values"][layer].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    assert!(best("previous", 0) > 0.6 && best("induction", 1) > 0.6);
+    assert_eq!(json(&["heads", "-p", PROMPT])["measure"], "detector");
+}
+
+#[test]
+fn models_lists_the_default_first() {
+    assert_eq!(json(&["models"])["models"][0]["name"], "induction");
+    let text = String::from_utf8(run(&["models"]).stdout).unwrap();
+    assert!(text.contains("CC0"));
+}
+
+#[test]
+fn tables_are_readable() {
+    for args in [&["run", "-p", PROMPT][..], &["lens", "-p", PROMPT, "--pos", "all"], &["dla", "-p", PROMPT, "--answer", " States"], &["heads"]] {
+        let out = run(args);
+        assert!(out.status.success());
+        assert!(String::from_utf8(out.stdout).unwrap().lines().count() > 3, "{args:?}");
+    }
+}
+
+#[test]
+fn ids_work_without_a_tokenizer() {
+    let model = fixture("families/gpt2");
+    let model = model.to_str().unwrap();
+    let doc = json(&["run", "-m", model, "--ids", "1,2,3"]);
+    assert_eq!(doc["tokens"][1]["text"], "2");
+    let (code, text) = error(&["run", "-m", model, "-p", "words"]);
+    assert!(code == 2 && text.contains("--ids"), "{text}");
+    assert!(json(&["dla", "-m", model, "--ids", "1,2,3", "--answer", "7"])["sum"].is_number());
+}
+
+#[test]
+fn wrong_requests_exit_with_2_and_one_sentence() {
+    for (args, word) in [
+        (&["run"][..], "prompt"),
+        (&["run", "-p", ""], "empty"),
+        (&["run", "--ids", "99999"], "99999"),
+        (&["run", "-m", "nowhere.gguf", "-p", "a"], "nowhere.gguf"),
+        (&["lens", "-p", PROMPT, "--pos", "77"], "77"),
+        (&["dla", "-p", PROMPT, "--answer", " two words"], "not one token"),
+        (&["heads", "--length", "1"], "--length"),
+        (&["lab", "train", "nothing"], "induction"),
+        (&["run", "-p", PROMPT, "-o", "x.safetensors"], "--capture"),
+    ] {
+        let (code, text) = error(args);
+        assert_eq!(code, 2, "{args:?}: {text}");
+        assert!(text.contains(word) && text.trim_end().lines().count() == 1, "{args:?}: {text}");
+    }
+    let long = "word ".repeat(600);
+    let (code, text) = error(&["run", "-p", &long]);
+    assert!(code == 2 && text.contains("512"), "{text}");
+    assert_eq!(run(&["frobnicate"]).status.code(), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn invalid_utf8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let bad = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    let out = Command::new(env!("CARGO_BIN_EXE_circuitscope")).args(["run", "-p"]).arg(bad).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("UTF-8"));
+}
+
+#[test]
+fn bench_reports_ratios() {
+    let doc = json(&["bench", "--repeat", "1"]);
+    assert!(doc["forward"][0]["share_of_gemm_peak"].is_number());
+    assert!(doc["short_forward_over_stream"].is_number());
+}
+
+#[cfg(feature = "gui")]
+#[test]
+fn render_draws_a_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lens.png");
+    let out = run(&["render", "--view", "lens", "-p", PROMPT, "--size", "400x300", "-o", path.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(&std::fs::read(&path).unwrap()[..4], b"\x89PNG");
+    for args in [["--view", "nothing", "-o", "x.png"], ["--view", "lens", "-o", "x.gif"]] {
+        let (code, _) = error(&[&["render"][..], &args].concat());
+        assert_eq!(code, 2);
+    }
+}
+
+#[test]
+fn no_display_says_so() {
+    let out = Command::new(env!("CARGO_BIN_EXE_circuitscope"))
+        .env_remove("DISPLAY")
+        .env_remove("WAYLAND_DISPLAY")
+        .env_remove("WAYLAND_SOCKET")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    if cfg!(all(feature = "gui", target_os = "linux")) {
+        assert_eq!(out.status.code(), Some(1));
+        assert!(text.contains("display") && text.trim_end().lines().count() == 1, "{text}");
+    }
+}

@@ -1,0 +1,282 @@
+//! The window: what a user does and sees, and a picture of every view in both themes.
+#![cfg(feature = "gui")]
+
+mod common;
+
+use std::time::Duration;
+
+use circuitscope::app::App;
+use circuitscope::app::command::{Action, Command};
+use circuitscope::app::layout::Layout;
+use circuitscope::app::views::VIEWS;
+use circuitscope::gpu::heatmap::HeatmapPipeline;
+use circuitscope::model::builtin::BUILTINS;
+use circuitscope::session::Document;
+use common::fixture;
+use eframe::egui;
+use egui_kittest::Harness;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
+
+const PROMPT: &str = "The President of the United States and the President of the";
+
+fn document(prompt: &str) -> Document {
+    Document { model: "induction".to_owned(), prompt: prompt.to_owned(), ..Document::default() }
+}
+
+/// A window of the given size; without a renderer, since most flows need none.
+fn window(document: Document) -> Harness<'static, App> {
+    let mut h = Harness::builder()
+        .with_size([1280.0, 800.0])
+        .with_max_steps(60)
+        .with_os(egui::os::OperatingSystem::Nix)
+        .build_eframe(move |cc| App::new(&cc.egui_ctx, document, Vec::new()));
+    settle(&mut h);
+    h
+}
+
+/// Waits for all results, then draws them.
+fn settle(h: &mut Harness<'static, App>) {
+    let ctx = h.ctx.clone();
+    h.state_mut().settle(&ctx, Duration::from_secs(120)).unwrap();
+    h.run();
+}
+
+#[test]
+fn first_launch_shows_a_finished_analysis() {
+    let h = window(document(BUILTINS[0].prompt));
+    let r = &h.state().state.results;
+    assert!(r.run.get().is_some() && r.lens.get().is_some() && r.thumbnails.get().is_some());
+    assert!(r.attribution.get().is_some() && r.norms.get().is_some() && r.projection.get().is_some());
+    assert!(r.text_scores.get().is_some() && r.random_scores.get().is_some() && r.pattern.get().is_some());
+    // The head that adds most to the answer is shown: the induction head of layer 1.
+    assert_eq!(h.state().state.selection.pinned.layer, 1);
+    h.get_by_label("logit lens: 2 × 29");
+}
+
+#[test]
+fn typing_a_prompt_gives_results_for_the_newest_one() {
+    let mut h = window(document(""));
+    assert!(h.state().state.run().is_none());
+    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Prompt").focus();
+    h.run();
+    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Prompt").type_text("The United");
+    h.run();
+    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Prompt").type_text(" States of");
+    h.run();
+    settle(&mut h);
+    let run = h.state().state.run().unwrap().clone();
+    assert_eq!(run.prompt, "The United States of");
+    assert_eq!(run.texts.last().unwrap(), " of");
+    assert_eq!(h.state().state.selection.pinned.pos, run.trace.len() - 1);
+}
+
+#[test]
+fn a_bad_file_leaves_the_old_model_open() {
+    let mut h = window(document(PROMPT));
+    let before = h.state().state.model.clone().unwrap();
+    h.state_mut().state.apply(Action::Open("no/such/file.gguf".to_owned()), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    let notice = state.notices.latest().unwrap();
+    assert!(notice.text.contains("no/such/file.gguf") && notice.text.contains("still open"), "{}", notice.text);
+    assert!(std::sync::Arc::ptr_eq(state.model.as_ref().unwrap(), &before));
+    assert!(state.results.lens.get().is_some());
+    assert!(h.query_by_label_contains("logit lens: 2").is_some());
+}
+
+#[test]
+fn a_good_file_replaces_the_model() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().state.apply(Action::Open(fixture("families/gpt2").display().to_string()), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.model.as_ref().unwrap().config.family, "gpt2");
+    // It has no tokenizer, which the views say.
+    assert!(state.results.run.error.as_ref().unwrap().contains("no tokenizer"));
+    assert!(h.query_by_label_contains("no tokenizer").is_some() || h.query_all_by(|n| n.accesskit_node().value().is_some_and(|v| v.contains("no tokenizer"))).next().is_some());
+}
+
+#[test]
+fn dropping_a_folder_opens_it() {
+    #[derive(Debug)]
+    struct Dropped(std::path::PathBuf);
+    impl egui::DroppedFile for Dropped {
+        fn path(&self) -> &std::path::Path {
+            &self.0
+        }
+        fn bytes(&self) -> Result<Vec<u8>, String> {
+            Err("a folder".to_owned())
+        }
+    }
+    let mut h = window(document(PROMPT));
+    h.input_mut().dropped_files.push(std::sync::Arc::new(Dropped(fixture("families/llama"))));
+    h.step();
+    settle(&mut h);
+    assert_eq!(h.state().state.model.as_ref().unwrap().config.family, "llama");
+}
+
+#[test]
+fn cancelling_stops_the_jobs_and_keeps_the_window() {
+    let mut h = window(document(PROMPT));
+    let model = h.state().state.model.clone().unwrap();
+    h.state_mut().state.apply(Action::SetPrompt(PROMPT.repeat(20)), 0.0);
+    h.state_mut().state.update(f64::INFINITY);
+    let started = std::time::Instant::now();
+    h.state_mut().state.worker.cancel_all();
+    while h.state().state.worker.is_busy() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(started.elapsed() < Duration::from_millis(500));
+    settle(&mut h);
+    assert!(std::sync::Arc::ptr_eq(h.state().state.model.as_ref().unwrap(), &model));
+    // And it goes on working.
+    h.state_mut().state.apply(Action::SetPrompt("The United".to_owned()), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.run().unwrap().prompt, "The United");
+}
+
+#[test]
+fn an_over_long_prompt_is_refused_with_the_limit() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().state.apply(Action::SetPrompt("word ".repeat(600)), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.run.error.as_ref().unwrap().contains("512"));
+    h.state_mut().state.apply(Action::SetPrompt(PROMPT.to_owned()), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.run.error.is_none());
+}
+
+#[test]
+fn clicking_a_token_pins_it_everywhere() {
+    let mut h = window(document(PROMPT));
+    h.get_by_label("token 2 ·of").click();
+    h.run();
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.selection.pinned.pos, 2);
+    assert_eq!(state.results.attribution.get().unwrap().pos, 2);
+}
+
+#[test]
+fn clicking_a_next_token_explains_it() {
+    let mut h = window(document(PROMPT));
+    h.get_all_by_role(egui::accesskit::Role::Button)
+        .find(|n| n.accesskit_node().label().is_some_and(|l| l.starts_with("next ")))
+        .unwrap()
+        .click();
+    h.run();
+    settle(&mut h);
+    let state = &h.state().state;
+    assert!(!state.document.answer.is_empty());
+    assert_eq!(state.run().unwrap().answer, Some(state.results.attribution.get().unwrap().answer));
+}
+
+#[test]
+fn keys_move_the_selection() {
+    let mut h = window(document(PROMPT));
+    let last = h.state().state.selection.pinned.pos;
+    h.key_press(egui::Key::ArrowLeft);
+    h.run();
+    assert_eq!(h.state().state.selection.pinned.pos, last - 1);
+    h.key_press(egui::Key::ArrowDown);
+    h.run();
+    assert_eq!(h.state().state.selection.pinned.layer, 0);
+    let head = h.state().state.selection.pinned.head.unwrap();
+    h.key_press(egui::Key::CloseBracket);
+    h.run();
+    assert_eq!(h.state().state.selection.pinned.head, Some((head + 1) % 4));
+    settle(&mut h);
+}
+
+#[test]
+fn the_palette_runs_commands_by_name() {
+    let mut h = window(document(PROMPT));
+    let before = h.ctx.theme();
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::K);
+    h.run();
+    h.get_by_label("Type a command").type_text("dark and light");
+    h.run();
+    h.key_press(egui::Key::Enter);
+    h.run();
+    assert_ne!(h.ctx.theme(), before);
+    assert!(h.query_by_label("Type a command").is_none());
+}
+
+#[test]
+fn every_command_can_be_done_at_any_time() {
+    for document in [document(PROMPT), document("")] {
+        let mut h = window(document);
+        // Dialogs and the end of the program belong to the system.
+        let own = Command::ALL.into_iter().filter(|c| !matches!(c, Command::OpenFile | Command::OpenFolder | Command::Quit));
+        for command in own {
+            if let Some(s) = command.shortcut() {
+                h.key_press_modifiers(s.modifiers, s.logical_key);
+                h.run();
+            }
+            h.key_press(egui::Key::Escape);
+            h.run();
+        }
+        settle(&mut h);
+    }
+}
+
+#[test]
+fn tiny_and_long_prompts_are_drawn() {
+    let mut h = window(document("a"));
+    assert_eq!(h.state().state.run().unwrap().trace.len(), 1);
+    h.state_mut().layout = Layout::everything();
+    h.run();
+    let long: String = (0..480).map(|i| if i % 7 == 0 { " the" } else { " of" }).collect();
+    h.state_mut().state.apply(Action::SetPrompt(long), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.run().unwrap().trace.len() > 400);
+}
+
+#[test]
+fn every_view_exports_its_numbers() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().layout = Layout::everything();
+    h.run();
+    for view in VIEWS {
+        let app = h.state();
+        let palette = circuitscope::app::theme::Palette::of(&h.ctx);
+        let (mut actions, mut hovered) = (Vec::new(), Default::default());
+        let cx = circuitscope::app::views::Context { state: &app.state, palette, actions: &mut actions, hovered: &mut hovered };
+        let table = app.layout.pane(view.kind).unwrap().0.table(&cx).unwrap_or_else(|| panic!("{} has no numbers", view.name));
+        assert_eq!(table.values.len(), table.rows.len(), "{}", view.name);
+        assert!(table.csv().lines().count() > table.rows.len(), "{}", view.name);
+        let json: serde_json::Value = serde_json::from_str(&table.json()).unwrap();
+        assert_eq!(json["axes"].as_array().unwrap().len(), 2);
+    }
+}
+
+/// Draws with a software adapter and compares with the picture in `tests/snapshots`.
+#[test]
+fn every_view_looks_as_it_did() {
+    let mut results = egui_kittest::SnapshotResults::new();
+    for theme in [egui::Theme::Dark, egui::Theme::Light] {
+        let mut h = Harness::builder()
+            .with_size([640.0, 480.0])
+            .with_max_steps(60)
+            .with_theme(theme)
+            .with_render_cursor(false)
+            .with_os(egui::os::OperatingSystem::Nix)
+            .wgpu()
+            .build_eframe(|cc| {
+                if let Some(state) = &cc.wgpu_render_state {
+                    HeatmapPipeline::install(state);
+                }
+                App::new(&cc.egui_ctx, document(PROMPT), Vec::new())
+            });
+        // Times and machines differ between runs; a view alone shows neither.
+        settle(&mut h);
+        let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
+        for view in VIEWS {
+            h.state_mut().layout = Layout::single(view.kind);
+            h.state_mut().bare = true;
+            h.run();
+            results.add(h.try_snapshot(format!("{}-{name}", view.name)));
+        }
+        results.extend_harness(&mut h);
+    }
+}

@@ -1,0 +1,66 @@
+//! The built-in model shows its circuit, and a stopped training resumes to the same model.
+
+use std::sync::Arc;
+
+use circuitscope::Error;
+use circuitscope::jobs::Progress;
+use circuitscope::lab::induction::circuit_scores;
+use circuitscope::lab::{LABS, TrainOptions};
+use circuitscope::model::Model;
+use circuitscope::model::builtin::BUILTINS;
+
+#[test]
+fn the_textbook_circuit_stands() {
+    let model = Arc::new(Model::open("induction").unwrap());
+    let s = circuit_scores(&model).unwrap();
+    println!("{s:?}");
+    assert!(s.previous.1 >= 0.6 && s.induction.1 >= 0.6, "{s:?}");
+    assert!(s.induction_ablated <= s.induction.1 / 2.0, "{s:?}");
+}
+
+#[test]
+fn every_builtin_opens_and_is_small() {
+    for b in BUILTINS {
+        let model = Model::open(b.name).unwrap();
+        assert_eq!(model.n_params, b.n_params);
+        assert!(model.weight_bytes() <= 8_000_000);
+        assert!(model.encode(b.prompt, false).unwrap().len() > 3);
+    }
+}
+
+#[test]
+fn a_stopped_training_resumes_to_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    let words = ["the", "king", "and", "queen", "saw", "a", "white", "whale", "under", "stars"];
+    let line: String = (0..4000).map(|i| words[(i * i + i / 7) % words.len()].to_owned() + " ").collect();
+    std::fs::write(&text, line).unwrap();
+    let options = |name: &str| TrainOptions {
+        output: folder.path().join(name),
+        text: Some(text.clone()),
+        steps: Some(4),
+        seed: 5,
+    };
+    let train = LABS[0].train;
+    train(&options("whole"), &Progress::new(), &mut |_| {}).unwrap();
+    // Stopped after its first steps, twice.
+    for _ in 0..2 {
+        let progress = Progress::new();
+        let stop = progress.clone();
+        let watcher = std::thread::spawn(move || {
+            while stop.counts().0 < 1 && !stop.is_cancelled() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            stop.cancel();
+        });
+        let result = train(&options("parts"), &progress, &mut |_| {});
+        watcher.join().unwrap();
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    }
+    train(&options("parts"), &Progress::new(), &mut |_| {}).unwrap();
+    let weights = |name: &str| std::fs::read(folder.path().join(name).join("model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("parts"), "the resumed training differs");
+    assert!(std::fs::read_to_string(folder.path().join("parts/CARD.md")).unwrap().contains("seed 5"));
+    // Another recipe in the same folder is refused only while a checkpoint of the first lies there.
+    train(&TrainOptions { seed: 6, ..options("parts") }, &Progress::new(), &mut |_| {}).unwrap();
+}
