@@ -14,7 +14,9 @@ pub enum Error {
     Malformed { path: PathBuf, format: &'static str, what: String },
     #[error("{} holds no tensor `{name}`, which the {family} family needs; the download may be incomplete, or the config names the wrong family", path.display())]
     MissingTensor { path: PathBuf, name: String, family: String },
-    #[error("tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights do not belong together")]
+    #[error(
+        "tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights do not belong together"
+    )]
     WrongShape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor `{name}` holds NaN or infinite values; the weights are damaged, get the file again")]
     NotFinite { name: String },
@@ -24,7 +26,9 @@ pub enum Error {
     UnsupportedOption { family: String, option: String, value: String },
     #[error("config option `{option}` {what} (family {family}); correct config.json")]
     BadOption { family: String, option: String, what: String },
-    #[error("no model at `{spec}`: {what}; give a .gguf file, a folder with config.json and *.safetensors, or a built-in model ({builtins})")]
+    #[error(
+        "no model at `{spec}`: {what}; give a .gguf file, a folder with config.json and *.safetensors, or a built-in model ({builtins})"
+    )]
     NoModel { spec: String, what: String, builtins: String },
     #[error("the tokenizer of {} cannot be used: {what}; get the tokenizer file again or run on token ids", path.display())]
     Tokenizer { path: PathBuf, what: String },
@@ -36,7 +40,9 @@ pub enum Error {
     PromptTooLong { tokens: usize, limit: usize },
     #[error("token id {id} is outside the vocabulary of {d_vocab}; use ids from 0 to {}", d_vocab - 1)]
     TokenOutOfRange { id: u32, d_vocab: usize },
-    #[error("`{text}` is not one token, it splits into {pieces}; give a text that is a single token (mind the leading space)")]
+    #[error(
+        "`{text}` is not one token, it splits into {pieces}; give a text that is a single token (mind the leading space)"
+    )]
     NotOneToken { text: String, pieces: String },
     #[error("{what}")]
     BadRequest { what: String },

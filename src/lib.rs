@@ -1,4 +1,48 @@
 //! circuitscope: a native microscope for transformer language models.
+//!
+//! One package: this library, and one binary that is both the window and the headless command line.
+//!
+//! # Code map
+//!
+//! | module | what it answers |
+//! | --- | --- |
+//! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
+//! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves |
+//! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, head scores, …) |
+//! | [`lab`] | models small enough to train while you watch |
+//! | [`jobs`] | the model thread, requests and answers, progress, cancellation |
+//! | [`session`] | the saved document: what was asked |
+//! | [`cli`] | one file a subcommand |
+//! | [`app`] | the window: state, commands, selection, theme; `views/` one file a view; `widgets/` |
+//! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
+//!
+//! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a lab model
+//! ([`lab::LABS`]), a built-in model ([`model::builtin::BUILTINS`]) or a subcommand ([`cli::Command`]) is one
+//! new file and one line in a registry; tests, `--help` and the command palette iterate over the registries.
+//!
+//! # Invariants
+//!
+//! 1. `model`, `engine`, `analysis`, `lab`, `session` and `jobs` know no egui and no wgpu: the build without
+//!    the feature `gui` holds them to it.
+//! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc`
+//!    results and sends actions; [`app::state::State`] is the one place that mutates.
+//! 3. Every long job shows progress and time left, can be cancelled between two layers or 64 rows of logits,
+//!    and hands out partial results where they are worth looking at.
+//! 4. A site has one definition, [`engine::site`]: its TransformerLens name, its axes, its shape.
+//! 5. The same question asked in the window and on the command line runs the same function of [`analysis`].
+//! 6. What is frozen or approximated is written on the result.
+//! 7. Nothing that comes from a user, a file or a model can panic; errors say what, where and what to do.
+//! 8. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
+//!
+//! # Deliberately absent
+//!
+//! Python, servers, the network (only `scripts/` download anything), pickled weights, and reduced precision
+//! in computation: weights are dequantised to f32 once and every number on screen is computed from that.
+
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo, clippy::unimplemented)
+)]
 
 pub mod analysis;
 #[cfg(feature = "gui")]

@@ -1,4 +1,5 @@
 //! Whatever is wrong with a file or a request gives one clear sentence: no panic, no huge allocation.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

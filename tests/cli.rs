@@ -1,4 +1,5 @@
 //! The command line as a user meets it: documents, exit statuses, one-sentence errors.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 
@@ -46,7 +47,17 @@ fn captured_sites_are_written_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sites.safetensors");
     let file = path.to_str().unwrap();
-    let doc = json(&["run", "-p", PROMPT, "--capture", "blocks.*.hook_resid_post", "--capture", "blocks.1.attn.hook_pattern", "-o", file]);
+    let doc = json(&[
+        "run",
+        "-p",
+        PROMPT,
+        "--capture",
+        "blocks.*.hook_resid_post",
+        "--capture",
+        "blocks.1.attn.hook_pattern",
+        "-o",
+        file,
+    ]);
     assert_eq!(doc["captured"].as_array().unwrap().len(), 3);
     let bytes = std::fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -77,7 +88,8 @@ fn lens_and_dla_agree_with_the_run() {
     let sum = dla["sum"].as_f64().unwrap();
     assert!((sum - last).abs() < 1e-3, "{sum} against {last}");
     let p = &dla["parts"];
-    let heads: f64 = p["heads"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap()).map(|v| v.as_f64().unwrap()).sum();
+    let heads: f64 =
+        p["heads"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap()).map(|v| v.as_f64().unwrap()).sum();
     let parts = heads + p["embed"].as_f64().unwrap() + p["pos_embed"].as_f64().unwrap() + p["biases"].as_f64().unwrap();
     assert!((parts - sum).abs() < 1e-3);
     assert_eq!(json(&["lens", "-p", PROMPT, "--pos", "2"])["top1_id"][0].as_array().unwrap().len(), 1);
@@ -89,7 +101,12 @@ fn head_scores_name_the_circuit() {
     assert_eq!(doc["measure"], "diagonal");
     assert_eq!(doc["seed"], 0);
     let best = |score: &str, layer: usize| {
-        doc["scores"][score]["values"][layer].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).fold(0.0, f64::max)
+        doc["scores"][score]["values"][layer]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_f64().unwrap())
+            .fold(0.0, f64::max)
     };
     assert!(best("previous", 0) > 0.6 && best("induction", 1) > 0.6);
     assert_eq!(json(&["heads", "-p", PROMPT])["measure"], "detector");
@@ -104,7 +121,12 @@ fn models_lists_the_default_first() {
 
 #[test]
 fn tables_are_readable() {
-    for args in [&["run", "-p", PROMPT][..], &["lens", "-p", PROMPT, "--pos", "all"], &["dla", "-p", PROMPT, "--answer", " States"], &["heads"]] {
+    for args in [
+        &["run", "-p", PROMPT][..],
+        &["lens", "-p", PROMPT, "--pos", "all"],
+        &["dla", "-p", PROMPT, "--answer", " States"],
+        &["heads"],
+    ] {
         let out = run(args);
         assert!(out.status.success());
         assert!(String::from_utf8(out.stdout).unwrap().lines().count() > 3, "{args:?}");

@@ -1,4 +1,5 @@
 //! Twenty tiny models of all families against what transformers 5.23 computes for each.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 
@@ -36,7 +37,8 @@ fn every_family_computes_what_transformers_computes() {
         };
         seen.push(model.config.family.clone());
         let want = expected(&folder);
-        let ids: Vec<u32> = want["ids"].chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+        let ids: Vec<u32> =
+            want["ids"].chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
         let last = model.config.n_layers - 1;
         let pattern = Site::new(SiteKind::Pattern, last);
         let first_block = Site::new(SiteKind::ResidPost, 0);

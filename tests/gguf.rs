@@ -1,4 +1,5 @@
 //! GGUF files made here: the same model as a Hugging Face folder and as GGUF gives the same logits.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

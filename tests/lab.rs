@@ -1,4 +1,5 @@
 //! The built-in model shows its circuit, and a stopped training resumes to the same model.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 use std::sync::Arc;
 

@@ -108,7 +108,9 @@ fn stripe_scores_of_every_head() {
     let trace = Trace::run(&smollm2(), ids(entry(&doc, "repeated_ids")), &Progress::new()).unwrap();
     let got = head_scores(&trace, Measure::Diagonal { n: trace.len() / 2 }, &Progress::new()).unwrap();
     let want = entry(&doc, "stripe_scores");
-    for (score, key) in [(Score::Previous, "previous"), (Score::Duplicate, "duplicate"), (Score::Induction, "induction")] {
+    for (score, key) in
+        [(Score::Previous, "previous"), (Score::Duplicate, "duplicate"), (Score::Induction, "induction")]
+    {
         assert!(worst(&got.values[score as usize].concat(), &grid(entry(want, key)).concat()) < 1e-3, "{key}");
     }
 }

@@ -55,7 +55,10 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
     let model = &trace.model;
     let (c, w) = (&model.config, &model.weights);
     if pos >= trace.len() {
-        return Err(Error::request(format!("position {pos} is outside the prompt of {} tokens; positions count from 0", trace.len())));
+        return Err(Error::request(format!(
+            "position {pos} is outside the prompt of {} tokens; positions count from 0",
+            trace.len()
+        )));
     }
     model.network().check(&[answer])?;
     if let Some(wrong) = wrong {

@@ -73,7 +73,10 @@ pub fn logit_lens(
         positions = (0..trace.len()).collect();
     }
     if let Some(p) = positions.iter().find(|p| **p >= trace.len()) {
-        return Err(Error::request(format!("position {p} is outside the prompt of {} tokens; positions count from 0", trace.len())));
+        return Err(Error::request(format!(
+            "position {p} is outside the prompt of {} tokens; positions count from 0",
+            trace.len()
+        )));
     }
     let index: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
     let index = Tensor::from_vec(index, positions.len(), trace.resid_final.device())?;

@@ -77,11 +77,13 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
     caption(ui, cx, "most probable next tokens");
     let actual = run.trace.ids.get(p.pos + 1);
-    for t in run.trace.next[p.pos].iter() {
+    for t in &run.trace.next[p.pos] {
         let label = token_text::short(&cx.text_of(t.id), 14);
         let b = Bar { label, value: t.prob, text: format!("{:.2} %", t.prob * 100.0), strong: actual == Some(&t.id) };
         let text = cx.state.model.as_ref().map(|m| m.token_text(t.id));
-        if bar(ui, &b, 1.0, false, 96.0).on_hover_text(format!("id {}, logit {:.3}. Click to explain it.", t.id, t.logit)).clicked()
+        if bar(ui, &b, 1.0, false, 96.0)
+            .on_hover_text(format!("id {}, logit {:.3}. Click to explain it.", t.id, t.logit))
+            .clicked()
             && let Some(text) = text
         {
             cx.actions.push(super::command::Action::SetAnswer(text));
@@ -137,7 +139,8 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     row.truncate(p.pos + 1);
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (k, v) in row.into_iter().take(6) {
-        let b = Bar { label: format!("{k} {}", cx.token(k)), value: v, text: format!("{v:.3}"), strong: p.key == Some(k) };
+        let b =
+            Bar { label: format!("{k} {}", cx.token(k)), value: v, text: format!("{v:.3}"), strong: p.key == Some(k) };
         if bar(ui, &b, 1.0, false, 96.0).clicked() {
             cx.pin(|p| p.key = Some(k));
         }
@@ -155,7 +158,8 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     {
         fact(ui, cx, &format!("activation on {}", cx.token(p.pos)), &format!("{x:+.4}"));
     }
-    let Some(tokens) = r.neuron_tokens.get().cloned().filter(|t| (t.value.layer, t.value.neuron) == (p.layer, i)) else {
+    let Some(tokens) = r.neuron_tokens.get().cloned().filter(|t| (t.value.layer, t.value.neuron) == (p.layer, i))
+    else {
         caption(ui, cx, "computing its tokens …");
         return;
     };
@@ -167,7 +171,12 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     ] {
         caption(ui, cx, title);
         for (id, v) in list {
-            let b = Bar { label: token_text::short(&cx.text_of(*id), 14), value: *v, text: format!("{v:+.3}"), strong: false };
+            let b = Bar {
+                label: token_text::short(&cx.text_of(*id), 14),
+                value: *v,
+                text: format!("{v:+.3}"),
+                strong: false,
+            };
             bar(ui, &b, max, true, 96.0);
         }
     }

@@ -116,14 +116,17 @@ impl Behavior<Pane> for Panels<'_, '_> {
         let Some(pane) = active else { return };
         let def = pane.kind.def();
         ui.add_space(4.0);
-        let save = ui.add(egui::Button::new("⤓").small().frame(false)).on_hover_text(format!("export {}", def.title));
+        let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
         save.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("export {}", def.name)));
         egui::Popup::menu(&save).show(|ui| {
             let table = pane.view.table(self.cx);
             if ui.button("Picture (PNG)…").clicked() {
                 self.cx.actions.push(Action::SavePicture { view: pane.kind });
             }
-            let mut numbers = |ui: &mut egui::Ui, label: &str, extension: &'static str, text: &dyn Fn(&super::views::Table) -> String| {
+            let mut numbers = |ui: &mut egui::Ui,
+                               label: &str,
+                               extension: &'static str,
+                               text: &dyn Fn(&super::views::Table) -> String| {
                 if ui.add_enabled(table.is_some(), egui::Button::new(label)).clicked()
                     && let Some(t) = &table
                 {
@@ -139,7 +142,8 @@ impl Behavior<Pane> for Panels<'_, '_> {
                 self.cx.actions.push(Action::Copy(t.csv()));
             }
         });
-        let help = ui.add(egui::Button::new("?").small().frame(false)).on_hover_text(format!("what {} shows", def.title));
+        let help =
+            ui.add(egui::Button::new("?").small().frame(false)).on_hover_text(format!("what {} shows", def.title));
         help.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("help {}", def.name)));
         egui::Popup::from_toggle_button_response(&help).width(340.0).show(|ui| {
             ui.set_max_width(340.0);

@@ -68,7 +68,7 @@ pub fn run(args: WindowArgs) -> Result<()> {
             .with_app_id("circuitscope")
             .with_inner_size([1440.0, 900.0])
             .with_min_inner_size([720.0, 480.0]),
-        wgpu_options: eframe::egui_wgpu::WgpuConfiguration { wgpu_setup: adapter::setup().into(), ..Default::default() },
+        wgpu_options: egui_wgpu::WgpuConfiguration { wgpu_setup: adapter::setup().into(), ..Default::default() },
         ..Default::default()
     };
     let outcome = eframe::run_native(
@@ -203,9 +203,12 @@ impl App {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
             let bar = |fill: egui::Color32| egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6));
             egui::Panel::top("top").frame(bar(palette.header)).exact_size(44.0).show(ui, |ui| self.top.ui(ui, &mut cx));
-            egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0).show_separator_line(false).show(ui, |ui| {
-                self.strip.ui(ui, &mut cx);
-            });
+            egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0).show_separator_line(false).show(
+                ui,
+                |ui| {
+                    self.strip.ui(ui, &mut cx);
+                },
+            );
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
             egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
                 statusbar::ui(ui, &mut cx, &self.adapter);
@@ -334,7 +337,13 @@ impl App {
             };
             // The dialog gives nothing both when it is cancelled and when the system has none.
             Some(handle.map_or_else(
-                || Message::Say(Level::Info, "No file was chosen; a path can also be typed in the model menu, or dropped on the window.".to_owned()),
+                || {
+                    Message::Say(
+                        Level::Info,
+                        "No file was chosen; a path can also be typed in the model menu, or dropped on the window."
+                            .to_owned(),
+                    )
+                },
                 |h| Message::Open(h.path().to_owned()),
             ))
         });
@@ -422,7 +431,13 @@ fn drop_hint(ctx: &egui::Context, palette: Palette) {
     let painter = ctx.layer_painter(egui::LayerId::new(egui::Order::Foreground, egui::Id::unique("drop")));
     let rect = ctx.content_rect();
     painter.rect_filled(rect, 0.0, palette.base.gamma_multiply(0.85));
-    painter.text(rect.center(), egui::Align2::CENTER_CENTER, "drop a model here to open it", theme::title(), palette.accent);
+    painter.text(
+        rect.center(),
+        egui::Align2::CENTER_CENTER,
+        "drop a model here to open it",
+        theme::title(),
+        palette.accent,
+    );
 }
 
 impl eframe::App for App {

@@ -80,7 +80,11 @@ impl Notices {
                             ui.set_max_width(460.0);
                             ui.horizontal_top(|ui| {
                                 ui.add(egui::Label::new(egui::RichText::new(&n.text).color(palette.text)).wrap());
-                                if ui.add(egui::Button::new("×").small().frame(false)).on_hover_text("dismiss").clicked() {
+                                if ui
+                                    .add(egui::Button::new("×").small().frame(false))
+                                    .on_hover_text("dismiss")
+                                    .clicked()
+                                {
                                     n.dismissed = true;
                                 }
                             });

@@ -53,8 +53,9 @@ impl CommandPalette {
         let mut chosen = if enter { entries.get(self.selected).map(|e| e.2.clone()) } else { None };
         let modal = egui::Modal::new(egui::Id::unique("command palette")).show(ctx, |ui| {
             ui.set_width(460.0);
-            let field = egui::TextEdit::singleline(&mut self.query).hint_text("Type a command").desired_width(f32::INFINITY);
-            ui.add(field).request_focus();
+            let field =
+                egui::TextEdit::singleline(&mut self.query).hint_text("Type a command").desired_width(f32::INFINITY);
+            ui.add(field).accessible_name("Type a command").request_focus();
             ui.add_space(theme::GRID);
             egui::ScrollArea::vertical().max_height(360.0).show(ui, |ui| {
                 for (i, (title, keys, action)) in entries.iter().enumerate() {

@@ -46,7 +46,8 @@ pub fn draw(
     app.settle(&ctx, LIMIT)?;
     // An error that a window would show as a message is this command's failure.
     if app.state.model.is_none() {
-        let text = app.state.notices.latest().map_or_else(|| "the model could not be opened".to_owned(), |n| n.text.clone());
+        let text =
+            app.state.notices.latest().map_or_else(|| "the model could not be opened".to_owned(), |n| n.text.clone());
         return Err(Error::failed(text.trim_end_matches('.').to_owned()));
     }
     if let Some(error) = &app.state.results.run.error {
@@ -85,7 +86,8 @@ pub fn encode(image: &egui::ColorImage, rect: Option<egui::Rect>, pixels_per_poi
     if x1 <= x0 || y1 <= y0 {
         return Err(Error::failed("the view is not on screen, so there is no picture of it; show it first"));
     }
-    let bytes: Vec<u8> = (y0..y1).flat_map(|y| image.pixels[y * w + x0..y * w + x1].iter().flat_map(|c| c.to_array())).collect();
+    let bytes: Vec<u8> =
+        (y0..y1).flat_map(|y| image.pixels[y * w + x0..y * w + x1].iter().flat_map(egui::Color32::to_array)).collect();
     let picture = image::RgbaImage::from_raw((x1 - x0) as u32, (y1 - y0) as u32, bytes);
     png(&picture.ok_or_else(|| Error::failed("the screenshot is incomplete"))?)
 }
@@ -106,5 +108,8 @@ pub fn free_name(name: &str) -> PathBuf {
         path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
         path.extension().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
     );
-    (1..).map(|i| if i == 1 { path.clone() } else { PathBuf::from(format!("{stem}-{i}.{extension}")) }).find(|p| !p.exists()).unwrap_or(path)
+    (1..)
+        .map(|i| if i == 1 { path.clone() } else { PathBuf::from(format!("{stem}-{i}.{extension}")) })
+        .find(|p| !p.exists())
+        .unwrap_or(path)
 }

@@ -176,7 +176,12 @@ impl State {
             return;
         }
         let some = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
-        self.worker.submit(Request::Run { model, prompt: d.prompt.clone(), answer: some(&d.answer), wrong: some(&d.wrong) });
+        self.worker.submit(Request::Run {
+            model,
+            prompt: d.prompt.clone(),
+            answer: some(&d.answer),
+            wrong: some(&d.wrong),
+        });
         self.results.outdate_run();
     }
 
@@ -371,24 +376,9 @@ impl State {
     pub fn apply(&mut self, action: Action, now: f64) {
         match action {
             Action::Open(spec) => self.open(spec),
-            Action::SetPrompt(text) => {
-                if self.document.prompt != text {
-                    self.document.prompt = text;
-                    self.edited_at = Some(now);
-                }
-            }
-            Action::SetAnswer(text) => {
-                if self.document.answer != text {
-                    self.document.answer = text;
-                    self.edited_at = Some(now);
-                }
-            }
-            Action::SetWrong(text) => {
-                if self.document.wrong != text {
-                    self.document.wrong = text;
-                    self.edited_at = Some(now);
-                }
-            }
+            Action::SetPrompt(text) => self.edit(now, |d| &mut d.prompt, text),
+            Action::SetAnswer(text) => self.edit(now, |d| &mut d.answer, text),
+            Action::SetWrong(text) => self.edit(now, |d| &mut d.wrong, text),
             Action::Pin(new) => self.pin(new),
             Action::Hover(hovered) => self.selection.hovered = hovered,
             Action::NeuronStatistic(statistic) => {
@@ -404,6 +394,14 @@ impl State {
             }
             Action::Say(text) => self.notices.push(Level::Info, text),
             _ => {}
+        }
+    }
+
+    fn edit(&mut self, now: f64, field: fn(&mut Document) -> &mut String, text: String) {
+        let field = field(&mut self.document);
+        if *field != text {
+            *field = text;
+            self.edited_at = Some(now);
         }
     }
 

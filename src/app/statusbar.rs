@@ -14,10 +14,13 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
                 let felt = status.progress.elapsed() > 0.25;
                 if felt {
                     ui.label(RichText::new(status.kind.label()).font(theme::small()));
-                    let bar = egui::ProgressBar::new(status.progress.fraction()).desired_width(160.0).desired_height(6.0);
+                    let bar =
+                        egui::ProgressBar::new(status.progress.fraction()).desired_width(160.0).desired_height(6.0);
                     ui.add(bar);
                     if let Some(left) = status.progress.seconds_left() {
-                        ui.label(RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak));
+                        ui.label(
+                            RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak),
+                        );
                     }
                     if status.waiting > 0 {
                         let text = format!("{} more waiting", status.waiting);

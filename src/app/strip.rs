@@ -101,16 +101,31 @@ impl Strip {
                 let loss = run.trace.loss.get(i).copied().flatten();
                 let id = ui.scope_id().with(("token", i));
                 let response = ui.interact(chip, id, Sense::click());
-                response.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, true, p.pos == i, format!("token {i} {}", self.texts[i])));
-                let color = loss.map_or(cx.palette.raised, |l| surprise(l).gamma_multiply(if fresh { 1.0 } else { 0.5 }));
+                response.widget_info(|| {
+                    egui::WidgetInfo::selected(
+                        egui::Role::Button,
+                        true,
+                        p.pos == i,
+                        format!("token {i} {}", self.texts[i]),
+                    )
+                });
+                let color =
+                    loss.map_or(cx.palette.raised, |l| surprise(l).gamma_multiply(if fresh { 1.0 } else { 0.5 }));
                 let ink = if loss.is_some() && fresh { ink_on(color) } else { cx.palette.text };
                 let painter = ui.painter();
                 painter.rect_filled(chip, 4.0, color);
                 painter.text(chip.center(), Align2::CENTER_CENTER, &self.texts[i], theme::mono(), ink);
                 let is_pinned = p.pos == i;
-                let is_hovered = cx.state.selection.hovered.pos == Some(i) || response.hovered() || response.has_focus();
+                let is_hovered =
+                    cx.state.selection.hovered.pos == Some(i) || response.hovered() || response.has_focus();
                 let number_color = if is_pinned { cx.palette.accent } else { cx.palette.weak };
-                painter.text(pos2(chip.center().x, chip.max.y + 8.0), Align2::CENTER_CENTER, i, theme::mono_small(), number_color);
+                painter.text(
+                    pos2(chip.center().x, chip.max.y + 8.0),
+                    Align2::CENTER_CENTER,
+                    i,
+                    theme::mono_small(),
+                    number_color,
+                );
                 let kind = egui::StrokeKind::Outside;
                 if is_pinned {
                     painter.rect_stroke(chip, 4.0, egui::Stroke::new(2.0, cx.palette.accent), kind);
@@ -126,7 +141,9 @@ impl Strip {
                     });
                 }
                 response.on_hover_ui(|ui| {
-                    ui.label(RichText::new(format!("{} ({i})", token_text::visible(&run.texts[i]))).font(theme::title()));
+                    ui.label(
+                        RichText::new(format!("{} ({i})", token_text::visible(&run.texts[i]))).font(theme::title()),
+                    );
                     ui.label(format!("id {}", run.trace.ids[i]));
                     match loss {
                         Some(l) => ui.label(format!("surprise {l:.2} nats: probability {:.3} %", (-l).exp() * 100.0)),
@@ -150,23 +167,43 @@ fn next(ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
     for (k, t) in list.iter().take(NEXT_SHOWN).enumerate() {
         let text = cx.text_of(t.id);
         let (rect, response) = ui.allocate_exact_size(vec2(90.0, 38.0), Sense::click());
-        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("next {text} {:.1} %", t.prob * 100.0)));
+        response.widget_info(|| {
+            egui::WidgetInfo::labeled(egui::Role::Button, true, format!("next {text} {:.1} %", t.prob * 100.0))
+        });
         let chip = Rect::from_min_size(rect.min + vec2(0.0, 1.0), vec2(rect.width(), 22.0));
         let painter = ui.painter_at(rect);
         let fill = if response.hovered() { cx.palette.hovered } else { cx.palette.raised };
         painter.rect_filled(chip, 4.0, fill);
-        let bar = Rect::from_min_size(pos2(chip.min.x, chip.max.y + 2.0), vec2(chip.width() * t.prob.clamp(0.0, 1.0), 3.0));
+        let bar =
+            Rect::from_min_size(pos2(chip.min.x, chip.max.y + 2.0), vec2(chip.width() * t.prob.clamp(0.0, 1.0), 3.0));
         painter.rect_filled(bar, 1.5, cx.palette.accent.gamma_multiply(if fresh { 1.0 } else { 0.5 }));
         let ink = if k == 0 { cx.palette.text } else { cx.palette.weak };
         let left = painter.with_clip_rect(chip.with_max_x(chip.max.x - 40.0));
-        left.text(pos2(chip.min.x + 6.0, chip.center().y), Align2::LEFT_CENTER, token_text::short(&text, 10), theme::mono(), ink);
-        let percent = if t.prob >= 0.0995 { format!("{:.0} %", t.prob * 100.0) } else { format!("{:.1} %", t.prob * 100.0) };
-        painter.text(pos2(chip.max.x - 6.0, chip.center().y), Align2::RIGHT_CENTER, percent, theme::mono_small(), cx.palette.weak);
+        left.text(
+            pos2(chip.min.x + 6.0, chip.center().y),
+            Align2::LEFT_CENTER,
+            token_text::short(&text, 10),
+            theme::mono(),
+            ink,
+        );
+        let percent =
+            if t.prob >= 0.0995 { format!("{:.0} %", t.prob * 100.0) } else { format!("{:.1} %", t.prob * 100.0) };
+        painter.text(
+            pos2(chip.max.x - 6.0, chip.center().y),
+            Align2::RIGHT_CENTER,
+            percent,
+            theme::mono_small(),
+            cx.palette.weak,
+        );
         if response.clicked()
             && let Some(model) = &cx.state.model
         {
             cx.actions.push(Action::SetAnswer(model.token_text(t.id)));
         }
-        response.on_hover_text(format!("{text}: probability {:.4} %, logit {:.3}. Click to explain it.", t.prob * 100.0, t.logit));
+        response.on_hover_text(format!(
+            "{text}: probability {:.4} %, logit {:.3}. Click to explain it.",
+            t.prob * 100.0,
+            t.logit
+        ));
     }
 }

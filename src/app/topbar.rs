@@ -43,7 +43,7 @@ impl TopBar {
                     .font(theme::mono())
                     .margin(egui::Margin::symmetric(8, 5))
                     .desired_width(f32::INFINITY);
-                let response = ui.add(field);
+                let response = ui.add(field).accessible_name("Prompt");
                 if self.focus_prompt {
                     self.focus_prompt = false;
                     response.request_focus();
@@ -86,11 +86,14 @@ impl TopBar {
                     ui.close();
                 }
             }
-            let recent: Vec<&String> = cx.state.recent.iter().filter(|r| BUILTINS.iter().all(|b| b.name != r.as_str())).collect();
+            let recent: Vec<&String> =
+                cx.state.recent.iter().filter(|r| BUILTINS.iter().all(|b| b.name != r.as_str())).collect();
             if !recent.is_empty() {
                 ui.label(RichText::new("Recent").font(theme::small()).color(cx.palette.weak));
                 for spec in recent {
-                    let short = std::path::Path::new(spec).file_name().map_or_else(|| spec.clone(), |n| n.to_string_lossy().into_owned());
+                    let short = std::path::Path::new(spec)
+                        .file_name()
+                        .map_or_else(|| spec.clone(), |n| n.to_string_lossy().into_owned());
                     if ui.button(short).on_hover_text(spec).clicked() {
                         cx.actions.push(Action::Open(spec.clone()));
                         ui.close();
@@ -109,12 +112,17 @@ impl TopBar {
                 }
             });
             let field = egui::TextEdit::singleline(&mut self.path).hint_text("Path of a model").desired_width(330.0);
-            let response = ui.add(field).on_hover_text("a .gguf file or a model folder; Enter opens it");
+            let response = ui
+                .add(field)
+                .accessible_name("Path of a model")
+                .on_hover_text("a .gguf file or a model folder; Enter opens it");
             if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
                 cx.actions.push(Action::Open(self.path.trim().to_owned()));
                 ui.close();
             }
-            ui.label(RichText::new("or drop a file or folder on the window").font(theme::small()).color(cx.palette.weak));
+            ui.label(
+                RichText::new("or drop a file or folder on the window").font(theme::small()).color(cx.palette.weak),
+            );
         });
     }
 
@@ -142,14 +150,17 @@ impl TopBar {
             ui.label(RichText::new(format!("{d:+.2}")).font(theme::mono()).color(cx.palette.accent))
                 .on_hover_text("logit of the answer, minus that of the second token where one is given");
         }
-        let field = |text, hint: &'static str| egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(64.0);
+        let field = |text, hint: &'static str| {
+            egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(64.0)
+        };
         let wrong = ui
             .add(field(&mut self.wrong, "against"))
+            .accessible_name("Wrong answer")
             .on_hover_text("token to compare with, taken as given: mind the leading space; empty for none");
         ui.label(RichText::new("−").color(cx.palette.weak));
-        let answer = ui
-            .add(field(&mut self.answer, "answer"))
-            .on_hover_text("token to explain, taken as given: mind the leading space; empty for the model's own favourite");
+        let answer = ui.add(field(&mut self.answer, "answer")).accessible_name("Answer").on_hover_text(
+            "token to explain, taken as given: mind the leading space; empty for the model's own favourite",
+        );
         if answer.changed() {
             cx.actions.push(Action::SetAnswer(self.answer.clone()));
             self.remember();
@@ -195,9 +206,5 @@ pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
 }
 
 fn millions(n: usize) -> String {
-    if n >= 1_000_000_000 {
-        format!("{:.2} billion", n as f64 / 1e9)
-    } else {
-        format!("{:.1} million", n as f64 / 1e6)
-    }
+    if n >= 1_000_000_000 { format!("{:.2} billion", n as f64 / 1e9) } else { format!("{:.1} million", n as f64 / 1e6) }
 }

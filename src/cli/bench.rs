@@ -178,7 +178,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         doc["load_seconds"] = json!(load);
         return emit(&doc.to_string());
     }
-    let peak = doc["forward"].as_array().and_then(|f| f.last()).map_or(Value::Null, |f| f["peak_memory_over_weights"].clone());
+    let peak =
+        doc["forward"].as_array().and_then(|f| f.last()).map_or(Value::Null, |f| f["peak_memory_over_weights"].clone());
     let mut text = format!(
         "{}: load {load:.3} s, {} threads\n{}\nweights stream in {stream:.4} s ({:.1} GB/s); the 14-token pass takes {:.2} × that\npeak memory {:.2} × the f32 weights",
         model.config.name,

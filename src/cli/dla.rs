@@ -68,7 +68,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     parts.extend(a.mlps.iter().enumerate().map(|(l, v)| (format!("m{l}"), *v)));
     parts.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
-    let rows: Vec<Vec<String>> = parts.iter().take(args.top).map(|(n, v)| vec![n.clone(), format!("{v:+.4}")]).collect();
+    let rows: Vec<Vec<String>> =
+        parts.iter().take(args.top).map(|(n, v)| vec![n.clone(), format!("{v:+.4}")]).collect();
     let what = wrong.map_or_else(
         || format!("logit of {}", quoted(&model.token_text(answer))),
         |w| format!("logit of {} minus {}", quoted(&model.token_text(answer)), quoted(&model.token_text(w))),

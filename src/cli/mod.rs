@@ -142,7 +142,9 @@ pub fn positions(text: Option<&str>, len: usize, default_last: bool) -> Result<V
         None | Some("all") => Ok((0..len).collect()),
         Some(n) => match n.parse() {
             Ok(p) if p < len => Ok(vec![p]),
-            _ => Err(Error::request(format!("--pos {n} is not a position of this prompt; give 0 to {} or all", len - 1))),
+            _ => {
+                Err(Error::request(format!("--pos {n} is not a position of this prompt; give 0 to {} or all", len - 1)))
+            }
         },
     }
 }

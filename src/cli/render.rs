@@ -59,15 +59,22 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let size = size(&args.size)
         .ok_or_else(|| Error::request(format!("--size {} is not WIDTHxHEIGHT between 64 and 8192", args.size)))?;
     if !(0.5..=4.0).contains(&args.scale) || (size * args.scale).max_elem() > 8192.0 {
-        return Err(Error::request(format!("--scale {} does not fit; give 0.5 to 4, at most 8192 pixels a side", args.scale)));
+        return Err(Error::request(format!(
+            "--scale {} does not fit; give 0.5 to 4, at most 8192 pixels a side",
+            args.scale
+        )));
     }
     if args.output.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
-        return Err(Error::request(format!("{} does not end in .png, which is the format that can be written", args.output.display())));
+        return Err(Error::request(format!(
+            "{} does not end in .png, which is the format that can be written",
+            args.output.display()
+        )));
     }
     let head = match &args.head {
         None => None,
         Some(text) => {
-            let parsed = text.split_once('.').and_then(|(l, h)| Some((l.parse::<usize>().ok()?, h.parse::<usize>().ok()?)));
+            let parsed =
+                text.split_once('.').and_then(|(l, h)| Some((l.parse::<usize>().ok()?, h.parse::<usize>().ok()?)));
             Some(parsed.ok_or_else(|| Error::request(format!("--head {text} is not LAYER.HEAD, such as 5.1")))?)
         }
     };

@@ -61,8 +61,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     drop(bar);
 
     if let Some(path) = &args.output {
-        let tensors: HashMap<String, _> =
-            capture.values.iter().map(|(site, t)| Ok((site.to_string(), t.squeeze(0)?.contiguous()?))).collect::<Result<_>>()?;
+        let tensors: HashMap<String, _> = capture
+            .values
+            .iter()
+            .map(|(site, t)| Ok((site.to_string(), t.squeeze(0)?.contiguous()?)))
+            .collect::<Result<_>>()?;
         let metadata = HashMap::from([
             ("ids".to_owned(), serde_json::to_string(&ids).unwrap_or_default()),
             ("model".to_owned(), model.config.name.clone()),
@@ -80,8 +83,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let captured: Vec<_> = capture
             .values
             .keys()
-            .map(|s| json!({"name": s.to_string(), "shape": s.shape(&model.config, ids.len()),
-                "axes": s.kind.axes().iter().map(|a| a.name()).collect::<Vec<_>>()}))
+            .map(|s| {
+                json!({"name": s.to_string(), "shape": s.shape(&model.config, ids.len()),
+                "axes": s.kind.axes().iter().map(|a| a.name()).collect::<Vec<_>>()})
+            })
             .collect();
         let mut doc = document(&model, Some(&ids), seconds, json!({"next": next, "loss": loss}));
         if let (Some(path), Some(map)) = (&args.output, doc.as_object_mut()) {
@@ -93,7 +98,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let rows: Vec<Vec<String>> = next
         .iter()
         .map(|t| {
-            vec![quoted(&model.token_text(t.id)), t.id.to_string(), format!("{:.4} %", t.prob * 100.0), format!("{:.3}", t.logit)]
+            vec![
+                quoted(&model.token_text(t.id)),
+                t.id.to_string(),
+                format!("{:.4} %", t.prob * 100.0),
+                format!("{:.3}", t.logit),
+            ]
         })
         .collect();
     let loss = loss.map_or("-".to_owned(), |l| format!("{l:.4}"));

@@ -96,7 +96,8 @@ impl Network<'_> {
 
     /// One block: resid_pre to resid_post, both [batch, pos, d_model].
     pub fn block(&self, layer: usize, resid: Tensor, prepared: &Prepared, hooks: &mut dyn Hooks) -> Result<Tensor> {
-        let block = self.weights.blocks.get(layer).ok_or_else(|| Error::failed(format!("the model has no layer {layer}")))?;
+        let block =
+            self.weights.blocks.get(layer).ok_or_else(|| Error::failed(format!("the model has no layer {layer}")))?;
         let at = |kind| Site::new(kind, layer);
         let resid = visit(hooks, at(SiteKind::ResidPre), resid)?;
         let x1 = self.norm(&resid, block.ln1.as_ref(), at(SiteKind::Ln1Scale), at(SiteKind::Ln1Normalized), hooks)?;
@@ -125,7 +126,14 @@ impl Network<'_> {
         visit(hooks, at(SiteKind::ResidPost), (carried + mlp_out)?)
     }
 
-    fn norm(&self, x: &Tensor, n: Option<&Norm>, scale: Site, normalized: Site, hooks: &mut dyn Hooks) -> Result<Tensor> {
+    fn norm(
+        &self,
+        x: &Tensor,
+        n: Option<&Norm>,
+        scale: Site,
+        normalized: Site,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor> {
         let Some(n) = n else { return Ok(x.clone()) };
         if !hooks.wants(scale) && !hooks.wants(normalized) {
             return Ok(norm::apply(x, self.config.norm, n)?);

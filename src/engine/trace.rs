@@ -147,7 +147,11 @@ impl Trace {
     /// The residual stream entering layer `layer`, or leaving the last one for `layer == n_layers`;
     /// [pos, d_model].
     pub fn resid(&self, layer: usize) -> Result<Tensor> {
-        if layer == self.model.config.n_layers { Ok(self.resid_final.clone()) } else { self.get(SiteKind::ResidPre, layer) }
+        if layer == self.model.config.n_layers {
+            Ok(self.resid_final.clone())
+        } else {
+            self.get(SiteKind::ResidPre, layer)
+        }
     }
 
     /// The final norm's divisor at each position, [pos, 1].

@@ -31,5 +31,7 @@ pub fn missing(detail: &str) -> Error {
     } else {
         "update the graphics driver"
     };
-    Error::failed(format!("no usable graphics adapter was found ({detail}); {driver}, or use a subcommand, which needs none"))
+    Error::failed(format!(
+        "no usable graphics adapter was found ({detail}); {driver}, or use a subcommand, which needs none"
+    ))
 }

@@ -24,7 +24,8 @@ pub enum ColorMap {
 pub const STEPS: usize = 256;
 
 impl ColorMap {
-    pub const ALL: [Self; 5] = [Self::Magma, Self::Viridis, Self::DivergingDark, Self::DivergingLight, Self::MagmaLight];
+    pub const ALL: [Self; 5] =
+        [Self::Magma, Self::Viridis, Self::DivergingDark, Self::DivergingLight, Self::MagmaLight];
 
     fn compute(self) -> Vec<Color32> {
         let take = |g: &dyn Fn(f32) -> [u8; 4]| {
@@ -75,7 +76,8 @@ impl ColorMap {
 
 /// Black or white, whichever reads better on `background`.
 pub fn ink_on(background: Color32) -> Color32 {
-    let luma = 0.299 * f32::from(background.r()) + 0.587 * f32::from(background.g()) + 0.114 * f32::from(background.b());
+    let luma =
+        0.299 * f32::from(background.r()) + 0.587 * f32::from(background.g()) + 0.114 * f32::from(background.b());
     if luma > 140.0 { Color32::from_gray(16) } else { Color32::from_gray(238) }
 }
 

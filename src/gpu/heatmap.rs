@@ -205,7 +205,7 @@ impl HeatmapPipeline {
     }
 
     /// Registers the pipeline with a renderer.
-    pub fn install(state: &eframe::egui_wgpu::RenderState) {
+    pub fn install(state: &egui_wgpu::RenderState) {
         let pipeline = Self::new(&state.device, &state.queue, state.target_format);
         state.renderer.write().callback_resources.insert(pipeline);
     }
@@ -230,7 +230,14 @@ fn create(
     })
 }
 
-fn write(queue: &wgpu::Queue, texture: &wgpu::Texture, level: u32, size: (u32, u32), bytes_per_cell: u32, bytes: &[u8]) {
+fn write(
+    queue: &wgpu::Queue,
+    texture: &wgpu::Texture,
+    level: u32,
+    size: (u32, u32),
+    bytes_per_cell: u32,
+    bytes: &[u8],
+) {
     let (width, height) = size;
     queue.write_texture(
         wgpu::TexelCopyTextureInfo {
@@ -240,7 +247,11 @@ fn write(queue: &wgpu::Queue, texture: &wgpu::Texture, level: u32, size: (u32, u
             aspect: wgpu::TextureAspect::All,
         },
         bytes,
-        wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(bytes_per_cell * width), rows_per_image: Some(height) },
+        wgpu::TexelCopyBufferLayout {
+            offset: 0,
+            bytes_per_row: Some(bytes_per_cell * width),
+            rows_per_image: Some(height),
+        },
         wgpu::Extent3d { width, height, depth_or_array_layers: 1 },
     );
 }
@@ -267,8 +278,9 @@ fn reduce(cells: &[[f32; 2]], cols: usize, rows: usize) -> (Vec<[f32; 2]>, usize
 impl Tile {
     fn upload(device: &wgpu::Device, queue: &wgpu::Queue, data: &HeatData, x0: usize, y0: usize) -> Self {
         let (cols, rows) = ((data.cols - x0).min(MAX_TEXTURE), (data.rows - y0).min(MAX_TEXTURE));
-        let cut: Vec<f32> =
-            (y0..y0 + rows).flat_map(|y| data.values[y * data.cols + x0..y * data.cols + x0 + cols].iter().copied()).collect();
+        let cut: Vec<f32> = (y0..y0 + rows)
+            .flat_map(|y| data.values[y * data.cols + x0..y * data.cols + x0 + cols].iter().copied())
+            .collect();
         let size = (cols as u32, rows as u32);
         let values = create(device, "heatmap values", size, 1, wgpu::TextureFormat::R32Float);
         write(queue, &values, 0, size, 4, bytemuck::cast_slice(&cut));
@@ -315,11 +327,13 @@ impl CallbackTrait for HeatmapCallback {
         let data_id = *self.data.id;
         let entry = uploaded.entry(data_id).or_insert_with(|| {
             let (cols, rows) = (self.data.cols, self.data.rows);
-            let starts = (0..rows).step_by(MAX_TEXTURE).flat_map(|y| (0..cols).step_by(MAX_TEXTURE).map(move |x| (x, y)));
+            let starts =
+                (0..rows).step_by(MAX_TEXTURE).flat_map(|y| (0..cols).step_by(MAX_TEXTURE).map(move |x| (x, y)));
             let tiles = starts.map(|(x, y)| Tile::upload(device, queue, &self.data, x, y)).collect();
             Uploaded { alive: Arc::downgrade(&self.data.id), tiles }
         });
-        let drawing = drawings.entry(self.widget).or_insert_with(|| Drawing { alive: Weak::new(), data: 0, parts: Vec::new() });
+        let drawing =
+            drawings.entry(self.widget).or_insert_with(|| Drawing { alive: Weak::new(), data: 0, parts: Vec::new() });
         if drawing.data != data_id {
             drawing.data = data_id;
             drawing.alive = Arc::downgrade(&self.data.id);
@@ -369,7 +383,12 @@ impl CallbackTrait for HeatmapCallback {
         Vec::new()
     }
 
-    fn paint(&self, info: egui::PaintCallbackInfo, pass: &mut wgpu::RenderPass<'static>, resources: &CallbackResources) {
+    fn paint(
+        &self,
+        info: egui::PaintCallbackInfo,
+        pass: &mut wgpu::RenderPass<'static>,
+        resources: &CallbackResources,
+    ) {
         let Some(gpu) = resources.get::<HeatmapPipeline>() else { return };
         let Some(drawing) = gpu.drawings.get(&self.widget) else { return };
         if info.clip_rect_in_pixels().width_px <= 0 || info.clip_rect_in_pixels().height_px <= 0 {

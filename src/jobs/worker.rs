@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::request::{Answer, Kind, Payload, Request};
 use super::Progress;
+use super::request::{Answer, Kind, Payload, Request};
 use crate::error::Error;
 
 /// What runs now.
@@ -53,9 +53,8 @@ impl Worker {
         let shared = Arc::new(Shared { queue: Mutex::new(Queue::default()), changed: Condvar::new() });
         let (sender, answers) = sync_channel(CHANNEL);
         let thread_shared = shared.clone();
-        let spawned = std::thread::Builder::new()
-            .name("model".to_owned())
-            .spawn(move || serve(&thread_shared, &sender, &wake));
+        let spawned =
+            std::thread::Builder::new().name("model".to_owned()).spawn(move || serve(&thread_shared, &sender, &wake));
         if spawned.is_err() {
             // Without its thread the queue is closed, and every request is refused as such.
             shared.lock().closed = true;
@@ -149,7 +148,10 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
         let payload = outcome.unwrap_or_else(|panic| {
             let what = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
             let what = what.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(Error::failed(format!("{} failed unexpectedly ({what}); please report this with the model and prompt", kind.label())))
+            Err(Error::failed(format!(
+                "{} failed unexpectedly ({what}); please report this with the model and prompt",
+                kind.label()
+            )))
         });
         shared.lock().running = None;
         if !send(payload) {

@@ -69,7 +69,8 @@ fn config() -> ModelConfig {
         n_ctx: CONTEXT,
     };
     let mut c = ModelConfig::plain("circuitscope_lab", shape, NormKind::Layer { eps: 1e-5 });
-    let rotary = Rotary { dims: D_MODEL / HEADS, base: ROPE_BASE, style: RotaryStyle::Half, scaling: RotaryScaling::None };
+    let rotary =
+        Rotary { dims: D_MODEL / HEADS, base: ROPE_BASE, style: RotaryStyle::Half, scaling: RotaryScaling::None };
     c.positions = Positions::Rotary(vec![rotary; LAYERS]);
     c
 }
@@ -247,12 +248,18 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
     let steps = options.steps.unwrap_or(STEPS);
     let tokenizer_path = folder.join("tokenizer.json");
     let tokenizer = train_tokenizer(&text)?;
-    let pretty = tokenizer.to_string(false).map_err(|e| Error::failed(format!("the tokenizer cannot be written: {e}")))?;
+    let pretty =
+        tokenizer.to_string(false).map_err(|e| Error::failed(format!("the tokenizer cannot be written: {e}")))?;
     write_atomic(&tokenizer_path, pretty.as_bytes())?;
-    let encoded = tokenizer.encode(text.as_str(), false).map_err(|e| Error::failed(format!("the text cannot be split: {e}")))?;
+    let encoded =
+        tokenizer.encode(text.as_str(), false).map_err(|e| Error::failed(format!("the text cannot be split: {e}")))?;
     let stream = encoded.get_ids();
     if stream.len() < 4 * LENGTH {
-        return Err(Error::request(format!("the text gives only {} tokens; give at least {}", stream.len(), 4 * LENGTH)));
+        return Err(Error::request(format!(
+            "the text gives only {} tokens; give at least {}",
+            stream.len(),
+            4 * LENGTH
+        )));
     }
 
     let vars = variables(options.seed)?;
@@ -270,11 +277,7 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
         let mixed = step >= ALONE.min(steps / 2);
         let (rows, period) = repeat_batch(options.seed, step, if mixed { MIXED_BATCH } else { BATCH });
         let repeat_loss = loss(network, &rows, period)?;
-        let text_loss = if mixed {
-            Some(loss(network, &text_batch(options.seed, step, stream), 0)?)
-        } else {
-            None
-        };
+        let text_loss = if mixed { Some(loss(network, &text_batch(options.seed, step, stream), 0)?) } else { None };
         let total = match &text_loss {
             Some(t) => (&repeat_loss + t)?,
             None => repeat_loss.clone(),
@@ -331,7 +334,10 @@ fn resume(folder: &Path, adam: &mut AdamW, log: &mut Log) -> Result<()> {
             old.steps
         )));
     }
-    let step = values.get("step").and_then(|s| s.parse().ok()).ok_or_else(|| malformed("it does not say its step".to_owned()))?;
+    let step = values
+        .get("step")
+        .and_then(|s| s.parse().ok())
+        .ok_or_else(|| malformed("it does not say its step".to_owned()))?;
     let state = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| malformed(e.to_string()))?;
     adam.restore(&state, step)?;
     *log = old;
@@ -352,7 +358,10 @@ fn save_model(folder: &Path, adam: &AdamW) -> Result<()> {
     }
     for l in 0..LAYERS {
         // The family has a bias on v; the recipe does not train one.
-        tensors.push((format!("model.layers.{l}.self_attn.v_proj.bias"), Tensor::zeros(D_MODEL, candle_core::DType::F32, &Device::Cpu)?));
+        tensors.push((
+            format!("model.layers.{l}.self_attn.v_proj.bias"),
+            Tensor::zeros(D_MODEL, candle_core::DType::F32, &Device::Cpu)?,
+        ));
     }
     let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), None)
         .map_err(|e| Error::failed(format!("the model cannot be packed: {e}")))?;

@@ -31,11 +31,14 @@ pub struct StepReport {
     pub loss_text: Option<f32>,
 }
 
+/// Trains with the given options, reporting now and then.
+pub type Train = fn(&TrainOptions, &Progress, &mut dyn FnMut(StepReport)) -> Result<()>;
+
 /// A model that the lab can train.
 pub struct Lab {
     pub name: &'static str,
     pub purpose: &'static str,
-    pub train: fn(&TrainOptions, &Progress, &mut dyn FnMut(StepReport)) -> Result<()>,
+    pub train: Train,
 }
 
 /// Every lab model.

@@ -82,7 +82,10 @@ impl AdamW {
     /// Restores what [`AdamW::state`] gave.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>, step: usize) -> Result<()> {
         let get = |name: &str| {
-            state.get(name).cloned().ok_or_else(|| Error::failed(format!("the checkpoint lacks `{name}`; delete it and start again")))
+            state
+                .get(name)
+                .cloned()
+                .ok_or_else(|| Error::failed(format!("the checkpoint lacks `{name}`; delete it and start again")))
         };
         for slot in &mut self.slots {
             slot.var.set(&get(&slot.name)?)?;

@@ -36,7 +36,10 @@ pub const BUILTINS: &[Builtin] = &[Builtin {
 
 /// The name of the model that is opened when none is named.
 pub fn default_name() -> Result<String> {
-    BUILTINS.first().map(|b| b.name.to_owned()).ok_or_else(|| Error::request("this build carries no built-in model; name one with --model"))
+    BUILTINS
+        .first()
+        .map(|b| b.name.to_owned())
+        .ok_or_else(|| Error::request("this build carries no built-in model; name one with --model"))
 }
 
 pub fn by_name(name: &str) -> Option<&'static Builtin> {

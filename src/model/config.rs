@@ -99,9 +99,16 @@ pub enum RotaryStyle {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum RotaryScaling {
     None,
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// Llama 3's: long wavelengths are slowed by `factor`, short ones kept, a ramp between.
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
 }
 
 impl Rotary {
@@ -243,7 +250,8 @@ mod tests {
 
     #[test]
     fn alibi_slopes_as_in_the_paper() {
-        let shape = Shape { n_layers: 1, n_heads: 8, n_kv_heads: 8, d_model: 8, d_head: 1, d_mlp: 0, d_vocab: 2, n_ctx: 8 };
+        let shape =
+            Shape { n_layers: 1, n_heads: 8, n_kv_heads: 8, d_model: 8, d_head: 1, d_mlp: 0, d_vocab: 2, n_ctx: 8 };
         let mut config = ModelConfig::plain("bloom", shape, NormKind::Layer { eps: 1e-5 });
         config.positions = Positions::Alibi;
         let slopes = config.alibi_slopes().unwrap();

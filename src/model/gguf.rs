@@ -125,7 +125,9 @@ impl Reader<'_> {
                     _ => 8,
                 };
                 if depth >= MAX_DEPTH || n.saturating_mul(least) > self.left() {
-                    return Err(self.malformed(format!("a list of its header claims {n} entries, more than the file holds")));
+                    return Err(
+                        self.malformed(format!("a list of its header claims {n} entries, more than the file holds"))
+                    );
                 }
                 let mut list = Vec::new();
                 for _ in 0..n {
@@ -196,7 +198,7 @@ impl Gguf {
                 let count = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
                 let bytes = count.and_then(|n| usize::try_from(n).ok()).and_then(|n| stored.bytes(n));
                 let end = bytes.and_then(|b| data.checked_add(offset)?.checked_add(b as u64));
-                if !end.is_some_and(|end| end <= len) {
+                if end.is_none_or(|end| end > len) {
                     return Err(r.malformed(format!(
                         "tensor `{name}` of shape {shape:?} ends beyond the file, which seems cut short"
                     )));
@@ -228,7 +230,8 @@ impl Gguf {
     /// The config that the Hugging Face folder of the same model would have, and its tensors under
     /// their Hugging Face names.
     pub fn as_hugging_face(&self) -> Result<(Map<String, Json>, BTreeMap<String, Entry>)> {
-        let arch = self.text("general.architecture").ok_or_else(|| self.malformed("it does not name its architecture"))?;
+        let arch =
+            self.text("general.architecture").ok_or_else(|| self.malformed("it does not name its architecture"))?;
         if arch != "llama" {
             return Err(Error::UnknownFamily {
                 path: self.path.clone(),
@@ -237,10 +240,20 @@ impl Gguf {
             });
         }
         let known = [
-            "block_count", "embedding_length", "feed_forward_length", "attention.head_count",
-            "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "rope.freq_base",
-            "rope.dimension_count", "context_length", "vocab_size", "attention.key_length",
-            "attention.value_length", "rope.scaling.type", "rope.scaling.factor",
+            "block_count",
+            "embedding_length",
+            "feed_forward_length",
+            "attention.head_count",
+            "attention.head_count_kv",
+            "attention.layer_norm_rms_epsilon",
+            "rope.freq_base",
+            "rope.dimension_count",
+            "context_length",
+            "vocab_size",
+            "attention.key_length",
+            "attention.value_length",
+            "rope.scaling.type",
+            "rope.scaling.factor",
         ];
         for (key, value) in &self.metadata {
             if let Some(option) = key.strip_prefix("llama.")

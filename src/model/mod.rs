@@ -143,7 +143,13 @@ impl Model {
         Ok((config, weights))
     }
 
-    fn assemble(config: ModelConfig, weights: Weights, tokenizer: Option<Tokenizer>, spec: &str, format: &'static str) -> Self {
+    fn assemble(
+        config: ModelConfig,
+        weights: Weights,
+        tokenizer: Option<Tokenizer>,
+        spec: &str,
+        format: &'static str,
+    ) -> Self {
         let n_params = weights.n_params();
         Self { config, weights, tokenizer, spec: spec.to_owned(), format, n_params, load_seconds: 0.0 }
     }

@@ -10,17 +10,66 @@ use crate::error::{Error, Result};
 
 /// Options that say nothing about how a forward pass is computed.
 const WITHOUT_EFFECT: &[&str] = &[
-    "_name_or_path", "architectures", "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "auto_map",
-    "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "dropout", "dtype", "embd_pdrop",
-    "embed_dropout", "embedding_dropout", "eos_token_id", "finetuning_task", "gradient_checkpointing",
-    "hidden_dropout", "hidden_dropout_prob", "id2label", "init_std", "initializer_range", "is_decoder",
-    "is_llama_config", "keys_to_ignore_at_inference", "label2id", "layerdrop", "max_window_layers", "n_ctx",
-    "output_attentions", "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
-    "reorder_and_upcast_attn", "resid_dropout", "resid_pdrop", "residual_dropout", "return_dict", "rope_interleaved",
-    "slow_but_exact", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-    "summary_use_proj", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers.js_config",
-    "transformers_version", "unk_token_id", "use_cache", "_sliding_window_pattern", "cache_implementation",
-    "_attn_implementation", "_attn_implementation_autoset", "attention_types", "seq_length",
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "auto_map",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "dropout",
+    "dtype",
+    "embd_pdrop",
+    "embed_dropout",
+    "embedding_dropout",
+    "eos_token_id",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "id2label",
+    "init_std",
+    "initializer_range",
+    "is_decoder",
+    "is_llama_config",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "layerdrop",
+    "max_window_layers",
+    "n_ctx",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "prefix",
+    "pretraining_tp",
+    "problem_type",
+    "reorder_and_upcast_attn",
+    "resid_dropout",
+    "resid_pdrop",
+    "residual_dropout",
+    "return_dict",
+    "rope_interleaved",
+    "slow_but_exact",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers.js_config",
+    "transformers_version",
+    "unk_token_id",
+    "use_cache",
+    "_sliding_window_pattern",
+    "cache_implementation",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "attention_types",
+    "seq_length",
 ];
 
 /// A config being read. Remembers what was asked for, so that the rest can be refused.
@@ -127,7 +176,14 @@ impl<'a> Options<'a> {
         let scaling = self.raw("rope_scaling");
         match self.raw("rope_parameters") {
             Some(parameters) => self.rotary_from("rope_parameters", parameters, d_head, style, base, share),
-            None => self.rotary_from("rope_scaling", scaling.unwrap_or(&Value::Object(Map::new())), d_head, style, base, share),
+            None => self.rotary_from(
+                "rope_scaling",
+                scaling.unwrap_or(&Value::Object(Map::new())),
+                d_head,
+                style,
+                base,
+                share,
+            ),
         }
     }
 
@@ -187,9 +243,9 @@ impl<'a> Options<'a> {
                 list.iter()
                     .map(|t| match t.as_str() {
                         Some("full_attention") => Ok(None),
-                        Some("sliding_attention") => {
-                            window.map(Some).ok_or_else(|| self.bad("sliding_window", "is missing, but layer_types asks for it"))
-                        }
+                        Some("sliding_attention") => window
+                            .map(Some)
+                            .ok_or_else(|| self.bad("sliding_window", "is missing, but layer_types asks for it")),
                         _ => Err(self.refuse("layer_types", t)),
                     })
                     .collect()

@@ -101,8 +101,8 @@ pub fn index(paths: &[PathBuf]) -> Result<(Vec<File>, BTreeMap<String, Entry>)> 
             if name == "__metadata__" {
                 continue;
             }
-            let info: Info =
-                serde_json::from_value(info).map_err(|e| malformed(format!("its entry for `{name}` is damaged ({e})")))?;
+            let info: Info = serde_json::from_value(info)
+                .map_err(|e| malformed(format!("its entry for `{name}` is damaged ({e})")))?;
             let (from, to) = info.data_offsets;
             if from > to || to > data {
                 return Err(malformed(format!("tensor `{name}` ends beyond the file, which seems cut short")));
@@ -117,11 +117,21 @@ pub fn index(paths: &[PathBuf]) -> Result<(Vec<File>, BTreeMap<String, Entry>)> 
             };
             let count = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
             if count.and_then(|n| stored.bytes(n)).map(|b| b as u64) != Some(to - from) {
-                return Err(malformed(format!("tensor `{name}` of shape {:?} does not fill its {} bytes", info.shape, to - from)));
+                return Err(malformed(format!(
+                    "tensor `{name}` of shape {:?} does not fill its {} bytes",
+                    info.shape,
+                    to - from
+                )));
             }
             entries.insert(
                 name,
-                Entry { file: files.len(), stored, shape: info.shape, offset: 8 + header + from, interleaved_heads: None },
+                Entry {
+                    file: files.len(),
+                    stored,
+                    shape: info.shape,
+                    offset: 8 + header + from,
+                    interleaved_heads: None,
+                },
             );
         }
         files.push(file);

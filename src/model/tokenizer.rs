@@ -26,7 +26,13 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if some id lies outside the vocabulary.
-    pub fn new(inner: tokenizers::Tokenizer, d_vocab: usize, bos: Option<u32>, bos_id: Option<u32>, path: &Path) -> Result<Self> {
+    pub fn new(
+        inner: tokenizers::Tokenizer,
+        d_vocab: usize,
+        bos: Option<u32>,
+        bos_id: Option<u32>,
+        path: &Path,
+    ) -> Result<Self> {
         let vocab = inner.get_vocab(true);
         let highest = vocab.values().copied().max().unwrap_or(0) as usize;
         if highest >= d_vocab {
@@ -41,7 +47,8 @@ impl Tokenizer {
                 what: format!("its beginning-of-sequence id {id} lies outside the vocabulary of {d_vocab}"),
             });
         }
-        let byte_level = vocab.contains_key("Ġ") || !vocab.contains_key("▁") && vocab.keys().any(|k| k.starts_with('Ġ'));
+        let byte_level =
+            vocab.contains_key("Ġ") || !vocab.contains_key("▁") && vocab.keys().any(|k| k.starts_with('Ġ'));
         let added = inner.get_added_tokens_decoder();
         let table = byte_alphabet();
         let mut bytes = vec![Vec::new(); d_vocab];
@@ -70,10 +77,15 @@ impl Tokenizer {
     /// Token ids of `text`; the model's own beginning-of-sequence token first if its tokenizer adds it,
     /// or if `force_bos` asks for it.
     pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode(text, false).map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
         let bos = if force_bos {
             Some(self.bos_id.or(self.bos).ok_or_else(|| {
-                Error::request("--bos was given, but this model's tokenizer names no beginning-of-sequence token; leave it out")
+                Error::request(
+                    "--bos was given, but this model's tokenizer names no beginning-of-sequence token; leave it out",
+                )
             })?)
         } else {
             self.bos

@@ -30,7 +30,8 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
         return Err(wrong(format!("it has {} tokens but the model's vocabulary has {d_vocab}", tokens.len())));
     }
     let kinds: Vec<i64> = list("tokenizer.ggml.token_type").unwrap_or(&[]).iter().filter_map(Value::as_int).collect();
-    let vocab: serde_json::Map<String, Json> = tokens.iter().enumerate().map(|(i, t)| ((*t).to_owned(), json!(i))).collect();
+    let vocab: serde_json::Map<String, Json> =
+        tokens.iter().enumerate().map(|(i, t)| ((*t).to_owned(), json!(i))).collect();
     let added: Vec<Json> = tokens
         .iter()
         .enumerate()
@@ -61,15 +62,18 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
             })
         }
         "llama" => {
-            let scores: Vec<f64> = list("tokenizer.ggml.scores").unwrap_or(&[]).iter().filter_map(Value::as_float).collect();
+            let scores: Vec<f64> =
+                list("tokenizer.ggml.scores").unwrap_or(&[]).iter().filter_map(Value::as_float).collect();
             if scores.len() != tokens.len() {
                 return Err(wrong(format!("it has {} tokens but {} scores", tokens.len(), scores.len())));
             }
             let merges = merges_from_scores(&tokens, &scores);
             let prefix = flag("tokenizer.ggml.add_space_prefix").unwrap_or(true);
             let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-            let normalizers = if prefix { vec![json!({"type": "Prepend", "prepend": "▁"}), replace] } else { vec![replace] };
-            let unknown = id("tokenizer.ggml.unknown_token_id").and_then(|i| tokens.get(i as usize).copied()).unwrap_or("<unk>");
+            let normalizers =
+                if prefix { vec![json!({"type": "Prepend", "prepend": "▁"}), replace] } else { vec![replace] };
+            let unknown =
+                id("tokenizer.ggml.unknown_token_id").and_then(|i| tokens.get(i as usize).copied()).unwrap_or("<unk>");
             json!({
                 "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
                 "normalizer": {"type": "Sequence", "normalizers": normalizers},
@@ -84,7 +88,8 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
         other => return Err(wrong(format!("its kind `{other}` is not implemented (gpt2 and llama are)"))),
     };
     let text = serde_json::to_vec(&spec).map_err(|e| wrong(e.to_string()))?;
-    let inner = tokenizers::Tokenizer::from_bytes(text).map_err(|e| wrong(format!("its vocabulary and merges do not fit together ({e})")))?;
+    let inner = tokenizers::Tokenizer::from_bytes(text)
+        .map_err(|e| wrong(format!("its vocabulary and merges do not fit together ({e})")))?;
     let bos_id = id("tokenizer.ggml.bos_token_id");
     let adds = flag("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama");
     Tokenizer::new(inner, d_vocab, bos_id.filter(|_| adds), bos_id, &gguf.path).map(Some)
@@ -92,7 +97,8 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
 
 /// The pre-tokenizer of a `tokenizer.ggml.pre` name, as `tokenizer.json` writes it.
 fn pre_tokenizer(name: &str) -> Option<Json> {
-    let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let byte_level =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let split = |pattern: &str| {
         json!({"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false}, byte_level(false)]})

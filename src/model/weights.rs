@@ -171,10 +171,20 @@ pub enum Qkv {
 
 #[derive(Clone, Copy, Debug)]
 pub enum MlpNames {
-    Plain { input: &'static str, output: &'static str },
-    Gated { gate: &'static str, input: &'static str, output: &'static str },
+    Plain {
+        input: &'static str,
+        output: &'static str,
+    },
+    Gated {
+        gate: &'static str,
+        input: &'static str,
+        output: &'static str,
+    },
     /// Gate and input in one weight, gate first.
-    StackedGate { both: &'static str, output: &'static str },
+    StackedGate {
+        both: &'static str,
+        output: &'static str,
+    },
 }
 
 /// Llama's names, which most families vary.
@@ -278,7 +288,10 @@ impl Reader<'_> {
                     .map(|i| {
                         Ok(Linear {
                             weight: weight.narrow(2, i, 1)?.force_contiguous()?.reshape((d, q_width))?,
-                            bias: bias.as_ref().map(|b| b.narrow(1, i, 1)?.force_contiguous()?.reshape(q_width)).transpose()?,
+                            bias: bias
+                                .as_ref()
+                                .map(|b| b.narrow(1, i, 1)?.force_contiguous()?.reshape(q_width))
+                                .transpose()?,
                         })
                     })
                     .collect::<Result<Vec<_>>>()?

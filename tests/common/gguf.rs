@@ -98,8 +98,15 @@ pub fn llama_fixture() -> (Vec<(&'static str, Value<'static>)>, Vec<Tensor>) {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         let shape = view.shape().to_vec();
-        let mut values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        let heads = if name.contains("q_proj") { Some(4) } else if name.contains("k_proj") { Some(2) } else { None };
+        let mut values: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let heads = if name.contains("q_proj") {
+            Some(4)
+        } else if name.contains("k_proj") {
+            Some(2)
+        } else {
+            None
+        };
         if let Some(heads) = heads {
             let (rows, cols) = (shape[0], shape[1]);
             let half = rows / heads / 2;
@@ -115,10 +122,18 @@ pub fn llama_fixture() -> (Vec<(&'static str, Value<'static>)>, Vec<Tensor>) {
         }
         let mut new = name.clone();
         for (a, b) in [
-            ("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output"),
-            ("model.layers.", "blk."), ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"),
-            ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"),
-            ("self_attn.o_proj", "attn_output"), ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"),
+            ("model.embed_tokens", "token_embd"),
+            ("model.norm", "output_norm"),
+            ("lm_head", "output"),
+            ("model.layers.", "blk."),
+            ("input_layernorm", "attn_norm"),
+            ("post_attention_layernorm", "ffn_norm"),
+            ("self_attn.q_proj", "attn_q"),
+            ("self_attn.k_proj", "attn_k"),
+            ("self_attn.v_proj", "attn_v"),
+            ("self_attn.o_proj", "attn_output"),
+            ("mlp.gate_proj", "ffn_gate"),
+            ("mlp.up_proj", "ffn_up"),
             ("mlp.down_proj", "ffn_down"),
         ] {
             new = new.replace(a, b);

@@ -34,14 +34,19 @@ impl View for Activations {
         }
         ui.horizontal_wrapped(|ui| {
             if has_mlp
-                && let Some(m) = choice(ui, "show", self.mode, &[(Mode::Neurons, "neurons"), (Mode::Heads, "head outputs")])
+                && let Some(m) =
+                    choice(ui, "show", self.mode, &[(Mode::Neurons, "neurons"), (Mode::Heads, "head outputs")])
             {
                 self.mode = m;
             }
             if self.mode == Mode::Neurons {
                 Self::neuron_controls(ui, cx);
             } else {
-                ui.label(RichText::new("norm of what each head writes, ‖z · W_O‖").font(theme::small()).color(cx.palette.weak));
+                ui.label(
+                    RichText::new("norm of what each head writes, ‖z · W_O‖")
+                        .font(theme::small())
+                        .color(cx.palette.weak),
+                );
             }
         });
         match self.mode {
@@ -107,7 +112,9 @@ impl Activations {
         ui.horizontal(|ui| {
             let text = format!("{} of {} neurons of layer {}", n.order.len(), n.of, n.layer);
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &number(-m), &number(m)));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &number(-m), &number(m));
+            });
         });
         let (p, h) = (cx.pinned(), cx.state.selection.hovered);
         let row = p.neuron.filter(|_| p.layer == n.layer).and_then(|i| n.order.iter().position(|o| *o == i));
@@ -125,7 +132,12 @@ impl Activations {
             isolate: false,
             cell_text: None,
             tooltip: &|ui, r, c| {
-                ui.label(format!("neuron {}.{} on {} ({c})", n.layer, n.order.get(r).copied().unwrap_or(0), cx.token(c)));
+                ui.label(format!(
+                    "neuron {}.{} on {} ({c})",
+                    n.layer,
+                    n.order.get(r).copied().unwrap_or(0),
+                    cx.token(c)
+                ));
                 if let Some(v) = data.get(r, c) {
                     ui.label(RichText::new(format!("{v:+.4}")).font(theme::title()));
                 }
@@ -151,12 +163,13 @@ impl Activations {
         let Some(result) = slot.result.clone() else { return };
         let heads = cx.state.model.as_ref().map_or(1, |m| m.config.n_heads);
         let rows = &result.value.heads;
-        let data = self.heads.get(result.stamp, || {
-            HeatData::new(rows.len(), rows.first().map_or(0, Vec::len), rows.concat())
-        });
+        let data =
+            self.heads.get(result.stamp, || HeatData::new(rows.len(), rows.first().map_or(0, Vec::len), rows.concat()));
         let colors = sequential(&cx.palette, 0.0, data.max, result.fresh);
         ui.horizontal(|ui| {
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, "0", &number(data.max)));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, "0", &number(data.max));
+            });
         });
         let (p, h) = (cx.pinned(), cx.state.selection.hovered);
         let outcome = Heatmap {

@@ -108,15 +108,25 @@ impl View for Attention {
         if available.x > available.y * 1.25 && available.x > 520.0 {
             let width = (available.x * 0.44).max(200.0);
             ui.horizontal_top(|ui| {
-                ui.allocate_ui(vec2(width, available.y), |ui| self.overview(ui, cx, &thumbs.value, thumbs.stamp, thumbs.fresh));
-                ui.allocate_ui(ui.available_size(), |ui| self.one(ui, cx));
+                let column = egui::Layout::top_down(egui::Align::Min);
+                ui.allocate_ui_with_layout(vec2(width, available.y), column, |ui| {
+                    self.overview(ui, cx, &thumbs.value, thumbs.stamp, thumbs.fresh);
+                });
+                ui.allocate_ui_with_layout(ui.available_size(), column, |ui| self.one(ui, cx));
             });
         } else {
             // By layer the grid needs just so much; sorted it can use all it gets.
             let limit = (available.y * 0.38).min(available.x / 1.6);
-            let grid = GRID_TOP + (available.x - GRID_LEFT - 10.0) / thumbs.value.n_layers as f32 * thumbs.value.n_heads as f32;
-            let height = if self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.value.n_layers) { limit.min(grid + 4.0) } else { limit };
-            ui.allocate_ui(vec2(available.x, height), |ui| self.overview(ui, cx, &thumbs.value, thumbs.stamp, thumbs.fresh));
+            let grid = GRID_TOP
+                + (available.x - GRID_LEFT - 10.0) / thumbs.value.n_layers as f32 * thumbs.value.n_heads as f32;
+            let height = if self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.value.n_layers) {
+                limit.min(grid + 4.0)
+            } else {
+                limit
+            };
+            ui.allocate_ui(vec2(available.x, height), |ui| {
+                self.overview(ui, cx, &thumbs.value, thumbs.stamp, thumbs.fresh);
+            });
             ui.add_space(theme::GRID);
             self.one(ui, cx);
         }
@@ -190,10 +200,7 @@ impl Attention {
             let (outer, response) = ui.allocate_exact_size(size, egui::Sense::click());
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, "attention of all heads"));
             let rect = Rect::from_min_max(outer.min + vec2(left, top), outer.max);
-            let coloring = crate::gpu::heatmap::Coloring {
-                gap_width: 0.0,
-                ..sequential(&cx.palette, 0.0, 1.0, fresh)
-            };
+            let coloring = crate::gpu::heatmap::Coloring { gap_width: 0.0, ..sequential(&cx.palette, 0.0, 1.0, fresh) };
             ui.painter_at(rect).add(Callback::new_paint_callback(
                 rect,
                 HeatmapCallback {
@@ -315,8 +322,10 @@ impl Attention {
                         tooltip: &|ui, r, c| {
                             ui.monospace(format!("{} ({r}) → {} ({c})", cx.token(r), cx.token(c)));
                             ui.label(
-                                RichText::new(data.get(r, c).map_or("cannot look ahead".to_owned(), |v| format!("{v:.4}")))
-                                    .font(theme::title()),
+                                RichText::new(
+                                    data.get(r, c).map_or("cannot look ahead".to_owned(), |v| format!("{v:.4}")),
+                                )
+                                .font(theme::title()),
                             );
                         },
                     }
@@ -341,7 +350,9 @@ impl Attention {
 /// The pinned row as bars, strongest first.
 fn row_readout(ui: &mut egui::Ui, cx: &mut Context<'_>, data: &HeatData) {
     let p = cx.pinned();
-    ui.label(RichText::new(format!("{} ({}) looks at", cx.token(p.pos), p.pos)).font(theme::small()).color(cx.palette.weak));
+    ui.label(
+        RichText::new(format!("{} ({}) looks at", cx.token(p.pos), p.pos)).font(theme::small()).color(cx.palette.weak),
+    );
     let mut row: Vec<(usize, f32)> = (0..data.cols).filter_map(|c| data.get(p.pos, c).map(|v| (c, v))).collect();
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (c, v) in row.into_iter().take((ui.available_height() / 22.0) as usize) {

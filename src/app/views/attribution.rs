@@ -39,7 +39,8 @@ impl Part {
 }
 
 fn parts(a: &Attribution) -> Vec<(Part, f32)> {
-    let heads = a.heads.iter().enumerate().flat_map(|(l, r)| r.iter().enumerate().map(move |(h, v)| (Part::Head(l, h), *v)));
+    let heads =
+        a.heads.iter().enumerate().flat_map(|(l, r)| r.iter().enumerate().map(move |(h, v)| (Part::Head(l, h), *v)));
     let mlps = a.mlps.iter().enumerate().map(|(l, v)| (Part::Mlp(l), *v));
     let mut all: Vec<(Part, f32)> = heads.chain(mlps).collect();
     all.extend([(Part::Embed, a.embed), (Part::PosEmbed, a.pos_embed), (Part::Biases, a.biases())]);
@@ -82,12 +83,16 @@ impl View for AttributionView {
             let explained = format!("as predicted after {} ({})", cx.token(a.pos), a.pos);
             ui.label(RichText::new(what).font(theme::mono()).color(cx.palette.accent)).on_hover_text(&explained);
             ui.label(RichText::new(format!("{:+.2}", a.logit)).font(theme::mono())).on_hover_text(explained);
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &number(-m), &number(m)));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &number(-m), &number(m));
+            });
         });
         let available = ui.available_size();
         let bars_width = (available.x * 0.5).clamp(170.0, 340.0);
         ui.horizontal_top(|ui| {
-            ui.allocate_ui(vec2((available.x - bars_width - 8.0).max(60.0), available.y), |ui| self.grid(ui, cx, a, &data, colors));
+            ui.allocate_ui(vec2((available.x - bars_width - 8.0).max(60.0), available.y), |ui| {
+                self.grid(ui, cx, a, &data, colors);
+            });
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
                     ui.spacing_mut().item_spacing.y = 1.0;
@@ -147,7 +152,15 @@ impl AttributionView {
             data,
             coloring: colors,
             row_label: &|r| r.to_string(),
-            col_label: &|c| if c < heads { c.to_string() } else if c == heads + 1 { "mlp".to_owned() } else { String::new() },
+            col_label: &|c| {
+                if c < heads {
+                    c.to_string()
+                } else if c == heads + 1 {
+                    "mlp".to_owned()
+                } else {
+                    String::new()
+                }
+            },
             row_label_width: 24.0,
             flip: true,
             square: false,

@@ -117,7 +117,9 @@ impl View for LensView {
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: false,
-            cell_text: Some(&|r, c| top(r, c).and_then(|c| c.top.first()).map(|t| token_text::short(&cx.text_of(t.id), 9))),
+            cell_text: Some(&|r, c| {
+                top(r, c).and_then(|c| c.top.first()).map(|t| token_text::short(&cx.text_of(t.id), 9))
+            }),
             tooltip: &|ui, r, c| {
                 ui.label(RichText::new(format!("layer {r}, after {} ({c})", cx.token(c))).font(theme::title()));
                 if let Some(cell) = top(r, c) {

@@ -75,7 +75,7 @@ pub const VIEWS: &[ViewDef] = &[
         title: "Projection",
         help: "The residual stream of all layers and positions along its two principal components. The line is the pinned token's way through the layers.",
         formula: "PCA of resid_pre[l][pos] over all layers and positions",
-        make: || Box::new(projection::ProjectionView::default()),
+        make: || Box::new(projection::ProjectionView),
     },
     ViewDef {
         kind: ViewKind::Activations,
@@ -171,7 +171,13 @@ impl Table {
         .to_string()
     }
 
-    fn grid(name: &str, axes: (&'static str, &'static str), data: &HeatData, rows: Vec<String>, cols: Vec<String>) -> Self {
+    fn grid(
+        name: &str,
+        axes: (&'static str, &'static str),
+        data: &HeatData,
+        rows: Vec<String>,
+        cols: Vec<String>,
+    ) -> Self {
         let values = data.values().chunks(data.cols.max(1)).map(<[f32]>::to_vec).collect();
         Self { name: name.to_owned(), row_axis: axes.0, col_axis: axes.1, rows, cols, values }
     }

@@ -11,7 +11,6 @@ use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::coloring;
 use crate::gpu::ColorMap;
 
-#[derive(Default)]
 pub struct ProjectionView;
 
 impl View for ProjectionView {
@@ -41,7 +40,8 @@ impl View for ProjectionView {
         let p = cx.pinned();
         let count = projection.layers.len().max(2);
         let color = |i: usize| {
-            let c = ColorMap::Viridis.at(i as f32 / (count - 1) as f32);
+            // The first steps of the map would drown in a dark panel.
+            let c = ColorMap::Viridis.at(0.15 + 0.85 * i as f32 / (count - 1) as f32);
             if result.fresh { c } else { c.gamma_multiply(0.5) }
         };
         let percent = projection.explained.map(|e| e * 100.0);
@@ -50,7 +50,7 @@ impl View for ProjectionView {
         let label = |pos: usize| cx.token(pos);
         let response = Plot::new("projection")
             .data_aspect(1.0)
-            .show_grid([true, true])
+            .show_grid([false, false])
             .x_axis_label(format!("component 1 ({:.0} %)", percent[0]))
             .y_axis_label(format!("component 2 ({:.0} %)", percent[1]))
             .label_formatter(|h| match h {
@@ -62,14 +62,26 @@ impl View for ProjectionView {
             .show(ui, |plot| {
                 for (i, points) in projection.points.iter().enumerate() {
                     let series: PlotPoints<'_> = points.iter().map(|p| [f64::from(p[0]), f64::from(p[1])]).collect();
-                    let name = if projection.layers[i] == last { "layer output".to_owned() } else { format!("layer {}", projection.layers[i]) };
+                    let name = if projection.layers[i] == last {
+                        "layer output".to_owned()
+                    } else {
+                        format!("layer {}", projection.layers[i])
+                    };
                     plot.points(Points::new(name, series).radius(2.2).shape(MarkerShape::Circle).color(color(i)));
                 }
-                let path: Vec<[f64; 2]> =
-                    projection.points.iter().filter_map(|l| l.get(follow)).map(|p| [f64::from(p[0]), f64::from(p[1])]).collect();
+                let path: Vec<[f64; 2]> = projection
+                    .points
+                    .iter()
+                    .filter_map(|l| l.get(follow))
+                    .map(|p| [f64::from(p[0]), f64::from(p[1])])
+                    .collect();
                 if let (Some(first), Some(end)) = (path.first().copied(), path.last().copied()) {
                     plot.line(Line::new("path", path).color(accent).width(1.5).allow_hover(false));
-                    plot.text(Text::new("start", first.into(), RichText::new("0").color(ink).font(theme::mono_small())));
+                    plot.text(Text::new(
+                        "start",
+                        first.into(),
+                        RichText::new("0").color(ink).font(theme::mono_small()),
+                    ));
                     plot.text(
                         Text::new("end", end.into(), RichText::new(label(follow)).color(accent).font(theme::mono()))
                             .anchor(egui::Align2::LEFT_BOTTOM),
@@ -78,7 +90,11 @@ impl View for ProjectionView {
             });
         // The point nearest to the pointer, within a few pixels.
         let nearest = response.response.hover_pos().and_then(|at| {
-            let all = projection.points.iter().enumerate().flat_map(|(l, row)| row.iter().enumerate().map(move |(t, p)| (l, t, p)));
+            let all = projection
+                .points
+                .iter()
+                .enumerate()
+                .flat_map(|(l, row)| row.iter().enumerate().map(move |(t, p)| (l, t, p)));
             let distance = |p: &[f32; 2]| {
                 response.transform.position_from_point(&[f64::from(p[0]), f64::from(p[1])].into()).distance(at)
             };

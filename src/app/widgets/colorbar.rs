@@ -10,7 +10,7 @@ pub fn number(v: f32) -> String {
     let a = v.abs();
     if a == 0.0 {
         "0".to_owned()
-    } else if a >= 1e5 || a < 1e-3 {
+    } else if !(1e-3..1e5).contains(&a) {
         format!("{v:.1e}")
     } else if a >= 100.0 {
         format!("{v:.0}")
@@ -59,8 +59,9 @@ mod tests {
 
     #[test]
     fn few_digits() {
-        assert_eq!([number(0.0), number(0.5), number(-12.34), number(1234.5), number(1e-6)], [
-            "0", "0.50", "-12.3", "1234", "1.0e-6"
-        ]);
+        assert_eq!(
+            [number(0.0), number(0.5), number(-12.34), number(1234.5), number(1e-6)],
+            ["0", "0.50", "-12.3", "1234", "1.0e-6"]
+        );
     }
 }

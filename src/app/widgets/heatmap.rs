@@ -97,7 +97,9 @@ impl Heatmap<'_> {
         let id = ui.make_persistent_id(self.name);
         let (outer, mut response) = ui.allocate_exact_size(ui.available_size(), egui::Sense::click_and_drag());
         let (rows, cols) = (self.data.rows, self.data.cols);
-        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, format!("{}: {rows} × {cols}", self.name)));
+        response.widget_info(|| {
+            egui::WidgetInfo::labeled(egui::Role::Image, true, format!("{}: {rows} × {cols}", self.name))
+        });
         let nothing = Outcome { hovered: None, clicked: None };
         if rows == 0 || cols == 0 || outer.width() < 24.0 || outer.height() < 24.0 {
             return nothing;
@@ -123,10 +125,17 @@ impl Heatmap<'_> {
         let at = Placement { plot, view, flip: self.flip };
 
         let painter = ui.painter_at(outer);
-        let window = if self.flip { [view.x, rows as f32 - view.y, view.w, -view.h] } else { [view.x, view.y, view.w, view.h] };
+        let window =
+            if self.flip { [view.x, rows as f32 - view.y, view.w, -view.h] } else { [view.x, view.y, view.w, view.h] };
         ui.painter_at(plot).add(Callback::new_paint_callback(
             plot,
-            HeatmapCallback { widget: id.value(), data: self.data.clone(), rect: plot, window, coloring: self.coloring },
+            HeatmapCallback {
+                widget: id.value(),
+                data: self.data.clone(),
+                rect: plot,
+                window,
+                coloring: self.coloring,
+            },
         ));
         self.labels(&painter, &palette, &at, turned);
         self.cell_texts(&ui.painter_at(plot), &at);
@@ -192,7 +201,8 @@ impl Heatmap<'_> {
                 palette.weak
             }
         };
-        let important = |i: usize, pinned: Option<usize>, hovered: Option<usize>| pinned == Some(i) || hovered == Some(i);
+        let important =
+            |i: usize, pinned: Option<usize>, hovered: Option<usize>| pinned == Some(i) || hovered == Some(i);
         let (first, last) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
         let step = (LABEL_ROW / (at.plot.height() / at.view.h)).ceil().max(1.0) as usize;
         let marked = [self.pinned.0, self.hovered.0];
@@ -260,7 +270,8 @@ impl Heatmap<'_> {
                 let (Some(value), Some(text)) = (self.data.get(r, col), text(r, col)) else { continue };
                 let t = (value - c.low) / (c.high - c.low).max(f32::MIN_POSITIVE);
                 let ink = ink_on(c.map.at(t)).gamma_multiply(c.opacity.max(0.6));
-                let rect = Rect::from_center_size(pos2(at.col_center(col), at.row_center(r)), cell).shrink2(vec2(2.0, 0.0));
+                let rect =
+                    Rect::from_center_size(pos2(at.col_center(col), at.row_center(r)), cell).shrink2(vec2(2.0, 0.0));
                 let galley = painter.layout_no_wrap(text, font.clone(), ink);
                 let left = (rect.center().x - galley.size().x / 2.0).max(rect.min.x);
                 painter.with_clip_rect(rect).galley(pos2(left, rect.center().y - galley.size().y / 2.0), galley, ink);

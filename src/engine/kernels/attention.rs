@@ -154,10 +154,28 @@ impl Product {
     /// All elements that the sizes and strides reach must lie inside the three buffers, and nobody else
     /// may write the destination's meanwhile.
     unsafe fn run(self, dst: *mut f32, a: *const f32, b: *const f32) {
+        // SAFETY: the caller vouches for the buffers.
         unsafe {
             gemm::gemm(
-                self.m, self.n, self.k, dst, 1, self.dst_row as isize, false, a, 1, self.a_row as isize, b,
-                self.b_col as isize, self.b_row as isize, 0.0, 1.0, false, false, false, Parallelism::None,
+                self.m,
+                self.n,
+                self.k,
+                dst,
+                1,
+                self.dst_row as isize,
+                false,
+                a,
+                1,
+                self.a_row as isize,
+                b,
+                self.b_col as isize,
+                self.b_row as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
             );
         }
     }
@@ -167,6 +185,7 @@ impl Product {
 struct Shared(*mut f32);
 // SAFETY: every user writes only the (batch, head, strip) block it was handed.
 unsafe impl Sync for Shared {}
+// SAFETY: as above.
 unsafe impl Send for Shared {}
 
 /// Calls `f(batch, head, first query, queries)` for every block, on all threads.
@@ -333,12 +352,14 @@ impl CustomOp1 for FusedSoftmax<'_> {
         let (_, _, t, s) = layout.shape().dims4()?;
         let offset = check_lengths(t, s)?;
         let mut out = buffer(scores.len());
-        out.par_chunks_exact_mut(s).zip(scores.par_chunks_exact(s)).with_min_len(16).enumerate().for_each(|(i, (out, row))| {
-            // What may not be seen stays at zero; it was −∞.
-            let seen = self.0.visible(offset + i % t);
-            out[seen.clone()].copy_from_slice(&row[seen.clone()]);
-            math::simd(|| math::softmax(&mut out[seen]));
-        });
+        out.par_chunks_exact_mut(s).zip(scores.par_chunks_exact(s)).with_min_len(16).enumerate().for_each(
+            |(i, (out, row))| {
+                // What may not be seen stays at zero; it was −∞.
+                let seen = self.0.visible(offset + i % t);
+                out[seen.clone()].copy_from_slice(&row[seen.clone()]);
+                math::simd(|| math::softmax(&mut out[seen]));
+            },
+        );
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }

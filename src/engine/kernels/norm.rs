@@ -149,9 +149,8 @@ mod tests {
             let a = apply(&x, kind, &norm).unwrap();
             let (plain, scale) = composed(&x, kind).unwrap();
             let b = affine(&plain, &norm).unwrap();
-            let worst = |a: &Tensor, b: &Tensor| {
-                (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
-            };
+            let worst =
+                |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(worst(&a, &b) < 1e-5);
             let (fused_plain, fused_scale) = normalize(&x, kind).unwrap();
             assert!(worst(&plain, &fused_plain) < 1e-5 && worst(&scale, &fused_scale) < 1e-5);

@@ -1,10 +1,10 @@
 //! BLOOM: no positions but a bias that falls with distance, and a norm on the embedding.
 
 use super::{Family, layer_norm};
+use crate::error::Result;
 use crate::model::config::{Activation, ModelConfig, Positions, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "bloom", title: "BLOOM", config, names };
 

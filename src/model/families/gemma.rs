@@ -1,10 +1,10 @@
 //! Gemma: Llama with gains stored as w − 1, a scaled embedding and GELU gates.
 
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::{Activation, ModelConfig};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gemma", title: "Gemma", config, names };
 

@@ -2,10 +2,10 @@
 
 use super::Family;
 use super::gemma::gemma_base;
+use crate::error::Result;
 use crate::model::config::{ModelConfig, NormPlacement};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gemma2", title: "Gemma 2", config, names };
 

@@ -2,10 +2,10 @@
 
 use super::gemma::gemma_base;
 use super::{Family, gemma2};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, NormPlacement, Positions, QkNorm, RotaryStyle};
 use crate::model::options::Options;
 use crate::model::weights::Names;
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gemma3_text", title: "Gemma 3", config, names };
 
@@ -28,12 +28,21 @@ fn config(o: &Options) -> Result<ModelConfig> {
         Some(p) => o.rotary_from("rope_parameters.full_attention", p, c.d_head, RotaryStyle::Half, 1e6, 1.0)?,
         None => {
             let base = o.number_or("rope_theta", 1e6)?;
-            o.rotary_from("rope_scaling", o.raw("rope_scaling").unwrap_or(&empty), c.d_head, RotaryStyle::Half, base, 1.0)?
+            o.rotary_from(
+                "rope_scaling",
+                o.raw("rope_scaling").unwrap_or(&empty),
+                c.d_head,
+                RotaryStyle::Half,
+                base,
+                1.0,
+            )?
         }
     };
     let local = part("sliding_attention").unwrap_or(&empty);
-    let local = o.rotary_from("rope_parameters.sliding_attention", local, c.d_head, RotaryStyle::Half, local_base, 1.0)?;
-    c.positions = Positions::Rotary(c.window.iter().map(|w| if w.is_some() { local.clone() } else { global.clone() }).collect());
+    let local =
+        o.rotary_from("rope_parameters.sliding_attention", local, c.d_head, RotaryStyle::Half, local_base, 1.0)?;
+    c.positions =
+        Positions::Rotary(c.window.iter().map(|w| if w.is_some() { local.clone() } else { global.clone() }).collect());
     Ok(c)
 }
 

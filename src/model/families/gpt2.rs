@@ -1,10 +1,10 @@
 //! GPT-2: learned positions, LayerNorm, weights stored [input, output].
 
 use super::{Family, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gpt2", title: "GPT-2", config, names };
 

@@ -2,10 +2,10 @@
 
 use super::gpt2::GPT2;
 use super::{Family, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{Names, Qkv};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gpt_neo", title: "GPT-Neo", config, names };
 

@@ -1,10 +1,10 @@
 //! GPT-NeoX and Pythia: attention and MLP side by side, a quarter of each head rotated.
 
 use super::{Family, common_shape, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Parallel, Positions, RotaryStyle};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gpt_neox", title: "GPT-NeoX, Pythia", config, names };
 

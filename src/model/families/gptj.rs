@@ -2,10 +2,10 @@
 
 use super::gpt2::GPT2;
 use super::{Family, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Parallel, Positions, Rotary, RotaryScaling, RotaryStyle, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{MlpNames, Names, Qkv};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "gptj", title: "GPT-J", config, names };
 

@@ -2,10 +2,10 @@
 //! where `d_mlp` is 0.
 
 use super::{Family, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions, RotaryStyle, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "circuitscope_lab", title: "circuitscope lab", config, names };
 

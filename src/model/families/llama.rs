@@ -1,10 +1,10 @@
 //! Llama 1–3, SmolLM and everything saved as `llama`: RMSNorm, rotary halves, gated SiLU.
 
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "llama", title: "Llama", config, names };
 

@@ -1,10 +1,10 @@
 //! Mistral 7B and its kin: Llama with a sliding window on every layer.
 
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "mistral", title: "Mistral", config, names };
 

@@ -1,10 +1,10 @@
 //! OLMo 2: only the outputs of attention and MLP are normalised, and all of q and all of k together.
 
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, NormPlacement, QkNorm};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "olmo2", title: "OLMo 2", config, names };
 

@@ -1,10 +1,10 @@
 //! OPT: learned positions that start at row 2, ReLU.
 
 use super::Family;
+use crate::error::Result;
 use crate::model::config::{ModelConfig, NormKind, Positions, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "opt", title: "OPT", config, names };
 

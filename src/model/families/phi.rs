@@ -1,10 +1,10 @@
 //! Phi 1, 1.5 and 2: attention and MLP side by side behind one norm, half of each head rotated.
 
 use super::{Family, common_shape, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Parallel, Positions, RotaryStyle};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "phi", title: "Phi", config, names };
 

@@ -1,10 +1,10 @@
 //! Phi-3: Llama with q, k, v in one weight, and gate and input in another.
 
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "phi3", title: "Phi-3", config, names };
 

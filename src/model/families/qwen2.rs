@@ -1,10 +1,10 @@
 //! Qwen 2 and 2.5: Llama with biases on q, k and v.
 
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "qwen2", title: "Qwen 2", config, names };
 

@@ -2,10 +2,10 @@
 
 use super::qwen2::qwen_windows;
 use super::{Family, gated_rms};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, QkNorm};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "qwen3", title: "Qwen 3", config, names };
 

@@ -1,10 +1,10 @@
 //! StableLM: Llama's layout with LayerNorm and a quarter of each head rotated.
 
 use super::{Family, common_shape, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Parallel, Positions, RotaryStyle};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "stablelm", title: "StableLM", config, names };
 

@@ -1,10 +1,10 @@
 //! StarCoder 2: LayerNorm, rotary halves, a plain GELU MLP, biases everywhere.
 
 use super::{Family, common_shape, layer_norm};
+use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions, RotaryStyle};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names};
-use crate::error::Result;
 
 pub const FAMILY: Family = Family { name: "starcoder2", title: "StarCoder 2", config, names };
 
