@@ -192,6 +192,12 @@ fn render_draws_a_picture() {
     let out = run(&["render", "--view", "lens", "-p", PROMPT, "--size", "400x300", "-o", path.to_str().unwrap()]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(&std::fs::read(&path).unwrap()[..4], b"\x89PNG");
+    let path = folder.path().join("lens.svg");
+    let out = run(&["render", "--view", "lens", "-p", PROMPT, "--size", "400x300", "-o", path.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = std::fs::read_to_string(&path).unwrap();
+    // Five positions of two layers, and the tokens as text.
+    assert!(text.contains("<svg") && text.matches("<rect").count() > 10 && text.contains("·States"), "{text}");
     for args in [["--view", "nothing", "-o", "x.png"], ["--view", "lens", "-o", "x.gif"]] {
         let (code, _) = error(&[&["render"][..], &args].concat());
         assert_eq!(code, 2);

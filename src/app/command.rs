@@ -1,8 +1,6 @@
 //! Commands: the one way views change anything. A [`Command`] is something a user can name (menu,
 //! palette, shortcut, tooltip all come from this list); an [`Action`] also carries data.
 
-use std::path::PathBuf;
-
 use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::selection::{Hovered, Pinned};
@@ -119,7 +117,6 @@ pub enum Action {
     Show(ViewKind),
     Save { name: String, extension: &'static str, bytes: Vec<u8> },
     SavePicture { view: ViewKind },
-    WriteTo { path: PathBuf, bytes: Vec<u8> },
     Copy(String),
     Say(String),
 }

@@ -8,10 +8,12 @@ pub mod layout;
 pub mod notify;
 pub mod palette;
 pub mod picture;
+mod save;
 pub mod selection;
 pub mod state;
 pub mod statusbar;
 pub mod strip;
+pub mod svg;
 pub mod theme;
 pub mod topbar;
 pub mod views;
@@ -27,6 +29,7 @@ use self::command::{Action, Command};
 use self::layout::Layout;
 use self::notify::Level;
 use self::palette::CommandPalette;
+use self::save::{Choice, Save};
 use self::selection::{Focus, Hovered};
 use self::state::State;
 use self::strip::Strip;
@@ -98,6 +101,10 @@ pub fn run(args: WindowArgs) -> Result<()> {
 enum Message {
     Open(PathBuf),
     Say(Level, String),
+    /// Bytes that want a place, under a proposed name.
+    Save(String, Vec<u8>),
+    /// The place chosen in the system's dialog.
+    SaveTo(PathBuf),
 }
 
 pub struct App {
@@ -106,6 +113,7 @@ pub struct App {
     top: TopBar,
     strip: Strip,
     palette: CommandPalette,
+    save: Option<Save>,
     shortcuts_open: bool,
     pub adapter: String,
     messages: (Sender<Message>, Receiver<Message>),
@@ -132,6 +140,7 @@ impl App {
             top: TopBar::default(),
             strip: Strip::default(),
             palette: CommandPalette::default(),
+            save: None,
             shortcuts_open: false,
             adapter: String::new(),
             messages: channel(),
@@ -156,6 +165,12 @@ impl App {
             match message {
                 Message::Open(path) => self.state.apply(Action::Open(path.display().to_string()), self.now),
                 Message::Say(level, text) => self.state.notices.push(level, text),
+                Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
+                Message::SaveTo(path) => {
+                    if let Some(save) = &mut self.save {
+                        save.path = path.display().to_string();
+                    }
+                }
             }
         }
         let dropped = ctx.input(|i| i.raw.dropped_files.clone());
@@ -171,7 +186,7 @@ impl App {
     }
 
     fn keys(&mut self, ctx: &egui::Context) {
-        if self.palette.open {
+        if self.palette.open || self.save.is_some() {
             return;
         }
         let typing = ctx.text_edit_focused();
@@ -223,6 +238,7 @@ impl App {
         }
         self.palette.ui(&ctx, &mut actions);
         self.shortcuts(&ctx);
+        self.saving(&ctx);
         self.state.notices.ui(&ctx);
         drop_hint(&ctx, palette);
         if hovered != self.state.selection.hovered {
@@ -262,9 +278,8 @@ impl App {
                 ctx.copy_text(text);
                 self.state.notices.push(Level::Info, "Copied.");
             }
-            Action::Save { name, extension, bytes } => self.save(ctx, format!("{name}.{extension}"), bytes),
-            Action::WriteTo { path, bytes } => {
-                self.background(ctx, move || Some(written(&path, &bytes)));
+            Action::Save { name, extension, bytes } => {
+                self.save = Some(Save::new(&format!("{name}.{extension}"), bytes))
             }
             Action::SavePicture { view } => self.save_picture(ctx, view),
             other => {
@@ -349,14 +364,23 @@ impl App {
         });
     }
 
-    fn save(&self, ctx: &egui::Context, name: String, bytes: Vec<u8>) {
-        let dialog = rfd::AsyncFileDialog::new().set_title("Save").set_file_name(&name);
-        self.background(ctx, move || {
-            let path = pollster::block_on(dialog.save_file()).map(|h| h.path().to_owned());
-            // Without a dialog the file goes where the program was started, under a name nobody has.
-            let path = path.unwrap_or_else(|| picture::free_name(&name));
-            Some(written(&path, &bytes))
-        });
+    /// The question where to save, and what follows from the answer.
+    fn saving(&mut self, ctx: &egui::Context) {
+        let Some(choice) = self.save.as_mut().and_then(|s| s.ui(ctx)) else { return };
+        match choice {
+            Choice::Cancel => self.save = None,
+            Choice::Write(path) => {
+                if let Some(save) = self.save.take() {
+                    self.background(ctx, move || Some(written(&path, &save.bytes)));
+                }
+            }
+            Choice::Browse => {
+                let dialog = rfd::AsyncFileDialog::new().set_title("Save as");
+                self.background(ctx, move || {
+                    pollster::block_on(dialog.save_file()).map(|h| Message::SaveTo(h.path().to_owned()))
+                });
+            }
+        }
     }
 
     fn save_picture(&self, ctx: &egui::Context, view: ViewKind) {
@@ -366,14 +390,10 @@ impl App {
         ctx.request_screenshot(move |image| {
             std::thread::spawn(move || {
                 let message = match picture::encode(&image, rect, ppp) {
-                    Ok(bytes) => {
-                        let name = format!("{}.png", view.def().name);
-                        let dialog = rfd::AsyncFileDialog::new().set_title("Save picture").set_file_name(&name);
-                        let path = pollster::block_on(dialog.save_file()).map(|h| h.path().to_owned());
-                        written(&path.unwrap_or_else(|| picture::free_name(&name)), &bytes)
-                    }
+                    Ok(bytes) => Message::Save(format!("{}.png", view.def().name), bytes),
                     Err(e) => Message::Say(Level::Error, e.to_string()),
                 };
+                // The window may have been closed meanwhile; then there is nobody to ask.
                 drop(sender.send(message));
                 wake.request_repaint();
             });

@@ -1,12 +1,12 @@
 //! Pictures of views: cut out of a screenshot, or drawn without a window.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use eframe::egui;
 
 use super::App;
 use super::layout::Layout;
+use super::svg::Recorder;
 use super::theme::Palette;
 use super::views::{Context, ViewKind};
 use crate::error::{Error, Result};
@@ -24,42 +24,83 @@ pub enum Subject {
 /// Longest time that a picture's results may take.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Draws `subject` for a document, `size` in points; `pixels_per_point` scales it up. `prepare` may
-/// change the state once the results are there.
-pub fn draw(
-    document: Document,
+/// A finished analysis, ready to be drawn.
+pub struct Scene {
+    ctx: egui::Context,
+    app: App,
     subject: Subject,
     size: egui::Vec2,
-    pixels_per_point: f32,
-    theme: egui::Theme,
-    prepare: impl FnOnce(&mut App),
-) -> Result<image::RgbaImage> {
-    let ctx = egui::Context::default();
-    ctx.add_font_provider(std::sync::Arc::new(egui_system_font_provider::SystemFontProvider::new()));
-    ctx.set_theme(theme);
-    let mut offscreen = Offscreen::new()?;
-    let mut app = App::new(&ctx, document, Vec::new());
-    app.adapter = "off-screen".to_owned();
-    if let Subject::View(kind) = subject {
-        app.layout = Layout::single(kind);
+}
+
+/// Passes after which egui's sizes have settled.
+const PASSES: usize = 4;
+
+impl Scene {
+    /// Computes everything that `subject` shows for a document, at `size` points. `prepare` may change the
+    /// state once the first results are there.
+    ///
+    /// # Errors
+    /// Whatever a window would have shown as a message.
+    pub fn new(
+        document: Document,
+        subject: Subject,
+        size: egui::Vec2,
+        theme: egui::Theme,
+        prepare: impl FnOnce(&mut App),
+    ) -> Result<Self> {
+        let ctx = egui::Context::default();
+        ctx.add_font_provider(std::sync::Arc::new(egui_system_font_provider::SystemFontProvider::new()));
+        ctx.set_theme(theme);
+        let mut app = App::new(&ctx, document, Vec::new());
+        app.adapter = "off-screen".to_owned();
+        if let Subject::View(kind) = subject {
+            app.layout = Layout::single(kind);
+        }
+        app.settle(&ctx, LIMIT)?;
+        if app.state.model.is_none() {
+            let text = app.state.notices.latest().map(|n| n.text.trim_end_matches('.').to_owned());
+            return Err(Error::failed(text.unwrap_or_else(|| "the model could not be opened".to_owned())));
+        }
+        if let Some(error) = &app.state.results.run.error {
+            return Err(Error::failed(error.clone()));
+        }
+        prepare(&mut app);
+        app.settle(&ctx, LIMIT)?;
+        ctx.all_styles_mut(|s| s.animation_time = 0.0);
+        Ok(Self { ctx, app, subject, size })
     }
-    app.settle(&ctx, LIMIT)?;
-    // An error that a window would show as a message is this command's failure.
-    if app.state.model.is_none() {
-        let text =
-            app.state.notices.latest().map_or_else(|| "the model could not be opened".to_owned(), |n| n.text.clone());
-        return Err(Error::failed(text.trim_end_matches('.').to_owned()));
+
+    fn frame(app: &mut App, subject: Subject, ui: &mut egui::Ui) {
+        match subject {
+            Subject::Window => app.draw(ui),
+            Subject::View(_) => app.draw_view(ui),
+        }
     }
-    if let Some(error) = &app.state.results.run.error {
-        return Err(Error::failed(error.clone()));
+
+    /// The picture, drawn by a graphics adapter; `pixels_per_point` scales it up.
+    pub fn image(&mut self, pixels_per_point: f32) -> Result<image::RgbaImage> {
+        let Self { ctx, app, subject, size } = self;
+        Offscreen::new()?.render(ctx, *size, pixels_per_point, PASSES, |ui| Self::frame(app, *subject, ui))
     }
-    prepare(&mut app);
-    app.settle(&ctx, LIMIT)?;
-    ctx.all_styles_mut(|s| s.animation_time = 0.0);
-    offscreen.render(&ctx, size, pixels_per_point, 4, |ui| match subject {
-        Subject::Window => app.draw(ui),
-        Subject::View(_) => app.draw_view(ui),
-    })
+
+    /// The picture as SVG, which needs no adapter.
+    pub fn svg(&mut self) -> String {
+        let Self { ctx, app, subject, size } = self;
+        let recorder = Recorder::install(ctx);
+        let mut shapes = Vec::new();
+        for pass in 0..PASSES {
+            recorder.clear();
+            let input = egui::RawInput {
+                screen_rect: Some(egui::Rect::from_min_size(egui::Pos2::ZERO, *size)),
+                time: Some(pass as f64),
+                ..egui::RawInput::default()
+            };
+            let mut output = ctx.run_ui(input, |ui| Self::frame(app, *subject, ui));
+            shapes = std::mem::take(&mut output.shapes);
+            output.drop_without_applying_deltas();
+        }
+        super::svg::document(&shapes, &recorder, *size, Palette::of(ctx).base)
+    }
 }
 
 impl App {
@@ -99,17 +140,4 @@ pub fn png(picture: &image::RgbaImage) -> Result<Vec<u8>> {
         .write_to(&mut bytes, image::ImageFormat::Png)
         .map_err(|e| Error::failed(format!("the picture could not be encoded: {e}")))?;
     Ok(bytes.into_inner())
-}
-
-/// `name` in the working folder, with a number if it is taken.
-pub fn free_name(name: &str) -> PathBuf {
-    let path = PathBuf::from(name);
-    let (stem, extension) = (
-        path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
-        path.extension().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
-    );
-    (1..)
-        .map(|i| if i == 1 { path.clone() } else { PathBuf::from(format!("{stem}-{i}.{extension}")) })
-        .find(|p| !p.exists())
-        .unwrap_or(path)
 }

@@ -161,18 +161,19 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let stream = stream_seconds(&model, args.repeat)?;
     let short = forwards.first().and_then(|f| f["seconds"].as_f64()).unwrap_or(f64::NAN);
-    let mut doc = json!({
+    #[cfg(feature = "gui")]
+    let frame = crate::app::bench::frame(&model, args.repeat)?;
+    #[cfg(not(feature = "gui"))]
+    let frame = Value::Null;
+    let doc = json!({
         "threads": rayon::current_num_threads(),
         "forward": forwards,
         "stream_weights_seconds": stream,
         "stream_gb_per_second": model.weight_bytes() as f64 / stream / 1e9,
         "short_forward_over_stream": short / stream,
         "weight_bytes": model.weight_bytes(),
+        "frame": frame,
     });
-    #[cfg(feature = "gui")]
-    if let Some(map) = doc.as_object_mut() {
-        map.insert("frame".to_owned(), crate::app::bench::frame(&model, args.repeat)?);
-    }
     if args.model.json {
         let mut doc = document(&model, None, started.elapsed().as_secs_f64(), doc);
         doc["load_seconds"] = json!(load);
@@ -189,8 +190,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
         short / stream,
         peak.as_f64().unwrap_or(f64::NAN),
     );
-    if let Some(frame) = doc.get("frame") {
-        text.push_str(&format!("\nwindow: {frame}"));
+    if let (Some(ui), Some(shapes)) = (frame["ui_ms"].as_f64(), frame["tessellate_ms"].as_f64()) {
+        let tokens = &frame["tokens"];
+        text.push_str(&format!(
+            "\na frame with every view open at {tokens} tokens: {ui:.2} ms, and {shapes:.2} ms for its triangles"
+        ));
     }
     emit(&text)
 }

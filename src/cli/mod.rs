@@ -62,7 +62,7 @@ pub enum Command {
     Dla(dla::Arguments),
     /// Head scores: previous token, duplicate token, induction, entropy, distance
     Heads(heads::Arguments),
-    /// Draw a view to PNG without a window
+    /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(render::Arguments),
     /// Train the built-in lab models

@@ -1,11 +1,11 @@
-//! `render`: any view drawn to PNG without a window.
+//! `render`: any view drawn to PNG or SVG without a window.
 
 use std::path::PathBuf;
 
 use eframe::egui;
 
 use super::{WindowArgs, emit};
-use crate::app::picture::{Subject, draw, png};
+use crate::app::picture::{Scene, Subject, png};
 use crate::app::selection::Focus;
 use crate::app::views::VIEWS;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     view: String,
     /// Where to write the picture
-    #[arg(short, long, value_name = "FILE.png")]
+    #[arg(short, long, value_name = "FILE.png|svg")]
     output: PathBuf,
     /// Size in points
     #[arg(long, default_value = "1280x800", value_name = "WxH")]
@@ -64,9 +64,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
             args.scale
         )));
     }
-    if args.output.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+    let extension = args.output.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    if !["png", "svg"].contains(&extension.as_str()) {
         return Err(Error::request(format!(
-            "{} does not end in .png, which is the format that can be written",
+            "{} ends in neither .png nor .svg, the formats that can be written",
             args.output.display()
         )));
     }
@@ -80,7 +81,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     };
     let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
     let mut wrong = None;
-    let picture = draw(crate::app::document(&args.what)?, subject, size, args.scale, theme, |app| {
+    let mut scene = Scene::new(crate::app::document(&args.what)?, subject, size, theme, |app| {
         let Some(model) = app.state.model.clone() else { return };
         let len = app.state.run().map_or(1, |r| r.trace.len());
         let mut p = app.state.selection.pinned;
@@ -105,6 +106,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if let Some(error) = wrong {
         return Err(error);
     }
+    if extension == "svg" {
+        write_atomic(&args.output, scene.svg().as_bytes())?;
+        return emit(&format!("{} ({} × {} points)", args.output.display(), size.x, size.y));
+    }
+    let picture = scene.image(args.scale)?;
     write_atomic(&args.output, &png(&picture)?)?;
     emit(&format!("{} ({} × {} pixels)", args.output.display(), picture.width(), picture.height()))
 }

@@ -1,12 +1,12 @@
 //! Attention: thumbnails of all heads, one head large.
 
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
-use eframe::egui_wgpu::Callback;
 
 use super::{Cached, Context, Table, View, position_labels, ready};
 use crate::analysis::head_scores::{HeadScores, SCORES, Score};
 use crate::analysis::patterns::{Thumbnails, Which};
 use crate::app::selection::Focus;
+use crate::app::svg::paint_cells;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
@@ -54,10 +54,12 @@ impl Grid {
     }
 }
 
-fn order(sort: Sort, thumbs: &Thumbnails, scores: Option<&HeadScores>) -> Vec<(usize, usize)> {
-    // Heads down, layers across: most models have many more layers than heads.
+/// With `across`, heads go down and layers across, as most models have many more layers than heads; else
+/// layer by layer in reading order, or the highest score first.
+fn order(sort: Sort, across: bool, thumbs: &Thumbnails, scores: Option<&HeadScores>) -> Vec<(usize, usize)> {
+    let (layers, heads) = (thumbs.n_layers, thumbs.n_heads);
     let mut list: Vec<(usize, usize)> =
-        (0..thumbs.n_heads).flat_map(|h| (0..thumbs.n_layers).map(move |l| (l, h))).collect();
+        (0..layers * heads).map(|i| if across { (i % layers, i / layers) } else { (i / heads, i % heads) }).collect();
     if let (Sort::By(score), Some(s)) = (sort, scores) {
         list.sort_by(|a, b| s.get(score, b.0, b.1).total_cmp(&s.get(score, a.0, a.1)));
     }
@@ -175,10 +177,10 @@ impl Attention {
     fn overview(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, thumbs: &Thumbnails, stamp: u64, fresh: bool) {
         let scores = self.scores(cx);
         let score_stamp = scores.map_or(0, |s| s.1);
-        let order = order(self.sort, thumbs, scores.map(|s| s.0));
         let available = ui.available_size();
         // Layers across while they fit; else as many columns as make the thumbnails largest.
         let by_layer = self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.n_layers);
+        let order = order(self.sort, by_layer, thumbs, scores.map(|s| s.0));
         let columns = if by_layer {
             thumbs.n_layers
         } else {
@@ -201,16 +203,14 @@ impl Attention {
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, "attention of all heads"));
             let rect = Rect::from_min_max(outer.min + vec2(left, top), outer.max);
             let coloring = crate::gpu::heatmap::Coloring { gap_width: 0.0, ..sequential(&cx.palette, 0.0, 1.0, fresh) };
-            ui.painter_at(rect).add(Callback::new_paint_callback(
+            let cells = HeatmapCallback {
+                widget: response.id.value(),
+                window: [0.0, 0.0, data.cols as f32, data.rows as f32],
+                data: data.clone(),
                 rect,
-                HeatmapCallback {
-                    widget: response.id.value(),
-                    window: [0.0, 0.0, data.cols as f32, data.rows as f32],
-                    data: data.clone(),
-                    rect,
-                    coloring,
-                },
-            ));
+                coloring,
+            };
+            paint_cells(ui, &ui.painter_at(rect), cells);
             let place = |i: usize| {
                 let min = rect.min + vec2((i % columns) as f32, (i / columns) as f32) * cell;
                 let pad = cell * gap_of(thumbs.side) as f32 / (thumbs.side + gap_of(thumbs.side)) as f32;

@@ -2,8 +2,8 @@
 //! are drawn by [`crate::gpu::heatmap`].
 
 use eframe::egui::{self, Align2, Pos2, Rect, Stroke, pos2, vec2};
-use eframe::egui_wgpu::Callback;
 
+use crate::app::svg::paint_cells;
 use crate::app::theme::{self, Palette};
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
@@ -127,16 +127,14 @@ impl Heatmap<'_> {
         let painter = ui.painter_at(outer);
         let window =
             if self.flip { [view.x, rows as f32 - view.y, view.w, -view.h] } else { [view.x, view.y, view.w, view.h] };
-        ui.painter_at(plot).add(Callback::new_paint_callback(
-            plot,
-            HeatmapCallback {
-                widget: id.value(),
-                data: self.data.clone(),
-                rect: plot,
-                window,
-                coloring: self.coloring,
-            },
-        ));
+        let cells = HeatmapCallback {
+            widget: id.value(),
+            data: self.data.clone(),
+            rect: plot,
+            window,
+            coloring: self.coloring,
+        };
+        paint_cells(ui, &ui.painter_at(plot), cells);
         self.labels(&painter, &palette, &at, turned);
         self.cell_texts(&ui.painter_at(plot), &at);
         let hovered = response.hover_pos().and_then(|p| at.cell_at(p, rows, cols));
