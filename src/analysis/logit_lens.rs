@@ -81,6 +81,7 @@ pub fn logit_lens(
     let index: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
     let index = Tensor::from_vec(index, positions.len(), trace.resid_final.device())?;
     let mut lens = Lens { cells: vec![vec![None; positions.len()]; n_layers], n_layers, positions };
+    progress.expect((n_layers * lens.positions.len()) as u64);
     let extra: Vec<u32> = answer.into_iter().chain(wrong).collect();
     // Layers are computed in groups that fill the unembedding's strip of rows.
     let group = (64 / lens.positions.len()).max(1);
@@ -95,7 +96,7 @@ pub fn logit_lens(
             let next = trace.ids.get(lens.positions[r % per_layer] + 1);
             extra.iter().copied().chain(next.copied()).collect()
         };
-        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, TOP, asked, progress, |_, _| {})?;
+        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, TOP, asked, progress)?;
         for (r, s) in summaries.into_iter().enumerate() {
             let actual = s.asked.get(extra.len()).copied();
             let answer = answer.and(s.asked.first().copied()).map(|(logit, rank)| AnswerCell {

@@ -16,6 +16,7 @@ pub enum Command {
     OpenFolder,
     FocusPrompt,
     Cancel,
+    RunAgain,
     ToggleTheme,
     PreviousToken,
     NextToken,
@@ -31,12 +32,13 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
         Self::FocusPrompt,
         Self::Cancel,
+        Self::RunAgain,
         Self::ToggleTheme,
         Self::PreviousToken,
         Self::NextToken,
@@ -58,6 +60,7 @@ impl Command {
             Self::OpenFolder => "Open model folder…",
             Self::FocusPrompt => "Edit the prompt",
             Self::Cancel => "Cancel running jobs",
+            Self::RunAgain => "Run the prompt again",
             Self::ToggleTheme => "Switch between dark and light",
             Self::PreviousToken => "Pin the token before",
             Self::NextToken => "Pin the token after",
@@ -82,6 +85,7 @@ impl Command {
             Self::OpenFolder => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::O),
             Self::FocusPrompt => command(Key::L),
             Self::Cancel => plain(Key::Escape),
+            Self::RunAgain => plain(Key::F5),
             Self::ToggleTheme => command(Key::D),
             Self::PreviousToken => plain(Key::ArrowLeft),
             Self::NextToken => plain(Key::ArrowRight),
@@ -98,7 +102,7 @@ impl Command {
 
     /// Plain keys belong to a text field while one is being edited.
     pub fn yields_to_typing(self) -> bool {
-        self.shortcut().is_some_and(|s| s.modifiers.is_none() && s.logical_key != Key::F1)
+        self.shortcut().is_some_and(|s| s.modifiers.is_none() && ![Key::F1, Key::F5].contains(&s.logical_key))
     }
 }
 

@@ -301,10 +301,10 @@ impl App {
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
                 if self.state.worker.is_busy() {
-                    self.state.worker.cancel_all();
-                    self.state.notices.push(Level::Info, "Cancelled.");
+                    self.state.cancel();
                 }
             }
+            Command::RunAgain => self.state.request_run(),
             Command::ToggleTheme => {
                 let next = if ctx.theme() == egui::Theme::Dark { egui::Theme::Light } else { egui::Theme::Dark };
                 ctx.set_theme(next);

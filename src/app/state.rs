@@ -129,6 +129,8 @@ pub struct State {
     pub opening: Option<String>,
     pub statistic: Statistic,
     pub projection: Settings,
+    /// Nothing is on its way because the user stopped it.
+    pub cancelled: bool,
     /// Until a head is chosen by hand, the one that adds most to the answer is shown.
     auto_head: bool,
     /// Time of the last edit of the prompt that has not been run yet.
@@ -147,6 +149,7 @@ impl State {
             opening: None,
             statistic: Statistic::MaxAbs,
             projection: Settings::default(),
+            cancelled: false,
             auto_head: true,
             edited_at: None,
             document,
@@ -165,9 +168,17 @@ impl State {
         self.results.run.get().map(|r| &*r.value)
     }
 
+    /// Stops what runs and forgets what waits.
+    pub fn cancel(&mut self) {
+        self.worker.cancel_all();
+        self.cancelled = true;
+        self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
+    }
+
     /// Asks for a run of the document's prompt.
-    fn request_run(&mut self) {
+    pub fn request_run(&mut self) {
         self.edited_at = None;
+        self.cancelled = false;
         let Some(model) = self.model.clone() else { return };
         let d = &self.document;
         if d.prompt.is_empty() {

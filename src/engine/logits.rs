@@ -42,17 +42,19 @@ impl RowSummary {
 }
 
 /// Summarises the logits of residual rows [n, d_model] (before the final norm): the `top` most probable
-/// tokens, and for row r the tokens `asked(r)`. `done` receives each finished run of rows.
+/// tokens, and for row r the tokens `asked(r)`. `progress` is stepped once a row; the caller says how many to
+/// expect.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`].
 pub fn summarise(
     network: Network<'_>,
     resid: &Tensor,
     top: usize,
     asked: impl Fn(usize) -> Vec<u32> + Sync,
     progress: &Progress,
-    mut done: impl FnMut(usize, &[RowSummary]),
 ) -> Result<Vec<RowSummary>> {
     let (n, _) = resid.dims2()?;
-    progress.expect(n as u64);
     let mut all = Vec::with_capacity(n);
     for first in (0..n).step_by(ROWS) {
         progress.check()?;
@@ -72,7 +74,6 @@ pub fn summarise(
                 values.chunks_exact(row).enumerate().map(|(r, v)| row_summary(v, top, &asked(first + r))).collect()
             }
         };
-        done(first, &summaries);
         all.extend(summaries);
         progress.step(rows as u64)?;
     }

@@ -73,9 +73,11 @@ impl Trace {
         let started = Instant::now();
         let mut capture = Self::capture_for(model);
         let network = model.network();
+        // The forward pass counts a step a layer, the logits one a position.
+        progress.expect(ids.len() as u64);
         let resid_final = network.forward(&[&ids], &mut capture, progress)?.squeeze(0)?;
         let asked = |r: usize| ids.get(r + 1).copied().into_iter().collect();
-        let rows = logits::summarise(network, &resid_final, TOP, asked, progress, |_, _| {})?;
+        let rows = logits::summarise(network, &resid_final, TOP, asked, progress)?;
         let mut loss = vec![None];
         loss.extend(rows.iter().filter_map(|r| r.asked.first().map(|(logit, _)| Some(r.log_sum - logit))));
         Ok(Self {

@@ -24,7 +24,7 @@ enum Sort {
 }
 
 const SORTS: [(Sort, &str); 6] = [
-    (Sort::Layer, "layer and head"),
+    (Sort::Layer, "layer"),
     (Sort::By(Score::Previous), "previous token"),
     (Sort::By(Score::Duplicate), "duplicate token"),
     (Sort::By(Score::Induction), "induction"),
@@ -149,7 +149,7 @@ impl View for Attention {
 impl Attention {
     fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.horizontal_wrapped(|ui| {
-            if let Some(sort) = choice(ui, "sort by", self.sort, &SORTS) {
+            if let Some(sort) = choice(ui, "sort", self.sort, &SORTS) {
                 self.sort = sort;
             }
             if let Some(random) = choice(ui, "on", self.random, &[(false, "this text"), (true, "random repeat")]) {
@@ -157,7 +157,7 @@ impl Attention {
             }
             let p = cx.pinned();
             let average = if p.all_heads { 2 } else { u8::from(p.head.is_none()) };
-            if let Some(a) = choice(ui, "average", average, &[(0, "none"), (1, "layer's heads"), (2, "all heads")]) {
+            if let Some(a) = choice(ui, "average", average, &[(0, "none"), (1, "layer"), (2, "model")]) {
                 cx.pin(|p| {
                     p.all_heads = a == 2;
                     p.head = if a == 0 { Some(p.head.unwrap_or(0)) } else { None };

@@ -197,6 +197,8 @@ fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
         message(ui, text, false);
     } else if cx.state.document.prompt.is_empty() {
         message(ui, "type a prompt to begin", false);
+    } else if cx.state.cancelled {
+        message(ui, "cancelled; F5 runs the prompt again", false);
     } else {
         message(ui, "computing …", false);
     }
