@@ -279,7 +279,7 @@ impl App {
                 self.state.notices.push(Level::Info, "Copied.");
             }
             Action::Save { name, extension, bytes } => {
-                self.save = Some(Save::new(&format!("{name}.{extension}"), bytes))
+                self.save = Some(Save::new(&format!("{name}.{extension}"), bytes));
             }
             Action::SavePicture { view } => self.save_picture(ctx, view),
             other => {

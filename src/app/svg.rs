@@ -343,7 +343,11 @@ mod tests {
         let recorder = Recorder::default();
         recorder.push(Drawn { rect, window: [0.0, 0.0, 2.0, 2.0], data, coloring });
         let callback = Shape::Callback(epaint::PaintCallback { rect, callback: Arc::new(()) });
-        let shapes = [epaint::ClippedShape { clip_rect: rect, shape: callback }];
+        let shapes = [epaint::ClippedShape {
+            clip_rect: rect,
+            shape: callback,
+            transform_after_tessellation: Default::default(),
+        }];
         let text = document(&shapes, &recorder, rect.size(), Color32::BLACK);
         // Background, clip and three cells: the one that is not there is not drawn.
         assert_eq!(text.matches("<rect").count(), 5, "{text}");
