@@ -20,6 +20,8 @@ pub struct Projection {
 /// How the rows are prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// First and last layer that take part; `n_layers` is the last block's output. Clamped to the model.
+    pub layers: (usize, usize),
     /// Leave position 0 out of the fit: its outliers (attention sink) otherwise take a component.
     pub skip_first: bool,
     /// Divide every row by its norm, so that growth with depth does not dominate.
@@ -28,17 +30,18 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { skip_first: true, normalise: true }
+        Self { layers: (0, usize::MAX), skip_first: true, normalise: true }
     }
 }
 
-/// PCA of the residual stream at `layers` (all if empty) over all positions.
+/// PCA of the residual stream at the chosen layers over all positions.
 ///
 /// # Errors
 /// Fewer than two points, or [`Error::Cancelled`].
-pub fn projection(trace: &Trace, layers: &[usize], settings: Settings, progress: &Progress) -> Result<Projection> {
+pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Result<Projection> {
     let n_layers = trace.model.config.n_layers;
-    let layers: Vec<usize> = if layers.is_empty() { (0..=n_layers).collect() } else { layers.to_vec() };
+    let last = settings.layers.1.min(n_layers);
+    let layers: Vec<usize> = (settings.layers.0.min(last)..=last).collect();
     let t = trace.len();
     let skip = usize::from(settings.skip_first && t > 2);
     let prepare = |x: Tensor| -> Result<Tensor> {

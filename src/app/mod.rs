@@ -84,6 +84,7 @@ pub fn run(args: WindowArgs) -> Result<()> {
             });
             let mut app = App::new(&cc.egui_ctx, document, recent::load());
             app.adapter = adapter;
+            app.remembers = true;
             app.started = args.time.then_some(started);
             Ok(Box::new(app))
         }),
@@ -118,6 +119,8 @@ pub struct App {
     pub adapter: String,
     messages: (Sender<Message>, Receiver<Message>),
     saved_recent: Vec<String>,
+    /// Whether models opened are remembered for the next start: by a window, not by pictures and tests.
+    remembers: bool,
     /// The window's clock, for actions applied outside a frame.
     now: f64,
     /// Draw the docked views alone, without the window's bars.
@@ -145,6 +148,7 @@ impl App {
             adapter: String::new(),
             messages: channel(),
             saved_recent: recent,
+            remembers: false,
             now: 0.0,
             bare: false,
             started: None,
@@ -178,7 +182,7 @@ impl App {
             self.state.apply(Action::Open(file.path().display().to_string()), self.now);
         }
         self.keys(ctx);
-        if self.state.recent != self.saved_recent {
+        if self.remembers && self.state.recent != self.saved_recent {
             self.saved_recent.clone_from(&self.state.recent);
             let list = self.saved_recent.clone();
             self.background(ctx, move || recent::save(&list).err().map(|e| Message::Say(Level::Info, e.to_string())));

@@ -204,7 +204,7 @@ impl Request {
             Self::NeuronTokens { model, layer, neuron } => {
                 Payload::NeuronTokens(neuron_tokens(&model, layer, neuron, 10)?)
             }
-            Self::Projection { trace, settings } => Payload::Projection(projection(&trace, &[], settings, progress)?),
+            Self::Projection { trace, settings } => Payload::Projection(projection(&trace, settings, progress)?),
             Self::TextScores { trace } => {
                 let measure = repeat_length(&trace.ids).map_or(Measure::Detector, |n| Measure::Diagonal { n });
                 Payload::TextScores(head_scores(&trace, measure, progress)?)

@@ -9,7 +9,7 @@ use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, diverging, sequential};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::gpu::HeatData;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -129,7 +129,7 @@ impl Activations {
             square: false,
             pinned: (row, Some(p.pos)),
             hovered: (None, h.pos),
-            isolate: false,
+            isolate: Isolate::Nothing,
             cell_text: None,
             tooltip: &|ui, r, c| {
                 ui.label(format!(
@@ -183,7 +183,7 @@ impl Activations {
             square: false,
             pinned: (p.head.map(|hd| p.layer * heads + hd), Some(p.pos)),
             hovered: (h.head.map(|(l, hd)| l * heads + hd), h.pos),
-            isolate: false,
+            isolate: Isolate::Nothing,
             cell_text: None,
             tooltip: &|ui, r, c| {
                 ui.label(format!("head {}.{} at {} ({c})", r / heads, r % heads, cx.token(c)));

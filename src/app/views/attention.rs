@@ -10,7 +10,7 @@ use crate::app::svg::paint_cells;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, sequential};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
 use crate::app::widgets::{choice, message};
 use crate::gpu::heatmap::HeatmapCallback;
 use crate::gpu::{HeatData, NOTHING};
@@ -37,7 +37,7 @@ pub struct Attention {
     sort: Sort,
     /// Scores on random repeated tokens rather than on this text.
     random: bool,
-    isolate: bool,
+    isolate: Isolate,
     atlas: Cached<(u64, u64, Sort, bool, usize)>,
     large: Cached<u64>,
 }
@@ -163,8 +163,11 @@ impl Attention {
                     p.head = if a == 0 { Some(p.head.unwrap_or(0)) } else { None };
                 });
             }
-            ui.toggle_value(&mut self.isolate, RichText::new("isolate row").font(theme::small()))
-                .on_hover_text("dim everything but the pinned token's row");
+            let options =
+                [(Isolate::Nothing, "nothing"), (Isolate::Row, "pinned row"), (Isolate::Column, "pinned column")];
+            if let Some(i) = choice(ui, "isolate", self.isolate, &options) {
+                self.isolate = i;
+            }
         });
     }
 

@@ -8,7 +8,7 @@ use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, diverging};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::{HeatData, NOTHING};
 
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl AttributionView {
             square: false,
             pinned: (Some(p.layer), p.head),
             hovered: (h.head.map(|x| x.0).or(h.layer), h.head.map(|x| x.1)),
-            isolate: false,
+            isolate: Isolate::Nothing,
             cell_text: Some(&|r, c| data.get(r, c).map(|v| format!("{v:+.2}"))),
             tooltip: &|ui, r, c| {
                 if let Some(v) = data.get(r, c) {

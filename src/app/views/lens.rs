@@ -7,7 +7,7 @@ use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, coloring, diverging};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, coloring, diverging};
 use crate::app::widgets::{choice, token_text};
 use crate::gpu::{ColorMap, HeatData, NOTHING};
 
@@ -116,7 +116,7 @@ impl View for LensView {
             square: false,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
-            isolate: false,
+            isolate: Isolate::Nothing,
             cell_text: Some(&|r, c| {
                 top(r, c).and_then(|c| c.top.first()).map(|t| token_text::short(&cx.text_of(t.id), 9))
             }),

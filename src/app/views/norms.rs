@@ -7,7 +7,7 @@ use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, sequential};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
 use crate::gpu::HeatData;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -81,7 +81,7 @@ impl View for NormsView {
             square: false,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
-            isolate: false,
+            isolate: Isolate::Nothing,
             cell_text: Some(&|r, c| data.get(r, c).map(|v| number(real(v)))),
             tooltip: &|ui, r, c| {
                 ui.label(format!("layer {r}, {} ({c})", cx.token(c)));

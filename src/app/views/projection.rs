@@ -24,6 +24,14 @@ impl View for ProjectionView {
                 .on_hover_text("divide each vector by its norm, so that growth with depth does not dominate");
             ui.toggle_value(&mut settings.skip_first, small("without first token"))
                 .on_hover_text("leave the first position out of the fit; it often carries outliers");
+            let (mut from, mut to) = (settings.layers.0.min(last), settings.layers.1.min(last));
+            let drag =
+                |value, range, prefix: &'static str| egui::DragValue::new(value).range(range).prefix(prefix).speed(0.1);
+            let a = ui.add(drag(&mut from, 0..=to, "layers ")).on_hover_text("first layer that takes part");
+            let b = ui.add(drag(&mut to, from..=last, "to ")).on_hover_text("last layer that takes part");
+            if a.changed() || b.changed() {
+                settings.layers = (from, to);
+            }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 let bar = coloring(&cx.palette, ColorMap::Viridis, 0.0, 1.0, false, true);
                 colorbar(ui, &bar, "layer 0", &format!("{last}"));

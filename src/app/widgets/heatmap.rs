@@ -26,11 +26,20 @@ pub struct Heatmap<'a> {
     /// Pinned and pointed-at rows and columns.
     pub pinned: (Option<usize>, Option<usize>),
     pub hovered: (Option<usize>, Option<usize>),
-    /// Darken everything outside the pinned row and column.
-    pub isolate: bool,
+    /// What to dim around.
+    pub isolate: Isolate,
     /// Text inside a cell, where it fits.
     pub cell_text: Option<&'a dyn Fn(usize, usize) -> Option<String>>,
     pub tooltip: &'a dyn Fn(&mut egui::Ui, usize, usize),
+}
+
+/// Dims everything but the pinned row or column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolate {
+    #[default]
+    Nothing,
+    Row,
+    Column,
 }
 
 /// What happened.
@@ -280,13 +289,17 @@ impl Heatmap<'_> {
     fn marks(&self, painter: &egui::Painter, palette: &Palette, at: &Placement, hovered: Option<(usize, usize)>) {
         let row = |r: usize| Rect::from_x_y_ranges(at.plot.x_range(), at.row_range(r));
         let col = |c: usize| Rect::from_x_y_ranges(at.col_range(c), at.plot.y_range());
-        if self.isolate {
-            let shade = palette.panel.gamma_multiply(0.78);
-            if let Some(r) = self.pinned.0 {
-                let y = at.row_range(r);
-                painter.rect_filled(Rect::from_x_y_ranges(at.plot.x_range(), at.plot.min.y..=y.min), 0.0, shade);
-                painter.rect_filled(Rect::from_x_y_ranges(at.plot.x_range(), y.max..=at.plot.max.y), 0.0, shade);
-            }
+        let shade = palette.panel.gamma_multiply(0.78);
+        let (xs, ys) = (at.plot.x_range(), at.plot.y_range());
+        if let (Isolate::Row, Some(r)) = (self.isolate, self.pinned.0) {
+            let y = at.row_range(r);
+            painter.rect_filled(Rect::from_x_y_ranges(xs, ys.min..=y.min), 0.0, shade);
+            painter.rect_filled(Rect::from_x_y_ranges(xs, y.max..=ys.max), 0.0, shade);
+        }
+        if let (Isolate::Column, Some(c)) = (self.isolate, self.pinned.1) {
+            let x = at.col_range(c);
+            painter.rect_filled(Rect::from_x_y_ranges(xs.min..=x.min, ys), 0.0, shade);
+            painter.rect_filled(Rect::from_x_y_ranges(x.max..=xs.max, ys), 0.0, shade);
         }
         let line = |alpha: f32| Stroke::new(1.0, palette.text.gamma_multiply(alpha));
         let kind = egui::StrokeKind::Outside;
