@@ -25,8 +25,6 @@ impl View for ProjectionView {
             ui.toggle_value(&mut settings.skip_first, small("without first token"))
                 .on_hover_text("leave the first position out of the fit; it often carries outliers");
             let (mut from, mut to) = (settings.layers.0.min(last), settings.layers.1.min(last));
-            let drag =
-                |value, range, prefix: &'static str| egui::DragValue::new(value).range(range).prefix(prefix).speed(0.1);
             let a = ui.add(drag(&mut from, 0..=to, "layers ")).on_hover_text("first layer that takes part");
             let b = ui.add(drag(&mut to, from..=last, "to ")).on_hover_text("last layer that takes part");
             if a.changed() || b.changed() {
@@ -137,4 +135,9 @@ impl View for ProjectionView {
         }
         Some(table)
     }
+}
+
+/// A field for one end of the range of layers.
+fn drag<'a>(value: &'a mut usize, range: std::ops::RangeInclusive<usize>, prefix: &'static str) -> egui::DragValue<'a> {
+    egui::DragValue::new(value).range(range).prefix(prefix).speed(0.1)
 }
