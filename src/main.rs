@@ -6,7 +6,18 @@ use circuitscope::cli::Cli;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no errors; of a real one its first sentence says what is wrong.
+        Err(e) if e.use_stderr() => {
+            let text = e.to_string();
+            let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+            let sentence = first.split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("circuitscope: {sentence}; see --help");
+            return ExitCode::from(2);
+        }
+        Err(e) => e.exit(),
+    };
     let result = match cli.command {
         Some(command) => command.execute(),
         None => window(cli.window),

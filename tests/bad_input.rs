@@ -110,8 +110,66 @@ fn configs_that_cannot_be_used() {
     assert!(set("rope_parameters", rope).contains("yarn"));
     assert!(changed(|f| std::fs::write(f.join("config.json"), "{").unwrap()).contains("config"));
     assert!(changed(|f| std::fs::remove_file(f.join("config.json")).unwrap()).contains("config.json"));
+    assert!(set("num_hidden_layers", 5000.into()).contains("1024"));
+    set("head_dim", 0.into());
+    let nested = serde_json::json!({"full_attention": {"rope_theta": 1e4}});
+    assert!(set("rope_parameters", nested).contains("full_attention"));
     let more = set("num_hidden_layers", 4.into());
     assert!(more.contains("model.layers.3."), "{more}");
+}
+
+/// Opens a fixture of another family with some options set.
+fn family(name: &str, options: &[(&str, serde_json::Value)]) -> circuitscope::Result<Model> {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("families").join(name).join(file), folder.path().join(file)).unwrap();
+    }
+    config(folder.path(), |c| c.extend(options.iter().map(|(k, v)| ((*k).to_owned(), v.clone()))));
+    Model::open(folder.path().to_str().unwrap())
+}
+
+#[test]
+fn sizes_of_nothing_are_refused() {
+    for (name, option) in [("mistral-sliding", "sliding_window"), ("gpt-neo", "window_size"), ("bloom", "n_layer")] {
+        sentence(&family(name, &[(option, 0.into())]).unwrap_err());
+    }
+    sentence(&family("gpt2", &[("n_head", 1000.into())]).unwrap_err());
+}
+
+#[test]
+fn options_of_published_checkpoints_are_known() {
+    let no = serde_json::Value::Bool(false);
+    let yes = serde_json::Value::Bool(true);
+    family("gemma2", &[("hidden_act", "gelu_pytorch_tanh".into())]).unwrap();
+    family("opt", &[("activation_dropout", 0.0.into())]).unwrap();
+    family("qwen2", &[("use_mrope", no.clone())]).unwrap();
+    family("gptj", &[("rotary", yes.clone()), ("scale_attn_weights", yes.clone())]).unwrap();
+    let bloom = [
+        "attention_softmax_in_fp32",
+        "bias_dropout_fusion",
+        "masked_softmax_fusion",
+        "skip_bias_add",
+        "skip_bias_add_qkv",
+    ];
+    family("bloom", &bloom.map(|o| (o, yes.clone()))).unwrap();
+    sentence(&family("gptj", &[("rotary", no)]).unwrap_err());
+    sentence(&family("qwen2", &[("use_mrope", yes)]).unwrap_err());
+}
+
+#[test]
+fn a_saved_truncation_does_not_shorten_prompts() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/induction");
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(source.join(file), folder.path().join(file)).unwrap();
+    }
+    let path = folder.path().join("tokenizer.json");
+    let mut map: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    map["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    std::fs::write(&path, map.to_string()).unwrap();
+    let model = Model::open(folder.path().to_str().unwrap()).unwrap();
+    assert!(model.encode("one two three four five six seven", false).unwrap().len() > 6);
 }
 
 #[test]
@@ -174,6 +232,13 @@ fn damaged_gguf() {
     let (mut metadata, tensors) = llama_fixture();
     metadata[5].1 = Value::U32(7);
     refused(&file(&metadata, &tensors));
+    // Shapes that hold no bytes but claim a size, and tensors without axes.
+    for (name, shape) in [("token_embd.weight", vec![1 << 34, 0]), ("blk.0.attn_q.weight", vec![])] {
+        let (metadata, mut tensors) = llama_fixture();
+        let tensor = tensors.iter_mut().find(|t| t.name == name).unwrap();
+        (tensor.shape, tensor.values) = (shape.clone(), vec![0.0; shape.iter().product()]);
+        refused(&file(&metadata, &tensors));
+    }
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn run_gives_tokens_next_and_loss() {
     assert!(doc["loss"].as_f64().unwrap() > 0.0);
     assert!(doc["seconds"].is_number() && doc["load_seconds"].is_number());
     assert!(json(&["run", "--ids", "5"])["loss"].is_null());
+    assert!(json(&["run", "-p", "- a list"])["loss"].is_number());
 }
 
 #[test]
@@ -154,6 +155,10 @@ fn wrong_requests_exit_with_2_and_one_sentence() {
         (&["lens", "-p", PROMPT, "--pos", "77"], "77"),
         (&["dla", "-p", PROMPT, "--answer", " two words"], "not one token"),
         (&["heads", "--length", "1"], "--length"),
+        (&["heads", "--length", "9223372036854775808"], "--length"),
+        (&["run", "--ids", "x"], "--ids"),
+        (&["run", "--ids", "5", "--bos"], "--bos"),
+        (&["lab", "train", "induction", "--steps", "0"], "--steps"),
         (&["lab", "train", "nothing"], "induction"),
         (&["run", "-p", PROMPT, "-o", "x.safetensors"], "--capture"),
     ] {
@@ -198,6 +203,13 @@ fn render_draws_a_picture() {
     let text = std::fs::read_to_string(&path).unwrap();
     // Five positions of two layers, and the tokens as text.
     assert!(text.contains("<svg") && text.matches("<rect").count() > 10 && text.contains("·States"), "{text}");
+    let picture = path.to_str().unwrap();
+    for (more, word) in
+        [(["-p", ""], "empty"), (["--answer", " two words"], "not one token"), (["-m", "nowhere"], "nowhere")]
+    {
+        let (code, text) = error(&[&["render", "--view", "lens", "-o", picture], &more[..]].concat());
+        assert!(code == 2 && text.contains(word), "{text}");
+    }
     for args in [["--view", "nothing", "-o", "x.png"], ["--view", "lens", "-o", "x.gif"]] {
         let (code, _) = error(&[&["render"][..], &args].concat());
         assert_eq!(code, 2);

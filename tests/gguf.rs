@@ -63,6 +63,8 @@ fn a_sentencepiece_tokenizer_is_rebuilt() {
     let model = open(&folder, &file(&metadata, &tensors)).unwrap();
     assert_eq!(model.encode("ab", false).unwrap(), [1, 255]);
     assert_eq!(model.token_text(255), " ab");
+    // Taken as given, whatever the tokenizer would put before a text.
+    assert_eq!((model.single_token(" ab").unwrap(), model.single_token("ab").unwrap()), (255, 253));
     // A byte without a piece of its own: "c" is 0x63 = 99, piece 3 + 99.
     assert_eq!(model.encode("abc", false).unwrap(), [1, 255, 102]);
 }

@@ -85,6 +85,31 @@ fn a_bad_file_leaves_the_old_model_open() {
 }
 
 #[test]
+fn a_bad_file_during_a_run_loses_nothing() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().state.apply(Action::SetPrompt(PROMPT.repeat(12)), 0.0);
+    h.state_mut().state.update(f64::INFINITY);
+    h.state_mut().state.apply(Action::Open("no/such/file.gguf".to_owned()), 0.0);
+    settle(&mut h);
+    let r = &h.state().state.results;
+    assert_eq!(h.state().state.run().unwrap().prompt, PROMPT.repeat(12));
+    assert!(r.lens.get().is_some_and(|l| l.fresh) && r.random_scores.get().is_some());
+    assert!(h.state().state.opening.is_none());
+}
+
+#[test]
+fn a_chosen_head_stays_when_the_position_moves() {
+    let mut h = window(document(PROMPT));
+    let mut p = h.state().state.selection.pinned;
+    p.focus = circuitscope::app::selection::Focus::Head;
+    h.state_mut().state.apply(Action::Pin(p), 0.0);
+    h.state_mut().state.apply(Action::Pin(circuitscope::app::selection::Pinned { pos: 1, ..p }), 0.0);
+    settle(&mut h);
+    let now = h.state().state.selection.pinned;
+    assert_eq!((now.layer, now.head), (p.layer, p.head));
+}
+
+#[test]
 fn a_good_file_replaces_the_model() {
     let mut h = window(document(PROMPT));
     h.state_mut().state.apply(Action::Open(fixture("families/gpt2").display().to_string()), 0.0);

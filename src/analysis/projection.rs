@@ -71,7 +71,7 @@ pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Res
 }
 
 /// The two leading right singular directions [d, 2] of centred rows [n, d] and their shares of the
-/// variance, by subspace iteration with four vectors (Halko, Martinsson, Tropp 2011, section 4.5).
+/// variance, by subspace iteration with a few vectors (Halko, Martinsson, Tropp 2011, section 4.5).
 fn principal(x: &Tensor, progress: &Progress) -> Result<(Tensor, [f32; 2])> {
     const VECTORS: usize = 6;
     const ROUNDS: usize = 24;

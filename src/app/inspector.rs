@@ -26,6 +26,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         match p.focus {
             Focus::Token => {
                 token(ui, cx);
+                lens(ui, cx);
                 head(ui, cx);
             }
             Focus::Head => {
@@ -88,6 +89,28 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         {
             cx.actions.push(super::command::Action::SetAnswer(text));
         }
+    }
+}
+
+/// What the pinned layer would predict here.
+fn lens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let p = cx.pinned();
+    let Some(result) = cx.state.results.lens.get().cloned() else { return };
+    let Some(cell) = result.value.cell(p.layer, p.pos) else { return };
+    caption(ui, cx, &format!("logit lens at layer {}: entropy {:.2} nats", p.layer, cell.entropy));
+    for t in &cell.top {
+        let label = token_text::short(&cx.text_of(t.id), 14);
+        bar(
+            ui,
+            &Bar { label, value: t.prob, text: format!("{:.2} %", t.prob * 100.0), strong: false },
+            1.0,
+            false,
+            96.0,
+        );
+    }
+    if let Some(a) = &cell.answer {
+        fact(ui, cx, "answer's probability", &format!("{:.3} %", a.prob * 100.0));
+        fact(ui, cx, "answer's rank", &(a.rank + 1).to_string());
     }
 }
 
@@ -160,7 +183,7 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
     let Some(tokens) = r.neuron_tokens.get().cloned().filter(|t| (t.value.layer, t.value.neuron) == (p.layer, i))
     else {
-        caption(ui, cx, "computing its tokens …");
+        caption(ui, cx, r.neuron_tokens.error.as_deref().unwrap_or("computing its tokens …"));
         return;
     };
     let largest = |list: &[(u32, f32)]| list.first().map_or(1.0, |x| x.1.abs());

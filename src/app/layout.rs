@@ -5,7 +5,7 @@ use egui_tiles::{Behavior, Linear, LinearDir, SimplificationOptions, TabState, T
 
 use super::command::Action;
 use super::theme;
-use super::views::{Context, VIEWS, View, ViewKind};
+use super::views::{Context, Table, VIEWS, View, ViewKind};
 
 /// A view with its transient state.
 pub struct Pane {
@@ -119,27 +119,27 @@ impl Behavior<Pane> for Panels<'_, '_> {
         let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
         save.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("export {}", def.name)));
         egui::Popup::menu(&save).show(|ui| {
-            let table = pane.view.table(self.cx);
+            let table = |cx: &Context<'_>| pane.view.table(cx);
             if ui.button("Picture (PNG)…").clicked() {
                 self.cx.actions.push(Action::SavePicture { view: pane.kind });
             }
-            let mut numbers = |ui: &mut egui::Ui,
-                               label: &str,
-                               extension: &'static str,
-                               text: &dyn Fn(&super::views::Table) -> String| {
-                if ui.add_enabled(table.is_some(), egui::Button::new(label)).clicked()
-                    && let Some(t) = &table
-                {
-                    let bytes = text(t).into_bytes();
-                    self.cx.actions.push(Action::Save { name: t.name.clone(), extension, bytes });
+            let say = || Action::Say(format!("{} has no numbers yet.", def.title));
+            type Text = fn(&Table) -> String;
+            let formats: [(&str, &'static str, Text); 2] =
+                [("Numbers (CSV)…", "csv", Table::csv), ("Numbers (JSON)…", "json", Table::json)];
+            for (label, extension, text) in formats {
+                if ui.button(label).clicked() {
+                    let action = table(self.cx).map_or_else(say, |t| Action::Save {
+                        name: t.name.clone(),
+                        extension,
+                        bytes: text(&t).into_bytes(),
+                    });
+                    self.cx.actions.push(action);
                 }
-            };
-            numbers(ui, "Numbers (CSV)…", "csv", &super::views::Table::csv);
-            numbers(ui, "Numbers (JSON)…", "json", &super::views::Table::json);
-            if ui.add_enabled(table.is_some(), egui::Button::new("Copy numbers")).clicked()
-                && let Some(t) = &table
-            {
-                self.cx.actions.push(Action::Copy(t.csv()));
+            }
+            if ui.button("Copy numbers").clicked() {
+                let action = table(self.cx).map_or_else(say, |t| Action::Copy(t.csv()));
+                self.cx.actions.push(action);
             }
         });
         let help =

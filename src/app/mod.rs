@@ -200,7 +200,9 @@ impl App {
         commands.sort_by_key(|c| c.shortcut().is_none_or(|s| !s.modifiers.shift));
         for command in commands {
             let Some(shortcut) = command.shortcut() else { continue };
-            if typing && command.yields_to_typing() {
+            // Escape closes a menu before it cancels anything.
+            let menu = command == Command::Cancel && egui::Popup::is_any_open(ctx);
+            if menu || typing && command.yields_to_typing() {
                 continue;
             }
             if ctx.input_mut(|i| i.consume_shortcut(&shortcut)) {

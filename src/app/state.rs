@@ -171,6 +171,7 @@ impl State {
     /// Stops what runs and forgets what waits.
     pub fn cancel(&mut self) {
         self.worker.cancel_all();
+        self.opening = None;
         self.cancelled = true;
         self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
     }
@@ -181,9 +182,14 @@ impl State {
         self.cancelled = false;
         let Some(model) = self.model.clone() else { return };
         let d = &self.document;
+        if self.results.random_scores.result.is_none() {
+            self.worker.submit(Request::RandomScores { model: model.clone() });
+        }
         if d.prompt.is_empty() {
-            self.worker.cancel_all();
+            self.worker.cancel_run();
+            let random = std::mem::take(&mut self.results.random_scores);
             self.results.clear();
+            self.results.random_scores = random;
             return;
         }
         let some = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
@@ -276,12 +282,17 @@ impl State {
         {
             return;
         }
+        // Another model has been asked for meanwhile.
+        if answer.kind == Kind::Open && answer.spec != self.opening && answer.payload.is_err() {
+            return;
+        }
         let payload = match answer.payload {
             Ok(p) => p,
             Err(Error::Cancelled) => {
                 if answer.kind == Kind::Open {
                     self.opening = None;
-                    self.notices.push(Level::Info, "Opening was cancelled; the previous model is still open.");
+                    self.notices.push(Level::Info, "Opening was cancelled.");
+                    self.request_run();
                 }
                 return;
             }
@@ -331,6 +342,8 @@ impl State {
                 self.opening = None;
                 let kept = if self.model.is_some() { " The previous model is still open." } else { "" };
                 self.notices.push(Level::Error, format!("{text}.{kept}"));
+                // Opening has thrown out what was still being computed on the model that stays.
+                self.request_run();
                 return;
             }
             Kind::Run => &mut r.run.error,
@@ -360,12 +373,14 @@ impl State {
         self.selection.pinned.layer = self.selection.pinned.layer.min(model.config.n_layers - 1);
         self.selection.pinned.head = self.selection.pinned.head.filter(|h| *h < model.config.n_heads);
         self.selection.pinned.neuron = None;
-        self.worker.submit(Request::RandomScores { model: model.clone() });
         self.model = Some(model);
         self.request_run();
     }
 
     fn ran(&mut self, run: Arc<Run>) {
+        if self.document.prompt.is_empty() {
+            return;
+        }
         for note in &run.notes {
             self.notices.push(Level::Info, note.clone());
         }
@@ -390,7 +405,11 @@ impl State {
             Action::SetPrompt(text) => self.edit(now, |d| &mut d.prompt, text),
             Action::SetAnswer(text) => self.edit(now, |d| &mut d.answer, text),
             Action::SetWrong(text) => self.edit(now, |d| &mut d.wrong, text),
-            Action::Pin(new) => self.pin(new),
+            Action::Pin(new) => {
+                // A head that was chosen stays, even if it is the one that was shown anyway.
+                self.auto_head &= new.focus != Focus::Head;
+                self.pin(new);
+            }
             Action::Hover(hovered) => self.selection.hovered = hovered,
             Action::NeuronStatistic(statistic) => {
                 self.statistic = statistic;
@@ -406,6 +425,11 @@ impl State {
             Action::Say(text) => self.notices.push(Level::Info, text),
             _ => {}
         }
+    }
+
+    /// From now on the shown head is the user's choice.
+    pub fn keep_head(&mut self) {
+        self.auto_head = false;
     }
 
     fn edit(&mut self, now: f64, field: fn(&mut Document) -> &mut String, text: String) {

@@ -24,8 +24,6 @@ pub struct Palette {
     pub faint: Color32,
     /// The one accent: selection, focus, the thing to look at.
     pub accent: Color32,
-    pub on_accent: Color32,
-    pub good: Color32,
     pub error: Color32,
     /// A quiet bar's fill.
     pub bar: Color32,
@@ -46,8 +44,6 @@ const DARK: Palette = Palette {
     weak: Color32::from_rgb(150, 157, 170),
     faint: Color32::from_rgb(92, 99, 112),
     accent: Color32::from_rgb(245, 183, 75),
-    on_accent: Color32::from_rgb(28, 22, 8),
-    good: Color32::from_rgb(52, 168, 118),
     error: Color32::from_rgb(235, 106, 96),
     bar: Color32::from_rgb(58, 134, 150),
     positive: Color32::from_rgb(78, 149, 214),
@@ -67,8 +63,6 @@ const LIGHT: Palette = Palette {
     weak: Color32::from_rgb(88, 96, 110),
     faint: Color32::from_rgb(150, 157, 170),
     accent: Color32::from_rgb(178, 100, 0),
-    on_accent: Color32::from_rgb(255, 255, 255),
-    good: Color32::from_rgb(24, 128, 84),
     error: Color32::from_rgb(192, 48, 40),
     bar: Color32::from_rgb(84, 158, 174),
     positive: Color32::from_rgb(38, 104, 172),

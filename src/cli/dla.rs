@@ -56,6 +56,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "sum": a.sum(),
             "logit": a.logit,
             "frozen": ["ln_final.hook_scale"],
+            "before_softcap": model.config.final_softcap,
         });
         return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
     }
@@ -76,11 +77,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
     );
     let rest = parts.len().saturating_sub(args.top);
     emit(&format!(
-        "{}\n\n{what} at position {pos}: {:+.4} · sum of all {} parts {:+.4}{} · final norm's scale frozen",
+        "{}\n\n{what} at position {pos}: {:+.4} · sum of all {} parts {:+.4}{} · final norm's scale frozen{}",
         table(&["component", "part"], &rows),
         a.logit,
         parts.len(),
         a.sum(),
         if rest > 0 { format!(" ({rest} not listed)") } else { String::new() },
+        model.config.final_softcap.map_or(String::new(), |c| format!(" · before the soft cap of {c}")),
     ))
 }

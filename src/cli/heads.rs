@@ -35,7 +35,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let ids = match given {
         Some(ids) => ids,
         None => {
-            if args.length < 2 || 2 * args.length > model.config.n_ctx {
+            if args.length < 2 || args.length > model.config.n_ctx / 2 {
                 return Err(Error::request(format!(
                     "--length {} does not fit; give 2 to {} tokens",
                     args.length,

@@ -57,7 +57,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 }
             })?;
             drop(bar);
-            emit(&format!("{name} written to {}", output.display()))
+            let path = std::path::absolute(&output).unwrap_or(output);
+            emit(&format!("{name} written; open it with --model {}", path.display()))
         }
     }
 }

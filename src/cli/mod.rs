@@ -36,13 +36,13 @@ pub struct WindowArgs {
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
     /// Prompt to begin with
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Answer token to explain (taken as given, with its leading space)
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub answer: Option<String>,
     /// Token to compare the answer with
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub wrong: Option<String>,
     /// Say how long the first frame and the first result took, then close
     #[arg(long, hide = true)]
@@ -108,13 +108,13 @@ impl ModelArgs {
 #[derive(Args, Clone, Debug)]
 pub struct PromptArgs {
     /// The prompt's text
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "ids")]
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "ids", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// The prompt as token ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub ids: Option<Vec<u32>>,
     /// Put the model's beginning-of-sequence token first
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ids")]
     pub bos: bool,
 }
 

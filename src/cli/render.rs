@@ -10,6 +10,7 @@ use crate::app::selection::Focus;
 use crate::app::views::VIEWS;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -80,8 +81,17 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
     };
     let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
+    let document = crate::app::document(&args.what)?;
+    {
+        // The window would show these as messages; here they are errors.
+        let model = Model::open(&document.model)?;
+        model.network().check(&model.encode(&document.prompt, false)?)?;
+        for token in [&document.answer, &document.wrong].into_iter().filter(|t| !t.is_empty()) {
+            model.single_token(token)?;
+        }
+    }
     let mut wrong = None;
-    let mut scene = Scene::new(crate::app::document(&args.what)?, subject, size, theme, |app| {
+    let mut scene = Scene::new(document, subject, size, theme, |app| {
         let Some(model) = app.state.model.clone() else { return };
         let len = app.state.run().map_or(1, |r| r.trace.len());
         let mut p = app.state.selection.pinned;
@@ -100,6 +110,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 model.config.n_layers, model.config.n_heads
             )));
             return;
+        }
+        if head.is_some() || args.layer.is_some() {
+            app.state.keep_head();
         }
         app.state.apply(crate::app::command::Action::Pin(p), 0.0);
     })?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use super::forward::Prepared;
-use super::hooks::{Capture, NoHooks};
+use super::hooks::Capture;
 use super::logits::{self, Ranked};
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
@@ -71,6 +71,14 @@ impl Trace {
     /// As [`super::Network::forward`].
     pub fn run(model: &Arc<Model>, ids: Vec<u32>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
+        let bytes = Self::bytes_for(model, ids.len());
+        if bytes > 16 << 30 {
+            return Err(Error::request(format!(
+                "keeping what a run of {} tokens computes would need {:.0} GB of memory; shorten the prompt",
+                ids.len(),
+                bytes as f64 / 1e9
+            )));
+        }
         let mut capture = Self::capture_for(model);
         let network = model.network();
         // The forward pass counts a step a layer, the logits one a position.
@@ -114,8 +122,26 @@ impl Trace {
         self.capture.get(Site::new(kind, layer))
     }
 
+    /// Refuses what would take more memory than a workstation has to spare.
+    fn afford(&self, what: &str, bytes: usize) -> Result<()> {
+        const MOST: usize = 8 << 30;
+        if bytes <= MOST {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "{what} of {} tokens would need {:.0} GB of memory; shorten the prompt",
+            self.len(),
+            bytes as f64 / 1e9
+        )))
+    }
+
     /// All attention patterns of a layer, [head, dest, src].
+    ///
+    /// # Errors
+    /// If they would take too much memory.
     pub fn pattern(&self, layer: usize) -> Result<Tensor> {
+        // Twice: readers copy them.
+        self.afford("the attention patterns", 8 * self.model.config.n_heads * self.len() * self.len())?;
         let (q, k) = self.queries_and_keys(layer)?;
         let prepared = Prepared::new(&self.model.config, 0);
         Ok(prepared.attend(layer).pattern(&q, &k)?.squeeze(0)?)
@@ -131,6 +157,7 @@ impl Trace {
                 c.n_heads - 1
             )));
         }
+        self.afford("an attention pattern", 8 * self.len() * self.len())?;
         let (q, k) = self.queries_and_keys(layer)?;
         let q = q.narrow(2, head, 1)?.contiguous()?;
         let k = k.narrow(2, c.kv_head(head), 1)?.contiguous()?;
@@ -168,9 +195,4 @@ impl Trace {
     pub fn token_text(&self, pos: usize) -> String {
         self.ids.get(pos).map_or_else(String::new, |id| self.model.token_text(*id))
     }
-}
-
-/// The final norm's rows applied to any residual rows [n, d_model], for callers outside the engine.
-pub fn normalised(model: &Model, resid: &Tensor) -> Result<Tensor> {
-    Ok(model.network().final_norm(&resid.unsqueeze(0)?, &mut NoHooks)?.squeeze(0)?)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Progress;
 use crate::analysis::direct_attribution::{Attribution, direct_attribution};
-use crate::analysis::head_scores::{HeadScores, Measure, head_scores, repeat_length, repeated_random};
+use crate::analysis::head_scores::{HeadScores, Measure, head_scores, repeated_random};
 use crate::analysis::logit_lens::{Lens, logit_lens};
 use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic, neuron_tokens, neurons};
 use crate::analysis::norms::{Norms, norms};
@@ -72,7 +72,7 @@ impl Kind {
     pub fn outdates(self, other: Self) -> bool {
         match self {
             Self::Open => true,
-            Self::Run => other != Self::Open && other != Self::RandomScores,
+            Self::Run => !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens),
             _ => other == self,
         }
     }
@@ -130,6 +130,8 @@ pub struct Answer {
     pub kind: Kind,
     pub model: Option<Arc<Model>>,
     pub trace: Option<Arc<Trace>>,
+    /// What was to be opened, for [`Kind::Open`].
+    pub spec: Option<String>,
     pub payload: Result<Payload>,
 }
 
@@ -172,6 +174,11 @@ impl Request {
         }
     }
 
+    /// What it opens, if it opens something.
+    pub fn spec(&self) -> Option<String> {
+        if let Self::Open { spec } = self { Some(spec.clone()) } else { None }
+    }
+
     /// Answers the request; `partial` is handed what is finished on the way.
     pub(super) fn execute(self, progress: &Progress, partial: &mut dyn FnMut(Payload)) -> Result<Payload> {
         Ok(match self {
@@ -205,10 +212,7 @@ impl Request {
                 Payload::NeuronTokens(neuron_tokens(&model, layer, neuron, 10)?)
             }
             Self::Projection { trace, settings } => Payload::Projection(projection(&trace, settings, progress)?),
-            Self::TextScores { trace } => {
-                let measure = repeat_length(&trace.ids).map_or(Measure::Detector, |n| Measure::Diagonal { n });
-                Payload::TextScores(head_scores(&trace, measure, progress)?)
-            }
+            Self::TextScores { trace } => Payload::TextScores(head_scores(&trace, Measure::Detector, progress)?),
             Self::RandomScores { model } => {
                 let n = RANDOM_LENGTH.min(model.config.n_ctx / 2);
                 if n < 2 {

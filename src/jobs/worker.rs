@@ -55,9 +55,8 @@ impl Worker {
         let thread_shared = shared.clone();
         let spawned =
             std::thread::Builder::new().name("model".to_owned()).spawn(move || serve(&thread_shared, &sender, &wake));
-        if spawned.is_err() {
-            // Without its thread the queue is closed, and every request is refused as such.
-            shared.lock().closed = true;
+        if let Err(e) = spawned {
+            eprintln!("circuitscope: the model thread could not be started: {e}");
         }
         Self { shared, answers }
     }
@@ -82,6 +81,17 @@ impl Worker {
         let mut queue = self.shared.lock();
         queue.waiting.clear();
         if let Some((_, progress)) = &queue.running {
+            progress.cancel();
+        }
+    }
+
+    /// Cancels the run and its analyses; a model being opened goes on.
+    pub fn cancel_run(&self) {
+        let mut queue = self.shared.lock();
+        queue.waiting.retain(|k, _| !Kind::Run.outdates(*k));
+        if let Some((kind, progress)) = &queue.running
+            && Kind::Run.outdates(*kind)
+        {
             progress.cancel();
         }
     }
@@ -135,8 +145,9 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
         };
         let kind = request.kind();
         let (model, trace) = request.inputs();
+        let spec = request.spec();
         let send = |payload| {
-            let answer = Answer { kind, model: model.clone(), trace: trace.clone(), payload };
+            let answer = Answer { kind, model: model.clone(), trace: trace.clone(), spec: spec.clone(), payload };
             let delivered = sender.send(answer).is_ok();
             wake();
             delivered
@@ -153,8 +164,11 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
                 kind.label()
             )))
         });
+        // The answer first: whoever sees that nothing runs must find it waiting.
+        let delivered = send(payload);
         shared.lock().running = None;
-        if !send(payload) {
+        wake();
+        if !delivered {
             return;
         }
     }
@@ -182,7 +196,9 @@ mod tests {
         let answer = wait(&worker);
         assert_eq!(answer.kind, Kind::Open);
         assert!(answer.payload.err().unwrap().to_string().contains("no/such/model"));
-        assert!(!worker.is_busy());
+        while worker.is_busy() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]

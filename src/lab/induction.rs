@@ -239,18 +239,18 @@ struct Log {
 
 fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(StepReport)) -> Result<()> {
     let started = Instant::now();
+    let steps = options.steps.unwrap_or(STEPS);
+    if steps == 0 {
+        return Err(Error::request("a training of 0 steps trains nothing; give --steps a number above 0"));
+    }
     let folder = &options.output;
     std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let text = match &options.text {
         Some(path) => std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?,
         None => TEXT.to_owned(),
     };
-    let steps = options.steps.unwrap_or(STEPS);
     let tokenizer_path = folder.join("tokenizer.json");
     let tokenizer = train_tokenizer(&text)?;
-    let pretty =
-        tokenizer.to_string(false).map_err(|e| Error::failed(format!("the tokenizer cannot be written: {e}")))?;
-    write_atomic(&tokenizer_path, pretty.as_bytes())?;
     let encoded =
         tokenizer.encode(text.as_str(), false).map_err(|e| Error::failed(format!("the text cannot be split: {e}")))?;
     let stream = encoded.get_ids();
@@ -269,6 +269,9 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
     let mut adam = AdamW::new(vars, AdamWSettings::default())?;
     let mut log = Log { seed: options.seed, steps, reports: Vec::new() };
     resume(folder, &mut adam, &mut log)?;
+    let pretty =
+        tokenizer.to_string(false).map_err(|e| Error::failed(format!("the tokenizer cannot be written: {e}")))?;
+    write_atomic(&tokenizer_path, pretty.as_bytes())?;
     progress.expect(steps as u64);
     progress.step(adam.step as u64)?;
     while adam.step < steps {

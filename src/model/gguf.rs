@@ -290,12 +290,18 @@ impl Gguf {
         let d_vocab = self
             .entries
             .get("token_embd.weight")
-            .and_then(|e| e.shape.first().copied())
             .ok_or_else(|| self.malformed("it holds no tensor `token_embd.weight`"))?;
+        let d_vocab = match d_vocab.shape[..] {
+            [rows, cols] if cols as i64 == d_model && (1..=1 << 24).contains(&rows) => rows,
+            _ => return Err(self.malformed(format!("tensor `token_embd.weight` has shape {:?}", d_vocab.shape))),
+        };
+        // Fewer turned dimensions than a head has would be paired differently in the file.
+        if let Some(dims) = int("rope.dimension_count").filter(|n| *n != d_head) {
+            return Err(refuse("llama.rope.dimension_count", format!("{dims} of {d_head}")));
+        }
         let mut rope = json!({
             "rope_type": "default",
             "rope_theta": get("rope.freq_base").and_then(Value::as_float).unwrap_or(10_000.0),
-            "partial_rotary_factor": int("rope.dimension_count").unwrap_or(d_head) as f64 / d_head.max(1) as f64,
         });
         match get("rope.scaling.type").and_then(Value::as_text) {
             None | Some("none") => {}
@@ -339,7 +345,9 @@ impl Gguf {
                 None
             };
             if let Some(n) = interleaved {
-                let rows = entry.shape[0];
+                let Some(&rows) = entry.shape.first() else {
+                    return Err(self.malformed(format!("tensor `{name}` has no axes")));
+                };
                 let n = usize::try_from(n).ok().filter(|n| *n > 0 && rows.is_multiple_of(2 * n));
                 let n = n.ok_or_else(|| self.malformed(format!("tensor `{name}` does not divide into its heads")))?;
                 if entry.shape.len() == 2 {

@@ -138,6 +138,22 @@ impl Model {
         let mut config = (family.config)(&options)?;
         let names = (family.names)(&options)?;
         options.finish()?;
+        let sizes = [
+            ("layers", config.n_layers),
+            ("heads", config.n_heads),
+            ("KV heads", config.n_kv_heads),
+            ("d_model", config.d_model),
+            ("d_head", config.d_head),
+            ("d_vocab", config.d_vocab),
+            ("context", config.n_ctx),
+        ];
+        if let Some((what, _)) = sizes.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::Malformed {
+                path: path.to_owned(),
+                format: "config",
+                what: format!("it gives a model with 0 for {what}"),
+            });
+        }
         name.clone_into(&mut config.name);
         let weights = weights::read(&config, &names, &store.for_family(family.name))?;
         Ok((config, weights))
@@ -198,11 +214,14 @@ fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> 
     if !path.is_file() {
         return Ok(None);
     }
-    let inner = tokenizers::Tokenizer::from_file(&path)
-        .map_err(|e| Error::Tokenizer { path: path.clone(), what: e.to_string() })?;
+    let unusable = |e: tokenizers::Error| Error::Tokenizer { path: path.clone(), what: e.to_string() };
+    let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(unusable)?;
+    // A length saved with the tokenizer belongs to somebody's training run, not to the model.
+    inner.with_truncation(None).map_err(unusable)?;
+    inner.with_padding(None);
     // What the tokenizer's own post-processor puts before a text is what the model expects there.
-    let with = inner.encode("a", true).map_err(|e| Error::Tokenizer { path: path.clone(), what: e.to_string() })?;
-    let without = inner.encode("a", false).map_err(|e| Error::Tokenizer { path: path.clone(), what: e.to_string() })?;
+    let with = inner.encode("a", true).map_err(unusable)?;
+    let without = inner.encode("a", false).map_err(unusable)?;
     let first = with.get_ids().first().copied();
     let bos = first.filter(|_| with.len() > without.len() && first != without.get_ids().first().copied());
     let config: Option<Value> = std::fs::read_to_string(folder.join("tokenizer_config.json"))

@@ -10,6 +10,17 @@ use crate::error::{Error, Result};
 
 /// Options that say nothing about how a forward pass is computed.
 const WITHOUT_EFFECT: &[&str] = &[
+    "activation_dropout",
+    "attention_softmax_in_fp32",
+    "bias_dropout_fusion",
+    "masked_softmax_fusion",
+    "offset_alibi",
+    "skip_bias_add",
+    "skip_bias_add_qkv",
+    "unk_id",
+    "head_dtype",
+    "use_flash_attn",
+    "tokenizer_type",
     "_name_or_path",
     "architectures",
     "attention_dropout",
@@ -101,6 +112,10 @@ impl<'a> Options<'a> {
 
     /// The first of several spellings of a size.
     pub fn size_of(&self, options: &[&str]) -> Result<Option<usize>> {
+        // All spellings count as read: old configs carry several.
+        for option in options {
+            self.raw(option);
+        }
         for option in options {
             if let Some(v) = self.raw(option) {
                 let n = v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= 1 << 24);
@@ -115,6 +130,14 @@ impl<'a> Options<'a> {
             Some(0) => Err(self.bad(option, "is 0")),
             Some(n) => Ok(n),
             None => Err(self.bad(option, "is missing")),
+        }
+    }
+
+    /// A number of layers: what is listed per layer must not be driven by a nonsense number.
+    pub fn layers(&self, option: &str) -> Result<usize> {
+        match self.size(option)? {
+            n if n <= 1024 => Ok(n),
+            n => Err(self.bad(option, format!("is {n}; models of at most 1024 layers can be opened"))),
         }
     }
 
@@ -160,6 +183,9 @@ impl<'a> Options<'a> {
 
     /// The activation function, by the first of several spellings of the option.
     pub fn activation(&self, options: &[&str], default: &str) -> Result<Activation> {
+        for option in options {
+            self.raw(option);
+        }
         for option in options {
             if let Some(name) = self.text(option)? {
                 return Activation::by_name(name).ok_or_else(|| self.refuse(option, format!("\"{name}\"")));
@@ -227,6 +253,11 @@ impl<'a> Options<'a> {
         if dims == 0 || dims > d_head || !dims.is_multiple_of(2) || base <= 0.0 {
             return Err(self.bad(option, format!("rotates {dims} of {d_head} dimensions with base {base}")));
         }
+        if let RotaryScaling::Linear { factor } | RotaryScaling::Llama3 { factor, .. } = scaling
+            && factor <= 0.0
+        {
+            return Err(self.bad(&format!("{option}.factor"), format!("is {factor}")));
+        }
         Ok(Rotary { dims, base, style, scaling })
     }
 
@@ -235,6 +266,9 @@ impl<'a> Options<'a> {
         let window = self.size_of(&["sliding_window"])?;
         let enabled = self.flag_or("use_sliding_window", true)?;
         let window = window.filter(|_| enabled);
+        if window == Some(0) {
+            return Err(self.bad("sliding_window", "is 0"));
+        }
         match self.raw("layer_types") {
             None => Ok((0..n_layers).map(|l| window.filter(|_| default(l))).collect()),
             Some(types) => {

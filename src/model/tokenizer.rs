@@ -99,14 +99,18 @@ impl Tokenizer {
             .inner
             .encode(text, false)
             .map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
-        match ids.get_ids() {
-            [id] => Ok(*id),
-            [] => Err(Error::NotOneToken { text: text.to_owned(), pieces: "nothing".to_owned() }),
-            several => {
-                let pieces: Vec<String> = several.iter().map(|id| format!("`{}`", self.text(*id))).collect();
-                Err(Error::NotOneToken { text: text.to_owned(), pieces: pieces.join(" ") })
-            }
+        if let [id] = ids.get_ids()
+            && self.bytes(*id) == text.as_bytes()
+        {
+            return Ok(*id);
         }
+        // Some tokenizers put a space before every text; what is meant is the token of just these bytes.
+        if let Some(id) = self.bytes.iter().position(|b| b == text.as_bytes()).filter(|_| !text.is_empty()) {
+            return Ok(id as u32);
+        }
+        let pieces: Vec<String> = ids.get_ids().iter().map(|id| format!("`{}`", self.text(*id))).collect();
+        let pieces = if pieces.is_empty() { "nothing".to_owned() } else { pieces.join(" ") };
+        Err(Error::NotOneToken { text: text.to_owned(), pieces })
     }
 
     /// The bytes that the token stands for; empty for an unknown id.

@@ -16,6 +16,9 @@ const USER_DEFINED: i64 = 4;
 
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// The pre-tokenizer names of Llama 3, whose vocabulary comes before its merges.
+const LLAMA3_NAMES: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];
+
 /// The tokenizer of the file, or `None` if it carries none.
 pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
     let Some(model) = gguf.text("tokenizer.ggml.model") else { return Ok(None) };
@@ -58,7 +61,7 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
                 "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
                 "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                           "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                          "ignore_merges": pre == "llama-bpe", "vocab": vocab, "merges": merges}
+                          "ignore_merges": LLAMA3_NAMES.contains(&pre), "vocab": vocab, "merges": merges}
             })
         }
         "llama" => {
@@ -108,7 +111,7 @@ fn pre_tokenizer(name: &str) -> Option<Json> {
         "smollm" | "starcoder" | "codeshell" | "refact" | "command-r" => {
             json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, byte_level(true)]})
         }
-        "llama-bpe" | "llama3" | "llama-v3" => split(LLAMA3_PATTERN),
+        name if LLAMA3_NAMES.contains(&name) => split(LLAMA3_PATTERN),
         "qwen2" => split(&LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")),
         _ => return None,
     })

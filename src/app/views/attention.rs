@@ -136,8 +136,8 @@ impl View for Attention {
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let data = self.large.last()?;
-        let (p, n) = (cx.pinned(), data.rows);
-        let name = match p.which() {
+        let n = data.rows;
+        let name = match cx.state.results.pattern.get()?.value.0 {
             Which::Head(l, h) => format!("attention-{l}.{h}"),
             Which::LayerMean(l) => format!("attention-layer-{l}-mean"),
             Which::ModelMean => "attention-mean".to_owned(),

@@ -20,7 +20,23 @@ enum Quantity {
     ActualRank,
     Entropy,
     AnswerProbability,
+    AnswerRank,
     AnswerDifference,
+}
+
+impl Quantity {
+    /// Name of an export.
+    fn name(self) -> &'static str {
+        match self {
+            Self::TopProbability => "logit-lens-top-probability",
+            Self::ActualProbability => "logit-lens-actual-probability",
+            Self::ActualRank => "logit-lens-minus-log10-actual-rank",
+            Self::Entropy => "logit-lens-entropy",
+            Self::AnswerProbability => "logit-lens-answer-probability",
+            Self::AnswerRank => "logit-lens-minus-log10-answer-rank",
+            Self::AnswerDifference => "logit-lens-logit-difference",
+        }
+    }
 }
 
 #[derive(Default)]
@@ -37,6 +53,7 @@ fn value(cell: &Cell, quantity: Quantity) -> Option<f32> {
         Quantity::ActualRank => cell.actual_rank.map(|r| -((r + 1) as f32).log10()),
         Quantity::Entropy => Some(cell.entropy),
         Quantity::AnswerProbability => cell.answer.map(|a| a.prob),
+        Quantity::AnswerRank => cell.answer.map(|a| -((a.rank + 1) as f32).log10()),
         Quantity::AnswerDifference => cell.answer.and_then(|a| a.logit_difference),
     }
 }
@@ -70,6 +87,7 @@ impl View for LensView {
         ];
         if run.as_ref().is_some_and(|r| r.answer.is_some()) {
             options.push((Quantity::AnswerProbability, "answer's probability"));
+            options.push((Quantity::AnswerRank, "answer's rank"));
         }
         if run.as_ref().is_some_and(|r| r.answer.is_some() && r.wrong.is_some()) {
             options.push((Quantity::AnswerDifference, "logit difference"));
@@ -83,7 +101,7 @@ impl View for LensView {
                 let m = data.max_abs();
                 (diverging(&cx.palette, m, lens.fresh), number(-m), number(m))
             }
-            Quantity::ActualRank => {
+            Quantity::ActualRank | Quantity::AnswerRank => {
                 let worst = 10f32.powf(-data.min);
                 let c = coloring(&cx.palette, ColorMap::Viridis, data.min.min(-1.0), 0.0, false, lens.fresh);
                 (c, format!("rank {worst:.0}"), "1".to_owned())
@@ -129,6 +147,9 @@ impl View for LensView {
                     if let Some(rank) = cell.actual_rank {
                         ui.label(format!("actual next token {}: rank {}", cx.token(c + 1), rank + 1));
                     }
+                    if let Some(a) = &cell.answer {
+                        ui.label(format!("answer: probability {:.3} %, rank {}", a.prob * 100.0, a.rank + 1));
+                    }
                     ui.label(format!("entropy {:.2} nats", cell.entropy));
                 }
             },
@@ -146,6 +167,6 @@ impl View for LensView {
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let d = self.data.last()?;
-        Some(Table::grid("logit-lens", ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
+        Some(Table::grid(self.quantity.name(), ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
     }
 }

@@ -152,13 +152,13 @@ pub struct Table {
     pub col_axis: &'static str,
     pub rows: Vec<String>,
     pub cols: Vec<String>,
-    /// [row][col]
-    pub values: Vec<Vec<f32>>,
+    /// [row][col]; `None` where there is no cell.
+    pub values: Vec<Vec<Option<f32>>>,
 }
 
 impl Table {
     pub fn csv(&self) -> String {
-        let flat: Vec<f32> = self.values.iter().flatten().copied().collect();
+        let flat: Vec<f32> = self.values.iter().flatten().map(|v| v.unwrap_or(crate::gpu::NOTHING)).collect();
         let data = HeatData::new(self.rows.len(), self.cols.len(), flat);
         super::widgets::heatmap::csv(&data, &|r| self.rows[r].clone(), &|c| self.cols[c].clone())
     }
@@ -178,7 +178,7 @@ impl Table {
         rows: Vec<String>,
         cols: Vec<String>,
     ) -> Self {
-        let values = data.values().chunks(data.cols.max(1)).map(<[f32]>::to_vec).collect();
+        let values = (0..data.rows).map(|r| (0..data.cols).map(|c| data.get(r, c)).collect()).collect();
         Self { name: name.to_owned(), row_axis: axes.0, col_axis: axes.1, rows, cols, values }
     }
 }

@@ -130,7 +130,7 @@ impl View for ProjectionView {
         for (l, row) in p.value.layers.iter().zip(&p.value.points) {
             for (pos, xy) in row.iter().enumerate() {
                 table.rows.push(format!("{l}.{pos}"));
-                table.values.push(xy.to_vec());
+                table.values.push(xy.iter().copied().map(Some).collect());
             }
         }
         Some(table)

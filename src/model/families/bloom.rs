@@ -20,10 +20,9 @@ fn config(o: &Options) -> Result<ModelConfig> {
         Some(n) if n > 0 => n,
         _ => o.size("n_head")?,
     };
-    let n_layers = match o.size_of(&["n_layer", "num_hidden_layers"])? {
-        Some(n) => n,
-        None => o.size("n_layer")?,
-    };
+    let n_layers = if o.raw("n_layer").is_some() { o.layers("n_layer")? } else { o.layers("num_hidden_layers")? };
+    o.raw("num_hidden_layers");
+    o.raw("n_inner");
     let shape = Shape {
         n_layers,
         n_heads: heads,

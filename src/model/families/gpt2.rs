@@ -11,7 +11,7 @@ pub const FAMILY: Family = Family { name: "gpt2", title: "GPT-2", config, names 
 fn config(o: &Options) -> Result<ModelConfig> {
     let (d, heads) = (o.size("n_embd")?, o.size("n_head")?);
     let shape = Shape {
-        n_layers: o.size("n_layer")?,
+        n_layers: o.layers("n_layer")?,
         n_heads: heads,
         n_kv_heads: heads,
         d_model: d,

@@ -10,7 +10,7 @@ use crate::model::weights::{Names, Qkv};
 pub const FAMILY: Family = Family { name: "gpt_neo", title: "GPT-Neo", config, names };
 
 fn config(o: &Options) -> Result<ModelConfig> {
-    let (d, heads, n_layers) = (o.size("hidden_size")?, o.size("num_heads")?, o.size("num_layers")?);
+    let (d, heads, n_layers) = (o.size("hidden_size")?, o.size("num_heads")?, o.layers("num_layers")?);
     let shape = Shape {
         n_layers,
         n_heads: heads,
@@ -27,6 +27,9 @@ fn config(o: &Options) -> Result<ModelConfig> {
     c.tied_embeddings = o.flag_or("tie_word_embeddings", true)?;
     c.attn_scale.fill(1.0);
     let window = o.size_or("window_size", 256)?;
+    if window == 0 {
+        return Err(o.refuse("window_size", 0));
+    }
     c.window = layer_kinds(o, n_layers)?.into_iter().map(|local| local.then_some(window)).collect();
     Ok(c)
 }
@@ -40,7 +43,11 @@ fn layer_kinds(o: &Options, n_layers: usize) -> Result<Vec<bool>> {
         for entry in types {
             let cycle: Vec<&str> = entry[0].as_array().into_iter().flatten().filter_map(|k| k.as_str()).collect();
             let repeats = entry[1].as_u64().unwrap_or(0).min(n_layers as u64);
-            (0..repeats).for_each(|_| kinds.extend(&cycle));
+            for _ in 0..repeats {
+                if kinds.len() <= n_layers {
+                    kinds.extend(&cycle);
+                }
+            }
         }
     } else {
         kinds.extend((0..n_layers).map(|l| if l % 2 == 0 { "global" } else { "local" }));

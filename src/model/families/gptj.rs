@@ -12,7 +12,7 @@ pub const FAMILY: Family = Family { name: "gptj", title: "GPT-J", config, names 
 fn config(o: &Options) -> Result<ModelConfig> {
     let (d, heads) = (o.size("n_embd")?, o.size("n_head")?);
     let shape = Shape {
-        n_layers: o.size("n_layer")?,
+        n_layers: o.layers("n_layer")?,
         n_heads: heads,
         n_kv_heads: heads,
         d_model: d,
@@ -28,6 +28,8 @@ fn config(o: &Options) -> Result<ModelConfig> {
     }
     let rotary = Rotary { dims, base: 10_000.0, style: RotaryStyle::Adjacent, scaling: RotaryScaling::None };
     c.positions = Positions::Rotary(vec![rotary; c.n_layers]);
+    o.only("rotary", true)?;
+    o.only("scale_attn_weights", true)?;
     c.parallel = Parallel::SharedNorm;
     c.activation = o.activation(&["activation_function"], "gelu_new")?;
     c.tied_embeddings = o.flag_or("tie_word_embeddings", false)?;

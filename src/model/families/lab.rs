@@ -13,7 +13,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
     let heads = o.size("num_attention_heads")?;
     let d = o.size("hidden_size")?;
     let shape = Shape {
-        n_layers: o.size("num_hidden_layers")?,
+        n_layers: o.layers("num_hidden_layers")?,
         n_heads: heads,
         n_kv_heads: heads,
         d_model: d,

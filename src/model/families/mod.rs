@@ -75,7 +75,7 @@ fn common_shape(o: &Options) -> Result<Shape> {
         return Err(o.refuse("num_key_value_heads", format!("{kv_heads} (for {heads} heads)")));
     }
     Ok(Shape {
-        n_layers: o.size("num_hidden_layers")?,
+        n_layers: o.layers("num_hidden_layers")?,
         n_heads: heads,
         n_kv_heads: kv_heads,
         d_model: d,
@@ -96,6 +96,9 @@ fn gated_rms(family: &str, o: &Options) -> Result<ModelConfig> {
     let mut c = ModelConfig::plain(family, common_shape(o)?, norm);
     // Gemma 3 gives one description for each kind of layer and reads them itself.
     let by_kind = o.raw("rope_parameters").is_some_and(|p| p.get("full_attention").is_some());
+    if by_kind && family != "gemma3_text" {
+        return Err(o.refuse("rope_parameters.full_attention", "(one description for each kind of layer)"));
+    }
     if !by_kind {
         c.positions = Positions::Rotary(vec![o.rotary(c.d_head, RotaryStyle::Half, 1.0)?; c.n_layers]);
     }

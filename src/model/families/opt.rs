@@ -11,7 +11,7 @@ pub const FAMILY: Family = Family { name: "opt", title: "OPT", config, names };
 fn config(o: &Options) -> Result<ModelConfig> {
     let (d, heads) = (o.size("hidden_size")?, o.size("num_attention_heads")?);
     let shape = Shape {
-        n_layers: o.size("num_hidden_layers")?,
+        n_layers: o.layers("num_hidden_layers")?,
         n_heads: heads,
         n_kv_heads: heads,
         d_model: d,

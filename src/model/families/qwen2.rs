@@ -10,6 +10,7 @@ pub const FAMILY: Family = Family { name: "qwen2", title: "Qwen 2", config, name
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms("qwen2", o)?;
+    o.only("use_mrope", false)?;
     c.window = qwen_windows(o, c.n_layers)?;
     Ok(c)
 }
