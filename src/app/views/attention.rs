@@ -85,6 +85,8 @@ fn atlas(thumbs: &Thumbnails, grid: &Grid) -> HeatData {
     HeatData::new(rows, cols, values)
 }
 
+/// Room for the large pattern's tokens.
+const ROW_LABELS: f32 = 62.0;
 /// Room for the layers' and heads' numbers.
 const GRID_TOP: f32 = 13.0;
 const GRID_LEFT: f32 = 16.0;
@@ -157,14 +159,13 @@ impl Attention {
             }
             let p = cx.pinned();
             let average = if p.all_heads { 2 } else { u8::from(p.head.is_none()) };
-            if let Some(a) = choice(ui, "average", average, &[(0, "none"), (1, "layer"), (2, "model")]) {
+            if let Some(a) = choice(ui, "average", average, &[(0, "off"), (1, "layer"), (2, "model")]) {
                 cx.pin(|p| {
                     p.all_heads = a == 2;
                     p.head = if a == 0 { Some(p.head.unwrap_or(0)) } else { None };
                 });
             }
-            let options =
-                [(Isolate::Nothing, "nothing"), (Isolate::Row, "pinned row"), (Isolate::Column, "pinned column")];
+            let options = [(Isolate::Nothing, "off"), (Isolate::Row, "row"), (Isolate::Column, "column")];
             if let Some(i) = choice(ui, "isolate", self.isolate, &options) {
                 self.isolate = i;
             }
@@ -306,16 +307,20 @@ impl Attention {
         let available = ui.available_size();
         let aside = available.x > available.y + 150.0;
         let width = if aside { available.x.min(available.y + 40.0) } else { available.x };
+        // A square as wide as the panel leaves room for the pinned row below, where the panel is tall.
+        let square = (width - ROW_LABELS + 56.0).min(available.y);
+        let below = !aside && available.y - square > 90.0;
+        let height = if below { square } else { available.y };
         ui.horizontal_top(|ui| {
             let outcome = ui
-                .allocate_ui(vec2(width, available.y), |ui| {
+                .allocate_ui(vec2(width, height), |ui| {
                     Heatmap {
                         name: "attention pattern",
                         data: &data,
                         coloring: sequential(&cx.palette, 0.0, 1.0, result.fresh),
                         row_label: &|r| cx.token(r),
                         col_label: &|c| cx.token(c),
-                        row_label_width: 62.0,
+                        row_label_width: ROW_LABELS,
                         flip: false,
                         square: true,
                         pinned: (Some(p.pos), p.key),
@@ -347,6 +352,9 @@ impl Attention {
                 ui.vertical(|ui| row_readout(ui, cx, &data));
             }
         });
+        if below {
+            row_readout(ui, cx, &data);
+        }
     }
 }
 
