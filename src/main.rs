@@ -6,6 +6,7 @@ use circuitscope::cli::Cli;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    circuitscope::memory::keep_freed();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no errors; of a real one its first sentence says what is wrong.

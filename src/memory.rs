@@ -48,3 +48,21 @@ unsafe impl GlobalAlloc for LargePages {
         advise(unsafe { System.realloc(pointer, layout, size) }, size)
     }
 }
+
+/// Memory that a run gives back is kept for the next one, up to this many bytes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT: i32 = i32::MAX;
+
+/// Lets glibc keep freed memory instead of returning it to the system at once: the next keystroke asks for
+/// the same tensors again, and every page returned is a page fault then. Called once, at the start.
+pub fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: these settings change when memory is returned to the system, nothing else; a refusal is
+    // harmless.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        // One arena: the model thread's tensors and the window's strings share what is kept.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
