@@ -325,13 +325,16 @@ impl CustomOp2 for FusedScores<'_> {
             math::simd(|| {
                 for (i, row) in rows.chunks_exact_mut(s).enumerate() {
                     let p = offset + first + i;
+                    // The product has not written what lies beyond the strip's last query.
+                    let (live, beyond) = row.split_at_mut(seen);
+                    beyond.fill(if self.softmax { 0.0 } else { f32::NEG_INFINITY });
                     if self.softmax {
-                        self.attend.pattern_row(row, h, p);
+                        self.attend.pattern_row(live, h, p);
                     } else {
-                        self.attend.score_row(row, h, p);
+                        self.attend.score_row(live, h, p);
                         let visible = self.attend.visible(p);
-                        row[..visible.start].fill(f32::NEG_INFINITY);
-                        row[visible.end..].fill(f32::NEG_INFINITY);
+                        live[..visible.start].fill(f32::NEG_INFINITY);
+                        live[visible.end..].fill(f32::NEG_INFINITY);
                     }
                 }
             });
@@ -356,6 +359,8 @@ impl CustomOp1 for FusedSoftmax<'_> {
             |(i, (out, row))| {
                 // What may not be seen stays at zero; it was −∞.
                 let seen = self.0.visible(offset + i % t);
+                out[..seen.start].fill(0.0);
+                out[seen.end..].fill(0.0);
                 out[seen.clone()].copy_from_slice(&row[seen.clone()]);
                 math::simd(|| math::softmax(&mut out[seen]));
             },
