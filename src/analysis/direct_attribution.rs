@@ -111,7 +111,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
             if let Some(b) = &block.attn.o.bias {
                 raw = raw.broadcast_add(b)?;
             }
-            let divisor: f32 = normalize(&raw, c.norm)?.1.flatten_all()?.get(0)?.to_scalar()?;
+            let divisor: f32 = normalize(&raw, c.norm, false)?.1.flatten_all()?.get(0)?.to_scalar()?;
             if let Some(b) = &post.bias {
                 offset = dot(b, &reading)?;
             }

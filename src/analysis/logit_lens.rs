@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use serde::Serialize;
 
 use crate::engine::logits::{Ranked, summarise};
-use crate::engine::{SiteKind, Trace};
+use crate::engine::{NoHooks, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 
@@ -96,7 +96,7 @@ pub fn logit_lens(
             let next = trace.ids.get(lens.positions[r % per_layer] + 1);
             extra.iter().copied().chain(next.copied()).collect()
         };
-        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, TOP, asked, progress)?;
+        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, TOP, asked, &mut NoHooks, progress)?;
         for (r, s) in summaries.into_iter().enumerate() {
             let actual = s.asked.get(extra.len()).copied();
             let answer = answer.and(s.asked.first().copied()).map(|(logit, rank)| AnswerCell {

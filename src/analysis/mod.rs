@@ -1,9 +1,14 @@
 //! WHAT we ask of a run: one file a question.
 
+pub mod alignment;
 pub mod direct_attribution;
 pub mod head_scores;
 pub mod logit_lens;
+pub mod metric;
 pub mod neurons;
 pub mod norms;
+pub mod pair;
+pub mod patching;
 pub mod patterns;
 pub mod projection;
+pub mod sweep;

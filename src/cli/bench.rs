@@ -133,7 +133,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let pass = |ids: &[u32], hooks: &mut dyn crate::engine::Hooks| -> Result<()> {
         let network = model.network();
         let resid = network.forward(&[ids], hooks, &progress)?.squeeze(0)?;
-        crate::engine::logits::summarise(network, &resid, 1, |_| Vec::new(), &progress)?;
+        crate::engine::logits::summarise(network, &resid, 1, |_| Vec::new(), &mut NoHooks, &progress)?;
         Ok(())
     };
     let mut plain_passes = Vec::new();

@@ -1,5 +1,6 @@
 //! The headless command line: one file a subcommand, one line each in [`Command`].
 
+pub mod ablate;
 pub mod bench;
 pub mod dla;
 pub mod heads;
@@ -7,9 +8,11 @@ pub mod lab;
 pub mod lens;
 pub mod models;
 mod output;
+pub mod patch;
 #[cfg(feature = "gui")]
 pub mod render;
 pub mod run;
+mod sweep;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -62,6 +65,10 @@ pub enum Command {
     Dla(dla::Arguments),
     /// Head scores: previous token, duplicate token, induction, entropy, distance
     Heads(heads::Arguments),
+    /// Activation patching: how much of the answer each part of the clean run brings back
+    Patch(patch::Arguments),
+    /// Ablation: what is lost when one part is removed
+    Ablate(ablate::Arguments),
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(render::Arguments),
@@ -79,6 +86,8 @@ impl Command {
             Self::Lens(a) => lens::execute(&a),
             Self::Dla(a) => dla::execute(&a),
             Self::Heads(a) => heads::execute(&a),
+            Self::Patch(a) => patch::execute(&a),
+            Self::Ablate(a) => ablate::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
             Self::Lab(a) => lab::execute(&a),

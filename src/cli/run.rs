@@ -52,11 +52,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     // The loss needs every position's logits, the ranking only the last one's.
     let asked = |r: usize| ids.get(r + 1).copied().into_iter().collect();
     let resid = resid.squeeze(0)?;
-    let rows = summarise(network, &resid, 0, asked, &progress)?;
+    let rows = summarise(network, &resid, 0, asked, &mut NoHooks, &progress)?;
     let losses: Vec<f32> = rows.iter().filter_map(|r| r.asked.first().map(|(logit, _)| r.log_sum - logit)).collect();
     let loss = (!losses.is_empty()).then(|| losses.iter().sum::<f32>() / losses.len() as f32);
     let top = args.top.min(model.config.d_vocab);
-    let next = summarise(network, &resid.narrow(0, last, 1)?, top, |_| Vec::new(), &progress)?;
+    let next = summarise(network, &resid.narrow(0, last, 1)?, top, |_| Vec::new(), &mut NoHooks, &progress)?;
     let next = next.into_iter().next().map(|r| r.top).unwrap_or_default();
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);

@@ -5,19 +5,53 @@ use candle_core::Tensor;
 
 use super::hooks::Hooks;
 use super::kernels::attention::{Attend, mix};
-use super::kernels::{activation, norm, rotary};
+use super::kernels::segments::{self, Past, Segment};
+use super::kernels::{activation, norm, product, rotary};
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::config::{ModelConfig, NormPlacement, Parallel, Positions, QkNorm};
 use crate::model::weights::{Attention, Linear, Mlp, Norm, Weights};
 
-/// What a pass needs beyond the weights, for positions 0..n.
+/// What a backward pass treats as constant, so that the rest becomes linear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Freeze {
+    /// Attention patterns.
+    pub patterns: bool,
+    /// What norms divide by (q/k norms included).
+    pub norms: bool,
+    /// The MLP's gate: act(pre) of gated MLPs, act(pre)/pre of plain ones.
+    pub gates: bool,
+}
+
+impl Freeze {
+    /// Everything that attribution graphs freeze.
+    pub const ALL: Self = Self { patterns: true, norms: true, gates: true };
+
+    /// Names of what is frozen, to be written on a result.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [(self.patterns, "attention patterns"), (self.norms, "norm scales"), (self.gates, "MLP gates")];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
+    }
+}
+
+/// Rows of runs that resume in the middle of a sequence.
+struct Resumed {
+    segments: Vec<Segment>,
+    /// Columns of a pattern: positions of the longest run.
+    width: usize,
+    /// Keys and values before the rows, of the layer that runs next.
+    past: Option<Past>,
+}
+
+/// What a pass needs beyond the weights.
 pub struct Prepared {
     /// Rotary tables, one per distinct rotation; `tables[table_of[layer]]`.
     tables: Vec<rotary::Table>,
     table_of: Vec<Option<usize>>,
     attend: Vec<Attend>,
+    freeze: Freeze,
+    resumed: Option<Resumed>,
 }
 
 impl Prepared {
@@ -42,7 +76,36 @@ impl Prepared {
                 slopes: slopes.clone(),
             })
             .collect();
-        Self { tables: distinct.into_iter().map(|r| rotary::Table::new(r, 0, n)).collect(), table_of, attend }
+        let tables = distinct.into_iter().map(|r| rotary::Table::new(r, 0, n)).collect();
+        Self { tables, table_of, attend, freeze: Freeze::default(), resumed: None }
+    }
+
+    /// The same with parts held constant under differentiation.
+    #[must_use]
+    pub fn freezing(mut self, freeze: Freeze) -> Self {
+        self.freeze = freeze;
+        self
+    }
+
+    /// For rows of many runs that lie one behind the other, out of what is prepared for all positions.
+    #[must_use]
+    pub fn resume(&self, segments: Vec<Segment>) -> Self {
+        let positions: Vec<usize> = segments.iter().flat_map(|s| s.start..s.end()).collect();
+        let width = segments.iter().map(Segment::end).max().unwrap_or(0);
+        Self {
+            tables: self.tables.iter().map(|t| t.rows(&positions)).collect(),
+            table_of: self.table_of.clone(),
+            attend: self.attend.clone(),
+            freeze: self.freeze,
+            resumed: Some(Resumed { segments, width, past: None }),
+        }
+    }
+
+    /// Sets the keys and values that the resumed rows find before them in the layer that runs next.
+    pub fn set_past(&mut self, past: Past) {
+        if let Some(resumed) = &mut self.resumed {
+            resumed.past = Some(past);
+        }
     }
 
     pub fn attend(&self, layer: usize) -> &Attend {
@@ -60,7 +123,7 @@ pub struct Network<'a> {
 /// x · weight + bias for x [batch, pos, input].
 fn linear(x: &Tensor, layer: &Linear) -> Result<Tensor> {
     let (b, t, d) = x.dims3()?;
-    let y = x.reshape((b * t, d))?.matmul(&layer.weight)?;
+    let y = product::apply(&x.reshape((b * t, d))?, &layer.weight)?;
     let y = match &layer.bias {
         Some(bias) => y.broadcast_add(bias)?,
         None => y,
@@ -73,6 +136,11 @@ impl Network<'_> {
     /// The embedding of `ids` [batch, pos] (all rows as long as the first), positions included:
     /// [batch, pos, d_model].
     pub fn embed(&self, ids: &[&[u32]], hooks: &mut dyn Hooks) -> Result<Tensor> {
+        self.embed_from(ids, 0, hooks)
+    }
+
+    /// As [`Self::embed`] for tokens whose first stands at position `start`.
+    pub fn embed_from(&self, ids: &[&[u32]], start: usize, hooks: &mut dyn Hooks) -> Result<Tensor> {
         let (b, t) = (ids.len(), ids.first().map_or(0, |r| r.len()));
         let device = self.weights.unembed.device();
         let flat = Tensor::from_vec(ids.concat(), b * t, device)?;
@@ -85,11 +153,11 @@ impl Network<'_> {
         }
         let mut x = x.reshape((b, t, self.config.d_model))?;
         if let Some(n) = &self.weights.embed_norm {
-            x = norm::apply(&x, self.config.norm, n)?;
+            x = norm::apply(&x, self.config.norm, n, false)?;
         }
         x = visit(hooks, Site::new(SiteKind::Embed, 0), x)?;
         if let Some(table) = &self.weights.pos_embed {
-            x = x.broadcast_add(&table.narrow(0, 0, t)?)?;
+            x = x.broadcast_add(&table.narrow(0, start, t)?)?;
         }
         Ok(x)
     }
@@ -100,9 +168,11 @@ impl Network<'_> {
             self.weights.blocks.get(layer).ok_or_else(|| Error::failed(format!("the model has no layer {layer}")))?;
         let at = |kind| Site::new(kind, layer);
         let resid = visit(hooks, at(SiteKind::ResidPre), resid)?;
-        let x1 = self.norm(&resid, block.ln1.as_ref(), at(SiteKind::Ln1Scale), at(SiteKind::Ln1Normalized), hooks)?;
+        let frozen = prepared.freeze.norms;
+        let x1 =
+            self.norm(&resid, block.ln1.as_ref(), at(SiteKind::Ln1Scale), at(SiteKind::Ln1Normalized), frozen, hooks)?;
         let attn_out = self.attention(layer, &x1, &block.attn, prepared, hooks)?;
-        let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref())?;
+        let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen)?;
         let attn_out = visit(hooks, at(SiteKind::AttnOut), attn_out)?;
         let Some(mlp) = &block.mlp else {
             return visit(hooks, at(SiteKind::ResidPost), (resid + attn_out)?);
@@ -111,17 +181,17 @@ impl Network<'_> {
         let (carried, x2) = match self.config.parallel {
             Parallel::Sequential => {
                 let mid = visit(hooks, at(SiteKind::ResidMid), (resid + attn_out)?)?;
-                let x2 = self.norm(&mid, block.ln2.as_ref(), ln2_scale, ln2_normalized, hooks)?;
+                let x2 = self.norm(&mid, block.ln2.as_ref(), ln2_scale, ln2_normalized, frozen, hooks)?;
                 (mid, x2)
             }
             Parallel::SharedNorm => ((resid + attn_out)?, x1),
             Parallel::OwnNorms => {
-                let x2 = self.norm(&resid, block.ln2.as_ref(), ln2_scale, ln2_normalized, hooks)?;
+                let x2 = self.norm(&resid, block.ln2.as_ref(), ln2_scale, ln2_normalized, frozen, hooks)?;
                 ((resid + attn_out)?, x2)
             }
         };
-        let mlp_out = self.mlp(layer, &x2, mlp, hooks)?;
-        let mlp_out = self.post_norm(mlp_out, block.ln2_post.as_ref())?;
+        let mlp_out = self.mlp(layer, &x2, mlp, prepared.freeze.gates, hooks)?;
+        let mlp_out = self.post_norm(mlp_out, block.ln2_post.as_ref(), frozen)?;
         let mlp_out = visit(hooks, at(SiteKind::MlpOut), mlp_out)?;
         visit(hooks, at(SiteKind::ResidPost), (carried + mlp_out)?)
     }
@@ -132,22 +202,25 @@ impl Network<'_> {
         n: Option<&Norm>,
         scale: Site,
         normalized: Site,
+        frozen: bool,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor> {
         let Some(n) = n else { return Ok(x.clone()) };
         if !hooks.wants(scale) && !hooks.wants(normalized) {
-            return Ok(norm::apply(x, self.config.norm, n)?);
+            return Ok(norm::apply(x, self.config.norm, n, frozen)?);
         }
-        let (value, divisor) = norm::normalize(x, self.config.norm)?;
+        let (value, divisor) = norm::normalize(x, self.config.norm, frozen)?;
         let changed = visit(hooks, scale, divisor.clone())?;
         let value = if changed.id() == divisor.id() { value } else { (value * divisor)?.broadcast_div(&changed)? };
         let value = visit(hooks, normalized, value)?;
         Ok(norm::affine(&value, n)?)
     }
 
-    fn post_norm(&self, x: Tensor, n: Option<&Norm>) -> Result<Tensor> {
+    fn post_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
         match n {
-            Some(n) if self.config.norm_placement != NormPlacement::Pre => Ok(norm::apply(&x, self.config.norm, n)?),
+            Some(n) if self.config.norm_placement != NormPlacement::Pre => {
+                Ok(norm::apply(&x, self.config.norm, n, frozen)?)
+            }
             _ => Ok(x),
         }
     }
@@ -167,14 +240,29 @@ impl Network<'_> {
         let q = visit(hooks, at(SiteKind::Q), heads(linear(x, &weights.q)?, c.n_heads)?)?;
         let k = visit(hooks, at(SiteKind::K), heads(linear(x, &weights.k)?, c.n_kv_heads)?)?;
         let v = visit(hooks, at(SiteKind::V), heads(linear(x, &weights.v)?, c.n_kv_heads)?)?;
-        let (mut q, mut k) = (self.qk_norm(q, weights.q_norm.as_ref())?, self.qk_norm(k, weights.k_norm.as_ref())?);
+        let frozen = prepared.freeze.norms;
+        let mut q = self.qk_norm(q, weights.q_norm.as_ref(), frozen)?;
+        let mut k = self.qk_norm(k, weights.k_norm.as_ref(), frozen)?;
         if let Some(table) = prepared.table_of[layer].and_then(|i| prepared.tables.get(i)) {
             q = visit(hooks, at(SiteKind::RotQ), table.apply(&q)?)?;
             k = visit(hooks, at(SiteKind::RotK), table.apply(&k)?)?;
         }
         let attend = prepared.attend(layer);
         let (wants_scores, wants_pattern) = (hooks.wants(at(SiteKind::AttnScores)), hooks.wants(at(SiteKind::Pattern)));
-        let z = if wants_scores || wants_pattern {
+        let z = if let Some(resumed) = &prepared.resumed {
+            let past = resumed.past.as_ref().ok_or_else(|| Error::failed("a resumed run was given no past"))?;
+            if wants_scores || wants_pattern {
+                let scores = segments::scores(attend, &q, &k, past, &resumed.segments, resumed.width)?;
+                let scores = visit(hooks, at(SiteKind::AttnScores), scores)?;
+                let pattern = visit(hooks, at(SiteKind::Pattern), segments::softmax(&scores)?)?;
+                segments::mix(&pattern, &v, past, &resumed.segments)?
+            } else {
+                segments::attend(attend, &q, &k, &v, past, &resumed.segments)?
+            }
+        } else if prepared.freeze.patterns {
+            let pattern = attend.pattern(&q.detach(), &k.detach())?;
+            mix(&visit(hooks, at(SiteKind::Pattern), pattern)?, &v)?
+        } else if wants_scores || wants_pattern {
             let pattern = if wants_scores {
                 let scores = visit(hooks, at(SiteKind::AttnScores), attend.scores(&q, &k)?)?;
                 attend.softmax(&scores)?
@@ -190,31 +278,31 @@ impl Network<'_> {
         linear(&z.reshape((b, t, c.n_heads * c.d_head))?, &weights.o)
     }
 
-    fn qk_norm(&self, x: Tensor, gain: Option<&Tensor>) -> Result<Tensor> {
+    fn qk_norm(&self, x: Tensor, gain: Option<&Tensor>, frozen: bool) -> Result<Tensor> {
         let Some(gain) = gain else { return Ok(x) };
         let (b, t, h, d) = x.dims4()?;
         let n = Norm { weight: gain.clone(), bias: None };
         Ok(match self.config.qk_norm {
             QkNorm::None => x,
-            QkNorm::PerHead => norm::apply(&x, self.config.norm, &n)?,
+            QkNorm::PerHead => norm::apply(&x, self.config.norm, &n, frozen)?,
             QkNorm::FullWidth => {
-                norm::apply(&x.reshape((b, t, h * d))?, self.config.norm, &n)?.reshape((b, t, h, d))?
+                norm::apply(&x.reshape((b, t, h * d))?, self.config.norm, &n, frozen)?.reshape((b, t, h, d))?
             }
         })
     }
 
-    fn mlp(&self, layer: usize, x: &Tensor, weights: &Mlp, hooks: &mut dyn Hooks) -> Result<Tensor> {
+    fn mlp(&self, layer: usize, x: &Tensor, weights: &Mlp, frozen: bool, hooks: &mut dyn Hooks) -> Result<Tensor> {
         let at = |kind| Site::new(kind, layer);
         let act = self.config.activation;
         let post = match &weights.gate {
             Some(gate) => {
                 let pre = visit(hooks, at(SiteKind::MlpPre), linear(x, gate)?)?;
                 let pre_linear = visit(hooks, at(SiteKind::MlpPreLinear), linear(x, &weights.input)?)?;
-                activation::gated(&pre, &pre_linear, act)?
+                activation::gated(&pre, &pre_linear, act, frozen)?
             }
             None => {
                 let pre = visit(hooks, at(SiteKind::MlpPre), linear(x, &weights.input)?)?;
-                activation::apply(&pre, act)?
+                activation::apply(&pre, act, frozen)?
             }
         };
         let post = visit(hooks, at(SiteKind::MlpPost), post)?;
@@ -223,20 +311,39 @@ impl Network<'_> {
 
     /// The final norm of a residual stream [batch, pos, d_model].
     pub fn final_norm(&self, resid: &Tensor, hooks: &mut dyn Hooks) -> Result<Tensor> {
+        self.final_norm_frozen(resid, false, hooks)
+    }
+
+    /// As [`Self::final_norm`], with its scale held constant under differentiation if `frozen`.
+    pub fn final_norm_frozen(&self, resid: &Tensor, frozen: bool, hooks: &mut dyn Hooks) -> Result<Tensor> {
         let site = |kind| Site::new(kind, 0);
         self.norm(
             resid,
             self.weights.ln_final.as_ref(),
             site(SiteKind::LnFinalScale),
             site(SiteKind::LnFinalNormalized),
+            frozen,
             hooks,
         )
     }
 
     /// Logits [.., d_vocab] of normalised rows [n, d_model].
     pub fn unembed(&self, normalized: &Tensor) -> Result<Tensor> {
-        let mut logits = normalized.matmul(&self.weights.unembed)?;
-        if let Some(bias) = &self.weights.unembed_bias {
+        self.logits_by(normalized, &self.weights.unembed, self.weights.unembed_bias.as_ref())
+    }
+
+    /// The unembedding of a few tokens only: (columns [d_model, ids], their biases).
+    pub fn unembed_columns(&self, ids: &[u32]) -> Result<(Tensor, Option<Tensor>)> {
+        let wanted = Tensor::from_slice(ids, ids.len(), self.weights.unembed.device())?;
+        let columns = self.weights.unembed.index_select(&wanted, 1)?;
+        let bias = self.weights.unembed_bias.as_ref().map(|b| b.index_select(&wanted, 0)).transpose()?;
+        Ok((columns, bias))
+    }
+
+    /// Logits [.., columns] of normalised rows by chosen columns of the unembedding.
+    pub fn logits_by(&self, normalized: &Tensor, columns: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let mut logits = product::apply(normalized, columns)?;
+        if let Some(bias) = bias {
             logits = logits.broadcast_add(bias)?;
         }
         if let Some(cap) = self.config.final_softcap.map(f64::from) {
@@ -250,6 +357,20 @@ impl Network<'_> {
     /// # Errors
     /// An empty or over-long prompt, ids outside the vocabulary, or [`Error::Cancelled`].
     pub fn forward(&self, ids: &[&[u32]], hooks: &mut dyn Hooks, progress: &Progress) -> Result<Tensor> {
+        self.forward_frozen(ids, Freeze::default(), hooks, progress)
+    }
+
+    /// As [`Self::forward`], with parts held constant under differentiation.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_frozen(
+        &self,
+        ids: &[&[u32]],
+        freeze: Freeze,
+        hooks: &mut dyn Hooks,
+        progress: &Progress,
+    ) -> Result<Tensor> {
         for row in ids {
             self.check(row)?;
         }
@@ -260,7 +381,7 @@ impl Network<'_> {
         if ids.iter().any(|r| r.len() != n) {
             return Err(Error::request("the prompts of one batch differ in length; give prompts of equal length"));
         }
-        let prepared = Prepared::new(self.config, n);
+        let prepared = Prepared::new(self.config, n).freezing(freeze);
         progress.expect(self.config.n_layers as u64);
         let mut resid = self.embed(ids, hooks)?;
         for layer in 0..self.config.n_layers {

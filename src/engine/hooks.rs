@@ -99,6 +99,20 @@ impl Hooks for Capture {
     }
 }
 
+/// Two hooks, the second of which sees what the first made of a value.
+pub struct Chain<'a>(pub &'a mut dyn Hooks, pub &'a mut dyn Hooks);
+
+impl Hooks for Chain<'_> {
+    fn wants(&self, site: Site) -> bool {
+        self.0.wants(site) || self.1.wants(site)
+    }
+
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        let value = if self.0.wants(site) { self.0.visit(site, value)? } else { value };
+        if self.1.wants(site) { self.1.visit(site, value) } else { Ok(value) }
+    }
+}
+
 /// Sets the chosen heads' output z to zero while another hook watches: the ablation that the lab's
 /// scores and tests need.
 pub struct ZeroHeads<'a, H> {

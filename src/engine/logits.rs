@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Network;
-use super::hooks::NoHooks;
+use super::hooks::Hooks;
 use super::kernels::math;
 use crate::error::Result;
 use crate::jobs::Progress;
@@ -42,7 +42,7 @@ impl RowSummary {
 }
 
 /// Summarises the logits of residual rows [n, d_model] (before the final norm): the `top` most probable
-/// tokens, and for row r the tokens `asked(r)`. `progress` is stepped once a row; the caller says how many to
+/// tokens, and for row r the tokens `asked(r)`. `hooks` see the final norm. `progress` is stepped once a row; the caller says how many to
 /// expect.
 ///
 /// # Errors
@@ -52,15 +52,17 @@ pub fn summarise(
     resid: &Tensor,
     top: usize,
     asked: impl Fn(usize) -> Vec<u32> + Sync,
+    hooks: &mut dyn Hooks,
     progress: &Progress,
 ) -> Result<Vec<RowSummary>> {
     let (n, _) = resid.dims2()?;
     let mut all = Vec::with_capacity(n);
+    // All at once: hooks know their rows by place.
+    let normalized = network.final_norm(&resid.unsqueeze(0)?, hooks)?.squeeze(0)?;
     for first in (0..n).step_by(ROWS) {
         progress.check()?;
         let rows = ROWS.min(n - first);
-        let x = network.final_norm(&resid.narrow(0, first, rows)?.unsqueeze(0)?, &mut NoHooks)?.squeeze(0)?;
-        let logits = network.unembed(&x)?.flatten_all()?;
+        let logits = network.unembed(&normalized.narrow(0, first, rows)?)?.flatten_all()?;
         let (storage, _) = logits.storage_and_layout();
         let summaries: Vec<RowSummary> = match &*storage {
             candle_core::Storage::Cpu(cpu) => {

@@ -1,13 +1,18 @@
 //! HOW a model runs: sites, hooks, the forward pass, and what it leaves behind.
 
+pub mod edit;
+pub mod editor;
 pub mod forward;
 pub mod hooks;
 pub mod kernels;
 pub mod logits;
+pub mod resolve;
+pub mod resume;
 pub mod site;
 pub mod trace;
 
-pub use forward::Network;
+pub use edit::{Action, Edit, EditStack, Which};
+pub use forward::{Freeze, Network};
 pub use hooks::{Capture, Hooks, NoHooks};
 pub use site::{Site, SiteKind};
 pub use trace::Trace;

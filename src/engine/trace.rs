@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
+use super::editor::Editor;
 use super::forward::Prepared;
-use super::hooks::Capture;
+use super::hooks::{Capture, Chain, Hooks};
+use super::kernels::segments::{Past, Segment};
 use super::logits::{self, Ranked};
+use super::resolve::Op;
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -33,15 +36,18 @@ pub struct Trace {
     /// Entropy of the prediction after each position, nats.
     pub entropy: Vec<f32>,
     pub seconds: f64,
+    /// The edits that the run was made under; empty for a plain run.
+    edits: Arc<Vec<Op>>,
 }
 
 impl Trace {
-    /// What every view can ask of a trace.
-    const KEPT: [SiteKind; 12] = [
+    /// What every view can ask of a trace, and what a run can be resumed from.
+    const KEPT: [SiteKind; 13] = [
         SiteKind::Embed,
         SiteKind::ResidPre,
         SiteKind::Q,
         SiteKind::K,
+        SiteKind::V,
         SiteKind::RotQ,
         SiteKind::RotK,
         SiteKind::Z,
@@ -70,6 +76,14 @@ impl Trace {
     /// # Errors
     /// As [`super::Network::forward`].
     pub fn run(model: &Arc<Model>, ids: Vec<u32>, progress: &Progress) -> Result<Self> {
+        Self::run_edited(model, ids, Arc::default(), progress)
+    }
+
+    /// Runs the model on `ids` under edits.
+    ///
+    /// # Errors
+    /// As [`super::Network::forward`].
+    pub fn run_edited(model: &Arc<Model>, ids: Vec<u32>, edits: Arc<Vec<Op>>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
         let bytes = Self::bytes_for(model, ids.len());
         if bytes > 16 << 30 {
@@ -83,9 +97,10 @@ impl Trace {
         let network = model.network();
         // The forward pass counts a step a layer, the logits one a position.
         progress.expect(ids.len() as u64);
-        let resid_final = network.forward(&[&ids], &mut capture, progress)?.squeeze(0)?;
+        let mut editor = Editor::single(edits.clone(), 0, ids.len());
+        let resid_final = network.forward(&[&ids], &mut Chain(&mut editor, &mut capture), progress)?.squeeze(0)?;
         let asked = |r: usize| ids.get(r + 1).copied().into_iter().collect();
-        let rows = logits::summarise(network, &resid_final, TOP, asked, progress)?;
+        let rows = logits::summarise(network, &resid_final, TOP, asked, &mut editor, progress)?;
         let mut loss = vec![None];
         loss.extend(rows.iter().filter_map(|r| r.asked.first().map(|(logit, _)| Some(r.log_sum - logit))));
         Ok(Self {
@@ -96,6 +111,7 @@ impl Trace {
             entropy: rows.iter().map(|r| r.entropy).collect(),
             next: rows.into_iter().map(|r| r.top).collect(),
             ids,
+            edits,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -122,6 +138,55 @@ impl Trace {
         self.capture.get(Site::new(kind, layer))
     }
 
+    /// The edits that the run was made under.
+    pub fn edits(&self) -> &Arc<Vec<Op>> {
+        &self.edits
+    }
+
+    /// A site's value without the batch axis, computed again from the residual stream where the trace does not
+    /// keep it.
+    ///
+    /// # Errors
+    /// A site that the model does not have.
+    pub fn value(&self, site: Site) -> Result<Tensor> {
+        if let Ok(value) = self.capture.get(site) {
+            return Ok(value);
+        }
+        let c = &self.model.config;
+        if !site.kind.exists(c) || site.layer >= c.n_layers {
+            return Err(Error::request(format!("this model has no site {site}")));
+        }
+        let mut editor = Editor::single(self.edits.clone(), 0, self.len());
+        let mut capture = Capture::sites([site]);
+        let mut hooks = Chain(&mut editor, &mut capture);
+        if site.kind.layered() {
+            if matches!(site.kind, SiteKind::Pattern | SiteKind::AttnScores) {
+                self.afford("the attention patterns", 8 * c.n_heads * self.len() * self.len())?;
+            }
+            // The stored value already carries the edits of resid_pre; what overwrites it again would be lost on
+            // edits that add, so those are hidden from the second pass.
+            let mut hooks = Without { site: Site::new(SiteKind::ResidPre, site.layer), inner: &mut hooks };
+            let resid = self.get(SiteKind::ResidPre, site.layer)?.unsqueeze(0)?;
+            self.model.network().block(site.layer, resid, &Prepared::new(c, self.len()), &mut hooks)?;
+        } else {
+            self.model.network().final_norm(&self.resid_final.unsqueeze(0)?, &mut hooks)?;
+        }
+        capture.get(site)
+    }
+
+    /// Keys (as attention uses them) and values of a layer, for runs that resume from this one.
+    pub fn past(&self, layer: usize) -> Result<Past> {
+        let (_, k) = self.queries_and_keys(layer)?;
+        Ok(Past { keys: k.squeeze(0)?, values: self.get(SiteKind::V, layer)? })
+    }
+
+    /// Whether the run's patterns were edited in a layer.
+    fn edits_patterns(&self, layer: usize) -> bool {
+        self.edits
+            .iter()
+            .any(|op| op.site.layer == layer && matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores))
+    }
+
     /// Refuses what would take more memory than a workstation has to spare.
     fn afford(&self, what: &str, bytes: usize) -> Result<()> {
         const MOST: usize = 8 << 30;
@@ -140,6 +205,9 @@ impl Trace {
     /// # Errors
     /// If they would take too much memory.
     pub fn pattern(&self, layer: usize) -> Result<Tensor> {
+        if self.edits_patterns(layer) {
+            return self.value(Site::new(SiteKind::Pattern, layer));
+        }
         // Twice: readers copy them.
         self.afford("the attention patterns", 8 * self.model.config.n_heads * self.len() * self.len())?;
         let (q, k) = self.queries_and_keys(layer)?;
@@ -156,6 +224,9 @@ impl Trace {
                 c.n_layers - 1,
                 c.n_heads - 1
             )));
+        }
+        if self.edits_patterns(layer) {
+            return Ok(self.pattern(layer)?.get(head)?.contiguous()?);
         }
         self.afford("an attention pattern", 8 * self.len() * self.len())?;
         let (q, k) = self.queries_and_keys(layer)?;
@@ -186,13 +257,41 @@ impl Trace {
     /// The final norm's divisor at each position, [pos, 1].
     pub fn final_scale(&self) -> Result<Tensor> {
         let site = Site::new(SiteKind::LnFinalScale, 0);
-        let mut capture = Capture::sites([site]);
-        self.model.network().final_norm(&self.resid_final.unsqueeze(0)?, &mut capture)?;
-        capture.get(site)
+        self.value(site)
+    }
+
+    /// The final residual row at `pos` after the final norm, [1, d_model]: what the unembedding reads.
+    pub fn normalized(&self, pos: usize) -> Result<Tensor> {
+        if pos >= self.len() {
+            return Err(Error::request(format!(
+                "position {pos} is outside the prompt of {} tokens; positions count from 0",
+                self.len()
+            )));
+        }
+        let mut editor = Editor::new(vec![self.edits.clone()]);
+        editor.place(0, Segment { first: 0, rows: 1, start: pos });
+        let row = self.resid_final.narrow(0, pos, 1)?.unsqueeze(0)?;
+        Ok(self.model.network().final_norm(&row, &mut editor)?.squeeze(0)?)
     }
 
     /// Text of the token at a position.
     pub fn token_text(&self, pos: usize) -> String {
         self.ids.get(pos).map_or_else(String::new, |id| self.model.token_text(*id))
+    }
+}
+
+/// Hides one site from other hooks.
+struct Without<'a> {
+    site: Site,
+    inner: &'a mut dyn Hooks,
+}
+
+impl Hooks for Without<'_> {
+    fn wants(&self, site: Site) -> bool {
+        site != self.site && self.inner.wants(site)
+    }
+
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        self.inner.visit(site, value)
     }
 }

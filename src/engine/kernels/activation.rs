@@ -6,8 +6,15 @@ use rayon::prelude::*;
 use super::{buffer, fused, math, values};
 use crate::model::config::Activation;
 
-/// act(pre)
-pub fn apply(pre: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
+/// act(pre). `frozen`: under differentiation, act(pre)/pre is a constant.
+pub fn apply(pre: &Tensor, activation: Activation, frozen: bool) -> candle_core::Result<Tensor> {
+    if frozen && pre.track_op() {
+        let constant = pre.detach();
+        // act(x)/x tends to 1/2 at zero for the smooth functions; a tiny shift keeps 0/0 out.
+        let shifted = (constant.abs()?.lt(1e-6)?.to_dtype(constant.dtype())? * 1e-6)?.add(&constant)?;
+        let gate = (apply(&shifted, activation, false)? / shifted)?;
+        return pre * gate;
+    }
     if fused(&[pre]) && activation != Activation::Gelu {
         return pre.apply_op1_no_bwd(&Fused(activation));
     }
@@ -19,12 +26,15 @@ pub fn apply(pre: &Tensor, activation: Activation) -> candle_core::Result<Tensor
     }
 }
 
-/// act(pre) · linear
-pub fn gated(pre: &Tensor, linear: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
+/// act(pre) · linear. `frozen`: under differentiation, act(pre) is a constant.
+pub fn gated(pre: &Tensor, linear: &Tensor, activation: Activation, frozen: bool) -> candle_core::Result<Tensor> {
+    if frozen && pre.track_op() {
+        return apply(&pre.detach(), activation, false)? * linear;
+    }
     if fused(&[pre, linear]) && activation != Activation::Gelu {
         return pre.apply_op2_no_bwd(linear, &Fused(activation));
     }
-    apply(pre, activation)? * linear
+    apply(pre, activation, false)? * linear
 }
 
 struct Fused(Activation);
@@ -97,8 +107,8 @@ mod tests {
         // A variable is tracked, so it takes the composed form.
         let tracked = Var::from_tensor(&a).unwrap();
         for activation in [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu] {
-            let fused = gated(&a, &b, activation).unwrap();
-            let composed = gated(tracked.as_tensor(), &b, activation).unwrap();
+            let fused = gated(&a, &b, activation, false).unwrap();
+            let composed = gated(tracked.as_tensor(), &b, activation, false).unwrap();
             let worst = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(worst < 2e-5, "{activation:?} {worst}");
         }

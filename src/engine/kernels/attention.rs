@@ -25,14 +25,14 @@ const STRIP: usize = 64;
 
 impl Attend {
     /// Keys that the query at absolute position p sees.
-    fn visible(&self, p: usize) -> std::ops::Range<usize> {
+    pub(super) fn visible(&self, p: usize) -> std::ops::Range<usize> {
         let from = self.window.map_or(0, |w| (p + 1).saturating_sub(w));
         from..p + 1
     }
 
     /// Turns raw products q · k of one query into scores, in place.
     #[inline(always)]
-    fn score_row(&self, row: &mut [f32], head: usize, p: usize) {
+    pub(super) fn score_row(&self, row: &mut [f32], head: usize, p: usize) {
         for v in row.iter_mut() {
             *v *= self.scale;
         }
@@ -139,21 +139,35 @@ pub fn mix(pattern: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> {
 
 /// dst [m, n] = a [m, k] · b [k, n], all row-major but for the given strides.
 #[derive(Clone, Copy)]
-struct Product {
-    m: usize,
-    n: usize,
-    k: usize,
-    dst_row: usize,
-    a_row: usize,
-    b_row: usize,
-    b_col: usize,
+pub(super) struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub dst_row: usize,
+    pub a_row: usize,
+    pub b_row: usize,
+    pub b_col: usize,
 }
 
 impl Product {
     /// # Safety
     /// All elements that the sizes and strides reach must lie inside the three buffers, and nobody else
     /// may write the destination's meanwhile.
-    unsafe fn run(self, dst: *mut f32, a: *const f32, b: *const f32) {
+    pub unsafe fn run(self, dst: *mut f32, a: *const f32, b: *const f32) {
+        // SAFETY: the caller vouches for the buffers.
+        unsafe { self.gemm(dst, a, b, false) }
+    }
+
+    /// Adds the product to what the destination holds.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; the destination must hold values.
+    pub unsafe fn add(self, dst: *mut f32, a: *const f32, b: *const f32) {
+        // SAFETY: the caller vouches for the buffers.
+        unsafe { self.gemm(dst, a, b, true) }
+    }
+
+    unsafe fn gemm(self, dst: *mut f32, a: *const f32, b: *const f32, keep: bool) {
         // SAFETY: the caller vouches for the buffers.
         unsafe {
             gemm::gemm(
@@ -163,14 +177,14 @@ impl Product {
                 dst,
                 1,
                 self.dst_row as isize,
-                false,
+                keep,
                 a,
                 1,
                 self.a_row as isize,
                 b,
                 self.b_col as isize,
                 self.b_row as isize,
-                0.0,
+                if keep { 1.0 } else { 0.0 },
                 1.0,
                 false,
                 false,
@@ -182,7 +196,7 @@ impl Product {
 }
 
 /// A pointer into a buffer whose parts are written by different threads.
-struct Shared(*mut f32);
+pub(super) struct Shared(pub *mut f32);
 // SAFETY: every user writes only the (batch, head, strip) block it was handed.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
@@ -274,7 +288,7 @@ impl CustomOp2 for FusedAttend<'_> {
 impl Attend {
     /// [`Self::pattern_row`] for a row whose first element is key `from`.
     #[inline(always)]
-    fn shifted_pattern_row(&self, row: &mut [f32], head: usize, p: usize, from: usize) {
+    pub(super) fn shifted_pattern_row(&self, row: &mut [f32], head: usize, p: usize, from: usize) {
         self.score_row(row, head, p - from);
         let seen = self.visible(p);
         let (a, b) = (seen.start - from, seen.end - from);

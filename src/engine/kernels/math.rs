@@ -77,10 +77,14 @@ pub fn exp_and_sum(values: &mut [f32], max: f32) -> f32 {
     sum
 }
 
-/// Softmax in place.
+/// Softmax in place. Nothing but −∞ (a query whose every edge is knocked out) becomes zeros.
 #[inline(always)]
 pub fn softmax(values: &mut [f32]) {
     let top = max(values);
+    if top == f32::NEG_INFINITY {
+        values.fill(0.0);
+        return;
+    }
     let sum = exp_and_sum(values, top);
     let factor = 1.0 / sum;
     for v in values {

@@ -7,7 +7,9 @@ pub mod activation;
 pub mod attention;
 pub mod math;
 pub mod norm;
+pub mod product;
 pub mod rotary;
+pub mod segments;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 

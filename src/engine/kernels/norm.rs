@@ -8,7 +8,8 @@ use crate::model::config::NormKind;
 use crate::model::weights::Norm;
 
 /// x normalised over its last axis, times the gain, plus the offset.
-pub fn apply(x: &Tensor, kind: NormKind, norm: &Norm) -> candle_core::Result<Tensor> {
+/// `frozen`: under differentiation, what it divides by is a constant.
+pub fn apply(x: &Tensor, kind: NormKind, norm: &Norm, frozen: bool) -> candle_core::Result<Tensor> {
     let mut parameters = vec![x, &norm.weight];
     parameters.extend(&norm.bias);
     if fused(&parameters) {
@@ -16,26 +17,27 @@ pub fn apply(x: &Tensor, kind: NormKind, norm: &Norm) -> candle_core::Result<Ten
         let bias = norm.bias.as_ref().map(to_vec).transpose()?;
         return x.apply_op1_no_bwd(&Fused { kind, weight, bias });
     }
-    let (normalized, _) = composed(x, kind)?;
+    let (normalized, _) = composed(x, kind, frozen)?;
     affine(&normalized, norm)
 }
 
 /// (x / scale, scale): x without the norm's gain and offset (centred first for LayerNorm), and what it
 /// was divided by, [.., 1].
-pub fn normalize(x: &Tensor, kind: NormKind) -> candle_core::Result<(Tensor, Tensor)> {
+pub fn normalize(x: &Tensor, kind: NormKind, frozen: bool) -> candle_core::Result<(Tensor, Tensor)> {
     if fused(&[x]) {
         let plain = Fused { kind, weight: vec![1.0; x.dim(D::Minus1)?], bias: None };
         return Ok((x.apply_op1_no_bwd(&plain)?, x.apply_op1_no_bwd(&Scale(kind))?));
     }
-    composed(x, kind)
+    composed(x, kind, frozen)
 }
 
-fn composed(x: &Tensor, kind: NormKind) -> candle_core::Result<(Tensor, Tensor)> {
+fn composed(x: &Tensor, kind: NormKind, frozen: bool) -> candle_core::Result<(Tensor, Tensor)> {
     let (x, eps) = match kind {
         NormKind::Rms { eps } => (x.clone(), eps),
         NormKind::Layer { eps } => (x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?, eps),
     };
-    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?;
+    let source = if frozen { x.detach() } else { x.clone() };
+    let scale = (source.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?;
     Ok((x.broadcast_div(&scale)?, scale))
 }
 
@@ -146,13 +148,13 @@ mod tests {
         let bias = Tensor::randn(0f32, 1f32, 37, &Device::Cpu).unwrap();
         for (kind, bias) in [(NormKind::Rms { eps: 1e-5 }, None), (NormKind::Layer { eps: 1e-5 }, Some(bias))] {
             let norm = Norm { weight: weight.clone(), bias };
-            let a = apply(&x, kind, &norm).unwrap();
-            let (plain, scale) = composed(&x, kind).unwrap();
+            let a = apply(&x, kind, &norm, false).unwrap();
+            let (plain, scale) = composed(&x, kind, false).unwrap();
             let b = affine(&plain, &norm).unwrap();
             let worst =
                 |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(worst(&a, &b) < 1e-5);
-            let (fused_plain, fused_scale) = normalize(&x, kind).unwrap();
+            let (fused_plain, fused_scale) = normalize(&x, kind, false).unwrap();
             assert!(worst(&plain, &fused_plain) < 1e-5 && worst(&scale, &fused_scale) < 1e-5);
         }
     }

@@ -26,6 +26,15 @@ impl Table {
         Self { dims: rotary.dims, style: rotary.style, cos: Arc::new(cos), sin: Arc::new(sin) }
     }
 
+    /// The table of rows that stand at these positions, counted from the table's first.
+    #[must_use]
+    pub fn rows(&self, positions: &[usize]) -> Self {
+        let half = self.dims / 2;
+        let gather =
+            |v: &[f32]| Arc::new(positions.iter().flat_map(|p| &v[p * half..(p + 1) * half]).copied().collect());
+        Self { dims: self.dims, style: self.style, cos: gather(&self.cos), sin: gather(&self.sin) }
+    }
+
     /// Turns x [batch, pos, head, d_head].
     pub fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         if fused(&[x]) { x.apply_op1_no_bwd(self) } else { self.composed(x) }

@@ -1,0 +1,212 @@
+//! What a sweep measures at one position of each run.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Trace;
+use crate::engine::kernels::math;
+use crate::engine::logits::row_summary;
+use crate::error::{Error, Result};
+
+/// Names of the metrics, as the command line and the window offer them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricKind {
+    #[default]
+    LogitDifference,
+    Logit,
+    Probability,
+    Rank,
+    Kl,
+}
+
+impl MetricKind {
+    pub const ALL: [Self; 5] = [Self::LogitDifference, Self::Logit, Self::Probability, Self::Rank, Self::Kl];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::LogitDifference => "logit difference",
+            Self::Logit => "logit",
+            Self::Probability => "probability",
+            Self::Rank => "rank",
+            Self::Kl => "KL to the clean run",
+        }
+    }
+
+    /// Its spelling on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogitDifference => "logit-difference",
+            Self::Logit => "logit",
+            Self::Probability => "probability",
+            Self::Rank => "rank",
+            Self::Kl => "kl",
+        }
+    }
+
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::LogitDifference => "logit of the answer minus logit of the wrong answer",
+            Self::Logit => "logit of the answer",
+            Self::Probability => "probability of the answer",
+            Self::Rank => "rank of the answer among all tokens; 0 is the most probable",
+            Self::Kl => "KL divergence of the run's next-token distribution from the clean run's, nats",
+        }
+    }
+
+    /// What lies between the two, if it can be made out of what is given.
+    ///
+    /// # Errors
+    /// A missing answer or wrong answer.
+    pub fn with(self, answer: Option<u32>, wrong: Option<u32>) -> Result<Metric> {
+        let answer = || {
+            answer
+                .ok_or_else(|| Error::request(format!("the metric `{}` needs an answer token; give one", self.label())))
+        };
+        Ok(match self {
+            Self::LogitDifference => Metric::LogitDifference {
+                answer: answer()?,
+                wrong: wrong.ok_or_else(|| {
+                    Error::request(
+                        "a logit difference needs a wrong answer as well; give one, or choose another metric",
+                    )
+                })?,
+            },
+            Self::Logit => Metric::Logit { answer: answer()? },
+            Self::Probability => Metric::Probability { answer: answer()? },
+            Self::Rank => Metric::Rank { answer: answer()? },
+            Self::Kl => Metric::Kl,
+        })
+    }
+}
+
+/// A metric with its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    LogitDifference {
+        answer: u32,
+        wrong: u32,
+    },
+    Logit {
+        answer: u32,
+    },
+    Probability {
+        answer: u32,
+    },
+    Rank {
+        answer: u32,
+    },
+    /// KL(clean ‖ run)
+    Kl,
+}
+
+impl Metric {
+    pub fn kind(self) -> MetricKind {
+        match self {
+            Self::LogitDifference { .. } => MetricKind::LogitDifference,
+            Self::Logit { .. } => MetricKind::Logit,
+            Self::Probability { .. } => MetricKind::Probability,
+            Self::Rank { .. } => MetricKind::Rank,
+            Self::Kl => MetricKind::Kl,
+        }
+    }
+
+    /// Tokens whose logits it needs.
+    pub fn tokens(self) -> Vec<u32> {
+        match self {
+            Self::LogitDifference { answer, wrong } => vec![answer, wrong],
+            Self::Logit { answer } | Self::Probability { answer } | Self::Rank { answer } => vec![answer],
+            Self::Kl => Vec::new(),
+        }
+    }
+}
+
+/// Rows unembedded together when the whole vocabulary is needed.
+const ROWS: usize = 64;
+
+/// A metric made ready for a model: the unembedding columns it needs, and no more.
+pub struct Readout<'a> {
+    trace: &'a Trace,
+    pub metric: Metric,
+    columns: Option<(Tensor, Option<Tensor>)>,
+    /// Log-probabilities of the clean run, for the KL divergence.
+    clean: Vec<f32>,
+}
+
+impl<'a> Readout<'a> {
+    /// `clean` is the run (and position) that a KL divergence compares with.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary.
+    pub fn new(metric: Metric, clean: &'a Trace, pos: usize) -> Result<Self> {
+        let network = clean.model.network();
+        let tokens = metric.tokens();
+        if !tokens.is_empty() {
+            network.check(&tokens)?;
+        }
+        let columns = match metric {
+            Metric::LogitDifference { .. } | Metric::Logit { .. } => Some(network.unembed_columns(&tokens)?),
+            _ => None,
+        };
+        let mut readout = Self { trace: clean, metric, columns, clean: Vec::new() };
+        if metric == Metric::Kl {
+            let logits = network.unembed(&clean.normalized(pos)?)?.flatten_all()?.to_vec1::<f32>()?;
+            let log_sum = row_summary(&logits, 0, &[]).log_sum;
+            readout.clean = logits.into_iter().map(|l| l - log_sum).collect();
+        }
+        Ok(readout)
+    }
+
+    /// The metric of a finished run at `pos`.
+    pub fn of(&self, trace: &Trace, pos: usize) -> Result<f32> {
+        self.read(&trace.normalized(pos)?)?.first().copied().ok_or_else(|| Error::failed("a readout of no row"))
+    }
+
+    /// The metric of normalised final residual rows [n, d_model].
+    pub fn read(&self, normalized: &Tensor) -> Result<Vec<f32>> {
+        let network = self.trace.model.network();
+        if let Some((columns, bias)) = &self.columns {
+            let logits: Vec<Vec<f32>> = network.logits_by(normalized, columns, bias.as_ref())?.to_vec2()?;
+            return Ok(logits
+                .iter()
+                .map(|row| match row[..] {
+                    [answer, wrong, ..] => answer - wrong,
+                    [answer] => answer,
+                    [] => f32::NAN,
+                })
+                .collect());
+        }
+        let n = normalized.dim(0)?;
+        let mut out = Vec::with_capacity(n);
+        for first in (0..n).step_by(ROWS) {
+            let rows = network.unembed(&normalized.narrow(0, first, ROWS.min(n - first))?)?;
+            let width = rows.dim(1)?;
+            let values = rows.flatten_all()?.to_vec1::<f32>()?;
+            let read: Vec<f32> = values.par_chunks_exact(width).map(|row| self.read_row(row)).collect();
+            out.extend(read);
+        }
+        Ok(out)
+    }
+
+    fn read_row(&self, logits: &[f32]) -> f32 {
+        let summary = row_summary(logits, 0, &self.metric.tokens());
+        match (self.metric, summary.asked.first()) {
+            (Metric::Probability { .. }, Some((logit, _))) => summary.prob(*logit),
+            (Metric::Rank { .. }, Some((_, rank))) => *rank as f32,
+            (Metric::Kl, _) => {
+                let log_sum = f64::from(summary.log_sum);
+                let total: f64 = math::simd(|| {
+                    self.clean
+                        .iter()
+                        .zip(logits)
+                        .map(|(p, l)| f64::from(math::exp(*p)) * (f64::from(*p) - (f64::from(*l) - log_sum)))
+                        .sum()
+                });
+                total.max(0.0) as f32
+            }
+            _ => f32::NAN,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Two prompts whose runs are compared: the clean one, which gives the answer, and the corrupted one, which
+//! differs in what is being investigated.
+
+use std::sync::Arc;
+
+use super::alignment::{align, inverse};
+use super::metric::{Metric, Readout};
+use crate::engine::resolve::{Alignment, Sources};
+use crate::engine::{Trace, Which};
+use crate::error::{Error, Result};
+
+/// A run, and the one that it is compared with where there is one.
+#[derive(Clone)]
+pub struct Pair {
+    pub clean: Arc<Trace>,
+    pub corrupted: Option<Arc<Trace>>,
+    /// For each position of the clean prompt, that of the corrupted one.
+    pub alignment: Alignment,
+    /// Runs over whose positions a mean is taken; the edited run itself where there are none.
+    pub reference: Arc<Vec<Arc<Trace>>>,
+}
+
+impl Pair {
+    pub fn alone(clean: Arc<Trace>) -> Self {
+        Self { clean, corrupted: None, alignment: Vec::new(), reference: Arc::default() }
+    }
+
+    pub fn new(clean: Arc<Trace>, corrupted: Arc<Trace>) -> Self {
+        let alignment = align(&clean.ids, &corrupted.ids);
+        Self { clean, corrupted: Some(corrupted), alignment, reference: Arc::default() }
+    }
+
+    /// # Errors
+    /// If there is no corrupted prompt.
+    pub fn run(&self, which: Which) -> Result<&Arc<Trace>> {
+        match which {
+            Which::Clean => Ok(&self.clean),
+            Which::Corrupted => self
+                .corrupted
+                .as_ref()
+                .ok_or_else(|| Error::request("this needs a corrupted prompt to compare with; give one")),
+        }
+    }
+
+    /// From positions of `which` to positions of the other run.
+    pub fn alignment_from(&self, which: Which) -> Alignment {
+        match (which, &self.corrupted) {
+            (Which::Corrupted, Some(corrupted)) => inverse(&self.alignment, corrupted.len()),
+            _ => self.alignment.clone(),
+        }
+    }
+
+    /// What edits of `base` take their values from.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn sources(&self, base: Which) -> Result<Sources<'_>> {
+        let run = self.run(base)?;
+        let sources = match self.run(base.other()) {
+            Ok(other) => Sources::pair(run, base, other, self.alignment_from(base)),
+            Err(_) => Sources::alone(run),
+        };
+        Ok(sources.with_reference(&self.reference))
+    }
+
+    /// Where both prompts predict: the last position of either.
+    pub fn last(&self, which: Which) -> Result<usize> {
+        Ok(self.run(which)?.len() - 1)
+    }
+
+    /// A metric that compares with the clean run.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary.
+    pub fn readout(&self, metric: Metric) -> Result<Readout<'_>> {
+        Readout::new(metric, &self.clean, self.clean.len() - 1)
+    }
+}

@@ -1,0 +1,420 @@
+//! A sweep: the same edit tried at every cell of a grid of layers, heads and positions, each cell an exact
+//! run. Activation patching and ablation are sweeps with different edits (see [`super::patching`]).
+//!
+//! Cells whose edit provably changes nothing are not run. The rest goes through [`crate::engine::resume`]
+//! in chunks, coarse layers first, and every finished chunk is handed out.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::metric::Metric;
+use super::pair::Pair;
+use crate::engine::forward::Prepared;
+use crate::engine::resolve::{Sources, resolve};
+use crate::engine::resume::{Variant, bytes_per_row, resume, rows_at_once};
+use crate::engine::site::Axis;
+use crate::engine::{Action, Edit, Site, SiteKind, Trace, Which};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+
+/// The axes of a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// One edit a layer, over all positions.
+    Layer,
+    LayerPos,
+    /// One edit a head, over all positions.
+    LayerHead,
+    LayerHeadPos,
+    /// The edges of one head's pattern.
+    DestSrc {
+        layer: usize,
+        head: usize,
+    },
+}
+
+impl By {
+    /// Those that make sense at a site; the first is the default.
+    pub fn choices(kind: SiteKind) -> Vec<Self> {
+        let heads = kind.axes().iter().any(|a| matches!(a, Axis::Head | Axis::KvHead));
+        match kind {
+            SiteKind::Pattern => vec![Self::LayerHead, Self::LayerHeadPos, Self::DestSrc { layer: 0, head: 0 }],
+            _ if heads => vec![Self::LayerHead, Self::LayerHeadPos],
+            _ => vec![Self::LayerPos, Self::Layer],
+        }
+    }
+
+    /// Its spelling on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::LayerPos => "layer,pos",
+            Self::LayerHead => "layer,head",
+            Self::LayerHeadPos => "layer,head,pos",
+            Self::DestSrc { .. } => "dest,src",
+        }
+    }
+
+    fn alike(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
+/// Sites at which a sweep can be made.
+pub const SITES: [SiteKind; 9] = [
+    SiteKind::ResidPre,
+    SiteKind::ResidMid,
+    SiteKind::AttnOut,
+    SiteKind::MlpOut,
+    SiteKind::Z,
+    SiteKind::Q,
+    SiteKind::K,
+    SiteKind::V,
+    SiteKind::Pattern,
+];
+
+/// A sweep's question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    pub site: SiteKind,
+    pub by: By,
+    /// The run that is edited.
+    pub base: Which,
+    pub action: Action,
+    pub metric: Metric,
+}
+
+impl Question {
+    /// # Errors
+    /// A site that the model lacks, or axes that the site does not have.
+    pub fn check(&self, trace: &Trace) -> Result<()> {
+        let config = &trace.model.config;
+        let name = |kind: SiteKind| kind.hook().rsplit("hook_").next().unwrap_or_default().to_owned();
+        if !self.site.exists(config) {
+            return Err(Error::request(format!("this model has no {}; choose another site", name(self.site))));
+        }
+        let choices = By::choices(self.site);
+        if !choices.iter().any(|c| c.alike(self.by)) {
+            let known: Vec<&str> = choices.into_iter().map(By::name).collect();
+            return Err(Error::request(format!(
+                "{} cannot be swept by {}; choose {}",
+                name(self.site),
+                self.by.name(),
+                known.join(" or ")
+            )));
+        }
+        if let By::DestSrc { layer, head } = self.by
+            && (layer >= config.n_layers || head >= config.n_heads)
+        {
+            return Err(Error::request(format!(
+                "there is no head {layer}.{head}; layers go to {} and heads to {}",
+                config.n_layers - 1,
+                config.n_heads - 1
+            )));
+        }
+        Ok(())
+    }
+
+    /// Names and lengths of the axes.
+    pub fn axes(&self, base: &Trace) -> Vec<(&'static str, usize)> {
+        let config = &base.model.config;
+        let head = self.site.axes().iter().find(|a| matches!(a, Axis::Head | Axis::KvHead)).copied();
+        let head = head.map_or(("head", 0), |a| (a.name(), a.len(config, base.len())));
+        let (layer, pos) = (("layer", config.n_layers), ("pos", base.len()));
+        match self.by {
+            By::Layer => vec![layer],
+            By::LayerPos => vec![layer, pos],
+            By::LayerHead => vec![layer, head],
+            By::LayerHeadPos => vec![layer, head, pos],
+            By::DestSrc { .. } => vec![("dest", base.len()), ("src", base.len())],
+        }
+    }
+
+    /// The edit that one cell tries, by its indices along the axes.
+    pub fn edit(&self, cell: &[usize]) -> Edit {
+        let at = |i: usize| cell.get(i).copied().unwrap_or(0);
+        let edit = |layer: usize| Edit::new(Site::new(self.site, layer), self.action.clone());
+        match self.by {
+            By::Layer => edit(at(0)),
+            By::LayerPos => edit(at(0)).at(at(1)),
+            By::LayerHead => edit(at(0)).head(at(1)),
+            By::LayerHeadPos => edit(at(0)).head(at(1)).at(at(2)),
+            By::DestSrc { layer, head } => edit(layer).head(head).at(at(0)).src(at(1)),
+        }
+    }
+}
+
+/// What a sweep found, possibly not all of it yet.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub question: Question,
+    pub axes: Vec<(&'static str, usize)>,
+    /// Row-major over the axes: the metric with the cell's edit; NaN where it is still being computed.
+    pub values: Vec<f32>,
+    /// The metric of the edited run without any edit, and of the clean and corrupted runs.
+    pub baseline: f32,
+    pub clean: f32,
+    pub corrupted: Option<f32>,
+    /// Cells that were run, and cells that provably equal the baseline.
+    pub run: usize,
+    pub skipped: usize,
+    pub done: bool,
+    pub seconds: f64,
+}
+
+impl Found {
+    /// (value − corrupted)/(clean − corrupted): 0 where a patch does nothing, 1 where it restores the clean
+    /// run's metric [TransformerLens, `patching.py`].
+    ///
+    /// # Errors
+    /// If both runs have the same metric.
+    pub fn normalised(&self) -> Result<Vec<f32>> {
+        let corrupted = self.corrupted.ok_or_else(|| Error::request("there is no corrupted run to normalise by"))?;
+        let span = self.clean - corrupted;
+        if span == 0.0 || !span.is_finite() {
+            return Err(Error::request(format!(
+                "the clean and the corrupted prompt have the same {} ({}), so patching between them has no scale; choose prompts that differ in it",
+                self.question.metric.kind().label(),
+                self.clean
+            )));
+        }
+        Ok(self.values.iter().map(|v| (v - corrupted) / span).collect())
+    }
+
+    /// Indices along the axes of a cell.
+    pub fn cell(&self, mut index: usize) -> Vec<usize> {
+        let mut out = vec![0; self.axes.len()];
+        for (slot, (_, n)) in out.iter_mut().zip(&self.axes).rev() {
+            *slot = index % n.max(&1);
+            index /= n.max(&1);
+        }
+        out
+    }
+}
+
+/// What a sweep will take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    pub cells: usize,
+    pub to_run: usize,
+    /// Bytes of working memory beyond the runs themselves.
+    pub bytes: usize,
+    pub seconds: f64,
+}
+
+/// A sweep whose edits are resolved.
+pub struct Sweep<'a> {
+    pair: &'a Pair,
+    question: Question,
+    base: &'a Trace,
+    axes: Vec<(&'static str, usize)>,
+    /// In the order they are to be run: (index into the grid, variant).
+    variants: Vec<(usize, Variant)>,
+    chunk_rows: usize,
+    /// Tables for all positions of the base run.
+    prepared: Prepared,
+}
+
+/// Rows of the first chunk, so that something is seen at once.
+const FIRST_ROWS: usize = 64;
+
+/// Most memory that the values a sweep copies from may take.
+const MEMORY: usize = 8 << 30;
+
+impl<'a> Sweep<'a> {
+    /// Resolves every cell's edit and finds the ones that need no run.
+    ///
+    /// # Errors
+    /// A question that makes no sense for these runs, or a sweep that would not fit in memory.
+    pub fn new(pair: &'a Pair, question: Question, progress: &Progress) -> Result<Self> {
+        let base: &Trace = pair.run(question.base)?;
+        question.check(base)?;
+        if !base.edits().is_empty() {
+            return Err(Error::failed("a sweep starts from an unedited run"));
+        }
+        let axes = question.axes(base);
+        let config = &base.model.config;
+        let edges = question.site == SiteKind::Pattern;
+        let copies: usize =
+            2 * config.n_layers * Site::new(question.site, 0).shape(config, base.len()).iter().product::<usize>();
+        if 4 * copies > MEMORY {
+            return Err(Error::request(format!(
+                "sweeping {} over {} tokens would need {:.0} GB of memory; shorten the prompt or sweep another site",
+                Site::new(question.site, 0),
+                base.len(),
+                4.0 * copies as f64 / 1e9
+            )));
+        }
+        let sources = pair.sources(question.base)?;
+        let total: usize = axes.iter().map(|(_, n)| n).product();
+        let mut variants = Vec::new();
+        let pos = base.len() - 1;
+        let shell = Found {
+            question: question.clone(),
+            axes: axes.clone(),
+            values: Vec::new(),
+            baseline: 0.0,
+            clean: 0.0,
+            corrupted: None,
+            run: 0,
+            skipped: 0,
+            done: false,
+            seconds: 0.0,
+        };
+        for index in 0..total {
+            if index % 256 == 0 {
+                progress.check()?;
+            }
+            if let Some(variant) = cell_variant(&question.edit(&shell.cell(index)), &sources, pos)? {
+                variants.push((index, variant));
+            }
+        }
+        let last = config.n_layers.saturating_sub(1);
+        variants.sort_by_key(|(index, v)| (coarseness(v.layer, last), v.layer, *index));
+        let prepared = Prepared::new(config, base.len());
+        Ok(Self { pair, question, base, axes, variants, chunk_rows: rows_at_once(base, edges), prepared })
+    }
+
+    fn rows(&self, v: &Variant) -> usize {
+        self.base.len() - v.start
+    }
+
+    /// Memory and time before anything is run. The time is a guess from this machine's speed at the model's
+    /// widest product.
+    pub fn estimate(&self) -> Estimate {
+        let c = &self.base.model.config;
+        let rows: usize = self.variants.iter().map(|(_, v)| self.rows(v)).sum();
+        let row_layers: usize = self.variants.iter().map(|(_, v)| v.row_layers(self.base)).sum();
+        let per_layer = c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head
+            + c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
+        let full = matches!(self.question.metric, Metric::Probability { .. } | Metric::Rank { .. } | Metric::Kl);
+        let unembed = if full { self.variants.len() * c.d_model * c.d_vocab } else { 0 };
+        let flops = 2.0 * (row_layers as f64 * per_layer as f64 + unembed as f64);
+        let held = rows.min(self.chunk_rows);
+        let edges = if self.question.site == SiteKind::Pattern { 12 * c.n_heads * self.base.len() * held } else { 0 };
+        Estimate {
+            cells: self.axes.iter().map(|(_, n)| n).product(),
+            to_run: self.variants.len(),
+            bytes: held * bytes_per_row(self.base) + edges,
+            // Small products, attention and norms keep a sweep at about two thirds of the peak.
+            seconds: flops / (0.65 * speed()),
+        }
+    }
+
+    /// Runs the sweep; `partial` is handed what is known after every chunk.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn run(&self, progress: &Progress, mut partial: impl FnMut(&Found)) -> Result<Found> {
+        let started = Instant::now();
+        let pos = self.base.len() - 1;
+        let readout = self.pair.readout(self.question.metric)?;
+        let clean = readout.of(&self.pair.clean, self.pair.clean.len() - 1)?;
+        let corrupted = self.pair.corrupted.as_ref().map(|t| readout.of(t, t.len() - 1)).transpose()?;
+        let baseline = match self.question.base {
+            Which::Clean => clean,
+            Which::Corrupted => corrupted.unwrap_or(f32::NAN),
+        };
+        let total: usize = self.axes.iter().map(|(_, n)| n).product();
+        let mut values = vec![baseline; total];
+        for (index, _) in &self.variants {
+            values[*index] = f32::NAN;
+        }
+        let mut found = Found {
+            question: self.question.clone(),
+            axes: self.axes.clone(),
+            values,
+            baseline,
+            clean,
+            corrupted,
+            run: 0,
+            skipped: total - self.variants.len(),
+            done: false,
+            seconds: 0.0,
+        };
+        progress.expect(self.variants.iter().map(|(_, v)| v.row_layers(self.base) as u64).sum());
+        let mut rest = &self.variants[..];
+        let mut limit = FIRST_ROWS.min(self.chunk_rows);
+        while !rest.is_empty() {
+            let mut rows = 0;
+            let fits = |(_, v): &&(usize, Variant)| {
+                rows += self.rows(v);
+                rows <= limit
+            };
+            let n = rest.iter().take_while(fits).count().max(1);
+            let (chunk, later) = rest.split_at(n);
+            rest = later;
+            limit = self.chunk_rows;
+            let variants: Vec<Variant> = chunk.iter().map(|(_, v)| v.clone()).collect();
+            let normalized = resume(self.base, &self.prepared, &variants, pos, progress)?;
+            for ((index, _), value) in chunk.iter().zip(readout.read(&normalized)?) {
+                found.values[*index] = value;
+            }
+            found.run += n;
+            found.seconds = started.elapsed().as_secs_f64();
+            if !rest.is_empty() {
+                partial(&found);
+            }
+        }
+        found.done = true;
+        found.seconds = started.elapsed().as_secs_f64();
+        Ok(found)
+    }
+}
+
+/// The variant of one edit; `None` where it cannot change the metric at `pos`: it changes no bit, only later
+/// positions, or edges that causality forbids.
+fn cell_variant(edit: &Edit, sources: &Sources<'_>, pos: usize) -> Result<Option<Variant>> {
+    let (n, aligned) = (sources.base.len(), &sources.alignment);
+    if let (Some(src), crate::engine::edit::Positions::At(list)) = (edit.src, &edit.positions)
+        && list.iter().all(|dest| src > *dest)
+    {
+        return Ok(None);
+    }
+    // A position without a counterpart has nothing to be patched with: the cell is the baseline.
+    if let (Action::Copy(which), crate::engine::edit::Positions::At(list)) = (&edit.action, &edit.positions)
+        && *which != sources.base_is
+        && list.iter().all(|p| *p < n && aligned.get(*p).copied().flatten().is_none())
+    {
+        return Ok(None);
+    }
+    let op = resolve(edit, sources)?.without_identical(sources)?;
+    Ok(Variant::new(vec![op], sources.base).filter(|v| v.start <= pos))
+}
+
+/// 0 for the layers that are shown first, up to 3 for those that only fill gaps.
+fn coarseness(layer: usize, last: usize) -> usize {
+    if layer % 8 == 0 || layer == last {
+        0
+    } else if layer % 4 == 0 {
+        1
+    } else if layer % 2 == 0 {
+        2
+    } else {
+        3
+    }
+}
+
+/// Floating-point operations a second of a middle-sized product on this machine, measured once.
+fn speed() -> f64 {
+    static SPEED: OnceLock<f64> = OnceLock::new();
+    *SPEED.get_or_init(|| {
+        let measure = || -> candle_core::Result<f64> {
+            let (m, k, n) = (256, 512, 1024);
+            let a = Tensor::ones((m, k), candle_core::DType::F32, &Device::Cpu)?;
+            let b = Tensor::ones((k, n), candle_core::DType::F32, &Device::Cpu)?;
+            let mut best = 0f64;
+            for _ in 0..3 {
+                let start = Instant::now();
+                std::hint::black_box(a.matmul(&b)?);
+                best = best.max(2.0 * (m * k * n) as f64 / start.elapsed().as_secs_f64());
+            }
+            Ok(best)
+        };
+        measure().unwrap_or(5e10)
+    })
+}

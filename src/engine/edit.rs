@@ -1,0 +1,404 @@
+//! An edit: a change to the value of one site while the model runs. A stack of them is a plain value that
+//! can be saved, toggled and reordered; it says *what* to change in the field's names and becomes concrete
+//! numbers only when it is resolved against runs (see [`super::resolve`]).
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::site::{Axis, Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+
+/// Which of the two prompts' runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    #[default]
+    Clean,
+    Corrupted,
+}
+
+impl Which {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Corrupted => "corrupted",
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::Clean => Self::Corrupted,
+            Self::Corrupted => Self::Clean,
+        }
+    }
+}
+
+/// Positions that an edit changes. For patterns and scores they are destinations (queries).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    #[default]
+    All,
+    /// These positions, counted from 0.
+    At(Vec<usize>),
+    /// Positions of the prompt, not of what is generated after it.
+    Prompt,
+    /// Generated positions only.
+    Generated,
+}
+
+/// A direction in the space of a site's last axis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// The unembedding's column of a token, minus that of another, at unit length.
+    Token { id: u32, minus: Option<u32> },
+    /// What the clean run has at this site and position and the corrupted one has not: clean − corrupted.
+    Difference,
+    /// Given numbers, as many as the site's (chosen) coordinates.
+    Vector(Vec<f32>),
+}
+
+/// What happens to the chosen coordinates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Zero,
+    Set(f32),
+    Scale(f32),
+    /// The mean over all positions of the reference texts; of the edited run itself where none are given.
+    Mean,
+    /// The value that the other run has at the aligned position: activation patching when the clean run is
+    /// copied into the corrupted one, resample ablation the other way round.
+    Copy(Which),
+    /// Adds `factor` times the direction.
+    Add {
+        direction: Direction,
+        factor: f32,
+    },
+    /// Patterns only: the edge is cut before the softmax, so the query's attention goes to its other keys.
+    KnockOut,
+    /// Patterns only: the edge gets this weight, the query's other edges share the rest in proportion.
+    Force(f32),
+}
+
+impl Action {
+    /// Whether the earlier value is lost, so that two such edits of one cell contradict each other.
+    fn overwrites(&self) -> bool {
+        matches!(self, Self::Zero | Self::Set(_) | Self::Mean | Self::Copy(_) | Self::KnockOut | Self::Force(_))
+    }
+}
+
+/// One edit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Edit {
+    #[serde(serialize_with = "site_name", deserialize_with = "site_from_name")]
+    pub site: Site,
+    /// Query head, or KV head at k and v; `None` for all.
+    #[serde(default)]
+    pub head: Option<usize>,
+    #[serde(default)]
+    pub positions: Positions,
+    /// Source (key) position, for patterns and scores; `None` for all.
+    #[serde(default)]
+    pub src: Option<usize>,
+    /// Coordinate of the last axis (a neuron of mlp.hook_post, a dimension of the residual stream); `None`
+    /// for all.
+    #[serde(default)]
+    pub coordinate: Option<usize>,
+    pub action: Action,
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn site_name<S: Serializer>(site: &Site, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_str(site)
+}
+
+fn site_from_name<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Site, D::Error> {
+    let name = String::deserialize(d)?;
+    Site::parse(&name).ok_or_else(|| serde::de::Error::custom(format!("`{name}` is not the name of a site")))
+}
+
+impl Edit {
+    pub fn new(site: Site, action: Action) -> Self {
+        Self { site, head: None, positions: Positions::All, src: None, coordinate: None, action, enabled: true }
+    }
+
+    #[must_use]
+    pub fn head(mut self, head: usize) -> Self {
+        self.head = Some(head);
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, position: usize) -> Self {
+        self.positions = Positions::At(vec![position]);
+        self
+    }
+
+    #[must_use]
+    pub fn src(mut self, src: usize) -> Self {
+        self.src = Some(src);
+        self
+    }
+
+    #[must_use]
+    pub fn coordinate(mut self, coordinate: usize) -> Self {
+        self.coordinate = Some(coordinate);
+        self
+    }
+
+    /// Whether the site is a pattern or its scores.
+    pub fn is_edge(&self) -> bool {
+        matches!(self.site.kind, SiteKind::Pattern | SiteKind::AttnScores)
+    }
+
+    /// Checks the edit against a model and a prompt of `len` tokens.
+    ///
+    /// # Errors
+    /// One sentence naming the part that does not exist.
+    pub fn check(&self, config: &ModelConfig, len: usize) -> Result<()> {
+        let site = self.site;
+        if site.layer >= config.n_layers {
+            return Err(Error::request(format!(
+                "the edit of {site} asks for layer {}, but this model's layers go from 0 to {}",
+                site.layer,
+                config.n_layers - 1
+            )));
+        }
+        if !site.kind.exists(config) {
+            return Err(Error::request(format!("this model has no site {site}; choose another for the edit")));
+        }
+        let axes = site.kind.axes();
+        let head_axis = axes.iter().find(|a| matches!(a, Axis::Head | Axis::KvHead));
+        match (self.head, head_axis) {
+            (Some(_), None) => {
+                return Err(Error::request(format!("{site} has no heads; leave the head out of the edit")));
+            }
+            (Some(h), Some(axis)) if h >= axis.len(config, len) => {
+                return Err(Error::request(format!(
+                    "the edit of {site} asks for head {h}, but its {} axis goes from 0 to {}",
+                    axis.name(),
+                    axis.len(config, len) - 1
+                )));
+            }
+            _ => {}
+        }
+        if let Positions::At(list) = &self.positions {
+            if list.is_empty() {
+                return Err(Error::request(format!("the edit of {site} names no position; give one or all")));
+            }
+            if let Some(p) = list.iter().find(|p| **p >= len) {
+                return Err(Error::request(format!(
+                    "the edit of {site} asks for position {p}, but the prompt's {len} tokens are at 0 to {}",
+                    len - 1
+                )));
+            }
+        }
+        if self.src.is_some() && !self.is_edge() {
+            return Err(Error::request(format!("{site} has no source positions; only patterns and scores have")));
+        }
+        if let Some(s) = self.src
+            && s >= len
+        {
+            return Err(Error::request(format!(
+                "the edit of {site} asks for source position {s}, but the prompt's tokens are at 0 to {}",
+                len - 1
+            )));
+        }
+        if let (Some(c), Some(axis)) = (self.coordinate, axes.last()) {
+            if self.is_edge() {
+                return Err(Error::request(format!("{site} has no coordinates; choose a source position instead")));
+            }
+            if c >= axis.len(config, len) {
+                return Err(Error::request(format!(
+                    "the edit of {site} asks for coordinate {c}, but its {} axis goes from 0 to {}",
+                    axis.name(),
+                    axis.len(config, len) - 1
+                )));
+            }
+        }
+        match &self.action {
+            Action::KnockOut | Action::Force(_) if !self.is_edge() => Err(Error::request(format!(
+                "an attention edge can be cut or forced only at hook_pattern, not at {site}"
+            ))),
+            Action::KnockOut | Action::Force(_) if self.src.is_none() => {
+                Err(Error::request(format!("the edit of {site} needs a source position: an edge has two ends")))
+            }
+            Action::KnockOut if self.site.kind == SiteKind::Pattern => match (&self.positions, self.src) {
+                (Positions::At(list), Some(0)) if list == &[0] => Err(Error::request(
+                    "position 0 attends to nothing but itself, so its edge cannot be cut; choose a later position",
+                )),
+                _ => Ok(()),
+            },
+            Action::Force(w) if !(0.0..=1.0).contains(w) => {
+                Err(Error::request(format!("an attention edge cannot be forced to {w}; give a weight from 0 to 1")))
+            }
+            Action::Mean | Action::Add { .. } if self.is_edge() => Err(Error::request(format!(
+                "{site} can be set, zeroed, scaled, copied, cut or forced, but not averaged or added to"
+            ))),
+            Action::Set(v) | Action::Scale(v) | Action::Add { factor: v, .. } if !v.is_finite() => {
+                Err(Error::request(format!("the edit of {site} has the value {v}; give a finite number")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether two edits change some cell in common.
+    fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: Option<usize>, b: Option<usize>| a.is_none() || b.is_none() || a == b;
+        let positions = match (&self.positions, &other.positions) {
+            (Positions::At(a), Positions::At(b)) => a.iter().any(|p| b.contains(p)),
+            (Positions::Prompt, Positions::Generated) | (Positions::Generated, Positions::Prompt) => false,
+            (Positions::At(_), Positions::Generated) | (Positions::Generated, Positions::At(_)) => false,
+            _ => true,
+        };
+        let kind = |k| if k == SiteKind::AttnScores { SiteKind::Pattern } else { k };
+        self.site.layer == other.site.layer
+            && kind(self.site.kind) == kind(other.site.kind)
+            && meet(self.head, other.head)
+            && meet(self.src, other.src)
+            && meet(self.coordinate, other.coordinate)
+            && positions
+    }
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Action::Zero => f.write_str("zero ")?,
+            Action::Set(v) => write!(f, "set to {v} ")?,
+            Action::Scale(v) => write!(f, "scale by {v} ")?,
+            Action::Mean => f.write_str("mean of ")?,
+            Action::Copy(which) => write!(f, "copy from {}: ", which.name())?,
+            Action::Add { direction, factor } => {
+                let name = match direction {
+                    Direction::Token { id, minus: None } => format!("unembedding of token {id}"),
+                    Direction::Token { id, minus: Some(m) } => format!("unembedding of token {id} − {m}"),
+                    Direction::Difference => "clean − corrupted".to_owned(),
+                    Direction::Vector(v) => format!("a vector of {}", v.len()),
+                };
+                write!(f, "add {factor} × {name} to ")?;
+            }
+            Action::KnockOut => f.write_str("cut ")?,
+            Action::Force(w) => write!(f, "force {w} on ")?,
+        }
+        let hook = self.site.kind.hook();
+        let short = hook.rsplit_once("hook_").map_or(hook, |(_, s)| s);
+        if self.site.kind.layered() {
+            write!(f, "{}.{short}", self.site.layer)?;
+        } else {
+            f.write_str(short)?;
+        }
+        if let Some(h) = self.head {
+            write!(f, " head {h}")?;
+        }
+        if let Some(c) = self.coordinate {
+            write!(f, " [{c}]")?;
+        }
+        match &self.positions {
+            Positions::All => {}
+            Positions::At(list) => {
+                let list: Vec<String> = list.iter().map(ToString::to_string).collect();
+                write!(f, " @ {}", list.join(","))?;
+            }
+            Positions::Prompt => f.write_str(" @ prompt")?,
+            Positions::Generated => f.write_str(" @ generated")?,
+        }
+        match self.src {
+            Some(s) => write!(f, " ← {s}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A stack of edits and the run that it is applied to. Later edits see what earlier ones did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+pub struct EditStack {
+    /// The prompt whose run is edited.
+    #[serde(default)]
+    pub base: Which,
+    pub edits: Vec<Edit>,
+    /// Texts over whose positions [`Action::Mean`] averages; none for the edited run itself.
+    #[serde(default)]
+    pub reference: Vec<String>,
+}
+
+impl EditStack {
+    /// The edits that are switched on.
+    pub fn active(&self) -> impl Iterator<Item = &Edit> {
+        self.edits.iter().filter(|e| e.enabled)
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.active().next().is_some()
+    }
+
+    /// Whether any active edit needs the other prompt's run.
+    pub fn needs_other(&self) -> bool {
+        self.active().any(|e| {
+            matches!(&e.action, Action::Copy(w) if *w != self.base)
+                || matches!(&e.action, Action::Add { direction: Direction::Difference, .. })
+        })
+    }
+
+    /// Checks every active edit, and that no two of them overwrite the same cell.
+    ///
+    /// # Errors
+    /// One sentence naming the edit.
+    pub fn check(&self, config: &ModelConfig, len: usize) -> Result<()> {
+        let active: Vec<(usize, &Edit)> = self.edits.iter().enumerate().filter(|(_, e)| e.enabled).collect();
+        for (i, (n, edit)) in active.iter().enumerate() {
+            edit.check(config, len)?;
+            if !edit.action.overwrites() {
+                continue;
+            }
+            if let Some((m, earlier)) = active[..i].iter().find(|(_, e)| e.action.overwrites() && e.overlaps(edit)) {
+                return Err(Error::request(format!(
+                    "edits {} ({earlier}) and {} ({edit}) contradict each other, the second would hide the first; switch one of them off",
+                    m + 1,
+                    n + 1
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_survives_saving() {
+        let edit = Edit::new(Site::new(SiteKind::Z, 23), Action::Copy(Which::Clean)).head(3).at(13);
+        let text = serde_json::to_string(&edit).unwrap();
+        assert!(text.contains("blocks.23.attn.hook_z"), "{text}");
+        assert_eq!(serde_json::from_str::<Edit>(&text).unwrap(), edit);
+        assert_eq!(edit.to_string(), "copy from clean: 23.z head 3 @ 13");
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        let z = |action| Edit::new(Site::new(SiteKind::Z, 1), action).head(2);
+        let model = crate::model::Model::open(&crate::model::builtin::default_name().unwrap()).unwrap();
+        let stack = |edits| EditStack { edits, ..EditStack::default() };
+        let config = &model.config;
+        assert!(stack(vec![z(Action::Zero).at(3), z(Action::Zero).at(4)]).check(config, 6).is_ok());
+        assert!(stack(vec![z(Action::Zero).at(3), z(Action::Scale(2.0))]).check(config, 6).is_ok());
+        let error = stack(vec![z(Action::Zero).at(3), z(Action::Mean)]).check(config, 6).unwrap_err();
+        assert!(error.is_request() && error.to_string().contains("edits 1"), "{error}");
+        let mut off = z(Action::Zero).at(3);
+        off.enabled = false;
+        assert!(stack(vec![off, z(Action::Mean)]).check(config, 6).is_ok());
+        assert!(stack(vec![z(Action::Zero).at(6)]).check(config, 6).is_err());
+        assert!(stack(vec![z(Action::KnockOut)]).check(config, 6).is_err());
+    }
+}

@@ -1,0 +1,404 @@
+//! Edits become numbers: which rows and columns of a site's value change, and to what.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::edit::{Action, Direction, Edit, EditStack, Positions, Which};
+use super::site::{Site, SiteKind};
+use super::trace::Trace;
+use crate::error::{Error, Result};
+
+/// For each position of one prompt, the position of the other that plays its part.
+pub type Alignment = Vec<Option<usize>>;
+
+/// Values of one site in one run, [pos, width] row-major; [head, dest, src] for patterns and scores.
+#[derive(Debug)]
+pub struct Values {
+    pub width: usize,
+    pub values: Vec<f32>,
+}
+
+impl Values {
+    pub fn row(&self, pos: usize) -> Option<&[f32]> {
+        self.values.get(pos * self.width..(pos + 1) * self.width)
+    }
+}
+
+/// The runs that edits take values from. Positions of `other` are reached through the alignment.
+pub struct Sources<'a> {
+    /// The run that is edited.
+    pub base: &'a Trace,
+    pub base_is: Which,
+    pub other: Option<&'a Trace>,
+    /// For each position of the base, that of the other run.
+    pub alignment: Alignment,
+    /// Runs over whose positions a mean is taken; the base itself where there are none.
+    pub reference: &'a [Arc<Trace>],
+    cache: RefCell<HashMap<(Site, Kept), Arc<Values>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kept {
+    Base,
+    /// The other run's, in the base's positions.
+    Other,
+    Difference,
+    Mean,
+}
+
+impl<'a> Sources<'a> {
+    /// Edits of one run by itself.
+    pub fn alone(base: &'a Trace) -> Self {
+        Self {
+            base,
+            base_is: Which::Clean,
+            other: None,
+            alignment: Vec::new(),
+            reference: &[],
+            cache: RefCell::default(),
+        }
+    }
+
+    /// Edits of `base` that take values from `other`.
+    pub fn pair(base: &'a Trace, base_is: Which, other: &'a Trace, alignment: Alignment) -> Self {
+        Self { base_is, other: Some(other), alignment, ..Self::alone(base) }
+    }
+
+    #[must_use]
+    pub fn with_reference(mut self, reference: &'a [Arc<Trace>]) -> Self {
+        self.reference = reference;
+        self
+    }
+
+    fn cached(&self, site: Site, kept: Kept, make: impl FnOnce() -> Result<Values>) -> Result<Arc<Values>> {
+        if let Some(v) = self.cache.borrow().get(&(site, kept)) {
+            return Ok(v.clone());
+        }
+        let made = Arc::new(make()?);
+        self.cache.borrow_mut().insert((site, kept), made.clone());
+        Ok(made)
+    }
+
+    /// The base run's value at a site.
+    pub fn base_values(&self, site: Site) -> Result<Arc<Values>> {
+        self.cached(site, Kept::Base, || flat(self.base, site))
+    }
+
+    /// The other run's value in the base's positions; zero where a position has no counterpart, which
+    /// [`Self::counterparts`] refuses beforehand.
+    fn other_values(&self, site: Site) -> Result<Arc<Values>> {
+        self.cached(site, Kept::Other, || {
+            let other = self.other_run()?;
+            let from = flat(other, site)?;
+            let n = self.base.len();
+            if !is_edge(site) {
+                let mut values = vec![0.0; n * from.width];
+                for (row, at) in values.chunks_exact_mut(from.width.max(1)).zip(&self.alignment) {
+                    if let Some(source) = at.and_then(|p| from.row(p)) {
+                        row.copy_from_slice(source);
+                    }
+                }
+                return Ok(Values { width: from.width, values });
+            }
+            let m = other.len();
+            let aligned_alike = n == m && self.alignment.iter().enumerate().all(|(i, a)| *a == Some(i));
+            if !aligned_alike {
+                return Err(Error::request(format!(
+                    "attention patterns are patched edge by edge, which needs prompts whose tokens correspond one to one; these have {n} and {m} tokens, so patch z, q, k or v instead"
+                )));
+            }
+            Ok(from)
+        })
+    }
+
+    fn other_run(&self) -> Result<&'a Trace> {
+        self.other.ok_or_else(|| {
+            Error::request("this edit copies from the other prompt's run, but there is no other prompt; give one")
+        })
+    }
+
+    /// Refuses positions without a counterpart in the other prompt.
+    fn counterparts(&self, edit: &Edit, positions: impl Iterator<Item = usize>) -> Result<()> {
+        self.other_run()?;
+        for p in positions {
+            if self.alignment.get(p).copied().flatten().is_none() {
+                return Err(Error::request(format!(
+                    "position {p} of the {} prompt has no counterpart in the {} one, so `{edit}` has nothing to copy; align it or choose another position",
+                    self.base_is.name(),
+                    self.base_is.other().name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// clean − corrupted in the base's positions.
+    fn difference(&self, site: Site) -> Result<Arc<Values>> {
+        self.cached(site, Kept::Difference, || {
+            let (base, other) = (self.base_values(site)?, self.other_values(site)?);
+            let sign = if self.base_is == Which::Clean { 1.0 } else { -1.0 };
+            let values = base.values.iter().zip(&other.values).map(|(b, o)| sign * (b - o)).collect();
+            Ok(Values { width: base.width, values })
+        })
+    }
+
+    /// One row: the mean over all positions of the reference.
+    fn mean(&self, site: Site) -> Result<Arc<Values>> {
+        self.cached(site, Kept::Mean, || {
+            let own = [self.base];
+            let runs: Vec<&Trace> =
+                if self.reference.is_empty() { own.to_vec() } else { self.reference.iter().map(|t| &**t).collect() };
+            let mut total: Vec<f64> = Vec::new();
+            let (mut rows, mut width) = (0usize, 0);
+            for run in runs {
+                let values = flat(run, site)?;
+                width = values.width;
+                total.resize(width, 0.0);
+                for row in values.values.chunks_exact(width.max(1)) {
+                    rows += 1;
+                    for (t, v) in total.iter_mut().zip(row) {
+                        *t += f64::from(*v);
+                    }
+                }
+            }
+            Ok(Values { width, values: total.iter().map(|t| (t / rows.max(1) as f64) as f32).collect() })
+        })
+    }
+}
+
+fn is_edge(site: Site) -> bool {
+    matches!(site.kind, SiteKind::Pattern | SiteKind::AttnScores)
+}
+
+fn flat(trace: &Trace, site: Site) -> Result<Values> {
+    let value = trace.value(site)?;
+    let n = value.dim(0)?;
+    let width = if n == 0 { 0 } else { value.elem_count() / n };
+    Ok(Values { width, values: value.flatten_all()?.to_vec1()? })
+}
+
+/// Absolute positions that an operation changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rows {
+    /// From the first position on, prompt and what is generated after it.
+    All,
+    /// Sorted.
+    At(Arc<Vec<usize>>),
+    From(usize),
+    Before(usize),
+}
+
+impl Rows {
+    pub fn first(&self) -> usize {
+        match self {
+            Self::All | Self::Before(_) => 0,
+            Self::At(list) => list.first().copied().unwrap_or(usize::MAX),
+            Self::From(p) => *p,
+        }
+    }
+
+    /// Those inside `range`.
+    pub fn inside(&self, range: Range<usize>) -> Box<dyn Iterator<Item = usize> + '_> {
+        match self {
+            Self::All => Box::new(range),
+            Self::At(list) => Box::new(list.iter().copied().filter(move |p| range.contains(p))),
+            Self::From(p) => Box::new(range.start.max(*p)..range.end),
+            Self::Before(p) => Box::new(range.start..range.end.min(*p)),
+        }
+    }
+}
+
+/// What an operation does to the chosen columns of a row.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Set(f32),
+    Scale(f32),
+    /// Replaces every row's columns by these.
+    Row(Arc<Values>),
+    /// Replaces each row by the row of the same position.
+    Rows(Arc<Values>),
+    /// Adds a vector as long as the columns.
+    Add(Arc<Vec<f32>>),
+    /// Adds `factor` times the row of the same position.
+    AddRows(Arc<Values>, f32),
+    /// Scores: −∞.
+    KnockOut,
+    /// Pattern: this weight, the rest of the row rescaled.
+    Force(f32),
+}
+
+/// A resolved edit.
+#[derive(Clone, Debug)]
+pub struct Op {
+    pub site: Site,
+    pub rows: Rows,
+    /// Columns of a row [pos, ..]; for edges the whole range of heads × sources, see `head` and `src`.
+    pub columns: Range<usize>,
+    pub head: Option<usize>,
+    pub src: Option<usize>,
+    pub change: Change,
+}
+
+impl Op {
+    /// First layer whose computation it changes: `n_layers` for the final norm.
+    pub fn start_layer(&self, n_layers: usize) -> usize {
+        match self.site.kind {
+            SiteKind::Embed => 0,
+            SiteKind::LnFinalScale | SiteKind::LnFinalNormalized => n_layers,
+            _ => self.site.layer,
+        }
+    }
+
+    /// Drops rows whose new values are bit for bit the old ones. What is left may be nothing: then the
+    /// edit provably changes nothing.
+    pub fn without_identical(mut self, sources: &Sources<'_>) -> Result<Self> {
+        let Change::Rows(new) = &self.change else { return Ok(self) };
+        let old = sources.base_values(self.site)?;
+        let n = sources.base.len();
+        let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+        let differs = |p: usize| {
+            if is_edge(self.site) {
+                let heads = new.values.len() / (n * n).max(1);
+                let heads = self.head.map_or(0..heads, |h| h..h + 1);
+                return heads.into_iter().any(|h| {
+                    let row = (h * n + p) * n;
+                    let cells = self.src.map_or(row..row + n, |s| row + s..row + s + 1);
+                    !same(&new.values[cells.clone()], &old.values[cells])
+                });
+            }
+            match (new.row(p), old.row(p)) {
+                (Some(a), Some(b)) => !same(&a[self.columns.clone()], &b[self.columns.clone()]),
+                _ => false,
+            }
+        };
+        let kept: Vec<usize> = self.rows.inside(0..n).filter(|p| differs(*p)).collect();
+        self.rows = Rows::At(Arc::new(kept));
+        Ok(self)
+    }
+}
+
+/// Columns of a site's row that an edit changes.
+fn columns(edit: &Edit, sources: &Sources<'_>) -> Result<Range<usize>> {
+    let config = &sources.base.model.config;
+    let shape = edit.site.shape(config, 1);
+    let width: usize = shape.iter().skip(1).product();
+    let per_head = if shape.len() == 3 { shape[2] } else { width };
+    let start = edit.head.unwrap_or(0) * per_head;
+    match (edit.head, edit.coordinate) {
+        (None, None) => Ok(0..width),
+        (Some(_), None) => Ok(start..start + per_head),
+        (head, Some(c)) if head.is_some() || per_head == width => Ok(start + c..start + c + 1),
+        _ => Err(Error::request(format!(
+            "a coordinate of {} means one dimension of one head; choose a head as well",
+            edit.site
+        ))),
+    }
+}
+
+/// Resolves one edit, which [`Edit::check`] must have passed.
+///
+/// # Errors
+/// Values that are to be copied but do not exist: no other prompt, no counterpart of a position.
+pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
+    let n = sources.base.len();
+    edit.check(&sources.base.model.config, n)?;
+    let mut site = edit.site;
+    let rows = match &edit.positions {
+        Positions::All => Rows::All,
+        Positions::At(list) => {
+            let mut list = list.clone();
+            list.sort_unstable();
+            list.dedup();
+            Rows::At(Arc::new(list))
+        }
+        Positions::Prompt => Rows::Before(n),
+        Positions::Generated => Rows::From(n),
+    };
+    let in_prompt = || rows.inside(0..n).collect::<Vec<_>>();
+    let columns = if edit.is_edge() { 0..0 } else { columns(edit, sources)? };
+    let mut rows_out = rows.clone();
+    let change = match &edit.action {
+        Action::Zero => Change::Set(0.0),
+        Action::Set(v) => Change::Set(*v),
+        Action::Scale(v) => Change::Scale(*v),
+        Action::Mean => {
+            let mean = sources.mean(site)?;
+            Change::Row(mean)
+        }
+        Action::Copy(which) if *which == sources.base_is => {
+            rows_out = Rows::At(Arc::new(in_prompt()));
+            Change::Rows(sources.base_values(site)?)
+        }
+        Action::Copy(_) => {
+            // Over all positions, those without a counterpart keep their own value.
+            let mut chosen = in_prompt();
+            if edit.positions == Positions::All || edit.positions == Positions::Prompt {
+                sources.other_run()?;
+                chosen.retain(|p| sources.alignment.get(*p).copied().flatten().is_some());
+            }
+            sources.counterparts(edit, chosen.iter().copied())?;
+            rows_out = Rows::At(Arc::new(chosen));
+            Change::Rows(sources.other_values(site)?)
+        }
+        Action::Add { direction: Direction::Difference, factor } => {
+            let chosen = in_prompt();
+            sources.counterparts(edit, chosen.iter().copied())?;
+            rows_out = Rows::At(Arc::new(chosen));
+            Change::AddRows(sources.difference(site)?, *factor)
+        }
+        Action::Add { direction, factor } => {
+            let vector = match direction {
+                Direction::Vector(v) => v.clone(),
+                Direction::Token { id, minus } => unembedding(sources.base, *id, *minus)?,
+                Direction::Difference => Vec::new(),
+            };
+            if vector.len() != columns.len() {
+                return Err(Error::request(format!(
+                    "the direction has {} numbers, but `{edit}` changes {} coordinates; give a direction of that length",
+                    vector.len(),
+                    columns.len()
+                )));
+            }
+            Change::Add(Arc::new(vector.iter().map(|v| v * factor).collect()))
+        }
+        Action::KnockOut => {
+            site.kind = SiteKind::AttnScores;
+            Change::KnockOut
+        }
+        Action::Force(w) => Change::Force(*w),
+    };
+    Ok(Op { site, rows: rows_out, columns, head: edit.head, src: edit.src, change })
+}
+
+/// The active edits of a stack, in order.
+///
+/// # Errors
+/// As [`EditStack::check`] and [`resolve`].
+pub fn resolve_stack(stack: &EditStack, sources: &Sources<'_>) -> Result<Vec<Op>> {
+    stack.check(&sources.base.model.config, sources.base.len())?;
+    stack.active().map(|e| resolve(e, sources)).collect()
+}
+
+/// A token's unembedding column, minus another's, at unit length; [d_model].
+pub fn unembedding(trace: &Trace, id: u32, minus: Option<u32>) -> Result<Vec<f32>> {
+    let network = trace.model.network();
+    network.check(&[id])?;
+    let column =
+        |id: u32| -> Result<Tensor> { Ok(trace.model.weights.unembed.narrow(1, id as usize, 1)?.flatten_all()?) };
+    let mut v: Vec<f32> = column(id)?.to_vec1()?;
+    if let Some(minus) = minus {
+        network.check(&[minus])?;
+        for (a, b) in v.iter_mut().zip(column(minus)?.to_vec1::<f32>()?) {
+            *a -= b;
+        }
+    }
+    let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        v.iter_mut().for_each(|x| *x /= length);
+    }
+    Ok(v)
+}

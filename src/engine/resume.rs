@@ -1,0 +1,153 @@
+//! Exact partial re-computation. An edit at layer L and position p cannot change layers below L, nor, by
+//! causality, positions before p. So a variant of a run is computed from the base run's resid_pre[L], rows
+//! p.., with the base's keys and values for the positions before; and all variants of a sweep go through
+//! the remaining layers together, their rows one behind the other, so that each layer's weights are read
+//! once for all of them. The result equals a full run under the same edits.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::editor::Editor;
+use super::forward::Prepared;
+use super::hooks::Hooks;
+use super::kernels::segments::Segment;
+use super::resolve::Op;
+use super::site::{Site, SiteKind};
+use super::trace::Trace;
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+
+/// A base run with other edits.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    pub ops: Arc<Vec<Op>>,
+    /// First layer that has to be computed; `n_layers` for the final norm alone.
+    pub layer: usize,
+    /// First position that has to be computed.
+    pub start: usize,
+}
+
+impl Variant {
+    /// `None` where the edits change no row of `base`: the variant is the base run, bit for bit.
+    pub fn new(ops: Vec<Op>, base: &Trace) -> Option<Self> {
+        let n_layers = base.model.config.n_layers;
+        let touched = |op: &&Op| op.rows.inside(0..base.len()).next().is_some();
+        let layer = ops.iter().filter(touched).map(|op| op.start_layer(n_layers)).min()?;
+        let start = ops.iter().map(|op| op.rows.first()).min()?;
+        Some(Self { ops: Arc::new(ops), layer, start })
+    }
+
+    /// Rows × layers that it takes: the unit of cost.
+    pub fn row_layers(&self, base: &Trace) -> usize {
+        (base.len() - self.start.min(base.len())) * (base.model.config.n_layers - self.layer).max(1)
+    }
+}
+
+/// Resumes `base` under each variant's edits and returns the normalised final residual rows
+/// [variant, d_model] at position `pos`, which must not lie before any variant's start. Progress is stepped
+/// by row-layers; the caller says how many to expect.
+///
+/// # Errors
+/// [`Error::Cancelled`], between two layers.
+pub fn resume(
+    base: &Trace,
+    prepared: &Prepared,
+    variants: &[Variant],
+    pos: usize,
+    progress: &Progress,
+) -> Result<Tensor> {
+    let n = base.len();
+    let network = base.model.network();
+    let config = network.config;
+    if let Some(v) = variants.iter().find(|v| v.start > pos) {
+        return Err(Error::failed(format!("a variant that starts at {} cannot change position {pos}", v.start)));
+    }
+    // Early starters first, so that rows keep their places when others join behind them.
+    let mut order: Vec<usize> = (0..variants.len()).collect();
+    order.sort_by_key(|i| variants[*i].layer);
+    let mut editor = Editor::new(variants.iter().map(|v| v.ops.clone()).collect());
+    let mut waiting = order.iter().copied().peekable();
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut members: Vec<usize> = Vec::new();
+    let mut resid: Option<Tensor> = None;
+    let mut plan: Option<Prepared> = None;
+    let mut embedded = None;
+    for layer in 0..=config.n_layers {
+        progress.check()?;
+        let mut joined: Vec<Tensor> = Vec::new();
+        while let Some(&i) = waiting.peek().filter(|i| variants[**i].layer == layer) {
+            waiting.next();
+            let first = segments.last().map_or(0, |s| s.first + s.rows);
+            let segment = Segment { first, rows: n - variants[i].start, start: variants[i].start };
+            // The stream before this layer. Edits of the embedding come before positions are added.
+            let edits_embedding = layer == 0 && variants[i].ops.iter().any(|op| op.site.kind == SiteKind::Embed);
+            let stream = if edits_embedding {
+                let source: &Tensor = match &embedded {
+                    Some(t) => t,
+                    None => embedded.insert(base.get(SiteKind::Embed, 0)?),
+                };
+                let rows = source.narrow(0, segment.start, segment.rows)?.unsqueeze(0)?.contiguous()?;
+                let mut own = Editor::single(variants[i].ops.clone(), segment.start, segment.rows);
+                let mut rows = own.visit(Site::new(SiteKind::Embed, 0), rows)?;
+                if let Some(table) = &network.weights.pos_embed {
+                    rows = rows.broadcast_add(&table.narrow(0, segment.start, segment.rows)?)?;
+                }
+                rows.squeeze(0)?
+            } else {
+                base.resid(layer)?.narrow(0, segment.start, segment.rows)?
+            };
+            joined.push(stream);
+            editor.place(i, segment);
+            segments.push(segment);
+            members.push(i);
+        }
+        if !joined.is_empty() {
+            if let Some(r) = resid.take() {
+                joined.insert(0, r.squeeze(0)?);
+            }
+            resid = Some(Tensor::cat(&joined, 0)?.unsqueeze(0)?.contiguous()?);
+            plan = Some(prepared.resume(segments.clone()));
+        }
+        if layer == config.n_layers {
+            break;
+        }
+        if let (Some(r), Some(plan)) = (resid.take(), &mut plan) {
+            plan.set_past(base.past(layer)?);
+            progress.step(r.dim(1)? as u64)?;
+            resid = Some(network.block(layer, r, plan, &mut editor)?);
+        }
+    }
+    let Some(resid) = resid else {
+        return Err(Error::failed("there is no variant to resume"));
+    };
+    let picks: Vec<u32> = segments.iter().map(|s| (s.first + pos - s.start) as u32).collect();
+    let rows = resid.squeeze(0)?.index_select(&Tensor::from_vec(picks, segments.len(), resid.device())?, 0)?;
+    for (row, i) in members.iter().enumerate() {
+        editor.place(*i, Segment { first: row, rows: 1, start: pos });
+    }
+    let normalized = network.final_norm(&rows.unsqueeze(0)?, &mut editor)?.squeeze(0)?;
+    // Back into the order that was asked for.
+    let mut place = vec![0u32; variants.len()];
+    for (row, i) in members.iter().enumerate() {
+        place[*i] = row as u32;
+    }
+    Ok(normalized.index_select(&Tensor::from_vec(place, variants.len(), normalized.device())?, 0)?)
+}
+
+/// Rows that are held at a time: enough to keep the products at full speed, few enough that a layer passes
+/// well within the time a cancellation may take.
+const ROWS: usize = 1024;
+
+/// Bytes of working memory that a row takes at its peak inside a block.
+pub fn bytes_per_row(base: &Trace) -> usize {
+    let c = &base.model.config;
+    4 * (4 * c.d_model + 3 * c.d_mlp + 3 * c.n_heads * c.d_head + 4 * c.n_kv_heads * c.d_head)
+}
+
+/// Rows that fit one chunk of a sweep over `base`; a variant that edits patterns holds them as well.
+pub fn rows_at_once(base: &Trace, edges: bool) -> usize {
+    const MEMORY: usize = 512 << 20;
+    let per_row = bytes_per_row(base) + if edges { 12 * base.model.config.n_heads * base.len() } else { 0 };
+    (MEMORY / per_row.max(1)).clamp(1, ROWS)
+}
