@@ -190,6 +190,31 @@ impl<'a> Readout<'a> {
         Ok(out)
     }
 
+    /// The metric as a scalar that can be differentiated, of one normalised row [1, d_model].
+    ///
+    /// # Errors
+    /// A rank, which has no gradient.
+    pub fn differentiable(&self, normalized: &Tensor) -> Result<Tensor> {
+        let network = self.trace.model.network();
+        if let Some((columns, bias)) = &self.columns {
+            let logits = network.logits_by(normalized, columns, bias.as_ref())?.flatten_all()?;
+            return Ok(match self.metric {
+                Metric::LogitDifference { .. } => (logits.get(0)? - logits.get(1)?)?,
+                _ => logits.get(0)?,
+            });
+        }
+        let logits = network.unembed(normalized)?;
+        let log_probs = candle_nn::ops::log_softmax(&logits, 1)?.flatten_all()?;
+        match self.metric {
+            Metric::Probability { answer } => Ok(log_probs.get(answer as usize)?.exp()?),
+            Metric::Kl => {
+                let clean = Tensor::from_slice(&self.clean, self.clean.len(), normalized.device())?;
+                Ok((clean.exp()? * (clean - log_probs)?)?.sum_all()?)
+            }
+            _ => Err(Error::request("a rank has no gradient; choose logit difference, logit, probability or KL")),
+        }
+    }
+
     fn read_row(&self, logits: &[f32]) -> f32 {
         let summary = row_summary(logits, 0, &self.metric.tokens());
         match (self.metric, summary.asked.first()) {

@@ -1,6 +1,8 @@
 //! WHAT we ask of a run: one file a question.
 
 pub mod alignment;
+pub mod attribution_patching;
+pub mod audit;
 pub mod direct_attribution;
 pub mod head_scores;
 pub mod logit_lens;

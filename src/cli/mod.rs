@@ -1,6 +1,7 @@
 //! The headless command line: one file a subcommand, one line each in [`Command`].
 
 pub mod ablate;
+pub mod attribute;
 pub mod bench;
 pub mod dla;
 pub mod heads;
@@ -69,6 +70,8 @@ pub enum Command {
     Patch(patch::Arguments),
     /// Ablation: what is lost when one part is removed
     Ablate(ablate::Arguments),
+    /// Gradient approximations of patching, for all cells at once
+    Attribute(attribute::Arguments),
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(render::Arguments),
@@ -88,6 +91,7 @@ impl Command {
             Self::Heads(a) => heads::execute(&a),
             Self::Patch(a) => patch::execute(&a),
             Self::Ablate(a) => ablate::execute(&a),
+            Self::Attribute(a) => attribute::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
             Self::Lab(a) => lab::execute(&a),

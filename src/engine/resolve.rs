@@ -137,7 +137,7 @@ impl<'a> Sources<'a> {
     }
 
     /// clean − corrupted in the base's positions.
-    fn difference(&self, site: Site) -> Result<Arc<Values>> {
+    pub fn difference(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Difference, || {
             let (base, other) = (self.base_values(site)?, self.other_values(site)?);
             let sign = if self.base_is == Which::Clean { 1.0 } else { -1.0 };
