@@ -107,9 +107,9 @@ impl AttributionPatching {
                         }));
                     }
                 }
-                By::DestSrc { head, .. } => values.extend(
-                    product.iter().skip(head * n * n).take(n * n).map(|v| estimate(*v)),
-                ),
+                By::DestSrc { head, .. } => {
+                    values.extend(product.iter().skip(head * n * n).take(n * n).map(|v| estimate(*v)))
+                }
             }
         }
         Ok(Found {

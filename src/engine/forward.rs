@@ -211,7 +211,11 @@ impl Network<'_> {
         }
         let (value, divisor) = norm::normalize(x, self.config.norm, frozen)?;
         let changed = visit(hooks, scale, divisor.clone())?;
-        let value = if changed.id() == divisor.id() { value } else { (value * divisor)?.broadcast_div(&changed)? };
+        let value = if changed.id() == divisor.id() {
+            value
+        } else {
+            value.broadcast_mul(&divisor)?.broadcast_div(&changed)?
+        };
         let value = visit(hooks, normalized, value)?;
         Ok(norm::affine(&value, n)?)
     }
