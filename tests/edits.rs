@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use circuitscope::analysis::pair::Pair;
 use circuitscope::engine::edit::{Direction, Positions};
 use circuitscope::engine::forward::Prepared;
+use circuitscope::engine::generate::{Sampling, generate};
 use circuitscope::engine::gradient::gradients;
 use circuitscope::engine::resolve::{Sources, resolve, resolve_stack};
 use circuitscope::engine::resume::{Variant, resume};
@@ -325,6 +326,34 @@ fn frozen_gradients_equal_finite_differences_of_frozen_runs() {
                 let got = all[pos * shape[1..].iter().product::<usize>() + 1];
                 assert!((got - fd).abs() <= 0.01 * scale + 2e-4, "{}: {site} {pos}: {got} against {fd}", case.name);
             }
+        }
+    }
+}
+
+/// Cached generation under an edit gives the probabilities of full runs of the same tokens.
+#[test]
+fn generation_equals_full_runs() {
+    for case in cases() {
+        let base = &case.pair.clean;
+        let sources = case.pair.sources(Which::Clean).unwrap();
+        let edits = [
+            Edit::new(Site::new(SiteKind::Z, 0), Action::Scale(0.3)).head(0),
+            Edit {
+                positions: Positions::Generated,
+                ..Edit::new(Site::new(SiteKind::ResidPost, 1), Action::Scale(1.1))
+            },
+        ];
+        let ops: Arc<Vec<_>> = Arc::new(edits.iter().map(|e| resolve(e, &sources).unwrap()).collect());
+        let sampling = Sampling { temperature: 1.0, seed: 5, ..Sampling::default() };
+        let mut streamed = Vec::new();
+        let tokens =
+            generate(&base.model, &base.ids, &ops, sampling, 4, &Progress::new(), |t| streamed.push(t)).unwrap();
+        assert_eq!(tokens, streamed);
+        let ids: Vec<u32> = base.ids.iter().copied().chain(tokens.iter().map(|t| t.id)).collect();
+        let full = Trace::run_edited(&base.model, ids, ops, &Progress::new()).unwrap();
+        for (i, token) in tokens.iter().enumerate() {
+            let prob = (-full.loss[LENGTH + i].unwrap()).exp();
+            assert!((prob - token.prob).abs() < 1e-4, "{}: token {i}: {prob} against {}", case.name, token.prob);
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Attribution {
     pub attn_biases: Vec<f32>,
     /// The final norm's offset and the unembedding's bias.
     pub output_bias: f32,
+    /// What edits of the stream put in beside the components; zero for a plain run.
+    pub edits: f32,
     /// Logit (difference) of the run itself, to compare the sum with.
     pub logit: f32,
 }
@@ -43,7 +45,12 @@ impl Attribution {
     pub fn sum(&self) -> f32 {
         let heads: f64 = self.heads.iter().flatten().map(|v| f64::from(*v)).sum();
         let mlps: f64 = self.mlps.iter().map(|v| f64::from(*v)).sum();
-        (f64::from(self.embed) + f64::from(self.pos_embed) + heads + mlps + f64::from(self.biases())) as f32
+        (f64::from(self.embed)
+            + f64::from(self.pos_embed)
+            + heads
+            + mlps
+            + f64::from(self.biases())
+            + f64::from(self.edits)) as f32
     }
 }
 
@@ -132,6 +139,9 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
         }
     }
     out.logit = dot(&trace.resid_final.get(pos)?, &reading)? + out.output_bias;
+    if !trace.edits().is_empty() {
+        out.edits = out.logit - out.sum();
+    }
     Ok(out)
 }
 

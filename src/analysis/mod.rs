@@ -3,6 +3,7 @@
 pub mod alignment;
 pub mod attribution_patching;
 pub mod audit;
+pub mod backup;
 pub mod direct_attribution;
 pub mod head_scores;
 pub mod logit_lens;

@@ -4,6 +4,7 @@ pub mod ablate;
 pub mod attribute;
 pub mod bench;
 pub mod dla;
+pub mod generate;
 pub mod heads;
 pub mod lab;
 pub mod lens;
@@ -72,6 +73,8 @@ pub enum Command {
     Ablate(ablate::Arguments),
     /// Gradient approximations of patching, for all cells at once
     Attribute(attribute::Arguments),
+    /// Continue a prompt, with edits active
+    Generate(generate::Arguments),
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(render::Arguments),
@@ -92,6 +95,7 @@ impl Command {
             Self::Patch(a) => patch::execute(&a),
             Self::Ablate(a) => ablate::execute(&a),
             Self::Attribute(a) => attribute::execute(&a),
+            Self::Generate(a) => generate::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
             Self::Lab(a) => lab::execute(&a),

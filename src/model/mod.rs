@@ -227,10 +227,10 @@ fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> 
     let config: Option<Value> = std::fs::read_to_string(folder.join("tokenizer_config.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok());
-    let bos_id = config
-        .as_ref()
-        .and_then(|c| c.get("bos_token"))
-        .and_then(|t| t.as_str().or_else(|| t.get("content").and_then(Value::as_str)))
-        .and_then(|t| inner.token_to_id(t));
-    Tokenizer::new(inner, d_vocab, bos, bos_id.or(bos), &path).map(Some)
+    let named = |key: &str| {
+        let token = config.as_ref()?.get(key)?;
+        inner.token_to_id(token.as_str().or_else(|| token.get("content")?.as_str())?)
+    };
+    let (bos_id, eos) = (named("bos_token"), named("eos_token"));
+    Ok(Some(Tokenizer::new(inner, d_vocab, bos, bos_id.or(bos), &path)?.with_eos(eos)))
 }

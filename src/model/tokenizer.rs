@@ -13,6 +13,8 @@ pub struct Tokenizer {
     bos: Option<u32>,
     /// Used for `--bos`.
     bos_id: Option<u32>,
+    /// Ends a generated text.
+    eos: Option<u32>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -71,7 +73,18 @@ impl Tokenizer {
                 piece.replace('▁', " ").into_bytes()
             };
         }
-        Ok(Self { inner, bytes, bos, bos_id })
+        Ok(Self { inner, bytes, bos, bos_id, eos: None })
+    }
+
+    /// Names the token that ends a generated text.
+    #[must_use]
+    pub fn with_eos(mut self, eos: Option<u32>) -> Self {
+        self.eos = eos.filter(|id| (*id as usize) < self.bytes.len());
+        self
+    }
+
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
     }
 
     /// Token ids of `text`; the model's own beginning-of-sequence token first if its tokenizer adds it,

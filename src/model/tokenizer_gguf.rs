@@ -95,7 +95,8 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
         .map_err(|e| wrong(format!("its vocabulary and merges do not fit together ({e})")))?;
     let bos_id = id("tokenizer.ggml.bos_token_id");
     let adds = flag("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama");
-    Tokenizer::new(inner, d_vocab, bos_id.filter(|_| adds), bos_id, &gguf.path).map(Some)
+    let tokenizer = Tokenizer::new(inner, d_vocab, bos_id.filter(|_| adds), bos_id, &gguf.path)?;
+    Ok(Some(tokenizer.with_eos(id("tokenizer.ggml.eos_token_id"))))
 }
 
 /// The pre-tokenizer of a `tokenizer.ggml.pre` name, as `tokenizer.json` writes it.

@@ -1,0 +1,67 @@
+//! Backup components: those whose direct attribution rises when another is ablated [Wang et al. 2022; McGrath
+//! et al. 2023, "The Hydra Effect"]. They make an ablation look milder than what the ablated component did.
+
+use super::direct_attribution::Attribution;
+
+/// A component of the residual stream's sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    Head { layer: usize, head: usize },
+    Mlp { layer: usize },
+}
+
+impl std::fmt::Display for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Head { layer, head } => write!(f, "a{layer}.h{head}"),
+            Self::Mlp { layer } => write!(f, "m{layer}"),
+        }
+    }
+}
+
+/// One component's direct attribution in the base and in the edited run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    pub component: Component,
+    pub before: f32,
+    pub after: f32,
+}
+
+impl Change {
+    pub fn rise(&self) -> f32 {
+        self.after - self.before
+    }
+}
+
+/// All components by how much their direct attribution rose, most first. Each run's final norm is frozen at its
+/// own scale.
+pub fn changes(before: &Attribution, after: &Attribution) -> Vec<Change> {
+    let heads = before.heads.iter().zip(&after.heads).enumerate().flat_map(|(layer, (b, a))| {
+        b.iter().zip(a).enumerate().map(move |(head, (b, a))| Change {
+            component: Component::Head { layer, head },
+            before: *b,
+            after: *a,
+        })
+    });
+    let mlps = before.mlps.iter().zip(&after.mlps).enumerate().map(|(layer, (b, a))| Change {
+        component: Component::Mlp { layer },
+        before: *b,
+        after: *a,
+    });
+    let mut all: Vec<Change> = heads.chain(mlps).collect();
+    all.sort_by(|x, y| y.rise().total_cmp(&x.rise()));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_rise_comes_first() {
+        let before = Attribution { heads: vec![vec![1.0, 0.0]], mlps: vec![0.5], ..Attribution::default() };
+        let after = Attribution { heads: vec![vec![0.0, 0.7]], mlps: vec![0.6], ..Attribution::default() };
+        let list: Vec<String> = changes(&before, &after).iter().map(|c| c.component.to_string()).collect();
+        assert_eq!(list, ["a0.h1", "m0", "a0.h0"]);
+    }
+}

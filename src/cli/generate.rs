@@ -1,0 +1,153 @@
+//! `generate`: text under edits.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::output::document;
+use super::{ModelArgs, PromptArgs, emit, progress};
+use crate::analysis::pair::Pair;
+use crate::engine::generate::{Sampling, generate};
+use crate::engine::resolve::resolve_stack;
+use crate::engine::{EditStack, Trace};
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// A stack of edits as JSON, as the window saves it
+    #[arg(long, value_name = "FILE")]
+    edits: Option<PathBuf>,
+    /// The other prompt, for edits that copy from it
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    corrupt: Option<String>,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 40, value_name = "N")]
+    max: usize,
+    /// 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Only the K most probable tokens (0: all)
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    top_k: usize,
+    /// Only the most probable tokens that together reach P
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Reads a saved stack.
+pub fn read_stack(path: &PathBuf) -> Result<EditStack> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::request(format!(
+            "{} is not a stack of edits: {e}; save one from the window or see the README",
+            path.display()
+        ))
+    })
+}
+
+/// The runs a stack refers to. The prompt given is the base, whichever the stack calls it.
+pub fn pair_for(
+    model: &Arc<Model>,
+    stack: &EditStack,
+    ids: Vec<u32>,
+    other: Option<Vec<u32>>,
+    progress: &crate::jobs::Progress,
+) -> Result<Pair> {
+    let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
+    let base = run(ids)?;
+    let mut pair = match other {
+        Some(other) if stack.base == crate::engine::Which::Clean => Pair::new(base, run(other)?),
+        Some(other) => Pair::new(run(other)?, base),
+        None if stack.base == crate::engine::Which::Clean => Pair::alone(base),
+        None => {
+            return Err(Error::request(
+                "the stack edits the corrupted run of a pair; give the other prompt as well (--corrupt)",
+            ));
+        }
+    };
+    let reference = stack.reference.iter().map(|t| run(model.encode(t, false)?)).collect::<Result<Vec<_>>>()?;
+    pair.reference = Arc::new(reference);
+    Ok(pair)
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let ids = args.prompt.required(&model)?;
+    let stack = args.edits.as_ref().map(read_stack).transpose()?.unwrap_or_default();
+    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
+    sampling.check()?;
+    let (progress, bar) = progress("generate");
+    let started = Instant::now();
+    let ops = if stack.is_active() {
+        let other = args.corrupt.as_ref().map(|t| model.encode(t, args.prompt.bos)).transpose()?;
+        // `-p` is the clean prompt and `--corrupt` the other one, as everywhere.
+        let (base, second) = match (stack.base, other) {
+            (crate::engine::Which::Corrupted, Some(corrupt)) => (corrupt, Some(ids.clone())),
+            (_, other) => (ids.clone(), other),
+        };
+        let pair = pair_for(&model, &stack, base, second, &progress)?;
+        let ops = resolve_stack(&stack, &pair.sources(stack.base)?)?;
+        (pair.run(stack.base)?.ids.clone(), Arc::new(ops))
+    } else {
+        (ids.clone(), Arc::default())
+    };
+    let (ids, ops) = ops;
+    let stream = !args.model.json;
+    let mut shown = String::new();
+    let mut so_far: Vec<u32> = Vec::new();
+    drop(bar);
+    if stream {
+        print_now(&text_of(&model, &ids))?;
+    }
+    let tokens = generate(&model, &ids, &ops, sampling, args.max, &progress, |token| {
+        so_far.push(token.id);
+        if stream {
+            // Only whole characters: a token may end in the middle of one.
+            let text = text_of(&model, &so_far);
+            if let Some(new) = text.strip_prefix(shown.as_str())
+                && !new.ends_with('\u{fffd}')
+                && print_now(new).is_ok()
+            {
+                shown = text;
+            }
+        }
+    })?;
+    let seconds = started.elapsed().as_secs_f64();
+    if stream {
+        return emit(text_of(&model, &so_far).strip_prefix(shown.as_str()).unwrap_or_default());
+    }
+    let list: Vec<_> =
+        tokens.iter().map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob})).collect();
+    let edits: Vec<String> = stack.active().map(ToString::to_string).collect();
+    let doc = json!({"generated": list, "text": text_of(&model, &so_far), "edits": edits,
+        "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed}});
+    emit(&document(&model, Some(&ids), seconds, doc).to_string())
+}
+
+/// The text of ids; without a tokenizer the ids themselves.
+pub fn text_of(model: &Model, ids: &[u32]) -> String {
+    match &model.tokenizer {
+        Some(t) => t.decode(ids),
+        None => ids.iter().map(|id| format!("{} ", model.token_text(*id))).collect(),
+    }
+}
+
+fn print_now(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::failed(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
