@@ -72,45 +72,28 @@ impl AttributionPatching {
             let at = Site::new(site, layer);
             let gradient = self.gradients.get(at)?.flatten_all()?.to_vec1::<f32>()?;
             let difference = sources.difference(at)?;
-            let product: Vec<f32> = gradient
-                .iter()
-                .zip(&difference.values)
-                // A position without a counterpart is not patched. (Scores of −∞ never get here.)
-                .map(|(g, d)| g * d)
-                .collect();
-            let aligned = |p: usize| sources.alignment.get(p).copied().flatten().is_some();
-            let shape = at.shape(&base.model.config, n);
-            let sum = |keep: &dyn Fn(usize, usize, usize) -> bool| -> f32 {
-                let (b, c) = (shape[1], shape.get(2).copied().unwrap_or(1));
-                product
-                    .iter()
-                    .enumerate()
-                    .filter(|(i, _)| keep(i / (b * c), (i / c) % b, i % c))
-                    .map(|(_, v)| f64::from(*v))
-                    .sum::<f64>() as f32
-            };
-            let edge = site == SiteKind::Pattern;
-            let position = |a: usize, b: usize| if edge { b } else { a };
-            let head_of = |a: usize, b: usize| if edge { a } else { b };
-            let heads = if edge { shape[0] } else { shape[1] };
-            let estimate = |v: f32| self.corrupted + v;
-            match by {
-                By::Layer => values.push(estimate(sum(&|a, _, _| aligned(a)))),
-                By::LayerPos => values.extend((0..n).map(|p| estimate(sum(&|a, _, _| a == p && aligned(a))))),
-                By::LayerHead => values.extend(
-                    (0..heads).map(|h| estimate(sum(&|a, b, _| head_of(a, b) == h && aligned(position(a, b))))),
-                ),
-                By::LayerHeadPos => {
-                    for h in 0..heads {
-                        values.extend((0..n).map(|p| {
-                            estimate(sum(&|a, b, _| head_of(a, b) == h && position(a, b) == p && aligned(p)))
-                        }));
-                    }
-                }
-                By::DestSrc { head, .. } => {
-                    values.extend(product.iter().skip(head * n * n).take(n * n).map(|v| estimate(*v)))
-                }
+            let product: Vec<f32> = gradient.iter().zip(&difference.values).map(|(g, d)| g * d).collect();
+            if let By::DestSrc { head, .. } = by {
+                values.extend(product.iter().skip(head * n * n).take(n * n).map(|v| self.corrupted + v));
+                continue;
             }
+            let effect = effects(&product, &at.shape(&base.model.config, n), site == SiteKind::Pattern);
+            // A position without a counterpart is not patched.
+            let aligned: Vec<usize> =
+                (0..n).filter(|p| sources.alignment.get(*p).copied().flatten().is_some()).collect();
+            let heads = effect.len() / n;
+            let over = |h: usize| aligned.iter().map(|p| effect[h * n + p]).sum::<f64>();
+            let one = |h: usize, p: usize| if aligned.contains(&p) { effect[h * n + p] } else { 0.0 };
+            let cells: Vec<f64> = match by {
+                By::Layer => vec![(0..heads).map(over).sum()],
+                By::LayerHead => (0..heads).map(over).collect(),
+                By::LayerPos => (0..n).map(|p| (0..heads).map(|h| one(h, p)).sum()).collect(),
+                By::LayerHeadPos => {
+                    (0..heads).flat_map(|h| (0..n).map(move |p| (h, p))).map(|(h, p)| one(h, p)).collect()
+                }
+                By::DestSrc { .. } => Vec::new(),
+            };
+            values.extend(cells.iter().map(|v| self.corrupted + *v as f32));
         }
         Ok(Found {
             question,
@@ -124,5 +107,23 @@ impl AttributionPatching {
             done: true,
             seconds: self.seconds,
         })
+    }
+}
+
+/// The product summed over everything but head and (destination) position: [head, pos], a single head for sites
+/// that have none.
+fn effects(product: &[f32], shape: &[usize], edge: bool) -> Vec<f64> {
+    let total = |part: &[f32]| part.iter().map(|v| f64::from(*v)).sum::<f64>();
+    match *shape {
+        [_, _, sources] if edge => product.chunks_exact(sources).map(total).collect(),
+        [n, heads, d] => {
+            let mut out = vec![0.0; n * heads];
+            for (i, part) in product.chunks_exact(d).enumerate() {
+                out[(i % heads) * n + i / heads] = total(part);
+            }
+            out
+        }
+        [_, d] => product.chunks_exact(d).map(total).collect(),
+        _ => Vec::new(),
     }
 }

@@ -25,7 +25,7 @@ pub struct Arguments {
 }
 
 /// Median seconds of `f` over `n` runs after one warm-up.
-fn time(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+pub(super) fn time(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     f()?;
     let mut times = (0..n.max(1))
         .map(|_| {
@@ -115,8 +115,20 @@ fn peak_memory() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
 }
 
-fn prompt(model: &Model, n: usize) -> Vec<u32> {
+pub(super) fn prompt(model: &Model, n: usize) -> Vec<u32> {
     crate::analysis::head_scores::repeated_random(model.config.d_vocab, n.div_ceil(2), 0).into_iter().take(n).collect()
+}
+
+/// A forward pass with the logits of every position.
+fn watched_pass(model: &Model, ids: &[u32], hooks: &mut dyn crate::engine::Hooks, progress: &Progress) -> Result<()> {
+    let network = model.network();
+    let resid = network.forward(&[ids], hooks, progress)?.squeeze(0)?;
+    crate::engine::logits::summarise(network, &resid, 1, |_| Vec::new(), &mut NoHooks, progress)?;
+    Ok(())
+}
+
+pub(super) fn plain_pass(model: &Model, ids: &[u32], progress: &Progress) -> Result<()> {
+    watched_pass(model, ids, &mut NoHooks, progress)
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -130,12 +142,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut forwards: Vec<Value> = Vec::new();
     // Plain passes first: memory high-water marks only rise.
     let lengths: Vec<usize> = [14, 128, 512].into_iter().filter(|n| *n <= model.config.n_ctx).collect();
-    let pass = |ids: &[u32], hooks: &mut dyn crate::engine::Hooks| -> Result<()> {
-        let network = model.network();
-        let resid = network.forward(&[ids], hooks, &progress)?.squeeze(0)?;
-        crate::engine::logits::summarise(network, &resid, 1, |_| Vec::new(), &mut NoHooks, &progress)?;
-        Ok(())
-    };
+    let pass = |ids: &[u32], hooks: &mut dyn crate::engine::Hooks| watched_pass(&model, ids, hooks, &progress);
     let mut plain_passes = Vec::new();
     for &n in &lengths {
         let ids = prompt(&model, n);
@@ -160,6 +167,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "peak_memory_over_weights": peak.map(|p| p as f64 / model.weight_bytes() as f64)}));
     }
     let stream = stream_seconds(&model, args.repeat)?;
+    let sweeps = super::bench_sweeps::sweeps(&model, args.repeat)?;
     let short = forwards.first().and_then(|f| f["seconds"].as_f64()).unwrap_or(f64::NAN);
     #[cfg(feature = "gui")]
     let frame = crate::app::bench::frame(&model, args.repeat)?;
@@ -172,6 +180,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         "stream_gb_per_second": model.weight_bytes() as f64 / stream / 1e9,
         "short_forward_over_stream": short / stream,
         "weight_bytes": model.weight_bytes(),
+        "causal": sweeps,
         "frame": frame,
     });
     if args.model.json {
@@ -190,6 +199,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         short / stream,
         peak.as_f64().unwrap_or(f64::NAN),
     );
+    text.push_str(&super::bench_sweeps::lines(&doc["causal"]));
     if let (Some(ui), Some(shapes)) = (frame["ui_ms"].as_f64(), frame["tessellate_ms"].as_f64()) {
         let tokens = &frame["tokens"];
         text.push_str(&format!(

@@ -3,6 +3,7 @@
 pub mod ablate;
 pub mod attribute;
 pub mod bench;
+mod bench_sweeps;
 pub mod dla;
 pub mod generate;
 pub mod heads;

@@ -59,11 +59,7 @@ impl Trace {
     ];
 
     fn capture_for(model: &Model) -> Capture {
-        let rotary = matches!(model.config.positions, Positions::Rotary(_));
-        // With rotary positions the pattern follows from the turned q and k alone.
-        let skip = |k: &SiteKind| rotary && matches!(k, SiteKind::Q | SiteKind::K);
-        let kinds: Vec<SiteKind> = Self::KEPT.into_iter().filter(|k| !skip(k)).collect();
-        Capture::kinds(&model.config, &kinds)
+        Capture::kinds(&model.config, &Self::KEPT)
     }
 
     /// Bytes that a trace of `positions` tokens will take.
@@ -155,6 +151,9 @@ impl Trace {
         let c = &self.model.config;
         if !site.kind.exists(c) || site.layer >= c.n_layers {
             return Err(Error::request(format!("this model has no site {site}")));
+        }
+        if site.kind == SiteKind::Pattern && !self.edits_patterns(site.layer) {
+            return self.pattern(site.layer);
         }
         let mut editor = Editor::single(self.edits.clone(), 0, self.len());
         let mut capture = Capture::sites([site]);

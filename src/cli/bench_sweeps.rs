@@ -1,0 +1,106 @@
+//! Timings of sweeps, in multiples of one plain forward pass of the same prompt: what a tool that runs the model
+//! once a cell pays for each of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::bench::{plain_pass, time};
+use crate::analysis::attribution_patching::attribution_patching;
+use crate::analysis::metric::MetricKind;
+use crate::analysis::pair::Pair;
+use crate::analysis::patching::patching;
+use crate::analysis::sweep::{By, SITES, Sweep};
+use crate::engine::{Freeze, SiteKind, Trace};
+use crate::error::Result;
+use crate::jobs::Progress;
+use crate::model::Model;
+
+const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
+const CORRUPT: &str = "When Mary and John went to the store, Mary gave a drink to";
+
+/// Two prompts that differ in one token: a text where the model reads text, otherwise ids.
+fn prompts(model: &Model) -> (Vec<u32>, Vec<u32>) {
+    if let (Ok(clean), Ok(corrupt)) = (model.encode(CLEAN, false), model.encode(CORRUPT, false))
+        && clean.len() == corrupt.len()
+    {
+        return (clean, corrupt);
+    }
+    let clean = super::bench::prompt(model, 14);
+    let mut corrupt = clean.clone();
+    if let Some(id) = corrupt.get_mut(9) {
+        *id = (*id + 1) % model.config.d_vocab as u32;
+    }
+    (clean, corrupt)
+}
+
+pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
+    let progress = Progress::new();
+    let (clean, corrupt) = prompts(model);
+    let plain = time(repeat, || plain_pass(model, &corrupt, &progress))?;
+    let run = |ids: Vec<u32>| Ok::<_, crate::Error>(Arc::new(Trace::run(model, ids, &progress)?));
+    let tokens = corrupt.len();
+    let pair = Pair::new(run(clean)?, run(corrupt)?);
+    let token = |text: &str, otherwise: u32| model.single_token(text).unwrap_or(otherwise);
+    let metric = MetricKind::LogitDifference.with(Some(token(" Mary", 0)), Some(token(" John", 1)))?;
+    let mut list = Vec::new();
+    for (site, by) in
+        [(SiteKind::ResidPre, By::LayerPos), (SiteKind::Z, By::LayerHead), (SiteKind::Z, By::LayerHeadPos)]
+    {
+        let question = patching(site, by, metric);
+        let mut first = f64::NAN;
+        let mut cells = (0, 0);
+        let mut guess = f64::NAN;
+        let mut bytes = 0;
+        let seconds = time(repeat.min(3), || {
+            let started = Instant::now();
+            let mut seen = None;
+            let sweep = Sweep::new(&pair, question.clone(), &progress)?;
+            (guess, bytes) = (sweep.estimate().seconds, sweep.estimate().bytes);
+            let found = sweep.run(&progress, |_| {
+                seen.get_or_insert_with(|| started.elapsed().as_secs_f64());
+            })?;
+            first = seen.unwrap_or_else(|| started.elapsed().as_secs_f64());
+            cells = (found.values.len(), found.run);
+            Ok(())
+        })?;
+        list.push(json!({"site": site.hook(), "by": by.name(), "cells": cells.0, "run": cells.1, "seconds": seconds,
+            "forward_passes": seconds / plain, "first_cells_seconds": first, "estimated_seconds": guess,
+            "working_memory_bytes": bytes}));
+    }
+    let atp = time(repeat.min(3), || {
+        let found = attribution_patching(&pair, metric, Freeze::default(), &progress)?;
+        for site in SITES.into_iter().filter(|s| s.exists(&model.config)) {
+            if let Some(by) = By::choices(site).first() {
+                std::hint::black_box(found.grid(&pair, site, *by)?);
+            }
+        }
+        Ok(())
+    })?;
+    list.push(json!({"method": "attribution patching, all sites", "seconds": atp, "forward_passes": atp / plain}));
+    Ok(json!({"tokens": tokens, "plain_forward_seconds": plain, "sweeps": list}))
+}
+
+/// One line a sweep.
+pub fn lines(sweeps: &Value) -> String {
+    let list = sweeps["sweeps"].as_array().cloned().unwrap_or_default();
+    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+    list.iter()
+        .map(|s| {
+            let what = match (s["method"].as_str(), s["site"].as_str(), s["by"].as_str()) {
+                (Some(method), ..) => method.to_owned(),
+                (_, Some(site), Some(by)) => format!("patching {site} by {by}, {} cells", s["cells"]),
+                _ => String::new(),
+            };
+            let first = s["first_cells_seconds"]
+                .as_f64()
+                .map_or(String::new(), |f| format!(", first cells after {:.0} ms", f * 1e3));
+            format!(
+                "\n{what}: {:.3} s = {:.1} plain passes{first}",
+                number(&s["seconds"]),
+                number(&s["forward_passes"])
+            )
+        })
+        .collect()
+}
