@@ -44,6 +44,18 @@ pub struct Neurons {
     pub of: usize,
 }
 
+impl Neurons {
+    /// The same neurons in another run.
+    ///
+    /// # Errors
+    /// If the run does not have them.
+    pub fn again(&self, trace: &Trace) -> Result<Self> {
+        let post: Vec<Vec<f32>> = trace.get(SiteKind::MlpPost, self.layer)?.t()?.contiguous()?.to_vec2()?;
+        let values = self.order.iter().filter_map(|i| post.get(*i).cloned()).collect();
+        Ok(Self { values, ..self.clone() })
+    }
+}
+
 /// The `limit` leading neurons of a layer.
 ///
 /// # Errors

@@ -30,6 +30,24 @@ impl Pair {
         Self { clean, corrupted: Some(corrupted), alignment, reference: Arc::default() }
     }
 
+    /// With an alignment of the user's; one that does not fit these prompts is left aside.
+    #[must_use]
+    pub fn aligned(mut self, alignment: Option<&Alignment>) -> Self {
+        let other = self.corrupted.as_ref().map_or(0, |t| t.len());
+        if let Some(a) = alignment
+            && a.len() == self.clean.len()
+            && a.iter().flatten().all(|p| *p < other)
+        {
+            self.alignment.clone_from(a);
+        }
+        self
+    }
+
+    /// Its runs.
+    pub fn traces(&self) -> Vec<Arc<Trace>> {
+        std::iter::once(self.clean.clone()).chain(self.corrupted.clone()).collect()
+    }
+
     /// # Errors
     /// If there is no corrupted prompt.
     pub fn run(&self, which: Which) -> Result<&Arc<Trace>> {

@@ -149,7 +149,7 @@ impl Question {
 }
 
 /// What a sweep found, possibly not all of it yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     pub question: Question,
     pub axes: Vec<(&'static str, usize)>,
@@ -215,6 +215,8 @@ pub struct Sweep<'a> {
     /// In the order they are to be run: (index into the grid, variant).
     variants: Vec<(usize, Variant)>,
     chunk_rows: usize,
+    /// The cells asked for, if not all.
+    chosen: Option<Vec<usize>>,
     /// Tables for all positions of the base run.
     prepared: Prepared,
 }
@@ -276,7 +278,15 @@ impl<'a> Sweep<'a> {
         let last = config.n_layers.saturating_sub(1);
         variants.sort_by_key(|(index, v)| (coarseness(v.layer, last), v.layer, *index));
         let prepared = Prepared::new(config, base.len());
-        Ok(Self { pair, question, base, axes, variants, chunk_rows: rows_at_once(base, edges), prepared })
+        Ok(Self { pair, question, base, axes, variants, chunk_rows: rows_at_once(base, edges), chosen: None, prepared })
+    }
+
+    /// Only these cells of the grid; the others stay unknown (NaN).
+    #[must_use]
+    pub fn only(mut self, cells: &[usize]) -> Self {
+        self.variants.retain(|(index, _)| cells.contains(index));
+        self.chosen = Some(cells.to_vec());
+        self
     }
 
     fn rows(&self, v: &Variant) -> usize {
@@ -324,6 +334,11 @@ impl<'a> Sweep<'a> {
         for (index, _) in &self.variants {
             values[*index] = f32::NAN;
         }
+        let mut skipped = total - self.variants.len();
+        if let Some(chosen) = &self.chosen {
+            skipped = chosen.len() - self.variants.len();
+            (0..total).filter(|i| !chosen.contains(i)).for_each(|i| values[i] = f32::NAN);
+        }
         let mut found = Found {
             question: self.question.clone(),
             axes: self.axes.clone(),
@@ -332,7 +347,7 @@ impl<'a> Sweep<'a> {
             clean,
             corrupted,
             run: 0,
-            skipped: total - self.variants.len(),
+            skipped,
             done: false,
             seconds: 0.0,
         };

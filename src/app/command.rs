@@ -3,10 +3,14 @@
 
 use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
+use super::causal::{PatchSettings, Show};
 use super::selection::{Hovered, Pinned};
 use super::views::ViewKind;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::projection::Settings;
+use crate::engine::edit::Edit;
+use crate::engine::generate::Sampling;
+use crate::engine::{EditStack, Which};
 
 /// Named commands without data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +30,18 @@ pub enum Command {
     NextHead,
     LastToken,
     Messages,
+    SwapPrompts,
+    NextRun,
+    ToggleEdits,
+    ClearEdits,
+    Generate,
     ResetLayout,
     Shortcuts,
     Quit,
 }
 
 impl Command {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -48,6 +57,11 @@ impl Command {
         Self::NextHead,
         Self::LastToken,
         Self::Messages,
+        Self::SwapPrompts,
+        Self::NextRun,
+        Self::ToggleEdits,
+        Self::ClearEdits,
+        Self::Generate,
         Self::ResetLayout,
         Self::Shortcuts,
         Self::Quit,
@@ -70,6 +84,11 @@ impl Command {
             Self::NextHead => "Next head",
             Self::LastToken => "Pin the last token",
             Self::Messages => "Show messages",
+            Self::SwapPrompts => "Swap the clean and the corrupted prompt",
+            Self::NextRun => "Show the next run: clean, corrupted, edited, difference",
+            Self::ToggleEdits => "Switch all edits off or on",
+            Self::ClearEdits => "Remove all edits",
+            Self::Generate => "Generate text without and with the edits",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
             Self::Quit => "Quit",
@@ -96,7 +115,11 @@ impl Command {
             Self::LastToken => plain(Key::End),
             Self::Shortcuts => plain(Key::F1),
             Self::Quit => command(Key::Q),
-            Self::Messages | Self::ResetLayout => return None,
+            Self::SwapPrompts => command(Key::T),
+            Self::NextRun => plain(Key::R),
+            Self::ToggleEdits => plain(Key::E),
+            Self::Generate => command(Key::G),
+            Self::Messages | Self::ResetLayout | Self::ClearEdits => return None,
         })
     }
 
@@ -114,13 +137,40 @@ pub enum Action {
     SetPrompt(String),
     SetAnswer(String),
     SetWrong(String),
+    SetCorrupted(String),
+    /// Token of the prompt and its counterpart in the corrupted one.
+    Align(usize, Option<usize>),
+    /// Which run the views show.
+    ShowRun(Show),
+    /// Replaces the stack of edits.
+    SetStack(EditStack),
+    /// Adds an edit of this run, or takes it away if it is there already.
+    ToggleEdit(Which, Edit),
+    /// What the patching view asks.
+    Patch(PatchSettings),
+    /// Runs a sweep that was held back for its length, or one restricted to some cells.
+    Sweep {
+        cells: Option<Vec<usize>>,
+    },
+    Approximate,
+    Generate(Sampling, usize),
+    /// Asks the system for a saved stack.
+    LoadStack,
+    /// Opens a saved stack.
+    OpenStack(String),
     Pin(Pinned),
     Hover(Hovered),
     NeuronStatistic(Statistic),
     Project(Settings),
     Show(ViewKind),
-    Save { name: String, extension: &'static str, bytes: Vec<u8> },
-    SavePicture { view: ViewKind },
+    Save {
+        name: String,
+        extension: &'static str,
+        bytes: Vec<u8>,
+    },
+    SavePicture {
+        view: ViewKind,
+    },
     Copy(String),
     Say(String),
 }

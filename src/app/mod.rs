@@ -1,6 +1,7 @@
 //! The window: state in one place, views that read it and send actions.
 
 pub mod bench;
+pub mod causal;
 pub mod command;
 pub mod fonts;
 pub mod inspector;
@@ -53,7 +54,11 @@ pub fn document(args: &WindowArgs) -> Result<Document> {
     let model = args.model.clone().map_or_else(builtin::default_name, Ok)?;
     let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
     let ioi = args.prompt.is_none() && own.is_none();
+    let stack = args.edits.as_deref().map(crate::cli::generate::read_stack).transpose()?.unwrap_or_default();
     Ok(Document {
+        corrupted: args.corrupt.clone().unwrap_or_default(),
+        alignment: None,
+        stack,
         prompt: args.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
         answer: args.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
         wrong: args.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
@@ -106,6 +111,7 @@ enum Message {
     Save(String, Vec<u8>),
     /// The place chosen in the system's dialog.
     SaveTo(PathBuf),
+    Stack(PathBuf, crate::engine::EditStack),
 }
 
 pub struct App {
@@ -169,6 +175,10 @@ impl App {
             match message {
                 Message::Open(path) => self.state.apply(Action::Open(path.display().to_string()), self.now),
                 Message::Say(level, text) => self.state.notices.push(level, text),
+                Message::Stack(path, stack) => {
+                    self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
+                    self.state.apply(Action::SetStack(stack), self.now);
+                }
                 Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
                 Message::SaveTo(path) => {
                     if let Some(save) = &mut self.save {
@@ -178,7 +188,11 @@ impl App {
             }
         }
         let dropped = ctx.input(|i| i.raw.dropped_files.clone());
-        if let Some(file) = dropped.first() {
+        if let Some(path) =
+            dropped.first().map(|f| f.path().to_owned()).filter(|p| p.extension().is_some_and(|e| e == "json"))
+        {
+            self.open_stack(ctx, path);
+        } else if let Some(file) = dropped.first() {
             self.state.apply(Action::Open(file.path().display().to_string()), self.now);
         }
         self.keys(ctx);
@@ -224,12 +238,18 @@ impl App {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
             let bar = |fill: egui::Color32| egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6));
             egui::Panel::top("top").frame(bar(palette.header)).exact_size(44.0).show(ui, |ui| self.top.ui(ui, &mut cx));
-            egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0).show_separator_line(false).show(
-                ui,
-                |ui| {
+            if self.top.is_comparing(&cx) {
+                let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
+                egui::Panel::top("compare").frame(slim).exact_size(34.0).show(ui, |ui| self.top.compare(ui, &mut cx));
+            }
+            let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
+            egui::Panel::top("strip")
+                .frame(bar(palette.base))
+                .exact_size(56.0 + second)
+                .show_separator_line(false)
+                .show(ui, |ui| {
                     self.strip.ui(ui, &mut cx);
-                },
-            );
+                });
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
             egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
                 statusbar::ui(ui, &mut cx, &self.adapter);
@@ -288,6 +308,13 @@ impl App {
                 self.save = Some(Save::new(&format!("{name}.{extension}"), bytes));
             }
             Action::SavePicture { view } => self.save_picture(ctx, view),
+            Action::OpenStack(path) => self.open_stack(ctx, PathBuf::from(path)),
+            Action::LoadStack => {
+                let dialog = rfd::AsyncFileDialog::new().set_title("Open a stack of edits");
+                self.background(ctx, move || {
+                    pollster::block_on(dialog.add_filter("edits", &["json"]).pick_file()).map(|h| read_stack(h.path()))
+                });
+            }
             other => {
                 self.state.apply(other, self.now);
                 ctx.request_repaint();
@@ -326,6 +353,33 @@ impl App {
                 (pinned.all_heads, pinned.focus) = (false, Focus::Head);
             }
             Command::Messages => self.state.notices.history_open ^= true,
+            Command::SwapPrompts => {
+                let d = &mut self.state.document;
+                std::mem::swap(&mut d.prompt, &mut d.corrupted);
+                std::mem::swap(&mut d.answer, &mut d.wrong);
+                d.alignment = None;
+                self.state.request_run();
+            }
+            Command::NextRun => {
+                let list = self.state.showable();
+                let at = list.iter().position(|s| *s == self.state.show).unwrap_or(0);
+                self.state.apply(Action::ShowRun(list[(at + 1) % list.len()]), self.now);
+            }
+            Command::ToggleEdits => {
+                let mut stack = self.state.document.stack.clone();
+                let on = stack.is_active();
+                stack.edits.iter_mut().for_each(|e| e.enabled = !on);
+                self.state.apply(Action::SetStack(stack), self.now);
+            }
+            Command::ClearEdits => {
+                let stack = crate::engine::EditStack { edits: Vec::new(), ..self.state.document.stack.clone() };
+                self.state.apply(Action::SetStack(stack), self.now);
+            }
+            Command::Generate => {
+                let (sampling, limit) = self.state.sampling;
+                self.layout.show(ViewKind::Generation);
+                self.state.apply(Action::Generate(sampling, limit), self.now);
+            }
             Command::ResetLayout => self.layout = Layout::default(),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
@@ -368,6 +422,10 @@ impl App {
                 |h| Message::Open(h.path().to_owned()),
             ))
         });
+    }
+
+    fn open_stack(&self, ctx: &egui::Context, path: PathBuf) {
+        self.background(ctx, move || Some(read_stack(&path)));
     }
 
     /// The question where to save, and what follows from the answer.
@@ -440,6 +498,13 @@ impl App {
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
+    }
+}
+
+fn read_stack(path: &std::path::Path) -> Message {
+    match crate::cli::generate::read_stack(path) {
+        Ok(stack) => Message::Stack(path.to_owned(), stack),
+        Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }
 

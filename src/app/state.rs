@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::causal::{PatchSettings, Show};
 use super::command::Action;
 use super::notify::{Level, Notices};
 use super::selection::{Focus, Selection};
+use crate::analysis::backup::Change;
 use crate::analysis::direct_attribution::Attribution;
 use crate::analysis::head_scores::HeadScores;
 use crate::analysis::logit_lens::Lens;
@@ -12,8 +14,10 @@ use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic};
 use crate::analysis::norms::Norms;
 use crate::analysis::patterns::{Thumbnails, Which};
 use crate::analysis::projection::{Projection, Settings};
+use crate::analysis::sweep::{Estimate, Found};
+use crate::engine::generate::Sampling;
 use crate::error::Error;
-use crate::jobs::{Answer, Kind, Payload, Request, Run, Worker};
+use crate::jobs::{Answer, Compared, Generations, Kind, Payload, Request, Run, Worker};
 use crate::model::Model;
 use crate::session::Document;
 
@@ -59,7 +63,7 @@ impl<T> Slot<T> {
         self.result = Some(Result { value: Arc::new(value), fresh: true, stamp: *stamp });
     }
 
-    fn outdate(&mut self) {
+    pub fn outdate(&mut self) {
         if let Some(r) = &mut self.result {
             r.fresh = false;
         }
@@ -75,22 +79,36 @@ impl<T> Slot<T> {
 #[derive(Default)]
 pub struct Results {
     pub run: Slot<Arc<Run>>,
-    pub pattern: Slot<(Which, Vec<f32>)>,
-    pub thumbnails: Slot<Thumbnails>,
-    pub lens: Slot<Lens>,
-    pub norms: Slot<Norms>,
-    pub attribution: Slot<Attribution>,
-    pub neurons: Slot<Neurons>,
+    pub corrupted: Slot<Arc<Run>>,
+    pub edited: Slot<Arc<Run>>,
+    pub pattern: Slot<(Which, Compared<Vec<f32>>)>,
+    pub thumbnails: Slot<Compared<Thumbnails>>,
+    pub lens: Slot<Compared<Lens>>,
+    pub norms: Slot<Compared<Norms>>,
+    pub attribution: Slot<Compared<Attribution>>,
+    pub neurons: Slot<Compared<Neurons>>,
     pub neuron_tokens: Slot<NeuronTokens>,
     pub projection: Slot<Projection>,
-    pub text_scores: Slot<HeadScores>,
-    pub random_scores: Slot<HeadScores>,
+    pub text_scores: Slot<Compared<HeadScores>>,
+    pub random_scores: Slot<Compared<HeadScores>>,
+    pub sweep: Slot<Found>,
+    pub approximation: Slot<Found>,
+    /// What the sweep asked for will take.
+    pub estimate: Option<Estimate>,
+    pub backup: Slot<Vec<Change>>,
+    pub generated: Slot<Generations>,
     stamp: u64,
 }
 
 impl Results {
     fn outdate_run(&mut self) {
         self.run.outdate();
+        self.corrupted.outdate();
+        self.edited.outdate();
+        self.sweep.outdate();
+        self.approximation.outdate();
+        self.backup.outdate();
+        self.generated.outdate();
         self.outdate_analyses();
     }
 
@@ -129,6 +147,13 @@ pub struct State {
     pub opening: Option<String>,
     pub statistic: Statistic,
     pub projection: Settings,
+    /// Which run the views show.
+    pub show: Show,
+    pub patching: PatchSettings,
+    /// Whether the patching view has been looked at: until then no sweep is run.
+    pub wants_sweep: bool,
+    /// How text is generated, and how much.
+    pub sampling: (Sampling, usize),
     /// Nothing is on its way because the user stopped it.
     pub cancelled: bool,
     /// Until a head is chosen by hand, the one that adds most to the answer is shown.
@@ -149,6 +174,10 @@ impl State {
             opening: None,
             statistic: Statistic::MaxAbs,
             projection: Settings::default(),
+            show: Show::default(),
+            patching: PatchSettings::default(),
+            wants_sweep: false,
+            sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
             edited_at: None,
@@ -162,10 +191,6 @@ impl State {
     fn open(&mut self, spec: String) {
         self.opening = Some(spec.clone());
         self.worker.submit(Request::Open { spec });
-    }
-
-    pub fn run(&self) -> Option<&Arc<Run>> {
-        self.results.run.get().map(|r| &*r.value)
     }
 
     /// Stops what runs and forgets what waits.
@@ -194,52 +219,69 @@ impl State {
         }
         let some = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
         self.worker.submit(Request::Run {
-            model,
+            model: model.clone(),
             prompt: d.prompt.clone(),
             answer: some(&d.answer),
             wrong: some(&d.wrong),
         });
+        if d.corrupted.is_empty() {
+            self.results.corrupted = Slot::default();
+        } else {
+            self.worker.submit(Request::RunCorrupted { model, prompt: d.corrupted.clone() });
+        }
         self.results.outdate_run();
     }
 
     fn request_analyses(&mut self) {
-        let Some(run) = self.run().cloned() else { return };
-        let trace = run.trace.clone();
+        let (Some(run), Some(subject)) = (self.clean().cloned(), self.subject()) else { return };
         self.request_pattern();
         self.request_attribution();
-        self.worker.submit(Request::Thumbnails { trace: trace.clone() });
-        self.worker.submit(Request::Lens { trace: trace.clone(), answer: run.answer, wrong: run.wrong });
-        self.worker.submit(Request::Norms { trace: trace.clone() });
+        self.worker.submit(Request::Thumbnails { subject: subject.clone() });
+        self.worker.submit(Request::Lens { subject: subject.clone(), answer: run.answer, wrong: run.wrong });
+        self.worker.submit(Request::Norms { subject: subject.clone() });
         self.request_neurons();
-        self.worker.submit(Request::Projection { trace: trace.clone(), settings: self.projection });
-        self.worker.submit(Request::TextScores { trace });
+        self.worker.submit(Request::Projection { subject: subject.clone(), settings: self.projection });
+        self.worker.submit(Request::TextScores { subject });
+    }
+
+    /// Shows the wanted run: all analyses of it are asked for.
+    pub fn refresh(&mut self) {
+        if let Some(len) = self.run().map(|r| r.trace.len()) {
+            let pinned = &mut self.selection.pinned;
+            pinned.pos = pinned.pos.min(len - 1);
+            pinned.key = pinned.key.filter(|k| *k < len);
+        }
+        self.results.outdate_analyses();
+        self.request_analyses();
     }
 
     fn request_pattern(&mut self) {
-        if let Some(run) = self.run() {
+        if let Some(subject) = self.subject() {
             let which = self.selection.pinned.which();
-            self.worker.submit(Request::Pattern { trace: run.trace.clone(), which });
+            self.worker.submit(Request::Pattern { subject, which });
             self.results.pattern.outdate();
         }
     }
 
     fn request_attribution(&mut self) {
-        let Some(run) = self.run().cloned() else { return };
+        let (Some(clean), Some(subject)) = (self.clean().cloned(), self.subject()) else { return };
         let pos = self.selection.pinned.pos;
-        // Without an answer of the user's the model's own favourite is explained.
-        let favourite = run.trace.next.get(pos).and_then(|n| n.first()).map(|t| t.id);
-        let last = pos + 1 == run.trace.len();
-        let answer = run.answer.filter(|_| last).or(favourite);
+        // Without an answer of the user's the model's own favourite is explained: the unedited one's, so that
+        // edits do not change the question.
+        let favourites = if subject.trace.len() == clean.trace.len() { &clean.trace } else { &subject.trace };
+        let favourite = favourites.next.get(pos).and_then(|n| n.first()).map(|t| t.id);
+        let last = pos + 1 == subject.trace.len();
+        let answer = clean.answer.filter(|_| last).or(favourite);
         if let Some(answer) = answer {
-            let wrong = run.wrong.filter(|_| last && run.answer.is_some());
-            self.worker.submit(Request::Attribution { trace: run.trace.clone(), pos, answer, wrong });
+            let wrong = clean.wrong.filter(|_| last && clean.answer.is_some());
+            self.worker.submit(Request::Attribution { subject, pos, answer, wrong });
             self.results.attribution.outdate();
         }
     }
 
     fn request_neurons(&mut self) {
-        let Some(run) = self.run() else { return };
-        if !run.trace.model.config.has_mlp() {
+        let Some(subject) = self.subject() else { return };
+        if !subject.trace.model.config.has_mlp() {
             return;
         }
         let statistic = match self.statistic {
@@ -247,7 +289,7 @@ impl State {
             other => other,
         };
         let layer = self.selection.pinned.layer;
-        self.worker.submit(Request::Neurons { trace: run.trace.clone(), layer, statistic, limit: NEURONS });
+        self.worker.submit(Request::Neurons { subject, layer, statistic, limit: NEURONS });
         self.results.neurons.outdate();
     }
 
@@ -276,10 +318,7 @@ impl State {
         if answer.model.as_ref().is_some_and(|m| !same_model(m)) {
             return;
         }
-        let current = self.run().map(|r| r.trace.clone());
-        if let Some(trace) = &answer.trace
-            && !current.is_some_and(|c| Arc::ptr_eq(&c, trace))
-        {
+        if !self.is_current(&answer) {
             return;
         }
         // Another model has been asked for meanwhile.
@@ -303,6 +342,30 @@ impl State {
         match payload {
             Payload::Opened(model) => self.opened(model),
             Payload::Ran(run) => self.ran(run),
+            Payload::RanCorrupted(run) => {
+                r.corrupted.set(run, stamp);
+                if self.document.corrupted.is_empty() {
+                    self.results.corrupted = Slot::default();
+                    return;
+                }
+                if matches!(self.show, Show::Corrupted | Show::Difference) {
+                    self.refresh();
+                }
+                self.request_edited();
+                self.request_sweep(None, false);
+            }
+            Payload::RanEdited(run) => {
+                r.edited.set(run, stamp);
+                if matches!(self.show, Show::Edited | Show::Difference) {
+                    self.refresh();
+                }
+                self.request_backup();
+            }
+            Payload::Backup(v) => r.backup.set(v, stamp),
+            Payload::Estimate(v) => r.estimate = Some(v),
+            Payload::Sweep(v) => r.sweep.set(v, stamp),
+            Payload::Approximation(v) => r.approximation.set(v, stamp),
+            Payload::Generated(v) => r.generated.set(v, stamp),
             Payload::Pattern(which, values) => {
                 if which == self.selection.pinned.which() {
                     r.pattern.set((which, values), stamp);
@@ -321,6 +384,23 @@ impl State {
             Payload::TextScores(v) => r.text_scores.set(v, stamp),
             Payload::RandomScores(v) => r.random_scores.set(v, stamp),
         }
+    }
+
+    /// Whether an answer was computed from the runs that are on screen.
+    fn is_current(&self, answer: &Answer) -> bool {
+        let expected = match answer.kind {
+            Kind::Open | Kind::Run | Kind::RunCorrupted | Kind::NeuronTokens | Kind::RandomScores => return true,
+            Kind::RunEdited | Kind::Sweep | Kind::Approximation => self.pair().map(|p| p.traces()),
+            Kind::Generate | Kind::Backup => {
+                // Either half of the pair may be the base; the edited run tells.
+                let known: Vec<_> = [self.clean(), self.corrupted(), self.edited()].into_iter().flatten().collect();
+                return answer.traces.iter().all(|t| known.iter().any(|r| Arc::ptr_eq(&r.trace, t)));
+            }
+            _ => self.subject().map(|s| s.traces()),
+        };
+        expected.is_some_and(|e| {
+            e.len() == answer.traces.len() && e.iter().zip(&answer.traces).all(|(a, b)| Arc::ptr_eq(a, b))
+        })
     }
 
     /// The head with the largest positive part of the answer's logit.
@@ -347,6 +427,12 @@ impl State {
                 return;
             }
             Kind::Run => &mut r.run.error,
+            Kind::RunCorrupted => &mut r.corrupted.error,
+            Kind::RunEdited => &mut r.edited.error,
+            Kind::Backup => &mut r.backup.error,
+            Kind::Sweep => &mut r.sweep.error,
+            Kind::Approximation => &mut r.approximation.error,
+            Kind::Generate => &mut r.generated.error,
             Kind::Pattern => &mut r.pattern.error,
             Kind::Attribution => &mut r.attribution.error,
             Kind::Thumbnails => &mut r.thumbnails.error,
@@ -384,7 +470,7 @@ impl State {
         for note in &run.notes {
             self.notices.push(Level::Info, note.clone());
         }
-        let old = self.run().map(|r| r.trace.len());
+        let old = self.clean().map(|r| r.trace.len());
         let len = run.trace.len();
         let pinned = &mut self.selection.pinned;
         // The end of the prompt stays pinned while it grows.
@@ -394,17 +480,50 @@ impl State {
         pinned.key = pinned.key.filter(|k| *k < len);
         let results = &mut self.results;
         results.run.set(run, &mut results.stamp);
-        results.outdate_analyses();
-        self.request_analyses();
+        self.refresh();
+        if self.document.corrupted.is_empty() {
+            self.request_edited();
+            self.request_sweep(None, false);
+        }
     }
 
     /// Applies an action that concerns the document, the selection or the model.
     pub fn apply(&mut self, action: Action, now: f64) {
         match action {
             Action::Open(spec) => self.open(spec),
-            Action::SetPrompt(text) => self.edit(now, |d| &mut d.prompt, text),
+            Action::SetPrompt(text) => {
+                self.document.alignment = None;
+                self.edit(now, |d| &mut d.prompt, text);
+            }
             Action::SetAnswer(text) => self.edit(now, |d| &mut d.answer, text),
             Action::SetWrong(text) => self.edit(now, |d| &mut d.wrong, text),
+            Action::SetCorrupted(text) => {
+                self.document.alignment = None;
+                self.edit(now, |d| &mut d.corrupted, text);
+            }
+            Action::Align(token, counterpart) => self.align(token, counterpart),
+            Action::ShowRun(show) => {
+                self.show = show;
+                self.refresh();
+            }
+            Action::SetStack(stack) => {
+                let was_active = self.document.stack.is_active();
+                self.document.stack = stack;
+                if self.document.stack.is_active() && (!was_active || self.show == Show::Clean) {
+                    self.show = if self.show == Show::Difference { Show::Difference } else { Show::Edited };
+                }
+                self.request_edited();
+            }
+            Action::ToggleEdit(base, edit) => self.toggle_edit(base, edit),
+            Action::Patch(settings) => {
+                self.wants_sweep = true;
+                self.patching = settings;
+                self.results.approximation = Slot::default();
+                self.request_sweep(None, false);
+            }
+            Action::Sweep { cells } => self.request_sweep(cells, true),
+            Action::Approximate => self.request_approximation(),
+            Action::Generate(sampling, limit) => self.request_generation(sampling, limit),
             Action::Pin(new) => {
                 // A head that was chosen stays, even if it is the one that was shown anyway.
                 self.auto_head &= new.focus != Focus::Head;
@@ -417,8 +536,8 @@ impl State {
             }
             Action::Project(settings) => {
                 self.projection = settings;
-                if let Some(run) = self.run() {
-                    self.worker.submit(Request::Projection { trace: run.trace.clone(), settings });
+                if let Some(subject) = self.subject() {
+                    self.worker.submit(Request::Projection { subject, settings });
                     self.results.projection.outdate();
                 }
             }

@@ -1,12 +1,16 @@
 //! The token strip: the prompt's tokens coloured by surprise, and what comes next. Everything links to it.
 
+use std::sync::Arc;
+
 use eframe::egui::{self, Align2, Rect, RichText, Sense, pos2, vec2};
 
+use super::causal::Show;
 use super::command::Action;
 use super::selection::Focus;
 use super::theme;
 use super::views::Context;
 use super::widgets::token_text;
+use crate::engine::Which;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
 use crate::jobs::Run;
@@ -16,26 +20,76 @@ const FULL_SURPRISE: f32 = 10.0;
 const HEIGHT: f32 = 46.0;
 const NEXT_SHOWN: usize = 4;
 
+/// Room for the other prompt's tokens below.
+pub const SECOND_ROW: f32 = 26.0;
+
 /// Widths and texts of the chips, kept until the run changes.
 #[derive(Default)]
 pub struct Strip {
     stamp: u64,
+    /// What the second row was laid out for.
+    counterparts: Vec<Option<usize>>,
     texts: Vec<String>,
+    other_texts: Vec<String>,
     /// The position that was last scrolled to.
     shown: Option<(u64, usize)>,
-    /// Left edge of each chip; the last entry is the total width.
-    edges: Vec<f32>,
+    /// Left and right edge of each chip.
+    chips: Vec<(f32, f32)>,
+    other_chips: Vec<(f32, f32)>,
+    total: f32,
+}
+
+/// The run that the shown one is compared with, and for each of its tokens the shown run's counterpart.
+fn other(cx: &Context<'_>) -> Option<(Arc<Run>, Vec<Option<usize>>)> {
+    let corrupted = cx.state.corrupted()?.clone();
+    let pair = cx.state.pair()?;
+    let shown = cx.run()?;
+    let shows_corrupted = std::ptr::eq(&raw const *shown.trace, &raw const *corrupted.trace)
+        || cx.state.shown_slot().get().is_some_and(|_| {
+            matches!(cx.state.show, Show::Edited | Show::Difference)
+                && cx.state.edited().is_some()
+                && cx.state.document.stack.base == Which::Corrupted
+        });
+    if shows_corrupted {
+        let clean = cx.state.clean()?.clone();
+        Some((clean, pair.alignment))
+    } else {
+        Some((corrupted, cx.state.counterparts()))
+    }
+}
+
+/// Tokens side by side: (own, other) indices of each column. Where the correspondence crosses itself the two rows
+/// simply run beside each other.
+fn columns(n: usize, counterparts: &[Option<usize>]) -> Vec<(Option<usize>, Option<usize>)> {
+    let m = counterparts.len();
+    let own = crate::analysis::alignment::inverse(&counterparts.to_vec(), n);
+    let mut out = Vec::with_capacity(n.max(m));
+    let (mut i, mut j) = (0, 0);
+    while i < n || j < m {
+        if i < n && (own[i].is_none()) {
+            out.push((Some(i), None));
+            i += 1;
+        } else if j < m && counterparts[j].is_none() {
+            out.push((None, Some(j)));
+            j += 1;
+        } else if i < n && own[i] == Some(j) {
+            out.push((Some(i), Some(j)));
+            (i, j) = (i + 1, j + 1);
+        } else {
+            return (0..n.max(m)).map(|k| (Some(k).filter(|k| *k < n), Some(k).filter(|k| *k < m))).collect();
+        }
+    }
+    out
 }
 
 impl Strip {
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let results = &cx.state.results;
-        if let Some(error) = &results.run.error {
+        if let Some(error) = &cx.state.shown_slot().error {
             ui.set_min_height(HEIGHT);
             ui.label(RichText::new(error).color(cx.palette.error));
             return;
         }
-        let Some(result) = results.run.result.clone() else {
+        let Some(result) = cx.state.shown_slot().result.clone() else {
             ui.set_min_height(HEIGHT);
             let text = if cx.state.opening.is_some() {
                 "opening the model …"
@@ -50,53 +104,80 @@ impl Strip {
             return;
         };
         let run = result.value.as_ref().clone();
-        self.measure(ui, &run, result.stamp);
+        let other = other(cx);
+        self.measure(ui, &run, result.stamp, other.as_ref());
         let available = ui.available_width();
         let next_width = 96.0 * NEXT_SHOWN as f32 + 30.0;
-        let tokens_width = (available - next_width).max(120.0).min(self.edges.last().copied().unwrap_or(0.0) + 4.0);
+        let tokens_width = (available - next_width).max(120.0).min(self.total + 4.0);
         ui.horizontal(|ui| {
             ui.spacing_mut().item_spacing.x = 6.0;
-            ui.allocate_ui(vec2(tokens_width, HEIGHT), |ui| self.tokens(ui, cx, &run, result.fresh));
+            let height = HEIGHT + if other.is_some() { SECOND_ROW } else { 0.0 };
+            ui.allocate_ui(vec2(tokens_width, height), |ui| self.tokens(ui, cx, &run, result.fresh, other.as_ref()));
             ui.label(RichText::new("→").size(16.0).color(cx.palette.accent));
             next(ui, cx, &run, result.fresh);
         });
     }
 
-    fn measure(&mut self, ui: &egui::Ui, run: &Run, stamp: u64) {
-        if self.stamp == stamp && self.texts.len() == run.texts.len() {
+    fn measure(&mut self, ui: &egui::Ui, run: &Run, stamp: u64, other: Option<&(Arc<Run>, Vec<Option<usize>>)>) {
+        let counterparts = other.map_or(&[][..], |(_, c)| c);
+        if self.stamp == stamp && self.texts.len() == run.texts.len() && self.counterparts == counterparts {
             return;
         }
         self.stamp = stamp;
-        self.texts = run.texts.iter().map(|t| token_text::short(t, 18)).collect();
+        self.counterparts = counterparts.to_vec();
+        let short = |texts: &[String]| texts.iter().map(|t| token_text::short(t, 18)).collect::<Vec<_>>();
+        self.texts = short(&run.texts);
+        self.other_texts = other.map_or_else(Vec::new, |(r, _)| short(&r.texts));
+        let width = |text: &String| {
+            let galley = ui.painter().layout_no_wrap(text.clone(), theme::mono(), egui::Color32::PLACEHOLDER);
+            (galley.size().x + 12.0).max(20.0)
+        };
+        self.chips = vec![(0.0, 0.0); self.texts.len()];
+        self.other_chips = vec![(0.0, 0.0); self.other_texts.len()];
         let mut x = 0.0;
-        self.edges = vec![0.0];
-        for text in &self.texts {
-            let width = ui.painter().layout_no_wrap(text.clone(), theme::mono(), egui::Color32::PLACEHOLDER).size().x;
-            x += (width + 12.0).max(20.0) + 3.0;
-            self.edges.push(x);
+        for (own, there) in columns(self.texts.len(), counterparts) {
+            let w = own.map_or(0.0, |i| width(&self.texts[i])).max(there.map_or(0.0, |j| width(&self.other_texts[j])));
+            if let Some(i) = own {
+                self.chips[i] = (x, x + w);
+            }
+            if let Some(j) = there {
+                self.other_chips[j] = (x, x + w);
+            }
+            x += w + 3.0;
         }
+        self.total = x;
     }
 
-    fn tokens(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
+    fn tokens(
+        &mut self,
+        ui: &mut egui::Ui,
+        cx: &mut Context<'_>,
+        run: &Run,
+        fresh: bool,
+        other: Option<&(Arc<Run>, Vec<Option<usize>>)>,
+    ) {
         let p = cx.pinned();
         let scroll = egui::ScrollArea::horizontal().id_salt("tokens").auto_shrink([false, true]);
         scroll.show_viewport(ui, |ui, viewport| {
-            let total = self.edges.last().copied().unwrap_or(0.0);
-            let (area, _) = ui.allocate_exact_size(vec2(total, 38.0), Sense::hover());
+            let height = 38.0 + if other.is_some() { SECOND_ROW } else { 0.0 };
+            let (area, _) = ui.allocate_exact_size(vec2(self.total, height), Sense::hover());
             // A newly pinned token comes into view.
             if self.shown != Some((self.stamp, p.pos)) && p.pos < self.texts.len() {
                 self.shown = Some((self.stamp, p.pos));
-                let x = area.min.x + self.edges[p.pos]..=area.min.x + self.edges[p.pos + 1];
+                let x = area.min.x + self.chips[p.pos].0..=area.min.x + self.chips[p.pos].1;
                 ui.scroll_to_rect(Rect::from_x_y_ranges(x, area.y_range()), None);
             }
-            let first = self.edges.partition_point(|x| *x < viewport.min.x).saturating_sub(1);
+            if let Some((there, counterparts)) = other {
+                self.second(ui, cx, run, there, counterparts, area.min, viewport);
+            }
+            let first = self.chips.partition_point(|x| x.1 < viewport.min.x);
             for i in first..self.texts.len() {
-                if self.edges[i] > viewport.max.x {
+                if self.chips[i].0 > viewport.max.x {
                     break;
                 }
                 let chip = Rect::from_min_max(
-                    pos2(area.min.x + self.edges[i], area.min.y + 1.0),
-                    pos2(area.min.x + self.edges[i + 1] - 3.0, area.min.y + 23.0),
+                    pos2(area.min.x + self.chips[i].0, area.min.y + 1.0),
+                    pos2(area.min.x + self.chips[i].1, area.min.y + 23.0),
                 );
                 let loss = run.trace.loss.get(i).copied().flatten();
                 let id = ui.scope_id().with(("token", i));
@@ -155,6 +236,80 @@ impl Strip {
     }
 }
 
+impl Strip {
+    /// The other prompt's tokens, under their counterparts: what is the same is quiet.
+    fn second(
+        &self,
+        ui: &egui::Ui,
+        cx: &mut Context<'_>,
+        run: &Run,
+        there: &Arc<Run>,
+        counterparts: &[Option<usize>],
+        origin: egui::Pos2,
+        viewport: Rect,
+    ) {
+        let clean_below = cx.state.clean().is_some_and(|c| Arc::ptr_eq(c, there));
+        for (j, (from, to)) in self.other_chips.iter().copied().enumerate() {
+            if to < viewport.min.x || from > viewport.max.x {
+                continue;
+            }
+            let counterpart = counterparts.get(j).copied().flatten();
+            let same = counterpart.is_some_and(|i| run.trace.ids.get(i) == there.trace.ids.get(j));
+            let top = origin.y + 36.0;
+            let chip = Rect::from_min_max(pos2(origin.x + from, top), pos2(origin.x + to, top + 20.0));
+            let response = ui.interact(chip, ui.scope_id().with(("other token", j)), Sense::click());
+            let name = format!("other token {j} {}", self.other_texts[j]);
+            response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name.clone()));
+            let painter = ui.painter();
+            painter.rect_filled(chip, 4.0, if same { cx.palette.base } else { cx.palette.raised });
+            if !same {
+                let stroke = egui::Stroke::new(1.0, cx.palette.accent.gamma_multiply(0.8));
+                painter.rect_stroke(chip, 4.0, stroke, egui::StrokeKind::Inside);
+            }
+            let ink = match (same, counterpart) {
+                (true, _) => cx.palette.faint,
+                (false, Some(_)) => cx.palette.text,
+                (false, None) => cx.palette.weak,
+            };
+            painter.text(chip.center(), Align2::CENTER_CENTER, &self.other_texts[j], theme::mono(), ink);
+            if response.hovered() {
+                cx.hovered.pos = counterpart;
+            }
+            if response.clicked()
+                && let Some(i) = counterpart
+            {
+                cx.pin(|p| (p.pos, p.focus) = (i, Focus::Token));
+            }
+            let pinned = cx.pinned().pos;
+            response.context_menu(|ui| {
+                // The document keeps the correspondence from the clean prompt's side.
+                let (token, partner) = if clean_below { (j, Some(pinned)) } else { (pinned, Some(j)) };
+                if ui.button(format!("corresponds to {} ({pinned})", cx.token(pinned))).clicked() {
+                    cx.actions.push(Action::Align(token, partner));
+                    ui.close();
+                }
+                if ui.add_enabled(counterpart.is_some(), egui::Button::new("corresponds to nothing")).clicked() {
+                    let token = if clean_below { Some(j) } else { counterpart };
+                    cx.actions.extend(token.map(|t| Action::Align(t, None)));
+                    ui.close();
+                }
+            });
+            response.on_hover_ui(|ui| {
+                let which = if clean_below { "clean" } else { "corrupted" };
+                ui.label(
+                    RichText::new(format!("{} ({j}) of the {which} prompt", self.other_texts[j])).font(theme::title()),
+                );
+                match counterpart {
+                    Some(i) if same => ui.label(format!("the same as token {i} above")),
+                    Some(i) => ui.label(format!("differs from token {i} above")),
+                    None => ui.label("has no counterpart above"),
+                };
+                ui.weak("Right click changes what it corresponds to.");
+            });
+        }
+    }
+}
+
 /// Colour of a surprise: dark where expected, bright where not.
 fn surprise(loss: f32) -> egui::Color32 {
     ColorMap::Magma.at(0.12 + 0.78 * (loss / FULL_SURPRISE).clamp(0.0, 1.0))
@@ -205,5 +360,20 @@ fn next(ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
             t.prob * 100.0,
             t.logit
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::columns;
+
+    #[test]
+    fn columns_follow_the_correspondence() {
+        // Own 0 1 2; other 0 1 2 3, where other 1 was inserted.
+        let c = columns(3, &[Some(0), None, Some(1), Some(2)]);
+        assert_eq!(c, [(Some(0), Some(0)), (None, Some(1)), (Some(1), Some(2)), (Some(2), Some(3))]);
+        // Crossed: side by side.
+        assert_eq!(columns(2, &[Some(1), Some(0)]), [(Some(0), Some(0)), (Some(1), Some(1))]);
+        assert_eq!(columns(2, &[]), [(Some(0), None), (Some(1), None)]);
     }
 }

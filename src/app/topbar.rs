@@ -2,6 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
+use super::causal::Show;
 use super::command::{Action, Command};
 use super::theme;
 use super::views::Context;
@@ -15,9 +16,13 @@ pub struct TopBar {
     answer: String,
     wrong: String,
     path: String,
+    corrupted: String,
+    /// The second line is open.
+    comparing: bool,
     /// Set once from the document, then whenever the document changes by itself.
-    seen: Option<(String, String, String)>,
+    seen: Option<[String; 4]>,
     pub focus_prompt: bool,
+    focus_corrupted: bool,
 }
 
 pub const PROMPT_ID: &str = "prompt";
@@ -25,9 +30,9 @@ pub const PROMPT_ID: &str = "prompt";
 impl TopBar {
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let d = &cx.state.document;
-        let current = (d.prompt.clone(), d.answer.clone(), d.wrong.clone());
+        let current = [&d.prompt, &d.answer, &d.wrong, &d.corrupted].map(Clone::clone);
         if self.seen.as_ref() != Some(&current) {
-            (self.prompt, self.answer, self.wrong) = current.clone();
+            [self.prompt, self.answer, self.wrong, self.corrupted] = current.clone();
             self.seen = Some(current);
         }
         ui.horizontal_centered(|ui| {
@@ -37,6 +42,17 @@ impl TopBar {
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 self.right(ui, cx);
                 self.answers(ui, cx);
+                let open = self.is_comparing(cx);
+                let text = RichText::new("vs.").color(if open { cx.palette.accent } else { cx.palette.text });
+                if ui.button(text).on_hover_text("compare with a corrupted prompt").clicked() {
+                    self.comparing = !open;
+                    self.focus_corrupted = self.comparing;
+                    if open && !self.corrupted.is_empty() {
+                        self.corrupted.clear();
+                        cx.actions.push(Action::SetCorrupted(String::new()));
+                        self.remember();
+                    }
+                }
                 let field = egui::TextEdit::singleline(&mut self.prompt)
                     .id(egui::Id::unique(PROMPT_ID))
                     .hint_text("Prompt")
@@ -56,8 +72,71 @@ impl TopBar {
         });
     }
 
+    /// Whether the line of the corrupted prompt and the runs is shown.
+    pub fn is_comparing(&self, cx: &Context<'_>) -> bool {
+        self.comparing || !cx.state.document.corrupted.is_empty() || !cx.state.document.stack.edits.is_empty()
+    }
+
+    /// The second line: the corrupted prompt, and which run the views show.
+    pub fn compare(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        ui.horizontal_centered(|ui| {
+            ui.label(RichText::new("vs. corrupted").font(theme::small()).color(cx.palette.weak));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                let possible = cx.state.showable();
+                for show in Show::ALL.into_iter().rev() {
+                    let text = RichText::new(show.label()).font(theme::small());
+                    let button = egui::Button::selectable(cx.state.show == show, text);
+                    let response = ui.add_enabled(possible.contains(&show), button);
+                    let help = match show {
+                        Show::Clean => "all views show the prompt's own run",
+                        Show::Corrupted => "all views show the corrupted prompt's run",
+                        Show::Edited => "all views show the run under the active edits",
+                        Show::Difference => "edited − base where there are edits, else clean − corrupted",
+                    };
+                    let disabled = match show {
+                        Show::Edited => {
+                            "there are no active edits; click a cell of the patching view or use the edits view"
+                        }
+                        _ => "type a corrupted prompt first",
+                    };
+                    if response.on_hover_text(help).on_disabled_hover_text(disabled).clicked() {
+                        cx.actions.push(Action::ShowRun(show));
+                    }
+                }
+                ui.label(RichText::new("show").font(theme::small()).color(cx.palette.weak))
+                    .on_hover_text(hint(ui, Command::NextRun));
+                let n = cx.state.document.stack.edits.len();
+                if n > 0 {
+                    let active = cx.state.document.stack.active().count();
+                    let text = RichText::new(format!("{active} of {n} edits on"))
+                        .font(theme::small())
+                        .color(cx.palette.accent);
+                    if ui.button(text).on_hover_text(hint(ui, Command::ToggleEdits)).clicked() {
+                        cx.actions.push(Action::Do(Command::ToggleEdits));
+                    }
+                }
+                if ui.button("⇄").on_hover_text(hint(ui, Command::SwapPrompts)).clicked() {
+                    cx.actions.push(Action::Do(Command::SwapPrompts));
+                }
+                let field = egui::TextEdit::singleline(&mut self.corrupted)
+                    .hint_text("a prompt that differs in what is being investigated")
+                    .font(theme::mono())
+                    .margin(egui::Margin::symmetric(8, 4))
+                    .desired_width(f32::INFINITY);
+                let response = ui.add(field).accessible_name("Corrupted prompt");
+                if std::mem::take(&mut self.focus_corrupted) {
+                    response.request_focus();
+                }
+                if response.changed() {
+                    cx.actions.push(Action::SetCorrupted(self.corrupted.clone()));
+                    self.remember();
+                }
+            });
+        });
+    }
+
     fn remember(&mut self) {
-        self.seen = Some((self.prompt.clone(), self.answer.clone(), self.wrong.clone()));
+        self.seen = Some([&self.prompt, &self.answer, &self.wrong, &self.corrupted].map(Clone::clone));
     }
 
     fn model_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {

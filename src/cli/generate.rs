@@ -1,7 +1,7 @@
 //! `generate`: text under edits.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ pub struct Arguments {
 }
 
 /// Reads a saved stack.
-pub fn read_stack(path: &PathBuf) -> Result<EditStack> {
+pub fn read_stack(path: &Path) -> Result<EditStack> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
     serde_json::from_str(&text).map_err(|e| {
         Error::request(format!(
@@ -83,7 +83,7 @@ pub fn pair_for(
 pub fn execute(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let ids = args.prompt.required(&model)?;
-    let stack = args.edits.as_ref().map(read_stack).transpose()?.unwrap_or_default();
+    let stack = args.edits.as_deref().map(read_stack).transpose()?.unwrap_or_default();
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     sampling.check()?;
     let (progress, bar) = progress("generate");

@@ -17,6 +17,8 @@ pub mod render;
 pub mod run;
 mod sweep;
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Result};
@@ -50,6 +52,12 @@ pub struct WindowArgs {
     /// Token to compare the answer with
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub wrong: Option<String>,
+    /// The corrupted prompt to compare with
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub corrupt: Option<String>,
+    /// A stack of edits as JSON, as the window saves it
+    #[arg(long, value_name = "FILE")]
+    pub edits: Option<PathBuf>,
     /// Say how long the first frame and the first result took, then close
     #[arg(long, hide = true)]
     pub time: bool,

@@ -5,5 +5,5 @@ pub mod request;
 pub mod worker;
 
 pub use progress::Progress;
-pub use request::{Answer, Kind, Payload, Request, Run};
+pub use request::{Answer, Compared, Generations, Kind, Payload, Request, Run, Subject};
 pub use worker::{Status, Worker};

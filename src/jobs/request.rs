@@ -2,16 +2,24 @@
 //! on, so that an answer can be told stale by comparing what it was computed from.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Progress;
+use crate::analysis::attribution_patching::attribution_patching;
+use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::{Attribution, direct_attribution};
 use crate::analysis::head_scores::{HeadScores, Measure, head_scores, repeated_random};
 use crate::analysis::logit_lens::{Lens, logit_lens};
+use crate::analysis::metric::Metric;
 use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic, neuron_tokens, neurons};
 use crate::analysis::norms::{Norms, norms};
+use crate::analysis::pair::Pair;
 use crate::analysis::patterns::{Thumbnails, Which, pattern, thumbnails};
 use crate::analysis::projection::{Projection, Settings, projection};
-use crate::engine::Trace;
+use crate::analysis::sweep::{By, Estimate, Found, Question, Sweep};
+use crate::engine::generate::{Generated, Sampling, generate};
+use crate::engine::resolve::{Alignment, resolve_stack};
+use crate::engine::{EditStack, Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -21,33 +29,45 @@ use crate::model::Model;
 pub enum Kind {
     Open,
     Run,
+    RunCorrupted,
+    RunEdited,
     Pattern,
     Attribution,
+    Backup,
     Thumbnails,
     Lens,
     Norms,
     Neurons,
     NeuronTokens,
     Projection,
+    Sweep,
+    Approximation,
     TextScores,
     RandomScores,
+    Generate,
 }
 
 impl Kind {
     /// All kinds, most urgent first.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::Open,
         Self::Run,
+        Self::RunCorrupted,
+        Self::RunEdited,
         Self::Pattern,
         Self::Attribution,
+        Self::Backup,
         Self::Thumbnails,
         Self::Lens,
         Self::Norms,
         Self::Neurons,
         Self::NeuronTokens,
         Self::Projection,
+        Self::Sweep,
+        Self::Approximation,
         Self::TextScores,
         Self::RandomScores,
+        Self::Generate,
     ];
 
     /// What the status line says while it runs.
@@ -55,6 +75,12 @@ impl Kind {
         match self {
             Self::Open => "opening model",
             Self::Run => "running prompt",
+            Self::RunCorrupted => "running the corrupted prompt",
+            Self::RunEdited => "running with edits",
+            Self::Backup => "backup components",
+            Self::Sweep => "patching sweep",
+            Self::Approximation => "attribution patching",
+            Self::Generate => "generating",
             Self::Pattern => "attention pattern",
             Self::Attribution => "direct attribution",
             Self::Thumbnails => "all attention patterns",
@@ -73,26 +99,153 @@ impl Kind {
         match self {
             Self::Open => true,
             Self::Run => !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens),
+            // What compares the two prompts depends on the corrupted run as well.
+            Self::RunCorrupted => {
+                other == self
+                    || matches!(
+                        other,
+                        Self::RunEdited | Self::Backup | Self::Sweep | Self::Approximation | Self::Generate
+                    )
+            }
+            Self::RunEdited => other == self || other == Self::Backup,
             _ => other == self,
         }
+    }
+}
+
+/// What the views look at: a run, or the difference of two.
+#[derive(Clone)]
+pub struct Subject {
+    pub trace: Arc<Trace>,
+    /// What is subtracted.
+    pub minus: Option<Arc<Trace>>,
+    /// From positions of `trace` to those of `minus`.
+    pub alignment: Arc<Alignment>,
+}
+
+impl Subject {
+    pub fn one(trace: Arc<Trace>) -> Self {
+        Self { trace, minus: None, alignment: Arc::default() }
+    }
+
+    /// The runs it is made of.
+    pub fn traces(&self) -> Vec<Arc<Trace>> {
+        std::iter::once(self.trace.clone()).chain(self.minus.clone()).collect()
+    }
+
+    fn ask<T>(&self, mut question: impl FnMut(&Trace) -> Result<T>) -> Result<Compared<T>> {
+        let minus = self.minus.as_deref().map(&mut question).transpose()?;
+        Ok(Compared { now: question(&self.trace)?, minus, alignment: self.alignment.clone() })
+    }
+}
+
+/// A result of one run, beside that of the run it is to be compared with.
+#[derive(Clone, Debug)]
+pub struct Compared<T> {
+    pub now: T,
+    pub minus: Option<T>,
+    /// From positions of `now` to those of `minus`.
+    pub alignment: Arc<Alignment>,
+}
+
+impl<T> std::ops::Deref for Compared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.now
     }
 }
 
 /// A question with its inputs.
 #[derive(Clone)]
 pub enum Request {
-    Open { spec: String },
-    Run { model: Arc<Model>, prompt: String, answer: Option<String>, wrong: Option<String> },
-    Pattern { trace: Arc<Trace>, which: Which },
-    Attribution { trace: Arc<Trace>, pos: usize, answer: u32, wrong: Option<u32> },
-    Thumbnails { trace: Arc<Trace> },
-    Lens { trace: Arc<Trace>, answer: Option<u32>, wrong: Option<u32> },
-    Norms { trace: Arc<Trace> },
-    Neurons { trace: Arc<Trace>, layer: usize, statistic: Statistic, limit: usize },
-    NeuronTokens { model: Arc<Model>, layer: usize, neuron: usize },
-    Projection { trace: Arc<Trace>, settings: Settings },
-    TextScores { trace: Arc<Trace> },
-    RandomScores { model: Arc<Model> },
+    Open {
+        spec: String,
+    },
+    Run {
+        model: Arc<Model>,
+        prompt: String,
+        answer: Option<String>,
+        wrong: Option<String>,
+    },
+    RunCorrupted {
+        model: Arc<Model>,
+        prompt: String,
+    },
+    RunEdited {
+        pair: Pair,
+        stack: EditStack,
+        like: Arc<Run>,
+    },
+    Pattern {
+        subject: Subject,
+        which: Which,
+    },
+    Attribution {
+        subject: Subject,
+        pos: usize,
+        answer: u32,
+        wrong: Option<u32>,
+    },
+    Backup {
+        before: Arc<Trace>,
+        after: Arc<Trace>,
+        pos: usize,
+        answer: u32,
+        wrong: Option<u32>,
+    },
+    Thumbnails {
+        subject: Subject,
+    },
+    Lens {
+        subject: Subject,
+        answer: Option<u32>,
+        wrong: Option<u32>,
+    },
+    Norms {
+        subject: Subject,
+    },
+    Neurons {
+        subject: Subject,
+        layer: usize,
+        statistic: Statistic,
+        limit: usize,
+    },
+    NeuronTokens {
+        model: Arc<Model>,
+        layer: usize,
+        neuron: usize,
+    },
+    Projection {
+        subject: Subject,
+        settings: Settings,
+    },
+    /// `cells`: only these, else all; `confirmed`: run it however long it takes.
+    Sweep {
+        pair: Pair,
+        question: Question,
+        cells: Option<Vec<usize>>,
+        confirmed: bool,
+    },
+    Approximation {
+        pair: Pair,
+        site: SiteKind,
+        by: By,
+        metric: Metric,
+    },
+    TextScores {
+        subject: Subject,
+    },
+    RandomScores {
+        model: Arc<Model>,
+    },
+    /// Without and, where the edited run is given, with edits.
+    Generate {
+        base: Arc<Trace>,
+        edited: Option<Arc<Trace>>,
+        sampling: Sampling,
+        limit: usize,
+    },
 }
 
 /// A finished run of a prompt.
@@ -108,28 +261,54 @@ pub struct Run {
     pub notes: Vec<String>,
 }
 
+impl Run {
+    pub fn of(prompt: String, trace: Arc<Trace>, answer: Option<u32>, wrong: Option<u32>) -> Self {
+        let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
+        Self { prompt, trace, texts, answer, wrong, notes: Vec::new() }
+    }
+}
+
 /// What a request gives.
 pub enum Payload {
     Opened(Arc<Model>),
     Ran(Arc<Run>),
-    Pattern(Which, Vec<f32>),
-    Attribution(Attribution),
-    Thumbnails(Thumbnails),
+    RanCorrupted(Arc<Run>),
+    RanEdited(Arc<Run>),
+    Pattern(Which, Compared<Vec<f32>>),
+    Attribution(Compared<Attribution>),
+    /// Components by the rise of their direct attribution.
+    Backup(Vec<Change>),
+    Thumbnails(Compared<Thumbnails>),
     /// The lens so far; the last one is complete.
-    Lens(Lens),
-    Norms(Norms),
-    Neurons(Neurons),
+    Lens(Compared<Lens>),
+    Norms(Compared<Norms>),
+    Neurons(Compared<Neurons>),
     NeuronTokens(NeuronTokens),
     Projection(Projection),
-    TextScores(HeadScores),
-    RandomScores(HeadScores),
+    /// What a sweep will take; the sweep follows unless it is long and was not confirmed.
+    Estimate(Estimate),
+    /// The sweep so far; the last one is done.
+    Sweep(Found),
+    Approximation(Found),
+    TextScores(Compared<HeadScores>),
+    RandomScores(Compared<HeadScores>),
+    /// The texts so far.
+    Generated(Generations),
+}
+
+/// Continuations without and with edits.
+#[derive(Clone, Debug, Default)]
+pub struct Generations {
+    pub base: Vec<Generated>,
+    pub edited: Option<Vec<Generated>>,
+    pub done: bool,
 }
 
 /// An answer with what it was computed from.
 pub struct Answer {
     pub kind: Kind,
     pub model: Option<Arc<Model>>,
-    pub trace: Option<Arc<Trace>>,
+    pub traces: Vec<Arc<Trace>>,
     /// What was to be opened, for [`Kind::Open`].
     pub spec: Option<String>,
     pub payload: Result<Payload>,
@@ -138,11 +317,20 @@ pub struct Answer {
 /// Random tokens for the positional head scores, before they are repeated once.
 const RANDOM_LENGTH: usize = 30;
 
+/// A sweep that takes longer is asked about first, seconds.
+pub const ASK_FROM: f64 = 3.0;
+
 impl Request {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Open { .. } => Kind::Open,
             Self::Run { .. } => Kind::Run,
+            Self::RunCorrupted { .. } => Kind::RunCorrupted,
+            Self::RunEdited { .. } => Kind::RunEdited,
+            Self::Backup { .. } => Kind::Backup,
+            Self::Sweep { .. } => Kind::Sweep,
+            Self::Approximation { .. } => Kind::Approximation,
+            Self::Generate { .. } => Kind::Generate,
             Self::Pattern { .. } => Kind::Pattern,
             Self::Attribution { .. } => Kind::Attribution,
             Self::Thumbnails { .. } => Kind::Thumbnails,
@@ -156,21 +344,29 @@ impl Request {
         }
     }
 
-    /// The model and trace it depends on.
-    pub fn inputs(&self) -> (Option<Arc<Model>>, Option<Arc<Trace>>) {
+    /// The model and the runs it depends on.
+    pub fn inputs(&self) -> (Option<Arc<Model>>, Vec<Arc<Trace>>) {
         match self {
-            Self::Open { .. } => (None, None),
-            Self::Run { model, .. } | Self::NeuronTokens { model, .. } | Self::RandomScores { model } => {
-                (Some(model.clone()), None)
+            Self::Open { .. } => (None, Vec::new()),
+            Self::Run { model, .. }
+            | Self::RunCorrupted { model, .. }
+            | Self::NeuronTokens { model, .. }
+            | Self::RandomScores { model } => (Some(model.clone()), Vec::new()),
+            Self::Pattern { subject, .. }
+            | Self::Attribution { subject, .. }
+            | Self::Thumbnails { subject }
+            | Self::Lens { subject, .. }
+            | Self::Norms { subject }
+            | Self::Neurons { subject, .. }
+            | Self::Projection { subject, .. }
+            | Self::TextScores { subject } => (None, subject.traces()),
+            Self::RunEdited { pair, .. } | Self::Sweep { pair, .. } | Self::Approximation { pair, .. } => {
+                (None, pair.traces())
             }
-            Self::Pattern { trace, .. }
-            | Self::Attribution { trace, .. }
-            | Self::Thumbnails { trace }
-            | Self::Lens { trace, .. }
-            | Self::Norms { trace }
-            | Self::Neurons { trace, .. }
-            | Self::Projection { trace, .. }
-            | Self::TextScores { trace } => (None, Some(trace.clone())),
+            Self::Backup { before, after, .. } => (None, vec![before.clone(), after.clone()]),
+            Self::Generate { base, edited, .. } => {
+                (None, std::iter::once(base.clone()).chain(edited.clone()).collect())
+            }
         }
     }
 
@@ -193,33 +389,118 @@ impl Request {
                 };
                 let (answer, wrong) = (single(answer), single(wrong));
                 let trace = Arc::new(Trace::run(&model, ids, progress)?);
-                let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
-                Payload::Ran(Arc::new(Run { prompt, trace, texts, answer, wrong, notes }))
+                Payload::Ran(Arc::new(Run { notes, ..Run::of(prompt, trace, answer, wrong) }))
             }
-            Self::Pattern { trace, which } => Payload::Pattern(which, pattern(&trace, which, progress)?),
-            Self::Attribution { trace, pos, answer, wrong } => {
-                Payload::Attribution(direct_attribution(&trace, pos, answer, wrong)?)
+            Self::RunCorrupted { model, prompt } => {
+                let ids = model.encode(&prompt, false)?;
+                let trace = Arc::new(Trace::run(&model, ids, progress)?);
+                Payload::RanCorrupted(Arc::new(Run::of(prompt, trace, None, None)))
             }
-            Self::Thumbnails { trace } => Payload::Thumbnails(thumbnails(&trace, progress)?),
-            Self::Lens { trace, answer, wrong } => {
-                Payload::Lens(logit_lens(&trace, &[], answer, wrong, progress, |l| partial(Payload::Lens(l.clone())))?)
+            Self::RunEdited { mut pair, stack, like } => {
+                let model = pair.clean.model.clone();
+                let reference = stack
+                    .reference
+                    .iter()
+                    .map(|text| Ok(Arc::new(Trace::run(&model, model.encode(text, false)?, progress)?)));
+                pair.reference = Arc::new(reference.collect::<Result<Vec<_>>>()?);
+                let base = pair.run(stack.base)?.clone();
+                let ops = resolve_stack(&stack, &pair.sources(stack.base)?)?;
+                let trace = Arc::new(Trace::run_edited(&model, base.ids.clone(), Arc::new(ops), progress)?);
+                Payload::RanEdited(Arc::new(Run::of(like.prompt.clone(), trace, like.answer, like.wrong)))
             }
-            Self::Norms { trace } => Payload::Norms(norms(&trace, progress)?),
-            Self::Neurons { trace, layer, statistic, limit } => {
-                Payload::Neurons(neurons(&trace, layer, statistic, limit)?)
+            Self::Pattern { subject, which } => {
+                Payload::Pattern(which, subject.ask(|trace| pattern(trace, which, progress))?)
+            }
+            Self::Attribution { subject, pos, answer, wrong } => {
+                let aligned = |trace: &Trace| {
+                    let same = std::ptr::eq(trace, &*subject.trace);
+                    if same { Some(pos) } else { subject.alignment.get(pos).copied().flatten() }
+                };
+                Payload::Attribution(subject.ask(|trace| match aligned(trace) {
+                    Some(p) => direct_attribution(trace, p, answer, wrong),
+                    None => Err(Error::request("this token has no counterpart in the other prompt; pin another one")),
+                })?)
+            }
+            Self::Backup { before, after, pos, answer, wrong } => {
+                let before = direct_attribution(&before, pos, answer, wrong)?;
+                Payload::Backup(changes(&before, &direct_attribution(&after, pos, answer, wrong)?))
+            }
+            Self::Thumbnails { subject } => Payload::Thumbnails(subject.ask(|trace| thumbnails(trace, progress))?),
+            Self::Lens { subject, answer, wrong } => {
+                let minus = match &subject.minus {
+                    Some(trace) => Some(logit_lens(trace, &[], answer, wrong, progress, |_| {})?),
+                    None => None,
+                };
+                let with = |now: Lens, minus| Compared { now, minus, alignment: subject.alignment.clone() };
+                let lens = logit_lens(&subject.trace, &[], answer, wrong, progress, |l| {
+                    if minus.is_none() {
+                        partial(Payload::Lens(with(l.clone(), None)));
+                    }
+                })?;
+                Payload::Lens(with(lens, minus))
+            }
+            Self::Norms { subject } => Payload::Norms(subject.ask(|trace| norms(trace, progress))?),
+            Self::Neurons { subject, layer, statistic, limit } => {
+                let now = neurons(&subject.trace, layer, statistic, limit)?;
+                let minus = subject.minus.as_deref().map(|trace| now.again(trace)).transpose()?;
+                Payload::Neurons(Compared { now, minus, alignment: subject.alignment })
             }
             Self::NeuronTokens { model, layer, neuron } => {
                 Payload::NeuronTokens(neuron_tokens(&model, layer, neuron, 10)?)
             }
-            Self::Projection { trace, settings } => Payload::Projection(projection(&trace, settings, progress)?),
-            Self::TextScores { trace } => Payload::TextScores(head_scores(&trace, Measure::Detector, progress)?),
+            Self::Projection { subject, settings } => {
+                Payload::Projection(projection(&subject.trace, settings, progress)?)
+            }
+            Self::Sweep { pair, question, cells, confirmed } => {
+                let mut sweep = Sweep::new(&pair, question, progress)?;
+                if let Some(cells) = &cells {
+                    sweep = sweep.only(cells);
+                }
+                let estimate = sweep.estimate();
+                if estimate.seconds > ASK_FROM && !confirmed {
+                    return Ok(Payload::Estimate(estimate));
+                }
+                partial(Payload::Estimate(estimate));
+                Payload::Sweep(sweep.run(progress, |found| partial(Payload::Sweep(found.clone())))?)
+            }
+            Self::Approximation { pair, site, by, metric } => {
+                let found = attribution_patching(&pair, metric, Freeze::default(), progress)?;
+                Payload::Approximation(found.grid(&pair, site, by)?)
+            }
+            Self::TextScores { subject } => {
+                Payload::TextScores(subject.ask(|trace| head_scores(trace, Measure::Detector, progress))?)
+            }
+            Self::Generate { base, edited, sampling, limit } => {
+                let mut so_far = Generations { edited: edited.as_ref().map(|_| Vec::new()), ..Generations::default() };
+                let mut last = Instant::now();
+                let mut report = |so_far: &Generations| {
+                    // As fast as anybody reads.
+                    if last.elapsed().as_millis() > 40 {
+                        last = Instant::now();
+                        partial(Payload::Generated(so_far.clone()));
+                    }
+                };
+                if let Some(edited) = &edited {
+                    generate(&edited.model, &edited.ids, edited.edits(), sampling, limit, progress, |token| {
+                        so_far.edited.get_or_insert_default().push(token);
+                        report(&so_far);
+                    })?;
+                }
+                generate(&base.model, &base.ids, base.edits(), sampling, limit, progress, |token| {
+                    so_far.base.push(token);
+                    report(&so_far);
+                })?;
+                so_far.done = true;
+                Payload::Generated(so_far)
+            }
             Self::RandomScores { model } => {
                 let n = RANDOM_LENGTH.min(model.config.n_ctx / 2);
                 if n < 2 {
                     return Err(Error::request("this model's context is too short for head scores on random tokens"));
                 }
                 let trace = Trace::run(&model, repeated_random(model.config.d_vocab, n, 0), progress)?;
-                Payload::RandomScores(head_scores(&trace, Measure::Diagonal { n }, progress)?)
+                let now = head_scores(&trace, Measure::Diagonal { n }, progress)?;
+                Payload::RandomScores(Compared { now, minus: None, alignment: Arc::default() })
             }
         })
     }

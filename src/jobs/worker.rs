@@ -144,10 +144,10 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
             }
         };
         let kind = request.kind();
-        let (model, trace) = request.inputs();
+        let (model, traces) = request.inputs();
         let spec = request.spec();
         let send = |payload| {
-            let answer = Answer { kind, model: model.clone(), trace: trace.clone(), spec: spec.clone(), payload };
+            let answer = Answer { kind, model: model.clone(), traces: traces.clone(), spec: spec.clone(), payload };
             let delivered = sender.send(answer).is_ok();
             wake();
             delivered

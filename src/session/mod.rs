@@ -2,8 +2,11 @@
 
 pub mod recent;
 
+use crate::engine::EditStack;
+use crate::engine::resolve::Alignment;
+
 /// A question: which model, which prompt, which prediction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Document {
     pub model: String,
     pub prompt: String,
@@ -11,4 +14,14 @@ pub struct Document {
     pub answer: String,
     /// Token to compare it with; may be empty.
     pub wrong: String,
+    /// The prompt to compare with; empty for none.
+    #[serde(default)]
+    pub corrupted: String,
+    /// For each token of the prompt its counterpart in the corrupted one, where the user has changed what was
+    /// found.
+    #[serde(default)]
+    pub alignment: Option<Alignment>,
+    /// What is changed while the model runs.
+    #[serde(default)]
+    pub stack: EditStack,
 }

@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
-use super::{Cached, Context, Table, View, position_labels, ready};
+use super::{Cached, Context, Table, View, compared, position_labels, ready, scale};
 use crate::analysis::neurons::Statistic;
 use crate::app::command::Action;
 use crate::app::selection::Focus;
@@ -105,7 +105,9 @@ impl Activations {
         let Some(result) = slot.result.clone() else { return };
         let n = &*result.value;
         let data = self.neurons.get(result.stamp, || {
-            HeatData::new(n.values.len(), n.values.first().map_or(0, Vec::len), n.values.concat())
+            compared(n, false, true, |n| {
+                HeatData::new(n.values.len(), n.values.first().map_or(0, Vec::len), n.values.concat())
+            })
         });
         let m = data.max_abs();
         let colors = diverging(&cx.palette, m, result.fresh);
@@ -162,13 +164,17 @@ impl Activations {
         }
         let Some(result) = slot.result.clone() else { return };
         let heads = cx.state.model.as_ref().map_or(1, |m| m.config.n_heads);
-        let rows = &result.value.heads;
-        let data =
-            self.heads.get(result.stamp, || HeatData::new(rows.len(), rows.first().map_or(0, Vec::len), rows.concat()));
-        let colors = sequential(&cx.palette, 0.0, data.max, result.fresh);
+        let data = self.heads.get(result.stamp, || {
+            compared(&result.value, false, true, |n| {
+                HeatData::new(n.heads.len(), n.heads.first().map_or(0, Vec::len), n.heads.concat())
+            })
+        });
+        let (colors, low, high) = scale(cx, &result.value, &data, result.fresh, || {
+            (sequential(&cx.palette, 0.0, data.max, result.fresh), "0".to_owned(), number(data.max))
+        });
         ui.horizontal(|ui| {
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, "0", &number(data.max));
+                colorbar(ui, &colors, &low, &high);
             });
         });
         let (p, h) = (cx.pinned(), cx.state.selection.hovered);

@@ -2,18 +2,20 @@
 
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
-use super::{Cached, Context, Table, View, position_labels, ready};
+use super::{Cached, Context, Table, View, compared, position_labels, ready};
 use crate::analysis::head_scores::{HeadScores, SCORES, Score};
 use crate::analysis::patterns::{Thumbnails, Which};
+use crate::app::causal::Show;
 use crate::app::selection::Focus;
 use crate::app::svg::paint_cells;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::app::widgets::{choice, message};
 use crate::gpu::heatmap::HeatmapCallback;
 use crate::gpu::{HeatData, NOTHING};
+use crate::jobs::Compared;
 
 /// Order of the thumbnails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -175,10 +177,17 @@ impl Attention {
     fn scores<'a>(&self, cx: &'a Context<'_>) -> Option<(&'a HeadScores, u64)> {
         let r = &cx.state.results;
         let slot = if self.random { &r.random_scores } else { &r.text_scores };
-        slot.result.as_ref().map(|s| (&*s.value, s.stamp))
+        slot.result.as_ref().map(|s| (&s.value.now, s.stamp))
     }
 
-    fn overview(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, thumbs: &Thumbnails, stamp: u64, fresh: bool) {
+    fn overview(
+        &mut self,
+        ui: &mut egui::Ui,
+        cx: &mut Context<'_>,
+        thumbs: &Compared<Thumbnails>,
+        stamp: u64,
+        fresh: bool,
+    ) {
         let scores = self.scores(cx);
         let score_stamp = scores.map_or(0, |s| s.1);
         let available = ui.available_size();
@@ -193,7 +202,16 @@ impl Attention {
         };
         let grid = Grid { order, columns };
         let key = (stamp, score_stamp, self.sort, self.random, columns);
-        let data = self.atlas.get(key, || atlas(thumbs, &grid));
+        let differs = thumbs.minus.is_some();
+        if thumbs.minus.as_ref().is_some_and(|m| m.side != thumbs.side) {
+            message(
+                ui,
+                "prompts of different length: their thumbnails cannot be subtracted; see one head below",
+                false,
+            );
+            return;
+        }
+        let data = self.atlas.get(key, || compared(thumbs, false, false, |t| atlas(t, &grid)));
         let (top, left) = if by_layer { (GRID_TOP, GRID_LEFT) } else { (0.0, 0.0) };
         let cell = ((available.x - left - 10.0) / columns as f32).min(72.0);
         let cell = if grid.rows() as f32 * cell + top <= available.y {
@@ -206,7 +224,9 @@ impl Attention {
             let (outer, response) = ui.allocate_exact_size(size, egui::Sense::click());
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, "attention of all heads"));
             let rect = Rect::from_min_max(outer.min + vec2(left, top), outer.max);
-            let coloring = crate::gpu::heatmap::Coloring { gap_width: 0.0, ..sequential(&cx.palette, 0.0, 1.0, fresh) };
+            let own =
+                if differs { diverging(&cx.palette, 1.0, fresh) } else { sequential(&cx.palette, 0.0, 1.0, fresh) };
+            let coloring = crate::gpu::heatmap::Coloring { gap_width: 0.0, ..own };
             let cells = HeatmapCallback {
                 widget: response.id.value(),
                 window: [0.0, 0.0, data.cols as f32, data.rows as f32],
@@ -287,7 +307,11 @@ impl Attention {
             ui.label(RichText::new(title).font(theme::title()).color(cx.palette.accent));
             ui.label(RichText::new("rows attend to columns").font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &sequential(&cx.palette, 0.0, 1.0, true), "0", "1");
+                if cx.state.show == Show::Difference {
+                    colorbar(ui, &diverging(&cx.palette, 1.0, true), "-1", "1");
+                } else {
+                    colorbar(ui, &sequential(&cx.palette, 0.0, 1.0, true), "0", "1");
+                }
             });
         });
         let slot = &cx.state.results.pattern;
@@ -301,9 +325,17 @@ impl Attention {
             return;
         }
         let data = self.large.get(result.stamp, || {
-            let masked = values.iter().enumerate().map(|(i, v)| if i % n > i / n { NOTHING } else { *v }).collect();
-            HeatData::new(n, n, masked)
+            compared(values, true, true, |values| {
+                let n = values.len().isqrt();
+                let masked = values.iter().enumerate().map(|(i, v)| if i % n > i / n { NOTHING } else { *v }).collect();
+                HeatData::new(n, n, masked)
+            })
         });
+        let colors = if values.minus.is_some() {
+            diverging(&cx.palette, 1.0, result.fresh)
+        } else {
+            sequential(&cx.palette, 0.0, 1.0, result.fresh)
+        };
         let available = ui.available_size();
         let aside = available.x > available.y + 150.0;
         let width = if aside { available.x.min(available.y + 40.0) } else { available.x };
@@ -317,7 +349,7 @@ impl Attention {
                     Heatmap {
                         name: "attention pattern",
                         data: &data,
-                        coloring: sequential(&cx.palette, 0.0, 1.0, result.fresh),
+                        coloring: colors,
                         row_label: &|r| cx.token(r),
                         col_label: &|c| cx.token(c),
                         row_label_width: ROW_LABELS,

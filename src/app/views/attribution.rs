@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, RichText, vec2};
 
-use super::{Cached, Context, Table, View, numbers, ready};
+use super::{Cached, Context, Table, View, compared, numbers, ready};
 use crate::analysis::direct_attribution::Attribution;
 use crate::app::selection::Focus;
 use crate::app::theme;
@@ -10,6 +10,7 @@ use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::{HeatData, NOTHING};
+use crate::jobs::Compared;
 
 #[derive(Default)]
 pub struct AttributionView {
@@ -24,6 +25,7 @@ enum Part {
     Embed,
     PosEmbed,
     Biases,
+    Edits,
 }
 
 impl Part {
@@ -34,6 +36,7 @@ impl Part {
             Self::Embed => "embed".to_owned(),
             Self::PosEmbed => "pos_embed".to_owned(),
             Self::Biases => "biases".to_owned(),
+            Self::Edits => "edits".to_owned(),
         }
     }
 }
@@ -43,8 +46,23 @@ fn parts(a: &Attribution) -> Vec<(Part, f32)> {
         a.heads.iter().enumerate().flat_map(|(l, r)| r.iter().enumerate().map(move |(h, v)| (Part::Head(l, h), *v)));
     let mlps = a.mlps.iter().enumerate().map(|(l, v)| (Part::Mlp(l), *v));
     let mut all: Vec<(Part, f32)> = heads.chain(mlps).collect();
-    all.extend([(Part::Embed, a.embed), (Part::PosEmbed, a.pos_embed), (Part::Biases, a.biases())]);
+    all.extend([
+        (Part::Embed, a.embed),
+        (Part::PosEmbed, a.pos_embed),
+        (Part::Biases, a.biases()),
+        (Part::Edits, a.edits),
+    ]);
     all.retain(|(_, v)| *v != 0.0);
+    all.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
+    all
+}
+
+/// The parts, or how they differ from the other run's.
+fn differences(a: &Compared<Attribution>) -> Vec<(Part, f32)> {
+    let now = parts(&a.now);
+    let Some(minus) = a.minus.as_ref().map(parts) else { return now };
+    let there = |part: Part| minus.iter().find(|(p, _)| *p == part).map_or(0.0, |(_, v)| *v);
+    let mut all: Vec<(Part, f32)> = now.iter().map(|(p, v)| (*p, v - there(*p))).collect();
     all.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
     all
 }
@@ -71,7 +89,7 @@ impl View for AttributionView {
         }
         let Some(result) = slot.result.clone() else { return };
         let a = &*result.value;
-        let data = self.data.get(result.stamp, || matrix(a));
+        let data = self.data.get(result.stamp, || compared(a, false, false, matrix));
         let m = data.max_abs();
         let colors = diverging(&cx.palette, m, result.fresh);
         let what = match a.wrong {
@@ -82,7 +100,9 @@ impl View for AttributionView {
             ui.label(RichText::new("logit").font(theme::small()).color(cx.palette.weak));
             let explained = format!("as predicted after {} ({})", cx.token(a.pos), a.pos);
             ui.label(RichText::new(what).font(theme::mono()).color(cx.palette.accent)).on_hover_text(&explained);
-            ui.label(RichText::new(format!("{:+.2}", a.logit)).font(theme::mono())).on_hover_text(explained);
+            let logit = a.logit - a.minus.as_ref().map_or(0.0, |m| m.logit);
+            let text = if a.minus.is_some() { format!("Δ {logit:+.2}") } else { format!("{logit:+.2}") };
+            ui.label(RichText::new(text).font(theme::mono())).on_hover_text(explained);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, &colors, &number(-m), &number(m));
             });
@@ -96,7 +116,7 @@ impl View for AttributionView {
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
                     ui.spacing_mut().item_spacing.y = 1.0;
-                    let parts = parts(a);
+                    let parts = differences(a);
                     let max = parts.first().map_or(1.0, |p| p.1.abs());
                     let p = cx.pinned();
                     for (part, v) in parts.iter().take(60) {
@@ -136,7 +156,7 @@ impl AttributionView {
         &self,
         ui: &mut egui::Ui,
         cx: &mut Context<'_>,
-        a: &Attribution,
+        a: &Compared<Attribution>,
         data: &HeatData,
         colors: crate::gpu::heatmap::Coloring,
     ) {

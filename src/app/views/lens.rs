@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
-use super::{Cached, Context, Table, View, numbers, position_labels, ready};
+use super::{Cached, Context, Table, View, compared, numbers, position_labels, ready, scale};
 use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::selection::Focus;
 use crate::app::theme;
@@ -95,8 +95,10 @@ impl View for LensView {
         if !options.iter().any(|(q, _)| *q == self.quantity) {
             self.quantity = Quantity::default();
         }
-        let data = self.data.get((lens.stamp, self.quantity), || matrix(&lens.value, self.quantity));
-        let (colors, low, high) = match self.quantity {
+        let quantity = self.quantity;
+        let data =
+            self.data.get((lens.stamp, quantity), || compared(&lens.value, false, true, |l| matrix(l, quantity)));
+        let (colors, low, high) = scale(cx, &lens.value, &data, lens.fresh, || match quantity {
             Quantity::AnswerDifference => {
                 let m = data.max_abs();
                 (diverging(&cx.palette, m, lens.fresh), number(-m), number(m))
@@ -114,7 +116,7 @@ impl View for LensView {
                 let c = coloring(&cx.palette, ColorMap::Viridis, 0.0, 1.0, false, lens.fresh);
                 (c, "0".to_owned(), "1".to_owned())
             }
-        };
+        });
         ui.horizontal(|ui| {
             if let Some(q) = choice(ui, "colour", self.quantity, &options) {
                 self.quantity = q;
@@ -140,6 +142,11 @@ impl View for LensView {
             }),
             tooltip: &|ui, r, c| {
                 ui.label(RichText::new(format!("layer {r}, after {} ({c})", cx.token(c))).font(theme::title()));
+                if lens.value.minus.is_some()
+                    && let Some(v) = data.get(r, c)
+                {
+                    ui.label(RichText::new(format!("difference {v:+.4}")).font(theme::title()));
+                }
                 if let Some(cell) = top(r, c) {
                     for t in &cell.top {
                         ui.monospace(format!("{:<14} {:>7.2} %", cx.text_of(t.id), t.prob * 100.0));

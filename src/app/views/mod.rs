@@ -3,8 +3,11 @@
 mod activations;
 mod attention;
 mod attribution;
+mod edits;
+mod generation;
 mod lens;
 mod norms;
+mod patching;
 mod projection;
 
 use std::sync::Arc;
@@ -15,9 +18,12 @@ use super::command::Action;
 use super::selection::{Hovered, Pinned};
 use super::state::{Slot, State};
 use super::theme::Palette;
+use super::widgets::colorbar::number;
+use super::widgets::heatmap::diverging;
 use super::widgets::{message, token_text};
 use crate::gpu::HeatData;
-use crate::jobs::Run;
+use crate::gpu::heatmap::Coloring;
+use crate::jobs::{Compared, Run};
 
 /// Names of the views, in the order of lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +34,9 @@ pub enum ViewKind {
     Projection,
     Activations,
     Attribution,
+    Patching,
+    Edits,
+    Generation,
 }
 
 /// What a view is, for menus, tabs, help, `render` and tests.
@@ -92,6 +101,30 @@ pub const VIEWS: &[ViewDef] = &[
         help: "What each head and MLP by itself adds to the answer's logit, or to the difference of two. The parts add up to the logit (difference).",
         formula: "component · (W_U[answer] − W_U[wrong]), final norm's scale frozen [TransformerLens]",
         make: || Box::new(attribution::AttributionView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Patching,
+        name: "patching",
+        title: "Patching",
+        help: "What each place causes: activation patching puts the clean run's value into the corrupted run, ablation takes a value out of the clean run. Every cell is an exact run; click one and its edit joins the stack.",
+        formula: "patching: (m − m_corrupted)/(m_clean − m_corrupted) [TransformerLens patching.py]; ablation: m − m_clean",
+        make: || Box::new(patching::PatchingView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Edits,
+        name: "edits",
+        title: "Edits",
+        help: "The stack of edits under which the edited run is made, in order: switch, move, remove or add them. Below: what they do to the prediction, and which components step in for what was removed.",
+        formula: "set, zero, mean, scale, add, copy, cut or force at any site; backup: rise of direct attribution [Wang et al. 2022]",
+        make: || Box::new(edits::EditsView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Generation,
+        name: "generation",
+        title: "Generation",
+        help: "How the prompt goes on, without the edits and with them. The colour is the probability that the model gave each token it wrote.",
+        formula: "greedy, or softmax(logits / temperature) cut to top-k and top-p, with a seed",
+        make: || Box::new(generation::GenerationView::default()),
     },
 ];
 
@@ -185,7 +218,7 @@ impl Table {
 
 /// Shows why there is nothing to show; true if there is a result to go on with.
 fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
-    if let Some(error) = slot.error.as_ref().or(cx.state.results.run.error.as_ref()) {
+    if let Some(error) = slot.error.as_ref().or(cx.state.shown_slot().error.as_ref()) {
         message(ui, error, true);
         return false;
     }
@@ -231,6 +264,41 @@ impl<K: PartialEq> Cached<K> {
     fn last(&self) -> Option<&HeatData> {
         self.entry.as_ref().map(|(_, d)| d)
     }
+}
+
+/// A matrix of one run, or the difference of two. `rows` and `cols` say which axes are positions: those are
+/// matched through the alignment, and what has no counterpart is left out.
+fn compared<T>(result: &Compared<T>, rows: bool, cols: bool, matrix: impl Fn(&T) -> HeatData) -> HeatData {
+    let now = matrix(&result.now);
+    let Some(minus) = result.minus.as_ref().map(matrix) else { return now };
+    let through = |is_position: bool, i: usize| match is_position {
+        true => result.alignment.get(i).copied().flatten(),
+        false => Some(i),
+    };
+    let mut values = Vec::with_capacity(now.rows * now.cols);
+    for r in 0..now.rows {
+        let other = through(rows, r);
+        for c in 0..now.cols {
+            let there = other.zip(through(cols, c)).and_then(|(r, c)| minus.get(r, c));
+            values.push(now.get(r, c).zip(there).map_or(crate::gpu::NOTHING, |(a, b)| a - b));
+        }
+    }
+    HeatData::new(now.rows, now.cols, values)
+}
+
+/// The colour scale of a quantity, symmetric around zero where it is a difference; with its two ends as text.
+fn scale<T>(
+    cx: &Context<'_>,
+    result: &Compared<T>,
+    data: &HeatData,
+    fresh: bool,
+    own: impl FnOnce() -> (Coloring, String, String),
+) -> (Coloring, String, String) {
+    if result.minus.is_none() {
+        return own();
+    }
+    let m = data.max_abs();
+    (diverging(&cx.palette, m, fresh), number(-m), number(m))
 }
 
 fn position_labels(cx: &Context<'_>, n: usize) -> Vec<String> {

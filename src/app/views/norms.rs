@@ -2,7 +2,8 @@
 
 use eframe::egui::{self, RichText};
 
-use super::{Cached, Context, Table, View, numbers, position_labels, ready};
+use super::{Cached, Context, Table, View, compared, numbers, position_labels, ready, scale};
+use crate::analysis::norms::Norms;
 use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::choice;
@@ -46,27 +47,35 @@ impl View for NormsView {
         } else {
             options.push((Stream::Mlp, "mlp_out"));
         }
-        let rows = match self.stream {
-            Stream::Resid => &norms.value.resid_post,
-            Stream::Attn => &norms.value.attn_out,
-            Stream::Mlp => &norms.value.mlp_out,
+        let stream = self.stream;
+        let rows = |n: &Norms| match stream {
+            Stream::Resid => n.resid_post.clone(),
+            Stream::Attn => n.attn_out.clone(),
+            Stream::Mlp => n.mlp_out.clone(),
         };
-        let log = self.log;
+        // A difference has a sign, so no logarithm.
+        let differs = norms.value.minus.is_some();
+        let log = self.log && !differs;
         let shown = |v: f32| if log { v.max(1e-6).log10() } else { v };
         let data = self.data.get((norms.stamp, self.stream, log), || {
-            let cols = rows.first().map_or(0, Vec::len);
-            HeatData::new(rows.len(), cols, rows.iter().flatten().map(|v| shown(*v)).collect())
+            compared(&norms.value, false, true, |n| {
+                let rows = rows(n);
+                let cols = rows.first().map_or(0, Vec::len);
+                HeatData::new(rows.len(), cols, rows.iter().flatten().map(|v| shown(*v)).collect())
+            })
         });
         let real = |v: f32| if log { 10f32.powf(v) } else { v };
         let low = if log { data.min } else { 0.0 };
-        let colors = sequential(&cx.palette, low, data.max, norms.fresh);
+        let (colors, low, high) = scale(cx, &norms.value, &data, norms.fresh, || {
+            (sequential(&cx.palette, low, data.max, norms.fresh), number(real(low)), number(real(data.max)))
+        });
         ui.horizontal(|ui| {
             if let Some(s) = choice(ui, "of", self.stream, &options) {
                 self.stream = s;
             }
             ui.toggle_value(&mut self.log, RichText::new("log colour").font(theme::small()));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &number(real(low)), &number(real(data.max)));
+                colorbar(ui, &colors, &low, &high);
             });
         });
         let (p, h) = (cx.pinned(), cx.state.selection.hovered);
@@ -86,7 +95,14 @@ impl View for NormsView {
             tooltip: &|ui, r, c| {
                 ui.label(format!("layer {r}, {} ({c})", cx.token(c)));
                 if let Some(v) = data.get(r, c) {
-                    ui.label(RichText::new(format!("norm {:.2}", real(v))).font(theme::title()));
+                    ui.label(
+                        RichText::new(if differs {
+                            format!("norm {v:+.2} against the other run")
+                        } else {
+                            format!("norm {:.2}", real(v))
+                        })
+                        .font(theme::title()),
+                    );
                 }
             },
         }

@@ -1,0 +1,118 @@
+//! How the prompt goes on, without and with the edits.
+
+use eframe::egui::{self, RichText, text::LayoutJob};
+
+use super::{Context, Table, View, ready};
+use crate::app::command::Action;
+use crate::app::theme;
+use crate::app::widgets::token_text;
+use crate::engine::generate::{Generated, Sampling};
+use crate::gpu::ColorMap;
+use crate::gpu::colormap::ink_on;
+
+#[derive(Default)]
+pub struct GenerationView {
+    settings: Option<(Sampling, usize)>,
+}
+
+impl View for GenerationView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let (mut s, mut limit) = *self.settings.get_or_insert(cx.state.sampling);
+        ui.horizontal_wrapped(|ui| {
+            let number = |ui: &mut egui::Ui, drag: egui::DragValue<'_>, help: &str| {
+                ui.add(drag).on_hover_text(help.to_owned());
+            };
+            number(ui, egui::DragValue::new(&mut limit).range(1..=512).suffix(" tokens"), "most tokens to write");
+            number(
+                ui,
+                egui::DragValue::new(&mut s.temperature).range(0.0..=3.0).speed(0.02).prefix("temperature "),
+                "0 always takes the most probable token",
+            );
+            number(
+                ui,
+                egui::DragValue::new(&mut s.top_k).range(0..=1000).prefix("top-k "),
+                "only the k most probable tokens; 0 for all",
+            );
+            number(
+                ui,
+                egui::DragValue::new(&mut s.top_p).range(0.01..=1.0).speed(0.01).prefix("top-p "),
+                "only the most probable tokens that together reach this probability; 1 for all",
+            );
+            number(ui, egui::DragValue::new(&mut s.seed).prefix("seed "), "the same seed gives the same text");
+            if ui.button("Generate").on_hover_text("Ctrl+G").clicked() {
+                cx.actions.push(Action::Generate(s, limit));
+            }
+        });
+        self.settings = Some((s, limit));
+        let slot = &cx.state.results.generated;
+        if slot.result.is_none() && slot.error.is_none() && cx.state.run().is_some() && !cx.state.worker.is_busy() {
+            ui.add_space(8.0);
+            ui.label(
+                RichText::new("Generate shows how the prompt goes on, and how it would with the edits of the stack.")
+                    .color(cx.palette.weak),
+            );
+            return;
+        }
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let Some(result) = slot.result.clone() else { return };
+        egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+            let edited = result.value.edited.clone();
+            if let Some(tokens) = &edited {
+                let n = cx.state.document.stack.active().count();
+                let title = if n == 1 { "with the edit".to_owned() } else { format!("with {n} edits") };
+                text(ui, cx, &title, tokens, result.fresh);
+            }
+            text(
+                ui,
+                cx,
+                if edited.is_some() { "without" } else { "the prompt goes on" },
+                &result.value.base,
+                result.fresh,
+            );
+        });
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let g = cx.state.results.generated.get()?;
+        let lists: Vec<(&str, &[Generated])> = std::iter::once(("base", &g.value.base[..]))
+            .chain(g.value.edited.as_deref().map(|e| ("edited", e)))
+            .collect();
+        let rows = lists
+            .iter()
+            .flat_map(|(name, list)| {
+                list.iter().enumerate().map(move |(i, t)| format!("{name} {i} {}", cx.text_of(t.id)))
+            })
+            .collect();
+        let values = lists.iter().flat_map(|(_, l)| l.iter().map(|t| vec![Some(t.prob)])).collect();
+        Some(Table {
+            name: "generation".to_owned(),
+            row_axis: "token",
+            col_axis: "probability",
+            rows,
+            cols: vec!["probability".to_owned()],
+            values,
+        })
+    }
+}
+
+fn text(ui: &mut egui::Ui, cx: &Context<'_>, title: &str, tokens: &[Generated], fresh: bool) {
+    ui.add_space(6.0);
+    ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
+    let mut job = LayoutJob::default();
+    job.wrap.max_width = ui.available_width();
+    for token in tokens {
+        let shown = cx.text_of(token.id);
+        // Sure tokens are quiet, surprising ones bright: as in the token strip.
+        let back = ColorMap::Magma.at(0.12 + 0.78 * (1.0 - token.prob.clamp(0.0, 1.0)));
+        let back = back.gamma_multiply(if fresh { 1.0 } else { 0.5 });
+        let format =
+            egui::TextFormat { font_id: theme::mono(), color: ink_on(back), background: back, ..Default::default() };
+        job.append(&shown, 0.0, format);
+    }
+    let plain: String = tokens.iter().map(|t| token_text::short(&cx.text_of(t.id), 20)).collect();
+    let response = ui.label(job);
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{title}: {plain}")));
+    response.on_hover_text("dark: the model was sure of the token; bright: it was not");
+}
