@@ -5,10 +5,15 @@ mod common;
 
 use std::time::Duration;
 
+use circuitscope::analysis::audit::audit;
+use circuitscope::analysis::metric::Metric;
 use circuitscope::app::App;
+use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::command::{Action, Command};
 use circuitscope::app::layout::Layout;
 use circuitscope::app::views::VIEWS;
+use circuitscope::engine::edit::{Action as Do, Edit};
+use circuitscope::engine::{EditStack, Site, SiteKind, Which};
 use circuitscope::gpu::heatmap::HeatmapPipeline;
 use circuitscope::model::builtin::BUILTINS;
 use circuitscope::session::Document;
@@ -39,6 +44,20 @@ fn settle(h: &mut Harness<'static, App>) {
     let ctx = h.ctx.clone();
     h.state_mut().settle(&ctx, Duration::from_secs(120)).unwrap();
     h.run();
+}
+
+/// Something for the causal views to show: an edit, a sweep, a text.
+fn causes(h: &mut Harness<'static, App>) {
+    let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
+    let state = &mut h.state_mut().state;
+    let settings = state.first_patching();
+    state.apply(Action::Patch(settings), 0.0);
+    state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    settle(h);
+    let state = &mut h.state_mut().state;
+    state.apply(Action::ShowRun(Show::Clean), 0.0);
+    state.apply(Action::Generate(Default::default(), 12), 0.0);
+    settle(h);
 }
 
 #[test]
@@ -262,7 +281,7 @@ fn tiny_and_long_prompts_are_drawn() {
 fn every_view_exports_its_numbers() {
     let mut h = window(document(PROMPT));
     h.state_mut().layout = Layout::everything();
-    h.run();
+    causes(&mut h);
     for view in VIEWS {
         let app = h.state();
         let palette = circuitscope::app::theme::Palette::of(&h.ctx);
@@ -302,6 +321,7 @@ fn every_view_looks_as_it_did() {
             });
         // Times and machines differ between runs; a view alone shows neither.
         settle(&mut h);
+        causes(&mut h);
         let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
         for view in VIEWS {
             h.state_mut().layout = Layout::single(view.kind);
@@ -311,4 +331,166 @@ fn every_view_looks_as_it_did() {
         }
         results.extend_harness(&mut h);
     }
+}
+
+const CLEAN: &str = "The President of the United States and the President of the";
+const CORRUPTED: &str = "The President of the Roman States and the President of the";
+
+/// A window with both prompts, once everything has been computed.
+fn two_prompts() -> Harness<'static, App> {
+    let mut h = window(document(CLEAN));
+    h.state_mut().state.apply(Action::SetCorrupted(CORRUPTED.to_owned()), 0.0);
+    settle(&mut h);
+    h
+}
+
+#[test]
+fn typing_a_corrupted_prompt_gives_a_second_run_and_a_difference() {
+    let mut h = window(document(CLEAN));
+    h.get_by_label("vs.").click();
+    h.run();
+    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Corrupted prompt").type_text(CORRUPTED);
+    h.run();
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.corrupted().unwrap().prompt, CORRUPTED);
+    assert_eq!(state.showable(), [Show::Clean, Show::Corrupted, Show::Difference]);
+    assert!(h.query_by_label_contains("other token 4").is_some());
+    h.get_by_label("difference").click();
+    h.run();
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.show, Show::Difference);
+    let lens = state.results.lens.get().unwrap();
+    assert!(lens.fresh && lens.value.minus.is_some());
+    // Before the first differing token nothing differs.
+    let same = |l: usize| {
+        let (a, b) = (lens.value.now.cell(l, 2).unwrap(), lens.value.minus.as_ref().unwrap().cell(l, 2).unwrap());
+        (a.entropy - b.entropy).abs() < 1e-4
+    };
+    assert!((0..2).all(same));
+}
+
+#[test]
+fn clicking_a_cell_of_the_patching_view_edits_the_run() {
+    let mut h = two_prompts();
+    h.get_by_label("Patching").click();
+    h.run();
+    settle(&mut h);
+    let sweep = h.state().state.results.sweep.get().unwrap().value.clone();
+    assert!(sweep.done && sweep.values.len() == 8 && sweep.run == 8);
+    // The bars at the side are the cells as well, strongest first.
+    let values = sweep.normalised().unwrap();
+    let strongest = (0..8).max_by(|a, b| values[*a].abs().total_cmp(&values[*b].abs())).unwrap();
+    let name = format!("{}.{} {:+.3}", strongest / 4, strongest % 4, values[strongest]);
+    h.get_by_label(&name).click();
+    h.run();
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.document.stack.edits, [sweep.question.edit(&sweep.cell(strongest))]);
+    assert_eq!((state.document.stack.base, state.show), (Which::Corrupted, Show::Edited));
+    // The edited run is the one the sweep measured.
+    let edited = state.edited().unwrap();
+    let Metric::LogitDifference { answer, wrong } = sweep.question.metric else {
+        panic!("{:?}", sweep.question.metric)
+    };
+    let model = state.model.as_ref().unwrap();
+    let row = edited.trace.normalized(edited.trace.len() - 1).unwrap();
+    let logits = model.network().unembed(&row).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!((logits[answer as usize] - logits[wrong as usize] - sweep.values[strongest]).abs() < 1e-3);
+    assert!(!state.results.backup.get().unwrap().value.is_empty());
+    // Again: the edit leaves.
+    h.get_by_label(&name).click();
+    h.run();
+    settle(&mut h);
+    assert!(h.state().state.document.stack.edits.is_empty() && h.state().state.show != Show::Edited);
+}
+
+#[test]
+fn edits_can_be_switched_moved_and_removed() {
+    let mut h = two_prompts();
+    let zero = |layer, head| Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(head);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(0, 1)), 0.0);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(1, 2)), 0.0);
+    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Edits);
+    settle(&mut h);
+    assert_eq!(h.state().state.show, Show::Edited);
+    h.get_by_label("move edit down 0").click();
+    h.run();
+    assert_eq!(h.state().state.document.stack.edits, [zero(1, 2), zero(0, 1)]);
+    h.get_by_label("edit 0").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(h.state().state.document.stack.active().count(), 1);
+    // E switches all off, and the views go back to the plain run.
+    h.key_press(egui::Key::E);
+    h.run();
+    settle(&mut h);
+    assert_eq!((h.state().state.document.stack.active().count(), h.state().state.show), (0, Show::Clean));
+    h.get_by_label("remove edit 1").click();
+    h.run();
+    assert_eq!(h.state().state.document.stack.edits.len(), 1);
+    // A contradiction is refused in one sentence, and nothing else is lost.
+    let same = zero(1, 2);
+    let stack = EditStack { edits: vec![same.clone(), same], ..EditStack::default() };
+    h.state_mut().state.apply(Action::SetStack(stack), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert!(state.results.edited.error.as_ref().unwrap().contains("contradict"));
+    assert!(state.results.run.get().is_some() && state.results.run.error.is_none());
+}
+
+#[test]
+fn text_is_generated_with_and_without_edits() {
+    let mut h = two_prompts();
+    let zero = Edit::new(Site::new(SiteKind::AttnOut, 1), Do::Zero);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    settle(&mut h);
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::G);
+    h.run();
+    settle(&mut h);
+    let texts = h.state().state.results.generated.get().unwrap().value.clone();
+    assert!(texts.done && texts.base.len() == 30);
+    assert_ne!(texts.base, *texts.edited.as_ref().unwrap());
+}
+
+#[test]
+fn prompts_of_different_length_are_aligned_and_patterns_refused() {
+    let mut h = window(document(CLEAN));
+    h.state_mut().state.apply(Action::SetCorrupted(CORRUPTED.replace("Roman", "old Roman")), 0.0);
+    settle(&mut h);
+    let state = &mut h.state_mut().state;
+    let counterparts = state.counterparts();
+    assert!(counterparts.iter().filter(|c| c.is_none()).count() >= 1, "{counterparts:?}");
+    // Changed by hand.
+    state.apply(Action::Align(1, None), 0.0);
+    assert_eq!(state.counterparts()[1], None);
+    state.apply(Action::Align(1, Some(1)), 0.0);
+    let settings = PatchSettings { site: SiteKind::Pattern, ..state.first_patching() };
+    state.apply(Action::Patch(settings), 0.0);
+    settle(&mut h);
+    let error = h.state().state.results.sweep.error.clone().unwrap();
+    assert!(error.contains("correspond one to one"), "{error}");
+    h.state_mut().state.apply(Action::Patch(PatchSettings { site: SiteKind::Z, ..settings }), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.sweep.get().unwrap().value.done);
+}
+
+#[test]
+fn the_approximation_is_audited_against_exact_runs() {
+    let mut h = two_prompts();
+    let settings = h.state().state.first_patching();
+    h.state_mut().state.apply(Action::Patch(settings), 0.0);
+    h.state_mut().state.apply(Action::Approximate, 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    let (exact, close) = (state.results.sweep.get().unwrap(), state.results.approximation.get().unwrap());
+    assert_eq!(exact.value.question, close.value.question);
+    let report = audit(&close.value.normalised().unwrap(), &exact.value.normalised().unwrap()).unwrap();
+    assert_eq!(report.cells, 8);
+    // Only chosen cells: the others stay unknown.
+    h.state_mut().state.apply(Action::Sweep { cells: Some(vec![3, 5]) }, 0.0);
+    settle(&mut h);
+    let values = &h.state().state.results.sweep.get().unwrap().value.values;
+    assert_eq!(values.iter().filter(|v| v.is_finite()).count(), 2);
 }

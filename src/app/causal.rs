@@ -150,6 +150,13 @@ impl State {
         kind.with(answer, wrong.or(first))
     }
 
+    /// What the first look at the patching view asks: patching where there are two prompts, else zero ablation.
+    pub fn first_patching(&self) -> PatchSettings {
+        let alone = self.document.corrupted.is_empty();
+        let intervention = if alone { Intervention::Ablate(Ablation::Zero) } else { Intervention::Patch };
+        PatchSettings { intervention, ..self.patching }
+    }
+
     /// The sweep that the settings describe.
     pub fn question(&self) -> Result<Question> {
         let s = self.patching;

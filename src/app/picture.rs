@@ -61,7 +61,10 @@ impl Scene {
             let text = app.state.notices.latest().map(|n| n.text.trim_end_matches('.').to_owned());
             return Err(Error::failed(text.unwrap_or_else(|| "the model could not be opened".to_owned())));
         }
-        if let Some(error) = &app.state.results.run.error {
+        let results = &app.state.results;
+        if let Some(error) =
+            [&results.run.error, &results.corrupted.error, &results.edited.error].into_iter().flatten().next()
+        {
             return Err(Error::failed(error.clone()));
         }
         prepare(&mut app);

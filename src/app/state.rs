@@ -183,6 +183,9 @@ impl State {
             edited_at: None,
             document,
         };
+        if state.document.stack.is_active() {
+            state.show = Show::Edited;
+        }
         let spec = state.document.model.clone();
         state.open(spec);
         state
@@ -405,7 +408,9 @@ impl State {
 
     /// The head with the largest positive part of the answer's logit.
     fn choose_head(&mut self) {
-        let Some(a) = self.results.attribution.get().filter(|_| self.auto_head) else { return };
+        let Some(a) = self.results.attribution.get().filter(|_| self.auto_head && self.show == Show::Clean) else {
+            return;
+        };
         let all = a.heads.iter().enumerate().flat_map(|(l, row)| row.iter().enumerate().map(move |(h, v)| (l, h, *v)));
         if let Some((layer, head, _)) = all.max_by(|x, y| x.2.total_cmp(&y.2)) {
             let pinned = self.selection.pinned;

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use eframe::egui;
 
+use super::sweep::{DoArg, SiteArg, byof};
 use super::{WindowArgs, emit};
+use crate::analysis::patching::Ablation;
+use crate::app::App;
+use crate::app::causal::{Intervention, PatchSettings};
+use crate::app::command::Action;
 use crate::app::picture::{Scene, Subject, png};
 use crate::app::selection::Focus;
 use crate::app::views::VIEWS;
@@ -39,6 +44,47 @@ pub struct Arguments {
     /// Position to pin (default: the last)
     #[arg(long, value_name = "N")]
     pos: Option<usize>,
+    /// Run that the views show (default: edited where there are edits, else clean)
+    #[arg(long, value_parser = ["clean", "corrupted", "edited", "difference"])]
+    show: Option<String>,
+    /// Sweep of the patching view: where
+    #[arg(long, value_enum)]
+    site: Option<SiteArg>,
+    /// Sweep of the patching view: over which axes
+    #[arg(long, value_name = "AXES", requires = "site")]
+    by: Option<String>,
+    /// Sweep of the patching view: what is done at each cell
+    #[arg(long = "do", value_enum)]
+    intervention: Option<DoArg>,
+    /// Tokens to generate for the generation view
+    #[arg(long, value_name = "N")]
+    generate: Option<usize>,
+}
+
+/// The sweep that the picture shows, if it shows one.
+fn patching(args: &Arguments, app: &App) -> Result<Option<PatchSettings>> {
+    let asked = args.site.is_some() || args.intervention.is_some();
+    if !asked && args.view != "patching" {
+        return Ok(None);
+    }
+    let mut settings = app.state.first_patching();
+    if let Some(site) = args.site {
+        settings.site = site.kind();
+        settings.by = byof(
+            settings.site,
+            args.by.as_deref(),
+            args.head.as_deref().filter(|_| args.by.as_deref() == Some("dest,src")),
+        )?;
+    }
+    if let Some(i) = args.intervention {
+        settings.intervention = match i {
+            DoArg::Patch => Intervention::Patch,
+            DoArg::Zero => Intervention::Ablate(Ablation::Zero),
+            DoArg::Mean => Intervention::Ablate(Ablation::Mean),
+            DoArg::Resample => Intervention::Ablate(Ablation::Resample),
+        };
+    }
+    Ok(Some(settings))
 }
 
 fn size(text: &str) -> Option<egui::Vec2> {
@@ -114,7 +160,29 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if head.is_some() || args.layer.is_some() {
             app.state.keep_head();
         }
-        app.state.apply(crate::app::command::Action::Pin(p), 0.0);
+        app.state.apply(Action::Pin(p), 0.0);
+        if let Some(name) = &args.show {
+            match app.state.showable().into_iter().find(|s| s.label() == name) {
+                Some(show) => app.state.apply(Action::ShowRun(show), 0.0),
+                None => {
+                    let what = "needs a corrupted prompt (--corrupt) or edits (--edits)";
+                    wrong = Some(Error::request(format!("--show {name} {what}")));
+                }
+            }
+        }
+        match patching(args, app) {
+            Ok(Some(settings)) => {
+                app.state.apply(Action::Patch(settings), 0.0);
+                app.state.apply(Action::Sweep { cells: None }, 0.0);
+                app.layout.show(crate::app::views::ViewKind::Patching);
+            }
+            Ok(None) => {}
+            Err(e) => wrong = Some(e),
+        }
+        if let Some(n) = args.generate {
+            app.state.apply(Action::Generate(Default::default(), n), 0.0);
+            app.layout.show(crate::app::views::ViewKind::Generation);
+        }
     })?;
     if let Some(error) = wrong {
         return Err(error);

@@ -44,6 +44,15 @@ impl SiteArg {
     }
 }
 
+/// What a drawn sweep does at each cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoArg {
+    Patch,
+    Zero,
+    Mean,
+    Resample,
+}
+
 /// Metrics by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Default)]
 pub enum MetricArg {

@@ -307,8 +307,9 @@ impl Attention {
             ui.label(RichText::new(title).font(theme::title()).color(cx.palette.accent));
             ui.label(RichText::new("rows attend to columns").font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                if cx.state.show == Show::Difference {
-                    colorbar(ui, &diverging(&cx.palette, 1.0, true), "-1", "1");
+                if let Some(m) = self.large.last().map(HeatData::max_abs).filter(|_| cx.state.show == Show::Difference)
+                {
+                    colorbar(ui, &diverging(&cx.palette, m, true), &number(-m), &number(m));
                 } else {
                     colorbar(ui, &sequential(&cx.palette, 0.0, 1.0, true), "0", "1");
                 }
@@ -332,7 +333,7 @@ impl Attention {
             })
         });
         let colors = if values.minus.is_some() {
-            diverging(&cx.palette, 1.0, result.fresh)
+            diverging(&cx.palette, data.max_abs(), result.fresh)
         } else {
             sequential(&cx.palette, 0.0, 1.0, result.fresh)
         };

@@ -61,8 +61,10 @@ fn parts(a: &Attribution) -> Vec<(Part, f32)> {
 fn differences(a: &Compared<Attribution>) -> Vec<(Part, f32)> {
     let now = parts(&a.now);
     let Some(minus) = a.minus.as_ref().map(parts) else { return now };
-    let there = |part: Part| minus.iter().find(|(p, _)| *p == part).map_or(0.0, |(_, v)| *v);
-    let mut all: Vec<(Part, f32)> = now.iter().map(|(p, v)| (*p, v - there(*p))).collect();
+    let of = |list: &[(Part, f32)], part: Part| list.iter().find(|(p, _)| *p == part).map_or(0.0, |(_, v)| *v);
+    // What is zero in one run, such as an ablated head, is in the other's list alone.
+    let gone = minus.iter().filter(|(p, _)| !now.iter().any(|(n, _)| n == p));
+    let mut all: Vec<(Part, f32)> = now.iter().chain(gone).map(|(p, _)| (*p, of(&now, *p) - of(&minus, *p))).collect();
     all.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
     all
 }

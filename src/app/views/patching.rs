@@ -7,7 +7,7 @@ use crate::analysis::audit::{Audit, audit};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::{By, Found, SITES};
-use crate::app::causal::{Intervention, PatchSettings};
+use crate::app::causal::Intervention;
 use crate::app::command::Action;
 use crate::app::selection::Focus;
 use crate::app::theme;
@@ -78,7 +78,7 @@ impl View for PatchingView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         if !cx.state.wants_sweep {
             // The first look starts the first sweep.
-            cx.actions.push(Action::Patch(start(cx)));
+            cx.actions.push(Action::Patch(cx.state.first_patching()));
         }
         self.controls(ui, cx);
         if cx.state.lacks_corrupted() {
@@ -168,13 +168,6 @@ impl View for PatchingView {
         let cols = (0..d.cols).map(|c| col_label(cx, &found.value, c)).collect();
         Some(Table::grid(&format!("{name}-{}", short_name(q.site)), (row_axis, col_axis), d, rows, cols))
     }
-}
-
-/// What the first look asks: patching where there are two prompts, else zero ablation.
-fn start(cx: &Context<'_>) -> PatchSettings {
-    let intervention =
-        if cx.state.document.corrupted.is_empty() { Intervention::Ablate(Ablation::Zero) } else { Intervention::Patch };
-    PatchSettings { intervention, ..cx.state.patching }
 }
 
 fn row_label(found: &Found, r: usize) -> String {
@@ -380,7 +373,8 @@ fn grid(
         isolate: Isolate::Nothing,
         cell_text: Some(&|r, c| {
             let mark = if active.contains(&index(r, c)) { "●" } else { "" };
-            data.get(r, c).map(|v| if v == 0.0 { mark.to_owned() } else { format!("{mark}{v:+.2}") })
+            // What rounds to nothing stays quiet, so that the rest can be read.
+            data.get(r, c).map(|v| if v.abs() < 0.005 { mark.to_owned() } else { format!("{mark}{v:+.2}") })
         }),
         tooltip: &|ui, r, c| {
             let i = index(r, c);
