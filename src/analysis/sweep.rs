@@ -173,15 +173,8 @@ impl Found {
     /// # Errors
     /// If both runs have the same metric.
     pub fn normalised(&self) -> Result<Vec<f32>> {
-        let corrupted = self.corrupted.ok_or_else(|| Error::request("there is no corrupted run to normalise by"))?;
-        let span = self.clean - corrupted;
-        if span == 0.0 || !span.is_finite() {
-            return Err(Error::request(format!(
-                "the clean and the corrupted prompt have the same {} ({}), so patching between them has no scale; choose prompts that differ in it",
-                self.question.metric.kind().label(),
-                self.clean
-            )));
-        }
+        let span = span(self.question.metric, self.clean, self.corrupted)?;
+        let corrupted = self.corrupted.unwrap_or_default();
         Ok(self.values.iter().map(|v| (v - corrupted) / span).collect())
     }
 
@@ -194,6 +187,19 @@ impl Found {
         }
         out
     }
+}
+
+/// clean − corrupted, which normalised values are measured in.
+fn span(metric: Metric, clean: f32, corrupted: Option<f32>) -> Result<f32> {
+    let corrupted = corrupted.ok_or_else(|| Error::request("there is no corrupted run to normalise by"))?;
+    let span = clean - corrupted;
+    if span == 0.0 || !span.is_finite() {
+        return Err(Error::request(format!(
+            "the clean and the corrupted prompt have the same {} ({clean}), so patching between them has no scale; choose prompts that differ in it",
+            metric.kind().label()
+        )));
+    }
+    Ok(span)
 }
 
 /// What a sweep will take.
@@ -293,6 +299,22 @@ impl<'a> Sweep<'a> {
         self.base.len() - v.start
     }
 
+    /// The metric of the clean and of the corrupted run, before anything else is run.
+    fn ends(&self) -> Result<(f32, Option<f32>)> {
+        let readout = self.pair.readout(self.question.metric)?;
+        let of = |t: &Trace| readout.of(t, t.len() - 1);
+        Ok((of(&self.pair.clean)?, self.pair.corrupted.as_deref().map(of).transpose()?))
+    }
+
+    /// Refuses a pair of prompts between which nothing can be normalised, before the sweep is run.
+    ///
+    /// # Errors
+    /// As [`Found::normalised`].
+    pub fn check_span(&self) -> Result<()> {
+        let (clean, corrupted) = self.ends()?;
+        span(self.question.metric, clean, corrupted).map(drop)
+    }
+
     /// Memory and time before anything is run. The time is a guess from this machine's speed at the model's
     /// widest product.
     pub fn estimate(&self) -> Estimate {
@@ -323,8 +345,7 @@ impl<'a> Sweep<'a> {
         let started = Instant::now();
         let pos = self.base.len() - 1;
         let readout = self.pair.readout(self.question.metric)?;
-        let clean = readout.of(&self.pair.clean, self.pair.clean.len() - 1)?;
-        let corrupted = self.pair.corrupted.as_ref().map(|t| readout.of(t, t.len() - 1)).transpose()?;
+        let (clean, corrupted) = self.ends()?;
         let baseline = match self.question.base {
             Which::Clean => clean,
             Which::Corrupted => corrupted.unwrap_or(f32::NAN),

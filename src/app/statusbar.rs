@@ -32,7 +32,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
                 } else {
                     ui.label(RichText::new("working …").font(theme::small()).color(cx.palette.weak));
                 }
-                ui.ctx().request_repaint_after(std::time::Duration::from_millis(60));
+                ui.ctx().request_repaint_after(std::time::Duration::from_millis(100));
             }
             None => {
                 let text = match cx.state.run() {

@@ -79,13 +79,21 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let pair = args.pair.runs(&model, &progress)?;
     let atp = attribution_patching(&pair, metric, freeze, &progress)?;
     let mut nodes = serde_json::Map::new();
+    let mut left_out = serde_json::Map::new();
     let mut tables = Vec::new();
     for site in sites {
         let by = match (&args.by, By::choices(site.kind()).first()) {
             (None, Some(first)) => *first,
             (by, _) => byof(site.kind(), by.as_deref(), None)?,
         };
-        let grid = atp.grid(&pair, site.kind(), by)?;
+        let grid = match atp.grid(&pair, site.kind(), by) {
+            // Of prompts that differ in length, what still makes sense is reported.
+            Err(e) if args.site.is_empty() && e.is_request() => {
+                left_out.insert(site.name(), json!(e.to_string()));
+                continue;
+            }
+            grid => grid?,
+        };
         let values = grid.normalised()?;
         let axes: Vec<&str> = grid.axes.iter().map(|(n, _)| *n).collect();
         let shape: Vec<usize> = grid.axes.iter().map(|(_, n)| *n).collect();
@@ -116,7 +124,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let doc = json!({
             "method": "atp", "approximation": true, "metric": metric.kind().name(), "frozen": freeze.names(),
             "clean": atp.clean, "corrupt": atp.corrupted,
-            "gradient_seconds": atp.seconds, "nodes": nodes,
+            "gradient_seconds": atp.seconds, "nodes": nodes, "left_out": left_out,
         });
         return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
     }

@@ -99,6 +99,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let pair = args.pair.runs(&model, &progress)?;
     let question = patching(args.site.kind(), by, metric);
     let sweep = Sweep::new(&pair, question, &progress)?;
+    sweep.check_span()?;
     let estimate = sweep.estimate();
     if !args.model.json {
         eprintln!("{}", super::sweep::estimate_line(&estimate));

@@ -305,7 +305,9 @@ impl PatchingView {
             }
             let state = match self.source {
                 Source::Exact if found.done => {
-                    format!("{} exact runs in {:.2} s, {} cells provably 0", found.run, found.seconds, found.skipped)
+                    // Where it is not felt, the time says nothing.
+                    let time = if found.seconds < 0.05 { String::new() } else { format!(" in {:.2} s", found.seconds) };
+                    format!("{} exact runs{time}, {} cells provably 0", found.run, found.skipped)
                 }
                 Source::Exact => format!("{} runs so far …", found.run),
                 Source::Approximate => "an approximation: first order".to_owned(),
