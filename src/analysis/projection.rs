@@ -11,7 +11,9 @@ use crate::jobs::Progress;
 pub struct Projection {
     /// Layers whose resid_pre (n_layers: the final residual stream) took part, ascending.
     pub layers: Vec<usize>,
-    /// points[index into `layers`][pos] = coordinates along the two components.
+    /// First position that took part.
+    pub first: usize,
+    /// points[index into `layers`][pos − first] = coordinates along the two components.
     pub points: Vec<Vec<[f32; 2]>>,
     /// Share of the total variance that each component explains.
     pub explained: [f32; 2],
@@ -22,6 +24,8 @@ pub struct Projection {
 pub struct Settings {
     /// First and last layer that take part; `n_layers` is the last block's output. Clamped to the model.
     pub layers: (usize, usize),
+    /// First and last position that take part, clamped to the prompt.
+    pub positions: (usize, usize),
     /// Leave position 0 out of the fit: its outliers (attention sink) otherwise take a component.
     pub skip_first: bool,
     /// Divide every row by its norm, so that growth with depth does not dominate.
@@ -30,11 +34,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { layers: (0, usize::MAX), skip_first: true, normalise: true }
+        Self { layers: (0, usize::MAX), positions: (0, usize::MAX), skip_first: true, normalise: true }
     }
 }
 
-/// PCA of the residual stream at the chosen layers over all positions.
+/// PCA of the residual stream at the chosen layers and positions.
 ///
 /// # Errors
 /// Fewer than two points, or [`Error::Cancelled`].
@@ -42,8 +46,10 @@ pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Res
     let n_layers = trace.model.config.n_layers;
     let last = settings.layers.1.min(n_layers);
     let layers: Vec<usize> = (settings.layers.0.min(last)..=last).collect();
-    let t = trace.len();
-    let skip = usize::from(settings.skip_first && t > 2);
+    let end = settings.positions.1.min(trace.len() - 1);
+    let first = settings.positions.0.min(end);
+    let t = end - first + 1;
+    let skip = usize::from(settings.skip_first && first == 0 && t > 2);
     let prepare = |x: Tensor| -> Result<Tensor> {
         if settings.normalise {
             let norm = (x.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-12)?;
@@ -52,7 +58,7 @@ pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Res
             Ok(x)
         }
     };
-    let all = layers.iter().map(|l| prepare(trace.resid(*l)?)).collect::<Result<Vec<_>>>()?;
+    let all = layers.iter().map(|l| prepare(trace.resid(*l)?.narrow(0, first, t)?)).collect::<Result<Vec<_>>>()?;
     let fit = all.iter().map(|x| Ok(x.narrow(0, skip, t - skip)?)).collect::<Result<Vec<_>>>()?;
     let fit = Tensor::cat(&fit, 0)?;
     if fit.dim(0)? < 2 {
@@ -67,7 +73,7 @@ pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Res
             Ok(y.into_iter().map(|r| [r[0], r[1]]).collect())
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Projection { layers, points, explained })
+    Ok(Projection { layers, first, points, explained })
 }
 
 /// The two leading right singular directions [d, 2] of centred rows [n, d] and their shares of the

@@ -53,13 +53,18 @@ const PROMPT: &str = "When Mary and John went to the store, John gave a drink to
 pub fn document(args: &WindowArgs) -> Result<Document> {
     let model = args.model.clone().map_or_else(builtin::default_name, Ok)?;
     let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
-    let ioi = args.prompt.is_none() && own.is_none();
+    let ioi = args.prompt.is_none() && args.ids.is_none() && own.is_none();
     let stack = args.edits.as_deref().map(crate::cli::generate::read_stack).transpose()?.unwrap_or_default();
     Ok(Document {
         corrupted: args.corrupt.clone().unwrap_or_default(),
         alignment: None,
         stack,
-        prompt: args.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
+        // The ids are named where the prompt would stand.
+        prompt: match &args.ids {
+            Some(ids) => format!("{} token ids", ids.len()),
+            None => args.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
+        },
+        ids: args.ids.clone(),
         answer: args.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
         wrong: args.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
         model,
@@ -357,7 +362,7 @@ impl App {
                 let d = &mut self.state.document;
                 std::mem::swap(&mut d.prompt, &mut d.corrupted);
                 std::mem::swap(&mut d.answer, &mut d.wrong);
-                d.alignment = None;
+                (d.alignment, d.ids) = (None, None);
                 self.state.request_run();
             }
             Command::NextRun => {

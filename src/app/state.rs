@@ -224,6 +224,7 @@ impl State {
         self.worker.submit(Request::Run {
             model: model.clone(),
             prompt: d.prompt.clone(),
+            ids: d.ids.clone(),
             answer: some(&d.answer),
             wrong: some(&d.wrong),
         });
@@ -498,6 +499,7 @@ impl State {
             Action::Open(spec) => self.open(spec),
             Action::SetPrompt(text) => {
                 self.document.alignment = None;
+                self.document.ids = None;
                 self.edit(now, |d| &mut d.prompt, text);
             }
             Action::SetAnswer(text) => self.edit(now, |d| &mut d.answer, text),

@@ -119,6 +119,27 @@ pub(super) fn prompt(model: &Model, n: usize) -> Vec<u32> {
     crate::analysis::head_scores::repeated_random(model.config.d_vocab, n.div_ceil(2), 0).into_iter().take(n).collect()
 }
 
+/// Seconds from the start of this program to the window's first frame on the built-in model, where there is a
+/// display to show it on.
+fn first_frame() -> Option<f64> {
+    let display = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some_and(|s| !s.is_empty()));
+    if !cfg!(feature = "gui") || !display {
+        return None;
+    }
+    let once = || {
+        let program = std::env::current_exe().ok()?;
+        let out = std::process::Command::new(program).arg("--time").output().ok()?;
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        let line = text.lines().find_map(|l| l.strip_prefix("first frame after ").map(str::to_owned))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    // The first start reads the program from the disk.
+    once()?;
+    let mut times: Vec<f64> = (0..3).filter_map(|_| once()).collect();
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied()
+}
+
 /// A forward pass with the logits of every position.
 fn watched_pass(model: &Model, ids: &[u32], hooks: &mut dyn crate::engine::Hooks, progress: &Progress) -> Result<()> {
     let network = model.network();
@@ -173,7 +194,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let frame = crate::app::bench::frame(&model, args.repeat)?;
     #[cfg(not(feature = "gui"))]
     let frame = Value::Null;
+    let first_frame = first_frame();
     let doc = json!({
+        "first_frame_seconds": first_frame,
         "threads": rayon::current_num_threads(),
         "forward": forwards,
         "stream_weights_seconds": stream,
@@ -205,6 +228,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
         text.push_str(&format!(
             "\na frame with every view open at {tokens} tokens: {ui:.2} ms, and {shapes:.2} ms for its triangles"
         ));
+    }
+    match first_frame {
+        Some(f) => text.push_str(&format!("\nfirst frame of the window on the built-in model after {f:.3} s")),
+        None => text.push_str("\nfirst frame: not measured, there is no display"),
     }
     emit(&text)
 }

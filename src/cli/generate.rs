@@ -32,13 +32,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = 40, value_name = "N")]
     max: usize,
     /// 0 always takes the most probable token
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Only the K most probable tokens (0: all)
     #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: usize,
     /// Only the most probable tokens that together reach P
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     top_p: f32,
     #[arg(long, default_value_t = 0)]
     seed: u64,

@@ -46,6 +46,9 @@ pub struct WindowArgs {
     /// Prompt to begin with
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
+    /// Prompt to begin with, as token ids
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', conflicts_with = "prompt")]
+    pub ids: Option<Vec<u32>>,
     /// Answer token to explain (taken as given, with its leading space)
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub answer: Option<String>,

@@ -131,7 +131,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     {
         // The window would show these as messages; here they are errors.
         let model = Model::open(&document.model)?;
-        model.network().check(&model.encode(&document.prompt, false)?)?;
+        let ids = document.ids.clone().map_or_else(|| model.encode(&document.prompt, false), Ok)?;
+        model.network().check(&ids)?;
         for token in [&document.answer, &document.wrong].into_iter().filter(|t| !t.is_empty()) {
             model.single_token(token)?;
         }

@@ -165,6 +165,7 @@ pub enum Request {
     Run {
         model: Arc<Model>,
         prompt: String,
+        ids: Option<Vec<u32>>,
         answer: Option<String>,
         wrong: Option<String>,
     },
@@ -379,8 +380,8 @@ impl Request {
     pub(super) fn execute(self, progress: &Progress, partial: &mut dyn FnMut(Payload)) -> Result<Payload> {
         Ok(match self {
             Self::Open { spec } => Payload::Opened(Arc::new(Model::open_watched(&spec, progress)?)),
-            Self::Run { model, prompt, answer, wrong } => {
-                let ids = model.encode(&prompt, false)?;
+            Self::Run { model, prompt, ids, answer, wrong } => {
+                let ids = ids.map_or_else(|| model.encode(&prompt, false), Ok)?;
                 model.network().check(&ids)?;
                 let mut notes = Vec::new();
                 let mut single = |text: Option<String>| {

@@ -10,6 +10,9 @@ use crate::engine::resolve::Alignment;
 pub struct Document {
     pub model: String,
     pub prompt: String,
+    /// Token ids that take the prompt's place; typing a prompt takes theirs.
+    #[serde(default)]
+    pub ids: Option<Vec<u32>>,
     /// Token to explain; empty for the model's own favourite.
     pub answer: String,
     /// Token to compare it with; may be empty.

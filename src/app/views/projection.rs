@@ -18,7 +18,8 @@ impl View for ProjectionView {
         let slot = &cx.state.results.projection;
         let mut settings = cx.state.projection;
         let last = cx.state.model.as_ref().map_or(1, |m| m.config.n_layers);
-        ui.horizontal(|ui| {
+        let end = cx.state.run().map_or(0, |r| r.trace.len() - 1);
+        ui.horizontal_wrapped(|ui| {
             let small = |t: &str| RichText::new(t).font(theme::small());
             ui.toggle_value(&mut settings.normalise, small("unit length"))
                 .on_hover_text("divide each vector by its norm, so that growth with depth does not dominate");
@@ -29,6 +30,13 @@ impl View for ProjectionView {
             let b = ui.add(drag(&mut to, from..=last, "to ")).on_hover_text("last layer that takes part");
             if a.changed() || b.changed() {
                 settings.layers = (from, to);
+            }
+            let (mut from, mut to) = (settings.positions.0.min(end), settings.positions.1.min(end));
+            let a = ui.add(drag(&mut from, 0..=to, "tokens ")).on_hover_text("first position that takes part");
+            let b = ui.add(drag(&mut to, from..=end, "to ")).on_hover_text("last position that takes part");
+            if a.changed() || b.changed() {
+                // The end of the prompt stays its end while it grows.
+                settings.positions = (from, if to == end { usize::MAX } else { to });
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 let bar = coloring(&cx.palette, ColorMap::Viridis, 0.0, 1.0, false, true);
@@ -54,6 +62,7 @@ impl View for ProjectionView {
         let follow = cx.state.selection.hovered.pos.unwrap_or(p.pos);
         let (accent, ink) = (cx.palette.accent, cx.palette.text);
         let label = |pos: usize| cx.token(pos);
+        let offset = projection.first;
         let response = Plot::new("projection")
             .data_aspect(1.0)
             .show_grid([false, false])
@@ -61,7 +70,7 @@ impl View for ProjectionView {
             .y_axis_label(format!("component 2 ({:.0} %)", percent[1]))
             .label_formatter(|h| match h {
                 HoverPosition::NearDataPoint { plot_name, index, .. } if plot_name.starts_with("layer") => {
-                    Some(format!("{plot_name}\n{} ({index})", label(*index)))
+                    Some(format!("{plot_name}\n{} ({})", label(offset + index), offset + index))
                 }
                 _ => None,
             })
@@ -78,7 +87,7 @@ impl View for ProjectionView {
                 let path: Vec<[f64; 2]> = projection
                     .points
                     .iter()
-                    .filter_map(|l| l.get(follow))
+                    .filter_map(|l| l.get(follow.checked_sub(offset)?))
                     .map(|p| [f64::from(p[0]), f64::from(p[1])])
                     .collect();
                 if let (Some(first), Some(end)) = (path.first().copied(), path.last().copied()) {
@@ -107,6 +116,7 @@ impl View for ProjectionView {
             all.map(|(l, t, p)| (l, t, distance(p))).filter(|x| x.2 < 10.0).min_by(|a, b| a.2.total_cmp(&b.2))
         });
         if let Some((layer, pos, _)) = nearest {
+            let pos = offset + pos;
             cx.hovered.pos = Some(pos);
             cx.hovered.layer = Some(layer.min(last - 1));
             if response.response.clicked() {
@@ -129,7 +139,7 @@ impl View for ProjectionView {
         };
         for (l, row) in p.value.layers.iter().zip(&p.value.points) {
             for (pos, xy) in row.iter().enumerate() {
-                table.rows.push(format!("{l}.{pos}"));
+                table.rows.push(format!("{l}.{}", p.value.first + pos));
                 table.values.push(xy.iter().copied().map(Some).collect());
             }
         }
