@@ -19,7 +19,8 @@ use circuitscope::model::Model;
 use common::fixture;
 use proptest::prelude::*;
 
-const LENGTH: usize = 9;
+/// Longer than the sliding windows of the fixtures, which see 8 keys.
+const LENGTH: usize = 12;
 
 /// A model with two runs that differ at positions 4 and 6.
 struct Case {
@@ -113,7 +114,6 @@ fn edit(kind: SiteKind, case: &Case, raw: (usize, usize, usize, usize, usize), v
     let scale = matches!(kind, SiteKind::Ln1Scale | SiteKind::Ln2Scale | SiteKind::LnFinalScale);
     let action = match action {
         Action::Zero | Action::Set(_) | Action::Add { .. } if scale => Action::Scale(1.5),
-        Action::Zero | Action::Scale(_) | Action::Copy(_) if kind == SiteKind::AttnScores => Action::Set(value),
         other => other,
     };
     let needs_source = matches!(action, Action::KnockOut | Action::Force(_)) || kind == SiteKind::AttnScores;
@@ -134,7 +134,9 @@ fn edit(kind: SiteKind, case: &Case, raw: (usize, usize, usize, usize, usize), v
         edit = edit.at(1 + pos % (LENGTH - 1));
     }
     if edge && (needs_source || pick % 2 == 0) {
-        edit = edit.src(coordinate % LENGTH);
+        // No edge leads to a later position.
+        let last = if let Positions::At(list) = &edit.positions { list[0] } else { LENGTH - 1 };
+        edit = edit.src(coordinate % (last + 1));
     }
     if !edge && (edit.head.is_some() || heads == 0) && coordinate % 3 == 0 {
         edit = edit.coordinate(coordinate % shape[shape.len() - 1]);
@@ -150,7 +152,7 @@ fn every_site_resumes_exactly() {
             for pick in 0..7 {
                 let raw = (pick + 1, pick, 3 * pick + 1, pick, pick + 2);
                 let stack = EditStack { edits: vec![edit(kind, case, raw, 0.4)], ..EditStack::default() };
-                for pos in [LENGTH - 1, 5] {
+                for pos in [LENGTH - 1, 7] {
                     let (full, resumed) = both_ways(&case.pair, &stack, pos);
                     assert_equal(&full, &resumed, &format!("{}: {} at {pos}", case.name, stack.edits[0]));
                 }
@@ -356,4 +358,27 @@ fn generation_equals_full_runs() {
             assert!((prob - token.prob).abs() < 1e-4, "{}: token {i}: {prob} against {}", case.name, token.prob);
         }
     }
+}
+
+/// Force gives an edge exactly its weight, and a run under edits has no gradients.
+#[test]
+fn forced_edges_and_refused_gradients() {
+    let case = &cases()[0];
+    let sources = case.pair.sources(Which::Clean).unwrap();
+    let base = sources.base;
+    for kind in [SiteKind::Pattern, SiteKind::AttnScores] {
+        let force = Edit::new(Site::new(kind, 0), Action::Force(0.9)).head(0).at(5).src(2);
+        let ops = Arc::new(vec![resolve(&force, &sources).unwrap()]);
+        let edited = Trace::run_edited(&base.model, base.ids.clone(), ops, &Progress::new()).unwrap();
+        let row: Vec<f32> = edited.head_pattern(0, 0).unwrap().get(5).unwrap().to_vec1().unwrap();
+        assert!((row[2] - 0.9).abs() < 1e-6 && (row.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{row:?}");
+        let error =
+            gradients(&edited, &[SiteKind::Z], Freeze::default(), 3, |r| metric_tensor(base, r), &Progress::new());
+        assert!(error.is_err_and(|e| e.is_request()));
+    }
+    let force = |src| Edit::new(Site::new(SiteKind::Pattern, 0), Action::Force(0.9)).head(0).at(5).src(src);
+    let two = EditStack { edits: vec![force(1), force(2)], ..EditStack::default() };
+    assert!(two.check(&base.model.config, LENGTH).is_err());
+    let ahead = Edit::new(Site::new(SiteKind::Pattern, 0), Action::KnockOut).at(2).src(5);
+    assert!(ahead.check(&base.model.config, LENGTH).unwrap_err().to_string().contains("later position"));
 }

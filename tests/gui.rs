@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use circuitscope::analysis::audit::audit;
-use circuitscope::analysis::metric::Metric;
+use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::command::{Action, Command};
@@ -56,7 +56,8 @@ fn causes(h: &mut Harness<'static, App>) {
     settle(h);
     let state = &mut h.state_mut().state;
     state.apply(Action::ShowRun(Show::Clean), 0.0);
-    state.apply(Action::Generate(Default::default(), 12), 0.0);
+    state.apply(Action::Sampling(Default::default(), 12), 0.0);
+    state.apply(Action::Generate, 0.0);
     settle(h);
 }
 
@@ -460,11 +461,11 @@ fn prompts_of_different_length_are_aligned_and_patterns_refused() {
     h.state_mut().state.apply(Action::SetCorrupted(CORRUPTED.replace("Roman", "old Roman")), 0.0);
     settle(&mut h);
     let state = &mut h.state_mut().state;
-    let counterparts = state.counterparts();
+    let counterparts = state.counterparts.clone();
     assert!(counterparts.iter().filter(|c| c.is_none()).count() >= 1, "{counterparts:?}");
     // Changed by hand.
     state.apply(Action::Align(1, None), 0.0);
-    assert_eq!(state.counterparts()[1], None);
+    assert_eq!(state.counterparts[1], None);
     state.apply(Action::Align(1, Some(1)), 0.0);
     let settings = PatchSettings { site: SiteKind::Pattern, ..state.first_patching() };
     state.apply(Action::Patch(settings), 0.0);
@@ -488,9 +489,68 @@ fn the_approximation_is_audited_against_exact_runs() {
     assert_eq!(exact.value.question, close.value.question);
     let report = audit(&close.value.normalised().unwrap(), &exact.value.normalised().unwrap()).unwrap();
     assert_eq!(report.cells, 8);
-    // Only chosen cells: the others stay unknown.
+    // Cells that are known stay known when some are asked for by themselves.
+    let before = exact.value.values.clone();
     h.state_mut().state.apply(Action::Sweep { cells: Some(vec![3, 5]) }, 0.0);
     settle(&mut h);
-    let values = &h.state().state.results.sweep.get().unwrap().value.values;
-    assert_eq!(values.iter().filter(|v| v.is_finite()).count(), 2);
+    assert_eq!(h.state().state.results.sweep.get().unwrap().value.values, before);
+    // A rank has no gradient: the view says so instead of showing something else.
+    h.state_mut().state.apply(Action::Patch(PatchSettings { metric: MetricKind::Rank, ..settings }), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.approximation.error.as_ref().unwrap().contains("no gradient"));
+}
+
+#[test]
+fn failures_of_the_other_runs_are_said_and_mend() {
+    let mut h = two_prompts();
+    let settings = h.state().state.first_patching();
+    h.state_mut().state.apply(Action::Patch(settings), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.sweep.get().unwrap().fresh);
+    // A corrupted prompt that cannot be run: nothing of the old one is taken for it.
+    h.state_mut().state.apply(Action::SetCorrupted("word ".repeat(600)), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert!(state.results.corrupted.error.as_ref().unwrap().contains("512") && state.corrupted().is_none());
+    assert!(state.pair().unwrap().corrupted.is_none() && !state.results.sweep.get().unwrap().fresh);
+    assert!(state.results.lens.get().unwrap().fresh);
+    // Cleared while it is shown: back to the clean run.
+    h.state_mut().state.apply(Action::ShowRun(Show::Corrupted), 0.0);
+    h.state_mut().state.apply(Action::SetCorrupted(String::new()), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.show, Show::Clean);
+    assert!(h.state().state.results.lens.get().unwrap().fresh);
+    // Edits of another model: said where the edited run would be, and the clean one is a key away.
+    let stack =
+        EditStack { edits: vec![Edit::new(Site::new(SiteKind::Z, 23), Do::Zero).head(3)], ..EditStack::default() };
+    h.state_mut().state.apply(Action::SetStack(stack), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.show, Show::Edited);
+    assert!(state.shown_slot().error.as_ref().unwrap().contains("layer 23") && state.run().is_none());
+    h.state_mut().state.apply(Action::ShowRun(Show::Clean), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.lens.get().unwrap().fresh && h.state().state.run().is_some());
+}
+
+#[test]
+fn the_end_stays_pinned_while_the_edited_prompt_grows() {
+    let mut h = window(document(CLEAN));
+    let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    settle(&mut h);
+    h.state_mut().state.apply(Action::SetPrompt(format!("{CLEAN} United States")), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.selection.pinned.pos + 1, state.run().unwrap().trace.len());
+    assert_eq!(state.edited().unwrap().trace.len(), state.clean().unwrap().trace.len());
+    // A click is answered while a text is being written: it has a thread of its own.
+    h.state_mut().state.apply(Action::Sampling(Default::default(), 400), 0.0);
+    h.state_mut().state.apply(Action::Generate, 0.0);
+    let pinned = h.state().state.selection.pinned;
+    h.state_mut()
+        .state
+        .apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.generated.get().unwrap().value.done);
 }

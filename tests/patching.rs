@@ -8,7 +8,7 @@ use circuitscope::analysis::attribution_patching::attribution_patching;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::analysis::pair::Pair;
 use circuitscope::analysis::patching::{Ablation, ablation, patching};
-use circuitscope::analysis::sweep::{By, Found, Sweep};
+use circuitscope::analysis::sweep::{By, Found, SITES, Sweep};
 use circuitscope::engine::{Freeze, SiteKind, Trace};
 use circuitscope::jobs::Progress;
 use common::{entry, grid, ids, oracle, smollm2, worst};
@@ -88,7 +88,7 @@ fn zero_ablation_of_every_head() {
 #[test]
 fn attribution_patching_of_heads_and_stream() {
     let (pair, metric) = pair();
-    let atp = attribution_patching(pair, *metric, Freeze::default(), &Progress::new()).unwrap();
+    let atp = attribution_patching(pair, *metric, &SITES, Freeze::default(), &Progress::new()).unwrap();
     for (site, by, key) in [
         (SiteKind::Z, By::LayerHead, "attribution_patch_head_z_all_pos"),
         (SiteKind::ResidPre, By::LayerPos, "attribution_patch_resid_pre"),

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use super::metric::Metric;
 use super::pair::Pair;
-use super::sweep::{By, Found, SITES};
+use super::sweep::{By, Found};
 use crate::engine::gradient::{Gradients, gradients};
 use crate::engine::{Freeze, Site, SiteKind, Which};
 use crate::error::Result;
 use crate::jobs::Progress;
 
-/// The estimates at every site that a sweep can patch.
+/// The estimates at chosen sites.
 pub struct AttributionPatching {
     gradients: Gradients,
     pub metric: Metric,
@@ -30,6 +30,7 @@ pub struct AttributionPatching {
 pub fn attribution_patching(
     pair: &Pair,
     metric: Metric,
+    sites: &[SiteKind],
     freeze: Freeze,
     progress: &Progress,
 ) -> Result<AttributionPatching> {
@@ -37,7 +38,7 @@ pub fn attribution_patching(
     let base = pair.run(Which::Corrupted)?;
     let readout = pair.readout(metric)?;
     let clean = readout.of(&pair.clean, pair.clean.len() - 1)?;
-    let kinds: Vec<SiteKind> = SITES.into_iter().filter(|k| k.exists(&base.model.config)).collect();
+    let kinds: Vec<SiteKind> = sites.iter().copied().filter(|k| k.exists(&base.model.config)).collect();
     let gradients = gradients(base, &kinds, freeze, base.len() - 1, |row| readout.differentiable(row), progress)?;
     let corrupted = gradients.metric;
     Ok(AttributionPatching {
@@ -83,7 +84,10 @@ impl AttributionPatching {
                 (0..n).filter(|p| sources.alignment.get(*p).copied().flatten().is_some()).collect();
             let heads = effect.len() / n;
             let over = |h: usize| aligned.iter().map(|p| effect[h * n + p]).sum::<f64>();
-            let one = |h: usize, p: usize| if aligned.contains(&p) { effect[h * n + p] } else { 0.0 };
+            let is_aligned: Vec<bool> = sources.alignment.iter().map(Option::is_some).collect();
+            let one = |h: usize, p: usize| {
+                if is_aligned.get(p).copied().unwrap_or(false) { effect[h * n + p] } else { f64::NAN }
+            };
             let cells: Vec<f64> = match by {
                 By::Layer => vec![(0..heads).map(over).sum()],
                 By::LayerHead => (0..heads).map(over).collect(),
@@ -104,6 +108,7 @@ impl AttributionPatching {
             corrupted: Some(self.corrupted),
             run: 0,
             skipped: 0,
+            unaligned: 0,
             done: true,
             seconds: self.seconds,
         })

@@ -89,7 +89,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
         if let Some(b) = bias {
             norm_bias = dot(&direction, b)?;
         }
-        reading = (direction * weight)?;
+        reading = (&direction * weight)?;
         if c.centres() {
             reading = reading.broadcast_sub(&reading.mean_keepdim(0)?)?;
         }
@@ -138,7 +138,8 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
             out.mlps.push(dot(&row(SiteKind::MlpOut, layer)?, &reading)?);
         }
     }
-    out.logit = dot(&trace.resid_final.get(pos)?, &reading)? + out.output_bias;
+    // What the run itself gives, edits of the final norm included.
+    out.logit = dot(&trace.normalized(pos)?.squeeze(0)?, &direction)? + unembed_bias;
     if !trace.edits().is_empty() {
         out.edits = out.logit - out.sum();
     }

@@ -8,6 +8,7 @@ use crate::engine::Trace;
 use crate::engine::kernels::math;
 use crate::engine::logits::row_summary;
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 
 /// Names of the metrics, as the command line and the window offer them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -161,11 +162,17 @@ impl<'a> Readout<'a> {
 
     /// The metric of a finished run at `pos`.
     pub fn of(&self, trace: &Trace, pos: usize) -> Result<f32> {
-        self.read(&trace.normalized(pos)?)?.first().copied().ok_or_else(|| Error::failed("a readout of no row"))
+        self.read(&trace.normalized(pos)?, &Progress::new())?
+            .first()
+            .copied()
+            .ok_or_else(|| Error::failed("a readout of no row"))
     }
 
     /// The metric of normalised final residual rows [n, d_model].
-    pub fn read(&self, normalized: &Tensor) -> Result<Vec<f32>> {
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], between strips of the vocabulary product.
+    pub fn read(&self, normalized: &Tensor, progress: &Progress) -> Result<Vec<f32>> {
         let network = self.trace.model.network();
         if let Some((columns, bias)) = &self.columns {
             let logits: Vec<Vec<f32>> = network.logits_by(normalized, columns, bias.as_ref())?.to_vec2()?;
@@ -181,6 +188,7 @@ impl<'a> Readout<'a> {
         let n = normalized.dim(0)?;
         let mut out = Vec::with_capacity(n);
         for first in (0..n).step_by(ROWS) {
+            progress.check()?;
             let rows = network.unembed(&normalized.narrow(0, first, ROWS.min(n - first))?)?;
             let width = rows.dim(1)?;
             let values = rows.flatten_all()?.to_vec1::<f32>()?;

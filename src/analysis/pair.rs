@@ -81,11 +81,6 @@ impl Pair {
         Ok(sources.with_reference(&self.reference))
     }
 
-    /// Where both prompts predict: the last position of either.
-    pub fn last(&self, which: Which) -> Result<usize> {
-        Ok(self.run(which)?.len() - 1)
-    }
-
     /// A metric that compares with the clean run.
     ///
     /// # Errors

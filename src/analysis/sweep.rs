@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metric::Metric;
 use super::pair::Pair;
+use crate::engine::edit::Positions;
 use crate::engine::forward::Prepared;
 use crate::engine::resolve::{Sources, resolve};
 use crate::engine::resume::{Variant, bytes_per_row, resume, rows_at_once};
@@ -162,6 +163,8 @@ pub struct Found {
     /// Cells that were run, and cells that provably equal the baseline.
     pub run: usize,
     pub skipped: usize,
+    /// Cells at positions that have no counterpart in the other prompt: their values are NaN for good.
+    pub unaligned: usize,
     pub done: bool,
     pub seconds: f64,
 }
@@ -176,6 +179,25 @@ impl Found {
         let span = span(self.question.metric, self.clean, self.corrupted)?;
         let corrupted = self.corrupted.unwrap_or_default();
         Ok(self.values.iter().map(|v| (v - corrupted) / span).collect())
+    }
+
+    /// The cell that tries this edit, if one does.
+    pub fn index_of(&self, edit: &Edit) -> Option<usize> {
+        let at = match &edit.positions {
+            Positions::At(list) => list.first().copied(),
+            _ => None,
+        };
+        let layer = Some(edit.site.layer);
+        let indices = match self.question.by {
+            By::Layer => [layer].into_iter().collect::<Option<Vec<_>>>(),
+            By::LayerPos => [layer, at].into_iter().collect(),
+            By::LayerHead => [layer, edit.head].into_iter().collect(),
+            By::LayerHeadPos => [layer, edit.head, at].into_iter().collect(),
+            By::DestSrc { .. } => [at, edit.src].into_iter().collect(),
+        }?;
+        let inside = indices.len() == self.axes.len() && indices.iter().zip(&self.axes).all(|(i, (_, n))| i < n);
+        let index = indices.iter().zip(&self.axes).fold(0, |sum, (i, (_, n))| sum * n + i);
+        (inside && self.question.edit(&indices) == *edit).then_some(index)
     }
 
     /// Indices along the axes of a cell.
@@ -223,6 +245,9 @@ pub struct Sweep<'a> {
     chunk_rows: usize,
     /// The cells asked for, if not all.
     chosen: Option<Vec<usize>>,
+    unaligned: Vec<usize>,
+    /// Bytes of the values that edits copy.
+    copies: usize,
     /// Tables for all positions of the base run.
     prepared: Prepared,
 }
@@ -247,19 +272,16 @@ impl<'a> Sweep<'a> {
         let axes = question.axes(base);
         let config = &base.model.config;
         let edges = question.site == SiteKind::Pattern;
-        let copies: usize =
-            2 * config.n_layers * Site::new(question.site, 0).shape(config, base.len()).iter().product::<usize>();
+        let layers = if matches!(question.by, By::DestSrc { .. }) { 1 } else { config.n_layers };
+        let values = layers * Site::new(question.site, 0).shape(config, base.len()).iter().product::<usize>();
+        // The base run's values, and what is copied from the other run or averaged.
+        let copies = 2 * values;
         if 4 * copies > MEMORY {
-            return Err(Error::request(format!(
-                "sweeping {} over {} tokens would need {:.0} GB of memory; shorten the prompt or sweep another site",
-                Site::new(question.site, 0),
-                base.len(),
-                4.0 * copies as f64 / 1e9
-            )));
+            return Err(too_large(question.site, base.len(), 4 * copies));
         }
         let sources = pair.sources(question.base)?;
         let total: usize = axes.iter().map(|(_, n)| n).product();
-        let mut variants = Vec::new();
+        let (mut variants, mut unaligned) = (Vec::new(), Vec::new());
         let pos = base.len() - 1;
         let shell = Found {
             question: question.clone(),
@@ -270,21 +292,33 @@ impl<'a> Sweep<'a> {
             corrupted: None,
             run: 0,
             skipped: 0,
+            unaligned: 0,
             done: false,
             seconds: 0.0,
         };
         for index in 0..total {
-            if index % 256 == 0 {
-                progress.check()?;
-            }
-            if let Some(variant) = cell_variant(&question.edit(&shell.cell(index)), &sources, pos)? {
-                variants.push((index, variant));
+            progress.check()?;
+            match cell_of(&question.edit(&shell.cell(index)), &sources, pos)? {
+                Cell::Run(variant) => variants.push((index, variant)),
+                Cell::Unaligned => unaligned.push(index),
+                Cell::Unchanged => {}
             }
         }
         let last = config.n_layers.saturating_sub(1);
         variants.sort_by_key(|(index, v)| (coarseness(v.layer, last), v.layer, *index));
         let prepared = Prepared::new(config, base.len());
-        Ok(Self { pair, question, base, axes, variants, chunk_rows: rows_at_once(base, edges), chosen: None, prepared })
+        Ok(Self {
+            pair,
+            question,
+            base,
+            axes,
+            variants,
+            chunk_rows: rows_at_once(base, edges),
+            chosen: None,
+            unaligned,
+            copies: 4 * copies,
+            prepared,
+        })
     }
 
     /// Only these cells of the grid; the others stay unknown (NaN).
@@ -315,6 +349,18 @@ impl<'a> Sweep<'a> {
         span(self.question.metric, clean, corrupted).map(drop)
     }
 
+    /// Refuses a sweep that would not fit in memory even one run at a time.
+    ///
+    /// # Errors
+    /// One sentence with what it would need.
+    pub fn check_memory(&self) -> Result<()> {
+        let bytes = self.estimate().bytes;
+        if bytes <= MEMORY {
+            return Ok(());
+        }
+        Err(too_large(self.question.site, self.base.len(), bytes))
+    }
+
     /// Memory and time before anything is run. The time is a guess from this machine's speed at the model's
     /// widest product.
     pub fn estimate(&self) -> Estimate {
@@ -326,12 +372,14 @@ impl<'a> Sweep<'a> {
         let full = matches!(self.question.metric, Metric::Probability { .. } | Metric::Rank { .. } | Metric::Kl);
         let unembed = if full { self.variants.len() * c.d_model * c.d_vocab } else { 0 };
         let flops = 2.0 * (row_layers as f64 * per_layer as f64 + unembed as f64);
-        let held = rows.min(self.chunk_rows);
+        // A run longer than a chunk goes through by itself.
+        let longest = self.variants.iter().map(|(_, v)| self.rows(v)).max().unwrap_or(0);
+        let held = rows.min(self.chunk_rows.max(longest));
         let edges = if self.question.site == SiteKind::Pattern { 12 * c.n_heads * self.base.len() * held } else { 0 };
         Estimate {
             cells: self.axes.iter().map(|(_, n)| n).product(),
             to_run: self.variants.len(),
-            bytes: held * bytes_per_row(self.base) + edges,
+            bytes: self.copies + held * bytes_per_row(self.base) + edges,
             // Small products, attention and norms keep a sweep at about two thirds of the peak.
             seconds: flops / (0.65 * speed()),
         }
@@ -342,6 +390,7 @@ impl<'a> Sweep<'a> {
     /// # Errors
     /// [`Error::Cancelled`].
     pub fn run(&self, progress: &Progress, mut partial: impl FnMut(&Found)) -> Result<Found> {
+        self.check_memory()?;
         let started = Instant::now();
         let pos = self.base.len() - 1;
         let readout = self.pair.readout(self.question.metric)?;
@@ -355,9 +404,12 @@ impl<'a> Sweep<'a> {
         for (index, _) in &self.variants {
             values[*index] = f32::NAN;
         }
-        let mut skipped = total - self.variants.len();
+        let mut skipped = total - self.variants.len() - self.unaligned.len();
+        for index in &self.unaligned {
+            values[*index] = f32::NAN;
+        }
         if let Some(chosen) = &self.chosen {
-            skipped = chosen.len() - self.variants.len();
+            skipped = chosen.iter().filter(|c| !self.unaligned.contains(c)).count() - self.variants.len();
             (0..total).filter(|i| !chosen.contains(i)).for_each(|i| values[i] = f32::NAN);
         }
         let mut found = Found {
@@ -369,6 +421,7 @@ impl<'a> Sweep<'a> {
             corrupted,
             run: 0,
             skipped,
+            unaligned: self.unaligned.len(),
             done: false,
             seconds: 0.0,
         };
@@ -387,7 +440,7 @@ impl<'a> Sweep<'a> {
             limit = self.chunk_rows;
             let variants: Vec<Variant> = chunk.iter().map(|(_, v)| v.clone()).collect();
             let normalized = resume(self.base, &self.prepared, &variants, pos, progress)?;
-            for ((index, _), value) in chunk.iter().zip(readout.read(&normalized)?) {
+            for ((index, _), value) in chunk.iter().zip(readout.read(&normalized, progress)?) {
                 found.values[*index] = value;
             }
             found.run += n;
@@ -402,24 +455,37 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// The variant of one edit; `None` where it cannot change the metric at `pos`: it changes no bit, only later
-/// positions, or edges that causality forbids.
-fn cell_variant(edit: &Edit, sources: &Sources<'_>, pos: usize) -> Result<Option<Variant>> {
-    let (n, aligned) = (sources.base.len(), &sources.alignment);
-    if let (Some(src), crate::engine::edit::Positions::At(list)) = (edit.src, &edit.positions)
-        && list.iter().all(|dest| src > *dest)
-    {
-        return Ok(None);
-    }
-    // A position without a counterpart has nothing to be patched with: the cell is the baseline.
-    if let (Action::Copy(which), crate::engine::edit::Positions::At(list)) = (&edit.action, &edit.positions)
-        && *which != sources.base_is
-        && list.iter().all(|p| *p < n && aligned.get(*p).copied().flatten().is_none())
-    {
-        return Ok(None);
+fn too_large(site: SiteKind, tokens: usize, bytes: usize) -> Error {
+    Error::request(format!(
+        "sweeping {} over {tokens} tokens would need {:.0} GB of memory; shorten the prompt or sweep another site",
+        site.hook(),
+        bytes as f64 / 1e9
+    ))
+}
+
+/// What is to be done about one cell.
+enum Cell {
+    Run(Variant),
+    /// The edit cannot change the metric: it changes no bit, only later positions, or edges that causality forbids.
+    Unchanged,
+    /// There is nothing to copy: the position has no counterpart in the other prompt.
+    Unaligned,
+}
+
+fn cell_of(edit: &Edit, sources: &Sources<'_>, pos: usize) -> Result<Cell> {
+    if let Positions::At(list) = &edit.positions {
+        if edit.src.is_some_and(|src| list.iter().all(|dest| src > *dest)) {
+            return Ok(Cell::Unchanged);
+        }
+        let counterpart = |p: &usize| sources.alignment.get(*p).copied().flatten();
+        let copies = matches!(&edit.action, Action::Copy(which) if *which != sources.base_is);
+        if copies && sources.other.is_some() && list.iter().all(|p| counterpart(p).is_none()) {
+            return Ok(Cell::Unaligned);
+        }
     }
     let op = resolve(edit, sources)?.without_identical(sources)?;
-    Ok(Variant::new(vec![op], sources.base).filter(|v| v.start <= pos))
+    let variant = Variant::new(vec![op], sources.base).filter(|v| v.start <= pos);
+    Ok(variant.map_or(Cell::Unchanged, Cell::Run))
 }
 
 /// 0 for the layers that are shown first, up to 3 for those that only fill gaps.

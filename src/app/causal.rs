@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use super::state::State;
+use super::notify::Level;
+use super::state::{Slot, State};
 use crate::analysis::alignment::inverse;
 use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::{Ablation, ablation, patching};
-use crate::analysis::sweep::{By, Question};
+use crate::analysis::sweep::{By, Found, Question};
 use crate::engine::edit::Edit;
-use crate::engine::generate::Sampling;
 use crate::engine::{SiteKind, Which};
 use crate::error::Result;
-use crate::jobs::{Request, Run, Subject};
+use crate::jobs::{Kind, Request, Run, Subject};
 
 /// Which run the views show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -76,26 +76,34 @@ impl State {
         self.results.run.get().map(|r| &*r.value)
     }
 
+    /// The corrupted prompt's run, possibly of an older text while the newer one is on its way.
     pub fn corrupted(&self) -> Option<&Arc<Run>> {
         self.results.corrupted.get().map(|r| &*r.value).filter(|_| !self.document.corrupted.is_empty())
     }
 
+    /// The edited run, possibly under older edits while the newer ones are on their way.
     pub fn edited(&self) -> Option<&Arc<Run>> {
         self.results.edited.get().map(|r| &*r.value).filter(|_| self.document.stack.is_active())
     }
 
-    /// The slot of the run that is shown; the clean one where the wanted one is not there.
-    pub fn shown_slot(&self) -> &super::state::Slot<Arc<Run>> {
+    /// The slot of the run that is shown; the clean one while the wanted one is first being made.
+    pub fn shown_slot(&self) -> &Slot<Arc<Run>> {
+        let r = &self.results;
+        let edits = self.document.stack.is_active();
+        let compares = !self.document.corrupted.is_empty();
+        let there = |slot: &Slot<Arc<Run>>| slot.result.is_some() || slot.error.is_some();
         match self.show {
-            Show::Edited | Show::Difference if self.edited().is_some() => &self.results.edited,
-            Show::Corrupted if self.corrupted().is_some() => &self.results.corrupted,
-            _ => &self.results.run,
+            Show::Edited | Show::Difference if edits && there(&r.edited) => &r.edited,
+            Show::Corrupted if compares && there(&r.corrupted) => &r.corrupted,
+            // Without the other run there is no difference to show.
+            Show::Difference if !edits && compares && r.corrupted.error.is_some() => &r.corrupted,
+            _ => &r.run,
         }
     }
 
-    /// Runs that can be shown now.
+    /// Runs that can be shown: those that are asked for.
     pub fn showable(&self) -> Vec<Show> {
-        let (corrupted, edited) = (self.corrupted().is_some(), self.edited().is_some());
+        let (corrupted, edited) = (!self.document.corrupted.is_empty(), self.document.stack.is_active());
         Show::ALL
             .into_iter()
             .filter(|s| match s {
@@ -107,31 +115,53 @@ impl State {
             .collect()
     }
 
+    /// Leaves a run that is no longer asked for.
+    fn settle_show(&mut self) {
+        let list = self.showable();
+        if !list.contains(&self.show) {
+            let corrupted = self.show == Show::Edited && self.document.stack.base == Which::Corrupted;
+            self.show = if corrupted && list.contains(&Show::Corrupted) { Show::Corrupted } else { Show::Clean };
+        }
+    }
+
     /// What the analyses look at.
     pub fn subject(&self) -> Option<Subject> {
         let run = self.run()?;
         let mut subject = Subject::one(run.trace.clone());
-        if self.show == Show::Difference {
-            let pair = self.pair()?;
-            let (minus, alignment) = if self.edited().is_some() {
-                let base = pair.run(self.document.stack.base).ok()?;
-                (base.clone(), (0..base.len()).map(Some).collect())
-            } else {
-                (pair.corrupted.clone()?, pair.alignment)
-            };
-            subject.minus = Some(minus);
-            subject.alignment = Arc::new(alignment);
+        if self.show == Show::Difference
+            && let Some(pair) = self.pair()
+        {
+            if let Some(edited) = self.edited() {
+                let base = pair.run(self.document.stack.base).ok()?.clone();
+                if Arc::ptr_eq(&edited.trace, &subject.trace) && base.len() == edited.trace.len() {
+                    subject.alignment = Arc::new((0..base.len()).map(Some).collect());
+                    subject.minus = Some(base);
+                }
+            } else if let Some(corrupted) = &pair.corrupted {
+                subject.minus = Some(corrupted.clone());
+                subject.alignment = Arc::new(pair.alignment.clone());
+            }
         }
         Some(subject)
     }
 
-    /// Both prompts' runs.
-    pub fn pair(&self) -> Option<Pair> {
-        let clean = self.clean()?.trace.clone();
-        Some(match self.corrupted() {
-            Some(c) => Pair::new(clean, c.trace.clone()).aligned(self.document.alignment.as_ref()),
+    /// Both prompts' runs, as far as they are those of the texts that stand there.
+    pub fn pair(&self) -> Option<&Pair> {
+        self.pair.as_ref()
+    }
+
+    /// Follows a change of the runs or of the alignment.
+    pub fn update_pair(&mut self) {
+        let fresh = |slot: &Slot<Arc<Run>>| slot.get().filter(|r| r.fresh).map(|r| r.value.trace.clone());
+        let corrupted = fresh(&self.results.corrupted).filter(|_| !self.document.corrupted.is_empty());
+        self.pair = fresh(&self.results.run).map(|clean| match corrupted {
+            Some(c) => Pair::new(clean, c).aligned(self.document.alignment.as_ref()),
             None => Pair::alone(clean),
-        })
+        });
+        self.counterparts = match &self.pair {
+            Some(Pair { corrupted: Some(c), alignment, .. }) => inverse(alignment, c.len()),
+            _ => Vec::new(),
+        };
     }
 
     /// The metric of sweeps: with the answers given, else the clean run's two favourites.
@@ -167,64 +197,109 @@ impl State {
         })
     }
 
-    /// Whether the settings need a corrupted prompt that is not there.
+    /// Whether the settings need a corrupted prompt where none is asked for.
     pub fn lacks_corrupted(&self) -> bool {
-        let needs =
-            matches!(self.patching.intervention, Intervention::Patch | Intervention::Ablate(Ablation::Resample));
-        needs && self.corrupted().is_none()
+        self.needs_corrupted() && self.document.corrupted.is_empty()
+    }
+
+    fn needs_corrupted(&self) -> bool {
+        matches!(self.patching.intervention, Intervention::Patch | Intervention::Ablate(Ablation::Resample))
+    }
+
+    /// Both runs are there, or it is known that one will not come: everything that depends on them is asked for.
+    pub fn runs_are_there(&mut self) {
+        self.update_pair();
+        self.settle_show();
+        self.request_edited();
+        self.request_sweep(None, false);
+        self.request_approximation();
     }
 
     /// Asks for the edited run, if there is anything to edit.
     pub fn request_edited(&mut self) {
+        let was = self.show;
+        self.settle_show();
+        self.worker.withdraw(|k| k == Kind::RunEdited || Kind::RunEdited.outdates(k));
         self.results.edited.outdate();
-        self.results.backup = super::state::Slot::default();
-        self.results.generated = super::state::Slot::default();
-        let (Some(pair), Some(like)) = (self.pair(), self.clean().cloned()) else { return };
+        self.results.backup.outdate();
+        self.results.generated.outdate();
         if !self.document.stack.is_active() {
-            self.results.edited = super::state::Slot::default();
-            if matches!(self.show, Show::Edited) {
-                self.show = if self.document.stack.base == Which::Corrupted && self.corrupted().is_some() {
-                    Show::Corrupted
-                } else {
-                    Show::Clean
-                };
+            self.results.edited = Slot::default();
+            self.results.backup = Slot::default();
+            if was != self.show {
+                self.refresh();
             }
-            if self.show == Show::Difference && self.corrupted().is_none() {
-                self.show = Show::Clean;
-            }
-            self.refresh();
             return;
         }
         if self.document.stack.base == Which::Corrupted && self.document.corrupted.is_empty() {
-            self.results.edited.error = Some(
-                "the edits are of the corrupted run, but there is no corrupted prompt; type one, or change the base"
-                    .to_owned(),
-            );
+            self.results.edited = Slot {
+                result: None,
+                error: Some(
+                    "the edits are of the corrupted run, but there is no corrupted prompt; type one, or change the run that they edit"
+                        .to_owned(),
+                ),
+            };
+            return;
+        }
+        let (Some(pair), Some(like)) = (self.pair.clone(), self.clean().cloned()) else { return };
+        if pair.run(self.document.stack.base).is_err() {
+            // It is on its way.
             return;
         }
         self.worker.submit(Request::RunEdited { pair, stack: self.document.stack.clone(), like });
     }
 
-    /// Asks for the sweep that the settings describe, if anybody looks at it.
+    /// Asks for the sweep that the settings describe, if anybody looks at it; `cells` only, where some are given.
     pub fn request_sweep(&mut self, cells: Option<Vec<usize>>, confirmed: bool) {
         if !self.wants_sweep {
             return;
         }
+        self.worker.withdraw(|k| k == Kind::Sweep);
+        let known = self.results.sweep.get().filter(|r| r.fresh).map(|r| r.value.clone());
         self.results.sweep.outdate();
         self.results.estimate = None;
-        let Some(pair) = self.pair() else { return };
-        if self.lacks_corrupted() {
+        self.known_cells = None;
+        let Some(pair) = self.pair.clone() else { return };
+        if self.needs_corrupted() && pair.corrupted.is_none() {
             return;
         }
         match self.question() {
-            Ok(question) => self.worker.submit(Request::Sweep { pair, question, cells, confirmed }),
+            Ok(question) => {
+                // What was run exactly already stays, and is not run again.
+                self.known_cells = known.filter(|k| confirmed && k.question == question);
+                let is_known =
+                    |i: &usize| self.known_cells.as_ref().and_then(|k| k.values.get(*i)).is_some_and(|v| v.is_finite());
+                let total = self.known_cells.as_ref().map_or(0, |k| k.values.len());
+                let wanted = cells.or_else(|| self.known_cells.as_ref().map(|_| (0..total).collect()));
+                let cells = wanted.map(|list| list.into_iter().filter(|i| !is_known(i)).collect());
+                let reference = self.document.stack.reference.clone();
+                self.worker.submit(Request::Sweep { pair, reference, question, cells, confirmed });
+            }
             Err(e) => self.results.sweep.error = Some(e.to_string()),
         }
     }
 
+    /// A sweep's cells together with those that were run before.
+    pub fn merged(&self, mut found: Found) -> Found {
+        if let Some(known) = self.known_cells.as_ref().filter(|k| k.question == found.question) {
+            for (new, old) in found.values.iter_mut().zip(&known.values) {
+                if new.is_nan() {
+                    *new = *old;
+                }
+            }
+            found.run += known.run;
+            found.skipped += known.skipped;
+        }
+        found
+    }
+
+    /// Asks for the gradient approximation, if anybody looks at it.
     pub fn request_approximation(&mut self) {
+        if !self.wants_approximation {
+            return;
+        }
         self.results.approximation.outdate();
-        let Some(pair) = self.pair() else { return };
+        let Some(pair) = self.pair.clone().filter(|p| p.corrupted.is_some()) else { return };
         let s = self.patching;
         match self.metric(s.metric) {
             Ok(metric) => self.worker.submit(Request::Approximation { pair, site: s.site, by: s.by, metric }),
@@ -234,7 +309,7 @@ impl State {
 
     /// Components whose direct attribution rose under the edits.
     pub fn request_backup(&mut self) {
-        let (Some(edited), Some(pair)) = (self.edited().cloned(), self.pair()) else { return };
+        let (Some(edited), Some(pair)) = (self.edited().cloned(), &self.pair) else { return };
         let Ok(before) = pair.run(self.document.stack.base).cloned() else { return };
         let Ok(metric) = self.metric(MetricKind::LogitDifference).or_else(|_| self.metric(MetricKind::Logit)) else {
             return;
@@ -246,34 +321,45 @@ impl State {
         }
     }
 
-    pub fn request_generation(&mut self, sampling: Sampling, limit: usize) {
-        self.sampling = (sampling, limit);
-        let Some(pair) = self.pair() else { return };
-        let Ok(base) = pair.run(self.document.stack.base).or_else(|_| pair.run(Which::Clean)).cloned() else { return };
-        let edited = self.edited().map(|r| r.trace.clone());
+    /// Asks for continuations; once the edited run is there, if it is still on its way.
+    pub fn request_generation(&mut self) {
+        self.pending_generation = false;
+        let base = match &self.pair {
+            Some(pair) if self.document.stack.is_active() => pair.run(self.document.stack.base).ok().cloned(),
+            Some(pair) => Some(pair.clean.clone()),
+            None => None,
+        };
+        let edited = self.results.edited.get().filter(|r| r.fresh).map(|r| r.value.trace.clone());
+        let waits = self.document.stack.is_active() && edited.is_none();
         self.results.generated.outdate();
-        self.worker.submit(Request::Generate { base, edited, sampling, limit });
+        let (sampling, limit) = self.sampling;
+        match base {
+            Some(base) if !waits => self.worker.submit(Request::Generate { base, edited, sampling, limit }),
+            _ if self.results.edited.error.is_some() => {
+                self.results.generated.error.clone_from(&self.results.edited.error);
+            }
+            _ => self.pending_generation = true,
+        }
     }
 
     /// Adds an edit, or takes it away if it is there; the views then show the edited run.
     pub fn toggle_edit(&mut self, base: Which, edit: Edit) {
         let stack = &mut self.document.stack;
         if stack.base != base && stack.is_active() {
-            self.notices.push(
-                super::notify::Level::Info,
-                format!(
-                    "The edits now apply to the {} run; they were made for the {} one.",
-                    base.name(),
-                    base.other().name()
-                ),
+            let text = format!(
+                "The edits now apply to the {} run; they were made for the {} one.",
+                base.name(),
+                base.other().name()
             );
+            self.notices.push(Level::Info, text);
         }
         stack.base = base;
         match stack.edits.iter().position(|e| Edit { enabled: true, ..e.clone() } == edit) {
-            Some(at) => drop(stack.edits.remove(at)),
+            Some(at) if stack.edits[at].enabled => drop(stack.edits.remove(at)),
+            Some(at) => stack.edits[at].enabled = true,
             None => stack.edits.push(edit),
         }
-        if stack.is_active() && !matches!(self.show, Show::Difference) {
+        if stack.is_active() && self.show != Show::Difference {
             self.show = Show::Edited;
         }
         self.request_edited();
@@ -281,8 +367,8 @@ impl State {
 
     /// Changes the counterpart of one token of the clean prompt; its old counterpart becomes free.
     pub fn align(&mut self, token: usize, counterpart: Option<usize>) {
-        let Some(pair) = self.pair() else { return };
-        let mut alignment = pair.alignment;
+        let Some(pair) = &self.pair else { return };
+        let mut alignment = pair.alignment.clone();
         for slot in &mut alignment {
             if counterpart.is_some() && *slot == counterpart {
                 *slot = None;
@@ -292,16 +378,7 @@ impl State {
             *slot = counterpart;
         }
         self.document.alignment = Some(alignment);
-        self.request_edited();
+        self.runs_are_there();
         self.refresh();
-        self.request_sweep(None, false);
-    }
-
-    /// For each token of the corrupted prompt its counterpart in the clean one.
-    pub fn counterparts(&self) -> Vec<Option<usize>> {
-        match (self.pair(), self.corrupted()) {
-            (Some(pair), Some(corrupted)) => inverse(&pair.alignment, corrupted.trace.len()),
-            _ => Vec::new(),
-        }
     }
 }

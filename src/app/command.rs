@@ -153,7 +153,9 @@ pub enum Action {
         cells: Option<Vec<usize>>,
     },
     Approximate,
-    Generate(Sampling, usize),
+    /// How text is generated, and how much.
+    Sampling(Sampling, usize),
+    Generate,
     /// Asks the system for a saved stack.
     LoadStack,
     /// Opens a saved stack.

@@ -193,8 +193,10 @@ impl App {
             }
         }
         let dropped = ctx.input(|i| i.raw.dropped_files.clone());
-        if let Some(path) =
-            dropped.first().map(|f| f.path().to_owned()).filter(|p| p.extension().is_some_and(|e| e == "json"))
+        if let Some(path) = dropped
+            .first()
+            .map(|f| f.path().to_owned())
+            .filter(|p| p.extension().is_some_and(|e| e == "json") && p.file_name().is_none_or(|n| n != "config.json"))
         {
             self.open_stack(ctx, path);
         } else if let Some(file) = dropped.first() {
@@ -381,9 +383,8 @@ impl App {
                 self.state.apply(Action::SetStack(stack), self.now);
             }
             Command::Generate => {
-                let (sampling, limit) = self.state.sampling;
                 self.layout.show(ViewKind::Generation);
-                self.state.apply(Action::Generate(sampling, limit), self.now);
+                self.state.apply(Action::Generate, self.now);
             }
             Command::ResetLayout => self.layout = Layout::default(),
             Command::Shortcuts => self.shortcuts_open ^= true,

@@ -12,6 +12,7 @@ use crate::analysis::head_scores::HeadScores;
 use crate::analysis::logit_lens::Lens;
 use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic};
 use crate::analysis::norms::Norms;
+use crate::analysis::pair::Pair;
 use crate::analysis::patterns::{Thumbnails, Which};
 use crate::analysis::projection::{Projection, Settings};
 use crate::analysis::sweep::{Estimate, Found};
@@ -152,6 +153,18 @@ pub struct State {
     pub patching: PatchSettings,
     /// Whether the patching view has been looked at: until then no sweep is run.
     pub wants_sweep: bool,
+    /// Whether its approximation has been looked at.
+    pub wants_approximation: bool,
+    /// Both prompts' runs, kept until they change.
+    pub(super) pair: Option<Pair>,
+    /// For each token of the corrupted prompt its counterpart in the clean one.
+    pub counterparts: Vec<Option<usize>>,
+    /// Cells that a restricted sweep adds to.
+    pub(super) known_cells: Option<Arc<Found>>,
+    /// Text is to be generated as soon as the edited run is there.
+    pub(super) pending_generation: bool,
+    /// The end of the shown run is pinned, and stays so while it grows.
+    follows_end: bool,
     /// How text is generated, and how much.
     pub sampling: (Sampling, usize),
     /// Nothing is on its way because the user stopped it.
@@ -177,6 +190,12 @@ impl State {
             show: Show::default(),
             patching: PatchSettings::default(),
             wants_sweep: false,
+            wants_approximation: false,
+            pair: None,
+            counterparts: Vec::new(),
+            known_cells: None,
+            pending_generation: false,
+            follows_end: true,
             sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
@@ -217,6 +236,7 @@ impl State {
             self.worker.cancel_run();
             let random = std::mem::take(&mut self.results.random_scores);
             self.results.clear();
+            self.update_pair();
             self.results.random_scores = random;
             return;
         }
@@ -234,6 +254,7 @@ impl State {
             self.worker.submit(Request::RunCorrupted { model, prompt: d.corrupted.clone() });
         }
         self.results.outdate_run();
+        self.update_pair();
     }
 
     fn request_analyses(&mut self) {
@@ -252,7 +273,7 @@ impl State {
     pub fn refresh(&mut self) {
         if let Some(len) = self.run().map(|r| r.trace.len()) {
             let pinned = &mut self.selection.pinned;
-            pinned.pos = pinned.pos.min(len - 1);
+            pinned.pos = if self.follows_end { len - 1 } else { pinned.pos.min(len - 1) };
             pinned.key = pinned.key.filter(|k| *k < len);
         }
         self.results.outdate_analyses();
@@ -348,15 +369,10 @@ impl State {
             Payload::Ran(run) => self.ran(run),
             Payload::RanCorrupted(run) => {
                 r.corrupted.set(run, stamp);
-                if self.document.corrupted.is_empty() {
-                    self.results.corrupted = Slot::default();
-                    return;
-                }
+                self.runs_are_there();
                 if matches!(self.show, Show::Corrupted | Show::Difference) {
                     self.refresh();
                 }
-                self.request_edited();
-                self.request_sweep(None, false);
             }
             Payload::RanEdited(run) => {
                 r.edited.set(run, stamp);
@@ -364,10 +380,17 @@ impl State {
                     self.refresh();
                 }
                 self.request_backup();
+                if self.pending_generation {
+                    self.request_generation();
+                }
             }
             Payload::Backup(v) => r.backup.set(v, stamp),
             Payload::Estimate(v) => r.estimate = Some(v),
-            Payload::Sweep(v) => r.sweep.set(v, stamp),
+            Payload::Sweep(v) => {
+                let merged = self.merged(v);
+                let r = &mut self.results;
+                r.sweep.set(merged, &mut r.stamp);
+            }
             Payload::Approximation(v) => r.approximation.set(v, stamp),
             Payload::Generated(v) => r.generated.set(v, stamp),
             Payload::Pattern(which, values) => {
@@ -394,7 +417,7 @@ impl State {
     fn is_current(&self, answer: &Answer) -> bool {
         let expected = match answer.kind {
             Kind::Open | Kind::Run | Kind::RunCorrupted | Kind::NeuronTokens | Kind::RandomScores => return true,
-            Kind::RunEdited | Kind::Sweep | Kind::Approximation => self.pair().map(|p| p.traces()),
+            Kind::RunEdited | Kind::Sweep | Kind::Approximation => self.pair().map(Pair::traces),
             Kind::Generate | Kind::Backup => {
                 // Either half of the pair may be the base; the edited run tells.
                 let known: Vec<_> = [self.clean(), self.corrupted(), self.edited()].into_iter().flatten().collect();
@@ -422,6 +445,23 @@ impl State {
 
     fn failed(&mut self, kind: Kind, error: &Error) {
         let text = error.to_string();
+        // A run that failed leaves nothing of an older one to be taken for it.
+        match kind {
+            Kind::RunCorrupted => {
+                self.results.corrupted = Slot { result: None, error: Some(text) };
+                self.runs_are_there();
+                return;
+            }
+            Kind::RunEdited => {
+                self.results.edited = Slot { result: None, error: Some(text) };
+                self.results.backup = Slot::default();
+                if self.pending_generation {
+                    self.request_generation();
+                }
+                return;
+            }
+            _ => {}
+        }
         let r = &mut self.results;
         let slot: &mut Option<String> = match kind {
             Kind::Open => {
@@ -433,8 +473,7 @@ impl State {
                 return;
             }
             Kind::Run => &mut r.run.error,
-            Kind::RunCorrupted => &mut r.corrupted.error,
-            Kind::RunEdited => &mut r.edited.error,
+            Kind::RunCorrupted | Kind::RunEdited => return,
             Kind::Backup => &mut r.backup.error,
             Kind::Sweep => &mut r.sweep.error,
             Kind::Approximation => &mut r.approximation.error,
@@ -456,6 +495,7 @@ impl State {
     fn opened(&mut self, model: Arc<Model>) {
         self.opening = None;
         self.results.clear();
+        self.update_pair();
         self.auto_head = true;
         let spec = model.spec.clone();
         self.document.model.clone_from(&spec);
@@ -476,20 +516,18 @@ impl State {
         for note in &run.notes {
             self.notices.push(Level::Info, note.clone());
         }
-        let old = self.clean().map(|r| r.trace.len());
-        let len = run.trace.len();
-        let pinned = &mut self.selection.pinned;
-        // The end of the prompt stays pinned while it grows.
-        if old.is_none_or(|n| pinned.pos + 1 >= n) || pinned.pos >= len {
-            pinned.pos = len - 1;
-        }
-        pinned.key = pinned.key.filter(|k| *k < len);
         let results = &mut self.results;
         results.run.set(run, &mut results.stamp);
-        self.refresh();
-        if self.document.corrupted.is_empty() {
-            self.request_edited();
-            self.request_sweep(None, false);
+        // The corrupted run follows; what needs both waits for it.
+        let waits = !self.document.corrupted.is_empty();
+        if waits {
+            self.update_pair();
+        } else {
+            self.runs_are_there();
+        }
+        let shown = self.shown_slot().get().is_some_and(|s| s.fresh);
+        if shown {
+            self.refresh();
         }
     }
 
@@ -506,7 +544,16 @@ impl State {
             Action::SetWrong(text) => self.edit(now, |d| &mut d.wrong, text),
             Action::SetCorrupted(text) => {
                 self.document.alignment = None;
-                self.edit(now, |d| &mut d.corrupted, text);
+                if text.is_empty() {
+                    // There is nothing to run, so what depends on it is settled at once.
+                    self.document.corrupted = text;
+                    self.worker.withdraw(|k| k == Kind::RunCorrupted);
+                    self.results.corrupted = Slot::default();
+                    self.runs_are_there();
+                    self.refresh();
+                } else {
+                    self.edit(now, |d| &mut d.corrupted, text);
+                }
             }
             Action::Align(token, counterpart) => self.align(token, counterpart),
             Action::ShowRun(show) => {
@@ -525,12 +572,16 @@ impl State {
             Action::Patch(settings) => {
                 self.wants_sweep = true;
                 self.patching = settings;
-                self.results.approximation = Slot::default();
                 self.request_sweep(None, false);
+                self.request_approximation();
             }
             Action::Sweep { cells } => self.request_sweep(cells, true),
-            Action::Approximate => self.request_approximation(),
-            Action::Generate(sampling, limit) => self.request_generation(sampling, limit),
+            Action::Approximate => {
+                self.wants_approximation = true;
+                self.request_approximation();
+            }
+            Action::Sampling(sampling, limit) => self.sampling = (sampling, limit),
+            Action::Generate => self.request_generation(),
             Action::Pin(new) => {
                 // A head that was chosen stays, even if it is the one that was shown anyway.
                 self.auto_head &= new.focus != Focus::Head;
@@ -569,6 +620,9 @@ impl State {
     fn pin(&mut self, new: super::selection::Pinned) {
         let old = self.selection.pinned;
         self.selection.pinned = new;
+        if let Some(len) = self.run().map(|r| r.trace.len()) {
+            self.follows_end = new.pos + 1 >= len;
+        }
         if old.which() != new.which() {
             self.auto_head = false;
         }

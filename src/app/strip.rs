@@ -28,6 +28,7 @@ pub const SECOND_ROW: f32 = 26.0;
 pub struct Strip {
     stamp: u64,
     /// What the second row was laid out for.
+    other: Option<Arc<Run>>,
     counterparts: Vec<Option<usize>>,
     texts: Vec<String>,
     other_texts: Vec<String>,
@@ -41,20 +42,13 @@ pub struct Strip {
 
 /// The run that the shown one is compared with, and for each of its tokens the shown run's counterpart.
 fn other(cx: &Context<'_>) -> Option<(Arc<Run>, Vec<Option<usize>>)> {
-    let corrupted = cx.state.corrupted()?.clone();
     let pair = cx.state.pair()?;
-    let shown = cx.run()?;
-    let shows_corrupted = std::ptr::eq(&raw const *shown.trace, &raw const *corrupted.trace)
-        || cx.state.shown_slot().get().is_some_and(|_| {
-            matches!(cx.state.show, Show::Edited | Show::Difference)
-                && cx.state.edited().is_some()
-                && cx.state.document.stack.base == Which::Corrupted
-        });
-    if shows_corrupted {
-        let clean = cx.state.clean()?.clone();
-        Some((clean, pair.alignment))
+    let corrupted = cx.state.corrupted().filter(|_| pair.corrupted.is_some())?;
+    let edits = cx.state.document.stack.is_active() && matches!(cx.state.show, Show::Edited | Show::Difference);
+    if cx.state.show == Show::Corrupted || edits && cx.state.document.stack.base == Which::Corrupted {
+        Some((cx.state.clean()?.clone(), pair.alignment.clone()))
     } else {
-        Some((corrupted, cx.state.counterparts()))
+        Some((corrupted.clone(), cx.state.counterparts.clone()))
     }
 }
 
@@ -120,10 +114,16 @@ impl Strip {
 
     fn measure(&mut self, ui: &egui::Ui, run: &Run, stamp: u64, other: Option<&(Arc<Run>, Vec<Option<usize>>)>) {
         let counterparts = other.map_or(&[][..], |(_, c)| c);
-        if self.stamp == stamp && self.texts.len() == run.texts.len() && self.counterparts == counterparts {
+        let same_other = match (&self.other, other) {
+            (Some(a), Some((b, _))) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        if self.stamp == stamp && self.texts.len() == run.texts.len() && same_other && self.counterparts == counterparts
+        {
             return;
         }
         self.stamp = stamp;
+        self.other = other.map(|(r, _)| r.clone());
         self.counterparts = counterparts.to_vec();
         let short = |texts: &[String]| texts.iter().map(|t| token_text::short(t, 18)).collect::<Vec<_>>();
         self.texts = short(&run.texts);

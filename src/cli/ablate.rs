@@ -33,12 +33,18 @@ pub struct Arguments {
     /// The grid: layer,head | layer,head,pos | layer,pos | layer (default: all positions together)
     #[arg(long, value_name = "AXES")]
     by: Option<String>,
+    /// The head whose edges `--by dest,src` cuts out
+    #[arg(long, value_name = "LAYER.HEAD", requires = "by")]
+    head: Option<String>,
     /// What takes its place
     #[arg(long, value_enum, default_value_t)]
     with: Ablation,
     /// The prompt to resample from
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     corrupt: Option<String>,
+    /// The prompt to resample from, as token ids
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', conflicts_with = "corrupt")]
+    corrupt_ids: Option<Vec<u32>>,
     /// Texts over whose positions the mean is taken (repeat; default: the prompt's own positions)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     reference: Vec<String>,
@@ -62,8 +68,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         crate::analysis::sweep::By::LayerPos => crate::analysis::sweep::By::Layer,
         other => other,
     });
-    let by = if args.by.is_some() { byof(site, args.by.as_deref(), None)? } else { whole? };
-    if args.with == Ablation::Resample && args.corrupt.is_none() {
+    let by = if args.by.is_some() { byof(site, args.by.as_deref(), args.head.as_deref())? } else { whole? };
+    if args.with == Ablation::Resample && args.corrupt.is_none() && args.corrupt_ids.is_none() {
         return Err(Error::request("resample ablation takes values from another prompt; add --corrupt TEXT"));
     }
     if args.with == Ablation::Mean && site == crate::engine::SiteKind::Pattern {
@@ -75,9 +81,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let started = Instant::now();
     let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(&model, ids, &progress)?));
     let clean = run(ids)?;
-    let mut pair = match &args.corrupt {
-        Some(text) => Pair::new(clean, run(model.encode(text, args.prompt.bos)?)?),
-        None => Pair::alone(clean),
+    let mut pair = match (&args.corrupt, &args.corrupt_ids) {
+        (Some(text), _) => Pair::new(clean, run(model.encode(text, args.prompt.bos)?)?),
+        (None, Some(ids)) => Pair::new(clean, run(ids.clone())?),
+        (None, None) => Pair::alone(clean),
     };
     pair.reference =
         Arc::new(args.reference.iter().map(|t| run(model.encode(t, args.prompt.bos)?)).collect::<Result<Vec<_>>>()?);

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::output::document;
-use super::patch::PairArgs;
+use super::patch::{PairArgs, corrupt_tokens};
 use super::sweep::{MetricArg, SiteArg, byof, emit_sweep, nested};
 use super::{ModelArgs, emit, progress};
 use crate::analysis::attribution_patching::attribution_patching;
@@ -38,6 +38,9 @@ pub struct Arguments {
     /// The grid, for a single --site
     #[arg(long, value_name = "AXES", requires = "site")]
     by: Option<String>,
+    /// The head whose edges `--by dest,src` attributes
+    #[arg(long, value_name = "LAYER.HEAD", requires = "by")]
+    head: Option<String>,
     /// What to measure at the last position
     #[arg(long, value_enum, default_value_t)]
     metric: MetricArg,
@@ -74,17 +77,18 @@ pub fn execute(args: &Arguments) -> Result<()> {
     } else {
         args.site.clone()
     };
+    let kinds: Vec<_> = sites.iter().map(|s| s.kind()).collect();
     let (progress, bar) = progress("attribute");
     let started = Instant::now();
     let pair = args.pair.runs(&model, &progress)?;
-    let atp = attribution_patching(&pair, metric, freeze, &progress)?;
+    let atp = attribution_patching(&pair, metric, &kinds, freeze, &progress)?;
     let mut nodes = serde_json::Map::new();
     let mut left_out = serde_json::Map::new();
     let mut tables = Vec::new();
     for site in sites {
         let by = match (&args.by, By::choices(site.kind()).first()) {
             (None, Some(first)) => *first,
-            (by, _) => byof(site.kind(), by.as_deref(), None)?,
+            (by, _) => byof(site.kind(), by.as_deref(), args.head.as_deref())?,
         };
         let grid = match atp.grid(&pair, site.kind(), by) {
             // Of prompts that differ in length, what still makes sense is reported.
@@ -124,9 +128,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let doc = json!({
             "method": "atp", "approximation": true, "metric": metric.kind().name(), "frozen": freeze.names(),
             "clean": atp.clean, "corrupt": atp.corrupted,
+            "corrupt_tokens": corrupt_tokens(&pair), "alignment": pair.alignment,
             "gradient_seconds": atp.seconds, "nodes": nodes, "left_out": left_out,
         });
         return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
+    }
+    for (site, reason) in &left_out {
+        eprintln!("{site} is left out: {}", reason.as_str().unwrap_or_default());
     }
     for (grid, values, caption) in &tables {
         emit_sweep(grid, values, args.top, caption, f32::abs)?;

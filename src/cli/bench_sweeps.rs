@@ -70,7 +70,7 @@ pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
             "working_memory_bytes": bytes}));
     }
     let atp = time(repeat.min(3), || {
-        let found = attribution_patching(&pair, metric, Freeze::default(), &progress)?;
+        let found = attribution_patching(&pair, metric, &SITES, Freeze::default(), &progress)?;
         for site in SITES.into_iter().filter(|s| s.exists(&model.config)) {
             if let Some(by) = By::choices(site).first() {
                 std::hint::black_box(found.grid(&pair, site, *by)?);

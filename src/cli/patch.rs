@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::document;
 use super::sweep::{MetricArg, SiteArg, byof, emit_sweep, nested};
@@ -66,6 +66,12 @@ impl PairArgs {
     }
 }
 
+/// The corrupted prompt's tokens, which positions of a patching grid count.
+pub fn corrupt_tokens(pair: &Pair) -> Value {
+    let text = |t: &Arc<Trace>| t.ids.iter().map(|id| json!({"id": id, "text": t.model.token_text(*id)})).collect();
+    pair.corrupted.as_ref().map_or(Value::Null, text)
+}
+
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     #[command(flatten)]
@@ -109,21 +115,17 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if args.model.json {
-        let corrupted = pair
-            .corrupted
-            .as_ref()
-            .map(|t| t.ids.iter().map(|id| json!({"id": id, "text": model.token_text(*id)})).collect::<Vec<_>>());
         let axes: Vec<&str> = found.axes.iter().map(|(n, _)| *n).collect();
         let shape: Vec<usize> = found.axes.iter().map(|(_, n)| *n).collect();
         let doc = json!({
-            "corrupt_tokens": corrupted,
+            "corrupt_tokens": corrupt_tokens(&pair), "alignment": pair.alignment,
             "site": args.site.name(), "by": by.name(), "metric": found.question.metric.kind().name(),
             "axes": axes,
             "values": nested(&normalised, &shape),
             "raw": nested(&found.values, &shape),
             "clean": found.clean, "corrupt": found.corrupted,
             "logit_diff_clean": found.clean, "logit_diff_corrupt": found.corrupted,
-            "cells_run": found.run, "cells_skipped": found.skipped,
+            "cells_run": found.run, "cells_skipped": found.skipped, "cells_unaligned": found.unaligned,
             "sweep_seconds": found.seconds,
             "estimate": {"seconds": estimate.seconds, "bytes": estimate.bytes},
         });

@@ -181,7 +181,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Err(e) => wrong = Some(e),
         }
         if let Some(n) = args.generate {
-            app.state.apply(Action::Generate(Default::default(), n), 0.0);
+            app.state.apply(Action::Sampling(Default::default(), n), 0.0);
+            app.state.apply(Action::Generate, 0.0);
             app.layout.show(crate::app::views::ViewKind::Generation);
         }
     })?;

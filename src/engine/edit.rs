@@ -225,7 +225,22 @@ impl Edit {
                 )));
             }
         }
+        if let (Some(s), Positions::At(list)) = (self.src, &self.positions)
+            && list.iter().all(|dest| *dest < s)
+        {
+            return Err(Error::request(format!(
+                "position {} cannot attend to the later position {s}; swap the two ends of the edge",
+                list[0]
+            )));
+        }
         match &self.action {
+            Action::Copy(_) | Action::Add { direction: Direction::Difference, .. }
+                if self.positions == Positions::Generated =>
+            {
+                Err(Error::request(format!(
+                    "the edit of {site} copies at generated positions, which the other run does not have; choose positions of the prompt"
+                )))
+            }
             Action::KnockOut | Action::Force(_) if !self.is_edge() => Err(Error::request(format!(
                 "an attention edge can be cut or forced only at hook_pattern, not at {site}"
             ))),
@@ -260,11 +275,13 @@ impl Edit {
             (Positions::At(_), Positions::Generated) | (Positions::Generated, Positions::At(_)) => false,
             _ => true,
         };
+        let forces = |e: &Self| matches!(e.action, Action::Force(_));
         let kind = |k| if k == SiteKind::AttnScores { SiteKind::Pattern } else { k };
         self.site.layer == other.site.layer
             && kind(self.site.kind) == kind(other.site.kind)
             && meet(self.head, other.head)
-            && meet(self.src, other.src)
+            // Forcing one edge rescales the others of its row, so two forced edges of a row contradict each other.
+            && (meet(self.src, other.src) || forces(self) && forces(other))
             && meet(self.coordinate, other.coordinate)
             && positions
     }
@@ -339,14 +356,6 @@ impl EditStack {
 
     pub fn is_active(&self) -> bool {
         self.active().next().is_some()
-    }
-
-    /// Whether any active edit needs the other prompt's run.
-    pub fn needs_other(&self) -> bool {
-        self.active().any(|e| {
-            matches!(&e.action, Action::Copy(w) if *w != self.base)
-                || matches!(&e.action, Action::Add { direction: Direction::Difference, .. })
-        })
     }
 
     /// Checks every active edit, and that no two of them overwrite the same cell.

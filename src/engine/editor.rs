@@ -143,7 +143,7 @@ fn change_edges(row: &mut [f32], op: &Op, head: usize, pos: usize) {
         Change::KnockOut if pos > 0 => row[chosen].fill(f32::NEG_INFINITY),
         Change::Force(weight) => {
             let old = row[chosen.clone()].first().copied().unwrap_or(0.0);
-            let rest = 1.0 - old;
+            let rest = row.iter().sum::<f32>() - old;
             // A query that saw nothing else has nothing to share the rest among.
             let factor = if rest > 1e-9 { (1.0 - weight) / rest } else { 0.0 };
             row.iter_mut().for_each(|x| *x *= factor);

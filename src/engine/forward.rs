@@ -258,7 +258,8 @@ impl Network<'_> {
             if wants_scores || wants_pattern {
                 let scores = segments::scores(attend, &q, &k, past, &resumed.segments, resumed.width)?;
                 let scores = visit(hooks, at(SiteKind::AttnScores), scores)?;
-                let pattern = visit(hooks, at(SiteKind::Pattern), segments::softmax(&scores)?)?;
+                let pattern =
+                    visit(hooks, at(SiteKind::Pattern), segments::softmax(attend, &scores, &resumed.segments)?)?;
                 segments::mix(&pattern, &v, past, &resumed.segments)?
             } else {
                 segments::attend(attend, &q, &k, &v, past, &resumed.segments)?

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use candle_core::{Tensor, Var};
 
-use super::editor::Editor;
 use super::forward::Freeze;
-use super::hooks::{Chain, Hooks};
+use super::hooks::Hooks;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
+use crate::model::config::ModelConfig;
 
 /// Gradients of one metric at chosen sites.
 pub struct Gradients {
@@ -32,6 +32,17 @@ impl Gradients {
     pub fn get(&self, site: Site) -> Result<&Tensor> {
         self.values.get(&site).ok_or_else(|| Error::failed(format!("no gradient was computed at {site}")))
     }
+}
+
+/// Most memory that a backward pass may take.
+const MEMORY: usize = 8 << 30;
+
+/// Bytes that the graph of a pass over `n` tokens holds, roughly: every operation keeps its result.
+fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
+    // Scores, mask, softmax's steps and their gradients; the probe of the pattern doubles two of them.
+    let maps = if freeze.patterns { 3 } else { 8 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
+    let rows = 24 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
+    4 * config.n_layers * n * (maps * config.n_heads * n + rows)
 }
 
 struct Probe {
@@ -53,10 +64,10 @@ impl Hooks for Probe {
 }
 
 /// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at `pos`, along
-/// the run that `trace` is (its edits included), with respect to all sites of the given kinds.
+/// the run that `trace` is, with respect to all sites of the given kinds.
 ///
 /// # Errors
-/// A position outside the prompt, a metric that has no gradient, or [`Error::Cancelled`].
+/// An edited run, a prompt whose graph would not fit in memory, a position outside the prompt, a metric that has no gradient, or [`Error::Cancelled`].
 pub fn gradients(
     trace: &Trace,
     kinds: &[SiteKind],
@@ -69,16 +80,25 @@ pub fn gradients(
     if pos >= trace.len() {
         return Err(Error::request(format!("position {pos} is outside the prompt of {} tokens", trace.len())));
     }
+    if !trace.edits().is_empty() {
+        return Err(Error::request("gradients are taken along a run without edits; switch them off"));
+    }
+    let bytes = bytes_for(network.config, trace.len(), kinds, freeze);
+    if bytes > MEMORY {
+        return Err(Error::request(format!(
+            "gradients over {} tokens would need {:.0} GB of memory; shorten the prompt or freeze the attention patterns",
+            trace.len(),
+            bytes as f64 / 1e9
+        )));
+    }
     // The embedding is always a variable: without one nothing would be tracked.
     let wanted = kinds.iter().copied().chain([SiteKind::Embed]).collect();
     let mut probe = Probe { kinds: wanted, variables: BTreeMap::new() };
-    let mut editor = Editor::single(trace.edits().clone(), 0, trace.len());
     // Half of the work is the way back, which cannot be watched.
     progress.expect(network.config.n_layers as u64);
     let value = {
-        let mut hooks = Chain(&mut editor, &mut probe);
-        let resid = network.forward_frozen(&[&trace.ids], freeze, &mut hooks, progress)?;
-        let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut hooks)?;
+        let resid = network.forward_frozen(&[&trace.ids], freeze, &mut probe, progress)?;
+        let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut probe)?;
         metric(&normalized.squeeze(0)?.narrow(0, pos, 1)?)?
     };
     progress.check()?;

@@ -89,7 +89,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The other run's value in the base's positions; zero where a position has no counterpart, which
-    /// [`Self::counterparts`] refuses beforehand.
+    /// [`Self::copied`] leaves out or refuses beforehand.
     fn other_values(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Other, || {
             let other = self.other_run()?;
@@ -121,10 +121,14 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// Refuses positions without a counterpart in the other prompt.
-    fn counterparts(&self, edit: &Edit, positions: impl Iterator<Item = usize>) -> Result<()> {
+    /// The positions that values of the other run are copied to: over all positions, those without a counterpart
+    /// keep their own value; one that was named is refused.
+    fn copied(&self, edit: &Edit, mut positions: Vec<usize>) -> Result<Vec<usize>> {
         self.other_run()?;
-        for p in positions {
+        if !matches!(edit.positions, Positions::At(_)) {
+            positions.retain(|p| self.alignment.get(*p).copied().flatten().is_some());
+        }
+        for p in positions.iter().copied() {
             if self.alignment.get(p).copied().flatten().is_none() {
                 return Err(Error::request(format!(
                     "position {p} of the {} prompt has no counterpart in the {} one, so `{edit}` has nothing to copy; align it or choose another position",
@@ -133,7 +137,7 @@ impl<'a> Sources<'a> {
                 )));
             }
         }
-        Ok(())
+        Ok(positions)
     }
 
     /// clean − corrupted in the base's positions.
@@ -334,19 +338,12 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
             Change::Rows(sources.base_values(site)?)
         }
         Action::Copy(_) => {
-            // Over all positions, those without a counterpart keep their own value.
-            let mut chosen = in_prompt();
-            if edit.positions == Positions::All || edit.positions == Positions::Prompt {
-                sources.other_run()?;
-                chosen.retain(|p| sources.alignment.get(*p).copied().flatten().is_some());
-            }
-            sources.counterparts(edit, chosen.iter().copied())?;
+            let chosen = sources.copied(edit, in_prompt())?;
             rows_out = Rows::At(Arc::new(chosen));
             Change::Rows(sources.other_values(site)?)
         }
         Action::Add { direction: Direction::Difference, factor } => {
-            let chosen = in_prompt();
-            sources.counterparts(edit, chosen.iter().copied())?;
+            let chosen = sources.copied(edit, in_prompt())?;
             rows_out = Rows::At(Arc::new(chosen));
             Change::AddRows(sources.difference(site)?, *factor)
         }
@@ -369,7 +366,10 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
             site.kind = SiteKind::AttnScores;
             Change::KnockOut
         }
-        Action::Force(w) => Change::Force(*w),
+        Action::Force(w) => {
+            site.kind = SiteKind::Pattern;
+            Change::Force(*w)
+        }
     };
     Ok(Op { site, rows: rows_out, columns, head: edit.head, src: edit.src, change })
 }

@@ -60,6 +60,9 @@ pub fn resume(
     let n = base.len();
     let network = base.model.network();
     let config = network.config;
+    if !base.edits().is_empty() {
+        return Err(Error::failed("runs are resumed from an unedited one"));
+    }
     if let Some(v) = variants.iter().find(|v| v.start > pos) {
         return Err(Error::failed(format!("a variant that starts at {} cannot change position {pos}", v.start)));
     }
@@ -135,9 +138,11 @@ pub fn resume(
     Ok(normalized.index_select(&Tensor::from_vec(place, variants.len(), normalized.device())?, 0)?)
 }
 
-/// Rows that are held at a time: enough to keep the products at full speed, few enough that a layer passes
-/// well within the time a cancellation may take.
+/// Rows that are held at a time at most: enough to keep the products at full speed.
 const ROWS: usize = 1024;
+
+/// Operations of a layer between two chances to cancel: less than a tenth of a second on two cores.
+const OPERATIONS: usize = 8_000_000_000;
 
 /// Bytes of working memory that a row takes at its peak inside a block.
 pub fn bytes_per_row(base: &Trace) -> usize {
@@ -149,5 +154,8 @@ pub fn bytes_per_row(base: &Trace) -> usize {
 pub fn rows_at_once(base: &Trace, edges: bool) -> usize {
     const MEMORY: usize = 512 << 20;
     let per_row = bytes_per_row(base) + if edges { 12 * base.model.config.n_heads * base.len() } else { 0 };
-    (MEMORY / per_row.max(1)).clamp(1, ROWS)
+    let c = &base.model.config;
+    let weights = c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head
+        + c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
+    (MEMORY / per_row.max(1)).min(OPERATIONS / (2 * weights).max(1)).clamp(1, ROWS)
 }

@@ -89,6 +89,16 @@ impl Trace {
                 bytes as f64 / 1e9
             )));
         }
+        let edges = edits.iter().any(|op| matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores));
+        // Scores, pattern and the copies that editing makes of them.
+        let maps = 16 * model.config.n_heads * ids.len() * ids.len();
+        if edges && maps > 8 << 30 {
+            return Err(Error::request(format!(
+                "editing the attention patterns of {} tokens would need {:.0} GB of memory; shorten the prompt",
+                ids.len(),
+                maps as f64 / 1e9
+            )));
+        }
         let mut capture = Self::capture_for(model);
         let network = model.network();
         // The forward pass counts a step a layer, the logits one a position.

@@ -94,6 +94,11 @@ impl Kind {
         }
     }
 
+    /// Whether it runs beside the others, which need not wait for it.
+    pub fn takes_time(self) -> bool {
+        matches!(self, Self::Sweep | Self::Approximation | Self::Generate | Self::RandomScores)
+    }
+
     /// What it depends on: opening makes everything else pointless, a new run all its analyses.
     pub fn outdates(self, other: Self) -> bool {
         match self {
@@ -107,7 +112,7 @@ impl Kind {
                         Self::RunEdited | Self::Backup | Self::Sweep | Self::Approximation | Self::Generate
                     )
             }
-            Self::RunEdited => other == self || other == Self::Backup,
+            Self::RunEdited => other == self || matches!(other, Self::Backup | Self::Generate),
             _ => other == self,
         }
     }
@@ -224,6 +229,7 @@ pub enum Request {
     /// `cells`: only these, else all; `confirmed`: run it however long it takes.
     Sweep {
         pair: Pair,
+        reference: Vec<String>,
         question: Question,
         cells: Option<Vec<usize>>,
         confirmed: bool,
@@ -399,11 +405,7 @@ impl Request {
             }
             Self::RunEdited { mut pair, stack, like } => {
                 let model = pair.clean.model.clone();
-                let reference = stack
-                    .reference
-                    .iter()
-                    .map(|text| Ok(Arc::new(Trace::run(&model, model.encode(text, false)?, progress)?)));
-                pair.reference = Arc::new(reference.collect::<Result<Vec<_>>>()?);
+                pair.reference = references(&pair, &stack.reference, progress)?;
                 let base = pair.run(stack.base)?.clone();
                 let ops = resolve_stack(&stack, &pair.sources(stack.base)?)?;
                 let trace = Arc::new(Trace::run_edited(&model, base.ids.clone(), Arc::new(ops), progress)?);
@@ -452,7 +454,8 @@ impl Request {
             Self::Projection { subject, settings } => {
                 Payload::Projection(projection(&subject.trace, settings, progress)?)
             }
-            Self::Sweep { pair, question, cells, confirmed } => {
+            Self::Sweep { mut pair, reference, question, cells, confirmed } => {
+                pair.reference = references(&pair, &reference, progress)?;
                 let mut sweep = Sweep::new(&pair, question, progress)?;
                 if let Some(cells) = &cells {
                     sweep = sweep.only(cells);
@@ -465,7 +468,7 @@ impl Request {
                 Payload::Sweep(sweep.run(progress, |found| partial(Payload::Sweep(found.clone())))?)
             }
             Self::Approximation { pair, site, by, metric } => {
-                let found = attribution_patching(&pair, metric, Freeze::default(), progress)?;
+                let found = attribution_patching(&pair, metric, &[site], Freeze::default(), progress)?;
                 Payload::Approximation(found.grid(&pair, site, by)?)
             }
             Self::TextScores { subject } => {
@@ -505,4 +508,11 @@ impl Request {
             }
         })
     }
+}
+
+/// Runs of the texts over whose positions means are taken.
+fn references(pair: &Pair, texts: &[String], progress: &Progress) -> Result<Arc<Vec<Arc<Trace>>>> {
+    let model = &pair.clean.model;
+    let runs = texts.iter().map(|text| Ok(Arc::new(Trace::run(model, model.encode(text, false)?, progress)?)));
+    Ok(Arc::new(runs.collect::<Result<Vec<_>>>()?))
 }

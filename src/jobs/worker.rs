@@ -1,7 +1,9 @@
-//! The model thread: one request of each kind waits, the most urgent one runs, answers come back over a
-//! bounded channel, and whoever watches is woken.
+//! The model's threads: one request of each kind waits, the most urgent one runs, answers come back over a
+//! bounded channel, and whoever watches is woken. Sweeps and generation have a thread of their own, so that a
+//! click is answered while they go on.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,117 +23,156 @@ pub struct Status {
 
 #[derive(Default)]
 struct Queue {
-    waiting: BTreeMap<Kind, (Request, Progress)>,
+    waiting: BTreeMap<Kind, (Request, Progress, u64)>,
     running: Option<(Kind, Progress)>,
     closed: bool,
 }
 
-struct Shared {
+#[derive(Default)]
+struct Lane {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
-impl Shared {
+impl Lane {
     /// A job that panicked holds no lock, so a poisoned queue is still a good one.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Handle to the model thread. Dropping it cancels what runs and ends the thread.
+/// Handle to the model's threads. Dropping it cancels what runs and ends them.
 pub struct Worker {
-    shared: Arc<Shared>,
-    answers: Receiver<Answer>,
+    /// What a click asks for, and what takes its time beside it.
+    lanes: [Arc<Lane>; 2],
+    answers: Receiver<(u64, Answer)>,
+    /// The newest request of each kind: answers to older ones are dropped.
+    newest: RefCell<HashMap<Kind, u64>>,
 }
 
 /// Answers that may wait to be read: enough for a burst of partial results, few enough to bound memory.
 const CHANNEL: usize = 64;
 
 impl Worker {
-    /// Starts the thread; `wake` is called after every answer.
-    pub fn spawn(wake: impl Fn() + Send + 'static) -> Self {
-        let shared = Arc::new(Shared { queue: Mutex::new(Queue::default()), changed: Condvar::new() });
+    /// Starts the threads; `wake` is called after every answer.
+    pub fn spawn(wake: impl Fn() + Clone + Send + 'static) -> Self {
+        let lanes = [Arc::new(Lane::default()), Arc::new(Lane::default())];
         let (sender, answers) = sync_channel(CHANNEL);
-        let thread_shared = shared.clone();
-        let spawned =
-            std::thread::Builder::new().name("model".to_owned()).spawn(move || serve(&thread_shared, &sender, &wake));
-        if let Err(e) = spawned {
-            eprintln!("circuitscope: the model thread could not be started: {e}");
+        for (lane, name) in lanes.iter().zip(["model", "sweeps"]) {
+            let (lane, sender, wake) = (lane.clone(), sender.clone(), wake.clone());
+            let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(&lane, &sender, &wake));
+            if let Err(e) = spawned {
+                eprintln!("circuitscope: the thread `{name}` could not be started: {e}");
+            }
         }
-        Self { shared, answers }
+        Self { lanes, answers, newest: RefCell::default() }
     }
 
-    /// Asks. Whatever the request outdates is dropped from the queue and cancelled if it runs.
+    /// Answers to requests of this kind made so far are no longer wanted; the number of the next one.
+    fn next(&self, kind: Kind) -> u64 {
+        let mut newest = self.newest.borrow_mut();
+        let serial = newest.entry(kind).or_insert(0);
+        *serial += 1;
+        *serial
+    }
+
+    /// Asks. Whatever the request outdates is dropped from the queues, cancelled if it runs, and its answers
+    /// that are still on their way are not handed out.
     pub fn submit(&self, request: Request) {
         let kind = request.kind();
-        let mut queue = self.shared.lock();
-        queue.waiting.retain(|k, _| !kind.outdates(*k));
-        if let Some((running, progress)) = &queue.running
-            && kind.outdates(*running)
-        {
-            progress.cancel();
+        self.withdraw(|k| kind.outdates(k));
+        let serial = self.next(kind);
+        let lane = &self.lanes[usize::from(kind.takes_time())];
+        lane.lock().waiting.insert(kind, (request, Progress::new(), serial));
+        lane.changed.notify_one();
+    }
+
+    /// Takes back what has been asked of these kinds.
+    pub fn withdraw(&self, kinds: impl Fn(Kind) -> bool) {
+        for kind in Kind::ALL.into_iter().filter(|k| kinds(*k)) {
+            self.next(kind);
         }
-        queue.waiting.insert(kind, (request, Progress::new()));
-        drop(queue);
-        self.shared.changed.notify_one();
+        for lane in &self.lanes {
+            let mut queue = lane.lock();
+            queue.waiting.retain(|k, _| !kinds(*k));
+            if let Some((running, progress)) = &queue.running
+                && kinds(*running)
+            {
+                progress.cancel();
+            }
+        }
     }
 
     /// Cancels what runs and forgets what waits.
     pub fn cancel_all(&self) {
-        let mut queue = self.shared.lock();
-        queue.waiting.clear();
-        if let Some((_, progress)) = &queue.running {
-            progress.cancel();
+        for lane in &self.lanes {
+            let mut queue = lane.lock();
+            queue.waiting.clear();
+            if let Some((_, progress)) = &queue.running {
+                progress.cancel();
+            }
         }
     }
 
     /// Cancels the run and its analyses; a model being opened goes on.
     pub fn cancel_run(&self) {
-        let mut queue = self.shared.lock();
-        queue.waiting.retain(|k, _| !Kind::Run.outdates(*k));
-        if let Some((kind, progress)) = &queue.running
-            && Kind::Run.outdates(*kind)
-        {
-            progress.cancel();
-        }
+        self.withdraw(|k| Kind::Run.outdates(k));
     }
 
-    /// What runs now, if anything.
+    /// What runs now, if anything; of two the one that takes longer.
     pub fn status(&self) -> Option<Status> {
-        let queue = self.shared.lock();
-        let waiting = queue.waiting.len();
-        queue.running.clone().map(|(kind, progress)| Status { kind, progress, waiting })
+        let queues = self.lanes.each_ref().map(|l| l.lock());
+        let waiting = queues.iter().map(|q| q.waiting.len()).sum();
+        let running = queues.iter().rev().find_map(|q| q.running.clone())?;
+        Some(Status { kind: running.0, progress: running.1, waiting })
     }
 
     /// True while something runs or waits.
     pub fn is_busy(&self) -> bool {
-        let queue = self.shared.lock();
-        queue.running.is_some() || !queue.waiting.is_empty()
+        self.lanes.iter().any(|lane| {
+            let queue = lane.lock();
+            queue.running.is_some() || !queue.waiting.is_empty()
+        })
     }
 
-    /// The next answer that has arrived.
+    /// Whether a request of this kind runs or waits.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.lanes.iter().any(|lane| {
+            let queue = lane.lock();
+            queue.waiting.contains_key(&kind) || queue.running.as_ref().is_some_and(|(k, _)| *k == kind)
+        })
+    }
+
+    /// The next answer that has arrived and is still wanted.
     pub fn poll(&self) -> Option<Answer> {
-        self.answers.try_recv().ok()
+        loop {
+            let (serial, answer) = self.answers.try_recv().ok()?;
+            if self.newest.borrow().get(&answer.kind) == Some(&serial) {
+                return Some(answer);
+            }
+        }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let mut queue = self.shared.lock();
-        queue.closed = true;
-        queue.waiting.clear();
-        if let Some((_, progress)) = &queue.running {
-            progress.cancel();
+        for lane in &self.lanes {
+            let mut queue = lane.lock();
+            queue.closed = true;
+            queue.waiting.clear();
+            if let Some((_, progress)) = &queue.running {
+                progress.cancel();
+            }
+            drop(queue);
+            lane.changed.notify_one();
         }
-        drop(queue);
-        self.shared.changed.notify_one();
     }
 }
 
-fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)) {
+fn serve(lane: &Lane, sender: &SyncSender<(u64, Answer)>, wake: &(impl Fn() + Send)) {
     loop {
-        let (request, progress) = {
-            let mut queue = shared.lock();
+        let (request, progress, serial) = {
+            let mut queue = lane.lock();
             loop {
                 if queue.closed {
                     return;
@@ -140,7 +181,7 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
                     queue.running = Some((kind, job.1.clone()));
                     break job;
                 }
-                queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = lane.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
         };
         let kind = request.kind();
@@ -148,7 +189,7 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
         let spec = request.spec();
         let send = |payload| {
             let answer = Answer { kind, model: model.clone(), traces: traces.clone(), spec: spec.clone(), payload };
-            let delivered = sender.send(answer).is_ok();
+            let delivered = sender.send((serial, answer)).is_ok();
             wake();
             delivered
         };
@@ -166,7 +207,7 @@ fn serve(shared: &Shared, sender: &SyncSender<Answer>, wake: &(impl Fn() + Send)
         });
         // The answer first: whoever sees that nothing runs must find it waiting.
         let delivered = send(payload);
-        shared.lock().running = None;
+        lane.lock().running = None;
         wake();
         if !delivered {
             return;

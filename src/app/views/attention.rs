@@ -203,10 +203,16 @@ impl Attention {
         let grid = Grid { order, columns };
         let key = (stamp, score_stamp, self.sort, self.random, columns);
         let differs = thumbs.minus.is_some();
-        if thumbs.minus.as_ref().is_some_and(|m| m.side != thumbs.side) {
+        let straight = thumbs.alignment.iter().enumerate().all(|(i, a)| *a == Some(i));
+        let n = cx.state.run().map_or(0, |r| r.trace.len());
+        if differs
+            && !(straight
+                && thumbs.alignment.len() == n
+                && thumbs.minus.as_ref().is_some_and(|m| m.side == thumbs.side))
+        {
             message(
                 ui,
-                "prompts of different length: their thumbnails cannot be subtracted; see one head below",
+                "the two prompts' tokens do not correspond one to one, so thumbnails cannot be subtracted; see one head large",
                 false,
             );
             return;

@@ -1,10 +1,13 @@
 //! The stack of edits, what it does to the prediction, and who steps in.
 
+use std::sync::Arc;
+
 use eframe::egui::{self, RichText};
 
 use super::patching::short_name;
 use super::{Context, Table, View};
 use crate::analysis::backup::{Change, Component};
+use crate::app::causal::Show;
 use crate::app::command::{Action, Command};
 use crate::app::selection::Focus;
 use crate::app::theme;
@@ -13,6 +16,7 @@ use crate::app::widgets::{choice, token_text};
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
 use crate::engine::{Site, SiteKind, Which};
+use crate::jobs::Run;
 
 /// What an edit being put together does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +139,31 @@ impl View for EditsView {
     }
 }
 
+/// The run that the stack edits.
+fn base_run(cx: &Context<'_>) -> Option<Arc<Run>> {
+    match cx.state.document.stack.base {
+        Which::Clean => cx.state.clean(),
+        Which::Corrupted => cx.state.corrupted(),
+    }
+    .cloned()
+}
+
+/// A position of the shown run in the run that the stack edits.
+fn in_base(cx: &Context<'_>, pos: usize) -> Result<usize, String> {
+    let state = cx.state;
+    let edited = state.document.stack.is_active() && matches!(state.show, Show::Edited | Show::Difference);
+    let shown = match state.show {
+        _ if edited => state.document.stack.base,
+        Show::Corrupted => Which::Corrupted,
+        _ => Which::Clean,
+    };
+    if shown == state.document.stack.base {
+        return Ok(pos);
+    }
+    let there = state.pair().and_then(|p| p.alignment_from(shown).get(pos).copied().flatten());
+    there.ok_or_else(|| format!("token {pos} has no counterpart in the {} prompt", state.document.stack.base.name()))
+}
+
 impl EditsView {
     /// The edit that the form describes, of what is pinned.
     fn compose(&self, cx: &Context<'_>) -> Result<Edit, String> {
@@ -164,18 +193,19 @@ impl EditsView {
         }
         edit.positions = match self.place {
             Where::All => Positions::All,
-            Where::Pinned => Positions::At(vec![p.pos]),
+            Where::Pinned => Positions::At(vec![in_base(cx, p.pos)?]),
             Where::Prompt => Positions::Prompt,
             Where::Generated => Positions::Generated,
         };
         if edit.is_edge() && matches!(self.verb, Verb::KnockOut | Verb::Force) {
-            edit.src = Some(p.key.ok_or("an edge has two ends: pin a cell of the attention pattern first")?);
+            let key = p.key.ok_or("an edge has two ends: pin a cell of the attention pattern first")?;
+            edit.src = Some(in_base(cx, key)?);
         }
         let text = self.coordinate.trim();
         if !text.is_empty() && !edit.is_edge() {
             edit.coordinate = Some(text.parse().map_err(|_| format!("`{text}` is not the number of a coordinate"))?);
         }
-        let len = cx.state.run().map_or(1, |r| r.trace.len());
+        let len = base_run(cx).map_or(1, |r| r.trace.len());
         edit.check(&model.config, len).map_err(|e| e.to_string())?;
         Ok(edit)
     }
@@ -334,11 +364,7 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         return;
     }
     let Some(edited) = cx.state.edited().cloned() else { return };
-    let base = match cx.state.document.stack.base {
-        Which::Clean => cx.state.clean(),
-        Which::Corrupted => cx.state.corrupted(),
-    };
-    let Some(base) = base.cloned() else { return };
+    let Some(base) = base_run(cx) else { return };
     ui.add_space(theme::GRID * 2.0);
     ui.label(RichText::new("What they do").font(theme::title()).color(cx.palette.accent));
     egui::Grid::new("effect").num_columns(3).min_col_width(90.0).spacing([12.0, 2.0]).show(ui, |ui| {

@@ -2,22 +2,20 @@
 
 use eframe::egui::{self, RichText, text::LayoutJob};
 
-use super::{Context, Table, View, ready};
+use super::{Context, Table, View, here};
 use crate::app::command::Action;
 use crate::app::theme;
 use crate::app::widgets::token_text;
-use crate::engine::generate::{Generated, Sampling};
+use crate::engine::generate::Generated;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
 
 #[derive(Default)]
-pub struct GenerationView {
-    settings: Option<(Sampling, usize)>,
-}
+pub struct GenerationView;
 
 impl View for GenerationView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let (mut s, mut limit) = *self.settings.get_or_insert(cx.state.sampling);
+        let (mut s, mut limit) = cx.state.sampling;
         ui.horizontal_wrapped(|ui| {
             let number = |ui: &mut egui::Ui, drag: egui::DragValue<'_>, help: &str| {
                 ui.add(drag).on_hover_text(help.to_owned());
@@ -40,10 +38,13 @@ impl View for GenerationView {
             );
             number(ui, egui::DragValue::new(&mut s.seed).prefix("seed "), "the same seed gives the same text");
             if ui.button("Generate").on_hover_text("Ctrl+G").clicked() {
-                cx.actions.push(Action::Generate(s, limit));
+                cx.actions.push(Action::Generate);
             }
         });
-        self.settings = Some((s, limit));
+        if (s, limit) != cx.state.sampling {
+            // Before the button's action, so that it uses what is shown.
+            cx.actions.insert(0, Action::Sampling(s, limit));
+        }
         let slot = &cx.state.results.generated;
         if slot.result.is_none() && slot.error.is_none() && cx.state.run().is_some() && !cx.state.worker.is_busy() {
             ui.add_space(8.0);
@@ -53,7 +54,7 @@ impl View for GenerationView {
             );
             return;
         }
-        if !ready(ui, cx, slot) {
+        if !here(ui, cx, slot) {
             return;
         }
         let Some(result) = slot.result.clone() else { return };

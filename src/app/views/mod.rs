@@ -124,7 +124,7 @@ pub const VIEWS: &[ViewDef] = &[
         title: "Generation",
         help: "How the prompt goes on, without the edits and with them. The colour is the probability that the model gave each token it wrote.",
         formula: "greedy, or softmax(logits / temperature) cut to top-k and top-p, with a seed",
-        make: || Box::new(generation::GenerationView::default()),
+        make: || Box::new(generation::GenerationView),
     },
 ];
 
@@ -218,7 +218,16 @@ impl Table {
 
 /// Shows why there is nothing to show; true if there is a result to go on with.
 fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
-    if let Some(error) = slot.error.as_ref().or(cx.state.shown_slot().error.as_ref()) {
+    if let Some(error) = &cx.state.shown_slot().error {
+        message(ui, error, true);
+        return false;
+    }
+    here(ui, cx, slot)
+}
+
+/// As [`ready`] for what does not depend on the run that is shown.
+fn here<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
+    if let Some(error) = slot.error.as_ref().or(cx.state.results.run.error.as_ref()) {
         message(ui, error, true);
         return false;
     }

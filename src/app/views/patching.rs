@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, RichText, vec2};
 
-use super::{Cached, Context, Table, View, ready};
+use super::{Context, Table, View, here};
 use crate::analysis::audit::{Audit, audit};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
@@ -10,13 +10,15 @@ use crate::analysis::sweep::{By, Found, SITES};
 use crate::app::causal::Intervention;
 use crate::app::command::Action;
 use crate::app::selection::Focus;
+use crate::app::state::Result;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::{choice, message};
-use crate::engine::SiteKind;
+use crate::engine::{SiteKind, Which};
 use crate::gpu::{HeatData, NOTHING};
+use crate::jobs::Kind;
 
 /// Which numbers are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -32,10 +34,25 @@ enum Source {
 /// Cells that "run the top exactly" runs.
 const TOP: usize = 20;
 
+/// What is drawn, computed once from the results.
+struct Drawn {
+    /// Stamps of the exact and the approximate result it was made from.
+    stamps: (u64, u64),
+    source: Source,
+    /// Row-major over the axes; NaN where nothing is known.
+    values: Vec<f32>,
+    /// Cells by |value|, largest first, without zeros.
+    order: Vec<usize>,
+    /// Cells that are NaN.
+    unknown: usize,
+    data: HeatData,
+    audit: Option<Audit>,
+}
+
 #[derive(Default)]
 pub struct PatchingView {
     source: Source,
-    data: Cached<(u64, u64, Source)>,
+    drawn: Option<Drawn>,
 }
 
 /// A site's short name.
@@ -43,11 +60,17 @@ pub fn short_name(site: SiteKind) -> &'static str {
     site.hook().rsplit("hook_").next().unwrap_or_default()
 }
 
+/// Whether a sweep brings the clean run's values into the corrupted one.
+fn patches(found: &Found) -> bool {
+    found.question.base == Which::Corrupted
+}
+
 /// What the cells show: patching is normalised, ablation is the change from the unedited run.
-fn values(found: &Found, intervention: Intervention) -> Result<Vec<f32>, String> {
-    match intervention {
-        Intervention::Patch => found.normalised().map_err(|e| e.to_string()),
-        Intervention::Ablate(_) => Ok(found.values.iter().map(|v| v - found.baseline).collect()),
+fn values(found: &Found) -> std::result::Result<Vec<f32>, String> {
+    if patches(found) {
+        found.normalised().map_err(|e| e.to_string())
+    } else {
+        Ok(found.values.iter().map(|v| v - found.baseline).collect())
     }
 }
 
@@ -81,67 +104,55 @@ impl View for PatchingView {
             cx.actions.push(Action::Patch(cx.state.first_patching()));
         }
         self.controls(ui, cx);
+        let results = &cx.state.results;
         if cx.state.lacks_corrupted() {
             let text = "patching compares two prompts: type a corrupted one at the top, beside the prompt; or choose zero or mean ablation";
             message(ui, text, false);
             return;
         }
-        let results = &cx.state.results;
         if let Some(error) = results.corrupted.error.as_ref().filter(|_| !cx.state.document.corrupted.is_empty()) {
             message(ui, &format!("the corrupted prompt cannot be run: {error}"), true);
             return;
         }
-        let slot = match self.source {
-            Source::Approximate => &results.approximation,
-            _ => &results.sweep,
-        };
-        if slot.result.is_none() && slot.error.is_none() && self.estimate(ui, cx) {
+        let needs_exact = self.source != Source::Approximate;
+        if needs_exact && self.estimate(ui, cx) {
             return;
         }
-        if !ready(ui, cx, slot) {
+        if needs_exact && !here(ui, cx, &results.sweep) {
             return;
         }
-        let Some(result) = slot.result.clone() else { return };
-        let other = results.approximation.result.clone();
-        let intervention = cx.state.patching.intervention;
-        let shown = match values(&result.value, intervention) {
-            Ok(v) => v,
-            Err(e) => {
-                message(ui, &e, true);
-                return;
-            }
-        };
-        let approximate = other.as_ref().filter(|a| a.value.question == result.value.question);
-        let compared = approximate.and_then(|a| values(&a.value, intervention).ok());
-        let stamp = (result.stamp, other.as_ref().map_or(0, |o| o.stamp), self.source);
-        let shown = match (self.source, &compared) {
-            (Source::Gap, Some(a)) => a.iter().zip(&shown).map(|(a, e)| a - e).collect(),
-            _ => shown,
-        };
-        let (rows, cols) = extent(&result.value);
-        let data = self.data.get(stamp, || {
-            HeatData::new(rows, cols, shown.iter().map(|v| if v.is_nan() { NOTHING } else { *v }).collect())
-        });
-        let m = data.max_abs();
-        let colors = diverging(&cx.palette, m, result.fresh);
-        self.caption(ui, cx, &result.value, colors, m);
-        let report = compared.as_ref().filter(|_| self.source != Source::Exact).and_then(|a| {
-            let exact = results.sweep.result.as_ref().filter(|s| s.value.question == result.value.question)?;
-            audit(a, &values(&exact.value, intervention).ok()?).ok()
-        });
+        if self.source != Source::Exact && !here(ui, cx, &results.approximation) {
+            return;
+        }
+        let (exact, close) = (results.sweep.result.clone(), results.approximation.result.clone());
+        let Some(shown) = (if needs_exact { exact.clone() } else { close.clone() }) else { return };
+        // The two can be compared only once both answer the same question.
+        let exact = exact.filter(|e| close.as_ref().is_none_or(|c| c.value.question == e.value.question));
+        if self.source == Source::Gap && exact.is_none() {
+            message(ui, "computing …", false);
+            return;
+        }
+        if let Err(error) = self.compute(&shown, exact.as_ref(), close.as_ref()) {
+            message(ui, &error, true);
+            return;
+        }
+        let Some(drawn) = &self.drawn else { return };
+        let m = drawn.data.max_abs();
+        let colors = diverging(&cx.palette, m, shown.fresh);
+        self.caption(ui, cx, &shown.value, colors, m);
         let available = ui.available_size();
         let side = (available.x * 0.34).clamp(150.0, 260.0);
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2((available.x - side - 8.0).max(80.0), available.y), |ui| {
-                grid(ui, cx, &result.value, &data, colors);
+                grid(ui, cx, &shown.value, &drawn.data, colors);
             });
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
                     ui.spacing_mut().item_spacing.y = 1.0;
-                    if let Some(report) = &report {
-                        audited(ui, cx, &result.value, report);
+                    if let Some(report) = &drawn.audit {
+                        audited(ui, cx, &shown.value, report);
                     }
-                    strongest(ui, cx, &result.value, &shown);
+                    strongest(ui, cx, &shown.value, drawn);
                 });
             });
         });
@@ -150,13 +161,13 @@ impl View for PatchingView {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let slot = &cx.state.results;
         let found = if self.source == Source::Approximate { slot.approximation.get()? } else { slot.sweep.get()? };
-        let d = self.data.last()?;
+        let d = &self.drawn.as_ref()?.data;
         let q = &found.value.question;
-        let name = match (cx.state.patching.intervention, self.source) {
-            (_, Source::Approximate) => "attribution-patching",
-            (_, Source::Gap) => "attribution-patching-minus-exact",
-            (Intervention::Patch, _) => "patching",
-            (Intervention::Ablate(_), _) => "ablation",
+        let name = match self.source {
+            Source::Approximate => "attribution-patching",
+            Source::Gap => "attribution-patching-minus-exact",
+            Source::Exact if patches(&found.value) => "patching",
+            Source::Exact => "ablation",
         };
         let axes = &found.value.axes;
         let (row_axis, col_axis) = match axes[..] {
@@ -192,13 +203,52 @@ fn col_label(cx: &Context<'_>, found: &Found, c: usize) -> String {
 
 fn base_token(cx: &Context<'_>, found: &Found, pos: usize) -> String {
     let run = match found.question.base {
-        crate::engine::Which::Clean => cx.state.clean(),
-        crate::engine::Which::Corrupted => cx.state.corrupted(),
+        Which::Clean => cx.state.clean(),
+        Which::Corrupted => cx.state.corrupted(),
     };
     run.and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| crate::app::widgets::token_text::short(t, 10))
 }
 
 impl PatchingView {
+    /// Brings what is drawn up to date with the results.
+    fn compute(
+        &mut self,
+        shown: &Result<Found>,
+        exact: Option<&Result<Found>>,
+        close: Option<&Result<Found>>,
+    ) -> std::result::Result<(), String> {
+        let stamps =
+            (exact.map_or(0, |e| e.stamp), close.filter(|_| self.source != Source::Exact).map_or(0, |c| c.stamp));
+        let stamps = if self.source == Source::Exact { (shown.stamp, 0) } else { stamps };
+        if self.drawn.as_ref().is_some_and(|d| d.stamps == stamps && d.source == self.source) {
+            return Ok(());
+        }
+        let mut audit_report = None;
+        let mut drawn = values(&shown.value)?;
+        if let (Some(e), Some(c), true) = (exact, close, self.source != Source::Exact) {
+            let (e, c) = (values(&e.value)?, values(&c.value)?);
+            audit_report = audit(&c, &e).ok().filter(|a| a.cells > 0);
+            if self.source == Source::Gap {
+                drawn = c.iter().zip(&e).map(|(c, e)| c - e).collect();
+            }
+        }
+        let (rows, cols) = extent(&shown.value);
+        let cells = drawn.iter().map(|v| if v.is_nan() { NOTHING } else { *v }).collect();
+        let mut order: Vec<usize> = (0..drawn.len()).filter(|i| drawn[*i].is_finite() && drawn[*i] != 0.0).collect();
+        order.sort_by(|a, b| drawn[*b].abs().total_cmp(&drawn[*a].abs()));
+        let data = HeatData::new(rows, cols, cells);
+        self.drawn = Some(Drawn {
+            stamps,
+            source: self.source,
+            unknown: drawn.iter().filter(|v| v.is_nan()).count(),
+            values: drawn,
+            order,
+            data,
+            audit: audit_report,
+        });
+        Ok(())
+    }
+
     fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = cx.state.patching;
         let mut new = s;
@@ -256,17 +306,16 @@ impl PatchingView {
         if new != s && cx.state.wants_sweep {
             cx.actions.push(Action::Patch(new));
         }
-        let r = &cx.state.results;
-        let idle = r.approximation.result.as_ref().is_none_or(|a| !a.fresh) && r.approximation.error.is_none();
-        if self.source != Source::Exact && idle && !cx.state.lacks_corrupted() && !cx.state.worker.is_busy() {
+        if self.source != Source::Exact && !cx.state.wants_approximation {
             cx.actions.push(Action::Approximate);
         }
     }
 
     /// A sweep that waits for a word; true if that is all there is to show.
     fn estimate(&self, ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
-        let Some(e) = cx.state.results.estimate.filter(|_| self.source != Source::Approximate) else { return false };
-        if cx.state.worker.is_busy() {
+        let Some(e) = cx.state.results.estimate else { return false };
+        let answered = cx.state.results.sweep.get().is_some_and(|s| s.fresh) || cx.state.results.sweep.error.is_some();
+        if answered || cx.state.worker.has(Kind::Sweep) {
             return false;
         }
         ui.add_space(24.0);
@@ -296,7 +345,7 @@ impl PatchingView {
         ui.horizontal(|ui| {
             let weak = |text: String| RichText::new(text).font(theme::small()).color(cx.palette.weak);
             let metric = found.question.metric.kind();
-            if let Some(c) = found.corrupted.filter(|_| cx.state.patching.intervention == Intervention::Patch) {
+            if let Some(c) = found.corrupted.filter(|_| patches(found)) {
                 ui.label(weak(format!("0 = corrupted {c:+.2}, 1 = clean {:+.2}", found.clean)))
                     .on_hover_text(metric.explain());
             } else {
@@ -315,14 +364,17 @@ impl PatchingView {
             };
             let color = if self.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
             ui.label(RichText::new(state).font(theme::small()).color(color));
+            let drawn = self.drawn.as_ref();
             if self.source == Source::Approximate {
                 let text = format!("run the top {TOP} exactly");
                 if ui.small_button(text).on_hover_text("activation patching of the strongest cells").clicked() {
-                    let mut order: Vec<usize> = (0..found.values.len()).collect();
-                    let strength = |i: &usize| (found.values[*i] - found.baseline).abs();
-                    order.sort_by(|a, b| strength(b).total_cmp(&strength(a)));
-                    order.truncate(TOP);
-                    cx.actions.push(Action::Sweep { cells: Some(order) });
+                    let top = drawn.map_or_else(Vec::new, |d| d.order.iter().copied().take(TOP).collect());
+                    cx.actions.push(Action::Sweep { cells: Some(top) });
+                }
+            } else if found.done && drawn.is_some_and(|d| d.unknown > found.unaligned) {
+                let button = ui.small_button("run the rest").on_hover_text("all cells that have not been run");
+                if button.clicked() {
+                    cx.actions.push(Action::Sweep { cells: None });
                 }
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
@@ -351,12 +403,9 @@ fn grid(
         By::LayerHead => p.head.filter(|_| !p.all_heads),
         _ => None,
     };
-    let active: Vec<usize> = (0..data.rows * data.cols)
-        .filter(|i| {
-            let edit = found.question.edit(&found.cell(*i));
-            cx.state.document.stack.base == found.question.base && cx.state.document.stack.active().any(|e| *e == edit)
-        })
-        .collect();
+    let stack = &cx.state.document.stack;
+    let active: Vec<usize> =
+        stack.active().filter(|_| stack.base == found.question.base).filter_map(|e| found.index_of(e)).collect();
     let index = |r: usize, c: usize| r * data.cols + c;
     let outcome = Heatmap {
         name: "patching",
@@ -388,6 +437,9 @@ fn grid(
                     let metric = found.question.metric.kind().label();
                     ui.label(format!("{metric} {:+.4}", found.values.get(i).copied().unwrap_or(f32::NAN)));
                     ui.weak("Click: this edit joins the stack (again: leaves it).");
+                }
+                None if found.done && found.unaligned > 0 => {
+                    drop(ui.label("not run: this position may have no counterpart"))
                 }
                 None => drop(ui.label("not run yet")),
             }
@@ -424,11 +476,10 @@ fn click(cx: &mut Context<'_>, found: &Found, index: usize) {
     cx.actions.push(Action::ToggleEdit(found.question.base, edit));
 }
 
-fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, values: &[f32]) {
-    let mut order: Vec<usize> = (0..values.len()).filter(|i| values[*i].is_finite() && values[*i] != 0.0).collect();
-    order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()));
-    let max = order.first().map_or(1.0, |i| values[*i].abs());
-    for i in order.into_iter().take(40) {
+fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Drawn) {
+    let values = &drawn.values;
+    let max = drawn.order.first().map_or(1.0, |i| values[*i].abs());
+    for i in drawn.order.iter().copied().take(40) {
         let edit = found.question.edit(&found.cell(i));
         let strong = cx.state.document.stack.active().any(|e| *e == edit);
         let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.3}", values[i]), strong };

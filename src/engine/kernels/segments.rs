@@ -5,8 +5,6 @@
 //! positions before that are read from the past. A pattern of such rows is [1, head, row, src] with src
 //! counted absolutely, zero (or −∞ for scores) beyond what a row sees.
 
-use std::ops::Range;
-
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -24,10 +22,6 @@ pub struct Segment {
 }
 
 impl Segment {
-    pub fn range(&self) -> Range<usize> {
-        self.first..self.first + self.rows
-    }
-
     /// Number of positions that its last row sees.
     pub fn end(&self) -> usize {
         self.start + self.rows
@@ -87,8 +81,19 @@ struct Dims {
 }
 
 impl Dims {
+    /// Checks everything that the products below rely on: the unsafe code reads and writes by these sizes alone.
     fn of(heads: usize, k: &Tensor, past: &Past, segments: &[Segment]) -> candle_core::Result<Self> {
-        let (_, rows, kv, d) = k.dims4()?;
+        let (batch, rows, kv, d) = k.dims4()?;
+        let mut next = 0;
+        for s in segments {
+            if s.first != next || s.rows == 0 {
+                candle_core::bail!("resumed runs must lie one behind the other");
+            }
+            next += s.rows;
+        }
+        if batch != 1 || next != rows || kv == 0 || !heads.is_multiple_of(kv) {
+            candle_core::bail!("resumed attention over {rows} rows of {heads} heads, {kv} KV heads, {batch} batches");
+        }
         let (length, past_kv, past_d) = past.keys.dims3()?;
         if (past_kv, past_d) != (kv, d) || past.values.dims() != past.keys.dims() {
             candle_core::bail!("the past's keys and values do not have the shape of the rows' own");
@@ -187,6 +192,9 @@ pub fn attend(
     segments: &[Segment],
 ) -> candle_core::Result<Tensor> {
     let dims = Dims::of(q.dim(2)?, k, past, segments)?;
+    if q.dims4()? != (1, k.dim(1)?, dims.heads, dims.d) || v.dims() != k.dims() {
+        candle_core::bail!("q, k and v of resumed rows do not have one shape");
+    }
     let op = Resumed { attend, v: v.contiguous()?, past, segments, dims };
     q.contiguous()?.apply_op2_no_bwd(&k.contiguous()?, &op)
 }
@@ -262,7 +270,7 @@ pub fn scores(
     width: usize,
 ) -> candle_core::Result<Tensor> {
     let dims = Dims::of(q.dim(2)?, k, past, segments)?;
-    if segments.iter().any(|s| s.end() > width) {
+    if q.dims4()? != (1, k.dim(1)?, dims.heads, dims.d) || segments.iter().any(|s| s.end() > width) {
         candle_core::bail!("a resumed run is longer than its pattern is wide");
     }
     q.contiguous()?.apply_op2_no_bwd(&k.contiguous()?, &ResumedScores { attend, past, segments, dims, width })
@@ -319,23 +327,35 @@ impl CustomOp2 for ResumedScores<'_> {
     }
 }
 
-/// Softmax over the last axis of scores in which −∞ marks what may not be seen; a row of nothing but −∞
-/// becomes zeros.
-pub fn softmax(scores: &Tensor) -> candle_core::Result<Tensor> {
-    scores.contiguous()?.apply_op1_no_bwd(&RowSoftmax)
+/// The pattern of scores [1, head, row, width], possibly changed since [`scores`] made them: what a row may not
+/// see stays out whatever stands there, and a row of nothing but −∞ becomes zeros.
+pub fn softmax(attend: &Attend, scores: &Tensor, segments: &[Segment]) -> candle_core::Result<Tensor> {
+    scores.contiguous()?.apply_op1_no_bwd(&RowSoftmax { attend, segments })
 }
 
-struct RowSoftmax;
+struct RowSoftmax<'a> {
+    attend: &'a Attend,
+    segments: &'a [Segment],
+}
 
-impl CustomOp1 for RowSoftmax {
+impl CustomOp1 for RowSoftmax<'_> {
     fn name(&self) -> &'static str {
         "row softmax"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let mut out = values(storage, layout)?.to_vec();
-        let width = layout.dims().last().copied().unwrap_or(1).max(1);
-        out.par_chunks_exact_mut(width).with_min_len(16).for_each(|row| math::simd(|| math::softmax(row)));
+        let (_, _, rows, width) = layout.shape().dims4()?;
+        let positions: Vec<usize> = self.segments.iter().flat_map(|s| s.start..s.end()).collect();
+        if positions.len() != rows || positions.iter().any(|p| *p >= width) {
+            candle_core::bail!("scores of {rows} rows do not belong to {} resumed positions", positions.len());
+        }
+        out.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(i, row)| {
+            let seen = self.attend.visible(positions[i % rows]);
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
+            math::simd(|| math::softmax(&mut row[seen]));
+        });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
@@ -343,6 +363,10 @@ impl CustomOp1 for RowSoftmax {
 /// z [1, row, head, d_head] from a pattern [1, head, row, width] and the rows' own v.
 pub fn mix(pattern: &Tensor, v: &Tensor, past: &Past, segments: &[Segment]) -> candle_core::Result<Tensor> {
     let dims = Dims::of(pattern.dim(1)?, v, past, segments)?;
+    let (batch, _, rows, width) = pattern.dims4()?;
+    if batch != 1 || rows != v.dim(1)? || segments.iter().any(|s| s.end() > width) {
+        candle_core::bail!("a pattern of {rows} rows and {width} columns does not belong to the resumed rows");
+    }
     pattern.contiguous()?.apply_op2_no_bwd(&v.contiguous()?, &ResumedMix { past, segments, dims })
 }
 
@@ -416,7 +440,7 @@ mod tests {
             let got = attend(&attend_options, &rq, &rk, &rv, &past, &segments).unwrap();
             assert!(worst(&got, &want) < 1e-5);
             let s = scores(&attend_options, &rq, &rk, &past, &segments, n).unwrap();
-            let p = softmax(&s).unwrap();
+            let p = softmax(&attend_options, &s, &segments).unwrap();
             let full = attend_options.pattern(&q, &k).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
             let full = rows(&full).transpose(1, 2).unwrap();
             assert!(worst(&p, &full) < 1e-6);
