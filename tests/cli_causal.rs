@@ -105,6 +105,11 @@ fn ablate_gives_values_and_a_baseline() {
     assert_ne!(texts["values"], layers["values"]);
     let resampled = json(&[&base[..], &["z", "--with", "resample", "--corrupt", CORRUPT]].concat());
     assert_eq!(resampled["baseline"], doc["baseline"]);
+    let backup = json(&[&base[..], &["z", "--backup", "0.2"]].concat());
+    assert_eq!(backup["backup"]["changes"].as_array().unwrap().len(), 8);
+    assert!(refused(&[&base[..], &["z", "--backup", "0.9"]].concat()).contains("--backup 0.9"));
+    let edges = json(&[&base[..], &["pattern", "--by", "dest,src", "--head", "1.3"]].concat());
+    assert_eq!(edges["axes"], serde_json::json!(["dest", "src"]));
     let logit = json(&["ablate", "-p", CLEAN, "--answer", " United", "--site", "z"]);
     assert_eq!(logit["metric"], "logit");
 }

@@ -490,11 +490,11 @@ fn cell_of(edit: &Edit, sources: &Sources<'_>, pos: usize) -> Result<Cell> {
 
 /// 0 for the layers that are shown first, up to 3 for those that only fill gaps.
 fn coarseness(layer: usize, last: usize) -> usize {
-    if layer % 8 == 0 || layer == last {
+    if layer.is_multiple_of(8) || layer == last {
         0
-    } else if layer % 4 == 0 {
+    } else if layer.is_multiple_of(4) {
         1
-    } else if layer % 2 == 0 {
+    } else if layer.is_multiple_of(2) {
         2
     } else {
         3

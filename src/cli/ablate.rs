@@ -7,13 +7,17 @@ use serde_json::json;
 
 use super::output::document;
 use super::sweep::{MetricArg, SiteArg, byof, emit_sweep, estimate_line, nested};
-use super::{ModelArgs, PromptArgs, emit, progress};
+use super::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::analysis::backup::{Change, changes};
+use crate::analysis::direct_attribution::direct_attribution;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::{Ablation, ablation};
-use crate::analysis::sweep::Sweep;
-use crate::engine::Trace;
+use crate::analysis::sweep::{Found, Sweep};
+use crate::engine::resolve::resolve;
+use crate::engine::{Edit, Trace};
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -51,6 +55,9 @@ pub struct Arguments {
     /// What to measure at the last position (default: logit difference with --wrong, else logit)
     #[arg(long, value_enum)]
     metric: Option<MetricArg>,
+    /// List the components whose direct attribution rises after this ablation: a cell by its indices, as 23.3
+    #[arg(long, value_name = "CELL")]
+    backup: Option<String>,
     /// Cells to list in the table
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
@@ -88,12 +95,15 @@ pub fn execute(args: &Arguments) -> Result<()> {
     };
     pair.reference =
         Arc::new(args.reference.iter().map(|t| run(model.encode(t, args.prompt.bos)?)).collect::<Result<Vec<_>>>()?);
-    let sweep = Sweep::new(&pair, ablation(site, by, args.with, metric), &progress)?;
+    let question = ablation(site, by, args.with, metric);
+    let backed_up = args.backup.as_deref().map(|text| cell(text, &question.axes(&pair.clean))).transpose()?;
+    let sweep = Sweep::new(&pair, question, &progress)?;
     let estimate = sweep.estimate();
     if !args.model.json {
         eprintln!("{}", estimate_line(&estimate));
     }
     let found = sweep.run(&progress, |_| {})?;
+    let backup = backed_up.map(|cell| backup(&pair, &found, &cell, &progress)).transpose()?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     let reference = match (args.with, args.reference.len()) {
@@ -108,11 +118,27 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "site": args.site.name(), "by": by.name(), "with": args.with.label(), "reference": reference,
             "metric": found.question.metric.kind().name(),
             "axes": axes, "values": nested(&found.values, &shape), "baseline": found.baseline,
+            "backup": backup.as_ref().map(|(edit, list)| json!({"edit": edit.to_string(), "changes": list.iter().map(|c|
+                json!({"component": c.component.to_string(), "before": c.before, "after": c.after})).collect::<Vec<_>>()})),
             "cells_run": found.run, "cells_skipped": found.skipped,
             "sweep_seconds": found.seconds,
             "estimate": {"seconds": estimate.seconds, "bytes": estimate.bytes},
         });
         return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
+    }
+    if let Some((edit, list)) = &backup {
+        let rows: Vec<Vec<String>> = list
+            .iter()
+            .take(args.top)
+            .map(|c| {
+                let numbers = [c.rise(), c.before, c.after].map(|v| format!("{v:+.4}"));
+                std::iter::once(c.component.to_string()).chain(numbers).collect()
+            })
+            .collect();
+        emit(&format!(
+            "{}\n\ndirect attribution of the answer before and after `{edit}`, largest rises first\n",
+            table(&["component", "rise", "before", "after"], &rows)
+        ))?;
     }
     let change: Vec<f32> = found.values.iter().map(|v| v - found.baseline).collect();
     emit_sweep(
@@ -130,4 +156,32 @@ pub fn execute(args: &Arguments) -> Result<()> {
         ),
         f32::abs,
     )
+}
+
+/// A cell of a grid by its indices with dots between.
+fn cell(text: &str, axes: &[(&str, usize)]) -> Result<Vec<usize>> {
+    let indices: Option<Vec<usize>> = text.split('.').map(|i| i.parse().ok()).collect();
+    let fits = |list: &Vec<usize>| list.len() == axes.len() && list.iter().zip(axes).all(|(i, (_, n))| i < n);
+    indices.filter(fits).ok_or_else(|| {
+        let (names, sizes): (Vec<&str>, Vec<String>) = axes.iter().map(|(name, n)| (*name, n.to_string())).unzip();
+        Error::request(format!(
+            "--backup {text} is not a cell of this sweep; give {} with a dot between, within {}",
+            names.join(", "),
+            sizes.join(" × ")
+        ))
+    })
+}
+
+/// Components by the rise of their direct attribution under one cell's ablation.
+fn backup(pair: &Pair, found: &Found, cell: &[usize], progress: &Progress) -> Result<(Edit, Vec<Change>)> {
+    let [answer, rest @ ..] = &found.question.metric.tokens()[..] else {
+        return Err(Error::request("--backup attributes an answer; add --answer and a metric that uses it"));
+    };
+    let edit = found.question.edit(cell);
+    let sources = pair.sources(found.question.base)?;
+    let ops = Arc::new(vec![resolve(&edit, &sources)?]);
+    let base = sources.base;
+    let after = Trace::run_edited(&base.model, base.ids.clone(), ops, progress)?;
+    let explain = |t: &Trace| direct_attribution(t, t.len() - 1, *answer, rest.first().copied());
+    Ok((edit, changes(&explain(base)?, &explain(&after)?)))
 }

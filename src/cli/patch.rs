@@ -143,6 +143,6 @@ pub fn execute(args: &Arguments) -> Result<()> {
             found.clean,
             found.question.metric.kind().label()
         ),
-        |v| v.abs(),
+        f32::abs,
     )
 }

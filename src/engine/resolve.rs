@@ -181,7 +181,7 @@ fn is_edge(site: Site) -> bool {
 fn flat(trace: &Trace, site: Site) -> Result<Values> {
     let value = trace.value(site)?;
     let n = value.dim(0)?;
-    let width = if n == 0 { 0 } else { value.elem_count() / n };
+    let width = value.elem_count().checked_div(n).unwrap_or(0);
     Ok(Values { width, values: value.flatten_all()?.to_vec1()? })
 }
 

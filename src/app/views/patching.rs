@@ -439,7 +439,7 @@ fn grid(
                     ui.weak("Click: this edit joins the stack (again: leaves it).");
                 }
                 None if found.done && found.unaligned > 0 => {
-                    drop(ui.label("not run: this position may have no counterpart"))
+                    drop(ui.label("not run: this position may have no counterpart"));
                 }
                 None => drop(ui.label("not run yet")),
             }

@@ -19,9 +19,8 @@ impl CustomOp1 for Constant {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (start, end) = match layout.contiguous_offsets() {
-            Some(range) => range,
-            None => candle_core::bail!("a product needs contiguous rows"),
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a product needs contiguous rows")
         };
         let values = storage.as_slice::<f32>()?[start..end].to_vec();
         let x = Tensor::from_vec(values, layout.shape().clone(), self.0.device())?;
