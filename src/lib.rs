@@ -7,11 +7,11 @@
 //! | module | what it answers |
 //! | --- | --- |
 //! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
-//! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves |
-//! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, head scores, …) |
+//! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
+//! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
 //! | [`lab`] | models small enough to train while you watch |
-//! | [`jobs`] | the model thread, requests and answers, progress, cancellation |
-//! | [`session`] | the saved document: what was asked |
+//! | [`jobs`] | the model's threads, requests and answers, progress, cancellation |
+//! | [`session`] | the document: what was asked, edits included |
 //! | [`cli`] | one file a subcommand |
 //! | [`app`] | the window: state, commands, selection, theme; `views/` one file a view; `widgets/` |
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
@@ -30,9 +30,11 @@
 //!    and hands out partial results where they are worth looking at.
 //! 4. A site has one definition, [`engine::site`]: its TransformerLens name, its axes, its shape.
 //! 5. The same question asked in the window and on the command line runs the same function of [`analysis`].
-//! 6. What is frozen or approximated is written on the result.
+//! 6. What is frozen or approximated is written on the result, and the exact value is a click away.
 //! 7. Nothing that comes from a user, a file or a model can panic; errors say what, where and what to do.
-//! 8. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
+//! 8. A resumed run equals a full run under the same edits, to rounding: `tests/edits.rs` compares them at every
+//!    site of every family. Edits take their values from unedited runs.
+//! 9. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
 //!
 //! # Deliberately absent
 //!

@@ -91,7 +91,7 @@ fn cell_name(found: &Found, index: usize) -> String {
         (By::LayerHead, [l, h]) => format!("{l}.{h}"),
         (By::LayerHeadPos, [l, h, p]) => format!("{l}.{h} @{p}"),
         (By::LayerPos, [l, p]) => format!("{l} @{p}"),
-        (By::DestSrc { layer, head }, [d, s]) => format!("{layer}.{head} {d}←{s}"),
+        (By::DestSrc { .. }, [d, s]) => format!("{d} ← {s}"),
         (_, [l, ..]) => format!("{site} {l}"),
         _ => String::new(),
     }
