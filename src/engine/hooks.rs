@@ -112,35 +112,3 @@ impl Hooks for Chain<'_> {
         if self.1.wants(site) { self.1.visit(site, value) } else { Ok(value) }
     }
 }
-
-/// Sets the chosen heads' output z to zero while another hook watches: the ablation that the lab's
-/// scores and tests need.
-pub struct ZeroHeads<'a, H> {
-    pub heads: &'a [(usize, usize)],
-    pub inner: H,
-}
-
-impl<H: Hooks> Hooks for ZeroHeads<'_, H> {
-    fn wants(&self, site: Site) -> bool {
-        self.inner.wants(site) || site.kind == SiteKind::Z && self.heads.iter().any(|(l, _)| *l == site.layer)
-    }
-
-    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
-        let mut value = value;
-        if site.kind == SiteKind::Z {
-            let heads = value.dim(2)?;
-            let mut keep = vec![1f32; heads];
-            for (l, h) in self.heads {
-                if *l == site.layer
-                    && let Some(k) = keep.get_mut(*h)
-                {
-                    *k = 0.0;
-                }
-            }
-            if keep.contains(&0.0) {
-                value = value.broadcast_mul(&Tensor::from_vec(keep, (1, 1, heads, 1), value.device())?)?;
-            }
-        }
-        if self.inner.wants(site) { self.inner.visit(site, value) } else { Ok(value) }
-    }
-}

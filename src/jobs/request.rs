@@ -325,7 +325,7 @@ pub struct Answer {
 const RANDOM_LENGTH: usize = 30;
 
 /// A sweep that takes longer is asked about first, seconds.
-pub const ASK_FROM: f64 = 3.0;
+pub const ASK_FROM: f64 = 6.0;
 
 impl Request {
     pub fn kind(&self) -> Kind {

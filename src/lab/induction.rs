@@ -21,8 +21,8 @@ use super::optimiser::{AdamW, AdamWSettings};
 use super::schedule::warm_constant_fall;
 use super::{Lab, StepReport, TrainOptions};
 use crate::analysis::head_scores::{Measure, Score, head_scores, repeated_random};
-use crate::engine::hooks::ZeroHeads;
-use crate::engine::{Capture, Network, NoHooks, SiteKind, Trace};
+use crate::engine::resolve::{Sources, resolve};
+use crate::engine::{Action, Edit, Network, NoHooks, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::jobs::Progress;
@@ -410,11 +410,11 @@ pub fn circuit_scores(model: &Arc<Model>) -> Result<CircuitScores> {
     let (previous, induction) = (best(&previous), best(&induction));
     let mut ablated = 0.0;
     for seed in 0..SEQUENCES {
-        let ids = repeated_random(c.d_vocab, N, seed);
-        let site = crate::engine::Site::new(SiteKind::Pattern, 1);
-        let mut hooks = ZeroHeads { heads: &[(0, previous.0)], inner: Capture::sites([site]) };
-        model.network().forward(&[&ids], &mut hooks, &progress)?;
-        let pattern: Vec<Vec<f32>> = hooks.inner.get(site)?.get(induction.0)?.to_vec2()?;
+        let base = Trace::run(model, repeated_random(c.d_vocab, N, seed), &progress)?;
+        let zero = Edit::new(Site::new(SiteKind::Z, 0), Action::Zero).head(previous.0);
+        let ops = Arc::new(vec![resolve(&zero, &Sources::alone(&base))?]);
+        let ablated_run = Trace::run_edited(model, base.ids.clone(), ops, &progress)?;
+        let pattern: Vec<Vec<f32>> = ablated_run.head_pattern(1, induction.0)?.to_vec2()?;
         let offset = N - 1;
         let diagonal: f32 = (offset..2 * N).map(|i| pattern[i][i - offset]).sum::<f32>() / (2 * N - offset) as f32;
         ablated += diagonal / SEQUENCES as f32;

@@ -367,16 +367,16 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let Some(base) = base_run(cx) else { return };
     ui.add_space(theme::GRID * 2.0);
     ui.label(RichText::new("What they do").font(theme::title()).color(cx.palette.accent));
-    egui::Grid::new("effect").num_columns(3).min_col_width(90.0).spacing([12.0, 2.0]).show(ui, |ui| {
-        for (name, run) in [("before", &base), ("after", &edited)] {
-            ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));
+    for (name, run) in [("before", &base), ("after", &edited)] {
+        ui.horizontal_wrapped(|ui| {
+            ui.spacing_mut().item_spacing.x = 12.0;
+            ui.label(RichText::new(format!("{name:<6}")).font(theme::mono()).color(cx.palette.weak));
             for t in run.trace.next.last().into_iter().flatten().take(4) {
                 let text = format!("{} {:.1} %", token_text::short(&cx.text_of(t.id), 10), t.prob * 100.0);
                 ui.label(RichText::new(text).font(theme::mono()));
             }
-            ui.end_row();
-        }
-    });
+        });
+    }
     let Some(changes) = results.backup.get().cloned() else { return };
     let sum = |f: fn(&Change) -> f32| changes.value.iter().map(f).sum::<f32>();
     ui.add_space(theme::GRID);

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use eframe::egui;
 
 use super::command::Action;
-use super::selection::{Hovered, Pinned};
+use super::selection::{Focus, Hovered, Pinned};
 use super::state::{Slot, State};
 use super::theme::Palette;
 use super::widgets::colorbar::number;
-use super::widgets::heatmap::diverging;
+use super::widgets::heatmap::{Outcome, diverging};
 use super::widgets::{message, token_text};
 use crate::gpu::HeatData;
 use crate::gpu::heatmap::Coloring;
@@ -308,6 +308,16 @@ fn scale<T>(
     }
     let m = data.max_abs();
     (diverging(&cx.palette, m, fresh), number(-m), number(m))
+}
+
+/// Hovering and clicking in a grid of layers and positions.
+fn layer_by_pos(cx: &mut Context<'_>, outcome: &Outcome) {
+    if let Some((layer, pos)) = outcome.hovered {
+        (cx.hovered.layer, cx.hovered.pos) = (Some(layer), Some(pos));
+    }
+    if let Some((layer, pos)) = outcome.clicked {
+        cx.pin(|p| (p.pos, p.layer, p.focus) = (pos, layer, Focus::Token));
+    }
 }
 
 fn position_labels(cx: &Context<'_>, n: usize) -> Vec<String> {

@@ -2,9 +2,8 @@
 
 use eframe::egui::{self, RichText};
 
-use super::{Cached, Context, Table, View, compared, numbers, position_labels, ready, scale};
+use super::{Cached, Context, Table, View, compared, layer_by_pos, numbers, position_labels, ready, scale};
 use crate::analysis::norms::Norms;
-use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
@@ -107,14 +106,7 @@ impl View for NormsView {
             },
         }
         .show(ui);
-        if let Some((r, c)) = outcome.hovered {
-            (cx.hovered.layer, cx.hovered.pos) = (Some(r), Some(c));
-        }
-        if let Some((r, c)) = outcome.clicked {
-            cx.pin(|p| {
-                (p.pos, p.layer, p.focus) = (c, r, Focus::Token);
-            });
-        }
+        layer_by_pos(cx, &outcome);
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {

@@ -358,7 +358,16 @@ impl PatchingView {
                     let time = if found.seconds < 0.05 { String::new() } else { format!(" in {:.2} s", found.seconds) };
                     format!("{} exact runs{time}, {} cells provably 0", found.run, found.skipped)
                 }
-                Source::Exact => format!("{} runs so far …", found.run),
+                Source::Exact => match cx.state.results.estimate {
+                    Some(e) => format!(
+                        "{} of {} runs; about {:.1} s and {:.0} MB in all",
+                        found.run,
+                        e.to_run,
+                        e.seconds,
+                        e.bytes as f64 / 1e6
+                    ),
+                    None => format!("{} runs so far …", found.run),
+                },
                 Source::Approximate => "an approximation: first order".to_owned(),
                 Source::Gap => "error of the approximation".to_owned(),
             };

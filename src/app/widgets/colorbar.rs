@@ -28,6 +28,10 @@ pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
     let (low, high) = (galley(low), galley(high));
     let width = 72.0;
     let total = low.size().x + high.size().x + width + 12.0;
+    // Better none than one over the text beside it.
+    if ui.available_width() < total {
+        return;
+    }
     let (rect, response) = ui.allocate_exact_size(vec2(total, 14.0), egui::Sense::hover());
     response.on_hover_text("which colour means which value");
     let bar = egui::Rect::from_min_size(pos2(rect.min.x + low.size().x + 6.0, rect.center().y - 4.0), vec2(width, 8.0));
