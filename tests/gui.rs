@@ -533,6 +533,49 @@ fn failures_of_the_other_runs_are_said_and_mend() {
     assert!(h.state().state.results.lens.get().unwrap().fresh && h.state().state.run().is_some());
 }
 
+/// What is shown as fresh always belongs to what the selector says.
+#[test]
+fn a_difference_follows_its_edits() {
+    let mut h = two_prompts();
+    let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero.clone()), 0.0);
+    h.state_mut().state.apply(Action::ShowRun(Show::Difference), 0.0);
+    settle(&mut h);
+    let entropy = |h: &Harness<'static, App>| {
+        let lens = h.state().state.results.lens.get().unwrap();
+        assert!(lens.fresh);
+        lens.value.minus.as_ref().unwrap().cell(1, 5).unwrap().entropy
+    };
+    let with_edit = entropy(&h);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    settle(&mut h);
+    // Now it is clean − corrupted, and position 5 of the corrupted run is another.
+    assert_eq!(h.state().state.show, Show::Difference);
+    assert_ne!(with_edit, entropy(&h));
+    // Edits of a corrupted run that cannot be made say so, and text asked for meanwhile is not waited for for ever.
+    let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
+    h.state_mut().state.apply(Action::ToggleEdit(Which::Corrupted, zero), 0.0);
+    h.state_mut().state.apply(Action::SetCorrupted("word ".repeat(600)), 0.0);
+    settle(&mut h);
+    h.state_mut().state.apply(Action::Generate, 0.0);
+    settle(&mut h);
+    let r = &h.state().state.results;
+    assert!(r.edited.error.as_ref().unwrap().contains("cannot be made"));
+    assert!(r.generated.error.as_ref().unwrap().contains("cannot be made"));
+}
+
+/// Text asked for while the prompt is still running comes once it has run.
+#[test]
+fn generation_waits_for_the_run() {
+    let mut h = window(document(CLEAN));
+    h.state_mut().state.apply(Action::SetPrompt(format!("{CLEAN} United")), 0.0);
+    h.state_mut().state.update(f64::INFINITY);
+    h.state_mut().state.apply(Action::Sampling(Default::default(), 5), 0.0);
+    h.state_mut().state.apply(Action::Generate, 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.results.generated.get().unwrap().value.base.len(), 5);
+}
+
 #[test]
 fn the_end_stays_pinned_while_the_edited_prompt_grows() {
     let mut h = window(document(CLEAN));

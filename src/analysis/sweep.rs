@@ -244,7 +244,7 @@ pub struct Sweep<'a> {
     variants: Vec<(usize, Variant)>,
     chunk_rows: usize,
     /// The cells asked for, if not all.
-    chosen: Option<Vec<usize>>,
+    chosen: Option<Vec<bool>>,
     unaligned: Vec<usize>,
     /// Bytes of the values that edits copy.
     copies: usize,
@@ -324,8 +324,15 @@ impl<'a> Sweep<'a> {
     /// Only these cells of the grid; the others stay unknown (NaN).
     #[must_use]
     pub fn only(mut self, cells: &[usize]) -> Self {
-        self.variants.retain(|(index, _)| cells.contains(index));
-        self.chosen = Some(cells.to_vec());
+        let mut chosen = vec![false; self.axes.iter().map(|(_, n)| n).product()];
+        for cell in cells {
+            if let Some(slot) = chosen.get_mut(*cell) {
+                *slot = true;
+            }
+        }
+        self.variants.retain(|(index, _)| chosen[*index]);
+        self.unaligned.retain(|index| chosen[*index]);
+        self.chosen = Some(chosen);
         self
     }
 
@@ -409,8 +416,9 @@ impl<'a> Sweep<'a> {
             values[*index] = f32::NAN;
         }
         if let Some(chosen) = &self.chosen {
-            skipped = chosen.iter().filter(|c| !self.unaligned.contains(c)).count() - self.variants.len();
-            (0..total).filter(|i| !chosen.contains(i)).for_each(|i| values[i] = f32::NAN);
+            let asked = chosen.iter().filter(|c| **c).count();
+            skipped = asked - self.variants.len() - self.unaligned.len();
+            values.iter_mut().zip(chosen).filter(|(_, c)| !**c).for_each(|(v, _)| *v = f32::NAN);
         }
         let mut found = Found {
             question: self.question.clone(),

@@ -128,16 +128,17 @@ impl State {
     pub fn subject(&self) -> Option<Subject> {
         let run = self.run()?;
         let mut subject = Subject::one(run.trace.clone());
-        if self.show == Show::Difference
-            && let Some(pair) = self.pair()
-        {
+        if self.show == Show::Difference {
+            // Without both runs there is no difference, and nothing else is to be taken for one.
+            let pair = self.pair()?;
             if let Some(edited) = self.edited() {
                 let base = pair.run(self.document.stack.base).ok()?.clone();
                 if Arc::ptr_eq(&edited.trace, &subject.trace) && base.len() == edited.trace.len() {
                     subject.alignment = Arc::new((0..base.len()).map(Some).collect());
                     subject.minus = Some(base);
                 }
-            } else if let Some(corrupted) = &pair.corrupted {
+            } else {
+                let corrupted = pair.corrupted.as_ref()?;
                 subject.minus = Some(corrupted.clone());
                 subject.alignment = Arc::new(pair.alignment.clone());
             }
@@ -202,7 +203,8 @@ impl State {
         self.needs_corrupted() && self.document.corrupted.is_empty()
     }
 
-    fn needs_corrupted(&self) -> bool {
+    /// Whether the settings compare with the corrupted prompt.
+    pub fn needs_corrupted(&self) -> bool {
         matches!(self.patching.intervention, Intervention::Patch | Intervention::Ablate(Ablation::Resample))
     }
 
@@ -213,6 +215,9 @@ impl State {
         self.request_edited();
         self.request_sweep(None, false);
         self.request_approximation();
+        if self.pending_generation && !self.document.stack.is_active() {
+            self.request_generation();
+        }
     }
 
     /// Asks for the edited run, if there is anything to edit.
@@ -226,7 +231,8 @@ impl State {
         if !self.document.stack.is_active() {
             self.results.edited = Slot::default();
             self.results.backup = Slot::default();
-            if was != self.show {
+            // A difference is now another one.
+            if was != self.show || was == Show::Difference {
                 self.refresh();
             }
             return;
@@ -243,7 +249,14 @@ impl State {
         }
         let (Some(pair), Some(like)) = (self.pair.clone(), self.clean().cloned()) else { return };
         if pair.run(self.document.stack.base).is_err() {
-            // It is on its way.
+            // It is on its way, unless it has failed.
+            if let Some(error) = self.results.corrupted.error.clone() {
+                let error = Some(format!("the edits are of the corrupted run, which cannot be made: {error}"));
+                self.results.edited = Slot { result: None, error };
+                if self.pending_generation {
+                    self.request_generation();
+                }
+            }
             return;
         }
         self.worker.submit(Request::RunEdited { pair, stack: self.document.stack.clone(), like });
@@ -266,7 +279,10 @@ impl State {
         match self.question() {
             Ok(question) => {
                 // What was run exactly already stays, and is not run again.
-                self.known_cells = known.filter(|k| confirmed && k.question == question);
+                self.known_cells = known.filter(|k| {
+                    confirmed && k.question == question && self.known_reference == self.document.stack.reference
+                });
+                self.known_reference.clone_from(&self.document.stack.reference);
                 let is_known =
                     |i: &usize| self.known_cells.as_ref().and_then(|k| k.values.get(*i)).is_some_and(|v| v.is_finite());
                 let total = self.known_cells.as_ref().map_or(0, |k| k.values.len());
@@ -287,8 +303,10 @@ impl State {
                     *new = *old;
                 }
             }
-            found.run += known.run;
             found.skipped += known.skipped;
+            if found.done {
+                found.run += known.run;
+            }
         }
         found
     }
@@ -298,6 +316,7 @@ impl State {
         if !self.wants_approximation {
             return;
         }
+        self.worker.withdraw(|k| k == Kind::Approximation);
         self.results.approximation.outdate();
         let Some(pair) = self.pair.clone().filter(|p| p.corrupted.is_some()) else { return };
         let s = self.patching;

@@ -9,6 +9,7 @@ pub mod layout;
 pub mod notify;
 pub mod palette;
 pub mod picture;
+pub mod results;
 mod save;
 pub mod selection;
 pub mod state;

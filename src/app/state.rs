@@ -1,134 +1,21 @@
-//! The document, the results that are on screen, and the one place that changes them.
+//! The document, what has been asked, and the one place that changes them.
 
 use std::sync::Arc;
 
 use super::causal::{PatchSettings, Show};
 use super::command::Action;
 use super::notify::{Level, Notices};
+pub use super::results::{Result, Results, Slot};
 use super::selection::{Focus, Selection};
-use crate::analysis::backup::Change;
-use crate::analysis::direct_attribution::Attribution;
-use crate::analysis::head_scores::HeadScores;
-use crate::analysis::logit_lens::Lens;
-use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic};
-use crate::analysis::norms::Norms;
+use crate::analysis::neurons::Statistic;
 use crate::analysis::pair::Pair;
-use crate::analysis::patterns::{Thumbnails, Which};
-use crate::analysis::projection::{Projection, Settings};
-use crate::analysis::sweep::{Estimate, Found};
+use crate::analysis::projection::Settings;
+use crate::analysis::sweep::Found;
 use crate::engine::generate::Sampling;
 use crate::error::Error;
-use crate::jobs::{Answer, Compared, Generations, Kind, Payload, Request, Run, Worker};
+use crate::jobs::{Answer, Kind, Payload, Request, Run, Worker};
 use crate::model::Model;
 use crate::session::Document;
-
-/// A result with the run or model it belongs to.
-pub struct Result<T> {
-    pub value: Arc<T>,
-    /// False while a newer run's result is on its way: shown dimmed.
-    pub fresh: bool,
-    /// Changes with every new value; views key their caches on it.
-    pub stamp: u64,
-}
-
-impl<T> Clone for Result<T> {
-    fn clone(&self) -> Self {
-        Self { value: self.value.clone(), fresh: self.fresh, stamp: self.stamp }
-    }
-}
-
-impl<T> std::ops::Deref for Result<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// A slot for one kind of result.
-pub struct Slot<T> {
-    pub result: Option<Result<T>>,
-    pub error: Option<String>,
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self { result: None, error: None }
-    }
-}
-
-impl<T> Slot<T> {
-    fn set(&mut self, value: T, stamp: &mut u64) {
-        *stamp += 1;
-        self.error = None;
-        self.result = Some(Result { value: Arc::new(value), fresh: true, stamp: *stamp });
-    }
-
-    pub fn outdate(&mut self) {
-        if let Some(r) = &mut self.result {
-            r.fresh = false;
-        }
-        self.error = None;
-    }
-
-    pub fn get(&self) -> Option<&Result<T>> {
-        self.result.as_ref()
-    }
-}
-
-/// Everything computed that is on screen.
-#[derive(Default)]
-pub struct Results {
-    pub run: Slot<Arc<Run>>,
-    pub corrupted: Slot<Arc<Run>>,
-    pub edited: Slot<Arc<Run>>,
-    pub pattern: Slot<(Which, Compared<Vec<f32>>)>,
-    pub thumbnails: Slot<Compared<Thumbnails>>,
-    pub lens: Slot<Compared<Lens>>,
-    pub norms: Slot<Compared<Norms>>,
-    pub attribution: Slot<Compared<Attribution>>,
-    pub neurons: Slot<Compared<Neurons>>,
-    pub neuron_tokens: Slot<NeuronTokens>,
-    pub projection: Slot<Projection>,
-    pub text_scores: Slot<Compared<HeadScores>>,
-    pub random_scores: Slot<Compared<HeadScores>>,
-    pub sweep: Slot<Found>,
-    pub approximation: Slot<Found>,
-    /// What the sweep asked for will take.
-    pub estimate: Option<Estimate>,
-    pub backup: Slot<Vec<Change>>,
-    pub generated: Slot<Generations>,
-    stamp: u64,
-}
-
-impl Results {
-    fn outdate_run(&mut self) {
-        self.run.outdate();
-        self.corrupted.outdate();
-        self.edited.outdate();
-        self.sweep.outdate();
-        self.approximation.outdate();
-        self.backup.outdate();
-        self.generated.outdate();
-        self.outdate_analyses();
-    }
-
-    fn outdate_analyses(&mut self) {
-        self.pattern.outdate();
-        self.thumbnails.outdate();
-        self.lens.outdate();
-        self.norms.outdate();
-        self.attribution.outdate();
-        self.neurons.outdate();
-        self.projection.outdate();
-        self.text_scores.outdate();
-    }
-
-    fn clear(&mut self) {
-        let stamp = self.stamp;
-        *self = Self { stamp, ..Self::default() };
-    }
-}
 
 /// Neurons shown at once.
 pub const NEURONS: usize = 256;
@@ -161,6 +48,8 @@ pub struct State {
     pub counterparts: Vec<Option<usize>>,
     /// Cells that a restricted sweep adds to.
     pub(super) known_cells: Option<Arc<Found>>,
+    /// Reference texts that the last sweep was asked with.
+    pub(super) known_reference: Vec<String>,
     /// Text is to be generated as soon as the edited run is there.
     pub(super) pending_generation: bool,
     /// The end of the shown run is pinned, and stays so while it grows.
@@ -194,6 +83,7 @@ impl State {
             pair: None,
             counterparts: Vec::new(),
             known_cells: None,
+            known_reference: Vec::new(),
             pending_generation: false,
             follows_end: true,
             sampling: (Sampling::default(), 30),
@@ -217,6 +107,7 @@ impl State {
 
     /// Stops what runs and forgets what waits.
     pub fn cancel(&mut self) {
+        self.pending_generation = false;
         self.worker.cancel_all();
         self.opening = None;
         self.cancelled = true;
@@ -470,6 +361,10 @@ impl State {
                 self.notices.push(Level::Error, format!("{text}.{kept}"));
                 // Opening has thrown out what was still being computed on the model that stays.
                 self.request_run();
+                if let (Some(model), Some(neuron)) = (self.model.clone(), self.selection.pinned.neuron) {
+                    let layer = self.selection.pinned.layer;
+                    self.worker.submit(Request::NeuronTokens { model, layer, neuron });
+                }
                 return;
             }
             Kind::Run => &mut r.run.error,
@@ -562,11 +457,15 @@ impl State {
             }
             Action::SetStack(stack) => {
                 let was_active = self.document.stack.is_active();
+                let mean_moves = stack.reference != self.document.stack.reference;
                 self.document.stack = stack;
                 if self.document.stack.is_active() && (!was_active || self.show == Show::Clean) {
                     self.show = if self.show == Show::Difference { Show::Difference } else { Show::Edited };
                 }
                 self.request_edited();
+                if mean_moves {
+                    self.request_sweep(None, false);
+                }
             }
             Action::ToggleEdit(base, edit) => self.toggle_edit(base, edit),
             Action::Patch(settings) => {

@@ -32,6 +32,8 @@ pub struct Strip {
     counterparts: Vec<Option<usize>>,
     texts: Vec<String>,
     other_texts: Vec<String>,
+    /// The other run as it was last shown.
+    kept: Option<(Arc<Run>, Vec<Option<usize>>)>,
     /// The position that was last scrolled to.
     shown: Option<(u64, usize)>,
     /// Left and right edge of each chip.
@@ -98,7 +100,9 @@ impl Strip {
             return;
         };
         let run = result.value.as_ref().clone();
-        let other = other(cx);
+        // While a new run is on its way the other prompt stays where it was.
+        let other = other(cx).or_else(|| self.kept.take().filter(|_| cx.state.corrupted().is_some()));
+        self.kept.clone_from(&other);
         self.measure(ui, &run, result.stamp, other.as_ref());
         let available = ui.available_width();
         let next_width = 96.0 * NEXT_SHOWN as f32 + 30.0;

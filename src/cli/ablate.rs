@@ -97,6 +97,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Arc::new(args.reference.iter().map(|t| run(model.encode(t, args.prompt.bos)?)).collect::<Result<Vec<_>>>()?);
     let question = ablation(site, by, args.with, metric);
     let backed_up = args.backup.as_deref().map(|text| cell(text, &question.axes(&pair.clean))).transpose()?;
+    if let Some(cell) = &backed_up {
+        // Whatever is wrong with it is said before the sweep.
+        if metric.tokens().is_empty() {
+            return Err(Error::request("--backup attributes an answer; choose a metric that uses one"));
+        }
+        resolve(&question.edit(cell), &pair.sources(question.base)?)?;
+    }
     let sweep = Sweep::new(&pair, question, &progress)?;
     let estimate = sweep.estimate();
     if !args.model.json {

@@ -110,7 +110,7 @@ impl View for PatchingView {
             message(ui, text, false);
             return;
         }
-        if let Some(error) = results.corrupted.error.as_ref().filter(|_| !cx.state.document.corrupted.is_empty()) {
+        if let Some(error) = results.corrupted.error.as_ref().filter(|_| cx.state.needs_corrupted()) {
             message(ui, &format!("the corrupted prompt cannot be run: {error}"), true);
             return;
         }
