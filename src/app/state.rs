@@ -60,6 +60,8 @@ pub struct State {
     pub cancelled: bool,
     /// Until a head is chosen by hand, the one that adds most to the answer is shown.
     auto_head: bool,
+    /// It has been chosen for this model.
+    chose_head: bool,
     /// Time of the last edit of the prompt that has not been run yet.
     edited_at: Option<f64>,
 }
@@ -89,6 +91,7 @@ impl State {
             sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
+            chose_head: false,
             edited_at: None,
             document,
         };
@@ -323,14 +326,17 @@ impl State {
 
     /// The head with the largest positive part of the answer's logit.
     fn choose_head(&mut self) {
-        let Some(a) = self.results.attribution.get().filter(|_| self.auto_head && self.show == Show::Clean) else {
+        let Some(a) = self.results.attribution.get().filter(|_| {
+            // Edits do not move the eye elsewhere; only a window that opens on them has nothing to keep.
+            self.auto_head && (self.show == Show::Clean || !self.chose_head)
+        }) else {
             return;
         };
         let all = a.heads.iter().enumerate().flat_map(|(l, row)| row.iter().enumerate().map(move |(h, v)| (l, h, *v)));
         if let Some((layer, head, _)) = all.max_by(|x, y| x.2.total_cmp(&y.2)) {
             let pinned = self.selection.pinned;
             self.pin(super::selection::Pinned { layer, head: Some(head), ..pinned });
-            self.auto_head = true;
+            (self.auto_head, self.chose_head) = (true, true);
         }
     }
 
@@ -391,7 +397,7 @@ impl State {
         self.opening = None;
         self.results.clear();
         self.update_pair();
-        self.auto_head = true;
+        (self.auto_head, self.chose_head) = (true, false);
         let spec = model.spec.clone();
         self.document.model.clone_from(&spec);
         self.recent.retain(|r| *r != spec);
