@@ -145,3 +145,20 @@ fn other_metrics() {
 fn pair_metric() -> Metric {
     pair().1
 }
+
+/// What would not fit in memory is refused in one sentence, before anything is computed.
+#[test]
+fn sweeps_that_do_not_fit_are_refused() {
+    let ids = |other: u32| (0..2048u32).map(|i| if i == 5 { other } else { 100 + i % 500 }).collect::<Vec<_>>();
+    let run = |ids| Arc::new(Trace::run(&smollm2(), ids, &Progress::new()).unwrap());
+    let pair = Pair::new(run(ids(77)), run(ids(78)));
+    let sweep = Sweep::new(&pair, patching(SiteKind::Pattern, By::LayerHead, Metric::Kl), &Progress::new());
+    let error = sweep.err().expect("it is too large");
+    assert!(error.is_request() && error.to_string().contains("9 GB"), "{error}");
+    let gradients =
+        attribution_patching(&pair, Metric::Kl, &[SiteKind::Z], Freeze::default(), &Progress::new()).err().unwrap();
+    assert!(gradients.is_request() && gradients.to_string().contains("GB of memory"), "{gradients}");
+    // Less does fit.
+    let question = patching(SiteKind::Z, By::LayerHead, Metric::Kl);
+    assert!(Sweep::new(&pair, question, &Progress::new()).is_ok());
+}
