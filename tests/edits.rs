@@ -382,3 +382,41 @@ fn forced_edges_and_refused_gradients() {
     let ahead = Edit::new(Site::new(SiteKind::Pattern, 0), Action::KnockOut).at(2).src(5);
     assert!(ahead.check(&base.model.config, LENGTH).unwrap_err().to_string().contains("later position"));
 }
+
+/// Gradients at patterns and scores, edge by edge: an edge is set a little above and below its own value.
+#[test]
+fn gradients_of_edges_equal_finite_differences() {
+    for case in cases() {
+        let base = &case.pair.clean;
+        let sources = case.pair.sources(Which::Clean).unwrap();
+        let kinds = [SiteKind::Pattern, SiteKind::AttnScores];
+        let metric = |row: &Tensor| metric_tensor(base, row);
+        let found = gradients(base, &kinds, Freeze::default(), LENGTH - 1, metric, &Progress::new()).unwrap();
+        let size = logits(base, &base.normalized(LENGTH - 1).unwrap()).iter().fold(1f32, |m, v| m.max(v.abs()));
+        let step = 1e-2;
+        let noise = 4.0 * f32::EPSILON * size / step;
+        for kind in kinds {
+            let site = Site::new(kind, base.model.config.n_layers - 2);
+            let all: Vec<Vec<Vec<f32>>> = found.get(site).unwrap().to_vec3().unwrap();
+            let values: Vec<Vec<Vec<f32>>> = base.value(site).unwrap().to_vec3().unwrap();
+            let scale =
+                all.iter().flatten().flatten().fold(1e-3f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { m });
+            for (dest, src) in [(LENGTH - 1, LENGTH - 2), (6, 5)] {
+                let side = |sign: f32| {
+                    let value = values[0][dest][src] + sign * step;
+                    let edit = Edit::new(site, Action::Set(value)).head(0).at(dest).src(src);
+                    let ops = Arc::new(vec![resolve(&edit, &sources).unwrap()]);
+                    let run = Trace::run_edited(&base.model, base.ids.clone(), ops, &Progress::new()).unwrap();
+                    difference_of_logits(base, &run.normalized(LENGTH - 1).unwrap())
+                };
+                let fd = (side(1.0) - side(-1.0)) / (2.0 * step);
+                let got = all[0][dest][src];
+                assert!(
+                    (got - fd).abs() <= 0.02 * scale + noise,
+                    "{}: {site} {dest} {src}: {got} against {fd}",
+                    case.name
+                );
+            }
+        }
+    }
+}
