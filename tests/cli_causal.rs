@@ -85,6 +85,9 @@ fn prompts_of_different_length() {
     assert_eq!(shape(&doc["values"]), [2, 13]);
     let last = &doc["values"][1][12];
     assert!(last.as_f64().unwrap() != 0.0, "{last}");
+    // For reading, what was not run ranks nowhere and is counted.
+    let table = String::from_utf8(run(&[&["patch", "--site", "resid_pre"], &pair[..]].concat()).stdout).unwrap();
+    assert!(!table.contains("NaN") && table.contains("without a counterpart"), "{table}");
     let nodes = json(&[&["attribute"], &pair[..]].concat());
     assert!(nodes["nodes"]["z"]["values"].is_array() && nodes["nodes"]["pattern"].is_null());
     assert!(nodes["left_out"]["pattern"].as_str().unwrap().contains("correspond one to one"));

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::jobs::Progress;
 
 /// Names of the metrics, as the command line and the window offer them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricKind {
     #[default]

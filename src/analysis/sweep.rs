@@ -15,7 +15,7 @@ use super::pair::Pair;
 use crate::engine::edit::Positions;
 use crate::engine::forward::Prepared;
 use crate::engine::resolve::{Sources, resolve};
-use crate::engine::resume::{Variant, bytes_per_row, resume, rows_at_once};
+use crate::engine::resume::{Variant, bytes_per_row, layer_weights, resume, rows_at_once};
 use crate::engine::site::Axis;
 use crate::engine::{Action, Edit, Site, SiteKind, Trace, Which};
 use crate::error::{Error, Result};
@@ -374,8 +374,7 @@ impl<'a> Sweep<'a> {
         let c = &self.base.model.config;
         let rows: usize = self.variants.iter().map(|(_, v)| self.rows(v)).sum();
         let row_layers: usize = self.variants.iter().map(|(_, v)| v.row_layers(self.base)).sum();
-        let per_layer = c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head
-            + c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
+        let per_layer = layer_weights(self.base);
         let full = matches!(self.question.metric, Metric::Probability { .. } | Metric::Rank { .. } | Metric::Kl);
         let unembed = if full { self.variants.len() * c.d_model * c.d_vocab } else { 0 };
         let flops = 2.0 * (row_layers as f64 * per_layer as f64 + unembed as f64);

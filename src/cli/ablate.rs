@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::output::document;
-use super::sweep::{MetricArg, SiteArg, byof, emit_sweep, estimate_line, nested};
+use super::sweep::{SiteArg, byof, emit_sweep, estimate_line, nested};
 use super::{ModelArgs, PromptArgs, emit, progress, table};
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::direct_attribution;
@@ -54,7 +54,7 @@ pub struct Arguments {
     reference: Vec<String>,
     /// What to measure at the last position (default: logit difference with --wrong, else logit)
     #[arg(long, value_enum)]
-    metric: Option<MetricArg>,
+    metric: Option<MetricKind>,
     /// List the components whose direct attribution rises after this ablation: a cell by its indices, as 23.3
     #[arg(long, value_name = "CELL")]
     backup: Option<String>,
@@ -69,7 +69,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let one = |t: &Option<String>| t.as_deref().map(|t| model.single_token(t)).transpose();
     let (answer, wrong) = (one(&args.answer)?, one(&args.wrong)?);
     let default = if wrong.is_some() { MetricKind::LogitDifference } else { MetricKind::Logit };
-    let metric = args.metric.map_or(default, MetricArg::kind).with(answer, wrong)?;
+    let metric = args.metric.unwrap_or(default).with(answer, wrong)?;
     let site = args.site.kind();
     let whole = byof(site, None, None).map(|by| match by {
         crate::analysis::sweep::By::LayerPos => crate::analysis::sweep::By::Layer,

@@ -8,10 +8,11 @@ use serde_json::json;
 
 use super::output::document;
 use super::patch::{PairArgs, corrupt_tokens};
-use super::sweep::{MetricArg, SiteArg, byof, emit_sweep, nested};
+use super::sweep::{SiteArg, byof, emit_sweep, nested};
 use super::{ModelArgs, emit, progress};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::audit::audit;
+use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::patching;
 use crate::analysis::sweep::{By, Sweep};
 use crate::engine::Freeze;
@@ -43,7 +44,7 @@ pub struct Arguments {
     head: Option<String>,
     /// What to measure at the last position
     #[arg(long, value_enum, default_value_t)]
-    metric: MetricArg,
+    metric: MetricKind,
     /// Hold constant under the gradient (repeat): patterns, norms, gates
     #[arg(long, value_enum)]
     freeze: Vec<FreezeArg>,
@@ -65,7 +66,7 @@ pub enum FreezeArg {
 pub fn execute(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let (answer, wrong) = args.pair.tokens(&model)?;
-    let metric = args.metric.kind().with(answer, wrong)?;
+    let metric = args.metric.with(answer, wrong)?;
     let freeze = Freeze {
         patterns: args.freeze.contains(&FreezeArg::Patterns),
         norms: args.freeze.contains(&FreezeArg::Norms),

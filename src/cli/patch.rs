@@ -6,8 +6,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::output::document;
-use super::sweep::{MetricArg, SiteArg, byof, emit_sweep, nested};
+use super::sweep::{SiteArg, byof, emit_sweep, nested};
 use super::{ModelArgs, emit, progress};
+use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
 use crate::analysis::sweep::Sweep;
@@ -89,7 +90,7 @@ pub struct Arguments {
     head: Option<String>,
     /// What to measure at the last position
     #[arg(long, value_enum, default_value_t)]
-    metric: MetricArg,
+    metric: MetricKind,
     /// Cells to list in the table
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
@@ -98,7 +99,7 @@ pub struct Arguments {
 pub fn execute(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let (answer, wrong) = args.pair.tokens(&model)?;
-    let metric = args.metric.kind().with(answer, wrong)?;
+    let metric = args.metric.with(answer, wrong)?;
     let by = byof(args.site.kind(), args.by.as_deref(), args.head.as_deref())?;
     let (progress, bar) = progress("patch");
     let started = Instant::now();

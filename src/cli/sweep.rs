@@ -4,7 +4,6 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::{emit, table};
-use crate::analysis::metric::MetricKind;
 use crate::analysis::sweep::{By, Estimate, Found};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
@@ -53,29 +52,6 @@ pub enum DoArg {
     Resample,
 }
 
-/// Metrics by their names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Default)]
-pub enum MetricArg {
-    #[default]
-    LogitDifference,
-    Logit,
-    Probability,
-    Rank,
-    Kl,
-}
-
-impl MetricArg {
-    pub fn kind(self) -> MetricKind {
-        match self {
-            Self::LogitDifference => MetricKind::LogitDifference,
-            Self::Logit => MetricKind::Logit,
-            Self::Probability => MetricKind::Probability,
-            Self::Rank => MetricKind::Rank,
-            Self::Kl => MetricKind::Kl,
-        }
-    }
-}
-
 /// The axes asked for, or the site's first.
 pub fn byof(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<By> {
     let choices = By::choices(site);
@@ -113,7 +89,7 @@ pub fn nested(values: &[f32], shape: &[usize]) -> Value {
 
 pub fn estimate_line(e: &Estimate) -> String {
     format!(
-        "{} cells, {} of them to run ({} provably change nothing); about {:.1} s and {:.0} MB",
+        "{} cells, {} of them to run ({} need no run); about {:.1} s and {:.0} MB",
         e.cells,
         e.to_run,
         e.cells - e.to_run,
@@ -130,7 +106,8 @@ pub fn emit_sweep(
     caption: &str,
     strength: impl Fn(f32) -> f32,
 ) -> Result<()> {
-    let mut ranked: Vec<usize> = (0..values.len()).collect();
+    // Cells that were not run, for want of a counterpart, rank nowhere.
+    let mut ranked: Vec<usize> = (0..values.len()).filter(|i| values[*i].is_finite()).collect();
     ranked.sort_by(|a, b| strength(values[*b]).total_cmp(&strength(values[*a])));
     let mut header: Vec<&str> = found.axes.iter().map(|(n, _)| *n).collect();
     header.extend(["value", "metric"]);
@@ -144,10 +121,11 @@ pub fn emit_sweep(
         })
         .collect();
     emit(&format!(
-        "{}\n\n{caption}; {} cells run in {:.2} s, {} provably unchanged",
+        "{}\n\n{caption}; {} cells run in {:.2} s, {} provably unchanged{}",
         table(&header, &rows),
         found.run,
         found.seconds,
-        found.skipped
+        found.skipped,
+        if found.unaligned > 0 { format!(", {} without a counterpart", found.unaligned) } else { String::new() }
     ))
 }

@@ -150,12 +150,16 @@ pub fn bytes_per_row(base: &Trace) -> usize {
     4 * (4 * c.d_model + 3 * c.d_mlp + 3 * c.n_heads * c.d_head + 4 * c.n_kv_heads * c.d_head)
 }
 
+/// Numbers in the matrices of one layer: half of its operations a row.
+pub fn layer_weights(base: &Trace) -> usize {
+    let c = &base.model.config;
+    let mlp = c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
+    c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head + mlp
+}
+
 /// Rows that fit one chunk of a sweep over `base`; a variant that edits patterns holds them as well.
 pub fn rows_at_once(base: &Trace, edges: bool) -> usize {
     const MEMORY: usize = 512 << 20;
     let per_row = bytes_per_row(base) + if edges { 12 * base.model.config.n_heads * base.len() } else { 0 };
-    let c = &base.model.config;
-    let weights = c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head
-        + c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
-    (MEMORY / per_row.max(1)).min(OPERATIONS / (2 * weights).max(1)).clamp(1, ROWS)
+    (MEMORY / per_row.max(1)).min(OPERATIONS / (2 * layer_weights(base)).max(1)).clamp(1, ROWS)
 }
