@@ -9,6 +9,7 @@
 //! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
 //! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
+//! | [`graph`] | attribution graphs: influence, pruning, scores, interchange files |
 //! | [`lab`] | models small enough to train while you watch |
 //! | [`jobs`] | the model's threads, requests and answers, progress, cancellation |
 //! | [`session`] | the document: what was asked, edits included |
@@ -55,6 +56,7 @@ pub mod error;
 pub mod files;
 #[cfg(feature = "gui")]
 pub mod gpu;
+pub mod graph;
 pub mod jobs;
 pub mod lab;
 pub mod memory;

@@ -6,6 +6,7 @@ pub mod bench;
 mod bench_sweeps;
 pub mod dla;
 pub mod generate;
+pub mod graph;
 pub mod heads;
 pub mod lab;
 pub mod lens;
@@ -87,6 +88,8 @@ pub enum Command {
     Attribute(attribute::Arguments),
     /// Continue a prompt, with edits active
     Generate(generate::Arguments),
+    /// Attribution graph files: counts, scores, pruning
+    Graph(graph::Arguments),
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(render::Arguments),
@@ -108,6 +111,7 @@ impl Command {
             Self::Ablate(a) => ablate::execute(&a),
             Self::Attribute(a) => attribute::execute(&a),
             Self::Generate(a) => generate::execute(&a),
+            Self::Graph(a) => graph::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
             Self::Lab(a) => lab::execute(&a),

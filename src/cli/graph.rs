@@ -1,0 +1,143 @@
+//! `graph`: attribution graph files, this program's or others'.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{emit, table};
+use crate::error::Result;
+use crate::graph::file::GraphFile;
+use crate::graph::influence::Scores;
+use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
+use crate::graph::{Influence, NodeKind};
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Counts, replacement and completeness scores, the most influential nodes
+    Info(GraphArgs),
+    /// Keep what carries most of the influence
+    Prune(PruneArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct GraphArgs {
+    /// The graph file (Neuronpedia / circuit-tracer JSON)
+    #[arg(value_name = "IN.json")]
+    input: PathBuf,
+    /// Share of the influence that the kept nodes hold
+    #[arg(long, default_value_t = NODE_THRESHOLD, value_name = "X")]
+    node_threshold: f64,
+    /// Share of the links' scores that the kept links hold
+    #[arg(long, default_value_t = EDGE_THRESHOLD, value_name = "Y")]
+    edge_threshold: f64,
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long)]
+    json: bool,
+    /// Nodes to list
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    top: usize,
+}
+
+#[derive(clap::Args, Debug)]
+struct PruneArgs {
+    #[command(flatten)]
+    graph: GraphArgs,
+    /// Where to write the pruned copy
+    #[arg(short, long, value_name = "OUT.json")]
+    output: Option<PathBuf>,
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let (args, output) = match &args.action {
+        Action::Info(a) => (a, None),
+        Action::Prune(a) => (&a.graph, Some(&a.output)),
+    };
+    let file = GraphFile::open(&args.input)?;
+    let started = Instant::now();
+    let influence = Influence::of(&file.graph);
+    let scores = Scores::of(&file.graph, &influence);
+    let thresholds = (args.node_threshold, args.edge_threshold);
+    let kept = prune(&file.graph, &influence, thresholds.0, thresholds.1)?;
+    let pruned = file.pruned(&influence, &kept, thresholds)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if let Some(Some(path)) = output {
+        pruned.save(path)?;
+    }
+    let counts = |g: &crate::graph::Graph| {
+        let by_kind: serde_json::Map<_, _> =
+            NodeKind::ALL.iter().map(|k| (format!("{}s", k.label()), json!(g.count(*k)))).collect();
+        json!({"nodes": g.nodes.len(), "links": g.links.len(), "by_kind": by_kind})
+    };
+    let cumulative = influence.cumulative();
+    let nodes = &file.graph.nodes;
+    let mut order: Vec<usize> = (0..nodes.len()).filter(|i| nodes[*i].kind != NodeKind::Logit).collect();
+    order.sort_by(|a, b| influence.values[*b].total_cmp(&influence.values[*a]));
+    if args.json {
+        // In a pruned graph's document every kept node, otherwise all.
+        let reported = |i: &usize| output.is_none() || kept.nodes[*i];
+        let list: Vec<_> = (0..nodes.len())
+            .filter(reported)
+            .map(|i| {
+                json!({"id": nodes[i].id, "kind": nodes[i].kind.label(), "layer": nodes[i].layer, "pos": nodes[i].pos,
+                    "label": nodes[i].label, "influence": influence.values[i], "cumulative": cumulative[i], "kept": kept.nodes[i]})
+            })
+            .collect();
+        let mut doc = json!({
+            "title": file.title(), "prompt_tokens": file.graph.prompt_tokens,
+            "counts": counts(&file.graph),
+            "replacement_score": number(scores.replacement), "completeness_score": number(scores.completeness),
+            "node_threshold": thresholds.0, "edge_threshold": thresholds.1,
+            "pruned": counts(&pruned.graph), "remarks": file.remarks, "nodes": list, "seconds": seconds,
+        });
+        // The counts stand at the top too, where a script looks first.
+        if let (Some(doc), counts) = (doc.as_object_mut(), counts(&file.graph)) {
+            doc.insert("n_nodes".to_owned(), counts["nodes"].clone());
+            doc.insert("n_links".to_owned(), counts["links"].clone());
+        }
+        return emit(&doc.to_string());
+    }
+    for remark in &file.remarks {
+        eprintln!("{}: {remark}", args.input.display());
+    }
+    let mut lines = vec![vec!["all".to_owned()], vec!["kept".to_owned()]];
+    for (row, g) in lines.iter_mut().zip([&file.graph, &pruned.graph]) {
+        row.extend(NodeKind::ALL.map(|k| g.count(k).to_string()));
+        row.push(g.links.len().to_string());
+    }
+    emit(&format!("{}\n", file.title()))?;
+    emit(&table(&["", "components", "errors", "tokens", "logits", "links"], &lines))?;
+    emit(&format!(
+        "\nreplacement score {:.4}, completeness score {:.4}; kept at {} of node and {} of edge influence\n",
+        scores.replacement, scores.completeness, thresholds.0, thresholds.1
+    ))?;
+    let rows: Vec<Vec<String>> = order
+        .iter()
+        .take(args.top)
+        .map(|i| {
+            let n = &nodes[*i];
+            let label = if n.label.is_empty() { n.kind.label() } else { &n.label };
+            vec![
+                n.id.clone(),
+                label.to_owned(),
+                n.layer.to_string(),
+                n.pos.to_string(),
+                format!("{:.4}", influence.values[*i]),
+                format!("{:.4}", cumulative[*i]),
+            ]
+        })
+        .collect();
+    emit(&table(&["node", "", "layer", "pos", "influence", "cumulative"], &rows))
+}
+
+/// A score, or null where nothing has influence.
+fn number(v: f64) -> serde_json::Value {
+    if v.is_finite() { json!(v) } else { serde_json::Value::Null }
+}

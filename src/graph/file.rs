@@ -1,0 +1,361 @@
+//! Attribution graphs as JSON, in the form that Neuronpedia and circuit-tracer write and read. Fields that
+//! this program does not know are kept and written back.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{Graph, Influence, Node, NodeKind, Pruned};
+use crate::error::{Error, Result};
+use crate::files::write_atomic;
+
+/// A graph with the document it came from.
+#[derive(Clone, Debug)]
+pub struct GraphFile {
+    /// Everything but nodes and links: `metadata`, `qParams`, and what else was there.
+    pub document: Map<String, Value>,
+    /// The nodes' own objects, in the order of `graph.nodes`.
+    nodes: Vec<Map<String, Value>>,
+    pub graph: Graph,
+    /// What was left out or guessed on reading, one sentence each.
+    pub remarks: Vec<String>,
+}
+
+fn malformed(path: &Path, what: impl Into<String>) -> Error {
+    Error::Malformed { path: path.to_owned(), format: "attribution graph", what: what.into() }
+}
+
+impl GraphFile {
+    /// A graph of this program's own, with nodes as objects of the interchange format.
+    pub fn new(document: Map<String, Value>, nodes: Vec<Map<String, Value>>, graph: Graph) -> Self {
+        Self { document, nodes, graph, remarks: Vec::new() }
+    }
+
+    /// # Errors
+    /// A file that cannot be read, is no JSON, lacks nodes or links, or whose links run in a circle.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
+            malformed(path, format!("it is not JSON that can be read ({e}; NaN and Infinity are not numbers in JSON)"))
+        })?;
+        Self::read(value, path)
+    }
+
+    fn read(value: Value, path: &Path) -> Result<Self> {
+        let Value::Object(mut document) = value else { return Err(malformed(path, "it holds no JSON object")) };
+        let mut list = |name: &str| match document.remove(name) {
+            Some(Value::Array(list)) => Ok(list),
+            _ => Err(malformed(path, format!("it has no list `{name}`"))),
+        };
+        let (nodes, links) = (list("nodes")?, list("links")?);
+        let nodes: Vec<Map<String, Value>> = nodes
+            .into_iter()
+            .enumerate()
+            .map(|(i, n)| match n {
+                Value::Object(n) => Ok(n),
+                _ => Err(malformed(path, format!("entry {i} of `nodes` is not an object"))),
+            })
+            .collect::<Result<_>>()?;
+        let parsed: Vec<Node> = nodes
+            .iter()
+            .enumerate()
+            .map(|(i, n)| node(n).map_err(|w| malformed(path, format!("node {i} {w}"))))
+            .collect::<Result<_>>()?;
+        let mut remarks = Vec::new();
+        let places = Places::new(&parsed).map_err(|w| malformed(path, w))?;
+        let links = read_links(&links, &parsed, &places, &mut remarks).map_err(|w| malformed(path, w))?;
+        if !parsed.iter().any(|n| n.kind == NodeKind::Logit) {
+            remarks.push("it has no logit node, so nothing has influence".to_owned());
+        }
+        let tokens = document
+            .get("metadata")
+            .and_then(|m| m.get("prompt_tokens"))
+            .and_then(Value::as_array)
+            .map(|t| t.iter().map(|t| t.as_str().unwrap_or_default().to_owned()).collect())
+            .unwrap_or_default();
+        let graph = Graph::new(tokens, parsed, &links).map_err(|e| malformed(path, e.to_string()))?;
+        Ok(Self { document, nodes, graph, remarks })
+    }
+
+    pub fn title(&self) -> String {
+        let text = |name: &str| self.document.get("metadata").and_then(|m| m.get(name)).and_then(Value::as_str);
+        text("slug").or_else(|| text("prompt")).unwrap_or("attribution graph").to_owned()
+    }
+
+    /// The graph's nodes and links as the interchange format has them.
+    pub fn to_json(&self) -> Value {
+        let mut document = self.document.clone();
+        document.insert("nodes".to_owned(), Value::Array(self.nodes.iter().cloned().map(Value::Object).collect()));
+        let id = |i: usize| self.graph.nodes[i].id.as_str();
+        let links =
+            self.graph.triples().map(|(s, t, w)| json!({"source": id(s), "target": id(t), "weight": w})).collect();
+        document.insert("links".to_owned(), Value::Array(links));
+        Value::Object(document)
+    }
+
+    /// # Errors
+    /// A folder that is not there or has no room.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec(&self.to_json()).map_err(|e| Error::failed(e.to_string()))?;
+        write_atomic(path, &text)
+    }
+
+    /// What pruning keeps, each node with its cumulative influence (null for logits) and the thresholds in
+    /// the metadata.
+    ///
+    /// # Errors
+    /// Never for a mask of this graph.
+    pub fn pruned(&self, influence: &Influence, pruned: &Pruned, thresholds: (f64, f64)) -> Result<Self> {
+        let (graph, kept) = self.graph.induced(&pruned.nodes, |at| pruned.links[at])?;
+        let cumulative = influence.cumulative();
+        let mut nodes: Vec<Map<String, Value>> = kept.iter().map(|i| self.nodes[*i].clone()).collect();
+        for (object, old) in nodes.iter_mut().zip(&kept) {
+            let logit = self.graph.nodes[*old].kind == NodeKind::Logit;
+            object.insert("influence".to_owned(), if logit { Value::Null } else { json!(cumulative[*old]) });
+        }
+        let mut document = self.document.clone();
+        let metadata = document.entry("metadata").or_insert_with(|| json!({}));
+        if let Value::Object(metadata) = metadata {
+            metadata.insert("node_threshold".to_owned(), json!(thresholds.0));
+            let settings = metadata.entry("pruning_settings").or_insert_with(|| json!({}));
+            *settings = json!({"node_threshold": thresholds.0, "edge_threshold": thresholds.1});
+        }
+        // Pins and groups of nodes that are gone would name nothing.
+        let ids: HashSet<&str> = graph.nodes.iter().map(|n| n.id.as_str()).collect();
+        if let Some(Value::Object(q)) = document.get_mut("qParams") {
+            let known = |v: &Value| v.as_str().is_some_and(|id| ids.contains(id));
+            if let Some(Value::Array(pins)) = q.get_mut("pinnedIds") {
+                pins.retain(known);
+            }
+            if let Some(Value::Array(groups)) = q.get_mut("supernodes") {
+                for group in groups.iter_mut().filter_map(Value::as_array_mut) {
+                    let mut first = true;
+                    group.retain(|v| std::mem::take(&mut first) || known(v));
+                }
+                groups.retain(|g| g.as_array().is_some_and(|g| g.len() > 1));
+            }
+        }
+        Ok(Self { document, nodes, graph, remarks: Vec::new() })
+    }
+}
+
+/// A node out of its object; the error continues "node 3 …".
+fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    // Some writers store ids and layers as numbers, others as text.
+    let either = |name: &str| match object.get(name) {
+        Some(Value::String(s)) => Some(s.clone()),
+        Some(Value::Number(n)) => Some(n.to_string()),
+        _ => None,
+    };
+    let id = either("node_id").ok_or("has no `node_id`")?;
+    let feature_type = text("feature_type").unwrap_or_default();
+    let kind = match feature_type {
+        "logit" => NodeKind::Logit,
+        "embedding" => NodeKind::Token,
+        t if t.contains("error") => NodeKind::Error,
+        _ => NodeKind::Component,
+    };
+    let layer = match either("layer").as_deref() {
+        Some("E" | "embedding") => -1,
+        Some(l) => l
+            .parse::<i32>()
+            .or_else(|_| l.parse::<f64>().map(|l| l as i32))
+            .map_err(|_| format!("(`{id}`) has the layer `{l}`, which is neither a number nor E"))?,
+        None if kind == NodeKind::Token => -1,
+        None => return Err(format!("(`{id}`) has no `layer`")),
+    };
+    let pos = match object.get("ctx_idx") {
+        Some(v) => v
+            .as_f64()
+            .filter(|p| *p >= 0.0 && *p < 1e9)
+            .ok_or_else(|| format!("(`{id}`) has a `ctx_idx` that is no position"))? as usize,
+        None => 0,
+    };
+    let number = |name: &str| object.get(name).and_then(Value::as_f64);
+    let prob = number("token_prob").unwrap_or(0.0);
+    if !prob.is_finite() || prob < 0.0 {
+        return Err(format!("(`{id}`) has the probability {prob}"));
+    }
+    Ok(Node {
+        label: text("clerp").unwrap_or_default().to_owned(),
+        prob: if kind == NodeKind::Logit { prob } else { 0.0 },
+        activation: number("activation"),
+        id,
+        kind,
+        layer,
+        pos,
+    })
+}
+
+/// Ids to nodes. The id of an error may also be that of a feature of layer 0.
+struct Places<'a> {
+    by_id: HashMap<&'a str, Vec<u32>>,
+}
+
+impl<'a> Places<'a> {
+    fn new(nodes: &'a [Node]) -> std::result::Result<Self, String> {
+        let mut by_id: HashMap<&str, Vec<u32>> = HashMap::with_capacity(nodes.len());
+        for (i, n) in nodes.iter().enumerate() {
+            let same = by_id.entry(&n.id).or_default();
+            if same.iter().any(|other| (nodes[*other as usize].kind == NodeKind::Error) == (n.kind == NodeKind::Error))
+            {
+                return Err(format!("two nodes are called `{}`", n.id));
+            }
+            same.push(i as u32);
+        }
+        Ok(Self { by_id })
+    }
+
+    fn get(&self, id: &str) -> &[u32] {
+        self.by_id.get(id).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn read_links(
+    links: &[Value],
+    nodes: &[Node],
+    places: &Places<'_>,
+    remarks: &mut Vec<String>,
+) -> std::result::Result<Vec<(u32, u32, f32)>, String> {
+    let is_error = |i: u32| nodes[i as usize].kind == NodeKind::Error;
+    let mut out = Vec::with_capacity(links.len());
+    let mut seen: HashSet<(u32, u32)> = HashSet::with_capacity(links.len());
+    let (mut missing, mut example, mut guessed, mut twice, mut reversed) =
+        (0usize, String::new(), 0usize, 0usize, 0usize);
+    for (i, link) in links.iter().enumerate() {
+        let end = |name: &str| match link.get(name) {
+            Some(Value::String(s)) => Ok(s.clone()),
+            Some(Value::Number(n)) => Ok(n.to_string()),
+            _ => Err(format!("link {i} has no `{name}`")),
+        };
+        let (source_id, target_id) = (end("source")?, end("target")?);
+        let weight = link.get("weight").and_then(Value::as_f64).filter(|w| (*w as f32).is_finite());
+        let weight = weight
+            .ok_or_else(|| format!("link {i} (`{source_id}` to `{target_id}`) has no weight that is a number"))?;
+        // Nothing leads into an error.
+        let target = places.get(&target_id).iter().copied().min_by_key(|t| is_error(*t));
+        let sources = places.get(&source_id);
+        let (Some(target), false) = (target, sources.is_empty()) else {
+            missing += 1;
+            if example.is_empty() {
+                example = if target.is_none() { target_id } else { source_id };
+            }
+            continue;
+        };
+        if is_error(target) {
+            reversed += 1;
+            continue;
+        }
+        let source = match *sources {
+            [one] => one,
+            ref several => {
+                // An error writes after its layer; where that rules nothing out, the first link of two is the
+                // feature's, because circuit-tracer writes features first.
+                let reader = nodes[target as usize].layer;
+                let possible = |s: &u32| !is_error(*s) || nodes[*s as usize].layer < reader;
+                let mut fitting: Vec<u32> = several.iter().copied().filter(possible).collect();
+                fitting.sort_by_key(|s| is_error(*s));
+                let free = fitting.iter().copied().find(|s| !seen.contains(&(*s, target)));
+                guessed += usize::from(fitting.len() > 1);
+                match free.or_else(|| fitting.first().copied()) {
+                    Some(s) => s,
+                    None => continue,
+                }
+            }
+        };
+        if !seen.insert((source, target)) {
+            twice += 1;
+            continue;
+        }
+        out.push((source, target, weight as f32));
+    }
+    if missing > 0 {
+        remarks.push(format!(
+            "{missing} links name nodes that the file does not have (`{example}` is one) and were left out"
+        ));
+    }
+    if guessed > 0 {
+        remarks.push(format!("{guessed} links name an id that an error shares with a feature of layer 0; a pair of them was read as feature and error, a single one as the feature's"));
+    }
+    if twice > 0 {
+        remarks.push(format!("{twice} links stand in the file a second time and were left out"));
+    }
+    if reversed > 0 {
+        remarks.push(format!("{reversed} links lead into errors, which have no input, and were left out"));
+    }
+    Ok(out)
+}
+
+/// `feature` of schema 1: the Cantor pairing of layer and index.
+pub fn cantor(layer: u64, feature: u64) -> u64 {
+    (layer + feature) * (layer + feature + 1) / 2 + feature
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: Value) -> Result<GraphFile> {
+        GraphFile::read(value, Path::new("g.json"))
+    }
+
+    fn node(id: &str, feature_type: &str, layer: &str) -> Value {
+        json!({"node_id": id, "feature_type": feature_type, "layer": layer, "ctx_idx": 0, "token_prob": if feature_type == "logit" { 0.5 } else { 0.0 }})
+    }
+
+    #[test]
+    fn cantor_pairing_as_in_a_real_file() {
+        assert_eq!(cantor(0, 7750), 30_042_875);
+    }
+
+    #[test]
+    fn unknown_fields_survive() {
+        let value = json!({
+            "metadata": {"slug": "s", "prompt_tokens": ["a"], "mood": 3}, "qParams": {"pinnedIds": [], "odd": [1]},
+            "nodes": [{"node_id": "E_1_0", "feature_type": "embedding", "layer": "E", "ctx_idx": 0, "sparkle": true},
+                      node("3_9_0", "logit", "3")],
+            "links": [{"source": "E_1_0", "target": "3_9_0", "weight": -2.0}], "extra": {"x": 1}
+        });
+        assert_eq!(read(value.clone()).unwrap().to_json(), value);
+    }
+
+    #[test]
+    fn an_id_shared_by_an_error_and_a_feature() {
+        // Feature 1 of layer 0 at position 0, and the error of layer 1 at position 0, are both `0_1_0`.
+        let nodes = json!([
+            node("0_1_0", "cross layer transcoder", "0"),
+            node("0_1_0", "mlp reconstruction error", "1"),
+            node("1_5_0", "cross layer transcoder", "1"),
+            node("3_9_0", "logit", "3")
+        ]);
+        let link = |t: &str, w: f64| json!({"source": "0_1_0", "target": t, "weight": w});
+        let value = json!({"metadata": {}, "nodes": nodes, "links": [link("1_5_0", 1.0), link("3_9_0", 2.0), link("3_9_0", 3.0)]});
+        let g = read(value).unwrap();
+        // Layer 1's error cannot reach layer 1's features; of the logit's two links the first is the feature's.
+        assert_eq!(g.graph.triples().collect::<Vec<_>>(), [(0, 2, 1.0), (0, 3, 2.0), (1, 3, 3.0)]);
+        assert_eq!(g.remarks.len(), 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said_in_one_sentence() {
+        let nodes = json!([node("E_1_0", "embedding", "E"), node("3_9_0", "logit", "3")]);
+        for (value, says) in [
+            (json!([]), "no JSON object"),
+            (json!({"nodes": []}), "no list `links`"),
+            (json!({"nodes": [1], "links": []}), "entry 0 of `nodes`"),
+            (json!({"nodes": [{"layer": "0"}], "links": []}), "node 0 has no `node_id`"),
+            (json!({"nodes": [node("a", "x", "up")], "links": []}), "the layer `up`"),
+            (json!({"nodes": [node("a", "x", "1"), node("a", "x", "1")], "links": []}), "two nodes are called `a`"),
+            (json!({"nodes": nodes, "links": [{"source": "E_1_0", "target": "3_9_0", "weight": null}]}), "no weight"),
+            (json!({"nodes": nodes, "links": [{"source": "E_1_0", "weight": 1}]}), "link 0 has no `target`"),
+        ] {
+            let error = read(value).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(says) && error.contains("g.json"), "{error}");
+        }
+        let lost = json!({"nodes": nodes, "links": [{"source": "gone", "target": "3_9_0", "weight": 1}]});
+        let g = read(lost).unwrap();
+        assert!(g.graph.links.is_empty() && g.remarks[0].contains("`gone`"));
+    }
+}

@@ -1,0 +1,215 @@
+//! Attribution graphs ["Circuit Tracing", Ameisen et al. 2025]: nodes that make a prediction and the linear
+//! effects between them; made here by [`trace`] or by other tools and read by [`file`].
+//!
+//! Rows of the adjacency matrix are targets, columns sources, as in circuit-tracer; it is kept sparse, by target.
+
+pub mod file;
+pub mod influence;
+pub mod prune;
+
+pub use influence::Influence;
+pub use prune::{Pruned, prune};
+
+use crate::error::{Error, Result};
+
+/// What a node is to influence, pruning and scores. The order is that of circuit-tracer's matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NodeKind {
+    /// A feature, a neuron, or a component (head, MLP).
+    Component,
+    /// What the linear account of a layer leaves out at a position.
+    Error,
+    Token,
+    Logit,
+}
+
+impl NodeKind {
+    pub const ALL: [Self; 4] = [Self::Component, Self::Error, Self::Token, Self::Logit];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Component => "component",
+            Self::Error => "error",
+            Self::Token => "token",
+            Self::Logit => "logit",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its id in files.
+    pub id: String,
+    pub kind: NodeKind,
+    /// Where it stands in the drawing: −1 for tokens, `n_layers` and more for logits.
+    pub layer: i32,
+    pub pos: usize,
+    /// What people call it: `a23.h3`, a feature's description, a token.
+    pub label: String,
+    /// Probability of a logit, the weight with which influence starts; 0 for other nodes.
+    pub prob: f64,
+    /// The value that the file or the trace gives the node.
+    pub activation: Option<f64>,
+}
+
+/// A directed acyclic graph, its links sorted by target.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub prompt_tokens: Vec<String>,
+    pub nodes: Vec<Node>,
+    /// `links[start[t]..start[t + 1]]` end in node t.
+    start: Vec<usize>,
+    pub links: Vec<Link>,
+    /// Nodes such that every link's target stands before its source.
+    order: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    pub source: u32,
+    pub weight: f32,
+}
+
+impl Graph {
+    /// A graph from (source, target, weight) triples, which may come in any order.
+    ///
+    /// # Errors
+    /// A cycle, more than 2³² nodes, or a link to a node that is not there.
+    pub fn new(prompt_tokens: Vec<String>, nodes: Vec<Node>, links: &[(u32, u32, f32)]) -> Result<Self> {
+        let n = nodes.len();
+        if u32::try_from(n).is_err() {
+            return Err(Error::failed(format!("a graph of {n} nodes is too large")));
+        }
+        if links.iter().any(|(s, t, _)| *s as usize >= n || *t as usize >= n) {
+            return Err(Error::failed("a link names a node that the graph does not have"));
+        }
+        let mut start = vec![0usize; n + 1];
+        for (_, target, _) in links {
+            start[*target as usize + 1] += 1;
+        }
+        for i in 0..n {
+            start[i + 1] += start[i];
+        }
+        let mut next = start.clone();
+        let mut sorted = vec![Link { source: 0, weight: 0.0 }; links.len()];
+        for (source, target, weight) in links {
+            let at = &mut next[*target as usize];
+            sorted[*at] = Link { source: *source, weight: *weight };
+            *at += 1;
+        }
+        let mut graph = Self { prompt_tokens, nodes, start, links: sorted, order: Vec::new() };
+        graph.order = graph.topological()?;
+        Ok(graph)
+    }
+
+    /// The links that end in a node.
+    pub fn into_node(&self, target: usize) -> &[Link] {
+        &self.links[self.range(target)]
+    }
+
+    /// Indices into [`Self::links`] of those that end in a node.
+    pub fn range(&self, target: usize) -> std::ops::Range<usize> {
+        self.start[target]..self.start[target + 1]
+    }
+
+    /// Nodes from the logits down: every link's target before its source.
+    pub fn order(&self) -> &[u32] {
+        &self.order
+    }
+
+    /// (source, target, weight) of all links, by target.
+    pub fn triples(&self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
+        (0..self.nodes.len()).flat_map(|t| self.into_node(t).iter().map(move |l| (l.source as usize, t, l.weight)))
+    }
+
+    pub fn count(&self, kind: NodeKind) -> usize {
+        self.nodes.iter().filter(|n| n.kind == kind).count()
+    }
+
+    /// The part of the graph whose nodes are marked.
+    ///
+    /// # Errors
+    /// Never for a mask as long as the graph has nodes.
+    pub fn induced(&self, keep: &[bool], keep_link: impl Fn(usize) -> bool) -> Result<(Self, Vec<usize>)> {
+        let kept: Vec<usize> = (0..self.nodes.len()).filter(|i| keep.get(*i).copied().unwrap_or(false)).collect();
+        let mut place = vec![u32::MAX; self.nodes.len()];
+        for (new, old) in kept.iter().enumerate() {
+            place[*old] = new as u32;
+        }
+        let mut links = Vec::new();
+        for target in &kept {
+            for at in self.range(*target) {
+                let link = self.links[at];
+                let source = place[link.source as usize];
+                if source != u32::MAX && keep_link(at) {
+                    links.push((source, place[*target], link.weight));
+                }
+            }
+        }
+        let nodes = kept.iter().map(|i| self.nodes[*i].clone()).collect();
+        Ok((Self::new(self.prompt_tokens.clone(), nodes, &links)?, kept))
+    }
+
+    /// Kahn's algorithm.
+    fn topological(&self) -> Result<Vec<u32>> {
+        let n = self.nodes.len();
+        // How many links still leave each node; those with none can be placed.
+        let mut leaving = vec![0usize; n];
+        for link in &self.links {
+            leaving[link.source as usize] += 1;
+        }
+        let mut order: Vec<u32> = (0..n as u32).filter(|i| leaving[*i as usize] == 0).collect();
+        let mut done = 0;
+        while done < order.len() {
+            let target = order[done] as usize;
+            done += 1;
+            for at in self.range(target) {
+                let source = self.links[at].source as usize;
+                leaving[source] -= 1;
+                if leaving[source] == 0 {
+                    order.push(source as u32);
+                }
+            }
+        }
+        if order.len() == n {
+            return Ok(order);
+        }
+        let stuck = (0..n).find(|i| leaving[*i] > 0).map_or("", |i| self.nodes[i].id.as_str());
+        Err(Error::failed(format!(
+            "the links run in a circle through node `{stuck}`, so influence is not defined; an attribution graph leads from tokens to logits only"
+        )))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A graph of `kinds`, with the logits' probabilities.
+    pub(crate) fn graph(kinds: &[NodeKind], probs: &[f64], links: &[(u32, u32, f32)]) -> Result<Graph> {
+        let mut probs = probs.iter();
+        let nodes = kinds
+            .iter()
+            .enumerate()
+            .map(|(i, kind)| Node {
+                id: format!("n{i}"),
+                kind: *kind,
+                layer: 0,
+                pos: 0,
+                label: String::new(),
+                prob: if *kind == NodeKind::Logit { probs.next().copied().unwrap_or(0.0) } else { 0.0 },
+                activation: None,
+            })
+            .collect();
+        Graph::new(Vec::new(), nodes, links)
+    }
+
+    #[test]
+    fn a_circle_is_refused_by_name() {
+        use NodeKind::{Component, Logit};
+        let error = graph(&[Component, Component, Logit], &[1.0], &[(0, 1, 1.0), (1, 0, 1.0), (1, 2, 1.0)]);
+        assert!(error.err().is_some_and(|e| e.to_string().contains("circle through node `n")));
+        let fine = graph(&[Component, Component, Logit], &[1.0], &[(0, 1, 1.0), (1, 2, 1.0)]);
+        assert_eq!(fine.map(|g| g.order().to_vec()).ok(), Some(vec![2, 1, 0]));
+    }
+}

@@ -1,0 +1,309 @@
+//! Pruning an attribution graph to what carries most of the influence, as circuit-tracer does it.
+
+use super::{Graph, Influence, NodeKind};
+use crate::error::{Error, Result};
+
+/// What is kept unless somebody says otherwise.
+pub const NODE_THRESHOLD: f64 = 0.8;
+pub const EDGE_THRESHOLD: f64 = 0.98;
+
+/// Which nodes and links of a graph are kept.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// By node.
+    pub nodes: Vec<bool>,
+    /// By link, in the order of [`Graph::links`].
+    pub links: Vec<bool>,
+}
+
+/// Room for rounding where a share meets a threshold exactly.
+const SLACK: f64 = 1e-9;
+
+/// The score at the first index, in falling order, whose cumulative share reaches `share`. The scores are
+/// reordered.
+fn score_at_share(scores: &mut [f64], share: f64) -> f64 {
+    let wanted = scores.iter().sum::<f64>() * share * (1.0 - SLACK);
+    let (mut low, mut high, mut before) = (0, scores.len(), 0.0);
+    // Halves by a partial sort: cheaper than sorting where there are millions of links.
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        scores[low..high].select_nth_unstable_by(middle - low, |a, b| b.total_cmp(a));
+        let upper: f64 = scores[low..middle].iter().sum();
+        if before + upper >= wanted && before + upper > 0.0 {
+            high = middle;
+        } else {
+            before += upper;
+            low = middle;
+        }
+    }
+    scores.get(low).copied().unwrap_or(0.0)
+}
+
+fn check(threshold: f64, what: &str) -> Result<()> {
+    if (0.0..=1.0).contains(&threshold) {
+        return Ok(());
+    }
+    Err(Error::request(format!("the {what} threshold is {threshold}; give a share of the influence from 0 to 1")))
+}
+
+/// Keeps the nodes that together hold `node_threshold` of the influence (tokens and logits always), of the
+/// links between them those that hold `edge_threshold`, then drops nodes without a way in or out until none is
+/// left. `influence` is that of the whole graph.
+///
+/// # Errors
+/// A threshold outside 0..=1.
+pub fn prune(graph: &Graph, influence: &Influence, node_threshold: f64, edge_threshold: f64) -> Result<Pruned> {
+    check(node_threshold, "node")?;
+    check(edge_threshold, "edge")?;
+    let always = |i: usize| matches!(graph.nodes[i].kind, NodeKind::Token | NodeKind::Logit);
+    let least = score_at_share(&mut influence.values.clone(), node_threshold) * (1.0 - SLACK);
+    let mut nodes: Vec<bool> =
+        influence.values.iter().enumerate().map(|(i, v)| always(i) || (*v > 0.0 && *v >= least)).collect();
+
+    let inner = Influence::within(graph, |i| nodes[i]);
+    let mut scores = vec![0f64; graph.links.len()];
+    let mut kept_scores = Vec::new();
+    for target in (0..nodes.len()).filter(|t| nodes[*t]) {
+        let through = inner.through(graph, target);
+        if through == 0.0 {
+            continue;
+        }
+        for at in graph.range(target) {
+            let link = graph.links[at];
+            if nodes[link.source as usize] {
+                scores[at] = inner.share(target, link.weight) * through;
+                kept_scores.push(scores[at]);
+            }
+        }
+    }
+    let least = score_at_share(&mut kept_scores, edge_threshold) * (1.0 - SLACK);
+    let mut links: Vec<bool> = scores.iter().map(|s| *s > 0.0 && *s >= least).collect();
+
+    drop_dead_ends(graph, &mut nodes, &mut links);
+    Ok(Pruned { nodes, links })
+}
+
+/// Drops components without a way in and components and errors without a way out, with their links, until none
+/// is left.
+fn drop_dead_ends(graph: &Graph, nodes: &mut [bool], links: &mut [bool]) {
+    let n = nodes.len();
+    let mut leaving = vec![0usize; n];
+    let mut arriving = vec![0usize; n];
+    // Who reads each node: the links that leave it, found by target.
+    let mut readers: Vec<Vec<(u32, u32)>> = vec![Vec::new(); n];
+    for target in 0..n {
+        for at in graph.range(target).filter(|at| links[*at]) {
+            let source = graph.links[at].source as usize;
+            arriving[target] += 1;
+            leaving[source] += 1;
+            readers[source].push((target as u32, at as u32));
+        }
+    }
+    let dead = |i: usize, leaving: &[usize], arriving: &[usize]| match graph.nodes[i].kind {
+        NodeKind::Component => leaving[i] == 0 || arriving[i] == 0,
+        NodeKind::Error => leaving[i] == 0,
+        NodeKind::Token | NodeKind::Logit => false,
+    };
+    let mut queue: Vec<usize> = (0..n).filter(|i| nodes[*i] && dead(*i, &leaving, &arriving)).collect();
+    while let Some(node) = queue.pop() {
+        if !nodes[node] {
+            continue;
+        }
+        nodes[node] = false;
+        for at in graph.range(node).filter(|at| links[*at]).collect::<Vec<_>>() {
+            links[at] = false;
+            let source = graph.links[at].source as usize;
+            leaving[source] -= 1;
+            if nodes[source] && dead(source, &leaving, &arriving) {
+                queue.push(source);
+            }
+        }
+        for (target, at) in std::mem::take(&mut readers[node]) {
+            if std::mem::take(&mut links[at as usize]) {
+                arriving[target as usize] -= 1;
+                if nodes[target as usize] && dead(target as usize, &leaving, &arriving) {
+                    queue.push(target as usize);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::graph;
+    use super::*;
+    use NodeKind::{Component, Error as Missed, Logit, Token};
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_score_at_a_share() {
+        // 4 + 3 + 2 + 1: cumulative 0.4, 0.7, 0.9, 1.
+        for (share, expected) in [(0.0, 4.0), (0.3, 4.0), (0.4, 4.0), (0.41, 3.0), (0.7, 3.0), (0.9, 2.0), (1.0, 1.0)] {
+            assert_eq!(score_at_share(&mut [1.0, 4.0, 2.0, 3.0], share), expected, "{share}");
+        }
+        assert_eq!(score_at_share(&mut [], 0.5), 0.0);
+        // Zeros at the end are not reached.
+        assert_eq!(score_at_share(&mut [0.0, 2.0, 0.0, 2.0, 0.0], 1.0), 2.0);
+    }
+
+    /// circuit-tracer's own example: c0..c4, errors e5..e8, tokens t9, t10, logit 11; all weights 10.
+    /// logit ← c1, c3, e6, e8; c3 ← c0, c1, e6; c1 ← t9, t10; c0 ← t9.
+    fn example() -> Graph {
+        let links: Vec<(u32, u32, f32)> =
+            [(1, 11), (3, 11), (6, 11), (8, 11), (0, 3), (1, 3), (6, 3), (9, 1), (10, 1), (9, 0)]
+                .iter()
+                .map(|(s, t)| (*s, *t, 10.0))
+                .collect();
+        let mut kinds = vec![Component; 5];
+        kinds.extend([Missed; 4]);
+        kinds.extend([Token, Token, Logit]);
+        graph(&kinds, &[1.0], &links).unwrap()
+    }
+
+    #[test]
+    fn pruning_by_hand() {
+        let g = example();
+        let influence = Influence::of(&g);
+        // logit: 1/4 each to c1, c3, e6, e8; c3: 1/12 each to c0, c1, e6; so c1 = e6 = 1/3, c3 = e8 = 1/4,
+        // c0 = 1/12; c1 gives 1/6 to t9 and t10, c0 1/12 to t9, which has 1/4.
+        let expected = [1. / 12., 1. / 3., 0., 0.25, 0., 0., 1. / 3., 0., 0.25, 0.25, 1. / 6., 0.];
+        for (a, b) in influence.values.iter().zip(expected) {
+            assert!((a - b).abs() < 1e-12, "{a} {b}");
+        }
+        // Of 5/3 in all, 0.8 is 4/3: the two thirds and two of the quarters give 7/6, so a third quarter is
+        // needed and c0 (1/12) goes.
+        let p = prune(&g, &influence, 0.8, 1.0).unwrap();
+        let kept: Vec<usize> = (0..12).filter(|i| p.nodes[*i]).collect();
+        assert_eq!(kept, [1, 3, 6, 8, 9, 10, 11]);
+        let links: Vec<(usize, usize)> =
+            g.triples().zip(&p.links).filter(|(_, k)| **k).map(|((s, t, _), _)| (s, t)).collect();
+        assert_eq!(links, [(9, 1), (10, 1), (1, 3), (6, 3), (1, 11), (3, 11), (6, 11), (8, 11)]);
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_dropped_until_none_is_left() {
+        // t3 → c0 → c1 → logit4, with c2 → c1; c2 has no way in. A weak link c0 → c1 goes with a low edge
+        // threshold, after which c0 has no way out; c1 then lives of nothing once c2 is gone.
+        let links = [(3, 0, 1.0), (0, 1, 0.01), (2, 1, 1.0), (1, 4, 1.0)];
+        let g = graph(&[Component, Component, Component, Token, Logit], &[1.0], &links).unwrap();
+        let p = prune(&g, &Influence::of(&g), 1.0, 0.9).unwrap();
+        assert_eq!(p.nodes, [false, false, false, true, true]);
+        assert!(p.links.iter().all(|k| !k));
+    }
+
+    #[test]
+    fn thresholds_are_shares() {
+        let g = example();
+        let i = Influence::of(&g);
+        assert!(prune(&g, &i, 1.1, 0.5).is_err_and(|e| e.is_request()));
+        assert!(prune(&g, &i, 0.5, f64::NAN).is_err());
+    }
+
+    /// The definition, dense and literal.
+    fn literal(g: &Graph, node_threshold: f64, edge_threshold: f64) -> (Vec<bool>, Vec<(usize, usize)>) {
+        let n = g.nodes.len();
+        let normalise = |a: &[Vec<f64>]| -> Vec<Vec<f64>> {
+            a.iter()
+                .map(|r| {
+                    let sum = r.iter().map(|v| v.abs()).sum::<f64>().max(1e-10);
+                    r.iter().map(|v| v.abs() / sum).collect()
+                })
+                .collect()
+        };
+        let influence = |a: &[Vec<f64>]| -> Vec<f64> {
+            let times = |w: &[f64]| (0..n).map(|s| (0..n).map(|t| w[t] * a[t][s]).sum()).collect::<Vec<f64>>();
+            let mut current = times(&g.nodes.iter().map(|n| n.prob).collect::<Vec<_>>());
+            let mut total = current.clone();
+            while current.iter().any(|v| *v > 0.0) {
+                current = times(&current);
+                total.iter_mut().zip(&current).for_each(|(t, c)| *t += c);
+            }
+            total
+        };
+        let threshold = |scores: &[f64], share: f64| {
+            let mut sorted = scores.to_vec();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let total: f64 = sorted.iter().sum();
+            let mut sum = 0.0;
+            sorted.iter().copied().find(|v| {
+                sum += v;
+                sum / total >= share - 1e-9
+            })
+        };
+        let mut a = vec![vec![0.0; n]; n];
+        for (s, t, w) in g.triples() {
+            a[t][s] = f64::from(w);
+        }
+        let values = influence(&normalise(&a));
+        let least = threshold(&values, node_threshold).unwrap();
+        let always = |i: usize| matches!(g.nodes[i].kind, Token | Logit);
+        let mut nodes: Vec<bool> =
+            (0..n).map(|i| always(i) || (values[i] > 0.0 && values[i] >= least - 1e-12)).collect();
+        for t in 0..n {
+            for s in 0..n {
+                if !nodes[t] || !nodes[s] {
+                    a[t][s] = 0.0;
+                }
+            }
+        }
+        let hat = normalise(&a);
+        let inner = influence(&hat);
+        let score = |t: usize, s: usize| hat[t][s] * (inner[t] + g.nodes[t].prob);
+        let all: Vec<f64> = (0..n).flat_map(|t| (0..n).map(move |s| (t, s))).map(|(t, s)| score(t, s)).collect();
+        let least = threshold(&all, edge_threshold).unwrap();
+        let mut edges: Vec<Vec<bool>> =
+            (0..n).map(|t| (0..n).map(|s| score(t, s) > 0.0 && score(t, s) >= least - 1e-12).collect()).collect();
+        loop {
+            let before = nodes.clone();
+            for i in 0..n {
+                let out = (0..n).any(|t| edges[t][i]);
+                let into = edges[i].iter().any(|e| *e);
+                match g.nodes[i].kind {
+                    Component => nodes[i] &= out && into,
+                    Missed => nodes[i] &= out,
+                    _ => {}
+                }
+            }
+            for t in 0..n {
+                for s in 0..n {
+                    edges[t][s] &= nodes[t] && nodes[s];
+                }
+            }
+            if nodes == before {
+                break;
+            }
+        }
+        let kept = g.triples().filter(|(s, t, _)| edges[*t][*s]).map(|(s, t, _)| (s, t)).collect();
+        (nodes, kept)
+    }
+
+    proptest! {
+        #[test]
+        fn pruning_equals_the_dense_definition(
+            weights in proptest::collection::vec(proptest::option::weighted(0.4, -1f32..1.0), 14 * 13 / 2),
+            node_threshold in 0.3f64..1.0, edge_threshold in 0.3f64..1.0,
+        ) {
+            // Tokens 0–2, errors 3–4, components 5–11, logits 12–13, links from lower to higher ones.
+            let mut kinds = vec![Token, Token, Token, Missed, Missed];
+            kinds.extend([Component; 7]);
+            kinds.extend([Logit, Logit]);
+            let pairs = (0..14u32).flat_map(|t| (0..t).map(move |s| (s, t)));
+            let links: Vec<(u32, u32, f32)> = pairs
+                .zip(&weights)
+                .filter(|((_, t), _)| *t > 4)
+                .filter_map(|((s, t), w)| w.map(|w| (s, t, w)))
+                .filter(|(s, _, _)| *s < 12)
+                .collect();
+            let g = graph(&kinds, &[0.6, 0.3], &links).unwrap();
+            let i = Influence::of(&g);
+            prop_assume!(i.values.iter().sum::<f64>() > 0.0);
+            let p = prune(&g, &i, node_threshold, edge_threshold).unwrap();
+            let (nodes, edges) = literal(&g, node_threshold, edge_threshold);
+            prop_assert_eq!(&p.nodes, &nodes);
+            let kept: Vec<(usize, usize)> =
+                g.triples().zip(&p.links).filter(|(_, k)| **k).map(|((s, t, _), _)| (s, t)).collect();
+            prop_assert_eq!(kept, edges);
+        }
+    }
+}
