@@ -9,6 +9,7 @@
 //! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
 //! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
+//! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
 //! | [`graph`] | attribution graphs: influence, pruning, scores, interchange files |
 //! | [`lab`] | models small enough to train while you watch |
 //! | [`jobs`] | the model's threads, requests and answers, progress, cancellation |
@@ -50,6 +51,7 @@
 pub mod analysis;
 #[cfg(feature = "gui")]
 pub mod app;
+pub mod circuit;
 pub mod cli;
 pub mod engine;
 pub mod error;

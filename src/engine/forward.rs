@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use super::hooks::Hooks;
-use super::kernels::attention::{Attend, mix};
+use super::kernels::attention::{self, Attend, mix};
 use super::kernels::segments::{self, Past, Segment};
 use super::kernels::{activation, norm, product, rotary};
 use super::site::{Site, SiteKind};
@@ -52,6 +52,9 @@ pub struct Prepared {
     attend: Vec<Attend>,
     freeze: Freeze,
     resumed: Option<Resumed>,
+    /// Heads are nodes of their own: keys and values that they share are repeated, one for each query head, before
+    /// hooks see them, and what a norm over several heads divides by is constant under differentiation.
+    apart: bool,
 }
 
 impl Prepared {
@@ -77,13 +80,21 @@ impl Prepared {
             })
             .collect();
         let tables = distinct.into_iter().map(|r| rotary::Table::new(r, 0, n)).collect();
-        Self { tables, table_of, attend, freeze: Freeze::default(), resumed: None }
+        Self { tables, table_of, attend, freeze: Freeze::default(), resumed: None, apart: false }
     }
 
     /// The same with parts held constant under differentiation.
     #[must_use]
     pub fn freezing(mut self, freeze: Freeze) -> Self {
         self.freeze = freeze;
+        self
+    }
+
+    /// With a key and a value of its own for every query head, and norms over several heads frozen, so that a
+    /// gradient can tell the heads apart.
+    #[must_use]
+    pub fn heads_apart(mut self, apart: bool) -> Self {
+        self.apart = apart;
         self
     }
 
@@ -98,6 +109,7 @@ impl Prepared {
             attend: self.attend.clone(),
             freeze: self.freeze,
             resumed: Some(Resumed { segments, width, past: None }),
+            apart: self.apart,
         }
     }
 
@@ -172,7 +184,7 @@ impl Network<'_> {
         let x1 =
             self.norm(&resid, block.ln1.as_ref(), at(SiteKind::Ln1Scale), at(SiteKind::Ln1Normalized), frozen, hooks)?;
         let attn_out = self.attention(layer, &x1, &block.attn, prepared, hooks)?;
-        let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen)?;
+        let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen || prepared.apart)?;
         let attn_out = visit(hooks, at(SiteKind::AttnOut), attn_out)?;
         let Some(mlp) = &block.mlp else {
             return visit(hooks, at(SiteKind::ResidPost), (resid + attn_out)?);
@@ -220,7 +232,7 @@ impl Network<'_> {
         Ok(norm::affine(&value, n)?)
     }
 
-    fn post_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
+    pub(crate) fn post_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
         match n {
             Some(n) if self.config.norm_placement != NormPlacement::Pre => {
                 Ok(norm::apply(&x, self.config.norm, n, frozen)?)
@@ -241,10 +253,14 @@ impl Network<'_> {
         let at = |kind| Site::new(kind, layer);
         let (b, t, _) = x.dims3()?;
         let heads = |y: Tensor, n: usize| y.reshape((b, t, n, c.d_head));
+        let shared = |y: Tensor| {
+            let y = heads(y, c.n_kv_heads)?;
+            if prepared.apart { attention::repeat(&y, c.n_heads) } else { Ok(y) }
+        };
         let q = visit(hooks, at(SiteKind::Q), heads(linear(x, &weights.q)?, c.n_heads)?)?;
-        let k = visit(hooks, at(SiteKind::K), heads(linear(x, &weights.k)?, c.n_kv_heads)?)?;
-        let v = visit(hooks, at(SiteKind::V), heads(linear(x, &weights.v)?, c.n_kv_heads)?)?;
-        let frozen = prepared.freeze.norms;
+        let k = visit(hooks, at(SiteKind::K), shared(linear(x, &weights.k)?)?)?;
+        let v = visit(hooks, at(SiteKind::V), shared(linear(x, &weights.v)?)?)?;
+        let frozen = prepared.freeze.norms || (prepared.apart && c.qk_norm == QkNorm::FullWidth);
         let mut q = self.qk_norm(q, weights.q_norm.as_ref(), frozen)?;
         let mut k = self.qk_norm(k, weights.k_norm.as_ref(), frozen)?;
         if let Some(table) = prepared.table_of[layer].and_then(|i| prepared.tables.get(i)) {
@@ -291,12 +307,66 @@ impl Network<'_> {
             QkNorm::None => x,
             QkNorm::PerHead => norm::apply(&x, self.config.norm, &n, frozen)?,
             QkNorm::FullWidth => {
+                // Repeated keys are normalised by repeated gains; the mean of their squares is the same.
+                let width = gain.dim(0)?;
+                let n = Norm {
+                    weight: attention::repeat(&gain.reshape((1, 1, width / d, d))?, h)?.flatten_all()?,
+                    bias: None,
+                };
                 norm::apply(&x.reshape((b, t, h * d))?, self.config.norm, &n, frozen)?.reshape((b, t, h, d))?
             }
         })
     }
 
-    fn mlp(&self, layer: usize, x: &Tensor, weights: &Mlp, frozen: bool, hooks: &mut dyn Hooks) -> Result<Tensor> {
+    /// z [1, rows, 1, d_head] of one head by itself: q, k and v [1, rows, 1, d_head] as they were projected, rows as
+    /// `prepared` was resumed for, `past` that head's own. Where a norm over all heads' queries or keys couples
+    /// them, `divisors` [rows, 1] of q and k say what it divides by.
+    pub(crate) fn attend_head(
+        &self,
+        layer: usize,
+        head: usize,
+        [q, k, v]: [Tensor; 3],
+        prepared: &Prepared,
+        past: &Past,
+        divisors: Option<&[Tensor; 2]>,
+    ) -> Result<Tensor> {
+        let c = self.config;
+        let weights = &self
+            .weights
+            .blocks
+            .get(layer)
+            .ok_or_else(|| Error::failed(format!("the model has no layer {layer}")))?
+            .attn;
+        let normed = |x: Tensor, gain: Option<&Tensor>, head: usize, divisor: Option<&Tensor>| -> Result<Tensor> {
+            match (gain, divisor) {
+                (Some(gain), Some(divisor)) => {
+                    let rows = x.dim(1)?;
+                    let gain = gain.narrow(0, head * c.d_head, c.d_head)?;
+                    Ok(x.broadcast_div(&divisor.reshape((1, rows, 1, 1))?)?.broadcast_mul(&gain)?)
+                }
+                (gain, _) => self.qk_norm(x, gain, false),
+            }
+        };
+        let mut q = normed(q, weights.q_norm.as_ref(), head, divisors.map(|d| &d[0]))?;
+        let mut k = normed(k, weights.k_norm.as_ref(), c.kv_head(head), divisors.map(|d| &d[1]))?;
+        if let Some(table) = prepared.table_of[layer].and_then(|i| prepared.tables.get(i)) {
+            q = table.apply(&q)?;
+            k = table.apply(&k)?;
+        }
+        let mut attend = prepared.attend(layer).clone();
+        attend.slopes = attend.slopes.map(|s| vec![s[head]]);
+        let resumed = prepared.resumed.as_ref().ok_or_else(|| Error::failed("a head by itself needs resumed rows"))?;
+        Ok(segments::attend(&attend, &q, &k, &v, past, &resumed.segments)?)
+    }
+
+    pub(crate) fn mlp(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        weights: &Mlp,
+        frozen: bool,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor> {
         let at = |kind| Site::new(kind, layer);
         let act = self.config.activation;
         let post = match &weights.gate {
@@ -362,17 +432,18 @@ impl Network<'_> {
     /// # Errors
     /// An empty or over-long prompt, ids outside the vocabulary, or [`Error::Cancelled`].
     pub fn forward(&self, ids: &[&[u32]], hooks: &mut dyn Hooks, progress: &Progress) -> Result<Tensor> {
-        self.forward_frozen(ids, Freeze::default(), hooks, progress)
+        let n = ids.first().map_or(0, |r| r.len());
+        self.forward_prepared(ids, &Prepared::new(self.config, n), hooks, progress)
     }
 
-    /// As [`Self::forward`], with parts held constant under differentiation.
+    /// As [`Self::forward`], with what the pass needs beyond the weights prepared by the caller.
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn forward_frozen(
+    pub fn forward_prepared(
         &self,
         ids: &[&[u32]],
-        freeze: Freeze,
+        prepared: &Prepared,
         hooks: &mut dyn Hooks,
         progress: &Progress,
     ) -> Result<Tensor> {
@@ -386,12 +457,11 @@ impl Network<'_> {
         if ids.iter().any(|r| r.len() != n) {
             return Err(Error::request("the prompts of one batch differ in length; give prompts of equal length"));
         }
-        let prepared = Prepared::new(self.config, n).freezing(freeze);
         progress.expect(self.config.n_layers as u64);
         let mut resid = self.embed(ids, hooks)?;
         for layer in 0..self.config.n_layers {
             progress.check()?;
-            resid = self.block(layer, resid, &prepared, hooks)?;
+            resid = self.block(layer, resid, prepared, hooks)?;
             progress.step(1)?;
         }
         Ok(resid)

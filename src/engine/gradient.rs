@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use candle_core::{Tensor, Var};
 
-use super::forward::Freeze;
+use super::forward::{Freeze, Network, Prepared};
 use super::hooks::Hooks;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
@@ -45,17 +45,32 @@ fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze)
     4 * config.n_layers * n * (maps * config.n_heads * n + rows)
 }
 
-struct Probe {
+struct Probe<'a> {
     kinds: HashSet<SiteKind>,
     variables: BTreeMap<Site, Var>,
+    /// Kinds whose values are wanted as well.
+    keep: &'a [SiteKind],
+    values: BTreeMap<Site, Tensor>,
+    /// Stands in for the embedding.
+    embedding: Option<&'a Tensor>,
 }
 
-impl Hooks for Probe {
+impl Hooks for Probe<'_> {
     fn wants(&self, site: Site) -> bool {
-        self.kinds.contains(&site.kind)
+        self.kinds.contains(&site.kind) || self.keep.contains(&site.kind)
     }
 
     fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        let value = match self.embedding {
+            Some(other) if site.kind == SiteKind::Embed => other.clone(),
+            _ => value,
+        };
+        if self.keep.contains(&site.kind) {
+            self.values.insert(site, value.detach());
+        }
+        if !self.kinds.contains(&site.kind) {
+            return Ok(value);
+        }
         let variable = Var::zeros(value.shape(), value.dtype(), value.device())?;
         let probed = (value + variable.as_tensor())?;
         self.variables.insert(site, variable);
@@ -63,11 +78,108 @@ impl Hooks for Probe {
     }
 }
 
+/// What to differentiate, and along which runs.
+pub struct Along<'a> {
+    pub network: Network<'a>,
+    pub ids: &'a [u32],
+    /// Token embeddings [run, pos, d_model] to run instead of the prompt's own.
+    pub embeddings: Option<&'a Tensor>,
+    pub kinds: &'a [SiteKind],
+    /// Kinds whose values are to be kept besides.
+    pub keep: &'a [SiteKind],
+    pub freeze: Freeze,
+    /// Heads as nodes of their own, see [`Prepared::heads_apart`].
+    pub heads_apart: bool,
+    pub pos: usize,
+}
+
+/// Gradients and values of several runs at once, each with the batch axis first.
+pub struct Passes {
+    pub gradients: BTreeMap<Site, Tensor>,
+    pub values: BTreeMap<Site, Tensor>,
+    /// The metric of each run.
+    pub metrics: Vec<f32>,
+}
+
+impl Passes {
+    pub fn gradient(&self, site: Site) -> Result<&Tensor> {
+        self.gradients.get(&site).ok_or_else(|| Error::failed(format!("no gradient was computed at {site}")))
+    }
+
+    pub fn value(&self, site: Site) -> Result<&Tensor> {
+        self.values.get(&site).ok_or_else(|| Error::failed(format!("no value was kept at {site}")))
+    }
+}
+
+/// Runs that fit a backward pass together.
+pub fn runs_at_once(along: &Along<'_>) -> usize {
+    (MEMORY / bytes_for(along.network.config, along.ids.len(), along.kinds, along.freeze).max(1)).max(1)
+}
+
+/// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at a position, along
+/// each run, with respect to all sites of the given kinds.
+///
+/// # Errors
+/// A prompt whose graph would not fit in memory, a position outside the prompt, a metric that has no
+/// gradient, or [`Error::Cancelled`].
+pub fn differentiate(
+    along: &Along<'_>,
+    metric: impl Fn(&Tensor) -> Result<Tensor>,
+    progress: &Progress,
+) -> Result<Passes> {
+    let Along { network, ids, freeze, .. } = *along;
+    if along.pos >= ids.len() {
+        return Err(Error::request(format!("position {} is outside the prompt of {} tokens", along.pos, ids.len())));
+    }
+    let runs = along.embeddings.map_or(Ok(1), |e| e.dim(0))?;
+    let bytes = runs * bytes_for(network.config, ids.len(), along.kinds, freeze);
+    if bytes > MEMORY {
+        return Err(Error::request(format!(
+            "gradients over {} tokens would need {:.0} GB of memory; shorten the prompt or freeze the attention patterns",
+            ids.len(),
+            bytes as f64 / 1e9
+        )));
+    }
+    // The embedding is always a variable: without one nothing would be tracked.
+    let wanted = along.kinds.iter().copied().chain([SiteKind::Embed]).collect();
+    let mut probe = Probe {
+        kinds: wanted,
+        variables: BTreeMap::new(),
+        keep: along.keep,
+        values: BTreeMap::new(),
+        embedding: along.embeddings,
+    };
+    // Half of the work is the way back, which cannot be watched.
+    progress.expect(network.config.n_layers as u64);
+    let values = {
+        let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).heads_apart(along.heads_apart);
+        let resid = network.forward_prepared(&vec![ids; runs], &prepared, &mut probe, progress)?;
+        let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut probe)?.narrow(1, along.pos, 1)?;
+        (0..runs)
+            .map(|r| metric(&normalized.get(r)?)?.flatten_all()?.get(0).map_err(Error::from))
+            .collect::<Result<Vec<_>>>()?
+    };
+    progress.check()?;
+    let store = Tensor::stack(&values, 0)?.sum_all()?.backward()?;
+    progress.step(network.config.n_layers as u64)?;
+    let mut gradients = BTreeMap::new();
+    for (site, variable) in probe.variables {
+        let gradient = match store.get(variable.as_tensor()) {
+            Some(g) => g.clone(),
+            // What nothing depends on, as the last layer's queries of other positions.
+            None => variable.as_tensor().zeros_like()?,
+        };
+        gradients.insert(site, gradient);
+    }
+    let metrics = values.iter().map(|v| Ok(v.to_scalar()?)).collect::<Result<_>>()?;
+    Ok(Passes { gradients, values: probe.values, metrics })
+}
+
 /// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at `pos`, along
 /// the run that `trace` is, with respect to all sites of the given kinds.
 ///
 /// # Errors
-/// An edited run, a prompt whose graph would not fit in memory, a position outside the prompt, a metric that has no gradient, or [`Error::Cancelled`].
+/// An edited run, and as [`differentiate`].
 pub fn gradients(
     trace: &Trace,
     kinds: &[SiteKind],
@@ -76,42 +188,20 @@ pub fn gradients(
     metric: impl Fn(&Tensor) -> Result<Tensor>,
     progress: &Progress,
 ) -> Result<Gradients> {
-    let network = trace.model.network();
-    if pos >= trace.len() {
-        return Err(Error::request(format!("position {pos} is outside the prompt of {} tokens", trace.len())));
-    }
     if !trace.edits().is_empty() {
         return Err(Error::request("gradients are taken along a run without edits; switch them off"));
     }
-    let bytes = bytes_for(network.config, trace.len(), kinds, freeze);
-    if bytes > MEMORY {
-        return Err(Error::request(format!(
-            "gradients over {} tokens would need {:.0} GB of memory; shorten the prompt or freeze the attention patterns",
-            trace.len(),
-            bytes as f64 / 1e9
-        )));
-    }
-    // The embedding is always a variable: without one nothing would be tracked.
-    let wanted = kinds.iter().copied().chain([SiteKind::Embed]).collect();
-    let mut probe = Probe { kinds: wanted, variables: BTreeMap::new() };
-    // Half of the work is the way back, which cannot be watched.
-    progress.expect(network.config.n_layers as u64);
-    let value = {
-        let resid = network.forward_frozen(&[&trace.ids], freeze, &mut probe, progress)?;
-        let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut probe)?;
-        metric(&normalized.squeeze(0)?.narrow(0, pos, 1)?)?
+    let along = Along {
+        network: trace.model.network(),
+        ids: &trace.ids,
+        embeddings: None,
+        kinds,
+        keep: &[],
+        freeze,
+        heads_apart: false,
+        pos,
     };
-    progress.check()?;
-    let store = value.backward()?;
-    progress.step(network.config.n_layers as u64)?;
-    let mut values = BTreeMap::new();
-    for (site, variable) in probe.variables {
-        let gradient = match store.get(variable.as_tensor()) {
-            Some(g) => g.squeeze(0)?,
-            // What nothing depends on, as the last layer's queries of other positions.
-            None => variable.as_tensor().zeros_like()?.squeeze(0)?,
-        };
-        values.insert(site, gradient);
-    }
-    Ok(Gradients { values, metric: value.flatten_all()?.get(0)?.to_scalar()?, frozen: freeze })
+    let passes = differentiate(&along, metric, progress)?;
+    let values = passes.gradients.into_iter().map(|(s, g)| Ok((s, g.squeeze(0)?))).collect::<Result<_>>()?;
+    Ok(Gradients { values, metric: passes.metrics.first().copied().unwrap_or(f32::NAN), frozen: freeze })
 }

@@ -120,7 +120,7 @@ impl Attend {
 }
 
 /// k or v with every KV head repeated for the query heads that read it.
-fn repeat(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+pub fn repeat(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (b, s, kv, d) = x.dims4()?;
     if kv == heads {
         return Ok(x.clone());

@@ -1,0 +1,276 @@
+//! Edge attribution patching [EAP, Syed et al. 2023] and its integrated-gradients form [EAP-IG, Hanna et al.
+//! 2024]: for every edge the first-order change of the metric when it carries what its sender writes in the
+//! corrupted run, (a_corrupt − a_clean) · ∂metric/∂(input of the receiver), summed over positions and d.
+//!
+//! One backward pass gives the gradients at all queries, keys, values and MLP inputs; those at the receivers'
+//! inputs follow through the projections and the norms, and all edges of a layer are one matrix product.
+//! EAP-IG averages the gradient over runs whose embedding lies between corrupted and clean, and these go
+//! through the model together.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::contributions::Contributions;
+use super::stage::check_lengths;
+use super::wiring::{Edge, Part, Receiver, Wiring};
+use crate::analysis::metric::Metric;
+use crate::analysis::pair::Pair;
+use crate::engine::gradient::{Along, Passes, differentiate, runs_at_once};
+use crate::engine::{Freeze, Site, SiteKind, Which};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::Model;
+use crate::model::config::{ModelConfig, NormKind, Parallel};
+use crate::model::weights::{Linear, Norm};
+
+/// Steps of EAP-IG unless somebody says otherwise: the authors' demo.
+pub const STEPS: usize = 5;
+
+/// A score for every edge.
+#[derive(Clone, Debug)]
+pub struct EdgeScores {
+    pub wiring: Wiring,
+    /// [receiver][sender it reads]
+    pub values: Vec<Vec<f32>>,
+    /// Gradients that were averaged; 0 for plain EAP.
+    pub steps: usize,
+    pub metric: Metric,
+    pub seconds: f64,
+}
+
+/// Where the gradient is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// On the clean run: EAP.
+    Clean,
+    /// On `m` runs with embeddings corrupted + (k/m)(clean − corrupted), k = 0..m−1: EAP-IG.
+    Integrated(usize),
+}
+
+/// Scores every edge of the model.
+///
+/// # Errors
+/// No corrupted prompt, prompts of different length, a metric without gradient, or [`Error::Cancelled`].
+pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress) -> Result<EdgeScores> {
+    let started = Instant::now();
+    let (clean, corrupted) = (&pair.clean, pair.run(Which::Corrupted)?);
+    check_lengths(clean, corrupted)?;
+    if !clean.edits().is_empty() || !corrupted.edits().is_empty() {
+        return Err(Error::request("edges are scored on prompts without edits; switch the edits off"));
+    }
+    let model = &clean.model;
+    let c = &model.config;
+    let wiring = Wiring::new(c);
+    let n = clean.len();
+    // Before this position nothing differs, so that nothing is carried.
+    let first = clean.ids.iter().zip(&corrupted.ids).position(|(a, b)| a != b).unwrap_or(n - 1);
+    let rows = n - first;
+    let readout = pair.readout(metric)?;
+    let mut kinds = vec![SiteKind::Q, SiteKind::K, SiteKind::V, SiteKind::ResidPost];
+    kinds.extend([SiteKind::MlpPre, SiteKind::MlpPreLinear].into_iter().filter(|k| k.exists(c)));
+    let steps = match path {
+        Path::Clean => vec![1.0],
+        Path::Integrated(0) => return Err(Error::request("EAP-IG needs at least one step")),
+        Path::Integrated(m) => (0..m).map(|k| k as f64 / m as f64).collect::<Vec<_>>(),
+    };
+    let (from, to) = (corrupted.get(SiteKind::Embed, 0)?, clean.get(SiteKind::Embed, 0)?);
+    let along = |embeddings| Along {
+        network: model.network(),
+        ids: &clean.ids,
+        embeddings,
+        kinds: &kinds,
+        keep: &[SiteKind::ResidPre, SiteKind::ResidMid],
+        freeze: Freeze::default(),
+        heads_apart: true,
+        pos: n - 1,
+    };
+    let mut inputs: Vec<Vec<f32>> = vec![Vec::new(); wiring.n_receivers()];
+    let points = steps.iter().map(|t| Ok(((&from * (1.0 - t))? + (&to * *t)?)?)).collect::<Result<Vec<_>>>()?;
+    let at_once = runs_at_once(&along(None));
+    let points = points.chunks(at_once).map(|c| Ok(Tensor::stack(c, 0)?)).collect::<Result<Vec<_>>>()?;
+    for points in &points {
+        let embeddings = matches!(path, Path::Integrated(_)).then_some(points);
+        let passes = differentiate(&along(embeddings), |row| readout.differentiable(row), progress)?;
+        collect(model, wiring, &passes, first, &mut inputs)?;
+    }
+    progress.check()?;
+    let senders = Contributions::of(corrupted, first)?.minus(&Contributions::of(clean, first)?);
+    let width = rows * c.d_model;
+    let senders = Tensor::from_vec(senders.concat(), (wiring.n_senders(), width), clean.resid_final.device())?;
+    let mut values = vec![Vec::new(); wiring.n_receivers()];
+    // Receivers that read the same senders make one product.
+    let mut at = 0;
+    while at < wiring.n_receivers() {
+        let reads = wiring.reads(at);
+        let end = (at..wiring.n_receivers()).find(|r| wiring.reads(*r) != reads).unwrap_or(wiring.n_receivers());
+        let gradient = Tensor::from_vec(inputs[at..end].concat(), (end - at, width), clean.resid_final.device())?;
+        let product = (gradient.matmul(&senders.narrow(0, 0, reads)?.t()?)? / steps.len() as f64)?;
+        for (slot, row) in values[at..end].iter_mut().zip(product.to_vec2()?) {
+            *slot = row;
+        }
+        at = end;
+    }
+    let steps = if path == Path::Clean { 0 } else { steps.len() };
+    Ok(EdgeScores { wiring, values, steps, metric, seconds: started.elapsed().as_secs_f64() })
+}
+
+impl EdgeScores {
+    pub fn get(&self, edge: Edge) -> f32 {
+        self.values[edge.receiver][edge.sender]
+    }
+
+    /// The `n` edges of largest |score|, largest first.
+    pub fn top(&self, n: usize) -> Vec<(Edge, f32)> {
+        let mut all: Vec<(Edge, f32)> = self
+            .values
+            .iter()
+            .enumerate()
+            .flat_map(|(receiver, row)| row.iter().enumerate().map(move |(sender, v)| (Edge { sender, receiver }, *v)))
+            .collect();
+        let larger = |a: &(Edge, f32), b: &(Edge, f32)| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0));
+        if n < all.len() {
+            all.select_nth_unstable_by(n, larger);
+            all.truncate(n);
+        }
+        all.sort_by(larger);
+        all
+    }
+
+    /// Sum of the scores of the edges that leave each sender.
+    pub fn by_sender(&self) -> Vec<f64> {
+        let mut out = vec![0.0; self.wiring.n_senders()];
+        for row in &self.values {
+            for (o, v) in out.iter_mut().zip(row) {
+                *o += f64::from(*v);
+            }
+        }
+        out
+    }
+}
+
+/// Adds to each receiver's [rows, d_model] the gradient at its input, summed over the runs.
+fn collect(model: &Model, wiring: Wiring, passes: &Passes, first: usize, inputs: &mut [Vec<f32>]) -> Result<()> {
+    let c = &model.config;
+    for (layer, block) in model.weights.blocks.iter().enumerate() {
+        let at = |kind| Site::new(kind, layer);
+        let stream = Stream::of(passes.value(at(SiteKind::ResidPre))?, first, c, block.ln1.as_ref())?;
+        for (part, kind, weights, heads) in [
+            (Part::Query, SiteKind::Q, &block.attn.q, c.n_heads),
+            (Part::Key, SiteKind::K, &block.attn.k, c.n_kv_heads),
+            (Part::Value, SiteKind::V, &block.attn.v, c.n_kv_heads),
+        ] {
+            let gradient = passes.gradient(at(kind))?;
+            let (runs, n, ..) = gradient.dims4()?;
+            let g = gradient.narrow(1, first, n - first)?;
+            let through: Vec<Vec<f32>> = (0..c.n_heads)
+                .into_par_iter()
+                .map(|head| {
+                    let g = g.narrow(2, head, 1)?.contiguous()?.reshape((runs * (n - first), c.d_head))?;
+                    let group = head * heads / c.n_heads;
+                    let w = weights.weight.narrow(1, group * c.d_head, c.d_head)?.contiguous()?;
+                    Ok(stream.back(g.matmul(&w.t()?)?.flatten_all()?.to_vec1()?))
+                })
+                .collect::<Result<_>>()?;
+            for (head, g) in through.into_iter().enumerate() {
+                if let Some(r) = wiring.receiver(Receiver::Head { layer, head, part }) {
+                    accumulate(&mut inputs[r], g);
+                }
+            }
+        }
+        if let (Some(mlp), Some(r)) = (&block.mlp, wiring.receiver(Receiver::Mlp { layer })) {
+            let back = |kind, weights: &Linear| -> Result<Tensor> {
+                let g = passes.gradient(at(kind))?;
+                let (runs, n, width) = g.dims3()?;
+                let g = g.narrow(1, first, n - first)?.contiguous()?.reshape((runs * (n - first), width))?;
+                Ok(g.matmul(&weights.weight.t()?)?)
+            };
+            let g = match &mlp.gate {
+                Some(gate) => (back(SiteKind::MlpPre, gate)? + back(SiteKind::MlpPreLinear, &mlp.input)?)?,
+                None => back(SiteKind::MlpPre, &mlp.input)?,
+            };
+            let g = g.flatten_all()?.to_vec1()?;
+            let g = match c.parallel {
+                Parallel::Sequential => {
+                    Stream::of(passes.value(at(SiteKind::ResidMid))?, first, c, block.ln2.as_ref())?.back(g)
+                }
+                Parallel::SharedNorm => stream.back(g),
+                Parallel::OwnNorms => {
+                    Stream::of(passes.value(at(SiteKind::ResidPre))?, first, c, block.ln2.as_ref())?.back(g)
+                }
+            };
+            accumulate(&mut inputs[r], g);
+        }
+    }
+    let last = passes.gradient(Site::new(SiteKind::ResidPost, c.n_layers - 1))?;
+    let n = last.dim(1)?;
+    let g = last.narrow(1, first, n - first)?.sum(0)?.flatten_all()?.to_vec1()?;
+    accumulate(&mut inputs[wiring.logits()], g);
+    Ok(())
+}
+
+fn accumulate(sum: &mut Vec<f32>, more: Vec<f32>) {
+    if sum.is_empty() {
+        *sum = more;
+    } else {
+        sum.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+    }
+}
+
+/// The residual stream that a norm reads, for carrying gradients back through it.
+struct Stream {
+    /// [runs][rows][d], centred where the norm centres.
+    x: Vec<f32>,
+    /// By row.
+    divisor: Vec<f32>,
+    gain: Option<Vec<f32>>,
+    centres: bool,
+    d: usize,
+    rows: usize,
+}
+
+impl Stream {
+    fn of(resid: &Tensor, first: usize, config: &ModelConfig, n: Option<&Norm>) -> Result<Self> {
+        let d = config.d_model;
+        let rows = resid.dim(1)? - first;
+        let mut x: Vec<f32> = resid.narrow(1, first, rows)?.flatten_all()?.to_vec1()?;
+        let (centres, eps) = match config.norm {
+            NormKind::Rms { eps } => (false, eps),
+            NormKind::Layer { eps } => (true, eps),
+        };
+        let mut divisor = Vec::with_capacity(x.len() / d);
+        for row in x.chunks_exact_mut(d) {
+            if centres {
+                let mean = row.iter().sum::<f32>() / d as f32;
+                row.iter_mut().for_each(|v| *v -= mean);
+            }
+            let square = row.iter().map(|v| v * v).sum::<f32>() / d as f32;
+            divisor.push((square + eps).sqrt());
+        }
+        let gain = n.map(|n| n.weight.to_vec1()).transpose()?;
+        Ok(Self { x, divisor, gain, centres, d, rows })
+    }
+
+    /// A gradient at the norm's output [runs · rows, d] as one at its input, summed over the runs: [rows, d].
+    /// With y = γ x/σ and u = γ g: u/σ − x (x·u)/(d σ³), its mean taken away where the norm centres.
+    fn back(&self, mut g: Vec<f32>) -> Vec<f32> {
+        let d = self.d;
+        if let Some(gain) = &self.gain {
+            for ((g, x), s) in g.chunks_exact_mut(d).zip(self.x.chunks_exact(d)).zip(&self.divisor) {
+                g.iter_mut().zip(gain).for_each(|(g, w)| *g *= w);
+                let along = g.iter().zip(x).map(|(g, x)| g * x).sum::<f32>() / (d as f32 * s * s);
+                g.iter_mut().zip(x).for_each(|(g, x)| *g = (*g - x * along) / s);
+                if self.centres {
+                    let mean = g.iter().sum::<f32>() / d as f32;
+                    g.iter_mut().for_each(|v| *v -= mean);
+                }
+            }
+        }
+        let mut out = vec![0.0; self.rows * d];
+        for run in g.chunks_exact(self.rows * d) {
+            out.iter_mut().zip(run).for_each(|(o, g)| *o += g);
+        }
+        out
+    }
+}

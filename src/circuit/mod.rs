@@ -1,0 +1,13 @@
+//! Circuits: which components, connected by which edges, carry a prediction. Edges are scored ([`eap`]),
+//! chosen ([`find`], [`acdc`]), and what they carry is tested ([`stage`], [`quality`]).
+
+pub mod contributions;
+pub mod eap;
+pub mod edges;
+pub mod stage;
+pub mod wiring;
+
+pub use contributions::Outside;
+pub use edges::Edges;
+pub use stage::Stage;
+pub use wiring::{Component, Edge, Part, Receiver, Wiring};

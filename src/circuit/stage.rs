@@ -1,0 +1,549 @@
+//! Runs of a model in which every edge outside a circuit carries something else.
+//!
+//! Each receiver's input is the sum of what its senders write: in the run itself for edges of the circuit, in
+//! the reference (the corrupted run, a mean, nothing) for all others. What is kept of a sender is its
+//! difference from the reference, δ; a receiver's input is the reference's stream plus the δ of the senders
+//! it reads.
+//!
+//! A circuit that differs from one that was run in a few edges is not run again: only the components that the
+//! changed edges reach inside the circuit are computed, at the positions that differ from the reference, and
+//! many such variants go through each component together. Removing one edge from a circuit of a few hundred
+//! costs a small part of a forward pass.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::contributions::{Contributions, Outside, PostNorm, output_weights};
+use super::edges::Edges;
+use super::wiring::{Component, Part, Receiver, Wiring};
+use crate::engine::forward::Prepared;
+use crate::engine::hooks::NoHooks;
+use crate::engine::kernels::norm;
+use crate::engine::kernels::segments::{Past, Segment};
+use crate::engine::{SiteKind, Trace};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::config::{Parallel, QkNorm};
+use crate::model::weights::{Linear, Norm};
+
+type Rows = Arc<Vec<f32>>;
+
+/// One prompt with what stands in for everything outside a circuit.
+pub struct Stage {
+    pub clean: Arc<Trace>,
+    pub wiring: Wiring,
+    pub outside: Outside,
+    /// The first position at which clean run and reference differ.
+    first: usize,
+    rows: usize,
+    d: usize,
+    /// By sender what it writes outside the circuit, [rows, d_model].
+    reference: Vec<Vec<f32>>,
+    /// The embedding's difference from the reference.
+    embed: Rows,
+    /// The reference's stream before each layer, before each MLP, and before the final norm.
+    pre: Vec<Rows>,
+    mid: Vec<Rows>,
+    last: Rows,
+    prepared: Prepared,
+}
+
+/// A circuit that was run.
+#[derive(Clone)]
+pub struct Run {
+    /// What was run: the circuit, pruned.
+    pub edges: Edges,
+    /// By receiver; `None` where nothing of the circuit arrives, so that the reference's stream does.
+    inputs: Vec<Option<Rows>>,
+    /// By sender; `None` where it was not computed, being outside.
+    deltas: Vec<Option<Rows>>,
+    /// The normalised final residual row [1, d_model].
+    pub normalized: Tensor,
+}
+
+/// A variant while it runs.
+struct Variant<'a> {
+    base: &'a Run,
+    edges: Edges,
+    /// By sender: whether it has to be computed.
+    compute: Vec<bool>,
+    /// By computed sender: δ minus the base's.
+    change: Vec<Option<Vec<f32>>>,
+    /// Computed senders so far.
+    done: Vec<usize>,
+    /// Sum of all changes so far, for receivers that read nearly everything.
+    total: Vec<f32>,
+    inputs: Vec<(usize, Rows)>,
+}
+
+/// Rows of a batch at most, to bound memory and the time between two chances to cancel.
+const ROWS: usize = 512;
+
+impl Stage {
+    /// # Errors
+    /// Prompts of different length with [`Outside::Resample`], or no reference run with the others.
+    pub fn new(clean: &Arc<Trace>, corrupted: Option<&Trace>, outside: Outside, means: &[Arc<Trace>]) -> Result<Self> {
+        let n = clean.len();
+        let mut first = 0;
+        if outside == Outside::Resample {
+            let corrupted = corrupted.ok_or_else(|| {
+                Error::request(
+                    "resampling what is outside a circuit needs a corrupted prompt; give one, or choose zero or mean",
+                )
+            })?;
+            check_lengths(clean, corrupted)?;
+            first = clean.ids.iter().zip(&corrupted.ids).position(|(a, b)| a != b).unwrap_or(n - 1);
+        }
+        let d = clean.model.config.d_model;
+        let rows = n - first;
+        let wiring = Wiring::new(&clean.model.config);
+        let reference = match (outside, corrupted) {
+            (Outside::Resample, Some(corrupted)) => Contributions::of(corrupted, first)?.values,
+            (Outside::Mean, _) => {
+                let runs: Vec<Contributions> = if means.is_empty() {
+                    vec![Contributions::of(clean, 0)?]
+                } else {
+                    means.iter().map(|t| Contributions::of(t, 0)).collect::<Result<_>>()?
+                };
+                Contributions::mean(&runs, rows, d)
+            }
+            _ => vec![vec![0.0; rows * d]; wiring.n_senders()],
+        };
+        Self::with_reference(
+            clean,
+            (outside == Outside::Resample).then_some(corrupted).flatten(),
+            outside,
+            first,
+            reference,
+        )
+    }
+
+    /// With contributions from elsewhere standing in for what is outside.
+    pub fn with_reference(
+        clean: &Arc<Trace>,
+        exact: Option<&Trace>,
+        outside: Outside,
+        first: usize,
+        reference: Vec<Vec<f32>>,
+    ) -> Result<Self> {
+        let c = &clean.model.config;
+        if !clean.edits().is_empty() || exact.is_some_and(|t| !t.edits().is_empty()) {
+            return Err(Error::request("circuits are run on prompts without edits; switch the edits off"));
+        }
+        let wiring = Wiring::new(c);
+        let (n, d) = (clean.len(), c.d_model);
+        let rows = n - first;
+        let bytes = 4 * (3 * wiring.n_senders() + wiring.n_receivers()) * rows * d;
+        if bytes > 8 << 30 {
+            return Err(Error::request(format!(
+                "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
+                bytes as f64 / 1e9
+            )));
+        }
+        let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.narrow(0, first, rows)?.flatten_all()?.to_vec1()?) };
+        let own = Contributions::of(clean, first)?;
+        let embed = Arc::new(own.values[0].iter().zip(&reference[0]).map(|(a, b)| a - b).collect());
+        // The reference's streams: those of its run, or what its senders and the biases add up to.
+        let mut sum = vec![0f32; rows * d];
+        let mut added = 0;
+        let mut stream = |kind: SiteKind, layer: usize, senders: usize| -> Result<Rows> {
+            while added < senders {
+                add(&mut sum, &reference[added], 1.0);
+                // A layer's bias joins with its last head.
+                if let Component::Head { layer, head } = wiring.sender_at(added)
+                    && head + 1 == c.n_heads
+                    && let Some(bias) = &own.biases[layer]
+                {
+                    add(&mut sum, bias, 1.0);
+                }
+                added += 1;
+            }
+            Ok(Arc::new(match exact {
+                Some(t) if layer == c.n_layers => flat(t.resid_final.clone())?,
+                Some(t) => flat(t.get(kind, layer)?)?,
+                None => sum.clone(),
+            }))
+        };
+        let (mut pre, mut mid) = (Vec::new(), Vec::new());
+        for layer in 0..c.n_layers {
+            let receiver = |r| wiring.receiver(r).map_or(0, |r| wiring.reads(r));
+            pre.push(stream(
+                SiteKind::ResidPre,
+                layer,
+                receiver(Receiver::Head { layer, head: 0, part: Part::Query }),
+            )?);
+            mid.push(match (c.has_mlp(), c.parallel) {
+                (true, Parallel::Sequential) => stream(SiteKind::ResidMid, layer, receiver(Receiver::Mlp { layer }))?,
+                _ => pre[layer].clone(),
+            });
+        }
+        let last = stream(SiteKind::ResidPost, c.n_layers, wiring.n_senders())?;
+        let prepared = Prepared::new(c, n);
+        Ok(Self { clean: clean.clone(), wiring, outside, first, rows, d, reference, embed, pre, mid, last, prepared })
+    }
+
+    /// Positions that are computed, counted from the first that differs from the reference.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn stream(&self, receiver: usize) -> &Rows {
+        match self.wiring.receiver_at(receiver) {
+            Receiver::Head { layer, .. } => &self.pre[layer],
+            Receiver::Mlp { layer } => &self.mid[layer],
+            Receiver::Logits => &self.last,
+        }
+    }
+
+    /// The circuit of no edges: the reference itself.
+    pub fn empty(&self) -> Result<Run> {
+        let row = self.final_rows(&[self.last.as_slice()])?;
+        Ok(Run {
+            edges: Edges::none(self.wiring),
+            inputs: vec![None; self.wiring.n_receivers()],
+            deltas: vec![None; self.wiring.n_senders()],
+            normalized: row,
+        })
+    }
+
+    /// Runs one circuit.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn run(&self, edges: &Edges, progress: &Progress) -> Result<Run> {
+        let empty = self.empty()?;
+        let mut runs = self.batch(&empty, vec![edges.clone()], progress, true)?.0;
+        runs.pop().ok_or_else(|| Error::failed("a circuit was not run"))
+    }
+
+    /// The normalised final rows [variant, d_model] of circuits that differ little from `base`.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn variants(&self, base: &Run, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
+        let at_once = (ROWS / self.rows).max(1);
+        let mut rows = Vec::new();
+        for chunk in circuits.chunks(at_once) {
+            rows.push(self.batch(base, chunk.to_vec(), progress, false)?.1);
+            progress.step(chunk.len() as u64)?;
+        }
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    /// `base` with changed edges as a base of its own.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn moved(&self, base: &Run, edges: &Edges, progress: &Progress) -> Result<Run> {
+        let mut runs = self.batch(base, vec![edges.clone()], progress, true)?.0;
+        runs.pop().ok_or_else(|| Error::failed("a circuit was not run"))
+    }
+
+    fn batch(&self, base: &Run, circuits: Vec<Edges>, progress: &Progress, keep: bool) -> Result<(Vec<Run>, Tensor)> {
+        let mut variants: Vec<Variant<'_>> = circuits.into_par_iter().map(|e| self.plan(base, e)).collect();
+        for layer in 0..self.wiring.n_layers {
+            progress.check()?;
+            self.heads(layer, &mut variants, keep)?;
+            if self.wiring.has_mlp() {
+                self.mlp(layer, &mut variants, keep)?;
+            }
+        }
+        let logits = self.wiring.logits();
+        let inputs: Vec<Vec<f32>> = variants.par_iter().map(|v| self.input(v, logits)).collect();
+        let normalized = self.final_rows(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        if !keep {
+            return Ok((Vec::new(), normalized));
+        }
+        let mut runs = Vec::new();
+        for (i, (mut v, input)) in variants.into_iter().zip(inputs).enumerate() {
+            v.inputs.push((logits, Arc::new(input)));
+            runs.push(v.finish(self.wiring, normalized.narrow(0, i, 1)?));
+        }
+        Ok((runs, normalized))
+    }
+
+    fn plan<'a>(&self, base: &'a Run, mut edges: Edges) -> Variant<'a> {
+        let w = self.wiring;
+        edges.prune();
+        let connected = edges.connected();
+        let mut compute = vec![false; w.n_senders()];
+        let mut change = vec![None; w.n_senders()];
+        compute[0] = base.deltas[0].is_none();
+        for sender in 1..w.n_senders() {
+            compute[sender] = connected[sender]
+                && (base.deltas[sender].is_none()
+                    || w.receivers_of(sender).into_iter().any(|r| {
+                        let row = edges.row(r);
+                        row != base.edges.row(r) || row.iter().zip(&compute).any(|(member, new)| *member && *new)
+                    }));
+        }
+        let mut total = vec![0.0; self.rows * self.d];
+        let mut done = Vec::new();
+        if compute[0] {
+            total.copy_from_slice(&self.embed);
+            change[0] = Some(self.embed.to_vec());
+            done.push(0);
+        }
+        Variant { base, edges, compute, change, done, total, inputs: Vec::new() }
+    }
+
+    /// What arrives at a receiver, [rows, d_model].
+    fn input(&self, v: &Variant<'_>, receiver: usize) -> Vec<f32> {
+        let (row, old) = (v.edges.row(receiver), v.base.edges.row(receiver));
+        let done = v.done.iter().take_while(|s| **s < row.len());
+        let (count, inside) = done.clone().fold((0, 0), |(n, m), s| (n + 1, m + usize::from(row[*s])));
+        // Whichever is less: adding what is inside, or adding everything and taking away what is outside. All
+        // that was computed so far stands in the total, so that every part of it must be one that could be read.
+        let all = count == v.done.len() && 2 * inside > count + 1;
+        let changes = if all { count - inside + 1 } else { inside };
+        let flips = if row == old { 0 } else { row.iter().zip(old).filter(|(a, b)| a != b).count() };
+        let members = row.iter().filter(|m| **m).count();
+        if members <= changes + flips {
+            // Afresh. Where nothing arrives this gives the reference's stream itself; a sum that merely cancels
+            // would leave rounding errors that the norm of an empty stream blows up.
+            let mut x = self.stream(receiver).to_vec();
+            for sender in (0..row.len()).filter(|s| row[*s]) {
+                for part in [v.base.deltas[sender].as_deref(), v.change[sender].as_ref()].into_iter().flatten() {
+                    add(&mut x, part, 1.0);
+                }
+            }
+            return x;
+        }
+        let mut x = match &v.base.inputs[receiver] {
+            Some(x) => x.to_vec(),
+            None => self.stream(receiver).to_vec(),
+        };
+        if all {
+            add(&mut x, &v.total, 1.0);
+        }
+        for sender in done {
+            if row[*sender] != all
+                && let Some(change) = &v.change[*sender]
+            {
+                add(&mut x, change, if all { -1.0 } else { 1.0 });
+            }
+        }
+        if row != old {
+            for (sender, (new, old)) in row.iter().zip(old).enumerate() {
+                if new != old
+                    && let Some(delta) = &v.base.deltas[sender]
+                {
+                    add(&mut x, delta, if *new { 1.0 } else { -1.0 });
+                }
+            }
+        }
+        x
+    }
+
+    /// Inputs of several variants one behind the other, [1, variants · rows, d_model].
+    fn stack(
+        &self,
+        variants: &[Variant<'_>],
+        members: &[usize],
+        receiver: usize,
+    ) -> Result<(Tensor, Vec<(usize, Rows)>)> {
+        let inputs: Vec<Rows> = members.par_iter().map(|v| Arc::new(self.input(&variants[*v], receiver))).collect();
+        let flat: Vec<f32> = inputs.iter().flat_map(|x| x.iter().copied()).collect();
+        let x = Tensor::from_vec(flat, (1, members.len() * self.rows, self.d), self.clean.resid_final.device())?;
+        Ok((x, members.iter().copied().zip(inputs).collect()))
+    }
+
+    fn prepare(&self, runs: usize) -> Prepared {
+        let segment = |i| Segment { first: i * self.rows, rows: self.rows, start: self.first };
+        self.prepared.resume((0..runs).map(segment).collect())
+    }
+
+    fn heads(&self, layer: usize, variants: &mut [Variant<'_>], keep: bool) -> Result<()> {
+        let c = &self.clean.model.config;
+        let sender = |head| self.wiring.sender(Component::Head { layer, head }).unwrap_or(0);
+        let work: Vec<(usize, Vec<usize>)> = (0..c.n_heads)
+            .map(|h| (h, (0..variants.len()).filter(|v| variants[*v].compute[sender(h)]).collect::<Vec<usize>>()))
+            .filter(|(_, members)| !members.is_empty())
+            .collect();
+        if work.is_empty() {
+            return Ok(());
+        }
+        let past = self.clean.past(layer)?;
+        let post = PostNorm::of(&self.clean, layer, self.first)?;
+        let divisors = self.divisors(layer)?;
+        let shared: &[Variant<'_>] = variants;
+        let written: Vec<(Vec<f32>, Vec<(usize, usize, Rows)>)> = work
+            .par_iter()
+            .map(|(head, members)| self.head(layer, *head, shared, members, &past, post.as_ref(), divisors.as_ref()))
+            .collect::<Result<_>>()?;
+        for ((head, members), (written, inputs)) in work.iter().zip(written) {
+            self.store(variants, sender(*head), members, &written);
+            if keep {
+                for (v, receiver, x) in inputs {
+                    variants[v].inputs.push((receiver, x));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What q/k norms over all heads divide by in the clean run, [rows, 1] each.
+    fn divisors(&self, layer: usize) -> Result<Option<[Tensor; 2]>> {
+        let c = &self.clean.model.config;
+        if c.qk_norm != QkNorm::FullWidth {
+            return Ok(None);
+        }
+        let of = |kind: SiteKind, heads: usize| -> Result<Tensor> {
+            let x = self.clean.get(kind, layer)?.narrow(0, self.first, self.rows)?.contiguous()?;
+            Ok(norm::normalize(&x.reshape((self.rows, heads * c.d_head))?, c.norm, false)?.1)
+        };
+        Ok(Some([of(SiteKind::Q, c.n_heads)?, of(SiteKind::K, c.n_kv_heads)?]))
+    }
+
+    /// One head of several variants: what it writes [variants, rows, d_model] and what it read.
+    fn head(
+        &self,
+        layer: usize,
+        head: usize,
+        variants: &[Variant<'_>],
+        members: &[usize],
+        past: &Past,
+        post: Option<&PostNorm>,
+        divisors: Option<&[Tensor; 2]>,
+    ) -> Result<(Vec<f32>, Vec<(usize, usize, Rows)>)> {
+        let model = &self.clean.model;
+        let c = &model.config;
+        let block = &model.weights.blocks[layer];
+        let kv = c.kv_head(head);
+        let n = members.len() * self.rows;
+        let mut read = Vec::new();
+        let mut project = |part: Part, weights: &Linear, at: usize| -> Result<Tensor> {
+            let receiver = self.wiring.receiver(Receiver::Head { layer, head, part }).unwrap_or(0);
+            let (x, inputs) = self.stack(variants, members, receiver)?;
+            read.extend(inputs.into_iter().map(|(v, x)| (v, receiver, x)));
+            let x = self.normed(&x, block.ln1.as_ref())?.squeeze(0)?;
+            let mut y = x.matmul(&weights.weight.narrow(1, at * c.d_head, c.d_head)?.contiguous()?)?;
+            if let Some(b) = &weights.bias {
+                y = y.broadcast_add(&b.narrow(0, at * c.d_head, c.d_head)?)?;
+            }
+            Ok(y.reshape((1, n, 1, c.d_head))?)
+        };
+        let q = project(Part::Query, &block.attn.q, head)?;
+        let k = project(Part::Key, &block.attn.k, kv)?;
+        let v = project(Part::Value, &block.attn.v, kv)?;
+        let own = Past {
+            keys: past.keys.narrow(1, kv, 1)?.contiguous()?,
+            values: past.values.narrow(1, kv, 1)?.contiguous()?,
+        };
+        let repeat = |t: &Tensor| Tensor::cat(&vec![t.clone(); members.len()], 0);
+        let divisors = match divisors {
+            Some([q, k]) => Some([repeat(q)?, repeat(k)?]),
+            None => None,
+        };
+        let prepared = self.prepare(members.len());
+        let z = model.network().attend_head(layer, head, [q, k, v], &prepared, &own, divisors.as_ref())?;
+        let mut written = z.reshape((n, c.d_head))?.matmul(&output_weights(&self.clean, layer, head)?)?;
+        if let Some(post) = post {
+            written = post.repeated(members.len())?.apply(&written, c.centres())?;
+        }
+        Ok((written.flatten_all()?.to_vec1()?, read))
+    }
+
+    fn mlp(&self, layer: usize, variants: &mut [Variant<'_>], keep: bool) -> Result<()> {
+        let Some(sender) = self.wiring.sender(Component::Mlp { layer }) else { return Ok(()) };
+        let members: Vec<usize> = (0..variants.len()).filter(|v| variants[*v].compute[sender]).collect();
+        if members.is_empty() {
+            return Ok(());
+        }
+        let network = self.clean.model.network();
+        let block = &network.weights.blocks[layer];
+        let Some(weights) = &block.mlp else { return Ok(()) };
+        let receiver = self.wiring.receiver(Receiver::Mlp { layer }).unwrap_or(0);
+        let (x, inputs) = self.stack(variants, &members, receiver)?;
+        let gain = if network.config.parallel == Parallel::SharedNorm { &block.ln1 } else { &block.ln2 };
+        let out = network.mlp(layer, &self.normed(&x, gain.as_ref())?, weights, false, &mut NoHooks)?;
+        let out = network.post_norm(out, block.ln2_post.as_ref(), false)?;
+        self.store(variants, sender, &members, &out.flatten_all()?.to_vec1()?);
+        if keep {
+            for (v, x) in inputs {
+                variants[v].inputs.push((receiver, x));
+            }
+        }
+        Ok(())
+    }
+
+    fn normed(&self, x: &Tensor, n: Option<&Norm>) -> Result<Tensor> {
+        match n {
+            Some(n) => Ok(norm::apply(x, self.clean.model.config.norm, n, false)?),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// Takes up what a sender wrote as changes against the base.
+    fn store(&self, variants: &mut [Variant<'_>], sender: usize, members: &[usize], written: &[f32]) {
+        let reference = &self.reference[sender];
+        for (v, written) in members.iter().zip(written.chunks_exact(self.rows * self.d)) {
+            let v = &mut variants[*v];
+            let mut change: Vec<f32> = written.iter().zip(reference).map(|(w, r)| w - r).collect();
+            if let Some(old) = &v.base.deltas[sender] {
+                add(&mut change, old, -1.0);
+            }
+            add(&mut v.total, &change, 1.0);
+            v.change[sender] = Some(change);
+            v.done.push(sender);
+        }
+    }
+
+    fn final_rows(&self, inputs: &[&[f32]]) -> Result<Tensor> {
+        let last: Vec<f32> =
+            inputs.iter().flat_map(|x| x[(self.rows - 1) * self.d..self.rows * self.d].iter().copied()).collect();
+        let x = Tensor::from_vec(last, (1, inputs.len(), self.d), self.clean.resid_final.device())?;
+        Ok(self.clean.model.network().final_norm(&x, &mut NoHooks)?.squeeze(0)?)
+    }
+}
+
+impl Variant<'_> {
+    fn finish(self, wiring: Wiring, normalized: Tensor) -> Run {
+        let mut inputs = self.base.inputs.clone();
+        for (receiver, x) in self.inputs {
+            inputs[receiver] = Some(x);
+        }
+        let mut deltas = self.base.deltas.clone();
+        for (sender, change) in self.change.into_iter().enumerate() {
+            if let Some(mut change) = change {
+                if let Some(old) = &deltas[sender] {
+                    add(&mut change, old, 1.0);
+                }
+                deltas[sender] = Some(Arc::new(change));
+            }
+        }
+        // What fell out of the circuit is the reference again.
+        let connected = self.edges.connected();
+        for sender in 1..wiring.n_senders() {
+            if !connected[sender] {
+                deltas[sender] = None;
+                for receiver in wiring.receivers_of(sender) {
+                    inputs[receiver] = None;
+                }
+            }
+        }
+        Run { edges: self.edges, inputs, deltas, normalized }
+    }
+}
+
+/// # Errors
+/// Prompts of different length: an edge carries a difference position by position.
+pub fn check_lengths(clean: &Trace, corrupted: &Trace) -> Result<()> {
+    if clean.len() == corrupted.len() {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "the clean prompt has {} tokens and the corrupted one {}; edges are compared position by position, so give prompts of equal length",
+        clean.len(),
+        corrupted.len()
+    )))
+}
+
+/// x += factor · y
+fn add(x: &mut [f32], y: &[f32], factor: f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += factor * y;
+    }
+}

@@ -1,0 +1,323 @@
+//! What can be connected to what: senders, receivers and the edges between them, numbered and named as in
+//! EAP-IG's graphs.
+//!
+//! Senders are the embedding, every head and every MLP; receivers are every head's query, key and value
+//! input (a key and a value input for each query head, also where heads share keys), every MLP's input, and the
+//! logits, whose input is the residual stream before the final norm. A receiver reads every sender before it.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::model::config::{ModelConfig, Parallel};
+
+/// What writes to the residual stream; a node of a circuit. `Logits` writes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Component {
+    Embed,
+    Head { layer: usize, head: usize },
+    Mlp { layer: usize },
+    Logits,
+}
+
+/// Which of a head's inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    Query,
+    Key,
+    Value,
+}
+
+impl Part {
+    pub const ALL: [Self; 3] = [Self::Query, Self::Key, Self::Value];
+
+    pub fn letter(self) -> char {
+        match self {
+            Self::Query => 'q',
+            Self::Key => 'k',
+            Self::Value => 'v',
+        }
+    }
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Key => "key",
+            Self::Value => "value",
+        }
+    }
+}
+
+/// What reads the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Receiver {
+    Head { layer: usize, head: usize, part: Part },
+    Mlp { layer: usize },
+    Logits,
+}
+
+impl Receiver {
+    /// The component whose input it is.
+    pub fn component(self) -> Component {
+        match self {
+            Self::Head { layer, head, .. } => Component::Head { layer, head },
+            Self::Mlp { layer } => Component::Mlp { layer },
+            Self::Logits => Component::Logits,
+        }
+    }
+}
+
+impl Component {
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            Self::Head { layer, .. } | Self::Mlp { layer } => Some(layer),
+            Self::Embed | Self::Logits => None,
+        }
+    }
+
+    /// By its name, `a23.h3`, `m5`, `embed` or `logits`; `23.3` is a head too.
+    pub fn parse(text: &str) -> Option<Self> {
+        let head = |layer: &str, head: &str| Some(Self::Head { layer: layer.parse().ok()?, head: head.parse().ok()? });
+        match text {
+            "embed" | "input" => Some(Self::Embed),
+            "logits" => Some(Self::Logits),
+            _ => {
+                if let Some(layer) = text.strip_prefix('m') {
+                    return Some(Self::Mlp { layer: layer.parse().ok()? });
+                }
+                let (layer, rest) = text.strip_prefix('a').unwrap_or(text).split_once('.')?;
+                head(layer, rest.strip_prefix('h').unwrap_or(rest))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embed => f.write_str("embed"),
+            Self::Head { layer, head } => write!(f, "a{layer}.h{head}"),
+            Self::Mlp { layer } => write!(f, "m{layer}"),
+            Self::Logits => f.write_str("logits"),
+        }
+    }
+}
+
+impl fmt::Display for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.component())?;
+        match self {
+            Self::Head { part, .. } => write!(f, "<{}>", part.letter()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A sender and a receiver, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge {
+    pub sender: usize,
+    pub receiver: usize,
+}
+
+/// The numbering for one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wiring {
+    pub n_layers: usize,
+    pub n_heads: usize,
+    mlp: bool,
+    /// The MLP does not read its own layer's heads.
+    parallel: bool,
+}
+
+impl Wiring {
+    pub fn new(config: &ModelConfig) -> Self {
+        Self {
+            n_layers: config.n_layers,
+            n_heads: config.n_heads,
+            mlp: config.has_mlp(),
+            parallel: config.parallel != Parallel::Sequential,
+        }
+    }
+
+    pub fn has_mlp(&self) -> bool {
+        self.mlp
+    }
+
+    fn senders_a_layer(&self) -> usize {
+        self.n_heads + usize::from(self.mlp)
+    }
+
+    fn receivers_a_layer(&self) -> usize {
+        3 * self.n_heads + usize::from(self.mlp)
+    }
+
+    pub fn n_senders(&self) -> usize {
+        1 + self.n_layers * self.senders_a_layer()
+    }
+
+    pub fn n_receivers(&self) -> usize {
+        1 + self.n_layers * self.receivers_a_layer()
+    }
+
+    pub fn n_edges(&self) -> usize {
+        (0..self.n_receivers()).map(|r| self.reads(r)).sum()
+    }
+
+    /// The logits' number among the receivers: the last.
+    pub fn logits(&self) -> usize {
+        self.n_receivers() - 1
+    }
+
+    pub fn sender(&self, component: Component) -> Option<usize> {
+        let base = |layer: usize| 1 + layer * self.senders_a_layer();
+        match component {
+            Component::Embed => Some(0),
+            Component::Head { layer, head } if layer < self.n_layers && head < self.n_heads => Some(base(layer) + head),
+            Component::Mlp { layer } if layer < self.n_layers && self.mlp => Some(base(layer) + self.n_heads),
+            _ => None,
+        }
+    }
+
+    pub fn receiver(&self, receiver: Receiver) -> Option<usize> {
+        let base = |layer: usize| layer * self.receivers_a_layer();
+        match receiver {
+            Receiver::Head { layer, head, part } if layer < self.n_layers && head < self.n_heads => {
+                Some(base(layer) + part as usize * self.n_heads + head)
+            }
+            Receiver::Mlp { layer } if layer < self.n_layers && self.mlp => Some(base(layer) + 3 * self.n_heads),
+            Receiver::Logits => Some(self.logits()),
+            _ => None,
+        }
+    }
+
+    pub fn sender_at(&self, sender: usize) -> Component {
+        if sender == 0 {
+            return Component::Embed;
+        }
+        let (layer, at) = ((sender - 1) / self.senders_a_layer(), (sender - 1) % self.senders_a_layer());
+        if at < self.n_heads { Component::Head { layer, head: at } } else { Component::Mlp { layer } }
+    }
+
+    pub fn receiver_at(&self, receiver: usize) -> Receiver {
+        if receiver >= self.logits() {
+            return Receiver::Logits;
+        }
+        let (layer, at) = (receiver / self.receivers_a_layer(), receiver % self.receivers_a_layer());
+        match at / self.n_heads {
+            0 => Receiver::Head { layer, head: at, part: Part::Query },
+            1 => Receiver::Head { layer, head: at - self.n_heads, part: Part::Key },
+            2 => Receiver::Head { layer, head: at - 2 * self.n_heads, part: Part::Value },
+            _ => Receiver::Mlp { layer },
+        }
+    }
+
+    /// The sender that a receiver's component is; none for the logits.
+    pub fn sender_of(&self, receiver: usize) -> Option<usize> {
+        self.sender(self.receiver_at(receiver).component())
+    }
+
+    /// The inputs of a sender; none of the embedding.
+    pub fn receivers_of(&self, sender: usize) -> Vec<usize> {
+        let all: Vec<Receiver> = match self.sender_at(sender) {
+            Component::Head { layer, head } => Part::ALL.map(|part| Receiver::Head { layer, head, part }).to_vec(),
+            Component::Mlp { layer } => vec![Receiver::Mlp { layer }],
+            Component::Embed | Component::Logits => Vec::new(),
+        };
+        all.into_iter().filter_map(|r| self.receiver(r)).collect()
+    }
+
+    /// Senders before a receiver: it reads those with smaller numbers.
+    pub fn reads(&self, receiver: usize) -> usize {
+        match self.receiver_at(receiver) {
+            Receiver::Head { layer, .. } => 1 + layer * self.senders_a_layer(),
+            Receiver::Mlp { layer } => {
+                1 + layer * self.senders_a_layer() + if self.parallel { 0 } else { self.n_heads }
+            }
+            Receiver::Logits => self.n_senders(),
+        }
+    }
+
+    pub fn name(&self, edge: Edge) -> String {
+        format!("{}->{}", self.sender_at(edge.sender), self.receiver_at(edge.receiver))
+    }
+
+    /// An edge by its name, `a20.h0->a23.h3<q>`.
+    ///
+    /// # Errors
+    /// One sentence naming what the model does not have.
+    pub fn parse(&self, name: &str) -> Result<Edge> {
+        let wrong = |what: String| Error::request(format!("`{name}` is no edge of this model: {what}"));
+        let (from, to) = name
+            .split_once("->")
+            .ok_or_else(|| wrong("write SENDER->RECEIVER, as a20.h0->a23.h3<q> or m5->logits".to_owned()))?;
+        let sender = Component::parse(from)
+            .and_then(|c| self.sender(c))
+            .ok_or_else(|| wrong(format!("nothing called `{from}` writes to the residual stream")))?;
+        let (node, part) = match to.split_once('<') {
+            Some((node, part)) => (node, part.strip_suffix('>')),
+            None => (to, None),
+        };
+        let receiver = match (Component::parse(node), part) {
+            (Some(Component::Head { layer, head }), Some(letter)) => Part::ALL
+                .into_iter()
+                .find(|p| letter.len() == 1 && letter.starts_with(p.letter()))
+                .map(|part| Receiver::Head { layer, head, part }),
+            (Some(Component::Mlp { layer }), None) => Some(Receiver::Mlp { layer }),
+            (Some(Component::Logits), None) => Some(Receiver::Logits),
+            _ => None,
+        };
+        let receiver = receiver
+            .and_then(|r| self.receiver(r))
+            .ok_or_else(|| wrong(format!("nothing called `{to}` reads the residual stream")))?;
+        if sender >= self.reads(receiver) {
+            return Err(wrong(format!("{from} comes after {to}")));
+        }
+        Ok(Edge { sender, receiver })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wiring(n_layers: usize, n_heads: usize, mlp: bool, parallel: bool) -> Wiring {
+        Wiring { n_layers, n_heads, mlp, parallel }
+    }
+
+    #[test]
+    fn smollm2_has_as_many_edges_as_eap_ig_counts() {
+        assert_eq!(wiring(30, 9, true, false).n_edges(), 123_211);
+    }
+
+    #[test]
+    fn numbers_and_names_go_there_and_back() {
+        for w in [wiring(3, 2, true, false), wiring(2, 3, false, false), wiring(2, 2, true, true)] {
+            for s in 0..w.n_senders() {
+                assert_eq!(w.sender(w.sender_at(s)), Some(s));
+                assert_eq!(Component::parse(&w.sender_at(s).to_string()), Some(w.sender_at(s)));
+            }
+            for receiver in 0..w.n_receivers() {
+                assert_eq!(w.receiver(w.receiver_at(receiver)), Some(receiver));
+                if let Some(s) = w.sender_of(receiver) {
+                    assert!(w.receivers_of(s).contains(&receiver) && s >= w.reads(receiver));
+                }
+                for sender in 0..w.reads(receiver) {
+                    let edge = Edge { sender, receiver };
+                    assert_eq!(w.parse(&w.name(edge)).ok(), Some(edge));
+                }
+            }
+        }
+        let w = wiring(3, 2, true, false);
+        for (name, says) in [
+            ("m5", "write SENDER"),
+            ("m9->logits", "`m9`"),
+            ("m0->a1.h0", "`a1.h0`"),
+            ("m1->a1.h0<q>", "comes after"),
+            ("a1.h0->m1<q>", "`m1<q>`"),
+        ] {
+            assert!(w.parse(name).err().is_some_and(|e| e.to_string().contains(says)), "{name}");
+        }
+        assert!(w.parse("a1.h0->m1").is_ok());
+        assert!(wiring(3, 2, true, true).parse("a1.h0->m1").is_err());
+    }
+}

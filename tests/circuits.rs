@@ -1,0 +1,226 @@
+//! Circuits on tiny models of all families: runs with cut edges, and edge attribution against them.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
+
+mod common;
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::Tensor;
+use circuitscope::analysis::metric::Metric;
+use circuitscope::analysis::pair::Pair;
+use circuitscope::circuit::contributions::Contributions;
+use circuitscope::circuit::eap::{Path, edge_scores};
+use circuitscope::circuit::{Component, Edge, Edges, Outside, Receiver, Stage, Wiring};
+use circuitscope::engine::resolve::resolve;
+use circuitscope::engine::{Action, Edit, Site, SiteKind, Trace, Which};
+use circuitscope::jobs::Progress;
+use circuitscope::model::Model;
+use circuitscope::model::config::NormPlacement;
+use common::fixture;
+use proptest::prelude::*;
+
+const LENGTH: usize = 11;
+
+struct Case {
+    name: String,
+    pair: Pair,
+}
+
+/// Every family with two prompts that differ at positions 3 and 6.
+fn cases() -> &'static [Case] {
+    static CASES: OnceLock<Vec<Case>> = OnceLock::new();
+    CASES.get_or_init(|| {
+        let mut folders: Vec<_> = std::fs::read_dir(fixture("families")).unwrap().map(|f| f.unwrap().path()).collect();
+        folders.sort();
+        folders
+            .into_iter()
+            .map(|folder| {
+                let model = Arc::new(Model::open(folder.to_str().unwrap()).unwrap());
+                let vocab = model.config.d_vocab as u32;
+                let clean: Vec<u32> = (0..LENGTH as u32).map(|i| (i * 31 + 7) % vocab).collect();
+                let mut other = clean.clone();
+                other[3] = (clean[3] + 5) % vocab;
+                other[6] = (clean[6] + 9) % vocab;
+                let run = |ids| Arc::new(Trace::run(&model, ids, &Progress::new()).unwrap());
+                Case {
+                    name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+                    pair: Pair::new(run(clean), run(other)),
+                }
+            })
+            .collect()
+    })
+}
+
+fn stage(case: &Case, outside: Outside) -> Stage {
+    Stage::new(&case.pair.clean, case.pair.corrupted.as_deref(), outside, &[]).unwrap()
+}
+
+fn assert_near(a: &Tensor, b: &Tensor, what: &str) {
+    let (a, b) =
+        (a.flatten_all().unwrap().to_vec1::<f32>().unwrap(), b.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    assert_eq!(a.len(), b.len(), "{what}");
+    let scale = a.iter().fold(1f32, |m, v| m.max(v.abs()));
+    let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(worst <= 2e-4 * scale, "{what}: {worst} of {scale}");
+}
+
+#[test]
+fn the_whole_model_is_the_clean_run_and_nothing_is_the_reference() {
+    for case in cases() {
+        let progress = Progress::new();
+        for outside in Outside::ALL {
+            let s = stage(case, outside);
+            let whole = s.run(&Edges::all(s.wiring), &progress).unwrap();
+            let clean = case.pair.clean.normalized(LENGTH - 1).unwrap();
+            assert_near(&whole.normalized, &clean, &format!("{} {}", case.name, outside.label()));
+        }
+        let s = stage(case, Outside::Resample);
+        let corrupted = case.pair.corrupted.as_ref().unwrap().normalized(LENGTH - 1).unwrap();
+        assert_near(&s.empty().unwrap().normalized, &corrupted, &case.name);
+    }
+}
+
+#[test]
+fn without_a_components_output_it_is_resampled_everywhere() {
+    for case in cases() {
+        let config = &case.pair.clean.model.config;
+        if config.norm_placement != NormPlacement::Pre {
+            // There a head's part of the normalised output is cut, not its part of what is normalised.
+            continue;
+        }
+        let s = stage(case, Outside::Resample);
+        let sources = case.pair.sources(Which::Clean).unwrap();
+        let mut cuts = vec![(Component::Head { layer: 0, head: 1 }, SiteKind::Z, Some(1))];
+        if config.has_mlp() {
+            cuts.push((Component::Mlp { layer: 0 }, SiteKind::MlpOut, None));
+        }
+        for (component, kind, head) in cuts {
+            let sender = s.wiring.sender(component).unwrap();
+            let mut edges = Edges::all(s.wiring);
+            for receiver in 0..s.wiring.n_receivers() {
+                if sender < s.wiring.reads(receiver) {
+                    edges.remove(Edge { sender, receiver });
+                }
+            }
+            let cut = s.run(&edges, &Progress::new()).unwrap();
+            let mut edit = Edit::new(Site::new(kind, 0), Action::Copy(Which::Corrupted));
+            if let Some(head) = head {
+                edit = edit.head(head);
+            }
+            let ops = Arc::new(vec![resolve(&edit, &sources).unwrap()]);
+            let clean = &case.pair.clean;
+            let edited = Trace::run_edited(&clean.model, clean.ids.clone(), ops, &Progress::new()).unwrap();
+            assert_near(
+                &cut.normalized,
+                &edited.normalized(LENGTH - 1).unwrap(),
+                &format!("{} {component}", case.name),
+            );
+        }
+    }
+}
+
+/// EAP is the derivative: with a reference that lies a small step from the clean run, cutting an edge changes the
+/// metric by the step times its score.
+#[test]
+fn edge_attribution_is_the_limit_of_finite_differences() {
+    for case in cases() {
+        let (clean, corrupted) = (&case.pair.clean, case.pair.corrupted.as_ref().unwrap());
+        let config = &clean.model.config;
+        let metric = Metric::LogitDifference { answer: 3, wrong: 8 };
+        let scores = edge_scores(&case.pair, metric, Path::Clean, &Progress::new()).unwrap();
+        let readout = case.pair.readout(metric).unwrap();
+        let w = Wiring::new(config);
+        let own = Contributions::of(clean, 0).unwrap();
+        let other = Contributions::of(corrupted, 0).unwrap();
+        let largest = scores.top(1)[0].1.abs();
+        let at = |step: f32| {
+            let values = own.values.iter().zip(&other.values);
+            let values = values.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + step * (b - a)).collect()).collect();
+            Stage::with_reference(clean, None, Outside::Resample, 0, values).unwrap()
+        };
+        let step = 3e-3;
+        let (plus, minus) = (at(step), at(-step));
+        // Strong edges, and some at random.
+        let strong = scores.top(25).into_iter().map(|(e, _)| e);
+        let some = (0..w.n_receivers()).map(|r| Edge { receiver: r, sender: (r * 7) % w.reads(r) });
+        // Without its only input a component falls out of the circuit, output and all: another question.
+        let only = |e: &Edge| w.reads(e.receiver) == 1 && matches!(w.receiver_at(e.receiver), Receiver::Mlp { .. });
+        for edge in strong.chain(some).filter(|e| !only(e)) {
+            let mut edges = Edges::all(w);
+            edges.remove(edge);
+            let value = |s: &Stage| {
+                let run = s.run(&edges, &Progress::new()).unwrap();
+                readout.read(&run.normalized, &Progress::new()).unwrap()[0]
+            };
+            let slope = (value(&plus) - value(&minus)) / (2.0 * step);
+            let score = scores.get(edge);
+            // A single-precision metric around 1 over a step of 0.003 leaves a few 1e-4.
+            let allowed = 0.01 * largest + 1e-3;
+            assert!((slope - score).abs() < allowed, "{} {}: {slope} {score} ({largest})", case.name, w.name(edge));
+        }
+    }
+}
+
+#[test]
+fn integrated_gradients_of_one_step_start_at_the_corrupted_embedding() {
+    for case in cases() {
+        let metric = Metric::Logit { answer: 4 };
+        let ig = edge_scores(&case.pair, metric, Path::Integrated(1), &Progress::new()).unwrap();
+        // The one point is the corrupted run: the score is minus EAP's with the two runs changed over.
+        let pair = Pair::new(case.pair.corrupted.clone().unwrap(), case.pair.clean.clone());
+        let swapped = edge_scores(&pair, metric, Path::Clean, &Progress::new()).unwrap();
+        let largest = swapped.top(1)[0].1.abs().max(1e-3);
+        for (a, b) in ig.values.iter().flatten().zip(swapped.values.iter().flatten()) {
+            assert!((a + b).abs() < 2e-3 * largest, "{}: {a} {b}", case.name);
+        }
+    }
+}
+
+#[test]
+fn prompts_of_different_length_are_refused() {
+    let case = &cases()[0];
+    let short = case.pair.clean.ids[..5].to_vec();
+    let short = Arc::new(Trace::run(&case.pair.clean.model, short, &Progress::new()).unwrap());
+    let error = Stage::new(&case.pair.clean, Some(&short), Outside::Resample, &[]).err().unwrap();
+    assert!(error.is_request() && error.to_string().contains("equal length"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+    #[test]
+    fn a_variant_equals_the_circuit_run_by_itself(
+        which in 0usize..1000, seed in 0u64..1_000_000, density in 0.02f64..0.98, outside in 0usize..3,
+    ) {
+        let case = &cases()[which % cases().len()];
+        let s = stage(case, Outside::ALL[outside]);
+        let progress = Progress::new();
+        let mut state = seed;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / f64::from(1u32 << 31)
+        };
+        let all: Vec<Edge> = Edges::all(s.wiring).iter().collect();
+        let base = Edges::of(s.wiring, all.iter().copied().filter(|_| random() < density));
+        let run = s.run(&base, &progress).unwrap();
+        let circuits: Vec<Edges> = (0..5)
+            .map(|i| {
+                let mut edges = base.clone();
+                for edge in &all {
+                    if random() < 0.03 * f64::from(i) {
+                        if edges.contains(*edge) { edges.remove(*edge) } else { edges.insert(*edge) }
+                    }
+                }
+                edges
+            })
+            .collect();
+        let rows = s.variants(&run, &circuits, &progress).unwrap();
+        for (i, edges) in circuits.iter().enumerate() {
+            let alone = s.run(edges, &progress).unwrap();
+            assert_near(&rows.narrow(0, i, 1).unwrap(), &alone.normalized, &case.name);
+            // A run moved from another serves as a base as well.
+            let moved = s.moved(&run, edges, &progress).unwrap();
+            let back = s.variants(&moved, std::slice::from_ref(&base), &progress).unwrap();
+            assert_near(&back, &run.normalized, &case.name);
+        }
+    }
+}
