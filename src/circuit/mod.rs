@@ -1,9 +1,13 @@
 //! Circuits: which components, connected by which edges, carry a prediction. Edges are scored ([`eap`]),
 //! chosen ([`find`], [`acdc`]), and what they carry is tested ([`stage`], [`quality`]).
 
+pub mod acdc;
 pub mod contributions;
 pub mod eap;
 pub mod edges;
+pub mod file;
+pub mod find;
+pub mod quality;
 pub mod stage;
 pub mod wiring;
 

@@ -4,6 +4,7 @@ pub mod ablate;
 pub mod attribute;
 pub mod bench;
 mod bench_sweeps;
+pub mod circuit;
 pub mod dla;
 pub mod generate;
 pub mod graph;
@@ -86,6 +87,8 @@ pub enum Command {
     Ablate(ablate::Arguments),
     /// Gradient approximations of patching, for all cells at once
     Attribute(attribute::Arguments),
+    /// Find circuits, and say how good they are
+    Circuit(circuit::Arguments),
     /// Continue a prompt, with edits active
     Generate(generate::Arguments),
     /// Attribution graph files: counts, scores, pruning
@@ -110,6 +113,7 @@ impl Command {
             Self::Patch(a) => patch::execute(&a),
             Self::Ablate(a) => ablate::execute(&a),
             Self::Attribute(a) => attribute::execute(&a),
+            Self::Circuit(a) => circuit::execute(&a),
             Self::Generate(a) => generate::execute(&a),
             Self::Graph(a) => graph::execute(&a),
             #[cfg(feature = "gui")]

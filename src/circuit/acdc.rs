@@ -1,0 +1,102 @@
+//! ACDC [Conmy et al. 2023]: from the output backwards, an edge is dropped where that changes the metric by less
+//! than a threshold.
+//!
+//! The original re-runs the model for every edge. Here an edge's removal reaches only what is left of the
+//! circuit above it, and removals are tried in advance: the i-th variant of a batch lacks the first i
+//! candidates, which is what ACDC would run next if every one before is dropped. Where one is kept, the rest of
+//! the batch is thrown away. The result is the same as one edge at a time.
+
+use super::edges::Edges;
+use super::stage::{Run, Stage};
+use super::wiring::Edge;
+use crate::analysis::metric::{Metric, Readout};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+
+/// How an edge search is going.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub tested: usize,
+    pub kept: usize,
+    /// Edges not yet decided or kept.
+    pub left: usize,
+    pub value: f32,
+}
+
+/// Drops, receiver by receiver from the logits down and sender by sender from the last, the edges without which
+/// `readout` (KL to the clean run by default, to be small) rises by less than `threshold`.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub fn acdc(
+    stage: &Stage,
+    readout: &Readout<'_>,
+    threshold: f32,
+    progress: &Progress,
+    mut on_receiver: impl FnMut(&Standing),
+) -> Result<Edges> {
+    if threshold.is_nan() || threshold < 0.0 {
+        return Err(Error::request(format!(
+            "the threshold is {threshold}; give a change of the metric that is not negative"
+        )));
+    }
+    let w = stage.wiring;
+    let mut run = stage.run(&Edges::all(w), progress)?;
+    let mut value = read(readout, &run, progress)?;
+    let (mut tested, mut kept) = (0, 0);
+    progress.expect(w.n_edges() as u64);
+    let mut at_once = 16;
+    for receiver in (0..w.n_receivers()).rev() {
+        let mut candidates: Vec<Edge> = (0..w.reads(receiver)).rev().map(|sender| Edge { sender, receiver }).collect();
+        let considered = candidates.len();
+        // What nothing of the circuit reads any more went with its last reader.
+        candidates.retain(|e| run.edges.contains(*e));
+        let mut rest = candidates.as_slice();
+        while !rest.is_empty() {
+            progress.check()?;
+            let chunk = &rest[..at_once.min(rest.len())];
+            let mut without = run.edges.clone();
+            let circuits: Vec<Edges> = chunk
+                .iter()
+                .map(|e| {
+                    without.remove(*e);
+                    without.clone()
+                })
+                .collect();
+            let values = readout.read(&stage.variants(&run, &circuits, &Progress::new())?, progress)?;
+            let mut dropped = 0;
+            while dropped < chunk.len() && worsening(readout.metric, value, values[dropped]) < threshold {
+                value = values[dropped];
+                dropped += 1;
+            }
+            tested += (dropped + 1).min(chunk.len());
+            if dropped > 0 {
+                run = stage.moved(&run, &circuits[dropped - 1], progress)?;
+            }
+            if dropped == chunk.len() {
+                at_once = (at_once * 2).min(128);
+                rest = &rest[dropped..];
+            } else {
+                kept += 1;
+                at_once = (at_once / 2).max(4);
+                rest = &rest[dropped + 1..];
+            }
+            // Pruning may have taken later candidates along.
+            let gone = rest.iter().take_while(|e| !run.edges.contains(**e)).count();
+            rest = &rest[gone..];
+        }
+        progress.step(considered as u64)?;
+        on_receiver(&Standing { tested, kept, left: run.edges.len(), value });
+    }
+    Ok(run.edges)
+}
+
+/// How much worse a value is: more of a divergence, a change of anything else.
+fn worsening(metric: Metric, before: f32, after: f32) -> f32 {
+    if metric == Metric::Kl { after - before } else { (after - before).abs() }
+}
+
+fn read(readout: &Readout<'_>, run: &Run, progress: &Progress) -> Result<f32> {
+    let values = readout.read(&run.normalized, progress)?;
+    values.first().copied().ok_or_else(|| Error::failed("a circuit gave no value"))
+}

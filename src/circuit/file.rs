@@ -1,0 +1,202 @@
+//! Circuits on disk: one JSON document that says which model, which prompts, which edges.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::contributions::Outside;
+use super::edges::Edges;
+use super::wiring::{Component, Edge, Wiring};
+use crate::analysis::metric::MetricKind;
+use crate::error::{Error, Result};
+use crate::files::write_atomic;
+use crate::model::Model;
+
+pub const FORMAT: &str = "circuitscope circuit";
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct CircuitFile {
+    pub format: String,
+    pub version: u32,
+    pub model: ModelFacts,
+    pub prompts: Vec<PromptPair>,
+    pub metric: MetricKind,
+    /// What stands in for everything outside.
+    pub outside: Outside,
+    /// How it was found, in words.
+    pub method: String,
+    pub nodes: Vec<NodeEntry>,
+    pub edges: Vec<EdgeEntry>,
+}
+
+/// Enough of a model to open it again and to refuse another.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct ModelFacts {
+    pub name: String,
+    pub family: String,
+    /// What it was opened by.
+    pub spec: String,
+    pub n_layers: usize,
+    pub n_heads: usize,
+}
+
+/// A clean and a corrupted prompt, as text where they came as text.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PromptPair {
+    pub clean: String,
+    pub corrupt: String,
+    pub clean_ids: Vec<u32>,
+    pub corrupt_ids: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_id: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_id: Option<u32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct NodeEntry {
+    pub name: String,
+    /// Sum of the scores of the circuit's edges that leave it (that arrive, for the logits).
+    #[serde(default)]
+    pub score: f32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct EdgeEntry {
+    /// `a20.h0->a23.h3<q>`
+    pub name: String,
+    #[serde(default)]
+    pub score: f32,
+}
+
+impl CircuitFile {
+    /// A circuit with what it was found on; `score` gives each edge's.
+    pub fn new(
+        model: &Model,
+        prompts: Vec<PromptPair>,
+        metric: MetricKind,
+        outside: Outside,
+        method: String,
+        edges: &Edges,
+        score: impl Fn(Edge) -> f32,
+    ) -> Self {
+        let w = edges.wiring;
+        let mut list: Vec<EdgeEntry> = edges.iter().map(|e| EdgeEntry { name: w.name(e), score: score(e) }).collect();
+        list.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()));
+        let mut by_sender = vec![0f32; w.n_senders()];
+        let mut into_logits = 0f32;
+        for edge in edges.iter() {
+            by_sender[edge.sender] += score(edge);
+            if edge.receiver == w.logits() {
+                into_logits += score(edge);
+            }
+        }
+        let touched = edges.components();
+        let mut nodes: Vec<NodeEntry> = (0..w.n_senders())
+            .filter(|s| touched[*s])
+            .map(|s| NodeEntry { name: w.sender_at(s).to_string(), score: by_sender[s] })
+            .collect();
+        if edges.iter().any(|e| e.receiver == w.logits()) {
+            nodes.push(NodeEntry { name: Component::Logits.to_string(), score: into_logits });
+        }
+        Self {
+            format: FORMAT.to_owned(),
+            version: 1,
+            model: ModelFacts {
+                name: model.config.name.clone(),
+                family: model.config.family.clone(),
+                spec: model.spec.clone(),
+                n_layers: model.config.n_layers,
+                n_heads: model.config.n_heads,
+            },
+            prompts,
+            metric,
+            outside,
+            method,
+            nodes,
+            edges: list,
+        }
+    }
+
+    /// # Errors
+    /// A file that cannot be read or is no circuit.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: "circuit", what };
+        let file: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        if file.format != FORMAT {
+            return Err(malformed(format!("its format is `{}`, not `{FORMAT}`", file.format)));
+        }
+        if file.version > 1 {
+            return Err(malformed(format!("it is of version {}, which a newer program wrote", file.version)));
+        }
+        Ok(file)
+    }
+
+    /// # Errors
+    /// A folder that is not there or has no room.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
+        write_atomic(path, &text)
+    }
+
+    /// The edges in a model's own numbering. A file that lists no edges is a circuit of nodes: all edges
+    /// between them.
+    ///
+    /// # Errors
+    /// A name that the model does not have.
+    pub fn edges(&self, wiring: Wiring) -> Result<Edges> {
+        if (self.model.n_layers, self.model.n_heads) != (wiring.n_layers, wiring.n_heads) {
+            return Err(Error::request(format!(
+                "the circuit is of {} with {} layers of {} heads, the model has {} of {}; open it with the model it was found in",
+                self.model.name, self.model.n_layers, self.model.n_heads, wiring.n_layers, wiring.n_heads
+            )));
+        }
+        if !self.edges.is_empty() || self.nodes.is_empty() {
+            let edges = self.edges.iter().map(|e| wiring.parse(&e.name)).collect::<Result<Vec<_>>>()?;
+            return Ok(Edges::of(wiring, edges));
+        }
+        let mut kept = vec![false; wiring.n_senders()];
+        for node in &self.nodes {
+            match Component::parse(&node.name) {
+                Some(Component::Logits) => {}
+                Some(c) if wiring.sender(c).is_some() => kept[wiring.sender(c).unwrap_or(0)] = true,
+                _ => return Err(Error::request(format!("the circuit's node `{}` is not in this model", node.name))),
+            }
+        }
+        Ok(Edges::between(wiring, |s| kept[s]))
+    }
+}
+
+/// How much two circuits share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Overlap {
+    pub shared_edges: usize,
+    pub shared_nodes: usize,
+    /// |A ∩ B| / |A ∪ B| of edges and of nodes.
+    pub edge_jaccard: f64,
+    pub node_jaccard: f64,
+}
+
+impl Overlap {
+    pub fn of(a: &Edges, b: &Edges) -> Self {
+        let ratio = |both: usize, a: usize, b: usize| {
+            let union = a + b - both;
+            if union == 0 { 1.0 } else { both as f64 / union as f64 }
+        };
+        let shared_edges = a.iter().filter(|e| b.contains(*e)).count();
+        let (na, nb) = (a.components(), b.components());
+        let count = |v: &[bool]| v.iter().filter(|m| **m).count();
+        let shared_nodes = na.iter().zip(&nb).filter(|(a, b)| **a && **b).count();
+        Self {
+            shared_edges,
+            shared_nodes,
+            edge_jaccard: ratio(shared_edges, a.len(), b.len()),
+            node_jaccard: ratio(shared_nodes, count(&na), count(&nb)),
+        }
+    }
+}

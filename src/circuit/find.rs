@@ -1,0 +1,194 @@
+//! Circuits out of edge scores, and better ones by exact re-scoring.
+
+use super::eap::EdgeScores;
+use super::edges::Edges;
+use super::quality::Trial;
+use super::stage::Run;
+use super::wiring::Edge;
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+
+/// The `n` edges of largest |score|, without those on no path from the embedding to the logits.
+pub fn top_edges(scores: &EdgeScores, n: usize) -> Edges {
+    let mut edges = Edges::of(scores.wiring, scores.top(n).into_iter().map(|(e, _)| e));
+    edges.prune();
+    edges
+}
+
+/// The edges whose |score| reaches a threshold, likewise.
+pub fn edges_above(scores: &EdgeScores, threshold: f32) -> Edges {
+    let reaching = scores.top(usize::MAX).into_iter().take_while(|(_, v)| v.abs() >= threshold);
+    let mut edges = Edges::of(scores.wiring, reaching.map(|(e, _)| e));
+    edges.prune();
+    edges
+}
+
+/// Where a search stands.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub edges: usize,
+    pub faithfulness: f32,
+}
+
+/// How many times more edges than wanted a refinement begins with.
+const BEGIN: usize = 4;
+
+/// The share of the surplus that a round removes before effects are measured again.
+const SHARE: usize = 3;
+
+/// A circuit of at most `n` edges: beginning with the best of a larger circuit by score, it measures for each edge
+/// exactly what its removal changes, takes away those that bring the metric least from the whole model's, and
+/// measures again. A removal in a circuit is cheap (see [`super::stage`]), which is what makes this possible. Over
+/// several prompts their mean faithfulness counts. `on_step` is told how far it is.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub fn refine(
+    trials: &[Trial<'_>],
+    scores: &EdgeScores,
+    n: usize,
+    progress: &Progress,
+    mut on_step: impl FnMut(&Step),
+) -> Result<Edges> {
+    if n == 0 {
+        return Err(Error::request("a circuit of no edges explains nothing; ask for at least one"));
+    }
+    let begin = top_edges(scores, BEGIN.saturating_mul(n).min(scores.wiring.n_edges()));
+    let mut runs = Runs::of(trials, &begin, progress)?;
+    progress.expect(expected_removals(begin.len(), n) * trials.len() as u64);
+    loop {
+        let now = runs.faithfulness(progress)?;
+        let edges = runs.edges().clone();
+        let size = edges.len();
+        on_step(&Step { edges: size, faithfulness: now });
+        if size <= n {
+            return Ok(edges);
+        }
+        let effects = runs.without_each(&edges.iter().collect::<Vec<_>>(), progress)?;
+        let count = round(size, n);
+        // Harm: how much further from the whole model it gets.
+        let mut ranked: Vec<(f32, Edge)> =
+            edges.iter().zip(effects).map(|(e, f)| ((1.0 - f).abs() - (1.0 - now).abs(), e)).collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        // What each does little harm to may matter together: fewer at a time where it gets worse than their sum.
+        let mut take = count;
+        runs = loop {
+            let mut fewer = edges.clone();
+            for (_, edge) in &ranked[..take] {
+                fewer.remove(*edge);
+            }
+            let next = runs.moved(&fewer, progress)?;
+            let reached = next.faithfulness(progress)?;
+            let allowed = (1.0 - now).abs() + SLACK + ranked[..take].iter().map(|r| r.0.max(0.0)).sum::<f32>();
+            if take <= SHARE || (1.0 - reached).abs() <= allowed {
+                break next;
+            }
+            take /= 2;
+        };
+    }
+}
+
+/// Loss of faithfulness in one round beyond the sum of its removals that is let pass.
+const SLACK: f32 = 0.01;
+
+/// Edges that a round removes.
+fn round(size: usize, n: usize) -> usize {
+    ((size - n) / SHARE).max(SHARE).min(size - n)
+}
+
+/// Removals that all rounds measure.
+fn expected_removals(mut size: usize, n: usize) -> u64 {
+    let mut sum = 0;
+    while size > n {
+        sum += size;
+        size -= round(size, n);
+    }
+    sum as u64
+}
+
+/// One circuit run on every prompt.
+pub struct Runs<'t, 'p> {
+    trials: &'t [Trial<'p>],
+    runs: Vec<Run>,
+}
+
+/// Circuits handed to a stage at a time: enough to fill its batches, few enough to keep their edge sets small.
+const CHUNK: usize = 512;
+
+impl<'t, 'p> Runs<'t, 'p> {
+    /// # Errors
+    /// No prompts; [`Error::Cancelled`].
+    pub fn of(trials: &'t [Trial<'p>], edges: &Edges, progress: &Progress) -> Result<Self> {
+        if trials.is_empty() {
+            return Err(Error::request("there is no prompt to run a circuit on; give a clean and a corrupted one"));
+        }
+        let runs = trials.iter().map(|t| t.stage.run(edges, progress)).collect::<Result<_>>()?;
+        Ok(Self { trials, runs })
+    }
+
+    /// The same with other edges, at the cost of what changes.
+    pub fn moved(&self, edges: &Edges, progress: &Progress) -> Result<Self> {
+        let pairs = self.trials.iter().zip(&self.runs);
+        let runs = pairs.map(|(t, run)| t.stage.moved(run, edges, progress)).collect::<Result<_>>()?;
+        Ok(Self { trials: self.trials, runs })
+    }
+
+    /// The circuit, pruned.
+    pub fn edges(&self) -> &Edges {
+        &self.runs[0].edges
+    }
+
+    /// Faithfulness on each prompt.
+    pub fn by_prompt(&self, progress: &Progress) -> Result<Vec<f32>> {
+        self.trials
+            .iter()
+            .zip(&self.runs)
+            .map(|(t, run)| t.read(&run.normalized, progress))
+            .map(|v| Ok(v?[0]))
+            .collect()
+    }
+
+    /// Mean faithfulness.
+    pub fn faithfulness(&self, progress: &Progress) -> Result<f32> {
+        let all = self.by_prompt(progress)?;
+        Ok(all.iter().sum::<f32>() / all.len() as f32)
+    }
+
+    /// Mean faithfulness of each of many circuits that differ little from this one.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn variants(&self, circuits: &[Edges], progress: &Progress) -> Result<Vec<f32>> {
+        let mut sums = vec![0f32; circuits.len()];
+        if circuits.is_empty() {
+            return Ok(sums);
+        }
+        for (trial, run) in self.trials.iter().zip(&self.runs) {
+            let rows = trial.stage.variants(run, circuits, progress)?;
+            for (sum, f) in sums.iter_mut().zip(trial.read(&rows, progress)?) {
+                *sum += f / self.trials.len() as f32;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Mean faithfulness without each edge by itself.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn without_each(&self, edges: &[Edge], progress: &Progress) -> Result<Vec<f32>> {
+        let mut out = Vec::with_capacity(edges.len());
+        for chunk in edges.chunks(CHUNK) {
+            let circuits: Vec<Edges> = chunk
+                .iter()
+                .map(|e| {
+                    let mut without = self.edges().clone();
+                    without.remove(*e);
+                    without
+                })
+                .collect();
+            out.extend(self.variants(&circuits, progress)?);
+        }
+        Ok(out)
+    }
+}

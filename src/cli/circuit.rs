@@ -1,0 +1,347 @@
+//! `circuit`: find circuits, and say how good they are.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::output::document;
+use super::patch::PairArgs;
+use super::{ModelArgs, emit, progress, table};
+use crate::analysis::metric::MetricKind;
+use crate::analysis::pair::Pair;
+use crate::circuit::acdc::acdc;
+use crate::circuit::contributions::Outside;
+use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
+use crate::circuit::file::{CircuitFile, PromptPair};
+use crate::circuit::find::{edges_above, refine, top_edges};
+use crate::circuit::quality::{Quality, Trial, curve, quality};
+use crate::circuit::{Edges, Wiring};
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::Model;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Search a circuit and write it as JSON
+    Find(FindArgs),
+    /// Faithfulness, completeness, minimality, and the curve over sizes
+    Eval(EvalArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Edge attribution patching
+    Eap,
+    /// The same with integrated gradients
+    EapIg,
+    /// Greedy removal from the output backwards
+    Acdc,
+}
+
+#[derive(clap::Args, Debug)]
+struct FindArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    pair: PairArgs,
+    /// How edges are chosen
+    #[arg(long, value_enum, default_value = "eap-ig")]
+    method: Method,
+    /// Keep this many edges, before pruning
+    #[arg(long, value_name = "N", conflicts_with = "threshold")]
+    edges: Option<usize>,
+    /// Keep edges of at least this |score|; with acdc the change of the metric below which an edge goes
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    threshold: Option<f32>,
+    /// Points of EAP-IG's path
+    #[arg(long, default_value_t = STEPS, value_name = "M")]
+    steps: usize,
+    /// Begin with more edges than wanted and measure exactly which can go
+    #[arg(long, requires = "edges")]
+    rescore: bool,
+    /// What to measure (default: logit difference; KL for acdc)
+    #[arg(long, value_enum)]
+    metric: Option<MetricKind>,
+    /// What stands in for everything outside the circuit
+    #[arg(long, value_enum, default_value_t)]
+    outside: Outside,
+    /// Where to write the circuit
+    #[arg(short, long, value_name = "FILE.json")]
+    output: Option<PathBuf>,
+    /// Nodes and edges to list
+    #[arg(long, default_value_t = 15, value_name = "N")]
+    top: usize,
+}
+
+#[derive(clap::Args, Debug)]
+struct EvalArgs {
+    /// The circuit
+    #[arg(value_name = "circuit.json")]
+    circuit: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Other prompts than the circuit's own
+    #[command(flatten)]
+    pair: PairArgs,
+    /// What to measure (default: as the circuit was found; the logit difference for acdc's KL)
+    #[arg(long, value_enum)]
+    metric: Option<MetricKind>,
+    /// What stands in for everything outside the circuit (default: as it was found)
+    #[arg(long, value_enum)]
+    outside: Option<Outside>,
+    /// A second circuit to compare it with
+    #[arg(long, value_name = "other.json")]
+    compare: Option<PathBuf>,
+    /// Leave out the curve over sizes
+    #[arg(long)]
+    no_curve: bool,
+    /// Nodes and edges to list
+    #[arg(long, default_value_t = 15, value_name = "N")]
+    top: usize,
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    match &args.action {
+        Action::Find(a) => find(a),
+        Action::Eval(a) => eval(a),
+    }
+}
+
+/// The prompts of a command line, to be kept with a circuit.
+fn prompts(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
+    let (answer_id, wrong_id) = args.tokens(model)?;
+    let ids = |t: Option<&Arc<Trace>>| t.map(|t| t.ids.clone()).unwrap_or_default();
+    Ok(PromptPair {
+        clean: args.clean.clone().unwrap_or_default(),
+        corrupt: args.corrupt.clone().unwrap_or_default(),
+        clean_ids: ids(Some(&pair.clean)),
+        corrupt_ids: ids(pair.corrupted.as_ref()),
+        answer: args.answer.clone(),
+        wrong: args.wrong.clone(),
+        answer_id,
+        wrong_id,
+    })
+}
+
+fn find(args: &FindArgs) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let kind = args.metric.unwrap_or(if args.method == Method::Acdc { MetricKind::Kl } else { MetricKind::default() });
+    let (answer, wrong) = args.pair.tokens(&model)?;
+    let metric = kind.with(answer, wrong)?;
+    if args.method != Method::Acdc && args.edges.is_none() && args.threshold.is_none() {
+        return Err(Error::request("how large a circuit? add --edges N or --threshold X"));
+    }
+    let (progress, bar) = progress("circuit");
+    let started = Instant::now();
+    let pair = args.pair.runs(&model, &progress)?;
+    let trials = [Trial::new(&pair, metric, args.outside, &[])?];
+    let mut score_seconds = Value::Null;
+    let mut scores: Option<EdgeScores> = None;
+    let (edges, method) = match args.method {
+        Method::Acdc => {
+            let threshold = args
+                .threshold
+                .ok_or_else(|| Error::request("acdc needs --threshold X, a change of the metric such as 0.01"))?;
+            let edges = acdc(&trials[0].stage, &trials[0].readout, threshold, &progress, |_| {})?;
+            (edges, format!("ACDC, threshold {threshold}"))
+        }
+        Method::Eap | Method::EapIg => {
+            let path = if args.method == Method::Eap { Path::Clean } else { Path::Integrated(args.steps) };
+            let found = edge_scores(&pair, metric, path, &progress)?;
+            score_seconds = json!(found.seconds);
+            let name =
+                if args.method == Method::Eap { "EAP".to_owned() } else { format!("EAP-IG, {} steps", args.steps) };
+            let chosen = match (args.edges, args.threshold) {
+                (Some(n), _) if args.rescore => {
+                    (refine(&trials, &found, n, &progress, |_| {})?, format!("{name}, re-scored exactly to {n} edges"))
+                }
+                (Some(n), _) => (top_edges(&found, n), format!("{name}, top {n} edges")),
+                (None, Some(x)) => (edges_above(&found, x), format!("{name}, |score| ≥ {x}")),
+                (None, None) => return Err(Error::request("how large a circuit? add --edges N or --threshold X")),
+            };
+            scores = Some(found);
+            chosen
+        }
+    };
+    let runs = crate::circuit::find::Runs::of(&trials, &edges, &progress)?;
+    let faithfulness = runs.faithfulness(&progress)?;
+    let score = |e| scores.as_ref().map_or(0.0, |s| s.get(e));
+    let prompt = prompts(&args.pair, &pair, &model)?;
+    let file = CircuitFile::new(&model, vec![prompt], kind, args.outside, method.clone(), &edges, score);
+    if let Some(path) = &args.output {
+        file.save(path)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if args.model.json {
+        let doc = json!({
+            "method": method, "metric": kind.name(), "outside": args.outside.label(),
+            "nodes": file.nodes, "edges": file.edges, "n_edges": edges.len(),
+            "all_edges": edges.wiring.n_edges(), "faithfulness": faithfulness,
+            "clean": trials[0].scale.full, "corrupt": trials[0].scale.empty,
+            "score_seconds": score_seconds,
+        });
+        return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
+    }
+    let rows = |list: &mut dyn Iterator<Item = (&String, f32)>| -> Vec<Vec<String>> {
+        list.take(args.top).map(|(n, s)| vec![n.clone(), format!("{s:+.4}")]).collect()
+    };
+    let mut nodes: Vec<_> = file.nodes.iter().collect();
+    nodes.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()));
+    emit(&format!("{}\n", table(&["node", "score"], &rows(&mut nodes.iter().map(|n| (&n.name, n.score))))))?;
+    emit(&format!("{}\n", table(&["edge", "score"], &rows(&mut file.edges.iter().map(|e| (&e.name, e.score))))))?;
+    emit(&format!(
+        "{method}: {} nodes, {} edges of {}, faithfulness {faithfulness:.3} ({} outside; {} {:+.4} whole, {:+.4} without), {seconds:.2} s",
+        file.nodes.len(),
+        edges.len(),
+        edges.wiring.n_edges(),
+        args.outside.label(),
+        kind.label(),
+        trials[0].scale.full,
+        trials[0].scale.empty,
+    ))
+}
+
+/// The runs of a pair that a file keeps.
+fn runs_of(prompt: &PromptPair, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
+    let run = |ids: &[u32]| Ok::<_, Error>(Arc::new(Trace::run(model, ids.to_vec(), progress)?));
+    if prompt.corrupt_ids.is_empty() {
+        return Ok(Pair::alone(run(&prompt.clean_ids)?));
+    }
+    Ok(Pair::new(run(&prompt.clean_ids)?, run(&prompt.corrupt_ids)?))
+}
+
+fn eval(args: &EvalArgs) -> Result<()> {
+    let file = CircuitFile::open(&args.circuit)?;
+    let spec = args.model.model.clone().unwrap_or_else(|| file.model.spec.clone());
+    let model = Arc::new(Model::open(&spec)?);
+    let edges = file.edges(Wiring::new(&model.config))?;
+    let (progress, bar) = progress("circuit");
+    let started = Instant::now();
+    let own = args.pair.clean.is_none() && args.pair.clean_ids.is_none();
+    let prompts = if own {
+        file.prompts.clone()
+    } else {
+        let pair = args.pair.runs(&model, &progress)?;
+        vec![prompts(&args.pair, &pair, &model)?]
+    };
+    // ACDC searches by KL, whose two ends say nothing of an answer; where there are answers they are used.
+    let answered = prompts.iter().all(|p| p.answer_id.is_some() && p.wrong_id.is_some());
+    let kind = args.metric.unwrap_or(match file.metric {
+        MetricKind::Kl if answered => MetricKind::LogitDifference,
+        other => other,
+    });
+    let outside = args.outside.unwrap_or(file.outside);
+    let pairs = prompts.iter().map(|p| runs_of(p, &model, &progress)).collect::<Result<Vec<_>>>()?;
+    let trials = pairs
+        .iter()
+        .zip(&prompts)
+        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, &[]))
+        .collect::<Result<Vec<_>>>()?;
+    let q = quality(&trials, &edges, &progress)?;
+    let mut curve_json = Value::Null;
+    let mut curve_line = String::new();
+    if let (false, Some(first), Some(trial)) = (args.no_curve, pairs.first(), trials.first())
+        && first.corrupted.is_some()
+    {
+        let scores = edge_scores(first, trial.readout.metric, Path::Integrated(STEPS), &progress)?;
+        let c = curve(&trials, &scores, &progress, |_, _| {})?;
+        curve_json = json!({
+            "ranking": format!("EAP-IG, {STEPS} steps"), "cpr": c.cpr, "cmd": c.cmd,
+            "points": c.points.iter().map(|(share, n, f)| json!({"share": share, "edges": n, "faithfulness": f})).collect::<Vec<_>>(),
+        });
+        let points: Vec<String> = c.points.iter().map(|(s, _, f)| format!("{s} {f:.3}")).collect();
+        curve_line = format!(
+            "\ncurve over shares of all edges (EAP-IG): {}; CPR {:.3}, CMD {:.3}",
+            points.join(", "),
+            c.cpr,
+            c.cmd
+        );
+    }
+    let compared = match &args.compare {
+        Some(path) => {
+            let other = CircuitFile::open(path)?.edges(edges.wiring)?;
+            Some(compare(&trials, &edges, &other, &progress)?)
+        }
+        None => None,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if args.model.json {
+        let prompts: Vec<Value> = q
+            .prompts
+            .iter()
+            .zip(&prompts)
+            .map(|((f, s), p)| json!({"clean": p.clean, "corrupt": p.corrupt, "answer": p.answer, "wrong": p.wrong, "faithfulness": f, "whole": s.full, "without": s.empty}))
+            .collect();
+        let members = |list: Vec<(String, f32)>| -> Vec<Value> {
+            list.into_iter().map(|(name, drop)| json!({"name": name, "drop": drop})).collect()
+        };
+        let mut doc = json!({
+            "circuit": args.circuit, "method": file.method, "metric": kind.name(), "outside": outside.label(),
+            "n_edges": q.size, "faithfulness": q.faithfulness, "completeness": q.completeness,
+            "minimality": {
+                "nodes": members(q.components.iter().map(|(c, d)| (c.to_string(), *d)).collect()),
+                "edges": members(q.edges.iter().map(|(e, d)| (edges.wiring.name(*e), *d)).collect()),
+            },
+            "curve": curve_json, "prompts": prompts,
+        });
+        if let (Some(doc), Some((value, _))) = (doc.as_object_mut(), compared) {
+            doc.insert("compared".to_owned(), value);
+        }
+        let ids = pairs.first().map(|p| p.clean.ids.clone());
+        return emit(&document(&model, ids.as_deref(), seconds, doc).to_string());
+    }
+    print_quality(&q, edges.wiring, args.top)?;
+    emit(&format!(
+        "{} edges, {} outside, {}: faithfulness {:.3}, completeness (the complement's) {:.3}; {seconds:.2} s{curve_line}{}",
+        q.size,
+        outside.label(),
+        kind.label(),
+        q.faithfulness,
+        q.completeness,
+        compared.map_or(String::new(), |(_, line)| format!("\n{line}")),
+    ))
+}
+
+fn print_quality(q: &Quality, w: Wiring, top: usize) -> Result<()> {
+    let rows = |list: &mut dyn Iterator<Item = (String, f32)>| -> Vec<Vec<String>> {
+        list.take(top).map(|(n, d)| vec![n, format!("{d:+.4}")]).collect()
+    };
+    emit(&format!(
+        "{}\n",
+        table(&["without node", "drop"], &rows(&mut q.components.iter().map(|(c, d)| (c.to_string(), *d))))
+    ))?;
+    emit(&format!("{}\n", table(&["without edge", "drop"], &rows(&mut q.edges.iter().map(|(e, d)| (w.name(*e), *d))))))
+}
+
+fn compare(trials: &[Trial<'_>], a: &Edges, b: &Edges, progress: &Progress) -> Result<(Value, String)> {
+    let o = crate::circuit::file::Overlap::of(a, b);
+    let of = |e: &Edges| crate::circuit::find::Runs::of(trials, e, progress)?.faithfulness(progress);
+    let mut shared = a.clone();
+    a.iter().filter(|e| !b.contains(*e)).for_each(|e| shared.remove(e));
+    let (fb, fs) = (of(b)?, of(&shared)?);
+    let value = json!({
+        "shared_edges": o.shared_edges, "shared_nodes": o.shared_nodes, "edge_jaccard": o.edge_jaccard,
+        "node_jaccard": o.node_jaccard, "faithfulness": fb, "shared_faithfulness": fs, "n_edges": b.len(),
+    });
+    let line = format!(
+        "the other has {} edges and faithfulness {fb:.3}; {} edges ({:.0} % of all in either) and {} nodes ({:.0} %) are shared, alone they reach {fs:.3}",
+        b.len(),
+        o.shared_edges,
+        100.0 * o.edge_jaccard,
+        o.shared_nodes,
+        100.0 * o.node_jaccard
+    );
+    Ok((value, line))
+}
