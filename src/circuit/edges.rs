@@ -2,27 +2,56 @@
 
 use super::wiring::{Edge, Wiring};
 
-/// Edges of one wiring.
+/// Edges of one wiring, a bit each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edges {
     pub wiring: Wiring,
-    /// [receiver][sender]
-    member: Vec<bool>,
+    /// 64-bit words of a receiver's row.
+    words: usize,
+    /// [receiver][word]; bit s of a row is the edge from sender s.
+    bits: Vec<u64>,
+}
+
+/// A set of senders, in the words that rows of [`Edges`] have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Senders(Vec<u64>);
+
+impl Senders {
+    pub fn contains(&self, sender: usize) -> bool {
+        self.0[sender / 64] >> (sender % 64) & 1 == 1
+    }
+
+    pub fn insert(&mut self, sender: usize) {
+        self.0[sender / 64] |= 1 << (sender % 64);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        ones(&self.0)
+    }
+}
+
+/// Positions of the set bits.
+fn ones(words: &[u64]) -> impl Iterator<Item = usize> + '_ {
+    words.iter().enumerate().flat_map(|(i, word)| {
+        let mut rest = *word;
+        std::iter::from_fn(move || {
+            (rest != 0).then(|| {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                64 * i + bit
+            })
+        })
+    })
 }
 
 impl Edges {
     pub fn none(wiring: Wiring) -> Self {
-        Self { wiring, member: vec![false; wiring.n_receivers() * wiring.n_senders()] }
+        let words = wiring.n_senders().div_ceil(64);
+        Self { wiring, words, bits: vec![0; wiring.n_receivers() * words] }
     }
 
     pub fn all(wiring: Wiring) -> Self {
-        let mut edges = Self::none(wiring);
-        for receiver in 0..wiring.n_receivers() {
-            for sender in 0..wiring.reads(receiver) {
-                edges.insert(Edge { sender, receiver });
-            }
-        }
-        edges
+        Self::between(wiring, |_| true)
     }
 
     pub fn of(wiring: Wiring, edges: impl IntoIterator<Item = Edge>) -> Self {
@@ -47,99 +76,122 @@ impl Edges {
         set
     }
 
-    fn place(&self, edge: Edge) -> usize {
-        edge.receiver * self.wiring.n_senders() + edge.sender
+    fn words(&self, receiver: usize) -> &[u64] {
+        &self.bits[receiver * self.words..(receiver + 1) * self.words]
+    }
+
+    fn word(&mut self, edge: Edge) -> &mut u64 {
+        &mut self.bits[edge.receiver * self.words + edge.sender / 64]
     }
 
     pub fn contains(&self, edge: Edge) -> bool {
-        self.member[self.place(edge)]
+        self.words(edge.receiver)[edge.sender / 64] >> (edge.sender % 64) & 1 == 1
     }
 
     pub fn insert(&mut self, edge: Edge) {
-        let at = self.place(edge);
-        self.member[at] = true;
+        *self.word(edge) |= 1 << (edge.sender % 64);
     }
 
     pub fn remove(&mut self, edge: Edge) {
-        let at = self.place(edge);
-        self.member[at] = false;
+        *self.word(edge) &= !(1 << (edge.sender % 64));
     }
 
-    /// For each sender whether a receiver reads it: `row(r)[s]`.
-    pub fn row(&self, receiver: usize) -> &[bool] {
-        let n = self.wiring.n_senders();
-        &self.member[receiver * n..receiver * n + self.wiring.reads(receiver)]
+    /// The senders that a receiver reads.
+    pub fn row(&self, receiver: usize) -> impl Iterator<Item = usize> + '_ {
+        ones(self.words(receiver))
+    }
+
+    /// Whether two sets give a receiver the same senders.
+    pub fn same_row(&self, other: &Self, receiver: usize) -> bool {
+        self.words(receiver) == other.words(receiver)
+    }
+
+    /// Whether a receiver reads any of these.
+    pub fn reads_any(&self, receiver: usize, senders: &Senders) -> bool {
+        self.words(receiver).iter().zip(&senders.0).any(|(a, b)| a & b != 0)
+    }
+
+    /// How many senders a receiver reads, and how many of these.
+    pub fn counts(&self, receiver: usize, senders: &Senders) -> (usize, usize) {
+        self.words(receiver)
+            .iter()
+            .zip(&senders.0)
+            .fold((0, 0), |(all, some), (a, b)| (all + a.count_ones() as usize, some + (a & b).count_ones() as usize))
+    }
+
+    /// Senders that a receiver reads in one set only, with whether it is this one.
+    pub fn flips<'a>(&'a self, other: &'a Self, receiver: usize) -> impl Iterator<Item = (usize, bool)> + 'a {
+        let pairs = self.words(receiver).iter().zip(other.words(receiver));
+        let changed: Vec<u64> = pairs.map(|(a, b)| a ^ b).collect();
+        let found: Vec<usize> = ones(&changed).collect();
+        found.into_iter().map(move |sender| (sender, self.contains(Edge { sender, receiver })))
+    }
+
+    pub fn no_senders(&self) -> Senders {
+        Senders(vec![0; self.words])
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Edge> + '_ {
-        (0..self.wiring.n_receivers()).flat_map(move |receiver| {
-            let row = self.row(receiver);
-            (0..row.len()).filter(move |s| row[*s]).map(move |sender| Edge { sender, receiver })
-        })
+        (0..self.wiring.n_receivers())
+            .flat_map(|receiver| self.row(receiver).map(move |sender| Edge { sender, receiver }))
     }
 
     pub fn len(&self) -> usize {
-        self.member.iter().filter(|m| **m).count()
+        self.bits.iter().map(|w| w.count_ones() as usize).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        !self.member.iter().any(|m| *m)
+        self.bits.iter().all(|w| *w == 0)
     }
 
     /// All other edges.
     #[must_use]
     pub fn complement(&self) -> Self {
         let mut out = Self::all(self.wiring);
-        for (o, m) in out.member.iter_mut().zip(&self.member) {
-            *o &= !m;
-        }
+        out.bits.iter_mut().zip(&self.bits).for_each(|(o, b)| *o &= !b);
         out
     }
 
     /// Senders on a path from the embedding to the logits.
-    pub fn connected(&self) -> Vec<bool> {
+    pub fn connected(&self) -> Senders {
         let w = self.wiring;
-        let mut reached = vec![false; w.n_senders()];
-        reached[0] = true;
+        let mut reached = self.no_senders();
+        reached.insert(0);
         for sender in 1..w.n_senders() {
-            reached[sender] = w
-                .receivers_of(sender)
-                .iter()
-                .any(|r| self.row(*r).iter().zip(&reached).any(|(member, reached)| *member && *reached));
-        }
-        // Backwards: what a useful component, or the logits, reads.
-        let mut useful = vec![false; w.n_senders()];
-        for receiver in (0..w.n_receivers()).rev() {
-            if w.sender_of(receiver).is_none_or(|s| useful[s]) {
-                for (sender, member) in self.row(receiver).iter().enumerate() {
-                    useful[sender] |= *member;
-                }
+            if w.receivers_of(sender).any(|r| self.reads_any(r, &reached)) {
+                reached.insert(sender);
             }
         }
-        reached.iter().zip(&useful).map(|(a, b)| *a && *b).collect()
+        // Backwards: what a useful component, or the logits, reads.
+        let mut useful = self.no_senders();
+        for receiver in (0..w.n_receivers()).rev() {
+            if w.sender_of(receiver).is_none_or(|s| useful.contains(s)) {
+                useful.0.iter_mut().zip(self.words(receiver)).for_each(|(u, w)| *u |= w);
+            }
+        }
+        reached.0.iter_mut().zip(&useful.0).for_each(|(r, u)| *r &= u);
+        reached
     }
 
-    /// Drops the edges that lie on no path from the embedding to the logits.
-    pub fn prune(&mut self) {
+    /// Drops the edges that lie on no path from the embedding to the logits; returns the senders that do.
+    pub fn prune(&mut self) -> Senders {
         let keep = self.connected();
         let w = self.wiring;
         for receiver in 0..w.n_receivers() {
-            let alive = w.sender_of(receiver).is_none_or(|s| keep[s]);
-            for sender in 0..w.reads(receiver) {
-                if !alive || !keep[sender] {
-                    self.remove(Edge { sender, receiver });
-                }
-            }
+            let alive = w.sender_of(receiver).is_none_or(|s| keep.contains(s));
+            let row = &mut self.bits[receiver * self.words..(receiver + 1) * self.words];
+            row.iter_mut().zip(&keep.0).for_each(|(r, k)| *r &= if alive { *k } else { 0 });
         }
+        keep
     }
 
     /// Components that an edge touches.
-    pub fn components(&self) -> Vec<bool> {
-        let mut touched = vec![false; self.wiring.n_senders()];
+    pub fn components(&self) -> Senders {
+        let mut touched = self.no_senders();
         for edge in self.iter() {
-            touched[edge.sender] = true;
+            touched.insert(edge.sender);
             if let Some(s) = self.wiring.sender_of(edge.receiver) {
-                touched[s] = true;
+                touched.insert(s);
             }
         }
         touched
@@ -191,7 +243,7 @@ mod tests {
         assert!(edges.iter().all(|e| !edges.complement().contains(e)));
         let of = |c| wiring().sender(c).unwrap();
         use super::super::wiring::Component;
-        let touched: Vec<usize> = edges.components().iter().enumerate().filter(|(_, t)| **t).map(|(i, _)| i).collect();
+        let touched: Vec<usize> = edges.components().iter().collect();
         assert_eq!(touched, [of(Component::Embed), of(Component::Mlp { layer: 0 })]);
         let between = Edges::between(wiring(), |s| touched.contains(&s));
         assert_eq!(names(&between), ["embed->m0", "embed->logits", "m0->logits"]);

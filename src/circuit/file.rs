@@ -97,7 +97,7 @@ impl CircuitFile {
         }
         let touched = edges.components();
         let mut nodes: Vec<NodeEntry> = (0..w.n_senders())
-            .filter(|s| touched[*s])
+            .filter(|s| touched.contains(*s))
             .map(|s| NodeEntry { name: w.sender_at(s).to_string(), score: by_sender[s] })
             .collect();
         if edges.iter().any(|e| e.receiver == w.logits()) {
@@ -190,13 +190,12 @@ impl Overlap {
         };
         let shared_edges = a.iter().filter(|e| b.contains(*e)).count();
         let (na, nb) = (a.components(), b.components());
-        let count = |v: &[bool]| v.iter().filter(|m| **m).count();
-        let shared_nodes = na.iter().zip(&nb).filter(|(a, b)| **a && **b).count();
+        let shared_nodes = na.iter().filter(|s| nb.contains(*s)).count();
         Self {
             shared_edges,
             shared_nodes,
             edge_jaccard: ratio(shared_edges, a.len(), b.len()),
-            node_jaccard: ratio(shared_nodes, count(&na), count(&nb)),
+            node_jaccard: ratio(shared_nodes, na.iter().count(), nb.iter().count()),
         }
     }
 }

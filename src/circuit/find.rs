@@ -33,8 +33,11 @@ pub struct Step {
 /// How many times more edges than wanted a refinement begins with.
 const BEGIN: usize = 4;
 
-/// The share of the surplus that a round removes before effects are measured again.
+/// A round removes one of this many surplus edges before effects are measured again.
 const SHARE: usize = 3;
+
+/// Edges whose effect is measured again for each that a round removes.
+const BORDER: usize = 2;
 
 /// A circuit of at most `n` edges: beginning with the best of a larger circuit by score, it measures for each edge
 /// exactly what its removal changes, takes away those that bring the metric least from the whole model's, and
@@ -56,40 +59,64 @@ pub fn refine(
     let begin = top_edges(scores, BEGIN.saturating_mul(n).min(scores.wiring.n_edges()));
     let mut runs = Runs::of(trials, &begin, progress)?;
     progress.expect(expected_removals(begin.len(), n) * trials.len() as u64);
+    // Harm of each edge's removal when it was last measured: how much further from the whole model it gets.
+    let mut ranked: Vec<(f32, Edge)> = runs.edges().iter().map(|e| (f32::NEG_INFINITY, e)).collect();
     loop {
         let now = runs.faithfulness(progress)?;
-        let edges = runs.edges().clone();
-        let size = edges.len();
+        let size = runs.edges().len();
         on_step(&Step { edges: size, faithfulness: now });
         if size <= n {
-            return Ok(edges);
+            return Ok(runs.edges().clone());
         }
-        let effects = runs.without_each(&edges.iter().collect::<Vec<_>>(), progress)?;
         let count = round(size, n);
-        // Harm: how much further from the whole model it gets.
-        let mut ranked: Vec<(f32, Edge)> =
-            edges.iter().zip(effects).map(|(e, f)| ((1.0 - f).abs() - (1.0 - now).abs(), e)).collect();
+        ranked.retain(|(_, e)| runs.edges().contains(*e));
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        // What each does little harm to may matter together: fewer at a time where it gets worse than their sum.
-        let mut take = count;
-        runs = loop {
-            let mut fewer = edges.clone();
-            for (_, edge) in &ranked[..take] {
-                fewer.remove(*edge);
+        // After the first round only the borderline is measured again: those that could go next.
+        let known = ranked.first().is_some_and(|r| r.0.is_finite());
+        let border = if known { (BORDER * count).min(ranked.len()) } else { ranked.len() };
+        let edges: Vec<Edge> = ranked[..border].iter().map(|r| r.1).collect();
+        let effects = runs.without_each(&edges, progress)?;
+        for (entry, f) in ranked.iter_mut().zip(effects) {
+            entry.0 = (1.0 - f).abs() - (1.0 - now).abs();
+        }
+        ranked[..border].sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        // What each does little harm may do more together: a few at a time, and a group that costs more than its
+        // members said stays for a later round.
+        let count = count.min(border);
+        let mut left = ranked[..border].iter().copied();
+        let mut removed = 0;
+        while removed < count {
+            let group: Vec<(f32, Edge)> = left.by_ref().take((count / GROUPS).clamp(1, count - removed)).collect();
+            if group.is_empty() {
+                break;
             }
+            let before = runs.faithfulness(progress)?;
+            let mut fewer = runs.edges().clone();
+            group.iter().for_each(|(_, e)| fewer.remove(*e));
             let next = runs.moved(&fewer, progress)?;
             let reached = next.faithfulness(progress)?;
-            let allowed = (1.0 - now).abs() + SLACK + ranked[..take].iter().map(|r| r.0.max(0.0)).sum::<f32>();
-            if take <= SHARE || (1.0 - reached).abs() <= allowed {
-                break next;
+            let expected: f32 = group.iter().map(|r| r.0.max(0.0)).sum();
+            // Where too few would be left to choose from, the best of them goes whatever it costs.
+            let spare = border - removed > count;
+            if spare && (1.0 - reached).abs() > (1.0 - before).abs() + expected + SLACK {
+                continue;
             }
-            take /= 2;
-        };
+            removed += group.len();
+            runs = next;
+        }
+        if removed == 0 {
+            let mut fewer = runs.edges().clone();
+            fewer.remove(ranked[0].1);
+            runs = runs.moved(&fewer, progress)?;
+        }
     }
 }
 
-/// Loss of faithfulness in one round beyond the sum of its removals that is let pass.
-const SLACK: f32 = 0.01;
+/// Parts in which a round removes what it chose.
+const GROUPS: usize = 8;
+
+/// Loss of faithfulness beyond the sum of its removals that a group is let pass with.
+const SLACK: f32 = 0.002;
 
 /// Edges that a round removes.
 fn round(size: usize, n: usize) -> usize {
@@ -98,10 +125,12 @@ fn round(size: usize, n: usize) -> usize {
 
 /// Removals that all rounds measure.
 fn expected_removals(mut size: usize, n: usize) -> u64 {
-    let mut sum = 0;
+    let mut sum = size;
+    size -= if size > n { round(size, n) } else { 0 };
     while size > n {
-        sum += size;
-        size -= round(size, n);
+        let count = round(size, n);
+        sum += BORDER * count;
+        size -= count;
     }
     sum as u64
 }

@@ -95,8 +95,7 @@ pub fn quality(trials: &[Trial<'_>], circuit: &Edges, progress: &Progress) -> Re
     let faithfulness = by_prompt.iter().sum::<f32>() / by_prompt.len() as f32;
     let edges: Vec<Edge> = runs.edges().iter().collect();
     let w = circuit.wiring;
-    let members: Vec<usize> =
-        runs.edges().components().iter().enumerate().filter(|(s, m)| **m && *s > 0).map(|(s, _)| s).collect();
+    let members: Vec<usize> = runs.edges().components().iter().filter(|s| *s > 0).collect();
     progress.expect(((edges.len() + members.len()) * trials.len()) as u64);
     let completeness = Runs::of(trials, &circuit.complement(), progress)?.faithfulness(progress)?;
     let without: Vec<Edges> = members

@@ -16,8 +16,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::contributions::{Contributions, Outside, PostNorm, output_weights};
-use super::edges::Edges;
-use super::wiring::{Component, Part, Receiver, Wiring};
+use super::edges::{Edges, Senders};
+use super::wiring::{Component, Edge, Part, Receiver, Wiring};
 use crate::engine::forward::Prepared;
 use crate::engine::hooks::NoHooks;
 use crate::engine::kernels::norm;
@@ -67,12 +67,16 @@ pub struct Run {
 struct Variant<'a> {
     base: &'a Run,
     edges: Edges,
-    /// By sender: whether it has to be computed.
-    compute: Vec<bool>,
+    /// Senders that have to be computed.
+    compute: Senders,
+    /// Senders of which only the last row is read by anything that matters; the others of their rows are left
+    /// unchanged.
+    short: Senders,
     /// By computed sender: δ minus the base's.
     change: Vec<Option<Vec<f32>>>,
-    /// Computed senders so far.
-    done: Vec<usize>,
+    /// Senders computed so far, and how many.
+    done: Senders,
+    n_done: usize,
     /// Sum of all changes so far, for receivers that read nearly everything.
     total: Vec<f32>,
     inputs: Vec<(usize, Rows)>,
@@ -242,7 +246,7 @@ impl Stage {
     }
 
     fn batch(&self, base: &Run, circuits: Vec<Edges>, progress: &Progress, keep: bool) -> Result<(Vec<Run>, Tensor)> {
-        let mut variants: Vec<Variant<'_>> = circuits.into_par_iter().map(|e| self.plan(base, e)).collect();
+        let mut variants: Vec<Variant<'_>> = circuits.into_par_iter().map(|e| self.plan(base, e, keep)).collect();
         for layer in 0..self.wiring.n_layers {
             progress.check()?;
             self.heads(layer, &mut variants, keep)?;
@@ -251,7 +255,9 @@ impl Stage {
             }
         }
         let logits = self.wiring.logits();
-        let inputs: Vec<Vec<f32>> = variants.par_iter().map(|v| self.input(v, logits)).collect();
+        let size = self.rows * self.d;
+        let mut inputs: Vec<Vec<f32>> = vec![vec![0.0; size]; variants.len()];
+        inputs.par_iter_mut().zip(&variants).for_each(|(x, v)| self.input(v, logits, x));
         let normalized = self.final_rows(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         if !keep {
             return Ok((Vec::new(), normalized));
@@ -264,90 +270,109 @@ impl Stage {
         Ok((runs, normalized))
     }
 
-    fn plan<'a>(&self, base: &'a Run, mut edges: Edges) -> Variant<'a> {
+    fn plan<'a>(&self, base: &'a Run, mut edges: Edges, keep: bool) -> Variant<'a> {
         let w = self.wiring;
-        edges.prune();
-        let connected = edges.connected();
-        let mut compute = vec![false; w.n_senders()];
+        let connected = edges.prune();
+        let mut compute = edges.no_senders();
         let mut change = vec![None; w.n_senders()];
-        compute[0] = base.deltas[0].is_none();
-        for sender in 1..w.n_senders() {
-            compute[sender] = connected[sender]
-                && (base.deltas[sender].is_none()
-                    || w.receivers_of(sender).into_iter().any(|r| {
-                        let row = edges.row(r);
-                        row != base.edges.row(r) || row.iter().zip(&compute).any(|(member, new)| *member && *new)
-                    }));
+        // The embedding comes before all others.
+        if base.deltas[0].is_none() {
+            compute.insert(0);
         }
+        for sender in connected.iter().filter(|s| *s > 0) {
+            let changes = |r| !edges.same_row(&base.edges, r) || edges.reads_any(r, &compute);
+            if base.deltas[sender].is_none() || w.receivers_of(sender).any(changes) {
+                compute.insert(sender);
+            }
+        }
+        // What serves as a base later has to be whole.
+        let short = if keep || self.rows == 1 { edges.no_senders() } else { self.short(&edges, &connected) };
         let mut total = vec![0.0; self.rows * self.d];
-        let mut done = Vec::new();
-        if compute[0] {
+        let mut done = edges.no_senders();
+        let first = base.deltas[0].is_none();
+        if first {
             total.copy_from_slice(&self.embed);
             change[0] = Some(self.embed.to_vec());
-            done.push(0);
+            done.insert(0);
         }
-        Variant { base, edges, compute, change, done, total, inputs: Vec::new() }
+        Variant { base, edges, compute, short, change, done, n_done: usize::from(first), total, inputs: Vec::new() }
     }
 
-    /// What arrives at a receiver, [rows, d_model].
-    fn input(&self, v: &Variant<'_>, receiver: usize) -> Vec<f32> {
-        let (row, old) = (v.edges.row(receiver), v.base.edges.row(receiver));
-        let done = v.done.iter().take_while(|s| **s < row.len());
-        let (count, inside) = done.clone().fold((0, 0), |(n, m), s| (n + 1, m + usize::from(row[*s])));
+    /// Senders whose other rows no key or value of the circuit reads, directly or through what reads them.
+    fn short(&self, edges: &Edges, connected: &Senders) -> Senders {
+        let w = self.wiring;
+        let mut long = edges.no_senders();
+        // Readers stand behind what they read.
+        for receiver in (0..w.logits()).rev() {
+            let Some(reader) = w.sender_of(receiver).filter(|s| connected.contains(*s)) else { continue };
+            let all_rows = match w.receiver_at(receiver) {
+                Receiver::Head { part: Part::Key | Part::Value, .. } => true,
+                _ => long.contains(reader),
+            };
+            if all_rows {
+                edges.row(receiver).for_each(|s| long.insert(s));
+            }
+        }
+        let mut short = edges.no_senders();
+        connected.iter().filter(|s| *s > 0 && !long.contains(*s)).for_each(|s| short.insert(s));
+        short
+    }
+
+    /// Writes what arrives at a receiver to x [rows, d_model].
+    fn input(&self, v: &Variant<'_>, receiver: usize, x: &mut [f32]) {
+        let (members, inside) = v.edges.counts(receiver, &v.done);
+        let reads = self.wiring.reads(receiver);
         // Whichever is less: adding what is inside, or adding everything and taking away what is outside. All
         // that was computed so far stands in the total, so that every part of it must be one that could be read.
-        let all = count == v.done.len() && 2 * inside > count + 1;
-        let changes = if all { count - inside + 1 } else { inside };
-        let flips = if row == old { 0 } else { row.iter().zip(old).filter(|(a, b)| a != b).count() };
-        let members = row.iter().filter(|m| **m).count();
-        if members <= changes + flips {
+        let all = 2 * inside > v.n_done + 1 && v.done.iter().all(|s| s < reads);
+        let changes = if all { v.n_done - inside + 1 } else { inside };
+        let flips: Vec<(usize, bool)> = v.edges.flips(&v.base.edges, receiver).collect();
+        if members <= changes + flips.len() {
             // Afresh. Where nothing arrives this gives the reference's stream itself; a sum that merely cancels
             // would leave rounding errors that the norm of an empty stream blows up.
-            let mut x = self.stream(receiver).to_vec();
-            for sender in (0..row.len()).filter(|s| row[*s]) {
+            x.copy_from_slice(self.stream(receiver));
+            for sender in v.edges.row(receiver) {
                 for part in [v.base.deltas[sender].as_deref(), v.change[sender].as_ref()].into_iter().flatten() {
-                    add(&mut x, part, 1.0);
+                    add(x, part, 1.0);
                 }
             }
-            return x;
+            return;
         }
-        let mut x = match &v.base.inputs[receiver] {
-            Some(x) => x.to_vec(),
-            None => self.stream(receiver).to_vec(),
-        };
+        x.copy_from_slice(v.base.inputs[receiver].as_ref().unwrap_or_else(|| self.stream(receiver)));
         if all {
-            add(&mut x, &v.total, 1.0);
+            add(x, &v.total, 1.0);
         }
-        for sender in done {
-            if row[*sender] != all
-                && let Some(change) = &v.change[*sender]
+        for sender in v.done.iter().take_while(|s| *s < reads) {
+            if v.edges.contains(Edge { sender, receiver }) != all
+                && let Some(change) = &v.change[sender]
             {
-                add(&mut x, change, if all { -1.0 } else { 1.0 });
+                add(x, change, if all { -1.0 } else { 1.0 });
             }
         }
-        if row != old {
-            for (sender, (new, old)) in row.iter().zip(old).enumerate() {
-                if new != old
-                    && let Some(delta) = &v.base.deltas[sender]
-                {
-                    add(&mut x, delta, if *new { 1.0 } else { -1.0 });
-                }
+        for (sender, new) in flips {
+            if let Some(delta) = &v.base.deltas[sender] {
+                add(x, delta, if new { 1.0 } else { -1.0 });
             }
         }
-        x
     }
 
-    /// Inputs of several variants one behind the other, [1, variants · rows, d_model].
+    /// Inputs of several variants one behind the other, [1, variants · rows, d_model]. Those that are to be kept
+    /// go to `read` as (variant, receiver, input).
     fn stack(
         &self,
         variants: &[Variant<'_>],
         members: &[usize],
         receiver: usize,
-    ) -> Result<(Tensor, Vec<(usize, Rows)>)> {
-        let inputs: Vec<Rows> = members.par_iter().map(|v| Arc::new(self.input(&variants[*v], receiver))).collect();
-        let flat: Vec<f32> = inputs.iter().flat_map(|x| x.iter().copied()).collect();
-        let x = Tensor::from_vec(flat, (1, members.len() * self.rows, self.d), self.clean.resid_final.device())?;
-        Ok((x, members.iter().copied().zip(inputs).collect()))
+        read: Option<&mut Vec<(usize, usize, Rows)>>,
+    ) -> Result<Tensor> {
+        let size = self.rows * self.d;
+        let mut flat = vec![0f32; members.len() * size];
+        flat.par_chunks_mut(size).zip(members).for_each(|(x, v)| self.input(&variants[*v], receiver, x));
+        if let Some(read) = read {
+            let inputs = flat.chunks_exact(size).map(|x| Arc::new(x.to_vec()));
+            read.extend(members.iter().zip(inputs).map(|(v, x)| (*v, receiver, x)));
+        }
+        Ok(Tensor::from_vec(flat, (1, members.len() * self.rows, self.d), self.clean.resid_final.device())?)
     }
 
     fn prepare(&self, runs: usize) -> Prepared {
@@ -359,7 +384,9 @@ impl Stage {
         let c = &self.clean.model.config;
         let sender = |head| self.wiring.sender(Component::Head { layer, head }).unwrap_or(0);
         let work: Vec<(usize, Vec<usize>)> = (0..c.n_heads)
-            .map(|h| (h, (0..variants.len()).filter(|v| variants[*v].compute[sender(h)]).collect::<Vec<usize>>()))
+            .map(|h| {
+                (h, (0..variants.len()).filter(|v| variants[*v].compute.contains(sender(h))).collect::<Vec<usize>>())
+            })
             .filter(|(_, members)| !members.is_empty())
             .collect();
         if work.is_empty() {
@@ -371,14 +398,14 @@ impl Stage {
         let shared: &[Variant<'_>] = variants;
         let written: Vec<(Vec<f32>, Vec<(usize, usize, Rows)>)> = work
             .par_iter()
-            .map(|(head, members)| self.head(layer, *head, shared, members, &past, post.as_ref(), divisors.as_ref()))
+            .map(|(head, members)| {
+                self.head(layer, *head, shared, members, &past, post.as_ref(), divisors.as_ref(), keep)
+            })
             .collect::<Result<_>>()?;
         for ((head, members), (written, inputs)) in work.iter().zip(written) {
-            self.store(variants, sender(*head), members, &written);
-            if keep {
-                for (v, receiver, x) in inputs {
-                    variants[v].inputs.push((receiver, x));
-                }
+            self.store(variants, sender(*head), members, &written, self.rows);
+            for (v, receiver, x) in inputs {
+                variants[v].inputs.push((receiver, x));
             }
         }
         Ok(())
@@ -407,6 +434,7 @@ impl Stage {
         past: &Past,
         post: Option<&PostNorm>,
         divisors: Option<&[Tensor; 2]>,
+        keep: bool,
     ) -> Result<(Vec<f32>, Vec<(usize, usize, Rows)>)> {
         let model = &self.clean.model;
         let c = &model.config;
@@ -416,8 +444,7 @@ impl Stage {
         let mut read = Vec::new();
         let mut project = |part: Part, weights: &Linear, at: usize| -> Result<Tensor> {
             let receiver = self.wiring.receiver(Receiver::Head { layer, head, part }).unwrap_or(0);
-            let (x, inputs) = self.stack(variants, members, receiver)?;
-            read.extend(inputs.into_iter().map(|(v, x)| (v, receiver, x)));
+            let x = self.stack(variants, members, receiver, keep.then_some(&mut read))?;
             let x = self.normed(&x, block.ln1.as_ref())?.squeeze(0)?;
             let mut y = x.matmul(&weights.weight.narrow(1, at * c.d_head, c.d_head)?.contiguous()?)?;
             if let Some(b) = &weights.bias {
@@ -448,23 +475,41 @@ impl Stage {
 
     fn mlp(&self, layer: usize, variants: &mut [Variant<'_>], keep: bool) -> Result<()> {
         let Some(sender) = self.wiring.sender(Component::Mlp { layer }) else { return Ok(()) };
-        let members: Vec<usize> = (0..variants.len()).filter(|v| variants[*v].compute[sender]).collect();
-        if members.is_empty() {
-            return Ok(());
+        let computed = |v: &usize| variants[*v].compute.contains(sender);
+        let (short, long): (Vec<usize>, Vec<usize>) =
+            (0..variants.len()).filter(computed).partition(|v| variants[*v].short.contains(sender));
+        for (members, rows) in [(long, self.rows), (short, 1)] {
+            self.mlp_rows(layer, sender, variants, &members, rows, keep)?;
         }
+        Ok(())
+    }
+
+    /// The MLP of some variants at their last rows.
+    fn mlp_rows(
+        &self,
+        layer: usize,
+        sender: usize,
+        variants: &mut [Variant<'_>],
+        members: &[usize],
+        rows: usize,
+        keep: bool,
+    ) -> Result<()> {
         let network = self.clean.model.network();
         let block = &network.weights.blocks[layer];
-        let Some(weights) = &block.mlp else { return Ok(()) };
+        let Some(weights) = block.mlp.as_ref().filter(|_| !members.is_empty()) else { return Ok(()) };
         let receiver = self.wiring.receiver(Receiver::Mlp { layer }).unwrap_or(0);
-        let (x, inputs) = self.stack(variants, &members, receiver)?;
+        let mut read = Vec::new();
+        let mut x = self.stack(variants, members, receiver, keep.then_some(&mut read))?;
+        if rows < self.rows {
+            let last = x.reshape((members.len(), self.rows, self.d))?.narrow(1, self.rows - rows, rows)?;
+            x = last.contiguous()?.reshape((1, members.len() * rows, self.d))?;
+        }
         let gain = if network.config.parallel == Parallel::SharedNorm { &block.ln1 } else { &block.ln2 };
         let out = network.mlp(layer, &self.normed(&x, gain.as_ref())?, weights, false, &mut NoHooks)?;
         let out = network.post_norm(out, block.ln2_post.as_ref(), false)?;
-        self.store(variants, sender, &members, &out.flatten_all()?.to_vec1()?);
-        if keep {
-            for (v, x) in inputs {
-                variants[v].inputs.push((receiver, x));
-            }
+        self.store(variants, sender, members, &out.flatten_all()?.to_vec1()?, rows);
+        for (v, receiver, x) in read {
+            variants[v].inputs.push((receiver, x));
         }
         Ok(())
     }
@@ -476,18 +521,23 @@ impl Stage {
         }
     }
 
-    /// Takes up what a sender wrote as changes against the base.
-    fn store(&self, variants: &mut [Variant<'_>], sender: usize, members: &[usize], written: &[f32]) {
-        let reference = &self.reference[sender];
-        for (v, written) in members.iter().zip(written.chunks_exact(self.rows * self.d)) {
+    /// Takes up what a sender wrote in its last rows as changes against the base.
+    fn store(&self, variants: &mut [Variant<'_>], sender: usize, members: &[usize], written: &[f32], rows: usize) {
+        let before = (self.rows - rows) * self.d;
+        let reference = &self.reference[sender][before..];
+        for (v, written) in members.iter().zip(written.chunks_exact(rows * self.d)) {
             let v = &mut variants[*v];
-            let mut change: Vec<f32> = written.iter().zip(reference).map(|(w, r)| w - r).collect();
-            if let Some(old) = &v.base.deltas[sender] {
-                add(&mut change, old, -1.0);
+            let mut change = vec![0f32; self.rows * self.d];
+            for ((c, w), r) in change[before..].iter_mut().zip(written).zip(reference) {
+                *c = w - r;
             }
-            add(&mut v.total, &change, 1.0);
+            if let Some(old) = &v.base.deltas[sender] {
+                add(&mut change[before..], &old[before..], -1.0);
+            }
+            add(&mut v.total[before..], &change[before..], 1.0);
             v.change[sender] = Some(change);
-            v.done.push(sender);
+            v.done.insert(sender);
+            v.n_done += 1;
         }
     }
 
@@ -517,7 +567,7 @@ impl Variant<'_> {
         // What fell out of the circuit is the reference again.
         let connected = self.edges.connected();
         for sender in 1..wiring.n_senders() {
-            if !connected[sender] {
+            if !connected.contains(sender) {
                 deltas[sender] = None;
                 for receiver in wiring.receivers_of(sender) {
                     inputs[receiver] = None;
