@@ -18,6 +18,7 @@ pub mod patch;
 pub mod render;
 pub mod run;
 mod sweep;
+pub mod trace;
 
 use std::path::PathBuf;
 
@@ -91,6 +92,8 @@ pub enum Command {
     Circuit(circuit::Arguments),
     /// Continue a prompt, with edits active
     Generate(generate::Arguments),
+    /// The attribution graph of one prediction
+    Trace(trace::Arguments),
     /// Attribution graph files: counts, scores, pruning
     Graph(graph::Arguments),
     /// Draw a view to PNG or SVG without a window
@@ -115,6 +118,7 @@ impl Command {
             Self::Attribute(a) => attribute::execute(&a),
             Self::Circuit(a) => circuit::execute(&a),
             Self::Generate(a) => generate::execute(&a),
+            Self::Trace(a) => trace::execute(&a),
             Self::Graph(a) => graph::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),

@@ -11,6 +11,8 @@ const LEAST: f64 = 1e-10;
 pub struct Influence {
     /// By node.
     pub values: Vec<f64>,
+    /// What nodes hold that the graph was cut down by; 0 for a whole graph.
+    pub rest: f64,
     /// What each node's incoming |weights| sum to.
     row_sums: Vec<f64>,
 }
@@ -41,7 +43,18 @@ impl Influence {
                 }
             }
         }
-        Self { values, row_sums }
+        Self { values, rest: 0.0, row_sums }
+    }
+
+    /// Of a graph that is part of a larger one in which influence was computed; shares of rows are not known.
+    pub fn given(values: Vec<f64>, rest: f64) -> Self {
+        let row_sums = vec![0.0; values.len()];
+        Self { values, rest, row_sums }
+    }
+
+    /// Everybody's influence together.
+    pub fn total(&self) -> f64 {
+        self.values.iter().sum::<f64>() + self.rest
     }
 
     /// Â of a link with this weight into `target`.
@@ -59,7 +72,7 @@ impl Influence {
     pub fn cumulative(&self) -> Vec<f64> {
         let mut order: Vec<usize> = (0..self.values.len()).collect();
         order.sort_by(|a, b| self.values[*b].total_cmp(&self.values[*a]));
-        let total: f64 = order.iter().map(|i| self.values[*i]).sum();
+        let total = order.iter().map(|i| self.values[*i]).sum::<f64>() + self.rest;
         let mut out = vec![0.0; order.len()];
         let mut sum = 0.0;
         for i in order {

@@ -1,11 +1,14 @@
 //! Attribution graphs ["Circuit Tracing", Ameisen et al. 2025]: nodes that make a prediction and the linear
-//! effects between them; made here by [`trace`] or by other tools and read by [`file`].
+//! effects between them; made here by [`components`] or by other tools and read by [`file`].
 //!
 //! Rows of the adjacency matrix are targets, columns sources, as in circuit-tracer; it is kept sparse, by target.
 
+pub mod components;
+pub mod export;
 pub mod file;
 pub mod influence;
 pub mod prune;
+mod sources;
 
 pub use influence::Influence;
 pub use prune::{Pruned, prune};

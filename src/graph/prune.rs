@@ -19,10 +19,10 @@ pub struct Pruned {
 /// Room for rounding where a share meets a threshold exactly.
 const SLACK: f64 = 1e-9;
 
-/// The score at the first index, in falling order, whose cumulative share reaches `share`. The scores are
-/// reordered.
-fn score_at_share(scores: &mut [f64], share: f64) -> f64 {
-    let wanted = scores.iter().sum::<f64>() * share * (1.0 - SLACK);
+/// The score at the first index, in falling order, whose cumulative share of `total` reaches `share`. The
+/// scores are reordered.
+fn score_at_share(scores: &mut [f64], total: f64, share: f64) -> f64 {
+    let wanted = total * share * (1.0 - SLACK);
     let (mut low, mut high, mut before) = (0, scores.len(), 0.0);
     // Halves by a partial sort: cheaper than sorting where there are millions of links.
     while high - low > 1 {
@@ -56,7 +56,7 @@ pub fn prune(graph: &Graph, influence: &Influence, node_threshold: f64, edge_thr
     check(node_threshold, "node")?;
     check(edge_threshold, "edge")?;
     let always = |i: usize| matches!(graph.nodes[i].kind, NodeKind::Token | NodeKind::Logit);
-    let least = score_at_share(&mut influence.values.clone(), node_threshold) * (1.0 - SLACK);
+    let least = score_at_share(&mut influence.values.clone(), influence.total(), node_threshold) * (1.0 - SLACK);
     let mut nodes: Vec<bool> =
         influence.values.iter().enumerate().map(|(i, v)| always(i) || (*v > 0.0 && *v >= least)).collect();
 
@@ -76,7 +76,8 @@ pub fn prune(graph: &Graph, influence: &Influence, node_threshold: f64, edge_thr
             }
         }
     }
-    let least = score_at_share(&mut kept_scores, edge_threshold) * (1.0 - SLACK);
+    let total = kept_scores.iter().sum();
+    let least = score_at_share(&mut kept_scores, total, edge_threshold) * (1.0 - SLACK);
     let mut links: Vec<bool> = scores.iter().map(|s| *s > 0.0 && *s >= least).collect();
 
     drop_dead_ends(graph, &mut nodes, &mut links);
@@ -140,11 +141,11 @@ mod tests {
     fn the_score_at_a_share() {
         // 4 + 3 + 2 + 1: cumulative 0.4, 0.7, 0.9, 1.
         for (share, expected) in [(0.0, 4.0), (0.3, 4.0), (0.4, 4.0), (0.41, 3.0), (0.7, 3.0), (0.9, 2.0), (1.0, 1.0)] {
-            assert_eq!(score_at_share(&mut [1.0, 4.0, 2.0, 3.0], share), expected, "{share}");
+            assert_eq!(score_at_share(&mut [1.0, 4.0, 2.0, 3.0], 10.0, share), expected, "{share}");
         }
-        assert_eq!(score_at_share(&mut [], 0.5), 0.0);
+        assert_eq!(score_at_share(&mut [], 0.0, 0.5), 0.0);
         // Zeros at the end are not reached.
-        assert_eq!(score_at_share(&mut [0.0, 2.0, 0.0, 2.0, 0.0], 1.0), 2.0);
+        assert_eq!(score_at_share(&mut [0.0, 2.0, 0.0, 2.0, 0.0], 4.0, 1.0), 2.0);
     }
 
     /// circuit-tracer's own example: c0..c4, errors e5..e8, tokens t9, t10, logit 11; all weights 10.

@@ -1,0 +1,140 @@
+//! `trace`: the attribution graph of one prediction.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::output::document;
+use super::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+use crate::graph::NodeKind;
+use crate::graph::components::{Keep, Target, trace_prediction};
+use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// The position whose prediction is explained (default: the last)
+    #[arg(long, value_name = "N")]
+    pos: Option<usize>,
+    /// The token to explain (default: the most probable ones)
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    target: Option<String>,
+    /// Explain the target's logit minus this token's
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, requires = "target")]
+    against: Option<String>,
+    /// Share of the influence that the kept nodes hold
+    #[arg(long, default_value_t = NODE_THRESHOLD, value_name = "X")]
+    node_threshold: f64,
+    /// Share of the links' scores that the kept links hold
+    #[arg(long, default_value_t = EDGE_THRESHOLD, value_name = "Y")]
+    edge_threshold: f64,
+    /// Where to write the graph (Neuronpedia / circuit-tracer JSON)
+    #[arg(short, long, value_name = "graph.json")]
+    output: Option<PathBuf>,
+    /// Nodes to list
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    top: usize,
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let ids = args.prompt.required(&model)?;
+    let pos = args.pos.unwrap_or(ids.len() - 1);
+    if pos >= ids.len() {
+        return Err(Error::request(format!(
+            "--pos {pos} is not a position of this prompt; give 0 to {}",
+            ids.len() - 1
+        )));
+    }
+    let token = |t: &Option<String>| t.as_deref().map(|t| model.single_token(t)).transpose();
+    let target = match (token(&args.target)?, token(&args.against)?) {
+        (Some(a), Some(b)) => Target::Difference(a, b),
+        (Some(a), None) => Target::Token(a),
+        _ => Target::Top,
+    };
+    let (progress, bar) = progress("trace");
+    let started = Instant::now();
+    let trace = Trace::run(&model, ids, &progress)?;
+    let keep = Keep::for_threshold(args.node_threshold);
+    let traced = trace_prediction(&trace, pos, target, keep, &progress)?;
+    let pruning = Instant::now();
+    let kept = prune(&traced.graph, &traced.influence, args.node_threshold, args.edge_threshold)?;
+    let prune_seconds = pruning.elapsed().as_secs_f64();
+    let file = traced.pruned_file(&trace, &kept, (args.node_threshold, args.edge_threshold))?;
+    if let Some(path) = &args.output {
+        file.save(path)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    let cumulative = traced.influence.cumulative();
+    let g = &traced.graph;
+    let mut order: Vec<usize> =
+        (0..g.nodes.len()).filter(|i| kept.nodes[*i] && g.nodes[*i].kind != NodeKind::Logit).collect();
+    order.sort_by(|a, b| traced.influence.values[*b].total_cmp(&traced.influence.values[*a]));
+    let logits: Vec<_> = g.nodes.iter().filter(|n| n.kind == NodeKind::Logit).collect();
+    if args.model.json {
+        let nodes: Vec<_> = order
+            .iter()
+            .map(|i| {
+                let n = &g.nodes[*i];
+                json!({"id": n.id, "name": n.label, "kind": n.kind.label(), "layer": n.layer, "pos": n.pos,
+                    "influence": traced.influence.values[*i], "cumulative": cumulative[*i], "contribution": n.activation})
+            })
+            .collect();
+        // Sums over the graph that was kept before pruning: all of it with --node-threshold 1.
+        let targets: Vec<_> = (0..g.nodes.len())
+            .filter(|i| g.nodes[*i].kind == NodeKind::Logit)
+            .map(|i| {
+                let sum: f64 = g.into_node(i).iter().map(|l| f64::from(l.weight)).sum();
+                json!({"id": g.nodes[i].id, "text": g.nodes[i].label, "prob": g.nodes[i].prob, "logit": g.nodes[i].activation, "sum_of_edges": sum})
+            })
+            .collect();
+        let doc = json!({
+            "pos": pos, "targets": targets,
+            "counts": {"nodes": file.graph.nodes.len(), "links": file.graph.links.len(), "all_nodes": traced.all_nodes, "all_links": traced.all_edges},
+            "node_threshold": args.node_threshold, "edge_threshold": args.edge_threshold,
+            "replacement_score": traced.scores.replacement, "completeness_score": traced.scores.completeness,
+            "frozen": ["attention patterns", "norm scales", "MLP gates"],
+            "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds,
+        });
+        return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
+    }
+    let rows: Vec<Vec<String>> = order
+        .iter()
+        .take(args.top)
+        .map(|i| {
+            let n = &g.nodes[*i];
+            let contribution = n.activation.map_or(String::new(), |a| format!("{a:+.3}"));
+            vec![
+                format!("{:?}", n.label).trim_matches('"').to_owned(),
+                format!("{} {:?}", n.pos, g.prompt_tokens[n.pos]),
+                contribution,
+                format!("{:.4}", traced.influence.values[*i]),
+                format!("{:.4}", cumulative[*i]),
+            ]
+        })
+        .collect();
+    emit(&format!("{}\n", table(&["node", "at", "contributes", "influence", "cumulative"], &rows)))?;
+    let targets: Vec<String> = logits
+        .iter()
+        .map(|n| format!("{:?} {:+.3} (weight {:.3})", n.label, n.activation.unwrap_or(f64::NAN), n.prob))
+        .collect();
+    emit(&format!(
+        "prediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; attention patterns, norm scales and MLP gates frozen; {:.2} s",
+        targets.join(", "),
+        file.graph.nodes.len(),
+        traced.all_nodes,
+        file.graph.links.len(),
+        traced.all_edges,
+        traced.scores.replacement,
+        traced.scores.completeness,
+        seconds,
+    ))
+}

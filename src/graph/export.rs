@@ -1,0 +1,82 @@
+//! A traced prediction as a file that Neuronpedia, circuit-tracer's viewer and this program open.
+
+use serde_json::{Map, Value, json};
+
+use super::components::{Part, Traced};
+use super::file::{GraphFile, cantor};
+use super::{NodeKind, Pruned};
+use crate::engine::Trace;
+use crate::error::Result;
+
+impl Traced {
+    /// The whole kept graph as a file: heads as attention features, MLPs as MLP features, named in their descriptions.
+    pub fn file(&self, trace: &Trace) -> GraphFile {
+        let model = &trace.model;
+        let n_layers = model.config.n_layers;
+        let cumulative = self.influence.cumulative();
+        let nodes = self.parts.iter().enumerate().map(|(i, part)| {
+            let node = &self.graph.nodes[i];
+            let feature: u64 = node.id.split('_').nth(1).and_then(|f| f.parse().ok()).unwrap_or(0);
+            let layer = node.layer.to_string();
+            let (kind, layer, number, js) = match part {
+                Part::Token { pos } => ("embedding", "E".to_owned(), json!(pos), format!("E_{feature}-{pos}")),
+                Part::Head { layer: l, .. } => {
+                    ("lorsa", layer, json!(cantor(*l as u64, feature)), format!("{l}_{feature}-0"))
+                }
+                Part::Mlp { layer: l, .. } => {
+                    ("cross layer transcoder", layer, json!(cantor(*l as u64, feature)), format!("{l}_{feature}-0"))
+                }
+                Part::Error { layer: l, pos } => ("mlp reconstruction error", layer, json!(-1), format!("{l}_{pos}-0")),
+                Part::Logit { token, .. } => ("logit", layer, json!(token), format!("L_{token}-{}", node.pos)),
+            };
+            let logit = node.kind == NodeKind::Logit;
+            let clerp = match part {
+                Part::Logit { .. } => format!("Output \"{}\" (p={:.3})", node.label, node.prob),
+                Part::Token { .. } => format!("Emb: \"{}\"", node.label),
+                _ => node.label.clone(),
+            };
+            let mut o = Map::new();
+            o.insert("node_id".to_owned(), json!(node.id));
+            o.insert("feature".to_owned(), number);
+            o.insert("layer".to_owned(), json!(layer));
+            o.insert("ctx_idx".to_owned(), json!(node.pos));
+            o.insert("feature_type".to_owned(), json!(kind));
+            o.insert("token_prob".to_owned(), json!(node.prob));
+            o.insert("is_target_logit".to_owned(), json!(logit && i == self.parts.len() - self.logits.len()));
+            o.insert("run_idx".to_owned(), json!(0));
+            o.insert("reverse_ctx_idx".to_owned(), json!(0));
+            o.insert("jsNodeId".to_owned(), json!(js));
+            o.insert("clerp".to_owned(), json!(clerp));
+            o.insert("influence".to_owned(), if logit { Value::Null } else { json!(cumulative[i]) });
+            o.insert("activation".to_owned(), json!(if logit { None } else { node.activation }));
+            o
+        });
+        let nodes = nodes.collect();
+        let prompt: String = self.graph.prompt_tokens.concat();
+        let slug: String =
+            prompt.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(60).collect();
+        let metadata = json!({
+            "slug": slug.trim_matches('-'), "scan": model.config.name, "transcoder_list": [],
+            "prompt_tokens": self.graph.prompt_tokens, "prompt": prompt, "node_threshold": Value::Null, "schema_version": 1,
+            "info": {
+                "generator": {"name": "circuitscope", "version": env!("CARGO_PKG_VERSION")},
+                "nodes": "components: heads and MLPs by position; weights in logits",
+                "frozen": ["attention patterns", "norm scales", "MLP gates"],
+                "n_layers": n_layers, "n_heads": model.config.n_heads,
+            },
+        });
+        let q = json!({"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""});
+        let mut document = Map::new();
+        document.insert("metadata".to_owned(), metadata);
+        document.insert("qParams".to_owned(), q);
+        GraphFile::new(document, nodes, self.graph.clone())
+    }
+
+    /// What pruning keeps, as a file.
+    ///
+    /// # Errors
+    /// Never for a mask of this graph.
+    pub fn pruned_file(&self, trace: &Trace, pruned: &Pruned, thresholds: (f64, f64)) -> Result<GraphFile> {
+        self.file(trace).pruned(&self.influence, pruned, thresholds)
+    }
+}
