@@ -15,3 +15,4 @@ pub mod patching;
 pub mod patterns;
 pub mod projection;
 pub mod sweep;
+pub mod why_head;

@@ -19,6 +19,7 @@ pub mod render;
 pub mod run;
 mod sweep;
 pub mod trace;
+pub mod why;
 
 use std::path::PathBuf;
 
@@ -94,6 +95,8 @@ pub enum Command {
     Generate(generate::Arguments),
     /// The attribution graph of one prediction
     Trace(trace::Arguments),
+    /// What makes a head attend where it does: query, key and value by component
+    Why(why::Arguments),
     /// Attribution graph files: counts, scores, pruning
     Graph(graph::Arguments),
     /// Draw a view to PNG or SVG without a window
@@ -119,6 +122,7 @@ impl Command {
             Self::Circuit(a) => circuit::execute(&a),
             Self::Generate(a) => generate::execute(&a),
             Self::Trace(a) => trace::execute(&a),
+            Self::Why(a) => why::execute(&a),
             Self::Graph(a) => graph::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),

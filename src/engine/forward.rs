@@ -123,6 +123,11 @@ impl Prepared {
     pub fn attend(&self, layer: usize) -> &Attend {
         &self.attend[layer]
     }
+
+    /// How a layer turns queries and keys by position.
+    pub fn rotation(&self, layer: usize) -> Option<&rotary::Table> {
+        self.table_of[layer].and_then(|i| self.tables.get(i))
+    }
 }
 
 /// A config with its weights: everything a pass reads.

@@ -3,6 +3,7 @@
 pub mod edit;
 pub mod editor;
 pub mod forward;
+pub mod frozen;
 pub mod generate;
 pub mod gradient;
 pub mod hooks;

@@ -107,7 +107,7 @@ impl GraphFile {
     /// # Errors
     /// Never for a mask of this graph.
     pub fn pruned(&self, influence: &Influence, pruned: &Pruned, thresholds: (f64, f64)) -> Result<Self> {
-        let (graph, kept) = self.graph.induced(&pruned.nodes, |at| pruned.links[at])?;
+        let (graph, kept) = self.graph.pruned(pruned)?;
         let cumulative = influence.cumulative();
         let mut nodes: Vec<Map<String, Value>> = kept.iter().map(|i| self.nodes[*i].clone()).collect();
         for (object, old) in nodes.iter_mut().zip(&kept) {

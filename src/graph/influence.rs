@@ -4,7 +4,7 @@
 use super::{Graph, NodeKind};
 
 /// Below this a row's sum counts as this, as in circuit-tracer.
-const LEAST: f64 = 1e-10;
+pub(super) const LEAST: f64 = 1e-10;
 
 /// w(Â + Â² + …) of every node, with Â the row-normalised |A| and w the logits' probabilities.
 #[derive(Clone, Debug)]
@@ -19,21 +19,13 @@ pub struct Influence {
 
 impl Influence {
     pub fn of(graph: &Graph) -> Self {
-        Self::within(graph, |_| true)
-    }
-
-    /// Of the part of a graph whose nodes `keep` accepts: links of other nodes count as zero.
-    pub fn within(graph: &Graph, keep: impl Fn(usize) -> bool) -> Self {
         let n = graph.nodes.len();
         let mut values = vec![0f64; n];
         let mut row_sums = vec![0f64; n];
         for target in graph.order() {
             let target = *target as usize;
-            if !keep(target) {
-                continue;
-            }
-            let links = graph.into_node(target).iter().filter(|l| keep(l.source as usize));
-            let sum: f64 = links.clone().map(|l| f64::from(l.weight.abs())).sum();
+            let links = graph.into_node(target);
+            let sum: f64 = links.iter().map(|l| f64::from(l.weight.abs())).sum();
             row_sums[target] = sum;
             // What flows through the target, its own probability included.
             let through = (values[target] + graph.nodes[target].prob) / sum.max(LEAST);

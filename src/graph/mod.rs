@@ -129,25 +129,24 @@ impl Graph {
         self.nodes.iter().filter(|n| n.kind == kind).count()
     }
 
-    /// The part of the graph whose nodes are marked.
+    /// What pruning keeps, and which node of this graph each of its nodes was.
     ///
     /// # Errors
-    /// Never for a mask as long as the graph has nodes.
-    pub fn induced(&self, keep: &[bool], keep_link: impl Fn(usize) -> bool) -> Result<(Self, Vec<usize>)> {
-        let kept: Vec<usize> = (0..self.nodes.len()).filter(|i| keep.get(*i).copied().unwrap_or(false)).collect();
+    /// Never for a result of pruning this graph.
+    pub fn pruned(&self, pruned: &Pruned) -> Result<(Self, Vec<usize>)> {
+        let kept: Vec<usize> = (0..self.nodes.len()).filter(|i| pruned.nodes[*i]).collect();
         let mut place = vec![u32::MAX; self.nodes.len()];
         for (new, old) in kept.iter().enumerate() {
             place[*old] = new as u32;
         }
-        let mut links = Vec::new();
-        for target in &kept {
-            for at in self.range(*target) {
-                let link = self.links[at];
-                let source = place[link.source as usize];
-                if source != u32::MAX && keep_link(at) {
-                    links.push((source, place[*target], link.weight));
-                }
+        let mut target = 0;
+        let mut links = Vec::with_capacity(pruned.links.len());
+        for at in &pruned.links {
+            while *at >= self.start[target + 1] {
+                target += 1;
             }
+            let link = self.links[*at];
+            links.push((place[link.source as usize], place[target], link.weight));
         }
         let nodes = kept.iter().map(|i| self.nodes[*i].clone()).collect();
         Ok((Self::new(self.prompt_tokens.clone(), nodes, &links)?, kept))

@@ -1,5 +1,8 @@
 //! Pruning an attribution graph to what carries most of the influence, as circuit-tracer does it.
 
+use rayon::prelude::*;
+
+use super::influence::LEAST;
 use super::{Graph, Influence, NodeKind};
 use crate::error::{Error, Result};
 
@@ -8,12 +11,12 @@ pub const NODE_THRESHOLD: f64 = 0.8;
 pub const EDGE_THRESHOLD: f64 = 0.98;
 
 /// Which nodes and links of a graph are kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pruned {
     /// By node.
     pub nodes: Vec<bool>,
-    /// By link, in the order of [`Graph::links`].
-    pub links: Vec<bool>,
+    /// Places of the kept links in [`Graph::links`], rising.
+    pub links: Vec<usize>,
 }
 
 /// Room for rounding where a share meets a threshold exactly.
@@ -60,72 +63,84 @@ pub fn prune(graph: &Graph, influence: &Influence, node_threshold: f64, edge_thr
     let mut nodes: Vec<bool> =
         influence.values.iter().enumerate().map(|(i, v)| always(i) || (*v > 0.0 && *v >= least)).collect();
 
-    let inner = Influence::within(graph, |i| nodes[i]);
-    let mut scores = vec![0f64; graph.links.len()];
-    let mut kept_scores = Vec::new();
-    for target in (0..nodes.len()).filter(|t| nodes[*t]) {
-        let through = inner.through(graph, target);
-        if through == 0.0 {
-            continue;
-        }
-        for at in graph.range(target) {
-            let link = graph.links[at];
-            if nodes[link.source as usize] {
-                scores[at] = inner.share(target, link.weight) * through;
-                kept_scores.push(scores[at]);
-            }
-        }
-    }
-    let total = kept_scores.iter().sum();
-    let least = score_at_share(&mut kept_scores, total, edge_threshold) * (1.0 - SLACK);
-    let mut links: Vec<bool> = scores.iter().map(|s| *s > 0.0 && *s >= least).collect();
+    let mut links = between(graph, &nodes);
+    score(graph, &mut links);
+    let mut scores: Vec<f64> = links.iter().map(|l| l.score).collect();
+    let total = scores.iter().sum();
+    let least = score_at_share(&mut scores, total, edge_threshold) * (1.0 - SLACK);
+    links.retain(|l| l.score > 0.0 && l.score >= least);
 
     drop_dead_ends(graph, &mut nodes, &mut links);
+    let mut links: Vec<usize> = links.into_iter().map(|l| l.at).collect();
+    links.sort_unstable();
     Ok(Pruned { nodes, links })
+}
+
+/// A link between kept nodes.
+struct Kept {
+    target: u32,
+    source: u32,
+    /// Its place in the graph.
+    at: usize,
+    weight: f64,
+    score: f64,
+}
+
+/// The links between kept nodes, by target in the graph's order. A slider asks for this many times a second, and what is
+/// kept is a small part of the graph, so that everything after works on this list alone.
+fn between(graph: &Graph, nodes: &[bool]) -> Vec<Kept> {
+    let kept: Vec<u32> = graph.order().iter().copied().filter(|t| nodes[*t as usize]).collect();
+    let rows = kept.par_iter().map(|target| {
+        graph
+            .range(*target as usize)
+            .filter(|at| nodes[graph.links[*at].source as usize])
+            .map(|at| {
+                let link = graph.links[at];
+                Kept { target: *target, source: link.source, at, weight: f64::from(link.weight.abs()), score: 0.0 }
+            })
+            .collect::<Vec<Kept>>()
+    });
+    rows.flatten().collect()
+}
+
+/// Â · (influence + w) of every link, normalised and summed over these links alone.
+fn score(graph: &Graph, links: &mut [Kept]) {
+    let mut through: Vec<f64> = graph.nodes.iter().map(|n| n.prob).collect();
+    // Targets come before their sources.
+    for row in links.chunk_by_mut(|a, b| a.target == b.target) {
+        let sum: f64 = row.iter().map(|l| l.weight).sum();
+        let Some(first) = row.first() else { continue };
+        let factor = through[first.target as usize] / sum.max(LEAST);
+        for link in row {
+            link.score = link.weight * factor;
+            through[link.source as usize] += link.score;
+        }
+    }
 }
 
 /// Drops components without a way in and components and errors without a way out, with their links, until none
 /// is left.
-fn drop_dead_ends(graph: &Graph, nodes: &mut [bool], links: &mut [bool]) {
-    let n = nodes.len();
-    let mut leaving = vec![0usize; n];
-    let mut arriving = vec![0usize; n];
-    // Who reads each node: the links that leave it, found by target.
-    let mut readers: Vec<Vec<(u32, u32)>> = vec![Vec::new(); n];
-    for target in 0..n {
-        for at in graph.range(target).filter(|at| links[*at]) {
-            let source = graph.links[at].source as usize;
-            arriving[target] += 1;
-            leaving[source] += 1;
-            readers[source].push((target as u32, at as u32));
+fn drop_dead_ends(graph: &Graph, nodes: &mut [bool], links: &mut Vec<Kept>) {
+    loop {
+        let mut leaving = vec![false; nodes.len()];
+        let mut arriving = vec![false; nodes.len()];
+        for link in links.iter() {
+            leaving[link.source as usize] = true;
+            arriving[link.target as usize] = true;
         }
-    }
-    let dead = |i: usize, leaving: &[usize], arriving: &[usize]| match graph.nodes[i].kind {
-        NodeKind::Component => leaving[i] == 0 || arriving[i] == 0,
-        NodeKind::Error => leaving[i] == 0,
-        NodeKind::Token | NodeKind::Logit => false,
-    };
-    let mut queue: Vec<usize> = (0..n).filter(|i| nodes[*i] && dead(*i, &leaving, &arriving)).collect();
-    while let Some(node) = queue.pop() {
-        if !nodes[node] {
-            continue;
+        let before = links.len();
+        let mut changed = false;
+        for (i, node) in nodes.iter_mut().enumerate().filter(|(_, kept)| **kept) {
+            *node = match graph.nodes[i].kind {
+                NodeKind::Component => leaving[i] && arriving[i],
+                NodeKind::Error => leaving[i],
+                NodeKind::Token | NodeKind::Logit => true,
+            };
+            changed |= !*node;
         }
-        nodes[node] = false;
-        for at in graph.range(node).filter(|at| links[*at]).collect::<Vec<_>>() {
-            links[at] = false;
-            let source = graph.links[at].source as usize;
-            leaving[source] -= 1;
-            if nodes[source] && dead(source, &leaving, &arriving) {
-                queue.push(source);
-            }
-        }
-        for (target, at) in std::mem::take(&mut readers[node]) {
-            if std::mem::take(&mut links[at as usize]) {
-                arriving[target as usize] -= 1;
-                if nodes[target as usize] && dead(target as usize, &leaving, &arriving) {
-                    queue.push(target as usize);
-                }
-            }
+        links.retain(|l| nodes[l.source as usize] && nodes[l.target as usize]);
+        if !changed && links.len() == before {
+            return;
         }
     }
 }
@@ -162,6 +177,11 @@ mod tests {
         graph(&kinds, &[1.0], &links).unwrap()
     }
 
+    /// (source, target) of the kept links.
+    fn ends(g: &Graph, p: &Pruned) -> Vec<(usize, usize)> {
+        g.triples().enumerate().filter(|(at, _)| p.links.contains(at)).map(|(_, (s, t, _))| (s, t)).collect()
+    }
+
     #[test]
     fn pruning_by_hand() {
         let g = example();
@@ -177,9 +197,7 @@ mod tests {
         let p = prune(&g, &influence, 0.8, 1.0).unwrap();
         let kept: Vec<usize> = (0..12).filter(|i| p.nodes[*i]).collect();
         assert_eq!(kept, [1, 3, 6, 8, 9, 10, 11]);
-        let links: Vec<(usize, usize)> =
-            g.triples().zip(&p.links).filter(|(_, k)| **k).map(|((s, t, _), _)| (s, t)).collect();
-        assert_eq!(links, [(9, 1), (10, 1), (1, 3), (6, 3), (1, 11), (3, 11), (6, 11), (8, 11)]);
+        assert_eq!(ends(&g, &p), [(9, 1), (10, 1), (1, 3), (6, 3), (1, 11), (3, 11), (6, 11), (8, 11)]);
     }
 
     #[test]
@@ -190,7 +208,7 @@ mod tests {
         let g = graph(&[Component, Component, Component, Token, Logit], &[1.0], &links).unwrap();
         let p = prune(&g, &Influence::of(&g), 1.0, 0.9).unwrap();
         assert_eq!(p.nodes, [false, false, false, true, true]);
-        assert!(p.links.iter().all(|k| !k));
+        assert!(p.links.is_empty());
     }
 
     #[test]
@@ -302,9 +320,7 @@ mod tests {
             let p = prune(&g, &i, node_threshold, edge_threshold).unwrap();
             let (nodes, edges) = literal(&g, node_threshold, edge_threshold);
             prop_assert_eq!(&p.nodes, &nodes);
-            let kept: Vec<(usize, usize)> =
-                g.triples().zip(&p.links).filter(|(_, k)| **k).map(|((s, t, _), _)| (s, t)).collect();
-            prop_assert_eq!(kept, edges);
+            prop_assert_eq!(ends(&g, &p), edges);
         }
     }
 }

@@ -7,47 +7,14 @@
 
 use candle_core::Tensor;
 
+use crate::engine::frozen::FrozenNorm;
 use crate::engine::gradient::{Along, differentiate};
 use crate::engine::kernels::activation;
-use crate::engine::kernels::norm::normalize;
 use crate::engine::{Freeze, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
-use crate::model::config::{ModelConfig, Parallel};
+use crate::model::config::Parallel;
 use crate::model::weights::Norm;
-
-/// A norm with its scale held at a run's, as a linear map: centre, divide by the row's scale, times the gain.
-struct FrozenNorm {
-    gain: Option<Tensor>,
-    /// By position; 1 where there is no norm.
-    divisor: Vec<f32>,
-    centres: bool,
-}
-
-impl FrozenNorm {
-    fn of(x: &Tensor, n: Option<&Norm>, config: &ModelConfig) -> Result<Self> {
-        let Some(n) = n else {
-            return Ok(Self { gain: None, divisor: vec![1.0; x.dim(0)?], centres: false });
-        };
-        let divisor = normalize(x, config.norm, false)?.1.flatten_all()?.to_vec1()?;
-        Ok(Self { gain: Some(n.weight.clone()), divisor, centres: config.centres() })
-    }
-
-    /// Directions [n, d] of the output as directions of the input, without the division by the row's scale.
-    fn read(&self, directions: &Tensor) -> Result<Tensor> {
-        let Some(gain) = &self.gain else { return Ok(directions.clone()) };
-        let y = directions.broadcast_mul(gain)?;
-        Ok(if self.centres { y.broadcast_sub(&y.mean_keepdim(1)?)? } else { y })
-    }
-
-    /// Rows of a stream as the norm passes them on, without its offset.
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let Some(gain) = &self.gain else { return Ok(x.clone()) };
-        let x = if self.centres { x.broadcast_sub(&x.mean_keepdim(1)?)? } else { x.clone() };
-        let divisor = Tensor::from_slice(&self.divisor, (self.divisor.len(), 1), x.device())?;
-        Ok(x.broadcast_div(&divisor)?.broadcast_mul(gain)?)
-    }
-}
 
 /// Which row of [`Sources::at`] is whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

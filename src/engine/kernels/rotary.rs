@@ -35,6 +35,12 @@ impl Table {
         Self { dims: self.dims, style: self.style, cos: gather(&self.cos), sin: gather(&self.sin) }
     }
 
+    /// The table that turns back.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        Self { sin: Arc::new(self.sin.iter().map(|s| -s).collect()), ..self.clone() }
+    }
+
     /// Turns x [batch, pos, head, d_head].
     pub fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         if fused(&[x]) { x.apply_op1_no_bwd(self) } else { self.composed(x) }
@@ -116,6 +122,8 @@ mod tests {
                 let difference = (table.apply(&x).unwrap() - table.composed(&x).unwrap()).unwrap();
                 let worst = difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(worst < 1e-6, "{style:?} {dims} {worst}");
+                let back = (table.inverse().apply(&table.apply(&x).unwrap()).unwrap() - &x).unwrap();
+                assert!(back.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6);
             }
         }
     }

@@ -1,0 +1,205 @@
+//! Why a head attends where it does, and what it does there: its query, key and value taken apart by the
+//! components that wrote them (QK and OV circuits, "A Mathematical Framework for Transformer Circuits", Elhage et
+//! al. 2021), with norm scales held at their values in the run.
+//!
+//! A score matters only against the other scores of its row, so the parts are those of the chosen key's score minus
+//! the mean score of the other keys that the query sees: they add up to it exactly (before a soft cap).
+
+use candle_core::Tensor;
+
+use crate::circuit::contributions::Contributions;
+use crate::circuit::wiring::{Component, Wiring};
+use crate::engine::forward::Prepared;
+use crate::engine::frozen::FrozenNorm;
+use crate::engine::kernels::norm::normalize;
+use crate::engine::{SiteKind, Trace};
+use crate::error::{Error, Result};
+use crate::model::config::QkNorm;
+
+/// A component and what it contributes; `None` stands for biases and whatever is constant.
+pub type Share = (Option<Component>, f32);
+
+/// One query of one head, taken apart.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub layer: usize,
+    pub head: usize,
+    pub query: usize,
+    pub key: usize,
+    /// Weight of the pattern at the key.
+    pub attention: f32,
+    /// The key's score minus the mean score of the other keys that the query sees, scaled as the softmax sees it,
+    /// before a soft cap.
+    pub advantage: f32,
+    /// Parts of the advantage by what wrote the query, and by what wrote the keys; each adds up to it.
+    pub by_query: Vec<Share>,
+    pub by_key: Vec<Share>,
+    /// Shares of the head's output z by what wrote the values, along z; they add up to 1.
+    pub by_value: Vec<Share>,
+    /// The head's pattern from this query, by key.
+    pub pattern: Vec<f32>,
+}
+
+/// Takes a head's attention apart at a query; at its strongest key if none is given.
+///
+/// # Errors
+/// A head or position that is not there, or an edited run.
+pub fn why_head(trace: &Trace, layer: usize, head: usize, query: usize, key: Option<usize>) -> Result<Why> {
+    let c = &trace.model.config;
+    let n = query + 1;
+    if query >= trace.len() || key.is_some_and(|k| k > query) {
+        return Err(Error::request(format!(
+            "a query at {query} with the key {} is not in this prompt of {} tokens; keys do not come after their query",
+            key.unwrap_or(query),
+            trace.len()
+        )));
+    }
+    if !trace.edits().is_empty() {
+        return Err(Error::request("a head is taken apart in a run without edits; switch them off"));
+    }
+    let pattern: Vec<f32> = trace.head_pattern(layer, head)?.get(query)?.narrow(0, 0, n)?.to_vec1()?;
+    let strongest = (0..n).max_by(|a, b| pattern[*a].total_cmp(&pattern[*b])).unwrap_or(0);
+    let key = key.unwrap_or(strongest);
+    let parts = Parts::of(trace, layer, n)?;
+    let block = &trace.model.weights.blocks[layer];
+    let (kv, d) = (c.kv_head(head), c.d_head);
+    let prepared = Prepared::new(c, n);
+    let scale = prepared.attend(layer).scale;
+
+    // Queries and keys as attention uses them, and how a direction among them is read in the projections' space.
+    let past = trace.past(layer)?;
+    let keys = past.keys.narrow(0, 0, n)?.narrow(1, kv, 1)?.squeeze(1)?.contiguous()?;
+    let rotated = SiteKind::RotQ.exists(c);
+    let q = trace.get(if rotated { SiteKind::RotQ } else { SiteKind::Q }, layer)?;
+    let q = q.get(query)?.get(head)?;
+    let back = |direction: &Tensor, pos: usize, kind: SiteKind| -> Result<Tensor> {
+        let turned = match prepared.rotation(layer) {
+            Some(table) => table.rows(&[pos]).inverse().apply(&direction.reshape((1, 1, 1, d))?.contiguous()?)?,
+            None => direction.reshape((1, 1, 1, d))?,
+        };
+        unnormed(trace, layer, head, pos, kind, &turned.flatten_all()?)
+    };
+    // +1 for the key, −1/m for the m others in sight.
+    let others = pattern.iter().enumerate().filter(|(k, w)| *k != key && **w > 0.0).count();
+    let factors: Vec<f32> = pattern
+        .iter()
+        .enumerate()
+        .map(|(k, w)| {
+            if others == 0 || *w == 0.0 && k != key {
+                0.0
+            } else if k == key {
+                1.0
+            } else {
+                -1.0 / others as f32
+            }
+        })
+        .collect();
+    let contrast = keys.broadcast_mul(&Tensor::from_slice(&factors, (n, 1), keys.device())?)?.sum(0)?;
+    let advantage = (&q * &contrast)?.sum_all()?.to_scalar::<f32>()? * scale;
+
+    // By query: each part's projection on the key's difference from the others' mean.
+    let w = |weights: &Tensor, at: usize| -> Result<Tensor> { Ok(weights.narrow(1, at * d, d)?.contiguous()?) };
+    let read = w(&block.attn.q.weight, head)?.matmul(&back(&contrast, query, SiteKind::Q)?.unsqueeze(1)?)?;
+    let by_query = parts.project(&read.squeeze(1)?, query)?.into_iter().map(|v| v * scale).collect::<Vec<f32>>();
+
+    // By key: at the chosen key, minus the mean over the others.
+    let wk = w(&block.attn.k.weight, kv)?;
+    let mut by_key = vec![0f32; by_query.len()];
+    for (pos, factor) in factors.iter().copied().enumerate().filter(|(_, f)| *f != 0.0) {
+        let read = wk.matmul(&back(&q, pos, SiteKind::K)?.unsqueeze(1)?)?.squeeze(1)?;
+        for (sum, v) in by_key.iter_mut().zip(parts.project(&read, pos)?) {
+            *sum += factor * scale * v;
+        }
+    }
+
+    // By value: along z.
+    let z = trace.get(SiteKind::Z, layer)?.get(query)?.get(head)?;
+    let size = z.sqr()?.sum_all()?.to_scalar::<f32>()?.max(1e-20);
+    let read = w(&block.attn.v.weight, kv)?.matmul(&z.unsqueeze(1)?)?.squeeze(1)?;
+    let mut by_value = vec![0f32; by_query.len()];
+    for (pos, weight) in pattern.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+        for (sum, v) in by_value.iter_mut().zip(parts.project(&read, pos)?) {
+            *sum += weight * v / size;
+        }
+    }
+    Ok(Why {
+        layer,
+        head,
+        query,
+        key,
+        attention: pattern[key],
+        advantage,
+        by_query: parts.ranked(&by_query, advantage),
+        by_key: parts.ranked(&by_key, advantage),
+        by_value: parts.ranked(&by_value, 1.0),
+        pattern,
+    })
+}
+
+/// A direction among normalised queries or keys as one among those that were projected.
+fn unnormed(
+    trace: &Trace,
+    layer: usize,
+    head: usize,
+    pos: usize,
+    kind: SiteKind,
+    direction: &Tensor,
+) -> Result<Tensor> {
+    let c = &trace.model.config;
+    let attn = &trace.model.weights.blocks[layer].attn;
+    let (gain, heads, at) = match kind {
+        SiteKind::Q => (&attn.q_norm, c.n_heads, head),
+        _ => (&attn.k_norm, c.n_kv_heads, c.kv_head(head)),
+    };
+    let Some(gain) = gain else { return Ok(direction.clone()) };
+    let raw = trace.get(kind, layer)?.get(pos)?;
+    let (raw, gain) = match c.qk_norm {
+        QkNorm::FullWidth => (raw.reshape((1, heads * c.d_head))?, gain.narrow(0, at * c.d_head, c.d_head)?),
+        _ => (raw.get(at)?.unsqueeze(0)?, gain.clone()),
+    };
+    let divisor: f32 = normalize(&raw.contiguous()?, c.norm, false)?.1.flatten_all()?.get(0)?.to_scalar()?;
+    Ok(((direction * gain)? / f64::from(divisor))?)
+}
+
+/// What every component wrote before a layer, as its first norm passes it on.
+struct Parts {
+    wiring: Wiring,
+    /// [pos] of [sender, d_model]
+    rows: Vec<Tensor>,
+}
+
+impl Parts {
+    fn of(trace: &Trace, layer: usize, n: usize) -> Result<Self> {
+        let c = &trace.model.config;
+        let wiring = Wiring::new(c);
+        let senders = wiring.sender(Component::Head { layer, head: 0 }).unwrap_or(1);
+        let all = Contributions::of(trace, 0)?;
+        let stream = trace.get(SiteKind::ResidPre, layer)?.narrow(0, 0, n)?.contiguous()?;
+        let norm = FrozenNorm::of(&stream, trace.model.weights.blocks[layer].ln1.as_ref(), c)?;
+        let device = stream.device();
+        let width = n * c.d_model;
+        let through = all.values[..senders]
+            .iter()
+            .map(|v| norm.apply(&Tensor::from_slice(&v[..width], (n, c.d_model), device)?))
+            .collect::<Result<Vec<_>>>()?;
+        let stacked = Tensor::stack(&through, 1)?;
+        Ok(Self { wiring, rows: (0..n).map(|p| Ok(stacked.get(p)?)).collect::<Result<_>>()? })
+    }
+
+    fn project(&self, direction: &Tensor, pos: usize) -> Result<Vec<f32>> {
+        Ok(self.rows[pos].matmul(&direction.unsqueeze(1)?)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Largest first, with what the components leave of the total.
+    fn ranked(&self, values: &[f32], total: f32) -> Vec<Share> {
+        let rest = total - values.iter().sum::<f32>();
+        let mut out: Vec<Share> =
+            values.iter().enumerate().map(|(s, v)| (Some(self.wiring.sender_at(s)), *v)).collect();
+        let scale = values.iter().fold(total.abs(), |m, v| m.max(v.abs()));
+        if rest.abs() > 1e-4 * scale {
+            out.push((None, rest));
+        }
+        out.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        out
+    }
+}
