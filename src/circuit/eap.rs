@@ -117,6 +117,23 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
 }
 
 impl EdgeScores {
+    /// The mean over several prompts' scores.
+    ///
+    /// # Errors
+    /// No scores at all.
+    pub fn mean(mut all: Vec<Self>) -> Result<Self> {
+        let n = all.len() as f32;
+        let mut sum = all.pop().ok_or_else(|| Error::request("there is no prompt to score edges on"))?;
+        for other in &all {
+            sum.seconds += other.seconds;
+            for (a, b) in sum.values.iter_mut().flatten().zip(other.values.iter().flatten()) {
+                *a += b;
+            }
+        }
+        sum.values.iter_mut().flatten().for_each(|v| *v /= n);
+        Ok(sum)
+    }
+
     pub fn get(&self, edge: Edge) -> f32 {
         self.values[edge.receiver][edge.sender]
     }

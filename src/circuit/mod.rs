@@ -7,6 +7,7 @@ pub mod eap;
 pub mod edges;
 pub mod file;
 pub mod find;
+pub mod prompt_set;
 pub mod quality;
 pub mod stage;
 pub mod wiring;

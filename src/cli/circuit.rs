@@ -17,6 +17,7 @@ use crate::circuit::contributions::Outside;
 use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
 use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::find::{edges_above, refine, top_edges};
+use crate::circuit::prompt_set::{PromptSet, SHIPPED};
 use crate::circuit::quality::{Quality, Trial, curve, quality};
 use crate::circuit::{Edges, Wiring};
 use crate::engine::Trace;
@@ -36,6 +37,48 @@ enum Action {
     Find(FindArgs),
     /// Faithfulness, completeness, minimality, and the curve over sizes
     Eval(EvalArgs),
+    /// List the prompt sets that come with the program
+    Sets,
+}
+
+/// Prompts out of a template.
+#[derive(clap::Args, Clone, Debug)]
+struct SetArgs {
+    /// A prompt set, by name (see `circuit sets`) or as a .toml file
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    set: Option<String>,
+    /// Pairs to generate from the set
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pairs: usize,
+    /// Seed of the draw
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+impl SetArgs {
+    fn generate(&self, model: &Model) -> Result<Option<Vec<PromptPair>>> {
+        let Some(name) = &self.set else { return Ok(None) };
+        if self.pairs == 0 {
+            return Err(Error::request("--pairs 0 leaves no prompt; give at least one"));
+        }
+        Ok(Some(PromptSet::open(name)?.generate(model, self.pairs, self.seed)?.pairs))
+    }
+}
+
+/// Runs of pairs.
+fn run_all(prompts: &[PromptPair], model: &Arc<Model>, progress: &Progress) -> Result<Vec<Pair>> {
+    prompts.iter().map(|p| runs_of(p, model, progress)).collect()
+}
+
+/// What each pair is tried by; means are taken over all their clean and corrupted runs.
+fn trials<'a>(pairs: &'a [Pair], prompts: &[PromptPair], kind: MetricKind, outside: Outside) -> Result<Vec<Trial<'a>>> {
+    let means: Vec<Arc<Trace>> =
+        if outside == Outside::Mean { pairs.iter().flat_map(Pair::traces).collect() } else { Vec::new() };
+    pairs
+        .iter()
+        .zip(prompts)
+        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, &means))
+        .collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +97,8 @@ struct FindArgs {
     model: ModelArgs,
     #[command(flatten)]
     pair: PairArgs,
+    #[command(flatten)]
+    set: SetArgs,
     /// How edges are chosen
     #[arg(long, value_enum, default_value = "eap-ig")]
     method: Method,
@@ -93,6 +138,8 @@ struct EvalArgs {
     /// Other prompts than the circuit's own
     #[command(flatten)]
     pair: PairArgs,
+    #[command(flatten)]
+    set: SetArgs,
     /// What to measure (default: as the circuit was found; the logit difference for acdc's KL)
     #[arg(long, value_enum)]
     metric: Option<MetricKind>,
@@ -114,6 +161,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
     match &args.action {
         Action::Find(a) => find(a),
         Action::Eval(a) => eval(a),
+        Action::Sets => {
+            let rows = SHIPPED
+                .iter()
+                .map(|s| Ok(vec![s.name.to_owned(), PromptSet::open(s.name)?.about]))
+                .collect::<Result<Vec<_>>>()?;
+            let width = rows.iter().map(|r| r[0].len()).max().unwrap_or(0);
+            emit(&rows.iter().map(|r| format!("{:width$}  {}", r[0], r[1])).collect::<Vec<_>>().join("\n"))
+        }
     }
 }
 
@@ -136,15 +191,20 @@ fn prompts(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
 fn find(args: &FindArgs) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let kind = args.metric.unwrap_or(if args.method == Method::Acdc { MetricKind::Kl } else { MetricKind::default() });
-    let (answer, wrong) = args.pair.tokens(&model)?;
-    let metric = kind.with(answer, wrong)?;
     if args.method != Method::Acdc && args.edges.is_none() && args.threshold.is_none() {
         return Err(Error::request("how large a circuit? add --edges N or --threshold X"));
     }
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
-    let pair = args.pair.runs(&model, &progress)?;
-    let trials = [Trial::new(&pair, metric, args.outside, &[])?];
+    let prompts = match args.set.generate(&model)? {
+        Some(list) => list,
+        None => {
+            let pair = args.pair.runs(&model, &progress)?;
+            vec![prompts(&args.pair, &pair, &model)?]
+        }
+    };
+    let pairs = run_all(&prompts, &model, &progress)?;
+    let trials = trials(&pairs, &prompts, kind, args.outside)?;
     let mut score_seconds = Value::Null;
     let mut scores: Option<EdgeScores> = None;
     let (edges, method) = match args.method {
@@ -152,12 +212,18 @@ fn find(args: &FindArgs) -> Result<()> {
             let threshold = args
                 .threshold
                 .ok_or_else(|| Error::request("acdc needs --threshold X, a change of the metric such as 0.01"))?;
+            if trials.len() > 1 {
+                return Err(Error::request(
+                    "acdc searches on one prompt; give --pairs 1, or use eap or eap-ig on a set",
+                ));
+            }
             let edges = acdc(&trials[0].stage, &trials[0].readout, threshold, &progress, |_| {})?;
             (edges, format!("ACDC, threshold {threshold}"))
         }
         Method::Eap | Method::EapIg => {
             let path = if args.method == Method::Eap { Path::Clean } else { Path::Integrated(args.steps) };
-            let found = edge_scores(&pair, metric, path, &progress)?;
+            let score = |(pair, trial): (&Pair, &Trial<'_>)| edge_scores(pair, trial.readout.metric, path, &progress);
+            let found = EdgeScores::mean(pairs.iter().zip(&trials).map(score).collect::<Result<Vec<_>>>()?)?;
             score_seconds = json!(found.seconds);
             let name =
                 if args.method == Method::Eap { "EAP".to_owned() } else { format!("EAP-IG, {} steps", args.steps) };
@@ -176,8 +242,7 @@ fn find(args: &FindArgs) -> Result<()> {
     let runs = crate::circuit::find::Runs::of(&trials, &edges, &progress)?;
     let faithfulness = runs.faithfulness(&progress)?;
     let score = |e| scores.as_ref().map_or(0.0, |s| s.get(e));
-    let prompt = prompts(&args.pair, &pair, &model)?;
-    let file = CircuitFile::new(&model, vec![prompt], kind, args.outside, method.clone(), &edges, score);
+    let file = CircuitFile::new(&model, prompts, kind, args.outside, method.clone(), &edges, score);
     if let Some(path) = &args.output {
         file.save(path)?;
     }
@@ -191,7 +256,7 @@ fn find(args: &FindArgs) -> Result<()> {
             "clean": trials[0].scale.full, "corrupt": trials[0].scale.empty,
             "score_seconds": score_seconds,
         });
-        return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
+        return emit(&document(&model, Some(&pairs[0].clean.ids), seconds, doc).to_string());
     }
     let rows = |list: &mut dyn Iterator<Item = (&String, f32)>| -> Vec<Vec<String>> {
         list.take(args.top).map(|(n, s)| vec![n.clone(), format!("{s:+.4}")]).collect()
@@ -229,11 +294,13 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
     let own = args.pair.clean.is_none() && args.pair.clean_ids.is_none();
-    let prompts = if own {
-        file.prompts.clone()
-    } else {
-        let pair = args.pair.runs(&model, &progress)?;
-        vec![prompts(&args.pair, &pair, &model)?]
+    let prompts = match args.set.generate(&model)? {
+        Some(list) => list,
+        None if own => file.prompts.clone(),
+        None => {
+            let pair = args.pair.runs(&model, &progress)?;
+            vec![prompts(&args.pair, &pair, &model)?]
+        }
     };
     // ACDC searches by KL, whose two ends say nothing of an answer; where there are answers they are used.
     let answered = prompts.iter().all(|p| p.answer_id.is_some() && p.wrong_id.is_some());
@@ -242,12 +309,8 @@ fn eval(args: &EvalArgs) -> Result<()> {
         other => other,
     });
     let outside = args.outside.unwrap_or(file.outside);
-    let pairs = prompts.iter().map(|p| runs_of(p, &model, &progress)).collect::<Result<Vec<_>>>()?;
-    let trials = pairs
-        .iter()
-        .zip(&prompts)
-        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, &[]))
-        .collect::<Result<Vec<_>>>()?;
+    let pairs = run_all(&prompts, &model, &progress)?;
+    let trials = trials(&pairs, &prompts, kind, outside)?;
     let q = quality(&trials, &edges, &progress)?;
     let mut curve_json = Value::Null;
     let mut curve_line = String::new();
@@ -303,6 +366,16 @@ fn eval(args: &EvalArgs) -> Result<()> {
         return emit(&document(&model, ids.as_deref(), seconds, doc).to_string());
     }
     print_quality(&q, edges.wiring, args.top)?;
+    if prompts.len() > 1 {
+        let rows: Vec<Vec<String>> = prompts
+            .iter()
+            .zip(&q.prompts)
+            .map(|(p, (f, s))| {
+                vec![p.clean.clone(), format!("{f:.3}"), format!("{:+.2}", s.full), format!("{:+.2}", s.empty)]
+            })
+            .collect();
+        emit(&format!("{}\n", table(&["prompt", "faithful", "whole", "without"], &rows)))?;
+    }
     emit(&format!(
         "{} edges, {} outside, {}: faithfulness {:.3}, completeness (the complement's) {:.3}; {seconds:.2} s{curve_line}{}",
         q.size,
