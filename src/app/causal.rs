@@ -215,6 +215,7 @@ impl State {
         self.request_edited();
         self.request_sweep(None, false);
         self.request_approximation();
+        self.request_quality();
         if self.pending_generation && !self.document.stack.is_active() {
             self.request_generation();
         }

@@ -4,13 +4,17 @@
 use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::causal::{PatchSettings, Show};
+use super::circuits::{CircuitSettings, GraphTarget};
 use super::selection::{Hovered, Pinned};
 use super::views::ViewKind;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::projection::Settings;
+use crate::circuit::cart::Cart;
+use crate::circuit::{Component, Edge};
 use crate::engine::edit::Edit;
 use crate::engine::generate::Sampling;
 use crate::engine::{EditStack, Which};
+use crate::jobs::circuits::Search;
 
 /// Named commands without data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +39,15 @@ pub enum Command {
     ToggleEdits,
     ClearEdits,
     Generate,
+    Collect,
+    ClearCart,
     ResetLayout,
     Shortcuts,
     Quit,
 }
 
 impl Command {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -62,6 +68,8 @@ impl Command {
         Self::ToggleEdits,
         Self::ClearEdits,
         Self::Generate,
+        Self::Collect,
+        Self::ClearCart,
         Self::ResetLayout,
         Self::Shortcuts,
         Self::Quit,
@@ -89,6 +97,8 @@ impl Command {
             Self::ToggleEdits => "Switch all edits off or on",
             Self::ClearEdits => "Remove all edits",
             Self::Generate => "Generate text without and with the edits",
+            Self::Collect => "Put the pinned head into the circuit, or take it out",
+            Self::ClearCart => "Empty the circuit",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
             Self::Quit => "Quit",
@@ -119,7 +129,8 @@ impl Command {
             Self::NextRun => plain(Key::R),
             Self::ToggleEdits => plain(Key::E),
             Self::Generate => command(Key::G),
-            Self::Messages | Self::ResetLayout | Self::ClearEdits => return None,
+            Self::Collect => plain(Key::C),
+            Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
         })
     }
 
@@ -153,6 +164,28 @@ pub enum Action {
         cells: Option<Vec<usize>>,
     },
     Approximate,
+    /// The graph view was looked at.
+    TraceGraph,
+    GraphTarget(GraphTarget),
+    /// Shares of influence that the kept nodes and links hold.
+    GraphThresholds(f64, f64),
+    /// Asks the system for a graph file.
+    LoadGraph,
+    /// Opens a graph file.
+    OpenGraph(String),
+    /// Back from a file to the traced prediction.
+    CloseGraph,
+    /// Saves the pruned graph.
+    SaveGraph,
+    SetCart(Cart),
+    /// Adds a component to the cart, or takes it away.
+    ToggleCart(Component),
+    ToggleCartEdge(Edge),
+    CircuitSettings(CircuitSettings),
+    SearchCircuit(Search),
+    SaveCart,
+    /// Asks the system for a saved circuit.
+    LoadCart,
     /// How text is generated, and how much.
     Sampling(Sampling, usize),
     Generate,

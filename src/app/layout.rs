@@ -21,22 +21,25 @@ impl Default for Layout {
     fn default() -> Self {
         let mut tiles = Tiles::default();
         let mut pane = |kind: ViewKind| tiles.insert_pane(Pane { kind, view: (kind.def().make)() });
-        let [attention, lens, norms, projection, activations, attribution, patching, edits, generation] = [
-            ViewKind::Attention,
-            ViewKind::Lens,
-            ViewKind::Norms,
-            ViewKind::Projection,
-            ViewKind::Activations,
-            ViewKind::Attribution,
-            ViewKind::Patching,
-            ViewKind::Edits,
-            ViewKind::Generation,
-        ]
-        .map(&mut pane);
+        let [attention, lens, norms, projection, activations, attribution, patching, edits, generation, graph, circuit] =
+            [
+                ViewKind::Attention,
+                ViewKind::Lens,
+                ViewKind::Norms,
+                ViewKind::Projection,
+                ViewKind::Activations,
+                ViewKind::Attribution,
+                ViewKind::Patching,
+                ViewKind::Edits,
+                ViewKind::Generation,
+                ViewKind::Graph,
+                ViewKind::Circuit,
+            ]
+            .map(&mut pane);
         let tab = |tiles: &mut Tiles<Pane>, list: Vec<TileId>| tiles.insert_tab_tile(list);
         let left = tab(&mut tiles, vec![attention]);
-        let top = tab(&mut tiles, vec![lens, patching, norms]);
-        let low_left = tab(&mut tiles, vec![attribution, edits]);
+        let top = tab(&mut tiles, vec![lens, graph, patching, norms]);
+        let low_left = tab(&mut tiles, vec![attribution, circuit, edits]);
         let low_right = tab(&mut tiles, vec![activations, projection, generation]);
         let low = tiles.insert_container(Linear::new_binary(LinearDir::Horizontal, [low_left, low_right], 0.5));
         let right = tiles.insert_container(Linear::new_binary(LinearDir::Vertical, [top, low], 0.56));

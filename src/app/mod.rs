@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod causal;
+pub mod circuits;
 pub mod command;
 pub mod fonts;
 pub mod inspector;
@@ -60,6 +61,7 @@ pub fn document(args: &WindowArgs) -> Result<Document> {
         corrupted: args.corrupt.clone().unwrap_or_default(),
         alignment: None,
         stack,
+        cart: Default::default(),
         // The ids are named where the prompt would stand.
         prompt: match &args.ids {
             Some(ids) => format!("{} token ids", ids.len()),
@@ -118,6 +120,8 @@ enum Message {
     /// The place chosen in the system's dialog.
     SaveTo(PathBuf),
     Stack(PathBuf, crate::engine::EditStack),
+    Graph(PathBuf),
+    Cart(PathBuf, crate::circuit::cart::Cart),
 }
 
 pub struct App {
@@ -185,6 +189,15 @@ impl App {
                     self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
                     self.state.apply(Action::SetStack(stack), self.now);
                 }
+                Message::Graph(path) => {
+                    self.layout.show(ViewKind::Graph);
+                    self.state.apply(Action::OpenGraph(path.display().to_string()), self.now);
+                }
+                Message::Cart(path, cart) => {
+                    self.layout.show(ViewKind::Circuit);
+                    self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
+                    self.state.apply(Action::SetCart(cart), self.now);
+                }
                 Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
                 Message::SaveTo(path) => {
                     if let Some(save) = &mut self.save {
@@ -199,7 +212,7 @@ impl App {
             .map(|f| f.path().to_owned())
             .filter(|p| p.extension().is_some_and(|e| e == "json") && p.file_name().is_none_or(|n| n != "config.json"))
         {
-            self.open_stack(ctx, path);
+            self.background(ctx, move || Some(read_json(&path)));
         } else if let Some(file) = dropped.first() {
             self.state.apply(Action::Open(file.path().display().to_string()), self.now);
         }
@@ -323,6 +336,23 @@ impl App {
                     pollster::block_on(dialog.add_filter("edits", &["json"]).pick_file()).map(|h| read_stack(h.path()))
                 });
             }
+            Action::LoadGraph | Action::LoadCart => {
+                let dialog = rfd::AsyncFileDialog::new().set_title("Open a graph or a circuit");
+                self.background(ctx, move || {
+                    pollster::block_on(dialog.add_filter("graphs and circuits", &["json"]).pick_file())
+                        .map(|h| read_json(h.path()))
+                });
+            }
+            Action::SaveGraph => {
+                if let Some(shown) = self.state.results.graph.get().map(|r| r.value.clone()) {
+                    let thresholds = self.state.circuits.thresholds;
+                    self.background(ctx, move || Some(graph_bytes(&shown, thresholds)));
+                }
+            }
+            Action::SaveCart => match self.state.circuit_file() {
+                Ok((name, bytes)) => self.save = Some(Save::new(&name, bytes)),
+                Err(e) => self.state.notices.push(Level::Error, e.to_string()),
+            },
             other => {
                 self.state.apply(other, self.now);
                 ctx.request_repaint();
@@ -387,6 +417,13 @@ impl App {
                 self.layout.show(ViewKind::Generation);
                 self.state.apply(Action::Generate, self.now);
             }
+            Command::Collect => {
+                if let Some(head) = pinned.head {
+                    let component = crate::circuit::Component::Head { layer: pinned.layer, head };
+                    self.state.apply(Action::ToggleCart(component), self.now);
+                }
+            }
+            Command::ClearCart => self.state.apply(Action::SetCart(Default::default()), self.now),
             Command::ResetLayout => self.layout = Layout::default(),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
@@ -511,6 +548,29 @@ impl App {
 fn read_stack(path: &std::path::Path) -> Message {
     match crate::cli::generate::read_stack(path) {
         Ok(stack) => Message::Stack(path.to_owned(), stack),
+        Err(e) => Message::Say(Level::Error, e.to_string()),
+    }
+}
+
+/// A dropped or chosen JSON file: a graph, a circuit, or a stack of edits.
+fn read_json(path: &std::path::Path) -> Message {
+    use crate::circuit::file::{CircuitFile, FORMAT};
+    let value = std::fs::read(path).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
+    match value {
+        Some(v) if v.get("nodes").is_some() && v.get("links").is_some() => Message::Graph(path.to_owned()),
+        Some(v) if v.get("format").and_then(|f| f.as_str()) == Some(FORMAT) => match CircuitFile::open(path) {
+            Ok(file) => Message::Cart(path.to_owned(), file.cart()),
+            Err(e) => Message::Say(Level::Error, e.to_string()),
+        },
+        _ => read_stack(path),
+    }
+}
+
+fn graph_bytes(shown: &crate::graph::layout::Shown, thresholds: (f64, f64)) -> Message {
+    let text =
+        shown.file(thresholds).and_then(|f| serde_json::to_vec(&f.to_json()).map_err(|e| Error::failed(e.to_string())));
+    match text {
+        Ok(bytes) => Message::Save("graph.json".to_owned(), bytes),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }

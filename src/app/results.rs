@@ -11,6 +11,10 @@ use crate::analysis::norms::Norms;
 use crate::analysis::patterns::{Thumbnails, Which};
 use crate::analysis::projection::Projection;
 use crate::analysis::sweep::{Estimate, Found};
+use crate::analysis::why_head::Why;
+use crate::circuit::find::Step;
+use crate::graph::layout::{Drawing, Shown};
+use crate::jobs::circuits::Tried;
 use crate::jobs::{Compared, Generations, Run};
 
 /// A result with the run or model it belongs to.
@@ -89,6 +93,12 @@ pub struct Results {
     pub estimate: Option<Estimate>,
     pub backup: Slot<Vec<Change>>,
     pub generated: Slot<Generations>,
+    pub graph: Slot<Shown>,
+    pub drawing: Slot<Drawing>,
+    pub why: Slot<Why>,
+    pub tried: Slot<Tried>,
+    /// How far a search for a circuit is.
+    pub searching: Slot<Step>,
     pub(super) stamp: u64,
 }
 
@@ -101,6 +111,8 @@ impl Results {
         self.approximation.outdate();
         self.backup.outdate();
         self.generated.outdate();
+        self.tried.outdate();
+        self.why.outdate();
         self.outdate_analyses();
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::causal::{PatchSettings, Show};
+use super::circuits::CircuitState;
 use super::command::Action;
 use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
@@ -54,6 +55,7 @@ pub struct State {
     pub(super) pending_generation: bool,
     /// The end of the shown run is pinned, and stays so while it grows.
     follows_end: bool,
+    pub circuits: CircuitState,
     /// How text is generated, and how much.
     pub sampling: (Sampling, usize),
     /// Nothing is on its way because the user stopped it.
@@ -88,6 +90,7 @@ impl State {
             known_reference: Vec::new(),
             pending_generation: false,
             follows_end: true,
+            circuits: CircuitState::default(),
             sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
@@ -161,6 +164,8 @@ impl State {
         self.request_neurons();
         self.worker.submit(Request::Projection { subject: subject.clone(), settings: self.projection });
         self.worker.submit(Request::TextScores { subject });
+        self.request_graph();
+        self.request_why();
     }
 
     /// Shows the wanted run: all analyses of it are asked for.
@@ -287,6 +292,15 @@ impl State {
             }
             Payload::Approximation(v) => r.approximation.set(v, stamp),
             Payload::Generated(v) => r.generated.set(v, stamp),
+            Payload::Graph(v) => {
+                r.graph.set(v, stamp);
+                self.request_drawing();
+            }
+            Payload::Drawing(v) => r.drawing.set(v, stamp),
+            Payload::Why(v) => r.why.set(v, stamp),
+            Payload::Quality(v) => r.tried.set(v, stamp),
+            Payload::Searching(v) => r.searching.set(v, stamp),
+            Payload::Searched(v) => self.searched(v),
             Payload::Pattern(which, values) => {
                 if which == self.selection.pinned.which() {
                     r.pattern.set((which, values), stamp);
@@ -310,9 +324,13 @@ impl State {
     /// Whether an answer was computed from the runs that are on screen.
     fn is_current(&self, answer: &Answer) -> bool {
         let expected = match answer.kind {
-            Kind::Open | Kind::Run | Kind::RunCorrupted | Kind::NeuronTokens | Kind::RandomScores => return true,
-            Kind::RunEdited | Kind::Sweep | Kind::Approximation => self.pair().map(Pair::traces),
-            Kind::Generate | Kind::Backup => {
+            Kind::Open | Kind::Run | Kind::RunCorrupted | Kind::NeuronTokens | Kind::RandomScores | Kind::Drawing => {
+                return true;
+            }
+            Kind::RunEdited | Kind::Sweep | Kind::Approximation | Kind::Quality | Kind::Search => {
+                self.pair().map(Pair::traces)
+            }
+            Kind::Generate | Kind::Backup | Kind::Graph | Kind::Why => {
                 // Either half of the pair may be the base; the edited run tells.
                 let known: Vec<_> = [self.clean(), self.corrupted(), self.edited()].into_iter().flatten().collect();
                 return answer.traces.iter().all(|t| known.iter().any(|r| Arc::ptr_eq(&r.trace, t)));
@@ -379,6 +397,11 @@ impl State {
             Kind::Sweep => &mut r.sweep.error,
             Kind::Approximation => &mut r.approximation.error,
             Kind::Generate => &mut r.generated.error,
+            Kind::Graph => &mut r.graph.error,
+            Kind::Drawing => &mut r.drawing.error,
+            Kind::Why => &mut r.why.error,
+            Kind::Quality => &mut r.tried.error,
+            Kind::Search => &mut r.searching.error,
             Kind::Pattern => &mut r.pattern.error,
             Kind::Attribution => &mut r.attribution.error,
             Kind::Thumbnails => &mut r.thumbnails.error,
@@ -505,7 +528,7 @@ impl State {
                 }
             }
             Action::Say(text) => self.notices.push(Level::Info, text),
-            _ => {}
+            other => self.apply_circuit(other),
         }
     }
 
@@ -536,6 +559,10 @@ impl State {
         }
         if old.pos != new.pos {
             self.request_attribution();
+            self.request_graph();
+        }
+        if (old.layer, old.head, old.pos, old.key) != (new.layer, new.head, new.pos, new.key) {
+            self.request_why();
         }
         if old.layer != new.layer || old.pos != new.pos && matches!(self.statistic, Statistic::AtPosition(_)) {
             self.request_neurons();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::cart::Cart;
 use super::contributions::Outside;
 use super::edges::Edges;
 use super::wiring::{Component, Edge, Wiring};
@@ -119,6 +120,16 @@ impl CircuitFile {
             method,
             nodes,
             edges: list,
+        }
+    }
+
+    /// As a cart.
+    pub fn cart(&self) -> Cart {
+        let inner = |n: &&NodeEntry| !matches!(Component::parse(&n.name), Some(Component::Embed | Component::Logits));
+        Cart {
+            nodes: self.nodes.iter().filter(inner).map(|n| n.name.clone()).collect(),
+            edges: self.edges.iter().map(|e| e.name.clone()).collect(),
+            origin: self.method.clone(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! chosen ([`find`], [`acdc`]), and what they carry is tested ([`stage`], [`quality`]).
 
 pub mod acdc;
+pub mod cart;
 pub mod contributions;
 pub mod eap;
 pub mod edges;

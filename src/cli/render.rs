@@ -56,6 +56,18 @@ pub struct Arguments {
     /// Sweep of the patching view: what is done at each cell
     #[arg(long = "do", value_enum)]
     intervention: Option<DoArg>,
+    /// A circuit file for the circuit view
+    #[arg(long, value_name = "FILE.json")]
+    circuit: Option<PathBuf>,
+    /// A prompt set that the circuit is tried on, with the curve over sizes
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    set: Option<String>,
+    /// A graph file for the graph view
+    #[arg(long, value_name = "FILE.json")]
+    graph: Option<PathBuf>,
+    /// Shares of influence that the graph view's nodes and links hold
+    #[arg(long, value_name = "NODE,EDGE", value_delimiter = ',')]
+    thresholds: Option<Vec<f64>>,
     /// Tokens to generate for the generation view
     #[arg(long, value_name = "N")]
     generate: Option<usize>,
@@ -179,6 +191,29 @@ pub fn execute(args: &Arguments) -> Result<()> {
             }
             Ok(None) => {}
             Err(e) => wrong = Some(e),
+        }
+        if let Some(path) = &args.circuit {
+            match crate::circuit::file::CircuitFile::open(path) {
+                Ok(file) => app.state.apply(Action::SetCart(file.cart()), 0.0),
+                Err(e) => wrong = Some(e),
+            }
+            app.layout.show(crate::app::views::ViewKind::Circuit);
+        }
+        if let Some(set) = &args.set {
+            let settings =
+                crate::app::circuits::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
+            app.state.apply(Action::CircuitSettings(settings), 0.0);
+        }
+        if let Some([node, edge]) = args.thresholds.as_deref() {
+            app.state.apply(Action::GraphThresholds(*node, *edge), 0.0);
+        }
+        if let Some(path) = &args.graph {
+            app.state.apply(Action::OpenGraph(path.display().to_string()), 0.0);
+        } else if args.view == "graph" || args.view == "window" {
+            app.state.apply(Action::TraceGraph, 0.0);
+        }
+        if args.view == "window" && (args.graph.is_some() || args.thresholds.is_some()) {
+            app.layout.show(crate::app::views::ViewKind::Graph);
         }
         if let Some(n) = args.generate {
             app.state.apply(Action::Sampling(Default::default(), n), 0.0);

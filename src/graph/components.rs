@@ -11,6 +11,7 @@
 //! graph.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -74,7 +75,7 @@ pub enum Part {
 pub struct Traced {
     pub target: Target,
     pub pos: usize,
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     /// Influence of the kept nodes in the whole graph, and what the others hold.
     pub influence: Influence,
     pub scores: Scores,
@@ -128,7 +129,7 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
         target,
         pos,
         influence: Influence::given(values, rest.max(0.0)),
-        graph,
+        graph: Arc::new(graph),
         scores: whole.scores,
         parts,
         logits: logits.values.clone(),

@@ -69,7 +69,7 @@ impl Traced {
         let mut document = Map::new();
         document.insert("metadata".to_owned(), metadata);
         document.insert("qParams".to_owned(), q);
-        GraphFile::new(document, nodes, self.graph.clone())
+        GraphFile::new(document, nodes, (*self.graph).clone())
     }
 
     /// What pruning keeps, as a file.

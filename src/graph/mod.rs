@@ -7,6 +7,7 @@ pub mod components;
 pub mod export;
 pub mod file;
 pub mod influence;
+pub mod layout;
 pub mod prune;
 mod sources;
 

@@ -1,5 +1,6 @@
 //! Work beside the window: progress, cancellation, and the thread that owns the model.
 
+pub mod circuits;
 pub mod progress;
 pub mod request;
 pub mod worker;

@@ -1,10 +1,12 @@
 //! What can be asked of the model thread, and what comes back. A request carries everything it depends
 //! on, so that an answer can be told stale by comparing what it was computed from.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Progress;
+use super::circuits::{self, CircuitQuestion, Search, Searched, Tried};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::{Attribution, direct_attribution};
@@ -17,10 +19,14 @@ use crate::analysis::pair::Pair;
 use crate::analysis::patterns::{Thumbnails, Which, pattern, thumbnails};
 use crate::analysis::projection::{Projection, Settings, projection};
 use crate::analysis::sweep::{By, Estimate, Found, Question, Sweep};
+use crate::analysis::why_head::{Why, why_head};
+use crate::circuit::find::Step;
 use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Alignment, resolve_stack};
 use crate::engine::{EditStack, Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::graph::components::Target;
+use crate::graph::layout::{Drawing, Shown};
 use crate::model::Model;
 
 /// Kinds of request, most urgent first. Of each kind one waits and one runs at most: a newer request
@@ -45,11 +51,16 @@ pub enum Kind {
     TextScores,
     RandomScores,
     Generate,
+    Graph,
+    Drawing,
+    Why,
+    Quality,
+    Search,
 }
 
 impl Kind {
     /// All kinds, most urgent first.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Open,
         Self::Run,
         Self::RunCorrupted,
@@ -68,6 +79,11 @@ impl Kind {
         Self::TextScores,
         Self::RandomScores,
         Self::Generate,
+        Self::Graph,
+        Self::Drawing,
+        Self::Why,
+        Self::Quality,
+        Self::Search,
     ];
 
     /// What the status line says while it runs.
@@ -81,6 +97,11 @@ impl Kind {
             Self::Sweep => "patching sweep",
             Self::Approximation => "attribution patching",
             Self::Generate => "generating",
+            Self::Graph => "attribution graph",
+            Self::Drawing => "pruning the graph",
+            Self::Why => "taking a head apart",
+            Self::Quality => "trying the circuit",
+            Self::Search => "searching a circuit",
             Self::Pattern => "attention pattern",
             Self::Attribution => "direct attribution",
             Self::Thumbnails => "all attention patterns",
@@ -96,20 +117,35 @@ impl Kind {
 
     /// Whether it runs beside the others, which need not wait for it.
     pub fn takes_time(self) -> bool {
-        matches!(self, Self::Sweep | Self::Approximation | Self::Generate | Self::RandomScores)
+        matches!(
+            self,
+            Self::Sweep
+                | Self::Approximation
+                | Self::Generate
+                | Self::RandomScores
+                | Self::Graph
+                | Self::Quality
+                | Self::Search
+        )
     }
 
     /// What it depends on: opening makes everything else pointless, a new run all its analyses.
     pub fn outdates(self, other: Self) -> bool {
         match self {
             Self::Open => true,
-            Self::Run => !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens),
+            Self::Run => !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens | Self::Drawing),
             // What compares the two prompts depends on the corrupted run as well.
             Self::RunCorrupted => {
                 other == self
                     || matches!(
                         other,
-                        Self::RunEdited | Self::Backup | Self::Sweep | Self::Approximation | Self::Generate
+                        Self::RunEdited
+                            | Self::Backup
+                            | Self::Sweep
+                            | Self::Approximation
+                            | Self::Generate
+                            | Self::Quality
+                            | Self::Search
                     )
             }
             Self::RunEdited => other == self || matches!(other, Self::Backup | Self::Generate),
@@ -253,6 +289,37 @@ pub enum Request {
         sampling: Sampling,
         limit: usize,
     },
+    /// The attribution graph of one prediction.
+    Graph {
+        trace: Arc<Trace>,
+        pos: usize,
+        target: Target,
+    },
+    /// A graph from a file.
+    OpenGraph {
+        path: PathBuf,
+    },
+    /// A graph pruned and laid out.
+    Drawing {
+        shown: Arc<Shown>,
+        thresholds: (f64, f64),
+    },
+    Why {
+        trace: Arc<Trace>,
+        layer: usize,
+        head: usize,
+        query: usize,
+        key: Option<usize>,
+    },
+    Quality {
+        pair: Pair,
+        question: CircuitQuestion,
+    },
+    Search {
+        pair: Pair,
+        question: CircuitQuestion,
+        search: Search,
+    },
 }
 
 /// A finished run of a prompt.
@@ -301,6 +368,14 @@ pub enum Payload {
     RandomScores(Compared<HeadScores>),
     /// The texts so far.
     Generated(Generations),
+    Graph(Shown),
+    Drawing(Drawing),
+    Why(Why),
+    /// What is known so far; the last one is complete.
+    Quality(Tried),
+    /// How far the search is.
+    Searching(Step),
+    Searched(Searched),
 }
 
 /// Continuations without and with edits.
@@ -338,6 +413,11 @@ impl Request {
             Self::Sweep { .. } => Kind::Sweep,
             Self::Approximation { .. } => Kind::Approximation,
             Self::Generate { .. } => Kind::Generate,
+            Self::Graph { .. } | Self::OpenGraph { .. } => Kind::Graph,
+            Self::Drawing { .. } => Kind::Drawing,
+            Self::Why { .. } => Kind::Why,
+            Self::Quality { .. } => Kind::Quality,
+            Self::Search { .. } => Kind::Search,
             Self::Pattern { .. } => Kind::Pattern,
             Self::Attribution { .. } => Kind::Attribution,
             Self::Thumbnails { .. } => Kind::Thumbnails,
@@ -354,7 +434,8 @@ impl Request {
     /// The model and the runs it depends on.
     pub fn inputs(&self) -> (Option<Arc<Model>>, Vec<Arc<Trace>>) {
         match self {
-            Self::Open { .. } => (None, Vec::new()),
+            Self::Open { .. } | Self::OpenGraph { .. } | Self::Drawing { .. } => (None, Vec::new()),
+            Self::Graph { trace, .. } | Self::Why { trace, .. } => (None, vec![trace.clone()]),
             Self::Run { model, .. }
             | Self::RunCorrupted { model, .. }
             | Self::NeuronTokens { model, .. }
@@ -367,9 +448,11 @@ impl Request {
             | Self::Neurons { subject, .. }
             | Self::Projection { subject, .. }
             | Self::TextScores { subject } => (None, subject.traces()),
-            Self::RunEdited { pair, .. } | Self::Sweep { pair, .. } | Self::Approximation { pair, .. } => {
-                (None, pair.traces())
-            }
+            Self::RunEdited { pair, .. }
+            | Self::Sweep { pair, .. }
+            | Self::Approximation { pair, .. }
+            | Self::Quality { pair, .. }
+            | Self::Search { pair, .. } => (None, pair.traces()),
             Self::Backup { before, after, .. } => (None, vec![before.clone(), after.clone()]),
             Self::Generate { base, edited, .. } => {
                 (None, std::iter::once(base.clone()).chain(edited.clone()).collect())
@@ -496,6 +579,17 @@ impl Request {
                 })?;
                 so_far.done = true;
                 Payload::Generated(so_far)
+            }
+            Self::Graph { trace, pos, target } => Payload::Graph(circuits::traced(trace, pos, target, progress)?),
+            Self::OpenGraph { path } => Payload::Graph(circuits::opened(&path)?),
+            Self::Drawing { shown, thresholds } => Payload::Drawing(Drawing::of(&shown, thresholds)?),
+            Self::Why { trace, layer, head, query, key } => Payload::Why(why_head(&trace, layer, head, query, key)?),
+            Self::Quality { pair, question } => {
+                Payload::Quality(circuits::tried(&pair, &question, progress, &mut |t| partial(Payload::Quality(t)))?)
+            }
+            Self::Search { pair, question, search } => {
+                let on_step = &mut |step: &Step| partial(Payload::Searching(step.clone()));
+                Payload::Searched(circuits::searched(&pair, &question, search, progress, on_step)?)
             }
             Self::RandomScores { model } => {
                 let n = RANDOM_LENGTH.min(model.config.n_ctx / 2);

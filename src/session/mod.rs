@@ -2,6 +2,7 @@
 
 pub mod recent;
 
+use crate::circuit::cart::Cart;
 use crate::engine::EditStack;
 use crate::engine::resolve::Alignment;
 
@@ -27,4 +28,7 @@ pub struct Document {
     /// What is changed while the model runs.
     #[serde(default)]
     pub stack: EditStack,
+    /// The circuit that is being collected.
+    #[serde(default)]
+    pub cart: Cart,
 }

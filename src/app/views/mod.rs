@@ -3,8 +3,10 @@
 mod activations;
 mod attention;
 mod attribution;
+mod circuit;
 mod edits;
 mod generation;
+mod graph;
 mod lens;
 mod norms;
 mod patching;
@@ -37,6 +39,8 @@ pub enum ViewKind {
     Patching,
     Edits,
     Generation,
+    Graph,
+    Circuit,
 }
 
 /// What a view is, for menus, tabs, help, `render` and tests.
@@ -125,6 +129,22 @@ pub const VIEWS: &[ViewDef] = &[
         help: "How the prompt goes on, without the edits and with them. The colour is the probability that the model gave each token it wrote.",
         formula: "greedy, or softmax(logits / temperature) cut to top-k and top-p, with a seed",
         make: || Box::new(generation::GenerationView),
+    },
+    ViewDef {
+        kind: ViewKind::Graph,
+        name: "graph",
+        title: "Graph",
+        help: "What produced the pinned prediction: tokens, heads and MLPs by position, and the exact linear effects between them with attention patterns, norm scales and MLP gates held still. Click a node for its inputs, right-click to pin, hide, rename, group it or add it to the circuit.",
+        formula: "edge = source's output · linear path · target's reading direction, in logits; influence = w(Â + Â² + …) [Ameisen et al. 2025]",
+        make: || Box::new(graph::GraphView::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Circuit,
+        name: "circuit",
+        title: "Circuit",
+        help: "The circuit that is being collected, and whether it is one: how much of the answer it keeps with everything else ablated, how little is left without it, and what each member is worth. C adds the pinned head; search finds a circuit by itself.",
+        formula: "faithfulness (m(C) − m(∅))/(m(M) − m(∅)); completeness: the complement's; CPR, CMD: areas under and beside the curve [MIB]",
+        make: || Box::new(circuit::CircuitView::default()),
     },
 ];
 
