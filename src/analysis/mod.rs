@@ -10,6 +10,7 @@ pub mod logit_lens;
 pub mod metric;
 pub mod neurons;
 pub mod norms;
+pub mod ov_circuit;
 pub mod pair;
 pub mod patching;
 pub mod patterns;

@@ -2,6 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
+use super::command::Action;
 use super::selection::Focus;
 use super::theme;
 use super::topbar::facts_table;
@@ -9,6 +10,7 @@ use super::views::Context;
 use super::widgets::bars::{Bar, bar};
 use super::widgets::token_text;
 use crate::analysis::head_scores::SCORES;
+use crate::circuit::Component;
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
@@ -87,7 +89,7 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             .clicked()
             && let Some(text) = text
         {
-            cx.actions.push(super::command::Action::SetAnswer(text));
+            cx.actions.push(Action::SetAnswer(text));
         }
     }
 }
@@ -118,6 +120,12 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
     let Some(h) = p.head.filter(|_| !p.all_heads) else { return };
     section(ui, cx, &format!("Head {}.{h}", p.layer));
+    let component = Component::Head { layer: p.layer, head: h };
+    let inside = cx.state.document.cart.contains(component);
+    let text = if inside { "take out of the circuit" } else { "add to the circuit" };
+    if ui.small_button(text).on_hover_text("C").clicked() {
+        cx.actions.push(Action::ToggleCart(component));
+    }
     let r = &cx.state.results;
     if let Some(a) = r.attribution.get()
         && let Some(v) = a.heads.get(p.layer).and_then(|row| row.get(h))
@@ -168,6 +176,64 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             cx.pin(|p| p.key = Some(k));
         }
     }
+    why(ui, cx);
+}
+
+/// Why the head attends where it does, and what it does with it.
+fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let p = cx.pinned();
+    let Some(result) = cx.state.results.why.get().cloned() else { return };
+    let (why, ov) = &*result.value;
+    if (why.layer, Some(why.head), why.query) != (p.layer, p.head, p.pos) {
+        return;
+    }
+    let text = format!(
+        "why {} → {} ({:.2}): score {:+.2} above the other keys' mean",
+        cx.token(why.query),
+        cx.token(why.key),
+        why.attention,
+        why.advantage
+    );
+    caption(ui, cx, &text);
+    let lists = [
+        (
+            "query from",
+            &why.by_query,
+            "parts of the score by what wrote the query; norm scales frozen, the sum is exact",
+        ),
+        ("key from", &why.by_key, "parts of the score by what wrote the key, against the other keys"),
+        ("value from", &why.by_value, "shares of what the head reads out, by what wrote the values"),
+    ];
+    for (title, list, hint) in lists {
+        ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak)).on_hover_text(hint);
+        let max = list.first().map_or(1.0, |s| s.1.abs());
+        for (component, value) in list.iter().take(4) {
+            let label = component.map_or_else(|| "biases".to_owned(), |c| c.to_string());
+            let b = Bar { label, value: *value, text: format!("{value:+.2}"), strong: false };
+            let response = bar(ui, &b, max, true, 62.0);
+            let Some(Component::Head { layer, head }) = *component else { continue };
+            if response.hovered() {
+                cx.hovered.head = Some((layer, head));
+            }
+            if response.clicked() {
+                cx.pin(|p| (p.layer, p.head, p.key, p.focus) = (layer, Some(head), None, Focus::Head));
+            }
+        }
+    }
+    let Some(ov) = ov else { return };
+    caption(ui, cx, "what attending to a token promotes (OV)");
+    fact(ui, cx, "copying score", &format!("{:.2}", ov.copying));
+    fact(ui, cx, "suppresses what it sees", &format!("{:.2}", ov.anti_copying));
+    for (seen, promoted, logit) in ov.pairs.iter().take(5) {
+        let text = format!(
+            "{} → {}",
+            token_text::short(&cx.text_of(*seen), 12),
+            token_text::short(&cx.text_of(*promoted), 12)
+        );
+        fact(ui, cx, &text, &format!("{logit:+.1}"));
+    }
+    ui.label(RichText::new(format!("over {} tokens by themselves, after the first layer", ov.tried)).font(theme::small()).color(cx.palette.faint))
+        .on_hover_text("copying: share of tokens among the 5 that attending to them promotes most; effective embedding · W_V · W_O · W_U [Elhage et al. 2021; Wang et al. 2022]");
 }
 
 fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {

@@ -8,6 +8,7 @@ use crate::analysis::head_scores::HeadScores;
 use crate::analysis::logit_lens::Lens;
 use crate::analysis::neurons::{NeuronTokens, Neurons};
 use crate::analysis::norms::Norms;
+use crate::analysis::ov_circuit::OvCircuit;
 use crate::analysis::patterns::{Thumbnails, Which};
 use crate::analysis::projection::Projection;
 use crate::analysis::sweep::{Estimate, Found};
@@ -95,7 +96,7 @@ pub struct Results {
     pub generated: Slot<Generations>,
     pub graph: Slot<Shown>,
     pub drawing: Slot<Drawing>,
-    pub why: Slot<Why>,
+    pub why: Slot<(Why, Option<OvCircuit>)>,
     pub tried: Slot<Tried>,
     /// How far a search for a circuit is.
     pub searching: Slot<Step>,

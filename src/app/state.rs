@@ -297,7 +297,7 @@ impl State {
                 self.request_drawing();
             }
             Payload::Drawing(v) => r.drawing.set(v, stamp),
-            Payload::Why(v) => r.why.set(v, stamp),
+            Payload::Why(v, ov) => r.why.set((v, ov), stamp),
             Payload::Quality(v) => r.tried.set(v, stamp),
             Payload::Searching(v) => r.searching.set(v, stamp),
             Payload::Searched(v) => self.searched(v),

@@ -46,6 +46,20 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
                 ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
             }
         }
+        let cart = &cx.state.document.cart;
+        if !cart.is_empty() {
+            ui.separator();
+            let mut text = format!("circuit: {} components", cart.nodes.len());
+            if let Some(t) = cx.state.results.tried.get().filter(|t| t.fresh) {
+                let q = &t.quality;
+                text +=
+                    &format!(" · {} edges · faithful {:.2} · complete {:.2}", q.size, q.faithfulness, q.completeness);
+            }
+            let link = egui::Label::new(RichText::new(text).font(theme::small())).sense(egui::Sense::click());
+            if ui.add(link).on_hover_text("show the circuit").clicked() {
+                cx.actions.push(Action::Show(super::views::ViewKind::Circuit));
+            }
+        }
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             let memory = cx.state.model.as_ref().map_or(0, |m| m.weight_bytes());
             let threads = rayon::current_num_threads();

@@ -16,23 +16,30 @@ use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::patching;
 use crate::analysis::sweep::{By, Sweep};
 use crate::engine::Freeze;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Method {
     /// Attribution patching: nodes
     Atp,
+    /// Edge attribution patching
+    Eap,
+    /// The same with integrated gradients
+    EapIg,
 }
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     #[command(flatten)]
-    model: ModelArgs,
+    pub(super) model: ModelArgs,
     #[command(flatten)]
-    pair: PairArgs,
+    pub(super) pair: PairArgs,
     /// Which approximation
     #[arg(long, value_enum, default_value_t = Method::Atp)]
-    method: Method,
+    pub(super) method: Method,
+    /// Points of EAP-IG's path
+    #[arg(long, default_value_t = crate::circuit::eap::STEPS, value_name = "M")]
+    pub(super) steps: usize,
     /// Sites to report (repeat; default: all that can be patched)
     #[arg(long, value_enum)]
     site: Vec<SiteArg>,
@@ -44,16 +51,16 @@ pub struct Arguments {
     head: Option<String>,
     /// What to measure at the last position
     #[arg(long, value_enum, default_value_t)]
-    metric: MetricKind,
+    pub(super) metric: MetricKind,
     /// Hold constant under the gradient (repeat): patterns, norms, gates
     #[arg(long, value_enum)]
     freeze: Vec<FreezeArg>,
     /// Run the same cells exactly as well and say how well the approximation agrees
     #[arg(long)]
     audit: bool,
-    /// Cells to list in the table
+    /// Cells or edges to list in the table
     #[arg(long, default_value_t = 10, value_name = "N")]
-    top: usize,
+    pub(super) top: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,6 +71,14 @@ pub enum FreezeArg {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
+    if args.method != Method::Atp {
+        if !args.site.is_empty() || !args.freeze.is_empty() || args.audit {
+            return Err(Error::request(
+                "--site, --freeze and --audit belong to --method atp; edges have no sites of their own",
+            ));
+        }
+        return super::attribute_edges::execute(args);
+    }
     let model = Arc::new(args.model.open()?);
     let (answer, wrong) = args.pair.tokens(&model)?;
     let metric = args.metric.with(answer, wrong)?;

@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod attribute;
+mod attribute_edges;
 pub mod bench;
 mod bench_sweeps;
 pub mod circuit;

@@ -15,6 +15,7 @@ use crate::analysis::logit_lens::{Lens, logit_lens};
 use crate::analysis::metric::Metric;
 use crate::analysis::neurons::{NeuronTokens, Neurons, Statistic, neuron_tokens, neurons};
 use crate::analysis::norms::{Norms, norms};
+use crate::analysis::ov_circuit::{OvCircuit, ov_circuit};
 use crate::analysis::pair::Pair;
 use crate::analysis::patterns::{Thumbnails, Which, pattern, thumbnails};
 use crate::analysis::projection::{Projection, Settings, projection};
@@ -124,6 +125,7 @@ impl Kind {
                 | Self::Generate
                 | Self::RandomScores
                 | Self::Graph
+                | Self::Why
                 | Self::Quality
                 | Self::Search
         )
@@ -370,7 +372,8 @@ pub enum Payload {
     Generated(Generations),
     Graph(Shown),
     Drawing(Drawing),
-    Why(Why),
+    /// A head taken apart; its OV circuit follows.
+    Why(Why, Option<OvCircuit>),
     /// What is known so far; the last one is complete.
     Quality(Tried),
     /// How far the search is.
@@ -583,7 +586,13 @@ impl Request {
             Self::Graph { trace, pos, target } => Payload::Graph(circuits::traced(trace, pos, target, progress)?),
             Self::OpenGraph { path } => Payload::Graph(circuits::opened(&path)?),
             Self::Drawing { shown, thresholds } => Payload::Drawing(Drawing::of(&shown, thresholds)?),
-            Self::Why { trace, layer, head, query, key } => Payload::Why(why_head(&trace, layer, head, query, key)?),
+            Self::Why { trace, layer, head, query, key } => {
+                let why = why_head(&trace, layer, head, query, key)?;
+                partial(Payload::Why(why.clone(), None));
+                progress.check()?;
+                let ov = ov_circuit(&trace.model, layer, head, &trace.ids)?;
+                Payload::Why(why, Some(ov))
+            }
             Self::Quality { pair, question } => {
                 Payload::Quality(circuits::tried(&pair, &question, progress, &mut |t| partial(Payload::Quality(t)))?)
             }

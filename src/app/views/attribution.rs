@@ -4,11 +4,13 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::{Cached, Context, Table, View, compared, numbers, ready};
 use crate::analysis::direct_attribution::Attribution;
+use crate::app::command::Action;
 use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::circuit::Component;
 use crate::gpu::{HeatData, NOTHING};
 use crate::jobs::Compared;
 
@@ -29,6 +31,14 @@ enum Part {
 }
 
 impl Part {
+    fn component(self) -> Option<Component> {
+        match self {
+            Self::Head(layer, head) => Some(Component::Head { layer, head }),
+            Self::Mlp(layer) => Some(Component::Mlp { layer }),
+            _ => None,
+        }
+    }
+
     fn name(self) -> String {
         match self {
             Self::Head(l, h) => format!("a{l}.h{h}"),
@@ -124,7 +134,13 @@ impl View for AttributionView {
                     for (part, v) in parts.iter().take(60) {
                         let strong = matches!(part, Part::Head(l, h) if p.layer == *l && p.head == Some(*h));
                         let bar = Bar { label: part.name(), value: *v, text: format!("{v:+.2}"), strong };
-                        let response = bars::bar(ui, &bar, max, true, 56.0);
+                        let response =
+                            bars::bar(ui, &bar, max, true, 56.0).on_hover_text("right click: into the circuit, or out");
+                        if response.secondary_clicked()
+                            && let Some(component) = part.component()
+                        {
+                            cx.actions.push(Action::ToggleCart(component));
+                        }
                         if let Part::Head(l, h) = *part {
                             if response.hovered() {
                                 cx.hovered.head = Some((l, h));

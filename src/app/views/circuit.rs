@@ -82,7 +82,8 @@ impl View for CircuitView {
         let available = ui.available_size();
         let side = (available.x * 0.46).clamp(170.0, 320.0);
         ui.horizontal_top(|ui| {
-            ui.allocate_ui(vec2((available.x - side - 8.0).max(80.0), available.y), |ui| {
+            let size = vec2((available.x - side - 8.0).max(80.0), available.y);
+            ui.allocate_ui_with_layout(size, egui::Layout::top_down(egui::Align::Min), |ui| {
                 egui::ScrollArea::vertical().id_salt("numbers").auto_shrink([false, false]).show(
                     ui,
                     |ui| match &tried {
@@ -288,6 +289,11 @@ impl CircuitView {
     }
 }
 
+/// A label that never breaks.
+fn plain(ui: &mut egui::Ui, text: RichText) -> egui::Response {
+    ui.add(egui::Label::new(text).extend())
+}
+
 fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) {
     let q = &tried.quality;
     let strength = if fresh { 1.0 } else { 0.5 };
@@ -306,17 +312,17 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
             ),
         ] {
             ui.vertical(|ui| {
-                ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));
+                plain(ui, RichText::new(name).font(theme::small()).color(cx.palette.weak));
                 let color = if name == "faithfulness" { cx.palette.accent } else { cx.palette.text };
-                ui.label(RichText::new(format!("{value:.3}")).size(22.0).color(color.gamma_multiply(strength)));
+                plain(ui, RichText::new(format!("{value:.3}")).size(20.0).color(color.gamma_multiply(strength)));
             })
             .response
             .on_hover_text(format!("{hint} ({outside} outside)"));
             ui.add_space(12.0);
         }
         ui.vertical(|ui| {
-            ui.label(RichText::new("edges").font(theme::small()).color(cx.palette.weak));
-            ui.label(RichText::new(q.size.to_string()).size(22.0).color(cx.palette.text.gamma_multiply(strength)))
+            plain(ui, RichText::new("edges").font(theme::small()).color(cx.palette.weak));
+            plain(ui, RichText::new(q.size.to_string()).size(20.0).color(cx.palette.text.gamma_multiply(strength)))
                 .on_hover_text("edges on a path from the embedding to the logits");
         });
     });

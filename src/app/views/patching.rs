@@ -16,6 +16,7 @@ use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::{choice, message};
+use crate::circuit::Component;
 use crate::engine::{SiteKind, Which};
 use crate::gpu::{HeatData, NOTHING};
 use crate::jobs::Kind;
@@ -485,6 +486,22 @@ fn click(cx: &mut Context<'_>, found: &Found, index: usize) {
     cx.actions.push(Action::ToggleEdit(found.question.base, edit));
 }
 
+/// The head or MLP that a cell is of.
+fn component(found: &Found, index: usize) -> Option<Component> {
+    let cell = found.cell(index);
+    match (found.question.by, &cell[..]) {
+        (By::LayerHead | By::LayerHeadPos, [layer, head, ..])
+            if matches!(found.question.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern) =>
+        {
+            Some(Component::Head { layer: *layer, head: *head })
+        }
+        (By::Layer | By::LayerPos, [layer, ..]) if found.question.site == SiteKind::MlpOut => {
+            Some(Component::Mlp { layer: *layer })
+        }
+        _ => None,
+    }
+}
+
 fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Drawn) {
     let values = &drawn.values;
     let max = drawn.order.first().map_or(1.0, |i| values[*i].abs());
@@ -492,8 +509,15 @@ fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Dra
         let edit = found.question.edit(&found.cell(i));
         let strong = cx.state.document.stack.active().any(|e| *e == edit);
         let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.3}", values[i]), strong };
-        if bars::bar(ui, &b, max, true, 62.0).on_hover_text(format!("{edit}; click adds or removes it")).clicked() {
+        let hint = format!("{edit}; click adds or removes it, right click takes the component into the circuit");
+        let response = bars::bar(ui, &b, max, true, 62.0).on_hover_text(hint);
+        if response.clicked() {
             click(cx, found, i);
+        }
+        if response.secondary_clicked()
+            && let Some(component) = component(found, i)
+        {
+            cx.actions.push(Action::ToggleCart(component));
         }
     }
 }

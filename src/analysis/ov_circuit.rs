@@ -1,0 +1,92 @@
+//! What a head writes when it attends to a token, whatever the prompt: its OV circuit from tokens to tokens
+//! ["A Mathematical Framework for Transformer Circuits", Elhage et al. 2021].
+//!
+//! A token is read as the first layer leaves it when it stands alone, which is how later heads find it ("effective
+//! embedding", as in Wang et al. 2022 and Hanna et al. 2023); heads of layer 0 read the embedding itself.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::engine::forward::Prepared;
+use crate::engine::hooks::NoHooks;
+use crate::engine::kernels::norm;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// Tokens of the vocabulary that are tried beside the prompt's.
+const SAMPLE: usize = 192;
+
+/// A token counts as copied if it is among this many that are promoted most.
+const COPIED: usize = 5;
+
+#[derive(Clone, Debug)]
+pub struct OvCircuit {
+    pub layer: usize,
+    pub head: usize,
+    /// Share of the tokens tried that are among the five that attending to them promotes most; and of those among
+    /// the five suppressed most.
+    pub copying: f32,
+    pub anti_copying: f32,
+    /// Tokens tried.
+    pub tried: usize,
+    /// (attended, promoted, logit) of the largest logits, one for each attended token of the prompt.
+    pub pairs: Vec<(u32, u32, f32)>,
+}
+
+/// The OV circuit of a head over the prompt's tokens and an even sample of the vocabulary.
+///
+/// # Errors
+/// A head that is not there.
+pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32]) -> Result<OvCircuit> {
+    let c = &model.config;
+    if layer >= c.n_layers || head >= c.n_heads {
+        return Err(Error::request(format!("there is no head {layer}.{head} in this model")));
+    }
+    let mut ids: Vec<u32> = prompt.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    let own = ids.len();
+    let step = (c.d_vocab / SAMPLE).max(1);
+    let sample: Vec<u32> = (0..c.d_vocab as u32).step_by(step).filter(|id| !ids.contains(id)).collect();
+    ids.extend(sample);
+    let network = model.network();
+    let rows: Vec<&[u32]> = ids.iter().map(std::slice::from_ref).collect();
+    let mut x = network.embed(&rows, &mut NoHooks)?;
+    if layer > 0 {
+        x = network.block(0, x, &Prepared::new(c, 1), &mut NoHooks)?;
+    }
+    let block = &model.weights.blocks[layer];
+    let x = x.squeeze(1)?;
+    let x = match &block.ln1 {
+        Some(n) => norm::apply(&x.contiguous()?, c.norm, n, false)?,
+        None => x,
+    };
+    let (kv, d) = (c.kv_head(head), c.d_head);
+    let mut v = x.matmul(&block.attn.v.weight.narrow(1, kv * d, d)?.contiguous()?)?;
+    if let Some(b) = &block.attn.v.bias {
+        v = v.broadcast_add(&b.narrow(0, kv * d, d)?)?;
+    }
+    let written = v.matmul(&block.attn.o.weight.narrow(0, head * d, d)?)?;
+    let normalized: Tensor = network.final_norm(&written.unsqueeze(1)?, &mut NoHooks)?.squeeze(1)?;
+    let logits = network.unembed(&normalized.contiguous()?)?;
+    let width = logits.dim(1)?;
+    let values = logits.flatten_all()?.to_vec1::<f32>()?;
+    let found: Vec<(bool, bool, u32, f32)> = values
+        .par_chunks_exact(width)
+        .zip(&ids)
+        .map(|(row, id)| {
+            let me = row[*id as usize];
+            let above = row.iter().filter(|v| **v > me).count();
+            let below = row.iter().filter(|v| **v < me).count();
+            let top =
+                row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or((0, 0.0), |(i, v)| (i as u32, *v));
+            (above < COPIED, below < COPIED, top.0, top.1)
+        })
+        .collect();
+    let share = |f: fn(&(bool, bool, u32, f32)) -> bool| {
+        found.iter().filter(|r| f(r)).count() as f32 / found.len().max(1) as f32
+    };
+    let mut pairs: Vec<(u32, u32, f32)> = ids.iter().zip(&found).take(own).map(|(id, r)| (*id, r.2, r.3)).collect();
+    pairs.sort_by(|a, b| b.2.total_cmp(&a.2));
+    Ok(OvCircuit { layer, head, copying: share(|r| r.0), anti_copying: share(|r| r.1), tried: ids.len(), pairs })
+}
