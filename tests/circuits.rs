@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 use circuitscope::analysis::metric::Metric;
 use circuitscope::analysis::pair::Pair;
+use circuitscope::circuit::acdc::acdc;
 use circuitscope::circuit::contributions::Contributions;
 use circuitscope::circuit::eap::{Path, edge_scores};
 use circuitscope::circuit::{Component, Edge, Edges, Outside, Receiver, Stage, Wiring};
@@ -172,6 +173,44 @@ fn integrated_gradients_of_one_step_start_at_the_corrupted_embedding() {
         let largest = swapped.top(1)[0].1.abs().max(1e-3);
         for (a, b) in ig.values.iter().flatten().zip(swapped.values.iter().flatten()) {
             assert!((a + b).abs() < 2e-3 * largest, "{}: {a} {b}", case.name);
+        }
+    }
+}
+
+/// ACDC in batches that look ahead is ACDC one edge at a time.
+#[test]
+fn acdc_drops_what_one_edge_at_a_time_would() {
+    for case in cases().iter().step_by(3) {
+        let s = stage(case, Outside::Resample);
+        let readout = case.pair.readout(Metric::Kl).unwrap();
+        let progress = Progress::new();
+        let value = |edges: &Edges| {
+            let run = s.run(edges, &progress).unwrap();
+            readout.read(&run.normalized, &progress).unwrap()[0]
+        };
+        let all = Edges::all(s.wiring);
+        let whole = value(&Edges::none(s.wiring));
+        // A hundredth of what there is to lose, and a third of it.
+        for threshold in [0.01 * whole, 0.3 * whole] {
+            let mut slow = all.clone();
+            let mut now = value(&slow);
+            for receiver in (0..s.wiring.n_receivers()).rev() {
+                for sender in (0..s.wiring.reads(receiver)).rev() {
+                    let edge = Edge { sender, receiver };
+                    if !slow.contains(edge) {
+                        continue;
+                    }
+                    let mut without = slow.clone();
+                    without.remove(edge);
+                    without.prune();
+                    let then = value(&without);
+                    if then - now < threshold {
+                        (slow, now) = (without, then);
+                    }
+                }
+            }
+            let fast = acdc(&s, &readout, threshold, &progress, |_| {}).unwrap();
+            assert!(fast == slow, "{}: {} edges against {}", case.name, fast.len(), slow.len());
         }
     }
 }

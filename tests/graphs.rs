@@ -104,16 +104,12 @@ fn edges_add_up_on_every_family() {
         for target in [Target::Token(3), Target::Difference(5, 9), Target::Top] {
             let found = traced(&trace, target, Keep::ALL);
             let g = &found.graph;
-            let biased = trace.model.weights.unembed_bias.is_some()
-                || trace.model.weights.ln_final.as_ref().is_some_and(|n| n.bias.is_some());
             for i in 0..g.nodes.len() {
                 let (sum, size) = g
                     .into_node(i)
                     .iter()
                     .fold((0.0, 0.0), |(s, z), l| (s + f64::from(l.weight), z + f64::from(l.weight.abs())));
                 match g.nodes[i].kind {
-                    // The final norm's offset and the unembedding's bias come from nowhere in the stream.
-                    NodeKind::Logit if biased => {}
                     NodeKind::Logit | NodeKind::Component => {
                         near(sum, g.nodes[i].activation.unwrap(), size, &format!("{name} {}", g.nodes[i].id));
                     }
@@ -121,6 +117,11 @@ fn edges_add_up_on_every_family() {
                 }
             }
             let Target::Difference(a, b) = target else { continue };
+            if trace.model.config.final_softcap.is_none() {
+                let logits = trace.model.network().unembed(&trace.normalized(trace.len() - 1).unwrap()).unwrap();
+                let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
+                near(f64::from(found.logits[0]), f64::from(logits[a as usize] - logits[b as usize]), 1.0, &name);
+            }
             let direct = direct_attribution(&trace, trace.len() - 1, a, Some(b)).unwrap();
             let constants = trace.model.weights.blocks[0].attn.v.bias.is_some()
                 || trace.model.weights.blocks[0].ln1.as_ref().is_some_and(|n| n.bias.is_some());

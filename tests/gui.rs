@@ -9,9 +9,12 @@ use circuitscope::analysis::audit::audit;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
+use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
 use circuitscope::app::layout::Layout;
 use circuitscope::app::views::VIEWS;
+use circuitscope::circuit::cart::Cart;
+use circuitscope::circuit::{Component, Outside};
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
 use circuitscope::gpu::heatmap::HeatmapPipeline;
@@ -58,6 +61,11 @@ fn causes(h: &mut Harness<'static, App>) {
     state.apply(Action::ShowRun(Show::Clean), 0.0);
     state.apply(Action::Sampling(Default::default(), 12), 0.0);
     state.apply(Action::Generate, 0.0);
+    state.apply(Action::TraceGraph, 0.0);
+    let settings = CircuitSettings { outside: Outside::Zero, ..Default::default() };
+    state.apply(Action::CircuitSettings(settings), 0.0);
+    let nodes = ["a0.h2", "a1.h0", "a1.h1", "a1.h3"].map(str::to_owned).to_vec();
+    state.apply(Action::SetCart(Cart { nodes, ..Default::default() }), 0.0);
     settle(h);
 }
 
@@ -596,4 +604,106 @@ fn the_end_stays_pinned_while_the_edited_prompt_grows() {
         .apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.generated.get().unwrap().value.done);
+}
+
+/// A pair of equal length on which the model's answer changes.
+fn copying_pair() -> Harness<'static, App> {
+    let mut h = window(Document { answer: " United".to_owned(), wrong: " first".to_owned(), ..document(CLEAN) });
+    let other = "The President of the first States and the President of the";
+    h.state_mut().state.apply(Action::SetCorrupted(other.to_owned()), 0.0);
+    settle(&mut h);
+    h
+}
+
+#[test]
+fn a_circuit_is_collected_and_tried() {
+    let mut h = copying_pair();
+    // C takes the pinned head into the circuit, and out again.
+    let state = &mut h.state_mut().state;
+    let pinned = state.selection.pinned;
+    state.apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
+    h.run();
+    h.key_press(egui::Key::C);
+    settle(&mut h);
+    let head = Component::Head { layer: 1, head: 3 };
+    assert!(h.state().state.document.cart.contains(head));
+    let one = h.state().state.results.tried.get().unwrap().value.quality.faithfulness;
+    for other in [0, 1, 2] {
+        h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 1, head: other }), 0.0);
+    }
+    h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 0, head: 2 }), 0.0);
+    settle(&mut h);
+    let more = h.state().state.results.tried.get().unwrap().value.clone();
+    assert!(more.done && more.quality.faithfulness > one, "{} {one}", more.quality.faithfulness);
+    assert!(h.query_by_label_contains("circuit: 5 components").is_some(), "the status line tells");
+    h.key_press(egui::Key::C);
+    settle(&mut h);
+    assert!(!h.state().state.document.cart.contains(head));
+    // What is saved opens again.
+    let (name, bytes) = h.state().state.circuit_file().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(&name), bytes).unwrap();
+    let file = circuitscope::circuit::file::CircuitFile::open(&folder.path().join(&name)).unwrap();
+    let edges = h.state().state.document.cart.circuit(h.state().state.wiring().unwrap()).unwrap();
+    assert_eq!(file.edges(edges.wiring).unwrap(), edges);
+}
+
+#[test]
+fn a_search_fills_the_cart() {
+    let mut h = copying_pair();
+    let search = circuitscope::jobs::circuits::Search::Scores { edges: 30, steps: 3, rescore: true };
+    h.state_mut().state.apply(Action::SearchCircuit(search), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert!(!state.document.cart.edges.is_empty() && state.document.cart.edges.len() <= 30);
+    assert!(state.notices.latest().unwrap().text.contains("Found a circuit"));
+    let q = state.results.tried.get().unwrap().quality.clone();
+    assert!((q.faithfulness - 1.0).abs() < 0.5, "{}", q.faithfulness);
+    // A set that this model cannot read is said, and nothing else is lost.
+    let settings = CircuitSettings { set: Some("no-such-set".to_owned()), ..Default::default() };
+    h.state_mut().state.apply(Action::CircuitSettings(settings), 0.0);
+    settle(&mut h);
+    let tried = h.state().state.results.tried.get().unwrap().value.clone();
+    assert!(tried.set_error.as_ref().unwrap().contains("no-such-set") && tried.quality.faithfulness == q.faithfulness);
+}
+
+#[test]
+fn a_graph_follows_the_pinned_token_and_the_sliders() {
+    let mut h = copying_pair();
+    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    settle(&mut h);
+    let all = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
+    h.state_mut().state.apply(Action::GraphThresholds(0.4, 0.9), 0.0);
+    settle(&mut h);
+    let fewer = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
+    assert!(fewer < all, "{fewer} {all}");
+    let label = |h: &Harness<'static, App>| {
+        let d = h.state().state.results.drawing.get().unwrap().value.clone();
+        d.graph.nodes.iter().find(|n| n.kind == circuitscope::graph::NodeKind::Logit).unwrap().label.clone()
+    };
+    assert!(label(&h).contains("United") && label(&h).contains("first"));
+    h.state_mut().state.apply(Action::GraphTarget(GraphTarget::Answer), 0.0);
+    settle(&mut h);
+    assert!(!label(&h).contains("first"));
+    let pinned = h.state().state.selection.pinned;
+    h.state_mut().state.apply(Action::Pin(circuitscope::app::selection::Pinned { pos: 3, ..pinned }), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.results.drawing.get().unwrap().graph.prompt_tokens.len(), 4);
+}
+
+#[test]
+fn others_graphs_open_and_broken_ones_are_one_sentence() {
+    let mut h = window(document(PROMPT));
+    let path = fixture("graphs/meow-clt.json").display().to_string();
+    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
+    h.state_mut().state.apply(Action::OpenGraph(path), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.results.graph.get().unwrap().graph.nodes.len(), 76);
+    assert!(h.query_by_label_contains("attribution graph: ").is_some());
+    h.state_mut().state.apply(Action::OpenGraph("no/such/graph.json".to_owned()), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("no/such/graph.json").is_some());
+    h.state_mut().state.apply(Action::CloseGraph, 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.graph.get().is_some());
 }

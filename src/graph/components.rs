@@ -146,6 +146,8 @@ struct Logits {
     weights: Vec<f64>,
     parts: Vec<Part>,
     values: Vec<f32>,
+    /// What the final norm's offset and the unembedding's bias add to each.
+    constants: Vec<f32>,
 }
 
 impl Logits {
@@ -181,9 +183,28 @@ impl Logits {
             }
         };
         let directions = Tensor::stack(&directions, 0)?;
-        let values = row.matmul(&directions.t()?)?.flatten_all()?.to_vec1()?;
+        let mut values: Vec<f32> = row.matmul(&directions.t()?)?.flatten_all()?.to_vec1()?;
+        let weights_of = &trace.model.weights;
+        let mut constants = match weights_of.ln_final.as_ref().and_then(|n| n.bias.as_ref()) {
+            Some(offset) => directions.matmul(&offset.unsqueeze(1)?)?.flatten_all()?.to_vec1()?,
+            None => vec![0f32; values.len()],
+        };
+        if let Some(bias) = &weights_of.unembed_bias {
+            let at = |id: u32| -> Result<f32> { Ok(bias.get(id as usize)?.to_scalar()?) };
+            let mean: f32 = bias.mean_all()?.to_scalar()?;
+            for (i, (token, against)) in tokens.iter().enumerate() {
+                let other = match (target, against) {
+                    (Target::Top, _) => mean,
+                    (_, Some(b)) => at(*b)?,
+                    (_, None) => 0.0,
+                };
+                let own = at(*token)? - other;
+                values[i] += own;
+                constants[i] += own;
+            }
+        }
         let parts = tokens.into_iter().map(|(token, against)| Part::Logit { token, against }).collect();
-        Ok(Self { directions, weights, parts, values })
+        Ok(Self { directions, weights, parts, values, constants })
     }
 
     /// Σ weight · direction: what components are read for.
@@ -249,7 +270,11 @@ impl Sweep<'_> {
     fn into_logits(&self) -> Result<Vec<Vec<f32>>> {
         let read = logit_directions(self.trace, &self.logits.directions, self.n - 1)?;
         let rows = self.sources.at(self.n - 1, self.trace.model.config.n_layers)?;
-        Ok(read.matmul(&rows.t()?)?.to_vec2()?)
+        let mut edges: Vec<Vec<f32>> = read.matmul(&rows.t()?)?.to_vec2()?;
+        if self.sources.index(Source::Error { layer: self.trace.model.config.n_layers }) < self.sources.count() {
+            edges.iter_mut().zip(&self.logits.constants).for_each(|(row, c)| row.push(*c));
+        }
+        Ok(edges)
     }
 
     /// Influence of all nodes, from the logits down.

@@ -38,6 +38,8 @@ pub struct Sources {
     n_heads: usize,
     mlp: bool,
     errors: bool,
+    /// The final norm has an offset or the unembedding a bias: an error behind the last layer.
+    offset: bool,
     parallel: bool,
     n_layers: usize,
     /// [pos][source][d_model], sources in the order of [`Self::index`].
@@ -58,6 +60,8 @@ impl Sources {
             n_heads,
             mlp,
             errors,
+            offset: trace.model.weights.unembed_bias.is_some()
+                || trace.model.weights.ln_final.as_ref().is_some_and(|n| n.bias.is_some()),
             parallel: c.parallel != Parallel::Sequential,
             n_layers,
             rows: Vec::new(),
@@ -133,12 +137,15 @@ impl Sources {
 
     /// Sources at one position.
     pub fn count(&self) -> usize {
-        1 + self.n_layers * self.per_layer()
+        self.before(self.n_layers) + usize::from(self.offset)
     }
 
     pub fn source(&self, index: usize) -> Source {
         if index == 0 {
             return Source::Token;
+        }
+        if index >= self.before(self.n_layers) {
+            return Source::Error { layer: self.n_layers };
         }
         let (layer, at) = ((index - 1) / self.per_layer(), (index - 1) % self.per_layer());
         if at < self.n_heads {
@@ -156,6 +163,7 @@ impl Sources {
             Source::Token => 0,
             Source::Head { layer, head } => base(layer) + head,
             Source::Mlp { layer } => base(layer) + self.n_heads,
+            Source::Error { layer } if layer == self.n_layers => base(layer),
             Source::Error { layer } => base(layer) + self.per_layer() - 1,
         }
     }
