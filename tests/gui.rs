@@ -62,7 +62,7 @@ fn causes(h: &mut Harness<'static, App>) {
     state.apply(Action::Sampling(Default::default(), 12), 0.0);
     state.apply(Action::Generate, 0.0);
     state.apply(Action::TraceGraph, 0.0);
-    let settings = CircuitSettings { outside: Outside::Zero, ..Default::default() };
+    let settings = CircuitSettings { outside: Outside::Mean, ..Default::default() };
     state.apply(Action::CircuitSettings(settings), 0.0);
     let nodes = ["a0.h2", "a1.h0", "a1.h1", "a1.h3"].map(str::to_owned).to_vec();
     state.apply(Action::SetCart(Cart { nodes, ..Default::default() }), 0.0);
@@ -624,9 +624,11 @@ fn a_circuit_is_collected_and_tried() {
     state.apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
     h.run();
     h.key_press(egui::Key::C);
+    h.run();
     settle(&mut h);
     let head = Component::Head { layer: 1, head: 3 };
     assert!(h.state().state.document.cart.contains(head));
+    assert_eq!(h.state().state.results.tried.error, None);
     let one = h.state().state.results.tried.get().unwrap().value.quality.faithfulness;
     for other in [0, 1, 2] {
         h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 1, head: other }), 0.0);
@@ -637,6 +639,7 @@ fn a_circuit_is_collected_and_tried() {
     assert!(more.done && more.quality.faithfulness > one, "{} {one}", more.quality.faithfulness);
     assert!(h.query_by_label_contains("circuit: 5 components").is_some(), "the status line tells");
     h.key_press(egui::Key::C);
+    h.run();
     settle(&mut h);
     assert!(!h.state().state.document.cart.contains(head));
     // What is saved opens again.

@@ -32,6 +32,9 @@ impl Scale {
     }
 }
 
+/// A smaller distance between the metric's ends is rounding, and shares of it say nothing.
+const LEAST: f32 = 1e-3;
+
 /// One prompt on which circuits are tried: the runs, what stands in for the outside, and what is measured.
 pub struct Trial<'a> {
     pub stage: Stage,
@@ -51,7 +54,7 @@ impl<'a> Trial<'a> {
         let empty = readout.read(&stage.empty()?.normalized, &Progress::new())?;
         let full = readout.of(&stage.clean, stage.clean.len() - 1)?;
         let empty = empty.first().copied().unwrap_or(f32::NAN);
-        if !(full - empty).is_finite() || (full - empty).abs() < 1e-6 {
+        if !(full - empty).is_finite() || (full - empty).abs() < LEAST {
             return Err(Error::request(format!(
                 "the metric is {full:.4} for the whole model and {empty:.4} without it, so there is nothing for a circuit to explain; choose another answer or corrupted prompt"
             )));

@@ -448,7 +448,7 @@ impl GraphView {
             };
             mark(&painter, item, center, radius(item), color.gamma_multiply(strength), ring);
         }
-        self.labels(&painter, rect, cx, &picture, &lit, focus.is_some(), at, fade);
+        self.labels(&painter, rect, cx, &picture, &lit, focus.is_some(), at, radius, fade);
 
         if let Some(i) = hovered {
             let item = &picture.items[i];
@@ -506,6 +506,7 @@ impl GraphView {
         lit: &HashSet<usize>,
         focused: bool,
         at: impl Fn((f32, f32)) -> Pos2,
+        radius: impl Fn(&Item) -> f32,
         fade: f32,
     ) {
         let p = cx.palette;
@@ -539,15 +540,32 @@ impl GraphView {
                 theme::mono_small(),
                 color.gamma_multiply(strength),
             );
-            let corner = if end { center - galley.size() / 2.0 } else { center + vec2(7.0, -galley.size().y / 2.0) };
-            let area = Rect::from_min_size(corner, galley.size()).expand2(vec2(2.0, 0.0));
-            let covers = !end && marks.iter().enumerate().any(|(j, m)| j != i && area.expand(2.0).contains(*m));
-            if covers && !lit.contains(&i) || taken.iter().any(|t| t.intersects(area)) {
+            let size = galley.size();
+            let beside = radius(item) + 4.0;
+            let right = center + vec2(beside, -size.y / 2.0);
+            // Beside the node where there is room, else below it.
+            let corners = if end {
+                [center - size / 2.0; 2]
+            } else if right.x + size.x > rect.right() {
+                [center - vec2(beside + size.x, size.y / 2.0), center + vec2(-size.x / 2.0, radius(item) + 1.0)]
+            } else {
+                [right, center + vec2(-size.x / 2.0, radius(item) + 1.0)]
+            };
+            let area_of = |corner: Pos2| Rect::from_min_size(corner, size).expand2(vec2(2.0, 0.0));
+            let is_free = |corner: &Pos2| {
+                let area = area_of(*corner);
+                let covers = !end
+                    && !lit.contains(&i)
+                    && marks.iter().enumerate().any(|(j, m)| j != i && area.expand(2.0).contains(*m));
+                !covers && !taken.iter().any(|t| t.intersects(area))
+            };
+            let Some(corner) = corners.into_iter().find(is_free) else {
                 if end {
                     painter.circle_filled(center, 2.0, p.text.gamma_multiply(strength));
                 }
                 continue;
-            }
+            };
+            let area = area_of(corner);
             if end {
                 painter.rect(
                     area.expand(2.0),
