@@ -8,12 +8,18 @@ use serde_json::{Value, json};
 
 use super::bench::{plain_pass, time};
 use crate::analysis::attribution_patching::attribution_patching;
-use crate::analysis::metric::MetricKind;
+use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
 use crate::analysis::sweep::{By, SITES, Sweep};
+use crate::circuit::eap::{Path, STEPS, edge_scores};
+use crate::circuit::find::{Runs, refine, top_edges};
+use crate::circuit::quality::Trial;
+use crate::circuit::{Outside, Wiring};
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
+use crate::graph::components::{Keep, Target, trace_prediction};
+use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
 use crate::jobs::Progress;
 use crate::model::Model;
 
@@ -79,7 +85,63 @@ pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         Ok(())
     })?;
     list.push(json!({"method": "attribution patching, all sites", "seconds": atp, "forward_passes": atp / plain}));
+    list.extend(circuits(&pair, metric, plain, repeat, &progress)?);
     Ok(json!({"tokens": tokens, "plain_forward_seconds": plain, "sweeps": list}))
+}
+
+/// Edge scores, a search and a trace, in plain passes; the prune of a 64-token graph in seconds.
+fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &Progress) -> Result<Vec<Value>> {
+    let mut list = Vec::new();
+    let mut add = |method: String, seconds: f64| {
+        list.push(json!({"method": method, "seconds": seconds, "forward_passes": seconds / plain}));
+    };
+    let edges = Wiring::new(&pair.clean.model.config).n_edges();
+    for (name, path) in [("EAP", Path::Clean), ("EAP-IG, 5 steps", Path::Integrated(STEPS))] {
+        // From the prompts: both runs are part of what it costs.
+        let seconds = time(repeat.min(3), || {
+            let run = |t: &Trace| Ok::<_, crate::Error>(Arc::new(Trace::run(&t.model, t.ids.clone(), progress)?));
+            let corrupted = pair.run(crate::engine::Which::Corrupted)?;
+            let fresh = Pair::new(run(&pair.clean)?, run(corrupted)?);
+            std::hint::black_box(edge_scores(&fresh, metric, path, progress)?);
+            Ok(())
+        })?;
+        add(format!("{name} of {edges} edges with both runs"), seconds);
+    }
+    if let Ok(trial) = Trial::new(pair, metric, Outside::Resample, &[]) {
+        let scores = edge_scores(pair, metric, Path::Integrated(STEPS), progress)?;
+        let trials = [trial];
+        let seconds = time(1, || {
+            std::hint::black_box(refine(&trials, &scores, 500, progress, |_| {})?);
+            Ok(())
+        })?;
+        add("exact re-scoring to 500 edges".to_owned(), seconds);
+        let circuit = top_edges(&scores, 500);
+        let seconds = time(repeat.min(3), || {
+            std::hint::black_box(Runs::of(&trials, &circuit, progress)?.faithfulness(progress)?);
+            Ok(())
+        })?;
+        add("faithfulness of a circuit of 500 edges".to_owned(), seconds);
+    }
+    let target = Target::Top;
+    let last = pair.clean.len() - 1;
+    let seconds = time(repeat.min(3), || {
+        std::hint::black_box(trace_prediction(&pair.clean, last, target, Keep::default(), progress)?);
+        Ok(())
+    })?;
+    add("attribution graph".to_owned(), seconds);
+    let model = &pair.clean.model;
+    let long = Trace::run(model, super::bench::prompt(model, 64.min(model.config.n_ctx)), progress)?;
+    let traced = trace_prediction(&long, long.len() - 1, target, Keep::default(), progress)?;
+    let (nodes, edges) = (traced.all_nodes, traced.all_edges);
+    add(format!("attribution graph of {} tokens, {nodes} nodes, {edges} edges", long.len()), traced.seconds);
+    for threshold in [NODE_THRESHOLD, 0.9, 0.95] {
+        let seconds = time(5, || {
+            std::hint::black_box(prune(&traced.graph, &traced.influence, threshold, EDGE_THRESHOLD)?);
+            Ok(())
+        })?;
+        add(format!("its prune to {threshold}"), seconds);
+    }
+    Ok(list)
 }
 
 /// One line a sweep.

@@ -22,24 +22,36 @@ pub struct Pruned {
 /// Room for rounding where a share meets a threshold exactly.
 const SLACK: f64 = 1e-9;
 
-/// The score at the first index, in falling order, whose cumulative share of `total` reaches `share`. The
-/// scores are reordered.
-fn score_at_share(scores: &mut [f64], total: f64, share: f64) -> f64 {
-    let wanted = total * share * (1.0 - SLACK);
-    let (mut low, mut high, mut before) = (0, scores.len(), 0.0);
-    // Halves by a partial sort: cheaper than sorting where there are millions of links.
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        scores[low..high].select_nth_unstable_by(middle - low, |a, b| b.total_cmp(a));
-        let upper: f64 = scores[low..middle].iter().sum();
-        if before + upper >= wanted && before + upper > 0.0 {
-            high = middle;
-        } else {
-            before += upper;
-            low = middle;
-        }
+/// The score at the first index, in falling order, whose cumulative share of `total` reaches `share`. No score
+/// is negative.
+fn score_at_share(scores: impl Iterator<Item = f64> + Clone, total: f64, share: f64) -> f64 {
+    // Buckets by exponent and four bits of the mantissa, so that only one has to be sorted: a slider asks for this over
+    // millions of links.
+    let bucket = |score: f64| (score.to_bits() >> 48) as usize;
+    let mut sums = vec![0f64; 1 << 15];
+    let mut lowest = usize::MAX;
+    for score in scores.clone().filter(|s| *s > 0.0) {
+        sums[bucket(score)] += score;
+        lowest = lowest.min(bucket(score));
     }
-    scores.get(low).copied().unwrap_or(0.0)
+    let wanted = total * share * (1.0 - SLACK);
+    let mut before = 0.0;
+    for at in (0..sums.len()).rev() {
+        if sums[at] == 0.0 || before + sums[at] < wanted && at > lowest {
+            before += sums[at];
+            continue;
+        }
+        let mut inside: Vec<f64> = scores.clone().filter(|s| *s > 0.0 && bucket(*s) == at).collect();
+        inside.sort_by(|a, b| b.total_cmp(a));
+        for score in &inside {
+            before += score;
+            if before >= wanted {
+                return *score;
+            }
+        }
+        return inside.last().copied().unwrap_or(0.0);
+    }
+    0.0
 }
 
 fn check(threshold: f64, what: &str) -> Result<()> {
@@ -59,61 +71,75 @@ pub fn prune(graph: &Graph, influence: &Influence, node_threshold: f64, edge_thr
     check(node_threshold, "node")?;
     check(edge_threshold, "edge")?;
     let always = |i: usize| matches!(graph.nodes[i].kind, NodeKind::Token | NodeKind::Logit);
-    let least = score_at_share(&mut influence.values.clone(), influence.total(), node_threshold) * (1.0 - SLACK);
+    let values = influence.values.iter().copied();
+    let least = score_at_share(values, influence.total(), node_threshold) * (1.0 - SLACK);
     let mut nodes: Vec<bool> =
         influence.values.iter().enumerate().map(|(i, v)| always(i) || (*v > 0.0 && *v >= least)).collect();
 
-    let mut links = between(graph, &nodes);
-    score(graph, &mut links);
-    let mut scores: Vec<f64> = links.iter().map(|l| l.score).collect();
-    let total = scores.iter().sum();
-    let least = score_at_share(&mut scores, total, edge_threshold) * (1.0 - SLACK);
-    links.retain(|l| l.score > 0.0 && l.score >= least);
+    let (mut links, rows) = between(graph, &nodes);
+    score(graph, &mut links, &rows);
+    let scores = links.iter().map(|l| f64::from(l.score));
+    let total = scores.clone().sum();
+    let least = score_at_share(scores, total, edge_threshold) * (1.0 - SLACK);
+    links.retain(|l| l.score > 0.0 && f64::from(l.score) >= least);
 
     drop_dead_ends(graph, &mut nodes, &mut links);
-    let mut links: Vec<usize> = links.into_iter().map(|l| l.at).collect();
-    links.sort_unstable();
-    Ok(Pruned { nodes, links })
+    Ok(Pruned { nodes, links: links.into_iter().map(|l| l.at).collect() })
 }
 
 /// A link between kept nodes.
+#[derive(Clone, Copy)]
 struct Kept {
     target: u32,
     source: u32,
     /// Its place in the graph.
     at: usize,
-    weight: f64,
-    score: f64,
+    score: f32,
 }
 
-/// The links between kept nodes, by target in the graph's order. A slider asks for this many times a second, and what is
-/// kept is a small part of the graph, so that everything after works on this list alone.
-fn between(graph: &Graph, nodes: &[bool]) -> Vec<Kept> {
-    let kept: Vec<u32> = graph.order().iter().copied().filter(|t| nodes[*t as usize]).collect();
-    let rows = kept.par_iter().map(|target| {
-        graph
-            .range(*target as usize)
-            .filter(|at| nodes[graph.links[*at].source as usize])
-            .map(|at| {
-                let link = graph.links[at];
-                Kept { target: *target, source: link.source, at, weight: f64::from(link.weight.abs()), score: 0.0 }
-            })
-            .collect::<Vec<Kept>>()
+/// The links between kept nodes by target, and where each node's begin. A slider asks for this many times a second, and
+/// what is kept is a small part of the graph, so that everything after works on this list alone.
+fn between(graph: &Graph, nodes: &[bool]) -> (Vec<Kept>, Vec<usize>) {
+    let row = |target: usize| {
+        let inside = move |at: &usize| nodes[target] && nodes[graph.links[*at].source as usize];
+        graph.range(target).filter(inside)
+    };
+    let counts: Vec<usize> = (0..nodes.len()).into_par_iter().map(|t| row(t).count()).collect();
+    let mut rows = vec![0];
+    for count in counts {
+        rows.push(rows[rows.len() - 1] + count);
+    }
+    let mut links = vec![Kept { target: 0, source: 0, at: 0, score: 0.0 }; rows[nodes.len()]];
+    let mut parts: Vec<(usize, &mut [Kept])> = Vec::new();
+    let mut rest = links.as_mut_slice();
+    for target in 0..nodes.len() {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(rows[target + 1] - rows[target]);
+        if !part.is_empty() {
+            parts.push((target, part));
+        }
+        rest = after;
+    }
+    parts.into_par_iter().for_each(|(target, part)| {
+        for (kept, at) in part.iter_mut().zip(row(target)) {
+            let link = graph.links[at];
+            *kept = Kept { target: target as u32, source: link.source, at, score: link.weight.abs() };
+        }
     });
-    rows.flatten().collect()
+    (links, rows)
 }
 
-/// Â · (influence + w) of every link, normalised and summed over these links alone.
-fn score(graph: &Graph, links: &mut [Kept]) {
+/// Turns |weights| into Â · (influence + w), normalised and summed over these links alone.
+fn score(graph: &Graph, links: &mut [Kept], rows: &[usize]) {
     let mut through: Vec<f64> = graph.nodes.iter().map(|n| n.prob).collect();
     // Targets come before their sources.
-    for row in links.chunk_by_mut(|a, b| a.target == b.target) {
-        let sum: f64 = row.iter().map(|l| l.weight).sum();
-        let Some(first) = row.first() else { continue };
-        let factor = through[first.target as usize] / sum.max(LEAST);
+    for target in graph.order().iter().map(|t| *t as usize) {
+        let row = &mut links[rows[target]..rows[target + 1]];
+        let sum: f64 = row.iter().map(|l| f64::from(l.score)).sum();
+        let factor = through[target] / sum.max(LEAST);
         for link in row {
-            link.score = link.weight * factor;
-            through[link.source as usize] += link.score;
+            let score = f64::from(link.score) * factor;
+            link.score = score as f32;
+            through[link.source as usize] += score;
         }
     }
 }
@@ -156,11 +182,11 @@ mod tests {
     fn the_score_at_a_share() {
         // 4 + 3 + 2 + 1: cumulative 0.4, 0.7, 0.9, 1.
         for (share, expected) in [(0.0, 4.0), (0.3, 4.0), (0.4, 4.0), (0.41, 3.0), (0.7, 3.0), (0.9, 2.0), (1.0, 1.0)] {
-            assert_eq!(score_at_share(&mut [1.0, 4.0, 2.0, 3.0], 10.0, share), expected, "{share}");
+            assert_eq!(score_at_share([1.0, 4.0, 2.0, 3.0].into_iter(), 10.0, share), expected, "{share}");
         }
-        assert_eq!(score_at_share(&mut [], 0.0, 0.5), 0.0);
+        assert_eq!(score_at_share([].into_iter(), 0.0, 0.5), 0.0);
         // Zeros at the end are not reached.
-        assert_eq!(score_at_share(&mut [0.0, 2.0, 0.0, 2.0, 0.0], 4.0, 1.0), 2.0);
+        assert_eq!(score_at_share([0.0, 2.0, 0.0, 2.0, 0.0].into_iter(), 4.0, 1.0), 2.0);
     }
 
     /// circuit-tracer's own example: c0..c4, errors e5..e8, tokens t9, t10, logit 11; all weights 10.
