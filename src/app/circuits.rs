@@ -7,6 +7,7 @@ use crate::analysis::metric::MetricKind;
 use crate::circuit::cart::Cart;
 use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::{Outside, Wiring};
+use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::components::Target;
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
@@ -80,14 +81,12 @@ impl State {
             Action::OpenGraph(path) => {
                 self.circuits.wants_graph = true;
                 self.circuits.file = Some(path.clone());
-                self.results.graph = Slot::default();
-                self.results.drawing = Slot::default();
+                self.forget_graph();
                 self.worker.submit(Request::OpenGraph { path: path.into() });
             }
             Action::CloseGraph => {
                 self.circuits.file = None;
-                self.results.graph = Slot::default();
-                self.results.drawing = Slot::default();
+                self.forget_graph();
                 self.request_graph();
             }
             Action::SetCart(cart) => self.set_cart(cart),
@@ -98,10 +97,10 @@ impl State {
                     self.set_cart(cart);
                 }
             }
-            Action::ToggleCartEdge(edge) => {
+            Action::RemoveCartEdge(edge) => {
                 if let Some(wiring) = self.wiring() {
                     let mut cart = self.document.cart.clone();
-                    cart.toggle_edge(edge, wiring);
+                    cart.remove_edge(edge, wiring);
                     self.set_cart(cart);
                 }
             }
@@ -114,12 +113,20 @@ impl State {
         }
     }
 
+    /// Neither the graph nor one that is on its way is wanted any more.
+    fn forget_graph(&mut self) {
+        self.worker.withdraw(|k| matches!(k, Kind::Graph | Kind::GraphFile | Kind::Drawing));
+        self.results.graph = Slot::default();
+        self.results.drawing = Slot::default();
+    }
+
     pub fn wiring(&self) -> Option<Wiring> {
         self.model.as_ref().map(|m| Wiring::new(&m.config))
     }
 
     fn set_cart(&mut self, cart: Cart) {
         self.document.cart = cart;
+        self.results.searching.error = None;
         self.request_quality();
     }
 
@@ -141,6 +148,7 @@ impl State {
             return;
         }
         let (Some(subject), Some(target)) = (self.subject(), self.graph_target()) else { return };
+        self.worker.withdraw(|k| k == Kind::Drawing);
         self.results.graph.outdate();
         self.results.drawing.outdate();
         let pos = self.selection.pinned.pos;
@@ -155,12 +163,16 @@ impl State {
 
     /// Takes the pinned head apart.
     pub(super) fn request_why(&mut self) {
+        self.worker.withdraw(|k| k == Kind::Why);
         self.results.why.outdate();
         let pinned = self.selection.pinned;
-        let (Some(subject), Some(head)) = (self.subject(), pinned.head.filter(|_| !pinned.all_heads)) else { return };
-        if pinned.pos >= subject.trace.len() || !subject.trace.edits().is_empty() {
+        let asked = self.subject().zip(pinned.head.filter(|_| !pinned.all_heads));
+        let plain = |t: &Trace| pinned.pos < t.len() && t.edits().is_empty();
+        let Some((subject, head)) = asked.filter(|(s, _)| plain(&s.trace)) else {
+            // What stood there is another run's.
+            self.results.why = Slot::default();
             return;
-        }
+        };
         let key = pinned.key.filter(|k| *k <= pinned.pos);
         self.worker.submit(Request::Why { trace: subject.trace, layer: pinned.layer, head, query: pinned.pos, key });
     }

@@ -180,7 +180,8 @@ pub enum Action {
     SetCart(Cart),
     /// Adds a component to the cart, or takes it away.
     ToggleCart(Component),
-    ToggleCartEdge(Edge),
+    /// Takes an edge out of the cart.
+    RemoveCartEdge(Edge),
     CircuitSettings(CircuitSettings),
     SearchCircuit(Search),
     SaveCart,

@@ -11,6 +11,7 @@ use super::widgets::bars::{Bar, bar};
 use super::widgets::token_text;
 use crate::analysis::head_scores::SCORES;
 use crate::circuit::Component;
+use crate::jobs::Kind;
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
@@ -182,7 +183,17 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 /// Why the head attends where it does, and what it does with it.
 fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
-    let Some(result) = cx.state.results.why.get().cloned() else { return };
+    let slot = &cx.state.results.why;
+    if let Some(error) = &slot.error {
+        caption(ui, cx, error);
+        return;
+    }
+    let Some(result) = slot.get().cloned().filter(|r| r.fresh) else {
+        if cx.state.worker.has(Kind::Why) {
+            caption(ui, cx, "taking the head apart …");
+        }
+        return;
+    };
     let (why, ov) = &*result.value;
     if (why.layer, Some(why.head), why.query) != (p.layer, p.head, p.pos) {
         return;

@@ -73,6 +73,13 @@ impl Scene {
         Ok(Self { ctx, app, subject, size })
     }
 
+    /// What went wrong with the graph or the circuit that `prepare` asked for.
+    pub fn circuit_error(&self) -> Option<String> {
+        let r = &self.app.state.results;
+        let tried = r.tried.get().and_then(|t| t.set_error.clone());
+        [&r.graph.error, &r.drawing.error, &r.tried.error].into_iter().flatten().next().cloned().or(tried)
+    }
+
     fn frame(app: &mut App, subject: Subject, ui: &mut egui::Ui) {
         match subject {
             Subject::Window => app.draw(ui),

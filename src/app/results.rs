@@ -114,6 +114,7 @@ impl Results {
         self.generated.outdate();
         self.tried.outdate();
         self.why.outdate();
+        self.searching.error = None;
         self.outdate_analyses();
     }
 
@@ -128,8 +129,11 @@ impl Results {
         self.text_scores.outdate();
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Forgets everything; a graph of a file stays where it does not depend on model and prompt.
+    pub(super) fn clear(&mut self, keep_graph: bool) {
         let stamp = self.stamp;
-        *self = Self { stamp, ..Self::default() };
+        let graph = if keep_graph { std::mem::take(&mut self.graph) } else { Slot::default() };
+        let drawing = if keep_graph { std::mem::take(&mut self.drawing) } else { Slot::default() };
+        *self = Self { stamp, graph, drawing, ..Self::default() };
     }
 }

@@ -114,6 +114,9 @@ impl State {
     /// Stops what runs and forgets what waits.
     pub fn cancel(&mut self) {
         self.pending_generation = false;
+        if self.worker.has(Kind::GraphFile) {
+            self.circuits.file = None;
+        }
         self.worker.cancel_all();
         self.opening = None;
         self.cancelled = true;
@@ -132,7 +135,7 @@ impl State {
         if d.prompt.is_empty() {
             self.worker.cancel_run();
             let random = std::mem::take(&mut self.results.random_scores);
-            self.results.clear();
+            self.results.clear(self.circuits.file.is_some());
             self.update_pair();
             self.results.random_scores = random;
             return;
@@ -151,6 +154,11 @@ impl State {
             self.worker.submit(Request::RunCorrupted { model, prompt: d.corrupted.clone() });
         }
         self.results.outdate_run();
+        if self.circuits.file.is_none() {
+            self.worker.withdraw(|k| k == Kind::Drawing);
+            self.results.graph.outdate();
+            self.results.drawing.outdate();
+        }
         self.update_pair();
     }
 
@@ -324,9 +332,13 @@ impl State {
     /// Whether an answer was computed from the runs that are on screen.
     fn is_current(&self, answer: &Answer) -> bool {
         let expected = match answer.kind {
-            Kind::Open | Kind::Run | Kind::RunCorrupted | Kind::NeuronTokens | Kind::RandomScores | Kind::Drawing => {
-                return true;
-            }
+            Kind::Open
+            | Kind::Run
+            | Kind::RunCorrupted
+            | Kind::NeuronTokens
+            | Kind::RandomScores
+            | Kind::GraphFile
+            | Kind::Drawing => return true,
             Kind::RunEdited | Kind::Sweep | Kind::Approximation | Kind::Quality | Kind::Search => {
                 self.pair().map(Pair::traces)
             }
@@ -397,7 +409,7 @@ impl State {
             Kind::Sweep => &mut r.sweep.error,
             Kind::Approximation => &mut r.approximation.error,
             Kind::Generate => &mut r.generated.error,
-            Kind::Graph => &mut r.graph.error,
+            Kind::Graph | Kind::GraphFile => &mut r.graph.error,
             Kind::Drawing => &mut r.drawing.error,
             Kind::Why => &mut r.why.error,
             Kind::Quality => &mut r.tried.error,
@@ -418,7 +430,7 @@ impl State {
 
     fn opened(&mut self, model: Arc<Model>) {
         self.opening = None;
-        self.results.clear();
+        self.results.clear(self.circuits.file.is_some());
         self.update_pair();
         (self.auto_head, self.chose_head) = (true, false);
         let spec = model.spec.clone();

@@ -6,14 +6,16 @@ use super::edges::Edges;
 use super::wiring::{Component, Edge, Wiring};
 use crate::error::Result;
 
-/// A circuit in the making. Without edges it is a circuit of components: every edge between them.
+/// A circuit in the making: of components, with every edge between them, or of edges one by one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cart {
     /// Names, as `a23.h3`.
     pub nodes: Vec<String>,
-    /// Names, as `a20.h0->a23.h3<q>`.
+    /// Names, as `a20.h0->a23.h3<q>`; used if `by_edges`.
     #[serde(default)]
     pub edges: Vec<String>,
+    #[serde(default)]
+    pub by_edges: bool,
     /// Where it came from, if it was found or opened.
     #[serde(default)]
     pub origin: String,
@@ -21,7 +23,7 @@ pub struct Cart {
 
 impl Cart {
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.edges.is_empty()
+        self.nodes.is_empty() && (self.edges.is_empty() || !self.by_edges)
     }
 
     pub fn contains(&self, component: Component) -> bool {
@@ -33,12 +35,13 @@ impl Cart {
     pub fn of(edges: &Edges, origin: String) -> Self {
         let w = edges.wiring;
         let nodes = edges.components().iter().filter(|s| *s > 0).map(|s| w.sender_at(s).to_string()).collect();
-        Self { nodes, edges: edges.iter().map(|e| w.name(e)).collect(), origin }
+        Self { nodes, edges: edges.iter().map(|e| w.name(e)).collect(), by_edges: true, origin }
     }
 
     /// Adds a component, or takes it away with its edges. In a circuit of edges a new component is connected
     /// with all others.
     pub fn toggle(&mut self, component: Component, wiring: Wiring) {
+        self.edited();
         let name = component.to_string();
         if let Some(at) = self.nodes.iter().position(|n| *n == name) {
             self.nodes.remove(at);
@@ -51,7 +54,7 @@ impl Cart {
             return;
         }
         let Some(me) = wiring.sender(component) else { return };
-        if !self.edges.is_empty() {
+        if self.by_edges {
             let mut others: Vec<usize> =
                 self.nodes.iter().filter_map(|n| wiring.sender(Component::parse(n)?)).collect();
             others.push(0);
@@ -66,18 +69,45 @@ impl Cart {
         self.nodes.push(name);
     }
 
-    /// Adds an edge with its ends, or takes it away.
-    pub fn toggle_edge(&mut self, edge: Edge, wiring: Wiring) {
-        let name = wiring.name(edge);
-        if let Some(at) = self.edges.iter().position(|e| *e == name) {
-            self.edges.remove(at);
+    /// Turns a circuit of components into one of edges, the same circuit.
+    fn spell_out(&mut self, wiring: Wiring) {
+        if self.by_edges {
             return;
         }
-        self.edges.push(name);
+        if let Ok(edges) = self.circuit(wiring) {
+            self.edges = edges.iter().map(|e| wiring.name(e)).collect();
+            self.by_edges = true;
+        }
+    }
+
+    /// Takes an edge away.
+    pub fn remove_edge(&mut self, edge: Edge, wiring: Wiring) {
+        self.spell_out(wiring);
+        self.edited();
+        let name = wiring.name(edge);
+        self.edges.retain(|e| *e != name);
+    }
+
+    /// Adds an edge with its ends.
+    pub fn add_edge(&mut self, edge: Edge, wiring: Wiring) {
+        self.spell_out(wiring);
+        self.edited();
+        let name = wiring.name(edge);
+        if !self.edges.contains(&name) {
+            self.edges.push(name);
+        }
         for c in [wiring.sender_at(edge.sender), wiring.receiver_at(edge.receiver).component()] {
             if !matches!(c, Component::Embed | Component::Logits) && !self.contains(c) {
                 self.nodes.push(c.to_string());
             }
+        }
+    }
+
+    /// What was found by a search is no longer that once a hand was laid on it.
+    fn edited(&mut self) {
+        const EDITED: &str = ", edited by hand";
+        if !self.origin.is_empty() && !self.origin.ends_with(EDITED) {
+            self.origin += EDITED;
         }
     }
 
@@ -86,7 +116,7 @@ impl Cart {
     /// # Errors
     /// A name that the model does not have.
     pub fn circuit(&self, wiring: Wiring) -> Result<Edges> {
-        if !self.edges.is_empty() {
+        if self.by_edges {
             let edges = self.edges.iter().map(|e| wiring.parse(e)).collect::<Result<Vec<_>>>()?;
             return Ok(Edges::of(wiring, edges));
         }
@@ -122,14 +152,23 @@ mod tests {
         assert!(cart.contains(head) && cart.edges.is_empty());
         // Embedding to its three inputs and to the logits, and from it to the logits.
         assert_eq!(cart.circuit(w).unwrap().len(), 5);
-        cart.toggle_edge(w.parse("a0.h1->a1.h0<k>").unwrap(), w);
-        assert_eq!(cart.nodes, ["a1.h0", "a0.h1"]);
+        // An edge of a circuit of components: the circuit stays, spelled out, without it or with it.
+        let key = w.parse("embed->a1.h0<k>").unwrap();
+        cart.remove_edge(key, w);
+        assert_eq!((cart.circuit(w).unwrap().len(), cart.by_edges), (4, true));
+        cart.add_edge(w.parse("a0.h1->a1.h0<k>").unwrap(), w);
+        assert_eq!((cart.nodes.clone(), cart.edges.len()), (vec!["a1.h0".to_owned(), "a0.h1".to_owned()], 5));
         cart.toggle(Component::Mlp { layer: 1 }, w);
         // The MLP reads the embedding and both heads, and the logits read it.
-        assert_eq!(cart.edges.len(), 1 + 4);
+        assert_eq!(cart.edges.len(), 5 + 4);
         cart.toggle(head, w);
         assert_eq!(cart.nodes, ["a0.h1", "m1"]);
         assert!(cart.edges.iter().all(|e| !e.contains("a1.h0")));
+        // Without its last edge it is empty, not everything.
+        let mut one = Cart::of(&Edges::of(w, [key]), "EAP".to_owned());
+        one.remove_edge(key, w);
+        assert!(one.circuit(w).unwrap().is_empty() && one.origin == "EAP, edited by hand");
+        cart.by_edges = false;
         cart.nodes.push("a9.h9".to_owned());
         cart.edges.clear();
         assert!(cart.circuit(w).is_err_and(|e| e.to_string().contains("a9.h9")));

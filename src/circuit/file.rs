@@ -129,6 +129,7 @@ impl CircuitFile {
         Cart {
             nodes: self.nodes.iter().filter(inner).map(|n| n.name.clone()).collect(),
             edges: self.edges.iter().map(|e| e.name.clone()).collect(),
+            by_edges: !self.edges.is_empty(),
             origin: self.method.clone(),
         }
     }

@@ -18,7 +18,7 @@ use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
 use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::find::{edges_above, refine, top_edges};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::{Quality, Trial, curve, quality};
+use crate::circuit::quality::{Curve, Quality, Trial, curve, quality};
 use crate::circuit::{Edges, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ enum Action {
 #[derive(clap::Args, Clone, Debug)]
 struct SetArgs {
     /// A prompt set, by name (see `circuit sets`) or as a .toml file
-    #[arg(long, value_name = "NAME|FILE.toml")]
+    #[arg(long, value_name = "NAME|FILE.toml", conflicts_with_all = ["clean", "clean_ids", "corrupt", "corrupt_ids", "answer", "wrong"])]
     set: Option<String>,
     /// Pairs to generate from the set
     #[arg(long, default_value_t = 8, value_name = "N")]
@@ -194,6 +194,9 @@ fn find(args: &FindArgs) -> Result<()> {
     if args.method != Method::Acdc && args.edges.is_none() && args.threshold.is_none() {
         return Err(Error::request("how large a circuit? add --edges N or --threshold X"));
     }
+    if args.method == Method::Acdc && (args.edges.is_some() || args.rescore) {
+        return Err(Error::request("acdc takes --threshold X; --edges and --rescore belong to eap and eap-ig"));
+    }
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
     let prompts = match args.set.generate(&model)? {
@@ -314,22 +317,28 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let q = quality(&trials, &edges, &progress)?;
     let mut curve_json = Value::Null;
     let mut curve_line = String::new();
-    if let (false, Some(first), Some(trial)) = (args.no_curve, pairs.first(), trials.first())
-        && first.corrupted.is_some()
-    {
-        let scores = edge_scores(first, trial.readout.metric, Path::Integrated(STEPS), &progress)?;
-        let c = curve(&trials, &scores, &progress, |_, _| {})?;
-        curve_json = json!({
-            "ranking": format!("EAP-IG, {STEPS} steps"), "cpr": c.cpr, "cmd": c.cmd,
-            "points": c.points.iter().map(|(share, n, f)| json!({"share": share, "edges": n, "faithfulness": f})).collect::<Vec<_>>(),
-        });
-        let points: Vec<String> = c.points.iter().map(|(s, _, f)| format!("{s} {f:.3}")).collect();
-        curve_line = format!(
-            "\ncurve over shares of all edges (EAP-IG): {}; CPR {:.3}, CMD {:.3}",
-            points.join(", "),
-            c.cpr,
-            c.cmd
-        );
+    if !args.no_curve && pairs.iter().all(|p| p.corrupted.is_some()) {
+        // A curve that cannot be had takes nothing from the rest.
+        match curve_of(&pairs, &trials, &progress) {
+            Ok(c) => {
+                curve_json = json!({
+                    "ranking": format!("EAP-IG, {STEPS} steps"), "cpr": c.cpr, "cmd": c.cmd,
+                    "points": c.points.iter().map(|(share, n, f)| json!({"share": share, "edges": n, "faithfulness": f})).collect::<Vec<_>>(),
+                });
+                let points: Vec<String> = c.points.iter().map(|(s, _, f)| format!("{s} {f:.3}")).collect();
+                curve_line = format!(
+                    "\ncurve over shares of all edges (EAP-IG): {}; CPR {:.3}, CMD {:.3}",
+                    points.join(", "),
+                    c.cpr,
+                    c.cmd
+                );
+            }
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(e) => {
+                curve_json = json!({"unavailable": e.to_string()});
+                curve_line = format!("\nno curve: {e}");
+            }
+        }
     }
     let compared = match &args.compare {
         Some(path) => {
@@ -351,7 +360,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
             list.into_iter().map(|(name, drop)| json!({"name": name, "drop": drop})).collect()
         };
         let mut doc = json!({
-            "circuit": args.circuit, "method": file.method, "metric": kind.name(), "outside": outside.label(),
+            "circuit": args.circuit.display().to_string(), "method": file.method, "metric": kind.name(), "outside": outside.label(),
             "n_edges": q.size, "faithfulness": q.faithfulness, "completeness": q.completeness,
             "minimality": {
                 "nodes": members(q.components.iter().map(|(c, d)| (c.to_string(), *d)).collect()),
@@ -385,6 +394,14 @@ fn eval(args: &EvalArgs) -> Result<()> {
         q.completeness,
         compared.map_or(String::new(), |(_, line)| format!("\n{line}")),
     ))
+}
+
+/// The curve of the circuits that EAP-IG's scores give, as means over the prompts.
+fn curve_of(pairs: &[Pair], trials: &[Trial<'_>], progress: &Progress) -> Result<Curve> {
+    let path = Path::Integrated(STEPS);
+    let score = |(pair, trial): (&Pair, &Trial<'_>)| edge_scores(pair, trial.readout.metric, path, progress);
+    let scores = EdgeScores::mean(pairs.iter().zip(trials).map(score).collect::<Result<Vec<_>>>()?)?;
+    curve(trials, &scores, progress, |_, _| {})
 }
 
 fn print_quality(q: &Quality, w: Wiring, top: usize) -> Result<()> {

@@ -92,6 +92,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
             .collect();
         let mut doc = json!({
             "title": file.title(), "prompt_tokens": file.graph.prompt_tokens,
+            // The graph knows its model by name only, and its tokens by their texts.
+            "model": {"name": file.document.get("metadata").and_then(|m| m.get("scan"))},
+            "tokens": file.graph.prompt_tokens.iter().map(|t| json!({"text": t})).collect::<Vec<_>>(),
             "counts": counts(&file.graph),
             "replacement_score": number(scores.replacement), "completeness_score": number(scores.completeness),
             "node_threshold": thresholds.0, "edge_threshold": thresholds.1,

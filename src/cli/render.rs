@@ -60,7 +60,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE.json")]
     circuit: Option<PathBuf>,
     /// A prompt set that the circuit is tried on, with the curve over sizes
-    #[arg(long, value_name = "NAME|FILE.toml")]
+    #[arg(long, value_name = "NAME|FILE.toml", requires = "circuit")]
     set: Option<String>,
     /// A graph file for the graph view
     #[arg(long, value_name = "FILE.json")]
@@ -204,8 +204,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 crate::app::circuits::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
             app.state.apply(Action::CircuitSettings(settings), 0.0);
         }
-        if let Some([node, edge]) = args.thresholds.as_deref() {
-            app.state.apply(Action::GraphThresholds(*node, *edge), 0.0);
+        match args.thresholds.as_deref() {
+            None => {}
+            Some([node, edge]) => app.state.apply(Action::GraphThresholds(*node, *edge), 0.0),
+            Some(_) => wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
         }
         if let Some(path) = &args.graph {
             app.state.apply(Action::OpenGraph(path.display().to_string()), 0.0);
@@ -223,6 +225,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     })?;
     if let Some(error) = wrong {
         return Err(error);
+    }
+    if let Some(error) = scene.circuit_error() {
+        return Err(Error::request(error));
     }
     if extension == "svg" {
         write_atomic(&args.output, scene.svg().as_bytes())?;

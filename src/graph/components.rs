@@ -599,9 +599,9 @@ pub fn kind(part: &Part) -> NodeKind {
 }
 
 /// A node's id in the interchange format. Heads are features 0..n_heads of their layer, the MLP feature n_heads; in layer
-/// 0 they are counted from n_layers on, clear of the ids of errors.
+/// 0 they are counted from n_layers + 1 on, clear of the ids of errors.
 fn id(part: &Part, n_layers: usize, n_heads: usize, ids: &[u32], n: usize) -> String {
-    let feature = |layer: usize, at: usize| if layer == 0 { at + n_layers } else { at };
+    let feature = |layer: usize, at: usize| if layer == 0 { at + n_layers + 1 } else { at };
     match part {
         Part::Token { pos } => format!("E_{}_{pos}", ids[*pos]),
         Part::Head { layer, head, pos } => format!("{layer}_{}_{pos}", feature(*layer, *head)),

@@ -60,11 +60,6 @@ pub struct Drawing {
     pub columns: Vec<(f32, f32)>,
     /// Height of the drawing in layers: tokens at 0, logits at the top.
     pub height: f32,
-    /// By node: places in the graph's links of those that leave it.
-    pub leaving: Vec<Vec<usize>>,
-    /// By link: its target.
-    pub targets: Vec<u32>,
-    pub thresholds: (f64, f64),
     /// Nodes and links before pruning.
     pub whole: (usize, usize),
 }
@@ -127,46 +122,15 @@ impl Drawing {
                 places[*node] = (left + 0.15 + share * (right - left - 0.3), level(*node));
             }
         }
-        let mut leaving = vec![Vec::new(); graph.nodes.len()];
-        let mut targets = vec![0; graph.links.len()];
-        for target in 0..graph.nodes.len() {
-            for at in graph.range(target) {
-                leaving[graph.links[at].source as usize].push(at);
-                targets[at] = target as u32;
-            }
-        }
         Ok(Self {
             influence: old.iter().map(|i| shown.influence.values[*i]).collect(),
             cumulative: old.iter().map(|i| all[*i]).collect(),
             places,
             columns,
             height: top as f32 + 3.0,
-            leaving,
-            targets,
-            thresholds,
             whole: (shown.graph.nodes.len(), shown.graph.links.len()),
             graph,
         })
-    }
-
-    /// A node and all on its strongest way up to a logit and down to a token.
-    pub fn path(&self, node: usize) -> (Vec<usize>, Vec<usize>) {
-        let (mut nodes, mut links) = (vec![node], Vec::new());
-        let stronger =
-            |a: &usize, b: &usize| self.graph.links[*a].weight.abs().total_cmp(&self.graph.links[*b].weight.abs());
-        let mut at = node;
-        while let Some(link) = self.leaving[at].iter().copied().max_by(stronger) {
-            at = self.targets[link] as usize;
-            nodes.push(at);
-            links.push(link);
-        }
-        at = node;
-        while let Some(link) = self.graph.range(at).max_by(stronger) {
-            at = self.graph.links[link].source as usize;
-            nodes.push(at);
-            links.push(link);
-        }
-        (nodes, links)
     }
 }
 
@@ -177,7 +141,7 @@ mod tests {
     use NodeKind::{Component, Logit, Token};
 
     #[test]
-    fn everything_stands_inside_its_column_and_the_path_is_the_strongest() {
+    fn everything_stands_inside_its_column() {
         let mut g = graph(
             &[Component, Component, Token, Logit],
             &[1.0],
@@ -197,8 +161,5 @@ mod tests {
         for (x, y) in &d.places {
             assert!(*x > d.columns[0].0 && *x < d.columns[0].1 && *y >= 0.0 && *y <= d.height);
         }
-        let (nodes, links) = d.path(0);
-        // Up: c0 → c1 (2.0) → logit; down: the token.
-        assert_eq!((nodes, links.len()), (vec![0, 1, 3, 2], 3));
     }
 }

@@ -53,6 +53,8 @@ pub struct Tried {
     /// Why the set could not be used.
     pub set_error: Option<String>,
     pub curve: Option<Curve>,
+    /// Why there is no curve.
+    pub curve_error: Option<String>,
     pub done: bool,
 }
 
@@ -117,6 +119,7 @@ pub(super) fn tried(
         set: Vec::new(),
         set_error,
         curve: None,
+        curve_error: None,
         done: false,
     };
     partial(out.clone());
@@ -132,8 +135,13 @@ pub(super) fn tried(
         partial(out.clone());
     }
     if question.curve && pair.corrupted.is_some() {
-        let scores = edge_scores(pair, question.metric, GradientPath::Integrated(STEPS), progress)?;
-        out.curve = Some(curve(&trial, &scores, progress, |_, _| {})?);
+        let found = edge_scores(pair, question.metric, GradientPath::Integrated(STEPS), progress)
+            .and_then(|scores| curve(&trial, &scores, progress, |_, _| {}));
+        match found {
+            Ok(curve) => out.curve = Some(curve),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(e) => out.curve_error = Some(e.to_string()),
+        }
     }
     out.done = true;
     Ok(out)
@@ -158,7 +166,8 @@ pub(super) fn searched(
     on_step: &mut dyn FnMut(&Step),
 ) -> Result<Searched> {
     let started = std::time::Instant::now();
-    let trial = [Trial::new(pair, question.metric, question.outside, &[])?];
+    let means = if question.outside == Outside::Mean { pair.traces() } else { Vec::new() };
+    let trial = [Trial::new(pair, question.metric, question.outside, &means)?];
     let (edges, origin) = match search {
         Search::Scores { edges: n, steps, rescore } => {
             let path = if steps == 0 { GradientPath::Clean } else { GradientPath::Integrated(steps) };
@@ -174,7 +183,7 @@ pub(super) fn searched(
             }
         }
         Search::Acdc { threshold } => {
-            let by_kl = Trial::new(pair, Metric::Kl, question.outside, &[])?;
+            let by_kl = Trial::new(pair, Metric::Kl, question.outside, &means)?;
             let edges = acdc(&by_kl.stage, &by_kl.readout, threshold, progress, |s| {
                 on_step(&Step { edges: s.left, faithfulness: f32::NAN });
             })?;

@@ -53,6 +53,7 @@ pub enum Kind {
     RandomScores,
     Generate,
     Graph,
+    GraphFile,
     Drawing,
     Why,
     Quality,
@@ -61,7 +62,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, most urgent first.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Open,
         Self::Run,
         Self::RunCorrupted,
@@ -81,6 +82,7 @@ impl Kind {
         Self::RandomScores,
         Self::Generate,
         Self::Graph,
+        Self::GraphFile,
         Self::Drawing,
         Self::Why,
         Self::Quality,
@@ -99,6 +101,7 @@ impl Kind {
             Self::Approximation => "attribution patching",
             Self::Generate => "generating",
             Self::Graph => "attribution graph",
+            Self::GraphFile => "opening a graph",
             Self::Drawing => "pruning the graph",
             Self::Why => "taking a head apart",
             Self::Quality => "trying the circuit",
@@ -125,7 +128,7 @@ impl Kind {
                 | Self::Generate
                 | Self::RandomScores
                 | Self::Graph
-                | Self::Why
+                | Self::GraphFile
                 | Self::Quality
                 | Self::Search
         )
@@ -134,8 +137,11 @@ impl Kind {
     /// What it depends on: opening makes everything else pointless, a new run all its analyses.
     pub fn outdates(self, other: Self) -> bool {
         match self {
-            Self::Open => true,
-            Self::Run => !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens | Self::Drawing),
+            // A graph from a file has nothing to do with any model.
+            Self::Open => !matches!(other, Self::GraphFile | Self::Drawing),
+            Self::Run => {
+                !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens | Self::GraphFile | Self::Drawing)
+            }
             // What compares the two prompts depends on the corrupted run as well.
             Self::RunCorrupted => {
                 other == self
@@ -370,6 +376,7 @@ pub enum Payload {
     RandomScores(Compared<HeadScores>),
     /// The texts so far.
     Generated(Generations),
+    /// Traced, or of a file.
     Graph(Shown),
     Drawing(Drawing),
     /// A head taken apart; its OV circuit follows.
@@ -416,7 +423,8 @@ impl Request {
             Self::Sweep { .. } => Kind::Sweep,
             Self::Approximation { .. } => Kind::Approximation,
             Self::Generate { .. } => Kind::Generate,
-            Self::Graph { .. } | Self::OpenGraph { .. } => Kind::Graph,
+            Self::Graph { .. } => Kind::Graph,
+            Self::OpenGraph { .. } => Kind::GraphFile,
             Self::Drawing { .. } => Kind::Drawing,
             Self::Why { .. } => Kind::Why,
             Self::Quality { .. } => Kind::Quality,

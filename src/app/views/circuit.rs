@@ -1,9 +1,12 @@
 //! The circuit cart: what was collected or found, and whether it carries the prediction.
 
+use std::collections::HashMap;
+
+use eframe::egui::containers::menu::{MenuButton, MenuConfig};
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Legend, Line, Plot, PlotPoints};
 
-use super::{Context, Table, View};
+use super::{Context, Table, View, here};
 use crate::app::command::{Action, Command};
 use crate::app::selection::Focus;
 use crate::app::theme;
@@ -74,23 +77,20 @@ impl View for CircuitView {
             message(ui, text, false);
             return;
         }
-        if let Some(error) = &r.tried.error {
-            message(ui, error, true);
-            return;
-        }
         let tried = r.tried.get().cloned();
         let available = ui.available_size();
         let side = (available.x * 0.46).clamp(170.0, 320.0);
         ui.horizontal_top(|ui| {
             let size = vec2((available.x - side - 8.0).max(80.0), available.y);
             ui.allocate_ui_with_layout(size, egui::Layout::top_down(egui::Align::Min), |ui| {
-                egui::ScrollArea::vertical().id_salt("numbers").auto_shrink([false, false]).show(
-                    ui,
-                    |ui| match &tried {
-                        Some(t) => numbers(ui, cx, &t.value, t.fresh),
-                        None => message(ui, "trying the circuit …", false),
-                    },
-                );
+                egui::ScrollArea::vertical().id_salt("numbers").auto_shrink([false, false]).show(ui, |ui| {
+                    if !here(ui, cx, &cx.state.results.tried) {
+                        return;
+                    }
+                    if let Some(t) = &tried {
+                        numbers(ui, cx, &t.value, t.fresh);
+                    }
+                });
             });
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().id_salt("members").auto_shrink([false, false]).show(ui, |ui| {
@@ -187,7 +187,9 @@ impl CircuitView {
         let settings = cx.state.circuits.settings.clone();
         let name = settings.set.as_deref().unwrap_or("no prompt set").to_owned();
         let short = name.rsplit(['/', '\\']).next().unwrap_or(&name).to_owned();
-        ui.menu_button(RichText::new(short).font(theme::small()), |ui| {
+        // A click into the text field does not close it.
+        let stays = MenuConfig::new().close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside);
+        MenuButton::new(RichText::new(short).font(theme::small())).config(stays).ui(ui, |ui| {
             ui.set_max_width(360.0);
             let mut chosen = None;
             if ui.selectable_label(settings.set.is_none(), "no prompt set").clicked() {
@@ -223,7 +225,7 @@ impl CircuitView {
     /// What the circuit is made of, with what each member is worth.
     fn members(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, tried: Option<&Tried>) {
         ui.spacing_mut().item_spacing.y = 1.0;
-        let cart = cx.state.document.cart.clone();
+        let cart = &cx.state.document.cart;
         let q = tried.map(|t| &t.quality);
         ui.horizontal(|ui| {
             let edges = q.map_or(cart.edges.len(), |q| q.size);
@@ -241,10 +243,11 @@ impl CircuitView {
         }
         match self.list {
             List::Components => {
-                let worth =
-                    |name: &str| q.and_then(|q| q.components.iter().find(|(c, _)| c.to_string() == name)).map(|c| c.1);
-                let mut rows: Vec<(String, Option<f32>)> = cart.nodes.iter().map(|n| (n.clone(), worth(n))).collect();
-                rows.sort_by(|a, b| b.1.unwrap_or(-1.0).abs().total_cmp(&a.1.unwrap_or(-1.0).abs()));
+                let worth: HashMap<String, f32> =
+                    q.map(|q| q.components.iter().map(|(c, d)| (c.to_string(), *d)).collect()).unwrap_or_default();
+                let known = |n: &String| (n.clone(), worth.get(n).copied());
+                let mut rows: Vec<(String, Option<f32>)> = cart.nodes.iter().map(known).collect();
+                rows.sort_by(|a, b| b.1.map_or(-1.0, f32::abs).total_cmp(&a.1.map_or(-1.0, f32::abs)));
                 let max = rows.first().and_then(|r| r.1).map_or(1.0, f32::abs);
                 for (name, drop) in rows {
                     self.member(ui, cx, &name, drop, max);
@@ -258,7 +261,7 @@ impl CircuitView {
                     let response = bars::bar(ui, &b, max, true, 150.0)
                         .on_hover_text("loss of faithfulness without this edge; right click removes it");
                     if response.secondary_clicked() {
-                        cx.actions.push(Action::ToggleCartEdge(*edge));
+                        cx.actions.push(Action::RemoveCartEdge(*edge));
                     }
                 }
             }
@@ -373,7 +376,9 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
     }
     if let Some(curve) = &tried.curve {
         plot(ui, cx, curve, q.size, q.faithfulness);
-    } else if !tried.done && tried.question.curve {
+    } else if let Some(error) = &tried.curve_error {
+        ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
+    } else if !tried.done && tried.question.curve && cx.state.worker.has(Kind::Quality) {
         ui.label(RichText::new("computing the curve …").font(theme::small()).color(cx.palette.weak));
     }
 }

@@ -86,6 +86,12 @@ pub struct GraphView {
     picture: Option<Picture>,
     /// The thresholds while a slider is dragged.
     thresholds: (f64, f64),
+    /// What the nodes' ids belong to: names and groups of one graph say nothing of another.
+    source: Option<String>,
+    /// Groups made so far, so that no two share a name.
+    made: usize,
+    /// The node under the last right click.
+    menu: Option<String>,
 }
 
 impl Default for GraphView {
@@ -105,6 +111,9 @@ impl Default for GraphView {
             version: 0,
             picture: None,
             thresholds: (0.0, 0.0),
+            source: None,
+            made: 0,
+            menu: None,
         }
     }
 }
@@ -130,6 +139,7 @@ impl View for GraphView {
             message(ui, text, results.drawing.error.is_some());
             return;
         };
+        self.belongs_to(&shown.value);
         self.compose(cx, &drawing.value, drawing.stamp);
         let selected =
             self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
@@ -255,6 +265,31 @@ impl GraphView {
             };
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
         });
+    }
+
+    /// Forgets what was said about another graph's nodes.
+    fn belongs_to(&mut self, shown: &Shown) {
+        let source = match &shown.source {
+            Origin::Traced { trace, found } => {
+                format!("{} {:?}", trace.model.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
+            }
+            Origin::File(_) => format!("file {}", shown.title),
+        };
+        if self.source.as_ref() == Some(&source) {
+            return;
+        }
+        if self.source.is_some() {
+            self.selected = None;
+            self.pinned.clear();
+            self.hidden.clear();
+            self.names.clear();
+            self.groups.clear();
+            self.open.clear();
+            self.renaming = None;
+            (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+            self.changed();
+        }
+        self.source = Some(source);
     }
 
     fn changed(&mut self) {
@@ -461,12 +496,13 @@ impl GraphView {
                 pin_part(cx, shown, d, &picture.items[i]);
             }
         }
-        if response.secondary_clicked()
-            && let Some(i) = hovered
-        {
-            self.selected = Some(picture.items[i].id.clone());
+        if response.secondary_clicked() {
+            self.menu = hovered.map(|i| picture.items[i].id.clone());
+            if self.menu.is_some() {
+                self.selected.clone_from(&self.menu);
+            }
         }
-        let menu_for = self.selected.as_ref().and_then(|id| picture.by_id.get(id)).copied();
+        let menu_for = self.menu.as_ref().and_then(|id| picture.by_id.get(id)).copied();
         response.context_menu(|ui| match menu_for {
             Some(i) => self.menu(ui, cx, shown, d, &picture.items[i]),
             None => {
@@ -655,7 +691,8 @@ impl GraphView {
             let mut ids: Vec<String> = item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect();
             ids.extend(self.pinned.iter().filter(|id| !id.starts_with("group:")).cloned());
             ids.dedup();
-            self.groups.push((format!("group {}", self.groups.len() + 1), ids));
+            self.made += 1;
+            self.groups.push((format!("group {}", self.made), ids));
             self.pinned.clear();
             self.changed();
         }
@@ -702,6 +739,9 @@ impl GraphView {
             .as_ref()
             .and_then(|id| picture.by_id.get(id).copied())
             .or_else(|| picture.items.iter().position(|i| i.kind == NodeKind::Logit));
+        if self.selected.is_some() && ui.small_button("from the logit").clicked() {
+            self.selected = None;
+        }
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             let Some(root) = root else {
                 message(ui, "the graph has no logit to begin with; choose a node", false);
@@ -746,6 +786,7 @@ impl GraphView {
                     tell(cx, shown, &drawing, item);
                 }
                 if response.1.clicked() {
+                    self.selected = Some(item.id.clone());
                     pin_part(cx, shown, &drawing, item);
                 }
                 if open && depth < 12 {
@@ -766,6 +807,9 @@ impl GraphView {
 
 /// What a head's scores on this text say it does.
 fn role(cx: &Context<'_>, label: &str) -> Option<String> {
+    if cx.state.circuits.file.is_some() {
+        return None;
+    }
     let Some(Component::Head { layer, head }) = Component::parse(label) else { return None };
     let scores = cx.state.results.text_scores.get()?;
     let (name, value) =
