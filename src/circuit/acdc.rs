@@ -63,7 +63,7 @@ pub fn acdc(
                     without.clone()
                 })
                 .collect();
-            let values = readout.read(&stage.variants(&run, &circuits, &Progress::new())?, progress)?;
+            let values = readout.read(&stage.trial_variants(&run, &circuits, progress)?, progress)?;
             let mut dropped = 0;
             while dropped < chunk.len() && worsening(readout.metric, value, values[dropped]) < threshold {
                 value = values[dropped];

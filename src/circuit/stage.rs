@@ -72,8 +72,8 @@ struct Variant<'a> {
     /// Senders of which only the last row is read by anything that matters; the others of their rows are left
     /// unchanged.
     short: Senders,
-    /// By computed sender: δ minus the base's.
-    change: Vec<Option<Vec<f32>>>,
+    /// By computed sender.
+    deltas: Vec<Option<Vec<f32>>>,
     /// Senders computed so far, and how many.
     done: Senders,
     n_done: usize,
@@ -227,11 +227,22 @@ impl Stage {
     /// # Errors
     /// [`Error::Cancelled`].
     pub fn variants(&self, base: &Run, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
+        self.variants_of(base, circuits, true, progress)
+    }
+
+    /// As [`Self::variants`], without counting them as progress.
+    pub(super) fn trial_variants(&self, base: &Run, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
+        self.variants_of(base, circuits, false, progress)
+    }
+
+    fn variants_of(&self, base: &Run, circuits: &[Edges], count: bool, progress: &Progress) -> Result<Tensor> {
         let at_once = (ROWS / self.rows).max(1);
         let mut rows = Vec::new();
         for chunk in circuits.chunks(at_once) {
             rows.push(self.batch(base, chunk.to_vec(), progress, false)?.1);
-            progress.step(chunk.len() as u64)?;
+            if count {
+                progress.step(chunk.len() as u64)?;
+            }
         }
         Ok(Tensor::cat(&rows, 0)?)
     }
@@ -274,7 +285,7 @@ impl Stage {
         let w = self.wiring;
         let connected = edges.prune();
         let mut compute = edges.no_senders();
-        let mut change = vec![None; w.n_senders()];
+        let mut deltas = vec![None; w.n_senders()];
         // The embedding comes before all others.
         if base.deltas[0].is_none() {
             compute.insert(0);
@@ -292,10 +303,10 @@ impl Stage {
         let first = base.deltas[0].is_none();
         if first {
             total.copy_from_slice(&self.embed);
-            change[0] = Some(self.embed.to_vec());
+            deltas[0] = Some(self.embed.to_vec());
             done.insert(0);
         }
-        Variant { base, edges, compute, short, change, done, n_done: usize::from(first), total, inputs: Vec::new() }
+        Variant { base, edges, compute, short, deltas, done, n_done: usize::from(first), total, inputs: Vec::new() }
     }
 
     /// Senders whose other rows no key or value of the circuit reads, directly or through what reads them.
@@ -327,13 +338,13 @@ impl Stage {
         let all = 2 * inside > v.n_done + 1 && v.done.iter().all(|s| s < reads);
         let changes = if all { v.n_done - inside + 1 } else { inside };
         let flips: Vec<(usize, bool)> = v.edges.flips(&v.base.edges, receiver).collect();
-        if members <= changes + flips.len() {
-            // Afresh. Where nothing arrives this gives the reference's stream itself; a sum that merely cancels
-            // would leave rounding errors that the norm of an empty stream blows up.
+        if members <= changes + flips.len() || self.outside == Outside::Zero {
+            // Afresh. Where nothing arrives this gives the reference's stream itself. Against a reference of nothing
+            // a sum that merely cancels would leave rounding errors that the norm of an empty stream blows up.
             x.copy_from_slice(self.stream(receiver));
             for sender in v.edges.row(receiver) {
-                for part in [v.base.deltas[sender].as_deref(), v.change[sender].as_ref()].into_iter().flatten() {
-                    add(x, part, 1.0);
+                if let Some(delta) = v.deltas[sender].as_ref().or(v.base.deltas[sender].as_deref()) {
+                    add(x, delta, 1.0);
                 }
             }
             return;
@@ -344,9 +355,13 @@ impl Stage {
         }
         for sender in v.done.iter().take_while(|s| *s < reads) {
             if v.edges.contains(Edge { sender, receiver }) != all
-                && let Some(change) = &v.change[sender]
+                && let Some(delta) = &v.deltas[sender]
             {
-                add(x, change, if all { -1.0 } else { 1.0 });
+                let sign = if all { -1.0 } else { 1.0 };
+                add(x, delta, sign);
+                if let Some(old) = &v.base.deltas[sender] {
+                    add(x, old, -sign);
+                }
             }
         }
         for (sender, new) in flips {
@@ -521,21 +536,23 @@ impl Stage {
         }
     }
 
-    /// Takes up what a sender wrote in its last rows as changes against the base.
+    /// Takes up what a sender wrote in its last rows.
     fn store(&self, variants: &mut [Variant<'_>], sender: usize, members: &[usize], written: &[f32], rows: usize) {
         let before = (self.rows - rows) * self.d;
         let reference = &self.reference[sender][before..];
         for (v, written) in members.iter().zip(written.chunks_exact(rows * self.d)) {
             let v = &mut variants[*v];
-            let mut change = vec![0f32; self.rows * self.d];
-            for ((c, w), r) in change[before..].iter_mut().zip(written).zip(reference) {
+            let old = v.base.deltas[sender].as_deref();
+            // Rows that are not computed count as unchanged.
+            let mut delta = old.map_or_else(|| vec![0f32; self.rows * self.d], Vec::clone);
+            for ((c, w), r) in delta[before..].iter_mut().zip(written).zip(reference) {
                 *c = w - r;
             }
-            if let Some(old) = &v.base.deltas[sender] {
-                add(&mut change[before..], &old[before..], -1.0);
+            add(&mut v.total[before..], &delta[before..], 1.0);
+            if let Some(old) = old {
+                add(&mut v.total[before..], &old[before..], -1.0);
             }
-            add(&mut v.total[before..], &change[before..], 1.0);
-            v.change[sender] = Some(change);
+            v.deltas[sender] = Some(delta);
             v.done.insert(sender);
             v.n_done += 1;
         }
@@ -556,12 +573,9 @@ impl Variant<'_> {
             inputs[receiver] = Some(x);
         }
         let mut deltas = self.base.deltas.clone();
-        for (sender, change) in self.change.into_iter().enumerate() {
-            if let Some(mut change) = change {
-                if let Some(old) = &deltas[sender] {
-                    add(&mut change, old, 1.0);
-                }
-                deltas[sender] = Some(Arc::new(change));
+        for (slot, delta) in deltas.iter_mut().zip(self.deltas) {
+            if let Some(delta) = delta {
+                *slot = Some(Arc::new(delta));
             }
         }
         // What fell out of the circuit is the reference again.
