@@ -53,7 +53,7 @@ fn cases() -> &'static [Case] {
 }
 
 fn stage(case: &Case, outside: Outside) -> Stage {
-    Stage::new(&case.pair.clean, case.pair.corrupted.as_deref(), outside, &[]).unwrap()
+    Stage::new(&case.pair.clean, case.pair.corrupted.as_deref(), outside, None).unwrap()
 }
 
 fn assert_near(a: &Tensor, b: &Tensor, what: &str) {
@@ -220,7 +220,7 @@ fn prompts_of_different_length_are_refused() {
     let case = &cases()[0];
     let short = case.pair.clean.ids[..5].to_vec();
     let short = Arc::new(Trace::run(&case.pair.clean.model, short, &Progress::new()).unwrap());
-    let error = Stage::new(&case.pair.clean, Some(&short), Outside::Resample, &[]).err().unwrap();
+    let error = Stage::new(&case.pair.clean, Some(&short), Outside::Resample, None).err().unwrap();
     assert!(error.is_request() && error.to_string().contains("equal length"));
 }
 

@@ -32,7 +32,7 @@ fn faithfulness(trial: &[Trial<'_>], scores: &EdgeScores, n: usize) -> f32 {
 #[test]
 fn faithfulness_of_eap_and_eap_ig_is_their_authors() {
     let (pair, metric) = pair();
-    let trial = [Trial::new(&pair, metric, Outside::Resample, &[]).unwrap()];
+    let trial = [Trial::new(&pair, metric, Outside::Resample, None).unwrap()];
     let eap = edge_scores(&pair, metric, Path::Clean, &Progress::new()).unwrap();
     let ig = edge_scores(&pair, metric, Path::Integrated(5), &Progress::new()).unwrap();
     for (scores, n, expected) in [

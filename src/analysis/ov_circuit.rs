@@ -11,10 +11,14 @@ use crate::engine::forward::Prepared;
 use crate::engine::hooks::NoHooks;
 use crate::engine::kernels::norm;
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 use crate::model::Model;
 
 /// Tokens of the vocabulary that are tried beside the prompt's.
 const SAMPLE: usize = 192;
+
+/// Rows unembedded together.
+const ROWS: usize = 64;
 
 /// A token counts as copied if it is among this many that are promoted most.
 const COPIED: usize = 5;
@@ -36,8 +40,8 @@ pub struct OvCircuit {
 /// The OV circuit of a head over the prompt's tokens and an even sample of the vocabulary.
 ///
 /// # Errors
-/// A head that is not there.
-pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32]) -> Result<OvCircuit> {
+/// A head that is not there; [`Error::Cancelled`].
+pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], progress: &Progress) -> Result<OvCircuit> {
     let c = &model.config;
     if layer >= c.n_layers || head >= c.n_heads {
         return Err(Error::request(format!("there is no head {layer}.{head} in this model")));
@@ -66,23 +70,33 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32]) -> R
     if let Some(b) = &block.attn.v.bias {
         v = v.broadcast_add(&b.narrow(0, kv * d, d)?)?;
     }
-    let written = v.matmul(&block.attn.o.weight.narrow(0, head * d, d)?)?;
+    let mut written = v.matmul(&block.attn.o.weight.narrow(0, head * d, d)?)?;
+    // Where attention's output is normalised before it is added; the scale is the final norm's to divide out.
+    if let Some(post) = &block.ln1_post {
+        if c.centres() {
+            written = written.broadcast_sub(&written.mean_keepdim(1)?)?;
+        }
+        written = written.broadcast_mul(&post.weight)?;
+    }
     let normalized: Tensor = network.final_norm(&written.unsqueeze(1)?, &mut NoHooks)?.squeeze(1)?;
-    let logits = network.unembed(&normalized.contiguous()?)?;
-    let width = logits.dim(1)?;
-    let values = logits.flatten_all()?.to_vec1::<f32>()?;
-    let found: Vec<(bool, bool, u32, f32)> = values
-        .par_chunks_exact(width)
-        .zip(&ids)
-        .map(|(row, id)| {
+    let mut found: Vec<(bool, bool, u32, f32)> = Vec::with_capacity(ids.len());
+    for first in (0..ids.len()).step_by(ROWS) {
+        progress.check()?;
+        let rows = normalized.narrow(0, first, ROWS.min(ids.len() - first))?.contiguous()?;
+        let logits = network.unembed(&rows)?;
+        let width = logits.dim(1)?;
+        let values = logits.flatten_all()?.to_vec1::<f32>()?;
+        let read = |(row, id): (&[f32], &u32)| {
             let me = row[*id as usize];
             let above = row.iter().filter(|v| **v > me).count();
             let below = row.iter().filter(|v| **v < me).count();
-            let top =
-                row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or((0, 0.0), |(i, v)| (i as u32, *v));
-            (above < COPIED, below < COPIED, top.0, top.1)
-        })
-        .collect();
+            let largest = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            let (top, logit) = largest.map_or((0, 0.0), |(i, v)| (i as u32, *v));
+            (above < COPIED, below < COPIED, top, logit)
+        };
+        let part: Vec<_> = values.par_chunks_exact(width).zip(&ids[first..]).map(read).collect();
+        found.extend(part);
+    }
     let share = |f: fn(&(bool, bool, u32, f32)) -> bool| {
         found.iter().filter(|r| f(r)).count() as f32 / found.len().max(1) as f32
     };

@@ -14,6 +14,7 @@ use crate::engine::frozen::FrozenNorm;
 use crate::engine::kernels::norm::normalize;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 use crate::model::config::QkNorm;
 
 /// A component and what it contributes; `None` stands for biases and whatever is constant.
@@ -31,7 +32,9 @@ pub struct Why {
     /// The key's score minus the mean score of the other keys that the query sees, scaled as the softmax sees it,
     /// before a soft cap.
     pub advantage: f32,
-    /// Parts of the advantage by what wrote the query, and by what wrote the keys; each adds up to it.
+    /// What ALiBi's distance term adds to the advantage; 0 without it.
+    pub by_position: f32,
+    /// Parts of the rest by what wrote the query, and by what wrote the keys; each adds up to it.
     pub by_query: Vec<Share>,
     pub by_key: Vec<Share>,
     /// Shares of the head's output z by what wrote the values, along z; they add up to 1.
@@ -44,9 +47,15 @@ pub struct Why {
 ///
 /// # Errors
 /// A head or position that is not there, or an edited run.
-pub fn why_head(trace: &Trace, layer: usize, head: usize, query: usize, key: Option<usize>) -> Result<Why> {
+pub fn why_head(
+    trace: &Trace,
+    layer: usize,
+    head: usize,
+    query: usize,
+    key: Option<usize>,
+    progress: &Progress,
+) -> Result<Why> {
     let c = &trace.model.config;
-    let n = query + 1;
     if query >= trace.len() || key.is_some_and(|k| k > query) {
         return Err(Error::request(format!(
             "a query at {query} with the key {} is not in this prompt of {} tokens; keys do not come after their query",
@@ -54,13 +63,14 @@ pub fn why_head(trace: &Trace, layer: usize, head: usize, query: usize, key: Opt
             trace.len()
         )));
     }
+    let n = query + 1;
     if !trace.edits().is_empty() {
         return Err(Error::request("a head is taken apart in a run without edits; switch them off"));
     }
     let pattern: Vec<f32> = trace.head_pattern(layer, head)?.get(query)?.narrow(0, 0, n)?.to_vec1()?;
     let strongest = (0..n).max_by(|a, b| pattern[*a].total_cmp(&pattern[*b])).unwrap_or(0);
     let key = key.unwrap_or(strongest);
-    let parts = Parts::of(trace, layer, n)?;
+    let parts = Parts::of(trace, layer, n, progress)?;
     let block = &trace.model.weights.blocks[layer];
     let (kv, d) = (c.kv_head(head), c.d_head);
     let prepared = Prepared::new(c, n);
@@ -96,6 +106,9 @@ pub fn why_head(trace: &Trace, layer: usize, head: usize, query: usize, key: Opt
         .collect();
     let contrast = keys.broadcast_mul(&Tensor::from_slice(&factors, (n, 1), keys.device())?)?.sum(0)?;
     let advantage = (&q * &contrast)?.sum_all()?.to_scalar::<f32>()? * scale;
+    // ALiBi's part of the scores, which no component writes.
+    let slope = prepared.attend(layer).slopes.as_ref().and_then(|s| s.get(head)).copied().unwrap_or(0.0);
+    let by_position: f32 = factors.iter().enumerate().map(|(k, f)| slope * f * (k as f32 - query as f32)).sum();
 
     // By query: each part's projection on the key's difference from the others' mean.
     let w = |weights: &Tensor, at: usize| -> Result<Tensor> { Ok(weights.narrow(1, at * d, d)?.contiguous()?) };
@@ -128,7 +141,8 @@ pub fn why_head(trace: &Trace, layer: usize, head: usize, query: usize, key: Opt
         query,
         key,
         attention: pattern[key],
-        advantage,
+        advantage: advantage + by_position,
+        by_position,
         by_query: parts.ranked(&by_query, advantage),
         by_key: parts.ranked(&by_key, advantage),
         by_value: parts.ranked(&by_value, 1.0),
@@ -169,18 +183,17 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(trace: &Trace, layer: usize, n: usize) -> Result<Self> {
+    fn of(trace: &Trace, layer: usize, n: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
         let wiring = Wiring::new(c);
-        let senders = wiring.sender(Component::Head { layer, head: 0 }).unwrap_or(1);
-        let all = Contributions::of(trace, 0)?;
+        let all = Contributions::part(trace, 0..n, layer, progress)?;
         let stream = trace.get(SiteKind::ResidPre, layer)?.narrow(0, 0, n)?.contiguous()?;
         let norm = FrozenNorm::of(&stream, trace.model.weights.blocks[layer].ln1.as_ref(), c)?;
         let device = stream.device();
-        let width = n * c.d_model;
-        let through = all.values[..senders]
-            .iter()
-            .map(|v| norm.apply(&Tensor::from_slice(&v[..width], (n, c.d_model), device)?))
+        let through = all
+            .values
+            .into_iter()
+            .map(|v| norm.apply(&Tensor::from_vec(v, (n, c.d_model), device)?))
             .collect::<Result<Vec<_>>>()?;
         let stacked = Tensor::stack(&through, 1)?;
         Ok(Self { wiring, rows: (0..n).map(|p| Ok(stacked.get(p)?)).collect::<Result<_>>()? })

@@ -1,12 +1,16 @@
 //! What each sender of a circuit wrote to the residual stream in a run.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::wiring::Wiring;
 use crate::engine::kernels::norm::normalize;
 use crate::engine::{Site, SiteKind, Trace};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::config::ModelConfig;
 use crate::model::weights::Norm;
 
 /// Rows from one position on, of every sender: `values[sender]` is [rows, d_model] row-major.
@@ -22,15 +26,30 @@ pub struct Contributions {
 
 impl Contributions {
     pub fn of(trace: &Trace, first: usize) -> Result<Self> {
+        Self::part(trace, first..trace.len(), trace.model.config.n_layers, &Progress::new())
+    }
+
+    /// Of some positions, and of the embedding and the first `layers` layers only.
+    ///
+    /// # Errors
+    /// Values that would not fit in memory; [`Error::Cancelled`], between two layers.
+    pub fn part(trace: &Trace, positions: Range<usize>, layers: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
-        let wiring = Wiring::new(c);
-        let rows = trace.len() - first;
+        let (first, rows) = (positions.start, positions.len());
+        let bytes = Self::bytes(c, rows, layers);
+        if bytes > MOST {
+            return Err(Error::request(format!(
+                "what every component writes at {rows} positions would take {:.0} GB of memory; shorten the prompt",
+                bytes as f64 / 1e9
+            )));
+        }
         let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.narrow(0, first, rows)?.flatten_all()?.to_vec1()?) };
         let mut values = vec![flat(trace.get(SiteKind::ResidPre, 0)?)?];
         let mut biases = Vec::new();
-        for layer in 0..c.n_layers {
+        for layer in 0..layers {
+            progress.check()?;
             let z = trace.get(SiteKind::Z, layer)?.narrow(0, first, rows)?;
-            let post = PostNorm::of(trace, layer, first)?;
+            let post = PostNorm::at(trace, layer, first, rows)?;
             let heads: Vec<Vec<f32>> = (0..c.n_heads)
                 .into_par_iter()
                 .map(|head| {
@@ -49,25 +68,32 @@ impl Contributions {
                 values.push(flat(trace.value(Site::new(SiteKind::MlpOut, layer))?)?);
             }
         }
-        debug_assert_eq!(values.len(), wiring.n_senders());
         Ok(Self { values, biases })
     }
 
-    /// Every row replaced by the mean over all rows of all runs.
-    pub fn mean(runs: &[Self], rows: usize, d: usize) -> Vec<Vec<f32>> {
-        let senders = runs.first().map_or(0, |r| r.values.len());
-        (0..senders)
-            .map(|s| {
-                let mut sum = vec![0f64; d];
-                let mut n = 0f64;
-                for row in runs.iter().flat_map(|r| r.values[s].chunks_exact(d)) {
-                    n += 1.0;
+    fn bytes(config: &ModelConfig, rows: usize, layers: usize) -> usize {
+        4 * (2 + layers * (config.n_heads + 1)) * rows * config.d_model
+    }
+
+    /// By sender the mean over all rows of all runs, [d_model]; one run is taken apart at a time.
+    ///
+    /// # Errors
+    /// As [`Self::part`].
+    pub fn mean(runs: &[Arc<Trace>], progress: &Progress) -> Result<Vec<Vec<f32>>> {
+        let mut sums: Vec<Vec<f64>> = Vec::new();
+        let mut n = 0;
+        for run in runs {
+            let d = run.model.config.d_model;
+            let own = Self::part(run, 0..run.len(), run.model.config.n_layers, progress)?;
+            sums.resize(own.values.len(), vec![0f64; d]);
+            for (sum, values) in sums.iter_mut().zip(&own.values) {
+                for row in values.chunks_exact(d) {
                     sum.iter_mut().zip(row).for_each(|(a, b)| *a += f64::from(*b));
                 }
-                let mean: Vec<f32> = sum.iter().map(|v| (v / n.max(1.0)) as f32).collect();
-                mean.repeat(rows)
-            })
-            .collect()
+            }
+            n += run.len();
+        }
+        Ok(sums.into_iter().map(|sum| sum.into_iter().map(|v| (v / n.max(1) as f64) as f32).collect()).collect())
     }
 
     /// self − other, by sender.
@@ -81,6 +107,9 @@ pub(super) fn output_weights(trace: &Trace, layer: usize, head: usize) -> Result
     let d_head = trace.model.config.d_head;
     Ok(trace.model.weights.blocks[layer].attn.o.weight.narrow(0, head * d_head, d_head)?)
 }
+
+/// Most memory that one run's contributions may take.
+const MOST: usize = 4 << 30;
 
 /// What attention's output bias (and the offset of the norm behind it) adds, [rows, d_model].
 fn bias(trace: &Trace, layer: usize, post: Option<&PostNorm>, rows: usize) -> Result<Option<Vec<f32>>> {
@@ -115,10 +144,13 @@ pub(super) struct PostNorm {
 impl PostNorm {
     /// `None` where attention's output is added as it is.
     pub(super) fn of(trace: &Trace, layer: usize, first: usize) -> Result<Option<Self>> {
+        Self::at(trace, layer, first, trace.len() - first)
+    }
+
+    fn at(trace: &Trace, layer: usize, first: usize, rows: usize) -> Result<Option<Self>> {
         let block = &trace.model.weights.blocks[layer];
         let Some(Norm { weight, .. }) = &block.ln1_post else { return Ok(None) };
         let c = &trace.model.config;
-        let rows = trace.len() - first;
         let z = trace.get(SiteKind::Z, layer)?.narrow(0, first, rows)?.contiguous()?;
         let mut raw = z.reshape((rows, c.n_heads * c.d_head))?.matmul(&block.attn.o.weight)?;
         if let Some(b) = &block.attn.o.bias {

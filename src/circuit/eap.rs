@@ -72,14 +72,16 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
     kinds.extend([SiteKind::MlpPre, SiteKind::MlpPreLinear].into_iter().filter(|k| k.exists(c)));
     let steps = match path {
         Path::Clean => vec![1.0],
-        Path::Integrated(0) => return Err(Error::request("EAP-IG needs at least one step")),
+        Path::Integrated(m) if m == 0 || m > 10_000 => {
+            return Err(Error::request(format!("EAP-IG cannot take {m} steps; give 1 to 10000, 5 are usual")));
+        }
         Path::Integrated(m) => (0..m).map(|k| k as f64 / m as f64).collect::<Vec<_>>(),
     };
     let (from, to) = (corrupted.get(SiteKind::Embed, 0)?, clean.get(SiteKind::Embed, 0)?);
-    let along = |embeddings| Along {
+    let along = Along {
         network: model.network(),
         ids: &clean.ids,
-        embeddings,
+        embeddings: None,
         kinds: &kinds,
         keep: &[SiteKind::ResidPre, SiteKind::ResidMid],
         freeze: Freeze::default(),
@@ -87,12 +89,19 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
         pos: n - 1,
     };
     let mut inputs: Vec<Vec<f32>> = vec![Vec::new(); wiring.n_receivers()];
-    let points = steps.iter().map(|t| Ok(((&from * (1.0 - t))? + (&to * *t)?)?)).collect::<Result<Vec<_>>>()?;
-    let at_once = runs_at_once(&along(None));
-    let points = points.chunks(at_once).map(|c| Ok(Tensor::stack(c, 0)?)).collect::<Result<Vec<_>>>()?;
-    for points in &points {
-        let embeddings = matches!(path, Path::Integrated(_)).then_some(points);
-        let passes = differentiate(&along(embeddings), |row| readout.differentiable(row), progress)?;
+    let bytes = 4 * (wiring.n_receivers() + 4 * wiring.n_senders()) * rows * c.d_model;
+    if bytes > 8 << 30 {
+        return Err(Error::request(format!(
+            "scoring the edges of {rows} positions would need {:.0} GB of memory; shorten the prompts",
+            bytes as f64 / 1e9
+        )));
+    }
+    for chunk in steps.chunks(runs_at_once(&along)) {
+        progress.check()?;
+        let points = chunk.iter().map(|t| Ok(((&from * (1.0 - t))? + (&to * *t)?)?)).collect::<Result<Vec<_>>>()?;
+        let points = Tensor::stack(&points, 0)?;
+        let embeddings = matches!(path, Path::Integrated(_)).then_some(&points);
+        let passes = differentiate(&Along { embeddings, ..along }, |row| readout.differentiable(row), progress)?;
         collect(model, wiring, &passes, first, &mut inputs)?;
     }
     progress.check()?;

@@ -173,6 +173,7 @@ impl CircuitFile {
             return Ok(Edges::of(wiring, edges));
         }
         let mut kept = vec![false; wiring.n_senders()];
+        kept[0] = true;
         for node in &self.nodes {
             match Component::parse(&node.name) {
                 Some(Component::Logits) => {}

@@ -151,6 +151,14 @@ impl<'t, 'p> Runs<'t, 'p> {
         if trials.is_empty() {
             return Err(Error::request("there is no prompt to run a circuit on; give a clean and a corrupted one"));
         }
+        let bytes: usize = trials.iter().map(|t| t.stage.bytes()).sum();
+        if bytes > super::stage::MOST {
+            return Err(Error::request(format!(
+                "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
+                trials.len(),
+                bytes as f64 / 1e9
+            )));
+        }
         let runs = trials.iter().map(|t| t.stage.run(edges, progress)).collect::<Result<_>>()?;
         Ok(Self { trials, runs })
     }

@@ -17,7 +17,7 @@
 //! start = "4"
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
@@ -26,6 +26,7 @@ use serde::Deserialize;
 
 use super::file::PromptPair;
 use crate::error::{Error, Result};
+use crate::jobs::Progress;
 use crate::model::Model;
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -59,6 +60,9 @@ pub const SHIPPED: &[Shipped] = &[
     Shipped { name: "alphabetical-order", text: include_str!("../../assets/prompts/alphabetical-order.toml") },
     Shipped { name: "addition", text: include_str!("../../assets/prompts/addition.toml") },
 ];
+
+/// Draws in a row without a new usable pair after which there are no more to be found.
+const FRUITLESS: usize = 200;
 
 /// Pairs that a model can use, and why others cannot be.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,9 +113,10 @@ impl PromptSet {
         }
         for list in set.lists.keys() {
             let wanted = set.slots().iter().filter(|s| split(s).0 == list).count();
-            if set.lists[list].len() < wanted {
+            let different: HashSet<&String> = set.lists[list].iter().collect();
+            if different.len() < wanted {
                 return Err(malformed(format!(
-                    "its list `{list}` has fewer entries than the template has slots of it"
+                    "its list `{list}` has fewer different entries than the template has slots of it"
                 )));
             }
         }
@@ -158,15 +163,16 @@ impl PromptSet {
     /// At most `n` different pairs that this model can use; the same for the same seed.
     ///
     /// # Errors
-    /// If not one can be used.
-    pub fn generate(&self, model: &Model, n: usize, seed: u64) -> Result<Generated> {
+    /// If not one can be used; [`Error::Cancelled`].
+    pub fn generate(&self, model: &Model, n: usize, seed: u64, progress: &Progress) -> Result<Generated> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut out = Generated::default();
-        // A template with few combinations runs dry; so many draws find nearly all of them.
-        for _ in 0..20 * n + 50 {
-            if out.pairs.len() == n {
-                break;
-            }
+        let mut seen = HashSet::new();
+        // A template with few combinations runs dry: so many draws without a new pair have found nearly all of them.
+        let mut fruitless = 0;
+        while out.pairs.len() < n && fruitless < FRUITLESS {
+            progress.check()?;
+            fruitless += 1;
             let values = self.draw(&mut random);
             let fill = |template: &str| {
                 let mut text = template.to_owned();
@@ -176,11 +182,14 @@ impl PromptSet {
                 text
             };
             let (clean, corrupt) = (fill(&self.clean), fill(&self.corrupt));
-            if out.pairs.iter().any(|p| p.clean == clean && p.corrupt == corrupt) {
+            if !seen.insert((clean.clone(), corrupt.clone())) {
                 continue;
             }
             match pair(model, clean, corrupt, fill(&self.answer), fill(&self.wrong)) {
-                Ok(pair) => out.pairs.push(pair),
+                Ok(pair) => {
+                    out.pairs.push(pair);
+                    fruitless = 0;
+                }
                 Err(e) => {
                     out.unusable += 1;
                     out.reason = e.to_string();
@@ -264,7 +273,7 @@ mod tests {
             (base, "slot {x}"),
             (&format!("{base}[lists]\nx = []"), "`x` is empty"),
             (&format!("{base}mood = 1\n[lists]\nx = [\"a\"]"), "unknown field"),
-            (&format!("{}[lists]\nx = [\"a\"]", base.replace("{x}", "{x1}{x2}")), "fewer entries"),
+            (&format!("{}[lists]\nx = [\"a\"]", base.replace("{x}", "{x1}{x2}")), "fewer different entries"),
         ] {
             let error = PromptSet::parse(text, Path::new("p.toml")).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains(says) && error.contains("p.toml"), "{error}");

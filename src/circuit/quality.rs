@@ -1,7 +1,6 @@
 //! How good a circuit is: faithfulness, completeness, minimality, and the curve over sizes with its areas
 //! CPR and CMD [MIB, Mueller et al. 2025].
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -14,7 +13,6 @@ use super::stage::Stage;
 use super::wiring::{Component, Edge};
 use crate::analysis::metric::{Metric, Readout};
 use crate::analysis::pair::Pair;
-use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 
@@ -43,12 +41,13 @@ pub struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// `means` are the runs that a mean is taken over; the clean run itself where there are none.
+    /// `means`: by sender the mean that stands outside ([`Contributions::mean`]); that of the clean run where none is
+    /// given.
     ///
     /// # Errors
     /// See [`Stage::new`], and a metric that is the same at both ends, so that nothing can be a share of their
     /// distance.
-    pub fn new(pair: &'a Pair, metric: Metric, outside: Outside, means: &[Arc<Trace>]) -> Result<Self> {
+    pub fn new(pair: &'a Pair, metric: Metric, outside: Outside, means: Option<&[Vec<f32>]>) -> Result<Self> {
         let stage = Stage::new(&pair.clean, pair.corrupted.as_deref(), outside, means)?;
         let readout = pair.readout(metric)?;
         let empty = readout.read(&stage.empty()?.normalized, &Progress::new())?;

@@ -82,13 +82,21 @@ struct Variant<'a> {
     inputs: Vec<(usize, Rows)>,
 }
 
+/// Most memory that stages may take.
+pub const MOST: usize = 8 << 30;
+
 /// Rows of a batch at most, to bound memory and the time between two chances to cancel.
 const ROWS: usize = 512;
 
 impl Stage {
     /// # Errors
     /// Prompts of different length with [`Outside::Resample`], or no reference run with the others.
-    pub fn new(clean: &Arc<Trace>, corrupted: Option<&Trace>, outside: Outside, means: &[Arc<Trace>]) -> Result<Self> {
+    pub fn new(
+        clean: &Arc<Trace>,
+        corrupted: Option<&Trace>,
+        outside: Outside,
+        means: Option<&[Vec<f32>]>,
+    ) -> Result<Self> {
         let n = clean.len();
         let mut first = 0;
         if outside == Outside::Resample {
@@ -103,15 +111,16 @@ impl Stage {
         let d = clean.model.config.d_model;
         let rows = n - first;
         let wiring = Wiring::new(&clean.model.config);
+        check_memory(wiring, rows, d)?;
         let reference = match (outside, corrupted) {
             (Outside::Resample, Some(corrupted)) => Contributions::of(corrupted, first)?.values,
             (Outside::Mean, _) => {
-                let runs: Vec<Contributions> = if means.is_empty() {
-                    vec![Contributions::of(clean, 0)?]
+                let own = if means.is_none() {
+                    Some(Contributions::mean(std::slice::from_ref(clean), &Progress::new())?)
                 } else {
-                    means.iter().map(|t| Contributions::of(t, 0)).collect::<Result<_>>()?
+                    None
                 };
-                Contributions::mean(&runs, rows, d)
+                means.or(own.as_deref()).unwrap_or_default().iter().map(|row| row.repeat(rows)).collect()
             }
             _ => vec![vec![0.0; rows * d]; wiring.n_senders()],
         };
@@ -139,13 +148,7 @@ impl Stage {
         let wiring = Wiring::new(c);
         let (n, d) = (clean.len(), c.d_model);
         let rows = n - first;
-        let bytes = 4 * (3 * wiring.n_senders() + wiring.n_receivers()) * rows * d;
-        if bytes > 8 << 30 {
-            return Err(Error::request(format!(
-                "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
-                bytes as f64 / 1e9
-            )));
-        }
+        check_memory(wiring, rows, d)?;
         let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.narrow(0, first, rows)?.flatten_all()?.to_vec1()?) };
         let own = Contributions::of(clean, first)?;
         let embed = Arc::new(own.values[0].iter().zip(&reference[0]).map(|(a, b)| a - b).collect());
@@ -186,6 +189,11 @@ impl Stage {
         let last = stream(SiteKind::ResidPost, c.n_layers, wiring.n_senders())?;
         let prepared = Prepared::new(c, n);
         Ok(Self { clean: clean.clone(), wiring, outside, first, rows, d, reference, embed, pre, mid, last, prepared })
+    }
+
+    /// Bytes that it takes with a few circuits run on it.
+    pub fn bytes(&self) -> usize {
+        bytes(self.wiring, self.rows, self.d)
     }
 
     /// Positions that are computed, counted from the first that differs from the reference.
@@ -590,6 +598,22 @@ impl Variant<'_> {
         }
         Run { edges: self.edges, inputs, deltas, normalized }
     }
+}
+
+/// Bytes that a stage and a few circuits run on it take.
+fn bytes(wiring: Wiring, rows: usize, d: usize) -> usize {
+    4 * (3 * wiring.n_senders() + wiring.n_receivers()) * rows * d
+}
+
+fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> {
+    let bytes = bytes(wiring, rows, d);
+    if bytes <= MOST {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
+        bytes as f64 / 1e9
+    )))
 }
 
 /// # Errors

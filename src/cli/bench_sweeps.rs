@@ -107,7 +107,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
         })?;
         add(format!("{name} of {edges} edges with both runs"), seconds);
     }
-    if let Ok(trial) = Trial::new(pair, metric, Outside::Resample, &[]) {
+    if let Ok(trial) = Trial::new(pair, metric, Outside::Resample, None) {
         let scores = edge_scores(pair, metric, Path::Integrated(STEPS), progress)?;
         let trials = [trial];
         let seconds = time(1, || {

@@ -13,7 +13,7 @@ use super::{ModelArgs, emit, progress, table};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::circuit::acdc::acdc;
-use crate::circuit::contributions::Outside;
+use crate::circuit::contributions::{Contributions, Outside};
 use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
 use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::find::{edges_above, refine, top_edges};
@@ -61,7 +61,7 @@ impl SetArgs {
         if self.pairs == 0 {
             return Err(Error::request("--pairs 0 leaves no prompt; give at least one"));
         }
-        Ok(Some(PromptSet::open(name)?.generate(model, self.pairs, self.seed)?.pairs))
+        Ok(Some(PromptSet::open(name)?.generate(model, self.pairs, self.seed, &Progress::new())?.pairs))
     }
 }
 
@@ -71,13 +71,19 @@ fn run_all(prompts: &[PromptPair], model: &Arc<Model>, progress: &Progress) -> R
 }
 
 /// What each pair is tried by; means are taken over all their clean and corrupted runs.
-fn trials<'a>(pairs: &'a [Pair], prompts: &[PromptPair], kind: MetricKind, outside: Outside) -> Result<Vec<Trial<'a>>> {
-    let means: Vec<Arc<Trace>> =
-        if outside == Outside::Mean { pairs.iter().flat_map(Pair::traces).collect() } else { Vec::new() };
+fn trials<'a>(
+    pairs: &'a [Pair],
+    prompts: &[PromptPair],
+    kind: MetricKind,
+    outside: Outside,
+    progress: &Progress,
+) -> Result<Vec<Trial<'a>>> {
+    let runs: Vec<Arc<Trace>> = pairs.iter().flat_map(Pair::traces).collect();
+    let means = if outside == Outside::Mean { Some(Contributions::mean(&runs, progress)?) } else { None };
     pairs
         .iter()
         .zip(prompts)
-        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, &means))
+        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, means.as_deref()))
         .collect()
 }
 
@@ -207,7 +213,7 @@ fn find(args: &FindArgs) -> Result<()> {
         }
     };
     let pairs = run_all(&prompts, &model, &progress)?;
-    let trials = trials(&pairs, &prompts, kind, args.outside)?;
+    let trials = trials(&pairs, &prompts, kind, args.outside, &progress)?;
     let mut score_seconds = Value::Null;
     let mut scores: Option<EdgeScores> = None;
     let (edges, method) = match args.method {
@@ -313,7 +319,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     });
     let outside = args.outside.unwrap_or(file.outside);
     let pairs = run_all(&prompts, &model, &progress)?;
-    let trials = trials(&pairs, &prompts, kind, outside)?;
+    let trials = trials(&pairs, &prompts, kind, outside, &progress)?;
     let q = quality(&trials, &edges, &progress)?;
     let mut curve_json = Value::Null;
     let mut curve_line = String::new();

@@ -73,6 +73,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
+    if traced.influence.held() < args.node_threshold {
+        eprintln!(
+            "circuitscope: the {} most influential nodes hold {:.3} of the influence, so that the threshold of {} keeps them all",
+            traced.graph.nodes.len(),
+            traced.influence.held(),
+            args.node_threshold
+        );
+    }
     let cumulative = traced.influence.cumulative();
     let g = &traced.graph;
     let mut order: Vec<usize> =
@@ -88,12 +96,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
                     "influence": traced.influence.values[*i], "cumulative": cumulative[*i], "contribution": n.activation})
             })
             .collect();
+        let first_logit = g.nodes.len() - traced.logits.len();
         // Sums over the graph that was kept before pruning: all of it with --node-threshold 1.
         let targets: Vec<_> = (0..g.nodes.len())
             .filter(|i| g.nodes[*i].kind == NodeKind::Logit)
             .map(|i| {
                 let sum: f64 = g.into_node(i).iter().map(|l| f64::from(l.weight)).sum();
-                json!({"id": g.nodes[i].id, "text": g.nodes[i].label, "prob": g.nodes[i].prob, "logit": g.nodes[i].activation, "sum_of_edges": sum})
+                json!({"id": g.nodes[i].id, "text": g.nodes[i].label, "prob": traced.probabilities.get(i - first_logit), "weight": g.nodes[i].prob, "logit": g.nodes[i].activation, "sum_of_edges": sum})
             })
             .collect();
         let doc = json!({
@@ -102,7 +111,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "node_threshold": args.node_threshold, "edge_threshold": args.edge_threshold,
             "replacement_score": traced.scores.replacement, "completeness_score": traced.scores.completeness,
             "frozen": ["attention patterns", "norm scales", "MLP gates"],
-            "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds,
+            "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds, "held_share": traced.influence.held(),
         });
         return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
     }

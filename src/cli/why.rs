@@ -45,7 +45,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let (progress, bar) = progress("why");
     let started = Instant::now();
     let trace = Trace::run(&model, ids, &progress)?;
-    let why = why_head(&trace, layer, head, args.pos.unwrap_or(trace.len() - 1), args.key)?;
+    let why = why_head(&trace, layer, head, args.pos.unwrap_or(trace.len() - 1), args.key, &progress)?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if args.model.json {
@@ -53,7 +53,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             |shares: &[Share]| -> Vec<_> { shares.iter().map(|s| json!({"name": name(s), "value": s.1})).collect() };
         let doc = json!({
             "head": format!("a{layer}.h{head}"), "query": why.query, "key": why.key, "attention": why.attention,
-            "advantage": why.advantage, "by_query": list(&why.by_query), "by_key": list(&why.by_key), "by_value": list(&why.by_value),
+            "advantage": why.advantage, "by_position": why.by_position, "by_query": list(&why.by_query), "by_key": list(&why.by_key), "by_value": list(&why.by_value),
             "pattern": why.pattern, "frozen": ["norm scales"],
         });
         return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());

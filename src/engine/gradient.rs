@@ -79,6 +79,7 @@ impl Hooks for Probe<'_> {
 }
 
 /// What to differentiate, and along which runs.
+#[derive(Clone, Copy)]
 pub struct Along<'a> {
     pub network: Network<'a>,
     pub ids: &'a [u32],

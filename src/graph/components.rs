@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use super::influence::Scores;
 use super::sources::{HeadReaders, Readers, Source, Sources, logit_directions, mlp_directions};
 use super::{Graph, Influence, Node, NodeKind};
+use crate::engine::logits::row_summary;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -61,6 +62,9 @@ impl Keep {
     }
 }
 
+/// Edges that are kept at most: 3 GB while they are sorted.
+const MOST_EDGES: usize = 150_000_000;
+
 /// What a node of the graph is in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
@@ -83,6 +87,8 @@ pub struct Traced {
     pub parts: Vec<Part>,
     /// Logits (or the difference) of the targets in the run, before a final soft cap.
     pub logits: Vec<f32>,
+    /// Probabilities of the target tokens in the run; 1 for a difference.
+    pub probabilities: Vec<f64>,
     /// Nodes and edges of the whole graph.
     pub all_nodes: usize,
     pub all_edges: usize,
@@ -105,15 +111,19 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
     if !trace.edits().is_empty() {
         return Err(Error::request("a prediction is traced in a run without edits; switch them off"));
     }
-    let c = &trace.model.config;
     let n = pos + 1;
-    // Five parts of the work: the run taken apart, a gradient there and back, and two sweeps.
-    progress.expect(2 * c.n_layers as u64);
     let logits = Logits::of(trace, pos, target)?;
     let readers = Readers::of(trace, n, &logits.summed()?, progress)?;
     let sources = Sources::of(trace, n, progress)?;
     let sweep = Sweep { trace, sources: &sources, readers: &readers, logits: &logits, n };
     let whole = sweep.influence(progress)?;
+    if keep.nodes == usize::MAX && whole.edges > MOST_EDGES {
+        return Err(Error::request(format!(
+            "the whole graph of {n} positions has {} million edges; prune to a share of the influence up to {}, or trace an earlier position",
+            whole.edges / 1_000_000,
+            Keep::default().share
+        )));
+    }
     let kept = whole.choose(&sources, keep);
     let (graph, parts, places) = sweep.links(&kept, progress)?;
     let mut values: Vec<f64> = Vec::with_capacity(parts.len());
@@ -133,6 +143,7 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
         scores: whole.scores,
         parts,
         logits: logits.values.clone(),
+        probabilities: logits.probabilities.clone(),
         all_nodes: n * sources.count() + logits.values.len(),
         all_edges: whole.edges,
         seconds: started.elapsed().as_secs_f64(),
@@ -146,6 +157,7 @@ struct Logits {
     weights: Vec<f64>,
     parts: Vec<Part>,
     values: Vec<f32>,
+    probabilities: Vec<f64>,
     /// What the final norm's offset and the unembedding's bias add to each.
     constants: Vec<f32>,
 }
@@ -156,7 +168,6 @@ impl Logits {
         let unembed = &trace.model.weights.unembed;
         let row = trace.normalized(pos)?;
         let column = |id: u32| -> Result<Tensor> { Ok(unembed.narrow(1, id as usize, 1)?.squeeze(1)?.contiguous()?) };
-        let ranked = |id: u32| trace.next[pos].iter().find(|r| r.id == id).map(|r| f64::from(r.prob));
         let (tokens, directions, weights): (Vec<(u32, Option<u32>)>, Vec<Tensor>, Vec<f64>) = match target {
             Target::Top => {
                 let mut sum = 0.0;
@@ -174,8 +185,7 @@ impl Logits {
             }
             Target::Token(id) => {
                 network.check(&[id])?;
-                // A probability too small to be ranked still gives the token all the weight there is.
-                (vec![(id, None)], vec![column(id)?], vec![ranked(id).unwrap_or(1.0)])
+                (vec![(id, None)], vec![column(id)?], vec![1.0])
             }
             Target::Difference(a, b) => {
                 network.check(&[a, b])?;
@@ -183,6 +193,14 @@ impl Logits {
             }
         };
         let directions = Tensor::stack(&directions, 0)?;
+        let all = network.unembed(&row)?.flatten_all()?.to_vec1::<f32>()?;
+        let ids: Vec<u32> = tokens.iter().map(|t| t.0).collect();
+        let summary = row_summary(&all, 0, &ids);
+        let probability = |(i, (_, against)): (usize, &(u32, Option<u32>))| match (against, summary.asked.get(i)) {
+            (None, Some((logit, _))) => f64::from(summary.prob(*logit)),
+            _ => 1.0,
+        };
+        let probabilities = tokens.iter().enumerate().map(probability).collect();
         let mut values: Vec<f32> = row.matmul(&directions.t()?)?.flatten_all()?.to_vec1()?;
         let weights_of = &trace.model.weights;
         let mut constants = match weights_of.ln_final.as_ref().and_then(|n| n.bias.as_ref()) {
@@ -204,7 +222,7 @@ impl Logits {
             }
         }
         let parts = tokens.into_iter().map(|(token, against)| Part::Logit { token, against }).collect();
-        Ok(Self { directions, weights, parts, values, constants })
+        Ok(Self { directions, weights, parts, values, probabilities, constants })
     }
 
     /// Σ weight · direction: what components are read for.
@@ -342,6 +360,14 @@ impl Sweep<'_> {
         let n_heads = self.trace.model.config.n_heads;
         let count = s.before(layer);
         flow.edges += n_heads * count * n * (n + 1) / 2;
+        // The products of one layer are held at once: sources by destinations at or after them.
+        let bytes = 2 * n_heads * count * n * n;
+        if bytes > 8 << 30 {
+            return Err(Error::request(format!(
+                "tracing {n} positions would need {:.0} GB of memory; trace an earlier position or shorten the prompt",
+                bytes as f64 / 1e9
+            )));
+        }
         // Destinations through which something flows; all others pass nothing on.
         let through = |dest: usize, head: usize| flow.values[dest][s.index(Source::Head { layer, head })];
         let active: Vec<(usize, usize, f64)> = (0..n)

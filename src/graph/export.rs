@@ -30,8 +30,11 @@ impl Traced {
                 Part::Logit { token, .. } => ("logit", layer, json!(token), format!("L_{token}-{}", node.pos)),
             };
             let logit = node.kind == NodeKind::Logit;
+            let first_logit = self.parts.len() - self.logits.len();
+            let prob = i.checked_sub(first_logit).and_then(|at| self.probabilities.get(at)).copied().unwrap_or(0.0);
             let clerp = match part {
-                Part::Logit { .. } => format!("Output \"{}\" (p={:.3})", node.label, node.prob),
+                Part::Logit { against: None, .. } => format!("Output \"{}\" (p={prob:.3})", node.label),
+                Part::Logit { .. } => format!("Output \"{}\"", node.label),
                 Part::Token { .. } => format!("Emb: \"{}\"", node.label),
                 _ => node.label.clone(),
             };
@@ -41,8 +44,8 @@ impl Traced {
             o.insert("layer".to_owned(), json!(layer));
             o.insert("ctx_idx".to_owned(), json!(node.pos));
             o.insert("feature_type".to_owned(), json!(kind));
-            o.insert("token_prob".to_owned(), json!(node.prob));
-            o.insert("is_target_logit".to_owned(), json!(logit && i == self.parts.len() - self.logits.len()));
+            o.insert("token_prob".to_owned(), json!(prob));
+            o.insert("is_target_logit".to_owned(), json!(i == first_logit));
             o.insert("run_idx".to_owned(), json!(0));
             o.insert("reverse_ctx_idx".to_owned(), json!(0));
             o.insert("jsNodeId".to_owned(), json!(js));

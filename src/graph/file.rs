@@ -140,6 +140,10 @@ impl GraphFile {
     }
 }
 
+/// Positions and layers beyond these are mistakes, and would be drawn as empty columns and lines.
+const MOST_POSITIONS: f64 = 1_048_576.0;
+const MOST_LAYERS: i32 = 10_000;
+
 /// A node out of its object; the error continues "node 3 …".
 fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
     let text = |name: &str| object.get(name).and_then(Value::as_str);
@@ -166,10 +170,13 @@ fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
         None if kind == NodeKind::Token => -1,
         None => return Err(format!("(`{id}`) has no `layer`")),
     };
+    if !(-1..=MOST_LAYERS).contains(&layer) {
+        return Err(format!("(`{id}`) has the layer {layer}, which is not between -1 and {MOST_LAYERS}"));
+    }
     let pos = match object.get("ctx_idx") {
         Some(v) => v
             .as_f64()
-            .filter(|p| *p >= 0.0 && *p < 1e9)
+            .filter(|p| *p >= 0.0 && *p < MOST_POSITIONS)
             .ok_or_else(|| format!("(`{id}`) has a `ctx_idx` that is no position"))? as usize,
         None => 0,
     };

@@ -44,6 +44,12 @@ impl Influence {
         Self { values, rest, row_sums }
     }
 
+    /// The share of all influence that the nodes of this graph hold: below 1 where it was cut down.
+    pub fn held(&self) -> f64 {
+        let total = self.total();
+        if total > 0.0 { 1.0 - self.rest / total } else { 1.0 }
+    }
+
     /// Everybody's influence together.
     pub fn total(&self) -> f64 {
         self.values.iter().sum::<f64>() + self.rest

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Progress;
-use crate::analysis::metric::{Metric, MetricKind};
+use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
 use crate::circuit::acdc::acdc;
 use crate::circuit::cart::Cart;
+use crate::circuit::contributions::Contributions;
 use crate::circuit::eap::{EdgeScores, Path as GradientPath, STEPS, edge_scores};
 use crate::circuit::file::PromptPair;
 use crate::circuit::find::{Step, refine, top_edges};
@@ -106,13 +107,10 @@ pub(super) fn tried(
         Err(Error::Cancelled) => return Err(Error::Cancelled),
         Err(e) => (Vec::new(), Some(e.to_string())),
     };
-    let means: Vec<Arc<Trace>> = if question.outside == Outside::Mean {
-        let own = if set.is_empty() { pair.traces() } else { Vec::new() };
-        set.iter().flat_map(|(_, p)| p.traces()).chain(own).collect()
-    } else {
-        Vec::new()
-    };
-    let trial = [Trial::new(pair, question.metric, question.outside, &means)?];
+    let own = if set.is_empty() { pair.traces() } else { Vec::new() };
+    let runs: Vec<Arc<Trace>> = set.iter().flat_map(|(_, p)| p.traces()).chain(own).collect();
+    let means = means(question.outside, &runs, progress)?;
+    let trial = [Trial::new(pair, question.metric, question.outside, means.as_deref())?];
     let mut out = Tried {
         question: question.clone(),
         quality: quality(&trial, &edges, progress)?,
@@ -124,9 +122,9 @@ pub(super) fn tried(
     };
     partial(out.clone());
     for (prompt, runs) in &set {
-        let metric = MetricKind::LogitDifference.with(prompt.answer_id, prompt.wrong_id)?;
+        let metric = question.metric.kind().with(prompt.answer_id, prompt.wrong_id)?;
         // A prompt on which the model has nothing to explain is shown without a number.
-        let f = match Trial::new(runs, metric, question.outside, &means) {
+        let f = match Trial::new(runs, metric, question.outside, means.as_deref()) {
             Ok(trial) => faithfulness(&[trial], &edges, progress)?,
             Err(e) if e.is_request() => f32::NAN,
             Err(e) => return Err(e),
@@ -147,6 +145,11 @@ pub(super) fn tried(
     Ok(out)
 }
 
+/// What stands outside, where that is a mean.
+fn means(outside: Outside, runs: &[Arc<Trace>], progress: &Progress) -> Result<Option<Vec<Vec<f32>>>> {
+    if outside == Outside::Mean { Ok(Some(Contributions::mean(runs, progress)?)) } else { Ok(None) }
+}
+
 fn faithfulness(trials: &[Trial<'_>], edges: &Edges, progress: &Progress) -> Result<f32> {
     crate::circuit::find::Runs::of(trials, edges, progress)?.faithfulness(progress)
 }
@@ -154,7 +157,7 @@ fn faithfulness(trials: &[Trial<'_>], edges: &Edges, progress: &Progress) -> Res
 fn set_runs(pair: &Pair, name: &str, n: usize, progress: &Progress) -> Result<Vec<(PromptPair, Pair)>> {
     let model = &pair.clean.model;
     let run = |ids: &[u32]| Ok::<_, Error>(Arc::new(Trace::run(model, ids.to_vec(), progress)?));
-    let prompts = PromptSet::open(name)?.generate(model, n, 0)?.pairs;
+    let prompts = PromptSet::open(name)?.generate(model, n, 0, progress)?.pairs;
     prompts.into_iter().map(|p| Ok((p.clone(), Pair::new(run(&p.clean_ids)?, run(&p.corrupt_ids)?)))).collect()
 }
 
@@ -166,8 +169,8 @@ pub(super) fn searched(
     on_step: &mut dyn FnMut(&Step),
 ) -> Result<Searched> {
     let started = std::time::Instant::now();
-    let means = if question.outside == Outside::Mean { pair.traces() } else { Vec::new() };
-    let trial = [Trial::new(pair, question.metric, question.outside, &means)?];
+    let means = means(question.outside, &pair.traces(), progress)?;
+    let trial = [Trial::new(pair, question.metric, question.outside, means.as_deref())?];
     let (edges, origin) = match search {
         Search::Scores { edges: n, steps, rescore } => {
             let path = if steps == 0 { GradientPath::Clean } else { GradientPath::Integrated(steps) };
@@ -183,7 +186,7 @@ pub(super) fn searched(
             }
         }
         Search::Acdc { threshold } => {
-            let by_kl = Trial::new(pair, Metric::Kl, question.outside, &means)?;
+            let by_kl = Trial::new(pair, Metric::Kl, question.outside, means.as_deref())?;
             let edges = acdc(&by_kl.stage, &by_kl.readout, threshold, progress, |s| {
                 on_step(&Step { edges: s.left, faithfulness: f32::NAN });
             })?;

@@ -595,10 +595,10 @@ impl Request {
             Self::OpenGraph { path } => Payload::Graph(circuits::opened(&path)?),
             Self::Drawing { shown, thresholds } => Payload::Drawing(Drawing::of(&shown, thresholds)?),
             Self::Why { trace, layer, head, query, key } => {
-                let why = why_head(&trace, layer, head, query, key)?;
+                let why = why_head(&trace, layer, head, query, key, progress)?;
                 partial(Payload::Why(why.clone(), None));
                 progress.check()?;
-                let ov = ov_circuit(&trace.model, layer, head, &trace.ids)?;
+                let ov = ov_circuit(&trace.model, layer, head, &trace.ids, progress)?;
                 Payload::Why(why, Some(ov))
             }
             Self::Quality { pair, question } => {

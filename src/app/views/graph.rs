@@ -247,7 +247,7 @@ impl GraphView {
                 }
             });
             let (Some(shown), Some(d)) = (cx.state.results.graph.get(), cx.state.results.drawing.get()) else { return };
-            let text = format!(
+            let mut text = format!(
                 "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
                 d.graph.nodes.len(),
                 d.whole.0,
@@ -255,6 +255,10 @@ impl GraphView {
                 shown.scores.replacement,
                 shown.scores.completeness
             );
+            let held = shown.influence.held();
+            if held < c.thresholds.0 {
+                text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+            }
             let hover = match &shown.value.source {
                 Origin::Traced { found, .. } => format!(
                     "the whole graph has {} nodes and {} links, traced in {:.2} s with attention patterns, norm scales and MLP gates frozen; weights in logits",
