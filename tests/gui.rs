@@ -645,7 +645,7 @@ fn a_circuit_is_collected_and_tried() {
     // What is saved opens again.
     let (name, bytes) = h.state().state.circuit_file().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(&name), bytes).unwrap();
+    circuitscope::files::write_atomic(&folder.path().join(&name), &bytes).unwrap();
     let file = circuitscope::circuit::file::CircuitFile::open(&folder.path().join(&name)).unwrap();
     let edges = h.state().state.document.cart.circuit(h.state().state.wiring().unwrap()).unwrap();
     assert_eq!(file.edges(edges.wiring).unwrap(), edges);

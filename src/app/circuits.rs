@@ -97,6 +97,13 @@ impl State {
                     self.set_cart(cart);
                 }
             }
+            Action::AddCartEdge(edge) => {
+                if let Some(wiring) = self.wiring() {
+                    let mut cart = self.document.cart.clone();
+                    cart.add_edge(edge, wiring);
+                    self.set_cart(cart);
+                }
+            }
             Action::RemoveCartEdge(edge) => {
                 if let Some(wiring) = self.wiring() {
                     let mut cart = self.document.cart.clone();

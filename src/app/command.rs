@@ -180,6 +180,7 @@ pub enum Action {
     SetCart(Cart),
     /// Adds a component to the cart, or takes it away.
     ToggleCart(Component),
+    AddCartEdge(Edge),
     /// Takes an edge out of the cart.
     RemoveCartEdge(Edge),
     CircuitSettings(CircuitSettings),

@@ -28,7 +28,7 @@ impl Cart {
 
     pub fn contains(&self, component: Component) -> bool {
         let name = component.to_string();
-        self.nodes.iter().any(|n| *n == name)
+        self.nodes.contains(&name)
     }
 
     /// The whole of a found circuit.

@@ -30,6 +30,9 @@ use crate::model::weights::{Linear, Norm};
 
 type Rows = Arc<Vec<f32>>;
 
+/// (variant, receiver, what arrived there)
+type Inputs = Vec<(usize, usize, Rows)>;
+
 /// One prompt with what stands in for everything outside a circuit.
 pub struct Stage {
     pub clean: Arc<Trace>,
@@ -386,7 +389,7 @@ impl Stage {
         variants: &[Variant<'_>],
         members: &[usize],
         receiver: usize,
-        read: Option<&mut Vec<(usize, usize, Rows)>>,
+        read: Option<&mut Inputs>,
     ) -> Result<Tensor> {
         let size = self.rows * self.d;
         let mut flat = vec![0f32; members.len() * size];
@@ -419,7 +422,7 @@ impl Stage {
         let post = PostNorm::of(&self.clean, layer, self.first)?;
         let divisors = self.divisors(layer)?;
         let shared: &[Variant<'_>] = variants;
-        let written: Vec<(Vec<f32>, Vec<(usize, usize, Rows)>)> = work
+        let written: Vec<(Vec<f32>, Inputs)> = work
             .par_iter()
             .map(|(head, members)| {
                 self.head(layer, *head, shared, members, &past, post.as_ref(), divisors.as_ref(), keep)
@@ -458,7 +461,7 @@ impl Stage {
         post: Option<&PostNorm>,
         divisors: Option<&[Tensor; 2]>,
         keep: bool,
-    ) -> Result<(Vec<f32>, Vec<(usize, usize, Rows)>)> {
+    ) -> Result<(Vec<f32>, Inputs)> {
         let model = &self.clean.model;
         let c = &model.config;
         let block = &model.weights.blocks[layer];
@@ -588,9 +591,9 @@ impl Variant<'_> {
         }
         // What fell out of the circuit is the reference again.
         let connected = self.edges.connected();
-        for sender in 1..wiring.n_senders() {
+        for (sender, slot) in deltas.iter_mut().enumerate().skip(1) {
             if !connected.contains(sender) {
-                deltas[sender] = None;
+                *slot = None;
                 for receiver in wiring.receivers_of(sender) {
                     inputs[receiver] = None;
                 }

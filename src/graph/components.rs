@@ -168,7 +168,9 @@ impl Logits {
         let unembed = &trace.model.weights.unembed;
         let row = trace.normalized(pos)?;
         let column = |id: u32| -> Result<Tensor> { Ok(unembed.narrow(1, id as usize, 1)?.squeeze(1)?.contiguous()?) };
-        let (tokens, directions, weights): (Vec<(u32, Option<u32>)>, Vec<Tensor>, Vec<f64>) = match target {
+        // Tokens with what each is compared with, their directions, and their weights.
+        type Explained = (Vec<(u32, Option<u32>)>, Vec<Tensor>, Vec<f64>);
+        let (tokens, directions, weights): Explained = match target {
             Target::Top => {
                 let mut sum = 0.0;
                 let mut top = Vec::new();
@@ -285,7 +287,7 @@ impl Sweep<'_> {
     }
 
     /// (pos, source) to the target logits, [target][source].
-    fn into_logits(&self) -> Result<Vec<Vec<f32>>> {
+    fn logit_edges(&self) -> Result<Vec<Vec<f32>>> {
         let read = logit_directions(self.trace, &self.logits.directions, self.n - 1)?;
         let rows = self.sources.at(self.n - 1, self.trace.model.config.n_layers)?;
         let mut edges: Vec<Vec<f32>> = read.matmul(&rows.t()?)?.to_vec2()?;
@@ -300,7 +302,7 @@ impl Sweep<'_> {
         let (s, n) = (self.sources, self.n);
         let n_layers = self.trace.model.config.n_layers;
         let mut flow = Flow { values: vec![vec![0.0; s.count()]; n], explained: 0.0, through: 0.0, edges: 0 };
-        for (row, weight) in self.into_logits()?.iter().zip(&self.logits.weights) {
+        for (row, weight) in self.logit_edges()?.iter().zip(&self.logits.weights) {
             let sum = row.iter().map(|v| f64::from(v.abs())).sum();
             flow.edges += row.len();
             let edges = row.iter().enumerate().map(|(source, w)| (n - 1, source, *w));
@@ -493,7 +495,7 @@ impl Sweep<'_> {
         parts.extend(self.logits.parts.iter().copied());
         let mut links: Vec<(u32, u32, f32)> = Vec::new();
         let mut contributed = HashMap::new();
-        for (i, row) in self.into_logits()?.iter().enumerate() {
+        for (i, row) in self.logit_edges()?.iter().enumerate() {
             for (source, w) in row.iter().enumerate().filter(|(s, w)| node[n - 1][*s] != u32::MAX && **w != 0.0) {
                 links.push((node[n - 1][source], (first_logit + i) as u32, *w));
             }

@@ -12,7 +12,7 @@ use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::{choice, message, token_text};
-use crate::circuit::Component;
+use crate::circuit::{self, Component, Edge, Receiver};
 use crate::graph::NodeKind;
 use crate::graph::components::Part;
 use crate::graph::layout::{Drawing, Origin, Shown};
@@ -652,6 +652,13 @@ impl GraphView {
                     if response.hovered() {
                         tell(cx, shown, d, other);
                     }
+                    let (from, to) = (&picture.items[link.0], &picture.items[link.1]);
+                    if let Some(edge) = edge(cx, shown, d, from, to) {
+                        let response = response.clone().on_hover_text("right click: this edge into the circuit");
+                        if response.secondary_clicked() {
+                            cx.actions.push(Action::AddCartEdge(edge));
+                        }
+                    }
                     if response.clicked() {
                         self.selected = Some(other.id.clone());
                         pin_part(cx, shown, d, other);
@@ -869,6 +876,26 @@ fn component(shown: &Shown, d: &Drawing, item: &Item) -> Option<Component> {
     });
     let first = all.next()?;
     all.all(|c| c == first).then_some(first)
+}
+
+/// A link as an edge of the model: with patterns held still, heads are reached through their values.
+fn edge(cx: &Context<'_>, shown: &Shown, d: &Drawing, from: &Item, to: &Item) -> Option<Edge> {
+    let wiring = cx.state.wiring()?;
+    let is = |item: &Item, kind: NodeKind| item.kind == kind && item.members.len() == 1;
+    if !matches!(shown.source, Origin::Traced { .. }) {
+        return None;
+    }
+    let sender = if is(from, NodeKind::Token) { Component::Embed } else { component(shown, d, from)? };
+    let receiver = if is(to, NodeKind::Logit) {
+        Receiver::Logits
+    } else {
+        match component(shown, d, to)? {
+            Component::Head { layer, head } => Receiver::Head { layer, head, part: circuit::Part::Value },
+            Component::Mlp { layer } => Receiver::Mlp { layer },
+            Component::Embed | Component::Logits => return None,
+        }
+    };
+    Some(Edge { sender: wiring.sender(sender)?, receiver: wiring.receiver(receiver)? })
 }
 
 fn in_cart(cx: &Context<'_>, item: &Item) -> bool {
