@@ -49,7 +49,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
         let cart = &cx.state.document.cart;
         if !cart.is_empty() {
             ui.separator();
-            let mut text = format!("circuit: {} components", cart.nodes.len());
+            let n = cart.nodes.len();
+            let mut text = format!("circuit: {n} component{}", if n == 1 { "" } else { "s" });
             if let Some(t) = cx.state.results.tried.get().filter(|t| t.fresh) {
                 let q = &t.quality;
                 text +=
