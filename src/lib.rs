@@ -19,13 +19,13 @@
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
 //!
 //! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a lab model
-//! ([`lab::LABS`]), a built-in model ([`model::builtin::BUILTINS`]) or a subcommand ([`cli::Command`]) is one
+//! ([`lab::LABS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
 //! new file and one line in a registry; tests, `--help` and the command palette iterate over the registries.
 //!
 //! # Invariants
 //!
-//! 1. `model`, `engine`, `analysis`, `lab`, `session` and `jobs` know no egui and no wgpu: the build without
-//!    the feature `gui` holds them to it.
+//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `lab`, `session` and `jobs` know no egui and no wgpu: the
+//!    build without the feature `gui` holds them to it.
 //! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc`
 //!    results and sends actions; [`app::state::State`] is the one place that mutates.
 //! 3. Every long job shows progress and time left, can be cancelled between two layers or 64 rows of logits,
@@ -36,7 +36,9 @@
 //! 7. Nothing that comes from a user, a file or a model can panic; errors say what, where and what to do.
 //! 8. A resumed run equals a full run under the same edits, to rounding: `tests/edits.rs` compares them at every
 //!    site of every family. Edits take their values from unedited runs.
-//! 9. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
+//! 9. A circuit that was changed equals the same circuit run by itself, and the whole model's circuit the model:
+//!    `tests/circuits.rs` compares them on every family.
+//! 10. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
 //!
 //! # Deliberately absent
 //!

@@ -9,8 +9,8 @@ use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::{Outside, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::graph::components::Target;
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
+use crate::graph::targets::Target;
 use crate::jobs::circuits::{CircuitQuestion, Search, Searched};
 use crate::jobs::{Kind, Request};
 

@@ -18,8 +18,9 @@ use crate::circuit::quality::Trial;
 use crate::circuit::{Outside, Wiring};
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
-use crate::graph::components::{Keep, Target, trace_prediction};
+use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
+use crate::graph::targets::Target;
 use crate::jobs::Progress;
 use crate::model::Model;
 

@@ -11,8 +11,9 @@ use super::{ModelArgs, PromptArgs, emit, progress, table};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::NodeKind;
-use crate::graph::components::{Keep, Target, trace_prediction};
+use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
+use crate::graph::targets::Target;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -10,6 +10,7 @@ pub mod influence;
 pub mod layout;
 pub mod prune;
 mod sources;
+pub mod targets;
 
 pub use influence::Influence;
 pub use prune::{Pruned, prune};

@@ -18,10 +18,11 @@ use crate::circuit::{Edges, Outside, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::Influence;
-use crate::graph::components::{Keep, Target, trace_prediction};
+use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
 use crate::graph::layout::Shown;
+use crate::graph::targets::Target;
 
 /// What a circuit is tried on.
 #[derive(Clone, Debug, PartialEq)]

@@ -26,8 +26,8 @@ use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Alignment, resolve_stack};
 use crate::engine::{EditStack, Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::graph::components::Target;
 use crate::graph::layout::{Drawing, Shown};
+use crate::graph::targets::Target;
 use crate::model::Model;
 
 /// Kinds of request, most urgent first. Of each kind one waits and one runs at most: a newer request

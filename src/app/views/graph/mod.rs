@@ -1,0 +1,390 @@
+//! The circuit graph: what produced one prediction, tokens from left to right and layers from bottom to top.
+
+mod canvas;
+mod picture;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use eframe::egui::{self, RichText, vec2};
+
+use self::picture::{Item, Picture, component, edge, pin_part, place_name, tell};
+use super::{Context, Table, View, here};
+use crate::app::circuits::GraphTarget;
+use crate::app::command::Action;
+use crate::app::theme;
+use crate::app::widgets::bars::{self, Bar};
+use crate::app::widgets::{choice, message, token_text};
+use crate::graph::layout::{Drawing, Origin, Shown};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Mode {
+    #[default]
+    Graph,
+    Tree,
+}
+
+/// How nodes are put together into supernodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Grouping {
+    #[default]
+    None,
+    /// A component's nodes at all positions.
+    Component,
+    /// Heads by what their scores say they do.
+    Role,
+}
+
+pub struct GraphView {
+    mode: Mode,
+    grouping: Grouping,
+    zoom: f32,
+    pan: egui::Vec2,
+    selected: Option<String>,
+    pinned: BTreeSet<String>,
+    hidden: BTreeSet<String>,
+    names: BTreeMap<String, String>,
+    /// Supernodes made by hand: a name and the ids of its members.
+    groups: Vec<(String, Vec<String>)>,
+    /// Nodes of the tree that are open.
+    open: HashSet<String>,
+    renaming: Option<(String, String)>,
+    version: u64,
+    picture: Option<Picture>,
+    /// The thresholds while a slider is dragged.
+    thresholds: (f64, f64),
+    /// What the nodes' ids belong to: names and groups of one graph say nothing of another.
+    source: Option<String>,
+    /// Groups made so far, so that no two share a name.
+    made: usize,
+    /// The node under the last right click.
+    menu: Option<String>,
+}
+
+impl Default for GraphView {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            grouping: Grouping::default(),
+            zoom: 1.0,
+            pan: egui::Vec2::ZERO,
+            selected: None,
+            pinned: BTreeSet::new(),
+            hidden: BTreeSet::new(),
+            names: BTreeMap::new(),
+            groups: Vec::new(),
+            open: HashSet::new(),
+            renaming: None,
+            version: 0,
+            picture: None,
+            thresholds: (0.0, 0.0),
+            source: None,
+            made: 0,
+            menu: None,
+        }
+    }
+}
+
+impl View for GraphView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if !cx.state.circuits.wants_graph {
+            // The first look starts the first trace.
+            cx.actions.push(Action::TraceGraph);
+        }
+        self.controls(ui, cx);
+        let results = &cx.state.results;
+        if cx.state.circuits.file.is_none() {
+            if !here(ui, cx, &results.graph) {
+                return;
+            }
+        } else if let Some(error) = &results.graph.error {
+            message(ui, error, true);
+            return;
+        }
+        let (Some(shown), Some(drawing)) = (results.graph.get().cloned(), results.drawing.get().cloned()) else {
+            let text = results.drawing.error.as_deref().unwrap_or("laying the graph out …");
+            message(ui, text, results.drawing.error.is_some());
+            return;
+        };
+        self.belongs_to(&shown.value);
+        self.compose(cx, &drawing.value, drawing.stamp);
+        let selected =
+            self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
+        let available = ui.available_size();
+        let side =
+            if selected.is_some() && self.mode == Mode::Graph { (available.x * 0.3).clamp(150.0, 250.0) } else { 0.0 };
+        ui.horizontal_top(|ui| {
+            let down = egui::Layout::top_down(egui::Align::Min);
+            let size = vec2((available.x - side - 8.0).max(80.0), available.y);
+            ui.allocate_ui_with_layout(size, down, |ui| match self.mode {
+                Mode::Graph => self.canvas(ui, cx, &shown.value, &drawing.value, drawing.fresh && shown.fresh),
+                Mode::Tree => self.tree(ui, cx, &shown.value),
+            });
+            if let Some(id) = selected.filter(|_| side > 0.0) {
+                ui.vertical(|ui| {
+                    egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+                        self.details(ui, cx, &shown.value, &drawing.value, &id);
+                    });
+                });
+            }
+        });
+        self.rename(ui.ctx());
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let drawing = cx.state.results.drawing.get()?;
+        let d = &drawing.value;
+        let rows = d.graph.nodes.iter().map(|n| format!("{} {} @{}", n.id, n.label, n.pos)).collect();
+        let values = (0..d.graph.nodes.len())
+            .map(|i| {
+                let n = &d.graph.nodes[i];
+                vec![Some(d.influence[i] as f32), Some(d.cumulative[i] as f32), n.activation.map(|a| a as f32)]
+            })
+            .collect();
+        Some(Table {
+            name: "graph-nodes".to_owned(),
+            row_axis: "node",
+            col_axis: "value",
+            rows,
+            cols: ["influence", "cumulative", "contribution"].map(str::to_owned).to_vec(),
+            values,
+        })
+    }
+}
+
+impl GraphView {
+    fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let c = &cx.state.circuits;
+        ui.horizontal_wrapped(|ui| {
+            match &c.file {
+                Some(path) => {
+                    let name = path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
+                    ui.label(RichText::new(name).font(theme::mono()).color(cx.palette.accent)).on_hover_text(path);
+                    if ui.small_button("✕").on_hover_text("back to the prediction of this prompt").clicked() {
+                        cx.actions.push(Action::CloseGraph);
+                    }
+                }
+                None => {
+                    if let Some(t) = choice(ui, "of", c.target, &GraphTarget::ALL) {
+                        cx.actions.push(Action::GraphTarget(t));
+                    }
+                }
+            }
+            let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
+                ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));
+                let slider = egui::Slider::new(value, 0.0..=1.0).fixed_decimals(3).step_by(0.005).show_value(true);
+                ui.spacing_mut().slider_width = 70.0;
+                ui.add(slider).on_hover_text(hint).changed()
+            };
+            self.thresholds = c.thresholds;
+            let nodes = dragged(ui, "nodes", &mut self.thresholds.0, "keep the most influential nodes that hold this share of all influence");
+            let links = dragged(ui, "links", &mut self.thresholds.1, "of the links between them keep the strongest that hold this share");
+            if nodes || links {
+                cx.actions.push(Action::GraphThresholds(self.thresholds.0, self.thresholds.1));
+            }
+            if let Some(g) = choice(
+                ui,
+                "group",
+                self.grouping,
+                &[(Grouping::None, "nothing"), (Grouping::Component, "positions of a component"), (Grouping::Role, "heads by role")],
+            ) {
+                self.grouping = g;
+                self.changed();
+            }
+            if ui.selectable_label(self.mode == Mode::Tree, RichText::new("tree").font(theme::small())).on_hover_text("a node's strongest inputs, level by level").clicked() {
+                self.mode = if self.mode == Mode::Tree { Mode::Graph } else { Mode::Tree };
+            }
+            ui.menu_button(RichText::new("file").font(theme::small()), |ui| {
+                if ui.button("Open a graph (JSON)…").clicked() {
+                    cx.actions.push(Action::LoadGraph);
+                }
+                if ui.button("Save this graph (JSON)…").clicked() {
+                    cx.actions.push(Action::SaveGraph);
+                }
+                if !self.hidden.is_empty() && ui.button(format!("Show {} hidden nodes", self.hidden.len())).clicked() {
+                    self.hidden.clear();
+                    self.changed();
+                }
+                if !self.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
+                    self.groups.clear();
+                    self.changed();
+                }
+                if ui.button("Whole graph in view").clicked() {
+                    (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+                }
+            });
+            let (Some(shown), Some(d)) = (cx.state.results.graph.get(), cx.state.results.drawing.get()) else { return };
+            let mut text = format!(
+                "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
+                d.graph.nodes.len(),
+                d.whole.0,
+                d.graph.links.len(),
+                shown.scores.replacement,
+                shown.scores.completeness
+            );
+            let held = shown.influence.held();
+            if held < c.thresholds.0 {
+                text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+            }
+            let hover = match &shown.value.source {
+                Origin::Traced { found, .. } => format!(
+                    "the whole graph has {} nodes and {} links, traced in {:.2} s with attention patterns, norm scales and MLP gates frozen; weights in logits",
+                    found.all_nodes, found.all_edges, found.seconds
+                ),
+                Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
+                Origin::File(_) => shown.remarks.join("\n"),
+            };
+            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
+        });
+    }
+
+    /// Forgets what was said about another graph's nodes.
+    fn belongs_to(&mut self, shown: &Shown) {
+        let source = match &shown.source {
+            Origin::Traced { trace, found } => {
+                format!("{} {:?}", trace.model.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
+            }
+            Origin::File(_) => format!("file {}", shown.title),
+        };
+        if self.source.as_ref() == Some(&source) {
+            return;
+        }
+        if self.source.is_some() {
+            self.selected = None;
+            self.pinned.clear();
+            self.hidden.clear();
+            self.names.clear();
+            self.groups.clear();
+            self.open.clear();
+            self.renaming = None;
+            (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+            self.changed();
+        }
+        self.source = Some(source);
+    }
+
+    fn changed(&mut self) {
+        self.version += 1;
+    }
+
+    /// What is known of one node, its strongest inputs and outputs.
+    fn details(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, id: &str) {
+        ui.spacing_mut().item_spacing.y = 1.0;
+        let Some(picture) = self.picture.take() else { return };
+        if let Some(&i) = picture.by_id.get(id) {
+            let item = &picture.items[i];
+            ui.horizontal(|ui| {
+                ui.label(RichText::new(&item.label).font(theme::title()).color(cx.palette.accent));
+                ui.label(RichText::new(place_name(cx, d, item)).font(theme::mono()));
+            });
+            if let Some(c) = item.contribution {
+                ui.label(
+                    RichText::new(format!("contributes {c:+.3} · influence {:.4}", item.influence))
+                        .font(theme::small())
+                        .color(cx.palette.weak),
+                );
+            }
+            ui.menu_button(RichText::new("do …").font(theme::small()), |ui| self.menu(ui, cx, shown, d, item));
+            for (title, into) in [("from", true), ("to", false)] {
+                ui.add_space(4.0);
+                ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
+                let links: Vec<&(usize, usize, f32)> =
+                    picture.links.iter().filter(|l| if into { l.1 == i } else { l.0 == i }).take(14).collect();
+                let max = links.first().map_or(1.0, |l| l.2.abs());
+                for link in links {
+                    let other = &picture.items[if into { link.0 } else { link.1 }];
+                    let label = format!("{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
+                    let b = Bar { label, value: link.2, text: format!("{:+.3}", link.2), strong: false };
+                    let response = bars::bar(ui, &b, max, true, 104.0);
+                    if response.hovered() {
+                        tell(cx, shown, d, other);
+                    }
+                    let (from, to) = (&picture.items[link.0], &picture.items[link.1]);
+                    if let Some(edge) = edge(cx, shown, d, from, to) {
+                        let response = response.clone().on_hover_text("right click: this edge into the circuit");
+                        if response.secondary_clicked() {
+                            cx.actions.push(Action::AddCartEdge(edge));
+                        }
+                    }
+                    if response.clicked() {
+                        self.selected = Some(other.id.clone());
+                        pin_part(cx, shown, d, other);
+                    }
+                }
+            }
+        }
+        self.picture = Some(picture);
+    }
+
+    fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
+        ui.label(RichText::new(&item.label).font(theme::title()));
+        if let Some(component) = component(shown, d, item) {
+            let text = if cx.state.document.cart.contains(component) {
+                "Take out of the circuit"
+            } else {
+                "Add to the circuit"
+            };
+            if ui.button(text).clicked() {
+                cx.actions.push(Action::ToggleCart(component));
+            }
+        }
+        let pinned = self.pinned.contains(&item.id);
+        if ui.button(if pinned { "Unpin" } else { "Pin" }).clicked() {
+            if pinned {
+                self.pinned.remove(&item.id)
+            } else {
+                self.pinned.insert(item.id.clone())
+            };
+        }
+        if ui.button("Hide").clicked() {
+            self.hidden.insert(item.id.clone());
+            self.selected = None;
+            self.changed();
+        }
+        if ui.button("Rename …").clicked() {
+            self.renaming = Some((item.id.clone(), item.label.clone()));
+        }
+        let others = self.pinned.iter().filter(|id| **id != item.id).count();
+        if others > 0 && ui.button(format!("Group with the {others} pinned")).clicked() {
+            let mut ids: Vec<String> = item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect();
+            ids.extend(self.pinned.iter().filter(|id| !id.starts_with("group:")).cloned());
+            ids.dedup();
+            self.made += 1;
+            self.groups.push((format!("group {}", self.made), ids));
+            self.pinned.clear();
+            self.changed();
+        }
+        if let Some(name) = item.id.strip_prefix("group:")
+            && self.groups.iter().any(|(n, _)| n == name)
+            && ui.button("Dissolve this group").clicked()
+        {
+            self.groups.retain(|(n, _)| n != name);
+            self.changed();
+        }
+        if ui.button("Tree of its inputs").clicked() {
+            self.selected = Some(item.id.clone());
+            self.mode = Mode::Tree;
+        }
+    }
+
+    fn rename(&mut self, ctx: &egui::Context) {
+        let Some((id, mut name)) = self.renaming.take() else { return };
+        let mut open = true;
+        let mut done = false;
+        egui::Window::new("Rename").open(&mut open).collapsible(false).resizable(false).show(ctx, |ui| {
+            let field = ui.text_edit_singleline(&mut name);
+            field.request_focus();
+            done = ui.button("OK").clicked() || ui.input(|i| i.key_pressed(egui::Key::Enter));
+        });
+        if done {
+            if name.trim().is_empty() {
+                self.names.remove(&id)
+            } else {
+                self.names.insert(id, name)
+            };
+            self.changed();
+        } else if open {
+            self.renaming = Some((id, name));
+        }
+    }
+}
