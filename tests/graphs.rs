@@ -6,11 +6,13 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use circuitscope::analysis::direct_attribution::direct_attribution;
 use circuitscope::analysis::head_scores::repeated_random;
 use circuitscope::analysis::why_head::why_head;
 use circuitscope::circuit::Component;
-use circuitscope::engine::{Site, SiteKind, Trace};
+use circuitscope::engine::gradient::gradients;
+use circuitscope::engine::{Freeze, Site, SiteKind, Trace};
 use circuitscope::graph::components::{Keep, Part, Traced, trace_prediction};
 use circuitscope::graph::file::GraphFile;
 use circuitscope::graph::influence::Scores;
@@ -134,6 +136,35 @@ fn edges_add_up_on_every_family() {
                 if let Part::Head { layer, head, .. } = found.parts[link.source as usize] {
                     near(f64::from(link.weight), f64::from(direct.heads[layer][head]), 1.0, &name);
                 }
+            }
+        }
+    }
+}
+
+/// A neuron's part of what its MLP contributes is its activation times the frozen gradient there, and the kept ones are
+/// the largest.
+#[test]
+fn neurons_of_an_mlp_are_its_largest_parts() {
+    for (name, trace) in families().into_iter().filter(|(_, t)| t.model.config.has_mlp()) {
+        let (last, target) = (trace.len() - 1, Target::Difference(5, 9));
+        let found = traced(&trace, target, Keep::ALL);
+        let network = trace.model.network();
+        let (columns, _) = network.unembed_columns(&[5, 9]).unwrap();
+        let metric = |row: &Tensor| {
+            let logits = row.matmul(&columns)?.flatten_all()?;
+            Ok((logits.get(0)? - logits.get(1)?)?)
+        };
+        let g = gradients(&trace, &[SiteKind::MlpPost], Freeze::ALL, last, metric, &Progress::new()).unwrap();
+        assert!(!found.neurons.is_empty(), "{name}");
+        for (part, neurons) in &found.neurons {
+            let Part::Mlp { layer, pos } = *part else { panic!("{name}: {part:?}") };
+            let post = trace.get(SiteKind::MlpPost, layer).unwrap().get(pos).unwrap();
+            let at = g.get(Site::new(SiteKind::MlpPost, layer)).unwrap().get(pos).unwrap();
+            let values: Vec<f32> = (post * at).unwrap().to_vec1().unwrap();
+            let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+            assert!((neurons[0].1.abs() - largest).abs() <= 1e-4 * largest.max(1.0), "{name}");
+            for (neuron, value) in neurons {
+                near(f64::from(*value), f64::from(values[*neuron]), f64::from(largest), &name);
             }
         }
     }

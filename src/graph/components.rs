@@ -52,6 +52,9 @@ impl Keep {
 /// Edges that are kept at most: 3 GB while they are sorted.
 const MOST_EDGES: usize = 150_000_000;
 
+/// Neurons kept of each MLP.
+const NEURONS: usize = 12;
+
 /// What a node of the graph is in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
@@ -76,6 +79,9 @@ pub struct Traced {
     pub logits: Vec<f32>,
     /// Probabilities of the target tokens in the run; 1 for a difference.
     pub probabilities: Vec<f64>,
+    /// For each kept MLP its neurons that contribute most, largest first: (neuron, contribution). All neurons together
+    /// contribute what the MLP does (and the biases of its input).
+    pub neurons: HashMap<Part, Vec<(usize, f32)>>,
     /// Nodes and edges of the whole graph.
     pub all_nodes: usize,
     pub all_edges: usize,
@@ -113,6 +119,7 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
     }
     let kept = whole.choose(&sources, keep);
     let (graph, parts, places) = sweep.links(&kept, progress)?;
+    let neurons = sweep.neurons(&kept)?;
     let mut values: Vec<f64> = Vec::with_capacity(parts.len());
     for part in &parts {
         values.push(match part {
@@ -131,6 +138,7 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
         parts,
         logits: logits.values.clone(),
         probabilities: logits.probabilities.clone(),
+        neurons,
         all_nodes: n * sources.count() + logits.values.len(),
         all_edges: whole.edges,
         seconds: started.elapsed().as_secs_f64(),
@@ -363,6 +371,27 @@ impl Sweep<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The leading neurons of every kept MLP: activation times the target's gradient at it.
+    fn neurons(&self, kept: &[Vec<bool>]) -> Result<HashMap<Part, Vec<(usize, f32)>>> {
+        let mut out = HashMap::new();
+        for (layer, gradient) in self.readers.post.iter().enumerate() {
+            let me = self.sources.index(Source::Mlp { layer });
+            let post = self.trace.get(SiteKind::MlpPost, layer)?;
+            for pos in (0..self.n).filter(|p| kept[*p][me]) {
+                let values: Vec<f32> = (post.get(pos)? * gradient.get(pos)?)?.to_vec1()?;
+                let mut ranked: Vec<(usize, f32)> = values.into_iter().enumerate().collect();
+                let larger = |a: &(usize, f32), b: &(usize, f32)| b.1.abs().total_cmp(&a.1.abs());
+                if ranked.len() > NEURONS {
+                    ranked.select_nth_unstable_by(NEURONS, larger);
+                    ranked.truncate(NEURONS);
+                }
+                ranked.sort_by(larger);
+                out.insert(Part::Mlp { layer, pos }, ranked);
+            }
+        }
+        Ok(out)
     }
 
     /// The graph of the kept nodes with the edges between them.

@@ -12,9 +12,11 @@ use self::picture::{Item, Picture, component, edge, pin_part, place_name, tell};
 use super::{Context, Table, View, here};
 use crate::app::circuits::GraphTarget;
 use crate::app::command::Action;
+use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::{choice, message, token_text};
+use crate::graph::components::Part;
 use crate::graph::layout::{Drawing, Origin, Shown};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -285,6 +287,7 @@ impl GraphView {
                 );
             }
             ui.menu_button(RichText::new("do …").font(theme::small()), |ui| self.menu(ui, cx, shown, d, item));
+            neurons(ui, cx, shown, d, item);
             for (title, into) in [("from", true), ("to", false)] {
                 ui.add_space(4.0);
                 ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
@@ -387,4 +390,23 @@ impl GraphView {
             self.renaming = Some((id, name));
         }
     }
+}
+
+/// The neurons of an MLP's node that contribute most; a click shows what they promote.
+fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
+    let ([one], Origin::Traced { found, .. }) = (&item.members[..], &shown.source) else { return };
+    let Some(part @ Part::Mlp { layer, pos }) = shown.part(&d.graph.nodes[*one].id) else { return };
+    let Some(list) = found.neurons.get(&part) else { return };
+    egui::CollapsingHeader::new(RichText::new("neurons").font(theme::small())).id_salt("neurons").show(ui, |ui| {
+        let max = list.first().map_or(1.0, |n| n.1.abs());
+        for (neuron, value) in list {
+            let b = Bar { label: neuron.to_string(), value: *value, text: format!("{value:+.3}"), strong: false };
+            let hint =
+                "activation times the target's gradient: its part of what the MLP contributes; click shows its tokens";
+            if bars::bar(ui, &b, max, true, 60.0).on_hover_text(hint).clicked() {
+                cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(*neuron), Focus::Neuron));
+                cx.hovered.pos = Some(pos);
+            }
+        }
+    });
 }
