@@ -15,9 +15,8 @@ use circuitscope::circuit::{Component, Edge, Edges, Outside, Receiver, Stage, Wi
 use circuitscope::engine::resolve::resolve;
 use circuitscope::engine::{Action, Edit, Site, SiteKind, Trace, Which};
 use circuitscope::jobs::Progress;
-use circuitscope::model::Model;
 use circuitscope::model::config::NormPlacement;
-use common::fixture;
+use common::families;
 use proptest::prelude::*;
 
 const LENGTH: usize = 11;
@@ -31,22 +30,16 @@ struct Case {
 fn cases() -> &'static [Case] {
     static CASES: OnceLock<Vec<Case>> = OnceLock::new();
     CASES.get_or_init(|| {
-        let mut folders: Vec<_> = std::fs::read_dir(fixture("families")).unwrap().map(|f| f.unwrap().path()).collect();
-        folders.sort();
-        folders
+        families()
             .into_iter()
-            .map(|folder| {
-                let model = Arc::new(Model::open(folder.to_str().unwrap()).unwrap());
+            .map(|(name, model)| {
                 let vocab = model.config.d_vocab as u32;
                 let clean: Vec<u32> = (0..LENGTH as u32).map(|i| (i * 31 + 7) % vocab).collect();
                 let mut other = clean.clone();
                 other[3] = (clean[3] + 5) % vocab;
                 other[6] = (clean[6] + 9) % vocab;
                 let run = |ids| Arc::new(Trace::run(&model, ids, &Progress::new()).unwrap());
-                Case {
-                    name: folder.file_name().unwrap().to_string_lossy().into_owned(),
-                    pair: Pair::new(run(clean), run(other)),
-                }
+                Case { name, pair: Pair::new(run(clean), run(other)) }
             })
             .collect()
     })

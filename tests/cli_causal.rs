@@ -3,28 +3,12 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::fixture;
+use common::{fixture, json, run, sentence};
 use serde_json::Value;
 
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_circuitscope")).args(args).output().unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    let out = run(&[args, &["--json"]].concat());
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
-}
-
-/// The sentence of a request that was wrong; nothing else may be printed.
+/// The sentence of a request that was wrong.
 fn refused(args: &[&str]) -> String {
-    let out = run(args);
-    let text = String::from_utf8(out.stderr).unwrap();
-    assert_eq!(out.status.code(), Some(2), "{args:?}: {text}");
-    assert!(out.stdout.is_empty() && text.trim().lines().count() == 1 && !text.contains("panicked"), "{text}");
-    text
+    sentence(args, 2)
 }
 
 const CLEAN: &str = "The President of the United States and the President of the";

@@ -3,28 +3,8 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::fixture;
+use common::{fixture, json, sentence};
 use serde_json::Value;
-
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_circuitscope")).args(args).output().unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    let out = run(&[args, &["--json"]].concat());
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
-}
-
-fn says(args: &[&str], code: i32) -> String {
-    let out = run(args);
-    let text = String::from_utf8(out.stderr).unwrap();
-    assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
-    assert!(out.stdout.is_empty() && text.trim().lines().count() == 1 && !text.contains("panicked"), "{text}");
-    text
-}
 
 const CLEAN: &str = "The President of the United States and the President of the";
 const CORRUPT: &str = "The President of the first States and the President of the";
@@ -81,12 +61,12 @@ fn a_traced_graph_is_a_graph_file() {
 
 #[test]
 fn graphs_that_are_none_are_refused() {
-    assert!(says(&["graph", "info", "no/such/graph.json"], 1).contains("no/such/graph.json"));
+    assert!(sentence(&["graph", "info", "no/such/graph.json"], 1).contains("no/such/graph.json"));
     let config = fixture("families/gpt2/config.json");
-    assert!(says(&["graph", "info", config.to_str().unwrap()], 1).contains("no list `nodes`"));
+    assert!(sentence(&["graph", "info", config.to_str().unwrap()], 1).contains("no list `nodes`"));
     let graph = fixture("graphs/meow-clt.json");
-    assert!(says(&["graph", "prune", graph.to_str().unwrap(), "--node-threshold", "2"], 2).contains("from 0 to 1"));
-    assert!(says(&["trace", "-p", CLEAN, "--pos", "99"], 2).contains("--pos 99"));
+    assert!(sentence(&["graph", "prune", graph.to_str().unwrap(), "--node-threshold", "2"], 2).contains("from 0 to 1"));
+    assert!(sentence(&["trace", "-p", CLEAN, "--pos", "99"], 2).contains("--pos 99"));
 }
 
 #[test]
@@ -138,12 +118,14 @@ fn wrong_circuits_are_refused() {
     let mut wrong = file.clone();
     wrong["edges"][0]["name"] = "a9.h9->logits".into();
     std::fs::write(path, wrong.to_string()).unwrap();
-    assert!(says(&["circuit", "eval", path], 2).contains("a9.h9"));
+    assert!(sentence(&["circuit", "eval", path], 2).contains("a9.h9"));
     let mut wrong = file;
     wrong["model"]["n_layers"] = 7.into();
     std::fs::write(path, wrong.to_string()).unwrap();
-    assert!(says(&["circuit", "eval", path], 2).contains("7 layers"));
-    assert!(says(&[&["circuit", "find", "--method", "eap"], &PAIR[..]].concat(), 2).contains("--edges"));
+    assert!(sentence(&["circuit", "eval", path], 2).contains("7 layers"));
+    assert!(sentence(&[&["circuit", "find", "--method", "eap"], &PAIR[..]].concat(), 2).contains("--edges"));
+    let none = [&["circuit", "find", "--method", "eap", "--edges", "0"], &PAIR[..]].concat();
+    assert!(sentence(&none, 2).contains("at least one"));
     let longer = [
         "--clean",
         CLEAN,
@@ -155,10 +137,10 @@ fn wrong_circuits_are_refused() {
         " first",
     ];
     assert!(
-        says(&[&["circuit", "find", "--method", "eap", "--edges", "5"], &longer[..]].concat(), 2)
+        sentence(&[&["circuit", "find", "--method", "eap", "--edges", "5"], &longer[..]].concat(), 2)
             .contains("equal length")
     );
-    assert!(says(&["circuit", "find", "--set", "no-such-set", "--edges", "5"], 2).contains("indirect-object"));
+    assert!(sentence(&["circuit", "find", "--set", "no-such-set", "--edges", "5"], 2).contains("indirect-object"));
 }
 
 #[test]
@@ -187,10 +169,10 @@ fn edge_scores_and_heads_taken_apart() {
         assert_eq!(doc["n_edges"].as_u64(), Some(all as u64));
         assert!(doc["edges"][0]["name"].as_str().unwrap().contains("->"));
     }
-    assert!(says(&[&["attribute", "--method", "eap", "--audit"], &PAIR[..]].concat(), 2).contains("--method atp"));
+    assert!(sentence(&[&["attribute", "--method", "eap", "--audit"], &PAIR[..]].concat(), 2).contains("--method atp"));
     let doc = json(&["why", "-p", CLEAN, "--head", "a1.h3"]);
     let sum: f64 = doc["by_value"].as_array().unwrap().iter().map(|v| v["value"].as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-3);
-    assert!(says(&["why", "-p", CLEAN, "--head", "x"], 2).contains("LAYER.HEAD"));
-    assert!(says(&["why", "-p", CLEAN, "--head", "9.9"], 2).contains("9.9"));
+    assert!(sentence(&["why", "-p", CLEAN, "--head", "x"], 2).contains("LAYER.HEAD"));
+    assert!(sentence(&["why", "-p", CLEAN, "--head", "9.9"], 2).contains("9.9"));
 }

@@ -20,26 +20,20 @@ use circuitscope::graph::targets::Target;
 use circuitscope::graph::{Influence, NodeKind, prune};
 use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
-use common::fixture;
+use common::{families, fixture};
 use serde_json::Value;
 
 fn near(a: f64, b: f64, scale: f64, what: &str) {
     assert!((a - b).abs() <= 3e-4 * scale.max(1.0), "{what}: {a} is not {b} ({scale})");
 }
 
-fn families() -> Vec<(String, Trace)> {
-    let mut folders: Vec<_> = std::fs::read_dir(fixture("families")).unwrap().map(|f| f.unwrap().path()).collect();
-    folders.sort();
-    folders
-        .into_iter()
-        .map(|folder| {
-            let model = Arc::new(Model::open(folder.to_str().unwrap()).unwrap());
-            let vocab = model.config.d_vocab as u32;
-            let ids: Vec<u32> = (0..10).map(|i| (i * 29 + 3) % vocab).collect();
-            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            (name, Trace::run(&model, ids, &Progress::new()).unwrap())
-        })
-        .collect()
+fn runs() -> Vec<(String, Trace)> {
+    let run = |(name, model): (String, Arc<Model>)| {
+        let vocab = model.config.d_vocab as u32;
+        let ids: Vec<u32> = (0..10).map(|i| (i * 29 + 3) % vocab).collect();
+        (name, Trace::run(&model, ids, &Progress::new()).unwrap())
+    };
+    families().into_iter().map(run).collect()
 }
 
 fn traced(trace: &Trace, target: Target, keep: Keep) -> Traced {
@@ -103,7 +97,7 @@ fn influence_pruning_and_scores_are_circuit_tracers() {
 /// contributes, and a head's edge to the logits is its direct attribution.
 #[test]
 fn edges_add_up_on_every_family() {
-    for (name, trace) in families() {
+    for (name, trace) in runs() {
         for target in [Target::Token(3), Target::Difference(5, 9), Target::Top] {
             let found = traced(&trace, target, Keep::ALL);
             let g = &found.graph;
@@ -145,7 +139,7 @@ fn edges_add_up_on_every_family() {
 /// the largest.
 #[test]
 fn neurons_of_an_mlp_are_its_largest_parts() {
-    for (name, trace) in families().into_iter().filter(|(_, t)| t.model.config.has_mlp()) {
+    for (name, trace) in runs().into_iter().filter(|(_, t)| t.model.config.has_mlp()) {
         let (last, target) = (trace.len() - 1, Target::Difference(5, 9));
         let found = traced(&trace, target, Keep::ALL);
         let network = trace.model.network();
@@ -172,7 +166,7 @@ fn neurons_of_an_mlp_are_its_largest_parts() {
 
 #[test]
 fn influence_of_the_whole_is_the_graphs_and_cutting_changes_no_pruning() {
-    for (name, trace) in families() {
+    for (name, trace) in runs() {
         let whole = traced(&trace, Target::Top, Keep::ALL);
         let by_graph = Influence::of(&whole.graph);
         let total = by_graph.total();
@@ -196,7 +190,7 @@ fn influence_of_the_whole_is_the_graphs_and_cutting_changes_no_pruning() {
 /// The parts of a score add up to it, whatever the family's norms and rotations.
 #[test]
 fn a_heads_score_is_the_sum_of_its_parts() {
-    for (name, trace) in families() {
+    for (name, trace) in runs() {
         let c = &trace.model.config;
         for (layer, head) in [(0, 0), (c.n_layers - 1, c.n_heads - 1)] {
             let why = why_head(&trace, layer, head, 7, Some(4), &Progress::new()).unwrap();

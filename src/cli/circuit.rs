@@ -200,6 +200,9 @@ fn find(args: &FindArgs) -> Result<()> {
     if args.method != Method::Acdc && args.edges.is_none() && args.threshold.is_none() {
         return Err(Error::request("how large a circuit? add --edges N or --threshold X"));
     }
+    if args.edges == Some(0) {
+        return Err(Error::request("a circuit of no edges explains nothing; ask for at least one"));
+    }
     if args.method == Method::Acdc && (args.edges.is_some() || args.rescore) {
         return Err(Error::request("acdc takes --threshold X; --edges and --rescore belong to eap and eap-ig"));
     }

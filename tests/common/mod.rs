@@ -12,6 +12,41 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
 }
 
+/// The tiny models of all families, by name.
+pub fn families() -> Vec<(String, Arc<Model>)> {
+    let read = std::fs::read_dir(fixture("families")).expect("the fixtures are in the repository");
+    let mut folders: Vec<PathBuf> = read.map(|f| f.expect("a readable folder").path()).collect();
+    folders.sort();
+    folders
+        .into_iter()
+        .map(|folder| {
+            let model = Model::open(folder.to_str().expect("a path in UTF-8")).expect("a fixture opens");
+            (folder.file_name().unwrap_or_default().to_string_lossy().into_owned(), Arc::new(model))
+        })
+        .collect()
+}
+
+/// Runs the program.
+pub fn run(args: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_circuitscope")).args(args).output().expect("the program starts")
+}
+
+/// The one document that `--json` prints.
+pub fn json(args: &[&str]) -> serde_json::Value {
+    let out = run(&[args, &["--json"]].concat());
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
+}
+
+/// The sentence with which the program ends with this status; nothing else may be printed.
+pub fn sentence(args: &[&str], code: i32) -> String {
+    let out = run(args);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
+    assert!(out.stdout.is_empty() && text.trim().lines().count() == 1 && !text.contains("panicked"), "{text}");
+    text
+}
+
 /// Where `scripts/fetch-models` puts the real model.
 pub fn smollm2_path() -> PathBuf {
     let folder = std::env::var_os("CIRCUITSCOPE_MODELS").map_or_else(
