@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
@@ -110,6 +111,46 @@ fn without_a_components_output_it_is_resampled_everywhere() {
                 &format!("{} {component}", case.name),
             );
         }
+    }
+}
+
+/// Of an MLP of which some neurons belong to a circuit the others hold what they hold in the corrupted run, as if they
+/// were patched there.
+#[test]
+fn neurons_outside_a_circuit_are_resampled() {
+    for case in cases().iter().filter(|c| c.pair.clean.model.config.has_mlp()) {
+        let s = stage(case, Outside::Resample);
+        let progress = Progress::new();
+        let (clean, d_mlp) = (&case.pair.clean, s.wiring.d_mlp);
+        let last = clean.model.config.n_layers - 1;
+        let inside: BTreeSet<usize> = (0..d_mlp).filter(|n| n % 3 == 1).collect();
+        let mut edges = Edges::all(s.wiring);
+        edges.limit(last, inside.clone());
+        let sources = case.pair.sources(Which::Clean).unwrap();
+        let ops = (0..d_mlp)
+            .filter(|n| !inside.contains(n))
+            .map(|n| {
+                let site = Site::new(SiteKind::MlpPost, last);
+                resolve(&Edit::new(site, Action::Copy(Which::Corrupted)).coordinate(n), &sources).unwrap()
+            })
+            .collect();
+        let edited = Trace::run_edited(&clean.model, clean.ids.clone(), Arc::new(ops), &progress).unwrap();
+        let run = s.run(&edges, &progress).unwrap();
+        assert_near(&run.normalized, &edited.normalized(LENGTH - 1).unwrap(), &case.name);
+        // All neurons are the whole MLP, against whatever reference; none are an MLP of which nothing is read.
+        for outside in Outside::ALL {
+            let s = stage(case, outside);
+            let mut all = Edges::all(s.wiring);
+            all.limit(last, (0..d_mlp).collect());
+            let all = s.run(&all, &progress).unwrap();
+            assert_near(&all.normalized, &clean.normalized(LENGTH - 1).unwrap(), &case.name);
+        }
+        let mut none = Edges::all(s.wiring);
+        none.limit(last, BTreeSet::new());
+        let mut without = Edges::all(s.wiring);
+        without.touching(Component::Mlp { layer: last }).into_iter().for_each(|e| without.remove(e));
+        let (none, without) = (s.run(&none, &progress).unwrap(), s.run(&without, &progress).unwrap());
+        assert_near(&none.normalized, &without.normalized, &case.name);
     }
 }
 
@@ -232,7 +273,10 @@ proptest! {
             (state >> 33) as f64 / f64::from(1u32 << 31)
         };
         let all: Vec<Edge> = Edges::all(s.wiring).iter().collect();
-        let base = Edges::of(s.wiring, all.iter().copied().filter(|_| random() < density));
+        let mut base = Edges::of(s.wiring, all.iter().copied().filter(|_| random() < density));
+        if s.wiring.has_mlp() && random() < 0.5 {
+            base.limit(0, (0..s.wiring.d_mlp).filter(|_| random() < 0.5).collect());
+        }
         let run = s.run(&base, &progress).unwrap();
         let circuits: Vec<Edges> = (0..5)
             .map(|i| {
@@ -240,6 +284,11 @@ proptest! {
                 for edge in &all {
                     if random() < 0.03 * f64::from(i) {
                         if edges.contains(*edge) { edges.remove(*edge) } else { edges.insert(*edge) }
+                    }
+                }
+                for layer in 0..s.wiring.n_layers {
+                    if s.wiring.has_mlp() && random() < 0.4 {
+                        edges.limit(layer, (0..s.wiring.d_mlp).filter(|_| random() < 0.5).collect());
                     }
                 }
                 edges

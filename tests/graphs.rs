@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -16,8 +16,10 @@ use circuitscope::engine::{Freeze, Site, SiteKind, Trace};
 use circuitscope::graph::components::{Keep, Part, Traced, trace_prediction};
 use circuitscope::graph::file::GraphFile;
 use circuitscope::graph::influence::Scores;
+use circuitscope::graph::neurons::Opened;
+use circuitscope::graph::readers::Attention;
 use circuitscope::graph::targets::Target;
-use circuitscope::graph::{Influence, NodeKind, prune};
+use circuitscope::graph::{Influence, Input, NodeKind, prune};
 use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
 use common::{families, fixture};
@@ -37,7 +39,7 @@ fn runs() -> Vec<(String, Trace)> {
 }
 
 fn traced(trace: &Trace, target: Target, keep: Keep) -> Traced {
-    trace_prediction(trace, trace.len() - 1, target, keep, &Progress::new()).unwrap()
+    trace_prediction(trace, trace.len() - 1, target, Attention::Frozen, keep, &Progress::new()).unwrap()
 }
 
 #[test]
@@ -135,6 +137,98 @@ fn edges_add_up_on_every_family() {
     }
 }
 
+/// What leaves a node adds up to what the node contributes, and what leaves a token to its embedding's part of the
+/// prediction's gradient: the chain rule, through values alone and through queries and keys as well.
+#[test]
+fn what_leaves_a_node_is_what_it_contributes() {
+    for (name, trace) in runs() {
+        let (last, target) = (trace.len() - 1, Target::Difference(5, 9));
+        let network = trace.model.network();
+        let (columns, _) = network.unembed_columns(&[5, 9]).unwrap();
+        let metric = |row: &Tensor| {
+            let logits = row.matmul(&columns)?.flatten_all()?;
+            Ok((logits.get(0)? - logits.get(1)?)?)
+        };
+        for attention in [Attention::Frozen, Attention::FirstOrder] {
+            let found = trace_prediction(&trace, last, target, attention, Keep::ALL, &Progress::new()).unwrap();
+            let g = &found.graph;
+            assert_eq!(g.follows_attention(), attention == Attention::FirstOrder);
+            let mut leaving = vec![(0f64, 0f64); g.nodes.len()];
+            for (source, _, w) in g.triples() {
+                leaving[source].0 += f64::from(w);
+                leaving[source].1 += f64::from(w.abs());
+            }
+            let kinds = [SiteKind::ResidPre];
+            let gradient = gradients(&trace, &kinds, attention.freeze(), last, metric, &Progress::new()).unwrap();
+            let site = Site::new(SiteKind::ResidPre, 0);
+            let parts = (gradient.get(site).unwrap() * trace.get(SiteKind::ResidPre, 0).unwrap()).unwrap();
+            let parts: Vec<f32> = parts.sum(1).unwrap().to_vec1().unwrap();
+            for (i, part) in found.parts.iter().enumerate() {
+                let expected = match part {
+                    Part::Token { pos } => f64::from(parts[*pos]),
+                    Part::Head { .. } | Part::Mlp { .. } => g.nodes[i].activation.unwrap(),
+                    _ => continue,
+                };
+                near(leaving[i].0, expected, leaving[i].1, &format!("{name} {attention:?} {}", g.nodes[i].id));
+            }
+        }
+    }
+}
+
+/// An opened MLP is split exactly: neurons and the others together have its links, and a neuron is a node like any
+/// other, whose inputs and outputs add up to what it contributes.
+#[test]
+fn opened_mlps_are_split_exactly() {
+    for (name, trace) in runs().into_iter().filter(|(_, t)| t.model.config.has_mlp()) {
+        for attention in [Attention::Frozen, Attention::FirstOrder] {
+            let (last, target) = (trace.len() - 1, Target::Difference(5, 9));
+            let found = trace_prediction(&trace, last, target, attention, Keep::ALL, &Progress::new()).unwrap();
+            let pruned = prune(&found.graph, &found.influence, 1.0, 1.0).unwrap();
+            let opens = |p: &Part| matches!(p, Part::Mlp { pos, .. } if *pos >= last - 1);
+            let open = |leading| found.opened(&trace, &pruned, opens, leading, &Progress::new()).unwrap();
+            let (closed, opened) = (open(0), open(4));
+            assert!(closed.graph.nodes.len() < opened.graph.nodes.len(), "{name}");
+            // Links by what they join, neurons counted as their MLP.
+            let joined = |o: &Opened| {
+                let whole = |i: usize| match o.parts[i] {
+                    Part::Neuron { layer, pos, .. } => Part::Mlp { layer, pos },
+                    other => other,
+                };
+                let mut sums: BTreeMap<(Part, Part), (f64, f64)> = BTreeMap::new();
+                for (s, t, w) in o.graph.triples() {
+                    let sum = sums.entry((whole(s), whole(t))).or_default();
+                    *sum = (sum.0 + f64::from(w), sum.1 + f64::from(w.abs()));
+                }
+                sums
+            };
+            let (before, after) = (joined(&closed), joined(&opened));
+            for (ends, (sum, _)) in &before {
+                let (split, size) = after.get(ends).copied().unwrap_or_default();
+                near(split, *sum, size, &format!("{name} {attention:?} {ends:?}"));
+            }
+            let kept: f64 = found.influence.values.iter().sum();
+            for (i, part) in opened.parts.iter().enumerate() {
+                let Part::Neuron { layer, pos, .. } = *part else { continue };
+                let into: (f64, f64) = opened.graph.into_node(i).iter().fold((0.0, 0.0), |s, l| {
+                    (s.0 + f64::from(l.weight), s.1 + f64::from(l.weight.abs()))
+                });
+                let contribution = opened.graph.nodes[i].activation.unwrap();
+                near(into.0, contribution, into.1, &format!("{name} into {}", opened.graph.nodes[i].label));
+                let out: Vec<f64> =
+                    opened.graph.triples().filter(|t| t.0 == i).map(|t| f64::from(t.2)).collect();
+                let size = out.iter().map(|w| w.abs()).sum();
+                near(out.iter().sum(), contribution, size, &format!("{name} out of {}", opened.graph.nodes[i].label));
+                assert!(opened.influence[i] >= 0.0 && opened.influence[i] <= kept, "{name} {layer} {pos}");
+            }
+            // Written and read again they are nodes of the file.
+            let file = found.file(&trace, &opened, (1.0, 1.0));
+            let again = GraphFile::from_json(file.to_json(), std::path::Path::new("g.json")).unwrap();
+            assert_eq!(again.graph.nodes.len(), opened.graph.nodes.len(), "{name}");
+            assert_eq!(again.graph.follows_attention(), attention == Attention::FirstOrder, "{name}");
+        }
+    }
+}
+
 /// A neuron's part of what its MLP contributes is its activation times the frozen gradient there, and the kept ones are
 /// the largest.
 #[test]
@@ -221,8 +315,9 @@ fn a_heads_score_is_the_sum_of_its_parts() {
     }
 }
 
-/// On the model that was trained to do induction, tracing the repeated token leads to an induction head, and taking
-/// that head apart to the previous-token head that makes its keys: K-composition.
+/// On the model that was trained to do induction, tracing the repeated token with attention followed finds the
+/// previous-token head that makes the induction head's keys, K-composition, in one go; with attention held still it
+/// leads to the induction head, and taking that apart to the other.
 #[test]
 fn tracing_finds_the_induction_circuit() {
     let model = Arc::new(Model::open("induction").unwrap());
@@ -232,6 +327,23 @@ fn tracing_finds_the_induction_circuit() {
     let last = ids.len() - 1;
     // The token that followed before is what comes next.
     assert_eq!(trace.next[last][0].id, ids[15]);
+    // Followed: of the 95 % of all nodes, pruned as usual, the strongest edge between two heads is the one.
+    let follow = Attention::FirstOrder;
+    let found = trace_prediction(&trace, last, Target::Token(ids[15]), follow, Keep::default(), &Progress::new());
+    let found = found.unwrap();
+    let pruned = prune(&found.graph, &found.influence, 0.8, 0.98).unwrap();
+    let (graph, old) = found.graph.pruned(&pruned).unwrap();
+    let is_head = |i: usize| matches!(found.parts[old[i]], Part::Head { .. });
+    let (at, (source, target, _)) = graph
+        .triples()
+        .enumerate()
+        .filter(|(_, (s, t, _))| is_head(*s) && is_head(*t))
+        .max_by(|a, b| a.1.2.abs().total_cmp(&b.1.2.abs()))
+        .unwrap();
+    assert_eq!(found.parts[old[source]], Part::Head { layer: 0, head: 2, pos: 15 }, "the previous-token head");
+    assert!(matches!(found.parts[old[target]], Part::Head { layer: 1, pos, .. } if pos == last));
+    assert_eq!(graph.input(at), Input::Key);
+
     let found = traced(&trace, Target::Token(ids[15]), Keep::ALL);
     let of = |i: usize| match found.parts[i] {
         Part::Head { layer, head, pos } => Some((layer, head, pos)),

@@ -1,15 +1,21 @@
 //! The part of the state that is about circuits: the traced graph, the cart, and what is asked of them.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
 use super::command::Action;
 use super::notify::Level;
 use super::state::{Slot, State};
 use crate::analysis::metric::MetricKind;
 use crate::circuit::cart::Cart;
 use crate::circuit::file::{CircuitFile, PromptPair};
-use crate::circuit::{Outside, Wiring};
+use crate::circuit::eap::EdgeScores;
+use crate::circuit::{Edge, Outside, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
+use crate::graph::layout::Cut;
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
+use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::jobs::circuits::{CircuitQuestion, Search, Searched};
 use crate::jobs::{Kind, Request};
@@ -38,6 +44,9 @@ pub struct CircuitSettings {
     pub curve: bool,
 }
 
+/// Changes of the cart that can be taken back.
+const UNDO: usize = 50;
+
 /// Prompts of a set that a circuit is tried on.
 pub const SET_SIZE: usize = 8;
 
@@ -45,10 +54,17 @@ pub struct CircuitState {
     /// Whether the graph view has been looked at: until then nothing is traced.
     pub wants_graph: bool,
     pub target: GraphTarget,
-    pub thresholds: (f64, f64),
+    pub attention: Attention,
+    pub cut: Cut,
     /// The graph is of a file.
     pub file: Option<String>,
     pub settings: CircuitSettings,
+    /// Carts as they were before they were changed, the last one last.
+    pub undo: Vec<Cart>,
+    /// Scores of the edges that the last search ranked, kept with what is saved.
+    pub scores: Option<Arc<EdgeScores>>,
+    /// Another circuit to compare the cart with, and what it is called.
+    pub compared: Option<(String, Cart)>,
 }
 
 impl Default for CircuitState {
@@ -56,7 +72,11 @@ impl Default for CircuitState {
         Self {
             wants_graph: false,
             target: GraphTarget::default(),
-            thresholds: (NODE_THRESHOLD, EDGE_THRESHOLD),
+            attention: Attention::default(),
+            cut: Cut { thresholds: (NODE_THRESHOLD, EDGE_THRESHOLD), opened: BTreeSet::new() },
+            undo: Vec::new(),
+            scores: None,
+            compared: None,
             file: None,
             settings: CircuitSettings::default(),
         }
@@ -74,8 +94,19 @@ impl State {
                 self.circuits.target = target;
                 self.request_graph();
             }
+            Action::GraphAttention(attention) => {
+                self.circuits.attention = attention;
+                self.request_graph();
+            }
             Action::GraphThresholds(node, edge) => {
-                self.circuits.thresholds = (node, edge);
+                self.circuits.cut.thresholds = (node, edge);
+                self.request_drawing();
+            }
+            Action::OpenMlp(id) => {
+                let opened = &mut self.circuits.cut.opened;
+                if !opened.remove(&id) {
+                    opened.insert(id);
+                }
                 self.request_drawing();
             }
             Action::OpenGraph(path) => {
@@ -90,10 +121,19 @@ impl State {
                 self.request_graph();
             }
             Action::SetCart(cart) => self.set_cart(cart),
-            Action::ToggleCart(component) => {
+            Action::UndoCart => {
+                if let Some(cart) = self.circuits.undo.pop() {
+                    self.show_cart(cart);
+                }
+            }
+            Action::CompareCart(other) => {
+                self.circuits.compared = other;
+                self.request_quality();
+            }
+            Action::ToggleCart(member) => {
                 if let Some(wiring) = self.wiring() {
                     let mut cart = self.document.cart.clone();
-                    cart.toggle(component, wiring);
+                    cart.toggle(member, wiring);
                     self.set_cart(cart);
                 }
             }
@@ -132,6 +172,16 @@ impl State {
     }
 
     fn set_cart(&mut self, cart: Cart) {
+        if cart != self.document.cart {
+            if self.circuits.undo.len() == UNDO {
+                self.circuits.undo.remove(0);
+            }
+            self.circuits.undo.push(self.document.cart.clone());
+        }
+        self.show_cart(cart);
+    }
+
+    fn show_cart(&mut self, cart: Cart) {
         self.document.cart = cart;
         self.results.searching.error = None;
         self.request_quality();
@@ -159,12 +209,13 @@ impl State {
         self.results.graph.outdate();
         self.results.drawing.outdate();
         let pos = self.selection.pinned.pos;
-        self.worker.submit(Request::Graph { trace: subject.trace, pos, target });
+        let attention = self.circuits.attention;
+        self.worker.submit(Request::Graph { trace: subject.trace, pos, target, attention });
     }
 
     pub(super) fn request_drawing(&mut self) {
         if let Some(shown) = self.results.graph.get().map(|r| r.value.clone()) {
-            self.worker.submit(Request::Drawing { shown, thresholds: self.circuits.thresholds });
+            self.worker.submit(Request::Drawing { shown, cut: self.circuits.cut.clone() });
         }
     }
 
@@ -192,6 +243,7 @@ impl State {
             outside: s.outside,
             set: s.set.clone().map(|name| (name, SET_SIZE)),
             curve: s.curve,
+            compared: self.circuits.compared.clone(),
         })
     }
 
@@ -231,6 +283,7 @@ impl State {
                 found.faithfulness
             ),
         );
+        self.circuits.scores = found.scores;
         self.set_cart(found.cart);
     }
 
@@ -260,10 +313,23 @@ impl State {
             answer_id,
             wrong_id,
         };
-        let origin = if d.cart.origin.is_empty() { "collected by hand".to_owned() } else { d.cart.origin.clone() };
+        let mut origin = if d.cart.origin.is_empty() { "collected by hand".to_owned() } else { d.cart.origin.clone() };
+        // Scores are the search's where it ranked every edge, else what was measured of each edge here.
+        let drops: HashMap<Edge, f32> = match self.results.tried.get() {
+            Some(t) if t.fresh => t.value.quality.edges.iter().copied().collect(),
+            _ => HashMap::new(),
+        };
+        let searched = self.circuits.scores.as_ref().filter(|s| s.wiring == edges.wiring);
+        if searched.is_none() && !drops.is_empty() {
+            origin += "; scores are losses of faithfulness";
+        }
+        let score = |edge: Edge| match searched {
+            Some(scores) => scores.get(edge),
+            None => drops.get(&edge).copied().unwrap_or(0.0),
+        };
         let outside = self.circuits.settings.outside;
         let kind = MetricKind::LogitDifference;
-        let file = CircuitFile::new(model, vec![prompt], kind, outside, origin, &edges, |_| 0.0);
+        let file = CircuitFile::new(model, vec![prompt], kind, outside, origin, &edges, score);
         let bytes = serde_json::to_vec_pretty(&file).map_err(|e| Error::failed(e.to_string()))?;
         Ok(("circuit.json".to_owned(), bytes))
     }

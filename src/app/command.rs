@@ -10,10 +10,12 @@ use super::views::ViewKind;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::projection::Settings;
 use crate::circuit::cart::Cart;
-use crate::circuit::{Component, Edge};
+use crate::circuit::{Edge, Member};
 use crate::engine::edit::Edit;
 use crate::engine::generate::Sampling;
 use crate::engine::{EditStack, Which};
+use crate::graph::marks::Marks;
+use crate::graph::readers::Attention;
 use crate::jobs::circuits::Search;
 
 /// Named commands without data.
@@ -40,6 +42,7 @@ pub enum Command {
     ClearEdits,
     Generate,
     Collect,
+    UndoCart,
     ClearCart,
     ResetLayout,
     Shortcuts,
@@ -47,7 +50,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -69,6 +72,7 @@ impl Command {
         Self::ClearEdits,
         Self::Generate,
         Self::Collect,
+        Self::UndoCart,
         Self::ClearCart,
         Self::ResetLayout,
         Self::Shortcuts,
@@ -97,7 +101,8 @@ impl Command {
             Self::ToggleEdits => "Switch all edits off or on",
             Self::ClearEdits => "Remove all edits",
             Self::Generate => "Generate text without and with the edits",
-            Self::Collect => "Put the pinned head into the circuit, or take it out",
+            Self::Collect => "Put the pinned head or neuron into the circuit, or take it out",
+            Self::UndoCart => "Undo the last change of the circuit",
             Self::ClearCart => "Empty the circuit",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
@@ -130,13 +135,20 @@ impl Command {
             Self::ToggleEdits => plain(Key::E),
             Self::Generate => command(Key::G),
             Self::Collect => plain(Key::C),
+            Self::UndoCart => command(Key::Z),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
         })
     }
 
-    /// Plain keys belong to a text field while one is being edited.
+    /// Keys that the graph takes while it has the keyboard.
+    pub fn yields_to_graph(self) -> bool {
+        matches!(self, Self::PreviousToken | Self::NextToken | Self::LayerUp | Self::LayerDown | Self::Collect)
+    }
+
+    /// Plain keys, and undo, belong to a text field while one is being edited.
     pub fn yields_to_typing(self) -> bool {
-        self.shortcut().is_some_and(|s| s.modifiers.is_none() && ![Key::F1, Key::F5].contains(&s.logical_key))
+        self == Self::UndoCart
+            || self.shortcut().is_some_and(|s| s.modifiers.is_none() && ![Key::F1, Key::F5].contains(&s.logical_key))
     }
 }
 
@@ -167,6 +179,10 @@ pub enum Action {
     /// The graph view was looked at.
     TraceGraph,
     GraphTarget(GraphTarget),
+    /// Whether attention patterns are held still or followed.
+    GraphAttention(Attention),
+    /// Takes an MLP of the graph, by its id, apart into neurons, or puts it together again.
+    OpenMlp(String),
     /// Shares of influence that the kept nodes and links hold.
     GraphThresholds(f64, f64),
     /// Asks the system for a graph file.
@@ -175,11 +191,17 @@ pub enum Action {
     OpenGraph(String),
     /// Back from a file to the traced prediction.
     CloseGraph,
-    /// Saves the pruned graph.
-    SaveGraph,
+    /// Saves the pruned graph with what was said about its nodes.
+    SaveGraph(Marks),
     SetCart(Cart),
-    /// Adds a component to the cart, or takes it away.
-    ToggleCart(Component),
+    /// Takes the last change of the cart back.
+    UndoCart,
+    /// Asks the system for a circuit to compare the cart with.
+    LoadCompared,
+    /// A named circuit to compare the cart with, or none.
+    CompareCart(Option<(String, Cart)>),
+    /// Adds a component or a neuron to the cart, or takes it away.
+    ToggleCart(Member),
     AddCartEdge(Edge),
     /// Takes an edge out of the cart.
     RemoveCartEdge(Edge),

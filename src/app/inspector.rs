@@ -10,7 +10,7 @@ use super::views::Context;
 use super::widgets::bars::{Bar, bar};
 use super::widgets::token_text;
 use crate::analysis::head_scores::SCORES;
-use crate::circuit::Component;
+use crate::circuit::{Component, Edge, Member, Part, Receiver};
 use crate::jobs::Kind;
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -117,16 +117,20 @@ fn lens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
+/// The button that puts something into the circuit.
+fn collect(ui: &mut egui::Ui, cx: &mut Context<'_>, member: Member) {
+    let inside = cx.state.document.cart.contains(member);
+    let text = if inside { "take out of the circuit" } else { "add to the circuit" };
+    if ui.small_button(text).on_hover_text("C").clicked() {
+        cx.actions.push(Action::ToggleCart(member));
+    }
+}
+
 fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
     let Some(h) = p.head.filter(|_| !p.all_heads) else { return };
     section(ui, cx, &format!("Head {}.{h}", p.layer));
-    let component = Component::Head { layer: p.layer, head: h };
-    let inside = cx.state.document.cart.contains(component);
-    let text = if inside { "take out of the circuit" } else { "add to the circuit" };
-    if ui.small_button(text).on_hover_text("C").clicked() {
-        cx.actions.push(Action::ToggleCart(component));
-    }
+    collect(ui, cx, Component::Head { layer: p.layer, head: h }.into());
     let r = &cx.state.results;
     if let Some(a) = r.attribution.get()
         && let Some(v) = a.heads.get(p.layer).and_then(|row| row.get(h))
@@ -208,21 +212,31 @@ fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     caption(ui, cx, &text);
     let lists = [
         (
+            Part::Query,
             "query from",
             &why.by_query,
             "parts of the score by what wrote the query; norm scales frozen, the sum is exact",
         ),
-        ("key from", &why.by_key, "parts of the score by what wrote the key, against the other keys"),
-        ("value from", &why.by_value, "shares of what the head reads out, by what wrote the values"),
+        (Part::Key, "key from", &why.by_key, "parts of the score by what wrote the key, against the other keys"),
+        (Part::Value, "value from", &why.by_value, "shares of what the head reads out, by what wrote the values"),
     ];
-    for (title, list, hint) in lists {
+    for (part, title, list, hint) in lists {
         ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak)).on_hover_text(hint);
         let max = list.first().map_or(1.0, |s| s.1.abs());
         for (component, value) in list.iter().take(4) {
             let label = component.map_or_else(|| "biases".to_owned(), |c| c.to_string());
             let b = Bar { label, value: *value, text: format!("{value:+.2}"), strong: false };
             let response = bar(ui, &b, max, true, 62.0);
-            let Some(Component::Head { layer, head }) = *component else { continue };
+            let Some(from) = *component else { continue };
+            let response = response.on_hover_text("click shows a head; right click: this edge into the circuit");
+            if response.secondary_clicked()
+                && let Some(wiring) = cx.state.wiring()
+                && let Some(sender) = wiring.sender(from)
+                && let Some(receiver) = wiring.receiver(Receiver::Head { layer: why.layer, head: why.head, part })
+            {
+                cx.actions.push(Action::AddCartEdge(Edge { sender, receiver }));
+            }
+            let Component::Head { layer, head } = from else { continue };
             if response.hovered() {
                 cx.hovered.head = Some((layer, head));
             }
@@ -251,6 +265,7 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
     let Some(i) = p.neuron else { return };
     section(ui, cx, &format!("Neuron {}.{i}", p.layer));
+    collect(ui, cx, Member::Neuron { layer: p.layer, neuron: i });
     let r = &cx.state.results;
     if let Some(n) = r.neurons.get().filter(|n| n.layer == p.layer)
         && let Some(v) = n.order.iter().position(|o| *o == i).and_then(|at| n.values.get(at))

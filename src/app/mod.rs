@@ -39,11 +39,14 @@ use self::strip::Strip;
 use self::theme::Palette;
 use self::topbar::TopBar;
 use self::views::{Context, ViewKind};
+use crate::circuit::{Component, Member};
 use crate::cli::WindowArgs;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::gpu::adapter;
 use crate::gpu::heatmap::HeatmapPipeline;
+use crate::graph::layout::{Cut, Shown};
+use crate::graph::marks::Marks;
 use crate::jobs::Worker;
 use crate::model::builtin::{self, BUILTINS};
 use crate::session::{Document, recent};
@@ -122,6 +125,8 @@ enum Message {
     Stack(PathBuf, crate::engine::EditStack),
     Graph(PathBuf),
     Cart(PathBuf, crate::circuit::cart::Cart),
+    /// A circuit's name, and the circuit that the cart is compared with.
+    Compared(String, crate::circuit::cart::Cart),
 }
 
 pub struct App {
@@ -198,6 +203,10 @@ impl App {
                     self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
                     self.state.apply(Action::SetCart(cart), self.now);
                 }
+                Message::Compared(name, cart) => {
+                    self.layout.show(ViewKind::Circuit);
+                    self.state.apply(Action::CompareCart(Some((name, cart))), self.now);
+                }
                 Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
                 Message::SaveTo(path) => {
                     if let Some(save) = &mut self.save {
@@ -229,6 +238,8 @@ impl App {
             return;
         }
         let typing = ctx.text_edit_focused();
+        // While the graph has the keyboard, arrows walk in it.
+        let walking = ctx.memory(|m| m.has_focus(views::graph_canvas_id()));
         let mut pressed = Vec::new();
         // The more specific first: Ctrl+Shift+O is also a Ctrl+O.
         let mut commands = Command::ALL;
@@ -237,7 +248,7 @@ impl App {
             let Some(shortcut) = command.shortcut() else { continue };
             // Escape closes a menu before it cancels anything.
             let menu = command == Command::Cancel && egui::Popup::is_any_open(ctx);
-            if menu || typing && command.yields_to_typing() {
+            if menu || typing && command.yields_to_typing() || walking && command.yields_to_graph() {
                 continue;
             }
             if ctx.input_mut(|i| i.consume_shortcut(&shortcut)) {
@@ -343,10 +354,17 @@ impl App {
                         .map(|h| read_json(h.path()))
                 });
             }
-            Action::SaveGraph => {
+            Action::LoadCompared => {
+                let dialog = rfd::AsyncFileDialog::new().set_title("A circuit to compare with");
+                self.background(ctx, move || {
+                    pollster::block_on(dialog.add_filter("circuits", &["json"]).pick_file())
+                        .map(|h| read_compared(h.path()))
+                });
+            }
+            Action::SaveGraph(marks) => {
                 if let Some(shown) = self.state.results.graph.get().map(|r| r.value.clone()) {
-                    let thresholds = self.state.circuits.thresholds;
-                    self.background(ctx, move || Some(graph_bytes(&shown, thresholds)));
+                    let cut = self.state.circuits.cut.clone();
+                    self.background(ctx, move || Some(graph_bytes(&shown, &cut, &marks)));
                 }
             }
             Action::SaveCart => match self.state.circuit_file() {
@@ -418,11 +436,17 @@ impl App {
                 self.state.apply(Action::Generate, self.now);
             }
             Command::Collect => {
-                if let Some(head) = pinned.head {
-                    let component = crate::circuit::Component::Head { layer: pinned.layer, head };
-                    self.state.apply(Action::ToggleCart(component), self.now);
+                let neuron = pinned.neuron.filter(|_| pinned.focus == Focus::Neuron);
+                let member = match (neuron, pinned.head) {
+                    (Some(neuron), _) => Some(Member::Neuron { layer: pinned.layer, neuron }),
+                    (None, Some(head)) => Some(Component::Head { layer: pinned.layer, head }.into()),
+                    (None, None) => None,
+                };
+                if let Some(member) = member {
+                    self.state.apply(Action::ToggleCart(member), self.now);
                 }
             }
+            Command::UndoCart => self.state.apply(Action::UndoCart, self.now),
             Command::ClearCart => self.state.apply(Action::SetCart(Default::default()), self.now),
             Command::ResetLayout => self.layout = Layout::default(),
             Command::Shortcuts => self.shortcuts_open ^= true,
@@ -566,9 +590,20 @@ fn read_json(path: &std::path::Path) -> Message {
     }
 }
 
-fn graph_bytes(shown: &crate::graph::layout::Shown, thresholds: (f64, f64)) -> Message {
-    let text =
-        shown.file(thresholds).and_then(|f| serde_json::to_vec(&f.to_json()).map_err(|e| Error::failed(e.to_string())));
+/// A circuit to compare with.
+fn read_compared(path: &std::path::Path) -> Message {
+    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    match crate::circuit::file::CircuitFile::open(path) {
+        Ok(file) => Message::Compared(name, file.cart()),
+        Err(e) => Message::Say(Level::Error, e.to_string()),
+    }
+}
+
+fn graph_bytes(shown: &Shown, cut: &Cut, marks: &Marks) -> Message {
+    let text = shown.file(cut).and_then(|mut f| {
+        marks.write(&mut f);
+        serde_json::to_vec(&f.to_json()).map_err(|e| Error::failed(e.to_string()))
+    });
     match text {
         Ok(bytes) => Message::Save("graph.json".to_owned(), bytes),
         Err(e) => Message::Say(Level::Error, e.to_string()),

@@ -1,15 +1,17 @@
 //! The circuit cart: components and edges that a user collects, as a document keeps them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::edges::Edges;
-use super::wiring::{Component, Edge, Wiring};
-use crate::error::Result;
+use super::wiring::{Component, Edge, Member, Wiring};
+use crate::error::{Error, Result};
 
 /// A circuit in the making: of components, with every edge between them, or of edges one by one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cart {
-    /// Names, as `a23.h3`.
+    /// Names, as `a23.h3`, `m5`, or `m5.n17` for one of an MLP's neurons.
     pub nodes: Vec<String>,
     /// Names, as `a20.h0->a23.h3<q>`; used if `by_edges`.
     #[serde(default)]
@@ -26,37 +28,55 @@ impl Cart {
         self.nodes.is_empty() && (self.edges.is_empty() || !self.by_edges)
     }
 
-    pub fn contains(&self, component: Component) -> bool {
-        let name = component.to_string();
+    pub fn contains(&self, member: impl Into<Member>) -> bool {
+        let name = member.into().to_string();
         self.nodes.contains(&name)
     }
 
     /// The whole of a found circuit.
     pub fn of(edges: &Edges, origin: String) -> Self {
         let w = edges.wiring;
-        let nodes = edges.components().iter().filter(|s| *s > 0).map(|s| w.sender_at(s).to_string()).collect();
+        let inner = edges.components().iter().filter(|s| *s > 0).collect::<Vec<_>>();
+        let nodes = inner.into_iter().flat_map(|s| names(edges, w.sender_at(s))).collect();
         Self { nodes, edges: edges.iter().map(|e| w.name(e)).collect(), by_edges: true, origin }
     }
 
-    /// Adds a component, or takes it away with its edges. In a circuit of edges a new component is connected
-    /// with all others.
-    pub fn toggle(&mut self, component: Component, wiring: Wiring) {
+    /// Adds a member, or takes it away; a component with its edges. In a circuit of edges a new component is connected
+    /// with all others. Adding a neuron of an MLP that is whole in the circuit leaves only this neuron of it.
+    pub fn toggle(&mut self, member: impl Into<Member>, wiring: Wiring) {
+        let member = member.into();
         self.edited();
-        let name = component.to_string();
+        let name = member.to_string();
+        let component = member.component();
         if let Some(at) = self.nodes.iter().position(|n| *n == name) {
             self.nodes.remove(at);
-            let touches = |edge: &String| {
-                wiring.parse(edge).is_ok_and(|e| {
-                    wiring.sender_at(e.sender) == component || wiring.receiver_at(e.receiver).component() == component
-                })
-            };
-            self.edges.retain(|e| !touches(e));
+            let parts_left = self.parts_of(component).next().is_some();
+            if !parts_left {
+                let touches = |edge: &String| {
+                    wiring.parse(edge).is_ok_and(|e| {
+                        wiring.sender_at(e.sender) == component
+                            || wiring.receiver_at(e.receiver).component() == component
+                    })
+                };
+                self.edges.retain(|e| !touches(e));
+            }
             return;
         }
         let Some(me) = wiring.sender(component) else { return };
-        if self.by_edges {
-            let mut others: Vec<usize> =
-                self.nodes.iter().filter_map(|n| wiring.sender(Component::parse(n)?)).collect();
+        let known = self.parts_of(component).next().is_some();
+        match member {
+            // The whole stands for its parts, and the other way round.
+            Member::Component(_) => self.nodes.retain(|n| Member::parse(n).is_none_or(|m| m.component() != component)),
+            Member::Neuron { .. } => self.nodes.retain(|n| *n != component.to_string()),
+        }
+        if self.by_edges && !known {
+            let mut others: Vec<usize> = self
+                .nodes
+                .iter()
+                .filter_map(|n| wiring.sender(Member::parse(n)?.component()))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
             others.push(0);
             let into = wiring.receivers_of(me).flat_map(|receiver| {
                 others.iter().filter(move |s| **s < wiring.reads(receiver)).map(move |s| Edge { sender: *s, receiver })
@@ -67,6 +87,11 @@ impl Cart {
             self.edges.extend(more);
         }
         self.nodes.push(name);
+    }
+
+    /// Names of a component or of neurons of it that are in the cart.
+    fn parts_of(&self, component: Component) -> impl Iterator<Item = &String> {
+        self.nodes.iter().filter(move |n| Member::parse(n).is_some_and(|m| m.component() == component))
     }
 
     /// Turns a circuit of components into one of edges, the same circuit.
@@ -97,7 +122,8 @@ impl Cart {
             self.edges.push(name);
         }
         for c in [wiring.sender_at(edge.sender), wiring.receiver_at(edge.receiver).component()] {
-            if !matches!(c, Component::Embed | Component::Logits) && !self.contains(c) {
+            let inner = !matches!(c, Component::Embed | Component::Logits);
+            if inner && self.parts_of(c).next().is_none() {
                 self.nodes.push(c.to_string());
             }
         }
@@ -116,19 +142,46 @@ impl Cart {
     /// # Errors
     /// A name that the model does not have.
     pub fn circuit(&self, wiring: Wiring) -> Result<Edges> {
-        if self.by_edges {
-            let edges = self.edges.iter().map(|e| wiring.parse(e)).collect::<Result<Vec<_>>>()?;
-            return Ok(Edges::of(wiring, edges));
-        }
-        let mut kept = vec![false; wiring.n_senders()];
-        kept[0] = true;
+        let mut members = Vec::new();
         for name in &self.nodes {
-            let sender = Component::parse(name).and_then(|c| wiring.sender(c)).ok_or_else(|| {
-                crate::error::Error::request(format!("the cart's `{name}` is not in this model; remove it"))
-            })?;
-            kept[sender] = true;
+            members.push(Member::parse(name).filter(|m| wiring.has(*m)).ok_or_else(|| {
+                Error::request(format!("the cart's `{name}` is not in this model; remove it"))
+            })?);
         }
-        Ok(Edges::between(wiring, |s| kept[s]))
+        let mut edges = if self.by_edges {
+            Edges::of(wiring, self.edges.iter().map(|e| wiring.parse(e)).collect::<Result<Vec<_>>>()?)
+        } else {
+            let mut kept = vec![false; wiring.n_senders()];
+            kept[0] = true;
+            members.iter().filter_map(|m| wiring.sender(m.component())).for_each(|s| kept[s] = true);
+            Edges::between(wiring, |s| kept[s])
+        };
+        limit(&mut edges, &members);
+        Ok(edges)
+    }
+}
+
+/// Where neurons of an MLP are named and the MLP itself is not, only they belong to the circuit.
+pub(super) fn limit(edges: &mut Edges, members: &[Member]) {
+    let mut neurons: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for member in members {
+        if let Member::Neuron { layer, neuron } = *member
+            && !members.contains(&Member::Component(Component::Mlp { layer }))
+        {
+            neurons.entry(layer).or_default().insert(neuron);
+        }
+    }
+    neurons.into_iter().for_each(|(layer, set)| edges.limit(layer, set));
+}
+
+/// Names of a component in a circuit: its own, or those of its neurons.
+pub(super) fn names(edges: &Edges, component: Component) -> Vec<String> {
+    match component {
+        Component::Mlp { layer } if edges.neurons(layer).is_some() => {
+            let neurons = edges.neurons(layer).into_iter().flatten();
+            neurons.map(|neuron| Member::Neuron { layer, neuron: *neuron }.to_string()).collect()
+        }
+        whole => vec![whole.to_string()],
     }
 }
 
@@ -168,6 +221,27 @@ mod tests {
         let mut one = Cart::of(&Edges::of(w, [key]), "EAP".to_owned());
         one.remove_edge(key, w);
         assert!(one.circuit(w).unwrap().is_empty() && one.origin == "EAP, edited by hand");
+        // Neurons: the first brings its MLP's edges, the last takes them along; the whole stands for its parts.
+        let neuron = |neuron| Member::Neuron { layer: 1, neuron };
+        cart.toggle(Component::Mlp { layer: 1 }, w);
+        let before = cart.edges.len();
+        cart.toggle(neuron(3), w);
+        cart.toggle(neuron(4), w);
+        let circuit = cart.circuit(w).unwrap();
+        assert_eq!(circuit.neurons(1), Some(&BTreeSet::from([3, 4])));
+        assert!(circuit.contains(w.parse("m1->logits").unwrap()) && cart.edges.len() == before + 3);
+        assert_eq!(Cart::of(&circuit, String::new()).circuit(w).unwrap(), circuit);
+        cart.toggle(neuron(3), w);
+        assert_eq!((cart.nodes.clone(), cart.edges.len()), (vec!["a0.h1".to_owned(), "m1.n4".to_owned()], before + 3));
+        cart.toggle(Component::Mlp { layer: 1 }, w);
+        assert!(cart.circuit(w).unwrap().neurons(1).is_none() && cart.edges.len() == before + 3);
+        cart.toggle(neuron(5), w);
+        assert_eq!(cart.nodes, ["a0.h1", "m1.n5"]);
+        cart.toggle(neuron(5), w);
+        assert!(cart.edges.iter().all(|e| !e.contains("m1")));
+        cart.nodes.push("m1.n99".to_owned());
+        assert!(cart.circuit(w).is_err_and(|e| e.to_string().contains("m1.n99")));
+        cart.nodes.pop();
         cart.by_edges = false;
         cart.nodes.push("a9.h9".to_owned());
         cart.edges.clear();

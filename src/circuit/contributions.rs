@@ -75,30 +75,53 @@ impl Contributions {
         4 * (2 + layers * (config.n_heads + 1)) * rows * config.d_model
     }
 
-    /// By sender the mean over all rows of all runs, [d_model]; one run is taken apart at a time.
-    ///
-    /// # Errors
-    /// As [`Self::part`].
-    pub fn mean(runs: &[Arc<Trace>], progress: &Progress) -> Result<Vec<Vec<f32>>> {
-        let mut sums: Vec<Vec<f64>> = Vec::new();
-        let mut n = 0;
-        for run in runs {
-            let d = run.model.config.d_model;
-            let own = Self::part(run, 0..run.len(), run.model.config.n_layers, progress)?;
-            sums.resize(own.values.len(), vec![0f64; d]);
-            for (sum, values) in sums.iter_mut().zip(&own.values) {
-                for row in values.chunks_exact(d) {
-                    sum.iter_mut().zip(row).for_each(|(a, b)| *a += f64::from(*b));
-                }
-            }
-            n += run.len();
-        }
-        Ok(sums.into_iter().map(|sum| sum.into_iter().map(|v| (v / n.max(1) as f64) as f32).collect()).collect())
-    }
 
     /// self − other, by sender.
     pub fn minus(&self, other: &Self) -> Vec<Vec<f32>> {
         self.values.par_iter().zip(&other.values).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect()).collect()
+    }
+}
+
+/// Means over all rows of some runs.
+#[derive(Clone, Debug, Default)]
+pub struct Means {
+    /// By sender what it writes, [d_model].
+    pub values: Vec<Vec<f32>>,
+    /// By layer the activations of the MLP's neurons, [d_mlp]; empty without MLPs.
+    pub neurons: Vec<Vec<f32>>,
+}
+
+impl Means {
+    /// One run is taken apart at a time.
+    ///
+    /// # Errors
+    /// As [`Contributions::part`].
+    pub fn of(runs: &[Arc<Trace>], progress: &Progress) -> Result<Self> {
+        let mut sums: [Vec<Vec<f64>>; 2] = Default::default();
+        let mut n = 0;
+        for run in runs {
+            let c = &run.model.config;
+            let own = Contributions::part(run, 0..run.len(), c.n_layers, progress)?;
+            let layers = if c.has_mlp() { c.n_layers } else { 0 };
+            let neurons = (0..layers)
+                .map(|l| Ok(run.get(SiteKind::MlpPost, l)?.flatten_all()?.to_vec1()?))
+                .collect::<Result<Vec<Vec<f32>>>>()?;
+            for (of, values, width) in [(0, &own.values, c.d_model), (1, &neurons, c.d_mlp)] {
+                let sums: &mut Vec<Vec<f64>> = &mut sums[of];
+                sums.resize(values.len(), vec![0f64; width]);
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    for row in values.chunks_exact(width) {
+                        sum.iter_mut().zip(row).for_each(|(a, b)| *a += f64::from(*b));
+                    }
+                }
+            }
+            n += run.len();
+        }
+        let mean = |sums: Vec<Vec<f64>>| -> Vec<Vec<f32>> {
+            sums.into_iter().map(|sum| sum.into_iter().map(|v| (v / n.max(1) as f64) as f32).collect()).collect()
+        };
+        let [values, neurons] = sums;
+        Ok(Self { values: mean(values), neurons: mean(neurons) })
     }
 }
 

@@ -1,8 +1,10 @@
 //! A set of edges: what a circuit is made of.
 
-use super::wiring::{Edge, Wiring};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Edges of one wiring, a bit each.
+use super::wiring::{Component, Edge, Receiver, Wiring};
+
+/// Edges of one wiring, a bit each; and of some MLPs which of their neurons the edges mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edges {
     pub wiring: Wiring,
@@ -10,6 +12,8 @@ pub struct Edges {
     words: usize,
     /// [receiver][word]; bit s of a row is the edge from sender s.
     bits: Vec<u64>,
+    /// By layer the neurons of an MLP that belong to the circuit, where not all of them do.
+    neurons: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 /// A set of senders, in the words that rows of [`Edges`] have.
@@ -47,7 +51,7 @@ fn ones(words: &[u64]) -> impl Iterator<Item = usize> + '_ {
 impl Edges {
     pub fn none(wiring: Wiring) -> Self {
         let words = wiring.n_senders().div_ceil(64);
-        Self { wiring, words, bits: vec![0; wiring.n_receivers() * words] }
+        Self { wiring, words, bits: vec![0; wiring.n_receivers() * words], neurons: BTreeMap::new() }
     }
 
     pub fn all(wiring: Wiring) -> Self {
@@ -76,6 +80,49 @@ impl Edges {
         set
     }
 
+    /// The neurons of an MLP that belong to the circuit; `None` where all of them do.
+    pub fn neurons(&self, layer: usize) -> Option<&BTreeSet<usize>> {
+        self.neurons.get(&layer)
+    }
+
+    /// MLPs of which only some neurons belong to the circuit.
+    pub fn limited(&self) -> impl Iterator<Item = (usize, &BTreeSet<usize>)> {
+        self.neurons.iter().map(|(layer, set)| (*layer, set))
+    }
+
+    /// Only these neurons of an MLP belong to the circuit.
+    pub fn limit(&mut self, layer: usize, neurons: BTreeSet<usize>) {
+        self.neurons.insert(layer, neurons);
+    }
+
+    /// Takes one of the neurons of an MLP out of the circuit.
+    pub fn remove_neuron(&mut self, layer: usize, neuron: usize) {
+        let all = self.wiring.d_mlp;
+        self.neurons.entry(layer).or_insert_with(|| (0..all).collect()).remove(&neuron);
+    }
+
+    /// The edges that touch a component, as a sender or a receiver.
+    pub fn touching(&self, component: Component) -> Vec<Edge> {
+        let w = self.wiring;
+        let me = w.sender(component);
+        self.iter().filter(|e| me == Some(e.sender) || w.receiver_at(e.receiver).component() == component).collect()
+    }
+
+    /// The edges of both, with the neurons of both.
+    #[must_use]
+    pub fn shared(&self, other: &Self) -> Self {
+        let mut out = self.clone();
+        out.bits.iter_mut().zip(&other.bits).for_each(|(a, b)| *a &= b);
+        for (layer, set) in &other.neurons {
+            let both = match out.neurons.get(layer) {
+                Some(own) => own.intersection(set).copied().collect(),
+                None => set.clone(),
+            };
+            out.neurons.insert(*layer, both);
+        }
+        out
+    }
+
     fn words(&self, receiver: usize) -> &[u64] {
         &self.bits[receiver * self.words..(receiver + 1) * self.words]
     }
@@ -85,7 +132,7 @@ impl Edges {
     }
 
     pub fn contains(&self, edge: Edge) -> bool {
-        self.words(edge.receiver)[edge.sender / 64] >> (edge.sender % 64) & 1 == 1
+        self.reads_sender(edge.receiver, edge.sender)
     }
 
     pub fn insert(&mut self, edge: Edge) {
@@ -144,12 +191,32 @@ impl Edges {
         self.bits.iter().all(|w| *w == 0)
     }
 
-    /// All other edges.
+    /// All other edges. Of an MLP of which some neurons belong to the circuit the others remain, with all their edges.
     #[must_use]
     pub fn complement(&self) -> Self {
-        let mut out = Self::all(self.wiring);
+        let w = self.wiring;
+        let mut out = Self::all(w);
         out.bits.iter_mut().zip(&self.bits).for_each(|(o, b)| *o &= !b);
+        for (layer, inside) in self.limited() {
+            let mlp = Component::Mlp { layer };
+            let (Some(me), Some(receiver)) = (w.sender(mlp), w.receiver(Receiver::Mlp { layer })) else { continue };
+            // A circuit that does not touch the MLP has none of its neurons.
+            if self.row(receiver).next().is_none() && (0..w.n_receivers()).all(|r| !self.reads_sender(r, me)) {
+                continue;
+            }
+            let into = (0..w.reads(receiver)).map(|sender| Edge { sender, receiver });
+            let out_of = (0..w.n_receivers()).filter(|r| me < w.reads(*r)).map(|receiver| Edge { sender: me, receiver });
+            for edge in into.chain(out_of).collect::<Vec<_>>() {
+                // Edges from and to other limited MLPs come back for their other neurons too.
+                out.insert(edge);
+            }
+            out.limit(layer, (0..w.d_mlp).filter(|n| !inside.contains(n)).collect());
+        }
         out
+    }
+
+    fn reads_sender(&self, receiver: usize, sender: usize) -> bool {
+        self.words(receiver)[sender / 64] >> (sender % 64) & 1 == 1
     }
 
     /// Senders on a path from the embedding to the logits.
@@ -182,6 +249,7 @@ impl Edges {
             let row = &mut self.bits[receiver * self.words..(receiver + 1) * self.words];
             row.iter_mut().zip(&keep.0).for_each(|(r, k)| *r &= if alive { *k } else { 0 });
         }
+        self.neurons.retain(|layer, _| w.sender(Component::Mlp { layer: *layer }).is_some_and(|s| keep.contains(s)));
         keep
     }
 
@@ -242,10 +310,32 @@ mod tests {
         assert_eq!(edges.len() + edges.complement().len(), wiring().n_edges());
         assert!(edges.iter().all(|e| !edges.complement().contains(e)));
         let of = |c| wiring().sender(c).unwrap();
-        use super::super::wiring::Component;
         let touched: Vec<usize> = edges.components().iter().collect();
         assert_eq!(touched, [of(Component::Embed), of(Component::Mlp { layer: 0 })]);
         let between = Edges::between(wiring(), |s| touched.contains(&s));
         assert_eq!(names(&between), ["embed->m0", "embed->logits", "m0->logits"]);
+        assert_eq!(edges.touching(Component::Mlp { layer: 0 }).len(), 2);
+    }
+
+    #[test]
+    fn of_a_limited_mlp_the_other_neurons_remain() {
+        let mut edges = set(&["embed->m0", "m0->logits", "embed->logits"]);
+        edges.limit(0, BTreeSet::from([2, 5]));
+        let others = edges.complement();
+        // The other six neurons read and are read by everything again; the embedding's own edge stays out.
+        assert!(others.contains(wiring().parse("embed->m0").unwrap()));
+        assert!(others.contains(wiring().parse("m0->logits").unwrap()));
+        assert!(!others.contains(wiring().parse("embed->logits").unwrap()));
+        assert_eq!(others.neurons(0), Some(&BTreeSet::from([0, 1, 3, 4, 6, 7])));
+        let mut fewer = set(&["embed->m0", "m0->logits"]);
+        fewer.remove_neuron(0, 5);
+        assert_eq!(fewer.neurons(0).map(BTreeSet::len), Some(7));
+        assert_eq!(edges.shared(&fewer).neurons(0), Some(&BTreeSet::from([2])));
+        assert_eq!(edges.shared(&fewer).len(), 2);
+        // An MLP that no path goes through has no neurons to speak of.
+        let mut cut = set(&["embed->logits", "embed->m1"]);
+        cut.limit(1, BTreeSet::from([1]));
+        cut.prune();
+        assert!(cut.neurons(1).is_none());
     }
 }

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cart::Cart;
+use super::cart::{Cart, limit, names};
 use super::contributions::Outside;
 use super::edges::Edges;
-use super::wiring::{Component, Edge, Wiring};
+use super::wiring::{Component, Edge, Member, Wiring};
 use crate::analysis::metric::MetricKind;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
@@ -61,7 +61,8 @@ pub struct PromptPair {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct NodeEntry {
     pub name: String,
-    /// Sum of the scores of the circuit's edges that leave it (that arrive, for the logits).
+    /// Sum of the scores of the circuit's edges that leave it (that arrive, for the logits); of an MLP of which some
+    /// neurons belong to the circuit each has an equal share.
     #[serde(default)]
     pub score: f32,
 }
@@ -99,7 +100,11 @@ impl CircuitFile {
         let touched = edges.components();
         let mut nodes: Vec<NodeEntry> = (0..w.n_senders())
             .filter(|s| touched.contains(*s))
-            .map(|s| NodeEntry { name: w.sender_at(s).to_string(), score: by_sender[s] })
+            .flat_map(|s| {
+                let named = names(edges, w.sender_at(s));
+                let share = by_sender[s] / named.len().max(1) as f32;
+                named.into_iter().map(move |name| NodeEntry { name, score: share })
+            })
             .collect();
         if edges.iter().any(|e| e.receiver == w.logits()) {
             nodes.push(NodeEntry { name: Component::Logits.to_string(), score: into_logits });
@@ -168,20 +173,26 @@ impl CircuitFile {
                 self.model.name, self.model.n_layers, self.model.n_heads, wiring.n_layers, wiring.n_heads
             )));
         }
-        if !self.edges.is_empty() || self.nodes.is_empty() {
-            let edges = self.edges.iter().map(|e| wiring.parse(&e.name)).collect::<Result<Vec<_>>>()?;
-            return Ok(Edges::of(wiring, edges));
-        }
-        let mut kept = vec![false; wiring.n_senders()];
-        kept[0] = true;
+        let mut members = Vec::new();
         for node in &self.nodes {
-            match Component::parse(&node.name) {
-                Some(Component::Logits) => {}
-                Some(c) if wiring.sender(c).is_some() => kept[wiring.sender(c).unwrap_or(0)] = true,
+            match Member::parse(&node.name) {
+                Some(Member::Component(Component::Logits)) => {}
+                Some(member) if wiring.has(member) => members.push(member),
                 _ => return Err(Error::request(format!("the circuit's node `{}` is not in this model", node.name))),
             }
         }
-        Ok(Edges::between(wiring, |s| kept[s]))
+        if !self.edges.is_empty() || self.nodes.is_empty() {
+            let edges = self.edges.iter().map(|e| wiring.parse(&e.name)).collect::<Result<Vec<_>>>()?;
+            let mut edges = Edges::of(wiring, edges);
+            limit(&mut edges, &members);
+            return Ok(edges);
+        }
+        let mut kept = vec![false; wiring.n_senders()];
+        kept[0] = true;
+        members.iter().filter_map(|m| wiring.sender(m.component())).for_each(|s| kept[s] = true);
+        let mut edges = Edges::between(wiring, |s| kept[s]);
+        limit(&mut edges, &members);
+        Ok(edges)
     }
 }
 

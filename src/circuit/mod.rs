@@ -16,4 +16,4 @@ pub mod wiring;
 pub use contributions::Outside;
 pub use edges::Edges;
 pub use stage::Stage;
-pub use wiring::{Component, Edge, Part, Receiver, Wiring};
+pub use wiring::{Component, Edge, Member, Part, Receiver, Wiring};

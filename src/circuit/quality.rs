@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::contributions::Outside;
+use super::contributions::{Means, Outside};
 use super::eap::EdgeScores;
 use super::edges::Edges;
+use super::file::Overlap;
 use super::find::{Runs, top_edges};
 use super::stage::Stage;
-use super::wiring::{Component, Edge};
+use super::wiring::{Component, Edge, Member};
 use crate::analysis::metric::{Metric, Readout};
 use crate::analysis::pair::Pair;
 use crate::error::{Error, Result};
@@ -41,13 +42,12 @@ pub struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// `means`: by sender the mean that stands outside ([`Contributions::mean`]); that of the clean run where none is
-    /// given.
+    /// `means`: what stands outside with [`Outside::Mean`]; those of the clean run where none are given.
     ///
     /// # Errors
     /// See [`Stage::new`], and a metric that is the same at both ends, so that nothing can be a share of their
     /// distance.
-    pub fn new(pair: &'a Pair, metric: Metric, outside: Outside, means: Option<&[Vec<f32>]>) -> Result<Self> {
+    pub fn new(pair: &'a Pair, metric: Metric, outside: Outside, means: Option<&Means>) -> Result<Self> {
         let stage = Stage::new(&pair.clean, pair.corrupted.as_deref(), outside, means)?;
         let readout = pair.readout(metric)?;
         let empty = readout.read(&stage.empty()?.normalized, &Progress::new())?;
@@ -78,8 +78,9 @@ pub struct Quality {
     pub completeness: f32,
     /// (faithfulness, the metric's two ends) on each prompt.
     pub prompts: Vec<(f32, Scale)>,
-    /// Loss of faithfulness without each component, and without each edge; largest first.
-    pub components: Vec<(Component, f32)>,
+    /// Loss of faithfulness without each component (of an MLP of which some neurons belong to the circuit, without each
+    /// of these), and without each edge; largest first.
+    pub members: Vec<(Member, f32)>,
     pub edges: Vec<(Edge, f32)>,
     /// Edges that lie on a path from the embedding to the logits.
     pub size: usize,
@@ -97,15 +98,29 @@ pub fn quality(trials: &[Trial<'_>], circuit: &Edges, progress: &Progress) -> Re
     let faithfulness = by_prompt.iter().sum::<f32>() / by_prompt.len() as f32;
     let edges: Vec<Edge> = runs.edges().iter().collect();
     let w = circuit.wiring;
-    let members: Vec<usize> = runs.edges().components().iter().filter(|s| *s > 0).collect();
+    let members: Vec<Member> = runs
+        .edges()
+        .components()
+        .iter()
+        .filter(|s| *s > 0)
+        .flat_map(|s| match w.sender_at(s) {
+            Component::Mlp { layer } if runs.edges().neurons(layer).is_some() => {
+                let neurons = runs.edges().neurons(layer).into_iter().flatten();
+                neurons.map(|neuron| Member::Neuron { layer, neuron: *neuron }).collect()
+            }
+            whole => vec![Member::Component(whole)],
+        })
+        .collect();
     progress.expect(((edges.len() + members.len()) * trials.len()) as u64);
     let completeness = Runs::of(trials, &circuit.complement(), progress)?.faithfulness(progress)?;
     let without: Vec<Edges> = members
         .iter()
-        .map(|s| {
-            let touches = |e: &&Edge| e.sender == *s || w.sender_of(e.receiver) == Some(*s);
+        .map(|member| {
             let mut fewer = runs.edges().clone();
-            edges.iter().filter(touches).for_each(|e| fewer.remove(*e));
+            match *member {
+                Member::Neuron { layer, neuron } => fewer.remove_neuron(layer, neuron),
+                Member::Component(c) => fewer.touching(c).into_iter().for_each(|e| fewer.remove(e)),
+            }
             fewer
         })
         .collect();
@@ -114,7 +129,7 @@ pub fn quality(trials: &[Trial<'_>], circuit: &Edges, progress: &Progress) -> Re
         drops
     }
     let drops = runs.variants(&without, progress)?;
-    let components = members.iter().zip(drops).map(|(s, f)| (w.sender_at(*s), faithfulness - f)).collect();
+    let members = members.into_iter().zip(drops).map(|(m, f)| (m, faithfulness - f)).collect();
     let drops = runs.without_each(&edges, progress)?;
     let size = edges.len();
     let edges = edges.into_iter().zip(drops).map(|(e, f)| (e, faithfulness - f)).collect();
@@ -122,11 +137,36 @@ pub fn quality(trials: &[Trial<'_>], circuit: &Edges, progress: &Progress) -> Re
         faithfulness,
         completeness,
         prompts: by_prompt.into_iter().zip(trials.iter().map(|t| t.scale)).collect(),
-        components: largest_first(components),
+        members: largest_first(members),
         edges: largest_first(edges),
         size,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Two circuits side by side, on the same prompts.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    pub overlap: Overlap,
+    /// Edges of the other.
+    pub other_edges: usize,
+    pub other_faithfulness: f32,
+    /// Of what both have.
+    pub shared_faithfulness: f32,
+}
+
+impl Comparison {
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn of(trials: &[Trial<'_>], a: &Edges, b: &Edges, progress: &Progress) -> Result<Self> {
+        let faithfulness = |e: &Edges| Runs::of(trials, e, progress)?.faithfulness(progress);
+        Ok(Self {
+            overlap: Overlap::of(a, b),
+            other_edges: b.len(),
+            other_faithfulness: faithfulness(b)?,
+            shared_faithfulness: faithfulness(&a.shared(b))?,
+        })
+    }
 }
 
 /// Shares of all edges at which the curve is taken [MIB].

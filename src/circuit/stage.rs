@@ -10,19 +10,20 @@
 //! many such variants go through each component together. Removing one edge from a circuit of a few hundred
 //! costs a small part of a forward pass.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::contributions::{Contributions, Outside, PostNorm, output_weights};
+use super::contributions::{Contributions, Means, Outside, PostNorm, output_weights};
 use super::edges::{Edges, Senders};
 use super::wiring::{Component, Edge, Part, Receiver, Wiring};
 use crate::engine::forward::Prepared;
-use crate::engine::hooks::NoHooks;
+use crate::engine::hooks::{Hooks, NoHooks};
 use crate::engine::kernels::norm;
 use crate::engine::kernels::segments::{Past, Segment};
-use crate::engine::{SiteKind, Trace};
+use crate::engine::{Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::config::{Parallel, QkNorm};
@@ -44,6 +45,8 @@ pub struct Stage {
     d: usize,
     /// By sender what it writes outside the circuit, [rows, d_model].
     reference: Vec<Vec<f32>>,
+    /// By layer what neurons outside the circuit hold, [rows, d_mlp]; empty where that is nothing.
+    neurons: Vec<Rows>,
     /// The embedding's difference from the reference.
     embed: Rows,
     /// The reference's stream before each layer, before each MLP, and before the final norm.
@@ -98,7 +101,7 @@ impl Stage {
         clean: &Arc<Trace>,
         corrupted: Option<&Trace>,
         outside: Outside,
-        means: Option<&[Vec<f32>]>,
+        means: Option<&Means>,
     ) -> Result<Self> {
         let n = clean.len();
         let mut first = 0;
@@ -115,28 +118,33 @@ impl Stage {
         let rows = n - first;
         let wiring = Wiring::new(&clean.model.config);
         check_memory(wiring, rows, d)?;
-        let reference = match (outside, corrupted) {
-            (Outside::Resample, Some(corrupted)) => Contributions::of(corrupted, first)?.values,
-            (Outside::Mean, _) => {
-                let own = if means.is_none() {
-                    Some(Contributions::mean(std::slice::from_ref(clean), &Progress::new())?)
-                } else {
-                    None
-                };
-                means.or(own.as_deref()).unwrap_or_default().iter().map(|row| row.repeat(rows)).collect()
-            }
+        let own = match (outside, means) {
+            (Outside::Mean, None) => Some(Means::of(std::slice::from_ref(clean), &Progress::new())?),
+            _ => None,
+        };
+        let means = means.or(own.as_ref());
+        let repeated = |list: &[Vec<f32>]| -> Vec<Vec<f32>> { list.iter().map(|row| row.repeat(rows)).collect() };
+        let reference = match (outside, corrupted, means) {
+            (Outside::Resample, Some(corrupted), _) => Contributions::of(corrupted, first)?.values,
+            (Outside::Mean, _, Some(means)) => repeated(&means.values),
             _ => vec![vec![0.0; rows * d]; wiring.n_senders()],
         };
-        Self::with_reference(
-            clean,
-            (outside == Outside::Resample).then_some(corrupted).flatten(),
-            outside,
-            first,
-            reference,
-        )
+        let neurons = match (outside, corrupted, means) {
+            (Outside::Resample, Some(corrupted), _) if wiring.has_mlp() => (0..wiring.n_layers)
+                .map(|l| {
+                    let post = corrupted.get(SiteKind::MlpPost, l)?.narrow(0, first, rows)?;
+                    Ok(post.flatten_all()?.to_vec1()?)
+                })
+                .collect::<Result<Vec<Vec<f32>>>>()?,
+            (Outside::Mean, _, Some(means)) => repeated(&means.neurons),
+            _ => Vec::new(),
+        };
+        let exact = (outside == Outside::Resample).then_some(corrupted).flatten();
+        let stage = Self::with_reference(clean, exact, outside, first, reference)?;
+        Ok(Self { neurons: neurons.into_iter().map(Arc::new).collect(), ..stage })
     }
 
-    /// With contributions from elsewhere standing in for what is outside.
+    /// With contributions from elsewhere standing in for what is outside; single neurons outside hold nothing.
     pub fn with_reference(
         clean: &Arc<Trace>,
         exact: Option<&Trace>,
@@ -191,7 +199,21 @@ impl Stage {
         }
         let last = stream(SiteKind::ResidPost, c.n_layers, wiring.n_senders())?;
         let prepared = Prepared::new(c, n);
-        Ok(Self { clean: clean.clone(), wiring, outside, first, rows, d, reference, embed, pre, mid, last, prepared })
+        Ok(Self {
+            clean: clean.clone(),
+            wiring,
+            outside,
+            first,
+            rows,
+            d,
+            reference,
+            neurons: Vec::new(),
+            embed,
+            pre,
+            mid,
+            last,
+            prepared,
+        })
     }
 
     /// Bytes that it takes with a few circuits run on it.
@@ -303,7 +325,11 @@ impl Stage {
         }
         for sender in connected.iter().filter(|s| *s > 0) {
             let changes = |r| !edges.same_row(&base.edges, r) || edges.reads_any(r, &compute);
-            if base.deltas[sender].is_none() || w.receivers_of(sender).any(changes) {
+            let limits = match w.sender_at(sender) {
+                Component::Mlp { layer } => edges.neurons(layer) != base.edges.neurons(layer),
+                _ => false,
+            };
+            if limits || base.deltas[sender].is_none() || w.receivers_of(sender).any(changes) {
                 compute.insert(sender);
             }
         }
@@ -531,7 +557,12 @@ impl Stage {
             x = last.contiguous()?.reshape((1, members.len() * rows, self.d))?;
         }
         let gain = if network.config.parallel == Parallel::SharedNorm { &block.ln1 } else { &block.ln2 };
-        let out = network.mlp(layer, &self.normed(&x, gain.as_ref())?, weights, false, &mut NoHooks)?;
+        let mut limit = Limit {
+            inside: members.iter().map(|v| variants[*v].edges.neurons(layer)).collect(),
+            outside: self.neurons.get(layer).map(|n| &n[(self.rows - rows) * self.wiring.d_mlp..]),
+            rows,
+        };
+        let out = network.mlp(layer, &self.normed(&x, gain.as_ref())?, weights, false, &mut limit)?;
         let out = network.post_norm(out, block.ln2_post.as_ref(), false)?;
         self.store(variants, sender, members, &out.flatten_all()?.to_vec1()?, rows);
         for (v, receiver, x) in read {
@@ -600,6 +631,38 @@ impl Variant<'_> {
             }
         }
         Run { edges: self.edges, inputs, deltas, normalized }
+    }
+}
+
+/// Neurons outside a circuit hold what the reference says: by variant, those inside.
+struct Limit<'a> {
+    inside: Vec<Option<&'a BTreeSet<usize>>>,
+    /// [rows, d_mlp]; `None` where that is nothing.
+    outside: Option<&'a [f32]>,
+    rows: usize,
+}
+
+impl Hooks for Limit<'_> {
+    fn wants(&self, site: Site) -> bool {
+        site.kind == SiteKind::MlpPost && self.inside.iter().any(Option::is_some)
+    }
+
+    fn visit(&mut self, _: Site, value: Tensor) -> Result<Tensor> {
+        let shape = value.shape().clone();
+        let mut values: Vec<f32> = value.flatten_all()?.to_vec1()?;
+        let size = values.len() / self.inside.len();
+        let width = size / self.rows;
+        for (run, inside) in values.chunks_exact_mut(size).zip(&self.inside) {
+            let Some(inside) = inside else { continue };
+            let mut limited = self.outside.map_or_else(|| vec![0f32; size], <[f32]>::to_vec);
+            for row in 0..self.rows {
+                for n in inside.iter().filter(|n| **n < width) {
+                    limited[row * width + n] = run[row * width + n];
+                }
+            }
+            run.copy_from_slice(&limited);
+        }
+        Ok(Tensor::from_vec(values, shape, value.device())?)
     }
 }
 

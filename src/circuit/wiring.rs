@@ -91,6 +91,46 @@ impl Component {
     }
 }
 
+/// What can be put into a circuit by name: a component, or one of an MLP's neurons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Member {
+    Component(Component),
+    Neuron { layer: usize, neuron: usize },
+}
+
+impl Member {
+    /// By its name: a component's, or `m5.n17`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some((layer, neuron)) = text.strip_prefix('m').and_then(|t| t.split_once(".n")) {
+            return Some(Self::Neuron { layer: layer.parse().ok()?, neuron: neuron.parse().ok()? });
+        }
+        Component::parse(text).map(Self::Component)
+    }
+
+    /// The component that it is, or is part of.
+    pub fn component(self) -> Component {
+        match self {
+            Self::Component(c) => c,
+            Self::Neuron { layer, .. } => Component::Mlp { layer },
+        }
+    }
+}
+
+impl From<Component> for Member {
+    fn from(c: Component) -> Self {
+        Self::Component(c)
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Component(c) => write!(f, "{c}"),
+            Self::Neuron { layer, neuron } => write!(f, "m{layer}.n{neuron}"),
+        }
+    }
+}
+
 impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,7 +164,8 @@ pub struct Edge {
 pub struct Wiring {
     pub n_layers: usize,
     pub n_heads: usize,
-    mlp: bool,
+    /// Neurons of an MLP; 0 without MLPs.
+    pub d_mlp: usize,
     /// The MLP does not read its own layer's heads.
     parallel: bool,
 }
@@ -134,21 +175,21 @@ impl Wiring {
         Self {
             n_layers: config.n_layers,
             n_heads: config.n_heads,
-            mlp: config.has_mlp(),
+            d_mlp: if config.has_mlp() { config.d_mlp } else { 0 },
             parallel: config.parallel != Parallel::Sequential,
         }
     }
 
     pub fn has_mlp(&self) -> bool {
-        self.mlp
+        self.d_mlp > 0
     }
 
     fn senders_a_layer(&self) -> usize {
-        self.n_heads + usize::from(self.mlp)
+        self.n_heads + usize::from(self.has_mlp())
     }
 
     fn receivers_a_layer(&self) -> usize {
-        3 * self.n_heads + usize::from(self.mlp)
+        3 * self.n_heads + usize::from(self.has_mlp())
     }
 
     pub fn n_senders(&self) -> usize {
@@ -173,7 +214,7 @@ impl Wiring {
         match component {
             Component::Embed => Some(0),
             Component::Head { layer, head } if layer < self.n_layers && head < self.n_heads => Some(base(layer) + head),
-            Component::Mlp { layer } if layer < self.n_layers && self.mlp => Some(base(layer) + self.n_heads),
+            Component::Mlp { layer } if layer < self.n_layers && self.has_mlp() => Some(base(layer) + self.n_heads),
             _ => None,
         }
     }
@@ -184,7 +225,7 @@ impl Wiring {
             Receiver::Head { layer, head, part } if layer < self.n_layers && head < self.n_heads => {
                 Some(base(layer) + part as usize * self.n_heads + head)
             }
-            Receiver::Mlp { layer } if layer < self.n_layers && self.mlp => Some(base(layer) + 3 * self.n_heads),
+            Receiver::Mlp { layer } if layer < self.n_layers && self.has_mlp() => Some(base(layer) + 3 * self.n_heads),
             Receiver::Logits => Some(self.logits()),
             _ => None,
         }
@@ -214,6 +255,15 @@ impl Wiring {
     /// The sender that a receiver's component is; none for the logits.
     pub fn sender_of(&self, receiver: usize) -> Option<usize> {
         self.sender(self.receiver_at(receiver).component())
+    }
+
+    /// Whether the model has a member.
+    pub fn has(&self, member: Member) -> bool {
+        let inside = match member {
+            Member::Component(_) => true,
+            Member::Neuron { neuron, .. } => neuron < self.d_mlp,
+        };
+        inside && self.sender(member.component()).is_some()
     }
 
     /// The inputs of a sender; none of the embedding.
@@ -281,7 +331,7 @@ mod tests {
     use super::*;
 
     fn wiring(n_layers: usize, n_heads: usize, mlp: bool, parallel: bool) -> Wiring {
-        Wiring { n_layers, n_heads, mlp, parallel }
+        Wiring { n_layers, n_heads, d_mlp: if mlp { 8 } else { 0 }, parallel }
     }
 
     #[test]
@@ -317,6 +367,9 @@ mod tests {
         ] {
             assert!(w.parse(name).err().is_some_and(|e| e.to_string().contains(says)), "{name}");
         }
+        let neuron = Member::Neuron { layer: 1, neuron: 7 };
+        assert_eq!((neuron.to_string().as_str(), Member::parse("m1.n7")), ("m1.n7", Some(neuron)));
+        assert!(w.has(neuron) && !w.has(Member::Neuron { layer: 1, neuron: 8 }) && Member::parse("m1.h7").is_none());
         assert!(w.parse("a1.h0->m1").is_ok());
         assert!(wiring(3, 2, true, true).parse("a1.h0->m1").is_err());
     }

@@ -18,6 +18,7 @@ use crate::circuit::quality::Trial;
 use crate::circuit::{Outside, Wiring};
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
+use crate::graph::readers::Attention;
 use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
 use crate::graph::targets::Target;
@@ -126,13 +127,13 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
     let target = Target::Top;
     let last = pair.clean.len() - 1;
     let seconds = time(repeat.min(3), || {
-        std::hint::black_box(trace_prediction(&pair.clean, last, target, Keep::default(), progress)?);
+        std::hint::black_box(trace_prediction(&pair.clean, last, target, Attention::Frozen, Keep::default(), progress)?);
         Ok(())
     })?;
     add("attribution graph".to_owned(), seconds);
     let model = &pair.clean.model;
     let long = Trace::run(model, super::bench::prompt(model, 64.min(model.config.n_ctx)), progress)?;
-    let traced = trace_prediction(&long, long.len() - 1, target, Keep::default(), progress)?;
+    let traced = trace_prediction(&long, long.len() - 1, target, Attention::Frozen, Keep::default(), progress)?;
     let (nodes, edges) = (traced.all_nodes, traced.all_edges);
     add(format!("attribution graph of {} tokens, {nodes} nodes, {edges} edges", long.len()), traced.seconds);
     for threshold in [NODE_THRESHOLD, 0.9, 0.95] {

@@ -13,12 +13,12 @@ use super::{ModelArgs, emit, progress, table};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::circuit::acdc::acdc;
-use crate::circuit::contributions::{Contributions, Outside};
+use crate::circuit::contributions::{Means, Outside};
 use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
 use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::find::{edges_above, refine, top_edges};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::{Curve, Quality, Trial, curve, quality};
+use crate::circuit::quality::{Comparison, Curve, Quality, Trial, curve, quality};
 use crate::circuit::{Edges, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -79,11 +79,11 @@ fn trials<'a>(
     progress: &Progress,
 ) -> Result<Vec<Trial<'a>>> {
     let runs: Vec<Arc<Trace>> = pairs.iter().flat_map(Pair::traces).collect();
-    let means = if outside == Outside::Mean { Some(Contributions::mean(&runs, progress)?) } else { None };
+    let means = if outside == Outside::Mean { Some(Means::of(&runs, progress)?) } else { None };
     pairs
         .iter()
         .zip(prompts)
-        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, means.as_deref()))
+        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, means.as_ref()))
         .collect()
 }
 
@@ -372,7 +372,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
             "circuit": args.circuit.display().to_string(), "method": file.method, "metric": kind.name(), "outside": outside.label(),
             "n_edges": q.size, "faithfulness": q.faithfulness, "completeness": q.completeness,
             "minimality": {
-                "nodes": members(q.components.iter().map(|(c, d)| (c.to_string(), *d)).collect()),
+                "nodes": members(q.members.iter().map(|(c, d)| (c.to_string(), *d)).collect()),
                 "edges": members(q.edges.iter().map(|(e, d)| (edges.wiring.name(*e), *d)).collect()),
             },
             "curve": curve_json, "prompts": prompts,
@@ -419,28 +419,28 @@ fn print_quality(q: &Quality, w: Wiring, top: usize) -> Result<()> {
     };
     emit(&format!(
         "{}\n",
-        table(&["without node", "drop"], &rows(&mut q.components.iter().map(|(c, d)| (c.to_string(), *d))))
+        table(&["without node", "drop"], &rows(&mut q.members.iter().map(|(c, d)| (c.to_string(), *d))))
     ))?;
     emit(&format!("{}\n", table(&["without edge", "drop"], &rows(&mut q.edges.iter().map(|(e, d)| (w.name(*e), *d))))))
 }
 
 fn compare(trials: &[Trial<'_>], a: &Edges, b: &Edges, progress: &Progress) -> Result<(Value, String)> {
-    let o = crate::circuit::file::Overlap::of(a, b);
-    let of = |e: &Edges| crate::circuit::find::Runs::of(trials, e, progress)?.faithfulness(progress);
-    let mut shared = a.clone();
-    a.iter().filter(|e| !b.contains(*e)).for_each(|e| shared.remove(e));
-    let (fb, fs) = (of(b)?, of(&shared)?);
+    let c = Comparison::of(trials, a, b, progress)?;
+    let o = c.overlap;
     let value = json!({
         "shared_edges": o.shared_edges, "shared_nodes": o.shared_nodes, "edge_jaccard": o.edge_jaccard,
-        "node_jaccard": o.node_jaccard, "faithfulness": fb, "shared_faithfulness": fs, "n_edges": b.len(),
+        "node_jaccard": o.node_jaccard, "faithfulness": c.other_faithfulness,
+        "shared_faithfulness": c.shared_faithfulness, "n_edges": c.other_edges,
     });
     let line = format!(
-        "the other has {} edges and faithfulness {fb:.3}; {} edges ({:.0} % of all in either) and {} nodes ({:.0} %) are shared, alone they reach {fs:.3}",
-        b.len(),
+        "the other has {} edges and faithfulness {:.3}; {} edges ({:.0} % of all in either) and {} nodes ({:.0} %) are shared, alone they reach {:.3}",
+        c.other_edges,
+        c.other_faithfulness,
         o.shared_edges,
         100.0 * o.edge_jaccard,
         o.shared_nodes,
-        100.0 * o.node_jaccard
+        100.0 * o.node_jaccard,
+        c.shared_faithfulness
     );
     Ok((value, line))
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::NodeKind;
 use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
+use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 
 #[derive(clap::Args, Debug)]
@@ -30,6 +31,12 @@ pub struct Arguments {
     /// Explain the target's logit minus this token's
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, requires = "target")]
     against: Option<String>,
+    /// Whether attention patterns are held still, or followed through queries and keys
+    #[arg(long, value_enum, default_value_t)]
+    attention: Attention,
+    /// Take every kept MLP apart into this many of its neurons, and the rest
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    neurons: usize,
     /// Share of the influence that the kept nodes hold
     #[arg(long, default_value_t = NODE_THRESHOLD, value_name = "X")]
     node_threshold: f64,
@@ -43,6 +50,9 @@ pub struct Arguments {
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
 }
+
+/// Links that the document lists, strongest first; the file has all.
+const LINKS: usize = 1000;
 
 pub fn execute(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
@@ -64,11 +74,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let started = Instant::now();
     let trace = Trace::run(&model, ids, &progress)?;
     let keep = Keep::for_threshold(args.node_threshold);
-    let traced = trace_prediction(&trace, pos, target, keep, &progress)?;
+    let traced = trace_prediction(&trace, pos, target, args.attention, keep, &progress)?;
     let pruning = Instant::now();
     let kept = prune(&traced.graph, &traced.influence, args.node_threshold, args.edge_threshold)?;
     let prune_seconds = pruning.elapsed().as_secs_f64();
-    let file = traced.pruned_file(&trace, &kept, (args.node_threshold, args.edge_threshold))?;
+    let opened = traced.opened(&trace, &kept, |_| true, args.neurons, &progress)?;
+    let file = traced.file(&trace, &opened, (args.node_threshold, args.edge_threshold));
     if let Some(path) = &args.output {
         file.save(path)?;
     }
@@ -82,19 +93,19 @@ pub fn execute(args: &Arguments) -> Result<()> {
             args.node_threshold
         );
     }
-    let cumulative = traced.influence.cumulative();
     let g = &traced.graph;
+    let shown = &opened.graph;
     let mut order: Vec<usize> =
-        (0..g.nodes.len()).filter(|i| kept.nodes[*i] && g.nodes[*i].kind != NodeKind::Logit).collect();
-    order.sort_by(|a, b| traced.influence.values[*b].total_cmp(&traced.influence.values[*a]));
+        (0..shown.nodes.len()).filter(|i| shown.nodes[*i].kind != NodeKind::Logit).collect();
+    order.sort_by(|a, b| opened.influence[*b].total_cmp(&opened.influence[*a]));
     let logits: Vec<_> = g.nodes.iter().filter(|n| n.kind == NodeKind::Logit).collect();
     if args.model.json {
         let nodes: Vec<_> = order
             .iter()
             .map(|i| {
-                let n = &g.nodes[*i];
+                let n = &shown.nodes[*i];
                 json!({"id": n.id, "name": n.label, "kind": n.kind.label(), "layer": n.layer, "pos": n.pos,
-                    "influence": traced.influence.values[*i], "cumulative": cumulative[*i], "contribution": n.activation})
+                    "influence": opened.influence[*i], "cumulative": opened.cumulative[*i], "contribution": n.activation})
             })
             .collect();
         let first_logit = g.nodes.len() - traced.logits.len();
@@ -106,12 +117,20 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 json!({"id": g.nodes[i].id, "text": g.nodes[i].label, "prob": traced.probabilities.get(i - first_logit), "weight": g.nodes[i].prob, "logit": g.nodes[i].activation, "sum_of_edges": sum})
             })
             .collect();
+        let mut links: Vec<_> = shown.triples().enumerate().collect();
+        links.sort_by(|a, b| b.1.2.abs().total_cmp(&a.1.2.abs()));
+        let links: Vec<_> = links
+            .into_iter()
+            .take(LINKS)
+            .map(|(at, (s, t, w))| json!({"source": shown.nodes[s].id, "target": shown.nodes[t].id, "weight": w, "input": shown.input(at).label()}))
+            .collect();
         let doc = json!({
             "pos": pos, "targets": targets,
             "counts": {"nodes": file.graph.nodes.len(), "links": file.graph.links.len(), "all_nodes": traced.all_nodes, "all_links": traced.all_edges},
             "node_threshold": args.node_threshold, "edge_threshold": args.edge_threshold,
             "replacement_score": traced.scores.replacement, "completeness_score": traced.scores.completeness,
-            "frozen": ["attention patterns", "norm scales", "MLP gates"],
+            "frozen": traced.attention.freeze().names(),
+            "links": links,
             "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds, "held_share": traced.influence.held(),
         });
         return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
@@ -120,14 +139,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
         .iter()
         .take(args.top)
         .map(|i| {
-            let n = &g.nodes[*i];
+            let n = &shown.nodes[*i];
             let contribution = n.activation.map_or(String::new(), |a| format!("{a:+.3}"));
             vec![
                 format!("{:?}", n.label).trim_matches('"').to_owned(),
                 format!("{} {:?}", n.pos, g.prompt_tokens[n.pos]),
                 contribution,
-                format!("{:.4}", traced.influence.values[*i]),
-                format!("{:.4}", cumulative[*i]),
+                format!("{:.4}", opened.influence[*i]),
+                format!("{:.4}", opened.cumulative[*i]),
             ]
         })
         .collect();
@@ -137,7 +156,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         .map(|n| format!("{:?} {:+.3} (weight {:.3})", n.label, n.activation.unwrap_or(f64::NAN), n.prob))
         .collect();
     emit(&format!(
-        "prediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; attention patterns, norm scales and MLP gates frozen; {:.2} s",
+        "prediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; {} frozen; {:.2} s",
         targets.join(", "),
         file.graph.nodes.len(),
         traced.all_nodes,
@@ -145,6 +164,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         traced.all_edges,
         traced.scores.replacement,
         traced.scores.completeness,
+        traced.attention.freeze().names().join(", "),
         seconds,
     ))
 }

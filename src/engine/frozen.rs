@@ -25,6 +25,12 @@ impl FrozenNorm {
         Ok(Self { gain: Some(n.weight.clone()), divisor, centres: config.centres() })
     }
 
+    /// That of one row, for any number of parts of it.
+    #[must_use]
+    pub fn row(&self, at: usize) -> Self {
+        Self { gain: self.gain.clone(), divisor: vec![self.divisor[at]], centres: self.centres }
+    }
+
     /// Directions [n, d] of the output as directions of the input, without the division by the row's scale.
     pub fn read(&self, directions: &Tensor) -> Result<Tensor> {
         let Some(gain) = &self.gain else { return Ok(directions.clone()) };

@@ -6,6 +6,9 @@
 //! the target's output matters to the prediction (its gradient through everything above). So weights are in logits,
 //! what arrives at a node adds up to what the node contributes, and what arrives at a logit to the logit.
 //!
+//! Where attention is followed ([`Attention::FirstOrder`]) heads are reached through queries and keys as well, and
+//! gradients go through patterns: those edges are first-order effects, and only what arrives through values adds up.
+//!
 //! Every edge of the model is computed to find each node's influence, layer by layer from the top, and only the edges
 //! between nodes that matter are kept. Pruning by any threshold up to the kept share is therefore that of the whole
 //! graph.
@@ -18,9 +21,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::influence::Scores;
-use super::sources::{HeadReaders, Readers, Source, Sources, logit_directions, mlp_directions};
+use super::readers::{Attention, HeadReaders, Readers, logit_directions, mlp_directions};
+use super::sources::{Source, Sources};
 use super::targets::{Logits, Target};
-use super::{Graph, Influence, Node, NodeKind};
+use super::{Graph, Influence, Input, Node, NodeKind};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -61,6 +65,8 @@ pub enum Part {
     Token { pos: usize },
     Head { layer: usize, head: usize, pos: usize },
     Mlp { layer: usize, pos: usize },
+    /// One of an MLP's neurons, where it was taken apart.
+    Neuron { layer: usize, neuron: usize, pos: usize },
     Error { layer: usize, pos: usize },
     Logit { token: u32, against: Option<u32> },
 }
@@ -69,6 +75,7 @@ pub enum Part {
 pub struct Traced {
     pub target: Target,
     pub pos: usize,
+    pub attention: Attention,
     pub graph: Arc<Graph>,
     /// Influence of the kept nodes in the whole graph, and what the others hold.
     pub influence: Influence,
@@ -86,6 +93,9 @@ pub struct Traced {
     pub all_nodes: usize,
     pub all_edges: usize,
     pub seconds: f64,
+    pub(super) sources: Sources,
+    pub(super) readers: Readers,
+    pub(super) targets: Logits,
 }
 
 /// Traces the prediction after position `pos`.
@@ -93,7 +103,14 @@ pub struct Traced {
 /// # Errors
 /// An edited run, a position outside the prompt, a token outside the vocabulary, a prompt whose parts would not
 /// fit in memory, or [`Error::Cancelled`].
-pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, progress: &Progress) -> Result<Traced> {
+pub fn trace_prediction(
+    trace: &Trace,
+    pos: usize,
+    target: Target,
+    attention: Attention,
+    keep: Keep,
+    progress: &Progress,
+) -> Result<Traced> {
     let started = Instant::now();
     if pos >= trace.len() {
         return Err(Error::request(format!(
@@ -106,9 +123,9 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
     }
     let n = pos + 1;
     let logits = Logits::of(trace, pos, target)?;
-    let readers = Readers::of(trace, n, &logits.summed()?, progress)?;
+    let readers = Readers::of(trace, n, &logits.summed()?, attention, progress)?;
     let sources = Sources::of(trace, n, progress)?;
-    let sweep = Sweep { trace, sources: &sources, readers: &readers, logits: &logits, n };
+    let sweep = Sweep { trace, sources: &sources, readers: &readers, logits: &logits, attention, n };
     let whole = sweep.influence(progress)?;
     if keep.nodes == usize::MAX && whole.edges > MOST_EDGES {
         return Err(Error::request(format!(
@@ -132,6 +149,7 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
     Ok(Traced {
         target,
         pos,
+        attention,
         influence: Influence::given(values, rest.max(0.0)),
         graph: Arc::new(graph),
         scores: whole.scores,
@@ -142,6 +160,9 @@ pub fn trace_prediction(trace: &Trace, pos: usize, target: Target, keep: Keep, p
         all_nodes: n * sources.count() + logits.values.len(),
         all_edges: whole.edges,
         seconds: started.elapsed().as_secs_f64(),
+        sources,
+        readers,
+        targets: logits,
     })
 }
 
@@ -150,6 +171,7 @@ struct Sweep<'a> {
     sources: &'a Sources,
     readers: &'a Readers,
     logits: &'a Logits,
+    attention: Attention,
     n: usize,
 }
 
@@ -300,12 +322,8 @@ impl Sweep<'_> {
                 if pairs.is_empty() {
                     return Ok((from, Vec::new()));
                 }
-                let product = readers.directions(&pairs)?.matmul(&s.at(src, layer)?.t()?)?;
-                let mut product: Vec<f32> = product.flatten_all()?.to_vec1()?;
-                for (row, (dest, head)) in product.chunks_exact_mut(count).zip(&pairs) {
-                    let weight = readers.weight(*head, *dest, src);
-                    row.iter_mut().for_each(|v| *v = (*v * weight).abs());
-                }
+                let mut product = readers.read(src, &pairs, &s.at(src, layer)?, None)?;
+                product.iter_mut().for_each(|v| *v = v.abs());
                 Ok((from, product))
             })
             .collect::<Result<_>>()?;
@@ -352,9 +370,7 @@ impl Sweep<'_> {
         let n = self.n;
         if let Some(readers) = readers {
             let stream = self.trace.get(SiteKind::ResidPre, layer)?.narrow(0, 0, n)?.contiguous()?;
-            let products: Vec<Vec<f32>> = readers.directions(heads)?.matmul(&stream.t()?)?.to_vec2()?;
-            for ((dest, head), row) in heads.iter().zip(products) {
-                let value = (0..=*dest).map(|src| f64::from(row[src] * readers.weight(*head, *dest, src))).sum();
+            for ((dest, head), value) in heads.iter().zip(readers.contributions(heads, &stream)?) {
                 contributed.insert(Part::Head { layer, head: *head, pos: *dest }, value);
             }
         }
@@ -425,6 +441,8 @@ impl Sweep<'_> {
         let first_logit = parts.len();
         parts.extend(self.logits.parts.iter().copied());
         let mut links: Vec<(u32, u32, f32)> = Vec::new();
+        // By link, where attention is followed.
+        let mut inputs: Vec<Input> = Vec::new();
         let mut contributed = HashMap::new();
         for (i, row) in self.logit_edges()?.iter().enumerate() {
             for (source, w) in row.iter().enumerate().filter(|(s, w)| node[n - 1][*s] != u32::MAX && **w != 0.0) {
@@ -456,61 +474,78 @@ impl Sweep<'_> {
             }
             let readers = HeadReaders::of(self.trace, self.readers, layer, n)?;
             self.contributions(layer, &targets, Some(&readers), &mut contributed)?;
-            let found: Vec<Vec<(u32, u32, f32)>> = (0..n)
+            if self.attention == Attention::FirstOrder {
+                inputs.resize(links.len(), Input::Value);
+            }
+            let found: Vec<(Vec<(u32, u32, f32)>, Vec<Input>)> = (0..n)
                 .into_par_iter()
                 .map(|src| {
                     let from = targets.partition_point(|t| t.0 < src);
                     let present: Vec<u32> = (0..s.before(layer)).filter(|i| kept[src][*i]).map(|i| i as u32).collect();
                     if from == targets.len() || present.is_empty() {
-                        return Ok(Vec::new());
+                        return Ok((Vec::new(), Vec::new()));
                     }
                     let rows = s.at(src, layer)?;
                     let rows = rows.index_select(&Tensor::from_slice(&present, present.len(), rows.device())?, 0)?;
-                    let product = readers.directions(&targets[from..])?.matmul(&rows.t()?)?;
-                    let product: Vec<f32> = product.flatten_all()?.to_vec1()?;
-                    let mut out = Vec::new();
+                    let mut entered = Vec::new();
+                    let follows = self.attention == Attention::FirstOrder;
+                    let product = readers.read(src, &targets[from..], &rows, follows.then_some(&mut entered))?;
+                    let mut out = Vec::with_capacity(product.len());
                     for (row, (dest, head)) in product.chunks_exact(present.len()).zip(&targets[from..]) {
-                        let weight = readers.weight(*head, *dest, src);
                         let target = node[*dest][s.index(Source::Head { layer, head: *head })];
-                        let edges = row.iter().zip(&present).map(|(v, i)| (node[src][*i as usize], target, v * weight));
-                        out.extend(edges.filter(|e| e.2 != 0.0));
+                        out.extend(row.iter().zip(&present).map(|(v, i)| (node[src][*i as usize], target, *v)));
                     }
-                    Ok(out)
+                    let mut kept = out.iter().map(|e| e.2 != 0.0);
+                    entered.retain(|_| kept.next().unwrap_or(true));
+                    out.retain(|e| e.2 != 0.0);
+                    Ok((out, entered))
                 })
                 .collect::<Result<_>>()?;
-            links.extend(found.into_iter().flatten());
+            for (more, entered) in found {
+                links.extend(more);
+                inputs.extend(entered);
+            }
             progress.step(1)?;
         }
         let node = |(i, p): (usize, &Part)| self.node(p, i.checked_sub(first_logit), contributed.get(p).copied());
         let nodes = parts.iter().enumerate().map(node).collect();
         let tokens = (0..n).map(|p| self.trace.token_text(p)).collect();
-        Ok((Graph::new(tokens, nodes, &links)?, parts, places))
+        let graph = if self.attention == Attention::FirstOrder {
+            inputs.resize(links.len(), Input::Value);
+            Graph::with_inputs(tokens, nodes, &links, &inputs)?
+        } else {
+            Graph::new(tokens, nodes, &links)?
+        };
+        Ok((graph, parts, places))
     }
 
     fn node(&self, part: &Part, logit: Option<usize>, contributed: Option<f64>) -> Node {
-        let model = &self.trace.model;
-        let n_layers = model.config.n_layers;
-        let (layer, pos, label) = match part {
-            Part::Token { pos } => (-1, *pos, model.token_text(self.trace.ids[*pos])),
-            Part::Head { layer, head, pos } => (*layer as i32, *pos, format!("a{layer}.h{head}")),
-            Part::Mlp { layer, pos } => (*layer as i32, *pos, format!("m{layer}")),
-            Part::Error { layer, pos } => (*layer as i32, *pos, format!("error {layer}")),
-            Part::Logit { token, against } => {
-                let text = model.token_text(*token);
-                let label = against.map_or_else(|| text.clone(), |b| format!("{text} −{}", model.token_text(b)));
-                (n_layers as i32 + 1, self.n - 1, label)
-            }
-        };
         Node {
-            id: id(part, n_layers, model.config.n_heads, &self.trace.ids, self.n),
-            kind: kind(part),
-            layer,
-            pos,
-            label,
             prob: logit.map_or(0.0, |i| self.logits.weights[i]),
             activation: logit.map_or(contributed, |i| Some(f64::from(self.logits.values[i]))),
+            ..node_of(part, self.trace, self.n)
         }
     }
+}
+
+/// A part's node in the graph of a prediction after `n` tokens, without numbers.
+pub(super) fn node_of(part: &Part, trace: &Trace, n: usize) -> Node {
+    let model = &trace.model;
+    let n_layers = model.config.n_layers;
+    let (layer, pos, label) = match part {
+        Part::Token { pos } => (-1, *pos, model.token_text(trace.ids[*pos])),
+        Part::Head { layer, head, pos } => (*layer as i32, *pos, format!("a{layer}.h{head}")),
+        Part::Mlp { layer, pos } => (*layer as i32, *pos, format!("m{layer}")),
+        Part::Neuron { layer, neuron, pos } => (*layer as i32, *pos, format!("m{layer}.n{neuron}")),
+        Part::Error { layer, pos } => (*layer as i32, *pos, format!("error {layer}")),
+        Part::Logit { token, against } => {
+            let text = model.token_text(*token);
+            let label = against.map_or_else(|| text.clone(), |b| format!("{text} −{}", model.token_text(b)));
+            (n_layers as i32 + 1, n - 1, label)
+        }
+    };
+    let id = id(part, n_layers, model.config.n_heads, &trace.ids, n);
+    Node { id, kind: kind(part), layer, pos, label, prob: 0.0, activation: None }
 }
 
 impl Whole {
@@ -551,20 +586,21 @@ fn part_of(source: Source, pos: usize) -> Part {
 pub fn kind(part: &Part) -> NodeKind {
     match part {
         Part::Token { .. } => NodeKind::Token,
-        Part::Head { .. } | Part::Mlp { .. } => NodeKind::Component,
+        Part::Head { .. } | Part::Mlp { .. } | Part::Neuron { .. } => NodeKind::Component,
         Part::Error { .. } => NodeKind::Error,
         Part::Logit { .. } => NodeKind::Logit,
     }
 }
 
-/// A node's id in the interchange format. Heads are features 0..n_heads of their layer, the MLP feature n_heads; in layer
-/// 0 they are counted from n_layers + 1 on, clear of the ids of errors.
+/// A node's id in the interchange format. Heads are features 0..n_heads of their layer, the MLP feature n_heads, its
+/// neurons those behind; in layer 0 they are counted from n_layers + 1 on, clear of the ids of errors.
 fn id(part: &Part, n_layers: usize, n_heads: usize, ids: &[u32], n: usize) -> String {
     let feature = |layer: usize, at: usize| if layer == 0 { at + n_layers + 1 } else { at };
     match part {
         Part::Token { pos } => format!("E_{}_{pos}", ids[*pos]),
         Part::Head { layer, head, pos } => format!("{layer}_{}_{pos}", feature(*layer, *head)),
         Part::Mlp { layer, pos } => format!("{layer}_{}_{pos}", feature(*layer, n_heads)),
+        Part::Neuron { layer, neuron, pos } => format!("{layer}_{}_{pos}", feature(*layer, n_heads + 1 + neuron)),
         Part::Error { layer, pos } => format!("0_{layer}_{pos}"),
         Part::Logit { token, .. } => format!("{}_{token}_{}", n_layers + 1, n - 1),
     }

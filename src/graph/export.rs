@@ -2,20 +2,21 @@
 
 use serde_json::{Map, Value, json};
 
+use super::NodeKind;
 use super::components::{Part, Traced};
 use super::file::{GraphFile, cantor};
-use super::{NodeKind, Pruned};
+use super::neurons::Opened;
 use crate::engine::Trace;
-use crate::error::Result;
 
 impl Traced {
-    /// The whole kept graph as a file: heads as attention features, MLPs as MLP features, named in their descriptions.
-    pub fn file(&self, trace: &Trace) -> GraphFile {
+    /// What was kept of the graph, at the given thresholds, as a file: heads as attention features, MLPs and neurons as
+    /// MLP features, named in their descriptions.
+    pub fn file(&self, trace: &Trace, kept: &Opened, thresholds: (f64, f64)) -> GraphFile {
         let model = &trace.model;
         let n_layers = model.config.n_layers;
-        let cumulative = self.influence.cumulative();
-        let nodes = self.parts.iter().enumerate().map(|(i, part)| {
-            let node = &self.graph.nodes[i];
+        let first_logit = kept.parts.iter().position(|p| matches!(p, Part::Logit { .. })).unwrap_or(0);
+        let nodes = kept.parts.iter().enumerate().map(|(i, part)| {
+            let node = &kept.graph.nodes[i];
             let feature: u64 = node.id.split('_').nth(1).and_then(|f| f.parse().ok()).unwrap_or(0);
             let layer = node.layer.to_string();
             let (kind, layer, number, js) = match part {
@@ -23,15 +24,15 @@ impl Traced {
                 Part::Head { layer: l, .. } => {
                     ("lorsa", layer, json!(cantor(*l as u64, feature)), format!("{l}_{feature}-0"))
                 }
-                Part::Mlp { layer: l, .. } => {
+                Part::Mlp { layer: l, .. } | Part::Neuron { layer: l, .. } => {
                     ("cross layer transcoder", layer, json!(cantor(*l as u64, feature)), format!("{l}_{feature}-0"))
                 }
                 Part::Error { layer: l, pos } => ("mlp reconstruction error", layer, json!(-1), format!("{l}_{pos}-0")),
                 Part::Logit { token, .. } => ("logit", layer, json!(token), format!("L_{token}-{}", node.pos)),
             };
             let logit = node.kind == NodeKind::Logit;
-            let first_logit = self.parts.len() - self.logits.len();
-            let prob = i.checked_sub(first_logit).and_then(|at| self.probabilities.get(at)).copied().unwrap_or(0.0);
+            let prob = i.checked_sub(first_logit).and_then(|at| self.probabilities.get(at)).copied();
+            let prob = prob.filter(|_| logit).unwrap_or(0.0);
             let clerp = match part {
                 Part::Logit { against: None, .. } => format!("Output \"{}\" (p={prob:.3})", node.label),
                 Part::Logit { .. } => format!("Output \"{}\"", node.label),
@@ -45,26 +46,27 @@ impl Traced {
             o.insert("ctx_idx".to_owned(), json!(node.pos));
             o.insert("feature_type".to_owned(), json!(kind));
             o.insert("token_prob".to_owned(), json!(prob));
-            o.insert("is_target_logit".to_owned(), json!(i == first_logit));
+            o.insert("is_target_logit".to_owned(), json!(logit && i == first_logit));
             o.insert("run_idx".to_owned(), json!(0));
             o.insert("reverse_ctx_idx".to_owned(), json!(0));
             o.insert("jsNodeId".to_owned(), json!(js));
             o.insert("clerp".to_owned(), json!(clerp));
-            o.insert("influence".to_owned(), if logit { Value::Null } else { json!(cumulative[i]) });
+            o.insert("influence".to_owned(), if logit { Value::Null } else { json!(kept.cumulative[i]) });
             o.insert("activation".to_owned(), json!(if logit { None } else { node.activation }));
             o
         });
         let nodes = nodes.collect();
-        let prompt: String = self.graph.prompt_tokens.concat();
+        let prompt: String = kept.graph.prompt_tokens.concat();
         let slug: String =
             prompt.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(60).collect();
         let metadata = json!({
             "slug": slug.trim_matches('-'), "scan": model.config.name, "transcoder_list": [],
-            "prompt_tokens": self.graph.prompt_tokens, "prompt": prompt, "node_threshold": Value::Null, "schema_version": 1,
+            "prompt_tokens": kept.graph.prompt_tokens, "prompt": prompt, "node_threshold": thresholds.0, "schema_version": 1,
+            "pruning_settings": {"node_threshold": thresholds.0, "edge_threshold": thresholds.1},
             "info": {
                 "generator": {"name": "circuitscope", "version": env!("CARGO_PKG_VERSION")},
                 "nodes": "components: heads and MLPs by position; weights in logits",
-                "frozen": ["attention patterns", "norm scales", "MLP gates"],
+                "frozen": self.attention.freeze().names(),
                 "n_layers": n_layers, "n_heads": model.config.n_heads,
             },
         });
@@ -72,14 +74,6 @@ impl Traced {
         let mut document = Map::new();
         document.insert("metadata".to_owned(), metadata);
         document.insert("qParams".to_owned(), q);
-        GraphFile::new(document, nodes, (*self.graph).clone())
-    }
-
-    /// What pruning keeps, as a file.
-    ///
-    /// # Errors
-    /// Never for a mask of this graph.
-    pub fn pruned_file(&self, trace: &Trace, pruned: &Pruned, thresholds: (f64, f64)) -> Result<GraphFile> {
-        self.file(trace).pruned(&self.influence, pruned, thresholds)
+        GraphFile::new(document, nodes, kept.graph.clone())
     }
 }

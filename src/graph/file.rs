@@ -1,12 +1,12 @@
 //! Attribution graphs as JSON, in the form that Neuronpedia and circuit-tracer write and read. Fields that
 //! this program does not know are kept and written back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Graph, Influence, Node, NodeKind, Pruned};
+use super::{Graph, Influence, Input, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
@@ -39,10 +39,14 @@ impl GraphFile {
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
             malformed(path, format!("it is not JSON that can be read ({e}; NaN and Infinity are not numbers in JSON)"))
         })?;
-        Self::read(value, path)
+        Self::from_json(value, path)
     }
 
-    fn read(value: Value, path: &Path) -> Result<Self> {
+    /// A graph out of its document; `path` is what errors name.
+    ///
+    /// # Errors
+    /// A document that lacks nodes or links, or whose links run in a circle.
+    pub fn from_json(value: Value, path: &Path) -> Result<Self> {
         let Value::Object(mut document) = value else { return Err(malformed(path, "it holds no JSON object")) };
         let mut list = |name: &str| match document.remove(name) {
             Some(Value::Array(list)) => Ok(list),
@@ -64,7 +68,7 @@ impl GraphFile {
             .collect::<Result<_>>()?;
         let mut remarks = Vec::new();
         let places = Places::new(&parsed).map_err(|w| malformed(path, w))?;
-        let links = read_links(&links, &parsed, &places, &mut remarks).map_err(|w| malformed(path, w))?;
+        let (links, inputs) = read_links(&links, &parsed, &places, &mut remarks).map_err(|w| malformed(path, w))?;
         if !parsed.iter().any(|n| n.kind == NodeKind::Logit) {
             remarks.push("it has no logit node, so nothing has influence".to_owned());
         }
@@ -74,7 +78,7 @@ impl GraphFile {
             .and_then(Value::as_array)
             .map(|t| t.iter().map(|t| t.as_str().unwrap_or_default().to_owned()).collect())
             .unwrap_or_default();
-        let graph = Graph::new(tokens, parsed, &links).map_err(|e| malformed(path, e.to_string()))?;
+        let graph = Graph::with_inputs(tokens, parsed, &links, &inputs).map_err(|e| malformed(path, e.to_string()))?;
         Ok(Self { document, nodes, graph, remarks })
     }
 
@@ -83,14 +87,29 @@ impl GraphFile {
         text("slug").or_else(|| text("prompt")).unwrap_or("attribution graph").to_owned()
     }
 
+    /// Gives nodes other descriptions, by id.
+    pub fn describe(&mut self, names: &BTreeMap<String, String>) {
+        for (node, object) in self.graph.nodes.iter_mut().zip(&mut self.nodes) {
+            if let Some(name) = names.get(&node.id) {
+                object.insert("clerp".to_owned(), json!(name));
+                node.label.clone_from(name);
+            }
+        }
+    }
+
     /// The graph's nodes and links as the interchange format has them.
     pub fn to_json(&self) -> Value {
         let mut document = self.document.clone();
         document.insert("nodes".to_owned(), Value::Array(self.nodes.iter().cloned().map(Value::Object).collect()));
         let id = |i: usize| self.graph.nodes[i].id.as_str();
-        let links =
-            self.graph.triples().map(|(s, t, w)| json!({"source": id(s), "target": id(t), "weight": w})).collect();
-        document.insert("links".to_owned(), Value::Array(links));
+        let link = |(at, (s, t, w)): (usize, (usize, usize, f32))| {
+            let mut link = json!({"source": id(s), "target": id(t), "weight": w});
+            if self.graph.follows_attention() {
+                link["input"] = json!(self.graph.input(at).label());
+            }
+            link
+        };
+        document.insert("links".to_owned(), Value::Array(self.graph.triples().enumerate().map(link).collect()));
         Value::Object(document)
     }
 
@@ -225,9 +244,11 @@ fn read_links(
     nodes: &[Node],
     places: &Places<'_>,
     remarks: &mut Vec<String>,
-) -> std::result::Result<Vec<(u32, u32, f32)>, String> {
+) -> std::result::Result<(Vec<(u32, u32, f32)>, Vec<Input>), String> {
     let is_error = |i: u32| nodes[i as usize].kind == NodeKind::Error;
     let mut out = Vec::with_capacity(links.len());
+    // Which input of a head each enters, where the file says so.
+    let (mut inputs, mut said) = (Vec::new(), false);
     let mut seen: HashSet<(u32, u32)> = HashSet::with_capacity(links.len());
     let (mut missing, mut example, mut guessed, mut twice, mut reversed) =
         (0usize, String::new(), 0usize, 0usize, 0usize);
@@ -277,6 +298,13 @@ fn read_links(
             continue;
         }
         out.push((source, target, weight as f32));
+        let input = link.get("input").and_then(Value::as_str);
+        let known = Input::ALL.into_iter().find(|i| input == Some(i.label()));
+        said |= known.is_some();
+        inputs.push(known.unwrap_or(Input::Value));
+    }
+    if !said {
+        inputs.clear();
     }
     if missing > 0 {
         remarks.push(format!(
@@ -292,7 +320,7 @@ fn read_links(
     if reversed > 0 {
         remarks.push(format!("{reversed} links lead into errors, which have no input, and were left out"));
     }
-    Ok(out)
+    Ok((out, inputs))
 }
 
 /// `feature` of schema 1: the Cantor pairing of layer and index.
@@ -305,7 +333,7 @@ mod tests {
     use super::*;
 
     fn read(value: Value) -> Result<GraphFile> {
-        GraphFile::read(value, Path::new("g.json"))
+        GraphFile::from_json(value, Path::new("g.json"))
     }
 
     fn node(id: &str, feature_type: &str, layer: &str) -> Value {

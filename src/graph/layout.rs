@@ -1,14 +1,17 @@
 //! Where a pruned graph's nodes stand when it is drawn: tokens from left to right, layers from bottom to top.
 //! Coordinates are in cells: x grows to the right over positions, y grows upwards over layers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::components::{Part, Traced};
 use super::file::GraphFile;
 use super::influence::Scores;
+use super::neurons::Opened;
 use super::{Graph, Influence, NodeKind, prune};
 use crate::engine::Trace;
 use crate::error::Result;
+use crate::jobs::Progress;
 
 /// A graph to be looked at: with its influence in the whole of which it may be a part.
 pub struct Shown {
@@ -27,23 +30,53 @@ pub enum Origin {
     File(Box<GraphFile>),
 }
 
+/// How much of a graph is drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cut {
+    /// Shares of the influence that nodes and links hold.
+    pub thresholds: (f64, f64),
+    /// Ids of the MLPs that are taken apart.
+    pub opened: BTreeSet<String>,
+}
+
+/// Neurons that an opened MLP is taken apart into; the others stay together.
+pub const NEURONS: usize = 12;
+
 impl Shown {
-    /// What the components of a traced graph are in the model, by id; `None` for others' graphs.
-    pub fn part(&self, id: &str) -> Option<Part> {
-        let Origin::Traced { found, .. } = &self.source else { return None };
-        let at = self.graph.nodes.iter().position(|n| n.id == id)?;
-        found.parts.get(at).copied()
+    /// What is kept at a cut: its graph, what its nodes are (of a traced graph), and their influence.
+    fn kept(&self, cut: &Cut, progress: &Progress) -> Result<(Opened, bool)> {
+        let pruned = prune(&self.graph, &self.influence, cut.thresholds.0, cut.thresholds.1)?;
+        if let Origin::Traced { trace, found } = &self.source {
+            let id = |part: &Part| super::components::node_of(part, trace, found.pos + 1).id;
+            let opens = |part: &Part| matches!(part, Part::Mlp { .. }) && cut.opened.contains(&id(part));
+            return Ok((found.opened(trace, &pruned, opens, NEURONS, progress)?, true));
+        }
+        let (graph, old) = self.graph.pruned(&pruned)?;
+        let all = self.influence.cumulative();
+        Ok((
+            Opened {
+                graph,
+                parts: Vec::new(),
+                influence: old.iter().map(|i| self.influence.values[*i]).collect(),
+                cumulative: old.iter().map(|i| all[*i]).collect(),
+            },
+            false,
+        ))
     }
 
-    /// The pruned graph as a file.
+    /// The graph as it is cut, as a file.
     ///
     /// # Errors
     /// Thresholds outside 0..=1.
-    pub fn file(&self, thresholds: (f64, f64)) -> Result<GraphFile> {
-        let kept = prune(&self.graph, &self.influence, thresholds.0, thresholds.1)?;
+    pub fn file(&self, cut: &Cut) -> Result<GraphFile> {
         match &self.source {
-            Origin::Traced { trace, found } => found.pruned_file(trace, &kept, thresholds),
-            Origin::File(file) => file.pruned(&self.influence, &kept, thresholds),
+            Origin::Traced { trace, found } => {
+                Ok(found.file(trace, &self.kept(cut, &Progress::new())?.0, cut.thresholds))
+            }
+            Origin::File(file) => {
+                let kept = prune(&self.graph, &self.influence, cut.thresholds.0, cut.thresholds.1)?;
+                file.pruned(&self.influence, &kept, cut.thresholds)
+            }
         }
     }
 }
@@ -51,6 +84,8 @@ impl Shown {
 /// A pruned graph laid out.
 pub struct Drawing {
     pub graph: Graph,
+    /// By node what it is in the model; empty for others' graphs.
+    pub parts: Vec<Part>,
     /// By node of [`Self::graph`]: its influence, and its cumulative share.
     pub influence: Vec<f64>,
     pub cumulative: Vec<f64>,
@@ -65,14 +100,17 @@ pub struct Drawing {
 }
 
 impl Drawing {
+    /// What a node is in the model, if it is of this program's making.
+    pub fn part(&self, node: usize) -> Option<Part> {
+        self.parts.get(node).copied()
+    }
+
     /// Prunes and lays out.
     ///
     /// # Errors
-    /// Thresholds outside 0..=1.
-    pub fn of(shown: &Shown, thresholds: (f64, f64)) -> Result<Self> {
-        let kept = prune(&shown.graph, &shown.influence, thresholds.0, thresholds.1)?;
-        let (graph, old) = shown.graph.pruned(&kept)?;
-        let all = shown.influence.cumulative();
+    /// Thresholds outside 0..=1, or [`crate::Error::Cancelled`].
+    pub fn of(shown: &Shown, cut: &Cut, progress: &Progress) -> Result<Self> {
+        let (Opened { graph, parts, influence, cumulative }, traced) = shown.kept(cut, progress)?;
         let positions = graph.nodes.iter().map(|n| n.pos + 1).max().unwrap_or(0).max(graph.prompt_tokens.len());
         let top = graph.nodes.iter().filter(|n| n.kind != NodeKind::Logit).map(|n| n.layer).max().unwrap_or(0).max(0);
         // Heads stand on their layer's line, what comes after attention half a line above.
@@ -82,10 +120,11 @@ impl Drawing {
                 NodeKind::Token => 0.0,
                 NodeKind::Logit => top as f32 + 2.5,
                 NodeKind::Error => n.layer as f32 + 1.5,
-                NodeKind::Component if n.label.starts_with('m') && n.label[1..].parse::<u32>().is_ok() => {
-                    n.layer as f32 + 1.5
-                }
-                NodeKind::Component => n.layer as f32 + 1.0,
+                NodeKind::Component if !traced => n.layer as f32 + 1.0,
+                NodeKind::Component => match parts[i] {
+                    Part::Mlp { .. } | Part::Neuron { .. } => n.layer as f32 + 1.5,
+                    _ => n.layer as f32 + 1.0,
+                },
             }
         };
         let mut order: Vec<usize> = (0..graph.nodes.len()).collect();
@@ -123,8 +162,9 @@ impl Drawing {
             }
         }
         Ok(Self {
-            influence: old.iter().map(|i| shown.influence.values[*i]).collect(),
-            cumulative: old.iter().map(|i| all[*i]).collect(),
+            influence,
+            cumulative,
+            parts,
             places,
             columns,
             height: top as f32 + 3.0,
@@ -156,7 +196,8 @@ mod tests {
         let file = GraphFile::new(serde_json::Map::new(), Vec::new(), g.clone());
         let source = Origin::File(Box::new(file));
         let shown = Shown { title: String::new(), graph: Arc::new(g), influence, scores, remarks: Vec::new(), source };
-        let d = Drawing::of(&shown, (1.0, 1.0)).unwrap();
+        let cut = Cut { thresholds: (1.0, 1.0), opened: BTreeSet::new() };
+        let d = Drawing::of(&shown, &cut, &Progress::new()).unwrap();
         assert_eq!(d.graph.nodes.len(), 4);
         for (x, y) in &d.places {
             assert!(*x > d.columns[0].0 && *x < d.columns[0].1 && *y >= 0.0 && *y <= d.height);

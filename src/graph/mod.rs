@@ -8,12 +8,17 @@ pub mod export;
 pub mod file;
 pub mod influence;
 pub mod layout;
+pub mod marks;
+pub mod neurons;
 pub mod prune;
+pub mod readers;
 mod sources;
 pub mod targets;
 
 pub use influence::Influence;
 pub use prune::{Pruned, prune};
+/// Through which of a head's inputs a link enters it.
+pub use crate::circuit::Part as Input;
 
 use crate::error::{Error, Result};
 
@@ -65,8 +70,13 @@ pub struct Graph {
     /// `links[start[t]..start[t + 1]]` end in node t.
     start: Vec<usize>,
     pub links: Vec<Link>,
+    /// By link through which input of a head it enters, the head's value for what is no head's; empty where attention
+    /// was held still, so that there are no others.
+    inputs: Vec<Input>,
     /// Nodes such that every link's target stands before its source.
     order: Vec<u32>,
+    /// Where in `order` each level ends: no two nodes of a level are on one path.
+    levels: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,6 +91,19 @@ impl Graph {
     /// # Errors
     /// A cycle, more than 2³² nodes, or a link to a node that is not there.
     pub fn new(prompt_tokens: Vec<String>, nodes: Vec<Node>, links: &[(u32, u32, f32)]) -> Result<Self> {
+        Self::with_inputs(prompt_tokens, nodes, links, &[])
+    }
+
+    /// As [`Self::new`], with the input through which each link enters; none at all where that is not known.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_inputs(
+        prompt_tokens: Vec<String>,
+        nodes: Vec<Node>,
+        links: &[(u32, u32, f32)],
+        inputs: &[Input],
+    ) -> Result<Self> {
         let n = nodes.len();
         if u32::try_from(n).is_err() {
             return Err(Error::failed(format!("a graph of {n} nodes is too large")));
@@ -97,13 +120,17 @@ impl Graph {
         }
         let mut next = start.clone();
         let mut sorted = vec![Link { source: 0, weight: 0.0 }; links.len()];
-        for (source, target, weight) in links {
+        let mut sorted_inputs = vec![Input::Value; inputs.len()];
+        for (i, (source, target, weight)) in links.iter().enumerate() {
             let at = &mut next[*target as usize];
             sorted[*at] = Link { source: *source, weight: *weight };
+            if let (Some(slot), Some(input)) = (sorted_inputs.get_mut(*at), inputs.get(i)) {
+                *slot = *input;
+            }
             *at += 1;
         }
-        let mut graph = Self { prompt_tokens, nodes, start, links: sorted, order: Vec::new() };
-        graph.order = graph.topological()?;
+        let mut graph = Self { prompt_tokens, nodes, start, links: sorted, inputs: sorted_inputs, order: Vec::new(), levels: Vec::new() };
+        (graph.order, graph.levels) = graph.topological()?;
         Ok(graph)
     }
 
@@ -117,9 +144,25 @@ impl Graph {
         self.start[target]..self.start[target + 1]
     }
 
+    /// Through which input of its target a link enters; the value's where attention was held still.
+    pub fn input(&self, link: usize) -> Input {
+        self.inputs.get(link).copied().unwrap_or(Input::Value)
+    }
+
+    /// Whether links enter through queries and keys as well.
+    pub fn follows_attention(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
     /// Nodes from the logits down: every link's target before its source.
     pub fn order(&self) -> &[u32] {
         &self.order
+    }
+
+    /// The same in levels, which do not depend on those behind them.
+    pub fn levels(&self) -> impl Iterator<Item = &[u32]> {
+        let starts = std::iter::once(0).chain(self.levels.iter().copied());
+        starts.zip(&self.levels).map(|(start, end)| &self.order[start..*end])
     }
 
     /// (source, target, weight) of all links, by target.
@@ -150,12 +193,13 @@ impl Graph {
             let link = self.links[*at];
             links.push((place[link.source as usize], place[target], link.weight));
         }
+        let inputs: Vec<Input> = pruned.links.iter().filter_map(|at| self.inputs.get(*at)).copied().collect();
         let nodes = kept.iter().map(|i| self.nodes[*i].clone()).collect();
-        Ok((Self::new(self.prompt_tokens.clone(), nodes, &links)?, kept))
+        Ok((Self::with_inputs(self.prompt_tokens.clone(), nodes, &links, &inputs)?, kept))
     }
 
-    /// Kahn's algorithm.
-    fn topological(&self) -> Result<Vec<u32>> {
+    /// Kahn's algorithm, one level after the other; the nodes in order, and where each level ends.
+    fn topological(&self) -> Result<(Vec<u32>, Vec<usize>)> {
         let n = self.nodes.len();
         // How many links still leave each node; those with none can be placed.
         let mut leaving = vec![0usize; n];
@@ -164,19 +208,24 @@ impl Graph {
         }
         let mut order: Vec<u32> = (0..n as u32).filter(|i| leaving[*i as usize] == 0).collect();
         let mut done = 0;
+        let mut levels = Vec::new();
         while done < order.len() {
-            let target = order[done] as usize;
-            done += 1;
-            for at in self.range(target) {
-                let source = self.links[at].source as usize;
-                leaving[source] -= 1;
-                if leaving[source] == 0 {
-                    order.push(source as u32);
+            let level = done..order.len();
+            levels.push(level.end);
+            for i in level {
+                let target = order[i] as usize;
+                for at in self.range(target) {
+                    let source = self.links[at].source as usize;
+                    leaving[source] -= 1;
+                    if leaving[source] == 0 {
+                        order.push(source as u32);
+                    }
                 }
             }
+            done = levels[levels.len() - 1];
         }
         if order.len() == n {
-            return Ok(order);
+            return Ok((order, levels));
         }
         let stuck = (0..n).find(|i| leaving[*i] > 0).map_or("", |i| self.nodes[i].id.as_str());
         Err(Error::failed(format!(
@@ -214,6 +263,8 @@ pub(crate) mod tests {
         let error = graph(&[Component, Component, Logit], &[1.0], &[(0, 1, 1.0), (1, 0, 1.0), (1, 2, 1.0)]);
         assert!(error.err().is_some_and(|e| e.to_string().contains("circle through node `n")));
         let fine = graph(&[Component, Component, Logit], &[1.0], &[(0, 1, 1.0), (1, 2, 1.0)]);
-        assert_eq!(fine.map(|g| g.order().to_vec()).ok(), Some(vec![2, 1, 0]));
+        let fine = fine.unwrap();
+        assert_eq!(fine.order(), [2, 1, 0]);
+        assert_eq!(fine.levels().map(<[u32]>::to_vec).collect::<Vec<_>>(), [[2], [1], [0]]);
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::influence::LEAST;
-use super::{Graph, Influence, NodeKind};
+use super::{Graph, Influence, Link, NodeKind};
 use crate::error::{Error, Result};
 
 /// What is kept unless somebody says otherwise.
@@ -22,36 +22,63 @@ pub struct Pruned {
 /// Room for rounding where a share meets a threshold exactly.
 const SLACK: f64 = 1e-9;
 
-/// The score at the first index, in falling order, whose cumulative share of `total` reaches `share`. No score
-/// is negative.
-fn score_at_share(scores: impl Iterator<Item = f64> + Clone, total: f64, share: f64) -> f64 {
-    // Buckets by exponent and four bits of the mantissa, so that only one has to be sorted: a slider asks for this over
-    // millions of links.
-    let bucket = |score: f64| (score.to_bits() >> 48) as usize;
-    let mut sums = vec![0f64; 1 << 15];
-    let mut lowest = usize::MAX;
-    for score in scores.clone().filter(|s| *s > 0.0) {
-        sums[bucket(score)] += score;
-        lowest = lowest.min(bucket(score));
+/// Sums of scores by exponent and four bits of the mantissa, so that finding the one at a share sorts a single bucket.
+/// No score is negative.
+#[derive(Clone)]
+struct Histogram(Vec<f64>);
+
+impl Histogram {
+    fn new() -> Self {
+        Self(vec![0.0; 1 << 15])
     }
-    let wanted = total * share * (1.0 - SLACK);
-    let mut before = 0.0;
-    for at in (0..sums.len()).rev() {
-        if sums[at] == 0.0 || before + sums[at] < wanted && at > lowest {
-            before += sums[at];
-            continue;
-        }
-        let mut inside: Vec<f64> = scores.clone().filter(|s| *s > 0.0 && bucket(*s) == at).collect();
-        inside.sort_by(|a, b| b.total_cmp(a));
-        for score in &inside {
-            before += score;
-            if before >= wanted {
-                return *score;
+
+    fn bucket(score: f64) -> usize {
+        (score.to_bits() >> 48) as usize
+    }
+
+    fn add(&mut self, score: f64) {
+        self.0[Self::bucket(score)] += score;
+    }
+
+    /// The bucket in which, in falling order, the cumulative share reaches `share`, what is above it, and what is
+    /// wanted; `None` of nothing.
+    fn at_share(&self, share: f64) -> Option<(usize, f64, f64)> {
+        let wanted = self.0.iter().sum::<f64>() * share * (1.0 - SLACK);
+        let lowest = self.0.iter().position(|v| *v > 0.0)?;
+        let mut before = 0.0;
+        for at in (lowest..self.0.len()).rev() {
+            if self.0[at] > 0.0 && (before + self.0[at] >= wanted || at == lowest) {
+                return Some((at, before, wanted));
             }
+            before += self.0[at];
         }
-        return inside.last().copied().unwrap_or(0.0);
+        None
     }
-    0.0
+}
+
+/// The score with which a sum that stands at `before` reaches `wanted`, taking the largest first; the smallest if none
+/// does.
+fn reaching(mut scores: Vec<f64>, mut before: f64, wanted: f64) -> f64 {
+    scores.sort_unstable_by(|a, b| b.total_cmp(a));
+    for score in &scores {
+        before += score;
+        if before >= wanted {
+            return *score;
+        }
+    }
+    scores.last().copied().unwrap_or(0.0)
+}
+
+/// The score at the first index, in falling order, whose cumulative share reaches `share`. `rest` is what scores that
+/// are not among these have, all of them smaller.
+fn score_at_share(scores: &[f64], rest: f64, share: f64) -> f64 {
+    let mut histogram = Histogram::new();
+    scores.iter().filter(|s| **s > 0.0).for_each(|s| histogram.add(*s));
+    let total = histogram.0.iter().sum::<f64>();
+    let share = if total > 0.0 { (share * (total + rest) / total).min(1.0) } else { share };
+    let Some((bucket, before, wanted)) = histogram.at_share(share) else { return 0.0 };
+    let inside = scores.iter().copied().filter(|s| *s > 0.0 && Histogram::bucket(*s) == bucket).collect();
+    reaching(inside, before, wanted)
 }
 
 fn check(threshold: f64, what: &str) -> Result<()> {
@@ -71,77 +98,136 @@ pub fn prune(graph: &Graph, influence: &Influence, node_threshold: f64, edge_thr
     check(node_threshold, "node")?;
     check(edge_threshold, "edge")?;
     let always = |i: usize| matches!(graph.nodes[i].kind, NodeKind::Token | NodeKind::Logit);
-    let values = influence.values.iter().copied();
-    let least = score_at_share(values, influence.total(), node_threshold) * (1.0 - SLACK);
+    let least = score_at_share(&influence.values, influence.rest, node_threshold) * (1.0 - SLACK);
     let mut nodes: Vec<bool> =
         influence.values.iter().enumerate().map(|(i, v)| always(i) || (*v > 0.0 && *v >= least)).collect();
-
-    let (mut links, rows) = between(graph, &nodes);
-    score(graph, &mut links, &rows);
-    let scores = links.iter().map(|l| f64::from(l.score));
-    let total = scores.clone().sum();
-    let least = score_at_share(scores, total, edge_threshold) * (1.0 - SLACK);
-    links.retain(|l| l.score > 0.0 && f64::from(l.score) >= least);
-
+    let (factors, histogram) = score(graph, &nodes);
+    let mut links = strongest(graph, &nodes, &factors, &histogram, edge_threshold);
     drop_dead_ends(graph, &mut nodes, &mut links);
     Ok(Pruned { nodes, links: links.into_iter().map(|l| l.at).collect() })
 }
 
-/// A link between kept nodes.
+/// A link that is kept so far.
 #[derive(Clone, Copy)]
 struct Kept {
     target: u32,
     source: u32,
     /// Its place in the graph.
     at: usize,
-    score: f32,
+    score: f64,
 }
 
-/// The links between kept nodes by target, and where each node's begin. A slider asks for this many times a second, and
-/// what is kept is a small part of the graph, so that everything after works on this list alone.
-fn between(graph: &Graph, nodes: &[bool]) -> (Vec<Kept>, Vec<usize>) {
-    let row = |target: usize| {
-        let inside = move |at: &usize| nodes[target] && nodes[graph.links[*at].source as usize];
-        graph.range(target).filter(inside)
+/// Links that are worth a thread of their own.
+const PARALLEL: usize = 50_000;
+
+/// For each kept node what turns a link's |weight| into Â · (influence + w), normalised and summed over the links
+/// between kept nodes alone, and all these scores' histogram.
+///
+/// A slider asks for this many times a second, over up to a hundred million links: each is read once here and once
+/// when the strongest are taken, nodes of one level at a time, which do not depend on each other.
+fn score(graph: &Graph, nodes: &[bool]) -> (Vec<f64>, Histogram) {
+    struct Sums {
+        through: Vec<f64>,
+        histogram: Histogram,
+    }
+    let n = nodes.len();
+    let kept = |link: &&Link| nodes[link.source as usize];
+    // One target: its factor, and what flows on to its sources.
+    let pass = |target: usize, through: f64, onward: &mut [f64], histogram: &mut Histogram| -> f64 {
+        let row = graph.into_node(target);
+        let sum: f64 = row.iter().filter(kept).map(|l| f64::from(l.weight.abs())).sum();
+        let factor = through / sum.max(LEAST);
+        if factor > 0.0 {
+            for link in row.iter().filter(kept) {
+                let score = f64::from(link.weight.abs()) * factor;
+                onward[link.source as usize] += score;
+                histogram.add(score);
+            }
+        }
+        factor
     };
-    let counts: Vec<usize> = (0..nodes.len()).into_par_iter().map(|t| row(t).count()).collect();
-    let mut rows = vec![0];
-    for count in counts {
-        rows.push(rows[rows.len() - 1] + count);
-    }
-    let mut links = vec![Kept { target: 0, source: 0, at: 0, score: 0.0 }; rows[nodes.len()]];
-    let mut parts: Vec<(usize, &mut [Kept])> = Vec::new();
-    let mut rest = links.as_mut_slice();
-    for target in 0..nodes.len() {
-        let (part, after) = std::mem::take(&mut rest).split_at_mut(rows[target + 1] - rows[target]);
-        if !part.is_empty() {
-            parts.push((target, part));
+    let mut through: Vec<f64> = graph.nodes.iter().map(|n| n.prob).collect();
+    let mut factors = vec![0f64; n];
+    let mut histogram = Histogram::new();
+    let mut threads: Vec<Sums> = Vec::new();
+    for level in graph.levels() {
+        let targets: Vec<u32> = level.iter().copied().filter(|t| nodes[*t as usize]).collect();
+        let size = |t: &u32| graph.range(*t as usize).len();
+        let links: usize = targets.iter().map(size).sum();
+        if links < PARALLEL {
+            for target in targets.iter().map(|t| *t as usize) {
+                let own = through[target];
+                factors[target] = pass(target, own, &mut through, &mut histogram);
+            }
+            continue;
         }
-        rest = after;
-    }
-    parts.into_par_iter().for_each(|(target, part)| {
-        for (kept, at) in part.iter_mut().zip(row(target)) {
-            let link = graph.links[at];
-            *kept = Kept { target: target as u32, source: link.source, at, score: link.weight.abs() };
+        let count = rayon::current_num_threads();
+        threads.resize_with(count, || Sums { through: vec![0.0; n], histogram: Histogram::new() });
+        // Contiguous parts with about as many links each.
+        let mut parts: Vec<&[u32]> = Vec::new();
+        let mut rest = targets.as_slice();
+        for i in 0..count {
+            let share = rest.iter().map(size).sum::<usize>() / (count - i);
+            let mut sum = 0;
+            let end = rest.iter().position(|t| {
+                sum += size(t);
+                sum > share
+            });
+            let end = if i + 1 == count { rest.len() } else { end.map_or(rest.len(), |e| (e + 1).min(rest.len())) };
+            parts.push(&rest[..end]);
+            rest = &rest[end..];
         }
-    });
-    (links, rows)
+        let known = &through;
+        let found: Vec<Vec<f64>> = threads
+            .par_iter_mut()
+            .zip(&parts)
+            .map(|(sums, part)| {
+                sums.through.fill(0.0);
+                let one = |t: &u32| {
+                    let own = known[*t as usize];
+                    pass(*t as usize, own, &mut sums.through, &mut sums.histogram)
+                };
+                part.iter().map(one).collect()
+            })
+            .collect();
+        for ((part, found), sums) in parts.iter().zip(found).zip(&threads) {
+            part.iter().zip(found).for_each(|(t, f)| factors[*t as usize] = f);
+            through.iter_mut().zip(&sums.through).for_each(|(a, b)| *a += b);
+        }
+    }
+    for sums in &threads {
+        histogram.0.iter_mut().zip(&sums.histogram.0).for_each(|(a, b)| *a += b);
+    }
+    (factors, histogram)
 }
 
-/// Turns |weights| into Â · (influence + w), normalised and summed over these links alone.
-fn score(graph: &Graph, links: &mut [Kept], rows: &[usize]) {
-    let mut through: Vec<f64> = graph.nodes.iter().map(|n| n.prob).collect();
-    // Targets come before their sources.
-    for target in graph.order().iter().map(|t| *t as usize) {
-        let row = &mut links[rows[target]..rows[target + 1]];
-        let sum: f64 = row.iter().map(|l| f64::from(l.score)).sum();
-        let factor = through[target] / sum.max(LEAST);
-        for link in row {
-            let score = f64::from(link.score) * factor;
-            link.score = score as f32;
-            through[link.source as usize] += score;
-        }
-    }
+/// The strongest links between kept nodes that together hold a share of all scores, by place.
+fn strongest(graph: &Graph, nodes: &[bool], factors: &[f64], histogram: &Histogram, share: f64) -> Vec<Kept> {
+    let Some((bucket, before, wanted)) = histogram.at_share(share) else { return Vec::new() };
+    // What lies under the bucket only by rounding belongs to it.
+    let lowest = f64::from_bits((bucket as u64) << 48) * (1.0 - 2.0 * SLACK);
+    let candidates: Vec<Vec<Kept>> = (0..nodes.len())
+        .into_par_iter()
+        .with_min_len(16)
+        .filter(|t| nodes[*t] && factors[*t] > 0.0)
+        .map(|target| {
+            let first = graph.range(target).start;
+            let mut out = Vec::new();
+            for (i, link) in graph.into_node(target).iter().enumerate() {
+                let score = f64::from(link.weight.abs()) * factors[target];
+                if score >= lowest && score > 0.0 && nodes[link.source as usize] {
+                    out.push(Kept { target: target as u32, source: link.source, at: first + i, score });
+                }
+            }
+            out
+        })
+        .collect();
+    let scores = candidates.iter().flatten().map(|l| l.score);
+    let inside = scores.filter(|s| Histogram::bucket(*s) == bucket).collect();
+    let least = reaching(inside, before, wanted) * (1.0 - SLACK);
+    let mut out = Vec::with_capacity(candidates.iter().map(Vec::len).sum());
+    candidates.into_iter().for_each(|row| out.extend(row.into_iter().filter(|l| l.score >= least)));
+    out
 }
 
 /// Drops components without a way in and components and errors without a way out, with their links, until none
@@ -182,11 +268,14 @@ mod tests {
     fn the_score_at_a_share() {
         // 4 + 3 + 2 + 1: cumulative 0.4, 0.7, 0.9, 1.
         for (share, expected) in [(0.0, 4.0), (0.3, 4.0), (0.4, 4.0), (0.41, 3.0), (0.7, 3.0), (0.9, 2.0), (1.0, 1.0)] {
-            assert_eq!(score_at_share([1.0, 4.0, 2.0, 3.0].into_iter(), 10.0, share), expected, "{share}");
+            assert_eq!(score_at_share(&[1.0, 4.0, 2.0, 3.0], 0.0, share), expected, "{share}");
         }
-        assert_eq!(score_at_share([].into_iter(), 0.0, 0.5), 0.0);
+        assert_eq!(score_at_share(&[], 0.0, 0.5), 0.0);
         // Zeros at the end are not reached.
-        assert_eq!(score_at_share([0.0, 2.0, 0.0, 2.0, 0.0].into_iter(), 4.0, 1.0), 2.0);
+        assert_eq!(score_at_share(&[0.0, 2.0, 0.0, 2.0, 0.0], 0.0, 1.0), 2.0);
+        // Half of 10 that others hold: 0.7 of 20 is more than all four, 0.3 is reached with the second.
+        assert_eq!(score_at_share(&[1.0, 4.0, 2.0, 3.0], 10.0, 0.7), 1.0);
+        assert_eq!(score_at_share(&[1.0, 4.0, 2.0, 3.0], 10.0, 0.3), 3.0);
     }
 
     /// circuit-tracer's own example: c0..c4, errors e5..e8, tokens t9, t10, logit 11; all weights 10.

@@ -1,5 +1,5 @@
-//! A run taken apart for attribution: everything that writes to the residual stream, position by position, and how
-//! each component reads it once attention patterns, norm scales and MLP gates are held still.
+//! A run taken apart for attribution: everything that writes to the residual stream, position by position.
+//! [`super::readers`] has the other half: how each component reads it.
 //!
 //! What a component writes is split in two. The part that is linear in the residual stream belongs to the
 //! component; the rest (biases, offsets of norms) belongs to an error node of its layer and position. So all
@@ -7,10 +7,9 @@
 
 use candle_core::Tensor;
 
+use super::readers::{gate, mlp_norm};
 use crate::engine::frozen::FrozenNorm;
-use crate::engine::gradient::{Along, differentiate};
-use crate::engine::kernels::activation;
-use crate::engine::{Freeze, Site, SiteKind, Trace};
+use crate::engine::{Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::config::Parallel;
@@ -178,6 +177,11 @@ impl Sources {
         Ok(self.rows[pos].narrow(0, 0, self.before(before_layer))?)
     }
 
+    /// One source at a position, [1, d_model].
+    pub fn row(&self, pos: usize, index: usize) -> Result<Tensor> {
+        Ok(self.rows[pos].narrow(0, index, 1)?)
+    }
+
     /// What an MLP reads at a position, [sources, d_model], and the index of each row's source.
     pub fn before_mlp(&self, pos: usize, layer: usize) -> Result<(Tensor, Vec<usize>)> {
         let n = self.before(layer);
@@ -223,148 +227,33 @@ fn value_constant(trace: &Trace, layer: usize) -> Result<Option<Tensor>> {
     })
 }
 
-/// Values of an MLP's gate, [pos, d_mlp]: act(pre) of gated MLPs, act(pre)/pre of plain ones.
-fn gate(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
-    let c = &trace.model.config;
-    let pre = trace.value(Site::new(SiteKind::MlpPre, layer))?.narrow(0, 0, n)?.contiguous()?;
-    if c.gated_mlp {
-        return Ok(activation::apply(&pre, c.activation, false)?);
-    }
-    let post = trace.get(SiteKind::MlpPost, layer)?.narrow(0, 0, n)?;
-    // Where the linear factor vanishes so does the product, and the gate is whatever one likes.
-    let tiny = pre.abs()?.lt(1e-20)?.to_dtype(pre.dtype())?;
-    Ok((post / (pre + (tiny * 1e-20)?)?)?)
-}
-
-fn mlp_norm(trace: &Trace, layer: usize, n: usize) -> Result<FrozenNorm> {
-    let c = &trace.model.config;
-    let block = &trace.model.weights.blocks[layer];
-    let (kind, norm) = match c.parallel {
-        Parallel::Sequential => (SiteKind::ResidMid, &block.ln2),
-        Parallel::SharedNorm => (SiteKind::ResidPre, &block.ln1),
-        Parallel::OwnNorms => (SiteKind::ResidPre, &block.ln2),
-    };
-    FrozenNorm::of(&trace.get(kind, layer)?.narrow(0, 0, n)?.contiguous()?, norm.as_ref(), c)
-}
-
 /// What an MLP writes linearly in the stream, [pos, d_model].
 fn linear_mlp(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
+    let Some(mlp) = &trace.model.weights.blocks[layer].mlp else { return Err(Error::failed("the model has no MLP")) };
+    let out = linear_neurons(trace, layer, n)?.matmul(&mlp.output.weight)?;
+    match mlp_post(trace, layer, n)? {
+        Some(post) => post.apply(&out),
+        None => Ok(out),
+    }
+}
+
+/// What an MLP's neurons hold linearly in the stream, with the gates held still, [pos, d_mlp].
+pub fn linear_neurons(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
     let c = &trace.model.config;
-    let block = &trace.model.weights.blocks[layer];
-    let Some(mlp) = &block.mlp else { return Err(Error::failed("the model has no MLP")) };
+    let Some(mlp) = &trace.model.weights.blocks[layer].mlp else { return Err(Error::failed("the model has no MLP")) };
     let kind = if c.parallel == Parallel::Sequential { SiteKind::ResidMid } else { SiteKind::ResidPre };
     let stream = trace.get(kind, layer)?.narrow(0, 0, n)?.contiguous()?;
     let x = mlp_norm(trace, layer, n)?.apply(&stream)?;
-    let out = (x.matmul(&mlp.input.weight)? * gate(trace, layer, n)?)?.matmul(&mlp.output.weight)?;
-    let Some(post) = &block.ln2_post else { return Ok(out) };
+    Ok((x.matmul(&mlp.input.weight)? * gate(trace, layer, n)?)?)
+}
+
+/// The norm on an MLP's output, held at the run's scale; `None` where the output is added as it is.
+pub fn mlp_post(trace: &Trace, layer: usize, n: usize) -> Result<Option<FrozenNorm>> {
+    let block = &trace.model.weights.blocks[layer];
+    let (Some(post), Some(mlp)) = (&block.ln2_post, &block.mlp) else { return Ok(None) };
     let mut raw = trace.get(SiteKind::MlpPost, layer)?.narrow(0, 0, n)?.contiguous()?.matmul(&mlp.output.weight)?;
     if let Some(b) = &mlp.output.bias {
         raw = raw.broadcast_add(b)?;
     }
-    FrozenNorm::of(&raw, Some(post), c)?.apply(&out)
-}
-
-/// How every component reads the stream on behalf of one target: gradients of the target through everything
-/// above it, with patterns, scales and gates frozen.
-pub struct Readers {
-    /// At z, [layer] of [pos, head, d_head].
-    pub z: Vec<Tensor>,
-    /// At the MLP's neurons, [layer] of [pos, d_mlp].
-    pub post: Vec<Tensor>,
-}
-
-impl Readers {
-    /// Of the metric `direction` [d_model] · normalised final row at the last of `n` positions.
-    pub fn of(trace: &Trace, n: usize, direction: &Tensor, progress: &Progress) -> Result<Self> {
-        let c = &trace.model.config;
-        let mut kinds = vec![SiteKind::Z];
-        if c.has_mlp() {
-            kinds.push(SiteKind::MlpPost);
-        }
-        let along = Along {
-            network: trace.model.network(),
-            ids: &trace.ids[..n],
-            embeddings: None,
-            kinds: &kinds,
-            keep: &[],
-            freeze: Freeze::ALL,
-            heads_apart: false,
-            pos: n - 1,
-        };
-        let metric = |row: &Tensor| Ok(row.squeeze(0)?.mul(direction)?.sum_all()?);
-        let passes = differentiate(&along, metric, progress)?;
-        let of = |kind| -> Result<Vec<Tensor>> {
-            (0..c.n_layers).map(|l| Ok(passes.gradient(Site::new(kind, l))?.squeeze(0)?)).collect()
-        };
-        Ok(Self { z: of(SiteKind::Z)?, post: if c.has_mlp() { of(SiteKind::MlpPost)? } else { Vec::new() } })
-    }
-}
-
-/// One layer's heads as readers of the stream.
-pub struct HeadReaders {
-    /// [pos, head, d_model]: what head h at a destination reads of any source position, before the source's scale.
-    directions: Tensor,
-    /// 1 / scale of ln1 by position.
-    inverse_scale: Vec<f32>,
-    /// [head][dest][src]
-    pattern: Vec<f32>,
-    n: usize,
-    n_heads: usize,
-}
-
-impl HeadReaders {
-    pub fn of(trace: &Trace, readers: &Readers, layer: usize, n: usize) -> Result<Self> {
-        let c = &trace.model.config;
-        let block = &trace.model.weights.blocks[layer];
-        let stream = trace.get(SiteKind::ResidPre, layer)?.narrow(0, 0, n)?.contiguous()?;
-        let frozen = FrozenNorm::of(&stream, block.ln1.as_ref(), c)?;
-        let mut directions = Vec::new();
-        for head in 0..c.n_heads {
-            let g = readers.z[layer].narrow(1, head, 1)?.squeeze(1)?.contiguous()?;
-            let v = block.attn.v.weight.narrow(1, c.kv_head(head) * c.d_head, c.d_head)?.contiguous()?;
-            directions.push(frozen.read(&g.matmul(&v.t()?)?)?);
-        }
-        let pattern = trace.pattern(layer)?.narrow(1, 0, n)?.narrow(2, 0, n)?.contiguous()?.flatten_all()?.to_vec1()?;
-        Ok(Self {
-            directions: Tensor::stack(&directions, 1)?,
-            inverse_scale: frozen.divisor.iter().map(|s| s.recip()).collect(),
-            pattern,
-            n,
-            n_heads: c.n_heads,
-        })
-    }
-
-    /// Reading directions of (dest, head) pairs, [pairs, d_model].
-    pub fn directions(&self, pairs: &[(usize, usize)]) -> Result<Tensor> {
-        let d = self.directions.dim(2)?;
-        let flat = self.directions.reshape((self.n * self.n_heads, d))?;
-        let rows: Vec<u32> = pairs.iter().map(|(dest, head)| (dest * self.n_heads + head) as u32).collect();
-        Ok(flat.index_select(&Tensor::from_vec(rows, pairs.len(), flat.device())?, 0)?)
-    }
-
-    /// What a source's projection on a reading direction is multiplied with.
-    pub fn weight(&self, head: usize, dest: usize, src: usize) -> f32 {
-        self.pattern[(head * self.n + dest) * self.n + src] * self.inverse_scale[src]
-    }
-}
-
-/// Reading directions of a layer's MLP, [pos, d_model], each for its own position.
-pub fn mlp_directions(trace: &Trace, readers: &Readers, layer: usize, n: usize) -> Result<Tensor> {
-    let frozen = mlp_norm(trace, layer, n)?;
-    let Some(mlp) = &trace.model.weights.blocks[layer].mlp else { return Err(Error::failed("the model has no MLP")) };
-    let through = (&readers.post[layer] * gate(trace, layer, n)?)?.matmul(&mlp.input.weight.t()?)?;
-    divide(&frozen.read(&through)?, &frozen.divisor)
-}
-
-/// Reading directions of logits, [target, d_model], at a position, out of directions [target, d_model] behind the final
-/// norm.
-pub fn logit_directions(trace: &Trace, directions: &Tensor, pos: usize) -> Result<Tensor> {
-    let c = &trace.model.config;
-    let row = trace.resid_final.narrow(0, pos, 1)?.contiguous()?;
-    let frozen = FrozenNorm::of(&row, trace.model.weights.ln_final.as_ref(), c)?;
-    divide(&frozen.read(directions)?, &vec![frozen.divisor[0]; directions.dim(0)?])
-}
-
-fn divide(rows: &Tensor, by: &[f32]) -> Result<Tensor> {
-    Ok(rows.broadcast_div(&Tensor::from_slice(by, (by.len(), 1), rows.device())?)?)
+    Ok(Some(FrozenNorm::of(&raw, Some(post), &trace.model.config)?))
 }

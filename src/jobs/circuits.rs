@@ -8,12 +8,12 @@ use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
 use crate::circuit::acdc::acdc;
 use crate::circuit::cart::Cart;
-use crate::circuit::contributions::Contributions;
+use crate::circuit::contributions::Means;
 use crate::circuit::eap::{EdgeScores, Path as GradientPath, STEPS, edge_scores};
 use crate::circuit::file::PromptPair;
 use crate::circuit::find::{Step, refine, top_edges};
 use crate::circuit::prompt_set::PromptSet;
-use crate::circuit::quality::{Curve, Quality, Trial, curve, quality};
+use crate::circuit::quality::{Comparison, Curve, Quality, Trial, curve, quality};
 use crate::circuit::{Edges, Outside, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -22,6 +22,7 @@ use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
 use crate::graph::layout::Shown;
+use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 
 /// What a circuit is tried on.
@@ -34,6 +35,8 @@ pub struct CircuitQuestion {
     pub set: Option<(String, usize)>,
     /// Whether the curve over sizes is wanted.
     pub curve: bool,
+    /// Another circuit to compare it with, and its name.
+    pub compared: Option<(String, Cart)>,
 }
 
 /// How a circuit is searched.
@@ -57,6 +60,8 @@ pub struct Tried {
     pub curve: Option<Curve>,
     /// Why there is no curve.
     pub curve_error: Option<String>,
+    /// How it stands to the other circuit, or why that cannot be said.
+    pub compared: Option<std::result::Result<Comparison, String>>,
     pub done: bool,
 }
 
@@ -64,12 +69,20 @@ pub struct Tried {
 #[derive(Clone, Debug)]
 pub struct Searched {
     pub cart: Cart,
+    /// By which its edges were ranked; none where it was not by scores.
+    pub scores: Option<Arc<EdgeScores>>,
     pub faithfulness: f32,
     pub seconds: f64,
 }
 
-pub(super) fn traced(trace: Arc<Trace>, pos: usize, target: Target, progress: &Progress) -> Result<Shown> {
-    let found = trace_prediction(&trace, pos, target, Keep::default(), progress)?;
+pub(super) fn traced(
+    trace: Arc<Trace>,
+    pos: usize,
+    target: Target,
+    attention: Attention,
+    progress: &Progress,
+) -> Result<Shown> {
+    let found = trace_prediction(&trace, pos, target, attention, Keep::default(), progress)?;
     let title = format!("prediction after {:?} ({pos})", trace.token_text(pos));
     Ok(Shown {
         title,
@@ -111,7 +124,7 @@ pub(super) fn tried(
     let own = if set.is_empty() { pair.traces() } else { Vec::new() };
     let runs: Vec<Arc<Trace>> = set.iter().flat_map(|(_, p)| p.traces()).chain(own).collect();
     let means = means(question.outside, &runs, progress)?;
-    let trial = [Trial::new(pair, question.metric, question.outside, means.as_deref())?];
+    let trial = [Trial::new(pair, question.metric, question.outside, means.as_ref())?];
     let mut out = Tried {
         question: question.clone(),
         quality: quality(&trial, &edges, progress)?,
@@ -119,13 +132,22 @@ pub(super) fn tried(
         set_error,
         curve: None,
         curve_error: None,
+        compared: None,
         done: false,
     };
     partial(out.clone());
+    if let Some((_, other)) = &question.compared {
+        let other = other.circuit(edges.wiring);
+        out.compared = match other.and_then(|other| Comparison::of(&trial, &edges, &other, progress)) {
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            known => Some(known.map_err(|e| e.to_string())),
+        };
+        partial(out.clone());
+    }
     for (prompt, runs) in &set {
         let metric = question.metric.kind().with(prompt.answer_id, prompt.wrong_id)?;
         // A prompt on which the model has nothing to explain is shown without a number.
-        let f = match Trial::new(runs, metric, question.outside, means.as_deref()) {
+        let f = match Trial::new(runs, metric, question.outside, means.as_ref()) {
             Ok(trial) => faithfulness(&[trial], &edges, progress)?,
             Err(e) if e.is_request() => f32::NAN,
             Err(e) => return Err(e),
@@ -147,8 +169,8 @@ pub(super) fn tried(
 }
 
 /// What stands outside, where that is a mean.
-fn means(outside: Outside, runs: &[Arc<Trace>], progress: &Progress) -> Result<Option<Vec<Vec<f32>>>> {
-    if outside == Outside::Mean { Ok(Some(Contributions::mean(runs, progress)?)) } else { Ok(None) }
+fn means(outside: Outside, runs: &[Arc<Trace>], progress: &Progress) -> Result<Option<Means>> {
+    if outside == Outside::Mean { Ok(Some(Means::of(runs, progress)?)) } else { Ok(None) }
 }
 
 fn faithfulness(trials: &[Trial<'_>], edges: &Edges, progress: &Progress) -> Result<f32> {
@@ -171,23 +193,26 @@ pub(super) fn searched(
 ) -> Result<Searched> {
     let started = std::time::Instant::now();
     let means = means(question.outside, &pair.traces(), progress)?;
-    let trial = [Trial::new(pair, question.metric, question.outside, means.as_deref())?];
+    let trial = [Trial::new(pair, question.metric, question.outside, means.as_ref())?];
+    let mut ranking = None;
     let (edges, origin) = match search {
         Search::Scores { edges: n, steps, rescore } => {
             let path = if steps == 0 { GradientPath::Clean } else { GradientPath::Integrated(steps) };
             let scores: EdgeScores = edge_scores(pair, question.metric, path, progress)?;
             let name = if steps == 0 { "EAP".to_owned() } else { format!("EAP-IG, {steps} steps") };
-            if rescore {
+            let found = if rescore {
                 (
                     refine(&trial, &scores, n, progress, &mut *on_step)?,
                     format!("{name}, re-scored exactly to {n} edges"),
                 )
             } else {
                 (top_edges(&scores, n), format!("{name}, top {n} edges"))
-            }
+            };
+            ranking = Some(Arc::new(scores));
+            found
         }
         Search::Acdc { threshold } => {
-            let by_kl = Trial::new(pair, Metric::Kl, question.outside, means.as_deref())?;
+            let by_kl = Trial::new(pair, Metric::Kl, question.outside, means.as_ref())?;
             let edges = acdc(&by_kl.stage, &by_kl.readout, threshold, progress, |s| {
                 on_step(&Step { edges: s.left, faithfulness: f32::NAN });
             })?;
@@ -197,6 +222,7 @@ pub(super) fn searched(
     Ok(Searched {
         faithfulness: faithfulness(&trial, &edges, progress)?,
         cart: Cart::of(&edges, origin),
+        scores: ranking,
         seconds: started.elapsed().as_secs_f64(),
     })
 }

@@ -26,7 +26,8 @@ use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Alignment, resolve_stack};
 use crate::engine::{EditStack, Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::graph::layout::{Drawing, Shown};
+use crate::graph::layout::{Cut, Drawing, Shown};
+use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::model::Model;
 
@@ -58,6 +59,29 @@ pub enum Kind {
     Why,
     Quality,
     Search,
+}
+
+/// The model's threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Clicks,
+    Sweeps,
+    Graphs,
+    Circuits,
+}
+
+impl Lane {
+    pub const ALL: [Self; 4] = [Self::Clicks, Self::Sweeps, Self::Graphs, Self::Circuits];
+
+    /// The thread's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clicks => "model",
+            Self::Sweeps => "sweeps",
+            Self::Graphs => "graphs",
+            Self::Circuits => "circuits",
+        }
+    }
 }
 
 impl Kind {
@@ -119,19 +143,14 @@ impl Kind {
         }
     }
 
-    /// Whether it runs beside the others, which need not wait for it.
-    pub fn takes_time(self) -> bool {
-        matches!(
-            self,
-            Self::Sweep
-                | Self::Approximation
-                | Self::Generate
-                | Self::RandomScores
-                | Self::Graph
-                | Self::GraphFile
-                | Self::Quality
-                | Self::Search
-        )
+    /// Which thread it runs on: what a click asks for need not wait for a sweep, nor a graph for a search.
+    pub fn lane(self) -> Lane {
+        match self {
+            Self::Sweep | Self::Approximation | Self::Generate | Self::RandomScores => Lane::Sweeps,
+            Self::Graph | Self::GraphFile | Self::Drawing => Lane::Graphs,
+            Self::Quality | Self::Search => Lane::Circuits,
+            _ => Lane::Clicks,
+        }
     }
 
     /// What it depends on: opening makes everything else pointless, a new run all its analyses.
@@ -302,6 +321,7 @@ pub enum Request {
         trace: Arc<Trace>,
         pos: usize,
         target: Target,
+        attention: Attention,
     },
     /// A graph from a file.
     OpenGraph {
@@ -310,7 +330,7 @@ pub enum Request {
     /// A graph pruned and laid out.
     Drawing {
         shown: Arc<Shown>,
-        thresholds: (f64, f64),
+        cut: Cut,
     },
     Why {
         trace: Arc<Trace>,
@@ -591,9 +611,11 @@ impl Request {
                 so_far.done = true;
                 Payload::Generated(so_far)
             }
-            Self::Graph { trace, pos, target } => Payload::Graph(circuits::traced(trace, pos, target, progress)?),
+            Self::Graph { trace, pos, target, attention } => {
+                Payload::Graph(circuits::traced(trace, pos, target, attention, progress)?)
+            }
             Self::OpenGraph { path } => Payload::Graph(circuits::opened(&path)?),
-            Self::Drawing { shown, thresholds } => Payload::Drawing(Drawing::of(&shown, thresholds)?),
+            Self::Drawing { shown, cut } => Payload::Drawing(Drawing::of(&shown, &cut, progress)?),
             Self::Why { trace, layer, head, query, key } => {
                 let why = why_head(&trace, layer, head, query, key, progress)?;
                 partial(Payload::Why(why.clone(), None));

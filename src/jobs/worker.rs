@@ -1,6 +1,6 @@
 //! The model's threads: one request of each kind waits, the most urgent one runs, answers come back over a
-//! bounded channel, and whoever watches is woken. Sweeps and generation have a thread of their own, so that a
-//! click is answered while they go on.
+//! bounded channel, and whoever watches is woken. Sweeps, graphs and circuit searches have threads of their own, so
+//! that a click is answered while they go on.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Progress;
-use super::request::{Answer, Kind, Payload, Request};
+use super::request::{Answer, Kind, Lane, Payload, Request};
 use crate::error::Error;
 
 /// What runs now.
@@ -29,12 +29,12 @@ struct Queue {
 }
 
 #[derive(Default)]
-struct Lane {
+struct Thread {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
-impl Lane {
+impl Thread {
     /// A job that panicked holds no lock, so a poisoned queue is still a good one.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,8 +43,8 @@ impl Lane {
 
 /// Handle to the model's threads. Dropping it cancels what runs and ends them.
 pub struct Worker {
-    /// What a click asks for, and what takes its time beside it.
-    lanes: [Arc<Lane>; 2],
+    /// By [`Lane`].
+    lanes: [Arc<Thread>; Lane::ALL.len()],
     answers: Receiver<(u64, Answer)>,
     /// The newest request of each kind: answers to older ones are dropped.
     newest: RefCell<HashMap<Kind, u64>>,
@@ -56,9 +56,9 @@ const CHANNEL: usize = 64;
 impl Worker {
     /// Starts the threads; `wake` is called after every answer.
     pub fn spawn(wake: impl Fn() + Clone + Send + 'static) -> Self {
-        let lanes = [Arc::new(Lane::default()), Arc::new(Lane::default())];
+        let lanes = Lane::ALL.map(|_| Arc::new(Thread::default()));
         let (sender, answers) = sync_channel(CHANNEL);
-        for (lane, name) in lanes.iter().zip(["model", "sweeps"]) {
+        for (lane, name) in lanes.iter().zip(Lane::ALL.map(Lane::name)) {
             let (lane, sender, wake) = (lane.clone(), sender.clone(), wake.clone());
             let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(&lane, &sender, &wake));
             if let Err(e) = spawned {
@@ -82,7 +82,7 @@ impl Worker {
         let kind = request.kind();
         self.withdraw(|k| kind.outdates(k));
         let serial = self.next(kind);
-        let lane = &self.lanes[usize::from(kind.takes_time())];
+        let lane = &self.lanes[kind.lane() as usize];
         lane.lock().waiting.insert(kind, (request, Progress::new(), serial));
         lane.changed.notify_one();
     }
@@ -119,7 +119,7 @@ impl Worker {
         self.withdraw(|k| Kind::Run.outdates(k));
     }
 
-    /// What runs now, if anything; of two the one that takes longer.
+    /// What runs now, if anything; of several the one that takes longest.
     pub fn status(&self) -> Option<Status> {
         let queues = self.lanes.each_ref().map(|l| l.lock());
         let waiting = queues.iter().map(|q| q.waiting.len()).sum();
@@ -169,7 +169,7 @@ impl Drop for Worker {
     }
 }
 
-fn serve(lane: &Lane, sender: &SyncSender<(u64, Answer)>, wake: &(impl Fn() + Send)) {
+fn serve(lane: &Thread, sender: &SyncSender<(u64, Answer)>, wake: &(impl Fn() + Send)) {
     loop {
         let (request, progress, serial) = {
             let mut queue = lane.lock();

@@ -139,7 +139,7 @@ impl View for AttributionView {
                         if response.secondary_clicked()
                             && let Some(component) = part.component()
                         {
-                            cx.actions.push(Action::ToggleCart(component));
+                            cx.actions.push(Action::ToggleCart(component.into()));
                         }
                         if let Part::Head(l, h) = *part {
                             if response.hovered() {

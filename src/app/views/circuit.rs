@@ -13,8 +13,8 @@ use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::{choice, message, token_text};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::Curve;
-use crate::circuit::{Component, Outside};
+use crate::circuit::quality::{Comparison, Curve};
+use crate::circuit::{Component, Member, Outside};
 use crate::jobs::Kind;
 use crate::jobs::circuits::{Search, Tried};
 
@@ -73,7 +73,7 @@ impl View for CircuitView {
             ui.label(RichText::new(error).color(cx.palette.error));
         }
         if cx.state.document.cart.is_empty() {
-            let text = "nothing collected yet: press C on a head, right-click a node of the graph or a bar, or let a search find a circuit";
+            let text = "nothing collected yet: press C on a head or neuron, right-click a node of the graph or a bar, or let a search find a circuit";
             message(ui, text, false);
             return;
         }
@@ -89,6 +89,9 @@ impl View for CircuitView {
                     }
                     if let Some(t) = &tried {
                         numbers(ui, cx, &t.value, t.fresh);
+                        if let (Some((name, _)), Some(c)) = (&t.value.question.compared, &t.value.compared) {
+                            comparison(ui, cx, name, c);
+                        }
                     }
                 });
             });
@@ -105,7 +108,7 @@ impl View for CircuitView {
         let q = &t.value.quality;
         let wiring = cx.state.wiring()?;
         let list: Vec<(String, f32)> = match self.list {
-            List::Components => q.components.iter().map(|(c, d)| (c.to_string(), *d)).collect(),
+            List::Components => q.members.iter().map(|(c, d)| (c.to_string(), *d)).collect(),
             List::Edges => q.edges.iter().map(|(e, d)| (wiring.name(*e), *d)).collect(),
         };
         Some(Table {
@@ -174,6 +177,23 @@ impl CircuitView {
                 }
                 if ui.button("Save this circuit (JSON)…").clicked() {
                     cx.actions.push(Action::SaveCart);
+                }
+                ui.separator();
+                if ui.button("Compare with a circuit (JSON)…").clicked() {
+                    cx.actions.push(Action::LoadCompared);
+                }
+                let cart = &cx.state.document.cart;
+                if ui.add_enabled(!cart.is_empty(), egui::Button::new("Keep this one to compare with")).clicked() {
+                    let name = if cart.origin.is_empty() { "the one kept before" } else { &cart.origin };
+                    cx.actions.push(Action::CompareCart(Some((name.to_owned(), cart.clone()))));
+                }
+                if cx.state.circuits.compared.is_some() && ui.button("Compare with nothing").clicked() {
+                    cx.actions.push(Action::CompareCart(None));
+                }
+                ui.separator();
+                let undo = egui::Button::new("Undo the last change");
+                if ui.add_enabled(!cx.state.circuits.undo.is_empty(), undo).clicked() {
+                    cx.actions.push(Action::UndoCart);
                 }
                 if ui.button("Empty the circuit").clicked() {
                     cx.actions.push(Action::Do(Command::ClearCart));
@@ -244,7 +264,7 @@ impl CircuitView {
         match self.list {
             List::Components => {
                 let worth: HashMap<String, f32> =
-                    q.map(|q| q.components.iter().map(|(c, d)| (c.to_string(), *d)).collect()).unwrap_or_default();
+                    q.map(|q| q.members.iter().map(|(c, d)| (c.to_string(), *d)).collect()).unwrap_or_default();
                 let known = |n: &String| (n.clone(), worth.get(n).copied());
                 let mut rows: Vec<(String, Option<f32>)> = cart.nodes.iter().map(known).collect();
                 rows.sort_by(|a, b| b.1.map_or(-1.0, f32::abs).total_cmp(&a.1.map_or(-1.0, f32::abs)));
@@ -269,25 +289,55 @@ impl CircuitView {
     }
 
     fn member(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, name: &str, drop: Option<f32>, max: f32) {
-        let component = Component::parse(name);
+        let member = Member::parse(name);
         let p = cx.pinned();
-        let strong =
-            component.is_some_and(|c| c == Component::Head { layer: p.layer, head: p.head.unwrap_or(usize::MAX) });
+        let strong = member == p.head.map(|head| Component::Head { layer: p.layer, head }.into())
+            || member == p.neuron.map(|neuron| Member::Neuron { layer: p.layer, neuron });
         let text = drop.map_or("–".to_owned(), |d| format!("{d:+.3}"));
-        let b = Bar { label: name.to_owned(), value: drop.unwrap_or(0.0), text, strong };
+        let b = Bar { label: name.to_owned(), value: drop.unwrap_or(0.0), text, strong: strong && member.is_some() };
         let response = bars::bar(ui, &b, max, true, 60.0)
             .on_hover_text("loss of faithfulness without it; click shows it, right click removes it");
-        let Some(component) = component else { return };
-        if let Component::Head { layer, head } = component {
-            if response.hovered() {
-                cx.hovered.head = Some((layer, head));
+        let Some(member) = member else { return };
+        match member {
+            Member::Component(Component::Head { layer, head }) => {
+                if response.hovered() {
+                    cx.hovered.head = Some((layer, head));
+                }
+                if response.clicked() {
+                    cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
+                }
             }
-            if response.clicked() {
-                cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
+            Member::Neuron { layer, neuron } if response.clicked() => {
+                cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(neuron), Focus::Neuron));
             }
+            _ => {}
         }
         if response.secondary_clicked() {
-            cx.actions.push(Action::ToggleCart(component));
+            cx.actions.push(Action::ToggleCart(member));
+        }
+    }
+}
+
+/// How the cart stands to another circuit.
+fn comparison(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, compared: &Result<Comparison, String>) {
+    ui.add_space(6.0);
+    match compared {
+        Err(e) => _ = ui.label(RichText::new(format!("{name}: {e}")).font(theme::small()).color(cx.palette.error)),
+        Ok(c) => {
+            let o = c.overlap;
+            let title = format!("compared with {name}");
+            ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
+            let share = |v: f64| format!("{:.0} %", 100.0 * v);
+            let rows = [
+                (format!("{} shared edges", o.shared_edges), o.edge_jaccard as f32, share(o.edge_jaccard), "of all edges in either circuit"),
+                (format!("{} shared nodes", o.shared_nodes), o.node_jaccard as f32, share(o.node_jaccard), "of all nodes in either circuit"),
+                (format!("its {} edges", c.other_edges), c.other_faithfulness, format!("{:.3}", c.other_faithfulness), "faithfulness of the other circuit"),
+                ("what both have".to_owned(), c.shared_faithfulness, format!("{:.3}", c.shared_faithfulness), "faithfulness of the shared edges alone"),
+            ];
+            for (label, value, text, hint) in rows {
+                let b = Bar { label, value, text, strong: false };
+                bars::bar(ui, &b, 1.0, true, 110.0).on_hover_text(hint);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod circuit;
 mod edits;
 mod generation;
 mod graph;
+pub use graph::canvas_id as graph_canvas_id;
 mod lens;
 mod norms;
 mod patching;

@@ -517,7 +517,7 @@ fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Dra
         if response.secondary_clicked()
             && let Some(component) = component(found, i)
         {
-            cx.actions.push(Action::ToggleCart(component));
+            cx.actions.push(Action::ToggleCart(component.into()));
         }
     }
 }

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use eframe::egui::{self, Align2, Color32, Pos2, Rect, RichText, Sense, Stroke, StrokeKind, pos2, vec2};
 
 use super::GraphView;
-use super::picture::{Item, Picture, in_cart, pin_part, place_name, tell};
+use super::picture::{Item, Line, Picture, in_cart, member, mlp_id, pin_part, place_name, tell};
+use crate::app::command::Action;
 use crate::app::theme;
 use crate::app::views::Context;
 use crate::app::widgets::token_text;
-use crate::circuit::Component;
-use crate::graph::NodeKind;
-use crate::graph::layout::{Drawing, Shown};
+use crate::circuit::{Component, Member};
+use crate::graph::layout::Drawing;
+use crate::graph::{Input, NodeKind};
 
 /// Links drawn while no node is chosen: the strongest; all others appear with their node.
 const LINKS: usize = 600;
@@ -19,14 +20,24 @@ const LINKS: usize = 600;
 /// Labels of components drawn at once.
 const LABELS: usize = 160;
 
+/// The canvas' id: while it has the keyboard, arrows walk along links.
+pub fn canvas_id() -> egui::Id {
+    egui::Id::unique("graph canvas")
+}
+
 impl GraphView {
-    pub(super) fn canvas(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, fresh: bool) {
-        let (rect, response) = ui.allocate_exact_size(ui.available_size(), Sense::click_and_drag());
+    pub(super) fn canvas(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, fresh: bool) {
+        let (rect, _) = ui.allocate_exact_size(ui.available_size(), Sense::hover());
+        let response = ui.interact(rect, canvas_id(), Sense::click_and_drag());
         let Some(picture) = self.picture.take() else { return };
         response.widget_info(|| {
             let text = format!("attribution graph: {} nodes, {} links", picture.items.len(), picture.links.len());
             egui::WidgetInfo::labeled(egui::Role::Image, true, text)
         });
+        // A drag that begins on a node moves the node, any other the graph.
+        if !response.dragged() && !response.drag_stopped() {
+            self.dragged = None;
+        }
         self.navigate(ui, &response, rect);
         let inner = Rect::from_min_max(rect.min + vec2(30.0, 12.0), rect.max - vec2(8.0, 26.0));
         let width = d.columns.last().map_or(1.0, |c| c.1).max(0.1);
@@ -55,53 +66,74 @@ impl GraphView {
         }
 
         let most = picture.items.iter().map(|i| i.influence).fold(1e-12, f64::max);
+        let scale = self.zoom.clamp(0.8, 1.6);
         let radius = |item: &Item| {
             let share = (item.influence / most).sqrt() as f32;
             let size = if item.kind == NodeKind::Logit { 6.0 } else { 2.5 + 7.5 * share };
-            size * self.zoom.clamp(0.8, 1.6)
+            size * scale
         };
         let pointer = response.hover_pos();
         let hovered = pointer.and_then(|m| {
             let distance = |i: &usize| (at(picture.items[*i].place) - m).length() - radius(&picture.items[*i]);
             (0..picture.items.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).filter(|i| distance(i) < 7.0)
         });
+        if response.drag_started() {
+            let origin = ui.input(|i| i.pointer.press_origin());
+            let under = origin.and_then(|o| {
+                (0..picture.items.len()).find(|i| {
+                    let item = &picture.items[*i];
+                    item.kind == NodeKind::Component && (at(item.place) - o).length() < radius(item) + 4.0
+                })
+            });
+            self.dragged = under.map(|i| picture.items[i].id.clone());
+        }
+        let dragged = self.dragged.as_ref().and_then(|id| picture.by_id.get(id)).copied();
+        let onto = hovered.filter(|h| Some(*h) != dragged && picture.items[*h].kind == NodeKind::Component);
+        if response.drag_stopped()
+            && let (Some(from), Some(onto)) = (dragged, onto)
+        {
+            self.join(d, &picture.items[from], &picture.items[onto]);
+        }
+        if response.has_focus() {
+            self.keys(ui, cx, d, &picture);
+        }
         let selected = self.selected.as_ref().and_then(|id| picture.by_id.get(id)).copied();
         let focus = hovered.or(selected);
 
         // What is lit: the focus' own links, and its strongest way up and down.
         let mut lit: HashSet<usize> = HashSet::new();
-        let mut lit_links: Vec<(usize, usize, f32)> = Vec::new();
+        let mut lit_links: Vec<Line> = Vec::new();
         if let Some(f) = focus {
             lit.insert(f);
-            for link in picture.links.iter().filter(|l| l.0 == f || l.1 == f).take(60) {
-                lit.extend([link.0, link.1]);
+            for link in picture.links.iter().filter(|l| l.source == f || l.target == f).take(60) {
+                lit.extend([link.source, link.target]);
                 lit_links.push(*link);
             }
             let (mut up, mut down) = (f, f);
-            while let Some(link) =
-                picture.links.iter().find(|l| l.0 == up && picture.items[l.1].place.1 > picture.items[up].place.1)
-            {
-                up = link.1;
+            let height = |i: usize| picture.items[i].place.1;
+            while let Some(link) = picture.links.iter().find(|l| l.source == up && height(l.target) > height(up)) {
+                up = link.target;
                 lit.insert(up);
                 lit_links.push(*link);
             }
-            while let Some(link) =
-                picture.links.iter().find(|l| l.1 == down && picture.items[l.0].place.1 < picture.items[down].place.1)
-            {
-                down = link.0;
+            while let Some(link) = picture.links.iter().find(|l| l.target == down && height(l.source) < height(down)) {
+                down = link.source;
                 lit.insert(down);
                 lit_links.push(*link);
             }
         }
-        let strongest = picture.links.first().map_or(1.0, |l| l.2.abs()).max(1e-12);
-        let line = |link: &(usize, usize, f32), strength: f32| {
-            let share = (link.2.abs() / strongest).sqrt();
-            let color = p.signed(link.2).gamma_multiply((0.05 + 0.75 * share * share.sqrt()) * strength * fade);
+        let strongest = picture.links.first().map_or(1.0, |l| l.weight.abs()).max(1e-12);
+        let line = |link: &Line, strength: f32| {
+            let share = (link.weight.abs() / strongest).sqrt();
+            let color = p.signed(link.weight).gamma_multiply((0.05 + 0.75 * share * share.sqrt()) * strength * fade);
             let width = (0.5 + 3.5 * share) * self.zoom.clamp(0.7, 1.5);
-            painter.line_segment(
-                [at(picture.items[link.0].place), at(picture.items[link.1].place)],
-                Stroke::new(width, color),
-            );
+            let ends = [at(picture.items[link.source].place), at(picture.items[link.target].place)];
+            let stroke = Stroke::new(width, color);
+            match link.input {
+                Input::Value => _ = painter.line_segment(ends, stroke),
+                Input::Query => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 9.0, 5.0)),
+                Input::Key => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 2.5, 4.0)),
+            }
         };
         let quiet = if focus.is_some() { 0.22 } else { 1.0 };
         // The weak ones first, so that the strong ones lie on top.
@@ -127,24 +159,47 @@ impl GraphView {
             };
             let ring = if Some(i) == selected {
                 Stroke::new(2.0, p.accent)
-            } else if self.pinned.contains(&item.id) || in_cart(cx, item) {
+            } else if self.marks.pinned.contains(&item.id) || in_cart(cx, d, item) {
                 Stroke::new(1.5, p.text)
             } else {
                 Stroke::new(1.0, p.base)
             };
-            mark(&painter, item, center, radius(item), color.gamma_multiply(strength), ring);
+            mark(&painter, d, item, center, radius(item), color.gamma_multiply(strength), ring);
         }
         self.labels(&painter, rect, cx, &picture, &lit, focus.is_some(), at, radius, fade);
 
-        if let Some(i) = hovered {
+        if let (Some(i), Some(pointer)) = (dragged, pointer) {
+            painter.line_segment([at(picture.items[i].place), pointer], Stroke::new(1.0, p.accent));
+            painter.circle_filled(pointer, radius(&picture.items[i]), p.accent.gamma_multiply(0.6));
+            let goal = onto.map(|o| &picture.items[o]);
+            if let Some(goal) = goal {
+                painter.circle_stroke(at(goal.place), radius(goal) + 5.0, Stroke::new(2.0, p.accent));
+            }
+            let text = goal.map_or_else(
+                || "drop it on another node to group them".to_owned(),
+                |g| format!("group with {}", token_text::short(&g.label, 16)),
+            );
+            painter.text(pointer + vec2(14.0, -14.0), Align2::LEFT_BOTTOM, text, theme::small(), p.text);
+        } else if let Some(i) = hovered {
             let item = &picture.items[i];
-            tell(cx, shown, d, item);
+            tell(cx, d, item);
             response.clone().on_hover_ui_at_pointer(|ui| tooltip(ui, cx, d, item));
         }
         if response.clicked() {
+            response.request_focus();
             self.selected = hovered.map(|i| picture.items[i].id.clone());
             if let Some(i) = hovered {
-                pin_part(cx, shown, d, &picture.items[i]);
+                pin_part(cx, d, &picture.items[i]);
+            }
+        }
+        if response.double_clicked() {
+            match hovered {
+                Some(i) => {
+                    if let Some(id) = mlp_id(d, &picture.items[i]) {
+                        cx.actions.push(Action::OpenMlp(id));
+                    }
+                }
+                None => (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO),
             }
         }
         if response.secondary_clicked() {
@@ -155,7 +210,7 @@ impl GraphView {
         }
         let menu_for = self.menu.as_ref().and_then(|id| picture.by_id.get(id)).copied();
         response.context_menu(|ui| match menu_for {
-            Some(i) => self.menu(ui, cx, shown, d, &picture.items[i]),
+            Some(i) => self.menu(ui, cx, d, &picture.items[i]),
             None => {
                 ui.weak("right-click a node");
             }
@@ -163,12 +218,66 @@ impl GraphView {
         self.picture = Some(picture);
     }
 
-    fn navigate(&mut self, ui: &egui::Ui, response: &egui::Response, rect: Rect) {
-        if response.dragged() {
-            self.pan += response.drag_delta();
+    /// Arrows walk: up and down along the strongest link, left and right to the neighbour. Enter takes an MLP apart, P
+    /// pins, H hides, C puts into the circuit.
+    fn keys(&mut self, ui: &egui::Ui, cx: &mut Context<'_>, d: &Drawing, picture: &Picture) {
+        let filter = egui::EventFilter { horizontal_arrows: true, vertical_arrows: true, ..Default::default() };
+        ui.memory_mut(|m| m.set_focus_lock_filter(canvas_id(), filter));
+        let pressed = |key| ui.input_mut(|i| i.consume_key(egui::Modifiers::NONE, key));
+        let logit = || picture.items.iter().position(|i| i.kind == NodeKind::Logit);
+        let selected = self.selected.as_ref().and_then(|id| picture.by_id.get(id)).copied();
+        let Some(here) = selected.or_else(logit) else { return };
+        let place = picture.items[here].place;
+        let beside = |sign: f32| {
+            let ahead = |i: &usize| {
+                let p = picture.items[*i].place;
+                (p.1 - place.1).abs() < 0.6 && (p.0 - place.0) * sign > 0.0
+            };
+            let distance = |i: usize| (picture.items[i].place.0 - place.0).abs();
+            (0..picture.items.len()).filter(ahead).min_by(|a, b| distance(*a).total_cmp(&distance(*b)))
+        };
+        let next = if pressed(egui::Key::ArrowUp) {
+            picture.links.iter().find(|l| l.source == here).map(|l| l.target)
+        } else if pressed(egui::Key::ArrowDown) {
+            // With nothing chosen yet the walk begins at the logit itself.
+            if selected.is_none() {
+                Some(here)
+            } else {
+                picture.links.iter().find(|l| l.target == here).map(|l| l.source)
+            }
+        } else if pressed(egui::Key::ArrowLeft) {
+            beside(-1.0)
+        } else if pressed(egui::Key::ArrowRight) {
+            beside(1.0)
+        } else {
+            None
+        };
+        if let Some(next) = next {
+            self.selected = Some(picture.items[next].id.clone());
+            pin_part(cx, d, &picture.items[next]);
         }
-        if response.double_clicked() {
-            (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+        let item = &picture.items[here];
+        if pressed(egui::Key::Enter)
+            && let Some(id) = mlp_id(d, item)
+        {
+            cx.actions.push(Action::OpenMlp(id));
+        }
+        if pressed(egui::Key::C)
+            && let Some(member) = member(d, item)
+        {
+            cx.actions.push(Action::ToggleCart(member));
+        }
+        if pressed(egui::Key::P) && !self.marks.pinned.remove(&item.id) {
+            self.marks.pinned.insert(item.id.clone());
+        }
+        if pressed(egui::Key::H) && selected.is_some() {
+            self.hide(item);
+        }
+    }
+
+    fn navigate(&mut self, ui: &egui::Ui, response: &egui::Response, rect: Rect) {
+        if response.dragged() && self.dragged.is_none() {
+            self.pan += response.drag_delta();
         }
         if let Some(pointer) = response.hover_pos() {
             let (scroll, pinch) = ui.input(|i| (i.smooth_scroll_delta().y, i.zoom_delta()));
@@ -268,12 +377,16 @@ impl GraphView {
     }
 }
 
-fn mark(painter: &egui::Painter, item: &Item, center: Pos2, r: f32, color: Color32, ring: Stroke) {
-    let is_mlp = matches!(Component::parse(&item.label), Some(Component::Mlp { .. }));
+fn mark(painter: &egui::Painter, d: &Drawing, item: &Item, center: Pos2, r: f32, color: Color32, ring: Stroke) {
+    let what = member(d, item);
+    let is_mlp = matches!(what, Some(Member::Component(Component::Mlp { .. })));
     if item.members.len() > 1 {
         painter.rect(Rect::from_center_size(center, vec2(2.6 * r, 1.8 * r)), r * 0.9, color, ring, StrokeKind::Outside);
     } else if item.kind == NodeKind::Error {
         let points = [vec2(0.0, -r), vec2(r, 0.0), vec2(0.0, r), vec2(-r, 0.0)].map(|v| center + v);
+        painter.add(egui::Shape::convex_polygon(points.to_vec(), color, ring));
+    } else if matches!(what, Some(Member::Neuron { .. })) {
+        let points = [vec2(0.0, -1.1 * r), vec2(r, 0.8 * r), vec2(-r, 0.8 * r)].map(|v| center + v);
         painter.add(egui::Shape::convex_polygon(points.to_vec(), color, ring));
     } else if is_mlp {
         painter.rect(Rect::from_center_size(center, vec2(1.8 * r, 1.8 * r)), 1.5, color, ring, StrokeKind::Outside);
@@ -293,5 +406,7 @@ fn tooltip(ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing, item: &Item) {
         let cumulative = d.cumulative[one];
         ui.label(format!("with all more influential nodes {:.1} %", 100.0 * cumulative));
     }
-    ui.label(RichText::new("click: its links · right click: more").font(theme::small()).color(cx.palette.weak));
+    let opens = if mlp_id(d, item).is_some() { "double click: its neurons · " } else { "" };
+    let text = format!("click: its links · {opens}drag onto another: group · right click: more");
+    ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
 }

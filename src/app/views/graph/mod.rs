@@ -4,11 +4,12 @@ mod canvas;
 mod picture;
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use eframe::egui::{self, RichText, vec2};
 
-use self::picture::{Item, Picture, component, edge, pin_part, place_name, tell};
+pub use self::canvas::canvas_id;
+use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
 use super::{Context, Table, View, here};
 use crate::app::circuits::GraphTarget;
 use crate::app::command::Action;
@@ -16,8 +17,12 @@ use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::{choice, message, token_text};
+use crate::circuit::Member;
+use crate::graph::Input;
 use crate::graph::components::Part;
 use crate::graph::layout::{Drawing, Origin, Shown};
+use crate::graph::marks::Marks;
+use crate::graph::readers::Attention;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Mode {
@@ -37,17 +42,20 @@ enum Grouping {
     Role,
 }
 
+const ATTENTION: [(Attention, &str); 2] =
+    [(Attention::Frozen, "held still"), (Attention::FirstOrder, "followed (first order)")];
+
 pub struct GraphView {
     mode: Mode,
     grouping: Grouping,
     zoom: f32,
     pan: egui::Vec2,
     selected: Option<String>,
-    pinned: BTreeSet<String>,
+    /// Pins, supernodes made by hand, names: what is saved with the graph.
+    marks: Marks,
     hidden: BTreeSet<String>,
-    names: BTreeMap<String, String>,
-    /// Supernodes made by hand: a name and the ids of its members.
-    groups: Vec<(String, Vec<String>)>,
+    /// The node that is being dragged.
+    dragged: Option<String>,
     /// Nodes of the tree that are open.
     open: HashSet<String>,
     renaming: Option<(String, String)>,
@@ -57,8 +65,6 @@ pub struct GraphView {
     thresholds: (f64, f64),
     /// What the nodes' ids belong to: names and groups of one graph say nothing of another.
     source: Option<String>,
-    /// Groups made so far, so that no two share a name.
-    made: usize,
     /// The node under the last right click.
     menu: Option<String>,
 }
@@ -71,17 +77,15 @@ impl Default for GraphView {
             zoom: 1.0,
             pan: egui::Vec2::ZERO,
             selected: None,
-            pinned: BTreeSet::new(),
+            marks: Marks::default(),
             hidden: BTreeSet::new(),
-            names: BTreeMap::new(),
-            groups: Vec::new(),
+            dragged: None,
             open: HashSet::new(),
             renaming: None,
             version: 0,
             picture: None,
             thresholds: (0.0, 0.0),
             source: None,
-            made: 0,
             menu: None,
         }
     }
@@ -119,8 +123,8 @@ impl View for GraphView {
             let down = egui::Layout::top_down(egui::Align::Min);
             let size = vec2((available.x - side - 8.0).max(80.0), available.y);
             ui.allocate_ui_with_layout(size, down, |ui| match self.mode {
-                Mode::Graph => self.canvas(ui, cx, &shown.value, &drawing.value, drawing.fresh && shown.fresh),
-                Mode::Tree => self.tree(ui, cx, &shown.value),
+                Mode::Graph => self.canvas(ui, cx, &drawing.value, drawing.fresh && shown.fresh),
+                Mode::Tree => self.tree(ui, cx),
             });
             if let Some(id) = selected.filter(|_| side > 0.0) {
                 ui.vertical(|ui| {
@@ -178,7 +182,12 @@ impl GraphView {
                 ui.spacing_mut().slider_width = 70.0;
                 ui.add(slider).on_hover_text(hint).changed()
             };
-            self.thresholds = c.thresholds;
+            if c.file.is_none()
+                && let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION)
+            {
+                cx.actions.push(Action::GraphAttention(attention));
+            }
+            self.thresholds = c.cut.thresholds;
             let nodes = dragged(ui, "nodes", &mut self.thresholds.0, "keep the most influential nodes that hold this share of all influence");
             let links = dragged(ui, "links", &mut self.thresholds.1, "of the links between them keep the strongest that hold this share");
             if nodes || links {
@@ -201,14 +210,14 @@ impl GraphView {
                     cx.actions.push(Action::LoadGraph);
                 }
                 if ui.button("Save this graph (JSON)…").clicked() {
-                    cx.actions.push(Action::SaveGraph);
+                    cx.actions.push(Action::SaveGraph(self.marks.clone()));
                 }
                 if !self.hidden.is_empty() && ui.button(format!("Show {} hidden nodes", self.hidden.len())).clicked() {
                     self.hidden.clear();
                     self.changed();
                 }
-                if !self.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
-                    self.groups.clear();
+                if !self.marks.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
+                    self.marks.groups.clear();
                     self.changed();
                 }
                 if ui.button("Whole graph in view").clicked() {
@@ -225,18 +234,25 @@ impl GraphView {
                 shown.scores.completeness
             );
             let held = shown.influence.held();
-            if held < c.thresholds.0 {
+            if held < c.cut.thresholds.0 {
                 text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
             }
             let hover = match &shown.value.source {
                 Origin::Traced { found, .. } => format!(
-                    "the whole graph has {} nodes and {} links, traced in {:.2} s with attention patterns, norm scales and MLP gates frozen; weights in logits",
-                    found.all_nodes, found.all_edges, found.seconds
+                    "the whole graph has {} nodes and {} links, traced in {:.2} s with {} frozen; weights in logits",
+                    found.all_nodes,
+                    found.all_edges,
+                    found.seconds,
+                    found.attention.freeze().names().join(", ")
                 ),
                 Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
                 Origin::File(_) => shown.remarks.join("\n"),
             };
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
+            if d.graph.follows_attention() {
+                ui.label(RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak))
+                    .on_hover_text("through which input of a head a link enters; with attention followed, links are first-order effects: what a circuit really does is measured in the circuit view");
+            }
         });
     }
 
@@ -244,6 +260,7 @@ impl GraphView {
     fn belongs_to(&mut self, shown: &Shown) {
         let source = match &shown.source {
             Origin::Traced { trace, found } => {
+                // Nodes are the same whatever is asked of this prediction.
                 format!("{} {:?}", trace.model.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
             }
             Origin::File(_) => format!("file {}", shown.title),
@@ -253,16 +270,37 @@ impl GraphView {
         }
         if self.source.is_some() {
             self.selected = None;
-            self.pinned.clear();
+            self.marks = Marks::default();
             self.hidden.clear();
-            self.names.clear();
-            self.groups.clear();
             self.open.clear();
             self.renaming = None;
             (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
             self.changed();
         }
+        if let Origin::File(file) = &shown.source {
+            self.marks = Marks::of(file);
+            self.changed();
+        }
         self.source = Some(source);
+    }
+
+    fn hide(&mut self, item: &Item) {
+        self.hidden.insert(item.id.clone());
+        self.selected = None;
+        self.changed();
+    }
+
+    /// Puts two items into one group: into that of the second, if it is one made by hand.
+    fn join(&mut self, d: &Drawing, a: &Item, b: &Item) {
+        let ids = |item: &Item| item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect::<Vec<_>>();
+        let existing = b.id.strip_prefix("group:").filter(|n| self.marks.groups.iter().any(|(g, _)| g == n));
+        let name = existing.map_or_else(|| format!("{} + {}", b.label, a.label), str::to_owned);
+        if existing.is_some() {
+            self.marks.groups.retain(|(n, _)| *n != name);
+        }
+        self.marks.group(&name, [ids(b), ids(a)].concat());
+        self.selected = Some(format!("group:{}", self.marks.groups.last().map_or("", |g| g.0.as_str())));
+        self.changed();
     }
 
     fn changed(&mut self) {
@@ -286,24 +324,27 @@ impl GraphView {
                         .color(cx.palette.weak),
                 );
             }
-            ui.menu_button(RichText::new("do …").font(theme::small()), |ui| self.menu(ui, cx, shown, d, item));
+            ui.menu_button(RichText::new("do …").font(theme::small()), |ui| self.menu(ui, cx, d, item));
             neurons(ui, cx, shown, d, item);
             for (title, into) in [("from", true), ("to", false)] {
                 ui.add_space(4.0);
                 ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
-                let links: Vec<&(usize, usize, f32)> =
-                    picture.links.iter().filter(|l| if into { l.1 == i } else { l.0 == i }).take(14).collect();
-                let max = links.first().map_or(1.0, |l| l.2.abs());
+                let own = |l: &&Line| if into { l.target == i } else { l.source == i };
+                let links: Vec<&Line> = picture.links.iter().filter(own).take(14).collect();
+                let max = links.first().map_or(1.0, |l| l.weight.abs());
                 for link in links {
-                    let other = &picture.items[if into { link.0 } else { link.1 }];
-                    let label = format!("{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
-                    let b = Bar { label, value: link.2, text: format!("{:+.3}", link.2), strong: false };
+                    let other = &picture.items[if into { link.source } else { link.target }];
+                    let through = match link.input {
+                        Input::Value => String::new(),
+                        input => format!("<{}> ", input.letter()),
+                    };
+                    let label = format!("{through}{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
+                    let b = Bar { label, value: link.weight, text: format!("{:+.3}", link.weight), strong: false };
                     let response = bars::bar(ui, &b, max, true, 104.0);
                     if response.hovered() {
-                        tell(cx, shown, d, other);
+                        tell(cx, d, other);
                     }
-                    let (from, to) = (&picture.items[link.0], &picture.items[link.1]);
-                    if let Some(edge) = edge(cx, shown, d, from, to) {
+                    if let Some(edge) = edge(cx, d, &picture, link) {
                         let response = response.clone().on_hover_text("right click: this edge into the circuit");
                         if response.secondary_clicked() {
                             cx.actions.push(Action::AddCartEdge(edge));
@@ -311,7 +352,7 @@ impl GraphView {
                     }
                     if response.clicked() {
                         self.selected = Some(other.id.clone());
-                        pin_part(cx, shown, d, other);
+                        pin_part(cx, d, other);
                     }
                 }
             }
@@ -319,49 +360,49 @@ impl GraphView {
         self.picture = Some(picture);
     }
 
-    fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
+    fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         ui.label(RichText::new(&item.label).font(theme::title()));
-        if let Some(component) = component(shown, d, item) {
-            let text = if cx.state.document.cart.contains(component) {
-                "Take out of the circuit"
-            } else {
-                "Add to the circuit"
-            };
+        if let Some(member) = member(d, item) {
+            let text =
+                if cx.state.document.cart.contains(member) { "Take out of the circuit" } else { "Add to the circuit" };
             if ui.button(text).clicked() {
-                cx.actions.push(Action::ToggleCart(component));
+                cx.actions.push(Action::ToggleCart(member));
             }
         }
-        let pinned = self.pinned.contains(&item.id);
+        if let Some(id) = mlp_id(d, item) {
+            let open = cx.state.circuits.cut.opened.contains(&id);
+            let text = if open { "Put the MLP together again" } else { "Take apart into neurons" };
+            if ui.button(text).clicked() {
+                cx.actions.push(Action::OpenMlp(id));
+            }
+        }
+        let pinned = self.marks.pinned.contains(&item.id);
         if ui.button(if pinned { "Unpin" } else { "Pin" }).clicked() {
             if pinned {
-                self.pinned.remove(&item.id)
+                self.marks.pinned.remove(&item.id)
             } else {
-                self.pinned.insert(item.id.clone())
+                self.marks.pinned.insert(item.id.clone())
             };
         }
         if ui.button("Hide").clicked() {
-            self.hidden.insert(item.id.clone());
-            self.selected = None;
-            self.changed();
+            self.hide(item);
         }
         if ui.button("Rename …").clicked() {
             self.renaming = Some((item.id.clone(), item.label.clone()));
         }
-        let others = self.pinned.iter().filter(|id| **id != item.id).count();
+        let others = self.marks.pinned.iter().filter(|id| **id != item.id).count();
         if others > 0 && ui.button(format!("Group with the {others} pinned")).clicked() {
             let mut ids: Vec<String> = item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect();
-            ids.extend(self.pinned.iter().filter(|id| !id.starts_with("group:")).cloned());
+            ids.extend(self.marks.pinned.iter().filter(|id| !id.starts_with("group:")).cloned());
             ids.dedup();
-            self.made += 1;
-            self.groups.push((format!("group {}", self.made), ids));
-            self.pinned.clear();
+            self.marks.group("group", ids);
             self.changed();
         }
         if let Some(name) = item.id.strip_prefix("group:")
-            && self.groups.iter().any(|(n, _)| n == name)
+            && self.marks.groups.iter().any(|(n, _)| n == name)
             && ui.button("Dissolve this group").clicked()
         {
-            self.groups.retain(|(n, _)| n != name);
+            self.marks.groups.retain(|(n, _)| n != name);
             self.changed();
         }
         if ui.button("Tree of its inputs").clicked() {
@@ -381,9 +422,9 @@ impl GraphView {
         });
         if done {
             if name.trim().is_empty() {
-                self.names.remove(&id)
+                self.marks.names.remove(&id)
             } else {
-                self.names.insert(id, name)
+                self.marks.names.insert(id, name)
             };
             self.changed();
         } else if open {
@@ -395,17 +436,20 @@ impl GraphView {
 /// The neurons of an MLP's node that contribute most; a click shows what they promote.
 fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
     let ([one], Origin::Traced { found, .. }) = (&item.members[..], &shown.source) else { return };
-    let Some(part @ Part::Mlp { layer, pos }) = shown.part(&d.graph.nodes[*one].id) else { return };
+    let Some(part @ Part::Mlp { layer, pos }) = d.part(*one) else { return };
     let Some(list) = found.neurons.get(&part) else { return };
     egui::CollapsingHeader::new(RichText::new("neurons").font(theme::small())).id_salt("neurons").show(ui, |ui| {
         let max = list.first().map_or(1.0, |n| n.1.abs());
         for (neuron, value) in list {
             let b = Bar { label: neuron.to_string(), value: *value, text: format!("{value:+.3}"), strong: false };
-            let hint =
-                "activation times the target's gradient: its part of what the MLP contributes; click shows its tokens";
-            if bars::bar(ui, &b, max, true, 60.0).on_hover_text(hint).clicked() {
+            let hint = "activation times the target's gradient: its part of what the MLP contributes; click shows its tokens, right click puts it into the circuit";
+            let response = bars::bar(ui, &b, max, true, 60.0).on_hover_text(hint);
+            if response.clicked() {
                 cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(*neuron), Focus::Neuron));
                 cx.hovered.pos = Some(pos);
+            }
+            if response.secondary_clicked() {
+                cx.actions.push(Action::ToggleCart(Member::Neuron { layer, neuron: *neuron }));
             }
         }
     });

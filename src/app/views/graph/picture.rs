@@ -7,10 +7,10 @@ use crate::analysis::head_scores::SCORES;
 use crate::app::selection::Focus;
 use crate::app::views::Context;
 use crate::app::widgets::token_text;
-use crate::circuit::{self, Component, Edge, Receiver};
-use crate::graph::NodeKind;
+use crate::circuit::{Component, Edge, Member, Receiver};
 use crate::graph::components::Part;
-use crate::graph::layout::{Drawing, Origin, Shown};
+use crate::graph::layout::Drawing;
+use crate::graph::{Input, NodeKind};
 
 /// A head whose score reaches this plays the role.
 const ROLE: f32 = 0.4;
@@ -26,13 +26,23 @@ pub(super) struct Item {
     pub contribution: Option<f64>,
 }
 
+/// A link between items.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Line {
+    pub source: usize,
+    pub target: usize,
+    pub weight: f32,
+    /// Through which input of a head most of it goes.
+    pub input: Input,
+}
+
 /// Items and links between them, made again when the graph or what is hidden and grouped changes.
 pub(super) struct Picture {
     pub stamp: u64,
     pub version: u64,
     pub items: Vec<Item>,
-    /// (source, target, weight), strongest first.
-    pub links: Vec<(usize, usize, f32)>,
+    /// Strongest first.
+    pub links: Vec<Line>,
     pub by_id: HashMap<String, usize>,
 }
 
@@ -46,7 +56,7 @@ impl GraphView {
         let mut by_id: HashMap<String, usize> = HashMap::new();
         let mut item_of = vec![usize::MAX; d.graph.nodes.len()];
         let in_group: HashMap<&str, &str> =
-            self.groups.iter().flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str()))).collect();
+            self.marks.groups.iter().flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str()))).collect();
         for (i, n) in d.graph.nodes.iter().enumerate() {
             if self.hidden.contains(&n.id) {
                 continue;
@@ -56,8 +66,12 @@ impl GraphView {
                 None if n.kind != NodeKind::Component => None,
                 None => match self.grouping {
                     Grouping::None => None,
-                    Grouping::Component => Some(n.label.clone()),
-                    Grouping::Role => role(cx, &n.label),
+                    // An opened MLP's neurons are its own.
+                    Grouping::Component => Some(match d.part(i) {
+                        Some(Part::Neuron { layer, .. } | Part::Mlp { layer, .. }) => format!("m{layer}"),
+                        _ => n.label.clone(),
+                    }),
+                    Grouping::Role => role(cx, d, i),
                 },
             };
             let id = group.as_ref().map_or_else(|| n.id.clone(), |g| format!("group:{g}"));
@@ -65,7 +79,7 @@ impl GraphView {
                 continue;
             }
             let at = *by_id.entry(id.clone()).or_insert_with(|| {
-                let label = match (&group, self.names.get(&id)) {
+                let label = match (&group, self.marks.names.get(&id)) {
                     (_, Some(name)) => name.clone(),
                     (Some(g), None) => g.clone(),
                     (None, None) => own_label(&n.label, n.kind, &n.id, d, n.pos),
@@ -98,25 +112,31 @@ impl GraphView {
             };
             item.place = (mean(|p| p.0), mean(|p| p.1));
         }
-        let mut sums: HashMap<(usize, usize), f32> = HashMap::new();
-        for (source, target, weight) in d.graph.triples() {
+        let mut sums: HashMap<(usize, usize), (Line, f32)> = HashMap::new();
+        for (at, (source, target, weight)) in d.graph.triples().enumerate() {
             let (a, b) = (item_of[source], item_of[target]);
-            if a != usize::MAX && b != usize::MAX && a != b {
-                *sums.entry((a, b)).or_default() += weight;
+            if a == usize::MAX || b == usize::MAX || a == b {
+                continue;
+            }
+            let input = d.graph.input(at);
+            let none = (Line { source: a, target: b, weight: 0.0, input }, 0.0);
+            let (line, largest) = sums.entry((a, b)).or_insert(none);
+            line.weight += weight;
+            if weight.abs() > *largest {
+                (line.input, *largest) = (input, weight.abs());
             }
         }
-        let mut links: Vec<(usize, usize, f32)> = sums.into_iter().map(|((a, b), w)| (a, b, w)).collect();
-        links.sort_by(|a, b| b.2.abs().total_cmp(&a.2.abs()).then((a.0, a.1).cmp(&(b.0, b.1))));
+        let mut links: Vec<Line> = sums.into_values().map(|s| s.0).collect();
+        links.sort_by(|a, b| {
+            b.weight.abs().total_cmp(&a.weight.abs()).then((a.source, a.target).cmp(&(b.source, b.target)))
+        });
         self.picture = Some(Picture { stamp, version: self.version, items, links, by_id });
     }
 }
 
 /// What a head's scores on this text say it does.
-pub(super) fn role(cx: &Context<'_>, label: &str) -> Option<String> {
-    if cx.state.circuits.file.is_some() {
-        return None;
-    }
-    let Some(Component::Head { layer, head }) = Component::parse(label) else { return None };
+fn role(cx: &Context<'_>, d: &Drawing, node: usize) -> Option<String> {
+    let Some(Part::Head { layer, head, .. }) = d.part(node) else { return None };
     let scores = cx.state.results.text_scores.get()?;
     let (name, value) =
         SCORES[..3].iter().map(|s| (s.name(), scores.get(*s, layer, head))).max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -148,30 +168,46 @@ pub(super) fn place_name(cx: &Context<'_>, d: &Drawing, item: &Item) -> String {
     }
 }
 
-/// The component that an item is, if it is one of this model's.
-pub(super) fn component(shown: &Shown, d: &Drawing, item: &Item) -> Option<Component> {
-    let mut all = item.members.iter().filter_map(|m| match shown.part(&d.graph.nodes[*m].id)? {
-        Part::Head { layer, head, .. } => Some(Component::Head { layer, head }),
-        Part::Mlp { layer, .. } => Some(Component::Mlp { layer }),
+/// What an item is in the model: a component at one position or at several, or a neuron.
+pub(super) fn member(d: &Drawing, item: &Item) -> Option<Member> {
+    let mut all = item.members.iter().filter_map(|m| match d.part(*m)? {
+        Part::Head { layer, head, .. } => Some(Component::Head { layer, head }.into()),
+        Part::Mlp { layer, .. } => Some(Component::Mlp { layer }.into()),
+        Part::Neuron { layer, neuron, .. } => Some(Member::Neuron { layer, neuron }),
         _ => None,
     });
-    let first = all.next()?;
-    all.all(|c| c == first).then_some(first)
+    let first: Member = all.next()?;
+    if all.clone().all(|c| c == first) {
+        return Some(first);
+    }
+    // Neurons of one MLP together are that MLP.
+    all.all(|c| c.component() == first.component()).then(|| first.component().into())
 }
 
-/// A link as an edge of the model: with patterns held still, heads are reached through their values.
-pub(super) fn edge(cx: &Context<'_>, shown: &Shown, d: &Drawing, from: &Item, to: &Item) -> Option<Edge> {
-    let wiring = cx.state.wiring()?;
-    let is = |item: &Item, kind: NodeKind| item.kind == kind && item.members.len() == 1;
-    if !matches!(shown.source, Origin::Traced { .. }) {
-        return None;
+/// The id of the MLP that an item is or belongs to, which can be taken apart or put together again.
+pub(super) fn mlp_id(d: &Drawing, item: &Item) -> Option<String> {
+    let [one] = item.members[..] else { return None };
+    match d.part(one)? {
+        Part::Mlp { .. } => Some(d.graph.nodes[one].id.clone()),
+        Part::Neuron { layer, pos, .. } => {
+            let whole = d.parts.iter().position(|p| *p == Part::Mlp { layer, pos })?;
+            Some(d.graph.nodes[whole].id.clone())
+        }
+        _ => None,
     }
-    let sender = if is(from, NodeKind::Token) { Component::Embed } else { component(shown, d, from)? };
+}
+
+/// A link as an edge of the model.
+pub(super) fn edge(cx: &Context<'_>, d: &Drawing, picture: &Picture, link: &Line) -> Option<Edge> {
+    let wiring = cx.state.wiring().filter(|_| !d.parts.is_empty())?;
+    let is = |item: &Item, kind: NodeKind| item.kind == kind && item.members.len() == 1;
+    let (from, to) = (&picture.items[link.source], &picture.items[link.target]);
+    let sender = if is(from, NodeKind::Token) { Component::Embed } else { member(d, from)?.component() };
     let receiver = if is(to, NodeKind::Logit) {
         Receiver::Logits
     } else {
-        match component(shown, d, to)? {
-            Component::Head { layer, head } => Receiver::Head { layer, head, part: circuit::Part::Value },
+        match member(d, to)?.component() {
+            Component::Head { layer, head } => Receiver::Head { layer, head, part: link.input },
             Component::Mlp { layer } => Receiver::Mlp { layer },
             Component::Embed | Component::Logits => return None,
         }
@@ -179,20 +215,19 @@ pub(super) fn edge(cx: &Context<'_>, shown: &Shown, d: &Drawing, from: &Item, to
     Some(Edge { sender: wiring.sender(sender)?, receiver: wiring.receiver(receiver)? })
 }
 
-pub(super) fn in_cart(cx: &Context<'_>, item: &Item) -> bool {
-    cx.state.circuits.file.is_none() && !cx.state.document.cart.is_empty() && {
-        Component::parse(&item.label).is_some_and(|c| cx.state.document.cart.contains(c))
-    }
+pub(super) fn in_cart(cx: &Context<'_>, d: &Drawing, item: &Item) -> bool {
+    let cart = &cx.state.document.cart;
+    !cart.is_empty() && member(d, item).is_some_and(|m| cart.contains(m))
 }
 
 /// Tells the other views what the pointer is over.
-pub(super) fn tell(cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
+pub(super) fn tell(cx: &mut Context<'_>, d: &Drawing, item: &Item) {
     let [one] = item.members[..] else { return };
-    match shown.part(&d.graph.nodes[one].id) {
+    match d.part(one) {
         Some(Part::Head { layer, head, pos }) => {
             (cx.hovered.head, cx.hovered.layer, cx.hovered.pos) = (Some((layer, head)), Some(layer), Some(pos));
         }
-        Some(Part::Mlp { layer, pos } | Part::Error { layer, pos }) => {
+        Some(Part::Mlp { layer, pos } | Part::Neuron { layer, pos, .. } | Part::Error { layer, pos }) => {
             (cx.hovered.layer, cx.hovered.pos) = (Some(layer), Some(pos));
         }
         Some(Part::Token { pos }) => cx.hovered.pos = Some(pos),
@@ -200,9 +235,15 @@ pub(super) fn tell(cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item
     }
 }
 
-/// A click on a head shows it everywhere; the traced position stays.
-pub(super) fn pin_part(cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
-    if let Some(Component::Head { layer, head }) = component(shown, d, item) {
-        cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
+/// A click on a head or neuron shows it everywhere; the traced position stays.
+pub(super) fn pin_part(cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+    match member(d, item) {
+        Some(Member::Component(Component::Head { layer, head })) => {
+            cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
+        }
+        Some(Member::Neuron { layer, neuron }) => {
+            cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(neuron), Focus::Neuron));
+        }
+        _ => {}
     }
 }

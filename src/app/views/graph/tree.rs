@@ -3,19 +3,18 @@
 use eframe::egui::{self, RichText};
 
 use super::GraphView;
-use super::picture::{pin_part, place_name, tell};
+use super::picture::{Line, pin_part, place_name, tell};
 use crate::app::theme;
 use crate::app::views::Context;
 use crate::app::widgets::{message, token_text};
-use crate::graph::NodeKind;
-use crate::graph::layout::Shown;
+use crate::graph::{Input, NodeKind};
 
 /// Inputs that the tree shows of each node.
 const INPUTS: usize = 5;
 
 impl GraphView {
     /// The strongest inputs of a node, theirs below, as far as they are opened.
-    pub(super) fn tree(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown) {
+    pub(super) fn tree(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let Some(picture) = self.picture.take() else { return };
         let Some(drawing) = cx.state.results.drawing.get().map(|r| r.value.clone()) else { return };
         let root = self
@@ -31,13 +30,12 @@ impl GraphView {
                 message(ui, "the graph has no logit to begin with; choose a node", false);
                 return;
             };
-            let mut rows: Vec<(usize, usize, Option<f32>, String)> =
+            let mut rows: Vec<(usize, usize, Option<Line>, String)> =
                 vec![(root, 0, None, picture.items[root].id.clone())];
             let mut toggled = None;
-            while let Some((i, depth, weight, path)) = rows.pop() {
+            while let Some((i, depth, link, path)) = rows.pop() {
                 let item = &picture.items[i];
-                let inputs: Vec<&(usize, usize, f32)> =
-                    picture.links.iter().filter(|l| l.1 == i).take(INPUTS).collect();
+                let inputs: Vec<&Line> = picture.links.iter().filter(|l| l.target == i).take(INPUTS).collect();
                 let open = (self.open.contains(&path) != (depth < 2)) && !inputs.is_empty();
                 let response = ui
                     .horizontal(|ui| {
@@ -50,8 +48,11 @@ impl GraphView {
                             "▸"
                         };
                         let arrow = ui.add(egui::Button::new(sign).frame(false).small());
-                        let weight = weight.map_or(String::new(), |w| format!("{w:+.3}  "));
-                        let color = cx.palette.signed(if weight.starts_with('-') { -1.0 } else { 1.0 });
+                        let weight = link.map_or(String::new(), |l| {
+                            let through = if l.input == Input::Value { "" } else { l.input.label() };
+                            format!("{:+.3} {through} ", l.weight)
+                        });
+                        let color = cx.palette.signed(link.map_or(1.0, |l| l.weight));
                         ui.label(RichText::new(weight).font(theme::mono()).color(color));
                         let name = ui.selectable_label(
                             self.selected.as_ref() == Some(&item.id),
@@ -67,15 +68,16 @@ impl GraphView {
                     toggled = Some(path.clone());
                 }
                 if response.1.hovered() {
-                    tell(cx, shown, &drawing, item);
+                    tell(cx, &drawing, item);
                 }
                 if response.1.clicked() {
                     self.selected = Some(item.id.clone());
-                    pin_part(cx, shown, &drawing, item);
+                    pin_part(cx, &drawing, item);
                 }
                 if open && depth < 12 {
                     for link in inputs.iter().rev() {
-                        rows.push((link.0, depth + 1, Some(link.2), format!("{path}/{}", picture.items[link.0].id)));
+                        let path = format!("{path}/{}", picture.items[link.source].id);
+                        rows.push((link.source, depth + 1, Some(**link), path));
                     }
                 }
             }

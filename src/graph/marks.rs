@@ -1,0 +1,111 @@
+//! What somebody said about a graph's nodes: pins, supernodes, names. They are kept with the graph, where Neuronpedia
+//! and circuit-tracer's viewer keep theirs: in `qParams` and the nodes' descriptions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::file::GraphFile;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Ids of pinned nodes.
+    pub pinned: BTreeSet<String>,
+    /// Supernodes: a name and the ids of its members.
+    pub groups: Vec<(String, Vec<String>)>,
+    /// Names that nodes were given, by id.
+    pub names: BTreeMap<String, String>,
+}
+
+impl Marks {
+    /// Those that a file carries. Names are its nodes' descriptions already.
+    pub fn of(file: &GraphFile) -> Self {
+        let mut marks = Self::default();
+        let Some(q) = file.document.get("qParams") else { return marks };
+        let text = |v: &Value| v.as_str().map(str::to_owned);
+        let list = |name: &str| q.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+        let known: BTreeSet<&str> = file.graph.nodes.iter().map(|n| n.id.as_str()).collect();
+        marks.pinned = list("pinnedIds").iter().filter_map(text).filter(|id| known.contains(id.as_str())).collect();
+        for group in list("supernodes") {
+            let Some(([name], ids)) = group.as_array().and_then(|g| g.split_first_chunk::<1>()) else { continue };
+            let ids: Vec<String> = ids.iter().filter_map(text).filter(|id| known.contains(id.as_str())).collect();
+            let Some(name) = text(name).filter(|_| ids.len() > 1) else { continue };
+            // Viewers show a group's members if they are pinned; here the group stands for them.
+            marks.pinned.retain(|id| !ids.contains(id));
+            marks.groups.push((marks.free_name(&name), ids));
+        }
+        marks
+    }
+
+    /// A name that no group has.
+    pub fn free_name(&self, wanted: &str) -> String {
+        let taken = |name: &str| self.groups.iter().any(|(n, _)| n == name);
+        if !taken(wanted) {
+            return wanted.to_owned();
+        }
+        (2..).map(|i| format!("{wanted} {i}")).find(|n| !taken(n)).unwrap_or_default()
+    }
+
+    /// Puts nodes together under a name, out of whatever groups they were in.
+    pub fn group(&mut self, name: &str, ids: Vec<String>) {
+        for (_, members) in &mut self.groups {
+            members.retain(|id| !ids.contains(id));
+        }
+        self.groups.retain(|(_, members)| members.len() > 1);
+        for id in &ids {
+            self.pinned.remove(id);
+        }
+        self.groups.push((self.free_name(name), ids));
+    }
+
+    /// Writes them into a file.
+    pub fn write(&self, file: &mut GraphFile) {
+        let known: BTreeSet<String> = file.graph.nodes.iter().map(|n| n.id.clone()).collect();
+        let mut pinned: BTreeSet<&String> = self.pinned.iter().filter(|id| known.contains(*id)).collect();
+        let mut supernodes = Vec::new();
+        for (name, ids) in &self.groups {
+            let ids: Vec<&String> = ids.iter().filter(|id| known.contains(*id)).collect();
+            if ids.len() < 2 {
+                continue;
+            }
+            pinned.extend(ids.iter().copied());
+            let group = self.names.get(&format!("group:{name}")).unwrap_or(name);
+            supernodes.push(std::iter::once(json!(group)).chain(ids.iter().map(|id| json!(id))).collect::<Vec<_>>());
+        }
+        let q = file.document.entry("qParams").or_insert_with(|| json!({}));
+        if let Value::Object(q) = q {
+            q.insert("pinnedIds".to_owned(), json!(pinned));
+            q.insert("supernodes".to_owned(), json!(supernodes));
+        }
+        file.describe(&self.names);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_come_back_from_the_file_they_were_written_to() {
+        let node = |id: &str, kind: &str| json!({"node_id": id, "feature_type": kind, "layer": "1", "ctx_idx": 0, "clerp": "old"});
+        let value = json!({
+            "metadata": {}, "qParams": {"pinnedIds": ["gone"], "supernodes": [["alone", "a"]], "linkType": "both"},
+            "nodes": [node("a", "cross layer transcoder"), node("b", "cross layer transcoder"), node("c", "logit")],
+            "links": [{"source": "a", "target": "b", "weight": 1.0}],
+        });
+        let mut file = GraphFile::from_json(value, std::path::Path::new("g.json")).unwrap();
+        assert_eq!(Marks::of(&file), Marks::default());
+        let mut marks = Marks { pinned: ["a".to_owned(), "c".to_owned()].into(), ..Marks::default() };
+        marks.group("both", vec!["a".to_owned(), "b".to_owned()]);
+        marks.names.insert("b".to_owned(), "the copier".to_owned());
+        marks.write(&mut file);
+        let back = GraphFile::from_json(file.to_json(), std::path::Path::new("g.json")).unwrap();
+        let read = Marks::of(&back);
+        assert_eq!((&read.pinned, &read.groups), (&["c".to_owned()].into(), &marks.groups));
+        assert_eq!(back.graph.nodes[1].label, "the copier");
+        assert_eq!(back.document["qParams"]["linkType"], "both");
+        // A node moves from one group to the other; a group of one is none.
+        marks.group("both", vec!["a".to_owned(), "c".to_owned()]);
+        assert_eq!(marks.groups, [("both".to_owned(), vec!["a".to_owned(), "c".to_owned()])]);
+    }
+}
