@@ -72,7 +72,8 @@ impl GraphView {
             let size = if item.kind == NodeKind::Logit { 6.0 } else { 2.5 + 7.5 * share };
             size * scale
         };
-        let pointer = response.hover_pos();
+        // While a node is dragged, where it is.
+        let pointer = response.interact_pointer_pos().filter(|_| self.dragged.is_some()).or(response.hover_pos());
         let hovered = pointer.and_then(|m| {
             let distance = |i: &usize| (at(picture.items[*i].place) - m).length() - radius(&picture.items[*i]);
             (0..picture.items.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).filter(|i| distance(i) < 7.0)
@@ -276,7 +277,8 @@ impl GraphView {
     }
 
     fn navigate(&mut self, ui: &egui::Ui, response: &egui::Response, rect: Rect) {
-        if response.dragged() && self.dragged.is_none() {
+        // What the drag takes hold of is found where it was when it began.
+        if response.dragged() && !response.drag_started() && self.dragged.is_none() {
             self.pan += response.drag_delta();
         }
         if let Some(pointer) = response.hover_pos() {
