@@ -8,7 +8,9 @@ use eframe::egui;
 use serde_json::{Value, json};
 
 use super::App;
+use super::command::Action;
 use super::layout::Layout;
+use super::views::ViewKind;
 use crate::error::Result;
 use crate::model::Model;
 use crate::session::Document;
@@ -24,7 +26,8 @@ fn text(model: &Model, n: usize) -> Result<String> {
     Ok(model.tokenizer.as_ref().map_or_else(String::new, |t| t.decode(&ids[..n])))
 }
 
-/// Median milliseconds of one frame with every view open at 256 tokens.
+/// Median milliseconds of one frame with every view open at 256 tokens, and of one with a graph of hundreds of nodes
+/// that is moved and zoomed.
 pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     if model.tokenizer.is_none() {
         return Ok(Value::Null);
@@ -36,12 +39,52 @@ pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     app.layout = Layout::everything();
     app.settle(&ctx, Duration::from_secs(300))?;
     let tokens = app.state.run().map_or(0, |r| r.trace.len());
+    let (ui, tessellate) = measure(&mut app, &ctx, 20 * repeat.max(1), |_| Vec::new());
+    let graph = graph_frame(model, repeat)?;
+    Ok(json!({"tokens": tokens, "ui_ms": ui, "tessellate_ms": tessellate, "graph": graph}))
+}
+
+/// The graph of the usual prompt, while the pointer drags and the wheel turns.
+fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
+    let ctx = egui::Context::default();
+    let document = Document { model: model.spec.clone(), prompt: super::PROMPT.to_owned(), ..Document::default() };
+    let mut app = App::new(&ctx, document, Vec::new());
+    app.layout = Layout::single(ViewKind::Graph);
+    app.state.apply(Action::TraceGraph, 0.0);
+    app.settle(&ctx, Duration::from_secs(300))?;
+    let Some((nodes, links)) = app.state.results.drawing.get().map(|d| (d.graph.nodes.len(), d.graph.links.len()))
+    else {
+        return Ok(Value::Null);
+    };
+    let moving = |i: usize| {
+        let at = egui::pos2(900.0 + 3.0 * (i % 40) as f32, 600.0 + 2.0 * (i % 30) as f32);
+        let wheel = egui::Event::MouseWheel {
+            unit: egui::MouseWheelUnit::Point,
+            delta: egui::vec2(0.0, if i / 10 % 2 == 0 { 8.0 } else { -8.0 }),
+            phase: egui::TouchPhase::Move,
+            source: egui::MouseWheelSource::Wheel,
+            modifiers: egui::Modifiers::NONE,
+        };
+        vec![egui::Event::PointerMoved(at), wheel]
+    };
+    let (ui, tessellate) = measure(&mut app, &ctx, 20 * repeat.max(1), moving);
+    Ok(json!({"nodes": nodes, "links": links, "ui_ms": ui, "tessellate_ms": tessellate}))
+}
+
+/// Medians of (layout and shapes, tessellation) in milliseconds.
+fn measure(
+    app: &mut App,
+    ctx: &egui::Context,
+    frames: usize,
+    events: impl Fn(usize) -> Vec<egui::Event>,
+) -> (f64, f64) {
     let (mut logic, mut shapes) = (Vec::new(), Vec::new());
-    for i in 0..20 * repeat.max(1) {
+    for i in 0..frames {
         let input = egui::RawInput {
             screen_rect: Some(egui::Rect::from_min_size(egui::Pos2::ZERO, egui::vec2(2560.0, 1440.0))),
             time: Some(i as f64 / 60.0),
             max_texture_side: Some(crate::gpu::adapter::MAX_TEXTURE),
+            events: events(i),
             ..egui::RawInput::default()
         };
         let started = Instant::now();
@@ -55,9 +98,9 @@ pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         shapes.push(started.elapsed().as_secs_f64() * 1e3);
         output.drop_without_applying_deltas();
     }
-    let median = |v: &mut Vec<f64>| {
+    let median = |mut v: Vec<f64>| {
         v.sort_by(f64::total_cmp);
         v[v.len() / 2]
     };
-    Ok(json!({"tokens": tokens, "ui_ms": median(&mut logic), "tessellate_ms": median(&mut shapes)}))
+    (median(logic), median(shapes))
 }

@@ -52,7 +52,7 @@ use crate::model::builtin::{self, BUILTINS};
 use crate::session::{Document, recent};
 
 /// A prompt that most English models have an opinion on: indirect object identification.
-const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
+pub const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
 
 /// What the window opens on.
 pub fn document(args: &WindowArgs) -> Result<Document> {

@@ -229,6 +229,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "\na frame with every view open at {tokens} tokens: {ui:.2} ms, and {shapes:.2} ms for its triangles"
         ));
     }
+    let graph = &frame["graph"];
+    if let (Some(ui), Some(shapes)) = (graph["ui_ms"].as_f64(), graph["tessellate_ms"].as_f64()) {
+        let (nodes, links) = (&graph["nodes"], &graph["links"]);
+        text.push_str(&format!(
+            "\na frame of a graph of {nodes} nodes and {links} links, moved and zoomed: {ui:.2} ms, and {shapes:.2} ms for its triangles"
+        ));
+    }
     match first_frame {
         Some(f) => text.push_str(&format!("\nfirst frame of the window on the built-in model after {f:.3} s")),
         None => text.push_str("\nfirst frame: not measured, there is no display"),

@@ -129,26 +129,39 @@ fn score(graph: &Graph, nodes: &[bool]) -> (Vec<f64>, Histogram) {
     struct Sums {
         through: Vec<f64>,
         histogram: Histogram,
+        row: Vec<Link>,
     }
     let n = nodes.len();
-    let kept = |link: &&Link| nodes[link.source as usize];
-    // One target: its factor, and what flows on to its sources.
-    let pass = |target: usize, through: f64, onward: &mut [f64], histogram: &mut Histogram| -> f64 {
+    // One target: its factor, and what flows on to its sources. Kept links are gathered first, without a branch that
+    // would be guessed wrong at every other link.
+    let pass = |target: usize, through: f64, sums: &mut Sums| -> f64 {
+        if through <= 0.0 {
+            return 0.0;
+        }
         let row = graph.into_node(target);
-        let sum: f64 = row.iter().filter(kept).map(|l| f64::from(l.weight.abs())).sum();
+        if sums.row.len() < row.len() {
+            sums.row.resize(row.len(), Link { source: 0, weight: 0.0 });
+        }
+        let mut count = 0;
+        let mut sum = 0f64;
+        for link in row {
+            let kept = nodes[link.source as usize];
+            sums.row[count] = Link { source: link.source, weight: link.weight.abs() };
+            count += usize::from(kept);
+            sum += if kept { f64::from(link.weight.abs()) } else { 0.0 };
+        }
         let factor = through / sum.max(LEAST);
-        if factor > 0.0 {
-            for link in row.iter().filter(kept) {
-                let score = f64::from(link.weight.abs()) * factor;
-                onward[link.source as usize] += score;
-                histogram.add(score);
-            }
+        for link in &sums.row[..count] {
+            let score = f64::from(link.weight) * factor;
+            sums.through[link.source as usize] += score;
+            sums.histogram.add(score);
         }
         factor
     };
-    let mut through: Vec<f64> = graph.nodes.iter().map(|n| n.prob).collect();
+    let sums = || Sums { through: vec![0.0; n], histogram: Histogram::new(), row: Vec::new() };
     let mut factors = vec![0f64; n];
-    let mut histogram = Histogram::new();
+    // What flows through each node so far, and the histogram of all scores but the threads'.
+    let mut own = Sums { through: graph.nodes.iter().map(|n| n.prob).collect(), ..sums() };
     let mut threads: Vec<Sums> = Vec::new();
     for level in graph.levels() {
         let targets: Vec<u32> = level.iter().copied().filter(|t| nodes[*t as usize]).collect();
@@ -156,13 +169,12 @@ fn score(graph: &Graph, nodes: &[bool]) -> (Vec<f64>, Histogram) {
         let links: usize = targets.iter().map(size).sum();
         if links < PARALLEL {
             for target in targets.iter().map(|t| *t as usize) {
-                let own = through[target];
-                factors[target] = pass(target, own, &mut through, &mut histogram);
+                factors[target] = pass(target, own.through[target], &mut own);
             }
             continue;
         }
         let count = rayon::current_num_threads();
-        threads.resize_with(count, || Sums { through: vec![0.0; n], histogram: Histogram::new() });
+        threads.resize_with(count, sums);
         // Contiguous parts with about as many links each.
         let mut parts: Vec<&[u32]> = Vec::new();
         let mut rest = targets.as_slice();
@@ -177,28 +189,24 @@ fn score(graph: &Graph, nodes: &[bool]) -> (Vec<f64>, Histogram) {
             parts.push(&rest[..end]);
             rest = &rest[end..];
         }
-        let known = &through;
+        let known = &own.through;
         let found: Vec<Vec<f64>> = threads
             .par_iter_mut()
             .zip(&parts)
             .map(|(sums, part)| {
                 sums.through.fill(0.0);
-                let one = |t: &u32| {
-                    let own = known[*t as usize];
-                    pass(*t as usize, own, &mut sums.through, &mut sums.histogram)
-                };
-                part.iter().map(one).collect()
+                part.iter().map(|t| pass(*t as usize, known[*t as usize], sums)).collect()
             })
             .collect();
         for ((part, found), sums) in parts.iter().zip(found).zip(&threads) {
             part.iter().zip(found).for_each(|(t, f)| factors[*t as usize] = f);
-            through.iter_mut().zip(&sums.through).for_each(|(a, b)| *a += b);
+            own.through.iter_mut().zip(&sums.through).for_each(|(a, b)| *a += b);
         }
     }
     for sums in &threads {
-        histogram.0.iter_mut().zip(&sums.histogram.0).for_each(|(a, b)| *a += b);
+        own.histogram.0.iter_mut().zip(&sums.histogram.0).for_each(|(a, b)| *a += b);
     }
-    (factors, histogram)
+    (factors, own.histogram)
 }
 
 /// The strongest links between kept nodes that together hold a share of all scores, by place.
@@ -211,14 +219,21 @@ fn strongest(graph: &Graph, nodes: &[bool], factors: &[f64], histogram: &Histogr
         .with_min_len(16)
         .filter(|t| nodes[*t] && factors[*t] > 0.0)
         .map(|target| {
-            let first = graph.range(target).start;
-            let mut out = Vec::new();
-            for (i, link) in graph.into_node(target).iter().enumerate() {
+            let (first, row) = (graph.range(target).start, graph.into_node(target));
+            // As in `score`: gathered without a branch.
+            let mut places = vec![0u32; row.len()];
+            let mut count = 0;
+            for (i, link) in row.iter().enumerate() {
                 let score = f64::from(link.weight.abs()) * factors[target];
-                if score >= lowest && score > 0.0 && nodes[link.source as usize] {
-                    out.push(Kept { target: target as u32, source: link.source, at: first + i, score });
-                }
+                places[count] = i as u32;
+                count += usize::from((score >= lowest) & (score > 0.0) & nodes[link.source as usize]);
             }
+            let kept = |i: &u32| {
+                let link = row[*i as usize];
+                let score = f64::from(link.weight.abs()) * factors[target];
+                Kept { target: target as u32, source: link.source, at: first + *i as usize, score }
+            };
+            let out: Vec<Kept> = places[..count].iter().map(kept).collect();
             out
         })
         .collect();
