@@ -209,13 +209,14 @@ fn opened_mlps_are_split_exactly() {
             let kept: f64 = found.influence.values.iter().sum();
             for (i, part) in opened.parts.iter().enumerate() {
                 let Part::Neuron { layer, pos, .. } = *part else { continue };
-                let into: (f64, f64) = opened.graph.into_node(i).iter().fold((0.0, 0.0), |s, l| {
-                    (s.0 + f64::from(l.weight), s.1 + f64::from(l.weight.abs()))
-                });
+                let into: (f64, f64) = opened
+                    .graph
+                    .into_node(i)
+                    .iter()
+                    .fold((0.0, 0.0), |s, l| (s.0 + f64::from(l.weight), s.1 + f64::from(l.weight.abs())));
                 let contribution = opened.graph.nodes[i].activation.unwrap();
                 near(into.0, contribution, into.1, &format!("{name} into {}", opened.graph.nodes[i].label));
-                let out: Vec<f64> =
-                    opened.graph.triples().filter(|t| t.0 == i).map(|t| f64::from(t.2)).collect();
+                let out: Vec<f64> = opened.graph.triples().filter(|t| t.0 == i).map(|t| f64::from(t.2)).collect();
                 let size = out.iter().map(|w| w.abs()).sum();
                 near(out.iter().sum(), contribution, size, &format!("{name} out of {}", opened.graph.nodes[i].label));
                 assert!(opened.influence[i] >= 0.0 && opened.influence[i] <= kept, "{name} {layer} {pos}");

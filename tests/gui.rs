@@ -716,8 +716,7 @@ fn node_at(h: &Harness<'static, App>, label: &str, pos: usize) -> egui::Pos2 {
     let canvas = h.get_by_label_contains("attribution graph: ").rect();
     let d = h.state().state.results.drawing.get().unwrap().value.clone();
     let at = d.graph.nodes.iter().position(|n| n.label == label && n.pos == pos).unwrap();
-    let inner =
-        egui::Rect::from_min_max(canvas.min + egui::vec2(30.0, 12.0), canvas.max - egui::vec2(8.0, 26.0));
+    let inner = egui::Rect::from_min_max(canvas.min + egui::vec2(30.0, 12.0), canvas.max - egui::vec2(8.0, 26.0));
     let (x, y) = d.places[at];
     let width = d.columns.last().unwrap().1;
     egui::pos2(inner.left() + x / width * inner.width(), inner.bottom() - y / d.height * inner.height())
@@ -871,10 +870,9 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     // C takes the pinned neuron.
     let pinned = h.state().state.selection.pinned;
     let focus = circuitscope::app::selection::Focus::Neuron;
-    h.state_mut().state.apply(
-        Action::Pin(circuitscope::app::selection::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }),
-        0.0,
-    );
+    h.state_mut()
+        .state
+        .apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }), 0.0);
     h.run();
     h.key_press(egui::Key::C);
     h.run();

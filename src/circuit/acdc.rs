@@ -24,13 +24,13 @@ pub struct Standing {
 }
 
 /// Drops, receiver by receiver from the logits down and sender by sender from the last, the edges without which
-/// `readout` (KL to the clean run by default, to be small) rises by less than `threshold`.
+/// what is read (KL to the clean run by default, to be small) rises by less than `threshold`; over several prompts
+/// their mean counts.
 ///
 /// # Errors
-/// [`Error::Cancelled`].
+/// No prompts, or [`Error::Cancelled`].
 pub fn acdc(
-    stage: &Stage,
-    readout: &Readout<'_>,
+    prompts: &[(&Stage, &Readout<'_>)],
     threshold: f32,
     progress: &Progress,
     mut on_receiver: impl FnMut(&Standing),
@@ -40,9 +40,13 @@ pub fn acdc(
             "the threshold is {threshold}; give a change of the metric that is not negative"
         )));
     }
-    let w = stage.wiring;
-    let mut run = stage.run(&Edges::all(w), progress)?;
-    let mut value = read(readout, &run, progress)?;
+    let Some((first, readout)) = prompts.first() else {
+        return Err(Error::request("there is no prompt to search a circuit on; give a clean and a corrupted one"));
+    };
+    let (w, metric) = (first.wiring, readout.metric);
+    let mut runs = prompts.iter().map(|(s, _)| s.run(&Edges::all(w), progress)).collect::<Result<Vec<Run>>>()?;
+    let mut edges = runs[0].edges.clone();
+    let mut value = mean(prompts.iter().zip(&runs).map(|((_, r), run)| r.read(&run.normalized, progress)), 1)?[0];
     let (mut tested, mut kept) = (0, 0);
     progress.expect(w.n_edges() as u64);
     let mut at_once = 16;
@@ -50,12 +54,12 @@ pub fn acdc(
         let mut candidates: Vec<Edge> = (0..w.reads(receiver)).rev().map(|sender| Edge { sender, receiver }).collect();
         let considered = candidates.len();
         // What nothing of the circuit reads any more went with its last reader.
-        candidates.retain(|e| run.edges.contains(*e));
+        candidates.retain(|e| edges.contains(*e));
         let mut rest = candidates.as_slice();
         while !rest.is_empty() {
             progress.check()?;
             let chunk = &rest[..at_once.min(rest.len())];
-            let mut without = run.edges.clone();
+            let mut without = edges.clone();
             let circuits: Vec<Edges> = chunk
                 .iter()
                 .map(|e| {
@@ -63,15 +67,22 @@ pub fn acdc(
                     without.clone()
                 })
                 .collect();
-            let values = readout.read(&stage.trial_variants(&run, &circuits, progress)?, progress)?;
+            let variants = |((stage, readout), run): (&(&Stage, &Readout<'_>), &Run)| {
+                readout.read(&stage.trial_variants(run, &circuits, progress)?, progress)
+            };
+            let values = mean(prompts.iter().zip(&runs).map(variants), circuits.len())?;
             let mut dropped = 0;
-            while dropped < chunk.len() && worsening(readout.metric, value, values[dropped]) < threshold {
+            while dropped < chunk.len() && worsening(metric, value, values[dropped]) < threshold {
                 value = values[dropped];
                 dropped += 1;
             }
             tested += (dropped + 1).min(chunk.len());
             if dropped > 0 {
-                run = stage.moved(&run, &circuits[dropped - 1], progress)?;
+                let moved = |((stage, _), run): (&(&Stage, &Readout<'_>), &Run)| {
+                    stage.moved(run, &circuits[dropped - 1], progress)
+                };
+                runs = prompts.iter().zip(&runs).map(moved).collect::<Result<_>>()?;
+                edges = runs[0].edges.clone();
             }
             if dropped == chunk.len() {
                 at_once = (at_once * 2).min(128);
@@ -82,13 +93,13 @@ pub fn acdc(
                 rest = &rest[dropped + 1..];
             }
             // Pruning may have taken later candidates along.
-            let gone = rest.iter().take_while(|e| !run.edges.contains(**e)).count();
+            let gone = rest.iter().take_while(|e| !edges.contains(**e)).count();
             rest = &rest[gone..];
         }
         progress.step(considered as u64)?;
-        on_receiver(&Standing { tested, kept, left: run.edges.len(), value });
+        on_receiver(&Standing { tested, kept, left: edges.len(), value });
     }
-    Ok(run.edges)
+    Ok(edges)
 }
 
 /// How much worse a value is: more of a divergence, a change of anything else.
@@ -96,7 +107,12 @@ fn worsening(metric: Metric, before: f32, after: f32) -> f32 {
     if metric == Metric::Kl { after - before } else { (after - before).abs() }
 }
 
-fn read(readout: &Readout<'_>, run: &Run, progress: &Progress) -> Result<f32> {
-    let values = readout.read(&run.normalized, progress)?;
-    values.first().copied().ok_or_else(|| Error::failed("a circuit gave no value"))
+/// The mean over prompts of what was read of `n` circuits on each.
+fn mean(all: impl ExactSizeIterator<Item = Result<Vec<f32>>>, n: usize) -> Result<Vec<f32>> {
+    let prompts = all.len() as f32;
+    let mut sums = vec![0f32; n];
+    for values in all {
+        sums.iter_mut().zip(values?).for_each(|(s, v)| *s += v / prompts);
+    }
+    Ok(sums)
 }

@@ -144,9 +144,11 @@ impl Cart {
     pub fn circuit(&self, wiring: Wiring) -> Result<Edges> {
         let mut members = Vec::new();
         for name in &self.nodes {
-            members.push(Member::parse(name).filter(|m| wiring.has(*m)).ok_or_else(|| {
-                Error::request(format!("the cart's `{name}` is not in this model; remove it"))
-            })?);
+            members.push(
+                Member::parse(name)
+                    .filter(|m| wiring.has(*m))
+                    .ok_or_else(|| Error::request(format!("the cart's `{name}` is not in this model; remove it")))?,
+            );
         }
         let mut edges = if self.by_edges {
             Edges::of(wiring, self.edges.iter().map(|e| wiring.parse(e)).collect::<Result<Vec<_>>>()?)

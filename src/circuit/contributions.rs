@@ -75,7 +75,6 @@ impl Contributions {
         4 * (2 + layers * (config.n_heads + 1)) * rows * config.d_model
     }
 
-
     /// self − other, by sender.
     pub fn minus(&self, other: &Self) -> Vec<Vec<f32>> {
         self.values.par_iter().zip(&other.values).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect()).collect()

@@ -205,7 +205,8 @@ impl Edges {
                 continue;
             }
             let into = (0..w.reads(receiver)).map(|sender| Edge { sender, receiver });
-            let out_of = (0..w.n_receivers()).filter(|r| me < w.reads(*r)).map(|receiver| Edge { sender: me, receiver });
+            let out_of =
+                (0..w.n_receivers()).filter(|r| me < w.reads(*r)).map(|receiver| Edge { sender: me, receiver });
             for edge in into.chain(out_of).collect::<Vec<_>>() {
                 // Edges from and to other limited MLPs come back for their other neurons too.
                 out.insert(edge);

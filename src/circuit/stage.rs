@@ -97,12 +97,7 @@ const ROWS: usize = 512;
 impl Stage {
     /// # Errors
     /// Prompts of different length with [`Outside::Resample`], or no reference run with the others.
-    pub fn new(
-        clean: &Arc<Trace>,
-        corrupted: Option<&Trace>,
-        outside: Outside,
-        means: Option<&Means>,
-    ) -> Result<Self> {
+    pub fn new(clean: &Arc<Trace>, corrupted: Option<&Trace>, outside: Outside, means: Option<&Means>) -> Result<Self> {
         let n = clean.len();
         let mut first = 0;
         if outside == Outside::Resample {

@@ -18,9 +18,9 @@ use crate::circuit::quality::Trial;
 use crate::circuit::{Outside, Wiring};
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
-use crate::graph::readers::Attention;
 use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
+use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -127,7 +127,14 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
     let target = Target::Top;
     let last = pair.clean.len() - 1;
     let seconds = time(repeat.min(3), || {
-        std::hint::black_box(trace_prediction(&pair.clean, last, target, Attention::Frozen, Keep::default(), progress)?);
+        std::hint::black_box(trace_prediction(
+            &pair.clean,
+            last,
+            target,
+            Attention::Frozen,
+            Keep::default(),
+            progress,
+        )?);
         Ok(())
     })?;
     add("attribution graph".to_owned(), seconds);

@@ -224,12 +224,8 @@ fn find(args: &FindArgs) -> Result<()> {
             let threshold = args
                 .threshold
                 .ok_or_else(|| Error::request("acdc needs --threshold X, a change of the metric such as 0.01"))?;
-            if trials.len() > 1 {
-                return Err(Error::request(
-                    "acdc searches on one prompt; give --pairs 1, or use eap or eap-ig on a set",
-                ));
-            }
-            let edges = acdc(&trials[0].stage, &trials[0].readout, threshold, &progress, |_| {})?;
+            let on: Vec<_> = trials.iter().map(|t| (&t.stage, &t.readout)).collect();
+            let edges = acdc(&on, threshold, &progress, |_| {})?;
             (edges, format!("ACDC, threshold {threshold}"))
         }
         Method::Eap | Method::EapIg => {

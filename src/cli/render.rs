@@ -15,6 +15,8 @@ use crate::app::selection::Focus;
 use crate::app::views::VIEWS;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::graph::components::mlp_id;
+use crate::graph::readers::Attention;
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
@@ -68,9 +70,24 @@ pub struct Arguments {
     /// Shares of influence that the graph view's nodes and links hold
     #[arg(long, value_name = "NODE,EDGE", value_delimiter = ',')]
     thresholds: Option<Vec<f64>>,
+    /// Whether the graph view's attention patterns are held still or followed
+    #[arg(long, value_enum)]
+    attention: Option<Attention>,
+    /// MLPs of the graph to take apart into neurons, as 0@9 for layer 0 at position 9
+    #[arg(long, value_name = "LAYER@POS", value_delimiter = ',', value_parser = layer_at)]
+    open_mlp: Vec<(usize, usize)>,
+    /// A second circuit file that the first is compared with
+    #[arg(long, value_name = "FILE.json", requires = "circuit")]
+    compare: Option<PathBuf>,
     /// Tokens to generate for the generation view
     #[arg(long, value_name = "N")]
     generate: Option<usize>,
+}
+
+/// A layer and a position out of `0@9`.
+fn layer_at(text: &str) -> std::result::Result<(usize, usize), String> {
+    let parts = text.split_once('@').and_then(|(l, p)| Some((l.parse().ok()?, p.parse().ok()?)));
+    parts.ok_or_else(|| "write LAYER@POSITION, as 0@9".to_owned())
 }
 
 /// The sweep that the picture shows, if it shows one.
@@ -199,6 +216,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
             }
             app.layout.show(crate::app::views::ViewKind::Circuit);
         }
+        if let Some(path) = &args.compare {
+            let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            match crate::circuit::file::CircuitFile::open(path) {
+                Ok(file) => app.state.apply(Action::CompareCart(Some((name, file.cart()))), 0.0),
+                Err(e) => wrong = Some(e),
+            }
+        }
         if let Some(set) = &args.set {
             let settings =
                 crate::app::circuits::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
@@ -209,12 +233,20 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Some([node, edge]) => app.state.apply(Action::GraphThresholds(*node, *edge), 0.0),
             Some(_) => wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
         }
+        if let Some(attention) = args.attention {
+            app.state.apply(Action::GraphAttention(attention), 0.0);
+        }
+        if let Some(model) = app.state.model.clone() {
+            for (layer, pos) in &args.open_mlp {
+                app.state.apply(Action::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
+            }
+        }
         if let Some(path) = &args.graph {
             app.state.apply(Action::OpenGraph(path.display().to_string()), 0.0);
         } else if args.view == "graph" || args.view == "window" {
             app.state.apply(Action::TraceGraph, 0.0);
         }
-        if args.view == "window" && (args.graph.is_some() || args.thresholds.is_some()) {
+        if args.view == "window" && (args.graph.is_some() || args.thresholds.is_some() || args.attention.is_some()) {
             app.layout.show(crate::app::views::ViewKind::Graph);
         }
         if let Some(n) = args.generate {

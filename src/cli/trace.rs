@@ -95,8 +95,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let g = &traced.graph;
     let shown = &opened.graph;
-    let mut order: Vec<usize> =
-        (0..shown.nodes.len()).filter(|i| shown.nodes[*i].kind != NodeKind::Logit).collect();
+    let mut order: Vec<usize> = (0..shown.nodes.len()).filter(|i| shown.nodes[*i].kind != NodeKind::Logit).collect();
     order.sort_by(|a, b| opened.influence[*b].total_cmp(&opened.influence[*a]));
     let logits: Vec<_> = g.nodes.iter().filter(|n| n.kind == NodeKind::Logit).collect();
     if args.model.json {

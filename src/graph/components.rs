@@ -28,6 +28,7 @@ use super::{Graph, Influence, Input, Node, NodeKind};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
+use crate::model::config::ModelConfig;
 
 /// How much of the whole graph is kept with its edges.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,13 +63,32 @@ const NEURONS: usize = 12;
 /// What a node of the graph is in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
-    Token { pos: usize },
-    Head { layer: usize, head: usize, pos: usize },
-    Mlp { layer: usize, pos: usize },
+    Token {
+        pos: usize,
+    },
+    Head {
+        layer: usize,
+        head: usize,
+        pos: usize,
+    },
+    Mlp {
+        layer: usize,
+        pos: usize,
+    },
     /// One of an MLP's neurons, where it was taken apart.
-    Neuron { layer: usize, neuron: usize, pos: usize },
-    Error { layer: usize, pos: usize },
-    Logit { token: u32, against: Option<u32> },
+    Neuron {
+        layer: usize,
+        neuron: usize,
+        pos: usize,
+    },
+    Error {
+        layer: usize,
+        pos: usize,
+    },
+    Logit {
+        token: u32,
+        against: Option<u32>,
+    },
 }
 
 /// A traced prediction.
@@ -590,6 +610,11 @@ pub fn kind(part: &Part) -> NodeKind {
         Part::Error { .. } => NodeKind::Error,
         Part::Logit { .. } => NodeKind::Logit,
     }
+}
+
+/// The id of an MLP's node.
+pub fn mlp_id(config: &ModelConfig, layer: usize, pos: usize) -> String {
+    id(&Part::Mlp { layer, pos }, config.n_layers, config.n_heads, &[], 0)
 }
 
 /// A node's id in the interchange format. Heads are features 0..n_heads of their layer, the MLP feature n_heads, its

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::components::{Part, Traced};
+use super::components::{Part, Traced, mlp_id};
 use super::file::GraphFile;
 use super::influence::Scores;
 use super::neurons::Opened;
@@ -47,8 +47,10 @@ impl Shown {
     fn kept(&self, cut: &Cut, progress: &Progress) -> Result<(Opened, bool)> {
         let pruned = prune(&self.graph, &self.influence, cut.thresholds.0, cut.thresholds.1)?;
         if let Origin::Traced { trace, found } = &self.source {
-            let id = |part: &Part| super::components::node_of(part, trace, found.pos + 1).id;
-            let opens = |part: &Part| matches!(part, Part::Mlp { .. }) && cut.opened.contains(&id(part));
+            let opens = |part: &Part| match *part {
+                Part::Mlp { layer, pos } => cut.opened.contains(&mlp_id(&trace.model.config, layer, pos)),
+                _ => false,
+            };
             return Ok((found.opened(trace, &pruned, opens, NEURONS, progress)?, true));
         }
         let (graph, old) = self.graph.pruned(&pruned)?;

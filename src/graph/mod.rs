@@ -15,10 +15,10 @@ pub mod readers;
 mod sources;
 pub mod targets;
 
-pub use influence::Influence;
-pub use prune::{Pruned, prune};
 /// Through which of a head's inputs a link enters it.
 pub use crate::circuit::Part as Input;
+pub use influence::Influence;
+pub use prune::{Pruned, prune};
 
 use crate::error::{Error, Result};
 
@@ -129,7 +129,15 @@ impl Graph {
             }
             *at += 1;
         }
-        let mut graph = Self { prompt_tokens, nodes, start, links: sorted, inputs: sorted_inputs, order: Vec::new(), levels: Vec::new() };
+        let mut graph = Self {
+            prompt_tokens,
+            nodes,
+            start,
+            links: sorted,
+            inputs: sorted_inputs,
+            order: Vec::new(),
+            levels: Vec::new(),
+        };
         (graph.order, graph.levels) = graph.topological()?;
         Ok(graph)
     }

@@ -74,13 +74,7 @@ pub struct Readers {
 
 impl Readers {
     /// Of the metric `direction` [d_model] · normalised final row at the last of `n` positions.
-    pub fn of(
-        trace: &Trace,
-        n: usize,
-        direction: &Tensor,
-        attention: Attention,
-        progress: &Progress,
-    ) -> Result<Self> {
+    pub fn of(trace: &Trace, n: usize, direction: &Tensor, attention: Attention, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
         let follows = attention == Attention::FirstOrder;
         let mut kinds = vec![SiteKind::Z];
@@ -260,8 +254,7 @@ impl HeadReaders {
         let Some(attention) = &self.attention else { return Ok(sum) };
         let keys = attention.keys_of(src, rows, self.inverse_scale[src])?;
         for (kv, keys) in keys.iter().enumerate() {
-            let reading: Vec<usize> =
-                (0..pairs.len()).filter(|i| attention.kv_head[pairs[*i].1] == kv).collect();
+            let reading: Vec<usize> = (0..pairs.len()).filter(|i| attention.kv_head[pairs[*i].1] == kv).collect();
             if reading.is_empty() {
                 continue;
             }
@@ -290,9 +283,8 @@ impl HeadReaders {
         }
         let products: Vec<Vec<f32>> = self.rows(&self.values, pairs)?.matmul(&stream.t()?)?.to_vec2()?;
         let of = |((dest, head), row): (&(usize, usize), Vec<f32>)| {
-            let part = |src: usize| {
-                f64::from(row[src] * self.pattern[self.at(*head, *dest, src)] * self.inverse_scale[src])
-            };
+            let part =
+                |src: usize| f64::from(row[src] * self.pattern[self.at(*head, *dest, src)] * self.inverse_scale[src]);
             (0..=*dest).map(part).sum()
         };
         Ok(pairs.iter().zip(products).map(of).collect())

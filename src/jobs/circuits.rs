@@ -213,7 +213,7 @@ pub(super) fn searched(
         }
         Search::Acdc { threshold } => {
             let by_kl = Trial::new(pair, Metric::Kl, question.outside, means.as_ref())?;
-            let edges = acdc(&by_kl.stage, &by_kl.readout, threshold, progress, |s| {
+            let edges = acdc(&[(&by_kl.stage, &by_kl.readout)], threshold, progress, |s| {
                 on_step(&Step { edges: s.left, faithfulness: f32::NAN });
             })?;
             (edges, format!("ACDC, threshold {threshold}"))

@@ -329,10 +329,30 @@ fn comparison(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, compared: &Result
             ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
             let share = |v: f64| format!("{:.0} %", 100.0 * v);
             let rows = [
-                (format!("{} shared edges", o.shared_edges), o.edge_jaccard as f32, share(o.edge_jaccard), "of all edges in either circuit"),
-                (format!("{} shared nodes", o.shared_nodes), o.node_jaccard as f32, share(o.node_jaccard), "of all nodes in either circuit"),
-                (format!("its {} edges", c.other_edges), c.other_faithfulness, format!("{:.3}", c.other_faithfulness), "faithfulness of the other circuit"),
-                ("what both have".to_owned(), c.shared_faithfulness, format!("{:.3}", c.shared_faithfulness), "faithfulness of the shared edges alone"),
+                (
+                    format!("{} shared edges", o.shared_edges),
+                    o.edge_jaccard as f32,
+                    share(o.edge_jaccard),
+                    "of all edges in either circuit",
+                ),
+                (
+                    format!("{} shared nodes", o.shared_nodes),
+                    o.node_jaccard as f32,
+                    share(o.node_jaccard),
+                    "of all nodes in either circuit",
+                ),
+                (
+                    format!("its {} edges", c.other_edges),
+                    c.other_faithfulness,
+                    format!("{:.3}", c.other_faithfulness),
+                    "faithfulness of the other circuit",
+                ),
+                (
+                    "what both have".to_owned(),
+                    c.shared_faithfulness,
+                    format!("{:.3}", c.shared_faithfulness),
+                    "faithfulness of the shared edges alone",
+                ),
             ];
             for (label, value, text, hint) in rows {
                 let b = Bar { label, value, text, strong: false };

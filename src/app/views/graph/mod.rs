@@ -250,7 +250,8 @@ impl GraphView {
             };
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
             if d.graph.follows_attention() {
-                ui.label(RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak))
+                let legend = RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak);
+                ui.add(egui::Label::new(legend).extend())
                     .on_hover_text("through which input of a head a link enters; with attention followed, links are first-order effects: what a circuit really does is measured in the circuit view");
             }
         });
@@ -338,7 +339,8 @@ impl GraphView {
                         Input::Value => String::new(),
                         input => format!("<{}> ", input.letter()),
                     };
-                    let label = format!("{through}{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
+                    let label =
+                        format!("{through}{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
                     let b = Bar { label, value: link.weight, text: format!("{:+.3}", link.weight), strong: false };
                     let response = bars::bar(ui, &b, max, true, 104.0);
                     if response.hovered() {

@@ -55,8 +55,12 @@ impl GraphView {
         let mut items: Vec<Item> = Vec::new();
         let mut by_id: HashMap<String, usize> = HashMap::new();
         let mut item_of = vec![usize::MAX; d.graph.nodes.len()];
-        let in_group: HashMap<&str, &str> =
-            self.marks.groups.iter().flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str()))).collect();
+        let in_group: HashMap<&str, &str> = self
+            .marks
+            .groups
+            .iter()
+            .flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str())))
+            .collect();
         for (i, n) in d.graph.nodes.iter().enumerate() {
             if self.hidden.contains(&n.id) {
                 continue;
