@@ -60,6 +60,64 @@ fn a_traced_graph_is_a_graph_file() {
 }
 
 #[test]
+fn attention_is_followed_and_mlps_are_taken_apart() {
+    let followed = json(&["trace", "-p", CLEAN, "--target", " United", "--attention", "first-order"]);
+    assert!(!followed["frozen"].as_array().unwrap().contains(&"attention patterns".into()));
+    let inputs: Vec<&str> = followed["links"].as_array().unwrap().iter().filter_map(|l| l["input"].as_str()).collect();
+    assert!(inputs.contains(&"key") && inputs.contains(&"value"), "{inputs:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("graph.json");
+    let path = path.to_str().unwrap();
+    let model = fixture("families/llama");
+    let model = model.to_str().unwrap();
+    let traced = json(&["trace", "-m", model, "--ids", "1,2,3,4,5", "--neurons", "3", "-o", path]);
+    let neurons = |doc: &Value, name: &str| {
+        let of = |n: &&Value| n[name].as_str().is_some_and(|l| l.contains(".n"));
+        doc["nodes"].as_array().unwrap().iter().filter(of).count()
+    };
+    let mlps = traced["nodes"].as_array().unwrap().iter().filter(|n| n["name"].as_str().unwrap().contains("others"));
+    let mlps = mlps.count();
+    assert!(mlps > 0 && neurons(&traced, "name") == 3 * mlps);
+    // The file has them, and a viewer's prune keeps the most influential.
+    let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(neurons(&file, "clerp"), 3 * mlps);
+    assert!(
+        json(&["graph", "info", path, "--node-threshold", "1"])["counts"]["by_kind"]["components"].as_u64() > Some(0)
+    );
+    assert!(sentence(&["trace", "-p", CLEAN, "--attention", "none"], 2).contains("none"));
+}
+
+/// `m1.n3` in a circuit's file is one of an MLP's neurons, and the others stay outside.
+#[test]
+fn a_circuit_may_hold_single_neurons() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("circuit.json");
+    let path = path.to_str().unwrap();
+    let model = fixture("families/llama");
+    let model = model.to_str().unwrap();
+    let ids = ["--clean-ids", "1,2,3,4,5", "--corrupt-ids", "1,2,3,4,9", "--answer", "7", "--wrong", "9"];
+    json(&[&["circuit", "find", "-m", model, "--edges", "60", "-o", path], &ids[..]].concat());
+    let mut file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    file["edges"] = serde_json::json!([]);
+    let nodes = |names: &[&str]| names.iter().map(|n| serde_json::json!({"name": n})).collect::<Vec<_>>();
+    let mut try_out = |names: &[&str]| {
+        file["nodes"] = nodes(names).into();
+        std::fs::write(path, file.to_string()).unwrap();
+        json(&["circuit", "eval", path, "-m", model, "--no-curve"])
+    };
+    let one = try_out(&["m1.n3", "m1.n5"]);
+    let dropped: Vec<&str> =
+        one["minimality"]["nodes"].as_array().unwrap().iter().filter_map(|n| n["name"].as_str()).collect();
+    assert!(dropped.len() == 2 && dropped.contains(&"m1.n3") && dropped.contains(&"m1.n5"), "{dropped:?}");
+    let whole = try_out(&["m1"]);
+    assert_eq!(one["n_edges"], whole["n_edges"]);
+    assert_ne!(one["faithfulness"], whole["faithfulness"]);
+    file["nodes"] = nodes(&["m1.n99999"]).into();
+    std::fs::write(path, file.to_string()).unwrap();
+    assert!(sentence(&["circuit", "eval", path, "-m", model], 2).contains("m1.n99999"));
+}
+
+#[test]
 fn graphs_that_are_none_are_refused() {
     assert!(sentence(&["graph", "info", "no/such/graph.json"], 1).contains("no/such/graph.json"));
     let config = fixture("families/gpt2/config.json");
