@@ -1,5 +1,6 @@
 //! `circuit`: find circuits, and say how good they are.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::find::{edges_above, refine, top_edges};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
 use crate::circuit::quality::{Comparison, Curve, Quality, Trial, curve, quality};
-use crate::circuit::{Edges, Wiring};
+use crate::circuit::{Edge, Edges, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -226,7 +227,7 @@ fn find(args: &FindArgs) -> Result<()> {
                 .ok_or_else(|| Error::request("acdc needs --threshold X, a change of the metric such as 0.01"))?;
             let on: Vec<_> = trials.iter().map(|t| (&t.stage, &t.readout)).collect();
             let edges = acdc(&on, threshold, &progress, |_| {})?;
-            (edges, format!("ACDC, threshold {threshold}"))
+            (edges, format!("ACDC, threshold {threshold}; scores are losses of faithfulness"))
         }
         Method::Eap | Method::EapIg => {
             let path = if args.method == Method::Eap { Path::Clean } else { Path::Integrated(args.steps) };
@@ -249,7 +250,17 @@ fn find(args: &FindArgs) -> Result<()> {
     };
     let runs = crate::circuit::find::Runs::of(&trials, &edges, &progress)?;
     let faithfulness = runs.faithfulness(&progress)?;
-    let score = |e| scores.as_ref().map_or(0.0, |s| s.get(e));
+    // ACDC ranks nothing: its edges are given what the circuit loses without them.
+    let mut drops: HashMap<Edge, f32> = HashMap::new();
+    if scores.is_none() {
+        let list: Vec<Edge> = runs.edges().iter().collect();
+        let without = runs.without_each(&list, &progress)?;
+        drops.extend(list.into_iter().zip(without).map(|(e, f)| (e, faithfulness - f)));
+    }
+    let score = |e: Edge| match &scores {
+        Some(scores) => scores.get(e),
+        None => drops.get(&e).copied().unwrap_or(0.0),
+    };
     let file = CircuitFile::new(&model, prompts, kind, args.outside, method.clone(), &edges, score);
     if let Some(path) = &args.output {
         file.save(path)?;

@@ -186,21 +186,21 @@ impl GraphView {
             tell(cx, d, item);
             response.clone().on_hover_ui_at_pointer(|ui| tooltip(ui, cx, d, item));
         }
-        if response.clicked() {
-            response.request_focus();
-            self.selected = hovered.map(|i| picture.items[i].id.clone());
-            if let Some(i) = hovered {
-                pin_part(cx, d, &picture.items[i]);
-            }
-        }
         if response.double_clicked() {
-            match hovered {
+            // The first click chose the node, and made room for what is told of it: the pointer is elsewhere by now.
+            match selected {
                 Some(i) => {
                     if let Some(id) = mlp_id(d, &picture.items[i]) {
                         cx.actions.push(Action::OpenMlp(id));
                     }
                 }
                 None => (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO),
+            }
+        } else if response.clicked() {
+            response.request_focus();
+            self.selected = hovered.map(|i| picture.items[i].id.clone());
+            if let Some(i) = hovered {
+                pin_part(cx, d, &picture.items[i]);
             }
         }
         if response.secondary_clicked() {
