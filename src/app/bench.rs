@@ -60,7 +60,7 @@ fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         let at = egui::pos2(900.0 + 3.0 * (i % 40) as f32, 600.0 + 2.0 * (i % 30) as f32);
         let wheel = egui::Event::MouseWheel {
             unit: egui::MouseWheelUnit::Point,
-            delta: egui::vec2(0.0, if i / 10 % 2 == 0 { 8.0 } else { -8.0 }),
+            delta: egui::vec2(0.0, if (i / 10).is_multiple_of(2) { 8.0 } else { -8.0 }),
             phase: egui::TouchPhase::Move,
             source: egui::MouseWheelSource::Wheel,
             modifiers: egui::Modifiers::NONE,

@@ -102,7 +102,7 @@ pub enum Command {
     Graph(graph::Arguments),
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
-    Render(render::Arguments),
+    Render(Box<render::Arguments>),
     /// Train the built-in lab models
     Lab(lab::Arguments),
     /// Time this program on this machine

@@ -24,7 +24,7 @@ use super::influence::Scores;
 use super::readers::{Attention, HeadReaders, Readers, logit_directions, mlp_directions};
 use super::sources::{Source, Sources};
 use super::targets::{Logits, Target};
-use super::{Graph, Influence, Input, Node, NodeKind};
+use super::{Graph, Influence, Input, LinkList, Node, NodeKind};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -497,7 +497,7 @@ impl Sweep<'_> {
             if self.attention == Attention::FirstOrder {
                 inputs.resize(links.len(), Input::Value);
             }
-            let found: Vec<(Vec<(u32, u32, f32)>, Vec<Input>)> = (0..n)
+            let found: Vec<LinkList> = (0..n)
                 .into_par_iter()
                 .map(|src| {
                     let from = targets.partition_point(|t| t.0 < src);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Graph, Influence, Input, Node, NodeKind, Pruned};
+use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
@@ -244,7 +244,7 @@ fn read_links(
     nodes: &[Node],
     places: &Places<'_>,
     remarks: &mut Vec<String>,
-) -> std::result::Result<(Vec<(u32, u32, f32)>, Vec<Input>), String> {
+) -> std::result::Result<LinkList, String> {
     let is_error = |i: u32| nodes[i as usize].kind == NodeKind::Error;
     let mut out = Vec::with_capacity(links.len());
     // Which input of a head each enters, where the file says so.

@@ -85,6 +85,10 @@ pub struct Link {
     pub weight: f32,
 }
 
+/// Links while a graph is made: (source, target, weight), and by link the input through which it enters, or no inputs at
+/// all.
+type LinkList = (Vec<(u32, u32, f32)>, Vec<Input>);
+
 impl Graph {
     /// A graph from (source, target, weight) triples, which may come in any order.
     ///

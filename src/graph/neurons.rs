@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use super::components::{Part, Traced, node_of};
 use super::readers::{HeadReaders, logit_directions, mlp_directions, neuron_directions};
 use super::sources::{Source, linear_neurons, mlp_post};
-use super::{Graph, Input, Pruned};
+use super::{Graph, Input, LinkList, Pruned};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -185,7 +185,7 @@ impl Traced {
         before: &[(usize, usize, f32)],
         mlps: &[Mlp],
         progress: &Progress,
-    ) -> Result<(Vec<(u32, u32, f32)>, Vec<Input>)> {
+    ) -> Result<LinkList> {
         let n = self.n();
         let graph = &opened.graph;
         let is_opened: HashMap<usize, usize> = mlps.iter().enumerate().map(|(i, m)| (m.node, i)).collect();
