@@ -19,6 +19,7 @@ use crate::circuit::{Outside, Wiring};
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
 use crate::graph::components::{Keep, trace_prediction};
+use crate::graph::layout::{Cut, Drawing, Shown};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
@@ -149,6 +150,18 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
             Ok(())
         })?;
         add(format!("its prune to {threshold}"), seconds);
+    }
+    // All that follows a slider: pruned, laid out.
+    let shown = Shown::traced(Arc::new(long), traced);
+    for threshold in [NODE_THRESHOLD, 0.9] {
+        let cut = Cut { thresholds: (threshold, EDGE_THRESHOLD), opened: Default::default() };
+        let mut size = (0, 0);
+        let seconds = time(5, || {
+            let drawing = Drawing::of(&shown, &cut, progress)?;
+            size = (drawing.graph.nodes.len(), drawing.graph.links.len());
+            Ok(())
+        })?;
+        add(format!("its drawing at {threshold}, {} nodes, {} links", size.0, size.1), seconds);
     }
     Ok(list)
 }

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::components::{Part, Traced, mlp_id};
 use super::file::GraphFile;
 use super::influence::Scores;
@@ -43,6 +45,18 @@ pub struct Cut {
 pub const NEURONS: usize = 12;
 
 impl Shown {
+    /// A prediction that was traced.
+    pub fn traced(trace: Arc<Trace>, found: Traced) -> Self {
+        Self {
+            title: format!("prediction after {:?} ({})", trace.token_text(found.pos), found.pos),
+            influence: found.influence.clone(),
+            scores: found.scores,
+            remarks: Vec::new(),
+            graph: found.graph.clone(),
+            source: Origin::Traced { trace, found: Box::new(found) },
+        }
+    }
+
     /// What is kept at a cut: its graph, what its nodes are (of a traced graph), and their influence.
     fn kept(&self, cut: &Cut, progress: &Progress) -> Result<(Opened, bool)> {
         let pruned = prune(&self.graph, &self.influence, cut.thresholds.0, cut.thresholds.1)?;
@@ -91,6 +105,8 @@ pub struct Drawing {
     /// By node of [`Self::graph`]: its influence, and its cumulative share.
     pub influence: Vec<f64>,
     pub cumulative: Vec<f64>,
+    /// (source, target, weight) and the link's place in the graph, strongest first: so that whoever draws need not sort.
+    pub strongest: Vec<(u32, u32, f32, u32)>,
     /// By node: (x, y).
     pub places: Vec<(f32, f32)>,
     /// By position: left and right edge of its column.
@@ -113,6 +129,10 @@ impl Drawing {
     /// Thresholds outside 0..=1, or [`crate::Error::Cancelled`].
     pub fn of(shown: &Shown, cut: &Cut, progress: &Progress) -> Result<Self> {
         let (Opened { graph, parts, influence, cumulative }, traced) = shown.kept(cut, progress)?;
+        let link = |(at, (s, t, w)): (usize, (usize, usize, f32))| (s as u32, t as u32, w, at as u32);
+        let mut strongest: Vec<(u32, u32, f32, u32)> = graph.triples().enumerate().map(link).collect();
+        strongest.par_sort_unstable_by(|a, b| b.2.abs().total_cmp(&a.2.abs()).then((a.0, a.1).cmp(&(b.0, b.1))));
+        progress.check()?;
         let positions = graph.nodes.iter().map(|n| n.pos + 1).max().unwrap_or(0).max(graph.prompt_tokens.len());
         let top = graph.nodes.iter().filter(|n| n.kind != NodeKind::Logit).map(|n| n.layer).max().unwrap_or(0).max(0);
         // Heads stand on their layer's line, what comes after attention half a line above.
@@ -167,6 +187,7 @@ impl Drawing {
             influence,
             cumulative,
             parts,
+            strongest,
             places,
             columns,
             height: top as f32 + 3.0,

@@ -83,15 +83,7 @@ pub(super) fn traced(
     progress: &Progress,
 ) -> Result<Shown> {
     let found = trace_prediction(&trace, pos, target, attention, Keep::default(), progress)?;
-    let title = format!("prediction after {:?} ({pos})", trace.token_text(pos));
-    Ok(Shown {
-        title,
-        influence: found.influence.clone(),
-        scores: found.scores,
-        remarks: Vec::new(),
-        graph: found.graph.clone(),
-        source: crate::graph::layout::Origin::Traced { trace, found: Box::new(found) },
-    })
+    Ok(Shown::traced(trace, found))
 }
 
 pub(super) fn opened(path: &Path) -> Result<Shown> {

@@ -116,24 +116,29 @@ impl GraphView {
             };
             item.place = (mean(|p| p.0), mean(|p| p.1));
         }
-        let mut sums: HashMap<(usize, usize), (Line, f32)> = HashMap::new();
-        for (at, (source, target, weight)) in d.graph.triples().enumerate() {
-            let (a, b) = (item_of[source], item_of[target]);
+        // Links of single nodes come as they are, in their order; those of groups are added up.
+        let single: Vec<bool> = items.iter().map(|i| i.members.len() == 1).collect();
+        let mut links: Vec<Line> = Vec::with_capacity(d.strongest.len());
+        let mut sums: HashMap<(usize, usize), Line> = HashMap::new();
+        for (source, target, weight, at) in &d.strongest {
+            let (a, b) = (item_of[*source as usize], item_of[*target as usize]);
             if a == usize::MAX || b == usize::MAX || a == b {
                 continue;
             }
-            let input = d.graph.input(at);
-            let none = (Line { source: a, target: b, weight: 0.0, input }, 0.0);
-            let (line, largest) = sums.entry((a, b)).or_insert(none);
-            line.weight += weight;
-            if weight.abs() > *largest {
-                (line.input, *largest) = (input, weight.abs());
+            // The strongest comes first, and says through which input most of it goes.
+            let line = Line { source: a, target: b, weight: *weight, input: d.graph.input(*at as usize) };
+            if single[a] && single[b] {
+                links.push(line);
+            } else {
+                sums.entry((a, b)).and_modify(|l| l.weight += weight).or_insert(line);
             }
         }
-        let mut links: Vec<Line> = sums.into_values().map(|s| s.0).collect();
-        links.sort_by(|a, b| {
-            b.weight.abs().total_cmp(&a.weight.abs()).then((a.source, a.target).cmp(&(b.source, b.target)))
-        });
+        if !sums.is_empty() {
+            links.extend(sums.into_values());
+            links.sort_by(|a, b| {
+                b.weight.abs().total_cmp(&a.weight.abs()).then((a.source, a.target).cmp(&(b.source, b.target)))
+            });
+        }
         self.picture = Some(Picture { stamp, version: self.version, items, links, by_id });
     }
 }
