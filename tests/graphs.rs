@@ -381,6 +381,7 @@ fn bad_graphs_are_one_sentence_and_large_ones_open() {
         (doc(&two, r#"{"source":"a","target":"b","weight":NaN}"#), "NaN"),
         (doc(&two, r#"{"source":"a","target":"b","weight":1e300}"#), "no weight"),
         ("{".to_owned(), "not JSON"),
+        (doc(&[node("L", "logit", "2").replace("0.5", "1e300")], ""), "the probability"),
     ] {
         std::fs::write(&path, text).unwrap();
         let error = GraphFile::open(&path).err().unwrap().to_string();

@@ -788,6 +788,15 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     h.run();
     let n = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
     assert!(counted(&h).contains(&format!(" {} nodes", n - 1)), "{}", counted(&h));
+    // Another file of the same title has marks of its own.
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    value["qParams"] = serde_json::Value::Null;
+    let other = folder.path().join("h.json");
+    std::fs::write(&other, value.to_string()).unwrap();
+    h.state_mut().state.apply(Action::OpenGraph(other.display().to_string()), 0.0);
+    settle(&mut h);
+    h.run();
+    assert!(counted(&h).contains(&format!(" {n} nodes")), "{}", counted(&h));
 }
 
 #[test]

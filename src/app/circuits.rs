@@ -61,8 +61,9 @@ pub struct CircuitState {
     pub settings: CircuitSettings,
     /// Carts as they were before they were changed, the last one last.
     pub undo: Vec<Cart>,
-    /// Scores of the edges that the last search ranked, kept with what is saved.
-    pub scores: Option<Arc<EdgeScores>>,
+    /// Scores of the edges that the last search ranked, with the run it ranked them on: what is saved carries them as long
+    /// as the circuit comes from that search.
+    pub scores: Option<(Arc<Trace>, Arc<EdgeScores>)>,
     /// Another circuit to compare the cart with, and what it is called.
     pub compared: Option<(String, Cart)>,
 }
@@ -102,6 +103,12 @@ impl State {
                 self.circuits.cut.thresholds = (node, edge);
                 self.request_drawing();
             }
+            Action::CloseMlps => {
+                if !self.circuits.cut.opened.is_empty() {
+                    self.circuits.cut.opened.clear();
+                    self.request_drawing();
+                }
+            }
             Action::OpenMlp(id) => {
                 let opened = &mut self.circuits.cut.opened;
                 if !opened.remove(&id) {
@@ -120,9 +127,13 @@ impl State {
                 self.forget_graph();
                 self.request_graph();
             }
-            Action::SetCart(cart) => self.set_cart(cart),
+            Action::SetCart(cart) => {
+                self.circuits.scores = None;
+                self.set_cart(cart);
+            }
             Action::UndoCart => {
                 if let Some(cart) = self.circuits.undo.pop() {
+                    self.circuits.scores = None;
                     self.show_cart(cart);
                 }
             }
@@ -283,7 +294,7 @@ impl State {
                 found.faithfulness
             ),
         );
-        self.circuits.scores = found.scores;
+        self.circuits.scores = self.clean().map(|r| r.trace.clone()).zip(found.scores);
         self.set_cart(found.cart);
     }
 
@@ -313,15 +324,19 @@ impl State {
             answer_id,
             wrong_id,
         };
-        let mut origin = if d.cart.origin.is_empty() { "collected by hand".to_owned() } else { d.cart.origin.clone() };
+        const MEASURED: &str = "; scores are losses of faithfulness";
+        let mut origin = d.cart.origin.replace(MEASURED, "");
+        if origin.is_empty() {
+            "collected by hand".clone_into(&mut origin);
+        }
         // Scores are the search's where it ranked every edge, else what was measured of each edge here.
         let drops: HashMap<Edge, f32> = match self.results.tried.get() {
             Some(t) if t.fresh => t.value.quality.edges.iter().copied().collect(),
             _ => HashMap::new(),
         };
-        let searched = self.circuits.scores.as_ref().filter(|s| s.wiring == edges.wiring);
+        let searched = self.circuits.scores.as_ref().filter(|(on, _)| Arc::ptr_eq(on, &pair.clean)).map(|s| &s.1);
         if searched.is_none() && !drops.is_empty() {
-            origin += "; scores are losses of faithfulness";
+            origin += MEASURED;
         }
         let score = |edge: Edge| match searched {
             Some(scores) => scores.get(edge),

@@ -183,6 +183,8 @@ pub enum Action {
     GraphAttention(Attention),
     /// Takes an MLP of the graph, by its id, apart into neurons, or puts it together again.
     OpenMlp(String),
+    /// Puts all MLPs together again.
+    CloseMlps,
     /// Shares of influence that the kept nodes and links hold.
     GraphThresholds(f64, f64),
     /// Asks the system for a graph file.

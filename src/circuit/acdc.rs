@@ -7,7 +7,7 @@
 //! the batch is thrown away. The result is the same as one edge at a time.
 
 use super::edges::Edges;
-use super::stage::{Run, Stage};
+use super::stage::{Run, Stage, check_together};
 use super::wiring::Edge;
 use crate::analysis::metric::{Metric, Readout};
 use crate::error::{Error, Result};
@@ -43,6 +43,7 @@ pub fn acdc(
     let Some((first, readout)) = prompts.first() else {
         return Err(Error::request("there is no prompt to search a circuit on; give a clean and a corrupted one"));
     };
+    check_together(prompts.iter().map(|p| p.0))?;
     let (w, metric) = (first.wiring, readout.metric);
     let mut runs = prompts.iter().map(|(s, _)| s.run(&Edges::all(w), progress)).collect::<Result<Vec<Run>>>()?;
     let mut edges = runs[0].edges.clone();

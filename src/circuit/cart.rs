@@ -144,11 +144,9 @@ impl Cart {
     pub fn circuit(&self, wiring: Wiring) -> Result<Edges> {
         let mut members = Vec::new();
         for name in &self.nodes {
-            members.push(
-                Member::parse(name)
-                    .filter(|m| wiring.has(*m))
-                    .ok_or_else(|| Error::request(format!("the cart's `{name}` is not in this model; remove it")))?,
-            );
+            members.push(Member::parse(name).filter(|m| wiring.has(*m)).ok_or_else(|| {
+                Error::request(format!("the circuit's node `{name}` is not in this model; remove it"))
+            })?);
         }
         let mut edges = if self.by_edges {
             Edges::of(wiring, self.edges.iter().map(|e| wiring.parse(e)).collect::<Result<Vec<_>>>()?)
@@ -164,7 +162,7 @@ impl Cart {
 }
 
 /// Where neurons of an MLP are named and the MLP itself is not, only they belong to the circuit.
-pub(super) fn limit(edges: &mut Edges, members: &[Member]) {
+fn limit(edges: &mut Edges, members: &[Member]) {
     let mut neurons: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for member in members {
         if let Member::Neuron { layer, neuron } = *member

@@ -1,13 +1,14 @@
 //! Circuits on disk: one JSON document that says which model, which prompts, which edges.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cart::{Cart, limit, names};
+use super::cart::{Cart, names};
 use super::contributions::Outside;
 use super::edges::Edges;
-use super::wiring::{Component, Edge, Member, Wiring};
+use super::wiring::{Component, Edge, Wiring};
 use crate::analysis::metric::MetricKind;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
@@ -173,26 +174,10 @@ impl CircuitFile {
                 self.model.name, self.model.n_layers, self.model.n_heads, wiring.n_layers, wiring.n_heads
             )));
         }
-        let mut members = Vec::new();
-        for node in &self.nodes {
-            match Member::parse(&node.name) {
-                Some(Member::Component(Component::Logits)) => {}
-                Some(member) if wiring.has(member) => members.push(member),
-                _ => return Err(Error::request(format!("the circuit's node `{}` is not in this model", node.name))),
-            }
+        if self.edges.is_empty() && self.nodes.is_empty() {
+            return Ok(Edges::none(wiring));
         }
-        if !self.edges.is_empty() || self.nodes.is_empty() {
-            let edges = self.edges.iter().map(|e| wiring.parse(&e.name)).collect::<Result<Vec<_>>>()?;
-            let mut edges = Edges::of(wiring, edges);
-            limit(&mut edges, &members);
-            return Ok(edges);
-        }
-        let mut kept = vec![false; wiring.n_senders()];
-        kept[0] = true;
-        members.iter().filter_map(|m| wiring.sender(m.component())).for_each(|s| kept[s] = true);
-        let mut edges = Edges::between(wiring, |s| kept[s]);
-        limit(&mut edges, &members);
-        Ok(edges)
+        self.cart().circuit(wiring)
     }
 }
 
@@ -212,14 +197,49 @@ impl Overlap {
             let union = a + b - both;
             if union == 0 { 1.0 } else { both as f64 / union as f64 }
         };
-        let shared_edges = a.iter().filter(|e| b.contains(*e)).count();
-        let (na, nb) = (a.components(), b.components());
-        let shared_nodes = na.iter().filter(|s| nb.contains(*s)).count();
+        // An edge of an MLP of which they hold different neurons is two edges.
+        let both = a.shared(b);
+        let w = a.wiring;
+        let apart = |c: Component| match c {
+            Component::Mlp { layer } => both.neurons(layer).is_some_and(BTreeSet::is_empty),
+            _ => false,
+        };
+        let ends = |e: &Edge| apart(w.sender_at(e.sender)) || apart(w.receiver_at(e.receiver).component());
+        let shared_edges = both.iter().filter(|e| !ends(e)).count();
+        let members = |edges: &Edges| -> BTreeSet<String> {
+            edges.components().iter().flat_map(|s| names(edges, w.sender_at(s))).collect()
+        };
+        let (na, nb) = (members(a), members(b));
+        let shared_nodes = na.intersection(&nb).count();
         Self {
             shared_edges,
             shared_nodes,
             edge_jaccard: ratio(shared_edges, a.len(), b.len()),
-            node_jaccard: ratio(shared_nodes, na.iter().count(), nb.iter().count()),
+            node_jaccard: ratio(shared_nodes, na.len(), nb.len()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::{ModelConfig, NormKind, Shape};
+
+    #[test]
+    fn circuits_of_different_neurons_share_no_edge_of_theirs() {
+        let shape =
+            Shape { n_layers: 1, n_heads: 1, n_kv_heads: 1, d_model: 4, d_head: 2, d_mlp: 8, d_vocab: 5, n_ctx: 8 };
+        let w = Wiring::new(&ModelConfig::plain("test", shape, NormKind::Rms { eps: 1e-5 }));
+        let of = |nodes: &[&str]| {
+            let nodes = nodes.iter().map(|n| (*n).to_owned()).collect();
+            Cart { nodes, ..Cart::default() }.circuit(w).unwrap()
+        };
+        // Embedding to the MLP and to the logits, and from the MLP to the logits; nodes besides: the embedding.
+        let o = Overlap::of(&of(&["m0.n1"]), &of(&["m0.n2"]));
+        assert_eq!((o.shared_edges, o.shared_nodes), (1, 1));
+        let o = Overlap::of(&of(&["m0.n1"]), &of(&["m0.n1", "m0.n2"]));
+        assert_eq!((o.shared_edges, o.shared_nodes, o.edge_jaccard), (3, 2, 1.0));
+        // A neuron is part of its MLP.
+        assert_eq!(Overlap::of(&of(&["m0"]), &of(&["m0.n2"])).shared_edges, 3);
     }
 }

@@ -3,7 +3,7 @@
 use super::eap::EdgeScores;
 use super::edges::Edges;
 use super::quality::Trial;
-use super::stage::Run;
+use super::stage::{Run, check_together};
 use super::wiring::Edge;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -151,14 +151,7 @@ impl<'t, 'p> Runs<'t, 'p> {
         if trials.is_empty() {
             return Err(Error::request("there is no prompt to run a circuit on; give a clean and a corrupted one"));
         }
-        let bytes: usize = trials.iter().map(|t| t.stage.bytes()).sum();
-        if bytes > super::stage::MOST {
-            return Err(Error::request(format!(
-                "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
-                trials.len(),
-                bytes as f64 / 1e9
-            )));
-        }
+        check_together(trials.iter().map(|t| &t.stage))?;
         let runs = trials.iter().map(|t| t.stage.run(edges, progress)).collect::<Result<_>>()?;
         Ok(Self { trials, runs })
     }

@@ -89,7 +89,7 @@ struct Variant<'a> {
 }
 
 /// Most memory that stages may take.
-pub const MOST: usize = 8 << 30;
+const MOST: usize = 8 << 30;
 
 /// Rows of a batch at most, to bound memory and the time between two chances to cancel.
 const ROWS: usize = 512;
@@ -673,6 +673,20 @@ fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> {
     }
     Err(Error::request(format!(
         "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
+        bytes as f64 / 1e9
+    )))
+}
+
+/// # Errors
+/// Circuits on several prompts at once that would not fit in memory.
+pub(super) fn check_together<'a>(stages: impl Iterator<Item = &'a Stage> + Clone) -> Result<()> {
+    let bytes: usize = stages.clone().map(Stage::bytes).sum();
+    if bytes <= MOST {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
+        stages.count(),
         bytes as f64 / 1e9
     )))
 }

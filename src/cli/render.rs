@@ -238,6 +238,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         if let Some(model) = app.state.model.clone() {
             for (layer, pos) in &args.open_mlp {
+                let n = app.state.run().map_or(0, |r| r.trace.len());
+                if !model.config.has_mlp() || *layer >= model.config.n_layers || *pos >= n {
+                    wrong = Some(Error::request(format!(
+                        "--open-mlp {layer}@{pos} is no MLP of this prompt; layers go to {} and positions to {}",
+                        model.config.n_layers - 1,
+                        n.saturating_sub(1)
+                    )));
+                }
                 app.state.apply(Action::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
             }
         }
@@ -246,7 +254,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
         } else if args.view == "graph" || args.view == "window" {
             app.state.apply(Action::TraceGraph, 0.0);
         }
-        if args.view == "window" && (args.graph.is_some() || args.thresholds.is_some() || args.attention.is_some()) {
+        if args.view == "window"
+            && (args.graph.is_some()
+                || args.thresholds.is_some()
+                || args.attention.is_some()
+                || !args.open_mlp.is_empty())
+        {
             app.layout.show(crate::app::views::ViewKind::Graph);
         }
         if let Some(n) = args.generate {

@@ -128,7 +128,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "counts": {"nodes": file.graph.nodes.len(), "links": file.graph.links.len(), "all_nodes": traced.all_nodes, "all_links": traced.all_edges},
             "node_threshold": args.node_threshold, "edge_threshold": args.edge_threshold,
             "replacement_score": traced.scores.replacement, "completeness_score": traced.scores.completeness,
-            "frozen": traced.attention.freeze().names(),
+            "frozen": traced.attention.freeze().names(), "link_kind": traced.attention.links(),
             "links": links,
             "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds, "held_share": traced.influence.held(),
         });
@@ -155,7 +155,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         .map(|n| format!("{:?} {:+.3} (weight {:.3})", n.label, n.activation.unwrap_or(f64::NAN), n.prob))
         .collect();
     emit(&format!(
-        "prediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; {} frozen; {:.2} s",
+        "prediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; links are {}, {} frozen; {:.2} s",
         targets.join(", "),
         file.graph.nodes.len(),
         traced.all_nodes,
@@ -163,6 +163,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         traced.all_edges,
         traced.scores.replacement,
         traced.scores.completeness,
+        traced.attention.links(),
         traced.attention.freeze().names().join(", "),
         seconds,
     ))

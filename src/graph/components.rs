@@ -21,6 +21,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::influence::Scores;
+use super::neurons::Cache;
 use super::readers::{Attention, HeadReaders, Readers, logit_directions, mlp_directions};
 use super::sources::{Source, Sources};
 use super::targets::{Logits, Target};
@@ -55,10 +56,10 @@ impl Keep {
 }
 
 /// Edges that are kept at most: 3 GB while they are sorted.
-const MOST_EDGES: usize = 150_000_000;
+pub(super) const MOST_EDGES: usize = 150_000_000;
 
-/// Neurons kept of each MLP.
-const NEURONS: usize = 12;
+/// Leading neurons that are listed of each MLP, and that an opened one is taken apart into.
+pub const NEURONS: usize = 12;
 
 /// What a node of the graph is in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,6 +117,7 @@ pub struct Traced {
     pub(super) sources: Sources,
     pub(super) readers: Readers,
     pub(super) targets: Logits,
+    pub(super) cache: Cache,
 }
 
 /// Traces the prediction after position `pos`.
@@ -183,6 +185,7 @@ pub fn trace_prediction(
         sources,
         readers,
         targets: logits,
+        cache: Cache::default(),
     })
 }
 

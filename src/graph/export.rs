@@ -65,7 +65,8 @@ impl Traced {
             "pruning_settings": {"node_threshold": thresholds.0, "edge_threshold": thresholds.1},
             "info": {
                 "generator": {"name": "circuitscope", "version": env!("CARGO_PKG_VERSION")},
-                "nodes": "components: heads and MLPs by position; weights in logits",
+                "nodes": "components: heads and MLPs (or neurons of opened MLPs) by position; weights in logits",
+                "links": self.attention.links(),
                 "frozen": self.attention.freeze().names(),
                 "n_layers": n_layers, "n_heads": model.config.n_heads,
             },

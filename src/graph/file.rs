@@ -201,7 +201,7 @@ fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
     };
     let number = |name: &str| object.get(name).and_then(Value::as_f64);
     let prob = number("token_prob").unwrap_or(0.0);
-    if !prob.is_finite() || prob < 0.0 {
+    if !(0.0..=1.001).contains(&prob) {
         return Err(format!("(`{id}`) has the probability {prob}"));
     }
     Ok(Node {

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::components::{Part, Traced, mlp_id};
 use super::file::GraphFile;
 use super::influence::Scores;
+use super::marks::Marks;
 use super::neurons::Opened;
 use super::{Graph, Influence, NodeKind, prune};
 use crate::engine::Trace;
@@ -23,6 +24,8 @@ pub struct Shown {
     pub scores: Scores,
     /// What was left out or guessed when it was opened.
     pub remarks: Vec<String>,
+    /// What a file says of its nodes.
+    pub marks: Marks,
     pub source: Origin,
 }
 
@@ -41,8 +44,7 @@ pub struct Cut {
     pub opened: BTreeSet<String>,
 }
 
-/// Neurons that an opened MLP is taken apart into; the others stay together.
-pub const NEURONS: usize = 12;
+pub use super::components::NEURONS;
 
 impl Shown {
     /// A prediction that was traced.
@@ -52,6 +54,7 @@ impl Shown {
             influence: found.influence.clone(),
             scores: found.scores,
             remarks: Vec::new(),
+            marks: Marks::default(),
             graph: found.graph.clone(),
             source: Origin::Traced { trace, found: Box::new(found) },
         }
@@ -102,6 +105,8 @@ pub struct Drawing {
     pub graph: Graph,
     /// By node what it is in the model; empty for others' graphs.
     pub parts: Vec<Part>,
+    /// (layer, position) of the MLPs that are taken apart.
+    opened: BTreeSet<(usize, usize)>,
     /// By node of [`Self::graph`]: its influence, and its cumulative share.
     pub influence: Vec<f64>,
     pub cumulative: Vec<f64>,
@@ -121,6 +126,11 @@ impl Drawing {
     /// What a node is in the model, if it is of this program's making.
     pub fn part(&self, node: usize) -> Option<Part> {
         self.parts.get(node).copied()
+    }
+
+    /// Whether an MLP is taken apart.
+    pub fn is_opened(&self, layer: usize, pos: usize) -> bool {
+        self.opened.contains(&(layer, pos))
     }
 
     /// Prunes and lays out.
@@ -186,6 +196,13 @@ impl Drawing {
         Ok(Self {
             influence,
             cumulative,
+            opened: parts
+                .iter()
+                .filter_map(|p| match *p {
+                    Part::Neuron { layer, pos, .. } => Some((layer, pos)),
+                    _ => None,
+                })
+                .collect(),
             parts,
             strongest,
             places,
@@ -218,7 +235,8 @@ mod tests {
         let scores = Scores::of(&g, &influence);
         let file = GraphFile::new(serde_json::Map::new(), Vec::new(), g.clone());
         let source = Origin::File(Box::new(file));
-        let shown = Shown { title: String::new(), graph: Arc::new(g), influence, scores, remarks: Vec::new(), source };
+        let (graph, remarks, marks) = (Arc::new(g), Vec::new(), Marks::default());
+        let shown = Shown { title: String::new(), graph, influence, scores, remarks, marks, source };
         let cut = Cut { thresholds: (1.0, 1.0), opened: BTreeSet::new() };
         let d = Drawing::of(&shown, &cut, &Progress::new()).unwrap();
         assert_eq!(d.graph.nodes.len(), 4);

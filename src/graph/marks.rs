@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use super::file::GraphFile;
 
+/// Names of nodes, in a file's `qParams`: this program's own field.
+const NAMES: &str = "names";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Ids of pinned nodes.
@@ -18,7 +21,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Those that a file carries. Names are its nodes' descriptions already.
+    /// Those that a file carries.
     pub fn of(file: &GraphFile) -> Self {
         let mut marks = Self::default();
         let Some(q) = file.document.get("qParams") else { return marks };
@@ -26,14 +29,28 @@ impl Marks {
         let list = |name: &str| q.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
         let known: BTreeSet<&str> = file.graph.nodes.iter().map(|n| n.id.as_str()).collect();
         marks.pinned = list("pinnedIds").iter().filter_map(text).filter(|id| known.contains(id.as_str())).collect();
+        if let Some(names) = q.get(NAMES).and_then(Value::as_object) {
+            let given = names.iter().filter(|(id, _)| known.contains(id.as_str()));
+            marks.names = given.filter_map(|(id, name)| Some((id.clone(), text(name)?))).collect();
+        }
+        let mut grouped: BTreeSet<String> = BTreeSet::new();
+        let mut taken: BTreeSet<String> = BTreeSet::new();
         for group in list("supernodes") {
             let Some(([name], ids)) = group.as_array().and_then(|g| g.split_first_chunk::<1>()) else { continue };
-            let ids: Vec<String> = ids.iter().filter_map(text).filter(|id| known.contains(id.as_str())).collect();
+            let ids: BTreeSet<String> = ids.iter().filter_map(text).filter(|id| known.contains(id.as_str())).collect();
             let Some(name) = text(name).filter(|_| ids.len() > 1) else { continue };
-            // Viewers show a group's members if they are pinned; here the group stands for them.
-            marks.pinned.retain(|id| !ids.contains(id));
-            marks.groups.push((marks.free_name(&name), ids));
+            grouped.extend(ids.iter().cloned());
+            // Groups of one name are told apart by the first of their members.
+            let mut own = name.clone();
+            if taken.contains(&own) {
+                own = format!("{name} {}", ids.first().map_or("", String::as_str));
+            }
+            if taken.insert(own.clone()) {
+                marks.groups.push((own, ids.into_iter().collect()));
+            }
         }
+        // Viewers show a group's members if they are pinned; here the group stands for them.
+        marks.pinned.retain(|id| !grouped.contains(id));
         marks
     }
 
@@ -72,10 +89,18 @@ impl Marks {
             let group = self.names.get(&format!("group:{name}")).unwrap_or(name);
             supernodes.push(std::iter::once(json!(group)).chain(ids.iter().map(|id| json!(id))).collect::<Vec<_>>());
         }
+        let names: BTreeMap<&String, &String> = self.names.iter().filter(|(id, _)| known.contains(*id)).collect();
         let q = file.document.entry("qParams").or_insert_with(|| json!({}));
+        if !q.is_object() {
+            *q = json!({});
+        }
         if let Value::Object(q) = q {
             q.insert("pinnedIds".to_owned(), json!(pinned));
             q.insert("supernodes".to_owned(), json!(supernodes));
+            // Viewers show a token's or logit's own text whatever its description says, so that its name is kept here.
+            if !names.is_empty() || q.contains_key(NAMES) {
+                q.insert(NAMES.to_owned(), json!(names));
+            }
         }
         file.describe(&self.names);
     }
@@ -102,8 +127,15 @@ mod tests {
         let back = GraphFile::from_json(file.to_json(), std::path::Path::new("g.json")).unwrap();
         let read = Marks::of(&back);
         assert_eq!((&read.pinned, &read.groups), (&["c".to_owned()].into(), &marks.groups));
-        assert_eq!(back.graph.nodes[1].label, "the copier");
+        assert_eq!((&back.graph.nodes[1].label, &read.names), (&"the copier".to_owned(), &marks.names));
         assert_eq!(back.document["qParams"]["linkType"], "both");
+        // Where the file has no qParams worth the name, they are made.
+        let mut bare = back.to_json();
+        bare["qParams"] = Value::Null;
+        let mut bare = GraphFile::from_json(bare, std::path::Path::new("g.json")).unwrap();
+        assert_eq!(Marks::of(&bare), Marks::default());
+        marks.write(&mut bare);
+        assert_eq!(Marks::of(&bare), read);
         // A node moves from one group to the other; a group of one is none.
         marks.group("both", vec!["a".to_owned(), "c".to_owned()]);
         assert_eq!(marks.groups, [("both".to_owned(), vec!["a".to_owned(), "c".to_owned()])]);

@@ -5,10 +5,11 @@
 //! others, so that the links of both add up to those of the MLP.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
-use super::components::{Part, Traced, node_of};
+use super::components::{MOST_EDGES, Part, Traced, node_of};
 use super::readers::{HeadReaders, logit_directions, mlp_directions, neuron_directions};
 use super::sources::{Source, linear_neurons, mlp_post};
 use super::{Graph, Input, LinkList, Pruned};
@@ -27,6 +28,33 @@ pub struct Opened {
     pub cumulative: Vec<f64>,
 }
 
+/// An MLP at one position, taken apart.
+struct Apart {
+    /// The leading neurons, and what each contributes.
+    neurons: Vec<(u32, f32)>,
+    /// What the others and each neuron write, [1 + neurons, d_model].
+    rows: Tensor,
+    /// How they read the stream, [1 + neurons, d_model].
+    directions: Tensor,
+}
+
+/// What does not depend on how a graph is pruned, kept while a slider is moved.
+#[derive(Default)]
+pub(super) struct Cache {
+    /// By layer, position and how many neurons were asked for.
+    apart: Mutex<HashMap<(usize, usize, usize), Arc<Apart>>>,
+    /// By layer.
+    heads: Mutex<HashMap<usize, Arc<HeadReaders>>>,
+    mlps: Mutex<HashMap<usize, Tensor>>,
+}
+
+/// Prompts for which readers of whole layers are kept: at a thousand tokens they would take gigabytes.
+const CACHED: usize = 256;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One MLP that is opened.
 struct Mlp {
     layer: usize,
@@ -35,10 +63,7 @@ struct Mlp {
     node: usize,
     /// Nodes of its neurons.
     neurons: Vec<usize>,
-    /// What the others and each neuron write, [1 + neurons, d_model].
-    rows: Tensor,
-    /// How they read the stream, [1 + neurons, d_model].
-    directions: Tensor,
+    apart: Arc<Apart>,
 }
 
 impl Mlp {
@@ -69,8 +94,10 @@ impl Traced {
     /// largest contribution and the rest. Links of neurons are kept if they are as strong as the weakest that
     /// pruning kept.
     ///
+    /// `trace` is the run that was traced.
+    ///
     /// # Errors
-    /// A run other than the one that was traced, or [`Error::Cancelled`].
+    /// More links than memory has room for, or [`Error::Cancelled`].
     pub fn opened(
         &self,
         trace: &Trace,
@@ -97,6 +124,7 @@ impl Traced {
         if chosen.is_empty() || leading == 0 {
             return Ok(opened);
         }
+        self.afford(&opened, &chosen, leading.min(trace.model.config.d_mlp) + 1)?;
         let before: Vec<(usize, usize, f32)> = opened.graph.triples().collect();
         let mut mlps = Vec::new();
         for (layer, pos, node) in chosen {
@@ -116,16 +144,28 @@ impl Traced {
         self.pos + 1
     }
 
-    /// Adds nodes for an MLP's leading neurons.
-    fn take_apart(
-        &self,
-        trace: &Trace,
-        layer: usize,
-        pos: usize,
-        node: usize,
-        leading: usize,
-        opened: &mut Opened,
-    ) -> Result<Mlp> {
+    /// Refuses what would give more links than memory has room for.
+    fn afford(&self, opened: &Opened, chosen: &[(usize, usize, usize)], parts: usize) -> Result<()> {
+        let mut at = vec![0usize; self.n()];
+        chosen.iter().for_each(|c| at[c.1] += 1);
+        let among: usize = at.iter().map(|m| m * m.saturating_sub(1) / 2).sum();
+        let links = among.saturating_mul(parts * parts).saturating_add(chosen.len() * parts * opened.parts.len());
+        if links <= MOST_EDGES {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "taking {} MLPs apart into {} neurons each would give up to {} million links; ask for fewer neurons, or prune to a smaller share",
+            chosen.len(),
+            parts - 1,
+            links / 1_000_000
+        )))
+    }
+
+    /// An MLP's leading neurons and the others.
+    fn apart(&self, trace: &Trace, layer: usize, pos: usize, leading: usize) -> Result<Arc<Apart>> {
+        if let Some(known) = lock(&self.cache.apart).get(&(layer, pos, leading)) {
+            return Ok(known.clone());
+        }
         let n = self.n();
         let Some(weights) = &trace.model.weights.blocks[layer].mlp else {
             return Err(Error::failed("the model has no MLP"));
@@ -137,44 +177,75 @@ impl Traced {
         ranked.sort_by(|a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
         ranked.truncate(leading);
         // What each neuron writes, and what is left for the others.
-        let device = trace.resid_final.device();
-        let neurons = Tensor::from_slice(&ranked, ranked.len(), device)?;
+        let neurons = Tensor::from_slice(&ranked, ranked.len(), trace.resid_final.device())?;
         let mut rows = weights.output.weight.index_select(&neurons, 0)?;
         rows = rows.broadcast_mul(&linear.index_select(&neurons, 0)?.unsqueeze(1)?)?;
         if let Some(post) = mlp_post(trace, layer, n)? {
             rows = post.row(pos).apply(&rows)?;
         }
-        let index = self.sources.index(Source::Mlp { layer });
-        let whole = self.sources.row(pos, index)?;
+        let whole = self.sources.row(pos, self.sources.index(Source::Mlp { layer }))?;
         let others = (whole - rows.sum_keepdim(0)?)?;
         let directions = neuron_directions(trace, &self.readers, layer, pos, &ranked, n)?;
-        let whole = mlp_directions(trace, &self.readers, layer, n)?.narrow(0, pos, 1)?;
-        let other_directions = (whole - directions.sum_keepdim(0)?)?;
+        let other_directions = (self.mlp_directions(trace, layer)?.narrow(0, pos, 1)? - directions.sum_keepdim(0)?)?;
+        let apart = Arc::new(Apart {
+            neurons: ranked.into_iter().map(|i| (i, contributions[i as usize])).collect(),
+            rows: Tensor::cat(&[others, rows], 0)?.contiguous()?,
+            directions: Tensor::cat(&[other_directions, directions], 0)?.contiguous()?,
+        });
+        lock(&self.cache.apart).insert((layer, pos, leading), apart.clone());
+        Ok(apart)
+    }
+
+    fn mlp_directions(&self, trace: &Trace, layer: usize) -> Result<Tensor> {
+        if let Some(known) = lock(&self.cache.mlps).get(&layer) {
+            return Ok(known.clone());
+        }
+        let made = mlp_directions(trace, &self.readers, layer, self.n())?;
+        if self.n() <= CACHED {
+            lock(&self.cache.mlps).insert(layer, made.clone());
+        }
+        Ok(made)
+    }
+
+    fn head_readers(&self, trace: &Trace, layer: usize) -> Result<Arc<HeadReaders>> {
+        if let Some(known) = lock(&self.cache.heads).get(&layer) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(HeadReaders::of(trace, &self.readers, layer, self.n())?);
+        if self.n() <= CACHED {
+            lock(&self.cache.heads).insert(layer, made.clone());
+        }
+        Ok(made)
+    }
+
+    /// Adds nodes for an MLP's leading neurons.
+    fn take_apart(
+        &self,
+        trace: &Trace,
+        layer: usize,
+        pos: usize,
+        node: usize,
+        leading: usize,
+        opened: &mut Opened,
+    ) -> Result<Mlp> {
+        let apart = self.apart(trace, layer, pos, leading)?;
         let mut nodes = Vec::new();
         let mut left = opened.graph.nodes[node].activation.unwrap_or(0.0);
-        for neuron in &ranked {
+        for (neuron, contribution) in &apart.neurons {
             let part = Part::Neuron { layer, neuron: *neuron as usize, pos };
-            let contribution = f64::from(contributions[*neuron as usize]);
-            left -= contribution;
+            left -= f64::from(*contribution);
             nodes.push(opened.graph.nodes.len());
-            let mut made = node_of(&part, trace, n);
-            made.activation = Some(contribution);
+            let mut made = node_of(&part, trace, self.n());
+            made.activation = Some(f64::from(*contribution));
             opened.graph.nodes.push(made);
             opened.parts.push(part);
             opened.influence.push(0.0);
             opened.cumulative.push(1.0);
         }
-        let others_node = &mut opened.graph.nodes[node];
-        others_node.activation = Some(left);
-        others_node.label = format!("m{layer} others");
-        Ok(Mlp {
-            layer,
-            pos,
-            node,
-            neurons: nodes,
-            rows: Tensor::cat(&[others, rows], 0)?.contiguous()?,
-            directions: Tensor::cat(&[other_directions, directions], 0)?.contiguous()?,
-        })
+        let others = &mut opened.graph.nodes[node];
+        others.activation = Some(left);
+        others.label = format!("m{layer} others");
+        Ok(Mlp { layer, pos, node, neurons: nodes, apart })
     }
 
     /// All links: those of the pruned graph that no opened MLP takes part in, and those of the opened ones anew.
@@ -204,7 +275,7 @@ impl Traced {
             let (rows, index) = self.sources.before_mlp(mlp.pos, mlp.layer)?;
             let source_at: HashMap<Source, usize> =
                 index.iter().enumerate().map(|(row, i)| (self.sources.source(*i), row)).collect();
-            let weights: Vec<Vec<f32>> = mlp.directions.matmul(&rows.t()?)?.to_vec2()?;
+            let weights: Vec<Vec<f32>> = mlp.apart.directions.matmul(&rows.t()?)?.to_vec2()?;
             for (node, part) in opened.parts.iter().enumerate().filter(|(i, _)| !is_opened.contains_key(i)) {
                 let Some(row) = source_of(part, mlp.pos).and_then(|s| source_at.get(&s)) else { continue };
                 for (target, weights) in mlp.nodes().zip(&weights) {
@@ -217,14 +288,14 @@ impl Traced {
         for mlp in mlps {
             progress.check()?;
             if mlp.pos + 1 == n {
-                let weights: Vec<Vec<f32>> = logits.matmul(&mlp.rows.t()?)?.to_vec2()?;
+                let weights: Vec<Vec<f32>> = logits.matmul(&mlp.apart.rows.t()?)?.to_vec2()?;
                 let first = opened.parts.iter().position(|p| matches!(p, Part::Logit { .. })).unwrap_or(0);
                 for (i, row) in weights.iter().enumerate() {
                     mlp.nodes().zip(row).for_each(|(source, w)| out.add(source, first + i, *w, Input::Value));
                 }
             }
             for other in mlps.iter().filter(|o| o.pos == mlp.pos && o.layer > mlp.layer) {
-                let weights: Vec<Vec<f32>> = other.directions.matmul(&mlp.rows.t()?)?.to_vec2()?;
+                let weights: Vec<Vec<f32>> = other.apart.directions.matmul(&mlp.apart.rows.t()?)?.to_vec2()?;
                 for (target, row) in other.nodes().zip(&weights) {
                     mlp.nodes().zip(row).for_each(|(source, w)| out.add(source, target, *w, Input::Value));
                 }
@@ -242,11 +313,11 @@ impl Traced {
             };
             let readers: Vec<(usize, usize)> = opened.parts.iter().enumerate().filter_map(closed).collect();
             if !readers.is_empty() {
-                let directions = mlp_directions(trace, &self.readers, layer, n)?;
+                let directions = self.mlp_directions(trace, layer)?;
                 for (pos, target) in readers {
                     let direction = directions.get(pos)?.unsqueeze(1)?;
                     for mlp in below.iter().filter(|m| m.pos == pos) {
-                        let weights: Vec<f32> = mlp.rows.matmul(&direction)?.flatten_all()?.to_vec1()?;
+                        let weights: Vec<f32> = mlp.apart.rows.matmul(&direction)?.flatten_all()?.to_vec1()?;
                         mlp.nodes().zip(weights).for_each(|(source, w)| out.add(source, target, w, Input::Value));
                     }
                 }
@@ -264,12 +335,12 @@ impl Traced {
             if heads.is_empty() {
                 continue;
             }
-            let readers = HeadReaders::of(trace, &self.readers, layer, n)?;
+            let readers = self.head_readers(trace, layer)?;
             for mlp in &below {
                 let behind = &heads[heads.partition_point(|h| h.0.0 < mlp.pos)..];
                 let pairs: Vec<(usize, usize)> = behind.iter().map(|h| h.0).collect();
                 let mut inputs = Vec::new();
-                let weights = readers.read(mlp.pos, &pairs, &mlp.rows, Some(&mut inputs))?;
+                let weights = readers.read(mlp.pos, &pairs, &mlp.apart.rows, Some(&mut inputs))?;
                 let width = 1 + mlp.neurons.len();
                 for (k, (w, input)) in weights.iter().zip(inputs).enumerate() {
                     let source = mlp.nodes().nth(k % width).unwrap_or(mlp.node);

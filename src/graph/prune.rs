@@ -154,7 +154,10 @@ fn score(graph: &Graph, nodes: &[bool]) -> (Vec<f64>, Histogram) {
         for link in &sums.row[..count] {
             let score = f64::from(link.weight) * factor;
             sums.through[link.source as usize] += score;
-            sums.histogram.add(score);
+            // Weights and probabilities of a file may make it anything.
+            if score > 0.0 {
+                sums.histogram.add(score);
+            }
         }
         factor
     };

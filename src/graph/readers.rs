@@ -29,6 +29,14 @@ pub enum Attention {
 }
 
 impl Attention {
+    /// What a graph's links are, in words.
+    pub fn links(self) -> &'static str {
+        match self {
+            Self::Frozen => "exact linear effects",
+            Self::FirstOrder => "first-order effects",
+        }
+    }
+
     /// What a graph of this kind holds constant.
     pub fn freeze(self) -> Freeze {
         Freeze { patterns: self == Self::Frozen, ..Freeze::ALL }
@@ -60,7 +68,7 @@ pub(super) fn mlp_norm(trace: &Trace, layer: usize, n: usize) -> Result<FrozenNo
 }
 
 /// How every component reads the stream on behalf of one target: gradients of the target through everything
-/// above it, with patterns, scales and gates frozen.
+/// above it, with what [`Attention::freeze`] names held still.
 pub struct Readers {
     /// At z, [layer] of [pos, head, d_head].
     pub z: Vec<Tensor>,

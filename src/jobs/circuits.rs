@@ -22,6 +22,7 @@ use crate::graph::components::{Keep, trace_prediction};
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
 use crate::graph::layout::Shown;
+use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 
@@ -94,6 +95,7 @@ pub(super) fn opened(path: &Path) -> Result<Shown> {
         scores: Scores::of(&file.graph, &influence),
         influence,
         remarks: file.remarks.clone(),
+        marks: Marks::of(&file),
         graph: Arc::new(file.graph.clone()),
         source: crate::graph::layout::Origin::File(Box::new(file)),
     })

@@ -186,6 +186,7 @@ impl GraphView {
             tell(cx, d, item);
             response.clone().on_hover_ui_at_pointer(|ui| tooltip(ui, cx, d, item));
         }
+        // By the pointer: Enter, which egui counts as a click, is a key here.
         if response.double_clicked() {
             // The first click chose the node, and made room for what is told of it: the pointer is elsewhere by now.
             match selected {
@@ -196,7 +197,7 @@ impl GraphView {
                 }
                 None => (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO),
             }
-        } else if response.clicked() {
+        } else if response.clicked_by(egui::PointerButton::Primary) {
             response.request_focus();
             self.selected = hovered.map(|i| picture.items[i].id.clone());
             if let Some(i) = hovered {
@@ -268,7 +269,7 @@ impl GraphView {
         {
             cx.actions.push(Action::ToggleCart(member));
         }
-        if pressed(egui::Key::P) && !self.marks.pinned.remove(&item.id) {
+        if pressed(egui::Key::P) && selected.is_some() && !self.marks.pinned.remove(&item.id) {
             self.marks.pinned.insert(item.id.clone());
         }
         if pressed(egui::Key::H) && selected.is_some() {

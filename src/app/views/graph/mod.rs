@@ -112,7 +112,7 @@ impl View for GraphView {
             message(ui, text, results.drawing.error.is_some());
             return;
         };
-        self.belongs_to(&shown.value);
+        self.belongs_to(cx, &shown.value, shown.stamp);
         self.compose(cx, &drawing.value, drawing.stamp);
         let selected =
             self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
@@ -220,6 +220,9 @@ impl GraphView {
                     self.marks.groups.clear();
                     self.changed();
                 }
+                if !cx.state.circuits.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
+                    cx.actions.push(Action::CloseMlps);
+                }
                 if ui.button("Whole graph in view").clicked() {
                     (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
                 }
@@ -258,13 +261,13 @@ impl GraphView {
     }
 
     /// Forgets what was said about another graph's nodes.
-    fn belongs_to(&mut self, shown: &Shown) {
+    fn belongs_to(&mut self, cx: &mut Context<'_>, shown: &Shown, stamp: u64) {
         let source = match &shown.source {
             Origin::Traced { trace, found } => {
                 // Nodes are the same whatever is asked of this prediction.
                 format!("{} {:?}", trace.model.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
             }
-            Origin::File(_) => format!("file {}", shown.title),
+            Origin::File(_) => format!("file {stamp}"),
         };
         if self.source.as_ref() == Some(&source) {
             return;
@@ -277,9 +280,10 @@ impl GraphView {
             self.renaming = None;
             (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
             self.changed();
+            cx.actions.push(Action::CloseMlps);
         }
-        if let Origin::File(file) = &shown.source {
-            self.marks = Marks::of(file);
+        if let Origin::File(_) = &shown.source {
+            self.marks = shown.marks.clone();
             self.changed();
         }
         self.source = Some(source);
@@ -291,15 +295,22 @@ impl GraphView {
         self.changed();
     }
 
+    /// The nodes that an item stands for: of a group made by hand also those that are not drawn now.
+    fn ids(&self, d: &Drawing, item: &Item) -> Vec<String> {
+        let own = item.id.strip_prefix("group:").and_then(|n| self.marks.groups.iter().find(|(g, _)| g == n));
+        let drawn = || item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect();
+        own.map_or_else(drawn, |(_, ids)| ids.clone())
+    }
+
     /// Puts two items into one group: into that of the second, if it is one made by hand.
     fn join(&mut self, d: &Drawing, a: &Item, b: &Item) {
-        let ids = |item: &Item| item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect::<Vec<_>>();
         let existing = b.id.strip_prefix("group:").filter(|n| self.marks.groups.iter().any(|(g, _)| g == n));
         let name = existing.map_or_else(|| format!("{} + {}", b.label, a.label), str::to_owned);
+        let ids = [self.ids(d, b), self.ids(d, a)].concat();
         if existing.is_some() {
             self.marks.groups.retain(|(n, _)| *n != name);
         }
-        self.marks.group(&name, [ids(b), ids(a)].concat());
+        self.marks.group(&name, ids);
         self.selected = Some(format!("group:{}", self.marks.groups.last().map_or("", |g| g.0.as_str())));
         self.changed();
     }
@@ -365,8 +376,15 @@ impl GraphView {
     fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         ui.label(RichText::new(&item.label).font(theme::title()));
         if let Some(member) = member(d, item) {
-            let text =
-                if cx.state.document.cart.contains(member) { "Take out of the circuit" } else { "Add to the circuit" };
+            let cart = &cx.state.document.cart;
+            let text = match member {
+                _ if cart.contains(member) => "Take out of the circuit".to_owned(),
+                // The MLP is there as a whole, and a neuron of it would stand for it.
+                Member::Neuron { layer, .. } if cart.contains(member.component()) => {
+                    format!("Leave only this neuron of m{layer} in the circuit")
+                }
+                _ => "Add to the circuit".to_owned(),
+            };
             if ui.button(text).clicked() {
                 cx.actions.push(Action::ToggleCart(member));
             }
@@ -392,13 +410,23 @@ impl GraphView {
         if ui.button("Rename …").clicked() {
             self.renaming = Some((item.id.clone(), item.label.clone()));
         }
-        let others = self.marks.pinned.iter().filter(|id| **id != item.id).count();
-        if others > 0 && ui.button(format!("Group with the {others} pinned")).clicked() {
-            let mut ids: Vec<String> = item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect();
-            ids.extend(self.marks.pinned.iter().filter(|id| !id.starts_with("group:")).cloned());
-            ids.dedup();
-            self.marks.group("group", ids);
-            self.changed();
+        let others: Vec<&String> = self.marks.pinned.iter().filter(|id| **id != item.id).collect();
+        if !others.is_empty() && ui.button(format!("Group with the {} pinned", others.len())).clicked() {
+            let mut ids: BTreeSet<String> = self.ids(d, item).into_iter().collect();
+            for pinned in others {
+                match pinned.strip_prefix("group:") {
+                    Some(name) => {
+                        let group = self.marks.groups.iter().find(|(g, _)| g == name);
+                        ids.extend(group.into_iter().flat_map(|(_, ids)| ids.clone()));
+                    }
+                    None => _ = ids.insert(pinned.clone()),
+                }
+            }
+            if ids.len() > 1 {
+                self.marks.group("group", ids.into_iter().collect());
+                self.marks.pinned.clear();
+                self.changed();
+            }
         }
         if let Some(name) = item.id.strip_prefix("group:")
             && self.marks.groups.iter().any(|(n, _)| n == name)

@@ -181,6 +181,8 @@ pub(super) fn place_name(cx: &Context<'_>, d: &Drawing, item: &Item) -> String {
 pub(super) fn member(d: &Drawing, item: &Item) -> Option<Member> {
     let mut all = item.members.iter().filter_map(|m| match d.part(*m)? {
         Part::Head { layer, head, .. } => Some(Component::Head { layer, head }.into()),
+        // What is left of an opened MLP is nothing that a circuit can hold.
+        Part::Mlp { layer, pos } if item.members.len() == 1 && d.is_opened(layer, pos) => None,
         Part::Mlp { layer, .. } => Some(Component::Mlp { layer }.into()),
         Part::Neuron { layer, neuron, .. } => Some(Member::Neuron { layer, neuron }),
         _ => None,
@@ -206,16 +208,20 @@ pub(super) fn mlp_id(d: &Drawing, item: &Item) -> Option<String> {
     }
 }
 
-/// A link as an edge of the model.
+/// A link as an edge of the model; none of single neurons, which go into a circuit with all their edges.
 pub(super) fn edge(cx: &Context<'_>, d: &Drawing, picture: &Picture, link: &Line) -> Option<Edge> {
     let wiring = cx.state.wiring().filter(|_| !d.parts.is_empty())?;
     let is = |item: &Item, kind: NodeKind| item.kind == kind && item.members.len() == 1;
     let (from, to) = (&picture.items[link.source], &picture.items[link.target]);
-    let sender = if is(from, NodeKind::Token) { Component::Embed } else { member(d, from)?.component() };
+    let whole = |item: &Item| match member(d, item)? {
+        Member::Component(c) => Some(c),
+        Member::Neuron { .. } => None,
+    };
+    let sender = if is(from, NodeKind::Token) { Component::Embed } else { whole(from)? };
     let receiver = if is(to, NodeKind::Logit) {
         Receiver::Logits
     } else {
-        match member(d, to)?.component() {
+        match whole(to)? {
             Component::Head { layer, head } => Receiver::Head { layer, head, part: link.input },
             Component::Mlp { layer } => Receiver::Mlp { layer },
             Component::Embed | Component::Logits => return None,
