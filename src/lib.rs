@@ -39,7 +39,7 @@
 //! 9. A circuit that was changed equals the same circuit run by itself, and the whole model's circuit the model:
 //!    `tests/circuits.rs` compares them on every family.
 //! 10. What leaves a node of an attribution graph adds up to what the node contributes, and an opened MLP's parts to the
-//!    MLP: `tests/graphs.rs` holds both on every family, with attention held still and followed.
+//!     MLP: `tests/graphs.rs` holds both on every family, with attention held still and followed.
 //! 11. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
 //!
 //! # Deliberately absent

@@ -103,11 +103,9 @@ impl State {
                 self.circuits.cut.thresholds = (node, edge);
                 self.request_drawing();
             }
-            Action::CloseMlps => {
-                if !self.circuits.cut.opened.is_empty() {
-                    self.circuits.cut.opened.clear();
-                    self.request_drawing();
-                }
+            Action::CloseMlps if !self.circuits.cut.opened.is_empty() => {
+                self.circuits.cut.opened.clear();
+                self.request_drawing();
             }
             Action::OpenMlp(id) => {
                 let opened = &mut self.circuits.cut.opened;
