@@ -792,7 +792,7 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     value["qParams"] = serde_json::Value::Null;
     let other = folder.path().join("h.json");
-    std::fs::write(&other, value.to_string()).unwrap();
+    circuitscope::files::write_atomic(&other, value.to_string().as_bytes()).unwrap();
     h.state_mut().state.apply(Action::OpenGraph(other.display().to_string()), 0.0);
     settle(&mut h);
     h.run();
