@@ -817,7 +817,7 @@ fn the_graph_is_walked_with_the_keyboard() {
     let d = h.state().state.results.drawing.get().unwrap().value.clone();
     let logit = d.graph.nodes.iter().position(|n| n.kind == circuitscope::graph::NodeKind::Logit).unwrap();
     let strongest = d.graph.into_node(logit).iter().max_by(|a, b| a.weight.abs().total_cmp(&b.weight.abs())).unwrap();
-    let circuitscope::graph::components::Part::Head { layer, head, .. } = d.parts[strongest.source as usize] else {
+    let circuitscope::graph::part::Part::Head { layer, head, .. } = d.parts[strongest.source as usize] else {
         panic!("{:?}", d.parts[strongest.source as usize]);
     };
     let after = h.state().state.selection.pinned;
@@ -866,7 +866,7 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     settle(&mut h);
     let mlp = |h: &Harness<'static, App>| {
         let d = h.state().state.results.drawing.get().unwrap().value.clone();
-        let node = d.parts.iter().position(|p| matches!(p, circuitscope::graph::components::Part::Mlp { .. }));
+        let node = d.parts.iter().position(|p| matches!(p, circuitscope::graph::part::Part::Mlp { .. }));
         (d.graph.nodes.len(), d.graph.nodes[node.unwrap()].id.clone())
     };
     let (closed, id) = mlp(&h);

@@ -8,6 +8,7 @@ pub mod eap;
 pub mod edges;
 pub mod file;
 pub mod find;
+mod limit;
 pub mod prompt_set;
 pub mod quality;
 pub mod stage;

@@ -10,7 +10,6 @@
 //! many such variants go through each component together. Removing one edge from a circuit of a few hundred
 //! costs a small part of a forward pass.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -18,12 +17,13 @@ use rayon::prelude::*;
 
 use super::contributions::{Contributions, Means, Outside, PostNorm, output_weights};
 use super::edges::{Edges, Senders};
+use super::limit::Limit;
 use super::wiring::{Component, Edge, Part, Receiver, Wiring};
 use crate::engine::forward::Prepared;
-use crate::engine::hooks::{Hooks, NoHooks};
+use crate::engine::hooks::NoHooks;
 use crate::engine::kernels::norm;
 use crate::engine::kernels::segments::{Past, Segment};
-use crate::engine::{Site, SiteKind, Trace};
+use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::config::{Parallel, QkNorm};
@@ -626,38 +626,6 @@ impl Variant<'_> {
             }
         }
         Run { edges: self.edges, inputs, deltas, normalized }
-    }
-}
-
-/// Neurons outside a circuit hold what the reference says: by variant, those inside.
-struct Limit<'a> {
-    inside: Vec<Option<&'a BTreeSet<usize>>>,
-    /// [rows, d_mlp]; `None` where that is nothing.
-    outside: Option<&'a [f32]>,
-    rows: usize,
-}
-
-impl Hooks for Limit<'_> {
-    fn wants(&self, site: Site) -> bool {
-        site.kind == SiteKind::MlpPost && self.inside.iter().any(Option::is_some)
-    }
-
-    fn visit(&mut self, _: Site, value: Tensor) -> Result<Tensor> {
-        let shape = value.shape().clone();
-        let mut values: Vec<f32> = value.flatten_all()?.to_vec1()?;
-        let size = values.len() / self.inside.len();
-        let width = size / self.rows;
-        for (run, inside) in values.chunks_exact_mut(size).zip(&self.inside) {
-            let Some(inside) = inside else { continue };
-            let mut limited = self.outside.map_or_else(|| vec![0f32; size], <[f32]>::to_vec);
-            for row in 0..self.rows {
-                for n in inside.iter().filter(|n| **n < width) {
-                    limited[row * width + n] = run[row * width + n];
-                }
-            }
-            run.copy_from_slice(&limited);
-        }
-        Ok(Tensor::from_vec(values, shape, value.device())?)
     }
 }
 

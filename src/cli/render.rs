@@ -15,7 +15,7 @@ use crate::app::selection::Focus;
 use crate::app::views::VIEWS;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
-use crate::graph::components::mlp_id;
+use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
 use crate::model::Model;
 

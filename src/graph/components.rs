@@ -22,6 +22,7 @@ use rayon::prelude::*;
 
 use super::influence::Scores;
 use super::neurons::Cache;
+use super::part::{Part, kind, node_of};
 use super::readers::{Attention, HeadReaders, Readers, logit_directions, mlp_directions};
 use super::sources::{Source, Sources};
 use super::targets::{Logits, Target};
@@ -29,7 +30,6 @@ use super::{Graph, Influence, Input, LinkList, Node, NodeKind};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
-use crate::model::config::ModelConfig;
 
 /// How much of the whole graph is kept with its edges.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,37 +60,6 @@ pub(super) const MOST_EDGES: usize = 150_000_000;
 
 /// Leading neurons that are listed of each MLP, and that an opened one is taken apart into.
 pub const NEURONS: usize = 12;
-
-/// What a node of the graph is in the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    Token {
-        pos: usize,
-    },
-    Head {
-        layer: usize,
-        head: usize,
-        pos: usize,
-    },
-    Mlp {
-        layer: usize,
-        pos: usize,
-    },
-    /// One of an MLP's neurons, where it was taken apart.
-    Neuron {
-        layer: usize,
-        neuron: usize,
-        pos: usize,
-    },
-    Error {
-        layer: usize,
-        pos: usize,
-    },
-    Logit {
-        token: u32,
-        against: Option<u32>,
-    },
-}
 
 /// A traced prediction.
 pub struct Traced {
@@ -449,7 +418,7 @@ impl Sweep<'_> {
         for class in [NodeKind::Component, NodeKind::Error, NodeKind::Token] {
             for source in 0..s.count() {
                 for pos in 0..n {
-                    let part = part_of(s.source(source), pos);
+                    let part = Part::of(s.source(source), pos);
                     if kind(&part) == class && kept[pos][source] {
                         node[pos][source] = parts.len() as u32;
                         parts.push(part);
@@ -458,7 +427,7 @@ impl Sweep<'_> {
             }
         }
         let places = (0..n)
-            .flat_map(|pos| (0..s.count()).map(move |source| (part_of(s.source(source), pos), (pos, source))))
+            .flat_map(|pos| (0..s.count()).map(move |source| (Part::of(s.source(source), pos), (pos, source))))
             .filter(|(_, (pos, source))| kept[*pos][*source])
             .collect();
         let first_logit = parts.len();
@@ -551,26 +520,6 @@ impl Sweep<'_> {
     }
 }
 
-/// A part's node in the graph of a prediction after `n` tokens, without numbers.
-pub(super) fn node_of(part: &Part, trace: &Trace, n: usize) -> Node {
-    let model = &trace.model;
-    let n_layers = model.config.n_layers;
-    let (layer, pos, label) = match part {
-        Part::Token { pos } => (-1, *pos, model.token_text(trace.ids[*pos])),
-        Part::Head { layer, head, pos } => (*layer as i32, *pos, format!("a{layer}.h{head}")),
-        Part::Mlp { layer, pos } => (*layer as i32, *pos, format!("m{layer}")),
-        Part::Neuron { layer, neuron, pos } => (*layer as i32, *pos, format!("m{layer}.n{neuron}")),
-        Part::Error { layer, pos } => (*layer as i32, *pos, format!("error {layer}")),
-        Part::Logit { token, against } => {
-            let text = model.token_text(*token);
-            let label = against.map_or_else(|| text.clone(), |b| format!("{text} −{}", model.token_text(b)));
-            (n_layers as i32 + 1, n - 1, label)
-        }
-    };
-    let id = id(part, n_layers, model.config.n_heads, &trace.ids, n);
-    Node { id, kind: kind(part), layer, pos, label, prob: 0.0, activation: None }
-}
-
 impl Whole {
     /// Tokens, and the most influential components and errors.
     fn choose(&self, sources: &Sources, keep: Keep) -> Vec<Vec<bool>> {
@@ -594,42 +543,5 @@ impl Whole {
             }
         }
         kept
-    }
-}
-
-fn part_of(source: Source, pos: usize) -> Part {
-    match source {
-        Source::Token => Part::Token { pos },
-        Source::Head { layer, head } => Part::Head { layer, head, pos },
-        Source::Mlp { layer } => Part::Mlp { layer, pos },
-        Source::Error { layer } => Part::Error { layer, pos },
-    }
-}
-
-pub fn kind(part: &Part) -> NodeKind {
-    match part {
-        Part::Token { .. } => NodeKind::Token,
-        Part::Head { .. } | Part::Mlp { .. } | Part::Neuron { .. } => NodeKind::Component,
-        Part::Error { .. } => NodeKind::Error,
-        Part::Logit { .. } => NodeKind::Logit,
-    }
-}
-
-/// The id of an MLP's node.
-pub fn mlp_id(config: &ModelConfig, layer: usize, pos: usize) -> String {
-    id(&Part::Mlp { layer, pos }, config.n_layers, config.n_heads, &[], 0)
-}
-
-/// A node's id in the interchange format. Heads are features 0..n_heads of their layer, the MLP feature n_heads, its
-/// neurons those behind; in layer 0 they are counted from n_layers + 1 on, clear of the ids of errors.
-fn id(part: &Part, n_layers: usize, n_heads: usize, ids: &[u32], n: usize) -> String {
-    let feature = |layer: usize, at: usize| if layer == 0 { at + n_layers + 1 } else { at };
-    match part {
-        Part::Token { pos } => format!("E_{}_{pos}", ids[*pos]),
-        Part::Head { layer, head, pos } => format!("{layer}_{}_{pos}", feature(*layer, *head)),
-        Part::Mlp { layer, pos } => format!("{layer}_{}_{pos}", feature(*layer, n_heads)),
-        Part::Neuron { layer, neuron, pos } => format!("{layer}_{}_{pos}", feature(*layer, n_heads + 1 + neuron)),
-        Part::Error { layer, pos } => format!("0_{layer}_{pos}"),
-        Part::Logit { token, .. } => format!("{}_{token}_{}", n_layers + 1, n - 1),
     }
 }

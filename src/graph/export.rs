@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::NodeKind;
-use super::components::{Part, Traced};
+use super::components::Traced;
 use super::file::{GraphFile, cantor};
 use super::neurons::Opened;
+use super::part::Part;
 use crate::engine::Trace;
 
 impl Traced {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::components::{Part, Traced, mlp_id};
+use super::components::Traced;
 use super::file::GraphFile;
 use super::influence::Scores;
 use super::marks::Marks;
 use super::neurons::Opened;
+use super::part::{Part, mlp_id};
 use super::{Graph, Influence, NodeKind, prune};
 use crate::engine::Trace;
 use crate::error::Result;

@@ -10,6 +10,7 @@ pub mod influence;
 pub mod layout;
 pub mod marks;
 pub mod neurons;
+pub mod part;
 pub mod prune;
 pub mod readers;
 mod sources;

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
-use super::components::{MOST_EDGES, Part, Traced, node_of};
+use super::components::{MOST_EDGES, Traced};
+use super::part::{Part, node_of};
 use super::readers::{HeadReaders, logit_directions, mlp_directions, neuron_directions};
 use super::sources::{Source, linear_neurons, mlp_post};
 use super::{Graph, Input, LinkList, Pruned};

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::components::Part;
+use super::part::Part;
 use crate::engine::Trace;
 use crate::engine::logits::row_summary;
 use crate::error::Result;

@@ -19,9 +19,9 @@ use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::{choice, message, token_text};
 use crate::circuit::Member;
 use crate::graph::Input;
-use crate::graph::components::Part;
 use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::marks::Marks;
+use crate::graph::part::Part;
 use crate::graph::readers::Attention;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -8,8 +8,8 @@ use crate::app::selection::Focus;
 use crate::app::views::Context;
 use crate::app::widgets::token_text;
 use crate::circuit::{Component, Edge, Member, Receiver};
-use crate::graph::components::Part;
 use crate::graph::layout::Drawing;
+use crate::graph::part::Part;
 use crate::graph::{Input, NodeKind};
 
 /// A head whose score reaches this plays the role.
