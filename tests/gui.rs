@@ -800,6 +800,17 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
 }
 
 #[test]
+fn a_key_shows_the_graph_of_the_pinned_prediction() {
+    let mut h = window(document(PROMPT));
+    assert!(h.query_by_label_contains("attribution graph: ").is_none());
+    h.key_press(egui::Key::G);
+    h.run();
+    settle(&mut h);
+    h.run();
+    assert!(h.query_by_label_contains("attribution graph: ").is_some());
+}
+
+#[test]
 fn the_graph_is_walked_with_the_keyboard() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
@@ -826,7 +837,7 @@ fn the_graph_is_walked_with_the_keyboard() {
     h.run();
     let head = Component::Head { layer, head };
     assert!(h.state().state.document.cart.contains(head));
-    // Undone with the keyboard, and once more put in: two states to go back to.
+    // Undone with the keyboard.
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::Z);
     h.run();
     assert!(h.state().state.document.cart.is_empty());

@@ -41,6 +41,7 @@ pub enum Command {
     ToggleEdits,
     ClearEdits,
     Generate,
+    Trace,
     Collect,
     UndoCart,
     ClearCart,
@@ -50,7 +51,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -71,6 +72,7 @@ impl Command {
         Self::ToggleEdits,
         Self::ClearEdits,
         Self::Generate,
+        Self::Trace,
         Self::Collect,
         Self::UndoCart,
         Self::ClearCart,
@@ -101,6 +103,7 @@ impl Command {
             Self::ToggleEdits => "Switch all edits off or on",
             Self::ClearEdits => "Remove all edits",
             Self::Generate => "Generate text without and with the edits",
+            Self::Trace => "Show the graph of the pinned prediction",
             Self::Collect => "Put the pinned head or neuron into the circuit, or take it out",
             Self::UndoCart => "Undo the last change of the circuit",
             Self::ClearCart => "Empty the circuit",
@@ -134,6 +137,7 @@ impl Command {
             Self::NextRun => plain(Key::R),
             Self::ToggleEdits => plain(Key::E),
             Self::Generate => command(Key::G),
+            Self::Trace => plain(Key::G),
             Self::Collect => plain(Key::C),
             Self::UndoCart => command(Key::Z),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,

@@ -435,6 +435,12 @@ impl App {
                 self.layout.show(ViewKind::Generation);
                 self.state.apply(Action::Generate, self.now);
             }
+            Command::Trace => {
+                self.layout.show(ViewKind::Graph);
+                if !self.state.circuits.wants_graph {
+                    self.state.apply(Action::TraceGraph, self.now);
+                }
+            }
             Command::Collect => {
                 let neuron = pinned.neuron.filter(|_| pinned.focus == Focus::Neuron);
                 let member = match (neuron, pinned.head) {

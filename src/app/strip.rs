@@ -5,7 +5,7 @@ use std::sync::Arc;
 use eframe::egui::{self, Align2, Rect, RichText, Sense, pos2, vec2};
 
 use super::causal::Show;
-use super::command::Action;
+use super::command::{Action, Command};
 use super::selection::Focus;
 use super::theme;
 use super::views::Context;
@@ -225,6 +225,9 @@ impl Strip {
                         (p.pos, p.focus) = (i, Focus::Token);
                     });
                 }
+                if response.double_clicked() {
+                    cx.actions.push(Action::Do(Command::Trace));
+                }
                 response.on_hover_ui(|ui| {
                     ui.label(
                         RichText::new(format!("{} ({i})", token_text::visible(&run.texts[i]))).font(theme::title()),
@@ -234,6 +237,8 @@ impl Strip {
                         Some(l) => ui.label(format!("surprise {l:.2} nats: probability {:.3} %", (-l).exp() * 100.0)),
                         None => ui.label("the first token; nothing predicts it"),
                     };
+                    let hint = "click: pin · double click: the graph of what is predicted after it (G)";
+                    ui.label(RichText::new(hint).font(theme::small()));
                 });
             }
         });
