@@ -13,6 +13,7 @@ use super::marks::Marks;
 use super::neurons::Opened;
 use super::part::{Part, mlp_id};
 use super::{Graph, Influence, NodeKind, prune};
+use crate::circuit::{Component, Member};
 use crate::engine::Trace;
 use crate::error::Result;
 use crate::jobs::Progress;
@@ -153,7 +154,14 @@ impl Drawing {
                 NodeKind::Token => 0.0,
                 NodeKind::Logit => top as f32 + 2.5,
                 NodeKind::Error => n.layer as f32 + 1.5,
-                NodeKind::Component if !traced => n.layer as f32 + 1.0,
+                // In files this program's own nodes are known by their names.
+                NodeKind::Component if !traced => {
+                    let mlp = match Member::parse(n.label.trim_end_matches(" others")) {
+                        Some(member) => matches!(member.component(), Component::Mlp { .. }),
+                        None => false,
+                    };
+                    n.layer as f32 + if mlp { 1.5 } else { 1.0 }
+                }
                 NodeKind::Component => match parts[i] {
                     Part::Mlp { .. } | Part::Neuron { .. } => n.layer as f32 + 1.5,
                     _ => n.layer as f32 + 1.0,

@@ -381,7 +381,8 @@ impl GraphView {
 }
 
 fn mark(painter: &egui::Painter, d: &Drawing, item: &Item, center: Pos2, r: f32, color: Color32, ring: Stroke) {
-    let what = member(d, item);
+    // Nodes of files are known by their names, if at all.
+    let what = member(d, item).or_else(|| Member::parse(&item.label));
     let is_mlp = matches!(what, Some(Member::Component(Component::Mlp { .. })));
     if item.members.len() > 1 {
         painter.rect(Rect::from_center_size(center, vec2(2.6 * r, 1.8 * r)), r * 0.9, color, ring, StrokeKind::Outside);
