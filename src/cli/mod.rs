@@ -18,6 +18,7 @@ pub mod patch;
 #[cfg(feature = "gui")]
 pub mod render;
 pub mod run;
+pub mod superposition;
 mod sweep;
 pub mod trace;
 pub mod why;
@@ -103,6 +104,8 @@ pub enum Command {
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(Box<render::Arguments>),
+    /// Train toy models of superposition
+    Superposition(superposition::Arguments),
     /// Train the built-in lab models
     Lab(lab::Arguments),
     /// Time this program on this machine
@@ -127,6 +130,7 @@ impl Command {
             Self::Graph(a) => graph::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
+            Self::Superposition(a) => superposition::execute(&a),
             Self::Lab(a) => lab::execute(&a),
             Self::Bench(a) => bench::execute(&a),
         }

@@ -3,6 +3,7 @@
 pub mod induction;
 pub mod optimiser;
 pub mod schedule;
+pub mod toy;
 
 use std::path::PathBuf;
 

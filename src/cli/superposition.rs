@@ -1,0 +1,206 @@
+//! `superposition`: trains toy models of superposition.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::{emit, progress, table};
+use crate::error::{Error, Result};
+use crate::lab::toy::geometry::{Shape, dimensions_per_feature, interference};
+use crate::lab::toy::presets::{PRESETS, by_name, repeated};
+use crate::lab::toy::setup::{Optimiser, Setup, Tie};
+use crate::lab::toy::{Snapshot, Toy};
+
+/// Inputs on which the final loss is measured.
+const EVALUATED: usize = 65_536;
+/// Steps between two looks at the progress.
+const BLOCK: usize = 50;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// A figure's settings by name (`list` lists them) instead of features, hidden, sparsity and importance
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["features", "hidden", "sparsity", "importance"])]
+    preset: Option<String>,
+    /// Number of features, n
+    #[arg(long, value_name = "N", required_unless_present = "preset")]
+    features: Option<usize>,
+    /// Hidden dimensions, m
+    #[arg(long, value_name = "M", required_unless_present = "preset")]
+    hidden: Option<usize>,
+    /// Probabilities that a feature is zero; one model for each
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',', required_unless_present = "preset")]
+    sparsity: Vec<f32>,
+    /// Importance of feature i is F^i; 1 makes all equal
+    #[arg(long, value_name = "F", default_value_t = 1.0)]
+    importance: f32,
+    /// Steps (default: the preset's, 10000)
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Train each sparsity this many times, from other first weights
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: usize,
+    /// Inputs a step
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f32>,
+    #[arg(long, value_name = "RATE")]
+    weight_decay: Option<f32>,
+    /// Let the learning rate fall along half a cosine
+    #[arg(long)]
+    cosine: bool,
+    /// x′ = WᵀWx + b, without ReLU
+    #[arg(long)]
+    linear: bool,
+    /// ReLU on the hidden layer too
+    #[arg(long)]
+    hidden_relu: bool,
+    /// Output weights of their own instead of Wᵀ
+    #[arg(long)]
+    untied: bool,
+    /// Groups of this many features that are active together
+    #[arg(long, value_name = "N", conflicts_with = "anticorrelated")]
+    correlated: Option<usize>,
+    /// Groups of this many features of which at most one is active
+    #[arg(long, value_name = "N")]
+    anticorrelated: Option<usize>,
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+fn setup(args: &Arguments) -> Result<Setup> {
+    let mut setup = match (&args.preset, args.features, args.hidden) {
+        (Some(name), ..) => {
+            let preset = by_name(name).ok_or_else(|| {
+                let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+                Error::request(format!("there is no preset `{name}`; there are {}", known.join(", ")))
+            })?;
+            (preset.setup)(args.seed)
+        }
+        (None, Some(n), Some(m)) => {
+            if !(args.importance.is_finite() && args.importance >= 0.0) {
+                return Err(Error::request(format!("importance {} is no number of at least 0", args.importance)));
+            }
+            // Checked before importances are listed: they are as long as there are features.
+            Setup::fits(n, m, args.sparsity.len().saturating_mul(args.repeat))?;
+            Setup::sweep(n, m, &args.sparsity, args.importance, args.seed)
+        }
+        _ => return Err(Error::request("give --features and --hidden, or --preset")),
+    };
+    if args.repeat != 1 {
+        let each = setup.instances.clone();
+        let mut all = Vec::new();
+        for (k, first) in each.into_iter().enumerate() {
+            let one = Setup { instances: vec![first], ..setup.clone() };
+            let seed = crate::lab::toy::setup::child_seed(args.seed, (k as u64) << 32);
+            all.extend(repeated(one, args.repeat.min(1 << 20), seed).instances);
+        }
+        setup.instances = all;
+    }
+    setup.steps = args.steps.unwrap_or(setup.steps);
+    setup.batch = args.batch.unwrap_or(setup.batch);
+    let o = setup.optimiser;
+    setup.optimiser = Optimiser {
+        rate: args.learning_rate.unwrap_or(o.rate),
+        weight_decay: args.weight_decay.unwrap_or(o.weight_decay),
+        cosine: o.cosine || args.cosine,
+        ..o
+    };
+    setup.output_relu &= !args.linear;
+    setup.hidden_relu |= args.hidden_relu;
+    setup.tied &= !args.untied;
+    if let Some(len) = args.correlated {
+        setup = setup.with_groups(Tie::Correlated, len);
+    }
+    if let Some(len) = args.anticorrelated {
+        setup = setup.with_groups(Tie::Anticorrelated, len);
+    }
+    setup.check()?;
+    Ok(setup)
+}
+
+/// What the contract promises of an instance, and what else is known of it.
+fn instance(setup: &Setup, snapshot: &Snapshot, k: usize) -> Value {
+    let (f, settings, m) = (&snapshot.frames[k], &setup.instances[k], setup.hidden);
+    let measures = interference(&f.encoder, m);
+    let by_hidden =
+        |rows: &[f32]| -> Vec<Vec<f32>> { (0..m).map(|j| rows.chunks(m).map(|r| r[j]).collect()).collect() };
+    let mut v = json!({
+        "sparsity": settings.sparsity,
+        "loss": f.loss(),
+        "W": by_hidden(&f.encoder),
+        "b": f.bias,
+        "norm": measures.norm,
+        "dimensionality": measures.dimensionality,
+        "d_star": dimensions_per_feature(&f.encoder, m),
+        "superposition": measures.superposition,
+        "feature_loss": f.feature_loss,
+        "shape": Shape::of(&f.encoder, m).label(),
+        "seed": settings.seed,
+    });
+    if !setup.tied {
+        v["V"] = json!(f.decoder.chunks(m).collect::<Vec<_>>());
+    }
+    if let Some(loss) = f.train_loss {
+        v["samples"] = json!(settings.samples);
+        v["train_loss"] = json!(loss);
+    }
+    v
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    if args.preset.as_deref() == Some("list") {
+        let lines: Vec<String> = PRESETS.iter().map(|p| format!("{}: {} ({})", p.name, p.title, p.source)).collect();
+        return emit(&lines.join("\n"));
+    }
+    let setup = Arc::new(setup(args)?);
+    let started = Instant::now();
+    let (progress, bar) = progress("training");
+    progress.expect(setup.steps as u64);
+    let mut toy = Toy::new(setup.clone())?;
+    while !toy.is_finished() {
+        toy.run(BLOCK, &progress)?;
+    }
+    let snapshot = toy.measured(EVALUATED);
+    drop(bar);
+    let seconds = started.elapsed().as_secs_f64();
+    let grid = args.preset.as_deref().and_then(by_name).and_then(|p| p.grid).map(|g| g());
+    // Cells with at least a tenth between the best and the second best phase lie away from a boundary.
+    let agreement = grid.map(|g| g.agreement(setup.features, setup.hidden, &snapshot.frames, 0.1));
+    if args.json {
+        let instances: Vec<Value> = (0..snapshot.frames.len()).map(|k| instance(&setup, &snapshot, k)).collect();
+        let mut doc = json!({
+            "features": setup.features, "hidden": setup.hidden, "steps": setup.steps, "batch": setup.batch,
+            "setup": &*setup, "instances": instances, "seconds": seconds,
+        });
+        if let Some((same, all)) = agreement {
+            doc["agreement"] = json!({"same": same, "cells": all});
+        }
+        return emit(&doc.to_string());
+    }
+    let rows: Vec<Vec<String>> = snapshot
+        .frames
+        .iter()
+        .zip(&setup.instances)
+        .map(|(f, s)| {
+            let mut row = vec![format!("{:.4}", s.sparsity)];
+            if let Some(n) = s.samples {
+                row[0] = format!("{n} samples");
+            }
+            row.push(format!("{:.6}", f.loss()));
+            row.push(format!("{:.3}", dimensions_per_feature(&f.encoder, setup.hidden)));
+            row.push(Shape::of(&f.encoder, setup.hidden).label());
+            row
+        })
+        .collect();
+    let mut text = table(&["sparsity", "loss", "D*", "shape"], &rows);
+    if let Some((same, all)) = agreement {
+        text += &format!("\n{same} of {all} cells away from a boundary are in the phase of the closed form");
+    }
+    text += &format!("\n{} models, {} steps of {} inputs, {seconds:.2} s", rows.len(), setup.steps, setup.batch);
+    emit(&text)
+}

@@ -1,0 +1,23 @@
+//! Toy models of superposition [Elhage et al. 2022]: many tiny autoencoders trained at once, with gradients
+//! derived by hand, and what their geometry says.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | [`setup`] | what is trained: shapes, inputs, optimiser, one entry an instance |
+//! | [`inputs`] | sparse features: independent, correlated, anti-correlated, or a fixed data set |
+//! | [`gradient`] | the model's loss and its gradient over a batch |
+//! | [`training`] | all instances step by step, snapshots |
+//! | [`geometry`] | norms, dimensionality, interference, and the shape an instance fell into |
+//! | [`phases`] | the closed-form phase diagram, and the phase that a trained model is in |
+//! | [`presets`] | one preset for each figure of the paper |
+
+pub mod geometry;
+pub mod gradient;
+pub mod inputs;
+pub mod phases;
+pub mod presets;
+pub mod setup;
+pub mod training;
+
+pub use setup::Setup;
+pub use training::{Snapshot, Toy};

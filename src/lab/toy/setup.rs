@@ -1,0 +1,240 @@
+//! What is trained.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What the output is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// x itself, x_i in [0, 1].
+    #[default]
+    Reconstruct,
+    /// |x|, x_i in [−1, 1]: computation in superposition.
+    Absolute,
+}
+
+/// Features that fire together or never together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tie {
+    /// All of the group are active, or none; their values stay independent.
+    Correlated,
+    /// At most one of the group is active.
+    Anticorrelated,
+}
+
+/// Neighbouring features `start..start + len` that are tied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub tie: Tie,
+    pub start: usize,
+    pub len: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimiserKind {
+    /// Decoupled weight decay [Loshchilov and Hutter 2019].
+    #[default]
+    AdamW,
+    /// Plain gradient descent.
+    Sgd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimiser {
+    pub kind: OptimiserKind,
+    pub rate: f32,
+    pub weight_decay: f32,
+    /// The rate falls to zero along half a cosine; else it is constant.
+    pub cosine: bool,
+}
+
+impl Default for Optimiser {
+    fn default() -> Self {
+        Self { kind: OptimiserKind::AdamW, rate: 1e-3, weight_decay: 0.01, cosine: false }
+    }
+}
+
+impl Optimiser {
+    /// The rate of a step of `total`.
+    pub fn rate_at(&self, step: usize, total: usize) -> f32 {
+        if self.cosine {
+            let t = (step as f32 / total.max(1) as f32).min(1.0);
+            self.rate * 0.5 * (1.0 + (std::f32::consts::PI * t).cos())
+        } else {
+            self.rate
+        }
+    }
+}
+
+/// One model of the batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Probability that a feature is zero.
+    pub sparsity: f32,
+    /// Weight of each feature's error; length n.
+    pub importance: Vec<f32>,
+    pub seed: u64,
+    /// Size of a fixed data set, seen whole at every step; `None` draws fresh inputs at each.
+    pub samples: Option<usize>,
+}
+
+/// A batch of toy models: h = act(W x), x′ = act(Wᵀ h + b), or with its own decoder x′ = act(V h + b).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// n
+    pub features: usize,
+    /// m
+    pub hidden: usize,
+    /// The decoder is the encoder's transpose.
+    pub tied: bool,
+    /// ReLU on the hidden layer (gives it a privileged basis).
+    pub hidden_relu: bool,
+    /// ReLU on the output.
+    pub output_relu: bool,
+    pub task: Task,
+    /// Inputs are scaled to length one [Henighan et al. 2023].
+    pub unit_inputs: bool,
+    pub groups: Vec<Group>,
+    pub instances: Vec<Instance>,
+    /// Fresh inputs a step.
+    pub batch: usize,
+    pub steps: usize,
+    pub optimiser: Optimiser,
+}
+
+/// The largest problem that is accepted: parameters of all instances.
+const MOST_PARAMETERS: usize = 64_000_000;
+
+/// I_i = decay^i; length `features`.
+pub fn importance(features: usize, decay: f32) -> Vec<f32> {
+    (0..features).map(|i| decay.powi(i as i32)).collect()
+}
+
+/// A seed of its own for each part of something that has one seed.
+pub fn child_seed(seed: u64, part: u64) -> u64 {
+    super::inputs::splitmix(seed ^ super::inputs::splitmix(part.wrapping_add(0x5EED)))
+}
+
+/// `count` densities from 1 down to `least`, evenly spaced on a logarithmic scale; as sparsities 1 − density.
+pub fn sparsities(count: usize, least: f32) -> Vec<f32> {
+    let last = count.saturating_sub(1).max(1) as f32;
+    (0..count).map(|k| 1.0 - least.powf(k as f32 / last)).collect()
+}
+
+impl Setup {
+    /// One instance for each sparsity, importance `decay`^i, everything else as in the paper.
+    pub fn sweep(features: usize, hidden: usize, sparsities: &[f32], decay: f32, seed: u64) -> Self {
+        let instances = sparsities
+            .iter()
+            .enumerate()
+            .map(|(k, &sparsity)| Instance {
+                sparsity,
+                importance: importance(features, decay),
+                seed: child_seed(seed, k as u64),
+                samples: None,
+            })
+            .collect();
+        Self {
+            features,
+            hidden,
+            tied: true,
+            hidden_relu: false,
+            output_relu: true,
+            task: Task::Reconstruct,
+            unit_inputs: false,
+            groups: Vec::new(),
+            instances,
+            batch: 1024,
+            steps: 10_000,
+            optimiser: Optimiser::default(),
+        }
+    }
+
+    /// Ties all features in groups of `len`.
+    pub fn with_groups(mut self, tie: Tie, len: usize) -> Self {
+        self.groups = (0..self.features / len.max(1)).map(|g| Group { tie, start: g * len, len }).collect();
+        self
+    }
+
+    /// Parameters of one instance: W, V where it is not tied, b.
+    pub fn parameters(&self) -> usize {
+        self.features * self.hidden * if self.tied { 1 } else { 2 } + self.features
+    }
+
+    /// Whether `models` of n × m weights fit the memory.
+    ///
+    /// # Errors
+    /// A sentence if not.
+    pub fn fits(features: usize, hidden: usize, models: usize) -> Result<()> {
+        let (n, m) = (features, hidden);
+        if n == 0 || m == 0 {
+            return Err(Error::request(format!(
+                "{n} features in {m} hidden dimensions make no model; both must be at least 1"
+            )));
+        }
+        if models == 0 {
+            return Err(Error::request("no sparsity was given; give at least one"));
+        }
+        let total = n.checked_mul(m).and_then(|p| p.checked_mul(2)).and_then(|p| p.checked_mul(models));
+        if total.is_none_or(|t| t > MOST_PARAMETERS) {
+            return Err(Error::request(format!(
+                "{models} models of {n} × {m} weights are too many for the memory; use fewer or smaller ones"
+            )));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A sentence about the first value that makes no model.
+    pub fn check(&self) -> Result<()> {
+        let n = self.features;
+        let bad = |what: String| Err(Error::request(what));
+        Self::fits(n, self.hidden, self.instances.len())?;
+        if self.batch == 0 || self.batch > 1 << 20 {
+            return bad(format!("a batch of {} is not possible; give 1 to 1048576", self.batch));
+        }
+        if self.steps == 0 {
+            return bad("a training of 0 steps trains nothing; give a number above 0".to_owned());
+        }
+        let o = self.optimiser;
+        if !(o.rate > 0.0 && o.rate.is_finite() && o.weight_decay >= 0.0 && o.weight_decay.is_finite()) {
+            return bad(format!("learning rate {} and weight decay {} do not train", o.rate, o.weight_decay));
+        }
+        for i in &self.instances {
+            if !(0.0..1.0).contains(&i.sparsity) {
+                return bad(format!("sparsity {} is not a probability below 1", i.sparsity));
+            }
+            if i.importance.len() != n || i.importance.iter().any(|v| !(v.is_finite() && *v >= 0.0)) {
+                return bad(format!("importance needs {n} finite numbers of at least 0"));
+            }
+            if i.samples == Some(0) {
+                return bad("a data set of 0 samples trains nothing".to_owned());
+            }
+            if i.samples.is_some_and(|s| s.saturating_mul(n) > MOST_PARAMETERS) {
+                return bad(format!("{} samples of {n} features do not fit the memory", i.samples.unwrap_or(0)));
+            }
+        }
+        let mut taken = vec![false; n];
+        for g in &self.groups {
+            if g.len == 0 || g.start + g.len > n {
+                return bad(format!("a group of features {}..{} lies outside 0..{n}", g.start, g.start + g.len));
+            }
+            for t in &mut taken[g.start..g.start + g.len] {
+                if std::mem::replace(t, true) {
+                    return bad("a feature is in two groups".to_owned());
+                }
+            }
+            let densest = self.instances.iter().map(|i| 1.0 - i.sparsity).fold(0.0, f32::max);
+            if g.tie == Tie::Anticorrelated && densest * g.len as f32 > 1.0 + 1e-6 {
+                return bad(format!(
+                    "{} features that are never active together cannot each be active with probability {densest:.2}; \
+                     raise the sparsity to at least {:.2}",
+                    g.len,
+                    1.0 - 1.0 / g.len as f32
+                ));
+            }
+        }
+        Ok(())
+    }
+}
