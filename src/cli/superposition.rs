@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::{emit, progress, table};
 use crate::error::{Error, Result};
 use crate::lab::toy::geometry::{Shape, dimensions_per_feature, interference};
-use crate::lab::toy::presets::{PRESETS, by_name, repeated};
-use crate::lab::toy::setup::{Optimiser, Setup, Tie};
-use crate::lab::toy::{Snapshot, Toy};
+use crate::lab::toy::presets::{PRESETS, by_name};
+use crate::lab::toy::recipe::Sweep;
+use crate::lab::toy::setup::{Setup, Tie};
+use crate::lab::toy::{Recipe, Snapshot, Toy};
 
 /// Inputs on which the final loss is measured.
 const EVALUATED: usize = 65_536;
@@ -40,8 +41,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Train each sparsity this many times, from other first weights
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    repeat: usize,
+    #[arg(long, value_name = "N")]
+    repeat: Option<usize>,
     /// Inputs a step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -72,55 +73,38 @@ pub struct Arguments {
     json: bool,
 }
 
-fn setup(args: &Arguments) -> Result<Setup> {
-    let mut setup = match (&args.preset, args.features, args.hidden) {
+fn recipe(args: &Arguments) -> Result<Recipe> {
+    let mut r = match (&args.preset, args.features, args.hidden) {
         (Some(name), ..) => {
             let preset = by_name(name).ok_or_else(|| {
                 let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
                 Error::request(format!("there is no preset `{name}`; there are {}", known.join(", ")))
             })?;
-            (preset.setup)(args.seed)
+            (preset.recipe)()
         }
         (None, Some(n), Some(m)) => {
-            if !(args.importance.is_finite() && args.importance >= 0.0) {
-                return Err(Error::request(format!("importance {} is no number of at least 0", args.importance)));
-            }
             // Checked before importances are listed: they are as long as there are features.
-            Setup::fits(n, m, args.sparsity.len().saturating_mul(args.repeat))?;
-            Setup::sweep(n, m, &args.sparsity, args.importance, args.seed)
+            Setup::fits(n, m, args.sparsity.len())?;
+            Recipe::sweep(n, m, &args.sparsity, args.importance)
         }
         _ => return Err(Error::request("give --features and --hidden, or --preset")),
     };
-    if args.repeat != 1 {
-        let each = setup.instances.clone();
-        let mut all = Vec::new();
-        for (k, first) in each.into_iter().enumerate() {
-            let one = Setup { instances: vec![first], ..setup.clone() };
-            let seed = crate::lab::toy::setup::child_seed(args.seed, (k as u64) << 32);
-            all.extend(repeated(one, args.repeat.min(1 << 20), seed).instances);
-        }
-        setup.instances = all;
+    if let Sweep::Sparsity { repeat, .. } = &mut r.sweep {
+        *repeat = args.repeat.unwrap_or(*repeat);
     }
-    setup.steps = args.steps.unwrap_or(setup.steps);
-    setup.batch = args.batch.unwrap_or(setup.batch);
-    let o = setup.optimiser;
-    setup.optimiser = Optimiser {
-        rate: args.learning_rate.unwrap_or(o.rate),
-        weight_decay: args.weight_decay.unwrap_or(o.weight_decay),
-        cosine: o.cosine || args.cosine,
-        ..o
-    };
-    setup.output_relu &= !args.linear;
-    setup.hidden_relu |= args.hidden_relu;
-    setup.tied &= !args.untied;
-    if let Some(len) = args.correlated {
-        setup = setup.with_groups(Tie::Correlated, len);
-    }
-    if let Some(len) = args.anticorrelated {
-        setup = setup.with_groups(Tie::Anticorrelated, len);
-    }
-    setup.check()?;
-    Ok(setup)
+    r.seed = args.seed;
+    r.steps = args.steps.unwrap_or(r.steps);
+    r.batch = args.batch.unwrap_or(r.batch);
+    r.optimiser.rate = args.learning_rate.unwrap_or(r.optimiser.rate);
+    r.optimiser.weight_decay = args.weight_decay.unwrap_or(r.optimiser.weight_decay);
+    r.optimiser.cosine |= args.cosine;
+    r.output_relu &= !args.linear;
+    r.hidden_relu |= args.hidden_relu;
+    r.tied &= !args.untied;
+    let tied = |len: Option<usize>, tie: Tie| len.map(|len| (tie, len));
+    let groups = tied(args.correlated, Tie::Correlated).or(tied(args.anticorrelated, Tie::Anticorrelated));
+    r.groups = groups.or(r.groups);
+    Ok(r)
 }
 
 /// What the contract promises of an instance, and what else is known of it.
@@ -157,7 +141,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let lines: Vec<String> = PRESETS.iter().map(|p| format!("{}: {} ({})", p.name, p.title, p.source)).collect();
         return emit(&lines.join("\n"));
     }
-    let setup = Arc::new(setup(args)?);
+    let recipe = recipe(args)?;
+    let setup = Arc::new(recipe.setup()?);
     let started = Instant::now();
     let (progress, bar) = progress("training");
     progress.expect(setup.steps as u64);
@@ -168,9 +153,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let snapshot = toy.measured(EVALUATED);
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
-    let grid = args.preset.as_deref().and_then(by_name).and_then(|p| p.grid).map(|g| g());
     // Cells with at least a tenth between the best and the second best phase lie away from a boundary.
-    let agreement = grid.map(|g| g.agreement(setup.features, setup.hidden, &snapshot.frames, 0.1));
+    let agreement = recipe.grid().map(|g| g.agreement(setup.features, setup.hidden, &snapshot.frames, 0.1));
     if args.json {
         let instances: Vec<Value> = (0..snapshot.frames.len()).map(|k| instance(&setup, &snapshot, k)).collect();
         let mut doc = json!({

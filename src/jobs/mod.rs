@@ -3,8 +3,10 @@
 pub mod circuits;
 pub mod progress;
 pub mod request;
+pub mod training;
 pub mod worker;
 
 pub use progress::Progress;
 pub use request::{Answer, Compared, Generations, Kind, Payload, Request, Run, Subject};
+pub use training::Training;
 pub use worker::{Status, Worker};

@@ -12,7 +12,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::geometry::interference;
-use super::setup::{Instance, Setup, child_seed};
 use super::training::Frame;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,24 +97,10 @@ impl Grid {
         (row * self.densities.len() + column) * self.tries + k
     }
 
-    /// All models, cell by cell.
-    pub fn setup(&self, features: usize, hidden: usize, seed: u64) -> Setup {
-        let mut setup = Setup::sweep(features, hidden, &[], 1.0, seed);
-        for (row, r) in self.importances.iter().enumerate() {
-            for (column, p) in self.densities.iter().enumerate() {
-                for k in 0..self.tries {
-                    let mut importance = vec![1.0; features];
-                    importance[features - 1] = *r;
-                    setup.instances.push(Instance {
-                        sparsity: 1.0 - p,
-                        importance,
-                        seed: child_seed(seed, self.index(row, column, k) as u64),
-                        samples: None,
-                    });
-                }
-            }
-        }
-        setup
+    /// Importance of the last feature and density of all models, cell by cell.
+    pub fn models(&self) -> impl Iterator<Item = (f32, f32)> {
+        let cell = |r: &f32| self.densities.iter().map(|p| (*r, *p)).collect::<Vec<_>>();
+        self.importances.iter().flat_map(cell).flat_map(|c| std::iter::repeat_n(c, self.tries))
     }
 
     /// The try with the smallest loss, for each cell row by row.
@@ -183,7 +168,8 @@ mod tests {
         assert_eq!(expected(2, 0.05, 1.0), Phase::Superposed);
         assert_eq!(expected(3, 0.05, 9.0), Phase::Dedicated);
         let grid = Grid::new(5, 2);
-        assert_eq!(grid.setup(2, 1, 0).instances.len(), 50);
+        assert_eq!(grid.models().count(), 50);
+        assert_eq!(grid.models().nth(grid.index(1, 4, 1)), Some((grid.importances[1], grid.densities[4])));
         assert!((grid.densities[4] - 0.01).abs() < 1e-6 && (grid.importances[4] - 10.0).abs() < 1e-4);
     }
 }

@@ -1,7 +1,8 @@
 //! One preset for each figure.
 
 use super::phases::Grid;
-use super::setup::{Instance, Setup, Task, Tie, child_seed, importance, sparsities};
+use super::recipe::{Recipe, Sweep};
+use super::setup::{Task, Tie};
 
 /// A training that reproduces a figure.
 pub struct Preset {
@@ -11,9 +12,7 @@ pub struct Preset {
     pub source: &'static str,
     /// What to look at, for someone who has not read the paper.
     pub explain: &'static str,
-    pub setup: fn(seed: u64) -> Setup,
-    /// Where the models form a phase diagram.
-    pub grid: Option<fn() -> Grid>,
+    pub recipe: fn() -> Recipe,
     /// The view that shows it best.
     pub view: &'static str,
 }
@@ -28,8 +27,7 @@ pub const PRESETS: &[Preset] = &[
                   features: the model keeps the two most important ones at a right angle and gives up the rest. To the \
                   right features become rare, and the model stores more of them than it has dimensions: first two \
                   antipodal pairs, in the end all five as a pentagon.",
-        setup: |seed| Setup::sweep(5, 2, &sparsities(10, 0.05), 0.9, seed),
-        grid: None,
+        recipe: || Recipe::falling(5, 2, 10, 0.05, 0.9),
         view: "toy-features",
     },
     Preset {
@@ -39,8 +37,7 @@ pub const PRESETS: &[Preset] = &[
         explain: "Forty models that differ only in their first weights. They fall into a few shapes, and each shape \
                   has its own loss: a pentagon is the best, two antipodal pairs with a short fifth vector a local \
                   minimum. Watch the losses drop in jumps as a vector snaps into place.",
-        setup: |seed| repeated(Setup::sweep(5, 2, &[0.95], 1.0, seed), 40, seed),
-        grid: None,
+        recipe: || Recipe::repeated(5, 2, 0.95, 1.0, 40),
         view: "toy-energy",
     },
     Preset {
@@ -51,8 +48,7 @@ pub const PRESETS: &[Preset] = &[
                   PCA would do. Sparser inputs: more features are represented than there are dimensions, at the price \
                   of interference, which the colour of the bars shows. Switch the output to linear and superposition \
                   is gone.",
-        setup: |seed| Setup::sweep(20, 5, &[0.0, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999], 0.7, seed),
-        grid: None,
+        recipe: || Recipe::sweep(20, 5, &[0.0, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999], 0.7),
         view: "toy-norms",
     },
     Preset {
@@ -62,8 +58,7 @@ pub const PRESETS: &[Preset] = &[
         explain: "Every cell is a model of its own: to the right the features are rarer, upwards the second one is \
                   more important. The second feature is either ignored, or gets the dimension for itself, or both \
                   share it in superposition, and the borders are sharp. The lines are where theory puts them.",
-        setup: |seed| Grid::new(20, 4).setup(2, 1, seed),
-        grid: Some(|| Grid::new(20, 4)),
+        recipe: || Recipe::phases(2, 1, Grid::new(20, 4)),
         view: "toy-phases",
     },
     Preset {
@@ -71,8 +66,7 @@ pub const PRESETS: &[Preset] = &[
         title: "Phase diagram, three features in two dimensions",
         source: "Toy Models of Superposition, “Superposition as a Phase Change”",
         explain: "As the diagram of two features, with a third beside two equally important ones in two dimensions.",
-        setup: |seed| Grid::new(20, 4).setup(3, 2, seed),
-        grid: Some(|| Grid::new(20, 4)),
+        recipe: || Recipe::phases(3, 2, Grid::new(20, 4)),
         view: "toy-phases",
     },
     Preset {
@@ -82,8 +76,7 @@ pub const PRESETS: &[Preset] = &[
         explain: "Equally important features at ever lower density. Dimensions per feature start at one, then hold at \
                   one half: the features pair up as antipodes. Further on they gather at other fractions, each the \
                   corners of a polytope: triangles, tetrahedra, pentagons, square antiprisms.",
-        setup: |seed| Setup::sweep(200, 20, &sparsities(16, 0.02), 1.0, seed),
-        grid: None,
+        recipe: || Recipe::falling(200, 20, 16, 0.02, 1.0),
         view: "toy-dimensionality",
     },
     Preset {
@@ -93,8 +86,7 @@ pub const PRESETS: &[Preset] = &[
         explain: "Four features in two dimensions, in two pairs that are always active together. Features of a pair \
                   would disturb each other most, so they end up orthogonal; each shares its line with a feature of the \
                   other pair.",
-        setup: |seed| repeated(Setup::sweep(4, 2, &[0.95], 1.0, seed).with_groups(Tie::Correlated, 2), 10, seed),
-        grid: None,
+        recipe: || Recipe { groups: Some((Tie::Correlated, 2)), ..Recipe::repeated(4, 2, 0.95, 1.0, 10) },
         view: "toy-features",
     },
     Preset {
@@ -103,8 +95,7 @@ pub const PRESETS: &[Preset] = &[
         source: "Toy Models of Superposition, “Correlated Features”",
         explain: "Four features in two dimensions, in two pairs of which at most one is active. Such a pair can share a \
                   line at no cost: its features end up antipodal.",
-        setup: |seed| repeated(Setup::sweep(4, 2, &[0.95], 1.0, seed).with_groups(Tie::Anticorrelated, 2), 10, seed),
-        grid: None,
+        recipe: || Recipe { groups: Some((Tie::Anticorrelated, 2)), ..Recipe::repeated(4, 2, 0.95, 1.0, 10) },
         view: "toy-features",
     },
     Preset {
@@ -114,12 +105,12 @@ pub const PRESETS: &[Preset] = &[
         explain: "Forty hidden neurons compute |x| of a hundred features. Dense: each of the twenty most important \
                   features uses two neurons, one for x and one for −x. The sparser the inputs, the more features share \
                   neurons: they become polysemantic, and more features are computed than would fit.",
-        setup: |seed| {
-            let mut s = Setup::sweep(100, 40, &[0.0, 0.5, 0.9, 0.97, 0.99, 0.997], 0.8, seed);
-            (s.tied, s.hidden_relu, s.task) = (false, true, Task::Absolute);
-            s
+        recipe: || Recipe {
+            tied: false,
+            hidden_relu: true,
+            task: Task::Absolute,
+            ..Recipe::sweep(100, 40, &[0.0, 0.5, 0.9, 0.97, 0.99, 0.997], 0.8)
         },
-        grid: None,
         view: "toy-weights",
     },
     Preset {
@@ -128,12 +119,7 @@ pub const PRESETS: &[Preset] = &[
         source: "Toy Models of Superposition, “Superposition in a Privileged Basis”",
         explain: "The hidden layer has a ReLU, so that its axes mean something. Dense: each neuron carries one feature. \
                   Sparser: some neurons carry several, and are polysemantic.",
-        setup: |seed| {
-            let mut s = Setup::sweep(10, 5, &[0.0, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99], 0.75, seed);
-            s.hidden_relu = true;
-            s
-        },
-        grid: None,
+        recipe: || Recipe { hidden_relu: true, ..Recipe::sweep(10, 5, &[0.0, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99], 0.75) },
         view: "toy-weights",
     },
     Preset {
@@ -143,36 +129,16 @@ pub const PRESETS: &[Preset] = &[
         explain: "The same model on data sets of growing size, in two hidden dimensions. Few samples: the model stores \
                   the samples themselves, which form a polygon. Many: it stores features. Between, it does neither \
                   well, and the loss on fresh inputs peaks.",
-        setup: |seed| {
-            let mut s = Setup::sweep(400, 2, &[], 1.0, seed);
-            s.unit_inputs = true;
-            s.optimiser.weight_decay = 0.01;
-            s.optimiser.rate = 3e-3;
-            s.optimiser.cosine = true;
-            s.instances = [3, 5, 8, 15, 30, 60, 100, 200, 500, 1500, 5000]
-                .iter()
-                .enumerate()
-                .map(|(k, samples)| Instance {
-                    sparsity: 0.99,
-                    importance: importance(400, 1.0),
-                    seed: child_seed(seed, k as u64),
-                    samples: Some(*samples),
-                })
-                .collect();
-            s
+        recipe: || {
+            let mut r = Recipe::sweep(400, 2, &[], 1.0);
+            let values = vec![3, 5, 8, 15, 30, 60, 100, 200, 500, 1000, 2000];
+            (r.sweep, r.unit_inputs, r.steps) = (Sweep::Samples { sparsity: 0.99, values }, true, 4000);
+            r.optimiser.weight_decay = 0.1;
+            r
         },
-        grid: None,
         view: "toy-samples",
     },
 ];
-
-/// The first instance with `count` seeds.
-pub fn repeated(mut setup: Setup, count: usize, seed: u64) -> Setup {
-    if let Some(first) = setup.instances.first().cloned() {
-        setup.instances = (0..count).map(|k| Instance { seed: child_seed(seed, k as u64), ..first.clone() }).collect();
-    }
-    setup
-}
 
 pub fn by_name(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|p| p.name == name)
@@ -185,9 +151,9 @@ mod tests {
     #[test]
     fn every_preset_can_be_trained() {
         for (i, p) in PRESETS.iter().enumerate() {
-            let setup = (p.setup)(1);
-            setup.check().unwrap_or_else(|e| panic!("{}: {e}", p.name));
-            assert_eq!(p.grid.map_or(setup.instances.len(), |g| g().cells() * g().tries), setup.instances.len());
+            let recipe = (p.recipe)();
+            let setup = recipe.setup().unwrap_or_else(|e| panic!("{}: {e}", p.name));
+            assert_eq!(setup.instances.len(), recipe.instances());
             assert!(PRESETS[..i].iter().all(|q| q.name != p.name));
             assert!(p.explain.len() > 80 && !p.source.is_empty());
         }

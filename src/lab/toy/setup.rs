@@ -123,35 +123,15 @@ pub fn sparsities(count: usize, least: f32) -> Vec<f32> {
 }
 
 impl Setup {
-    /// One instance for each sparsity, importance `decay`^i, everything else as in the paper.
+    /// For tests: one instance for each sparsity.
+    #[cfg(test)]
     pub fn sweep(features: usize, hidden: usize, sparsities: &[f32], decay: f32, seed: u64) -> Self {
-        let instances = sparsities
-            .iter()
-            .enumerate()
-            .map(|(k, &sparsity)| Instance {
-                sparsity,
-                importance: importance(features, decay),
-                seed: child_seed(seed, k as u64),
-                samples: None,
-            })
-            .collect();
-        Self {
-            features,
-            hidden,
-            tied: true,
-            hidden_relu: false,
-            output_relu: true,
-            task: Task::Reconstruct,
-            unit_inputs: false,
-            groups: Vec::new(),
-            instances,
-            batch: 1024,
-            steps: 10_000,
-            optimiser: Optimiser::default(),
-        }
+        let mut recipe = super::recipe::Recipe::sweep(features, hidden, sparsities, decay);
+        recipe.seed = seed;
+        recipe.setup().unwrap()
     }
 
-    /// Ties all features in groups of `len`.
+    #[cfg(test)]
     pub fn with_groups(mut self, tie: Tie, len: usize) -> Self {
         self.groups = (0..self.features / len.max(1)).map(|g| Group { tie, start: g * len, len }).collect();
         self
