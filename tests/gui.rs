@@ -12,12 +12,11 @@ use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
 use circuitscope::app::layout::Layout;
-use circuitscope::app::views::VIEWS;
+use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
-use circuitscope::gpu::heatmap::HeatmapPipeline;
 use circuitscope::model::builtin::BUILTINS;
 use circuitscope::session::Document;
 use common::fixture;
@@ -278,7 +277,7 @@ fn every_command_can_be_done_at_any_time() {
 fn tiny_and_long_prompts_are_drawn() {
     let mut h = window(document("a"));
     assert_eq!(h.state().state.run().unwrap().trace.len(), 1);
-    h.state_mut().layout = Layout::everything();
+    h.state_mut().layout = Layout::everything(Workspace::Model);
     h.run();
     let long: String = (0..480).map(|i| if i % 7 == 0 { " the" } else { " of" }).collect();
     h.state_mut().state.apply(Action::SetPrompt(long), 0.0);
@@ -289,7 +288,7 @@ fn tiny_and_long_prompts_are_drawn() {
 #[test]
 fn every_view_exports_its_numbers() {
     let mut h = window(document(PROMPT));
-    h.state_mut().layout = Layout::everything();
+    h.state_mut().layout = Layout::everything(Workspace::Model);
     causes(&mut h);
     for view in VIEWS {
         let app = h.state();
@@ -324,7 +323,7 @@ fn every_view_looks_as_it_did() {
             .wgpu()
             .build_eframe(|cc| {
                 if let Some(state) = &cc.wgpu_render_state {
-                    HeatmapPipeline::install(state);
+                    circuitscope::gpu::install(state);
                 }
                 App::new(&cc.egui_ctx, document(PROMPT), Vec::new())
             });

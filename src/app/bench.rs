@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::command::Action;
 use super::layout::Layout;
-use super::views::ViewKind;
+use super::views::{ViewKind, Workspace};
 use crate::error::Result;
 use crate::model::Model;
 use crate::session::Document;
@@ -36,7 +36,7 @@ pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let ctx = egui::Context::default();
     let document = Document { model: model.spec.clone(), prompt, ..Document::default() };
     let mut app = App::new(&ctx, document, Vec::new());
-    app.layout = Layout::everything();
+    app.layout = Layout::everything(Workspace::Model);
     app.settle(&ctx, Duration::from_secs(300))?;
     let tokens = app.state.run().map_or(0, |r| r.trace.len());
     let (ui, tessellate) = measure(&mut app, &ctx, 20 * repeat.max(1), |_| Vec::new());

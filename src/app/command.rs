@@ -5,8 +5,9 @@ use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::causal::{PatchSettings, Show};
 use super::circuits::{CircuitSettings, GraphTarget};
+use super::lab::LabAction;
 use super::selection::{Hovered, Pinned};
-use super::views::ViewKind;
+use super::views::{ViewKind, Workspace};
 use crate::analysis::neurons::Statistic;
 use crate::analysis::projection::Settings;
 use crate::circuit::cart::Cart;
@@ -45,13 +46,16 @@ pub enum Command {
     Collect,
     UndoCart,
     ClearCart,
+    ModelWorkspace,
+    LabWorkspace,
+    LabPlay,
     ResetLayout,
     Shortcuts,
     Quit,
 }
 
 impl Command {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -76,6 +80,9 @@ impl Command {
         Self::Collect,
         Self::UndoCart,
         Self::ClearCart,
+        Self::ModelWorkspace,
+        Self::LabWorkspace,
+        Self::LabPlay,
         Self::ResetLayout,
         Self::Shortcuts,
         Self::Quit,
@@ -107,6 +114,9 @@ impl Command {
             Self::Collect => "Put the pinned head or neuron into the circuit, or take it out",
             Self::UndoCart => "Undo the last change of the circuit",
             Self::ClearCart => "Empty the circuit",
+            Self::ModelWorkspace => "Look into a model",
+            Self::LabWorkspace => "Open the superposition lab",
+            Self::LabPlay => "Lab: train, pause, go on",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
             Self::Quit => "Quit",
@@ -140,6 +150,9 @@ impl Command {
             Self::Trace => plain(Key::G),
             Self::Collect => plain(Key::C),
             Self::UndoCart => command(Key::Z),
+            Self::ModelWorkspace => command(Key::Num1),
+            Self::LabWorkspace => command(Key::Num2),
+            Self::LabPlay => plain(Key::Space),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
         })
     }
@@ -228,6 +241,10 @@ pub enum Action {
     NeuronStatistic(Statistic),
     Project(Settings),
     Show(ViewKind),
+    /// Changes to a workspace.
+    Enter(Workspace),
+    /// What the superposition lab is asked for.
+    Lab(LabAction),
     Save {
         name: String,
         extension: &'static str,

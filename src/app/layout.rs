@@ -5,7 +5,7 @@ use egui_tiles::{Behavior, Linear, LinearDir, SimplificationOptions, TabState, T
 
 use super::command::Action;
 use super::theme;
-use super::views::{Context, Table, VIEWS, View, ViewKind};
+use super::views::{Context, Table, VIEWS, View, ViewKind, Workspace};
 
 /// A view with its transient state.
 pub struct Pane {
@@ -14,37 +14,50 @@ pub struct Pane {
 }
 
 pub struct Layout {
+    pub workspace: Workspace,
     tree: Tree<Pane>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
+        Self::of(Workspace::Model)
+    }
+}
+
+/// Tabs of a group of views.
+fn tabs(tiles: &mut Tiles<Pane>, kinds: &[ViewKind]) -> TileId {
+    let panes = kinds.iter().map(|k| tiles.insert_pane(Pane { kind: *k, view: (k.def().make)() })).collect();
+    tiles.insert_tab_tile(panes)
+}
+
+impl Layout {
+    /// Where the views of a workspace stand at first.
+    pub fn of(workspace: Workspace) -> Self {
+        use ViewKind::*;
         let mut tiles = Tiles::default();
-        let mut pane = |kind: ViewKind| tiles.insert_pane(Pane { kind, view: (kind.def().make)() });
-        let [attention, lens, norms, projection, activations, attribution, patching, edits, generation, graph, circuit] =
-            [
-                ViewKind::Attention,
-                ViewKind::Lens,
-                ViewKind::Norms,
-                ViewKind::Projection,
-                ViewKind::Activations,
-                ViewKind::Attribution,
-                ViewKind::Patching,
-                ViewKind::Edits,
-                ViewKind::Generation,
-                ViewKind::Graph,
-                ViewKind::Circuit,
-            ]
-            .map(&mut pane);
-        let tab = |tiles: &mut Tiles<Pane>, list: Vec<TileId>| tiles.insert_tab_tile(list);
-        let left = tab(&mut tiles, vec![attention]);
-        let top = tab(&mut tiles, vec![lens, graph, patching, norms]);
-        let low_left = tab(&mut tiles, vec![attribution, circuit, edits]);
-        let low_right = tab(&mut tiles, vec![activations, projection, generation]);
-        let low = tiles.insert_container(Linear::new_binary(LinearDir::Horizontal, [low_left, low_right], 0.5));
-        let right = tiles.insert_container(Linear::new_binary(LinearDir::Vertical, [top, low], 0.56));
-        let root = tiles.insert_container(Linear::new_binary(LinearDir::Horizontal, [left, right], 0.38));
-        Self { tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+        let t = &mut tiles;
+        let split = |t: &mut Tiles<Pane>, dir, parts, share| t.insert_container(Linear::new_binary(dir, parts, share));
+        let root = match workspace {
+            Workspace::Model => {
+                let left = tabs(t, &[Attention]);
+                let top = tabs(t, &[Lens, Graph, Patching, Norms]);
+                let low_left = tabs(t, &[Attribution, Circuit, Edits]);
+                let low_right = tabs(t, &[Activations, Projection, Generation]);
+                let low = split(t, LinearDir::Horizontal, [low_left, low_right], 0.5);
+                let right = split(t, LinearDir::Vertical, [top, low], 0.56);
+                split(t, LinearDir::Horizontal, [left, right], 0.38)
+            }
+            Workspace::Superposition => {
+                let main = tabs(t, &[ToyFeatures, ToyScene, ToyPhases, ToySamples]);
+                let below = tabs(t, &[ToyLoss, ToyEnergy, ToyDimensionality]);
+                let matrix = tabs(t, &[ToyGram, ToyWeights, ToyExample]);
+                let norms = tabs(t, &[ToyNorms]);
+                let left = split(t, LinearDir::Vertical, [main, below], 0.6);
+                let right = split(t, LinearDir::Vertical, [matrix, norms], 0.6);
+                split(t, LinearDir::Horizontal, [left, right], 0.58)
+            }
+        };
+        Self { workspace, tree: Tree::new(egui::Id::unique(("layout", workspace.title())), root, tiles) }
     }
 }
 
@@ -54,21 +67,22 @@ impl Layout {
         let mut tiles = Tiles::default();
         let pane = tiles.insert_pane(Pane { kind, view: (kind.def().make)() });
         let root = tiles.insert_tab_tile(vec![pane]);
-        Self { tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+        Self { workspace: kind.def().workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
     }
 
-    /// Every view visible at once, for timings.
-    pub fn everything() -> Self {
+    /// Every view of a workspace visible at once, for timings.
+    pub fn everything(workspace: Workspace) -> Self {
         let mut tiles = Tiles::default();
         let panes: Vec<TileId> = VIEWS
             .iter()
+            .filter(|v| v.workspace == workspace)
             .map(|v| {
                 let pane = tiles.insert_pane(Pane { kind: v.kind, view: (v.make)() });
                 tiles.insert_tab_tile(vec![pane])
             })
             .collect();
         let root = tiles.insert_grid_tile(panes);
-        Self { tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+        Self { workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
     }
 
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {

@@ -6,6 +6,8 @@ pub mod circuits;
 pub mod command;
 pub mod fonts;
 pub mod inspector;
+pub mod lab;
+pub mod lab_panel;
 pub mod layout;
 pub mod notify;
 pub mod palette;
@@ -29,6 +31,7 @@ use std::time::Instant;
 use eframe::egui;
 
 use self::command::{Action, Command};
+use self::lab::LabAction;
 use self::layout::Layout;
 use self::notify::Level;
 use self::palette::CommandPalette;
@@ -38,13 +41,12 @@ use self::state::State;
 use self::strip::Strip;
 use self::theme::Palette;
 use self::topbar::TopBar;
-use self::views::{Context, ViewKind};
+use self::views::{Context, ViewKind, Workspace};
 use crate::circuit::{Component, Member};
 use crate::cli::WindowArgs;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::gpu::adapter;
-use crate::gpu::heatmap::HeatmapPipeline;
 use crate::graph::layout::{Cut, Shown};
 use crate::graph::marks::Marks;
 use crate::jobs::Worker;
@@ -95,12 +97,13 @@ pub fn run(args: WindowArgs) -> Result<()> {
         options,
         Box::new(move |cc| {
             let adapter = cc.wgpu_render_state.as_ref().map_or_else(String::new, |state| {
-                HeatmapPipeline::install(state);
+                crate::gpu::install(state);
                 state.adapter.get_info().name
             });
             let mut app = App::new(&cc.egui_ctx, document, recent::load());
             app.adapter = adapter;
             app.remembers = true;
+            app.state.lab.turns = true;
             app.started = args.time.then_some(started);
             Ok(Box::new(app))
         }),
@@ -132,6 +135,8 @@ enum Message {
 pub struct App {
     pub state: State,
     pub layout: Layout,
+    /// Layouts of the workspaces that are not shown.
+    parked: Vec<Layout>,
     top: TopBar,
     strip: Strip,
     palette: CommandPalette,
@@ -156,11 +161,12 @@ impl App {
         theme::install(ctx);
         let wake = ctx.clone();
         let worker = Worker::spawn(move || wake.request_repaint());
-        let mut state = State::new(document, recent.clone(), worker);
+        let mut state = State::new(document, recent.clone(), worker, lab::LabState::new(ctx));
         state.selection.pinned.head = Some(0);
         Self {
             state,
             layout: Layout::default(),
+            parked: Vec::new(),
             top: TopBar::default(),
             strip: Strip::default(),
             palette: CommandPalette::default(),
@@ -195,16 +201,16 @@ impl App {
                     self.state.apply(Action::SetStack(stack), self.now);
                 }
                 Message::Graph(path) => {
-                    self.layout.show(ViewKind::Graph);
+                    self.show(ViewKind::Graph);
                     self.state.apply(Action::OpenGraph(path.display().to_string()), self.now);
                 }
                 Message::Cart(path, cart) => {
-                    self.layout.show(ViewKind::Circuit);
+                    self.show(ViewKind::Circuit);
                     self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
                     self.state.apply(Action::SetCart(cart), self.now);
                 }
                 Message::Compared(name, cart) => {
-                    self.layout.show(ViewKind::Circuit);
+                    self.show(ViewKind::Circuit);
                     self.state.apply(Action::CompareCart(Some((name, cart))), self.now);
                 }
                 Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
@@ -268,29 +274,19 @@ impl App {
         let mut hovered = Hovered::default();
         {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
-            let bar = |fill: egui::Color32| egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6));
-            egui::Panel::top("top").frame(bar(palette.header)).exact_size(44.0).show(ui, |ui| self.top.ui(ui, &mut cx));
-            if self.top.is_comparing(&cx) {
-                let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
-                egui::Panel::top("compare").frame(slim).exact_size(34.0).show(ui, |ui| self.top.compare(ui, &mut cx));
-            }
-            let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
-            egui::Panel::top("strip")
-                .frame(bar(palette.base))
-                .exact_size(56.0 + second)
-                .show_separator_line(false)
-                .show(ui, |ui| {
-                    self.strip.ui(ui, &mut cx);
-                });
+            egui::Panel::top("top")
+                .frame(bar(palette.header))
+                .exact_size(44.0)
+                .show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace));
+            let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
             egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
                 statusbar::ui(ui, &mut cx, &self.adapter);
             });
-            let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
-            let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
-            egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0).show(ui, |ui| {
-                inspector::ui(ui, &mut cx);
-            });
+            match self.layout.workspace {
+                Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side),
+                Workspace::Superposition => lab_bars(ui, &mut cx, side),
+            }
             let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
             egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
         }
@@ -331,7 +327,8 @@ impl App {
     fn act(&mut self, ctx: &egui::Context, action: Action) {
         match action {
             Action::Do(command) => self.command(ctx, command),
-            Action::Show(kind) => self.layout.show(kind),
+            Action::Show(kind) => self.show(kind),
+            Action::Enter(workspace) => self.enter(workspace),
             Action::Copy(text) => {
                 ctx.copy_text(text);
                 self.state.notices.push(Level::Info, "Copied.");
@@ -398,6 +395,9 @@ impl App {
                 let next = if ctx.theme() == egui::Theme::Dark { egui::Theme::Light } else { egui::Theme::Dark };
                 ctx.set_theme(next);
             }
+            Command::PreviousToken | Command::NextToken if self.layout.workspace == Workspace::Superposition => {
+                self.scrub(command == Command::NextToken);
+            }
             Command::PreviousToken => (pinned.pos, pinned.focus) = (pinned.pos.saturating_sub(1), Focus::Token),
             Command::NextToken => (pinned.pos, pinned.focus) = ((pinned.pos + 1).min(len - 1), Focus::Token),
             Command::LastToken => (pinned.pos, pinned.focus) = (len - 1, Focus::Token),
@@ -432,11 +432,11 @@ impl App {
                 self.state.apply(Action::SetStack(stack), self.now);
             }
             Command::Generate => {
-                self.layout.show(ViewKind::Generation);
+                self.show(ViewKind::Generation);
                 self.state.apply(Action::Generate, self.now);
             }
             Command::Trace => {
-                self.layout.show(ViewKind::Graph);
+                self.show(ViewKind::Graph);
                 if !self.state.circuits.wants_graph {
                     self.state.apply(Action::TraceGraph, self.now);
                 }
@@ -454,7 +454,10 @@ impl App {
             }
             Command::UndoCart => self.state.apply(Action::UndoCart, self.now),
             Command::ClearCart => self.state.apply(Action::SetCart(Default::default()), self.now),
-            Command::ResetLayout => self.layout = Layout::default(),
+            Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),
+            Command::ModelWorkspace => self.enter(Workspace::Model),
+            Command::LabWorkspace => self.enter(Workspace::Superposition),
+            Command::LabPlay => self.play(),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
         }
@@ -462,6 +465,48 @@ impl App {
             self.state.apply(Action::Pin(pinned), self.now);
         }
         ctx.request_repaint();
+    }
+
+    /// Brings a view to the front, and its workspace with it.
+    pub fn show(&mut self, kind: ViewKind) {
+        self.enter(kind.def().workspace);
+        self.layout.show(kind);
+    }
+
+    /// Changes to a workspace; the layout of the one that is left is kept.
+    pub fn enter(&mut self, workspace: Workspace) {
+        if self.layout.workspace == workspace {
+            return;
+        }
+        let parked = self.parked.iter().position(|l| l.workspace == workspace);
+        let next = parked.map_or_else(|| Layout::of(workspace), |k| self.parked.swap_remove(k));
+        self.parked.push(std::mem::replace(&mut self.layout, next));
+    }
+
+    /// Starts, pauses or goes on with the lab's training.
+    fn play(&mut self) {
+        if self.layout.workspace != Workspace::Superposition {
+            return;
+        }
+        let lab = &self.state.lab;
+        let action = if lab.is_running() {
+            LabAction::Pause(true)
+        } else if lab.is_paused() {
+            LabAction::Pause(false)
+        } else {
+            LabAction::Start
+        };
+        self.state.apply(Action::Lab(action), self.now);
+    }
+
+    /// One kept moment of the lab's training on or back.
+    fn scrub(&mut self, on: bool) {
+        let lab = &self.state.lab;
+        let last = lab.moments.len().saturating_sub(1);
+        let at = lab.shown.unwrap_or(last);
+        let next = if on { at + 1 } else { at.saturating_sub(1) };
+        let next = (next < last).then_some(next);
+        self.state.apply(Action::Lab(LabAction::Scrub(next)), self.now);
     }
 
     /// Runs something slow on a thread of its own; what it says comes back as a message.
@@ -621,6 +666,40 @@ fn written(path: &std::path::Path, bytes: &[u8]) -> Message {
         Ok(()) => Message::Say(Level::Info, format!("Saved {}.", path.display())),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
+}
+
+/// A bar across the window.
+fn bar(fill: egui::Color32) -> egui::Frame {
+    egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6))
+}
+
+/// What surrounds the views of a model.
+fn model_bars(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, side: egui::Frame) {
+    let palette = cx.palette;
+    if top.is_comparing(cx) {
+        let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
+        egui::Panel::top("compare").frame(slim).exact_size(34.0).show(ui, |ui| top.compare(ui, cx));
+    }
+    let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
+    let tokens = egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0 + second);
+    tokens.show_separator_line(false).show(ui, |ui| {
+        strip.ui(ui, cx);
+    });
+    let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
+    egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0).show(ui, |ui| {
+        inspector::ui(ui, cx);
+    });
+}
+
+/// What surrounds the views of the superposition lab.
+fn lab_bars(ui: &mut egui::Ui, cx: &mut Context<'_>, side: egui::Frame) {
+    egui::Panel::left("lab settings").frame(side).default_size(300.0).size_range(240.0..=460.0).show(ui, |ui| {
+        lab_panel::settings(ui, cx);
+    });
+    let frame = bar(cx.palette.header);
+    egui::Panel::top("transport").frame(frame).exact_size(40.0).show_separator_line(false).show(ui, |ui| {
+        lab_panel::transport(ui, cx);
+    });
 }
 
 fn drop_hint(ctx: &egui::Context, palette: Palette) {

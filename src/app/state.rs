@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::causal::{PatchSettings, Show};
 use super::circuits::CircuitState;
 use super::command::Action;
+use super::lab::LabState;
 use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
 use super::selection::{Focus, Selection};
@@ -56,6 +57,7 @@ pub struct State {
     /// The end of the shown run is pinned, and stays so while it grows.
     follows_end: bool,
     pub circuits: CircuitState,
+    pub lab: LabState,
     /// How text is generated, and how much.
     pub sampling: (Sampling, usize),
     /// Nothing is on its way because the user stopped it.
@@ -69,7 +71,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(document: Document, recent: Vec<String>, worker: Worker) -> Self {
+    pub fn new(document: Document, recent: Vec<String>, worker: Worker, lab: LabState) -> Self {
         let mut state = Self {
             model: None,
             results: Results::default(),
@@ -91,6 +93,7 @@ impl State {
             pending_generation: false,
             follows_end: true,
             circuits: CircuitState::default(),
+            lab,
             sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
@@ -233,6 +236,7 @@ impl State {
             changed = true;
             self.receive(answer);
         }
+        changed |= self.lab.update(&mut self.notices);
         if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
             self.request_run();
         }
@@ -539,6 +543,7 @@ impl State {
                     self.results.projection.outdate();
                 }
             }
+            Action::Lab(action) => self.lab.apply(action, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
             other => self.apply_circuit(other),
         }
@@ -590,6 +595,6 @@ impl State {
 
     /// True while nothing is asked for, waits or is on its way.
     pub fn is_settled(&self) -> bool {
-        self.edited_at.is_none() && !self.worker.is_busy()
+        self.edited_at.is_none() && !self.worker.is_busy() && self.lab.is_settled()
     }
 }

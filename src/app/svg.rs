@@ -46,6 +46,11 @@ impl Recorder {
     }
 }
 
+/// Whether the frame is being drawn as SVG, for which nothing that only a graphics device can draw exists.
+pub fn is_recording(ui: &egui::Ui) -> bool {
+    ui.data(|d| d.get_temp::<Recorder>(recorder_id())).is_some()
+}
+
 /// Draws a heatmap's cells, and tells a recorder if there is one.
 pub fn paint_cells(ui: &egui::Ui, painter: &egui::Painter, callback: HeatmapCallback) {
     if let Some(recorder) = ui.data(|d| d.get_temp::<Recorder>(recorder_id())) {

@@ -5,7 +5,7 @@ use eframe::egui::{self, RichText};
 use super::causal::Show;
 use super::command::{Action, Command};
 use super::theme;
-use super::views::Context;
+use super::views::{Context, Workspace};
 use super::widgets::token_text;
 use crate::model::builtin::BUILTINS;
 
@@ -28,7 +28,7 @@ pub struct TopBar {
 pub const PROMPT_ID: &str = "prompt";
 
 impl TopBar {
-    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace) {
         let d = &cx.state.document;
         let current = [&d.prompt, &d.answer, &d.wrong, &d.corrupted].map(Clone::clone);
         if self.seen.as_ref() != Some(&current) {
@@ -38,6 +38,11 @@ impl TopBar {
         ui.horizontal_centered(|ui| {
             ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
             ui.add_space(theme::GRID);
+            workspaces(ui, cx, workspace);
+            if workspace != Workspace::Model {
+                ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
+                return;
+            }
             self.model_menu(ui, cx);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 self.right(ui, cx);
@@ -207,14 +212,7 @@ impl TopBar {
 
     /// Right to left.
     fn right(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let dark = cx.palette.dark;
-        if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui, Command::ToggleTheme)).clicked() {
-            cx.actions.push(Action::Do(Command::ToggleTheme));
-        }
-        let shortcut = Command::Palette.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
-        if ui.button(RichText::new(shortcut).font(theme::small())).on_hover_text(Command::Palette.title()).clicked() {
-            cx.actions.push(Action::Do(Command::Palette));
-        }
+        appearance(ui, cx);
         let time = cx.state.run().map_or_else(|| "– s".to_owned(), |r| format!("{:.3} s", r.trace.seconds));
         ui.label(RichText::new(time).font(theme::mono()).color(cx.palette.weak))
             .on_hover_text("time of the last run: forward pass, loss and next tokens");
@@ -248,6 +246,30 @@ impl TopBar {
             cx.actions.push(Action::SetWrong(self.wrong.clone()));
             self.remember();
         }
+    }
+}
+
+/// Which workspace is shown.
+fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace) {
+    for w in Workspace::ALL {
+        let text = RichText::new(w.title()).font(theme::body());
+        let response = ui.add(egui::Button::selectable(current == w, text)).on_hover_text(w.help());
+        if response.clicked() {
+            cx.actions.push(Action::Enter(w));
+        }
+    }
+    ui.separator();
+}
+
+/// Theme and command palette; right to left.
+fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let dark = cx.palette.dark;
+    if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui, Command::ToggleTheme)).clicked() {
+        cx.actions.push(Action::Do(Command::ToggleTheme));
+    }
+    let shortcut = Command::Palette.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
+    if ui.button(RichText::new(shortcut).font(theme::small())).on_hover_text(Command::Palette.title()).clicked() {
+        cx.actions.push(Action::Do(Command::Palette));
     }
 }
 

@@ -6,7 +6,6 @@ use eframe::egui_wgpu::{RenderState, RendererOptions, ScreenDescriptor, WgpuConf
 use eframe::{egui, wgpu};
 
 use super::adapter;
-use super::heatmap::HeatmapPipeline;
 use crate::error::{Error, Result};
 
 /// A graphics device without a surface.
@@ -26,7 +25,7 @@ impl Offscreen {
         let state = create(adapter::setup_without_gl().into())
             .or_else(|_| create(adapter::setup().into()))
             .map_err(|e| adapter::missing(&e.to_string()))?;
-        HeatmapPipeline::install(&state);
+        super::install(&state);
         Ok(Self { state })
     }
 
