@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use circuitscope::analysis::audit::audit;
@@ -11,12 +12,18 @@ use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
+use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
 use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
+use circuitscope::jobs::Progress;
+use circuitscope::lab::toy::phases::Grid;
+use circuitscope::lab::toy::presets::by_name;
+use circuitscope::lab::toy::recipe::Sweep;
+use circuitscope::lab::toy::{Moment, Recipe, Toy};
 use circuitscope::model::builtin::BUILTINS;
 use circuitscope::session::Document;
 use common::fixture;
@@ -68,6 +75,103 @@ fn causes(h: &mut Harness<'static, App>) {
     settle(h);
 }
 
+/// A small training of the lab, the same on every machine, that gives the named view something to show.
+fn lab(h: &mut Harness<'static, App>, view: &str) {
+    let mut recipe = match view {
+        "toy-scene" => Recipe::repeated(6, 3, 0.9, 1.0, 2),
+        "toy-phases" => Recipe::phases(2, 1, Grid::new(5, 2)),
+        "toy-samples" => (by_name("memorisation").unwrap().recipe)(),
+        "toy-weights" => (by_name("privileged-basis").unwrap().recipe)(),
+        v if v.starts_with("toy-") => (by_name("pentagon").unwrap().recipe)(),
+        _ => return,
+    };
+    if let Sweep::Samples { values, .. } = &mut recipe.sweep {
+        *values = vec![5, 20, 80];
+        recipe.set_features(60);
+    }
+    recipe.steps = 600;
+    recipe.optimiser.rate = 0.005;
+    let setup = Arc::new(recipe.setup().unwrap());
+    let mut toy = Toy::new(setup.clone()).unwrap();
+    let mut moments = vec![Arc::new(Moment::of(&toy))];
+    for _ in 0..6 {
+        toy.run(100, &Progress::new()).unwrap();
+        moments.push(Arc::new(Moment::of(&toy)));
+    }
+    h.state_mut().state.lab.present(recipe, setup, moments);
+}
+
+#[test]
+fn the_lab_trains_at_the_press_of_a_button_and_goes_back_in_time() {
+    let mut h = window(document(PROMPT));
+    h.get_by_label("Superposition lab").click();
+    h.run();
+    assert_eq!(h.state().layout.workspace, Workspace::Superposition);
+    // A short training, so that the test is.
+    let recipe = Recipe { steps: 400, ..h.state().state.lab.recipe.clone() };
+    h.state_mut().state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
+    h.run();
+    h.key_press(egui::Key::Space);
+    h.run();
+    settle(&mut h);
+    let lab = &h.state().state.lab;
+    assert_eq!(lab.moment().unwrap().step(), 400);
+    assert_eq!(lab.moments[0].step(), 0);
+    assert!(!lab.is_edited() && lab.moments.len() >= 2);
+    // Back in time by the arrow keys, and to the newest again.
+    h.key_press(egui::Key::ArrowLeft);
+    h.run();
+    let lab = &h.state().state.lab;
+    assert!(lab.shown.is_some() && lab.moment().unwrap().step() < 400);
+    h.get_by_label("now").click();
+    h.run();
+    assert_eq!(h.state().state.lab.moment().unwrap().step(), 400);
+    // A model is selected by a click, and the window goes back to the transformer as it was left.
+    h.get_all_by_label("instance density 0.51").next().unwrap().click();
+    h.run();
+    assert_eq!(h.state().state.lab.instance, 2);
+    h.get_by_label("Model").click();
+    h.run();
+    assert_eq!(h.state().layout.workspace, Workspace::Model);
+    assert!(h.query_by_label_contains("logit lens: 2").is_some());
+}
+
+#[test]
+fn the_lab_pauses_steps_and_says_what_cannot_be_trained() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Superposition);
+    let recipe = Recipe { steps: 1_000_000, ..h.state().state.lab.recipe.clone() };
+    let state = &mut h.state_mut().state;
+    state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
+    state.apply(Action::Lab(LabAction::Start), 0.0);
+    state.apply(Action::Lab(LabAction::Pause(true)), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.lab.is_paused());
+    let wait = |h: &mut Harness<'static, App>, until: usize| {
+        for _ in 0..400 {
+            h.state_mut().state.update(0.0);
+            if h.state().state.lab.moment().is_some_and(|m| m.step() >= until) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("step {until} never came");
+    };
+    wait(&mut h, 0);
+    h.run_steps(2);
+    let before = h.state().state.lab.moment().unwrap().step();
+    h.get_by_label("+1").click();
+    h.run_steps(2);
+    wait(&mut h, before + 1);
+    let mut bad = h.state().state.lab.recipe.clone();
+    bad.groups = Some((circuitscope::lab::toy::setup::Tie::Anticorrelated, 5));
+    let state = &mut h.state_mut().state;
+    state.apply(Action::Lab(LabAction::Edit(Box::new(bad))), 0.0);
+    state.apply(Action::Lab(LabAction::Start), 0.0);
+    let notice = h.state().state.notices.latest().unwrap();
+    assert!(notice.text.contains("raise the sparsity"), "{}", notice.text);
+}
+
 #[test]
 fn first_launch_shows_a_finished_analysis() {
     let h = window(document(BUILTINS[0].prompt));
@@ -106,7 +210,7 @@ fn a_bad_file_leaves_the_old_model_open() {
     let state = &h.state().state;
     let notice = state.notices.latest().unwrap();
     assert!(notice.text.contains("no/such/file.gguf") && notice.text.contains("still open"), "{}", notice.text);
-    assert!(std::sync::Arc::ptr_eq(state.model.as_ref().unwrap(), &before));
+    assert!(Arc::ptr_eq(state.model.as_ref().unwrap(), &before));
     assert!(state.results.lens.get().is_some());
     assert!(h.query_by_label_contains("logit lens: 2").is_some());
 }
@@ -161,7 +265,7 @@ fn dropping_a_folder_opens_it() {
         }
     }
     let mut h = window(document(PROMPT));
-    h.input_mut().dropped_files.push(std::sync::Arc::new(Dropped(fixture("families/llama"))));
+    h.input_mut().dropped_files.push(Arc::new(Dropped(fixture("families/llama"))));
     h.step();
     settle(&mut h);
     assert_eq!(h.state().state.model.as_ref().unwrap().config.family, "llama");
@@ -180,7 +284,7 @@ fn cancelling_stops_the_jobs_and_keeps_the_window() {
     }
     assert!(started.elapsed() < Duration::from_millis(500));
     settle(&mut h);
-    assert!(std::sync::Arc::ptr_eq(h.state().state.model.as_ref().unwrap(), &model));
+    assert!(Arc::ptr_eq(h.state().state.model.as_ref().unwrap(), &model));
     // And it goes on working.
     h.state_mut().state.apply(Action::SetPrompt("The United".to_owned()), 0.0);
     settle(&mut h);
@@ -288,9 +392,11 @@ fn tiny_and_long_prompts_are_drawn() {
 #[test]
 fn every_view_exports_its_numbers() {
     let mut h = window(document(PROMPT));
-    h.state_mut().layout = Layout::everything(Workspace::Model);
     causes(&mut h);
     for view in VIEWS {
+        lab(&mut h, view.name);
+        h.state_mut().layout = Layout::single(view.kind);
+        h.run();
         let app = h.state();
         let palette = circuitscope::app::theme::Palette::of(&h.ctx);
         let (mut actions, mut hovered) = (Vec::new(), Default::default());
@@ -332,6 +438,7 @@ fn every_view_looks_as_it_did() {
         causes(&mut h);
         let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
         for view in VIEWS {
+            lab(&mut h, view.name);
             h.state_mut().layout = Layout::single(view.kind);
             h.state_mut().bare = true;
             h.run();

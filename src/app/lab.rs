@@ -204,6 +204,18 @@ impl LabState {
         self.training = Some(Training::spawn(setup, false, self.speed, move || wake()));
     }
 
+    /// Shows a training that was made elsewhere, without one that runs.
+    pub fn present(&mut self, recipe: Recipe, setup: Arc<Setup>, moments: Vec<Arc<Moment>>) {
+        self.training = None;
+        self.newest = moments.last().cloned();
+        (self.moments, self.shown) = (moments, None);
+        self.instance = setup.instances.len().saturating_sub(1);
+        self.example = vec![0.0; setup.features];
+        self.example.iter_mut().take(2).for_each(|v| *v = 1.0);
+        self.recipe = recipe.clone();
+        self.trained = Some((recipe, setup));
+    }
+
     pub fn apply(&mut self, action: LabAction, notices: &mut Notices) {
         match action {
             LabAction::Preset(name) => {

@@ -21,8 +21,9 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         heading(ui, cx, "Figures");
         for p in PRESETS {
             let selected = p.name == lab.preset;
-            let text = egui::WidgetText::from(RichText::new(p.title).font(theme::body()));
-            let button = egui::Button::selectable(selected && started, text).truncate();
+            let text = RichText::new(p.title).font(theme::body());
+            // Something at the right pushes the title to the left.
+            let button = egui::Button::selectable(selected && started, text).truncate().right_text("");
             let response = ui.add_sized([ui.available_width(), 22.0], button);
             if response.on_hover_text(p.source).clicked() {
                 cx.actions.push(Action::Lab(LabAction::Preset(p.name)));
@@ -80,16 +81,26 @@ fn line<R>(ui: &mut egui::Ui, label: &str, help: &str, add: impl FnOnce(&mut egu
     .inner
 }
 
+/// A slider with its number beside it.
+fn slide(ui: &mut egui::Ui, name: &str, value: &mut f32, range: std::ops::RangeInclusive<f32>, log: bool) {
+    let slider = egui::Slider::new(value, range.clone()).logarithmic(log).show_value(false);
+    ui.add(slider).accessible_name(name);
+    // A hundredth of itself for each point dragged.
+    let speed = (value.abs() * 0.01).max(1e-5);
+    let number = egui::DragValue::new(value).range(range).speed(speed).max_decimals(5);
+    ui.add(number).accessible_name(format!("{name}, as a number"));
+}
+
 fn shapes(ui: &mut egui::Ui, cx: &Context<'_>, r: &mut Recipe) {
     let mut n = r.features;
     line(ui, "features n", "how many features there are", |ui| {
-        ui.add(egui::DragValue::new(&mut n).range(1..=2000).speed(0.2));
+        ui.add(egui::DragValue::new(&mut n).range(1..=2000).speed(0.2)).accessible_name("number of features");
     });
     if n != r.features {
         r.set_features(n);
     }
     line(ui, "hidden m", "dimensions that they share", |ui| {
-        ui.add(egui::DragValue::new(&mut r.hidden).range(1..=400).speed(0.1));
+        ui.add(egui::DragValue::new(&mut r.hidden).range(1..=400).speed(0.1)).accessible_name("hidden dimensions");
     });
     if r.features < r.hidden {
         ui.label(RichText::new("as many dimensions as features").font(theme::small()).color(cx.palette.weak));
@@ -103,13 +114,14 @@ fn sweep(ui: &mut egui::Ui, r: &mut Recipe) {
             let mut least = values.last().map_or(0.05, |s| 1.0 - s);
             let before = (count, least);
             line(ui, "models", "one model, or a sweep from dense (density 1) to the density below", |ui| {
-                ui.add(egui::DragValue::new(&mut count).range(1..=60).speed(0.1));
+                ui.add(egui::DragValue::new(&mut count).range(1..=60).speed(0.1)).accessible_name("number of models");
                 ui.label("×");
                 ui.add(egui::DragValue::new(repeat).range(1..=100).speed(0.1))
+                    .accessible_name("times each")
                     .on_hover_text("times that each is trained, from other first weights");
             });
             line(ui, "least density", "probability that a feature is active, 1 − S, in the sparsest model", |ui| {
-                ui.add(egui::Slider::new(&mut least, 0.001..=1.0).logarithmic(true).max_decimals(4));
+                slide(ui, "least density", &mut least, 0.001..=1.0, true);
             });
             if before != (count, least) {
                 let least = least.clamp(1e-4, 1.0);
@@ -118,7 +130,7 @@ fn sweep(ui: &mut egui::Ui, r: &mut Recipe) {
         }
         Sweep::Samples { sparsity, values } => {
             line(ui, "sparsity", "probability that a feature is zero", |ui| {
-                ui.add(egui::Slider::new(sparsity, 0.5..=0.999).max_decimals(4));
+                slide(ui, "sparsity", sparsity, 0.5..=0.999, false);
             });
             line(ui, "data sets", "sizes of the fixed data sets", |ui| {
                 ui.label(format!("{} sizes, {} to {}", values.len(), values[0], values[values.len() - 1]));
@@ -127,11 +139,11 @@ fn sweep(ui: &mut egui::Ui, r: &mut Recipe) {
         Sweep::Grid(grid) => {
             let mut side = grid.densities.len();
             line(ui, "grid", "cells a side: density across, importance upwards", |ui| {
-                ui.add(egui::DragValue::new(&mut side).range(3..=40).speed(0.1));
+                ui.add(egui::DragValue::new(&mut side).range(3..=40).speed(0.1)).accessible_name("cells a side");
                 ui.label("cells a side");
             });
             line(ui, "models a cell", "the one with the smallest loss counts", |ui| {
-                ui.add(egui::DragValue::new(&mut grid.tries).range(1..=10).speed(0.1));
+                ui.add(egui::DragValue::new(&mut grid.tries).range(1..=10).speed(0.1)).accessible_name("models a cell");
             });
             if side != grid.densities.len() {
                 *grid = crate::lab::toy::phases::Grid::new(side, grid.tries);
@@ -151,7 +163,7 @@ fn importances(ui: &mut egui::Ui, cx: &Context<'_>, r: &mut Recipe) {
     };
     let before = decay;
     line(ui, "importance", "I_i = F^i: the weight of each feature's error", |ui| {
-        ui.add(egui::Slider::new(&mut decay, 0.3..=1.0).max_decimals(2).suffix("ⁱ"));
+        slide(ui, "importance decay", &mut decay, 0.3..=1.0, false);
     });
     if decay != before {
         r.importance = importance(r.features, decay);
@@ -221,7 +233,7 @@ fn network(ui: &mut egui::Ui, r: &mut Recipe) {
     if let Some((_, len)) = &mut r.groups {
         let n = r.features;
         line(ui, "group size", "features in each group", |ui| {
-            ui.add(egui::DragValue::new(len).range(2..=n.max(2)).speed(0.1));
+            ui.add(egui::DragValue::new(len).range(2..=n.max(2)).speed(0.1)).accessible_name("group size");
         });
     }
 }
@@ -239,19 +251,19 @@ fn optimiser(ui: &mut egui::Ui, r: &mut Recipe) {
         ui.toggle_value(&mut o.cosine, "cosine").on_hover_text("the rate falls to zero along half a cosine");
     });
     line(ui, "learning rate", "size of a step", |ui| {
-        ui.add(egui::Slider::new(&mut o.rate, 1e-5..=1.0).logarithmic(true).max_decimals(5));
+        slide(ui, "learning rate", &mut o.rate, 1e-5..=1.0, true);
     });
     line(ui, "weight decay", "pull of all weights towards zero, times the learning rate", |ui| {
-        ui.add(egui::Slider::new(&mut o.weight_decay, 0.0..=1.0).logarithmic(true).max_decimals(3));
+        slide(ui, "weight decay", &mut o.weight_decay, 0.0..=1.0, true);
     });
     line(ui, "batch", "fresh inputs a step", |ui| {
-        ui.add(egui::DragValue::new(&mut r.batch).range(32..=8192).speed(8));
+        ui.add(egui::DragValue::new(&mut r.batch).range(32..=8192).speed(8)).accessible_name("batch");
     });
     line(ui, "steps", "length of the training", |ui| {
-        ui.add(egui::DragValue::new(&mut r.steps).range(100..=1_000_000).speed(50));
+        ui.add(egui::DragValue::new(&mut r.steps).range(100..=1_000_000).speed(50)).accessible_name("steps");
     });
     line(ui, "seed", "first weights and inputs follow from it", |ui| {
-        ui.add(egui::DragValue::new(&mut r.seed).speed(0.05));
+        ui.add(egui::DragValue::new(&mut r.seed).speed(0.05)).accessible_name("seed");
         if ui.button("next").on_hover_text("another seed").clicked() {
             r.seed = r.seed.wrapping_add(1);
         }
@@ -264,12 +276,12 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     ui.horizontal_centered(|ui| {
         let running = lab.is_running();
         let (text, help, action) = match (running, lab.is_paused(), lab.trained.is_some()) {
-            (true, ..) => ("⏸", "pause (Space)", LabAction::Pause(true)),
+            (true, ..) => ("❚❚", "pause (Space)", LabAction::Pause(true)),
             (false, true, _) => ("▶", "go on (Space)", LabAction::Pause(false)),
             (false, false, true) => ("⟲", "train again from the start (Space)", LabAction::Start),
             (false, false, false) => ("▶", "train (Space)", LabAction::Preset(lab.preset)),
         };
-        let play = egui::Button::new(RichText::new(text).size(15.0)).min_size(vec2(34.0, 26.0));
+        let play = egui::Button::new(RichText::new(text).size(13.0)).min_size(vec2(34.0, 26.0));
         let response = ui.add(play).on_hover_text(help);
         response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, help));
         if response.clicked() {
@@ -283,13 +295,14 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             }
         }
         let name = SPEEDS.iter().find(|s| s.0 == lab.speed).map_or("full speed", |s| s.1);
-        egui::ComboBox::from_id_salt("speed").width(112.0).selected_text(name).show_ui(ui, |ui| {
+        let speed = egui::ComboBox::from_id_salt("speed").width(112.0).selected_text(name).show_ui(ui, |ui| {
             for (rate, text) in SPEEDS {
                 if ui.selectable_label(lab.speed == rate, text).clicked() {
                     cx.actions.push(Action::Lab(LabAction::Speed(rate)));
                 }
             }
         });
+        speed.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, "speed"));
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             let text = match (lab.moment(), lab.setup()) {
                 (Some(m), Some(s)) => {

@@ -3,12 +3,29 @@
 use eframe::egui::{self, RichText};
 
 use super::command::{Action, Command};
+use super::lab::LabAction;
 use super::theme;
 use super::views::Context;
+
+/// How far the superposition lab is.
+fn training(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let lab = &cx.state.lab;
+    let Some((fraction, left)) = lab.progress() else { return };
+    let models = lab.setup().map_or(0, |s| s.instances.len());
+    ui.label(RichText::new(format!("training {models} toy models")).font(theme::small()));
+    ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
+    if let Some(left) = left {
+        ui.label(RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak));
+    }
+    if ui.small_button("pause").clicked() {
+        cx.actions.push(Action::Lab(LabAction::Pause(true)));
+    }
+}
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
     ui.horizontal_centered(|ui| {
         match cx.state.worker.status() {
+            _ if cx.state.lab.is_running() => training(ui, cx),
             Some(status) => {
                 // The wheel starts only for work that is felt; shorter jobs would make the line flicker.
                 let felt = status.progress.elapsed() > 0.25;

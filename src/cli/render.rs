@@ -10,13 +10,16 @@ use crate::analysis::patching::Ablation;
 use crate::app::App;
 use crate::app::causal::{Intervention, PatchSettings};
 use crate::app::command::Action;
+use crate::app::lab::LabAction;
 use crate::app::picture::{Scene, Subject, png};
 use crate::app::selection::Focus;
-use crate::app::views::VIEWS;
+use crate::app::views::{self, VIEWS, Workspace};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
+use crate::lab::toy::Recipe;
+use crate::lab::toy::presets::{self, PRESETS};
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
@@ -79,6 +82,15 @@ pub struct Arguments {
     /// A second circuit file that the first is compared with
     #[arg(long, value_name = "FILE.json", requires = "circuit")]
     compare: Option<PathBuf>,
+    /// Figure for the superposition lab's views (see `superposition --preset list`)
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Steps of the superposition lab's training instead of the preset's
+    #[arg(long, value_name = "N", requires = "preset")]
+    steps: Option<usize>,
+    /// Model of the superposition lab to select, from 0
+    #[arg(long, value_name = "K", requires = "preset")]
+    instance: Option<usize>,
     /// Tokens to generate for the generation view
     #[arg(long, value_name = "N")]
     generate: Option<usize>,
@@ -120,6 +132,37 @@ fn size(text: &str) -> Option<egui::Vec2> {
     let (w, h) = text.split_once('x')?;
     let (w, h): (u16, u16) = (w.parse().ok()?, h.parse().ok()?);
     ((64..=8192).contains(&w) && (64..=8192).contains(&h)).then(|| egui::vec2(f32::from(w), f32::from(h)))
+}
+
+/// Trains what the superposition lab's views show.
+fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
+    let shows_lab = matches!(subject, Subject::View(v) if v.def().workspace == Workspace::Superposition);
+    let Some(name) = args.preset.as_deref().or(shows_lab.then_some(PRESETS[0].name)) else { return Ok(()) };
+    let preset = presets::by_name(name).ok_or_else(|| {
+        let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+        Error::request(format!("there is no preset `{name}`; there are {}", known.join(", ")))
+    })?;
+    app.state.apply(Action::Lab(LabAction::Preset(preset.name)), 0.0);
+    if let Some(steps) = args.steps {
+        let recipe = Recipe { steps, ..app.state.lab.recipe.clone() };
+        recipe.setup()?;
+        app.state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
+        app.state.apply(Action::Lab(LabAction::Start), 0.0);
+    }
+    if let Some(k) = args.instance {
+        let count = app.state.lab.recipe.instances();
+        if k >= count {
+            return Err(Error::request(format!("--instance {k} does not exist; give 0 to {}", count - 1)));
+        }
+        app.state.apply(Action::Lab(LabAction::Select(k)), 0.0);
+    }
+    if subject == Subject::Window {
+        app.enter(Workspace::Superposition);
+        if let Some(view) = views::by_name(preset.view) {
+            app.layout.show(view.kind);
+        }
+    }
+    Ok(())
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -204,17 +247,20 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Ok(Some(settings)) => {
                 app.state.apply(Action::Patch(settings), 0.0);
                 app.state.apply(Action::Sweep { cells: None }, 0.0);
-                app.layout.show(crate::app::views::ViewKind::Patching);
+                app.layout.show(views::ViewKind::Patching);
             }
             Ok(None) => {}
             Err(e) => wrong = Some(e),
+        }
+        if let Err(e) = lab(args, subject, app) {
+            wrong = Some(e);
         }
         if let Some(path) = &args.circuit {
             match crate::circuit::file::CircuitFile::open(path) {
                 Ok(file) => app.state.apply(Action::SetCart(file.cart()), 0.0),
                 Err(e) => wrong = Some(e),
             }
-            app.layout.show(crate::app::views::ViewKind::Circuit);
+            app.layout.show(views::ViewKind::Circuit);
         }
         if let Some(path) = &args.compare {
             let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -260,12 +306,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 || args.attention.is_some()
                 || !args.open_mlp.is_empty())
         {
-            app.layout.show(crate::app::views::ViewKind::Graph);
+            app.layout.show(views::ViewKind::Graph);
         }
         if let Some(n) = args.generate {
             app.state.apply(Action::Sampling(Default::default(), n), 0.0);
             app.state.apply(Action::Generate, 0.0);
-            app.layout.show(crate::app::views::ViewKind::Generation);
+            app.layout.show(views::ViewKind::Generation);
         }
     })?;
     if let Some(error) = wrong {

@@ -12,6 +12,8 @@ pub fn number(v: f32) -> String {
         "0".to_owned()
     } else if !(1e-3..1e5).contains(&a) {
         format!("{v:.1e}")
+    } else if a < 0.0995 {
+        format!("{v:.4}")
     } else if a >= 100.0 {
         format!("{v:.0}")
     } else if a >= 10.0 {

@@ -30,21 +30,21 @@ impl Random {
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut x = splitmix(seed) ^ splitmix(stream.wrapping_mul(2).wrapping_add(1)).rotate_left(32);
         let mut s = [[0u32; LANES]; 4];
-        for lane in 0..LANES {
-            for pair in 0..2 {
+        for pair in s.chunks_mut(2) {
+            let (low, high) = pair.split_at_mut(1);
+            for (low, high) in low[0].iter_mut().zip(&mut high[0]) {
                 x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
                 let word = splitmix(x);
-                s[2 * pair][lane] = word as u32;
-                s[2 * pair + 1][lane] = (word >> 32) as u32;
+                (*low, *high) = (word as u32, (word >> 32) as u32);
             }
-            // The one state that the generator cannot leave.
-            s[0][lane] |= 1;
         }
+        // All zeros is the one state that the generator cannot leave.
+        s[0].iter_mut().for_each(|v| *v |= 1);
         Self { s }
     }
 
     #[inline(always)]
-    pub fn next(&mut self) -> [u32; LANES] {
+    pub fn words(&mut self) -> [u32; LANES] {
         let mut out = [0u32; LANES];
         let [s0, s1, s2, s3] = &mut self.s;
         for l in 0..LANES {
@@ -63,7 +63,7 @@ impl Random {
     /// Uniform in [0, 1).
     #[inline(always)]
     pub fn uniform(&mut self) -> Lanes {
-        unit(&self.next())
+        unit(&self.words())
     }
 
     /// A standard normal draw in each lane (Box–Muller).
@@ -112,7 +112,7 @@ impl<'a> Source<'a> {
         let (p, signed) = (self.density, self.setup.task == Task::Absolute);
         for &i in &self.single {
             // One draw says both whether the feature is active and how much: u < p is uniform in [0, p).
-            let words = random.next();
+            let words = random.words();
             let u = unit(&words);
             let out = &mut x[i];
             for l in 0..LANES {
@@ -200,7 +200,7 @@ mod tests {
         for (k, word) in [1, 2, 3, 4].into_iter().enumerate() {
             r.s[k][0] = word;
         }
-        let first: Vec<u32> = (0..5).map(|_| r.next()[0]).collect();
+        let first: Vec<u32> = (0..5).map(|_| r.words()[0]).collect();
         assert_eq!(first, [641, 1_573_767, 3_222_811_527, 3_517_856_514, 836_907_274]);
     }
 

@@ -93,9 +93,9 @@ pub const PRESETS: &[Preset] = &[
         name: "anticorrelated",
         title: "Features that exclude each other",
         source: "Toy Models of Superposition, “Correlated Features”",
-        explain: "Four features in two dimensions, in two pairs of which at most one is active. Such a pair can share a \
-                  line at no cost: its features end up antipodal.",
-        recipe: || Recipe { groups: Some((Tie::Anticorrelated, 2)), ..Recipe::repeated(4, 2, 0.95, 1.0, 10) },
+        explain: "Four features in two dimensions, in two pairs of which exactly one is active at a time. Such a pair can \
+                  share a line at no cost: its features end up antipodal.",
+        recipe: || Recipe { groups: Some((Tie::Anticorrelated, 2)), ..Recipe::repeated(4, 2, 0.5, 1.0, 10) },
         view: "toy-features",
     },
     Preset {

@@ -36,7 +36,7 @@ impl View for Dimensionality {
                 .font(theme::small())
                 .color(cx.palette.weak),
         );
-        plot("D*", log, group, 0.36 * space.y - 18.0).show(ui, |p| {
+        plot("D*", &xs, log, group, 0.36 * space.y - 18.0).show(ui, |p| {
             lines(p, cx, &[1.0, 0.5]);
             let mut order: Vec<usize> = (0..xs.len()).collect();
             order.sort_by(|a, b| xs[*a].total_cmp(&xs[*b]));
@@ -50,7 +50,7 @@ impl View for Dimensionality {
                 .font(theme::small())
                 .color(cx.palette.weak),
         );
-        let response = plot("D_i", log, group, ui.available_height()).show(ui, |p| {
+        let response = plot("D_i", &xs, log, group, ui.available_height()).show(ui, |p| {
             let levels: Vec<f32> = PLATEAUS.iter().map(|l| l.0).collect();
             lines(p, cx, &levels);
             for (k, x) in xs.iter().enumerate() {
@@ -110,13 +110,21 @@ fn spread(xs: &[f64], i: usize) -> f64 {
     ((i as f64 * 0.618_034).fract() - 0.5) * 0.5 * step
 }
 
-fn plot<'a>(name: &'a str, log: bool, group: egui::Id, height: f32) -> Plot<'a> {
+/// The range of the horizontal axis, with a margin.
+fn range(xs: &[f64]) -> (f64, f64) {
+    let (low, high) = xs.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(*x), b.max(*x)));
+    let margin = 0.08 * (high - low).max(1.0);
+    (low - margin, high + margin)
+}
+
+fn plot<'a>(name: &'a str, xs: &[f64], log: bool, group: egui::Id, height: f32) -> Plot<'a> {
+    let (low, high) = range(xs);
     Plot::new(name)
         .height(height.max(40.0))
         .link_axis(group, [true, false])
         .show_grid([false, false])
-        .include_y(0.0)
-        .include_y(1.05)
+        .default_x_bounds(low, high)
+        .default_y_bounds(0.0, 1.12)
         .y_axis_min_width(28.0)
         .x_axis_label(if log { "1 / (1 − S), rarer to the right" } else { "model" })
         .x_axis_formatter(move |mark, _| {
@@ -134,11 +142,15 @@ fn plot<'a>(name: &'a str, log: bool, group: egui::Id, height: f32) -> Plot<'a> 
 
 fn lines(p: &mut egui_plot::PlotUi<'_>, cx: &Context<'_>, levels: &[f32]) {
     let faint: Color32 = cx.palette.border;
-    let x = p.plot_bounds().min()[0];
-    for level in levels {
+    let bounds = p.plot_bounds();
+    for (k, level) in levels.iter().enumerate() {
+        // Left and right by turns: 2/5 and 3/8 lie close together.
+        let left = k.is_multiple_of(2);
+        let x = if left { bounds.min()[0] } else { bounds.max()[0] };
+        let anchor = if left { egui::Align2::LEFT_BOTTOM } else { egui::Align2::RIGHT_BOTTOM };
         p.hline(HLine::new("", f64::from(*level)).color(faint).width(1.0).style(LineStyle::Solid).allow_hover(false));
         let text = RichText::new(fraction(*level)).font(theme::mono_small()).color(cx.palette.weak);
         let at = [x, f64::from(*level)].into();
-        p.text(Text::new("", at, text).anchor(egui::Align2::LEFT_BOTTOM).allow_hover(false));
+        p.text(Text::new("", at, text).anchor(anchor).allow_hover(false));
     }
 }

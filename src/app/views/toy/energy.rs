@@ -30,14 +30,16 @@ fn shapes(moment: &Moment) -> Vec<(String, Vec<usize>)> {
 
 impl View for Energy {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((_, moment)) = ready(ui, cx) else { return };
+        let Some((setup, moment)) = ready(ui, cx) else { return };
+        // Levels are those of one question: models of other sparsities have other losses anyway.
+        let one = setup.instances.iter().all(|i| i.sparsity == setup.instances[0].sparsity);
         let shapes = shapes(&moment);
         let colors = [cx.palette.positive, cx.palette.negative, cx.palette.accent, cx.palette.bar];
         let losses: Vec<f64> = moment.measures.iter().map(|m| f64::from(m.loss.max(1e-9)).log10()).collect();
         let label = |k: usize| cx.state.lab.instance_label(k);
         let response = Plot::new("energy")
             .show_grid([false, false])
-            .y_axis_min_width(34.0)
+            .y_axis_min_width(56.0)
             .x_axis_label("model")
             .y_axis_label("loss (logarithmic)")
             .include_x(0.0)
@@ -57,7 +59,7 @@ impl View for Energy {
                     let color = colors.get(s).copied().unwrap_or(cx.palette.faint);
                     let points: Vec<[f64; 2]> = members.iter().map(|k| [*k as f64 + 1.0, losses[*k]]).collect();
                     p.points(Points::new(name, points).radius(3.5).shape(MarkerShape::Circle).color(color));
-                    if members.len() > 1 && s < colors.len() {
+                    if one && members.len() > 1 && s < colors.len() {
                         let mean = members.iter().map(|k| losses[*k]).sum::<f64>() / members.len() as f64;
                         p.hline(HLine::new("", mean).color(color.gamma_multiply(0.5)).width(1.0).allow_hover(false));
                         let text = format!("{name} × {}", members.len());
@@ -84,17 +86,18 @@ impl View for Energy {
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let moment = cx.state.lab.moment()?;
-        let rows = moment.measures.iter().enumerate();
+        let rows = moment.measures.iter();
         Some(Table {
             name: "energy-levels".to_owned(),
             row_axis: "model",
             col_axis: "measure",
             rows: rows
                 .clone()
+                .enumerate()
                 .map(|(k, m)| format!("{} ({})", cx.state.lab.instance_label(k), m.shape.label()))
                 .collect(),
             cols: vec!["loss".to_owned()],
-            values: rows.map(|(_, m)| vec![Some(m.loss)]).collect(),
+            values: rows.map(|m| vec![Some(m.loss)]).collect(),
         })
     }
 }

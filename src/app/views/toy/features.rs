@@ -1,6 +1,6 @@
 //! The columns of W as arrows, one small picture for each model.
 
-use eframe::egui::{self, Align2, Rect, RichText, Stroke, pos2, vec2};
+use eframe::egui::{self, Align2, Rect, RichText, Stroke, vec2};
 
 use super::{caption, feature_color, ready, small_multiples};
 use crate::app::theme;
@@ -33,7 +33,7 @@ impl View for Features {
             arrows(ui, cx, &setup, &moment, k, rect);
             let measures = &moment.measures[k];
             let title = cx.state.lab.instance_label(k);
-            let shape = measures.shape.label();
+            let shape = format!("{} · {}", number(measures.loss), measures.shape.label());
             let strong = if cx.state.lab.instance == k { cx.palette.accent } else { cx.palette.text };
             let mut text = vec![(title.clone(), strong), (shape.clone(), cx.palette.weak)];
             text.truncate(lines);
@@ -97,11 +97,6 @@ fn arrows(ui: &egui::Ui, cx: &Context<'_>, setup: &Setup, moment: &Moment, k: us
             let at = tip + along.normalized() * 10.0;
             painter.text(at, Align2::CENTER_CENTER, i, theme::mono_small(), color);
         }
-    }
-    let loss = number(moment.measures[k].loss);
-    if large {
-        let at = pos2(rect.max.x - 4.0, rect.max.y - 3.0);
-        painter.text(at, Align2::RIGHT_BOTTOM, format!("L {loss}"), theme::mono_small(), cx.palette.weak);
     }
 }
 

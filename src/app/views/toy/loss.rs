@@ -36,7 +36,7 @@ impl View for Loss {
                 let chosen = lab.instance;
                 let response = Plot::new("loss")
                     .show_grid([false, false])
-                    .y_axis_min_width(34.0)
+                    .y_axis_min_width(56.0)
                     .x_axis_label("step")
                     .y_axis_label("loss (logarithmic)")
                     .y_axis_formatter(|mark, _| number(10f64.powf(mark.value) as f32))

@@ -25,16 +25,34 @@ use crate::gpu::ColorMap;
 use crate::lab::toy::{Moment, Setup};
 
 /// The moment on screen, or a sentence where there is none.
-fn ready(ui: &mut egui::Ui, cx: &Context<'_>) -> Option<(Arc<Setup>, Arc<Moment>)> {
+fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Moment>)> {
     let lab = &cx.state.lab;
     match (lab.setup(), lab.moment()) {
         (Some(s), Some(m)) => Some((s.clone(), m.clone())),
         _ => {
-            let text = lab.error.as_deref().unwrap_or("choose a figure at the left, or press Train");
-            message(ui, text, lab.error.is_some());
+            match &lab.error {
+                Some(error) => message(ui, error, true),
+                None => invitation(ui, cx),
+            }
             None
         }
     }
+}
+
+/// What an untrained lab shows: the one button to press.
+fn invitation(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let name = cx.state.lab.preset;
+    ui.vertical_centered(|ui| {
+        ui.add_space((ui.available_height() / 2.0 - 40.0).max(0.0));
+        let text = egui::RichText::new("▶  Watch superposition appear").font(theme::title());
+        let button = egui::Button::new(text.color(cx.palette.base)).fill(cx.palette.accent).min_size(vec2(0.0, 32.0));
+        if ui.add(button).clicked() {
+            cx.actions.push(Action::Lab(LabAction::Preset(name)));
+        }
+        ui.add_space(theme::GRID);
+        let text = "trains ten toy models, in a few seconds; other figures are at the left";
+        ui.label(egui::RichText::new(text).font(theme::small()).color(cx.palette.weak));
+    });
 }
 
 /// A feature's colour: the more important ones brighter; equally important ones go round the map.
@@ -81,10 +99,10 @@ fn small_multiples(
     let origin = ui.cursor().min;
     let rows = most.div_ceil(columns);
     let used = vec2(columns as f32 * (width + GAP) - GAP, rows as f32 * (height + caption + GAP) - GAP);
-    let shift = ((space.x - used.x) / 2.0).max(0.0);
+    let middle = ((space - used) / 2.0).max(vec2(0.0, 0.0));
     for k in 0..most {
         let (r, c) = (k / columns, k % columns);
-        let min = origin + vec2(shift + c as f32 * (width + GAP), r as f32 * (height + caption + GAP));
+        let min = origin + middle + vec2(c as f32 * (width + GAP), r as f32 * (height + caption + GAP));
         let whole = Rect::from_min_size(min, vec2(width, height + caption));
         let label = cx.state.lab.instance_label(k);
         let response = ui.interact(whole, ui.scope_id().with(("instance", k)), egui::Sense::click());
@@ -104,7 +122,7 @@ fn small_multiples(
             cx.actions.push(Action::Lab(LabAction::Select(k)));
         }
     }
-    ui.allocate_space(vec2(space.x, used.y.min(space.y)));
+    ui.allocate_space(space);
     if count > most {
         let at = pos2(origin.x + space.x, origin.y + space.y);
         let text = format!("{most} of {count} models");

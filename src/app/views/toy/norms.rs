@@ -94,7 +94,8 @@ fn bars(
             painter.text(at, Align2::RIGHT_CENTER, level, theme::mono_small(), cx.palette.weak);
         }
     }
-    let pitch = plot.width() / n as f32;
+    // Bars no wider than are comfortable to look at.
+    let pitch = (plot.width() / n as f32).min(if large { 60.0 } else { f32::INFINITY });
     let gap = if pitch > 4.0 { 1.0 } else { 0.0 };
     for i in 0..n {
         let x = plot.min.x + i as f32 * pitch;

@@ -40,13 +40,13 @@ impl View for Phases {
             for phase in Phase::ALL.into_iter().rev() {
                 let (rect, _) = ui.allocate_exact_size(vec2(10.0, 10.0), egui::Sense::hover());
                 ui.painter().rect_filled(rect, 2.0, color(cx, phase));
-                ui.label(RichText::new(format!("feature {} {}", n - 1, phase.label())).font(theme::small()));
+                ui.label(RichText::new(phase.label()).font(theme::small()))
+                    .on_hover_text(format!("what became of feature {}", n - 1));
             }
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let text = format!("{same} of {all} as in theory");
-                ui.label(RichText::new(text).font(theme::mono()).color(cx.palette.weak))
-                    .on_hover_text("cells whose best and second best phase differ by at least a tenth of the loss");
-            });
+            ui.separator();
+            let text = format!("{same} of {all} as in theory");
+            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
+                .on_hover_text("cells whose best and second best phase differ by at least a tenth of the loss");
         });
         let (outer, response) = ui.allocate_exact_size(ui.available_size(), egui::Sense::click());
         let name = format!("phase diagram: {} × {}", grid.importances.len(), grid.densities.len());

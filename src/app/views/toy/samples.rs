@@ -8,6 +8,7 @@ use super::{caption, ready, small_multiples};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::message;
+use crate::lab::toy::training::Frame;
 use crate::lab::toy::{Moment, Setup};
 
 #[derive(Default)]
@@ -91,14 +92,14 @@ fn curve(ui: &mut egui::Ui, cx: &Context<'_>, moment: &Moment, sizes: &[usize]) 
     let line = |value: &dyn Fn(usize) -> Option<f32>| -> Vec<[f64; 2]> {
         sizes.iter().enumerate().filter_map(|(k, s)| Some([(*s as f64).log10(), f64::from(value(k)?)])).collect()
     };
-    let test = line(&|k| frames.get(k).map(|f| f.loss()));
+    let test = line(&|k| frames.get(k).map(Frame::loss));
     let train = line(&|k| frames.get(k).and_then(|f| f.train_loss));
     Plot::new("double descent")
         .show_grid([false, true])
         .x_axis_label("samples in the data set (logarithmic)")
         .y_axis_label("loss")
         .include_y(0.0)
-        .y_axis_min_width(34.0)
+        .y_axis_min_width(48.0)
         .legend(egui_plot::Legend::default().position(egui_plot::Corner::RightBottom))
         .x_axis_formatter(|mark, _| format!("{:.0}", 10f64.powf(mark.value)))
         .label_formatter(|h| match h {

@@ -145,11 +145,8 @@ fn capsules(
         let color = feature_color(cx, importance, i);
         let dim = cx.state.lab.feature.is_some_and(|f| f != i);
         let color = if dim { color.gamma_multiply(0.25) } else { color };
-        // Cut in pieces, so that arrows that cross are sorted rightly.
         let part = |t: f32| [tip[0] * t, tip[1] * t, tip[2] * t];
-        for s in 0..4 {
-            line(part(s as f32 / 4.0), part((s + 1) as f32 / 4.0), (2.4, 2.4), color);
-        }
+        line([0.0; 3], tip, (2.4, 2.4), color);
         if length > 0.1 {
             line(tip, tip, (6.0, 6.0), color);
             let (at, _) = camera.project(part(1.0 + 0.14 / length));

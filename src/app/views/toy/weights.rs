@@ -11,6 +11,7 @@ use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::HeatData;
+use crate::lab::toy::setup::Task;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Which {
@@ -28,11 +29,12 @@ pub struct Weights {
 /// A feature counts for a neuron from this share of the neuron's largest weight on.
 const CARRIED: f32 = 0.25;
 
-/// Features that each hidden unit carries; [feature][hidden] in.
-fn carried(rows: &[f32], hidden: usize) -> Vec<usize> {
+/// Features that each hidden unit carries; [feature][hidden] in. Where inputs are never negative a unit behind a ReLU
+/// answers to positive weights only: `signed` is false.
+fn carried(rows: &[f32], hidden: usize, signed: bool) -> Vec<usize> {
     (0..hidden)
         .map(|j| {
-            let column = rows.chunks(hidden).map(|r| r[j].abs());
+            let column = rows.chunks(hidden).map(|r| if signed { r[j].abs() } else { r[j].max(0.0) });
             let max = column.clone().fold(0.0, f32::max);
             // A neuron that writes nothing carries nothing.
             if max < 0.1 { 0 } else { column.filter(|w| *w >= CARRIED * max).count() }
@@ -54,7 +56,7 @@ impl View for Weights {
             let values = (0..m).flat_map(|j| rows.chunks(m).map(move |r| r[j])).collect();
             HeatData::new(m, setup.features, values)
         });
-        let carried = carried(rows, m);
+        let carried = carried(rows, m, !setup.hidden_relu || setup.task == Task::Absolute);
         let many = carried.iter().filter(|c| **c > 1).count();
         let used = carried.iter().filter(|c| **c > 0).count();
         let colors = diverging(&cx.palette, data.max_abs(), true);
@@ -136,6 +138,7 @@ mod tests {
     fn counts_features_of_a_unit() {
         // Unit 0 carries features 0 and 2, unit 1 feature 1, unit 2 nothing.
         let rows = [1.0, 0.1, 0.01, 0.1, -0.9, 0.0, -0.5, 0.0, 0.02];
-        assert_eq!(carried(&rows, 3), [2, 1, 0]);
+        assert_eq!(carried(&rows, 3, true), [2, 1, 0]);
+        assert_eq!(carried(&rows, 3, false)[0], 1);
     }
 }
