@@ -14,12 +14,16 @@ use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
 use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
+use circuitscope::app::scratch::ScratchAction;
 use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
 use circuitscope::jobs::Progress;
+use circuitscope::lab::StepReport;
+use circuitscope::lab::addition::Fourier;
+use circuitscope::lab::course::Sight;
 use circuitscope::lab::toy::phases::Grid;
 use circuitscope::lab::toy::presets::by_name;
 use circuitscope::lab::toy::recipe::Sweep;
@@ -77,6 +81,9 @@ fn causes(h: &mut Harness<'static, App>) {
 
 /// A small training of the lab, the same on every machine, that gives the named view something to show.
 fn lab(h: &mut Harness<'static, App>, view: &str) {
+    if view.starts_with("scratch-") {
+        course(h);
+    }
     let mut recipe = match view {
         "toy-scene" => Recipe::repeated(6, 3, 0.9, 1.0, 2),
         "toy-phases" => Recipe::phases(2, 1, Grid::new(5, 2)),
@@ -99,6 +106,71 @@ fn lab(h: &mut Harness<'static, App>, view: &str) {
         moments.push(Arc::new(Moment::of(&toy)));
     }
     h.state_mut().state.lab.present(recipe, setup, moments);
+}
+
+/// A training of a lab transformer as it might have been, the same on every machine.
+fn course(h: &mut Harness<'static, App>) {
+    let named = |n: &str, v: f32| (n.to_owned(), v);
+    let waves = |t: f32| (1..=29).map(|k| if [5, 14, 22].contains(&k) { 0.3 * t } else { 0.01 }).collect();
+    let look = |step: usize| {
+        let t = step as f32 / 500.0;
+        let row = |d: usize| {
+            (0..6).map(move |s| {
+                if s > d {
+                    0.0
+                } else if s + 1 == d {
+                    t
+                } else {
+                    (1.0 - t) / d.max(1) as f32
+                }
+            })
+        };
+        Arc::new(Sight {
+            step,
+            scores: vec![named("right, held-out pairs", t * t), named("loss, held-out pairs", 5.0 - 4.9 * t)],
+            tokens: ["b", "d", "k", "m", "p", "?"].map(str::to_owned).to_vec(),
+            patterns: vec![vec![(0..6).flat_map(row).collect(); 2]; 2],
+            fourier: Some(Fourier { embedding: waves(t), logits: waves(t) }),
+            folder: None,
+        })
+    };
+    let report = |step: usize| StepReport {
+        step,
+        values: vec![named("trained pairs", 4.0 * (-(step as f32) / 60.0).exp() + 1e-4)],
+        sight: None,
+    };
+    let steps = |by: usize| (0..=500).step_by(by);
+    h.state_mut().state.scratch.present("addition", steps(25).map(report).collect(), steps(50).map(look).collect());
+}
+
+#[test]
+fn a_transformer_is_trained_looked_at_and_opened_half_way() {
+    let mut h = window(document(PROMPT));
+    let place = tempfile::tempdir().unwrap();
+    h.state_mut().state.scratch.place = place.path().to_owned();
+    h.get_by_label("Circuits from scratch").click();
+    h.run();
+    h.state_mut().state.apply(Action::Scratch(ScratchAction::Steps(Some(60))), 0.0);
+    h.run();
+    h.get_by_label("Train").click();
+    h.run_steps(2);
+    settle(&mut h);
+    let s = &h.state().state.scratch;
+    assert_eq!((s.lab, s.error.as_deref()), ("alphabetical", None));
+    assert_eq!(s.sights.first().unwrap().step, 0);
+    assert_eq!(s.sight().unwrap().step, 60);
+    assert!(s.reports.last().unwrap().values[0].1 < s.reports[0].values[0].1);
+    // Back to the step that was kept, which opens as a model like any other.
+    let k = s.sights.iter().position(|x| x.step == 50).unwrap();
+    h.state_mut().state.apply(Action::Scratch(ScratchAction::Scrub(Some(k))), 0.0);
+    h.run();
+    h.get_by_label("Open the model of step 50").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(h.state().layout.workspace, Workspace::Model);
+    let model = h.state().state.model.as_ref().unwrap();
+    assert_eq!((model.config.n_layers, model.config.name.as_str()), (2, "step-000050"));
+    assert_eq!(h.state().state.run().unwrap().prompt, "b d k p m s ?");
 }
 
 #[test]

@@ -41,6 +41,8 @@ fn a_stopped_training_resumes_to_the_same_model() {
         text: Some(text.clone()),
         steps: Some(4),
         seed: 5,
+        looks: false,
+        fresh: false,
     };
     let train = LABS[0].train;
     train(&options("whole"), &Progress::new(), &mut |_| {}).unwrap();

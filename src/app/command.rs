@@ -6,6 +6,7 @@ use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 use super::causal::{PatchSettings, Show};
 use super::circuits::{CircuitSettings, GraphTarget};
 use super::lab::LabAction;
+use super::scratch::ScratchAction;
 use super::selection::{Hovered, Pinned};
 use super::views::{ViewKind, Workspace};
 use crate::analysis::neurons::Statistic;
@@ -48,6 +49,7 @@ pub enum Command {
     ClearCart,
     ModelWorkspace,
     LabWorkspace,
+    ScratchWorkspace,
     LabPlay,
     ResetLayout,
     Shortcuts,
@@ -55,7 +57,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -82,6 +84,7 @@ impl Command {
         Self::ClearCart,
         Self::ModelWorkspace,
         Self::LabWorkspace,
+        Self::ScratchWorkspace,
         Self::LabPlay,
         Self::ResetLayout,
         Self::Shortcuts,
@@ -116,6 +119,7 @@ impl Command {
             Self::ClearCart => "Empty the circuit",
             Self::ModelWorkspace => "Look into a model",
             Self::LabWorkspace => "Open the superposition lab",
+            Self::ScratchWorkspace => "Grow a circuit from scratch",
             Self::LabPlay => "Lab: train, pause, go on",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
@@ -152,6 +156,7 @@ impl Command {
             Self::UndoCart => command(Key::Z),
             Self::ModelWorkspace => command(Key::Num1),
             Self::LabWorkspace => command(Key::Num2),
+            Self::ScratchWorkspace => command(Key::Num3),
             Self::LabPlay => plain(Key::Space),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
         })
@@ -245,6 +250,8 @@ pub enum Action {
     Enter(Workspace),
     /// What the superposition lab is asked for.
     Lab(LabAction),
+    /// What circuits grown from scratch are asked for.
+    Scratch(ScratchAction),
     Save {
         name: String,
         extension: &'static str,

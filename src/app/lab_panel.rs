@@ -321,36 +321,13 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     });
 }
 
-/// A slider over the moments that were kept.
+/// The way back through time.
 fn scrubber(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let lab = &cx.state.lab;
-    let count = lab.moments.len();
-    let size = vec2(ui.available_width(), 22.0);
-    let (rect, response) = ui.allocate_exact_size(size, egui::Sense::click_and_drag());
-    let total = lab.setup().map_or(1, |s| s.steps).max(1) as f32;
-    let at = lab.moment().map_or(0.0, |m| m.step() as f32 / total);
-    response.widget_info(|| egui::WidgetInfo::slider(count > 1, f64::from(at), "time"));
-    let track = egui::Rect::from_center_size(rect.center(), vec2(rect.width() - 16.0, 4.0));
-    let painter = ui.painter();
-    painter.rect_filled(track, 2.0, cx.palette.raised);
-    let x = |share: f32| egui::lerp(track.x_range(), share.clamp(0.0, 1.0));
-    let newest = lab
-        .progress()
-        .map_or_else(|| lab.moments.last().map_or(0.0, |m| m.step() as f32 / total), |(fraction, _)| fraction);
-    painter.rect_filled(egui::Rect::from_x_y_ranges(track.min.x..=x(newest), track.y_range()), 2.0, cx.palette.bar);
-    if count > 0 {
-        let color = if lab.shown.is_some() { cx.palette.accent } else { cx.palette.text };
-        painter.circle_filled(egui::pos2(x(at), track.center().y), 6.0, color);
-    }
-    let response = response.on_hover_text("drag back through the training");
-    if count > 1
-        && let Some(p) = response.interact_pointer_pos().filter(|_| response.dragged() || response.clicked())
-    {
-        let step = (p.x - track.min.x) / track.width() * total;
-        let far = |k: usize| (lab.moments[k].step() as f32 - step).abs();
-        let near = (0..count).min_by(|a, b| far(*a).total_cmp(&far(*b)));
-        // At the end the newest is followed again.
-        let end = step >= newest * total;
-        cx.actions.push(Action::Lab(LabAction::Scrub(near.filter(|_| !end))));
+    let steps: Vec<usize> = lab.moments.iter().map(|m| m.step()).collect();
+    let end = lab.setup().map_or(1, |s| s.steps);
+    let at = lab.moment().map_or(0, |m| m.step());
+    if let Some(k) = super::widgets::scrubber::show(ui, &steps, at, end, lab.shown.is_some()) {
+        cx.actions.push(Action::Lab(LabAction::Scrub(k)));
     }
 }

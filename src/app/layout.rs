@@ -47,6 +47,11 @@ impl Layout {
                 let right = split(t, LinearDir::Vertical, [top, low], 0.56);
                 split(t, LinearDir::Horizontal, [left, right], 0.38)
             }
+            Workspace::Scratch => {
+                let curves = tabs(t, &[ScratchCurves]);
+                let right = tabs(t, &[ScratchPatterns, ScratchFourier]);
+                split(t, LinearDir::Horizontal, [curves, right], 0.5)
+            }
             Workspace::Superposition => {
                 let main = tabs(t, &[ToyFeatures, ToyScene, ToyPhases, ToySamples]);
                 let below = tabs(t, &[ToyLoss, ToyEnergy, ToyDimensionality]);

@@ -14,6 +14,8 @@ pub mod palette;
 pub mod picture;
 pub mod results;
 mod save;
+pub mod scratch;
+pub mod scratch_panel;
 pub mod selection;
 pub mod state;
 pub mod statusbar;
@@ -161,7 +163,8 @@ impl App {
         theme::install(ctx);
         let wake = ctx.clone();
         let worker = Worker::spawn(move || wake.request_repaint());
-        let mut state = State::new(document, recent.clone(), worker, lab::LabState::new(ctx));
+        let mut state =
+            State::new(document, recent.clone(), worker, lab::LabState::new(ctx), scratch::ScratchState::new(ctx));
         state.selection.pinned.head = Some(0);
         Self {
             state,
@@ -285,7 +288,12 @@ impl App {
             });
             match self.layout.workspace {
                 Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side),
-                Workspace::Superposition => lab_bars(ui, &mut cx, side),
+                Workspace::Superposition => {
+                    side_bars(ui, &mut cx, side, lab_panel::settings, lab_panel::transport);
+                }
+                Workspace::Scratch => {
+                    side_bars(ui, &mut cx, side, scratch_panel::settings, scratch_panel::transport);
+                }
             }
             let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
             egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
@@ -457,6 +465,7 @@ impl App {
             Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),
             Command::ModelWorkspace => self.enter(Workspace::Model),
             Command::LabWorkspace => self.enter(Workspace::Superposition),
+            Command::ScratchWorkspace => self.enter(Workspace::Scratch),
             Command::LabPlay => self.play(),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
@@ -691,14 +700,16 @@ fn model_bars(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut C
     });
 }
 
-/// What surrounds the views of the superposition lab.
-fn lab_bars(ui: &mut egui::Ui, cx: &mut Context<'_>, side: egui::Frame) {
-    egui::Panel::left("lab settings").frame(side).default_size(300.0).size_range(240.0..=460.0).show(ui, |ui| {
-        lab_panel::settings(ui, cx);
+type Bar = fn(&mut egui::Ui, &mut Context<'_>);
+
+/// What surrounds the views of a lab: settings at the left, the way through time above.
+fn side_bars(ui: &mut egui::Ui, cx: &mut Context<'_>, side: egui::Frame, settings: Bar, transport: Bar) {
+    egui::Panel::left("settings").frame(side).default_size(300.0).size_range(240.0..=460.0).show(ui, |ui| {
+        settings(ui, cx);
     });
     let frame = bar(cx.palette.header);
     egui::Panel::top("transport").frame(frame).exact_size(40.0).show_separator_line(false).show(ui, |ui| {
-        lab_panel::transport(ui, cx);
+        transport(ui, cx);
     });
 }
 

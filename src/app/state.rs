@@ -8,6 +8,7 @@ use super::command::Action;
 use super::lab::LabState;
 use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
+use super::scratch::ScratchState;
 use super::selection::{Focus, Selection};
 use crate::analysis::neurons::Statistic;
 use crate::analysis::pair::Pair;
@@ -58,6 +59,7 @@ pub struct State {
     follows_end: bool,
     pub circuits: CircuitState,
     pub lab: LabState,
+    pub scratch: ScratchState,
     /// How text is generated, and how much.
     pub sampling: (Sampling, usize),
     /// Nothing is on its way because the user stopped it.
@@ -71,7 +73,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(document: Document, recent: Vec<String>, worker: Worker, lab: LabState) -> Self {
+    pub fn new(document: Document, recent: Vec<String>, worker: Worker, lab: LabState, scratch: ScratchState) -> Self {
         let mut state = Self {
             model: None,
             results: Results::default(),
@@ -94,6 +96,7 @@ impl State {
             follows_end: true,
             circuits: CircuitState::default(),
             lab,
+            scratch,
             sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
@@ -237,6 +240,7 @@ impl State {
             self.receive(answer);
         }
         changed |= self.lab.update(&mut self.notices);
+        changed |= self.scratch.update(&mut self.notices);
         if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
             self.request_run();
         }
@@ -543,6 +547,7 @@ impl State {
                     self.results.projection.outdate();
                 }
             }
+            Action::Scratch(action) => self.scratch.apply(action),
             Action::Lab(action) => self.lab.apply(action, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
             other => self.apply_circuit(other),
@@ -595,6 +600,6 @@ impl State {
 
     /// True while nothing is asked for, waits or is on its way.
     pub fn is_settled(&self) -> bool {
-        self.edited_at.is_none() && !self.worker.is_busy() && self.lab.is_settled()
+        self.edited_at.is_none() && !self.worker.is_busy() && self.lab.is_settled() && self.scratch.is_settled()
     }
 }

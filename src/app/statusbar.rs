@@ -4,6 +4,7 @@ use eframe::egui::{self, RichText};
 
 use super::command::{Action, Command};
 use super::lab::LabAction;
+use super::scratch::ScratchAction;
 use super::theme;
 use super::views::Context;
 
@@ -22,10 +23,24 @@ fn training(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
+/// How far the transformer is that is being trained.
+fn course(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let Some((fraction, left)) = cx.state.scratch.progress() else { return };
+    ui.label(RichText::new(format!("training {}", cx.state.scratch.lab)).font(theme::small()));
+    ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
+    if let Some(left) = left {
+        ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
+    }
+    if ui.small_button("stop").clicked() {
+        cx.actions.push(Action::Scratch(ScratchAction::Stop));
+    }
+}
+
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
     ui.horizontal_centered(|ui| {
         match cx.state.worker.status() {
             _ if cx.state.lab.is_running() => training(ui, cx),
+            _ if cx.state.scratch.is_running() => course(ui, cx),
             Some(status) => {
                 // The wheel starts only for work that is felt; shorter jobs would make the line flicker.
                 let felt = status.progress.elapsed() > 0.25;

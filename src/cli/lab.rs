@@ -32,6 +32,9 @@ enum Action {
         steps: Option<usize>,
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Keep models of the way there under DIR/checkpoints, and report scores
+        #[arg(long)]
+        checkpoints: bool,
     },
 }
 
@@ -41,19 +44,27 @@ pub fn execute(args: &Arguments) -> Result<()> {
             let lines: Vec<String> = LABS.iter().map(|l| format!("{}: {}", l.name, l.purpose)).collect();
             emit(&lines.join("\n"))
         }
-        Action::Train { name, output, text, steps, seed } => {
+        Action::Train { name, output, text, steps, seed, checkpoints } => {
             let lab = by_name(name).ok_or_else(|| {
                 let known: Vec<&str> = LABS.iter().map(|l| l.name).collect();
                 Error::request(format!("there is no lab model `{name}`; there are {}", known.join(", ")))
             })?;
             let output = output.clone().unwrap_or_else(|| PathBuf::from(name));
-            let options = TrainOptions { output: output.clone(), text: text.clone(), steps: *steps, seed: *seed };
+            let options = TrainOptions {
+                output: output.clone(),
+                text: text.clone(),
+                steps: *steps,
+                seed: *seed,
+                looks: *checkpoints,
+                fresh: false,
+            };
             let (progress, bar) = progress("training");
             let quiet = std::io::stderr().is_terminal();
             (lab.train)(&options, &progress, &mut |r| {
-                if !quiet && r.step.is_multiple_of(100) {
-                    let text = r.loss_text.map_or(String::new(), |t| format!(", text {t:.3}"));
-                    eprintln!("step {}: repeat {:.3}{text}", r.step, r.loss_repeat);
+                if !quiet && (r.step.is_multiple_of(100) || r.sight.is_some()) {
+                    let scores = r.sight.iter().flat_map(|s| &s.scores);
+                    let all: Vec<String> = r.values.iter().chain(scores).map(|(n, v)| format!("{n} {v:.4}")).collect();
+                    eprintln!("step {}: {}", r.step, all.join(", "));
                 }
             })?;
             drop(bar);

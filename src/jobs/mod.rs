@@ -1,6 +1,7 @@
 //! Work beside the window: progress, cancellation, and the thread that owns the model.
 
 pub mod circuits;
+pub mod course;
 pub mod progress;
 pub mod request;
 pub mod training;

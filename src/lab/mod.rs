@@ -1,5 +1,9 @@
 //! Models small enough to train while you watch. One file a model, one line in [`LABS`].
 
+pub mod addition;
+pub mod alphabetical;
+pub mod course;
+pub mod design;
 pub mod induction;
 pub mod optimiser;
 pub mod schedule;
@@ -20,16 +24,21 @@ pub struct TrainOptions {
     /// Steps instead of the recipe's.
     pub steps: Option<usize>,
     pub seed: u64,
+    /// Whether the model is looked at on the way, and checkpoints are kept that can be opened.
+    pub looks: bool,
+    /// Leaves a checkpoint of an earlier, stopped training aside.
+    pub fresh: bool,
 }
 
 /// One report of a running training.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct StepReport {
     pub step: usize,
-    /// Loss on repeated random tokens, where the next token is predictable; nats.
-    pub loss_repeat: f32,
-    /// Loss on text, once text is mixed in; nats.
-    pub loss_text: Option<f32>,
+    /// Losses of this step, nats.
+    pub values: Vec<course::Named>,
+    /// A look at the model after this step, now and then.
+    #[serde(skip)]
+    pub sight: Option<std::sync::Arc<course::Sight>>,
 }
 
 /// Trains with the given options, reporting now and then.
@@ -39,12 +48,28 @@ pub type Train = fn(&TrainOptions, &Progress, &mut dyn FnMut(StepReport)) -> Res
 pub struct Lab {
     pub name: &'static str,
     pub purpose: &'static str,
+    /// What to look out for while it trains.
+    pub watch: &'static str,
+    /// The papers.
+    pub source: &'static str,
+    /// Steps of the recipe.
+    pub steps: usize,
+    /// About how long it takes.
+    pub time: &'static str,
     pub train: Train,
 }
 
 /// Every lab model.
-pub const LABS: &[Lab] = &[induction::LAB];
+pub const LABS: &[Lab] = &[induction::LAB, alphabetical::LAB, addition::LAB];
 
 pub fn by_name(name: &str) -> Option<&'static Lab> {
     LABS.iter().find(|l| l.name == name)
+}
+
+/// For tasks that make their own data.
+fn no_text(options: &TrainOptions, name: &str) -> Result<()> {
+    match &options.text {
+        None => Ok(()),
+        Some(_) => Err(crate::Error::request(format!("{name} makes its own data; leave --text out"))),
+    }
 }

@@ -20,19 +20,34 @@ pub struct Builtin {
 }
 
 /// Every built-in model; the first is the default.
-pub const BUILTINS: &[Builtin] = &[Builtin {
-    name: "induction",
-    purpose: "two attention layers with the textbook induction circuit; continues repeated sequences, and some English",
-    n_params: 656_896,
-    license: "CC0-1.0",
-    prompt: "Mr. Quilp Zander of Norland gave a ball. Everyone came to see Mr. Qu",
-    files: &[
-        ("config.json", include_bytes!("../../assets/induction/config.json")),
-        ("model.safetensors", include_bytes!("../../assets/induction/model.safetensors")),
-        ("tokenizer.json", include_bytes!("../../assets/induction/tokenizer.json")),
-        ("CARD.md", include_bytes!("../../assets/induction/CARD.md")),
-    ],
-}];
+pub const BUILTINS: &[Builtin] = &[
+    Builtin {
+        name: "induction",
+        purpose: "two attention layers with the textbook induction circuit; continues repeated sequences, and some English",
+        n_params: 656_896,
+        license: "CC0-1.0",
+        prompt: "Mr. Quilp Zander of Norland gave a ball. Everyone came to see Mr. Qu",
+        files: &[
+            ("config.json", include_bytes!("../../assets/induction/config.json")),
+            ("model.safetensors", include_bytes!("../../assets/induction/model.safetensors")),
+            ("tokenizer.json", include_bytes!("../../assets/induction/tokenizer.json")),
+            ("CARD.md", include_bytes!("../../assets/induction/CARD.md")),
+        ],
+    },
+    Builtin {
+        name: "alphabetical",
+        purpose: "two attention layers that say whether letters stand in alphabetical order",
+        n_params: 21_888,
+        license: "CC0-1.0",
+        prompt: "b d k p m s ?",
+        files: &[
+            ("config.json", include_bytes!("../../assets/alphabetical/config.json")),
+            ("model.safetensors", include_bytes!("../../assets/alphabetical/model.safetensors")),
+            ("tokenizer.json", include_bytes!("../../assets/alphabetical/tokenizer.json")),
+            ("CARD.md", include_bytes!("../../assets/alphabetical/CARD.md")),
+        ],
+    },
+];
 
 /// The name of the model that is opened when none is named.
 pub fn default_name() -> Result<String> {

@@ -170,6 +170,11 @@ impl Model {
         Self { config, weights, tokenizer, spec: spec.to_owned(), format, n_params, load_seconds: 0.0 }
     }
 
+    /// A model that no file holds, such as one in training; `spec` names it.
+    pub fn in_memory(config: ModelConfig, weights: Weights, tokenizer: Option<Tokenizer>, spec: &str) -> Self {
+        Self::assemble(config, weights, tokenizer, spec, "memory")
+    }
+
     pub fn network(&self) -> Network<'_> {
         Network { config: &self.config, weights: &self.weights }
     }

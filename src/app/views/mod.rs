@@ -12,6 +12,7 @@ mod lens;
 mod norms;
 mod patching;
 mod projection;
+mod scratch;
 mod toy;
 
 use std::sync::Arc;
@@ -54,6 +55,9 @@ pub enum ViewKind {
     ToyDimensionality,
     ToyLoss,
     ToyEnergy,
+    ScratchCurves,
+    ScratchPatterns,
+    ScratchFourier,
 }
 
 /// Groups of views that are looked at together, with bars of their own.
@@ -63,15 +67,18 @@ pub enum Workspace {
     Model,
     /// Toy models of superposition.
     Superposition,
+    /// Transformers trained until their circuits appear.
+    Scratch,
 }
 
 impl Workspace {
-    pub const ALL: [Self; 2] = [Self::Model, Self::Superposition];
+    pub const ALL: [Self; 3] = [Self::Model, Self::Superposition, Self::Scratch];
 
     pub fn title(self) -> &'static str {
         match self {
             Self::Model => "Model",
             Self::Superposition => "Superposition lab",
+            Self::Scratch => "Circuits from scratch",
         }
     }
 
@@ -79,6 +86,7 @@ impl Workspace {
         match self {
             Self::Model => "look into a transformer that reads a prompt",
             Self::Superposition => "train toy models and watch superposition appear",
+            Self::Scratch => "train a small transformer and watch its circuit grow",
         }
     }
 }
@@ -296,6 +304,33 @@ pub const VIEWS: &[ViewDef] = &[
         help: "The loss of every model, coloured by the shape that its features form. Models of one shape share an energy level.",
         formula: "loss; shapes from angles and lengths of W_i",
         make: || Box::new(toy::energy::Energy),
+    },
+    ViewDef {
+        kind: ViewKind::ScratchCurves,
+        name: "scratch-curves",
+        title: "Curves",
+        workspace: Workspace::Scratch,
+        help: "The loss over the training, and what the model can do by then. A circuit appears where both bend. Click to go to a step.",
+        formula: "cross-entropy of the predicted tokens, nats; scores as their labels say",
+        make: || Box::new(scratch::Curves),
+    },
+    ViewDef {
+        kind: ViewKind::ScratchPatterns,
+        name: "scratch-patterns",
+        title: "Patterns",
+        workspace: Workspace::Scratch,
+        help: "The attention patterns of all heads on one watched prompt, as the model learns. Click a head to see it large.",
+        formula: "softmax(q · k / √d_head), blocks.L.attn.hook_pattern [head, dest, src]",
+        make: || Box::new(scratch::Patterns::default()),
+    },
+    ViewDef {
+        kind: ViewKind::ScratchFourier,
+        name: "scratch-fourier",
+        title: "Fourier",
+        workspace: Workspace::Scratch,
+        help: "Which frequencies the model of modular addition uses. Memorised answers have none; the rule uses a few key frequencies, which are marked.",
+        formula: "shares of variance: embeddings in cos, sin 2πkn/p; logits in cos 2πk(a + b − c)/p [Nanda et al. 2023]",
+        make: || Box::new(scratch::FourierView),
     },
 ];
 

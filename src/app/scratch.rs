@@ -1,0 +1,190 @@
+//! Circuits grown from scratch: the lab transformer that is trained, its curves, and what it looked like on the way.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use eframe::egui;
+
+use super::notify::{Level, Notices};
+use crate::error::Error;
+use crate::jobs::course::{CourseRun, Report};
+use crate::lab::course::Sight;
+use crate::lab::{LABS, Lab, StepReport, TrainOptions, by_name};
+
+/// What can be asked for.
+#[derive(Clone, Debug)]
+pub enum ScratchAction {
+    /// Which model is to be trained.
+    Choose(&'static str),
+    /// Trains from the start, or goes on where it was stopped.
+    Start {
+        fresh: bool,
+    },
+    Stop,
+    Seed(u64),
+    /// Steps instead of the recipe's.
+    Steps(Option<usize>),
+    /// Shows a look of the past, or follows the training.
+    Scrub(Option<usize>),
+    /// The head whose pattern is shown large.
+    Head(usize, usize),
+}
+
+pub struct ScratchState {
+    pub lab: &'static str,
+    pub seed: u64,
+    pub steps: Option<usize>,
+    run: Option<CourseRun>,
+    pub reports: Vec<StepReport>,
+    pub sights: Vec<Arc<Sight>>,
+    pub shown: Option<usize>,
+    pub head: (usize, usize),
+    pub error: Option<String>,
+    /// Where trainings are kept.
+    pub place: PathBuf,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl ScratchState {
+    pub fn new(ctx: &egui::Context) -> Self {
+        let ctx = ctx.clone();
+        let place = directories::ProjectDirs::from("", "", "circuitscope")
+            .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned())
+            .join("lab");
+        Self {
+            lab: "alphabetical",
+            seed: 1,
+            steps: None,
+            run: None,
+            reports: Vec::new(),
+            sights: Vec::new(),
+            shown: None,
+            head: (0, 0),
+            error: None,
+            place,
+            wake: Arc::new(move || ctx.request_repaint()),
+        }
+    }
+
+    pub fn lab(&self) -> &'static Lab {
+        by_name(self.lab).unwrap_or(&LABS[0])
+    }
+
+    /// The folder of the training.
+    pub fn folder(&self) -> PathBuf {
+        self.place.join(format!("{}-seed-{}", self.lab, self.seed))
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Share that is done, and seconds left.
+    pub fn progress(&self) -> Option<(f32, Option<f64>)> {
+        self.run.as_ref().map(|r| (r.progress().fraction(), r.progress().seconds_left()))
+    }
+
+    pub fn sight(&self) -> Option<&Arc<Sight>> {
+        self.shown.and_then(|k| self.sights.get(k)).or(self.sights.last())
+    }
+
+    /// The newest look at or before the shown one that can be opened as a model.
+    pub fn checkpoint(&self) -> Option<(usize, PathBuf)> {
+        let upto = self.shown.map_or(self.sights.len(), |k| k + 1).min(self.sights.len());
+        self.sights[..upto].iter().rev().find_map(|s| s.folder.clone().map(|f| (s.step, f)))
+    }
+
+    /// Takes in what the training sent; true if anything changed.
+    pub fn update(&mut self, notices: &mut Notices) -> bool {
+        let Some(run) = &self.run else { return false };
+        let mut reports = Vec::new();
+        while let Some(r) = run.poll() {
+            reports.push(r);
+        }
+        let changed = !reports.is_empty();
+        for report in reports {
+            match report {
+                Report::Step(r) => {
+                    if let Some(sight) = &r.sight {
+                        self.sights.push(sight.clone());
+                    }
+                    if !r.values.is_empty() {
+                        self.reports.push(StepReport { sight: None, ..r });
+                    }
+                }
+                Report::Ended(outcome) => {
+                    self.run = None;
+                    match outcome {
+                        Ok(()) => {
+                            let text = format!("{} is trained; it lies in {}.", self.lab, self.folder().display());
+                            notices.push(Level::Info, text);
+                        }
+                        Err(Error::Cancelled) => {
+                            notices.push(Level::Info, "Stopped; the training can go on from here.");
+                        }
+                        Err(e) => {
+                            notices.push(Level::Error, e.to_string());
+                            self.error = Some(e.to_string());
+                        }
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// Shows a training that was made elsewhere.
+    pub fn present(&mut self, lab: &'static str, reports: Vec<StepReport>, sights: Vec<Arc<Sight>>) {
+        self.forget();
+        (self.lab, self.reports, self.sights) = (lab, reports, sights);
+    }
+
+    fn forget(&mut self) {
+        self.run = None;
+        (self.reports, self.sights) = (Vec::new(), Vec::new());
+        (self.shown, self.head, self.error) = (None, (0, 0), None);
+    }
+
+    fn start(&mut self, fresh: bool) {
+        let options =
+            TrainOptions { output: self.folder(), text: None, steps: self.steps, seed: self.seed, looks: true, fresh };
+        if fresh {
+            self.forget();
+        }
+        self.error = None;
+        let wake = self.wake.clone();
+        self.run = Some(CourseRun::spawn(self.lab(), options, move || wake()));
+    }
+
+    pub fn apply(&mut self, action: ScratchAction) {
+        match action {
+            ScratchAction::Choose(name) => {
+                if let Some(lab) = by_name(name)
+                    && self.lab != lab.name
+                {
+                    self.lab = lab.name;
+                    self.steps = None;
+                    self.forget();
+                }
+            }
+            ScratchAction::Start { fresh } => self.start(fresh),
+            ScratchAction::Stop => {
+                if let Some(run) = &self.run {
+                    run.stop();
+                }
+            }
+            ScratchAction::Seed(seed) => {
+                self.seed = seed;
+                self.forget();
+            }
+            ScratchAction::Steps(steps) => self.steps = steps,
+            ScratchAction::Scrub(k) => self.shown = k.filter(|k| k + 1 < self.sights.len()),
+            ScratchAction::Head(l, h) => self.head = (l, h),
+        }
+    }
+
+    /// True while nothing is on its way.
+    pub fn is_settled(&self) -> bool {
+        self.run.is_none()
+    }
+}
