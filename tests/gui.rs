@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuitscope::analysis::audit::audit;
+use circuitscope::analysis::feature_geometry::Directions;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
@@ -30,6 +31,7 @@ use circuitscope::lab::toy::recipe::Sweep;
 use circuitscope::lab::toy::{Moment, Recipe, Toy};
 use circuitscope::model::builtin::BUILTINS;
 use circuitscope::session::Document;
+use circuitscope::session::lesson::shipped;
 use common::fixture;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -61,6 +63,7 @@ fn settle(h: &mut Harness<'static, App>) {
 
 /// Something for the causal views to show: an edit, a sweep, a text.
 fn causes(h: &mut Harness<'static, App>) {
+    h.state_mut().state.apply(Action::Geometry(Directions::Embedding), 0.0);
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
     let state = &mut h.state_mut().state;
     let settings = state.first_patching();
@@ -141,6 +144,57 @@ fn course(h: &mut Harness<'static, App>) {
     };
     let steps = |by: usize| (0..=500).step_by(by);
     h.state_mut().state.scratch.present("addition", steps(25).map(report).collect(), steps(50).map(look).collect());
+}
+
+#[test]
+fn lessons_name_only_what_exists() {
+    for lesson in shipped() {
+        circuitscope::app::lessons::check(lesson).unwrap_or_else(|e| panic!("{}: {e}", lesson.title));
+    }
+}
+
+#[test]
+fn a_lesson_is_walked_through_and_leaves_everything_as_it_was() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().state.apply(Action::SetAnswer(" United".to_owned()), 0.0);
+    settle(&mut h);
+    let before = h.state().state.document.clone();
+    h.get_by_label("Lessons  ▾").click();
+    h.run();
+    h.get_by_label_contains("Induction heads").click();
+    h.run();
+    assert!(h.state().lessons.is_running());
+    let lesson = shipped().iter().find(|l| l.title == "Induction heads").unwrap();
+    for (k, step) in lesson.steps.iter().enumerate() {
+        settle(&mut h);
+        h.get_by_label(&step.title);
+        let app = h.state();
+        if let Some(prompt) = &step.state.prompt {
+            assert_eq!(&app.state.document.prompt, prompt);
+        }
+        if let Some((l, head)) = step.state.head.as_deref().and_then(circuitscope::session::lesson::head) {
+            assert_eq!(
+                (app.state.selection.pinned.layer, app.state.selection.pinned.head),
+                (l, Some(head)),
+                "step {k}"
+            );
+        }
+        if step.state.zero_head.is_some() {
+            assert!(app.state.document.stack.is_active() && app.state.edited().is_some(), "step {k}");
+        }
+        if let Some(q) = &step.question {
+            assert!(h.query_by_label_contains(&q.reveal[..20]).is_none());
+            h.get_by_label_contains(&q.choices[0]).click();
+            h.run();
+            h.get_by_label_contains(&q.reveal[..20]);
+        }
+        let last = k + 1 == lesson.steps.len();
+        h.get_by_label(if last { "Finish" } else { "Next" }).click();
+        h.run();
+    }
+    settle(&mut h);
+    assert!(!h.state().lessons.is_running());
+    assert_eq!(h.state().state.document, before);
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod attribution_patching;
 pub mod audit;
 pub mod backup;
 pub mod direct_attribution;
+pub mod feature_geometry;
 pub mod head_scores;
 pub mod logit_lens;
 pub mod metric;

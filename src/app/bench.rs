@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::command::Action;
+use super::lab::LabAction;
 use super::layout::Layout;
 use super::views::{ViewKind, Workspace};
 use crate::error::Result;
+use crate::lab::toy::presets;
 use crate::model::Model;
 use crate::session::Document;
 
@@ -71,6 +73,30 @@ fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let (first, _) = measure(&mut app, &ctx, 1, moving);
     let (ui, tessellate) = measure(&mut app, &ctx, 20 * repeat.max(1), moving);
     Ok(json!({"nodes": nodes, "links": links, "first_ms": first, "ui_ms": ui, "tessellate_ms": tessellate}))
+}
+
+/// Median milliseconds of a frame of the superposition lab's workspace, and of all its views at once, while the ten
+/// models of the first preset are training.
+pub fn lab_frame() -> Result<Value> {
+    let ctx = egui::Context::default();
+    let mut app = App::new(&ctx, super::document(&crate::cli::WindowArgs::default())?, Vec::new());
+    app.settle(&ctx, Duration::from_secs(60))?;
+    let mut of = |layout: Layout| {
+        app.layout = layout;
+        let mut recipe = (presets::PRESETS[0].recipe)();
+        // Longer than the frames take.
+        recipe.steps = 10_000_000;
+        app.state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
+        app.state.apply(Action::Lab(LabAction::Start), 0.0);
+        std::thread::sleep(Duration::from_millis(300));
+        let times = measure(&mut app, &ctx, 200, |_| Vec::new());
+        app.state.apply(Action::Lab(LabAction::Pause(true)), 0.0);
+        times
+    };
+    let (ui, tessellate) = of(Layout::of(Workspace::Superposition));
+    let (all_ui, all_tessellate) = of(Layout::everything(Workspace::Superposition));
+    Ok(json!({"ui_ms": ui, "tessellate_ms": tessellate, "all_views_ui_ms": all_ui,
+        "all_views_tessellate_ms": all_tessellate}))
 }
 
 /// Medians of (layout and shapes, tessellation) in milliseconds.

@@ -6,9 +6,11 @@ use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 use super::causal::{PatchSettings, Show};
 use super::circuits::{CircuitSettings, GraphTarget};
 use super::lab::LabAction;
+use super::lessons::LessonAction;
 use super::scratch::ScratchAction;
 use super::selection::{Hovered, Pinned};
 use super::views::{ViewKind, Workspace};
+use crate::analysis::feature_geometry::Directions;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::projection::Settings;
 use crate::circuit::cart::Cart;
@@ -19,6 +21,7 @@ use crate::engine::{EditStack, Which};
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::jobs::circuits::Search;
+use crate::session::Document;
 
 /// Named commands without data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +248,8 @@ pub enum Action {
     Hover(Hovered),
     NeuronStatistic(Statistic),
     Project(Settings),
+    /// Which directions the feature geometry is of.
+    Geometry(Directions),
     Show(ViewKind),
     /// Changes to a workspace.
     Enter(Workspace),
@@ -252,6 +257,9 @@ pub enum Action {
     Lab(LabAction),
     /// What circuits grown from scratch are asked for.
     Scratch(ScratchAction),
+    Lesson(LessonAction),
+    /// Puts a document back that was open before.
+    Restore(Box<Document>),
     Save {
         name: String,
         extension: &'static str,

@@ -42,7 +42,7 @@ impl Layout {
                 let left = tabs(t, &[Attention]);
                 let top = tabs(t, &[Lens, Graph, Patching, Norms]);
                 let low_left = tabs(t, &[Attribution, Circuit, Edits]);
-                let low_right = tabs(t, &[Activations, Projection, Generation]);
+                let low_right = tabs(t, &[Activations, Projection, Geometry, Generation]);
                 let low = split(t, LinearDir::Horizontal, [low_left, low_right], 0.5);
                 let right = split(t, LinearDir::Vertical, [top, low], 0.56);
                 split(t, LinearDir::Horizontal, [left, right], 0.38)

@@ -9,6 +9,7 @@ pub mod inspector;
 pub mod lab;
 pub mod lab_panel;
 pub mod layout;
+pub mod lessons;
 pub mod notify;
 pub mod palette;
 pub mod picture;
@@ -53,7 +54,7 @@ use crate::graph::layout::{Cut, Shown};
 use crate::graph::marks::Marks;
 use crate::jobs::Worker;
 use crate::model::builtin::{self, BUILTINS};
-use crate::session::{Document, recent};
+use crate::session::{Document, lesson, recent};
 
 /// A prompt that most English models have an opinion on: indirect object identification.
 pub const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
@@ -130,6 +131,8 @@ enum Message {
     Stack(PathBuf, crate::engine::EditStack),
     Graph(PathBuf),
     Cart(PathBuf, crate::circuit::cart::Cart),
+    /// Models that lessons need and that are there.
+    Models(std::collections::HashMap<String, PathBuf>),
     /// A circuit's name, and the circuit that the cart is compared with.
     Compared(String, crate::circuit::cart::Cart),
 }
@@ -142,6 +145,9 @@ pub struct App {
     top: TopBar,
     strip: Strip,
     palette: CommandPalette,
+    pub lessons: lessons::Lessons,
+    /// Where the parts of the window are that a lesson may speak of.
+    places: Places,
     save: Option<Save>,
     shortcuts_open: bool,
     pub adapter: String,
@@ -173,6 +179,8 @@ impl App {
             top: TopBar::default(),
             strip: Strip::default(),
             palette: CommandPalette::default(),
+            lessons: lessons::Lessons::default(),
+            places: Default::default(),
             save: None,
             shortcuts_open: false,
             adapter: String::new(),
@@ -192,6 +200,10 @@ impl App {
         if self.state.update(self.now) {
             ctx.request_repaint();
         }
+        for action in self.lessons.late(&self.state) {
+            self.state.apply(action, self.now);
+        }
+        self.find_models(ctx);
         if let Some(seconds) = self.state.due(self.now) {
             ctx.request_repaint_after(std::time::Duration::from_secs_f64(seconds + 0.01));
         }
@@ -216,6 +228,7 @@ impl App {
                     self.show(ViewKind::Circuit);
                     self.state.apply(Action::CompareCart(Some((name, cart))), self.now);
                 }
+                Message::Models(found) => self.lessons.found = Some(found),
                 Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
                 Message::SaveTo(path) => {
                     if let Some(save) = &mut self.save {
@@ -280,24 +293,31 @@ impl App {
             egui::Panel::top("top")
                 .frame(bar(palette.header))
                 .exact_size(44.0)
-                .show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace));
+                .show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace, &self.lessons));
             let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
+            let places = &mut self.places;
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
-            egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
+            let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
                 statusbar::ui(ui, &mut cx, &self.adapter);
             });
+            places.insert("status", status.response.rect);
+            if self.lessons.is_running() {
+                let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
+                panel.show(ui, |ui| self.lessons.ui(ui, cx.actions));
+            }
             match self.layout.workspace {
-                Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side),
+                Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places),
                 Workspace::Superposition => {
-                    side_bars(ui, &mut cx, side, lab_panel::settings, lab_panel::transport);
+                    side_bars(ui, &mut cx, side, lab_panel::settings, lab_panel::transport, places);
                 }
                 Workspace::Scratch => {
-                    side_bars(ui, &mut cx, side, scratch_panel::settings, scratch_panel::transport);
+                    side_bars(ui, &mut cx, side, scratch_panel::settings, scratch_panel::transport, places);
                 }
             }
             let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
             egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
         }
+        self.outline(&ctx);
         self.palette.ui(&ctx, &mut actions);
         self.shortcuts(&ctx);
         self.saving(&ctx);
@@ -337,6 +357,7 @@ impl App {
             Action::Do(command) => self.command(ctx, command),
             Action::Show(kind) => self.show(kind),
             Action::Enter(workspace) => self.enter(workspace),
+            Action::Lesson(action) => self.lesson(action),
             Action::Copy(text) => {
                 ctx.copy_text(text);
                 self.state.notices.push(Level::Info, "Copied.");
@@ -490,6 +511,42 @@ impl App {
         let parked = self.parked.iter().position(|l| l.workspace == workspace);
         let next = parked.map_or_else(|| Layout::of(workspace), |k| self.parked.swap_remove(k));
         self.parked.push(std::mem::replace(&mut self.layout, next));
+    }
+
+    /// Goes on in a lesson.
+    fn lesson(&mut self, action: lessons::LessonAction) {
+        let orders = self.lessons.apply(action, &self.state, self.layout.workspace);
+        if let Some(w) = orders.workspace {
+            self.enter(w);
+        }
+        if let Some(kind) = orders.view {
+            self.show(kind);
+        }
+        for action in orders.actions {
+            self.state.apply(action, self.now);
+        }
+    }
+
+    /// Looks for the models that lessons need, once.
+    fn find_models(&mut self, ctx: &egui::Context) {
+        if self.lessons.found.is_some() {
+            return;
+        }
+        self.lessons.found = Some(Default::default());
+        self.background(ctx, || {
+            let needs = lesson::shipped().iter().filter_map(|l| l.needs.clone());
+            Some(Message::Models(needs.filter_map(|n| Some((n.clone(), lesson::find_model(&n)?))).collect()))
+        });
+    }
+
+    /// The outline around what a lesson speaks of.
+    fn outline(&self, ctx: &egui::Context) {
+        let Some(name) = self.lessons.highlight() else { return };
+        let view = views::by_name(name).and_then(|v| self.layout.pane(v.kind)).and_then(|(_, rect)| rect);
+        let Some(rect) = view.or(self.places.get(name).copied()) else { return };
+        let painter = ctx.layer_painter(egui::LayerId::new(egui::Order::Middle, egui::Id::unique("lesson")));
+        let stroke = egui::Stroke::new(2.0, Palette::of(ctx).accent);
+        painter.rect_stroke(rect.expand(1.0), 4.0, stroke, egui::StrokeKind::Middle);
     }
 
     /// Starts, pauses or goes on with the lab's training.
@@ -683,7 +740,14 @@ fn bar(fill: egui::Color32) -> egui::Frame {
 }
 
 /// What surrounds the views of a model.
-fn model_bars(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, side: egui::Frame) {
+fn model_bars(
+    top: &mut TopBar,
+    strip: &mut Strip,
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    side: egui::Frame,
+    places: &mut Places,
+) {
     let palette = cx.palette;
     if top.is_comparing(cx) {
         let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
@@ -691,26 +755,38 @@ fn model_bars(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut C
     }
     let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
     let tokens = egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0 + second);
-    tokens.show_separator_line(false).show(ui, |ui| {
+    let shown = tokens.show_separator_line(false).show(ui, |ui| {
         strip.ui(ui, cx);
     });
+    places.insert("strip", shown.response.rect);
+    for (name, id) in [("prompt", topbar::PROMPT_ID), ("answer", topbar::ANSWER_ID)] {
+        if let Some(r) = ui.ctx().read_response(egui::Id::unique(id)) {
+            places.insert(name, r.rect);
+        }
+    }
     let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
-    egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0).show(ui, |ui| {
-        inspector::ui(ui, cx);
-    });
+    let panel = egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0);
+    let shown = panel.show(ui, |ui| inspector::ui(ui, cx));
+    places.insert("inspector", shown.response.rect);
 }
 
+type Places = std::collections::HashMap<&'static str, egui::Rect>;
 type Bar = fn(&mut egui::Ui, &mut Context<'_>);
 
 /// What surrounds the views of a lab: settings at the left, the way through time above.
-fn side_bars(ui: &mut egui::Ui, cx: &mut Context<'_>, side: egui::Frame, settings: Bar, transport: Bar) {
-    egui::Panel::left("settings").frame(side).default_size(300.0).size_range(240.0..=460.0).show(ui, |ui| {
-        settings(ui, cx);
-    });
-    let frame = bar(cx.palette.header);
-    egui::Panel::top("transport").frame(frame).exact_size(40.0).show_separator_line(false).show(ui, |ui| {
-        transport(ui, cx);
-    });
+fn side_bars(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    side: egui::Frame,
+    settings: Bar,
+    transport: Bar,
+    places: &mut Places,
+) {
+    let panel = egui::Panel::left("settings").frame(side).default_size(300.0).size_range(240.0..=460.0);
+    places.insert("settings", panel.show(ui, |ui| settings(ui, cx)).response.rect);
+    let panel = egui::Panel::top("transport").frame(bar(cx.palette.header)).exact_size(40.0);
+    let shown = panel.show_separator_line(false).show(ui, |ui| transport(ui, cx));
+    places.insert("transport", shown.response.rect);
 }
 
 fn drop_hint(ctx: &egui::Context, palette: Palette) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::analysis::backup::Change;
 use crate::analysis::direct_attribution::Attribution;
+use crate::analysis::feature_geometry::FeatureGeometry;
 use crate::analysis::head_scores::HeadScores;
 use crate::analysis::logit_lens::Lens;
 use crate::analysis::neurons::{NeuronTokens, Neurons};
@@ -85,6 +86,7 @@ pub struct Results {
     pub attribution: Slot<Compared<Attribution>>,
     pub neurons: Slot<Compared<Neurons>>,
     pub neuron_tokens: Slot<NeuronTokens>,
+    pub geometry: Slot<FeatureGeometry>,
     pub projection: Slot<Projection>,
     pub text_scores: Slot<Compared<HeadScores>>,
     pub random_scores: Slot<Compared<HeadScores>>,

@@ -10,6 +10,7 @@ use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
 use super::scratch::ScratchState;
 use super::selection::{Focus, Selection};
+use crate::analysis::feature_geometry::Directions;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::pair::Pair;
 use crate::analysis::projection::Settings;
@@ -20,6 +21,8 @@ use crate::jobs::{Answer, Kind, Payload, Request, Run, Worker};
 use crate::model::Model;
 use crate::session::Document;
 
+/// Directions whose cosines are shown one by one.
+const SHOWN: usize = 48;
 /// Neurons shown at once.
 pub const NEURONS: usize = 256;
 /// Pause after the last keystroke before the prompt runs.
@@ -58,6 +61,8 @@ pub struct State {
     /// The end of the shown run is pinned, and stays so while it grows.
     follows_end: bool,
     pub circuits: CircuitState,
+    /// The directions that the feature geometry is of, once it has been looked at.
+    pub geometry: Option<Directions>,
     pub lab: LabState,
     pub scratch: ScratchState,
     /// How text is generated, and how much.
@@ -95,6 +100,7 @@ impl State {
             pending_generation: false,
             follows_end: true,
             circuits: CircuitState::default(),
+            geometry: None,
             lab,
             scratch,
             sampling: (Sampling::default(), 30),
@@ -180,6 +186,7 @@ impl State {
         self.worker.submit(Request::TextScores { subject });
         self.request_graph();
         self.request_why();
+        self.request_geometry();
     }
 
     /// Shows the wanted run: all analyses of it are asked for.
@@ -330,6 +337,7 @@ impl State {
                 self.choose_head();
             }
             Payload::Neurons(v) => r.neurons.set(v, stamp),
+            Payload::Geometry(v) => r.geometry.set(v, stamp),
             Payload::NeuronTokens(v) => r.neuron_tokens.set(v, stamp),
             Payload::Projection(v) => r.projection.set(v, stamp),
             Payload::TextScores(v) => r.text_scores.set(v, stamp),
@@ -344,6 +352,7 @@ impl State {
             | Kind::Run
             | Kind::RunCorrupted
             | Kind::NeuronTokens
+            | Kind::Geometry
             | Kind::RandomScores
             | Kind::GraphFile
             | Kind::Drawing => return true,
@@ -428,6 +437,7 @@ impl State {
             Kind::Lens => &mut r.lens.error,
             Kind::Norms => &mut r.norms.error,
             Kind::Neurons => &mut r.neurons.error,
+            Kind::Geometry => &mut r.geometry.error,
             Kind::NeuronTokens => &mut r.neuron_tokens.error,
             Kind::Projection => &mut r.projection.error,
             Kind::TextScores => &mut r.text_scores.error,
@@ -547,11 +557,58 @@ impl State {
                     self.results.projection.outdate();
                 }
             }
+            Action::Geometry(directions) => {
+                self.geometry = Some(directions);
+                self.request_geometry();
+            }
+            Action::Restore(document) => self.restore(*document),
             Action::Scratch(action) => self.scratch.apply(action),
             Action::Lab(action) => self.lab.apply(action, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
             other => self.apply_circuit(other),
         }
+    }
+
+    /// The directions themselves belong to the model; which cosines are shown depends on the prompt.
+    fn request_geometry(&mut self) {
+        let (Some(directions), Some(model)) = (self.geometry, self.model.clone()) else { return };
+        let chosen: Vec<usize> = match directions {
+            Directions::Neurons(layer) => match self.results.neurons.get() {
+                Some(n) if n.value.now.layer == layer => n.value.now.order.iter().copied().take(SHOWN).collect(),
+                _ => (0..SHOWN).collect(),
+            },
+            Directions::Embedding | Directions::Unembedding => {
+                let mut ids: Vec<usize> = Vec::new();
+                for id in self.run().map_or(&[][..], |r| &r.trace.ids) {
+                    if !ids.contains(&(*id as usize)) && ids.len() < SHOWN {
+                        ids.push(*id as usize);
+                    }
+                }
+                ids
+            }
+        };
+        // What does not depend on the prompt is computed once.
+        let known = self.results.geometry.get().map(|g| g.value.clone()).filter(|g| g.directions == directions);
+        self.worker.submit(Request::Geometry { model, directions, chosen, known });
+        self.results.geometry.outdate();
+    }
+
+    /// Shows another document, with its model.
+    fn restore(&mut self, document: Document) {
+        let model = document.model.clone();
+        let other = model != self.document.model;
+        self.document = document;
+        self.show = if self.document.stack.is_active() { Show::Edited } else { Show::Clean };
+        if other {
+            self.open(model);
+        } else {
+            self.request_run();
+        }
+    }
+
+    /// Nothing of the model is asked for or on its way.
+    pub fn rests(&self) -> bool {
+        self.edited_at.is_none() && !self.worker.is_busy() && self.opening.is_none()
     }
 
     /// From now on the shown head is the user's choice.

@@ -4,6 +4,7 @@ use eframe::egui::{self, RichText};
 
 use super::causal::Show;
 use super::command::{Action, Command};
+use super::lessons::Lessons;
 use super::theme;
 use super::views::{Context, Workspace};
 use super::widgets::token_text;
@@ -26,9 +27,10 @@ pub struct TopBar {
 }
 
 pub const PROMPT_ID: &str = "prompt";
+pub const ANSWER_ID: &str = "answer";
 
 impl TopBar {
-    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace) {
+    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons) {
         let d = &cx.state.document;
         let current = [&d.prompt, &d.answer, &d.wrong, &d.corrupted].map(Clone::clone);
         if self.seen.as_ref() != Some(&current) {
@@ -39,6 +41,9 @@ impl TopBar {
             ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
             ui.add_space(theme::GRID);
             workspaces(ui, cx, workspace);
+            let button = ui.button("Lessons  ▾").on_hover_text("guided tours");
+            egui::Popup::menu(&button).show(|ui| lessons.menu(ui, cx.actions));
+            ui.separator();
             if workspace != Workspace::Model {
                 ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
                 return;
@@ -235,9 +240,12 @@ impl TopBar {
             .accessible_name("Wrong answer")
             .on_hover_text("token to compare with, taken as given: mind the leading space; empty for none");
         ui.label(RichText::new("−").color(cx.palette.weak));
-        let answer = ui.add(field(&mut self.answer, "answer")).accessible_name("Answer").on_hover_text(
-            "token to explain, taken as given: mind the leading space; empty for the model's own favourite",
-        );
+        let answer = ui
+            .add(field(&mut self.answer, "answer").id(egui::Id::unique(ANSWER_ID)))
+            .accessible_name("Answer")
+            .on_hover_text(
+                "token to explain, taken as given: mind the leading space; empty for the model's own favourite",
+            );
         if answer.changed() {
             cx.actions.push(Action::SetAnswer(self.answer.clone()));
             self.remember();
@@ -258,7 +266,6 @@ fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace) {
             cx.actions.push(Action::Enter(w));
         }
     }
-    ui.separator();
 }
 
 /// Theme and command palette; right to left.

@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Repetitions of each timing; the median is reported
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeat: usize,
+    /// Time the superposition lab at full size instead (minutes)
+    #[arg(long)]
+    lab: bool,
 }
 
 /// Median seconds of `f` over `n` runs after one warm-up.
@@ -152,7 +155,30 @@ pub(super) fn plain_pass(model: &Model, ids: &[u32], progress: &Progress) -> Res
     watched_pass(model, ids, &mut NoHooks, progress)
 }
 
+/// `--lab`
+fn lab(args: &Arguments) -> Result<()> {
+    let mut doc = super::bench_lab::lab()?;
+    #[cfg(feature = "gui")]
+    {
+        doc["frame"] = crate::app::bench::lab_frame()?;
+    }
+    doc["threads"] = json!(rayon::current_num_threads());
+    if args.model.json {
+        return emit(&doc.to_string());
+    }
+    let mut text = super::bench_lab::lines(&doc);
+    if let (Some(ui), Some(shapes)) = (doc["frame"]["ui_ms"].as_f64(), doc["frame"]["tessellate_ms"].as_f64()) {
+        text.push_str(&format!(
+            "\na frame of the lab's workspace while it trains: {ui:.2} ms, and {shapes:.2} ms for its triangles"
+        ));
+    }
+    emit(&text)
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
+    if args.lab {
+        return lab(args);
+    }
     // Twice: the second time the file is surely cached.
     drop(args.model.open()?);
     let model = Arc::new(args.model.open()?);

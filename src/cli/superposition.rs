@@ -38,8 +38,9 @@ pub struct Arguments {
     /// Steps (default: the preset's, 10000)
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// First weights and inputs follow from it (default: the preset's, 0)
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Train each sparsity this many times, from other first weights
     #[arg(long, value_name = "N")]
     repeat: Option<usize>,
@@ -92,7 +93,7 @@ fn recipe(args: &Arguments) -> Result<Recipe> {
     if let Sweep::Sparsity { repeat, .. } = &mut r.sweep {
         *repeat = args.repeat.unwrap_or(*repeat);
     }
-    r.seed = args.seed;
+    r.seed = args.seed.unwrap_or(r.seed);
     r.steps = args.steps.unwrap_or(r.steps);
     r.batch = args.batch.unwrap_or(r.batch);
     r.optimiser.rate = args.learning_rate.unwrap_or(r.optimiser.rate);

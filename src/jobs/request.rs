@@ -10,6 +10,7 @@ use super::circuits::{self, CircuitQuestion, Search, Searched, Tried};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::{Attribution, direct_attribution};
+use crate::analysis::feature_geometry::{Directions, FeatureGeometry, feature_geometry};
 use crate::analysis::head_scores::{HeadScores, Measure, head_scores, repeated_random};
 use crate::analysis::logit_lens::{Lens, logit_lens};
 use crate::analysis::metric::Metric;
@@ -47,6 +48,7 @@ pub enum Kind {
     Norms,
     Neurons,
     NeuronTokens,
+    Geometry,
     Projection,
     Sweep,
     Approximation,
@@ -86,7 +88,7 @@ impl Lane {
 
 impl Kind {
     /// All kinds, most urgent first.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Open,
         Self::Run,
         Self::RunCorrupted,
@@ -99,6 +101,7 @@ impl Kind {
         Self::Norms,
         Self::Neurons,
         Self::NeuronTokens,
+        Self::Geometry,
         Self::Projection,
         Self::Sweep,
         Self::Approximation,
@@ -137,6 +140,7 @@ impl Kind {
             Self::Norms => "norms",
             Self::Neurons => "neurons",
             Self::NeuronTokens => "neuron's tokens",
+            Self::Geometry => "feature geometry",
             Self::Projection => "projection",
             Self::TextScores => "head scores on this text",
             Self::RandomScores => "head scores on random tokens",
@@ -146,7 +150,7 @@ impl Kind {
     /// Which thread it runs on: what a click asks for need not wait for a sweep, nor a graph for a search.
     pub fn lane(self) -> Lane {
         match self {
-            Self::Sweep | Self::Approximation | Self::Generate | Self::RandomScores => Lane::Sweeps,
+            Self::Sweep | Self::Approximation | Self::Generate | Self::RandomScores | Self::Geometry => Lane::Sweeps,
             Self::Graph | Self::GraphFile | Self::Drawing => Lane::Graphs,
             Self::Quality | Self::Search => Lane::Circuits,
             _ => Lane::Clicks,
@@ -158,9 +162,10 @@ impl Kind {
         match self {
             // A graph from a file has nothing to do with any model.
             Self::Open => !matches!(other, Self::GraphFile | Self::Drawing),
-            Self::Run => {
-                !matches!(other, Self::Open | Self::RandomScores | Self::NeuronTokens | Self::GraphFile | Self::Drawing)
-            }
+            Self::Run => !matches!(
+                other,
+                Self::Open | Self::RandomScores | Self::NeuronTokens | Self::Geometry | Self::GraphFile | Self::Drawing
+            ),
             // What compares the two prompts depends on the corrupted run as well.
             Self::RunCorrupted => {
                 other == self
@@ -280,6 +285,14 @@ pub enum Request {
         statistic: Statistic,
         limit: usize,
     },
+    /// Directions of the model itself, and those whose cosines are wanted one by one.
+    Geometry {
+        model: Arc<Model>,
+        directions: Directions,
+        chosen: Vec<usize>,
+        /// The measures of this model, if they are known.
+        known: Option<Arc<FeatureGeometry>>,
+    },
     NeuronTokens {
         model: Arc<Model>,
         layer: usize,
@@ -386,6 +399,7 @@ pub enum Payload {
     Norms(Compared<Norms>),
     Neurons(Compared<Neurons>),
     NeuronTokens(NeuronTokens),
+    Geometry(FeatureGeometry),
     Projection(Projection),
     /// What a sweep will take; the sweep follows unless it is long and was not confirmed.
     Estimate(Estimate),
@@ -456,6 +470,7 @@ impl Request {
             Self::Norms { .. } => Kind::Norms,
             Self::Neurons { .. } => Kind::Neurons,
             Self::NeuronTokens { .. } => Kind::NeuronTokens,
+            Self::Geometry { .. } => Kind::Geometry,
             Self::Projection { .. } => Kind::Projection,
             Self::TextScores { .. } => Kind::TextScores,
             Self::RandomScores { .. } => Kind::RandomScores,
@@ -470,6 +485,7 @@ impl Request {
             Self::Run { model, .. }
             | Self::RunCorrupted { model, .. }
             | Self::NeuronTokens { model, .. }
+            | Self::Geometry { model, .. }
             | Self::RandomScores { model } => (Some(model.clone()), Vec::new()),
             Self::Pattern { subject, .. }
             | Self::Attribution { subject, .. }
@@ -562,6 +578,10 @@ impl Request {
                 let minus = subject.minus.as_deref().map(|trace| now.again(trace)).transpose()?;
                 Payload::Neurons(Compared { now, minus, alignment: subject.alignment })
             }
+            Self::Geometry { model, directions, chosen, known } => Payload::Geometry(match known {
+                Some(g) => g.choose(&model, &chosen)?,
+                None => feature_geometry(&model, directions, &chosen, progress)?,
+            }),
             Self::NeuronTokens { model, layer, neuron } => {
                 Payload::NeuronTokens(neuron_tokens(&model, layer, neuron, 10)?)
             }

@@ -1,5 +1,6 @@
 //! The saved document: what was asked, not what was on screen by accident.
 
+pub mod lesson;
 pub mod recent;
 
 use crate::circuit::cart::Cart;

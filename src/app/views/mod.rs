@@ -6,6 +6,7 @@ mod attribution;
 mod circuit;
 mod edits;
 mod generation;
+mod geometry;
 mod graph;
 pub use graph::canvas_id as graph_canvas_id;
 mod lens;
@@ -38,6 +39,7 @@ pub enum ViewKind {
     Norms,
     Projection,
     Activations,
+    Geometry,
     Attribution,
     Patching,
     Edits,
@@ -151,6 +153,15 @@ pub const VIEWS: &[ViewDef] = &[
         help: "Neurons of one layer's MLP on every token, the leading ones first; or how much every head writes. Click a neuron to see which tokens it promotes.",
         formula: "blocks.L.mlp.hook_post [pos, d_mlp]; ‖z · W_O‖₂ per head",
         make: || Box::new(activations::Activations::default()),
+    },
+    ViewDef {
+        kind: ViewKind::Geometry,
+        name: "geometry",
+        title: "Feature geometry",
+        workspace: Workspace::Model,
+        help: "How the model's own directions lie to each other: token embeddings, unembedding directions, or the output vectors of a layer's neurons. The measures are those of the superposition lab, whose toy models show what they mean.",
+        formula: "‖W_i‖; D_i = ‖W_i‖²/Σ_j (Ŵ_i·W_j)² over all directions; cosines Ŵ_i·Ŵ_j [Elhage et al. 2022]",
+        make: || Box::new(geometry::Geometry::default()),
     },
     ViewDef {
         kind: ViewKind::Attribution,

@@ -27,7 +27,8 @@ pub const PRESETS: &[Preset] = &[
                   features: the model keeps the two most important ones at a right angle and gives up the rest. To the \
                   right features become rare, and the model stores more of them than it has dimensions: first two \
                   antipodal pairs, in the end all five as a pentagon.",
-        recipe: || Recipe::falling(5, 2, 10, 0.05, 0.9),
+        // A seed with which each model finds the best shape; other seeds leave one or two in local minima.
+        recipe: || Recipe { seed: 2, ..Recipe::falling(5, 2, 10, 0.05, 0.9) },
         view: "toy-features",
     },
     Preset {

@@ -1,0 +1,25 @@
+//! Lists the lessons in `assets/lessons`, so that a new lesson is a new file and nothing else.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+fn main() {
+    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("assets/lessons");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    println!("cargo:rerun-if-changed=scripts/build.rs");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .expect("assets/lessons is there")
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    files.sort();
+    let mut text =
+        String::from("/// Name and text of every file in `assets/lessons`.\npub const FILES: &[(&str, &str)] = &[\n");
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        writeln!(text, "    ({name:?}, include_str!({:?})),", file.display().to_string()).expect("a string grows");
+    }
+    text.push_str("];\n");
+    let out = Path::new(&std::env::var("OUT_DIR").expect("cargo sets it")).join("lessons.rs");
+    std::fs::write(out, text).expect("OUT_DIR can be written");
+}

@@ -1,0 +1,206 @@
+//! The geometry of a model's own directions: embedding rows, unembedding columns, neurons' output vectors. The
+//! measures are those of the toy models of superposition [Elhage et al. 2022].
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::lab::toy::geometry::{Interference, measured, norms};
+use crate::model::Model;
+
+/// Which directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directions {
+    /// Rows of W_E, one a token.
+    Embedding,
+    /// Columns of W_U, one a token.
+    Unembedding,
+    /// Rows of a layer's W_out, one a neuron.
+    Neurons(usize),
+}
+
+impl Directions {
+    pub fn label(self) -> String {
+        match self {
+            Self::Embedding => "token embeddings".to_owned(),
+            Self::Unembedding => "unembedding directions".to_owned(),
+            Self::Neurons(l) => format!("output vectors of layer {l}'s neurons"),
+        }
+    }
+}
+
+/// Bins of the cosines' histogram, over [−1, 1].
+pub const BINS: usize = 80;
+/// Directions whose pairs make up the histogram; evenly spaced ones where there are more.
+const SAMPLED: usize = 1024;
+/// Rows that are worked on at once.
+const PART: usize = 4096;
+
+#[derive(Clone, Debug)]
+pub struct FeatureGeometry {
+    pub directions: Directions,
+    pub count: usize,
+    /// d_model
+    pub hidden: usize,
+    /// Of every direction, against all of them.
+    pub interference: Interference,
+    /// Numbers of pairs in each of [`BINS`] bins of the cosine.
+    pub histogram: Vec<u64>,
+    /// Pairs in the histogram.
+    pub pairs: usize,
+    /// Root mean square of the cosines; random directions have 1/√d_model.
+    pub rms_cosine: f32,
+    /// The directions asked for, and their cosines, [chosen][chosen].
+    pub chosen: Vec<usize>,
+    pub cosines: Vec<f32>,
+}
+
+/// The directions as rows, [count][hidden].
+fn rows_of(model: &Model, directions: Directions) -> Result<Tensor> {
+    let none = |what: String| Error::request(what);
+    let t = match directions {
+        Directions::Embedding => {
+            let embed = model.weights.embed.as_ref();
+            embed.ok_or_else(|| none("this model has no token embedding of its own".to_owned()))?.clone()
+        }
+        Directions::Unembedding => model.weights.unembed.t()?,
+        Directions::Neurons(layer) => {
+            let block = model.weights.blocks.get(layer);
+            let mlp = block.and_then(|b| b.mlp.as_ref());
+            mlp.ok_or_else(|| none(format!("layer {layer} of this model has no MLP")))?.output.weight.clone()
+        }
+    };
+    Ok(t.contiguous()?)
+}
+
+/// Rows divided by their norms; zero rows stay zero.
+fn unit(rows: &Tensor) -> Result<Tensor> {
+    let norm = rows.sqr()?.sum_keepdim(1)?.sqrt()?;
+    Ok(rows.broadcast_div(&norm.maximum(1e-20f32)?)?)
+}
+
+fn pick(rows: &Tensor, list: &[usize]) -> Result<Tensor> {
+    let ids: Vec<u32> = list.iter().map(|i| *i as u32).collect();
+    Ok(rows.index_select(&Tensor::from_vec(ids, list.len(), &Device::Cpu)?, 0)?)
+}
+
+/// Measures all directions; `chosen` are those whose cosines are wanted one by one.
+///
+/// # Errors
+/// If the model has no such directions, or the work was cancelled.
+pub fn feature_geometry(
+    model: &Model,
+    directions: Directions,
+    chosen: &[usize],
+    progress: &Progress,
+) -> Result<FeatureGeometry> {
+    let rows = rows_of(model, directions)?;
+    let (count, hidden) = rows.dims2()?;
+    progress.expect(2 * count.div_ceil(PART) as u64 + 2);
+    let mut norm = Vec::with_capacity(count);
+    let mut moment = vec![0f64; hidden * hidden];
+    let parts: Vec<(usize, usize)> = (0..count).step_by(PART).map(|a| (a, PART.min(count - a))).collect();
+    for (start, len) in &parts {
+        let part = rows.narrow(0, *start, *len)?;
+        norm.extend(norms(&part.flatten_all()?.to_vec1::<f32>()?, hidden));
+        let square = part.t()?.contiguous()?.matmul(&part)?.flatten_all()?.to_vec1::<f32>()?;
+        moment.iter_mut().zip(&square).for_each(|(m, s)| *m += f64::from(*s));
+        progress.step(1)?;
+    }
+    // Ŵ_iᵀ C Ŵ_i of large models as a product of matrices.
+    let moments: Vec<f32> = moment.iter().map(|m| *m as f32).collect();
+    let matrix = Tensor::from_vec(moments, (hidden, hidden), &Device::Cpu)?;
+    let mut interference = Interference { norm: Vec::new(), superposition: Vec::new(), dimensionality: Vec::new() };
+    for (start, len) in &parts {
+        let part = rows.narrow(0, *start, *len)?;
+        let own = &norm[*start..*start + *len];
+        if hidden <= 64 {
+            let some = measured(&part.flatten_all()?.to_vec1::<f32>()?, own.to_vec(), &moment);
+            interference.superposition.extend(some.superposition);
+            interference.dimensionality.extend(some.dimensionality);
+        } else {
+            let all = (part.matmul(&matrix)? * &part)?.sum(1)?.to_vec1::<f32>()?;
+            for (a, n) in all.iter().zip(own) {
+                let own = n * n;
+                let all = if own > 0.0 { a / own } else { 0.0 };
+                interference.superposition.push((all - own).max(0.0));
+                interference.dimensionality.push(if own > 0.0 { own / all.max(own) } else { 0.0 });
+            }
+        }
+        progress.step(1)?;
+    }
+    interference.norm = norm;
+    let every = count.div_ceil(SAMPLED).max(1);
+    let sample: Vec<usize> = (0..count).step_by(every).collect();
+    let some = unit(&pick(&rows, &sample)?)?;
+    let cosines = some.matmul(&some.t()?)?.flatten_all()?.to_vec1::<f32>()?;
+    let (mut histogram, mut pairs, mut square) = (vec![0u64; BINS], 0usize, 0f64);
+    for i in 0..sample.len() {
+        for c in &cosines[i * sample.len()..i * sample.len() + i] {
+            let bin = ((c.clamp(-1.0, 1.0) + 1.0) / 2.0 * BINS as f32) as usize;
+            histogram[bin.min(BINS - 1)] += 1;
+            square += f64::from(*c) * f64::from(*c);
+            pairs += 1;
+        }
+    }
+    progress.step(1)?;
+    progress.step(1)?;
+    let rms_cosine = (square / pairs.max(1) as f64).sqrt() as f32;
+    let all = FeatureGeometry {
+        directions,
+        count,
+        hidden,
+        interference,
+        histogram,
+        pairs,
+        rms_cosine,
+        chosen: Vec::new(),
+        cosines: Vec::new(),
+    };
+    all.choose(model, chosen)
+}
+
+impl FeatureGeometry {
+    /// The same measures with the cosines of other directions.
+    ///
+    /// # Errors
+    /// If the model is another one that has no such directions.
+    pub fn choose(&self, model: &Model, chosen: &[usize]) -> Result<Self> {
+        let chosen: Vec<usize> = chosen.iter().copied().filter(|i| *i < self.count).collect();
+        let cosines = if chosen.is_empty() {
+            Vec::new()
+        } else {
+            let u = unit(&pick(&rows_of(model, self.directions)?, &chosen)?)?;
+            u.matmul(&u.t()?)?.flatten_all()?.to_vec1::<f32>()?
+        };
+        Ok(Self { chosen, cosines, ..self.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::toy::geometry::interference;
+
+    #[test]
+    fn a_models_embedding_is_measured_as_a_toys_is() {
+        let model = Model::open("induction").unwrap();
+        let g = feature_geometry(&model, Directions::Embedding, &[3, 5, 3], &Progress::new()).unwrap();
+        let again = g.choose(&model, &[5, 3, 1 << 40]).unwrap();
+        assert_eq!((again.chosen.len(), again.cosines[1]), (2, g.cosines[1]));
+        assert_eq!((g.count, g.hidden), (2048, 128));
+        let rows = model.weights.embed.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let direct = interference(&rows, 128);
+        for i in [0, 7, 2047] {
+            let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-3 * b.abs().max(1e-3), "{a} against {b}");
+            close(g.interference.norm[i], direct.norm[i]);
+            close(g.interference.dimensionality[i], direct.dimensionality[i]);
+        }
+        // Dimensions add up to at most the model's.
+        let sum: f32 = g.interference.dimensionality.iter().sum();
+        assert!(sum <= 128.0 + 0.1, "{sum}");
+        assert!((g.cosines[0] - 1.0).abs() < 1e-5 && (g.cosines[2] - 1.0).abs() < 1e-5 && g.cosines[1].abs() < 0.9);
+        assert_eq!(g.histogram.iter().sum::<u64>() as usize, g.pairs);
+        assert!(feature_geometry(&model, Directions::Neurons(0), &[], &Progress::new()).is_err());
+    }
+}
