@@ -11,16 +11,16 @@
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
 //! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
 //! | [`graph`] | attribution graphs: influence, pruning, scores, interchange files |
-//! | [`lab`] | models small enough to train while you watch |
-//! | [`jobs`] | the model's threads, requests and answers, progress, cancellation |
-//! | [`session`] | the document: what was asked, edits included |
+//! | [`lab`] | models small enough to train while you watch: toy models of superposition (`toy/`), and transformers (`design` their shape, `course` their training, one file a task) |
+//! | [`jobs`] | the model's threads, requests and answers, live trainings, progress, cancellation |
+//! | [`session`] | the document: what was asked, edits included; lessons |
 //! | [`cli`] | one file a subcommand |
 //! | [`app`] | the window: state, commands, selection, theme; `views/` one file a view; `widgets/` |
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
 //!
 //! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a lab model
-//! ([`lab::LABS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
-//! new file and one line in a registry; tests, `--help` and the command palette iterate over the registries.
+//! ([`lab::LABS`]), a figure of the superposition lab ([`lab::toy::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
+//! new file and one line in a registry, and a lesson is a new file in `assets/lessons`; tests, `--help` and the command palette iterate over the registries.
 //!
 //! # Invariants
 //!

@@ -230,3 +230,54 @@ fn no_display_says_so() {
         assert!(text.contains("display") && text.trim_end().lines().count() == 1, "{text}");
     }
 }
+
+#[test]
+fn superposition_keeps_the_contract() {
+    let doc = json(&[
+        "superposition",
+        "--features",
+        "5",
+        "--hidden",
+        "2",
+        "--sparsity",
+        "0,0.9",
+        "--importance",
+        "0.9",
+        "--steps",
+        "50",
+        "--seed",
+        "3",
+    ]);
+    let instances = doc["instances"].as_array().unwrap();
+    assert_eq!(instances.len(), 2);
+    for i in instances {
+        assert!(i["sparsity"].is_number() && i["loss"].as_f64().unwrap() > 0.0 && i["d_star"].is_number());
+        // W is [hidden][feature].
+        assert_eq!(i["W"].as_array().unwrap().len(), 2);
+        for list in [&i["W"][0], &i["b"], &i["norm"], &i["dimensionality"]] {
+            assert_eq!(list.as_array().unwrap().len(), 5);
+        }
+    }
+    assert_eq!(doc["setup"]["instances"][0]["importance"][1], 0.9f32 as f64);
+    let preset = json(&["superposition", "--preset", "correlated", "--steps", "20"]);
+    assert_eq!(preset["instances"].as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn impossible_toy_models_are_one_sentence() {
+    for (args, part) in [
+        (&["--features", "5", "--hidden", "2", "--sparsity", "1"][..], "below 1"),
+        (&["--features", "0", "--hidden", "2", "--sparsity", "0.5"], "at least 1"),
+        (&["--features", "99999999999", "--hidden", "99999999999", "--sparsity", "0.5"], "memory"),
+        (&["--features", "5", "--hidden", "2", "--sparsity", "0.5", "--steps", "0"], "0 steps"),
+        (&["--features", "5", "--hidden", "2", "--sparsity", "0.5", "--batch", "0"], "batch"),
+        (&["--features", "5", "--hidden", "2", "--sparsity", "0.5", "--importance", "NaN"], "importance"),
+        (&["--features", "4", "--hidden", "2", "--sparsity", "0.5", "--anticorrelated", "4"], "raise the sparsity"),
+        (&["--features", "4", "--hidden", "2", "--sparsity", "0.5", "--correlated", "0"], "group"),
+        (&["--preset", "nonsense"], "there are pentagon"),
+    ] {
+        let (status, text) = error(&[&["superposition"], args].concat());
+        assert_eq!(status, 2, "{args:?}: {text}");
+        assert!(text.contains(part) && text.trim().lines().count() == 1, "{args:?}: {text}");
+    }
+}

@@ -30,6 +30,29 @@ fn every_builtin_opens_and_is_small() {
 }
 
 #[test]
+fn shipped_lab_models_do_what_their_cards_say() {
+    use circuitscope::lab::{addition, alphabetical};
+    let model = Model::open("alphabetical").unwrap();
+    for letters in 2..=7 {
+        let right = alphabetical::accuracy(&model, letters, 500).unwrap();
+        assert!(right >= 0.99, "{letters} letters: {right}");
+    }
+    // A circuit small enough to read: every head of the first layer is needed.
+    for head in 0..2 {
+        let without = circuitscope::lab::course::without_head(&model, 0, head).unwrap();
+        assert!(alphabetical::accuracy(&without, 6, 300).unwrap() < 0.9);
+    }
+    let model = Model::open("addition").unwrap();
+    let right = addition::held_out_accuracy(&model, 1).unwrap();
+    assert!(right >= 0.99, "held-out pairs: {right}");
+    let waves = addition::fourier(&model).unwrap();
+    let keys = waves.key_frequencies();
+    let share: f32 = keys.iter().map(|k| waves.logits[k - 1]).sum();
+    println!("key frequencies {keys:?}: {share}");
+    assert!((1..=12).contains(&keys.len()) && share > 0.5, "{keys:?}: {share}");
+}
+
+#[test]
 fn a_stopped_training_resumes_to_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("text.txt");

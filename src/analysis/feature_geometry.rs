@@ -170,7 +170,16 @@ impl FeatureGeometry {
         let cosines = if chosen.is_empty() {
             Vec::new()
         } else {
-            let u = unit(&pick(&rows_of(model, self.directions)?, &chosen)?)?;
+            let few = match self.directions {
+                // Only what is asked for is copied out of a large matrix.
+                Directions::Unembedding => {
+                    let ids: Vec<u32> = chosen.iter().map(|i| *i as u32).collect();
+                    let ids = Tensor::from_vec(ids, chosen.len(), &Device::Cpu)?;
+                    model.weights.unembed.index_select(&ids, 1)?.t()?.contiguous()?
+                }
+                _ => pick(&rows_of(model, self.directions)?, &chosen)?,
+            };
+            let u = unit(&few)?;
             u.matmul(&u.t()?)?.flatten_all()?.to_vec1::<f32>()?
         };
         Ok(Self { chosen, cosines, ..self.clone() })

@@ -48,6 +48,8 @@ pub struct LabState {
     /// What the moments were trained with.
     pub trained: Option<(Recipe, Arc<Setup>)>,
     training: Option<Training>,
+    /// Grows with every training that begins: pictures of another one are not this one's.
+    pub generation: usize,
     pub moments: Vec<Arc<Moment>>,
     /// The newest moment, which may not have been kept.
     newest: Option<Arc<Moment>>,
@@ -75,6 +77,7 @@ impl LabState {
             recipe: (first.recipe)(),
             trained: None,
             training: None,
+            generation: 0,
             moments: Vec::new(),
             newest: None,
             stride: 1,
@@ -188,6 +191,7 @@ impl LabState {
         };
         self.error = None;
         self.moments.clear();
+        self.generation += 1;
         (self.newest, self.shown, self.stride, self.arrived, self.bytes) = (None, None, 1, 0, 0);
         self.instance = match &self.recipe.sweep {
             // The sparsest one shows most.
@@ -207,6 +211,7 @@ impl LabState {
     /// Shows a training that was made elsewhere, without one that runs.
     pub fn present(&mut self, recipe: Recipe, setup: Arc<Setup>, moments: Vec<Arc<Moment>>) {
         self.training = None;
+        self.generation += 1;
         self.newest = moments.last().cloned();
         (self.moments, self.shown) = (moments, None);
         self.instance = setup.instances.len().saturating_sub(1);

@@ -57,7 +57,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         if edited {
             button = button.fill(cx.palette.accent);
         }
-        if ui.add(button).on_hover_text("trains all models from new first weights, with these settings").clicked() {
+        if ui.add(button).on_hover_text("trains all models from the start, with these settings").clicked() {
             cx.actions.push(Action::Lab(LabAction::Start));
         }
         ui.add_space(8.0);
@@ -157,11 +157,12 @@ fn importances(ui: &mut egui::Ui, cx: &Context<'_>, r: &mut Recipe) {
     if r.grid().is_some() {
         return;
     }
-    let mut decay = match r.importance.as_slice() {
-        [a, b, ..] if *a > 0.0 => b / a,
+    // What was drawn by hand may lie outside the slider; it is left alone until the slider is moved.
+    let before = match r.importance.as_slice() {
+        [a, b, ..] if *a > 0.0 => (b / a).clamp(0.3, 1.0),
         _ => 1.0,
     };
-    let before = decay;
+    let mut decay = before;
     line(ui, "importance", "I_i = F^i: the weight of each feature's error", |ui| {
         slide(ui, "importance decay", &mut decay, 0.3..=1.0, false);
     });
@@ -279,7 +280,7 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             (true, ..) => ("❚❚", "pause (Space)", LabAction::Pause(true)),
             (false, true, _) => ("▶", "go on (Space)", LabAction::Pause(false)),
             (false, false, true) => ("⟲", "train again from the start (Space)", LabAction::Start),
-            (false, false, false) => ("▶", "train (Space)", LabAction::Preset(lab.preset)),
+            (false, false, false) => ("▶", "train (Space)", LabAction::Start),
         };
         let play = egui::Button::new(RichText::new(text).size(13.0)).min_size(vec2(34.0, 26.0));
         let response = ui.add(play).on_hover_text(help);

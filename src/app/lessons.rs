@@ -132,7 +132,8 @@ impl Lessons {
                 if shipped().get(k).is_none_or(|l| !self.is_possible(l)) {
                     return none();
                 }
-                let before = (state.document.clone(), workspace);
+                // From one lesson to another, what was open before the first stays what is gone back to.
+                let before = self.running.take().map_or_else(|| (state.document.clone(), workspace), |r| r.before);
                 self.running = Some(Running { lesson: k, step: 0, predicted: HashMap::new(), waiting: None, before });
                 self.enter(state)
             }
@@ -257,7 +258,9 @@ impl Lessons {
         ui.horizontal(|ui| {
             ui.label(RichText::new(&lesson.title).font(theme::title()).color(palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let close = ui.button("✕").on_hover_text("end the lesson, and go back to what was open before");
+                let close = ui
+                    .button("✕")
+                    .on_hover_text("end the lesson, and go back to the model and prompt that were open before");
                 close.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, "end the lesson"));
                 if close.clicked() {
                     actions.push(Action::Lesson(LessonAction::Close));
@@ -343,7 +346,7 @@ impl Lessons {
             let button = egui::Button::new(title).right_text(minutes);
             let response = ui.add_enabled_ui(possible, |ui| ui.add_sized([ui.available_width(), 24.0], button)).inner;
             let needs = lesson.needs.as_deref().unwrap_or_default();
-            let missing = format!("needs the model {needs}: run scripts/fetch-models, or open it once");
+            let missing = format!("needs the model {needs}: run scripts/fetch-models, or open it, then start again");
             if response.on_disabled_hover_text(missing).clicked() {
                 actions.push(Action::Lesson(LessonAction::Begin(k)));
                 ui.close();

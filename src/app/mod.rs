@@ -250,6 +250,8 @@ impl App {
         self.keys(ctx);
         if self.remembers && self.state.recent != self.saved_recent {
             self.saved_recent.clone_from(&self.state.recent);
+            // A model that was opened may be one that a lesson needs.
+            self.lessons.found = None;
             let list = self.saved_recent.clone();
             self.background(ctx, move || recent::save(&list).err().map(|e| Message::Say(Level::Info, e.to_string())));
         }
@@ -270,7 +272,10 @@ impl App {
             let Some(shortcut) = command.shortcut() else { continue };
             // Escape closes a menu before it cancels anything.
             let menu = command == Command::Cancel && egui::Popup::is_any_open(ctx);
-            if menu || typing && command.yields_to_typing() || walking && command.yields_to_graph() {
+            // Space presses whatever has the keyboard.
+            let elsewhere = command == Command::LabPlay
+                && (self.layout.workspace != Workspace::Superposition || ctx.memory(|m| m.focused().is_some()));
+            if menu || elsewhere || typing && command.yields_to_typing() || walking && command.yields_to_graph() {
                 continue;
             }
             if ctx.input_mut(|i| i.consume_shortcut(&shortcut)) {
@@ -298,7 +303,7 @@ impl App {
             let places = &mut self.places;
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
             let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
-                statusbar::ui(ui, &mut cx, &self.adapter);
+                statusbar::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
             });
             places.insert("status", status.response.rect);
             if self.lessons.is_running() {

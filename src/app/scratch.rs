@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use eframe::egui;
 
 use super::notify::{Level, Notices};
 use crate::error::Error;
 use crate::jobs::course::{CourseRun, Report};
-use crate::lab::course::Sight;
+use crate::lab::course::{STATE, Sight};
 use crate::lab::{LABS, Lab, StepReport, TrainOptions, by_name};
 
 /// What can be asked for.
@@ -40,6 +41,10 @@ pub struct ScratchState {
     pub shown: Option<usize>,
     pub head: (usize, usize),
     pub error: Option<String>,
+    /// A training of this model and seed was stopped and can go on.
+    pub stopped: bool,
+    /// Whether folders hold such a training, as a thread has found.
+    looks: (Sender<(PathBuf, bool)>, Receiver<(PathBuf, bool)>),
     /// Where trainings are kept.
     pub place: PathBuf,
     wake: Arc<dyn Fn() + Send + Sync>,
@@ -61,6 +66,8 @@ impl ScratchState {
             shown: None,
             head: (0, 0),
             error: None,
+            stopped: false,
+            looks: channel(),
             place,
             wake: Arc::new(move || ctx.request_repaint()),
         }
@@ -94,8 +101,24 @@ impl ScratchState {
         self.sights[..upto].iter().rev().find_map(|s| s.folder.clone().map(|f| (s.step, f)))
     }
 
+    /// Looks on a thread for a training of this model and seed that was stopped.
+    fn look_for_checkpoint(&self) {
+        let (sender, folder, wake) = (self.looks.0.clone(), self.folder(), self.wake.clone());
+        std::thread::spawn(move || {
+            let there = folder.join(STATE).is_file();
+            // The window may have been closed meanwhile; then nobody wants to know.
+            drop(sender.send((folder, there)));
+            wake();
+        });
+    }
+
     /// Takes in what the training sent; true if anything changed.
     pub fn update(&mut self, notices: &mut Notices) -> bool {
+        while let Ok((folder, there)) = self.looks.1.try_recv() {
+            if folder == self.folder() && self.run.is_none() {
+                self.stopped = there;
+            }
+        }
         let Some(run) = &self.run else { return false };
         let mut reports = Vec::new();
         while let Some(r) = run.poll() {
@@ -105,6 +128,8 @@ impl ScratchState {
         for report in reports {
             match report {
                 Report::Step(r) => {
+                    // One that begins anew replaces what was shown of the one before.
+                    self.reports.retain(|x| x.step < r.step);
                     if let Some(sight) = &r.sight {
                         self.sights.push(sight.clone());
                     }
@@ -114,6 +139,7 @@ impl ScratchState {
                 }
                 Report::Ended(outcome) => {
                     self.run = None;
+                    self.stopped = matches!(outcome, Err(Error::Cancelled));
                     match outcome {
                         Ok(()) => {
                             let text = format!("{} is trained; it lies in {}.", self.lab, self.folder().display());
@@ -142,7 +168,7 @@ impl ScratchState {
     fn forget(&mut self) {
         self.run = None;
         (self.reports, self.sights) = (Vec::new(), Vec::new());
-        (self.shown, self.head, self.error) = (None, (0, 0), None);
+        (self.shown, self.head, self.error, self.stopped) = (None, (0, 0), None, false);
     }
 
     fn start(&mut self, fresh: bool) {
@@ -165,6 +191,7 @@ impl ScratchState {
                     self.lab = lab.name;
                     self.steps = None;
                     self.forget();
+                    self.look_for_checkpoint();
                 }
             }
             ScratchAction::Start { fresh } => self.start(fresh),
@@ -176,8 +203,12 @@ impl ScratchState {
             ScratchAction::Seed(seed) => {
                 self.seed = seed;
                 self.forget();
+                self.look_for_checkpoint();
             }
-            ScratchAction::Steps(steps) => self.steps = steps,
+            ScratchAction::Steps(steps) => {
+                // A checkpoint goes on only to the end that it was made for.
+                (self.steps, self.stopped) = (steps, false);
+            }
             ScratchAction::Scrub(k) => self.shown = k.filter(|k| k + 1 < self.sights.len()),
             ScratchAction::Head(l, h) => self.head = (l, h),
         }

@@ -18,7 +18,9 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.label(RichText::new("Models").font(theme::title()).color(cx.palette.weak));
         for lab in LABS {
             let button = egui::Button::selectable(s.lab == lab.name, lab.name).truncate().right_text("");
-            let response = ui.add_sized([ui.available_width(), 22.0], button).on_hover_text(lab.purpose);
+            let size = [ui.available_width(), 22.0];
+            let response = ui.add_enabled_ui(!s.is_running(), |ui| ui.add_sized(size, button)).inner;
+            let response = response.on_hover_text(lab.purpose).on_disabled_hover_text("stop the training first");
             if response.clicked() {
                 cx.actions.push(Action::Scratch(ScratchAction::Choose(lab.name)));
             }
@@ -58,10 +60,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             if ui.add(wide(text).fill(cx.palette.accent)).on_hover_text(help).clicked() {
                 cx.actions.push(Action::Scratch(ScratchAction::Start { fresh: true }));
             }
-            let done = s.reports.last().map_or(0, |r| r.step + 1);
-            if (1..s.steps.unwrap_or(lab.steps)).contains(&done)
-                && ui.add(wide(RichText::new("Go on"))).on_hover_text("from where it was stopped").clicked()
-            {
+            if s.stopped && ui.add(wide(RichText::new("Go on"))).on_hover_text("from where it was stopped").clicked() {
                 cx.actions.push(Action::Scratch(ScratchAction::Start { fresh: false }));
             }
         }
@@ -103,7 +102,7 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let title = if s.is_running() { format!("training {}", s.lab) } else { s.lab.to_owned() };
         ui.label(RichText::new(title).font(theme::title()));
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-            let total = s.reports.last().map_or(0, |r| r.step + 1);
+            let total = s.steps.unwrap_or(s.lab().steps);
             let text = match s.sight() {
                 Some(sight) => {
                     let loss = s.reports.iter().rev().find(|r| r.step <= sight.step).and_then(|r| r.values.first());
@@ -121,9 +120,8 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
                 cx.actions.push(Action::Scratch(ScratchAction::Scrub(None)));
             }
             let steps: Vec<usize> = s.sights.iter().map(|x| x.step).collect();
-            let end = s.progress().map_or(total, |(f, _)| if f > 0.0 { (total as f32 / f) as usize } else { total });
             let at = s.sight().map_or(0, |x| x.step);
-            if let Some(k) = super::widgets::scrubber::show(ui, &steps, at, end, s.shown.is_some()) {
+            if let Some(k) = super::widgets::scrubber::show(ui, &steps, at, total, s.shown.is_some()) {
                 cx.actions.push(Action::Scratch(ScratchAction::Scrub(k)));
             }
         });

@@ -336,7 +336,12 @@ impl State {
                 r.attribution.set(v, stamp);
                 self.choose_head();
             }
-            Payload::Neurons(v) => r.neurons.set(v, stamp),
+            Payload::Neurons(v) => {
+                r.neurons.set(v, stamp);
+                if matches!(self.geometry, Some(Directions::Neurons(_))) {
+                    self.request_geometry();
+                }
+            }
             Payload::Geometry(v) => r.geometry.set(v, stamp),
             Payload::NeuronTokens(v) => r.neuron_tokens.set(v, stamp),
             Payload::Projection(v) => r.projection.set(v, stamp),

@@ -6,7 +6,7 @@ use super::command::{Action, Command};
 use super::lab::LabAction;
 use super::scratch::ScratchAction;
 use super::theme;
-use super::views::Context;
+use super::views::{Context, Workspace};
 
 /// How far the superposition lab is.
 fn training(ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -36,11 +36,9 @@ fn course(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
-pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
+pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Workspace) {
     ui.horizontal_centered(|ui| {
         match cx.state.worker.status() {
-            _ if cx.state.lab.is_running() => training(ui, cx),
-            _ if cx.state.scratch.is_running() => course(ui, cx),
             Some(status) => {
                 // The wheel starts only for work that is felt; shorter jobs would make the line flicker.
                 let felt = status.progress.elapsed() > 0.25;
@@ -66,8 +64,9 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
                 }
                 ui.ctx().request_repaint_after(std::time::Duration::from_millis(100));
             }
+            None if cx.state.lab.is_running() || cx.state.scratch.is_running() => {}
             None => {
-                let text = match cx.state.run() {
+                let text = match cx.state.run().filter(|_| workspace == Workspace::Model) {
                     Some(r) => format!(
                         "{} tokens · mean loss {}",
                         r.trace.len(),
@@ -77,6 +76,12 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str) {
                 };
                 ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
             }
+        }
+        if cx.state.lab.is_running() {
+            training(ui, cx);
+        }
+        if cx.state.scratch.is_running() {
+            course(ui, cx);
         }
         let cart = &cx.state.document.cart;
         if !cart.is_empty() {

@@ -6,6 +6,7 @@ use eframe::egui;
 
 use super::sweep::{DoArg, SiteArg, byof};
 use super::{WindowArgs, emit};
+use crate::analysis::feature_geometry::Directions;
 use crate::analysis::patching::Ablation;
 use crate::app::App;
 use crate::app::causal::{Intervention, PatchSettings};
@@ -251,6 +252,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
             }
             Ok(None) => {}
             Err(e) => wrong = Some(e),
+        }
+        if args.view == "geometry" {
+            app.state.apply(Action::Geometry(Directions::Embedding), 0.0);
         }
         if let Err(e) = lab(args, subject, app) {
             wrong = Some(e);

@@ -90,8 +90,12 @@ fn recipe(args: &Arguments) -> Result<Recipe> {
         }
         _ => return Err(Error::request("give --features and --hidden, or --preset")),
     };
-    if let Sweep::Sparsity { repeat, .. } = &mut r.sweep {
-        *repeat = args.repeat.unwrap_or(*repeat);
+    if let Some(n) = args.repeat {
+        match &mut r.sweep {
+            Sweep::Sparsity { repeat, .. } if n > 0 => *repeat = n,
+            Sweep::Sparsity { .. } => return Err(Error::request("--repeat 0 trains nothing; give at least 1")),
+            _ => return Err(Error::request("--repeat goes with sparsities; this preset varies something else")),
+        }
     }
     r.seed = args.seed.unwrap_or(r.seed);
     r.steps = args.steps.unwrap_or(r.steps);
@@ -139,6 +143,11 @@ fn instance(setup: &Setup, snapshot: &Snapshot, k: usize) -> Value {
 
 pub fn execute(args: &Arguments) -> Result<()> {
     if args.preset.as_deref() == Some("list") {
+        if args.json {
+            let list: Vec<Value> =
+                PRESETS.iter().map(|p| json!({"name": p.name, "title": p.title, "source": p.source})).collect();
+            return emit(&json!({"presets": list}).to_string());
+        }
         let lines: Vec<String> = PRESETS.iter().map(|p| format!("{}: {} ({})", p.name, p.title, p.source)).collect();
         return emit(&lines.join("\n"));
     }
@@ -155,7 +164,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     // Cells with at least a tenth between the best and the second best phase lie away from a boundary.
-    let agreement = recipe.grid().map(|g| g.agreement(setup.features, setup.hidden, &snapshot.frames, 0.1));
+    let agreement = recipe
+        .grid()
+        .filter(|_| recipe.has_closed_form())
+        .map(|g| g.agreement(setup.features, setup.hidden, &snapshot.frames, 0.1));
     if args.json {
         let instances: Vec<Value> = (0..snapshot.frames.len()).map(|k| instance(&setup, &snapshot, k)).collect();
         let mut doc = json!({

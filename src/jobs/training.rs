@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::Progress;
@@ -16,6 +16,8 @@ const INTERVAL: Duration = Duration::from_millis(33);
 const OVERHEAD: f64 = 0.15;
 /// Length of a block of steps that is aimed at; a command takes effect after one.
 const BLOCK: Duration = Duration::from_millis(20);
+/// Moments that may wait to be received: a window that is not drawn receives none.
+const WAITING: usize = 4;
 /// How often a paused training looks for commands.
 const IDLE: Duration = Duration::from_millis(10);
 
@@ -49,7 +51,7 @@ impl Training {
         control.paused.store(paused, Ordering::Relaxed);
         control.rate.store(rate, Ordering::Relaxed);
         let progress = Progress::new();
-        let (sender, reports) = channel();
+        let (sender, reports) = sync_channel(WAITING);
         let (theirs, watched) = (control.clone(), progress.clone());
         std::thread::spawn(move || {
             let outcome = run(setup, &theirs, &watched, &sender, &wake);
@@ -97,14 +99,21 @@ fn run(
     setup: Arc<Setup>,
     control: &Control,
     progress: &Progress,
-    sender: &Sender<Report>,
+    sender: &SyncSender<Report>,
     wake: &dyn Fn(),
 ) -> Result<()> {
     progress.expect(setup.steps as u64);
     let mut toy = Toy::new(setup)?;
     let send = |toy: &Toy| {
         let started = Instant::now();
-        let delivered = sender.send(Report::Moment(Arc::new(Moment::of(toy)))).is_ok();
+        let moment = Report::Moment(Arc::new(Moment::of(toy)));
+        // The last one waits for its turn; of the others those that find no room are left out.
+        let delivered = if toy.is_finished() {
+            wake();
+            sender.send(moment).is_ok()
+        } else {
+            !matches!(sender.try_send(moment), Err(TrySendError::Disconnected(_)))
+        };
         wake();
         (delivered, started.elapsed())
     };

@@ -28,7 +28,7 @@ pub const LAB: Lab = Lab {
     source: "Power et al. 2022, Grokking; Nanda et al. 2023, Progress Measures for Grokking via Mechanistic \
              Interpretability",
     steps: STEPS,
-    time: "about twenty minutes on two cores",
+    time: "about a quarter of an hour on two idle cores",
     train,
 };
 

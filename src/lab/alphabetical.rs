@@ -28,7 +28,7 @@ pub const LAB: Lab = Lab {
             letter has found one. In the watched prompt b d k p m s the m stands wrong: watch it find the p.",
     source: "A task of this program; compare the sorting models of the interpretability literature",
     steps: STEPS,
-    time: "less than a minute on two cores",
+    time: "about a minute on two cores",
     train,
 };
 

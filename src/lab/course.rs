@@ -81,7 +81,8 @@ pub struct Log {
     pub reports: Vec<StepReport>,
 }
 
-const STATE: &str = "training-state.safetensors";
+/// The checkpoint of a training under way, in its folder.
+pub const STATE: &str = "training-state.safetensors";
 /// Steps between two points of the curves.
 const REPORT_EVERY: usize = 25;
 

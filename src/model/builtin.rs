@@ -47,6 +47,19 @@ pub const BUILTINS: &[Builtin] = &[
             ("CARD.md", include_bytes!("../../assets/alphabetical/CARD.md")),
         ],
     },
+    Builtin {
+        name: "addition",
+        purpose: "one layer that adds modulo 59 by adding angles; it generalised long after it knew its examples by heart",
+        n_params: 99_136,
+        license: "CC0-1.0",
+        prompt: "17 + 45 =",
+        files: &[
+            ("config.json", include_bytes!("../../assets/addition/config.json")),
+            ("model.safetensors", include_bytes!("../../assets/addition/model.safetensors")),
+            ("tokenizer.json", include_bytes!("../../assets/addition/tokenizer.json")),
+            ("CARD.md", include_bytes!("../../assets/addition/CARD.md")),
+        ],
+    },
 ];
 
 /// The name of the model that is opened when none is named.

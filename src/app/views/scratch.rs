@@ -158,8 +158,10 @@ impl View for Curves {
 
 #[derive(Default)]
 pub struct Patterns {
-    small: Vec<((usize, usize, usize), HeatData)>,
-    large: Cached<(usize, usize, usize, usize)>,
+    /// The look that the pictures are of.
+    of: Option<Arc<Sight>>,
+    small: Vec<((usize, usize), HeatData)>,
+    large: Cached<(usize, usize, usize)>,
 }
 
 /// Lower triangle of a pattern; nothing above, where no query looks.
@@ -180,9 +182,11 @@ impl View for Patterns {
         let side = (space.x / per_layer as f32 - 10.0).min(space.y * 0.42 / layers as f32 - 18.0).clamp(30.0, 150.0);
         let colors = sequential(&cx.palette, 0.0, 1.0, true);
         let origin = ui.cursor().min;
-        self.small.retain(|c| c.0.0 == sight.step);
+        if self.of.as_ref().is_none_or(|o| !Arc::ptr_eq(o, &sight)) {
+            (self.of, self.small, self.large) = (Some(sight.clone()), Vec::new(), Cached::default());
+        }
         for (l, h) in heads {
-            let key = (sight.step, l, h);
+            let key = (l, h);
             let data = match self.small.iter().find(|c| c.0 == key) {
                 Some((_, d)) => d.clone(),
                 None => {
@@ -224,7 +228,7 @@ impl View for Patterns {
             ui.label(RichText::new("rows attend to columns").font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, "0", "1"));
         });
-        let data = self.large.get((sight.step, l, h, n), || triangle(values, n));
+        let data = self.large.get((l, h, n), || triangle(values, n));
         let token = |i: usize| sight.tokens.get(i).cloned().unwrap_or_default();
         Heatmap {
             name: "pattern in training",

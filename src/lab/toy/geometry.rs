@@ -85,6 +85,8 @@ pub const PLATEAUS: &[(f32, &str)] = &[
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
+    /// Weights that are no numbers any more: the learning rate was too high.
+    Diverged,
     /// Nothing is represented.
     Nothing,
     /// Represented features are orthogonal; as many as the number says.
@@ -107,6 +109,9 @@ const TOLERANCE: f32 = 6.0;
 impl Shape {
     /// The shape of `rows`, [feature][hidden].
     pub fn of(rows: &[f32], hidden: usize) -> Self {
+        if rows.iter().any(|v| !v.is_finite()) {
+            return Self::Diverged;
+        }
         let measures = interference(rows, hidden);
         let norm = &measures.norm;
         let shown: Vec<usize> = (0..norm.len()).filter(|i| norm[*i] >= REPRESENTED).collect();
@@ -161,6 +166,7 @@ impl Shape {
     pub fn label(&self) -> String {
         let plural = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
         match self {
+            Self::Diverged => "diverged".to_owned(),
             Self::Nothing => "nothing represented".to_owned(),
             Self::Orthogonal(1) => "1 feature alone".to_owned(),
             Self::Orthogonal(n) => format!("{n} orthogonal features"),
@@ -230,6 +236,7 @@ mod tests {
         assert_eq!(Shape::of(&five, 2), Shape::AntipodalPairs { pairs: 2, short: 1 });
         assert_eq!(Shape::of(&[1.0, 0.0, 0.01, 1.0, 0.0, 0.1, 0.0, 0.0], 2), Shape::Orthogonal(2));
         assert_eq!(Shape::of(&[0.0; 4], 2), Shape::Nothing);
+        assert_eq!(Shape::of(&[0.0, f32::NAN], 2), Shape::Diverged);
         let mut bent = ring(5, 1.0);
         (bent[0], bent[1]) = (0.0, 1.0);
         assert!(matches!(Shape::of(&bent, 2), Shape::Mixed { .. }));

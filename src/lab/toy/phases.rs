@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::geometry::interference;
+use super::geometry::{Interference, interference};
 use super::training::Frame;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,11 @@ pub fn margin(features: usize, density: f32, importance: f32) -> f32 {
 
 /// The phase of a trained model's last feature.
 pub fn observed(frame: &Frame, hidden: usize) -> Phase {
-    let m = interference(&frame.encoder, hidden);
+    phase_of(&interference(&frame.encoder, hidden))
+}
+
+/// The phase that the last feature's measures say.
+pub fn phase_of(m: &Interference) -> Phase {
     match (m.norm.last(), m.superposition.last()) {
         (Some(norm), _) if *norm < 0.5 => Phase::Ignored,
         (_, Some(s)) if *s > 0.25 => Phase::Superposed,
@@ -105,7 +109,8 @@ impl Grid {
 
     /// The try with the smallest loss, for each cell row by row.
     pub fn best<'a>(&self, frames: &'a [Frame]) -> Vec<&'a Frame> {
-        frames.chunks(self.tries).filter_map(|c| c.iter().min_by(|a, b| a.loss().total_cmp(&b.loss()))).collect()
+        let loss = |f: &Frame| if f.loss().is_finite() { f.loss() } else { f32::INFINITY };
+        frames.chunks(self.tries).filter_map(|c| c.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))).collect()
     }
 
     /// Of the cells whose [`margin`] is at least `least`: how many are in the phase that the closed form says, and how

@@ -75,8 +75,8 @@ pub const PRESETS: &[Preset] = &[
         title: "Feature geometry, 200 features in 20 dimensions",
         source: "Toy Models of Superposition, “The Geometry of Superposition”",
         explain: "Equally important features at ever lower density. Dimensions per feature start at one, then hold at \
-                  one half: the features pair up as antipodes. Further on they gather at other fractions, each the \
-                  corners of a polytope: triangles, tetrahedra, pentagons, square antiprisms.",
+                  one half: the features pair up as antipodes. Around and beyond, single features gather at other \
+                  fractions, each the corners of a polytope: 2/3 a triangle, 2/5 a pentagon, 3/8 a square antiprism.",
         recipe: || Recipe::falling(200, 20, 16, 0.02, 1.0),
         view: "toy-dimensionality",
     },

@@ -89,6 +89,13 @@ impl Recipe {
         }
     }
 
+    /// Whether the closed form of [`super::phases`] speaks of these models.
+    pub fn has_closed_form(&self) -> bool {
+        let shape = [(2, 1), (3, 2)].contains(&(self.features, self.hidden));
+        let plain = self.tied && self.output_relu && !self.hidden_relu && !self.unit_inputs && self.groups.is_none();
+        shape && plain && self.task == Task::Reconstruct && self.importance.iter().all(|i| *i == 1.0)
+    }
+
     pub fn grid(&self) -> Option<&Grid> {
         match &self.sweep {
             Sweep::Grid(g) => Some(g),
@@ -149,6 +156,14 @@ impl Recipe {
                     instances.push(i);
                 }
             }
+        }
+        if let Some((_, len)) = self.groups
+            && !(1..=self.features).contains(&len)
+        {
+            return Err(crate::Error::request(format!(
+                "a group of {len} features does not exist among {}; give 2 to {}",
+                self.features, self.features
+            )));
         }
         let groups = self.groups.map_or_else(Vec::new, |(tie, len)| {
             (0..self.features / len.max(1)).map(|g| Group { tie, start: g * len, len }).collect()

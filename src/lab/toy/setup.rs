@@ -156,7 +156,12 @@ impl Setup {
         if models == 0 {
             return Err(Error::request("no sparsity was given; give at least one"));
         }
-        let total = n.checked_mul(m).and_then(|p| p.checked_mul(2)).and_then(|p| p.checked_mul(models));
+        // Weights, moments and sums of every model; inputs of as many samples as are worked on at once; and the m × m
+        // matrix that the geometry is read from.
+        let weights = n.checked_mul(m).and_then(|p| p.checked_mul(2)).and_then(|p| p.checked_mul(models));
+        let inputs = n.checked_mul(48).and_then(|p| p.checked_mul(models));
+        let square = m.checked_mul(m).and_then(|p| p.checked_mul(2));
+        let total = [weights, inputs, square].into_iter().try_fold(0usize, |t, part| t.checked_add(part?));
         if total.is_none_or(|t| t > MOST_PARAMETERS) {
             return Err(Error::request(format!(
                 "{models} models of {n} × {m} weights are too many for the memory; use fewer or smaller ones"

@@ -17,6 +17,8 @@ const BETA2: f32 = 0.999;
 const EPS: f32 = 1e-8;
 /// Parts that a batch is always cut into, so that a result does not depend on the number of threads.
 const PARTS: usize = 4;
+/// From so many models on, one a thread keeps any usual machine busy.
+const FEW: usize = 8;
 /// Multiplications of a step from which its parts run in parallel.
 const WORTH_SPLITTING: usize = 2_000_000;
 /// Samples that a snapshot's loss is measured on; the same ones every time, so that curves are smooth.
@@ -121,9 +123,9 @@ impl Toy {
 
     /// Whether a single step is worth several threads: few and large models.
     fn splits(setup: &Setup) -> bool {
-        let threads = rayon::current_num_threads();
+        // By the setup alone: sums of parts are rounded differently, and a seed must mean the same everywhere.
         let work = 5 * setup.features * setup.hidden * setup.batch;
-        setup.instances.len() < threads && work >= WORTH_SPLITTING
+        setup.instances.len() < FEW && work >= WORTH_SPLITTING
     }
 
     pub fn setup(&self) -> &Arc<Setup> {
@@ -149,9 +151,7 @@ impl Toy {
             let source = Source::new(setup, &model.settings);
             for step in from..to {
                 model.train(setup, &source, step);
-                if step.is_multiple_of(16) {
-                    progress.check()?;
-                }
+                progress.check()?;
             }
             Ok::<(), crate::Error>(())
         })?;
@@ -346,17 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn a_large_model_is_the_same_in_parts() {
+    fn a_large_model_is_the_same_on_any_number_of_threads() {
         let mut setup = Setup::sweep(64, 12, &[0.9], 1.0, 3);
         setup.steps = 5;
         setup.batch = 1000;
         let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
         let one = pool(1).install(|| trained(&setup, &[5]));
         let four = pool(4).install(|| trained(&setup, &[5]));
-        for (a, b) in one.frames[0].encoder.iter().zip(&four.frames[0].encoder) {
-            // Sums of four parts are rounded in another order.
-            assert!((a - b).abs() < 1e-5, "{a} against {b}");
-        }
+        assert_eq!(one, four);
     }
 
     #[test]

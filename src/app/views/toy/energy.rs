@@ -35,7 +35,7 @@ impl View for Energy {
         let one = setup.instances.iter().all(|i| i.sparsity == setup.instances[0].sparsity);
         let shapes = shapes(&moment);
         let colors = [cx.palette.positive, cx.palette.negative, cx.palette.accent, cx.palette.bar];
-        let losses: Vec<f64> = moment.measures.iter().map(|m| f64::from(m.loss.max(1e-9)).log10()).collect();
+        let losses: Vec<f64> = moment.measures.iter().map(|m| super::log10(m.loss)).collect();
         let label = |k: usize| cx.state.lab.instance_label(k);
         let response = Plot::new("energy")
             .show_grid([false, false])

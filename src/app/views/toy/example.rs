@@ -70,13 +70,19 @@ impl View for Example {
                     drag(ui, cx, i, v, range);
                 }
             });
-            column(ui, "hidden h = W x", "the m hidden values that all features share", &mut |ui| {
+            let title = if setup.hidden_relu { "hidden h = ReLU(W x)" } else { "hidden h = W x" };
+            column(ui, title, "the m hidden values that all features share", &mut |ui| {
                 let max = hidden.iter().fold(1.0f32, |m, v| m.max(v.abs()));
                 for (j, v) in hidden.iter().enumerate() {
                     level(ui, cx, &j.to_string(), *v, None, max);
                 }
             });
-            let title = if setup.output_relu { "output ReLU(Wᵀh + b)" } else { "output Wᵀh + b" };
+            let title = match (setup.output_relu, setup.tied) {
+                (true, true) => "output ReLU(Wᵀh + b)",
+                (true, false) => "output ReLU(Vh + b)",
+                (false, true) => "output Wᵀh + b",
+                (false, false) => "output Vh + b",
+            };
             column(ui, title, "the bar is the output, the line the target", &mut |ui| {
                 for (i, (y, t)) in output.iter().zip(&target).enumerate() {
                     level(ui, cx, &i.to_string(), *y, Some(*t), 1.2);

@@ -13,7 +13,7 @@ use crate::lab::toy::{Moment, Setup};
 pub struct Features;
 
 /// Half the side of the square that is shown, in weights.
-pub(super) const REACH: f32 = 1.45;
+pub(super) const REACH: f32 = 1.55;
 
 impl View for Features {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {

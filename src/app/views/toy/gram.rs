@@ -10,6 +10,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::message;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
 use crate::gpu::{HeatData, NOTHING};
 use crate::lab::toy::geometry::gram;
@@ -25,6 +26,9 @@ pub struct Gram {
 
 /// From this many features on, only the selected model is shown: its picture is as large as the panel.
 const MANY: usize = 40;
+
+/// Multiplications that a frame can spare.
+const MOST: usize = 8_000_000;
 
 /// Output features down, input features across, then a gap and b.
 fn matrix(setup: &Setup, moment: &Moment, k: usize) -> HeatData {
@@ -51,7 +55,12 @@ impl Gram {
 impl View for Gram {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let Some((setup, moment)) = ready(ui, cx) else { return };
-        let generation = std::sync::Arc::as_ptr(&setup).addr();
+        if setup.features * setup.features * setup.hidden > MOST {
+            let text = format!("WᵀW of {} features is more than can be drawn at every step", setup.features);
+            message(ui, &text, false);
+            return;
+        }
+        let generation = cx.state.lab.generation;
         if self.generation != generation {
             self.cells.clear();
             self.generation = generation;
@@ -90,6 +99,9 @@ impl View for Gram {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
         let k = cx.state.lab.instance;
+        if setup.features * setup.features * setup.hidden > MOST {
+            return None;
+        }
         let data = matrix(setup, moment, k);
         let mut cols = feature_labels(setup.features);
         cols.extend([String::new(), "b".to_owned()]);

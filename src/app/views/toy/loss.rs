@@ -55,7 +55,7 @@ impl View for Loss {
                                 .map(|i| {
                                     let m = &lab.moments[*i];
                                     let loss = m.measures.get(k).map_or(f32::NAN, |m| m.loss);
-                                    [m.step() as f64, f64::from(loss.max(1e-9).log10())]
+                                    [m.step() as f64, super::log10(loss)]
                                 })
                                 .collect();
                             let t = k as f32 / shown.saturating_sub(1).max(1) as f32;

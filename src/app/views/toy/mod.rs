@@ -41,16 +41,15 @@ fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Mom
 
 /// What an untrained lab shows: the one button to press.
 fn invitation(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let name = cx.state.lab.preset;
     ui.vertical_centered(|ui| {
         ui.add_space((ui.available_height() / 2.0 - 40.0).max(0.0));
         let text = egui::RichText::new("▶  Watch superposition appear").font(theme::title());
         let button = egui::Button::new(text.color(cx.palette.base)).fill(cx.palette.accent).min_size(vec2(0.0, 32.0));
         if ui.add(button).clicked() {
-            cx.actions.push(Action::Lab(LabAction::Preset(name)));
+            cx.actions.push(Action::Lab(LabAction::Start));
         }
         ui.add_space(theme::GRID);
-        let text = "trains ten toy models, in a few seconds; other figures are at the left";
+        let text = "trains toy models, in a few seconds; other figures are at the left";
         ui.label(egui::RichText::new(text).font(theme::small()).color(cx.palette.weak));
     });
 }
@@ -153,6 +152,11 @@ fn all_or_one(ui: &mut egui::Ui, one: &mut bool) {
             *one = value;
         }
     }
+}
+
+/// A loss on a logarithmic axis; NaN, a training that ran away, stays NaN and is not drawn.
+fn log10(loss: f32) -> f64 {
+    if loss.is_finite() { f64::from(loss.max(1e-9)).log10() } else { f64::NAN }
 }
 
 fn feature_labels(n: usize) -> Vec<String> {

@@ -9,8 +9,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::message;
-use crate::lab::toy::phases::{Grid, Phase, expected, losses, observed};
-use crate::lab::toy::training::Frame;
+use crate::lab::toy::phases::{Grid, Phase, expected, losses, margin, phase_of};
 use crate::lab::toy::{Moment, Setup};
 
 #[derive(Default)]
@@ -34,14 +33,20 @@ impl View for Phases {
             message(ui, "these models form no phase diagram; choose one of its presets at the left", false);
             return;
         };
-        let (n, m) = (setup.features, setup.hidden);
-        let (same, all) = grid.agreement(n, m, &moment.snapshot.frames, 0.1);
+        let n = setup.features;
+        let closed = cx.state.lab.trained.as_ref().is_some_and(|(r, _)| r.has_closed_form());
+        let best = best(&grid, &moment);
+        let observed: Vec<Phase> = best.iter().map(|k| phase_of(&moment.measures[*k].interference)).collect();
+        let (same, all) = agreement(&grid, n, &observed);
         ui.horizontal_wrapped(|ui| {
             for phase in Phase::ALL.into_iter().rev() {
                 let (rect, _) = ui.allocate_exact_size(vec2(10.0, 10.0), egui::Sense::hover());
                 ui.painter().rect_filled(rect, 2.0, color(cx, phase));
                 ui.label(RichText::new(phase.label()).font(theme::small()))
                     .on_hover_text(format!("what became of feature {}", n - 1));
+            }
+            if !closed {
+                return;
             }
             ui.separator();
             let text = format!("{same} of {all} as in theory");
@@ -55,19 +60,23 @@ impl View for Phases {
         if plot.width() < 40.0 || plot.height() < 40.0 {
             return;
         }
-        let best = grid.best(&moment.snapshot.frames);
-        cells(ui, cx, &grid, &best, m, plot);
-        theory(ui, cx, &grid, n, plot);
+        cells(ui, cx, &grid, &observed, plot);
+        if closed {
+            theory(ui, cx, &grid, n, plot);
+        }
         axes(ui, cx, &grid, outer, plot);
-        self.pointer(cx, &setup, &moment, &grid, &best, &response, plot);
+        pointer(cx, &setup, &moment, &grid, (&best, &observed), &response, plot);
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (recipe, setup) = cx.state.lab.trained.as_ref()?;
+        let (recipe, _) = cx.state.lab.trained.as_ref()?;
         let grid = recipe.grid()?;
         let moment = cx.state.lab.moment()?;
-        let best = grid.best(&moment.snapshot.frames);
-        let code = |f: &&Frame| Phase::ALL.iter().position(|p| *p == observed(f, setup.hidden)).map(|p| p as f32);
+        let code = |k: &usize| {
+            let phase = phase_of(&moment.measures[*k].interference);
+            Phase::ALL.iter().position(|p| *p == phase).map(|p| p as f32)
+        };
+        let best = best(grid, moment);
         Some(Table {
             name: "phases-0-ignored-1-superposed-2-dedicated".to_owned(),
             row_axis: "importance",
@@ -79,17 +88,34 @@ impl View for Phases {
     }
 }
 
+/// For each cell the model with the smallest loss.
+fn best(grid: &Grid, moment: &Moment) -> Vec<usize> {
+    let loss = |k: &usize| moment.measures.get(*k).map_or(f32::INFINITY, |m| m.loss);
+    let finite = |k: &usize| if loss(k).is_finite() { loss(k) } else { f32::INFINITY };
+    let tries = |cell: usize| cell * grid.tries..(cell + 1) * grid.tries;
+    (0..grid.cells().min(moment.measures.len() / grid.tries))
+        .filter_map(|cell| tries(cell).min_by(|a, b| finite(a).total_cmp(&finite(b))))
+        .collect()
+}
+
+/// Cells away from a boundary that are as the closed form says, and all of those.
+fn agreement(grid: &Grid, features: usize, observed: &[Phase]) -> (usize, usize) {
+    let cells = grid.importances.iter().flat_map(|r| grid.densities.iter().map(move |p| (*r, *p)));
+    let away = cells.zip(observed).filter(|((r, p), _)| margin(features, *p, *r) >= 0.1);
+    away.fold((0, 0), |(same, all), ((r, p), o)| (same + usize::from(expected(features, p, r) == *o), all + 1))
+}
+
 /// Row 0, the least important, at the bottom; density falls to the right.
-fn cells(ui: &egui::Ui, cx: &Context<'_>, grid: &Grid, best: &[&Frame], hidden: usize, plot: Rect) {
+fn cells(ui: &egui::Ui, cx: &Context<'_>, grid: &Grid, observed: &[Phase], plot: Rect) {
     let (rows, cols) = (grid.importances.len(), grid.densities.len());
     let size = vec2(plot.width() / cols as f32, plot.height() / rows as f32);
     let painter = ui.painter();
-    for (k, frame) in best.iter().enumerate() {
+    for (k, phase) in observed.iter().enumerate() {
         let (r, c) = (k / cols, k % cols);
         let min = pos2(plot.min.x + c as f32 * size.x, plot.max.y - (r + 1) as f32 * size.y);
         let gap = if size.x > 8.0 { 0.5 } else { 0.0 };
         let cell = Rect::from_min_size(min, size).shrink(gap);
-        painter.rect_filled(cell, 0.0, color(cx, observed(frame, hidden)));
+        painter.rect_filled(cell, 0.0, color(cx, *phase));
         if cx.state.lab.instance / grid.tries == k {
             painter.rect_stroke(cell, 0.0, Stroke::new(1.5, cx.palette.text), egui::StrokeKind::Inside);
         }
@@ -148,38 +174,33 @@ fn axes(ui: &egui::Ui, cx: &Context<'_>, grid: &Grid, outer: Rect, plot: Rect) {
     painter.add(text);
 }
 
-impl Phases {
-    fn pointer(
-        &self,
-        cx: &mut Context<'_>,
-        setup: &Setup,
-        moment: &Moment,
-        grid: &Grid,
-        best: &[&Frame],
-        response: &egui::Response,
-        plot: Rect,
-    ) {
-        let (rows, cols) = (grid.importances.len(), grid.densities.len());
-        let Some(at) = response.hover_pos().filter(|p| plot.contains(*p)) else { return };
-        let c = (((at.x - plot.min.x) / plot.width() * cols as f32) as usize).min(cols - 1);
-        let r = (((plot.max.y - at.y) / plot.height() * rows as f32) as usize).min(rows - 1);
-        let Some(frame) = best.get(r * cols + c) else { return };
-        let (p, i) = (grid.densities[c], grid.importances[r]);
-        egui::Tooltip::for_widget(response).at_pointer().gap(14.0).show(|ui| {
-            ui.label(RichText::new(observed(frame, setup.hidden).label()).font(theme::title()));
-            ui.monospace(format!("density {p:.3}   importance {i:.3}"));
-            ui.monospace(format!("loss {:.5}, the best of {} models", frame.loss(), grid.tries));
+fn pointer(
+    cx: &mut Context<'_>,
+    setup: &Setup,
+    moment: &Moment,
+    grid: &Grid,
+    (best, observed): (&[usize], &[Phase]),
+    response: &egui::Response,
+    plot: Rect,
+) {
+    let (rows, cols) = (grid.importances.len(), grid.densities.len());
+    let Some(at) = response.hover_pos().filter(|p| plot.contains(*p)) else { return };
+    let c = (((at.x - plot.min.x) / plot.width() * cols as f32) as usize).min(cols - 1);
+    let r = (((plot.max.y - at.y) / plot.height() * rows as f32) as usize).min(rows - 1);
+    let (Some(k), Some(phase)) = (best.get(r * cols + c), observed.get(r * cols + c)) else { return };
+    let (p, i) = (grid.densities[c], grid.importances[r]);
+    egui::Tooltip::for_widget(response).at_pointer().gap(14.0).show(|ui| {
+        ui.label(RichText::new(phase.label()).font(theme::title()));
+        ui.monospace(format!("density {p:.3}   importance {i:.3}"));
+        ui.monospace(format!("loss {:.5}, the best of {} models", moment.measures[*k].loss, grid.tries));
+        if cx.state.lab.trained.as_ref().is_some_and(|(r, _)| r.has_closed_form()) {
             ui.label("theory's losses:");
             for (phase, loss) in Phase::ALL.iter().zip(losses(setup.features, p, i)) {
                 ui.monospace(format!("  {:<23} {loss:.5}", phase.label()));
             }
-        });
-        if response.clicked() {
-            let tries = (0..grid.tries).map(|k| grid.index(r, c, k));
-            let loss = |k: usize| moment.snapshot.frames.get(k).map_or(f32::INFINITY, Frame::loss);
-            if let Some(k) = tries.min_by(|a, b| loss(*a).total_cmp(&loss(*b))) {
-                cx.actions.push(Action::Lab(LabAction::Select(k)));
-            }
         }
+    });
+    if response.clicked() {
+        cx.actions.push(Action::Lab(LabAction::Select(*k)));
     }
 }

@@ -51,7 +51,7 @@ impl View for Weights {
             self.which = Which::Encoder;
         }
         let rows = if self.which == Which::Encoder { &frame.encoder } else { &frame.decoder };
-        let key = (std::sync::Arc::as_ptr(&setup).addr(), moment.step(), k, self.which == Which::Encoder);
+        let key = (cx.state.lab.generation, moment.step(), k, self.which == Which::Encoder);
         let data = self.data.get(key, || {
             let values = (0..m).flat_map(|j| rows.chunks(m).map(move |r| r[j])).collect();
             HeatData::new(m, setup.features, values)
@@ -87,7 +87,7 @@ impl View for Weights {
                         name: "hidden × feature",
                         data: &data,
                         coloring: colors,
-                        row_label: &|r| format!("{r}: {}", carried[r]),
+                        row_label: &|r| format!("{r}: {}", carried.get(r).unwrap_or(&0)),
                         col_label: &|c| c.to_string(),
                         row_label_width: 40.0,
                         flip: false,
@@ -101,7 +101,7 @@ impl View for Weights {
                             if let Some(v) = data.get(r, c) {
                                 ui.monospace(format!("weight {v:+.4}"));
                             }
-                            ui.label(format!("this unit carries {} features", carried[r]));
+                            ui.label(format!("this unit carries {} features", carried.get(r).unwrap_or(&0)));
                         },
                     }
                     .show(ui)
