@@ -31,6 +31,9 @@ pub enum ScratchAction {
     Head(usize, usize),
 }
 
+/// A folder, and whether a training lies there that was stopped.
+type Found = (PathBuf, bool);
+
 pub struct ScratchState {
     pub lab: &'static str,
     pub seed: u64,
@@ -44,7 +47,7 @@ pub struct ScratchState {
     /// A training of this model and seed was stopped and can go on.
     pub stopped: bool,
     /// Whether folders hold such a training, as a thread has found.
-    looks: (Sender<(PathBuf, bool)>, Receiver<(PathBuf, bool)>),
+    looks: (Sender<Found>, Receiver<Found>),
     /// Where trainings are kept.
     pub place: PathBuf,
     wake: Arc<dyn Fn() + Send + Sync>,

@@ -14,12 +14,15 @@ use crate::gpu::HeatData;
 #[derive(Default)]
 pub struct Geometry {
     cosines: Cached<u64>,
-    /// Three histograms of the result with this stamp: low end, high end, counts.
-    bars: Option<(u64, [(f32, f32, Vec<u64>); 2])>,
+    /// Histograms of norms and dimensionalities, of the result with this stamp.
+    bars: Option<(u64, [Bars; 2])>,
 }
 
+/// A histogram: low end, high end, counts.
+type Bars = (f32, f32, Vec<u64>);
+
 /// Counts in [`BINS`] bins between the smallest and the largest value.
-fn histogram(values: &[f32]) -> (f32, f32, Vec<u64>) {
+fn histogram(values: &[f32]) -> Bars {
     let finite = values.iter().copied().filter(|v| v.is_finite());
     let (low, high) = finite.clone().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
     if low >= high {
