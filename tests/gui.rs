@@ -166,6 +166,8 @@ fn a_lesson_is_walked_through_and_leaves_everything_as_it_was() {
     assert!(h.state().lessons.is_running());
     let lesson = shipped().iter().find(|l| l.title == "Induction heads").unwrap();
     for (k, step) in lesson.steps.iter().enumerate() {
+        // What a step asks for once the prompt has run is waited for as well.
+        settle(&mut h);
         settle(&mut h);
         h.get_by_label(&step.title);
         let app = h.state();

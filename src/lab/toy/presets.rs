@@ -42,6 +42,19 @@ pub const PRESETS: &[Preset] = &[
         view: "toy-energy",
     },
     Preset {
+        name: "three-dimensions",
+        title: "Eight features in three dimensions",
+        source: "Toy Models of Superposition, “The Geometry of Superposition”",
+        explain: "The same in three dimensions, to be turned. Dense: three orthogonal features. Then three antipodal \
+                  pairs, the corners of an octahedron; and where features are rarest all eight, as the corners of a \
+                  square antiprism, each with 3/8 of a dimension.",
+        recipe: || {
+            let sparsities = [0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98];
+            Recipe { seed: 1, ..Recipe::sweep(8, 3, &sparsities, 0.95) }
+        },
+        view: "toy-scene",
+    },
+    Preset {
         name: "demonstrating",
         title: "Twenty features in five dimensions",
         source: "Toy Models of Superposition, “Demonstrating Superposition”",
