@@ -56,6 +56,10 @@ impl View for ToyNorms {
 }
 
 fn legend(ui: &mut egui::Ui, cx: &Context<'_>) {
+    // Better none than one over the buttons beside it.
+    if ui.available_width() < 200.0 {
+        return;
+    }
     let weak = |t: &str| RichText::new(t).font(theme::mono_small()).color(cx.palette.weak);
     ui.label(weak("≥ 1"));
     let (rect, response) = ui.allocate_exact_size(vec2(72.0, 8.0), egui::Sense::hover());
