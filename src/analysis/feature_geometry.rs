@@ -59,10 +59,11 @@ pub struct FeatureGeometry {
 fn rows_of(model: &Model, directions: Directions) -> Result<Tensor> {
     let none = |what: String| Error::request(what);
     let t = match directions {
-        Directions::Embedding => {
-            let embed = model.weights.embed.as_ref();
-            embed.ok_or_else(|| none("this model has no token embedding of its own".to_owned()))?.clone()
-        }
+        // A tied model keeps one matrix for both.
+        Directions::Embedding => match &model.weights.embed {
+            Some(embed) => embed.clone(),
+            None => model.weights.unembed.t()?,
+        },
         Directions::Unembedding => model.weights.unembed.t()?,
         Directions::Neurons(layer) => {
             let block = model.weights.blocks.get(layer);
