@@ -59,6 +59,7 @@ pub mod circuit;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod features;
 pub mod files;
 #[cfg(feature = "gui")]
 pub mod gpu;

@@ -8,6 +8,7 @@ mod bench_lab;
 mod bench_sweeps;
 pub mod circuit;
 pub mod dla;
+pub mod features;
 pub mod generate;
 pub mod graph;
 pub mod heads;
@@ -105,6 +106,8 @@ pub enum Command {
     /// Draw a view to PNG or SVG without a window
     #[cfg(feature = "gui")]
     Render(Box<render::Arguments>),
+    /// Dictionaries of features: encode, train, judge
+    Features(features::Arguments),
     /// Train toy models of superposition
     Superposition(superposition::Arguments),
     /// Train the built-in lab models
@@ -131,6 +134,7 @@ impl Command {
             Self::Graph(a) => graph::execute(&a),
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
+            Self::Features(a) => features::execute(&a),
             Self::Superposition(a) => superposition::execute(&a),
             Self::Lab(a) => lab::execute(&a),
             Self::Bench(a) => bench::execute(&a),

@@ -17,5 +17,5 @@ pub mod trace;
 pub use edit::{Action, Edit, EditStack, Which};
 pub use forward::{Freeze, Network};
 pub use hooks::{Capture, Hooks, NoHooks};
-pub use site::{Site, SiteKind};
+pub use site::{Axis, Site, SiteKind};
 pub use trace::Trace;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{D, Device, Tensor};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
@@ -274,6 +276,32 @@ pub fn without_head(model: &Model, layer: usize, head: usize) -> Result<Model> {
     let mask = Tensor::from_vec(mask, (d, 1), &Device::Cpu)?;
     block.attn.o.weight = block.attn.o.weight.broadcast_mul(&mask)?;
     Ok(Model::in_memory(model.config.clone(), weights, None, &model.spec))
+}
+
+/// Stands between the documents of a training text; token 0 of [`byte_level`].
+pub const SEPARATOR: &str = "<|endoftext|>";
+
+/// Byte-level BPE with `vocab` tokens, learned from a text.
+pub fn byte_level(text: &str, vocab: usize) -> Result<tokenizers::Tokenizer> {
+    let fail = |e: tokenizers::Error| Error::failed(format!("the tokenizer could not be trained: {e}"));
+    let mut trainer = BpeTrainer::builder()
+        .show_progress(false)
+        .vocab_size(vocab)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .special_tokens(vec![AddedToken::from(SEPARATOR, true)])
+        .build();
+    let byte_level = ByteLevel::new(false, true, true);
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+        .with_pre_tokenizer(Some(byte_level))
+        .with_post_processor(None::<tokenizers::PostProcessorWrapper>)
+        .with_decoder(Some(byte_level))
+        .build()
+        .map_err(fail)?;
+    let lines = text.lines().filter(|l| *l != SEPARATOR);
+    tokenizer.train(&mut trainer, lines.map(str::to_owned)).map_err(fail)?;
+    Ok(tokenizer.into())
 }
 
 /// A tokenizer whose tokens are the given words, split at white space.

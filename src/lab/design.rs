@@ -161,19 +161,22 @@ impl Design {
         })
     }
 
-    /// Writes config, weights and tokenizer as the family's loader reads them: linear layers as [output, input].
+    /// Writes config, weights and tokenizer as the family's loader reads them: linear layers as [output, input], in 16
+    /// bits.
     pub fn save(&self, folder: &Path, tensors: &[(String, Tensor)], tokenizer: &str) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         let mut out: Vec<(String, Tensor)> = Vec::new();
         for (name, t) in tensors {
             let turned = name == "lm_head.weight" || name.contains("_proj.weight");
             let t = if turned { t.t()?.contiguous()? } else { t.clone() };
+            // Half the size of what was trained; the loader computes in f32 again.
+            let t = t.to_dtype(DType::F16)?;
             let name = if name == "lm_head.weight" { name.clone() } else { format!("model.{name}") };
             out.push((name, t));
         }
         for l in 0..self.layers {
             // The family has a bias on v; none is trained.
-            let zero = Tensor::zeros(self.d_model, DType::F32, &Device::Cpu)?;
+            let zero = Tensor::zeros(self.d_model, DType::F16, &Device::Cpu)?;
             out.push((format!("model.layers.{l}.self_attn.v_proj.bias"), zero));
         }
         let bytes = safetensors::serialize(out.iter().map(|(n, t)| (n.as_str(), t)), None)

@@ -9,9 +9,6 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, TokenizerBuilder};
 
 use super::course::{self, Course, Log, Named, cross_entropy};
 use super::design::Design;
@@ -56,7 +53,6 @@ const STEPS: usize = 4_500;
 const FALL: usize = 1_500;
 /// Steps between two looks, and between two checkpoints.
 const RHYTHM: (usize, usize) = (50, 250);
-const SEPARATOR: &str = "<|endoftext|>";
 const TEXT: &str = include_str!("../../assets/text/prose.txt");
 
 const DESIGN: Design = Design {
@@ -69,29 +65,6 @@ const DESIGN: Design = Design {
     rope_base: ROPE_BASE,
     embed_std: 1.0,
 };
-
-/// Byte-level BPE over the text.
-fn train_tokenizer(text: &str) -> Result<tokenizers::Tokenizer> {
-    let fail = |e: tokenizers::Error| Error::failed(format!("the tokenizer could not be trained: {e}"));
-    let mut trainer = BpeTrainer::builder()
-        .show_progress(false)
-        .vocab_size(VOCAB)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .special_tokens(vec![AddedToken::from(SEPARATOR, true)])
-        .build();
-    let byte_level = ByteLevel::new(false, true, true);
-    let mut tokenizer = TokenizerBuilder::new()
-        .with_model(BPE::default())
-        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
-        .with_pre_tokenizer(Some(byte_level))
-        .with_post_processor(None::<tokenizers::PostProcessorWrapper>)
-        .with_decoder(Some(byte_level))
-        .build()
-        .map_err(fail)?;
-    let lines = text.lines().filter(|l| *l != SEPARATOR);
-    tokenizer.train(&mut trainer, lines.map(str::to_owned)).map_err(fail)?;
-    Ok(tokenizer.into())
-}
 
 /// The batch of a step: a function of seed and step alone, so that a resumed training is the same one.
 /// Gives the rows and the first position whose next token counts.
@@ -130,7 +103,7 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
         Some(path) => std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?,
         None => TEXT.to_owned(),
     };
-    let tokenizer = train_tokenizer(&text)?;
+    let tokenizer = course::byte_level(&text, VOCAB)?;
     let encoded =
         tokenizer.encode(text.as_str(), false).map_err(|e| Error::failed(format!("the text cannot be split: {e}")))?;
     let stream = encoded.get_ids().to_vec();

@@ -7,6 +7,7 @@ pub mod design;
 pub mod induction;
 pub mod optimiser;
 pub mod schedule;
+pub mod text;
 pub mod toy;
 
 use std::path::PathBuf;
@@ -60,7 +61,7 @@ pub struct Lab {
 }
 
 /// Every lab model.
-pub const LABS: &[Lab] = &[induction::LAB, alphabetical::LAB, addition::LAB];
+pub const LABS: &[Lab] = &[induction::LAB, alphabetical::LAB, addition::LAB, text::LAB];
 
 pub fn by_name(name: &str) -> Option<&'static Lab> {
     LABS.iter().find(|l| l.name == name)

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::write_atomic;
 
 /// A model in `assets/`.
 pub struct Builtin {
@@ -77,22 +77,31 @@ pub fn by_name(name: &str) -> Option<&'static Builtin> {
 impl Builtin {
     /// The folder that holds the unpacked files.
     pub fn unpack(&self) -> Result<PathBuf> {
-        let base = directories::ProjectDirs::from("", "", "circuitscope")
-            .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned());
-        self.unpack_into(base).or_else(|_| self.unpack_into(std::env::temp_dir().join("circuitscope")))
+        unpack(self.name, self.files)
     }
+}
 
-    fn unpack_into(&self, base: PathBuf) -> Result<PathBuf> {
-        let folder = base.join("builtin").join(self.name);
-        std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-        for (name, bytes) in self.files {
-            let path = folder.join(name);
-            // Comparing costs a few milliseconds and makes an upgrade or a damaged copy heal itself.
-            if std::fs::read(&path).is_ok_and(|old| old == *bytes) {
-                continue;
-            }
-            files::write_atomic(&path, bytes)?;
+/// Puts files that ship inside the program into a folder of the user's cache, or of the temporary files where that
+/// cannot be written.
+///
+/// # Errors
+/// If neither can be written.
+pub fn unpack(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
+    let base = directories::ProjectDirs::from("", "", "circuitscope")
+        .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned());
+    unpack_into(base, name, files).or_else(|_| unpack_into(std::env::temp_dir().join("circuitscope"), name, files))
+}
+
+fn unpack_into(base: PathBuf, name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
+    let folder = base.join("builtin").join(name);
+    std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        // Comparing costs a few milliseconds and makes an upgrade or a damaged copy heal itself.
+        if std::fs::read(&path).is_ok_and(|old| old == *bytes) {
+            continue;
         }
-        Ok(folder)
+        write_atomic(&path, bytes)?;
     }
+    Ok(folder)
 }

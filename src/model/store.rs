@@ -105,6 +105,13 @@ impl Store {
         Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
     }
 
+    /// Three axes as they are stored.
+    pub fn cube(&self, name: &str, shape: [usize; 3]) -> Result<Tensor> {
+        let entry = self.entry(name, &shape)?;
+        let values = self.read_rows(name, entry, shape[0], shape[1] * shape[2], false)?;
+        Ok(Tensor::from_vec(values, (shape[0], shape[1], shape[2]), &self.device)?)
+    }
+
     /// The weight of a linear layer, stored [output, input], given as [input, output].
     pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[output, input])?;
@@ -181,12 +188,12 @@ struct Target(*mut f32);
 unsafe impl Sync for Target {}
 
 #[cfg(unix)]
-pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-pub(super) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     use std::os::windows::fs::FileExt;
     while !bytes.is_empty() {
         let n = file.seek_read(bytes, offset)?;

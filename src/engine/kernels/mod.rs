@@ -27,6 +27,18 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_cor
     }
 }
 
+/// Shows a contiguous f32 CPU tensor's values, without copying them.
+///
+/// # Errors
+/// A tensor of another kind.
+pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> candle_core::Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(cpu) => Ok(read(values(cpu, layout)?)),
+        _ => candle_core::bail!("values can be read only of tensors on the CPU"),
+    }
+}
+
 /// Copies a contiguous f32 CPU tensor's values out, for the small tables the kernels keep.
 pub(crate) fn to_vec(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1::<f32>()

@@ -1,0 +1,124 @@
+//! `features encode`: feature activations and reconstruction as safetensors.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use serde_json::json;
+
+use super::{DictionaryArgs, shown};
+use crate::cli::output::{document, quoted};
+use crate::cli::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::error::{Error, Result};
+use crate::features::harvest::activations;
+use crate::features::train::activations::Table;
+use crate::files::write_atomic;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    dictionary: DictionaryArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Activations to encode instead of a prompt's: a safetensors file with one tensor [n, d_in]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
+    activations: Option<PathBuf>,
+    /// Where to write `features` [pos, d_sae] and `reconstruction` [pos, d_out]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How many features to list at each position
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    top: usize,
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let (progress, bar) = progress("encoding");
+    let dictionary = args.dictionary.open(&progress)?;
+    let started = Instant::now();
+    let (model, ids, x) = match &args.activations {
+        Some(path) => {
+            let file = Table::open(path)?;
+            (None, Vec::new(), file.tensor(0, file.rows())?)
+        }
+        None => {
+            let model = args.model.open()?;
+            let ids = args.prompt.optional(&model)?.ok_or_else(|| {
+                Error::request("there is nothing to encode; add --prompt TEXT, --ids 1,2,3 or --activations FILE")
+            })?;
+            let (input, _) = dictionary.check(&model.config)?;
+            let x = activations(&model, &[&ids], &[input], &progress)?.remove(0);
+            (Some(model), ids, x)
+        }
+    };
+    let (acts, reconstruction) = dictionary.run(&x, &progress)?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if let Some(path) = &args.output {
+        // Four bytes a feature and position, of which nearly all are zero; the contract asks for them in full.
+        let features = acts.dense(dictionary.d_sae)?;
+        let tensors: [(&str, &Tensor); 2] = [("features", &features), ("reconstruction", &reconstruction)];
+        let metadata = HashMap::from([
+            ("dictionary".to_owned(), shown(&dictionary.path)),
+            ("ids".to_owned(), serde_json::to_string(&ids).unwrap_or_default()),
+            ("generator".to_owned(), concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ]);
+        let bytes = safetensors::serialize(tensors, Some(metadata))
+            .map_err(|e| Error::failed(format!("the features cannot be packed: {e}")))?;
+        write_atomic(path, &bytes)?;
+    }
+    let top: Vec<Vec<(u32, f32)>> = (0..acts.rows())
+        .map(|r| {
+            let mut row: Vec<(u32, f32)> = acts.row(r).collect();
+            row.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            row.truncate(args.top);
+            row
+        })
+        .collect();
+    let l0 = acts.values.len() as f64 / acts.rows().max(1) as f64;
+    if args.model.json {
+        let listed: Vec<_> = top
+            .iter()
+            .map(|r| r.iter().map(|(f, v)| json!({"feature": f, "activation": v})).collect::<Vec<_>>())
+            .collect();
+        let rest = json!({
+            "dictionary": about(&dictionary), "axes": ["pos"], "top": listed, "l0": l0,
+            "output": args.output.as_ref().map(shown),
+        });
+        return match &model {
+            Some(m) => emit(&document(m, Some(&ids), seconds, rest).to_string()),
+            None => {
+                let mut doc = rest;
+                doc["seconds"] = json!(seconds);
+                emit(&doc.to_string())
+            }
+        };
+    }
+    let rows: Vec<Vec<String>> = top
+        .iter()
+        .enumerate()
+        .map(|(i, r)| {
+            let token = match (&model, ids.get(i)) {
+                (Some(m), Some(id)) => quoted(&m.token_text(*id)),
+                _ => i.to_string(),
+            };
+            let features: Vec<String> = r.iter().map(|(f, v)| format!("{f}:{v:.2}")).collect();
+            vec![token, features.join("  ")]
+        })
+        .collect();
+    let mut text = table(&["position", "features"], &rows);
+    text.push_str(&format!("\n\n{} · {l0:.1} active a position · {seconds:.3} s", dictionary.describe()));
+    emit(&text)
+}
+
+/// A dictionary in JSON.
+pub(super) fn about(d: &crate::features::Dictionary) -> serde_json::Value {
+    json!({
+        "path": shown(&d.path), "format": d.format, "architecture": d.activation.name(), "kind": d.kind(),
+        "d_in": d.d_in, "d_sae": d.d_sae, "d_out": d.d_out,
+        "input": d.input.map(|p| p.to_string()), "output": d.output.map(|p| p.to_string()),
+        "model_name": d.model_name,
+    })
+}

@@ -1,0 +1,105 @@
+//! `features`: dictionaries of features. One file a subcommand.
+
+mod encode;
+mod eval;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::error::Result;
+use crate::features::text::{Rows, documents};
+use crate::features::{Dictionary, Place};
+use crate::jobs::Progress;
+use crate::model::Model;
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Which features are active, and what they reconstruct
+    Encode(encode::Arguments),
+    /// Train a sparse autoencoder or a transcoder
+    Train(Box<train::Arguments>),
+    /// How good a dictionary is, on text
+    Eval(eval::Arguments),
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    match &args.command {
+        Command::Encode(a) => encode::execute(a),
+        Command::Train(a) => train::execute(a),
+        Command::Eval(a) => eval::execute(a),
+    }
+}
+
+/// Which dictionary.
+#[derive(Args, Clone, Debug)]
+pub struct DictionaryArgs {
+    /// A SAELens folder, a Gemma Scope params.npz, a circuit-tracer layer file, or a built-in name
+    #[arg(long, value_name = "DIR")]
+    pub dictionary: String,
+    /// The site that it reads (and writes), where its files do not say
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    /// The site that a transcoder writes, where its files do not say
+    #[arg(long, value_name = "SITE", requires = "site")]
+    pub target: Option<String>,
+}
+
+impl DictionaryArgs {
+    pub fn open(&self, progress: &Progress) -> Result<Dictionary> {
+        let mut dictionary = crate::features::open(&self.dictionary, progress)?;
+        if let Some(site) = &self.site {
+            dictionary.input = Some(Place::parse(site)?);
+            dictionary.output = match &self.target {
+                Some(t) => Some(Place::parse(t)?),
+                None => dictionary.input,
+            };
+        }
+        Ok(dictionary)
+    }
+}
+
+/// Which text.
+#[derive(Args, Clone, Debug)]
+pub struct TextArgs {
+    /// Text files, folders of them, or shipped texts by name (mixed, prose); repeatable
+    #[arg(long, value_name = "PATH", default_values_t = ["mixed".to_owned()])]
+    pub text: Vec<String>,
+    /// Tokens of a row
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub context: usize,
+    /// Tokens of the text that are used at most
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+}
+
+/// Every so many-th row of a text is held out from training.
+pub const HELD_OUT: usize = 20;
+
+impl TextArgs {
+    pub fn rows(&self, model: &Model, progress: &Progress) -> Result<Rows> {
+        Rows::cut(model, &documents(&self.text)?, self.context, self.tokens, progress)
+    }
+}
+
+/// A number of gigabytes as bytes.
+pub fn gigabytes(n: f64) -> usize {
+    (n.max(0.0) * 1e9) as usize
+}
+
+/// A folder's name, for a dictionary.
+pub fn folder_name(folder: &std::path::Path) -> String {
+    folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+/// A path as it is printed.
+pub fn shown(path: &PathBuf) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,228 @@
+//! A dictionary: an encoder that says which features are active in an activation, and a decoder that says which
+//! direction each of them writes. Sparse autoencoders read and write the same site, transcoders two different ones.
+
+use std::path::PathBuf;
+
+use candle_core::Tensor;
+use serde_json::Value as Json;
+
+use super::place::Place;
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+
+/// How pre-activations become activations.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Activation {
+    /// max(0, pre) [Bricken et al. 2023].
+    Relu,
+    /// pre where it exceeds the feature's threshold, and is positive; else 0 [Rajamanoharan et al. 2024b].
+    JumpRelu { threshold: Vec<f32> },
+    /// The k largest of a position, of those the positive ones [Gao et al. 2024].
+    TopK { k: usize },
+    /// The gate `x·W + b` decides, `max(0, x·W·exp(r_mag) + b_mag)` says how much [Rajamanoharan et al. 2024a].
+    Gated { r_mag: Vec<f32>, b_mag: Vec<f32> },
+}
+
+/// The architectures by SAELens' names.
+pub const ARCHITECTURES: [&str; 4] = ["standard", "jumprelu", "topk", "gated"];
+
+impl Activation {
+    /// The architecture's name in SAELens.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Relu => "standard",
+            Self::JumpRelu { .. } => "jumprelu",
+            Self::TopK { .. } => "topk",
+            Self::Gated { .. } => "gated",
+        }
+    }
+}
+
+/// What is done to an activation before it is encoded, and undone after it is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Normalisation {
+    #[default]
+    None,
+    /// Mean 0 and (unbiased) standard deviation 1 at each position.
+    Layer,
+    /// Length √d_in at each position.
+    Length,
+}
+
+/// One dictionary. Matrices as SAELens keeps them.
+#[derive(Clone, Debug)]
+pub struct Dictionary {
+    pub name: String,
+    /// The folder or file that it was read from.
+    pub path: PathBuf,
+    /// The format's name.
+    pub format: &'static str,
+    pub d_in: usize,
+    pub d_sae: usize,
+    pub d_out: usize,
+    /// [d_in, d_sae].
+    pub w_enc: Tensor,
+    /// [d_sae]; the gate's bias in gated dictionaries.
+    pub b_enc: Vec<f32>,
+    /// [d_sae, d_out].
+    pub w_dec: Tensor,
+    /// [d_out].
+    pub b_dec: Vec<f32>,
+    pub activation: Activation,
+    /// Whether `b_dec` is subtracted from the input.
+    pub subtract_b_dec: bool,
+    /// Whether activations are reported times the length of their decoder row (SAELens'
+    /// `rescale_acts_by_decoder_norm`); the choice of the k largest is then made after it.
+    pub rescale: bool,
+    pub normalisation: Normalisation,
+    /// What a transcoder adds past its features, [d_in, d_out]; not part of `decode`.
+    pub skip: Option<Tensor>,
+    /// Where it reads, if the file says.
+    pub input: Option<Place>,
+    /// Where it writes; the same as `input` for a sparse autoencoder.
+    pub output: Option<Place>,
+    /// The model it was trained on, by the name that its file gives.
+    pub model_name: Option<String>,
+    /// Everything else that its configuration says.
+    pub config: Json,
+}
+
+impl Dictionary {
+    /// Whether it reads and writes the same place.
+    pub fn is_autoencoder(&self) -> bool {
+        self.input == self.output
+    }
+
+    /// `SAE` or `transcoder`.
+    pub fn kind(&self) -> &'static str {
+        if self.is_autoencoder() { "SAE" } else { "transcoder" }
+    }
+
+    /// One line: what it is and where it belongs.
+    pub fn describe(&self) -> String {
+        let site = |p: Option<Place>| p.map_or("a site that the file does not name".to_owned(), |p| p.to_string());
+        let at = if self.is_autoencoder() {
+            site(self.input)
+        } else {
+            format!("{} → {}", site(self.input), site(self.output))
+        };
+        format!("{} {} of {} features at {at}", self.activation.name(), self.kind(), self.d_sae)
+    }
+
+    /// Where it reads and writes.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn places(&self) -> Result<(Place, Place)> {
+        match (self.input, self.output) {
+            (Some(a), Some(b)) => Ok((a, b)),
+            _ => Err(Error::request(format!(
+                "{} does not say which site it belongs to; name it, as in --site blocks.5.hook_resid_post",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// Checks that the dictionary fits a model.
+    ///
+    /// # Errors
+    /// One sentence with both shapes, or both names of sites.
+    pub fn check(&self, model: &ModelConfig) -> Result<(Place, Place)> {
+        let (input, output) = self.places()?;
+        for (place, width, what) in [(input, self.d_in, "reads"), (output, self.d_out, "writes")] {
+            place.check(model)?;
+            let site = place.width(model);
+            if site != width {
+                return Err(Error::request(format!(
+                    "the dictionary {} {what} vectors [{width}], but {place} of {} holds vectors [{site}]; it was trained on {}",
+                    self.path.display(),
+                    model.name,
+                    self.model_name.as_deref().unwrap_or("another model or site"),
+                )));
+            }
+        }
+        Ok((input, output))
+    }
+
+    /// Checks the shapes of all parts against each other and for values that are no numbers.
+    ///
+    /// # Errors
+    /// One sentence naming the part.
+    pub fn validated(self) -> Result<Self> {
+        let malformed = |what: String| Error::Malformed { path: self.path.clone(), format: self.format, what };
+        let shapes = [
+            ("W_enc", self.w_enc.dims().to_vec(), vec![self.d_in, self.d_sae]),
+            ("W_dec", self.w_dec.dims().to_vec(), vec![self.d_sae, self.d_out]),
+            ("b_enc", vec![self.b_enc.len()], vec![self.d_sae]),
+            ("b_dec", vec![self.b_dec.len()], vec![self.d_out]),
+        ];
+        let more = match &self.activation {
+            Activation::JumpRelu { threshold } => vec![("threshold", threshold.len())],
+            Activation::Gated { r_mag, b_mag } => vec![("r_mag", r_mag.len()), ("b_mag", b_mag.len())],
+            Activation::Relu | Activation::TopK { .. } => Vec::new(),
+        };
+        let more = more.into_iter().map(|(n, len)| (n, vec![len], vec![self.d_sae]));
+        for (name, found, expected) in shapes.into_iter().chain(more) {
+            if found != expected {
+                return Err(malformed(format!("{name} has shape {found:?} where {expected:?} belongs")));
+            }
+        }
+        if self.d_in == 0 || self.d_sae == 0 || self.d_out == 0 {
+            return Err(malformed("it has an axis of length 0".to_owned()));
+        }
+        if let Activation::TopK { k } = self.activation
+            && (k == 0 || k > self.d_sae)
+        {
+            return Err(malformed(format!("it keeps the {k} largest of {} features", self.d_sae)));
+        }
+        if self.subtract_b_dec && self.d_in != self.d_out {
+            return Err(malformed(format!("b_dec [{}] cannot be subtracted from inputs [{}]", self.d_out, self.d_in)));
+        }
+        let vectors: Vec<(&str, &[f32])> = match &self.activation {
+            Activation::JumpRelu { threshold } => vec![("threshold", threshold)],
+            Activation::Gated { r_mag, b_mag } => vec![("r_mag", r_mag), ("b_mag", b_mag)],
+            Activation::Relu | Activation::TopK { .. } => Vec::new(),
+        };
+        for (name, values) in vectors.into_iter().chain([("b_enc", &self.b_enc[..]), ("b_dec", &self.b_dec[..])]) {
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(Error::NotFinite { name: name.to_owned() });
+            }
+        }
+        for (name, t) in
+            [("W_enc", &self.w_enc), ("W_dec", &self.w_dec)].into_iter().chain(self.skip.iter().map(|s| ("W_skip", s)))
+        {
+            if !crate::engine::kernels::with_values(t, |v| v.iter().map(|x| x * 0.0).sum::<f32>() == 0.0)? {
+                return Err(Error::NotFinite { name: name.to_owned() });
+            }
+        }
+        Ok(self)
+    }
+
+    /// A feature's decoder row: the direction it writes, [d_out].
+    pub fn direction(&self, feature: usize) -> Result<Vec<f32>> {
+        self.check_feature(feature)?;
+        Ok(self.w_dec.get(feature)?.to_vec1()?)
+    }
+
+    /// A feature's encoder column: the direction it reads, [d_in].
+    pub fn reader(&self, feature: usize) -> Result<Vec<f32>> {
+        self.check_feature(feature)?;
+        Ok(self.w_enc.narrow(1, feature, 1)?.flatten_all()?.to_vec1()?)
+    }
+
+    pub fn check_feature(&self, feature: usize) -> Result<()> {
+        if feature < self.d_sae {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "there is no feature {feature} in {}; its features go from 0 to {}",
+            self.name,
+            self.d_sae - 1
+        )))
+    }
+
+    /// Lengths of all decoder rows, [d_sae].
+    pub fn decoder_norms(&self) -> Result<Vec<f32>> {
+        Ok(self.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?)
+    }
+}

@@ -1,0 +1,18 @@
+//! Features: directions that a model's activations are made of. Dictionaries of them (sparse autoencoders and
+//! transcoders) are opened, trained, judged and searched for examples; single directions are found from two sets of
+//! texts; both are tested by editing the model.
+
+pub mod dictionary;
+pub mod encode;
+pub mod formats;
+pub mod harvest;
+pub mod place;
+pub mod quality;
+pub mod store;
+pub mod text;
+pub mod train;
+
+pub use dictionary::{Activation, Dictionary};
+pub use encode::Sparse;
+pub use place::Place;
+pub use store::{open, shared};

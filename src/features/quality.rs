@@ -1,0 +1,298 @@
+//! How good a dictionary is, on text that it was not trained on: sparsity, reconstruction, and what the model loses
+//! when it has to work with the reconstruction [SAEBench; DEFINITIONS as in SAELens' evaluations].
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::dictionary::Dictionary;
+use super::harvest::{PASS, run_to};
+use super::place::Place;
+use super::text::Rows;
+use crate::engine::kernels::with_values;
+use crate::engine::logits::summarise;
+use crate::engine::{Hooks, NoHooks, Site};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::Model;
+
+/// Sums over positions, from which the averages are made.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    n: f64,
+    active: f64,
+    /// Σ‖y − ŷ‖², Σ‖y‖², Σ cosine.
+    residual: f64,
+    squares: f64,
+    cosine: f64,
+    mean: Vec<f64>,
+}
+
+impl Sums {
+    fn add(&mut self, y: &[f32], recon: &[f32], active: usize) {
+        self.mean.resize(y.len(), 0.0);
+        let (mut residual, mut yy, mut rr, mut yr) = (0f64, 0f64, 0f64, 0f64);
+        for ((y, r), m) in y.iter().zip(recon).zip(&mut self.mean) {
+            let (y, r) = (f64::from(*y), f64::from(*r));
+            residual += (y - r) * (y - r);
+            yy += y * y;
+            rr += r * r;
+            yr += y * r;
+            *m += y;
+        }
+        self.n += 1.0;
+        self.active += active as f64;
+        self.residual += residual;
+        self.squares += yy;
+        self.cosine += if yy > 0.0 && rr > 0.0 { yr / (yy * rr).sqrt() } else { 0.0 };
+    }
+
+    fn reconstruction(&self) -> Reconstruction {
+        let n = self.n.max(1.0);
+        let total = self.squares - self.mean.iter().map(|m| m * m / n).sum::<f64>();
+        let d = self.mean.len().max(1) as f64;
+        Reconstruction {
+            positions: self.n as usize,
+            l0: (self.active / n) as f32,
+            explained_variance: if total > 0.0 { (1.0 - self.residual / total) as f32 } else { f32::NAN },
+            mse: (self.residual / (n * d)) as f32,
+            cosine: (self.cosine / n) as f32,
+            mean_length: (self.squares / n).sqrt() as f32,
+        }
+    }
+}
+
+/// How well some positions are reconstructed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reconstruction {
+    pub positions: usize,
+    /// Mean number of active features.
+    pub l0: f32,
+    /// 1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖².
+    pub explained_variance: f32,
+    /// Mean squared error of a coordinate.
+    pub mse: f32,
+    pub cosine: f32,
+    /// Root mean squared length of what is reconstructed.
+    pub mean_length: f32,
+}
+
+/// Bins of the density histogram, in powers of ten.
+pub const DENSITY_FROM: f32 = -6.0;
+pub const DENSITY_BINS: usize = 24;
+
+/// A dictionary's quality.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    pub tokens: usize,
+    /// Over all positions but each row's first.
+    pub after_first: Reconstruction,
+    /// Over the first positions alone: outliers in many models, which would flatter or spoil the figure above.
+    pub first: Reconstruction,
+    /// Features that were active nowhere, as a share.
+    pub dead: f32,
+    /// Features by the logarithm (base 10) of the share of positions where they are active: [`DENSITY_BINS`] bins from
+    /// [`DENSITY_FROM`] to 0; dead ones are in none.
+    pub density: Vec<usize>,
+    /// Loss of the model, nats: plain; with the reconstruction in place (after each row's first position); with
+    /// nothing there.
+    pub ce: f32,
+    pub ce_reconstructed: f32,
+    pub ce_ablated: f32,
+    /// (CE_ablated − CE_reconstructed) / (CE_ablated − CE).
+    pub ce_score: f32,
+    /// Mean cosine of encoder columns and decoder rows, where they have the same width.
+    pub encoder_decoder_cosine: Option<f32>,
+    pub seconds: f64,
+}
+
+/// What takes the place of a site's value.
+enum Instead<'a> {
+    Reconstruction(&'a Dictionary),
+    Nothing,
+}
+
+/// Puts something else in a site's place, at all positions but each row's first.
+struct Splice<'a> {
+    model: &'a Model,
+    input: Place,
+    output: Place,
+    instead: Instead<'a>,
+    made: Option<Tensor>,
+}
+
+impl Hooks for Splice<'_> {
+    fn wants(&self, site: Site) -> bool {
+        site == self.input.site || site == self.output.site
+    }
+
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        if site == self.input.site
+            && let Instead::Reconstruction(dictionary) = &self.instead
+        {
+            let x = self.input.rows(self.model, &value)?;
+            self.made = Some(dictionary.replacement(&x, &Progress::new())?.1);
+        }
+        if site != self.output.site {
+            return Ok(value);
+        }
+        let len = value.dim(1)?;
+        let mut data = value.flatten_all()?.to_vec1::<f32>()?;
+        let width = self.output.width(&self.model.config);
+        let made = match &self.made {
+            Some(t) => Some(t.flatten_all()?.to_vec1::<f32>()?),
+            None => None,
+        };
+        for (r, row) in data.chunks_exact_mut(width).enumerate().filter(|(r, _)| r % len > 0) {
+            match &made {
+                Some(m) => row.copy_from_slice(&m[r * width..(r + 1) * width]),
+                None => row.fill(0.0),
+            }
+        }
+        Ok(Tensor::from_vec(data, value.shape().clone(), value.device())?)
+    }
+}
+
+/// Sum of next-token losses of rows of equal length, nats, and their number.
+fn loss(model: &Model, rows: &[&[u32]], hooks: &mut dyn Hooks, progress: &Progress) -> Result<(f64, usize)> {
+    let last = model.config.n_layers - 1;
+    let resid = run_to(model, rows, last, hooks, progress)?;
+    let len = rows[0].len();
+    let width = model.config.d_model;
+    let resid = resid.narrow(1, 0, len - 1)?.contiguous()?.reshape((rows.len() * (len - 1), width))?;
+    let asked = |r: usize| vec![rows[r / (len - 1)][r % (len - 1) + 1]];
+    // The caller counts tokens.
+    let quiet = Progress::new();
+    let summary = summarise(model.network(), &resid, 0, asked, &mut NoHooks, &quiet)?;
+    progress.check()?;
+    let sum = summary.iter().filter_map(|r| r.asked.first().map(|(l, _)| f64::from(r.log_sum - l))).sum();
+    Ok((sum, summary.len()))
+}
+
+/// CE-loss score alone, on rows of text.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn ce_score(model: &Model, dictionary: &Dictionary, rows: &Rows, progress: &Progress) -> Result<f32> {
+    let places = dictionary.check(&model.config)?;
+    let (ce, reconstructed, ablated) = losses(model, dictionary, places, rows, progress, 0)?;
+    Ok((ablated - reconstructed) / (ablated - ce))
+}
+
+fn losses(
+    model: &Model,
+    dictionary: &Dictionary,
+    (input, output): (Place, Place),
+    rows: &Rows,
+    progress: &Progress,
+    units: u64,
+) -> Result<(f32, f32, f32)> {
+    let (mut sums, mut n) = ([0f64; 3], 0);
+    for batch in rows.batches(PASS) {
+        let some: Vec<&[u32]> = rows.rows[batch].iter().map(Vec::as_slice).collect();
+        let splice = |instead| Splice { model, input, output, instead, made: None };
+        let plain = loss(model, &some, &mut NoHooks, progress)?;
+        let with = loss(model, &some, &mut splice(Instead::Reconstruction(dictionary)), progress)?;
+        let without = loss(model, &some, &mut splice(Instead::Nothing), progress)?;
+        for (s, l) in sums.iter_mut().zip([plain, with, without]) {
+            *s += l.0;
+        }
+        n += plain.1;
+        progress.step(units * (some.len() * some[0].len()) as u64)?;
+    }
+    let mean = |s: f64| (s / n.max(1) as f64) as f32;
+    Ok((mean(sums[0]), mean(sums[1]), mean(sums[2])))
+}
+
+/// Judges a dictionary on rows of text. The loss is measured on the first `loss_tokens` of them.
+///
+/// # Errors
+/// A dictionary that does not fit the model, forward passes, or [`Error::Cancelled`].
+pub fn evaluate(
+    model: &Model,
+    dictionary: &Dictionary,
+    rows: &Rows,
+    loss_tokens: usize,
+    progress: &Progress,
+) -> Result<Quality> {
+    let started = Instant::now();
+    let places @ (input, output) = dictionary.check(&model.config)?;
+    let mut some = Rows::default();
+    for (row, document) in rows.rows.iter().zip(&rows.document) {
+        if some.tokens() >= loss_tokens {
+            break;
+        }
+        some.rows.push(row.clone());
+        some.document.push(*document);
+    }
+    // Three passes for each token whose loss is measured.
+    progress.expect((rows.tokens() + 3 * some.tokens()) as u64);
+    let (mut after, mut first) = (Sums::default(), Sums::default());
+    let mut fired = vec![0u64; dictionary.d_sae];
+    for batch in rows.batches(PASS) {
+        let these: Vec<&[u32]> = rows.rows[batch].iter().map(Vec::as_slice).collect();
+        let len = these[0].len();
+        let values = super::harvest::activations(model, &these, &[input, output], progress)?;
+        let (acts, recon) = dictionary.replacement(&values[0], progress)?;
+        let target = values[1].contiguous()?;
+        let (d, width) = (dictionary.d_out, dictionary.d_out);
+        with_values(&target, |y| {
+            with_values(&recon, |r| {
+                for (i, (y, r)) in y.chunks_exact(width).zip(r.chunks_exact(d)).enumerate() {
+                    let active = acts.starts[i + 1] - acts.starts[i];
+                    if i % len == 0 {
+                        first.add(y, r, active)
+                    } else {
+                        after.add(y, r, active)
+                    }
+                    if i % len > 0 {
+                        acts.row(i).for_each(|(f, _)| fired[f as usize] += 1);
+                    }
+                }
+            })
+        })??;
+        progress.step((these.len() * len) as u64)?;
+    }
+    if after.n == 0.0 {
+        return Err(Error::request("the text has no position after a first one; give longer text"));
+    }
+    let (ce, ce_reconstructed, ce_ablated) = losses(model, dictionary, places, &some, progress, 3)?;
+    let mut density = vec![0usize; DENSITY_BINS];
+    for n in fired.iter().filter(|n| **n > 0) {
+        let log = (*n as f64 / after.n).log10() as f32;
+        let bin = ((log - DENSITY_FROM) / -DENSITY_FROM * DENSITY_BINS as f32).max(0.0) as usize;
+        density[bin.min(DENSITY_BINS - 1)] += 1;
+    }
+    let cosine = dictionary.encoder_decoder_cosine()?.map(|c| c.iter().sum::<f32>() / c.len() as f32);
+    Ok(Quality {
+        tokens: rows.tokens(),
+        after_first: after.reconstruction(),
+        first: first.reconstruction(),
+        dead: fired.iter().filter(|n| **n == 0).count() as f32 / fired.len() as f32,
+        density,
+        ce,
+        ce_reconstructed,
+        ce_ablated,
+        ce_score: (ce_ablated - ce_reconstructed) / (ce_ablated - ce),
+        encoder_decoder_cosine: cosine,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_by_hand() {
+        let mut s = Sums::default();
+        s.add(&[1.0, 0.0], &[1.0, 0.0], 2);
+        s.add(&[-1.0, 2.0], &[-1.0, 1.0], 4);
+        let r = s.reconstruction();
+        // Residual 1; mean (0, 1), total 1 + 1 + 1 + 1 = 4.
+        assert_eq!((r.l0, r.explained_variance, r.mse), (3.0, 0.75, 0.25));
+        // cos((−1,2),(−1,1)) = 3/√10.
+        assert!((r.cosine - (1.0 + 3.0 / 10f32.sqrt()) / 2.0).abs() < 1e-6);
+    }
+}

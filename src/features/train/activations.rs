@@ -1,0 +1,235 @@
+//! Harvested activations: in memory while they are few, else in files that are read row by row. The files are
+//! safetensors with one tensor [n, d], so that `features encode --activations` and other tools read them.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::engine::kernels::with_values;
+use crate::error::{Error, Result};
+use crate::features::harvest::{PASS, activations};
+use crate::features::place::Place;
+use crate::features::text::Rows;
+use crate::jobs::Progress;
+use crate::model::Model;
+use crate::model::dequantize::Stored;
+use crate::model::safetensors_file;
+use crate::model::store::read_exact_at;
+
+/// Rows of one width.
+#[derive(Debug)]
+pub enum Table {
+    Memory { d: usize, values: Vec<f32> },
+    File { d: usize, rows: usize, file: File, offset: u64, path: PathBuf },
+}
+
+impl Table {
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Memory { d, values } => values.len() / (*d).max(1),
+            Self::File { rows, .. } => *rows,
+        }
+    }
+
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Memory { d, .. } | Self::File { d, .. } => *d,
+        }
+    }
+
+    /// Opens a file of activations: the one tensor in it, [n, d], in f32.
+    ///
+    /// # Errors
+    /// A damaged file, one with other tensors, or of another type.
+    pub fn open(path: &Path) -> Result<Self> {
+        let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: "activations", what };
+        let (mut files, entries) = safetensors_file::index(&[path.to_owned()])?;
+        let mut entries = entries.into_iter();
+        let (Some((name, entry)), None) = (entries.next(), entries.next()) else {
+            return Err(malformed("it must hold exactly one tensor [n, d_in]".to_owned()));
+        };
+        let &[rows, d] = &entry.shape[..] else {
+            return Err(malformed(format!("tensor `{name}` has shape {:?} where [n, d_in] belongs", entry.shape)));
+        };
+        if !matches!(entry.stored, Stored::F32) {
+            return Err(malformed(format!("tensor `{name}` is not stored in f32; convert it first")));
+        }
+        let file = files.pop().ok_or_else(|| malformed("it cannot be opened".to_owned()))?;
+        Ok(Self::File { d, rows, file, offset: entry.offset, path: path.to_owned() })
+    }
+
+    /// The given rows, one behind the other.
+    ///
+    /// # Errors
+    /// A file that has become shorter, or values that are no numbers.
+    pub fn take(&self, rows: &[usize]) -> Result<Vec<f32>> {
+        let d = self.width();
+        let mut out = vec![0f32; rows.len() * d];
+        match self {
+            Self::Memory { values, .. } => {
+                out.par_chunks_mut(d).zip(rows).for_each(|(o, r)| o.copy_from_slice(&values[r * d..(r + 1) * d]))
+            }
+            Self::File { file, offset, path, .. } => {
+                out.par_chunks_mut(d).zip(rows).try_for_each(|(o, r)| {
+                    let at = offset + (*r * d * 4) as u64;
+                    read_exact_at(file, bytemuck::cast_slice_mut(o), at).map_err(|e| Error::read(path, e))
+                })?;
+            }
+        }
+        if out.par_iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
+            return Err(Error::NotFinite { name: "activations".to_owned() });
+        }
+        Ok(out)
+    }
+
+    /// Rows `from..to` as a tensor [rows, d].
+    pub fn tensor(&self, from: usize, to: usize) -> Result<Tensor> {
+        let rows: Vec<usize> = (from..to.min(self.rows())).collect();
+        let n = rows.len();
+        Ok(Tensor::from_vec(self.take(&rows)?, (n, self.width()), &candle_core::Device::Cpu)?)
+    }
+}
+
+/// What is harvested.
+pub struct Harvest<'a> {
+    pub model: &'a Model,
+    pub rows: &'a Rows,
+    /// One for autoencoders, input and output for transcoders.
+    pub places: &'a [Place],
+    /// Leaves out each row's first position, whose activations are outliers in many models.
+    pub skip_first: bool,
+    /// Folder for the files; without one they are kept in memory, or in a temporary file above `memory` bytes.
+    pub keep: Option<&'a Path>,
+    pub memory: usize,
+}
+
+/// File name of the activations of the `i`-th place.
+pub fn file_name(i: usize) -> &'static str {
+    if i == 0 { "input.safetensors" } else { "target.safetensors" }
+}
+
+enum Sink {
+    Memory(Vec<f32>),
+    File { writer: BufWriter<tempfile::NamedTempFile>, place: Option<PathBuf> },
+}
+
+impl Harvest<'_> {
+    /// Runs the text and keeps what the places hold, a table each. A step of progress a token.
+    ///
+    /// # Errors
+    /// As forward passes, a full disk, or [`Error::Cancelled`]; then nothing is left behind.
+    pub fn run(&self, progress: &Progress) -> Result<Vec<Table>> {
+        let skipped = usize::from(self.skip_first);
+        let n: usize = self.rows.rows.iter().map(|r| r.len() - skipped.min(r.len())).sum();
+        let widths: Vec<usize> = self.places.iter().map(|p| p.width(&self.model.config)).collect();
+        for p in self.places {
+            p.check(&self.model.config)?;
+        }
+        progress.expect(self.rows.tokens() as u64);
+        let in_memory = self.keep.is_none() && 4 * n * widths.iter().sum::<usize>() <= self.memory;
+        let mut sinks = widths
+            .iter()
+            .enumerate()
+            .map(|(i, d)| if in_memory { Ok(Sink::Memory(Vec::with_capacity(n * d))) } else { self.file(i, n, *d) })
+            .collect::<Result<Vec<_>>>()?;
+        for batch in self.rows.batches(PASS) {
+            let rows: Vec<&[u32]> = self.rows.rows[batch.clone()].iter().map(Vec::as_slice).collect();
+            let len = rows[0].len();
+            let values = activations(self.model, &rows, self.places, progress)?;
+            for (sink, (value, d)) in sinks.iter_mut().zip(values.iter().zip(&widths)) {
+                with_values(&value.contiguous()?, |v| {
+                    v.chunks_exact(len * d).try_for_each(|row| sink.write(&row[skipped * d..]))
+                })??;
+            }
+            progress.step((rows.len() * len) as u64)?;
+        }
+        sinks.into_iter().zip(widths).map(|(s, d)| s.finish(d)).collect()
+    }
+
+    fn file(&self, i: usize, n: usize, d: usize) -> Result<Sink> {
+        let place = self.keep.map(|folder| folder.join(file_name(i)));
+        let folder = self.keep.map_or_else(std::env::temp_dir, Path::to_owned);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+        let file = tempfile::NamedTempFile::new_in(&folder).map_err(|e| Error::write(&folder, e))?;
+        let mut writer = BufWriter::with_capacity(1 << 20, file);
+        let header = serde_json::json!({
+            "__metadata__": {
+                "model": self.model.config.name, "site": self.places[i].to_string(),
+                "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
+            },
+            "activations": {"dtype": "F32", "shape": [n, d], "data_offsets": [0, 4 * n * d]},
+        });
+        let mut header = header.to_string();
+        // Values begin at a multiple of 8.
+        while header.len() % 8 != 0 {
+            header.push(' ');
+        }
+        let wrote =
+            writer.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| writer.write_all(header.as_bytes()));
+        wrote.map_err(|e| Error::write(&folder, e))?;
+        Ok(Sink::File { writer, place })
+    }
+}
+
+impl Sink {
+    fn write(&mut self, values: &[f32]) -> Result<()> {
+        match self {
+            Self::Memory(all) => all.extend_from_slice(values),
+            Self::File { writer, place } => {
+                let path = place.clone().unwrap_or_else(|| writer.get_ref().path().to_owned());
+                writer.write_all(bytemuck::cast_slice(values)).map_err(|e| Error::write(&path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, d: usize) -> Result<Table> {
+        match self {
+            Self::Memory(values) => Ok(Table::Memory { d, values }),
+            Self::File { writer, place } => {
+                let temporary = writer.get_ref().path().to_owned();
+                let file = writer.into_inner().map_err(|e| Error::write(&temporary, e.into_error()))?;
+                let path = place.unwrap_or_else(|| temporary.clone());
+                file.as_file().sync_all().map_err(|e| Error::write(&path, e))?;
+                // Opened while the temporary name still exists; on Unix the open file outlives it.
+                let table = Table::open(file.path())?;
+                if path != temporary {
+                    file.persist(&path).map_err(|e| Error::write(&path, e.error))?;
+                }
+                Ok(table)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_holds_what_memory_does() {
+        let model = Model::open("induction").unwrap();
+        let rows = Rows { rows: vec![vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9, 10]], document: vec![0, 0, 1] };
+        let places = [Place::parse("blocks.1.hook_resid_pre").unwrap(), Place::parse("blocks.1.attn.hook_z").unwrap()];
+        let dir = tempfile::tempdir().unwrap();
+        let harvest = |keep: Option<&Path>, memory| {
+            let h = Harvest { model: &model, rows: &rows, places: &places, skip_first: true, keep, memory };
+            h.run(&Progress::new()).unwrap()
+        };
+        let (memory, file) = (harvest(None, 1 << 30), harvest(Some(dir.path()), 0));
+        let temporary = harvest(None, 0);
+        assert_eq!(memory.len(), 2);
+        for ((m, f), t) in memory.iter().zip(&file).zip(&temporary) {
+            assert_eq!((m.rows(), m.width()), (7, 128));
+            let wanted = [6, 0, 3, 3];
+            assert_eq!(m.take(&wanted).unwrap(), f.take(&wanted).unwrap());
+            assert_eq!(m.take(&wanted).unwrap(), t.take(&wanted).unwrap());
+        }
+        let reopened = Table::open(&dir.path().join(file_name(1))).unwrap();
+        assert_eq!(reopened.take(&[2]).unwrap(), memory[1].take(&[2]).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,151 @@
+//! Matrix products on plain slices, and Adam.
+
+use rayon::prelude::*;
+
+/// A matrix in a slice, [rows, cols] row by row, perhaps read as its transpose.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    cols: usize,
+    turned: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// # Panics
+    /// If the slice has another length: a mistake in this crate, not in anyone's data.
+    pub fn new(values: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(values.len(), rows * cols, "a matrix is as long as its shape says");
+        Self { values, rows, cols, turned: false }
+    }
+
+    #[must_use]
+    pub fn t(mut self) -> Self {
+        self.turned = !self.turned;
+        self
+    }
+
+    /// Rows and columns as read.
+    fn shape(&self) -> (usize, usize) {
+        if self.turned { (self.cols, self.rows) } else { (self.rows, self.cols) }
+    }
+
+    /// Distance of neighbouring columns and rows, as read.
+    fn strides(&self) -> (isize, isize) {
+        if self.turned { (self.cols as isize, 1) } else { (1, self.cols as isize) }
+    }
+}
+
+/// out = scale · a·b, [rows of a, columns of b], or added to what is there.
+pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool) {
+    let ((m, k), (k2, n)) = (a.shape(), b.shape());
+    assert!(k == k2 && out.len() == m * n, "shapes of a product belong together");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let ((a_cs, a_rs), (b_cs, b_rs)) = (a.strides(), b.strides());
+    // SAFETY: the three slices are as long as their shapes (asserted above and in `Matrix::new`), the strides stay
+    // inside them, and `out` is borrowed mutably, so it overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            add,
+            a.values.as_ptr(),
+            a_cs,
+            a_rs,
+            b.values.as_ptr(),
+            b_cs,
+            b_rs,
+            f32::from(u8::from(add)),
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::Rayon(rayon::current_num_threads()),
+        );
+    }
+}
+
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for i in 0..LANES {
+            sums[i] += x[i] * y[i];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+pub fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
+    out.iter_mut().zip(x).for_each(|(o, x)| *o += scale * x);
+}
+
+/// A parameter with Adam's moments [Kingma and Ba 2015].
+#[derive(Clone, Debug, Default)]
+pub struct Param {
+    pub value: Vec<f32>,
+    pub first: Vec<f32>,
+    pub second: Vec<f32>,
+}
+
+pub const BETAS: (f32, f32) = (0.9, 0.999);
+const EPS: f32 = 1e-8;
+
+impl Param {
+    pub fn new(value: Vec<f32>) -> Self {
+        let n = value.len();
+        Self { value, first: vec![0.0; n], second: vec![0.0; n] }
+    }
+
+    /// One step; `step` counts from 1.
+    pub fn update(&mut self, gradient: &[f32], rate: f32, step: usize) {
+        const PART: usize = 1 << 14;
+        let (b1, b2) = BETAS;
+        let (c1, c2) = (1.0 - b1.powi(step as i32), 1.0 - b2.powi(step as i32));
+        let scale = rate / c1;
+        let root = c2.sqrt().recip();
+        let parts = self.value.par_chunks_mut(PART).zip(self.first.par_chunks_mut(PART));
+        parts.zip(self.second.par_chunks_mut(PART)).zip(gradient.par_chunks(PART)).for_each(|(((v, m), s), g)| {
+            for (((v, m), s), g) in v.iter_mut().zip(m).zip(s).zip(g) {
+                *m = b1 * *m + (1.0 - b1) * g;
+                *s = b2 * *s + (1.0 - b2) * g * g;
+                *v -= scale * *m / (s.sqrt() * root + EPS);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_in_all_orientations() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let b = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
+        let mut out = [0.0; 4];
+        product(&mut out, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2), 1.0, false);
+        assert_eq!(out, [4.0, 5.0, 10.0, 11.0]);
+        product(&mut out, Matrix::new(&a, 3, 2).t(), Matrix::new(&b, 3, 2), 2.0, true);
+        // aᵀ = [[1,3,5],[2,4,6]] for a read as 3×2; aᵀ·b = [[6,8],[8,10]].
+        assert_eq!(out, [16.0, 21.0, 26.0, 31.0]);
+        let mut out = [0.0; 9];
+        product(&mut out, Matrix::new(&a, 3, 2), Matrix::new(&b, 3, 2).t(), 1.0, false);
+        assert_eq!(out, [1.0, 2.0, 3.0, 3.0, 4.0, 7.0, 5.0, 6.0, 11.0]);
+    }
+
+    #[test]
+    fn adam_takes_steps_of_its_rate() {
+        let mut p = Param::new(vec![1.0, -1.0]);
+        p.update(&[0.5, -3.0], 0.1, 1);
+        assert!((p.value[0] - 0.9).abs() < 1e-4 && (p.value[1] + 0.9).abs() < 1e-4);
+    }
+}

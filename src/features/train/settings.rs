@@ -1,0 +1,154 @@
+//! How a dictionary is trained.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What makes activations sparse while training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// ReLU with an L1 penalty [Bricken et al. 2023].
+    L1,
+    /// The k largest of a position [Gao et al. 2024].
+    TopK,
+    /// The k · batch largest of a batch; afterwards one threshold for all [Bussmann et al. 2024].
+    BatchTopK,
+    /// A learned threshold each, with an L0 penalty through straight-through estimators [Rajamanoharan et al. 2024b].
+    JumpRelu,
+    /// A gate with an L1 penalty, and a magnitude without [Rajamanoharan et al. 2024a].
+    Gated,
+}
+
+impl Method {
+    pub const ALL: [Self; 5] = [Self::L1, Self::TopK, Self::BatchTopK, Self::JumpRelu, Self::Gated];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L1 => "l1",
+            Self::TopK => "topk",
+            Self::BatchTopK => "batchtopk",
+            Self::JumpRelu => "jumprelu",
+            Self::Gated => "gated",
+        }
+    }
+
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::L1 => "ReLU with an L1 penalty",
+            Self::TopK => "the k largest at each position",
+            Self::BatchTopK => "k a position on average, the largest of the batch",
+            Self::JumpRelu => "a learned threshold each, L0 penalty",
+            Self::Gated => "gate and magnitude apart, L1 penalty on the gate",
+        }
+    }
+
+    /// Whether k says how many features are active; else the penalty's weight does.
+    pub fn counts(self) -> bool {
+        matches!(self, Self::TopK | Self::BatchTopK)
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| m.name() == name)
+    }
+}
+
+/// Settings of a training. Activations are scaled to a mean length of √d before anything else, so that rates and
+/// penalties mean the same at every site; the finished dictionary reads the model's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub method: Method,
+    pub features: usize,
+    /// Active features a position, for the methods that count them.
+    pub k: usize,
+    /// Weight of the sparsity penalty, for the others.
+    pub sparsity: f32,
+    pub steps: usize,
+    pub batch: usize,
+    pub rate: f32,
+    /// Steps over which the learning rate rises.
+    pub warmup: usize,
+    /// Share of the steps, at the end, over which the learning rate falls to zero.
+    pub fall: f32,
+    /// Share of the steps over which the penalty rises.
+    pub sparsity_warmup: f32,
+    /// A feature counts as dead that has been silent for so many positions.
+    pub dead_after: usize,
+    /// Steps between two resamplings of dead features (0 for none), for methods with a penalty.
+    pub resample: usize,
+    /// Weight of the auxiliary loss by which dead features learn from what is left over, for methods that count.
+    pub auxiliary: f32,
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            method: Method::TopK,
+            features: 4096,
+            k: 32,
+            sparsity: 3.0,
+            steps: 2_000,
+            batch: 2048,
+            rate: 5e-4,
+            warmup: 100,
+            fall: 0.2,
+            sparsity_warmup: 0.1,
+            dead_after: 500_000,
+            resample: 0,
+            auxiliary: 1.0 / 32.0,
+            seed: 1,
+        }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// One sentence naming the setting that cannot be.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::request(what));
+        if self.features == 0 || self.batch == 0 || self.steps == 0 {
+            return wrong(format!(
+                "a training of {} features in {} steps of {} positions trains nothing; give numbers above 0",
+                self.features, self.steps, self.batch
+            ));
+        }
+        if self.features.saturating_mul(self.batch) > 1 << 32 {
+            return wrong(format!(
+                "{} features times {} positions a step need {:.0} GB of memory; make one of them smaller",
+                self.features,
+                self.batch,
+                (self.features as f64 * self.batch as f64 * 8.0) / 1e9
+            ));
+        }
+        if self.method.counts() && (self.k == 0 || self.k > self.features) {
+            return wrong(format!(
+                "k = {} of {} features is not possible; give 1 to {}",
+                self.k, self.features, self.features
+            ));
+        }
+        for (name, v) in [("rate", self.rate), ("sparsity", self.sparsity), ("auxiliary", self.auxiliary)] {
+            if !v.is_finite() || v < 0.0 {
+                return wrong(format!("a {name} of {v} is not possible; give a number that is not negative"));
+            }
+        }
+        for (name, v) in [("fall", self.fall), ("sparsity_warmup", self.sparsity_warmup)] {
+            if !(0.0..=1.0).contains(&v) {
+                return wrong(format!("{name} {v} is not a share; give 0 to 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Learning rate of a step, counted from 0.
+    pub fn rate_at(&self, step: usize) -> f32 {
+        let up = ((step + 1) as f32 / self.warmup.max(1) as f32).min(1.0);
+        let left = self.steps.saturating_sub(step) as f32 / (self.fall * self.steps as f32).max(1.0);
+        self.rate * up * left.min(1.0)
+    }
+
+    /// Weight of the penalty at a step.
+    pub fn sparsity_at(&self, step: usize) -> f32 {
+        self.sparsity * ((step + 1) as f32 / (self.sparsity_warmup * self.steps as f32).max(1.0)).min(1.0)
+    }
+}

@@ -1,0 +1,505 @@
+//! One step of training: activations, loss, gradients by hand, Adam. Tests hold every gradient to differences.
+
+use rayon::prelude::*;
+
+use super::cells::Cells;
+use super::maths::{Matrix, Param, dot, product};
+use super::settings::{Method, Settings};
+use crate::features::encode::largest;
+
+/// Width of the window in which a threshold feels its cells, in units of scaled activations [Rajamanoharan et al.
+/// 2024b].
+const BANDWIDTH: f32 = 0.05;
+/// Threshold that features begin with.
+const FIRST_THRESHOLD: f32 = 0.05;
+/// How quickly the threshold that stands in for a batch's k largest follows them.
+const THRESHOLD_RATE: f32 = 0.01;
+
+/// What is trained. Rows are features.
+#[derive(Clone, Debug)]
+pub struct Params {
+    pub d_in: usize,
+    pub d_out: usize,
+    pub features: usize,
+    /// [features, d_in].
+    pub w_enc: Param,
+    pub b_enc: Param,
+    /// [features, d_out], rows of length 1.
+    pub w_dec: Param,
+    pub b_dec: Param,
+    /// Logarithms of the thresholds (JumpReLU).
+    pub log_threshold: Option<Param>,
+    /// Gated: logarithm of the magnitude's scale, and its bias.
+    pub magnitude: Option<(Param, Param)>,
+    /// Whether it reads and writes the same activations: then b_dec is subtracted from the input.
+    pub same: bool,
+    /// BatchTopK: the running threshold.
+    pub threshold: f32,
+}
+
+/// What a step saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Mean squared error, summed over the axis, mean over positions, in scaled units.
+    pub mse: f32,
+    pub l0: f32,
+    pub explained: f32,
+    pub loss: f32,
+}
+
+/// Gradients, laid out as [`Params`].
+pub struct Gradients {
+    pub w_enc: Vec<f32>,
+    pub b_enc: Vec<f32>,
+    pub w_dec: Vec<f32>,
+    pub b_dec: Vec<f32>,
+    pub log_threshold: Vec<f32>,
+    pub r_mag: Vec<f32>,
+    pub b_mag: Vec<f32>,
+    pub fired: Vec<bool>,
+    /// Reconstruction less target, [rows, d_out].
+    pub error: Vec<f32>,
+    pub seen: Seen,
+}
+
+impl Params {
+    /// Random unit decoder rows; the encoder begins as their transpose.
+    pub fn new(
+        settings: &Settings,
+        d_in: usize,
+        d_out: usize,
+        same: bool,
+        mean: &[f32],
+        normal: &mut dyn FnMut() -> f32,
+    ) -> Self {
+        let n = settings.features;
+        let mut w_dec: Vec<f32> = (0..n * d_out).map(|_| normal()).collect();
+        w_dec.par_chunks_mut(d_out).for_each(unit);
+        let w_enc = if d_in == d_out && same {
+            w_dec.clone()
+        } else {
+            let mut w: Vec<f32> = (0..n * d_in).map(|_| normal()).collect();
+            w.par_chunks_mut(d_in).for_each(unit);
+            w
+        };
+        let zeros = || Param::new(vec![0.0; n]);
+        let jump = settings.method == Method::JumpRelu;
+        Self {
+            d_in,
+            d_out,
+            features: n,
+            w_enc: Param::new(w_enc),
+            b_enc: zeros(),
+            w_dec: Param::new(w_dec),
+            b_dec: Param::new(mean.to_vec()),
+            log_threshold: jump.then(|| Param::new(vec![FIRST_THRESHOLD.ln(); n])),
+            magnitude: (settings.method == Method::Gated).then(|| (zeros(), zeros())),
+            same,
+            threshold: 0.0,
+        }
+    }
+
+    /// Every parameter by its name in a checkpoint.
+    pub fn named(&mut self) -> Vec<(&'static str, &mut Param)> {
+        let mut all = vec![
+            ("w_enc", &mut self.w_enc),
+            ("b_enc", &mut self.b_enc),
+            ("w_dec", &mut self.w_dec),
+            ("b_dec", &mut self.b_dec),
+        ];
+        all.extend(self.log_threshold.as_mut().map(|p| ("log_threshold", p)));
+        if let Some((r, b)) = &mut self.magnitude {
+            all.push(("r_mag", r));
+            all.push(("b_mag", b));
+        }
+        all
+    }
+
+    /// x·W_enc of every row, [rows, features], without bias; b_dec is subtracted first where input and output are the
+    /// same.
+    fn project(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let rows = x.len() / self.d_in;
+        let mut input = x.to_vec();
+        if self.same {
+            input
+                .par_chunks_mut(self.d_in)
+                .for_each(|r| r.iter_mut().zip(&self.b_dec.value).for_each(|(v, b)| *v -= b));
+        }
+        let mut z = vec![0f32; rows * self.features];
+        let weights = Matrix::new(&self.w_enc.value, self.features, self.d_in);
+        product(&mut z, Matrix::new(&input, rows, self.d_in), weights.t(), 1.0, false);
+        (input, z)
+    }
+
+    /// The cells of a batch that are active or nearly so, and the positions' values of all cells where the auxiliary
+    /// loss needs them.
+    fn cells(&self, settings: &Settings, z: Vec<f32>, rows: usize) -> (Cells, f32) {
+        let (n, bias) = (self.features, &self.b_enc.value);
+        match settings.method {
+            Method::L1 | Method::Gated => (Cells::choose(z, n, |f, z| z + bias[f] > 0.0), 0.0),
+            Method::JumpRelu => {
+                let theta = self.thresholds();
+                (Cells::choose(z, n, |f, z| z + bias[f] > theta[f] - BANDWIDTH / 2.0), 0.0)
+            }
+            Method::TopK => {
+                let lists = z
+                    .par_chunks(n)
+                    .map(|row| {
+                        let pre: Vec<f32> = row.iter().zip(bias).map(|(z, b)| z + b).collect();
+                        let chosen = largest(&pre, settings.k);
+                        chosen.into_iter().filter(|(_, v)| *v > 0.0).map(|(f, _)| (f as u32, row[f])).collect()
+                    })
+                    .collect();
+                (Cells::list(lists, n), 0.0)
+            }
+            Method::BatchTopK => {
+                let wanted = settings.k * rows;
+                // Most cells lie far below the border, and the last batch's tells about where it is.
+                let mut above = 0.5 * self.threshold;
+                let candidates = |above: f32| -> Vec<Vec<(u32, f32)>> {
+                    z.par_chunks(n)
+                        .map(|row| {
+                            row.iter()
+                                .zip(bias)
+                                .enumerate()
+                                .filter(|(_, (z, b))| *z + *b > above)
+                                .map(|(f, (z, b))| (f as u32, z + b))
+                                .collect()
+                        })
+                        .collect()
+                };
+                let mut lists = candidates(above);
+                if above > 0.0 && lists.iter().map(Vec::len).sum::<usize>() < wanted {
+                    above = 0.0;
+                    lists = candidates(above);
+                }
+                let mut all: Vec<f32> = lists.iter().flatten().map(|(_, v)| *v).collect();
+                let border = if all.len() > wanted && wanted > 0 {
+                    *all.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a)).1
+                } else {
+                    f32::MIN_POSITIVE
+                };
+                for list in &mut lists {
+                    list.retain(|(_, v)| *v >= border);
+                    for (f, v) in list {
+                        *v -= bias[*f as usize];
+                    }
+                }
+                (Cells::list(lists, n), border)
+            }
+        }
+    }
+
+    fn thresholds(&self) -> Vec<f32> {
+        self.log_threshold.as_ref().map(|p| p.value.iter().map(|v| v.exp()).collect()).unwrap_or_default()
+    }
+
+    /// Loss and gradients on a batch: `x` [rows, d_in], `y` [rows, d_out]. `dead` are the features that the auxiliary
+    /// loss revives.
+    pub fn gradients(&mut self, settings: &Settings, penalty: f32, x: &[f32], y: &[f32], dead: &[bool]) -> Gradients {
+        let (n, d) = (self.features, self.d_out);
+        let rows = x.len() / self.d_in;
+        let share = 1.0 / rows as f32;
+        let (input, z) = self.project(x);
+        let n_dead = dead.iter().filter(|d| **d).count();
+        let aux_rows = (settings.auxiliary > 0.0 && n_dead > 0 && settings.method.counts())
+            .then(|| self.dead_cells(&z, dead, n_dead.min((d / 2).max(1))));
+        let (cells, border) = self.cells(settings, z, rows);
+        let (bias, theta) = (&self.b_enc.value, self.thresholds());
+        let a = match (settings.method, &self.magnitude) {
+            (Method::JumpRelu, _) => cells.map(|f, z| if z + bias[f] > theta[f] { z + bias[f] } else { 0.0 }),
+            (Method::Gated, Some((r, b))) => {
+                cells.map(|f, z| if z + bias[f] > 0.0 { (z * r.value[f].exp() + b.value[f]).max(0.0) } else { 0.0 })
+            }
+            _ => cells.map(|f, z| (z + bias[f]).max(0.0)),
+        };
+        let mut error = self.minus(y);
+        cells.times(&a, &self.w_dec.value, d, &mut error);
+        let mse = error.par_iter().map(|e| e * e).sum::<f32>() * share;
+        let l0 = a.par_iter().filter(|v| **v > 0.0).count() as f32 * share;
+        let explained = 1.0 - mse / (spread(y, d) * share).max(f32::MIN_POSITIVE);
+
+        let mut g = Gradients {
+            w_enc: vec![0.0; n * self.d_in],
+            b_enc: Vec::new(),
+            w_dec: vec![0.0; n * d],
+            b_dec: vec![0.0; d],
+            log_threshold: Vec::new(),
+            r_mag: Vec::new(),
+            b_mag: Vec::new(),
+            fired: cells.fired(&a),
+            error: Vec::new(),
+            seen: Seen { mse, l0, explained, loss: mse },
+        };
+        cells.gather(&a, &error, d, &mut g.w_dec);
+        g.w_dec.par_iter_mut().for_each(|v| *v *= 2.0 * share);
+        // ∂mse/∂a of every cell.
+        let da = cells.dots(&error, &self.w_dec.value, d, 2.0 * share);
+        let dz = match (settings.method, &self.magnitude) {
+            (Method::TopK | Method::BatchTopK, _) => {
+                cells.map_with(&da, |f, z, g| if z + bias[f] > 0.0 { g } else { 0.0 })
+            }
+            (Method::JumpRelu, _) => {
+                let near = |f: usize, z: f32| (z + bias[f] - theta[f]).abs() < BANDWIDTH / 2.0;
+                // ∂/∂θ of a = −θ/ε inside the window, of the step −1/ε; times θ for the logarithm.
+                let dt = cells.map_with(&da, |f, z, g| {
+                    if near(f, z) { -(theta[f] * g + penalty * share) / BANDWIDTH * theta[f] } else { 0.0 }
+                });
+                g.log_threshold = cells.sums(&dt);
+                g.seen.loss += penalty * l0;
+                cells.map_with(&da, |f, z, g| if z + bias[f] > theta[f] { g } else { 0.0 })
+            }
+            (Method::Gated, Some((r, b))) => {
+                let (scale, offset): (Vec<f32>, _) = (r.value.iter().map(|v| v.exp()).collect(), &b.value);
+                let on = |f: usize, z: f32| z + bias[f] > 0.0 && z * scale[f] + offset[f] > 0.0;
+                let dm = cells.map_with(&da, |f, z, g| if on(f, z) { g } else { 0.0 });
+                g.b_mag = cells.sums(&dm);
+                g.r_mag = cells.sums(&cells.map_with(&dm, |f, z, g| g * z * scale[f]));
+                // The gate learns from its own reconstruction, through a decoder that it does not move, and the
+                // penalty.
+                let gate = cells.map(|f, z| (z + bias[f]).max(0.0));
+                let mut left = self.minus(y);
+                cells.times(&gate, &self.w_dec.value, d, &mut left);
+                g.seen.loss += left.par_iter().map(|e| e * e).sum::<f32>() * share;
+                g.seen.loss += penalty * share * gate.par_iter().sum::<f32>();
+                let dgate = cells.dots(&left, &self.w_dec.value, d, 2.0 * share);
+                let dgate = cells.map_with(&dgate, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 });
+                g.b_enc = cells.sums(&dgate);
+                let through = cells.map_with(&dm, |f, _, g| g * scale[f]);
+                through.par_iter().zip(&dgate).map(|(a, b)| a + b).collect()
+            }
+            _ => {
+                g.seen.loss += penalty * share * a.par_iter().sum::<f32>();
+                cells.map_with(&da, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 })
+            }
+        };
+        cells.gather(&dz, &input, self.d_in, &mut g.w_enc);
+        let mut sums = cells.sums(&dz);
+        for row in error.chunks_exact(d) {
+            g.b_dec.iter_mut().zip(row).for_each(|(b, e)| *b += 2.0 * share * e);
+        }
+        if let Some(lists) = aux_rows {
+            self.auxiliary(settings, lists, &input, &error, share, &mut g, &mut sums);
+        }
+        if g.b_enc.is_empty() {
+            g.b_enc.clone_from(&sums);
+        }
+        if self.same {
+            // What the input loses by b_dec: −Σ dz · W_enc.
+            let mut through = vec![0f32; self.d_in];
+            product(&mut through, Matrix::new(&sums, 1, n), Matrix::new(&self.w_enc.value, n, self.d_in), -1.0, false);
+            g.b_dec.iter_mut().zip(&through).for_each(|(b, t)| *b += t);
+        }
+        if settings.method == Method::BatchTopK && border > f32::MIN_POSITIVE {
+            let first = self.threshold == 0.0;
+            self.threshold += if first { border } else { THRESHOLD_RATE * (border - self.threshold) };
+        }
+        g.error = error;
+        g
+    }
+
+    /// b_dec − y, [rows, d_out].
+    fn minus(&self, y: &[f32]) -> Vec<f32> {
+        let mut out = vec![0f32; y.len()];
+        out.par_chunks_mut(self.d_out).zip(y.par_chunks(self.d_out)).for_each(|(o, y)| {
+            for ((o, y), b) in o.iter_mut().zip(y).zip(&self.b_dec.value) {
+                *o = b - y;
+            }
+        });
+        out
+    }
+
+    /// Of each row the `k` dead features that would be most active.
+    fn dead_cells(&self, z: &[f32], dead: &[bool], k: usize) -> Vec<Vec<(u32, f32)>> {
+        let list: Vec<usize> = (0..self.features).filter(|f| dead[*f]).collect();
+        z.par_chunks(self.features)
+            .map(|row| {
+                let pre: Vec<f32> = list.iter().map(|f| row[*f] + self.b_enc.value[*f]).collect();
+                let chosen = largest(&pre, k).into_iter().filter(|(_, v)| *v > 0.0);
+                chosen.map(|(i, _)| (list[i] as u32, row[list[i]])).collect()
+            })
+            .collect()
+    }
+
+    /// Dead features reconstruct what the living leave over [Gao et al. 2024, A.2].
+    fn auxiliary(
+        &self,
+        settings: &Settings,
+        lists: Vec<Vec<(u32, f32)>>,
+        input: &[f32],
+        error: &[f32],
+        share: f32,
+        g: &mut Gradients,
+        sums: &mut [f32],
+    ) {
+        let d = self.d_out;
+        let cells = Cells::list(lists, self.features);
+        let bias = &self.b_enc.value;
+        let a = cells.map(|f, z| (z + bias[f]).max(0.0));
+        // ê − (y − ŷ), where error is ŷ − y.
+        let mut left = error.to_vec();
+        cells.times(&a, &self.w_dec.value, d, &mut left);
+        let scale = settings.auxiliary;
+        g.seen.loss += scale * share * left.par_iter().map(|e| e * e).sum::<f32>();
+        let mut dw = vec![0f32; g.w_dec.len()];
+        cells.gather(&a, &left, d, &mut dw);
+        g.w_dec.par_iter_mut().zip(&dw).for_each(|(w, d)| *w += 2.0 * share * scale * d);
+        let dz = cells.dots(&left, &self.w_dec.value, d, 2.0 * share * scale);
+        cells.gather(&dz, input, self.d_in, &mut g.w_enc);
+        sums.iter_mut().zip(cells.sums(&dz)).for_each(|(s, v)| *s += v);
+    }
+
+    /// Takes the step, and keeps decoder rows at length 1: the part of the gradient along a row is dropped first.
+    pub fn update(&mut self, mut g: Gradients, rate: f32, step: usize) {
+        let d = self.d_out;
+        g.w_dec.par_chunks_mut(d).zip(self.w_dec.value.par_chunks(d)).for_each(|(g, w)| {
+            let along = dot(g, w);
+            g.iter_mut().zip(w).for_each(|(g, w)| *g -= along * w);
+        });
+        self.w_enc.update(&g.w_enc, rate, step);
+        self.b_enc.update(&g.b_enc, rate, step);
+        self.w_dec.update(&g.w_dec, rate, step);
+        self.b_dec.update(&g.b_dec, rate, step);
+        if let Some(p) = &mut self.log_threshold {
+            p.update(&g.log_threshold, rate, step);
+        }
+        if let Some((r, b)) = &mut self.magnitude {
+            r.update(&g.r_mag, rate, step);
+            b.update(&g.b_mag, rate, step);
+        }
+        self.w_dec.value.par_chunks_mut(d).for_each(unit);
+    }
+}
+
+/// Brings a row to length 1.
+pub fn unit(row: &mut [f32]) {
+    let length = dot(row, row).sqrt();
+    if length > 0.0 {
+        row.iter_mut().for_each(|v| *v /= length);
+    }
+}
+
+/// Σ of squared distances from the mean, over all rows.
+fn spread(y: &[f32], d: usize) -> f32 {
+    let rows = (y.len() / d).max(1);
+    let mut mean = vec![0f64; d];
+    for row in y.chunks_exact(d) {
+        mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
+    }
+    let total: f64 = y.par_iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+    (total - mean.iter().map(|m| m * m / rows as f64).sum::<f64>()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    fn example(method: Method, same: bool) -> (Settings, Params, Vec<f32>, Vec<f32>) {
+        let settings = Settings { method, features: 12, k: 3, auxiliary: 0.5, ..Settings::default() };
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let mut draw = move || rng.random_range(-1.0..1.0f32);
+        let d_out = if same { 5 } else { 4 };
+        let mean: Vec<f32> = (0..d_out).map(|_| 0.1 * draw()).collect();
+        let mut p = Params::new(&settings, 5, d_out, same, &mean, &mut draw);
+        for (name, param) in p.named() {
+            if name == "b_enc" || name == "r_mag" || name == "b_mag" {
+                param.value.iter_mut().for_each(|v| *v += 0.2 * draw());
+            }
+        }
+        let x: Vec<f32> = (0..5 * 9).map(|_| 2.0 * draw()).collect();
+        let y = if same { x.clone() } else { (0..d_out * 9).map(|_| 2.0 * draw()).collect() };
+        (settings, p, x, y)
+    }
+
+    /// Gradients by hand equal central differences of the loss, for every method, parameter and kind of dictionary.
+    #[test]
+    fn gradients_match_differences() {
+        for (method, same) in Method::ALL.into_iter().flat_map(|m| [(m, true), (m, false)]) {
+            let (settings, p, x, y) = example(method, same);
+            let settings = Settings { auxiliary: 0.0, ..settings };
+            let (penalty, dead) = (0.3, vec![false; 12]);
+            let g = p.clone().gradients(&settings, penalty, &x, &y, &dead);
+            let mut by_hand = vec![("w_enc", g.w_enc), ("b_enc", g.b_enc), ("r_mag", g.r_mag), ("b_mag", g.b_mag)];
+            // The gate learns through a decoder that is held still, which differences would move.
+            if method != Method::Gated {
+                by_hand.extend([("w_dec", g.w_dec), ("b_dec", g.b_dec)]);
+            }
+            // A choice of cells that changes makes the loss jump: there is no slope to compare with.
+            let jumps = method == Method::JumpRelu || method.counts();
+            let (mut compared, mut all) = (0, 0);
+            for (name, hand) in by_hand {
+                for (i, hand) in hand.iter().enumerate().step_by(3) {
+                    let h = 1e-3f32;
+                    let at = |delta: f32| {
+                        let mut q = p.clone();
+                        for (n, param) in q.named() {
+                            if n == name {
+                                param.value[i] += delta;
+                            }
+                        }
+                        f64::from(q.gradients(&settings, penalty, &x, &y, &dead).seen.loss)
+                    };
+                    let (up, down) = (at(h), at(-h));
+                    all += 1;
+                    if jumps && (up - down).abs() > 0.02 {
+                        continue;
+                    }
+                    compared += 1;
+                    let slope = ((up - down) / f64::from(2.0 * h)) as f32;
+                    assert!(
+                        (slope - hand).abs() < 0.02 * hand.abs().max(0.5),
+                        "{method:?} {same} {name}[{i}]: {hand} by hand, {slope} by differences"
+                    );
+                }
+            }
+            assert!(10 * compared >= 9 * all, "{method:?}: only {compared} of {all} compared");
+        }
+    }
+
+    /// Thresholds rise where the penalty outweighs what their cells are worth, by the formula of the estimators.
+    #[test]
+    fn thresholds_feel_the_cells_in_their_window() {
+        let (settings, mut p, ..) = example(Method::JumpRelu, false);
+        p.w_enc.value.fill(0.0);
+        p.b_enc.value.fill(-1.0);
+        p.b_enc.value[2] = FIRST_THRESHOLD + 0.25 * BANDWIDTH;
+        p.b_dec.value.fill(0.0);
+        let (x, y) = (vec![0.0; 5], vec![0.0; 4]);
+        let g = p.gradients(&settings, 2.0, &x, &y, &[false; 12]);
+        // One row, one active cell: e = a·w, |w| = 1, so da = 2a; dlogθ = −θ(θ·2a + λ)/ε.
+        let a = FIRST_THRESHOLD + 0.25 * BANDWIDTH;
+        let expected = -FIRST_THRESHOLD * (FIRST_THRESHOLD * 2.0 * a + 2.0) / BANDWIDTH;
+        assert!((g.log_threshold[2] - expected).abs() < 1e-4, "{} {expected}", g.log_threshold[2]);
+        assert_eq!(g.log_threshold[3], 0.0);
+        assert_eq!(g.seen.l0, 1.0);
+    }
+
+    #[test]
+    fn dead_features_learn_from_what_is_left_over() {
+        let (settings, mut p, x, y) = example(Method::TopK, true);
+        let dead: Vec<bool> = (0..12).map(|f| f >= 6).collect();
+        let settings = Settings { k: 1, ..settings };
+        let with = p.clone().gradients(&settings, 0.0, &x, &y, &dead);
+        let without = p.gradients(&Settings { auxiliary: 0.0, ..settings }, 0.0, &x, &y, &dead);
+        let moved = |g: &Gradients| (6..12).filter(|f| g.w_enc[f * 5..(f + 1) * 5].iter().any(|v| *v != 0.0)).count();
+        assert!(moved(&with) > moved(&without));
+    }
+
+    #[test]
+    fn decoder_rows_keep_their_length_and_the_loss_falls() {
+        for method in Method::ALL {
+            let (settings, mut p, x, y) = example(method, true);
+            let dead = vec![false; 12];
+            let first = p.clone().gradients(&settings, 0.01, &x, &y, &dead).seen.mse;
+            for step in 1..=200 {
+                let g = p.gradients(&settings, 0.01, &x, &y, &dead);
+                p.update(g, 0.01, step);
+            }
+            let last = p.gradients(&settings, 0.01, &x, &y, &dead).seen.mse;
+            assert!(last < 0.5 * first, "{method:?}: {first} to {last}");
+            assert!(p.w_dec.value.chunks(5).all(|r| (dot(r, r) - 1.0).abs() < 1e-4));
+        }
+    }
+}
