@@ -1,15 +1,24 @@
 //! Dictionaries as SAELens writes and computes them (`tests/dictionaries/make.py` made the files), damaged ones, and
 //! training.
 
-mod common;
-
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use circuitscope::engine::edit::{Action, Direction, FeatureChange};
+use circuitscope::engine::forward::Prepared;
+use circuitscope::engine::generate::{Sampling, generate};
+use circuitscope::engine::resolve::{Sources, resolve};
+use circuitscope::engine::resume::{Variant, resume};
+use circuitscope::engine::{Edit, Site, SiteKind, Trace};
 use circuitscope::features::formats::{self, saelens};
-use circuitscope::features::{Dictionary, Place};
+use circuitscope::features::train::activations::Table;
+use circuitscope::features::train::{Method, Origin, Settings, Trainer};
+use circuitscope::features::{Activation, Dictionary, Place};
 use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dictionaries").join(name)
@@ -234,4 +243,233 @@ fn a_dictionary_of_another_model_is_refused_with_both_shapes() {
     assert!(d.check(&model.config).unwrap_err().to_string().contains("layer 7"));
     assert!(Place::parse("blocks.0.attn.hook_pattern").unwrap().check(&model.config).is_err());
     assert!(Place::parse("blocks.x").is_err());
+}
+
+/// A dictionary with random weights at places of a model.
+fn random(activation: Activation, d_in: usize, d_out: usize, input: &str, output: &str) -> Dictionary {
+    let n = 24;
+    let draw = |shape: &[usize], scale: f64| (Tensor::randn(0f32, 1f32, shape, &Device::Cpu).unwrap() * scale).unwrap();
+    let vector = |n: usize| draw(&[n], 0.1).to_vec1::<f32>().unwrap();
+    Dictionary {
+        name: "random".to_owned(),
+        path: PathBuf::from("random"),
+        format: "SAELens",
+        d_in,
+        d_sae: n,
+        d_out,
+        w_enc: draw(&[d_in, n], 0.2),
+        b_enc: vector(n),
+        w_dec: draw(&[n, d_out], 0.3),
+        b_dec: vector(d_out),
+        activation,
+        subtract_b_dec: input == output,
+        rescale: false,
+        normalisation: circuitscope::features::dictionary::Normalisation::None,
+        skip: None,
+        input: Some(Place::parse(input).unwrap()),
+        output: Some(Place::parse(output).unwrap()),
+        model_name: None,
+        config: serde_json::Value::Null,
+    }
+}
+
+/// Ablating or setting a feature adds (new − a)·W_dec to the site and nothing else, at exactly the chosen positions, in
+/// full runs and in generation, for every architecture and for transcoders.
+#[test]
+fn a_feature_edit_changes_exactly_what_it_says() {
+    let model = Arc::new(Model::open("addition").unwrap());
+    let d = model.config.d_model;
+    let (resid, mlp_in, mlp_out) = ("blocks.0.hook_resid_mid", "blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out");
+    let (normalized, jump) = ("blocks.0.ln2.hook_normalized", Activation::JumpRelu { threshold: vec![0.3; 24] });
+    let gated = Activation::Gated { r_mag: vec![0.1; 24], b_mag: vec![0.05; 24] };
+    let cases = [
+        (Activation::Relu, resid, resid),
+        (jump.clone(), resid, resid),
+        (Activation::TopK { k: 5 }, resid, resid),
+        (gated, mlp_out, mlp_out),
+        (Activation::Relu, normalized, mlp_out),
+        (jump, mlp_in, mlp_out),
+    ];
+    let progress = Progress::new();
+    let base = Trace::run(&model, vec![3, 59, 4, 60], &progress).unwrap();
+    for (activation, input, output) in cases {
+        let dictionary = random(activation, d, d, input, output);
+        let dir = tempfile::tempdir().unwrap();
+        saelens::save(&dictionary, dir.path(), &serde_json::json!({})).unwrap();
+        let spec = dir.path().to_str().unwrap().to_owned();
+        let place = dictionary.output.unwrap();
+        let input_place = dictionary.input.unwrap();
+        let x = input_place.rows(&model, &base.value(input_place.site).unwrap()).unwrap();
+        let acts = dictionary.encode(&x, &progress).unwrap();
+        let (feature, _) = acts.row(3).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        for (change, new) in [
+            (FeatureChange::Set(0.0), 0.0),
+            (FeatureChange::Scale(2.0), 2.0 * acts.at(3, feature)),
+            (FeatureChange::Set(1.5), 1.5),
+        ] {
+            let action = Action::Feature { dictionary: spec.clone(), feature: feature as usize, change };
+            let edit = Edit::new(place.site, action).at(3);
+            let ops = Arc::new(vec![resolve(&edit, &Sources::alone(&base)).unwrap()]);
+            let run = Trace::run_edited(&model, base.ids.clone(), ops.clone(), &progress).unwrap();
+            let (before, after) = (base.value(place.site).unwrap(), run.value(place.site).unwrap());
+            let moved: Vec<Vec<f32>> = (after - before).unwrap().to_vec2().unwrap();
+            let writes = dictionary.direction(feature as usize).unwrap();
+            for (p, row) in moved.iter().enumerate() {
+                let amount = if p == 3 { new - acts.at(3, feature) } else { 0.0 };
+                for (m, w) in row.iter().zip(&writes) {
+                    assert!((m - amount * w).abs() < 1e-4, "{input} {output} {change:?} at {p}: {m} {}", amount * w);
+                }
+            }
+            // A resumed run gives the same.
+            let variant = Variant::new(ops.to_vec(), &base).unwrap();
+            let prepared = Prepared::new(&model.config, base.len());
+            let resumed = resume(&base, &prepared, &[variant], 3, &progress).unwrap();
+            let full = run.normalized(3).unwrap();
+            assert!(difference(&resumed, &full) < 1e-4);
+            // The prompt's positions alone are edited, so generation begins from the same distribution.
+            let made = generate(&model, &base.ids, &ops, Sampling::default(), 1, &progress, |_| {}).unwrap();
+            assert_eq!(made[0].id, run.next[3][0].id);
+        }
+        let elsewhere = Edit::new(
+            Site::new(SiteKind::ResidPre, 0),
+            Action::Feature { dictionary: spec.clone(), feature: 0, change: FeatureChange::Set(0.0) },
+        );
+        assert!(resolve(&elsewhere, &Sources::alone(&base)).unwrap_err().to_string().contains("edit it there"));
+        let absent =
+            Edit::new(place.site, Action::Feature { dictionary: spec, feature: 24, change: FeatureChange::Set(0.0) });
+        assert!(resolve(&absent, &Sources::alone(&base)).unwrap_err().to_string().contains("0 to 23"));
+    }
+}
+
+#[test]
+fn directions_are_taken_out_and_turned() {
+    let model = Arc::new(Model::open("induction").unwrap());
+    let progress = Progress::new();
+    let base = Trace::run(&model, vec![5, 6, 7, 8], &progress).unwrap();
+    let d = model.config.d_model;
+    let site = Site::new(SiteKind::ResidPre, 1);
+    let axis = |i: usize, scale: f32| {
+        let mut v = vec![0.0; d];
+        v[i] = scale;
+        Direction::Vector(v)
+    };
+    let run = |action: Action| {
+        let ops = Arc::new(vec![resolve(&Edit::new(site, action), &Sources::alone(&base)).unwrap()]);
+        let run = Trace::run_edited(&model, base.ids.clone(), ops, &progress).unwrap();
+        run.value(site).unwrap().to_vec2::<f32>().unwrap()
+    };
+    let before = base.value(site).unwrap().to_vec2::<f32>().unwrap();
+    let out = run(Action::Project { direction: axis(3, 7.0) });
+    let turned = run(Action::Swap { from: axis(3, 2.0), to: axis(4, 0.5) });
+    for p in 0..4 {
+        assert!(out[p][3].abs() < 1e-5 && (out[p][2] - before[p][2]).abs() < 1e-6);
+        assert!(turned[p][3].abs() < 1e-5 && (turned[p][4] - before[p][4] - before[p][3]).abs() < 1e-5);
+    }
+    let per_position = Edit::new(site, Action::Project { direction: Direction::Difference });
+    assert!(resolve(&per_position, &Sources::alone(&base)).unwrap_err().to_string().contains("one direction"));
+    // Edits are saved and read back.
+    let saved = serde_json::to_string(&Edit::new(site, Action::Swap { from: axis(3, 2.0), to: axis(4, 0.5) })).unwrap();
+    assert!(serde_json::from_str::<Edit>(&saved).is_ok());
+}
+
+/// A dictionary of known features, sparse and random, is found again: mean of each feature's largest cosine.
+#[test]
+fn training_recovers_a_known_dictionary() {
+    let (d, known, n) = (24, 48, 30_000);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut features: Vec<f32> = (0..known * d).map(|_| (0..6).map(|_| rng.random_range(-1.0..1.0f32)).sum()).collect();
+    for row in features.chunks_mut(d) {
+        let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|v| *v /= length);
+    }
+    let mut values = vec![0f32; n * d];
+    for row in values.chunks_mut(d) {
+        for f in 0..known {
+            if rng.random::<f32>() < 0.05 {
+                let strength: f32 = rng.random_range(0.5..1.5);
+                row.iter_mut().zip(&features[f * d..]).for_each(|(v, w)| *v += strength * w);
+            }
+        }
+    }
+    for method in [Method::L1, Method::TopK, Method::BatchTopK, Method::JumpRelu, Method::Gated] {
+        let settings = Settings {
+            method,
+            features: 64,
+            k: 3,
+            sparsity: match method {
+                Method::JumpRelu => 1.5,
+                Method::Gated => 5.0,
+                _ => 1.0,
+            },
+            bandwidth: 0.3,
+            steps: if method == Method::JumpRelu { 3000 } else { 1500 },
+            batch: 512,
+            rate: 3e-3,
+            dead_after: 20_000,
+            resample: 250,
+            ..Settings::default()
+        };
+        let table = Table::Memory { d, values: values.clone() };
+        let mut trainer = Trainer::new(settings, Origin::default(), table, None).unwrap();
+        trainer.run(None, &Progress::new(), &mut |_| Ok(None), &mut |_| {}).unwrap();
+        let found: Vec<f32> = trainer.dictionary("x").unwrap().w_dec.flatten_all().unwrap().to_vec1().unwrap();
+        let mean: f32 = features
+            .chunks(d)
+            .map(|t| found.chunks(d).map(|f| t.iter().zip(f).map(|(a, b)| a * b).sum::<f32>()).fold(f32::MIN, f32::max))
+            .sum::<f32>()
+            / known as f32;
+        let last = trainer.curve.last().unwrap();
+        assert!(mean >= 0.95, "{method:?}: {mean}, {last:?}");
+    }
+}
+
+/// A training that is stopped and taken up again ends with the same dictionary, bit for bit.
+#[test]
+fn a_resumed_training_is_the_same_one() {
+    let d = 8;
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let values: Vec<f32> = (0..d * 500).map(|_| rng.random_range(-1.0..1.0f32)).collect();
+    let settings = Settings {
+        method: Method::BatchTopK,
+        features: 16,
+        k: 2,
+        steps: 40,
+        batch: 64,
+        dead_after: 100,
+        ..Settings::default()
+    };
+    let new = |s: &Settings| {
+        Trainer::new(s.clone(), Origin::default(), Table::Memory { d, values: values.clone() }, None).unwrap()
+    };
+    let mut whole = new(&settings);
+    whole.run(None, &Progress::new(), &mut |_| Ok(None), &mut |_| {}).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = new(&settings);
+    for _ in 0..17 {
+        first.advance().unwrap();
+    }
+    first.save(dir.path()).unwrap();
+    let mut second = new(&settings);
+    assert!(second.resume(dir.path()).unwrap());
+    assert_eq!(second.step, 17);
+    second.run(Some(dir.path()), &Progress::new(), &mut |_| Ok(None), &mut |_| {}).unwrap();
+    let (a, b) = (whole.dictionary("x").unwrap(), second.dictionary("x").unwrap());
+    assert_eq!(difference(&a.w_enc, &b.w_enc), 0.0);
+    assert_eq!(difference(&a.w_dec, &b.w_dec), 0.0);
+    assert_eq!((a.activation, whole.curve), (b.activation, second.curve));
+    // Other settings do not take it up, and a damaged checkpoint says so.
+    let mut other = new(&Settings { seed: 2, ..settings.clone() });
+    first.save(dir.path()).unwrap();
+    assert!(other.resume(dir.path()).unwrap_err().to_string().contains("other settings"));
+    let state = dir.path().join(circuitscope::features::train::STATE);
+    let bytes = std::fs::read(&state).unwrap();
+    overwrite(&state, &bytes[..bytes.len() - 100]);
+    assert!(new(&settings).resume(dir.path()).is_err());
+    // Cancelled, it leaves a checkpoint behind.
+    std::fs::remove_file(&state).unwrap();
+    let progress = Progress::new();
+    let mut stopped = new(&settings);
+    let outcome = stopped.run(Some(dir.path()), &progress, &mut |_| Ok(None), &mut |_| progress.cancel());
+    assert!(matches!(outcome, Err(circuitscope::Error::Cancelled)));
+    assert!(state.is_file());
 }

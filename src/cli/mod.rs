@@ -7,6 +7,7 @@ pub mod bench;
 mod bench_lab;
 mod bench_sweeps;
 pub mod circuit;
+pub mod direction;
 pub mod dla;
 pub mod features;
 pub mod generate;
@@ -20,6 +21,7 @@ pub mod patch;
 #[cfg(feature = "gui")]
 pub mod render;
 pub mod run;
+mod steering;
 pub mod superposition;
 mod sweep;
 pub mod trace;
@@ -108,6 +110,8 @@ pub enum Command {
     Render(Box<render::Arguments>),
     /// Dictionaries of features: encode, train, judge
     Features(features::Arguments),
+    /// The direction of a concept: find, read, steer
+    Direction(direction::Arguments),
     /// Train toy models of superposition
     Superposition(superposition::Arguments),
     /// Train the built-in lab models
@@ -135,6 +139,7 @@ impl Command {
             #[cfg(feature = "gui")]
             Self::Render(a) => render::execute(&a),
             Self::Features(a) => features::execute(&a),
+            Self::Direction(a) => direction::execute(&a),
             Self::Superposition(a) => superposition::execute(&a),
             Self::Lab(a) => lab::execute(&a),
             Self::Bench(a) => bench::execute(&a),

@@ -59,6 +59,43 @@ pub enum Direction {
     Difference,
     /// Given numbers, as many as the site's (chosen) coordinates.
     Vector(Vec<f32>),
+    /// A direction with a name, as it was found from two sets of texts.
+    Concept { name: String, vector: Vec<f32> },
+    /// What a feature of a dictionary writes: its decoder row.
+    Feature { dictionary: String, feature: usize },
+}
+
+impl Direction {
+    /// Whether it is the same at all positions.
+    fn is_constant(&self) -> bool {
+        !matches!(self, Self::Difference)
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token { id, minus: None } => write!(f, "unembedding of token {id}"),
+            Self::Token { id, minus: Some(m) } => write!(f, "unembedding of token {id} − {m}"),
+            Self::Difference => f.write_str("clean − corrupted"),
+            Self::Vector(v) => write!(f, "a vector of {}", v.len()),
+            Self::Concept { name, .. } => f.write_str(name),
+            Self::Feature { dictionary, feature } => write!(f, "feature {feature} of {}", file_name(dictionary)),
+        }
+    }
+}
+
+/// The last part of a path.
+fn file_name(path: &str) -> &str {
+    path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// What becomes of a feature's activation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeatureChange {
+    Set(f32),
+    Scale(f32),
 }
 
 /// What happens to the chosen coordinates.
@@ -77,6 +114,22 @@ pub enum Action {
     Add {
         direction: Direction,
         factor: f32,
+    },
+    /// Takes a direction away: h − (h·d̂)d̂.
+    Project {
+        direction: Direction,
+    },
+    /// Turns one direction into another: h − (h·ŝ)ŝ + (h·ŝ)t̂.
+    Swap {
+        from: Direction,
+        to: Direction,
+    },
+    /// Changes how active a dictionary's feature is: h + (new − a)·W_dec[feature], with a as its encoder reads it in
+    /// the run that is edited. What the dictionary does not reconstruct stays.
+    Feature {
+        dictionary: String,
+        feature: usize,
+        change: FeatureChange,
     },
     /// Patterns only: the edge is cut before the softmax, so the query's attention goes to its other keys.
     KnockOut,
@@ -256,9 +309,32 @@ impl Edit {
             Action::Force(w) if !(0.0..=1.0).contains(w) => {
                 Err(Error::request(format!("an attention edge cannot be forced to {w}; give a weight from 0 to 1")))
             }
-            Action::Mean | Action::Add { .. } if self.is_edge() => Err(Error::request(format!(
-                "{site} can be set, zeroed, scaled, copied, cut or forced, but not averaged or added to"
+            Action::Mean
+            | Action::Add { .. }
+            | Action::Project { .. }
+            | Action::Swap { .. }
+            | Action::Feature { .. }
+                if self.is_edge() =>
+            {
+                Err(Error::request(format!(
+                    "{site} can be set, zeroed, scaled, copied, cut or forced, but not averaged, added to or taken apart into directions"
+                )))
+            }
+            Action::Project { direction }
+            | Action::Swap { from: direction, .. }
+            | Action::Swap { to: direction, .. }
+                if !direction.is_constant() =>
+            {
+                Err(Error::request(format!(
+                    "the edit of {site} needs one direction for all positions; {direction} is another at each"
+                )))
+            }
+            Action::Feature { .. } if self.head.is_some() || self.coordinate.is_some() => Err(Error::request(format!(
+                "a feature writes the whole of {site}; leave head and coordinate out of the edit"
             ))),
+            Action::Feature { change: FeatureChange::Set(v) | FeatureChange::Scale(v), .. } if !v.is_finite() => {
+                Err(Error::request(format!("the edit of {site} has the value {v}; give a finite number")))
+            }
             Action::Set(v) | Action::Scale(v) | Action::Add { factor: v, .. } if !v.is_finite() => {
                 Err(Error::request(format!("the edit of {site} has the value {v}; give a finite number")))
             }
@@ -295,14 +371,18 @@ impl fmt::Display for Edit {
             Action::Scale(v) => write!(f, "scale by {v} ")?,
             Action::Mean => f.write_str("mean of ")?,
             Action::Copy(which) => write!(f, "copy from {}: ", which.name())?,
-            Action::Add { direction, factor } => {
-                let name = match direction {
-                    Direction::Token { id, minus: None } => format!("unembedding of token {id}"),
-                    Direction::Token { id, minus: Some(m) } => format!("unembedding of token {id} − {m}"),
-                    Direction::Difference => "clean − corrupted".to_owned(),
-                    Direction::Vector(v) => format!("a vector of {}", v.len()),
-                };
-                write!(f, "add {factor} × {name} to ")?;
+            Action::Add { direction, factor } => write!(f, "add {factor} × {direction} to ")?,
+            Action::Project { direction } => write!(f, "take {direction} out of ")?,
+            Action::Swap { from, to } => write!(f, "turn {from} into {to} in ")?,
+            Action::Feature { dictionary, feature, change } => {
+                let of = file_name(dictionary);
+                match change {
+                    FeatureChange::Set(0.0) | FeatureChange::Scale(0.0) => {
+                        write!(f, "ablate feature {feature} of {of} in ")?
+                    }
+                    FeatureChange::Set(v) => write!(f, "set feature {feature} of {of} to {v} in ")?,
+                    FeatureChange::Scale(v) => write!(f, "scale feature {feature} of {of} by {v} in ")?,
+                }
             }
             Action::KnockOut => f.write_str("cut ")?,
             Action::Force(w) => write!(f, "force {w} on ")?,

@@ -18,6 +18,10 @@ pub struct Editor {
     ops: Vec<Arc<Vec<Op>>>,
     /// Which run's which operation, in the order of the stack.
     by_site: HashMap<Site, Vec<(usize, usize)>>,
+    /// Operations that read one site and write another.
+    readers: HashMap<Site, Vec<(usize, usize)>>,
+    /// What they have read, by run, operation and position: how much they will add.
+    read: HashMap<(usize, usize, usize), f32>,
     /// Where each run's rows are now, if it takes part.
     spans: Vec<Option<Segment>>,
 }
@@ -25,13 +29,19 @@ pub struct Editor {
 impl Editor {
     pub fn new(ops: Vec<Arc<Vec<Op>>>) -> Self {
         let mut by_site: HashMap<Site, Vec<(usize, usize)>> = HashMap::new();
+        let mut readers: HashMap<Site, Vec<(usize, usize)>> = HashMap::new();
         for (run, list) in ops.iter().enumerate() {
             for (i, op) in list.iter().enumerate() {
                 by_site.entry(op.site).or_default().push((run, i));
+                if let Change::Feature(feature) = &op.change
+                    && let Some(site) = feature.reads_elsewhere()
+                {
+                    readers.entry(site).or_default().push((run, i));
+                }
             }
         }
         let spans = vec![None; ops.len()];
-        Self { ops, by_site, spans }
+        Self { ops, by_site, readers, read: HashMap::new(), spans }
     }
 
     /// One run of `rows` tokens that starts at position `start`.
@@ -57,11 +67,30 @@ impl Editor {
             for p in op.rows.inside(span.start..span.end()) {
                 let at = (span.first + p - span.start) * width;
                 if let Some(row) = data.get_mut(at..at + width) {
-                    change_row(&mut row[op.columns.clone()], op, p);
+                    let read = self.read.get(&(run, i, p)).copied();
+                    change_row(&mut row[op.columns.clone()], op, p, read);
                 }
             }
         }
         Ok(Tensor::from_vec(data, shape, value.device())?)
+    }
+
+    /// Lets operations read here what they write elsewhere.
+    fn observe(&mut self, site: Site, value: &Tensor) -> Result<()> {
+        let Some(list) = self.readers.get(&site) else { return Ok(()) };
+        let width = value.dims().iter().skip(2).product::<usize>();
+        let data = value.flatten_all()?.to_vec1::<f32>()?;
+        for &(run, i) in list {
+            let (op, Some(span)) = (&self.ops[run][i], self.spans[run]) else { continue };
+            let Change::Feature(feature) = &op.change else { continue };
+            for p in op.rows.inside(span.start..span.end()) {
+                let at = (span.first + p - span.start) * width;
+                if let Some(row) = data.get(at..at + width) {
+                    self.read.insert((run, i, p), feature.amount(row));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Patterns and scores, [1, head, row, src].
@@ -86,18 +115,24 @@ impl Editor {
 
 impl Hooks for Editor {
     fn wants(&self, site: Site) -> bool {
-        self.by_site.get(&site).is_some_and(|list| list.iter().any(|(run, _)| self.spans[*run].is_some()))
+        let any = |list: &Vec<(usize, usize)>| list.iter().any(|(run, _)| self.spans[*run].is_some());
+        self.by_site.get(&site).is_some_and(any) || self.readers.get(&site).is_some_and(any)
     }
 
     fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
         match site.kind {
             SiteKind::Pattern | SiteKind::AttnScores => self.edges(site, &value),
-            _ => self.rows(site, &value),
+            _ => {
+                let value = if self.by_site.contains_key(&site) { self.rows(site, &value)? } else { value };
+                self.observe(site, &value)?;
+                Ok(value)
+            }
         }
     }
 }
 
-fn change_row(row: &mut [f32], op: &Op, pos: usize) {
+/// `read` is what the operation has read at another site.
+fn change_row(row: &mut [f32], op: &Op, pos: usize, read: Option<f32>) {
     match &op.change {
         Change::Set(v) => row.fill(*v),
         Change::Scale(f) => row.iter_mut().for_each(|x| *x *= f),
@@ -117,8 +152,28 @@ fn change_row(row: &mut [f32], op: &Op, pos: usize) {
                 row.iter_mut().zip(new).for_each(|(x, v)| *x += factor * v);
             }
         }
+        Change::Project(direction) => {
+            let along = dot(row, direction);
+            row.iter_mut().zip(direction.iter()).for_each(|(x, d)| *x -= along * d);
+        }
+        Change::Swap(from, to) => {
+            let along = dot(row, from);
+            row.iter_mut().zip(from.iter().zip(to.iter())).for_each(|(x, (s, t))| *x += along * (t - s));
+        }
+        Change::Feature(feature) => {
+            let amount = match feature.reads_elsewhere() {
+                // Read before; without that nothing is known to change.
+                Some(_) => read.unwrap_or(0.0),
+                None => feature.amount(row),
+            };
+            row.iter_mut().zip(feature.writes()).for_each(|(x, d)| *x += amount * d);
+        }
         Change::KnockOut | Change::Force(_) => {}
     }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 /// `row` holds the sources 0..=pos, all that a query may see.
@@ -149,6 +204,6 @@ fn change_edges(row: &mut [f32], op: &Op, head: usize, pos: usize) {
             row.iter_mut().for_each(|x| *x *= factor);
             row[chosen].fill(*weight);
         }
-        Change::KnockOut | Change::Row(_) | Change::Add(_) | Change::AddRows(..) => {}
+        _ => {}
     }
 }

@@ -11,6 +11,8 @@ use super::edit::{Action, Direction, Edit, EditStack, Positions, Which};
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
+use crate::features::{self, feature_edit::FeatureEdit};
+use crate::jobs::Progress;
 
 /// For each position of one prompt, the position of the other that plays its part.
 pub type Alignment = Vec<Option<usize>>;
@@ -229,6 +231,12 @@ pub enum Change {
     Add(Arc<Vec<f32>>),
     /// Adds `factor` times the row of the same position.
     AddRows(Arc<Values>, f32),
+    /// Takes the part along a unit vector away.
+    Project(Arc<Vec<f32>>),
+    /// Turns the part along the first unit vector into the second.
+    Swap(Arc<Vec<f32>>, Arc<Vec<f32>>),
+    /// Changes a feature's activation.
+    Feature(Arc<FeatureEdit>),
     /// Scores: −∞.
     KnockOut,
     /// Pattern: this weight, the rest of the row rescaled.
@@ -348,19 +356,19 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
             Change::AddRows(sources.difference(site)?, *factor)
         }
         Action::Add { direction, factor } => {
-            let vector = match direction {
-                Direction::Vector(v) => v.clone(),
-                Direction::Token { id, minus } => unembedding(sources.base, *id, *minus)?,
-                Direction::Difference => Vec::new(),
-            };
-            if vector.len() != columns.len() {
-                return Err(Error::request(format!(
-                    "the direction has {} numbers, but `{edit}` changes {} coordinates; give a direction of that length",
-                    vector.len(),
-                    columns.len()
-                )));
-            }
+            let vector = constant(direction, edit, columns.len(), sources)?;
             Change::Add(Arc::new(vector.iter().map(|v| v * factor).collect()))
+        }
+        Action::Project { direction } => {
+            Change::Project(Arc::new(unit(constant(direction, edit, columns.len(), sources)?)))
+        }
+        Action::Swap { from, to } => {
+            let [from, to] = [from, to].map(|d| constant(d, edit, columns.len(), sources).map(|v| Arc::new(unit(v))));
+            Change::Swap(from?, to?)
+        }
+        Action::Feature { dictionary, feature, change } => {
+            let dictionary = features::shared(dictionary, &Progress::new())?;
+            Change::Feature(Arc::new(FeatureEdit::new(dictionary, *feature, *change, site, &sources.base.model)?))
         }
         Action::KnockOut => {
             site.kind = SiteKind::AttnScores;
@@ -372,6 +380,37 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
         }
     };
     Ok(Op { site, rows: rows_out, columns, head: edit.head, src: edit.src, change })
+}
+
+/// A direction that is the same at all positions, of the length that the edit changes.
+fn constant(direction: &Direction, edit: &Edit, width: usize, sources: &Sources<'_>) -> Result<Vec<f32>> {
+    let vector = match direction {
+        Direction::Vector(vector) | Direction::Concept { vector, .. } => vector.clone(),
+        Direction::Token { id, minus } => unembedding(sources.base, *id, *minus)?,
+        Direction::Feature { dictionary, feature } => {
+            features::shared(dictionary, &Progress::new())?.direction(*feature)?
+        }
+        Direction::Difference => Vec::new(),
+    };
+    if vector.len() != width {
+        return Err(Error::request(format!(
+            "the direction has {} numbers, but `{edit}` changes {width} coordinates; give a direction of that length",
+            vector.len(),
+        )));
+    }
+    if vector.iter().any(|v| !v.is_finite()) {
+        return Err(Error::request(format!("the direction of `{edit}` holds values that are no numbers")));
+    }
+    Ok(vector)
+}
+
+/// The same at length 1; nothing stays nothing.
+fn unit(mut v: Vec<f32>) -> Vec<f32> {
+    let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        v.iter_mut().for_each(|x| *x /= length);
+    }
+    v
 }
 
 /// The active edits of a stack, in order.
@@ -396,9 +435,5 @@ pub fn unembedding(trace: &Trace, id: u32, minus: Option<u32>) -> Result<Vec<f32
             *a -= b;
         }
     }
-    let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if length > 0.0 {
-        v.iter_mut().for_each(|x| *x /= length);
-    }
-    Ok(v)
+    Ok(unit(v))
 }

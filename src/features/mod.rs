@@ -2,12 +2,16 @@
 //! transcoders) are opened, trained, judged and searched for examples; single directions are found from two sets of
 //! texts; both are tested by editing the model.
 
+pub mod concept;
 pub mod dictionary;
+pub mod direction;
 pub mod encode;
+pub mod feature_edit;
 pub mod formats;
 pub mod harvest;
 pub mod place;
 pub mod quality;
+pub mod steering;
 pub mod store;
 pub mod text;
 pub mod train;

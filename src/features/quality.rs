@@ -190,7 +190,7 @@ fn losses(
 ) -> Result<(f32, f32, f32)> {
     let (mut sums, mut n) = ([0f64; 3], 0);
     for batch in rows.batches(PASS) {
-        let some: Vec<&[u32]> = rows.rows[batch].iter().map(Vec::as_slice).collect();
+        let some = rows.some(&batch);
         let splice = |instead| Splice { model, input, output, instead, made: None };
         let plain = loss(model, &some, &mut NoHooks, progress)?;
         let with = loss(model, &some, &mut splice(Instead::Reconstruction(dictionary)), progress)?;
@@ -231,7 +231,7 @@ pub fn evaluate(
     let (mut after, mut first) = (Sums::default(), Sums::default());
     let mut fired = vec![0u64; dictionary.d_sae];
     for batch in rows.batches(PASS) {
-        let these: Vec<&[u32]> = rows.rows[batch].iter().map(Vec::as_slice).collect();
+        let these = rows.some(&batch);
         let len = these[0].len();
         let values = super::harvest::activations(model, &these, &[input, output], progress)?;
         let (acts, recon) = dictionary.replacement(&values[0], progress)?;

@@ -1,5 +1,6 @@
 //! Text to train and scan with: files and folders, cut into rows of tokens that never cross a document's border.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -179,21 +180,22 @@ impl Rows {
         (trained, held)
     }
 
-    /// Runs of rows of equal length, at most `tokens` together, as ranges: what one forward pass takes.
-    pub fn batches(&self, tokens: usize) -> Vec<std::ops::Range<usize>> {
-        let mut all = Vec::new();
-        let mut at = 0;
-        while at < self.rows.len() {
-            let len = self.rows[at].len();
-            let most = (tokens / len.max(1)).max(1);
-            let mut end = at + 1;
-            while end < self.rows.len() && self.rows[end].len() == len && end - at < most {
-                end += 1;
-            }
-            all.push(at..end);
-            at = end;
+    /// Rows of equal length together, at most `tokens` of them or one row: what one forward pass takes. Full rows come
+    /// first, in their order.
+    pub fn batches(&self, tokens: usize) -> Vec<Vec<usize>> {
+        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, row) in self.rows.iter().enumerate() {
+            by_length.entry(row.len()).or_default().push(i);
         }
-        all
+        let part = |(len, rows): (usize, Vec<usize>)| {
+            rows.chunks((tokens / len.max(1)).max(1)).map(<[usize]>::to_vec).collect::<Vec<_>>()
+        };
+        by_length.into_iter().rev().flat_map(part).collect()
+    }
+
+    /// The rows of a batch.
+    pub fn some(&self, batch: &[usize]) -> Vec<&[u32]> {
+        batch.iter().map(|i| self.rows[*i].as_slice()).collect()
     }
 }
 
@@ -226,7 +228,7 @@ mod tests {
     #[test]
     fn batches_hold_rows_of_equal_length() {
         let rows = Rows { rows: [4, 4, 4, 2, 4].iter().map(|n| vec![0; *n]).collect(), document: vec![0; 5] };
-        assert_eq!(rows.batches(8), [0..2, 2..3, 3..4, 4..5]);
+        assert_eq!(rows.batches(8), [vec![0, 1], vec![2, 4], vec![3]]);
         let (trained, held) = rows.held_out(2);
         assert_eq!((trained.rows.len(), held.rows.len()), (3, 2));
     }

@@ -2,6 +2,7 @@
 
 mod encode;
 mod eval;
+mod steer;
 mod train;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ enum Command {
     Train(Box<train::Arguments>),
     /// How good a dictionary is, on text
     Eval(eval::Arguments),
+    /// What changing a feature does to the prediction
+    Steer(steer::Arguments),
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -35,6 +38,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Command::Encode(a) => encode::execute(a),
         Command::Train(a) => train::execute(a),
         Command::Eval(a) => eval::execute(a),
+        Command::Steer(a) => steer::execute(a),
     }
 }
 

@@ -136,7 +136,7 @@ impl Harvest<'_> {
             .map(|(i, d)| if in_memory { Ok(Sink::Memory(Vec::with_capacity(n * d))) } else { self.file(i, n, *d) })
             .collect::<Result<Vec<_>>>()?;
         for batch in self.rows.batches(PASS) {
-            let rows: Vec<&[u32]> = self.rows.rows[batch.clone()].iter().map(Vec::as_slice).collect();
+            let rows = self.rows.some(&batch);
             let len = rows[0].len();
             let values = activations(self.model, &rows, self.places, progress)?;
             for (sink, (value, d)) in sinks.iter_mut().zip(values.iter().zip(&widths)) {

@@ -78,6 +78,8 @@ pub struct Settings {
     pub resample: usize,
     /// Weight of the auxiliary loss by which dead features learn from what is left over, for methods that count.
     pub auxiliary: f32,
+    /// JumpReLU: width of the window in which a threshold feels its cells, in units of scaled activations.
+    pub bandwidth: f32,
     pub seed: u64,
 }
 
@@ -97,6 +99,7 @@ impl Default for Settings {
             dead_after: 500_000,
             resample: 0,
             auxiliary: 1.0 / 32.0,
+            bandwidth: 0.1,
             seed: 1,
         }
     }
@@ -127,7 +130,12 @@ impl Settings {
                 self.k, self.features, self.features
             ));
         }
-        for (name, v) in [("rate", self.rate), ("sparsity", self.sparsity), ("auxiliary", self.auxiliary)] {
+        for (name, v) in [
+            ("rate", self.rate),
+            ("sparsity", self.sparsity),
+            ("auxiliary", self.auxiliary),
+            ("bandwidth", self.bandwidth),
+        ] {
             if !v.is_finite() || v < 0.0 {
                 return wrong(format!("a {name} of {v} is not possible; give a number that is not negative"));
             }

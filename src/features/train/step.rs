@@ -7,9 +7,6 @@ use super::maths::{Matrix, Param, dot, product};
 use super::settings::{Method, Settings};
 use crate::features::encode::largest;
 
-/// Width of the window in which a threshold feels its cells, in units of scaled activations [Rajamanoharan et al.
-/// 2024b].
-const BANDWIDTH: f32 = 0.05;
 /// Threshold that features begin with.
 const FIRST_THRESHOLD: f32 = 0.05;
 /// How quickly the threshold that stands in for a batch's k largest follows them.
@@ -139,7 +136,7 @@ impl Params {
             Method::L1 | Method::Gated => (Cells::choose(z, n, |f, z| z + bias[f] > 0.0), 0.0),
             Method::JumpRelu => {
                 let theta = self.thresholds();
-                (Cells::choose(z, n, |f, z| z + bias[f] > theta[f] - BANDWIDTH / 2.0), 0.0)
+                (Cells::choose(z, n, |f, z| z + bias[f] > theta[f] - settings.bandwidth / 2.0), 0.0)
             }
             Method::TopK => {
                 let lists = z
@@ -240,10 +237,10 @@ impl Params {
                 cells.map_with(&da, |f, z, g| if z + bias[f] > 0.0 { g } else { 0.0 })
             }
             (Method::JumpRelu, _) => {
-                let near = |f: usize, z: f32| (z + bias[f] - theta[f]).abs() < BANDWIDTH / 2.0;
+                let near = |f: usize, z: f32| (z + bias[f] - theta[f]).abs() < settings.bandwidth / 2.0;
                 // ∂/∂θ of a = −θ/ε inside the window, of the step −1/ε; times θ for the logarithm.
                 let dt = cells.map_with(&da, |f, z, g| {
-                    if near(f, z) { -(theta[f] * g + penalty * share) / BANDWIDTH * theta[f] } else { 0.0 }
+                    if near(f, z) { -(theta[f] * g + penalty * share) / settings.bandwidth * theta[f] } else { 0.0 }
                 });
                 g.log_threshold = cells.sums(&dt);
                 g.seen.loss += penalty * l0;
@@ -464,13 +461,13 @@ mod tests {
         let (settings, mut p, ..) = example(Method::JumpRelu, false);
         p.w_enc.value.fill(0.0);
         p.b_enc.value.fill(-1.0);
-        p.b_enc.value[2] = FIRST_THRESHOLD + 0.25 * BANDWIDTH;
+        p.b_enc.value[2] = FIRST_THRESHOLD + 0.25 * settings.bandwidth;
         p.b_dec.value.fill(0.0);
         let (x, y) = (vec![0.0; 5], vec![0.0; 4]);
         let g = p.gradients(&settings, 2.0, &x, &y, &[false; 12]);
         // One row, one active cell: e = a·w, |w| = 1, so da = 2a; dlogθ = −θ(θ·2a + λ)/ε.
-        let a = FIRST_THRESHOLD + 0.25 * BANDWIDTH;
-        let expected = -FIRST_THRESHOLD * (FIRST_THRESHOLD * 2.0 * a + 2.0) / BANDWIDTH;
+        let a = FIRST_THRESHOLD + 0.25 * settings.bandwidth;
+        let expected = -FIRST_THRESHOLD * (FIRST_THRESHOLD * 2.0 * a + 2.0) / settings.bandwidth;
         assert!((g.log_threshold[2] - expected).abs() < 1e-4, "{} {expected}", g.log_threshold[2]);
         assert_eq!(g.log_threshold[3], 0.0);
         assert_eq!(g.seen.l0, 1.0);

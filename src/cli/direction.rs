@@ -1,0 +1,282 @@
+//! `direction`: find, read and steer along the direction of a concept.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::{document, quoted};
+use super::steering::{self, SteerArgs};
+use super::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::engine::SiteKind;
+use crate::error::{Error, Result};
+use crate::features::concept::{ConceptSet, Pool};
+use crate::features::direction::{Concept, Method, find};
+use crate::features::harvest::activations;
+use crate::features::text::documents;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find a direction at every layer from texts with and without a concept, and test it on held-out ones
+    Find(Find),
+    /// How far along the direction each token of a text lies
+    Read(Read),
+    /// What adding the direction does to the prediction
+    Steer(Steer),
+    /// The features of a dictionary that point the same way
+    Similar(Similar),
+}
+
+#[derive(clap::Args, Debug)]
+struct Find {
+    /// sentiment, royalty, code-vs-prose, or a file with columns label and text
+    #[arg(long, value_name = "NAME|FILE", required_unless_present = "with")]
+    set: Option<String>,
+    /// Texts or words with the concept, one a line
+    #[arg(long, value_name = "FILE", requires = "without", conflicts_with = "set")]
+    with: Option<PathBuf>,
+    /// Texts or words without it, one a line
+    #[arg(long, value_name = "FILE")]
+    without: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Site, at every layer: resid_post, resid_mid, mlp_out, attn_out, z
+    #[arg(long, default_value = "resid_post")]
+    site: String,
+    /// difference-of-means, logistic-regression or pca-of-differences
+    #[arg(long, default_value = "difference-of-means")]
+    method: String,
+    /// What stands for a text: last (its last token) or mean (over all but the first)
+    #[arg(long, default_value = "mean")]
+    pool: String,
+    /// Where to write the directions
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Read {
+    /// Directions that `find` wrote
+    file: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Layer (default: the best on held-out texts)
+    #[arg(long)]
+    layer: Option<usize>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Steer {
+    /// Directions that `find` wrote
+    file: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Layer (default: the best on held-out texts)
+    #[arg(long)]
+    layer: Option<usize>,
+    #[command(flatten)]
+    steer: SteerArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Similar {
+    /// Directions that `find` wrote
+    file: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    dictionary: String,
+    /// Layer (default: the dictionary's)
+    #[arg(long)]
+    layer: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    match &args.command {
+        Command::Find(a) => execute_find(a),
+        Command::Read(a) => execute_read(a),
+        Command::Steer(a) => execute_steer(a),
+        Command::Similar(a) => execute_similar(a),
+    }
+}
+
+/// A site by its short name.
+pub fn kind_of(name: &str) -> Result<SiteKind> {
+    SiteKind::ALL
+        .into_iter()
+        .filter(|k| k.layered())
+        .find(|k| k.hook() == name || k.hook().rsplit_once("hook_").is_some_and(|(_, s)| s == name))
+        .ok_or_else(|| Error::request(format!("there is no site `{name}`; choose resid_post, mlp_out, attn_out or z")))
+}
+
+fn set_of(args: &Find) -> Result<ConceptSet> {
+    if let Some(spec) = &args.set {
+        return ConceptSet::open(spec);
+    }
+    let lines = |path: &Option<PathBuf>| -> Result<Vec<String>> {
+        let path = path.as_ref().ok_or_else(|| Error::request("give --with and --without"))?;
+        let all = documents(&[path.display().to_string()])?;
+        Ok(all.iter().flat_map(|d| d.text.lines().map(str::to_owned).collect::<Vec<_>>()).collect())
+    };
+    let name = args.with.as_ref().and_then(|p| p.file_stem()).map_or("concept".into(), |s| s.to_string_lossy());
+    ConceptSet::from_lists(&name, &lines(&args.with)?, &lines(&args.without)?)
+}
+
+fn execute_find(args: &Find) -> Result<()> {
+    let method = Method::by_name(&args.method).ok_or_else(|| {
+        let known: Vec<&str> = Method::ALL.iter().map(|m| m.name()).collect();
+        Error::request(format!("there is no method `{}`; known are {}", args.method, known.join(", ")))
+    })?;
+    let pool = match args.pool.as_str() {
+        "last" => Pool::Last,
+        "mean" => Pool::Mean,
+        other => return Err(Error::request(format!("`{other}` cannot stand for a text; choose last or mean"))),
+    };
+    let (set, kind) = (set_of(args)?, kind_of(&args.site)?);
+    let model = args.model.open()?;
+    let (progress, bar) = progress("reading the texts");
+    let started = Instant::now();
+    let concept = find(&model, &set, kind, pool, method, &progress)?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if let Some(path) = &args.output {
+        concept.save(path)?;
+    }
+    let best = concept.best().map(|b| (b.layer, b.auc, b.accuracy));
+    if args.model.json {
+        let layers: Vec<_> = concept
+            .layers
+            .iter()
+            .map(|l| {
+                json!({
+                    "layer": l.layer, "auc": l.auc, "accuracy": l.accuracy, "control_auc": l.control_auc,
+                    "control_accuracy": l.control_accuracy, "gap": l.gap, "typical_length": l.typical_length,
+                })
+            })
+            .collect();
+        let rest = json!({
+            "concept": concept.name, "method": method.name(), "pool": pool, "site": concept.hook, "train": concept.train,
+            "test": concept.test, "layers": layers, "best_layer": best.map(|b| b.0),
+            "output": args.output.as_ref().map(|p| p.display().to_string()),
+        });
+        return emit(&document(&model, None, seconds, rest).to_string());
+    }
+    let rows: Vec<Vec<String>> = concept
+        .layers
+        .iter()
+        .map(|l| {
+            vec![
+                l.layer.to_string(),
+                format!("{:.4}", l.auc),
+                format!("{:.4}", l.accuracy),
+                format!("{:.3}", l.control_auc),
+                format!("{:.3}", l.control_accuracy),
+                format!("{:.2}", l.gap),
+                format!("{:.1}", l.typical_length),
+            ]
+        })
+        .collect();
+    let header = ["layer", "AUC", "accuracy", "AUC, random labels", "accuracy, random", "gap", "length"];
+    let mut text = table(&header, &rows);
+    if let Some((layer, auc, accuracy)) = best {
+        text.push_str(&format!(
+            "\n\n{} by {}: best at layer {layer}, AUC {auc:.4}, accuracy {accuracy:.4} on {} held-out texts ({} to fit) · {seconds:.1} s",
+            concept.name,
+            method.name(),
+            concept.test,
+            concept.train
+        ));
+    }
+    emit(&text)
+}
+
+/// The layer that was asked for, or the best.
+fn layer_of(concept: &Concept, asked: Option<usize>) -> Result<usize> {
+    match asked {
+        Some(l) => Ok(concept.at(l)?.layer),
+        None => Ok(concept.best().ok_or_else(|| Error::request("the file holds no direction"))?.layer),
+    }
+}
+
+fn execute_read(args: &Read) -> Result<()> {
+    let concept = Concept::open(&args.file)?;
+    let model = args.model.open()?;
+    let ids = args.prompt.required(&model)?;
+    let layer = layer_of(&concept, args.layer)?;
+    let (progress, bar) = progress("reading");
+    let started = Instant::now();
+    let place = crate::features::Place::from(concept.site(layer)?);
+    let rows = activations(&model, &[&ids], &[place], &progress)?.remove(0);
+    let values = concept.read(layer, &rows)?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if args.model.json {
+        let rest = json!({"concept": concept.name, "layer": layer, "axes": ["pos"], "values": values,
+            "unit": "distance of the classes' means, 0 halfway between them"});
+        return emit(&document(&model, Some(&ids), seconds, rest).to_string());
+    }
+    let rows: Vec<Vec<String>> = ids
+        .iter()
+        .zip(&values)
+        .map(|(id, v)| {
+            let n = (v.abs() * 8.0).round().min(24.0) as usize;
+            let bar = if *v >= 0.0 {
+                format!("{}│{:<24}", " ".repeat(24), "█".repeat(n))
+            } else {
+                format!("{:>24}│", "█".repeat(n))
+            };
+            vec![quoted(&model.token_text(*id)), format!("{v:+.3}"), bar]
+        })
+        .collect();
+    emit(&format!(
+        "{}\n\n{} at layer {layer}: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.3} s",
+        table(&["token", "value", ""], &rows),
+        concept.name
+    ))
+}
+
+fn execute_steer(args: &Steer) -> Result<()> {
+    let concept = Concept::open(&args.file)?;
+    let model = Arc::new(args.model.open()?);
+    let layer = layer_of(&concept, args.layer)?;
+    let what = format!("{} at layer {layer}", concept.name);
+    steering::execute(&model, &args.model, &args.prompt, &args.steer, &what, &|alpha| concept.steer(layer, alpha))
+}
+
+fn execute_similar(args: &Similar) -> Result<()> {
+    let concept = Concept::open(&args.file)?;
+    let (progress, bar) = progress("reading the dictionary");
+    let dictionary = crate::features::open(&args.dictionary, &progress)?;
+    drop(bar);
+    let layer = match (args.layer, dictionary.output) {
+        (Some(l), _) => l,
+        (None, Some(place)) => place.layer(),
+        (None, None) => layer_of(&concept, None)?,
+    };
+    let found = concept.similar(layer, &dictionary, args.top)?;
+    if args.json {
+        let list: Vec<_> = found.iter().map(|(f, c)| json!({"feature": f, "cosine": c})).collect();
+        return emit(&json!({"concept": concept.name, "layer": layer, "features": list}).to_string());
+    }
+    let rows: Vec<Vec<String>> = found.iter().map(|(f, c)| vec![f.to_string(), format!("{c:+.4}")]).collect();
+    emit(&format!(
+        "{}\n\n{} at layer {layer} against {}",
+        table(&["feature", "cosine"], &rows),
+        concept.name,
+        dictionary.describe()
+    ))
+}

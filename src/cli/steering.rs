@@ -1,0 +1,105 @@
+//! Dose and response on the command line, for features and for directions.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+
+use super::generate::text_of;
+use super::output::document;
+use super::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::engine::Edit;
+use crate::engine::generate::Sampling;
+use crate::error::{Error, Result};
+use crate::features::steering::{Watched, continued, dose_response};
+use crate::features::text::{Rows, documents};
+use crate::model::Model;
+
+/// How strongly, and what is watched.
+#[derive(Args, Clone, Debug)]
+pub struct SteerArgs {
+    /// Strengths to try
+    #[arg(long, value_name = "A,A,...", value_delimiter = ',', allow_hyphen_values = true,
+          default_values_t = [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0])]
+    pub alpha: Vec<f32>,
+    /// Tokens whose probability is expected to rise, each taken as given; repeatable
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub towards: Vec<String>,
+    /// Tokens whose probability is expected to fall; repeatable
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub away: Vec<String>,
+    /// Text whose loss tells what steering costs: a file, a folder, or a shipped text's name
+    #[arg(long, value_name = "PATH")]
+    pub reference: Option<String>,
+    /// Tokens of that text
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub reference_tokens: usize,
+    /// Continue the prompt by so many tokens, without and with the largest strength
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub generate: usize,
+    /// 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+pub fn execute(
+    model: &Arc<Model>,
+    how: &ModelArgs,
+    prompt: &PromptArgs,
+    args: &SteerArgs,
+    what: &str,
+    edit: &dyn Fn(f32) -> Result<Edit>,
+) -> Result<()> {
+    let ids = prompt.required(model)?;
+    if args.alpha.iter().any(|a| !a.is_finite()) {
+        return Err(Error::request("a strength is not a finite number; give numbers like -1,0,1"));
+    }
+    let watched = Watched::parse(model, &args.towards, &args.away)?;
+    let (progress, bar) = progress("steering");
+    let reference = match &args.reference {
+        Some(path) => {
+            Rows::cut(model, &documents(std::slice::from_ref(path))?, 128, Some(args.reference_tokens), &progress)?
+        }
+        None => Rows::default(),
+    };
+    let started = Instant::now();
+    let doses = dose_response(model, &ids, edit, &args.alpha, &watched, &reference, &progress, |_| {})?;
+    let mut texts = Vec::new();
+    if args.generate > 0 {
+        let sampling = Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() };
+        let strongest = args.alpha.iter().copied().fold(0f32, |a, b| if b.abs() >= a.abs() { b } else { a });
+        for (alpha, edit) in [(0.0, None), (strongest, Some(edit(strongest)?))] {
+            let made = continued(model, &ids, edit.as_ref(), sampling, args.generate, &progress)?;
+            let ids: Vec<u32> = made.iter().map(|t| t.id).collect();
+            texts.push(json!({"alpha": alpha, "text": text_of(model, &ids)}));
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if how.json {
+        let rest = json!({"steered": what, "edit": edit(1.0)?.to_string(), "doses": doses, "generated": texts});
+        return emit(&document(model, Some(&ids), seconds, rest).to_string());
+    }
+    let rows: Vec<Vec<String>> = doses
+        .iter()
+        .map(|d| {
+            vec![
+                format!("{:+.2}", d.alpha),
+                format!("{:.3} %", 100.0 * d.towards),
+                format!("{:.3} %", 100.0 * d.away),
+                format!("{:.4}", d.share),
+                format!("{:.4}", d.kl),
+                d.loss.map_or("–".to_owned(), |l| format!("{l:.4}")),
+            ]
+        })
+        .collect();
+    let mut text = table(&["alpha", "towards", "away", "share", "KL, nats", "reference loss"], &rows);
+    for t in &texts {
+        text.push_str(&format!("\n\nα = {}: {}", t["alpha"], t["text"].as_str().unwrap_or_default()));
+    }
+    text.push_str(&format!("\n\n{what} · {seconds:.2} s"));
+    emit(&text)
+}

@@ -1,0 +1,161 @@
+//! What adding a direction, or changing a feature, does to what the model says: dose and response, text with and
+//! without, and what it costs elsewhere.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::text::Rows;
+use crate::engine::generate::{Generated, Sampling, generate};
+use crate::engine::resolve::{Op, Sources, resolve};
+use crate::engine::{Edit, Trace};
+use crate::error::{Error, Result};
+use crate::jobs::Progress;
+use crate::model::Model;
+
+/// Tokens whose probabilities are watched: two sides of a scale.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    pub towards: Vec<u32>,
+    pub away: Vec<u32>,
+}
+
+impl Watched {
+    /// Single tokens by their texts.
+    ///
+    /// # Errors
+    /// A text that is not one token.
+    pub fn parse(model: &Model, towards: &[String], away: &[String]) -> Result<Self> {
+        let ids = |texts: &[String]| texts.iter().map(|t| model.single_token(t)).collect::<Result<Vec<u32>>>();
+        Ok(Self { towards: ids(towards)?, away: ids(away)? })
+    }
+}
+
+/// The model under one strength.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Dose {
+    pub alpha: f32,
+    /// Summed probabilities of the watched tokens after the prompt.
+    pub towards: f32,
+    pub away: f32,
+    /// towards / (towards + away).
+    pub share: f32,
+    /// How far the next-token distribution has moved, KL(base ‖ steered), nats.
+    pub kl: f32,
+    /// Mean loss over the reference text, nats.
+    pub loss: Option<f32>,
+}
+
+/// Strengths from −`most` to `most`, evenly, zero among them.
+pub fn strengths(most: f32, steps: usize) -> Vec<f32> {
+    let half = steps.max(1) as i32;
+    (-half..=half).map(|i| most * i as f32 / half as f32).collect()
+}
+
+/// Runs the prompt, and the reference text where there is one, under `edit(alpha)` for every strength. A response is
+/// handed out as soon as it is there.
+///
+/// # Errors
+/// As runs under edits, or [`Error::Cancelled`].
+pub fn dose_response(
+    model: &Arc<Model>,
+    ids: &[u32],
+    edit: &dyn Fn(f32) -> Result<Edit>,
+    alphas: &[f32],
+    watched: &Watched,
+    reference: &Rows,
+    progress: &Progress,
+    mut each: impl FnMut(Dose),
+) -> Result<Vec<Dose>> {
+    if ids.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    let own = (ids.len() * (model.config.n_layers + 1)) as u64;
+    let base = Trace::run(model, ids.to_vec(), progress)?;
+    let reference_runs = reference
+        .rows
+        .iter()
+        .map(|r| Trace::run(model, r.clone(), progress).map(Arc::new))
+        .collect::<Result<Vec<_>>>()?;
+    progress.expect(own * alphas.len() as u64);
+    let last = base.len() - 1;
+    let plain = probabilities(&base, last)?;
+    let mut all = Vec::with_capacity(alphas.len());
+    for &alpha in alphas {
+        let edit = edit(alpha)?;
+        let run = |base: &Trace| -> Result<Trace> {
+            let ops = vec![resolve(&edit, &Sources::alone(base))?];
+            Trace::run_edited(model, base.ids.clone(), Arc::new(ops), progress)
+        };
+        let p = probabilities(&run(&base)?, last)?;
+        let sum = |ids: &[u32]| ids.iter().filter_map(|id| p.get(*id as usize)).sum::<f32>();
+        let (towards, away) = (sum(&watched.towards), sum(&watched.away));
+        let kl: f64 = plain
+            .iter()
+            .zip(&p)
+            .filter(|(a, _)| **a > 0.0)
+            .map(|(a, b)| f64::from(*a) * (f64::from(*a).ln() - f64::from(b.max(f32::MIN_POSITIVE)).ln()))
+            .sum();
+        let mut losses: Vec<f32> = Vec::new();
+        for r in &reference_runs {
+            losses.extend(run(r)?.loss.iter().copied().flatten());
+        }
+        let dose = Dose {
+            alpha,
+            towards,
+            away,
+            share: towards / (towards + away).max(f32::MIN_POSITIVE),
+            kl: kl.max(0.0) as f32,
+            loss: (!losses.is_empty()).then(|| losses.iter().sum::<f32>() / losses.len() as f32),
+        };
+        all.push(dose);
+        each(dose);
+    }
+    Ok(all)
+}
+
+/// Probabilities of all next tokens after a position.
+fn probabilities(trace: &Trace, pos: usize) -> Result<Vec<f32>> {
+    let row = trace.normalized(pos)?;
+    let mut p: Vec<f32> = trace.model.network().unembed(&row)?.flatten_all()?.to_vec1()?;
+    let largest = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    p.iter_mut().for_each(|v| *v = (*v - largest).exp());
+    let sum: f32 = p.iter().sum();
+    if !(sum.is_finite() && sum > 0.0) {
+        return Err(Error::failed("the edited model gives no probabilities; choose a smaller strength"));
+    }
+    p.iter_mut().for_each(|v| *v /= sum);
+    Ok(p)
+}
+
+/// Text that goes on from a prompt under an edit.
+///
+/// # Errors
+/// As [`generate`].
+pub fn continued(
+    model: &Arc<Model>,
+    ids: &[u32],
+    edit: Option<&Edit>,
+    sampling: Sampling,
+    limit: usize,
+    progress: &Progress,
+) -> Result<Vec<Generated>> {
+    let ops: Vec<Op> = match edit {
+        Some(e) => {
+            let base = Trace::run(model, ids.to_vec(), progress)?;
+            vec![resolve(e, &Sources::alone(&base))?]
+        }
+        None => Vec::new(),
+    };
+    generate(model, ids, &Arc::new(ops), sampling, limit, progress, |_| {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strengths_are_even_and_pass_zero() {
+        assert_eq!(strengths(2.0, 2), [-2.0, -1.0, 0.0, 1.0, 2.0]);
+    }
+}
