@@ -12,6 +12,10 @@ use circuitscope::engine::resolve::{Sources, resolve};
 use circuitscope::engine::resume::{Variant, resume};
 use circuitscope::engine::{Edit, Site, SiteKind, Trace};
 use circuitscope::features::formats::{self, saelens};
+use circuitscope::features::harvest::activations;
+use circuitscope::features::index_file;
+use circuitscope::features::scan::{Index, Plan, Subject};
+use circuitscope::features::text::Rows;
 use circuitscope::features::train::activations::Table;
 use circuitscope::features::train::{Method, Origin, Settings, Trainer};
 use circuitscope::features::{Activation, Dictionary, Place};
@@ -472,4 +476,89 @@ fn a_resumed_training_is_the_same_one() {
     let outcome = stopped.run(Some(dir.path()), &progress, &mut |_| Ok(None), &mut |_| progress.cancel());
     assert!(matches!(outcome, Err(circuitscope::Error::Cancelled)));
     assert!(state.is_file());
+}
+
+/// A scan in parts equals the whole one, an interrupted one goes on to the same, and what it says of a feature is what
+/// encoding the text says.
+#[test]
+fn scans_are_exact_resumable_and_merge() {
+    let model = Model::open("addition").unwrap();
+    let d = model.config.d_model;
+    let dictionary = Arc::new(random(Activation::Relu, d, d, "blocks.0.hook_resid_post", "blocks.0.hook_resid_post"));
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    // Rows of two lengths, more than one forward pass of each.
+    let rows = Rows {
+        rows: (0..400).map(|i| (0..if i % 3 == 0 { 4 } else { 6 }).map(|_| rng.random_range(0..59u32)).collect()).collect(),
+        document: (0..400).map(|i| i / 7).collect(),
+    };
+    let plan = |shard| Plan {
+        model: &model,
+        subject: Subject::Features(dictionary.clone()),
+        rows: &rows,
+        texts: vec!["random".to_owned()],
+        context: 6,
+        limit: None,
+        shard,
+        window: 2,
+    };
+    let progress = Progress::new();
+    let whole = plan((0, 1)).run(None, &progress).unwrap();
+
+    // By hand: the feature that is active most often, over all rows.
+    let feature = (0..24).max_by_key(|f| whole.entries[*f].active).unwrap();
+    let (mut active, mut best) = (0u64, Vec::new());
+    for (r, row) in rows.rows.iter().enumerate() {
+        let x = activations(&model, &[row], &[dictionary.input.unwrap()], &progress).unwrap().remove(0);
+        let acts = dictionary.encode(&x, &progress).unwrap();
+        let values: Vec<f32> = (1..row.len()).map(|p| acts.at(p, feature as u32)).collect();
+        active += values.iter().filter(|v| **v > 0.0).count() as u64;
+        let (p, v) = values.iter().copied().enumerate().fold((0, 0.0), |b, v| if v.1 > b.1 { v } else { b });
+        if v > 0.0 {
+            best.push((r as u32, p as u32 + 1, v));
+        }
+    }
+    best.sort_by(|a, b| b.2.total_cmp(&a.2));
+    let entry = &whole.entries[feature];
+    assert_eq!(entry.active, active);
+    assert_eq!(entry.histogram.bins.iter().sum::<u64>(), active);
+    assert_eq!(entry.top.len(), 20);
+    for (e, (row, position, value)) in entry.top.iter().zip(&best) {
+        assert!((e.value - value).abs() < 1e-4, "{} {value}", e.value);
+        assert_eq!((e.row, e.position), (*row, *position));
+        assert_eq!(e.document, rows.document[*row as usize]);
+        assert_eq!(e.tokens[(e.position - e.start) as usize], rows.rows[*row as usize][*position as usize]);
+    }
+    assert_eq!(entry.features.len(), 10);
+
+    // Shards.
+    let parts = (0..3).map(|i| plan((i, 3)).run(None, &progress).unwrap()).collect::<Vec<_>>();
+    let merged = Index::merge(parts.clone()).unwrap();
+    assert_eq!(merged.about.positions, whole.about.positions);
+    for (a, b) in merged.entries.iter().zip(&whole.entries) {
+        assert_eq!((a.active, a.max, &a.histogram, &a.top, &a.sample), (b.active, b.max, &b.histogram, &b.top, &b.sample));
+    }
+    assert!(Index::merge(vec![parts[0].clone(), parts[0].clone()]).unwrap_err().to_string().contains("twice"));
+
+    // Through a file, and cut short.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index.arrow");
+    index_file::save(&whole, &path).unwrap();
+    assert_eq!(index_file::open(&path).unwrap(), whole);
+    let mut checkpoint = whole.clone();
+    checkpoint.about.done = 0;
+    assert!(Index::merge(vec![checkpoint, parts[1].clone()]).unwrap_err().to_string().contains("unfinished"));
+    let again = dir.path().join("again.arrow");
+    let stopped = Progress::new();
+    stopped.cancel();
+    assert!(plan((0, 1)).run(Some(&again), &stopped).is_err());
+    assert_eq!(plan((0, 1)).run(Some(&again), &progress).unwrap(), whole);
+    let other = Plan { window: 3, ..plan((0, 1)) };
+    assert!(other.run(Some(&again), &progress).unwrap_err().to_string().contains("another scan"));
+    let bytes = std::fs::read(&path).unwrap();
+    overwrite(&path, &bytes[..bytes.len() / 2]);
+    assert!(index_file::open(&path).unwrap_err().to_string().contains("Arrow"));
+    assert!(plan((3, 3)).run(None, &progress).is_err());
+    // Nowhere to write: one sentence, and nothing half-written.
+    let nowhere = dir.path().join("no/such/folder.arrow");
+    assert!(plan((0, 1)).run(Some(&nowhere), &progress).unwrap_err().to_string().contains("cannot write"));
 }

@@ -3,14 +3,18 @@
 //! texts; both are tested by editing the model.
 
 pub mod concept;
+pub mod dashboard;
 pub mod dictionary;
 pub mod direction;
 pub mod encode;
 pub mod feature_edit;
 pub mod formats;
 pub mod harvest;
+pub mod index_file;
+pub mod labels;
 pub mod place;
 pub mod quality;
+pub mod scan;
 pub mod steering;
 pub mod store;
 pub mod text;

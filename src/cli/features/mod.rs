@@ -1,5 +1,6 @@
 //! `features`: dictionaries of features. One file a subcommand.
 
+mod dashboard;
 mod encode;
 mod eval;
 mod steer;
@@ -29,6 +30,12 @@ enum Command {
     Train(Box<train::Arguments>),
     /// How good a dictionary is, on text
     Eval(eval::Arguments),
+    /// Index where every feature is active in a text
+    Dashboard(dashboard::Arguments),
+    /// Put the parts of an index together
+    Merge(dashboard::Merge),
+    /// One feature's page of an index
+    Show(dashboard::Show),
     /// What changing a feature does to the prediction
     Steer(steer::Arguments),
 }
@@ -38,6 +45,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Command::Encode(a) => encode::execute(a),
         Command::Train(a) => train::execute(a),
         Command::Eval(a) => eval::execute(a),
+        Command::Dashboard(a) => dashboard::execute(a),
+        Command::Merge(a) => dashboard::merge(a),
+        Command::Show(a) => dashboard::show(a),
         Command::Steer(a) => steer::execute(a),
     }
 }

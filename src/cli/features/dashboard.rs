@@ -1,0 +1,253 @@
+//! `features dashboard`, `merge` and `show`: an index of where every feature is active, and one feature's page of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::{TextArgs, shown};
+use crate::cli::output::{document, quoted};
+use crate::cli::{ModelArgs, emit, progress, table};
+use crate::error::{Error, Result};
+use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
+use crate::features::labels::Labels;
+use crate::features::scan::{Index, Plan, Subject};
+use crate::features::{Place, index_file};
+use crate::model::Model;
+
+/// Tokens shown on either side of an example.
+const WINDOW: usize = 5;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Dictionaries whose features are indexed; repeatable
+    #[arg(long, value_name = "DIR", required_unless_present = "neurons")]
+    dictionary: Vec<String>,
+    /// The site that the dictionaries read, where their files do not say
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
+    /// Layers whose neurons are indexed; repeatable
+    #[arg(long, value_name = "LAYER")]
+    neurons: Vec<usize>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+    /// Index file to write (Arrow IPC); a folder where there are several subjects. An unfinished one is gone on with
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Scan only part I of N, counted from 0; put the parts together with `features merge`
+    #[arg(long, value_name = "I/N", default_value = "0/1")]
+    shard: String,
+    /// Tokens shown on either side of an example
+    #[arg(long, value_name = "N", default_value_t = WINDOW)]
+    window: usize,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Merge {
+    /// Index files of all parts
+    #[arg(required = true)]
+    parts: Vec<PathBuf>,
+    /// Index file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Show {
+    /// Index file
+    index: PathBuf,
+    /// The feature (or neuron)
+    #[arg(long, value_name = "N")]
+    feature: usize,
+    /// The dictionary, for what the feature promotes and its neighbours
+    #[arg(long, value_name = "DIR")]
+    dictionary: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print the page in the JSON that Neuronpedia's viewers read
+    #[arg(long)]
+    neuronpedia: bool,
+}
+
+fn shard(text: &str) -> Result<(usize, usize)> {
+    text.split_once('/')
+        .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)))
+        .filter(|(i, n)| i < n)
+        .ok_or_else(|| Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4")))
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let shard = shard(&args.shard)?;
+    let (progress, bar) = progress("scanning");
+    let mut subjects = Vec::new();
+    for spec in &args.dictionary {
+        let mut d = crate::features::open(spec, &progress)?;
+        if let Some(site) = &args.site {
+            d.input = Some(Place::parse(site)?);
+            d.output = d.output.or(d.input);
+        }
+        subjects.push(Subject::Features(Arc::new(d)));
+    }
+    subjects.extend(args.neurons.iter().map(|l| Subject::Neurons(*l)));
+    let model = args.model.open()?;
+    for s in &subjects {
+        match s {
+            Subject::Features(d) => drop(d.check(&model.config)?),
+            Subject::Neurons(_) => s.place()?.check(&model.config)?,
+        }
+    }
+    let several = subjects.len() > 1;
+    let rows = args.text.rows(&model, &progress)?;
+    if several {
+        std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
+    }
+    let started = Instant::now();
+    let mut written = Vec::new();
+    for (i, subject) in subjects.into_iter().enumerate() {
+        let path = if several {
+            args.output.join(format!("{i}-{}.arrow", subject.place()?))
+        } else {
+            args.output.clone()
+        };
+        let plan = Plan {
+            model: &model,
+            subject,
+            rows: &rows,
+            texts: args.text.text.clone(),
+            context: args.text.context,
+            limit: args.text.tokens,
+            shard,
+            window: args.window,
+        };
+        let index = plan.run(Some(&path), &progress)?;
+        written.push((path, index));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if args.model.json {
+        let files: Vec<_> = written
+            .iter()
+            .map(|(p, i)| json!({"output": shown(p), "about": i.about, "features": i.entries.len(), "dead": dead(i)}))
+            .collect();
+        return emit(&document(&model, None, seconds, json!({"indexes": files})).to_string());
+    }
+    let lines: Vec<String> = written
+        .iter()
+        .map(|(p, i)| {
+            format!(
+                "{}: {} of {} features active on {} positions at {}",
+                p.display(),
+                i.entries.len() - dead(i),
+                i.entries.len(),
+                i.about.positions,
+                i.about.site
+            )
+        })
+        .collect();
+    emit(&format!("{}\n{seconds:.1} s", lines.join("\n")))
+}
+
+fn dead(index: &Index) -> usize {
+    index.entries.iter().filter(|e| e.active == 0).count()
+}
+
+pub fn merge(args: &Merge) -> Result<()> {
+    let parts = args.parts.iter().map(|p| index_file::open(p)).collect::<Result<Vec<_>>>()?;
+    let whole = Index::merge(parts)?;
+    index_file::save(&whole, &args.output)?;
+    let missing = whole.about.of - whole.about.shards.len();
+    let left = if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
+    emit(&format!("{} positions in {}{left}", whole.about.positions, args.output.display()))
+}
+
+/// What a subject's unit writes, where that is known.
+fn direction(args: &Show, model: &Model, index: &Index) -> Result<Option<Vec<f32>>> {
+    if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
+        return neuron_direction(model, layer, args.feature).map(Some);
+    }
+    let Some(spec) = &args.dictionary else { return Ok(None) };
+    let d = crate::features::open(spec, &crate::jobs::Progress::new())?;
+    if d.d_sae != index.entries.len() {
+        return Err(Error::request(format!(
+            "the index has {} features, but {} has {}; give the dictionary that was scanned",
+            index.entries.len(),
+            d.name,
+            d.d_sae
+        )));
+    }
+    d.direction(args.feature).map(Some)
+}
+
+pub fn show(args: &Show) -> Result<()> {
+    let index = index_file::open(&args.index)?;
+    let model = args.model.open()?;
+    if model.config.name != index.about.model {
+        return Err(Error::request(format!(
+            "the index was made with {}, not {}; open it with that model",
+            index.about.model, model.config.name
+        )));
+    }
+    let entry = index.entries.get(args.feature).ok_or_else(|| {
+        Error::request(format!("there is no feature {}; the index has 0 to {}", args.feature, index.entries.len() - 1))
+    })?;
+    let direction = direction(args, &model, &index)?;
+    if args.neuronpedia || args.model.json {
+        let mut page = neuronpedia(&model, &index, args.feature, direction.as_deref())?;
+        page["features"] = json!(entry.features);
+        page["neurons"] = json!(entry.neurons);
+        return emit(&page.to_string());
+    }
+    let example = |e: &crate::features::scan::Example| {
+        let text: String = e
+            .tokens
+            .iter()
+            .enumerate()
+            .map(|(i, id)| {
+                let t = model.token_text(*id).replace('\n', "⏎");
+                if i == (e.position - e.start) as usize { format!("»{t}«") } else { t }
+            })
+            .collect();
+        vec![text, format!("{:.3}", e.value)]
+    };
+    let mut rows: Vec<Vec<String>> = entry.top.iter().map(example).collect();
+    for group in entry.quantile_groups(EACH).iter().rev().filter(|g| !g.is_empty()) {
+        rows.push(vec!["·".to_owned(), String::new()]);
+        rows.extend(group.iter().map(|e| example(e)));
+    }
+    let mut text = format!(
+        "feature {} of {} at {}\nactive at {:.4} % of {} positions, {:.3} on average, {:.3} at most\n\n{}",
+        args.feature,
+        index.about.subject,
+        index.about.site,
+        100.0 * index.density(args.feature),
+        index.about.positions,
+        entry.mean(),
+        entry.max,
+        table(&["example", "activation"], &rows)
+    );
+    if let Some(d) = direction.as_ref().filter(|d| d.len() == model.config.d_model) {
+        let e = effects(&model, d)?;
+        let list = |l: &[crate::features::dashboard::Effect]| {
+            l.iter().map(|e| format!("{} {:+.2}", quoted(&e.text), e.logit)).collect::<Vec<_>>().join("  ")
+        };
+        text.push_str(&format!("\n\npromotes   {}\nsuppresses {}", list(&e.promoted), list(&e.suppressed)));
+    }
+    let list = |l: &[(u32, f32)]| l.iter().map(|(i, c)| format!("{i} {c:.2}")).collect::<Vec<_>>().join("  ");
+    text.push_str(&format!("\ncorrelated features {}", list(&entry.features)));
+    if !entry.neurons.is_empty() {
+        text.push_str(&format!("\ncorrelated neurons  {}", list(&entry.neurons)));
+    }
+    if let (Some(spec), Some(d)) = (&args.dictionary, &direction) {
+        let dictionary = crate::features::open(spec, &crate::jobs::Progress::new())?;
+        let near = neighbours(&dictionary, d, Some(args.feature))?;
+        let near: Vec<(u32, f32)> = near.into_iter().map(|(i, c)| (i as u32, c)).collect();
+        text.push_str(&format!("\nnearest decoder rows {}", list(&near)));
+        if let Some(l) = Labels::open(&dictionary.path)?.of(args.feature as u32) {
+            text.push_str(&format!("\nlabel: {} {}", l.label, l.note));
+        }
+    }
+    emit(&text)
+}
