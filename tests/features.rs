@@ -488,7 +488,9 @@ fn scans_are_exact_resumable_and_merge() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     // Rows of two lengths, more than one forward pass of each.
     let rows = Rows {
-        rows: (0..400).map(|i| (0..if i % 3 == 0 { 4 } else { 6 }).map(|_| rng.random_range(0..59u32)).collect()).collect(),
+        rows: (0..400)
+            .map(|i| (0..if i % 3 == 0 { 4 } else { 6 }).map(|_| rng.random_range(0..59u32)).collect())
+            .collect(),
         document: (0..400).map(|i| i / 7).collect(),
     };
     let plan = |shard| Plan {
@@ -535,7 +537,10 @@ fn scans_are_exact_resumable_and_merge() {
     let merged = Index::merge(parts.clone()).unwrap();
     assert_eq!(merged.about.positions, whole.about.positions);
     for (a, b) in merged.entries.iter().zip(&whole.entries) {
-        assert_eq!((a.active, a.max, &a.histogram, &a.top, &a.sample), (b.active, b.max, &b.histogram, &b.top, &b.sample));
+        assert_eq!(
+            (a.active, a.max, &a.histogram, &a.top, &a.sample),
+            (b.active, b.max, &b.histogram, &b.top, &b.sample)
+        );
     }
     assert!(Index::merge(vec![parts[0].clone(), parts[0].clone()]).unwrap_err().to_string().contains("twice"));
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use eframe::egui;
 
-use super::inspector;
 use super::strip::{self, Strip};
 use super::topbar::{self, TopBar};
 use super::views::Context;
+use super::{features_panel, inspector};
 
 /// A bar across the window.
 pub(super) fn bar(fill: egui::Color32) -> egui::Frame {
@@ -23,6 +23,29 @@ pub(super) fn model_bars(
     side: egui::Frame,
     places: &mut Places,
 ) {
+    tokens(top, strip, ui, cx, places);
+    let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
+    let panel = egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0);
+    let shown = panel.show(ui, |ui| inspector::ui(ui, cx));
+    places.insert("inspector", shown.response.rect);
+}
+
+/// What surrounds the views of features: the prompt's tokens above, what is opened, scanned and found at the left.
+pub(super) fn feature_bars(
+    top: &mut TopBar,
+    strip: &mut Strip,
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    side: egui::Frame,
+    places: &mut Places,
+) {
+    tokens(top, strip, ui, cx, places);
+    let panel = egui::Panel::left("features").frame(side).default_size(280.0).size_range(230.0..=460.0);
+    places.insert("features", panel.show(ui, |ui| features_panel::ui(ui, cx)).response.rect);
+}
+
+/// The prompt's tokens, and the other prompt where there is one.
+fn tokens(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, places: &mut Places) {
     let palette = cx.palette;
     if top.is_comparing(cx) {
         let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
@@ -39,10 +62,6 @@ pub(super) fn model_bars(
             places.insert(name, r.rect);
         }
     }
-    let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
-    let panel = egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0);
-    let shown = panel.show(ui, |ui| inspector::ui(ui, cx));
-    places.insert("inspector", shown.response.rect);
 }
 
 pub(super) type Places = HashMap<&'static str, egui::Rect>;

@@ -5,6 +5,7 @@ use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::causal::{PatchSettings, Show};
 use super::circuits::{CircuitSettings, GraphTarget};
+use super::features::FeatureAction;
 use super::lab::LabAction;
 use super::lessons::LessonAction;
 use super::scratch::ScratchAction;
@@ -53,6 +54,7 @@ pub enum Command {
     ModelWorkspace,
     LabWorkspace,
     ScratchWorkspace,
+    FeaturesWorkspace,
     LabPlay,
     ResetLayout,
     Shortcuts,
@@ -60,7 +62,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -88,6 +90,7 @@ impl Command {
         Self::ModelWorkspace,
         Self::LabWorkspace,
         Self::ScratchWorkspace,
+        Self::FeaturesWorkspace,
         Self::LabPlay,
         Self::ResetLayout,
         Self::Shortcuts,
@@ -123,6 +126,7 @@ impl Command {
             Self::ModelWorkspace => "Look into a model",
             Self::LabWorkspace => "Open the superposition lab",
             Self::ScratchWorkspace => "Grow a circuit from scratch",
+            Self::FeaturesWorkspace => "Features: dictionaries, directions, examples",
             Self::LabPlay => "Lab: train, pause, go on",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
@@ -159,6 +163,7 @@ impl Command {
             Self::UndoCart => command(Key::Z),
             Self::ModelWorkspace => command(Key::Num1),
             Self::LabWorkspace => command(Key::Num2),
+            Self::FeaturesWorkspace => command(Key::Num4),
             Self::ScratchWorkspace => command(Key::Num3),
             Self::LabPlay => plain(Key::Space),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
@@ -255,6 +260,8 @@ pub enum Action {
     Enter(Workspace),
     /// What the superposition lab is asked for.
     Lab(LabAction),
+    /// What the feature views are asked for.
+    Feature(FeatureAction),
     /// What circuits grown from scratch are asked for.
     Scratch(ScratchAction),
     Lesson(LessonAction),

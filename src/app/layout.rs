@@ -47,6 +47,13 @@ impl Layout {
                 let right = split(t, LinearDir::Vertical, [top, low], 0.56);
                 split(t, LinearDir::Horizontal, [left, right], 0.38)
             }
+            Workspace::Features => {
+                let left = tabs(t, &[FeatureHeat, FeatureMonitor]);
+                let below = tabs(t, &[FeatureDirections, FeatureMap, FeatureTraining]);
+                let right = tabs(t, &[FeatureDashboard, FeatureNeurons]);
+                let left = split(t, LinearDir::Vertical, [left, below], 0.56);
+                split(t, LinearDir::Horizontal, [left, right], 0.52)
+            }
             Workspace::Scratch => {
                 let curves = tabs(t, &[ScratchCurves]);
                 let right = tabs(t, &[ScratchPatterns, ScratchFourier]);

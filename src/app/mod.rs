@@ -5,6 +5,8 @@ pub mod bench;
 pub mod causal;
 pub mod circuits;
 pub mod command;
+pub mod features;
+pub mod features_panel;
 pub mod fonts;
 pub mod inspector;
 pub mod lab;
@@ -34,7 +36,7 @@ use std::time::Instant;
 
 use eframe::egui;
 
-use self::bars::{Places, bar, model_bars, side_bars};
+use self::bars::{Places, bar, feature_bars, model_bars, side_bars};
 use self::command::{Action, Command};
 use self::lab::LabAction;
 use self::layout::Layout;
@@ -171,8 +173,14 @@ impl App {
         theme::install(ctx);
         let wake = ctx.clone();
         let worker = Worker::spawn(move || wake.request_repaint());
-        let mut state =
-            State::new(document, recent.clone(), worker, lab::LabState::new(ctx), scratch::ScratchState::new(ctx));
+        let mut state = State::new(
+            document,
+            recent.clone(),
+            worker,
+            lab::LabState::new(ctx),
+            scratch::ScratchState::new(ctx),
+            features::FeaturesState::new(ctx),
+        );
         state.selection.pinned.head = Some(0);
         Self {
             state,
@@ -316,6 +324,9 @@ impl App {
                 Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places),
                 Workspace::Superposition => {
                     side_bars(ui, &mut cx, side, lab_panel::settings, lab_panel::transport, places);
+                }
+                Workspace::Features => {
+                    feature_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places);
                 }
                 Workspace::Scratch => {
                     side_bars(ui, &mut cx, side, scratch_panel::settings, scratch_panel::transport, places);
@@ -494,6 +505,7 @@ impl App {
             Command::ModelWorkspace => self.enter(Workspace::Model),
             Command::LabWorkspace => self.enter(Workspace::Superposition),
             Command::ScratchWorkspace => self.enter(Workspace::Scratch),
+            Command::FeaturesWorkspace => self.enter(Workspace::Features),
             Command::LabPlay => self.play(),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),

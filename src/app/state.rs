@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::causal::{PatchSettings, Show};
 use super::circuits::CircuitState;
 use super::command::Action;
+use super::features::FeaturesState;
 use super::lab::LabState;
 use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
@@ -65,6 +66,7 @@ pub struct State {
     pub geometry: Option<Directions>,
     pub lab: LabState,
     pub scratch: ScratchState,
+    pub features: FeaturesState,
     /// How text is generated, and how much.
     pub sampling: (Sampling, usize),
     /// Nothing is on its way because the user stopped it.
@@ -78,7 +80,14 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(document: Document, recent: Vec<String>, worker: Worker, lab: LabState, scratch: ScratchState) -> Self {
+    pub fn new(
+        document: Document,
+        recent: Vec<String>,
+        worker: Worker,
+        lab: LabState,
+        scratch: ScratchState,
+        features: FeaturesState,
+    ) -> Self {
         let mut state = Self {
             model: None,
             results: Results::default(),
@@ -103,6 +112,7 @@ impl State {
             geometry: None,
             lab,
             scratch,
+            features,
             sampling: (Sampling::default(), 30),
             cancelled: false,
             auto_head: true,
@@ -125,6 +135,7 @@ impl State {
 
     /// Stops what runs and forgets what waits.
     pub fn cancel(&mut self) {
+        self.features.cancel();
         self.pending_generation = false;
         if self.worker.has(Kind::GraphFile) {
             self.circuits.file = None;
@@ -248,6 +259,8 @@ impl State {
         }
         changed |= self.lab.update(&mut self.notices);
         changed |= self.scratch.update(&mut self.notices);
+        let run = self.run().cloned();
+        changed |= self.features.update(self.model.as_ref(), run.as_ref(), &mut self.notices);
         if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
             self.request_run();
         }
@@ -568,6 +581,10 @@ impl State {
             }
             Action::Restore(document) => self.restore(*document),
             Action::Scratch(action) => self.scratch.apply(action),
+            Action::Feature(action) => {
+                let run = self.run().cloned();
+                self.features.apply(action, self.model.as_ref(), run.as_ref(), &mut self.notices);
+            }
             Action::Lab(action) => self.lab.apply(action, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
             other => self.apply_circuit(other),
@@ -662,6 +679,10 @@ impl State {
 
     /// True while nothing is asked for, waits or is on its way.
     pub fn is_settled(&self) -> bool {
-        self.edited_at.is_none() && !self.worker.is_busy() && self.lab.is_settled() && self.scratch.is_settled()
+        self.edited_at.is_none()
+            && !self.worker.is_busy()
+            && self.lab.is_settled()
+            && self.scratch.is_settled()
+            && self.features.is_settled()
     }
 }

@@ -11,11 +11,14 @@ use crate::analysis::patching::Ablation;
 use crate::app::App;
 use crate::app::causal::{Intervention, PatchSettings};
 use crate::app::command::Action;
+use crate::app::features::{Chosen, FeatureAction, Scanned};
 use crate::app::lab::LabAction;
 use crate::app::picture::{Scene, Subject, png};
 use crate::app::selection::Focus;
 use crate::app::views::{self, VIEWS, Workspace};
+use crate::engine::SiteKind;
 use crate::error::{Error, Result};
+use crate::features::direction::Method;
 use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
@@ -83,6 +86,30 @@ pub struct Arguments {
     /// A second circuit file that the first is compared with
     #[arg(long, value_name = "FILE.json", requires = "circuit")]
     compare: Option<PathBuf>,
+    /// Dictionary for the views of features
+    #[arg(long, value_name = "DIR")]
+    dictionary: Option<String>,
+    /// Feature whose page is shown
+    #[arg(long, value_name = "N")]
+    feature: Option<u32>,
+    /// Scan so many tokens of the shipped text for examples
+    #[arg(long, value_name = "TOKENS")]
+    scan: Option<usize>,
+    /// Scan so many tokens for the pinned layer's neurons
+    #[arg(long, value_name = "TOKENS")]
+    scan_neurons: Option<usize>,
+    /// Example set whose direction is found (sentiment, royalty, code-vs-prose, or a file); repeatable
+    #[arg(long, value_name = "SET")]
+    direction: Vec<String>,
+    /// Lay the map of features out
+    #[arg(long)]
+    map: bool,
+    /// Try doses along what is shown
+    #[arg(long, requires = "towards", value_name = "TOKENS", allow_hyphen_values = true)]
+    away: Option<String>,
+    /// Tokens between commas whose probability is to rise
+    #[arg(long, value_name = "TOKENS", allow_hyphen_values = true)]
+    towards: Option<String>,
     /// Figure for the superposition lab's views (see `superposition --preset list`)
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
@@ -133,6 +160,43 @@ fn size(text: &str) -> Option<egui::Vec2> {
     let (w, h) = text.split_once('x')?;
     let (w, h): (u16, u16) = (w.parse().ok()?, h.parse().ok()?);
     ((64..=8192).contains(&w) && (64..=8192).contains(&h)).then(|| egui::vec2(f32::from(w), f32::from(h)))
+}
+
+/// Opens, scans and finds what the views of features show.
+fn features(args: &Arguments, app: &mut App) {
+    let queue = &mut app.state.features.queue;
+    if let Some(d) = &args.dictionary {
+        queue.push_back(FeatureAction::Open(d.clone()));
+    }
+    if let Some(n) = args.scan {
+        queue.push_back(FeatureAction::Scan(Scanned::Features, "mixed".to_owned(), n));
+    }
+    if let Some(n) = args.scan_neurons {
+        let layer = args.layer.unwrap_or(0);
+        queue.push_back(FeatureAction::Scan(Scanned::Neurons(layer), "mixed".to_owned(), n));
+    }
+    for set in &args.direction {
+        queue.push_back(FeatureAction::Find(set.clone(), Method::DifferenceOfMeans, SiteKind::ResidPost));
+    }
+    if args.map {
+        queue.push_back(FeatureAction::Map);
+    }
+    if let Some(f) = args.feature {
+        let chosen = match args.scan_neurons {
+            Some(_) if args.dictionary.is_none() || args.scan.is_none() => {
+                Chosen::Neuron(args.layer.unwrap_or(0), f as usize)
+            }
+            _ => Chosen::Feature(f),
+        };
+        queue.push_back(FeatureAction::Choose(chosen));
+    }
+    if let (Some(t), Some(a)) = (&args.towards, &args.away) {
+        let list = |s: &String| s.split(',').map(str::to_owned).collect();
+        queue.push_back(FeatureAction::Dose(list(t), list(a)));
+    }
+    if !queue.is_empty() && args.view == "window" {
+        app.enter(Workspace::Features);
+    }
 }
 
 /// Trains what the superposition lab's views show.
@@ -256,6 +320,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if args.view == "geometry" {
             app.state.apply(Action::Geometry(Directions::Embedding), 0.0);
         }
+        features(args, app);
         if let Err(e) = lab(args, subject, app) {
             wrong = Some(e);
         }

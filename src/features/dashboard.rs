@@ -114,7 +114,10 @@ pub fn neuron_direction(model: &Model, layer: usize, neuron: usize) -> Result<Ve
 /// A feature that the index does not have.
 pub fn neuronpedia(model: &Model, index: &Index, feature: usize, direction: Option<&[f32]>) -> Result<Json> {
     let entry = index.entries.get(feature).ok_or_else(|| {
-        Error::request(format!("there is no feature {feature} in the index; its features go to {}", index.entries.len()))
+        Error::request(format!(
+            "there is no feature {feature} in the index; its features go to {}",
+            index.entries.len()
+        ))
     })?;
     let example = |e: &Example| {
         let tokens: Vec<String> = e.tokens.iter().map(|id| model.token_text(*id)).collect();
@@ -156,8 +159,7 @@ pub struct Groups {
 pub fn group_examples(examples: &[Example], least: f32) -> Groups {
     let bags: Vec<Vec<(u32, f32)>> = examples.iter().map(bag).collect();
     let n = bags.len();
-    let similarity: Vec<Vec<f32>> =
-        (0..n).map(|i| (0..n).map(|j| cosine(&bags[i], &bags[j])).collect()).collect();
+    let similarity: Vec<Vec<f32>> = (0..n).map(|i| (0..n).map(|j| cosine(&bags[i], &bags[j])).collect()).collect();
     let mut clusters: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
     let linkage = |a: &[usize], b: &[usize]| {
         let sum: f32 = a.iter().flat_map(|i| b.iter().map(move |j| (i, j))).map(|(i, j)| similarity[*i][*j]).sum();
@@ -221,10 +223,7 @@ fn bag(e: &Example) -> Vec<(u32, f32)> {
 }
 
 fn cosine(a: &[(u32, f32)], b: &[(u32, f32)]) -> f32 {
-    let dot: f32 = a
-        .iter()
-        .filter_map(|(t, w)| b.binary_search_by_key(t, |x| x.0).ok().map(|i| w * b[i].1))
-        .sum();
+    let dot: f32 = a.iter().filter_map(|(t, w)| b.binary_search_by_key(t, |x| x.0).ok().map(|i| w * b[i].1)).sum();
     let length = |v: &[(u32, f32)]| v.iter().map(|(_, w)| w * w).sum::<f32>().sqrt();
     dot / (length(a) * length(b)).max(f32::MIN_POSITIVE)
 }
@@ -262,7 +261,8 @@ mod tests {
     #[test]
     fn effects_list_what_the_unembedding_says() {
         let model = Model::open("induction").unwrap();
-        let column: Vec<f32> = model.weights.unembed.narrow(1, 77, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let column: Vec<f32> =
+            model.weights.unembed.narrow(1, 77, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let norm: Vec<f32> = model.weights.ln_final.as_ref().unwrap().weight.to_vec1().unwrap();
         let direction: Vec<f32> = column.iter().zip(&norm).map(|(c, n)| c / n).collect();
         let e = effects(&model, &direction).unwrap();

@@ -226,8 +226,8 @@ fn stronger(a: &Example, b: &Example) -> std::cmp::Ordering {
 
 impl Entry {
     fn takes(&self, value: f32, row: u32, key: u32, sample: usize) -> (bool, bool) {
-        let top = self.top.len() < TOP
-            || self.top.last().is_some_and(|w| value > w.value || value == w.value && row < w.row);
+        let top =
+            self.top.len() < TOP || self.top.last().is_some_and(|w| value > w.value || value == w.value && row < w.row);
         let sampled = self.sample.len() < sample
             || self.sample.iter().map(|e| (e.key, e.row)).max().is_some_and(|worst| (key, row) < worst);
         (top, sampled)
@@ -332,8 +332,7 @@ impl Pairs {
     /// The most correlated others of each feature.
     fn best(&self, count: usize, same: bool) -> Vec<Vec<(u32, f32)>> {
         let deviation = |sum: f64, squares: f64| (squares / self.n - (sum / self.n).powi(2)).max(0.0).sqrt();
-        let others: Vec<f64> =
-            (0..self.others).map(|o| deviation(self.other_sum[o], self.other_squares[o])).collect();
+        let others: Vec<f64> = (0..self.others).map(|o| deviation(self.other_sum[o], self.other_squares[o])).collect();
         (0..self.features)
             .map(|f| {
                 let own = deviation(self.sum[f], self.squares[f]);
@@ -418,8 +417,7 @@ impl Plan<'_> {
         // Correlations are summed by a scan that begins at the beginning; one that goes on has those already.
         let fresh = index.about.done == 0;
         let layer = place.layer();
-        let with_neurons =
-            self.model.config.has_mlp() && matches!(self.subject, Subject::Features(_)) && fresh;
+        let with_neurons = self.model.config.has_mlp() && matches!(self.subject, Subject::Features(_)) && fresh;
         let mut features = if fresh { Pairs::new(count, count) } else { None };
         let mut neurons = if with_neurons { Pairs::new(count, self.model.config.d_mlp) } else { None };
         let post = Place::from(Site::new(SiteKind::MlpPost, layer));
@@ -556,7 +554,9 @@ impl Index {
             let alike = (&a.model, &a.subject, &a.texts, a.context, a.limit, a.of, a.sample, a.window)
                 == (&b.model, &b.subject, &b.texts, b.context, b.limit, b.of, b.sample, b.window);
             if !alike || whole.entries.len() != part.entries.len() {
-                return Err(Error::request("the parts belong to different scans; merge those of one text and dictionary"));
+                return Err(Error::request(
+                    "the parts belong to different scans; merge those of one text and dictionary",
+                ));
             }
             if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
                 return Err(Error::request(format!("shard {twice} of {} is there twice", a.of)));

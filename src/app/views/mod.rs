@@ -5,6 +5,7 @@ mod attention;
 mod attribution;
 mod circuit;
 mod edits;
+mod features;
 mod generation;
 mod geometry;
 mod graph;
@@ -57,6 +58,13 @@ pub enum ViewKind {
     ToyDimensionality,
     ToyLoss,
     ToyEnergy,
+    FeatureHeat,
+    FeatureDashboard,
+    FeatureMonitor,
+    FeatureDirections,
+    FeatureMap,
+    FeatureNeurons,
+    FeatureTraining,
     ScratchCurves,
     ScratchPatterns,
     ScratchFourier,
@@ -71,16 +79,19 @@ pub enum Workspace {
     Superposition,
     /// Transformers trained until their circuits appear.
     Scratch,
+    /// Dictionaries of features, directions of concepts.
+    Features,
 }
 
 impl Workspace {
-    pub const ALL: [Self; 3] = [Self::Model, Self::Superposition, Self::Scratch];
+    pub const ALL: [Self; 4] = [Self::Model, Self::Features, Self::Superposition, Self::Scratch];
 
     pub fn title(self) -> &'static str {
         match self {
             Self::Model => "Model",
             Self::Superposition => "Superposition lab",
             Self::Scratch => "Circuits from scratch",
+            Self::Features => "Features",
         }
     }
 
@@ -88,6 +99,7 @@ impl Workspace {
         match self {
             Self::Model => "look into a transformer that reads a prompt",
             Self::Superposition => "train toy models and watch superposition appear",
+            Self::Features => "see which features fire, what they mean, and what happens without them",
             Self::Scratch => "train a small transformer and watch its circuit grow",
         }
     }
@@ -315,6 +327,69 @@ pub const VIEWS: &[ViewDef] = &[
         help: "The loss of every model, coloured by the shape that its features form. Models of one shape share an energy level.",
         formula: "loss; shapes from angles and lengths of W_i",
         make: || Box::new(toy::energy::Energy),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureHeat,
+        name: "features",
+        title: "Features",
+        workspace: Workspace::Features,
+        help: "Which features of the open dictionary are active on which token, the leading ones first. Click a cell for the feature's page.",
+        formula: "SAE or transcoder activations, by SAELens' formulas; answer: a · W_dec · (W_U[answer] − W_U[wrong]), final scale frozen",
+        make: || Box::new(features::heatmap::FeatureHeat::default()),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureDashboard,
+        name: "dashboard",
+        title: "Dashboard",
+        workspace: Workspace::Features,
+        help: "What one feature, neuron or direction is about: where in the scanned text it is most active, how often it is active how strongly, which tokens it promotes. From here it can be named, monitored, steered and ablated.",
+        formula: "top 20 rows, ten quantile groups; logits: (W_dec ∘ w_final) · W_U",
+        make: || Box::new(features::dashboard::Dashboard::default()),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureMonitor,
+        name: "monitor",
+        title: "Monitor",
+        workspace: Workspace::Features,
+        help: "Concepts and kept features on every token of the prompt. Marked are tokens above the threshold; against the word itself shows where the inside reads more than is written.",
+        formula: "(h · d̂ − threshold) / gap: +½ and −½ are the means of texts with and without the concept",
+        make: || Box::new(features::monitor::Monitor::default()),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureDirections,
+        name: "directions",
+        title: "Directions",
+        workspace: Workspace::Features,
+        help: "How well a direction found at each layer tells held-out texts apart, beside the same procedure on random labels. Below: what adding it, as often as the horizontal axis says, does to the next token.",
+        formula: "area under the ROC curve on held-out texts; share = p(towards) / (p(towards) + p(away))",
+        make: || Box::new(features::directions::Directions::default()),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureMap,
+        name: "feature-map",
+        title: "Map",
+        workspace: Workspace::Features,
+        help: "All decoder directions in the plane: neighbours point the same way. Click a point for its page.",
+        formula: "t-SNE of unit decoder rows, perplexity 15 [van der Maaten 2014]; PCA: two principal components",
+        make: || Box::new(features::map::Map::default()),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureNeurons,
+        name: "polysemantic",
+        title: "Polysemantic neurons",
+        workspace: Workspace::Features,
+        help: "Neurons whose strongest examples fall into unrelated groups, and the features of the open dictionary that split them. Scan the pinned layer's neurons first.",
+        formula: "average-linkage clusters of the tokens around each of the top 20 examples, cosine similarity down to 0.12",
+        make: || Box::new(features::neurons::NeuronList),
+    },
+    ViewDef {
+        kind: ViewKind::FeatureTraining,
+        name: "dictionary-training",
+        title: "Train a dictionary",
+        workspace: Workspace::Features,
+        help: "Trains a sparse autoencoder on what a site holds over a text, and opens it when it is done. The curves say how much it explains with how many active features.",
+        formula: "‖x − x̂‖² and the method's sparsity; CE score (CE_ablated − CE_sae)/(CE_ablated − CE)",
+        make: || Box::new(features::training::Training),
     },
     ViewDef {
         kind: ViewKind::ScratchCurves,

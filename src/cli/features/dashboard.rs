@@ -76,7 +76,9 @@ fn shard(text: &str) -> Result<(usize, usize)> {
     text.split_once('/')
         .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)))
         .filter(|(i, n)| i < n)
-        .ok_or_else(|| Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4")))
+        .ok_or_else(|| {
+            Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4"))
+        })
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -107,11 +109,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let started = Instant::now();
     let mut written = Vec::new();
     for (i, subject) in subjects.into_iter().enumerate() {
-        let path = if several {
-            args.output.join(format!("{i}-{}.arrow", subject.place()?))
-        } else {
-            args.output.clone()
-        };
+        let path =
+            if several { args.output.join(format!("{i}-{}.arrow", subject.place()?)) } else { args.output.clone() };
         let plan = Plan {
             model: &model,
             subject,
@@ -159,7 +158,8 @@ pub fn merge(args: &Merge) -> Result<()> {
     let whole = Index::merge(parts)?;
     index_file::save(&whole, &args.output)?;
     let missing = whole.about.of - whole.about.shards.len();
-    let left = if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
+    let left =
+        if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
     emit(&format!("{} positions in {}{left}", whole.about.positions, args.output.display()))
 }
 

@@ -1,0 +1,239 @@
+//! The left side of the feature views: the dictionary, the index of examples, directions.
+
+use eframe::egui::{self, RichText, vec2};
+
+use super::command::Action;
+use super::features::{Chosen, FeatureAction, Scanned};
+use super::theme;
+use super::views::Context;
+use super::widgets::choice;
+use crate::engine::SiteKind;
+use crate::features::concept::SHIPPED;
+use crate::features::direction::Method;
+use crate::features::store::BUILTINS;
+
+/// Fields of the panel that are not part of the document.
+#[derive(Clone, Debug)]
+struct Fields {
+    dictionary: String,
+    text: String,
+    tokens: usize,
+    index: String,
+    set: String,
+    method: Method,
+    site: SiteKind,
+    concept: String,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self {
+            dictionary: String::new(),
+            text: "mixed".to_owned(),
+            tokens: 50_000,
+            index: String::new(),
+            set: "sentiment".to_owned(),
+            method: Method::DifferenceOfMeans,
+            site: SiteKind::ResidPost,
+            concept: String::new(),
+        }
+    }
+}
+
+pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let id = egui::Id::unique("feature fields");
+    let mut fields = ui.data_mut(|d| d.get_temp::<Fields>(id)).unwrap_or_default();
+    egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+        ui.spacing_mut().item_spacing.y = 4.0;
+        dictionary(ui, cx, &mut fields);
+        ui.separator();
+        examples(ui, cx, &mut fields);
+        ui.separator();
+        directions(ui, cx, &mut fields);
+    });
+    ui.data_mut(|d| d.insert_temp(id, fields));
+}
+
+fn heading(ui: &mut egui::Ui, cx: &Context<'_>, text: &str) {
+    ui.add_space(4.0);
+    ui.label(RichText::new(text).font(theme::title()).color(cx.palette.weak));
+}
+
+fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
+    RichText::new(text).font(theme::small()).color(cx.palette.weak)
+}
+
+/// A path field with a button; true when it is to be opened.
+fn field(ui: &mut egui::Ui, text: &mut String, name: &str, hint: &str, button: &str) -> bool {
+    ui.horizontal(|ui| {
+        let width = (ui.available_width() - 60.0).max(60.0);
+        let response = ui.add(egui::TextEdit::singleline(text).desired_width(width).hint_text(hint));
+        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, name));
+        let entered = response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter));
+        (ui.button(button).clicked() || entered) && !text.trim().is_empty()
+    })
+    .inner
+}
+
+fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
+    let s = &cx.state.features;
+    heading(ui, cx, "Dictionary");
+    match &s.dictionary.value {
+        Some(d) => {
+            ui.add(egui::Label::new(RichText::new(&d.name).font(theme::body())).truncate());
+            ui.add(egui::Label::new(weak(cx, d.describe())).wrap());
+            if let Some(model) = &cx.state.model
+                && let Err(e) = d.check(&model.config)
+            {
+                ui.add(egui::Label::new(RichText::new(e.to_string()).color(cx.palette.error)).wrap());
+            }
+        }
+        None if s.dictionary.is_running() => {
+            ui.label(weak(cx, "reading …"));
+        }
+        None => {
+            ui.add(egui::Label::new(weak(cx, "none is open")).wrap());
+        }
+    }
+    if let Some(e) = s.dictionary.error.as_ref().filter(|_| s.dictionary.value.is_none()) {
+        ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
+    }
+    let here = cx.state.document.model.as_str();
+    for b in BUILTINS.iter().filter(|b| b.model == here) {
+        if ui.button(b.name).on_hover_text(b.purpose).clicked() {
+            cx.actions.push(Action::Feature(FeatureAction::Open(b.name.to_owned())));
+        }
+    }
+    let hint = "SAELens folder, params.npz, layer file";
+    if field(ui, &mut fields.dictionary, "path of a dictionary", hint, "Open") {
+        let path = fields.dictionary.trim().to_owned();
+        cx.actions.push(Action::Feature(FeatureAction::Open(path)));
+    }
+}
+
+fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
+    let s = &cx.state.features;
+    heading(ui, cx, "Examples");
+    match &s.index.value {
+        Some(i) => {
+            let living = i.entries.iter().filter(|e| e.active > 0).count();
+            let text = format!(
+                "{living} of {} features active on {} positions of {}",
+                i.entries.len(),
+                i.about.positions,
+                i.about.texts.join(", ")
+            );
+            ui.add(egui::Label::new(weak(cx, text)).wrap());
+        }
+        None => {
+            let text = "scan a text to see what each feature is active on";
+            ui.add(egui::Label::new(weak(cx, text)).wrap());
+        }
+    }
+    if let Some(e) = s.index.error.as_ref().or(s.neurons.error.as_ref()) {
+        ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
+    }
+    ui.horizontal(|ui| {
+        let edit = egui::TextEdit::singleline(&mut fields.text).desired_width((ui.available_width() - 104.0).max(60.0));
+        ui.add(edit)
+            .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+            .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to scan"));
+        let tokens = egui::DragValue::new(&mut fields.tokens).range(1_000..=100_000_000).speed(1_000).suffix(" tokens");
+        ui.add(tokens).accessible_name("tokens to scan");
+    });
+    let running = s.index.is_running() || s.neurons.is_running();
+    ui.horizontal_wrapped(|ui| {
+        if running {
+            if ui.button("Stop").clicked() {
+                cx.actions.push(Action::Feature(FeatureAction::StopScan));
+            }
+            return;
+        }
+        let scan = |what| FeatureAction::Scan(what, fields.text.trim().to_owned(), fields.tokens);
+        let there = s.dictionary.value.is_some();
+        if ui.add_enabled(there, egui::Button::new("Scan the features")).clicked() {
+            cx.actions.push(Action::Feature(scan(Scanned::Features)));
+        }
+        let layer = cx.pinned().layer;
+        if cx.state.model.as_ref().is_some_and(|m| m.config.has_mlp())
+            && ui
+                .button(format!("Scan neurons of layer {layer}"))
+                .on_hover_text("the pinned layer's MLP; arrows up and down change it")
+                .clicked()
+        {
+            cx.actions.push(Action::Feature(scan(Scanned::Neurons(layer))));
+        }
+    });
+    let hint = "index.arrow of features dashboard";
+    if field(ui, &mut fields.index, "path of an index", hint, "Open") {
+        cx.actions.push(Action::Feature(FeatureAction::OpenIndex(fields.index.trim().to_owned())));
+    }
+}
+
+fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
+    let s = &cx.state.features;
+    heading(ui, cx, "Directions");
+    for (i, w) in s.watched.iter().enumerate() {
+        ui.horizontal(|ui| {
+            let chosen = s.chosen == Some(Chosen::Concept(i));
+            let size = vec2((ui.available_width() - 108.0).max(40.0), 20.0);
+            let best = w.concept.at(w.layer).map_or(f32::NAN, |l| l.auc);
+            let button = egui::Button::selectable(chosen, &w.concept.name).truncate();
+            let help = format!(
+                "{}, {} texts held out; AUC {best:.3} at layer {}",
+                w.concept.method.name(),
+                w.concept.test,
+                w.layer
+            );
+            if ui.add_sized(size, button).on_hover_text(help).clicked() {
+                cx.actions.push(Action::Feature(FeatureAction::Choose(Chosen::Concept(i))));
+            }
+            let mut layer = w.layer;
+            let last = w.concept.layers.len().saturating_sub(1);
+            let drag = egui::DragValue::new(&mut layer).range(0..=last).prefix("layer ").speed(0.1);
+            ui.add(drag).accessible_name(format!("layer of {}", w.concept.name));
+            if layer != w.layer {
+                cx.actions.push(Action::Feature(FeatureAction::Layer(i, layer)));
+            }
+            if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
+                cx.actions.push(Action::Feature(FeatureAction::Forget(i)));
+            }
+        });
+    }
+    ui.horizontal(|ui| {
+        let options: Vec<(&str, &str)> = SHIPPED.iter().map(|(n, _)| (*n, *n)).collect();
+        let current = SHIPPED.iter().map(|(n, _)| *n).find(|n| *n == fields.set).unwrap_or(SHIPPED[0].0);
+        if let Some(set) = choice(ui, "examples", current, &options) {
+            set.clone_into(&mut fields.set);
+        }
+    });
+    ui.horizontal(|ui| {
+        let options = Method::ALL.map(|m| (m, m.name()));
+        if let Some(m) = choice(ui, "by", fields.method, &options) {
+            fields.method = m;
+        }
+    });
+    ui.horizontal(|ui| {
+        let sites =
+            [(SiteKind::ResidPost, "resid_post"), (SiteKind::MlpOut, "mlp_out"), (SiteKind::AttnOut, "attn_out")];
+        let has_mlp = cx.state.model.as_ref().is_none_or(|m| m.config.has_mlp());
+        let sites: Vec<_> = sites.into_iter().filter(|(k, _)| has_mlp || *k != SiteKind::MlpOut).collect();
+        if let Some(k) = choice(ui, "site", fields.site, &sites) {
+            fields.site = k;
+        }
+        let running = s.finding.is_running();
+        if ui.add_enabled(!running && cx.state.model.is_some(), egui::Button::new("Find")).clicked() {
+            let action = FeatureAction::Find(fields.set.clone(), fields.method, fields.site);
+            cx.actions.push(Action::Feature(action));
+        }
+    });
+    if field(ui, &mut fields.concept, "path of a set or direction", "set.tsv, or direction.json", "Open") {
+        let path = fields.concept.trim().to_owned();
+        let action = if path.ends_with(".json") {
+            FeatureAction::OpenConcept(path)
+        } else {
+            FeatureAction::Find(path, fields.method, fields.site)
+        };
+        cx.actions.push(Action::Feature(action));
+    }
+}

@@ -1,0 +1,192 @@
+//! Directions layer by layer, and what steering does.
+
+use eframe::egui::{self, RichText};
+use egui_plot::{Corner, HLine, HoverPosition, Legend, Line, Plot, PlotPoints, VLine};
+
+use super::{act, weak};
+use crate::app::features::{Chosen, FeatureAction};
+use crate::app::theme;
+use crate::app::views::{Context, Table, View, message};
+
+pub struct Directions {
+    towards: String,
+    away: String,
+}
+
+impl Default for Directions {
+    fn default() -> Self {
+        Self { towards: " good, great, happy".to_owned(), away: " bad, terrible, sad".to_owned() }
+    }
+}
+
+/// Tokens between commas; the space before each is part of it.
+fn tokens(text: &str) -> Vec<String> {
+    text.split(',').filter(|t| !t.trim().is_empty()).map(str::to_owned).collect()
+}
+
+impl View for Directions {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let s = &cx.state.features;
+        if s.watched.is_empty() && s.chosen.is_none() {
+            let text = if s.finding.is_running() {
+                "reading the texts …"
+            } else {
+                "find a direction at the left: two sets of texts, one with the concept and one without"
+            };
+            message(ui, text, false);
+            return;
+        }
+        let half = if s.watched.is_empty() { 0.0 } else { ui.available_height() * 0.5 - 20.0 };
+        if half > 40.0 {
+            ui.label(weak(cx, "area under the ROC curve on held-out texts, by layer; dashed: random labels"));
+            layers(ui, cx, half);
+        }
+        self.doses(ui, cx);
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let s = &cx.state.features;
+        if let Some(doses) = &s.doses.value {
+            let cell = |d: &crate::features::steering::Dose| {
+                vec![Some(d.towards), Some(d.away), Some(d.share), Some(d.kl), d.loss]
+            };
+            return Some(Table {
+                name: "dose-response".to_owned(),
+                row_axis: "alpha",
+                col_axis: "response",
+                rows: doses.iter().map(|d| d.alpha.to_string()).collect(),
+                cols: ["towards", "away", "share", "kl", "loss"].map(str::to_owned).to_vec(),
+                values: doses.iter().map(cell).collect(),
+            });
+        }
+        let w = s.watched.first()?;
+        Some(Table {
+            name: format!("{}-layers", w.concept.name),
+            row_axis: "layer",
+            col_axis: "measure",
+            rows: w.concept.layers.iter().map(|l| l.layer.to_string()).collect(),
+            cols: ["auc", "accuracy", "control_auc", "control_accuracy"].map(str::to_owned).to_vec(),
+            values: w
+                .concept
+                .layers
+                .iter()
+                .map(|l| [l.auc, l.accuracy, l.control_auc, l.control_accuracy].map(Some).to_vec())
+                .collect(),
+        })
+    }
+}
+
+fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
+    let s = &cx.state.features;
+    let colors = [cx.palette.accent, cx.palette.positive, cx.palette.negative, cx.palette.bar];
+    let response = Plot::new("auc by layer")
+        .height(height)
+        .show_grid([false, true])
+        .y_axis_min_width(44.0)
+        .x_axis_label(RichText::new("layer").font(theme::small()))
+        .allow_scroll(false)
+        .legend(Legend::default().position(Corner::RightBottom))
+        .label_formatter(|h| match h {
+            HoverPosition::NearDataPoint { plot_name, position, .. } => {
+                Some(format!("{plot_name}\nlayer {:.0}\n{:.4}", position.x, position.y))
+            }
+            HoverPosition::Elsewhere { .. } => None,
+        })
+        .show(ui, |p| {
+            p.set_plot_bounds_y(0.3..=1.03);
+            p.hline(HLine::new("", 0.5).color(cx.palette.faint).allow_hover(false));
+            for (k, w) in s.watched.iter().enumerate() {
+                let color = colors[k % colors.len()];
+                let line = |get: fn(&crate::features::direction::AtLayer) -> f32| -> PlotPoints<'_> {
+                    w.concept.layers.iter().map(|l| [l.layer as f64, f64::from(get(l))]).collect()
+                };
+                p.line(Line::new(w.concept.name.clone(), line(|l| l.auc)).color(color).width(2.0));
+                let control = Line::new(format!("{}, random labels", w.concept.name), line(|l| l.control_auc));
+                p.line(control.color(color).width(1.0).style(egui_plot::LineStyle::dashed_dense()));
+                p.vline(VLine::new("", w.layer as f64).color(color.gamma_multiply(0.4)).allow_hover(false));
+            }
+        });
+    if response.response.clicked()
+        && let Some(at) = response.response.interact_pointer_pos()
+    {
+        let layer = response.transform.value_from_position(at).x.round().max(0.0) as usize;
+        let i = match s.chosen {
+            Some(Chosen::Concept(i)) => i,
+            _ => 0,
+        };
+        if s.watched.get(i).is_some_and(|w| layer < w.concept.layers.len()) {
+            act(cx, FeatureAction::Layer(i, layer));
+        }
+    }
+}
+
+impl Directions {
+    fn doses(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let s = &cx.state.features;
+        let Some(chosen) = s.chosen else { return };
+        ui.horizontal_wrapped(|ui| {
+            ui.label(RichText::new(format!("Steering along {}", s.name(chosen))).font(theme::small()));
+            for (text, name) in [(&mut self.towards, "towards"), (&mut self.away, "away from")] {
+                ui.label(weak(cx, name));
+                let field = egui::TextEdit::singleline(text).desired_width(120.0);
+                ui.add(field)
+                    .on_hover_text("tokens between commas; a space before a word belongs to it")
+                    .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, format!("tokens {name}")));
+            }
+            if s.doses.is_running() {
+                ui.label(weak(cx, "running …"));
+            } else if ui
+                .button("Try doses")
+                .on_hover_text("runs the prompt and a reference text at 13 strengths")
+                .clicked()
+            {
+                act(cx, FeatureAction::Dose(tokens(&self.towards), tokens(&self.away)));
+            }
+        });
+        if let Some(e) = &s.doses.error {
+            ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
+        }
+        let done = s.doses.value.clone();
+        let doses: &[crate::features::steering::Dose] =
+            if s.doses.is_running() { &s.doses.parts } else { done.as_ref().map_or(&[], |d| d.as_slice()) };
+        if doses.is_empty() {
+            return;
+        }
+        ui.label(weak(
+            cx,
+            format!("{}: probability of the next token (lines), reference loss over that at α = 0 (dotted)", s.dosed),
+        ));
+        let zero = doses.iter().find(|d| d.alpha == 0.0).and_then(|d| d.loss);
+        Plot::new("doses")
+            .height(ui.available_height().max(60.0))
+            .show_grid([true, true])
+            .y_axis_min_width(44.0)
+            .allow_scroll(false)
+            .x_axis_label(RichText::new("α").font(theme::small()))
+            .legend(Legend::default().position(Corner::LeftTop))
+            .label_formatter(|h| match h {
+                HoverPosition::NearDataPoint { plot_name, position, .. } => {
+                    Some(format!("{plot_name}\nα {:+.2}\n{:.4}", position.x, position.y))
+                }
+                HoverPosition::Elsewhere { .. } => None,
+            })
+            .show(ui, |p| {
+                let line = |get: &dyn Fn(&crate::features::steering::Dose) -> Option<f32>| -> PlotPoints<'static> {
+                    doses.iter().filter_map(|d| Some([f64::from(d.alpha), f64::from(get(d)?)])).collect()
+                };
+                let lines = [
+                    ("towards", line(&|d| Some(d.towards)), cx.palette.positive),
+                    ("away from", line(&|d| Some(d.away)), cx.palette.negative),
+                    ("share of towards", line(&|d| Some(d.share)), cx.palette.accent),
+                ];
+                for (name, points, color) in lines {
+                    p.line(Line::new(name, points).color(color).width(2.0));
+                }
+                if let Some(zero) = zero {
+                    let cost = line(&|d| d.loss.map(|l| l - zero));
+                    let cost = Line::new("reference loss, nats", cost).color(cx.palette.weak).width(1.5);
+                    p.line(cost.style(egui_plot::LineStyle::dotted_dense()));
+                }
+            });
+    }
+}

@@ -1,0 +1,77 @@
+//! The views of features: what they share.
+
+pub mod dashboard;
+pub mod directions;
+pub mod heatmap;
+pub mod map;
+pub mod monitor;
+pub mod neurons;
+pub mod training;
+
+use eframe::egui::text::LayoutJob;
+use eframe::egui::{self, Color32, RichText, TextFormat};
+
+use super::{Context, message};
+use crate::app::command::Action;
+use crate::app::features::FeatureAction;
+use crate::app::theme;
+use crate::app::widgets::token_text;
+use crate::features::scan::Example;
+
+/// Says what to do where no dictionary is open; true if one is.
+fn dictionary_open(ui: &mut egui::Ui, cx: &Context<'_>) -> bool {
+    let s = &cx.state.features;
+    if s.dictionary.value.is_some() {
+        return true;
+    }
+    let text = match &s.dictionary.error {
+        Some(e) => return nothing(ui, e, true),
+        None if s.dictionary.is_running() => "reading the dictionary …",
+        None => "open a dictionary at the left, or train one",
+    };
+    nothing(ui, text, false)
+}
+
+fn nothing(ui: &mut egui::Ui, text: &str, error: bool) -> bool {
+    message(ui, text, error);
+    false
+}
+
+fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
+    RichText::new(text).font(theme::small()).color(cx.palette.weak)
+}
+
+fn act(cx: &mut Context<'_>, action: FeatureAction) {
+    cx.actions.push(Action::Feature(action));
+}
+
+/// How strongly a token is shaded.
+fn shade(cx: &Context<'_>, share: f32) -> Color32 {
+    let share = share.clamp(0.0, 1.0);
+    if share <= 0.0 { Color32::TRANSPARENT } else { cx.palette.positive.gamma_multiply(0.12 + 0.68 * share) }
+}
+
+/// An example's tokens, shaded by activation; the one it is about is underlined.
+fn example(cx: &Context<'_>, e: &Example, max: f32) -> LayoutJob {
+    let mut job = LayoutJob::default();
+    job.wrap.max_rows = 1;
+    for (i, (id, a)) in e.tokens.iter().zip(&e.activations).enumerate() {
+        let focus = e.start as usize + i == e.position as usize;
+        let format = TextFormat {
+            font_id: theme::mono_small(),
+            color: if focus { cx.palette.text } else { cx.palette.weak },
+            background: shade(cx, a / max.max(f32::MIN_POSITIVE)),
+            underline: if focus { egui::Stroke::new(1.5, cx.palette.accent) } else { egui::Stroke::NONE },
+            ..Default::default()
+        };
+        let text = cx.state.model.as_ref().map_or_else(|| id.to_string(), |m| m.token_text(*id));
+        // Spaces stay spaces: an example is read as text.
+        let text = if text.starts_with(' ') {
+            format!(" {}", token_text::visible(&text[1..]))
+        } else {
+            token_text::visible(&text)
+        };
+        job.append(&text, 0.0, format);
+    }
+    job
+}

@@ -1,0 +1,122 @@
+//! Concepts and kept features over the tokens of the prompt.
+
+use eframe::egui::{self, RichText};
+
+use super::{act, weak};
+use crate::app::features::FeatureAction;
+use crate::app::theme;
+use crate::app::views::{Cached, Context, Table, View, message, position_labels};
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::gpu::HeatData;
+
+#[derive(Default)]
+pub struct Monitor {
+    data: Cached<u64>,
+}
+
+impl View for Monitor {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let s = &cx.state.features;
+        if let Some(e) = &s.monitored.error {
+            message(ui, e, true);
+            return;
+        }
+        let Some(m) = s.monitored.value.clone().filter(|m| !m.names.is_empty()) else {
+            let text = if s.monitored.is_running() {
+                "reading the prompt …"
+            } else {
+                "find a direction at the left, or keep a feature from its page"
+            };
+            message(ui, text, false);
+            return;
+        };
+        let mut changes = Vec::new();
+        ui.horizontal_wrapped(|ui| {
+            for (i, w) in s.watched.iter().enumerate() {
+                let mut threshold = w.threshold;
+                ui.label(weak(cx, format!("mark {} above", w.concept.name)));
+                let drag = egui::DragValue::new(&mut threshold).speed(0.02).fixed_decimals(2);
+                ui.add(drag).accessible_name(format!("threshold of {}", w.concept.name));
+                if threshold != w.threshold {
+                    changes.push(FeatureAction::Threshold(i, threshold));
+                }
+            }
+        });
+        changes.into_iter().for_each(|c| act(cx, c));
+        let n = m.values.first().map_or(0, Vec::len);
+        // Features have scales of their own; each row is shown against its largest value after the first position.
+        let largest: Vec<f32> = m
+            .values
+            .iter()
+            .enumerate()
+            .map(|(r, row)| {
+                let own = row.iter().skip(usize::from(n > 1)).fold(0f32, |a, v| a.max(v.abs()));
+                if r < s.watched.len() { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
+            })
+            .collect();
+        let data = self.data.get(s.monitored.stamp, || {
+            let values = m.values.iter().zip(&largest).flat_map(|(row, l)| row.iter().map(move |v| v / l)).collect();
+            HeatData::new(m.values.len(), n, values)
+        });
+        let colors = diverging(&cx.palette, 1.0, !s.monitored.is_running());
+        ui.horizontal(|ui| {
+            for (name, (row, t)) in m.names.iter().zip(m.values.iter().zip(&m.thresholds)).take(3) {
+                let above = row.iter().skip(1).filter(|v| **v > *t).count();
+                ui.label(weak(cx, format!("{name}: {above} of {} tokens marked", n.saturating_sub(1))));
+            }
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, "less", "more");
+            });
+        });
+        let pos = cx.pinned().pos;
+        let h = cx.state.selection.hovered;
+        let at = |r: usize, c: usize| m.values.get(r).and_then(|row| row.get(c)).copied();
+        let outcome = Heatmap {
+            name: "monitor",
+            data: &data,
+            coloring: colors,
+            row_label: &|r| m.names.get(r).cloned().unwrap_or_default(),
+            col_label: &|c| cx.token(c),
+            row_label_width: 150.0,
+            flip: false,
+            square: false,
+            pinned: (None, Some(pos)),
+            hovered: (None, h.pos),
+            isolate: Isolate::Nothing,
+            cell_text: Some(&|r, c| {
+                let v = at(r, c)?;
+                let mark = if m.thresholds.get(r).is_some_and(|t| v > *t) { "• " } else { "" };
+                Some(format!("{mark}{}", number(v)))
+            }),
+            tooltip: &|ui, r, c| {
+                let Some(v) = at(r, c) else { return };
+                ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], cx.token(c))).font(theme::title()));
+                if r < s.watched.len() {
+                    ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
+                } else {
+                    ui.monospace(format!("activation {v:.4}"));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((_, c)) = outcome.hovered {
+            cx.hovered.pos = Some(c);
+        }
+        if let Some((_, c)) = outcome.clicked {
+            cx.pin(|p| p.pos = c);
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let m = cx.state.features.monitored.value.as_ref()?;
+        Some(Table {
+            name: "monitor".to_owned(),
+            row_axis: "concept",
+            col_axis: "pos",
+            rows: m.names.clone(),
+            cols: position_labels(cx, m.values.first().map_or(0, Vec::len)),
+            values: m.values.iter().map(|r| r.iter().map(|v| Some(*v)).collect()).collect(),
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Neurons that are about several things.
+
+use eframe::egui::{self, RichText};
+
+use super::{act, weak};
+use crate::app::features::{Chosen, FeatureAction};
+use crate::app::theme;
+use crate::app::views::{Context, Table, View, message};
+use crate::features::dashboard::Groups;
+
+/// Neurons listed.
+const LISTED: usize = 200;
+
+pub struct NeuronList;
+
+/// Sizes of the groups, the largest first, single examples together.
+fn sizes(g: &Groups) -> String {
+    let of: Vec<usize> = (0..g.count).map(|k| g.of.iter().filter(|x| **x == k).count()).collect();
+    let single = of.iter().filter(|n| **n == 1).count();
+    let mut text = of.iter().filter(|n| **n > 1).map(ToString::to_string).collect::<Vec<_>>().join(" + ");
+    if single > 0 {
+        text.push_str(&format!(" + {single} × 1"));
+    }
+    text.trim_start_matches(" + ").to_owned()
+}
+
+impl View for NeuronList {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let s = &cx.state.features;
+        let Some(index) = s.neurons.value.clone() else {
+            let text = match &s.neurons.error {
+                Some(e) => e.as_str(),
+                None if s.neurons.is_running() => "scanning …",
+                None if cx.state.model.as_ref().is_some_and(|m| !m.config.has_mlp()) => "this model has no neurons",
+                None => "scan the neurons of a layer at the left: arrows up and down choose the layer",
+            };
+            message(ui, text, s.neurons.error.is_some());
+            return;
+        };
+        let Some(ranking) = s.ranking.value.clone() else {
+            message(ui, "grouping examples …", false);
+            return;
+        };
+        let layer = index.about.subject.rsplit(' ').next().and_then(|l| l.parse::<usize>().ok()).unwrap_or(0);
+        ui.label(weak(
+            cx,
+            format!(
+                "layer {layer}: neurons whose 20 strongest examples fall into the most groups of three or more, first"
+            ),
+        ));
+        let mut chosen = None;
+        egui::ScrollArea::vertical().auto_shrink([false, false]).show_rows(
+            ui,
+            20.0,
+            ranking.len().min(LISTED),
+            |ui, rows| {
+                for (n, g) in &ranking[rows] {
+                    let here = s.chosen == Some(Chosen::Neuron(layer, *n));
+                    let entry = &index.entries[*n];
+                    // A word of each of the larger groups.
+                    let words: Vec<String> = (0..g.count.min(4))
+                        .filter_map(|k| {
+                            let i = g.of.iter().position(|x| *x == k)?;
+                            let e = &entry.top[i];
+                            e.tokens.get((e.position - e.start) as usize).map(|id| cx.text_of(*id))
+                        })
+                        .collect();
+                    ui.horizontal(|ui| {
+                        let text = RichText::new(format!("{layer}.{n}")).font(theme::mono_small());
+                        if ui.add_sized([64.0, 18.0], egui::Button::selectable(here, text)).clicked() {
+                            chosen = Some(Chosen::Neuron(layer, *n));
+                        }
+                        ui.add_sized([110.0, 18.0], egui::Label::new(weak(cx, sizes(g))).truncate())
+                            .on_hover_text("sizes of the groups");
+                        ui.add(
+                            egui::Label::new(RichText::new(words.join("  |  ")).font(theme::mono_small())).truncate(),
+                        );
+                    });
+                }
+            },
+        );
+        if let Some(c) = chosen {
+            act(cx, FeatureAction::Choose(c));
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let ranking = cx.state.features.ranking.value.as_ref()?;
+        Some(Table {
+            name: "polysemantic".to_owned(),
+            row_axis: "neuron",
+            col_axis: "measure",
+            rows: ranking.iter().map(|(n, _)| n.to_string()).collect(),
+            cols: ["groups", "apart"].map(str::to_owned).to_vec(),
+            values: ranking.iter().map(|(_, g)| vec![Some(g.count as f32), Some(g.apart)]).collect(),
+        })
+    }
+}

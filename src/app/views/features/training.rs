@@ -1,0 +1,164 @@
+//! Training a dictionary in the window.
+
+use eframe::egui::{self, RichText, vec2};
+use egui_plot::{Corner, HoverPosition, Legend, Line, Plot, PlotPoints};
+
+use super::{act, weak};
+use crate::app::features::{FeatureAction, TrainAsk};
+use crate::app::theme;
+use crate::app::views::{Context, Table, View, message};
+use crate::app::widgets::choice;
+use crate::app::widgets::colorbar::number;
+use crate::features::train::{Method, Point};
+
+pub struct Training;
+
+impl View for Training {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let Some(model) = cx.state.model.clone() else {
+            message(ui, "open a model to begin", false);
+            return;
+        };
+        let s = &cx.state.features;
+        let id = egui::Id::unique("dictionary to train");
+        let mut ask = ui.data_mut(|d| d.get_temp::<TrainAsk>(id)).unwrap_or_else(|| s.train.clone());
+        let sites: Vec<String> =
+            [("hook_resid_post", true), ("hook_mlp_out", model.config.has_mlp()), ("attn.hook_z", true)]
+                .into_iter()
+                .filter(|(_, there)| *there)
+                .map(|(h, _)| format!("blocks.{}.{h}", cx.pinned().layer))
+                .collect();
+        let hook = |site: &str| site.splitn(3, '.').nth(2).unwrap_or("hook_resid_post").to_owned();
+        let current = sites.iter().position(|x| hook(x) == hook(&ask.site)).unwrap_or(0);
+        ask.site.clone_from(&sites[current]);
+        let running = s.training.is_running();
+        ui.add_enabled_ui(!running, |ui| {
+            ui.horizontal_wrapped(|ui| {
+                let options: Vec<(usize, &str)> = sites.iter().map(String::as_str).enumerate().collect();
+                if let Some(k) = choice(ui, "site", current, &options) {
+                    ask.site.clone_from(&sites[k]);
+                }
+                let methods = Method::ALL.map(|m| (m, m.name()));
+                if let Some(m) = choice(ui, "method", ask.settings.method, &methods) {
+                    ask.settings.method = m;
+                }
+                let t = &mut ask.settings;
+                number_field(ui, cx, "features", &mut t.features, 16..=262_144);
+                if t.method.counts() {
+                    number_field(ui, cx, "k", &mut t.k, 1..=4096);
+                } else {
+                    ui.label(weak(cx, "penalty"));
+                    ui.add(egui::DragValue::new(&mut t.sparsity).range(0.0..=1000.0).speed(0.05))
+                        .accessible_name("penalty");
+                }
+                number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
+                number_field(ui, cx, "tokens", &mut ask.tokens, 1_000..=1_000_000_000);
+                ui.label(weak(cx, "text"));
+                ui.add(egui::TextEdit::singleline(&mut ask.text).desired_width(90.0))
+                    .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+                    .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
+            });
+        });
+        let bytes = ask.tokens as f64 * model.config.d_model as f64 * 4.0;
+        ui.horizontal(|ui| {
+            if running {
+                if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
+                    act(cx, FeatureAction::StopTraining);
+                }
+            } else {
+                let text = RichText::new("Train").color(cx.palette.base);
+                let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
+                if ui.add(button).clicked() {
+                    act(cx, FeatureAction::Train(Box::new(ask.clone())));
+                }
+            }
+            ui.label(weak(
+                cx,
+                format!("{}; about {:.2} GB of activations", ask.settings.method.explain(), bytes / 1e9),
+            ));
+        });
+        ui.data_mut(|d| d.insert_temp(id, ask));
+        let points = &s.training.parts;
+        if points.is_empty() {
+            let text = if running {
+                "harvesting activations …"
+            } else {
+                "train a dictionary on what a site of this model holds"
+            };
+            message(ui, text, false);
+            return;
+        }
+        curves(ui, cx, points);
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let points = &cx.state.features.training.parts;
+        (!points.is_empty()).then(|| Table {
+            name: "dictionary-training".to_owned(),
+            row_axis: "step",
+            col_axis: "measure",
+            rows: points.iter().map(|p| p.step.to_string()).collect(),
+            cols: ["mse", "l0", "explained", "dead", "ce_score"].map(str::to_owned).to_vec(),
+            values: points
+                .iter()
+                .map(|p| vec![Some(p.mse), Some(p.l0), Some(p.explained), Some(p.dead), p.ce_score])
+                .collect(),
+        })
+    }
+}
+
+fn number_field(
+    ui: &mut egui::Ui,
+    cx: &Context<'_>,
+    name: &str,
+    value: &mut usize,
+    range: std::ops::RangeInclusive<usize>,
+) {
+    ui.label(weak(cx, name));
+    let speed = (*value as f64 / 50.0).max(0.2);
+    ui.add(egui::DragValue::new(value).range(range).speed(speed)).accessible_name(name);
+}
+
+fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
+    let group = ui.scope_id().with("steps");
+    let space = ui.available_height();
+    type Series<'a> = (&'a str, egui::Color32, &'a dyn Fn(&Point) -> Option<f32>);
+    let shares: [Series<'_>; 3] = [
+        ("explained variance", cx.palette.accent, &|p| Some(p.explained.max(-1.0))),
+        ("CE-loss score", cx.palette.positive, &|p| p.ce_score),
+        ("dead features", cx.palette.negative, &|p| Some(p.dead)),
+    ];
+    let counts: [Series<'_>; 2] = [("L0", cx.palette.bar, &|p| Some(p.l0)), ("MSE", cx.palette.weak, &|p| Some(p.mse))];
+    for (name, series, height, log) in [("shares", &shares[..], space * 0.55, false), ("sizes", &counts[..], 0.0, true)]
+    {
+        let height = if height > 0.0 { height } else { ui.available_height() };
+        Plot::new(name)
+            .height(height.max(60.0))
+            .link_axis(group, [true, false])
+            .show_grid([false, true])
+            .y_axis_min_width(44.0)
+            .allow_scroll(false)
+            .legend(Legend::default().position(Corner::RightBottom))
+            .y_axis_formatter(move |m, _| number(if log { 10f64.powf(m.value) as f32 } else { m.value as f32 }))
+            .label_formatter(move |h| match h {
+                HoverPosition::NearDataPoint { plot_name, position, .. } => {
+                    let y = if log { 10f64.powf(position.y) } else { position.y };
+                    Some(format!("{plot_name}\nstep {:.0}\n{y:.4}", position.x))
+                }
+                HoverPosition::Elsewhere { .. } => None,
+            })
+            .show(ui, |p| {
+                for (label, color, get) in series {
+                    let line: PlotPoints<'_> = points
+                        .iter()
+                        .filter_map(|q| {
+                            let v = f64::from(get(q)?);
+                            Some([q.step as f64, if log { v.max(1e-6).log10() } else { v }])
+                        })
+                        .collect();
+                    p.line(Line::new(*label, line).color(*color).width(2.0));
+                }
+            });
+    }
+    ui.label(RichText::new("").font(theme::small()));
+}
