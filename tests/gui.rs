@@ -19,7 +19,15 @@ use circuitscope::app::scratch::ScratchAction;
 use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
+use circuitscope::app::features::{Chosen, FeatureAction, Pending, Scanned};
 use circuitscope::engine::edit::{Action as Do, Edit};
+use circuitscope::features::dashboard::Groups;
+use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
+use circuitscope::features::direction::Method;
+use circuitscope::features::formats::saelens;
+use circuitscope::features::labels::Labels;
+use circuitscope::features::scan::{About, Entry, Example, Index, Subject};
+use circuitscope::features::train::Point;
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
 use circuitscope::jobs::Progress;
 use circuitscope::lab::StepReport;
@@ -109,6 +117,109 @@ fn lab(h: &mut Harness<'static, App>, view: &str) {
         moments.push(Arc::new(Moment::of(&toy)));
     }
     h.state_mut().state.lab.present(recipe, setup, moments);
+}
+
+/// A dictionary of features for `induction`, the same on every machine, in a folder of its own.
+fn dictionary() -> tempfile::TempDir {
+    let (d, n) = (128, 40);
+    let mut seed = 1u32;
+    let mut draw = |scale: f32| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        scale * ((seed >> 8) as f32 / (1 << 24) as f32 - 0.5)
+    };
+    let mut tensor = |rows: usize, cols: usize, scale: f32| {
+        let values: Vec<f32> = (0..rows * cols).map(|_| draw(scale)).collect();
+        candle_core::Tensor::from_vec(values, (rows, cols), &candle_core::Device::Cpu).unwrap()
+    };
+    let place = circuitscope::features::Place::parse("blocks.1.hook_resid_pre").unwrap();
+    let dictionary = Dictionary {
+        name: "test".to_owned(),
+        path: Default::default(),
+        format: "SAELens",
+        d_in: d,
+        d_sae: n,
+        d_out: d,
+        w_enc: tensor(d, n, 0.4),
+        b_enc: vec![-0.6; n],
+        w_dec: tensor(n, d, 0.3),
+        b_dec: vec![0.0; d],
+        activation: Activation::Relu,
+        subtract_b_dec: false,
+        rescale: false,
+        normalisation: Normalisation::None,
+        skip: None,
+        input: Some(place),
+        output: Some(place),
+        model_name: Some("induction".to_owned()),
+        config: serde_json::Value::Null,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    saelens::save(&dictionary, &dir.path().join("test"), &serde_json::json!({})).unwrap();
+    dir
+}
+
+fn feature(h: &mut Harness<'static, App>, action: FeatureAction) {
+    h.state_mut().state.apply(Action::Feature(action), 0.0);
+    settle(h);
+}
+
+/// Something for the views of features to show.
+fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
+    let dir = dictionary();
+    let spec = dir.path().join("test").to_str().unwrap().to_owned();
+    let set = dir.path().join("of.tsv");
+    let rows: String = (0..8).map(|i| format!("{}\t{} of the\n", i % 2, if i % 2 == 0 { "house" } else { "king" })).collect();
+    circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
+    feature(h, FeatureAction::Open(spec));
+    feature(h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
+    let find = FeatureAction::Find(set.to_str().unwrap().to_owned(), Method::DifferenceOfMeans, SiteKind::ResidPost);
+    feature(h, find);
+    let active = h.state().state.features.reading.value.as_ref().unwrap().leading(Default::default(), 1)[0];
+    feature(h, FeatureAction::Choose(Chosen::Feature(active)));
+    feature(h, FeatureAction::Keep(active));
+    feature(h, FeatureAction::Dose(vec![" the".to_owned()], vec![" a".to_owned()]));
+    feature(h, FeatureAction::Map);
+    let state = &mut h.state_mut().state.features;
+    state.training.parts = (0..20)
+        .map(|i| {
+            let t = i as f32 / 19.0;
+            let score = (i % 5 == 4).then_some(0.9 * t);
+            Point { step: 50 * i, mse: 90.0 - 70.0 * t, l0: 32.0, explained: 0.8 * t, dead: 0.1 * (1.0 - t), ce_score: score }
+        })
+        .collect();
+    let example = |i: u32, token: u32| Example {
+        value: 3.0 - 0.1 * i as f32,
+        key: i,
+        row: i,
+        document: 0,
+        position: 1,
+        start: 0,
+        tokens: vec![300 + i, token, 400 + i],
+        activations: vec![0.0, 3.0 - 0.1 * i as f32, 0.2],
+    };
+    let top: Vec<Example> = (0..10).map(|i| example(i, if i % 2 == 0 { 500 } else { 600 })).collect();
+    let entry = Entry { active: 10, sum: 20.0, max: 3.0, top: top.clone(), sample: top, ..Default::default() };
+    let about = About {
+        model: "induction".to_owned(),
+        subject: Subject::Neurons(0).name(),
+        site: "blocks.0.mlp.hook_post".to_owned(),
+        texts: vec!["prose".to_owned()],
+        context: 64,
+        limit: None,
+        shards: vec![0],
+        of: 1,
+        done: 1,
+        batches: 1,
+        positions: 2000,
+        sample: 10,
+        window: 1,
+    };
+    let neurons = Index { about, entries: vec![entry; 3] };
+    let groups = Groups { of: (0..10).map(|i| i % 2).collect(), count: 2, apart: 0.7 };
+    state.neurons = Pending::there(neurons);
+    state.ranking = Pending::there((0..3).map(|n| (n, groups.clone())).collect());
+    h.run();
+    dir
 }
 
 /// A training of a lab transformer as it might have been, the same on every machine.
@@ -521,6 +632,7 @@ fn tiny_and_long_prompts_are_drawn() {
 fn every_view_exports_its_numbers() {
     let mut h = window(document(PROMPT));
     causes(&mut h);
+    let _dictionary = features(&mut h);
     for view in VIEWS {
         lab(&mut h, view.name);
         h.state_mut().layout = Layout::single(view.kind);
@@ -564,6 +676,7 @@ fn every_view_looks_as_it_did() {
         // Times and machines differ between runs; a view alone shows neither.
         settle(&mut h);
         causes(&mut h);
+        let _dictionary = features(&mut h);
         let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
         for view in VIEWS {
             lab(&mut h, view.name);
@@ -1154,4 +1267,97 @@ fn two_circuits_are_compared() {
     settle(&mut h);
     let tried = h.state().state.results.tried.get().unwrap().value.clone();
     assert!(tried.compared.clone().unwrap().unwrap_err().contains("a9.h9"));
+}
+
+/// A dictionary is opened by its path, its features are read on the prompt, and a click leads to the page, where a
+/// feature is named, steered and ablated.
+#[test]
+fn features_are_opened_named_steered_and_ablated() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    h.run();
+    let dir = dictionary();
+    let folder = dir.path().join("test");
+    let field = h.get_by_label("path of a dictionary");
+    field.focus();
+    h.run();
+    h.get_by_label("path of a dictionary").type_text(folder.to_str().unwrap());
+    h.run();
+    h.get_all_by_label("Open").next().unwrap().click();
+    h.run();
+    settle(&mut h);
+    let reading = h.state().state.features.reading.value.clone().unwrap();
+    assert_eq!(reading.acts.rows(), h.state().state.run().unwrap().trace.len());
+    let active = reading.leading(Default::default(), 1)[0];
+    feature(&mut h, FeatureAction::Choose(Chosen::Feature(active)));
+    assert!(h.query_by_label_contains("promotes").is_some());
+    h.get_by_label("label").focus();
+    h.run();
+    h.get_by_label("label").type_text("country");
+    h.run();
+    h.get_by_label("note").focus();
+    h.run();
+    settle(&mut h);
+    assert_eq!(Labels::open(&folder).unwrap().of(active).unwrap().label, "country");
+    h.get_by_label("Ablate").click();
+    h.run();
+    settle(&mut h);
+    let stack = h.state().state.document.stack.clone();
+    assert_eq!(stack.edits.len(), 1);
+    assert!(stack.edits[0].to_string().starts_with("ablate feature"), "{}", stack.edits[0]);
+    // The edited run differs from the plain one by the feature's part alone.
+    let edited = h.state().state.results.edited.get().unwrap().trace.clone();
+    let plain = h.state().state.run().unwrap().trace.clone();
+    assert!(!edited.edits().is_empty() || !plain.edits().is_empty());
+    h.get_by_label("Steer").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(h.state().state.document.stack.edits.len(), 2);
+}
+
+/// Damaged dictionaries and texts are one sentence; what was there before stays.
+#[test]
+fn a_bad_dictionary_leaves_the_old_one_open() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let _dir = features(&mut h);
+    let before = h.state().state.features.dictionary.value.clone().unwrap();
+    let bad = tempfile::tempdir().unwrap();
+    circuitscope::files::write_atomic(&bad.path().join("cfg.json"), b"{").unwrap();
+    feature(&mut h, FeatureAction::Open(bad.path().to_str().unwrap().to_owned()));
+    let s = &h.state().state;
+    assert!(Arc::ptr_eq(s.features.dictionary.value.as_ref().unwrap(), &before));
+    assert!(s.notices.latest().unwrap().text.contains("cfg.json"));
+    let index = s.features.index.value.clone().unwrap();
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "/no/such/text".to_owned(), 1000));
+    let s = &h.state().state.features;
+    assert!(s.index.error.as_ref().unwrap().contains("/no/such/text"));
+    assert!(Arc::ptr_eq(s.index.value.as_ref().unwrap(), &index));
+}
+
+/// A training is started from the window, stops when it is told to, and a finished one is opened.
+#[test]
+fn a_dictionary_is_trained_in_the_window() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let place = tempfile::tempdir().unwrap();
+    h.state_mut().state.features.place = place.path().to_owned();
+    let mut ask = h.state().state.features.train.clone();
+    ask.site = "blocks.0.hook_resid_post".to_owned();
+    ask.tokens = 2_000;
+    (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (64, 8, 30, 128);
+    feature(&mut h, FeatureAction::Train(Box::new(ask.clone())));
+    let s = &h.state().state.features;
+    let d = s.dictionary.value.as_ref().unwrap();
+    assert_eq!((d.d_sae, d.activation.name()), (64, "topk"));
+    assert!(s.training.parts.len() >= 4 && s.training.parts.last().unwrap().step == 30);
+    assert!(s.training.parts.last().unwrap().ce_score.is_some());
+    assert!(s.reading.value.is_some());
+    // One that would take long stops at once.
+    ask.settings.steps = 1_000_000;
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(ask))), 0.0);
+    h.run_steps(2);
+    assert!(h.state().state.features.training.is_running());
+    h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
+    assert!(!h.state().state.features.training.is_running());
 }

@@ -40,7 +40,8 @@ pub(super) fn feature_bars(
     places: &mut Places,
 ) {
     tokens(top, strip, ui, cx, places);
-    let panel = egui::Panel::left("features").frame(side).default_size(280.0).size_range(230.0..=460.0);
+    let panel = egui::Panel::left("features").frame(side).default_size(270.0).size_range(230.0..=460.0);
+    let panel = panel.show_separator_line(false);
     places.insert("features", panel.show(ui, |ui| features_panel::ui(ui, cx)).response.rect);
 }
 

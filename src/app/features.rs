@@ -54,6 +54,13 @@ impl<T, P> Default for Pending<T, P> {
     }
 }
 
+impl<T, P> Pending<T, P> {
+    /// One that is there.
+    pub fn there(value: T) -> Self {
+        Self { value: Some(Arc::new(value)), stamp: 1, ..Self::default() }
+    }
+}
+
 impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
     fn start(
         &mut self,
@@ -330,6 +337,9 @@ impl FeaturesState {
             self.doses.is_running(),
             self.map.is_running(),
             self.training.is_running(),
+            self.saving.is_running(),
+            self.written.is_running(),
+            self.ranking.is_running(),
         ];
         busy.contains(&true)
     }
@@ -803,7 +813,8 @@ impl FeaturesState {
         self.train = ask.clone();
         self.training.start(&self.wake, move |progress, parts| {
             let rows = Rows::cut(&model, &documents(&[ask.text.clone()])?, CONTEXT, Some(ask.tokens), progress)?;
-            let (trained, held) = rows.held_out(20);
+            let every = rows.rows.len().clamp(2, 20);
+            let (trained, held) = rows.held_out(every);
             let harvest = Harvest {
                 model: &model,
                 rows: &trained,

@@ -51,7 +51,7 @@ impl Layout {
                 let left = tabs(t, &[FeatureHeat, FeatureMonitor]);
                 let below = tabs(t, &[FeatureDirections, FeatureMap, FeatureTraining]);
                 let right = tabs(t, &[FeatureDashboard, FeatureNeurons]);
-                let left = split(t, LinearDir::Vertical, [left, below], 0.56);
+                let left = split(t, LinearDir::Vertical, [left, below], 0.5);
                 split(t, LinearDir::Horizontal, [left, right], 0.52)
             }
             Workspace::Scratch => {

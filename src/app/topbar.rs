@@ -44,7 +44,7 @@ impl TopBar {
             let button = ui.button("Lessons  ▾").on_hover_text("guided tours");
             egui::Popup::menu(&button).show(|ui| lessons.menu(ui, cx.actions));
             ui.separator();
-            if workspace != Workspace::Model {
+            if !matches!(workspace, Workspace::Model | Workspace::Features) {
                 ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
                 return;
             }

@@ -36,7 +36,10 @@ impl View for Directions {
             message(ui, text, false);
             return;
         }
-        let half = if s.watched.is_empty() { 0.0 } else { ui.available_height() * 0.5 - 20.0 };
+        // With doses beside them both are half as high.
+        let both = s.doses.value.is_some() || s.doses.is_running();
+        let share = if both { 0.44 } else { 0.8 };
+        let half = if s.watched.is_empty() { 0.0 } else { ui.available_height() * share - 20.0 };
         if half > 40.0 {
             ui.label(weak(cx, "area under the ROC curve on held-out texts, by layer; dashed: random labels"));
             layers(ui, cx, half);
@@ -85,7 +88,7 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
         .y_axis_min_width(44.0)
         .x_axis_label(RichText::new("layer").font(theme::small()))
         .allow_scroll(false)
-        .legend(Legend::default().position(Corner::RightBottom))
+        .legend(Legend::default().position(Corner::RightBottom).background_alpha(0.6))
         .label_formatter(|h| match h {
             HoverPosition::NearDataPoint { plot_name, position, .. } => {
                 Some(format!("{plot_name}\nlayer {:.0}\n{:.4}", position.x, position.y))
@@ -163,7 +166,7 @@ impl Directions {
             .y_axis_min_width(44.0)
             .allow_scroll(false)
             .x_axis_label(RichText::new("α").font(theme::small()))
-            .legend(Legend::default().position(Corner::LeftTop))
+            .legend(Legend::default().position(Corner::RightTop).background_alpha(0.6))
             .label_formatter(|h| match h {
                 HoverPosition::NearDataPoint { plot_name, position, .. } => {
                     Some(format!("{plot_name}\nα {:+.2}\n{:.4}", position.x, position.y))
