@@ -13,14 +13,15 @@ use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
+use circuitscope::app::features::{Chosen, FeatureAction, Pending, Scanned};
 use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
 use circuitscope::app::scratch::ScratchAction;
 use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
-use circuitscope::app::features::{Chosen, FeatureAction, Pending, Scanned};
 use circuitscope::engine::edit::{Action as Do, Edit};
+use circuitscope::engine::{EditStack, Site, SiteKind, Which};
 use circuitscope::features::dashboard::Groups;
 use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
@@ -28,7 +29,6 @@ use circuitscope::features::formats::saelens;
 use circuitscope::features::labels::Labels;
 use circuitscope::features::scan::{About, Entry, Example, Index, Subject};
 use circuitscope::features::train::Point;
-use circuitscope::engine::{EditStack, Site, SiteKind, Which};
 use circuitscope::jobs::Progress;
 use circuitscope::lab::StepReport;
 use circuitscope::lab::addition::Fourier;
@@ -168,7 +168,8 @@ fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
     let dir = dictionary();
     let spec = dir.path().join("test").to_str().unwrap().to_owned();
     let set = dir.path().join("of.tsv");
-    let rows: String = (0..8).map(|i| format!("{}\t{} of the\n", i % 2, if i % 2 == 0 { "house" } else { "king" })).collect();
+    let rows: String =
+        (0..8).map(|i| format!("{}\t{} of the\n", i % 2, if i % 2 == 0 { "house" } else { "king" })).collect();
     circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
     feature(h, FeatureAction::Open(spec));
     feature(h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
@@ -184,7 +185,14 @@ fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
         .map(|i| {
             let t = i as f32 / 19.0;
             let score = (i % 5 == 4).then_some(0.9 * t);
-            Point { step: 50 * i, mse: 90.0 - 70.0 * t, l0: 32.0, explained: 0.8 * t, dead: 0.1 * (1.0 - t), ce_score: score }
+            Point {
+                step: 50 * i,
+                mse: 90.0 - 70.0 * t,
+                l0: 32.0,
+                explained: 0.8 * t,
+                dead: 0.1 * (1.0 - t),
+                ce_score: score,
+            }
         })
         .collect();
     let example = |i: u32, token: u32| Example {

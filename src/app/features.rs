@@ -9,7 +9,8 @@ use eframe::egui;
 
 use super::notify::{Level, Notices};
 use crate::engine::edit::{Action as Do, Direction, FeatureChange};
-use crate::engine::{Edit, SiteKind};
+use crate::engine::resolve::{Sources, resolve_stack};
+use crate::engine::{Edit, EditStack, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::features::concept::{ConceptSet, Pool};
 use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours, neuron_direction};
@@ -149,6 +150,33 @@ fn rank(index: &Index, progress: &Progress) -> Result<Vec<(usize, Groups)>> {
     Ok(all)
 }
 
+/// The run that the monitor reads: the prompt's, or one of the prompt with what was generated after it.
+fn follow_on(
+    model: &Arc<Model>,
+    trace: Arc<Trace>,
+    follow: Follow,
+    continued: &Continued,
+    progress: &Progress,
+) -> Result<Arc<Trace>> {
+    let more = match follow {
+        Follow::Prompt => return Ok(trace),
+        Follow::Generated => &continued.plain,
+        Follow::Steered => &continued.steered,
+    };
+    if more.is_empty() {
+        return Ok(trace);
+    }
+    let ids = [&trace.ids[..], more].concat();
+    let plain = Arc::new(Trace::run(model, ids.clone(), progress)?);
+    if follow == Follow::Generated || !continued.stack.is_active() {
+        return Ok(plain);
+    }
+    // Edits of single positions, and those of the prompt or of what is generated, mean the same positions here.
+    let prompt = Trace::run(model, trace.ids.clone(), progress)?;
+    let ops = resolve_stack(&continued.stack, &Sources::alone(&prompt))?;
+    Ok(Arc::new(Trace::run_edited(model, ids, Arc::new(ops), progress)?))
+}
+
 /// Features kept of each group.
 const SPLIT: usize = 4;
 
@@ -196,10 +224,34 @@ pub struct Watch {
 
 /// What is monitored on each token: directions, then features.
 pub struct Monitored {
+    /// Text of every token: the prompt's, and those generated after it where they are read as well.
+    pub texts: Vec<String>,
+    /// Tokens of the prompt.
+    pub prompt: usize,
     pub names: Vec<String>,
     /// [row][pos].
     pub values: Vec<Vec<f32>>,
+    /// The same after the first layer, for directions: little more than what the word itself says.
+    pub word: Vec<Option<Vec<f32>>>,
     pub thresholds: Vec<f32>,
+}
+
+/// What the monitor reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Follow {
+    #[default]
+    Prompt,
+    Generated,
+    /// What was generated under the edits, as the edited model reads it.
+    Steered,
+}
+
+/// Tokens generated after a prompt: without edits, and with them and the edits themselves.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Continued {
+    pub plain: Vec<u32>,
+    pub steered: Vec<u32>,
+    pub stack: EditStack,
 }
 
 /// Which index a scan makes.
@@ -224,6 +276,8 @@ pub enum FeatureAction {
     Open(String),
     Order(Order),
     Choose(Chosen),
+    /// Reads what was generated as well, without edits or with them, or the prompt alone.
+    Follow(Follow),
     /// Keeps a feature in the monitor, or takes it out.
     Keep(u32),
     Scan(Scanned, String, usize),
@@ -261,6 +315,8 @@ pub struct FeaturesState {
     pub watched: Vec<Watch>,
     pub kept: Vec<u32>,
     pub monitored: Pending<Monitored>,
+    pub follow: Follow,
+    continued: Continued,
     pub doses: Pending<Vec<Dose>, Dose>,
     /// What the doses are of.
     pub dosed: String,
@@ -301,6 +357,8 @@ impl FeaturesState {
             watched: Vec::new(),
             kept: Vec::new(),
             monitored: Pending::default(),
+            follow: Follow::default(),
+            continued: Continued::default(),
             doses: Pending::default(),
             dosed: String::new(),
             map: Pending::default(),
@@ -372,7 +430,17 @@ impl FeaturesState {
     }
 
     /// Takes in what arrived and asks for what follows from the run; true if anything changed.
-    pub fn update(&mut self, model: Option<&Arc<Model>>, run: Option<&Arc<Run>>, notices: &mut Notices) -> bool {
+    pub fn update(
+        &mut self,
+        model: Option<&Arc<Model>>,
+        run: Option<&Arc<Run>>,
+        continued: Continued,
+        notices: &mut Notices,
+    ) -> bool {
+        if self.continued != continued {
+            self.continued = continued;
+            self.watch_version += u64::from(self.follow != Follow::Prompt);
+        }
         let (mut changed, opened) = self.dictionary.update();
         if opened && let Some(d) = self.dictionary.value.clone() {
             (self.read_key, self.chosen) = (None, None);
@@ -484,13 +552,21 @@ impl FeaturesState {
         let kept = self.kept.clone();
         let dictionary = self.dictionary.value.clone();
         let labels = self.labels.clone();
+        let (follow, continued) = (self.follow, self.continued.clone());
         self.monitored.start(&self.wake, move |progress, _| {
+            let prompt = trace.len();
+            let trace = follow_on(&model, trace, follow, &continued, progress)?;
+            let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
             let (mut names, mut values, mut thresholds) = (Vec::new(), Vec::new(), Vec::new());
+            let mut word = Vec::new();
             for (concept, layer, threshold) in watched {
-                let place = Place::from(concept.site(layer)?);
-                let rows = place.rows(&model, &trace.value(place.site)?)?;
+                let read = |layer: usize| -> Result<Vec<f32>> {
+                    let place = Place::from(concept.site(layer)?);
+                    concept.read(layer, &place.rows(&model, &trace.value(place.site)?)?)
+                };
                 names.push(format!("{} · layer {layer}", concept.name));
-                values.push(concept.read(layer, &rows)?);
+                values.push(read(layer)?);
+                word.push(Some(read(0)?));
                 thresholds.push(threshold);
             }
             if let Some(d) = dictionary.filter(|_| !kept.is_empty()) {
@@ -501,9 +577,10 @@ impl FeaturesState {
                     names.push(format!("feature {f}{label}"));
                     values.push((0..acts.rows()).map(|p| acts.at(p, f)).collect());
                     thresholds.push(0.0);
+                    word.push(None);
                 }
             }
-            Ok(Monitored { names, values, thresholds })
+            Ok(Monitored { texts, prompt, names, values, word, thresholds })
         });
     }
 
@@ -656,6 +733,10 @@ impl FeaturesState {
                 self.chosen = Some(chosen);
                 self.page.error = None;
                 self.page.stop();
+            }
+            FeatureAction::Follow(follow) => {
+                self.follow = follow;
+                self.watch_version += 1;
             }
             FeatureAction::Keep(f) => {
                 match self.kept.iter().position(|k| *k == f) {

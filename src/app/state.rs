@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::causal::{PatchSettings, Show};
 use super::circuits::CircuitState;
 use super::command::Action;
-use super::features::FeaturesState;
+use super::features::{Continued, FeaturesState};
 use super::lab::LabState;
 use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
@@ -260,7 +260,16 @@ impl State {
         changed |= self.lab.update(&mut self.notices);
         changed |= self.scratch.update(&mut self.notices);
         let run = self.run().cloned();
-        changed |= self.features.update(self.model.as_ref(), run.as_ref(), &mut self.notices);
+        let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
+        let continued = match self.results.generated.get().filter(|g| g.fresh && g.done) {
+            Some(g) => Continued {
+                plain: ids(&g.base),
+                steered: g.edited.as_deref().map(ids).unwrap_or_default(),
+                stack: self.document.stack.clone(),
+            },
+            None => Continued::default(),
+        };
+        changed |= self.features.update(self.model.as_ref(), run.as_ref(), continued, &mut self.notices);
         if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
             self.request_run();
         }

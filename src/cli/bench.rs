@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Time the superposition lab at full size instead (minutes)
     #[arg(long)]
     lab: bool,
+    /// Time dictionaries of features instead: encoding, training, scanning
+    #[arg(long, conflicts_with = "lab")]
+    features: bool,
 }
 
 /// Median seconds of `f` over `n` runs after one warm-up.
@@ -175,9 +178,47 @@ fn lab(args: &Arguments) -> Result<()> {
     emit(&text)
 }
 
+fn features(args: &Arguments) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let started = Instant::now();
+    let found = super::bench_features::features(&model, args.repeat)?;
+    let doc = document(&model, None, started.elapsed().as_secs_f64(), found);
+    if args.model.json {
+        return emit(&doc.to_string());
+    }
+    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+    let mut text = String::new();
+    for e in doc["encode"]["by"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "encoding {}: {:.3} × its matrix product\n",
+            e["architecture"],
+            number(&e["over_gemm"])
+        ));
+    }
+    for t in doc["train"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "training {}: {:.0} positions a second, {:.2} of what dense products alone would allow\n",
+            t["method"],
+            number(&t["positions_per_second"]),
+            number(&t["throughput_over_dense_bound"])
+        ));
+    }
+    let scan = &doc["scan"];
+    text.push_str(&format!(
+        "scanning {} tokens: {:.2} × the passes at a middle layer, {:.2} × at the last",
+        scan["tokens"],
+        number(&scan["middle_layer_over_pass"]),
+        number(&scan["last_layer_over_pass"])
+    ));
+    emit(&text)
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     if args.lab {
         return lab(args);
+    }
+    if args.features {
+        return features(args);
     }
     // Twice: the second time the file is surely cached.
     drop(args.model.open()?);

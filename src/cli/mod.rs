@@ -4,6 +4,7 @@ pub mod ablate;
 pub mod attribute;
 mod attribute_edges;
 pub mod bench;
+mod bench_features;
 mod bench_lab;
 mod bench_sweeps;
 pub mod circuit;

@@ -4,6 +4,7 @@ use candle_core::{D, Device, Tensor};
 use rayon::prelude::*;
 
 use super::dictionary::{Activation, Dictionary, Normalisation};
+use crate::engine::kernels::math::simd;
 use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -134,7 +135,9 @@ impl Dictionary {
             let rows = STRIP.min(n - at);
             let pre = x.narrow(0, at, rows)?.matmul(&self.w_enc)?;
             let found = with_values(&pre, |pre| {
-                pre.par_chunks(self.d_sae).map(|row| self.activate(row, norms.as_deref())).collect::<Vec<_>>()
+                let rows = pre.par_chunks(self.d_sae);
+                rows.map_init(|| 0f32, |border, row| simd(|| self.activate(row, norms.as_deref(), border)))
+                    .collect::<Vec<_>>()
             })?;
             for (features, values) in found {
                 out.features.extend_from_slice(&features);
@@ -146,8 +149,10 @@ impl Dictionary {
         Ok(out)
     }
 
-    /// One row of `x·W_enc` → the active features.
-    fn activate(&self, row: &[f32], norms: Option<&[f32]>) -> (Vec<u32>, Vec<f32>) {
+    /// One row of `x·W_enc` → the active features. `border` is where the k largest ended in a row before: most features
+    /// lie far below it and need not be compared.
+    #[inline(always)]
+    fn activate(&self, row: &[f32], norms: Option<&[f32]>, border: &mut f32) -> (Vec<u32>, Vec<f32>) {
         let (mut features, mut values) = (Vec::with_capacity(128), Vec::with_capacity(128));
         let scale = |j: usize| norms.map_or(1.0, |n| n[j]);
         let mut push = |j: usize, v: f32| {
@@ -171,14 +176,31 @@ impl Dictionary {
                     }
                 }
             }
-            Activation::TopK { k } => {
+            Activation::TopK { k } if norms.is_some() => {
                 let pre: Vec<f32> =
                     row.iter().zip(&self.b_enc).enumerate().map(|(j, (v, b))| (v + b) * scale(j)).collect();
-                for (j, v) in largest(&pre, *k) {
-                    if v > 0.0 {
-                        push(j, v);
-                    }
+                largest(&pre, *k).into_iter().filter(|(_, v)| *v > 0.0).for_each(|(j, v)| push(j, v));
+            }
+            Activation::TopK { k } => {
+                let (mut at, mut candidates) = (Vec::with_capacity(4 * k), Vec::with_capacity(4 * k));
+                let mut gather = |least: f32| {
+                    (at.clear(), candidates.clear());
+                    above(row, &self.b_enc, least, |j, v| {
+                        at.push(j);
+                        candidates.push(v);
+                    });
+                    candidates.len()
+                };
+                // A border that was too high for this row finds too few: then all positive ones are taken.
+                if gather(0.75 * *border) < *k && *border > 0.0 {
+                    gather(0.0);
                 }
+                let chosen = largest(&candidates, *k);
+                *border = chosen.iter().map(|(_, v)| *v).fold(f32::INFINITY, f32::min).min(f32::MAX);
+                if candidates.len() < *k {
+                    *border = 0.0;
+                }
+                chosen.into_iter().for_each(|(i, v)| push(at[i], v));
             }
         }
         (features, values)
@@ -195,7 +217,7 @@ impl Dictionary {
                 for (f, v) in acts.row(r) {
                     let f = f as usize;
                     let v = norms.as_ref().map_or(v, |n| v / n[f].max(f32::MIN_POSITIVE));
-                    row.iter_mut().zip(&w[f * d..(f + 1) * d]).for_each(|(o, w)| *o += v * w);
+                    simd(|| row.iter_mut().zip(&w[f * d..(f + 1) * d]).for_each(|(o, w)| *o += v * w));
                 }
             });
         })?;
@@ -249,9 +271,17 @@ impl Dictionary {
     }
 }
 
-/// Calls `each` with every v + b above zero. Eight at a time are passed over where none is: most features are silent.
-fn positive(row: &[f32], bias: &[f32], mut each: impl FnMut(usize, f32)) {
-    const LANES: usize = 8;
+/// Calls `each` with every v + b above zero.
+#[inline(always)]
+fn positive(row: &[f32], bias: &[f32], each: impl FnMut(usize, f32)) {
+    above(row, bias, 0.0, each);
+}
+
+/// Calls `each` with every v + b above `least`. Sixteen at a time are passed over where none is: most features are
+/// silent.
+#[inline(always)]
+fn above(row: &[f32], bias: &[f32], least: f32, mut each: impl FnMut(usize, f32)) {
+    const LANES: usize = 16;
     let n = row.len().min(bias.len());
     let whole = n - n % LANES;
     for at in (0..whole).step_by(LANES) {
@@ -259,16 +289,17 @@ fn positive(row: &[f32], bias: &[f32], mut each: impl FnMut(usize, f32)) {
         for ((s, v), b) in sums.iter_mut().zip(&row[at..at + LANES]).zip(&bias[at..at + LANES]) {
             *s = v + b;
         }
-        if sums.iter().copied().fold(f32::NEG_INFINITY, f32::max) > 0.0 {
+        // A sum of comparisons goes through the lanes together; a search would not.
+        if sums.iter().map(|s| u32::from(*s > least)).sum::<u32>() > 0 {
             for (i, s) in sums.iter().enumerate() {
-                if *s > 0.0 {
+                if *s > least {
                     each(at + i, *s);
                 }
             }
         }
     }
     for j in whole..n {
-        if row[j] + bias[j] > 0.0 {
+        if row[j] + bias[j] > least {
             each(j, row[j] + bias[j]);
         }
     }

@@ -4,6 +4,8 @@
 use rayon::prelude::*;
 
 use super::maths::{Matrix, add_scaled, dot, product};
+use crate::engine::kernels::buffer;
+use crate::engine::kernels::math::simd;
 
 /// Above this share of all cells the dense products are faster.
 const DENSE: f32 = 0.06;
@@ -90,36 +92,43 @@ impl Cells {
         match self {
             Self::List(l) => l.features.par_iter().zip(&l.z).map(|(f, z)| make(*f as usize, *z)).collect(),
             Self::All { features, z, .. } => {
-                let n = *features;
-                z.par_iter().enumerate().map(|(i, z)| make(i % n, *z)).collect()
+                let mut out = buffer(z.len());
+                out.par_chunks_mut(*features).zip(z.par_chunks(*features)).for_each(|(out, z)| {
+                    simd(|| out.iter_mut().zip(z).enumerate().for_each(|(f, (o, z))| *o = make(f, *z)));
+                });
+                out
             }
         }
     }
 
-    /// A value for each cell from its feature, z and another value of the cell.
-    pub fn map_with(&self, other: &[f32], make: impl Fn(usize, f32, f32) -> f32 + Sync) -> Vec<f32> {
+    /// Changes another value of each cell, given its feature, z and that value.
+    pub fn map_with(&self, mut other: Vec<f32>, make: impl Fn(usize, f32, f32) -> f32 + Sync) -> Vec<f32> {
         match self {
             Self::List(l) => {
-                let cells = l.features.par_iter().zip(&l.z).zip(other);
-                cells.map(|((f, z), o)| make(*f as usize, *z, *o)).collect()
+                let cells = other.par_iter_mut().zip(&l.features).zip(&l.z);
+                cells.for_each(|((o, f), z)| *o = make(*f as usize, *z, *o));
             }
             Self::All { features, z, .. } => {
-                let n = *features;
-                z.par_iter().zip(other).enumerate().map(|(i, (z, o))| make(i % n, *z, *o)).collect()
+                other.par_chunks_mut(*features).zip(z.par_chunks(*features)).for_each(|(other, z)| {
+                    simd(|| other.iter_mut().zip(z).enumerate().for_each(|(f, (o, z))| *o = make(f, *z, *o)));
+                });
             }
         }
+        other
     }
 
     /// out[row] += Σ values · w[feature], for w [features, d].
     pub fn times(&self, values: &[f32], w: &[f32], d: usize, out: &mut [f32]) {
         match self {
             Self::List(l) => out.par_chunks_mut(d).enumerate().for_each(|(r, row)| {
-                for e in l.starts[r]..l.starts[r + 1] {
-                    let f = l.features[e] as usize;
-                    if values[e] != 0.0 {
-                        add_scaled(row, values[e], &w[f * d..(f + 1) * d]);
+                simd(|| {
+                    for e in l.starts[r]..l.starts[r + 1] {
+                        let f = l.features[e] as usize;
+                        if values[e] != 0.0 {
+                            add_scaled(row, values[e], &w[f * d..(f + 1) * d]);
+                        }
                     }
-                }
+                });
             }),
             Self::All { rows, features, .. } => {
                 product(out, Matrix::new(values, *rows, *features), Matrix::new(w, *features, d), 1.0, true);
@@ -136,13 +145,14 @@ impl Cells {
                     .map(|r| {
                         let row = &x[r * d..(r + 1) * d];
                         let features = &l.features[l.starts[r]..l.starts[r + 1]];
-                        features.iter().map(|f| scale * dot(row, &w[*f as usize * d..(*f as usize + 1) * d])).collect()
+                        let one = |f: &u32| scale * dot(row, &w[*f as usize * d..(*f as usize + 1) * d]);
+                        simd(|| features.iter().map(one).collect())
                     })
                     .collect();
                 parts.concat()
             }
             Self::All { rows, features, .. } => {
-                let mut out = vec![0f32; rows * features];
+                let mut out = buffer(rows * features);
                 product(&mut out, Matrix::new(x, *rows, d), Matrix::new(w, *features, d).t(), scale, false);
                 out
             }
@@ -153,12 +163,14 @@ impl Cells {
     pub fn gather(&self, weights: &[f32], x: &[f32], d: usize, out: &mut [f32]) {
         match self {
             Self::List(l) => out.par_chunks_mut(d).enumerate().for_each(|(f, row)| {
-                for (r, e) in l.of_feature(f) {
-                    let (r, weight) = (*r as usize, weights[*e as usize]);
-                    if weight != 0.0 {
-                        add_scaled(row, weight, &x[r * d..(r + 1) * d]);
+                simd(|| {
+                    for (r, e) in l.of_feature(f) {
+                        let (r, weight) = (*r as usize, weights[*e as usize]);
+                        if weight != 0.0 {
+                            add_scaled(row, weight, &x[r * d..(r + 1) * d]);
+                        }
                     }
-                }
+                });
             }),
             Self::All { rows, features, .. } => {
                 product(out, Matrix::new(weights, *rows, *features).t(), Matrix::new(x, *rows, d), 1.0, true);
@@ -172,11 +184,19 @@ impl Cells {
             Self::List(l) => {
                 (0..l.n_features).map(|f| l.of_feature(f).iter().map(|(_, e)| values[*e as usize]).sum()).collect()
             }
-            Self::All { features, .. } => {
+            Self::All { rows, features, .. } => {
+                let part = rows.div_ceil(4 * rayon::current_num_threads()).max(1);
+                let parts: Vec<Vec<f32>> = values
+                    .par_chunks(part * features)
+                    .map(|rows| {
+                        let mut out = vec![0f32; *features];
+                        rows.chunks_exact(*features).for_each(|row| add_scaled(&mut out, 1.0, row));
+                        out
+                    })
+                    .collect();
+                // Added in order, so that the result does not depend on which thread was first.
                 let mut out = vec![0f32; *features];
-                for row in values.chunks_exact(*features) {
-                    add_scaled(&mut out, 1.0, row);
-                }
+                parts.iter().for_each(|p| add_scaled(&mut out, 1.0, p));
                 out
             }
         }
@@ -184,6 +204,7 @@ impl Cells {
 
     /// Which features have a cell with a value above zero.
     pub fn fired(&self, values: &[f32]) -> Vec<bool> {
+        // Values of cells are never negative.
         self.sums(values).iter().map(|v| *v > 0.0).collect()
     }
 }
@@ -207,7 +228,7 @@ mod tests {
             let a = c.map(relu);
             let mut recon = vec![0.0; 6];
             c.times(&a, &w, 2, &mut recon);
-            let grads = c.map_with(&c.dots(&x, &w, 2, 0.5), |_, z, g| if z > 0.0 { g } else { 0.0 });
+            let grads = c.map_with(c.dots(&x, &w, 2, 0.5), |_, z, g| if z > 0.0 { g } else { 0.0 });
             let mut gathered = vec![0.0; 6];
             c.gather(&grads, &x, 2, &mut gathered);
             (recon, gathered, c.sums(&grads), c.fired(&a))

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::engine::kernels::math::simd;
+
 /// A matrix in a slice, [rows, cols] row by row, perhaps read as its transpose.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
@@ -71,6 +73,7 @@ pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: b
     }
 }
 
+#[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0f32; LANES];
@@ -84,6 +87,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
+#[inline(always)]
 pub fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
     out.iter_mut().zip(x).for_each(|(o, x)| *o += scale * x);
 }
@@ -114,11 +118,13 @@ impl Param {
         let root = c2.sqrt().recip();
         let parts = self.value.par_chunks_mut(PART).zip(self.first.par_chunks_mut(PART));
         parts.zip(self.second.par_chunks_mut(PART)).zip(gradient.par_chunks(PART)).for_each(|(((v, m), s), g)| {
-            for (((v, m), s), g) in v.iter_mut().zip(m).zip(s).zip(g) {
-                *m = b1 * *m + (1.0 - b1) * g;
-                *s = b2 * *s + (1.0 - b2) * g * g;
-                *v -= scale * *m / (s.sqrt() * root + EPS);
-            }
+            simd(|| {
+                for (((v, m), s), g) in v.iter_mut().zip(m).zip(s).zip(g) {
+                    *m = b1 * *m + (1.0 - b1) * g;
+                    *s = b2 * *s + (1.0 - b2) * g * g;
+                    *v -= scale * *m / (s.sqrt() * root + EPS);
+                }
+            });
         });
     }
 }

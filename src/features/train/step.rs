@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::cells::Cells;
 use super::maths::{Matrix, Param, dot, product};
 use super::settings::{Method, Settings};
+use crate::engine::kernels::buffer;
 use crate::features::encode::largest;
 
 /// Threshold that features begin with.
@@ -122,7 +123,7 @@ impl Params {
                 .par_chunks_mut(self.d_in)
                 .for_each(|r| r.iter_mut().zip(&self.b_dec.value).for_each(|(v, b)| *v -= b));
         }
-        let mut z = vec![0f32; rows * self.features];
+        let mut z = buffer(rows * self.features);
         let weights = Matrix::new(&self.w_enc.value, self.features, self.d_in);
         product(&mut z, Matrix::new(&input, rows, self.d_in), weights.t(), 1.0, false);
         (input, z)
@@ -234,24 +235,24 @@ impl Params {
         let da = cells.dots(&error, &self.w_dec.value, d, 2.0 * share);
         let dz = match (settings.method, &self.magnitude) {
             (Method::TopK | Method::BatchTopK, _) => {
-                cells.map_with(&da, |f, z, g| if z + bias[f] > 0.0 { g } else { 0.0 })
+                cells.map_with(da, |f, z, g| if z + bias[f] > 0.0 { g } else { 0.0 })
             }
             (Method::JumpRelu, _) => {
                 let near = |f: usize, z: f32| (z + bias[f] - theta[f]).abs() < settings.bandwidth / 2.0;
                 // ∂/∂θ of a = −θ/ε inside the window, of the step −1/ε; times θ for the logarithm.
-                let dt = cells.map_with(&da, |f, z, g| {
+                let dt = cells.map_with(da.clone(), |f, z, g| {
                     if near(f, z) { -(theta[f] * g + penalty * share) / settings.bandwidth * theta[f] } else { 0.0 }
                 });
                 g.log_threshold = cells.sums(&dt);
                 g.seen.loss += penalty * l0;
-                cells.map_with(&da, |f, z, g| if z + bias[f] > theta[f] { g } else { 0.0 })
+                cells.map_with(da, |f, z, g| if z + bias[f] > theta[f] { g } else { 0.0 })
             }
             (Method::Gated, Some((r, b))) => {
                 let (scale, offset): (Vec<f32>, _) = (r.value.iter().map(|v| v.exp()).collect(), &b.value);
                 let on = |f: usize, z: f32| z + bias[f] > 0.0 && z * scale[f] + offset[f] > 0.0;
-                let dm = cells.map_with(&da, |f, z, g| if on(f, z) { g } else { 0.0 });
+                let dm = cells.map_with(da, |f, z, g| if on(f, z) { g } else { 0.0 });
                 g.b_mag = cells.sums(&dm);
-                g.r_mag = cells.sums(&cells.map_with(&dm, |f, z, g| g * z * scale[f]));
+                g.r_mag = cells.sums(&cells.map_with(dm.clone(), |f, z, g| g * z * scale[f]));
                 // The gate learns from its own reconstruction, through a decoder that it does not move, and the
                 // penalty.
                 let gate = cells.map(|f, z| (z + bias[f]).max(0.0));
@@ -260,14 +261,14 @@ impl Params {
                 g.seen.loss += left.par_iter().map(|e| e * e).sum::<f32>() * share;
                 g.seen.loss += penalty * share * gate.par_iter().sum::<f32>();
                 let dgate = cells.dots(&left, &self.w_dec.value, d, 2.0 * share);
-                let dgate = cells.map_with(&dgate, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 });
+                let dgate = cells.map_with(dgate, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 });
                 g.b_enc = cells.sums(&dgate);
-                let through = cells.map_with(&dm, |f, _, g| g * scale[f]);
+                let through = cells.map_with(dm, |f, _, g| g * scale[f]);
                 through.par_iter().zip(&dgate).map(|(a, b)| a + b).collect()
             }
             _ => {
                 g.seen.loss += penalty * share * a.par_iter().sum::<f32>();
-                cells.map_with(&da, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 })
+                cells.map_with(da, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 })
             }
         };
         cells.gather(&dz, &input, self.d_in, &mut g.w_enc);

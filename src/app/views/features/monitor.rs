@@ -3,16 +3,20 @@
 use eframe::egui::{self, RichText};
 
 use super::{act, weak};
-use crate::app::features::FeatureAction;
+use crate::app::features::{FeatureAction, Follow};
 use crate::app::theme;
-use crate::app::views::{Cached, Context, Table, View, message, position_labels};
+use crate::app::views::{Cached, Context, Table, View, message};
+use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::token_text;
 use crate::gpu::HeatData;
 
 #[derive(Default)]
 pub struct Monitor {
-    data: Cached<u64>,
+    data: Cached<(u64, bool)>,
+    /// Shows what the inside reads beyond what the word itself says.
+    beyond: bool,
 }
 
 impl View for Monitor {
@@ -31,8 +35,19 @@ impl View for Monitor {
             message(ui, text, false);
             return;
         };
-        let mut changes = Vec::new();
+        let mut changes: Vec<FeatureAction> = Vec::new();
         ui.horizontal_wrapped(|ui| {
+            let options = [
+                (Follow::Prompt, "the prompt"),
+                (Follow::Generated, "and what was generated"),
+                (Follow::Steered, "and what was generated with edits"),
+            ];
+            if let Some(f) = choice(ui, "read", s.follow, &options) {
+                changes.push(FeatureAction::Follow(f));
+            }
+            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
+                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
+            );
             for (i, w) in s.watched.iter().enumerate() {
                 let mut threshold = w.threshold;
                 ui.label(weak(cx, format!("mark {} above", w.concept.name)));
@@ -44,19 +59,24 @@ impl View for Monitor {
             }
         });
         changes.into_iter().for_each(|c| act(cx, c));
-        let n = m.values.first().map_or(0, Vec::len);
+        let n = m.texts.len();
+        let beyond = self.beyond;
+        let at = |r: usize, c: usize| {
+            let v = m.values.get(r).and_then(|row| row.get(c)).copied()?;
+            let word = m.word.get(r).and_then(Option::as_ref).filter(|_| beyond).and_then(|w| w.get(c));
+            Some(v - word.copied().unwrap_or(0.0))
+        };
         // Features have scales of their own; each row is shown against its largest value after the first position.
-        let largest: Vec<f32> = m
-            .values
-            .iter()
-            .enumerate()
-            .map(|(r, row)| {
-                let own = row.iter().skip(usize::from(n > 1)).fold(0f32, |a, v| a.max(v.abs()));
+        let largest: Vec<f32> = (0..m.values.len())
+            .map(|r| {
+                let own = (usize::from(n > 1)..n).filter_map(|c| at(r, c)).fold(0f32, |a, v| a.max(v.abs()));
                 if r < s.watched.len() { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
             })
             .collect();
-        let data = self.data.get(s.monitored.stamp, || {
-            let values = m.values.iter().zip(&largest).flat_map(|(row, l)| row.iter().map(move |v| v / l)).collect();
+        let data = self.data.get((s.monitored.stamp, beyond), || {
+            let cell = |r: usize, c: usize| at(r, c).map_or(crate::gpu::NOTHING, |v| v / largest[r]);
+            let values =
+                (0..m.values.len()).flat_map(|r| (0..n).map(move |c| (r, c))).map(|(r, c)| cell(r, c)).collect();
             HeatData::new(m.values.len(), n, values)
         });
         let colors = diverging(&cx.palette, 1.0, !s.monitored.is_running());
@@ -71,13 +91,13 @@ impl View for Monitor {
         });
         let pos = cx.pinned().pos;
         let h = cx.state.selection.hovered;
-        let at = |r: usize, c: usize| m.values.get(r).and_then(|row| row.get(c)).copied();
+        let token = |c: usize| m.texts.get(c).map_or_else(String::new, |t| token_text::short(t, 12));
         let outcome = Heatmap {
             name: "monitor",
             data: &data,
             coloring: colors,
             row_label: &|r| m.names.get(r).cloned().unwrap_or_default(),
-            col_label: &|c| cx.token(c),
+            col_label: &|c| token(c),
             row_label_width: 150.0,
             flip: false,
             square: false,
@@ -91,7 +111,7 @@ impl View for Monitor {
             }),
             tooltip: &|ui, r, c| {
                 let Some(v) = at(r, c) else { return };
-                ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], cx.token(c))).font(theme::title()));
+                ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], token(c))).font(theme::title()));
                 if r < s.watched.len() {
                     ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
                 } else {
@@ -100,10 +120,10 @@ impl View for Monitor {
             },
         }
         .show(ui);
-        if let Some((_, c)) = outcome.hovered {
+        if let Some((_, c)) = outcome.hovered.filter(|(_, c)| *c < m.prompt) {
             cx.hovered.pos = Some(c);
         }
-        if let Some((_, c)) = outcome.clicked {
+        if let Some((_, c)) = outcome.clicked.filter(|(_, c)| *c < m.prompt) {
             cx.pin(|p| p.pos = c);
         }
     }
@@ -115,7 +135,7 @@ impl View for Monitor {
             row_axis: "concept",
             col_axis: "pos",
             rows: m.names.clone(),
-            cols: position_labels(cx, m.values.first().map_or(0, Vec::len)),
+            cols: m.texts.iter().enumerate().map(|(i, t)| format!("{i} {}", token_text::visible(t))).collect(),
             values: m.values.iter().map(|r| r.iter().map(|v| Some(*v)).collect()).collect(),
         })
     }
