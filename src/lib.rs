@@ -11,6 +11,7 @@
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
 //! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
 //! | [`graph`] | attribution graphs: influence, pruning, scores, interchange files |
+//! | [`features`] | dictionaries of features (files, encoding, training, quality), scans of text for examples, directions of concepts, steering |
 //! | [`lab`] | models small enough to train while you watch: toy models of superposition (`toy/`), and transformers (`design` their shape, `course` their training, one file a task) |
 //! | [`jobs`] | the model's threads, requests and answers, live trainings, progress, cancellation |
 //! | [`session`] | the document: what was asked, edits included; lessons |
@@ -19,12 +20,12 @@
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
 //!
 //! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a lab model
-//! ([`lab::LABS`]), a figure of the superposition lab ([`lab::toy::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
+//! ([`lab::LABS`]), a dictionary format ([`features::formats::FORMATS`]), a figure of the superposition lab ([`lab::toy::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
 //! new file and one line in a registry, and a lesson is a new file in `assets/lessons`; tests, `--help` and the command palette iterate over the registries.
 //!
 //! # Invariants
 //!
-//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `lab`, `session` and `jobs` know no egui and no wgpu: the
+//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `features`, `lab`, `session` and `jobs` know no egui and no wgpu: the
 //!    build without the feature `gui` holds them to it.
 //! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc`
 //!    results and sends actions; [`app::state::State`] is the one place that mutates.
@@ -40,7 +41,9 @@
 //!    `tests/circuits.rs` compares them on every family.
 //! 10. What leaves a node of an attribution graph adds up to what the node contributes, and an opened MLP's parts to the
 //!     MLP: `tests/graphs.rs` holds both on every family, with attention held still and followed.
-//! 11. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
+//! 11. A feature's edit adds (new − a)·W_dec and nothing else, activations equal SAELens', a scan in parts equals one
+//!     scan, a resumed training the whole one: `tests/features.rs`.
+//! 12. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
 //!
 //! # Deliberately absent
 //!

@@ -4,6 +4,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::features::Dictionary;
 use crate::jobs::Progress;
 use crate::lab::toy::geometry::{Interference, measured, norms};
 use crate::model::Model;
@@ -17,6 +18,8 @@ pub enum Directions {
     Unembedding,
     /// Rows of a layer's W_out, one a neuron.
     Neurons(usize),
+    /// Decoder rows of a dictionary, one a feature; the number tells one dictionary from another.
+    Decoder(usize),
 }
 
 impl Directions {
@@ -25,6 +28,7 @@ impl Directions {
             Self::Embedding => "token embeddings".to_owned(),
             Self::Unembedding => "unembedding directions".to_owned(),
             Self::Neurons(l) => format!("output vectors of layer {l}'s neurons"),
+            Self::Decoder(_) => "decoder rows of the dictionary".to_owned(),
         }
     }
 }
@@ -56,7 +60,7 @@ pub struct FeatureGeometry {
 }
 
 /// The directions as rows, [count][hidden].
-fn rows_of(model: &Model, directions: Directions) -> Result<Tensor> {
+fn rows_of(model: &Model, directions: Directions, dictionary: Option<&Dictionary>) -> Result<Tensor> {
     let none = |what: String| Error::request(what);
     let t = match directions {
         // A tied model keeps one matrix for both.
@@ -65,6 +69,10 @@ fn rows_of(model: &Model, directions: Directions) -> Result<Tensor> {
             None => model.weights.unembed.t()?,
         },
         Directions::Unembedding => model.weights.unembed.t()?,
+        Directions::Decoder(_) => {
+            let dictionary = dictionary.ok_or_else(|| none("no dictionary is open; open one first".to_owned()))?;
+            dictionary.w_dec.clone()
+        }
         Directions::Neurons(layer) => {
             let block = model.weights.blocks.get(layer);
             let mlp = block.and_then(|b| b.mlp.as_ref());
@@ -85,17 +93,18 @@ fn pick(rows: &Tensor, list: &[usize]) -> Result<Tensor> {
     Ok(rows.index_select(&Tensor::from_vec(ids, list.len(), &Device::Cpu)?, 0)?)
 }
 
-/// Measures all directions; `chosen` are those whose cosines are wanted one by one.
+/// Measures all directions (`dictionary` is whose decoder is meant); `chosen` are those whose cosines are wanted one by one.
 ///
 /// # Errors
 /// If the model has no such directions, or the work was cancelled.
 pub fn feature_geometry(
     model: &Model,
     directions: Directions,
+    dictionary: Option<&Dictionary>,
     chosen: &[usize],
     progress: &Progress,
 ) -> Result<FeatureGeometry> {
-    let rows = rows_of(model, directions)?;
+    let rows = rows_of(model, directions, dictionary)?;
     let (count, hidden) = rows.dims2()?;
     progress.expect(2 * count.div_ceil(PART) as u64 + 2);
     let mut norm = Vec::with_capacity(count);
@@ -158,7 +167,7 @@ pub fn feature_geometry(
         chosen: Vec::new(),
         cosines: Vec::new(),
     };
-    all.choose(model, chosen)
+    all.choose(model, dictionary, chosen)
 }
 
 impl FeatureGeometry {
@@ -166,7 +175,7 @@ impl FeatureGeometry {
     ///
     /// # Errors
     /// If the model is another one that has no such directions.
-    pub fn choose(&self, model: &Model, chosen: &[usize]) -> Result<Self> {
+    pub fn choose(&self, model: &Model, dictionary: Option<&Dictionary>, chosen: &[usize]) -> Result<Self> {
         let chosen: Vec<usize> = chosen.iter().copied().filter(|i| *i < self.count).collect();
         let cosines = if chosen.is_empty() {
             Vec::new()
@@ -178,7 +187,7 @@ impl FeatureGeometry {
                     let ids = Tensor::from_vec(ids, chosen.len(), &Device::Cpu)?;
                     model.weights.unembed.index_select(&ids, 1)?.t()?.contiguous()?
                 }
-                _ => pick(&rows_of(model, self.directions)?, &chosen)?,
+                _ => pick(&rows_of(model, self.directions, dictionary)?, &chosen)?,
             };
             let u = unit(&few)?;
             u.matmul(&u.t()?)?.flatten_all()?.to_vec1::<f32>()?
@@ -195,8 +204,8 @@ mod tests {
     #[test]
     fn a_models_embedding_is_measured_as_a_toys_is() {
         let model = Model::open("induction").unwrap();
-        let g = feature_geometry(&model, Directions::Embedding, &[3, 5, 3], &Progress::new()).unwrap();
-        let again = g.choose(&model, &[5, 3, 1 << 40]).unwrap();
+        let g = feature_geometry(&model, Directions::Embedding, None, &[3, 5, 3], &Progress::new()).unwrap();
+        let again = g.choose(&model, None, &[5, 3, 1 << 40]).unwrap();
         assert_eq!((again.chosen.len(), again.cosines[1]), (2, g.cosines[1]));
         assert_eq!((g.count, g.hidden), (2048, 128));
         let rows = model.weights.embed.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -211,6 +220,6 @@ mod tests {
         assert!(sum <= 128.0 + 0.1, "{sum}");
         assert!((g.cosines[0] - 1.0).abs() < 1e-5 && (g.cosines[2] - 1.0).abs() < 1e-5 && g.cosines[1].abs() < 0.9);
         assert_eq!(g.histogram.iter().sum::<u64>() as usize, g.pairs);
-        assert!(feature_geometry(&model, Directions::Neurons(0), &[], &Progress::new()).is_err());
+        assert!(feature_geometry(&model, Directions::Neurons(0), None, &[], &Progress::new()).is_err());
     }
 }

@@ -608,6 +608,10 @@ impl State {
                 Some(n) if n.value.now.layer == layer => n.value.now.order.iter().copied().take(SHOWN).collect(),
                 _ => (0..SHOWN).collect(),
             },
+            Directions::Decoder(_) => match &self.features.reading.value {
+                Some(r) => r.leading(Default::default(), SHOWN).into_iter().map(|f| f as usize).collect(),
+                None => (0..SHOWN).collect(),
+            },
             Directions::Embedding | Directions::Unembedding => {
                 let mut ids: Vec<usize> = Vec::new();
                 for id in self.run().map_or(&[][..], |r| &r.trace.ids) {
@@ -620,7 +624,13 @@ impl State {
         };
         // What does not depend on the prompt is computed once.
         let known = self.results.geometry.get().map(|g| g.value.clone()).filter(|g| g.directions == directions);
-        self.worker.submit(Request::Geometry { model, directions, chosen, known });
+        self.worker.submit(Request::Geometry {
+            model,
+            directions,
+            chosen,
+            known,
+            dictionary: self.features.dictionary.value.clone(),
+        });
         self.results.geometry.outdate();
     }
 

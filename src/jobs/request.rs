@@ -27,6 +27,7 @@ use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Alignment, resolve_stack};
 use crate::engine::{EditStack, Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::features::Dictionary;
 use crate::graph::layout::{Cut, Drawing, Shown};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
@@ -292,6 +293,8 @@ pub enum Request {
         chosen: Vec<usize>,
         /// The measures of this model, if they are known.
         known: Option<Arc<FeatureGeometry>>,
+        /// Whose decoder is meant.
+        dictionary: Option<Arc<Dictionary>>,
     },
     NeuronTokens {
         model: Arc<Model>,
@@ -578,9 +581,9 @@ impl Request {
                 let minus = subject.minus.as_deref().map(|trace| now.again(trace)).transpose()?;
                 Payload::Neurons(Compared { now, minus, alignment: subject.alignment })
             }
-            Self::Geometry { model, directions, chosen, known } => Payload::Geometry(match known {
-                Some(g) => g.choose(&model, &chosen)?,
-                None => feature_geometry(&model, directions, &chosen, progress)?,
+            Self::Geometry { model, directions, chosen, known, dictionary } => Payload::Geometry(match known {
+                Some(g) => g.choose(&model, dictionary.as_deref(), &chosen)?,
+                None => feature_geometry(&model, directions, dictionary.as_deref(), &chosen, progress)?,
             }),
             Self::NeuronTokens { model, layer, neuron } => {
                 Payload::NeuronTokens(neuron_tokens(&model, layer, neuron, 10)?)

@@ -1,10 +1,13 @@
 //! Feature geometry: the toy models' measures on a real model's directions.
 
+use std::sync::Arc;
+
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use super::{Cached, Context, Table, View, here};
 use crate::analysis::feature_geometry::{BINS, Directions, FeatureGeometry};
 use crate::app::command::Action;
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
@@ -47,8 +50,12 @@ impl View for Geometry {
         if cx.state.model.as_ref().is_some_and(|m| m.config.has_mlp()) {
             options.push((Directions::Neurons(layer), "the pinned layer's neurons"));
         }
+        let decoder = cx.state.features.dictionary.value.as_ref().map(|d| Directions::Decoder(Arc::as_ptr(d) as usize));
+        options.extend(decoder.map(|d| (d, "the dictionary's decoder")));
         ui.horizontal(|ui| {
             let shown = match current {
+                // Another dictionary was opened.
+                Some(Directions::Decoder(_)) => decoder.unwrap_or(Directions::Embedding),
                 // The pinned layer moved on.
                 Some(Directions::Neurons(_)) => Directions::Neurons(layer),
                 Some(other) => other,
@@ -117,7 +124,7 @@ impl View for Geometry {
 /// What a direction stands for.
 fn name(cx: &Context<'_>, directions: Directions, k: usize) -> String {
     match directions {
-        Directions::Neurons(_) => k.to_string(),
+        Directions::Neurons(_) | Directions::Decoder(_) => k.to_string(),
         _ => cx.text_of(k as u32),
     }
 }
@@ -153,6 +160,12 @@ impl Geometry {
             },
         }
         .show(ui);
+        if let Some((r, _)) = outcome.clicked
+            && let Directions::Decoder(_) = g.directions
+        {
+            let feature = Chosen::Feature(g.chosen[r] as u32);
+            cx.actions.push(Action::Feature(FeatureAction::Choose(feature)));
+        }
         if let Some((r, _)) = outcome.clicked
             && let Directions::Neurons(layer) = g.directions
         {
