@@ -12,11 +12,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
+    persist(file, path)
+}
+
+/// Renames a temporary file, which is private, into place; a result is as readable as any other file of the user's.
+pub fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    let fail = |e| Error::write(path, e);
     file.persist(path).map_err(|e| fail(e.error))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private; a result is as readable as any other file of the user's.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(fail)?;
     }
     Ok(())

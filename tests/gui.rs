@@ -221,6 +221,7 @@ fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
         positions: 2000,
         sample: 10,
         window: 1,
+        fingerprint: 0,
     };
     let neurons = Index { about, entries: vec![entry; 3] };
     let groups = Groups { of: (0..10).map(|i| i % 2).collect(), count: 2, apart: 0.7 };

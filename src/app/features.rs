@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use eframe::egui;
 
@@ -101,6 +101,10 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
         self.task.is_some()
     }
 
+    fn take_task(&mut self) -> Option<Task<T, P>> {
+        self.task.take()
+    }
+
     /// Share that is done, and seconds left.
     pub fn progress(&self) -> Option<(f32, Option<f64>)> {
         self.task.as_ref().map(|t| (t.progress().fraction(), t.progress().seconds_left()))
@@ -108,6 +112,11 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
 
     fn stop(&mut self) {
         self.task = None;
+    }
+
+    /// Nothing there and nothing on its way; stamps go on, so that no cache takes a later value for an earlier one.
+    fn reset(&mut self) {
+        *self = Self { stamp: self.stamp + 1, ..Self::default() };
     }
 }
 
@@ -193,7 +202,7 @@ fn split(
     let mut means: Vec<HashMap<u32, f32>> = vec![HashMap::new(); groups.count];
     for (e, g) in examples.iter().zip(&groups.of) {
         progress.check()?;
-        let at = (e.position - e.start) as usize;
+        let at = e.at();
         let x = activations(model, &[&e.tokens[..=at]], &[input], progress)?.remove(0);
         let size = groups.of.iter().filter(|x| *x == g).count() as f32;
         for (f, a) in dictionary.encode(&x.narrow(0, at, 1)?, progress)?.row(0) {
@@ -329,8 +338,12 @@ pub struct FeaturesState {
     /// Where trainings and indexes are kept.
     pub place: PathBuf,
     /// What the reading and the monitor were made from.
-    read_key: Option<(usize, usize)>,
-    monitor_key: Option<u64>,
+    read_key: Option<(Arc<Run>, Arc<Dictionary>)>,
+    monitor_key: Option<(Arc<Run>, u64)>,
+    /// The model that everything here is of.
+    model: Weak<Model>,
+    /// Whether the labels beside the dictionary have been read.
+    labels_known: bool,
     watch_version: u64,
     wake: Wake,
 }
@@ -374,6 +387,8 @@ impl FeaturesState {
             place,
             read_key: None,
             monitor_key: None,
+            model: Weak::new(),
+            labels_known: false,
             watch_version: 0,
             wake: Arc::new(move || ctx.request_repaint()),
         }
@@ -425,6 +440,29 @@ impl FeaturesState {
         self.dictionary.stop();
     }
 
+    /// What another dictionary makes meaningless.
+    fn forget_dictionary(&mut self) {
+        self.map.reset();
+        self.index.reset();
+        self.page.reset();
+        self.doses.reset();
+        self.reading.reset();
+    }
+
+    /// What another model makes meaningless: everything but the dictionary itself, which may fit that one too.
+    fn forget_model(&mut self) {
+        self.forget_dictionary();
+        self.neurons.reset();
+        self.ranking.reset();
+        self.monitored.reset();
+        self.finding.stop();
+        self.training.stop();
+        self.watched.clear();
+        self.chosen = None;
+        (self.read_key, self.monitor_key) = (None, None);
+        self.watch_version += 1;
+    }
+
     fn is_concept_of(&self, model: &Model) -> bool {
         self.watched.iter().all(|w| w.concept.model == model.config.name)
     }
@@ -443,17 +481,20 @@ impl FeaturesState {
         }
         let (mut changed, opened) = self.dictionary.update();
         if opened && let Some(d) = self.dictionary.value.clone() {
-            (self.read_key, self.chosen) = (None, None);
-            (self.map, self.index) = (Pending::default(), Pending::default());
+            self.chosen = None;
+            self.read_key = None;
+            self.forget_dictionary();
             self.kept.clear();
             self.watch_version += 1;
             self.labels = Labels::default();
+            self.labels_known = false;
             self.written.start(&self.wake, move |_, _| Labels::open(&d.path));
         }
         let (labels_changed, labels_there) = self.written.update();
         changed |= labels_changed;
         if labels_there && let Some(l) = &self.written.value {
             self.labels = (**l).clone();
+            self.labels_known = true;
             self.watch_version += 1;
         }
         let mut note = |(c, done): (bool, bool)| {
@@ -464,11 +505,12 @@ impl FeaturesState {
         note(self.page.update());
         let neurons = note(self.neurons.update());
         if neurons && let Some(index) = self.neurons.value.clone() {
+            self.ranking.reset();
             self.ranking.start(&self.wake, move |p, _| rank(&index, p));
         }
         note(self.ranking.update());
         if note(self.index.update()) || neurons {
-            self.page = Pending::default();
+            self.page.reset();
             notices.push(Level::Info, "The text is scanned.");
         }
         note(self.monitored.update());
@@ -503,6 +545,16 @@ impl FeaturesState {
             notices.push(Level::Error, error);
         }
         if let Some(model) = model {
+            if !self.model.upgrade().is_some_and(|m| Arc::ptr_eq(&m, model)) {
+                self.model = Arc::downgrade(model);
+                self.forget_model();
+                changed = true;
+            }
+            if run.is_none() {
+                (self.read_key, self.monitor_key) = (None, None);
+                self.reading.reset();
+                self.monitored.reset();
+            }
             self.follow(model, run);
             if run.is_some()
                 && !self.is_busy()
@@ -517,11 +569,10 @@ impl FeaturesState {
 
     /// Reads the run with the dictionary and the directions, and makes the page of what is chosen.
     fn follow(&mut self, model: &Arc<Model>, run: Option<&Arc<Run>>) {
-        let here = |a: &Arc<Run>| Arc::as_ptr(a) as usize;
         if let (Some(d), Some(run)) = (self.dictionary.value.clone(), run) {
-            let key = (here(run), Arc::as_ptr(&d) as usize);
-            if self.read_key != Some(key) {
-                self.read_key = Some(key);
+            let same = |(r, k): &(Arc<Run>, Arc<Dictionary>)| Arc::ptr_eq(r, run) && Arc::ptr_eq(k, &d);
+            if !self.read_key.as_ref().is_some_and(same) {
+                self.read_key = Some((run.clone(), d.clone()));
                 let (trace, answer, wrong) = (run.trace.clone(), run.answer, run.wrong);
                 self.reading.start(&self.wake, move |p, _| read(d, trace, answer, wrong, p));
             }
@@ -529,10 +580,10 @@ impl FeaturesState {
         if let Some(run) = run
             && self.is_concept_of(model)
         {
-            let key = (here(run) as u64).wrapping_mul(31).wrapping_add(self.watch_version);
             let wanted = !self.watched.is_empty() || !self.kept.is_empty();
-            if wanted && self.monitor_key != Some(key) {
-                self.monitor_key = Some(key);
+            let same = |(r, v): &(Arc<Run>, u64)| Arc::ptr_eq(r, run) && *v == self.watch_version;
+            if wanted && !self.monitor_key.as_ref().is_some_and(same) {
+                self.monitor_key = Some((run.clone(), self.watch_version));
                 self.monitor(model, run);
             }
         }
@@ -602,11 +653,22 @@ impl FeaturesState {
     fn turn_to(&mut self, chosen: Chosen, model: &Arc<Model>) {
         let direction = self.direction(chosen, model);
         let (model, dictionary) = (model.clone(), self.dictionary.value.clone());
+        let in_stream = match chosen {
+            Chosen::Neuron(..) => true,
+            Chosen::Feature(_) => dictionary.as_ref().and_then(|d| d.output).is_some_and(Place::in_stream),
+            Chosen::Concept(i) => {
+                let site = self.watched.get(i).map(|w| w.concept.site(w.layer));
+                site.is_some_and(|s| s.is_ok_and(|s| Place::from(s).in_stream()))
+            }
+        };
         let examples = self.entry(chosen).map(|e| e.top.clone());
         self.page.start(&self.wake, move |progress, _| {
             let direction = direction?;
-            let effects =
-                if direction.len() == model.config.d_model { Some(effects(&model, &direction)?) } else { None };
+            let effects = if in_stream && direction.len() == model.config.d_model {
+                Some(effects(&model, &direction)?)
+            } else {
+                None
+            };
             let itself = match chosen {
                 Chosen::Feature(f) => Some(f as usize),
                 _ => None,
@@ -644,6 +706,11 @@ impl FeaturesState {
         }
     }
 
+    /// Changes with every dictionary and when its labels have been read.
+    pub fn labels_stamp(&self) -> u64 {
+        self.dictionary.stamp + self.written.stamp
+    }
+
     /// What a chosen thing is called.
     pub fn name(&self, chosen: Chosen) -> String {
         match chosen {
@@ -657,6 +724,11 @@ impl FeaturesState {
                 .get(i)
                 .map_or_else(|| "direction".to_owned(), |w| format!("{} at layer {}", w.concept.name, w.layer)),
         }
+    }
+
+    /// Where the open dictionary lies: what edits name it by.
+    fn dictionary_path(&self) -> String {
+        self.dictionary.value.as_ref().map_or_else(String::new, |d| d.path.display().to_string())
     }
 
     /// An edit that adds what a chosen thing writes, `alpha` times.
@@ -677,7 +749,7 @@ impl FeaturesState {
             Chosen::Neuron(layer, _) => crate::engine::Site::new(SiteKind::MlpOut, layer),
         };
         let direction = match chosen {
-            Chosen::Feature(f) => Direction::Feature { dictionary: self.spec.clone(), feature: f as usize },
+            Chosen::Feature(f) => Direction::Feature { dictionary: self.dictionary_path(), feature: f as usize },
             _ => Direction::Concept { name: self.name(chosen), vector },
         };
         Ok(Edit::new(site, Do::Add { direction, factor: alpha }))
@@ -691,8 +763,11 @@ impl FeaturesState {
         match chosen {
             Chosen::Feature(f) => {
                 let d = self.dictionary.value.as_ref().ok_or_else(|| Error::request("no dictionary is open"))?;
-                let action =
-                    Do::Feature { dictionary: self.spec.clone(), feature: f as usize, change: FeatureChange::Set(0.0) };
+                let action = Do::Feature {
+                    dictionary: self.dictionary_path(),
+                    feature: f as usize,
+                    change: FeatureChange::Set(0.0),
+                };
                 Ok(Edit::new(d.check(&model.config)?.1.site, action))
             }
             Chosen::Neuron(layer, n) => {
@@ -747,9 +822,23 @@ impl FeaturesState {
             }
             FeatureAction::Scan(what, text, tokens) => self.scan(what, text, tokens, model()?)?,
             FeatureAction::OpenIndex(path) => {
+                let model = model()?;
                 let dictionary = self.dictionary.value.clone();
                 self.index.start(&self.wake, move |_, _| {
                     let index = index_file::open(Path::new(&path))?;
+                    if index.about.model != model.config.name {
+                        return Err(Error::request(format!(
+                            "the index was made with {}, not {}; open that model first",
+                            index.about.model, model.config.name
+                        )));
+                    }
+                    let site = dictionary.as_ref().and_then(|d| d.input).map(|p| p.to_string());
+                    if site.is_some_and(|s| s != index.about.site) {
+                        return Err(Error::request(format!(
+                            "the index is of {}, where this dictionary does not read; open the one that was scanned",
+                            index.about.site
+                        )));
+                    }
                     match dictionary {
                         Some(d) if d.d_sae != index.entries.len() => Err(Error::request(format!(
                             "the index has {} features, but {} has {}; open the dictionary that was scanned",
@@ -765,12 +854,24 @@ impl FeaturesState {
                 self.index.stop();
                 self.neurons.stop();
             }
+            FeatureAction::Label(..) if !self.labels_known => {
+                return Err(Error::request(
+                    "the labels beside this dictionary could not be read, so none is written over them; mend labels.json first",
+                ));
+            }
             FeatureAction::Label(f, label) => {
                 self.labels.set(f, label);
                 self.watch_version += 1;
                 if let Some(d) = &self.dictionary.value {
                     let (labels, path) = (self.labels.clone(), d.path.clone());
-                    self.saving.start(&self.wake, move |_, _| labels.save(&path));
+                    // One after the other: the newest must be the last.
+                    let earlier = self.saving.take_task();
+                    self.saving.start(&self.wake, move |_, _| {
+                        if let Some(earlier) = earlier {
+                            earlier.wait();
+                        }
+                        labels.save(&path)
+                    });
                 }
             }
             FeatureAction::Find(set, method, kind) => {
@@ -793,9 +894,10 @@ impl FeaturesState {
                     self.watched.remove(i);
                 }
                 if matches!(self.chosen, Some(Chosen::Concept(_))) {
-                    (self.chosen, self.page) = (None, Pending::default());
+                    self.chosen = None;
+                    self.page.reset();
                 }
-                self.monitored = Pending::default();
+                self.monitored.reset();
                 self.watch_version += 1;
             }
             FeatureAction::Layer(i, layer) => {
@@ -803,7 +905,7 @@ impl FeaturesState {
                     w.layer = layer;
                 }
                 if self.chosen == Some(Chosen::Concept(i)) {
-                    self.page = Pending::default();
+                    self.page.reset();
                 }
                 self.watch_version += 1;
             }
@@ -872,6 +974,7 @@ impl FeaturesState {
             }
             Ok(e)
         };
+        self.doses.reset();
         self.dosed = self.name(chosen);
         let (model, ids) = (model.clone(), run.trace.ids.clone());
         self.doses.start(&self.wake, move |progress, parts| {
@@ -890,7 +993,9 @@ impl FeaturesState {
         let name = format!("{}-{place}-{}", model.config.name, ask.settings.method.name());
         let name: String =
             name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
-        let folder = self.place.join(name);
+        // A folder of its own: labels and edits of an earlier dictionary go on meaning that one.
+        let number = (1..).find(|n| !self.place.join(format!("{name}-{n}")).exists()).unwrap_or(0);
+        let folder = self.place.join(format!("{name}-{number}"));
         self.train = ask.clone();
         self.training.start(&self.wake, move |progress, parts| {
             let rows = Rows::cut(&model, &documents(&[ask.text.clone()])?, CONTEXT, Some(ask.tokens), progress)?;
@@ -904,7 +1009,6 @@ impl FeaturesState {
                 keep: None,
                 memory: 2 << 30,
             };
-            // Half of the time, roughly, so that the bar does not stand still.
             let table = harvest.run(progress)?.remove(0);
             let origin =
                 Origin { model_name: Some(model.config.name.clone()), input: Some(place), output: Some(place) };

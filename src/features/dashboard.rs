@@ -121,7 +121,7 @@ pub fn neuronpedia(model: &Model, index: &Index, feature: usize, direction: Opti
     })?;
     let example = |e: &Example| {
         let tokens: Vec<String> = e.tokens.iter().map(|id| model.token_text(*id)).collect();
-        json!({"tokens": tokens, "tokens_acts_list": e.activations, "train_token_ind": e.position - e.start})
+        json!({"tokens": tokens, "tokens_acts_list": e.activations, "train_token_ind": e.at()})
     };
     let mut quantiles = vec![json!({
         "quantile_name": "Top activations", "examples": entry.top.iter().map(example).collect::<Vec<_>>(),
@@ -205,7 +205,7 @@ pub fn group_examples(examples: &[Example], least: f32) -> Groups {
 /// repetitions.
 fn bag(e: &Example) -> Vec<(u32, f32)> {
     const AROUND: usize = 3;
-    let at = (e.position - e.start) as usize;
+    let at = e.at();
     let mut bag: Vec<(u32, f32)> = Vec::new();
     for (i, id) in e.tokens.iter().enumerate() {
         let distance = i.abs_diff(at);

@@ -32,6 +32,7 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 
 use super::scan::{About, BINS, Entry, Example, Histogram, Index};
 use crate::error::{Error, Result};
+use crate::files::persist;
 
 const FORMAT: &str = "feature index";
 const METADATA: &str = "circuitscope";
@@ -151,8 +152,7 @@ pub fn save(index: &Index, path: &Path) -> Result<()> {
     writer.finish().map_err(packed)?;
     let file = writer.into_inner().map_err(packed)?.into_inner().map_err(|e| failed(e.into_error()))?;
     file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    persist(file, path)
 }
 
 /// Reads an index.
@@ -174,9 +174,30 @@ pub fn open(path: &Path) -> Result<Index> {
     if reader.schema().fields() != &expected.fields {
         return Err(malformed("its columns are not those of a feature index".to_owned()));
     }
+    // The reader trusts lengths inside the file; what makes it panic makes the file unusable.
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(reader, path)));
+    let entries = read.unwrap_or_else(|_| Err(malformed("its lengths contradict each other".to_owned())))?;
+    let sound = |e: &Example| {
+        e.start <= e.position && e.at() < e.tokens.len() && e.tokens.len() == e.activations.len() && e.value.is_finite()
+    };
+    if !entries.iter().all(|e| e.top.iter().chain(&e.sample).all(sound)) {
+        return Err(malformed("an example does not hold the token that it is about".to_owned()));
+    }
+    if entries.is_empty() || about.shards.len() > about.of {
+        return Err(malformed("it holds no feature, or more parts than there are".to_owned()));
+    }
+    Ok(Index { about, entries })
+}
+
+fn read(reader: FileReader<BufReader<File>>, path: &Path) -> Result<Vec<Entry>> {
+    let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
     let mut entries = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|e| malformed(e.to_string()))?;
+        let numbers = batch.column(0).as_primitive::<UInt32Type>();
+        if (0..numbers.len()).any(|i| numbers.value(i) as usize != entries.len() + i) {
+            return Err(malformed("its features are not in order".to_owned()));
+        }
         // The schema was compared, so that every column has the type that is read here.
         let bins = batch.column(5).as_list::<i32>();
         let (top, sample) = (read_examples(batch.column(6)), read_examples(batch.column(7)));
@@ -202,7 +223,7 @@ pub fn open(path: &Path) -> Result<Index> {
             });
         }
     }
-    Ok(Index { about, entries })
+    Ok(entries)
 }
 
 fn read_examples(column: &ArrayRef) -> Vec<Vec<Example>> {

@@ -69,6 +69,12 @@ impl Place {
         })
     }
 
+    /// Whether what is written here is added to the residual stream as it is.
+    pub fn in_stream(self) -> bool {
+        use SiteKind::{AttnOut, Embed, MlpOut, ResidMid, ResidPost, ResidPre};
+        !self.mlp_input && matches!(self.site.kind, Embed | ResidPre | AttnOut | ResidMid | MlpOut | ResidPost)
+    }
+
     pub fn layer(self) -> usize {
         self.site.layer
     }

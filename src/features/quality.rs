@@ -78,6 +78,9 @@ pub struct Reconstruction {
     pub mean_length: f32,
 }
 
+/// Length, in medians, from which a position counts as an outlier.
+pub const OUTLIER: f32 = 4.0;
+
 /// Bins of the density histogram, in powers of ten.
 pub const DENSITY_FROM: f32 = -6.0;
 pub const DENSITY_BINS: usize = 24;
@@ -88,6 +91,9 @@ pub struct Quality {
     pub tokens: usize,
     /// Over all positions but each row's first.
     pub after_first: Reconstruction,
+    /// The same without positions that are longer than [`OUTLIER`] times the median: some models have outliers at later
+    /// positions too, and a few of them make up most of the variance.
+    pub typical: Reconstruction,
     /// Over the first positions alone: outliers in many models, which would flatter or spoil the figure above.
     pub first: Reconstruction,
     /// Features that were active nowhere, as a share.
@@ -140,9 +146,12 @@ impl Hooks for Splice<'_> {
         let len = value.dim(1)?;
         let mut data = value.flatten_all()?.to_vec1::<f32>()?;
         let width = self.output.width(&self.model.config);
-        let made = match &self.made {
-            Some(t) => Some(t.flatten_all()?.to_vec1::<f32>()?),
-            None => None,
+        let made = match (&self.made, &self.instead) {
+            (Some(t), _) => Some(t.flatten_all()?.to_vec1::<f32>()?),
+            (None, Instead::Nothing) => None,
+            (None, Instead::Reconstruction(d)) => {
+                return Err(Error::request(format!("{} reads {} after it writes {}", d.name, self.input, self.output)));
+            }
         };
         for (r, row) in data.chunks_exact_mut(width).enumerate().filter(|(r, _)| r % len > 0) {
             match &made {
@@ -188,6 +197,12 @@ fn losses(
     progress: &Progress,
     units: u64,
 ) -> Result<(f32, f32, f32)> {
+    if output.mlp_input {
+        return Err(Error::request(format!(
+            "what {output} holds can be read but not replaced; judge a dictionary that writes blocks.{}.hook_mlp_out",
+            output.layer()
+        )));
+    }
     let (mut sums, mut n) = ([0f64; 3], 0);
     for batch in rows.batches(PASS) {
         let some = rows.some(&batch);
@@ -228,7 +243,9 @@ pub fn evaluate(
     }
     // Three passes for each token whose loss is measured.
     progress.expect((rows.tokens() + 3 * some.tokens()) as u64);
-    let (mut after, mut first) = (Sums::default(), Sums::default());
+    let (mut after, mut typical, mut first) = (Sums::default(), Sums::default(), Sums::default());
+    // Of the first pass: squared lengths differ little between texts, outliers a hundredfold.
+    let mut median: Option<f32> = None;
     let mut fired = vec![0u64; dictionary.d_sae];
     for batch in rows.batches(PASS) {
         let these = rows.some(&batch);
@@ -236,19 +253,29 @@ pub fn evaluate(
         let values = super::harvest::activations(model, &these, &[input, output], progress)?;
         let (acts, recon) = dictionary.replacement(&values[0], progress)?;
         let target = values[1].contiguous()?;
-        let (d, width) = (dictionary.d_out, dictionary.d_out);
+        let d = dictionary.d_out;
+        let square = |y: &[f32]| y.iter().map(|v| v * v).sum::<f32>();
         with_values(&target, |y| {
+            let border = OUTLIER
+                * OUTLIER
+                * *median.get_or_insert_with(|| {
+                    let mut all: Vec<f32> =
+                        y.chunks_exact(d).enumerate().filter(|(i, _)| i % len > 0).map(|(_, y)| square(y)).collect();
+                    all.sort_by(f32::total_cmp);
+                    all.get(all.len() / 2).copied().unwrap_or(f32::INFINITY)
+                });
             with_values(&recon, |r| {
-                for (i, (y, r)) in y.chunks_exact(width).zip(r.chunks_exact(d)).enumerate() {
+                for (i, (y, r)) in y.chunks_exact(d).zip(r.chunks_exact(d)).enumerate() {
                     let active = acts.starts[i + 1] - acts.starts[i];
                     if i % len == 0 {
-                        first.add(y, r, active)
-                    } else {
-                        after.add(y, r, active)
+                        first.add(y, r, active);
+                        continue;
                     }
-                    if i % len > 0 {
-                        acts.row(i).for_each(|(f, _)| fired[f as usize] += 1);
+                    after.add(y, r, active);
+                    if square(y) <= border {
+                        typical.add(y, r, active);
                     }
+                    acts.row(i).for_each(|(f, _)| fired[f as usize] += 1);
                 }
             })
         })??;
@@ -268,6 +295,7 @@ pub fn evaluate(
     Ok(Quality {
         tokens: rows.tokens(),
         after_first: after.reconstruction(),
+        typical: typical.reconstruction(),
         first: first.reconstruction(),
         dead: fired.iter().filter(|n| **n == 0).count() as f32 / fired.len() as f32,
         density,

@@ -62,8 +62,11 @@ pub fn read(
     let explained =
         y.iter().zip(&recon).map(|(y, r)| 1.0 - square(y, r) / square(y, &mean).max(f32::MIN_POSITIVE)).collect();
     let mut effects = Vec::new();
+    // What normalisation and rescaling make of an activation would have to be undone at each position.
+    let plain = !dictionary.rescale && dictionary.normalisation == super::dictionary::Normalisation::None;
     if let Some(answer) = answer
-        && d == model.config.d_model
+        && output.in_stream()
+        && plain
     {
         let last = trace.len() - 1;
         let scale: f32 = trace.final_scale()?.get(last)?.get(0)?.to_scalar()?;

@@ -27,6 +27,8 @@ pub const BINS: usize = 50;
 const SAMPLE: usize = 100;
 /// Bytes that all examples of a site may take.
 const MEMORY: usize = 1 << 30;
+/// Tokens shown on either side of an example, at most.
+const MOST_WINDOW: usize = 256;
 /// Batches between two checkpoints.
 const CHECKPOINT_EVERY: usize = 64;
 /// Feature pairs whose correlations are summed, at most.
@@ -104,6 +106,13 @@ pub struct Example {
     pub activations: Vec<f32>,
 }
 
+impl Example {
+    /// Where in the tokens shown the active one stands.
+    pub fn at(&self) -> usize {
+        self.position.saturating_sub(self.start) as usize
+    }
+}
+
 /// How active a feature was: bins of equal width from zero, wide enough for the largest value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
@@ -122,7 +131,7 @@ impl Histogram {
     fn widen(&mut self) {
         for i in 0..BINS {
             let at = |i: usize| self.bins.get(i).copied().unwrap_or(0);
-            self.bins[i] = at(2 * i) + at(2 * i + 1);
+            self.bins[i] = at(2 * i).saturating_add(at(2 * i + 1));
         }
         self.width *= 2.0;
     }
@@ -142,7 +151,7 @@ impl Histogram {
         while other.width < self.width {
             other.widen();
         }
-        self.bins.iter_mut().zip(&other.bins).for_each(|(a, b)| *a += b);
+        self.bins.iter_mut().zip(&other.bins).for_each(|(a, b)| *a = a.saturating_add(*b));
     }
 }
 
@@ -183,6 +192,9 @@ pub struct About {
     pub positions: u64,
     pub sample: usize,
     pub window: usize,
+    /// Tells weights and texts apart that go by the same names.
+    #[serde(default)]
+    pub fingerprint: u64,
 }
 
 impl About {
@@ -249,7 +261,7 @@ impl Entry {
     }
 
     fn merge(&mut self, other: Self, sample: usize) {
-        self.active += other.active;
+        self.active = self.active.saturating_add(other.active);
         self.sum += other.sum;
         self.max = self.max.max(other.max);
         self.histogram.merge(&other.histogram);
@@ -375,7 +387,26 @@ impl Plan<'_> {
             positions: 0,
             sample: SAMPLE.min((MEMORY / bytes / count.max(1)).saturating_sub(TOP)),
             window: self.window,
+            fingerprint: self.fingerprint()?,
         })
+    }
+
+    /// A hash of the dictionary's reading part and of all token ids.
+    fn fingerprint(&self) -> Result<u64> {
+        let mut hash = 0xCBF2_9CE4_8422_2325u64;
+        let mut add = |word: u64| hash = mix(hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
+        if let Subject::Features(d) = &self.subject {
+            with_values(&d.w_enc.contiguous()?, |w| w.iter().for_each(|v| add(u64::from(v.to_bits()))))?;
+            d.b_enc.iter().for_each(|v| add(u64::from(v.to_bits())));
+            if let super::Activation::JumpRelu { threshold } = &d.activation {
+                threshold.iter().for_each(|v| add(u64::from(v.to_bits())));
+            }
+        }
+        for row in &self.rows.rows {
+            add(row.len() as u64);
+            row.iter().for_each(|id| add(u64::from(*id)));
+        }
+        Ok(hash)
     }
 
     /// Scans the rest of the text. With a `file` the index is written there now and then and at the end, and an
@@ -391,6 +422,12 @@ impl Plan<'_> {
         let place = self.subject.place()?;
         place.check(&self.model.config)?;
         let all = self.rows.batches(PASS);
+        if self.window > MOST_WINDOW {
+            return Err(Error::request(format!(
+                "a window of {} tokens on either side is too wide; give at most {MOST_WINDOW}",
+                self.window
+            )));
+        }
         let (shard, of) = self.shard;
         if of == 0 || shard >= of {
             return Err(Error::request(format!("there is no shard {shard} of {of}; shards go from 0")));
@@ -427,6 +464,9 @@ impl Plan<'_> {
             let places: Vec<Place> = if neurons.is_some() { vec![place, post] } else { vec![place] };
             let values = activations(self.model, &rows, &places, progress)?;
             let acts = self.subject.activations(&values[0], progress)?;
+            if acts.values.iter().any(|v| !v.is_finite()) {
+                return Err(Error::NotFinite { name: "activations".to_owned() });
+            }
             let len = rows[0].len();
             if let Some(pairs) = &mut features {
                 for r in (0..acts.rows()).filter(|r| r % len > 0) {
@@ -551,8 +591,8 @@ impl Index {
             if !b.is_complete() {
                 return Err(unfinished(b));
             }
-            let alike = (&a.model, &a.subject, &a.texts, a.context, a.limit, a.of, a.sample, a.window)
-                == (&b.model, &b.subject, &b.texts, b.context, b.limit, b.of, b.sample, b.window);
+            let of = |x: &About| (x.context, x.limit, x.of, x.sample, x.window, x.fingerprint);
+            let alike = (&a.model, &a.subject, &a.texts, of(a)) == (&b.model, &b.subject, &b.texts, of(b));
             if !alike || whole.entries.len() != part.entries.len() {
                 return Err(Error::request(
                     "the parts belong to different scans; merge those of one text and dictionary",
@@ -563,9 +603,10 @@ impl Index {
             }
             whole.about.shards.extend(&part.about.shards);
             whole.about.shards.sort_unstable();
-            whole.about.done += part.about.done;
-            whole.about.batches += part.about.batches;
-            whole.about.positions += part.about.positions;
+            let add = |a: &mut usize, b: usize| *a = a.saturating_add(b);
+            add(&mut whole.about.done, part.about.done);
+            add(&mut whole.about.batches, part.about.batches);
+            whole.about.positions = whole.about.positions.saturating_add(part.about.positions);
             let sample = whole.about.sample;
             for (e, o) in whole.entries.iter_mut().zip(part.entries) {
                 e.merge(o, sample);

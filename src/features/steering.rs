@@ -70,14 +70,12 @@ pub fn dose_response(
     if ids.is_empty() {
         return Err(Error::EmptyPrompt);
     }
-    let own = (ids.len() * (model.config.n_layers + 1)) as u64;
     let base = Trace::run(model, ids.to_vec(), progress)?;
     let reference_runs = reference
         .rows
         .iter()
         .map(|r| Trace::run(model, r.clone(), progress).map(Arc::new))
         .collect::<Result<Vec<_>>>()?;
-    progress.expect(own * alphas.len() as u64);
     let last = base.len() - 1;
     let plain = probabilities(&base, last)?;
     let mut all = Vec::with_capacity(alphas.len());

@@ -1,6 +1,5 @@
 //! Dictionaries by name or path, each read once.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -21,9 +20,9 @@ pub struct Builtin {
 
 pub const BUILTINS: &[Builtin] = &[];
 
-type Cache = HashMap<PathBuf, (Option<SystemTime>, Arc<Dictionary>)>;
+type Cache = Vec<(PathBuf, Option<SystemTime>, Arc<Dictionary>)>;
 
-static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
+static CACHE: Mutex<Cache> = Mutex::new(Vec::new());
 
 fn path_of(spec: &str) -> Result<PathBuf> {
     match BUILTINS.iter().find(|b| b.name == spec) {
@@ -50,6 +49,29 @@ fn changed(path: &Path) -> Option<SystemTime> {
     of(&path.join("sae_weights.safetensors")).or_else(|| of(path))
 }
 
+/// Dictionaries that are kept, at most; of more those read first are forgotten.
+const KEPT: usize = 4;
+
+/// Makes a dictionary the one that [`shared`] finds under a path or name.
+///
+/// # Errors
+/// As unpacking a built-in one.
+pub fn insert(spec: &str, dictionary: &Dictionary) -> Result<()> {
+    let path = path_of(spec)?;
+    keep(path, Arc::new(dictionary.clone()));
+    Ok(())
+}
+
+fn keep(path: PathBuf, dictionary: Arc<Dictionary>) {
+    let now = changed(&path);
+    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    cache.retain(|(p, ..)| *p != path);
+    if cache.len() >= KEPT {
+        cache.remove(0);
+    }
+    cache.push((path, now, dictionary));
+}
+
 /// As [`open`], but a dictionary that has been opened before and lies unchanged is the same one again.
 ///
 /// # Errors
@@ -57,14 +79,16 @@ fn changed(path: &Path) -> Option<SystemTime> {
 pub fn shared(spec: &str, progress: &Progress) -> Result<Arc<Dictionary>> {
     let path = path_of(spec)?;
     let now = changed(&path);
-    let known = |cache: &Option<Cache>| {
-        cache.as_ref().and_then(|c| c.get(&path)).filter(|(then, _)| *then == now).map(|(_, d)| d.clone())
-    };
-    if let Some(d) = known(&CACHE.lock().unwrap_or_else(PoisonError::into_inner)) {
+    let known = CACHE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .find(|(p, then, _)| *p == path && *then == now)
+        .map(|(.., d)| d.clone());
+    if let Some(d) = known {
         return Ok(d);
     }
     let dictionary = Arc::new(open(spec, progress)?);
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    cache.get_or_insert_default().insert(path, (now, dictionary.clone()));
+    keep(path, dictionary.clone());
     Ok(dictionary)
 }

@@ -61,6 +61,15 @@ impl<T, P> Task<T, P> {
         &self.progress
     }
 
+    /// Waits for the end.
+    pub fn wait(&self) {
+        while let Ok(event) = self.events.recv() {
+            if matches!(event, Event::Done(_)) {
+                return;
+            }
+        }
+    }
+
     pub fn poll(&self) -> Option<Event<T, P>> {
         self.events.try_recv().ok()
     }

@@ -157,7 +157,7 @@ pub fn merge(args: &Merge) -> Result<()> {
     let parts = args.parts.iter().map(|p| index_file::open(p)).collect::<Result<Vec<_>>>()?;
     let whole = Index::merge(parts)?;
     index_file::save(&whole, &args.output)?;
-    let missing = whole.about.of - whole.about.shards.len();
+    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     let left =
         if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
     emit(&format!("{} positions in {}{left}", whole.about.positions, args.output.display()))
@@ -170,10 +170,11 @@ fn direction(args: &Show, model: &Model, index: &Index) -> Result<Option<Vec<f32
     }
     let Some(spec) = &args.dictionary else { return Ok(None) };
     let d = crate::features::open(spec, &crate::jobs::Progress::new())?;
-    if d.d_sae != index.entries.len() {
+    if d.d_sae != index.entries.len() || d.input.is_some_and(|p| p.to_string() != index.about.site) {
         return Err(Error::request(format!(
-            "the index has {} features, but {} has {}; give the dictionary that was scanned",
+            "the index has {} features at {}, but {} has {}; give the dictionary that was scanned",
             index.entries.len(),
+            index.about.site,
             d.name,
             d.d_sae
         )));
@@ -191,11 +192,19 @@ pub fn show(args: &Show) -> Result<()> {
         )));
     }
     let entry = index.entries.get(args.feature).ok_or_else(|| {
-        Error::request(format!("there is no feature {}; the index has 0 to {}", args.feature, index.entries.len() - 1))
+        Error::request(format!(
+            "there is no feature {}; the index has 0 to {}",
+            args.feature,
+            index.entries.len().saturating_sub(1)
+        ))
     })?;
     let direction = direction(args, &model, &index)?;
+    let in_stream = match &args.dictionary {
+        Some(spec) => crate::features::shared(spec, &crate::jobs::Progress::new())?.output.is_none_or(Place::in_stream),
+        None => true,
+    };
     if args.neuronpedia || args.model.json {
-        let mut page = neuronpedia(&model, &index, args.feature, direction.as_deref())?;
+        let mut page = neuronpedia(&model, &index, args.feature, direction.as_deref().filter(|_| in_stream))?;
         page["features"] = json!(entry.features);
         page["neurons"] = json!(entry.neurons);
         return emit(&page.to_string());
@@ -207,7 +216,7 @@ pub fn show(args: &Show) -> Result<()> {
             .enumerate()
             .map(|(i, id)| {
                 let t = model.token_text(*id).replace('\n', "⏎");
-                if i == (e.position - e.start) as usize { format!("»{t}«") } else { t }
+                if i == e.at() { format!("»{t}«") } else { t }
             })
             .collect();
         vec![text, format!("{:.3}", e.value)]
@@ -228,7 +237,7 @@ pub fn show(args: &Show) -> Result<()> {
         entry.max,
         table(&["example", "activation"], &rows)
     );
-    if let Some(d) = direction.as_ref().filter(|d| d.len() == model.config.d_model) {
+    if let Some(d) = direction.as_ref().filter(|d| in_stream && d.len() == model.config.d_model) {
         let e = effects(&model, d)?;
         let list = |l: &[crate::features::dashboard::Effect]| {
             l.iter().map(|e| format!("{} {:+.2}", quoted(&e.text), e.logit)).collect::<Vec<_>>().join("  ")

@@ -58,6 +58,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
     drop(bar);
     if let Some(path) = &args.output {
         // Four bytes a feature and position, of which nearly all are zero; the contract asks for them in full.
+        let bytes = 4 * acts.rows().saturating_mul(dictionary.d_sae);
+        if bytes > 16 << 30 {
+            return Err(Error::request(format!(
+                "all features of {} positions would take {:.0} GB; encode fewer at a time",
+                acts.rows(),
+                bytes as f64 / 1e9
+            )));
+        }
         let features = acts.dense(dictionary.d_sae)?;
         let tensors: [(&str, &Tensor); 2] = [("features", &features), ("reconstruction", &reconstruction)];
         let metadata = HashMap::from([

@@ -57,7 +57,10 @@ pub(super) fn report(q: &Quality) -> String {
         ]
     };
     let header = ["positions", "n", "L0", "explained variance", "MSE", "cosine", "length"];
-    let mut text = table(&header, &[of("after the first", &q.after_first), of("the first", &q.first)]);
+    let mut text = table(
+        &header,
+        &[of("after the first", &q.after_first), of("without outliers", &q.typical), of("the first", &q.first)],
+    );
     text.push_str(&format!(
         "\n\nCE-loss score {:.4}: {:.4} nats plain, {:.4} reconstructed, {:.4} with nothing there\n{:.2} % of the features are dead on {} tokens",
         q.ce_score,

@@ -73,7 +73,7 @@ impl DictionaryArgs {
             dictionary.input = Some(Place::parse(site)?);
             dictionary.output = match &self.target {
                 Some(t) => Some(Place::parse(t)?),
-                None => dictionary.input,
+                None => dictionary.output.filter(|_| dictionary.d_in != dictionary.d_out).or(dictionary.input),
             };
         }
         Ok(dictionary)

@@ -32,6 +32,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let (progress, bar) = progress("loading");
     let dictionary = args.dictionary.open(&progress)?;
     drop(bar);
+    // Edits find it by its name, with the site that was given.
+    crate::features::store::insert(&args.dictionary.dictionary, &dictionary)?;
     let model = std::sync::Arc::new(args.model.open()?);
     let (_, output) = dictionary.check(&model.config)?;
     let row = dictionary.direction(args.feature)?;

@@ -1,6 +1,6 @@
 //! `features train`: harvests activations and trains a dictionary on them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::json;
@@ -104,17 +104,18 @@ fn settings(args: &Arguments) -> Result<Settings> {
 }
 
 /// Activations that lie in a folder already, if they fit.
-fn kept(folder: Option<&Path>, widths: &[usize], n: usize) -> Result<Option<Vec<Table>>> {
-    let Some(folder) = folder else { return Ok(None) };
+fn kept(harvest: &Harvest<'_>, widths: &[usize], n: usize) -> Result<Option<Vec<Table>>> {
+    let Some(folder) = harvest.keep else { return Ok(None) };
     let paths: Vec<PathBuf> = (0..widths.len()).map(|i| folder.join(file_name(i))).collect();
     if !paths.iter().all(|p| p.is_file()) {
         return Ok(None);
     }
     let tables = paths.iter().map(|p| Table::open(p)).collect::<Result<Vec<_>>>()?;
-    for ((t, d), p) in tables.iter().zip(widths).zip(&paths) {
-        if (t.rows(), t.width()) != (n, *d) {
+    for (i, ((t, d), p)) in tables.iter().zip(widths).zip(&paths).enumerate() {
+        let (found, wanted) = (Table::origin(p)?.unwrap_or_default(), harvest.origin(i));
+        if (t.rows(), t.width()) != (n, *d) || found != wanted {
             return Err(Error::request(format!(
-                "{} holds activations [{}, {}], but this text and site give [{n}, {d}]; choose another --keep",
+                "{} holds activations [{}, {}] of `{found}`, but [{n}, {d}] of `{wanted}` are needed; choose another --keep",
                 p.display(),
                 t.rows(),
                 t.width()
@@ -132,17 +133,17 @@ fn harvest(args: &Arguments, model: &Model, places: &[Place]) -> Result<(Vec<Tab
     let skip_first = !args.include_first;
     let n = trained.rows.iter().map(|r| r.len() - usize::from(skip_first)).sum();
     let widths: Vec<usize> = places.iter().map(|p| p.width(&model.config)).collect();
-    let tables = match kept(args.keep.as_deref(), &widths, n)? {
+    let harvest = Harvest {
+        model,
+        rows: &trained,
+        places,
+        skip_first,
+        keep: args.keep.as_deref(),
+        memory: gigabytes(args.memory),
+    };
+    let tables = match kept(&harvest, &widths, n)? {
         Some(tables) => tables,
-        None => Harvest {
-            model,
-            rows: &trained,
-            places,
-            skip_first,
-            keep: args.keep.as_deref(),
-            memory: gigabytes(args.memory),
-        }
-        .run(&progress)?,
+        None => harvest.run(&progress)?,
     };
     drop(bar);
     Ok((tables, held, started.elapsed().as_secs_f64()))
@@ -198,7 +199,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let quality =
         if held.rows.is_empty() { None } else { Some(evaluate(&model, &dictionary, &held, 8_192, &progress)?) };
     drop(bar);
-    let rate = trainer.dense_operations() * (settings.steps - first) as f64 / seconds.max(1e-9) / 1e9;
+    let rate = trainer.dense_operations() * settings.steps.saturating_sub(first) as f64 / seconds.max(1e-9) / 1e9;
     let training = json!({
         "settings": settings, "text": args.text.text, "context": args.text.context, "positions": positions,
         "first_position": args.include_first, "quality": quality, "curve": trainer.curve,
@@ -216,7 +217,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let rest = json!({
             "dictionary": about(&dictionary), "output": shown(&args.output), "settings": settings, "positions": positions,
             "harvest_seconds": harvested, "train_seconds": seconds, "dense_gflops": rate,
-            "positions_per_second": (settings.steps - first) as f64 * settings.batch as f64 / seconds.max(1e-9),
+            "positions_per_second": settings.steps.saturating_sub(first) as f64 * settings.batch as f64 / seconds.max(1e-9),
             "curve": trainer.curve, "quality": quality,
         });
         return emit(&document(&model, None, harvested + seconds, rest).to_string());
@@ -224,7 +225,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut text = format!(
         "{}\n{positions} positions harvested in {harvested:.1} s, {} steps in {seconds:.1} s ({rate:.0} GFLOP/s as dense products)\n",
         dictionary.describe(),
-        settings.steps - first
+        settings.steps.saturating_sub(first)
     );
     if let Some(q) = &quality {
         text.push_str(&format!("\n{}\n", report(q)));

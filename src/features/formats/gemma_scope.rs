@@ -34,24 +34,32 @@ fn matches(path: &Path) -> bool {
     file.is_file() && (npz || file.file_name().is_some_and(|n| n == SAFETENSORS))
 }
 
-/// Sites by the words of the published paths: `gemma-scope-2b-pt-res/layer_20/width_16k/…`.
+/// Sites by the words of the published paths: `gemma-scope-2b-pt-res/layer_20/width_16k/…`, and version 2's
+/// `resid_post/layer_20_width_16k…`.
 fn places(path: &Path) -> (Option<Place>, Option<Place>) {
-    let text = path.to_string_lossy();
-    let Some(layer) = text.split("layer_").nth(1).and_then(|rest| {
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let parts: Vec<&str> = path.components().filter_map(|c| c.as_os_str().to_str()).collect();
+    let layer_of = |part: &str| -> Option<usize> {
+        let digits: String = part.strip_prefix("layer_")?.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
-    }) else {
+    };
+    let Some((at, layer)) = parts.iter().enumerate().rev().find_map(|(i, p)| Some((i, layer_of(p)?))) else {
         return (None, None);
     };
-    let at = |kind| Some(Place::from(Site::new(kind, layer)));
-    if text.contains("transcoder") {
-        (at(SiteKind::Ln2Normalized), at(SiteKind::MlpOut))
-    } else if text.contains("mlp") {
-        (at(SiteKind::MlpOut), at(SiteKind::MlpOut))
-    } else if text.contains("att") {
-        (at(SiteKind::Z), at(SiteKind::Z))
-    } else if text.contains("res") {
-        (at(SiteKind::ResidPost), at(SiteKind::ResidPost))
+    // The kind stands in the folder above the layer's, or one further up.
+    let near = &parts[at.saturating_sub(2)..at];
+    let named = |words: &[&str]| {
+        near.iter().any(|p| p.split(['-', '_', '.']).any(|w| words.contains(&w)))
+            || parts[at..].iter().any(|p| p.split(['-', '_', '.']).any(|w| words.contains(&w)))
+    };
+    let place = |kind| Some(Place::from(Site::new(kind, layer)));
+    if named(&["transcoder", "transcoders"]) {
+        (place(SiteKind::Ln2Normalized), place(SiteKind::MlpOut))
+    } else if named(&["mlp"]) {
+        (place(SiteKind::MlpOut), place(SiteKind::MlpOut))
+    } else if named(&["att", "attn"]) {
+        (place(SiteKind::Z), place(SiteKind::Z))
+    } else if named(&["res", "resid"]) {
+        (place(SiteKind::ResidPost), place(SiteKind::ResidPost))
     } else {
         (None, None)
     }
@@ -59,7 +67,8 @@ fn places(path: &Path) -> (Option<Place>, Option<Place>) {
 
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let file = file_of(path);
-    let full = std::fs::canonicalize(&file).map_err(|e| Error::read(&file, e))?;
+    // Not through links: downloads are links to files without a name.
+    let full = std::path::absolute(&file).map_err(|e| Error::read(&file, e))?;
     let (input, output) = places(&full);
     let name = {
         let parts: Vec<_> = full.components().filter_map(|c| c.as_os_str().to_str()).collect();

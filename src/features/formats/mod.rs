@@ -55,7 +55,7 @@ fn store(path: &Path, format: &str, progress: &Progress) -> Result<Store> {
 /// A tensor's shape, which must have two axes.
 fn matrix_shape(store: &Store, path: &Path, format: &'static str, name: &str) -> Result<(usize, usize)> {
     match store.entries().get(name).map(|e| &e.shape[..]) {
-        Some([a, b]) => Ok((*a, *b)),
+        Some([a, b]) if *a > 0 && *b > 0 => Ok((*a, *b)),
         Some(other) => Err(Error::Malformed {
             path: path.to_owned(),
             format,

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, activations};
 use crate::features::place::Place;
 use crate::features::text::Rows;
+use crate::files::persist;
 use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::dequantize::Stored;
@@ -54,11 +55,29 @@ impl Table {
         let &[rows, d] = &entry.shape[..] else {
             return Err(malformed(format!("tensor `{name}` has shape {:?} where [n, d_in] belongs", entry.shape)));
         };
+        if rows == 0 || d == 0 {
+            return Err(malformed(format!("tensor `{name}` has shape {:?}: there is nothing in it", entry.shape)));
+        }
         if !matches!(entry.stored, Stored::F32) {
             return Err(malformed(format!("tensor `{name}` is not stored in f32; convert it first")));
         }
         let file = files.pop().ok_or_else(|| malformed("it cannot be opened".to_owned()))?;
         Ok(Self::File { d, rows, file, offset: entry.offset, path: path.to_owned() })
+    }
+
+    /// What a file of activations says of where they come from, as [`Harvest::origin`] wrote it.
+    ///
+    /// # Errors
+    /// As opening it.
+    pub fn origin(path: &Path) -> Result<Option<String>> {
+        let file = File::open(path).map_err(|e| Error::read(path, e))?;
+        let mut size = [0u8; 8];
+        read_exact_at(&file, &mut size, 0).map_err(|e| Error::read(path, e))?;
+        // The header's size was checked when the table was opened.
+        let mut bytes = vec![0u8; u64::from_le_bytes(size).min(1 << 20) as usize];
+        read_exact_at(&file, &mut bytes, 8).map_err(|e| Error::read(path, e))?;
+        let header: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(header["__metadata__"]["origin"].as_str().map(str::to_owned))
     }
 
     /// The given rows, one behind the other.
@@ -149,6 +168,18 @@ impl Harvest<'_> {
         sinks.into_iter().zip(widths).map(|(s, d)| s.finish(d)).collect()
     }
 
+    /// What the activations of the `i`-th place are of: model, site, and a hash of the text.
+    pub fn origin(&self, i: usize) -> String {
+        let mut hash = 0xCBF2_9CE4_8422_2325u64;
+        for row in &self.rows.rows {
+            for id in [row.len() as u32].iter().chain(row) {
+                hash = (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01B3);
+            }
+        }
+        let first = if self.skip_first { "without" } else { "with" };
+        format!("{} at {}, text {hash:016x} {first} first positions", self.model.config.name, self.places[i])
+    }
+
     fn file(&self, i: usize, n: usize, d: usize) -> Result<Sink> {
         let place = self.keep.map(|folder| folder.join(file_name(i)));
         let folder = self.keep.map_or_else(std::env::temp_dir, Path::to_owned);
@@ -157,7 +188,7 @@ impl Harvest<'_> {
         let mut writer = BufWriter::with_capacity(1 << 20, file);
         let header = serde_json::json!({
             "__metadata__": {
-                "model": self.model.config.name, "site": self.places[i].to_string(),
+                "origin": self.origin(i),
                 "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
             },
             "activations": {"dtype": "F32", "shape": [n, d], "data_offsets": [0, 4 * n * d]},
@@ -197,7 +228,7 @@ impl Sink {
                 // Opened while the temporary name still exists; on Unix the open file outlives it.
                 let table = Table::open(file.path())?;
                 if path != temporary {
-                    file.persist(&path).map_err(|e| Error::write(&path, e.error))?;
+                    persist(file, &path)?;
                 }
                 Ok(table)
             }

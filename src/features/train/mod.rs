@@ -93,6 +93,16 @@ impl Trainer {
                 t.rows()
             )));
         }
+        let width = input.width() + target.as_ref().map_or(input.width(), Table::width);
+        // Values, two moments and a gradient of each weight.
+        let bytes = settings.features.saturating_mul(width).saturating_mul(16);
+        if bytes > 64 << 30 {
+            return Err(Error::request(format!(
+                "{} features of this width need {:.0} GB of memory to train; give fewer",
+                settings.features,
+                bytes as f64 / 1e9
+            )));
+        }
         let shuffle = Shuffle::new(n, settings.seed);
         let sample: Vec<usize> = (0..SAMPLE.min(n)).map(|i| shuffle.at(i)).collect();
         let (mean_in, scale_in) = statistics(&input.take(&sample)?, input.width());
@@ -291,6 +301,7 @@ impl Trainer {
             origin: self.origin.clone(),
             step: self.step,
             scale: self.scale,
+            rows: self.input.rows(),
             threshold: self.params.threshold,
             curve: self.curve.clone(),
         };
@@ -314,7 +325,11 @@ impl Trainer {
     /// A damaged checkpoint, or one of other settings.
     pub fn resume(&mut self, folder: &Path) -> Result<bool> {
         let path = folder.join(STATE);
-        let Ok(bytes) = std::fs::read(&path) else { return Ok(false) };
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::read(&path, e)),
+        };
         let malformed = |what: String| Error::Malformed { path: path.clone(), format: "checkpoint", what };
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
         let kept: Kept = metadata
@@ -323,9 +338,13 @@ impl Trainer {
             .and_then(|m| m.get("training"))
             .and_then(|t| serde_json::from_str(t).ok())
             .ok_or_else(|| malformed("it holds no training".to_owned()))?;
-        if kept.settings != self.settings || kept.origin != self.origin {
+        if kept.step > kept.settings.steps {
+            return Err(malformed(format!("it is at step {} of {}", kept.step, kept.settings.steps)));
+        }
+        let same_data = kept.rows == self.input.rows() && kept.scale == self.scale;
+        if kept.settings != self.settings || kept.origin != self.origin || !same_data {
             return Err(Error::request(format!(
-                "{} belongs to a training with other settings; use the same, or another --output",
+                "{} belongs to a training with other settings or another text; use the same, or another --output",
                 path.display()
             )));
         }
@@ -351,6 +370,11 @@ impl Trainer {
         Ok(true)
     }
 
+    /// Units of progress of some steps: a position of a step costs about an eighth of what harvesting it did.
+    pub fn units(&self, steps: usize) -> u64 {
+        (steps * (self.settings.batch / 8).max(1)) as u64
+    }
+
     /// Trains to the end, reporting points of the curves; checkpoints lie in `folder`, if one is given, also when the
     /// training is cancelled. `judge` gives the CE-loss score of a dictionary, now and then.
     ///
@@ -363,8 +387,8 @@ impl Trainer {
         judge: &mut dyn FnMut(&Self) -> Result<Option<f32>>,
         report: &mut dyn FnMut(Point),
     ) -> Result<()> {
-        progress.expect(self.settings.steps as u64);
-        progress.step(self.step as u64)?;
+        progress.expect(self.units(self.settings.steps));
+        progress.step(self.units(self.step))?;
         let look = (self.settings.steps / 10).max(1);
         while self.step < self.settings.steps {
             if let Some(mut point) = self.advance()? {
@@ -376,7 +400,7 @@ impl Trainer {
                 }
                 report(point);
             }
-            let cancelled = progress.step(1);
+            let cancelled = progress.step(self.units(1));
             if let Some(folder) = folder
                 && (self.step.is_multiple_of(CHECKPOINT_EVERY) || cancelled.is_err())
             {
@@ -394,6 +418,8 @@ struct Kept {
     origin: Origin,
     step: usize,
     scale: (f32, f32),
+    #[serde(default)]
+    rows: usize,
     threshold: f32,
     curve: Vec<Point>,
 }

@@ -215,7 +215,8 @@ impl Params {
         cells.times(&a, &self.w_dec.value, d, &mut error);
         let mse = error.par_iter().map(|e| e * e).sum::<f32>() * share;
         let l0 = a.par_iter().filter(|v| **v > 0.0).count() as f32 * share;
-        let explained = 1.0 - mse / (spread(y, d) * share).max(f32::MIN_POSITIVE);
+        let spread = spread(y, d) * share;
+        let explained = if spread > 0.0 { 1.0 - mse / spread } else { 0.0 };
 
         let mut g = Gradients {
             w_enc: vec![0.0; n * self.d_in],

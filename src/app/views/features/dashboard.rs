@@ -19,7 +19,7 @@ pub struct Dashboard {
     /// The field for a feature's number.
     go: String,
     /// Label and note as they are being written, and whose they are.
-    writing: Option<(u32, Label)>,
+    writing: Option<((u64, u32), Label)>,
     alpha: f32,
 }
 
@@ -167,8 +167,9 @@ impl Dashboard {
 
     fn label(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, feature: u32) {
         let known = cx.state.features.labels.of(feature).cloned().unwrap_or_default();
-        if self.writing.as_ref().is_none_or(|(f, _)| *f != feature) {
-            self.writing = Some((feature, known.clone()));
+        let whose = (cx.state.features.labels_stamp(), feature);
+        if self.writing.as_ref().is_none_or(|(w, _)| *w != whose) {
+            self.writing = Some((whose, known.clone()));
         }
         let Some((_, label)) = &mut self.writing else { return };
         let mut done = false;

@@ -56,13 +56,13 @@ impl View for NeuronList {
             |ui, rows| {
                 for (n, g) in &ranking[rows] {
                     let here = s.chosen == Some(Chosen::Neuron(layer, *n));
-                    let entry = &index.entries[*n];
+                    let Some(entry) = index.entries.get(*n) else { continue };
                     // A word of each of the larger groups.
                     let words: Vec<String> = (0..g.count.min(4))
                         .filter_map(|k| {
                             let i = g.of.iter().position(|x| *x == k)?;
-                            let e = &entry.top[i];
-                            e.tokens.get((e.position - e.start) as usize).map(|id| cx.text_of(*id))
+                            let e = entry.top.get(i)?;
+                            e.tokens.get(e.at()).map(|id| cx.text_of(*id))
                         })
                         .collect();
                     ui.horizontal(|ui| {
