@@ -998,7 +998,7 @@ impl FeaturesState {
         let folder = self.place.join(format!("{name}-{number}"));
         self.train = ask.clone();
         self.training.start(&self.wake, move |progress, parts| {
-            let rows = Rows::cut(&model, &documents(&[ask.text.clone()])?, CONTEXT, Some(ask.tokens), progress)?;
+            let rows = Rows::cut(&model, &documents(std::slice::from_ref(&ask.text))?, CONTEXT, Some(ask.tokens), progress)?;
             let every = rows.rows.len().clamp(2, 20);
             let (trained, held) = rows.held_out(every);
             let harvest = Harvest {

@@ -378,7 +378,7 @@ impl fmt::Display for Edit {
                 let of = file_name(dictionary);
                 match change {
                     FeatureChange::Set(0.0) | FeatureChange::Scale(0.0) => {
-                        write!(f, "ablate feature {feature} of {of} in ")?
+                        write!(f, "ablate feature {feature} of {of} in ")?;
                     }
                     FeatureChange::Set(v) => write!(f, "set feature {feature} of {of} to {v} in ")?,
                     FeatureChange::Scale(v) => write!(f, "scale feature {feature} of {of} by {v} in ")?,

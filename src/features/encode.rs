@@ -184,7 +184,8 @@ impl Dictionary {
             Activation::TopK { k } => {
                 let (mut at, mut candidates) = (Vec::with_capacity(4 * k), Vec::with_capacity(4 * k));
                 let mut gather = |least: f32| {
-                    (at.clear(), candidates.clear());
+                    at.clear();
+                    candidates.clear();
                     above(row, &self.b_enc, least, |j, v| {
                         at.push(j);
                         candidates.push(v);

@@ -93,7 +93,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             .collect();
         let rest = json!({
             "dictionary": about(&dictionary), "axes": ["pos"], "top": listed, "l0": l0,
-            "output": args.output.as_ref().map(shown),
+            "output": args.output.as_deref().map(shown),
         });
         return match &model {
             Some(m) => emit(&document(m, Some(&ids), seconds, rest).to_string()),

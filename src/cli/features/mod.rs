@@ -6,7 +6,7 @@ mod eval;
 mod steer;
 mod train;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 
@@ -109,11 +109,11 @@ pub fn gigabytes(n: f64) -> usize {
 }
 
 /// A folder's name, for a dictionary.
-pub fn folder_name(folder: &std::path::Path) -> String {
+pub fn folder_name(folder: &Path) -> String {
     folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
 /// A path as it is printed.
-pub fn shown(path: &PathBuf) -> String {
+pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

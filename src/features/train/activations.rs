@@ -89,7 +89,9 @@ impl Table {
         let mut out = vec![0f32; rows.len() * d];
         match self {
             Self::Memory { values, .. } => {
-                out.par_chunks_mut(d).zip(rows).for_each(|(o, r)| o.copy_from_slice(&values[r * d..(r + 1) * d]))
+                out.par_chunks_mut(d).zip(rows).for_each(|(o, r)| {
+                    o.copy_from_slice(&values[r * d..(r + 1) * d]);
+                });
             }
             Self::File { file, offset, path, .. } => {
                 out.par_chunks_mut(d).zip(rows).try_for_each(|(o, r)| {
@@ -195,7 +197,7 @@ impl Harvest<'_> {
         });
         let mut header = header.to_string();
         // Values begin at a multiple of 8.
-        while header.len() % 8 != 0 {
+        while !header.len().is_multiple_of(8) {
             header.push(' ');
         }
         let wrote =

@@ -122,10 +122,11 @@ impl Cells {
         match self {
             Self::List(l) => out.par_chunks_mut(d).enumerate().for_each(|(r, row)| {
                 simd(|| {
-                    for e in l.starts[r]..l.starts[r + 1] {
-                        let f = l.features[e] as usize;
-                        if values[e] != 0.0 {
-                            add_scaled(row, values[e], &w[f * d..(f + 1) * d]);
+                    let span = l.starts[r]..l.starts[r + 1];
+                    for (f, v) in l.features[span.clone()].iter().zip(&values[span]) {
+                        let f = *f as usize;
+                        if *v != 0.0 {
+                            add_scaled(row, *v, &w[f * d..(f + 1) * d]);
                         }
                     }
                 });

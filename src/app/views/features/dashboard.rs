@@ -307,7 +307,8 @@ fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, page: Option<&Page>, entry: 
     }
     if let Some(e) = entry {
         list(ui, "features that are active together (correlation)", e.features.iter().map(feature).collect());
-        let layer = cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map_or(0, |p| p.layer());
+        let layer =
+            cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map_or(0, crate::features::Place::layer);
         let neurons = e.neurons.iter().map(|(n, v)| (Chosen::Neuron(layer, *n as usize), *v)).collect();
         list(ui, "neurons that are active together (correlation)", neurons);
     }

@@ -66,10 +66,9 @@ fn example(cx: &Context<'_>, e: &Example, max: f32) -> LayoutJob {
         };
         let text = cx.state.model.as_ref().map_or_else(|| id.to_string(), |m| m.token_text(*id));
         // Spaces stay spaces: an example is read as text.
-        let text = if text.starts_with(' ') {
-            format!(" {}", token_text::visible(&text[1..]))
-        } else {
-            token_text::visible(&text)
+        let text = match text.strip_prefix(' ') {
+            Some(rest) => format!(" {}", token_text::visible(rest)),
+            None => token_text::visible(&text),
         };
         job.append(&text, 0.0, format);
     }
