@@ -567,3 +567,17 @@ fn scans_are_exact_resumable_and_merge() {
     let nowhere = dir.path().join("no/such/folder.arrow");
     assert!(plan((0, 1)).run(Some(&nowhere), &progress).unwrap_err().to_string().contains("cannot write"));
 }
+
+/// What ships: every built-in dictionary fits its model and is as good as its card says.
+#[test]
+fn shipped_dictionaries_are_good() {
+    for b in circuitscope::features::store::BUILTINS {
+        let model = Model::open(b.model).unwrap();
+        let d = circuitscope::features::open(b.name, &Progress::new()).unwrap();
+        let documents = circuitscope::features::text::documents(&["mixed".to_owned()]).unwrap();
+        let rows = Rows::cut(&model, &documents, 128, Some(60_000), &Progress::new()).unwrap().held_out(20).1;
+        let q = circuitscope::features::quality::evaluate(&model, &d, &rows, 1_000, &Progress::new()).unwrap();
+        assert!(q.after_first.explained_variance > 0.8 && q.after_first.l0 < 32.0, "{q:?}");
+        assert!(q.ce_score > 0.9 && q.typical.explained_variance > 0.7, "{q:?}");
+    }
+}

@@ -18,7 +18,16 @@ pub struct Builtin {
     files: &'static [(&'static str, &'static [u8])],
 }
 
-pub const BUILTINS: &[Builtin] = &[];
+pub const BUILTINS: &[Builtin] = &[Builtin {
+    name: "text-features",
+    model: "text",
+    purpose: "1,024 features of the residual stream after the second layer of `text`, 24 active at a time",
+    files: &[
+        ("cfg.json", include_bytes!("../../assets/text-features/cfg.json")),
+        ("sae_weights.safetensors", include_bytes!("../../assets/text-features/sae_weights.safetensors")),
+        ("CARD.md", include_bytes!("../../assets/text-features/CARD.md")),
+    ],
+}];
 
 type Cache = Vec<(PathBuf, Option<SystemTime>, Arc<Dictionary>)>;
 

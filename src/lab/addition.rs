@@ -38,7 +38,7 @@ const PLUS: u32 = P as u32;
 const EQUALS: u32 = P as u32 + 1;
 /// Share of all pairs that are trained on.
 const TRAINED: f32 = 0.5;
-const STEPS: usize = 8_000;
+const STEPS: usize = 6_000;
 const RATE: f64 = 1e-3;
 const WARMUP: usize = 10;
 const WEIGHT_DECAY: f64 = 1.0;
@@ -46,10 +46,10 @@ const WEIGHT_DECAY: f64 = 1.0;
 const RHYTHM: (usize, usize) = (50, 250);
 
 const DESIGN: Design = Design {
-    d_model: 48,
+    d_model: 96,
     heads: 4,
     layers: 1,
-    d_mlp: 128,
+    d_mlp: 256,
     vocab: P + 3,
     context: 16,
     rope_base: 10_000.0,

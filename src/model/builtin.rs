@@ -60,6 +60,19 @@ pub const BUILTINS: &[Builtin] = &[
             ("CARD.md", include_bytes!("../../assets/addition/CARD.md")),
         ],
     },
+    Builtin {
+        name: "text",
+        purpose: "three layers with MLPs that learned prose, dialogue and code: a small model to find features in",
+        n_params: 758_144,
+        license: "CC0-1.0",
+        prompt: "\"I am very glad to see you,\" said Emma; \"the king and the queen are coming to the ball.\"",
+        files: &[
+            ("config.json", include_bytes!("../../assets/text-model/config.json")),
+            ("model.safetensors", include_bytes!("../../assets/text-model/model.safetensors")),
+            ("tokenizer.json", include_bytes!("../../assets/text-model/tokenizer.json")),
+            ("CARD.md", include_bytes!("../../assets/text-model/CARD.md")),
+        ],
+    },
 ];
 
 /// The name of the model that is opened when none is named.
