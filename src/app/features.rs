@@ -1,34 +1,34 @@
 //! What the feature views show: the dictionary, what it says of the prompt, the index of examples, directions, and what
 //! is being trained. Each piece of work runs on a thread of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use eframe::egui;
 
+use super::feature_work::{follow_on, rank, split};
 use super::notify::{Level, Notices};
+pub use super::pending::Pending;
+use super::pending::Wake;
 use crate::engine::edit::{Action as Do, Direction, FeatureChange};
-use crate::engine::resolve::{Sources, resolve_stack};
-use crate::engine::{Edit, EditStack, SiteKind, Trace};
+use crate::engine::{Edit, EditStack, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::concept::{ConceptSet, Pool};
 use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours, neuron_direction};
 use crate::features::direction::{Concept, Method, find};
 use crate::features::feature_map::{FeatureMap, feature_map};
 use crate::features::formats::saelens;
-use crate::features::harvest::activations;
 use crate::features::labels::{Label, Labels};
 use crate::features::quality::ce_score;
 use crate::features::reading::{Order, Reading, read};
-use crate::features::scan::{Example, Index, Plan, Subject};
+use crate::features::scan::{Index, Plan, Subject};
 use crate::features::steering::{Dose, Watched, dose_response, strengths};
 use crate::features::text::{Rows, documents};
 use crate::features::train::activations::Harvest;
 use crate::features::train::{Origin, Point, Settings, Trainer};
 use crate::features::{Dictionary, Place, index_file};
-use crate::jobs::task::Event;
-use crate::jobs::{Progress, Run, Task};
+use crate::jobs::Run;
 use crate::model::Model;
 
 /// Tokens of an example on either side.
@@ -37,90 +37,6 @@ const WINDOW: usize = 5;
 const CONTEXT: usize = 128;
 /// Similarity below which examples count as unrelated.
 pub const UNRELATED: f32 = 0.12;
-
-/// A result on its way, and the last one.
-pub struct Pending<T, P = ()> {
-    task: Option<Task<T, P>>,
-    pub value: Option<Arc<T>>,
-    pub error: Option<String>,
-    /// Parts of the result on its way.
-    pub parts: Vec<P>,
-    /// Changes with every new value.
-    pub stamp: u64,
-}
-
-impl<T, P> Default for Pending<T, P> {
-    fn default() -> Self {
-        Self { task: None, value: None, error: None, parts: Vec::new(), stamp: 0 }
-    }
-}
-
-impl<T, P> Pending<T, P> {
-    /// One that is there.
-    pub fn there(value: T) -> Self {
-        Self { value: Some(Arc::new(value)), stamp: 1, ..Self::default() }
-    }
-}
-
-impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
-    fn start(
-        &mut self,
-        wake: &Wake,
-        work: impl FnOnce(&Progress, &crate::jobs::task::Parts<'_, T, P>) -> Result<T> + Send + 'static,
-    ) {
-        let wake = wake.clone();
-        (self.error, self.parts) = (None, Vec::new());
-        self.task = Some(Task::spawn(move || wake(), work));
-    }
-
-    /// Takes in what has arrived: whether anything did, and whether the result is there.
-    fn update(&mut self) -> (bool, bool) {
-        let (mut changed, mut done) = (false, false);
-        while let Some(event) = self.task.as_ref().and_then(Task::poll) {
-            changed = true;
-            match event {
-                Event::Part(p) => self.parts.push(p),
-                Event::Done(outcome) => {
-                    self.task = None;
-                    match outcome {
-                        Ok(v) => {
-                            self.value = Some(Arc::new(v));
-                            self.stamp += 1;
-                            done = true;
-                        }
-                        Err(Error::Cancelled) => {}
-                        Err(e) => self.error = Some(e.to_string()),
-                    }
-                }
-            }
-        }
-        (changed, done)
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.task.is_some()
-    }
-
-    fn take_task(&mut self) -> Option<Task<T, P>> {
-        self.task.take()
-    }
-
-    /// Share that is done, and seconds left.
-    pub fn progress(&self) -> Option<(f32, Option<f64>)> {
-        self.task.as_ref().map(|t| (t.progress().fraction(), t.progress().seconds_left()))
-    }
-
-    fn stop(&mut self) {
-        self.task = None;
-    }
-
-    /// Nothing there and nothing on its way; stamps go on, so that no cache takes a later value for an earlier one.
-    fn reset(&mut self) {
-        *self = Self { stamp: self.stamp + 1, ..Self::default() };
-    }
-}
-
-type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// What the dashboard is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,86 +57,6 @@ pub struct Page {
     pub groups: Option<Groups>,
     /// For each group the features that are most active in it and not in the others, and how much more.
     pub split: Vec<Vec<(u32, f32)>>,
-}
-
-/// How far each neuron's examples fall into unrelated groups, the furthest first.
-fn rank(index: &Index, progress: &Progress) -> Result<Vec<(usize, Groups)>> {
-    progress.expect(index.entries.len() as u64);
-    let mut all = Vec::new();
-    for (n, e) in index.entries.iter().enumerate() {
-        progress.step(1)?;
-        if e.top.len() >= 8 {
-            all.push((n, group_examples(&e.top, UNRELATED)));
-        }
-    }
-    // Several groups of some size count, not many single examples.
-    let sizes = |g: &Groups| (0..g.count).filter(|k| g.of.iter().filter(|x| *x == k).count() >= 3).count();
-    all.sort_by(|a, b| sizes(&b.1).cmp(&sizes(&a.1)).then(b.1.apart.total_cmp(&a.1.apart)));
-    Ok(all)
-}
-
-/// The run that the monitor reads: the prompt's, or one of the prompt with what was generated after it.
-fn follow_on(
-    model: &Arc<Model>,
-    trace: Arc<Trace>,
-    follow: Follow,
-    continued: &Continued,
-    progress: &Progress,
-) -> Result<Arc<Trace>> {
-    let more = match follow {
-        Follow::Prompt => return Ok(trace),
-        Follow::Generated => &continued.plain,
-        Follow::Steered => &continued.steered,
-    };
-    if more.is_empty() {
-        return Ok(trace);
-    }
-    let ids = [&trace.ids[..], more].concat();
-    let plain = Arc::new(Trace::run(model, ids.clone(), progress)?);
-    if follow == Follow::Generated || !continued.stack.is_active() {
-        return Ok(plain);
-    }
-    // Edits of single positions, and those of the prompt or of what is generated, mean the same positions here.
-    let prompt = Trace::run(model, trace.ids.clone(), progress)?;
-    let ops = resolve_stack(&continued.stack, &Sources::alone(&prompt))?;
-    Ok(Arc::new(Trace::run_edited(model, ids, Arc::new(ops), progress)?))
-}
-
-/// Features kept of each group.
-const SPLIT: usize = 4;
-
-/// Which features of a dictionary tell the groups of a neuron's examples apart: their mean activation at the group's
-/// active tokens, less the largest mean in another group.
-fn split(
-    model: &Model,
-    dictionary: &Dictionary,
-    examples: &[Example],
-    groups: &Groups,
-    progress: &Progress,
-) -> Result<Vec<Vec<(u32, f32)>>> {
-    let (input, _) = dictionary.check(&model.config)?;
-    let mut means: Vec<HashMap<u32, f32>> = vec![HashMap::new(); groups.count];
-    for (e, g) in examples.iter().zip(&groups.of) {
-        progress.check()?;
-        let at = e.at();
-        let x = activations(model, &[&e.tokens[..=at]], &[input], progress)?.remove(0);
-        let size = groups.of.iter().filter(|x| *x == g).count() as f32;
-        for (f, a) in dictionary.encode(&x.narrow(0, at, 1)?, progress)?.row(0) {
-            *means[*g].entry(f).or_insert(0.0) += a / size;
-        }
-    }
-    Ok((0..groups.count)
-        .map(|g| {
-            let other = |f: &u32| {
-                (0..groups.count).filter(|o| *o != g).filter_map(|o| means[o].get(f)).copied().fold(0f32, f32::max)
-            };
-            let mut all: Vec<(u32, f32)> = means[g].iter().map(|(f, a)| (*f, a - other(f))).collect();
-            all.retain(|(_, v)| *v > 0.0);
-            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            all.truncate(SPLIT);
-            all
-        })
-        .collect())
 }
 
 /// A direction in the list of the monitor.

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod causal;
 pub mod circuits;
 pub mod command;
+mod feature_work;
 pub mod features;
 pub mod features_panel;
 pub mod fonts;
@@ -15,6 +16,7 @@ pub mod layout;
 pub mod lessons;
 pub mod notify;
 pub mod palette;
+pub mod pending;
 pub mod picture;
 pub mod results;
 mod save;
@@ -303,6 +305,8 @@ impl App {
         let palette = Palette::of(&ctx);
         let mut actions = Vec::new();
         let mut hovered = Hovered::default();
+        // Behind the panels: what none of them covers is not left see-through.
+        ui.painter().rect_filled(ui.max_rect(), 0.0, palette.base);
         {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
             egui::Panel::top("top")

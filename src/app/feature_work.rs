@@ -1,0 +1,96 @@
+//! What the feature views have computed beside a scan: which neurons are about several things, which features split
+//! them, and the run that the monitor reads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::features::{Continued, Follow, UNRELATED};
+use crate::engine::Trace;
+use crate::engine::resolve::{Sources, resolve_stack};
+use crate::error::Result;
+use crate::features::Dictionary;
+use crate::features::dashboard::{Groups, group_examples};
+use crate::features::harvest::activations;
+use crate::features::scan::{Example, Index};
+use crate::jobs::Progress;
+use crate::model::Model;
+
+/// How far each neuron's examples fall into unrelated groups, the furthest first.
+pub(super) fn rank(index: &Index, progress: &Progress) -> Result<Vec<(usize, Groups)>> {
+    progress.expect(index.entries.len() as u64);
+    let mut all = Vec::new();
+    for (n, e) in index.entries.iter().enumerate() {
+        progress.step(1)?;
+        if e.top.len() >= 8 {
+            all.push((n, group_examples(&e.top, UNRELATED)));
+        }
+    }
+    // Several groups of some size count, not many single examples.
+    let sizes = |g: &Groups| (0..g.count).filter(|k| g.of.iter().filter(|x| *x == k).count() >= 3).count();
+    all.sort_by(|a, b| sizes(&b.1).cmp(&sizes(&a.1)).then(b.1.apart.total_cmp(&a.1.apart)));
+    Ok(all)
+}
+
+/// The run that the monitor reads: the prompt's, or one of the prompt with what was generated after it.
+pub(super) fn follow_on(
+    model: &Arc<Model>,
+    trace: Arc<Trace>,
+    follow: Follow,
+    continued: &Continued,
+    progress: &Progress,
+) -> Result<Arc<Trace>> {
+    let more = match follow {
+        Follow::Prompt => return Ok(trace),
+        Follow::Generated => &continued.plain,
+        Follow::Steered => &continued.steered,
+    };
+    if more.is_empty() {
+        return Ok(trace);
+    }
+    let ids = [&trace.ids[..], more].concat();
+    let plain = Arc::new(Trace::run(model, ids.clone(), progress)?);
+    if follow == Follow::Generated || !continued.stack.is_active() {
+        return Ok(plain);
+    }
+    // Edits of single positions, and those of the prompt or of what is generated, mean the same positions here.
+    let prompt = Trace::run(model, trace.ids.clone(), progress)?;
+    let ops = resolve_stack(&continued.stack, &Sources::alone(&prompt))?;
+    Ok(Arc::new(Trace::run_edited(model, ids, Arc::new(ops), progress)?))
+}
+
+/// Features kept of each group.
+const SPLIT: usize = 4;
+
+/// Which features of a dictionary tell the groups of a neuron's examples apart: their mean activation at the group's
+/// active tokens, less the largest mean in another group.
+pub(super) fn split(
+    model: &Model,
+    dictionary: &Dictionary,
+    examples: &[Example],
+    groups: &Groups,
+    progress: &Progress,
+) -> Result<Vec<Vec<(u32, f32)>>> {
+    let (input, _) = dictionary.check(&model.config)?;
+    let mut means: Vec<HashMap<u32, f32>> = vec![HashMap::new(); groups.count];
+    for (e, g) in examples.iter().zip(&groups.of) {
+        progress.check()?;
+        let at = e.at();
+        let x = activations(model, &[&e.tokens[..=at]], &[input], progress)?.remove(0);
+        let size = groups.of.iter().filter(|x| *x == g).count() as f32;
+        for (f, a) in dictionary.encode(&x.narrow(0, at, 1)?, progress)?.row(0) {
+            *means[*g].entry(f).or_insert(0.0) += a / size;
+        }
+    }
+    Ok((0..groups.count)
+        .map(|g| {
+            let other = |f: &u32| {
+                (0..groups.count).filter(|o| *o != g).filter_map(|o| means[o].get(f)).copied().fold(0f32, f32::max)
+            };
+            let mut all: Vec<(u32, f32)> = means[g].iter().map(|(f, a)| (*f, a - other(f))).collect();
+            all.retain(|(_, v)| *v > 0.0);
+            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            all.truncate(SPLIT);
+            all
+        })
+        .collect())
+}
