@@ -203,10 +203,34 @@ impl Cells {
         }
     }
 
-    /// Which features have a cell with a value above zero.
-    pub fn fired(&self, values: &[f32]) -> Vec<bool> {
-        // Values of cells are never negative.
-        self.sums(values).iter().map(|v| *v > 0.0).collect()
+    /// Marks features that have a cell with a value above zero; the number of such cells, and the sum of all values.
+    pub fn active(&self, values: &[f32], fired: &mut [bool]) -> (usize, f32) {
+        // Of each feature its cells above zero and their sum.
+        let mut seen = vec![(0u32, 0f32); fired.len()];
+        let add = |seen: &mut (u32, f32), v: f32| {
+            seen.0 += u32::from(v > 0.0);
+            seen.1 += v;
+        };
+        match self {
+            Self::List(l) => l.features.iter().zip(values).for_each(|(f, v)| add(&mut seen[*f as usize], *v)),
+            Self::All { rows, features, .. } => {
+                let part = rows.div_ceil(rayon::current_num_threads()).max(1);
+                let parts: Vec<Vec<(u32, f32)>> = values
+                    .par_chunks(part * features)
+                    .map(|rows| {
+                        let mut out = vec![(0, 0.0); *features];
+                        let row = |row: &[f32]| simd(|| out.iter_mut().zip(row).for_each(|(s, v)| add(s, *v)));
+                        rows.chunks_exact(*features).for_each(row);
+                        out
+                    })
+                    .collect();
+                for part in parts {
+                    seen.iter_mut().zip(part).for_each(|(s, p)| *s = (s.0 + p.0, s.1 + p.1));
+                }
+            }
+        }
+        fired.iter_mut().zip(&seen).for_each(|(f, s)| *f |= s.0 > 0);
+        (seen.iter().map(|s| s.0 as usize).sum(), seen.iter().map(|s| s.1).sum())
     }
 }
 
@@ -232,7 +256,9 @@ mod tests {
             let grads = c.map_with(c.dots(&x, &w, 2, 0.5), |_, z, g| if z > 0.0 { g } else { 0.0 });
             let mut gathered = vec![0.0; 6];
             c.gather(&grads, &x, 2, &mut gathered);
-            (recon, gathered, c.sums(&grads), c.fired(&a))
+            let mut fired = vec![false; 3];
+            let seen = c.active(&a, &mut fired);
+            (recon, gathered, c.sums(&grads), fired, seen)
         };
         let (l, a) = (run(&list), run(&all));
         assert_eq!(l, a);
@@ -241,5 +267,6 @@ mod tests {
         assert_eq!(l.2, [0.5, 0.0, 6.0]);
         assert_eq!(l.1, [0.5, 0.5, 0.0, 0.0, 9.0, 3.0]);
         assert_eq!(l.3, [true, false, true]);
+        assert_eq!(l.4, (3, 7.0));
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::cells::Cells;
-use super::maths::{Matrix, Param, dot, product};
+use super::maths::{Matrix, Param, add_scaled, dot, product};
 use super::settings::{Method, Settings};
 use crate::engine::kernels::buffer;
 use crate::features::encode::largest;
@@ -12,6 +12,9 @@ use crate::features::encode::largest;
 const FIRST_THRESHOLD: f32 = 0.05;
 /// How quickly the threshold that stands in for a batch's k largest follows them.
 const THRESHOLD_RATE: f32 = 0.01;
+/// Positions that are worked on at a time: what is computed between two products is then read back from the cache, and
+/// buffers are reused by the allocator instead of being mapped anew.
+const STRIP: usize = 512;
 
 /// What is trained. Rows are features.
 #[derive(Clone, Debug)]
@@ -54,10 +57,33 @@ pub struct Gradients {
     pub log_threshold: Vec<f32>,
     pub r_mag: Vec<f32>,
     pub b_mag: Vec<f32>,
+    /// Σ of the losses' slopes by what the encoder's product gives, of each feature.
+    dz: Vec<f32>,
     pub fired: Vec<bool>,
     /// Reconstruction less target, [rows, d_out].
     pub error: Vec<f32>,
     pub seen: Seen,
+}
+
+impl Gradients {
+    /// Nothing seen yet.
+    fn zero(p: &Params) -> Self {
+        let (n, zeros) = (p.features, || vec![0.0; p.features]);
+        let some = |there: bool| if there { zeros() } else { Vec::new() };
+        Self {
+            w_enc: vec![0.0; n * p.d_in],
+            b_enc: zeros(),
+            w_dec: vec![0.0; n * p.d_out],
+            b_dec: vec![0.0; p.d_out],
+            log_threshold: some(p.log_threshold.is_some()),
+            r_mag: some(p.magnitude.is_some()),
+            b_mag: some(p.magnitude.is_some()),
+            dz: zeros(),
+            fired: vec![false; n],
+            error: Vec::new(),
+            seen: Seen::default(),
+        }
+    }
 }
 
 impl Params {
@@ -195,9 +221,49 @@ impl Params {
     /// Loss and gradients on a batch: `x` [rows, d_in], `y` [rows, d_out]. `dead` are the features that the auxiliary
     /// loss revives.
     pub fn gradients(&mut self, settings: &Settings, penalty: f32, x: &[f32], y: &[f32], dead: &[bool]) -> Gradients {
-        let (n, d) = (self.features, self.d_out);
+        let d = self.d_out;
         let rows = x.len() / self.d_in;
         let share = 1.0 / rows as f32;
+        let mut g = Gradients::zero(self);
+        // Only BatchTopK chooses among the positions of the whole batch.
+        let strip = if settings.method == Method::BatchTopK { rows } else { STRIP.min(rows) }.max(1);
+        for (x, y) in x.chunks(strip * self.d_in).zip(y.chunks(strip * d)) {
+            self.strip(settings, penalty, share, x, y, dead, &mut g);
+        }
+        let spread = spread(y, d) * share;
+        g.seen.explained = if spread > 0.0 { 1.0 - g.seen.mse / spread } else { 0.0 };
+        g.w_dec.par_iter_mut().for_each(|v| *v *= 2.0 * share);
+        for row in g.error.chunks_exact(d) {
+            g.b_dec.iter_mut().zip(row).for_each(|(b, e)| *b += 2.0 * share * e);
+        }
+        if self.same {
+            // What the input loses by b_dec: −Σ dz · W_enc.
+            let n = self.features;
+            let sums = Matrix::new(&g.dz, 1, n);
+            let mut through = vec![0f32; self.d_in];
+            product(&mut through, sums, Matrix::new(&self.w_enc.value, n, self.d_in), -1.0, false);
+            g.b_dec.iter_mut().zip(&through).for_each(|(b, t)| *b += t);
+        }
+        // All but the gated encoder's bias acts where its product does.
+        if settings.method != Method::Gated {
+            g.b_enc.clone_from(&g.dz);
+        }
+        g
+    }
+
+    /// Adds a strip's part to everything in `g`; the decoder's gradient still lacks its factor of two shares.
+    fn strip(
+        &mut self,
+        settings: &Settings,
+        penalty: f32,
+        share: f32,
+        x: &[f32],
+        y: &[f32],
+        dead: &[bool],
+        g: &mut Gradients,
+    ) {
+        let d = self.d_out;
+        let rows = x.len() / self.d_in;
         let (input, z) = self.project(x);
         let n_dead = dead.iter().filter(|d| **d).count();
         let aux_rows = (settings.auxiliary > 0.0 && n_dead > 0 && settings.method.counts())
@@ -214,24 +280,12 @@ impl Params {
         let mut error = self.minus(y);
         cells.times(&a, &self.w_dec.value, d, &mut error);
         let mse = error.par_iter().map(|e| e * e).sum::<f32>() * share;
-        let l0 = a.par_iter().filter(|v| **v > 0.0).count() as f32 * share;
-        let spread = spread(y, d) * share;
-        let explained = if spread > 0.0 { 1.0 - mse / spread } else { 0.0 };
-
-        let mut g = Gradients {
-            w_enc: vec![0.0; n * self.d_in],
-            b_enc: Vec::new(),
-            w_dec: vec![0.0; n * d],
-            b_dec: vec![0.0; d],
-            log_threshold: Vec::new(),
-            r_mag: Vec::new(),
-            b_mag: Vec::new(),
-            fired: cells.fired(&a),
-            error: Vec::new(),
-            seen: Seen { mse, l0, explained, loss: mse },
-        };
+        let (active, total) = cells.active(&a, &mut g.fired);
+        let l0 = active as f32 * share;
+        g.seen.mse += mse;
+        g.seen.l0 += l0;
+        g.seen.loss += mse;
         cells.gather(&a, &error, d, &mut g.w_dec);
-        g.w_dec.par_iter_mut().for_each(|v| *v *= 2.0 * share);
         // ∂mse/∂a of every cell.
         let da = cells.dots(&error, &self.w_dec.value, d, 2.0 * share);
         let dz = match (settings.method, &self.magnitude) {
@@ -244,16 +298,16 @@ impl Params {
                 let dt = cells.map_with(da.clone(), |f, z, g| {
                     if near(f, z) { -(theta[f] * g + penalty * share) / settings.bandwidth * theta[f] } else { 0.0 }
                 });
-                g.log_threshold = cells.sums(&dt);
+                add(&mut g.log_threshold, &cells.sums(&dt));
                 g.seen.loss += penalty * l0;
-                cells.map_with(da, |f, z, g| if z + bias[f] > theta[f] { g } else { 0.0 })
+                cells.map_with(da, |f, z, g| g * one_if(z + bias[f] > theta[f]))
             }
             (Method::Gated, Some((r, b))) => {
                 let (scale, offset): (Vec<f32>, _) = (r.value.iter().map(|v| v.exp()).collect(), &b.value);
-                let on = |f: usize, z: f32| z + bias[f] > 0.0 && z * scale[f] + offset[f] > 0.0;
-                let dm = cells.map_with(da, |f, z, g| if on(f, z) { g } else { 0.0 });
-                g.b_mag = cells.sums(&dm);
-                g.r_mag = cells.sums(&cells.map_with(dm.clone(), |f, z, g| g * z * scale[f]));
+                let on = |f: usize, z: f32| (z + bias[f] > 0.0) & (z * scale[f] + offset[f] > 0.0);
+                let dm = cells.map_with(da, |f, z, g| g * one_if(on(f, z)));
+                add(&mut g.b_mag, &cells.sums(&dm));
+                add(&mut g.r_mag, &cells.sums(&cells.map_with(dm.clone(), |f, z, g| g * z * scale[f])));
                 // The gate learns from its own reconstruction, through a decoder that it does not move, and the
                 // penalty.
                 let gate = cells.map(|f, z| (z + bias[f]).max(0.0));
@@ -262,39 +316,27 @@ impl Params {
                 g.seen.loss += left.par_iter().map(|e| e * e).sum::<f32>() * share;
                 g.seen.loss += penalty * share * gate.par_iter().sum::<f32>();
                 let dgate = cells.dots(&left, &self.w_dec.value, d, 2.0 * share);
-                let dgate = cells.map_with(dgate, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 });
-                g.b_enc = cells.sums(&dgate);
-                let through = cells.map_with(dm, |f, _, g| g * scale[f]);
-                through.par_iter().zip(&dgate).map(|(a, b)| a + b).collect()
+                let dgate = cells.map_with(dgate, |f, z, g| (g + penalty * share) * one_if(z + bias[f] > 0.0));
+                add(&mut g.b_enc, &cells.sums(&dgate));
+                let mut through = cells.map_with(dm, |f, _, g| g * scale[f]);
+                through.par_iter_mut().zip(&dgate).for_each(|(a, b)| *a += b);
+                through
             }
             _ => {
-                g.seen.loss += penalty * share * a.par_iter().sum::<f32>();
-                cells.map_with(da, |f, z, g| if z + bias[f] > 0.0 { g + penalty * share } else { 0.0 })
+                g.seen.loss += penalty * share * total;
+                cells.map_with(da, |f, z, g| (g + penalty * share) * one_if(z + bias[f] > 0.0))
             }
         };
         cells.gather(&dz, &input, self.d_in, &mut g.w_enc);
-        let mut sums = cells.sums(&dz);
-        for row in error.chunks_exact(d) {
-            g.b_dec.iter_mut().zip(row).for_each(|(b, e)| *b += 2.0 * share * e);
-        }
+        add(&mut g.dz, &cells.sums(&dz));
         if let Some(lists) = aux_rows {
-            self.auxiliary(settings, lists, &input, &error, share, &mut g, &mut sums);
-        }
-        if g.b_enc.is_empty() {
-            g.b_enc.clone_from(&sums);
-        }
-        if self.same {
-            // What the input loses by b_dec: −Σ dz · W_enc.
-            let mut through = vec![0f32; self.d_in];
-            product(&mut through, Matrix::new(&sums, 1, n), Matrix::new(&self.w_enc.value, n, self.d_in), -1.0, false);
-            g.b_dec.iter_mut().zip(&through).for_each(|(b, t)| *b += t);
+            self.auxiliary(settings, lists, &input, &error, share, g);
         }
         if settings.method == Method::BatchTopK && border > f32::MIN_POSITIVE {
             let first = self.threshold == 0.0;
             self.threshold += if first { border } else { THRESHOLD_RATE * (border - self.threshold) };
         }
-        g.error = error;
-        g
+        g.error.extend_from_slice(&error);
     }
 
     /// b_dec − y, [rows, d_out].
@@ -329,7 +371,6 @@ impl Params {
         error: &[f32],
         share: f32,
         g: &mut Gradients,
-        sums: &mut [f32],
     ) {
         let d = self.d_out;
         let cells = Cells::list(lists, self.features);
@@ -342,10 +383,11 @@ impl Params {
         g.seen.loss += scale * share * left.par_iter().map(|e| e * e).sum::<f32>();
         let mut dw = vec![0f32; g.w_dec.len()];
         cells.gather(&a, &left, d, &mut dw);
-        g.w_dec.par_iter_mut().zip(&dw).for_each(|(w, d)| *w += 2.0 * share * scale * d);
+        // Two shares come later, to all of it.
+        g.w_dec.par_iter_mut().zip(&dw).for_each(|(w, d)| *w += scale * d);
         let dz = cells.dots(&left, &self.w_dec.value, d, 2.0 * share * scale);
         cells.gather(&dz, input, self.d_in, &mut g.w_enc);
-        sums.iter_mut().zip(cells.sums(&dz)).for_each(|(s, v)| *s += v);
+        add(&mut g.dz, &cells.sums(&dz));
     }
 
     /// Takes the step, and keeps decoder rows at length 1: the part of the gradient along a row is dropped first.
@@ -368,6 +410,16 @@ impl Params {
         }
         self.w_dec.value.par_chunks_mut(d).for_each(unit);
     }
+}
+
+/// 1 or 0, to multiply with: half of a batch's cells are on, and branches that nobody can predict are slower.
+#[inline(always)]
+fn one_if(on: bool) -> f32 {
+    f32::from(u8::from(on))
+}
+
+fn add(out: &mut [f32], x: &[f32]) {
+    add_scaled(out, 1.0, x);
 }
 
 /// Brings a row to length 1.
