@@ -44,6 +44,33 @@ pub(super) fn time(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
+/// Median seconds of `base` and `f` over `n` runs of one after the other, and the median of their ratio f/base: pairs
+/// taken together share what else the machine was doing.
+pub(super) fn beside(
+    n: usize,
+    mut base: impl FnMut() -> Result<()>,
+    mut f: impl FnMut() -> Result<()>,
+) -> Result<(f64, f64, f64)> {
+    base()?;
+    f()?;
+    let (mut bases, mut times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..n.max(1) {
+        let start = Instant::now();
+        base()?;
+        let middle = Instant::now();
+        f()?;
+        let (a, b) = ((middle - start).as_secs_f64(), middle.elapsed().as_secs_f64());
+        bases.push(a);
+        times.push(b);
+        ratios.push(b / a);
+    }
+    let median = |mut v: Vec<f64>| {
+        v.sort_by(f64::total_cmp);
+        v[v.len() / 2]
+    };
+    Ok((median(bases), median(times), median(ratios)))
+}
+
 /// The matrix products [input, output] of one forward pass and how often each occurs.
 fn products(model: &Model) -> Vec<(usize, usize, usize)> {
     let c = &model.config;

@@ -2,12 +2,11 @@
 //! cannot do without, measured in the same run.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
-use super::bench::time;
+use super::bench::beside;
 use crate::engine::SiteKind;
 use crate::error::Result;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
@@ -25,8 +24,9 @@ const ROWS: usize = 512;
 /// Active features a position.
 const K: usize = 48;
 /// Tokens that are scanned.
-const SCANNED: usize = 6_144;
-const STEPS: usize = 12;
+const SCANNED: usize = 3_072;
+/// Scans beside passes, each of seconds.
+const SCANS: usize = 3;
 
 /// A dictionary with random weights that keeps `K` features, as a trained one does.
 fn random(d: usize, layer: usize) -> Result<Dictionary> {
@@ -60,35 +60,23 @@ fn training(method: Method, d: usize, repeat: usize) -> Result<Value> {
     let n = 4 * settings.batch;
     let values = Tensor::randn(0f32, 1f32, n * d, &Device::Cpu)?.to_vec1()?;
     let mut trainer = Trainer::new(settings.clone(), Origin::default(), Table::Memory { d, values }, None)?;
-    trainer.advance()?;
-    let mut times: Vec<f64> = (0..STEPS)
-        .map(|_| {
-            let started = Instant::now();
-            trainer.advance()?;
-            Ok(started.elapsed().as_secs_f64())
-        })
-        .collect::<Result<_>>()?;
-    times.sort_by(f64::total_cmp);
-    let step = times[STEPS / 2];
     // x·W and dWᵀ of the encoder, aᵀ, e·Wᵀ and a·W of the decoder.
     let (b, f) = (settings.batch, FEATURES);
     let (x, w, z) = (vec![0.5f32; b * d], vec![0.5f32; f * d], vec![0.5f32; b * f]);
     let (mut bf, mut bd, mut fd) = (vec![0f32; b * f], vec![0f32; b * d], vec![0f32; f * d]);
-    let forward = time(repeat, || {
-        product(&mut bf, Matrix::new(&x, b, d), Matrix::new(&w, f, d).t(), 1.0, false);
-        Ok(())
-    })?;
-    let rest = time(repeat, || {
+    let dense = || {
+        for _ in 0..2 {
+            product(&mut bf, Matrix::new(&x, b, d), Matrix::new(&w, f, d).t(), 1.0, false);
+            product(&mut fd, Matrix::new(&z, b, f).t(), Matrix::new(&x, b, d), 1.0, false);
+        }
         product(&mut bd, Matrix::new(&z, b, f), Matrix::new(&w, f, d), 1.0, false);
-        product(&mut fd, Matrix::new(&z, b, f).t(), Matrix::new(&x, b, d), 1.0, false);
         Ok(())
-    })?;
-    let dense = 2.0 * forward + 1.5 * rest;
+    };
+    let (dense, step, over) = beside(4 * repeat, dense, || trainer.advance().map(drop))?;
     Ok(json!({
         "method": method.name(), "features": FEATURES, "d": d, "batch": settings.batch, "k": K,
         "step_seconds": step, "positions_per_second": b as f64 / step,
-        "encoder_product_seconds": forward, "five_dense_products_seconds": dense,
-        "throughput_over_dense_bound": dense / step,
+        "five_dense_products_seconds": dense, "throughput_over_dense_bound": 1.0 / over,
         "l0": trainer.curve.last().map(|p| p.l0),
     }))
 }
@@ -100,31 +88,33 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let layer = model.config.n_layers / 2;
     let dictionary = Arc::new(random(d, layer)?);
     let x = Tensor::randn(0f32, 1f32, (ROWS, d), &Device::Cpu)?;
-    let gemm = time(4 * repeat, || {
-        std::hint::black_box(x.matmul(&dictionary.w_enc)?);
-        Ok(())
-    })?;
     let mut encode = Vec::new();
     for activation in
         [Activation::Relu, Activation::JumpRelu { threshold: vec![2.0; FEATURES] }, Activation::TopK { k: K }]
     {
         let d = Dictionary { activation, b_enc: vec![-2.0; FEATURES], ..(*dictionary).clone() };
-        let seconds = time(4 * repeat, || {
+        let gemm = || {
+            std::hint::black_box(x.matmul(&d.w_enc)?);
+            Ok(())
+        };
+        let encoded = || {
             std::hint::black_box(d.encode(&x, &progress)?);
             Ok(())
-        })?;
-        encode.push(json!({"architecture": d.activation.name(), "seconds": seconds, "over_gemm": seconds / gemm}));
+        };
+        let (gemm, seconds, over) = beside(8 * repeat, gemm, encoded)?;
+        let name = d.activation.name();
+        encode.push(json!({"architecture": name, "gemm_seconds": gemm, "seconds": seconds, "over_gemm": over}));
     }
     let trained = [Method::TopK, Method::BatchTopK, Method::L1].map(|m| training(m, d, repeat));
     let trained = trained.into_iter().collect::<Result<Vec<_>>>()?;
 
     let rows = Rows::cut(model, &documents(&["prose".to_owned()])?, 128, Some(SCANNED), &progress)?;
-    let pass = time(1, || {
+    let pass = || {
         for batch in rows.batches(PASS) {
             run_to(model, &rows.some(&batch), model.config.n_layers - 1, &mut crate::engine::NoHooks, &progress)?;
         }
         Ok(())
-    })?;
+    };
     let plan = Plan {
         model,
         subject: Subject::Features(dictionary),
@@ -137,21 +127,22 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     };
     // The last layer's site needs the whole pass, so that nothing is saved by stopping early.
     let last = Arc::new(random(d, model.config.n_layers - 1)?);
-    let scan = |subject: Subject| -> Result<f64> {
+    let scan = |subject: Subject| {
         let plan = Plan { subject, texts: plan.texts.clone(), ..plan };
-        time(1, || {
+        beside(SCANS, pass, || {
             std::hint::black_box(plan.run(None, &progress)?);
             Ok(())
         })
     };
-    let (middle, last) = (scan(plan.subject.clone())?, scan(Subject::Features(last))?);
+    let (_, middle, middle_over) = scan(plan.subject.clone())?;
+    let (pass, last, last_over) = scan(Subject::Features(last))?;
     Ok(json!({
-        "encode": {"rows": ROWS, "features": FEATURES, "d": d, "gemm_seconds": gemm, "by": encode},
+        "encode": {"rows": ROWS, "features": FEATURES, "d": d, "by": encode},
         "train": trained,
         "scan": {
             "tokens": rows.tokens(), "features": FEATURES, "pass_seconds": pass,
-            "middle_layer_seconds": middle, "middle_layer_over_pass": middle / pass,
-            "last_layer_seconds": last, "last_layer_over_pass": last / pass,
+            "middle_layer_seconds": middle, "middle_layer_over_pass": middle_over,
+            "last_layer_seconds": last, "last_layer_over_pass": last_over,
         },
     }))
 }

@@ -278,30 +278,28 @@ fn positive(row: &[f32], bias: &[f32], each: impl FnMut(usize, f32)) {
     above(row, bias, 0.0, each);
 }
 
-/// Calls `each` with every v + b above `least`. Sixteen at a time are passed over where none is: most features are
-/// silent.
+/// Calls `each` with every v + b above `least`. The comparisons of 32 neighbours go together and leave a bit each, of
+/// which few are set: most features are silent.
 #[inline(always)]
 fn above(row: &[f32], bias: &[f32], least: f32, mut each: impl FnMut(usize, f32)) {
-    const LANES: usize = 16;
+    const LANES: usize = u32::BITS as usize;
     let n = row.len().min(bias.len());
-    let whole = n - n % LANES;
-    for at in (0..whole).step_by(LANES) {
-        let mut sums = [0f32; LANES];
-        for ((s, v), b) in sums.iter_mut().zip(&row[at..at + LANES]).zip(&bias[at..at + LANES]) {
-            *s = v + b;
+    let ((parts, rest), (biases, bias_rest)) = (row[..n].as_chunks::<LANES>(), bias[..n].as_chunks::<LANES>());
+    for (part, (v, b)) in parts.iter().zip(biases).enumerate() {
+        let mut set = 0u32;
+        #[expect(clippy::needless_range_loop, reason = "iterators here are not turned into vector instructions")]
+        for i in 0..LANES {
+            set |= u32::from(v[i] + b[i] > least) << i;
         }
-        // A sum of comparisons goes through the lanes together; a search would not.
-        if sums.iter().map(|s| u32::from(*s > least)).sum::<u32>() > 0 {
-            for (i, s) in sums.iter().enumerate() {
-                if *s > least {
-                    each(at + i, *s);
-                }
-            }
+        while set != 0 {
+            let i = set.trailing_zeros() as usize;
+            each(part * LANES + i, v[i] + b[i]);
+            set &= set - 1;
         }
     }
-    for j in whole..n {
-        if row[j] + bias[j] > least {
-            each(j, row[j] + bias[j]);
+    for (i, (v, b)) in rest.iter().zip(bias_rest).enumerate() {
+        if v + b > least {
+            each(n - rest.len() + i, v + b);
         }
     }
 }
@@ -361,9 +359,9 @@ mod tests {
 
     #[test]
     fn positive_values_are_found_wherever_they_stand() {
-        let row: Vec<f32> = (0..21).map(|i| if i % 5 == 0 { i as f32 + 1.0 } else { -1.0 }).collect();
+        let row: Vec<f32> = (0..69).map(|i| if i % 15 == 1 || i == 68 { i as f32 } else { -1.0 }).collect();
         let mut found = Vec::new();
-        positive(&row, &[0.0; 21], |j, v| found.push((j, v)));
-        assert_eq!(found, [(0, 1.0), (5, 6.0), (10, 11.0), (15, 16.0), (20, 21.0)]);
+        positive(&row, &[0.0; 69], |j, v| found.push((j, v)));
+        assert_eq!(found, [(1, 1.0), (16, 16.0), (31, 31.0), (46, 46.0), (61, 61.0), (68, 68.0)]);
     }
 }
