@@ -63,7 +63,8 @@ fn fs_main(@builtin(position) position: vec4<f32>) -> @location(0) vec4<f32> {
             found = true;
         }
     } else {
-        let reach = max(foot, vec2<f32>(1.0)) * 0.5;
+        // Along an axis whose cells are larger than pixels only the cell under the pixel counts.
+        let reach = select(vec2<f32>(0.0), foot * 0.5, foot > vec2<f32>(1.0));
         let level = clamp(i32(floor(log2(max(min(foot.x, foot.y), 1.0)))), 0, i32(p.look.y));
         let size = exp2(f32(level));
         let end = vec2<i32>(vec2<f32>(last) / size);

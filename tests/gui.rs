@@ -17,6 +17,7 @@ use circuitscope::app::features::{Chosen, FeatureAction, Pending, Scanned};
 use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
 use circuitscope::app::scratch::ScratchAction;
+use circuitscope::app::svg::paint_cells;
 use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
@@ -29,6 +30,9 @@ use circuitscope::features::formats::saelens;
 use circuitscope::features::labels::Labels;
 use circuitscope::features::scan::{About, Entry, Example, Index, Subject};
 use circuitscope::features::train::Point;
+use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
+use circuitscope::gpu::offscreen::Offscreen;
+use circuitscope::gpu::{ColorMap, HeatData};
 use circuitscope::jobs::Progress;
 use circuitscope::lab::StepReport;
 use circuitscope::lab::addition::Fourier;
@@ -696,6 +700,48 @@ fn every_view_looks_as_it_did() {
         }
         results.extend_harness(&mut h);
     }
+}
+
+/// Many rows on few pixels are taken together by their extremes; columns wide enough for pixels of their own are not.
+#[test]
+fn crowded_rows_leave_their_columns_apart() {
+    let (rows, cols) = (1000, 3);
+    let values = (0..rows * cols).map(|i| if i % cols == 1 && i / cols == 500 { 1.0 } else { 0.0 }).collect();
+    let data = HeatData::new(rows, cols, values);
+    let ctx = egui::Context::default();
+    let map = ColorMap::ALL[0];
+    let picture = Offscreen::new()
+        .unwrap()
+        .render(&ctx, egui::vec2(90.0, 50.0), 1.0, 2, |ui| {
+            let rect = egui::Rect::from_min_size(egui::Pos2::ZERO, egui::vec2(90.0, 50.0));
+            let coloring = Coloring {
+                map,
+                low: 0.0,
+                high: 1.0,
+                signed: false,
+                nan: egui::Color32::BLACK,
+                gap: egui::Color32::BLACK,
+                gap_width: 0.0,
+                opacity: 1.0,
+            };
+            let cells = HeatmapCallback {
+                widget: 1,
+                data: data.clone(),
+                rect,
+                window: [0.0, 0.0, cols as f32, rows as f32],
+                coloring,
+            };
+            paint_cells(ui, ui.painter(), cells);
+        })
+        .unwrap();
+    let bright: Vec<(u32, u32)> = picture
+        .enumerate_pixels()
+        .filter(|(.., p)| p[0].abs_diff(map.at(1.0).r()) < 8)
+        .map(|(x, y, _)| (x, y))
+        .collect();
+    assert!(!bright.is_empty(), "one cell of a thousand rows is seen");
+    assert!(bright.iter().all(|(x, y)| (30..60).contains(x) && (24..=26).contains(y)), "{bright:?}");
+    assert!((30..60).all(|x| bright.iter().any(|(b, _)| *b == x)), "{bright:?}");
 }
 
 const CLEAN: &str = "The President of the United States and the President of the";

@@ -63,16 +63,22 @@ fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
     RichText::new(text).font(theme::small()).color(cx.palette.weak)
 }
 
+/// A row that is laid out from the right, so that its last widget fills what is left: a row wider than its panel would
+/// push the panel wider in every frame.
+fn filled<R>(ui: &mut egui::Ui, contents: impl FnOnce(&mut egui::Ui) -> R) -> R {
+    let size = vec2(ui.available_width(), ui.spacing().interact_size.y);
+    ui.allocate_ui_with_layout(size, egui::Layout::right_to_left(egui::Align::Center), contents).inner
+}
+
 /// A path field with a button; true when it is to be opened.
 fn field(ui: &mut egui::Ui, text: &mut String, name: &str, hint: &str, button: &str) -> bool {
-    ui.horizontal(|ui| {
-        let width = (ui.available_width() - 60.0).max(60.0);
-        let response = ui.add(egui::TextEdit::singleline(text).desired_width(width).hint_text(hint));
+    filled(ui, |ui| {
+        let pressed = ui.button(button).clicked();
+        let response = ui.add(egui::TextEdit::singleline(text).desired_width(f32::INFINITY).hint_text(hint));
         response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, name));
         let entered = response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter));
-        (ui.button(button).clicked() || entered) && !text.trim().is_empty()
+        (pressed || entered) && !text.trim().is_empty()
     })
-    .inner
 }
 
 fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
@@ -133,13 +139,12 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     if let Some(e) = s.index.error.as_ref().or(s.neurons.error.as_ref()) {
         ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
     }
-    ui.horizontal(|ui| {
-        let edit = egui::TextEdit::singleline(&mut fields.text).desired_width((ui.available_width() - 104.0).max(60.0));
-        ui.add(edit)
-            .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
-            .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to scan"));
+    filled(ui, |ui| {
         let tokens = egui::DragValue::new(&mut fields.tokens).range(1_000..=100_000_000).speed(1_000).suffix(" tokens");
         ui.add(tokens).accessible_name("tokens to scan");
+        ui.add(egui::TextEdit::singleline(&mut fields.text).desired_width(f32::INFINITY))
+            .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+            .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to scan"));
     });
     let running = s.index.is_running() || s.neurons.is_running();
     ui.horizontal_wrapped(|ui| {
@@ -174,19 +179,9 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     let s = &cx.state.features;
     heading(ui, cx, "Directions");
     for (i, w) in s.watched.iter().enumerate() {
-        ui.horizontal(|ui| {
-            let chosen = s.chosen == Some(Chosen::Concept(i));
-            let size = vec2((ui.available_width() - 108.0).max(40.0), 20.0);
-            let best = w.concept.at(w.layer).map_or(f32::NAN, |l| l.auc);
-            let button = egui::Button::selectable(chosen, &w.concept.name).truncate();
-            let help = format!(
-                "{}, {} texts held out; AUC {best:.3} at layer {}",
-                w.concept.method.name(),
-                w.concept.test,
-                w.layer
-            );
-            if ui.add_sized(size, button).on_hover_text(help).clicked() {
-                cx.actions.push(Action::Feature(FeatureAction::Choose(Chosen::Concept(i))));
+        filled(ui, |ui| {
+            if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
+                cx.actions.push(Action::Feature(FeatureAction::Forget(i)));
             }
             let mut layer = w.layer;
             let last = w.concept.layers.len().saturating_sub(1);
@@ -195,8 +190,18 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             if layer != w.layer {
                 cx.actions.push(Action::Feature(FeatureAction::Layer(i, layer)));
             }
-            if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
-                cx.actions.push(Action::Feature(FeatureAction::Forget(i)));
+            let chosen = s.chosen == Some(Chosen::Concept(i));
+            let best = w.concept.at(w.layer).map_or(f32::NAN, |l| l.auc);
+            let button = egui::Button::selectable(chosen, &w.concept.name).truncate();
+            let help = format!(
+                "{}, {} texts held out; AUC {best:.3} at layer {}",
+                w.concept.method.name(),
+                w.concept.test,
+                w.layer
+            );
+            let size = vec2(ui.available_width(), 20.0);
+            if ui.add_sized(size, button).on_hover_text(help).clicked() {
+                cx.actions.push(Action::Feature(FeatureAction::Choose(Chosen::Concept(i))));
             }
         });
     }

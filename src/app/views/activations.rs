@@ -12,6 +12,9 @@ use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::gpu::HeatData;
 
+/// Height of a neuron's row at first: as its label's.
+const ROW: f32 = 14.0;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Mode {
     #[default]
@@ -129,6 +132,7 @@ impl Activations {
             row_label_width: 40.0,
             flip: false,
             square: false,
+            least_row: ROW,
             pinned: (row, Some(p.pos)),
             hovered: (None, h.pos),
             isolate: Isolate::Nothing,
@@ -187,6 +191,7 @@ impl Activations {
             row_label_width: 40.0,
             flip: true,
             square: false,
+            least_row: 0.0,
             pinned: (p.head.map(|hd| p.layer * heads + hd), Some(p.pos)),
             hovered: (h.head.map(|(l, hd)| l * heads + hd), h.pos),
             isolate: Isolate::Nothing,

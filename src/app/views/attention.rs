@@ -362,6 +362,7 @@ impl Attention {
                         row_label_width: ROW_LABELS,
                         flip: false,
                         square: true,
+                        least_row: 0.0,
                         pinned: (Some(p.pos), p.key),
                         hovered: (cx.state.selection.hovered.pos, None),
                         isolate: self.isolate,

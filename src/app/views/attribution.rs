@@ -202,6 +202,7 @@ impl AttributionView {
             row_label_width: 24.0,
             flip: true,
             square: false,
+            least_row: 0.0,
             pinned: (Some(p.layer), p.head),
             hovered: (h.head.map(|x| x.0).or(h.layer), h.head.map(|x| x.1)),
             isolate: Isolate::Nothing,

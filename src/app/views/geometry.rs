@@ -146,6 +146,7 @@ impl Geometry {
             row_label_width: 62.0,
             flip: false,
             square: true,
+            least_row: 0.0,
             pinned: (None, None),
             hovered: (None, None),
             isolate: Isolate::Nothing,

@@ -133,6 +133,7 @@ impl View for LensView {
             row_label_width: 24.0,
             flip: true,
             square: false,
+            least_row: 0.0,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: Isolate::Nothing,

@@ -87,6 +87,7 @@ impl View for NormsView {
             row_label_width: 24.0,
             flip: true,
             square: false,
+            least_row: 0.0,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: Isolate::Nothing,

@@ -429,6 +429,7 @@ fn grid(
         row_label_width: if found.axes.len() > 2 { 38.0 } else { 24.0 },
         flip: !matches!(found.question.by, By::DestSrc { .. }),
         square: false,
+        least_row: 0.0,
         pinned: (row_of(p.layer, p.head).filter(|_| pinned_col.is_some()), pinned_col),
         hovered: (h.head.map(|x| x.0).or(h.layer).and_then(|l| row_of(l, h.head.map(|x| x.1))), None),
         isolate: Isolate::Nothing,

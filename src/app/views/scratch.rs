@@ -239,6 +239,7 @@ impl View for Patterns {
             row_label_width: 54.0,
             flip: false,
             square: true,
+            least_row: 0.0,
             pinned: (None, None),
             hovered: (None, None),
             isolate: Isolate::Nothing,

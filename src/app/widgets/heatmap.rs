@@ -23,6 +23,9 @@ pub struct Heatmap<'a> {
     /// Row 0 at the bottom, as layers are usually drawn.
     pub flip: bool,
     pub square: bool,
+    /// Rows lower than this many points are not shown all at first: a list whose first rows matter begins with those,
+    /// and scrolls. 0 to begin with the whole.
+    pub least_row: f32,
     /// Pinned and pointed-at rows and columns.
     pub pinned: (Option<usize>, Option<usize>),
     pub hovered: (Option<usize>, Option<usize>),
@@ -88,6 +91,12 @@ impl View {
         Self { x: 0.0, y: 0.0, w: data.cols as f32, h: data.rows as f32, rows: data.rows, cols: data.cols }
     }
 
+    /// The first rows, each at least `least` points high in a plot of that height.
+    fn first(data: &HeatData, height: f32, least: f32) -> Self {
+        let whole = Self::whole(data);
+        if least > 0.0 { Self { h: (height / least).max(1.0).min(whole.h), ..whole } } else { whole }
+    }
+
     fn clamp(&mut self) {
         self.w = self.w.clamp(1.0_f32.min(self.cols as f32), self.cols as f32);
         self.h = self.h.clamp(1.0_f32.min(self.rows as f32), self.rows as f32);
@@ -113,10 +122,9 @@ impl Heatmap<'_> {
         if rows == 0 || cols == 0 || outer.width() < 24.0 || outer.height() < 24.0 {
             return nothing;
         }
-        let mut view = ui.data(|d| d.get_temp::<View>(id)).unwrap_or_else(|| View::whole(self.data));
-        if (view.rows, view.cols) != (rows, cols) {
-            view = View::whole(self.data);
-        }
+        let first = View::first(self.data, outer.height() - COL_LABELS_TURNED, self.least_row);
+        let kept = ui.data(|d| d.get_temp::<View>(id)).filter(|v| (v.rows, v.cols) == (rows, cols));
+        let mut view = kept.unwrap_or(first);
         // Labels stand upright where the columns are wide enough, else they are turned.
         let inner_width = (outer.width() - self.row_label_width).max(8.0);
         let turned = inner_width / view.w < 34.0;
@@ -129,7 +137,7 @@ impl Heatmap<'_> {
             let cell = (plot.width() / view.w).min(plot.height() / view.h);
             plot = Rect::from_min_size(plot.min, vec2(cell * view.w, cell * view.h));
         }
-        self.navigate(ui, &response, plot, &mut view);
+        self.navigate(ui, &response, plot, &mut view, first);
         ui.data_mut(|d| d.insert_temp(id, view));
         let at = Placement { plot, view, flip: self.flip };
 
@@ -146,6 +154,7 @@ impl Heatmap<'_> {
         paint_cells(ui, &ui.painter_at(plot), cells);
         self.labels(&painter, &palette, &at, turned);
         self.cell_texts(&ui.painter_at(plot), &at);
+        at.scroll_bars(&painter, &palette);
         let hovered = response.hover_pos().and_then(|p| at.cell_at(p, rows, cols));
         self.marks(&ui.painter_at(plot.expand(1.5)), &palette, &at, hovered);
         if let Some((r, c)) = hovered {
@@ -168,9 +177,10 @@ impl Heatmap<'_> {
         Outcome { hovered, clicked }
     }
 
-    fn navigate(&self, ui: &egui::Ui, response: &egui::Response, plot: Rect, view: &mut View) {
+    fn navigate(&self, ui: &egui::Ui, response: &egui::Response, plot: Rect, view: &mut View, first: View) {
         if response.double_clicked() {
-            *view = View::whole(self.data);
+            let whole = View::whole(self.data);
+            *view = if *view == whole { first } else { whole };
         }
         let per_pixel = vec2(view.w / plot.width(), view.h / plot.height());
         let sign = if self.flip { -1.0 } else { 1.0 };
@@ -339,6 +349,30 @@ struct Placement {
 }
 
 impl Placement {
+    /// Where the visible part lies in the whole, along each axis that shows a part.
+    fn scroll_bars(&self, painter: &egui::Painter, palette: &Palette) {
+        const WIDTH: f32 = 3.0;
+        const LEAST: f32 = 12.0;
+        let (v, plot) = (&self.view, self.plot);
+        let part = |from: f32, size: f32, all: f32, range: egui::Rangef| {
+            let length = (range.span() * size / all).max(LEAST).min(range.span());
+            let start = range.min + (range.span() - length) * (from / (all - size)).clamp(0.0, 1.0);
+            egui::Rangef::new(start, start + length)
+        };
+        let color = palette.text.gamma_multiply(0.45);
+        if v.h < v.rows as f32 {
+            let from = if self.flip { v.rows as f32 - v.h - v.y } else { v.y };
+            let y = part(from, v.h, v.rows as f32, plot.y_range());
+            let x = egui::Rangef::new(plot.max.x - WIDTH, plot.max.x);
+            painter.rect_filled(Rect::from_x_y_ranges(x, y), WIDTH / 2.0, color);
+        }
+        if v.w < v.cols as f32 {
+            let x = part(v.x, v.w, v.cols as f32, plot.x_range());
+            let y = egui::Rangef::new(plot.max.y - WIDTH, plot.max.y);
+            painter.rect_filled(Rect::from_x_y_ranges(x, y), WIDTH / 2.0, color);
+        }
+    }
+
     fn row_range(&self, r: usize) -> egui::Rangef {
         let h = self.plot.height() / self.view.h;
         let from_edge = (r as f32 - self.view.y) * h;
@@ -402,6 +436,16 @@ pub fn csv(data: &HeatData, row_label: Label<'_>, col_label: Label<'_>) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lists_begin_with_their_first_rows() {
+        let data = HeatData::new(1000, 2, vec![0.0; 2000]);
+        let v = View::first(&data, 140.0, 14.0);
+        assert_eq!((v.y, v.h, v.w), (0.0, 10.0, 2.0));
+        assert!(View::first(&data, 140.0, 0.0) == View::whole(&data));
+        let few = HeatData::new(3, 2, vec![0.0; 6]);
+        assert!(View::first(&few, 140.0, 14.0) == View::whole(&few));
+    }
 
     #[test]
     fn cells_and_positions_agree() {

@@ -1,5 +1,7 @@
 //! Features × tokens of the prompt.
 
+use std::collections::HashMap;
+
 use eframe::egui::{self, RichText};
 
 use super::{act, dictionary_open, weak};
@@ -12,8 +14,10 @@ use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
 use crate::features::reading::Order;
 use crate::gpu::HeatData;
 
-/// Rows that are drawn at most; more would be thinner than the eye sees, and the first matter.
-const MOST: usize = 4096;
+/// Cells that are kept at most, 64 MB of them: over a hundred thousand features on a prompt of a hundred tokens.
+const CELLS: usize = 1 << 24;
+/// Rows as high as their labels.
+const ROW: f32 = 14.0;
 
 #[derive(Default)]
 pub struct FeatureHeat {
@@ -60,11 +64,19 @@ impl View for FeatureHeat {
         };
         let n = r.acts.rows();
         if self.data.entry.as_ref().is_none_or(|(k, _)| *k != (s.reading.stamp, order)) {
-            self.order = r.leading(order, MOST);
+            self.order = r.leading(order, CELLS / n.max(1));
         }
         let chosen = &self.order;
         let data = self.data.get((s.reading.stamp, order), || {
-            let values = chosen.iter().flat_map(|f| (0..n).map(|p| r.acts.at(p, *f))).collect();
+            let place: HashMap<u32, usize> = chosen.iter().enumerate().map(|(i, f)| (*f, i)).collect();
+            let mut values = vec![0f32; chosen.len() * n];
+            for p in 0..n {
+                for (f, v) in r.acts.row(p) {
+                    if let Some(i) = place.get(&f) {
+                        values[i * n + p] = v;
+                    }
+                }
+            }
             HeatData::new(chosen.len(), n, values)
         });
         if chosen.is_empty() {
@@ -95,6 +107,7 @@ impl View for FeatureHeat {
             row_label_width: 46.0,
             flip: false,
             square: false,
+            least_row: ROW,
             pinned: (row, Some(pos)),
             hovered: (None, h.pos),
             isolate: Isolate::Nothing,

@@ -17,23 +17,32 @@ use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::widgets::token_text;
 use crate::features::scan::Example;
+use crate::features::store::BUILTINS;
 
 /// Says what to do where no dictionary is open; true if one is.
-fn dictionary_open(ui: &mut egui::Ui, cx: &Context<'_>) -> bool {
+fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
     let s = &cx.state.features;
     if s.dictionary.value.is_some() {
         return true;
     }
-    let text = match &s.dictionary.error {
-        Some(e) => return nothing(ui, e, true),
-        None if s.dictionary.is_running() => "reading the dictionary …",
-        None => "open a dictionary at the left, or train one",
-    };
-    nothing(ui, text, false)
-}
-
-fn nothing(ui: &mut egui::Ui, text: &str, error: bool) -> bool {
-    message(ui, text, error);
+    if let Some(e) = &s.dictionary.error {
+        message(ui, e, true);
+    } else if s.dictionary.is_running() {
+        message(ui, "reading the dictionary …", false);
+    } else if let Some(b) = BUILTINS.iter().find(|b| b.model == cx.state.document.model) {
+        // The first thing anyone wants here is one click away.
+        ui.vertical_centered(|ui| {
+            ui.add_space((ui.available_height() / 2.0 - 40.0).max(0.0));
+            ui.label(RichText::new("no dictionary is open").color(cx.palette.weak));
+            ui.add_space(6.0);
+            let button = egui::Button::new(RichText::new(format!("Open {}", b.name)).color(cx.palette.accent));
+            if ui.add(button).on_hover_text(b.purpose).clicked() {
+                act(cx, FeatureAction::Open(b.name.to_owned()));
+            }
+        });
+    } else {
+        message(ui, "open a dictionary at the left, or train one", false);
+    }
     false
 }
 

@@ -101,6 +101,7 @@ impl View for Monitor {
             row_label_width: 150.0,
             flip: false,
             square: false,
+            least_row: 0.0,
             pinned: (None, Some(pos)),
             hovered: (None, h.pos),
             isolate: Isolate::Nothing,

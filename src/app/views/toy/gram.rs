@@ -127,6 +127,7 @@ impl Gram {
             row_label_width: 24.0,
             flip: false,
             square: true,
+            least_row: 0.0,
             pinned: (cx.state.lab.feature, cx.state.lab.feature),
             hovered: (None, None),
             isolate: Isolate::Nothing,

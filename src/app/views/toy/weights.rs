@@ -92,6 +92,7 @@ impl View for Weights {
                         row_label_width: 40.0,
                         flip: false,
                         square: false,
+                        least_row: 0.0,
                         pinned: (None, cx.state.lab.feature),
                         hovered: (None, None),
                         isolate: Isolate::Nothing,
