@@ -8,9 +8,10 @@ use candle_core::{Device, Tensor};
 use circuitscope::engine::edit::{Action, Direction, FeatureChange};
 use circuitscope::engine::forward::Prepared;
 use circuitscope::engine::generate::{Sampling, generate};
-use circuitscope::engine::resolve::{Sources, resolve};
+use circuitscope::engine::resolve::{Sources, resolve, resolve_stack};
 use circuitscope::engine::resume::{Variant, resume};
-use circuitscope::engine::{Edit, Site, SiteKind, Trace};
+use circuitscope::engine::{Edit, EditStack, Site, SiteKind, Trace};
+use circuitscope::features::feature_edit::{changed, steered};
 use circuitscope::features::formats::{self, saelens};
 use circuitscope::features::harvest::activations;
 use circuitscope::features::index_file;
@@ -92,6 +93,10 @@ fn sites_are_read_from_every_kind_of_configuration() {
     let tracer = site("circuit-tracer", "layer_1.safetensors");
     assert_eq!(tracer, (some("blocks.1.mlp.hook_in"), some("blocks.1.hook_mlp_out"), some("test")));
     assert_eq!(site("cross-layer", "").0, some("blocks.0.hook_resid_mid"));
+    let cross = open(&folder("cross-layer"));
+    let written: Vec<String> = cross.written_places().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(written, ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]);
+    assert_eq!(cross.later[0].dims(), [cross.d_sae, cross.d_out]);
     assert_eq!(site("gemma-scope", "layer_1/width_40/average_l0_9_res").0, some("blocks.1.hook_resid_post"));
     let several = formats::open(&folder("circuit-tracer"), &Progress::new()).unwrap_err().to_string();
     assert!(several.contains("layer_0.safetensors"), "{several}");
@@ -265,6 +270,7 @@ fn random(activation: Activation, d_in: usize, d_out: usize, input: &str, output
         // Lifted, so that some feature is active whatever is drawn.
         b_enc: vector(n).into_iter().map(|b| b + 0.5).collect(),
         w_dec: draw(&[n, d_out], 0.3),
+        later: Vec::new(),
         b_dec: vector(d_out),
         activation,
         subtract_b_dec: input == output,
@@ -344,6 +350,60 @@ fn a_feature_edit_changes_exactly_what_it_says() {
             Edit::new(place.site, Action::Feature { dictionary: spec, feature: 24, change: FeatureChange::Set(0.0) });
         assert!(resolve(&absent, &Sources::alone(&base)).unwrap_err().to_string().contains("0 to 23"));
     }
+}
+
+/// A feature of a cross-layer transcoder writes to its own layer and each later one: taking it out takes out all of that,
+/// by the decoder of each layer, as it was active where it is read.
+#[test]
+fn a_cross_layer_feature_is_edited_at_every_layer_it_writes() {
+    let model = Arc::new(Model::open("text").unwrap());
+    let (d, progress) = (model.config.d_model, Progress::new());
+    let base = Trace::run(&model, vec![40, 41, 42, 43], &progress).unwrap();
+    let own = random(Activation::Relu, d, d, "blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out");
+    let more = |seed: f32| (&own.w_dec * f64::from(seed)).unwrap();
+    let dictionary = Dictionary { later: vec![more(0.5), more(-2.0)], ..own.clone() };
+    circuitscope::features::store::insert("a cross-layer transcoder", &dictionary).unwrap();
+    let acts = dictionary.encode(&base.value(Site::new(SiteKind::ResidMid, 0)).unwrap(), &progress).unwrap();
+    let (feature, active) = acts.row(3).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let row = dictionary.direction(feature as usize).unwrap();
+    let sum = dictionary.summed_direction(feature as usize).unwrap();
+    assert!(sum.iter().zip(&row).all(|(s, r)| (s + 0.5 * r).abs() < 1e-4));
+
+    let change = FeatureChange::Set(0.0);
+    let edits = changed(&dictionary, "a cross-layer transcoder", feature as usize, change, &model.config).unwrap();
+    assert_eq!(edits.len(), 3);
+    let steering = steered(&dictionary, "a cross-layer transcoder", feature as usize, 2.0, &model.config).unwrap();
+    for (layer, factor) in [(0, 1.0), (1, 0.5), (2, -2.0)] {
+        // One layer alone, so that nothing else moves its site.
+        let site = Site::new(SiteKind::MlpOut, layer);
+        for (edit, amount) in [(&edits[layer], -active), (&steering[layer], 2.0)] {
+            assert_eq!(edit.site, site);
+            let ops = vec![resolve(&edit.clone().at(3), &Sources::alone(&base)).unwrap()];
+            let run = Trace::run_edited(&model, base.ids.clone(), Arc::new(ops.clone()), &progress).unwrap();
+            let moved: Vec<Vec<f32>> =
+                (run.value(site).unwrap() - base.value(site).unwrap()).unwrap().to_vec2().unwrap();
+            for (m, w) in moved[3].iter().zip(&row) {
+                assert!((m - amount * factor * w).abs() < 1e-4, "layer {layer}: {m} {}", amount * factor * w);
+            }
+            assert!(moved[..3].iter().flatten().all(|m| m.abs() < 1e-6));
+            // A resumed run sees the layer where it is read, even if only a later one is changed.
+            let variant = Variant::new(ops, &base).unwrap();
+            let prepared = Prepared::new(&model.config, base.len());
+            let resumed = resume(&base, &prepared, &[variant], 3, &progress).unwrap();
+            assert!(difference(&resumed, &run.normalized(3).unwrap()) < 1e-4);
+        }
+    }
+    // All of them together, by the numbers of a full run and of a resumed one.
+    let stack = EditStack { edits, ..EditStack::default() };
+    let ops = resolve_stack(&stack, &Sources::alone(&base)).unwrap();
+    let run = Trace::run_edited(&model, base.ids.clone(), Arc::new(ops.clone()), &progress).unwrap();
+    let prepared = Prepared::new(&model.config, base.len());
+    let resumed = resume(&base, &prepared, &[Variant::new(ops, &base).unwrap()], 3, &progress).unwrap();
+    assert!(difference(&resumed, &run.normalized(3).unwrap()) < 1e-4);
+    // One layer too many is refused with both numbers.
+    let deep = Dictionary { later: vec![more(1.0); 3], ..own };
+    let message = deep.check(&model.config).unwrap_err().to_string();
+    assert!(message.contains("4 layers") && message.contains("has 3"), "{message}");
 }
 
 #[test]
@@ -505,7 +565,16 @@ fn scans_are_exact_resumable_and_merge() {
         window: 2,
     };
     let progress = Progress::new();
-    let whole = plan((0, 1)).run(None, &progress).unwrap();
+    // Whoever looks on sees the text so far, more of it each time.
+    let mut seen: Vec<(usize, u64)> = Vec::new();
+    let whole = plan((0, 1))
+        .watch(None, &progress, &mut |i| {
+            assert!(!i.about.is_complete() && i.entries.iter().any(|e| !e.top.is_empty()));
+            seen.push((i.about.done, i.about.positions));
+        })
+        .unwrap();
+    assert!(seen.len() > 1 && seen[0].0 == 1, "{seen:?}");
+    assert!(seen.windows(2).all(|w| w[0] < w[1]) && seen.last().unwrap().1 < whole.about.positions);
 
     // By hand: the feature that is active most often, over all rows.
     let feature = (0..24).max_by_key(|f| whole.entries[*f].active).unwrap();

@@ -146,6 +146,7 @@ fn dictionary() -> tempfile::TempDir {
         w_enc: tensor(d, n, 0.4),
         b_enc: vec![-0.6; n],
         w_dec: tensor(n, d, 0.3),
+        later: Vec::new(),
         b_dec: vec![0.0; d],
         activation: Activation::Relu,
         subtract_b_dec: false,

@@ -30,7 +30,7 @@ fn sentiment_is_a_direction_that_steers() {
     let away = words([" bad", " terrible", " awful", " boring"]);
     let watched = Watched::parse(&model, &towards, &away).unwrap();
     let alphas = [-2.0, -1.0, 0.0, 1.0, 2.0];
-    let edit = |alpha| concept.steer(layer, alpha);
+    let edit = |alpha| concept.steer(layer, alpha).map(|e| vec![e]);
     let doses = dose_response(&model, &ids, &edit, &alphas, &watched, &Rows::default(), &progress, |_| {}).unwrap();
     assert!(doses.windows(2).all(|d| d[0].share < d[1].share), "{doses:?}");
     assert!(doses[0].share < 0.3 && doses[4].share > 0.95, "{doses:?}");

@@ -123,8 +123,9 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     match &s.index.value {
         Some(i) => {
             let living = i.entries.iter().filter(|e| e.active > 0).count();
+            let so_far = if i.about.is_complete() { "" } else { " so far" };
             let text = format!(
-                "{living} of {} features active on {} positions of {}",
+                "{living} of {} features active on {} positions of {}{so_far}",
                 i.entries.len(),
                 i.about.positions,
                 i.about.texts.join(", ")
@@ -199,8 +200,8 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 w.concept.test,
                 w.layer
             );
-            let size = vec2(ui.available_width(), 20.0);
-            if ui.add_sized(size, button).on_hover_text(help).clicked() {
+            let line = egui::Layout::left_to_right(egui::Align::Center);
+            if ui.with_layout(line, |ui| ui.add(button)).inner.on_hover_text(help).clicked() {
                 cx.actions.push(Action::Feature(FeatureAction::Choose(Chosen::Concept(i))));
             }
         });

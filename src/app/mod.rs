@@ -5,6 +5,7 @@ pub mod bench;
 pub mod causal;
 pub mod circuits;
 pub mod command;
+mod feature_actions;
 mod feature_work;
 pub mod features;
 pub mod features_panel;

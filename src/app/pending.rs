@@ -68,6 +68,21 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
         (changed, done)
     }
 
+    /// Where parts are of the result's kind: the newest becomes the value. Whether there was one.
+    pub(super) fn show_newest_part(&mut self) -> bool
+    where
+        P: Into<T>,
+    {
+        let Some(part) = self.parts.pop() else { return false };
+        self.parts.clear();
+        // A result that came behind its parts stays.
+        if self.is_running() {
+            self.value = Some(Arc::new(part.into()));
+            self.stamp += 1;
+        }
+        self.is_running()
+    }
+
     pub fn is_running(&self) -> bool {
         self.task.is_some()
     }
@@ -88,5 +103,36 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
     /// Nothing there and nothing on its way; stamps go on, so that no cache takes a later value for an earlier one.
     pub(super) fn reset(&mut self) {
         *self = Self { stamp: self.stamp + 1, ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_shown_until_the_whole_is_there() {
+        let wake: Wake = Arc::new(|| {});
+        let mut p: Pending<u32, u32> = Pending::default();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        p.start(&wake, move |_, parts| {
+            parts.send(1);
+            parts.send(2);
+            wait.recv().map_err(|_| Error::Cancelled)?;
+            parts.send(3);
+            Ok(4)
+        });
+        while p.parts.len() < 2 {
+            p.update();
+        }
+        assert!(p.show_newest_part() && !p.show_newest_part(), "each part once");
+        let shown = p.stamp;
+        assert_eq!((p.value.as_deref(), shown > 0), (Some(&2), true));
+        go.send(()).unwrap();
+        while p.is_running() {
+            p.update();
+        }
+        assert!(!p.show_newest_part(), "a part does not replace the whole");
+        assert_eq!((p.value.as_deref(), p.stamp > shown), (Some(&4), true));
     }
 }

@@ -41,6 +41,7 @@ fn random(d: usize, layer: usize) -> Result<Dictionary> {
         w_enc: Tensor::randn(0f32, (d as f32).sqrt().recip(), (d, FEATURES), &Device::Cpu)?,
         b_enc: vec![0.0; FEATURES],
         w_dec: Tensor::randn(0f32, (d as f32).sqrt().recip(), (FEATURES, d), &Device::Cpu)?,
+        later: Vec::new(),
         b_dec: vec![0.0; d],
         activation: Activation::TopK { k: K },
         subtract_b_dec: false,

@@ -254,7 +254,9 @@ fn execute_steer(args: &Steer) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let layer = layer_of(&concept, args.layer)?;
     let what = format!("{} at layer {layer}", concept.name);
-    steering::execute(&model, &args.model, &args.prompt, &args.steer, &what, &|alpha| concept.steer(layer, alpha))
+    steering::execute(&model, &args.model, &args.prompt, &args.steer, &what, &|alpha| {
+        Ok(vec![concept.steer(layer, alpha)?])
+    })
 }
 
 fn execute_similar(args: &Similar) -> Result<()> {

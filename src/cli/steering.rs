@@ -51,7 +51,7 @@ pub fn execute(
     prompt: &PromptArgs,
     args: &SteerArgs,
     what: &str,
-    edit: &dyn Fn(f32) -> Result<Edit>,
+    edits: &dyn Fn(f32) -> Result<Vec<Edit>>,
 ) -> Result<()> {
     let ids = prompt.required(model)?;
     if args.alpha.iter().any(|a| !a.is_finite()) {
@@ -66,13 +66,13 @@ pub fn execute(
         None => Rows::default(),
     };
     let started = Instant::now();
-    let doses = dose_response(model, &ids, edit, &args.alpha, &watched, &reference, &progress, |_| {})?;
+    let doses = dose_response(model, &ids, edits, &args.alpha, &watched, &reference, &progress, |_| {})?;
     let mut texts = Vec::new();
     if args.generate > 0 {
         let sampling = Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() };
         let strongest = args.alpha.iter().copied().fold(0f32, |a, b| if b.abs() >= a.abs() { b } else { a });
-        for (alpha, edit) in [(0.0, None), (strongest, Some(edit(strongest)?))] {
-            let made = continued(model, &ids, edit.as_ref(), sampling, args.generate, &progress)?;
+        for (alpha, edits) in [(0.0, Vec::new()), (strongest, edits(strongest)?)] {
+            let made = continued(model, &ids, &edits, sampling, args.generate, &progress)?;
             let ids: Vec<u32> = made.iter().map(|t| t.id).collect();
             texts.push(json!({"alpha": alpha, "text": text_of(model, &ids)}));
         }
@@ -80,7 +80,8 @@ pub fn execute(
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if how.json {
-        let rest = json!({"steered": what, "edit": edit(1.0)?.to_string(), "doses": doses, "generated": texts});
+        let edits: Vec<String> = edits(1.0)?.iter().map(ToString::to_string).collect();
+        let rest = json!({"steered": what, "edit": edits.join("; "), "doses": doses, "generated": texts});
         return emit(&document(model, Some(&ids), seconds, rest).to_string());
     }
     let rows: Vec<Vec<String>> = doses

@@ -256,8 +256,14 @@ pub struct Op {
 }
 
 impl Op {
-    /// First layer whose computation it changes: `n_layers` for the final norm.
+    /// First layer whose computation it changes or has to see: `n_layers` for the final norm.
     pub fn start_layer(&self, n_layers: usize) -> usize {
+        // A feature of an earlier layer is read there.
+        if let Change::Feature(f) = &self.change
+            && let Some(site) = f.reads_elsewhere()
+        {
+            return site.layer.min(self.site.layer);
+        }
         match self.site.kind {
             SiteKind::Embed => 0,
             SiteKind::LnFinalScale | SiteKind::LnFinalNormalized => n_layers,
@@ -388,7 +394,7 @@ fn constant(direction: &Direction, edit: &Edit, width: usize, sources: &Sources<
         Direction::Vector(vector) | Direction::Concept { vector, .. } => vector.clone(),
         Direction::Token { id, minus } => unembedding(sources.base, *id, *minus)?,
         Direction::Feature { dictionary, feature } => {
-            features::shared(dictionary, &Progress::new())?.direction(*feature)?
+            features::shared(dictionary, &Progress::new())?.direction_at(*feature, edit.site)?
         }
         Direction::Difference => Vec::new(),
     };

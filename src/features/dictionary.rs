@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use serde_json::Value as Json;
 
 use super::place::Place;
+use crate::engine::Site;
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 
@@ -66,6 +67,8 @@ pub struct Dictionary {
     pub b_enc: Vec<f32>,
     /// [d_sae, d_out].
     pub w_dec: Tensor,
+    /// A cross-layer transcoder's decoders to the layers that follow `output`'s, each [d_sae, d_out].
+    pub later: Vec<Tensor>,
     /// [d_out].
     pub b_dec: Vec<f32>,
     pub activation: Activation,
@@ -106,7 +109,11 @@ impl Dictionary {
         } else {
             format!("{} → {}", site(self.input), site(self.output))
         };
-        format!("{} {} of {} features at {at}", self.activation.name(), self.kind(), self.d_sae)
+        let later = match (self.later.len(), self.output) {
+            (0, _) | (_, None) => String::new(),
+            (n, Some(o)) => format!(" and the same site up to layer {}", o.layer() + n),
+        };
+        format!("{} {} of {} features at {at}{later}", self.activation.name(), self.kind(), self.d_sae)
     }
 
     /// Where it reads and writes.
@@ -141,7 +148,26 @@ impl Dictionary {
                 )));
             }
         }
+        let layers = output.layer() + 1 + self.later.len();
+        if layers > model.n_layers {
+            return Err(Error::request(format!(
+                "the dictionary {} writes to {layers} layers, but {} has {}",
+                self.path.display(),
+                model.name,
+                model.n_layers
+            )));
+        }
         Ok((input, output))
+    }
+
+    /// Every place that it writes: its own, then those of later layers.
+    ///
+    /// # Errors
+    /// If the file does not say where it writes.
+    pub fn written_places(&self) -> Result<Vec<Place>> {
+        let (_, own) = self.places()?;
+        let at = |k: usize| Place { site: Site { layer: own.layer() + k, ..own.site }, ..own };
+        Ok((0..=self.later.len()).map(at).collect())
     }
 
     /// Checks the shapes of all parts against each other and for values that are no numbers.
@@ -167,6 +193,10 @@ impl Dictionary {
                 return Err(malformed(format!("{name} has shape {found:?} where {expected:?} belongs")));
             }
         }
+        for t in self.later.iter().filter(|t| t.dims() != [self.d_sae, self.d_out]) {
+            let expected = [self.d_sae, self.d_out];
+            return Err(malformed(format!("W_dec of a later layer has shape {:?}, not {expected:?}", t.dims())));
+        }
         if self.d_in == 0 || self.d_sae == 0 || self.d_out == 0 {
             return Err(malformed("it has an axis of length 0".to_owned()));
         }
@@ -188,9 +218,9 @@ impl Dictionary {
                 return Err(Error::NotFinite { name: name.to_owned() });
             }
         }
-        for (name, t) in
-            [("W_enc", &self.w_enc), ("W_dec", &self.w_dec)].into_iter().chain(self.skip.iter().map(|s| ("W_skip", s)))
-        {
+        let later = self.later.iter().map(|t| ("W_dec of a later layer", t));
+        let skip = self.skip.iter().map(|s| ("W_skip", s));
+        for (name, t) in [("W_enc", &self.w_enc), ("W_dec", &self.w_dec)].into_iter().chain(later).chain(skip) {
             if !crate::engine::kernels::with_values(t, |v| v.iter().map(|x| x * 0.0).sum::<f32>() == 0.0)? {
                 return Err(Error::NotFinite { name: name.to_owned() });
             }
@@ -202,6 +232,37 @@ impl Dictionary {
     pub fn direction(&self, feature: usize) -> Result<Vec<f32>> {
         self.check_feature(feature)?;
         Ok(self.w_dec.get(feature)?.to_vec1()?)
+    }
+
+    /// What a feature writes at a site, [d_out].
+    ///
+    /// # Errors
+    /// A site that the dictionary does not write, or a feature that it does not have.
+    pub fn direction_at(&self, feature: usize, site: Site) -> Result<Vec<f32>> {
+        self.check_feature(feature)?;
+        let places = self.written_places()?;
+        let Some(at) = places.iter().position(|p| p.site == site && !p.mlp_input) else {
+            let list = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Error::request(format!(
+                "feature {feature} of {} writes {list}, not {site}; edit it there",
+                self.name
+            )));
+        };
+        let w = if at == 0 { &self.w_dec } else { &self.later[at - 1] };
+        Ok(w.get(feature)?.to_vec1()?)
+    }
+
+    /// All that a feature writes, summed over its layers, [d_out]: what it leaves in the residual stream.
+    ///
+    /// # Errors
+    /// A feature that does not exist.
+    pub fn summed_direction(&self, feature: usize) -> Result<Vec<f32>> {
+        let mut sum = self.direction(feature)?;
+        for w in &self.later {
+            let more: Vec<f32> = w.get(feature)?.to_vec1()?;
+            sum.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+        }
+        Ok(sum)
     }
 
     /// A feature's encoder column: the direction it reads, [d_in].

@@ -6,11 +6,59 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::dictionary::{Activation, Dictionary, Normalisation};
-use crate::engine::Site;
-use crate::engine::edit::FeatureChange;
+use super::place::Place;
+use crate::engine::edit::{Action, Direction, FeatureChange};
+use crate::engine::{Edit, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::Model;
+use crate::model::config::ModelConfig;
+
+/// The edits that add what a feature writes `alpha` times, one at each site that it writes. `spec` is the name by which
+/// the dictionary was opened.
+///
+/// # Errors
+/// A dictionary that does not fit the model, or a place that cannot be edited.
+pub fn steered(
+    dictionary: &Dictionary,
+    spec: &str,
+    feature: usize,
+    alpha: f32,
+    model: &ModelConfig,
+) -> Result<Vec<Edit>> {
+    each_site(dictionary, feature, model, || {
+        let direction = Direction::Feature { dictionary: spec.to_owned(), feature };
+        Action::Add { direction, factor: alpha }
+    })
+}
+
+/// The edits that change how active a feature is, one at each site that it writes.
+///
+/// # Errors
+/// As [`steered`].
+pub fn changed(
+    dictionary: &Dictionary,
+    spec: &str,
+    feature: usize,
+    change: FeatureChange,
+    model: &ModelConfig,
+) -> Result<Vec<Edit>> {
+    each_site(dictionary, feature, model, || Action::Feature { dictionary: spec.to_owned(), feature, change })
+}
+
+fn each_site(
+    dictionary: &Dictionary,
+    feature: usize,
+    model: &ModelConfig,
+    action: impl Fn() -> Action,
+) -> Result<Vec<Edit>> {
+    let (_, output) = dictionary.check(model)?;
+    dictionary.check_feature(feature)?;
+    if output.mlp_input || output.site.kind == SiteKind::Pattern {
+        return Err(Error::request(format!("{output} cannot be edited; choose a dictionary that writes a site")));
+    }
+    Ok(dictionary.written_places()?.into_iter().map(|p| Edit::new(p.site, action())).collect())
+}
 
 /// A feature's change, ready to be applied to rows.
 #[derive(Debug)]
@@ -39,13 +87,7 @@ impl FeatureEdit {
         model: &Model,
     ) -> Result<Self> {
         let (input, output) = dictionary.check(&model.config)?;
-        dictionary.check_feature(feature)?;
-        if output.site != site || output.mlp_input {
-            return Err(Error::request(format!(
-                "feature {feature} of {} writes {output}, not {site}; edit it there",
-                dictionary.name
-            )));
-        }
+        let writer = dictionary.direction_at(feature, site)?;
         if input.layer() > output.layer() {
             return Err(Error::request(format!("{} reads {input} after it writes {output}", dictionary.name)));
         }
@@ -65,8 +107,8 @@ impl FeatureEdit {
         } else {
             None
         };
-        let (reader, writer) = (dictionary.reader(feature)?, dictionary.direction(feature)?);
-        let elsewhere = (input != output).then_some(input.site);
+        let reader = dictionary.reader(feature)?;
+        let elsewhere = (input != Place::from(site)).then_some(input.site);
         Ok(Self { dictionary, feature, change, reader, writer, elsewhere, norm })
     }
 

@@ -409,13 +409,22 @@ impl Plan<'_> {
         Ok(hash)
     }
 
-    /// Scans the rest of the text. With a `file` the index is written there now and then and at the end, and an
+    /// As [`Self::watch`], without anyone who looks on.
+    ///
+    /// # Errors
+    /// As [`Self::watch`].
+    pub fn run(&self, file: Option<&Path>, progress: &Progress) -> Result<Index> {
+        self.watch(file, progress, &mut |_| {})
+    }
+
+    /// Scans the rest of the text, and calls `look` with the unfinished index early on and then each time that it has
+    /// grown by half. With a `file` the index is written there now and then and at the end, and an
     /// unfinished one there is gone on with; without one it is only given back. A step of progress a token.
     ///
     /// # Errors
     /// A subject that does not fit the model, an index of another scan, a full disk (the last checkpoint stands), or
     /// [`Error::Cancelled`].
-    pub fn run(&self, file: Option<&Path>, progress: &Progress) -> Result<Index> {
+    pub fn watch(&self, file: Option<&Path>, progress: &Progress, look: &mut dyn FnMut(&Index)) -> Result<Index> {
         if let Subject::Features(d) = &self.subject {
             d.check(&self.model.config)?;
         }
@@ -458,6 +467,7 @@ impl Plan<'_> {
         let mut features = if fresh { Pairs::new(count, count) } else { None };
         let mut neurons = if with_neurons { Pairs::new(count, self.model.config.d_mlp) } else { None };
         let post = Place::from(Site::new(SiteKind::MlpPost, layer));
+        let mut next_look = index.about.done + 1;
         while index.about.done < batches.len() {
             let batch = &batches[index.about.done];
             let rows = self.rows.some(batch);
@@ -508,6 +518,11 @@ impl Plan<'_> {
                 super::index_file::save(&index, path)?;
             }
             step?;
+            if index.about.done >= next_look && !last {
+                next_look = index.about.done + (index.about.done / 2).max(1);
+                index.sort();
+                look(&index);
+            }
         }
         index.sort();
         Ok(index)

@@ -52,7 +52,7 @@ pub fn strengths(most: f32, steps: usize) -> Vec<f32> {
     (-half..=half).map(|i| most * i as f32 / half as f32).collect()
 }
 
-/// Runs the prompt, and the reference text where there is one, under `edit(alpha)` for every strength. A response is
+/// Runs the prompt, and the reference text where there is one, under `edits(alpha)` for every strength. A response is
 /// handed out as soon as it is there.
 ///
 /// # Errors
@@ -60,7 +60,7 @@ pub fn strengths(most: f32, steps: usize) -> Vec<f32> {
 pub fn dose_response(
     model: &Arc<Model>,
     ids: &[u32],
-    edit: &dyn Fn(f32) -> Result<Edit>,
+    edits: &dyn Fn(f32) -> Result<Vec<Edit>>,
     alphas: &[f32],
     watched: &Watched,
     reference: &Rows,
@@ -80,9 +80,9 @@ pub fn dose_response(
     let plain = probabilities(&base, last)?;
     let mut all = Vec::with_capacity(alphas.len());
     for &alpha in alphas {
-        let edit = edit(alpha)?;
+        let edits = edits(alpha)?;
         let run = |base: &Trace| -> Result<Trace> {
-            let ops = vec![resolve(&edit, &Sources::alone(base))?];
+            let ops = resolve_all(&edits, base)?;
             Trace::run_edited(model, base.ids.clone(), Arc::new(ops), progress)
         };
         let p = probabilities(&run(&base)?, last)?;
@@ -112,6 +112,10 @@ pub fn dose_response(
     Ok(all)
 }
 
+fn resolve_all(edits: &[Edit], base: &Trace) -> Result<Vec<Op>> {
+    edits.iter().map(|e| resolve(e, &Sources::alone(base))).collect()
+}
+
 /// Probabilities of all next tokens after a position.
 fn probabilities(trace: &Trace, pos: usize) -> Result<Vec<f32>> {
     let row = trace.normalized(pos)?;
@@ -126,25 +130,20 @@ fn probabilities(trace: &Trace, pos: usize) -> Result<Vec<f32>> {
     Ok(p)
 }
 
-/// Text that goes on from a prompt under an edit.
+/// Text that goes on from a prompt under edits.
 ///
 /// # Errors
 /// As [`generate`].
 pub fn continued(
     model: &Arc<Model>,
     ids: &[u32],
-    edit: Option<&Edit>,
+    edits: &[Edit],
     sampling: Sampling,
     limit: usize,
     progress: &Progress,
 ) -> Result<Vec<Generated>> {
-    let ops: Vec<Op> = match edit {
-        Some(e) => {
-            let base = Trace::run(model, ids.to_vec(), progress)?;
-            vec![resolve(e, &Sources::alone(&base))?]
-        }
-        None => Vec::new(),
-    };
+    let ops =
+        if edits.is_empty() { Vec::new() } else { resolve_all(edits, &Trace::run(model, ids.to_vec(), progress)?)? };
     generate(model, ids, &Arc::new(ops), sampling, limit, progress, |_| {})
 }
 

@@ -3,9 +3,10 @@
 use super::DictionaryArgs;
 use crate::cli::steering::{self, SteerArgs};
 use crate::cli::{ModelArgs, PromptArgs, progress};
-use crate::engine::edit::{Action, Direction, FeatureChange};
-use crate::engine::{Edit, SiteKind};
-use crate::error::{Error, Result};
+use crate::engine::Edit;
+use crate::engine::edit::FeatureChange;
+use crate::error::Result;
+use crate::features::feature_edit::{changed, steered};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -14,7 +15,7 @@ pub struct Arguments {
     /// The feature
     #[arg(long, value_name = "N")]
     feature: usize,
-    /// Set the feature's activation to α, instead of adding its decoder row α times
+    /// Set the feature's activation to α, instead of adding what it writes α times
     #[arg(long)]
     set: bool,
     /// Ablate the feature where it is active: the response at α = 1 has all of it, at 0 none
@@ -35,21 +36,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
     // Edits find it by its name, with the site that was given.
     crate::features::store::insert(&args.dictionary.dictionary, &dictionary)?;
     let model = std::sync::Arc::new(args.model.open()?);
-    let (_, output) = dictionary.check(&model.config)?;
-    let row = dictionary.direction(args.feature)?;
-    if output.mlp_input || output.site.kind == SiteKind::Pattern {
-        return Err(Error::request(format!("{output} cannot be edited; choose a dictionary that writes a site")));
-    }
-    let (spec, feature) = (args.dictionary.dictionary.clone(), args.feature);
-    let change = |alpha: f32| -> Result<Edit> {
-        let action = if args.set || args.scale {
+    let (spec, feature) = (&args.dictionary.dictionary, args.feature);
+    let edits = |alpha: f32| -> Result<Vec<Edit>> {
+        if args.set || args.scale {
             let change = if args.set { FeatureChange::Set(alpha) } else { FeatureChange::Scale(alpha) };
-            Action::Feature { dictionary: spec.clone(), feature, change }
-        } else {
-            let name = format!("feature {feature} of {}", dictionary.name);
-            Action::Add { direction: Direction::Concept { name, vector: row.clone() }, factor: alpha }
-        };
-        Ok(Edit::new(output.site, action))
+            return changed(&dictionary, spec, feature, change, &model.config);
+        }
+        steered(&dictionary, spec, feature, alpha, &model.config)
     };
-    steering::execute(&model, &args.model, &args.prompt, &args.steer, &format!("feature {feature}"), &change)
+    steering::execute(&model, &args.model, &args.prompt, &args.steer, &format!("feature {feature}"), &edits)
 }

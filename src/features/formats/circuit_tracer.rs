@@ -101,6 +101,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         w_enc: parts.w_enc,
         b_enc: parts.b_enc,
         w_dec: parts.w_dec,
+        later: parts.later,
         b_dec: parts.b_dec,
         activation: parts.threshold.map_or(Activation::Relu, |threshold| Activation::JumpRelu { threshold }),
         subtract_b_dec: false,
@@ -118,6 +119,7 @@ struct Parts {
     w_enc: Tensor,
     b_enc: Vec<f32>,
     w_dec: Tensor,
+    later: Vec<Tensor>,
     b_dec: Vec<f32>,
     threshold: Option<Vec<f32>>,
     skip: Option<Tensor>,
@@ -143,6 +145,7 @@ fn single(file: &Path, progress: &Progress) -> Result<Parts> {
         w_enc: store.linear("W_enc", d_in, d_sae)?,
         b_enc: store.vector("b_enc", d_sae)?.to_vec1()?,
         w_dec: store.matrix("W_dec", d_sae, d_out)?,
+        later: Vec::new(),
         b_dec: store.vector("b_dec", d_out)?.to_vec1()?,
         threshold: threshold(&store, &["activation_function.threshold", "threshold"], d_sae)?,
         // x ↦ W_skip x, so stored [d_out, d_in].
@@ -150,8 +153,7 @@ fn single(file: &Path, progress: &Progress) -> Result<Parts> {
     })
 }
 
-/// The features of one layer, and what they write to that layer. What they write to later layers takes part in no
-/// single layer's reconstruction and is left aside.
+/// The features of one layer, and what they write to that layer and each later one.
 fn cross_layer(folder: &Path, layer: usize, progress: &Progress) -> Result<Parts> {
     let name = |part: &str| format!("{part}_{layer}");
     let file = |part: &str| folder.join(format!("{part}_{layer}.safetensors"));
@@ -169,11 +171,16 @@ fn cross_layer(folder: &Path, layer: usize, progress: &Progress) -> Result<Parts
     if features != d_sae {
         return Err(Error::WrongShape { name: name("W_dec"), found: shape, expected: vec![d_sae, outputs, d_out] });
     }
+    if outputs == 0 {
+        return Err(Error::WrongShape { name: name("W_dec"), found: shape, expected: vec![d_sae, 1, d_out] });
+    }
     let all = dec.cube(&name("W_dec"), [features, outputs, d_out])?;
+    let to = |k: usize| -> Result<Tensor> { Ok(all.narrow(1, k, 1)?.squeeze(1)?.contiguous()?) };
     Ok(Parts {
         w_enc: enc.linear(&name("W_enc"), d_in, d_sae)?,
         b_enc: enc.vector(&name("b_enc"), d_sae)?.to_vec1()?,
-        w_dec: all.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?,
+        w_dec: to(0)?,
+        later: (1..outputs).map(to).collect::<Result<_>>()?,
         b_dec: enc.vector(&name("b_dec"), d_out)?.to_vec1()?,
         threshold: threshold(&enc, &[&name("threshold")], d_sae)?,
         skip: None,

@@ -148,9 +148,9 @@ impl Dashboard {
                     continue;
                 }
                 match edit {
-                    Ok(edit) => {
+                    Ok(edits) => {
                         let which = cx.state.document.stack.base;
-                        cx.actions.push(Action::ToggleEdit(which, edit));
+                        cx.actions.extend(edits.into_iter().map(|e| Action::ToggleEdit(which, e)));
                         cx.actions.push(Action::Say("An edit was added; see Edits and Generation.".to_owned()));
                     }
                     Err(e) => cx.actions.push(Action::Say(e.to_string())),
