@@ -325,6 +325,26 @@ fn a_lesson_is_walked_through_and_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn a_lesson_gives_the_lab_back_as_it_was_set() {
+    let mut h = window(document(PROMPT));
+    let lab = &mut h.state_mut().state.lab;
+    lab.recipe.features = 7;
+    let before = (lab.preset, lab.recipe.clone());
+    h.get_by_label("Lessons  ▾").click();
+    h.run();
+    h.get_by_label_contains("Superposition in ten minutes").click();
+    h.run();
+    for _ in 0..3 {
+        h.get_by_label("Next").click();
+        h.run_steps(4);
+    }
+    assert_ne!(h.state().state.lab.recipe, before.1, "the lesson has settings of its own");
+    h.get_by_label("end the lesson").click();
+    h.run_steps(4);
+    assert_eq!((h.state().state.lab.preset, &h.state().state.lab.recipe), (before.0, &before.1));
+}
+
+#[test]
 fn a_transformer_is_trained_looked_at_and_opened_half_way() {
     let mut h = window(document(PROMPT));
     let place = tempfile::tempdir().unwrap();

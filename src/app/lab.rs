@@ -25,6 +25,8 @@ pub const SPEEDS: [(u64, &str); 5] =
 pub enum LabAction {
     /// Takes the settings of a preset, by its name, and trains.
     Preset(&'static str),
+    /// Goes back to the settings of a preset as they had been changed; the training that is shown stays.
+    Back(&'static str, Box<Recipe>),
     /// Changes the settings; the training that is shown stays.
     Edit(Box<Recipe>),
     /// Trains from the start.
@@ -230,6 +232,7 @@ impl LabState {
                     self.start(notices);
                 }
             }
+            LabAction::Back(preset, recipe) => (self.preset, self.recipe) = (preset, *recipe),
             LabAction::Edit(recipe) => self.recipe = *recipe,
             LabAction::Start => self.start(notices),
             LabAction::Pause(paused) => {

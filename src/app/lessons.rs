@@ -15,7 +15,7 @@ use super::theme::{self, Palette};
 use super::views::{self, ViewKind, Workspace};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{EditStack, Site, SiteKind};
-use crate::lab::toy::presets;
+use crate::lab::toy::{Recipe, presets};
 use crate::model::builtin;
 use crate::session::Document;
 use crate::session::lesson::{Lesson, Prepared, Step, head, shipped};
@@ -40,7 +40,20 @@ struct Running {
     /// What of the step's state waits for results.
     waiting: Option<Prepared>,
     /// What was open before, to go back to.
-    before: (Document, Workspace),
+    before: Before,
+}
+
+/// Model and prompt, views, and the superposition lab's settings with the preset they belong to.
+struct Before {
+    document: Document,
+    workspace: Workspace,
+    lab: (&'static str, Recipe),
+}
+
+impl Before {
+    fn of(state: &State, workspace: Workspace) -> Self {
+        Self { document: state.document.clone(), workspace, lab: (state.lab.preset, state.lab.recipe.clone()) }
+    }
 }
 
 #[derive(Default)]
@@ -133,7 +146,7 @@ impl Lessons {
                     return none();
                 }
                 // From one lesson to another, what was open before the first stays what is gone back to.
-                let before = self.running.take().map_or_else(|| (state.document.clone(), workspace), |r| r.before);
+                let before = self.running.take().map_or_else(|| Before::of(state, workspace), |r| r.before);
                 self.running = Some(Running { lesson: k, step: 0, predicted: HashMap::new(), waiting: None, before });
                 self.enter(state)
             }
@@ -153,8 +166,11 @@ impl Lessons {
             }
             LessonAction::Close => {
                 let Some(r) = self.running.take() else { return none() };
-                let (document, workspace) = r.before;
+                let Before { document, workspace, lab: (preset, recipe) } = r.before;
                 let mut actions = Vec::new();
+                if (preset, &recipe) != (state.lab.preset, &state.lab.recipe) {
+                    actions.push(Action::Lab(LabAction::Back(preset, Box::new(recipe))));
+                }
                 if document != state.document {
                     actions.push(Action::Restore(Box::new(document)));
                 }

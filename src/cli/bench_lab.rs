@@ -13,12 +13,15 @@ use crate::lab::toy::presets::by_name;
 use crate::lab::toy::{Moment, Recipe, Toy};
 
 /// Seconds of a whole training, with its end.
-fn train(recipe: &Recipe) -> Result<(f64, Moment)> {
+fn train(recipe: &Recipe) -> Result<(f64, Toy)> {
     let mut toy = Toy::new(Arc::new(recipe.setup()?))?;
     let started = Instant::now();
     toy.run(recipe.steps, &Progress::new())?;
-    Ok((started.elapsed().as_secs_f64(), Moment::of(&toy)))
+    Ok((started.elapsed().as_secs_f64(), toy))
 }
+
+/// Inputs on which a cell's loss is measured: enough that chance decides no cell away from a boundary.
+const MEASURED: usize = 65_536;
 
 /// Multiplications and additions of a training: five products of n × m for each input.
 fn flops(recipe: &Recipe) -> f64 {
@@ -49,6 +52,7 @@ pub fn lab() -> Result<Value> {
     // Ten models of five equally important features: how many become pentagons, and how fast.
     let five = Recipe::repeated(5, 2, 0.95, 1.0, 10);
     let (seconds, end) = train(&five)?;
+    let end = Moment::of(&end);
     let pentagons = end.measures.iter().filter(|m| m.shape == Shape::Polygon(5)).count();
     // Until the first seven are to be recognised.
     let mut toy = Toy::new(Arc::new(five.setup()?))?;
@@ -61,13 +65,13 @@ pub fn lab() -> Result<Value> {
     let recognised = (started.elapsed().as_secs_f64(), toy.step());
     let phases = preset("phase-diagram");
     let (phase_seconds, phase_end) = train(&phases)?;
-    let agreement = phases.grid().map(|g| g.agreement(2, 1, &phase_end.snapshot.frames, 0.1));
+    let agreement = phases.grid().map(|g| g.agreement(2, 1, &phase_end.measured(MEASURED).frames, 0.1));
     let geometry = preset("geometry");
     let (geometry_seconds, geometry_end) = train(&geometry)?;
-    let d_star: Vec<f32> = geometry_end.measures.iter().map(|m| m.d_star).collect();
+    let d_star: Vec<f32> = Moment::of(&geometry_end).measures.iter().map(|m| m.d_star).collect();
     let absolute = preset("absolute-value");
     let (absolute_seconds, absolute_end) = train(&absolute)?;
-    let losses: Vec<f32> = absolute_end.measures.iter().map(|m| m.loss).collect();
+    let losses: Vec<f32> = Moment::of(&absolute_end).measures.iter().map(|m| m.loss).collect();
     Ok(json!({
         "gemm_gflops": rate / 1e9,
         "five_features": {"models": 10, "steps": five.steps, "batch": five.batch, "seconds": seconds,
