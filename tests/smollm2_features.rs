@@ -58,3 +58,15 @@ fn sentiment_is_a_direction_that_steers() {
     let message = resolve(&wrong, &Sources::alone(&base)).unwrap_err().to_string();
     assert!(message.contains('5') && message.contains("576"), "{message}");
 }
+
+/// Words that no training sentence has are told apart as well: it is the concept that was found.
+#[test]
+fn royalty_is_a_direction() {
+    let (model, progress) = (smollm2(), Progress::new());
+    let set = ConceptSet::open("royalty").unwrap();
+    let held = held(&model, &set, SiteKind::ResidPost, Pool::Last, &progress).unwrap();
+    let concept = fit(&model, &set, &held, Pool::Last, Method::DifferenceOfMeans, &progress).unwrap();
+    let best = concept.best().unwrap();
+    assert!(best.auc >= 0.95, "AUC {} at layer {}", best.auc, best.layer);
+    assert!((best.control_auc - 0.5).abs() < 0.2, "random labels: AUC {}", best.control_auc);
+}

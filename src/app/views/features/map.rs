@@ -1,5 +1,7 @@
 //! Decoder directions in the plane.
 
+use std::collections::HashSet;
+
 use eframe::egui;
 use egui_plot::{HoverPosition, MarkerShape, Plot, PlotPoints, Points};
 
@@ -7,6 +9,7 @@ use super::{act, dictionary_open, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::choice;
+use crate::features::reading::Order;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum How {
@@ -18,6 +21,9 @@ enum How {
 #[derive(Default)]
 pub struct Map {
     how: How,
+    /// Features that are active on the prompt, and the reading that says so.
+    active: HashSet<u32>,
+    read: u64,
 }
 
 impl View for Map {
@@ -40,7 +46,8 @@ impl View for Map {
                 }
             }
             if let Some(m) = &s.map.value {
-                ui.label(weak(cx, format!("{} features", m.features.len())));
+                ui.label(weak(cx, format!("{} features,", m.features.len())));
+                ui.label(weak(cx, "● active on the prompt").color(cx.palette.positive));
             }
         });
         let Some(m) = s.map.value.clone() else {
@@ -52,12 +59,13 @@ impl View for Map {
             return;
         };
         let at = if self.how == How::Neighbours { &m.neighbours } else { &m.components };
-        let active: std::collections::HashSet<u32> = s
-            .reading
-            .value
-            .as_ref()
-            .map(|r| r.leading(crate::features::reading::Order::Max, usize::MAX).into_iter().collect())
-            .unwrap_or_default();
+        if self.read != s.reading.stamp {
+            self.read = s.reading.stamp;
+            let reading = s.reading.value.as_ref();
+            self.active =
+                reading.map_or_else(HashSet::new, |r| r.leading(Order::Max, usize::MAX).into_iter().collect());
+        }
+        let active = &self.active;
         let points = |wanted: &dyn Fn(u32) -> bool| -> PlotPoints<'static> {
             let chosen = m.features.iter().zip(at).filter(|(f, _)| wanted(**f));
             chosen.map(|(_, p)| [f64::from(p[0]), f64::from(p[1])]).collect()

@@ -64,26 +64,31 @@ impl View for Example {
                     egui::ScrollArea::vertical().id_salt(title).show(ui, body);
                 });
             };
-            column(ui, "input x (drag)", "drag a bar to set how active a feature is", &mut |ui| {
+            // Narrow columns are headed by the formula alone.
+            let headed = |name: &str, formula: &str| {
+                if third < 130.0 { formula.to_owned() } else { format!("{name} {formula}") }
+            };
+            let help = "the input; drag a bar to set how active a feature is";
+            column(ui, &headed("input", "x (drag)"), help, &mut |ui| {
                 for (i, v) in x.iter_mut().enumerate() {
                     let range = if signed { -1.0..=1.0 } else { 0.0..=1.0 };
                     drag(ui, cx, i, v, range);
                 }
             });
-            let title = if setup.hidden_relu { "hidden h = ReLU(W x)" } else { "hidden h = W x" };
-            column(ui, title, "the m hidden values that all features share", &mut |ui| {
+            let title = headed("hidden", if setup.hidden_relu { "h = ReLU(W x)" } else { "h = W x" });
+            column(ui, &title, "the m hidden values that all features share", &mut |ui| {
                 let max = hidden.iter().fold(1.0f32, |m, v| m.max(v.abs()));
                 for (j, v) in hidden.iter().enumerate() {
                     level(ui, cx, &j.to_string(), *v, None, max);
                 }
             });
-            let title = match (setup.output_relu, setup.tied) {
-                (true, true) => "output ReLU(Wᵀh + b)",
-                (true, false) => "output ReLU(Vh + b)",
-                (false, true) => "output Wᵀh + b",
-                (false, false) => "output Vh + b",
+            let formula = match (setup.output_relu, setup.tied) {
+                (true, true) => "ReLU(Wᵀh+b)",
+                (true, false) => "ReLU(Vh+b)",
+                (false, true) => "Wᵀh + b",
+                (false, false) => "Vh + b",
             };
-            column(ui, title, "the bar is the output, the line the target", &mut |ui| {
+            column(ui, &headed("output", formula), "the bar is the output, the line the target", &mut |ui| {
                 for (i, (y, t)) in output.iter().zip(&target).enumerate() {
                     level(ui, cx, &i.to_string(), *y, Some(*t), 1.2);
                 }

@@ -129,11 +129,16 @@ fn small_multiples(
     }
 }
 
-/// A caption of one or two lines under a small picture, cut to its width.
+/// A caption of one or two lines under a small picture, cut to its width: of `density 0.05` the number stays.
 fn caption(ui: &egui::Ui, rect: Rect, lines: &[(String, Color32)]) {
     let mut y = rect.max.y + 3.0;
     for (text, color) in lines {
-        let mut job = egui::text::LayoutJob::simple_singleline(text.clone(), theme::small(), *color);
+        let width = |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), *color).size().x;
+        let text = match text.rsplit_once(' ') {
+            Some((word, number)) if !word.contains(' ') && width(text) > rect.width() => number,
+            _ => text,
+        };
+        let mut job = egui::text::LayoutJob::simple_singleline(text.to_owned(), theme::small(), *color);
         job.wrap = egui::text::TextWrapping::truncate_at_width(rect.width());
         let galley = ui.painter().layout_job(job);
         let x = rect.center().x - galley.size().x / 2.0;
