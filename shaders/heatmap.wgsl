@@ -27,7 +27,7 @@ struct Params {
 // Marks a cell that is not there (drawn as nothing): whatever lies beyond this, as NOTHING in gpu/heatmap.rs does.
 const NOTHING: f32 = 3.0e38;
 // Most cells looked at per pixel and axis.
-const MOST: i32 = 96;
+const MOST: i32 = 512;
 
 @vertex
 fn vs_main(@builtin(vertex_index) i: u32) -> @builtin(position) vec4<f32> {

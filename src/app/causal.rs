@@ -363,7 +363,7 @@ impl State {
     }
 
     /// Adds an edit, or takes it away if it is there; the views then show the edited run.
-    pub fn toggle_edit(&mut self, base: Which, edit: Edit) {
+    pub fn toggle_edits(&mut self, base: Which, edits: Vec<Edit>) {
         let stack = &mut self.document.stack;
         if stack.base != base && stack.is_active() {
             let text = format!(
@@ -374,10 +374,16 @@ impl State {
             self.notices.push(Level::Info, text);
         }
         stack.base = base;
-        match stack.edits.iter().position(|e| Edit { enabled: true, ..e.clone() } == edit) {
-            Some(at) if stack.edits[at].enabled => drop(stack.edits.remove(at)),
-            Some(at) => stack.edits[at].enabled = true,
-            None => stack.edits.push(edit),
+        let same = |a: &Edit, b: &Edit| Edit { enabled: true, ..a.clone() } == *b;
+        if edits.iter().all(|edit| stack.edits.iter().any(|e| e.enabled && same(e, edit))) {
+            stack.edits.retain(|e| !edits.iter().any(|edit| same(e, edit)));
+        } else {
+            for edit in edits {
+                match stack.edits.iter_mut().find(|e| same(e, &edit)) {
+                    Some(e) => e.enabled = true,
+                    None => stack.edits.push(edit),
+                }
+            }
         }
         if stack.is_active() && self.show != Show::Difference {
             self.show = Show::Edited;

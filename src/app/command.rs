@@ -199,6 +199,8 @@ pub enum Action {
     SetStack(EditStack),
     /// Adds an edit of this run, or takes it away if it is there already.
     ToggleEdit(Which, Edit),
+    /// The same for edits that belong together: in if any is missing or off, else out.
+    ToggleEditsTogether(Which, Vec<Edit>),
     /// What the patching view asks.
     Patch(PatchSettings),
     /// Runs a sweep that was held back for its length, or one restricted to some cells.

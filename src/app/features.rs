@@ -138,7 +138,8 @@ pub struct FeaturesState {
     pub order: Order,
     pub chosen: Option<Chosen>,
     pub page: Pending<Page>,
-    /// Examples of the dictionary's features, and of a layer's neurons; while a scan runs, of the text so far.
+    /// Examples of the dictionary's features (while a first scan runs, those of the text so far), and of a layer's
+    /// neurons.
     pub index: Pending<Index, Index>,
     pub neurons: Pending<Index, Index>,
     pub labels: Labels,
@@ -330,9 +331,8 @@ impl FeaturesState {
         note(self.reading.update());
         note(self.page.update());
         let neurons = note(self.neurons.update());
-        if self.neurons.show_newest_part() {
-            self.ranking.reset();
-        }
+        // Neurons are grouped once all of the text is known.
+        self.neurons.parts.clear();
         if neurons && let Some(index) = self.neurons.value.clone() {
             self.ranking.reset();
             self.ranking.start(&self.wake, move |p, _| rank(&index, p));
@@ -490,7 +490,12 @@ impl FeaturesState {
                 _ => None,
             };
             let fitting = dictionary.as_ref().filter(|d| d.d_out == direction.len());
-            let near = fitting.map_or(Ok(Vec::new()), |d| neighbours(d, &direction, itself))?;
+            // Features are compared by what they write to their own layer.
+            let near = match (fitting, itself) {
+                (Some(d), Some(f)) => neighbours(d, &d.direction(f)?, itself)?,
+                (Some(d), None) => neighbours(d, &direction, None)?,
+                (None, _) => Vec::new(),
+            };
             let groups = examples.as_ref().map(|e| group_examples(e, UNRELATED));
             let split = match (&dictionary, &examples, &groups, chosen) {
                 (Some(d), Some(e), Some(g), Chosen::Neuron(..)) if d.check(&model.config).is_ok() => {

@@ -16,13 +16,15 @@ pub struct Pending<T, P = ()> {
     pub error: Option<String>,
     /// Parts of the result on its way.
     pub parts: Vec<P>,
+    /// The value is a part: of what is on its way, or of what was stopped.
+    is_part: bool,
     /// Changes with every new value.
     pub stamp: u64,
 }
 
 impl<T, P> Default for Pending<T, P> {
     fn default() -> Self {
-        Self { task: None, value: None, error: None, parts: Vec::new(), stamp: 0 }
+        Self { task: None, value: None, error: None, parts: Vec::new(), is_part: false, stamp: 0 }
     }
 }
 
@@ -56,6 +58,7 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
                     match outcome {
                         Ok(v) => {
                             self.value = Some(Arc::new(v));
+                            self.is_part = false;
                             self.stamp += 1;
                             done = true;
                         }
@@ -68,19 +71,21 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
         (changed, done)
     }
 
-    /// Where parts are of the result's kind: the newest becomes the value. Whether there was one.
+    /// Where parts are of the result's kind: the newest becomes the value, unless a whole one is there. Whether it did.
     pub(super) fn show_newest_part(&mut self) -> bool
     where
         P: Into<T>,
     {
         let Some(part) = self.parts.pop() else { return false };
         self.parts.clear();
-        // A result that came behind its parts stays.
-        if self.is_running() {
+        // A result that came behind its parts stays, and one from before until the next is whole: this may be stopped.
+        let shown = self.is_running() && (self.value.is_none() || self.is_part);
+        if shown {
             self.value = Some(Arc::new(part.into()));
+            self.is_part = true;
             self.stamp += 1;
         }
-        self.is_running()
+        shown
     }
 
     pub fn is_running(&self) -> bool {
@@ -134,5 +139,15 @@ mod tests {
         }
         assert!(!p.show_newest_part(), "a part does not replace the whole");
         assert_eq!((p.value.as_deref(), p.stamp > shown), (Some(&4), true));
+        // A second run that is stopped leaves the whole where it was.
+        p.start(&wake, |_, parts| {
+            parts.send(5);
+            Err(Error::Cancelled)
+        });
+        while p.is_running() {
+            p.update();
+            assert!(!p.show_newest_part());
+        }
+        assert_eq!(p.value.as_deref(), Some(&4));
     }
 }

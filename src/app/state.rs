@@ -553,7 +553,8 @@ impl State {
                     self.request_sweep(None, false);
                 }
             }
-            Action::ToggleEdit(base, edit) => self.toggle_edit(base, edit),
+            Action::ToggleEdit(base, edit) => self.toggle_edits(base, vec![edit]),
+            Action::ToggleEditsTogether(base, edits) => self.toggle_edits(base, edits),
             Action::Patch(settings) => {
                 self.wants_sweep = true;
                 self.patching = settings;

@@ -61,7 +61,7 @@ pub enum Direction {
     Vector(Vec<f32>),
     /// A direction with a name, as it was found from two sets of texts.
     Concept { name: String, vector: Vec<f32> },
-    /// What a feature of a dictionary writes: its decoder row.
+    /// What a feature of a dictionary writes: its decoder row, of a cross-layer transcoder that of the edited layer.
     Feature { dictionary: String, feature: usize },
 }
 

@@ -394,7 +394,9 @@ fn constant(direction: &Direction, edit: &Edit, width: usize, sources: &Sources<
         Direction::Vector(vector) | Direction::Concept { vector, .. } => vector.clone(),
         Direction::Token { id, minus } => unembedding(sources.base, *id, *minus)?,
         Direction::Feature { dictionary, feature } => {
-            features::shared(dictionary, &Progress::new())?.direction_at(*feature, edit.site)?
+            let d = features::shared(dictionary, &Progress::new())?;
+            // Only a cross-layer feature writes something else at each site.
+            if d.later.is_empty() { d.direction(*feature)? } else { d.direction_at(*feature, edit.site)? }
         }
         Direction::Difference => Vec::new(),
     };

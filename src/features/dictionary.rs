@@ -193,8 +193,8 @@ impl Dictionary {
                 return Err(malformed(format!("{name} has shape {found:?} where {expected:?} belongs")));
             }
         }
-        for t in self.later.iter().filter(|t| t.dims() != [self.d_sae, self.d_out]) {
-            let expected = [self.d_sae, self.d_out];
+        let expected = [self.d_sae, self.d_out];
+        if let Some(t) = self.later.iter().find(|t| t.dims() != expected) {
             return Err(malformed(format!("W_dec of a later layer has shape {:?}, not {expected:?}", t.dims())));
         }
         if self.d_in == 0 || self.d_sae == 0 || self.d_out == 0 {

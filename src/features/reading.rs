@@ -85,7 +85,7 @@ pub fn read(
             reads.iter_mut().for_each(|r| *r -= mean);
         }
         for (f, a) in acts.row(last) {
-            let writes = dictionary.direction(f as usize)?;
+            let writes = dictionary.summed_direction(f as usize)?;
             let dot: f32 = writes.iter().zip(&reads).map(|(w, r)| w * r).sum();
             effects.push((f, a * dot / scale));
         }

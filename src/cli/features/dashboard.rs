@@ -179,7 +179,7 @@ fn direction(args: &Show, model: &Model, index: &Index) -> Result<Option<Vec<f32
             d.d_sae
         )));
     }
-    d.direction(args.feature).map(Some)
+    d.summed_direction(args.feature).map(Some)
 }
 
 pub fn show(args: &Show) -> Result<()> {

@@ -14,7 +14,7 @@ const FIRST_THRESHOLD: f32 = 0.05;
 const THRESHOLD_RATE: f32 = 0.01;
 /// Positions that are worked on at a time: what is computed between two products is then read back from the cache, and
 /// buffers are reused by the allocator instead of being mapped anew.
-const STRIP: usize = 512;
+const STRIP: usize = if cfg!(test) { 4 } else { 512 };
 
 /// What is trained. Rows are features.
 #[derive(Clone, Debug)]

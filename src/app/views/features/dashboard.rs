@@ -150,8 +150,8 @@ impl Dashboard {
                 match edit {
                     Ok(edits) => {
                         let which = cx.state.document.stack.base;
-                        cx.actions.extend(edits.into_iter().map(|e| Action::ToggleEdit(which, e)));
-                        cx.actions.push(Action::Say("An edit was added; see Edits and Generation.".to_owned()));
+                        cx.actions.push(Action::ToggleEditsTogether(which, edits));
+                        cx.actions.push(Action::Say("The edits have changed; see Edits and Generation.".to_owned()));
                     }
                     Err(e) => cx.actions.push(Action::Say(e.to_string())),
                 }

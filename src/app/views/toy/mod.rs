@@ -134,8 +134,10 @@ fn caption(ui: &egui::Ui, rect: Rect, lines: &[(String, Color32)]) {
     let mut y = rect.max.y + 3.0;
     for (text, color) in lines {
         let width = |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), *color).size().x;
-        let text = match text.rsplit_once(' ') {
-            Some((word, number)) if !word.contains(' ') && width(text) > rect.width() => number,
+        let text = match text.split_once(' ') {
+            Some((a, b)) if !b.contains(' ') && width(text) > rect.width() => {
+                if a.contains(|c: char| c.is_ascii_digit()) { a } else { b }
+            }
             _ => text,
         };
         let mut job = egui::text::LayoutJob::simple_singleline(text.to_owned(), theme::small(), *color);
