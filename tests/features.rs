@@ -14,9 +14,11 @@ use circuitscope::engine::{Edit, EditStack, Site, SiteKind, Trace};
 use circuitscope::features::feature_edit::{changed, steered};
 use circuitscope::features::formats::{self, saelens};
 use circuitscope::features::harvest::activations;
+use circuitscope::features::index::Index;
 use circuitscope::features::index_file;
-use circuitscope::features::scan::{Index, Plan, Subject};
-use circuitscope::features::text::Rows;
+use circuitscope::features::later::Later;
+use circuitscope::features::rows::Rows;
+use circuitscope::features::scan::{Plan, Subject};
 use circuitscope::features::train::activations::Table;
 use circuitscope::features::train::{Method, Origin, Settings, Trainer};
 use circuitscope::features::{Activation, Dictionary, Place};
@@ -96,7 +98,14 @@ fn sites_are_read_from_every_kind_of_configuration() {
     let cross = open(&folder("cross-layer"));
     let written: Vec<String> = cross.written_places().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(written, ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]);
-    assert_eq!(cross.later[0].dims(), [cross.d_sae, cross.d_out]);
+    // Later layers stay in the file: what is read of them is what stands there.
+    let file = candle_core::safetensors::load(folder("cross-layer").join("W_dec_0.safetensors"), &Device::Cpu).unwrap();
+    let stored: Vec<Vec<Vec<f32>>> = file["W_dec_0"].to_dtype(candle_core::DType::F32).unwrap().to_vec3().unwrap();
+    assert_eq!((cross.later.len(), stored.len()), (1, cross.d_sae));
+    for (f, wanted) in stored.iter().enumerate() {
+        assert_eq!(cross.direction(f).unwrap(), wanted[0]);
+        assert_eq!(cross.later.of(f).unwrap(), wanted[1..]);
+    }
     assert_eq!(site("gemma-scope", "layer_1/width_40/average_l0_9_res").0, some("blocks.1.hook_resid_post"));
     let several = formats::open(&folder("circuit-tracer"), &Progress::new()).unwrap_err().to_string();
     assert!(several.contains("layer_0.safetensors"), "{several}");
@@ -270,7 +279,7 @@ fn random(activation: Activation, d_in: usize, d_out: usize, input: &str, output
         // Lifted, so that some feature is active whatever is drawn.
         b_enc: vector(n).into_iter().map(|b| b + 0.5).collect(),
         w_dec: draw(&[n, d_out], 0.3),
-        later: Vec::new(),
+        later: Default::default(),
         b_dec: vector(d_out),
         activation,
         subtract_b_dec: input == output,
@@ -361,7 +370,7 @@ fn a_cross_layer_feature_is_edited_at_every_layer_it_writes() {
     let base = Trace::run(&model, vec![40, 41, 42, 43], &progress).unwrap();
     let own = random(Activation::Relu, d, d, "blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out");
     let more = |seed: f32| (&own.w_dec * f64::from(seed)).unwrap();
-    let dictionary = Dictionary { later: vec![more(0.5), more(-2.0)], ..own.clone() };
+    let dictionary = Dictionary { later: Later::Memory(vec![more(0.5), more(-2.0)]), ..own.clone() };
     circuitscope::features::store::insert("a cross-layer transcoder", &dictionary).unwrap();
     let acts = dictionary.encode(&base.value(Site::new(SiteKind::ResidMid, 0)).unwrap(), &progress).unwrap();
     let (feature, active) = acts.row(3).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
@@ -401,7 +410,7 @@ fn a_cross_layer_feature_is_edited_at_every_layer_it_writes() {
     let resumed = resume(&base, &prepared, &[Variant::new(ops, &base).unwrap()], 3, &progress).unwrap();
     assert!(difference(&resumed, &run.normalized(3).unwrap()) < 1e-4);
     // One layer too many is refused with both numbers.
-    let deep = Dictionary { later: vec![more(1.0); 3], ..own };
+    let deep = Dictionary { later: Later::Memory(vec![more(1.0); 3]), ..own };
     let message = deep.check(&model.config).unwrap_err().to_string();
     assert!(message.contains("4 layers") && message.contains("has 3"), "{message}");
 }
@@ -548,15 +557,13 @@ fn scans_are_exact_resumable_and_merge() {
     let dictionary = Arc::new(random(Activation::Relu, d, d, "blocks.0.hook_resid_post", "blocks.0.hook_resid_post"));
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     // Rows of two lengths, more than one forward pass of each.
-    let rows = Rows {
-        rows: (0..400)
-            .map(|i| (0..if i % 3 == 0 { 4 } else { 6 }).map(|_| rng.random_range(0..59u32)).collect())
-            .collect(),
-        document: (0..400).map(|i| i / 7).collect(),
-    };
+    let lists: Vec<(Vec<u32>, u32)> = (0..400)
+        .map(|i| ((0..if i % 3 == 0 { 4 } else { 6 }).map(|_| rng.random_range(0..59u32)).collect(), i / 7))
+        .collect();
+    let rows = Rows::new(lists.clone());
     let plan = |shard| Plan {
         model: &model,
-        subject: Subject::Features(dictionary.clone()),
+        subjects: vec![Subject::Features(dictionary.clone())],
         rows: &rows,
         texts: vec!["random".to_owned()],
         context: 6,
@@ -567,19 +574,23 @@ fn scans_are_exact_resumable_and_merge() {
     let progress = Progress::new();
     // Whoever looks on sees the text so far, more of it each time.
     let mut seen: Vec<(usize, u64)> = Vec::new();
+    let alone = |p: Plan<'_>, file: Option<&PathBuf>, progress: &Progress| {
+        p.run(file.map(std::slice::from_ref), progress, &mut |_, _| {}).map(|mut all| all.remove(0))
+    };
     let whole = plan((0, 1))
-        .watch(None, &progress, &mut |i| {
+        .run(None, &progress, &mut |_, i| {
             assert!(!i.about.is_complete() && i.entries.iter().any(|e| !e.top.is_empty()));
             seen.push((i.about.done, i.about.positions));
         })
-        .unwrap();
+        .unwrap()
+        .remove(0);
     assert!(seen.len() > 1 && seen[0].0 == 1, "{seen:?}");
     assert!(seen.windows(2).all(|w| w[0] < w[1]) && seen.last().unwrap().1 < whole.about.positions);
 
     // By hand: the feature that is active most often, over all rows.
     let feature = (0..24).max_by_key(|f| whole.entries[*f].active).unwrap();
     let (mut active, mut best) = (0u64, Vec::new());
-    for (r, row) in rows.rows.iter().enumerate() {
+    for (r, (row, _)) in lists.iter().enumerate() {
         let x = activations(&model, &[row], &[dictionary.input.unwrap()], &progress).unwrap().remove(0);
         let acts = dictionary.encode(&x, &progress).unwrap();
         let values: Vec<f32> = (1..row.len()).map(|p| acts.at(p, feature as u32)).collect();
@@ -597,13 +608,13 @@ fn scans_are_exact_resumable_and_merge() {
     for (e, (row, position, value)) in entry.top.iter().zip(&best) {
         assert!((e.value - value).abs() < 1e-4, "{} {value}", e.value);
         assert_eq!((e.row, e.position), (*row, *position));
-        assert_eq!(e.document, rows.document[*row as usize]);
-        assert_eq!(e.tokens[(e.position - e.start) as usize], rows.rows[*row as usize][*position as usize]);
+        assert_eq!(e.document, lists[*row as usize].1);
+        assert_eq!(e.tokens[(e.position - e.start) as usize], lists[*row as usize].0[*position as usize]);
     }
     assert_eq!(entry.features.len(), 10);
 
     // Shards.
-    let parts = (0..3).map(|i| plan((i, 3)).run(None, &progress).unwrap()).collect::<Vec<_>>();
+    let parts = (0..3).map(|i| alone(plan((i, 3)), None, &progress).unwrap()).collect::<Vec<_>>();
     let merged = Index::merge(parts.clone()).unwrap();
     assert_eq!(merged.about.positions, whole.about.positions);
     for (a, b) in merged.entries.iter().zip(&whole.entries) {
@@ -625,17 +636,60 @@ fn scans_are_exact_resumable_and_merge() {
     let again = dir.path().join("again.arrow");
     let stopped = Progress::new();
     stopped.cancel();
-    assert!(plan((0, 1)).run(Some(&again), &stopped).is_err());
-    assert_eq!(plan((0, 1)).run(Some(&again), &progress).unwrap(), whole);
+    assert!(alone(plan((0, 1)), Some(&again), &stopped).is_err());
+    assert_eq!(alone(plan((0, 1)), Some(&again), &progress).unwrap(), whole);
     let other = Plan { window: 3, ..plan((0, 1)) };
-    assert!(other.run(Some(&again), &progress).unwrap_err().to_string().contains("another scan"));
+    assert!(alone(other, Some(&again), &progress).unwrap_err().to_string().contains("another scan"));
     let bytes = std::fs::read(&path).unwrap();
     overwrite(&path, &bytes[..bytes.len() / 2]);
     assert!(index_file::open(&path).unwrap_err().to_string().contains("Arrow"));
-    assert!(plan((3, 3)).run(None, &progress).is_err());
+    assert!(alone(plan((3, 3)), None, &progress).is_err());
     // Nowhere to write: one sentence, and nothing half-written.
     let nowhere = dir.path().join("no/such/folder.arrow");
-    assert!(plan((0, 1)).run(Some(&nowhere), &progress).unwrap_err().to_string().contains("cannot write"));
+    assert!(alone(plan((0, 1)), Some(&nowhere), &progress).unwrap_err().to_string().contains("cannot write"));
+}
+
+/// One pass of the text serves several subjects; each goes on from where it was stopped.
+#[test]
+fn several_sites_are_scanned_in_one_pass() {
+    let model = Model::open("text").unwrap();
+    let d = model.config.d_model;
+    let site = |l: usize| format!("blocks.{l}.hook_resid_post");
+    let dictionary = |l: usize| Arc::new(random(Activation::Relu, d, d, &site(l), &site(l)));
+    let rows = Rows::cut(&model, &["mixed".to_owned()], 32, Some(1_700), &Progress::new()).unwrap();
+    let subjects = [Subject::Features(dictionary(0)), Subject::Neurons(1), Subject::Features(dictionary(2))];
+    let plan = |subjects: &[Subject]| Plan {
+        model: &model,
+        subjects: subjects.to_vec(),
+        rows: &rows,
+        texts: vec!["mixed".to_owned()],
+        context: 32,
+        limit: Some(1_700),
+        shard: (0, 1),
+        window: 2,
+    };
+    let progress = Progress::new();
+    let alone: Vec<Index> = subjects
+        .iter()
+        .map(|s| plan(std::slice::from_ref(s)).run(None, &progress, &mut |_, _| {}).unwrap().remove(0))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let files: Vec<PathBuf> = (0..3).map(|i| dir.path().join(format!("{i}.arrow"))).collect();
+    // The neurons are done before; the others are stopped after one batch and gone on with.
+    index_file::save(&alone[1], &files[1]).unwrap();
+    let stopped = Progress::new();
+    let mut looks = Vec::new();
+    let outcome = plan(&subjects).run(Some(&files), &stopped, &mut |i, index| {
+        looks.push((i, index.about.done));
+        stopped.cancel();
+    });
+    assert!(matches!(outcome, Err(circuitscope::Error::Cancelled)));
+    assert_eq!(looks, [(0, 1), (2, 1)]);
+    let together = plan(&subjects).run(Some(&files), &progress, &mut |_, _| {}).unwrap();
+    assert_eq!(together, alone);
+    for (file, index) in files.iter().zip(&alone) {
+        assert_eq!(index_file::open(file).unwrap(), *index);
+    }
 }
 
 /// What ships: every built-in dictionary fits its model and is as good as its card says.
@@ -644,8 +698,8 @@ fn shipped_dictionaries_are_good() {
     for b in circuitscope::features::store::BUILTINS {
         let model = Model::open(b.model).unwrap();
         let d = circuitscope::features::open(b.name, &Progress::new()).unwrap();
-        let documents = circuitscope::features::text::documents(&["mixed".to_owned()]).unwrap();
-        let rows = Rows::cut(&model, &documents, 128, Some(60_000), &Progress::new()).unwrap().held_out(20).1;
+        let rows = Rows::cut(&model, &["mixed".to_owned()], 128, Some(60_000), &Progress::new()).unwrap();
+        let rows = rows.held_out(20).1;
         let q = circuitscope::features::quality::evaluate(&model, &d, &rows, 1_000, &Progress::new()).unwrap();
         assert!(q.after_first.explained_variance > 0.8 && q.after_first.l0 < 32.0, "{q:?}");
         assert!(q.ce_score > 0.9 && q.typical.explained_variance > 0.7, "{q:?}");

@@ -13,7 +13,7 @@ use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
-use circuitscope::app::features::{Chosen, FeatureAction, Pending, Scanned};
+use circuitscope::app::features::{Chosen, FeatureAction, Pending, Ranking, Scanned};
 use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
 use circuitscope::app::scratch::ScratchAction;
@@ -27,8 +27,9 @@ use circuitscope::features::dashboard::Groups;
 use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
 use circuitscope::features::formats::saelens;
+use circuitscope::features::index::{About, Entry, Example, Index};
 use circuitscope::features::labels::Labels;
-use circuitscope::features::scan::{About, Entry, Example, Index, Subject};
+use circuitscope::features::scan::Subject;
 use circuitscope::features::train::Point;
 use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
 use circuitscope::gpu::offscreen::Offscreen;
@@ -146,7 +147,7 @@ fn dictionary() -> tempfile::TempDir {
         w_enc: tensor(d, n, 0.4),
         b_enc: vec![-0.6; n],
         w_dec: tensor(n, d, 0.3),
-        later: Vec::new(),
+        later: Default::default(),
         b_dec: vec![0.0; d],
         activation: Activation::Relu,
         subtract_b_dec: false,
@@ -230,8 +231,9 @@ fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
     };
     let neurons = Index { about, entries: vec![entry; 3] };
     let groups = Groups { of: (0..10).map(|i| i % 2).collect(), count: 2, apart: 0.7 };
-    state.neurons = Pending::there(neurons);
-    state.ranking = Pending::there((0..3).map(|n| (n, groups.clone())).collect());
+    let neurons = Arc::new(neurons);
+    state.neurons.value = Some(neurons.clone());
+    state.ranking = Pending::there(Ranking { index: neurons, neurons: (0..3).map(|n| (n, groups.clone())).collect() });
     h.run();
     dir
 }
@@ -1409,6 +1411,39 @@ fn a_bad_dictionary_leaves_the_old_one_open() {
     let s = &h.state().state.features;
     assert!(s.index.error.as_ref().unwrap().contains("/no/such/text"));
     assert!(Arc::ptr_eq(s.index.value.as_ref().unwrap(), &index));
+}
+
+/// A scan lies in a file: opening the dictionary again finds it, and the same scan asked for again is there at once.
+#[test]
+fn scans_are_found_again() {
+    let (dir, place) = (dictionary(), tempfile::tempdir().unwrap());
+    let spec = dir.path().join("test").to_str().unwrap().to_owned();
+    let open = || {
+        let mut h = window(document(PROMPT));
+        h.state_mut().enter(Workspace::Features);
+        let s = &mut h.state_mut().state.features;
+        (s.place, s.keeps) = (place.path().to_owned(), true);
+        feature(&mut h, FeatureAction::Open(spec.clone()));
+        h
+    };
+    let mut h = open();
+    assert!(h.state().state.features.index.value.is_none());
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
+    let first = h.state().state.features.index.value.clone().unwrap();
+    let files =
+        || std::fs::read_dir(place.path().join("scans")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 1);
+    let written = std::fs::metadata(&files()[0]).unwrap().modified().unwrap();
+    let mut h = open();
+    assert_eq!(h.state().state.features.index.value.as_ref(), Some(&first));
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
+    assert_eq!(h.state().state.features.index.value.as_ref(), Some(&first));
+    assert_eq!(std::fs::metadata(&files()[0]).unwrap().modified().unwrap(), written);
+    // Another amount of text is another scan, and the newest one is found from now on.
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 3_000));
+    assert_eq!(files().len(), 2);
+    let s = &open().state().state.features.index.value.clone().unwrap();
+    assert_eq!(s.about.limit, Some(3_000));
 }
 
 /// A training is started from the window, stops when it is told to, and a finished one is opened.

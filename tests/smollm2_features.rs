@@ -7,8 +7,8 @@ use circuitscope::engine::resolve::{Sources, resolve};
 use circuitscope::engine::{SiteKind, Trace};
 use circuitscope::features::concept::{ConceptSet, Pool, held};
 use circuitscope::features::direction::{Method, fit};
+use circuitscope::features::rows::Rows;
 use circuitscope::features::steering::{Watched, dose_response};
-use circuitscope::features::text::Rows;
 use circuitscope::jobs::Progress;
 use common::smollm2;
 

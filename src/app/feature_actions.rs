@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::features::{Chosen, FeatureAction, FeaturesState, Scanned, TrainAsk};
+use super::kept_scans;
 use super::notify::{Level, Notices};
 use crate::engine::edit::{Action as Do, Direction, FeatureChange};
 use crate::engine::{Edit, Site, SiteKind};
@@ -15,9 +16,9 @@ use crate::features::feature_edit::{changed, steered};
 use crate::features::feature_map::feature_map;
 use crate::features::formats::saelens;
 use crate::features::quality::ce_score;
+use crate::features::rows::Rows;
 use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
-use crate::features::text::{Rows, documents};
 use crate::features::train::activations::Harvest;
 use crate::features::train::{Origin, Trainer};
 use crate::features::{Dictionary, Place, index_file};
@@ -249,12 +250,13 @@ impl FeaturesState {
         };
         subject.place()?.check(&model.config)?;
         let slot = if what == Scanned::Features { &mut self.index } else { &mut self.neurons };
+        let keep = self.keeps.then(|| self.place.clone());
         slot.start(&self.wake, move |progress, parts| {
             let texts = vec![text];
-            let rows = Rows::cut(&model, &documents(&texts)?, CONTEXT, Some(tokens), progress)?;
+            let rows = Rows::cut(&model, &texts, CONTEXT, Some(tokens), progress)?;
             let plan = Plan {
                 model: &model,
-                subject,
+                subjects: vec![subject],
                 rows: &rows,
                 texts,
                 context: CONTEXT,
@@ -262,7 +264,10 @@ impl FeaturesState {
                 shard: (0, 1),
                 window: WINDOW,
             };
-            plan.watch(None, progress, &mut |index| parts.send(index.clone()))
+            let file = keep.map(|folder| kept_scans::file(&folder, &plan)).transpose()?;
+            let files = file.as_ref().map(std::slice::from_ref);
+            let mut all = plan.run(files, progress, &mut |_, index| parts.send(index.clone()))?;
+            all.pop().ok_or_else(|| Error::failed("the scan gave no index"))
         });
         Ok(())
     }
@@ -291,8 +296,7 @@ impl FeaturesState {
         let (model, ids) = (model.clone(), run.trace.ids.clone());
         self.doses.start(&self.wake, move |progress, parts| {
             let alphas = strengths(most, 6);
-            let reference = documents(&["prose".to_owned()])?;
-            let rows = Rows::cut(&model, &reference[..1], 64, Some(192), progress)?;
+            let rows = Rows::cut(&model, &["prose".to_owned()], 64, Some(192), progress)?;
             dose_response(&model, &ids, &edits, &alphas, &watched, &rows, progress, |d| parts.send(d))
         });
         Ok(())
@@ -310,8 +314,8 @@ impl FeaturesState {
         let folder = self.place.join(format!("{name}-{number}"));
         self.train = ask.clone();
         self.training.start(&self.wake, move |progress, parts| {
-            let rows = Rows::cut(&model, &documents(std::slice::from_ref(&ask.text))?, CONTEXT, Some(ask.tokens), progress)?;
-            let every = rows.rows.len().clamp(2, 20);
+            let rows = Rows::cut(&model, std::slice::from_ref(&ask.text), CONTEXT, Some(ask.tokens), progress)?;
+            let every = rows.len().clamp(2, 20);
             let (trained, held) = rows.held_out(every);
             let harvest = Harvest {
                 model: &model,
@@ -325,10 +329,10 @@ impl FeaturesState {
             let origin =
                 Origin { model_name: Some(model.config.name.clone()), input: Some(place), output: Some(place) };
             let mut trainer = Trainer::new(ask.settings.clone(), origin, table, None)?;
-            let few = Rows { rows: held.rows.iter().take(8).cloned().collect(), document: vec![0; 8] };
+            let few = held.first(8);
             let mut judge = |t: &Trainer| {
                 let d = t.dictionary("live")?;
-                (!few.rows.is_empty()).then(|| ce_score(&model, &d, &few, progress)).transpose()
+                (!few.is_empty()).then(|| ce_score(&model, &d, &few, progress)).transpose()
             };
             trainer.run(None, progress, &mut judge, &mut |p| parts.send(p))?;
             let d = trainer.dictionary("trained")?;

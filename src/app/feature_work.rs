@@ -4,19 +4,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::features::{Continued, Follow, UNRELATED};
+use super::features::{Continued, Follow, Ranking, UNRELATED};
 use crate::engine::Trace;
 use crate::engine::resolve::{Sources, resolve_stack};
 use crate::error::Result;
 use crate::features::Dictionary;
 use crate::features::dashboard::{Groups, group_examples};
 use crate::features::harvest::activations;
-use crate::features::scan::{Example, Index};
+use crate::features::index::{Example, Index};
 use crate::jobs::Progress;
 use crate::model::Model;
 
 /// How far each neuron's examples fall into unrelated groups, the furthest first.
-pub(super) fn rank(index: &Index, progress: &Progress) -> Result<Vec<(usize, Groups)>> {
+pub(super) fn rank(index: &Arc<Index>, progress: &Progress) -> Result<Ranking> {
     progress.expect(index.entries.len() as u64);
     let mut all = Vec::new();
     for (n, e) in index.entries.iter().enumerate() {
@@ -28,7 +28,7 @@ pub(super) fn rank(index: &Index, progress: &Progress) -> Result<Vec<(usize, Gro
     // Several groups of some size count, not many single examples.
     let sizes = |g: &Groups| (0..g.count).filter(|k| g.of.iter().filter(|x| *x == k).count() >= 3).count();
     all.sort_by(|a, b| sizes(&b.1).cmp(&sizes(&a.1)).then(b.1.apart.total_cmp(&a.1.apart)));
-    Ok(all)
+    Ok(Ranking { index: index.clone(), neurons: all })
 }
 
 /// The run that the monitor reads: the prompt's, or one of the prompt with what was generated after it.

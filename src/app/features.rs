@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use eframe::egui;
 
 use super::feature_work::{follow_on, rank, split};
+use super::kept_scans;
 use super::notify::{Level, Notices};
 pub use super::pending::Pending;
 use super::pending::Wake;
@@ -16,12 +17,13 @@ use crate::error::Result;
 use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours};
 use crate::features::direction::{Concept, Method};
 use crate::features::feature_map::FeatureMap;
+use crate::features::index::Index;
 use crate::features::labels::{Label, Labels};
 use crate::features::reading::{Order, Reading, read};
-use crate::features::scan::{Index, Subject};
+use crate::features::scan::Subject;
 use crate::features::steering::Dose;
 use crate::features::train::{Point, Settings};
-use crate::features::{Dictionary, Place};
+use crate::features::{Dictionary, Place, index_file};
 use crate::jobs::Run;
 use crate::model::Model;
 
@@ -47,6 +49,12 @@ pub struct Page {
     pub groups: Option<Groups>,
     /// For each group the features that are most active in it and not in the others, and how much more.
     pub split: Vec<Vec<(u32, f32)>>,
+}
+
+/// Neurons in order of how far their strongest examples fall apart, and the index that has them.
+pub struct Ranking {
+    pub index: Arc<Index>,
+    pub neurons: Vec<(usize, Groups)>,
 }
 
 /// A direction in the list of the monitor.
@@ -146,7 +154,7 @@ pub struct FeaturesState {
     /// Labels as they lie beside the dictionary.
     pub(super) written: Pending<Labels>,
     /// Neurons of the scanned layer, those whose examples fall apart most first.
-    pub ranking: Pending<Vec<(usize, Groups)>>,
+    pub ranking: Pending<Ranking>,
     pub finding: Pending<Concept>,
     pub watched: Vec<Watch>,
     pub kept: Vec<u32>,
@@ -164,6 +172,11 @@ pub struct FeaturesState {
     pub queue: VecDeque<FeatureAction>,
     /// Where trainings and indexes are kept.
     pub place: PathBuf,
+    /// Whether scans are kept there and found again: in the window, not in pictures.
+    pub keeps: bool,
+    /// A scan of the dictionary that was made before.
+    found: Pending<Option<Index>>,
+    sought: Option<(Weak<Model>, Arc<Dictionary>)>,
     /// What the reading and the monitor were made from.
     read_key: Option<(Arc<Run>, Arc<Dictionary>)>,
     monitor_key: Option<(Arc<Run>, u64)>,
@@ -212,6 +225,9 @@ impl FeaturesState {
             saving: Pending::default(),
             queue: VecDeque::new(),
             place,
+            keeps: false,
+            found: Pending::default(),
+            sought: None,
             read_key: None,
             monitor_key: None,
             model: Weak::new(),
@@ -240,6 +256,7 @@ impl FeaturesState {
             self.saving.is_running(),
             self.written.is_running(),
             self.ranking.is_running(),
+            self.found.is_running(),
         ];
         busy.contains(&true)
     }
@@ -271,6 +288,7 @@ impl FeaturesState {
     fn forget_dictionary(&mut self) {
         self.map.reset();
         self.index.reset();
+        self.found.reset();
         self.page.reset();
         self.doses.reset();
         self.reading.reset();
@@ -331,15 +349,27 @@ impl FeaturesState {
         note(self.reading.update());
         note(self.page.update());
         let neurons = note(self.neurons.update());
-        // Neurons are grouped once all of the text is known.
-        self.neurons.parts.clear();
-        if neurons && let Some(index) = self.neurons.value.clone() {
-            self.ranking.reset();
+        let more_neurons = self.neurons.show_newest_part();
+        if (neurons || more_neurons)
+            && let Some(index) = self.neurons.value.clone()
+        {
+            // What was ranked before is shown until then.
             self.ranking.start(&self.wake, move |p, _| rank(&index, p));
+        }
+        if more_neurons && matches!(self.chosen, Some(Chosen::Neuron(..))) && !self.page.is_running() {
+            self.page.reset();
         }
         note(self.ranking.update());
         let scanned = note(self.index.update());
         self.index.show_newest_part();
+        if note(self.found.update())
+            && let Some(index) = self.found.value.take().and_then(Arc::into_inner).flatten()
+            && self.index.value.is_none()
+            && !self.index.is_running()
+        {
+            self.index.set(index);
+            self.page.reset();
+        }
         if scanned || neurons {
             self.page.reset();
             notices.push(Level::Info, "The text is scanned.");
@@ -366,6 +396,7 @@ impl FeaturesState {
         for error in [
             self.dictionary.error.take_if(|_| self.dictionary.value.is_some()),
             self.written.error.take(),
+            self.found.error.take(),
             self.saving.error.take(),
             self.finding.error.take(),
             self.training.error.take(),
@@ -386,6 +417,7 @@ impl FeaturesState {
                 self.reading.reset();
                 self.monitored.reset();
             }
+            self.seek(model);
             self.follow(model, run);
             if run.is_some()
                 && !self.is_busy()
@@ -396,6 +428,21 @@ impl FeaturesState {
             }
         }
         changed
+    }
+
+    /// Looks for a scan of the dictionary that was made before.
+    fn seek(&mut self, model: &Arc<Model>) {
+        let Some(d) = self.dictionary.value.clone().filter(|d| self.keeps && d.input.is_some()) else { return };
+        let same = |(m, k): &(Weak<Model>, Arc<Dictionary>)| m.as_ptr() == Arc::as_ptr(model) && Arc::ptr_eq(k, &d);
+        if self.sought.as_ref().is_some_and(same) {
+            return;
+        }
+        self.sought = Some((Arc::downgrade(model), d.clone()));
+        let (place, name) = (self.place.clone(), model.config.name.clone());
+        self.found.start(&self.wake, move |_, _| {
+            let newest = kept_scans::newest(&place, &name, &Subject::Features(d))?;
+            newest.map(|p| index_file::open(&p)).transpose()
+        });
     }
 
     /// Reads the run with the dictionary and the directions, and makes the page of what is chosen.
@@ -508,7 +555,7 @@ impl FeaturesState {
     }
 
     /// What the index knows of a feature or neuron.
-    pub fn entry(&self, chosen: Chosen) -> Option<&crate::features::scan::Entry> {
+    pub fn entry(&self, chosen: Chosen) -> Option<&crate::features::index::Entry> {
         match chosen {
             Chosen::Feature(f) => self.index.value.as_ref()?.entries.get(f as usize),
             Chosen::Neuron(layer, n) => {

@@ -11,6 +11,7 @@ pub mod features;
 pub mod features_panel;
 pub mod fonts;
 pub mod inspector;
+mod kept_scans;
 pub mod lab;
 pub mod lab_panel;
 pub mod layout;
@@ -111,6 +112,7 @@ pub fn run(args: WindowArgs) -> Result<()> {
                 state.adapter.get_info().name
             });
             let mut app = App::new(&cc.egui_ctx, document, recent::load());
+            app.state.features.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
             app.state.lab.turns = true;

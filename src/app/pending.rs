@@ -88,6 +88,13 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
         shown
     }
 
+    /// A result that was found elsewhere.
+    pub(super) fn set(&mut self, value: T) {
+        self.value = Some(Arc::new(value));
+        self.is_part = false;
+        self.stamp += 1;
+    }
+
     pub fn is_running(&self) -> bool {
         self.task.is_some()
     }

@@ -11,8 +11,8 @@ use crate::engine::SiteKind;
 use crate::error::Result;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::features::harvest::{PASS, run_to};
+use crate::features::rows::Rows;
 use crate::features::scan::{Plan, Subject};
-use crate::features::text::{Rows, documents};
 use crate::features::train::activations::Table;
 use crate::features::train::maths::{Matrix, product};
 use crate::features::train::{Method, Origin, Settings, Trainer};
@@ -41,7 +41,7 @@ fn random(d: usize, layer: usize) -> Result<Dictionary> {
         w_enc: Tensor::randn(0f32, (d as f32).sqrt().recip(), (d, FEATURES), &Device::Cpu)?,
         b_enc: vec![0.0; FEATURES],
         w_dec: Tensor::randn(0f32, (d as f32).sqrt().recip(), (FEATURES, d), &Device::Cpu)?,
-        later: Vec::new(),
+        later: Default::default(),
         b_dec: vec![0.0; d],
         activation: Activation::TopK { k: K },
         subtract_b_dec: false,
@@ -109,16 +109,22 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let trained = [Method::TopK, Method::BatchTopK, Method::L1].map(|m| training(m, d, repeat));
     let trained = trained.into_iter().collect::<Result<Vec<_>>>()?;
 
-    let rows = Rows::cut(model, &documents(&["prose".to_owned()])?, 128, Some(SCANNED), &progress)?;
+    let rows = Rows::cut(model, &["prose".to_owned()], 128, Some(SCANNED), &progress)?;
     let pass = || {
         for batch in rows.batches(PASS) {
-            run_to(model, &rows.some(&batch), model.config.n_layers - 1, &mut crate::engine::NoHooks, &progress)?;
+            run_to(
+                model,
+                &rows.some(&batch)?.rows(),
+                model.config.n_layers - 1,
+                &mut crate::engine::NoHooks,
+                &progress,
+            )?;
         }
         Ok(())
     };
     let plan = Plan {
         model,
-        subject: Subject::Features(dictionary),
+        subjects: Vec::new(),
         rows: &rows,
         texts: vec!["prose".to_owned()],
         context: 128,
@@ -129,13 +135,13 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     // The last layer's site needs the whole pass, so that nothing is saved by stopping early.
     let last = Arc::new(random(d, model.config.n_layers - 1)?);
     let scan = |subject: Subject| {
-        let plan = Plan { subject, texts: plan.texts.clone(), ..plan };
+        let plan = Plan { subjects: vec![subject], texts: plan.texts.clone(), ..plan };
         beside(SCANS, pass, || {
-            std::hint::black_box(plan.run(None, &progress)?);
+            std::hint::black_box(plan.run(None, &progress, &mut |_, _| {})?);
             Ok(())
         })
     };
-    let (_, middle, middle_over) = scan(plan.subject.clone())?;
+    let (_, middle, middle_over) = scan(Subject::Features(dictionary))?;
     let (pass, last, last_over) = scan(Subject::Features(last))?;
     Ok(json!({
         "encode": {"rows": ROWS, "features": FEATURES, "d": d, "by": encode},

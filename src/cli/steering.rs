@@ -12,8 +12,8 @@ use super::{ModelArgs, PromptArgs, emit, progress, table};
 use crate::engine::Edit;
 use crate::engine::generate::Sampling;
 use crate::error::{Error, Result};
+use crate::features::rows::Rows;
 use crate::features::steering::{Watched, continued, dose_response};
-use crate::features::text::{Rows, documents};
 use crate::model::Model;
 
 /// How strongly, and what is watched.
@@ -60,9 +60,7 @@ pub fn execute(
     let watched = Watched::parse(model, &args.towards, &args.away)?;
     let (progress, bar) = progress("steering");
     let reference = match &args.reference {
-        Some(path) => {
-            Rows::cut(model, &documents(std::slice::from_ref(path))?, 128, Some(args.reference_tokens), &progress)?
-        }
+        Some(path) => Rows::cut(model, std::slice::from_ref(path), 128, Some(args.reference_tokens), &progress)?,
         None => Rows::default(),
     };
     let started = Instant::now();

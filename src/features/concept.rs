@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::harvest::PASS;
-use super::text::Rows;
+use super::rows::Rows;
 use crate::engine::hooks::Capture;
 use crate::engine::kernels::with_values;
 use crate::engine::{Site, SiteKind};
@@ -148,19 +148,20 @@ pub fn held(model: &Model, set: &ConceptSet, kind: SiteKind, pool: Pool, progres
     place.check(&model.config)?;
     let width = place.width(&model.config);
     progress.expect(n as u64);
-    let mut rows = Rows::default();
+    let mut texts = Vec::with_capacity(n);
     for e in &set.examples {
         let ids = model.encode(&e.text, false)?;
         model.network().check(&ids)?;
-        rows.rows.push(ids);
+        texts.push((ids, 0));
     }
+    let rows = Rows::new(texts);
     let layers = model.config.n_layers;
     let mut all = vec![vec![0f32; n * width]; layers];
     for batch in rows.batches(PASS) {
-        let ids = rows.some(&batch);
-        let len = ids[0].len();
+        let some = rows.some(&batch)?;
+        let len = some.len;
         let mut capture = Capture::sites((0..layers).map(|l| Site::new(kind, l)));
-        super::harvest::run_to(model, &ids, layers - 1, &mut capture, progress)?;
+        super::harvest::run_to(model, &some.rows(), layers - 1, &mut capture, progress)?;
         for (l, out) in all.iter_mut().enumerate() {
             let value = capture.values.get(&Site::new(kind, l)).ok_or_else(|| Error::failed("a layer was not run"))?;
             with_values(&value.contiguous()?, |v| {

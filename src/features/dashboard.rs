@@ -5,7 +5,7 @@ use candle_core::{D, Tensor};
 use serde_json::{Value as Json, json};
 
 use super::dictionary::Dictionary;
-use super::scan::{Example, Index};
+use super::index::{Example, Index};
 use crate::engine::logits::largest_indices;
 use crate::error::{Error, Result};
 use crate::model::Model;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use candle_core::Tensor;
 use serde_json::Value as Json;
 
+use super::later::Later;
 use super::place::Place;
 use crate::engine::Site;
 use crate::error::{Error, Result};
@@ -67,8 +68,8 @@ pub struct Dictionary {
     pub b_enc: Vec<f32>,
     /// [d_sae, d_out].
     pub w_dec: Tensor,
-    /// A cross-layer transcoder's decoders to the layers that follow `output`'s, each [d_sae, d_out].
-    pub later: Vec<Tensor>,
+    /// A cross-layer transcoder's decoders to the layers that follow `output`'s.
+    pub later: Later,
     /// [d_out].
     pub b_dec: Vec<f32>,
     pub activation: Activation,
@@ -193,10 +194,7 @@ impl Dictionary {
                 return Err(malformed(format!("{name} has shape {found:?} where {expected:?} belongs")));
             }
         }
-        let expected = [self.d_sae, self.d_out];
-        if let Some(t) = self.later.iter().find(|t| t.dims() != expected) {
-            return Err(malformed(format!("W_dec of a later layer has shape {:?}, not {expected:?}", t.dims())));
-        }
+        self.later.check([self.d_sae, self.d_out])?;
         if self.d_in == 0 || self.d_sae == 0 || self.d_out == 0 {
             return Err(malformed("it has an axis of length 0".to_owned()));
         }
@@ -218,9 +216,8 @@ impl Dictionary {
                 return Err(Error::NotFinite { name: name.to_owned() });
             }
         }
-        let later = self.later.iter().map(|t| ("W_dec of a later layer", t));
         let skip = self.skip.iter().map(|s| ("W_skip", s));
-        for (name, t) in [("W_enc", &self.w_enc), ("W_dec", &self.w_dec)].into_iter().chain(later).chain(skip) {
+        for (name, t) in [("W_enc", &self.w_enc), ("W_dec", &self.w_dec)].into_iter().chain(skip) {
             if !crate::engine::kernels::with_values(t, |v| v.iter().map(|x| x * 0.0).sum::<f32>() == 0.0)? {
                 return Err(Error::NotFinite { name: name.to_owned() });
             }
@@ -248,8 +245,7 @@ impl Dictionary {
                 self.name
             )));
         };
-        let w = if at == 0 { &self.w_dec } else { &self.later[at - 1] };
-        Ok(w.get(feature)?.to_vec1()?)
+        if at == 0 { self.direction(feature) } else { Ok(self.later.of(feature)?.swap_remove(at - 1)) }
     }
 
     /// All that a feature writes, summed over its layers, [d_out]: what it leaves in the residual stream.
@@ -258,8 +254,7 @@ impl Dictionary {
     /// A feature that does not exist.
     pub fn summed_direction(&self, feature: usize) -> Result<Vec<f32>> {
         let mut sum = self.direction(feature)?;
-        for w in &self.later {
-            let more: Vec<f32> = w.get(feature)?.to_vec1()?;
+        for more in self.later.of(feature)? {
             sum.iter_mut().zip(more).for_each(|(s, m)| *s += m);
         }
         Ok(sum)

@@ -136,7 +136,7 @@ impl Dictionary {
             let pre = x.narrow(0, at, rows)?.matmul(&self.w_enc)?;
             let found = with_values(&pre, |pre| {
                 let rows = pre.par_chunks(self.d_sae);
-                rows.map_init(|| 0f32, |border, row| simd(|| self.activate(row, norms.as_deref(), border)))
+                rows.map_init(|| 0f32, |guess, row| simd(|| self.activate(row, norms.as_deref(), guess)))
                     .collect::<Vec<_>>()
             })?;
             for (features, values) in found {
@@ -149,10 +149,10 @@ impl Dictionary {
         Ok(out)
     }
 
-    /// One row of `x·W_enc` → the active features. `border` is where the k largest ended in a row before: most features
-    /// lie far below it and need not be compared.
+    /// One row of `x·W_enc` → the active features. `guess` is a value somewhat below where the k largest ended in the row
+    /// before: most features lie far below it and need not be compared.
     #[inline(always)]
-    fn activate(&self, row: &[f32], norms: Option<&[f32]>, border: &mut f32) -> (Vec<u32>, Vec<f32>) {
+    fn activate(&self, row: &[f32], norms: Option<&[f32]>, guess: &mut f32) -> (Vec<u32>, Vec<f32>) {
         let (mut features, mut values) = (Vec::with_capacity(128), Vec::with_capacity(128));
         let scale = |j: usize| norms.map_or(1.0, |n| n[j]);
         let mut push = |j: usize, v: f32| {
@@ -183,24 +183,27 @@ impl Dictionary {
             }
             Activation::TopK { k } => {
                 let (mut at, mut candidates) = (Vec::with_capacity(4 * k), Vec::with_capacity(4 * k));
-                let mut gather = |least: f32| {
+                // A guess that is too high for this row finds too few: then it is lowered, at last to all positive
+                // ones. `above` is called in one place, so that it is compiled into this function and with its wide
+                // instructions.
+                for least in [*guess, 0.5 * *guess, 0.0] {
                     at.clear();
                     candidates.clear();
                     above(row, &self.b_enc, least, |j, v| {
                         at.push(j);
                         candidates.push(v);
                     });
-                    candidates.len()
-                };
-                // A border that was too high for this row finds too few: then all positive ones are taken.
-                if gather(0.75 * *border) < *k && *border > 0.0 {
-                    gather(0.0);
+                    if candidates.len() >= *k || least == 0.0 {
+                        break;
+                    }
                 }
                 let chosen = largest(&candidates, *k);
-                *border = chosen.iter().map(|(_, v)| *v).fold(f32::INFINITY, f32::min).min(f32::MAX);
-                if candidates.len() < *k {
-                    *border = 0.0;
-                }
+                let border = chosen.iter().map(|(_, v)| *v).fold(f32::INFINITY, f32::min);
+                let mean = chosen.iter().map(|(_, v)| *v).sum::<f32>() / chosen.len().max(1) as f32;
+                // Below the border by a part of how far the chosen ones stand above it: in the tail of a normal
+                // distribution that finds about twice as many as are wanted.
+                let next = border - 0.75 * (mean - border);
+                *guess = if chosen.len() == *k && next.is_finite() { next.max(0.0) } else { 0.0 };
                 chosen.into_iter().for_each(|(i, v)| push(at[i], v));
             }
         }

@@ -132,7 +132,7 @@ mod tests {
             w_enc: t((d, n)),
             b_enc: vec![0.0; n],
             w_dec: Tensor::from_vec(rows, (n, d), &Device::Cpu).unwrap(),
-            later: Vec::new(),
+            later: Default::default(),
             b_dec: vec![0.0; d],
             activation: Activation::Relu,
             subtract_b_dec: false,

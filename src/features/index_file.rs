@@ -30,7 +30,7 @@ use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::FileWriter;
 use arrow_schema::{DataType, Field, Fields, Schema};
 
-use super::scan::{About, BINS, Entry, Example, Histogram, Index};
+use super::index::{About, BINS, Entry, Example, Histogram, Index};
 use crate::error::{Error, Result};
 use crate::files::persist;
 

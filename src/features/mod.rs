@@ -3,6 +3,7 @@
 //! texts; both are tested by editing the model.
 
 pub mod concept;
+mod correlations;
 pub mod dashboard;
 pub mod dictionary;
 pub mod direction;
@@ -11,11 +12,14 @@ pub mod feature_edit;
 pub mod feature_map;
 pub mod formats;
 pub mod harvest;
+pub mod index;
 pub mod index_file;
 pub mod labels;
+pub mod later;
 pub mod place;
 pub mod quality;
 pub mod reading;
+pub mod rows;
 pub mod scan;
 pub mod steering;
 pub mod store;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::dictionary::Dictionary;
 use super::harvest::{PASS, run_to};
 use super::place::Place;
-use super::text::Rows;
+use super::rows::Rows;
 use crate::engine::kernels::with_values;
 use crate::engine::logits::summarise;
 use crate::engine::{Hooks, NoHooks, Site};
@@ -205,7 +205,8 @@ fn losses(
     }
     let (mut sums, mut n) = ([0f64; 3], 0);
     for batch in rows.batches(PASS) {
-        let some = rows.some(&batch);
+        let batch = rows.some(&batch)?;
+        let some = batch.rows();
         let splice = |instead| Splice { model, input, output, instead, made: None };
         let plain = loss(model, &some, &mut NoHooks, progress)?;
         let with = loss(model, &some, &mut splice(Instead::Reconstruction(dictionary)), progress)?;
@@ -214,7 +215,7 @@ fn losses(
             *s += l.0;
         }
         n += plain.1;
-        progress.step(units * (some.len() * some[0].len()) as u64)?;
+        progress.step(units * batch.tokens() as u64)?;
     }
     let mean = |s: f64| (s / n.max(1) as f64) as f32;
     Ok((mean(sums[0]), mean(sums[1]), mean(sums[2])))
@@ -233,14 +234,7 @@ pub fn evaluate(
 ) -> Result<Quality> {
     let started = Instant::now();
     let places @ (input, output) = dictionary.check(&model.config)?;
-    let mut some = Rows::default();
-    for (row, document) in rows.rows.iter().zip(&rows.document) {
-        if some.tokens() >= loss_tokens {
-            break;
-        }
-        some.rows.push(row.clone());
-        some.document.push(*document);
-    }
+    let some = rows.reaching(loss_tokens);
     // Three passes for each token whose loss is measured.
     progress.expect((rows.tokens() + 3 * some.tokens()) as u64);
     let (mut after, mut typical, mut first) = (Sums::default(), Sums::default(), Sums::default());
@@ -248,9 +242,9 @@ pub fn evaluate(
     let mut median: Option<f32> = None;
     let mut fired = vec![0u64; dictionary.d_sae];
     for batch in rows.batches(PASS) {
-        let these = rows.some(&batch);
-        let len = these[0].len();
-        let values = super::harvest::activations(model, &these, &[input, output], progress)?;
+        let these = rows.some(&batch)?;
+        let len = these.len;
+        let values = super::harvest::activations(model, &these.rows(), &[input, output], progress)?;
         let (acts, recon) = dictionary.replacement(&values[0], progress)?;
         let target = values[1].contiguous()?;
         let d = dictionary.d_out;
@@ -279,7 +273,7 @@ pub fn evaluate(
                 }
             })
         })??;
-        progress.step((these.len() * len) as u64)?;
+        progress.step(these.tokens() as u64)?;
     }
     if after.n == 0.0 {
         return Err(Error::request("the text has no position after a first one; give longer text"));

@@ -1,38 +1,32 @@
-//! Runs a text through a model once and keeps, for every feature of a dictionary or neuron of a layer, where it was
-//! most active, a sample of where it was active at all, and how active it was how often. The result does not depend on
-//! the order in which rows come, so that shards of a text merge into what one run would have given.
+//! Runs a text through a model once and indexes, for one or more dictionaries and layers of neurons together, where each
+//! of their features was active. Memory holds the indexes and one batch of the text.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 
-use super::dictionary::Dictionary;
+use super::correlations::Pairs;
+use super::dictionary::{Activation, Dictionary};
 use super::encode::Sparse;
 use super::harvest::{PASS, activations};
+use super::index::{About, Entry, Example, Index, TOP};
 use super::place::Place;
-use super::text::Rows;
+use super::rows::{Batch, Rows};
 use crate::engine::kernels::with_values;
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::Model;
 
-/// Examples kept of the most active rows.
-pub const TOP: usize = 20;
-/// Bins of the activation histogram.
-pub const BINS: usize = 50;
 /// Largest sample of active rows kept, for the quantile groups.
 const SAMPLE: usize = 100;
-/// Bytes that all examples of a site may take.
+/// Bytes that all examples of a subject may take.
 const MEMORY: usize = 1 << 30;
 /// Tokens shown on either side of an example, at most.
 const MOST_WINDOW: usize = 256;
 /// Batches between two checkpoints.
 const CHECKPOINT_EVERY: usize = 64;
-/// Feature pairs whose correlations are summed, at most.
-const MOST_PAIRS: usize = 64 << 20;
 
 /// Whose activations are indexed.
 #[derive(Clone, Debug)]
@@ -64,6 +58,32 @@ impl Subject {
         }
     }
 
+    /// A hash of what decides its activations: a dictionary's reading part, a layer's number.
+    ///
+    /// # Errors
+    /// As reading the weights.
+    pub fn hash(&self) -> Result<u64> {
+        let mut hash = Hash::default();
+        match self {
+            Self::Features(d) => {
+                with_values(&d.w_enc.contiguous()?, |w| w.iter().for_each(|v| hash.add(u64::from(v.to_bits()))))?;
+                let mut all = |values: &[f32]| values.iter().for_each(|v| hash.add(u64::from(v.to_bits())));
+                all(&d.b_enc);
+                match &d.activation {
+                    Activation::Relu => {}
+                    Activation::JumpRelu { threshold } => all(threshold),
+                    Activation::TopK { k } => all(&[*k as f32]),
+                    Activation::Gated { r_mag, b_mag } => {
+                        all(r_mag);
+                        all(b_mag);
+                    }
+                }
+            }
+            Self::Neurons(layer) => hash.add(*layer as u64),
+        }
+        Ok(hash.0)
+    }
+
     /// Activations at rows of its place.
     ///
     /// # Errors
@@ -89,131 +109,11 @@ impl Subject {
     }
 }
 
-/// A place in the text where a feature was active.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Example {
-    /// The activation at `position`, the largest of its row.
-    pub value: f32,
-    /// Random, but a function of row and feature alone: the smallest keys make the sample.
-    pub key: u32,
-    pub row: u32,
-    pub document: u32,
-    pub position: u32,
-    /// Position of the first token shown.
-    pub start: u32,
-    pub tokens: Vec<u32>,
-    /// Of each token shown.
-    pub activations: Vec<f32>,
-}
-
-impl Example {
-    /// Where in the tokens shown the active one stands.
-    pub fn at(&self) -> usize {
-        self.position.saturating_sub(self.start) as usize
-    }
-}
-
-/// How active a feature was: bins of equal width from zero, wide enough for the largest value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Histogram {
-    /// A power of two.
-    pub width: f32,
-    pub bins: Vec<u64>,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { width: 2f32.powi(-20), bins: vec![0; BINS] }
-    }
-}
-
-impl Histogram {
-    fn widen(&mut self) {
-        for i in 0..BINS {
-            let at = |i: usize| self.bins.get(i).copied().unwrap_or(0);
-            self.bins[i] = at(2 * i).saturating_add(at(2 * i + 1));
-        }
-        self.width *= 2.0;
-    }
-
-    fn add(&mut self, value: f32) {
-        while value >= self.width * BINS as f32 {
-            self.widen();
-        }
-        self.bins[((value / self.width) as usize).min(BINS - 1)] += 1;
-    }
-
-    fn merge(&mut self, other: &Self) {
-        let mut other = other.clone();
-        while self.width < other.width {
-            self.widen();
-        }
-        while other.width < self.width {
-            other.widen();
-        }
-        self.bins.iter_mut().zip(&other.bins).for_each(|(a, b)| *a = a.saturating_add(*b));
-    }
-}
-
-/// What is known of one feature.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entry {
-    /// Positions where it was active.
-    pub active: u64,
-    pub sum: f64,
-    pub max: f32,
-    pub histogram: Histogram,
-    /// The most active rows, the strongest first.
-    pub top: Vec<Example>,
-    /// A random sample of the rows where it was active, the strongest first.
-    pub sample: Vec<Example>,
-    /// Other features, and neurons of the same layer, by correlation over the first positions of the text.
-    pub features: Vec<(u32, f32)>,
-    pub neurons: Vec<(u32, f32)>,
-}
-
-/// What was scanned; kept in the file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
-    pub model: String,
-    pub subject: String,
-    pub site: String,
-    pub texts: Vec<String>,
-    pub context: usize,
-    /// Limit of tokens, where one was given.
-    pub limit: Option<usize>,
-    /// This part of how many, and those that are merged in.
-    pub shards: Vec<usize>,
-    pub of: usize,
-    /// Batches of this shard done, and all of them.
-    pub done: usize,
-    pub batches: usize,
-    /// Positions seen, each row's first left out.
-    pub positions: u64,
-    pub sample: usize,
-    pub window: usize,
-    /// Tells weights and texts apart that go by the same names.
-    #[serde(default)]
-    pub fingerprint: u64,
-}
-
-impl About {
-    pub fn is_complete(&self) -> bool {
-        self.done >= self.batches
-    }
-}
-
-/// The index of one subject.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Index {
-    pub about: About,
-    pub entries: Vec<Entry>,
-}
-
 /// What is scanned.
 pub struct Plan<'a> {
     pub model: &'a Model,
-    pub subject: Subject,
+    /// All of them see the same forward passes.
+    pub subjects: Vec<Subject>,
     pub rows: &'a Rows,
     pub texts: Vec<String>,
     pub context: usize,
@@ -231,152 +131,29 @@ fn mix(mut h: u64) -> u64 {
     h ^ (h >> 31)
 }
 
-/// The stronger first, then the earlier.
-fn stronger(a: &Example, b: &Example) -> std::cmp::Ordering {
-    b.value.total_cmp(&a.value).then(a.row.cmp(&b.row))
-}
+/// Takes numbers in one after the other.
+struct Hash(u64);
 
-impl Entry {
-    fn takes(&self, value: f32, row: u32, key: u32, sample: usize) -> (bool, bool) {
-        let top =
-            self.top.len() < TOP || self.top.last().is_some_and(|w| value > w.value || value == w.value && row < w.row);
-        let sampled = self.sample.len() < sample
-            || self.sample.iter().map(|e| (e.key, e.row)).max().is_some_and(|worst| (key, row) < worst);
-        (top, sampled)
-    }
-
-    fn keep_top(&mut self, example: Example) {
-        let at = self.top.partition_point(|e| stronger(e, &example).is_lt());
-        self.top.insert(at, example);
-        self.top.truncate(TOP);
-    }
-
-    fn keep_sample(&mut self, example: Example, sample: usize) {
-        self.sample.push(example);
-        if self.sample.len() > sample
-            && let Some((worst, _)) = self.sample.iter().enumerate().max_by_key(|(_, e)| (e.key, e.row))
-        {
-            self.sample.swap_remove(worst);
-        }
-    }
-
-    fn merge(&mut self, other: Self, sample: usize) {
-        self.active = self.active.saturating_add(other.active);
-        self.sum += other.sum;
-        self.max = self.max.max(other.max);
-        self.histogram.merge(&other.histogram);
-        for e in other.top {
-            self.keep_top(e);
-        }
-        for e in other.sample {
-            self.keep_sample(e, sample);
-        }
-        self.sample.sort_by(stronger);
-        if self.features.is_empty() {
-            self.features = other.features;
-            self.neurons = other.neurons;
-        }
-    }
-
-    pub fn mean(&self) -> f32 {
-        (self.sum / self.active.max(1) as f64) as f32
-    }
-
-    /// Ten groups by strength, the weakest first, of at most `each` examples: group g holds activations from g/10 to
-    /// (g + 1)/10 of the largest.
-    pub fn quantile_groups(&self, each: usize) -> Vec<Vec<&Example>> {
-        let mut groups = vec![Vec::new(); 10];
-        for e in &self.sample {
-            let g = ((e.value / self.max.max(f32::MIN_POSITIVE) * 10.0) as usize).min(9);
-            if groups[g].len() < each {
-                groups[g].push(e);
-            }
-        }
-        groups
+impl Default for Hash {
+    fn default() -> Self {
+        Self(0xCBF2_9CE4_8422_2325)
     }
 }
 
-/// Sums for correlations between a feature and others.
-struct Pairs {
-    n: f64,
-    features: usize,
-    others: usize,
-    sum: Vec<f64>,
-    squares: Vec<f64>,
-    other_sum: Vec<f64>,
-    other_squares: Vec<f64>,
-    /// Σ a·b, [feature, other].
-    products: Vec<f32>,
-}
-
-impl Pairs {
-    fn new(features: usize, others: usize) -> Option<Self> {
-        (others > 0 && features.checked_mul(others)? <= MOST_PAIRS).then(|| Self {
-            n: 0.0,
-            features,
-            others,
-            sum: vec![0.0; features],
-            squares: vec![0.0; features],
-            other_sum: vec![0.0; others],
-            other_squares: vec![0.0; others],
-            products: vec![0.0; features * others],
-        })
-    }
-
-    /// A position: active features, and what the others hold.
-    fn add(&mut self, acts: &[(u32, f32)], others: &[(u32, f32)]) {
-        self.n += 1.0;
-        for (o, v) in others {
-            self.other_sum[*o as usize] += f64::from(*v);
-            self.other_squares[*o as usize] += f64::from(*v) * f64::from(*v);
-        }
-        for (f, a) in acts {
-            let f = *f as usize;
-            self.sum[f] += f64::from(*a);
-            self.squares[f] += f64::from(*a) * f64::from(*a);
-            let row = &mut self.products[f * self.others..(f + 1) * self.others];
-            for (o, v) in others {
-                row[*o as usize] += a * v;
-            }
-        }
-    }
-
-    /// The most correlated others of each feature.
-    fn best(&self, count: usize, same: bool) -> Vec<Vec<(u32, f32)>> {
-        let deviation = |sum: f64, squares: f64| (squares / self.n - (sum / self.n).powi(2)).max(0.0).sqrt();
-        let others: Vec<f64> = (0..self.others).map(|o| deviation(self.other_sum[o], self.other_squares[o])).collect();
-        (0..self.features)
-            .map(|f| {
-                let own = deviation(self.sum[f], self.squares[f]);
-                let mut all: Vec<(u32, f32)> = (0..self.others)
-                    .filter(|o| !(same && *o == f) && own * others[*o] > 0.0)
-                    .map(|o| {
-                        let both = f64::from(self.products[f * self.others + o]) / self.n;
-                        let covariance = both - self.sum[f] * self.other_sum[o] / (self.n * self.n);
-                        (o as u32, (covariance / (own * others[o])) as f32)
-                    })
-                    .filter(|(_, c)| c.is_finite())
-                    .collect();
-                all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                all.truncate(count);
-                all
-            })
-            .collect()
+impl Hash {
+    fn add(&mut self, word: u64) {
+        self.0 = mix(self.0 ^ word).wrapping_mul(0x0000_0100_0000_01B3);
     }
 }
-
-/// Positions over which correlations are summed.
-const CORRELATED: f64 = 16_384.0;
-const CORRELATIONS: usize = 10;
 
 impl Plan<'_> {
-    fn about(&self, batches: usize) -> Result<About> {
-        let count = self.subject.count(self.model);
+    fn about(&self, subject: &Subject, batches: usize) -> Result<About> {
+        let count = subject.count(self.model);
         let bytes = 2 * self.window * 8 + 64;
         Ok(About {
             model: self.model.config.name.clone(),
-            subject: self.subject.name(),
-            site: self.subject.place()?.to_string(),
+            subject: subject.name(),
+            site: subject.place()?.to_string(),
             texts: self.texts.clone(),
             context: self.context,
             limit: self.limit,
@@ -387,50 +164,46 @@ impl Plan<'_> {
             positions: 0,
             sample: SAMPLE.min((MEMORY / bytes / count.max(1)).saturating_sub(TOP)),
             window: self.window,
-            fingerprint: self.fingerprint()?,
+            fingerprint: self.fingerprint(subject)?,
         })
     }
 
     /// A hash of the dictionary's reading part and of all token ids.
-    fn fingerprint(&self) -> Result<u64> {
-        let mut hash = 0xCBF2_9CE4_8422_2325u64;
-        let mut add = |word: u64| hash = mix(hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
-        if let Subject::Features(d) = &self.subject {
-            with_values(&d.w_enc.contiguous()?, |w| w.iter().for_each(|v| add(u64::from(v.to_bits()))))?;
-            d.b_enc.iter().for_each(|v| add(u64::from(v.to_bits())));
-            if let super::Activation::JumpRelu { threshold } = &d.activation {
-                threshold.iter().for_each(|v| add(u64::from(v.to_bits())));
-            }
-        }
-        for row in &self.rows.rows {
-            add(row.len() as u64);
-            row.iter().for_each(|id| add(u64::from(*id)));
-        }
-        Ok(hash)
+    fn fingerprint(&self, subject: &Subject) -> Result<u64> {
+        let mut hash = Hash(subject.hash()?);
+        self.rows.each(|row| {
+            hash.add(row.len() as u64);
+            row.iter().for_each(|id| hash.add(u64::from(*id)));
+        })?;
+        Ok(hash.0)
     }
 
-    /// As [`Self::watch`], without anyone who looks on.
+    /// A number that two scans share only where one goes on with the other.
     ///
     /// # Errors
-    /// As [`Self::watch`].
-    pub fn run(&self, file: Option<&Path>, progress: &Progress) -> Result<Index> {
-        self.watch(file, progress, &mut |_| {})
+    /// As reading the rows.
+    pub fn identity(&self, subject: &Subject) -> Result<u64> {
+        let batches = self.rows.batches(PASS).len();
+        let about = serde_json::to_vec(&self.about(subject, batches)?).map_err(|e| Error::failed(e.to_string()))?;
+        let mut hash = Hash::default();
+        about.iter().for_each(|b| hash.add(u64::from(*b)));
+        Ok(hash.0)
     }
 
-    /// Scans the rest of the text, and calls `look` with the unfinished index early on and then each time that it has
-    /// grown by half. With a `file` the index is written there now and then and at the end, and an
-    /// unfinished one there is gone on with; without one it is only given back. A step of progress a token.
+    /// Scans what is left of the text. With `files`, one a subject, the indexes are written there now and then and at the
+    /// end, and unfinished ones there are gone on with, each from where it stopped; without, they are only given back.
+    /// `look` is called with a subject's number and unfinished index early on and then each time that it has grown by
+    /// half. A step of progress a token.
     ///
     /// # Errors
     /// A subject that does not fit the model, an index of another scan, a full disk (the last checkpoint stands), or
     /// [`Error::Cancelled`].
-    pub fn watch(&self, file: Option<&Path>, progress: &Progress, look: &mut dyn FnMut(&Index)) -> Result<Index> {
-        if let Subject::Features(d) = &self.subject {
-            d.check(&self.model.config)?;
-        }
-        let place = self.subject.place()?;
-        place.check(&self.model.config)?;
-        let all = self.rows.batches(PASS);
+    pub fn run(
+        &self,
+        files: Option<&[PathBuf]>,
+        progress: &Progress,
+        look: &mut dyn FnMut(usize, &Index),
+    ) -> Result<Vec<Index>> {
         if self.window > MOST_WINDOW {
             return Err(Error::request(format!(
                 "a window of {} tokens on either side is too wide; give at most {MOST_WINDOW}",
@@ -441,9 +214,73 @@ impl Plan<'_> {
         if of == 0 || shard >= of {
             return Err(Error::request(format!("there is no shard {shard} of {of}; shards go from 0")));
         }
-        let batches: Vec<Vec<usize>> = all.into_iter().skip(shard).step_by(of).collect();
-        let count = self.subject.count(self.model);
-        let mut index = Index { about: self.about(batches.len())?, entries: vec![Entry::default(); count] };
+        let batches: Vec<Vec<usize>> = self.rows.batches(PASS).into_iter().skip(shard).step_by(of).collect();
+        let mut scans = self
+            .subjects
+            .iter()
+            .enumerate()
+            .map(|(i, s)| Scan::begin(self, s, batches.len(), files.and_then(|f| f.get(i)).map(PathBuf::as_path)))
+            .collect::<Result<Vec<_>>>()?;
+        let lengths: Vec<usize> = self.rows.lengths().collect();
+        let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
+        let begin = scans.iter().map(|s| s.index.about.done).min().unwrap_or(0);
+        progress.expect(batches.iter().map(|b| tokens(b)).sum());
+        progress.step(batches.iter().take(begin).map(|b| tokens(b)).sum())?;
+        for (number, batch) in batches.iter().enumerate().skip(begin) {
+            // Others have seen it before they were stopped.
+            let due = |s: &Scan<'_>| s.index.about.done == number;
+            let mut places: Vec<Place> = Vec::new();
+            for p in scans.iter().filter(|s| due(s)).flat_map(Scan::places) {
+                if !places.contains(&p) {
+                    places.push(p);
+                }
+            }
+            let some = self.rows.some(batch)?;
+            let mut pass = || -> Result<()> {
+                let values = activations(self.model, &some.rows(), &places, progress)?;
+                let values: Vec<(Place, Tensor)> = places.iter().copied().zip(values).collect();
+                scans.iter_mut().filter(|s| due(s)).try_for_each(|s| s.enter(batch, &some, &values, progress))?;
+                progress.step(tokens(batch))
+            };
+            let outcome = pass();
+            for (i, scan) in scans.iter_mut().enumerate() {
+                let kept = scan.keep(outcome.is_err());
+                if outcome.is_ok() {
+                    kept?;
+                    scan.show(|index| look(i, index));
+                }
+            }
+            outcome?;
+        }
+        Ok(scans.into_iter().map(Scan::finish).collect())
+    }
+}
+
+/// One subject's part of a scan.
+struct Scan<'a> {
+    plan: &'a Plan<'a>,
+    subject: &'a Subject,
+    place: Place,
+    file: Option<&'a Path>,
+    index: Index,
+    /// Correlations are summed by a scan that begins at the beginning; one that goes on has those already.
+    features: Option<Pairs>,
+    neurons: Option<Pairs>,
+    next_look: usize,
+    /// Batches done when it was last written.
+    kept: usize,
+}
+
+impl<'a> Scan<'a> {
+    fn begin(plan: &'a Plan<'a>, subject: &'a Subject, batches: usize, file: Option<&'a Path>) -> Result<Self> {
+        let model = plan.model;
+        if let Subject::Features(d) = subject {
+            d.check(&model.config)?;
+        }
+        let place = subject.place()?;
+        place.check(&model.config)?;
+        let count = subject.count(model);
+        let mut index = Index { about: plan.about(subject, batches)?, entries: vec![Entry::default(); count] };
         if let Some(path) = file.filter(|p| p.is_file()) {
             let old = super::index_file::open(path)?;
             let same = About { done: old.about.done, positions: old.about.positions, ..index.about.clone() };
@@ -457,80 +294,105 @@ impl Plan<'_> {
             }
             index = old;
         }
-        let tokens = |b: &[usize]| b.iter().map(|i| self.rows.rows[*i].len() as u64).sum::<u64>();
-        progress.expect(batches.iter().map(|b| tokens(b)).sum());
-        progress.step(batches.iter().take(index.about.done).map(|b| tokens(b)).sum())?;
-        // Correlations are summed by a scan that begins at the beginning; one that goes on has those already.
         let fresh = index.about.done == 0;
-        let layer = place.layer();
-        let with_neurons = self.model.config.has_mlp() && matches!(self.subject, Subject::Features(_)) && fresh;
-        let mut features = if fresh { Pairs::new(count, count) } else { None };
-        let mut neurons = if with_neurons { Pairs::new(count, self.model.config.d_mlp) } else { None };
-        let post = Place::from(Site::new(SiteKind::MlpPost, layer));
-        let mut next_look = index.about.done + 1;
-        while index.about.done < batches.len() {
-            let batch = &batches[index.about.done];
-            let rows = self.rows.some(batch);
-            let places: Vec<Place> = if neurons.is_some() { vec![place, post] } else { vec![place] };
-            let values = activations(self.model, &rows, &places, progress)?;
-            let acts = self.subject.activations(&values[0], progress)?;
-            if acts.values.iter().any(|v| !v.is_finite()) {
-                return Err(Error::NotFinite { name: "activations".to_owned() });
+        let with_neurons = model.config.has_mlp() && matches!(subject, Subject::Features(_)) && fresh;
+        Ok(Self {
+            features: if fresh { Pairs::new(count, count) } else { None },
+            neurons: if with_neurons { Pairs::new(count, model.config.d_mlp) } else { None },
+            next_look: index.about.done + 1,
+            kept: index.about.done,
+            plan,
+            subject,
+            place,
+            file,
+            index,
+        })
+    }
+
+    fn neurons_place(&self) -> Place {
+        Site::new(SiteKind::MlpPost, self.place.layer()).into()
+    }
+
+    /// What it has to see of the next batch.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        std::iter::once(self.place).chain(self.neurons.is_some().then(|| self.neurons_place()))
+    }
+
+    /// Enters a batch, of which `values` holds what every place holds, [rows · len, width].
+    fn enter(&mut self, batch: &[usize], some: &Batch, values: &[(Place, Tensor)], progress: &Progress) -> Result<()> {
+        let at = |place: Place| {
+            let found = values.iter().find(|(p, _)| *p == place).map(|(_, v)| v);
+            found.ok_or_else(|| Error::failed(format!("the run kept nothing at {place}")))
+        };
+        let acts = self.subject.activations(at(self.place)?, progress)?;
+        if acts.values.iter().any(|v| !v.is_finite()) {
+            return Err(Error::NotFinite { name: "activations".to_owned() });
+        }
+        let last = self.index.about.done + 1 == self.index.about.batches;
+        if let Some(pairs) = &mut self.features {
+            for r in (0..acts.rows()).filter(|r| r % some.len > 0) {
+                let row: Vec<(u32, f32)> = acts.row(r).collect();
+                pairs.add(&row, &row);
             }
-            let len = rows[0].len();
-            if let Some(pairs) = &mut features {
-                for r in (0..acts.rows()).filter(|r| r % len > 0) {
-                    let row: Vec<(u32, f32)> = acts.row(r).collect();
-                    pairs.add(&row, &row);
-                }
-                if pairs.n >= CORRELATED || index.about.done + 1 == batches.len() {
-                    let best = pairs.best(CORRELATIONS, true);
-                    index.entries.iter_mut().zip(best).for_each(|(e, b)| e.features = b);
-                    features = None;
-                }
-            }
-            if let Some(pairs) = &mut neurons {
-                let width = self.model.config.d_mlp;
-                with_values(&values[1].contiguous()?, |v| {
-                    for (r, row) in v.chunks_exact(width).enumerate().filter(|(r, _)| r % len > 0) {
-                        let others: Vec<(u32, f32)> = row.iter().enumerate().map(|(i, v)| (i as u32, *v)).collect();
-                        pairs.add(&acts.row(r).collect::<Vec<_>>(), &others);
-                    }
-                })?;
-                if pairs.n >= CORRELATED || index.about.done + 1 == batches.len() {
-                    let best = pairs.best(CORRELATIONS, false);
-                    index.entries.iter_mut().zip(best).for_each(|(e, b)| e.neurons = b);
-                    neurons = None;
-                }
-            }
-            for (i, row) in batch.iter().enumerate() {
-                self.take(&mut index, *row, &acts, i * len);
-            }
-            index.about.done += 1;
-            let step = progress.step(tokens(batch));
-            let last = index.about.done == batches.len();
-            if let Some(path) = file
-                && (last || step.is_err() || index.about.done.is_multiple_of(CHECKPOINT_EVERY))
-                // A checkpoint before the correlations are known would lose them.
-                && (last || features.is_none() && neurons.is_none())
-            {
-                index.sort();
-                super::index_file::save(&index, path)?;
-            }
-            step?;
-            if index.about.done >= next_look && !last {
-                next_look = index.about.done + (index.about.done / 2).max(1);
-                index.sort();
-                look(&index);
+            if pairs.is_enough() || last {
+                let best = pairs.best(true);
+                self.index.entries.iter_mut().zip(best).for_each(|(e, b)| e.features = b);
+                self.features = None;
             }
         }
-        index.sort();
-        Ok(index)
+        let post = self.neurons_place();
+        if let Some(pairs) = &mut self.neurons {
+            let width = self.plan.model.config.d_mlp;
+            with_values(&at(post)?.contiguous()?, |v| {
+                for (r, row) in v.chunks_exact(width).enumerate().filter(|(r, _)| r % some.len > 0) {
+                    let others: Vec<(u32, f32)> = row.iter().enumerate().map(|(i, v)| (i as u32, *v)).collect();
+                    pairs.add(&acts.row(r).collect::<Vec<_>>(), &others);
+                }
+            })?;
+            if pairs.is_enough() || last {
+                let best = pairs.best(false);
+                self.index.entries.iter_mut().zip(best).for_each(|(e, b)| e.neurons = b);
+                self.neurons = None;
+            }
+        }
+        for (i, (row, ids)) in batch.iter().zip(some.rows()).enumerate() {
+            self.take(*row, ids, &acts, i * some.len);
+        }
+        self.index.about.done += 1;
+        Ok(())
+    }
+
+    /// Writes the index, when it is time for that or the scan is `stopping`.
+    fn keep(&mut self, stopping: bool) -> Result<()> {
+        let (done, last) = (self.index.about.done, self.index.about.is_complete());
+        let Some(path) = self.file else { return Ok(()) };
+        // A checkpoint before the correlations are known would lose them.
+        let whole = last || self.features.is_none() && self.neurons.is_none();
+        if done > self.kept && whole && (last || stopping || done >= self.kept + CHECKPOINT_EVERY) {
+            self.index.sort();
+            super::index_file::save(&self.index, path)?;
+            self.kept = done;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, look: impl FnOnce(&Index)) {
+        let done = self.index.about.done;
+        if done >= self.next_look && !self.index.about.is_complete() {
+            self.next_look = done + (done / 2).max(1);
+            self.index.sort();
+            look(&self.index);
+        }
+    }
+
+    fn finish(mut self) -> Index {
+        self.index.sort();
+        self.index
     }
 
     /// Enters a row whose positions begin at `from` in `acts`; its first position is left out.
-    fn take(&self, index: &mut Index, row: usize, acts: &Sparse, from: usize) {
-        let ids = &self.rows.rows[row];
+    fn take(&mut self, row: usize, ids: &[u32], acts: &Sparse, from: usize) {
+        let (window, index) = (self.plan.window, &mut self.index);
         // Of each feature the largest value in the row, and where: sorted by feature, then strength.
         let mut seen: Vec<(u32, f32, u32)> = Vec::new();
         for p in 1..ids.len() {
@@ -554,13 +416,13 @@ impl Plan<'_> {
             if !top && !sampled {
                 continue;
             }
-            let start = (position as usize).saturating_sub(self.window);
-            let end = (position as usize + self.window + 1).min(ids.len());
+            let start = (position as usize).saturating_sub(window);
+            let end = (position as usize + window + 1).min(ids.len());
             let example = Example {
                 value,
                 key,
                 row: row as u32,
-                document: self.rows.document.get(row).copied().unwrap_or(0),
+                document: self.plan.rows.document(row),
                 position,
                 start: start as u32,
                 tokens: ids[start..end].to_vec(),
@@ -573,98 +435,5 @@ impl Plan<'_> {
                 e.keep_sample(example, sample);
             }
         }
-    }
-}
-
-impl Index {
-    fn sort(&mut self) {
-        for e in &mut self.entries {
-            e.sample.sort_by(stronger);
-        }
-    }
-
-    /// Share of positions where a feature was active.
-    pub fn density(&self, feature: usize) -> f32 {
-        self.entries.get(feature).map_or(0.0, |e| e.active as f32 / self.about.positions.max(1) as f32)
-    }
-
-    /// Puts the parts of a scan together.
-    ///
-    /// # Errors
-    /// Parts that are unfinished, of different scans, or given twice.
-    pub fn merge(parts: Vec<Self>) -> Result<Self> {
-        let mut parts = parts.into_iter();
-        let mut whole = parts.next().ok_or_else(|| Error::request("there is nothing to merge; name the parts"))?;
-        let unfinished = |a: &About| {
-            Error::request(format!("shard {:?} of {} is unfinished; scan it to the end first", a.shards, a.of))
-        };
-        if !whole.about.is_complete() {
-            return Err(unfinished(&whole.about));
-        }
-        for part in parts {
-            let (a, b) = (&whole.about, &part.about);
-            if !b.is_complete() {
-                return Err(unfinished(b));
-            }
-            let of = |x: &About| (x.context, x.limit, x.of, x.sample, x.window, x.fingerprint);
-            let alike = (&a.model, &a.subject, &a.texts, of(a)) == (&b.model, &b.subject, &b.texts, of(b));
-            if !alike || whole.entries.len() != part.entries.len() {
-                return Err(Error::request(
-                    "the parts belong to different scans; merge those of one text and dictionary",
-                ));
-            }
-            if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
-                return Err(Error::request(format!("shard {twice} of {} is there twice", a.of)));
-            }
-            whole.about.shards.extend(&part.about.shards);
-            whole.about.shards.sort_unstable();
-            let add = |a: &mut usize, b: usize| *a = a.saturating_add(b);
-            add(&mut whole.about.done, part.about.done);
-            add(&mut whole.about.batches, part.about.batches);
-            whole.about.positions = whole.about.positions.saturating_add(part.about.positions);
-            let sample = whole.about.sample;
-            for (e, o) in whole.entries.iter_mut().zip(part.entries) {
-                e.merge(o, sample);
-            }
-        }
-        whole.sort();
-        Ok(whole)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn histograms_widen_and_merge() {
-        let mut a = Histogram::default();
-        for v in [0.1, 0.2, 5.0] {
-            a.add(v);
-        }
-        assert_eq!(a.bins.iter().sum::<u64>(), 3);
-        assert!(a.width * BINS as f32 > 5.0 && a.width * BINS as f32 <= 10.0);
-        let mut b = Histogram::default();
-        b.add(100.0);
-        let mut both = a.clone();
-        both.merge(&b);
-        b.merge(&a);
-        assert_eq!(both, b);
-        assert_eq!(both.bins.iter().sum::<u64>(), 4);
-        let mut direct = Histogram::default();
-        [0.1, 0.2, 5.0, 100.0].into_iter().for_each(|v| direct.add(v));
-        assert_eq!(direct, both);
-    }
-
-    #[test]
-    fn correlations_by_hand() {
-        let mut p = Pairs::new(2, 2).unwrap();
-        // Feature 0 and other 0 rise together, other 1 is the other way round.
-        p.add(&[(0, 1.0)], &[(0, 2.0)]);
-        p.add(&[], &[(1, 3.0)]);
-        let best = p.best(2, false);
-        assert_eq!(best[0].len(), 2);
-        assert!((best[0][0].1 - 1.0).abs() < 1e-6 && (best[0][1].1 + 1.0).abs() < 1e-6);
-        assert!(best[1].is_empty(), "a feature that is never active correlates with nothing");
     }
 }

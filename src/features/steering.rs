@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::text::Rows;
+use super::rows::Rows;
 use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Op, Sources, resolve};
 use crate::engine::{Edit, Trace};
@@ -71,10 +71,8 @@ pub fn dose_response(
         return Err(Error::EmptyPrompt);
     }
     let base = Trace::run(model, ids.to_vec(), progress)?;
-    let reference_runs = reference
-        .rows
-        .iter()
-        .map(|r| Trace::run(model, r.clone(), progress).map(Arc::new))
+    let reference_runs = (0..reference.len())
+        .map(|r| Trace::run(model, reference.row(r)?, progress).map(Arc::new))
         .collect::<Result<Vec<_>>>()?;
     let last = base.len() - 1;
     let plain = probabilities(&base, last)?;

@@ -1,14 +1,18 @@
-//! Text to train and scan with: files and folders, cut into rows of tokens that never cross a document's border.
+//! Text to train and scan with: files and folders, read piece by piece.
 
-use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
-use crate::model::Model;
 
 /// Stands on a line of its own between the documents of a file.
 const SEPARATOR: &str = "<|endoftext|>";
+/// Bytes from which on a document is handed over in parts, at the end of a line.
+const PART: usize = 1 << 20;
+/// Bytes that one line may have.
+const LONGEST_LINE: usize = 64 << 20;
 /// Texts that ship with the program, by name.
 pub const SHIPPED: [(&str, &str); 2] =
     [("mixed", include_str!("../../assets/text/mixed.txt")), ("prose", include_str!("../../assets/text/prose.txt"))];
@@ -20,36 +24,58 @@ pub struct Document {
     pub text: String,
 }
 
-/// Reads files, folders (all files in them, in order of their names), or shipped texts by name. Lines of a `.jsonl`
-/// file are objects with a `text`; other files are plain text in UTF-8.
+/// What is done with each document: go on, or read no further.
+pub type Each<'a> = dyn FnMut(Document) -> Result<ControlFlow<()>> + 'a;
+
+/// Reads files, folders (all files in them, in order of their names), or shipped texts by name, a document at a time;
+/// one above a megabyte comes in parts. Lines of a `.jsonl` file are objects with a `text`; other files are plain text
+/// in UTF-8.
 ///
 /// # Errors
-/// Paths that do not exist, files that are not text, and texts without any words.
-pub fn documents(specs: &[String]) -> Result<Vec<Document>> {
-    let mut all = Vec::new();
+/// Paths that do not exist, files that are not text, texts without any words, and what `each` returns.
+pub fn visit(specs: &[String], each: &mut Each<'_>) -> Result<()> {
+    let mut any = false;
+    let mut each = |document| {
+        any = true;
+        each(document)
+    };
     for spec in specs {
-        if let Some((name, text)) = SHIPPED.iter().find(|(n, _)| n == spec) {
-            split(name, text, &mut all);
-            continue;
-        }
-        let path = Path::new(spec);
-        if path.is_dir() {
+        let flow = if let Some((name, text)) = SHIPPED.iter().find(|(n, _)| n == spec) {
+            lines(Path::new(name), text.as_bytes(), &mut each)?
+        } else if Path::new(spec).is_dir() {
             let mut files = Vec::new();
-            walk(path, &mut files)?;
+            walk(Path::new(spec), &mut files)?;
             files.sort();
             if files.is_empty() {
                 return Err(Error::request(format!("the folder {spec} holds no files; give one with text files")));
             }
-            for file in files {
-                read(&file, &mut all)?;
-            }
+            files.iter().try_fold(ControlFlow::Continue(()), |flow, file| match flow {
+                ControlFlow::Continue(()) => read(file, &mut each),
+                stop @ ControlFlow::Break(()) => Ok(stop),
+            })?
         } else {
-            read(path, &mut all)?;
+            read(Path::new(spec), &mut each)?
+        };
+        if flow.is_break() {
+            return Ok(());
         }
     }
-    if all.is_empty() {
+    if !any {
         return Err(Error::request(format!("{} holds no text; give a file with words in it", specs.join(", "))));
     }
+    Ok(())
+}
+
+/// All documents at once.
+///
+/// # Errors
+/// As [`visit`].
+pub fn documents(specs: &[String]) -> Result<Vec<Document>> {
+    let mut all = Vec::new();
+    visit(specs, &mut |d| {
+        all.push(d);
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(all)
 }
 
@@ -71,131 +97,88 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn read(path: &Path, all: &mut Vec<Document>) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+fn read(path: &Path, each: &mut Each<'_>) -> Result<ControlFlow<()>> {
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    lines(path, BufReader::with_capacity(1 << 16, file), each)
+}
+
+/// Reads a file line by line; documents are what stands between separators, or a line of JSON each.
+fn lines(path: &Path, mut reader: impl BufRead, each: &mut Each<'_>) -> Result<ControlFlow<()>> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        text: String,
+    }
     let not_text = |what: String| Error::Malformed { path: path.to_owned(), format: "text", what };
-    if bytes.contains(&0) {
-        return Err(not_text("it holds bytes that no text has".to_owned()));
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|e| not_text(format!("it is not UTF-8 at byte {}", e.utf8_error().valid_up_to())))?;
-    let source = path.display().to_string();
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
-        #[derive(serde::Deserialize)]
-        struct Line {
-            text: String,
+    let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
+    let mut splitter = Splitter { source: path.display().to_string(), text: String::new(), each };
+    let (mut bytes, mut read, mut number) = (Vec::new(), 0, 0);
+    loop {
+        bytes.clear();
+        let mut limited = std::io::Read::take(&mut reader, LONGEST_LINE as u64);
+        let n = limited.read_until(b'\n', &mut bytes).map_err(|e| Error::read(path, e))?;
+        if n == 0 {
+            return splitter.finish();
         }
-        for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        number += 1;
+        if n == LONGEST_LINE && !bytes.ends_with(b"\n") {
+            return Err(not_text(format!("line {number} has more than {} MiB; break it up", LONGEST_LINE >> 20)));
+        }
+        if bytes.contains(&0) {
+            return Err(not_text("it holds bytes that no text has".to_owned()));
+        }
+        let line = std::str::from_utf8(&bytes)
+            .map_err(|e| not_text(format!("it is not UTF-8 at byte {}", read + e.valid_up_to())))?;
+        read += n;
+        let flow = if is_json {
+            if line.trim().is_empty() {
+                continue;
+            }
             let line: Line = serde_json::from_str(line)
-                .map_err(|e| not_text(format!("line {} is no object with a text: {e}", i + 1)))?;
-            split(&source, &line.text, all);
-        }
-    } else {
-        split(&source, &text, all);
-    }
-    Ok(())
-}
-
-fn split(source: &str, text: &str, all: &mut Vec<Document>) {
-    let mut document = String::new();
-    let mut finish = |document: &mut String| {
-        let trimmed = document.trim_end_matches('\n');
-        if !trimmed.trim().is_empty() {
-            all.push(Document { source: source.to_owned(), text: trimmed.to_owned() });
-        }
-        document.clear();
-    };
-    for line in text.split_inclusive('\n') {
-        if line.trim_end() == SEPARATOR {
-            finish(&mut document);
+                .map_err(|e| not_text(format!("line {number} is no object with a text: {e}")))?;
+            splitter.all(&line.text)?
         } else {
-            document.push_str(line);
-        }
-    }
-    finish(&mut document);
-}
-
-/// Documents as rows of token ids.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rows {
-    /// At most `context` tokens each.
-    pub rows: Vec<Vec<u32>>,
-    /// For each row its document.
-    pub document: Vec<u32>,
-}
-
-impl Rows {
-    pub fn tokens(&self) -> usize {
-        self.rows.iter().map(Vec::len).sum()
-    }
-
-    /// Cuts documents into rows of `context` tokens; shorter ends are kept from 2 tokens on. Stops after `limit`
-    /// tokens, where one is given.
-    ///
-    /// # Errors
-    /// As the tokenizer, or a cancelled job.
-    pub fn cut(
-        model: &Model,
-        documents: &[Document],
-        context: usize,
-        limit: Option<usize>,
-        progress: &Progress,
-    ) -> Result<Self> {
-        let context = context.min(model.config.n_ctx);
-        if context < 2 {
-            return Err(Error::request(format!("a context of {context} tokens predicts nothing; give 2 or more")));
-        }
-        let mut rows = Self::default();
-        let mut tokens = 0;
-        for (d, document) in documents.iter().enumerate() {
-            progress.check()?;
-            if limit.is_some_and(|l| tokens >= l) {
-                break;
-            }
-            for piece in model.encode(&document.text, false)?.chunks(context) {
-                let room = limit.map_or(usize::MAX, |l| l.saturating_sub(tokens));
-                let piece = &piece[..piece.len().min(room)];
-                if piece.len() < 2 {
-                    continue;
-                }
-                tokens += piece.len();
-                rows.rows.push(piece.to_vec());
-                rows.document.push(d as u32);
-            }
-        }
-        if rows.rows.is_empty() {
-            return Err(Error::request("the text gives no two tokens in a row; give more of it"));
-        }
-        Ok(rows)
-    }
-
-    /// Every `n`-th row held out: (to train on, held out).
-    pub fn held_out(self, n: usize) -> (Self, Self) {
-        let (mut trained, mut held) = (Self::default(), Self::default());
-        for (i, (row, document)) in self.rows.into_iter().zip(self.document).enumerate() {
-            let side = if i % n == n - 1 { &mut held } else { &mut trained };
-            side.rows.push(row);
-            side.document.push(document);
-        }
-        (trained, held)
-    }
-
-    /// Rows of equal length together, at most `tokens` of them or one row: what one forward pass takes. Full rows come
-    /// first, in their order.
-    pub fn batches(&self, tokens: usize) -> Vec<Vec<usize>> {
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, row) in self.rows.iter().enumerate() {
-            by_length.entry(row.len()).or_default().push(i);
-        }
-        let part = |(len, rows): (usize, Vec<usize>)| {
-            rows.chunks((tokens / len.max(1)).max(1)).map(<[usize]>::to_vec).collect::<Vec<_>>()
+            splitter.line(line)?
         };
-        by_length.into_iter().rev().flat_map(part).collect()
+        if flow.is_break() {
+            return Ok(flow);
+        }
+    }
+}
+
+/// Puts lines together to documents.
+struct Splitter<'a, 'b> {
+    source: String,
+    text: String,
+    each: &'a mut Each<'b>,
+}
+
+impl Splitter<'_, '_> {
+    /// Hands over what was gathered, where there are words in it.
+    fn finish(&mut self) -> Result<ControlFlow<()>> {
+        let text = std::mem::take(&mut self.text);
+        let text = text.trim_end_matches('\n');
+        if text.trim().is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        (self.each)(Document { source: self.source.clone(), text: text.to_owned() })
     }
 
-    /// The rows of a batch.
-    pub fn some(&self, batch: &[usize]) -> Vec<&[u32]> {
-        batch.iter().map(|i| self.rows[*i].as_slice()).collect()
+    fn line(&mut self, line: &str) -> Result<ControlFlow<()>> {
+        if line.trim_end() == SEPARATOR {
+            return self.finish();
+        }
+        self.text.push_str(line);
+        if self.text.len() >= PART { self.finish() } else { Ok(ControlFlow::Continue(())) }
+    }
+
+    /// A text of its own.
+    fn all(&mut self, text: &str) -> Result<ControlFlow<()>> {
+        for line in text.split_inclusive('\n') {
+            if self.line(line)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        self.finish()
     }
 }
 
@@ -203,11 +186,19 @@ impl Rows {
 mod tests {
     use super::*;
 
+    fn split(name: &str, text: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        let flow = lines(Path::new(name), text.as_bytes(), &mut |d| {
+            all.push(d.text);
+            Ok(ControlFlow::Continue(()))
+        });
+        assert!(flow.unwrap().is_continue());
+        all
+    }
+
     #[test]
     fn documents_are_split_and_bad_files_refused() {
-        let mut all = Vec::new();
-        split("x", "one\ntwo\n<|endoftext|>\nthree\n<|endoftext|>\n\n", &mut all);
-        assert_eq!(all.iter().map(|d| d.text.as_str()).collect::<Vec<_>>(), ["one\ntwo", "three"]);
+        assert_eq!(split("x", "one\ntwo\n<|endoftext|>\nthree\n<|endoftext|>\n\n"), ["one\ntwo", "three"]);
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, bytes: &[u8]| {
             let path = dir.path().join(name);
@@ -218,18 +209,29 @@ mod tests {
         assert!(empty.contains("no text"), "{empty}");
         let binary = documents(&[file("b.bin", &[0, 1, 2])]).unwrap_err().to_string();
         assert!(binary.contains("no text has"), "{binary}");
-        assert!(documents(&[file("l.txt", &[b'a', 0xff])]).unwrap_err().to_string().contains("byte 1"));
+        let broken = documents(&[file("l.txt", b"ab\nc\xff")]).unwrap_err().to_string();
+        assert!(broken.contains("byte 4"), "{broken}");
         let two = documents(&[file("a.jsonl", b"{\"text\":\"a b\"}\n\n{\"text\":\"c\"}\n")]).unwrap();
         assert_eq!(two.len(), 2);
+        let third = documents(&[file("b.jsonl", b"{\"text\":\"a b\"}\n\n{\"txt\":\"c\"}\n")]).unwrap_err().to_string();
+        assert!(third.contains("line 3"), "{third}");
         assert!(documents(&["/no/such/file".to_owned()]).is_err());
         assert!(documents(&["mixed".to_owned()]).unwrap().len() > 500);
     }
 
     #[test]
-    fn batches_hold_rows_of_equal_length() {
-        let rows = Rows { rows: [4, 4, 4, 2, 4].iter().map(|n| vec![0; *n]).collect(), document: vec![0; 5] };
-        assert_eq!(rows.batches(8), [vec![0, 1], vec![2, 4], vec![3]]);
-        let (trained, held) = rows.held_out(2);
-        assert_eq!((trained.rows.len(), held.rows.len()), (3, 2));
+    fn long_documents_come_in_parts_and_reading_stops_when_told() {
+        let line = format!("{}\n", "word ".repeat(20));
+        let long = line.repeat(3 * PART / line.len());
+        let parts = split("x", &long);
+        assert!(parts.len() == 3 && parts.iter().all(|p| p.len() < PART + line.len()), "{}", parts.len());
+        assert_eq!(parts.join("\n").len(), long.trim_end_matches('\n').len());
+        let mut seen = 0;
+        visit(&["mixed".to_owned(), "/no/such/file".to_owned()], &mut |_| {
+            seen += 1;
+            Ok(if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })
+        .unwrap();
+        assert_eq!(seen, 3);
     }
 }

@@ -388,7 +388,7 @@ mod tests {
             a[t][s] = f64::from(w);
         }
         let values = influence(&normalise(&a));
-        let least = threshold(&values, node_threshold).unwrap();
+        let least = threshold(&values, node_threshold).unwrap_or(f64::INFINITY);
         let always = |i: usize| matches!(g.nodes[i].kind, Token | Logit);
         let mut nodes: Vec<bool> =
             (0..n).map(|i| always(i) || (values[i] > 0.0 && values[i] >= least - 1e-12)).collect();
@@ -403,7 +403,7 @@ mod tests {
         let inner = influence(&hat);
         let score = |t: usize, s: usize| hat[t][s] * (inner[t] + g.nodes[t].prob);
         let all: Vec<f64> = (0..n).flat_map(|t| (0..n).map(move |s| (t, s))).map(|(t, s)| score(t, s)).collect();
-        let least = threshold(&all, edge_threshold).unwrap();
+        let least = threshold(&all, edge_threshold).unwrap_or(f64::INFINITY);
         let mut edges: Vec<Vec<bool>> =
             (0..n).map(|t| (0..n).map(|s| score(t, s) > 0.0 && score(t, s) >= least - 1e-12).collect()).collect();
         loop {

@@ -105,11 +105,16 @@ impl Store {
         Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
     }
 
-    /// Three axes as they are stored.
-    pub fn cube(&self, name: &str, shape: [usize; 3]) -> Result<Tensor> {
-        let entry = self.entry(name, &shape)?;
-        let values = self.read_rows(name, entry, shape[0], shape[1] * shape[2], false)?;
-        Ok(Tensor::from_vec(values, (shape[0], shape[1], shape[2]), &self.device)?)
+    /// `count` slices of a tensor's outermost axis, one behind the other.
+    pub fn leading(&self, name: &str, shape: &[usize], from: usize, count: usize) -> Result<Vec<f32>> {
+        let entry = self.entry(name, shape)?;
+        let cols: usize = shape[1..].iter().product();
+        if from.checked_add(count).is_none_or(|end| end > shape[0]) {
+            return Err(Error::request(format!("`{name}` has {} rows, not a {}th", shape[0], from + count)));
+        }
+        let bytes = entry.stored.bytes(cols).unwrap_or(0);
+        let entry = Entry { offset: entry.offset + (from * bytes) as u64, ..entry.clone() };
+        self.read_rows(name, &entry, count, cols, false)
     }
 
     /// The weight of a linear layer, stored [output, input], given as [input, output].

@@ -11,8 +11,9 @@ use crate::cli::output::{document, quoted};
 use crate::cli::{ModelArgs, emit, progress, table};
 use crate::error::{Error, Result};
 use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
+use crate::features::index::Index;
 use crate::features::labels::Labels;
-use crate::features::scan::{Index, Plan, Subject};
+use crate::features::scan::{Plan, Subject};
 use crate::features::{Place, index_file};
 use crate::model::Model;
 
@@ -107,23 +108,22 @@ pub fn execute(args: &Arguments) -> Result<()> {
         std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
     }
     let started = Instant::now();
-    let mut written = Vec::new();
-    for (i, subject) in subjects.into_iter().enumerate() {
-        let path =
-            if several { args.output.join(format!("{i}-{}.arrow", subject.place()?)) } else { args.output.clone() };
-        let plan = Plan {
-            model: &model,
-            subject,
-            rows: &rows,
-            texts: args.text.text.clone(),
-            context: args.text.context,
-            limit: args.text.tokens,
-            shard,
-            window: args.window,
-        };
-        let index = plan.run(Some(&path), &progress)?;
-        written.push((path, index));
-    }
+    let name = |(i, s): (usize, &Subject)| -> Result<PathBuf> {
+        Ok(if several { args.output.join(format!("{i}-{}.arrow", s.place()?)) } else { args.output.clone() })
+    };
+    let paths = subjects.iter().enumerate().map(name).collect::<Result<Vec<_>>>()?;
+    let plan = Plan {
+        model: &model,
+        subjects,
+        rows: &rows,
+        texts: args.text.text.clone(),
+        context: args.text.context,
+        limit: args.text.tokens,
+        shard,
+        window: args.window,
+    };
+    let indexes = plan.run(Some(&paths), &progress, &mut |_, _| {})?;
+    let written: Vec<(PathBuf, Index)> = paths.into_iter().zip(indexes).collect();
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if args.model.json {
@@ -209,7 +209,7 @@ pub fn show(args: &Show) -> Result<()> {
         page["neurons"] = json!(entry.neurons);
         return emit(&page.to_string());
     }
-    let example = |e: &crate::features::scan::Example| {
+    let example = |e: &crate::features::index::Example| {
         let text: String = e
             .tokens
             .iter()

@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use crate::error::Result;
-use crate::features::text::{Rows, documents};
+use crate::features::rows::Rows;
 use crate::features::{Dictionary, Place};
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -99,7 +99,7 @@ pub const HELD_OUT: usize = 20;
 
 impl TextArgs {
     pub fn rows(&self, model: &Model, progress: &Progress) -> Result<Rows> {
-        Rows::cut(model, &documents(&self.text)?, self.context, self.tokens, progress)
+        Rows::cut(model, &self.text, self.context, self.tokens, progress)
     }
 }
 

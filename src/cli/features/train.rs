@@ -11,7 +11,7 @@ use crate::cli::{ModelArgs, emit, progress};
 use crate::error::{Error, Result};
 use crate::features::formats::saelens;
 use crate::features::quality::{Quality, ce_score, evaluate};
-use crate::features::text::Rows;
+use crate::features::rows::Rows;
 use crate::features::train::activations::{Harvest, Table, file_name};
 use crate::features::train::{Method, Origin, Point, STATE, Settings, Trainer};
 use crate::features::{Dictionary, Place};
@@ -112,7 +112,7 @@ fn kept(harvest: &Harvest<'_>, widths: &[usize], n: usize) -> Result<Option<Vec<
     }
     let tables = paths.iter().map(|p| Table::open(p)).collect::<Result<Vec<_>>>()?;
     for (i, ((t, d), p)) in tables.iter().zip(widths).zip(&paths).enumerate() {
-        let (found, wanted) = (Table::origin(p)?.unwrap_or_default(), harvest.origin(i));
+        let (found, wanted) = (Table::origin(p)?.unwrap_or_default(), harvest.origin(i)?);
         if (t.rows(), t.width()) != (n, *d) || found != wanted {
             return Err(Error::request(format!(
                 "{} holds activations [{}, {}] of `{found}`, but [{n}, {d}] of `{wanted}` are needed; choose another --keep",
@@ -131,7 +131,7 @@ fn harvest(args: &Arguments, model: &Model, places: &[Place]) -> Result<(Vec<Tab
     let (trained, held) = args.text.rows(model, &progress)?.held_out(HELD_OUT);
     let started = Instant::now();
     let skip_first = !args.include_first;
-    let n = trained.rows.iter().map(|r| r.len() - usize::from(skip_first)).sum();
+    let n = trained.positions(skip_first);
     let widths: Vec<usize> = places.iter().map(|p| p.width(&model.config)).collect();
     let harvest = Harvest {
         model,
@@ -175,14 +175,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let name = folder_name(&args.output);
     let (progress, bar) = progress("training");
     // A few rows are enough to see where the score is going.
-    let few = Rows { rows: held.rows.iter().take(16).cloned().collect(), document: vec![0; 16] };
+    let few = held.first(16);
     let started = Instant::now();
     let first = trainer.step;
     let mut judging = 0.0;
     let mut judge = |t: &Trainer| {
         let begun = Instant::now();
         let score =
-            (!few.rows.is_empty()).then(|| ce_score(&model, &t.dictionary(&name)?, &few, &Progress::new())).transpose();
+            (!few.is_empty()).then(|| ce_score(&model, &t.dictionary(&name)?, &few, &Progress::new())).transpose();
         judging += begun.elapsed().as_secs_f64();
         score
     };
@@ -196,8 +196,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     drop(bar);
     let dictionary = trainer.dictionary(&name)?;
     let (progress, bar) = crate::cli::progress("judging");
-    let quality =
-        if held.rows.is_empty() { None } else { Some(evaluate(&model, &dictionary, &held, 8_192, &progress)?) };
+    let quality = if held.is_empty() { None } else { Some(evaluate(&model, &dictionary, &held, 8_192, &progress)?) };
     drop(bar);
     let rate = trainer.dense_operations() * settings.steps.saturating_sub(first) as f64 / seconds.max(1e-9) / 1e9;
     let training = json!({

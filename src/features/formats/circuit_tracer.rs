@@ -3,19 +3,23 @@
 //! to their own layer and every later one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 
 use super::{Format, matrix_shape, read_text, store};
 use crate::error::{Error, Result};
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
+use crate::features::later::Later;
 use crate::features::place::Place;
 use crate::jobs::Progress;
 use crate::model::store::Store;
 
 const NAME: &str = "circuit-tracer";
 const CONFIG: &str = "config.yaml";
+/// Values of a decoder that are read at a time.
+const PART: usize = 16 << 20;
 
 pub const FORMAT: Format =
     Format { name: NAME, looks: "layer_0.safetensors beside a config.yaml, or W_enc_0.safetensors", matches, open };
@@ -119,7 +123,7 @@ struct Parts {
     w_enc: Tensor,
     b_enc: Vec<f32>,
     w_dec: Tensor,
-    later: Vec<Tensor>,
+    later: Later,
     b_dec: Vec<f32>,
     threshold: Option<Vec<f32>>,
     skip: Option<Tensor>,
@@ -145,7 +149,7 @@ fn single(file: &Path, progress: &Progress) -> Result<Parts> {
         w_enc: store.linear("W_enc", d_in, d_sae)?,
         b_enc: store.vector("b_enc", d_sae)?.to_vec1()?,
         w_dec: store.matrix("W_dec", d_sae, d_out)?,
-        later: Vec::new(),
+        later: Later::default(),
         b_dec: store.vector("b_dec", d_out)?.to_vec1()?,
         threshold: threshold(&store, &["activation_function.threshold", "threshold"], d_sae)?,
         // x ↦ W_skip x, so stored [d_out, d_in].
@@ -174,13 +178,25 @@ fn cross_layer(folder: &Path, layer: usize, progress: &Progress) -> Result<Parts
     if outputs == 0 {
         return Err(Error::WrongShape { name: name("W_dec"), found: shape, expected: vec![d_sae, 1, d_out] });
     }
-    let all = dec.cube(&name("W_dec"), [features, outputs, d_out])?;
-    let to = |k: usize| -> Result<Tensor> { Ok(all.narrow(1, k, 1)?.squeeze(1)?.contiguous()?) };
+    let (shape, dec_name) = ([features, outputs, d_out], name("W_dec"));
+    // All of it is read once, so that what is no number is found now; kept is what is written to the own layer.
+    let mut own = Vec::with_capacity(features * d_out);
+    let some = (PART / (outputs * d_out)).max(1);
+    for from in (0..features).step_by(some) {
+        let part = dec.leading(&dec_name, &shape, from, some.min(features - from))?;
+        part.chunks_exact(outputs * d_out).for_each(|f| own.extend_from_slice(&f[..d_out]));
+    }
+    // Read later by whoever asks, when the job that opens is long over.
+    let kept = || -> Result<_> { Ok(Arc::new(store(&dec_file, NAME, &Progress::new())?)) };
+    let later = match outputs {
+        1 => Later::default(),
+        _ => Later::File { store: kept()?, name: dec_name, shape },
+    };
     Ok(Parts {
         w_enc: enc.linear(&name("W_enc"), d_in, d_sae)?,
         b_enc: enc.vector(&name("b_enc"), d_sae)?.to_vec1()?,
-        w_dec: to(0)?,
-        later: (1..outputs).map(to).collect::<Result<_>>()?,
+        w_dec: Tensor::from_vec(own, (features, d_out), &Device::Cpu)?,
+        later,
         b_dec: enc.vector(&name("b_dec"), d_out)?.to_vec1()?,
         threshold: threshold(&enc, &[&name("threshold")], d_sae)?,
         skip: None,

@@ -136,7 +136,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         w_enc: store.matrix("W_enc", d_in, d_sae)?,
         b_enc: vector(if inner == "gated" { "b_gate" } else { "b_enc" }, d_sae)?,
         w_dec: store.matrix("W_dec", d_sae, d_out)?,
-        later: Vec::new(),
+        later: Default::default(),
         b_dec: vector("b_dec", d_out)?,
         activation,
         subtract_b_dec,

@@ -12,7 +12,7 @@ use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, activations};
 use crate::features::place::Place;
-use crate::features::text::Rows;
+use crate::features::rows::Rows;
 use crate::files::persist;
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -144,7 +144,7 @@ impl Harvest<'_> {
     /// As forward passes, a full disk, or [`Error::Cancelled`]; then nothing is left behind.
     pub fn run(&self, progress: &Progress) -> Result<Vec<Table>> {
         let skipped = usize::from(self.skip_first);
-        let n: usize = self.rows.rows.iter().map(|r| r.len() - skipped.min(r.len())).sum();
+        let n = self.rows.positions(self.skip_first);
         let widths: Vec<usize> = self.places.iter().map(|p| p.width(&self.model.config)).collect();
         for p in self.places {
             p.check(&self.model.config)?;
@@ -157,29 +157,31 @@ impl Harvest<'_> {
             .map(|(i, d)| if in_memory { Ok(Sink::Memory(Vec::with_capacity(n * d))) } else { self.file(i, n, *d) })
             .collect::<Result<Vec<_>>>()?;
         for batch in self.rows.batches(PASS) {
-            let rows = self.rows.some(&batch);
-            let len = rows[0].len();
-            let values = activations(self.model, &rows, self.places, progress)?;
+            let rows = self.rows.some(&batch)?;
+            let values = activations(self.model, &rows.rows(), self.places, progress)?;
             for (sink, (value, d)) in sinks.iter_mut().zip(values.iter().zip(&widths)) {
                 with_values(&value.contiguous()?, |v| {
-                    v.chunks_exact(len * d).try_for_each(|row| sink.write(&row[skipped * d..]))
+                    v.chunks_exact(rows.len * d).try_for_each(|row| sink.write(&row[skipped * d..]))
                 })??;
             }
-            progress.step((rows.len() * len) as u64)?;
+            progress.step(rows.tokens() as u64)?;
         }
         sinks.into_iter().zip(widths).map(|(s, d)| s.finish(d)).collect()
     }
 
     /// What the activations of the `i`-th place are of: model, site, and a hash of the text.
-    pub fn origin(&self, i: usize) -> String {
+    ///
+    /// # Errors
+    /// As reading the rows.
+    pub fn origin(&self, i: usize) -> Result<String> {
         let mut hash = 0xCBF2_9CE4_8422_2325u64;
-        for row in &self.rows.rows {
+        self.rows.each(|row| {
             for id in [row.len() as u32].iter().chain(row) {
                 hash = (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01B3);
             }
-        }
+        })?;
         let first = if self.skip_first { "without" } else { "with" };
-        format!("{} at {}, text {hash:016x} {first} first positions", self.model.config.name, self.places[i])
+        Ok(format!("{} at {}, text {hash:016x} {first} first positions", self.model.config.name, self.places[i]))
     }
 
     fn file(&self, i: usize, n: usize, d: usize) -> Result<Sink> {
@@ -190,7 +192,7 @@ impl Harvest<'_> {
         let mut writer = BufWriter::with_capacity(1 << 20, file);
         let header = serde_json::json!({
             "__metadata__": {
-                "origin": self.origin(i),
+                "origin": self.origin(i)?,
                 "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
             },
             "activations": {"dtype": "F32", "shape": [n, d], "data_offsets": [0, 4 * n * d]},
@@ -245,7 +247,7 @@ mod tests {
     #[test]
     fn a_file_holds_what_memory_does() {
         let model = Model::open("induction").unwrap();
-        let rows = Rows { rows: vec![vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9, 10]], document: vec![0, 0, 1] };
+        let rows = Rows::new([(&[1, 2, 3, 4][..], 0), (&[5, 6, 7, 8], 0), (&[9, 10], 1)]);
         let places = [Place::parse("blocks.1.hook_resid_pre").unwrap(), Place::parse("blocks.1.attn.hook_z").unwrap()];
         let dir = tempfile::tempdir().unwrap();
         let harvest = |keep: Option<&Path>, memory| {

@@ -269,7 +269,7 @@ impl Trainer {
             w_enc: w_enc.t()?.contiguous()?,
             b_enc: scaled(&p.b_enc.value, s_out.recip()),
             w_dec: Tensor::from_vec(p.w_dec.value.clone(), (p.features, p.d_out), &Device::Cpu)?,
-            later: Vec::new(),
+            later: Default::default(),
             b_dec: scaled(&p.b_dec.value, s_out.recip()),
             activation,
             subtract_b_dec: p.same,

@@ -16,7 +16,7 @@ use crate::app::command::Action;
 use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::widgets::token_text;
-use crate::features::scan::Example;
+use crate::features::index::Example;
 use crate::features::store::BUILTINS;
 
 /// Says what to do where no dictionary is open; true if one is.

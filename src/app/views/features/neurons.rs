@@ -27,9 +27,10 @@ fn sizes(g: &Groups) -> String {
 impl View for NeuronList {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
-        let Some(index) = s.neurons.value.clone() else {
+        let Some(ranking) = s.ranking.value.clone() else {
             let text = match &s.neurons.error {
                 Some(e) => e.as_str(),
+                None if s.ranking.is_running() => "grouping examples …",
                 None if s.neurons.is_running() => "scanning …",
                 None if cx.state.model.as_ref().is_some_and(|m| !m.config.has_mlp()) => "this model has no neurons",
                 None => "scan the neurons of a layer at the left: arrows up and down choose the layer",
@@ -37,24 +38,22 @@ impl View for NeuronList {
             message(ui, text, s.neurons.error.is_some());
             return;
         };
-        let Some(ranking) = s.ranking.value.clone() else {
-            message(ui, "grouping examples …", false);
-            return;
-        };
+        let index = &ranking.index;
         let layer = index.about.subject.rsplit(' ').next().and_then(|l| l.parse::<usize>().ok()).unwrap_or(0);
+        let so_far = if index.about.is_complete() { "" } else { ", so far" };
         ui.label(weak(
             cx,
             format!(
-                "layer {layer}: neurons whose 20 strongest examples fall into the most groups of three or more, first"
+                "layer {layer}{so_far}: neurons whose 20 strongest examples fall into the most groups of three or more, first"
             ),
         ));
         let mut chosen = None;
         egui::ScrollArea::vertical().auto_shrink([false, false]).show_rows(
             ui,
             20.0,
-            ranking.len().min(LISTED),
+            ranking.neurons.len().min(LISTED),
             |ui, rows| {
-                for (n, g) in &ranking[rows] {
+                for (n, g) in &ranking.neurons[rows] {
                     let here = s.chosen == Some(Chosen::Neuron(layer, *n));
                     let Some(entry) = index.entries.get(*n) else { continue };
                     // A word of each of the larger groups.
@@ -90,9 +89,9 @@ impl View for NeuronList {
             name: "polysemantic".to_owned(),
             row_axis: "neuron",
             col_axis: "measure",
-            rows: ranking.iter().map(|(n, _)| n.to_string()).collect(),
+            rows: ranking.neurons.iter().map(|(n, _)| n.to_string()).collect(),
             cols: ["groups", "apart"].map(str::to_owned).to_vec(),
-            values: ranking.iter().map(|(_, g)| vec![Some(g.count as f32), Some(g.apart)]).collect(),
+            values: ranking.neurons.iter().map(|(_, g)| vec![Some(g.count as f32), Some(g.apart)]).collect(),
         })
     }
 }
