@@ -1,7 +1,7 @@
 //! `features` and `direction` on the command line.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -98,9 +98,14 @@ fn a_dictionary_from_text_to_steering() {
     }
     assert!(!Path::new(&sae).join("training-state.safetensors").exists());
     assert!(std::fs::read_to_string(Path::new(&sae).join("CARD.md")).unwrap().contains("explained variance"));
+    // A finished dictionary is not trained over.
+    refused(&train, 2, "holds a finished dictionary");
     // The activations that were kept serve again; another text's are refused.
+    let next = path("next");
+    let train: Vec<&str> = train.iter().map(|a| if *a == sae { &next } else { *a }).collect();
     let again = json(&train);
     assert_eq!(again["positions"], doc["positions"]);
+    std::fs::remove_dir_all(&next).unwrap();
     let other: Vec<&str> = train.iter().map(|a| if *a == "6000" { "5000" } else { a }).collect();
     refused(&other, 2, "choose another --keep");
 
@@ -129,8 +134,16 @@ fn a_dictionary_from_text_to_steering() {
     assert_eq!(whole["indexes"][0]["features"], 96);
     scan("0/2", &path("a.arrow"));
     scan("1/2", &path("b.arrow"));
-    let (code, _, err) = run(&["features", "merge", &path("a.arrow"), &path("b.arrow"), "-o", &path("both.arrow")]);
-    assert_eq!(code, 0, "{err}");
+    let both = json(&["features", "merge", &path("a.arrow"), &path("b.arrow"), "-o", &path("both.arrow"), "--json"]);
+    assert_eq!(both["about"]["positions"], whole["indexes"][0]["about"]["positions"]);
+    // A part without any text is a part all the same, and the whole is complete with it.
+    let parts: Vec<String> = (0..12).map(|i| path(&format!("part-{i}.arrow"))).collect();
+    parts.iter().enumerate().for_each(|(i, p)| drop(scan(&format!("{i}/12"), p)));
+    let mut merge = vec!["features", "merge", "--json", "-o"];
+    let twelve = path("twelve.arrow");
+    merge.push(&twelve);
+    merge.extend(parts.iter().map(String::as_str));
+    assert_eq!(json(&merge)["about"]["positions"], both["about"]["positions"]);
     let show = |index: &str, f: &str| {
         json(&["features", "show", &path(index), "--feature", f, "--dictionary", &sae, "--json"])
     };
@@ -181,6 +194,141 @@ fn a_dictionary_from_text_to_steering() {
     assert!(doses[0]["loss"].as_f64().unwrap() > 0.0);
     assert_eq!(steer["generated"].as_array().unwrap().len(), 2);
     refused(&["features", "steer", "--dictionary", &sae, "--feature", "96", "-p", "The"], 2, "0 to 95");
+}
+
+/// A transcoder reads an MLP's input and writes its output; what it learned is judged, encoded and indexed beside neurons
+/// and a direction, all in one pass.
+#[test]
+fn a_transcoder_from_text_to_several_indexes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: &str| dir.path().join(n).to_str().unwrap().to_owned();
+    let (transcoder, directions) = (path("transcoder"), path("direction.json"));
+    let text = ["-m", "text", "--text", "mixed", "--tokens", "12000"];
+    let mut train = vec!["features", "train", "--site", "blocks.1.mlp.hook_in", "--target", "blocks.1.hook_mlp_out"];
+    train.extend([
+        "--method",
+        "batchtopk",
+        "--features",
+        "128",
+        "-k",
+        "12",
+        "--steps",
+        "300",
+        "--batch",
+        "256",
+        "--rate",
+        "0.003",
+    ]);
+    train.extend(["--warmup", "10", "--fall", "0.3", "-o", &transcoder, "--json"]);
+    train.extend(text);
+    let doc = json(&train);
+    assert_eq!(doc["dictionary"]["input"], "blocks.1.mlp.hook_in");
+    assert_eq!(doc["dictionary"]["output"], "blocks.1.hook_mlp_out");
+    assert_eq!(doc["settings"]["warmup"], 10);
+    let q = &doc["quality"];
+    assert!(q["after_first"]["explained_variance"].as_f64().unwrap() > 0.1, "{q}");
+    assert!(q["ce_score"].as_f64().unwrap() > 0.2, "{q}");
+    let mut eval = vec!["features", "eval", "--dictionary", &transcoder, "--json"];
+    eval.extend(text);
+    let same = &json(&eval)["quality"]["after_first"]["explained_variance"];
+    let gap = same.as_f64().unwrap() - q["after_first"]["explained_variance"].as_f64().unwrap();
+    assert!(gap.abs() < 1e-3, "{gap}");
+    let encoded =
+        json(&["features", "encode", "--dictionary", &transcoder, "-m", "text", "-p", "the king of", "--json"]);
+    assert!(encoded["top"].as_array().is_some_and(|top| !top.is_empty()), "{encoded}");
+
+    let set: String = (0..16)
+        .map(|i| format!("{}\t{} of {i}\n", i % 2, if i % 2 == 1 { "the King" } else { "a small house" }))
+        .collect();
+    circuitscope::files::write_atomic(Path::new(&path("set.tsv")), format!("label\ttext\n{set}").as_bytes()).unwrap();
+    json(&["direction", "find", "-m", "text", "--set", &path("set.tsv"), "-o", &directions, "--json"]);
+    let indexes = path("indexes");
+    let direction = format!("{directions}@1");
+    let mut scan =
+        vec!["features", "dashboard", "--dictionary", &transcoder, "--neurons", "1", "--direction", &direction];
+    scan.extend(["-o", &indexes, "--json"]);
+    scan.extend(text);
+    let made = json(&scan);
+    let made = made["indexes"].as_array().unwrap();
+    assert_eq!(made.iter().map(|i| i["features"].as_u64().unwrap()).collect::<Vec<_>>(), [128, 384, 1]);
+    // Neurons are correlated with neurons under that name, and with the dictionary's features.
+    let index = |k: usize| made[k]["output"].as_str().unwrap();
+    let neuron = json(&["features", "show", index(1), "-m", "text", "--feature", "3", "--json"]);
+    assert!(neuron["features"].as_array().unwrap().iter().all(|p| p[0].as_u64().unwrap() < 128), "{neuron}");
+    assert!(!neuron["neurons"].as_array().unwrap().is_empty());
+    assert_eq!(neuron["about"]["features_of"].as_str(), Some(transcoder.as_str()));
+    let page = json(&["features", "show", index(2), "-m", "text", "--json"]);
+    assert!(page["act_max"].as_f64().unwrap() > 0.0 && !page["neurons"].as_array().unwrap().is_empty(), "{page}");
+    assert!(page["load_seconds"].is_number() && page["model"].is_object(), "{page}");
+    // The index of another dictionary is refused, even where it has as many features at the same site.
+    refused(&["features", "show", index(0), "-m", "text", "--dictionary", "text-features"], 2, "another dictionary");
+
+    let read = json(&["direction", "read", &directions, "-m", "text", "--text", "mixed", "--tokens", "600", "--json"]);
+    let words = read["words"].as_array().unwrap();
+    assert!(words.len() > 100 && words.iter().all(|w| w["value"].is_number() && w["word"].is_string()));
+    let (code, out, _) = run(&["direction", "read", &directions, "-m", "text", "--text", "mixed", "--tokens", "600"]);
+    assert!(code == 0 && out.contains("words"), "{out}");
+    let ablated = json(&["direction", "steer", &directions, "-m", "text", "-p", "the king", "--ablate", "--json"]);
+    let doses = ablated["doses"].as_array().unwrap();
+    assert!(doses.len() == 2 && doses[0]["kl"].as_f64().unwrap() < 1e-6 && doses[1]["kl"].as_f64().unwrap() > 0.0);
+    // The last of three positions alone.
+    let some = |at: &str| {
+        let args = ["direction", "steer", &directions, "-m", "text", "-p", "the king", "--alpha=2", "--positions", at];
+        json(&[&args[..], &["--json"]].concat())["doses"][0]["kl"].as_f64().unwrap()
+    };
+    assert!(some("0") != some("all") && some("generated") < 1e-6);
+    refused(&["direction", "steer", &directions, "-m", "text", "-p", "x", "--positions", "here"], 2, "no position");
+    refused(&["direction", "read", &directions, "-p", "x"], 2, "was found in");
+}
+
+/// Where a disk takes no more, one sentence says so, and what was there before is as it was. A limit on the size of files
+/// stands in for the disk.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_earlier_results_intact() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: &str| dir.path().join(n).to_str().unwrap().to_owned();
+    let program = env!("CARGO_BIN_EXE_circuitscope");
+    let limited = |blocks: u32, args: &[&str]| {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let out = Command::new("sh").args(["-c", &script, program]).args(args).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let sae = path("sae");
+    let train = |steps: &str| {
+        let args =
+            "features train -m text --site blocks.1.hook_resid_post --features 512 -k 8 --batch 128 --tokens 3000";
+        let mut args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+        args.extend(["--steps", steps, "-o", &sae].map(str::to_owned));
+        args
+    };
+    // A checkpoint, as a kill would leave it: the first at step 200, then the disk is full.
+    let (_, text) = limited(u32::MAX / 512, &["--version"]);
+    assert!(text.is_empty(), "{text}");
+    let ask = train("100000");
+    let mut child = Command::new(program).args(&ask).stderr(Stdio::null()).spawn().unwrap();
+    let state = Path::new(&sae).join("training-state.safetensors");
+    while !state.is_file() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = std::fs::read(&state).unwrap();
+    let refs: Vec<&str> = ask.iter().map(String::as_str).collect();
+    let (code, message) = limited(64, &refs);
+    assert_eq!(code, Some(1), "{message}");
+    let last = message.lines().last().unwrap_or_default();
+    assert!(last.contains("cannot write") && last.contains("training-state"), "{message}");
+    assert_eq!(std::fs::read(&state).unwrap(), before);
+    assert_eq!(std::fs::read_dir(&sae).unwrap().count(), 1, "nothing half-written stays");
+
+    let index = path("index.arrow");
+    let scan =
+        ["features", "dashboard", "-m", "text", "--dictionary", "text-features", "--tokens", "3000", "-o", &index];
+    let (code, message) = limited(64, &scan);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.lines().last().unwrap_or_default().contains("cannot write"), "{message}");
+    assert!(!Path::new(&index).exists());
 }
 
 #[test]

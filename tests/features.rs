@@ -17,6 +17,7 @@ use circuitscope::features::harvest::activations;
 use circuitscope::features::index::Index;
 use circuitscope::features::index_file;
 use circuitscope::features::later::Later;
+use circuitscope::features::reading::{Order, read};
 use circuitscope::features::rows::Rows;
 use circuitscope::features::scan::{Plan, Subject};
 use circuitscope::features::train::activations::Table;
@@ -564,6 +565,7 @@ fn scans_are_exact_resumable_and_merge() {
     let plan = |shard| Plan {
         model: &model,
         subjects: vec![Subject::Features(dictionary.clone())],
+        companion: None,
         rows: &rows,
         texts: vec!["random".to_owned()],
         context: 6,
@@ -661,6 +663,7 @@ fn several_sites_are_scanned_in_one_pass() {
     let plan = |subjects: &[Subject]| Plan {
         model: &model,
         subjects: subjects.to_vec(),
+        companion: None,
         rows: &rows,
         texts: vec!["mixed".to_owned()],
         context: 32,
@@ -689,6 +692,52 @@ fn several_sites_are_scanned_in_one_pass() {
     assert_eq!(together, alone);
     for (file, index) in files.iter().zip(&alone) {
         assert_eq!(index_file::open(file).unwrap(), *index);
+    }
+}
+
+/// An attribution is the slope of the answer's logit (difference) as the feature's activation grows, at every position.
+#[test]
+fn attributions_are_slopes() {
+    let model = Arc::new(Model::open("text").unwrap());
+    let (d, progress) = (model.config.d_model, Progress::new());
+    let trace = Arc::new(Trace::run(&model, vec![40, 300, 42, 310, 77], &progress).unwrap());
+    let (answer, wrong) = (50u32, Some(60u32));
+    let cases = [
+        random(Activation::Relu, d, d, "blocks.1.hook_resid_post", "blocks.1.hook_resid_post"),
+        random(Activation::TopK { k: 6 }, d, d, "blocks.0.hook_resid_mid", "blocks.1.hook_mlp_out"),
+    ];
+    for (i, dictionary) in cases.into_iter().enumerate() {
+        let spec = format!("attributed {i}");
+        circuitscope::features::store::insert(&spec, &dictionary).unwrap();
+        let reading = read(Arc::new(dictionary.clone()), trace.clone(), &progress).unwrap();
+        let found = reading.attribution(answer, wrong, &progress).unwrap();
+        assert_eq!(found.features, reading.acts.features);
+        let logit = |trace: &Trace| {
+            let row = trace.normalized(4).unwrap();
+            let logits: Vec<f32> =
+                row.matmul(&model.weights.unembed).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            logits[50] - logits[60]
+        };
+        let (mut checked, mut largest) = (0, 0f32);
+        for p in 1..trace.len() {
+            let (f, _) = reading.acts.row(p).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+            let moved = |by: f32| {
+                let change = FeatureChange::Scale(1.0 + by);
+                let edits = changed(&dictionary, &spec, f as usize, change, &model.config).unwrap();
+                let edits = edits.into_iter().map(|e| resolve(&e.at(p), &Sources::alone(&trace)).unwrap()).collect();
+                logit(&Trace::run_edited(&model, trace.ids.clone(), Arc::new(edits), &progress).unwrap())
+            };
+            let slope = (moved(0.004) - moved(-0.004)) / 0.008;
+            let attributed = found.at(p, f);
+            assert!((slope - attributed).abs() < 2e-2 * (1.0 + slope.abs()), "case {i} at {p}: {slope} {attributed}");
+            largest = largest.max(slope.abs());
+            checked += 1;
+        }
+        assert!(checked == 4 && largest > 0.02, "{largest}");
+        let (order, total) = reading.leading(Order::Answer, Some(&found), 3);
+        assert!(order.len() == 3 && total >= 3);
+        let sum = |f: u32| (1..5).map(|p| found.at(p, f)).sum::<f32>().abs();
+        assert!(sum(order[0]) >= sum(order[1]) && sum(order[1]) >= sum(order[2]));
     }
 }
 

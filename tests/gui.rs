@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use circuitscope::app::App;
 use circuitscope::app::causal::{PatchSettings, Show};
 use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
 use circuitscope::app::command::{Action, Command};
-use circuitscope::app::features::{Chosen, FeatureAction, Pending, Ranking, Scanned};
+use circuitscope::app::features::{Chosen, Examples, FeatureAction, Pending, Ranking, Scanned, Search};
 use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
 use circuitscope::app::scratch::ScratchAction;
@@ -23,12 +24,14 @@ use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
+use circuitscope::features::concept::Pool;
 use circuitscope::features::dashboard::Groups;
 use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
 use circuitscope::features::formats::saelens;
 use circuitscope::features::index::{About, Entry, Example, Index};
 use circuitscope::features::labels::Labels;
+use circuitscope::features::reading::Order;
 use circuitscope::features::scan::Subject;
 use circuitscope::features::train::Point;
 use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
@@ -179,12 +182,17 @@ fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
     circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
     feature(h, FeatureAction::Open(spec));
     feature(h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
-    let find = FeatureAction::Find(set.to_str().unwrap().to_owned(), Method::DifferenceOfMeans, SiteKind::ResidPost);
+    let find = FeatureAction::Find(Box::new(Search {
+        examples: Examples::Set(set.to_str().unwrap().to_owned()),
+        method: Method::DifferenceOfMeans,
+        kind: SiteKind::ResidPost,
+        pool: Pool::Mean,
+    }));
     feature(h, find);
-    let active = h.state().state.features.reading.value.as_ref().unwrap().leading(Default::default(), 1)[0];
+    let active = h.state().state.features.reading.value.as_ref().unwrap().leading(Default::default(), None, 1).0[0];
     feature(h, FeatureAction::Choose(Chosen::Feature(active)));
     feature(h, FeatureAction::Keep(active));
-    feature(h, FeatureAction::Dose(vec![" the".to_owned()], vec![" a".to_owned()]));
+    feature(h, FeatureAction::Dose(vec![" the".to_owned()], vec![" a".to_owned()], "prose".to_owned()));
     feature(h, FeatureAction::Map);
     let state = &mut h.state_mut().state.features;
     state.training.parts = (0..20)
@@ -228,6 +236,9 @@ fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
         sample: 10,
         window: 1,
         fingerprint: 0,
+        top: 20,
+        subject_hash: 0,
+        features_of: None,
     };
     let neurons = Index { about, entries: vec![entry; 3] };
     let groups = Groups { of: (0..10).map(|i| i % 2).collect(), count: 2, apart: 0.7 };
@@ -532,7 +543,7 @@ fn dropping_a_folder_opens_it() {
     #[derive(Debug)]
     struct Dropped(std::path::PathBuf);
     impl egui::DroppedFile for Dropped {
-        fn path(&self) -> &std::path::Path {
+        fn path(&self) -> &Path {
             &self.0
         }
         fn bytes(&self) -> Result<Vec<u8>, String> {
@@ -1366,7 +1377,7 @@ fn features_are_opened_named_steered_and_ablated() {
     settle(&mut h);
     let reading = h.state().state.features.reading.value.clone().unwrap();
     assert_eq!(reading.acts.rows(), h.state().state.run().unwrap().trace.len());
-    let active = reading.leading(Default::default(), 1)[0];
+    let active = reading.leading(Default::default(), None, 1).0[0];
     feature(&mut h, FeatureAction::Choose(Chosen::Feature(active)));
     assert!(h.query_by_label_contains("promotes").is_some());
     h.get_by_label("label").focus();
@@ -1391,6 +1402,53 @@ fn features_are_opened_named_steered_and_ablated() {
     h.run();
     settle(&mut h);
     assert_eq!(h.state().state.document.stack.edits.len(), 2);
+    // Another strength takes the place of the one before; none is a strength as well.
+    let factor = |h: &Harness<'static, App>| match &h.state().state.document.stack.edits[1].action {
+        circuitscope::engine::edit::Action::Add { factor, .. } => *factor,
+        other => panic!("{other:?}"),
+    };
+    let before = factor(&h);
+    let state = &h.state().state;
+    let weaker = state.features.steer(Chosen::Feature(active), 0.5 * before, state.model.as_ref().unwrap()).unwrap();
+    h.state_mut().state.apply(Action::PutEdits(Which::Clean, weaker), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.document.stack.edits.len(), 2);
+    assert!(factor(&h) < before, "{} {before}", factor(&h));
+}
+
+/// Typed lists give a direction; its page has examples once a text is scanned for it.
+#[test]
+fn a_typed_direction_gets_a_page() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let _dir = features(&mut h);
+    let examples = Examples::Typed {
+        name: "royal".to_owned(),
+        with: "king\nqueen\nprince\ncrown\n".to_owned(),
+        without: "dog\ntree\nstone\nriver\n".to_owned(),
+    };
+    let (method, kind) = (Method::DifferenceOfMeans, SiteKind::ResidPost);
+    feature(&mut h, FeatureAction::Find(Box::new(Search { examples, method, kind, pool: Pool::Last })));
+    let s = &h.state().state.features;
+    let i = s.watched.iter().position(|w| w.concept.name == "royal").unwrap();
+    feature(&mut h, FeatureAction::Choose(Chosen::Concept(i)));
+    assert!(h.state().state.features.entry(Chosen::Concept(i)).is_none());
+    feature(&mut h, FeatureAction::Scan(Scanned::Direction(i), "prose".to_owned(), 2_000));
+    let s = &h.state().state.features;
+    let entry = s.entry(Chosen::Concept(i)).unwrap();
+    assert!(entry.active > 0 && !entry.top.is_empty() && !entry.features.is_empty());
+    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::FeatureDashboard);
+    h.run();
+    assert!(h.query_by_label_contains("strongest examples").is_some());
+    // Too few texts are one sentence.
+    let examples = Examples::Typed { name: "x".to_owned(), with: "a\nb".to_owned(), without: "c".to_owned() };
+    feature(&mut h, FeatureAction::Find(Box::new(Search { examples, method, kind, pool: Pool::Mean })));
+    assert!(h.state().state.notices.latest().unwrap().text.contains("at least four"));
+    // Features by what they add to the answer.
+    feature(&mut h, FeatureAction::Order(Order::Answer));
+    let s = &h.state().state.features;
+    assert!(s.attribution.value.is_some(), "{:?}", s.attribution.error);
+    assert_eq!(s.heat.value.as_ref().unwrap().order, Order::Answer);
 }
 
 /// Damaged dictionaries and texts are one sentence; what was there before stays.
@@ -1464,11 +1522,36 @@ fn a_dictionary_is_trained_in_the_window() {
     assert!(s.training.parts.len() >= 4 && s.training.parts.last().unwrap().step == 30);
     assert!(s.training.parts.last().unwrap().ce_score.is_some());
     assert!(s.reading.value.is_some());
-    // One that would take long stops at once.
+    // One that would take long stops at once, and goes on where it was when the same is asked for again.
     ask.settings.steps = 1_000_000;
     h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(ask))), 0.0);
     h.run_steps(2);
     assert!(h.state().state.features.training.is_running());
+    let unfinished = |p: &Path| {
+        let folders = std::fs::read_dir(p).unwrap().map(|e| e.unwrap().path());
+        folders.filter(|f| f.join("training-state.safetensors").is_file()).collect::<Vec<_>>()
+    };
+    while h.state().state.features.training.parts.len() < 4 {
+        std::thread::sleep(Duration::from_millis(20));
+        h.run_steps(1);
+    }
     h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
     assert!(!h.state().state.features.training.is_running());
+    // The thread writes its checkpoint before it ends.
+    let started = std::time::Instant::now();
+    while unfinished(place.path()).is_empty() && started.elapsed().as_secs() < 30 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let folders = unfinished(place.path());
+    assert_eq!(folders.len(), 1);
+    let again = h.state().state.features.train.clone();
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(again))), 0.0);
+    while h.state().state.features.training.parts.len() < 5 {
+        std::thread::sleep(Duration::from_millis(20));
+        h.run_steps(1);
+    }
+    // The curve begins where it began before.
+    assert_eq!(h.state().state.features.training.parts[0].step, 1);
+    assert_eq!(unfinished(place.path()), folders);
+    h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
 }

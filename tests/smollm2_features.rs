@@ -2,13 +2,16 @@
 
 mod common;
 
-use circuitscope::engine::edit::{Action, Direction, Edit};
+use candle_core::{Device, Tensor};
+use circuitscope::engine::edit::{Action, Direction, Edit, FeatureChange};
 use circuitscope::engine::resolve::{Sources, resolve};
-use circuitscope::engine::{SiteKind, Trace};
+use circuitscope::engine::{Site, SiteKind, Trace};
 use circuitscope::features::concept::{ConceptSet, Pool, held};
 use circuitscope::features::direction::{Method, fit};
+use circuitscope::features::feature_edit::changed;
 use circuitscope::features::rows::Rows;
-use circuitscope::features::steering::{Watched, dose_response};
+use circuitscope::features::steering::{Watched, dose_response, strengths};
+use circuitscope::features::{Activation, Dictionary, Place};
 use circuitscope::jobs::Progress;
 use common::smollm2;
 
@@ -29,11 +32,13 @@ fn sentiment_is_a_direction_that_steers() {
     let towards = words([" good", " great", " excellent", " wonderful"]);
     let away = words([" bad", " terrible", " awful", " boring"]);
     let watched = Watched::parse(&model, &towards, &away).unwrap();
-    let alphas = [-2.0, -1.0, 0.0, 1.0, 2.0];
+    // The strengths that the window shows.
+    let alphas = strengths(2.0, 6);
     let edit = |alpha| concept.steer(layer, alpha).map(|e| vec![e]);
     let doses = dose_response(&model, &ids, &edit, &alphas, &watched, &Rows::default(), &progress, |_| {}).unwrap();
     assert!(doses.windows(2).all(|d| d[0].share < d[1].share), "{doses:?}");
-    assert!(doses[0].share < 0.3 && doses[4].share > 0.95, "{doses:?}");
+    assert_eq!(doses.len(), 13);
+    assert!(doses[0].share < 0.3 && doses[12].share > 0.95, "{doses:?}");
 
     // Taking it out leaves nothing of it, and the rest as it was.
     let base = Trace::run(&model, ids, &progress).unwrap();
@@ -57,6 +62,73 @@ fn sentiment_is_a_direction_that_steers() {
     let wrong = Edit::new(site, Action::Add { direction: Direction::Vector(vec![1.0; 5]), factor: 1.0 });
     let message = resolve(&wrong, &Sources::alone(&base)).unwrap_err().to_string();
     assert!(message.contains('5') && message.contains("576"), "{message}");
+}
+
+/// Ablating a feature takes its part out at the dictionary's site and nothing else, where it is active; in the residual
+/// stream of a model with outliers as well.
+#[test]
+fn ablating_a_feature_changes_exactly_what_the_edit_says() {
+    let (model, progress) = (smollm2(), Progress::new());
+    let d = model.config.d_model;
+    let place = Place::parse("blocks.12.hook_resid_post").unwrap();
+    let ids = model.encode("The queen of the old country gave a speech to her people", false).unwrap();
+    let base = Trace::run(&model, ids, &progress).unwrap();
+    let held: Vec<Vec<f32>> = base.value(place.site).unwrap().to_vec2().unwrap();
+    // Each feature reads one position's own direction, the mean taken out, and writes somewhere else.
+    let n = held.len() - 1;
+    let mean: Vec<f32> = (0..d).map(|i| held[1..].iter().map(|r| r[i]).sum::<f32>() / n as f32).collect();
+    let mut w_enc = vec![0f32; d * n];
+    let mut b_enc = vec![0f32; n];
+    for f in 0..n {
+        let own: Vec<f32> = held[f + 1].iter().zip(&mean).map(|(x, m)| x - m).collect();
+        let square: f32 = own.iter().map(|x| x * x).sum();
+        for i in 0..d {
+            w_enc[i * n + f] = own[i] / square;
+        }
+        b_enc[f] = -own.iter().zip(&mean).map(|(o, m)| o * m).sum::<f32>() / square - 0.2;
+    }
+    let dictionary = Dictionary {
+        name: "positions".to_owned(),
+        path: "positions".into(),
+        format: "SAELens",
+        d_in: d,
+        d_sae: n,
+        d_out: d,
+        w_enc: Tensor::from_vec(w_enc, (d, n), &Device::Cpu).unwrap(),
+        b_enc,
+        w_dec: Tensor::randn(0f32, 1f32, (n, d), &Device::Cpu).unwrap(),
+        later: Default::default(),
+        b_dec: vec![0.0; d],
+        activation: Activation::Relu,
+        subtract_b_dec: false,
+        rescale: false,
+        normalisation: Default::default(),
+        skip: None,
+        input: Some(place),
+        output: Some(place),
+        model_name: None,
+        config: serde_json::Value::Null,
+    };
+    circuitscope::features::store::insert("positions", &dictionary).unwrap();
+    let acts = dictionary.encode(&base.value(place.site).unwrap(), &progress).unwrap();
+    let feature = (0..n as u32).max_by(|a, b| acts.at(n, *a).total_cmp(&acts.at(n, *b))).unwrap();
+    assert!(acts.at(n, feature) > 0.1, "the last position's feature is active there");
+    let edits = changed(&dictionary, "positions", feature as usize, FeatureChange::Set(0.0), &model.config).unwrap();
+    let ops = edits.iter().map(|e| resolve(e, &Sources::alone(&base)).unwrap()).collect();
+    let run = Trace::run_edited(&model, base.ids.clone(), std::sync::Arc::new(ops), &progress).unwrap();
+    let after: Vec<Vec<f32>> = run.value(place.site).unwrap().to_vec2().unwrap();
+    let row = dictionary.direction(feature as usize).unwrap();
+    for (p, (b, a)) in held.iter().zip(&after).enumerate() {
+        let size = b.iter().map(|v| v * v).sum::<f32>().sqrt();
+        for ((b, a), w) in b.iter().zip(a).zip(&row) {
+            assert!((a - (b - acts.at(p, feature) * w)).abs() < 1e-5 * size, "position {p}");
+        }
+    }
+    // What comes before is the same bit for bit, and what comes after is not.
+    let site = |l: usize| Site::new(SiteKind::ResidPost, l);
+    let of = |t: &Trace, l: usize| t.value(site(l)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(of(&base, 11), of(&run, 11));
+    assert_ne!(of(&base, 13), of(&run, 13));
 }
 
 /// Words that no training sentence has are told apart as well: it is the concept that was found.

@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::command::Action;
+use super::features::FeatureAction;
 use super::lab::LabAction;
 use super::layout::Layout;
 use super::views::{ViewKind, Workspace};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::features::dictionary::Dictionary;
 use crate::lab::toy::presets;
 use crate::model::Model;
 use crate::session::Document;
@@ -97,6 +99,47 @@ pub fn lab_frame() -> Result<Value> {
     let (all_ui, all_tessellate) = of(Layout::everything(Workspace::Superposition));
     Ok(json!({"ui_ms": ui, "tessellate_ms": tessellate, "all_views_ui_ms": all_ui,
         "all_views_tessellate_ms": all_tessellate}))
+}
+
+/// Median milliseconds of a frame of the feature heatmap while it scrolls, over a dictionary of a hundred thousand
+/// features of which about half are active at each token; and seconds from opening the file to the finished heatmap.
+pub fn features_frame(model: &Arc<Model>, dictionary: &Dictionary, repeat: usize) -> Result<Value> {
+    if model.tokenizer.is_none() {
+        return Ok(Value::Null);
+    }
+    let folder = tempfile::tempdir().map_err(|e| Error::failed(format!("there is no room for a dictionary: {e}")))?;
+    let path = folder.path().join("dictionary");
+    crate::features::formats::saelens::save(dictionary, &path, &Value::Null)?;
+    let ctx = egui::Context::default();
+    let document = Document { model: model.spec.clone(), prompt: text(model, 128)?, ..Document::default() };
+    let mut app = App::new(&ctx, document, Vec::new());
+    app.layout = Layout::single(ViewKind::FeatureHeat);
+    app.settle(&ctx, Duration::from_secs(300))?;
+    let started = Instant::now();
+    app.state.apply(Action::Feature(FeatureAction::Open(path.display().to_string())), 0.0);
+    // What a view shows is asked for when it is drawn.
+    measure(&mut app, &ctx, 1, |_| Vec::new());
+    app.settle(&ctx, Duration::from_secs(300))?;
+    measure(&mut app, &ctx, 1, |_| Vec::new());
+    app.settle(&ctx, Duration::from_secs(300))?;
+    let opened = started.elapsed().as_secs_f64();
+    let Some((rows, cols)) = app.state.features.heat.value.as_ref().map(|h| (h.data.rows, h.data.cols)) else {
+        return Ok(Value::Null);
+    };
+    let scrolling = |i: usize| {
+        let wheel = egui::Event::MouseWheel {
+            unit: egui::MouseWheelUnit::Point,
+            delta: egui::vec2(0.0, if (i / 50).is_multiple_of(2) { -900.0 } else { 900.0 }),
+            phase: egui::TouchPhase::Move,
+            source: egui::MouseWheelSource::Wheel,
+            modifiers: egui::Modifiers::NONE,
+        };
+        vec![egui::Event::PointerMoved(egui::pos2(900.0 + (i % 40) as f32, 700.0)), wheel]
+    };
+    let (first, _) = measure(&mut app, &ctx, 1, scrolling);
+    let (ui, tessellate) = measure(&mut app, &ctx, 20 * repeat.max(1), scrolling);
+    Ok(json!({"rows": rows, "tokens": cols, "features": dictionary.d_sae, "open_seconds": opened, "first_ms": first,
+        "ui_ms": ui, "tessellate_ms": tessellate}))
 }
 
 /// Medians of (layout and shapes, tessellation) in milliseconds.

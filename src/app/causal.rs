@@ -10,7 +10,7 @@ use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::{Ablation, ablation, patching};
 use crate::analysis::sweep::{By, Found, Question};
-use crate::engine::edit::Edit;
+use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{SiteKind, Which};
 use crate::error::Result;
 use crate::jobs::{Kind, Request, Run, Subject};
@@ -362,8 +362,47 @@ impl State {
         }
     }
 
-    /// Adds an edit, or takes it away if it is there; the views then show the edited run.
+    /// Adds edits; one that adds the same direction at the same place with another strength gives way. The views then
+    /// show the edited run.
+    pub fn put_edits(&mut self, base: Which, edits: Vec<Edit>) {
+        let same = |a: &Edit, b: &Edit| match (&a.action, &b.action) {
+            (Do::Add { direction: x, .. }, Do::Add { direction: y, .. }) => {
+                x == y && Edit { enabled: true, action: b.action.clone(), ..a.clone() } == *b
+            }
+            _ => false,
+        };
+        let stack = &mut self.document.stack;
+        let mut new = Vec::new();
+        for edit in edits {
+            match stack.edits.iter_mut().find(|e| same(e, &edit)) {
+                Some(e) => *e = edit,
+                None => new.push(edit),
+            }
+        }
+        self.add_edits(base, new);
+    }
+
+    /// Adds edits, or takes them away if all are there; the views then show the edited run.
     pub fn toggle_edits(&mut self, base: Which, edits: Vec<Edit>) {
+        let stack = &mut self.document.stack;
+        let same = |a: &Edit, b: &Edit| Edit { enabled: true, ..a.clone() } == *b;
+        let there = edits.iter().all(|edit| stack.edits.iter().any(|e| e.enabled && same(e, edit)));
+        let mut new = Vec::new();
+        if there {
+            stack.edits.retain(|e| !edits.iter().any(|edit| same(e, edit)));
+        } else {
+            for edit in edits {
+                match stack.edits.iter_mut().find(|e| same(e, &edit)) {
+                    Some(e) => e.enabled = true,
+                    None => new.push(edit),
+                }
+            }
+        }
+        self.add_edits(base, new);
+    }
+
+    /// The stack with some more, for a run.
+    fn add_edits(&mut self, base: Which, new: Vec<Edit>) {
         let stack = &mut self.document.stack;
         if stack.base != base && stack.is_active() {
             let text = format!(
@@ -374,17 +413,7 @@ impl State {
             self.notices.push(Level::Info, text);
         }
         stack.base = base;
-        let same = |a: &Edit, b: &Edit| Edit { enabled: true, ..a.clone() } == *b;
-        if edits.iter().all(|edit| stack.edits.iter().any(|e| e.enabled && same(e, edit))) {
-            stack.edits.retain(|e| !edits.iter().any(|edit| same(e, edit)));
-        } else {
-            for edit in edits {
-                match stack.edits.iter_mut().find(|e| same(e, &edit)) {
-                    Some(e) => e.enabled = true,
-                    None => stack.edits.push(edit),
-                }
-            }
-        }
+        stack.edits.extend(new);
         if stack.is_active() && self.show != Show::Difference {
             self.show = Show::Edited;
         }

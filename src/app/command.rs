@@ -201,6 +201,8 @@ pub enum Action {
     ToggleEdit(Which, Edit),
     /// The same for edits that belong together: in if any is missing or off, else out.
     ToggleEditsTogether(Which, Vec<Edit>),
+    /// Adds edits, or gives those of the same direction and place their strength.
+    PutEdits(Which, Vec<Edit>),
     /// What the patching view asks.
     Patch(PatchSettings),
     /// Runs a sweep that was held back for its length, or one restricted to some cells.

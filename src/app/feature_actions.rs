@@ -1,15 +1,17 @@
 //! What the feature views ask for, and how it is begun: scans, directions, doses, trainings, edits.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::features::{Chosen, FeatureAction, FeaturesState, Scanned, TrainAsk};
+use serde_json::json;
+
+use super::features::{Chosen, Examples, FeatureAction, FeaturesState, Scanned, Search, TrainAsk};
 use super::kept_scans;
 use super::notify::{Level, Notices};
 use crate::engine::edit::{Action as Do, Direction, FeatureChange};
 use crate::engine::{Edit, Site, SiteKind};
 use crate::error::{Error, Result};
-use crate::features::concept::{ConceptSet, Pool};
+use crate::features::concept::ConceptSet;
 use crate::features::dashboard::neuron_direction;
 use crate::features::direction::{Concept, find};
 use crate::features::feature_edit::{changed, steered};
@@ -20,8 +22,9 @@ use crate::features::rows::Rows;
 use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
 use crate::features::train::activations::Harvest;
-use crate::features::train::{Origin, Trainer};
+use crate::features::train::{Origin, STATE, Trainer};
 use crate::features::{Dictionary, Place, index_file};
+use crate::files::write_atomic;
 use crate::jobs::Run;
 use crate::model::Model;
 
@@ -85,8 +88,7 @@ impl FeaturesState {
             Chosen::Neuron(layer, n) => Edit::new(Site::new(SiteKind::MlpPost, layer), Do::Zero).coordinate(n),
             Chosen::Concept(i) => {
                 let w = self.watched.get(i).ok_or_else(|| Error::request("the direction is gone"))?;
-                let direction = w.concept.edit_direction(w.layer)?;
-                Edit::new(w.concept.site(w.layer)?, Do::Project { direction })
+                w.concept.ablate(w.layer)?
             }
         };
         Ok(vec![one])
@@ -114,6 +116,15 @@ impl FeaturesState {
                     crate::features::shared(&spec, p).map(|d| (*d).clone())
                 });
             }
+            FeatureAction::Site(site) => {
+                let mut d = (*self.opened()?.0).as_ref().clone();
+                let place = Place::parse(&site)?;
+                d.input.get_or_insert(place);
+                d.output.get_or_insert(place);
+                d.check(&model()?.config)?;
+                crate::features::store::insert(&d.path.display().to_string(), &d)?;
+                self.dictionary.start(&self.wake, move |_, _| Ok(d));
+            }
             FeatureAction::Order(order) => self.order = order,
             FeatureAction::Choose(chosen) => {
                 self.chosen = Some(chosen);
@@ -125,17 +136,20 @@ impl FeaturesState {
                 self.watch_version += 1;
             }
             FeatureAction::Keep(f) => {
-                match self.kept.iter().position(|k| *k == f) {
+                match self.kept.iter().position(|k| k.0 == f) {
                     Some(i) => drop(self.kept.remove(i)),
-                    None => self.kept.push(f),
+                    None => self.kept.push((f, 0.0)),
                 }
                 self.watch_version += 1;
             }
             FeatureAction::Scan(what, text, tokens) => self.scan(what, text, tokens, model()?)?,
             FeatureAction::OpenIndex(path) => {
                 let model = model()?;
-                let dictionary = self.dictionary.value.clone();
-                self.index.start(&self.wake, move |_, _| {
+                // An index of neurons belongs to another view.
+                let neurons = index_file::about(Path::new(&path))?.is_of_neurons();
+                let slot = if neurons { &mut self.neurons } else { &mut self.index };
+                let dictionary = self.dictionary.value.clone().filter(|_| !neurons);
+                slot.start(&self.wake, move |_, _| {
                     let index = index_file::open(Path::new(&path))?;
                     if index.about.model != model.config.name {
                         return Err(Error::request(format!(
@@ -143,27 +157,23 @@ impl FeaturesState {
                             index.about.model, model.config.name
                         )));
                     }
-                    let site = dictionary.as_ref().and_then(|d| d.input).map(|p| p.to_string());
-                    if site.is_some_and(|s| s != index.about.site) {
-                        return Err(Error::request(format!(
-                            "the index is of {}, where this dictionary does not read; open the one that was scanned",
-                            index.about.site
-                        )));
+                    let Some(d) = dictionary else { return Ok(index) };
+                    let (name, count) = (d.name.clone(), d.d_sae);
+                    if Subject::Features(d).hash()? == index.about.subject_hash {
+                        return Ok(index);
                     }
-                    match dictionary {
-                        Some(d) if d.d_sae != index.entries.len() => Err(Error::request(format!(
-                            "the index has {} features, but {} has {}; open the dictionary that was scanned",
-                            index.entries.len(),
-                            d.name,
-                            d.d_sae
-                        ))),
-                        _ => Ok(index),
-                    }
+                    Err(Error::request(format!(
+                        "the index is of {}, {} features at {}; {name} is another dictionary of {count}; open the one that was scanned",
+                        index.about.subject,
+                        index.entries.len(),
+                        index.about.site
+                    )))
                 });
             }
             FeatureAction::StopScan => {
                 self.index.stop();
                 self.neurons.stop();
+                self.read_out.stop();
             }
             FeatureAction::Label(..) if !self.labels_known => {
                 return Err(Error::request(
@@ -185,14 +195,27 @@ impl FeaturesState {
                     });
                 }
             }
-            FeatureAction::Find(set, method, kind) => {
+            FeatureAction::Find(search) => {
                 let model = model()?;
                 self.finding.start(&self.wake, move |progress, _| {
-                    find(&model, &ConceptSet::open(&set)?, kind, Pool::Mean, method, progress)
+                    let Search { examples, method, kind, pool } = *search;
+                    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+                    let set = match examples {
+                        Examples::Set(spec) => ConceptSet::open(&spec)?,
+                        Examples::Typed { name, with, without } => {
+                            ConceptSet::from_lists(&name, &lines(&with), &lines(&without))?
+                        }
+                    };
+                    find(&model, &set, kind, pool, method, progress)
                 });
             }
             FeatureAction::OpenConcept(path) => {
-                self.finding.start(&self.wake, move |_, _| Concept::open(Path::new(&path)));
+                let model = model()?;
+                self.finding.start(&self.wake, move |_, _| {
+                    let concept = Concept::open(Path::new(&path))?;
+                    concept.check(&model)?;
+                    Ok(concept)
+                });
             }
             FeatureAction::SaveConcept(i, path) => {
                 if let Some(w) = self.watched.get(i) {
@@ -224,9 +247,13 @@ impl FeaturesState {
                 if let Some(w) = self.watched.get_mut(i) {
                     w.threshold = v;
                 }
-                self.watch_version += 1;
             }
-            FeatureAction::Dose(towards, away) => self.dose(&towards, &away, &model()?, run)?,
+            FeatureAction::KeptThreshold(f, v) => {
+                if let Some(k) = self.kept.iter_mut().find(|k| k.0 == f) {
+                    k.1 = v;
+                }
+            }
+            FeatureAction::Dose(towards, away, text) => self.dose(&towards, &away, text, &model()?, run)?,
             FeatureAction::Map => {
                 let d = self.dictionary.value.clone().ok_or_else(|| Error::request("no dictionary is open"))?;
                 let living = self.index.value.as_ref().map(|i| {
@@ -247,9 +274,25 @@ impl FeaturesState {
                 Subject::Features(d)
             }
             Scanned::Neurons(layer) => Subject::Neurons(layer),
+            Scanned::Direction(i) => {
+                let w = self.watched.get(i).ok_or_else(|| Error::request("the direction is gone"))?;
+                let (concept, layer) = (w.concept.clone(), w.layer);
+                let same = |(c, l): &(Arc<Concept>, usize)| Arc::ptr_eq(c, &concept) && *l == layer;
+                if !self.read_out_of.as_ref().is_some_and(same) {
+                    self.read_out.reset();
+                    self.read_out_of = Some((concept.clone(), layer));
+                }
+                Subject::Direction(concept, layer)
+            }
         };
         subject.place()?.check(&model.config)?;
-        let slot = if what == Scanned::Features { &mut self.index } else { &mut self.neurons };
+        // Neurons and directions are correlated with the features of the open dictionary.
+        let companion = self.dictionary.value.clone().filter(|d| d.check(&model.config).is_ok());
+        let slot = match what {
+            Scanned::Features => &mut self.index,
+            Scanned::Neurons(_) => &mut self.neurons,
+            Scanned::Direction(_) => &mut self.read_out,
+        };
         let keep = self.keeps.then(|| self.place.clone());
         slot.start(&self.wake, move |progress, parts| {
             let texts = vec![text];
@@ -257,6 +300,7 @@ impl FeaturesState {
             let plan = Plan {
                 model: &model,
                 subjects: vec![subject],
+                companion,
                 rows: &rows,
                 texts,
                 context: CONTEXT,
@@ -272,7 +316,14 @@ impl FeaturesState {
         Ok(())
     }
 
-    fn dose(&mut self, towards: &[String], away: &[String], model: &Arc<Model>, run: Option<&Arc<Run>>) -> Result<()> {
+    fn dose(
+        &mut self,
+        towards: &[String],
+        away: &[String],
+        text: String,
+        model: &Arc<Model>,
+        run: Option<&Arc<Run>>,
+    ) -> Result<()> {
         let chosen = self.chosen.ok_or_else(|| Error::request("nothing is chosen; choose a feature or direction"))?;
         let run = run.ok_or_else(|| Error::request("there is no run yet; type a prompt"))?;
         let watched = Watched::parse(model, towards, away)?;
@@ -296,7 +347,7 @@ impl FeaturesState {
         let (model, ids) = (model.clone(), run.trace.ids.clone());
         self.doses.start(&self.wake, move |progress, parts| {
             let alphas = strengths(most, 6);
-            let rows = Rows::cut(&model, &["prose".to_owned()], 64, Some(192), progress)?;
+            let rows = Rows::cut(&model, &[text], 64, Some(192), progress)?;
             dose_response(&model, &ids, &edits, &alphas, &watched, &rows, progress, |d| parts.send(d))
         });
         Ok(())
@@ -304,42 +355,78 @@ impl FeaturesState {
 
     fn start_training(&mut self, ask: TrainAsk, model: Arc<Model>) -> Result<()> {
         ask.settings.check()?;
-        let place = Place::parse(&ask.site)?;
-        place.check(&model.config)?;
-        let name = format!("{}-{place}-{}", model.config.name, ask.settings.method.name());
-        let name: String =
-            name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
-        // A folder of its own: labels and edits of an earlier dictionary go on meaning that one.
-        let number = (1..).find(|n| !self.place.join(format!("{name}-{n}")).exists()).unwrap_or(0);
-        let folder = self.place.join(format!("{name}-{number}"));
+        let mut places = vec![Place::parse(&ask.site)?];
+        if let Some(target) = &ask.target {
+            places.push(Place::parse(target)?);
+        }
+        places.iter().try_for_each(|p| p.check(&model.config))?;
         self.train = ask.clone();
+        let shelf = self.place.clone();
         self.training.start(&self.wake, move |progress, parts| {
+            let folder = training_folder(&shelf, &ask, &model)?;
             let rows = Rows::cut(&model, std::slice::from_ref(&ask.text), CONTEXT, Some(ask.tokens), progress)?;
             let every = rows.len().clamp(2, 20);
             let (trained, held) = rows.held_out(every);
             let harvest = Harvest {
                 model: &model,
                 rows: &trained,
-                places: &[place],
+                places: &places,
                 skip_first: true,
                 keep: None,
                 memory: 2 << 30,
             };
-            let table = harvest.run(progress)?.remove(0);
-            let origin =
-                Origin { model_name: Some(model.config.name.clone()), input: Some(place), output: Some(place) };
-            let mut trainer = Trainer::new(ask.settings.clone(), origin, table, None)?;
+            let mut tables = harvest.run(progress)?;
+            let target = if tables.len() > 1 { tables.pop() } else { None };
+            let input = tables.pop().ok_or_else(|| Error::failed("nothing was harvested"))?;
+            let origin = Origin {
+                model_name: Some(model.config.name.clone()),
+                input: places.first().copied(),
+                output: places.last().copied(),
+            };
+            let mut trainer = Trainer::new(ask.settings.clone(), origin, input, target)?;
+            if trainer.resume(&folder)? {
+                trainer.curve.iter().for_each(|p| parts.send(*p));
+            }
             let few = held.first(8);
             let mut judge = |t: &Trainer| {
                 let d = t.dictionary("live")?;
                 (!few.is_empty()).then(|| ce_score(&model, &d, &few, progress)).transpose()
             };
-            trainer.run(None, progress, &mut judge, &mut |p| parts.send(p))?;
+            trainer.run(Some(&folder), progress, &mut judge, &mut |p| parts.send(p))?;
             let d = trainer.dictionary("trained")?;
-            let about = serde_json::json!({"circuitscope": {"settings": ask.settings, "text": ask.text, "curve": trainer.curve}});
+            let about = json!({"circuitscope": {"settings": ask.settings, "text": ask.text, "curve": trainer.curve}});
             saelens::save(&d, &folder, &about)?;
+            let state = folder.join(STATE);
+            if state.is_file() {
+                std::fs::remove_file(&state).map_err(|e| Error::write(&state, e))?;
+            }
             Ok(folder)
         });
         Ok(())
     }
+}
+
+/// What a training's folder says was asked for.
+const ASKED: &str = "asked.json";
+
+/// Where a training lies: in the folder of a stopped one that was asked for in the same words, which then goes on; else in
+/// a new one, so that labels and edits of an earlier dictionary go on meaning that one.
+fn training_folder(shelf: &Path, ask: &TrainAsk, model: &Model) -> Result<PathBuf> {
+    let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
+    let name = format!("{}-{}{target}-{}", model.config.name, ask.site, ask.settings.method.name());
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    let asked = serde_json::to_vec(ask).map_err(|e| Error::failed(e.to_string()))?;
+    for n in 1.. {
+        let folder = shelf.join(format!("{name}-{n}"));
+        let unfinished = folder.join(STATE).is_file() && !folder.join(saelens::CONFIG).is_file();
+        if unfinished && std::fs::read(folder.join(ASKED)).is_ok_and(|a| a == asked) {
+            return Ok(folder);
+        }
+        if !folder.exists() {
+            std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+            write_atomic(&folder.join(ASKED), &asked)?;
+            return Ok(folder);
+        }
+    }
+    Err(Error::failed("there is no name left for a training"))
 }

@@ -58,6 +58,10 @@ pub(super) fn follow_on(
     Ok(Arc::new(Trace::run_edited(model, ids, Arc::new(ops), progress)?))
 }
 
+/// For each group of a neuron's examples, the features that are most active in it and not in the others, and how much
+/// more.
+pub type Split = Vec<Vec<(u32, f32)>>;
+
 /// Features kept of each group.
 const SPLIT: usize = 4;
 
@@ -69,7 +73,7 @@ pub(super) fn split(
     examples: &[Example],
     groups: &Groups,
     progress: &Progress,
-) -> Result<Vec<Vec<(u32, f32)>>> {
+) -> Result<Split> {
     let (input, _) = dictionary.check(&model.config)?;
     let mut means: Vec<HashMap<u32, f32>> = vec![HashMap::new(); groups.count];
     for (e, g) in examples.iter().zip(&groups.of) {

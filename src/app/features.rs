@@ -6,14 +6,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use eframe::egui;
+use serde::{Deserialize, Serialize};
 
-use super::feature_work::{follow_on, rank, split};
+use super::feature_heat::{Heat, heat};
+use super::feature_work::{Split, follow_on, rank, split};
 use super::kept_scans;
 use super::notify::{Level, Notices};
 pub use super::pending::Pending;
 use super::pending::Wake;
 use crate::engine::{EditStack, SiteKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::features::concept::Pool;
 use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours};
 use crate::features::direction::{Concept, Method};
 use crate::features::feature_map::FeatureMap;
@@ -23,10 +26,12 @@ use crate::features::reading::{Order, Reading, read};
 use crate::features::scan::Subject;
 use crate::features::steering::Dose;
 use crate::features::train::{Point, Settings};
-use crate::features::{Dictionary, Place, index_file};
+use crate::features::{Dictionary, Place, Sparse, index_file};
 use crate::jobs::Run;
 use crate::model::Model;
 
+/// Neurons of a ranking whose groups are split by features.
+const SPLIT_NEURONS: usize = 30;
 /// Similarity below which examples count as unrelated.
 pub const UNRELATED: f32 = 0.12;
 
@@ -76,7 +81,6 @@ pub struct Monitored {
     pub values: Vec<Vec<f32>>,
     /// The same after the first layer, for directions: little more than what the word itself says.
     pub word: Vec<Option<Vec<f32>>>,
-    pub thresholds: Vec<f32>,
 }
 
 /// What the monitor reads.
@@ -103,12 +107,34 @@ pub enum Scanned {
     Features,
     /// Neurons of this layer.
     Neurons(usize),
+    /// A direction, by its place in the list, at the layer that is chosen for it.
+    Direction(usize),
+}
+
+/// Texts with and without a concept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Examples {
+    /// A shipped set or a file.
+    Set(String),
+    /// As they were typed, one a line.
+    Typed { name: String, with: String, without: String },
+}
+
+/// How a direction is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Search {
+    pub examples: Examples,
+    pub method: Method,
+    pub kind: SiteKind,
+    pub pool: Pool,
 }
 
 /// What is trained in the window.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainAsk {
     pub site: String,
+    /// What a transcoder learns to write.
+    pub target: Option<String>,
     pub text: String,
     pub tokens: usize,
     pub settings: Settings,
@@ -117,6 +143,8 @@ pub struct TrainAsk {
 #[derive(Clone, Debug)]
 pub enum FeatureAction {
     Open(String),
+    /// The site that the dictionary reads and writes, where its file does not say.
+    Site(String),
     Order(Order),
     Choose(Chosen),
     /// Reads what was generated as well, without edits or with them, or the prompt alone.
@@ -127,13 +155,16 @@ pub enum FeatureAction {
     OpenIndex(String),
     StopScan,
     Label(u32, Label),
-    Find(String, Method, SiteKind),
+    Find(Box<Search>),
     OpenConcept(String),
     SaveConcept(usize, String),
     Forget(usize),
     Layer(usize, usize),
     Threshold(usize, f32),
-    Dose(Vec<String>, Vec<String>),
+    /// The value above which a kept feature marks a token.
+    KeptThreshold(u32, f32),
+    /// Tokens to go towards and away from, and the text on which the cost is measured.
+    Dose(Vec<String>, Vec<String>, String),
     Map,
     Train(Box<TrainAsk>),
     StopTraining,
@@ -144,20 +175,33 @@ pub struct FeaturesState {
     pub dictionary: Pending<Dictionary>,
     pub reading: Pending<Reading>,
     pub order: Order,
+    /// What each active feature adds to the answer, once that is asked for.
+    pub attribution: Pending<Sparse>,
+    pub heat: Pending<Heat>,
+    heat_key: Option<(u64, Order, u64)>,
+    attribution_key: Option<u64>,
     pub chosen: Option<Chosen>,
     pub page: Pending<Page>,
     /// Examples of the dictionary's features (while a first scan runs, those of the text so far), and of a layer's
     /// neurons.
     pub index: Pending<Index, Index>,
     pub neurons: Pending<Index, Index>,
+    /// The same of a direction, and which.
+    pub read_out: Pending<Index, Index>,
+    pub(super) read_out_of: Option<(Arc<Concept>, usize)>,
+    /// Features that the index found active, and the index's stamp.
+    living: (u64, usize),
     pub labels: Labels,
     /// Labels as they lie beside the dictionary.
     pub(super) written: Pending<Labels>,
     /// Neurons of the scanned layer, those whose examples fall apart most first.
     pub ranking: Pending<Ranking>,
+    /// Of the first neurons of the ranking, the features that tell each group apart.
+    pub splits: Pending<(), (usize, Split)>,
     pub finding: Pending<Concept>,
     pub watched: Vec<Watch>,
-    pub kept: Vec<u32>,
+    /// Features in the monitor, and the activation above which each marks a token.
+    pub kept: Vec<(u32, f32)>,
     pub monitored: Pending<Monitored>,
     pub follow: Follow,
     pub(super) continued: Continued,
@@ -199,13 +243,21 @@ impl FeaturesState {
             dictionary: Pending::default(),
             reading: Pending::default(),
             order: Order::default(),
+            attribution: Pending::default(),
+            heat: Pending::default(),
+            heat_key: None,
+            attribution_key: None,
             chosen: None,
             page: Pending::default(),
             index: Pending::default(),
             neurons: Pending::default(),
+            read_out: Pending::default(),
+            read_out_of: None,
+            living: (u64::MAX, 0),
             labels: Labels::default(),
             written: Pending::default(),
             ranking: Pending::default(),
+            splits: Pending::default(),
             finding: Pending::default(),
             watched: Vec::new(),
             kept: Vec::new(),
@@ -218,6 +270,7 @@ impl FeaturesState {
             training: Pending::default(),
             train: TrainAsk {
                 site: String::new(),
+                target: None,
                 text: "mixed".to_owned(),
                 tokens: 100_000,
                 settings: Settings { features: 1024, steps: 1000, ..Settings::default() },
@@ -245,6 +298,10 @@ impl FeaturesState {
         let busy = [
             self.dictionary.is_running(),
             self.reading.is_running(),
+            self.heat.is_running(),
+            self.attribution.is_running(),
+            self.read_out.is_running(),
+            self.splits.is_running(),
             self.page.is_running(),
             self.index.is_running(),
             self.neurons.is_running(),
@@ -267,6 +324,8 @@ impl FeaturesState {
         of("training a dictionary", self.training.progress())
             .or(of("scanning text", self.index.progress()))
             .or(of("scanning text for neurons", self.neurons.progress()))
+            .or(of("scanning text for a direction", self.read_out.progress()))
+            .or(of("attributing the answer to features", self.attribution.progress()))
             .or(of("finding directions", self.finding.progress()))
             .or(of("dose and response", self.doses.progress()))
             .or(of("laying out the map", self.map.progress()))
@@ -278,6 +337,9 @@ impl FeaturesState {
         self.training.stop();
         self.index.stop();
         self.neurons.stop();
+        self.read_out.stop();
+        self.splits.stop();
+        self.attribution.stop();
         self.finding.stop();
         self.doses.stop();
         self.map.stop();
@@ -292,6 +354,15 @@ impl FeaturesState {
         self.page.reset();
         self.doses.reset();
         self.reading.reset();
+        self.splits.reset();
+        self.forget_reading();
+    }
+
+    /// What was made from a reading.
+    fn forget_reading(&mut self) {
+        self.attribution.reset();
+        self.heat.reset();
+        (self.heat_key, self.attribution_key) = (None, None);
     }
 
     /// What another model makes meaningless: everything but the dictionary itself, which may fit that one too.
@@ -299,6 +370,7 @@ impl FeaturesState {
         self.forget_dictionary();
         self.neurons.reset();
         self.ranking.reset();
+        self.read_out.reset();
         self.monitored.reset();
         self.finding.stop();
         self.training.stop();
@@ -306,10 +378,6 @@ impl FeaturesState {
         self.chosen = None;
         (self.read_key, self.monitor_key) = (None, None);
         self.watch_version += 1;
-    }
-
-    fn is_concept_of(&self, model: &Model) -> bool {
-        self.watched.iter().all(|w| w.concept.model == model.config.name)
     }
 
     /// Takes in what arrived and asks for what follows from the run; true if anything changed.
@@ -346,7 +414,11 @@ impl FeaturesState {
             changed |= c;
             done
         };
-        note(self.reading.update());
+        if note(self.reading.update()) {
+            self.forget_attribution();
+        }
+        note(self.attribution.update());
+        note(self.heat.update());
         note(self.page.update());
         let neurons = note(self.neurons.update());
         let more_neurons = self.neurons.show_newest_part();
@@ -355,13 +427,34 @@ impl FeaturesState {
         {
             // What was ranked before is shown until then.
             self.ranking.start(&self.wake, move |p, _| rank(&index, p));
+            self.splits.reset();
         }
         if more_neurons && matches!(self.chosen, Some(Chosen::Neuron(..))) && !self.page.is_running() {
             self.page.reset();
         }
-        note(self.ranking.update());
+        if note(self.ranking.update())
+            && let (Some(r), Some(d), Some(m)) =
+                (self.ranking.value.clone(), self.dictionary.value.clone(), model.cloned())
+            && r.index.about.is_complete()
+            && d.check(&m.config).is_ok()
+        {
+            self.splits.start(&self.wake, move |p, parts| {
+                r.neurons.iter().take(SPLIT_NEURONS).try_for_each(|(n, groups)| {
+                    let Some(entry) = r.index.entries.get(*n) else { return Ok(()) };
+                    parts.send((*n, split(&m, &d, &entry.top, groups, p)?));
+                    Ok(())
+                })
+            });
+        }
+        note(self.splits.update());
+        let read_out = note(self.read_out.update());
+        self.read_out.show_newest_part();
         let scanned = note(self.index.update());
         self.index.show_newest_part();
+        if self.living.0 != self.index.stamp {
+            let count = self.index.value.as_ref().map_or(0, |i| i.entries.iter().filter(|e| e.active > 0).count());
+            self.living = (self.index.stamp, count);
+        }
         if note(self.found.update())
             && let Some(index) = self.found.value.take().and_then(Arc::into_inner).flatten()
             && self.index.value.is_none()
@@ -370,7 +463,7 @@ impl FeaturesState {
             self.index.set(index);
             self.page.reset();
         }
-        if scanned || neurons {
+        if scanned || neurons || read_out {
             self.page.reset();
             notices.push(Level::Info, "The text is scanned.");
         }
@@ -397,6 +490,7 @@ impl FeaturesState {
             self.dictionary.error.take_if(|_| self.dictionary.value.is_some()),
             self.written.error.take(),
             self.found.error.take(),
+            self.splits.error.take(),
             self.saving.error.take(),
             self.finding.error.take(),
             self.training.error.take(),
@@ -415,6 +509,7 @@ impl FeaturesState {
             if run.is_none() {
                 (self.read_key, self.monitor_key) = (None, None);
                 self.reading.reset();
+                self.forget_reading();
                 self.monitored.reset();
             }
             self.seek(model);
@@ -451,16 +546,18 @@ impl FeaturesState {
             let same = |(r, k): &(Arc<Run>, Arc<Dictionary>)| Arc::ptr_eq(r, run) && Arc::ptr_eq(k, &d);
             if !self.read_key.as_ref().is_some_and(same) {
                 self.read_key = Some((run.clone(), d.clone()));
-                let (trace, answer, wrong) = (run.trace.clone(), run.answer, run.wrong);
-                self.reading.start(&self.wake, move |p, _| read(d, trace, answer, wrong, p));
+                let trace = run.trace.clone();
+                self.reading.start(&self.wake, move |p, _| read(d, trace, p));
             }
+            self.draw(run);
         }
-        if let Some(run) = run
-            && self.is_concept_of(model)
-        {
+        if let Some(run) = run {
             let wanted = !self.watched.is_empty() || !self.kept.is_empty();
-            let same = |(r, v): &(Arc<Run>, u64)| Arc::ptr_eq(r, run) && *v == self.watch_version;
-            if wanted && !self.monitor_key.as_ref().is_some_and(same) {
+            let same_run = |(r, _): &(Arc<Run>, u64)| Arc::ptr_eq(r, run);
+            let same = |k: &(Arc<Run>, u64)| same_run(k) && k.1 == self.watch_version;
+            // While text is being generated, one reading ends before the next begins.
+            let waits = self.monitored.is_running() && self.monitor_key.as_ref().is_some_and(same_run);
+            if wanted && !waits && !self.monitor_key.as_ref().is_some_and(same) {
                 self.monitor_key = Some((run.clone(), self.watch_version));
                 self.monitor(model, run);
             }
@@ -474,11 +571,52 @@ impl FeaturesState {
         }
     }
 
+    /// What was attributed belongs to the reading before.
+    fn forget_attribution(&mut self) {
+        self.attribution.reset();
+        self.attribution_key = None;
+    }
+
+    /// Whether the heatmap was made from this reading.
+    pub fn heat_is_of(&self, reading: &Arc<Reading>) -> bool {
+        self.heat_key.is_some_and(|(stamp, ..)| stamp == self.reading.stamp)
+            && self.reading.value.as_ref().is_some_and(|r| Arc::ptr_eq(r, reading))
+    }
+
+    /// Asks for the heatmap, and for the attribution that it is to be ordered by.
+    fn draw(&mut self, run: &Arc<Run>) {
+        let Some(reading) = self.reading.value.clone().filter(|_| !self.reading.is_running()) else { return };
+        let answers = self.order == Order::Answer;
+        if answers && self.attribution_key != Some(self.reading.stamp) {
+            self.attribution_key = Some(self.reading.stamp);
+            // Without an answer of the user's the model's own favourite is explained.
+            let favourite = || run.trace.next.last().and_then(|n| n.first()).map(|t| t.id);
+            let (reading, answer, wrong) = (reading.clone(), run.answer.or_else(favourite), run.wrong);
+            self.attribution.start(&self.wake, move |p, _| {
+                let answer = answer.ok_or_else(|| Error::request("there is no answer yet; type one at the top"))?;
+                reading.attribution(answer, wrong, p)
+            });
+        }
+        let attribution = self.attribution.value.clone().filter(|_| answers);
+        let key = (self.reading.stamp, self.order, attribution.as_ref().map_or(0, |_| self.attribution.stamp));
+        // One picture is finished before the next is begun, so that a held key shows some of them.
+        if self.heat_key == Some(key) || self.heat.is_running() || answers && attribution.is_none() {
+            return;
+        }
+        self.heat_key = Some(key);
+        let order = self.order;
+        self.heat.start(&self.wake, move |p, _| heat(&reading, order, attribution.as_deref(), p));
+    }
+
+    /// Features that were active in the scanned text.
+    pub fn living(&self) -> usize {
+        self.living.1
+    }
+
     fn monitor(&mut self, model: &Arc<Model>, run: &Arc<Run>) {
         let (model, trace) = (model.clone(), run.trace.clone());
-        let watched: Vec<(Arc<Concept>, usize, f32)> =
-            self.watched.iter().map(|w| (w.concept.clone(), w.layer, w.threshold)).collect();
-        let kept = self.kept.clone();
+        let watched: Vec<(Arc<Concept>, usize)> = self.watched.iter().map(|w| (w.concept.clone(), w.layer)).collect();
+        let kept: Vec<u32> = self.kept.iter().map(|k| k.0).collect();
         let dictionary = self.dictionary.value.clone();
         let labels = self.labels.clone();
         let (follow, continued) = (self.follow, self.continued.clone());
@@ -486,9 +624,9 @@ impl FeaturesState {
             let prompt = trace.len();
             let trace = follow_on(&model, trace, follow, &continued, progress)?;
             let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
-            let (mut names, mut values, mut thresholds) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut names, mut values) = (Vec::new(), Vec::new());
             let mut word = Vec::new();
-            for (concept, layer, threshold) in watched {
+            for (concept, layer) in watched {
                 let read = |layer: usize| -> Result<Vec<f32>> {
                     let place = Place::from(concept.site(layer)?);
                     concept.read(layer, &place.rows(&model, &trace.value(place.site)?)?)
@@ -496,7 +634,6 @@ impl FeaturesState {
                 names.push(format!("{} · layer {layer}", concept.name));
                 values.push(read(layer)?);
                 word.push(Some(read(0)?));
-                thresholds.push(threshold);
             }
             if let Some(d) = dictionary.filter(|_| !kept.is_empty()) {
                 let (input, _) = d.check(&model.config)?;
@@ -505,11 +642,10 @@ impl FeaturesState {
                     let label = labels.of(f).map_or(String::new(), |l| format!(" {}", l.label));
                     names.push(format!("feature {f}{label}"));
                     values.push((0..acts.rows()).map(|p| acts.at(p, f)).collect());
-                    thresholds.push(0.0);
                     word.push(None);
                 }
             }
-            Ok(Monitored { texts, prompt, names, values, word, thresholds })
+            Ok(Monitored { texts, prompt, names, values, word })
         });
     }
 
@@ -562,7 +698,7 @@ impl FeaturesState {
                 let index = self.neurons.value.as_ref()?;
                 (index.about.subject == Subject::Neurons(layer).name()).then(|| index.entries.get(n)).flatten()
             }
-            Chosen::Concept(_) => None,
+            Chosen::Concept(i) => self.index_of(Chosen::Concept(i))?.entries.first(),
         }
     }
 
@@ -570,7 +706,13 @@ impl FeaturesState {
         match chosen {
             Chosen::Feature(_) => self.index.value.as_ref(),
             Chosen::Neuron(..) => self.neurons.value.as_ref(),
-            Chosen::Concept(_) => None,
+            Chosen::Concept(i) => {
+                let w = self.watched.get(i)?;
+                let (concept, layer) = self.read_out_of.as_ref()?;
+                (Arc::ptr_eq(concept, &w.concept) && *layer == w.layer)
+                    .then_some(self.read_out.value.as_ref())
+                    .flatten()
+            }
         }
     }
 

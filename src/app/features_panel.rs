@@ -3,12 +3,12 @@
 use eframe::egui::{self, RichText, vec2};
 
 use super::command::Action;
-use super::features::{Chosen, FeatureAction, Scanned};
+use super::features::{Chosen, Examples, FeatureAction, Scanned, Search};
 use super::theme;
 use super::views::Context;
 use super::widgets::choice;
 use crate::engine::SiteKind;
-use crate::features::concept::SHIPPED;
+use crate::features::concept::{Pool, SHIPPED};
 use crate::features::direction::Method;
 use crate::features::store::BUILTINS;
 
@@ -20,9 +20,17 @@ struct Fields {
     tokens: usize,
     index: String,
     set: String,
+    /// Two lists of texts instead of a set.
+    typing: bool,
+    name: String,
+    with: String,
+    without: String,
     method: Method,
     site: SiteKind,
+    pool: Pool,
     concept: String,
+    /// The site of a dictionary that does not say.
+    place: String,
 }
 
 impl Default for Fields {
@@ -33,10 +41,26 @@ impl Default for Fields {
             tokens: 50_000,
             index: String::new(),
             set: "sentiment".to_owned(),
+            typing: false,
+            name: String::new(),
+            with: String::new(),
+            without: String::new(),
             method: Method::DifferenceOfMeans,
             site: SiteKind::ResidPost,
+            pool: Pool::Mean,
             concept: String::new(),
+            place: String::new(),
         }
+    }
+}
+
+/// The choice of examples that are typed.
+const TYPED: &str = "my own";
+
+impl Fields {
+    fn search(&self, examples: Examples) -> FeatureAction {
+        let (method, kind, pool) = (self.method, self.site, self.pool);
+        FeatureAction::Find(Box::new(Search { examples, method, kind, pool }))
     }
 }
 
@@ -92,6 +116,13 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 && let Err(e) = d.check(&model.config)
             {
                 ui.add(egui::Label::new(RichText::new(e.to_string()).color(cx.palette.error)).wrap());
+                if d.input.is_none() || d.output.is_none() {
+                    let hint = "blocks.5.hook_resid_post";
+                    if field(ui, &mut fields.place, "site of the dictionary", hint, "Use") {
+                        let site = fields.place.trim().to_owned();
+                        cx.actions.push(Action::Feature(FeatureAction::Site(site)));
+                    }
+                }
             }
         }
         None if s.dictionary.is_running() => {
@@ -122,7 +153,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     heading(ui, cx, "Examples");
     match &s.index.value {
         Some(i) => {
-            let living = i.entries.iter().filter(|e| e.active > 0).count();
+            let living = s.living();
             let so_far = if i.about.is_complete() { "" } else { " so far" };
             let text = format!(
                 "{living} of {} features active on {} positions of {}{so_far}",
@@ -137,7 +168,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             ui.add(egui::Label::new(weak(cx, text)).wrap());
         }
     }
-    if let Some(e) = s.index.error.as_ref().or(s.neurons.error.as_ref()) {
+    if let Some(e) = s.index.error.as_ref().or(s.neurons.error.as_ref()).or(s.read_out.error.as_ref()) {
         ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
     }
     filled(ui, |ui| {
@@ -147,7 +178,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
             .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to scan"));
     });
-    let running = s.index.is_running() || s.neurons.is_running();
+    let running = s.index.is_running() || s.neurons.is_running() || s.read_out.is_running();
     ui.horizontal_wrapped(|ui| {
         if running {
             if ui.button("Stop").clicked() {
@@ -168,6 +199,15 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 .clicked()
         {
             cx.actions.push(Action::Feature(scan(Scanned::Neurons(layer))));
+        }
+        if let Some(Chosen::Concept(i)) = s.chosen
+            && let Some(w) = s.watched.get(i)
+            && ui
+                .button(format!("Scan for {}", w.concept.name))
+                .on_hover_text("where in the text this direction's read-out is highest, for its page")
+                .clicked()
+        {
+            cx.actions.push(Action::Feature(scan(Scanned::Direction(i))));
         }
     });
     let hint = "index.arrow of features dashboard";
@@ -192,10 +232,10 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 cx.actions.push(Action::Feature(FeatureAction::Layer(i, layer)));
             }
             let chosen = s.chosen == Some(Chosen::Concept(i));
-            let best = w.concept.at(w.layer).map_or(f32::NAN, |l| l.auc);
+            let (auc, accuracy) = w.concept.at(w.layer).map_or((f32::NAN, f32::NAN), |l| (l.auc, l.accuracy));
             let button = egui::Button::selectable(chosen, &w.concept.name).truncate();
             let help = format!(
-                "{}, {} texts held out; AUC {best:.3} at layer {}",
+                "{}, {} texts held out; AUC {auc:.3}, accuracy {accuracy:.3} at layer {}",
                 w.concept.method.name(),
                 w.concept.test,
                 w.layer
@@ -207,16 +247,38 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         });
     }
     ui.horizontal(|ui| {
-        let options: Vec<(&str, &str)> = SHIPPED.iter().map(|(n, _)| (*n, *n)).collect();
+        let mut options: Vec<(&str, &str)> = SHIPPED.iter().map(|(n, _)| (*n, *n)).collect();
+        options.push((TYPED, TYPED));
         let current = SHIPPED.iter().map(|(n, _)| *n).find(|n| *n == fields.set).unwrap_or(SHIPPED[0].0);
-        if let Some(set) = choice(ui, "examples", current, &options) {
-            set.clone_into(&mut fields.set);
+        if let Some(set) = choice(ui, "examples", if fields.typing { TYPED } else { current }, &options) {
+            fields.typing = set == TYPED;
+            if !fields.typing {
+                set.clone_into(&mut fields.set);
+            }
         }
     });
+    if fields.typing {
+        let wide = f32::INFINITY;
+        ui.add(egui::TextEdit::singleline(&mut fields.name).desired_width(wide).hint_text("name of the concept"))
+            .accessible_name("name of the concept");
+        for (text, hint) in [
+            (&mut fields.with, "texts or words with it, one a line, four or more"),
+            (&mut fields.without, "texts or words without it, one a line"),
+        ] {
+            let edit = egui::TextEdit::multiline(text).desired_width(wide).desired_rows(3).hint_text(hint);
+            ui.add(edit).accessible_name(hint);
+        }
+    }
     ui.horizontal(|ui| {
         let options = Method::ALL.map(|m| (m, m.name()));
         if let Some(m) = choice(ui, "by", fields.method, &options) {
             fields.method = m;
+        }
+    });
+    ui.horizontal(|ui| {
+        let options = [(Pool::Mean, "the mean of its tokens"), (Pool::Last, "its last token")];
+        if let Some(p) = choice(ui, "a text is", fields.pool, &options) {
+            fields.pool = p;
         }
     });
     ui.horizontal(|ui| {
@@ -229,17 +291,20 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         }
         let running = s.finding.is_running();
         if ui.add_enabled(!running && cx.state.model.is_some(), egui::Button::new("Find")).clicked() {
-            let action = FeatureAction::Find(fields.set.clone(), fields.method, fields.site);
-            cx.actions.push(Action::Feature(action));
+            let examples = if fields.typing {
+                let name = if fields.name.trim().is_empty() { "concept" } else { fields.name.trim() };
+                let (with, without) = (fields.with.clone(), fields.without.clone());
+                Examples::Typed { name: name.to_owned(), with, without }
+            } else {
+                Examples::Set(fields.set.clone())
+            };
+            cx.actions.push(Action::Feature(fields.search(examples)));
         }
     });
     if field(ui, &mut fields.concept, "path of a set or direction", "set.tsv, or direction.json", "Open") {
         let path = fields.concept.trim().to_owned();
-        let action = if path.ends_with(".json") {
-            FeatureAction::OpenConcept(path)
-        } else {
-            FeatureAction::Find(path, fields.method, fields.site)
-        };
+        let action =
+            if path.ends_with(".json") { FeatureAction::OpenConcept(path) } else { fields.search(Examples::Set(path)) };
         cx.actions.push(Action::Feature(action));
     }
 }

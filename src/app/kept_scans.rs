@@ -29,7 +29,7 @@ pub(super) fn newest(place: &Path, model: &str, subject: &Subject) -> Result<Opt
     let prefix = prefix(model, subject)?;
     let Ok(entries) = std::fs::read_dir(place.join(FOLDER)) else { return Ok(None) };
     let mut found: Vec<(SystemTime, PathBuf)> = entries
-        .filter_map(|e| e.ok())
+        .flatten()
         .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
         .filter(|e| e.path().extension().is_some_and(|e| e == "arrow"))
         .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))

@@ -6,6 +6,7 @@ pub mod causal;
 pub mod circuits;
 pub mod command;
 mod feature_actions;
+mod feature_heat;
 mod feature_work;
 pub mod features;
 pub mod features_panel;

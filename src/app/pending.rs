@@ -35,7 +35,7 @@ impl<T, P> Pending<T, P> {
     }
 }
 
-impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
+impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
     pub(super) fn start(
         &mut self,
         wake: &Wake,
@@ -57,9 +57,7 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
                     self.task = None;
                     match outcome {
                         Ok(v) => {
-                            self.value = Some(Arc::new(v));
-                            self.is_part = false;
-                            self.stamp += 1;
+                            self.put(v, false);
                             done = true;
                         }
                         Err(Error::Cancelled) => {}
@@ -81,17 +79,19 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
         // A result that came behind its parts stays, and one from before until the next is whole: this may be stopped.
         let shown = self.is_running() && (self.value.is_none() || self.is_part);
         if shown {
-            self.value = Some(Arc::new(part.into()));
-            self.is_part = true;
-            self.stamp += 1;
+            self.put(part.into(), true);
         }
         shown
     }
 
     /// A result that was found elsewhere.
     pub(super) fn set(&mut self, value: T) {
-        self.value = Some(Arc::new(value));
-        self.is_part = false;
+        self.put(value, false);
+    }
+
+    fn put(&mut self, value: T, is_part: bool) {
+        retire(self.value.replace(Arc::new(value)));
+        self.is_part = is_part;
         self.stamp += 1;
     }
 
@@ -114,7 +114,15 @@ impl<T: Send + 'static, P: Send + 'static> Pending<T, P> {
 
     /// Nothing there and nothing on its way; stamps go on, so that no cache takes a later value for an earlier one.
     pub(super) fn reset(&mut self) {
+        retire(self.value.take());
         *self = Self { stamp: self.stamp + 1, ..Self::default() };
+    }
+}
+
+/// Gives a value's memory back on another thread: an index of a hundred thousand features is millions of small lists.
+fn retire<T: Send + Sync + 'static>(value: Option<Arc<T>>) {
+    if let Some(value) = value {
+        rayon::spawn(move || drop(value));
     }
 }
 

@@ -261,7 +261,7 @@ impl State {
         changed |= self.scratch.update(&mut self.notices);
         let run = self.run().cloned();
         let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
-        let continued = match self.results.generated.get().filter(|g| g.fresh && g.done) {
+        let continued = match self.results.generated.get().filter(|g| g.fresh) {
             Some(g) => Continued {
                 plain: ids(&g.base),
                 steered: g.edited.as_deref().map(ids).unwrap_or_default(),
@@ -554,6 +554,7 @@ impl State {
                 }
             }
             Action::ToggleEdit(base, edit) => self.toggle_edits(base, vec![edit]),
+            Action::PutEdits(base, edits) => self.put_edits(base, edits),
             Action::ToggleEditsTogether(base, edits) => self.toggle_edits(base, edits),
             Action::Patch(settings) => {
                 self.wants_sweep = true;
@@ -610,7 +611,7 @@ impl State {
                 _ => (0..SHOWN).collect(),
             },
             Directions::Decoder(_) => match &self.features.reading.value {
-                Some(r) => r.leading(Default::default(), SHOWN).into_iter().map(|f| f as usize).collect(),
+                Some(r) => r.leading(Default::default(), None, SHOWN).0.into_iter().map(|f| f as usize).collect(),
                 None => (0..SHOWN).collect(),
             },
             Directions::Embedding | Directions::Unembedding => {

@@ -26,6 +26,9 @@ pub struct TopBar {
     focus_corrupted: bool,
 }
 
+/// Points right of the workspaces from which model, prompt, answers and time stand beside each other at full length.
+const ROOMY: f32 = 1000.0;
+
 pub const PROMPT_ID: &str = "prompt";
 pub const ANSWER_ID: &str = "answer";
 
@@ -48,10 +51,15 @@ impl TopBar {
                 ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
                 return;
             }
-            self.model_menu(ui, cx);
+            // The prompt is what the line is for: where it would be cramped, what else stands here is said in fewer words.
+            let narrow = ui.available_width() < ROOMY;
+            self.model_menu(ui, cx, narrow);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                self.right(ui, cx);
-                self.answers(ui, cx);
+                appearance(ui, cx);
+                if !narrow {
+                    run_time(ui, cx);
+                }
+                self.answers(ui, cx, narrow);
                 let open = self.is_comparing(cx);
                 let text = RichText::new("vs.").color(if open { cx.palette.accent } else { cx.palette.text });
                 if ui.button(text).on_hover_text("compare with a corrupted prompt").clicked() {
@@ -149,7 +157,7 @@ impl TopBar {
         self.seen = Some([&self.prompt, &self.answer, &self.wrong, &self.corrupted].map(Clone::clone));
     }
 
-    fn model_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    fn model_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, narrow: bool) {
         let name = match (&cx.state.opening, &cx.state.model) {
             (Some(_), _) => "opening …".to_owned(),
             (None, Some(m)) => m.config.name.clone(),
@@ -157,6 +165,7 @@ impl TopBar {
         };
         let facts = cx.state.model.as_ref().map(|m| format!("{} × {}", m.config.n_layers, m.config.n_heads));
         let text = match facts {
+            Some(_) if narrow => format!("{}  ▾", token_text::short(&name, 16)),
             Some(f) => format!("{}  {f}  ▾", token_text::short(&name, 30)),
             None => format!("{name}  ▾"),
         };
@@ -215,15 +224,7 @@ impl TopBar {
         });
     }
 
-    /// Right to left.
-    fn right(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        appearance(ui, cx);
-        let time = cx.state.run().map_or_else(|| "– s".to_owned(), |r| format!("{:.3} s", r.trace.seconds));
-        ui.label(RichText::new(time).font(theme::mono()).color(cx.palette.weak))
-            .on_hover_text("time of the last run: forward pass, loss and next tokens");
-    }
-
-    fn answers(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    fn answers(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, narrow: bool) {
         let difference = cx.state.run().and_then(|r| {
             let a = cx.state.results.attribution.get()?;
             (a.pos + 1 == r.trace.len()).then_some(a.logit)
@@ -232,8 +233,9 @@ impl TopBar {
             ui.label(RichText::new(format!("{d:+.2}")).font(theme::mono()).color(cx.palette.accent))
                 .on_hover_text("logit of the answer, minus that of the second token where one is given");
         }
+        let width = if narrow { 48.0 } else { 64.0 };
         let field = |text, hint: &'static str| {
-            egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(64.0)
+            egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(width)
         };
         let wrong = ui
             .add(field(&mut self.wrong, "against"))
@@ -255,6 +257,12 @@ impl TopBar {
             self.remember();
         }
     }
+}
+
+fn run_time(ui: &mut egui::Ui, cx: &Context<'_>) {
+    let time = cx.state.run().map_or_else(|| "– s".to_owned(), |r| format!("{:.3} s", r.trace.seconds));
+    ui.label(RichText::new(time).font(theme::mono()).color(cx.palette.weak))
+        .on_hover_text("time of the last run: forward pass, loss and next tokens");
 }
 
 /// Which workspace is shown.

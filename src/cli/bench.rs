@@ -237,6 +237,17 @@ fn features(args: &Arguments) -> Result<()> {
         number(&scan["middle_layer_over_pass"]),
         number(&scan["last_layer_over_pass"])
     ));
+    let frame = &doc["frame"];
+    if frame.is_object() {
+        text.push_str(&format!(
+            "\na heatmap of {} features on {} tokens: there after {:.1} s; a frame while it scrolls takes {:.2} ms, and {:.2} ms for its triangles",
+            frame["rows"],
+            frame["tokens"],
+            number(&frame["open_seconds"]),
+            number(&frame["ui_ms"]),
+            number(&frame["tessellate_ms"])
+        ));
+    }
     emit(&text)
 }
 

@@ -20,6 +20,8 @@ use crate::jobs::Progress;
 use crate::model::Model;
 
 const FEATURES: usize = 4096;
+#[cfg(feature = "gui")]
+const MANY: usize = 100_000;
 const ROWS: usize = 512;
 /// Active features a position.
 const K: usize = 48;
@@ -29,18 +31,18 @@ const SCANNED: usize = 3_072;
 const SCANS: usize = 3;
 
 /// A dictionary with random weights that keeps `K` features, as a trained one does.
-fn random(d: usize, layer: usize) -> Result<Dictionary> {
+fn random(d: usize, layer: usize, features: usize) -> Result<Dictionary> {
     let place = crate::features::Place::from(crate::engine::Site::new(SiteKind::ResidPost, layer));
     Ok(Dictionary {
         name: "random".to_owned(),
         path: "random".into(),
         format: "SAELens",
         d_in: d,
-        d_sae: FEATURES,
+        d_sae: features,
         d_out: d,
-        w_enc: Tensor::randn(0f32, (d as f32).sqrt().recip(), (d, FEATURES), &Device::Cpu)?,
-        b_enc: vec![0.0; FEATURES],
-        w_dec: Tensor::randn(0f32, (d as f32).sqrt().recip(), (FEATURES, d), &Device::Cpu)?,
+        w_enc: Tensor::randn(0f32, (d as f32).sqrt().recip(), (d, features), &Device::Cpu)?,
+        b_enc: vec![0.0; features],
+        w_dec: Tensor::randn(0f32, (d as f32).sqrt().recip(), (features, d), &Device::Cpu)?,
         later: Default::default(),
         b_dec: vec![0.0; d],
         activation: Activation::TopK { k: K },
@@ -82,12 +84,24 @@ fn training(method: Method, d: usize, repeat: usize) -> Result<Value> {
     }))
 }
 
+/// The window's heatmap of a hundred thousand features, half of them active everywhere: more than any real one has.
+#[cfg(feature = "gui")]
+fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
+    let many = random(model.config.d_model, model.config.n_layers / 2, MANY)?;
+    crate::app::bench::features_frame(model, &Dictionary { activation: Activation::Relu, ..many }, repeat)
+}
+
+#[cfg(not(feature = "gui"))]
+fn frame(_: &Arc<Model>, _: usize) -> Result<Value> {
+    Ok(Value::Null)
+}
+
 /// All timings on a model.
 pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let d = model.config.d_model;
     let progress = Progress::new();
     let layer = model.config.n_layers / 2;
-    let dictionary = Arc::new(random(d, layer)?);
+    let dictionary = Arc::new(random(d, layer, FEATURES)?);
     let x = Tensor::randn(0f32, 1f32, (ROWS, d), &Device::Cpu)?;
     let mut encode = Vec::new();
     for activation in
@@ -125,6 +139,7 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let plan = Plan {
         model,
         subjects: Vec::new(),
+        companion: None,
         rows: &rows,
         texts: vec!["prose".to_owned()],
         context: 128,
@@ -133,9 +148,9 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         window: 5,
     };
     // The last layer's site needs the whole pass, so that nothing is saved by stopping early.
-    let last = Arc::new(random(d, model.config.n_layers - 1)?);
+    let last = Arc::new(random(d, model.config.n_layers - 1, FEATURES)?);
     let scan = |subject: Subject| {
-        let plan = Plan { subjects: vec![subject], texts: plan.texts.clone(), ..plan };
+        let plan = Plan { subjects: vec![subject], texts: plan.texts.clone(), companion: None, ..plan };
         beside(SCANS, pass, || {
             std::hint::black_box(plan.run(None, &progress, &mut |_, _| {})?);
             Ok(())
@@ -144,6 +159,7 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let (_, middle, middle_over) = scan(Subject::Features(dictionary))?;
     let (pass, last, last_over) = scan(Subject::Features(last))?;
     Ok(json!({
+        "frame": frame(model, repeat)?,
         "encode": {"rows": ROWS, "features": FEATURES, "d": d, "by": encode},
         "train": trained,
         "scan": {

@@ -14,8 +14,11 @@ use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 use crate::features::concept::{ConceptSet, Pool};
 use crate::features::direction::{Concept, Method, find};
-use crate::features::harvest::activations;
+use crate::features::harvest::{PASS, activations};
+use crate::features::rows::Rows;
 use crate::features::text::documents;
+use crate::features::words::{Word, words};
+use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -73,6 +76,18 @@ struct Read {
     /// Layer (default: the best on held-out texts)
     #[arg(long)]
     layer: Option<usize>,
+    /// Text files, folders or shipped texts to read word by word, instead of a prompt; repeatable
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["prompt", "ids"])]
+    text: Vec<String>,
+    /// Tokens of a row of text
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    context: usize,
+    /// Tokens of the text that are read at most
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
+    /// Words listed of those that lie furthest along the direction and against it
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: usize,
 }
 
 #[derive(clap::Args, Debug)]
@@ -86,6 +101,9 @@ struct Steer {
     /// Layer (default: the best on held-out texts)
     #[arg(long)]
     layer: Option<usize>,
+    /// Take the direction away instead of adding it
+    #[arg(long, conflicts_with = "alpha")]
+    ablate: bool,
     #[command(flatten)]
     steer: SteerArgs,
 }
@@ -204,19 +222,15 @@ fn execute_find(args: &Find) -> Result<()> {
     emit(&text)
 }
 
-/// The layer that was asked for, or the best.
-fn layer_of(concept: &Concept, asked: Option<usize>) -> Result<usize> {
-    match asked {
-        Some(l) => Ok(concept.at(l)?.layer),
-        None => Ok(concept.best().ok_or_else(|| Error::request("the file holds no direction"))?.layer),
-    }
-}
-
 fn execute_read(args: &Read) -> Result<()> {
     let concept = Concept::open(&args.file)?;
     let model = args.model.open()?;
+    concept.check(&model)?;
+    let layer = concept.layer(args.layer)?;
+    if !args.text.is_empty() {
+        return read_text(args, &concept, layer, &model);
+    }
     let ids = args.prompt.required(&model)?;
-    let layer = layer_of(&concept, args.layer)?;
     let (progress, bar) = progress("reading");
     let started = Instant::now();
     let place = crate::features::Place::from(concept.site(layer)?);
@@ -224,24 +238,18 @@ fn execute_read(args: &Read) -> Result<()> {
     let values = concept.read(layer, &rows)?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
+    let texts: Vec<String> = ids.iter().map(|id| model.token_text(*id)).collect();
+    let by_word: Vec<_> = words(&texts, &values)
+        .into_iter()
+        .map(|w| json!({"word": w.text, "pos": [w.start, w.end], "value": w.value}))
+        .collect();
     if args.model.json {
-        let rest = json!({"concept": concept.name, "layer": layer, "axes": ["pos"], "values": values,
+        let rest = json!({"concept": concept.name, "layer": layer, "axes": ["pos"], "values": values, "words": by_word,
             "unit": "distance of the classes' means, 0 halfway between them"});
         return emit(&document(&model, Some(&ids), seconds, rest).to_string());
     }
-    let rows: Vec<Vec<String>> = ids
-        .iter()
-        .zip(&values)
-        .map(|(id, v)| {
-            let n = (v.abs() * 8.0).round().min(24.0) as usize;
-            let bar = if *v >= 0.0 {
-                format!("{}│{:<24}", " ".repeat(24), "█".repeat(n))
-            } else {
-                format!("{:>24}│", "█".repeat(n))
-            };
-            vec![quoted(&model.token_text(*id)), format!("{v:+.3}"), bar]
-        })
-        .collect();
+    let rows: Vec<Vec<String>> =
+        texts.iter().zip(&values).map(|(text, v)| vec![quoted(text), format!("{v:+.3}"), bar_of(*v)]).collect();
     emit(&format!(
         "{}\n\n{} at layer {layer}: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.3} s",
         table(&["token", "value", ""], &rows),
@@ -249,10 +257,88 @@ fn execute_read(args: &Read) -> Result<()> {
     ))
 }
 
+fn bar_of(v: f32) -> String {
+    let n = (v.abs() * 8.0).round().min(24.0) as usize;
+    if v >= 0.0 {
+        format!("{}│{:<24}", " ".repeat(24), "█".repeat(n))
+    } else {
+        format!("{:>24}│", "█".repeat(n))
+    }
+}
+
+/// A word of a text, with where it stands.
+struct Found {
+    word: Word,
+    row: usize,
+    document: u32,
+    around: String,
+}
+
+/// Reads every word of files or folders: the strongest and weakest are listed, all are in the JSON.
+fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Result<()> {
+    let (progress, bar) = progress("reading");
+    let started = Instant::now();
+    let place = crate::features::Place::from(concept.site(layer)?);
+    let rows = Rows::cut(model, &args.text, args.context, args.tokens, &progress)?;
+    progress.expect(rows.tokens() as u64);
+    let mut found: Vec<Found> = Vec::new();
+    for batch in rows.batches(PASS) {
+        let some = rows.some(&batch)?;
+        let held = activations(model, &some.rows(), &[place], &progress)?.remove(0);
+        let values = concept.read(layer, &held)?;
+        for ((row, ids), values) in batch.iter().zip(some.rows()).zip(values.chunks_exact(some.len)) {
+            let texts: Vec<String> = ids.iter().map(|id| model.token_text(*id)).collect();
+            // The first position is an outlier in many models.
+            for word in words(&texts, values).into_iter().filter(|w| w.start > 0) {
+                let around = texts[word.start.saturating_sub(5)..(word.end + 5).min(texts.len())].concat();
+                found.push(Found { word, row: *row, document: rows.document(*row), around });
+            }
+        }
+        progress.step(some.tokens() as u64)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if args.model.json {
+        let list: Vec<_> = found
+            .iter()
+            .map(|f| {
+                json!({"word": f.word.text, "value": f.word.value, "row": f.row, "pos": [f.word.start, f.word.end],
+                "document": f.document})
+            })
+            .collect();
+        let rest = json!({"concept": concept.name, "layer": layer, "text": args.text, "words": list,
+            "unit": "distance of the classes' means, 0 halfway between them"});
+        return emit(&document(model, None, seconds, rest).to_string());
+    }
+    let mean = found.iter().map(|f| f64::from(f.word.value)).sum::<f64>() / found.len().max(1) as f64;
+    found.sort_by(|a, b| b.word.value.total_cmp(&a.word.value));
+    let line = |f: &Found| {
+        vec![f.word.text.clone(), format!("{:+.3}", f.word.value), bar_of(f.word.value), f.around.replace('\n', "⏎")]
+    };
+    let most = args.top.min(found.len().div_ceil(2));
+    let mut lines: Vec<Vec<String>> = found[..most].iter().map(line).collect();
+    lines.push(vec!["·".to_owned(); 1].into_iter().chain(vec![String::new(); 3]).collect());
+    lines.extend(found[found.len() - most..].iter().map(line));
+    emit(&format!(
+        "{}\n\n{} at layer {layer} on {} words, {mean:+.3} on average: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.1} s",
+        table(&["word", "value", "", "where"], &lines),
+        concept.name,
+        found.len()
+    ))
+}
+
 fn execute_steer(args: &Steer) -> Result<()> {
     let concept = Concept::open(&args.file)?;
     let model = Arc::new(args.model.open()?);
-    let layer = layer_of(&concept, args.layer)?;
+    concept.check(&model)?;
+    let layer = concept.layer(args.layer)?;
+    if args.ablate {
+        let steer = SteerArgs { alpha: vec![0.0, 1.0], ..args.steer.clone() };
+        let what = format!("{} taken away at layer {layer} (α = 1) or not (0)", concept.name);
+        return steering::execute(&model, &args.model, &args.prompt, &steer, &what, &|alpha| {
+            if alpha == 0.0 { Ok(Vec::new()) } else { Ok(vec![concept.ablate(layer)?]) }
+        });
+    }
     let what = format!("{} at layer {layer}", concept.name);
     steering::execute(&model, &args.model, &args.prompt, &args.steer, &what, &|alpha| {
         Ok(vec![concept.steer(layer, alpha)?])
@@ -262,17 +348,21 @@ fn execute_steer(args: &Steer) -> Result<()> {
 fn execute_similar(args: &Similar) -> Result<()> {
     let concept = Concept::open(&args.file)?;
     let (progress, bar) = progress("reading the dictionary");
+    let loading = Instant::now();
     let dictionary = crate::features::open(&args.dictionary, &progress)?;
     drop(bar);
+    let (load_seconds, started) = (loading.elapsed().as_secs_f64(), Instant::now());
     let layer = match (args.layer, dictionary.output) {
         (Some(l), _) => l,
         (None, Some(place)) => place.layer(),
-        (None, None) => layer_of(&concept, None)?,
+        (None, None) => concept.layer(None)?,
     };
     let found = concept.similar(layer, &dictionary, args.top)?;
     if args.json {
         let list: Vec<_> = found.iter().map(|(f, c)| json!({"feature": f, "cosine": c})).collect();
-        return emit(&json!({"concept": concept.name, "layer": layer, "features": list}).to_string());
+        let rest = json!({"concept": concept.name, "model": concept.model, "layer": layer, "features": list,
+            "load_seconds": load_seconds, "seconds": started.elapsed().as_secs_f64()});
+        return emit(&rest.to_string());
     }
     let rows: Vec<Vec<String>> = found.iter().map(|(f, c)| vec![f.to_string(), format!("{c:+.4}")]).collect();
     emit(&format!(

@@ -11,13 +11,14 @@ use crate::analysis::patching::Ablation;
 use crate::app::App;
 use crate::app::causal::{Intervention, PatchSettings};
 use crate::app::command::Action;
-use crate::app::features::{Chosen, FeatureAction, Scanned};
+use crate::app::features::{Chosen, Examples, FeatureAction, Scanned, Search};
 use crate::app::lab::LabAction;
 use crate::app::picture::{Scene, Subject, png};
 use crate::app::selection::Focus;
 use crate::app::views::{self, VIEWS, Workspace};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
+use crate::features::concept::Pool;
 use crate::features::direction::Method;
 use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
@@ -176,7 +177,10 @@ fn features(args: &Arguments, app: &mut App) {
         queue.push_back(FeatureAction::Scan(Scanned::Neurons(layer), "mixed".to_owned(), n));
     }
     for set in &args.direction {
-        queue.push_back(FeatureAction::Find(set.clone(), Method::DifferenceOfMeans, SiteKind::ResidPost));
+        let examples = Examples::Set(set.clone());
+        let search =
+            Search { examples, method: Method::DifferenceOfMeans, kind: SiteKind::ResidPost, pool: Pool::Mean };
+        queue.push_back(FeatureAction::Find(Box::new(search)));
     }
     if args.map {
         queue.push_back(FeatureAction::Map);
@@ -192,7 +196,7 @@ fn features(args: &Arguments, app: &mut App) {
     }
     if let (Some(t), Some(a)) = (&args.towards, &args.away) {
         let list = |s: &String| s.split(',').map(str::to_owned).collect();
-        queue.push_back(FeatureAction::Dose(list(t), list(a)));
+        queue.push_back(FeatureAction::Dose(list(t), list(a), "prose".to_owned()));
     }
     if !queue.is_empty() && args.view == "window" {
         app.enter(Workspace::Features);

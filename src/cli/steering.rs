@@ -10,11 +10,15 @@ use super::generate::text_of;
 use super::output::document;
 use super::{ModelArgs, PromptArgs, emit, progress, table};
 use crate::engine::Edit;
+use crate::engine::edit::Positions;
 use crate::engine::generate::Sampling;
 use crate::error::{Error, Result};
 use crate::features::rows::Rows;
 use crate::features::steering::{Watched, continued, dose_response};
 use crate::model::Model;
+
+/// Tokens of reference text whose runs are held at once.
+const MOST_REFERENCE: usize = 16_384;
 
 /// How strongly, and what is watched.
 #[derive(Args, Clone, Debug)]
@@ -43,6 +47,24 @@ pub struct SteerArgs {
     pub temperature: f32,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Where it is changed: all, prompt, generated, or positions counted from 0
+    #[arg(long, value_name = "all|prompt|generated|P,P,...", default_value = "all", value_parser = positions)]
+    pub positions: Positions,
+}
+
+fn positions(text: &str) -> std::result::Result<Positions, String> {
+    match text {
+        "all" => Ok(Positions::All),
+        "prompt" => Ok(Positions::Prompt),
+        "generated" => Ok(Positions::Generated),
+        list => list
+            .split(',')
+            .map(|p| {
+                p.trim().parse().map_err(|_| format!("`{p}` is no position; give all, prompt, generated or numbers"))
+            })
+            .collect::<std::result::Result<Vec<usize>, String>>()
+            .map(Positions::At),
+    }
 }
 
 pub fn execute(
@@ -57,6 +79,17 @@ pub fn execute(
     if args.alpha.iter().any(|a| !a.is_finite()) {
         return Err(Error::request("a strength is not a finite number; give numbers like -1,0,1"));
     }
+    if args.reference_tokens > MOST_REFERENCE {
+        return Err(Error::request(format!(
+            "a reference text of {} tokens is too long to hold all of its runs; give at most {MOST_REFERENCE}",
+            args.reference_tokens
+        )));
+    }
+    let edits = &|alpha: f32| -> Result<Vec<Edit>> {
+        let mut all = edits(alpha)?;
+        all.iter_mut().for_each(|e| e.positions.clone_from(&args.positions));
+        Ok(all)
+    };
     let watched = Watched::parse(model, &args.towards, &args.away)?;
     let (progress, bar) = progress("steering");
     let reference = match &args.reference {

@@ -1,83 +1,144 @@
-//! Correlations between features, and between features and neurons, summed over the first positions of a scan.
+//! Correlations between a scan's subject and others over the first positions of the text: between its features, with the
+//! features of a dictionary, with the neurons of its layer. Memory is bounded: when it is used up, the sums end there and
+//! hold for the positions so far.
 
-/// Feature pairs whose correlations are summed, at most.
-const MOST_PAIRS: usize = 64 << 20;
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
 /// Positions over which correlations are summed.
 const POSITIONS: f64 = 16_384.0;
 /// Others kept of each feature.
 const KEPT: usize = 10;
+/// Sums of products that are kept at most: 256 MB in rows, about as much as a table.
+const MOST_IN_ROWS: usize = 64 << 20;
+const MOST_IN_TABLE: usize = 12 << 20;
 
-/// Sums for correlations between a feature and others.
+/// Σ a·b of each pair that was ever active together.
+enum Products {
+    /// For each of ours that was ever active, all others.
+    Rows { rows: Vec<Option<Box<[f32]>>>, room: usize },
+    /// By (ours, other), where both sides are many and few of them are active together.
+    Table(HashMap<(u32, u32), f32>),
+}
+
+/// Sums for correlations between ours and others.
 pub(super) struct Pairs {
     n: f64,
-    features: usize,
     others: usize,
     sum: Vec<f64>,
     squares: Vec<f64>,
     other_sum: Vec<f64>,
     other_squares: Vec<f64>,
-    /// Σ a·b, [feature, other].
-    products: Vec<f32>,
+    products: Products,
+    full: bool,
 }
 
 impl Pairs {
-    pub(super) fn new(features: usize, others: usize) -> Option<Self> {
-        (others > 0 && features.checked_mul(others)? <= MOST_PAIRS).then(|| Self {
+    /// Nothing where there is nobody else.
+    pub(super) fn new(ours: usize, others: usize) -> Option<Self> {
+        Self::within(ours, others, MOST_IN_ROWS)
+    }
+
+    fn within(ours: usize, others: usize, room: usize) -> Option<Self> {
+        let in_rows = ours.saturating_mul(others) <= room || others <= 16_384;
+        (ours > 0 && others > 0).then(|| Self {
             n: 0.0,
-            features,
             others,
-            sum: vec![0.0; features],
-            squares: vec![0.0; features],
+            sum: vec![0.0; ours],
+            squares: vec![0.0; ours],
             other_sum: vec![0.0; others],
             other_squares: vec![0.0; others],
-            products: vec![0.0; features * others],
+            products: if in_rows {
+                Products::Rows { rows: (0..ours).map(|_| None).collect(), room }
+            } else {
+                Products::Table(HashMap::new())
+            },
+            full: false,
         })
     }
 
-    /// A position: active features, and what the others hold.
+    /// A position: what is active of ours, and of the others.
     pub(super) fn add(&mut self, acts: &[(u32, f32)], others: &[(u32, f32)]) {
+        let new = |rows: &[Option<Box<[f32]>>]| acts.iter().filter(|(f, _)| rows[*f as usize].is_none()).count();
+        self.full |= match &self.products {
+            Products::Rows { rows, room } => new(rows) * self.others > *room,
+            Products::Table(table) => table.len() + acts.len() * others.len() > MOST_IN_TABLE,
+        };
+        if self.full {
+            return;
+        }
         self.n += 1.0;
         for (o, v) in others {
             self.other_sum[*o as usize] += f64::from(*v);
             self.other_squares[*o as usize] += f64::from(*v) * f64::from(*v);
         }
         for (f, a) in acts {
-            let f = *f as usize;
-            self.sum[f] += f64::from(*a);
-            self.squares[f] += f64::from(*a) * f64::from(*a);
-            let row = &mut self.products[f * self.others..(f + 1) * self.others];
-            for (o, v) in others {
-                row[*o as usize] += a * v;
+            let at = *f as usize;
+            self.sum[at] += f64::from(*a);
+            self.squares[at] += f64::from(*a) * f64::from(*a);
+            match &mut self.products {
+                Products::Rows { rows, room } => {
+                    let row = rows[at].get_or_insert_with(|| {
+                        *room -= self.others;
+                        vec![0.0; self.others].into_boxed_slice()
+                    });
+                    others.iter().for_each(|(o, v)| row[*o as usize] += a * v);
+                }
+                Products::Table(table) => {
+                    others.iter().for_each(|(o, v)| *table.entry((*f, *o)).or_insert(0.0) += a * v);
+                }
             }
         }
     }
 
-    /// Whether enough positions are summed.
+    /// Whether enough positions are summed, or no more can be.
     pub(super) fn is_enough(&self) -> bool {
-        self.n >= POSITIONS
+        self.full || self.n >= POSITIONS
     }
 
-    /// The most correlated others of each feature; `same` where the others are the features themselves.
-    pub(super) fn best(&self, same: bool) -> Vec<Vec<(u32, f32)>> {
-        let deviation = |sum: f64, squares: f64| (squares / self.n - (sum / self.n).powi(2)).max(0.0).sqrt();
-        let others: Vec<f64> = (0..self.others).map(|o| deviation(self.other_sum[o], self.other_squares[o])).collect();
-        (0..self.features)
-            .map(|f| {
-                let own = deviation(self.sum[f], self.squares[f]);
-                let mut all: Vec<(u32, f32)> = (0..self.others)
-                    .filter(|o| !(same && *o == f) && own * others[*o] > 0.0)
-                    .map(|o| {
-                        let both = f64::from(self.products[f * self.others + o]) / self.n;
-                        let covariance = both - self.sum[f] * self.other_sum[o] / (self.n * self.n);
-                        (o as u32, (covariance / (own * others[o])) as f32)
-                    })
-                    .filter(|(_, c)| c.is_finite())
-                    .collect();
-                all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                all.truncate(KEPT);
-                all
-            })
-            .collect()
+    /// The most correlated others of each; `same` where the others are ours themselves.
+    pub(super) fn best(self, same: bool) -> Vec<Vec<(u32, f32)>> {
+        let n = self.n;
+        let deviation = |sum: f64, squares: f64| (squares / n - (sum / n).powi(2)).max(0.0).sqrt();
+        let all = |sums: &[f64], squares: &[f64]| -> Vec<f64> {
+            sums.iter().zip(squares).map(|(s, q)| deviation(*s, *q)).collect()
+        };
+        let own = all(&self.sum, &self.squares);
+        let others = all(&self.other_sum, &self.other_squares);
+        let correlation = |f: usize, o: usize, product: f32| {
+            let covariance = f64::from(product) / n - self.sum[f] * self.other_sum[o] / (n * n);
+            (covariance / (own[f] * others[o])) as f32
+        };
+        let leading = |f: usize, products: &mut dyn Iterator<Item = (usize, f32)>| {
+            let mut found: Vec<(u32, f32)> = products
+                .filter(|(o, _)| !(same && *o == f) && own[f] * others[*o] > 0.0)
+                .map(|(o, p)| (o as u32, correlation(f, o, p)))
+                .filter(|(_, c)| c.is_finite())
+                .collect();
+            let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+            if found.len() > KEPT {
+                found.select_nth_unstable_by(KEPT, order);
+                found.truncate(KEPT);
+            }
+            found.sort_by(order);
+            found
+        };
+        match &self.products {
+            Products::Rows { rows, .. } => rows
+                .par_iter()
+                .enumerate()
+                .map(|(f, row)| match row {
+                    Some(row) => leading(f, &mut row.iter().copied().enumerate()),
+                    None => Vec::new(),
+                })
+                .collect(),
+            Products::Table(table) => {
+                let mut rows: Vec<Vec<(usize, f32)>> = vec![Vec::new(); self.sum.len()];
+                table.iter().for_each(|((f, o), p)| rows[*f as usize].push((*o as usize, *p)));
+                rows.par_iter().enumerate().map(|(f, row)| leading(f, &mut row.iter().copied())).collect()
+            }
+        }
     }
 }
 
@@ -95,5 +156,30 @@ mod tests {
         assert_eq!(best[0].len(), 2);
         assert!((best[0][0].1 - 1.0).abs() < 1e-6 && (best[0][1].1 + 1.0).abs() < 1e-6);
         assert!(best[1].is_empty(), "a feature that is never active correlates with nothing");
+        assert!(Pairs::new(3, 0).is_none());
+    }
+
+    /// A table holds only pairs that were active together, of which the most correlated are.
+    #[test]
+    fn a_table_finds_what_rows_find_and_room_ends_the_sums() {
+        let n = 20_000;
+        let (mut rows, mut table) = (Pairs::within(64, 64, 1 << 20).unwrap(), Pairs::within(n, n, 1 << 20).unwrap());
+        for t in 0..300u32 {
+            let acts: Vec<(u32, f32)> = (0..4).map(|i| ((t * (i + 3) + i * i) % 64, 1.0 + i as f32)).collect();
+            let mut acts: Vec<(u32, f32)> = acts;
+            acts.sort_by_key(|a| a.0);
+            acts.dedup_by_key(|a| a.0);
+            rows.add(&acts, &acts);
+            table.add(&acts, &acts);
+        }
+        assert!(matches!((&rows.products, &table.products), (Products::Rows { .. }, Products::Table(_))));
+        let (rows, table) = (rows.best(true), table.best(true));
+        for (f, (a, b)) in rows.iter().zip(&table).enumerate() {
+            assert_eq!(a.first(), b.first(), "{f}");
+        }
+        let mut small = Pairs::within(4, 4, 8).unwrap();
+        (0..4).for_each(|f| small.add(&[(f, 1.0)], &[(f, 1.0)]));
+        assert!(small.is_enough());
+        assert_eq!(small.n, 2.0);
     }
 }

@@ -97,6 +97,12 @@ impl Dictionary {
         self.input == self.output
     }
 
+    /// Whether it is one layer of a cross-layer transcoder: what is written at its site comes from the features of
+    /// earlier layers as well, so that its own reconstruction alone says nothing.
+    pub fn is_cross_layer(&self) -> bool {
+        !self.later.is_empty() || self.config.get("model_kind").and_then(Json::as_str) == Some("cross_layer_transcoder")
+    }
+
     /// `SAE` or `transcoder`.
     pub fn kind(&self) -> &'static str {
         if self.is_autoencoder() { "SAE" } else { "transcoder" }
@@ -124,10 +130,20 @@ impl Dictionary {
     pub fn places(&self) -> Result<(Place, Place)> {
         match (self.input, self.output) {
             (Some(a), Some(b)) => Ok((a, b)),
-            _ => Err(Error::request(format!(
-                "{} does not say which site it belongs to; name it, as in --site blocks.5.hook_resid_post",
-                self.path.display()
-            ))),
+            _ => {
+                let hook = ["hook_name", "hook_point"].iter().find_map(|k| {
+                    let metadata = self.config.get("metadata").unwrap_or(&self.config);
+                    metadata.get(k).or_else(|| self.config.get(k)).and_then(Json::as_str)
+                });
+                let says = match hook {
+                    Some(hook) => format!("says that it belongs to `{hook}`, which no model here has"),
+                    None => "does not say which site it belongs to".to_owned(),
+                };
+                Err(Error::request(format!(
+                    "{} {says}; name the site, as in blocks.5.hook_resid_post (--site on the command line)",
+                    self.path.display()
+                )))
+            }
         }
     }
 

@@ -86,6 +86,39 @@ impl Concept {
         self.layers.iter().reduce(|a, b| if b.auc > a.auc { b } else { a })
     }
 
+    /// The layer that is asked for, or the best.
+    ///
+    /// # Errors
+    /// A layer without a direction.
+    pub fn layer(&self, asked: Option<usize>) -> Result<usize> {
+        match asked {
+            Some(l) => Ok(self.at(l)?.layer),
+            None => Ok(self.best().ok_or_else(|| Error::request("the file holds no direction"))?.layer),
+        }
+    }
+
+    /// Checks that the directions were found in this model.
+    ///
+    /// # Errors
+    /// One sentence with both names.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        if self.model == model.config.name {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "{} was found in {}, not {}; find it in this model, or open that one",
+            self.name, self.model, model.config.name
+        )))
+    }
+
+    /// Takes the direction away at a layer.
+    ///
+    /// # Errors
+    /// A layer without a direction.
+    pub fn ablate(&self, layer: usize) -> Result<Edit> {
+        Ok(Edit::new(self.site(layer)?, Action::Project { direction: self.edit_direction(layer)? }))
+    }
+
     pub fn kind(&self) -> Option<SiteKind> {
         SiteKind::ALL.into_iter().find(|k| k.hook() == self.hook)
     }

@@ -26,6 +26,19 @@ impl Sparse {
         Self { starts: vec![0], ..Self::default() }
     }
 
+    /// What is positive in rows of `width` values, one behind the other.
+    pub fn positive(values: &[f32], width: usize) -> Self {
+        let mut all = Self::new();
+        for row in values.chunks_exact(width.max(1)) {
+            for (i, v) in row.iter().enumerate().filter(|(_, v)| **v > 0.0) {
+                all.features.push(i as u32);
+                all.values.push(*v);
+            }
+            all.starts.push(all.features.len());
+        }
+        all
+    }
+
     pub fn rows(&self) -> usize {
         self.starts.len().saturating_sub(1)
     }
@@ -114,6 +127,15 @@ impl Dictionary {
             }
         }
         Ok((Tensor::from_vec(data, (n, width), x.device())?, Undo { rows }))
+    }
+
+    /// What every row's reconstruction is multiplied by after decoding, [n]: 1 without normalisation.
+    pub(super) fn output_scales(&self, x: &Tensor) -> Result<Vec<f32>> {
+        let (_, undo) = self.prepared(x)?;
+        if undo.rows.is_empty() || !self.is_autoencoder() {
+            return Ok(vec![1.0; x.dim(0)?]);
+        }
+        Ok(undo.rows.iter().map(|(_, scale)| *scale).collect())
     }
 
     /// The active features of every row of `x` [n, d_in].

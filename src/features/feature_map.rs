@@ -20,6 +20,8 @@ const THETA: f32 = 0.5;
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeatureMap {
     pub features: Vec<u32>,
+    /// Of how many these are every so many-th.
+    pub of: usize,
     /// Along the two principal components of unit decoder rows.
     pub components: Vec<[f32; 2]>,
     /// By t-SNE, where it was run.
@@ -43,7 +45,7 @@ pub fn feature_map(dictionary: &Dictionary, wanted: Option<&[u32]>, progress: &P
         Some(w) => w.to_vec(),
         None => (0..dictionary.d_sae as u32).collect(),
     };
-    let every = all.len().div_ceil(MOST).max(1);
+    let (of, every) = (all.len(), all.len().div_ceil(MOST).max(1));
     let features: Vec<u32> = all.into_iter().step_by(every).collect();
     progress.expect(EPOCHS as u64);
     let x = rows(dictionary, &features)?;
@@ -58,7 +60,7 @@ pub fn feature_map(dictionary: &Dictionary, wanted: Option<&[u32]>, progress: &P
     } else {
         components.clone()
     };
-    Ok(FeatureMap { features, components, neighbours })
+    Ok(FeatureMap { features, of, components, neighbours })
 }
 
 fn tsne(data: &[Vec<f32>], start: Vec<f32>, progress: &Progress) -> Result<Vec<[f32; 2]>> {

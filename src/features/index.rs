@@ -8,8 +8,10 @@ use crate::error::{Error, Result};
 
 /// Examples kept of the most active rows.
 pub const TOP: usize = 20;
-/// Bins of the activation histogram.
-pub const BINS: usize = 50;
+/// Bins of the activation histogram, of which at least half lie below the largest activation.
+pub const BINS: usize = 100;
+/// Strengths by which the sample is divided: quarters of an octave below the largest, and all below those.
+pub const STRATA: usize = 16;
 
 /// A place in the text where a feature was active.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +89,7 @@ pub struct Entry {
     pub histogram: Histogram,
     /// The most active rows, the strongest first.
     pub top: Vec<Example>,
-    /// A random sample of the rows where it was active, the strongest first.
+    /// A random sample of the rows where it was active, the strongest first: as many of each stratum of strength.
     pub sample: Vec<Example>,
     /// Other features, and neurons of the same layer, by correlation over the first positions of the text.
     pub features: Vec<(u32, f32)>,
@@ -112,14 +114,24 @@ pub struct About {
     pub batches: usize,
     /// Positions seen, each row's first left out.
     pub positions: u64,
+    /// Rows sampled of each stratum of strength.
     pub sample: usize,
+    /// Strongest rows kept.
+    pub top: usize,
     pub window: usize,
+    /// Tells the subject's weights apart from others of the same name.
+    pub subject_hash: u64,
+    /// The dictionary whose features are correlated with the subject's, where that is another.
+    pub features_of: Option<String>,
     /// Tells weights and texts apart that go by the same names.
-    #[serde(default)]
     pub fingerprint: u64,
 }
 
 impl About {
+    pub fn is_of_neurons(&self) -> bool {
+        self.subject.starts_with("neurons of layer ")
+    }
+
     pub fn is_complete(&self) -> bool {
         self.done >= self.batches
     }
@@ -137,43 +149,62 @@ fn stronger(a: &Example, b: &Example) -> std::cmp::Ordering {
     b.value.total_cmp(&a.value).then(a.row.cmp(&b.row))
 }
 
+/// The quarter of an octave that a strength lies in.
+fn quarter(value: f32) -> i32 {
+    (4.0 * value.max(f32::MIN_POSITIVE).log2()).floor() as i32
+}
+
+/// The examples with the smallest keys of each stratum, at most `each`. A stratum's keys do not depend on what became of
+/// other rows, so that samples of parts make the sample of the whole.
+fn thin(sample: &mut Vec<Example>, max: f32, each: usize) {
+    let lowest = quarter(max) - STRATA as i32;
+    let stratum = |e: &Example| quarter(e.value).max(lowest);
+    sample.sort_by_key(|e| (stratum(e), e.key, e.row));
+    let (mut last, mut kept) = (None, 0);
+    sample.retain(|e| {
+        let here = Some(stratum(e));
+        kept = if here == last { kept + 1 } else { 1 };
+        last = here;
+        kept <= each
+    });
+}
+
 impl Entry {
-    pub(super) fn takes(&self, value: f32, row: u32, key: u32, sample: usize) -> (bool, bool) {
-        let top =
-            self.top.len() < TOP || self.top.last().is_some_and(|w| value > w.value || value == w.value && row < w.row);
-        let sampled = self.sample.len() < sample
-            || self.sample.iter().map(|e| (e.key, e.row)).max().is_some_and(|worst| (key, row) < worst);
-        (top, sampled)
+    /// Whether a row belongs to the strongest, and to the sample, as they are.
+    pub(super) fn takes(&self, value: f32, row: u32, key: u32, about: &About) -> (bool, bool) {
+        let top = self.top.len() < about.top
+            || self.top.last().is_some_and(|w| value > w.value || value == w.value && row < w.row);
+        let lowest = quarter(self.max) - STRATA as i32;
+        let here = quarter(value).max(lowest);
+        let same = self.sample.iter().filter(|e| quarter(e.value).max(lowest) == here);
+        let smaller = same.filter(|e| (e.key, e.row) < (key, row)).count();
+        (top, smaller < about.sample)
     }
 
-    pub(super) fn keep_top(&mut self, example: Example) {
+    pub(super) fn keep_top(&mut self, example: Example, most: usize) {
         let at = self.top.partition_point(|e| stronger(e, &example).is_lt());
         self.top.insert(at, example);
-        self.top.truncate(TOP);
+        self.top.truncate(most);
     }
 
-    pub(super) fn keep_sample(&mut self, example: Example, sample: usize) {
+    pub(super) fn keep_sample(&mut self, example: Example, each: usize) {
         self.sample.push(example);
-        if self.sample.len() > sample
-            && let Some((worst, _)) = self.sample.iter().enumerate().max_by_key(|(_, e)| (e.key, e.row))
-        {
-            self.sample.swap_remove(worst);
+        // Thinned now and then, and at last by `sort`.
+        if self.sample.len() > 2 * each * (STRATA + 1) {
+            thin(&mut self.sample, self.max, each);
         }
     }
 
-    fn merge(&mut self, other: Self, sample: usize) {
+    fn merge(&mut self, other: Self, about: &About) {
         self.active = self.active.saturating_add(other.active);
         self.sum += other.sum;
         self.max = self.max.max(other.max);
         self.histogram.merge(&other.histogram);
         for e in other.top {
-            self.keep_top(e);
+            self.keep_top(e, about.top);
         }
-        for e in other.sample {
-            self.keep_sample(e, sample);
-        }
-        self.sample.sort_by(stronger);
-        if self.features.is_empty() {
+        self.sample.extend(other.sample);
+        if self.features.is_empty() && self.neurons.is_empty() {
             self.features = other.features;
             self.neurons = other.neurons;
         }
@@ -183,15 +214,26 @@ impl Entry {
         (self.sum / self.active.max(1) as f64) as f32
     }
 
-    /// Ten groups by strength, the weakest first, of at most `each` examples: group g holds activations from g/10 to
-    /// (g + 1)/10 of the largest.
+    /// Bins of the histogram up to the largest activation.
+    pub fn bins(&self) -> &[u64] {
+        let last = self.histogram.bins.iter().rposition(|c| *c > 0).map_or(1, |i| i + 1);
+        &self.histogram.bins[..last.min(self.histogram.bins.len())]
+    }
+
+    /// Ten groups by strength, the weakest first, of at most `each` examples drawn at random: group g holds activations
+    /// from g/10 to (g + 1)/10 of the largest, the strongest of a group first.
     pub fn quantile_groups(&self, each: usize) -> Vec<Vec<&Example>> {
-        let mut groups = vec![Vec::new(); 10];
-        for e in &self.sample {
+        let mut groups: Vec<Vec<&Example>> = vec![Vec::new(); 10];
+        for e in self.sample.iter().chain(&self.top) {
             let g = ((e.value / self.max.max(f32::MIN_POSITIVE) * 10.0) as usize).min(9);
-            if groups[g].len() < each {
+            if !groups[g].iter().any(|x| x.row == e.row) {
                 groups[g].push(e);
             }
+        }
+        for g in &mut groups {
+            g.sort_by_key(|e| (e.key, e.row));
+            g.truncate(each);
+            g.sort_by(|a, b| stronger(a, b));
         }
         groups
     }
@@ -200,6 +242,7 @@ impl Entry {
 impl Index {
     pub(super) fn sort(&mut self) {
         for e in &mut self.entries {
+            thin(&mut e.sample, e.max, self.about.sample);
             e.sample.sort_by(stronger);
         }
     }
@@ -212,50 +255,83 @@ impl Index {
     /// Puts the parts of a scan together.
     ///
     /// # Errors
-    /// Parts that are unfinished, of different scans, or given twice.
+    /// As [`Self::absorb`], or without any part.
     pub fn merge(parts: Vec<Self>) -> Result<Self> {
         let mut parts = parts.into_iter();
         let mut whole = parts.next().ok_or_else(|| Error::request("there is nothing to merge; name the parts"))?;
-        let unfinished = |a: &About| {
-            Error::request(format!("shard {:?} of {} is unfinished; scan it to the end first", a.shards, a.of))
-        };
-        if !whole.about.is_complete() {
-            return Err(unfinished(&whole.about));
-        }
-        for part in parts {
-            let (a, b) = (&whole.about, &part.about);
-            if !b.is_complete() {
-                return Err(unfinished(b));
-            }
-            let of = |x: &About| (x.context, x.limit, x.of, x.sample, x.window, x.fingerprint);
-            let alike = (&a.model, &a.subject, &a.texts, of(a)) == (&b.model, &b.subject, &b.texts, of(b));
-            if !alike || whole.entries.len() != part.entries.len() {
-                return Err(Error::request(
-                    "the parts belong to different scans; merge those of one text and dictionary",
-                ));
-            }
-            if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
-                return Err(Error::request(format!("shard {twice} of {} is there twice", a.of)));
-            }
-            whole.about.shards.extend(&part.about.shards);
-            whole.about.shards.sort_unstable();
-            let add = |a: &mut usize, b: usize| *a = a.saturating_add(b);
-            add(&mut whole.about.done, part.about.done);
-            add(&mut whole.about.batches, part.about.batches);
-            whole.about.positions = whole.about.positions.saturating_add(part.about.positions);
-            let sample = whole.about.sample;
-            for (e, o) in whole.entries.iter_mut().zip(part.entries) {
-                e.merge(o, sample);
-            }
-        }
-        whole.sort();
+        whole.finished()?;
+        parts.try_for_each(|p| whole.absorb(p))?;
         Ok(whole)
+    }
+
+    fn finished(&self) -> Result<()> {
+        let a = &self.about;
+        if a.is_complete() {
+            return Ok(());
+        }
+        Err(Error::request(format!("shard {:?} of {} is unfinished; scan it to the end first", a.shards, a.of)))
+    }
+
+    /// Takes another part of the same scan in.
+    ///
+    /// # Errors
+    /// Parts that are unfinished, of different scans, or given twice.
+    pub fn absorb(&mut self, part: Self) -> Result<()> {
+        self.finished()?;
+        part.finished()?;
+        let (a, b) = (&self.about, &part.about);
+        // The one without progress and parts.
+        let scan = |x: &About| About { shards: Vec::new(), done: 0, batches: 0, positions: 0, ..x.clone() };
+        if scan(a) != scan(b) || self.entries.len() != part.entries.len() {
+            return Err(Error::request("the parts belong to different scans; merge those of one text and dictionary"));
+        }
+        if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
+            return Err(Error::request(format!("shard {twice} of {} is there twice", a.of)));
+        }
+        self.about.shards.extend(&part.about.shards);
+        self.about.shards.sort_unstable();
+        let add = |a: &mut usize, b: usize| *a = a.saturating_add(b);
+        add(&mut self.about.done, part.about.done);
+        add(&mut self.about.batches, part.about.batches);
+        self.about.positions = self.about.positions.saturating_add(part.about.positions);
+        for (e, o) in self.entries.iter_mut().zip(part.entries) {
+            e.merge(o, &self.about);
+        }
+        self.sort();
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn example(row: u32, value: f32) -> Example {
+        let key = row.wrapping_mul(2_654_435_761) >> 8;
+        Example { value, key, row, document: 0, position: 1, start: 0, tokens: vec![0; 2], activations: vec![0.0; 2] }
+    }
+
+    /// Strong activations are rare; there are examples of all strengths all the same, whatever the order of the rows.
+    #[test]
+    fn every_strength_is_sampled() {
+        let rows: Vec<Example> = (0..20_000).map(|i| example(i, 10.0 * (-((i % 500) as f32) / 60.0).exp())).collect();
+        let keep = |rows: &mut dyn Iterator<Item = &Example>| {
+            let mut e = Entry::default();
+            for x in rows {
+                e.max = e.max.max(x.value);
+                e.keep_sample(x.clone(), 8);
+            }
+            thin(&mut e.sample, e.max, 8);
+            e.sample.sort_by(stronger);
+            e
+        };
+        let (forth, back) = (keep(&mut rows.iter()), keep(&mut rows.iter().rev()));
+        assert_eq!(forth.sample, back.sample);
+        assert!(forth.sample.len() <= 8 * (STRATA + 1));
+        let groups = forth.quantile_groups(5);
+        assert!(groups.iter().all(|g| g.len() == 5), "{:?}", groups.iter().map(Vec::len).collect::<Vec<_>>());
+        assert!(groups[3].iter().all(|e| e.value >= 3.0 && e.value < 4.0));
+    }
 
     #[test]
     fn histograms_widen_and_merge() {

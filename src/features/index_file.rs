@@ -7,8 +7,8 @@
 //! | `active` | uint64 | positions where it was active, each row's first left out |
 //! | `sum`, `max` | float64, float32 | of its activations |
 //! | `bin_width`, `histogram` | float32, list of uint64 | activations in bins of that width from zero |
-//! | `top`, `sample` | list of struct | rows of text where it was most active; a random sample of where it was active |
-//! | `features`, `neurons` | list of struct {index: uint32, correlation: float32} | the most correlated |
+//! | `top`, `sample` | list of struct | rows of text where it was most active; a random sample of each strength |
+//! | `features`, `neurons` | list of struct {index: uint32, correlation: float32} | the most correlated features of its dictionary (or of the metadata's `features_of`) and neurons of its layer |
 //!
 //! An example is {value: float32, key, row, document, position, start: uint32, tokens: list of uint32, activations: list
 //! of float32}. The schema's metadata `circuitscope` says in JSON what was scanned ([`About`]); a file whose `done` is
@@ -153,6 +153,21 @@ pub fn save(index: &Index, path: &Path) -> Result<()> {
     let file = writer.into_inner().map_err(packed)?.into_inner().map_err(|e| failed(e.into_error()))?;
     file.as_file().sync_all().map_err(failed)?;
     persist(file, path)
+}
+
+/// What an index is of, without reading it.
+///
+/// # Errors
+/// A file that is none.
+pub fn about(path: &Path) -> Result<About> {
+    let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let reader = FileReader::try_new(BufReader::new(file), None)
+        .map_err(|e| malformed(format!("it is no complete Arrow file ({e})")))?;
+    let metadata = reader.schema().metadata().get(METADATA).cloned();
+    metadata
+        .and_then(|m| serde_json::from_str(&m).ok())
+        .ok_or_else(|| malformed("it does not say what was scanned".to_owned()))
 }
 
 /// Reads an index.

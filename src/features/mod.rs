@@ -25,6 +25,7 @@ pub mod steering;
 pub mod store;
 pub mod text;
 pub mod train;
+pub mod words;
 
 pub use dictionary::{Activation, Dictionary};
 pub use encode::Sparse;

@@ -233,6 +233,13 @@ pub fn evaluate(
     progress: &Progress,
 ) -> Result<Quality> {
     let started = Instant::now();
+    if dictionary.is_cross_layer() {
+        return Err(Error::request(format!(
+            "{} is one layer of a cross-layer transcoder: features of earlier layers write at its site as well, so that \
+             its own reconstruction cannot be judged alone",
+            dictionary.path.display()
+        )));
+    }
     let places @ (input, output) = dictionary.check(&model.config)?;
     let some = rows.reaching(loss_tokens);
     // Three passes for each token whose loss is measured.

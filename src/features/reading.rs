@@ -1,12 +1,16 @@
 //! A dictionary over the tokens of a run: which features are active where, which come first, and what they add to the
 //! answer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use candle_core::Tensor;
 
 use super::dictionary::Dictionary;
 use super::encode::Sparse;
-use crate::engine::Trace;
-use crate::error::Result;
+use crate::engine::gradient::gradients;
+use crate::engine::{Freeze, SiteKind, Trace};
+use crate::error::{Error, Result};
 use crate::jobs::Progress;
 
 /// What decides which features come first.
@@ -17,7 +21,7 @@ pub enum Order {
     Mean,
     /// Activation at one position.
     At(usize),
-    /// Direct effect on the answer's logit (difference) at the last position, by magnitude.
+    /// Attribution to the answer's logit (difference), by the magnitude of its sum over positions.
     Answer,
 }
 
@@ -26,25 +30,16 @@ pub struct Reading {
     pub dictionary: Arc<Dictionary>,
     pub trace: Arc<Trace>,
     pub acts: Sparse,
-    /// Share of the variance that is reconstructed at each position, 1 − ‖y − ŷ‖²/‖y − ȳ‖².
+    /// Share of the variance that is reconstructed at each position, 1 − ‖y − ŷ‖²/‖y − ȳ‖²; nothing for a layer of a
+    /// cross-layer transcoder.
     pub explained: Vec<f32>,
-    /// What each active feature adds to the answer's logit (difference) through the residual stream directly, the
-    /// final norm's scale held still: (feature, effect) at the last position. Nothing where there is no answer or the
-    /// dictionary writes no vector of the stream.
-    pub effects: Vec<(u32, f32)>,
 }
 
 /// Encodes what the run holds at the dictionary's place.
 ///
 /// # Errors
 /// A dictionary that does not fit the run's model.
-pub fn read(
-    dictionary: Arc<Dictionary>,
-    trace: Arc<Trace>,
-    answer: Option<u32>,
-    wrong: Option<u32>,
-    progress: &Progress,
-) -> Result<Reading> {
+pub fn read(dictionary: Arc<Dictionary>, trace: Arc<Trace>, progress: &Progress) -> Result<Reading> {
     let model = &trace.model;
     let (input, output) = dictionary.check(&model.config)?;
     let x = input.rows(model, &trace.value(input.site)?)?;
@@ -59,46 +54,75 @@ pub fn read(
         mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / (y.len() - from) as f32);
     }
     let square = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-    let explained =
-        y.iter().zip(&recon).map(|(y, r)| 1.0 - square(y, r) / square(y, &mean).max(f32::MIN_POSITIVE)).collect();
-    let mut effects = Vec::new();
-    // What normalisation and rescaling make of an activation would have to be undone at each position.
-    let plain = !dictionary.rescale && dictionary.normalisation == super::dictionary::Normalisation::None;
-    if let Some(answer) = answer
-        && output.in_stream()
-        && plain
-    {
-        let last = trace.len() - 1;
-        let scale: f32 = trace.final_scale()?.get(last)?.get(0)?.to_scalar()?;
-        let column = |id: u32| -> Result<Vec<f32>> {
-            Ok(model.weights.unembed.narrow(1, id as usize, 1)?.flatten_all()?.to_vec1()?)
-        };
-        let mut reads = column(answer)?;
-        if let Some(wrong) = wrong {
-            reads.iter_mut().zip(column(wrong)?).for_each(|(a, b)| *a -= b);
-        }
-        if let Some(norm) = &model.weights.ln_final {
-            reads.iter_mut().zip(norm.weight.to_vec1::<f32>()?).for_each(|(r, w)| *r *= w);
-        }
-        if matches!(model.config.norm, crate::model::config::NormKind::Layer { .. }) {
-            let mean = reads.iter().sum::<f32>() / d as f32;
-            reads.iter_mut().for_each(|r| *r -= mean);
-        }
-        for (f, a) in acts.row(last) {
-            let writes = dictionary.summed_direction(f as usize)?;
-            let dot: f32 = writes.iter().zip(&reads).map(|(w, r)| w * r).sum();
-            effects.push((f, a * dot / scale));
-        }
-    }
-    Ok(Reading { dictionary, trace, acts, explained, effects })
+    // Of a cross-layer transcoder's layer it says nothing: features of earlier layers write here as well.
+    let explained = if dictionary.is_cross_layer() {
+        Vec::new()
+    } else {
+        y.iter().zip(&recon).map(|(y, r)| 1.0 - square(y, r) / square(y, &mean).max(f32::MIN_POSITIVE)).collect()
+    };
+    Ok(Reading { dictionary, trace, acts, explained })
 }
 
 impl Reading {
-    /// The features that are active anywhere but in the first position, the leading ones first, at most `count`.
-    pub fn leading(&self, order: Order, count: usize) -> Vec<u32> {
+    /// What each feature adds to the answer's logit (difference) at the last position, to first order and along all
+    /// paths: activation · (decoder row · gradient) at each position, attention and norms included [as in attribution
+    /// patching, Nanda 2023; Marks et al. 2024]. The features and positions are those of `acts`.
+    ///
+    /// # Errors
+    /// An edited run, a place whose value has no gradient, a prompt whose backward pass would not fit in memory, or
+    /// [`Error::Cancelled`].
+    pub fn attribution(&self, answer: u32, wrong: Option<u32>, progress: &Progress) -> Result<Sparse> {
+        let (model, d) = (&self.trace.model, &self.dictionary);
+        let places = d.written_places()?;
+        if let Some(place) = places.iter().find(|p| p.mlp_input) {
+            return Err(Error::request(format!(
+                "{place} is read, not written; features there add nothing by themselves"
+            )));
+        }
+        let unembed = &model.weights.unembed;
+        let column = |id: u32| unembed.narrow(1, id as usize, 1);
+        let reads = match wrong {
+            Some(wrong) => (column(answer)? - column(wrong)?)?,
+            None => column(answer)?,
+        };
+        let kinds: Vec<SiteKind> = places.iter().take(1).map(|p| p.site.kind).collect();
+        let last = self.trace.len() - 1;
+        let metric = |row: &Tensor| Ok(row.reshape((1, reads.dim(0)?))?.matmul(&reads)?);
+        let found = gradients(&self.trace, &kinds, Freeze::default(), last, metric, progress)?;
+        let input = d.input.map_or(places[0], |p| p);
+        let scales = d.output_scales(&input.rows(model, &self.trace.value(input.site)?)?)?;
+        let at = places.iter().map(|p| Ok(p.rows(model, found.get(p.site)?)?.to_vec2()?));
+        let gradients: Vec<Vec<Vec<f32>>> = at.collect::<Result<_>>()?;
+        let norms = if d.rescale { Some(d.decoder_norms()?) } else { None };
+        let mut out = self.acts.clone();
+        // Each feature's decoder rows are read once.
+        let mut features = out.features.clone();
+        features.sort_unstable();
+        features.dedup();
+        let mut slopes: HashMap<u32, Vec<f32>> = HashMap::new();
+        for f in features {
+            progress.check()?;
+            let mut rows = vec![d.direction(f as usize)?];
+            rows.extend(d.later.of(f as usize)?);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let length = norms.as_ref().map_or(1.0, |n| n[f as usize].max(f32::MIN_POSITIVE));
+            let slope = |p: usize| rows.iter().zip(&gradients).map(|(w, g)| dot(w, &g[p])).sum::<f32>() / length;
+            slopes.insert(f, (0..=last).map(|p| scales[p] * slope(p)).collect());
+        }
+        for p in 0..=last {
+            for i in out.starts[p]..out.starts[p + 1] {
+                out.values[i] *= slopes.get(&out.features[i]).map_or(0.0, |s| s[p]);
+            }
+        }
+        Ok(out)
+    }
+
+    /// The features that are active anywhere but in the first position, the leading ones first, at most `count`;
+    /// `attribution` is what [`Order::Answer`] goes by. And how many there are.
+    pub fn leading(&self, order: Order, attribution: Option<&Sparse>, count: usize) -> (Vec<u32>, usize) {
         let n = self.acts.rows();
         let from = usize::from(n > 1);
-        let mut score: std::collections::HashMap<u32, f32> = std::collections::HashMap::new();
+        let mut score: HashMap<u32, f32> = HashMap::new();
         for p in from..n {
             for (f, a) in self.acts.row(p) {
                 let s = score.entry(f).or_insert(0.0);
@@ -110,13 +134,18 @@ impl Reading {
                 }
             }
         }
-        match order {
-            Order::At(0) => score.extend(self.acts.row(0)),
-            Order::Answer => score.extend(self.effects.iter().map(|(f, e)| (*f, e.abs()))),
+        match (order, attribution) {
+            (Order::At(0), _) => score.extend(self.acts.row(0)),
+            (Order::Answer, Some(all)) => {
+                for (f, v) in (from..n).flat_map(|p| all.row(p)) {
+                    *score.entry(f).or_insert(0.0) += v;
+                }
+            }
             _ => {}
         }
         let mut all: Vec<(u32, f32)> = score.into_iter().collect();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        all.into_iter().take(count).map(|(f, _)| f).collect()
+        let total = all.len();
+        all.sort_unstable_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
+        (all.into_iter().take(count).map(|(f, _)| f).collect(), total)
     }
 }

@@ -8,9 +8,10 @@ use candle_core::Tensor;
 
 use super::correlations::Pairs;
 use super::dictionary::{Activation, Dictionary};
+use super::direction::Concept;
 use super::encode::Sparse;
 use super::harvest::{PASS, activations};
-use super::index::{About, Entry, Example, Index, TOP};
+use super::index::{About, Entry, Example, Index, STRATA, TOP};
 use super::place::Place;
 use super::rows::{Batch, Rows};
 use crate::engine::kernels::with_values;
@@ -19,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::Model;
 
-/// Largest sample of active rows kept, for the quantile groups.
-const SAMPLE: usize = 100;
+/// Rows sampled of each stratum of strength, for the quantile groups.
+const SAMPLE: usize = 8;
 /// Bytes that all examples of a subject may take.
 const MEMORY: usize = 1 << 30;
 /// Tokens shown on either side of an example, at most.
@@ -34,6 +35,8 @@ pub enum Subject {
     Features(Arc<Dictionary>),
     /// The neurons of a layer (`mlp.hook_post`), where positive.
     Neurons(usize),
+    /// A concept's direction at a layer: its read-out, where that lies above halfway between the classes' means.
+    Direction(Arc<Concept>, usize),
 }
 
 impl Subject {
@@ -41,6 +44,7 @@ impl Subject {
         match self {
             Self::Features(d) => Ok(d.places()?.0),
             Self::Neurons(layer) => Ok(Site::new(SiteKind::MlpPost, *layer).into()),
+            Self::Direction(concept, layer) => Ok(concept.site(*layer)?.into()),
         }
     }
 
@@ -48,6 +52,7 @@ impl Subject {
         match self {
             Self::Features(d) => d.d_sae,
             Self::Neurons(_) => model.config.d_mlp,
+            Self::Direction(..) => 1,
         }
     }
 
@@ -55,6 +60,7 @@ impl Subject {
         match self {
             Self::Features(d) => d.path.display().to_string(),
             Self::Neurons(layer) => format!("neurons of layer {layer}"),
+            Self::Direction(concept, layer) => format!("{} at layer {layer}", concept.name),
         }
     }
 
@@ -80,6 +86,11 @@ impl Subject {
                 }
             }
             Self::Neurons(layer) => hash.add(*layer as u64),
+            Self::Direction(concept, layer) => {
+                let at = concept.at(*layer)?;
+                let numbers = at.vector.iter().chain([&at.threshold, &at.gap]);
+                numbers.for_each(|v| hash.add(u64::from(v.to_bits())));
+            }
         }
         Ok(hash.0)
     }
@@ -93,18 +104,9 @@ impl Subject {
             Self::Features(d) => d.encode(rows, progress),
             Self::Neurons(_) => {
                 let width = rows.dim(1)?;
-                Ok(with_values(&rows.contiguous()?, |v| {
-                    let mut s = Sparse::new();
-                    for row in v.chunks_exact(width) {
-                        for (i, v) in row.iter().enumerate().filter(|(_, v)| **v > 0.0) {
-                            s.features.push(i as u32);
-                            s.values.push(*v);
-                        }
-                        s.starts.push(s.features.len());
-                    }
-                    s
-                })?)
+                Ok(with_values(&rows.contiguous()?, |v| Sparse::positive(v, width))?)
             }
+            Self::Direction(concept, layer) => Ok(Sparse::positive(&concept.read(*layer, rows)?, 1)),
         }
     }
 }
@@ -114,6 +116,8 @@ pub struct Plan<'a> {
     pub model: &'a Model,
     /// All of them see the same forward passes.
     pub subjects: Vec<Subject>,
+    /// Whose features are correlated with neurons and directions; a dictionary's own features are with each other.
+    pub companion: Option<Arc<Dictionary>>,
     pub rows: &'a Rows,
     pub texts: Vec<String>,
     pub context: usize,
@@ -149,7 +153,13 @@ impl Hash {
 impl Plan<'_> {
     fn about(&self, subject: &Subject, batches: usize) -> Result<About> {
         let count = subject.count(self.model);
-        let bytes = 2 * self.window * 8 + 64;
+        // Tokens, activations, and the example with its two lists.
+        let bytes = (2 * self.window + 1) * 8 + size_of::<Example>() + 32;
+        let room = MEMORY / bytes / count.max(1);
+        let features_of = match subject {
+            Subject::Features(_) => None,
+            _ => self.companion.as_ref().map(|d| d.path.display().to_string()),
+        };
         Ok(About {
             model: self.model.config.name.clone(),
             subject: subject.name(),
@@ -162,8 +172,12 @@ impl Plan<'_> {
             done: 0,
             batches,
             positions: 0,
-            sample: SAMPLE.min((MEMORY / bytes / count.max(1)).saturating_sub(TOP)),
+            // The sample is twice as large before it is thinned.
+            sample: SAMPLE.min(room.saturating_sub(TOP) / (2 * (STRATA + 1))),
+            top: TOP.min(room.max(1)),
             window: self.window,
+            subject_hash: subject.hash()?,
+            features_of,
             fingerprint: self.fingerprint(subject)?,
         })
     }
@@ -252,7 +266,7 @@ impl Plan<'_> {
             }
             outcome?;
         }
-        Ok(scans.into_iter().map(Scan::finish).collect())
+        scans.into_iter().map(Scan::finish).collect()
     }
 }
 
@@ -263,6 +277,8 @@ struct Scan<'a> {
     place: Place,
     file: Option<&'a Path>,
     index: Index,
+    /// Whose features it is correlated with.
+    others: Option<Arc<Dictionary>>,
     /// Correlations are summed by a scan that begins at the beginning; one that goes on has those already.
     features: Option<Pairs>,
     neurons: Option<Pairs>,
@@ -295,10 +311,18 @@ impl<'a> Scan<'a> {
             index = old;
         }
         let fresh = index.about.done == 0;
-        let with_neurons = model.config.has_mlp() && matches!(subject, Subject::Features(_)) && fresh;
+        let others = match subject {
+            Subject::Features(d) => Some(d.clone()),
+            _ => plan.companion.clone(),
+        };
+        if let Some(d) = &others {
+            d.check(&model.config)?;
+        }
+        let pairs = |n: usize| if fresh { Pairs::new(count, n) } else { None };
         Ok(Self {
-            features: if fresh { Pairs::new(count, count) } else { None },
-            neurons: if with_neurons { Pairs::new(count, model.config.d_mlp) } else { None },
+            features: others.as_ref().and_then(|d| pairs(d.d_sae)),
+            neurons: pairs(if model.config.has_mlp() { model.config.d_mlp } else { 0 }),
+            others,
             next_look: index.about.done + 1,
             kept: index.about.done,
             plan,
@@ -314,8 +338,11 @@ impl<'a> Scan<'a> {
     }
 
     /// What it has to see of the next batch.
-    fn places(&self) -> impl Iterator<Item = Place> {
-        std::iter::once(self.place).chain(self.neurons.is_some().then(|| self.neurons_place()))
+    fn places(&self) -> Vec<Place> {
+        let mut all = vec![self.place];
+        all.extend(self.neurons.is_some().then(|| self.neurons_place()));
+        all.extend(self.others.iter().filter(|_| self.features.is_some()).filter_map(|d| d.input));
+        all
     }
 
     /// Enters a batch, of which `values` holds what every place holds, [rows · len, width].
@@ -329,30 +356,38 @@ impl<'a> Scan<'a> {
             return Err(Error::NotFinite { name: "activations".to_owned() });
         }
         let last = self.index.about.done + 1 == self.index.about.batches;
-        if let Some(pairs) = &mut self.features {
-            for r in (0..acts.rows()).filter(|r| r % some.len > 0) {
+        let first = |r: &usize| !r.is_multiple_of(some.len);
+        let post = self.neurons_place();
+        if let (Some(pairs), Some(d)) = (&mut self.features, &self.others) {
+            let own = matches!(self.subject, Subject::Features(_));
+            let theirs = match d.input {
+                Some(place) if !own => Some(d.encode(at(place)?, progress)?),
+                _ => None,
+            };
+            for r in (0..acts.rows()).filter(first) {
                 let row: Vec<(u32, f32)> = acts.row(r).collect();
-                pairs.add(&row, &row);
+                match &theirs {
+                    Some(theirs) => pairs.add(&row, &theirs.row(r).collect::<Vec<_>>()),
+                    None => pairs.add(&row, &row),
+                }
             }
             if pairs.is_enough() || last {
-                let best = pairs.best(true);
+                let best = self.features.take().map_or(Vec::new(), |p| p.best(own));
                 self.index.entries.iter_mut().zip(best).for_each(|(e, b)| e.features = b);
-                self.features = None;
             }
         }
-        let post = self.neurons_place();
         if let Some(pairs) = &mut self.neurons {
             let width = self.plan.model.config.d_mlp;
             with_values(&at(post)?.contiguous()?, |v| {
-                for (r, row) in v.chunks_exact(width).enumerate().filter(|(r, _)| r % some.len > 0) {
+                for (r, row) in v.chunks_exact(width).enumerate().filter(|(r, _)| first(r)) {
                     let others: Vec<(u32, f32)> = row.iter().enumerate().map(|(i, v)| (i as u32, *v)).collect();
                     pairs.add(&acts.row(r).collect::<Vec<_>>(), &others);
                 }
             })?;
             if pairs.is_enough() || last {
-                let best = pairs.best(false);
+                let same = matches!(self.subject, Subject::Neurons(_));
+                let best = self.neurons.take().map_or(Vec::new(), |p| p.best(same));
                 self.index.entries.iter_mut().zip(best).for_each(|(e, b)| e.neurons = b);
-                self.neurons = None;
             }
         }
         for (i, (row, ids)) in batch.iter().zip(some.rows()).enumerate() {
@@ -385,9 +420,13 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn finish(mut self) -> Index {
+    fn finish(mut self) -> Result<Index> {
         self.index.sort();
-        self.index
+        // A shard without any batch is a part all the same.
+        if let Some(path) = self.file.filter(|p| !p.is_file()) {
+            super::index_file::save(&self.index, path)?;
+        }
+        Ok(self.index)
     }
 
     /// Enters a row whose positions begin at `from` in `acts`; its first position is left out.
@@ -408,11 +447,10 @@ impl<'a> Scan<'a> {
         index.about.positions += ids.len() as u64 - 1;
         seen.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
         seen.dedup_by_key(|s| s.0);
-        let sample = index.about.sample;
         for (f, value, position) in seen {
             let key = (mix((row as u64) << 32 | u64::from(f)) >> 32) as u32;
             let e = &mut index.entries[f as usize];
-            let (top, sampled) = e.takes(value, row as u32, key, sample);
+            let (top, sampled) = e.takes(value, row as u32, key, &index.about);
             if !top && !sampled {
                 continue;
             }
@@ -429,10 +467,10 @@ impl<'a> Scan<'a> {
                 activations: (start..end).map(|p| acts.at(from + p, f)).collect(),
             };
             if top {
-                e.keep_top(example.clone());
+                e.keep_top(example.clone(), index.about.top);
             }
             if sampled {
-                e.keep_sample(example, sample);
+                e.keep_sample(example, index.about.sample);
             }
         }
     }

@@ -59,19 +59,25 @@ impl View for GenerationView {
         }
         let Some(result) = slot.result.clone() else { return };
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
-            let edited = result.value.edited.clone();
-            if let Some(tokens) = &edited {
-                let n = cx.state.document.stack.active().count();
-                let title = if n == 1 { "with the edit".to_owned() } else { format!("with {n} edits") };
-                text(ui, cx, &title, tokens, result.fresh);
+            let Some(edited) = result.value.edited.clone() else {
+                text(ui, cx, "the prompt goes on", &result.value.base, result.fresh);
+                return;
+            };
+            let n = cx.state.document.stack.active().count();
+            let title = if n == 1 { "with the edit".to_owned() } else { format!("with {n} edits") };
+            let both = [("without", &result.value.base), (title.as_str(), &edited)];
+            // Side by side where there is room for lines of text.
+            if ui.available_width() > 420.0 {
+                ui.columns(2, |columns| {
+                    for (ui, (title, tokens)) in columns.iter_mut().zip(both) {
+                        text(ui, cx, title, tokens, result.fresh);
+                    }
+                });
+            } else {
+                for (title, tokens) in both.into_iter().rev() {
+                    text(ui, cx, title, tokens, result.fresh);
+                }
             }
-            text(
-                ui,
-                cx,
-                if edited.is_some() { "without" } else { "the prompt goes on" },
-                &result.value.base,
-                result.fresh,
-            );
         });
     }
 

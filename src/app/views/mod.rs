@@ -335,7 +335,7 @@ pub const VIEWS: &[ViewDef] = &[
         workspace: Workspace::Features,
         help: "Which features of the open dictionary are active on which token, the leading ones first. Click a cell for the feature's page.",
         formula: "SAE or transcoder activations, by SAELens' formulas; answer: a · W_dec · (W_U[answer] − W_U[wrong]), final scale frozen",
-        make: || Box::new(features::heatmap::FeatureHeat::default()),
+        make: || Box::new(features::heatmap::FeatureHeat),
     },
     ViewDef {
         kind: ViewKind::FeatureDashboard,

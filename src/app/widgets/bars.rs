@@ -1,4 +1,4 @@
-//! A list of labelled bars: signed values around a middle line, or magnitudes from the left.
+//! A list of labelled bars: signed values around a middle line, or one sign's from the left.
 
 use eframe::egui::{self, Align2, pos2, vec2};
 
@@ -46,9 +46,9 @@ pub fn bar(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, label_width: f3
         painter.vline(middle, track.y_range(), egui::Stroke::new(1.0, palette.faint));
         egui::Rect::from_x_y_ranges(middle.min(end)..=middle.max(end), track.y_range())
     } else {
-        egui::Rect::from_x_y_ranges(track.min.x..=track.min.x + share.max(0.0) * track.width(), track.y_range())
+        egui::Rect::from_x_y_ranges(track.min.x..=track.min.x + share.abs() * track.width(), track.y_range())
     };
-    painter.rect_filled(filled, 2.0, if signed { palette.signed(bar.value) } else { palette.bar });
+    painter.rect_filled(filled, 2.0, if signed || bar.value < 0.0 { palette.signed(bar.value) } else { palette.bar });
     painter.text(pos2(rect.max.x - 4.0, rect.center().y), Align2::RIGHT_CENTER, &bar.text, theme::mono(), color);
     response
 }

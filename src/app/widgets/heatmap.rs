@@ -31,7 +31,7 @@ pub struct Heatmap<'a> {
     pub hovered: (Option<usize>, Option<usize>),
     /// What to dim around.
     pub isolate: Isolate,
-    /// Text inside a cell, where it fits.
+    /// Text inside a cell; where it does not fit, what comes before its first space, or else its beginning.
     pub cell_text: Option<&'a dyn Fn(usize, usize) -> Option<String>>,
     pub tooltip: &'a dyn Fn(&mut egui::Ui, usize, usize),
 }
@@ -289,7 +289,13 @@ impl Heatmap<'_> {
                 let ink = ink_on(c.map.at(t)).gamma_multiply(c.opacity.max(0.6));
                 let rect =
                     Rect::from_center_size(pos2(at.col_center(col), at.row_center(r)), cell).shrink2(vec2(2.0, 0.0));
-                let galley = painter.layout_no_wrap(text, font.clone(), ink);
+                let mut galley = painter.layout_no_wrap(text.clone(), font.clone(), ink);
+                // Half a number would be a wrong one.
+                if galley.size().x > rect.width()
+                    && let Some((mark, _)) = text.split_once(' ')
+                {
+                    galley = painter.layout_no_wrap(mark.to_owned(), font.clone(), ink);
+                }
                 let left = (rect.center().x - galley.size().x / 2.0).max(rect.min.x);
                 painter.with_clip_rect(rect).galley(pos2(left, rect.center().y - galley.size().y / 2.0), galley, ink);
             }

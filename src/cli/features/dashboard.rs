@@ -1,6 +1,6 @@
 //! `features dashboard`, `merge` and `show`: an index of where every feature is active, and one feature's page of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,10 +11,12 @@ use crate::cli::output::{document, quoted};
 use crate::cli::{ModelArgs, emit, progress, table};
 use crate::error::{Error, Result};
 use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
+use crate::features::direction::Concept;
 use crate::features::index::Index;
 use crate::features::labels::Labels;
 use crate::features::scan::{Plan, Subject};
 use crate::features::{Place, index_file};
+use crate::jobs::Progress;
 use crate::model::Model;
 
 /// Tokens shown on either side of an example.
@@ -23,7 +25,7 @@ const WINDOW: usize = 5;
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     /// Dictionaries whose features are indexed; repeatable
-    #[arg(long, value_name = "DIR", required_unless_present = "neurons")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["neurons", "direction"])]
     dictionary: Vec<String>,
     /// The site that the dictionaries read, where their files do not say
     #[arg(long, value_name = "SITE")]
@@ -31,6 +33,9 @@ pub struct Arguments {
     /// Layers whose neurons are indexed; repeatable
     #[arg(long, value_name = "LAYER")]
     neurons: Vec<usize>,
+    /// Directions that `direction find` wrote, at their best layer or the one given; repeatable
+    #[arg(long, value_name = "FILE[@LAYER]")]
+    direction: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -54,14 +59,17 @@ pub struct Merge {
     /// Index file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args, Debug)]
 pub struct Show {
     /// Index file
     index: PathBuf,
-    /// The feature (or neuron)
-    #[arg(long, value_name = "N")]
+    /// The feature (or neuron; a direction is number 0 of its index)
+    #[arg(long, value_name = "N", default_value_t = 0)]
     feature: usize,
     /// The dictionary, for what the feature promotes and its neighbours
     #[arg(long, value_name = "DIR")]
@@ -94,12 +102,21 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         subjects.push(Subject::Features(Arc::new(d)));
     }
+    // Neurons and directions are correlated with the features of the first dictionary.
+    let companion = subjects.iter().find_map(|s| match s {
+        Subject::Features(d) => Some(d.clone()),
+        _ => None,
+    });
     subjects.extend(args.neurons.iter().map(|l| Subject::Neurons(*l)));
+    for spec in &args.direction {
+        subjects.push(read_out(spec)?);
+    }
     let model = args.model.open()?;
     for s in &subjects {
         match s {
             Subject::Features(d) => drop(d.check(&model.config)?),
             Subject::Neurons(_) => s.place()?.check(&model.config)?,
+            Subject::Direction(c, _) => c.check(&model)?,
         }
     }
     let several = subjects.len() > 1;
@@ -115,6 +132,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let plan = Plan {
         model: &model,
         subjects,
+        companion,
         rows: &rows,
         texts: args.text.text.clone(),
         context: args.text.context,
@@ -149,14 +167,33 @@ pub fn execute(args: &Arguments) -> Result<()> {
     emit(&format!("{}\n{seconds:.1} s", lines.join("\n")))
 }
 
+/// A direction by the path of its file and perhaps a layer.
+fn read_out(spec: &str) -> Result<Subject> {
+    let (path, layer) = match spec.rsplit_once('@').map(|(p, l)| (p, l.parse())) {
+        Some((path, Ok(layer))) => (path, Some(layer)),
+        _ => (spec, None),
+    };
+    let concept = Concept::open(Path::new(path))?;
+    let layer = concept.layer(layer)?;
+    Ok(Subject::Direction(Arc::new(concept), layer))
+}
+
 fn dead(index: &Index) -> usize {
     index.entries.iter().filter(|e| e.active == 0).count()
 }
 
 pub fn merge(args: &Merge) -> Result<()> {
-    let parts = args.parts.iter().map(|p| index_file::open(p)).collect::<Result<Vec<_>>>()?;
-    let whole = Index::merge(parts)?;
+    // One at a time: a part may be large.
+    let (first, others) = args.parts.split_first().ok_or_else(|| Error::request("name the parts to merge"))?;
+    let mut whole = Index::merge(vec![index_file::open(first)?])?;
+    for part in others {
+        whole.absorb(index_file::open(part)?)?;
+    }
     index_file::save(&whole, &args.output)?;
+    if args.json {
+        let rest = json!({"output": shown(&args.output), "about": whole.about, "features": whole.entries.len()});
+        return emit(&rest.to_string());
+    }
     let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     let left =
         if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
@@ -169,13 +206,15 @@ fn direction(args: &Show, model: &Model, index: &Index) -> Result<Option<Vec<f32
         return neuron_direction(model, layer, args.feature).map(Some);
     }
     let Some(spec) = &args.dictionary else { return Ok(None) };
-    let d = crate::features::open(spec, &crate::jobs::Progress::new())?;
-    if d.d_sae != index.entries.len() || d.input.is_some_and(|p| p.to_string() != index.about.site) {
+    let d = crate::features::open(spec, &Progress::new())?;
+    let hash = Subject::Features(Arc::new(d.clone())).hash()?;
+    if hash != index.about.subject_hash {
         return Err(Error::request(format!(
-            "the index has {} features at {}, but {} has {}; give the dictionary that was scanned",
+            "the index is of {}, {} features at {}; {} is another dictionary of {}",
+            index.about.subject,
             index.entries.len(),
             index.about.site,
-            d.name,
+            d.path.display(),
             d.d_sae
         )));
     }
@@ -191,6 +230,7 @@ pub fn show(args: &Show) -> Result<()> {
             index.about.model, model.config.name
         )));
     }
+    let started = Instant::now();
     let entry = index.entries.get(args.feature).ok_or_else(|| {
         Error::request(format!(
             "there is no feature {}; the index has 0 to {}",
@@ -200,13 +240,26 @@ pub fn show(args: &Show) -> Result<()> {
     })?;
     let direction = direction(args, &model, &index)?;
     let in_stream = match &args.dictionary {
-        Some(spec) => crate::features::shared(spec, &crate::jobs::Progress::new())?.output.is_none_or(Place::in_stream),
+        Some(spec) => crate::features::shared(spec, &Progress::new())?.output.is_none_or(Place::in_stream),
         None => true,
     };
     if args.neuronpedia || args.model.json {
         let mut page = neuronpedia(&model, &index, args.feature, direction.as_deref().filter(|_| in_stream))?;
         page["features"] = json!(entry.features);
         page["neurons"] = json!(entry.neurons);
+        if args.model.json {
+            let near = match (&args.dictionary, &direction) {
+                (Some(spec), Some(d)) => {
+                    neighbours(&*crate::features::shared(spec, &Progress::new())?, d, Some(args.feature))?
+                }
+                _ => Vec::new(),
+            };
+            page["neighbours"] = json!(near);
+            let logits = direction.as_deref().filter(|_| in_stream).map(|d| effects(&model, d)).transpose()?;
+            page["logit_histogram"] = json!(logits.map(|e| json!({"range": e.range, "values": e.histogram})));
+            page["about"] = json!(index.about);
+            return emit(&document(&model, None, started.elapsed().as_secs_f64(), page).to_string());
+        }
         return emit(&page.to_string());
     }
     let example = |e: &crate::features::index::Example| {
@@ -245,12 +298,15 @@ pub fn show(args: &Show) -> Result<()> {
         text.push_str(&format!("\n\npromotes   {}\nsuppresses {}", list(&e.promoted), list(&e.suppressed)));
     }
     let list = |l: &[(u32, f32)]| l.iter().map(|(i, c)| format!("{i} {c:.2}")).collect::<Vec<_>>().join("  ");
-    text.push_str(&format!("\ncorrelated features {}", list(&entry.features)));
+    if !entry.features.is_empty() {
+        let of = index.about.features_of.as_ref().map_or(String::new(), |d| format!(" of {d}"));
+        text.push_str(&format!("\ncorrelated features{of}  {}", list(&entry.features)));
+    }
     if !entry.neurons.is_empty() {
         text.push_str(&format!("\ncorrelated neurons  {}", list(&entry.neurons)));
     }
     if let (Some(spec), Some(d)) = (&args.dictionary, &direction) {
-        let dictionary = crate::features::open(spec, &crate::jobs::Progress::new())?;
+        let dictionary = crate::features::open(spec, &Progress::new())?;
         let near = neighbours(&dictionary, d, Some(args.feature))?;
         let near: Vec<(u32, f32)> = near.into_iter().map(|(i, c)| (i as u32, c)).collect();
         text.push_str(&format!("\nnearest decoder rows {}", list(&near)));

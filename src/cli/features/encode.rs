@@ -37,7 +37,8 @@ pub struct Arguments {
 pub fn execute(args: &Arguments) -> Result<()> {
     let (progress, bar) = progress("encoding");
     let dictionary = args.dictionary.open(&progress)?;
-    let started = Instant::now();
+    // Loading is not part of it.
+    let mut started = Instant::now();
     let (model, ids, x) = match &args.activations {
         Some(path) => {
             let file = Table::open(path)?;
@@ -49,6 +50,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 Error::request("there is nothing to encode; add --prompt TEXT, --ids 1,2,3 or --activations FILE")
             })?;
             let (input, _) = dictionary.check(&model.config)?;
+            started = Instant::now();
             let x = activations(&model, &[&ids], &[input], &progress)?.remove(0);
             (Some(model), ids, x)
         }

@@ -52,6 +52,18 @@ pub struct Arguments {
     batch: usize,
     #[arg(long, value_name = "X", default_value_t = Settings::default().rate)]
     rate: f32,
+    /// Steps over which the learning rate rises
+    #[arg(long, value_name = "N", default_value_t = Settings::default().warmup)]
+    warmup: usize,
+    /// Share of the steps, at the end, over which the learning rate falls to zero
+    #[arg(long, value_name = "X", default_value_t = Settings::default().fall)]
+    fall: f32,
+    /// Share of the steps over which the sparsity penalty rises
+    #[arg(long, value_name = "X", default_value_t = Settings::default().sparsity_warmup)]
+    sparsity_warmup: f32,
+    /// Width of the window in which a threshold feels its neighbours (jumprelu), in scaled activations
+    #[arg(long, value_name = "X", default_value_t = Settings::default().bandwidth)]
+    bandwidth: f32,
     /// Positions of silence after which a feature counts as dead
     #[arg(long, value_name = "N", default_value_t = Settings::default().dead_after)]
     dead_after: usize,
@@ -87,11 +99,14 @@ fn settings(args: &Arguments) -> Result<Settings> {
         steps: args.steps,
         batch: args.batch,
         rate: args.rate,
+        warmup: args.warmup,
+        fall: args.fall,
+        sparsity_warmup: args.sparsity_warmup,
+        bandwidth: args.bandwidth,
         dead_after: args.dead_after,
         resample: args.resample,
         auxiliary: args.auxiliary,
         seed: args.seed,
-        ..Settings::default()
     };
     s.check()?;
     if args.target.is_some() && matches!(method, Method::TopK | Method::Gated) {
@@ -151,6 +166,12 @@ fn harvest(args: &Arguments, model: &Model, places: &[Place]) -> Result<(Vec<Tab
 
 pub fn execute(args: &Arguments) -> Result<()> {
     let settings = settings(args)?;
+    if args.output.join(saelens::CONFIG).is_file() {
+        return Err(Error::request(format!(
+            "{} holds a finished dictionary, and perhaps labels of its features; name another folder",
+            args.output.display()
+        )));
+    }
     let model = args.model.open()?;
     let mut places = vec![Place::parse(&args.site)?];
     if let Some(t) = &args.target {
@@ -267,8 +288,8 @@ fn card(
         again.push_str(&format!(" --text {t}"));
     }
     again.push_str(&format!(
-        " --context {} --method {} --features {} -k {} --sparsity {} --steps {} --batch {} --rate {} --dead-after {} \
-         --resample {} --auxiliary {} --seed {}{}{} -o FOLDER",
+        " --context {} --method {} --features {} -k {} --sparsity {} --steps {} --batch {} --rate {} --warmup {} --fall {} \
+         --sparsity-warmup {} --bandwidth {} --dead-after {} --resample {} --auxiliary {} --seed {}{}{} -o FOLDER",
         args.text.context,
         s.method.name(),
         s.features,
@@ -277,6 +298,10 @@ fn card(
         s.steps,
         s.batch,
         s.rate,
+        s.warmup,
+        s.fall,
+        s.sparsity_warmup,
+        s.bandwidth,
         s.dead_after,
         s.resample,
         s.auxiliary,

@@ -13,7 +13,8 @@ use crate::files::write_atomic;
 use crate::jobs::Progress;
 
 const NAME: &str = "SAELens";
-const CONFIG: &str = "cfg.json";
+/// The file that says what a folder holds.
+pub const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
 
 pub const FORMAT: Format =
@@ -123,9 +124,10 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             Activation::TopK { k: k as usize }
         }
     };
-    let place = |names: &[&str]| text(&config, names).map(Place::parse).transpose();
-    let input = place(&["hook_name", "hook_point"])?;
-    let output = if transcoder { place(&["hook_name_out"])? } else { input };
+    // A hook that no model here has leaves the site open: it can be named, and activations encoded without one.
+    let place = |names: &[&str]| text(&config, names).and_then(|n| Place::parse(n).ok());
+    let input = place(&["hook_name", "hook_point"]);
+    let output = if transcoder { place(&["hook_name_out"]) } else { input };
     Ok(Dictionary {
         name: name_of(&folder),
         path: folder,

@@ -134,7 +134,16 @@ pub fn file_name(i: usize) -> &'static str {
 
 enum Sink {
     Memory(Vec<f32>),
-    File { writer: BufWriter<tempfile::NamedTempFile>, place: Option<PathBuf> },
+    /// A file that is to be kept.
+    File {
+        writer: BufWriter<tempfile::NamedTempFile>,
+        place: PathBuf,
+    },
+    /// One without a name: nothing of it is left, however the program ends.
+    Unnamed {
+        writer: BufWriter<File>,
+        rows: usize,
+    },
 }
 
 impl Harvest<'_> {
@@ -154,7 +163,14 @@ impl Harvest<'_> {
         let mut sinks = widths
             .iter()
             .enumerate()
-            .map(|(i, d)| if in_memory { Ok(Sink::Memory(Vec::with_capacity(n * d))) } else { self.file(i, n, *d) })
+            .map(|(i, d)| match self.keep {
+                _ if in_memory => Ok(Sink::Memory(Vec::with_capacity(n * d))),
+                Some(folder) => self.file(folder, i, n, *d),
+                None => {
+                    let file = tempfile::tempfile().map_err(|e| Error::write(&std::env::temp_dir(), e))?;
+                    Ok(Sink::Unnamed { writer: BufWriter::with_capacity(1 << 20, file), rows: n })
+                }
+            })
             .collect::<Result<Vec<_>>>()?;
         for batch in self.rows.batches(PASS) {
             let rows = self.rows.some(&batch)?;
@@ -184,11 +200,10 @@ impl Harvest<'_> {
         Ok(format!("{} at {}, text {hash:016x} {first} first positions", self.model.config.name, self.places[i]))
     }
 
-    fn file(&self, i: usize, n: usize, d: usize) -> Result<Sink> {
-        let place = self.keep.map(|folder| folder.join(file_name(i)));
-        let folder = self.keep.map_or_else(std::env::temp_dir, Path::to_owned);
-        std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-        let file = tempfile::NamedTempFile::new_in(&folder).map_err(|e| Error::write(&folder, e))?;
+    fn file(&self, folder: &Path, i: usize, n: usize, d: usize) -> Result<Sink> {
+        let place = folder.join(file_name(i));
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::write(folder, e))?;
         let mut writer = BufWriter::with_capacity(1 << 20, file);
         let header = serde_json::json!({
             "__metadata__": {
@@ -204,7 +219,7 @@ impl Harvest<'_> {
         }
         let wrote =
             writer.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| writer.write_all(header.as_bytes()));
-        wrote.map_err(|e| Error::write(&folder, e))?;
+        wrote.map_err(|e| Error::write(folder, e))?;
         Ok(Sink::File { writer, place })
     }
 }
@@ -214,8 +229,11 @@ impl Sink {
         match self {
             Self::Memory(all) => all.extend_from_slice(values),
             Self::File { writer, place } => {
-                let path = place.clone().unwrap_or_else(|| writer.get_ref().path().to_owned());
-                writer.write_all(bytemuck::cast_slice(values)).map_err(|e| Error::write(&path, e))?;
+                writer.write_all(bytemuck::cast_slice(values)).map_err(|e| Error::write(place, e))?;
+            }
+            Self::Unnamed { writer, .. } => {
+                let wrote = writer.write_all(bytemuck::cast_slice(values));
+                wrote.map_err(|e| Error::write(&std::env::temp_dir(), e))?;
             }
         }
         Ok(())
@@ -225,16 +243,15 @@ impl Sink {
         match self {
             Self::Memory(values) => Ok(Table::Memory { d, values }),
             Self::File { writer, place } => {
-                let temporary = writer.get_ref().path().to_owned();
-                let file = writer.into_inner().map_err(|e| Error::write(&temporary, e.into_error()))?;
-                let path = place.unwrap_or_else(|| temporary.clone());
-                file.as_file().sync_all().map_err(|e| Error::write(&path, e))?;
-                // Opened while the temporary name still exists; on Unix the open file outlives it.
-                let table = Table::open(file.path())?;
-                if path != temporary {
-                    persist(file, &path)?;
-                }
-                Ok(table)
+                let file = writer.into_inner().map_err(|e| Error::write(&place, e.into_error()))?;
+                file.as_file().sync_all().map_err(|e| Error::write(&place, e))?;
+                persist(file, &place)?;
+                Table::open(&place)
+            }
+            Self::Unnamed { writer, rows } => {
+                let path = std::env::temp_dir();
+                let file = writer.into_inner().map_err(|e| Error::write(&path, e.into_error()))?;
+                Ok(Table::File { d, rows, file, offset: 0, path })
             }
         }
     }

@@ -109,6 +109,12 @@ impl Param {
         Self { value, first: vec![0.0; n], second: vec![0.0; n] }
     }
 
+    /// One value anew, without its moments.
+    pub fn set(&mut self, i: usize, value: f32) {
+        self.value[i] = value;
+        (self.first[i], self.second[i]) = (0.0, 0.0);
+    }
+
     /// One step; `step` counts from 1.
     pub fn update(&mut self, gradient: &[f32], rate: f32, step: usize) {
         const PART: usize = 1 << 14;

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use self::activations::Table;
-use self::step::{Params, Seen, unit};
+use self::step::{FIRST_THRESHOLD, Params, Seen, unit};
 use super::dictionary::{Activation, Dictionary, Normalisation};
 use super::place::Place;
 use crate::error::{Error, Result};
@@ -234,9 +234,15 @@ impl Trainer {
                 param.first[span.clone()].fill(0.0);
                 param.second[span].fill(0.0);
             }
-            p.b_enc.value[f] = 0.0;
-            p.b_enc.first[f] = 0.0;
-            p.b_enc.second[f] = 0.0;
+            p.b_enc.set(f, 0.0);
+            // What silenced it is not kept: thresholds and magnitudes begin as they did.
+            if let Some(t) = &mut p.log_threshold {
+                t.set(f, FIRST_THRESHOLD.ln());
+            }
+            if let Some((r, b)) = &mut p.magnitude {
+                r.set(f, 0.0);
+                b.set(f, 0.0);
+            }
             self.silent[f] = 0;
         }
     }

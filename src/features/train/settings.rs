@@ -97,7 +97,7 @@ impl Default for Settings {
             fall: 0.2,
             sparsity_warmup: 0.1,
             dead_after: 500_000,
-            resample: 0,
+            resample: 500,
             auxiliary: 1.0 / 32.0,
             bandwidth: 0.1,
             seed: 1,

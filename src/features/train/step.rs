@@ -9,7 +9,7 @@ use crate::engine::kernels::buffer;
 use crate::features::encode::largest;
 
 /// Threshold that features begin with.
-const FIRST_THRESHOLD: f32 = 0.05;
+pub(super) const FIRST_THRESHOLD: f32 = 0.05;
 /// How quickly the threshold that stands in for a batch's k largest follows them.
 const THRESHOLD_RATE: f32 = 0.01;
 /// Positions that are worked on at a time: what is computed between two products is then read back from the cache, and

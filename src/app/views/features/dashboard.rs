@@ -9,10 +9,14 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::number;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{choice, token_text};
+use crate::engine::edit::{Edit, Positions, Which};
 use crate::features::dashboard::{EACH, Effect};
 use crate::features::index::Entry;
 use crate::features::labels::Label;
+
+/// How edits are put into the stack.
+type Make = fn(Which, Vec<Edit>) -> Action;
 
 #[derive(Default)]
 pub struct Dashboard {
@@ -20,7 +24,9 @@ pub struct Dashboard {
     go: String,
     /// Label and note as they are being written, and whose they are.
     writing: Option<((u64, u32), Label)>,
-    alpha: f32,
+    /// How strongly the chosen one is to be steered.
+    alpha: Option<(Chosen, f32)>,
+    at: Positions,
 }
 
 impl View for Dashboard {
@@ -57,21 +63,22 @@ impl View for Dashboard {
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             let entry = cx.state.features.entry(chosen).cloned();
             if let Some(e) = &entry {
-                histogram(ui, cx, "activation", 0.0, e.histogram.width * e.histogram.bins.len() as f32, &trimmed(e));
+                let bins = e.bins();
+                let name = if matches!(chosen, Chosen::Concept(_)) { "read-out" } else { "activation" };
+                histogram(ui, cx, name, 0.0, e.histogram.width * bins.len() as f32, bins);
             }
             if let Some(p) = &page {
                 logits(ui, cx, p);
             }
             match &entry {
                 Some(e) => examples(ui, cx, e, page.as_deref()),
-                None if !matches!(chosen, Chosen::Concept(_)) => {
+                None => {
                     ui.add_space(6.0);
                     let text = "scan a text at the left to see where this is active";
                     ui.add(egui::Label::new(weak(cx, text)).wrap());
                 }
-                None => {}
             }
-            related(ui, cx, page.as_deref(), entry.as_ref());
+            related(ui, cx, chosen, page.as_deref(), entry.as_ref());
         });
     }
 
@@ -88,11 +95,6 @@ impl View for Dashboard {
             values: e.top.iter().map(|x| vec![Some(x.value), Some(x.row as f32), Some(x.position as f32)]).collect(),
         })
     }
-}
-
-/// Bins up to the largest activation.
-fn trimmed(e: &Entry) -> Vec<u64> {
-    e.histogram.bins.clone()
 }
 
 impl Dashboard {
@@ -130,39 +132,52 @@ impl Dashboard {
             Chosen::Concept(_) => 3.0,
             _ => cx.state.features.entry(chosen).map_or(10.0, |e| 2.0 * e.max.max(0.05)),
         };
-        if self.alpha == 0.0 {
-            self.alpha = most / 2.0;
+        let mut alpha = match self.alpha {
+            Some((c, a)) if c == chosen => a.clamp(-most, most),
+            _ => most / 2.0,
+        };
+        let pinned = Positions::At(vec![cx.pinned().pos]);
+        if matches!(self.at, Positions::At(_)) {
+            self.at.clone_from(&pinned);
         }
         ui.horizontal_wrapped(|ui| {
-            let slider = egui::Slider::new(&mut self.alpha, -most..=most).text("α").fixed_decimals(2);
-            ui.add(slider)
-                .accessible_name("strength")
-                .on_hover_text("how many times what it writes is added, at all positions");
+            let slider = egui::Slider::new(&mut alpha, -most..=most).text("α").fixed_decimals(2);
+            ui.add(slider).accessible_name("strength").on_hover_text("how many times what it writes is added");
+            let places = [Positions::All, Positions::Prompt, Positions::Generated, pinned.clone()];
+            let names = ["all tokens", "the prompt", "what is generated", "the pinned token"];
+            let options: Vec<(usize, &str)> = names.into_iter().enumerate().collect();
+            let current = places.iter().position(|p| *p == self.at).unwrap_or(0);
+            if let Some(at) = choice(ui, "at", current, &options).and_then(|k| places.get(k)) {
+                self.at.clone_from(at);
+            }
             let s = &cx.state.features;
-            let steer = ui.button("Steer").on_hover_text("adds an edit; the edited run and the generation follow it");
+            let steer = ui
+                .button("Steer")
+                .on_hover_text("adds an edit, or changes its strength; the edited run and the generation follow it");
             let ablate = ui.button("Ablate").on_hover_text("adds an edit that takes it out where it is active");
-            for (clicked, edit) in
-                [(steer.clicked(), s.steer(chosen, self.alpha, &model)), (ablate.clicked(), s.ablate(chosen, &model))]
-            {
-                if !clicked {
-                    continue;
+            let which = cx.state.document.stack.base;
+            let asked = match (steer.clicked(), ablate.clicked()) {
+                (true, _) => Some(s.steer(chosen, alpha, &model).map(|e| (Action::PutEdits as Make, e))),
+                (_, true) => Some(s.ablate(chosen, &model).map(|e| (Action::ToggleEditsTogether as Make, e))),
+                _ => None,
+            };
+            match asked {
+                Some(Ok((make, mut edits))) => {
+                    edits.iter_mut().for_each(|e| e.positions.clone_from(&self.at));
+                    cx.actions.push(make(which, edits));
+                    cx.actions.push(Action::Say("The edits have changed; see Edits and Generation.".to_owned()));
                 }
-                match edit {
-                    Ok(edits) => {
-                        let which = cx.state.document.stack.base;
-                        cx.actions.push(Action::ToggleEditsTogether(which, edits));
-                        cx.actions.push(Action::Say("The edits have changed; see Edits and Generation.".to_owned()));
-                    }
-                    Err(e) => cx.actions.push(Action::Say(e.to_string())),
-                }
+                Some(Err(e)) => cx.actions.push(Action::Say(e.to_string())),
+                None => {}
             }
             if let Chosen::Feature(f) = chosen {
-                let mut kept = s.kept.contains(&f);
+                let mut kept = s.kept.iter().any(|k| k.0 == f);
                 if ui.checkbox(&mut kept, "in the monitor").changed() {
                     act(cx, FeatureAction::Keep(f));
                 }
             }
         });
+        self.alpha = Some((chosen, alpha));
     }
 
     fn label(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, feature: u32) {
@@ -238,7 +253,7 @@ fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &Page) {
             for Effect { text, logit, .. } in list {
                 let label = token_text::visible(text);
                 let bar = Bar { label, value: *logit, text: format!("{logit:+.2}"), strong: false };
-                bars::bar(ui, &bar, max, true, 90.0);
+                bars::bar(ui, &bar, max, false, 90.0);
             }
         }
     });
@@ -283,7 +298,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Pa
     }
 }
 
-fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, page: Option<&Page>, entry: Option<&Entry>) {
+fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, about: Chosen, page: Option<&Page>, entry: Option<&Entry>) {
     let mut chosen = None;
     let mut list = |ui: &mut egui::Ui, title: &str, items: Vec<(Chosen, f32)>| {
         if items.is_empty() {
@@ -306,9 +321,17 @@ fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, page: Option<&Page>, entry: 
         list(ui, "features that write the same way (cosine)", near);
     }
     if let Some(e) = entry {
-        list(ui, "features that are active together (correlation)", e.features.iter().map(feature).collect());
-        let layer =
-            cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map_or(0, crate::features::Place::layer);
+        // Those of another dictionary than the open one would be opened under its numbers.
+        let open = cx.state.features.dictionary.value.as_ref();
+        let of = cx.state.features.index_of(about).and_then(|i| i.about.features_of.clone());
+        if of.is_none() || of == open.map(|d| d.path.display().to_string()) {
+            list(ui, "features that are active together (correlation)", e.features.iter().map(feature).collect());
+        }
+        let layer = match about {
+            Chosen::Feature(_) => open.and_then(|d| d.input).map_or(0, crate::features::Place::layer),
+            Chosen::Neuron(layer, _) => layer,
+            Chosen::Concept(i) => cx.state.features.watched.get(i).map_or(0, |w| w.layer),
+        };
         let neurons = e.neurons.iter().map(|(n, v)| (Chosen::Neuron(layer, *n as usize), *v)).collect();
         list(ui, "neurons that are active together (correlation)", neurons);
     }

@@ -11,11 +11,17 @@ use crate::app::views::{Context, Table, View, message};
 pub struct Directions {
     towards: String,
     away: String,
+    /// Text on which the cost is measured.
+    reference: String,
 }
 
 impl Default for Directions {
     fn default() -> Self {
-        Self { towards: " good, great, happy".to_owned(), away: " bad, terrible, sad".to_owned() }
+        Self {
+            towards: " good, great, happy".to_owned(),
+            away: " bad, terrible, sad".to_owned(),
+            reference: "prose".to_owned(),
+        }
     }
 }
 
@@ -41,7 +47,10 @@ impl View for Directions {
         let share = if both { 0.44 } else { 0.8 };
         let half = if s.watched.is_empty() { 0.0 } else { ui.available_height() * share - 20.0 };
         if half > 40.0 {
-            ui.label(weak(cx, "area under the ROC curve on held-out texts, by layer; dashed: random labels"));
+            ui.label(weak(
+                cx,
+                "held-out texts, by layer: area under the ROC curve, accuracy (dotted); dashed: random labels",
+            ));
             layers(ui, cx, half);
         }
         self.doses(ui, cx);
@@ -104,6 +113,8 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
                     w.concept.layers.iter().map(|l| [l.layer as f64, f64::from(get(l))]).collect()
                 };
                 p.line(Line::new(w.concept.name.clone(), line(|l| l.auc)).color(color).width(2.0));
+                let accuracy = Line::new(format!("{}, accuracy", w.concept.name), line(|l| l.accuracy));
+                p.line(accuracy.color(color).width(1.0).style(egui_plot::LineStyle::dotted_dense()));
                 let control = Line::new(format!("{}, random labels", w.concept.name), line(|l| l.control_auc));
                 p.line(control.color(color).width(1.0).style(egui_plot::LineStyle::dashed_dense()));
                 p.vline(VLine::new("", w.layer as f64).color(color.gamma_multiply(0.4)).allow_hover(false));
@@ -136,6 +147,10 @@ impl Directions {
                     .on_hover_text("tokens between commas; a space before a word belongs to it")
                     .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, format!("tokens {name}")));
             }
+            ui.label(weak(cx, "cost on"));
+            ui.add(egui::TextEdit::singleline(&mut self.reference).desired_width(70.0))
+                .on_hover_text("the text whose loss tells what steering costs: a file, a folder, mixed or prose")
+                .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "reference text"));
             if s.doses.is_running() {
                 ui.label(weak(cx, "running …"));
             } else if ui
@@ -143,7 +158,10 @@ impl Directions {
                 .on_hover_text("runs the prompt and a reference text at 13 strengths")
                 .clicked()
             {
-                act(cx, FeatureAction::Dose(tokens(&self.towards), tokens(&self.away)));
+                act(
+                    cx,
+                    FeatureAction::Dose(tokens(&self.towards), tokens(&self.away), self.reference.trim().to_owned()),
+                );
             }
         });
         if let Some(e) = &s.doses.error {

@@ -1,29 +1,20 @@
 //! Features × tokens of the prompt.
 
-use std::collections::HashMap;
-
 use eframe::egui::{self, RichText};
 
 use super::{act, dictionary_open, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
-use crate::app::views::{Cached, Context, Table, View, message, position_labels};
+use crate::app::views::{Context, Table, View, message, position_labels};
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::features::reading::Order;
-use crate::gpu::HeatData;
 
-/// Cells that are kept at most, 64 MB of them: over a hundred thousand features on a prompt of a hundred tokens.
-const CELLS: usize = 1 << 24;
 /// Rows as high as their labels.
 const ROW: f32 = 14.0;
 
-#[derive(Default)]
-pub struct FeatureHeat {
-    data: Cached<(u64, Order)>,
-    order: Vec<u32>,
-}
+pub struct FeatureHeat;
 
 impl View for FeatureHeat {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -36,61 +27,59 @@ impl View for FeatureHeat {
             Order::At(_) => Order::At(pos),
             other => other,
         };
+        let heat = s.heat.value.clone();
         ui.horizontal_wrapped(|ui| {
             let options = [
                 (Order::Max, "largest"),
                 (Order::Mean, "mean"),
                 (Order::At(pos), "at the pinned token"),
-                (Order::Answer, "effect on the answer"),
+                (Order::Answer, "attribution to the answer"),
             ];
             if let Some(o) = choice(ui, "first by", order, &options) {
                 act(cx, FeatureAction::Order(o));
             }
-            if let Some(r) = &s.reading.value {
-                let n = r.acts.rows();
-                let l0 = if n > 1 { (r.acts.values.len() - r.acts.starts[1]) as f32 / (n - 1) as f32 } else { 0.0 };
-                let mean = r.explained.iter().skip(1).sum::<f32>() / (n.max(2) - 1) as f32;
-                ui.label(weak(cx, format!("L0 {l0:.1}   explained variance {mean:.3}")))
-                    .on_hover_text("mean over the positions after the first");
+            if let Some(h) = &heat {
+                let explained = h.explained.map_or_else(|| "–".to_owned(), |e| format!("{e:.3}"));
+                let help = match h.explained {
+                    Some(_) => "mean over the positions after the first",
+                    None => "features of earlier layers write here as well, so that this layer alone explains nothing",
+                };
+                ui.label(weak(cx, format!("L0 {:.1}   explained variance {explained}", h.l0))).on_hover_text(help);
             }
         });
-        if let Some(e) = &s.reading.error {
+        let error = s.reading.error.as_ref().or(s.heat.error.as_ref());
+        if let Some(e) = error.or(s.attribution.error.as_ref().filter(|_| order == Order::Answer)) {
             message(ui, e, true);
             return;
         }
-        let Some(r) = s.reading.value.clone() else {
+        let (Some(r), Some(heat)) = (s.reading.value.clone(), heat) else {
             message(ui, "reading the prompt …", false);
             return;
         };
         let n = r.acts.rows();
-        if self.data.entry.as_ref().is_none_or(|(k, _)| *k != (s.reading.stamp, order)) {
-            self.order = r.leading(order, CELLS / n.max(1));
+        // What was made from another run does not belong to these tokens.
+        if heat.data.cols != n || !s.heat_is_of(&r) {
+            message(ui, "reading the prompt …", false);
+            return;
         }
-        let chosen = &self.order;
-        let data = self.data.get((s.reading.stamp, order), || {
-            let place: HashMap<u32, usize> = chosen.iter().enumerate().map(|(i, f)| (*f, i)).collect();
-            let mut values = vec![0f32; chosen.len() * n];
-            for p in 0..n {
-                for (f, v) in r.acts.row(p) {
-                    if let Some(i) = place.get(&f) {
-                        values[i * n + p] = v;
-                    }
-                }
-            }
-            HeatData::new(chosen.len(), n, values)
-        });
+        let chosen = &heat.features;
         if chosen.is_empty() {
             message(ui, "no feature is active on this prompt after its first token", false);
             return;
         }
-        // The first position's activations, an outlier in many models, do not set the scale.
-        let max = (1..n).flat_map(|p| r.acts.row(p).map(|(_, v)| v)).fold(0f32, f32::max);
-        let max = if max > 0.0 { max } else { data.max };
-        let colors = sequential(&cx.palette, 0.0, max, !s.reading.is_running());
+        let (signed, max) = (heat.order == Order::Answer, heat.largest);
+        let fresh = !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
+        let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
         ui.horizontal(|ui| {
-            ui.label(weak(cx, format!("{} features", chosen.len())));
+            let text = if heat.active > chosen.len() {
+                format!("the first {} of {} active features", chosen.len(), heat.active)
+            } else {
+                format!("{} active features", chosen.len())
+            };
+            ui.label(weak(cx, text));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, "0", &number(max));
+                let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
+                colorbar(ui, &colors, &low, &number(max));
             });
         });
         let row = match s.chosen {
@@ -100,7 +89,7 @@ impl View for FeatureHeat {
         let h = cx.state.selection.hovered;
         let outcome = Heatmap {
             name: "features",
-            data: &data,
+            data: &heat.data,
             coloring: colors,
             row_label: &|i| chosen.get(i).map_or_else(String::new, ToString::to_string),
             col_label: &|c| cx.token(c),
@@ -116,8 +105,10 @@ impl View for FeatureHeat {
                 let Some(f) = chosen.get(i) else { return };
                 ui.label(RichText::new(s.name(Chosen::Feature(*f))).font(theme::title()));
                 ui.monospace(format!("{:.4} on {} ({c})", r.acts.at(c, *f), cx.token(c)));
-                if let Some((_, e)) = r.effects.iter().find(|(g, _)| g == f) {
-                    ui.monospace(format!("{e:+.4} to the answer's logit, directly"));
+                if let Some(a) = s.attribution.value.as_ref().filter(|_| signed) {
+                    ui.monospace(format!("{:+.4} to the answer's logit, to first order", a.at(c, *f)));
+                    let all: f32 = (1..n).map(|p| a.at(p, *f)).sum();
+                    ui.monospace(format!("{all:+.4} over all positions after the first"));
                 }
                 if let Some(index) = &s.index.value {
                     ui.label(weak(
@@ -140,8 +131,8 @@ impl View for FeatureHeat {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let d = self.data.last()?;
-        let rows = self.order.iter().map(|f| format!("feature {f}")).collect();
-        Some(Table::grid("features", ("feature", "pos"), d, rows, position_labels(cx, d.cols)))
+        let h = cx.state.features.heat.value.as_ref()?;
+        let rows = h.features.iter().map(|f| format!("feature {f}")).collect();
+        Some(Table::grid("features", ("feature", "pos"), &h.data, rows, position_labels(cx, h.data.cols)))
     }
 }

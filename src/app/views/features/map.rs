@@ -46,7 +46,9 @@ impl View for Map {
                 }
             }
             if let Some(m) = &s.map.value {
-                ui.label(weak(cx, format!("{} features,", m.features.len())));
+                let every =
+                    if m.features.len() < m.of { format!(" of {}, every so many-th", m.of) } else { String::new() };
+                ui.label(weak(cx, format!("{} features{every},", m.features.len())));
                 ui.label(weak(cx, "● active on the prompt").color(cx.palette.positive));
             }
         });
@@ -63,7 +65,7 @@ impl View for Map {
             self.read = s.reading.stamp;
             let reading = s.reading.value.as_ref();
             self.active =
-                reading.map_or_else(HashSet::new, |r| r.leading(Order::Max, usize::MAX).into_iter().collect());
+                reading.map_or_else(HashSet::new, |r| r.leading(Order::Max, None, usize::MAX).0.into_iter().collect());
         }
         let active = &self.active;
         let points = |wanted: &dyn Fn(u32) -> bool| -> PlotPoints<'static> {

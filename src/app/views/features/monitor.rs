@@ -7,7 +7,7 @@ use crate::app::features::{FeatureAction, Follow};
 use crate::app::theme;
 use crate::app::views::{Cached, Context, Table, View, message};
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::token_text;
 use crate::gpu::HeatData;
@@ -48,16 +48,31 @@ impl View for Monitor {
             ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
                 "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
             );
-            for (i, w) in s.watched.iter().enumerate() {
-                let mut threshold = w.threshold;
-                ui.label(weak(cx, format!("mark {} above", w.concept.name)));
+            let mut field = |name: String, value: f32, change: &dyn Fn(f32) -> FeatureAction| {
+                let mut threshold = value;
+                ui.label(weak(cx, format!("mark {name} above")));
                 let drag = egui::DragValue::new(&mut threshold).speed(0.02).fixed_decimals(2);
-                ui.add(drag).accessible_name(format!("threshold of {}", w.concept.name));
-                if threshold != w.threshold {
-                    changes.push(FeatureAction::Threshold(i, threshold));
+                ui.add(drag).accessible_name(format!("threshold of {name}"));
+                if threshold != value {
+                    changes.push(change(threshold));
                 }
+            };
+            for (i, w) in s.watched.iter().enumerate() {
+                field(w.concept.name.clone(), w.threshold, &|t| FeatureAction::Threshold(i, t));
+            }
+            for (f, t) in &s.kept {
+                field(format!("feature {f}"), *t, &|t| FeatureAction::KeptThreshold(*f, t));
             }
         });
+        // As they are now: a threshold is moved without anything being run again.
+        let thresholds: Vec<f32> = s.watched.iter().map(|w| w.threshold).chain(s.kept.iter().map(|k| k.1)).collect();
+        let threshold = |r: usize| thresholds.get(r).copied().unwrap_or(f32::INFINITY);
+        // The inside reads the concept where the word by itself does not.
+        let diverges = |r: usize, c: usize| {
+            let value = m.values.get(r).and_then(|row| row.get(c));
+            let word = m.word.get(r).and_then(Option::as_ref).and_then(|w| w.get(c));
+            matches!((value, word), (Some(v), Some(w)) if *v > threshold(r) && *w <= threshold(r))
+        };
         changes.into_iter().for_each(|c| act(cx, c));
         let n = m.texts.len();
         let beyond = self.beyond;
@@ -81,9 +96,18 @@ impl View for Monitor {
         });
         let colors = diverging(&cx.palette, 1.0, !s.monitored.is_running());
         ui.horizontal(|ui| {
-            for (name, (row, t)) in m.names.iter().zip(m.values.iter().zip(&m.thresholds)).take(3) {
-                let above = row.iter().skip(1).filter(|v| **v > *t).count();
-                ui.label(weak(cx, format!("{name}: {above} of {} tokens marked", n.saturating_sub(1))));
+            for (r, name) in m.names.iter().enumerate().take(3) {
+                let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > threshold(r))).count();
+                let apart = (1..n).filter(|c| diverges(r, *c)).count();
+                let apart = if m.word[r].is_some() {
+                    format!(" •, {apart} unlike their word ◆")
+                } else {
+                    " •".to_owned()
+                };
+                ui.label(weak(cx, format!("{name}: {above} of {} tokens{apart}", n.saturating_sub(1)))).on_hover_text(
+                    "• reads above the threshold · ◆ reads above it, though the word by itself (the direction of the \
+                     first layer) does not: inside and text diverge",
+                );
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, &colors, "less", "more");
@@ -107,14 +131,26 @@ impl View for Monitor {
             isolate: Isolate::Nothing,
             cell_text: Some(&|r, c| {
                 let v = at(r, c)?;
-                let mark = if m.thresholds.get(r).is_some_and(|t| v > *t) { "• " } else { "" };
-                Some(format!("{mark}{}", number(v)))
+                let mark = match m.values[r].get(c) {
+                    Some(v) if *v > threshold(r) => {
+                        if diverges(r, c) {
+                            "◆ "
+                        } else {
+                            "• "
+                        }
+                    }
+                    _ => " ",
+                };
+                Some(if v.abs() < 1.0 { format!("{mark}{v:.2}") } else { format!("{mark}{v:.1}") })
             }),
             tooltip: &|ui, r, c| {
                 let Some(v) = at(r, c) else { return };
                 ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], token(c))).font(theme::title()));
                 if r < s.watched.len() {
                     ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
+                    if let Some(w) = m.word[r].as_ref().and_then(|w| w.get(c)) {
+                        ui.monospace(format!("{w:+.3} by the word itself"));
+                    }
                 } else {
                     ui.monospace(format!("activation {v:.4}"));
                 }

@@ -71,9 +71,23 @@ impl View for NeuronList {
                         }
                         ui.add_sized([110.0, 18.0], egui::Label::new(weak(cx, sizes(g))).truncate())
                             .on_hover_text("sizes of the groups");
-                        ui.add(
-                            egui::Label::new(RichText::new(words.join("  |  ")).font(theme::mono_small())).truncate(),
-                        );
+                        let split = s.splits.parts.iter().find(|(m, _)| m == n).map(|(_, split)| split);
+                        let width = if split.is_some() { 0.5 * ui.available_width() } else { ui.available_width() };
+                        let words = RichText::new(words.join("  |  ")).font(theme::mono_small());
+                        ui.add_sized([width, 18.0], egui::Label::new(words).truncate().halign(egui::Align::LEFT));
+                        if let Some(split) = split {
+                            // The feature that stands most for each of the larger groups.
+                            let names: Vec<String> = split
+                                .iter()
+                                .take(4)
+                                .map(|list| list.first().map_or_else(|| "–".to_owned(), |(f, _)| f.to_string()))
+                                .collect();
+                            let text = RichText::new(names.join("  |  ")).font(theme::mono_small());
+                            ui.add(egui::Label::new(text.color(cx.palette.accent)).truncate()).on_hover_text(
+                                "features of the dictionary that are active in one group of examples and not in the \
+                                 others, as read on the few tokens of each example",
+                            );
+                        }
                     });
                 }
             },

@@ -9,7 +9,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::number;
-use crate::features::train::{Method, Point};
+use crate::features::train::{Method, Point, Settings};
 
 pub struct Training;
 
@@ -31,14 +31,30 @@ impl View for Training {
         let hook = |site: &str| site.splitn(3, '.').nth(2).unwrap_or("hook_resid_post").to_owned();
         let current = sites.iter().position(|x| hook(x) == hook(&ask.site)).unwrap_or(0);
         ask.site.clone_from(&sites[current]);
+        let layer = cx.pinned().layer;
+        let target = model.config.has_mlp().then(|| format!("blocks.{layer}.hook_mlp_out"));
+        let reads = format!("blocks.{layer}.mlp.hook_in");
+        let mut transcoder = ask.target.is_some() && target.is_some();
         let running = s.training.is_running();
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
-                let options: Vec<(usize, &str)> = sites.iter().map(String::as_str).enumerate().collect();
-                if let Some(k) = choice(ui, "site", current, &options) {
-                    ask.site.clone_from(&sites[k]);
+                let mut options: Vec<(usize, &str)> = sites.iter().map(String::as_str).enumerate().collect();
+                if target.is_some() {
+                    options.push((sites.len(), "MLP, in to out (transcoder)"));
                 }
-                let methods = Method::ALL.map(|m| (m, m.name()));
+                if let Some(k) = choice(ui, "site", if transcoder { sites.len() } else { current }, &options) {
+                    transcoder = k == sites.len();
+                    if let Some(site) = sites.get(k) {
+                        ask.site.clone_from(site);
+                    }
+                }
+                // SAELens has transcoders of these architectures.
+                let fits = |m: &Method| !transcoder || matches!(m, Method::L1 | Method::BatchTopK | Method::JumpRelu);
+                if !fits(&ask.settings.method) {
+                    ask.settings.method = Method::BatchTopK;
+                }
+                let methods: Vec<(Method, &str)> =
+                    Method::ALL.into_iter().filter(fits).map(|m| (m, m.name())).collect();
                 if let Some(m) = choice(ui, "method", ask.settings.method, &methods) {
                     ask.settings.method = m;
                 }
@@ -58,7 +74,14 @@ impl View for Training {
                     .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
                     .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
             });
+            egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small())).show(ui, |ui| {
+                ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
+            });
         });
+        ask.target = target.filter(|_| transcoder);
+        if transcoder {
+            ask.site = reads;
+        }
         let bytes = ask.tokens as f64 * model.config.d_model as f64 * 4.0;
         ui.horizontal(|ui| {
             if running {
@@ -68,7 +91,8 @@ impl View for Training {
             } else {
                 let text = RichText::new("Train").color(cx.palette.base);
                 let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
-                if ui.add(button).clicked() {
+                let help = "a training that was stopped goes on when the same is asked for again";
+                if ui.add(button).on_hover_text(help).clicked() {
                     act(cx, FeatureAction::Train(Box::new(ask.clone())));
                 }
             }
@@ -105,6 +129,32 @@ impl View for Training {
                 .collect(),
         })
     }
+}
+
+/// Settings that are seldom changed.
+fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
+    number_field(ui, cx, "positions a step", &mut s.batch, 16..=65_536);
+    number_field(ui, cx, "warm-up steps", &mut s.warmup, 0..=100_000);
+    number_field(ui, cx, "dead after positions", &mut s.dead_after, 1_000..=1_000_000_000);
+    if !s.method.counts() {
+        number_field(ui, cx, "resample every", &mut s.resample, 0..=1_000_000);
+    }
+    let mut real = |name: &str, value: &mut f32, most: f32, speed: f64| {
+        ui.label(weak(cx, name));
+        ui.add(egui::DragValue::new(value).range(0.0..=most).speed(speed).max_decimals(6)).accessible_name(name);
+    };
+    real("learning rate", &mut s.rate, 1.0, 1e-5);
+    real("share of steps it falls over", &mut s.fall, 1.0, 0.01);
+    if s.method.counts() {
+        real("auxiliary loss", &mut s.auxiliary, 10.0, 0.001);
+    } else {
+        real("share of steps the penalty rises over", &mut s.sparsity_warmup, 1.0, 0.01);
+    }
+    if s.method == Method::JumpRelu {
+        real("bandwidth", &mut s.bandwidth, 10.0, 0.01);
+    }
+    ui.label(weak(cx, "seed"));
+    ui.add(egui::DragValue::new(&mut s.seed)).accessible_name("seed");
 }
 
 fn number_field(
