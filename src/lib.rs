@@ -67,6 +67,7 @@ pub mod files;
 #[cfg(feature = "gui")]
 pub mod gpu;
 pub mod graph;
+pub mod hash;
 pub mod jobs;
 pub mod lab;
 pub mod memory;

@@ -287,6 +287,7 @@ fn random(activation: Activation, d_in: usize, d_out: usize, input: &str, output
         rescale: false,
         normalisation: circuitscope::features::dictionary::Normalisation::None,
         skip: None,
+        transcoder: input != output,
         input: Some(Place::parse(input).unwrap()),
         output: Some(Place::parse(output).unwrap()),
         model_name: None,
@@ -617,7 +618,13 @@ fn scans_are_exact_resumable_and_merge() {
 
     // Shards.
     let parts = (0..3).map(|i| alone(plan((i, 3)), None, &progress).unwrap()).collect::<Vec<_>>();
-    let merged = Index::merge(parts.clone()).unwrap();
+    let merge = |parts: &[&Index]| -> circuitscope::error::Result<Index> {
+        let mut whole = parts[0].clone();
+        parts[1..].iter().try_for_each(|p| whole.absorb((*p).clone()))?;
+        Ok(whole)
+    };
+    let merged = merge(&[&parts[0], &parts[1], &parts[2]]).unwrap();
+    assert_eq!(merge(&[&parts[2], &parts[0], &parts[1]]).unwrap().entries, merged.entries, "in any order");
     assert_eq!(merged.about.positions, whole.about.positions);
     for (a, b) in merged.entries.iter().zip(&whole.entries) {
         assert_eq!(
@@ -625,7 +632,7 @@ fn scans_are_exact_resumable_and_merge() {
             (b.active, b.max, &b.histogram, &b.top, &b.sample)
         );
     }
-    assert!(Index::merge(vec![parts[0].clone(), parts[0].clone()]).unwrap_err().to_string().contains("twice"));
+    assert!(merge(&[&parts[0], &parts[0]]).unwrap_err().to_string().contains("twice"));
 
     // Through a file, and cut short.
     let dir = tempfile::tempdir().unwrap();
@@ -634,7 +641,7 @@ fn scans_are_exact_resumable_and_merge() {
     assert_eq!(index_file::open(&path).unwrap(), whole);
     let mut checkpoint = whole.clone();
     checkpoint.about.done = 0;
-    assert!(Index::merge(vec![checkpoint, parts[1].clone()]).unwrap_err().to_string().contains("unfinished"));
+    assert!(merge(&[&checkpoint, &parts[1]]).unwrap_err().to_string().contains("unfinished"));
     let again = dir.path().join("again.arrow");
     let stopped = Progress::new();
     stopped.cancel();

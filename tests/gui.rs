@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
 use circuitscope::features::formats::saelens;
 use circuitscope::features::index::{About, Entry, Example, Index};
+use circuitscope::features::index_file;
 use circuitscope::features::labels::Labels;
 use circuitscope::features::reading::Order;
 use circuitscope::features::scan::Subject;
@@ -157,6 +159,7 @@ fn dictionary() -> tempfile::TempDir {
         rescale: false,
         normalisation: Normalisation::None,
         skip: None,
+        transcoder: false,
         input: Some(place),
         output: Some(place),
         model_name: Some("induction".to_owned()),
@@ -1449,6 +1452,85 @@ fn a_typed_direction_gets_a_page() {
     let s = &h.state().state.features;
     assert!(s.attribution.value.is_some(), "{:?}", s.attribution.error);
     assert_eq!(s.heat.value.as_ref().unwrap().order, Order::Answer);
+    assert_eq!(s.attribution.value.as_ref().unwrap().values.len(), s.reading.value.as_ref().unwrap().acts.values.len());
+    // At the pinned token, wherever that goes.
+    feature(&mut h, FeatureAction::Order(Order::At(0)));
+    for pos in [1, 2] {
+        h.state_mut().state.selection.pinned.pos = pos;
+        settle(&mut h);
+        let heat = h.state().state.features.heat.value.clone().unwrap();
+        assert_eq!(heat.order, Order::At(pos));
+        let acts = &heat.reading.acts;
+        let strongest = acts.row(pos).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+        assert_eq!(heat.features[0], strongest);
+    }
+}
+
+/// What the monitor shows goes with what it is asked for, and keeps its thresholds; an index finds its place.
+#[test]
+fn the_monitor_forgets_and_indexes_find_their_place() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let dir = features(&mut h);
+    let kept: Vec<u32> = h.state().state.features.kept.iter().map(|k| k.0).collect();
+    for f in kept {
+        feature(&mut h, FeatureAction::Keep(f));
+    }
+    while !h.state().state.features.watched.is_empty() {
+        feature(&mut h, FeatureAction::Forget(0));
+    }
+    assert!(h.state().state.features.monitored.value.is_none());
+    for f in [3, 5] {
+        feature(&mut h, FeatureAction::Keep(f));
+        feature(&mut h, FeatureAction::KeptThreshold(f, f as f32));
+    }
+    feature(&mut h, FeatureAction::Keep(3));
+    let s = &h.state().state.features;
+    let m = s.monitored.value.clone().unwrap();
+    assert_eq!(m.names.len(), 1);
+    assert_eq!(s.threshold(&m.rows[0]), 5.0);
+
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (mut index, neurons) = ((*s.index.value.clone().unwrap()).clone(), s.neurons.value.clone().unwrap());
+    index_file::save(&neurons, Path::new(&path("neurons.arrow"))).unwrap();
+    index_file::save(&index, Path::new(&path("own.arrow"))).unwrap();
+    index.about.subject_hash ^= 1;
+    index_file::save(&index, Path::new(&path("other.arrow"))).unwrap();
+    for name in ["own.arrow", "neurons.arrow"] {
+        feature(&mut h, FeatureAction::OpenIndex(path(name)));
+        let text = &h.state().state.notices.latest().unwrap().text;
+        assert!(text.contains("Opened the index"), "{text}");
+    }
+    let before = h.state().state.features.index.value.clone().unwrap();
+    feature(&mut h, FeatureAction::OpenIndex(path("other.arrow")));
+    assert!(h.state().state.notices.latest().unwrap().text.contains("open what was scanned"));
+    assert!(Arc::ptr_eq(h.state().state.features.index.value.as_ref().unwrap(), &before));
+}
+
+/// A dictionary whose file names no site takes the one that is given, and another one after that.
+#[test]
+fn a_dictionary_without_a_site_is_placed() {
+    let dir = dictionary();
+    let folder = dir.path().join("test");
+    let text = std::fs::read_to_string(folder.join("cfg.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["metadata"]["hook_name"] = "transformer.layer.0".into();
+    circuitscope::files::write_atomic(&folder.join("cfg.json"), config.to_string().as_bytes()).unwrap();
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    feature(&mut h, FeatureAction::Open(folder.to_str().unwrap().to_owned()));
+    let s = &h.state().state.features;
+    assert!(s.open_sites() == (true, false) && s.reading.error.as_ref().unwrap().contains("transformer.layer.0"));
+    for site in ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"] {
+        feature(&mut h, FeatureAction::Site(site.to_owned(), None));
+        let s = &h.state().state.features;
+        assert_eq!(s.dictionary.value.as_ref().unwrap().input.unwrap().to_string(), site);
+        assert!(s.reading.value.is_some() && s.open_sites() == (true, false));
+    }
+    feature(&mut h, FeatureAction::Site("blocks.9.hook_resid_post".to_owned(), None));
+    let s = &h.state().state;
+    assert!(s.notices.latest().unwrap().text.contains("layer"), "{}", s.notices.latest().unwrap().text);
+    assert!(s.features.reading.value.is_some());
 }
 
 /// Damaged dictionaries and texts are one sentence; what was there before stays.
@@ -1527,31 +1609,28 @@ fn a_dictionary_is_trained_in_the_window() {
     h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(ask))), 0.0);
     h.run_steps(2);
     assert!(h.state().state.features.training.is_running());
-    let unfinished = |p: &Path| {
-        let folders = std::fs::read_dir(p).unwrap().map(|e| e.unwrap().path());
-        folders.filter(|f| f.join("training-state.safetensors").is_file()).collect::<Vec<_>>()
+    let folders = || std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().path()).collect::<BTreeSet<_>>();
+    let wait_for = |h: &mut Harness<'static, App>, points: usize| {
+        let started = std::time::Instant::now();
+        while h.state().state.features.training.parts.len() < points {
+            assert!(h.state().state.features.training.is_running() && started.elapsed().as_secs() < 120);
+            std::thread::sleep(Duration::from_millis(20));
+            h.run_steps(1);
+        }
     };
-    while h.state().state.features.training.parts.len() < 4 {
-        std::thread::sleep(Duration::from_millis(20));
-        h.run_steps(1);
-    }
+    wait_for(&mut h, 4);
+    let first = folders();
+    assert_eq!(first.len(), 2, "the finished one and this");
     h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
     assert!(!h.state().state.features.training.is_running());
-    // The thread writes its checkpoint before it ends.
-    let started = std::time::Instant::now();
-    while unfinished(place.path()).is_empty() && started.elapsed().as_secs() < 30 {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let folders = unfinished(place.path());
-    assert_eq!(folders.len(), 1);
+    // At once: the new one waits for the checkpoint of the old.
     let again = h.state().state.features.train.clone();
     h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(again))), 0.0);
-    while h.state().state.features.training.parts.len() < 5 {
-        std::thread::sleep(Duration::from_millis(20));
-        h.run_steps(1);
-    }
+    wait_for(&mut h, 5);
+    assert_eq!(folders(), first, "it goes on where it was");
+    let state = first.iter().filter(|f| f.join("training-state.safetensors").is_file());
+    assert_eq!(state.count(), 1);
     // The curve begins where it began before.
     assert_eq!(h.state().state.features.training.parts[0].step, 1);
-    assert_eq!(unfinished(place.path()), folders);
     h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
 }

@@ -104,6 +104,7 @@ fn ablating_a_feature_changes_exactly_what_the_edit_says() {
         rescale: false,
         normalisation: Default::default(),
         skip: None,
+        transcoder: false,
         input: Some(place),
         output: Some(place),
         model_name: None,

@@ -12,7 +12,6 @@ use crate::engine::edit::{Action as Do, Direction, FeatureChange};
 use crate::engine::{Edit, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::concept::ConceptSet;
-use crate::features::dashboard::neuron_direction;
 use crate::features::direction::{Concept, find};
 use crate::features::feature_edit::{changed, steered};
 use crate::features::feature_map::feature_map;
@@ -34,20 +33,8 @@ const WINDOW: usize = 5;
 const CONTEXT: usize = 128;
 
 impl FeaturesState {
-    /// What a chosen thing writes; of a feature that writes to several layers, their sum.
-    pub(super) fn direction(&self, chosen: Chosen, model: &Model) -> Result<Vec<f32>> {
-        match chosen {
-            Chosen::Feature(f) => self.opened()?.0.summed_direction(f as usize),
-            Chosen::Neuron(layer, n) => neuron_direction(model, layer, n),
-            Chosen::Concept(i) => {
-                let w = self.watched.get(i).ok_or_else(|| Error::request("the direction is gone"))?;
-                Ok(w.concept.at(w.layer)?.vector.clone())
-            }
-        }
-    }
-
     /// The dictionary that is open, and the name by which edits find it.
-    fn opened(&self) -> Result<(&Arc<Dictionary>, String)> {
+    pub(super) fn opened(&self) -> Result<(&Arc<Dictionary>, String)> {
         let d =
             self.dictionary.value.as_ref().ok_or_else(|| Error::request("no dictionary is open; open one first"))?;
         Ok((d, d.path.display().to_string()))
@@ -57,7 +44,7 @@ impl FeaturesState {
     ///
     /// # Errors
     /// Without a dictionary, or one that writes no site.
-    pub fn steer(&self, chosen: Chosen, alpha: f32, model: &Model) -> Result<Vec<Edit>> {
+    pub fn steer(&self, chosen: Chosen, alpha: f32, model: &Arc<Model>) -> Result<Vec<Edit>> {
         let one = match chosen {
             Chosen::Concept(i) => {
                 let w = self.watched.get(i).ok_or_else(|| Error::request("the direction is gone"))?;
@@ -68,7 +55,8 @@ impl FeaturesState {
                 return steered(d, &spec, f as usize, alpha, &model.config);
             }
             Chosen::Neuron(layer, _) => {
-                let direction = Direction::Concept { name: self.name(chosen), vector: self.direction(chosen, model)? };
+                let direction =
+                    Direction::Concept { name: self.name(chosen), vector: self.writer(chosen, model)?.direction()? };
                 Edit::new(Site::new(SiteKind::MlpOut, layer), Do::Add { direction, factor: alpha })
             }
         };
@@ -116,16 +104,18 @@ impl FeaturesState {
                     crate::features::shared(&spec, p).map(|d| (*d).clone())
                 });
             }
-            FeatureAction::Site(site) => {
-                let mut d = (*self.opened()?.0).as_ref().clone();
-                let place = Place::parse(&site)?;
-                d.input.get_or_insert(place);
-                d.output.get_or_insert(place);
+            FeatureAction::Site(site, target) => {
+                let (d, spec) = self.opened().map(|(d, spec)| ((**d).clone(), spec))?;
+                let mut d = d;
+                // What was said here before gives way; what the file says does not.
+                (d.input, d.output) = *self.unnamed.entry(spec.clone()).or_insert((d.input, d.output));
+                let target = target.as_deref().map(Place::parse).transpose()?;
+                let d = d.placed(Place::parse(&site)?, target)?;
                 d.check(&model()?.config)?;
-                crate::features::store::insert(&d.path.display().to_string(), &d)?;
+                crate::features::store::insert(&spec, &d)?;
                 self.dictionary.start(&self.wake, move |_, _| Ok(d));
             }
-            FeatureAction::Order(order) => self.order = order,
+            FeatureAction::Order(order) => (self.order, self.attribution_key) = (order, None),
             FeatureAction::Choose(chosen) => {
                 self.chosen = Some(chosen);
                 self.page.error = None;
@@ -145,11 +135,7 @@ impl FeaturesState {
             FeatureAction::Scan(what, text, tokens) => self.scan(what, text, tokens, model()?)?,
             FeatureAction::OpenIndex(path) => {
                 let model = model()?;
-                // An index of neurons belongs to another view.
-                let neurons = index_file::about(Path::new(&path))?.is_of_neurons();
-                let slot = if neurons { &mut self.neurons } else { &mut self.index };
-                let dictionary = self.dictionary.value.clone().filter(|_| !neurons);
-                slot.start(&self.wake, move |_, _| {
+                self.arriving.start(&self.wake, move |_, _| {
                     let index = index_file::open(Path::new(&path))?;
                     if index.about.model != model.config.name {
                         return Err(Error::request(format!(
@@ -157,17 +143,7 @@ impl FeaturesState {
                             index.about.model, model.config.name
                         )));
                     }
-                    let Some(d) = dictionary else { return Ok(index) };
-                    let (name, count) = (d.name.clone(), d.d_sae);
-                    if Subject::Features(d).hash()? == index.about.subject_hash {
-                        return Ok(index);
-                    }
-                    Err(Error::request(format!(
-                        "the index is of {}, {} features at {}; {name} is another dictionary of {count}; open the one that was scanned",
-                        index.about.subject,
-                        index.entries.len(),
-                        index.about.site
-                    )))
+                    Ok(index)
                 });
             }
             FeatureAction::StopScan => {
@@ -217,12 +193,6 @@ impl FeaturesState {
                     Ok(concept)
                 });
             }
-            FeatureAction::SaveConcept(i, path) => {
-                if let Some(w) = self.watched.get(i) {
-                    let concept = w.concept.clone();
-                    self.saving.start(&self.wake, move |_, _| concept.save(Path::new(&path)));
-                }
-            }
             FeatureAction::Forget(i) => {
                 if i < self.watched.len() {
                     self.watched.remove(i);
@@ -262,7 +232,7 @@ impl FeaturesState {
                 self.map.start(&self.wake, move |p, _| feature_map(&d, living.as_deref(), p));
             }
             FeatureAction::Train(ask) => self.start_training(*ask, model()?)?,
-            FeatureAction::StopTraining => self.training.stop(),
+            FeatureAction::StopTraining => self.stop_training(),
         }
         Ok(())
     }
@@ -308,7 +278,8 @@ impl FeaturesState {
                 shard: (0, 1),
                 window: WINDOW,
             };
-            let file = keep.map(|folder| kept_scans::file(&folder, &plan)).transpose()?;
+            // Where none can be kept the scan is made all the same.
+            let file = keep.and_then(|folder| kept_scans::file(&folder, &plan).ok());
             let files = file.as_ref().map(std::slice::from_ref);
             let mut all = plan.run(files, progress, &mut |_, index| parts.send(index.clone()))?;
             all.pop().ok_or_else(|| Error::failed("the scan gave no index"))
@@ -362,8 +333,12 @@ impl FeaturesState {
         places.iter().try_for_each(|p| p.check(&model.config))?;
         self.train = ask.clone();
         let shelf = self.place.clone();
+        // One that is just being stopped still writes its checkpoint.
+        let earlier = self.earlier_training();
         self.training.start(&self.wake, move |progress, parts| {
-            let folder = training_folder(&shelf, &ask, &model)?;
+            if let Some(earlier) = earlier {
+                earlier.wait();
+            }
             let rows = Rows::cut(&model, std::slice::from_ref(&ask.text), CONTEXT, Some(ask.tokens), progress)?;
             let every = rows.len().clamp(2, 20);
             let (trained, held) = rows.held_out(every);
@@ -384,9 +359,8 @@ impl FeaturesState {
                 output: places.last().copied(),
             };
             let mut trainer = Trainer::new(ask.settings.clone(), origin, input, target)?;
-            if trainer.resume(&folder)? {
-                trainer.curve.iter().for_each(|p| parts.send(*p));
-            }
+            let folder = training_folder(&shelf, &ask, &mut trainer)?;
+            trainer.curve.iter().for_each(|p| parts.send(*p));
             let few = held.first(8);
             let mut judge = |t: &Trainer| {
                 let d = t.dictionary("live")?;
@@ -409,18 +383,23 @@ impl FeaturesState {
 /// What a training's folder says was asked for.
 const ASKED: &str = "asked.json";
 
-/// Where a training lies: in the folder of a stopped one that was asked for in the same words, which then goes on; else in
-/// a new one, so that labels and edits of an earlier dictionary go on meaning that one.
-fn training_folder(shelf: &Path, ask: &TrainAsk, model: &Model) -> Result<PathBuf> {
+/// Where a training lies: in the folder of a stopped one that was asked for in the same words and saw the same
+/// activations, which then goes on; else in a new one, so that labels and edits of an earlier dictionary go on meaning that
+/// one.
+fn training_folder(shelf: &Path, ask: &TrainAsk, trainer: &mut Trainer) -> Result<PathBuf> {
     let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
-    let name = format!("{}-{}{target}-{}", model.config.name, ask.site, ask.settings.method.name());
+    let model = trainer.origin.model_name.clone().unwrap_or_default();
+    let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());
     let name: String = name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
     let asked = serde_json::to_vec(ask).map_err(|e| Error::failed(e.to_string()))?;
     for n in 1.. {
         let folder = shelf.join(format!("{name}-{n}"));
-        let unfinished = folder.join(STATE).is_file() && !folder.join(saelens::CONFIG).is_file();
+        let unfinished = !folder.join(saelens::CONFIG).is_file();
         if unfinished && std::fs::read(folder.join(ASKED)).is_ok_and(|a| a == asked) {
-            return Ok(folder);
+            // What belongs to another text or model is left where it is.
+            if trainer.resume(&folder).is_ok() {
+                return Ok(folder);
+            }
         }
         if !folder.exists() {
             std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;

@@ -2,6 +2,7 @@
 //! millions of cells.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::features::Sparse;
@@ -14,6 +15,10 @@ const CELLS: usize = 1 << 24;
 
 /// Features × tokens.
 pub struct Heat {
+    /// What it was made from.
+    pub reading: Arc<Reading>,
+    /// Of [`Order::Answer`].
+    pub attribution: Option<Arc<Sparse>>,
     pub order: Order,
     /// The feature of each row.
     pub features: Vec<u32>,
@@ -28,11 +33,16 @@ pub struct Heat {
     pub explained: Option<f32>,
 }
 
-pub(super) fn heat(reading: &Reading, order: Order, attribution: Option<&Sparse>, progress: &Progress) -> Result<Heat> {
+pub(super) fn heat(
+    reading: Arc<Reading>,
+    order: Order,
+    attribution: Option<Arc<Sparse>>,
+    progress: &Progress,
+) -> Result<Heat> {
     let n = reading.acts.rows();
-    let (features, active) = reading.leading(order, attribution, CELLS / n.max(1));
+    let (features, active) = reading.leading(order, attribution.as_deref(), CELLS / n.max(1));
     progress.check()?;
-    let shown = attribution.unwrap_or(&reading.acts);
+    let shown = attribution.as_deref().unwrap_or(&reading.acts);
     let place: HashMap<u32, usize> = features.iter().enumerate().map(|(i, f)| (*f, i)).collect();
     let mut values = vec![0f32; features.len() * n];
     for p in 0..n {
@@ -51,5 +61,5 @@ pub(super) fn heat(reading: &Reading, order: Order, attribution: Option<&Sparse>
     let explained = &reading.explained;
     let explained = (!explained.is_empty()).then(|| explained.iter().skip(from).sum::<f32>() / after);
     let largest = if largest > 0.0 { largest } else { data.max_abs() };
-    Ok(Heat { order, features, active, data, largest, l0, explained })
+    Ok(Heat { reading, attribution, order, features, active, data, largest, l0, explained })
 }

@@ -1,12 +1,9 @@
-//! What the feature views have computed beside a scan: which neurons are about several things, which features split
-//! them, and the run that the monitor reads.
+//! What is computed from a scan of neurons: which are about several things, and which features split them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::features::{Continued, Follow, Ranking, UNRELATED};
-use crate::engine::Trace;
-use crate::engine::resolve::{Sources, resolve_stack};
+use super::features::{Ranking, UNRELATED};
 use crate::error::Result;
 use crate::features::Dictionary;
 use crate::features::dashboard::{Groups, group_examples};
@@ -29,33 +26,6 @@ pub(super) fn rank(index: &Arc<Index>, progress: &Progress) -> Result<Ranking> {
     let sizes = |g: &Groups| (0..g.count).filter(|k| g.of.iter().filter(|x| *x == k).count() >= 3).count();
     all.sort_by(|a, b| sizes(&b.1).cmp(&sizes(&a.1)).then(b.1.apart.total_cmp(&a.1.apart)));
     Ok(Ranking { index: index.clone(), neurons: all })
-}
-
-/// The run that the monitor reads: the prompt's, or one of the prompt with what was generated after it.
-pub(super) fn follow_on(
-    model: &Arc<Model>,
-    trace: Arc<Trace>,
-    follow: Follow,
-    continued: &Continued,
-    progress: &Progress,
-) -> Result<Arc<Trace>> {
-    let more = match follow {
-        Follow::Prompt => return Ok(trace),
-        Follow::Generated => &continued.plain,
-        Follow::Steered => &continued.steered,
-    };
-    if more.is_empty() {
-        return Ok(trace);
-    }
-    let ids = [&trace.ids[..], more].concat();
-    let plain = Arc::new(Trace::run(model, ids.clone(), progress)?);
-    if follow == Follow::Generated || !continued.stack.is_active() {
-        return Ok(plain);
-    }
-    // Edits of single positions, and those of the prompt or of what is generated, mean the same positions here.
-    let prompt = Trace::run(model, trace.ids.clone(), progress)?;
-    let ops = resolve_stack(&continued.stack, &Sources::alone(&prompt))?;
-    Ok(Arc::new(Trace::run_edited(model, ids, Arc::new(ops), progress)?))
 }
 
 /// For each group of a neuron's examples, the features that are most active in it and not in the others, and how much

@@ -1,7 +1,7 @@
 //! What the feature views show: the dictionary, what it says of the prompt, the index of examples, directions, and what
 //! is being trained. Each piece of work runs on a thread of its own.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -9,15 +9,17 @@ use eframe::egui;
 use serde::{Deserialize, Serialize};
 
 use super::feature_heat::{Heat, heat};
-use super::feature_work::{Split, follow_on, rank, split};
+use super::feature_monitor::{Continued, Follow, Monitored};
+pub use super::feature_page::Page;
+use super::feature_work::{Split, rank, split};
 use super::kept_scans;
 use super::notify::{Level, Notices};
 pub use super::pending::Pending;
 use super::pending::Wake;
-use crate::engine::{EditStack, SiteKind};
+use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 use crate::features::concept::Pool;
-use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours};
+use crate::features::dashboard::Groups;
 use crate::features::direction::{Concept, Method};
 use crate::features::feature_map::FeatureMap;
 use crate::features::index::Index;
@@ -27,7 +29,7 @@ use crate::features::scan::Subject;
 use crate::features::steering::Dose;
 use crate::features::train::{Point, Settings};
 use crate::features::{Dictionary, Place, Sparse, index_file};
-use crate::jobs::Run;
+use crate::jobs::{Run, Task};
 use crate::model::Model;
 
 /// Neurons of a ranking whose groups are split by features.
@@ -44,18 +46,6 @@ pub enum Chosen {
     Concept(usize),
 }
 
-/// What is known of it beyond the index.
-pub struct Page {
-    pub chosen: Chosen,
-    pub effects: Option<Effects>,
-    /// Features that point the same way.
-    pub neighbours: Vec<(usize, f32)>,
-    /// Groups of its strongest examples.
-    pub groups: Option<Groups>,
-    /// For each group the features that are most active in it and not in the others, and how much more.
-    pub split: Vec<Vec<(u32, f32)>>,
-}
-
 /// Neurons in order of how far their strongest examples fall apart, and the index that has them.
 pub struct Ranking {
     pub index: Arc<Index>,
@@ -68,37 +58,6 @@ pub struct Watch {
     pub layer: usize,
     /// Value above which a token is marked.
     pub threshold: f32,
-}
-
-/// What is monitored on each token: directions, then features.
-pub struct Monitored {
-    /// Text of every token: the prompt's, and those generated after it where they are read as well.
-    pub texts: Vec<String>,
-    /// Tokens of the prompt.
-    pub prompt: usize,
-    pub names: Vec<String>,
-    /// [row][pos].
-    pub values: Vec<Vec<f32>>,
-    /// The same after the first layer, for directions: little more than what the word itself says.
-    pub word: Vec<Option<Vec<f32>>>,
-}
-
-/// What the monitor reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Follow {
-    #[default]
-    Prompt,
-    Generated,
-    /// What was generated under the edits, as the edited model reads it.
-    Steered,
-}
-
-/// Tokens generated after a prompt: without edits, and with them and the edits themselves.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Continued {
-    pub plain: Vec<u32>,
-    pub steered: Vec<u32>,
-    pub stack: EditStack,
 }
 
 /// Which index a scan makes.
@@ -140,11 +99,21 @@ pub struct TrainAsk {
     pub settings: Settings,
 }
 
+/// What the window asks of the run that it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// The pinned position.
+    pub pos: usize,
+    /// The answer at the last position: the user's, or the unedited model's own favourite.
+    pub answer: Option<u32>,
+    pub wrong: Option<u32>,
+}
+
 #[derive(Clone, Debug)]
 pub enum FeatureAction {
     Open(String),
-    /// The site that the dictionary reads and writes, where its file does not say.
-    Site(String),
+    /// The sites that the dictionary reads and a transcoder writes, where its file does not say.
+    Site(String, Option<String>),
     Order(Order),
     Choose(Chosen),
     /// Reads what was generated as well, without edits or with them, or the prompt alone.
@@ -157,7 +126,6 @@ pub enum FeatureAction {
     Label(u32, Label),
     Find(Box<Search>),
     OpenConcept(String),
-    SaveConcept(usize, String),
     Forget(usize),
     Layer(usize, usize),
     Threshold(usize, f32),
@@ -173,13 +141,16 @@ pub enum FeatureAction {
 pub struct FeaturesState {
     pub spec: String,
     pub dictionary: Pending<Dictionary>,
+    /// Dictionaries whose sites were named here, and what their files say of them.
+    pub(super) unnamed: HashMap<String, (Option<Place>, Option<Place>)>,
     pub reading: Pending<Reading>,
     pub order: Order,
     /// What each active feature adds to the answer, once that is asked for.
     pub attribution: Pending<Sparse>,
     pub heat: Pending<Heat>,
     heat_key: Option<(u64, Order, u64)>,
-    attribution_key: Option<u64>,
+    pub(super) attribution_key: Option<(u64, Option<u32>, Option<u32>)>,
+    asked: Asked,
     pub chosen: Option<Chosen>,
     pub page: Pending<Page>,
     /// Examples of the dictionary's features (while a first scan runs, those of the text so far), and of a layer's
@@ -198,6 +169,10 @@ pub struct FeaturesState {
     pub ranking: Pending<Ranking>,
     /// Of the first neurons of the ranking, the features that tell each group apart.
     pub splits: Pending<(), (usize, Split)>,
+    /// Which ranking and dictionary those are of.
+    split_key: Option<(u64, Arc<Dictionary>)>,
+    /// An index from a file, before it is known whose it is.
+    pub(super) arriving: Pending<Index>,
     pub finding: Pending<Concept>,
     pub watched: Vec<Watch>,
     /// Features in the monitor, and the activation above which each marks a token.
@@ -210,6 +185,8 @@ pub struct FeaturesState {
     pub dosed: String,
     pub map: Pending<FeatureMap>,
     pub training: Pending<PathBuf, Point>,
+    /// A training that was told to stop and still writes its checkpoint.
+    stopping: Option<Task<PathBuf, Point>>,
     pub train: TrainAsk,
     pub(super) saving: Pending<()>,
     /// What is to be done one after the other, each when all before it is there: by pictures and lessons.
@@ -241,12 +218,14 @@ impl FeaturesState {
         Self {
             spec: String::new(),
             dictionary: Pending::default(),
+            unnamed: HashMap::new(),
             reading: Pending::default(),
             order: Order::default(),
             attribution: Pending::default(),
             heat: Pending::default(),
             heat_key: None,
             attribution_key: None,
+            asked: Asked::default(),
             chosen: None,
             page: Pending::default(),
             index: Pending::default(),
@@ -258,6 +237,8 @@ impl FeaturesState {
             written: Pending::default(),
             ranking: Pending::default(),
             splits: Pending::default(),
+            split_key: None,
+            arriving: Pending::default(),
             finding: Pending::default(),
             watched: Vec::new(),
             kept: Vec::new(),
@@ -268,6 +249,7 @@ impl FeaturesState {
             dosed: String::new(),
             map: Pending::default(),
             training: Pending::default(),
+            stopping: None,
             train: TrainAsk {
                 site: String::new(),
                 target: None,
@@ -314,6 +296,7 @@ impl FeaturesState {
             self.written.is_running(),
             self.ranking.is_running(),
             self.found.is_running(),
+            self.arriving.is_running(),
         ];
         busy.contains(&true)
     }
@@ -330,16 +313,39 @@ impl FeaturesState {
             .or(of("dose and response", self.doses.progress()))
             .or(of("laying out the map", self.map.progress()))
             .or(of("reading the dictionary", self.dictionary.progress()))
+            .or(of("reading an index", self.arriving.progress()))
+            .or(of("grouping examples", self.ranking.progress()))
+            .or(of("telling groups apart by features", self.splits.progress()))
+            .or(of("reading the prompt's features", self.reading.progress()))
+            .or(of("reading the monitor's run", self.monitored.progress()))
+    }
+
+    pub(super) fn stop_training(&mut self) {
+        if let Some(task) = self.training.take_task() {
+            task.progress().cancel();
+            self.stopping = Some(task);
+        }
+    }
+
+    /// The last training, to be waited for before another begins in the same folder.
+    pub(super) fn earlier_training(&mut self) -> Option<Task<PathBuf, Point>> {
+        self.stop_training();
+        self.stopping.take()
     }
 
     /// Stops everything that takes long.
     pub fn cancel(&mut self) {
-        self.training.stop();
+        self.stop_training();
         self.index.stop();
         self.neurons.stop();
         self.read_out.stop();
         self.splits.stop();
-        self.attribution.stop();
+        if self.attribution.is_running() {
+            // Asked for again it would begin at once.
+            self.attribution.stop();
+            (self.order, self.attribution_key) = (Order::Max, None);
+        }
+        self.arriving.stop();
         self.finding.stop();
         self.doses.stop();
         self.map.stop();
@@ -355,6 +361,7 @@ impl FeaturesState {
         self.doses.reset();
         self.reading.reset();
         self.splits.reset();
+        self.split_key = None;
         self.forget_reading();
     }
 
@@ -373,7 +380,7 @@ impl FeaturesState {
         self.read_out.reset();
         self.monitored.reset();
         self.finding.stop();
-        self.training.stop();
+        self.stop_training();
         self.watched.clear();
         self.chosen = None;
         (self.read_key, self.monitor_key) = (None, None);
@@ -385,9 +392,11 @@ impl FeaturesState {
         &mut self,
         model: Option<&Arc<Model>>,
         run: Option<&Arc<Run>>,
+        asked: Asked,
         continued: Continued,
         notices: &mut Notices,
     ) -> bool {
+        self.asked = asked;
         if self.continued != continued {
             self.continued = continued;
             self.watch_version += u64::from(self.follow != Follow::Prompt);
@@ -427,25 +436,11 @@ impl FeaturesState {
         {
             // What was ranked before is shown until then.
             self.ranking.start(&self.wake, move |p, _| rank(&index, p));
-            self.splits.reset();
         }
         if more_neurons && matches!(self.chosen, Some(Chosen::Neuron(..))) && !self.page.is_running() {
             self.page.reset();
         }
-        if note(self.ranking.update())
-            && let (Some(r), Some(d), Some(m)) =
-                (self.ranking.value.clone(), self.dictionary.value.clone(), model.cloned())
-            && r.index.about.is_complete()
-            && d.check(&m.config).is_ok()
-        {
-            self.splits.start(&self.wake, move |p, parts| {
-                r.neurons.iter().take(SPLIT_NEURONS).try_for_each(|(n, groups)| {
-                    let Some(entry) = r.index.entries.get(*n) else { return Ok(()) };
-                    parts.send((*n, split(&m, &d, &entry.top, groups, p)?));
-                    Ok(())
-                })
-            });
-        }
+        note(self.ranking.update());
         note(self.splits.update());
         let read_out = note(self.read_out.update());
         self.read_out.show_newest_part();
@@ -466,6 +461,14 @@ impl FeaturesState {
         if scanned || neurons || read_out {
             self.page.reset();
             notices.push(Level::Info, "The text is scanned.");
+        }
+        if note(self.arriving.update())
+            && let Some(index) = self.arriving.value.take().and_then(Arc::into_inner)
+        {
+            match self.shelve(index) {
+                Ok(what) => notices.push(Level::Info, what),
+                Err(e) => notices.push(Level::Error, e.to_string()),
+            }
         }
         note(self.monitored.update());
         note(self.saving.update());
@@ -491,6 +494,8 @@ impl FeaturesState {
             self.written.error.take(),
             self.found.error.take(),
             self.splits.error.take(),
+            self.ranking.error.take(),
+            self.arriving.error.take(),
             self.saving.error.take(),
             self.finding.error.take(),
             self.training.error.take(),
@@ -525,6 +530,38 @@ impl FeaturesState {
         changed
     }
 
+    /// Puts an index that was opened where it belongs: to neurons, to a direction in the list, to the dictionary.
+    fn shelve(&mut self, index: Index) -> Result<String> {
+        let what = format!("Opened the index of {}: {} positions.", index.about.subject, index.about.positions);
+        let of = index.about.subject_hash;
+        let is_of = |w: &Watch| Subject::Direction(w.concept.clone(), w.layer).hash().is_ok_and(|hash| hash == of);
+        if index.about.is_of_neurons() {
+            self.neurons.set(index);
+            if let Some(index) = self.neurons.value.clone() {
+                self.ranking.start(&self.wake, move |p, _| rank(&index, p));
+            }
+        } else if let Some(w) = self.watched.iter().find(|w| is_of(w)) {
+            self.read_out_of = Some((w.concept.clone(), w.layer));
+            self.read_out.set(index);
+        } else {
+            // Without a dictionary its examples are looked at by number.
+            if let Some(d) = self.dictionary.value.clone()
+                && Subject::Features(d.clone()).hash()? != of
+            {
+                return Err(Error::request(format!(
+                    "the index is of {}, {} features at {}, and neither of {} nor of a direction in the list; open what was scanned first",
+                    index.about.subject,
+                    index.entries.len(),
+                    index.about.site,
+                    d.name
+                )));
+            }
+            self.index.set(index);
+        }
+        self.page.reset();
+        Ok(what)
+    }
+
     /// Looks for a scan of the dictionary that was made before.
     fn seek(&mut self, model: &Arc<Model>) {
         let Some(d) = self.dictionary.value.clone().filter(|d| self.keeps && d.input.is_some()) else { return };
@@ -533,9 +570,9 @@ impl FeaturesState {
             return;
         }
         self.sought = Some((Arc::downgrade(model), d.clone()));
-        let (place, name) = (self.place.clone(), model.config.name.clone());
+        let (place, model) = (self.place.clone(), model.clone());
         self.found.start(&self.wake, move |_, _| {
-            let newest = kept_scans::newest(&place, &name, &Subject::Features(d))?;
+            let newest = kept_scans::newest(&place, &model, &Subject::Features(d))?;
             newest.map(|p| index_file::open(&p)).transpose()
         });
     }
@@ -549,10 +586,14 @@ impl FeaturesState {
                 let trace = run.trace.clone();
                 self.reading.start(&self.wake, move |p, _| read(d, trace, p));
             }
-            self.draw(run);
+            self.draw();
         }
         if let Some(run) = run {
             let wanted = !self.watched.is_empty() || !self.kept.is_empty();
+            if !wanted && (self.monitored.value.is_some() || self.monitored.is_running()) {
+                self.monitored.reset();
+                self.monitor_key = None;
+            }
             let same_run = |(r, _): &(Arc<Run>, u64)| Arc::ptr_eq(r, run);
             let same = |k: &(Arc<Run>, u64)| same_run(k) && k.1 == self.watch_version;
             // While text is being generated, one reading ends before the next begins.
@@ -562,6 +603,7 @@ impl FeaturesState {
                 self.monitor(model, run);
             }
         }
+        self.tell_apart(model);
         if let Some(chosen) = self.chosen
             && self.page.value.as_ref().is_none_or(|p| p.chosen != chosen)
             && !self.page.is_running()
@@ -571,149 +613,82 @@ impl FeaturesState {
         }
     }
 
+    /// Asks for the features that tell the groups of the first neurons' examples apart.
+    fn tell_apart(&mut self, model: &Arc<Model>) {
+        let (Some(r), Some(d)) = (self.ranking.value.clone(), self.dictionary.value.clone()) else { return };
+        let same = |(stamp, k): &(u64, Arc<Dictionary>)| *stamp == self.ranking.stamp && Arc::ptr_eq(k, &d);
+        if self.ranking.is_running() || !r.index.about.is_complete() || self.split_key.as_ref().is_some_and(same) {
+            return;
+        }
+        self.split_key = Some((self.ranking.stamp, d.clone()));
+        self.splits.reset();
+        if d.check(&model.config).is_err() {
+            return;
+        }
+        let model = model.clone();
+        self.splits.start(&self.wake, move |p, parts| {
+            p.expect(r.neurons.len().min(SPLIT_NEURONS) as u64);
+            r.neurons.iter().take(SPLIT_NEURONS).try_for_each(|(n, groups)| {
+                let Some(entry) = r.index.entries.get(*n) else { return Ok(()) };
+                parts.send((*n, split(&model, &d, &entry.top, groups, p)?));
+                p.step(1)
+            })
+        });
+    }
+
     /// What was attributed belongs to the reading before.
     fn forget_attribution(&mut self) {
         self.attribution.reset();
         self.attribution_key = None;
     }
 
-    /// Whether the heatmap was made from this reading.
-    pub fn heat_is_of(&self, reading: &Arc<Reading>) -> bool {
-        self.heat_key.is_some_and(|(stamp, ..)| stamp == self.reading.stamp)
-            && self.reading.value.as_ref().is_some_and(|r| Arc::ptr_eq(r, reading))
+    /// The order that is asked for, at the position that is pinned now.
+    pub fn order(&self) -> Order {
+        match self.order {
+            Order::At(_) => Order::At(self.asked.pos),
+            other => other,
+        }
+    }
+
+    /// The answer and the token against it that the heatmap is ordered by.
+    pub fn asked(&self) -> Asked {
+        self.asked
     }
 
     /// Asks for the heatmap, and for the attribution that it is to be ordered by.
-    fn draw(&mut self, run: &Arc<Run>) {
+    fn draw(&mut self) {
         let Some(reading) = self.reading.value.clone().filter(|_| !self.reading.is_running()) else { return };
-        let answers = self.order == Order::Answer;
-        if answers && self.attribution_key != Some(self.reading.stamp) {
-            self.attribution_key = Some(self.reading.stamp);
-            // Without an answer of the user's the model's own favourite is explained.
-            let favourite = || run.trace.next.last().and_then(|n| n.first()).map(|t| t.id);
-            let (reading, answer, wrong) = (reading.clone(), run.answer.or_else(favourite), run.wrong);
+        let (order, Asked { answer, wrong, .. }) = (self.order(), self.asked);
+        let answers = order == Order::Answer;
+        let of = (self.reading.stamp, answer, wrong);
+        if answers && self.attribution_key != Some(of) {
+            self.attribution_key = Some(of);
+            let reading = reading.clone();
             self.attribution.start(&self.wake, move |p, _| {
                 let answer = answer.ok_or_else(|| Error::request("there is no answer yet; type one at the top"))?;
                 reading.attribution(answer, wrong, p)
             });
         }
-        let attribution = self.attribution.value.clone().filter(|_| answers);
-        let key = (self.reading.stamp, self.order, attribution.as_ref().map_or(0, |_| self.attribution.stamp));
+        let attribution = self.attribution.value.clone().filter(|_| answers && !self.attribution.is_running());
+        let key = (self.reading.stamp, order, attribution.as_ref().map_or(0, |_| self.attribution.stamp));
         // One picture is finished before the next is begun, so that a held key shows some of them.
         if self.heat_key == Some(key) || self.heat.is_running() || answers && attribution.is_none() {
             return;
         }
         self.heat_key = Some(key);
-        let order = self.order;
-        self.heat.start(&self.wake, move |p, _| heat(&reading, order, attribution.as_deref(), p));
+        self.heat.start(&self.wake, move |p, _| heat(reading, order, attribution, p));
+    }
+
+    /// Which of its sites the open dictionary's file leaves open: where it reads, where a transcoder writes.
+    pub fn open_sites(&self) -> (bool, bool) {
+        let Some(d) = &self.dictionary.value else { return (false, false) };
+        let told = self.unnamed.get(&d.path.display().to_string()).copied().unwrap_or((d.input, d.output));
+        (told.0.is_none(), d.transcoder && told.1.is_none())
     }
 
     /// Features that were active in the scanned text.
     pub fn living(&self) -> usize {
         self.living.1
-    }
-
-    fn monitor(&mut self, model: &Arc<Model>, run: &Arc<Run>) {
-        let (model, trace) = (model.clone(), run.trace.clone());
-        let watched: Vec<(Arc<Concept>, usize)> = self.watched.iter().map(|w| (w.concept.clone(), w.layer)).collect();
-        let kept: Vec<u32> = self.kept.iter().map(|k| k.0).collect();
-        let dictionary = self.dictionary.value.clone();
-        let labels = self.labels.clone();
-        let (follow, continued) = (self.follow, self.continued.clone());
-        self.monitored.start(&self.wake, move |progress, _| {
-            let prompt = trace.len();
-            let trace = follow_on(&model, trace, follow, &continued, progress)?;
-            let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
-            let (mut names, mut values) = (Vec::new(), Vec::new());
-            let mut word = Vec::new();
-            for (concept, layer) in watched {
-                let read = |layer: usize| -> Result<Vec<f32>> {
-                    let place = Place::from(concept.site(layer)?);
-                    concept.read(layer, &place.rows(&model, &trace.value(place.site)?)?)
-                };
-                names.push(format!("{} · layer {layer}", concept.name));
-                values.push(read(layer)?);
-                word.push(Some(read(0)?));
-            }
-            if let Some(d) = dictionary.filter(|_| !kept.is_empty()) {
-                let (input, _) = d.check(&model.config)?;
-                let acts = d.encode(&input.rows(&model, &trace.value(input.site)?)?, progress)?;
-                for f in kept {
-                    let label = labels.of(f).map_or(String::new(), |l| format!(" {}", l.label));
-                    names.push(format!("feature {f}{label}"));
-                    values.push((0..acts.rows()).map(|p| acts.at(p, f)).collect());
-                    word.push(None);
-                }
-            }
-            Ok(Monitored { texts, prompt, names, values, word })
-        });
-    }
-
-    fn turn_to(&mut self, chosen: Chosen, model: &Arc<Model>) {
-        let direction = self.direction(chosen, model);
-        let (model, dictionary) = (model.clone(), self.dictionary.value.clone());
-        let in_stream = match chosen {
-            Chosen::Neuron(..) => true,
-            Chosen::Feature(_) => dictionary.as_ref().and_then(|d| d.output).is_some_and(Place::in_stream),
-            Chosen::Concept(i) => {
-                let site = self.watched.get(i).map(|w| w.concept.site(w.layer));
-                site.is_some_and(|s| s.is_ok_and(|s| Place::from(s).in_stream()))
-            }
-        };
-        let examples = self.entry(chosen).map(|e| e.top.clone());
-        self.page.start(&self.wake, move |progress, _| {
-            let direction = direction?;
-            let effects = if in_stream && direction.len() == model.config.d_model {
-                Some(effects(&model, &direction)?)
-            } else {
-                None
-            };
-            let itself = match chosen {
-                Chosen::Feature(f) => Some(f as usize),
-                _ => None,
-            };
-            let fitting = dictionary.as_ref().filter(|d| d.d_out == direction.len());
-            // Features are compared by what they write to their own layer.
-            let near = match (fitting, itself) {
-                (Some(d), Some(f)) => neighbours(d, &d.direction(f)?, itself)?,
-                (Some(d), None) => neighbours(d, &direction, None)?,
-                (None, _) => Vec::new(),
-            };
-            let groups = examples.as_ref().map(|e| group_examples(e, UNRELATED));
-            let split = match (&dictionary, &examples, &groups, chosen) {
-                (Some(d), Some(e), Some(g), Chosen::Neuron(..)) if d.check(&model.config).is_ok() => {
-                    split(&model, d, e, g, progress)?
-                }
-                _ => Vec::new(),
-            };
-            Ok(Page { chosen, effects, neighbours: near, groups, split })
-        });
-    }
-
-    /// What the index knows of a feature or neuron.
-    pub fn entry(&self, chosen: Chosen) -> Option<&crate::features::index::Entry> {
-        match chosen {
-            Chosen::Feature(f) => self.index.value.as_ref()?.entries.get(f as usize),
-            Chosen::Neuron(layer, n) => {
-                let index = self.neurons.value.as_ref()?;
-                (index.about.subject == Subject::Neurons(layer).name()).then(|| index.entries.get(n)).flatten()
-            }
-            Chosen::Concept(i) => self.index_of(Chosen::Concept(i))?.entries.first(),
-        }
-    }
-
-    pub fn index_of(&self, chosen: Chosen) -> Option<&Arc<Index>> {
-        match chosen {
-            Chosen::Feature(_) => self.index.value.as_ref(),
-            Chosen::Neuron(..) => self.neurons.value.as_ref(),
-            Chosen::Concept(i) => {
-                let w = self.watched.get(i)?;
-                let (concept, layer) = self.read_out_of.as_ref()?;
-                (Arc::ptr_eq(concept, &w.concept) && *layer == w.layer)
-                    .then_some(self.read_out.value.as_ref())
-                    .flatten()
-            }
-        }
     }
 
     /// Changes with every dictionary and when its labels have been read.

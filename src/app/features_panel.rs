@@ -31,6 +31,7 @@ struct Fields {
     concept: String,
     /// The site of a dictionary that does not say.
     place: String,
+    target: String,
 }
 
 impl Default for Fields {
@@ -50,6 +51,7 @@ impl Default for Fields {
             pool: Pool::Mean,
             concept: String::new(),
             place: String::new(),
+            target: String::new(),
         }
     }
 }
@@ -116,14 +118,8 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 && let Err(e) = d.check(&model.config)
             {
                 ui.add(egui::Label::new(RichText::new(e.to_string()).color(cx.palette.error)).wrap());
-                if d.input.is_none() || d.output.is_none() {
-                    let hint = "blocks.5.hook_resid_post";
-                    if field(ui, &mut fields.place, "site of the dictionary", hint, "Use") {
-                        let site = fields.place.trim().to_owned();
-                        cx.actions.push(Action::Feature(FeatureAction::Site(site)));
-                    }
-                }
             }
+            places(ui, cx, fields);
         }
         None if s.dictionary.is_running() => {
             ui.label(weak(cx, "reading …"));
@@ -145,6 +141,27 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     if field(ui, &mut fields.dictionary, "path of a dictionary", hint, "Open") {
         let path = fields.dictionary.trim().to_owned();
         cx.actions.push(Action::Feature(FeatureAction::Open(path)));
+    }
+}
+
+/// Fields for the sites that the dictionary's file does not name.
+fn places(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
+    let (reads, writes) = cx.state.features.open_sites();
+    if !reads && !writes {
+        return;
+    }
+    let mut done = false;
+    if reads {
+        done |= field(ui, &mut fields.place, "site of the dictionary", "reads blocks.5.hook_resid_post", "Use");
+    }
+    if writes {
+        done |= field(ui, &mut fields.target, "site that it writes", "writes blocks.5.hook_mlp_out", "Use");
+    }
+    if done {
+        let of_file = cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map(|p| p.to_string());
+        let site = if reads { fields.place.trim().to_owned() } else { of_file.unwrap_or_default() };
+        let target = writes.then(|| fields.target.trim().to_owned());
+        cx.actions.push(Action::Feature(FeatureAction::Site(site, target)));
     }
 }
 
@@ -223,6 +240,15 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         filled(ui, |ui| {
             if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
                 cx.actions.push(Action::Feature(FeatureAction::Forget(i)));
+            }
+            let save = ui.small_button("↓").on_hover_text(format!("save {} as a file", w.concept.name));
+            if save.clicked() {
+                match w.concept.to_json() {
+                    Ok(bytes) => {
+                        cx.actions.push(Action::Save { name: w.concept.name.clone(), extension: "json", bytes });
+                    }
+                    Err(e) => cx.actions.push(Action::Say(e.to_string())),
+                }
             }
             let mut layer = w.layer;
             let last = w.concept.layers.len().saturating_sub(1);

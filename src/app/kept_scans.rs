@@ -1,39 +1,66 @@
 //! Scans made in the window lie in files, so that one that was stopped goes on and one that is done is found again.
 
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::error::{Error, Result};
+use crate::features::index_file;
 use crate::features::scan::{Plan, Subject};
+use crate::model::Model;
 
 /// Where scans lie below the folder of the feature views.
 const FOLDER: &str = "scans";
+/// Bytes that they may take; the oldest give way.
+const MOST: u64 = 4 << 30;
 
 /// How the file names of a subject's scans begin.
-fn prefix(model: &str, subject: &Subject) -> Result<String> {
-    let model: String = model.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
-    Ok(format!("{model}-{}-{:016x}-", subject.place()?, subject.hash()?))
+fn prefix(model: &Model, subject: &Subject) -> Result<String> {
+    let name = model.config.name.chars();
+    let name: String = name.map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    // Models and dictionaries of the same name are told apart by their weights.
+    let mut hash = crate::hash::Hash(model.fingerprint()?);
+    hash.add(subject.hash()?);
+    Ok(format!("{name}-{}-{:016x}-", subject.place()?, hash.0))
 }
 
-/// The file of the first subject's scan, as this plan makes it; its folder is there.
+/// The index files of a folder, the newest first.
+fn files(folder: &Path) -> Vec<(PathBuf, Metadata)> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<(PathBuf, Metadata)> = entries
+        .flatten()
+        .filter(|e| e.path().extension().is_some_and(|e| e == "arrow"))
+        .filter_map(|e| Some((e.path(), e.metadata().ok()?)))
+        .collect();
+    found.sort_by_key(|(path, m)| (std::cmp::Reverse(m.modified().ok()), path.clone()));
+    found
+}
+
+/// The file of the first subject's scan, as this plan makes it; its folder is there, and room in it.
 pub(super) fn file(place: &Path, plan: &Plan<'_>) -> Result<PathBuf> {
     let subject = plan.subjects.first().ok_or_else(|| Error::request("there is nothing to scan"))?;
     let folder = place.join(FOLDER);
     std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-    let name = format!("{}{:016x}.arrow", prefix(&plan.model.config.name, subject)?, plan.identity(subject)?);
-    Ok(folder.join(name))
+    let path = folder.join(format!("{}{:016x}.arrow", prefix(plan.model, subject)?, plan.identity(subject)?));
+    // A damaged one would be in the way for ever.
+    if path.is_file() && index_file::open(&path).is_err() {
+        std::fs::remove_file(&path).map_err(|e| Error::write(&path, e))?;
+    }
+    let mut bytes = 0;
+    for (old, m) in files(&folder) {
+        bytes += m.len();
+        if bytes > MOST && old != path {
+            // What cannot be removed only takes room.
+            drop(std::fs::remove_file(old));
+        }
+    }
+    Ok(path)
 }
 
-/// The newest scan of a subject, if there is any.
-pub(super) fn newest(place: &Path, model: &str, subject: &Subject) -> Result<Option<PathBuf>> {
+/// The newest whole scan of a subject, or else the newest part of one, if there is any.
+pub(super) fn newest(place: &Path, model: &Model, subject: &Subject) -> Result<Option<PathBuf>> {
     let prefix = prefix(model, subject)?;
-    let Ok(entries) = std::fs::read_dir(place.join(FOLDER)) else { return Ok(None) };
-    let mut found: Vec<(SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
-        .filter(|e| e.path().extension().is_some_and(|e| e == "arrow"))
-        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-        .collect();
-    found.sort();
-    Ok(found.pop().map(|(_, p)| p))
+    let mut found = files(&place.join(FOLDER));
+    found.retain(|(path, _)| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)));
+    let whole = found.iter().find(|(path, _)| index_file::about(path).is_ok_and(|a| a.is_complete()));
+    Ok(whole.or(found.first()).map(|(path, _)| path.clone()))
 }

@@ -7,6 +7,8 @@ pub mod circuits;
 pub mod command;
 mod feature_actions;
 mod feature_heat;
+pub mod feature_monitor;
+mod feature_page;
 mod feature_work;
 pub mod features;
 pub mod features_panel;
@@ -441,7 +443,7 @@ impl App {
             Command::OpenFolder => self.pick(ctx, true),
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
-                if self.state.worker.is_busy() {
+                if self.state.worker.is_busy() || self.state.features.running().is_some() {
                     self.state.cancel();
                 }
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::causal::{PatchSettings, Show};
 use super::circuits::CircuitState;
 use super::command::Action;
-use super::features::{Continued, FeaturesState};
+use super::feature_monitor::Continued;
+use super::features::{Asked, FeaturesState};
 use super::lab::LabState;
 use super::notify::{Level, Notices};
 pub use super::results::{Result, Results, Slot};
@@ -16,6 +17,7 @@ use crate::analysis::neurons::Statistic;
 use crate::analysis::pair::Pair;
 use crate::analysis::projection::Settings;
 use crate::analysis::sweep::Found;
+use crate::engine::edit::Which;
 use crate::engine::generate::Sampling;
 use crate::error::Error;
 use crate::jobs::{Answer, Kind, Payload, Request, Run, Worker};
@@ -219,17 +221,28 @@ impl State {
         }
     }
 
-    fn request_attribution(&mut self) {
-        let (Some(clean), Some(subject)) = (self.clean().cloned(), self.subject()) else { return };
-        let pos = self.selection.pinned.pos;
-        // Without an answer of the user's the model's own favourite is explained: the unedited one's, so that
-        // edits do not change the question.
-        let favourites = if subject.trace.len() == clean.trace.len() { &clean.trace } else { &subject.trace };
+    /// What is to be explained at a position of the shown run: the user's answer at the last one. Without it, and
+    /// elsewhere, the model's own favourite: the unedited one's, so that edits do not change the question.
+    fn asked_at(&self, pos: usize) -> Asked {
+        let none = Asked { pos, ..Asked::default() };
+        let (Some(clean), Some(shown)) = (self.clean(), self.run()) else { return none };
+        let favourites = if shown.trace.len() == clean.trace.len() { &clean.trace } else { &shown.trace };
         let favourite = favourites.next.get(pos).and_then(|n| n.first()).map(|t| t.id);
-        let last = pos + 1 == subject.trace.len();
+        let last = pos + 1 == shown.trace.len();
         let answer = clean.answer.filter(|_| last).or(favourite);
+        Asked { pos, answer, wrong: clean.wrong.filter(|_| last && clean.answer.is_some()) }
+    }
+
+    /// What the feature views ask: the pinned position, and the answer at the end.
+    fn asked(&self) -> Asked {
+        let end = self.run().map_or(0, |r| r.trace.len().saturating_sub(1));
+        Asked { pos: self.selection.pinned.pos, ..self.asked_at(end) }
+    }
+
+    fn request_attribution(&mut self) {
+        let Some(subject) = self.subject() else { return };
+        let Asked { pos, answer, wrong } = self.asked_at(self.selection.pinned.pos);
         if let Some(answer) = answer {
-            let wrong = clean.wrong.filter(|_| last && clean.answer.is_some());
             self.worker.submit(Request::Attribution { subject, pos, answer, wrong });
             self.results.attribution.outdate();
         }
@@ -261,15 +274,22 @@ impl State {
         changed |= self.scratch.update(&mut self.notices);
         let run = self.run().cloned();
         let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
-        let continued = match self.results.generated.get().filter(|g| g.fresh) {
-            Some(g) => Continued {
+        let base = match self.document.stack.base {
+            Which::Clean => self.clean(),
+            Which::Corrupted => self.corrupted(),
+        };
+        let continued = match (self.results.generated.get().filter(|g| g.fresh), base) {
+            (Some(g), Some(base)) => Continued {
+                prompt: base.trace.ids.clone(),
                 plain: ids(&g.base),
                 steered: g.edited.as_deref().map(ids).unwrap_or_default(),
                 stack: self.document.stack.clone(),
             },
-            None => Continued::default(),
+            _ => Continued::default(),
         };
-        changed |= self.features.update(self.model.as_ref(), run.as_ref(), continued, &mut self.notices);
+        let asked = self.asked();
+        let model = self.model.clone();
+        changed |= self.features.update(model.as_ref(), run.as_ref(), asked, continued, &mut self.notices);
         if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
             self.request_run();
         }

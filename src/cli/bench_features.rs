@@ -50,6 +50,7 @@ fn random(d: usize, layer: usize, features: usize) -> Result<Dictionary> {
         rescale: false,
         normalisation: Normalisation::None,
         skip: None,
+        transcoder: false,
         input: Some(place),
         output: Some(place),
         model_name: None,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::generate::text_of;
 use super::output::{document, quoted};
 use super::steering::{self, SteerArgs};
 use super::{ModelArgs, PromptArgs, emit, progress, table};
@@ -266,12 +267,27 @@ fn bar_of(v: f32) -> String {
     }
 }
 
-/// A word of a text, with where it stands.
+/// A word of a text, with what stands around it.
 struct Found {
     word: Word,
-    row: usize,
-    document: u32,
     around: String,
+}
+
+/// The words that come first by some order, and no more of them in memory than are wanted.
+struct Leading {
+    found: Vec<Found>,
+    most: usize,
+    before: fn(f32, f32) -> bool,
+}
+
+impl Leading {
+    fn take(&mut self, word: &Word, around: impl FnOnce() -> String) {
+        let at = self.found.partition_point(|f| !(self.before)(word.value, f.word.value));
+        if at < self.most {
+            self.found.insert(at, Found { word: word.clone(), around: around() });
+            self.found.truncate(self.most);
+        }
+    }
 }
 
 /// Reads every word of files or folders: the strongest and weakest are listed, all are in the JSON.
@@ -281,7 +297,9 @@ fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Res
     let place = crate::features::Place::from(concept.site(layer)?);
     let rows = Rows::cut(model, &args.text, args.context, args.tokens, &progress)?;
     progress.expect(rows.tokens() as u64);
-    let mut found: Vec<Found> = Vec::new();
+    let mut strongest = Leading { found: Vec::new(), most: args.top, before: |a, b| a > b };
+    let mut weakest = Leading { found: Vec::new(), most: args.top, before: |a, b| a < b };
+    let (mut list, mut count, mut sum) = (Vec::new(), 0usize, 0f64);
     for batch in rows.batches(PASS) {
         let some = rows.some(&batch)?;
         let held = activations(model, &some.rows(), &[place], &progress)?.remove(0);
@@ -289,9 +307,20 @@ fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Res
         for ((row, ids), values) in batch.iter().zip(some.rows()).zip(values.chunks_exact(some.len)) {
             let texts: Vec<String> = ids.iter().map(|id| model.token_text(*id)).collect();
             // The first position is an outlier in many models.
-            for word in words(&texts, values).into_iter().filter(|w| w.start > 0) {
-                let around = texts[word.start.saturating_sub(5)..(word.end + 5).min(texts.len())].concat();
-                found.push(Found { word, row: *row, document: rows.document(*row), around });
+            for mut word in words(&texts, values).into_iter().filter(|w| w.start > 0) {
+                if word.text.contains("\\x") && model.tokenizer.is_some() {
+                    word.text = text_of(model, &ids[word.start..word.end]).trim().to_owned();
+                }
+                count += 1;
+                sum += f64::from(word.value);
+                if args.model.json {
+                    list.push(json!({"word": word.text, "value": word.value, "row": row,
+                        "pos": [word.start, word.end], "document": rows.document(*row)}));
+                    continue;
+                }
+                let around = || text_of(model, &ids[word.start.saturating_sub(5)..(word.end + 5).min(ids.len())]);
+                strongest.take(&word, around);
+                weakest.take(&word, around);
             }
         }
         progress.step(some.tokens() as u64)?;
@@ -299,31 +328,24 @@ fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Res
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if args.model.json {
-        let list: Vec<_> = found
-            .iter()
-            .map(|f| {
-                json!({"word": f.word.text, "value": f.word.value, "row": f.row, "pos": [f.word.start, f.word.end],
-                "document": f.document})
-            })
-            .collect();
         let rest = json!({"concept": concept.name, "layer": layer, "text": args.text, "words": list,
             "unit": "distance of the classes' means, 0 halfway between them"});
         return emit(&document(model, None, seconds, rest).to_string());
     }
-    let mean = found.iter().map(|f| f64::from(f.word.value)).sum::<f64>() / found.len().max(1) as f64;
-    found.sort_by(|a, b| b.word.value.total_cmp(&a.word.value));
+    let mean = sum / count.max(1) as f64;
+    // Of few words none is listed twice.
+    strongest.found.truncate(count.div_ceil(2));
+    weakest.found.truncate(count / 2);
     let line = |f: &Found| {
         vec![f.word.text.clone(), format!("{:+.3}", f.word.value), bar_of(f.word.value), f.around.replace('\n', "⏎")]
     };
-    let most = args.top.min(found.len().div_ceil(2));
-    let mut lines: Vec<Vec<String>> = found[..most].iter().map(line).collect();
+    let mut lines: Vec<Vec<String>> = strongest.found.iter().map(line).collect();
     lines.push(vec!["·".to_owned(); 1].into_iter().chain(vec![String::new(); 3]).collect());
-    lines.extend(found[found.len() - most..].iter().map(line));
+    lines.extend(weakest.found.iter().rev().map(line));
     emit(&format!(
-        "{}\n\n{} at layer {layer} on {} words, {mean:+.3} on average: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.1} s",
+        "{}\n\n{} at layer {layer} on {count} words, {mean:+.3} on average: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.1} s",
         table(&["word", "value", "", "where"], &lines),
         concept.name,
-        found.len()
     ))
 }
 

@@ -17,9 +17,6 @@ use crate::features::rows::Rows;
 use crate::features::steering::{Watched, continued, dose_response};
 use crate::model::Model;
 
-/// Tokens of reference text whose runs are held at once.
-const MOST_REFERENCE: usize = 16_384;
-
 /// How strongly, and what is watched.
 #[derive(Args, Clone, Debug)]
 pub struct SteerArgs {
@@ -47,7 +44,8 @@ pub struct SteerArgs {
     pub temperature: f32,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Where it is changed: all, prompt, generated, or positions counted from 0
+    /// Where the prompt and what is generated are changed: all, prompt, generated, or positions counted from 0; the
+    /// reference text is changed everywhere
     #[arg(long, value_name = "all|prompt|generated|P,P,...", default_value = "all", value_parser = positions)]
     pub positions: Positions,
 }
@@ -78,12 +76,6 @@ pub fn execute(
     let ids = prompt.required(model)?;
     if args.alpha.iter().any(|a| !a.is_finite()) {
         return Err(Error::request("a strength is not a finite number; give numbers like -1,0,1"));
-    }
-    if args.reference_tokens > MOST_REFERENCE {
-        return Err(Error::request(format!(
-            "a reference text of {} tokens is too long to hold all of its runs; give at most {MOST_REFERENCE}",
-            args.reference_tokens
-        )));
     }
     let edits = &|alpha: f32| -> Result<Vec<Edit>> {
         let mut all = edits(alpha)?;
@@ -131,6 +123,11 @@ pub fn execute(
     let mut text = table(&["alpha", "towards", "away", "share", "KL, nats", "reference loss"], &rows);
     for t in &texts {
         text.push_str(&format!("\n\nα = {}: {}", t["alpha"], t["text"].as_str().unwrap_or_default()));
+    }
+    if args.positions == Positions::Generated {
+        text.push_str(
+            "\n\nWhat begins behind the prompt does not move the prediction at its end; --generate shows it.",
+        );
     }
     text.push_str(&format!("\n\n{what} · {seconds:.2} s"));
     emit(&text)

@@ -1,8 +1,9 @@
 //! Correlations between a scan's subject and others over the first positions of the text: between its features, with the
-//! features of a dictionary, with the neurons of its layer. Memory is bounded: when it is used up, the sums end there and
-//! hold for the positions so far.
+//! features of a dictionary, with the neurons of its layer. Memory is bounded: when it is used up, no pair is taken in any
+//! more. Those that are there stay exact, for a pair's sum is zero up to where both are first active together.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use rayon::prelude::*;
 
@@ -10,16 +11,17 @@ use rayon::prelude::*;
 const POSITIONS: f64 = 16_384.0;
 /// Others kept of each feature.
 const KEPT: usize = 10;
-/// Sums of products that are kept at most: 256 MB in rows, about as much as a table.
-const MOST_IN_ROWS: usize = 64 << 20;
-const MOST_IN_TABLE: usize = 12 << 20;
+/// Sums of products that all subjects of a scan may keep: 512 MB in rows.
+pub(super) const ROOM: usize = 128 << 20;
+/// A table takes about as much memory for an entry as rows for so many.
+const TABLE_ENTRY: usize = 5;
 
 /// Σ a·b of each pair that was ever active together.
 enum Products {
     /// For each of ours that was ever active, all others.
     Rows { rows: Vec<Option<Box<[f32]>>>, room: usize },
-    /// By (ours, other), where both sides are many and few of them are active together.
-    Table(HashMap<(u32, u32), f32>),
+    /// By (ours, other), where both sides are many and few of them are active together; at most so many.
+    Table(HashMap<(u32, u32), f32>, usize),
 }
 
 /// Sums for correlations between ours and others.
@@ -31,17 +33,13 @@ pub(super) struct Pairs {
     other_sum: Vec<f64>,
     other_squares: Vec<f64>,
     products: Products,
-    full: bool,
 }
 
 impl Pairs {
-    /// Nothing where there is nobody else.
-    pub(super) fn new(ours: usize, others: usize) -> Option<Self> {
-        Self::within(ours, others, MOST_IN_ROWS)
-    }
-
-    fn within(ours: usize, others: usize, room: usize) -> Option<Self> {
-        let in_rows = ours.saturating_mul(others) <= room || others <= 16_384;
+    /// Nothing where there is nobody else. `room` bounds the sums that are kept; `dense` others are all active at most
+    /// positions.
+    pub(super) fn new(ours: usize, others: usize, dense: bool, room: usize) -> Option<Self> {
+        let in_rows = dense || ours.saturating_mul(others) <= room;
         (ours > 0 && others > 0).then(|| Self {
             n: 0.0,
             others,
@@ -52,22 +50,13 @@ impl Pairs {
             products: if in_rows {
                 Products::Rows { rows: (0..ours).map(|_| None).collect(), room }
             } else {
-                Products::Table(HashMap::new())
+                Products::Table(HashMap::new(), room / TABLE_ENTRY)
             },
-            full: false,
         })
     }
 
     /// A position: what is active of ours, and of the others.
     pub(super) fn add(&mut self, acts: &[(u32, f32)], others: &[(u32, f32)]) {
-        let new = |rows: &[Option<Box<[f32]>>]| acts.iter().filter(|(f, _)| rows[*f as usize].is_none()).count();
-        self.full |= match &self.products {
-            Products::Rows { rows, room } => new(rows) * self.others > *room,
-            Products::Table(table) => table.len() + acts.len() * others.len() > MOST_IN_TABLE,
-        };
-        if self.full {
-            return;
-        }
         self.n += 1.0;
         for (o, v) in others {
             self.other_sum[*o as usize] += f64::from(*v);
@@ -79,22 +68,31 @@ impl Pairs {
             self.squares[at] += f64::from(*a) * f64::from(*a);
             match &mut self.products {
                 Products::Rows { rows, room } => {
-                    let row = rows[at].get_or_insert_with(|| {
+                    if rows[at].is_none() && *room >= self.others {
                         *room -= self.others;
-                        vec![0.0; self.others].into_boxed_slice()
-                    });
-                    others.iter().for_each(|(o, v)| row[*o as usize] += a * v);
+                        rows[at] = Some(vec![0.0; self.others].into_boxed_slice());
+                    }
+                    if let Some(row) = &mut rows[at] {
+                        others.iter().for_each(|(o, v)| row[*o as usize] += a * v);
+                    }
                 }
-                Products::Table(table) => {
-                    others.iter().for_each(|(o, v)| *table.entry((*f, *o)).or_insert(0.0) += a * v);
+                Products::Table(table, most) => {
+                    for (o, v) in others {
+                        let is_full = table.len() >= *most;
+                        match table.entry((*f, *o)) {
+                            Entry::Occupied(mut sum) => *sum.get_mut() += a * v,
+                            Entry::Vacant(place) if !is_full => drop(place.insert(a * v)),
+                            Entry::Vacant(_) => {}
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Whether enough positions are summed, or no more can be.
+    /// Whether enough positions are summed.
     pub(super) fn is_enough(&self) -> bool {
-        self.full || self.n >= POSITIONS
+        self.n >= POSITIONS
     }
 
     /// The most correlated others of each; `same` where the others are ours themselves.
@@ -133,7 +131,7 @@ impl Pairs {
                     None => Vec::new(),
                 })
                 .collect(),
-            Products::Table(table) => {
+            Products::Table(table, _) => {
                 let mut rows: Vec<Vec<(usize, f32)>> = vec![Vec::new(); self.sum.len()];
                 table.iter().for_each(|((f, o), p)| rows[*f as usize].push((*o as usize, *p)));
                 rows.par_iter().enumerate().map(|(f, row)| leading(f, &mut row.iter().copied())).collect()
@@ -148,7 +146,7 @@ mod tests {
 
     #[test]
     fn correlations_by_hand() {
-        let mut p = Pairs::new(2, 2).unwrap();
+        let mut p = Pairs::new(2, 2, false, 99).unwrap();
         // Feature 0 and other 0 rise together, other 1 is the other way round.
         p.add(&[(0, 1.0)], &[(0, 2.0)]);
         p.add(&[], &[(1, 3.0)]);
@@ -156,14 +154,15 @@ mod tests {
         assert_eq!(best[0].len(), 2);
         assert!((best[0][0].1 - 1.0).abs() < 1e-6 && (best[0][1].1 + 1.0).abs() < 1e-6);
         assert!(best[1].is_empty(), "a feature that is never active correlates with nothing");
-        assert!(Pairs::new(3, 0).is_none());
+        assert!(Pairs::new(3, 0, false, 99).is_none());
     }
 
     /// A table holds only pairs that were active together, of which the most correlated are.
     #[test]
-    fn a_table_finds_what_rows_find_and_room_ends_the_sums() {
+    fn a_table_finds_what_rows_find_and_room_ends() {
         let n = 20_000;
-        let (mut rows, mut table) = (Pairs::within(64, 64, 1 << 20).unwrap(), Pairs::within(n, n, 1 << 20).unwrap());
+        let (mut rows, mut table) =
+            (Pairs::new(64, 64, false, 1 << 20).unwrap(), Pairs::new(n, n, false, 1 << 20).unwrap());
         for t in 0..300u32 {
             let acts: Vec<(u32, f32)> = (0..4).map(|i| ((t * (i + 3) + i * i) % 64, 1.0 + i as f32)).collect();
             let mut acts: Vec<(u32, f32)> = acts;
@@ -172,14 +171,18 @@ mod tests {
             rows.add(&acts, &acts);
             table.add(&acts, &acts);
         }
-        assert!(matches!((&rows.products, &table.products), (Products::Rows { .. }, Products::Table(_))));
+        assert!(matches!((&rows.products, &table.products), (Products::Rows { .. }, Products::Table(..))));
         let (rows, table) = (rows.best(true), table.best(true));
         for (f, (a, b)) in rows.iter().zip(&table).enumerate() {
             assert_eq!(a.first(), b.first(), "{f}");
         }
-        let mut small = Pairs::within(4, 4, 8).unwrap();
-        (0..4).for_each(|f| small.add(&[(f, 1.0)], &[(f, 1.0)]));
-        assert!(small.is_enough());
-        assert_eq!(small.n, 2.0);
+        // Room for two of four rows: those go on being summed to the end.
+        let mut small = Pairs::new(4, 4, true, 8).unwrap();
+        for t in 0..40u32 {
+            small.add(&[(t % 4, 1.0)], &[(t % 4, 1.0), ((t + 1) % 4, 0.1)]);
+        }
+        assert_eq!(small.n, 40.0);
+        let best = small.best(true);
+        assert!(best[0].len() == 3 && best[1].len() == 3 && best[2].is_empty() && best[3].is_empty(), "{best:?}");
     }
 }

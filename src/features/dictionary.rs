@@ -81,6 +81,8 @@ pub struct Dictionary {
     pub normalisation: Normalisation,
     /// What a transcoder adds past its features, [d_in, d_out]; not part of `decode`.
     pub skip: Option<Tensor>,
+    /// Whether what it writes is meant to stand in for another place's, not for what it reads.
+    pub transcoder: bool,
     /// Where it reads, if the file says.
     pub input: Option<Place>,
     /// Where it writes; the same as `input` for a sparse autoencoder.
@@ -92,30 +94,53 @@ pub struct Dictionary {
 }
 
 impl Dictionary {
-    /// Whether it reads and writes the same place.
-    pub fn is_autoencoder(&self) -> bool {
-        self.input == self.output
+    /// The same dictionary at places that its file does not name: where it reads, and where a transcoder writes.
+    ///
+    /// # Errors
+    /// A place that contradicts the file, none for what a transcoder writes, or one for what an autoencoder does.
+    pub fn placed(mut self, input: Place, output: Option<Place>) -> Result<Self> {
+        let path = self.path.display().to_string();
+        for (own, told) in [(self.input, Some(input)), (self.output.filter(|_| self.transcoder), output)] {
+            if let (Some(own), Some(told)) = (own, told)
+                && own != told
+            {
+                return Err(Error::request(format!("{path} belongs to {own} by its own words, not to {told}")));
+            }
+        }
+        match output {
+            None if self.transcoder && self.output.is_none() => {
+                return Err(Error::request(format!(
+                    "{path} is a transcoder; name the site that it writes as well, as in blocks.5.hook_mlp_out"
+                )));
+            }
+            Some(other) if !self.transcoder && other != input => {
+                return Err(Error::request(format!("{path} is an SAE, which writes where it reads, not to {other}")));
+            }
+            _ => {}
+        }
+        self.input = Some(input);
+        self.output = if self.transcoder { self.output.or(output) } else { Some(input) };
+        Ok(self)
     }
 
-    /// Whether it is one layer of a cross-layer transcoder: what is written at its site comes from the features of
-    /// earlier layers as well, so that its own reconstruction alone says nothing.
-    pub fn is_cross_layer(&self) -> bool {
-        !self.later.is_empty() || self.config.get("model_kind").and_then(Json::as_str) == Some("cross_layer_transcoder")
+    /// Whether features of earlier layers write at its site as well, so that its own reconstruction alone says nothing:
+    /// a layer of a cross-layer transcoder but the first.
+    pub fn shares_its_site(&self) -> bool {
+        let kind = self.config.get("model_kind").and_then(Json::as_str);
+        let is_cross_layer = !self.later.is_empty() || kind == Some("cross_layer_transcoder");
+        is_cross_layer && self.output.is_none_or(|p| p.layer() > 0)
     }
 
     /// `SAE` or `transcoder`.
     pub fn kind(&self) -> &'static str {
-        if self.is_autoencoder() { "SAE" } else { "transcoder" }
+        if self.transcoder { "transcoder" } else { "SAE" }
     }
 
     /// One line: what it is and where it belongs.
     pub fn describe(&self) -> String {
         let site = |p: Option<Place>| p.map_or("a site that the file does not name".to_owned(), |p| p.to_string());
-        let at = if self.is_autoencoder() {
-            site(self.input)
-        } else {
-            format!("{} → {}", site(self.input), site(self.output))
-        };
+        let at =
+            if self.transcoder { format!("{} → {}", site(self.input), site(self.output)) } else { site(self.input) };
         let later = match (self.later.len(), self.output) {
             (0, _) | (_, None) => String::new(),
             (n, Some(o)) => format!(" and the same site up to layer {}", o.layer() + n),
@@ -131,16 +156,20 @@ impl Dictionary {
         match (self.input, self.output) {
             (Some(a), Some(b)) => Ok((a, b)),
             _ => {
-                let hook = ["hook_name", "hook_point"].iter().find_map(|k| {
+                let (keys, what, option) = match self.input {
+                    None => (&["hook_name", "hook_point"][..], "belongs to", "--site"),
+                    Some(_) => (&["hook_name_out"][..], "writes", "--target"),
+                };
+                let hook = keys.iter().find_map(|k| {
                     let metadata = self.config.get("metadata").unwrap_or(&self.config);
                     metadata.get(k).or_else(|| self.config.get(k)).and_then(Json::as_str)
                 });
                 let says = match hook {
-                    Some(hook) => format!("says that it belongs to `{hook}`, which no model here has"),
-                    None => "does not say which site it belongs to".to_owned(),
+                    Some(hook) => format!("says that it {what} `{hook}`, which no model here has"),
+                    None => format!("does not say which site it {what}"),
                 };
                 Err(Error::request(format!(
-                    "{} {says}; name the site, as in blocks.5.hook_resid_post (--site on the command line)",
+                    "{} {says}; name the site, as in blocks.5.hook_resid_post ({option} on the command line)",
                     self.path.display()
                 )))
             }
@@ -296,5 +325,53 @@ impl Dictionary {
     /// Lengths of all decoder rows, [d_sae].
     pub fn decoder_norms(&self) -> Result<Vec<f32>> {
         Ok(self.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn dictionary(transcoder: bool, input: Option<Place>, output: Option<Place>) -> Dictionary {
+        let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        Dictionary {
+            name: "d".to_owned(),
+            path: "d".into(),
+            format: "SAELens",
+            d_in: 2,
+            d_sae: 3,
+            d_out: 2,
+            w_enc: zeros((2, 3)),
+            b_enc: vec![0.0; 3],
+            w_dec: zeros((3, 2)),
+            later: Later::default(),
+            b_dec: vec![0.0; 2],
+            activation: Activation::Relu,
+            subtract_b_dec: false,
+            rescale: false,
+            normalisation: Normalisation::None,
+            skip: None,
+            transcoder,
+            input,
+            output,
+            model_name: None,
+            config: Json::Null,
+        }
+    }
+
+    #[test]
+    fn places_are_given_where_the_file_is_silent() {
+        let (a, b) = (Place::parse("blocks.1.mlp.hook_in").unwrap(), Place::parse("blocks.1.hook_mlp_out").unwrap());
+        let sae = dictionary(false, None, None).placed(a, None).unwrap();
+        assert_eq!(sae.places().unwrap(), (a, a));
+        assert!(dictionary(false, None, None).placed(a, Some(b)).unwrap_err().to_string().contains("is an SAE"));
+        assert!(dictionary(false, Some(b), Some(b)).placed(a, None).unwrap_err().to_string().contains("own words"));
+        assert!(dictionary(true, None, None).placed(a, None).unwrap_err().to_string().contains("name the site"));
+        let transcoder = dictionary(true, Some(a), None);
+        assert!(transcoder.places().unwrap_err().to_string().contains("--target"));
+        assert_eq!(transcoder.kind(), "transcoder");
+        assert_eq!(transcoder.placed(a, Some(b)).unwrap().places().unwrap(), (a, b));
     }
 }

@@ -218,11 +218,18 @@ impl Concept {
         Ok(concept)
     }
 
+    /// The file's contents, as [`Self::open`] reads them.
+    ///
+    /// # Errors
+    /// Numbers that are not finite.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|e| Error::failed(e.to_string()))
+    }
+
     /// # Errors
     /// As writing a file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string(self).map_err(|e| Error::failed(e.to_string()))?;
-        write_atomic(path, text.as_bytes())
+        write_atomic(path, &self.to_json()?)
     }
 }
 

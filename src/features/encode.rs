@@ -132,7 +132,7 @@ impl Dictionary {
     /// What every row's reconstruction is multiplied by after decoding, [n]: 1 without normalisation.
     pub(super) fn output_scales(&self, x: &Tensor) -> Result<Vec<f32>> {
         let (_, undo) = self.prepared(x)?;
-        if undo.rows.is_empty() || !self.is_autoencoder() {
+        if undo.rows.is_empty() || self.transcoder {
             return Ok(vec![1.0; x.dim(0)?]);
         }
         Ok(undo.rows.iter().map(|(_, scale)| *scale).collect())
@@ -260,7 +260,7 @@ impl Dictionary {
         let acts = self.encode_prepared(&prepared, progress)?;
         let mut out = self.write(&acts)?;
         // SAELens does not undo the normalisation of a transcoder's input on its output.
-        if self.is_autoencoder() {
+        if !self.transcoder {
             for (row, (mean, scale)) in out.chunks_exact_mut(self.d_out).zip(&undo.rows) {
                 row.iter_mut().for_each(|v| *v = *v * scale + mean);
             }

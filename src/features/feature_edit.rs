@@ -147,7 +147,7 @@ impl FeatureEdit {
         if d.rescale {
             scale /= self.writer.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
         }
-        if d.is_autoencoder() {
+        if !d.transcoder {
             let n = row.len().max(1) as f32;
             match d.normalisation {
                 Normalisation::None => {}

@@ -141,6 +141,7 @@ mod tests {
             rescale: false,
             normalisation: Normalisation::None,
             skip: None,
+            transcoder: false,
             input: None,
             output: None,
             model_name: None,

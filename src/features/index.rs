@@ -190,12 +190,13 @@ impl Entry {
     pub(super) fn keep_sample(&mut self, example: Example, each: usize) {
         self.sample.push(example);
         // Thinned now and then, and at last by `sort`.
-        if self.sample.len() > 2 * each * (STRATA + 1) {
+        if self.sample.len() > (each + each.div_ceil(2)) * (STRATA + 1) {
             thin(&mut self.sample, self.max, each);
         }
     }
 
-    fn merge(&mut self, other: Self, about: &About) {
+    /// `earlier`: the other part lies before this one in the text, so that its correlations stand.
+    fn merge(&mut self, other: Self, about: &About, earlier: bool) {
         self.active = self.active.saturating_add(other.active);
         self.sum += other.sum;
         self.max = self.max.max(other.max);
@@ -204,9 +205,10 @@ impl Entry {
             self.keep_top(e, about.top);
         }
         self.sample.extend(other.sample);
-        if self.features.is_empty() && self.neurons.is_empty() {
-            self.features = other.features;
-            self.neurons = other.neurons;
+        for (own, others) in [(&mut self.features, other.features), (&mut self.neurons, other.neurons)] {
+            if own.is_empty() || earlier && !others.is_empty() {
+                *own = others;
+            }
         }
     }
 
@@ -252,19 +254,9 @@ impl Index {
         self.entries.get(feature).map_or(0.0, |e| e.active as f32 / self.about.positions.max(1) as f32)
     }
 
-    /// Puts the parts of a scan together.
-    ///
     /// # Errors
-    /// As [`Self::absorb`], or without any part.
-    pub fn merge(parts: Vec<Self>) -> Result<Self> {
-        let mut parts = parts.into_iter();
-        let mut whole = parts.next().ok_or_else(|| Error::request("there is nothing to merge; name the parts"))?;
-        whole.finished()?;
-        parts.try_for_each(|p| whole.absorb(p))?;
-        Ok(whole)
-    }
-
-    fn finished(&self) -> Result<()> {
+    /// If not all of its shard is scanned.
+    pub fn check_finished(&self) -> Result<()> {
         let a = &self.about;
         if a.is_complete() {
             return Ok(());
@@ -277,8 +269,8 @@ impl Index {
     /// # Errors
     /// Parts that are unfinished, of different scans, or given twice.
     pub fn absorb(&mut self, part: Self) -> Result<()> {
-        self.finished()?;
-        part.finished()?;
+        self.check_finished()?;
+        part.check_finished()?;
         let (a, b) = (&self.about, &part.about);
         // The one without progress and parts.
         let scan = |x: &About| About { shards: Vec::new(), done: 0, batches: 0, positions: 0, ..x.clone() };
@@ -288,6 +280,7 @@ impl Index {
         if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
             return Err(Error::request(format!("shard {twice} of {} is there twice", a.of)));
         }
+        let earlier = b.shards.iter().min() < a.shards.iter().min();
         self.about.shards.extend(&part.about.shards);
         self.about.shards.sort_unstable();
         let add = |a: &mut usize, b: usize| *a = a.saturating_add(b);
@@ -295,7 +288,7 @@ impl Index {
         add(&mut self.about.batches, part.about.batches);
         self.about.positions = self.about.positions.saturating_add(part.about.positions);
         for (e, o) in self.entries.iter_mut().zip(part.entries) {
-            e.merge(o, &self.about);
+            e.merge(o, &self.about, earlier);
         }
         self.sort();
         Ok(())

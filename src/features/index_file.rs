@@ -160,14 +160,21 @@ pub fn save(index: &Index, path: &Path) -> Result<()> {
 /// # Errors
 /// A file that is none.
 pub fn about(path: &Path) -> Result<About> {
+    begin(path).map(|(about, _)| about)
+}
+
+fn begin(path: &Path) -> Result<(About, FileReader<BufReader<File>>)> {
     let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
     let reader = FileReader::try_new(BufReader::new(file), None)
         .map_err(|e| malformed(format!("it is no complete Arrow file ({e})")))?;
-    let metadata = reader.schema().metadata().get(METADATA).cloned();
-    metadata
-        .and_then(|m| serde_json::from_str(&m).ok())
-        .ok_or_else(|| malformed("it does not say what was scanned".to_owned()))
+    let schema = reader.schema();
+    let Some(text) = schema.metadata().get(METADATA) else {
+        return Err(malformed("it does not say what was scanned".to_owned()));
+    };
+    let about = serde_json::from_str(text)
+        .map_err(|e| malformed(format!("another version of this program wrote it ({e}); scan the text again")))?;
+    Ok((about, reader))
 }
 
 /// Reads an index.
@@ -176,15 +183,7 @@ pub fn about(path: &Path) -> Result<About> {
 /// A file that is none, or a damaged one.
 pub fn open(path: &Path) -> Result<Index> {
     let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
-    let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    let reader = FileReader::try_new(BufReader::new(file), None)
-        .map_err(|e| malformed(format!("it is no complete Arrow file ({e})")))?;
-    let about: About = reader
-        .schema()
-        .metadata()
-        .get(METADATA)
-        .and_then(|m| serde_json::from_str(m).ok())
-        .ok_or_else(|| malformed("it does not say what was scanned".to_owned()))?;
+    let (about, reader) = begin(path)?;
     let expected = schema(&about)?;
     if reader.schema().fields() != &expected.fields {
         return Err(malformed("its columns are not those of a feature index".to_owned()));

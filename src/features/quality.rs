@@ -233,7 +233,7 @@ pub fn evaluate(
     progress: &Progress,
 ) -> Result<Quality> {
     let started = Instant::now();
-    if dictionary.is_cross_layer() {
+    if dictionary.shares_its_site() {
         return Err(Error::request(format!(
             "{} is one layer of a cross-layer transcoder: features of earlier layers write at its site as well, so that \
              its own reconstruction cannot be judged alone",

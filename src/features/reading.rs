@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::dictionary::Dictionary;
 use super::encode::Sparse;
+use super::train::maths::dot;
 use crate::engine::gradient::gradients;
+use crate::engine::kernels::math::simd;
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
@@ -55,7 +58,7 @@ pub fn read(dictionary: Arc<Dictionary>, trace: Arc<Trace>, progress: &Progress)
     }
     let square = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
     // Of a cross-layer transcoder's layer it says nothing: features of earlier layers write here as well.
-    let explained = if dictionary.is_cross_layer() {
+    let explained = if dictionary.shares_its_site() {
         Vec::new()
     } else {
         y.iter().zip(&recon).map(|(y, r)| 1.0 - square(y, r) / square(y, &mean).max(f32::MIN_POSITIVE)).collect()
@@ -94,26 +97,25 @@ impl Reading {
         let at = places.iter().map(|p| Ok(p.rows(model, found.get(p.site)?)?.to_vec2()?));
         let gradients: Vec<Vec<Vec<f32>>> = at.collect::<Result<_>>()?;
         let norms = if d.rescale { Some(d.decoder_norms()?) } else { None };
-        let mut out = self.acts.clone();
-        // Each feature's decoder rows are read once.
-        let mut features = out.features.clone();
-        features.sort_unstable();
-        features.dedup();
-        let mut slopes: HashMap<u32, Vec<f32>> = HashMap::new();
-        for f in features {
-            progress.check()?;
-            let mut rows = vec![d.direction(f as usize)?];
-            rows.extend(d.later.of(f as usize)?);
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-            let length = norms.as_ref().map_or(1.0, |n| n[f as usize].max(f32::MIN_POSITIVE));
-            let slope = |p: usize| rows.iter().zip(&gradients).map(|(w, g)| dot(w, &g[p])).sum::<f32>() / length;
-            slopes.insert(f, (0..=last).map(|p| scales[p] * slope(p)).collect());
-        }
+        // Where each feature is active, feature by feature, so that its decoder rows are read once.
+        let mut places: Vec<(u32, usize, usize)> = Vec::with_capacity(self.acts.values.len());
         for p in 0..=last {
-            for i in out.starts[p]..out.starts[p + 1] {
-                out.values[i] *= slopes.get(&out.features[i]).map_or(0.0, |s| s[p]);
-            }
+            places.extend((self.acts.starts[p]..self.acts.starts[p + 1]).map(|i| (self.acts.features[i], p, i)));
         }
+        places.sort_unstable();
+        let of_feature: Vec<&[(u32, usize, usize)]> = places.chunk_by(|a, b| a.0 == b.0).collect();
+        let slopes = |places: &&[(u32, usize, usize)]| -> Result<Vec<(usize, f32)>> {
+            progress.check()?;
+            let Some((f, ..)) = places.first() else { return Ok(Vec::new()) };
+            let mut rows = vec![d.direction(*f as usize)?];
+            rows.extend(d.later.of(*f as usize)?);
+            let length = norms.as_ref().map_or(1.0, |n| n[*f as usize].max(f32::MIN_POSITIVE));
+            let slope = |p: usize| rows.iter().zip(&gradients).map(|(w, g)| dot(w, &g[p])).sum::<f32>() / length;
+            Ok(simd(|| places.iter().map(|(_, p, i)| (*i, scales[*p] * slope(*p))).collect()))
+        };
+        let slopes = of_feature.par_iter().map(slopes).collect::<Result<Vec<_>>>()?;
+        let mut out = self.acts.clone();
+        slopes.into_iter().flatten().for_each(|(i, s)| out.values[i] *= s);
         Ok(out)
     }
 

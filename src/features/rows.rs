@@ -158,20 +158,24 @@ impl Rows {
         }
         let limit = limit.map_or(u64::MAX, |l| l as u64);
         let mut ids = IdWriter { memory: Vec::new(), file: None, most };
-        let (mut rows, mut tokens, mut document) = (Vec::new(), 0u64, 0u32);
-        visit(specs, &mut |Document { text, .. }| {
+        let (mut rows, mut tokens, mut documents) = (Vec::new(), 0u64, 0u32);
+        visit(specs, &mut |Document { text, continues }| {
             progress.check()?;
+            documents = documents.saturating_add(u32::from(!continues));
             for piece in model.encode(&text, false)?.chunks(context) {
                 let room = usize::try_from(limit - tokens).unwrap_or(usize::MAX);
+                // A single token makes no row.
+                if room < 2 {
+                    return Ok(ControlFlow::Break(()));
+                }
                 let piece = &piece[..piece.len().min(room)];
                 if piece.len() < 2 {
                     continue;
                 }
-                rows.push(Row { start: tokens, len: piece.len() as u32, document });
+                rows.push(Row { start: tokens, len: piece.len() as u32, document: documents.saturating_sub(1) });
                 ids.push(piece)?;
                 tokens += piece.len() as u64;
             }
-            document = document.saturating_add(1);
             Ok(if tokens >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if rows.is_empty() {

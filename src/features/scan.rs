@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
-use super::correlations::Pairs;
+use super::correlations::{Pairs, ROOM};
 use super::dictionary::{Activation, Dictionary};
 use super::direction::Concept;
 use super::encode::Sparse;
@@ -17,13 +18,15 @@ use super::rows::{Batch, Rows};
 use crate::engine::kernels::with_values;
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::hash::{Hash, mix};
 use crate::jobs::Progress;
 use crate::model::Model;
 
 /// Rows sampled of each stratum of strength, for the quantile groups.
 const SAMPLE: usize = 8;
-/// Bytes that all examples of a subject may take.
-const MEMORY: usize = 1 << 30;
+/// Bytes that the examples of a subject may take, and those of all subjects together.
+const MEMORY: usize = 2 << 30;
+const MEMORY_OF_ALL: usize = 6 << 30;
 /// Tokens shown on either side of an example, at most.
 const MOST_WINDOW: usize = 256;
 /// Batches between two checkpoints.
@@ -64,7 +67,7 @@ impl Subject {
         }
     }
 
-    /// A hash of what decides its activations: a dictionary's reading part, a layer's number.
+    /// A hash of what decides its activations: all that a dictionary reads by, a layer's number.
     ///
     /// # Errors
     /// As reading the weights.
@@ -72,16 +75,28 @@ impl Subject {
         let mut hash = Hash::default();
         match self {
             Self::Features(d) => {
-                with_values(&d.w_enc.contiguous()?, |w| w.iter().for_each(|v| hash.add(u64::from(v.to_bits()))))?;
-                let mut all = |values: &[f32]| values.iter().for_each(|v| hash.add(u64::from(v.to_bits())));
-                all(&d.b_enc);
+                hash.all(d.activation.name().bytes().map(u64::from));
+                hash.add(d.normalisation as u64);
+                let parts: Vec<u64> = with_values(&d.w_enc.contiguous()?, |w| {
+                    let parts = w.par_chunks(1 << 16);
+                    parts.map(|part| Hash::default().all(part.iter().map(|v| u64::from(v.to_bits())))).collect()
+                })?;
+                hash.all(parts.into_iter());
+                let mut values = |values: &[f32]| values.iter().for_each(|v| hash.add(u64::from(v.to_bits())));
+                values(&d.b_enc);
+                if d.subtract_b_dec {
+                    values(&d.b_dec);
+                }
+                if d.rescale {
+                    values(&d.decoder_norms()?);
+                }
                 match &d.activation {
                     Activation::Relu => {}
-                    Activation::JumpRelu { threshold } => all(threshold),
-                    Activation::TopK { k } => all(&[*k as f32]),
+                    Activation::JumpRelu { threshold } => values(threshold),
+                    Activation::TopK { k } => values(&[*k as f32]),
                     Activation::Gated { r_mag, b_mag } => {
-                        all(r_mag);
-                        all(b_mag);
+                        values(r_mag);
+                        values(b_mag);
                     }
                 }
             }
@@ -128,34 +143,15 @@ pub struct Plan<'a> {
     pub window: usize,
 }
 
-/// Mixes a number: neighbouring ones come out unrelated.
-fn mix(mut h: u64) -> u64 {
-    h = (h ^ (h >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    h ^ (h >> 31)
-}
-
-/// Takes numbers in one after the other.
-struct Hash(u64);
-
-impl Default for Hash {
-    fn default() -> Self {
-        Self(0xCBF2_9CE4_8422_2325)
-    }
-}
-
-impl Hash {
-    fn add(&mut self, word: u64) {
-        self.0 = mix(self.0 ^ word).wrapping_mul(0x0000_0100_0000_01B3);
-    }
-}
-
 impl Plan<'_> {
-    fn about(&self, subject: &Subject, batches: usize) -> Result<About> {
+    fn about(&self, subject: &Subject, batches: usize, text_hash: u64) -> Result<About> {
         let count = subject.count(self.model);
         // Tokens, activations, and the example with its two lists.
         let bytes = (2 * self.window + 1) * 8 + size_of::<Example>() + 32;
-        let room = MEMORY / bytes / count.max(1);
+        let memory = MEMORY.min(MEMORY_OF_ALL / self.subjects.len().max(1));
+        let room = memory / bytes / count.max(1);
+        let top = TOP.min((room / 2).max(1));
+        let subject_hash = subject.hash()?;
         let features_of = match subject {
             Subject::Features(_) => None,
             _ => self.companion.as_ref().map(|d| d.path.display().to_string()),
@@ -172,19 +168,19 @@ impl Plan<'_> {
             done: 0,
             batches,
             positions: 0,
-            // The sample is twice as large before it is thinned.
-            sample: SAMPLE.min(room.saturating_sub(TOP) / (2 * (STRATA + 1))),
-            top: TOP.min(room.max(1)),
+            // One of each strength at least: few features are active at all strengths.
+            sample: SAMPLE.min(room.saturating_sub(top) / (STRATA + 1)).max(1),
+            top,
             window: self.window,
-            subject_hash: subject.hash()?,
+            subject_hash,
             features_of,
-            fingerprint: self.fingerprint(subject)?,
+            fingerprint: Hash(subject_hash).all(std::iter::once(text_hash)),
         })
     }
 
-    /// A hash of the dictionary's reading part and of all token ids.
-    fn fingerprint(&self, subject: &Subject) -> Result<u64> {
-        let mut hash = Hash(subject.hash()?);
+    /// A hash of all token ids, and of the model that reads them.
+    fn text_hash(&self) -> Result<u64> {
+        let mut hash = Hash(self.model.fingerprint()?);
         self.rows.each(|row| {
             hash.add(row.len() as u64);
             row.iter().for_each(|id| hash.add(u64::from(*id)));
@@ -198,7 +194,8 @@ impl Plan<'_> {
     /// As reading the rows.
     pub fn identity(&self, subject: &Subject) -> Result<u64> {
         let batches = self.rows.batches(PASS).len();
-        let about = serde_json::to_vec(&self.about(subject, batches)?).map_err(|e| Error::failed(e.to_string()))?;
+        let about = self.about(subject, batches, self.text_hash()?)?;
+        let about = serde_json::to_vec(&about).map_err(|e| Error::failed(e.to_string()))?;
         let mut hash = Hash::default();
         about.iter().for_each(|b| hash.add(u64::from(*b)));
         Ok(hash.0)
@@ -229,12 +226,12 @@ impl Plan<'_> {
             return Err(Error::request(format!("there is no shard {shard} of {of}; shards go from 0")));
         }
         let batches: Vec<Vec<usize>> = self.rows.batches(PASS).into_iter().skip(shard).step_by(of).collect();
-        let mut scans = self
-            .subjects
-            .iter()
-            .enumerate()
-            .map(|(i, s)| Scan::begin(self, s, batches.len(), files.and_then(|f| f.get(i)).map(PathBuf::as_path)))
-            .collect::<Result<Vec<_>>>()?;
+        let text_hash = self.text_hash()?;
+        let begin = |(i, s)| {
+            let about = self.about(s, batches.len(), text_hash)?;
+            Scan::begin(self, s, about, files.and_then(|f| f.get(i)).map(PathBuf::as_path))
+        };
+        let mut scans = self.subjects.iter().enumerate().map(begin).collect::<Result<Vec<_>>>()?;
         let lengths: Vec<usize> = self.rows.lengths().collect();
         let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
         let begin = scans.iter().map(|s| s.index.about.done).min().unwrap_or(0);
@@ -288,7 +285,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn begin(plan: &'a Plan<'a>, subject: &'a Subject, batches: usize, file: Option<&'a Path>) -> Result<Self> {
+    fn begin(plan: &'a Plan<'a>, subject: &'a Subject, about: About, file: Option<&'a Path>) -> Result<Self> {
         let model = plan.model;
         if let Subject::Features(d) = subject {
             d.check(&model.config)?;
@@ -296,7 +293,7 @@ impl<'a> Scan<'a> {
         let place = subject.place()?;
         place.check(&model.config)?;
         let count = subject.count(model);
-        let mut index = Index { about: plan.about(subject, batches)?, entries: vec![Entry::default(); count] };
+        let mut index = Index { about, entries: vec![Entry::default(); count] };
         if let Some(path) = file.filter(|p| p.is_file()) {
             let old = super::index_file::open(path)?;
             let same = About { done: old.about.done, positions: old.about.positions, ..index.about.clone() };
@@ -318,10 +315,11 @@ impl<'a> Scan<'a> {
         if let Some(d) = &others {
             d.check(&model.config)?;
         }
-        let pairs = |n: usize| if fresh { Pairs::new(count, n) } else { None };
+        let room = ROOM / (2 * plan.subjects.len().max(1));
+        let pairs = |n: usize, dense: bool| if fresh { Pairs::new(count, n, dense, room) } else { None };
         Ok(Self {
-            features: others.as_ref().and_then(|d| pairs(d.d_sae)),
-            neurons: pairs(if model.config.has_mlp() { model.config.d_mlp } else { 0 }),
+            features: others.as_ref().and_then(|d| pairs(d.d_sae, false)),
+            neurons: pairs(if model.config.has_mlp() { model.config.d_mlp } else { 0 }, true),
             others,
             next_look: index.about.done + 1,
             kept: index.about.done,
@@ -351,10 +349,12 @@ impl<'a> Scan<'a> {
             let found = values.iter().find(|(p, _)| *p == place).map(|(_, v)| v);
             found.ok_or_else(|| Error::failed(format!("the run kept nothing at {place}")))
         };
-        let acts = self.subject.activations(at(self.place)?, progress)?;
-        if acts.values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::NotFinite { name: "activations".to_owned() });
+        let rows = at(self.place)?;
+        // Of the rows: what is not a number is not active either, and would go unnoticed.
+        if with_values(&rows.contiguous()?, |v| v.iter().any(|v| !v.is_finite()))? {
+            return Err(Error::NotFinite { name: format!("activations at {}", self.place) });
         }
+        let acts = self.subject.activations(rows, progress)?;
         let last = self.index.about.done + 1 == self.index.about.batches;
         let first = |r: &usize| !r.is_multiple_of(some.len);
         let post = self.neurons_place();

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::rows::Rows;
+use crate::engine::edit::Positions;
 use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Op, Sources, resolve};
 use crate::engine::{Edit, Trace};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::Model;
+
+/// Bytes that the runs of a reference text may take.
+const MOST_HELD: usize = 8 << 30;
 
 /// Tokens whose probabilities are watched: two sides of a scale.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +74,15 @@ pub fn dose_response(
     if ids.is_empty() {
         return Err(Error::EmptyPrompt);
     }
+    let bytes: usize = reference.lengths().map(|n| Trace::bytes_for(model, n)).sum();
+    if bytes > MOST_HELD {
+        let most = (MOST_HELD as f64 / bytes as f64 * reference.tokens() as f64) as usize;
+        return Err(Error::request(format!(
+            "holding the runs of {} reference tokens takes {:.0} GB; give at most {most} tokens",
+            reference.tokens(),
+            bytes as f64 / 1e9
+        )));
+    }
     let base = Trace::run(model, ids.to_vec(), progress)?;
     let reference_runs = (0..reference.len())
         .map(|r| Trace::run(model, reference.row(r)?, progress).map(Arc::new))
@@ -79,11 +92,11 @@ pub fn dose_response(
     let mut all = Vec::with_capacity(alphas.len());
     for &alpha in alphas {
         let edits = edits(alpha)?;
-        let run = |base: &Trace| -> Result<Trace> {
-            let ops = resolve_all(&edits, base)?;
+        let run = |edits: &[Edit], base: &Trace| -> Result<Trace> {
+            let ops = resolve_all(edits, base)?;
             Trace::run_edited(model, base.ids.clone(), Arc::new(ops), progress)
         };
-        let p = probabilities(&run(&base)?, last)?;
+        let p = probabilities(&run(&edits, &base)?, last)?;
         let sum = |ids: &[u32]| ids.iter().filter_map(|id| p.get(*id as usize)).sum::<f32>();
         let (towards, away) = (sum(&watched.towards), sum(&watched.away));
         let kl: f64 = plain
@@ -92,9 +105,12 @@ pub fn dose_response(
             .filter(|(a, _)| **a > 0.0)
             .map(|(a, b)| f64::from(*a) * (f64::from(*a).ln() - f64::from(b.max(f32::MIN_POSITIVE)).ln()))
             .sum();
+        // Positions of the prompt mean nothing in another text.
+        let mut everywhere = edits.clone();
+        everywhere.iter_mut().for_each(|e| e.positions = Positions::All);
         let mut losses: Vec<f32> = Vec::new();
         for r in &reference_runs {
-            losses.extend(run(r)?.loss.iter().copied().flatten());
+            losses.extend(run(&everywhere, r)?.loss.iter().copied().flatten());
         }
         let dose = Dose {
             alpha,

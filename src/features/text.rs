@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// Stands on a line of its own between the documents of a file.
 const SEPARATOR: &str = "<|endoftext|>";
-/// Bytes from which on a document is handed over in parts, at the end of a line.
+/// Bytes from which on a document is handed over in parts: at the end of a line, or of a word in lines longer than that.
 const PART: usize = 1 << 20;
 /// Bytes that one line may have.
 const LONGEST_LINE: usize = 64 << 20;
@@ -17,11 +17,12 @@ const LONGEST_LINE: usize = 64 << 20;
 pub const SHIPPED: [(&str, &str); 2] =
     [("mixed", include_str!("../../assets/text/mixed.txt")), ("prose", include_str!("../../assets/text/prose.txt"))];
 
-/// A document and where it came from.
+/// A document, or a part of a long one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    pub source: String,
     pub text: String,
+    /// Whether it is the rest of the document before.
+    pub continues: bool,
 }
 
 /// What is done with each document: go on, or read no further.
@@ -110,7 +111,7 @@ fn lines(path: &Path, mut reader: impl BufRead, each: &mut Each<'_>) -> Result<C
     }
     let not_text = |what: String| Error::Malformed { path: path.to_owned(), format: "text", what };
     let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
-    let mut splitter = Splitter { source: path.display().to_string(), text: String::new(), each };
+    let mut splitter = Splitter { text: String::new(), continues: false, each };
     let (mut bytes, mut read, mut number) = (Vec::new(), 0, 0);
     loop {
         bytes.clear();
@@ -147,8 +148,9 @@ fn lines(path: &Path, mut reader: impl BufRead, each: &mut Each<'_>) -> Result<C
 
 /// Puts lines together to documents.
 struct Splitter<'a, 'b> {
-    source: String,
     text: String,
+    /// A part of the document was handed over.
+    continues: bool,
     each: &'a mut Each<'b>,
 }
 
@@ -157,18 +159,38 @@ impl Splitter<'_, '_> {
     fn finish(&mut self) -> Result<ControlFlow<()>> {
         let text = std::mem::take(&mut self.text);
         let text = text.trim_end_matches('\n');
+        let continues = std::mem::take(&mut self.continues);
         if text.trim().is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        (self.each)(Document { source: self.source.clone(), text: text.to_owned() })
+        (self.each)(Document { text: text.to_owned(), continues })
+    }
+
+    /// Hands over what was gathered of a document that goes on.
+    fn part(&mut self) -> Result<ControlFlow<()>> {
+        let text = std::mem::take(&mut self.text);
+        if text.trim().is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        (self.each)(Document { text, continues: std::mem::replace(&mut self.continues, true) })
     }
 
     fn line(&mut self, line: &str) -> Result<ControlFlow<()>> {
         if line.trim_end() == SEPARATOR {
             return self.finish();
         }
-        self.text.push_str(line);
-        if self.text.len() >= PART { self.finish() } else { Ok(ControlFlow::Continue(())) }
+        let mut rest = line;
+        while self.text.len() + rest.len() >= 2 * PART {
+            let end = rest.floor_char_boundary(PART);
+            let cut = rest[..end].rfind(char::is_whitespace).filter(|c| *c > 0).unwrap_or(end);
+            self.text.push_str(&rest[..cut]);
+            rest = &rest[cut..];
+            if self.part()?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        self.text.push_str(rest);
+        if self.text.len() >= PART { self.part() } else { Ok(ControlFlow::Continue(())) }
     }
 
     /// A text of its own.
@@ -225,7 +247,20 @@ mod tests {
         let long = line.repeat(3 * PART / line.len());
         let parts = split("x", &long);
         assert!(parts.len() == 3 && parts.iter().all(|p| p.len() < PART + line.len()), "{}", parts.len());
-        assert_eq!(parts.join("\n").len(), long.trim_end_matches('\n').len());
+        assert_eq!(parts.concat(), long.trim_end_matches('\n'));
+        // One line without an end, of letters of two bytes.
+        let endless = "äöü ".repeat(PART / 2);
+        let parts = split("x", &endless);
+        assert!(parts.len() >= 3 && parts.iter().all(|p| p.len() < 2 * PART), "{}", parts.len());
+        assert_eq!(parts.concat(), endless);
+        let mut begun = 0;
+        let two = format!("{long}{SEPARATOR}\n{long}");
+        let flow = lines(Path::new("x"), two.as_bytes(), &mut |d| {
+            begun += usize::from(!d.continues);
+            Ok(ControlFlow::Continue(()))
+        });
+        assert!(flow.unwrap().is_continue());
+        assert_eq!(begun, 2, "parts are of one document");
         let mut seen = 0;
         visit(&["mixed".to_owned(), "/no/such/file".to_owned()], &mut |_| {
             seen += 1;

@@ -11,9 +11,10 @@ pub struct Word {
 }
 
 /// Joins tokens to words: one begins where a token begins with white space or a sign of punctuation, or follows either.
+/// Tokens that are parts of a letter (`\xC3`) belong to the word that the letter stands in.
 pub fn words(tokens: &[String], values: &[f32]) -> Vec<Word> {
     let mut all: Vec<Word> = Vec::new();
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '\'' | '’' | '-');
+    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '\'' | '’' | '-' | '\\');
     for (i, (token, value)) in tokens.iter().zip(values).enumerate() {
         let goes_on = token.chars().next().is_some_and(is_word)
             && all.last().is_some_and(|w| w.text.chars().next_back().is_some_and(is_word));
@@ -56,6 +57,9 @@ mod tests {
         assert_eq!(texts, ["The", "queen's", "crown", ",", "a", "cat", "."]);
         assert_eq!((found[1].start, found[1].end, found[1].value), (1, 4, 2.0));
         assert_eq!(found[2].value, 4.5);
+        let parts = [" caf", "\\xC3", "\\xA9s", " of"].map(str::to_owned);
+        let found = words(&parts, &[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!((found.len(), found[0].start, found[0].end, found[0].value), (2, 0, 3, 2.0));
         assert!(words(&[], &[]).is_empty());
     }
 }

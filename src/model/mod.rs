@@ -175,6 +175,18 @@ impl Model {
         Self::assemble(config, weights, tokenizer, spec, "memory")
     }
 
+    /// Tells models of the same name apart: a hash of some of all weights.
+    ///
+    /// # Errors
+    /// As copying from the device.
+    pub fn fingerprint(&self) -> Result<u64> {
+        let mut hash = crate::hash::Hash::default();
+        for (_, t) in self.weights.named() {
+            hash.sample(t)?;
+        }
+        Ok(hash.0)
+    }
+
     pub fn network(&self) -> Network<'_> {
         Network { config: &self.config, weights: &self.weights }
     }

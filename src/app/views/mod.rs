@@ -334,7 +334,7 @@ pub const VIEWS: &[ViewDef] = &[
         title: "Features",
         workspace: Workspace::Features,
         help: "Which features of the open dictionary are active on which token, the leading ones first. Click a cell for the feature's page.",
-        formula: "SAE or transcoder activations, by SAELens' formulas; answer: a · W_dec · (W_U[answer] − W_U[wrong]), final scale frozen",
+        formula: "SAE or transcoder activations, by SAELens' formulas; to the answer, first order: a · (W_dec · ∂logit/∂x), logit of the answer less the wrong one's [Nanda 2023]",
         make: || Box::new(features::heatmap::FeatureHeat),
     },
     ViewDef {

@@ -12,8 +12,20 @@ pub struct Bar {
     pub strong: bool,
 }
 
+/// Draws a bar of a list whose values are all of one sign, from the left and in that sign's colour.
+pub fn one_sided(ui: &mut egui::Ui, bar: &Bar, max: f32, label_width: f32) -> egui::Response {
+    let color = Palette::of(ui.ctx()).signed(bar.value);
+    draw(ui, bar, max, false, color, label_width)
+}
+
 /// Draws one bar across the available width; `max` is the length of a full one.
 pub fn bar(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, label_width: f32) -> egui::Response {
+    let palette = Palette::of(ui.ctx());
+    let color = if signed { palette.signed(bar.value) } else { palette.bar };
+    draw(ui, bar, max, signed, color, label_width)
+}
+
+fn draw(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, fill: egui::Color32, label_width: f32) -> egui::Response {
     let palette = Palette::of(ui.ctx());
     let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), 17.0), egui::Sense::click());
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("{} {}", bar.label, bar.text)));
@@ -48,7 +60,7 @@ pub fn bar(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, label_width: f3
     } else {
         egui::Rect::from_x_y_ranges(track.min.x..=track.min.x + share.abs() * track.width(), track.y_range())
     };
-    painter.rect_filled(filled, 2.0, if signed || bar.value < 0.0 { palette.signed(bar.value) } else { palette.bar });
+    painter.rect_filled(filled, 2.0, fill);
     painter.text(pos2(rect.max.x - 4.0, rect.center().y), Align2::RIGHT_CENTER, &bar.text, theme::mono(), color);
     response
 }

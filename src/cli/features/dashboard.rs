@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{TextArgs, shown};
+use super::{DictionaryArgs, TextArgs, shown};
 use crate::cli::output::{document, quoted};
 use crate::cli::{ModelArgs, emit, progress, table};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::features::direction::Concept;
 use crate::features::index::Index;
 use crate::features::labels::Labels;
 use crate::features::scan::{Plan, Subject};
-use crate::features::{Place, index_file};
+use crate::features::{Dictionary, Place, index_file};
 use crate::jobs::Progress;
 use crate::model::Model;
 
@@ -30,6 +30,9 @@ pub struct Arguments {
     /// The site that the dictionaries read, where their files do not say
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
+    /// The site that the transcoders among them write, where their files do not say
+    #[arg(long, value_name = "SITE", requires = "site")]
+    target: Option<String>,
     /// Layers whose neurons are indexed; repeatable
     #[arg(long, value_name = "LAYER")]
     neurons: Vec<usize>,
@@ -95,11 +98,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let (progress, bar) = progress("scanning");
     let mut subjects = Vec::new();
     for spec in &args.dictionary {
-        let mut d = crate::features::open(spec, &progress)?;
-        if let Some(site) = &args.site {
-            d.input = Some(Place::parse(site)?);
-            d.output = d.output.or(d.input);
-        }
+        let of = DictionaryArgs { dictionary: spec.clone(), site: args.site.clone(), target: args.target.clone() };
+        let d = of.open(&progress)?;
         subjects.push(Subject::Features(Arc::new(d)));
     }
     // Neurons and directions are correlated with the features of the first dictionary.
@@ -170,7 +170,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
 /// A direction by the path of its file and perhaps a layer.
 fn read_out(spec: &str) -> Result<Subject> {
     let (path, layer) = match spec.rsplit_once('@').map(|(p, l)| (p, l.parse())) {
-        Some((path, Ok(layer))) => (path, Some(layer)),
+        // A file may have such a name itself.
+        Some((path, Ok(layer))) if !Path::new(spec).is_file() => (path, Some(layer)),
         _ => (spec, None),
     };
     let concept = Concept::open(Path::new(path))?;
@@ -185,14 +186,17 @@ fn dead(index: &Index) -> usize {
 pub fn merge(args: &Merge) -> Result<()> {
     // One at a time: a part may be large.
     let (first, others) = args.parts.split_first().ok_or_else(|| Error::request("name the parts to merge"))?;
-    let mut whole = Index::merge(vec![index_file::open(first)?])?;
+    let started = Instant::now();
+    let mut whole = index_file::open(first)?;
+    whole.check_finished()?;
     for part in others {
         whole.absorb(index_file::open(part)?)?;
     }
     index_file::save(&whole, &args.output)?;
     if args.json {
-        let rest = json!({"output": shown(&args.output), "about": whole.about, "features": whole.entries.len()});
-        return emit(&rest.to_string());
+        let doc = json!({"model": {"name": whole.about.model}, "seconds": started.elapsed().as_secs_f64(),
+            "output": shown(&args.output), "about": whole.about, "features": whole.entries.len()});
+        return emit(&doc.to_string());
     }
     let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     let left =
@@ -200,25 +204,48 @@ pub fn merge(args: &Merge) -> Result<()> {
     emit(&format!("{} positions in {}{left}", whole.about.positions, args.output.display()))
 }
 
-/// What a subject's unit writes, where that is known.
-fn direction(args: &Show, model: &Model, index: &Index) -> Result<Option<Vec<f32>>> {
-    if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
-        return neuron_direction(model, layer, args.feature).map(Some);
+/// What a subject's unit writes, and the dictionary that is asked about it.
+struct Written {
+    direction: Option<Vec<f32>>,
+    dictionary: Option<Arc<Dictionary>>,
+    /// Whether the unit is one of the dictionary's features, or else a neuron.
+    is_feature: bool,
+}
+
+impl Written {
+    fn of(args: &Show, model: &Model, index: &Index) -> Result<Self> {
+        let dictionary = args.dictionary.as_ref().map(|d| crate::features::shared(d, &Progress::new())).transpose()?;
+        if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
+            let direction = Some(neuron_direction(model, layer, args.feature)?);
+            return Ok(Self { direction, dictionary, is_feature: false });
+        }
+        let Some(d) = &dictionary else { return Ok(Self { direction: None, dictionary, is_feature: false }) };
+        if Subject::Features(d.clone()).hash()? != index.about.subject_hash {
+            return Err(Error::request(format!(
+                "the index is of {}, {} features at {}; {} is another dictionary of {}",
+                index.about.subject,
+                index.entries.len(),
+                index.about.site,
+                d.path.display(),
+                d.d_sae
+            )));
+        }
+        Ok(Self { direction: Some(d.summed_direction(args.feature)?), dictionary, is_feature: true })
     }
-    let Some(spec) = &args.dictionary else { return Ok(None) };
-    let d = crate::features::open(spec, &Progress::new())?;
-    let hash = Subject::Features(Arc::new(d.clone())).hash()?;
-    if hash != index.about.subject_hash {
-        return Err(Error::request(format!(
-            "the index is of {}, {} features at {}; {} is another dictionary of {}",
-            index.about.subject,
-            index.entries.len(),
-            index.about.site,
-            d.path.display(),
-            d.d_sae
-        )));
+
+    /// The direction, where it lies in the residual stream, whose logits are then known.
+    fn in_stream(&self, model: &Model) -> Option<&[f32]> {
+        let there = !self.is_feature || self.dictionary.as_ref().is_some_and(|d| d.output.is_none_or(Place::in_stream));
+        self.direction.as_deref().filter(|d| there && d.len() == model.config.d_model)
     }
-    d.summed_direction(args.feature).map(Some)
+
+    /// Features that write the same way, with cosines: none where they write to a place of another width.
+    fn neighbours(&self, feature: usize) -> Result<Vec<(usize, f32)>> {
+        match (&self.dictionary, &self.direction) {
+            (Some(d), Some(v)) if d.d_out == v.len() => neighbours(d, v, self.is_feature.then_some(feature)),
+            _ => Ok(Vec::new()),
+        }
+    }
 }
 
 pub fn show(args: &Show) -> Result<()> {
@@ -238,24 +265,14 @@ pub fn show(args: &Show) -> Result<()> {
             index.entries.len().saturating_sub(1)
         ))
     })?;
-    let direction = direction(args, &model, &index)?;
-    let in_stream = match &args.dictionary {
-        Some(spec) => crate::features::shared(spec, &Progress::new())?.output.is_none_or(Place::in_stream),
-        None => true,
-    };
+    let written = Written::of(args, &model, &index)?;
     if args.neuronpedia || args.model.json {
-        let mut page = neuronpedia(&model, &index, args.feature, direction.as_deref().filter(|_| in_stream))?;
+        let mut page = neuronpedia(&model, &index, args.feature, written.in_stream(&model))?;
         page["features"] = json!(entry.features);
         page["neurons"] = json!(entry.neurons);
         if args.model.json {
-            let near = match (&args.dictionary, &direction) {
-                (Some(spec), Some(d)) => {
-                    neighbours(&*crate::features::shared(spec, &Progress::new())?, d, Some(args.feature))?
-                }
-                _ => Vec::new(),
-            };
-            page["neighbours"] = json!(near);
-            let logits = direction.as_deref().filter(|_| in_stream).map(|d| effects(&model, d)).transpose()?;
+            page["neighbours"] = json!(written.neighbours(args.feature)?);
+            let logits = written.in_stream(&model).map(|d| effects(&model, d)).transpose()?;
             page["logit_histogram"] = json!(logits.map(|e| json!({"range": e.range, "values": e.histogram})));
             page["about"] = json!(index.about);
             return emit(&document(&model, None, started.elapsed().as_secs_f64(), page).to_string());
@@ -290,7 +307,7 @@ pub fn show(args: &Show) -> Result<()> {
         entry.max,
         table(&["example", "activation"], &rows)
     );
-    if let Some(d) = direction.as_ref().filter(|d| in_stream && d.len() == model.config.d_model) {
+    if let Some(d) = written.in_stream(&model) {
         let e = effects(&model, d)?;
         let list = |l: &[crate::features::dashboard::Effect]| {
             l.iter().map(|e| format!("{} {:+.2}", quoted(&e.text), e.logit)).collect::<Vec<_>>().join("  ")
@@ -305,14 +322,14 @@ pub fn show(args: &Show) -> Result<()> {
     if !entry.neurons.is_empty() {
         text.push_str(&format!("\ncorrelated neurons  {}", list(&entry.neurons)));
     }
-    if let (Some(spec), Some(d)) = (&args.dictionary, &direction) {
-        let dictionary = crate::features::open(spec, &Progress::new())?;
-        let near = neighbours(&dictionary, d, Some(args.feature))?;
-        let near: Vec<(u32, f32)> = near.into_iter().map(|(i, c)| (i as u32, c)).collect();
+    let near: Vec<(u32, f32)> = written.neighbours(args.feature)?.into_iter().map(|(i, c)| (i as u32, c)).collect();
+    if !near.is_empty() {
         text.push_str(&format!("\nnearest decoder rows {}", list(&near)));
-        if let Some(l) = Labels::open(&dictionary.path)?.of(args.feature as u32) {
-            text.push_str(&format!("\nlabel: {} {}", l.label, l.note));
-        }
+    }
+    if let Some(d) = written.dictionary.as_ref().filter(|_| written.is_feature)
+        && let Some(l) = Labels::open(&d.path)?.of(args.feature as u32)
+    {
+        text.push_str(&format!("\nlabel: {} {}", l.label, l.note));
     }
     emit(&text)
 }

@@ -68,15 +68,12 @@ pub struct DictionaryArgs {
 
 impl DictionaryArgs {
     pub fn open(&self, progress: &Progress) -> Result<Dictionary> {
-        let mut dictionary = crate::features::open(&self.dictionary, progress)?;
-        if let Some(site) = &self.site {
-            dictionary.input = Some(Place::parse(site)?);
-            dictionary.output = match &self.target {
-                Some(t) => Some(Place::parse(t)?),
-                None => dictionary.output.filter(|_| dictionary.d_in != dictionary.d_out).or(dictionary.input),
-            };
+        let dictionary = crate::features::open(&self.dictionary, progress)?;
+        let target = self.target.as_deref().map(Place::parse).transpose()?;
+        match &self.site {
+            Some(site) => dictionary.placed(Place::parse(site)?, target),
+            None => Ok(dictionary),
         }
-        Ok(dictionary)
     }
 }
 

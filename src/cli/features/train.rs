@@ -224,11 +224,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
         "settings": settings, "text": args.text.text, "context": args.text.context, "positions": positions,
         "first_position": args.include_first, "quality": quality, "curve": trainer.curve,
     });
-    saelens::save(&dictionary, &args.output, &json!({"circuitscope": training}))?;
+    // The configuration comes last: a folder that has one is finished.
+    std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
     write_atomic(
         &args.output.join("CARD.md"),
         card(args, &dictionary, &settings, &trainer.curve, quality.as_ref(), positions, &model).as_bytes(),
     )?;
+    saelens::save(&dictionary, &args.output, &json!({"circuitscope": training}))?;
     let state = args.output.join(STATE);
     if state.is_file() {
         std::fs::remove_file(&state).map_err(|e| Error::write(&state, e))?;

@@ -112,6 +112,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         rescale: false,
         normalisation: Normalisation::None,
         skip: parts.skip,
+        transcoder: true,
         input,
         output,
         model_name: config.model_name,
@@ -175,8 +176,12 @@ fn cross_layer(folder: &Path, layer: usize, progress: &Progress) -> Result<Parts
     if features != d_sae {
         return Err(Error::WrongShape { name: name("W_dec"), found: shape, expected: vec![d_sae, outputs, d_out] });
     }
-    if outputs == 0 {
-        return Err(Error::WrongShape { name: name("W_dec"), found: shape, expected: vec![d_sae, 1, d_out] });
+    if outputs == 0 || d_out == 0 {
+        return Err(Error::WrongShape {
+            name: name("W_dec"),
+            found: shape,
+            expected: vec![d_sae, outputs.max(1), d_out.max(1)],
+        });
     }
     let (shape, dec_name) = ([features, outputs, d_out], name("W_dec"));
     // All of it is read once, so that what is no number is found now; kept is what is written to the own layer.

@@ -80,6 +80,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         from_safetensors(&file, progress)?
     };
     dictionary.name = name;
+    dictionary.transcoder = dictionary.skip.is_some() || input != output;
     dictionary.input = input;
     dictionary.output = output;
     Ok(dictionary)
@@ -118,6 +119,7 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
         rescale: false,
         normalisation: Normalisation::None,
         skip: if store.contains(skip) { Some(store.matrix(skip, d_in, d_out)?) } else { None },
+        transcoder: false,
         input: None,
         output: None,
         model_name: config.get("model_name").and_then(Json::as_str).map(str::to_owned),
@@ -195,6 +197,7 @@ fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
         rescale: false,
         normalisation: Normalisation::None,
         skip: None,
+        transcoder: false,
         input: None,
         output: None,
         model_name: None,

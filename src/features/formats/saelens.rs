@@ -146,6 +146,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         normalisation,
         // Stored [d_out, d_in].
         skip: if store.contains("W_skip") { Some(store.linear("W_skip", d_in, d_out)?) } else { None },
+        transcoder,
         input,
         output,
         model_name: text(&config, &["model_name"]).map(str::to_owned),
@@ -160,7 +161,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
 /// A dictionary that SAELens has no architecture for, or a folder that cannot be written.
 pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<()> {
     let d = dictionary;
-    let transcoder = !d.is_autoencoder();
+    let transcoder = d.transcoder;
     let architecture = match (&d.activation, transcoder, d.skip.is_some()) {
         (a, false, _) => a.name(),
         (Activation::Relu, true, false) => "transcoder",

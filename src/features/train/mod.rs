@@ -282,6 +282,7 @@ impl Trainer {
             rescale: false,
             normalisation: Normalisation::None,
             skip: None,
+            transcoder: !p.same,
             input: self.origin.input,
             output: if p.same { self.origin.input } else { self.origin.output },
             model_name: self.origin.model_name.clone(),

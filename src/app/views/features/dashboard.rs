@@ -154,7 +154,9 @@ impl Dashboard {
             let steer = ui
                 .button("Steer")
                 .on_hover_text("adds an edit, or changes its strength; the edited run and the generation follow it");
-            let ablate = ui.button("Ablate").on_hover_text("adds an edit that takes it out where it is active");
+            let ablate = ui
+                .button("Ablate")
+                .on_hover_text("adds an edit that takes it out where it is active; once more takes the edit away");
             let which = cx.state.document.stack.base;
             let asked = match (steer.clicked(), ablate.clicked()) {
                 (true, _) => Some(s.steer(chosen, alpha, &model).map(|e| (Action::PutEdits as Make, e))),
@@ -253,7 +255,7 @@ fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &Page) {
             for Effect { text, logit, .. } in list {
                 let label = token_text::visible(text);
                 let bar = Bar { label, value: *logit, text: format!("{logit:+.2}"), strong: false };
-                bars::bar(ui, &bar, max, false, 90.0);
+                bars::one_sided(ui, &bar, max, 90.0);
             }
         }
     });

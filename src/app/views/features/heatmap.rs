@@ -1,14 +1,16 @@
 //! Features × tokens of the prompt.
 
+use std::sync::Arc;
+
 use eframe::egui::{self, RichText};
 
 use super::{act, dictionary_open, weak};
-use crate::app::features::{Chosen, FeatureAction};
+use crate::app::features::{Asked, Chosen, FeatureAction};
 use crate::app::theme;
-use crate::app::views::{Context, Table, View, message, position_labels};
-use crate::app::widgets::choice;
+use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
+use crate::app::widgets::{choice, token_text};
 use crate::features::reading::Order;
 
 /// Rows as high as their labels.
@@ -23,10 +25,7 @@ impl View for FeatureHeat {
         }
         let s = &cx.state.features;
         let pos = cx.pinned().pos;
-        let order = match s.order {
-            Order::At(_) => Order::At(pos),
-            other => other,
-        };
+        let order = s.order();
         let heat = s.heat.value.clone();
         ui.horizontal_wrapped(|ui| {
             let options = [
@@ -52,29 +51,35 @@ impl View for FeatureHeat {
             message(ui, e, true);
             return;
         }
-        let (Some(r), Some(heat)) = (s.reading.value.clone(), heat) else {
-            message(ui, "reading the prompt …", false);
+        let Some(heat) = heat else {
+            let running = s.attribution.is_running();
+            message(ui, if running { "attributing the answer …" } else { "reading the prompt …" }, false);
             return;
         };
-        let n = r.acts.rows();
-        // What was made from another run does not belong to these tokens.
-        if heat.data.cols != n || !s.heat_is_of(&r) {
-            message(ui, "reading the prompt …", false);
-            return;
-        }
+        // What is on its way may be about other tokens: until it is there, these are shown with theirs.
+        let r = &heat.reading;
+        let n = heat.data.cols;
+        let is_of_now = s.reading.value.as_ref().is_some_and(|now| Arc::ptr_eq(now, r));
         let chosen = &heat.features;
         if chosen.is_empty() {
             message(ui, "no feature is active on this prompt after its first token", false);
             return;
         }
         let (signed, max) = (heat.order == Order::Answer, heat.largest);
-        let fresh = !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
+        let fresh = is_of_now && !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
         let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
         ui.horizontal(|ui| {
             let text = if heat.active > chosen.len() {
                 format!("the first {} of {} active features", chosen.len(), heat.active)
             } else {
                 format!("{} active features", chosen.len())
+            };
+            let text = match (signed, s.asked()) {
+                (true, Asked { answer: Some(a), wrong, .. }) => {
+                    let against = wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
+                    format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a))
+                }
+                _ => text,
             };
             ui.label(weak(cx, text));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
@@ -87,25 +92,26 @@ impl View for FeatureHeat {
             _ => None,
         };
         let h = cx.state.selection.hovered;
+        let token = |c: usize| token_text::short(&r.trace.token_text(c), 12);
         let outcome = Heatmap {
             name: "features",
             data: &heat.data,
             coloring: colors,
             row_label: &|i| chosen.get(i).map_or_else(String::new, ToString::to_string),
-            col_label: &|c| cx.token(c),
+            col_label: &|c| token(c),
             row_label_width: 46.0,
             flip: false,
             square: false,
             least_row: ROW,
-            pinned: (row, Some(pos)),
-            hovered: (None, h.pos),
+            pinned: (row, Some(pos).filter(|p| is_of_now && *p < n)),
+            hovered: (None, h.pos.filter(|p| is_of_now && *p < n)),
             isolate: Isolate::Nothing,
             cell_text: None,
             tooltip: &|ui, i, c| {
                 let Some(f) = chosen.get(i) else { return };
                 ui.label(RichText::new(s.name(Chosen::Feature(*f))).font(theme::title()));
-                ui.monospace(format!("{:.4} on {} ({c})", r.acts.at(c, *f), cx.token(c)));
-                if let Some(a) = s.attribution.value.as_ref().filter(|_| signed) {
+                ui.monospace(format!("activation {:.4} on {} ({c})", r.acts.at(c, *f), token(c)));
+                if let Some(a) = &heat.attribution {
                     ui.monospace(format!("{:+.4} to the answer's logit, to first order", a.at(c, *f)));
                     let all: f32 = (1..n).map(|p| a.at(p, *f)).sum();
                     ui.monospace(format!("{all:+.4} over all positions after the first"));
@@ -119,13 +125,15 @@ impl View for FeatureHeat {
             },
         }
         .show(ui);
-        if let Some((_, c)) = outcome.hovered {
+        if let Some((_, c)) = outcome.hovered.filter(|_| is_of_now) {
             cx.hovered.pos = Some(c);
         }
         if let Some((i, c)) = outcome.clicked
             && let Some(f) = chosen.get(i).copied()
         {
-            cx.pin(|p| p.pos = c);
+            if is_of_now {
+                cx.pin(|p| p.pos = c);
+            }
             act(cx, FeatureAction::Choose(Chosen::Feature(f)));
         }
     }
@@ -133,6 +141,8 @@ impl View for FeatureHeat {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let h = cx.state.features.heat.value.as_ref()?;
         let rows = h.features.iter().map(|f| format!("feature {f}")).collect();
-        Some(Table::grid("features", ("feature", "pos"), &h.data, rows, position_labels(cx, h.data.cols)))
+        let tokens = (0..h.data.cols).map(|c| format!("{c} {}", token_text::visible(&h.reading.trace.token_text(c))));
+        let name = if h.order == Order::Answer { "feature-attribution" } else { "features" };
+        Some(Table::grid(name, ("feature", "pos"), &h.data, rows, tokens.collect()))
     }
 }

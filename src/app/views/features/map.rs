@@ -46,8 +46,11 @@ impl View for Map {
                 }
             }
             if let Some(m) = &s.map.value {
-                let every =
-                    if m.features.len() < m.of { format!(" of {}, every so many-th", m.of) } else { String::new() };
+                let every = if m.features.len() < m.of {
+                    format!(" of {}, every {}th", m.of, m.of.div_ceil(m.features.len().max(1)))
+                } else {
+                    String::new()
+                };
                 ui.label(weak(cx, format!("{} features{every},", m.features.len())));
                 ui.label(weak(cx, "● active on the prompt").color(cx.palette.positive));
             }

@@ -3,7 +3,8 @@
 use eframe::egui::{self, RichText};
 
 use super::{act, weak};
-use crate::app::features::{FeatureAction, Follow};
+use crate::app::feature_monitor::{Follow, Row};
+use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::views::{Cached, Context, Table, View, message};
 use crate::app::widgets::choice;
@@ -65,7 +66,7 @@ impl View for Monitor {
             }
         });
         // As they are now: a threshold is moved without anything being run again.
-        let thresholds: Vec<f32> = s.watched.iter().map(|w| w.threshold).chain(s.kept.iter().map(|k| k.1)).collect();
+        let thresholds: Vec<f32> = m.rows.iter().map(|row| s.threshold(row)).collect();
         let threshold = |r: usize| thresholds.get(r).copied().unwrap_or(f32::INFINITY);
         // The inside reads the concept where the word by itself does not.
         let diverges = |r: usize, c: usize| {
@@ -73,6 +74,7 @@ impl View for Monitor {
             let word = m.word.get(r).and_then(Option::as_ref).and_then(|w| w.get(c));
             matches!((value, word), (Some(v), Some(w)) if *v > threshold(r) && *w <= threshold(r))
         };
+        let is_concept = |r: usize| matches!(m.rows.get(r), Some(Row::Concept(..)));
         changes.into_iter().for_each(|c| act(cx, c));
         let n = m.texts.len();
         let beyond = self.beyond;
@@ -85,7 +87,7 @@ impl View for Monitor {
         let largest: Vec<f32> = (0..m.values.len())
             .map(|r| {
                 let own = (usize::from(n > 1)..n).filter_map(|c| at(r, c)).fold(0f32, |a, v| a.max(v.abs()));
-                if r < s.watched.len() { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
+                if is_concept(r) { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
             })
             .collect();
         let data = self.data.get((s.monitored.stamp, beyond), || {
@@ -146,7 +148,7 @@ impl View for Monitor {
             tooltip: &|ui, r, c| {
                 let Some(v) = at(r, c) else { return };
                 ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], token(c))).font(theme::title()));
-                if r < s.watched.len() {
+                if is_concept(r) {
                     ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
                     if let Some(w) = m.word[r].as_ref().and_then(|w| w.get(c)) {
                         ui.monospace(format!("{w:+.3} by the word itself"));

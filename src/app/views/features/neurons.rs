@@ -30,6 +30,7 @@ impl View for NeuronList {
         let Some(ranking) = s.ranking.value.clone() else {
             let text = match &s.neurons.error {
                 Some(e) => e.as_str(),
+                None if s.ranking.error.is_some() => s.ranking.error.as_deref().unwrap_or_default(),
                 None if s.ranking.is_running() => "grouping examples …",
                 None if s.neurons.is_running() => "scanning …",
                 None if cx.state.model.as_ref().is_some_and(|m| !m.config.has_mlp()) => "this model has no neurons",

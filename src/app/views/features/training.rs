@@ -9,6 +9,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::number;
+use crate::features::Place;
 use crate::features::train::{Method, Point, Settings};
 
 pub struct Training;
@@ -82,7 +83,9 @@ impl View for Training {
         if transcoder {
             ask.site = reads;
         }
-        let bytes = ask.tokens as f64 * model.config.d_model as f64 * 4.0;
+        let places = [Some(&ask.site), ask.target.as_ref()].into_iter().flatten();
+        let width: usize = places.filter_map(|p| Place::parse(p).ok()).map(|p| p.width(&model.config)).sum();
+        let bytes = ask.tokens as f64 * width as f64 * 4.0;
         ui.horizontal(|ui| {
             if running {
                 if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
@@ -135,9 +138,9 @@ impl View for Training {
 fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
     number_field(ui, cx, "positions a step", &mut s.batch, 16..=65_536);
     number_field(ui, cx, "warm-up steps", &mut s.warmup, 0..=100_000);
-    number_field(ui, cx, "dead after positions", &mut s.dead_after, 1_000..=1_000_000_000);
+    number_field(ui, cx, "dead after silent positions", &mut s.dead_after, 1_000..=1_000_000_000);
     if !s.method.counts() {
-        number_field(ui, cx, "resample every", &mut s.resample, 0..=1_000_000);
+        number_field(ui, cx, "resample dead ones every … steps (0: never)", &mut s.resample, 0..=1_000_000);
     }
     let mut real = |name: &str, value: &mut f32, most: f32, speed: f64| {
         ui.label(weak(cx, name));
