@@ -7,6 +7,8 @@ use std::collections::hash_map::Entry;
 
 use rayon::prelude::*;
 
+use crate::engine::kernels::math::simd;
+
 /// Positions over which correlations are summed.
 const POSITIONS: f64 = 16_384.0;
 /// Others kept of each feature.
@@ -22,6 +24,15 @@ enum Products {
     Rows { rows: Vec<Option<Box<[f32]>>>, room: usize },
     /// By (ours, other), where both sides are many and few of them are active together; at most so many.
     Table(HashMap<(u32, u32), f32>, usize),
+}
+
+/// The sums of one of ours with all others: a new row where it has none yet and there is room.
+fn row_of<'a>(row: &'a mut Option<Box<[f32]>>, room: &mut usize, others: usize) -> Option<&'a mut [f32]> {
+    if row.is_none() && *room >= others {
+        *room -= others;
+        *row = Some(vec![0.0; others].into_boxed_slice());
+    }
+    row.as_deref_mut()
 }
 
 /// Sums for correlations between ours and others.
@@ -57,36 +68,53 @@ impl Pairs {
 
     /// A position: what is active of ours, and of the others.
     pub(super) fn add(&mut self, acts: &[(u32, f32)], others: &[(u32, f32)]) {
-        self.n += 1.0;
         for (o, v) in others {
             self.other_sum[*o as usize] += f64::from(*v);
             self.other_squares[*o as usize] += f64::from(*v) * f64::from(*v);
         }
+        self.enter(acts, |f, a, products, others_n| match products {
+            Products::Rows { rows, room } => {
+                if let Some(row) = row_of(&mut rows[f as usize], room, others_n) {
+                    others.iter().for_each(|(o, v)| row[*o as usize] += a * v);
+                }
+            }
+            Products::Table(table, most) => {
+                for (o, v) in others {
+                    let is_full = table.len() >= *most;
+                    match table.entry((f, *o)) {
+                        Entry::Occupied(mut sum) => *sum.get_mut() += a * v,
+                        Entry::Vacant(place) if !is_full => drop(place.insert(a * v)),
+                        Entry::Vacant(_) => {}
+                    }
+                }
+            }
+        });
+    }
+
+    /// A position: what is active of ours, and the values of all others.
+    pub(super) fn add_dense(&mut self, acts: &[(u32, f32)], others: &[f32]) {
+        let sums = self.other_sum.iter_mut().zip(&mut self.other_squares);
+        for ((sum, square), v) in sums.zip(others) {
+            let v = f64::from(*v);
+            *sum += v;
+            *square += v * v;
+        }
+        self.enter(acts, |f, a, products, others_n| {
+            if let Products::Rows { rows, room } = products
+                && let Some(row) = row_of(&mut rows[f as usize], room, others_n)
+            {
+                simd(|| row.iter_mut().zip(others).for_each(|(p, v)| *p += a * v));
+            }
+        });
+    }
+
+    fn enter(&mut self, acts: &[(u32, f32)], mut each: impl FnMut(u32, f32, &mut Products, usize)) {
+        self.n += 1.0;
         for (f, a) in acts {
             let at = *f as usize;
             self.sum[at] += f64::from(*a);
             self.squares[at] += f64::from(*a) * f64::from(*a);
-            match &mut self.products {
-                Products::Rows { rows, room } => {
-                    if rows[at].is_none() && *room >= self.others {
-                        *room -= self.others;
-                        rows[at] = Some(vec![0.0; self.others].into_boxed_slice());
-                    }
-                    if let Some(row) = &mut rows[at] {
-                        others.iter().for_each(|(o, v)| row[*o as usize] += a * v);
-                    }
-                }
-                Products::Table(table, most) => {
-                    for (o, v) in others {
-                        let is_full = table.len() >= *most;
-                        match table.entry((*f, *o)) {
-                            Entry::Occupied(mut sum) => *sum.get_mut() += a * v,
-                            Entry::Vacant(place) if !is_full => drop(place.insert(a * v)),
-                            Entry::Vacant(_) => {}
-                        }
-                    }
-                }
-            }
+            each(*f, *a, &mut self.products, self.others);
         }
     }
 

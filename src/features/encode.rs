@@ -3,7 +3,7 @@
 use candle_core::{D, Device, Tensor};
 use rayon::prelude::*;
 
-use super::dictionary::{Activation, Dictionary, Normalisation};
+use super::dictionary::{Dictionary, Normalisation};
 use crate::engine::kernels::math::simd;
 use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
@@ -24,6 +24,25 @@ pub struct Sparse {
 impl Sparse {
     pub fn new() -> Self {
         Self { starts: vec![0], ..Self::default() }
+    }
+
+    /// Nothing, and not yet ready to take rows: for [`Self::clear`].
+    pub(super) const fn empty() -> Self {
+        Self { starts: Vec::new(), features: Vec::new(), values: Vec::new() }
+    }
+
+    /// No rows, in the memory that is there.
+    pub(super) fn clear(&mut self) {
+        self.starts.clear();
+        self.starts.push(0);
+        self.features.clear();
+        self.values.clear();
+    }
+
+    pub(super) fn reserve(&mut self, rows: usize, entries: usize) {
+        self.starts.reserve(rows);
+        self.features.reserve(entries);
+        self.values.reserve(entries);
     }
 
     /// What is positive in rows of `width` values, one behind the other.
@@ -148,88 +167,18 @@ impl Dictionary {
     }
 
     fn encode_prepared(&self, x: &Tensor, progress: &Progress) -> Result<Sparse> {
-        let n = x.dim(0)?;
         let norms = if self.rescale { Some(self.decoder_norms()?) } else { None };
+        let w_enc = self.w_enc.contiguous()?;
         let mut out = Sparse::new();
-        let mut at = 0;
-        while at < n {
-            progress.check()?;
-            let rows = STRIP.min(n - at);
-            let pre = x.narrow(0, at, rows)?.matmul(&self.w_enc)?;
-            let found = with_values(&pre, |pre| {
-                let rows = pre.par_chunks(self.d_sae);
-                rows.map_init(|| 0f32, |guess, row| simd(|| self.activate(row, norms.as_deref(), guess)))
-                    .collect::<Vec<_>>()
-            })?;
-            for (features, values) in found {
-                out.features.extend_from_slice(&features);
-                out.values.extend_from_slice(&values);
-                out.starts.push(out.features.len());
+        let mut encode = |x: &[f32], w: &[f32]| -> Result<()> {
+            for strip in x.chunks(STRIP * self.d_in) {
+                progress.check()?;
+                out.append(&super::tiles::encode(self, norms.as_deref(), strip, w, strip.len() / self.d_in));
             }
-            at += rows;
-        }
-        Ok(out)
-    }
-
-    /// One row of `x·W_enc` → the active features. `guess` is a value somewhat below where the k largest ended in the row
-    /// before: most features lie far below it and need not be compared.
-    #[inline(always)]
-    fn activate(&self, row: &[f32], norms: Option<&[f32]>, guess: &mut f32) -> (Vec<u32>, Vec<f32>) {
-        let (mut features, mut values) = (Vec::with_capacity(128), Vec::with_capacity(128));
-        let scale = |j: usize| norms.map_or(1.0, |n| n[j]);
-        let mut push = |j: usize, v: f32| {
-            features.push(j as u32);
-            values.push(v);
+            Ok(())
         };
-        match &self.activation {
-            Activation::Relu => positive(row, &self.b_enc, |j, v| push(j, v * scale(j))),
-            Activation::JumpRelu { threshold } => positive(row, &self.b_enc, |j, v| {
-                if v > threshold[j] {
-                    push(j, v * scale(j));
-                }
-            }),
-            Activation::Gated { r_mag, b_mag } => {
-                for (j, (v, b)) in row.iter().zip(&self.b_enc).enumerate() {
-                    if v + b > 0.0 {
-                        let m = v * r_mag[j].exp() + b_mag[j];
-                        if m > 0.0 {
-                            push(j, m * scale(j));
-                        }
-                    }
-                }
-            }
-            Activation::TopK { k } if norms.is_some() => {
-                let pre: Vec<f32> =
-                    row.iter().zip(&self.b_enc).enumerate().map(|(j, (v, b))| (v + b) * scale(j)).collect();
-                largest(&pre, *k).into_iter().filter(|(_, v)| *v > 0.0).for_each(|(j, v)| push(j, v));
-            }
-            Activation::TopK { k } => {
-                let (mut at, mut candidates) = (Vec::with_capacity(4 * k), Vec::with_capacity(4 * k));
-                // A guess that is too high for this row finds too few: then it is lowered, at last to all positive
-                // ones. `above` is called in one place, so that it is compiled into this function and with its wide
-                // instructions.
-                for least in [*guess, 0.5 * *guess, 0.0] {
-                    at.clear();
-                    candidates.clear();
-                    above(row, &self.b_enc, least, |j, v| {
-                        at.push(j);
-                        candidates.push(v);
-                    });
-                    if candidates.len() >= *k || least == 0.0 {
-                        break;
-                    }
-                }
-                let chosen = largest(&candidates, *k);
-                let border = chosen.iter().map(|(_, v)| *v).fold(f32::INFINITY, f32::min);
-                let mean = chosen.iter().map(|(_, v)| *v).sum::<f32>() / chosen.len().max(1) as f32;
-                // Below the border by a part of how far the chosen ones stand above it: in the tail of a normal
-                // distribution that finds about twice as many as are wanted.
-                let next = border - 0.75 * (mean - border);
-                *guess = if chosen.len() == *k && next.is_finite() { next.max(0.0) } else { 0.0 };
-                chosen.into_iter().for_each(|(i, v)| push(at[i], v));
-            }
-        }
-        (features, values)
+        with_values(x, |x| with_values(&w_enc, |w| encode(x, w)))???;
+        Ok(out)
     }
 
     /// What the features write, [rows, d_out], `b_dec` included, normalisation not undone.
@@ -297,78 +246,9 @@ impl Dictionary {
     }
 }
 
-/// Calls `each` with every v + b above zero.
-#[inline(always)]
-fn positive(row: &[f32], bias: &[f32], each: impl FnMut(usize, f32)) {
-    above(row, bias, 0.0, each);
-}
-
-/// Calls `each` with every v + b above `least`. The comparisons of 32 neighbours go together and leave a bit each, of
-/// which few are set: most features are silent.
-#[inline(always)]
-fn above(row: &[f32], bias: &[f32], least: f32, mut each: impl FnMut(usize, f32)) {
-    const LANES: usize = u32::BITS as usize;
-    let n = row.len().min(bias.len());
-    let ((parts, rest), (biases, bias_rest)) = (row[..n].as_chunks::<LANES>(), bias[..n].as_chunks::<LANES>());
-    for (part, (v, b)) in parts.iter().zip(biases).enumerate() {
-        let mut set = 0u32;
-        // By index: zipped iterators here are not turned into vector instructions.
-        for i in 0..LANES {
-            set |= u32::from(v[i] + b[i] > least) << i;
-        }
-        while set != 0 {
-            let i = set.trailing_zeros() as usize;
-            each(part * LANES + i, v[i] + b[i]);
-            set &= set - 1;
-        }
-    }
-    for (i, (v, b)) in rest.iter().zip(bias_rest).enumerate() {
-        if v + b > least {
-            each(n - rest.len() + i, v + b);
-        }
-    }
-}
-
-/// The k largest values with their indices, in ascending order of index; equal values at the border are taken from the
-/// left.
-pub(super) fn largest(values: &[f32], k: usize) -> Vec<(usize, f32)> {
-    if k >= values.len() {
-        return values.iter().copied().enumerate().collect();
-    }
-    if k == 0 {
-        return Vec::new();
-    }
-    let mut scratch = values.to_vec();
-    let (_, border, _) = scratch.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    let border = *border;
-    let above = values.iter().filter(|v| v.total_cmp(&border).is_gt()).count();
-    let mut ties = k - above;
-    values
-        .iter()
-        .copied()
-        .enumerate()
-        .filter(|(_, v)| match v.total_cmp(&border) {
-            std::cmp::Ordering::Greater => true,
-            std::cmp::Ordering::Equal if ties > 0 => {
-                ties -= 1;
-                true
-            }
-            _ => false,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_largest_and_ties() {
-        assert_eq!(largest(&[1.0, 5.0, 3.0, 5.0, 2.0], 2), [(1, 5.0), (3, 5.0)]);
-        assert_eq!(largest(&[2.0, 2.0, 2.0], 2), [(0, 2.0), (1, 2.0)]);
-        assert_eq!(largest(&[1.0], 3), [(0, 1.0)]);
-        assert!(largest(&[1.0, 2.0], 0).is_empty());
-    }
 
     #[test]
     fn sparse_rows_read_back() {
@@ -380,13 +260,5 @@ mod tests {
         assert_eq!((s.at(0, 4), s.at(1, 4), s.at(2, 0), s.at(9, 0)), (2.0, 0.0, 7.0, 0.0));
         let dense: Vec<Vec<f32>> = s.dense(5).unwrap().to_vec2().unwrap();
         assert_eq!(dense[2], [7.0, 0.0, 0.0, 0.0, 0.0]);
-    }
-
-    #[test]
-    fn positive_values_are_found_wherever_they_stand() {
-        let row: Vec<f32> = (0..69).map(|i| if i % 15 == 1 || i == 68 { i as f32 } else { -1.0 }).collect();
-        let mut found = Vec::new();
-        positive(&row, &[0.0; 69], |j, v| found.push((j, v)));
-        assert_eq!(found, [(1, 1.0), (16, 16.0), (31, 31.0), (46, 46.0), (61, 61.0), (68, 68.0)]);
     }
 }

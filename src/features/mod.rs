@@ -24,6 +24,7 @@ pub mod scan;
 pub mod steering;
 pub mod store;
 pub mod text;
+mod tiles;
 pub mod train;
 pub mod words;
 

@@ -380,8 +380,7 @@ impl<'a> Scan<'a> {
             let width = self.plan.model.config.d_mlp;
             with_values(&at(post)?.contiguous()?, |v| {
                 for (r, row) in v.chunks_exact(width).enumerate().filter(|(r, _)| first(r)) {
-                    let others: Vec<(u32, f32)> = row.iter().enumerate().map(|(i, v)| (i as u32, *v)).collect();
-                    pairs.add(&acts.row(r).collect::<Vec<_>>(), &others);
+                    pairs.add_dense(&acts.row(r).collect::<Vec<_>>(), row);
                 }
             })?;
             if pairs.is_enough() || last {

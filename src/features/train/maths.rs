@@ -10,6 +10,8 @@ pub struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     cols: usize,
+    /// Distance of neighbouring rows.
+    stride: usize,
     turned: bool,
 }
 
@@ -18,7 +20,16 @@ impl<'a> Matrix<'a> {
     /// If the slice has another length: a mistake in this crate, not in anyone's data.
     pub fn new(values: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols, "a matrix is as long as its shape says");
-        Self { values, rows, cols, turned: false }
+        Self { values, rows, cols, stride: cols, turned: false }
+    }
+
+    /// The columns from `from` on, `width` of them, of a matrix of `rows` rows of `cols`.
+    ///
+    /// # Panics
+    /// As [`Self::new`], or where there are not so many columns.
+    pub fn columns(values: &'a [f32], rows: usize, cols: usize, from: usize, width: usize) -> Self {
+        assert!(values.len() == rows * cols && from + width <= cols, "columns lie inside their matrix");
+        Self { values: &values[from.min(values.len())..], rows, cols: width, stride: cols, turned: false }
     }
 
     #[must_use]
@@ -34,19 +45,29 @@ impl<'a> Matrix<'a> {
 
     /// Distance of neighbouring columns and rows, as read.
     fn strides(&self) -> (isize, isize) {
-        if self.turned { (self.cols as isize, 1) } else { (1, self.cols as isize) }
+        let stride = self.stride as isize;
+        if self.turned { (stride, 1) } else { (1, stride) }
     }
 }
 
 /// out = scale · a·b, [rows of a, columns of b], or added to what is there.
 pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool) {
+    product_by(out, a, b, scale, add, gemm::Parallelism::Rayon(rayon::current_num_threads()));
+}
+
+/// out = a·b on this thread alone.
+pub fn product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    product_by(out, a, b, 1.0, false, gemm::Parallelism::None);
+}
+
+fn product_by(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
     let ((m, k), (k2, n)) = (a.shape(), b.shape());
     assert!(k == k2 && out.len() == m * n, "shapes of a product belong together");
     if m == 0 || n == 0 {
         return;
     }
     let ((a_cs, a_rs), (b_cs, b_rs)) = (a.strides(), b.strides());
-    // SAFETY: the three slices are as long as their shapes (asserted above and in `Matrix::new`), the strides stay
+    // SAFETY: the three slices are as long as their shapes (asserted above and where a `Matrix` is made), the strides stay
     // inside them, and `out` is borrowed mutably, so it overlaps neither operand.
     unsafe {
         gemm::gemm(
@@ -68,7 +89,7 @@ pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: b
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(rayon::current_num_threads()),
+            threads,
         );
     }
 }
@@ -90,6 +111,35 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
     out.iter_mut().zip(x).for_each(|(o, x)| *o += scale * x);
+}
+
+/// The k largest values with their indices, in ascending order of index; equal values at the border are taken from the
+/// left.
+pub fn largest(values: &[f32], k: usize) -> Vec<(usize, f32)> {
+    if k >= values.len() {
+        return values.iter().copied().enumerate().collect();
+    }
+    if k == 0 {
+        return Vec::new();
+    }
+    let mut scratch = values.to_vec();
+    let (_, border, _) = scratch.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    let border = *border;
+    let above = values.iter().filter(|v| v.total_cmp(&border).is_gt()).count();
+    let mut ties = k - above;
+    values
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|(_, v)| match v.total_cmp(&border) {
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Equal if ties > 0 => {
+                ties -= 1;
+                true
+            }
+            _ => false,
+        })
+        .collect()
 }
 
 /// A parameter with Adam's moments [Kingma and Ba 2015].
@@ -138,6 +188,14 @@ impl Param {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_and_ties() {
+        assert_eq!(largest(&[1.0, 5.0, 3.0, 5.0, 2.0], 2), [(1, 5.0), (3, 5.0)]);
+        assert_eq!(largest(&[2.0, 2.0, 2.0], 2), [(0, 2.0), (1, 2.0)]);
+        assert_eq!(largest(&[1.0], 3), [(0, 1.0)]);
+        assert!(largest(&[1.0, 2.0], 0).is_empty());
+    }
 
     #[test]
     fn products_in_all_orientations() {

@@ -3,10 +3,9 @@
 use rayon::prelude::*;
 
 use super::cells::Cells;
-use super::maths::{Matrix, Param, add_scaled, dot, product};
+use super::maths::{Matrix, Param, add_scaled, dot, largest, product};
 use super::settings::{Method, Settings};
 use crate::engine::kernels::buffer;
-use crate::features::encode::largest;
 
 /// Threshold that features begin with.
 pub(super) const FIRST_THRESHOLD: f32 = 0.05;
