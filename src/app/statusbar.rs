@@ -123,7 +123,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
                 .on_hover_text("memory of the weights as f32, graphics adapter, threads of the model");
             let n = cx.state.notices.len();
-            if n > 0 && ui.small_button(format!("{n} messages")).clicked() {
+            if n > 0 && ui.small_button(if n == 1 { "1 message".to_owned() } else { format!("{n} messages") }).clicked()
+            {
                 cx.actions.push(Action::Do(Command::Messages));
             }
         });

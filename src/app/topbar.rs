@@ -26,6 +26,8 @@ pub struct TopBar {
     focus_corrupted: bool,
 }
 
+/// Points of the line from which the workspaces are called by their full titles.
+const BROAD: f32 = 1400.0;
 /// Points right of the workspaces from which model, prompt, answers and time stand beside each other at full length.
 const ROOMY: f32 = 1000.0;
 
@@ -43,7 +45,7 @@ impl TopBar {
         ui.horizontal_centered(|ui| {
             ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
             ui.add_space(theme::GRID);
-            workspaces(ui, cx, workspace);
+            workspaces(ui, cx, workspace, ui.available_width() < BROAD);
             let button = ui.button("Lessons  ▾").on_hover_text("guided tours");
             egui::Popup::menu(&button).show(|ui| lessons.menu(ui, cx.actions));
             ui.separator();
@@ -233,7 +235,7 @@ impl TopBar {
             ui.label(RichText::new(format!("{d:+.2}")).font(theme::mono()).color(cx.palette.accent))
                 .on_hover_text("logit of the answer, minus that of the second token where one is given");
         }
-        let width = if narrow { 48.0 } else { 64.0 };
+        let width = if narrow { 60.0 } else { 64.0 };
         let field = |text, hint: &'static str| {
             egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(width)
         };
@@ -266,10 +268,11 @@ fn run_time(ui: &mut egui::Ui, cx: &Context<'_>) {
 }
 
 /// Which workspace is shown.
-fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace) {
+fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace, narrow: bool) {
     for w in Workspace::ALL {
-        let text = RichText::new(w.title()).font(theme::body());
-        let response = ui.add(egui::Button::selectable(current == w, text)).on_hover_text(w.help());
+        let text = RichText::new(if narrow { w.short() } else { w.title() }).font(theme::body());
+        let button = egui::Button::selectable(current == w, text);
+        let response = ui.add(button).accessible_name(w.title()).on_hover_text(w.help());
         if response.clicked() {
             cx.actions.push(Action::Enter(w));
         }

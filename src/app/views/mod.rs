@@ -95,6 +95,15 @@ impl Workspace {
         }
     }
 
+    /// The title where there is little room.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Superposition => "Superposition",
+            Self::Scratch => "Scratch",
+            other => other.title(),
+        }
+    }
+
     pub fn help(self) -> &'static str {
         match self {
             Self::Model => "look into a transformer that reads a prompt",

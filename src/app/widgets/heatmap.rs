@@ -229,6 +229,10 @@ impl Heatmap<'_> {
             if !(emphasised || r.is_multiple_of(step) && !near) {
                 continue;
             }
+            // Of a row that is hardly seen the label would lie on its neighbour's.
+            if !emphasised && !at.plot.y_range().contains(at.row_center(r)) {
+                continue;
+            }
             // A first or last label half outside would be cut.
             let y = at.row_center(r).clamp(at.plot.min.y + 5.0, (at.plot.max.y - 5.0).max(at.plot.min.y + 5.0));
             let mut font = theme::mono_small();
@@ -274,9 +278,10 @@ impl Heatmap<'_> {
     fn cell_texts(&self, painter: &egui::Painter, at: &Placement) {
         let Some(text) = self.cell_text else { return };
         let cell = vec2(at.plot.width() / at.view.w, at.plot.height() / at.view.h);
-        if cell.x < 34.0 || cell.y < 11.0 {
+        if cell.x < 11.0 || cell.y < 11.0 {
             return;
         }
+        let narrow = cell.x < 34.0;
         let (x0, x1) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
         let (y0, y1) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
         let mut font = theme::mono_small();
@@ -290,11 +295,13 @@ impl Heatmap<'_> {
                 let rect =
                     Rect::from_center_size(pos2(at.col_center(col), at.row_center(r)), cell).shrink2(vec2(2.0, 0.0));
                 let mut galley = painter.layout_no_wrap(text.clone(), font.clone(), ink);
-                // Half a number would be a wrong one.
-                if galley.size().x > rect.width()
-                    && let Some((mark, _)) = text.split_once(' ')
-                {
-                    galley = painter.layout_no_wrap(mark.to_owned(), font.clone(), ink);
+                if galley.size().x > rect.width() {
+                    // Half a number would be a wrong one.
+                    match text.split_once(' ') {
+                        Some((mark, _)) => galley = painter.layout_no_wrap(mark.to_owned(), font.clone(), ink),
+                        None if narrow => continue,
+                        None => {}
+                    }
                 }
                 let left = (rect.center().x - galley.size().x / 2.0).max(rect.min.x);
                 painter.with_clip_rect(rect).galley(pos2(left, rect.center().y - galley.size().y / 2.0), galley, ink);

@@ -191,7 +191,7 @@ impl Cells {
                     .par_chunks(part * features)
                     .map(|rows| {
                         let mut out = vec![0f32; *features];
-                        rows.chunks_exact(*features).for_each(|row| add_scaled(&mut out, 1.0, row));
+                        rows.chunks_exact(*features).for_each(|row| simd(|| add_scaled(&mut out, 1.0, row)));
                         out
                     })
                     .collect();

@@ -51,7 +51,7 @@ impl View for Monitor {
             );
             let mut field = |name: String, value: f32, change: &dyn Fn(f32) -> FeatureAction| {
                 let mut threshold = value;
-                ui.label(weak(cx, format!("mark {name} above")));
+                ui.add(egui::Label::new(weak(cx, format!("mark {name} above"))).extend());
                 let drag = egui::DragValue::new(&mut threshold).speed(0.02).fixed_decimals(2);
                 ui.add(drag).accessible_name(format!("threshold of {name}"));
                 if threshold != value {

@@ -48,6 +48,19 @@ impl View for NeuronList {
                 "layer {layer}{so_far}: neurons whose 20 strongest examples fall into the most groups of three or more, first"
             ),
         ));
+        let splits = !s.splits.parts.is_empty();
+        ui.horizontal(|ui| {
+            let head = |ui: &mut egui::Ui, width: f32, text: &str, align: egui::Align| {
+                ui.add_sized([width, 16.0], egui::Label::new(weak(cx, text)).truncate().halign(align));
+            };
+            head(ui, 64.0, "neuron", egui::Align::Center);
+            head(ui, 110.0, "sizes of groups", egui::Align::Center);
+            let left = ui.available_width();
+            head(ui, if splits { 0.5 * left } else { left }, "a word of each of the larger", egui::Align::LEFT);
+            if splits {
+                head(ui, ui.available_width(), "feature of each", egui::Align::LEFT);
+            }
+        });
         let mut chosen = None;
         egui::ScrollArea::vertical().auto_shrink([false, false]).show_rows(
             ui,
@@ -73,7 +86,7 @@ impl View for NeuronList {
                         ui.add_sized([110.0, 18.0], egui::Label::new(weak(cx, sizes(g))).truncate())
                             .on_hover_text("sizes of the groups");
                         let split = s.splits.parts.iter().find(|(m, _)| m == n).map(|(_, split)| split);
-                        let width = if split.is_some() { 0.5 * ui.available_width() } else { ui.available_width() };
+                        let width = if splits { 0.5 * ui.available_width() } else { ui.available_width() };
                         let words = RichText::new(words.join("  |  ")).font(theme::mono_small());
                         ui.add_sized([width, 18.0], egui::Label::new(words).truncate().halign(egui::Align::LEFT));
                         if let Some(split) = split {
