@@ -397,8 +397,10 @@ fn training_folder(shelf: &Path, ask: &TrainAsk, trainer: &mut Trainer) -> Resul
         let unfinished = !folder.join(saelens::CONFIG).is_file();
         if unfinished && std::fs::read(folder.join(ASKED)).is_ok_and(|a| a == asked) {
             // What belongs to another text or model is left where it is.
-            if trainer.resume(&folder).is_ok() {
-                return Ok(folder);
+            match trainer.resume(&folder) {
+                Ok(_) => return Ok(folder),
+                Err(e) if e.is_request() => {}
+                Err(e) => return Err(e),
             }
         }
         if !folder.exists() {

@@ -20,6 +20,8 @@ pub struct Heat {
     /// Of [`Order::Answer`].
     pub attribution: Option<Arc<Sparse>>,
     pub order: Order,
+    /// The answer and the token against it that are attributed to.
+    pub of: (Option<u32>, Option<u32>),
     /// The feature of each row.
     pub features: Vec<u32>,
     /// Features that are active; more than there are rows where cells are not enough.
@@ -36,6 +38,7 @@ pub struct Heat {
 pub(super) fn heat(
     reading: Arc<Reading>,
     order: Order,
+    of: (Option<u32>, Option<u32>),
     attribution: Option<Arc<Sparse>>,
     progress: &Progress,
 ) -> Result<Heat> {
@@ -61,5 +64,5 @@ pub(super) fn heat(
     let explained = &reading.explained;
     let explained = (!explained.is_empty()).then(|| explained.iter().skip(from).sum::<f32>() / after);
     let largest = if largest > 0.0 { largest } else { data.max_abs() };
-    Ok(Heat { reading, attribution, order, features, active, data, largest, l0, explained })
+    Ok(Heat { reading, attribution, of, order, features, active, data, largest, l0, explained })
 }

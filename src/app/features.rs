@@ -22,6 +22,7 @@ use crate::features::concept::Pool;
 use crate::features::dashboard::Groups;
 use crate::features::direction::{Concept, Method};
 use crate::features::feature_map::FeatureMap;
+use crate::features::formats::saelens;
 use crate::features::index::Index;
 use crate::features::labels::{Label, Labels};
 use crate::features::reading::{Order, Reading, read};
@@ -29,6 +30,7 @@ use crate::features::scan::Subject;
 use crate::features::steering::Dose;
 use crate::features::train::{Point, Settings};
 use crate::features::{Dictionary, Place, Sparse, index_file};
+use crate::jobs::task::Event;
 use crate::jobs::{Run, Task};
 use crate::model::Model;
 
@@ -316,7 +318,6 @@ impl FeaturesState {
             .or(of("reading an index", self.arriving.progress()))
             .or(of("grouping examples", self.ranking.progress()))
             .or(of("telling groups apart by features", self.splits.progress()))
-            .or(of("reading the prompt's features", self.reading.progress()))
             .or(of("reading the monitor's run", self.monitored.progress()))
     }
 
@@ -346,6 +347,8 @@ impl FeaturesState {
             (self.order, self.attribution_key) = (Order::Max, None);
         }
         self.arriving.stop();
+        self.ranking.stop();
+        self.monitored.stop();
         self.finding.stop();
         self.doses.stop();
         self.map.stop();
@@ -378,6 +381,7 @@ impl FeaturesState {
         self.neurons.reset();
         self.ranking.reset();
         self.read_out.reset();
+        self.arriving.reset();
         self.monitored.reset();
         self.finding.stop();
         self.stop_training();
@@ -483,9 +487,18 @@ impl FeaturesState {
             self.watch_version += 1;
             self.chosen.get_or_insert(Chosen::Concept(self.watched.len() - 1));
         }
-        if note(self.training.update())
-            && let Some(folder) = self.training.value.clone()
-        {
+        let stopped = self.stopping.as_ref().and_then(Task::poll);
+        let mut trained = note(self.training.update()).then(|| self.training.value.clone()).flatten();
+        if let Some(Event::Done(outcome)) = stopped {
+            self.stopping = None;
+            match outcome {
+                // It was done when it was told to stop.
+                Ok(folder) => trained = trained.or(Some(Arc::new(folder))),
+                Err(Error::Cancelled) => {}
+                Err(e) => notices.push(Level::Error, e.to_string()),
+            }
+        }
+        if let Some(folder) = trained {
             notices.push(Level::Info, format!("The dictionary is trained; it lies in {}.", folder.display()));
             self.apply(FeatureAction::Open(folder.display().to_string()), model, run, notices);
         }
@@ -535,18 +548,22 @@ impl FeaturesState {
         let what = format!("Opened the index of {}: {} positions.", index.about.subject, index.about.positions);
         let of = index.about.subject_hash;
         let is_of = |w: &Watch| Subject::Direction(w.concept.clone(), w.layer).hash().is_ok_and(|hash| hash == of);
+        // What is being scanned for the same place gives way.
         if index.about.is_of_neurons() {
+            self.neurons.stop();
             self.neurons.set(index);
             if let Some(index) = self.neurons.value.clone() {
                 self.ranking.start(&self.wake, move |p, _| rank(&index, p));
             }
         } else if let Some(w) = self.watched.iter().find(|w| is_of(w)) {
             self.read_out_of = Some((w.concept.clone(), w.layer));
+            self.read_out.stop();
             self.read_out.set(index);
         } else {
             // Without a dictionary its examples are looked at by number.
             if let Some(d) = self.dictionary.value.clone()
-                && Subject::Features(d.clone()).hash()? != of
+                && (Subject::Features(d.clone()).hash()? != of
+                    || d.input.is_some_and(|p| p.to_string() != index.about.site))
             {
                 return Err(Error::request(format!(
                     "the index is of {}, {} features at {}, and neither of {} nor of a direction in the list; open what was scanned first",
@@ -556,6 +573,7 @@ impl FeaturesState {
                     d.name
                 )));
             }
+            self.index.stop();
             self.index.set(index);
         }
         self.page.reset();
@@ -617,12 +635,12 @@ impl FeaturesState {
     fn tell_apart(&mut self, model: &Arc<Model>) {
         let (Some(r), Some(d)) = (self.ranking.value.clone(), self.dictionary.value.clone()) else { return };
         let same = |(stamp, k): &(u64, Arc<Dictionary>)| *stamp == self.ranking.stamp && Arc::ptr_eq(k, &d);
-        if self.ranking.is_running() || !r.index.about.is_complete() || self.split_key.as_ref().is_some_and(same) {
+        if self.ranking.is_running() || self.split_key.as_ref().is_some_and(same) {
             return;
         }
         self.split_key = Some((self.ranking.stamp, d.clone()));
         self.splits.reset();
-        if d.check(&model.config).is_err() {
+        if !r.index.about.is_complete() || d.check(&model.config).is_err() {
             return;
         }
         let model = model.clone();
@@ -663,6 +681,7 @@ impl FeaturesState {
         let of = (self.reading.stamp, answer, wrong);
         if answers && self.attribution_key != Some(of) {
             self.attribution_key = Some(of);
+            self.attribution.reset();
             let reading = reading.clone();
             self.attribution.start(&self.wake, move |p, _| {
                 let answer = answer.ok_or_else(|| Error::request("there is no answer yet; type one at the top"))?;
@@ -676,14 +695,16 @@ impl FeaturesState {
             return;
         }
         self.heat_key = Some(key);
-        self.heat.start(&self.wake, move |p, _| heat(reading, order, attribution, p));
+        self.heat.start(&self.wake, move |p, _| heat(reading, order, (answer, wrong), attribution, p));
     }
 
     /// Which of its sites the open dictionary's file leaves open: where it reads, where a transcoder writes.
     pub fn open_sites(&self) -> (bool, bool) {
         let Some(d) = &self.dictionary.value else { return (false, false) };
         let told = self.unnamed.get(&d.path.display().to_string()).copied().unwrap_or((d.input, d.output));
-        (told.0.is_none(), d.transcoder && told.1.is_none())
+        // Files of some formats do not say whether they are transcoders.
+        let writes = d.transcoder || d.format != saelens::NAME && told == (None, None);
+        (told.0.is_none(), writes && told.1.is_none())
     }
 
     /// Features that were active in the scanned text.

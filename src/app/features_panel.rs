@@ -160,7 +160,7 @@ fn places(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     if done {
         let of_file = cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map(|p| p.to_string());
         let site = if reads { fields.place.trim().to_owned() } else { of_file.unwrap_or_default() };
-        let target = writes.then(|| fields.target.trim().to_owned());
+        let target = Some(fields.target.trim().to_owned()).filter(|t| writes && !t.is_empty());
         cx.actions.push(Action::Feature(FeatureAction::Site(site, target)));
     }
 }

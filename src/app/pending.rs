@@ -77,7 +77,8 @@ impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
         let Some(part) = self.parts.pop() else { return false };
         self.parts.clear();
         // A result that came behind its parts stays, and one from before until the next is whole: this may be stopped.
-        let shown = self.is_running() && (self.value.is_none() || self.is_part);
+        // What failed leaves what it had.
+        let shown = (self.is_running() || self.error.is_some()) && (self.value.is_none() || self.is_part);
         if shown {
             self.put(part.into(), true);
         }

@@ -123,32 +123,27 @@ impl Pairs {
         self.n >= POSITIONS
     }
 
+    /// Correlations of one of ours with one of the others, from the sum of their products.
+    fn correlation(&self) -> impl Fn(usize, usize, f32) -> f32 + Sync + '_ {
+        let n = self.n;
+        let deviations = |sums: &[f64], squares: &[f64]| -> Vec<f64> {
+            let one = |(sum, square): (&f64, &f64)| (square / n - (sum / n).powi(2)).max(0.0).sqrt();
+            sums.iter().zip(squares).map(one).collect()
+        };
+        let (own, others) = (deviations(&self.sum, &self.squares), deviations(&self.other_sum, &self.other_squares));
+        move |f, o, product| {
+            let covariance = f64::from(product) / n - self.sum[f] * self.other_sum[o] / (n * n);
+            // Not a number where one of them never changes.
+            (covariance / (own[f] * others[o])) as f32
+        }
+    }
+
     /// The most correlated others of each; `same` where the others are ours themselves.
     pub(super) fn best(self, same: bool) -> Vec<Vec<(u32, f32)>> {
-        let n = self.n;
-        let deviation = |sum: f64, squares: f64| (squares / n - (sum / n).powi(2)).max(0.0).sqrt();
-        let all = |sums: &[f64], squares: &[f64]| -> Vec<f64> {
-            sums.iter().zip(squares).map(|(s, q)| deviation(*s, *q)).collect()
-        };
-        let own = all(&self.sum, &self.squares);
-        let others = all(&self.other_sum, &self.other_squares);
-        let correlation = |f: usize, o: usize, product: f32| {
-            let covariance = f64::from(product) / n - self.sum[f] * self.other_sum[o] / (n * n);
-            (covariance / (own[f] * others[o])) as f32
-        };
+        let correlation = self.correlation();
         let leading = |f: usize, products: &mut dyn Iterator<Item = (usize, f32)>| {
-            let mut found: Vec<(u32, f32)> = products
-                .filter(|(o, _)| !(same && *o == f) && own[f] * others[*o] > 0.0)
-                .map(|(o, p)| (o as u32, correlation(f, o, p)))
-                .filter(|(_, c)| c.is_finite())
-                .collect();
-            let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-            if found.len() > KEPT {
-                found.select_nth_unstable_by(KEPT, order);
-                found.truncate(KEPT);
-            }
-            found.sort_by(order);
-            found
+            let products = products.filter(|(o, _)| !(same && *o == f));
+            leading(products.map(|(o, p)| (o as u32, correlation(f, o, p))).collect())
         };
         match &self.products {
             Products::Rows { rows, .. } => rows
@@ -166,6 +161,28 @@ impl Pairs {
             }
         }
     }
+
+    /// Of each of the others the most correlated ones of ours.
+    pub(super) fn best_of_others(self) -> Vec<Vec<(u32, f32)>> {
+        let correlation = self.correlation();
+        let Products::Rows { rows, .. } = &self.products else { return Vec::new() };
+        let there: Vec<(usize, &[f32])> =
+            rows.iter().enumerate().filter_map(|(f, row)| Some((f, row.as_deref()?))).collect();
+        let of = |o: usize| leading(there.iter().map(|(f, row)| (*f as u32, correlation(*f, o, row[o]))).collect());
+        (0..self.others).into_par_iter().map(of).collect()
+    }
+}
+
+/// The largest, in order; of equal ones the first.
+fn leading(mut found: Vec<(u32, f32)>) -> Vec<(u32, f32)> {
+    found.retain(|(_, c)| c.is_finite());
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if found.len() > KEPT {
+        found.select_nth_unstable_by(KEPT, order);
+        found.truncate(KEPT);
+    }
+    found.sort_by(order);
+    found
 }
 
 #[cfg(test)]
@@ -204,6 +221,17 @@ mod tests {
         for (f, (a, b)) in rows.iter().zip(&table).enumerate() {
             assert_eq!(a.first(), b.first(), "{f}");
         }
+        // The other way round, from dense values.
+        let (mut forth, mut back) = (Pairs::new(5, 7, false, 99).unwrap(), Pairs::new(7, 5, true, 99).unwrap());
+        for t in 0..50u32 {
+            let ours = [(t % 5, 1.0 + (t % 3) as f32)];
+            let others: Vec<(u32, f32)> = (0..7).filter(|o| (t * (o + 2)) % 3 == 0).map(|o| (o, 2.0)).collect();
+            forth.add(&ours, &others);
+            let mut dense = [0.0; 5];
+            dense[ours[0].0 as usize] = ours[0].1;
+            back.add_dense(&others, &dense);
+        }
+        assert_eq!(forth.best(false), back.best_of_others());
         // Room for two of four rows: those go on being summed to the end.
         let mut small = Pairs::new(4, 4, true, 8).unwrap();
         for t in 0..40u32 {

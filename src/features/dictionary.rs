@@ -100,6 +100,10 @@ impl Dictionary {
     /// A place that contradicts the file, none for what a transcoder writes, or one for what an autoencoder does.
     pub fn placed(mut self, input: Place, output: Option<Place>) -> Result<Self> {
         let path = self.path.display().to_string();
+        // Other formats than SAELens' know by a folder's name, if at all, what they are.
+        if self.format != super::formats::saelens::NAME && (self.input, self.output) == (None, None) {
+            self.transcoder |= output.is_some_and(|o| o != input);
+        }
         for (own, told) in [(self.input, Some(input)), (self.output.filter(|_| self.transcoder), output)] {
             if let (Some(own), Some(told)) = (own, told)
                 && own != told

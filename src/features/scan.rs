@@ -257,6 +257,10 @@ impl Plan<'_> {
             for (i, scan) in scans.iter_mut().enumerate() {
                 let kept = scan.keep(outcome.is_err());
                 if outcome.is_ok() {
+                    if kept.is_err() {
+                        // What cannot be written can be looked at.
+                        look(i, &scan.index);
+                    }
                     kept?;
                     scan.show(|index| look(i, index));
                 }
@@ -316,10 +320,16 @@ impl<'a> Scan<'a> {
             d.check(&model.config)?;
         }
         let room = ROOM / (2 * plan.subjects.len().max(1));
-        let pairs = |n: usize, dense: bool| if fresh { Pairs::new(count, n, dense, room) } else { None };
+        let pairs = |ours: usize, others: usize, dense| {
+            if fresh { Pairs::new(ours, others, dense, room) } else { None }
+        };
         Ok(Self {
-            features: others.as_ref().and_then(|d| pairs(d.d_sae, false)),
-            neurons: pairs(if model.config.has_mlp() { model.config.d_mlp } else { 0 }, true),
+            features: others.as_ref().and_then(|d| match subject {
+                // Many neurons are active where few features are: a row a feature, of all neurons.
+                Subject::Neurons(_) => pairs(d.d_sae, count, true),
+                _ => pairs(count, d.d_sae, false),
+            }),
+            neurons: pairs(count, if model.config.has_mlp() { model.config.d_mlp } else { 0 }, true),
             others,
             next_look: index.about.done + 1,
             kept: index.about.done,
@@ -364,15 +374,23 @@ impl<'a> Scan<'a> {
                 Some(place) if !own => Some(d.encode(at(place)?, progress)?),
                 _ => None,
             };
+            let of_neurons = matches!(self.subject, Subject::Neurons(_));
+            let mut dense = vec![0f32; if of_neurons { self.index.entries.len() } else { 0 }];
             for r in (0..acts.rows()).filter(first) {
                 let row: Vec<(u32, f32)> = acts.row(r).collect();
                 match &theirs {
+                    Some(theirs) if of_neurons => {
+                        dense.fill(0.0);
+                        row.iter().for_each(|(n, v)| dense[*n as usize] = *v);
+                        pairs.add_dense(&theirs.row(r).collect::<Vec<_>>(), &dense);
+                    }
                     Some(theirs) => pairs.add(&row, &theirs.row(r).collect::<Vec<_>>()),
                     None => pairs.add(&row, &row),
                 }
             }
             if pairs.is_enough() || last {
-                let best = self.features.take().map_or(Vec::new(), |p| p.best(own));
+                let best = |p: Pairs| if of_neurons { p.best_of_others() } else { p.best(own) };
+                let best = self.features.take().map_or(Vec::new(), best);
                 self.index.entries.iter_mut().zip(best).for_each(|(e, b)| e.features = b);
             }
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{DictionaryArgs, TextArgs, shown};
+use super::{TextArgs, shown};
 use crate::cli::output::{document, quoted};
 use crate::cli::{ModelArgs, emit, progress, table};
 use crate::error::{Error, Result};
@@ -98,8 +98,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let (progress, bar) = progress("scanning");
     let mut subjects = Vec::new();
     for spec in &args.dictionary {
-        let of = DictionaryArgs { dictionary: spec.clone(), site: args.site.clone(), target: args.target.clone() };
-        let d = of.open(&progress)?;
+        let mut d = crate::features::open(spec, &progress)?;
+        if let Some(site) = args.site.as_ref().filter(|_| d.input.is_none()) {
+            let target = args.target.as_deref().filter(|_| d.transcoder && d.output.is_none());
+            d = d.placed(Place::parse(site)?, target.map(Place::parse).transpose()?)?;
+        }
         subjects.push(Subject::Features(Arc::new(d)));
     }
     // Neurons and directions are correlated with the features of the first dictionary.

@@ -80,7 +80,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         from_safetensors(&file, progress)?
     };
     dictionary.name = name;
-    dictionary.transcoder = dictionary.skip.is_some() || input != output;
+    dictionary.transcoder = dictionary.skip.is_some() || input != output || dictionary.d_in != dictionary.d_out;
     dictionary.input = input;
     dictionary.output = output;
     Ok(dictionary)

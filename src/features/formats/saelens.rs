@@ -12,7 +12,7 @@ use crate::features::place::Place;
 use crate::files::write_atomic;
 use crate::jobs::Progress;
 
-const NAME: &str = "SAELens";
+pub const NAME: &str = "SAELens";
 /// The file that says what a folder holds.
 pub const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";

@@ -362,14 +362,19 @@ impl Trainer {
             let t = tensors.get(name).filter(|t| t.elem_count() == n);
             Ok(t.ok_or_else(|| malformed(format!("it holds no `{name}` of {n} values")))?.to_vec1()?)
         };
+        // All of it is read before any of it is taken.
+        let mut found = Vec::new();
         for (name, p) in self.params.named() {
             let n = p.value.len();
-            p.value = get(&format!("{name}.value"), n)?;
-            p.first = get(&format!("{name}.first"), n)?;
-            p.second = get(&format!("{name}.second"), n)?;
+            let part = |what: &str| get(&format!("{name}.{what}"), n);
+            found.push((part("value")?, part("first")?, part("second")?));
         }
         let silent = tensors.get("silent").ok_or_else(|| malformed("it holds no `silent`".to_owned()))?;
-        self.silent = silent.to_vec1::<u32>()?.into_iter().map(u64::from).collect();
+        let silent = silent.to_vec1::<u32>()?;
+        for ((_, p), (value, first, second)) in self.params.named().into_iter().zip(found) {
+            (p.value, p.first, p.second) = (value, first, second);
+        }
+        self.silent = silent.into_iter().map(u64::from).collect();
         self.silent.resize(self.settings.features, 0);
         self.step = kept.step;
         self.scale = kept.scale;

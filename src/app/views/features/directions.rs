@@ -3,7 +3,7 @@
 use eframe::egui::{self, RichText};
 use egui_plot::{Corner, HLine, HoverPosition, Legend, Line, Plot, PlotPoints, VLine};
 
-use super::{act, weak};
+use super::{act, axes, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
@@ -91,11 +91,9 @@ impl View for Directions {
 fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
     let s = &cx.state.features;
     let colors = [cx.palette.accent, cx.palette.positive, cx.palette.negative, cx.palette.bar];
-    let response = Plot::new("auc by layer")
+    let response = axes(Plot::new("auc by layer"), "layer")
         .height(height)
         .show_grid([false, true])
-        .y_axis_min_width(44.0)
-        .x_axis_label(RichText::new("layer").font(theme::small()))
         .allow_scroll(false)
         .legend(Legend::default().position(Corner::RightBottom).background_alpha(0.6))
         .label_formatter(|h| match h {
@@ -178,12 +176,10 @@ impl Directions {
             format!("{}: probability of the next token (lines), reference loss over that at α = 0 (dotted)", s.dosed),
         ));
         let zero = doses.iter().find(|d| d.alpha == 0.0).and_then(|d| d.loss);
-        Plot::new("doses")
+        axes(Plot::new("doses"), "α")
             .height(ui.available_height().max(60.0))
             .show_grid([true, true])
-            .y_axis_min_width(44.0)
             .allow_scroll(false)
-            .x_axis_label(RichText::new("α").font(theme::small()))
             .legend(Legend::default().position(Corner::RightTop).background_alpha(0.6))
             .label_formatter(|h| match h {
                 HoverPosition::NearDataPoint { plot_name, position, .. } => {

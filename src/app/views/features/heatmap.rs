@@ -5,7 +5,7 @@ use std::sync::Arc;
 use eframe::egui::{self, RichText};
 
 use super::{act, dictionary_open, weak};
-use crate::app::features::{Asked, Chosen, FeatureAction};
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::colorbar::{colorbar, number};
@@ -66,7 +66,9 @@ impl View for FeatureHeat {
             return;
         }
         let (signed, max) = (heat.order == Order::Answer, heat.largest);
-        let fresh = is_of_now && !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
+        let asked = s.asked();
+        let same = !signed || !s.attribution.is_running() && heat.of == (asked.answer, asked.wrong);
+        let fresh = is_of_now && same && !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
         let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
         ui.horizontal(|ui| {
             let text = if heat.active > chosen.len() {
@@ -74,8 +76,8 @@ impl View for FeatureHeat {
             } else {
                 format!("{} active features", chosen.len())
             };
-            let text = match (signed, s.asked()) {
-                (true, Asked { answer: Some(a), wrong, .. }) => {
+            let text = match (signed, heat.of) {
+                (true, (Some(a), wrong)) => {
                     let against = wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
                     format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a))
                 }

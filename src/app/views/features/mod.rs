@@ -9,7 +9,8 @@ pub mod neurons;
 pub mod training;
 
 use eframe::egui::text::LayoutJob;
-use eframe::egui::{self, Color32, RichText, TextFormat};
+use eframe::egui::{self, Color32, Rangef, RichText, TextFormat};
+use egui_plot::{AxisHints, Plot};
 
 use super::{Context, message};
 use crate::app::command::Action;
@@ -48,6 +49,14 @@ fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
 
 fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
     RichText::new(text).font(theme::small()).color(cx.palette.weak)
+}
+
+/// A plot's axes with numbers closer together than the library has them, which leaves small plots with a single one.
+fn axes<'a>(plot: Plot<'a>, x: &str) -> Plot<'a> {
+    let label = RichText::new(x).font(theme::small());
+    let across = AxisHints::new_x().label(label).label_spacing(Rangef::new(36.0, 50.0));
+    let upwards = AxisHints::new_y().min_thickness(44.0).label_spacing(Rangef::new(13.0, 18.0));
+    plot.custom_x_axes(vec![across]).custom_y_axes(vec![upwards])
 }
 
 fn act(cx: &mut Context<'_>, action: FeatureAction) {

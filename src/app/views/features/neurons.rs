@@ -24,6 +24,16 @@ fn sizes(g: &Groups) -> String {
     text.trim_start_matches(" + ").to_owned()
 }
 
+/// A label at the left of so much room.
+fn cell(ui: &mut egui::Ui, width: f32, label: egui::Label) -> egui::Response {
+    let left = egui::Layout::left_to_right(egui::Align::Center);
+    ui.allocate_ui_with_layout(egui::vec2(width, 18.0), left, |ui| {
+        ui.set_min_width(width);
+        ui.add(label.truncate())
+    })
+    .inner
+}
+
 impl View for NeuronList {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
@@ -50,15 +60,13 @@ impl View for NeuronList {
         ));
         let splits = !s.splits.parts.is_empty();
         ui.horizontal(|ui| {
-            let head = |ui: &mut egui::Ui, width: f32, text: &str, align: egui::Align| {
-                ui.add_sized([width, 16.0], egui::Label::new(weak(cx, text)).truncate().halign(align));
-            };
-            head(ui, 64.0, "neuron", egui::Align::Center);
-            head(ui, 110.0, "sizes of groups", egui::Align::Center);
+            cell(ui, 64.0, egui::Label::new(weak(cx, "neuron")));
+            cell(ui, 110.0, egui::Label::new(weak(cx, "sizes of groups")));
             let left = ui.available_width();
-            head(ui, if splits { 0.5 * left } else { left }, "a word of each of the larger", egui::Align::LEFT);
+            let words = if splits { 0.5 * left } else { left };
+            cell(ui, words, egui::Label::new(weak(cx, "a word of each of the larger")));
             if splits {
-                head(ui, ui.available_width(), "feature of each", egui::Align::LEFT);
+                cell(ui, ui.available_width(), egui::Label::new(weak(cx, "feature of each")));
             }
         });
         let mut chosen = None;
@@ -83,12 +91,11 @@ impl View for NeuronList {
                         if ui.add_sized([64.0, 18.0], egui::Button::selectable(here, text)).clicked() {
                             chosen = Some(Chosen::Neuron(layer, *n));
                         }
-                        ui.add_sized([110.0, 18.0], egui::Label::new(weak(cx, sizes(g))).truncate())
-                            .on_hover_text("sizes of the groups");
+                        cell(ui, 110.0, egui::Label::new(weak(cx, sizes(g)))).on_hover_text("sizes of the groups");
                         let split = s.splits.parts.iter().find(|(m, _)| m == n).map(|(_, split)| split);
                         let width = if splits { 0.5 * ui.available_width() } else { ui.available_width() };
                         let words = RichText::new(words.join("  |  ")).font(theme::mono_small());
-                        ui.add_sized([width, 18.0], egui::Label::new(words).truncate().halign(egui::Align::LEFT));
+                        cell(ui, width, egui::Label::new(words));
                         if let Some(split) = split {
                             // The feature that stands most for each of the larger groups.
                             let names: Vec<String> = split

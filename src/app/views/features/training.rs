@@ -3,7 +3,7 @@
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, HoverPosition, Legend, Line, Plot, PlotPoints};
 
-use super::{act, weak};
+use super::{act, axes, weak};
 use crate::app::features::{FeatureAction, TrainAsk};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
@@ -185,11 +185,10 @@ fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
     for (name, series, height, log) in [("shares", &shares[..], space * 0.55, false), ("sizes", &counts[..], 0.0, true)]
     {
         let height = if height > 0.0 { height } else { ui.available_height() };
-        Plot::new(name)
+        axes(Plot::new(name), if log { "step" } else { "" })
             .height(height.max(60.0))
             .link_axis(group, [true, false])
             .show_grid([false, true])
-            .y_axis_min_width(44.0)
             .allow_scroll(false)
             .legend(Legend::default().position(Corner::RightBottom))
             .y_axis_formatter(move |m, _| number(if log { 10f64.powf(m.value) as f32 } else { m.value as f32 }))
