@@ -91,19 +91,35 @@ impl Pairs {
         });
     }
 
-    /// A position: what is active of ours, and the values of all others.
-    pub(super) fn add_dense(&mut self, acts: &[(u32, f32)], others: &[f32]) {
-        let sums = self.other_sum.iter_mut().zip(&mut self.other_squares);
-        for ((sum, square), v) in sums.zip(others) {
-            let v = f64::from(*v);
-            *sum += v;
-            *square += v * v;
+    /// Positions: what is active of ours in each, and the values of all others. Feature by feature, so that the sums of one
+    /// stay in the cache while they are added to, on all cores.
+    pub(super) fn add_dense(&mut self, positions: &[(Vec<(u32, f32)>, &[f32])]) {
+        for (_, others) in positions {
+            let sums = self.other_sum.iter_mut().zip(&mut self.other_squares);
+            for ((sum, square), v) in sums.zip(*others) {
+                let v = f64::from(*v);
+                *sum += v;
+                *square += v * v;
+            }
         }
-        self.enter(acts, |f, a, products, others_n| {
-            if let Products::Rows { rows, room } = products
-                && let Some(row) = row_of(&mut rows[f as usize], room, others_n)
-            {
-                simd(|| row.iter_mut().zip(others).for_each(|(p, v)| *p += a * v));
+        let mut places: Vec<(u32, usize, f32)> = Vec::new();
+        for (p, (acts, _)) in positions.iter().enumerate() {
+            self.enter(acts, |f, a, products, others_n| {
+                if let Products::Rows { rows, room } = products
+                    && row_of(&mut rows[f as usize], room, others_n).is_some()
+                {
+                    places.push((f, p, a));
+                }
+            });
+        }
+        places.sort_unstable_by_key(|(f, p, _)| (*f, *p));
+        let Products::Rows { rows, .. } = &mut self.products else { return };
+        let mut of_feature: Vec<&[(u32, usize, f32)]> = vec![&[]; rows.len()];
+        places.chunk_by(|a, b| a.0 == b.0).for_each(|some| of_feature[some[0].0 as usize] = some);
+        rows.par_iter_mut().zip(of_feature).for_each(|(row, places)| {
+            let Some(row) = row else { return };
+            for (_, p, a) in places {
+                simd(|| row.iter_mut().zip(positions[*p].1).for_each(|(sum, v)| *sum += a * v));
             }
         });
     }
@@ -229,7 +245,7 @@ mod tests {
             forth.add(&ours, &others);
             let mut dense = [0.0; 5];
             dense[ours[0].0 as usize] = ours[0].1;
-            back.add_dense(&others, &dense);
+            back.add_dense(&[(others, &dense[..])]);
         }
         assert_eq!(forth.best(false), back.best_of_others());
         // Room for two of four rows: those go on being summed to the end.

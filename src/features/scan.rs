@@ -375,17 +375,21 @@ impl<'a> Scan<'a> {
                 _ => None,
             };
             let of_neurons = matches!(self.subject, Subject::Neurons(_));
-            let mut dense = vec![0f32; if of_neurons { self.index.entries.len() } else { 0 }];
-            for r in (0..acts.rows()).filter(first) {
-                let row: Vec<(u32, f32)> = acts.row(r).collect();
-                match &theirs {
-                    Some(theirs) if of_neurons => {
-                        dense.fill(0.0);
-                        row.iter().for_each(|(n, v)| dense[*n as usize] = *v);
-                        pairs.add_dense(&theirs.row(r).collect::<Vec<_>>(), &dense);
+            if let (true, Some(theirs)) = (of_neurons, &theirs) {
+                let width = self.index.entries.len();
+                let mut dense = vec![0f32; acts.rows() * width];
+                for (r, row) in dense.chunks_exact_mut(width).enumerate() {
+                    acts.row(r).for_each(|(n, v)| row[n as usize] = v);
+                }
+                let rows = dense.chunks_exact(width).enumerate().filter(|(r, _)| first(r));
+                pairs.add_dense(&rows.map(|(r, row)| (theirs.row(r).collect(), row)).collect::<Vec<_>>());
+            } else {
+                for r in (0..acts.rows()).filter(first) {
+                    let row: Vec<(u32, f32)> = acts.row(r).collect();
+                    match &theirs {
+                        Some(theirs) => pairs.add(&row, &theirs.row(r).collect::<Vec<_>>()),
+                        None => pairs.add(&row, &row),
                     }
-                    Some(theirs) => pairs.add(&row, &theirs.row(r).collect::<Vec<_>>()),
-                    None => pairs.add(&row, &row),
                 }
             }
             if pairs.is_enough() || last {
@@ -397,9 +401,8 @@ impl<'a> Scan<'a> {
         if let Some(pairs) = &mut self.neurons {
             let width = self.plan.model.config.d_mlp;
             with_values(&at(post)?.contiguous()?, |v| {
-                for (r, row) in v.chunks_exact(width).enumerate().filter(|(r, _)| first(r)) {
-                    pairs.add_dense(&acts.row(r).collect::<Vec<_>>(), row);
-                }
+                let rows = v.chunks_exact(width).enumerate().filter(|(r, _)| first(r));
+                pairs.add_dense(&rows.map(|(r, row)| (acts.row(r).collect(), row)).collect::<Vec<_>>());
             })?;
             if pairs.is_enough() || last {
                 let same = matches!(self.subject, Subject::Neurons(_));
