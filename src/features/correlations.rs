@@ -26,6 +26,9 @@ enum Products {
     Table(HashMap<(u32, u32), f32>, usize),
 }
 
+/// What is active of ours at a position, and the values of all others there.
+pub(super) type Position<'a> = (Vec<(u32, f32)>, &'a [f32]);
+
 /// The sums of one of ours with all others: a new row where it has none yet and there is room.
 fn row_of<'a>(row: &'a mut Option<Box<[f32]>>, room: &mut usize, others: usize) -> Option<&'a mut [f32]> {
     if row.is_none() && *room >= others {
@@ -93,7 +96,7 @@ impl Pairs {
 
     /// Positions: what is active of ours in each, and the values of all others. Feature by feature, so that the sums of one
     /// stay in the cache while they are added to, on all cores.
-    pub(super) fn add_dense(&mut self, positions: &[(Vec<(u32, f32)>, &[f32])]) {
+    pub(super) fn add_dense(&mut self, positions: &[Position<'_>]) {
         for (_, others) in positions {
             let sums = self.other_sum.iter_mut().zip(&mut self.other_squares);
             for ((sum, square), v) in sums.zip(*others) {
