@@ -32,7 +32,7 @@ use circuitscope::features::direction::Method;
 use circuitscope::features::formats::saelens;
 use circuitscope::features::index::{About, Entry, Example, Index};
 use circuitscope::features::index_file;
-use circuitscope::features::labels::Labels;
+use circuitscope::features::labels::{Label, Labels, Unit, beside, of_model};
 use circuitscope::features::reading::Order;
 use circuitscope::features::scan::Subject;
 use circuitscope::features::train::Point;
@@ -1390,7 +1390,7 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_by_label("note").focus();
     h.run();
     settle(&mut h);
-    assert_eq!(Labels::open(&folder).unwrap().of(active).unwrap().label, "country");
+    assert_eq!(Labels::open(&beside(&folder)).unwrap().of(&Unit::Feature(active)).unwrap().label, "country");
     h.get_by_label("Ablate").click();
     h.run();
     settle(&mut h);
@@ -1464,6 +1464,89 @@ fn a_typed_direction_gets_a_page() {
         let strongest = acts.row(pos).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
         assert_eq!(heat.features[0], strongest);
     }
+}
+
+/// Labels of neurons and directions are the model's: they are there whatever dictionary is open, and when it is opened
+/// again.
+#[test]
+fn neurons_and_directions_are_named() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let kept = tempfile::tempdir().unwrap();
+    let f = &mut h.state_mut().state.features;
+    (f.keeps, f.place, f.scans) = (true, kept.path().to_owned(), kept.path().join("scans"));
+    let model = |h: &Harness<'static, App>| h.state().state.model.clone().unwrap();
+    h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
+    settle(&mut h);
+    let set = kept.path().join("of.tsv");
+    let rows: String =
+        (0..8).map(|i| format!("{}\t{} of the\n", i % 2, if i % 2 == 0 { "house" } else { "king" })).collect();
+    circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
+    let find = || {
+        FeatureAction::Find(Box::new(Search {
+            examples: Examples::Set(set.to_str().unwrap().to_owned()),
+            method: Method::DifferenceOfMeans,
+            kind: SiteKind::ResidPost,
+            pool: Pool::Mean,
+        }))
+    };
+    feature(&mut h, find());
+    feature(&mut h, FeatureAction::Layer(0, 1));
+    for (chosen, words, note) in [(Chosen::Neuron(1, 3), "endings", "also numbers"), (Chosen::Concept(0), "kings", "")] {
+        feature(&mut h, FeatureAction::Choose(chosen));
+        h.run();
+        for (field, text) in [("label", words), ("note", note)] {
+            h.get_by_label(field).focus();
+            h.run();
+            h.get_by_label(field).type_text(text);
+            h.run();
+        }
+        h.get_by_label("what to show").focus();
+        h.run();
+        settle(&mut h);
+        let s = &h.state().state.features;
+        assert!(s.name(chosen).ends_with(&format!(" · {words}")), "{}", s.name(chosen));
+    }
+    let file = of_model(kept.path(), &model(&h)).unwrap();
+    let written = Labels::open(&file).unwrap();
+    let endings = Label { label: "endings".to_owned(), note: "also numbers".to_owned() };
+    assert_eq!((written.0.len(), written.of(&Unit::Neuron(1, 3))), (2, Some(&endings)));
+    // The monitor has the direction by its name.
+    assert!(h.state().state.features.monitored.value.as_ref().unwrap().names[0].ends_with("kings"));
+    // Another model has none of them.
+    h.state_mut().state.apply(Action::Open("induction".to_owned()), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.features.name(Chosen::Neuron(1, 3)), "neuron 1.3");
+    h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
+    settle(&mut h);
+    feature(&mut h, FeatureAction::Open("text-features".to_owned()));
+    feature(&mut h, find());
+    let s = &h.state().state.features;
+    let of_set = (0..s.watched.len()).map(Chosen::Concept).find(|c| s.name(*c).starts_with("of at")).unwrap();
+    assert_eq!(s.name(Chosen::Neuron(1, 3)), "neuron 1.3 · endings");
+    let Chosen::Concept(i) = of_set else { return };
+    feature(&mut h, FeatureAction::Layer(i, 1));
+    assert!(h.state().state.features.name(of_set).ends_with(" · kings"));
+    // A page is found by its label, and by layer and number.
+    for (wanted, chosen) in [("endin", Chosen::Neuron(1, 3)), ("0.5", Chosen::Neuron(0, 5)), ("king", of_set)] {
+        h.get_by_label("what to show").focus();
+        h.run();
+        h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+        h.get_by_label("what to show").type_text(wanted);
+        h.run();
+        h.get_by_label("Show").click();
+        h.run();
+        settle(&mut h);
+        assert_eq!(h.state().state.features.chosen, Some(chosen), "{wanted}");
+    }
+    // A damaged file is told, and not written over.
+    circuitscope::files::write_atomic(&file, b"{").unwrap();
+    h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
+    settle(&mut h);
+    let name = Label { label: "lost".to_owned(), note: String::new() };
+    feature(&mut h, FeatureAction::Label(Unit::Neuron(0, 0), name));
+    assert!(h.state().state.notices.latest().unwrap().text.contains("could not be read"));
+    assert_eq!(std::fs::read(&file).unwrap(), b"{");
 }
 
 /// What the monitor shows goes with what it is asked for, and keeps its thresholds; an index finds its place.

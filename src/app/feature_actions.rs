@@ -151,25 +151,9 @@ impl FeaturesState {
                 self.neurons.stop();
                 self.read_out.stop();
             }
-            FeatureAction::Label(..) if !self.labels_known => {
-                return Err(Error::request(
-                    "the labels beside this dictionary could not be read, so none is written over them; mend labels.json first",
-                ));
-            }
-            FeatureAction::Label(f, label) => {
-                self.labels.set(f, label);
+            FeatureAction::Label(unit, label) => {
+                self.labels.set(unit, label, &self.wake)?;
                 self.watch_version += 1;
-                if let Some(d) = &self.dictionary.value {
-                    let (labels, path) = (self.labels.clone(), d.path.clone());
-                    // One after the other: the newest must be the last.
-                    let earlier = self.saving.take_task();
-                    self.saving.start(&self.wake, move |_, _| {
-                        if let Some(earlier) = earlier {
-                            earlier.wait();
-                        }
-                        labels.save(&path)
-                    });
-                }
             }
             FeatureAction::Find(search) => {
                 let model = model()?;
@@ -263,7 +247,7 @@ impl FeaturesState {
             Scanned::Neurons(_) => &mut self.neurons,
             Scanned::Direction(_) => &mut self.read_out,
         };
-        let keep = self.keeps.then(|| self.place.clone());
+        let keep = self.keeps.then(|| self.scans.clone());
         slot.start(&self.wake, move |progress, parts| {
             let texts = vec![text];
             let rows = Rows::cut(&model, &texts, CONTEXT, Some(tokens), progress)?;

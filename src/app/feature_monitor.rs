@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::features::FeaturesState;
+use super::features::{Chosen, FeaturesState};
 use crate::engine::resolve::{Sources, resolve_stack};
 use crate::engine::{EditStack, Trace};
 use crate::error::Result;
@@ -70,11 +70,12 @@ impl FeaturesState {
     pub(super) fn monitor(&mut self, model: &Arc<Model>, run: &Arc<Run>) {
         let (model, trace) = (model.clone(), run.trace.clone());
         let mut rows: Vec<Row> = self.watched.iter().map(|w| Row::Concept(w.concept.clone(), w.layer)).collect();
+        let mut names: Vec<String> = (0..rows.len()).map(|i| self.name(Chosen::Concept(i))).collect();
         let dictionary = self.dictionary.value.clone().filter(|_| !self.kept.is_empty());
         if dictionary.is_some() {
             rows.extend(self.kept.iter().map(|k| Row::Feature(k.0)));
+            names.extend(self.kept.iter().map(|k| self.name(Chosen::Feature(k.0))));
         }
-        let labels = self.labels.clone();
         let (follow, continued) = (self.follow, self.continued.clone());
         self.monitored.start(&self.wake, move |progress, _| {
             let prompt = trace.len();
@@ -87,7 +88,7 @@ impl FeaturesState {
                 }
                 None => None,
             };
-            let (mut names, mut values, mut word) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut values, mut word) = (Vec::new(), Vec::new());
             for row in &rows {
                 match row {
                     Row::Concept(concept, layer) => {
@@ -95,13 +96,10 @@ impl FeaturesState {
                             let place = Place::from(concept.site(layer)?);
                             concept.read(layer, &place.rows(&model, &trace.value(place.site)?)?)
                         };
-                        names.push(format!("{} · layer {layer}", concept.name));
                         values.push(read(*layer)?);
                         word.push(Some(read(0)?));
                     }
                     Row::Feature(f) => {
-                        let label = labels.of(*f).map_or(String::new(), |l| format!(" {}", l.label));
-                        names.push(format!("feature {f}{label}"));
                         values.push((0..trace.len()).map(|p| acts.as_ref().map_or(0.0, |a| a.at(p, *f))).collect());
                         word.push(None);
                     }

@@ -9,6 +9,7 @@ use eframe::egui;
 use serde::{Deserialize, Serialize};
 
 use super::feature_heat::{Heat, heat};
+use super::feature_labels::Book;
 use super::feature_monitor::{Continued, Follow, Monitored};
 pub use super::feature_page::Page;
 use super::feature_work::{Split, rank, split};
@@ -24,7 +25,7 @@ use crate::features::direction::{Concept, Method};
 use crate::features::feature_map::FeatureMap;
 use crate::features::formats::saelens;
 use crate::features::index::Index;
-use crate::features::labels::{Label, Labels};
+use crate::features::labels::{self, Label, Unit};
 use crate::features::reading::{Order, Reading, read};
 use crate::features::scan::Subject;
 use crate::features::steering::Dose;
@@ -125,7 +126,7 @@ pub enum FeatureAction {
     Scan(Scanned, String, usize),
     OpenIndex(String),
     StopScan,
-    Label(u32, Label),
+    Label(Unit, Label),
     Find(Box<Search>),
     OpenConcept(String),
     Forget(usize),
@@ -164,9 +165,7 @@ pub struct FeaturesState {
     pub(super) read_out_of: Option<(Arc<Concept>, usize)>,
     /// Features that the index found active, and the index's stamp.
     living: (u64, usize),
-    pub labels: Labels,
-    /// Labels as they lie beside the dictionary.
-    pub(super) written: Pending<Labels>,
+    pub labels: Book,
     /// Neurons of the scanned layer, those whose examples fall apart most first.
     pub ranking: Pending<Ranking>,
     /// Of the first neurons of the ranking, the features that tell each group apart.
@@ -190,12 +189,13 @@ pub struct FeaturesState {
     /// A training that was told to stop and still writes its checkpoint.
     stopping: Option<Task<PathBuf, Point>>,
     pub train: TrainAsk,
-    pub(super) saving: Pending<()>,
     /// What is to be done one after the other, each when all before it is there: by pictures and lessons.
     pub queue: VecDeque<FeatureAction>,
-    /// Where trainings and indexes are kept.
+    /// Where trainings and labels are kept.
     pub place: PathBuf,
-    /// Whether scans are kept there and found again: in the window, not in pictures.
+    /// Where scans are kept.
+    pub scans: PathBuf,
+    /// Whether scans and labels are kept and found again: in the window, not in pictures.
     pub keeps: bool,
     /// A scan of the dictionary that was made before.
     found: Pending<Option<Index>>,
@@ -205,8 +205,6 @@ pub struct FeaturesState {
     monitor_key: Option<(Arc<Run>, u64)>,
     /// The model that everything here is of.
     model: Weak<Model>,
-    /// Whether the labels beside the dictionary have been read.
-    pub(super) labels_known: bool,
     pub(super) watch_version: u64,
     pub(super) wake: Wake,
 }
@@ -214,9 +212,6 @@ pub struct FeaturesState {
 impl FeaturesState {
     pub fn new(ctx: &egui::Context) -> Self {
         let ctx = ctx.clone();
-        let place = directories::ProjectDirs::from("", "", "circuitscope")
-            .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned())
-            .join("features");
         Self {
             spec: String::new(),
             dictionary: Pending::default(),
@@ -235,8 +230,7 @@ impl FeaturesState {
             read_out: Pending::default(),
             read_out_of: None,
             living: (u64::MAX, 0),
-            labels: Labels::default(),
-            written: Pending::default(),
+            labels: Book::default(),
             ranking: Pending::default(),
             splits: Pending::default(),
             split_key: None,
@@ -259,16 +253,15 @@ impl FeaturesState {
                 tokens: 100_000,
                 settings: Settings { features: 1024, steps: 1000, ..Settings::default() },
             },
-            saving: Pending::default(),
             queue: VecDeque::new(),
-            place,
+            place: labels::folder(),
+            scans: kept_scans::folder(),
             keeps: false,
             found: Pending::default(),
             sought: None,
             read_key: None,
             monitor_key: None,
             model: Weak::new(),
-            labels_known: false,
             watch_version: 0,
             wake: Arc::new(move || ctx.request_repaint()),
         }
@@ -294,8 +287,7 @@ impl FeaturesState {
             self.doses.is_running(),
             self.map.is_running(),
             self.training.is_running(),
-            self.saving.is_running(),
-            self.written.is_running(),
+            self.labels.is_busy(),
             self.ranking.is_running(),
             self.found.is_running(),
             self.arriving.is_running(),
@@ -412,17 +404,11 @@ impl FeaturesState {
             self.forget_dictionary();
             self.kept.clear();
             self.watch_version += 1;
-            self.labels = Labels::default();
-            self.labels_known = false;
-            self.written.start(&self.wake, move |_, _| Labels::open(&d.path));
+            self.labels.turn_to_dictionary(&d, &self.wake);
         }
-        let (labels_changed, labels_there) = self.written.update();
+        let (labels_changed, labels_there) = self.labels.update();
         changed |= labels_changed;
-        if labels_there && let Some(l) = &self.written.value {
-            self.labels = (**l).clone();
-            self.labels_known = true;
-            self.watch_version += 1;
-        }
+        self.watch_version += u64::from(labels_there);
         let mut note = |(c, done): (bool, bool)| {
             changed |= c;
             done
@@ -475,7 +461,6 @@ impl FeaturesState {
             }
         }
         note(self.monitored.update());
-        note(self.saving.update());
         note(self.doses.update());
         note(self.map.update());
         if note(self.finding.update())
@@ -504,17 +489,16 @@ impl FeaturesState {
         }
         for error in [
             self.dictionary.error.take_if(|_| self.dictionary.value.is_some()),
-            self.written.error.take(),
             self.found.error.take(),
             self.splits.error.take(),
             self.ranking.error.take(),
             self.arriving.error.take(),
-            self.saving.error.take(),
             self.finding.error.take(),
             self.training.error.take(),
         ]
         .into_iter()
         .flatten()
+        .chain(self.labels.take_errors())
         {
             notices.push(Level::Error, error);
         }
@@ -522,6 +506,8 @@ impl FeaturesState {
             if !self.model.upgrade().is_some_and(|m| Arc::ptr_eq(&m, model)) {
                 self.model = Arc::downgrade(model);
                 self.forget_model();
+                let folder = self.keeps.then(|| self.place.clone());
+                self.labels.turn_to_model(model, folder, &self.wake);
                 changed = true;
             }
             if run.is_none() {
@@ -588,7 +574,7 @@ impl FeaturesState {
             return;
         }
         self.sought = Some((Arc::downgrade(model), d.clone()));
-        let (place, model) = (self.place.clone(), model.clone());
+        let (place, model) = (self.scans.clone(), model.clone());
         self.found.start(&self.wake, move |_, _| {
             let newest = kept_scans::newest(&place, &model, &Subject::Features(d))?;
             newest.map(|p| index_file::open(&p)).transpose()
@@ -710,25 +696,5 @@ impl FeaturesState {
     /// Features that were active in the scanned text.
     pub fn living(&self) -> usize {
         self.living.1
-    }
-
-    /// Changes with every dictionary and when its labels have been read.
-    pub fn labels_stamp(&self) -> u64 {
-        self.dictionary.stamp + self.written.stamp
-    }
-
-    /// What a chosen thing is called.
-    pub fn name(&self, chosen: Chosen) -> String {
-        match chosen {
-            Chosen::Feature(f) => match self.labels.of(f) {
-                Some(l) if !l.label.is_empty() => format!("feature {f} · {}", l.label),
-                _ => format!("feature {f}"),
-            },
-            Chosen::Neuron(l, n) => format!("neuron {l}.{n}"),
-            Chosen::Concept(i) => self
-                .watched
-                .get(i)
-                .map_or_else(|| "direction".to_owned(), |w| format!("{} at layer {}", w.concept.name, w.layer)),
-        }
     }
 }

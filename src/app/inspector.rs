@@ -11,6 +11,7 @@ use super::widgets::bars::{Bar, bar};
 use super::widgets::token_text;
 use crate::analysis::head_scores::SCORES;
 use crate::circuit::{Component, Edge, Member, Part, Receiver};
+use crate::features::labels::Unit;
 use crate::jobs::Kind;
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -264,7 +265,8 @@ fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
     let Some(i) = p.neuron else { return };
-    section(ui, cx, &format!("Neuron {}.{i}", p.layer));
+    let label = cx.state.features.labels.words(&Unit::Neuron(p.layer, i)).map(|l| format!(" · {l}"));
+    section(ui, cx, &format!("Neuron {}.{i}{}", p.layer, label.unwrap_or_default()));
     collect(ui, cx, Member::Neuron { layer: p.layer, neuron: i });
     let r = &cx.state.results;
     if let Some(n) = r.neurons.get().filter(|n| n.layer == p.layer)

@@ -8,8 +8,13 @@ use crate::features::index_file;
 use crate::features::scan::{Plan, Subject};
 use crate::model::Model;
 
-/// Where scans lie below the folder of the feature views.
-const FOLDER: &str = "scans";
+/// Where the window's scans lie: they can be made again.
+pub(super) fn folder() -> PathBuf {
+    directories::ProjectDirs::from("", "", "circuitscope")
+        .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned())
+        .join("scans")
+}
+
 /// Bytes that they may take; the oldest give way.
 const MOST: u64 = 4 << 30;
 
@@ -36,17 +41,16 @@ fn files(folder: &Path) -> Vec<(PathBuf, Metadata)> {
 }
 
 /// The file of the first subject's scan, as this plan makes it; its folder is there, and room in it.
-pub(super) fn file(place: &Path, plan: &Plan<'_>) -> Result<PathBuf> {
+pub(super) fn file(folder: &Path, plan: &Plan<'_>) -> Result<PathBuf> {
     let subject = plan.subjects.first().ok_or_else(|| Error::request("there is nothing to scan"))?;
-    let folder = place.join(FOLDER);
-    std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let path = folder.join(format!("{}{:016x}.arrow", prefix(plan.model, subject)?, plan.identity(subject)?));
     // A damaged one would be in the way for ever.
     if path.is_file() && index_file::open(&path).is_err() {
         std::fs::remove_file(&path).map_err(|e| Error::write(&path, e))?;
     }
     let mut bytes = 0;
-    for (old, m) in files(&folder) {
+    for (old, m) in files(folder) {
         bytes += m.len();
         if bytes > MOST && old != path {
             // What cannot be removed only takes room.
@@ -57,9 +61,9 @@ pub(super) fn file(place: &Path, plan: &Plan<'_>) -> Result<PathBuf> {
 }
 
 /// The newest whole scan of a subject, or else the newest part of one, if there is any.
-pub(super) fn newest(place: &Path, model: &Model, subject: &Subject) -> Result<Option<PathBuf>> {
+pub(super) fn newest(folder: &Path, model: &Model, subject: &Subject) -> Result<Option<PathBuf>> {
     let prefix = prefix(model, subject)?;
-    let mut found = files(&place.join(FOLDER));
+    let mut found = files(folder);
     found.retain(|(path, _)| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)));
     let whole = found.iter().find(|(path, _)| index_file::about(path).is_ok_and(|a| a.is_complete()));
     Ok(whole.or(found.first()).map(|(path, _)| path.clone()))

@@ -7,6 +7,7 @@ pub mod circuits;
 pub mod command;
 mod feature_actions;
 mod feature_heat;
+pub mod feature_labels;
 pub mod feature_monitor;
 mod feature_page;
 mod feature_work;

@@ -97,6 +97,15 @@ impl Concept {
         }
     }
 
+    /// What tells a layer's direction from those found in another way or place.
+    pub fn title(&self, layer: usize) -> String {
+        let pool = match self.pool {
+            Pool::Mean => "means",
+            Pool::Last => "last tokens",
+        };
+        format!("{}, {} of {pool}, at blocks.{layer}.{}", self.name, self.method.name(), self.hook)
+    }
+
     /// Checks that the directions were found in this model.
     ///
     /// # Errors

@@ -1,12 +1,15 @@
-//! Labels and notes that a user writes on features, kept beside the dictionary.
+//! Labels and notes that a user writes on features, neurons and directions. A dictionary's lie beside it, so that they go
+//! where it goes; those of a model's neurons and directions in a file of the user's own, known by the model's weights.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::model::Model;
 
 /// File name, in the dictionary's folder.
 const FILE: &str = "labels.json";
@@ -19,11 +22,48 @@ pub struct Label {
     pub note: String,
 }
 
-/// By feature.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Labels(pub BTreeMap<u32, Label>);
+/// What a label is on. In files a feature is its number, a neuron `layer.number`, and a direction goes by its words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum Unit {
+    Feature(u32),
+    Neuron(usize, usize),
+    /// As [`super::direction::Concept::title`] says it.
+    Direction(String),
+}
 
-fn file_of(dictionary: &Path) -> PathBuf {
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Feature(n) => n.fmt(f),
+            Self::Neuron(layer, n) => write!(f, "{layer}.{n}"),
+            Self::Direction(words) => f.write_str(words),
+        }
+    }
+}
+
+impl From<Unit> for String {
+    fn from(unit: Unit) -> Self {
+        unit.to_string()
+    }
+}
+
+impl From<String> for Unit {
+    fn from(text: String) -> Self {
+        let neuron = || {
+            let (layer, n) = text.split_once('.')?;
+            Some(Self::Neuron(layer.parse().ok()?, n.parse().ok()?))
+        };
+        text.parse().ok().map(Self::Feature).or_else(neuron).unwrap_or(Self::Direction(text))
+    }
+}
+
+/// By what they are on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels(pub BTreeMap<Unit, Label>);
+
+/// The file with the labels of the dictionary at a path.
+pub fn beside(dictionary: &Path) -> PathBuf {
     if dictionary.is_dir() {
         return dictionary.join(FILE);
     }
@@ -32,42 +72,67 @@ fn file_of(dictionary: &Path) -> PathBuf {
     dictionary.with_file_name(format!("{stem}.{FILE}"))
 }
 
+/// Where dictionaries that are trained in the window, and the labels of models, lie.
+pub fn folder() -> PathBuf {
+    directories::ProjectDirs::from("", "", "circuitscope")
+        .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.data_local_dir().to_owned())
+        .join("features")
+}
+
+/// The file below `folder` with the labels of a model's neurons and directions.
+///
+/// # Errors
+/// As reading the weights.
+pub fn of_model(folder: &Path, model: &Model) -> Result<PathBuf> {
+    let name = model.config.name.chars();
+    let name: String = name.map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    Ok(folder.join("labels").join(format!("{name}-{:016x}.json", model.fingerprint()?)))
+}
+
 impl Labels {
-    /// The labels of the dictionary at a path; none where there is no file.
+    /// The labels of a file; none where there is no file.
     ///
     /// # Errors
     /// A damaged file, which is left as it is.
-    pub fn open(dictionary: &Path) -> Result<Self> {
-        let path = file_of(dictionary);
-        match std::fs::read_to_string(&path) {
+    pub fn open(path: &Path) -> Result<Self> {
+        match std::fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text).map_err(|e| Error::Malformed {
-                path,
+                path: path.to_owned(),
                 format: "labels",
                 what: e.to_string(),
             }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(Error::read(&path, e)),
+            Err(e) => Err(Error::read(path, e)),
         }
     }
 
     /// # Errors
     /// A folder that cannot be written; the earlier file then stands.
-    pub fn save(&self, dictionary: &Path) -> Result<()> {
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        }
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
-        write_atomic(&file_of(dictionary), text.as_bytes())
+        write_atomic(path, text.as_bytes())
     }
 
-    pub fn of(&self, feature: u32) -> Option<&Label> {
-        self.0.get(&feature)
+    pub fn of(&self, unit: &Unit) -> Option<&Label> {
+        self.0.get(unit)
     }
 
     /// Sets a label; an empty one is taken away.
-    pub fn set(&mut self, feature: u32, label: Label) {
+    pub fn set(&mut self, unit: Unit, label: Label) {
         if label.label.trim().is_empty() && label.note.trim().is_empty() {
-            self.0.remove(&feature);
+            self.0.remove(&unit);
         } else {
-            self.0.insert(feature, label);
+            self.0.insert(unit, label);
         }
+    }
+
+    /// Units whose label has these words, in small letters.
+    pub fn find<'a>(&'a self, words: &'a str) -> impl Iterator<Item = &'a Unit> {
+        let all = self.0.iter().filter(move |(_, l)| !words.is_empty() && l.label.to_lowercase().contains(words));
+        all.map(|(unit, _)| unit)
     }
 }
 
@@ -78,14 +143,35 @@ mod tests {
     #[test]
     fn labels_are_kept_and_damage_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Labels::open(dir.path()).unwrap(), Labels::default());
+        let path = beside(dir.path());
+        assert_eq!(Labels::open(&path).unwrap(), Labels::default());
         let mut l = Labels::default();
-        l.set(7, Label { label: "royalty".to_owned(), note: String::new() });
-        l.set(8, Label { label: " ".to_owned(), note: String::new() });
-        l.save(dir.path()).unwrap();
-        assert_eq!(Labels::open(dir.path()).unwrap(), l);
+        let label = |label: &str| Label { label: label.to_owned(), note: String::new() };
+        l.set(Unit::Feature(7), label("royalty"));
+        l.set(Unit::Feature(8), label(" "));
+        l.save(&path).unwrap();
+        assert_eq!(Labels::open(&path).unwrap(), l);
         assert_eq!(l.0.len(), 1);
-        write_atomic(&dir.path().join(FILE), b"{").unwrap();
-        assert!(Labels::open(dir.path()).unwrap_err().to_string().contains("labels.json"));
+        write_atomic(&path, b"{").unwrap();
+        assert!(Labels::open(&path).unwrap_err().to_string().contains("labels.json"));
+    }
+
+    #[test]
+    fn units_are_what_they_were_when_they_are_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labels").join("model.json");
+        let units = [Unit::Feature(12), Unit::Neuron(3, 140), Unit::Direction("3.5 stars at layer 2".to_owned())];
+        let mut l = Labels::default();
+        for (k, unit) in units.iter().enumerate() {
+            l.set(unit.clone(), Label { label: format!("Number {k}"), note: "seen twice".to_owned() });
+        }
+        l.save(&path).unwrap();
+        let again = Labels::open(&path).unwrap();
+        assert_eq!(again, l);
+        let find = |words: &str| again.find(words).cloned().collect::<Vec<_>>();
+        assert_eq!((find("number 1"), find(""), find("9")), (vec![units[1].clone()], vec![], vec![]));
+        // Files written before there were labels of anything but features.
+        std::fs::write(&path, r#"{"12": {"label": "Number 0", "note": "seen twice"}}"#).unwrap();
+        assert_eq!(Labels::open(&path).unwrap().of(&units[0]), l.of(&units[0]));
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
 use crate::features::direction::Concept;
 use crate::features::index::Index;
-use crate::features::labels::Labels;
+use crate::features::labels::{self, Label, Labels, Unit};
 use crate::features::scan::{Plan, Subject};
 use crate::features::{Dictionary, Place, index_file};
 use crate::jobs::Progress;
@@ -213,6 +213,8 @@ struct Written {
     dictionary: Option<Arc<Dictionary>>,
     /// Whether the unit is one of the dictionary's features, or else a neuron.
     is_feature: bool,
+    /// The layer of a neuron.
+    layer: Option<usize>,
 }
 
 impl Written {
@@ -220,9 +222,9 @@ impl Written {
         let dictionary = args.dictionary.as_ref().map(|d| crate::features::shared(d, &Progress::new())).transpose()?;
         if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
             let direction = Some(neuron_direction(model, layer, args.feature)?);
-            return Ok(Self { direction, dictionary, is_feature: false });
+            return Ok(Self { direction, dictionary, is_feature: false, layer: Some(layer) });
         }
-        let Some(d) = &dictionary else { return Ok(Self { direction: None, dictionary, is_feature: false }) };
+        let Some(d) = &dictionary else { return Ok(Self { direction: None, dictionary, is_feature: false, layer: None }) };
         if Subject::Features(d.clone()).hash()? != index.about.subject_hash {
             return Err(Error::request(format!(
                 "the index is of {}, {} features at {}; {} is another dictionary of {}",
@@ -233,13 +235,23 @@ impl Written {
                 d.d_sae
             )));
         }
-        Ok(Self { direction: Some(d.summed_direction(args.feature)?), dictionary, is_feature: true })
+        Ok(Self { direction: Some(d.summed_direction(args.feature)?), dictionary, is_feature: true, layer: None })
     }
 
     /// The direction, where it lies in the residual stream, whose logits are then known.
     fn in_stream(&self, model: &Model) -> Option<&[f32]> {
         let there = !self.is_feature || self.dictionary.as_ref().is_some_and(|d| d.output.is_none_or(Place::in_stream));
         self.direction.as_deref().filter(|d| there && d.len() == model.config.d_model)
+    }
+
+    /// What the user called it, in the window.
+    fn label(&self, number: usize, model: &Model) -> Result<Option<Label>> {
+        let (file, unit) = match (&self.dictionary, self.layer) {
+            (_, Some(layer)) => (labels::of_model(&labels::folder(), model)?, Unit::Neuron(layer, number)),
+            (Some(d), None) if self.is_feature => (labels::beside(&d.path), Unit::Feature(number as u32)),
+            _ => return Ok(None),
+        };
+        Ok(Labels::open(&file)?.of(&unit).cloned())
     }
 
     /// Features that write the same way, with cosines: none where they write to a place of another width.
@@ -269,11 +281,13 @@ pub fn show(args: &Show) -> Result<()> {
         ))
     })?;
     let written = Written::of(args, &model, &index)?;
+    let label = written.label(args.feature, &model)?;
     if args.neuronpedia || args.model.json {
         let mut page = neuronpedia(&model, &index, args.feature, written.in_stream(&model))?;
         page["features"] = json!(entry.features);
         page["neurons"] = json!(entry.neurons);
         if args.model.json {
+            page["label"] = json!(label);
             page["neighbours"] = json!(written.neighbours(args.feature)?);
             let logits = written.in_stream(&model).map(|d| effects(&model, d)).transpose()?;
             page["logit_histogram"] = json!(logits.map(|e| json!({"range": e.range, "values": e.histogram})));
@@ -329,9 +343,7 @@ pub fn show(args: &Show) -> Result<()> {
     if !near.is_empty() {
         text.push_str(&format!("\nnearest decoder rows {}", list(&near)));
     }
-    if let Some(d) = written.dictionary.as_ref().filter(|_| written.is_feature)
-        && let Some(l) = Labels::open(&d.path)?.of(args.feature as u32)
-    {
+    if let Some(l) = &label {
         text.push_str(&format!("\nlabel: {} {}", l.label, l.note));
     }
     emit(&text)

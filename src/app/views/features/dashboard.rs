@@ -13,17 +13,17 @@ use crate::app::widgets::{choice, token_text};
 use crate::engine::edit::{Edit, Positions, Which};
 use crate::features::dashboard::{EACH, Effect};
 use crate::features::index::Entry;
-use crate::features::labels::Label;
+use crate::features::labels::{Label, Unit};
 
 /// How edits are put into the stack.
 type Make = fn(Which, Vec<Edit>) -> Action;
 
 #[derive(Default)]
 pub struct Dashboard {
-    /// The field for a feature's number.
+    /// The field for what is to be shown.
     go: String,
     /// Label and note as they are being written, and whose they are.
-    writing: Option<((u64, u32), Label)>,
+    writing: Option<((u64, Unit), Label)>,
     /// How strongly the chosen one is to be steered.
     alpha: Option<(Chosen, f32)>,
     at: Positions,
@@ -52,8 +52,8 @@ impl View for Dashboard {
             }
         });
         self.tools(ui, cx, chosen);
-        if let Chosen::Feature(f) = chosen {
-            self.label(ui, cx, f);
+        if let Some(unit) = cx.state.features.unit(chosen) {
+            self.label(ui, cx, unit);
         }
         if let Some(e) = &cx.state.features.page.error {
             message(ui, e, true);
@@ -99,29 +99,37 @@ impl View for Dashboard {
 
 impl Dashboard {
     fn find(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let count = cx.state.features.dictionary.value.as_ref().map_or(0, |d| d.d_sae);
-        if count == 0 {
+        let s = &cx.state.features;
+        let count = s.dictionary.value.as_ref().map_or(0, |d| d.d_sae);
+        let config = cx.state.model.as_ref().map(|m| &m.config).filter(|c| c.has_mlp());
+        let (layers, neurons) = config.map_or((0, 0), |c| (c.n_layers, c.d_mlp));
+        if count == 0 && neurons == 0 {
             return;
         }
         ui.horizontal(|ui| {
             let field = egui::TextEdit::singleline(&mut self.go).desired_width(170.0).hint_text("number or label");
-            let response = ui.add(field);
-            response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "feature to show"));
+            let response = ui.add(field).on_hover_text("a feature's number, a neuron as layer.number, or a label's words");
+            response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "what to show"));
             let wanted = self.go.trim().to_lowercase();
-            let number = wanted.parse::<u32>().ok().filter(|f| (*f as usize) < count);
-            let labelled = || {
-                let mut all = cx.state.features.labels.0.iter();
-                all.find(|(_, l)| !wanted.is_empty() && l.label.to_lowercase().contains(&wanted)).map(|(f, _)| *f)
+            let there = |unit: &Unit| match unit {
+                Unit::Feature(f) => (*f as usize) < count,
+                Unit::Neuron(layer, n) => *layer < layers && *n < neurons,
+                Unit::Direction(_) => true,
             };
-            let found = number.or_else(labelled);
+            let numbered = Some(Unit::from(wanted.clone())).filter(|u| !matches!(u, Unit::Direction(_)) && there(u));
+            let labelled = s.labels.find(&wanted).filter(|u| there(u));
+            let found = numbered.iter().chain(labelled).find_map(|u| s.chosen_by(u));
             let entered = response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter));
             if (ui.button("Show").clicked() || entered)
-                && let Some(f) = found
+                && let Some(chosen) = found
             {
-                act(cx, FeatureAction::Choose(Chosen::Feature(f)));
+                act(cx, FeatureAction::Choose(chosen));
             }
             if !wanted.is_empty() && found.is_none() {
-                ui.label(weak(cx, format!("no such feature; numbers go to {}", count - 1)));
+                let features = (count > 0).then(|| format!("features go to {}", count - 1));
+                let neurons = (neurons > 0).then(|| format!("neurons to {}.{}", layers - 1, neurons - 1));
+                let ends: Vec<String> = features.into_iter().chain(neurons).collect();
+                ui.label(weak(cx, format!("nothing is called so; {}", ends.join(", "))));
             }
         });
     }
@@ -182,13 +190,13 @@ impl Dashboard {
         self.alpha = Some((chosen, alpha));
     }
 
-    fn label(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, feature: u32) {
-        let known = cx.state.features.labels.of(feature).cloned().unwrap_or_default();
-        let whose = (cx.state.features.labels_stamp(), feature);
+    fn label(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, unit: Unit) {
+        let known = cx.state.features.labels.of(&unit).cloned().unwrap_or_default();
+        let whose = (cx.state.features.labels.stamp(), unit);
         if self.writing.as_ref().is_none_or(|(w, _)| *w != whose) {
             self.writing = Some((whose, known.clone()));
         }
-        let Some((_, label)) = &mut self.writing else { return };
+        let Some(((_, unit), label)) = &mut self.writing else { return };
         let mut done = false;
         ui.horizontal(|ui| {
             for (text, name, width) in [(&mut label.label, "label", 140.0), (&mut label.note, "note", 260.0)] {
@@ -199,8 +207,7 @@ impl Dashboard {
             }
         });
         if done && *label != known {
-            let label = label.clone();
-            act(cx, FeatureAction::Label(feature, label));
+            act(cx, FeatureAction::Label(unit.clone(), label.clone()));
         }
     }
 }
@@ -276,7 +283,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Pa
             ui.label(weak(cx, format!("strongest examples, in {} groups of unlike words", g.count)));
             for k in 0..g.count {
                 let split = page.and_then(|p| p.split.get(k)).map(Vec::as_slice).unwrap_or_default();
-                let names: Vec<String> = split.iter().map(|(f, v)| format!("feature {f} (+{v:.1})")).collect();
+                let names: Vec<String> = split.iter().map(|(f, v)| format!("{} (+{v:.1})", cx.state.features.name(Chosen::Feature(*f)))).collect();
                 let text = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
                 ui.label(RichText::new(format!("group {}{text}", k + 1)).font(theme::small()).color(cx.palette.accent));
                 for (x, _) in e.top.iter().zip(&g.of).filter(|(_, of)| **of == k) {

@@ -4,7 +4,7 @@ use eframe::egui::{self, RichText};
 
 use super::{act, weak};
 use crate::app::feature_monitor::{Follow, Row};
-use crate::app::features::FeatureAction;
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Cached, Context, Table, View, message};
 use crate::app::widgets::choice;
@@ -62,7 +62,7 @@ impl View for Monitor {
                 field(w.concept.name.clone(), w.threshold, &|t| FeatureAction::Threshold(i, t));
             }
             for (f, t) in &s.kept {
-                field(format!("feature {f}"), *t, &|t| FeatureAction::KeptThreshold(*f, t));
+                field(s.name(Chosen::Feature(*f)), *t, &|t| FeatureAction::KeptThreshold(*f, t));
             }
         });
         // As they are now: a threshold is moved without anything being run again.

@@ -7,6 +7,7 @@ use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::features::dashboard::Groups;
+use crate::features::labels::Unit;
 
 /// Neurons listed.
 const LISTED: usize = 200;
@@ -94,8 +95,9 @@ impl View for NeuronList {
                         cell(ui, 110.0, egui::Label::new(weak(cx, sizes(g)))).on_hover_text("sizes of the groups");
                         let split = s.splits.parts.iter().find(|(m, _)| m == n).map(|(_, split)| split);
                         let width = if splits { 0.5 * ui.available_width() } else { ui.available_width() };
-                        let words = RichText::new(words.join("  |  ")).font(theme::mono_small());
-                        cell(ui, width, egui::Label::new(words));
+                        let label = s.labels.words(&Unit::Neuron(layer, *n)).map(|l| format!("{l}: "));
+                        let words = label.unwrap_or_default() + &words.join("  |  ");
+                        cell(ui, width, egui::Label::new(RichText::new(words).font(theme::mono_small())));
                         if let Some(split) = split {
                             // The feature that stands most for each of the larger groups.
                             let names: Vec<String> = split
