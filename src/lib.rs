@@ -73,6 +73,7 @@ pub mod lab;
 pub mod memory;
 pub mod model;
 pub mod session;
+pub mod table;
 
 pub use error::{Error, Result};
 

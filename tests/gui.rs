@@ -1492,7 +1492,8 @@ fn neurons_and_directions_are_named() {
     };
     feature(&mut h, find());
     feature(&mut h, FeatureAction::Layer(0, 1));
-    for (chosen, words, note) in [(Chosen::Neuron(1, 3), "endings", "also numbers"), (Chosen::Concept(0), "kings", "")] {
+    for (chosen, words, note) in [(Chosen::Neuron(1, 3), "endings", "also numbers"), (Chosen::Concept(0), "kings", "")]
+    {
         feature(&mut h, FeatureAction::Choose(chosen));
         h.run();
         for (field, text) in [("label", words), ("note", note)] {
@@ -1645,7 +1646,7 @@ fn scans_are_found_again() {
         let mut h = window(document(PROMPT));
         h.state_mut().enter(Workspace::Features);
         let s = &mut h.state_mut().state.features;
-        (s.place, s.keeps) = (place.path().to_owned(), true);
+        (s.place, s.scans, s.keeps) = (place.path().to_owned(), place.path().join("scans"), true);
         feature(&mut h, FeatureAction::Open(spec.clone()));
         h
     };
@@ -1677,8 +1678,7 @@ fn a_dictionary_is_trained_in_the_window() {
     let place = tempfile::tempdir().unwrap();
     h.state_mut().state.features.place = place.path().to_owned();
     let mut ask = h.state().state.features.train.clone();
-    ask.site = "blocks.0.hook_resid_post".to_owned();
-    ask.tokens = 2_000;
+    ask.tokens = Some(2_000);
     (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (64, 8, 30, 128);
     feature(&mut h, FeatureAction::Train(Box::new(ask.clone())));
     let s = &h.state().state.features;

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::json;
-
-use super::features::{Chosen, Examples, FeatureAction, FeaturesState, Scanned, Search, TrainAsk};
+use super::features::{CONTEXT, Chosen, Examples, FeatureAction, FeaturesState, Scanned, Search, Trained};
 use super::kept_scans;
 use super::notify::{Level, Notices};
 use crate::engine::edit::{Action as Do, Direction, FeatureChange};
@@ -16,12 +14,10 @@ use crate::features::direction::{Concept, find};
 use crate::features::feature_edit::{changed, steered};
 use crate::features::feature_map::feature_map;
 use crate::features::formats::saelens;
-use crate::features::quality::ce_score;
 use crate::features::rows::Rows;
 use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
-use crate::features::train::activations::Harvest;
-use crate::features::train::{Origin, STATE, Trainer};
+use crate::features::train::recipe::{Recipe, Training};
 use crate::features::{Dictionary, Place, index_file};
 use crate::files::write_atomic;
 use crate::jobs::Run;
@@ -29,8 +25,6 @@ use crate::model::Model;
 
 /// Tokens of an example on either side.
 const WINDOW: usize = 5;
-/// Tokens of a row of text.
-const CONTEXT: usize = 128;
 
 impl FeaturesState {
     /// The dictionary that is open, and the name by which edits find it.
@@ -248,6 +242,7 @@ impl FeaturesState {
             Scanned::Direction(_) => &mut self.read_out,
         };
         let keep = self.keeps.then(|| self.scans.clone());
+        let asides = self.asides.0.clone();
         slot.start(&self.wake, move |progress, parts| {
             let texts = vec![text];
             let rows = Rows::cut(&model, &texts, CONTEXT, Some(tokens), progress)?;
@@ -262,8 +257,12 @@ impl FeaturesState {
                 shard: (0, 1),
                 window: WINDOW,
             };
-            // Where none can be kept the scan is made all the same.
-            let file = keep.and_then(|folder| kept_scans::file(&folder, &plan).ok());
+            let file = keep.map(|folder| kept_scans::file(&folder, &plan));
+            let file = file.and_then(|f| {
+                // Where none can be kept the scan is made all the same.
+                let aside = |e: &Error| drop(asides.send(format!("This scan is not kept for another time: {e}.")));
+                f.inspect_err(aside).ok()
+            });
             let files = file.as_ref().map(std::slice::from_ref);
             let mut all = plan.run(files, progress, &mut |_, index| parts.send(index.clone()))?;
             all.pop().ok_or_else(|| Error::failed("the scan gave no index"))
@@ -308,14 +307,9 @@ impl FeaturesState {
         Ok(())
     }
 
-    fn start_training(&mut self, ask: TrainAsk, model: Arc<Model>) -> Result<()> {
-        ask.settings.check()?;
-        let mut places = vec![Place::parse(&ask.site)?];
-        if let Some(target) = &ask.target {
-            places.push(Place::parse(target)?);
-        }
-        places.iter().try_for_each(|p| p.check(&model.config))?;
-        self.train = ask.clone();
+    fn start_training(&mut self, recipe: Recipe, model: Arc<Model>) -> Result<()> {
+        recipe.check(&model.config)?;
+        self.train = recipe.clone();
         let shelf = self.place.clone();
         // One that is just being stopped still writes its checkpoint.
         let earlier = self.earlier_training();
@@ -323,42 +317,12 @@ impl FeaturesState {
             if let Some(earlier) = earlier {
                 earlier.wait();
             }
-            let rows = Rows::cut(&model, std::slice::from_ref(&ask.text), CONTEXT, Some(ask.tokens), progress)?;
-            let every = rows.len().clamp(2, 20);
-            let (trained, held) = rows.held_out(every);
-            let harvest = Harvest {
-                model: &model,
-                rows: &trained,
-                places: &places,
-                skip_first: true,
-                keep: None,
-                memory: 2 << 30,
-            };
-            let mut tables = harvest.run(progress)?;
-            let target = if tables.len() > 1 { tables.pop() } else { None };
-            let input = tables.pop().ok_or_else(|| Error::failed("nothing was harvested"))?;
-            let origin = Origin {
-                model_name: Some(model.config.name.clone()),
-                input: places.first().copied(),
-                output: places.last().copied(),
-            };
-            let mut trainer = Trainer::new(ask.settings.clone(), origin, input, target)?;
-            let folder = training_folder(&shelf, &ask, &mut trainer)?;
-            trainer.curve.iter().for_each(|p| parts.send(*p));
-            let few = held.first(8);
-            let mut judge = |t: &Trainer| {
-                let d = t.dictionary("live")?;
-                (!few.is_empty()).then(|| ce_score(&model, &d, &few, progress)).transpose()
-            };
-            trainer.run(Some(&folder), progress, &mut judge, &mut |p| parts.send(p))?;
-            let d = trainer.dictionary("trained")?;
-            let about = json!({"circuitscope": {"settings": ask.settings, "text": ask.text, "curve": trainer.curve}});
-            saelens::save(&d, &folder, &about)?;
-            let state = folder.join(STATE);
-            if state.is_file() {
-                std::fs::remove_file(&state).map_err(|e| Error::write(&state, e))?;
-            }
-            Ok(folder)
+            let mut training = recipe.begin(&model, None, 2 << 30, progress)?;
+            let folder = training_folder(&shelf, &mut training)?;
+            training.trainer.curve.iter().for_each(|p| parts.send(*p));
+            training.run(&model, &folder, progress, &mut |p| parts.send(p))?;
+            let (_, quality) = training.finish(&model, &folder, progress)?;
+            Ok(Trained { folder, quality })
         });
         Ok(())
     }
@@ -370,7 +334,8 @@ const ASKED: &str = "asked.json";
 /// Where a training lies: in the folder of a stopped one that was asked for in the same words and saw the same
 /// activations, which then goes on; else in a new one, so that labels and edits of an earlier dictionary go on meaning that
 /// one.
-fn training_folder(shelf: &Path, ask: &TrainAsk, trainer: &mut Trainer) -> Result<PathBuf> {
+fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf> {
+    let (ask, trainer) = (&training.recipe, &mut training.trainer);
     let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
     let model = trainer.origin.model_name.clone().unwrap_or_default();
     let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());

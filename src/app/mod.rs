@@ -1,18 +1,22 @@
 //! The window: state in one place, views that read it and send actions.
 
+mod answers;
 mod bars;
 pub mod bench;
 pub mod causal;
 pub mod circuits;
 pub mod command;
+mod commands;
 mod feature_actions;
 mod feature_heat;
 pub mod feature_labels;
 pub mod feature_monitor;
 mod feature_page;
+mod feature_updates;
 mod feature_work;
 pub mod features;
 pub mod features_panel;
+mod files;
 pub mod fonts;
 pub mod inspector;
 mod kept_scans;
@@ -46,24 +50,20 @@ use eframe::egui;
 
 use self::bars::{Places, bar, feature_bars, model_bars, side_bars};
 use self::command::{Action, Command};
-use self::lab::LabAction;
+use self::files::read_json;
 use self::layout::Layout;
 use self::notify::Level;
 use self::palette::CommandPalette;
-use self::save::{Choice, Save};
-use self::selection::{Focus, Hovered};
+use self::save::Save;
+use self::selection::Hovered;
 use self::state::State;
 use self::strip::Strip;
 use self::theme::Palette;
 use self::topbar::TopBar;
 use self::views::{Context, ViewKind, Workspace};
-use crate::circuit::{Component, Member};
 use crate::cli::WindowArgs;
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
 use crate::gpu::adapter;
-use crate::graph::layout::{Cut, Shown};
-use crate::graph::marks::Marks;
 use crate::jobs::Worker;
 use crate::model::builtin::{self, BUILTINS};
 use crate::session::{Document, lesson, recent};
@@ -381,152 +381,6 @@ impl App {
         ctx.request_repaint();
     }
 
-    fn act(&mut self, ctx: &egui::Context, action: Action) {
-        match action {
-            Action::Do(command) => self.command(ctx, command),
-            Action::Show(kind) => self.show(kind),
-            Action::Enter(workspace) => self.enter(workspace),
-            Action::Lesson(action) => self.lesson(action),
-            Action::Copy(text) => {
-                ctx.copy_text(text);
-                self.state.notices.push(Level::Info, "Copied.");
-            }
-            Action::Save { name, extension, bytes } => {
-                self.save = Some(Save::new(&format!("{name}.{extension}"), bytes));
-            }
-            Action::SavePicture { view } => self.save_picture(ctx, view),
-            Action::OpenStack(path) => self.open_stack(ctx, PathBuf::from(path)),
-            Action::LoadStack => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("Open a stack of edits");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.add_filter("edits", &["json"]).pick_file()).map(|h| read_stack(h.path()))
-                });
-            }
-            Action::LoadGraph | Action::LoadCart => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("Open a graph or a circuit");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.add_filter("graphs and circuits", &["json"]).pick_file())
-                        .map(|h| read_json(h.path()))
-                });
-            }
-            Action::LoadCompared => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("A circuit to compare with");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.add_filter("circuits", &["json"]).pick_file())
-                        .map(|h| read_compared(h.path()))
-                });
-            }
-            Action::SaveGraph(marks) => {
-                if let Some(shown) = self.state.results.graph.get().map(|r| r.value.clone()) {
-                    let cut = self.state.circuits.cut.clone();
-                    self.background(ctx, move || Some(graph_bytes(&shown, &cut, &marks)));
-                }
-            }
-            Action::SaveCart => match self.state.circuit_file() {
-                Ok((name, bytes)) => self.save = Some(Save::new(&name, bytes)),
-                Err(e) => self.state.notices.push(Level::Error, e.to_string()),
-            },
-            other => {
-                self.state.apply(other, self.now);
-                ctx.request_repaint();
-            }
-        }
-    }
-
-    fn command(&mut self, ctx: &egui::Context, command: Command) {
-        let mut pinned = self.state.selection.pinned;
-        let model = self.state.model.as_ref().map(|m| (m.config.n_layers, m.config.n_heads));
-        let (layers, heads) = model.unwrap_or((1, 1));
-        let len = self.state.run().map_or(1, |r| r.trace.len());
-        match command {
-            Command::Palette => self.palette.show(),
-            Command::OpenFile => self.pick(ctx, false),
-            Command::OpenFolder => self.pick(ctx, true),
-            Command::FocusPrompt => self.top.focus_prompt = true,
-            Command::Cancel => {
-                if self.state.worker.is_busy() || self.state.features.running().is_some() {
-                    self.state.cancel();
-                }
-            }
-            Command::RunAgain => self.state.request_run(),
-            Command::ToggleTheme => {
-                let next = if ctx.theme() == egui::Theme::Dark { egui::Theme::Light } else { egui::Theme::Dark };
-                ctx.set_theme(next);
-            }
-            Command::PreviousToken | Command::NextToken if self.layout.workspace == Workspace::Superposition => {
-                self.scrub(command == Command::NextToken);
-            }
-            Command::PreviousToken => (pinned.pos, pinned.focus) = (pinned.pos.saturating_sub(1), Focus::Token),
-            Command::NextToken => (pinned.pos, pinned.focus) = ((pinned.pos + 1).min(len - 1), Focus::Token),
-            Command::LastToken => (pinned.pos, pinned.focus) = (len - 1, Focus::Token),
-            Command::LayerUp => pinned.layer = (pinned.layer + 1).min(layers - 1),
-            Command::LayerDown => pinned.layer = pinned.layer.saturating_sub(1),
-            Command::PreviousHead | Command::NextHead => {
-                let step = if command == Command::NextHead { 1 } else { heads - 1 };
-                pinned.head = Some(pinned.head.map_or(0, |h| (h + step) % heads));
-                (pinned.all_heads, pinned.focus) = (false, Focus::Head);
-            }
-            Command::Messages => self.state.notices.history_open ^= true,
-            Command::SwapPrompts => {
-                let d = &mut self.state.document;
-                std::mem::swap(&mut d.prompt, &mut d.corrupted);
-                std::mem::swap(&mut d.answer, &mut d.wrong);
-                (d.alignment, d.ids) = (None, None);
-                self.state.request_run();
-            }
-            Command::NextRun => {
-                let list = self.state.showable();
-                let at = list.iter().position(|s| *s == self.state.show).unwrap_or(0);
-                self.state.apply(Action::ShowRun(list[(at + 1) % list.len()]), self.now);
-            }
-            Command::ToggleEdits => {
-                let mut stack = self.state.document.stack.clone();
-                let on = stack.is_active();
-                stack.edits.iter_mut().for_each(|e| e.enabled = !on);
-                self.state.apply(Action::SetStack(stack), self.now);
-            }
-            Command::ClearEdits => {
-                let stack = crate::engine::EditStack { edits: Vec::new(), ..self.state.document.stack.clone() };
-                self.state.apply(Action::SetStack(stack), self.now);
-            }
-            Command::Generate => {
-                self.show(ViewKind::Generation);
-                self.state.apply(Action::Generate, self.now);
-            }
-            Command::Trace => {
-                self.show(ViewKind::Graph);
-                if !self.state.circuits.wants_graph {
-                    self.state.apply(Action::TraceGraph, self.now);
-                }
-            }
-            Command::Collect => {
-                let neuron = pinned.neuron.filter(|_| pinned.focus == Focus::Neuron);
-                let member = match (neuron, pinned.head) {
-                    (Some(neuron), _) => Some(Member::Neuron { layer: pinned.layer, neuron }),
-                    (None, Some(head)) => Some(Component::Head { layer: pinned.layer, head }.into()),
-                    (None, None) => None,
-                };
-                if let Some(member) = member {
-                    self.state.apply(Action::ToggleCart(member), self.now);
-                }
-            }
-            Command::UndoCart => self.state.apply(Action::UndoCart, self.now),
-            Command::ClearCart => self.state.apply(Action::SetCart(Default::default()), self.now),
-            Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),
-            Command::ModelWorkspace => self.enter(Workspace::Model),
-            Command::LabWorkspace => self.enter(Workspace::Superposition),
-            Command::ScratchWorkspace => self.enter(Workspace::Scratch),
-            Command::FeaturesWorkspace => self.enter(Workspace::Features),
-            Command::LabPlay => self.play(),
-            Command::Shortcuts => self.shortcuts_open ^= true,
-            Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
-        }
-        if pinned != self.state.selection.pinned {
-            self.state.apply(Action::Pin(pinned), self.now);
-        }
-        ctx.request_repaint();
-    }
-
     /// Brings a view to the front, and its workspace with it.
     pub fn show(&mut self, kind: ViewKind) {
         self.enter(kind.def().workspace);
@@ -541,20 +395,6 @@ impl App {
         let parked = self.parked.iter().position(|l| l.workspace == workspace);
         let next = parked.map_or_else(|| Layout::of(workspace), |k| self.parked.swap_remove(k));
         self.parked.push(std::mem::replace(&mut self.layout, next));
-    }
-
-    /// Goes on in a lesson.
-    fn lesson(&mut self, action: lessons::LessonAction) {
-        let orders = self.lessons.apply(action, &self.state, self.layout.workspace);
-        if let Some(w) = orders.workspace {
-            self.enter(w);
-        }
-        if let Some(kind) = orders.view {
-            self.show(kind);
-        }
-        for action in orders.actions {
-            self.state.apply(action, self.now);
-        }
     }
 
     /// Looks for the models that lessons need, once.
@@ -577,106 +417,6 @@ impl App {
         let painter = ctx.layer_painter(egui::LayerId::new(egui::Order::Middle, egui::Id::unique("lesson")));
         let stroke = egui::Stroke::new(2.0, Palette::of(ctx).accent);
         painter.rect_stroke(rect.expand(1.0), 4.0, stroke, egui::StrokeKind::Middle);
-    }
-
-    /// Starts, pauses or goes on with the lab's training.
-    fn play(&mut self) {
-        if self.layout.workspace != Workspace::Superposition {
-            return;
-        }
-        let lab = &self.state.lab;
-        let action = if lab.is_running() {
-            LabAction::Pause(true)
-        } else if lab.is_paused() {
-            LabAction::Pause(false)
-        } else {
-            LabAction::Start
-        };
-        self.state.apply(Action::Lab(action), self.now);
-    }
-
-    /// One kept moment of the lab's training on or back.
-    fn scrub(&mut self, on: bool) {
-        let lab = &self.state.lab;
-        let last = lab.moments.len().saturating_sub(1);
-        let at = lab.shown.unwrap_or(last);
-        let next = if on { at + 1 } else { at.saturating_sub(1) };
-        let next = (next < last).then_some(next);
-        self.state.apply(Action::Lab(LabAction::Scrub(next)), self.now);
-    }
-
-    /// Runs something slow on a thread of its own; what it says comes back as a message.
-    fn background(&self, ctx: &egui::Context, work: impl FnOnce() -> Option<Message> + Send + 'static) {
-        let (sender, ctx) = (self.messages.0.clone(), ctx.clone());
-        std::thread::spawn(move || {
-            if let Some(message) = work() {
-                // The window may have been closed meanwhile; then there is nobody to tell.
-                drop(sender.send(message));
-                ctx.request_repaint();
-            }
-        });
-    }
-
-    fn pick(&self, ctx: &egui::Context, folder: bool) {
-        let dialog = rfd::AsyncFileDialog::new().set_title("Open a model");
-        self.background(ctx, move || {
-            let handle = if folder {
-                pollster::block_on(dialog.pick_folder())
-            } else {
-                pollster::block_on(dialog.add_filter("models", &["gguf", "safetensors", "json"]).pick_file())
-            };
-            // The dialog gives nothing both when it is cancelled and when the system has none.
-            Some(handle.map_or_else(
-                || {
-                    Message::Say(
-                        Level::Info,
-                        "No file was chosen; a path can also be typed in the model menu, or dropped on the window."
-                            .to_owned(),
-                    )
-                },
-                |h| Message::Open(h.path().to_owned()),
-            ))
-        });
-    }
-
-    fn open_stack(&self, ctx: &egui::Context, path: PathBuf) {
-        self.background(ctx, move || Some(read_stack(&path)));
-    }
-
-    /// The question where to save, and what follows from the answer.
-    fn saving(&mut self, ctx: &egui::Context) {
-        let Some(choice) = self.save.as_mut().and_then(|s| s.ui(ctx)) else { return };
-        match choice {
-            Choice::Cancel => self.save = None,
-            Choice::Write(path) => {
-                if let Some(save) = self.save.take() {
-                    self.background(ctx, move || Some(written(&path, &save.bytes)));
-                }
-            }
-            Choice::Browse => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("Save as");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.save_file()).map(|h| Message::SaveTo(h.path().to_owned()))
-                });
-            }
-        }
-    }
-
-    fn save_picture(&self, ctx: &egui::Context, view: ViewKind) {
-        let rect = self.layout.pane(view).and_then(|(_, rect)| rect);
-        let (sender, wake) = (self.messages.0.clone(), ctx.clone());
-        let ppp = ctx.pixels_per_point();
-        ctx.request_screenshot(move |image| {
-            std::thread::spawn(move || {
-                let message = match picture::encode(&image, rect, ppp) {
-                    Ok(bytes) => Message::Save(format!("{}.png", view.def().name), bytes),
-                    Err(e) => Message::Say(Level::Error, e.to_string()),
-                };
-                // The window may have been closed meanwhile; then there is nobody to ask.
-                drop(sender.send(message));
-                wake.request_repaint();
-            });
-        });
     }
 
     fn shortcuts(&mut self, ctx: &egui::Context) {
@@ -713,54 +453,6 @@ impl App {
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-    }
-}
-
-fn read_stack(path: &std::path::Path) -> Message {
-    match crate::cli::generate::read_stack(path) {
-        Ok(stack) => Message::Stack(path.to_owned(), stack),
-        Err(e) => Message::Say(Level::Error, e.to_string()),
-    }
-}
-
-/// A dropped or chosen JSON file: a graph, a circuit, or a stack of edits.
-fn read_json(path: &std::path::Path) -> Message {
-    use crate::circuit::file::{CircuitFile, FORMAT};
-    let value = std::fs::read(path).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
-    match value {
-        Some(v) if v.get("nodes").is_some() && v.get("links").is_some() => Message::Graph(path.to_owned()),
-        Some(v) if v.get("format").and_then(|f| f.as_str()) == Some(FORMAT) => match CircuitFile::open(path) {
-            Ok(file) => Message::Cart(path.to_owned(), file.cart()),
-            Err(e) => Message::Say(Level::Error, e.to_string()),
-        },
-        _ => read_stack(path),
-    }
-}
-
-/// A circuit to compare with.
-fn read_compared(path: &std::path::Path) -> Message {
-    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    match crate::circuit::file::CircuitFile::open(path) {
-        Ok(file) => Message::Compared(name, file.cart()),
-        Err(e) => Message::Say(Level::Error, e.to_string()),
-    }
-}
-
-fn graph_bytes(shown: &Shown, cut: &Cut, marks: &Marks) -> Message {
-    let text = shown.file(cut).and_then(|mut f| {
-        marks.write(&mut f);
-        serde_json::to_vec(&f.to_json()).map_err(|e| Error::failed(e.to_string()))
-    });
-    match text {
-        Ok(bytes) => Message::Save("graph.json".to_owned(), bytes),
-        Err(e) => Message::Say(Level::Error, e.to_string()),
-    }
-}
-
-fn written(path: &std::path::Path, bytes: &[u8]) -> Message {
-    match write_atomic(path, bytes) {
-        Ok(()) => Message::Say(Level::Info, format!("Saved {}.", path.display())),
-        Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }
 

@@ -36,7 +36,8 @@ use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::{Model, builtin};
 
-pub use output::{Bar, emit, table};
+pub use crate::table::table;
+pub use output::{Bar, emit};
 
 /// A native microscope for transformer language models. Without a subcommand it opens the window.
 #[derive(Debug, Parser)]

@@ -1,9 +1,11 @@
 //! Decoder directions in the plane: their two principal components, and t-SNE [van der Maaten 2014] from there on.
 
-use bhtsne::tSNE;
+use bhtsne::{Neighbor, tSNE};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::dictionary::Dictionary;
+use crate::engine::logits::largest_indices;
 use crate::error::Result;
 use crate::jobs::Progress;
 
@@ -13,6 +15,10 @@ pub const MOST: usize = 8192;
 const EPOCHS: usize = 500;
 const CHUNK: usize = 25;
 const PERPLEXITY: f32 = 15.0;
+/// Neighbours that draw on a feature: three times the perplexity, as is usual.
+const NEIGHBOURS: usize = 45;
+/// Rows whose neighbours are looked for at once.
+const BLOCK: usize = 512;
 /// Accuracy of the Barnes–Hut approximation.
 const THETA: f32 = 0.5;
 
@@ -47,37 +53,57 @@ pub fn feature_map(dictionary: &Dictionary, wanted: Option<&[u32]>, progress: &P
     };
     let (of, every) = (all.len(), all.len().div_ceil(MOST).max(1));
     let features: Vec<u32> = all.into_iter().step_by(every).collect();
-    progress.expect(EPOCHS as u64);
+    progress.expect((features.len().div_ceil(BLOCK) + EPOCHS) as u64);
     let x = rows(dictionary, &features)?;
     let components = principal(&x)?;
     progress.check()?;
-    let data: Vec<Vec<f32>> = x.to_vec2()?;
-    let neighbours = if features.len() > 3 * PERPLEXITY as usize + 1 {
+    let neighbours = if features.len() > NEIGHBOURS + 1 {
         // Begins from the components, small, as is usual: the global order is then theirs.
         let scale = components.iter().flatten().fold(0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
         let start: Vec<f32> = components.iter().flatten().map(|v| v / scale * 1e-2).collect();
-        tsne(&data, start, progress)?
+        tsne(&x, start, progress)?
     } else {
         components.clone()
     };
     Ok(FeatureMap { features, of, components, neighbours })
 }
 
-fn tsne(data: &[Vec<f32>], start: Vec<f32>, progress: &Progress) -> Result<Vec<[f32; 2]>> {
-    let metric = |a: &Vec<f32>, b: &Vec<f32>| a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum::<f32>().sqrt();
+/// The nearest rows of each row, by distance; rows [n, d] are of length 1. A step of progress a block.
+fn nearest(x: &Tensor, progress: &Progress) -> Result<Vec<Vec<Neighbor<f32>>>> {
+    let n = x.dim(0)?;
+    let columns = x.t()?.contiguous()?;
+    let mut all = Vec::with_capacity(n);
+    for from in (0..n).step_by(BLOCK) {
+        let cosines: Vec<Vec<f32>> = x.narrow(0, from, BLOCK.min(n - from))?.matmul(&columns)?.to_vec2()?;
+        all.par_extend(cosines.into_par_iter().enumerate().map(|(i, mut row)| {
+            // Each has as many: what is no number is as far as can be.
+            row.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = -1.0);
+            row[from + i] = f32::NEG_INFINITY;
+            let near = largest_indices(&row, NEIGHBOURS);
+            near.into_iter().map(|k| Neighbor { index: k, distance: (2.0 - 2.0 * row[k]).max(0.0).sqrt() }).collect()
+        }));
+        progress.step(1)?;
+    }
+    Ok(all)
+}
+
+fn tsne(x: &Tensor, start: Vec<f32>, progress: &Progress) -> Result<Vec<[f32; 2]>> {
+    let near = nearest(x, progress)?;
+    // Distances are known; the points themselves are not asked for.
+    let points = vec![(); near.len()];
     let mut at = start;
     let mut affinities = None;
     let mut done = 0;
-    // In pieces, so that it can be stopped; who is near whom is found once.
+    // In pieces, so that it can be stopped; how strongly neighbours are drawn together is found once.
     while done < EPOCHS {
-        let mut t = tSNE::<f32, Vec<f32>>::new(data);
+        let mut t = tSNE::<f32, ()>::new(&points);
         t.perplexity(PERPLEXITY).epochs(CHUNK).initial_embedding(at);
         // Neighbours are drawn together more strongly in the first half.
         t.stop_lying_epoch(if 2 * done < EPOCHS { CHUNK } else { 0 });
         if let Some(a) = affinities.take() {
             t.with_affinities(a);
         }
-        t.barnes_hut(THETA, metric);
+        t.barnes_hut_with_neighbors(THETA, &near);
         affinities = t.affinities();
         at = t.embedding();
         done += CHUNK;

@@ -16,6 +16,7 @@ use crate::engine::{Hooks, NoHooks, Site};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::Model;
+use crate::table::table;
 
 /// Sums over positions, from which the averages are made.
 #[derive(Clone, Debug, Default)]
@@ -177,6 +178,43 @@ fn loss(model: &Model, rows: &[&[u32]], hooks: &mut dyn Hooks, progress: &Progre
     progress.check()?;
     let sum = summary.iter().filter_map(|r| r.asked.first().map(|(l, _)| f64::from(r.log_sum - l))).sum();
     Ok((sum, summary.len()))
+}
+
+impl Quality {
+    /// The figures as a table.
+    pub fn report(&self) -> String {
+        let q = self;
+        let of = |name: &str, r: &Reconstruction| {
+            vec![
+                name.to_owned(),
+                r.positions.to_string(),
+                format!("{:.1}", r.l0),
+                format!("{:.4}", r.explained_variance),
+                format!("{:.4}", r.mse),
+                format!("{:.4}", r.cosine),
+                format!("{:.2}", r.mean_length),
+            ]
+        };
+        let header = ["positions", "n", "L0", "explained variance", "MSE", "cosine", "length"];
+        let mut text = table(
+            &header,
+            &[of("after the first", &q.after_first), of("without outliers", &q.typical), of("the first", &q.first)],
+        );
+        text.push_str(&format!(
+            "\n\nCE-loss score {:.4}: {:.4} nats plain, {:.4} reconstructed, {:.4} with nothing there\n{:.2} % of the features are dead on {} tokens",
+            q.ce_score,
+            q.ce,
+            q.ce_reconstructed,
+            q.ce_ablated,
+            100.0 * q.dead,
+            q.tokens
+        ));
+        if let Some(c) = q.encoder_decoder_cosine {
+            text.push_str(&format!(" · mean encoder–decoder cosine {c:.3}"));
+        }
+        text.push_str(&format!(" · {:.1} s", q.seconds));
+        text
+    }
 }
 
 /// CE-loss score alone, on rows of text.

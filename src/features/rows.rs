@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::text::{Document, visit};
+use super::text::{Document, bytes, visit};
 use crate::error::{Error, Result};
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -15,6 +15,11 @@ use crate::model::store::read_exact_at;
 
 /// Token ids kept in memory (64 MiB); those of a larger text go to a file.
 const IN_MEMORY: usize = 16 << 20;
+
+/// Bytes of a token, about, in most languages' text.
+const BYTES: u64 = 4;
+/// Tokens that are cut in the time of one that is run through a model, about.
+const QUICKER: u64 = 64;
 
 /// All ids of a text, one row behind the other.
 #[derive(Debug)]
@@ -130,7 +135,8 @@ impl Rows {
     }
 
     /// Cuts texts into rows of `context` tokens; shorter ends are kept from 2 tokens on. Stops after `limit` tokens,
-    /// where one is given, and reads no further then. `specs` are as [`visit`] takes them.
+    /// where one is given, and reads no further then. `specs` are as [`visit`] takes them. Of the progress it takes as
+    /// much as a pass of the text at a step a token leaves to it.
     ///
     /// # Errors
     /// As [`visit`] and the tokenizer, texts without two tokens in a row, or a cancelled job.
@@ -159,8 +165,13 @@ impl Rows {
         let limit = limit.map_or(u64::MAX, |l| l as u64);
         let mut ids = IdWriter { memory: Vec::new(), file: None, most };
         let (mut rows, mut tokens, mut documents) = (Vec::new(), 0u64, 0u32);
+        // Most of the work comes after this, so that much of it is expected until it is known how much it is.
+        let ahead = (bytes(specs) / BYTES).min(limit);
+        let (cutting, mut told) = (ahead / QUICKER, 0);
+        progress.expect(ahead + cutting);
         visit(specs, &mut |Document { text, continues }| {
-            progress.check()?;
+            let now = (tokens / QUICKER).min(cutting);
+            progress.step(now - std::mem::replace(&mut told, now))?;
             documents = documents.saturating_add(u32::from(!continues));
             for piece in model.encode(&text, false)?.chunks(context) {
                 let room = usize::try_from(limit - tokens).unwrap_or(usize::MAX);
@@ -178,6 +189,8 @@ impl Rows {
             }
             Ok(if tokens >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        progress.forget(ahead);
+        progress.step(cutting - told)?;
         if rows.is_empty() {
             return Err(Error::request("the text gives no two tokens in a row; give more of it"));
         }
@@ -310,13 +323,17 @@ mod tests {
     #[test]
     fn a_file_holds_what_memory_does() {
         let model = Model::open("text").unwrap();
-        let cut = |most| Rows::cut_keeping(most, &model, &["mixed".to_owned()], 32, Some(5_000), &Progress::new());
+        let progress = Progress::new();
+        let cut = |most| Rows::cut_keeping(most, &model, &["mixed".to_owned()], 32, Some(5_000), &progress);
         let (memory, file) = (cut(IN_MEMORY).unwrap(), cut(1_000).unwrap());
         assert!(matches!((&*memory.ids, &*file.ids), (Ids::Memory(_), Ids::File(_))));
         assert_eq!((memory.len(), memory.tokens()), (file.len(), 5_000));
         for i in 0..memory.len() {
             assert_eq!((memory.row(i).unwrap(), memory.document(i)), (file.row(i).unwrap(), file.document(i)));
         }
+        // All that was expected of cutting is done, and nothing else is left of it.
+        let (done, total) = progress.counts();
+        assert!(done == total && done > 0, "{done} of {total}");
         let batch = &memory.batches(128)[3];
         assert_eq!(memory.some(batch).unwrap(), file.some(batch).unwrap());
     }

@@ -67,6 +67,21 @@ pub fn visit(specs: &[String], each: &mut Each<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of files, folders and shipped texts; what cannot be read counts nothing.
+pub fn bytes(specs: &[String]) -> u64 {
+    let of = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    let each = |spec: &String| match SHIPPED.iter().find(|(n, _)| n == spec) {
+        Some((_, text)) => text.len() as u64,
+        None if Path::new(spec).is_dir() => {
+            let mut files = Vec::new();
+            drop(walk(Path::new(spec), &mut files));
+            files.iter().map(|f| of(f)).sum()
+        }
+        None => of(Path::new(spec)),
+    };
+    specs.iter().map(each).sum()
+}
+
 /// All documents at once.
 ///
 /// # Errors

@@ -44,6 +44,12 @@ impl Progress {
         self.inner.total.fetch_add(units, Ordering::Relaxed);
     }
 
+    /// Takes back units that were expected: what lies ahead is known better now.
+    pub fn forget(&self, units: u64) {
+        let less = |total: u64| Some(total.saturating_sub(units));
+        let _ = self.inner.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Marks `units` as done.
     ///
     /// # Errors
@@ -101,6 +107,10 @@ mod tests {
         progress.expect(4);
         progress.step(1).unwrap();
         assert_eq!(progress.fraction(), 0.25);
+        progress.forget(2);
+        assert_eq!(progress.fraction(), 0.5);
+        progress.forget(9);
+        assert_eq!(progress.counts(), (1, 0));
         progress.clone().cancel();
         assert!(matches!(progress.step(1), Err(Error::Cancelled)));
     }

@@ -224,7 +224,9 @@ impl Written {
             let direction = Some(neuron_direction(model, layer, args.feature)?);
             return Ok(Self { direction, dictionary, is_feature: false, layer: Some(layer) });
         }
-        let Some(d) = &dictionary else { return Ok(Self { direction: None, dictionary, is_feature: false, layer: None }) };
+        let Some(d) = &dictionary else {
+            return Ok(Self { direction: None, dictionary, is_feature: false, layer: None });
+        };
         if Subject::Features(d.clone()).hash()? != index.about.subject_hash {
             return Err(Error::request(format!(
                 "the index is of {}, {} features at {}; {} is another dictionary of {}",

@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
-use super::{DictionaryArgs, HELD_OUT, TextArgs, encode::about};
+use super::{DictionaryArgs, TextArgs, encode::about};
 use crate::cli::output::document;
-use crate::cli::{ModelArgs, emit, progress, table};
+use crate::cli::{ModelArgs, emit, progress};
 use crate::error::Result;
-use crate::features::quality::{DENSITY_BINS, DENSITY_FROM, Quality, evaluate};
+use crate::features::quality::{DENSITY_BINS, DENSITY_FROM, evaluate};
+use crate::features::train::recipe::split;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -30,7 +31,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let model = args.model.open()?;
     dictionary.check(&model.config)?;
     let rows = args.text.rows(&model, &progress)?;
-    let rows = if args.all { rows } else { rows.held_out(HELD_OUT).1 };
+    let rows = if args.all { rows } else { split(rows).1 };
     let quality = evaluate(&model, &dictionary, &rows, args.loss_tokens, &progress)?;
     drop(bar);
     if args.model.json {
@@ -40,39 +41,5 @@ pub fn execute(args: &Arguments) -> Result<()> {
         });
         return emit(&document(&model, None, quality.seconds, rest).to_string());
     }
-    emit(&format!("{}\n\n{}", dictionary.describe(), report(&quality)))
-}
-
-/// The figures as a table.
-pub(super) fn report(q: &Quality) -> String {
-    let of = |name: &str, r: &crate::features::quality::Reconstruction| {
-        vec![
-            name.to_owned(),
-            r.positions.to_string(),
-            format!("{:.1}", r.l0),
-            format!("{:.4}", r.explained_variance),
-            format!("{:.4}", r.mse),
-            format!("{:.4}", r.cosine),
-            format!("{:.2}", r.mean_length),
-        ]
-    };
-    let header = ["positions", "n", "L0", "explained variance", "MSE", "cosine", "length"];
-    let mut text = table(
-        &header,
-        &[of("after the first", &q.after_first), of("without outliers", &q.typical), of("the first", &q.first)],
-    );
-    text.push_str(&format!(
-        "\n\nCE-loss score {:.4}: {:.4} nats plain, {:.4} reconstructed, {:.4} with nothing there\n{:.2} % of the features are dead on {} tokens",
-        q.ce_score,
-        q.ce,
-        q.ce_reconstructed,
-        q.ce_ablated,
-        100.0 * q.dead,
-        q.tokens
-    ));
-    if let Some(c) = q.encoder_decoder_cosine {
-        text.push_str(&format!(" · mean encoder–decoder cosine {c:.3}"));
-    }
-    text.push_str(&format!(" · {:.1} s", q.seconds));
-    text
+    emit(&format!("{}\n\n{}", dictionary.describe(), quality.report()))
 }

@@ -91,9 +91,6 @@ pub struct TextArgs {
     pub tokens: Option<usize>,
 }
 
-/// Every so many-th row of a text is held out from training.
-pub const HELD_OUT: usize = 20;
-
 impl TextArgs {
     pub fn rows(&self, model: &Model, progress: &Progress) -> Result<Rows> {
         Rows::cut(model, &self.text, self.context, self.tokens, progress)

@@ -5,19 +5,14 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{HELD_OUT, TextArgs, encode::about, eval::report, folder_name, gigabytes, shown};
+use super::{TextArgs, encode::about, gigabytes, shown};
 use crate::cli::output::document;
-use crate::cli::{ModelArgs, emit, progress};
+use crate::cli::{ModelArgs, emit};
 use crate::error::{Error, Result};
+use crate::features::Place;
 use crate::features::formats::saelens;
-use crate::features::quality::{Quality, ce_score, evaluate};
-use crate::features::rows::Rows;
-use crate::features::train::activations::{Harvest, Table, file_name};
-use crate::features::train::{Method, Origin, Point, STATE, Settings, Trainer};
-use crate::features::{Dictionary, Place};
-use crate::files::write_atomic;
-use crate::jobs::Progress;
-use crate::model::Model;
+use crate::features::train::recipe::Recipe;
+use crate::features::train::{Method, Point, Settings};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -108,151 +103,72 @@ fn settings(args: &Arguments) -> Result<Settings> {
         auxiliary: args.auxiliary,
         seed: args.seed,
     };
-    s.check()?;
-    if args.target.is_some() && matches!(method, Method::TopK | Method::Gated) {
-        return Err(Error::request(format!(
-            "SAELens has no {} transcoder; choose l1, batchtopk or jumprelu",
-            method.name()
-        )));
-    }
     Ok(s)
 }
 
-/// Activations that lie in a folder already, if they fit.
-fn kept(harvest: &Harvest<'_>, widths: &[usize], n: usize) -> Result<Option<Vec<Table>>> {
-    let Some(folder) = harvest.keep else { return Ok(None) };
-    let paths: Vec<PathBuf> = (0..widths.len()).map(|i| folder.join(file_name(i))).collect();
-    if !paths.iter().all(|p| p.is_file()) {
-        return Ok(None);
-    }
-    let tables = paths.iter().map(|p| Table::open(p)).collect::<Result<Vec<_>>>()?;
-    for (i, ((t, d), p)) in tables.iter().zip(widths).zip(&paths).enumerate() {
-        let (found, wanted) = (Table::origin(p)?.unwrap_or_default(), harvest.origin(i)?);
-        if (t.rows(), t.width()) != (n, *d) || found != wanted {
-            return Err(Error::request(format!(
-                "{} holds activations [{}, {}] of `{found}`, but [{n}, {d}] of `{wanted}` are needed; choose another --keep",
-                p.display(),
-                t.rows(),
-                t.width()
-            )));
-        }
-    }
-    Ok(Some(tables))
-}
-
-/// The text as rows to train on and rows held out, and the activations of the former.
-fn harvest(args: &Arguments, model: &Model, places: &[Place]) -> Result<(Vec<Table>, Rows, f64)> {
-    let (progress, bar) = progress("harvesting activations");
-    let (trained, held) = args.text.rows(model, &progress)?.held_out(HELD_OUT);
-    let started = Instant::now();
-    let skip_first = !args.include_first;
-    let n = trained.positions(skip_first);
-    let widths: Vec<usize> = places.iter().map(|p| p.width(&model.config)).collect();
-    let harvest = Harvest {
-        model,
-        rows: &trained,
-        places,
-        skip_first,
-        keep: args.keep.as_deref(),
-        memory: gigabytes(args.memory),
-    };
-    let tables = match kept(&harvest, &widths, n)? {
-        Some(tables) => tables,
-        None => harvest.run(&progress)?,
-    };
-    drop(bar);
-    Ok((tables, held, started.elapsed().as_secs_f64()))
+fn recipe(args: &Arguments) -> Result<Recipe> {
+    Ok(Recipe {
+        site: Place::parse(&args.site)?,
+        target: args.target.as_deref().map(Place::parse).transpose()?,
+        text: args.text.text.clone(),
+        context: args.text.context,
+        tokens: args.text.tokens,
+        include_first: args.include_first,
+        settings: settings(args)?,
+    })
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let settings = settings(args)?;
-    if args.output.join(saelens::CONFIG).is_file() {
+    let recipe = recipe(args)?;
+    recipe.settings.check()?;
+    let folder = &args.output;
+    if folder.join(saelens::CONFIG).is_file() {
         return Err(Error::request(format!(
             "{} holds a finished dictionary, and perhaps labels of its features; name another folder",
-            args.output.display()
+            folder.display()
         )));
     }
     let model = args.model.open()?;
-    let mut places = vec![Place::parse(&args.site)?];
-    if let Some(t) = &args.target {
-        places.push(Place::parse(t)?);
+    let (progress, bar) = crate::cli::progress("harvesting activations");
+    let mut training = recipe.begin(&model, args.keep.as_deref(), gigabytes(args.memory), &progress)?;
+    drop(bar);
+    if training.trainer.resume(folder)? {
+        note(&format!("goes on from step {}", training.trainer.step));
     }
-    for p in &places {
-        p.check(&model.config)?;
-    }
-    let (mut tables, held, harvested) = harvest(args, &model, &places)?;
-    let target = if tables.len() > 1 { tables.pop() } else { None };
-    let input = tables.pop().ok_or_else(|| Error::failed("nothing was harvested"))?;
-    let origin = Origin {
-        model_name: Some(model.config.name.clone()),
-        input: places.first().copied(),
-        output: places.last().copied(),
-    };
-    let positions = input.rows();
-    let mut trainer = Trainer::new(settings.clone(), origin, input, target)?;
-    if trainer.resume(&args.output)? {
-        note(&format!("goes on from step {}", trainer.step));
-    }
-    let name = folder_name(&args.output);
-    let (progress, bar) = progress("training");
-    // A few rows are enough to see where the score is going.
-    let few = held.first(16);
+    let (progress, bar) = crate::cli::progress("training");
     let started = Instant::now();
-    let first = trainer.step;
-    let mut judging = 0.0;
-    let mut judge = |t: &Trainer| {
-        let begun = Instant::now();
-        let score =
-            (!few.is_empty()).then(|| ce_score(&model, &t.dictionary(&name)?, &few, &Progress::new())).transpose();
-        judging += begun.elapsed().as_secs_f64();
-        score
-    };
-    let outcome = trainer.run(Some(&args.output), &progress, &mut judge, &mut |p| {
+    let first = training.trainer.step;
+    training.run(&model, folder, &progress, &mut |p| {
         if p.ce_score.is_some() {
             note(&line(&p));
         }
-    });
-    outcome?;
-    let seconds = started.elapsed().as_secs_f64() - judging;
+    })?;
+    let seconds = (started.elapsed() - training.judged).as_secs_f64();
     drop(bar);
-    let dictionary = trainer.dictionary(&name)?;
     let (progress, bar) = crate::cli::progress("judging");
-    let quality = if held.is_empty() { None } else { Some(evaluate(&model, &dictionary, &held, 8_192, &progress)?) };
+    let (dictionary, quality) = training.finish(&model, folder, &progress)?;
     drop(bar);
-    let rate = trainer.dense_operations() * settings.steps.saturating_sub(first) as f64 / seconds.max(1e-9) / 1e9;
-    let training = json!({
-        "settings": settings, "text": args.text.text, "context": args.text.context, "positions": positions,
-        "first_position": args.include_first, "quality": quality, "curve": trainer.curve,
-    });
-    // The configuration comes last: a folder that has one is finished.
-    std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
-    write_atomic(
-        &args.output.join("CARD.md"),
-        card(args, &dictionary, &settings, &trainer.curve, quality.as_ref(), positions, &model).as_bytes(),
-    )?;
-    saelens::save(&dictionary, &args.output, &json!({"circuitscope": training}))?;
-    let state = args.output.join(STATE);
-    if state.is_file() {
-        std::fs::remove_file(&state).map_err(|e| Error::write(&state, e))?;
-    }
+    let (settings, harvested) = (&recipe.settings, training.harvested.as_secs_f64());
+    let steps = settings.steps.saturating_sub(first);
+    let rate = training.trainer.dense_operations() * steps as f64 / seconds.max(1e-9) / 1e9;
     if args.model.json {
         let rest = json!({
-            "dictionary": about(&dictionary), "output": shown(&args.output), "settings": settings, "positions": positions,
-            "harvest_seconds": harvested, "train_seconds": seconds, "dense_gflops": rate,
-            "positions_per_second": settings.steps.saturating_sub(first) as f64 * settings.batch as f64 / seconds.max(1e-9),
-            "curve": trainer.curve, "quality": quality,
+            "dictionary": about(&dictionary), "output": shown(folder), "settings": settings,
+            "positions": training.positions, "harvest_seconds": harvested, "train_seconds": seconds,
+            "dense_gflops": rate, "positions_per_second": steps as f64 * settings.batch as f64 / seconds.max(1e-9),
+            "curve": training.trainer.curve, "quality": quality,
         });
         return emit(&document(&model, None, harvested + seconds, rest).to_string());
     }
     let mut text = format!(
-        "{}\n{positions} positions harvested in {harvested:.1} s, {} steps in {seconds:.1} s ({rate:.0} GFLOP/s as dense products)\n",
+        "{}\n{} positions harvested in {harvested:.1} s, {steps} steps in {seconds:.1} s ({rate:.0} GFLOP/s as dense products)\n",
         dictionary.describe(),
-        settings.steps.saturating_sub(first)
+        training.positions,
     );
     if let Some(q) = &quality {
-        text.push_str(&format!("\n{}\n", report(q)));
+        text.push_str(&format!("\n{}\n", q.report()));
     }
-    text.push_str(&format!("\nwritten to {}", args.output.display()));
+    text.push_str(&format!("\nwritten to {}", folder.display()));
     emit(&text)
 }
 
@@ -271,75 +187,4 @@ fn line(p: &Point) -> String {
         100.0 * p.dead,
         p.ce_score.map_or("–".to_owned(), |s| format!("{s:.4}"))
     )
-}
-
-fn card(
-    args: &Arguments,
-    d: &Dictionary,
-    s: &Settings,
-    curve: &[Point],
-    quality: Option<&Quality>,
-    positions: usize,
-    model: &Model,
-) -> String {
-    let mut again = format!("circuitscope features train -m {} --site {}", model.spec, args.site);
-    if let Some(t) = &args.target {
-        again.push_str(&format!(" --target {t}"));
-    }
-    for t in &args.text.text {
-        again.push_str(&format!(" --text {t}"));
-    }
-    again.push_str(&format!(
-        " --context {} --method {} --features {} -k {} --sparsity {} --steps {} --batch {} --rate {} --warmup {} --fall {} \
-         --sparsity-warmup {} --bandwidth {} --dead-after {} --resample {} --auxiliary {} --seed {}{}{} -o FOLDER",
-        args.text.context,
-        s.method.name(),
-        s.features,
-        s.k,
-        s.sparsity,
-        s.steps,
-        s.batch,
-        s.rate,
-        s.warmup,
-        s.fall,
-        s.sparsity_warmup,
-        s.bandwidth,
-        s.dead_after,
-        s.resample,
-        s.auxiliary,
-        s.seed,
-        args.text.tokens.map_or(String::new(), |n| format!(" --tokens {n}")),
-        if args.include_first { " --include-first" } else { "" },
-    ));
-    let mut text = format!(
-        "# {}\n\nA {} for {}, in SAELens' format.\n\nTrain it again: `{again}`\n\n## Scores\n\nOn the rows that training held out (every {HELD_OUT}th):\n\n",
-        d.name,
-        d.describe(),
-        model.config.name
-    );
-    match quality {
-        Some(q) => text.push_str(&format!("```\n{}\n```\n", report(q))),
-        None => text.push_str("The text was too short to hold any out.\n"),
-    }
-    text.push_str(&format!(
-        "\n## Recipe\n\n{}; {positions} positions of {} in rows of {} tokens{}; activations scaled to a mean squared length of d;\nAdam, learning rate {} after {} warm-up steps, falling to zero over the last {:.0} %; decoder rows of length 1.\n\n## Curve\n\n| step | explained variance | L0 | dead | CE-loss score |\n| --- | --- | --- | --- | --- |\n",
-        s.method.explain(),
-        args.text.text.join(", "),
-        args.text.context,
-        if args.include_first { "" } else { ", each row's first left out" },
-        s.rate,
-        s.warmup,
-        100.0 * s.fall,
-    ));
-    for p in curve.iter().filter(|p| p.ce_score.is_some() || p.step == 1) {
-        text.push_str(&format!(
-            "| {} | {:.4} | {:.1} | {:.1} % | {} |\n",
-            p.step,
-            p.explained,
-            p.l0,
-            100.0 * p.dead,
-            p.ce_score.map_or("–".to_owned(), |s| format!("{s:.4}"))
-        ));
-    }
-    text
 }

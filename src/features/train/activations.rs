@@ -185,6 +185,40 @@ impl Harvest<'_> {
         sinks.into_iter().zip(widths).map(|(s, d)| s.finish(d)).collect()
     }
 
+    /// The activations that lie in the folder already; else as [`Self::run`].
+    ///
+    /// # Errors
+    /// As [`Self::run`], or if what lies there is of something else.
+    pub fn kept_or_run(&self, progress: &Progress) -> Result<Vec<Table>> {
+        match self.kept()? {
+            Some(tables) => Ok(tables),
+            None => self.run(progress),
+        }
+    }
+
+    fn kept(&self) -> Result<Option<Vec<Table>>> {
+        let Some(folder) = self.keep else { return Ok(None) };
+        let paths: Vec<PathBuf> = (0..self.places.len()).map(|i| folder.join(file_name(i))).collect();
+        if !paths.iter().all(|p| p.is_file()) {
+            return Ok(None);
+        }
+        let n = self.rows.positions(self.skip_first);
+        let open = |(i, path): (usize, &PathBuf)| {
+            let (table, d) = (Table::open(path)?, self.places[i].width(&self.model.config));
+            let (found, wanted) = (Table::origin(path)?.unwrap_or_default(), self.origin(i)?);
+            if (table.rows(), table.width()) != (n, d) || found != wanted {
+                return Err(Error::request(format!(
+                    "{} holds activations [{}, {}] of `{found}`, but [{n}, {d}] of `{wanted}` are needed; choose another --keep",
+                    path.display(),
+                    table.rows(),
+                    table.width()
+                )));
+            }
+            Ok(table)
+        };
+        paths.iter().enumerate().map(open).collect::<Result<_>>().map(Some)
+    }
+
     /// What the activations of the `i`-th place are of: model, site, and a hash of the text.
     ///
     /// # Errors

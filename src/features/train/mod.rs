@@ -1,8 +1,10 @@
 //! Training dictionaries: sparse autoencoders and transcoders on harvested activations.
 
 pub mod activations;
+mod card;
 mod cells;
 pub mod maths;
+pub mod recipe;
 pub mod settings;
 pub mod step;
 

@@ -108,7 +108,8 @@ impl Dashboard {
         }
         ui.horizontal(|ui| {
             let field = egui::TextEdit::singleline(&mut self.go).desired_width(170.0).hint_text("number or label");
-            let response = ui.add(field).on_hover_text("a feature's number, a neuron as layer.number, or a label's words");
+            let response =
+                ui.add(field).on_hover_text("a feature's number, a neuron as layer.number, or a label's words");
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "what to show"));
             let wanted = self.go.trim().to_lowercase();
             let there = |unit: &Unit| match unit {
@@ -283,7 +284,10 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Pa
             ui.label(weak(cx, format!("strongest examples, in {} groups of unlike words", g.count)));
             for k in 0..g.count {
                 let split = page.and_then(|p| p.split.get(k)).map(Vec::as_slice).unwrap_or_default();
-                let names: Vec<String> = split.iter().map(|(f, v)| format!("{} (+{v:.1})", cx.state.features.name(Chosen::Feature(*f)))).collect();
+                let names: Vec<String> = split
+                    .iter()
+                    .map(|(f, v)| format!("{} (+{v:.1})", cx.state.features.name(Chosen::Feature(*f))))
+                    .collect();
                 let text = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
                 ui.label(RichText::new(format!("group {}{text}", k + 1)).font(theme::small()).color(cx.palette.accent));
                 for (x, _) in e.top.iter().zip(&g.of).filter(|(_, of)| **of == k) {

@@ -4,12 +4,14 @@ use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, HoverPosition, Legend, Line, Plot, PlotPoints};
 
 use super::{act, axes, weak};
-use crate::app::features::{FeatureAction, TrainAsk};
+use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::number;
+use crate::engine::{Site, SiteKind};
 use crate::features::Place;
+use crate::features::train::recipe::Recipe;
 use crate::features::train::{Method, Point, Settings};
 
 pub struct Training;
@@ -22,31 +24,31 @@ impl View for Training {
         };
         let s = &cx.state.features;
         let id = egui::Id::unique("dictionary to train");
-        let mut ask = ui.data_mut(|d| d.get_temp::<TrainAsk>(id)).unwrap_or_else(|| s.train.clone());
-        let sites: Vec<String> =
-            [("hook_resid_post", true), ("hook_mlp_out", model.config.has_mlp()), ("attn.hook_z", true)]
-                .into_iter()
-                .filter(|(_, there)| *there)
-                .map(|(h, _)| format!("blocks.{}.{h}", cx.pinned().layer))
-                .collect();
-        let hook = |site: &str| site.splitn(3, '.').nth(2).unwrap_or("hook_resid_post").to_owned();
-        let current = sites.iter().position(|x| hook(x) == hook(&ask.site)).unwrap_or(0);
-        ask.site.clone_from(&sites[current]);
+        let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.train.clone());
         let layer = cx.pinned().layer;
-        let target = model.config.has_mlp().then(|| format!("blocks.{layer}.hook_mlp_out"));
-        let reads = format!("blocks.{layer}.mlp.hook_in");
-        let mut transcoder = ask.target.is_some() && target.is_some();
+        let has_mlp = model.config.has_mlp();
+        let sites: Vec<Place> = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, has_mlp), (SiteKind::Z, true)]
+            .into_iter()
+            .filter(|(_, there)| *there)
+            .map(|(kind, _)| Site::new(kind, layer).into())
+            .collect();
+        let current = sites.iter().position(|p| p.site.kind == ask.site.site.kind).unwrap_or(0);
+        let reads = Place { site: Site::new(SiteKind::Ln2Normalized, layer), mlp_input: true };
+        let writes = has_mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
+        let mut transcoder = ask.target.is_some() && writes.is_some();
+        ask.site = sites[current];
         let running = s.training.is_running();
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
-                let mut options: Vec<(usize, &str)> = sites.iter().map(String::as_str).enumerate().collect();
-                if target.is_some() {
+                let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
+                let mut options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
+                if writes.is_some() {
                     options.push((sites.len(), "MLP, in to out (transcoder)"));
                 }
                 if let Some(k) = choice(ui, "site", if transcoder { sites.len() } else { current }, &options) {
                     transcoder = k == sites.len();
                     if let Some(site) = sites.get(k) {
-                        ask.site.clone_from(site);
+                        ask.site = *site;
                     }
                 }
                 // SAELens has transcoders of these architectures.
@@ -69,9 +71,12 @@ impl View for Training {
                         .accessible_name("penalty");
                 }
                 number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
-                number_field(ui, cx, "tokens", &mut ask.tokens, 1_000..=1_000_000_000);
+                let mut tokens = ask.tokens.unwrap_or(100_000);
+                number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
+                ask.tokens = Some(tokens);
+                ask.text.resize(1, String::new());
                 ui.label(weak(cx, "text"));
-                ui.add(egui::TextEdit::singleline(&mut ask.text).desired_width(90.0))
+                ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
                     .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
                     .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
             });
@@ -79,13 +84,11 @@ impl View for Training {
                 ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
             });
         });
-        ask.target = target.filter(|_| transcoder);
+        ask.target = writes.filter(|_| transcoder);
         if transcoder {
             ask.site = reads;
         }
-        let places = [Some(&ask.site), ask.target.as_ref()].into_iter().flatten();
-        let width: usize = places.filter_map(|p| Place::parse(p).ok()).map(|p| p.width(&model.config)).sum();
-        let bytes = ask.tokens as f64 * width as f64 * 4.0;
+        let bytes = ask.tokens.unwrap_or(0) as f64 * ask.width(&model.config) as f64 * 4.0;
         ui.horizontal(|ui| {
             if running {
                 if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {

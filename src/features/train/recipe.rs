@@ -1,0 +1,215 @@
+//! A training from text to a finished dictionary: what is harvested and held out, the steps, and what is judged and
+//! written at the end. The window and the command line both train by this.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::activations::Harvest;
+use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
+use crate::error::{Error, Result};
+use crate::features::formats::saelens;
+use crate::features::quality::{Quality, ce_score, evaluate};
+use crate::features::rows::Rows;
+use crate::features::{Dictionary, Place};
+use crate::files::write_atomic;
+use crate::jobs::Progress;
+use crate::model::Model;
+use crate::model::config::ModelConfig;
+
+/// Every so many-th row of a text is held out from training.
+pub const HELD_OUT: usize = 20;
+/// Held-out rows on which the CE-loss score is measured while it trains: enough to see where it is going.
+const FEW: usize = 16;
+/// Held-out tokens on which the finished dictionary's loss is measured.
+const LOSS_TOKENS: usize = 8_192;
+
+/// Rows to train on, and rows held out; of a text of few rows one is held out.
+pub fn split(rows: Rows) -> (Rows, Rows) {
+    let every = rows.len().clamp(2, HELD_OUT);
+    rows.held_out(every)
+}
+
+/// All that decides a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// What is taken apart.
+    pub site: Place,
+    /// What a transcoder learns to write; without it a sparse autoencoder is trained.
+    pub target: Option<Place>,
+    /// Files, folders and shipped texts.
+    pub text: Vec<String>,
+    /// Tokens of a row.
+    pub context: usize,
+    /// Tokens of the text that are used at most.
+    pub tokens: Option<usize>,
+    /// Whether rows' first positions, outliers in many models, are trained on as well.
+    pub include_first: bool,
+    pub settings: Settings,
+}
+
+impl Recipe {
+    pub fn places(&self) -> Vec<Place> {
+        std::iter::once(self.site).chain(self.target).collect()
+    }
+
+    /// Numbers that are harvested at each position.
+    pub fn width(&self, config: &ModelConfig) -> usize {
+        self.places().iter().map(|p| p.width(config)).sum()
+    }
+
+    /// # Errors
+    /// Settings that cannot be, sites that the model lacks, or a dictionary that SAELens has no format for.
+    pub fn check(&self, config: &ModelConfig) -> Result<()> {
+        self.settings.check()?;
+        let method = self.settings.method;
+        if self.target.is_some() && matches!(method, Method::TopK | Method::Gated) {
+            return Err(Error::request(format!(
+                "SAELens has no {} transcoder; choose l1, batchtopk or jumprelu",
+                method.name()
+            )));
+        }
+        self.places().iter().try_for_each(|p| p.check(config))
+    }
+
+    /// Harvests the activations, into `keep` where that is a folder (from where they are taken again), else into
+    /// memory up to `memory` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::check`], reading the text and running the model.
+    pub fn begin(&self, model: &Model, keep: Option<&Path>, memory: usize, progress: &Progress) -> Result<Training> {
+        self.check(&model.config)?;
+        let (trained, held) = split(Rows::cut(model, &self.text, self.context, self.tokens, progress)?);
+        let places = self.places();
+        let started = Instant::now();
+        let harvest = Harvest { model, rows: &trained, places: &places, skip_first: !self.include_first, keep, memory };
+        let mut tables = harvest.kept_or_run(progress)?;
+        let harvested = started.elapsed();
+        let target = self.target.and_then(|_| tables.pop());
+        let input = tables.pop().ok_or_else(|| Error::failed("nothing was harvested"))?;
+        let origin = Origin {
+            model_name: Some(model.config.name.clone()),
+            input: Some(self.site),
+            output: Some(self.target.unwrap_or(self.site)),
+        };
+        let positions = input.rows();
+        let trainer = Trainer::new(self.settings.clone(), origin, input, target)?;
+        Ok(Training { recipe: self.clone(), trainer, held, positions, harvested, judged: Duration::ZERO })
+    }
+}
+
+/// A training whose activations are there.
+pub struct Training {
+    pub recipe: Recipe,
+    pub trainer: Trainer,
+    pub held: Rows,
+    /// Positions that are trained on.
+    pub positions: usize,
+    /// Time that harvesting took.
+    pub harvested: Duration,
+    /// Time that judging took while it trained.
+    pub judged: Duration,
+}
+
+impl Training {
+    /// Whether the model can be run on what the dictionary makes: an MLP's input is read only.
+    fn is_judged(&self) -> bool {
+        !self.held.is_empty() && !self.recipe.target.unwrap_or(self.recipe.site).mlp_input
+    }
+
+    /// Trains to the end, with checkpoints in a folder.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`].
+    pub fn run(
+        &mut self,
+        model: &Model,
+        folder: &Path,
+        progress: &Progress,
+        report: &mut dyn FnMut(Point),
+    ) -> Result<()> {
+        let few = self.held.first(FEW);
+        let (judges, judged) = (self.is_judged(), &mut self.judged);
+        let mut judge = |t: &Trainer| {
+            let begun = Instant::now();
+            let score = judges.then(|| ce_score(model, &t.dictionary("live")?, &few, progress)).transpose();
+            *judged += begun.elapsed();
+            score
+        };
+        self.trainer.run(Some(folder), progress, &mut judge, report)
+    }
+
+    /// Judges what was trained, and writes it with its card; the checkpoint is then taken away. The quality is unknown
+    /// where nothing was held out.
+    ///
+    /// # Errors
+    /// As running the model and writing the folder.
+    pub fn finish(&self, model: &Model, folder: &Path, progress: &Progress) -> Result<(Dictionary, Option<Quality>)> {
+        let name = folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned());
+        let (r, dictionary) = (&self.recipe, self.trainer.dictionary(&name)?);
+        let judge = || evaluate(model, &dictionary, &self.held, LOSS_TOKENS, progress);
+        let quality = self.is_judged().then(judge).transpose()?;
+        let about = json!({"circuitscope": {
+            "settings": r.settings, "text": r.text, "context": r.context, "positions": self.positions,
+            "first_position": r.include_first, "quality": quality, "curve": self.trainer.curve,
+        }});
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        let card = card::card(self, &dictionary, quality.as_ref(), model);
+        write_atomic(&folder.join("CARD.md"), card.as_bytes())?;
+        // The configuration comes last: a folder that has one is finished.
+        saelens::save(&dictionary, folder, &about)?;
+        let state = folder.join(STATE);
+        if state.is_file() {
+            std::fs::remove_file(&state).map_err(|e| Error::write(&state, e))?;
+        }
+        Ok((dictionary, quality))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Recipe {
+        Recipe {
+            site: Place::parse("blocks.0.mlp.hook_in").unwrap(),
+            target: None,
+            text: vec!["prose".to_owned()],
+            context: 16,
+            tokens: Some(200),
+            include_first: false,
+            settings: Settings { features: 32, k: 4, steps: 10, batch: 64, ..Settings::default() },
+        }
+    }
+
+    /// What is read at an MLP's input cannot be put back there, so that there is no loss to judge by; what was trained is
+    /// written all the same, and trains again from its card's line.
+    #[test]
+    fn a_site_that_is_only_read_is_trained_on_without_a_score() {
+        let model = Model::open("text").unwrap();
+        let (dir, progress) = (tempfile::tempdir().unwrap(), Progress::new());
+        let folder = dir.path().join("inputs");
+        let mut training = recipe().begin(&model, None, 1 << 30, &progress).unwrap();
+        assert!(!training.held.is_empty() && training.positions > 100);
+        training.run(&model, &folder, &progress, &mut |_| {}).unwrap();
+        let (d, quality) = training.finish(&model, &folder, &progress).unwrap();
+        assert!(quality.is_none() && d.name == "inputs");
+        assert_eq!(crate::features::open(folder.to_str().unwrap(), &progress).unwrap().input, Some(recipe().site));
+        let card = std::fs::read_to_string(folder.join("CARD.md")).unwrap();
+        assert!(card.contains("--site blocks.0.mlp.hook_in --text prose --context 16"), "{card}");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_not_begun() {
+        let model = Model::open("text").unwrap();
+        let target = Some(Place::parse("blocks.0.hook_mlp_out").unwrap());
+        let mut r = Recipe { target, ..recipe() };
+        let error = r.check(&model.config).unwrap_err().to_string();
+        assert!(error.contains("SAELens has no topk transcoder"), "{error}");
+        r.settings.method = Method::L1;
+        r.check(&model.config).unwrap();
+        assert_eq!(r.width(&model.config), 2 * model.config.d_model);
+    }
+}
