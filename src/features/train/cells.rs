@@ -10,6 +10,20 @@ use crate::engine::kernels::math::simd;
 /// Above this share of all cells the dense products are faster.
 const DENSE: f32 = 0.06;
 
+/// Rows that one thread works on at a time: the same on every machine, and so are sums over them.
+const PART: usize = 64;
+/// Numbers that are summed side by side, as vector instructions do.
+const LANES: usize = 16;
+
+/// What is seen of the activations of some positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Activity {
+    /// Cells above zero.
+    pub active: usize,
+    /// Sum of all.
+    pub total: f32,
+}
+
 /// Chosen cells and what x·W is in each, without bias.
 pub enum Cells {
     List(List),
@@ -57,9 +71,122 @@ impl List {
         Self { rows: rows.len(), n_features, starts, features, z, by_feature, order }
     }
 
+    fn activity(&self, values: &[f32], fired: &mut [bool]) -> Activity {
+        self.features.iter().zip(values).for_each(|(f, v)| fired[*f as usize] |= *v > 0.0);
+        Activity { active: values.iter().filter(|v| **v > 0.0).count(), total: values.iter().sum() }
+    }
+
     fn of_feature(&self, f: usize) -> &[(u32, u32)] {
         &self.order[self.by_feature[f]..self.by_feature[f + 1]]
     }
+}
+
+/// What [`Cells::slopes`] made, and its sums by feature.
+pub struct Slopes {
+    pub values: Vec<f32>,
+    pub sums: Vec<f32>,
+    pub beside: Vec<f32>,
+}
+
+/// Three numbers of every feature, for what is made of its cells.
+pub type Per<'a> = [&'a [f32]; 3];
+
+// Work on one position's cells has names of its own, since closures of this size would not be compiled for the widest
+// instructions.
+
+/// max(value + bias, 0) in place.
+struct Rectify<'a> {
+    values: &'a mut [f32],
+    bias: &'a [f32],
+    /// The largest value of each feature so far.
+    most: &'a mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Rectify<'_> {
+    /// Cells above zero, and the sum of all.
+    type Output = (u32, f32);
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let (mut counts, mut sums) = ([0u32; LANES], [0f32; LANES]);
+        let cells = self.values.chunks_mut(LANES).zip(self.bias.chunks(LANES)).zip(self.most.chunks_mut(LANES));
+        for ((values, bias), most) in cells {
+            for (i, ((v, b), m)) in values.iter_mut().zip(bias).zip(most).enumerate() {
+                *v = (*v + b).max(0.0);
+                *m = if *v > *m { *v } else { *m };
+                counts[i] += u32::from(*v > 0.0);
+                sums[i] += *v;
+            }
+        }
+        (counts.iter().sum(), sums.iter().sum())
+    }
+}
+
+/// A value of each cell.
+struct Map<'a, F> {
+    out: &'a mut [f32],
+    z: &'a [f32],
+    per: Per<'a>,
+    make: &'a F,
+}
+
+impl<F: Fn(f32, [f32; 3]) -> f32> pulp::NullaryFnOnce for Map<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let [p, q, r] = self.per;
+        for ((((o, z), p), q), r) in self.out.iter_mut().zip(self.z).zip(p).zip(q).zip(r) {
+            *o = (self.make)(*z, [*p, *q, *r]);
+        }
+    }
+}
+
+/// Another value of each cell in place, and both of what is made added to sums.
+struct Slope<'a, F> {
+    out: &'a mut [f32],
+    z: &'a [f32],
+    per: Per<'a>,
+    make: &'a F,
+    sums: (&'a mut [f32], &'a mut [f32]),
+}
+
+impl<F: Fn(f32, f32, [f32; 3]) -> (f32, f32)> pulp::NullaryFnOnce for Slope<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let [p, q, r] = self.per;
+        let cells = self.out.iter_mut().zip(self.z).zip(p).zip(q).zip(r).zip(self.sums.0).zip(self.sums.1);
+        for ((((((o, z), p), q), r), s), t) in cells {
+            let (value, beside) = (self.make)(*z, *o, [*p, *q, *r]);
+            *o = value;
+            *s += value;
+            *t += beside;
+        }
+    }
+}
+
+/// max(value + bias, 0) in place of all values, [rows, features].
+fn rectify(values: &mut [f32], bias: &[f32], fired: &mut [bool]) -> Activity {
+    let n = bias.len();
+    let part = |rows: &mut [f32]| {
+        let (mut seen, mut most) = (Activity::default(), vec![0f32; n]);
+        for values in rows.chunks_exact_mut(n) {
+            let (active, total) = pulp::Arch::new().dispatch(Rectify { values, bias, most: &mut most });
+            seen.active += active as usize;
+            seen.total += total;
+        }
+        (seen, most)
+    };
+    let parts: Vec<(Activity, Vec<f32>)> = values.par_chunks_mut(PART * n).map(part).collect();
+    let mut all = Activity::default();
+    for (part, most) in parts {
+        all.active += part.active;
+        all.total += part.total;
+        fired.iter_mut().zip(&most).for_each(|(f, m)| *f |= *m > 0.0);
+    }
+    all
 }
 
 impl Cells {
@@ -87,34 +214,81 @@ impl Cells {
         Self::List(List::new(rows, features))
     }
 
-    /// A value for each cell from its feature and z.
-    pub fn map(&self, make: impl Fn(usize, f32) -> f32 + Sync) -> Vec<f32> {
+    /// A value for each cell from z and its feature's numbers.
+    pub fn map(&self, per: Per<'_>, make: impl Fn(f32, [f32; 3]) -> f32 + Sync) -> Vec<f32> {
         match self {
-            Self::List(l) => l.features.par_iter().zip(&l.z).map(|(f, z)| make(*f as usize, *z)).collect(),
-            Self::All { features, z, .. } => {
-                let mut out = buffer(z.len());
-                out.par_chunks_mut(*features).zip(z.par_chunks(*features)).for_each(|(out, z)| {
-                    simd(|| out.iter_mut().zip(z).enumerate().for_each(|(f, (o, z))| *o = make(f, *z)));
+            Self::List(l) => l.features.par_iter().zip(&l.z).map(|(f, z)| make(*z, of(per, *f))).collect(),
+            Self::All { features: n, z, .. } => {
+                let mut values = buffer(z.len());
+                values.par_chunks_mut(PART * n).zip(z.par_chunks(PART * n)).for_each(|(out, z)| {
+                    for (out, z) in out.chunks_exact_mut(*n).zip(z.chunks_exact(*n)) {
+                        pulp::Arch::new().dispatch(Map { out, z, per, make: &make });
+                    }
                 });
-                out
+                values
             }
         }
     }
 
-    /// Changes another value of each cell, given its feature, z and that value.
-    pub fn map_with(&self, mut other: Vec<f32>, make: impl Fn(usize, f32, f32) -> f32 + Sync) -> Vec<f32> {
+    /// What the cells hold: x·W, or what [`Self::rectify`] made of it.
+    pub fn values(&self) -> &[f32] {
+        match self {
+            Self::List(l) => &l.z,
+            Self::All { z, .. } => z,
+        }
+    }
+
+    /// Puts max(z + bias, 0) in z's place (another buffer would have to come and go through memory), and says what is seen
+    /// of these activations; marks the features that have one above zero.
+    pub fn rectify(&mut self, bias: &[f32], fired: &mut [bool]) -> Activity {
         match self {
             Self::List(l) => {
-                let cells = other.par_iter_mut().zip(&l.features).zip(&l.z);
-                cells.for_each(|((o, f), z)| *o = make(*f as usize, *z, *o));
+                l.z.iter_mut().zip(&l.features).for_each(|(z, f)| *z = (*z + bias[*f as usize]).max(0.0));
+                l.activity(&l.z, fired)
             }
-            Self::All { features, z, .. } => {
-                other.par_chunks_mut(*features).zip(z.par_chunks(*features)).for_each(|(other, z)| {
-                    simd(|| other.iter_mut().zip(z).enumerate().for_each(|(f, (o, z))| *o = make(f, *z, *o)));
-                });
+            Self::All { z, .. } => rectify(z, bias, fired),
+        }
+    }
+
+    /// What is seen of activations, none of which is below zero; marks the features that have one above.
+    pub fn activity(&self, values: &mut [f32], fired: &mut [bool]) -> Activity {
+        match self {
+            Self::List(l) => l.activity(values, fired),
+            Self::All { features, .. } => rectify(values, &vec![0.0; *features], fired),
+        }
+    }
+
+    /// Changes another value of each cell, given z, that value and its feature's numbers. What is made is the new value, and
+    /// something beside it; their sums come with it, by feature.
+    pub fn slopes(
+        &self,
+        mut other: Vec<f32>,
+        per: Per<'_>,
+        make: impl Fn(f32, f32, [f32; 3]) -> (f32, f32) + Sync,
+    ) -> Slopes {
+        match self {
+            Self::List(l) => {
+                let mut beside = vec![0f32; other.len()];
+                let cells = other.par_iter_mut().zip(&mut beside).zip(&l.features).zip(&l.z);
+                cells.for_each(|(((o, b), f), z)| (*o, *b) = make(*z, *o, of(per, *f)));
+                let (sums, beside) = (self.sums(&other), self.sums(&beside));
+                Slopes { values: other, sums, beside }
+            }
+            Self::All { features: n, z, .. } => {
+                let parts = other.par_chunks_mut(PART * n).zip(z.par_chunks(PART * n));
+                let (sums, beside): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts
+                    .map(|(other, z)| {
+                        let (mut sums, mut beside) = (vec![0f32; *n], vec![0f32; *n]);
+                        for (out, z) in other.chunks_exact_mut(*n).zip(z.chunks_exact(*n)) {
+                            let sums = (&mut sums[..], &mut beside[..]);
+                            pulp::Arch::new().dispatch(Slope { out, z, per, make: &make, sums });
+                        }
+                        (sums, beside)
+                    })
+                    .unzip();
+                Slopes { values: other, sums: added(&sums, *n), beside: added(&beside, *n) }
             }
         }
-        other
     }
 
     /// out[row] += Σ values · w[feature], for w [features, d].
@@ -160,21 +334,24 @@ impl Cells {
         }
     }
 
-    /// out[feature] += Σ weight · x[row], for x [rows, d] and out [features, d].
-    pub fn gather(&self, weights: &[f32], x: &[f32], d: usize, out: &mut [f32]) {
+    /// out[feature] = scale · Σ weight · x[row], or added to what is there; for x [rows, d] and out [features, d].
+    pub fn gather(&self, weights: &[f32], x: &[f32], d: usize, scale: f32, add: bool, out: &mut [f32]) {
         match self {
             Self::List(l) => out.par_chunks_mut(d).enumerate().for_each(|(f, row)| {
                 simd(|| {
+                    if !add {
+                        row.fill(0.0);
+                    }
                     for (r, e) in l.of_feature(f) {
                         let (r, weight) = (*r as usize, weights[*e as usize]);
                         if weight != 0.0 {
-                            add_scaled(row, weight, &x[r * d..(r + 1) * d]);
+                            add_scaled(row, scale * weight, &x[r * d..(r + 1) * d]);
                         }
                     }
                 });
             }),
             Self::All { rows, features, .. } => {
-                product(out, Matrix::new(weights, *rows, *features).t(), Matrix::new(x, *rows, d), 1.0, true);
+                product(out, Matrix::new(weights, *rows, *features).t(), Matrix::new(x, *rows, d), scale, add);
             }
         }
     }
@@ -185,53 +362,31 @@ impl Cells {
             Self::List(l) => {
                 (0..l.n_features).map(|f| l.of_feature(f).iter().map(|(_, e)| values[*e as usize]).sum()).collect()
             }
-            Self::All { rows, features, .. } => {
-                let part = rows.div_ceil(4 * rayon::current_num_threads()).max(1);
+            Self::All { features, .. } => {
                 let parts: Vec<Vec<f32>> = values
-                    .par_chunks(part * features)
+                    .par_chunks(PART * features)
                     .map(|rows| {
                         let mut out = vec![0f32; *features];
                         rows.chunks_exact(*features).for_each(|row| simd(|| add_scaled(&mut out, 1.0, row)));
                         out
                     })
                     .collect();
-                // Added in order, so that the result does not depend on which thread was first.
-                let mut out = vec![0f32; *features];
-                parts.iter().for_each(|p| add_scaled(&mut out, 1.0, p));
-                out
+                added(&parts, *features)
             }
         }
     }
+}
 
-    /// Marks features that have a cell with a value above zero; the number of such cells, and the sum of all values.
-    pub fn active(&self, values: &[f32], fired: &mut [bool]) -> (usize, f32) {
-        // Of each feature its cells above zero and their sum.
-        let mut seen = vec![(0u32, 0f32); fired.len()];
-        let add = |seen: &mut (u32, f32), v: f32| {
-            seen.0 += u32::from(v > 0.0);
-            seen.1 += v;
-        };
-        match self {
-            Self::List(l) => l.features.iter().zip(values).for_each(|(f, v)| add(&mut seen[*f as usize], *v)),
-            Self::All { rows, features, .. } => {
-                let part = rows.div_ceil(rayon::current_num_threads()).max(1);
-                let parts: Vec<Vec<(u32, f32)>> = values
-                    .par_chunks(part * features)
-                    .map(|rows| {
-                        let mut out = vec![(0, 0.0); *features];
-                        let row = |row: &[f32]| simd(|| out.iter_mut().zip(row).for_each(|(s, v)| add(s, *v)));
-                        rows.chunks_exact(*features).for_each(row);
-                        out
-                    })
-                    .collect();
-                for part in parts {
-                    seen.iter_mut().zip(part).for_each(|(s, p)| *s = (s.0 + p.0, s.1 + p.1));
-                }
-            }
-        }
-        fired.iter_mut().zip(&seen).for_each(|(f, s)| *f |= s.0 > 0);
-        (seen.iter().map(|s| s.0 as usize).sum(), seen.iter().map(|s| s.1).sum())
-    }
+/// A feature's numbers.
+fn of(per: Per<'_>, feature: u32) -> [f32; 3] {
+    per.map(|p| p[feature as usize])
+}
+
+/// Added in order, so that the result does not depend on which thread was first.
+fn added(parts: &[Vec<f32>], n: usize) -> Vec<f32> {
+    let mut out = vec![0f32; n];
+    parts.iter().for_each(|p| add_scaled(&mut out, 1.0, p));
+    out
 }
 
 #[cfg(test)]
@@ -241,7 +396,8 @@ mod tests {
     #[test]
     fn a_list_and_all_cells_give_the_same() {
         let z = vec![2.0, -1.0, 1.0, -1.0, -1.0, -1.0, -3.0, -1.0, 4.0];
-        let relu = |_: usize, z: f32| z.max(0.0);
+        let (zeros, ones) = ([0f32; 3], [1f32; 3]);
+        let relu = |z: f32, p: [f32; 3]| z.max(p[0]);
         let positive: Vec<Vec<(u32, f32)>> =
             z.chunks(3).map(|r| (0..3).filter(|f| r[*f] > 0.0).map(|f| (f as u32, r[f])).collect()).collect();
         let list = Cells::list(positive, 3);
@@ -249,24 +405,33 @@ mod tests {
         assert!(matches!(all, Cells::All { .. }), "a third of all cells is many");
         let w = [1.0, 0.0, 0.0, 1.0, 3.0, 3.0];
         let x = [1.0, 1.0, 5.0, 5.0, 2.0, 0.0];
-        let run = |c: &Cells| {
-            let a = c.map(relu);
+        let run = |mut c: Cells| {
+            let mut fired = vec![false; 3];
+            let mut a = c.map([&zeros, &ones, &ones], relu);
+            let seen = c.activity(&mut a, &mut fired);
+            let mut again = vec![false; 3];
+            assert_eq!((c.rectify(&[0.0; 3], &mut again), &again), (seen, &fired));
+            assert_eq!(a, c.values());
             let mut recon = vec![0.0; 6];
             c.times(&a, &w, 2, &mut recon);
-            let grads = c.map_with(c.dots(&x, &w, 2, 0.5), |_, z, g| if z > 0.0 { g } else { 0.0 });
-            let mut gathered = vec![0.0; 6];
-            c.gather(&grads, &x, 2, &mut gathered);
-            let mut fired = vec![false; 3];
-            let seen = c.active(&a, &mut fired);
-            (recon, gathered, c.sums(&grads), fired, seen)
+            let dots = c.dots(&x, &w, 2, 0.5);
+            let Slopes { values: grads, sums, beside } =
+                c.slopes(dots, [&zeros, &ones, &ones], |z, g, p| if z > p[0] { (g, p[1] * g) } else { (0.0, 0.0) });
+            assert_eq!(sums, c.sums(&grads));
+            assert_eq!(sums, beside);
+            // What was there before is written over, and added to after that.
+            let mut gathered = vec![f32::NAN; 6];
+            c.gather(&grads, &x, 2, 0.5, false, &mut gathered);
+            c.gather(&grads, &x, 2, 0.5, true, &mut gathered);
+            (recon, gathered, sums, fired, seen)
         };
-        let (l, a) = (run(&list), run(&all));
+        let (l, a) = (run(list), run(all));
         assert_eq!(l, a);
         assert_eq!(l.0, [5.0, 3.0, 0.0, 0.0, 12.0, 12.0]);
         // Row 0: ½(x·w0) = ½, ½(x·w2) = 3; row 2: ½(x·w2) = 3.
         assert_eq!(l.2, [0.5, 0.0, 6.0]);
         assert_eq!(l.1, [0.5, 0.5, 0.0, 0.0, 9.0, 3.0]);
         assert_eq!(l.3, [true, false, true]);
-        assert_eq!(l.4, (3, 7.0));
+        assert_eq!(l.4, Activity { active: 3, total: 7.0 });
     }
 }

@@ -168,21 +168,76 @@ impl Param {
     /// One step; `step` counts from 1.
     pub fn update(&mut self, gradient: &[f32], rate: f32, step: usize) {
         const PART: usize = 1 << 14;
-        let (b1, b2) = BETAS;
-        let (c1, c2) = (1.0 - b1.powi(step as i32), 1.0 - b2.powi(step as i32));
-        let scale = rate / c1;
-        let root = c2.sqrt().recip();
+        let adam = Adam::new(rate, step);
         let parts = self.value.par_chunks_mut(PART).zip(self.first.par_chunks_mut(PART));
         parts.zip(self.second.par_chunks_mut(PART)).zip(gradient.par_chunks(PART)).for_each(|(((v, m), s), g)| {
-            simd(|| {
-                for (((v, m), s), g) in v.iter_mut().zip(m).zip(s).zip(g) {
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *s = b2 * *s + (1.0 - b2) * g * g;
-                    *v -= scale * *m / (s.sqrt() * root + EPS);
-                }
-            });
+            simd(|| adam.step(v, m, s, g));
         });
     }
+
+    /// One step of rows of `d` numbers that keep length 1: the part of the gradient along a row is dropped first.
+    pub fn update_unit_rows(&mut self, gradient: &mut [f32], d: usize, rate: f32, step: usize) {
+        let adam = Adam::new(rate, step);
+        let rows = self.value.par_chunks_mut(d).zip(self.first.par_chunks_mut(d));
+        rows.zip(self.second.par_chunks_mut(d)).zip(gradient.par_chunks_mut(d)).for_each(|(((v, m), s), g)| {
+            let along = simd(|| dot(g, v));
+            simd(|| add_scaled(g, -along, v));
+            simd(|| adam.step(v, m, s, g));
+            unit(v);
+        });
+    }
+}
+
+/// Brings a row to length 1.
+pub fn unit(row: &mut [f32]) {
+    let length = simd(|| dot(row, row)).sqrt();
+    if length > 0.0 {
+        row.iter_mut().for_each(|v| *v /= length);
+    }
+}
+
+/// Adam's constants at a step.
+#[derive(Clone, Copy)]
+struct Adam {
+    scale: f32,
+    root: f32,
+}
+
+impl Adam {
+    fn new(rate: f32, step: usize) -> Self {
+        let (b1, b2) = BETAS;
+        let (c1, c2) = (1.0 - b1.powi(step as i32), 1.0 - b2.powi(step as i32));
+        Self { scale: rate / c1, root: c2.sqrt().recip() }
+    }
+
+    /// Values, both moments, gradient.
+    #[inline(always)]
+    fn step(self, v: &mut [f32], m: &mut [f32], s: &mut [f32], g: &[f32]) {
+        let (b1, b2) = BETAS;
+        for (((v, m), s), g) in v.iter_mut().zip(m).zip(s).zip(g) {
+            *m = b1 * *m + (1.0 - b1) * g;
+            *s = b2 * *s + (1.0 - b2) * g * g;
+            *v -= self.scale * *m / (s.sqrt() * self.root + EPS);
+        }
+    }
+}
+
+/// Σ over rows of `d` numbers, by column.
+pub fn column_sums(values: &[f32], d: usize) -> Vec<f64> {
+    const ROWS: usize = 64;
+    let parts: Vec<Vec<f64>> = values
+        .par_chunks(ROWS * d)
+        .map(|rows| {
+            let mut sums = vec![0f64; d];
+            for row in rows.chunks_exact(d) {
+                simd(|| sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v)));
+            }
+            sums
+        })
+        .collect();
+    let mut all = vec![0f64; d];
+    parts.iter().for_each(|part| all.iter_mut().zip(part).for_each(|(a, p)| *a += p));
+    all
 }
 
 #[cfg(test)]
@@ -217,5 +272,12 @@ mod tests {
         let mut p = Param::new(vec![1.0, -1.0]);
         p.update(&[0.5, -3.0], 0.1, 1);
         assert!((p.value[0] - 0.9).abs() < 1e-4 && (p.value[1] + 0.9).abs() < 1e-4);
+        // A gradient along a row does nothing to one of length 1; across it, it turns the row.
+        let mut p = Param::new(vec![1.0, 0.0, 0.6, 0.8]);
+        p.update_unit_rows(&mut [2.0, 0.0, -0.8, 0.6], 2, 0.1, 1);
+        assert_eq!(p.value[..2], [1.0, 0.0]);
+        let length = (0.7f32 * 0.7 + 0.7 * 0.7).sqrt();
+        assert!((p.value[2] - 0.7 / length).abs() < 1e-4 && (p.value[3] - 0.7 / length).abs() < 1e-4, "{:?}", p.value);
+        assert_eq!(column_sums(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2), [9.0, 12.0]);
     }
 }

@@ -17,7 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use self::activations::Table;
-use self::step::{FIRST_THRESHOLD, Params, Seen, unit};
+use self::maths::unit;
+use self::step::{FIRST_THRESHOLD, Params, Seen};
 use super::dictionary::{Activation, Dictionary, Normalisation};
 use super::place::Place;
 use crate::error::{Error, Result};

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::cells::Cells;
-use super::maths::{Matrix, Param, add_scaled, dot, largest, product};
+use super::cells::{Cells, Per, Slopes};
+use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, unit};
 use super::settings::{Method, Settings};
 use crate::engine::kernels::buffer;
 
@@ -13,7 +13,7 @@ pub(super) const FIRST_THRESHOLD: f32 = 0.05;
 const THRESHOLD_RATE: f32 = 0.01;
 /// Positions that are worked on at a time: what is computed between two products is then read back from the cache, and
 /// buffers are reused by the allocator instead of being mapped anew.
-const STRIP: usize = if cfg!(test) { 4 } else { 512 };
+const STRIP: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// What is trained. Rows are features.
 #[derive(Clone, Debug)]
@@ -65,14 +65,14 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Nothing seen yet.
-    fn zero(p: &Params) -> Self {
+    /// Nothing seen yet; the weights' are written by the first strip.
+    fn new(p: &Params) -> Self {
         let (n, zeros) = (p.features, || vec![0.0; p.features]);
         let some = |there: bool| if there { zeros() } else { Vec::new() };
         Self {
-            w_enc: vec![0.0; n * p.d_in],
+            w_enc: buffer(n * p.d_in),
             b_enc: zeros(),
-            w_dec: vec![0.0; n * p.d_out],
+            w_dec: buffer(n * p.d_out),
             b_dec: vec![0.0; p.d_out],
             log_threshold: some(p.log_threshold.is_some()),
             r_mag: some(p.magnitude.is_some()),
@@ -223,18 +223,19 @@ impl Params {
         let d = self.d_out;
         let rows = x.len() / self.d_in;
         let share = 1.0 / rows as f32;
-        let mut g = Gradients::zero(self);
+        let mut g = Gradients::new(self);
         // Only BatchTopK chooses among the positions of the whole batch.
         let strip = if settings.method == Method::BatchTopK { rows } else { STRIP.min(rows) }.max(1);
         for (x, y) in x.chunks(strip * self.d_in).zip(y.chunks(strip * d)) {
             self.strip(settings, penalty, share, x, y, dead, &mut g);
         }
+        if rows == 0 {
+            g.w_enc.fill(0.0);
+            g.w_dec.fill(0.0);
+        }
         let spread = spread(y, d) * share;
         g.seen.explained = if spread > 0.0 { 1.0 - g.seen.mse / spread } else { 0.0 };
-        g.w_dec.par_iter_mut().for_each(|v| *v *= 2.0 * share);
-        for row in g.error.chunks_exact(d) {
-            g.b_dec.iter_mut().zip(row).for_each(|(b, e)| *b += 2.0 * share * e);
-        }
+        g.b_dec.iter_mut().zip(column_sums(&g.error, d)).for_each(|(b, e)| *b += 2.0 * share * e as f32);
         if self.same {
             // What the input loses by b_dec: −Σ dz · W_enc.
             let n = self.features;
@@ -250,7 +251,7 @@ impl Params {
         g
     }
 
-    /// Adds a strip's part to everything in `g`; the decoder's gradient still lacks its factor of two shares.
+    /// Adds a strip's part to everything in `g`.
     fn strip(
         &mut self,
         settings: &Settings,
@@ -267,67 +268,90 @@ impl Params {
         let n_dead = dead.iter().filter(|d| **d).count();
         let aux_rows = (settings.auxiliary > 0.0 && n_dead > 0 && settings.method.counts())
             .then(|| self.dead_cells(&z, dead, n_dead.min((d / 2).max(1))));
-        let (cells, border) = self.cells(settings, z, rows);
-        let (bias, theta) = (&self.b_enc.value, self.thresholds());
-        let a = match (settings.method, &self.magnitude) {
-            (Method::JumpRelu, _) => cells.map(|f, z| if z + bias[f] > theta[f] { z + bias[f] } else { 0.0 }),
-            (Method::Gated, Some((r, b))) => {
-                cells.map(|f, z| if z + bias[f] > 0.0 { (z * r.value[f].exp() + b.value[f]).max(0.0) } else { 0.0 })
-            }
-            _ => cells.map(|f, z| (z + bias[f]).max(0.0)),
+        let (mut cells, border) = self.cells(settings, z, rows);
+        let (bias, theta) = (&self.b_enc.value[..], self.thresholds());
+        // The first strip writes where the others add.
+        let later = !g.error.is_empty();
+        // What gates and thresholds read of each feature.
+        let scale: Vec<f32> = self.magnitude.iter().flat_map(|(r, _)| r.value.iter().map(|v| v.exp())).collect();
+        let per: Per<'_> = match &self.magnitude {
+            Some((_, b)) => [bias, &scale, &b.value],
+            None if theta.is_empty() => [bias, bias, bias],
+            None => [bias, &theta, &theta],
         };
+        let apart = match settings.method {
+            Method::JumpRelu => {
+                Some(cells.map(per, |z, [bias, theta, _]| if z + bias > theta { z + bias } else { 0.0 }))
+            }
+            Method::Gated => {
+                Some(cells.map(per, |z, [bias, scale, offset]| one_if(z + bias > 0.0) * (z * scale + offset).max(0.0)))
+            }
+            _ => None,
+        };
+        let (apart, seen) = match apart {
+            Some(mut a) => {
+                let seen = cells.activity(&mut a, &mut g.fired);
+                (Some(a), seen)
+            }
+            None => (None, cells.rectify(bias, &mut g.fired)),
+        };
+        let a = apart.as_deref().unwrap_or(cells.values());
         let mut error = self.minus(y);
-        cells.times(&a, &self.w_dec.value, d, &mut error);
+        cells.times(a, &self.w_dec.value, d, &mut error);
         let mse = error.par_iter().map(|e| e * e).sum::<f32>() * share;
-        let (active, total) = cells.active(&a, &mut g.fired);
-        let l0 = active as f32 * share;
+        let l0 = seen.active as f32 * share;
         g.seen.mse += mse;
         g.seen.l0 += l0;
         g.seen.loss += mse;
-        cells.gather(&a, &error, d, &mut g.w_dec);
+        cells.gather(a, &error, d, 2.0 * share, later, &mut g.w_dec);
         // ∂mse/∂a of every cell.
         let da = cells.dots(&error, &self.w_dec.value, d, 2.0 * share);
-        let dz = match (settings.method, &self.magnitude) {
-            (Method::TopK | Method::BatchTopK, _) => {
-                cells.map_with(da, |f, z, g| if z + bias[f] > 0.0 { g } else { 0.0 })
-            }
-            (Method::JumpRelu, _) => {
-                let near = |f: usize, z: f32| (z + bias[f] - theta[f]).abs() < settings.bandwidth / 2.0;
-                // ∂/∂θ of a = −θ/ε inside the window, of the step −1/ε; times θ for the logarithm.
-                let dt = cells.map_with(da.clone(), |f, z, g| {
-                    if near(f, z) { -(theta[f] * g + penalty * share) / settings.bandwidth * theta[f] } else { 0.0 }
-                });
-                add(&mut g.log_threshold, &cells.sums(&dt));
+        let Slopes { values: dz, sums, .. } = match settings.method {
+            Method::TopK | Method::BatchTopK => cells.slopes(da, per, |a, g, _| (if a > 0.0 { g } else { 0.0 }, 0.0)),
+            Method::JumpRelu => {
                 g.seen.loss += penalty * l0;
-                cells.map_with(da, |f, z, g| g * one_if(z + bias[f] > theta[f]))
+                let (width, rise) = (settings.bandwidth, penalty * share);
+                // ∂/∂θ of a = −θ/ε inside the window, of the step −1/ε; times θ for the logarithm.
+                let made = cells.slopes(da, per, |z, g, [bias, theta, _]| {
+                    let near = one_if((z + bias - theta).abs() < width / 2.0);
+                    (g * one_if(z + bias > theta), -near * (theta * g + rise) / width * theta)
+                });
+                add(&mut g.log_threshold, &made.beside);
+                made
             }
-            (Method::Gated, Some((r, b))) => {
-                let (scale, offset): (Vec<f32>, _) = (r.value.iter().map(|v| v.exp()).collect(), &b.value);
-                let on = |f: usize, z: f32| (z + bias[f] > 0.0) & (z * scale[f] + offset[f] > 0.0);
-                let dm = cells.map_with(da, |f, z, g| g * one_if(on(f, z)));
-                add(&mut g.b_mag, &cells.sums(&dm));
-                add(&mut g.r_mag, &cells.sums(&cells.map_with(dm.clone(), |f, z, g| g * z * scale[f])));
+            Method::Gated => {
+                // Of the magnitude z·scale + offset where both gates are open; by z, and by the scale's logarithm.
+                let mut made = cells.slopes(da, per, |z, g, [bias, scale, offset]| {
+                    let open = (z + bias > 0.0) & (z * scale + offset > 0.0);
+                    let slope = g * one_if(open) * scale;
+                    (slope, slope * z)
+                });
+                g.b_mag.iter_mut().zip(&made.sums).zip(&scale).for_each(|((b, s), scale)| *b += s / scale);
+                add(&mut g.r_mag, &made.beside);
                 // The gate learns from its own reconstruction, through a decoder that it does not move, and the
                 // penalty.
-                let gate = cells.map(|f, z| (z + bias[f]).max(0.0));
+                let gate = cells.map(per, |z, [bias, ..]| (z + bias).max(0.0));
                 let mut left = self.minus(y);
                 cells.times(&gate, &self.w_dec.value, d, &mut left);
                 g.seen.loss += left.par_iter().map(|e| e * e).sum::<f32>() * share;
                 g.seen.loss += penalty * share * gate.par_iter().sum::<f32>();
                 let dgate = cells.dots(&left, &self.w_dec.value, d, 2.0 * share);
-                let dgate = cells.map_with(dgate, |f, z, g| (g + penalty * share) * one_if(z + bias[f] > 0.0));
-                add(&mut g.b_enc, &cells.sums(&dgate));
-                let mut through = cells.map_with(dm, |f, _, g| g * scale[f]);
-                through.par_iter_mut().zip(&dgate).for_each(|(a, b)| *a += b);
-                through
+                let gated =
+                    |z: f32, g: f32, [bias, ..]: [f32; 3]| ((g + penalty * share) * one_if(z + bias > 0.0), 0.0);
+                let gated = cells.slopes(dgate, per, gated);
+                add(&mut g.b_enc, &gated.sums);
+                made.values.par_iter_mut().zip(&gated.values).for_each(|(a, b)| *a += b);
+                add(&mut made.sums, &gated.sums);
+                made
             }
-            _ => {
-                g.seen.loss += penalty * share * total;
-                cells.map_with(da, |f, z, g| (g + penalty * share) * one_if(z + bias[f] > 0.0))
+            Method::L1 => {
+                g.seen.loss += penalty * share * seen.total;
+                let rise = penalty * share;
+                cells.slopes(da, per, |a, g, _| ((g + rise) * one_if(a > 0.0), 0.0))
             }
         };
-        cells.gather(&dz, &input, self.d_in, &mut g.w_enc);
-        add(&mut g.dz, &cells.sums(&dz));
+        cells.gather(&dz, &input, self.d_in, 1.0, later, &mut g.w_enc);
+        add(&mut g.dz, &sums);
         if let Some(lists) = aux_rows {
             self.auxiliary(settings, lists, &input, &error, share, g);
         }
@@ -373,32 +397,24 @@ impl Params {
     ) {
         let d = self.d_out;
         let cells = Cells::list(lists, self.features);
-        let bias = &self.b_enc.value;
-        let a = cells.map(|f, z| (z + bias[f]).max(0.0));
+        let bias = &self.b_enc.value[..];
+        let a = cells.map([bias; 3], |z, [bias, ..]| (z + bias).max(0.0));
         // ê − (y − ŷ), where error is ŷ − y.
         let mut left = error.to_vec();
         cells.times(&a, &self.w_dec.value, d, &mut left);
         let scale = settings.auxiliary;
         g.seen.loss += scale * share * left.par_iter().map(|e| e * e).sum::<f32>();
-        let mut dw = vec![0f32; g.w_dec.len()];
-        cells.gather(&a, &left, d, &mut dw);
-        // Two shares come later, to all of it.
-        g.w_dec.par_iter_mut().zip(&dw).for_each(|(w, d)| *w += scale * d);
+        cells.gather(&a, &left, d, 2.0 * share * scale, true, &mut g.w_dec);
         let dz = cells.dots(&left, &self.w_dec.value, d, 2.0 * share * scale);
-        cells.gather(&dz, input, self.d_in, &mut g.w_enc);
+        cells.gather(&dz, input, self.d_in, 1.0, true, &mut g.w_enc);
         add(&mut g.dz, &cells.sums(&dz));
     }
 
-    /// Takes the step, and keeps decoder rows at length 1: the part of the gradient along a row is dropped first.
+    /// Takes the step, and keeps decoder rows at length 1.
     pub fn update(&mut self, mut g: Gradients, rate: f32, step: usize) {
-        let d = self.d_out;
-        g.w_dec.par_chunks_mut(d).zip(self.w_dec.value.par_chunks(d)).for_each(|(g, w)| {
-            let along = dot(g, w);
-            g.iter_mut().zip(w).for_each(|(g, w)| *g -= along * w);
-        });
         self.w_enc.update(&g.w_enc, rate, step);
         self.b_enc.update(&g.b_enc, rate, step);
-        self.w_dec.update(&g.w_dec, rate, step);
+        self.w_dec.update_unit_rows(&mut g.w_dec, self.d_out, rate, step);
         self.b_dec.update(&g.b_dec, rate, step);
         if let Some(p) = &mut self.log_threshold {
             p.update(&g.log_threshold, rate, step);
@@ -407,7 +423,6 @@ impl Params {
             r.update(&g.r_mag, rate, step);
             b.update(&g.b_mag, rate, step);
         }
-        self.w_dec.value.par_chunks_mut(d).for_each(unit);
     }
 }
 
@@ -421,27 +436,16 @@ fn add(out: &mut [f32], x: &[f32]) {
     add_scaled(out, 1.0, x);
 }
 
-/// Brings a row to length 1.
-pub fn unit(row: &mut [f32]) {
-    let length = dot(row, row).sqrt();
-    if length > 0.0 {
-        row.iter_mut().for_each(|v| *v /= length);
-    }
-}
-
 /// Σ of squared distances from the mean, over all rows.
 fn spread(y: &[f32], d: usize) -> f32 {
     let rows = (y.len() / d).max(1);
-    let mut mean = vec![0f64; d];
-    for row in y.chunks_exact(d) {
-        mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
-    }
     let total: f64 = y.par_iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    (total - mean.iter().map(|m| m * m / rows as f64).sum::<f64>()) as f32
+    (total - column_sums(y, d).iter().map(|m| m * m / rows as f64).sum::<f64>()) as f32
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::maths::dot;
     use super::*;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
