@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use circuitscope::features::labels::{Label, Labels, Unit, of_model};
 use serde_json::Value;
 
 fn run(args: &[&str]) -> (i32, String, String) {
@@ -258,6 +259,24 @@ fn a_transcoder_from_text_to_several_indexes() {
     assert!(neuron["features"].as_array().unwrap().iter().all(|p| p[0].as_u64().unwrap() < 128), "{neuron}");
     assert!(!neuron["neurons"].as_array().unwrap().is_empty());
     assert_eq!(neuron["about"]["features_of"].as_str(), Some(transcoder.as_str()));
+    // What the window called it: in the user's data, by the model's weights.
+    #[cfg(target_os = "linux")]
+    {
+        let model = circuitscope::model::Model::open("text").unwrap();
+        let file = of_model(&dir.path().join("circuitscope").join("features"), &model).unwrap();
+        let mut labels = Labels::default();
+        labels.set(Unit::Neuron(1, 3), Label { label: "endings".to_owned(), note: "seen twice".to_owned() });
+        labels.save(&file).unwrap();
+        let show = |more: &[&str]| {
+            let mut show = Command::new(env!("CARGO_BIN_EXE_circuitscope"));
+            show.env("XDG_DATA_HOME", dir.path()).args(["features", "show", index(1), "-m", "text", "--feature", "3"]);
+            String::from_utf8(show.args(more).output().unwrap().stdout).unwrap()
+        };
+        assert!(show(&[]).contains("label: endings seen twice"));
+        let page: Value = serde_json::from_str(&show(&["--json"])).unwrap();
+        assert_eq!(page["label"]["label"], "endings");
+        assert!(neuron["label"].is_null(), "{neuron}");
+    }
     let page = json(&["features", "show", index(2), "-m", "text", "--json"]);
     assert!(page["act_max"].as_f64().unwrap() > 0.0 && !page["neurons"].as_array().unwrap().is_empty(), "{page}");
     assert!(page["load_seconds"].is_number() && page["model"].is_object(), "{page}");

@@ -20,6 +20,7 @@ use circuitscope::app::lab::LabAction;
 use circuitscope::app::layout::Layout;
 use circuitscope::app::scratch::ScratchAction;
 use circuitscope::app::svg::paint_cells;
+use circuitscope::app::views::ViewKind;
 use circuitscope::app::views::{VIEWS, Workspace};
 use circuitscope::circuit::cart::Cart;
 use circuitscope::circuit::{Component, Outside};
@@ -860,7 +861,7 @@ fn edits_can_be_switched_moved_and_removed() {
     let zero = |layer, head| Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(head);
     h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(0, 1)), 0.0);
     h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(1, 2)), 0.0);
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Edits);
+    h.state_mut().layout = Layout::single(ViewKind::Edits);
     settle(&mut h);
     assert_eq!(h.state().state.show, Show::Edited);
     h.get_by_label("move edit down 0").click();
@@ -1137,7 +1138,7 @@ fn a_graph_follows_the_pinned_token_and_the_sliders() {
 fn others_graphs_open_and_broken_ones_are_one_sentence() {
     let mut h = window(document(PROMPT));
     let path = fixture("graphs/meow-clt.json").display().to_string();
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
+    h.state_mut().layout = Layout::single(ViewKind::Graph);
     h.state_mut().state.apply(Action::OpenGraph(path), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.graph.get().unwrap().graph.nodes.len(), 76);
@@ -1168,7 +1169,7 @@ fn counted(h: &Harness<'static, App>) -> String {
 #[test]
 fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
+    h.state_mut().layout = Layout::single(ViewKind::Graph);
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     settle(&mut h);
     h.run();
@@ -1252,7 +1253,7 @@ fn a_key_shows_the_graph_of_the_pinned_prediction() {
 #[test]
 fn the_graph_is_walked_with_the_keyboard() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
+    h.state_mut().layout = Layout::single(ViewKind::Graph);
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     settle(&mut h);
     let before = h.state().state.selection.pinned;
@@ -1285,7 +1286,7 @@ fn the_graph_is_walked_with_the_keyboard() {
 #[test]
 fn attention_is_followed_and_edges_say_through_what() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
+    h.state_mut().layout = Layout::single(ViewKind::Graph);
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("– – query").is_none());
@@ -1310,7 +1311,7 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
         wrong: "9".to_owned(),
         ..Document::default()
     });
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Graph);
+    h.state_mut().layout = Layout::single(ViewKind::Graph);
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     h.state_mut().state.apply(Action::GraphThresholds(1.0, 1.0), 0.0);
     settle(&mut h);
@@ -1341,7 +1342,7 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
 #[test]
 fn two_circuits_are_compared() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::Circuit);
+    h.state_mut().layout = Layout::single(ViewKind::Circuit);
     let cart = |nodes: &[&str]| Cart { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
     h.state_mut().state.apply(Action::SetCart(cart(&["a1.h3"])), 0.0);
     let other = Some(("the other".to_owned(), cart(&["a1.h3", "a1.h1"])));
@@ -1440,7 +1441,7 @@ fn a_typed_direction_gets_a_page() {
     let s = &h.state().state.features;
     let entry = s.entry(Chosen::Concept(i)).unwrap();
     assert!(entry.active > 0 && !entry.top.is_empty() && !entry.features.is_empty());
-    h.state_mut().layout = Layout::single(circuitscope::app::views::ViewKind::FeatureDashboard);
+    h.state_mut().layout = Layout::single(ViewKind::FeatureDashboard);
     h.run();
     assert!(h.query_by_label_contains("strongest examples").is_some());
     // Too few texts are one sentence.
@@ -1464,6 +1465,24 @@ fn a_typed_direction_gets_a_page() {
         let strongest = acts.row(pos).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
         assert_eq!(heat.features[0], strongest);
     }
+}
+
+/// Of tabs that do not all fit, the one that a command shows is moved into sight.
+#[test]
+fn a_view_that_is_shown_has_its_tab_in_sight() {
+    let mut h = window(document(PROMPT));
+    h.set_size(egui::vec2(1000.0, 640.0));
+    h.run();
+    let places = |h: &Harness<'static, App>, shown: ViewKind| {
+        let pane = h.state().layout.pane(shown).unwrap().1.unwrap();
+        (pane.x_range(), h.get_by_label("Generation").rect().x_range())
+    };
+    let (pane, tab) = places(&h, ViewKind::Activations);
+    assert!(tab.max > pane.max, "{tab:?} in {pane:?}");
+    h.state_mut().show(ViewKind::Generation);
+    h.run_steps(6);
+    let (pane, tab) = places(&h, ViewKind::Generation);
+    assert!(tab.min >= pane.min && tab.max <= pane.max, "{tab:?} in {pane:?}");
 }
 
 /// Labels of neurons and directions are the model's: they are there whatever dictionary is open, and when it is opened

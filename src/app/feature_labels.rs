@@ -120,6 +120,11 @@ impl Book {
         self.of(unit).map(|l| l.label.trim()).filter(|l| !l.is_empty())
     }
 
+    /// Whether any of the dictionary's features has a label.
+    pub fn has_features(&self) -> bool {
+        !self.dictionary.labels.0.is_empty()
+    }
+
     /// # Errors
     /// If the labels that are there could not be read.
     pub(super) fn set(&mut self, unit: Unit, label: Label, wake: &Wake) -> Result<()> {

@@ -227,7 +227,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             cx.actions.push(Action::Feature(scan(Scanned::Direction(i))));
         }
     });
-    let hint = "index.arrow of features dashboard";
+    let hint = "index.arrow";
     if field(ui, &mut fields.index, "path of an index", hint, "Open") {
         cx.actions.push(Action::Feature(FeatureAction::OpenIndex(fields.index.trim().to_owned())));
     }

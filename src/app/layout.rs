@@ -16,6 +16,17 @@ pub struct Pane {
 pub struct Layout {
     pub workspace: Workspace,
     tree: Tree<Pane>,
+    reveal: Option<Reveal>,
+}
+
+/// A tab that was asked for and may lie beyond the end of its bar.
+#[derive(Clone, Copy)]
+struct Reveal {
+    kind: ViewKind,
+    /// Points by which it stuck out in the last frame, to the right or (below zero) to the left.
+    out: f32,
+    /// Frames in which its bar is still moved: arrows come and go at its ends meanwhile.
+    frames: u8,
 }
 
 impl Default for Layout {
@@ -69,7 +80,7 @@ impl Layout {
                 split(t, LinearDir::Horizontal, [left, right], 0.58)
             }
         };
-        Self { workspace, tree: Tree::new(egui::Id::unique(("layout", workspace.title())), root, tiles) }
+        Self { workspace, tree: Tree::new(egui::Id::unique(("layout", workspace.title())), root, tiles), reveal: None }
     }
 }
 
@@ -79,7 +90,7 @@ impl Layout {
         let mut tiles = Tiles::default();
         let pane = tiles.insert_pane(Pane { kind, view: (kind.def().make)() });
         let root = tiles.insert_tab_tile(vec![pane]);
-        Self { workspace: kind.def().workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+        Self { workspace: kind.def().workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles), reveal: None }
     }
 
     /// Every view of a workspace visible at once, for timings.
@@ -94,16 +105,22 @@ impl Layout {
             })
             .collect();
         let root = tiles.insert_grid_tile(panes);
-        Self { workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles) }
+        Self { workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles), reveal: None }
     }
 
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.tree.ui(&mut Panels { cx }, ui);
+        self.tree.ui(&mut Panels { cx, reveal: self.reveal.as_mut() }, ui);
+        if let Some(r) = &mut self.reveal {
+            r.frames -= 1;
+            ui.ctx().request_repaint();
+        }
+        self.reveal = self.reveal.filter(|r| r.frames > 0);
     }
 
     /// Brings a view to the front.
     pub fn show(&mut self, kind: ViewKind) {
         self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(p) if p.kind == kind));
+        self.reveal = Some(Reveal { kind, out: 0.0, frames: 4 });
     }
 
     /// The view's numbers and its rectangle on screen.
@@ -117,6 +134,7 @@ impl Layout {
 
 struct Panels<'a, 'b> {
     cx: &'a mut Context<'b>,
+    reveal: Option<&'a mut Reveal>,
 }
 
 impl Behavior<Pane> for Panels<'_, '_> {
@@ -139,13 +157,16 @@ impl Behavior<Pane> for Panels<'_, '_> {
         ui: &mut egui::Ui,
         _: TileId,
         tabs: &egui_tiles::Tabs,
-        _: &mut f32,
+        offset: &mut f32,
     ) {
         let active = tabs.active.and_then(|id| match tiles.get(id) {
             Some(Tile::Pane(p)) => Some(p),
             _ => None,
         });
         let Some(pane) = active else { return };
+        if let Some(r) = self.reveal.as_mut().filter(|r| r.kind == pane.kind) {
+            *offset += std::mem::take(&mut r.out);
+        }
         let def = pane.kind.def();
         ui.add_space(4.0);
         let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
@@ -184,6 +205,17 @@ impl Behavior<Pane> for Panels<'_, '_> {
             ui.add_space(4.0);
             ui.label(RichText::new(def.formula).font(theme::mono()).color(self.cx.palette.weak));
         });
+    }
+
+    fn on_tab_button(&mut self, tiles: &mut Tiles<Pane>, id: TileId, response: egui::Response) -> egui::Response {
+        if let Some(r) = self.reveal.as_mut()
+            && matches!(tiles.get(id), Some(Tile::Pane(p)) if p.kind == r.kind)
+        {
+            // What can be clicked is what is inside the bar.
+            let (whole, inside) = (response.rect, response.interact_rect);
+            r.out = (whole.max.x - inside.max.x).max(0.0) - (inside.min.x - whole.min.x).max(0.0);
+        }
+        response
     }
 
     fn tab_bar_height(&self, _: &egui::Style) -> f32 {

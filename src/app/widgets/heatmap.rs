@@ -1,7 +1,8 @@
 //! The heatmap widget: labels, zoom and pan, crosshair, cell texts, tooltip, copy; the cells themselves
 //! are drawn by [`crate::gpu::heatmap`].
 
-use eframe::egui::{self, Align2, Pos2, Rect, Stroke, pos2, vec2};
+use eframe::egui::text::{LayoutJob, TextWrapping};
+use eframe::egui::{self, Pos2, Rect, Stroke, pos2, vec2};
 
 use crate::app::svg::paint_cells;
 use crate::app::theme::{self, Palette};
@@ -237,13 +238,12 @@ impl Heatmap<'_> {
             let y = at.row_center(r).clamp(at.plot.min.y + 5.0, (at.plot.max.y - 5.0).max(at.plot.min.y + 5.0));
             let mut font = theme::mono_small();
             font.size = font.size.min(12.0);
-            painter.text(
-                pos2(at.plot.min.x - 5.0, y),
-                Align2::RIGHT_CENTER,
-                (self.row_label)(r),
-                font,
-                color(r, self.pinned.0, self.hovered.0),
-            );
+            let color = color(r, self.pinned.0, self.hovered.0);
+            let mut job = LayoutJob::simple_singleline((self.row_label)(r), font, color);
+            job.wrap = TextWrapping::truncate_at_width(self.row_label_width);
+            let galley = painter.layout_job(job);
+            let corner = pos2(at.plot.min.x - 5.0 - galley.size().x, y - 0.5 * galley.size().y);
+            painter.galley(corner, galley, color);
         }
         let (first, last) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
         let cell = at.plot.width() / at.view.w;

@@ -138,17 +138,21 @@ impl Directions {
         let Some(chosen) = s.chosen else { return };
         ui.horizontal_wrapped(|ui| {
             ui.label(RichText::new(format!("Steering along {}", s.name(chosen))).font(theme::small()));
-            for (text, name) in [(&mut self.towards, "towards"), (&mut self.away, "away from")] {
-                ui.label(weak(cx, name));
-                let field = egui::TextEdit::singleline(text).desired_width(120.0);
-                ui.add(field)
-                    .on_hover_text("tokens between commas; a space before a word belongs to it")
-                    .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, format!("tokens {name}")));
+            let help_tokens = "tokens between commas; a space before a word belongs to it";
+            let help_text = "the text whose loss tells what steering costs: a file, a folder, mixed or prose";
+            for (value, caption, name, width, help) in [
+                (&mut self.towards, "towards", "tokens towards", 120.0, help_tokens),
+                (&mut self.away, "away from", "tokens away from", 120.0, help_tokens),
+                (&mut self.reference, "cost on", "reference text", 70.0, help_text),
+            ] {
+                // A caption stays with its field when the row is broken.
+                ui.horizontal(|ui| {
+                    ui.label(weak(cx, caption));
+                    ui.add(egui::TextEdit::singleline(value).desired_width(width))
+                        .on_hover_text(help)
+                        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, name));
+                });
             }
-            ui.label(weak(cx, "cost on"));
-            ui.add(egui::TextEdit::singleline(&mut self.reference).desired_width(70.0))
-                .on_hover_text("the text whose loss tells what steering costs: a file, a folder, mixed or prose")
-                .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "reference text"));
             if s.doses.is_running() {
                 ui.label(weak(cx, "running …"));
             } else if ui

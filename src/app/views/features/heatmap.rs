@@ -11,6 +11,7 @@ use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::app::widgets::{choice, token_text};
+use crate::features::labels::Unit;
 use crate::features::reading::Order;
 
 /// Rows as high as their labels.
@@ -95,13 +96,17 @@ impl View for FeatureHeat {
         };
         let h = cx.state.selection.hovered;
         let token = |c: usize| token_text::short(&r.trace.token_text(c), 12);
+        let labelled = |f: u32| {
+            let words = s.labels.words(&Unit::Feature(f))?;
+            Some(format!("{f} {words}"))
+        };
         let outcome = Heatmap {
             name: "features",
             data: &heat.data,
             coloring: colors,
-            row_label: &|i| chosen.get(i).map_or_else(String::new, ToString::to_string),
+            row_label: &|i| chosen.get(i).map_or_else(String::new, |f| labelled(*f).unwrap_or_else(|| f.to_string())),
             col_label: &|c| token(c),
-            row_label_width: 46.0,
+            row_label_width: if s.labels.has_features() { 130.0 } else { 46.0 },
             flip: false,
             square: false,
             least_row: ROW,
