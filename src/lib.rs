@@ -72,6 +72,7 @@ pub mod jobs;
 pub mod lab;
 pub mod memory;
 pub mod model;
+mod quiet;
 pub mod session;
 pub mod table;
 

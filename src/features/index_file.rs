@@ -33,6 +33,7 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 use super::index::{About, BINS, Entry, Example, Histogram, Index};
 use crate::error::{Error, Result};
 use crate::files::persist;
+use crate::quiet::quietly;
 
 const FORMAT: &str = "feature index";
 const METADATA: &str = "circuitscope";
@@ -189,8 +190,8 @@ pub fn open(path: &Path) -> Result<Index> {
         return Err(malformed("its columns are not those of a feature index".to_owned()));
     }
     // The reader trusts lengths inside the file; what makes it panic makes the file unusable.
-    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(reader, path)));
-    let entries = read.unwrap_or_else(|_| Err(malformed("its lengths contradict each other".to_owned())))?;
+    let entries = quietly(|| read(reader, path))
+        .unwrap_or_else(|| Err(malformed("its lengths contradict each other".to_owned())))?;
     let sound = |e: &Example| {
         e.start <= e.position && e.at() < e.tokens.len() && e.tokens.len() == e.activations.len() && e.value.is_finite()
     };

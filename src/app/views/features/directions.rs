@@ -91,7 +91,7 @@ impl View for Directions {
 fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
     let s = &cx.state.features;
     let colors = [cx.palette.accent, cx.palette.positive, cx.palette.negative, cx.palette.bar];
-    let response = axes(Plot::new("auc by layer"), "layer")
+    let response = axes(Plot::new("auc by layer"), "layer", true)
         .height(height)
         .show_grid([false, true])
         .allow_scroll(false)
@@ -180,7 +180,7 @@ impl Directions {
             format!("{}: probability of the next token (lines), reference loss over that at α = 0 (dotted)", s.dosed),
         ));
         let zero = doses.iter().find(|d| d.alpha == 0.0).and_then(|d| d.loss);
-        axes(Plot::new("doses"), "α")
+        axes(Plot::new("doses"), "α", false)
             .height(ui.available_height().max(60.0))
             .show_grid([true, true])
             .allow_scroll(false)

@@ -10,7 +10,7 @@ pub mod training;
 
 use eframe::egui::text::LayoutJob;
 use eframe::egui::{self, Color32, Rangef, RichText, TextFormat};
-use egui_plot::{AxisHints, Plot};
+use egui_plot::{AxisHints, GridMark, Plot};
 
 use super::{Context, message};
 use crate::app::command::Action;
@@ -52,9 +52,14 @@ fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
 }
 
 /// A plot's axes with numbers closer together than the library has them, which leaves small plots with a single one.
-fn axes<'a>(plot: Plot<'a>, x: &str) -> Plot<'a> {
+/// Layers and steps are `counted`: between whole numbers stands nothing.
+fn axes<'a>(plot: Plot<'a>, x: &str, counted: bool) -> Plot<'a> {
     let label = RichText::new(x).font(theme::small());
-    let across = AxisHints::new_x().label(label).label_spacing(Rangef::new(36.0, 50.0));
+    let mut across = AxisHints::new_x().label(label).label_spacing(Rangef::new(36.0, 50.0));
+    if counted {
+        let whole = |m: GridMark, _: &_| if m.value.fract() == 0.0 { format!("{}", m.value) } else { String::new() };
+        across = across.formatter(whole);
+    }
     let upwards = AxisHints::new_y().min_thickness(44.0).label_spacing(Rangef::new(13.0, 18.0));
     plot.custom_x_axes(vec![across]).custom_y_axes(vec![upwards])
 }

@@ -188,7 +188,7 @@ fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
     for (name, series, height, log) in [("shares", &shares[..], space * 0.55, false), ("sizes", &counts[..], 0.0, true)]
     {
         let height = if height > 0.0 { height } else { ui.available_height() };
-        axes(Plot::new(name), if log { "step" } else { "" })
+        axes(Plot::new(name), if log { "step" } else { "" }, true)
             .height(height.max(60.0))
             .link_axis(group, [true, false])
             .show_grid([false, true])
