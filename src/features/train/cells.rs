@@ -122,6 +122,39 @@ impl pulp::NullaryFnOnce for Rectify<'_> {
     }
 }
 
+/// A value of each cell, none below zero, and what is seen of them.
+struct Activate<'a, F> {
+    out: &'a mut [f32],
+    z: &'a [f32],
+    per: Per<'a>,
+    make: &'a F,
+    /// The largest value of each feature so far.
+    most: &'a mut [f32],
+}
+
+impl<F: Fn(f32, [f32; 3]) -> f32> pulp::NullaryFnOnce for Activate<'_, F> {
+    /// Cells above zero, and the sum of all.
+    type Output = (u32, f32);
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let (mut counts, mut sums) = ([0u32; LANES], [0f32; LANES]);
+        let [p, q, r] = self.per.map(|p| p.chunks(LANES));
+        let cells = self.out.chunks_mut(LANES).zip(self.z.chunks(LANES)).zip(self.most.chunks_mut(LANES));
+        for (((((out, z), most), p), q), r) in cells.zip(p).zip(q).zip(r) {
+            let cells = out.iter_mut().zip(z).zip(most).zip(p).zip(q).zip(r);
+            for (i, (((((o, z), m), p), q), r)) in cells.enumerate() {
+                let v = (self.make)(*z, [*p, *q, *r]);
+                *o = v;
+                *m = if v > *m { v } else { *m };
+                counts[i] += u32::from(v > 0.0);
+                sums[i] += v;
+            }
+        }
+        (counts.iter().sum(), sums.iter().sum())
+    }
+}
+
 /// A value of each cell.
 struct Map<'a, F> {
     out: &'a mut [f32],
@@ -167,19 +200,45 @@ impl<F: Fn(f32, f32, [f32; 3]) -> (f32, f32)> pulp::NullaryFnOnce for Slope<'_, 
     }
 }
 
-/// max(value + bias, 0) in place of all values, [rows, features].
-fn rectify(values: &mut [f32], bias: &[f32], fired: &mut [bool]) -> Activity {
-    let n = bias.len();
-    let part = |rows: &mut [f32]| {
-        let (mut seen, mut most) = (Activity::default(), vec![0f32; n]);
-        for values in rows.chunks_exact_mut(n) {
-            let (active, total) = pulp::Arch::new().dispatch(Rectify { values, bias, most: &mut most });
-            seen.active += active as usize;
-            seen.total += total;
+/// What is made of another value of each cell added to `out` and to a sum.
+struct Merge<'a, F> {
+    out: &'a mut [f32],
+    other: &'a [f32],
+    z: &'a [f32],
+    per: Per<'a>,
+    make: &'a F,
+    sums: &'a mut [f32],
+}
+
+impl<F: Fn(f32, f32, [f32; 3]) -> f32> pulp::NullaryFnOnce for Merge<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let [p, q, r] = self.per;
+        let cells = self.out.iter_mut().zip(self.other).zip(self.z).zip(p).zip(q).zip(r).zip(self.sums);
+        for ((((((o, x), z), p), q), r), s) in cells {
+            let value = (self.make)(*z, *x, [*p, *q, *r]);
+            *o += value;
+            *s += value;
         }
+    }
+}
+
+/// Goes over parts of rows, [rows, features] each, and puts together what `row` sees of every row: cells above zero, their
+/// sum, and the largest value of each feature so far, which it keeps.
+fn seen<'a, T: Send>(
+    parts: impl IndexedParallelIterator<Item = T>,
+    n: usize,
+    fired: &mut [bool],
+    row: impl Fn(T, &mut [f32], &mut Activity) + Sync + 'a,
+) -> Activity {
+    let part = |rows: T| {
+        let (mut seen, mut most) = (Activity::default(), vec![0f32; n]);
+        row(rows, &mut most, &mut seen);
         (seen, most)
     };
-    let parts: Vec<(Activity, Vec<f32>)> = values.par_chunks_mut(PART * n).map(part).collect();
+    let parts: Vec<(Activity, Vec<f32>)> = parts.map(part).collect();
     let mut all = Activity::default();
     for (part, most) in parts {
         all.active += part.active;
@@ -187,6 +246,13 @@ fn rectify(values: &mut [f32], bias: &[f32], fired: &mut [bool]) -> Activity {
         fired.iter_mut().zip(&most).for_each(|(f, m)| *f |= *m > 0.0);
     }
     all
+}
+
+impl Activity {
+    fn add(&mut self, (active, total): (u32, f32)) {
+        self.active += active as usize;
+        self.total += total;
+    }
 }
 
 impl Cells {
@@ -246,15 +312,40 @@ impl Cells {
                 l.z.iter_mut().zip(&l.features).for_each(|(z, f)| *z = (*z + bias[*f as usize]).max(0.0));
                 l.activity(&l.z, fired)
             }
-            Self::All { z, .. } => rectify(z, bias, fired),
+            Self::All { features, z, .. } => {
+                let n = *features;
+                seen(z.par_chunks_mut(PART * n), n, fired, |rows, most, seen| {
+                    for values in rows.chunks_exact_mut(n) {
+                        seen.add(pulp::Arch::new().dispatch(Rectify { values, bias, most }));
+                    }
+                })
+            }
         }
     }
 
-    /// What is seen of activations, none of which is below zero; marks the features that have one above.
-    pub fn activity(&self, values: &mut [f32], fired: &mut [bool]) -> Activity {
+    /// As [`Self::map`], where no value is below zero, and as [`Self::rectify`] what is seen of them.
+    pub fn activate(
+        &self,
+        per: Per<'_>,
+        make: impl Fn(f32, [f32; 3]) -> f32 + Sync,
+        fired: &mut [bool],
+    ) -> (Vec<f32>, Activity) {
         match self {
-            Self::List(l) => l.activity(values, fired),
-            Self::All { features, .. } => rectify(values, &vec![0.0; *features], fired),
+            Self::List(l) => {
+                let values = self.map(per, make);
+                let seen = l.activity(&values, fired);
+                (values, seen)
+            }
+            Self::All { features, z, .. } => {
+                let (n, mut values) = (*features, buffer(z.len()));
+                let parts = values.par_chunks_mut(PART * n).zip(z.par_chunks(PART * n));
+                let seen = seen(parts, n, fired, |(out, z), most, seen| {
+                    for (out, z) in out.chunks_exact_mut(n).zip(z.chunks_exact(n)) {
+                        seen.add(pulp::Arch::new().dispatch(Activate { out, z, per, make: &make, most }));
+                    }
+                });
+                (values, seen)
+            }
         }
     }
 
@@ -287,6 +378,39 @@ impl Cells {
                     })
                     .unzip();
                 Slopes { values: other, sums: added(&sums, *n), beside: added(&beside, *n) }
+            }
+        }
+    }
+
+    /// Adds to `out` what is made of z, another value of each cell and its feature's numbers; the sums of what was added, by
+    /// feature.
+    pub fn merge(
+        &self,
+        out: &mut [f32],
+        other: &[f32],
+        per: Per<'_>,
+        make: impl Fn(f32, f32, [f32; 3]) -> f32 + Sync,
+    ) -> Vec<f32> {
+        match self {
+            Self::List(l) => {
+                let cells = other.par_iter().zip(&l.features).zip(&l.z);
+                let made: Vec<f32> = cells.map(|((x, f), z)| make(*z, *x, of(per, *f))).collect();
+                add_scaled(out, 1.0, &made);
+                self.sums(&made)
+            }
+            Self::All { features: n, z, .. } => {
+                let parts = out.par_chunks_mut(PART * n).zip(other.par_chunks(PART * n)).zip(z.par_chunks(PART * n));
+                let parts: Vec<Vec<f32>> = parts
+                    .map(|((out, other), z)| {
+                        let mut sums = vec![0f32; *n];
+                        let rows = out.chunks_exact_mut(*n).zip(other.chunks_exact(*n)).zip(z.chunks_exact(*n));
+                        for ((out, other), z) in rows {
+                            pulp::Arch::new().dispatch(Merge { out, other, z, per, make: &make, sums: &mut sums });
+                        }
+                        sums
+                    })
+                    .collect();
+                added(&parts, *n)
             }
         }
     }
@@ -407,8 +531,8 @@ mod tests {
         let x = [1.0, 1.0, 5.0, 5.0, 2.0, 0.0];
         let run = |mut c: Cells| {
             let mut fired = vec![false; 3];
-            let mut a = c.map([&zeros, &ones, &ones], relu);
-            let seen = c.activity(&mut a, &mut fired);
+            let (a, seen) = c.activate([&zeros, &ones, &ones], relu, &mut fired);
+            assert_eq!(a, c.map([&zeros, &ones, &ones], relu));
             let mut again = vec![false; 3];
             assert_eq!((c.rectify(&[0.0; 3], &mut again), &again), (seen, &fired));
             assert_eq!(a, c.values());
@@ -419,6 +543,9 @@ mod tests {
                 c.slopes(dots, [&zeros, &ones, &ones], |z, g, p| if z > p[0] { (g, p[1] * g) } else { (0.0, 0.0) });
             assert_eq!(sums, c.sums(&grads));
             assert_eq!(sums, beside);
+            let mut twice = grads.clone();
+            let again = c.merge(&mut twice, &grads, [&zeros, &ones, &ones], |_, g, p| p[1] * g);
+            assert_eq!((again, twice), (sums.clone(), grads.iter().map(|g| 2.0 * g).collect()));
             // What was there before is written over, and added to after that.
             let mut gathered = vec![f32::NAN; 6];
             c.gather(&grads, &x, 2, 0.5, false, &mut gathered);

@@ -279,21 +279,17 @@ impl Params {
             None if theta.is_empty() => [bias, bias, bias],
             None => [bias, &theta, &theta],
         };
+        let fired = &mut g.fired;
+        let jump = |z: f32, [bias, theta, _]: [f32; 3]| if z + bias > theta { z + bias } else { 0.0 };
+        let gate = |z: f32, [bias, scale, offset]: [f32; 3]| one_if(z + bias > 0.0) * (z * scale + offset).max(0.0);
         let apart = match settings.method {
-            Method::JumpRelu => {
-                Some(cells.map(per, |z, [bias, theta, _]| if z + bias > theta { z + bias } else { 0.0 }))
-            }
-            Method::Gated => {
-                Some(cells.map(per, |z, [bias, scale, offset]| one_if(z + bias > 0.0) * (z * scale + offset).max(0.0)))
-            }
+            Method::JumpRelu => Some(cells.activate(per, jump, fired)),
+            Method::Gated => Some(cells.activate(per, gate, fired)),
             _ => None,
         };
         let (apart, seen) = match apart {
-            Some(mut a) => {
-                let seen = cells.activity(&mut a, &mut g.fired);
-                (Some(a), seen)
-            }
-            None => (None, cells.rectify(bias, &mut g.fired)),
+            Some((a, seen)) => (Some(a), seen),
+            None => (None, cells.rectify(bias, fired)),
         };
         let a = apart.as_deref().unwrap_or(cells.values());
         let mut error = self.minus(y);
@@ -330,18 +326,17 @@ impl Params {
                 add(&mut g.r_mag, &made.beside);
                 // The gate learns from its own reconstruction, through a decoder that it does not move, and the
                 // penalty.
-                let gate = cells.map(per, |z, [bias, ..]| (z + bias).max(0.0));
+                let relu = |z: f32, [bias, ..]: [f32; 3]| (z + bias).max(0.0);
+                let (gate, opened) = cells.activate(per, relu, &mut vec![false; self.features]);
                 let mut left = self.minus(y);
                 cells.times(&gate, &self.w_dec.value, d, &mut left);
                 g.seen.loss += left.par_iter().map(|e| e * e).sum::<f32>() * share;
-                g.seen.loss += penalty * share * gate.par_iter().sum::<f32>();
+                g.seen.loss += penalty * share * opened.total;
                 let dgate = cells.dots(&left, &self.w_dec.value, d, 2.0 * share);
-                let gated =
-                    |z: f32, g: f32, [bias, ..]: [f32; 3]| ((g + penalty * share) * one_if(z + bias > 0.0), 0.0);
-                let gated = cells.slopes(dgate, per, gated);
-                add(&mut g.b_enc, &gated.sums);
-                made.values.par_iter_mut().zip(&gated.values).for_each(|(a, b)| *a += b);
-                add(&mut made.sums, &gated.sums);
+                let gated = |z: f32, g: f32, [bias, ..]: [f32; 3]| (g + penalty * share) * one_if(z + bias > 0.0);
+                let sums = cells.merge(&mut made.values, &dgate, per, gated);
+                add(&mut g.b_enc, &sums);
+                add(&mut made.sums, &sums);
                 made
             }
             Method::L1 => {
