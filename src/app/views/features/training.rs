@@ -66,19 +66,19 @@ impl View for Training {
                 if t.method.counts() {
                     number_field(ui, cx, "k", &mut t.k, 1..=4096);
                 } else {
-                    ui.label(weak(cx, "penalty"));
-                    ui.add(egui::DragValue::new(&mut t.sparsity).range(0.0..=1000.0).speed(0.05))
-                        .accessible_name("penalty");
+                    real_field(ui, cx, "penalty", &mut t.sparsity, 1000.0, 0.05);
                 }
                 number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
                 let mut tokens = ask.tokens.unwrap_or(100_000);
                 number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
                 ask.tokens = Some(tokens);
                 ask.text.resize(1, String::new());
-                ui.label(weak(cx, "text"));
-                ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
-                    .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
-                    .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
+                ui.horizontal(|ui| {
+                    ui.label(weak(cx, "text"));
+                    ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
+                        .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+                        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
+                });
             });
             egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small())).show(ui, |ui| {
                 ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
@@ -145,22 +145,17 @@ fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
     if !s.method.counts() {
         number_field(ui, cx, "resample dead ones every … steps (0: never)", &mut s.resample, 0..=1_000_000);
     }
-    let mut real = |name: &str, value: &mut f32, most: f32, speed: f64| {
-        ui.label(weak(cx, name));
-        ui.add(egui::DragValue::new(value).range(0.0..=most).speed(speed).max_decimals(6)).accessible_name(name);
-    };
-    real("learning rate", &mut s.rate, 1.0, 1e-5);
-    real("share of steps it falls over", &mut s.fall, 1.0, 0.01);
+    real_field(ui, cx, "learning rate", &mut s.rate, 1.0, 1e-5);
+    real_field(ui, cx, "share of steps it falls over", &mut s.fall, 1.0, 0.01);
     if s.method.counts() {
-        real("auxiliary loss", &mut s.auxiliary, 10.0, 0.001);
+        real_field(ui, cx, "auxiliary loss", &mut s.auxiliary, 10.0, 0.001);
     } else {
-        real("share of steps the penalty rises over", &mut s.sparsity_warmup, 1.0, 0.01);
+        real_field(ui, cx, "share of steps the penalty rises over", &mut s.sparsity_warmup, 1.0, 0.01);
     }
     if s.method == Method::JumpRelu {
-        real("bandwidth", &mut s.bandwidth, 10.0, 0.01);
+        real_field(ui, cx, "bandwidth", &mut s.bandwidth, 10.0, 0.01);
     }
-    ui.label(weak(cx, "seed"));
-    ui.add(egui::DragValue::new(&mut s.seed)).accessible_name("seed");
+    field(ui, cx, "seed", egui::DragValue::new(&mut s.seed));
 }
 
 fn number_field(
@@ -170,9 +165,20 @@ fn number_field(
     value: &mut usize,
     range: std::ops::RangeInclusive<usize>,
 ) {
-    ui.label(weak(cx, name));
     let speed = (*value as f64 / 50.0).max(0.2);
-    ui.add(egui::DragValue::new(value).range(range).speed(speed)).accessible_name(name);
+    field(ui, cx, name, egui::DragValue::new(value).range(range).speed(speed));
+}
+
+fn real_field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: &mut f32, most: f32, speed: f64) {
+    field(ui, cx, name, egui::DragValue::new(value).range(0.0..=most).speed(speed).max_decimals(6));
+}
+
+/// A number with its caption, which stays with it when the row is broken.
+fn field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: egui::DragValue<'_>) {
+    ui.horizontal(|ui| {
+        ui.label(weak(cx, name));
+        ui.add(value).accessible_name(name);
+    });
 }
 
 fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
