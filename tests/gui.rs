@@ -1485,6 +1485,29 @@ fn a_view_that_is_shown_has_its_tab_in_sight() {
     assert!(tab.min >= pane.min && tab.max <= pane.max, "{tab:?} in {pane:?}");
 }
 
+/// Rows of fields are broken where they are full: none lies outside its panel.
+#[test]
+fn fields_stay_inside_their_panel() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().show(ViewKind::FeatureTraining);
+    let _dir = features(&mut h);
+    use egui::accesskit::Role;
+    for (kind, role, fields) in [
+        (ViewKind::FeatureTraining, Role::SpinButton, &["features", "k", "steps", "tokens"][..]),
+        (ViewKind::FeatureTraining, Role::TextInput, &["text to train on"]),
+        (ViewKind::FeatureDirections, Role::TextInput, &["tokens towards", "tokens away from", "reference text"]),
+        (ViewKind::FeatureDirections, Role::Button, &["Try doses"]),
+    ] {
+        h.state_mut().show(kind);
+        h.run();
+        let pane = h.state().layout.pane(kind).unwrap().1.unwrap();
+        for field in fields {
+            let rect = h.get_by_role_and_label(role, field).rect();
+            assert!(pane.contains_rect(rect), "{field}: {rect:?} in {pane:?}");
+        }
+    }
+}
+
 /// Labels of neurons and directions are the model's: they are there whatever dictionary is open, and when it is opened
 /// again.
 #[test]

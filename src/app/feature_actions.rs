@@ -19,7 +19,7 @@ use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
 use crate::features::train::recipe::{Recipe, Training};
 use crate::features::{Dictionary, Place, index_file};
-use crate::files::write_atomic;
+use crate::files::{file_name, write_atomic};
 use crate::jobs::Run;
 use crate::model::Model;
 
@@ -48,9 +48,10 @@ impl FeaturesState {
                 let (d, spec) = self.opened()?;
                 return steered(d, &spec, f as usize, alpha, &model.config);
             }
-            Chosen::Neuron(layer, _) => {
-                let direction =
-                    Direction::Concept { name: self.name(chosen), vector: self.writer(chosen, model)?.direction()? };
+            Chosen::Neuron(layer, n) => {
+                // Without its label: an edit of the same direction by another name would not give way to this one.
+                let (name, vector) = (format!("neuron {layer}.{n}"), self.writer(chosen, model)?.direction()?);
+                let direction = Direction::Concept { name, vector };
                 Edit::new(Site::new(SiteKind::MlpOut, layer), Do::Add { direction, factor: alpha })
             }
         };
@@ -146,7 +147,7 @@ impl FeaturesState {
                 self.read_out.stop();
             }
             FeatureAction::Label(unit, label) => {
-                self.labels.set(unit, label, &self.wake)?;
+                self.labels.set(unit, label)?;
                 self.watch_version += 1;
             }
             FeatureAction::Find(search) => {
@@ -339,7 +340,7 @@ fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf> {
     let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
     let model = trainer.origin.model_name.clone().unwrap_or_default();
     let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());
-    let name: String = name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    let name = file_name(&name);
     let asked = serde_json::to_vec(ask).map_err(|e| Error::failed(e.to_string()))?;
     for n in 1.. {
         let folder = shelf.join(format!("{name}-{n}"));

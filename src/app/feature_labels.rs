@@ -1,6 +1,7 @@
-//! The labels and notes of the feature views: read when a dictionary or model is opened, written after every change.
+//! The labels and notes of the feature views: read when a dictionary or model is opened, written as they are typed.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::features::{Chosen, FeaturesState};
@@ -10,59 +11,113 @@ use crate::features::Dictionary;
 use crate::features::labels::{self, Label, Labels, Unit};
 use crate::model::Model;
 
+/// Labels by what they are on, some of them empty: taken away.
+type Changes = BTreeMap<Unit, Label>;
+
+/// What was read: the file, its labels, and what went wrong with writing the file before it.
+type Read = (Option<PathBuf>, Labels, Option<String>);
+
 /// Labels of one file.
 #[derive(Default)]
 struct Shelf {
     labels: Labels,
-    /// The file and what it holds, while it is read.
-    reading: Pending<(Option<PathBuf>, Labels)>,
+    /// Changed since the last writing began.
+    changed: Changes,
+    /// What is being written.
+    sent: Changes,
+    /// What could not be written: goes along with the next change.
+    failed: Changes,
+    reading: Pending<Read>,
     /// Where they are written, once they have been read; nowhere in pictures.
     file: Option<PathBuf>,
     /// Whether the file has been read, or is known to be none.
     known: bool,
-    saving: Pending<()>,
+    saving: Pending<Labels>,
+    errors: Vec<String>,
+}
+
+/// Puts changes into a file: what is there already, perhaps from another window, stays.
+fn write(path: &Path, changes: &Changes) -> Result<Labels> {
+    let mut labels = Labels::open(path)?;
+    changes.iter().for_each(|(unit, label)| labels.set(unit.clone(), label.clone()));
+    labels.save(path)?;
+    Ok(labels)
 }
 
 impl Shelf {
-    /// Reads another file.
+    /// Reads another file, once what was changed in the one before is written.
     fn open(&mut self, wake: &Wake, file: impl FnOnce() -> Result<Option<PathBuf>> + Send + 'static) {
-        (self.labels, self.file, self.known) = (Labels::default(), None, false);
+        let (earlier, before) = (self.saving.take_task(), self.file.take());
+        let changed = self.unwritten();
+        (self.labels, self.known) = (Labels::default(), false);
         self.reading.start(wake, move |_, _| {
+            if let Some(earlier) = earlier {
+                earlier.wait();
+            }
+            let lost = before.filter(|_| !changed.is_empty()).and_then(|path| write(&path, &changed).err());
             let file = file()?;
             let labels = file.as_deref().map_or_else(|| Ok(Labels::default()), Labels::open)?;
-            Ok((file, labels))
+            Ok((file, labels, lost.map(|e| e.to_string())))
         });
     }
 
-    /// Takes in what was read; true if anything changed, and if labels did.
-    fn update(&mut self) -> (bool, bool) {
-        let saved = self.saving.update().0;
-        let (changed, there) = self.reading.update();
-        if there && let Some(read) = self.reading.value.clone() {
-            (self.file, self.labels) = (*read).clone();
-            self.known = true;
-        }
-        (changed || saved, there)
+    /// What is not being written yet, and what could not be.
+    fn unwritten(&mut self) -> Changes {
+        let mut all = std::mem::take(&mut self.failed);
+        all.append(&mut self.changed);
+        all
     }
 
-    fn set(&mut self, unit: Unit, label: Label, wake: &Wake) -> Result<()> {
+    /// Takes in what was read and written, and writes what was changed; true if anything changed, and if labels did.
+    fn update(&mut self, wake: &Wake) -> (bool, bool) {
+        let (changed, there) = self.reading.update();
+        if there && let Some(read) = self.reading.value.clone() {
+            (self.file, self.labels) = (read.0.clone(), read.1.clone());
+            self.errors.extend(read.2.clone());
+            self.known = true;
+        }
+        let (wrote, written) = self.saving.update();
+        if written && let Some(labels) = self.saving.value.clone() {
+            self.labels = (*labels).clone();
+            self.changed.iter().for_each(|(unit, label)| self.labels.set(unit.clone(), label.clone()));
+            self.sent.clear();
+        }
+        if self.saving.error.is_some() {
+            self.failed.append(&mut self.sent);
+        }
+        if !self.changed.is_empty() && !self.saving.is_running() {
+            let changes = self.unwritten();
+            if let Some(path) = self.file.clone() {
+                self.sent.clone_from(&changes);
+                self.saving.start(wake, move |_, _| write(&path, &changes));
+            }
+        }
+        (changed || wrote, there || written)
+    }
+
+    /// Writes what is not written yet before the program ends.
+    fn flush(&mut self) {
+        if let Some(task) = self.saving.take_task() {
+            task.wait();
+        }
+        let changes = self.unwritten();
+        if let Some(path) = self.file.as_deref().filter(|_| !changes.is_empty()) {
+            // There is no window any more to say it in.
+            drop(write(path, &changes));
+        }
+    }
+
+    fn set(&mut self, unit: Unit, label: Label) -> Result<()> {
         if !self.known {
-            return Err(Error::request(
-                "the labels written before could not be read, so none is written over them; mend their file first",
-            ));
-        }
-        self.labels.set(unit, label);
-        if let Some(path) = self.file.clone() {
-            let labels = self.labels.clone();
-            // One after the other: the newest must be the last.
-            let earlier = self.saving.take_task();
-            self.saving.start(wake, move |_, _| {
-                if let Some(earlier) = earlier {
-                    earlier.wait();
+            return Err(Error::request(match self.reading.is_running() {
+                true => "the labels written before are still being read; try again in a moment",
+                false => {
+                    "the labels written before could not be read, so none is written over them; mend their file first"
                 }
-                labels.save(&path)
-            });
+            }));
         }
+        self.labels.set(unit.clone(), label.clone());
+        self.changed.insert(unit, label);
         Ok(())
     }
 }
@@ -91,24 +146,35 @@ impl Book {
     }
 
     /// Takes in what was read and written; true if anything changed, and if labels did.
-    pub(super) fn update(&mut self) -> (bool, bool) {
-        let (d, m) = (self.dictionary.update(), self.model.update());
+    pub(super) fn update(&mut self, wake: &Wake) -> (bool, bool) {
+        let (d, m) = (self.dictionary.update(wake), self.model.update(wake));
         (d.0 || m.0, d.1 || m.1)
+    }
+
+    /// Writes what is not written yet before the program ends.
+    pub(super) fn flush(&mut self) {
+        [&mut self.dictionary, &mut self.model].into_iter().for_each(Shelf::flush);
     }
 
     /// What went wrong with a file, once each.
     pub(super) fn take_errors(&mut self) -> Vec<String> {
-        let shelves = [&mut self.dictionary, &mut self.model];
-        shelves.into_iter().flat_map(|s| [s.reading.error.take(), s.saving.error.take()]).flatten().collect()
+        let shelves = [&mut self.dictionary, &mut self.model].into_iter();
+        shelves
+            .flat_map(|s| {
+                let of_tasks = [s.reading.error.take(), s.saving.error.take()].into_iter().flatten();
+                of_tasks.chain(std::mem::take(&mut s.errors)).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        [&self.dictionary, &self.model].iter().any(|s| s.reading.is_running() || s.saving.is_running())
+        let busy = |s: &&Shelf| s.reading.is_running() || s.saving.is_running() || !s.changed.is_empty();
+        [&self.dictionary, &self.model].iter().any(busy)
     }
 
-    /// Changes when labels have been read: what is being written then belongs to something else.
-    pub fn stamp(&self) -> u64 {
-        self.dictionary.reading.stamp + self.model.reading.stamp
+    /// Whether a unit's label can be written: until its file has been read none is.
+    pub fn is_known(&self, unit: &Unit) -> bool {
+        self.shelf(unit).known
     }
 
     pub fn of(&self, unit: &Unit) -> Option<&Label> {
@@ -126,10 +192,10 @@ impl Book {
     }
 
     /// # Errors
-    /// If the labels that are there could not be read.
-    pub(super) fn set(&mut self, unit: Unit, label: Label, wake: &Wake) -> Result<()> {
+    /// If the labels that are there have not been read.
+    pub(super) fn set(&mut self, unit: Unit, label: Label) -> Result<()> {
         let shelf = if matches!(unit, Unit::Feature(_)) { &mut self.dictionary } else { &mut self.model };
-        shelf.set(unit, label, wake)
+        shelf.set(unit, label)
     }
 
     /// Units whose label has these words, in small letters.

@@ -45,7 +45,7 @@ impl FeaturesState {
             self.watch_version += 1;
             self.labels.turn_to_dictionary(&d, &self.wake);
         }
-        let (labels_changed, labels_there) = self.labels.update();
+        let (labels_changed, labels_there) = self.labels.update(&self.wake);
         changed |= labels_changed;
         self.watch_version += u64::from(labels_there);
         let mut note = |(c, done): (bool, bool)| {

@@ -326,6 +326,11 @@ impl FeaturesState {
         self.stopping.take()
     }
 
+    /// Writes what the window has not written yet, before it is gone.
+    pub(super) fn finish(&mut self) {
+        self.labels.flush();
+    }
+
     /// Stops everything that takes long.
     pub fn cancel(&mut self) {
         self.stop_training();

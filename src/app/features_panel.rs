@@ -318,9 +318,15 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         let running = s.finding.is_running();
         if ui.add_enabled(!running && cx.state.model.is_some(), egui::Button::new("Find")).clicked() {
             let examples = if fields.typing {
-                let name = if fields.name.trim().is_empty() { "concept" } else { fields.name.trim() };
                 let (with, without) = (fields.with.clone(), fields.without.clone());
-                Examples::Typed { name: name.to_owned(), with, without }
+                // Two that nobody named are not to share a name, by which labels know them.
+                let first =
+                    |text: &str| text.trim().lines().next().unwrap_or_default().chars().take(16).collect::<String>();
+                let name = match fields.name.trim() {
+                    "" => format!("{} / {}", first(&with), first(&without)),
+                    name => name.to_owned(),
+                };
+                Examples::Typed { name, with, without }
             } else {
                 Examples::Set(fields.set.clone())
             };

@@ -20,8 +20,7 @@ const MOST: u64 = 4 << 30;
 
 /// How the file names of a subject's scans begin.
 fn prefix(model: &Model, subject: &Subject) -> Result<String> {
-    let name = model.config.name.chars();
-    let name: String = name.map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    let name = crate::files::file_name(&model.config.name);
     // Models and dictionaries of the same name are told apart by their weights.
     let mut hash = crate::hash::Hash(model.fingerprint()?);
     hash.add(subject.hash()?);

@@ -477,6 +477,10 @@ impl eframe::App for App {
         self.tick(ctx);
     }
 
+    fn on_exit(&mut self) {
+        self.state.features.finish();
+    }
+
     fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {
         if self.bare { self.draw_view(ui) } else { self.draw(ui) }
     }

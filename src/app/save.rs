@@ -22,6 +22,8 @@ impl Save {
     /// Proposes `name` in the user's documents, or the working folder.
     pub fn new(name: &str, bytes: Vec<u8>) -> Self {
         let folder = directories::UserDirs::new().and_then(|d| d.document_dir().map(PathBuf::from)).unwrap_or_default();
+        // A label may be part of it, and have anything in it.
+        let name = name.replace(['/', '\\', ':', '\0'], "_");
         Self { path: folder.join(name).display().to_string(), bytes }
     }
 

@@ -85,7 +85,7 @@ fn training(method: Method, d: usize, repeat: usize) -> Result<Value> {
     Ok(json!({
         "method": method.name(), "features": FEATURES, "d": d, "batch": settings.batch, "k": K,
         "step_seconds": step, "positions_per_second": b as f64 / step,
-        "dense_products": if method == Method::Gated { 7 } else { 5 }, "dense_products_seconds": dense, "throughput_over_dense_bound": 1.0 / over,
+        "dense_products": method.dense_products(), "dense_products_seconds": dense, "throughput_over_dense_bound": 1.0 / over,
         "l0": trainer.curve.last().map(|p| p.l0),
     }))
 }

@@ -37,7 +37,7 @@ use crate::jobs::Progress;
 use crate::model::{Model, builtin};
 
 pub use crate::table::table;
-pub use output::{Bar, emit};
+pub use output::{Bar, emit, note};
 
 /// A native microscope for transformer language models. Without a subcommand it opens the window.
 #[derive(Debug, Parser)]

@@ -48,6 +48,12 @@ pub fn model_facts(model: &Model) -> Value {
     })
 }
 
+/// A line beside the output, on stderr.
+pub fn note(text: &str) {
+    // Nobody reads a closed stderr.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// A token's text for a table: quoted, with line breaks visible.
 pub fn quoted(text: &str) -> String {
     format!("{text:?}")

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{file_name, write_atomic};
 use crate::model::Model;
 
 /// File name, in the dictionary's folder.
@@ -84,8 +84,7 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// As reading the weights.
 pub fn of_model(folder: &Path, model: &Model) -> Result<PathBuf> {
-    let name = model.config.name.chars();
-    let name: String = name.map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    let name = file_name(&model.config.name);
     Ok(folder.join("labels").join(format!("{name}-{:016x}.json", model.fingerprint()?)))
 }
 

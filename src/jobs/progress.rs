@@ -18,6 +18,8 @@ struct Inner {
     cancelled: AtomicBool,
     done: AtomicU64,
     total: AtomicU64,
+    /// Of the total, what has not been asked for yet.
+    reserved: AtomicU64,
     started: Instant,
 }
 
@@ -28,6 +30,7 @@ impl Default for Progress {
                 cancelled: AtomicBool::new(false),
                 done: AtomicU64::new(0),
                 total: AtomicU64::new(0),
+                reserved: AtomicU64::new(0),
                 started: Instant::now(),
             }),
         }
@@ -41,13 +44,16 @@ impl Progress {
 
     /// Adds `units` to the work that is known to lie ahead.
     pub fn expect(&self, units: u64) {
-        self.inner.total.fetch_add(units, Ordering::Relaxed);
+        let taken = |reserved: u64| Some(reserved.saturating_sub(units));
+        let reserved = self.inner.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).unwrap_or(0);
+        self.inner.total.fetch_add(units.saturating_sub(reserved), Ordering::Relaxed);
     }
 
-    /// Takes back units that were expected: what lies ahead is known better now.
-    pub fn forget(&self, units: u64) {
-        let less = |total: u64| Some(total.saturating_sub(units));
-        let _ = self.inner.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// Adds `units` that later calls of [`Self::expect`] will ask for, about: what is expected then is part of it, and the
+    /// share that is done does not fall.
+    pub fn reserve(&self, units: u64) {
+        self.inner.reserved.fetch_add(units, Ordering::Relaxed);
+        self.inner.total.fetch_add(units, Ordering::Relaxed);
     }
 
     /// Marks `units` as done.
@@ -107,10 +113,12 @@ mod tests {
         progress.expect(4);
         progress.step(1).unwrap();
         assert_eq!(progress.fraction(), 0.25);
-        progress.forget(2);
-        assert_eq!(progress.fraction(), 0.5);
-        progress.forget(9);
-        assert_eq!(progress.counts(), (1, 0));
+        progress.reserve(6);
+        assert_eq!(progress.fraction(), 0.1);
+        progress.expect(4);
+        assert_eq!(progress.counts(), (1, 10));
+        progress.expect(5);
+        assert_eq!(progress.counts(), (1, 13));
         progress.clone().cancel();
         assert!(matches!(progress.step(1), Err(Error::Cancelled)));
     }

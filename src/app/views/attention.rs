@@ -88,7 +88,7 @@ fn atlas(thumbs: &Thumbnails, grid: &Grid) -> HeatData {
 }
 
 /// Room for the large pattern's tokens.
-const ROW_LABELS: f32 = 62.0;
+const ROW_LABELS: f32 = 68.0;
 /// Room for the layers' and heads' numbers.
 const GRID_TOP: f32 = 13.0;
 const GRID_LEFT: f32 = 16.0;

@@ -143,7 +143,7 @@ impl Geometry {
             coloring: diverging(&cx.palette, 1.0, cx.state.results.geometry.get().is_some_and(|r| r.fresh)),
             row_label: &label,
             col_label: &label,
-            row_label_width: 62.0,
+            row_label_width: 68.0,
             flip: false,
             square: true,
             least_row: 0.0,

@@ -240,7 +240,7 @@ impl Heatmap<'_> {
             font.size = font.size.min(12.0);
             let color = color(r, self.pinned.0, self.hovered.0);
             let mut job = LayoutJob::simple_singleline((self.row_label)(r), font, color);
-            job.wrap = TextWrapping::truncate_at_width(self.row_label_width);
+            job.wrap = TextWrapping::truncate_at_width(self.row_label_width - 5.0);
             let galley = painter.layout_job(job);
             let corner = pos2(at.plot.min.x - 5.0 - galley.size().x, y - 0.5 * galley.size().y);
             painter.galley(corner, galley, color);

@@ -35,3 +35,17 @@ pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, o
     response.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, label));
     chosen
 }
+
+/// A caption and its widget as one piece, `width` of it the widget's: rows that are broken where they are full are not
+/// broken between them.
+pub fn captioned<R>(ui: &mut egui::Ui, caption: RichText, width: f32, add: impl FnOnce(&mut egui::Ui) -> R) -> R {
+    let caption = egui::WidgetText::from(caption);
+    let text = caption.clone().into_galley(ui, Some(egui::TextWrapMode::Extend), f32::INFINITY, egui::TextStyle::Small);
+    let size = egui::vec2(text.size().x + ui.spacing().item_spacing.x + width, ui.spacing().interact_size.y);
+    let line = egui::Layout::left_to_right(egui::Align::Center);
+    ui.allocate_ui_with_layout(size, line, |ui| {
+        ui.add(egui::Label::new(caption).extend());
+        add(ui)
+    })
+    .inner
+}

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{TextArgs, shown};
 use crate::cli::output::{document, quoted};
-use crate::cli::{ModelArgs, emit, progress, table};
+use crate::cli::{ModelArgs, emit, note, progress, table};
 use crate::error::{Error, Result};
 use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
 use crate::features::direction::Concept;
@@ -247,13 +247,20 @@ impl Written {
     }
 
     /// What the user called it, in the window.
-    fn label(&self, number: usize, model: &Model) -> Result<Option<Label>> {
+    fn label(&self, number: usize, model: &Model) -> Option<Label> {
         let (file, unit) = match (&self.dictionary, self.layer) {
-            (_, Some(layer)) => (labels::of_model(&labels::folder(), model)?, Unit::Neuron(layer, number)),
-            (Some(d), None) if self.is_feature => (labels::beside(&d.path), Unit::Feature(number as u32)),
-            _ => return Ok(None),
+            (_, Some(layer)) => (labels::of_model(&labels::folder(), model), Unit::Neuron(layer, number)),
+            (Some(d), None) if self.is_feature => (Ok(labels::beside(&d.path)), Unit::Feature(number as u32)),
+            _ => return None,
         };
-        Ok(Labels::open(&file)?.of(&unit).cloned())
+        match file.and_then(|f| Labels::open(&f)) {
+            Ok(labels) => labels.of(&unit).cloned(),
+            // The page is whole without it.
+            Err(e) => {
+                note(&format!("circuitscope: no label is shown: {e}"));
+                None
+            }
+        }
     }
 
     /// Features that write the same way, with cosines: none where they write to a place of another width.
@@ -283,7 +290,7 @@ pub fn show(args: &Show) -> Result<()> {
         ))
     })?;
     let written = Written::of(args, &model, &index)?;
-    let label = written.label(args.feature, &model)?;
+    let label = if args.neuronpedia && !args.model.json { None } else { written.label(args.feature, &model) };
     if args.neuronpedia || args.model.json {
         let mut page = neuronpedia(&model, &index, args.feature, written.in_stream(&model))?;
         page["features"] = json!(entry.features);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{TextArgs, encode::about, gigabytes, shown};
 use crate::cli::output::document;
-use crate::cli::{ModelArgs, emit};
+use crate::cli::{ModelArgs, emit, note};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::formats::saelens;
@@ -129,13 +129,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
         )));
     }
     let model = args.model.open()?;
-    let (progress, bar) = crate::cli::progress("harvesting activations");
+    let (progress, bar) = crate::cli::progress("training");
     let mut training = recipe.begin(&model, args.keep.as_deref(), gigabytes(args.memory), &progress)?;
-    drop(bar);
     if training.trainer.resume(folder)? {
         note(&format!("goes on from step {}", training.trainer.step));
     }
-    let (progress, bar) = crate::cli::progress("training");
     let started = Instant::now();
     let first = training.trainer.step;
     training.run(&model, folder, &progress, &mut |p| {
@@ -144,8 +142,6 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
     })?;
     let seconds = (started.elapsed() - training.judged).as_secs_f64();
-    drop(bar);
-    let (progress, bar) = crate::cli::progress("judging");
     let (dictionary, quality) = training.finish(&model, folder, &progress)?;
     drop(bar);
     let (settings, harvested) = (&recipe.settings, training.harvested.as_secs_f64());
@@ -170,12 +166,6 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     text.push_str(&format!("\nwritten to {}", folder.display()));
     emit(&text)
-}
-
-fn note(text: &str) {
-    use std::io::Write;
-    // Nobody reads a closed stderr.
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn line(p: &Point) -> String {

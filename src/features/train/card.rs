@@ -5,10 +5,11 @@ use crate::features::Dictionary;
 use crate::features::quality::Quality;
 use crate::model::Model;
 
-/// The line that trains it again; words with blanks are quoted.
+/// The line that trains it again; words are quoted as shells on Unix read them.
 fn command(t: &Training, model: &Model) -> String {
     let r = &t.recipe;
-    let word = |w: &str| if w.contains(char::is_whitespace) { format!("'{w}'") } else { w.to_owned() };
+    let plain = |c: char| c.is_alphanumeric() || "-_./:+,@%=".contains(c);
+    let word = |w: &str| if w.chars().all(plain) { w.to_owned() } else { format!("'{}'", w.replace('\'', r"'\''")) };
     let mut line = format!("circuitscope features train -m {} --site {}", word(&model.spec), r.site);
     if let Some(target) = &r.target {
         line.push_str(&format!(" --target {target}"));
@@ -54,11 +55,15 @@ pub(super) fn card(t: &Training, d: &Dictionary, quality: Option<&Quality>, mode
     );
     match quality {
         Some(q) => text.push_str(&format!(
-            "On the rows that training held out (every {HELD_OUT}th):\n\n```\n{}\n```\n",
+            "On the {} rows that training held out (every {HELD_OUT}th; of fewer, the last):\n\n```\n{}\n```\n",
+            t.held.len(),
             q.report()
         )),
         None if t.held.is_empty() => text.push_str("The text was too short to hold any out.\n"),
-        None => text.push_str(&format!("What {} holds is read only, so that no loss can be measured.\n", r.site)),
+        None if !t.is_judged() => {
+            text.push_str(&format!("What {} holds is read only, so that no loss can be measured.\n", r.site));
+        }
+        None => text.push_str("Judging was stopped; `circuitscope features eval` does it.\n"),
     }
     text.push_str(&format!(
         "\n## Recipe\n\n{}; {} positions of {} in rows of {} tokens{}; activations scaled to a mean squared length of d;\n\

@@ -561,4 +561,46 @@ mod tests {
         assert_eq!(l.3, [true, false, true]);
         assert_eq!(l.4, Activity { active: 3, total: 7.0 });
     }
+
+    /// Over several parts of rows and a number of features that fills no vector.
+    #[test]
+    fn all_cells_of_many_rows_are_what_a_list_has() {
+        let (rows, n, d) = (150, 37, 5);
+        let wave = |k: f32| move |i: usize| (i as f32 * k).sin();
+        let z: Vec<f32> = (0..rows * n).map(wave(0.7)).collect();
+        let (bias, scale): (Vec<f32>, Vec<f32>) =
+            ((0..n).map(wave(1.3)).collect(), (0..n).map(|f| 1.0 + 0.1 * f as f32).collect());
+        let on = |f: usize, z: f32| z + bias[f] > 0.0;
+        let entries = |r: usize| (0..n).map(move |f| (f, r * n + f));
+        let chosen = |r: usize| entries(r).filter(|(f, i)| on(*f, z[*i])).map(|(f, i)| (f as u32, z[i])).collect();
+        let list = Cells::list((0..rows).map(chosen).collect(), n);
+        let all = Cells::choose(z.clone(), n, on);
+        assert!(matches!(all, Cells::All { .. }));
+        let (w, x): (Vec<f32>, Vec<f32>) =
+            ((0..n * d).map(wave(0.3)).collect(), (0..rows * d).map(wave(0.9)).collect());
+        let per = [&bias[..], &scale, &bias];
+        let run = |mut c: Cells| {
+            let mut fired = vec![false; n];
+            let gate = |z: f32, [bias, scale, _]: [f32; 3]| ((z + bias) * scale).max(0.0);
+            let (a, seen) = c.activate(per, gate, &mut fired);
+            let slope = |z: f32, g: f32, [bias, scale, _]: [f32; 3]| {
+                if z + bias > 0.0 { (g * scale, g * z) } else { (0.0, 0.0) }
+            };
+            let mut made = c.slopes(c.dots(&x, &w, d, 0.5), per, slope);
+            let more = c.merge(&mut made.values, &a, per, |z, a, [bias, ..]| if z + bias > 0.0 { a + z } else { 0.0 });
+            let (mut gathered, mut product) = (vec![0.0; n * d], vec![0.0; rows * d]);
+            c.gather(&made.values, &x, d, 0.5, false, &mut gathered);
+            c.times(&a, &w, d, &mut product);
+            let mut again = vec![false; n];
+            let rectified = c.rectify(&bias, &mut again);
+            assert_eq!((fired.clone(), seen.active), (again, rectified.active));
+            assert_eq!(seen.active, (0..rows * n).filter(|i| on(i % n, z[*i])).count());
+            let total = vec![seen.total, rectified.total];
+            [made.sums, made.beside, more, gathered, product, c.sums(c.values()), total]
+        };
+        for (k, (l, a)) in run(list).into_iter().zip(run(all)).enumerate() {
+            let near = |(x, y): (&f32, &f32)| (x - y).abs() < 1e-4 * (1.0 + x.abs());
+            assert!(l.len() == a.len() && l.iter().zip(&a).all(near), "{k}: {l:?} and {a:?}");
+        }
+    }
 }

@@ -294,11 +294,13 @@ impl Trainer {
     }
 
     /// Floating-point operations of one step's dense matrix products, as a dense training of the same shape would do
-    /// them: encoder forward, decoder forward, and the three products of the backward pass.
+    /// them: encoder forward, decoder forward, and the three products of the backward pass; a gate's own reconstruction
+    /// and the way back from it are two more.
     pub fn dense_operations(&self) -> f64 {
         let (n, b) = (self.params.features as f64, self.settings.batch as f64);
         let (i, o) = (self.params.d_in as f64, self.params.d_out as f64);
-        2.0 * b * n * (i + o + o + o + i)
+        let decoders = self.settings.method.dense_products() - 2;
+        2.0 * b * n * (2.0 * i + decoders as f64 * o)
     }
 
     /// Writes a checkpoint.
@@ -386,11 +388,6 @@ impl Trainer {
         Ok(true)
     }
 
-    /// Units of progress of some steps: a position of a step costs about an eighth of what harvesting it did.
-    pub fn units(&self, steps: usize) -> u64 {
-        (steps * (self.settings.batch / 8).max(1)) as u64
-    }
-
     /// Trains to the end, reporting points of the curves; checkpoints lie in `folder`, if one is given, also when the
     /// training is cancelled. `judge` gives the CE-loss score of a dictionary, now and then.
     ///
@@ -403,8 +400,8 @@ impl Trainer {
         judge: &mut dyn FnMut(&Self) -> Result<Option<f32>>,
         report: &mut dyn FnMut(Point),
     ) -> Result<()> {
-        progress.expect(self.units(self.settings.steps));
-        progress.step(self.units(self.step))?;
+        progress.expect(self.settings.units(self.settings.steps));
+        progress.step(self.settings.units(self.step))?;
         let look = (self.settings.steps / 10).max(1);
         while self.step < self.settings.steps {
             if let Some(mut point) = self.advance()? {
@@ -416,7 +413,7 @@ impl Trainer {
                 }
                 report(point);
             }
-            let cancelled = progress.step(self.units(1));
+            let cancelled = progress.step(self.settings.units(1));
             if let Some(folder) = folder
                 && (self.step.is_multiple_of(CHECKPOINT_EVERY) || cancelled.is_err())
             {

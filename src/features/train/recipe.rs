@@ -32,6 +32,9 @@ pub fn split(rows: Rows) -> (Rows, Rows) {
     rows.held_out(every)
 }
 
+/// What was made, and how good it is where that is known.
+pub type Finished = (Dictionary, Option<Quality>);
+
 /// All that decides a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -81,6 +84,7 @@ impl Recipe {
     /// As [`Self::check`], reading the text and running the model.
     pub fn begin(&self, model: &Model, keep: Option<&Path>, memory: usize, progress: &Progress) -> Result<Training> {
         self.check(&model.config)?;
+        progress.reserve(self.settings.units(self.settings.steps));
         let (trained, held) = split(Rows::cut(model, &self.text, self.context, self.tokens, progress)?);
         let places = self.places();
         let started = Instant::now();
@@ -115,7 +119,7 @@ pub struct Training {
 
 impl Training {
     /// Whether the model can be run on what the dictionary makes: an MLP's input is read only.
-    fn is_judged(&self) -> bool {
+    pub(super) fn is_judged(&self) -> bool {
         !self.held.is_empty() && !self.recipe.target.unwrap_or(self.recipe.site).mlp_input
     }
 
@@ -138,19 +142,25 @@ impl Training {
             *judged += begun.elapsed();
             score
         };
-        self.trainer.run(Some(folder), progress, &mut judge, report)
+        self.trainer.run(Some(folder), progress, &mut judge, report)?;
+        // What comes now may fail.
+        self.trainer.save(folder)
     }
 
     /// Judges what was trained, and writes it with its card; the checkpoint is then taken away. The quality is unknown
-    /// where nothing was held out.
+    /// where nothing was held out, or judging was cancelled.
     ///
     /// # Errors
     /// As running the model and writing the folder.
-    pub fn finish(&self, model: &Model, folder: &Path, progress: &Progress) -> Result<(Dictionary, Option<Quality>)> {
+    pub fn finish(&self, model: &Model, folder: &Path, progress: &Progress) -> Result<Finished> {
         let name = folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned());
         let (r, dictionary) = (&self.recipe, self.trainer.dictionary(&name)?);
         let judge = || evaluate(model, &dictionary, &self.held, LOSS_TOKENS, progress);
-        let quality = self.is_judged().then(judge).transpose()?;
+        let quality = match self.is_judged().then(judge).transpose() {
+            // Whoever does not wait for the figures has the dictionary all the same.
+            Err(Error::Cancelled) => None,
+            other => other?,
+        };
         let about = json!({"circuitscope": {
             "settings": r.settings, "text": r.text, "context": r.context, "positions": self.positions,
             "first_position": r.include_first, "quality": quality, "curve": self.trainer.curve,
@@ -185,7 +195,7 @@ mod tests {
     }
 
     /// What is read at an MLP's input cannot be put back there, so that there is no loss to judge by; what was trained is
-    /// written all the same, and trains again from its card's line.
+    /// written all the same, with the line that trains it again.
     #[test]
     fn a_site_that_is_only_read_is_trained_on_without_a_score() {
         let model = Model::open("text").unwrap();
@@ -199,6 +209,23 @@ mod tests {
         assert_eq!(crate::features::open(folder.to_str().unwrap(), &progress).unwrap().input, Some(recipe().site));
         let card = std::fs::read_to_string(folder.join("CARD.md")).unwrap();
         assert!(card.contains("--site blocks.0.mlp.hook_in --text prose --context 16"), "{card}");
+    }
+
+    /// Stopped while it is judged, a training is done all the same.
+    #[test]
+    fn a_training_outlives_its_judging() {
+        let model = Model::open("text").unwrap();
+        let (dir, progress) = (tempfile::tempdir().unwrap(), Progress::new());
+        let site = Place::parse("blocks.0.hook_resid_post").unwrap();
+        let mut training = Recipe { site, ..recipe() }.begin(&model, None, 1 << 30, &progress).unwrap();
+        training.run(&model, dir.path(), &progress, &mut |_| {}).unwrap();
+        assert!(dir.path().join(STATE).is_file());
+        let stopped = Progress::new();
+        stopped.cancel();
+        let (d, quality) = training.finish(&model, dir.path(), &stopped).unwrap();
+        assert!(quality.is_none() && d.d_sae == 32 && !dir.path().join(STATE).is_file());
+        let whole = training.finish(&model, dir.path(), &progress).unwrap().1.unwrap();
+        assert!(whole.tokens > 0);
     }
 
     #[test]

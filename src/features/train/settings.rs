@@ -48,6 +48,11 @@ impl Method {
         matches!(self, Self::TopK | Self::BatchTopK)
     }
 
+    /// Dense products of a step over all cells.
+    pub fn dense_products(self) -> usize {
+        if self == Self::Gated { 7 } else { 5 }
+    }
+
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|m| m.name() == name)
     }
@@ -146,6 +151,11 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Units of progress of some steps: a position of a step costs about an eighth of what harvesting it did.
+    pub fn units(&self, steps: usize) -> u64 {
+        (steps * (self.batch / 8).max(1)) as u64
     }
 
     /// Learning rate of a step, counted from 0.

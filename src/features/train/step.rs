@@ -11,8 +11,8 @@ use crate::engine::kernels::buffer;
 pub(super) const FIRST_THRESHOLD: f32 = 0.05;
 /// How quickly the threshold that stands in for a batch's k largest follows them.
 const THRESHOLD_RATE: f32 = 0.01;
-/// Positions that are worked on at a time: what is computed between two products is then read back from the cache, and
-/// buffers are reused by the allocator instead of being mapped anew.
+/// Positions that are worked on at a time: buffers of so many are reused by the allocator instead of being mapped anew, and
+/// are still large enough that products lose little.
 const STRIP: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// What is trained. Rows are features.
@@ -322,7 +322,11 @@ impl Params {
                     let slope = g * one_if(open) * scale;
                     (slope, slope * z)
                 });
-                g.b_mag.iter_mut().zip(&made.sums).zip(&scale).for_each(|((b, s), scale)| *b += s / scale);
+                g.b_mag
+                    .iter_mut()
+                    .zip(&made.sums)
+                    .zip(&scale)
+                    .for_each(|((b, s), scale)| *b += if *scale > 0.0 { s / scale } else { 0.0 });
                 add(&mut g.r_mag, &made.beside);
                 // The gate learns from its own reconstruction, through a decoder that it does not move, and the
                 // penalty.

@@ -13,7 +13,7 @@ use crate::app::widgets::{choice, token_text};
 use crate::engine::edit::{Edit, Positions, Which};
 use crate::features::dashboard::{EACH, Effect};
 use crate::features::index::Entry;
-use crate::features::labels::{Label, Unit};
+use crate::features::labels::Unit;
 
 /// How edits are put into the stack.
 type Make = fn(Which, Vec<Edit>) -> Action;
@@ -22,8 +22,6 @@ type Make = fn(Which, Vec<Edit>) -> Action;
 pub struct Dashboard {
     /// The field for what is to be shown.
     go: String,
-    /// Label and note as they are being written, and whose they are.
-    writing: Option<((u64, Unit), Label)>,
     /// How strongly the chosen one is to be steered.
     alpha: Option<(Chosen, f32)>,
     at: Positions,
@@ -53,7 +51,7 @@ impl View for Dashboard {
         });
         self.tools(ui, cx, chosen);
         if let Some(unit) = cx.state.features.unit(chosen) {
-            self.label(ui, cx, unit);
+            label(ui, cx, unit);
         }
         if let Some(e) = &cx.state.features.page.error {
             message(ui, e, true);
@@ -190,26 +188,27 @@ impl Dashboard {
         });
         self.alpha = Some((chosen, alpha));
     }
+}
 
-    fn label(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, unit: Unit) {
-        let known = cx.state.features.labels.of(&unit).cloned().unwrap_or_default();
-        let whose = (cx.state.features.labels.stamp(), unit);
-        if self.writing.as_ref().is_none_or(|(w, _)| *w != whose) {
-            self.writing = Some((whose, known.clone()));
-        }
-        let Some(((_, unit), label)) = &mut self.writing else { return };
-        let mut done = false;
+/// The fields for label and note, kept as they are typed.
+fn label(ui: &mut egui::Ui, cx: &mut Context<'_>, unit: Unit) {
+    let labels = &cx.state.features.labels;
+    let known = labels.of(&unit).cloned().unwrap_or_default();
+    let mut label = known.clone();
+    ui.add_enabled_ui(labels.is_known(&unit), |ui| {
         ui.horizontal(|ui| {
             for (text, name, width) in [(&mut label.label, "label", 140.0), (&mut label.note, "note", 260.0)] {
                 let width = f32::min(width, ui.available_width());
-                let response = ui.add(egui::TextEdit::singleline(text).desired_width(width).hint_text(name));
-                response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, name));
-                done |= response.lost_focus();
+                // The cursor does not go over to what is chosen next.
+                let id = egui::Id::unique((name, unit.to_string()));
+                ui.add(egui::TextEdit::singleline(text).id(id).desired_width(width).hint_text(name))
+                    .on_disabled_hover_text("the labels written before have not been read")
+                    .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, name));
             }
         });
-        if done && *label != known {
-            act(cx, FeatureAction::Label(unit.clone(), label.clone()));
-        }
+    });
+    if label != known {
+        act(cx, FeatureAction::Label(unit, label));
     }
 }
 

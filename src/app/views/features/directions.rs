@@ -7,6 +7,7 @@ use super::{act, axes, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
+use crate::app::widgets::captioned;
 
 pub struct Directions {
     towards: String,
@@ -145,9 +146,7 @@ impl Directions {
                 (&mut self.away, "away from", "tokens away from", 120.0, help_tokens),
                 (&mut self.reference, "cost on", "reference text", 70.0, help_text),
             ] {
-                // A caption stays with its field when the row is broken.
-                ui.horizontal(|ui| {
-                    ui.label(weak(cx, caption));
+                captioned(ui, weak(cx, caption), width, |ui| {
                     ui.add(egui::TextEdit::singleline(value).desired_width(width))
                         .on_hover_text(help)
                         .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, name));

@@ -59,7 +59,7 @@ impl View for Monitor {
                 }
             };
             for (i, w) in s.watched.iter().enumerate() {
-                field(w.concept.name.clone(), w.threshold, &|t| FeatureAction::Threshold(i, t));
+                field(s.name(Chosen::Concept(i)), w.threshold, &|t| FeatureAction::Threshold(i, t));
             }
             for (f, t) in &s.kept {
                 field(s.name(Chosen::Feature(*f)), *t, &|t| FeatureAction::KeptThreshold(*f, t));
@@ -124,7 +124,7 @@ impl View for Monitor {
             coloring: colors,
             row_label: &|r| m.names.get(r).cloned().unwrap_or_default(),
             col_label: &|c| token(c),
-            row_label_width: 150.0,
+            row_label_width: 170.0,
             flip: false,
             square: false,
             least_row: 0.0,

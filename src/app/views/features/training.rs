@@ -7,8 +7,8 @@ use super::{act, axes, weak};
 use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
-use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::number;
+use crate::app::widgets::{captioned, choice};
 use crate::engine::{Site, SiteKind};
 use crate::features::Place;
 use crate::features::train::recipe::Recipe;
@@ -73,8 +73,7 @@ impl View for Training {
                 number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
                 ask.tokens = Some(tokens);
                 ask.text.resize(1, String::new());
-                ui.horizontal(|ui| {
-                    ui.label(weak(cx, "text"));
+                captioned(ui, weak(cx, "text"), 90.0, |ui| {
                     ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
                         .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
                         .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
@@ -155,7 +154,8 @@ fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
     if s.method == Method::JumpRelu {
         real_field(ui, cx, "bandwidth", &mut s.bandwidth, 10.0, 0.01);
     }
-    field(ui, cx, "seed", egui::DragValue::new(&mut s.seed));
+    let seed = s.seed.to_string();
+    field(ui, cx, "seed", &seed, egui::DragValue::new(&mut s.seed));
 }
 
 fn number_field(
@@ -166,17 +166,20 @@ fn number_field(
     range: std::ops::RangeInclusive<usize>,
 ) {
     let speed = (*value as f64 / 50.0).max(0.2);
-    field(ui, cx, name, egui::DragValue::new(value).range(range).speed(speed));
+    let shown = value.to_string();
+    field(ui, cx, name, &shown, egui::DragValue::new(value).range(range).speed(speed));
 }
 
 fn real_field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: &mut f32, most: f32, speed: f64) {
-    field(ui, cx, name, egui::DragValue::new(value).range(0.0..=most).speed(speed).max_decimals(6));
+    let shown = value.to_string();
+    field(ui, cx, name, &shown, egui::DragValue::new(value).range(0.0..=most).speed(speed).max_decimals(6));
 }
 
-/// A number with its caption, which stays with it when the row is broken.
-fn field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: egui::DragValue<'_>) {
-    ui.horizontal(|ui| {
-        ui.label(weak(cx, name));
+/// A number, as `shown`, with its caption.
+fn field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, shown: &str, value: egui::DragValue<'_>) {
+    let text = ui.painter().layout_no_wrap(shown.to_owned(), theme::body(), cx.palette.text).size().x;
+    let width = (text + 2.0 * ui.spacing().button_padding.x).max(ui.spacing().interact_size.x);
+    captioned(ui, weak(cx, name), width, |ui| {
         ui.add(value).accessible_name(name);
     });
 }
