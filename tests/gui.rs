@@ -1556,9 +1556,19 @@ fn neurons_and_directions_are_named() {
     assert_eq!((written.0.len(), written.of(&Unit::Neuron(1, 3))), (2, Some(&endings)));
     // The monitor has the direction by its name.
     assert!(h.state().state.features.monitored.value.as_ref().unwrap().names[0].ends_with("kings"));
-    // Another model has none of them.
+    // What another window has written meanwhile stays.
+    let name = |label: &str| Label { label: label.to_owned(), note: String::new() };
+    let mut others = written.clone();
+    others.set(Unit::Neuron(0, 7), name("of another window"));
+    others.save(&file).unwrap();
+    // Another model has none of them; what was named just before it was opened is not lost.
+    let last = FeatureAction::Label(Unit::Neuron(0, 8), name("at the last moment"));
+    h.state_mut().state.apply(Action::Feature(last), 0.0);
     h.state_mut().state.apply(Action::Open("induction".to_owned()), 0.0);
     settle(&mut h);
+    let written = Labels::open(&file).unwrap();
+    let words = |n: usize| written.of(&Unit::Neuron(0, n)).map(|l| l.label.as_str());
+    assert_eq!((words(7), words(8)), (Some("of another window"), Some("at the last moment")));
     assert_eq!(h.state().state.features.name(Chosen::Neuron(1, 3)), "neuron 1.3");
     h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
     settle(&mut h);
@@ -1586,8 +1596,7 @@ fn neurons_and_directions_are_named() {
     circuitscope::files::write_atomic(&file, b"{").unwrap();
     h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
     settle(&mut h);
-    let name = Label { label: "lost".to_owned(), note: String::new() };
-    feature(&mut h, FeatureAction::Label(Unit::Neuron(0, 0), name));
+    feature(&mut h, FeatureAction::Label(Unit::Neuron(0, 0), name("lost")));
     assert!(h.state().state.notices.latest().unwrap().text.contains("could not be read"));
     assert_eq!(std::fs::read(&file).unwrap(), b"{");
 }

@@ -26,7 +26,7 @@ const ROWS: usize = 512;
 /// Active features a position.
 const K: usize = 48;
 /// Tokens that are scanned.
-const SCANNED: usize = 3_072;
+const SCANNED: usize = 6_144;
 /// Scans beside passes, each of seconds.
 const SCANS: usize = 3;
 

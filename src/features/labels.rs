@@ -170,7 +170,7 @@ mod tests {
         let find = |words: &str| again.find(words).cloned().collect::<Vec<_>>();
         assert_eq!((find("number 1"), find(""), find("9")), (vec![units[1].clone()], vec![], vec![]));
         // Files written before there were labels of anything but features.
-        std::fs::write(&path, r#"{"12": {"label": "Number 0", "note": "seen twice"}}"#).unwrap();
+        write_atomic(&path, br#"{"12": {"label": "Number 0", "note": "seen twice"}}"#).unwrap();
         assert_eq!(Labels::open(&path).unwrap().of(&units[0]), l.of(&units[0]));
     }
 }
