@@ -1,9 +1,26 @@
-//! Writing files so that they are either whole or absent.
+//! Writing files so that they are either whole or absent, and where the user's own lie.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use directories::ProjectDirs;
 
 use crate::error::{Error, Result};
+
+fn folder(of: fn(&ProjectDirs) -> &Path) -> PathBuf {
+    let own = ProjectDirs::from("", "", "circuitscope");
+    own.map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| of(&d).to_owned())
+}
+
+/// The user's folder for what can be made again; the temporary files' where there is none.
+pub fn cache_folder() -> PathBuf {
+    folder(ProjectDirs::cache_dir)
+}
+
+/// The user's folder for what cannot be made again; the temporary files' where there is none.
+pub fn data_folder() -> PathBuf {
+    folder(ProjectDirs::data_local_dir)
+}
 
 /// A name as part of a file's: what could mean something else in one is replaced.
 pub fn file_name(name: &str) -> String {

@@ -10,9 +10,7 @@ use crate::model::Model;
 
 /// Where the window's scans lie: they can be made again.
 pub(super) fn folder() -> PathBuf {
-    directories::ProjectDirs::from("", "", "circuitscope")
-        .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned())
-        .join("scans")
+    crate::files::cache_folder().join("scans")
 }
 
 /// Bytes that they may take; the oldest give way.

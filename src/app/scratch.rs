@@ -56,9 +56,7 @@ pub struct ScratchState {
 impl ScratchState {
     pub fn new(ctx: &egui::Context) -> Self {
         let ctx = ctx.clone();
-        let place = directories::ProjectDirs::from("", "", "circuitscope")
-            .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned())
-            .join("lab");
+        let place = crate::files::cache_folder().join("lab");
         Self {
             lab: "alphabetical",
             seed: 1,

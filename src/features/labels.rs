@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::{file_name, write_atomic};
+use crate::files::{data_folder, file_name, write_atomic};
 use crate::model::Model;
 
 /// File name, in the dictionary's folder.
@@ -74,9 +74,7 @@ pub fn beside(dictionary: &Path) -> PathBuf {
 
 /// Where dictionaries that are trained in the window, and the labels of models, lie.
 pub fn folder() -> PathBuf {
-    directories::ProjectDirs::from("", "", "circuitscope")
-        .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.data_local_dir().to_owned())
-        .join("features")
+    data_folder().join("features")
 }
 
 /// The file below `folder` with the labels of a model's neurons and directions.

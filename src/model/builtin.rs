@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{cache_folder, write_atomic};
 
 /// A model in `assets/`.
 pub struct Builtin {
@@ -100,9 +100,8 @@ impl Builtin {
 /// # Errors
 /// If neither can be written.
 pub fn unpack(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
-    let base = directories::ProjectDirs::from("", "", "circuitscope")
-        .map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| d.cache_dir().to_owned());
-    unpack_into(base, name, files).or_else(|_| unpack_into(std::env::temp_dir().join("circuitscope"), name, files))
+    unpack_into(cache_folder(), name, files)
+        .or_else(|_| unpack_into(std::env::temp_dir().join("circuitscope"), name, files))
 }
 
 fn unpack_into(base: PathBuf, name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::maths::{Matrix, add_scaled, dot, product};
+use super::row_kernels::{Activate, Map, Merge, Per, Rectify, Slope};
 use crate::engine::kernels::buffer;
 use crate::engine::kernels::math::simd;
 
@@ -12,8 +13,6 @@ const DENSE: f32 = 0.06;
 
 /// Rows that one thread works on at a time: the same on every machine, and so are sums over them.
 const PART: usize = 64;
-/// Numbers that are summed side by side, as vector instructions do.
-const LANES: usize = 16;
 
 /// What is seen of the activations of some positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -86,143 +85,6 @@ pub struct Slopes {
     pub values: Vec<f32>,
     pub sums: Vec<f32>,
     pub beside: Vec<f32>,
-}
-
-/// Three numbers of every feature, for what is made of its cells.
-pub type Per<'a> = [&'a [f32]; 3];
-
-// Work on one position's cells has names of its own, since closures of this size would not be compiled for the widest
-// instructions.
-
-/// max(value + bias, 0) in place.
-struct Rectify<'a> {
-    values: &'a mut [f32],
-    bias: &'a [f32],
-    /// The largest value of each feature so far.
-    most: &'a mut [f32],
-}
-
-impl pulp::NullaryFnOnce for Rectify<'_> {
-    /// Cells above zero, and the sum of all.
-    type Output = (u32, f32);
-
-    #[inline(always)]
-    fn call(self) -> Self::Output {
-        let (mut counts, mut sums) = ([0u32; LANES], [0f32; LANES]);
-        let cells = self.values.chunks_mut(LANES).zip(self.bias.chunks(LANES)).zip(self.most.chunks_mut(LANES));
-        for ((values, bias), most) in cells {
-            for (i, ((v, b), m)) in values.iter_mut().zip(bias).zip(most).enumerate() {
-                *v = (*v + b).max(0.0);
-                *m = if *v > *m { *v } else { *m };
-                counts[i] += u32::from(*v > 0.0);
-                sums[i] += *v;
-            }
-        }
-        (counts.iter().sum(), sums.iter().sum())
-    }
-}
-
-/// A value of each cell, none below zero, and what is seen of them.
-struct Activate<'a, F> {
-    out: &'a mut [f32],
-    z: &'a [f32],
-    per: Per<'a>,
-    make: &'a F,
-    /// The largest value of each feature so far.
-    most: &'a mut [f32],
-}
-
-impl<F: Fn(f32, [f32; 3]) -> f32> pulp::NullaryFnOnce for Activate<'_, F> {
-    /// Cells above zero, and the sum of all.
-    type Output = (u32, f32);
-
-    #[inline(always)]
-    fn call(self) -> Self::Output {
-        let (mut counts, mut sums) = ([0u32; LANES], [0f32; LANES]);
-        let [p, q, r] = self.per.map(|p| p.chunks(LANES));
-        let cells = self.out.chunks_mut(LANES).zip(self.z.chunks(LANES)).zip(self.most.chunks_mut(LANES));
-        for (((((out, z), most), p), q), r) in cells.zip(p).zip(q).zip(r) {
-            let cells = out.iter_mut().zip(z).zip(most).zip(p).zip(q).zip(r);
-            for (i, (((((o, z), m), p), q), r)) in cells.enumerate() {
-                let v = (self.make)(*z, [*p, *q, *r]);
-                *o = v;
-                *m = if v > *m { v } else { *m };
-                counts[i] += u32::from(v > 0.0);
-                sums[i] += v;
-            }
-        }
-        (counts.iter().sum(), sums.iter().sum())
-    }
-}
-
-/// A value of each cell.
-struct Map<'a, F> {
-    out: &'a mut [f32],
-    z: &'a [f32],
-    per: Per<'a>,
-    make: &'a F,
-}
-
-impl<F: Fn(f32, [f32; 3]) -> f32> pulp::NullaryFnOnce for Map<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let [p, q, r] = self.per;
-        for ((((o, z), p), q), r) in self.out.iter_mut().zip(self.z).zip(p).zip(q).zip(r) {
-            *o = (self.make)(*z, [*p, *q, *r]);
-        }
-    }
-}
-
-/// Another value of each cell in place, and both of what is made added to sums.
-struct Slope<'a, F> {
-    out: &'a mut [f32],
-    z: &'a [f32],
-    per: Per<'a>,
-    make: &'a F,
-    sums: (&'a mut [f32], &'a mut [f32]),
-}
-
-impl<F: Fn(f32, f32, [f32; 3]) -> (f32, f32)> pulp::NullaryFnOnce for Slope<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let [p, q, r] = self.per;
-        let cells = self.out.iter_mut().zip(self.z).zip(p).zip(q).zip(r).zip(self.sums.0).zip(self.sums.1);
-        for ((((((o, z), p), q), r), s), t) in cells {
-            let (value, beside) = (self.make)(*z, *o, [*p, *q, *r]);
-            *o = value;
-            *s += value;
-            *t += beside;
-        }
-    }
-}
-
-/// What is made of another value of each cell added to `out` and to a sum.
-struct Merge<'a, F> {
-    out: &'a mut [f32],
-    other: &'a [f32],
-    z: &'a [f32],
-    per: Per<'a>,
-    make: &'a F,
-    sums: &'a mut [f32],
-}
-
-impl<F: Fn(f32, f32, [f32; 3]) -> f32> pulp::NullaryFnOnce for Merge<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let [p, q, r] = self.per;
-        let cells = self.out.iter_mut().zip(self.other).zip(self.z).zip(p).zip(q).zip(r).zip(self.sums);
-        for ((((((o, x), z), p), q), r), s) in cells {
-            let value = (self.make)(*z, *x, [*p, *q, *r]);
-            *o += value;
-            *s += value;
-        }
-    }
 }
 
 /// Goes over parts of rows, [rows, features] each, and puts together what `row` sees of every row: cells above zero, their

@@ -5,6 +5,7 @@ mod card;
 mod cells;
 pub mod maths;
 pub mod recipe;
+mod row_kernels;
 pub mod settings;
 pub mod step;
 

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::cells::{Cells, Per, Slopes};
+use super::cells::{Cells, Slopes};
 use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, unit};
+use super::row_kernels::Per;
 use super::settings::{Method, Settings};
 use crate::engine::kernels::buffer;
 
