@@ -1727,20 +1727,31 @@ fn a_dictionary_is_trained_in_the_window() {
     let mut h = window(document(PROMPT));
     h.state_mut().enter(Workspace::Features);
     let place = tempfile::tempdir().unwrap();
-    h.state_mut().state.features.place = place.path().to_owned();
-    let mut ask = h.state().state.features.train.clone();
+    let activations = tempfile::tempdir().unwrap();
+    let s = &mut h.state_mut().state.features;
+    (s.place, s.activations) = (place.path().to_owned(), activations.path().to_owned());
+    let mut ask = s.train.clone();
     ask.tokens = Some(2_000);
     (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (64, 8, 30, 128);
-    feature(&mut h, FeatureAction::Train(Box::new(ask.clone())));
+    feature(&mut h, FeatureAction::Train(Box::new(ask.clone()), true));
     let s = &h.state().state.features;
     let d = s.dictionary.value.as_ref().unwrap();
     assert_eq!((d.d_sae, d.activation.name()), (64, "topk"));
     assert!(s.training.parts.len() >= 4 && s.training.parts.last().unwrap().step == 30);
     assert!(s.training.parts.last().unwrap().ce_score.is_some());
     assert!(s.reading.value.is_some());
+    // The activations of 1,900 tokens without rows' first, in the one folder that the next training takes them from.
+    let kept = || {
+        let folders: Vec<_> = std::fs::read_dir(activations.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(folders.len(), 1);
+        std::fs::metadata(folders[0].join("input.safetensors")).unwrap()
+    };
+    let first_kept = kept();
+    assert_eq!(s.kept_bytes.value.as_deref(), Some(&first_kept.len()));
+    assert!(first_kept.len() > 4 * 64 * 1_500);
     // One that would take long stops at once, and goes on where it was when the same is asked for again.
     ask.settings.steps = 1_000_000;
-    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(ask))), 0.0);
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(ask), true)), 0.0);
     h.run_steps(2);
     assert!(h.state().state.features.training.is_running());
     let folders = || std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().path()).collect::<BTreeSet<_>>();
@@ -1759,7 +1770,7 @@ fn a_dictionary_is_trained_in_the_window() {
     assert!(!h.state().state.features.training.is_running());
     // At once: the new one waits for the checkpoint of the old.
     let again = h.state().state.features.train.clone();
-    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(again))), 0.0);
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(again), true)), 0.0);
     wait_for(&mut h, 5);
     assert_eq!(folders(), first, "it goes on where it was");
     let state = first.iter().filter(|f| f.join("training-state.safetensors").is_file());
@@ -1767,4 +1778,8 @@ fn a_dictionary_is_trained_in_the_window() {
     // The curve begins where it began before.
     assert_eq!(h.state().state.features.training.parts[0].step, 1);
     h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
+    assert_eq!(kept().modified().unwrap(), first_kept.modified().unwrap(), "harvested once");
+    feature(&mut h, FeatureAction::ForgetActivations);
+    assert!(!activations.path().exists());
+    assert_eq!(h.state().state.features.kept_bytes.value.as_deref(), Some(&0));
 }

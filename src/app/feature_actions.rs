@@ -17,6 +17,7 @@ use crate::features::formats::saelens;
 use crate::features::rows::Rows;
 use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
+use crate::features::train::activations::Keep;
 use crate::features::train::recipe::{Recipe, Training};
 use crate::features::{Dictionary, Place, index_file};
 use crate::files::{file_name, write_atomic};
@@ -25,6 +26,8 @@ use crate::model::Model;
 
 /// Tokens of an example on either side.
 const WINDOW: usize = 5;
+/// Bytes of activations up to which a training that keeps none has them in memory.
+const IN_MEMORY: usize = 2 << 30;
 
 impl FeaturesState {
     /// The dictionary that is open, and the name by which edits find it.
@@ -210,7 +213,8 @@ impl FeaturesState {
                 });
                 self.map.start(&self.wake, move |p, _| feature_map(&d, living.as_deref(), p));
             }
-            FeatureAction::Train(ask) => self.start_training(*ask, model()?)?,
+            FeatureAction::Train(ask, keep) => self.start_training(*ask, keep, model()?)?,
+            FeatureAction::ForgetActivations => self.forget_activations(),
             FeatureAction::StopTraining => self.stop_training(),
         }
         Ok(())
@@ -308,9 +312,10 @@ impl FeaturesState {
         Ok(())
     }
 
-    fn start_training(&mut self, recipe: Recipe, model: Arc<Model>) -> Result<()> {
+    fn start_training(&mut self, recipe: Recipe, keep: bool, model: Arc<Model>) -> Result<()> {
         recipe.check(&model.config)?;
         self.train = recipe.clone();
+        let activations = self.activations.clone();
         let shelf = self.place.clone();
         // One that is just being stopped still writes its checkpoint.
         let earlier = self.earlier_training();
@@ -318,7 +323,8 @@ impl FeaturesState {
             if let Some(earlier) = earlier {
                 earlier.wait();
             }
-            let mut training = recipe.begin(&model, None, 2 << 30, progress)?;
+            let keep = if keep { Keep::Below(&activations) } else { Keep::Not(IN_MEMORY) };
+            let mut training = recipe.begin(&model, keep, progress)?;
             let folder = training_folder(&shelf, &mut training)?;
             training.trainer.curve.iter().for_each(|p| parts.send(*p));
             training.run(&model, &folder, progress, &mut |p| parts.send(p))?;

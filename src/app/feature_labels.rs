@@ -1,18 +1,14 @@
 //! The labels and notes of the feature views: read when a dictionary or model is opened, written as they are typed.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::features::{Chosen, FeaturesState};
 use super::pending::{Pending, Wake};
 use crate::error::{Error, Result};
 use crate::features::Dictionary;
-use crate::features::labels::{self, Label, Labels, Unit};
+use crate::features::labels::{self, Changes, Label, Labels, Unit};
 use crate::model::Model;
-
-/// Labels by what they are on, some of them empty: taken away.
-type Changes = BTreeMap<Unit, Label>;
 
 /// What was read: the file, its labels, and what went wrong with writing the file before it.
 type Read = (Option<PathBuf>, Labels, Option<String>);
@@ -36,12 +32,10 @@ struct Shelf {
     errors: Vec<String>,
 }
 
-/// Puts changes into a file: what is there already, perhaps from another window, stays.
-fn write(path: &Path, changes: &Changes) -> Result<Labels> {
-    let mut labels = Labels::open(path)?;
-    changes.iter().for_each(|(unit, label)| labels.set(unit.clone(), label.clone()));
-    labels.save(path)?;
-    Ok(labels)
+/// What is said of labels that could not be written when the window closed, so that none is lost.
+fn unsaved(error: &Error, changes: &Changes) -> String {
+    let all: Vec<String> = changes.iter().map(|(unit, l)| format!("{unit}: {} {}", l.label, l.note)).collect();
+    format!("{error}; not written are the labels {}", all.join(" | "))
 }
 
 impl Shelf {
@@ -54,7 +48,7 @@ impl Shelf {
             if let Some(earlier) = earlier {
                 earlier.wait();
             }
-            let lost = before.filter(|_| !changed.is_empty()).and_then(|path| write(&path, &changed).err());
+            let lost = before.filter(|_| !changed.is_empty()).and_then(|path| Labels::amend(&path, &changed).err());
             let file = file()?;
             let labels = file.as_deref().map_or_else(|| Ok(Labels::default()), Labels::open)?;
             Ok((file, labels, lost.map(|e| e.to_string())))
@@ -89,7 +83,7 @@ impl Shelf {
             let changes = self.unwritten();
             if let Some(path) = self.file.clone() {
                 self.sent.clone_from(&changes);
-                self.saving.start(wake, move |_, _| write(&path, &changes));
+                self.saving.start(wake, move |_, _| Labels::amend(&path, &changes));
             }
         }
         (changed || wrote, there || written)
@@ -103,7 +97,9 @@ impl Shelf {
         let changes = self.unwritten();
         if let Some(path) = self.file.as_deref().filter(|_| !changes.is_empty()) {
             // There is no window any more to say it in.
-            drop(write(path, &changes));
+            if let Err(e) = Labels::amend(path, &changes) {
+                eprintln!("circuitscope: {}", unsaved(&e, &changes));
+            }
         }
     }
 

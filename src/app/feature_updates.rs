@@ -111,16 +111,23 @@ impl FeaturesState {
             self.watch_version += 1;
             self.chosen.get_or_insert(Chosen::Concept(self.watched.len() - 1));
         }
+        note(self.kept_bytes.update());
         let stopped = self.stopping.as_ref().and_then(Task::poll);
+        let trains = self.training.is_running();
         let mut trained = note(self.training.update()).then(|| self.training.value.clone()).flatten();
+        let mut ended = trains && !self.training.is_running();
         if let Some(Event::Done(outcome)) = stopped {
             self.stopping = None;
+            ended = true;
             match outcome {
                 // It was done when it was told to stop.
                 Ok(done) => trained = trained.or(Some(Arc::new(done))),
                 Err(Error::Cancelled) => {}
                 Err(e) => notices.push(Level::Error, e.to_string()),
             }
+        }
+        if ended {
+            self.measure_activations();
         }
         if let Some(trained) = trained {
             let quality = trained.quality.as_ref().map_or(String::new(), |q| {
@@ -145,6 +152,7 @@ impl FeaturesState {
             self.arriving.error.take(),
             self.finding.error.take(),
             self.training.error.take(),
+            self.kept_bytes.error.take(),
         ]
         .into_iter()
         .flatten()
@@ -158,6 +166,9 @@ impl FeaturesState {
                 self.forget_model();
                 let folder = self.keeps.then(|| self.place.clone());
                 self.labels.turn_to_model(model, folder, &self.wake);
+                if self.keeps {
+                    self.measure_activations();
+                }
                 changed = true;
             }
             if run.is_none() {

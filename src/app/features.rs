@@ -13,9 +13,9 @@ use super::feature_labels::Book;
 use super::feature_monitor::{Continued, Follow, Monitored};
 pub use super::feature_page::Page;
 use super::feature_work::Split;
-use super::kept_scans;
 pub use super::pending::Pending;
 use super::pending::Wake;
+use super::{kept_activations, kept_scans};
 use crate::engine::{Site, SiteKind};
 use crate::features::concept::Pool;
 use crate::features::dashboard::Groups;
@@ -132,8 +132,11 @@ pub enum FeatureAction {
     /// Tokens to go towards and away from, and the text on which the cost is measured.
     Dose(Vec<String>, Vec<String>, String),
     Map,
-    Train(Box<Recipe>),
+    /// Trains; with `true` the activations are kept for another training.
+    Train(Box<Recipe>, bool),
     StopTraining,
+    /// Takes away the activations that trainings kept.
+    ForgetActivations,
 }
 
 pub struct FeaturesState {
@@ -190,6 +193,10 @@ pub struct FeaturesState {
     pub place: PathBuf,
     /// Where scans are kept.
     pub scans: PathBuf,
+    /// Where activations are kept.
+    pub activations: PathBuf,
+    /// How many bytes of them there are.
+    pub kept_bytes: Pending<u64>,
     /// Whether scans and labels are kept and found again: in the window, not in pictures.
     pub keeps: bool,
     /// A scan of the dictionary that was made before.
@@ -255,6 +262,8 @@ impl FeaturesState {
             queue: VecDeque::new(),
             place: labels::folder(),
             scans: kept_scans::folder(),
+            activations: kept_activations::folder(),
+            kept_bytes: Pending::default(),
             keeps: false,
             found: Pending::default(),
             sought: None,
@@ -291,6 +300,7 @@ impl FeaturesState {
             self.ranking.is_running(),
             self.found.is_running(),
             self.arriving.is_running(),
+            self.kept_bytes.is_running(),
         ];
         busy.contains(&true)
     }

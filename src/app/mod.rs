@@ -19,6 +19,7 @@ pub mod features_panel;
 mod files;
 pub mod fonts;
 pub mod inspector;
+mod kept_activations;
 mod kept_scans;
 pub mod lab;
 pub mod lab_panel;

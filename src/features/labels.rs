@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::{data_folder, file_name, write_atomic};
+use crate::hash::Hash;
 use crate::model::Model;
 
 /// File name, in the dictionary's folder.
@@ -62,6 +65,34 @@ impl From<String> for Unit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Labels(pub BTreeMap<Unit, Label>);
 
+/// Labels by what they are on; empty ones are to be taken away.
+pub type Changes = BTreeMap<Unit, Label>;
+
+/// How long another window's writing is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Keeps other windows from writing a file as long as it lives. There is none where no lock can be had: what crosses
+/// then is one label, and not the file, which is replaced as a whole.
+fn lock(path: &Path) -> Option<File> {
+    // Not beside the labels, whose folder is a dictionary's.
+    let mut hash = Hash::default();
+    let folder = path.parent().and_then(|p| p.canonicalize().ok());
+    let whole = folder.zip(path.file_name()).map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name));
+    hash.all(whole.to_string_lossy().bytes().map(u64::from));
+    let lock = std::env::temp_dir().join(format!("circuitscope-labels-{:016x}.lock", hash.0));
+    let own = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
+    // Another user's can be locked, but not opened to be written.
+    let file = own.or_else(|_| File::open(&lock)).ok()?;
+    let started = Instant::now();
+    while file.try_lock().is_err() {
+        if started.elapsed() > PATIENCE {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Some(file)
+}
+
 /// The file with the labels of the dictionary at a path.
 pub fn beside(dictionary: &Path) -> PathBuf {
     if dictionary.is_dir() {
@@ -111,6 +142,18 @@ impl Labels {
         }
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
         write_atomic(path, text.as_bytes())
+    }
+
+    /// Puts changes into a file, and says what it holds then: what is there already, perhaps from another window, stays.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::save`].
+    pub fn amend(path: &Path, changes: &Changes) -> Result<Self> {
+        let _lock = lock(path);
+        let mut labels = Self::open(path)?;
+        changes.iter().for_each(|(unit, label)| labels.set(unit.clone(), label.clone()));
+        labels.save(path)?;
+        Ok(labels)
     }
 
     pub fn of(&self, unit: &Unit) -> Option<&Label> {
@@ -170,5 +213,23 @@ mod tests {
         // Files written before there were labels of anything but features.
         write_atomic(&path, br#"{"12": {"label": "Number 0", "note": "seen twice"}}"#).unwrap();
         assert_eq!(Labels::open(&path).unwrap().of(&units[0]), l.of(&units[0]));
+    }
+
+    /// Two windows that write at once lose nothing of each other's.
+    #[test]
+    fn labels_of_two_writers_do_not_cross() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = beside(dir.path());
+        let write = |from: u32| {
+            for n in from..from + 20 {
+                let label = Label { label: format!("label {n}"), note: String::new() };
+                Labels::amend(&path, &Changes::from([(Unit::Feature(n), label)])).unwrap();
+            }
+        };
+        std::thread::scope(|s| {
+            s.spawn(|| write(0));
+            s.spawn(|| write(100));
+        });
+        assert_eq!(Labels::open(&path).unwrap().0.len(), 40);
     }
 }

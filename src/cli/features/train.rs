@@ -11,6 +11,7 @@ use crate::cli::{ModelArgs, emit, note};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::formats::saelens;
+use crate::features::train::activations::Keep;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::{Method, Point, Settings};
 
@@ -130,7 +131,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let model = args.model.open()?;
     let (progress, bar) = crate::cli::progress("training");
-    let mut training = recipe.begin(&model, args.keep.as_deref(), gigabytes(args.memory), &progress)?;
+    let keep = args.keep.as_deref().map_or_else(|| Keep::Not(gigabytes(args.memory)), Keep::In);
+    let mut training = recipe.begin(&model, keep, &progress)?;
     if training.trainer.resume(folder)? {
         note(&format!("goes on from step {}", training.trainer.step));
     }

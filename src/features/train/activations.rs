@@ -14,6 +14,7 @@ use crate::features::harvest::{PASS, activations};
 use crate::features::place::Place;
 use crate::features::rows::Rows;
 use crate::files::persist;
+use crate::hash::Hash;
 use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::dequantize::Stored;
@@ -114,6 +115,17 @@ impl Table {
     }
 }
 
+/// Whether activations are kept for another training.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep<'a> {
+    /// In memory, or in a temporary file above so many bytes.
+    Not(usize),
+    /// In this folder and no other.
+    In(&'a Path),
+    /// In a folder below this one, named by what is harvested.
+    Below(&'a Path),
+}
+
 /// What is harvested.
 pub struct Harvest<'a> {
     pub model: &'a Model,
@@ -122,9 +134,7 @@ pub struct Harvest<'a> {
     pub places: &'a [Place],
     /// Leaves out each row's first position, whose activations are outliers in many models.
     pub skip_first: bool,
-    /// Folder for the files; without one they are kept in memory, or in a temporary file above `memory` bytes.
-    pub keep: Option<&'a Path>,
-    pub memory: usize,
+    pub keep: Keep<'a>,
 }
 
 /// File name of the activations of the `i`-th place.
@@ -147,23 +157,45 @@ enum Sink {
 }
 
 impl Harvest<'_> {
-    /// Runs the text and keeps what the places hold, a table each. A step of progress a token.
+    /// The activations that lie where they are kept; else the text is run, and what the places hold is kept, a table
+    /// each. A step of progress a token.
     ///
     /// # Errors
-    /// As forward passes, a full disk, or [`Error::Cancelled`]; then nothing is left behind.
+    /// As forward passes, a full disk, or [`Error::Cancelled`]; then nothing is left behind. In a folder that the user
+    /// named, files of something else.
     pub fn run(&self, progress: &Progress) -> Result<Vec<Table>> {
+        progress.expect(self.rows.tokens() as u64);
+        let folder = match self.keep {
+            Keep::Not(_) => None,
+            Keep::In(folder) => Some(folder.to_owned()),
+            Keep::Below(shelf) => Some(shelf.join(self.name()?)),
+        };
+        let kept = folder.as_deref().map_or(Ok(None), |f| self.kept(f));
+        match kept {
+            Ok(Some(tables)) => {
+                progress.step(self.rows.tokens() as u64)?;
+                Ok(tables)
+            }
+            // What is damaged there is only in the way.
+            Err(_) if matches!(self.keep, Keep::Below(_)) => self.pass(folder.as_deref(), progress),
+            Ok(None) => self.pass(folder.as_deref(), progress),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn pass(&self, folder: Option<&Path>, progress: &Progress) -> Result<Vec<Table>> {
         let skipped = usize::from(self.skip_first);
         let n = self.rows.positions(self.skip_first);
         let widths: Vec<usize> = self.places.iter().map(|p| p.width(&self.model.config)).collect();
         for p in self.places {
             p.check(&self.model.config)?;
         }
-        progress.expect(self.rows.tokens() as u64);
-        let in_memory = self.keep.is_none() && 4 * n * widths.iter().sum::<usize>() <= self.memory;
+        let bytes = 4 * n * widths.iter().sum::<usize>();
+        let in_memory = matches!(self.keep, Keep::Not(memory) if bytes <= memory);
         let mut sinks = widths
             .iter()
             .enumerate()
-            .map(|(i, d)| match self.keep {
+            .map(|(i, d)| match folder {
                 _ if in_memory => Ok(Sink::Memory(Vec::with_capacity(n * d))),
                 Some(folder) => self.file(folder, i, n, *d),
                 None => {
@@ -185,19 +217,7 @@ impl Harvest<'_> {
         sinks.into_iter().zip(widths).map(|(s, d)| s.finish(d)).collect()
     }
 
-    /// The activations that lie in the folder already; else as [`Self::run`].
-    ///
-    /// # Errors
-    /// As [`Self::run`], or if what lies there is of something else.
-    pub fn kept_or_run(&self, progress: &Progress) -> Result<Vec<Table>> {
-        match self.kept()? {
-            Some(tables) => Ok(tables),
-            None => self.run(progress),
-        }
-    }
-
-    fn kept(&self) -> Result<Option<Vec<Table>>> {
-        let Some(folder) = self.keep else { return Ok(None) };
+    fn kept(&self, folder: &Path) -> Result<Option<Vec<Table>>> {
         let paths: Vec<PathBuf> = (0..self.places.len()).map(|i| folder.join(file_name(i))).collect();
         if !paths.iter().all(|p| p.is_file()) {
             return Ok(None);
@@ -222,7 +242,7 @@ impl Harvest<'_> {
     /// What the activations of the `i`-th place are of: model, site, and a hash of the text.
     ///
     /// # Errors
-    /// As reading the rows.
+    /// As reading the rows, and the weights, which tell models of one name apart.
     pub fn origin(&self, i: usize) -> Result<String> {
         let mut hash = 0xCBF2_9CE4_8422_2325u64;
         self.rows.each(|row| {
@@ -231,7 +251,22 @@ impl Harvest<'_> {
             }
         })?;
         let first = if self.skip_first { "without" } else { "with" };
-        Ok(format!("{} at {}, text {hash:016x} {first} first positions", self.model.config.name, self.places[i]))
+        Ok(format!(
+            "{} ({:016x}) at {}, text {hash:016x} {first} first positions",
+            self.model.config.name,
+            self.model.fingerprint()?,
+            self.places[i]
+        ))
+    }
+
+    /// The name of a folder for these activations and no others.
+    fn name(&self) -> Result<String> {
+        let mut hash = Hash::default();
+        for i in 0..self.places.len() {
+            hash.all(self.origin(i)?.bytes().map(u64::from));
+        }
+        let sites = self.places.iter().map(|p| format!("-{p}")).collect::<String>();
+        Ok(format!("{}-{:016x}", crate::files::file_name(&format!("{}{sites}", self.model.config.name)), hash.0))
     }
 
     fn file(&self, folder: &Path, i: usize, n: usize, d: usize) -> Result<Sink> {
@@ -294,6 +329,7 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::write_atomic;
 
     #[test]
     fn a_file_holds_what_memory_does() {
@@ -301,12 +337,12 @@ mod tests {
         let rows = Rows::new([(&[1, 2, 3, 4][..], 0), (&[5, 6, 7, 8], 0), (&[9, 10], 1)]);
         let places = [Place::parse("blocks.1.hook_resid_pre").unwrap(), Place::parse("blocks.1.attn.hook_z").unwrap()];
         let dir = tempfile::tempdir().unwrap();
-        let harvest = |keep: Option<&Path>, memory| {
-            let h = Harvest { model: &model, rows: &rows, places: &places, skip_first: true, keep, memory };
+        let harvest = |keep: Keep<'_>| {
+            let h = Harvest { model: &model, rows: &rows, places: &places, skip_first: true, keep };
             h.run(&Progress::new()).unwrap()
         };
-        let (memory, file) = (harvest(None, 1 << 30), harvest(Some(dir.path()), 0));
-        let temporary = harvest(None, 0);
+        let (memory, file) = (harvest(Keep::Not(1 << 30)), harvest(Keep::In(dir.path())));
+        let temporary = harvest(Keep::Not(0));
         assert_eq!(memory.len(), 2);
         for ((m, f), t) in memory.iter().zip(&file).zip(&temporary) {
             assert_eq!((m.rows(), m.width()), (7, 128));
@@ -317,5 +353,41 @@ mod tests {
         let reopened = Table::open(&dir.path().join(file_name(1))).unwrap();
         assert_eq!(reopened.take(&[2]).unwrap(), memory[1].take(&[2]).unwrap());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    /// Kept activations are found again without a pass; other ones lie elsewhere, and damaged ones are made again. A
+    /// folder that the user named is never written over.
+    #[test]
+    fn kept_activations_are_found_again() {
+        let model = Model::open("induction").unwrap();
+        let rows = Rows::new([(&[1, 2, 3, 4][..], 0), (&[5, 6, 7, 8], 0)]);
+        let other = Rows::new([(&[1, 2, 3, 4][..], 0), (&[5, 6, 7, 9], 0)]);
+        let places = [Place::parse("blocks.1.hook_resid_pre").unwrap()];
+        let (shelf, named) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let run = |rows: &Rows, keep: Keep<'_>| {
+            let progress = Progress::new();
+            let tables = Harvest { model: &model, rows, places: &places, skip_first: true, keep }.run(&progress);
+            (tables.map(|t| t[0].take(&[0, 5]).unwrap()), progress.counts())
+        };
+        let below = Keep::Below(shelf.path());
+        let folders = || std::fs::read_dir(shelf.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+        let (first, counts) = run(&rows, below);
+        let first = first.unwrap();
+        assert_eq!(counts, (8, 8));
+        let file = folders()[0].join(file_name(0));
+        let written = || std::fs::metadata(&file).unwrap().modified().unwrap();
+        let then = written();
+        let (again, counts) = run(&rows, below);
+        assert_eq!((again.unwrap(), counts, written()), (first.clone(), (8, 8), then));
+        assert_ne!(run(&other, below).0.unwrap(), first);
+        assert_eq!(folders().len(), 2);
+        write_atomic(&file, b"damaged").unwrap();
+        assert_eq!(run(&rows, below).0.unwrap(), first);
+
+        run(&rows, Keep::In(named.path())).0.unwrap();
+        let error = run(&other, Keep::In(named.path())).0.unwrap_err().to_string();
+        assert!(error.contains("choose another --keep"), "{error}");
+        write_atomic(&named.path().join(file_name(0)), b"damaged").unwrap();
+        assert!(run(&rows, Keep::In(named.path())).0.is_err());
     }
 }

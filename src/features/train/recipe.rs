@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::activations::Harvest;
+use super::activations::{Harvest, Keep};
 use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
 use crate::error::{Error, Result};
 use crate::features::formats::saelens;
@@ -77,19 +77,27 @@ impl Recipe {
         self.places().iter().try_for_each(|p| p.check(config))
     }
 
-    /// Harvests the activations, into `keep` where that is a folder (from where they are taken again), else into
-    /// memory up to `memory` bytes.
+    /// Whether the model can be run on what the dictionary makes: an MLP's input is read only.
+    pub(super) fn has_loss(&self) -> bool {
+        !self.target.unwrap_or(self.site).mlp_input
+    }
+
+    /// Harvests the activations, or takes those that were kept.
     ///
     /// # Errors
     /// As [`Self::check`], reading the text and running the model.
-    pub fn begin(&self, model: &Model, keep: Option<&Path>, memory: usize, progress: &Progress) -> Result<Training> {
+    pub fn begin(&self, model: &Model, keep: Keep<'_>, progress: &Progress) -> Result<Training> {
         self.check(&model.config)?;
         progress.reserve(self.settings.units(self.settings.steps));
         let (trained, held) = split(Rows::cut(model, &self.text, self.context, self.tokens, progress)?);
+        if self.has_loss() {
+            // Judging takes as many passes at the end; the one that reads the activations was reserved with the text.
+            progress.reserve(3 * held.reaching(LOSS_TOKENS).tokens() as u64);
+        }
         let places = self.places();
         let started = Instant::now();
-        let harvest = Harvest { model, rows: &trained, places: &places, skip_first: !self.include_first, keep, memory };
-        let mut tables = harvest.kept_or_run(progress)?;
+        let harvest = Harvest { model, rows: &trained, places: &places, skip_first: !self.include_first, keep };
+        let mut tables = harvest.run(progress)?;
         let harvested = started.elapsed();
         let target = self.target.and_then(|_| tables.pop());
         let input = tables.pop().ok_or_else(|| Error::failed("nothing was harvested"))?;
@@ -118,9 +126,8 @@ pub struct Training {
 }
 
 impl Training {
-    /// Whether the model can be run on what the dictionary makes: an MLP's input is read only.
     pub(super) fn is_judged(&self) -> bool {
-        !self.held.is_empty() && !self.recipe.target.unwrap_or(self.recipe.site).mlp_input
+        !self.held.is_empty() && self.recipe.has_loss()
     }
 
     /// Trains to the end, with checkpoints in a folder.
@@ -201,7 +208,7 @@ mod tests {
         let model = Model::open("text").unwrap();
         let (dir, progress) = (tempfile::tempdir().unwrap(), Progress::new());
         let folder = dir.path().join("inputs");
-        let mut training = recipe().begin(&model, None, 1 << 30, &progress).unwrap();
+        let mut training = recipe().begin(&model, Keep::Not(1 << 30), &progress).unwrap();
         assert!(!training.held.is_empty() && training.positions > 100);
         training.run(&model, &folder, &progress, &mut |_| {}).unwrap();
         let (d, quality) = training.finish(&model, &folder, &progress).unwrap();
@@ -217,8 +224,11 @@ mod tests {
         let model = Model::open("text").unwrap();
         let (dir, progress) = (tempfile::tempdir().unwrap(), Progress::new());
         let site = Place::parse("blocks.0.hook_resid_post").unwrap();
-        let mut training = Recipe { site, ..recipe() }.begin(&model, None, 1 << 30, &progress).unwrap();
-        training.run(&model, dir.path(), &progress, &mut |_| {}).unwrap();
+        let mut training = Recipe { site, ..recipe() }.begin(&model, Keep::Not(1 << 30), &progress).unwrap();
+        let mut done = progress.fraction();
+        let mut rises = || std::mem::replace(&mut done, progress.fraction()) <= progress.fraction();
+        training.run(&model, dir.path(), &progress, &mut |_| assert!(rises())).unwrap();
+        let before = progress.counts().1;
         assert!(dir.path().join(STATE).is_file());
         let stopped = Progress::new();
         stopped.cancel();
@@ -226,6 +236,8 @@ mod tests {
         assert!(quality.is_none() && d.d_sae == 32 && !dir.path().join(STATE).is_file());
         let whole = training.finish(&model, dir.path(), &progress).unwrap().1.unwrap();
         assert!(whole.tokens > 0);
+        let (done, total) = progress.counts();
+        assert!(done == total && total <= before + before / 50, "{total} after {before}: judging was reckoned with");
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl View for Training {
         let s = &cx.state.features;
         let id = egui::Id::unique("dictionary to train");
         let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.train.clone());
+        let mut keep = ui.data_mut(|d| d.get_temp::<bool>(id)).unwrap_or_default();
         let layer = cx.pinned().layer;
         let has_mlp = model.config.has_mlp();
         let sites: Vec<Place> = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, has_mlp), (SiteKind::Z, true)]
@@ -81,6 +82,7 @@ impl View for Training {
             });
             egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small())).show(ui, |ui| {
                 ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
+                ui.horizontal_wrapped(|ui| activations(ui, cx, &mut keep));
             });
         });
         ask.target = writes.filter(|_| transcoder);
@@ -98,7 +100,7 @@ impl View for Training {
                 let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
                 let help = "a training that was stopped goes on when the same is asked for again";
                 if ui.add(button).on_hover_text(help).clicked() {
-                    act(cx, FeatureAction::Train(Box::new(ask.clone())));
+                    act(cx, FeatureAction::Train(Box::new(ask.clone()), keep));
                 }
             }
             ui.label(weak(
@@ -106,7 +108,10 @@ impl View for Training {
                 format!("{}; about {:.2} GB of activations", ask.settings.method.explain(), bytes / 1e9),
             ));
         });
-        ui.data_mut(|d| d.insert_temp(id, ask));
+        ui.data_mut(|d| {
+            d.insert_temp(id, ask);
+            d.insert_temp(id, keep);
+        });
         let points = &s.training.parts;
         if points.is_empty() {
             let text = if running {
@@ -156,6 +161,23 @@ fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
     }
     let seed = s.seed.to_string();
     field(ui, cx, "seed", &seed, egui::DragValue::new(&mut s.seed));
+}
+
+/// Whether the activations are kept, and those that are.
+fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool) {
+    let s = &cx.state.features;
+    let help = format!(
+        "another training at the same site on the same text then begins at once; they lie in {}",
+        s.activations.display()
+    );
+    ui.checkbox(keep, "keep the activations on disk").on_hover_text(help);
+    let bytes = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
+    if bytes > 0 {
+        ui.label(weak(cx, format!("{:.2} GB are kept", bytes as f64 / 1e9)));
+        if ui.button("Delete").on_hover_text("takes away all activations that trainings kept").clicked() {
+            act(cx, FeatureAction::ForgetActivations);
+        }
+    }
 }
 
 fn number_field(
