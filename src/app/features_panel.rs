@@ -6,6 +6,7 @@ use super::command::Action;
 use super::features::{Chosen, Examples, FeatureAction, Scanned, Search};
 use super::theme;
 use super::views::Context;
+use super::views::features::layer_field;
 use super::widgets::choice;
 use crate::engine::SiteKind;
 use crate::features::concept::{Pool, SHIPPED};
@@ -209,13 +210,13 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             cx.actions.push(Action::Feature(scan(Scanned::Features)));
         }
         let layer = cx.pinned().layer;
-        if cx.state.model.as_ref().is_some_and(|m| m.config.has_mlp())
-            && ui
-                .button(format!("Scan neurons of layer {layer}"))
-                .on_hover_text("the pinned layer's MLP; arrows up and down change it")
-                .clicked()
-        {
-            cx.actions.push(Action::Feature(scan(Scanned::Neurons(layer))));
+        if let Some(last) = cx.state.model.as_ref().filter(|m| m.config.has_mlp()).map(|m| m.config.n_layers - 1) {
+            ui.end_row();
+            if ui.button("Scan neurons").on_hover_text("of the pinned layer's MLP").clicked() {
+                cx.actions.push(Action::Feature(scan(Scanned::Neurons(layer))));
+            }
+            layer_field(ui, cx, last);
+            ui.end_row();
         }
         if let Some(Chosen::Concept(i)) = s.chosen
             && let Some(w) = s.watched.get(i)

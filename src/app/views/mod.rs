@@ -5,7 +5,7 @@ mod attention;
 mod attribution;
 mod circuit;
 mod edits;
-mod features;
+pub(super) mod features;
 mod generation;
 mod geometry;
 mod graph;

@@ -25,11 +25,15 @@ fn is_shapeless(c: char) -> bool {
 
 /// [`visible`] text of at most `limit` graphemes, with an ellipsis where it is cut.
 pub fn short(text: &str, limit: usize) -> String {
-    let shown = visible(text);
-    if shown.graphemes(true).count() <= limit {
-        return shown;
+    cut(&visible(text), limit)
+}
+
+/// At most `limit` characters of a name, as readers count them.
+pub fn cut(text: &str, limit: usize) -> String {
+    if text.graphemes(true).count() <= limit {
+        return text.to_owned();
     }
-    let mut cut: String = shown.graphemes(true).take(limit.saturating_sub(1)).collect();
+    let mut cut: String = text.graphemes(true).take(limit.saturating_sub(1)).collect();
     cut.push('…');
     cut
 }

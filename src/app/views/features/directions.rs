@@ -7,13 +7,15 @@ use super::{act, axes, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
-use crate::app::widgets::captioned;
+use crate::app::widgets::{captioned, token_text};
 
 pub struct Directions {
     towards: String,
     away: String,
     /// Text on which the cost is measured.
     reference: String,
+    /// How high the fields of steering were drawn.
+    fields: f32,
 }
 
 impl Default for Directions {
@@ -22,6 +24,7 @@ impl Default for Directions {
             towards: " good, great, happy".to_owned(),
             away: " bad, terrible, sad".to_owned(),
             reference: "prose".to_owned(),
+            fields: 60.0,
         }
     }
 }
@@ -43,11 +46,12 @@ impl View for Directions {
             message(ui, text, false);
             return;
         }
-        // With doses beside them both are half as high.
-        let both = s.doses.value.is_some() || s.doses.is_running();
-        let share = if both { 0.44 } else { 0.8 };
-        let half = if s.watched.is_empty() { 0.0 } else { ui.available_height() * share - 20.0 };
-        if half > 40.0 {
+        let chosen = s.chosen.is_some();
+        let fields = if chosen { self.fields } else { 0.0 };
+        // The caption stands above the plot. With doses below them both plots are half as high.
+        let room = ui.available_height() - fields - 30.0;
+        let half = if chosen && (s.doses.value.is_some() || s.doses.is_running()) { 0.5 * room } else { room };
+        if !s.watched.is_empty() && half > 40.0 {
             ui.label(weak(
                 cx,
                 "held-out texts, by layer: area under the ROC curve, accuracy (dotted); dashed: random labels",
@@ -137,8 +141,10 @@ impl Directions {
     fn doses(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
         let Some(chosen) = s.chosen else { return };
-        ui.horizontal_wrapped(|ui| {
-            ui.label(RichText::new(format!("Steering along {}", s.name(chosen))).font(theme::small()));
+        let fields = ui.horizontal_wrapped(|ui| {
+            let name = s.name(chosen);
+            let title = format!("Steering along {}", token_text::cut(&name, 30));
+            ui.label(RichText::new(title).font(theme::small())).on_hover_text(name);
             let help_tokens = "tokens between commas; a space before a word belongs to it";
             let help_text = "the text whose loss tells what steering costs: a file, a folder, mixed or prose";
             for (value, caption, name, width, help) in [
@@ -165,6 +171,7 @@ impl Directions {
                 );
             }
         });
+        self.fields = fields.response.rect.height();
         if let Some(e) = &s.doses.error {
             ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
         }

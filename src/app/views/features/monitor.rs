@@ -1,17 +1,24 @@
 //! Concepts and kept features over the tokens of the prompt.
 
+use std::sync::Arc;
+
 use eframe::egui::{self, RichText};
 
 use super::{act, weak};
 use crate::app::feature_monitor::{Follow, Row};
-use crate::app::features::{Chosen, FeatureAction};
+use crate::app::features::{FeatureAction, Watch};
 use crate::app::theme;
 use crate::app::views::{Cached, Context, Table, View, message};
-use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::token_text;
+use crate::app::widgets::{captioned, choice};
 use crate::gpu::HeatData;
+
+/// Height that a row has at most, in points.
+const MOST_HIGH: f32 = 90.0;
+/// Room for the tokens below the rows.
+const COLUMN_NAMES: f32 = 60.0;
 
 #[derive(Default)]
 pub struct Monitor {
@@ -36,35 +43,6 @@ impl View for Monitor {
             message(ui, text, false);
             return;
         };
-        let mut changes: Vec<FeatureAction> = Vec::new();
-        ui.horizontal_wrapped(|ui| {
-            let options = [
-                (Follow::Prompt, "the prompt"),
-                (Follow::Generated, "and what was generated"),
-                (Follow::Steered, "and what was generated with edits"),
-            ];
-            if let Some(f) = choice(ui, "read", s.follow, &options) {
-                changes.push(FeatureAction::Follow(f));
-            }
-            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
-                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
-            );
-            let mut field = |name: String, value: f32, change: &dyn Fn(f32) -> FeatureAction| {
-                let mut threshold = value;
-                ui.add(egui::Label::new(weak(cx, format!("mark {name} above"))).extend());
-                let drag = egui::DragValue::new(&mut threshold).speed(0.02).fixed_decimals(2);
-                ui.add(drag).accessible_name(format!("threshold of {name}"));
-                if threshold != value {
-                    changes.push(change(threshold));
-                }
-            };
-            for (i, w) in s.watched.iter().enumerate() {
-                field(s.name(Chosen::Concept(i)), w.threshold, &|t| FeatureAction::Threshold(i, t));
-            }
-            for (f, t) in &s.kept {
-                field(s.name(Chosen::Feature(*f)), *t, &|t| FeatureAction::KeptThreshold(*f, t));
-            }
-        });
         // As they are now: a threshold is moved without anything being run again.
         let thresholds: Vec<f32> = m.rows.iter().map(|row| s.threshold(row)).collect();
         let threshold = |r: usize| thresholds.get(r).copied().unwrap_or(f32::INFINITY);
@@ -75,7 +53,6 @@ impl View for Monitor {
             matches!((value, word), (Some(v), Some(w)) if *v > threshold(r) && *w <= threshold(r))
         };
         let is_concept = |r: usize| matches!(m.rows.get(r), Some(Row::Concept(..)));
-        changes.into_iter().for_each(|c| act(cx, c));
         let n = m.texts.len();
         let beyond = self.beyond;
         let at = |r: usize, c: usize| {
@@ -97,28 +74,50 @@ impl View for Monitor {
             HeatData::new(m.values.len(), n, values)
         });
         let colors = diverging(&cx.palette, 1.0, !s.monitored.is_running());
+        let mut changes: Vec<FeatureAction> = Vec::new();
         ui.horizontal(|ui| {
-            for (r, name) in m.names.iter().enumerate().take(3) {
-                let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > threshold(r))).count();
-                let apart = (1..n).filter(|c| diverges(r, *c)).count();
-                let apart = if m.word[r].is_some() {
-                    format!(" •, {apart} unlike their word ◆")
-                } else {
-                    " •".to_owned()
-                };
-                ui.label(weak(cx, format!("{name}: {above} of {} tokens{apart}", n.saturating_sub(1)))).on_hover_text(
-                    "• reads above the threshold · ◆ reads above it, though the word by itself (the direction of the \
-                     first layer) does not: inside and text diverge",
-                );
+            let options = [
+                (Follow::Prompt, "the prompt"),
+                (Follow::Generated, "and what was generated"),
+                (Follow::Steered, "and what was generated with edits"),
+            ];
+            if let Some(f) = choice(ui, "read", s.follow, &options) {
+                changes.push(FeatureAction::Follow(f));
             }
+            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
+                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
+            );
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, &colors, "less", "more");
             });
         });
+        ui.horizontal_wrapped(|ui| {
+            for (r, row) in m.rows.iter().enumerate().take(m.values.len()) {
+                // Taken out just now.
+                if threshold(r) == f32::INFINITY {
+                    continue;
+                }
+                let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > threshold(r))).count();
+                let apart = (1..n).filter(|c| diverges(r, *c)).count();
+                let apart = if m.word[r].is_some() { format!(", {apart} ◆") } else { String::new() };
+                let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
+                let change = |t: f32| match row {
+                    Row::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
+                    Row::Concept(concept, layer) => {
+                        let same = |w: &Watch| Arc::ptr_eq(&w.concept, concept) && w.layer == *layer;
+                        s.watched.iter().position(same).map(|i| FeatureAction::Threshold(i, t))
+                    }
+                };
+                changes.extend(threshold_field(ui, cx, &m.names[r], threshold(r), &counts).and_then(change));
+            }
+        });
+        changes.into_iter().for_each(|c| act(cx, c));
         let pos = cx.pinned().pos;
         let h = cx.state.selection.hovered;
         let token = |c: usize| m.texts.get(c).map_or_else(String::new, |t| token_text::short(t, 12));
-        let outcome = Heatmap {
+        // It is a strip: a few rows do not fill a large window.
+        let height = ui.available_height().min(MOST_HIGH * m.values.len() as f32 + COLUMN_NAMES);
+        let heatmap = Heatmap {
             name: "monitor",
             data: &data,
             coloring: colors,
@@ -157,8 +156,8 @@ impl View for Monitor {
                     ui.monospace(format!("activation {v:.4}"));
                 }
             },
-        }
-        .show(ui);
+        };
+        let outcome = ui.allocate_ui(egui::vec2(ui.available_width(), height), |ui| heatmap.show(ui)).inner;
         if let Some((_, c)) = outcome.hovered.filter(|(_, c)| *c < m.prompt) {
             cx.hovered.pos = Some(c);
         }
@@ -178,4 +177,21 @@ impl View for Monitor {
             values: m.values.iter().map(|r| r.iter().map(|v| Some(*v)).collect()).collect(),
         })
     }
+}
+
+/// The value above which a row marks tokens, and how many it marks; says what it was changed to.
+fn threshold_field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: f32, counts: &str) -> Option<f32> {
+    let mut threshold = value;
+    let size = |text: &str| ui.painter().layout_no_wrap(text.to_owned(), theme::small(), cx.palette.weak).size().x;
+    let field = ui.spacing().interact_size.x.max(size("0000.00"));
+    let width = field + ui.spacing().item_spacing.x + size(counts);
+    captioned(ui, weak(cx, format!("{} above", token_text::cut(name, 30))), width, |ui| {
+        let drag = egui::DragValue::new(&mut threshold).speed(0.02).fixed_decimals(2);
+        ui.add(drag).on_hover_text(name).accessible_name(format!("threshold of {name}"));
+        ui.add(egui::Label::new(weak(cx, counts)).extend()).on_hover_text(
+            "• reads above the threshold · ◆ reads above it, though the word by itself (the direction of the first \
+             layer) does not: inside and text diverge",
+        );
+    });
+    (threshold != value).then_some(threshold)
 }

@@ -96,7 +96,7 @@ impl View for NeuronList {
                         let split = s.splits.parts.iter().find(|(m, _)| m == n).map(|(_, split)| split);
                         let width = if splits { 0.5 * ui.available_width() } else { ui.available_width() };
                         let label = s.labels.words(&Unit::Neuron(layer, *n)).map(|l| format!("{l}: "));
-                        let words = label.unwrap_or_default() + &words.join("  |  ");
+                        let words = label.unwrap_or_default() + &words.join(" | ");
                         cell(ui, width, egui::Label::new(RichText::new(words).font(theme::mono_small())));
                         if let Some(split) = split {
                             // The feature that stands most for each of the larger groups.
@@ -105,7 +105,7 @@ impl View for NeuronList {
                                 .take(4)
                                 .map(|list| list.first().map_or_else(|| "–".to_owned(), |(f, _)| f.to_string()))
                                 .collect();
-                            let text = RichText::new(names.join("  |  ")).font(theme::mono_small());
+                            let text = RichText::new(names.join(" | ")).font(theme::mono_small());
                             ui.add(egui::Label::new(text.color(cx.palette.accent)).truncate()).on_hover_text(
                                 "features of the dictionary that are active in one group of examples and not in the \
                                  others, as read on the few tokens of each example",

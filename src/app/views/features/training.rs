@@ -3,7 +3,7 @@
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, HoverPosition, Legend, Line, Plot, PlotPoints};
 
-use super::{act, axes, weak};
+use super::{act, axes, layer_field, weak};
 use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
@@ -15,6 +15,10 @@ use crate::features::train::recipe::Recipe;
 use crate::features::train::{Method, Point, Settings};
 
 pub struct Training;
+
+/// Said once, when a training was asked for.
+#[derive(Clone, Copy, Default)]
+struct Begun;
 
 impl View for Training {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -41,6 +45,7 @@ impl View for Training {
         let running = s.training.is_running();
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
+                layer_field(ui, cx, model.config.n_layers.saturating_sub(1));
                 let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
                 let mut options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
                 if writes.is_some() {
@@ -80,7 +85,10 @@ impl View for Training {
                         .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
                 });
             });
-            egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small())).show(ui, |ui| {
+            let more = egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small()));
+            // When a training begins the curves need the room.
+            let more = more.open(ui.data_mut(|d| d.remove_temp::<Begun>(id)).map(|Begun| false));
+            more.show(ui, |ui| {
                 ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
                 ui.horizontal_wrapped(|ui| activations(ui, cx, &mut keep));
             });
@@ -101,6 +109,7 @@ impl View for Training {
                 let help = "a training that was stopped goes on when the same is asked for again";
                 if ui.add(button).on_hover_text(help).clicked() {
                     act(cx, FeatureAction::Train(Box::new(ask.clone()), keep));
+                    ui.data_mut(|d| d.insert_temp(id, Begun));
                 }
             }
             ui.label(weak(
@@ -206,45 +215,68 @@ fn field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, shown: &str, value: eg
     });
 }
 
+/// A curve's name, colour, and its value at a point where it has one.
+type Series<'a> = (&'a str, egui::Color32, &'a dyn Fn(&Point) -> Option<f32>);
+
+/// Shares above sizes, or beside them where there is little height.
 fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
-    let group = ui.scope_id().with("steps");
-    let space = ui.available_height();
-    type Series<'a> = (&'a str, egui::Color32, &'a dyn Fn(&Point) -> Option<f32>);
     let shares: [Series<'_>; 3] = [
         ("explained variance", cx.palette.accent, &|p| Some(p.explained.max(-1.0))),
         ("CE-loss score", cx.palette.positive, &|p| p.ce_score),
         ("dead features", cx.palette.negative, &|p| Some(p.dead)),
     ];
-    let counts: [Series<'_>; 2] = [("L0", cx.palette.bar, &|p| Some(p.l0)), ("MSE", cx.palette.weak, &|p| Some(p.mse))];
-    for (name, series, height, log) in [("shares", &shares[..], space * 0.55, false), ("sizes", &counts[..], 0.0, true)]
-    {
-        let height = if height > 0.0 { height } else { ui.available_height() };
-        axes(Plot::new(name), if log { "step" } else { "" }, true)
-            .height(height.max(60.0))
-            .link_axis(group, [true, false])
-            .show_grid([false, true])
-            .allow_scroll(false)
-            .legend(Legend::default().position(Corner::RightBottom))
-            .y_axis_formatter(move |m, _| number(if log { 10f64.powf(m.value) as f32 } else { m.value as f32 }))
-            .label_formatter(move |h| match h {
-                HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                    let y = if log { 10f64.powf(position.y) } else { position.y };
-                    Some(format!("{plot_name}\nstep {:.0}\n{y:.4}", position.x))
-                }
-                HoverPosition::Elsewhere { .. } => None,
-            })
-            .show(ui, |p| {
-                for (label, color, get) in series {
-                    let line: PlotPoints<'_> = points
-                        .iter()
-                        .filter_map(|q| {
-                            let v = f64::from(get(q)?);
-                            Some([q.step as f64, if log { v.max(1e-6).log10() } else { v }])
-                        })
-                        .collect();
-                    p.line(Line::new(*label, line).color(*color).width(2.0));
-                }
-            });
+    let sizes: [Series<'_>; 2] = [("L0", cx.palette.bar, &|p| Some(p.l0)), ("MSE", cx.palette.weak, &|p| Some(p.mse))];
+    let group = ui.scope_id().with("steps");
+    let space = ui.available_size();
+    if space.y < 300.0 && space.x > 400.0 {
+        ui.columns_const(|[left, right]| {
+            plot(left, group, false, "step", space.y, &shares, points);
+            plot(right, group, true, "step", space.y, &sizes, points);
+        });
+    } else {
+        plot(ui, group, false, "", space.y * 0.55, &shares, points);
+        plot(ui, group, true, "step", ui.available_height(), &sizes, points);
     }
-    ui.label(RichText::new("").font(theme::small()));
+}
+
+/// Curves over the steps of all plots of a group, on a scale of powers of ten where that is `log`.
+fn plot(
+    ui: &mut egui::Ui,
+    group: egui::Id,
+    log: bool,
+    below: &str,
+    height: f32,
+    series: &[Series<'_>],
+    points: &[Point],
+) {
+    let axes = axes(Plot::new(("training", log)), below, true);
+    // Whole powers of ten.
+    let axes = if log { axes.y_grid_spacer(egui_plot::log_grid_spacer(10)) } else { axes };
+    // Shares rise and sizes fall: the legend stands where the curves are not.
+    let corner = if log { Corner::RightTop } else { Corner::RightBottom };
+    axes.height(height.max(60.0))
+        .link_axis(group, [true, false])
+        .show_grid([false, true])
+        .allow_scroll(false)
+        .legend(Legend::default().position(corner))
+        .y_axis_formatter(move |m, _| number(if log { 10f64.powf(m.value) as f32 } else { m.value as f32 }))
+        .label_formatter(move |h| match h {
+            HoverPosition::NearDataPoint { plot_name, position, .. } => {
+                let y = if log { 10f64.powf(position.y) } else { position.y };
+                Some(format!("{plot_name}\nstep {:.0}\n{y:.4}", position.x))
+            }
+            HoverPosition::Elsewhere { .. } => None,
+        })
+        .show(ui, |p| {
+            for (label, color, get) in series {
+                let line: PlotPoints<'_> = points
+                    .iter()
+                    .filter_map(|q| {
+                        let v = f64::from(get(q)?);
+                        Some([q.step as f64, if log { v.max(1e-6).log10() } else { v }])
+                    })
+                    .collect();
+                p.line(Line::new(*label, line).color(*color).width(2.0));
+            }
+        });
 }
