@@ -1,7 +1,7 @@
 //! Training a dictionary in the window.
 
 use eframe::egui::{self, RichText, vec2};
-use egui_plot::{Corner, HoverPosition, Legend, Line, Plot, PlotPoints};
+use egui_plot::{Corner, GridMark, HoverPosition, Legend, Line, Plot, PlotPoints};
 
 use super::{act, axes, layer_field, weak};
 use crate::app::features::FeatureAction;
@@ -239,6 +239,16 @@ fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
     }
 }
 
+/// Marks at 1, 2 and 5 times the powers of ten, on a scale of powers of ten.
+fn log_marks((from, to): (f64, f64)) -> Vec<GridMark> {
+    // A plot that is not laid out yet has no bounds to speak of.
+    let powers = from.floor().clamp(-12.0, 12.0) as i32..=to.ceil().clamp(-12.0, 12.0) as i32;
+    let at =
+        |k: i32| [(1.0f64, 1.0), (2.0, 0.3), (5.0, 0.3)].map(|(m, step_size)| (m.log10() + f64::from(k), step_size));
+    let marks = powers.flat_map(at).filter(|(value, _)| (from..=to).contains(value));
+    marks.map(|(value, step_size)| GridMark { value, step_size }).collect()
+}
+
 /// Curves over the steps of all plots of a group, on a scale of powers of ten where that is `log`.
 fn plot(
     ui: &mut egui::Ui,
@@ -250,8 +260,7 @@ fn plot(
     points: &[Point],
 ) {
     let axes = axes(Plot::new(("training", log)), below, true);
-    // Whole powers of ten.
-    let axes = if log { axes.y_grid_spacer(egui_plot::log_grid_spacer(10)) } else { axes };
+    let axes = if log { axes.y_grid_spacer(|input| log_marks(input.bounds)) } else { axes };
     // Shares rise and sizes fall: the legend stands where the curves are not.
     let corner = if log { Corner::RightTop } else { Corner::RightBottom };
     axes.height(height.max(60.0))
