@@ -12,7 +12,7 @@ use crate::app::command::{Action, Command};
 use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
-use crate::app::widgets::{choice, token_text};
+use crate::app::widgets::{choice, line_with, token_text};
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
 use crate::engine::{Site, SiteKind, Which};
@@ -333,8 +333,8 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
                 new.edits[i].enabled = on;
             }
             let color = if edit.enabled { cx.palette.text } else { cx.palette.faint };
-            ui.label(RichText::new(edit.to_string()).font(theme::mono()).color(color));
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+            let text = RichText::new(edit.to_string()).font(theme::mono()).color(color);
+            line_with(ui, text, |ui| {
                 let button = |ui: &mut egui::Ui, text: &str, name: &str, possible: bool| {
                     let b = ui.add_enabled(possible, egui::Button::new(text).small().frame(false)).on_hover_text(name);
                     b.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, possible, format!("{name} {i}")));

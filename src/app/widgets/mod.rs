@@ -36,6 +36,20 @@ pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, o
     chosen
 }
 
+/// A line of text, cut where there is no room for it, with something at the right that keeps its place.
+pub fn line_with<R>(ui: &mut egui::Ui, text: RichText, right: impl FnOnce(&mut egui::Ui) -> R) -> R {
+    let size = egui::vec2(ui.available_width(), ui.spacing().interact_size.y);
+    let backwards = egui::Layout::right_to_left(egui::Align::Center);
+    ui.allocate_ui_with_layout(size, backwards, |ui| {
+        let made = right(ui);
+        ui.with_layout(egui::Layout::left_to_right(egui::Align::Center), |ui| {
+            ui.add(egui::Label::new(text).truncate());
+        });
+        made
+    })
+    .inner
+}
+
 /// A caption and its widget as one piece, `width` of it the widget's: rows that are broken where they are full are not
 /// broken between them.
 pub fn captioned<R>(ui: &mut egui::Ui, caption: RichText, width: f32, add: impl FnOnce(&mut egui::Ui) -> R) -> R {

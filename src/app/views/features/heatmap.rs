@@ -10,7 +10,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
-use crate::app::widgets::{choice, token_text};
+use crate::app::widgets::{choice, line_with, token_text};
 use crate::features::labels::Unit;
 use crate::features::reading::Order;
 
@@ -71,24 +71,21 @@ impl View for FeatureHeat {
         let same = !signed || !s.attribution.is_running() && heat.of == (asked.answer, asked.wrong);
         let fresh = is_of_now && same && !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
         let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
-        ui.horizontal(|ui| {
-            let text = if heat.active > chosen.len() {
-                format!("the first {} of {} active features", chosen.len(), heat.active)
-            } else {
-                format!("{} active features", chosen.len())
-            };
-            let text = match (signed, heat.of) {
-                (true, (Some(a), wrong)) => {
-                    let against = wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
-                    format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a))
-                }
-                _ => text,
-            };
-            ui.label(weak(cx, text));
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
-                colorbar(ui, &colors, &low, &number(max));
-            });
+        let text = if heat.active > chosen.len() {
+            format!("the first {} of {} active features", chosen.len(), heat.active)
+        } else {
+            format!("{} active features", chosen.len())
+        };
+        let text = match (signed, heat.of) {
+            (true, (Some(a), wrong)) => {
+                let against = wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
+                format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a))
+            }
+            _ => text,
+        };
+        line_with(ui, weak(cx, text), |ui| {
+            let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
+            colorbar(ui, &colors, &low, &number(max));
         });
         let row = match s.chosen {
             Some(Chosen::Feature(f)) => chosen.iter().position(|c| *c == f),

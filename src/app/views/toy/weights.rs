@@ -69,16 +69,16 @@ impl View for Weights {
                     self.which = w;
                 }
             }
-            let text = format!("{many} of {used} hidden units carry several features");
-            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(format!(
-                "polysemantic units: several weights of at least {CARRIED} of the unit's largest; only a ReLU on the \
-                 hidden layer makes single units mean something"
-            ));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 let max = number(data.max_abs());
                 colorbar(ui, &colors, &format!("−{max}"), &max);
             });
         });
+        let text = format!("{many} of {used} hidden units carry several features");
+        ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(format!(
+            "polysemantic units: several weights of at least {CARRIED} of the unit's largest; only a ReLU on the hidden \
+             layer makes single units mean something"
+        ));
         ui.horizontal_top(|ui| {
             let size = ui.available_size();
             let outcome = ui
