@@ -55,16 +55,15 @@ pub struct Continued {
 }
 
 impl FeaturesState {
-    /// The value above which a row marks a token: as it is now, whatever has been read since.
-    pub fn threshold(&self, row: &Row) -> f32 {
-        let found = match row {
-            Row::Concept(concept, layer) => {
-                let same = self.watched.iter().find(|w| Arc::ptr_eq(&w.concept, concept) && w.layer == *layer);
-                same.map(|w| w.threshold)
+    /// The value above which a row marks a token: as it is now, whatever has been read since. `None` for what is not
+    /// monitored any more.
+    pub fn threshold(&self, row: &Row) -> Option<f32> {
+        match row {
+            Row::Concept(concept, _) => {
+                self.watched.iter().find(|w| Arc::ptr_eq(&w.concept, concept)).map(|w| w.threshold)
             }
             Row::Feature(f) => self.kept.iter().find(|k| k.0 == *f).map(|k| k.1),
-        };
-        found.unwrap_or(f32::INFINITY)
+        }
     }
 
     pub(super) fn monitor(&mut self, model: &Arc<Model>, run: &Arc<Run>) {

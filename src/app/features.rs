@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use eframe::egui;
 
@@ -30,6 +31,7 @@ use crate::features::steering::Dose;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::{Point, Settings};
 use crate::features::{Dictionary, Place, Sparse};
+use crate::jobs::task::Event;
 use crate::jobs::{Run, Task};
 use crate::model::Model;
 
@@ -185,7 +187,7 @@ pub struct FeaturesState {
     pub map: Pending<FeatureMap>,
     pub training: Pending<Trained, Point>,
     /// A training that was told to stop and still writes its checkpoint.
-    pub(super) stopping: Option<Task<Trained, Point>>,
+    pub stopping: Option<Task<Trained, Point>>,
     pub train: Recipe,
     /// What is to be done one after the other, each when all before it is there: by pictures and lessons.
     pub queue: VecDeque<FeatureAction>,
@@ -212,6 +214,9 @@ pub struct FeaturesState {
     /// What threads want said, beside their results.
     pub(super) asides: (Sender<String>, Receiver<String>),
 }
+
+/// How long a window that is closed waits for a training to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FeaturesState {
     pub fn new(ctx: &egui::Context) -> Self {
@@ -301,6 +306,7 @@ impl FeaturesState {
             self.found.is_running(),
             self.arriving.is_running(),
             self.kept_bytes.is_running(),
+            self.stopping.is_some(),
         ];
         busy.contains(&true)
     }
@@ -336,9 +342,21 @@ impl FeaturesState {
         self.stopping.take()
     }
 
-    /// Writes what the window has not written yet, before it is gone.
+    /// Writes what the window has not written yet, before it is gone; a training writes its checkpoint, or takes away the
+    /// activations that it had not all of.
     pub(super) fn finish(&mut self) {
         self.labels.flush();
+        self.stop_training();
+        let started = Instant::now();
+        while let Some(task) = &self.stopping
+            && started.elapsed() < PATIENCE
+        {
+            match task.poll() {
+                Some(Event::Done(_)) => self.stopping = None,
+                Some(_) => {}
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     /// Stops everything that takes long.

@@ -1,6 +1,7 @@
 //! Activations that trainings in the window kept: how much there is of them, and taking them away.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::features::FeaturesState;
 use crate::error::{Error, Result};
@@ -10,22 +11,41 @@ pub(super) fn folder() -> PathBuf {
     crate::files::cache_folder().join("activations")
 }
 
+fn entries(folder: &Path) -> impl Iterator<Item = std::fs::DirEntry> + use<> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten()
+}
+
 /// Bytes of the files in a folder's folders: each of those is one training's.
 fn bytes(folder: &Path) -> u64 {
-    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries(folder).flat_map(|e| entries(&e.path())).filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum()
 }
 
+/// How old an unfinished file must be before it counts as one that nobody is writing.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// Takes away what is whole, and what was left when a program was killed; not what another window is writing.
 fn remove(folder: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::write(folder, e)),
-        _ => Ok(()),
+    let whole = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
+    for own in entries(folder).map(|e| e.path()) {
+        for file in entries(&own) {
+            let path = file.path();
+            let age = file.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if whole(&path) || age.is_some_and(|a| a > ABANDONED) {
+                std::fs::remove_file(&path).map_err(|e| Error::write(&path, e))?;
+            }
+        }
+        // Goes only if it is empty.
+        drop(std::fs::remove_dir(own));
     }
+    Ok(())
 }
 
 impl FeaturesState {
-    /// Finds out how many bytes are kept.
+    /// Finds out how many bytes are kept; what is being taken away is measured when it is.
     pub(super) fn measure_activations(&mut self) {
+        if self.kept_bytes.is_running() {
+            return;
+        }
         let folder = self.activations.clone();
         self.kept_bytes.start(&self.wake, move |_, _| Ok(bytes(&folder)));
     }

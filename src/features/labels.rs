@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::{data_folder, file_name, write_atomic};
-use crate::hash::Hash;
 use crate::model::Model;
 
 /// File name, in the dictionary's folder.
@@ -74,23 +73,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Keeps other windows from writing a file as long as it lives. There is none where no lock can be had: what crosses
 /// then is one label, and not the file, which is replaced as a whole.
 fn lock(path: &Path) -> Option<File> {
-    // Not beside the labels, whose folder is a dictionary's.
-    let mut hash = Hash::default();
-    let folder = path.parent().and_then(|p| p.canonicalize().ok());
-    let whole = folder.zip(path.file_name()).map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name));
-    hash.all(whole.to_string_lossy().bytes().map(u64::from));
-    let lock = std::env::temp_dir().join(format!("circuitscope-labels-{:016x}.lock", hash.0));
-    let own = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
-    // Another user's can be locked, but not opened to be written.
-    let file = own.or_else(|_| File::open(&lock)).ok()?;
+    // Of the labels' own file there is another one after each writing.
+    let name = format!(".{}.lock", path.file_name()?.to_string_lossy());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path.with_file_name(name)).ok()?;
     let started = Instant::now();
-    while file.try_lock().is_err() {
-        if started.elapsed() > PATIENCE {
-            return None;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(_) => return None,
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
-    Some(file)
 }
 
 /// The file with the labels of the dictionary at a path.
@@ -149,6 +144,9 @@ impl Labels {
     /// # Errors
     /// As [`Self::open`] and [`Self::save`].
     pub fn amend(path: &Path, changes: &Changes) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        }
         let _lock = lock(path);
         let mut labels = Self::open(path)?;
         changes.iter().for_each(|(unit, label)| labels.set(unit.clone(), label.clone()));

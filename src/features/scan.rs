@@ -63,7 +63,8 @@ impl Subject {
         match self {
             Self::Features(d) => d.path.display().to_string(),
             Self::Neurons(layer) => format!("neurons of layer {layer}"),
-            Self::Direction(concept, layer) => format!("{} at layer {layer}", concept.name),
+            // As labels know it.
+            Self::Direction(concept, layer) => concept.title(*layer),
         }
     }
 

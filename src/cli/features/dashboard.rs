@@ -247,11 +247,13 @@ impl Written {
     }
 
     /// What the user called it, in the window.
-    fn label(&self, number: usize, model: &Model) -> Option<Label> {
+    fn label(&self, number: usize, index: &Index, model: &Model) -> Option<Label> {
+        let own = || labels::of_model(&labels::folder(), model);
         let (file, unit) = match (&self.dictionary, self.layer) {
-            (_, Some(layer)) => (labels::of_model(&labels::folder(), model), Unit::Neuron(layer, number)),
+            (_, Some(layer)) => (own(), Unit::Neuron(layer, number)),
             (Some(d), None) if self.is_feature => (Ok(labels::beside(&d.path)), Unit::Feature(number as u32)),
-            _ => return None,
+            // Without its dictionary a feature goes by a path, which is no direction's name.
+            _ => (own(), Unit::Direction(index.about.subject.clone())),
         };
         match file.and_then(|f| Labels::open(&f)) {
             Ok(labels) => labels.of(&unit).cloned(),
@@ -290,7 +292,7 @@ pub fn show(args: &Show) -> Result<()> {
         ))
     })?;
     let written = Written::of(args, &model, &index)?;
-    let label = if args.neuronpedia && !args.model.json { None } else { written.label(args.feature, &model) };
+    let label = if args.neuronpedia && !args.model.json { None } else { written.label(args.feature, &index, &model) };
     if args.neuronpedia || args.model.json {
         let mut page = neuronpedia(&model, &index, args.feature, written.in_stream(&model))?;
         page["features"] = json!(entry.features);

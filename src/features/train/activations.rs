@@ -161,29 +161,37 @@ impl Harvest<'_> {
     /// each. A step of progress a token.
     ///
     /// # Errors
-    /// As forward passes, a full disk, or [`Error::Cancelled`]; then nothing is left behind. In a folder that the user
-    /// named, files of something else.
+    /// As forward passes, a full disk, or [`Error::Cancelled`]; a file that was not whole then is gone. In a folder that
+    /// the user named, files of something else, which stay.
     pub fn run(&self, progress: &Progress) -> Result<Vec<Table>> {
         progress.expect(self.rows.tokens() as u64);
-        let folder = match self.keep {
-            Keep::Not(_) => None,
-            Keep::In(folder) => Some(folder.to_owned()),
-            Keep::Below(shelf) => Some(shelf.join(self.name()?)),
+        let (folder, is_own) = match self.keep {
+            Keep::Not(_) => return self.pass(None, progress),
+            Keep::In(folder) => (folder.to_owned(), false),
+            Keep::Below(shelf) => (shelf.to_owned(), true),
         };
-        let kept = folder.as_deref().map_or(Ok(None), |f| self.kept(f));
-        match kept {
+        let origins = self.origins()?;
+        let folder = if is_own { folder.join(self.name(&origins)) } else { folder };
+        match self.kept(&folder, &origins) {
             Ok(Some(tables)) => {
                 progress.step(self.rows.tokens() as u64)?;
-                Ok(tables)
+                return Ok(tables);
             }
-            // What is damaged there is only in the way.
-            Err(_) if matches!(self.keep, Keep::Below(_)) => self.pass(folder.as_deref(), progress),
-            Ok(None) => self.pass(folder.as_deref(), progress),
-            Err(e) => Err(e),
+            // What is damaged in a folder of our own is only in the way.
+            Err(e) if !is_own => return Err(e),
+            Ok(None) | Err(_) => {}
         }
+        std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+        let made = self.pass(Some((&folder, &origins)), progress);
+        if made.is_err() && is_own {
+            // Goes only if it is empty.
+            drop(std::fs::remove_dir(&folder));
+        }
+        made
     }
 
-    fn pass(&self, folder: Option<&Path>, progress: &Progress) -> Result<Vec<Table>> {
+    /// Runs the text, and writes what the places hold into a folder, if one is given.
+    fn pass(&self, folder: Option<(&Path, &[String])>, progress: &Progress) -> Result<Vec<Table>> {
         let skipped = usize::from(self.skip_first);
         let n = self.rows.positions(self.skip_first);
         let widths: Vec<usize> = self.places.iter().map(|p| p.width(&self.model.config)).collect();
@@ -197,7 +205,7 @@ impl Harvest<'_> {
             .enumerate()
             .map(|(i, d)| match folder {
                 _ if in_memory => Ok(Sink::Memory(Vec::with_capacity(n * d))),
-                Some(folder) => self.file(folder, i, n, *d),
+                Some((folder, origins)) => file(folder, i, &origins[i], n, *d),
                 None => {
                     let file = tempfile::tempfile().map_err(|e| Error::write(&std::env::temp_dir(), e))?;
                     Ok(Sink::Unnamed { writer: BufWriter::with_capacity(1 << 20, file), rows: n })
@@ -217,16 +225,18 @@ impl Harvest<'_> {
         sinks.into_iter().zip(widths).map(|(s, d)| s.finish(d)).collect()
     }
 
-    fn kept(&self, folder: &Path) -> Result<Option<Vec<Table>>> {
-        let paths: Vec<PathBuf> = (0..self.places.len()).map(|i| folder.join(file_name(i))).collect();
-        if !paths.iter().all(|p| p.is_file()) {
-            return Ok(None);
-        }
+    /// The tables of a folder, if all of them are there.
+    fn kept(&self, folder: &Path, origins: &[String]) -> Result<Option<Vec<Table>>> {
         let n = self.rows.positions(self.skip_first);
-        let open = |(i, path): (usize, &PathBuf)| {
-            let (table, d) = (Table::open(path)?, self.places[i].width(&self.model.config));
-            let (found, wanted) = (Table::origin(path)?.unwrap_or_default(), self.origin(i)?);
-            if (table.rows(), table.width()) != (n, d) || found != wanted {
+        let mut tables = Vec::new();
+        for (i, wanted) in origins.iter().enumerate() {
+            let path = folder.join(file_name(i));
+            if !path.is_file() {
+                continue;
+            }
+            let (table, d) = (Table::open(&path)?, self.places[i].width(&self.model.config));
+            let found = Table::origin(&path)?.unwrap_or_default();
+            if (table.rows(), table.width(), &found) != (n, d, wanted) {
                 return Err(Error::request(format!(
                     "{} holds activations [{}, {}] of `{found}`, but [{n}, {d}] of `{wanted}` are needed; choose another --keep",
                     path.display(),
@@ -234,16 +244,16 @@ impl Harvest<'_> {
                     table.width()
                 )));
             }
-            Ok(table)
-        };
-        paths.iter().enumerate().map(open).collect::<Result<_>>().map(Some)
+            tables.push(table);
+        }
+        Ok((tables.len() == origins.len()).then_some(tables))
     }
 
-    /// What the activations of the `i`-th place are of: model, site, and a hash of the text.
+    /// What the activations of each place are of: model, site, and a hash of the text.
     ///
     /// # Errors
-    /// As reading the rows, and the weights, which tell models of one name apart.
-    pub fn origin(&self, i: usize) -> Result<String> {
+    /// As reading the rows, and the weights, some of which tell models of one name apart.
+    pub fn origins(&self) -> Result<Vec<String>> {
         let mut hash = 0xCBF2_9CE4_8422_2325u64;
         self.rows.each(|row| {
             for id in [row.len() as u32].iter().chain(row) {
@@ -251,46 +261,43 @@ impl Harvest<'_> {
             }
         })?;
         let first = if self.skip_first { "without" } else { "with" };
-        Ok(format!(
-            "{} ({:016x}) at {}, text {hash:016x} {first} first positions",
-            self.model.config.name,
-            self.model.fingerprint()?,
-            self.places[i]
-        ))
+        let model = format!("{} ({:016x})", self.model.config.name, self.model.fingerprint()?);
+        let of = |p: &Place| format!("{model} at {p}, text {hash:016x} {first} first positions");
+        Ok(self.places.iter().map(of).collect())
     }
 
     /// The name of a folder for these activations and no others.
-    fn name(&self) -> Result<String> {
+    fn name(&self, origins: &[String]) -> String {
         let mut hash = Hash::default();
-        for i in 0..self.places.len() {
-            hash.all(self.origin(i)?.bytes().map(u64::from));
+        for origin in origins {
+            hash.all(origin.bytes().map(u64::from));
         }
         let sites = self.places.iter().map(|p| format!("-{p}")).collect::<String>();
-        Ok(format!("{}-{:016x}", crate::files::file_name(&format!("{}{sites}", self.model.config.name)), hash.0))
+        format!("{}-{:016x}", crate::files::file_name(&format!("{}{sites}", self.model.config.name)), hash.0)
     }
+}
 
-    fn file(&self, folder: &Path, i: usize, n: usize, d: usize) -> Result<Sink> {
-        let place = folder.join(file_name(i));
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::write(folder, e))?;
-        let mut writer = BufWriter::with_capacity(1 << 20, file);
-        let header = serde_json::json!({
-            "__metadata__": {
-                "origin": self.origin(i)?,
-                "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
-            },
-            "activations": {"dtype": "F32", "shape": [n, d], "data_offsets": [0, 4 * n * d]},
-        });
-        let mut header = header.to_string();
-        // Values begin at a multiple of 8.
-        while !header.len().is_multiple_of(8) {
-            header.push(' ');
-        }
-        let wrote =
-            writer.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| writer.write_all(header.as_bytes()));
-        wrote.map_err(|e| Error::write(folder, e))?;
-        Ok(Sink::File { writer, place })
+/// The file of the `i`-th place's activations [n, d], with its header.
+fn file(folder: &Path, i: usize, origin: &str, n: usize, d: usize) -> Result<Sink> {
+    let place = folder.join(file_name(i));
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::write(folder, e))?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    let header = serde_json::json!({
+        "__metadata__": {
+            "origin": origin,
+            "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
+        },
+        "activations": {"dtype": "F32", "shape": [n, d], "data_offsets": [0, 4 * n * d]},
+    });
+    let mut header = header.to_string();
+    // Values begin at a multiple of 8.
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
     }
+    let wrote =
+        writer.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| writer.write_all(header.as_bytes()));
+    wrote.map_err(|e| Error::write(folder, e))?;
+    Ok(Sink::File { writer, place })
 }
 
 impl Sink {
@@ -363,7 +370,7 @@ mod tests {
         let rows = Rows::new([(&[1, 2, 3, 4][..], 0), (&[5, 6, 7, 8], 0)]);
         let other = Rows::new([(&[1, 2, 3, 4][..], 0), (&[5, 6, 7, 9], 0)]);
         let places = [Place::parse("blocks.1.hook_resid_pre").unwrap()];
-        let (shelf, named) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [shelf, named, dirs] = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let run = |rows: &Rows, keep: Keep<'_>| {
             let progress = Progress::new();
             let tables = Harvest { model: &model, rows, places: &places, skip_first: true, keep }.run(&progress);
@@ -384,7 +391,19 @@ mod tests {
         write_atomic(&file, b"damaged").unwrap();
         assert_eq!(run(&rows, below).0.unwrap(), first);
 
+        // Both of a transcoder's files are looked at, also where one of them is not there yet.
         run(&rows, Keep::In(named.path())).0.unwrap();
+        let place = Place::parse("blocks.0.hook_resid_pre").unwrap();
+        let (keep, both) = (Keep::In(named.path()), [place, places[0]]);
+        let h = Harvest { model: &model, rows: &rows, places: &both, skip_first: true, keep };
+        assert!(h.run(&Progress::new()).unwrap_err().to_string().contains("choose another --keep"));
+        let stopped = Progress::new();
+        stopped.cancel();
+        let below = Keep::Below(&dirs.path().join("stopped"));
+        let h = Harvest { model: &model, rows: &rows, places: &both, skip_first: true, keep: below };
+        assert!(h.run(&stopped).is_err());
+        assert_eq!(std::fs::read_dir(dirs.path().join("stopped")).unwrap().count(), 0);
+
         let error = run(&other, Keep::In(named.path())).0.unwrap_err().to_string();
         assert!(error.contains("choose another --keep"), "{error}");
         write_atomic(&named.path().join(file_name(0)), b"damaged").unwrap();

@@ -49,7 +49,8 @@ impl View for Directions {
         let chosen = s.chosen.is_some();
         let fields = if chosen { self.fields } else { 0.0 };
         // The caption stands above the plot. With doses below them both plots are half as high.
-        let room = ui.available_height() - fields - 30.0;
+        let error = if s.doses.error.is_some() { 40.0 } else { 0.0 };
+        let room = ui.available_height() - fields - error - 30.0;
         let half = if chosen && (s.doses.value.is_some() || s.doses.is_running()) { 0.5 * room } else { room };
         if !s.watched.is_empty() && half > 40.0 {
             ui.label(weak(

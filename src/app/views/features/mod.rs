@@ -66,6 +66,9 @@ fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
 /// Numbers on an axis: multiples of 1, 2 or 5 times a power of ten, at least `apart` of the library's smallest distances
 /// from each other, and whole where the axis is `counted`. The library's own powers of ten leave small plots with one.
 fn round_marks(input: &GridInput, apart: f64, counted: bool) -> Vec<GridMark> {
+    // Numbers with many digits need more room: the library leaves out those that do not have it.
+    let digits = input.bounds.0.abs().max(input.bounds.1.abs()).max(1.0).log10().floor() + 1.0;
+    let apart = if counted { apart.max(digits + 1.0) } else { apart };
     let least = (apart * input.base_step_size).max(if counted { 1.0 } else { f64::MIN_POSITIVE });
     let power = 10f64.powf(least.log10().floor());
     let step_size = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= least).unwrap_or(10.0 * power);
@@ -141,6 +144,8 @@ mod tests {
         assert_eq!(marks((-30.0, 850.0), 36.0, true), [0.0, 200.0, 400.0, 600.0, 800.0]);
         assert_eq!(marks((-1.0, 4.0), 0.05, true), [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
         assert_eq!(marks((-2.2, 2.2), 0.1, false), [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]);
+        // Seven digits take more than the 40 points that short ones are apart (the library's distances are of 8).
+        assert_eq!(marks((0.0, 1e6), 1e6 / 64.0, true), [0.0, 2e5, 4e5, 6e5, 8e5, 1e6]);
         let texts = |step_size| [-2.0, 0.0, 1.0].map(|n| mark_text(GridMark { value: n * step_size, step_size }));
         assert_eq!(texts(0.05), ["-0.10", "0.00", "0.05"]);
         assert_eq!(

@@ -15,7 +15,7 @@ use crate::app::widgets::token_text;
 use crate::app::widgets::{captioned, choice};
 use crate::gpu::HeatData;
 
-/// Height that a row has at most, in points.
+/// Height of a row where there is more room than that, in points.
 const MOST_HIGH: f32 = 90.0;
 /// Room for the tokens below the rows.
 const COLUMN_NAMES: f32 = 60.0;
@@ -44,8 +44,8 @@ impl View for Monitor {
             return;
         };
         // As they are now: a threshold is moved without anything being run again.
-        let thresholds: Vec<f32> = m.rows.iter().map(|row| s.threshold(row)).collect();
-        let threshold = |r: usize| thresholds.get(r).copied().unwrap_or(f32::INFINITY);
+        let thresholds: Vec<Option<f32>> = m.rows.iter().map(|row| s.threshold(row)).collect();
+        let threshold = |r: usize| thresholds.get(r).copied().flatten().unwrap_or(f32::INFINITY);
         // The inside reads the concept where the word by itself does not.
         let diverges = |r: usize, c: usize| {
             let value = m.values.get(r).and_then(|row| row.get(c));
@@ -91,25 +91,26 @@ impl View for Monitor {
                 colorbar(ui, &colors, "less", "more");
             });
         });
-        ui.horizontal_wrapped(|ui| {
-            for (r, row) in m.rows.iter().enumerate().take(m.values.len()) {
-                // Taken out just now.
-                if threshold(r) == f32::INFINITY {
-                    continue;
+        // Many rows' fields leave room for the rows.
+        let high = 0.4 * ui.available_height();
+        egui::ScrollArea::vertical().max_height(high).auto_shrink([false, true]).show(ui, |ui| {
+            ui.horizontal_wrapped(|ui| {
+                for (r, row) in m.rows.iter().enumerate().take(m.values.len()) {
+                    let Some(value) = thresholds[r] else { continue };
+                    let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > value)).count();
+                    let apart = (1..n).filter(|c| diverges(r, *c)).count();
+                    let apart = if m.word[r].is_some() { format!(", {apart} ◆") } else { String::new() };
+                    let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
+                    let change = |t: f32| match row {
+                        Row::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
+                        Row::Concept(concept, _) => {
+                            let same = |w: &Watch| Arc::ptr_eq(&w.concept, concept);
+                            s.watched.iter().position(same).map(|i| FeatureAction::Threshold(i, t))
+                        }
+                    };
+                    changes.extend(threshold_field(ui, cx, &m.names[r], value, &counts).and_then(change));
                 }
-                let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > threshold(r))).count();
-                let apart = (1..n).filter(|c| diverges(r, *c)).count();
-                let apart = if m.word[r].is_some() { format!(", {apart} ◆") } else { String::new() };
-                let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
-                let change = |t: f32| match row {
-                    Row::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
-                    Row::Concept(concept, layer) => {
-                        let same = |w: &Watch| Arc::ptr_eq(&w.concept, concept) && w.layer == *layer;
-                        s.watched.iter().position(same).map(|i| FeatureAction::Threshold(i, t))
-                    }
-                };
-                changes.extend(threshold_field(ui, cx, &m.names[r], threshold(r), &counts).and_then(change));
-            }
+            });
         });
         changes.into_iter().for_each(|c| act(cx, c));
         let pos = cx.pinned().pos;
@@ -186,12 +187,12 @@ fn threshold_field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: f32, 
     let field = ui.spacing().interact_size.x.max(size("0000.00"));
     let width = field + ui.spacing().item_spacing.x + size(counts);
     captioned(ui, weak(cx, format!("{} above", token_text::cut(name, 30))), width, |ui| {
-        let drag = egui::DragValue::new(&mut threshold).speed(0.02).fixed_decimals(2);
+        let drag = egui::DragValue::new(&mut threshold).range(-1e6..=1e6).speed(0.02).fixed_decimals(2);
         ui.add(drag).on_hover_text(name).accessible_name(format!("threshold of {name}"));
         ui.add(egui::Label::new(weak(cx, counts)).extend()).on_hover_text(
             "• reads above the threshold · ◆ reads above it, though the word by itself (the direction of the first \
              layer) does not: inside and text diverge",
         );
     });
-    (threshold != value).then_some(threshold)
+    (threshold != value && threshold.is_finite()).then_some(threshold)
 }

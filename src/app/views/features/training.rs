@@ -1,9 +1,9 @@
 //! Training a dictionary in the window.
 
 use eframe::egui::{self, RichText, vec2};
-use egui_plot::{Corner, GridMark, HoverPosition, Legend, Line, Plot, PlotPoints};
+use egui_plot::{Corner, GridInput, GridMark, HoverPosition, Legend, Line, Plot, PlotPoints};
 
-use super::{act, axes, layer_field, weak};
+use super::{act, axes, layer_field, round_marks, weak};
 use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
@@ -42,7 +42,7 @@ impl View for Training {
         let writes = has_mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
         let mut transcoder = ask.target.is_some() && writes.is_some();
         ask.site = sites[current];
-        let running = s.training.is_running();
+        let (running, stopping) = (s.training.is_running(), s.stopping.is_some());
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
                 layer_field(ui, cx, model.config.n_layers.saturating_sub(1));
@@ -90,13 +90,15 @@ impl View for Training {
             let more = more.open(ui.data_mut(|d| d.remove_temp::<Begun>(id)).map(|Begun| false));
             more.show(ui, |ui| {
                 ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
-                ui.horizontal_wrapped(|ui| activations(ui, cx, &mut keep));
+                ui.horizontal_wrapped(|ui| activations(ui, cx, &mut keep, stopping));
             });
         });
         ask.target = writes.filter(|_| transcoder);
         if transcoder {
             ask.site = reads;
         }
+        let kept = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
+        let kept = if kept > 0 { format!(", {:.2} GB kept", kept as f64 / 1e9) } else { String::new() };
         let bytes = ask.tokens.unwrap_or(0) as f64 * ask.width(&model.config) as f64 * 4.0;
         ui.horizontal(|ui| {
             if running {
@@ -114,7 +116,7 @@ impl View for Training {
             }
             ui.label(weak(
                 cx,
-                format!("{}; about {:.2} GB of activations", ask.settings.method.explain(), bytes / 1e9),
+                format!("{}; about {:.2} GB of activations{kept}", ask.settings.method.explain(), bytes / 1e9),
             ));
         });
         ui.data_mut(|d| {
@@ -173,17 +175,18 @@ fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
 }
 
 /// Whether the activations are kept, and those that are.
-fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool) {
+fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool, stopping: bool) {
     let s = &cx.state.features;
     let help = format!(
-        "another training at the same site on the same text then begins at once; they lie in {}",
+        "another training at the same site on as many tokens of the same text then begins at once; they lie in {}",
         s.activations.display()
     );
     ui.checkbox(keep, "keep the activations on disk").on_hover_text(help);
     let bytes = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
     if bytes > 0 {
         ui.label(weak(cx, format!("{:.2} GB are kept", bytes as f64 / 1e9)));
-        if ui.button("Delete").on_hover_text("takes away all activations that trainings kept").clicked() {
+        let delete = ui.add_enabled(!stopping, egui::Button::new("Delete"));
+        if delete.on_hover_text("takes away all activations that trainings kept; they can be made again").clicked() {
             act(cx, FeatureAction::ForgetActivations);
         }
     }
@@ -239,14 +242,24 @@ fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
     }
 }
 
-/// Marks at 1, 2 and 5 times the powers of ten, on a scale of powers of ten.
-fn log_marks((from, to): (f64, f64)) -> Vec<GridMark> {
+/// Marks at 1, 2 and 5 times the powers of ten, on a scale of powers of ten; at round numbers where fewer than two of
+/// those are in sight.
+fn log_marks(input: &GridInput) -> Vec<GridMark> {
+    let (from, to) = input.bounds;
     // A plot that is not laid out yet has no bounds to speak of.
     let powers = from.floor().clamp(-12.0, 12.0) as i32..=to.ceil().clamp(-12.0, 12.0) as i32;
     let at =
         |k: i32| [(1.0f64, 1.0), (2.0, 0.3), (5.0, 0.3)].map(|(m, step_size)| (m.log10() + f64::from(k), step_size));
     let marks = powers.flat_map(at).filter(|(value, _)| (from..=to).contains(value));
-    marks.map(|(value, step_size)| GridMark { value, step_size }).collect()
+    let marks: Vec<GridMark> = marks.map(|(value, step_size)| GridMark { value, step_size }).collect();
+    if marks.len() > 1 || to - from > 1.0 {
+        return marks;
+    }
+    let bounds = (10f64.powf(from), 10f64.powf(to));
+    let part = (bounds.1 - bounds.0) / (to - from).max(f64::MIN_POSITIVE);
+    let round = round_marks(&GridInput { bounds, base_step_size: part * input.base_step_size }, 2.5, false);
+    let log = |m: GridMark| GridMark { value: m.value.log10(), step_size: m.step_size / part };
+    round.into_iter().filter(|m| m.value > 0.0).map(log).collect()
 }
 
 /// Curves over the steps of all plots of a group, on a scale of powers of ten where that is `log`.
@@ -260,7 +273,7 @@ fn plot(
     points: &[Point],
 ) {
     let axes = axes(Plot::new(("training", log)), below, true);
-    let axes = if log { axes.y_grid_spacer(|input| log_marks(input.bounds)) } else { axes };
+    let axes = if log { axes.y_grid_spacer(|input| log_marks(&input)) } else { axes };
     // Shares rise and sizes fall: the legend stands where the curves are not.
     let corner = if log { Corner::RightTop } else { Corner::RightBottom };
     axes.height(height.max(60.0))
@@ -288,4 +301,22 @@ fn plot(
                 p.line(Line::new(*label, line).color(*color).width(2.0));
             }
         });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_round_numbers_at_any_scale() {
+        let marks = |from: f64, to: f64| {
+            let bounds = (from.log10(), to.log10());
+            let input = GridInput { bounds, base_step_size: (bounds.1 - bounds.0) / 15.0 };
+            log_marks(&input).iter().map(|m| 10f64.powf(m.value).round()).collect::<Vec<_>>()
+        };
+        assert_eq!(marks(3.0, 1500.0), [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
+        assert_eq!(marks(21.0, 47.0), [25.0, 30.0, 35.0, 40.0, 45.0]);
+        let input = GridInput { bounds: (f64::NEG_INFINITY, f64::NAN), base_step_size: f64::NAN };
+        assert!(log_marks(&input).len() < 102);
+    }
 }
