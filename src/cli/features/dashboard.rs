@@ -324,11 +324,13 @@ pub fn show(args: &Show) -> Result<()> {
         rows.push(vec!["·".to_owned(), String::new()]);
         rows.extend(group.iter().map(|e| example(e)));
     }
+    // A direction says itself where it lies.
+    let of = match index.about.subject.ends_with(&format!(" at {}", index.about.site)) {
+        true => index.about.subject.clone(),
+        false => format!("feature {} of {} at {}", args.feature, index.about.subject, index.about.site),
+    };
     let mut text = format!(
-        "feature {} of {} at {}\nactive at {:.4} % of {} positions, {:.3} on average, {:.3} at most\n\n{}",
-        args.feature,
-        index.about.subject,
-        index.about.site,
+        "{of}\nactive at {:.4} % of {} positions, {:.3} on average, {:.3} at most\n\n{}",
         100.0 * index.density(args.feature),
         index.about.positions,
         entry.mean(),
