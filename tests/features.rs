@@ -214,10 +214,54 @@ fn damaged_dictionaries_are_refused_in_one_sentence() {
     assert!(empty.contains("cfg.json") && empty.contains("params.npz"), "{empty}");
 }
 
+/// An npz archive of arrays of four-byte numbers: name, shape as numpy writes it, whether it is stored by columns, bytes.
+fn npz(arrays: &[(&str, &str, bool, Vec<u8>)]) -> Vec<u8> {
+    use std::io::Write;
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    for (name, shape, columns, bytes) in arrays {
+        zip.start_file(format!("{name}.npy"), options).unwrap();
+        let order = if *columns { "True" } else { "False" };
+        let mut header = format!("{{'descr': '<f4', 'fortran_order': {order}, 'shape': ({shape}), }}");
+        while (header.len() + 11) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        zip.write_all(header.as_bytes()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// numpy saves a transposed matrix column after column.
+#[test]
+fn matrices_stored_by_columns_are_read() {
+    let path = folder("gemma-scope/layer_1/width_40/average_l0_9_res");
+    let d = open(&path);
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let columns = |t: &Tensor| bytes(&t.t().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let Activation::JumpRelu { threshold } = &d.activation else { panic!("it has thresholds") };
+    let (n, width) = (d.d_sae, d.d_in);
+    let archive = npz(&[
+        ("W_enc", &format!("{width}, {n}"), true, columns(&d.w_enc)),
+        ("W_dec", &format!("{n}, {width}"), true, columns(&d.w_dec)),
+        ("b_enc", &format!("{n},"), true, bytes(&d.b_enc)),
+        ("b_dec", &format!("{width},"), false, bytes(&d.b_dec)),
+        ("threshold", &format!("{n},"), false, bytes(threshold)),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    overwrite(&dir.path().join("params.npz"), &archive);
+    let again = open(dir.path());
+    let all = |t: &Tensor| t.to_vec2::<f32>().unwrap();
+    assert_eq!((all(&again.w_enc), all(&again.w_dec)), (all(&d.w_enc), all(&d.w_dec)));
+    assert_eq!((again.b_enc, again.b_dec), (d.b_enc, d.b_dec));
+}
+
 /// An npz whose arrays claim or unpack to far more than the archive can hold.
 #[test]
 fn zip_bombs_and_truncated_archives_are_refused() {
-    use std::io::Write;
     let source = std::fs::read(folder("gemma-scope/layer_1/width_40/average_l0_9_res/params.npz")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let open_bytes = |bytes: &[u8]| {
@@ -226,21 +270,7 @@ fn zip_bombs_and_truncated_archives_are_refused() {
     };
     let cut = open_bytes(&source[..source.len() / 2]);
     assert!(cut.contains("npz"), "{cut}");
-    let archive = |shape: &str, zeros: usize| {
-        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
-        zip.start_file("W_enc.npy", options).unwrap();
-        let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
-        while (header.len() + 11) % 64 != 0 {
-            header.push(' ');
-        }
-        header.push('\n');
-        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
-        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
-        zip.write_all(header.as_bytes()).unwrap();
-        zip.write_all(&vec![0u8; zeros]).unwrap();
-        zip.finish().unwrap().into_inner()
-    };
+    let archive = |shape: &str, zeros: usize| npz(&[("W_enc", shape, false, vec![0; zeros])]);
     // 64 MB of zeros pack into 64 kB.
     let bomb = open_bytes(&archive("4096, 4096", 64 << 20));
     assert!(bomb.contains("W_enc") && bomb.contains("claims"), "{bomb}");

@@ -6,8 +6,9 @@
 //! candidates, which is what ACDC would run next if every one before is dropped. Where one is kept, the rest of
 //! the batch is thrown away. The result is the same as one edge at a time.
 
+use super::checks::check_together;
 use super::edges::Edges;
-use super::stage::{Run, Stage, check_together};
+use super::stage::{Run, Stage};
 use super::wiring::Edge;
 use crate::analysis::metric::{Metric, Readout};
 use crate::error::{Error, Result};

@@ -12,8 +12,8 @@ use std::time::Instant;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::checks::check_lengths;
 use super::contributions::Contributions;
-use super::stage::check_lengths;
 use super::wiring::{Edge, Part, Receiver, Wiring};
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;

@@ -1,9 +1,10 @@
 //! Circuits out of edge scores, and better ones by exact re-scoring.
 
+use super::checks::check_together;
 use super::eap::EdgeScores;
 use super::edges::Edges;
 use super::quality::Trial;
-use super::stage::{Run, check_together};
+use super::stage::Run;
 use super::wiring::Edge;
 use crate::error::{Error, Result};
 use crate::jobs::Progress;

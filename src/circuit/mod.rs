@@ -3,6 +3,7 @@
 
 pub mod acdc;
 pub mod cart;
+mod checks;
 pub mod contributions;
 pub mod eap;
 pub mod edges;

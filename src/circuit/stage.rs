@@ -15,6 +15,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::checks::{bytes, check_lengths, check_memory};
 use super::contributions::{Contributions, Means, Outside, PostNorm, output_weights};
 use super::edges::{Edges, Senders};
 use super::limit::Limit;
@@ -87,9 +88,6 @@ struct Variant<'a> {
     total: Vec<f32>,
     inputs: Vec<(usize, Rows)>,
 }
-
-/// Most memory that stages may take.
-const MOST: usize = 8 << 30;
 
 /// Rows of a batch at most, to bound memory and the time between two chances to cancel.
 const ROWS: usize = 512;
@@ -627,49 +625,6 @@ impl Variant<'_> {
         }
         Run { edges: self.edges, inputs, deltas, normalized }
     }
-}
-
-/// Bytes that a stage and a few circuits run on it take.
-fn bytes(wiring: Wiring, rows: usize, d: usize) -> usize {
-    4 * (3 * wiring.n_senders() + wiring.n_receivers()) * rows * d
-}
-
-fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> {
-    let bytes = bytes(wiring, rows, d);
-    if bytes <= MOST {
-        return Ok(());
-    }
-    Err(Error::request(format!(
-        "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
-        bytes as f64 / 1e9
-    )))
-}
-
-/// # Errors
-/// Circuits on several prompts at once that would not fit in memory.
-pub(super) fn check_together<'a>(stages: impl Iterator<Item = &'a Stage> + Clone) -> Result<()> {
-    let bytes: usize = stages.clone().map(Stage::bytes).sum();
-    if bytes <= MOST {
-        return Ok(());
-    }
-    Err(Error::request(format!(
-        "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
-        stages.count(),
-        bytes as f64 / 1e9
-    )))
-}
-
-/// # Errors
-/// Prompts of different length: an edge carries a difference position by position.
-pub fn check_lengths(clean: &Trace, corrupted: &Trace) -> Result<()> {
-    if clean.len() == corrupted.len() {
-        return Ok(());
-    }
-    Err(Error::request(format!(
-        "the clean prompt has {} tokens and the corrupted one {}; edges are compared position by position, so give prompts of equal length",
-        clean.len(),
-        corrupted.len()
-    )))
 }
 
 /// x += factor · y

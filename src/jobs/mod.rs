@@ -2,14 +2,16 @@
 
 pub mod circuits;
 pub mod course;
+pub mod kind;
 pub mod progress;
 pub mod request;
 pub mod task;
 pub mod training;
 pub mod worker;
 
+pub use kind::{Kind, Lane};
 pub use progress::Progress;
-pub use request::{Answer, Compared, Generations, Kind, Payload, Request, Run, Subject};
+pub use request::{Answer, Compared, Generations, Payload, Request, Run, Subject};
 pub use task::Task;
 pub use training::Training;
 pub use worker::{Status, Worker};

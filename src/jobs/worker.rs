@@ -9,7 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Progress;
-use super::request::{Answer, Kind, Lane, Payload, Request};
+use super::kind::{Kind, Lane};
+use super::request::{Answer, Payload, Request};
 use crate::error::Error;
 
 /// What runs now.

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use eframe::egui::{self, Align2, Color32, Rect, RichText, pos2, vec2};
-use egui_plot::{Corner, HoverPosition, Legend, Line, Plot, PlotPoints, VLine};
+use egui_plot::{Corner, Legend, Line, PlotPoints, VLine};
 
 use super::{Cached, Context, Table, View};
 use crate::app::command::Action;
 use crate::app::scratch::ScratchAction;
 use crate::app::svg::paint_cells;
 use crate::app::theme;
-use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
 use crate::app::widgets::message;
+use crate::app::widgets::plots::over_steps;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
 use crate::gpu::{HeatData, NOTHING};
 use crate::lab::addition::KEY;
@@ -84,23 +85,11 @@ impl View for Curves {
                 }
             }
             let height = if log { height } else { ui.available_height() };
-            let response = Plot::new(name)
+            let response = over_steps(name, if log { "" } else { "step" }, log)
                 .height(height.max(60.0))
                 .link_axis(group, [true, false])
-                .show_grid([false, true])
-                .y_axis_min_width(44.0)
                 .include_x(0.0)
                 .legend(Legend::default().position(if log { Corner::RightTop } else { Corner::LeftTop }))
-                .y_axis_formatter(
-                    move |m, _| if log { number(10f64.powf(m.value) as f32) } else { number(m.value as f32) },
-                )
-                .label_formatter(move |h| match h {
-                    HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                        let y = if log { 10f64.powf(position.y) } else { position.y };
-                        Some(format!("{plot_name}\nstep {:.0}\n{y:.4}", position.x))
-                    }
-                    HoverPosition::Elsewhere { .. } => None,
-                })
                 .show(ui, |p| {
                     if !log {
                         p.set_plot_bounds_y(-0.03..=1.05);

@@ -3,6 +3,7 @@
 pub mod bars;
 pub mod colorbar;
 pub mod heatmap;
+pub mod plots;
 pub mod scrubber;
 pub mod token_text;
 

@@ -130,7 +130,23 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
 /// An array of an npz archive.
 struct Array {
     shape: Vec<usize>,
+    /// In the order of the file.
     values: Vec<f32>,
+    order: npyz::Order,
+}
+
+impl Array {
+    fn tensor(self) -> candle_core::Result<Tensor> {
+        match self.order {
+            npyz::Order::C => Tensor::from_vec(self.values, self.shape, &Device::Cpu),
+            // Column after column, as numpy saves a transposed matrix.
+            npyz::Order::Fortran => {
+                let mut shape = self.shape;
+                shape.reverse();
+                Tensor::from_vec(self.values, shape, &Device::Cpu)?.t()?.contiguous()
+            }
+        }
+    }
 }
 
 /// Bytes that all arrays of an archive may hold together.
@@ -161,15 +177,13 @@ fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
                 "array `{name}` claims shape {shape:?}, more than {packed} bytes of archive can hold"
             )));
         }
-        if npy.order() != npyz::Order::C {
-            return Err(malformed(format!("array `{name}` is stored by columns, which is not supported")));
-        }
+        let order = npy.order();
         let values = values(npy).map_err(|what| malformed(format!("array `{name}` {what}")))?;
         if values.len() as u64 != count {
             return Err(malformed(format!("array `{name}` holds {} of its {count} values", values.len())));
         }
         left = left.saturating_sub(4 * count);
-        Ok(Array { shape, values })
+        Ok(Array { shape, values, order })
     };
     let (w_enc, w_dec) = (read("W_enc")?, read("W_dec")?);
     let (&[d_in, d_sae], &[_, d_out]) = (&w_enc.shape[..], &w_dec.shape[..]) else {
@@ -179,7 +193,6 @@ fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
         )));
     };
     let (b_enc, b_dec, threshold) = (read("b_enc")?.values, read("b_dec")?.values, read("threshold")?.values);
-    let matrix = |a: Array| Tensor::from_vec(a.values, a.shape, &Device::Cpu);
     Ok(Dictionary {
         name: String::new(),
         path: file.to_owned(),
@@ -187,9 +200,9 @@ fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
         d_in,
         d_sae,
         d_out,
-        w_enc: matrix(w_enc)?,
+        w_enc: w_enc.tensor()?,
         b_enc,
-        w_dec: matrix(w_dec)?,
+        w_dec: w_dec.tensor()?,
         later: Default::default(),
         b_dec,
         activation: Activation::JumpRelu { threshold },

@@ -1,12 +1,13 @@
 //! Directions layer by layer, and what steering does.
 
 use eframe::egui::{self, RichText};
-use egui_plot::{Corner, HLine, HoverPosition, Legend, Line, Plot, PlotPoints, VLine};
+use egui_plot::{Corner, HLine, Legend, Line, Plot, PlotPoints, VLine};
 
-use super::{act, axes, weak};
+use super::{act, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
+use crate::app::widgets::plots::{axes, said_of_points};
 use crate::app::widgets::{captioned, token_text};
 
 pub struct Directions {
@@ -102,12 +103,7 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
         .show_grid([false, true])
         .allow_scroll(false)
         .legend(Legend::default().position(Corner::RightBottom).background_alpha(0.6))
-        .label_formatter(|h| match h {
-            HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                Some(format!("{plot_name}\nlayer {:.0}\n{:.4}", position.x, position.y))
-            }
-            HoverPosition::Elsewhere { .. } => None,
-        })
+        .label_formatter(said_of_points(|name, x, y| format!("{name}\nlayer {x:.0}\n{y:.4}")))
         .show(ui, |p| {
             p.set_plot_bounds_y(0.3..=1.03);
             p.hline(HLine::new("", 0.5).color(cx.palette.faint).allow_hover(false));
@@ -192,12 +188,7 @@ impl Directions {
             .show_grid([true, true])
             .allow_scroll(false)
             .legend(Legend::default().position(Corner::RightTop).background_alpha(0.6))
-            .label_formatter(|h| match h {
-                HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                    Some(format!("{plot_name}\nα {:+.2}\n{:.4}", position.x, position.y))
-                }
-                HoverPosition::Elsewhere { .. } => None,
-            })
+            .label_formatter(said_of_points(|name, x, y| format!("{name}\nα {x:+.2}\n{y:.4}")))
             .show(ui, |p| {
                 let line = |get: &dyn Fn(&crate::features::steering::Dose) -> Option<f32>| -> PlotPoints<'static> {
                     doses.iter().filter_map(|d| Some([f64::from(d.alpha), f64::from(get(d)?)])).collect()

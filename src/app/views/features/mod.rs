@@ -9,8 +9,7 @@ pub mod neurons;
 pub mod training;
 
 use eframe::egui::text::LayoutJob;
-use eframe::egui::{self, Color32, Rangef, RichText, TextFormat};
-use egui_plot::{AxisHints, GridInput, GridMark, Plot};
+use eframe::egui::{self, Color32, RichText, TextFormat};
 
 use super::{Context, message};
 use crate::app::command::Action;
@@ -63,40 +62,6 @@ fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
     RichText::new(text).font(theme::small()).color(cx.palette.weak)
 }
 
-/// Numbers on an axis: multiples of 1, 2 or 5 times a power of ten, at least `apart` of the library's smallest distances
-/// from each other, and whole where the axis is `counted`. The library's own powers of ten leave small plots with one.
-fn round_marks(input: &GridInput, apart: f64, counted: bool) -> Vec<GridMark> {
-    // Numbers with many digits need more room: the library leaves out those that do not have it.
-    let digits = input.bounds.0.abs().max(input.bounds.1.abs()).max(1.0).log10().floor() + 1.0;
-    let apart = if counted { apart.max(digits + 1.0) } else { apart };
-    let least = (apart * input.base_step_size).max(if counted { 1.0 } else { f64::MIN_POSITIVE });
-    let power = 10f64.powf(least.log10().floor());
-    let step_size = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= least).unwrap_or(10.0 * power);
-    let (from, to) = ((input.bounds.0 / step_size).ceil(), (input.bounds.1 / step_size).floor());
-    // A plot that is not laid out yet has no bounds to speak of.
-    let count = if to >= from { (to - from).min(100.0) as usize + 1 } else { 0 };
-    (0..count).map(|i| GridMark { value: (from + i as f64) * step_size, step_size }).collect()
-}
-
-/// A mark's number with as many places as tell it from the next.
-fn mark_text(mark: GridMark) -> String {
-    let places = (-mark.step_size.log10().floor()).clamp(0.0, 12.0) as usize;
-    format!("{:.places$}", mark.value)
-}
-
-/// A plot's axes with numbers closer together than the library has them. Layers and steps are `counted`: between whole
-/// numbers stands nothing.
-fn axes<'a>(plot: Plot<'a>, x: &str, counted: bool) -> Plot<'a> {
-    let label = RichText::new(x).font(theme::small());
-    let across = AxisHints::new_x().label(label).label_spacing(Rangef::new(20.0, 30.0)).formatter(|m, _| mark_text(m));
-    let upwards = AxisHints::new_y().min_thickness(44.0).label_spacing(Rangef::new(13.0, 18.0));
-    let upwards = upwards.formatter(|m, _| mark_text(m));
-    plot.x_grid_spacer(move |input| round_marks(&input, 5.0, counted))
-        .y_grid_spacer(|input| round_marks(&input, 2.5, false))
-        .custom_x_axes(vec![across])
-        .custom_y_axes(vec![upwards])
-}
-
 fn act(cx: &mut Context<'_>, action: FeatureAction) {
     cx.actions.push(Action::Feature(action));
 }
@@ -129,31 +94,4 @@ fn example(cx: &Context<'_>, e: &Example, max: f32) -> LayoutJob {
         job.append(&text, 0.0, format);
     }
     job
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_are_round_and_not_too_many() {
-        let marks = |bounds, base_step_size, counted| {
-            let input = GridInput { bounds, base_step_size };
-            round_marks(&input, 5.0, counted).iter().map(|m| m.value).collect::<Vec<_>>()
-        };
-        assert_eq!(marks((-30.0, 850.0), 36.0, true), [0.0, 200.0, 400.0, 600.0, 800.0]);
-        assert_eq!(marks((-1.0, 4.0), 0.05, true), [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(marks((-2.2, 2.2), 0.1, false), [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]);
-        // Seven digits take more than the 40 points that short ones are apart (the library's distances are of 8).
-        assert_eq!(marks((0.0, 1e6), 1e6 / 64.0, true), [0.0, 2e5, 4e5, 6e5, 8e5, 1e6]);
-        let texts = |step_size| [-2.0, 0.0, 1.0].map(|n| mark_text(GridMark { value: n * step_size, step_size }));
-        assert_eq!(texts(0.05), ["-0.10", "0.00", "0.05"]);
-        assert_eq!(
-            (texts(0.5), texts(200.0)),
-            (["-1.0", "0.0", "0.5"].map(str::to_owned), ["-400", "0", "200"].map(str::to_owned))
-        );
-        assert_eq!(marks((0.0, 0.0), 0.0, false).len(), 1);
-        assert!(marks((f64::NEG_INFINITY, f64::INFINITY), 1.0, false).len() < 102);
-        assert!(marks((f64::NAN, 1.0), f64::NAN, true).len() < 102);
-    }
 }

@@ -1,13 +1,13 @@
 //! Training a dictionary in the window.
 
 use eframe::egui::{self, RichText, vec2};
-use egui_plot::{Corner, GridInput, GridMark, HoverPosition, Legend, Line, Plot, PlotPoints};
+use egui_plot::{Corner, Legend, Line, PlotPoints};
 
-use super::{act, axes, layer_field, round_marks, weak};
+use super::{act, layer_field, weak};
 use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
-use crate::app::widgets::colorbar::number;
+use crate::app::widgets::plots::over_steps;
 use crate::app::widgets::{captioned, choice};
 use crate::engine::{Site, SiteKind};
 use crate::features::Place;
@@ -242,26 +242,6 @@ fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
     }
 }
 
-/// Marks at 1, 2 and 5 times the powers of ten, on a scale of powers of ten; at round numbers where fewer than two of
-/// those are in sight.
-fn log_marks(input: &GridInput) -> Vec<GridMark> {
-    let (from, to) = input.bounds;
-    // A plot that is not laid out yet has no bounds to speak of.
-    let powers = from.floor().clamp(-12.0, 12.0) as i32..=to.ceil().clamp(-12.0, 12.0) as i32;
-    let at =
-        |k: i32| [(1.0f64, 1.0), (2.0, 0.3), (5.0, 0.3)].map(|(m, step_size)| (m.log10() + f64::from(k), step_size));
-    let marks = powers.flat_map(at).filter(|(value, _)| (from..=to).contains(value));
-    let marks: Vec<GridMark> = marks.map(|(value, step_size)| GridMark { value, step_size }).collect();
-    if marks.len() > 1 || to - from > 1.0 {
-        return marks;
-    }
-    let bounds = (10f64.powf(from), 10f64.powf(to));
-    let part = (bounds.1 - bounds.0) / (to - from).max(f64::MIN_POSITIVE);
-    let round = round_marks(&GridInput { bounds, base_step_size: part * input.base_step_size }, 2.5, false);
-    let log = |m: GridMark| GridMark { value: m.value.log10(), step_size: m.step_size / part };
-    round.into_iter().filter(|m| m.value > 0.0).map(log).collect()
-}
-
 /// Curves over the steps of all plots of a group, on a scale of powers of ten where that is `log`.
 fn plot(
     ui: &mut egui::Ui,
@@ -272,23 +252,13 @@ fn plot(
     series: &[Series<'_>],
     points: &[Point],
 ) {
-    let axes = axes(Plot::new(("training", log)), below, true);
-    let axes = if log { axes.y_grid_spacer(|input| log_marks(&input)) } else { axes };
     // Shares rise and sizes fall: the legend stands where the curves are not.
     let corner = if log { Corner::RightTop } else { Corner::RightBottom };
-    axes.height(height.max(60.0))
+    over_steps(("training", log), below, log)
+        .height(height.max(60.0))
         .link_axis(group, [true, false])
-        .show_grid([false, true])
         .allow_scroll(false)
         .legend(Legend::default().position(corner))
-        .y_axis_formatter(move |m, _| number(if log { 10f64.powf(m.value) as f32 } else { m.value as f32 }))
-        .label_formatter(move |h| match h {
-            HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                let y = if log { 10f64.powf(position.y) } else { position.y };
-                Some(format!("{plot_name}\nstep {:.0}\n{y:.4}", position.x))
-            }
-            HoverPosition::Elsewhere { .. } => None,
-        })
         .show(ui, |p| {
             for (label, color, get) in series {
                 let line: PlotPoints<'_> = points
@@ -301,22 +271,4 @@ fn plot(
                 p.line(Line::new(*label, line).color(*color).width(2.0));
             }
         });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_round_numbers_at_any_scale() {
-        let marks = |from: f64, to: f64| {
-            let bounds = (from.log10(), to.log10());
-            let input = GridInput { bounds, base_step_size: (bounds.1 - bounds.0) / 15.0 };
-            log_marks(&input).iter().map(|m| 10f64.powf(m.value).round()).collect::<Vec<_>>()
-        };
-        assert_eq!(marks(3.0, 1500.0), [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
-        assert_eq!(marks(21.0, 47.0), [25.0, 30.0, 35.0, 40.0, 45.0]);
-        let input = GridInput { bounds: (f64::NEG_INFINITY, f64::NAN), base_step_size: f64::NAN };
-        assert!(log_marks(&input).len() < 102);
-    }
 }

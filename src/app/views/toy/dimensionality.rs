@@ -1,13 +1,14 @@
 //! D* and D_i against sparsity, with the plateaus of regular figures.
 
 use eframe::egui::{self, Color32, RichText};
-use egui_plot::{HLine, HoverPosition, Line, LineStyle, MarkerShape, Plot, Points, Text};
+use egui_plot::{HLine, Line, LineStyle, MarkerShape, Plot, Points, Text};
 
 use super::ready;
 use crate::app::command::Action;
 use crate::app::lab::LabAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
+use crate::app::widgets::plots::said_of_points;
 use crate::lab::toy::geometry::{PLATEAUS, fraction};
 use crate::lab::toy::{Moment, Setup};
 
@@ -134,10 +135,7 @@ fn plot<'a>(name: &'a str, xs: &[f64], log: bool, group: egui::Id, height: f32) 
                 format!("{}", mark.value)
             }
         })
-        .label_formatter(|h| match h {
-            HoverPosition::NearDataPoint { plot_name, position, .. } => Some(format!("{plot_name}\n{:.3}", position.y)),
-            HoverPosition::Elsewhere { .. } => None,
-        })
+        .label_formatter(said_of_points(|name, _, y| format!("{name}\n{y:.3}")))
 }
 
 fn lines(p: &mut egui_plot::PlotUi<'_>, cx: &Context<'_>, levels: &[f32]) {

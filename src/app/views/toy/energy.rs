@@ -1,7 +1,7 @@
 //! Energy levels: the loss of every model, grouped by the shape that it fell into.
 
 use eframe::egui;
-use egui_plot::{HLine, HoverPosition, MarkerShape, Plot, Points, Text};
+use egui_plot::{HLine, MarkerShape, Plot, Points, Text};
 
 use super::ready;
 use crate::app::command::Action;
@@ -9,6 +9,7 @@ use crate::app::lab::LabAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::number;
+use crate::app::widgets::plots::said_of_points;
 use crate::lab::toy::Moment;
 
 #[derive(Default)]
@@ -45,14 +46,10 @@ impl View for Energy {
             .include_x(0.0)
             .include_x(moment.measures.len() as f64 * 1.02)
             .y_axis_formatter(|mark, _| number(10f64.powf(mark.value) as f32))
-            .label_formatter(|h| match h {
-                HoverPosition::NearDataPoint { plot_name, position, .. } => Some(format!(
-                    "{}\n{plot_name}\nloss {:.5}",
-                    label((position.x - 1.0).max(0.0) as usize),
-                    10f64.powf(position.y)
-                )),
-                HoverPosition::Elsewhere { .. } => None,
-            })
+            .label_formatter(said_of_points(|name, x, y| {
+                let model = label((x - 1.0).max(0.0) as usize);
+                format!("{model}\n{name}\nloss {:.5}", 10f64.powf(y))
+            }))
             .show(ui, |p| {
                 for (s, (name, members)) in shapes.iter().enumerate() {
                     // Beyond the four commonest, quiet.

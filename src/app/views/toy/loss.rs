@@ -1,7 +1,7 @@
 //! Loss over the training, and what each feature adds to it.
 
 use eframe::egui::{self, RichText, vec2};
-use egui_plot::{HoverPosition, Line, Plot, PlotPoints, VLine};
+use egui_plot::{Line, PlotPoints, VLine};
 
 use super::ready;
 use crate::app::command::Action;
@@ -10,6 +10,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::bars::{Bar, bar};
 use crate::app::widgets::colorbar::number;
+use crate::app::widgets::plots::{over_steps, said_of_points};
 use crate::gpu::ColorMap;
 
 #[derive(Default)]
@@ -34,18 +35,13 @@ impl View for Loss {
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2(width, space.y), |ui| {
                 let chosen = lab.instance;
-                let response = Plot::new("loss")
+                let response = over_steps("loss", "step", true)
                     .show_grid([false, false])
-                    .y_axis_min_width(56.0)
-                    .x_axis_label("step")
+                    .y_axis_min_width(60.0)
                     .y_axis_label("loss (logarithmic)")
-                    .y_axis_formatter(|mark, _| number(10f64.powf(mark.value) as f32))
-                    .label_formatter(|h| match h {
-                        HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                            Some(format!("{plot_name}\nstep {:.0}\nloss {:.5}", position.x, 10f64.powf(position.y)))
-                        }
-                        HoverPosition::Elsewhere { .. } => None,
-                    })
+                    .label_formatter(said_of_points(|name, x, y| {
+                        format!("{name}\nstep {x:.0}\nloss {:.5}", 10f64.powf(y))
+                    }))
                     .show(ui, |p| {
                         let shown = count.min(CURVES);
                         let order = (0..shown).filter(|k| *k != chosen).chain(Some(chosen));

@@ -1,13 +1,14 @@
 //! Memorisation: samples and features in the hidden layer, and the loss over the size of the data set.
 
 use eframe::egui::{self, RichText, Stroke, vec2};
-use egui_plot::{HoverPosition, Line, Plot, Points};
+use egui_plot::{Line, Plot, Points};
 
 use super::features::REACH;
 use super::{caption, ready, small_multiples};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::message;
+use crate::app::widgets::plots::said_of_points;
 use crate::lab::toy::training::Frame;
 use crate::lab::toy::{Moment, Setup};
 
@@ -102,12 +103,7 @@ fn curve(ui: &mut egui::Ui, cx: &Context<'_>, moment: &Moment, sizes: &[usize]) 
         .y_axis_min_width(48.0)
         .legend(egui_plot::Legend::default().position(egui_plot::Corner::RightBottom))
         .x_axis_formatter(|mark, _| format!("{:.0}", 10f64.powf(mark.value)))
-        .label_formatter(|h| match h {
-            HoverPosition::NearDataPoint { plot_name, position, .. } => {
-                Some(format!("{plot_name}\n{:.0} samples\nloss {:.4}", 10f64.powf(position.x), position.y))
-            }
-            HoverPosition::Elsewhere { .. } => None,
-        })
+        .label_formatter(said_of_points(|name, x, y| format!("{name}\n{:.0} samples\nloss {y:.4}", 10f64.powf(x))))
         .show(ui, |p| {
             for (name, points, color) in
                 [("fresh inputs", test, cx.palette.negative), ("training set", train, cx.palette.positive)]

@@ -1,0 +1,54 @@
+//! What a stage cannot be made of: prompts of different length, or too much for the memory.
+
+use super::stage::Stage;
+use super::wiring::Wiring;
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+
+/// Most memory that stages may take.
+const MOST: usize = 8 << 30;
+
+/// Bytes that a stage and a few circuits run on it take.
+pub(super) fn bytes(wiring: Wiring, rows: usize, d: usize) -> usize {
+    4 * (3 * wiring.n_senders() + wiring.n_receivers()) * rows * d
+}
+
+/// # Errors
+/// A prompt too long for the memory that stages may take.
+pub(super) fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> {
+    let bytes = bytes(wiring, rows, d);
+    if bytes <= MOST {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
+        bytes as f64 / 1e9
+    )))
+}
+
+/// # Errors
+/// Circuits on several prompts at once that would not fit in memory.
+pub(super) fn check_together<'a>(stages: impl Iterator<Item = &'a Stage> + Clone) -> Result<()> {
+    let bytes: usize = stages.clone().map(Stage::bytes).sum();
+    if bytes <= MOST {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
+        stages.count(),
+        bytes as f64 / 1e9
+    )))
+}
+
+/// # Errors
+/// Prompts of different length: an edge carries a difference position by position.
+pub fn check_lengths(clean: &Trace, corrupted: &Trace) -> Result<()> {
+    if clean.len() == corrupted.len() {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "the clean prompt has {} tokens and the corrupted one {}; edges are compared position by position, so give prompts of equal length",
+        clean.len(),
+        corrupted.len()
+    )))
+}
