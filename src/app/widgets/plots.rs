@@ -1,9 +1,10 @@
 //! Plots: the numbers on their axes, and what is said of a point.
 
-use eframe::egui::{AsIdSalt, Rangef, RichText};
+use eframe::egui::text::LayoutJob;
+use eframe::egui::{AsIdSalt, Color32, Label, Rangef, RichText, TextFormat, Ui};
 use egui_plot::{AxisHints, GridInput, GridMark, HoverPosition, Plot};
 
-use crate::app::theme;
+use crate::app::theme::{self, Palette};
 
 /// Says what a point is, by its plot's name and its place (x, y); nothing between points.
 pub fn said_of_points<'a>(
@@ -34,6 +35,22 @@ fn round_marks(input: &GridInput, apart: f64, counted: bool) -> Vec<GridMark> {
 fn mark_text(mark: GridMark) -> String {
     let places = (-mark.step_size.log10().floor()).clamp(0.0, 12.0) as usize;
     format!("{:.places$}", mark.value)
+}
+
+/// What the colours of a plot's curves mean, in lines above it: a legend inside a small plot hides the curves.
+pub fn key(ui: &mut Ui, title: &str, curves: impl IntoIterator<Item = (String, Color32)>, rest: &str) {
+    let weak = Palette::of(ui.ctx()).weak;
+    let mut job = LayoutJob::default();
+    let mut add = |text: &str, color| job.append(text, 0.0, TextFormat::simple(theme::small(), color));
+    add(&format!("{title}: "), weak);
+    for (name, color) in curves {
+        // A name is not broken from its mark.
+        add(&format!("—\u{a0}{}", name.replace(' ', "\u{a0}")), color);
+        add("  ", weak);
+    }
+    add(&format!(" {rest}"), weak);
+    // Columns would spread the words over the whole line.
+    ui.vertical(|ui| ui.add(Label::new(job).wrap()));
 }
 
 /// A plot's axes with numbers closer together than the library has them. Layers and steps are `counted`: between whole

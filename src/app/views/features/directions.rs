@@ -1,14 +1,18 @@
 //! Directions layer by layer, and what steering does.
 
 use eframe::egui::{self, RichText};
-use egui_plot::{Corner, HLine, Legend, Line, Plot, PlotPoints, VLine};
+use egui_plot::{HLine, Line, Plot, PlotPoints, VLine};
 
 use super::{act, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View, message};
-use crate::app::widgets::plots::{axes, said_of_points};
+use crate::app::widgets::plots::{axes, key, said_of_points};
 use crate::app::widgets::{captioned, token_text};
+use crate::features::steering::Dose;
+
+/// How high a plot with its key must be to stand above another.
+const LEAST: f32 = 190.0;
 
 pub struct Directions {
     towards: String,
@@ -47,28 +51,33 @@ impl View for Directions {
             message(ui, text, false);
             return;
         }
-        let chosen = s.chosen.is_some();
-        let fields = if chosen { self.fields } else { 0.0 };
-        // The caption stands above the plot. With doses below them both plots are half as high.
-        let error = if s.doses.error.is_some() { 40.0 } else { 0.0 };
-        let room = ui.available_height() - fields - error - 30.0;
-        let half = if chosen && (s.doses.value.is_some() || s.doses.is_running()) { 0.5 * room } else { room };
-        if !s.watched.is_empty() && half > 40.0 {
-            ui.label(weak(
-                cx,
-                "held-out texts, by layer: area under the ROC curve, accuracy (dotted); dashed: random labels",
-            ));
-            layers(ui, cx, half);
+        let fields = if s.chosen.is_some() { self.fields } else { 0.0 };
+        let size = egui::vec2(ui.available_width(), ui.available_height() - fields);
+        let (found, dosed) = (!s.watched.is_empty(), s.chosen.is_some() && !doses(cx).is_empty());
+        if found && dosed && size.y < 2.0 * LEAST && size.x > 420.0 {
+            // Two plots on top of each other would be too flat to be read.
+            ui.allocate_ui(size, |ui| {
+                ui.columns_const(|[left, right]| {
+                    layers(left, cx, size.y);
+                    responses(right, cx, size.y);
+                });
+            });
+            self.steering(ui, cx);
+            return;
         }
-        self.doses(ui, cx);
+        if found {
+            layers(ui, cx, if dosed { 0.5 * size.y } else { size.y });
+        }
+        self.steering(ui, cx);
+        if dosed {
+            responses(ui, cx, ui.available_height());
+        }
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let s = &cx.state.features;
         if let Some(doses) = &s.doses.value {
-            let cell = |d: &crate::features::steering::Dose| {
-                vec![Some(d.towards), Some(d.away), Some(d.share), Some(d.kl), d.loss]
-            };
+            let cell = |d: &Dose| vec![Some(d.towards), Some(d.away), Some(d.share), Some(d.kl), d.loss];
             return Some(Table {
                 name: "dose-response".to_owned(),
                 row_axis: "alpha",
@@ -95,14 +104,25 @@ impl View for Directions {
     }
 }
 
+/// The doses tried, as far as they are.
+fn doses<'a>(cx: &Context<'a>) -> &'a [Dose] {
+    let s = &cx.state.features;
+    let done = s.doses.value.as_deref().map_or(&[][..], Vec::as_slice);
+    if s.doses.is_running() { &s.doses.parts } else { done }
+}
+
+/// How well a direction tells held-out texts apart, by layer, in this height with its key.
 fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
     let s = &cx.state.features;
     let colors = [cx.palette.accent, cx.palette.positive, cx.palette.negative, cx.palette.bar];
+    let top = ui.cursor().top();
+    let names = s.watched.iter().zip(colors.iter().cycle());
+    let names = names.map(|(w, color)| (token_text::cut(&w.concept.name, 24), *color));
+    key(ui, "AUC on held-out texts, by layer", names, "dotted: accuracy, dashed: random labels");
     let response = axes(Plot::new("auc by layer"), "layer", true)
-        .height(height)
+        .height((height - (ui.cursor().top() - top) - ui.spacing().item_spacing.y).max(40.0))
         .show_grid([false, true])
         .allow_scroll(false)
-        .legend(Legend::default().position(Corner::RightBottom).background_alpha(0.6))
         .label_formatter(said_of_points(|name, x, y| format!("{name}\nlayer {x:.0}\n{y:.4}")))
         .show(ui, |p| {
             p.set_plot_bounds_y(0.3..=1.03);
@@ -135,7 +155,8 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
 }
 
 impl Directions {
-    fn doses(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    /// The fields of steering.
+    fn steering(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
         let Some(chosen) = s.chosen else { return };
         let fields = ui.horizontal_wrapped(|ui| {
@@ -168,44 +189,46 @@ impl Directions {
                 );
             }
         });
-        self.fields = fields.response.rect.height();
+        let mut height = fields.response.rect.height();
         if let Some(e) = &s.doses.error {
-            ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
+            let error = ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
+            height += error.rect.height() + ui.spacing().item_spacing.y;
         }
-        let done = s.doses.value.clone();
-        let doses: &[crate::features::steering::Dose] =
-            if s.doses.is_running() { &s.doses.parts } else { done.as_ref().map_or(&[], |d| d.as_slice()) };
-        if doses.is_empty() {
-            return;
-        }
-        ui.label(weak(
-            cx,
-            format!("{}: probability of the next token (lines), reference loss over that at α = 0 (dotted)", s.dosed),
-        ));
-        let zero = doses.iter().find(|d| d.alpha == 0.0).and_then(|d| d.loss);
-        axes(Plot::new("doses"), "α", false)
-            .height(ui.available_height().max(60.0))
-            .show_grid([true, true])
-            .allow_scroll(false)
-            .legend(Legend::default().position(Corner::RightTop).background_alpha(0.6))
-            .label_formatter(said_of_points(|name, x, y| format!("{name}\nα {x:+.2}\n{y:.4}")))
-            .show(ui, |p| {
-                let line = |get: &dyn Fn(&crate::features::steering::Dose) -> Option<f32>| -> PlotPoints<'static> {
-                    doses.iter().filter_map(|d| Some([f64::from(d.alpha), f64::from(get(d)?)])).collect()
-                };
-                let lines = [
-                    ("towards", line(&|d| Some(d.towards)), cx.palette.positive),
-                    ("away from", line(&|d| Some(d.away)), cx.palette.negative),
-                    ("share of towards", line(&|d| Some(d.share)), cx.palette.accent),
-                ];
-                for (name, points, color) in lines {
-                    p.line(Line::new(name, points).color(color).width(2.0));
-                }
-                if let Some(zero) = zero {
-                    let cost = line(&|d| d.loss.map(|l| l - zero));
-                    let cost = Line::new("reference loss, nats", cost).color(cx.palette.weak).width(1.5);
-                    p.line(cost.style(egui_plot::LineStyle::dotted_dense()));
-                }
-            });
+        self.fields = height + ui.spacing().item_spacing.y;
     }
+}
+
+/// What each dose does to the next token, and what it costs, in this height with its key.
+fn responses(ui: &mut egui::Ui, cx: &Context<'_>, height: f32) {
+    let doses = doses(cx);
+    let top = ui.cursor().top();
+    let colors =
+        [("towards", cx.palette.positive), ("away from", cx.palette.negative), ("share of towards", cx.palette.accent)];
+    let title = format!("{}, probability of the next token", token_text::cut(&cx.state.features.dosed, 40));
+    key(
+        ui,
+        &title,
+        colors.map(|(name, color)| (name.to_owned(), color)),
+        "dotted: loss on the text over that at α = 0, nats",
+    );
+    let zero = doses.iter().find(|d| d.alpha == 0.0).and_then(|d| d.loss);
+    axes(Plot::new("doses"), "α", false)
+        .height((height - (ui.cursor().top() - top) - ui.spacing().item_spacing.y).max(40.0))
+        .show_grid([true, true])
+        .allow_scroll(false)
+        .label_formatter(said_of_points(|name, x, y| format!("{name}\nα {x:+.2}\n{y:.4}")))
+        .show(ui, |p| {
+            let line = |get: &dyn Fn(&Dose) -> Option<f32>| -> PlotPoints<'static> {
+                doses.iter().filter_map(|d| Some([f64::from(d.alpha), f64::from(get(d)?)])).collect()
+            };
+            let lines = [line(&|d| Some(d.towards)), line(&|d| Some(d.away)), line(&|d| Some(d.share))];
+            for ((name, color), points) in colors.into_iter().zip(lines) {
+                p.line(Line::new(name, points).color(color).width(2.0));
+            }
+            if let Some(zero) = zero {
+                let cost = line(&|d| d.loss.map(|l| l - zero));
+                let cost = Line::new("reference loss, nats", cost).color(cx.palette.weak).width(1.5);
+                p.line(cost.style(egui_plot::LineStyle::dotted_dense()));
+            }
+        });
 }
