@@ -297,16 +297,25 @@ fn lessons_name_only_what_exists() {
 
 #[test]
 fn a_lesson_is_walked_through_and_leaves_everything_as_it_was() {
+    walk_through("Induction heads");
+}
+
+#[test]
+fn the_lesson_of_features_opens_what_it_speaks_of_and_puts_it_away() {
+    walk_through("Features of a language model");
+}
+
+fn walk_through(title: &str) {
     let mut h = window(document(PROMPT));
     h.state_mut().state.apply(Action::SetAnswer(" United".to_owned()), 0.0);
     settle(&mut h);
     let before = h.state().state.document.clone();
     h.get_by_label("Lessons  ▾").click();
     h.run();
-    h.get_by_label_contains("Induction heads").click();
+    h.get_by_label_contains(title).click();
     h.run();
     assert!(h.state().lessons.is_running());
-    let lesson = shipped().iter().find(|l| l.title == "Induction heads").unwrap();
+    let lesson = shipped().iter().find(|l| l.title == title).unwrap();
     for (k, step) in lesson.steps.iter().enumerate() {
         // What a step asks for once the prompt has run is waited for as well.
         settle(&mut h);
@@ -322,6 +331,16 @@ fn a_lesson_is_walked_through_and_leaves_everything_as_it_was() {
                 (l, Some(head)),
                 "step {k}"
             );
+        }
+        let features = &app.state.features;
+        if let Some(name) = &step.state.dictionary {
+            assert_eq!(features.dictionary.value.as_ref().map(|d| &d.name), Some(name), "step {k}");
+        }
+        if let Some(f) = step.state.feature {
+            assert_eq!(features.chosen, Some(Chosen::Feature(f)), "step {k}");
+        }
+        if step.state.scan.is_some() {
+            assert!(features.index.value.as_ref().is_some_and(|i| i.about.is_complete()), "step {k}");
         }
         if step.state.zero_head.is_some() {
             assert!(app.state.document.stack.is_active() && app.state.edited().is_some(), "step {k}");
@@ -339,6 +358,7 @@ fn a_lesson_is_walked_through_and_leaves_everything_as_it_was() {
     settle(&mut h);
     assert!(!h.state().lessons.is_running());
     assert_eq!(h.state().state.document, before);
+    assert!(h.state().state.features.spec.is_empty() && h.state().state.features.dictionary.value.is_none());
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) fn feature_bars(
     tokens(top, strip, ui, cx, places);
     let panel = egui::Panel::left("features").frame(side).default_size(270.0).size_range(230.0..=460.0);
     let panel = panel.show_separator_line(false);
-    places.insert("features", panel.show(ui, |ui| features_panel::ui(ui, cx)).response.rect);
+    places.insert("dictionary", panel.show(ui, |ui| features_panel::ui(ui, cx)).response.rect);
 }
 
 /// The prompt's tokens, and the other prompt where there is one.

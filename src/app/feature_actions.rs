@@ -102,6 +102,7 @@ impl FeaturesState {
                     crate::features::shared(&spec, p).map(|d| (*d).clone())
                 });
             }
+            FeatureAction::Close => self.close_dictionary(),
             FeatureAction::Site(site, target) => {
                 let (d, spec) = self.opened().map(|(d, spec)| ((**d).clone(), spec))?;
                 let mut d = d;

@@ -135,6 +135,10 @@ impl Book {
         self.dictionary.open(wake, move || Ok(Some(labels::beside(&d.path))));
     }
 
+    pub(super) fn leave_dictionary(&mut self, wake: &Wake) {
+        self.dictionary.open(wake, || Ok(None));
+    }
+
     /// Without a folder they are kept until the window is closed.
     pub(super) fn turn_to_model(&mut self, model: &Arc<Model>, folder: Option<PathBuf>, wake: &Wake) {
         let model = model.clone();

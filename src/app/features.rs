@@ -112,6 +112,8 @@ pub struct Asked {
 #[derive(Clone, Debug)]
 pub enum FeatureAction {
     Open(String),
+    /// Puts the dictionary away.
+    Close,
     /// The sites that the dictionary reads and a transcoder writes, where its file does not say.
     Site(String, Option<String>),
     Order(Order),
@@ -391,6 +393,20 @@ impl FeaturesState {
         self.splits.reset();
         self.split_key = None;
         self.forget_reading();
+    }
+
+    /// Puts the dictionary away, with what was made of it. Edits that name it go on.
+    pub(super) fn close_dictionary(&mut self) {
+        self.spec.clear();
+        self.dictionary.reset();
+        if matches!(self.chosen, Some(Chosen::Feature(_))) {
+            self.chosen = None;
+        }
+        self.read_key = None;
+        self.forget_dictionary();
+        self.kept.clear();
+        self.watch_version += 1;
+        self.labels.leave_dictionary(&self.wake);
     }
 
     /// What was made from a reading.

@@ -7,7 +7,7 @@ use super::features::{Chosen, Examples, FeatureAction, Scanned, Search};
 use super::theme;
 use super::views::Context;
 use super::views::features::layer_field;
-use super::widgets::choice;
+use super::widgets::{choice, line_with};
 use crate::engine::SiteKind;
 use crate::features::concept::{Pool, SHIPPED};
 use crate::features::direction::Method;
@@ -113,7 +113,12 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     heading(ui, cx, "Dictionary");
     match &s.dictionary.value {
         Some(d) => {
-            ui.add(egui::Label::new(RichText::new(&d.name).font(theme::body())).truncate());
+            let close = line_with(ui, RichText::new(&d.name).font(theme::body()), |ui| {
+                ui.small_button("×").on_hover_text("puts the dictionary away").clicked()
+            });
+            if close {
+                cx.actions.push(Action::Feature(FeatureAction::Close));
+            }
             ui.add(egui::Label::new(weak(cx, d.describe())).wrap());
             if let Some(model) = &cx.state.model
                 && let Err(e) = d.check(&model.config)

@@ -7,6 +7,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::causal::Show;
 use super::command::Action;
+use super::features::{Chosen, FeatureAction, Scanned};
 use super::lab::LabAction;
 use super::scratch::ScratchAction;
 use super::selection::Focus;
@@ -15,10 +16,15 @@ use super::theme::{self, Palette};
 use super::views::{self, ViewKind, Workspace};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{EditStack, Site, SiteKind};
+use crate::features::store::BUILTINS;
+use crate::features::text;
 use crate::lab::toy::{Recipe, presets};
 use crate::model::builtin;
 use crate::session::Document;
 use crate::session::lesson::{Lesson, Prepared, Step, head, shipped};
+
+/// Tokens that a lesson's scan reads.
+const TOKENS: usize = 50_000;
 
 /// What a lesson can be asked for.
 #[derive(Clone, Debug)]
@@ -43,16 +49,22 @@ struct Running {
     before: Before,
 }
 
-/// Model and prompt, views, and the superposition lab's settings with the preset they belong to.
+/// Model and prompt, views, the dictionary, and the superposition lab's settings with the preset they belong to.
 struct Before {
     document: Document,
     workspace: Workspace,
     lab: (&'static str, Recipe),
+    dictionary: String,
 }
 
 impl Before {
     fn of(state: &State, workspace: Workspace) -> Self {
-        Self { document: state.document.clone(), workspace, lab: (state.lab.preset, state.lab.recipe.clone()) }
+        Self {
+            document: state.document.clone(),
+            workspace,
+            lab: (state.lab.preset, state.lab.recipe.clone()),
+            dictionary: state.features.spec.clone(),
+        }
     }
 }
 
@@ -69,6 +81,7 @@ fn workspace(name: &str) -> Option<Workspace> {
         "model" => Some(Workspace::Model),
         "superposition" => Some(Workspace::Superposition),
         "scratch" => Some(Workspace::Scratch),
+        "features" => Some(Workspace::Features),
         _ => None,
     }
 }
@@ -95,6 +108,16 @@ pub fn check(lesson: &Lesson) -> Result<(), String> {
         }
         if let Some(n) = s.lab.as_deref().filter(|n| crate::lab::by_name(n).is_none()) {
             return say("lab model", n);
+        }
+        let dictionary = s.dictionary.as_deref();
+        if let Some(n) = dictionary.filter(|n| BUILTINS.iter().all(|b| b.name != *n)) {
+            return say("dictionary", n);
+        }
+        if dictionary.is_none() && (s.feature.is_some() || s.scan.is_some()) {
+            return say("dictionary", "");
+        }
+        if let Some(n) = s.scan.as_deref().filter(|n| text::SHIPPED.iter().all(|(t, _)| t != n)) {
+            return say("text", n);
         }
         if let Some(n) = s.show.as_deref().filter(|n| Show::ALL.iter().all(|x| x.label() != *n)) {
             return say("run", n);
@@ -166,13 +189,18 @@ impl Lessons {
             }
             LessonAction::Close => {
                 let Some(r) = self.running.take() else { return none() };
-                let Before { document, workspace, lab: (preset, recipe) } = r.before;
+                let Before { document, workspace, lab: (preset, recipe), dictionary } = r.before;
                 let mut actions = Vec::new();
                 if (preset, &recipe) != (state.lab.preset, &state.lab.recipe) {
                     actions.push(Action::Lab(LabAction::Back(preset, Box::new(recipe))));
                 }
                 if document != state.document {
                     actions.push(Action::Restore(Box::new(document)));
+                }
+                if dictionary != state.features.spec {
+                    let back =
+                        if dictionary.is_empty() { FeatureAction::Close } else { FeatureAction::Open(dictionary) };
+                    actions.push(Action::Feature(back));
                 }
                 Orders { actions, workspace: Some(workspace), view: None }
             }
@@ -231,6 +259,15 @@ impl Lessons {
     pub fn late(&mut self, state: &State) -> Vec<Action> {
         let Some(r) = &mut self.running else { return Vec::new() };
         let Some(run) = state.run().filter(|_| r.waiting.is_some() && state.rests()) else { return Vec::new() };
+        let features = &state.features;
+        if let Some(name) = r.waiting.as_ref().and_then(|s| s.dictionary.as_ref()) {
+            if features.spec != *name {
+                return vec![Action::Feature(FeatureAction::Open(name.clone()))];
+            }
+            if features.dictionary.is_running() {
+                return Vec::new();
+            }
+        }
         let Some(s) = r.waiting.take() else { return Vec::new() };
         let config = &run.trace.model.config;
         let mut out = Vec::new();
@@ -254,6 +291,13 @@ impl Lessons {
         }
         if p != state.selection.pinned {
             out.push(Action::Pin(p));
+        }
+        if let Some(d) = features.dictionary.value.as_ref().filter(|_| s.dictionary.is_some()) {
+            let feature = s.feature.filter(|f| (*f as usize) < d.d_sae);
+            out.extend(feature.map(|f| Action::Feature(FeatureAction::Choose(Chosen::Feature(f)))));
+            let scanned = features.index.value.is_some() || features.index.is_running();
+            let scan = s.scan.filter(|_| !scanned);
+            out.extend(scan.map(|t| Action::Feature(FeatureAction::Scan(Scanned::Features, t, TOKENS))));
         }
         if s.graph && !state.circuits.wants_graph {
             out.push(Action::TraceGraph);

@@ -315,6 +315,7 @@ impl App {
         let mut hovered = Hovered::default();
         // Behind the panels: what none of them covers is not left see-through.
         ui.painter().rect_filled(ui.max_rect(), 0.0, palette.base);
+        let mut lesson = 0.0;
         {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
             egui::Panel::top("top")
@@ -330,7 +331,7 @@ impl App {
             places.insert("status", status.response.rect);
             if self.lessons.is_running() {
                 let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
-                panel.show(ui, |ui| self.lessons.ui(ui, cx.actions));
+                lesson = panel.show(ui, |ui| self.lessons.ui(ui, cx.actions)).response.rect.width();
             }
             match self.layout.workspace {
                 Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places),
@@ -351,7 +352,8 @@ impl App {
         self.palette.ui(&ctx, &mut actions);
         self.shortcuts(&ctx);
         self.saving(&ctx);
-        self.state.notices.ui(&ctx);
+        // A lesson's buttons stay free.
+        self.state.notices.ui(&ctx, lesson);
         drop_hint(&ctx, palette);
         if hovered != self.state.selection.hovered {
             actions.push(Action::Hover(hovered));

@@ -55,8 +55,8 @@ impl Notices {
         self.list.is_empty()
     }
 
-    /// Draws the messages that are still fresh, and the history if it is open.
-    pub fn ui(&mut self, ctx: &egui::Context) {
+    /// Draws the messages that are still fresh, so many points from the right, and the history if it is open.
+    pub fn ui(&mut self, ctx: &egui::Context, right: f32) {
         let now = ctx.input(|i| i.time);
         let palette = Palette::of(ctx);
         let mut fresh = Vec::new();
@@ -71,7 +71,7 @@ impl Notices {
         if !fresh.is_empty() {
             egui::Area::new(egui::Id::unique("notices"))
                 .order(egui::Order::Foreground)
-                .anchor(egui::Align2::RIGHT_BOTTOM, [-12.0, -36.0])
+                .anchor(egui::Align2::RIGHT_BOTTOM, [-12.0 - right, -36.0])
                 .show(ctx, |ui| {
                     for i in fresh {
                         let n = &mut self.list[i];
@@ -93,7 +93,10 @@ impl Notices {
                 });
         }
         let mut open = self.history_open;
-        egui::Window::new("Messages").open(&mut open).default_size([460.0, 280.0]).show(ctx, |ui| {
+        // Above the button that opens it.
+        let at = ctx.content_rect().right_bottom() - egui::vec2(520.0, 370.0);
+        let window = egui::Window::new("Messages").default_size([460.0, 280.0]).default_pos(at);
+        window.open(&mut open).show(ctx, |ui| {
             if self.list.is_empty() {
                 ui.weak("Nothing has happened yet.");
             }

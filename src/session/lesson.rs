@@ -46,7 +46,7 @@ pub struct Step {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Prepared {
-    /// `model`, `superposition` or `scratch`.
+    /// `model`, `features`, `superposition` or `scratch`.
     pub workspace: Option<String>,
     /// Name of a view.
     pub view: Option<String>,
@@ -75,6 +75,12 @@ pub struct Prepared {
     pub graph: bool,
     /// A model to be grown from scratch.
     pub lab: Option<String>,
+    /// A dictionary that ships.
+    pub dictionary: Option<String>,
+    /// The feature of it whose page is shown.
+    pub feature: Option<u32>,
+    /// A shipped text that is scanned for examples of its features, unless there are some.
+    pub scan: Option<String>,
 }
 
 /// Predict, then see.
@@ -89,7 +95,8 @@ pub struct Question {
 }
 
 /// Controls that can be outlined, beside the views.
-pub const CONTROLS: [&str; 7] = ["transport", "settings", "prompt", "answer", "strip", "inspector", "status"];
+pub const CONTROLS: [&str; 8] =
+    ["dictionary", "transport", "settings", "prompt", "answer", "strip", "inspector", "status"];
 
 /// LAYER.HEAD as two numbers.
 pub fn head(text: &str) -> Option<(usize, usize)> {

@@ -50,6 +50,22 @@ fn draw(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, fill: egui::Color3
         pos2(rect.min.x + label_width + 4.0, rect.center().y - 4.0),
         pos2((rect.max.x - value_width).max(rect.min.x + label_width + 5.0), rect.center().y + 4.0),
     );
+    if track.width() > 8.0 {
+        fill_track(&painter, &palette, bar, max, signed, fill, track);
+    }
+    painter.text(pos2(rect.max.x - 4.0, rect.center().y), Align2::RIGHT_CENTER, &bar.text, theme::mono(), color);
+    response
+}
+
+fn fill_track(
+    painter: &egui::Painter,
+    palette: &Palette,
+    bar: &Bar,
+    max: f32,
+    signed: bool,
+    fill: egui::Color32,
+    track: egui::Rect,
+) {
     painter.rect_filled(track, 2.0, palette.raised);
     let share = if max > 0.0 && bar.value.is_finite() { (bar.value / max).clamp(-1.0, 1.0) } else { 0.0 };
     let filled = if signed {
@@ -61,6 +77,4 @@ fn draw(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, fill: egui::Color3
         egui::Rect::from_x_y_ranges(track.min.x..=track.min.x + share.abs() * track.width(), track.y_range())
     };
     painter.rect_filled(filled, 2.0, fill);
-    painter.text(pos2(rect.max.x - 4.0, rect.center().y), Align2::RIGHT_CENTER, &bar.text, theme::mono(), color);
-    response
 }

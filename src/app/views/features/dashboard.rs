@@ -262,7 +262,7 @@ fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &Page) {
             for Effect { text, logit, .. } in list {
                 let label = token_text::visible(text);
                 let bar = Bar { label, value: *logit, text: format!("{logit:+.2}"), strong: false };
-                bars::one_sided(ui, &bar, max, 90.0);
+                bars::one_sided(ui, &bar, max, (0.35 * ui.available_width()).clamp(48.0, 90.0));
             }
         }
     });
