@@ -17,6 +17,17 @@ pub fn cache_folder() -> PathBuf {
     folder(ProjectDirs::cache_dir)
 }
 
+/// A file without a name, gone when nobody has it open. It lies on the cache folder's disk: temporary files' folders are
+/// kept in memory by some systems.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn scratch_file() -> Result<std::fs::File> {
+    let folder = cache_folder();
+    std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+    tempfile::tempfile_in(&folder).map_err(|e| Error::write(&folder, e))
+}
+
 /// The user's folder for what cannot be made again; the temporary files' where there is none.
 pub fn data_folder() -> PathBuf {
     folder(ProjectDirs::data_local_dir)

@@ -114,6 +114,9 @@ fn a_dictionary_from_text_to_steering() {
     refused(&other, 2, "choose another --keep");
 
     let eval = json(&["features", "eval", "--dictionary", &sae, "--text", "prose", "--tokens", "6000", "--json"]);
+    assert_eq!(eval["held_out"], true);
+    let other = json(&["features", "eval", "--dictionary", &sae, "--text", "prose", "--tokens", "4000", "--json"]);
+    assert!(other["held_out"].is_null());
     let same = eval["quality"]["after_first"]["explained_variance"].as_f64().unwrap();
     assert!((same - q["after_first"]["explained_variance"].as_f64().unwrap()).abs() < 1e-3);
 
@@ -425,6 +428,10 @@ fn a_direction_is_found_read_compared_and_steered_along() {
     refused(&["direction", "find", "--set", &set, "--pool", "median"], 2, "median");
     refused(&["direction", "find", "--set", &set, "--site", "nowhere"], 2, "nowhere");
     refused(&["direction", "read", &set, "-p", "x"], 1, "set.tsv");
+    // What heads hold is as wide as the stream, and another space.
+    let heads = path("heads.json");
+    json(&["direction", "find", "-m", "text", "--set", &set, "--site", "z", "-o", &heads, "--json"]);
+    refused(&["direction", "similar", &heads, "--dictionary", "text-features"], 2, "mean nothing");
     let words =
         |name: &str, text: &str| circuitscope::files::write_atomic(Path::new(&path(name)), text.as_bytes()).unwrap();
     words("with.txt", "king\nqueen\nprince\ncrown\nthrone\n");

@@ -18,7 +18,7 @@ use circuitscope::features::index::Index;
 use circuitscope::features::index_file;
 use circuitscope::features::later::Later;
 use circuitscope::features::reading::{Order, read};
-use circuitscope::features::rows::Rows;
+use circuitscope::features::rows::{Cut, Rows};
 use circuitscope::features::scan::{Plan, Subject};
 use circuitscope::features::train::activations::Table;
 use circuitscope::features::train::{Method, Origin, Settings, Trainer};
@@ -695,7 +695,7 @@ fn several_sites_are_scanned_in_one_pass() {
     let d = model.config.d_model;
     let site = |l: usize| format!("blocks.{l}.hook_resid_post");
     let dictionary = |l: usize| Arc::new(random(Activation::Relu, d, d, &site(l), &site(l)));
-    let rows = Rows::cut(&model, &["mixed".to_owned()], 32, Some(1_700), &Progress::new()).unwrap();
+    let rows = Rows::cut(&model, &["mixed".to_owned()], &Cut::new(32, Some(1_700)), &Progress::new()).unwrap();
     let subjects = [Subject::Features(dictionary(0)), Subject::Neurons(1), Subject::Features(dictionary(2))];
     let plan = |subjects: &[Subject]| Plan {
         model: &model,
@@ -788,7 +788,7 @@ fn shipped_dictionaries_are_good() {
     for b in circuitscope::features::store::BUILTINS {
         let model = Model::open(b.model).unwrap();
         let d = circuitscope::features::open(b.name, &Progress::new()).unwrap();
-        let rows = Rows::cut(&model, &["mixed".to_owned()], 128, Some(60_000), &Progress::new()).unwrap();
+        let rows = Rows::cut(&model, &["mixed".to_owned()], &Cut::new(128, Some(60_000)), &Progress::new()).unwrap();
         let rows = rows.held_out(20).1;
         let q = circuitscope::features::quality::evaluate(&model, &d, &rows, 1_000, &Progress::new()).unwrap();
         assert!(q.after_first.explained_variance > 0.8 && q.after_first.l0 < 32.0, "{q:?}");

@@ -33,7 +33,7 @@ use circuitscope::features::direction::Method;
 use circuitscope::features::formats::saelens;
 use circuitscope::features::index::{About, Entry, Example, Index};
 use circuitscope::features::index_file;
-use circuitscope::features::labels::{Label, Labels, Unit, beside, of_model};
+use circuitscope::features::labels::{Label, Labels, Unit, of_model};
 use circuitscope::features::reading::Order;
 use circuitscope::features::scan::Subject;
 use circuitscope::features::train::Point;
@@ -579,6 +579,13 @@ fn dropping_a_folder_opens_it() {
     h.step();
     settle(&mut h);
     assert_eq!(h.state().state.model.as_ref().unwrap().config.family, "llama");
+    // A dictionary's folder is told from a model's.
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/text-features");
+    h.input_mut().dropped_files.push(Arc::new(Dropped(shipped.clone())));
+    h.step();
+    settle(&mut h);
+    assert_eq!(h.state().state.features.dictionary.value.as_ref().unwrap().path, shipped);
+    assert_eq!(h.state().layout.workspace, Workspace::Features);
 }
 
 #[test]
@@ -1411,7 +1418,7 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_by_label("note").focus();
     h.run();
     settle(&mut h);
-    assert_eq!(Labels::open(&beside(&folder)).unwrap().of(&Unit::Feature(active)).unwrap().label, "country");
+    assert_eq!(Labels::open(&folder.join("labels.json")).unwrap().of(&Unit::Feature(active)).unwrap().label, "country");
     h.get_by_label("Ablate").click();
     h.run();
     settle(&mut h);

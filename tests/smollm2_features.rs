@@ -9,7 +9,7 @@ use circuitscope::engine::{Site, SiteKind, Trace};
 use circuitscope::features::concept::{ConceptSet, Pool, held};
 use circuitscope::features::direction::{Method, fit};
 use circuitscope::features::feature_edit::changed;
-use circuitscope::features::rows::Rows;
+use circuitscope::features::rows::{Cut, Rows};
 use circuitscope::features::steering::{Watched, dose_response, strengths};
 use circuitscope::features::{Activation, Dictionary, Place};
 use circuitscope::jobs::Progress;
@@ -130,6 +130,38 @@ fn ablating_a_feature_changes_exactly_what_the_edit_says() {
     let of = |t: &Trace, l: usize| t.value(site(l)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(of(&base, 11), of(&run, 11));
     assert_ne!(of(&base, 13), of(&run, 13));
+}
+
+/// Words of one token are not read at the first position, where the model holds much the same whatever stands there.
+#[test]
+fn lists_of_words_give_a_direction() {
+    let (model, progress) = (smollm2(), Progress::new());
+    let list = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let royal = list("king queen prince princess crown throne royal duke emperor castle palace reign");
+    let other = list("farmer baker tree stone river market window bread garden street bridge boat");
+    let set = ConceptSet::from_lists("royal", &royal, &other).unwrap();
+    let held = held(&model, &set, SiteKind::ResidPost, Pool::Last, &progress).unwrap();
+    let concept = fit(&model, &set, &held, Pool::Last, Method::DifferenceOfMeans, &progress).unwrap();
+    let good = concept.layers.iter().filter(|l| l.auc >= 0.9).count();
+    assert!(good > concept.layers.len() / 2, "{:?}", concept.layers.iter().map(|l| l.auc).collect::<Vec<_>>());
+    // The first position's outliers are a hundred times as long.
+    assert!(concept.layers[12].gap < 100.0, "{}", concept.layers[12].gap);
+}
+
+/// Rows can all begin with the beginning-of-sequence token, as much text's dictionaries were trained on did.
+#[test]
+fn rows_begin_with_the_token_that_is_asked_for() {
+    let (model, progress) = (smollm2(), Progress::new());
+    let cut =
+        |bos| Rows::cut(&model, &["prose".to_owned()], &Cut { bos, ..Cut::new(32, Some(999)) }, &progress).unwrap();
+    let (plain, begun) = (cut(false), cut(true));
+    let bos = model.tokenizer.as_ref().unwrap().bos_token().unwrap();
+    assert!(plain.tokens() <= 999 && begun.tokens() <= 999 && begun.lengths().all(|l| l <= 32));
+    for i in 0..begun.len() {
+        assert_eq!(begun.row(i).unwrap()[0], bos);
+    }
+    assert_eq!(begun.row(0).unwrap()[1..], plain.row(0).unwrap()[..31]);
+    assert_ne!(plain.row(0).unwrap()[0], bos);
 }
 
 /// Words that no training sentence has are told apart as well: it is the concept that was found.

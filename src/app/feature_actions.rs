@@ -14,7 +14,7 @@ use crate::features::direction::{Concept, find};
 use crate::features::feature_edit::{changed, steered};
 use crate::features::feature_map::feature_map;
 use crate::features::formats::saelens;
-use crate::features::rows::Rows;
+use crate::features::rows::{Cut, Rows};
 use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
 use crate::features::train::activations::Keep;
@@ -248,10 +248,11 @@ impl FeaturesState {
             Scanned::Direction(_) => &mut self.read_out,
         };
         let keep = self.keeps.then(|| self.scans.clone());
+        let bos = companion.as_ref().is_some_and(|d| d.wants_bos(&model));
         let asides = self.asides.0.clone();
         slot.start(&self.wake, move |progress, parts| {
             let texts = vec![text];
-            let rows = Rows::cut(&model, &texts, CONTEXT, Some(tokens), progress)?;
+            let rows = Rows::cut(&model, &texts, &Cut { bos, ..Cut::new(CONTEXT, Some(tokens)) }, progress)?;
             let plan = Plan {
                 model: &model,
                 subjects: vec![subject],
@@ -307,7 +308,7 @@ impl FeaturesState {
         let (model, ids) = (model.clone(), run.trace.ids.clone());
         self.doses.start(&self.wake, move |progress, parts| {
             let alphas = strengths(most, 6);
-            let rows = Rows::cut(&model, &[text], 64, Some(192), progress)?;
+            let rows = Rows::cut(&model, &[text], &Cut::new(64, Some(192)), progress)?;
             dose_response(&model, &ids, &edits, &alphas, &watched, &rows, progress, |d| parts.send(d))
         });
         Ok(())

@@ -8,6 +8,7 @@ use super::pending::{Pending, Wake};
 use crate::error::{Error, Result};
 use crate::features::Dictionary;
 use crate::features::labels::{self, Changes, Label, Labels, Unit};
+use crate::features::store;
 use crate::model::Model;
 
 /// What was read: the file, its labels, and what went wrong with writing the file before it.
@@ -130,9 +131,14 @@ impl Book {
         if matches!(unit, Unit::Feature(_)) { &self.dictionary } else { &self.model }
     }
 
-    pub(super) fn turn_to_dictionary(&mut self, dictionary: &Arc<Dictionary>, wake: &Wake) {
+    /// Without a folder, those of a dictionary that ships are kept until the window is closed.
+    pub(super) fn turn_to_dictionary(&mut self, dictionary: &Arc<Dictionary>, folder: Option<PathBuf>, wake: &Wake) {
         let d = dictionary.clone();
-        self.dictionary.open(wake, move || Ok(Some(labels::beside(&d.path))));
+        let file = match folder {
+            Some(folder) => Some(labels::of_dictionary(&folder, &d)),
+            None => store::builtin(&d).is_none().then(|| labels::of_dictionary(&d.path, &d)),
+        };
+        self.dictionary.open(wake, move || Ok(file));
     }
 
     pub(super) fn leave_dictionary(&mut self, wake: &Wake) {

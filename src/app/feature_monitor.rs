@@ -37,8 +37,9 @@ pub struct Monitored {
 /// What the monitor reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Follow {
-    #[default]
     Prompt,
+    /// Until something is generated, the prompt.
+    #[default]
     Generated,
     /// What was generated under the edits, as the edited model reads it.
     Steered,
@@ -96,7 +97,8 @@ impl FeaturesState {
                             concept.read(layer, &place.rows(&model, &trace.value(place.site)?)?)
                         };
                         values.push(read(*layer)?);
-                        word.push(Some(read(0)?));
+                        // The first layer is compared with nothing.
+                        word.push((*layer > 0).then(|| read(0)).transpose()?);
                     }
                     Row::Feature(f) => {
                         values.push((0..trace.len()).map(|p| acts.as_ref().map_or(0.0, |a| a.at(p, *f))).collect());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::feature_work::split;
 use super::features::{Chosen, FeaturesState, UNRELATED};
+use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours, neuron_direction};
 use crate::features::direction::Concept;
@@ -58,14 +59,17 @@ impl FeaturesState {
     pub(super) fn turn_to(&mut self, chosen: Chosen, model: &Arc<Model>) {
         let writer = self.writer(chosen, model);
         let (model, dictionary) = (model.clone(), self.dictionary.value.clone());
-        let in_stream = match chosen {
-            Chosen::Neuron(..) => true,
-            Chosen::Feature(_) => dictionary.as_ref().and_then(|d| d.output).is_some_and(Place::in_stream),
+        let output = dictionary.as_ref().and_then(|d| d.output);
+        let place = match chosen {
+            Chosen::Neuron(layer, _) => Some(Place::from(Site::new(SiteKind::MlpOut, layer))),
+            Chosen::Feature(_) => output,
             Chosen::Concept(i) => {
-                let site = self.watched.get(i).map(|w| w.concept.site(w.layer));
-                site.is_some_and(|s| s.is_ok_and(|s| Place::from(s).in_stream()))
+                let site = self.watched.get(i).and_then(|w| w.concept.site(w.layer).ok());
+                site.map(Place::from)
             }
         };
+        let in_stream = place.is_some_and(Place::in_stream);
+        let comparable = output.zip(place).is_none_or(|(o, p)| o.comparable(p));
         let examples = self.entry(chosen).map(|e| e.top.clone());
         self.page.start(&self.wake, move |progress, _| {
             let direction = writer?.direction()?;
@@ -78,7 +82,7 @@ impl FeaturesState {
                 Chosen::Feature(f) => Some(f as usize),
                 _ => None,
             };
-            let fitting = dictionary.as_ref().filter(|d| d.d_out == direction.len());
+            let fitting = dictionary.as_ref().filter(|d| comparable && d.d_out == direction.len());
             // Features are compared by what they write to their own layer.
             let near = match (fitting, itself) {
                 (Some(d), Some(f)) => neighbours(d, &d.direction(f)?, itself)?,

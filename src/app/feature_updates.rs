@@ -43,7 +43,8 @@ impl FeaturesState {
             self.forget_dictionary();
             self.kept.clear();
             self.watch_version += 1;
-            self.labels.turn_to_dictionary(&d, &self.wake);
+            let folder = self.keeps.then(|| self.place.clone());
+            self.labels.turn_to_dictionary(&d, folder, &self.wake);
         }
         let (labels_changed, labels_there) = self.labels.update(&self.wake);
         changed |= labels_changed;
@@ -164,6 +165,8 @@ impl FeaturesState {
             if !self.model.upgrade().is_some_and(|m| Arc::ptr_eq(&m, model)) {
                 self.model = Arc::downgrade(model);
                 self.forget_model();
+                let aside = std::mem::take(&mut self.set_aside);
+                (self.watched, self.set_aside) = aside.into_iter().partition(|w| w.concept.check(model).is_ok());
                 let folder = self.keeps.then(|| self.place.clone());
                 self.labels.turn_to_model(model, folder, &self.wake);
                 if self.keeps {

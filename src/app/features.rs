@@ -178,6 +178,8 @@ pub struct FeaturesState {
     pub(super) arriving: Pending<Index>,
     pub finding: Pending<Concept>,
     pub watched: Vec<Watch>,
+    /// Directions of models that were open before: they come back with theirs.
+    pub(super) set_aside: Vec<Watch>,
     /// Features in the monitor, and the activation above which each marks a token.
     pub kept: Vec<(u32, f32)>,
     pub monitored: Pending<Monitored>,
@@ -248,6 +250,7 @@ impl FeaturesState {
             arriving: Pending::default(),
             finding: Pending::default(),
             watched: Vec::new(),
+            set_aside: Vec::new(),
             kept: Vec::new(),
             monitored: Pending::default(),
             follow: Follow::default(),
@@ -263,6 +266,7 @@ impl FeaturesState {
                 text: vec!["mixed".to_owned()],
                 context: CONTEXT,
                 tokens: Some(100_000),
+                bos: false,
                 include_first: false,
                 settings: Settings { features: 1024, steps: 1000, ..Settings::default() },
             },
@@ -426,7 +430,7 @@ impl FeaturesState {
         self.monitored.reset();
         self.finding.stop();
         self.stop_training();
-        self.watched.clear();
+        self.set_aside.append(&mut self.watched);
         self.chosen = None;
         (self.read_key, self.monitor_key) = (None, None);
         self.watch_version += 1;

@@ -96,7 +96,7 @@ pub(super) fn read_stack(path: &std::path::Path) -> Message {
     }
 }
 
-/// A dropped or chosen JSON file: a graph, a circuit, or a stack of edits.
+/// A dropped or chosen JSON file: a graph, a circuit, a direction, or a stack of edits.
 pub(super) fn read_json(path: &std::path::Path) -> Message {
     use crate::circuit::file::{CircuitFile, FORMAT};
     let value = std::fs::read(path).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
@@ -106,6 +106,7 @@ pub(super) fn read_json(path: &std::path::Path) -> Message {
             Ok(file) => Message::Cart(path.to_owned(), file.cart()),
             Err(e) => Message::Say(Level::Error, e.to_string()),
         },
+        Some(v) if v.get("layers").is_some() && v.get("hook").is_some() => Message::Direction(path.to_owned()),
         _ => read_stack(path),
     }
 }

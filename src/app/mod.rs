@@ -51,6 +51,7 @@ use eframe::egui;
 
 use self::bars::{Places, bar, feature_bars, model_bars, side_bars};
 use self::command::{Action, Command};
+use self::features::FeatureAction;
 use self::files::read_json;
 use self::layout::Layout;
 use self::notify::Level;
@@ -64,6 +65,7 @@ use self::topbar::TopBar;
 use self::views::{Context, ViewKind, Workspace};
 use crate::cli::WindowArgs;
 use crate::error::{Error, Result};
+use crate::features::formats;
 use crate::gpu::adapter;
 use crate::jobs::Worker;
 use crate::model::builtin::{self, BUILTINS};
@@ -144,6 +146,8 @@ enum Message {
     SaveTo(PathBuf),
     Stack(PathBuf, crate::engine::EditStack),
     Graph(PathBuf),
+    /// A file with a direction.
+    Direction(PathBuf),
     Cart(PathBuf, crate::circuit::cart::Cart),
     /// Models that lessons need and that are there.
     Models(std::collections::HashMap<String, PathBuf>),
@@ -235,6 +239,11 @@ impl App {
                     self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
                     self.state.apply(Action::SetStack(stack), self.now);
                 }
+                Message::Direction(path) => {
+                    self.enter(Workspace::Features);
+                    let action = FeatureAction::OpenConcept(path.display().to_string());
+                    self.state.apply(Action::Feature(action), self.now);
+                }
                 Message::Graph(path) => {
                     self.show(ViewKind::Graph);
                     self.state.apply(Action::OpenGraph(path.display().to_string()), self.now);
@@ -258,12 +267,15 @@ impl App {
             }
         }
         let dropped = ctx.input(|i| i.raw.dropped_files.clone());
-        if let Some(path) = dropped
-            .first()
-            .map(|f| f.path().to_owned())
-            .filter(|p| p.extension().is_some_and(|e| e == "json") && p.file_name().is_none_or(|n| n != "config.json"))
-        {
+        if let Some(path) = dropped.first().map(|f| f.path().to_owned()).filter(|p| {
+            p.extension().is_some_and(|e| e == "json")
+                && p.file_name().is_none_or(|n| n != "config.json" && n != "cfg.json")
+        }) {
             self.background(ctx, move || Some(read_json(&path)));
+        } else if let Some(file) = dropped.first().filter(|f| formats::looks_like_one(f.path())) {
+            self.enter(Workspace::Features);
+            let action = FeatureAction::Open(file.path().display().to_string());
+            self.state.apply(Action::Feature(action), self.now);
         } else if let Some(file) = dropped.first() {
             self.state.apply(Action::Open(file.path().display().to_string()), self.now);
         }

@@ -11,7 +11,7 @@ use crate::engine::SiteKind;
 use crate::error::Result;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::features::harvest::{PASS, run_to};
-use crate::features::rows::Rows;
+use crate::features::rows::{Cut, Rows};
 use crate::features::scan::{Plan, Subject};
 use crate::features::train::activations::Table;
 use crate::features::train::maths::{Matrix, product};
@@ -128,7 +128,7 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     }
     let trained = Method::ALL.into_iter().map(|m| training(m, d, repeat)).collect::<Result<Vec<_>>>()?;
 
-    let rows = Rows::cut(model, &["prose".to_owned()], 128, Some(SCANNED), &progress)?;
+    let rows = Rows::cut(model, &["prose".to_owned()], &Cut::new(128, Some(SCANNED)), &progress)?;
     let pass = || {
         for batch in rows.batches(PASS) {
             run_to(

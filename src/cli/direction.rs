@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::features::concept::{ConceptSet, Pool};
 use crate::features::direction::{Concept, Method, find};
 use crate::features::harvest::{PASS, activations};
-use crate::features::rows::Rows;
+use crate::features::rows::{Cut, Rows};
 use crate::features::text::documents;
 use crate::features::words::{Word, words};
 use crate::model::Model;
@@ -295,7 +295,7 @@ fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Res
     let (progress, bar) = progress("reading");
     let started = Instant::now();
     let place = crate::features::Place::from(concept.site(layer)?);
-    let rows = Rows::cut(model, &args.text, args.context, args.tokens, &progress)?;
+    let rows = Rows::cut(model, &args.text, &Cut::new(args.context, args.tokens), &progress)?;
     progress.expect(rows.tokens() as u64);
     let mut strongest = Leading { found: Vec::new(), most: args.top, before: |a, b| a > b };
     let mut weakest = Leading { found: Vec::new(), most: args.top, before: |a, b| a < b };
@@ -382,7 +382,7 @@ fn execute_similar(args: &Similar) -> Result<()> {
     let found = concept.similar(layer, &dictionary, args.top)?;
     if args.json {
         let list: Vec<_> = found.iter().map(|(f, c)| json!({"feature": f, "cosine": c})).collect();
-        let rest = json!({"concept": concept.name, "model": concept.model, "layer": layer, "features": list,
+        let rest = json!({"concept": concept.name, "model": {"name": concept.model}, "layer": layer, "features": list,
             "load_seconds": load_seconds, "seconds": started.elapsed().as_secs_f64()});
         return emit(&rest.to_string());
     }

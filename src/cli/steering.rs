@@ -13,7 +13,7 @@ use crate::engine::Edit;
 use crate::engine::edit::Positions;
 use crate::engine::generate::Sampling;
 use crate::error::{Error, Result};
-use crate::features::rows::Rows;
+use crate::features::rows::{Cut, Rows};
 use crate::features::steering::{Watched, continued, dose_response};
 use crate::model::Model;
 
@@ -85,7 +85,9 @@ pub fn execute(
     let watched = Watched::parse(model, &args.towards, &args.away)?;
     let (progress, bar) = progress("steering");
     let reference = match &args.reference {
-        Some(path) => Rows::cut(model, std::slice::from_ref(path), 128, Some(args.reference_tokens), &progress)?,
+        Some(path) => {
+            Rows::cut(model, std::slice::from_ref(path), &Cut::new(128, Some(args.reference_tokens)), &progress)?
+        }
         None => Rows::default(),
     };
     let started = Instant::now();
@@ -107,14 +109,15 @@ pub fn execute(
         let rest = json!({"steered": what, "edit": edits.join("; "), "doses": doses, "generated": texts});
         return emit(&document(model, Some(&ids), seconds, rest).to_string());
     }
+    let known = |v: f32, text: fn(f32) -> String| if v.is_nan() { "–".to_owned() } else { text(v) };
     let rows: Vec<Vec<String>> = doses
         .iter()
         .map(|d| {
             vec![
                 format!("{:+.2}", d.alpha),
-                format!("{:.3} %", 100.0 * d.towards),
-                format!("{:.3} %", 100.0 * d.away),
-                format!("{:.4}", d.share),
+                known(d.towards, |p| format!("{:.3} %", 100.0 * p)),
+                known(d.away, |p| format!("{:.3} %", 100.0 * p)),
+                known(d.share, |s| format!("{s:.4}")),
                 format!("{:.4}", d.kl),
                 d.loss.map_or("–".to_owned(), |l| format!("{l:.4}")),
             ]

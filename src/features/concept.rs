@@ -148,12 +148,8 @@ pub fn held(model: &Model, set: &ConceptSet, kind: SiteKind, pool: Pool, progres
     place.check(&model.config)?;
     let width = place.width(&model.config);
     progress.expect(n as u64);
-    let mut texts = Vec::with_capacity(n);
-    for e in &set.examples {
-        let ids = model.encode(&e.text, false)?;
-        model.network().check(&ids)?;
-        texts.push((ids, 0));
-    }
+    let texts = begun(model, set)?;
+    texts.iter().try_for_each(|(ids, _)| model.network().check(ids))?;
     let rows = Rows::new(texts);
     let layers = model.config.n_layers;
     let mut all = vec![vec![0f32; n * width]; layers];
@@ -177,6 +173,21 @@ pub fn held(model: &Model, set: &ConceptSet, kind: SiteKind, pool: Pool, progres
         .map(|v| Ok(Tensor::from_vec(v, (n, width), &candle_core::Device::Cpu)?))
         .collect::<Result<_>>()?;
     Ok(Held { kind, layers })
+}
+
+/// What words are read after.
+pub const CARRIER: &str = "The";
+
+/// Texts as the model reads them. The first position of a row is an outlier in many models, whatever stands there: where
+/// some texts are single tokens, as words can be, all of them are read after [`CARRIER`]. Where texts begin with a token of
+/// the tokenizer's own no word stands first.
+fn begun(model: &Model, set: &ConceptSet) -> Result<Vec<(Vec<u32>, u32)>> {
+    let encoded = |text: &str| Ok((model.encode(text, false)?, 0));
+    let texts = set.examples.iter().map(|e| encoded(&e.text)).collect::<Result<Vec<_>>>()?;
+    if texts.iter().all(|(ids, _)| ids.len() > 1) {
+        return Ok(texts);
+    }
+    set.examples.iter().map(|e| encoded(&format!("{CARRIER} {}", e.text.trim_start()))).collect()
 }
 
 fn pooled(text: &[f32], width: usize, pool: Pool, out: &mut [f32]) {

@@ -5,7 +5,7 @@ use candle_core::{D, Tensor};
 use serde_json::{Value as Json, json};
 
 use super::dictionary::Dictionary;
-use super::index::{Example, Index};
+use super::index::{Example, Index, SHOWN};
 use crate::engine::logits::largest_indices;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -133,14 +133,14 @@ pub fn neuronpedia(model: &Model, index: &Index, feature: usize, direction: Opti
     }
     let effects = direction.map(|d| effects(model, d)).transpose()?;
     let texts = |list: &[Effect]| list.iter().map(|e| e.text.clone()).collect::<Vec<_>>();
-    let bins: Vec<f32> = (0..entry.bins().len()).map(|i| i as f32 * entry.histogram.width).collect();
+    let bins: Vec<f32> = (0..SHOWN).map(|i| entry.max * i as f32 / SHOWN as f32).collect();
     Ok(json!({
         "index": feature, "examples_quantiles": quantiles,
         "top_logits": effects.as_ref().map(|e| texts(&e.promoted)).unwrap_or_default(),
         "bottom_logits": effects.as_ref().map(|e| texts(&e.suppressed)).unwrap_or_default(),
         "act_min": entry.sample.iter().chain(&entry.top).map(|e| e.value).fold(f32::MAX, f32::min).min(entry.max),
         "act_max": entry.max, "activation_frequency": index.density(feature),
-        "histogram": {"bins": bins, "values": entry.bins()},
+        "histogram": {"bins": bins, "values": entry.shown_bins()},
     }))
 }
 

@@ -10,6 +10,7 @@ use super::later::Later;
 use super::place::Place;
 use crate::engine::Site;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::config::ModelConfig;
 
 /// How pre-activations become activations.
@@ -138,6 +139,14 @@ impl Dictionary {
     /// `SAE` or `transcoder`.
     pub fn kind(&self) -> &'static str {
         if self.transcoder { "transcoder" } else { "SAE" }
+    }
+
+    /// Whether its text began with the beginning-of-sequence token, as SAELens' `prepend_bos` says, and the model has one.
+    pub fn wants_bos(&self, model: &Model) -> bool {
+        // Older configurations have no metadata.
+        let told = [Some(&self.config), self.config.get("metadata")].into_iter().flatten();
+        let wanted = told.filter_map(|c| c.get("prepend_bos")).any(|v| v == &Json::Bool(true));
+        wanted && model.tokenizer.as_ref().is_some_and(|t| t.bos_token().is_some())
     }
 
     /// One line: what it is and where it belongs.

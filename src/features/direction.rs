@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::concept::{ConceptSet, Held, Pool, held};
 use super::dictionary::Dictionary;
+use super::place::Place;
 use crate::engine::edit::{Action, Direction as EditDirection, Edit};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
@@ -186,7 +187,7 @@ impl Concept {
     /// Cosines with a dictionary's decoder rows: (feature, cosine), the largest magnitudes first.
     ///
     /// # Errors
-    /// Another width.
+    /// Another width, or places whose directions cannot be compared.
     pub fn similar(&self, layer: usize, dictionary: &Dictionary, count: usize) -> Result<Vec<(usize, f32)>> {
         let v = unit(&self.at(layer)?.vector);
         if v.len() != dictionary.d_out {
@@ -195,6 +196,13 @@ impl Concept {
                 v.len(),
                 dictionary.name,
                 dictionary.d_out
+            )));
+        }
+        let place = Place::from(self.site(layer)?);
+        if let Some(output) = dictionary.output.filter(|o| !o.comparable(place)) {
+            return Err(Error::request(format!(
+                "the direction lies at {place}, but the dictionary {} writes {output}: cosines between them mean nothing",
+                dictionary.name
             )));
         }
         let dots = dictionary.w_dec.matmul(&Tensor::new(v.as_slice(), dictionary.w_dec.device())?.unsqueeze(1)?)?;

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 pub const TOP: usize = 20;
 /// Bins of the activation histogram, of which at least half lie below the largest activation.
 pub const BINS: usize = 100;
+/// Bins of it that are shown.
+pub const SHOWN: usize = 50;
 /// Strengths by which the sample is divided: quarters of an octave below the largest, and all below those.
 pub const STRATA: usize = 16;
 
@@ -61,6 +63,8 @@ impl Histogram {
     }
 
     pub(super) fn add(&mut self, value: f32) {
+        // There is no bin that is wide enough for infinity.
+        let value = value.min(f32::MAX);
         while value >= self.width * BINS as f32 {
             self.widen();
         }
@@ -216,8 +220,29 @@ impl Entry {
         (self.sum / self.active.max(1) as f64) as f32
     }
 
+    /// The histogram as it is shown: [`SHOWN`] bins from zero to the largest activation. What is kept has bins of another
+    /// width; each one's count is taken as spread evenly over it.
+    pub fn shown_bins(&self) -> Vec<u64> {
+        let (bins, width) = (self.bins(), self.histogram.width);
+        let below = |x: f32| -> f64 {
+            let at = x / width;
+            let whole = (at as usize).min(bins.len());
+            let part = bins.get(whole).map_or(0.0, |c| f64::from(at - whole as f32) * *c as f64);
+            bins[..whole].iter().sum::<u64>() as f64 + part
+        };
+        let mut before = 0;
+        let upto =
+            |i: usize| if i == SHOWN { self.active } else { below(self.max * i as f32 / SHOWN as f32).round() as u64 };
+        (1..=SHOWN)
+            .map(|i| {
+                let now = upto(i).max(before);
+                now - std::mem::replace(&mut before, now)
+            })
+            .collect()
+    }
+
     /// Bins of the histogram up to the largest activation.
-    pub fn bins(&self) -> &[u64] {
+    fn bins(&self) -> &[u64] {
         let last = self.histogram.bins.iter().rposition(|c| *c > 0).map_or(1, |i| i + 1);
         &self.histogram.bins[..last.min(self.histogram.bins.len())]
     }
@@ -302,6 +327,21 @@ mod tests {
     fn example(row: u32, value: f32) -> Example {
         let key = row.wrapping_mul(2_654_435_761) >> 8;
         Example { value, key, row, document: 0, position: 1, start: 0, tokens: vec![0; 2], activations: vec![0.0; 2] }
+    }
+
+    #[test]
+    fn fifty_bins_are_shown_and_nothing_is_lost() {
+        let mut e = Entry::default();
+        for v in (1..=1000).map(|i| i as f32 * 0.01) {
+            e.histogram.add(v);
+            (e.active, e.max) = (e.active + 1, v);
+        }
+        let bins = e.shown_bins();
+        assert_eq!((bins.len(), bins.iter().sum::<u64>()), (SHOWN, 1000));
+        assert!(bins.iter().all(|c| (18..=22).contains(c)), "{bins:?}");
+        assert_eq!(Entry::default().shown_bins(), [0; SHOWN]);
+        // What is no number that a bin could be for ends all the same.
+        e.histogram.add(f32::INFINITY);
     }
 
     /// Strong activations are rare; there are examples of all strengths all the same, whatever the order of the rows.

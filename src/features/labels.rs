@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::dictionary::Dictionary;
+use super::store;
 use crate::error::{Error, Result};
 use crate::files::{data_folder, file_name, write_atomic};
 use crate::model::Model;
@@ -88,8 +90,17 @@ fn lock(path: &Path) -> Option<File> {
     }
 }
 
+/// The file with the labels of a dictionary: beside it, and below `folder` for those that ship with the program, which
+/// lie where everything can be made again.
+pub fn of_dictionary(folder: &Path, dictionary: &Dictionary) -> PathBuf {
+    match store::builtin(dictionary) {
+        Some(b) => folder.join("labels").join(format!("dictionary-{}.json", b.name)),
+        None => beside(&dictionary.path),
+    }
+}
+
 /// The file with the labels of the dictionary at a path.
-pub fn beside(dictionary: &Path) -> PathBuf {
+fn beside(dictionary: &Path) -> PathBuf {
     if dictionary.is_dir() {
         return dictionary.join(FILE);
     }
@@ -192,6 +203,16 @@ mod tests {
         assert_eq!(l.0.len(), 1);
         write_atomic(&path, b"{").unwrap();
         assert!(Labels::open(&path).unwrap_err().to_string().contains("labels.json"));
+    }
+
+    /// What ships is unpacked where everything can be made again: labels are not.
+    #[test]
+    fn labels_of_a_shipped_dictionary_lie_with_the_users_data() {
+        let d = crate::features::open("text-features", &crate::jobs::Progress::new()).unwrap();
+        let of = |d: &Dictionary| of_dictionary(Path::new("data"), d);
+        assert_eq!(of(&d), Path::new("data/labels/dictionary-text-features.json"));
+        let own = Dictionary { path: "mine/text-features".into(), ..d };
+        assert_eq!(of(&own), beside(&own.path));
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Place {
         !self.mlp_input && matches!(self.site.kind, Embed | ResidPre | AttnOut | ResidMid | MlpOut | ResidPost)
     }
 
+    /// Whether directions here and there can be compared: both in the residual stream, or at the same place.
+    pub fn comparable(self, other: Self) -> bool {
+        self == other || self.in_stream() && other.in_stream()
+    }
+
     pub fn layer(self) -> usize {
         self.site.layer
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::text::{Document, bytes, visit};
 use crate::error::{Error, Result};
+use crate::files::{cache_folder, scratch_file};
 use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::store::read_exact_at;
@@ -38,7 +39,7 @@ impl Ids {
                 let from = into.len();
                 into.resize(from + n, 0);
                 read_exact_at(file, bytemuck::cast_slice_mut(&mut into[from..]), 4 * row.start)
-                    .map_err(|e| Error::read(&std::env::temp_dir(), e))?;
+                    .map_err(|e| Error::read(&cache_folder(), e))?;
             }
         }
         Ok(())
@@ -60,9 +61,9 @@ struct IdWriter {
 
 impl IdWriter {
     fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let failed = |e| Error::write(&std::env::temp_dir(), e);
+        let failed = |e| Error::write(&cache_folder(), e);
         if self.file.is_none() && self.memory.len() + ids.len() > self.most {
-            let mut file = BufWriter::with_capacity(1 << 20, tempfile::tempfile().map_err(failed)?);
+            let mut file = BufWriter::with_capacity(1 << 20, scratch_file()?);
             file.write_all(bytemuck::cast_slice(&self.memory)).map_err(failed)?;
             self.memory = Vec::new();
             self.file = Some(file);
@@ -79,11 +80,29 @@ impl IdWriter {
     fn finish(self) -> Result<Ids> {
         match self.file {
             Some(file) => {
-                let file = file.into_inner().map_err(|e| Error::write(&std::env::temp_dir(), e.into_error()))?;
+                let file = file.into_inner().map_err(|e| Error::write(&cache_folder(), e.into_error()))?;
                 Ok(Ids::File(file))
             }
             None => Ok(Ids::Memory(self.memory)),
         }
+    }
+}
+
+/// How text becomes rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Tokens of a row.
+    pub context: usize,
+    /// Tokens of the text that are used at most; nothing is read after them.
+    pub limit: Option<usize>,
+    /// Whether each row begins with the beginning-of-sequence token also where the tokenizer does not add it.
+    pub bos: bool,
+}
+
+impl Cut {
+    /// Rows that begin as the model's own texts do.
+    pub fn new(context: usize, limit: Option<usize>) -> Self {
+        Self { context, limit, bos: false }
     }
 }
 
@@ -134,35 +153,24 @@ impl Rows {
         Self { ids: Arc::new(Ids::Memory(ids)), rows: places }
     }
 
-    /// Cuts texts into rows of `context` tokens; shorter ends are kept from 2 tokens on. Stops after `limit` tokens,
-    /// where one is given, and reads no further then. `specs` are as [`visit`] takes them. A pass of the text, at a step of
-    /// progress a token, is reserved.
+    /// Cuts texts into rows; shorter ends are kept from 2 tokens on. `specs` are as [`visit`] takes them. A pass of the
+    /// text, at a step of progress a token, is reserved.
     ///
     /// # Errors
     /// As [`visit`] and the tokenizer, texts without two tokens in a row, or a cancelled job.
-    pub fn cut(
-        model: &Model,
-        specs: &[String],
-        context: usize,
-        limit: Option<usize>,
-        progress: &Progress,
-    ) -> Result<Self> {
-        Self::cut_keeping(IN_MEMORY, model, specs, context, limit, progress)
+    pub fn cut(model: &Model, specs: &[String], cut: &Cut, progress: &Progress) -> Result<Self> {
+        Self::cut_keeping(IN_MEMORY, model, specs, cut, progress)
     }
 
-    fn cut_keeping(
-        most: usize,
-        model: &Model,
-        specs: &[String],
-        context: usize,
-        limit: Option<usize>,
-        progress: &Progress,
-    ) -> Result<Self> {
-        let context = context.min(model.config.n_ctx);
+    fn cut_keeping(most: usize, model: &Model, specs: &[String], cut: &Cut, progress: &Progress) -> Result<Self> {
+        let start = model.start(cut.bos)?;
+        let context = cut.context.min(model.config.n_ctx);
         if context < 2 {
             return Err(Error::request(format!("a context of {context} tokens predicts nothing; give 2 or more")));
         }
-        let limit = limit.map_or(u64::MAX, |l| l as u64);
+        let limit = cut.limit.map_or(u64::MAX, |l| l as u64);
+        // Every row begins as the model's texts do, also those from the middle of one.
+        let begun = usize::from(start.is_some());
         let mut ids = IdWriter { memory: Vec::new(), file: None, most };
         let (mut rows, mut tokens, mut documents) = (Vec::new(), 0u64, 0u32);
         // Most of the work comes after this; how much is known then.
@@ -174,19 +182,21 @@ impl Rows {
             let now = (tokens / QUICKER).min(cutting);
             progress.step(now - std::mem::replace(&mut told, now))?;
             documents = documents.saturating_add(u32::from(!continues));
-            for piece in model.encode(&text, false)?.chunks(context) {
+            for piece in model.pieces(&text)?.chunks(context - begun) {
                 let room = usize::try_from(limit - tokens).unwrap_or(usize::MAX);
                 // A single token makes no row.
                 if room < 2 {
                     return Ok(ControlFlow::Break(()));
                 }
-                let piece = &piece[..piece.len().min(room)];
-                if piece.len() < 2 {
+                let piece = &piece[..piece.len().min(room - begun)];
+                let len = begun + piece.len();
+                if len < 2 {
                     continue;
                 }
-                rows.push(Row { start: tokens, len: piece.len() as u32, document: documents.saturating_sub(1) });
+                rows.push(Row { start: tokens, len: len as u32, document: documents.saturating_sub(1) });
+                ids.push(start.as_slice())?;
                 ids.push(piece)?;
-                tokens += piece.len() as u64;
+                tokens += len as u64;
             }
             Ok(if tokens >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -325,7 +335,7 @@ mod tests {
         let model = Model::open("text").unwrap();
         let cut = |most| {
             let progress = Progress::new();
-            let rows = Rows::cut_keeping(most, &model, &["mixed".to_owned()], 32, Some(5_000), &progress);
+            let rows = Rows::cut_keeping(most, &model, &["mixed".to_owned()], &Cut::new(32, Some(5_000)), &progress);
             // All that was expected of cutting is done; a pass of the text lies ahead.
             assert_eq!(progress.counts(), (5_000 / QUICKER, 5_000 / QUICKER + 5_000));
             rows

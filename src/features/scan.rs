@@ -366,6 +366,10 @@ impl<'a> Scan<'a> {
             return Err(Error::NotFinite { name: format!("activations at {}", self.place) });
         }
         let acts = self.subject.activations(rows, progress)?;
+        // Weights that are numbers can still make some that are not: a gate's exponential.
+        if acts.values.iter().any(|v| !v.is_finite()) {
+            return Err(Error::NotFinite { name: format!("activations of {}", self.subject.name()) });
+        }
         let last = self.index.about.done + 1 == self.index.about.batches;
         let first = |r: &usize| !r.is_multiple_of(some.len);
         let post = self.neurons_place();

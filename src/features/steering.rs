@@ -97,7 +97,11 @@ pub fn dose_response(
             Trace::run_edited(model, base.ids.clone(), Arc::new(ops), progress)
         };
         let p = probabilities(&run(&edits, &base)?, last)?;
-        let sum = |ids: &[u32]| ids.iter().filter_map(|id| p.get(*id as usize)).sum::<f32>();
+        // Of no tokens there is no probability.
+        let sum = |ids: &[u32]| match ids {
+            [] => f32::NAN,
+            _ => ids.iter().filter_map(|id| p.get(*id as usize)).sum::<f32>(),
+        };
         let (towards, away) = (sum(&watched.towards), sum(&watched.away));
         let kl: f64 = plain
             .iter()

@@ -29,7 +29,21 @@ pub const BUILTINS: &[Builtin] = &[Builtin {
     ],
 }];
 
-type Cache = Vec<(PathBuf, Option<SystemTime>, Arc<Dictionary>)>;
+/// Which of those that ship a dictionary is, if it is one.
+pub fn builtin(dictionary: &Dictionary) -> Option<&'static Builtin> {
+    let own = |b: &&Builtin| dictionary.path.ends_with(Path::new("builtin").join(format!("dictionary-{}", b.name)));
+    BUILTINS.iter().filter(|b| b.name == dictionary.name).find(own)
+}
+
+struct Kept {
+    path: PathBuf,
+    changed: Option<SystemTime>,
+    dictionary: Arc<Dictionary>,
+    /// It is not what its file says, and cannot be read again.
+    given: bool,
+}
+
+type Cache = Vec<Kept>;
 
 static CACHE: Mutex<Cache> = Mutex::new(Vec::new());
 
@@ -58,7 +72,7 @@ fn changed(path: &Path) -> Option<SystemTime> {
     of(&path.join("sae_weights.safetensors")).or_else(|| of(path))
 }
 
-/// Dictionaries that are kept, at most; of more those read first are forgotten.
+/// Dictionaries that are kept, at most; of more those read first are forgotten, but not those that were given.
 const KEPT: usize = 4;
 
 /// Makes a dictionary the one that [`shared`] finds under a path or name.
@@ -67,18 +81,20 @@ const KEPT: usize = 4;
 /// As unpacking a built-in one.
 pub fn insert(spec: &str, dictionary: &Dictionary) -> Result<()> {
     let path = path_of(spec)?;
-    keep(path, Arc::new(dictionary.clone()));
+    keep(path, Arc::new(dictionary.clone()), true);
     Ok(())
 }
 
-fn keep(path: PathBuf, dictionary: Arc<Dictionary>) {
-    let now = changed(&path);
+fn keep(path: PathBuf, dictionary: Arc<Dictionary>, given: bool) {
+    let changed = changed(&path);
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    cache.retain(|(p, ..)| *p != path);
-    if cache.len() >= KEPT {
-        cache.remove(0);
+    cache.retain(|k| k.path != path);
+    if cache.iter().filter(|k| !k.given).count() >= KEPT
+        && let Some(oldest) = cache.iter().position(|k| !k.given)
+    {
+        cache.remove(oldest);
     }
-    cache.push((path, now, dictionary));
+    cache.push(Kept { path, changed, dictionary, given });
 }
 
 /// As [`open`], but a dictionary that has been opened before and lies unchanged is the same one again.
@@ -92,12 +108,12 @@ pub fn shared(spec: &str, progress: &Progress) -> Result<Arc<Dictionary>> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .iter()
-        .find(|(p, then, _)| *p == path && *then == now)
-        .map(|(.., d)| d.clone());
+        .find(|k| k.path == path && k.changed == now)
+        .map(|k| k.dictionary.clone());
     if let Some(d) = known {
         return Ok(d);
     }
     let dictionary = Arc::new(open(spec, progress)?);
-    keep(path, dictionary.clone());
+    keep(path, dictionary.clone(), false);
     Ok(dictionary)
 }

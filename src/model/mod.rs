@@ -199,6 +199,22 @@ impl Model {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.encode(text, force_bos)
     }
 
+    /// Token ids of a text without anything before it.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.pieces(text)
+    }
+
+    /// The token that a text begins with, if there is one.
+    ///
+    /// # Errors
+    /// A beginning-of-sequence token that is asked for and that the tokenizer does not name.
+    pub fn start(&self, force_bos: bool) -> Result<Option<u32>> {
+        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.start(force_bos)
+    }
+
     /// The id of a text that is one token; a number where the model has no tokenizer.
     pub fn single_token(&self, text: &str) -> Result<u32> {
         match &self.tokenizer {

@@ -90,20 +90,32 @@ impl Tokenizer {
     /// Token ids of `text`; the model's own beginning-of-sequence token first if its tokenizer adds it,
     /// or if `force_bos` asks for it.
     pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
-        let bos = if force_bos {
-            Some(self.bos_id.or(self.bos).ok_or_else(|| {
-                Error::request(
-                    "--bos was given, but this model's tokenizer names no beginning-of-sequence token; leave it out",
-                )
-            })?)
-        } else {
-            self.bos
-        };
-        Ok(bos.into_iter().chain(encoding.get_ids().iter().copied()).collect())
+        Ok(self.start(force_bos)?.into_iter().chain(self.pieces(text)?).collect())
+    }
+
+    /// The token that a text begins with: the one that the tokenizer adds, or, if that is asked for, the
+    /// beginning-of-sequence token.
+    pub fn start(&self, force_bos: bool) -> Result<Option<u32>> {
+        if !force_bos {
+            return Ok(self.bos);
+        }
+        self.bos_token().map(Some).ok_or_else(|| {
+            Error::request(
+                "--bos was given, but this model's tokenizer names no beginning-of-sequence token; leave it out",
+            )
+        })
+    }
+
+    /// The beginning-of-sequence token, if the tokenizer names one.
+    pub fn bos_token(&self) -> Option<u32> {
+        self.bos_id.or(self.bos)
+    }
+
+    /// Token ids of `text` alone.
+    pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false);
+        let encoding = encoding.map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The id of `text`, which must be a single token, taken as given.

@@ -14,6 +14,7 @@ use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, ne
 use crate::features::direction::Concept;
 use crate::features::index::Index;
 use crate::features::labels::{self, Label, Labels, Unit};
+use crate::features::rows::Rows;
 use crate::features::scan::{Plan, Subject};
 use crate::features::{Dictionary, Place, index_file};
 use crate::jobs::Progress;
@@ -123,7 +124,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
     }
     let several = subjects.len() > 1;
-    let rows = args.text.rows(&model, &progress)?;
+    let asking = subjects.iter().find_map(|s| match s {
+        Subject::Features(d) => Some(&**d),
+        _ => None,
+    });
+    let cut = args.text.cut(&model, asking.or(companion.as_deref()));
+    let rows = Rows::cut(&model, &args.text.text, &cut, &progress)?;
     if several {
         std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
     }
@@ -196,12 +202,13 @@ pub fn merge(args: &Merge) -> Result<()> {
         whole.absorb(index_file::open(part)?)?;
     }
     index_file::save(&whole, &args.output)?;
+    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     if args.json {
         let doc = json!({"model": {"name": whole.about.model}, "seconds": started.elapsed().as_secs_f64(),
-            "output": shown(&args.output), "about": whole.about, "features": whole.entries.len()});
+            "load_seconds": 0.0, "output": shown(&args.output), "about": whole.about, "missing": missing,
+            "features": whole.entries.len()});
         return emit(&doc.to_string());
     }
-    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     let left =
         if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
     emit(&format!("{} positions in {}{left}", whole.about.positions, args.output.display()))
@@ -251,7 +258,9 @@ impl Written {
         let own = || labels::of_model(&labels::folder(), model);
         let (file, unit) = match (&self.dictionary, self.layer) {
             (_, Some(layer)) => (own(), Unit::Neuron(layer, number)),
-            (Some(d), None) if self.is_feature => (Ok(labels::beside(&d.path)), Unit::Feature(number as u32)),
+            (Some(d), None) if self.is_feature => {
+                (Ok(labels::of_dictionary(&labels::folder(), d)), Unit::Feature(number as u32))
+            }
             // Without its dictionary a feature goes by a path, which is no direction's name.
             _ => (own(), Unit::Direction(index.about.subject.clone())),
         };
@@ -268,7 +277,9 @@ impl Written {
     /// Features that write the same way, with cosines: none where they write to a place of another width.
     fn neighbours(&self, feature: usize) -> Result<Vec<(usize, f32)>> {
         match (&self.dictionary, &self.direction) {
-            (Some(d), Some(v)) if d.d_out == v.len() => neighbours(d, v, self.is_feature.then_some(feature)),
+            (Some(d), Some(v)) if d.d_out == v.len() && (self.is_feature || d.output.is_none_or(Place::in_stream)) => {
+                neighbours(d, v, self.is_feature.then_some(feature))
+            }
             _ => Ok(Vec::new()),
         }
     }

@@ -36,13 +36,14 @@ pub struct Arguments {
 
 pub fn execute(args: &Arguments) -> Result<()> {
     let (progress, bar) = progress("encoding");
+    let loading = Instant::now();
     let dictionary = args.dictionary.open(&progress)?;
-    // Loading is not part of it.
-    let mut started = Instant::now();
-    let (model, ids, x) = match &args.activations {
+    // Loading is not part of the computation.
+    let (started, model, ids, x) = match &args.activations {
         Some(path) => {
             let file = Table::open(path)?;
-            (None, Vec::new(), file.tensor(0, file.rows())?)
+            let x = file.tensor(0, file.rows())?;
+            (Instant::now(), None, Vec::new(), x)
         }
         None => {
             let model = args.model.open()?;
@@ -50,11 +51,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 Error::request("there is nothing to encode; add --prompt TEXT, --ids 1,2,3 or --activations FILE")
             })?;
             let (input, _) = dictionary.check(&model.config)?;
-            started = Instant::now();
+            let started = Instant::now();
             let x = activations(&model, &[&ids], &[input], &progress)?.remove(0);
-            (Some(model), ids, x)
+            (started, Some(model), ids, x)
         }
     };
+    let load_seconds = (started - loading).as_secs_f64();
     let (acts, reconstruction) = dictionary.run(&x, &progress)?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
@@ -101,7 +103,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Some(m) => emit(&document(m, Some(&ids), seconds, rest).to_string()),
             None => {
                 let mut doc = rest;
-                doc["seconds"] = json!(seconds);
+                doc["model"] = json!({"name": dictionary.model_name});
+                (doc["seconds"], doc["load_seconds"]) = (json!(seconds), json!(load_seconds));
                 emit(&doc.to_string())
             }
         };

@@ -4,10 +4,11 @@ use serde_json::json;
 
 use super::{DictionaryArgs, TextArgs, encode::about};
 use crate::cli::output::document;
-use crate::cli::{ModelArgs, emit, progress};
+use crate::cli::{ModelArgs, emit, note, progress};
 use crate::error::Result;
 use crate::features::quality::{DENSITY_BINS, DENSITY_FROM, evaluate};
-use crate::features::train::recipe::split;
+use crate::features::rows::Rows;
+use crate::features::train::recipe::{self, split};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -30,16 +31,23 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let dictionary = args.dictionary.open(&progress)?;
     let model = args.model.open()?;
     dictionary.check(&model.config)?;
-    let rows = args.text.rows(&model, &progress)?;
+    let cut = args.text.cut(&model, Some(&dictionary));
+    let rows = Rows::cut(&model, &args.text.text, &cut, &progress)?;
     let rows = if args.all { rows } else { split(rows).1 };
+    let held_out = if args.all { Some(false) } else { recipe::held_out(&dictionary, &args.text.text, &cut) };
     let quality = evaluate(&model, &dictionary, &rows, args.loss_tokens, &progress)?;
     drop(bar);
     if args.model.json {
         let rest = json!({
-            "dictionary": about(&dictionary), "quality": quality, "held_out": !args.all,
+            "dictionary": about(&dictionary), "quality": quality, "held_out": held_out,
             "density_bins": {"from": DENSITY_FROM, "to": 0.0, "bins": DENSITY_BINS, "unit": "log10 share of positions"},
         });
         return emit(&document(&model, None, quality.seconds, rest).to_string());
+    }
+    if held_out.is_none() {
+        note(
+            "the dictionary does not say that it was trained on this text, cut like this: some rows may have been trained on",
+        );
     }
     emit(&format!("{}\n\n{}", dictionary.describe(), quality.report()))
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use crate::error::Result;
-use crate::features::rows::Rows;
+use crate::features::rows::Cut;
 use crate::features::{Dictionary, Place};
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -89,11 +89,16 @@ pub struct TextArgs {
     /// Tokens of the text that are used at most
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
+    /// Begin each row with the model's beginning-of-sequence token, also where its tokenizer does not add one
+    #[arg(long)]
+    pub bos: bool,
 }
 
 impl TextArgs {
-    pub fn rows(&self, model: &Model, progress: &Progress) -> Result<Rows> {
-        Rows::cut(model, &self.text, self.context, self.tokens, progress)
+    /// How the text is cut: as it was for the dictionary, where that says so.
+    pub fn cut(&self, model: &Model, dictionary: Option<&Dictionary>) -> Cut {
+        let bos = self.bos || dictionary.is_some_and(|d| d.wants_bos(model));
+        Cut { context: self.context, limit: self.tokens, bos }
     }
 }
 

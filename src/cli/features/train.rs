@@ -114,6 +114,7 @@ fn recipe(args: &Arguments) -> Result<Recipe> {
         text: args.text.text.clone(),
         context: args.text.context,
         tokens: args.text.tokens,
+        bos: args.text.bos,
         include_first: args.include_first,
         settings: settings(args)?,
     })

@@ -27,6 +27,11 @@ pub struct Format {
 /// Every format, the first that matches a path opens it.
 pub const FORMATS: &[Format] = &[saelens::FORMAT, gemma_scope::FORMAT, circuit_tracer::FORMAT];
 
+/// Whether a path looks like a dictionary.
+pub fn looks_like_one(path: &Path) -> bool {
+    FORMATS.iter().any(|f| (f.matches)(path))
+}
+
 /// Opens a dictionary.
 ///
 /// # Errors

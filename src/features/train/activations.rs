@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, activations};
 use crate::features::place::Place;
 use crate::features::rows::Rows;
-use crate::files::persist;
+use crate::files::{persist, scratch_file};
 use crate::hash::Hash;
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -207,7 +207,7 @@ impl Harvest<'_> {
                 _ if in_memory => Ok(Sink::Memory(Vec::with_capacity(n * d))),
                 Some((folder, origins)) => file(folder, i, &origins[i], n, *d),
                 None => {
-                    let file = tempfile::tempfile().map_err(|e| Error::write(&std::env::temp_dir(), e))?;
+                    let file = scratch_file()?;
                     Ok(Sink::Unnamed { writer: BufWriter::with_capacity(1 << 20, file), rows: n })
                 }
             })

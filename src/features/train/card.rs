@@ -20,7 +20,7 @@ fn command(t: &Training, model: &Model) -> String {
     let s = &r.settings;
     line.push_str(&format!(
         " --context {} --method {} --features {} -k {} --sparsity {} --steps {} --batch {} --rate {} --warmup {} --fall {} \
-         --sparsity-warmup {} --bandwidth {} --dead-after {} --resample {} --auxiliary {} --seed {}{}{} -o FOLDER",
+         --sparsity-warmup {} --bandwidth {} --dead-after {} --resample {} --auxiliary {} --seed {}{}{}{} -o FOLDER",
         r.context,
         s.method.name(),
         s.features,
@@ -38,6 +38,7 @@ fn command(t: &Training, model: &Model) -> String {
         s.auxiliary,
         s.seed,
         r.tokens.map_or(String::new(), |n| format!(" --tokens {n}")),
+        if r.bos { " --bos" } else { "" },
         if r.include_first { " --include-first" } else { "" },
     ));
     line

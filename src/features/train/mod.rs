@@ -407,7 +407,11 @@ impl Trainer {
         while self.step < self.settings.steps {
             if let Some(mut point) = self.advance()? {
                 if self.step.is_multiple_of(look) || self.step == self.settings.steps {
-                    point.ce_score = judge(self)?;
+                    point.ce_score = match judge(self) {
+                        // What was trained is kept all the same, below.
+                        Err(Error::Cancelled) => None,
+                        score => score?,
+                    };
                     if let Some(last) = self.curve.last_mut() {
                         last.ce_score = point.ce_score;
                     }

@@ -12,7 +12,7 @@ use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
 use crate::error::{Error, Result};
 use crate::features::formats::saelens;
 use crate::features::quality::{Quality, ce_score, evaluate};
-use crate::features::rows::Rows;
+use crate::features::rows::{Cut, Rows};
 use crate::features::{Dictionary, Place};
 use crate::files::write_atomic;
 use crate::jobs::Progress;
@@ -32,6 +32,17 @@ pub fn split(rows: Rows) -> (Rows, Rows) {
     rows.held_out(every)
 }
 
+/// Whether what [`split`] holds out of a text was held out of a dictionary's training: known where the dictionary was
+/// trained here, on the same text cut in the same way.
+pub fn held_out(dictionary: &Dictionary, text: &[String], cut: &Cut) -> Option<bool> {
+    let about = dictionary.config.get("metadata")?.get("circuitscope")?;
+    let same = about.get("text")? == &json!(text)
+        && about.get("context")? == &json!(cut.context)
+        && about.get("tokens")? == &json!(cut.limit)
+        && about.get("bos").is_none_or(|b| b == &json!(cut.bos));
+    same.then_some(true)
+}
+
 /// What was made, and how good it is where that is known.
 pub type Finished = (Dictionary, Option<Quality>);
 
@@ -48,6 +59,9 @@ pub struct Recipe {
     pub context: usize,
     /// Tokens of the text that are used at most.
     pub tokens: Option<usize>,
+    /// Whether each row begins with the model's beginning-of-sequence token, which some tokenizers add by themselves.
+    #[serde(default)]
+    pub bos: bool,
     /// Whether rows' first positions, outliers in many models, are trained on as well.
     pub include_first: bool,
     pub settings: Settings,
@@ -61,6 +75,11 @@ impl Recipe {
     /// Numbers that are harvested at each position.
     pub fn width(&self, config: &ModelConfig) -> usize {
         self.places().iter().map(|p| p.width(config)).sum()
+    }
+
+    /// How the text becomes rows.
+    pub fn cut(&self) -> Cut {
+        Cut { context: self.context, limit: self.tokens, bos: self.bos }
     }
 
     /// # Errors
@@ -89,7 +108,7 @@ impl Recipe {
     pub fn begin(&self, model: &Model, keep: Keep<'_>, progress: &Progress) -> Result<Training> {
         self.check(&model.config)?;
         progress.reserve(self.settings.units(self.settings.steps));
-        let (trained, held) = split(Rows::cut(model, &self.text, self.context, self.tokens, progress)?);
+        let (trained, held) = split(Rows::cut(model, &self.text, &self.cut(), progress)?);
         if self.has_loss() {
             // Judging takes as many passes at the end; the one that reads the activations was reserved with the text.
             progress.reserve(3 * held.reaching(LOSS_TOKENS).tokens() as u64);
@@ -168,8 +187,10 @@ impl Training {
             Err(Error::Cancelled) => None,
             other => other?,
         };
-        let about = json!({"circuitscope": {
-            "settings": r.settings, "text": r.text, "context": r.context, "positions": self.positions,
+        let begun = model.start(r.bos).is_ok_and(|start| start.is_some());
+        // SAELens cuts text by the first two.
+        let about = json!({"context_size": r.context, "prepend_bos": begun, "circuitscope": {
+            "settings": r.settings, "text": r.text, "context": r.context, "tokens": r.tokens, "bos": r.bos, "positions": self.positions,
             "first_position": r.include_first, "quality": quality, "curve": self.trainer.curve,
         }});
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
@@ -196,6 +217,7 @@ mod tests {
             text: vec!["prose".to_owned()],
             context: 16,
             tokens: Some(200),
+            bos: false,
             include_first: false,
             settings: Settings { features: 32, k: 4, steps: 10, batch: 64, ..Settings::default() },
         }
@@ -238,6 +260,35 @@ mod tests {
         assert!(whole.tokens > 0);
         let (done, total) = progress.counts();
         assert!(done == total && total <= before + before / 50, "{total} after {before}: judging was reckoned with");
+    }
+
+    /// What was trained up to then is kept.
+    #[test]
+    fn a_training_that_is_stopped_while_it_is_judged_goes_on() {
+        let model = Model::open("text").unwrap();
+        let (dir, progress) = (tempfile::tempdir().unwrap(), Progress::new());
+        let recipe = Recipe { site: Place::parse("blocks.0.hook_resid_post").unwrap(), ..recipe() };
+        let mut training = recipe.begin(&model, Keep::Not(1 << 30), &progress).unwrap();
+        let mut judge = |_: &Trainer| {
+            progress.cancel();
+            progress.check().map(|()| None)
+        };
+        let stopped = training.trainer.run(Some(dir.path()), &progress, &mut judge, &mut |_| {});
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+        let mut again = recipe.begin(&model, Keep::Not(1 << 30), &Progress::new()).unwrap();
+        assert!(again.trainer.resume(dir.path()).unwrap() && again.trainer.step > 0);
+    }
+
+    #[test]
+    fn what_was_held_out_is_known_of_the_same_text_only() {
+        let mut d = crate::features::open("text-features", &Progress::new()).unwrap();
+        let text = ["mixed", "prose"].map(str::to_owned);
+        let cut = Cut::new(128, Some(600_000));
+        assert_eq!(held_out(&d, &text, &cut), Some(true));
+        assert_eq!(held_out(&d, &text[1..], &cut), None);
+        assert_eq!(held_out(&d, &text, &Cut::new(64, Some(600_000))), None);
+        d.config = json!({});
+        assert_eq!(held_out(&d, &text, &cut), None);
     }
 
     #[test]

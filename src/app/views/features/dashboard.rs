@@ -61,9 +61,8 @@ impl View for Dashboard {
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             let entry = cx.state.features.entry(chosen).cloned();
             if let Some(e) = &entry {
-                let bins = e.bins();
                 let name = if matches!(chosen, Chosen::Concept(_)) { "read-out" } else { "activation" };
-                histogram(ui, cx, name, 0.0, e.histogram.width * bins.len() as f32, bins);
+                histogram(ui, cx, name, 0.0, e.max, &e.shown_bins());
             }
             if let Some(p) = &page {
                 logits(ui, cx, p);

@@ -27,6 +27,10 @@ pub struct Monitor {
     beyond: bool,
 }
 
+/// Marks where an internal reading and the text diverge: read inside but not said, and said but not read.
+const INSIDE: &str = "◆";
+const SAID: &str = "◇";
+
 impl View for Monitor {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
@@ -46,11 +50,12 @@ impl View for Monitor {
         // As they are now: a threshold is moved without anything being run again.
         let thresholds: Vec<Option<f32>> = m.rows.iter().map(|row| s.threshold(row)).collect();
         let threshold = |r: usize| thresholds.get(r).copied().flatten().unwrap_or(f32::INFINITY);
-        // The inside reads the concept where the word by itself does not.
-        let diverges = |r: usize, c: usize| {
+        // The inside reads the concept where the word by itself does not, or does not where the word does.
+        let parted = |r: usize, c: usize| {
             let value = m.values.get(r).and_then(|row| row.get(c));
             let word = m.word.get(r).and_then(Option::as_ref).and_then(|w| w.get(c));
-            matches!((value, word), (Some(v), Some(w)) if *v > threshold(r) && *w <= threshold(r))
+            let (inside, said) = (*value? > threshold(r), *word? > threshold(r));
+            (inside != said).then_some(if inside { INSIDE } else { SAID })
         };
         let is_concept = |r: usize| matches!(m.rows.get(r), Some(Row::Concept(..)));
         let n = m.texts.len();
@@ -98,8 +103,8 @@ impl View for Monitor {
                 for (r, row) in m.rows.iter().enumerate().take(m.values.len()) {
                     let Some(value) = thresholds[r] else { continue };
                     let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > value)).count();
-                    let apart = (1..n).filter(|c| diverges(r, *c)).count();
-                    let apart = if m.word[r].is_some() { format!(", {apart} ◆") } else { String::new() };
+                    let apart = |mark| format!(", {} {mark}", (1..n).filter(|c| parted(r, *c) == Some(mark)).count());
+                    let apart = if m.word[r].is_some() { apart(INSIDE) + &apart(SAID) } else { String::new() };
                     let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
                     let change = |t: f32| match row {
                         Row::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
@@ -133,17 +138,9 @@ impl View for Monitor {
             isolate: Isolate::Nothing,
             cell_text: Some(&|r, c| {
                 let v = at(r, c)?;
-                let mark = match m.values[r].get(c) {
-                    Some(v) if *v > threshold(r) => {
-                        if diverges(r, c) {
-                            "◆ "
-                        } else {
-                            "• "
-                        }
-                    }
-                    _ => " ",
-                };
-                Some(if v.abs() < 1.0 { format!("{mark}{v:.2}") } else { format!("{mark}{v:.1}") })
+                let above = m.values[r].get(c).is_some_and(|v| *v > threshold(r));
+                let mark = parted(r, c).or(above.then_some("•")).unwrap_or_default();
+                Some(if v.abs() < 1.0 { format!("{mark} {v:.2}") } else { format!("{mark} {v:.1}") })
             }),
             tooltip: &|ui, r, c| {
                 let Some(v) = at(r, c) else { return };
@@ -152,6 +149,15 @@ impl View for Monitor {
                     ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
                     if let Some(w) = m.word[r].as_ref().and_then(|w| w.get(c)) {
                         ui.monospace(format!("{w:+.3} by the word itself"));
+                    }
+                    match parted(r, c) {
+                        Some(INSIDE) => {
+                            ui.label(format!("{INSIDE} the model reads it here, the word does not say it"));
+                        }
+                        Some(_) => {
+                            ui.label(format!("{SAID} the word says it, the model does not read it here"));
+                        }
+                        None => {}
                     }
                 } else {
                     ui.monospace(format!("activation {v:.4}"));
