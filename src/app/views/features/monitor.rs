@@ -83,8 +83,8 @@ impl View for Monitor {
         ui.horizontal(|ui| {
             let options = [
                 (Follow::Prompt, "the prompt"),
-                (Follow::Generated, "and what was generated"),
-                (Follow::Steered, "and what was generated with edits"),
+                (Follow::Generated, "prompt and continuation"),
+                (Follow::Steered, "prompt and continuation with edits"),
             ];
             if let Some(f) = choice(ui, "read", s.follow, &options) {
                 changes.push(FeatureAction::Follow(f));
