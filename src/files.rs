@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use directories::ProjectDirs;
 
@@ -23,9 +24,17 @@ pub fn cache_folder() -> PathBuf {
 /// # Errors
 /// A folder that cannot be written.
 pub fn scratch_file() -> Result<std::fs::File> {
-    let folder = cache_folder();
-    std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-    tempfile::tempfile_in(&folder).map_err(|e| Error::write(&folder, e))
+    tempfile::tempfile_in(scratch_folder()).map_err(|e| Error::write(scratch_folder(), e))
+}
+
+/// Where [`scratch_file`]s lie: with temporary files where the cache folder cannot be written.
+pub fn scratch_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let own = cache_folder();
+        let usable = std::fs::create_dir_all(&own).is_ok() && tempfile::tempfile_in(&own).is_ok();
+        if usable { own } else { std::env::temp_dir() }
+    })
 }
 
 /// The user's folder for what cannot be made again; the temporary files' where there is none.

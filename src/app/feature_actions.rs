@@ -344,16 +344,19 @@ const ASKED: &str = "asked.json";
 /// activations, which then goes on; else in a new one, so that labels and edits of an earlier dictionary go on meaning that
 /// one.
 fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf> {
-    let (ask, trainer) = (&training.recipe, &mut training.trainer);
+    let (ask, trainer) = (training.recipe.clone(), &mut training.trainer);
     let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
     let model = trainer.origin.model_name.clone().unwrap_or_default();
     let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());
     let name = file_name(&name);
-    let asked = serde_json::to_vec(ask).map_err(|e| Error::failed(e.to_string()))?;
+    let asked = serde_json::to_vec(&ask).map_err(|e| Error::failed(e.to_string()))?;
     for n in 1.. {
         let folder = shelf.join(format!("{name}-{n}"));
         let unfinished = !folder.join(saelens::CONFIG).is_file();
-        if unfinished && std::fs::read(folder.join(ASKED)).is_ok_and(|a| a == asked) {
+        if unfinished
+            && std::fs::read(folder.join(ASKED))
+                .is_ok_and(|a| serde_json::from_slice(&a).is_ok_and(|a: Recipe| a == ask))
+        {
             // What belongs to another text or model is left where it is.
             match trainer.resume(&folder) {
                 Ok(_) => return Ok(folder),

@@ -406,7 +406,7 @@ impl FeaturesState {
         if matches!(self.chosen, Some(Chosen::Feature(_))) {
             self.chosen = None;
         }
-        self.read_key = None;
+        (self.read_key, self.sought) = (None, None);
         self.forget_dictionary();
         self.kept.clear();
         self.watch_version += 1;

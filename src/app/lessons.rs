@@ -7,7 +7,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::causal::Show;
 use super::command::Action;
-use super::features::{Chosen, FeatureAction, Scanned};
+use super::features::{Chosen, FeatureAction, FeaturesState, Scanned};
 use super::lab::LabAction;
 use super::scratch::ScratchAction;
 use super::selection::Focus;
@@ -16,7 +16,7 @@ use super::theme::{self, Palette};
 use super::views::{self, ViewKind, Workspace};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{EditStack, Site, SiteKind};
-use crate::features::store::BUILTINS;
+use crate::features::store::{self, BUILTINS};
 use crate::features::text;
 use crate::lab::toy::{Recipe, presets};
 use crate::model::builtin;
@@ -45,6 +45,8 @@ struct Running {
     predicted: HashMap<usize, usize>,
     /// What of the step's state waits for results.
     waiting: Option<Prepared>,
+    /// Whether its dictionary was asked for: what is cancelled or fails is not asked for again.
+    asked: bool,
     /// What was open before, to go back to.
     before: Before,
 }
@@ -63,7 +65,11 @@ impl Before {
             document: state.document.clone(),
             workspace,
             lab: (state.lab.preset, state.lab.recipe.clone()),
-            dictionary: state.features.spec.clone(),
+            dictionary: if state.features.dictionary.value.is_some() {
+                state.features.spec.clone()
+            } else {
+                String::new()
+            },
         }
     }
 }
@@ -73,6 +79,12 @@ pub struct Lessons {
     running: Option<Running>,
     /// Models that lessons need, as far as they were found; `None` until they have been looked for.
     pub found: Option<HashMap<String, PathBuf>>,
+}
+
+/// Whether the dictionary of this name, which ships, is the one that is open.
+fn is_open(features: &FeaturesState, name: &str) -> bool {
+    let open = features.dictionary.value.as_ref().and_then(|d| store::builtin(d));
+    open.is_some_and(|b| b.name == name)
 }
 
 /// The parts of a step's state that name something, made ready.
@@ -170,7 +182,14 @@ impl Lessons {
                 }
                 // From one lesson to another, what was open before the first stays what is gone back to.
                 let before = self.running.take().map_or_else(|| Before::of(state, workspace), |r| r.before);
-                self.running = Some(Running { lesson: k, step: 0, predicted: HashMap::new(), waiting: None, before });
+                self.running = Some(Running {
+                    lesson: k,
+                    step: 0,
+                    predicted: HashMap::new(),
+                    waiting: None,
+                    asked: false,
+                    before,
+                });
                 self.enter(state)
             }
             LessonAction::Go(step) => {
@@ -250,7 +269,7 @@ impl Lessons {
             out.push(Action::SetStack(EditStack::default()));
         }
         if let Some(r) = &mut self.running {
-            r.waiting = Some(s);
+            (r.waiting, r.asked) = (Some(s), false);
         }
         orders
     }
@@ -261,10 +280,12 @@ impl Lessons {
         let Some(run) = state.run().filter(|_| r.waiting.is_some() && state.rests()) else { return Vec::new() };
         let features = &state.features;
         if let Some(name) = r.waiting.as_ref().and_then(|s| s.dictionary.as_ref()) {
-            if features.spec != *name {
+            let arriving = features.dictionary.is_running();
+            if !arriving && !is_open(features, name) && !std::mem::replace(&mut r.asked, true) {
                 return vec![Action::Feature(FeatureAction::Open(name.clone()))];
             }
-            if features.dictionary.is_running() {
+            // A scan made before is looked for.
+            if arriving || features.found.is_running() {
                 return Vec::new();
             }
         }
@@ -292,10 +313,13 @@ impl Lessons {
         if p != state.selection.pinned {
             out.push(Action::Pin(p));
         }
-        if let Some(d) = features.dictionary.value.as_ref().filter(|_| s.dictionary.is_some()) {
+        if s.dictionary.as_ref().is_some_and(|name| is_open(features, name))
+            && let Some(d) = &features.dictionary.value
+        {
             let feature = s.feature.filter(|f| (*f as usize) < d.d_sae);
             out.extend(feature.map(|f| Action::Feature(FeatureAction::Choose(Chosen::Feature(f)))));
-            let scanned = features.index.value.is_some() || features.index.is_running();
+            let whole = features.index.value.as_ref().is_some_and(|i| i.about.is_complete());
+            let scanned = whole || features.index.is_running();
             let scan = s.scan.filter(|_| !scanned);
             out.extend(scan.map(|t| Action::Feature(FeatureAction::Scan(Scanned::Features, t, TOKENS))));
         }

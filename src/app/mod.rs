@@ -272,7 +272,7 @@ impl App {
                 && p.file_name().is_none_or(|n| n != "config.json" && n != "cfg.json")
         }) {
             self.background(ctx, move || Some(read_json(&path)));
-        } else if let Some(file) = dropped.first().filter(|f| formats::looks_like_one(f.path())) {
+        } else if let Some(file) = dropped.first().filter(|f| formats::is_dropped(f.path())) {
             self.enter(Workspace::Features);
             let action = FeatureAction::Open(file.path().display().to_string());
             self.state.apply(Action::Feature(action), self.now);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::text::{Document, bytes, visit};
 use crate::error::{Error, Result};
-use crate::files::{cache_folder, scratch_file};
+use crate::files::{scratch_file, scratch_folder};
 use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::store::read_exact_at;
@@ -39,7 +39,7 @@ impl Ids {
                 let from = into.len();
                 into.resize(from + n, 0);
                 read_exact_at(file, bytemuck::cast_slice_mut(&mut into[from..]), 4 * row.start)
-                    .map_err(|e| Error::read(&cache_folder(), e))?;
+                    .map_err(|e| Error::read(scratch_folder(), e))?;
             }
         }
         Ok(())
@@ -61,7 +61,7 @@ struct IdWriter {
 
 impl IdWriter {
     fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let failed = |e| Error::write(&cache_folder(), e);
+        let failed = |e| Error::write(scratch_folder(), e);
         if self.file.is_none() && self.memory.len() + ids.len() > self.most {
             let mut file = BufWriter::with_capacity(1 << 20, scratch_file()?);
             file.write_all(bytemuck::cast_slice(&self.memory)).map_err(failed)?;
@@ -80,7 +80,7 @@ impl IdWriter {
     fn finish(self) -> Result<Ids> {
         match self.file {
             Some(file) => {
-                let file = file.into_inner().map_err(|e| Error::write(&cache_folder(), e.into_error()))?;
+                let file = file.into_inner().map_err(|e| Error::write(scratch_folder(), e.into_error()))?;
                 Ok(Ids::File(file))
             }
             None => Ok(Ids::Memory(self.memory)),

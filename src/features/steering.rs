@@ -42,7 +42,7 @@ pub struct Dose {
     /// Summed probabilities of the watched tokens after the prompt.
     pub towards: f32,
     pub away: f32,
-    /// towards / (towards + away).
+    /// towards / (towards + away); like those, no number where no token is named.
     pub share: f32,
     /// How far the next-token distribution has moved, KL(base ‖ steered), nats.
     pub kl: f32,
@@ -120,7 +120,7 @@ pub fn dose_response(
             alpha,
             towards,
             away,
-            share: towards / (towards + away).max(f32::MIN_POSITIVE),
+            share: if (towards + away).is_nan() { f32::NAN } else { towards / (towards + away).max(f32::MIN_POSITIVE) },
             kl: kl.max(0.0) as f32,
             loss: (!losses.is_empty()).then(|| losses.iter().sum::<f32>() / losses.len() as f32),
         };

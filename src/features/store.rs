@@ -32,7 +32,7 @@ pub const BUILTINS: &[Builtin] = &[Builtin {
 /// Which of those that ship a dictionary is, if it is one.
 pub fn builtin(dictionary: &Dictionary) -> Option<&'static Builtin> {
     let own = |b: &&Builtin| dictionary.path.ends_with(Path::new("builtin").join(format!("dictionary-{}", b.name)));
-    BUILTINS.iter().filter(|b| b.name == dictionary.name).find(own)
+    BUILTINS.iter().find(own)
 }
 
 struct Kept {
@@ -60,8 +60,9 @@ fn path_of(spec: &str) -> Result<PathBuf> {
 /// As [`formats::open`].
 pub fn open(spec: &str, progress: &Progress) -> Result<Dictionary> {
     let mut dictionary = formats::open(&path_of(spec)?, progress)?;
-    if BUILTINS.iter().any(|b| b.name == spec) {
-        spec.clone_into(&mut dictionary.name);
+    // Also where it is opened by its path, as edits name it.
+    if let Some(b) = builtin(&dictionary) {
+        b.name.clone_into(&mut dictionary.name);
     }
     Ok(dictionary)
 }

@@ -124,11 +124,18 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
     }
     let several = subjects.len() > 1;
-    let asking = subjects.iter().find_map(|s| match s {
-        Subject::Features(d) => Some(&**d),
+    let begins = |s: &Subject| match s {
+        Subject::Features(d) => Some(d.wants_bos(&model)),
         _ => None,
-    });
-    let cut = args.text.cut(&model, asking.or(companion.as_deref()));
+    };
+    let (with, without) =
+        (subjects.iter().any(|s| begins(s) == Some(true)), subjects.iter().any(|s| begins(s) == Some(false)));
+    if with && without && !args.text.bos {
+        return Err(Error::request(
+            "some of these dictionaries read text that begins with the beginning-of-sequence token and others do not; index them one by one, or give --bos",
+        ));
+    }
+    let cut = args.text.cut(&model, companion.as_deref());
     let rows = Rows::cut(&model, &args.text.text, &cut, &progress)?;
     if several {
         std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;

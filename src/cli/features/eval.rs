@@ -34,7 +34,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let cut = args.text.cut(&model, Some(&dictionary));
     let rows = Rows::cut(&model, &args.text.text, &cut, &progress)?;
     let rows = if args.all { rows } else { split(rows).1 };
-    let held_out = if args.all { Some(false) } else { recipe::held_out(&dictionary, &args.text.text, &cut) };
+    let held_out = if args.all { Some(false) } else { recipe::held_out(&dictionary, &model, &args.text.text, &cut) };
     let quality = evaluate(&model, &dictionary, &rows, args.loss_tokens, &progress)?;
     drop(bar);
     if args.model.json {

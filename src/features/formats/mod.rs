@@ -27,9 +27,11 @@ pub struct Format {
 /// Every format, the first that matches a path opens it.
 pub const FORMATS: &[Format] = &[saelens::FORMAT, gemma_scope::FORMAT, circuit_tracer::FORMAT];
 
-/// Whether a path looks like a dictionary.
-pub fn looks_like_one(path: &Path) -> bool {
-    FORMATS.iter().any(|f| (f.matches)(path))
+/// Whether a path that may be a model's is a dictionary's: a model's folder can hold files of a name that dictionaries have.
+pub fn is_dropped(path: &Path) -> bool {
+    let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let model = path.join("config.json").is_file() && path.join("tokenizer.json").is_file();
+    !gguf && !model && FORMATS.iter().any(|f| (f.matches)(path))
 }
 
 /// Opens a dictionary.

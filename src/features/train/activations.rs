@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, activations};
 use crate::features::place::Place;
 use crate::features::rows::Rows;
-use crate::files::{persist, scratch_file};
+use crate::files::{persist, scratch_file, scratch_folder};
 use crate::hash::Hash;
 use crate::jobs::Progress;
 use crate::model::Model;
@@ -309,7 +309,7 @@ impl Sink {
             }
             Self::Unnamed { writer, .. } => {
                 let wrote = writer.write_all(bytemuck::cast_slice(values));
-                wrote.map_err(|e| Error::write(&std::env::temp_dir(), e))?;
+                wrote.map_err(|e| Error::write(scratch_folder(), e))?;
             }
         }
         Ok(())
@@ -325,7 +325,7 @@ impl Sink {
                 Table::open(&place)
             }
             Self::Unnamed { writer, rows } => {
-                let path = std::env::temp_dir();
+                let path = scratch_folder().to_owned();
                 let file = writer.into_inner().map_err(|e| Error::write(&path, e.into_error()))?;
                 Ok(Table::File { d, rows, file, offset: 0, path })
             }

@@ -34,12 +34,15 @@ pub fn split(rows: Rows) -> (Rows, Rows) {
 
 /// Whether what [`split`] holds out of a text was held out of a dictionary's training: known where the dictionary was
 /// trained here, on the same text cut in the same way.
-pub fn held_out(dictionary: &Dictionary, text: &[String], cut: &Cut) -> Option<bool> {
-    let about = dictionary.config.get("metadata")?.get("circuitscope")?;
-    let same = about.get("text")? == &json!(text)
+pub fn held_out(dictionary: &Dictionary, model: &Model, text: &[String], cut: &Cut) -> Option<bool> {
+    let metadata = dictionary.config.get("metadata")?;
+    let about = metadata.get("circuitscope")?;
+    let begun = model.start(cut.bos).ok()?.is_some();
+    let same = metadata.get("model_name")? == &json!(model.config.name)
+        && metadata.get("prepend_bos")? == &json!(begun)
+        && about.get("text")? == &json!(text)
         && about.get("context")? == &json!(cut.context)
-        && about.get("tokens")? == &json!(cut.limit)
-        && about.get("bos").is_none_or(|b| b == &json!(cut.bos));
+        && about.get("tokens")? == &json!(cut.limit);
     same.then_some(true)
 }
 
@@ -189,8 +192,8 @@ impl Training {
         };
         let begun = model.start(r.bos).is_ok_and(|start| start.is_some());
         // SAELens cuts text by the first two.
-        let about = json!({"context_size": r.context, "prepend_bos": begun, "circuitscope": {
-            "settings": r.settings, "text": r.text, "context": r.context, "tokens": r.tokens, "bos": r.bos, "positions": self.positions,
+        let about = json!({"context_size": r.context.min(model.config.n_ctx), "prepend_bos": begun, "circuitscope": {
+            "settings": r.settings, "text": r.text, "context": r.context, "tokens": r.tokens, "positions": self.positions,
             "first_position": r.include_first, "quality": quality, "curve": self.trainer.curve,
         }});
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
@@ -281,14 +284,15 @@ mod tests {
 
     #[test]
     fn what_was_held_out_is_known_of_the_same_text_only() {
+        let model = Model::open("text").unwrap();
         let mut d = crate::features::open("text-features", &Progress::new()).unwrap();
         let text = ["mixed", "prose"].map(str::to_owned);
         let cut = Cut::new(128, Some(600_000));
-        assert_eq!(held_out(&d, &text, &cut), Some(true));
-        assert_eq!(held_out(&d, &text[1..], &cut), None);
-        assert_eq!(held_out(&d, &text, &Cut::new(64, Some(600_000))), None);
+        assert_eq!(held_out(&d, &model, &text, &cut), Some(true));
+        assert_eq!(held_out(&d, &model, &text[1..], &cut), None);
+        assert_eq!(held_out(&d, &model, &text, &Cut::new(64, Some(600_000))), None);
         d.config = json!({});
-        assert_eq!(held_out(&d, &text, &cut), None);
+        assert_eq!(held_out(&d, &model, &text, &cut), None);
     }
 
     #[test]

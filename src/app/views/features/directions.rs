@@ -11,6 +11,9 @@ use crate::app::widgets::plots::{axes, key, said_of_points};
 use crate::app::widgets::{captioned, token_text};
 use crate::features::steering::Dose;
 
+/// Below this height there is no plot.
+const FLATTEST: f32 = 60.0;
+
 /// How high a plot with its key must be to stand above another.
 const LEAST: f32 = 190.0;
 
@@ -52,7 +55,7 @@ impl View for Directions {
             return;
         }
         let fields = if s.chosen.is_some() { self.fields } else { 0.0 };
-        let size = egui::vec2(ui.available_width(), ui.available_height() - fields);
+        let size = egui::vec2(ui.available_width(), (ui.available_height() - fields).max(0.0));
         let (found, dosed) = (!s.watched.is_empty(), s.chosen.is_some() && !doses(cx).is_empty());
         if found && dosed && size.y < 2.0 * LEAST && size.x > 420.0 {
             // Two plots on top of each other would be too flat to be read.
@@ -65,11 +68,11 @@ impl View for Directions {
             self.steering(ui, cx);
             return;
         }
-        if found {
+        if found && size.y > FLATTEST {
             layers(ui, cx, if dosed { 0.5 * size.y } else { size.y });
         }
         self.steering(ui, cx);
-        if dosed {
+        if dosed && ui.available_height() > FLATTEST {
             responses(ui, cx, ui.available_height());
         }
     }
@@ -219,7 +222,8 @@ fn responses(ui: &mut egui::Ui, cx: &Context<'_>, height: f32) {
         .label_formatter(said_of_points(|name, x, y| format!("{name}\nα {x:+.2}\n{y:.4}")))
         .show(ui, |p| {
             let line = |get: &dyn Fn(&Dose) -> Option<f32>| -> PlotPoints<'static> {
-                doses.iter().filter_map(|d| Some([f64::from(d.alpha), f64::from(get(d)?)])).collect()
+                let points = doses.iter().filter_map(|d| Some([f64::from(d.alpha), f64::from(get(d)?)]));
+                points.filter(|p| p[1].is_finite()).collect()
             };
             let lines = [line(&|d| Some(d.towards)), line(&|d| Some(d.away)), line(&|d| Some(d.share))];
             for ((name, color), points) in colors.into_iter().zip(lines) {
