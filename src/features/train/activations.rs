@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::maths::all_finite;
 use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, activations};
@@ -101,7 +102,7 @@ impl Table {
                 })?;
             }
         }
-        if out.par_iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
+        if !all_finite(&out) {
             return Err(Error::NotFinite { name: "activations".to_owned() });
         }
         Ok(out)

@@ -113,6 +113,45 @@ pub fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
     out.iter_mut().zip(x).for_each(|(o, x)| *o += scale * x);
 }
 
+/// Numbers that one task works on.
+const PART: usize = 1 << 14;
+
+/// Σ of squares.
+pub fn squares(values: &[f32]) -> f32 {
+    let parts: Vec<f32> = values.par_chunks(PART).map(|c| simd(|| dot(c, c))).collect();
+    parts.iter().sum()
+}
+
+/// Σ of squares in double precision.
+pub fn squares_f64(values: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let of = |c: &[f32]| {
+        let mut sums = [0f64; LANES];
+        for x in c.chunks(LANES) {
+            sums.iter_mut().zip(x).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
+        }
+        sums.iter().sum::<f64>()
+    };
+    let parts: Vec<f64> = values.par_chunks(PART).map(|c| simd(|| of(c))).collect();
+    parts.iter().sum()
+}
+
+/// Multiplies all by a number.
+pub fn scale_all(values: &mut [f32], scale: f32) {
+    values.par_chunks_mut(PART).for_each(|c| simd(|| c.iter_mut().for_each(|v| *v *= scale)));
+}
+
+/// Whether all are numbers.
+pub fn all_finite(values: &[f32]) -> bool {
+    const LANES: usize = 16;
+    values.par_chunks(PART).all(|c| {
+        // Only infinity and what is no number do not become zero.
+        let mut sums = [0f32; LANES];
+        simd(|| c.chunks(LANES).for_each(|x| sums.iter_mut().zip(x).for_each(|(s, v)| *s += v * 0.0)));
+        sums.iter().sum::<f32>() == 0.0
+    })
+}
+
 /// The k largest values with their indices, in ascending order of index; equal values at the border are taken from the
 /// left.
 pub fn largest(values: &[f32], k: usize) -> Vec<(usize, f32)> {
@@ -167,22 +206,20 @@ impl Param {
 
     /// One step; `step` counts from 1.
     pub fn update(&mut self, gradient: &[f32], rate: f32, step: usize) {
-        const PART: usize = 1 << 14;
         let adam = Adam::new(rate, step);
         let parts = self.value.par_chunks_mut(PART).zip(self.first.par_chunks_mut(PART));
         parts.zip(self.second.par_chunks_mut(PART)).zip(gradient.par_chunks(PART)).for_each(|(((v, m), s), g)| {
-            simd(|| adam.step(v, m, s, g));
+            simd(|| adam.step(v, m, s, g, 0.0));
         });
     }
 
     /// One step of rows of `d` numbers that keep length 1: the part of the gradient along a row is dropped first.
-    pub fn update_unit_rows(&mut self, gradient: &mut [f32], d: usize, rate: f32, step: usize) {
+    pub fn update_unit_rows(&mut self, gradient: &[f32], d: usize, rate: f32, step: usize) {
         let adam = Adam::new(rate, step);
         let rows = self.value.par_chunks_mut(d).zip(self.first.par_chunks_mut(d));
-        rows.zip(self.second.par_chunks_mut(d)).zip(gradient.par_chunks_mut(d)).for_each(|(((v, m), s), g)| {
+        rows.zip(self.second.par_chunks_mut(d)).zip(gradient.par_chunks(d)).for_each(|(((v, m), s), g)| {
             let along = simd(|| dot(g, v));
-            simd(|| add_scaled(g, -along, v));
-            simd(|| adam.step(v, m, s, g));
+            simd(|| adam.step(v, m, s, g, along));
             unit(v);
         });
     }
@@ -192,7 +229,7 @@ impl Param {
 pub fn unit(row: &mut [f32]) {
     let length = simd(|| dot(row, row)).sqrt();
     if length > 0.0 {
-        row.iter_mut().for_each(|v| *v /= length);
+        simd(|| row.iter_mut().for_each(|v| *v /= length));
     }
 }
 
@@ -210,11 +247,12 @@ impl Adam {
         Self { scale: rate / c1, root: c2.sqrt().recip() }
     }
 
-    /// Values, both moments, gradient.
+    /// Values, both moments, gradient; so many times the values are taken from that.
     #[inline(always)]
-    fn step(self, v: &mut [f32], m: &mut [f32], s: &mut [f32], g: &[f32]) {
+    fn step(self, v: &mut [f32], m: &mut [f32], s: &mut [f32], g: &[f32], along: f32) {
         let (b1, b2) = BETAS;
         for (((v, m), s), g) in v.iter_mut().zip(m).zip(s).zip(g) {
+            let g = g - along * *v;
             *m = b1 * *m + (1.0 - b1) * g;
             *s = b2 * *s + (1.0 - b2) * g * g;
             *v -= self.scale * *m / (s.sqrt() * self.root + EPS);

@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use self::activations::Table;
-use self::maths::unit;
+use self::maths::{scale_all, unit};
 use self::step::{FIRST_THRESHOLD, Params, Seen};
 use super::dictionary::{Activation, Dictionary, Normalisation};
 use super::place::Place;
@@ -146,18 +146,16 @@ impl Trainer {
         // Another order each time round.
         let rows: Vec<usize> = (0..s.batch).map(|i| self.shuffle.at(self.step * s.batch + i)).collect();
         let mut x = self.input.take(&rows)?;
-        x.iter_mut().for_each(|v| *v *= self.scale.0);
-        let y = match &self.target {
-            Some(t) => {
-                let mut y = t.take(&rows)?;
-                y.iter_mut().for_each(|v| *v *= self.scale.1);
-                y
-            }
-            None => x.clone(),
-        };
+        scale_all(&mut x, self.scale.0);
+        let mut target = self.target.as_ref().map(|t| t.take(&rows)).transpose()?;
+        if let Some(y) = &mut target {
+            scale_all(y, self.scale.1);
+        }
+        // An autoencoder writes what it reads.
+        let y = target.as_ref().unwrap_or(&x);
         let dead: Vec<bool> = self.silent.iter().map(|n| *n > s.dead_after as u64).collect();
         let penalty = s.sparsity_at(self.step);
-        let g = self.params.gradients(s, penalty, &x, &y, &dead);
+        let g = self.params.gradients(s, penalty, &x, y, &dead);
         if !g.seen.loss.is_finite() {
             return Err(Error::failed(format!(
                 "the training diverged at step {}; lower the learning rate of {}",
@@ -172,7 +170,7 @@ impl Trainer {
         let error = if revive && self.step < s.steps * 3 / 4 { g.error.clone() } else { Vec::new() };
         let rate = s.rate_at(self.step);
         self.step += 1;
-        self.params.update(g, rate, self.step);
+        self.params.update(&g, rate, self.step);
         if !error.is_empty() {
             self.resample(&x, &error, &dead);
         }

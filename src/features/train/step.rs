@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::cells::{Cells, Slopes};
-use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, unit};
+use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, squares, squares_f64, unit};
 use super::row_kernels::Per;
 use super::settings::{Method, Settings};
 use crate::engine::kernels::buffer;
@@ -143,12 +143,14 @@ impl Params {
     /// same.
     fn project(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let rows = x.len() / self.d_in;
-        let mut input = x.to_vec();
-        if self.same {
-            input
-                .par_chunks_mut(self.d_in)
-                .for_each(|r| r.iter_mut().zip(&self.b_dec.value).for_each(|(v, b)| *v -= b));
-        }
+        let mut input = buffer(x.len());
+        input.par_chunks_mut(self.d_in).zip(x.par_chunks(self.d_in)).for_each(|(i, x)| {
+            if self.same {
+                i.iter_mut().zip(x).zip(&self.b_dec.value).for_each(|((i, x), b)| *i = x - b);
+            } else {
+                i.copy_from_slice(x);
+            }
+        });
         let mut z = buffer(rows * self.features);
         let weights = Matrix::new(&self.w_enc.value, self.features, self.d_in);
         product(&mut z, Matrix::new(&input, rows, self.d_in), weights.t(), 1.0, false);
@@ -225,6 +227,7 @@ impl Params {
         let rows = x.len() / self.d_in;
         let share = 1.0 / rows as f32;
         let mut g = Gradients::new(self);
+        g.error.reserve(y.len());
         // Only BatchTopK chooses among the positions of the whole batch.
         let strip = if settings.method == Method::BatchTopK { rows } else { STRIP.min(rows) }.max(1);
         for (x, y) in x.chunks(strip * self.d_in).zip(y.chunks(strip * d)) {
@@ -295,7 +298,7 @@ impl Params {
         let a = apart.as_deref().unwrap_or(cells.values());
         let mut error = self.minus(y);
         cells.times(a, &self.w_dec.value, d, &mut error);
-        let mse = error.par_iter().map(|e| e * e).sum::<f32>() * share;
+        let mse = squares(&error) * share;
         let l0 = seen.active as f32 * share;
         g.seen.mse += mse;
         g.seen.l0 += l0;
@@ -335,7 +338,7 @@ impl Params {
                 let (gate, opened) = cells.activate(per, relu, &mut vec![false; self.features]);
                 let mut left = self.minus(y);
                 cells.times(&gate, &self.w_dec.value, d, &mut left);
-                g.seen.loss += left.par_iter().map(|e| e * e).sum::<f32>() * share;
+                g.seen.loss += squares(&left) * share;
                 g.seen.loss += penalty * share * opened.total;
                 let dgate = cells.dots(&left, &self.w_dec.value, d, 2.0 * share);
                 let gated = |z: f32, g: f32, [bias, ..]: [f32; 3]| (g + penalty * share) * one_if(z + bias > 0.0);
@@ -364,7 +367,7 @@ impl Params {
 
     /// b_dec − y, [rows, d_out].
     fn minus(&self, y: &[f32]) -> Vec<f32> {
-        let mut out = vec![0f32; y.len()];
+        let mut out = buffer(y.len());
         out.par_chunks_mut(self.d_out).zip(y.par_chunks(self.d_out)).for_each(|(o, y)| {
             for ((o, y), b) in o.iter_mut().zip(y).zip(&self.b_dec.value) {
                 *o = b - y;
@@ -403,7 +406,7 @@ impl Params {
         let mut left = error.to_vec();
         cells.times(&a, &self.w_dec.value, d, &mut left);
         let scale = settings.auxiliary;
-        g.seen.loss += scale * share * left.par_iter().map(|e| e * e).sum::<f32>();
+        g.seen.loss += scale * share * squares(&left);
         cells.gather(&a, &left, d, 2.0 * share * scale, true, &mut g.w_dec);
         let dz = cells.dots(&left, &self.w_dec.value, d, 2.0 * share * scale);
         cells.gather(&dz, input, self.d_in, 1.0, true, &mut g.w_enc);
@@ -411,10 +414,10 @@ impl Params {
     }
 
     /// Takes the step, and keeps decoder rows at length 1.
-    pub fn update(&mut self, mut g: Gradients, rate: f32, step: usize) {
+    pub fn update(&mut self, g: &Gradients, rate: f32, step: usize) {
         self.w_enc.update(&g.w_enc, rate, step);
         self.b_enc.update(&g.b_enc, rate, step);
-        self.w_dec.update_unit_rows(&mut g.w_dec, self.d_out, rate, step);
+        self.w_dec.update_unit_rows(&g.w_dec, self.d_out, rate, step);
         self.b_dec.update(&g.b_dec, rate, step);
         if let Some(p) = &mut self.log_threshold {
             p.update(&g.log_threshold, rate, step);
@@ -439,7 +442,7 @@ fn add(out: &mut [f32], x: &[f32]) {
 /// Σ of squared distances from the mean, over all rows.
 fn spread(y: &[f32], d: usize) -> f32 {
     let rows = (y.len() / d).max(1);
-    let total: f64 = y.par_iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+    let total = squares_f64(y);
     (total - column_sums(y, d).iter().map(|m| m * m / rows as f64).sum::<f64>()) as f32
 }
 
@@ -549,7 +552,7 @@ mod tests {
             let first = p.clone().gradients(&settings, 0.01, &x, &y, &dead).seen.mse;
             for step in 1..=200 {
                 let g = p.gradients(&settings, 0.01, &x, &y, &dead);
-                p.update(g, 0.01, step);
+                p.update(&g, 0.01, step);
             }
             let last = p.gradients(&settings, 0.01, &x, &y, &dead).seen.mse;
             assert!(last < 0.5 * first, "{method:?}: {first} to {last}");
