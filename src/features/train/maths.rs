@@ -312,7 +312,7 @@ mod tests {
         assert!((p.value[0] - 0.9).abs() < 1e-4 && (p.value[1] + 0.9).abs() < 1e-4);
         // A gradient along a row does nothing to one of length 1; across it, it turns the row.
         let mut p = Param::new(vec![1.0, 0.0, 0.6, 0.8]);
-        p.update_unit_rows(&mut [2.0, 0.0, -0.8, 0.6], 2, 0.1, 1);
+        p.update_unit_rows(&[2.0, 0.0, -0.8, 0.6], 2, 0.1, 1);
         assert_eq!(p.value[..2], [1.0, 0.0]);
         let length = (0.7f32 * 0.7 + 0.7 * 0.7).sqrt();
         assert!((p.value[2] - 0.7 / length).abs() < 1e-4 && (p.value[3] - 0.7 / length).abs() < 1e-4, "{:?}", p.value);
