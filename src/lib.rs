@@ -12,7 +12,8 @@
 //! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
 //! | [`graph`] | attribution graphs: influence, pruning, scores, interchange files |
 //! | [`features`] | dictionaries of features (files, encoding, training, quality), scans of text for examples, directions of concepts, steering |
-//! | [`lab`] | models small enough to train while you watch: toy models of superposition (`toy/`), and transformers (`design` their shape, `course` their training, one file a task) |
+//! | [`superposition`] | toy models of superposition |
+//! | [`training`] | transformers small enough to train while you watch |
 //! | [`jobs`] | the model's threads, requests and answers, live trainings, progress, cancellation |
 //! | [`session`] | the document: what was asked, edits included; lessons |
 //! | [`cli`] | one file a subcommand |
@@ -20,12 +21,12 @@
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
 //!
 //! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a lab model
-//! ([`lab::LABS`]), a dictionary format ([`features::formats::FORMATS`]), a figure of the superposition lab ([`lab::toy::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
+//! ([`training::LABS`]), a dictionary format ([`features::formats::FORMATS`]), a figure of the superposition lab ([`superposition::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
 //! new file and one line in a registry, and a lesson is a new file in `assets/lessons`; tests, `--help` and the command palette iterate over the registries.
 //!
 //! # Invariants
 //!
-//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `features`, `lab`, `session` and `jobs` know no egui and no wgpu: the
+//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `features`, `superposition`, `training`, `session` and `jobs` know no egui and no wgpu: the
 //!    build without the feature `gui` holds them to it.
 //! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc`
 //!    results and sends actions; [`app::state::State`] is the one place that mutates.
@@ -69,12 +70,15 @@ pub mod gpu;
 pub mod graph;
 pub mod hash;
 pub mod jobs;
-pub mod lab;
 pub mod memory;
 pub mod model;
+pub mod progress;
+pub mod question;
 mod quiet;
 pub mod session;
+pub mod superposition;
 pub mod table;
+pub mod training;
 
 pub use error::{Error, Result};
 

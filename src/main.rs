@@ -33,12 +33,12 @@ fn main() -> ExitCode {
 }
 
 #[cfg(feature = "gui")]
-fn window(args: circuitscope::cli::WindowArgs) -> circuitscope::Result<()> {
+fn window(args: circuitscope::session::start::Start) -> circuitscope::Result<()> {
     circuitscope::app::run(args)
 }
 
 #[cfg(not(feature = "gui"))]
-fn window(_: circuitscope::cli::WindowArgs) -> circuitscope::Result<()> {
+fn window(_: circuitscope::session::start::Start) -> circuitscope::Result<()> {
     Err(circuitscope::Error::request(
         "this build has no window (feature `gui` is off); use a subcommand, `circuitscope --help` lists them",
     ))

@@ -14,8 +14,8 @@ use circuitscope::engine::gradient::gradients;
 use circuitscope::engine::resolve::{Sources, resolve, resolve_stack};
 use circuitscope::engine::resume::{Variant, resume};
 use circuitscope::engine::{Action, Edit, EditStack, Freeze, Site, SiteKind, Trace, Which};
-use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
+use circuitscope::progress::Progress;
 use common::fixture;
 use proptest::prelude::*;
 

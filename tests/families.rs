@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use circuitscope::engine::{Capture, NoHooks, Site, SiteKind};
-use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
 use circuitscope::model::families::FAMILIES;
+use circuitscope::progress::Progress;
 use common::{fixture, worst};
 
 fn expected(folder: &std::path::Path) -> BTreeMap<String, Vec<u8>> {

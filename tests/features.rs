@@ -11,20 +11,20 @@ use circuitscope::engine::generate::{Sampling, generate};
 use circuitscope::engine::resolve::{Sources, resolve, resolve_stack};
 use circuitscope::engine::resume::{Variant, resume};
 use circuitscope::engine::{Edit, EditStack, Site, SiteKind, Trace};
-use circuitscope::features::feature_edit::{changed, steered};
-use circuitscope::features::formats::{self, saelens};
+use circuitscope::features::dictionary::cross_layer::Later;
+use circuitscope::features::dictionary::edit::{changed, steered};
+use circuitscope::features::dictionary::formats::{self, saelens};
 use circuitscope::features::harvest::activations;
-use circuitscope::features::index::Index;
-use circuitscope::features::index_file;
-use circuitscope::features::later::Later;
 use circuitscope::features::reading::{Order, read};
 use circuitscope::features::rows::{Cut, Rows};
+use circuitscope::features::scan::index::Index;
+use circuitscope::features::scan::index_file;
 use circuitscope::features::scan::{Plan, Subject};
 use circuitscope::features::train::activations::Table;
 use circuitscope::features::train::{Method, Origin, Settings, Trainer};
-use circuitscope::features::{Activation, Dictionary, Place};
-use circuitscope::jobs::Progress;
+use circuitscope::features::{Activation, Dictionary, Place, Store};
 use circuitscope::model::Model;
+use circuitscope::progress::Progress;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -344,6 +344,7 @@ fn a_feature_edit_changes_exactly_what_it_says() {
     ];
     let progress = Progress::new();
     let base = Trace::run(&model, vec![3, 59, 4, 60], &progress).unwrap();
+    let store = Store::default();
     for (activation, input, output) in cases {
         let dictionary = random(activation, d, d, input, output);
         let dir = tempfile::tempdir().unwrap();
@@ -361,7 +362,7 @@ fn a_feature_edit_changes_exactly_what_it_says() {
         ] {
             let action = Action::Feature { dictionary: spec.clone(), feature: feature as usize, change };
             let edit = Edit::new(place.site, action).at(3);
-            let ops = Arc::new(vec![resolve(&edit, &Sources::alone(&base)).unwrap()]);
+            let ops = Arc::new(vec![resolve(&edit, &Sources::alone(&base).with_dictionaries(&store)).unwrap()]);
             let run = Trace::run_edited(&model, base.ids.clone(), ops.clone(), &progress).unwrap();
             let (before, after) = (base.value(place.site).unwrap(), run.value(place.site).unwrap());
             let moved: Vec<Vec<f32>> = (after - before).unwrap().to_vec2().unwrap();
@@ -386,10 +387,20 @@ fn a_feature_edit_changes_exactly_what_it_says() {
             Site::new(SiteKind::ResidPre, 0),
             Action::Feature { dictionary: spec.clone(), feature: 0, change: FeatureChange::Set(0.0) },
         );
-        assert!(resolve(&elsewhere, &Sources::alone(&base)).unwrap_err().to_string().contains("edit it there"));
+        assert!(
+            resolve(&elsewhere, &Sources::alone(&base).with_dictionaries(&store))
+                .unwrap_err()
+                .to_string()
+                .contains("edit it there")
+        );
         let absent =
             Edit::new(place.site, Action::Feature { dictionary: spec, feature: 24, change: FeatureChange::Set(0.0) });
-        assert!(resolve(&absent, &Sources::alone(&base)).unwrap_err().to_string().contains("0 to 23"));
+        assert!(
+            resolve(&absent, &Sources::alone(&base).with_dictionaries(&store))
+                .unwrap_err()
+                .to_string()
+                .contains("0 to 23")
+        );
     }
 }
 
@@ -403,7 +414,8 @@ fn a_cross_layer_feature_is_edited_at_every_layer_it_writes() {
     let own = random(Activation::Relu, d, d, "blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out");
     let more = |seed: f32| (&own.w_dec * f64::from(seed)).unwrap();
     let dictionary = Dictionary { later: Later::Memory(vec![more(0.5), more(-2.0)]), ..own.clone() };
-    circuitscope::features::store::insert("a cross-layer transcoder", &dictionary).unwrap();
+    let store = Store::default();
+    store.insert("a cross-layer transcoder", Arc::new(dictionary.clone())).unwrap();
     let acts = dictionary.encode(&base.value(Site::new(SiteKind::ResidMid, 0)).unwrap(), &progress).unwrap();
     let (feature, active) = acts.row(3).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
     let row = dictionary.direction(feature as usize).unwrap();
@@ -419,7 +431,7 @@ fn a_cross_layer_feature_is_edited_at_every_layer_it_writes() {
         let site = Site::new(SiteKind::MlpOut, layer);
         for (edit, amount) in [(&edits[layer], -active), (&steering[layer], 2.0)] {
             assert_eq!(edit.site, site);
-            let ops = vec![resolve(&edit.clone().at(3), &Sources::alone(&base)).unwrap()];
+            let ops = vec![resolve(&edit.clone().at(3), &Sources::alone(&base).with_dictionaries(&store)).unwrap()];
             let run = Trace::run_edited(&model, base.ids.clone(), Arc::new(ops.clone()), &progress).unwrap();
             let moved: Vec<Vec<f32>> =
                 (run.value(site).unwrap() - base.value(site).unwrap()).unwrap().to_vec2().unwrap();
@@ -436,7 +448,7 @@ fn a_cross_layer_feature_is_edited_at_every_layer_it_writes() {
     }
     // All of them together, by the numbers of a full run and of a resumed one.
     let stack = EditStack { edits, ..EditStack::default() };
-    let ops = resolve_stack(&stack, &Sources::alone(&base)).unwrap();
+    let ops = resolve_stack(&stack, &Sources::alone(&base).with_dictionaries(&store)).unwrap();
     let run = Trace::run_edited(&model, base.ids.clone(), Arc::new(ops.clone()), &progress).unwrap();
     let prepared = Prepared::new(&model.config, base.len());
     let resumed = resume(&base, &prepared, &[Variant::new(ops, &base).unwrap()], 3, &progress).unwrap();
@@ -745,7 +757,8 @@ fn attributions_are_slopes() {
     ];
     for (i, dictionary) in cases.into_iter().enumerate() {
         let spec = format!("attributed {i}");
-        circuitscope::features::store::insert(&spec, &dictionary).unwrap();
+        let store = Store::default();
+        store.insert(&spec, Arc::new(dictionary.clone())).unwrap();
         let reading = read(Arc::new(dictionary.clone()), trace.clone(), &progress).unwrap();
         let found = reading.attribution(answer, wrong, &progress).unwrap();
         assert_eq!(found.features, reading.acts.features);
@@ -761,7 +774,10 @@ fn attributions_are_slopes() {
             let moved = |by: f32| {
                 let change = FeatureChange::Scale(1.0 + by);
                 let edits = changed(&dictionary, &spec, f as usize, change, &model.config).unwrap();
-                let edits = edits.into_iter().map(|e| resolve(&e.at(p), &Sources::alone(&trace)).unwrap()).collect();
+                let edits = edits
+                    .into_iter()
+                    .map(|e| resolve(&e.at(p), &Sources::alone(&trace).with_dictionaries(&store)).unwrap())
+                    .collect();
                 logit(&Trace::run_edited(&model, trace.ids.clone(), Arc::new(edits), &progress).unwrap())
             };
             // Small enough to stay on one side of most bends, large enough for f32; one of two sizes has to do.
@@ -785,7 +801,7 @@ fn attributions_are_slopes() {
 /// What ships: every built-in dictionary fits its model and is as good as its card says.
 #[test]
 fn shipped_dictionaries_are_good() {
-    for b in circuitscope::features::store::BUILTINS {
+    for b in circuitscope::features::dictionary::store::BUILTINS {
         let model = Model::open(b.model).unwrap();
         let d = circuitscope::features::open(b.name, &Progress::new()).unwrap();
         let rows = Rows::cut(&model, &["mixed".to_owned()], &Cut::new(128, Some(60_000)), &Progress::new()).unwrap();

@@ -4,8 +4,8 @@
 mod common;
 
 use circuitscope::engine::NoHooks;
-use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
+use circuitscope::progress::Progress;
 use common::gguf::{Value, file, llama_fixture};
 use common::{fixture, worst};
 

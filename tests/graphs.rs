@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use circuitscope::analysis::component::Component;
 use circuitscope::analysis::direct_attribution::direct_attribution;
 use circuitscope::analysis::head_scores::repeated_random;
 use circuitscope::analysis::why_head::why_head;
-use circuitscope::circuit::Component;
 use circuitscope::engine::gradient::gradients;
 use circuitscope::engine::{Freeze, Site, SiteKind, Trace};
 use circuitscope::graph::components::{Keep, Traced, trace_prediction};
@@ -21,8 +21,8 @@ use circuitscope::graph::part::Part;
 use circuitscope::graph::readers::Attention;
 use circuitscope::graph::targets::Target;
 use circuitscope::graph::{Influence, Input, NodeKind, prune};
-use circuitscope::jobs::Progress;
 use circuitscope::model::Model;
+use circuitscope::progress::Progress;
 use common::{families, fixture};
 use serde_json::Value;
 

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use circuitscope::Error;
-use circuitscope::jobs::Progress;
-use circuitscope::lab::induction::circuit_scores;
-use circuitscope::lab::{LABS, TrainOptions};
 use circuitscope::model::Model;
 use circuitscope::model::builtin::BUILTINS;
+use circuitscope::progress::Progress;
+use circuitscope::training::induction::circuit_scores;
+use circuitscope::training::{LABS, TrainOptions};
 
 #[test]
 fn the_textbook_circuit_stands() {
@@ -31,7 +31,7 @@ fn every_builtin_opens_and_is_small() {
 
 #[test]
 fn shipped_lab_models_do_what_their_cards_say() {
-    use circuitscope::lab::{addition, alphabetical};
+    use circuitscope::training::{addition, alphabetical};
     let model = Model::open("alphabetical").unwrap();
     for letters in 2..=7 {
         let right = alphabetical::accuracy(&model, letters, 500).unwrap();
@@ -39,7 +39,7 @@ fn shipped_lab_models_do_what_their_cards_say() {
     }
     // A circuit small enough to read: every head of the first layer is needed.
     for head in 0..2 {
-        let without = circuitscope::lab::course::without_head(&model, 0, head).unwrap();
+        let without = circuitscope::training::course::without_head(&model, 0, head).unwrap();
         assert!(alphabetical::accuracy(&without, 6, 300).unwrap() < 0.9);
     }
     let model = Model::open("addition").unwrap();

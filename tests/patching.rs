@@ -10,7 +10,7 @@ use circuitscope::analysis::pair::Pair;
 use circuitscope::analysis::patching::{Ablation, ablation, patching};
 use circuitscope::analysis::sweep::{By, Found, SITES, Sweep};
 use circuitscope::engine::{Freeze, SiteKind, Trace};
-use circuitscope::jobs::Progress;
+use circuitscope::progress::Progress;
 use common::{entry, grid, ids, oracle, smollm2, worst};
 
 fn pair() -> &'static (Pair, Metric) {

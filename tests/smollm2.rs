@@ -7,7 +7,7 @@ use circuitscope::analysis::head_scores::{Measure, Score, head_scores};
 use circuitscope::analysis::logit_lens::logit_lens;
 use circuitscope::analysis::norms::norms;
 use circuitscope::engine::Trace;
-use circuitscope::jobs::Progress;
+use circuitscope::progress::Progress;
 use common::{entry, grid, ids, oracle, smollm2, worst};
 
 fn number(v: &serde_json::Value) -> f32 {

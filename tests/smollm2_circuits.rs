@@ -5,14 +5,15 @@ mod common;
 
 use std::sync::Arc;
 
+use circuitscope::analysis::component::Component;
 use circuitscope::analysis::metric::Metric;
 use circuitscope::analysis::pair::Pair;
+use circuitscope::analysis::patching::Ablation;
 use circuitscope::circuit::eap::{EdgeScores, Path, edge_scores};
 use circuitscope::circuit::find::{Runs, refine, top_edges};
 use circuitscope::circuit::quality::Trial;
-use circuitscope::circuit::{Component, Outside};
 use circuitscope::engine::Trace;
-use circuitscope::jobs::Progress;
+use circuitscope::progress::Progress;
 use common::{oracle, smollm2};
 
 fn pair() -> (Pair, Metric) {
@@ -32,7 +33,7 @@ fn faithfulness(trial: &[Trial<'_>], scores: &EdgeScores, n: usize) -> f32 {
 #[test]
 fn faithfulness_of_eap_and_eap_ig_is_their_authors() {
     let (pair, metric) = pair();
-    let trial = [Trial::new(&pair, metric, Outside::Resample, None).unwrap()];
+    let trial = [Trial::new(&pair, metric, Ablation::Resample, None).unwrap()];
     let eap = edge_scores(&pair, metric, Path::Clean, &Progress::new()).unwrap();
     let ig = edge_scores(&pair, metric, Path::Integrated(5), &Progress::new()).unwrap();
     for (scores, n, expected) in [

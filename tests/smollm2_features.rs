@@ -3,16 +3,17 @@
 mod common;
 
 use candle_core::{Device, Tensor};
+use circuitscope::engine::dictionaries::NoDictionaries;
 use circuitscope::engine::edit::{Action, Direction, Edit, FeatureChange};
 use circuitscope::engine::resolve::{Sources, resolve};
 use circuitscope::engine::{Site, SiteKind, Trace};
-use circuitscope::features::concept::{ConceptSet, Pool, held};
+use circuitscope::features::dictionary::edit::changed;
+use circuitscope::features::direction::concept::{ConceptSet, Pool, held};
 use circuitscope::features::direction::{Method, fit};
-use circuitscope::features::feature_edit::changed;
 use circuitscope::features::rows::{Cut, Rows};
 use circuitscope::features::steering::{Watched, dose_response, strengths};
-use circuitscope::features::{Activation, Dictionary, Place};
-use circuitscope::jobs::Progress;
+use circuitscope::features::{Activation, Dictionary, Place, Store};
+use circuitscope::progress::Progress;
 use common::smollm2;
 
 #[test]
@@ -35,7 +36,9 @@ fn sentiment_is_a_direction_that_steers() {
     // The strengths that the window shows.
     let alphas = strengths(2.0, 6);
     let edit = |alpha| concept.steer(layer, alpha).map(|e| vec![e]);
-    let doses = dose_response(&model, &ids, &edit, &alphas, &watched, &Rows::default(), &progress, |_| {}).unwrap();
+    let doses =
+        dose_response(&model, &ids, &edit, &NoDictionaries, &alphas, &watched, &Rows::default(), &progress, |_| {})
+            .unwrap();
     assert!(doses.windows(2).all(|d| d[0].share < d[1].share), "{doses:?}");
     assert_eq!(doses.len(), 13);
     assert!(doses[0].share < 0.3 && doses[12].share > 0.95, "{doses:?}");
@@ -110,12 +113,13 @@ fn ablating_a_feature_changes_exactly_what_the_edit_says() {
         model_name: None,
         config: serde_json::Value::Null,
     };
-    circuitscope::features::store::insert("positions", &dictionary).unwrap();
+    let store = Store::default();
+    store.insert("positions", std::sync::Arc::new(dictionary.clone())).unwrap();
     let acts = dictionary.encode(&base.value(place.site).unwrap(), &progress).unwrap();
     let feature = (0..n as u32).max_by(|a, b| acts.at(n, *a).total_cmp(&acts.at(n, *b))).unwrap();
     assert!(acts.at(n, feature) > 0.1, "the last position's feature is active there");
     let edits = changed(&dictionary, "positions", feature as usize, FeatureChange::Set(0.0), &model.config).unwrap();
-    let ops = edits.iter().map(|e| resolve(e, &Sources::alone(&base)).unwrap()).collect();
+    let ops = edits.iter().map(|e| resolve(e, &Sources::alone(&base).with_dictionaries(&store)).unwrap()).collect();
     let run = Trace::run_edited(&model, base.ids.clone(), std::sync::Arc::new(ops), &progress).unwrap();
     let after: Vec<Vec<f32>> = run.value(place.site).unwrap().to_vec2().unwrap();
     let row = dictionary.direction(feature as usize).unwrap();

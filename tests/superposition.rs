@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use circuitscope::jobs::Progress;
-use circuitscope::lab::toy::geometry::Shape;
-use circuitscope::lab::toy::phases::Grid;
-use circuitscope::lab::toy::presets::by_name;
-use circuitscope::lab::toy::setup::{Task, sparsities};
-use circuitscope::lab::toy::{Moment, Recipe, Toy};
+use circuitscope::progress::Progress;
+use circuitscope::superposition::geometry::Shape;
+use circuitscope::superposition::phases::Grid;
+use circuitscope::superposition::presets::by_name;
+use circuitscope::superposition::setup::{Task, sparsities};
+use circuitscope::superposition::{Moment, Recipe, Toy};
 
 fn trained(recipe: &Recipe) -> Moment {
     let mut toy = Toy::new(Arc::new(recipe.setup().unwrap())).unwrap();

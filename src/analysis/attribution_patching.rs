@@ -11,7 +11,7 @@ use super::sweep::{By, Found};
 use crate::engine::gradient::{Gradients, gradients};
 use crate::engine::{Freeze, Site, SiteKind, Which};
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// The estimates at chosen sites.
 pub struct AttributionPatching {

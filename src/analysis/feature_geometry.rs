@@ -3,11 +3,10 @@
 
 use candle_core::{Device, Tensor};
 
+use super::interference::{Interference, measured, norms};
 use crate::error::{Error, Result};
-use crate::features::Dictionary;
-use crate::jobs::Progress;
-use crate::lab::toy::geometry::{Interference, measured, norms};
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// Which directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub struct FeatureGeometry {
 }
 
 /// The directions as rows, [count][hidden].
-fn rows_of(model: &Model, directions: Directions, dictionary: Option<&Dictionary>) -> Result<Tensor> {
+fn rows_of(model: &Model, directions: Directions, decoder: Option<&Tensor>) -> Result<Tensor> {
     let none = |what: String| Error::request(what);
     let t = match directions {
         // A tied model keeps one matrix for both.
@@ -70,8 +69,7 @@ fn rows_of(model: &Model, directions: Directions, dictionary: Option<&Dictionary
         },
         Directions::Unembedding => model.weights.unembed.t()?,
         Directions::Decoder(_) => {
-            let dictionary = dictionary.ok_or_else(|| none("no dictionary is open; open one first".to_owned()))?;
-            dictionary.w_dec.clone()
+            decoder.ok_or_else(|| none("no dictionary is open; open one first".to_owned()))?.clone()
         }
         Directions::Neurons(layer) => {
             let block = model.weights.blocks.get(layer);
@@ -93,18 +91,18 @@ fn pick(rows: &Tensor, list: &[usize]) -> Result<Tensor> {
     Ok(rows.index_select(&Tensor::from_vec(ids, list.len(), &Device::Cpu)?, 0)?)
 }
 
-/// Measures all directions (`dictionary` is whose decoder is meant); `chosen` are those whose cosines are wanted one by one.
+/// Measures all directions (`decoder`, [feature, d_model], is the dictionary's that [`Directions::Decoder`] means); `chosen` are those whose cosines are wanted one by one.
 ///
 /// # Errors
 /// If the model has no such directions, or the work was cancelled.
 pub fn feature_geometry(
     model: &Model,
     directions: Directions,
-    dictionary: Option<&Dictionary>,
+    decoder: Option<&Tensor>,
     chosen: &[usize],
     progress: &Progress,
 ) -> Result<FeatureGeometry> {
-    let rows = rows_of(model, directions, dictionary)?;
+    let rows = rows_of(model, directions, decoder)?;
     let (count, hidden) = rows.dims2()?;
     progress.expect(2 * count.div_ceil(PART) as u64 + 2);
     let mut norm = Vec::with_capacity(count);
@@ -167,7 +165,7 @@ pub fn feature_geometry(
         chosen: Vec::new(),
         cosines: Vec::new(),
     };
-    all.choose(model, dictionary, chosen)
+    all.choose(model, decoder, chosen)
 }
 
 impl FeatureGeometry {
@@ -175,7 +173,7 @@ impl FeatureGeometry {
     ///
     /// # Errors
     /// If the model is another one that has no such directions.
-    pub fn choose(&self, model: &Model, dictionary: Option<&Dictionary>, chosen: &[usize]) -> Result<Self> {
+    pub fn choose(&self, model: &Model, decoder: Option<&Tensor>, chosen: &[usize]) -> Result<Self> {
         let chosen: Vec<usize> = chosen.iter().copied().filter(|i| *i < self.count).collect();
         let cosines = if chosen.is_empty() {
             Vec::new()
@@ -187,7 +185,7 @@ impl FeatureGeometry {
                     let ids = Tensor::from_vec(ids, chosen.len(), &Device::Cpu)?;
                     model.weights.unembed.index_select(&ids, 1)?.t()?.contiguous()?
                 }
-                _ => pick(&rows_of(model, self.directions, dictionary)?, &chosen)?,
+                _ => pick(&rows_of(model, self.directions, decoder)?, &chosen)?,
             };
             let u = unit(&few)?;
             u.matmul(&u.t()?)?.flatten_all()?.to_vec1::<f32>()?
@@ -199,7 +197,7 @@ impl FeatureGeometry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::toy::geometry::interference;
+    use crate::analysis::interference::interference;
 
     #[test]
     fn a_models_embedding_is_measured_as_a_toys_is() {

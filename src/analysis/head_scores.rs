@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::engine::Trace;
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// The scores, in the order of lists and menus.
 pub const SCORES: [Score; 5] = [Score::Previous, Score::Duplicate, Score::Induction, Score::Entropy, Score::Distance];

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::engine::logits::{Ranked, summarise};
 use crate::engine::{NoHooks, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Tokens kept in each cell's ranking.
 pub const TOP: usize = 10;

@@ -8,7 +8,7 @@ use crate::engine::Trace;
 use crate::engine::kernels::math;
 use crate::engine::logits::row_summary;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Names of the metrics, as the command line and the window offer them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default, clap::ValueEnum)]

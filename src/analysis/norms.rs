@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 
 use crate::engine::{SiteKind, Trace};
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Euclidean norms.
 #[derive(Clone, Debug, Default)]

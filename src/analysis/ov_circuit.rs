@@ -11,8 +11,8 @@ use crate::engine::forward::Prepared;
 use crate::engine::hooks::NoHooks;
 use crate::engine::kernels::norm;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// Tokens of the vocabulary that are tried beside the prompt's.
 const SAMPLE: usize = 192;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::alignment::{align, inverse};
 use super::metric::{Metric, Readout};
+use crate::engine::dictionaries::{Dictionaries, NoDictionaries};
 use crate::engine::resolve::{Alignment, Sources};
-use crate::engine::{Trace, Which};
+use crate::engine::{EditStack, Trace, Which};
 use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::progress::Progress;
 
 /// A run, and the one that it is compared with where there is one.
 #[derive(Clone)]
@@ -18,16 +21,66 @@ pub struct Pair {
     pub alignment: Alignment,
     /// Runs over whose positions a mean is taken; the edited run itself where there are none.
     pub reference: Arc<Vec<Arc<Trace>>>,
+    /// Where edits of features find their dictionaries.
+    pub dictionaries: Arc<dyn Dictionaries>,
 }
 
 impl Pair {
     pub fn alone(clean: Arc<Trace>) -> Self {
-        Self { clean, corrupted: None, alignment: Vec::new(), reference: Arc::default() }
+        Self {
+            clean,
+            corrupted: None,
+            alignment: Vec::new(),
+            reference: Arc::default(),
+            dictionaries: Arc::new(NoDictionaries),
+        }
     }
 
     pub fn new(clean: Arc<Trace>, corrupted: Arc<Trace>) -> Self {
         let alignment = align(&clean.ids, &corrupted.ids);
-        Self { clean, corrupted: Some(corrupted), alignment, reference: Arc::default() }
+        Self { corrupted: Some(corrupted), alignment, ..Self::alone(clean) }
+    }
+
+    /// With the dictionaries that edits of features name.
+    #[must_use]
+    pub fn with_dictionaries(mut self, dictionaries: Arc<dyn Dictionaries>) -> Self {
+        self.dictionaries = dictionaries;
+        self
+    }
+
+    /// Runs the prompts that a stack of edits refers to, and its reference texts.
+    ///
+    /// # Errors
+    /// A stack of the corrupted run without a corrupted prompt; as runs; [`Error::Cancelled`].
+    pub fn for_stack(
+        model: &Arc<Model>,
+        stack: &EditStack,
+        clean: Vec<u32>,
+        corrupted: Option<Vec<u32>>,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
+        let pair = match corrupted {
+            Some(corrupted) => Self::new(run(clean)?, run(corrupted)?),
+            None if stack.base == Which::Clean => Self::alone(run(clean)?),
+            None => {
+                return Err(Error::request(
+                    "the stack edits the corrupted run of a pair; give the other prompt as well (--corrupt)",
+                ));
+            }
+        };
+        pair.with_reference(&stack.reference, progress)
+    }
+
+    /// With runs of the texts over whose positions means are taken.
+    ///
+    /// # Errors
+    /// As runs of those texts; [`Error::Cancelled`].
+    pub fn with_reference(mut self, texts: &[String], progress: &Progress) -> Result<Self> {
+        let model = &self.clean.model;
+        let run = |text: &String| Ok(Arc::new(Trace::run(model, model.encode(text, false)?, progress)?));
+        self.reference = Arc::new(texts.iter().map(run).collect::<Result<_>>()?);
+        Ok(self)
     }
 
     /// With an alignment of the user's; one that does not fit these prompts is left aside.
@@ -78,7 +131,7 @@ impl Pair {
             Ok(other) => Sources::pair(run, base, other, self.alignment_from(base)),
             Err(_) => Sources::alone(run),
         };
-        Ok(sources.with_reference(&self.reference))
+        Ok(sources.with_reference(&self.reference).with_dictionaries(&*self.dictionaries))
     }
 
     /// A metric that compares with the clean run.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::engine::Trace;
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Side of a thumbnail, cells; longer patterns are pooled.
 pub const THUMB: usize = 40;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Two principal components.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use crate::engine::resume::{Variant, bytes_per_row, layer_weights, resume, rows_
 use crate::engine::site::Axis;
 use crate::engine::{Action, Edit, Site, SiteKind, Trace, Which};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// The axes of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,15 +7,15 @@
 
 use candle_core::Tensor;
 
-use crate::circuit::contributions::Contributions;
-use crate::circuit::wiring::{Component, Wiring};
+use super::component::Component;
+use super::contributions::Contributions;
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::kernels::norm::normalize;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::config::QkNorm;
+use crate::progress::Progress;
 
 /// A component and what it contributes; `None` stands for biases and whatever is constant.
 pub type Share = (Option<Component>, f32);
@@ -177,7 +177,8 @@ fn unnormed(
 
 /// What every component wrote before a layer, as its first norm passes it on.
 struct Parts {
-    wiring: Wiring,
+    /// [writer]
+    writers: Vec<Component>,
     /// [pos] of [sender, d_model]
     rows: Vec<Tensor>,
 }
@@ -185,7 +186,7 @@ struct Parts {
 impl Parts {
     fn of(trace: &Trace, layer: usize, n: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
-        let wiring = Wiring::new(c);
+        let writers = Component::writers(c, layer);
         let all = Contributions::part(trace, 0..n, layer, progress)?;
         let stream = trace.get(SiteKind::ResidPre, layer)?.narrow(0, 0, n)?.contiguous()?;
         let norm = FrozenNorm::of(&stream, trace.model.weights.blocks[layer].ln1.as_ref(), c)?;
@@ -196,7 +197,7 @@ impl Parts {
             .map(|v| norm.apply(&Tensor::from_vec(v, (n, c.d_model), device)?))
             .collect::<Result<Vec<_>>>()?;
         let stacked = Tensor::stack(&through, 1)?;
-        Ok(Self { wiring, rows: (0..n).map(|p| Ok(stacked.get(p)?)).collect::<Result<_>>()? })
+        Ok(Self { writers, rows: (0..n).map(|p| Ok(stacked.get(p)?)).collect::<Result<_>>()? })
     }
 
     fn project(&self, direction: &Tensor, pos: usize) -> Result<Vec<f32>> {
@@ -206,8 +207,7 @@ impl Parts {
     /// Largest first, with what the components leave of the total.
     fn ranked(&self, values: &[f32], total: f32) -> Vec<Share> {
         let rest = total - values.iter().sum::<f32>();
-        let mut out: Vec<Share> =
-            values.iter().enumerate().map(|(s, v)| (Some(self.wiring.sender_at(s)), *v)).collect();
+        let mut out: Vec<Share> = values.iter().enumerate().map(|(s, v)| (Some(self.writers[s]), *v)).collect();
         let scale = values.iter().fold(total.abs(), |m, v| m.max(v.abs()));
         if rest.abs() > 1e-4 * scale {
             out.push((None, rest));

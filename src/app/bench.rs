@@ -15,9 +15,9 @@ use super::layout::Layout;
 use super::views::{ViewKind, Workspace};
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
-use crate::lab::toy::presets;
 use crate::model::Model;
 use crate::session::Document;
+use crate::superposition::presets;
 
 const TOKENS: usize = 256;
 const TEXT: &str = include_str!("../../assets/text/prose.txt");
@@ -51,7 +51,8 @@ pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
 /// The graph of the usual prompt, while the pointer drags and the wheel turns.
 fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let ctx = egui::Context::default();
-    let document = Document { model: model.spec.clone(), prompt: super::PROMPT.to_owned(), ..Document::default() };
+    let document =
+        Document { model: model.spec.clone(), prompt: crate::session::start::PROMPT.to_owned(), ..Document::default() };
     let mut app = App::new(&ctx, document, Vec::new());
     app.layout = Layout::single(ViewKind::Graph);
     app.state.apply(Action::TraceGraph, 0.0);
@@ -81,7 +82,7 @@ fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
 /// models of the first preset are training.
 pub fn lab_frame() -> Result<Value> {
     let ctx = egui::Context::default();
-    let mut app = App::new(&ctx, super::document(&crate::cli::WindowArgs::default())?, Vec::new());
+    let mut app = App::new(&ctx, crate::session::start::Start::default().document()?, Vec::new());
     app.settle(&ctx, Duration::from_secs(60))?;
     let mut of = |layout: Layout| {
         app.layout = layout;
@@ -109,7 +110,7 @@ pub fn features_frame(model: &Arc<Model>, dictionary: &Dictionary, repeat: usize
     }
     let folder = tempfile::tempdir().map_err(|e| Error::failed(format!("there is no room for a dictionary: {e}")))?;
     let path = folder.path().join("dictionary");
-    crate::features::formats::saelens::save(dictionary, &path, &Value::Null)?;
+    crate::features::dictionary::formats::saelens::save(dictionary, &path, &Value::Null)?;
     let ctx = egui::Context::default();
     let document = Document { model: model.spec.clone(), prompt: text(model, 128)?, ..Document::default() };
     let mut app = App::new(&ctx, document, Vec::new());

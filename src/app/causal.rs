@@ -159,6 +159,7 @@ impl State {
             Some(c) => Pair::new(clean, c).aligned(self.document.alignment.as_ref()),
             None => Pair::alone(clean),
         });
+        self.pair = self.pair.take().map(|p| p.with_dictionaries(self.features.store.clone()));
         self.counterparts = match &self.pair {
             Some(Pair { corrupted: Some(c), alignment, .. }) => inverse(alignment, c.len()),
             _ => Vec::new(),

@@ -7,10 +7,11 @@ use super::command::Action;
 use super::notify::Level;
 use super::state::{Slot, State};
 use crate::analysis::metric::MetricKind;
+use crate::analysis::patching::Ablation;
 use crate::circuit::cart::Cart;
 use crate::circuit::eap::EdgeScores;
 use crate::circuit::file::{CircuitFile, PromptPair};
-use crate::circuit::{Edge, Outside, Wiring};
+use crate::circuit::{Edge, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::layout::Cut;
@@ -38,7 +39,7 @@ impl GraphTarget {
 /// How circuits are tried.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct CircuitSettings {
-    pub outside: Outside,
+    pub outside: Ablation,
     /// The prompt set that circuits are tried on as well.
     pub set: Option<String>,
     pub curve: bool,

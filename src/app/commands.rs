@@ -13,7 +13,8 @@ use super::save::Save;
 use super::selection::Focus;
 use super::views::{ViewKind, Workspace};
 use super::{App, lessons};
-use crate::circuit::{Component, Member};
+use crate::analysis::component::Component;
+use crate::circuit::Member;
 
 impl App {
     pub(super) fn act(&mut self, ctx: &egui::Context, action: Action) {

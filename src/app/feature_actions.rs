@@ -4,22 +4,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::features::{CONTEXT, Chosen, Examples, FeatureAction, FeaturesState, Scanned, Search, Trained};
-use super::kept_scans;
 use super::notify::{Level, Notices};
 use crate::engine::edit::{Action as Do, Direction, FeatureChange};
 use crate::engine::{Edit, Site, SiteKind};
 use crate::error::{Error, Result};
-use crate::features::concept::ConceptSet;
+use crate::features::dictionary::edit::{changed, steered};
+use crate::features::dictionary::formats::saelens;
+use crate::features::direction::concept::ConceptSet;
 use crate::features::direction::{Concept, find};
-use crate::features::feature_edit::{changed, steered};
 use crate::features::feature_map::feature_map;
-use crate::features::formats::saelens;
 use crate::features::rows::{Cut, Rows};
+use crate::features::scan::index_file;
 use crate::features::scan::{Plan, Subject};
 use crate::features::steering::{Watched, dose_response, strengths};
 use crate::features::train::activations::Keep;
+use crate::features::train::kept;
 use crate::features::train::recipe::{Recipe, Training};
-use crate::features::{Dictionary, Place, index_file};
+use crate::features::{Dictionary, Place};
 use crate::files::{file_name, write_atomic};
 use crate::jobs::Run;
 use crate::model::Model;
@@ -97,10 +98,9 @@ impl FeaturesState {
         match action {
             FeatureAction::Open(spec) => {
                 self.spec.clone_from(&spec);
-                self.dictionary.start(&self.wake, move |p, _| {
-                    // Edits that name it then find it read already.
-                    crate::features::shared(&spec, p).map(|d| (*d).clone())
-                });
+                let store = self.store.clone();
+                // Edits that name it then find it read already.
+                self.dictionary.start(&self.wake, move |p, _| store.open(&spec, p).map(|d| (*d).clone()));
             }
             FeatureAction::Close => self.close_dictionary(),
             FeatureAction::Site(site, target) => {
@@ -111,7 +111,7 @@ impl FeaturesState {
                 let target = target.as_deref().map(Place::parse).transpose()?;
                 let d = d.placed(Place::parse(&site)?, target)?;
                 d.check(&model()?.config)?;
-                crate::features::store::insert(&spec, &d)?;
+                self.store.insert(&spec, Arc::new(d.clone()))?;
                 self.dictionary.start(&self.wake, move |_, _| Ok(d));
             }
             FeatureAction::Order(order) => (self.order, self.attribution_key) = (order, None),
@@ -264,7 +264,7 @@ impl FeaturesState {
                 shard: (0, 1),
                 window: WINDOW,
             };
-            let file = keep.map(|folder| kept_scans::file(&folder, &plan));
+            let file = keep.map(|folder| crate::features::scan::kept::file(&folder, &plan));
             let file = file.and_then(|f| {
                 // Where none can be kept the scan is made all the same.
                 let aside = |e: &Error| drop(asides.send(format!("This scan is not kept for another time: {e}.")));
@@ -306,12 +306,30 @@ impl FeaturesState {
         self.doses.reset();
         self.dosed = self.name(chosen);
         let (model, ids) = (model.clone(), run.trace.ids.clone());
+        let store = self.store.clone();
         self.doses.start(&self.wake, move |progress, parts| {
             let alphas = strengths(most, 6);
             let rows = Rows::cut(&model, &[text], &Cut::new(64, Some(192)), progress)?;
-            dose_response(&model, &ids, &edits, &alphas, &watched, &rows, progress, |d| parts.send(d))
+            dose_response(&model, &ids, &edits, &*store, &alphas, &watched, &rows, progress, |d| parts.send(d))
         });
         Ok(())
+    }
+
+    /// Finds out how many bytes of activations are kept; what is being taken away is measured when it is.
+    pub(super) fn measure_activations(&mut self) {
+        if self.kept_bytes.is_running() {
+            return;
+        }
+        let folder = self.activations.clone();
+        self.kept_bytes.start(&self.wake, move |_, _| Ok(kept::bytes(&folder)));
+    }
+
+    fn forget_activations(&mut self) {
+        let folder = self.activations.clone();
+        self.kept_bytes.start(&self.wake, move |_, _| {
+            kept::remove(&folder)?;
+            Ok(kept::bytes(&folder))
+        });
     }
 
     fn start_training(&mut self, recipe: Recipe, keep: bool, model: Arc<Model>) -> Result<()> {

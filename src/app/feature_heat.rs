@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::features::Sparse;
 use crate::features::reading::{Order, Reading};
 use crate::gpu::HeatData;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Cells that are kept at most, 64 MB of them: over a hundred thousand features on a prompt of a hundred tokens.
 const CELLS: usize = 1 << 24;

@@ -7,8 +7,8 @@ use super::features::{Chosen, FeaturesState};
 use super::pending::{Pending, Wake};
 use crate::error::{Error, Result};
 use crate::features::Dictionary;
+use crate::features::dictionary::store;
 use crate::features::labels::{self, Changes, Label, Labels, Unit};
-use crate::features::store;
 use crate::model::Model;
 
 /// What was read: the file, its labels, and what went wrong with writing the file before it.

@@ -7,10 +7,11 @@ use super::features::{Chosen, FeaturesState};
 use crate::engine::resolve::{Sources, resolve_stack};
 use crate::engine::{EditStack, Trace};
 use crate::error::Result;
-use crate::features::Place;
 use crate::features::direction::Concept;
-use crate::jobs::{Progress, Run};
+use crate::features::{Place, Store};
+use crate::jobs::Run;
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// What a row is of.
 #[derive(Clone, Debug)]
@@ -76,10 +77,10 @@ impl FeaturesState {
             rows.extend(self.kept.iter().map(|k| Row::Feature(k.0)));
             names.extend(self.kept.iter().map(|k| self.name(Chosen::Feature(k.0))));
         }
-        let (follow, continued) = (self.follow, self.continued.clone());
+        let (follow, continued, store) = (self.follow, self.continued.clone(), self.store.clone());
         self.monitored.start(&self.wake, move |progress, _| {
             let prompt = trace.len();
-            let trace = follow_on(&model, trace, follow, &continued, progress)?;
+            let trace = follow_on(&model, trace, follow, &continued, &store, progress)?;
             let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
             let acts = match &dictionary {
                 Some(d) => {
@@ -117,6 +118,7 @@ fn follow_on(
     trace: Arc<Trace>,
     follow: Follow,
     continued: &Continued,
+    store: &Store,
     progress: &Progress,
 ) -> Result<Arc<Trace>> {
     let more = match follow {
@@ -135,6 +137,6 @@ fn follow_on(
     }
     // Edits of single positions, and those of the prompt or of what is generated, mean the same positions here.
     let prompt = Trace::run(model, trace.ids.clone(), progress)?;
-    let ops = resolve_stack(&continued.stack, &Sources::alone(&prompt))?;
+    let ops = resolve_stack(&continued.stack, &Sources::alone(&prompt).with_dictionaries(store))?;
     Ok(Arc::new(Trace::run_edited(model, ids, Arc::new(ops), progress)?))
 }

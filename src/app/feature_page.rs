@@ -9,8 +9,8 @@ use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dashboard::{Effects, Groups, effects, group_examples, neighbours, neuron_direction};
 use crate::features::direction::Concept;
-use crate::features::index::Index;
 use crate::features::scan::Subject;
+use crate::features::scan::index::Index;
 use crate::features::{Dictionary, Place};
 use crate::model::Model;
 
@@ -101,7 +101,7 @@ impl FeaturesState {
     }
 
     /// What the index knows of a feature or neuron.
-    pub fn entry(&self, chosen: Chosen) -> Option<&crate::features::index::Entry> {
+    pub fn entry(&self, chosen: Chosen) -> Option<&crate::features::scan::index::Entry> {
         match chosen {
             Chosen::Feature(f) => self.index.value.as_ref()?.entries.get(f as usize),
             Chosen::Neuron(layer, n) => {

@@ -7,13 +7,13 @@ use super::feature_heat::heat;
 use super::feature_monitor::{Continued, Follow};
 use super::feature_work::{rank, split};
 use super::features::{Asked, Chosen, FeatureAction, FeaturesState, Watch};
-use super::kept_scans;
 use super::notify::{Level, Notices};
 use crate::error::{Error, Result};
-use crate::features::index::Index;
+use crate::features::Dictionary;
 use crate::features::reading::{Order, read};
 use crate::features::scan::Subject;
-use crate::features::{Dictionary, index_file};
+use crate::features::scan::index::Index;
+use crate::features::scan::index_file;
 use crate::jobs::task::Event;
 use crate::jobs::{Run, Task};
 use crate::model::Model;
@@ -240,7 +240,7 @@ impl FeaturesState {
         self.sought = Some((Arc::downgrade(model), d.clone()));
         let (place, model) = (self.scans.clone(), model.clone());
         self.found.start(&self.wake, move |_, _| {
-            let newest = kept_scans::newest(&place, &model, &Subject::Features(d))?;
+            let newest = crate::features::scan::kept::newest(&place, &model, &Subject::Features(d))?;
             newest.map(|p| index_file::open(&p)).transpose()
         });
     }

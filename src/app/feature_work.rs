@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::features::Dictionary;
 use crate::features::dashboard::{Groups, group_examples};
 use crate::features::harvest::activations;
-use crate::features::index::{Example, Index};
-use crate::jobs::Progress;
+use crate::features::scan::index::{Example, Index};
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// How far each neuron's examples fall into unrelated groups, the furthest first.
 pub(super) fn rank(index: &Arc<Index>, progress: &Progress) -> Result<Ranking> {

@@ -16,21 +16,21 @@ pub use super::feature_page::Page;
 use super::feature_work::Split;
 pub use super::pending::Pending;
 use super::pending::Wake;
-use super::{kept_activations, kept_scans};
 use crate::engine::{Site, SiteKind};
-use crate::features::concept::Pool;
 use crate::features::dashboard::Groups;
+use crate::features::dictionary::formats::saelens;
+use crate::features::direction::concept::Pool;
 use crate::features::direction::{Concept, Method};
 use crate::features::feature_map::FeatureMap;
-use crate::features::formats::saelens;
-use crate::features::index::Index;
 use crate::features::labels::{self, Label, Unit};
 use crate::features::quality::Quality;
 use crate::features::reading::{Order, Reading};
+use crate::features::scan::index::Index;
 use crate::features::steering::Dose;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::{Point, Settings};
-use crate::features::{Dictionary, Place, Sparse};
+use crate::features::{Dictionary, Place, Sparse, Store};
+use crate::features::{scan, train};
 use crate::jobs::task::Event;
 use crate::jobs::{Run, Task};
 use crate::model::Model;
@@ -145,6 +145,8 @@ pub enum FeatureAction {
 
 pub struct FeaturesState {
     pub spec: String,
+    /// Dictionaries that were opened, by which edits find theirs.
+    pub store: Arc<Store>,
     pub dictionary: Pending<Dictionary>,
     /// Dictionaries whose sites were named here, and what their files say of them.
     pub(super) unnamed: HashMap<String, (Option<Place>, Option<Place>)>,
@@ -227,6 +229,7 @@ impl FeaturesState {
         let ctx = ctx.clone();
         Self {
             spec: String::new(),
+            store: Arc::default(),
             dictionary: Pending::default(),
             unnamed: HashMap::new(),
             reading: Pending::default(),
@@ -272,8 +275,8 @@ impl FeaturesState {
             },
             queue: VecDeque::new(),
             place: labels::folder(),
-            scans: kept_scans::folder(),
-            activations: kept_activations::folder(),
+            scans: scan::kept::folder(),
+            activations: train::kept::folder(),
             kept_bytes: Pending::default(),
             keeps: false,
             found: Pending::default(),

@@ -9,9 +9,9 @@ use super::views::Context;
 use super::views::features::layer_field;
 use super::widgets::{choice, line_with};
 use crate::engine::SiteKind;
-use crate::features::concept::{Pool, SHIPPED};
+use crate::features::dictionary::store::BUILTINS;
 use crate::features::direction::Method;
-use crate::features::store::BUILTINS;
+use crate::features::direction::concept::{Pool, SHIPPED};
 
 /// Fields of the panel that are not part of the document.
 #[derive(Clone, Debug)]

@@ -90,7 +90,7 @@ impl App {
 }
 
 pub(super) fn read_stack(path: &std::path::Path) -> Message {
-    match crate::cli::generate::read_stack(path) {
+    match crate::engine::EditStack::open(path) {
         Ok(stack) => Message::Stack(path.to_owned(), stack),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }

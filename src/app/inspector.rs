@@ -9,8 +9,9 @@ use super::topbar::facts_table;
 use super::views::Context;
 use super::widgets::bars::{Bar, bar};
 use super::widgets::token_text;
+use crate::analysis::component::{Component, Part};
 use crate::analysis::head_scores::SCORES;
-use crate::circuit::{Component, Edge, Member, Part, Receiver};
+use crate::circuit::{Edge, Member, Receiver};
 use crate::features::labels::Unit;
 use crate::jobs::Kind;
 

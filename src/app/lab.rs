@@ -7,9 +7,9 @@ use eframe::egui;
 use super::notify::{Level, Notices};
 use crate::error::Error;
 use crate::jobs::training::{Report, Training};
-use crate::lab::toy::presets::{PRESETS, Preset};
-use crate::lab::toy::recipe::Sweep;
-use crate::lab::toy::{Moment, Recipe, Setup};
+use crate::superposition::presets::{PRESETS, Preset};
+use crate::superposition::recipe::Sweep;
+use crate::superposition::{Moment, Recipe, Setup};
 
 /// Moments kept for scrubbing; of more than that every second one goes.
 const MOMENTS: usize = 400;
@@ -97,7 +97,7 @@ impl LabState {
     }
 
     pub fn preset(&self) -> &'static Preset {
-        crate::lab::toy::presets::by_name(self.preset).unwrap_or(&PRESETS[0])
+        crate::superposition::presets::by_name(self.preset).unwrap_or(&PRESETS[0])
     }
 
     /// The recipe differs from what is shown.
@@ -226,7 +226,7 @@ impl LabState {
     pub fn apply(&mut self, action: LabAction, notices: &mut Notices) {
         match action {
             LabAction::Preset(name) => {
-                if let Some(p) = crate::lab::toy::presets::by_name(name) {
+                if let Some(p) = crate::superposition::presets::by_name(name) {
                     self.preset = p.name;
                     self.recipe = (p.recipe)();
                     self.start(notices);

@@ -7,10 +7,10 @@ use super::lab::{LabAction, SPEEDS};
 use super::theme;
 use super::views::Context;
 use super::widgets::colorbar::number;
-use crate::lab::toy::Recipe;
-use crate::lab::toy::presets::PRESETS;
-use crate::lab::toy::recipe::Sweep;
-use crate::lab::toy::setup::{OptimiserKind, Task, Tie, importance, sparsities};
+use crate::superposition::Recipe;
+use crate::superposition::presets::PRESETS;
+use crate::superposition::recipe::Sweep;
+use crate::superposition::setup::{OptimiserKind, Task, Tie, importance, sparsities};
 
 /// Figures and settings.
 pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -146,7 +146,7 @@ fn sweep(ui: &mut egui::Ui, r: &mut Recipe) {
                 ui.add(egui::DragValue::new(&mut grid.tries).range(1..=10).speed(0.1)).accessible_name("models a cell");
             });
             if side != grid.densities.len() {
-                *grid = crate::lab::toy::phases::Grid::new(side, grid.tries);
+                *grid = crate::superposition::phases::Grid::new(side, grid.tries);
             }
         }
     }

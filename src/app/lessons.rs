@@ -16,12 +16,12 @@ use super::theme::{self, Palette};
 use super::views::{self, ViewKind, Workspace};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{EditStack, Site, SiteKind};
-use crate::features::store::{self, BUILTINS};
+use crate::features::dictionary::store::{self, BUILTINS};
 use crate::features::text;
-use crate::lab::toy::{Recipe, presets};
 use crate::model::builtin;
 use crate::session::Document;
 use crate::session::lesson::{Lesson, Prepared, Step, head, shipped};
+use crate::superposition::{Recipe, presets};
 
 /// Tokens that a lesson's scan reads.
 const TOKENS: usize = 50_000;
@@ -118,7 +118,7 @@ pub fn check(lesson: &Lesson) -> Result<(), String> {
         if let Some(n) = s.preset.as_deref().filter(|n| presets::by_name(n).is_none()) {
             return say("preset", n);
         }
-        if let Some(n) = s.lab.as_deref().filter(|n| crate::lab::by_name(n).is_none()) {
+        if let Some(n) = s.lab.as_deref().filter(|n| crate::training::by_name(n).is_none()) {
             return say("lab model", n);
         }
         let dictionary = s.dictionary.as_deref();
@@ -245,7 +245,7 @@ impl Lessons {
         if let Some(k) = s.instance {
             out.push(Action::Lab(LabAction::Select(k)));
         }
-        if let Some(lab) = s.lab.as_deref().and_then(crate::lab::by_name) {
+        if let Some(lab) = s.lab.as_deref().and_then(crate::training::by_name) {
             out.push(Action::Scratch(ScratchAction::Choose(lab.name)));
         }
         if let Some(m) = &s.model {

@@ -19,8 +19,6 @@ pub mod features_panel;
 mod files;
 pub mod fonts;
 pub mod inspector;
-mod kept_activations;
-mod kept_scans;
 pub mod lab;
 pub mod lab_panel;
 pub mod layout;
@@ -63,44 +61,17 @@ use self::strip::Strip;
 use self::theme::Palette;
 use self::topbar::TopBar;
 use self::views::{Context, ViewKind, Workspace};
-use crate::cli::WindowArgs;
 use crate::error::{Error, Result};
-use crate::features::formats;
+use crate::features::dictionary::formats;
 use crate::gpu::adapter;
 use crate::jobs::Worker;
-use crate::model::builtin::{self, BUILTINS};
+use crate::session::start::Start;
 use crate::session::{Document, lesson, recent};
 
-/// A prompt that most English models have an opinion on: indirect object identification.
-pub const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
-
-/// What the window opens on.
-pub fn document(args: &WindowArgs) -> Result<Document> {
-    let model = args.model.clone().map_or_else(builtin::default_name, Ok)?;
-    let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
-    let ioi = args.prompt.is_none() && args.ids.is_none() && own.is_none();
-    let stack = args.edits.as_deref().map(crate::cli::generate::read_stack).transpose()?.unwrap_or_default();
-    Ok(Document {
-        corrupted: args.corrupt.clone().unwrap_or_default(),
-        alignment: None,
-        stack,
-        cart: Default::default(),
-        // The ids are named where the prompt would stand.
-        prompt: match &args.ids {
-            Some(ids) => format!("{} token ids", ids.len()),
-            None => args.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
-        },
-        ids: args.ids.clone(),
-        answer: args.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
-        wrong: args.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
-        model,
-    })
-}
-
 /// Opens the window and stays until it is closed.
-pub fn run(args: WindowArgs) -> Result<()> {
+pub fn run(args: Start) -> Result<()> {
     let started = Instant::now();
-    let document = document(&args)?;
+    let document = args.document()?;
     let options = eframe::NativeOptions {
         viewport: egui::ViewportBuilder::default()
             .with_title("circuitscope")

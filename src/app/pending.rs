@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::jobs::Task;
 use crate::jobs::task::{Event, Parts};
-use crate::jobs::{Progress, Task};
+use crate::progress::Progress;
 
 /// Asks for another frame.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;

@@ -9,8 +9,8 @@ use eframe::egui;
 use super::notify::{Level, Notices};
 use crate::error::Error;
 use crate::jobs::course::{CourseRun, Report};
-use crate::lab::course::{STATE, Sight};
-use crate::lab::{LABS, Lab, StepReport, TrainOptions, by_name};
+use crate::training::course::{STATE, Sight};
+use crate::training::{LABS, Lab, StepReport, TrainOptions, by_name};
 
 /// What can be asked for.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::scratch::ScratchAction;
 use super::theme;
 use super::views::{Context, Workspace};
 use super::widgets::colorbar::number;
-use crate::lab::LABS;
+use crate::training::LABS;
 
 pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let s = &cx.state.scratch;

@@ -12,7 +12,7 @@ use super::stage::{Run, Stage};
 use super::wiring::Edge;
 use crate::analysis::metric::{Metric, Readout};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// How an edge search is going.
 #[derive(Clone, Debug)]

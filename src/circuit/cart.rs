@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::edges::Edges;
-use super::wiring::{Component, Edge, Member, Wiring};
+use super::wiring::{Edge, Member, Wiring};
+use crate::analysis::component::Component;
 use crate::error::{Error, Result};
 
 /// A circuit in the making: of components, with every edge between them, or of edges one by one.

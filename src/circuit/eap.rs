@@ -13,17 +13,18 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::checks::check_lengths;
-use super::contributions::Contributions;
-use super::wiring::{Edge, Part, Receiver, Wiring};
+use super::wiring::{Edge, Receiver, Wiring};
+use crate::analysis::component::Part;
+use crate::analysis::contributions::Contributions;
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
 use crate::engine::gradient::{Along, Passes, differentiate, runs_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Which};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::config::{ModelConfig, NormKind, Parallel};
 use crate::model::weights::{Linear, Norm};
+use crate::progress::Progress;
 
 /// Steps of EAP-IG unless somebody says otherwise: the authors' demo.
 pub const STEPS: usize = 5;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::wiring::{Component, Edge, Receiver, Wiring};
+use super::wiring::{Edge, Receiver, Wiring};
+use crate::analysis::component::Component;
 
 /// Edges of one wiring, a bit each; and of some MLPs which of their neurons the edges mean.
 #[derive(Clone, Debug, PartialEq, Eq)]

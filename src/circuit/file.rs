@@ -6,10 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::cart::{Cart, names};
-use super::contributions::Outside;
 use super::edges::Edges;
-use super::wiring::{Component, Edge, Wiring};
+use super::wiring::{Edge, Wiring};
+use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
+use crate::analysis::patching::Ablation;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::model::Model;
@@ -24,7 +25,7 @@ pub struct CircuitFile {
     pub prompts: Vec<PromptPair>,
     pub metric: MetricKind,
     /// What stands in for everything outside.
-    pub outside: Outside,
+    pub outside: Ablation,
     /// How it was found, in words.
     pub method: String,
     pub nodes: Vec<NodeEntry>,
@@ -82,7 +83,7 @@ impl CircuitFile {
         model: &Model,
         prompts: Vec<PromptPair>,
         metric: MetricKind,
-        outside: Outside,
+        outside: Ablation,
         method: String,
         edges: &Edges,
         score: impl Fn(Edge) -> f32,

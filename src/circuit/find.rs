@@ -7,7 +7,7 @@ use super::quality::Trial;
 use super::stage::Run;
 use super::wiring::Edge;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// The `n` edges of largest |score|, without those on no path from the embedding to the logits.
 pub fn top_edges(scores: &EdgeScores, n: usize) -> Edges {

@@ -4,7 +4,6 @@
 pub mod acdc;
 pub mod cart;
 mod checks;
-pub mod contributions;
 pub mod eap;
 pub mod edges;
 pub mod file;
@@ -15,7 +14,6 @@ pub mod quality;
 pub mod stage;
 pub mod wiring;
 
-pub use contributions::Outside;
 pub use edges::Edges;
 pub use stage::Stage;
-pub use wiring::{Component, Edge, Member, Part, Receiver, Wiring};
+pub use wiring::{Edge, Member, Receiver, Wiring};

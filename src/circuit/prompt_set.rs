@@ -26,8 +26,8 @@ use serde::Deserialize;
 
 use super::file::PromptPair;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]

@@ -5,17 +5,19 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::contributions::{Means, Outside};
 use super::eap::EdgeScores;
 use super::edges::Edges;
 use super::file::Overlap;
 use super::find::{Runs, top_edges};
 use super::stage::Stage;
-use super::wiring::{Component, Edge, Member};
+use super::wiring::{Edge, Member};
+use crate::analysis::component::Component;
+use crate::analysis::contributions::Means;
 use crate::analysis::metric::{Metric, Readout};
 use crate::analysis::pair::Pair;
+use crate::analysis::patching::Ablation;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// The metric's two ends: everything outside (the reference), and the whole model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,12 +44,12 @@ pub struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// `means`: what stands outside with [`Outside::Mean`]; those of the clean run where none are given.
+    /// `means`: what stands outside with [`Ablation::Mean`]; those of the clean run where none are given.
     ///
     /// # Errors
     /// See [`Stage::new`], and a metric that is the same at both ends, so that nothing can be a share of their
     /// distance.
-    pub fn new(pair: &'a Pair, metric: Metric, outside: Outside, means: Option<&Means>) -> Result<Self> {
+    pub fn new(pair: &'a Pair, metric: Metric, outside: Ablation, means: Option<&Means>) -> Result<Self> {
         let stage = Stage::new(&pair.clean, pair.corrupted.as_deref(), outside, means)?;
         let readout = pair.readout(metric)?;
         let empty = readout.read(&stage.empty()?.normalized, &Progress::new())?;

@@ -16,19 +16,22 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::checks::{bytes, check_lengths, check_memory};
-use super::contributions::{Contributions, Means, Outside, PostNorm, output_weights};
+
 use super::edges::{Edges, Senders};
 use super::limit::Limit;
-use super::wiring::{Component, Edge, Part, Receiver, Wiring};
+use super::wiring::{Edge, Receiver, Wiring};
+use crate::analysis::component::{Component, Part};
+use crate::analysis::contributions::{Contributions, Means, PostNorm, output_weights};
+use crate::analysis::patching::Ablation;
 use crate::engine::forward::Prepared;
 use crate::engine::hooks::NoHooks;
 use crate::engine::kernels::norm;
 use crate::engine::kernels::segments::{Past, Segment};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::config::{Parallel, QkNorm};
 use crate::model::weights::{Linear, Norm};
+use crate::progress::Progress;
 
 type Rows = Arc<Vec<f32>>;
 
@@ -39,7 +42,7 @@ type Inputs = Vec<(usize, usize, Rows)>;
 pub struct Stage {
     pub clean: Arc<Trace>,
     pub wiring: Wiring,
-    pub outside: Outside,
+    pub outside: Ablation,
     /// The first position at which clean run and reference differ.
     first: usize,
     rows: usize,
@@ -94,11 +97,16 @@ const ROWS: usize = 512;
 
 impl Stage {
     /// # Errors
-    /// Prompts of different length with [`Outside::Resample`], or no reference run with the others.
-    pub fn new(clean: &Arc<Trace>, corrupted: Option<&Trace>, outside: Outside, means: Option<&Means>) -> Result<Self> {
+    /// Prompts of different length with [`Ablation::Resample`], or no reference run with the others.
+    pub fn new(
+        clean: &Arc<Trace>,
+        corrupted: Option<&Trace>,
+        outside: Ablation,
+        means: Option<&Means>,
+    ) -> Result<Self> {
         let n = clean.len();
         let mut first = 0;
-        if outside == Outside::Resample {
+        if outside == Ablation::Resample {
             let corrupted = corrupted.ok_or_else(|| {
                 Error::request(
                     "resampling what is outside a circuit needs a corrupted prompt; give one, or choose zero or mean",
@@ -112,27 +120,27 @@ impl Stage {
         let wiring = Wiring::new(&clean.model.config);
         check_memory(wiring, rows, d)?;
         let own = match (outside, means) {
-            (Outside::Mean, None) => Some(Means::of(std::slice::from_ref(clean), &Progress::new())?),
+            (Ablation::Mean, None) => Some(Means::of(std::slice::from_ref(clean), &Progress::new())?),
             _ => None,
         };
         let means = means.or(own.as_ref());
         let repeated = |list: &[Vec<f32>]| -> Vec<Vec<f32>> { list.iter().map(|row| row.repeat(rows)).collect() };
         let reference = match (outside, corrupted, means) {
-            (Outside::Resample, Some(corrupted), _) => Contributions::of(corrupted, first)?.values,
-            (Outside::Mean, _, Some(means)) => repeated(&means.values),
+            (Ablation::Resample, Some(corrupted), _) => Contributions::of(corrupted, first)?.values,
+            (Ablation::Mean, _, Some(means)) => repeated(&means.values),
             _ => vec![vec![0.0; rows * d]; wiring.n_senders()],
         };
         let neurons = match (outside, corrupted, means) {
-            (Outside::Resample, Some(corrupted), _) if wiring.has_mlp() => (0..wiring.n_layers)
+            (Ablation::Resample, Some(corrupted), _) if wiring.has_mlp() => (0..wiring.n_layers)
                 .map(|l| {
                     let post = corrupted.get(SiteKind::MlpPost, l)?.narrow(0, first, rows)?;
                     Ok(post.flatten_all()?.to_vec1()?)
                 })
                 .collect::<Result<Vec<Vec<f32>>>>()?,
-            (Outside::Mean, _, Some(means)) => repeated(&means.neurons),
+            (Ablation::Mean, _, Some(means)) => repeated(&means.neurons),
             _ => Vec::new(),
         };
-        let exact = (outside == Outside::Resample).then_some(corrupted).flatten();
+        let exact = (outside == Ablation::Resample).then_some(corrupted).flatten();
         let stage = Self::with_reference(clean, exact, outside, first, reference)?;
         Ok(Self { neurons: neurons.into_iter().map(Arc::new).collect(), ..stage })
     }
@@ -141,7 +149,7 @@ impl Stage {
     pub fn with_reference(
         clean: &Arc<Trace>,
         exact: Option<&Trace>,
-        outside: Outside,
+        outside: Ablation,
         first: usize,
         reference: Vec<Vec<f32>>,
     ) -> Result<Self> {
@@ -368,7 +376,7 @@ impl Stage {
         let all = 2 * inside > v.n_done + 1 && v.done.iter().all(|s| s < reads);
         let changes = if all { v.n_done - inside + 1 } else { inside };
         let flips: Vec<(usize, bool)> = v.edges.flips(&v.base.edges, receiver).collect();
-        if members <= changes + flips.len() || self.outside == Outside::Zero {
+        if members <= changes + flips.len() || self.outside == Ablation::Zero {
             // Afresh. Where nothing arrives this gives the reference's stream itself. Against a reference of nothing
             // a sum that merely cancels would leave rounding errors that the norm of an empty stream blows up.
             x.copy_from_slice(self.stream(receiver));

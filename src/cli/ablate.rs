@@ -17,7 +17,7 @@ use crate::analysis::sweep::{Found, Sweep};
 use crate::engine::resolve::resolve;
 use crate::engine::{Edit, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -12,8 +12,8 @@ use super::output::document;
 use super::{ModelArgs, emit};
 use crate::engine::{Capture, NoHooks, Trace};
 use crate::error::Result;
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

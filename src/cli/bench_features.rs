@@ -16,8 +16,8 @@ use crate::features::scan::{Plan, Subject};
 use crate::features::train::activations::Table;
 use crate::features::train::maths::{Matrix, product};
 use crate::features::train::{Method, Origin, Settings, Trainer};
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 const FEATURES: usize = 4096;
 #[cfg(feature = "gui")]

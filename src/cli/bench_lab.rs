@@ -7,10 +7,10 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::error::Result;
-use crate::jobs::Progress;
-use crate::lab::toy::geometry::Shape;
-use crate::lab::toy::presets::by_name;
-use crate::lab::toy::{Moment, Recipe, Toy};
+use crate::progress::Progress;
+use crate::superposition::geometry::Shape;
+use crate::superposition::presets::by_name;
+use crate::superposition::{Moment, Recipe, Toy};
 
 /// Seconds of a whole training, with its end.
 fn train(recipe: &Recipe) -> Result<(f64, Toy)> {

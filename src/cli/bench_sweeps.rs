@@ -10,12 +10,13 @@ use super::bench::{plain_pass, time};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::pair::Pair;
+use crate::analysis::patching::Ablation;
 use crate::analysis::patching::patching;
 use crate::analysis::sweep::{By, SITES, Sweep};
+use crate::circuit::Wiring;
 use crate::circuit::eap::{Path, STEPS, edge_scores};
 use crate::circuit::find::{Runs, refine, top_edges};
 use crate::circuit::quality::Trial;
-use crate::circuit::{Outside, Wiring};
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
 use crate::graph::components::{Keep, trace_prediction};
@@ -23,8 +24,8 @@ use crate::graph::layout::{Cut, Drawing, Shown};
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPT: &str = "When Mary and John went to the store, Mary gave a drink to";
@@ -110,7 +111,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
         })?;
         add(format!("{name} of {edges} edges with both runs"), seconds);
     }
-    if let Ok(trial) = Trial::new(pair, metric, Outside::Resample, None) {
+    if let Ok(trial) = Trial::new(pair, metric, Ablation::Resample, None) {
         let scores = edge_scores(pair, metric, Path::Integrated(STEPS), progress)?;
         let trials = [trial];
         let seconds = time(1, || {

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use super::output::document;
 use super::patch::PairArgs;
 use super::{ModelArgs, emit, progress, table};
+use crate::analysis::contributions::Means;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
+use crate::analysis::patching::Ablation;
 use crate::circuit::acdc::acdc;
-use crate::circuit::contributions::{Means, Outside};
 use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
 use crate::circuit::file::{CircuitFile, PromptPair};
 use crate::circuit::find::{edges_above, refine, top_edges};
@@ -23,8 +24,8 @@ use crate::circuit::quality::{Comparison, Curve, Quality, Trial, curve, quality}
 use crate::circuit::{Edge, Edges, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -76,11 +77,11 @@ fn trials<'a>(
     pairs: &'a [Pair],
     prompts: &[PromptPair],
     kind: MetricKind,
-    outside: Outside,
+    outside: Ablation,
     progress: &Progress,
 ) -> Result<Vec<Trial<'a>>> {
     let runs: Vec<Arc<Trace>> = pairs.iter().flat_map(Pair::traces).collect();
-    let means = if outside == Outside::Mean { Some(Means::of(&runs, progress)?) } else { None };
+    let means = if outside == Ablation::Mean { Some(Means::of(&runs, progress)?) } else { None };
     pairs
         .iter()
         .zip(prompts)
@@ -125,8 +126,8 @@ struct FindArgs {
     #[arg(long, value_enum)]
     metric: Option<MetricKind>,
     /// What stands in for everything outside the circuit
-    #[arg(long, value_enum, default_value_t)]
-    outside: Outside,
+    #[arg(long, value_enum, default_value_t = Ablation::Resample)]
+    outside: Ablation,
     /// Where to write the circuit
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
@@ -152,7 +153,7 @@ struct EvalArgs {
     metric: Option<MetricKind>,
     /// What stands in for everything outside the circuit (default: as it was found)
     #[arg(long, value_enum)]
-    outside: Option<Outside>,
+    outside: Option<Ablation>,
     /// A second circuit to compare it with
     #[arg(long, value_name = "other.json")]
     compare: Option<PathBuf>,

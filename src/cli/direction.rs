@@ -12,8 +12,9 @@ use super::output::{document, quoted};
 use super::steering::{self, SteerArgs};
 use super::{ModelArgs, PromptArgs, emit, progress, table};
 use crate::engine::SiteKind;
+use crate::engine::dictionaries::NoDictionaries;
 use crate::error::{Error, Result};
-use crate::features::concept::{ConceptSet, Pool};
+use crate::features::direction::concept::{ConceptSet, Pool};
 use crate::features::direction::{Concept, Method, find};
 use crate::features::harvest::{PASS, activations};
 use crate::features::rows::{Cut, Rows};
@@ -357,14 +358,28 @@ fn execute_steer(args: &Steer) -> Result<()> {
     if args.ablate {
         let steer = SteerArgs { alpha: vec![0.0, 1.0], ..args.steer.clone() };
         let what = format!("{} taken away at layer {layer} (α = 1) or not (0)", concept.name);
-        return steering::execute(&model, &args.model, &args.prompt, &steer, &what, &|alpha| {
-            if alpha == 0.0 { Ok(Vec::new()) } else { Ok(vec![concept.ablate(layer)?]) }
-        });
+        return steering::execute(
+            &model,
+            &args.model,
+            &args.prompt,
+            &steer,
+            &what,
+            &|alpha| {
+                if alpha == 0.0 { Ok(Vec::new()) } else { Ok(vec![concept.ablate(layer)?]) }
+            },
+            &NoDictionaries,
+        );
     }
     let what = format!("{} at layer {layer}", concept.name);
-    steering::execute(&model, &args.model, &args.prompt, &args.steer, &what, &|alpha| {
-        Ok(vec![concept.steer(layer, alpha)?])
-    })
+    steering::execute(
+        &model,
+        &args.model,
+        &args.prompt,
+        &args.steer,
+        &what,
+        &|alpha| Ok(vec![concept.steer(layer, alpha)?]),
+        &NoDictionaries,
+    )
 }
 
 fn execute_similar(args: &Similar) -> Result<()> {

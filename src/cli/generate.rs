@@ -1,7 +1,7 @@
 //! `generate`: text under edits.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,10 +10,11 @@ use serde_json::json;
 use super::output::document;
 use super::{ModelArgs, PromptArgs, emit, progress};
 use crate::analysis::pair::Pair;
+use crate::engine::EditStack;
 use crate::engine::generate::{Sampling, generate};
 use crate::engine::resolve::resolve_stack;
-use crate::engine::{EditStack, Trace};
 use crate::error::{Error, Result};
+use crate::features::Store;
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
@@ -44,58 +45,18 @@ pub struct Arguments {
     seed: u64,
 }
 
-/// Reads a saved stack.
-pub fn read_stack(path: &Path) -> Result<EditStack> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
-    serde_json::from_str(&text).map_err(|e| {
-        Error::request(format!(
-            "{} is not a stack of edits: {e}; save one from the window or see the README",
-            path.display()
-        ))
-    })
-}
-
-/// The runs a stack refers to. The prompt given is the base, whichever the stack calls it.
-pub fn pair_for(
-    model: &Arc<Model>,
-    stack: &EditStack,
-    ids: Vec<u32>,
-    other: Option<Vec<u32>>,
-    progress: &crate::jobs::Progress,
-) -> Result<Pair> {
-    let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
-    let base = run(ids)?;
-    let mut pair = match other {
-        Some(other) if stack.base == crate::engine::Which::Clean => Pair::new(base, run(other)?),
-        Some(other) => Pair::new(run(other)?, base),
-        None if stack.base == crate::engine::Which::Clean => Pair::alone(base),
-        None => {
-            return Err(Error::request(
-                "the stack edits the corrupted run of a pair; give the other prompt as well (--corrupt)",
-            ));
-        }
-    };
-    let reference = stack.reference.iter().map(|t| run(model.encode(t, false)?)).collect::<Result<Vec<_>>>()?;
-    pair.reference = Arc::new(reference);
-    Ok(pair)
-}
-
 pub fn execute(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let ids = args.prompt.required(&model)?;
-    let stack = args.edits.as_deref().map(read_stack).transpose()?.unwrap_or_default();
+    let stack = args.edits.as_deref().map(EditStack::open).transpose()?.unwrap_or_default();
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     sampling.check()?;
     let (progress, bar) = progress("generate");
     let started = Instant::now();
     let ops = if stack.is_active() {
-        let other = args.corrupt.as_ref().map(|t| model.encode(t, args.prompt.bos)).transpose()?;
-        // `-p` is the clean prompt and `--corrupt` the other one, as everywhere.
-        let (base, second) = match (stack.base, other) {
-            (crate::engine::Which::Corrupted, Some(corrupt)) => (corrupt, Some(ids.clone())),
-            (_, other) => (ids.clone(), other),
-        };
-        let pair = pair_for(&model, &stack, base, second, &progress)?;
+        let corrupted = args.corrupt.as_ref().map(|t| model.encode(t, args.prompt.bos)).transpose()?;
+        let pair = Pair::for_stack(&model, &stack, ids.clone(), corrupted, &progress)?
+            .with_dictionaries(Arc::new(Store::default()));
         let ops = resolve_stack(&stack, &pair.sources(stack.base)?)?;
         (pair.run(stack.base)?.ids.clone(), Arc::new(ops))
     } else {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{emit, progress};
 use crate::error::{Error, Result};
-use crate::lab::{LABS, TrainOptions, by_name};
+use crate::training::{LABS, TrainOptions, by_name};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -28,13 +28,12 @@ mod sweep;
 pub mod trace;
 pub mod why;
 
-use std::path::PathBuf;
-
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::{Model, builtin};
+use crate::progress::Progress;
+use crate::session::start::Start;
 
 pub use crate::table::table;
 pub use output::{Bar, emit, note};
@@ -46,36 +45,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
-    pub window: WindowArgs,
-}
-
-/// What the window opens on.
-#[derive(Args, Clone, Debug, Default)]
-pub struct WindowArgs {
-    /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
-    #[arg(short, long, value_name = "MODEL")]
-    pub model: Option<String>,
-    /// Prompt to begin with
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub prompt: Option<String>,
-    /// Prompt to begin with, as token ids
-    #[arg(long, value_name = "1,2,3", value_delimiter = ',', conflicts_with = "prompt")]
-    pub ids: Option<Vec<u32>>,
-    /// Answer token to explain (taken as given, with its leading space)
-    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
-    pub answer: Option<String>,
-    /// Token to compare the answer with
-    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
-    pub wrong: Option<String>,
-    /// The corrupted prompt to compare with
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub corrupt: Option<String>,
-    /// A stack of edits as JSON, as the window saves it
-    #[arg(long, value_name = "FILE")]
-    pub edits: Option<PathBuf>,
-    /// Say how long the first frame and the first result took, then close
-    #[arg(long, hide = true)]
-    pub time: bool,
+    pub window: Start,
 }
 
 /// Every subcommand.

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// Prints to stdout. A reader that went away is no failure.
 pub fn emit(text: &str) -> Result<()> {

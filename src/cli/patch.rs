@@ -44,7 +44,7 @@ pub struct PairArgs {
 
 impl PairArgs {
     /// Both runs.
-    pub fn runs(&self, model: &Arc<Model>, progress: &crate::jobs::Progress) -> Result<Pair> {
+    pub fn runs(&self, model: &Arc<Model>, progress: &crate::progress::Progress) -> Result<Pair> {
         let read = |text: &Option<String>, ids: &Option<Vec<u32>>, name: &str| -> Result<Vec<u32>> {
             match (text, ids) {
                 (Some(text), _) => model.encode(text, self.bos),

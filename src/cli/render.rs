@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use eframe::egui;
 
 use super::sweep::{DoArg, SiteArg, byof};
-use super::{WindowArgs, emit};
+use super::{Start, emit};
 use crate::analysis::feature_geometry::Directions;
 use crate::analysis::patching::Ablation;
 use crate::app::App;
@@ -18,19 +18,19 @@ use crate::app::selection::Focus;
 use crate::app::views::{self, VIEWS, Workspace};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
-use crate::features::concept::Pool;
 use crate::features::direction::Method;
+use crate::features::direction::concept::Pool;
 use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
-use crate::lab::toy::Recipe;
-use crate::lab::toy::presets::{self, PRESETS};
 use crate::model::Model;
+use crate::superposition::Recipe;
+use crate::superposition::presets::{self, PRESETS};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     #[command(flatten)]
-    what: WindowArgs,
+    what: Start,
     /// View to draw, or `window` for everything
     #[arg(long, value_name = "NAME")]
     view: String,
@@ -268,7 +268,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
     };
     let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
-    let document = crate::app::document(&args.what)?;
+    let document = args.what.document()?;
     {
         // The window would show these as messages; here they are errors.
         let model = Model::open(&document.model)?;

@@ -10,6 +10,7 @@ use super::generate::text_of;
 use super::output::document;
 use super::{ModelArgs, PromptArgs, emit, progress, table};
 use crate::engine::Edit;
+use crate::engine::dictionaries::Dictionaries;
 use crate::engine::edit::Positions;
 use crate::engine::generate::Sampling;
 use crate::error::{Error, Result};
@@ -72,6 +73,7 @@ pub fn execute(
     args: &SteerArgs,
     what: &str,
     edits: &dyn Fn(f32) -> Result<Vec<Edit>>,
+    dictionaries: &dyn Dictionaries,
 ) -> Result<()> {
     let ids = prompt.required(model)?;
     if args.alpha.iter().any(|a| !a.is_finite()) {
@@ -91,13 +93,13 @@ pub fn execute(
         None => Rows::default(),
     };
     let started = Instant::now();
-    let doses = dose_response(model, &ids, edits, &args.alpha, &watched, &reference, &progress, |_| {})?;
+    let doses = dose_response(model, &ids, edits, dictionaries, &args.alpha, &watched, &reference, &progress, |_| {})?;
     let mut texts = Vec::new();
     if args.generate > 0 {
         let sampling = Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() };
         let strongest = args.alpha.iter().copied().fold(0f32, |a, b| if b.abs() >= a.abs() { b } else { a });
         for (alpha, edits) in [(0.0, Vec::new()), (strongest, edits(strongest)?)] {
-            let made = continued(model, &ids, &edits, sampling, args.generate, &progress)?;
+            let made = continued(model, &ids, &edits, dictionaries, sampling, args.generate, &progress)?;
             let ids: Vec<u32> = made.iter().map(|t| t.id).collect();
             texts.push(json!({"alpha": alpha, "text": text_of(model, &ids)}));
         }

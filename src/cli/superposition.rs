@@ -6,12 +6,13 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{emit, progress, table};
+use crate::analysis::interference::interference;
 use crate::error::{Error, Result};
-use crate::lab::toy::geometry::{Shape, dimensions_per_feature, interference};
-use crate::lab::toy::presets::{PRESETS, by_name};
-use crate::lab::toy::recipe::Sweep;
-use crate::lab::toy::setup::{Setup, Tie};
-use crate::lab::toy::{Recipe, Snapshot, Toy};
+use crate::superposition::geometry::{Shape, dimensions_per_feature};
+use crate::superposition::presets::{PRESETS, by_name};
+use crate::superposition::recipe::Sweep;
+use crate::superposition::setup::{Setup, Tie};
+use crate::superposition::{Recipe, Snapshot, Toy};
 
 /// Inputs on which the final loss is measured.
 const EVALUATED: usize = 65_536;

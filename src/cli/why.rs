@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::output::document;
 use super::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::analysis::component::Component;
 use crate::analysis::why_head::{Share, why_head};
-use crate::circuit::Component;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 

@@ -3,6 +3,7 @@
 //! numbers only when it is resolved against runs (see [`super::resolve`]).
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -429,6 +430,20 @@ pub struct EditStack {
 }
 
 impl EditStack {
+    /// Reads a saved stack, JSON.
+    ///
+    /// # Errors
+    /// One sentence that names the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        serde_json::from_str(&text).map_err(|e| {
+            Error::request(format!(
+                "{} is not a stack of edits: {e}; save one from the window or see the README",
+                path.display()
+            ))
+        })
+    }
+
     /// The edits that are switched on.
     pub fn active(&self) -> impl Iterator<Item = &Edit> {
         self.edits.iter().filter(|e| e.enabled)

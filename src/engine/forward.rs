@@ -9,9 +9,10 @@ use super::kernels::segments::{self, Past, Segment};
 use super::kernels::{activation, norm, product, rotary};
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::model::Network;
 use crate::model::config::{ModelConfig, NormPlacement, Parallel, Positions, QkNorm};
-use crate::model::weights::{Attention, Linear, Mlp, Norm, Weights};
+use crate::model::weights::{Attention, Linear, Mlp, Norm};
+use crate::progress::Progress;
 
 /// What a backward pass treats as constant, so that the rest becomes linear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -128,13 +129,6 @@ impl Prepared {
     pub fn rotation(&self, layer: usize) -> Option<&rotary::Table> {
         self.table_of[layer].and_then(|i| self.tables.get(i))
     }
-}
-
-/// A config with its weights: everything a pass reads.
-#[derive(Clone, Copy)]
-pub struct Network<'a> {
-    pub config: &'a ModelConfig,
-    pub weights: &'a Weights,
 }
 
 /// x · weight + bias for x [batch, pos, input].

@@ -15,9 +15,9 @@ use super::logits::{largest_indices, row_summary};
 use super::resolve::Op;
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::config::Positions;
+use crate::progress::Progress;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, HashSet};
 
 use candle_core::{Tensor, Var};
 
-use super::forward::{Freeze, Network, Prepared};
+use super::forward::{Freeze, Prepared};
 use super::hooks::Hooks;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::model::Network;
 use crate::model::config::ModelConfig;
+use crate::progress::Progress;
 
 /// Gradients of one metric at chosen sites.
 pub struct Gradients {

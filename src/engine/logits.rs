@@ -4,11 +4,11 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::Network;
 use super::hooks::Hooks;
 use super::kernels::math;
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::model::Network;
+use crate::progress::Progress;
 
 /// Rows unembedded together: enough for an efficient product, few enough that the logits of a
 /// 50,000-token vocabulary take 13 MB and a cancellation is quick.

@@ -1,5 +1,6 @@
 //! HOW a model runs: sites, hooks, the forward pass, and what it leaves behind.
 
+pub mod dictionaries;
 pub mod edit;
 pub mod editor;
 pub mod forward;
@@ -15,7 +16,7 @@ pub mod site;
 pub mod trace;
 
 pub use edit::{Action, Edit, EditStack, Which};
-pub use forward::{Freeze, Network};
+pub use forward::Freeze;
 pub use hooks::{Capture, Hooks, NoHooks};
 pub use site::{Axis, Site, SiteKind};
 pub use trace::Trace;

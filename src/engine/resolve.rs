@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::dictionaries::{Dictionaries, FeatureRows, NoDictionaries};
 use super::edit::{Action, Direction, Edit, EditStack, Positions, Which};
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
-use crate::features::{self, feature_edit::FeatureEdit};
-use crate::jobs::Progress;
 
 /// For each position of one prompt, the position of the other that plays its part.
 pub type Alignment = Vec<Option<usize>>;
@@ -40,6 +39,8 @@ pub struct Sources<'a> {
     pub alignment: Alignment,
     /// Runs over whose positions a mean is taken; the base itself where there are none.
     pub reference: &'a [Arc<Trace>],
+    /// Where edits of features find their dictionaries.
+    pub dictionaries: &'a dyn Dictionaries,
     cache: RefCell<HashMap<(Site, Kept), Arc<Values>>>,
 }
 
@@ -61,6 +62,7 @@ impl<'a> Sources<'a> {
             other: None,
             alignment: Vec::new(),
             reference: &[],
+            dictionaries: &NoDictionaries,
             cache: RefCell::default(),
         }
     }
@@ -73,6 +75,12 @@ impl<'a> Sources<'a> {
     #[must_use]
     pub fn with_reference(mut self, reference: &'a [Arc<Trace>]) -> Self {
         self.reference = reference;
+        self
+    }
+
+    #[must_use]
+    pub fn with_dictionaries(mut self, dictionaries: &'a dyn Dictionaries) -> Self {
+        self.dictionaries = dictionaries;
         self
     }
 
@@ -236,7 +244,7 @@ pub enum Change {
     /// Turns the part along the first unit vector into the second.
     Swap(Arc<Vec<f32>>, Arc<Vec<f32>>),
     /// Changes a feature's activation.
-    Feature(Arc<FeatureEdit>),
+    Feature(Arc<dyn FeatureRows>),
     /// Scores: −∞.
     KnockOut,
     /// Pattern: this weight, the rest of the row rescaled.
@@ -373,8 +381,7 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
             Change::Swap(from?, to?)
         }
         Action::Feature { dictionary, feature, change } => {
-            let dictionary = features::shared(dictionary, &Progress::new())?;
-            Change::Feature(Arc::new(FeatureEdit::new(dictionary, *feature, *change, site, &sources.base.model)?))
+            Change::Feature(sources.dictionaries.change(dictionary, *feature, *change, site, &sources.base.model)?)
         }
         Action::KnockOut => {
             site.kind = SiteKind::AttnScores;
@@ -394,9 +401,7 @@ fn constant(direction: &Direction, edit: &Edit, width: usize, sources: &Sources<
         Direction::Vector(vector) | Direction::Concept { vector, .. } => vector.clone(),
         Direction::Token { id, minus } => unembedding(sources.base, *id, *minus)?,
         Direction::Feature { dictionary, feature } => {
-            let d = features::shared(dictionary, &Progress::new())?;
-            // Only a cross-layer feature writes something else at each site.
-            if d.later.is_empty() { d.direction(*feature)? } else { d.direction_at(*feature, edit.site)? }
+            sources.dictionaries.direction(dictionary, *feature, edit.site)?
         }
         Direction::Difference => Vec::new(),
     };

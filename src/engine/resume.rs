@@ -16,7 +16,7 @@ use super::resolve::Op;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// A base run with other edits.
 #[derive(Clone, Debug)]

@@ -15,9 +15,9 @@ use super::logits::{self, Ranked};
 use super::resolve::Op;
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::config::Positions;
+use crate::progress::Progress;
 
 /// Tokens kept in the ranking of each position.
 pub const TOP: usize = 10;
@@ -70,7 +70,7 @@ impl Trace {
     /// Runs the model on `ids`.
     ///
     /// # Errors
-    /// As [`super::Network::forward`].
+    /// As [`crate::model::Network::forward`].
     pub fn run(model: &Arc<Model>, ids: Vec<u32>, progress: &Progress) -> Result<Self> {
         Self::run_edited(model, ids, Arc::default(), progress)
     }
@@ -78,7 +78,7 @@ impl Trace {
     /// Runs the model on `ids` under edits.
     ///
     /// # Errors
-    /// As [`super::Network::forward`].
+    /// As [`crate::model::Network::forward`].
     pub fn run_edited(model: &Arc<Model>, ids: Vec<u32>, edits: Arc<Vec<Op>>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
         let bytes = Self::bytes_for(model, ids.len());

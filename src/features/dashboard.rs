@@ -4,10 +4,10 @@
 use candle_core::{D, Tensor};
 use serde_json::{Value as Json, json};
 
-use super::dictionary::Dictionary;
-use super::index::{Example, Index, SHOWN};
 use crate::engine::logits::largest_indices;
 use crate::error::{Error, Result};
+use crate::features::dictionary::Dictionary;
+use crate::features::scan::index::{Example, Index, SHOWN};
 use crate::model::Model;
 use crate::model::config::NormKind;
 

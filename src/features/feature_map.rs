@@ -4,10 +4,10 @@ use bhtsne::{Neighbor, tSNE};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::dictionary::Dictionary;
 use crate::engine::logits::largest_indices;
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::features::dictionary::Dictionary;
+use crate::progress::Progress;
 
 /// Features on a map, at most; beyond, every so many-th is taken.
 pub const MOST: usize = 8192;

@@ -2,13 +2,13 @@
 
 use candle_core::Tensor;
 
-use super::place::Place;
 use crate::engine::forward::Prepared;
 use crate::engine::hooks::Chain;
 use crate::engine::{Capture, Hooks, NoHooks};
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::features::dictionary::place::Place;
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// Tokens of one forward pass: enough for the matrix products to be fast, few enough to answer a cancellation soon.
 pub const PASS: usize = 512;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::dictionary::Dictionary;
-use super::store;
 use crate::error::{Error, Result};
+use crate::features::dictionary::Dictionary;
+use crate::features::dictionary::store;
 use crate::files::{data_folder, file_name, write_atomic};
 use crate::model::Model;
 
@@ -32,7 +32,7 @@ pub struct Label {
 pub enum Unit {
     Feature(u32),
     Neuron(usize, usize),
-    /// As [`super::direction::Concept::title`] says it.
+    /// As [`crate::features::direction::Concept::title`] says it.
     Direction(String),
 }
 
@@ -208,7 +208,7 @@ mod tests {
     /// What ships is unpacked where everything can be made again: labels are not.
     #[test]
     fn labels_of_a_shipped_dictionary_lie_with_the_users_data() {
-        let d = crate::features::open("text-features", &crate::jobs::Progress::new()).unwrap();
+        let d = crate::features::open("text-features", &crate::progress::Progress::new()).unwrap();
         let of = |d: &Dictionary| of_dictionary(Path::new("data"), d);
         assert_eq!(of(&d), Path::new("data/labels/dictionary-text-features.json"));
         let own = Dictionary { path: "mine/text-features".into(), ..d };

@@ -6,16 +6,16 @@ use std::time::Instant;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::dictionary::Dictionary;
-use super::harvest::{PASS, run_to};
-use super::place::Place;
-use super::rows::Rows;
 use crate::engine::kernels::with_values;
 use crate::engine::logits::summarise;
 use crate::engine::{Hooks, NoHooks, Site};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::features::dictionary::Dictionary;
+use crate::features::dictionary::place::Place;
+use crate::features::harvest::{PASS, run_to};
+use crate::features::rows::Rows;
 use crate::model::Model;
+use crate::progress::Progress;
 use crate::table::table;
 
 /// Sums over positions, from which the averages are made.
@@ -289,7 +289,7 @@ pub fn evaluate(
     for batch in rows.batches(PASS) {
         let these = rows.some(&batch)?;
         let len = these.len;
-        let values = super::harvest::activations(model, &these.rows(), &[input, output], progress)?;
+        let values = crate::features::harvest::activations(model, &these.rows(), &[input, output], progress)?;
         let (acts, recon) = dictionary.replacement(&values[0], progress)?;
         let target = values[1].contiguous()?;
         let d = dictionary.d_out;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::dictionary::Dictionary;
-use super::encode::Sparse;
-use super::train::maths::dot;
 use crate::engine::gradient::gradients;
 use crate::engine::kernels::math::simd;
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::features::dictionary::Dictionary;
+use crate::features::dictionary::encode::Sparse;
+use crate::features::train::maths::dot;
+use crate::progress::Progress;
 
 /// What decides which features come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

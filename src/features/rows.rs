@@ -7,12 +7,12 @@ use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::text::{Document, bytes, visit};
 use crate::error::{Error, Result};
+use crate::features::text::{Document, bytes, visit};
 use crate::files::{scratch_file, scratch_folder};
-use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::store::read_exact_at;
+use crate::progress::Progress;
 
 /// Token ids kept in memory (64 MiB); those of a larger text go to a file.
 const IN_MEMORY: usize = 16 << 20;

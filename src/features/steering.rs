@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::rows::Rows;
+use crate::engine::dictionaries::Dictionaries;
 use crate::engine::edit::Positions;
 use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Op, Sources, resolve};
 use crate::engine::{Edit, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::features::rows::Rows;
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// Bytes that the runs of a reference text may take.
 const MOST_HELD: usize = 8 << 30;
@@ -65,6 +66,7 @@ pub fn dose_response(
     model: &Arc<Model>,
     ids: &[u32],
     edits: &dyn Fn(f32) -> Result<Vec<Edit>>,
+    dictionaries: &dyn Dictionaries,
     alphas: &[f32],
     watched: &Watched,
     reference: &Rows,
@@ -93,7 +95,7 @@ pub fn dose_response(
     for &alpha in alphas {
         let edits = edits(alpha)?;
         let run = |edits: &[Edit], base: &Trace| -> Result<Trace> {
-            let ops = resolve_all(edits, base)?;
+            let ops = resolve_all(edits, base, dictionaries)?;
             Trace::run_edited(model, base.ids.clone(), Arc::new(ops), progress)
         };
         let p = probabilities(&run(&edits, &base)?, last)?;
@@ -130,8 +132,9 @@ pub fn dose_response(
     Ok(all)
 }
 
-fn resolve_all(edits: &[Edit], base: &Trace) -> Result<Vec<Op>> {
-    edits.iter().map(|e| resolve(e, &Sources::alone(base))).collect()
+fn resolve_all(edits: &[Edit], base: &Trace, dictionaries: &dyn Dictionaries) -> Result<Vec<Op>> {
+    let sources = Sources::alone(base).with_dictionaries(dictionaries);
+    edits.iter().map(|e| resolve(e, &sources)).collect()
 }
 
 /// Probabilities of all next tokens after a position.
@@ -156,12 +159,16 @@ pub fn continued(
     model: &Arc<Model>,
     ids: &[u32],
     edits: &[Edit],
+    dictionaries: &dyn Dictionaries,
     sampling: Sampling,
     limit: usize,
     progress: &Progress,
 ) -> Result<Vec<Generated>> {
-    let ops =
-        if edits.is_empty() { Vec::new() } else { resolve_all(edits, &Trace::run(model, ids.to_vec(), progress)?)? };
+    let ops = if edits.is_empty() {
+        Vec::new()
+    } else {
+        resolve_all(edits, &Trace::run(model, ids.to_vec(), progress)?, dictionaries)?
+    };
     generate(model, ids, &Arc::new(ops), sampling, limit, progress, |_| {})
 }
 

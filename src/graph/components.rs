@@ -29,7 +29,7 @@ use super::targets::{Logits, Target};
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// How much of the whole graph is kept with its edges.
 #[derive(Clone, Copy, Debug, PartialEq)]

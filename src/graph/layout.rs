@@ -13,10 +13,11 @@ use super::marks::Marks;
 use super::neurons::Opened;
 use super::part::{Part, mlp_id};
 use super::{Graph, Influence, NodeKind, prune};
-use crate::circuit::{Component, Member};
+use crate::analysis::component::Component;
+use crate::circuit::Member;
 use crate::engine::Trace;
 use crate::error::Result;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// A graph to be looked at: with its influence in the whole of which it may be a part.
 pub struct Shown {

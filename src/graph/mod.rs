@@ -17,7 +17,7 @@ mod sources;
 pub mod targets;
 
 /// Through which of a head's inputs a link enters it.
-pub use crate::circuit::Part as Input;
+pub use crate::analysis::component::Part as Input;
 pub use influence::Influence;
 pub use prune::{Pruned, prune};
 

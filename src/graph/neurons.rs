@@ -16,7 +16,7 @@ use super::sources::{Source, linear_neurons, mlp_post};
 use super::{Graph, Input, LinkList, Pruned};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// A pruned graph with what its nodes are and how much flows through them.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 
-use crate::circuit::Part as Input;
+use crate::analysis::component::Part as Input;
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::gradient::{Along, differentiate};
@@ -15,8 +15,8 @@ use crate::engine::kernels::activation;
 use crate::engine::kernels::norm::normalize;
 use crate::engine::{Freeze, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::config::{Parallel, QkNorm};
+use crate::progress::Progress;
 
 /// What is done about attention patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, clap::ValueEnum)]

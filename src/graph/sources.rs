@@ -11,9 +11,9 @@ use super::readers::{gate, mlp_norm};
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::{Site, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
 use crate::model::config::Parallel;
 use crate::model::weights::Norm;
+use crate::progress::Progress;
 
 /// Which row of [`Sources::at`] is whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Progress;
+use crate::analysis::contributions::Means;
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
+use crate::analysis::patching::Ablation;
 use crate::circuit::acdc::acdc;
 use crate::circuit::cart::Cart;
-use crate::circuit::contributions::Means;
 use crate::circuit::eap::{EdgeScores, Path as GradientPath, STEPS, edge_scores};
 use crate::circuit::file::PromptPair;
 use crate::circuit::find::{Step, refine, top_edges};
 use crate::circuit::prompt_set::PromptSet;
 use crate::circuit::quality::{Comparison, Curve, Quality, Trial, curve, quality};
-use crate::circuit::{Edges, Outside, Wiring};
+use crate::circuit::{Edges, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::Influence;
@@ -25,13 +25,14 @@ use crate::graph::layout::Shown;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
+use crate::progress::Progress;
 
 /// What a circuit is tried on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CircuitQuestion {
     pub cart: Cart,
     pub metric: Metric,
-    pub outside: Outside,
+    pub outside: Ablation,
     /// A prompt set and how many of its prompts.
     pub set: Option<(String, usize)>,
     /// Whether the curve over sizes is wanted.
@@ -163,8 +164,8 @@ pub(super) fn tried(
 }
 
 /// What stands outside, where that is a mean.
-fn means(outside: Outside, runs: &[Arc<Trace>], progress: &Progress) -> Result<Option<Means>> {
-    if outside == Outside::Mean { Ok(Some(Means::of(runs, progress)?)) } else { Ok(None) }
+fn means(outside: Ablation, runs: &[Arc<Trace>], progress: &Progress) -> Result<Option<Means>> {
+    if outside == Ablation::Mean { Ok(Some(Means::of(runs, progress)?)) } else { Ok(None) }
 }
 
 fn faithfulness(trials: &[Trial<'_>], edges: &Edges, progress: &Progress) -> Result<f32> {

@@ -2,9 +2,9 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use super::Progress;
 use crate::error::Result;
-use crate::lab::{Lab, StepReport, TrainOptions};
+use crate::progress::Progress;
+use crate::training::{Lab, StepReport, TrainOptions};
 
 /// What arrives from the thread.
 pub enum Report {

@@ -3,14 +3,15 @@
 pub mod circuits;
 pub mod course;
 pub mod kind;
-pub mod progress;
+pub mod pool;
 pub mod request;
+pub mod slot;
 pub mod task;
 pub mod training;
 pub mod worker;
 
 pub use kind::{Kind, Lane};
-pub use progress::Progress;
+pub use pool::{Pool, Wake};
 pub use request::{Answer, Compared, Generations, Payload, Request, Run, Subject};
 pub use task::Task;
 pub use training::Training;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Kind;
 use super::circuits::{self, CircuitQuestion, Search, Searched, Tried};
-use super::{Kind, Progress};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::{Attribution, direct_attribution};
@@ -32,6 +32,7 @@ use crate::graph::layout::{Cut, Drawing, Shown};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// What the views look at: a run, or the difference of two.
 #[derive(Clone)]
@@ -382,9 +383,9 @@ impl Request {
                 let trace = Arc::new(Trace::run(&model, ids, progress)?);
                 Payload::RanCorrupted(Arc::new(Run::of(prompt, trace, None, None)))
             }
-            Self::RunEdited { mut pair, stack, like } => {
+            Self::RunEdited { pair, stack, like } => {
                 let model = pair.clean.model.clone();
-                pair.reference = references(&pair, &stack.reference, progress)?;
+                let pair = pair.with_reference(&stack.reference, progress)?;
                 let base = pair.run(stack.base)?.clone();
                 let ops = resolve_stack(&stack, &pair.sources(stack.base)?)?;
                 let trace = Arc::new(Trace::run_edited(&model, base.ids.clone(), Arc::new(ops), progress)?);
@@ -428,8 +429,10 @@ impl Request {
                 Payload::Neurons(Compared { now, minus, alignment: subject.alignment })
             }
             Self::Geometry { model, directions, chosen, known, dictionary } => Payload::Geometry(match known {
-                Some(g) => g.choose(&model, dictionary.as_deref(), &chosen)?,
-                None => feature_geometry(&model, directions, dictionary.as_deref(), &chosen, progress)?,
+                Some(g) => g.choose(&model, dictionary.as_deref().map(|d| &d.w_dec), &chosen)?,
+                None => {
+                    feature_geometry(&model, directions, dictionary.as_deref().map(|d| &d.w_dec), &chosen, progress)?
+                }
             }),
             Self::NeuronTokens { model, layer, neuron } => {
                 Payload::NeuronTokens(neuron_tokens(&model, layer, neuron, 10)?)
@@ -437,8 +440,8 @@ impl Request {
             Self::Projection { subject, settings } => {
                 Payload::Projection(projection(&subject.trace, settings, progress)?)
             }
-            Self::Sweep { mut pair, reference, question, cells, confirmed } => {
-                pair.reference = references(&pair, &reference, progress)?;
+            Self::Sweep { pair, reference, question, cells, confirmed } => {
+                let pair = pair.with_reference(&reference, progress)?;
                 let mut sweep = Sweep::new(&pair, question, progress)?;
                 if let Some(cells) = &cells {
                     sweep = sweep.only(cells);
@@ -510,11 +513,4 @@ impl Request {
             }
         })
     }
-}
-
-/// Runs of the texts over whose positions means are taken.
-fn references(pair: &Pair, texts: &[String], progress: &Progress) -> Result<Arc<Vec<Arc<Trace>>>> {
-    let model = &pair.clean.model;
-    let runs = texts.iter().map(|text| Ok(Arc::new(Trace::run(model, model.encode(text, false)?, progress)?)));
-    Ok(Arc::new(runs.collect::<Result<Vec<_>>>()?))
 }

@@ -4,8 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::Progress;
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// What arrives from a task.
 pub enum Event<T, P> {

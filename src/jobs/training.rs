@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::Progress;
 use crate::error::Result;
-use crate::lab::toy::{Moment, Setup, Toy};
+use crate::progress::Progress;
+use crate::superposition::{Moment, Setup, Toy};
 
 /// Time between two moments that are sent, at least.
 const INTERVAL: Duration = Duration::from_millis(33);

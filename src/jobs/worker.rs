@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::Progress;
 use super::kind::{Kind, Lane};
 use super::request::{Answer, Payload, Request};
 use crate::error::Error;
+use crate::progress::Progress;
 
 /// What runs now.
 #[derive(Clone, Debug)]

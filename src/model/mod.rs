@@ -5,12 +5,15 @@ pub mod config;
 pub mod dequantize;
 pub mod families;
 pub mod gguf;
+mod network;
 pub mod options;
 pub mod safetensors_file;
 pub mod store;
 pub mod tokenizer;
 mod tokenizer_gguf;
 pub mod weights;
+
+pub use network::Network;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,9 +27,8 @@ use self::options::Options;
 use self::store::Store;
 use self::tokenizer::Tokenizer;
 use self::weights::Weights;
-use crate::engine::Network;
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// An opened model.
 #[derive(Debug)]

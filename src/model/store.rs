@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::dequantize::{Stored, decode};
 use crate::error::{Error, Result};
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 /// Where one tensor lies.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 pub mod lesson;
 pub mod recent;
+pub mod start;
 
 use crate::circuit::cart::Cart;
 use crate::engine::EditStack;

@@ -3,6 +3,7 @@
 use eframe::egui::{self, RichText, vec2};
 
 use super::{Cached, Context, Table, View, compared, numbers, ready};
+use crate::analysis::component::Component;
 use crate::analysis::direct_attribution::Attribution;
 use crate::app::command::Action;
 use crate::app::selection::Focus;
@@ -10,7 +11,6 @@ use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
-use crate::circuit::Component;
 use crate::gpu::{HeatData, NOTHING};
 use crate::jobs::Compared;
 

@@ -7,14 +7,16 @@ use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Legend, Line, Plot, PlotPoints};
 
 use super::{Context, Table, View, here};
+use crate::analysis::component::Component;
+use crate::analysis::patching::Ablation;
 use crate::app::command::{Action, Command};
 use crate::app::selection::Focus;
 use crate::app::theme;
 use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::{choice, message, token_text};
+use crate::circuit::Member;
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
 use crate::circuit::quality::{Comparison, Curve};
-use crate::circuit::{Component, Member, Outside};
 use crate::jobs::Kind;
 use crate::jobs::circuits::{Search, Tried};
 
@@ -155,7 +157,7 @@ impl CircuitView {
                 cx.actions.push(Action::SearchCircuit(search));
             }
             let settings = cx.state.circuits.settings.clone();
-            let options = Outside::ALL.map(|o| (o, o.label()));
+            let options = Ablation::ALL.map(|o| (o, o.label()));
             if let Some(outside) = choice(ui, "outside", settings.outside, &options) {
                 cx.actions.push(Action::CircuitSettings(crate::app::circuits::CircuitSettings {
                     outside,
@@ -405,9 +407,9 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
             scale.full,
             scale.empty,
             match tried.question.outside {
-                Outside::Resample => "resampled",
-                Outside::Mean => "at its mean",
-                Outside::Zero => "zero",
+                Ablation::Resample => "resampled",
+                Ablation::Mean => "at its mean",
+                Ablation::Zero => "zero",
             }
         );
         ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));

@@ -4,6 +4,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::{Context, Table, View, here};
 use crate::analysis::audit::{Audit, audit};
+use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::{By, Found, SITES};
@@ -16,7 +17,6 @@ use crate::app::widgets::bars::{self, Bar};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::{choice, message};
-use crate::circuit::Component;
 use crate::engine::{SiteKind, Which};
 use crate::gpu::{HeatData, NOTHING};
 use crate::jobs::Kind;

@@ -16,8 +16,8 @@ use crate::app::widgets::message;
 use crate::app::widgets::plots::over_steps;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
 use crate::gpu::{HeatData, NOTHING};
-use crate::lab::addition::KEY;
-use crate::lab::course::{Named, Sight};
+use crate::training::addition::KEY;
+use crate::training::course::{Named, Sight};
 
 /// The look on screen, or a sentence where there is none.
 fn ready(ui: &mut egui::Ui, cx: &Context<'_>) -> Option<Arc<Sight>> {

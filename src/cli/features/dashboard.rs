@@ -12,13 +12,14 @@ use crate::cli::{ModelArgs, emit, note, progress, table};
 use crate::error::{Error, Result};
 use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
 use crate::features::direction::Concept;
-use crate::features::index::Index;
 use crate::features::labels::{self, Label, Labels, Unit};
 use crate::features::rows::Rows;
+use crate::features::scan::index::Index;
+use crate::features::scan::index_file;
 use crate::features::scan::{Plan, Subject};
-use crate::features::{Dictionary, Place, index_file};
-use crate::jobs::Progress;
+use crate::features::{Dictionary, Place};
 use crate::model::Model;
+use crate::progress::Progress;
 
 /// Tokens shown on either side of an example.
 const WINDOW: usize = 5;
@@ -233,7 +234,8 @@ struct Written {
 
 impl Written {
     fn of(args: &Show, model: &Model, index: &Index) -> Result<Self> {
-        let dictionary = args.dictionary.as_ref().map(|d| crate::features::shared(d, &Progress::new())).transpose()?;
+        let dictionary =
+            args.dictionary.as_ref().map(|d| crate::features::open(d, &Progress::new())).transpose()?.map(Arc::new);
         if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
             let direction = Some(neuron_direction(model, layer, args.feature)?);
             return Ok(Self { direction, dictionary, is_feature: false, layer: Some(layer) });
@@ -325,7 +327,7 @@ pub fn show(args: &Show) -> Result<()> {
         }
         return emit(&page.to_string());
     }
-    let example = |e: &crate::features::index::Example| {
+    let example = |e: &crate::features::scan::index::Example| {
         let text: String = e
             .tokens
             .iter()

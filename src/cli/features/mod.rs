@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use crate::error::Result;
 use crate::features::rows::Cut;
 use crate::features::{Dictionary, Place};
-use crate::jobs::Progress;
 use crate::model::Model;
+use crate::progress::Progress;
 
 #[derive(Args, Debug)]
 pub struct Arguments {

@@ -1,12 +1,15 @@
 //! `features steer`: what changing a feature does.
 
+use std::sync::Arc;
+
 use super::DictionaryArgs;
 use crate::cli::steering::{self, SteerArgs};
 use crate::cli::{ModelArgs, PromptArgs, progress};
 use crate::engine::Edit;
 use crate::engine::edit::FeatureChange;
 use crate::error::Result;
-use crate::features::feature_edit::{changed, steered};
+use crate::features::Store;
+use crate::features::dictionary::edit::{changed, steered};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -34,8 +37,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let dictionary = args.dictionary.open(&progress)?;
     drop(bar);
     // Edits find it by its name, with the site that was given.
-    crate::features::store::insert(&args.dictionary.dictionary, &dictionary)?;
-    let model = std::sync::Arc::new(args.model.open()?);
+    let dictionary = Arc::new(dictionary);
+    let store = Store::default();
+    store.insert(&args.dictionary.dictionary, dictionary.clone())?;
+    let model = Arc::new(args.model.open()?);
     let (spec, feature) = (&args.dictionary.dictionary, args.feature);
     let edits = |alpha: f32| -> Result<Vec<Edit>> {
         if args.set || args.scale {
@@ -44,5 +49,5 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         steered(&dictionary, spec, feature, alpha, &model.config)
     };
-    steering::execute(&model, &args.model, &args.prompt, &args.steer, &format!("feature {feature}"), &edits)
+    steering::execute(&model, &args.model, &args.prompt, &args.steer, &format!("feature {feature}"), &edits, &store)
 }

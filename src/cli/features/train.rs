@@ -10,7 +10,7 @@ use crate::cli::output::document;
 use crate::cli::{ModelArgs, emit, note};
 use crate::error::{Error, Result};
 use crate::features::Place;
-use crate::features::formats::saelens;
+use crate::features::dictionary::formats::saelens;
 use crate::features::train::activations::Keep;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::{Method, Point, Settings};

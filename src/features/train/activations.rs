@@ -11,16 +11,16 @@ use rayon::prelude::*;
 use super::maths::all_finite;
 use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
 use crate::features::harvest::{PASS, activations};
-use crate::features::place::Place;
 use crate::features::rows::Rows;
 use crate::files::{persist, scratch_file, scratch_folder};
 use crate::hash::Hash;
-use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::dequantize::Stored;
 use crate::model::safetensors_file;
 use crate::model::store::read_exact_at;
+use crate::progress::Progress;
 
 /// Rows of one width.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 pub mod activations;
 mod card;
 mod cells;
+pub mod kept;
 pub mod maths;
 pub mod recipe;
 mod row_kernels;
@@ -20,11 +21,11 @@ use serde::{Deserialize, Serialize};
 use self::activations::Table;
 use self::maths::{scale_all, unit};
 use self::step::{FIRST_THRESHOLD, Params, Seen};
-use super::dictionary::{Activation, Dictionary, Normalisation};
-use super::place::Place;
 use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
+use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::files::write_atomic;
-use crate::jobs::Progress;
+use crate::progress::Progress;
 
 pub use settings::{Method, Settings};
 

@@ -10,14 +10,14 @@ use serde_json::json;
 use super::activations::{Harvest, Keep};
 use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
 use crate::error::{Error, Result};
-use crate::features::formats::saelens;
+use crate::features::dictionary::formats::saelens;
 use crate::features::quality::{Quality, ce_score, evaluate};
 use crate::features::rows::{Cut, Rows};
 use crate::features::{Dictionary, Place};
 use crate::files::write_atomic;
-use crate::jobs::Progress;
 use crate::model::Model;
 use crate::model::config::ModelConfig;
+use crate::progress::Progress;
 
 /// Every so many-th row of a text is held out from training.
 pub const HELD_OUT: usize = 20;

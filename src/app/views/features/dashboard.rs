@@ -12,8 +12,8 @@ use crate::app::widgets::colorbar::number;
 use crate::app::widgets::{choice, token_text};
 use crate::engine::edit::{Edit, Positions, Which};
 use crate::features::dashboard::{EACH, Effect};
-use crate::features::index::Entry;
 use crate::features::labels::Unit;
+use crate::features::scan::index::Entry;
 
 /// How edits are put into the stack.
 type Make = fn(Which, Vec<Edit>) -> Action;
@@ -82,7 +82,8 @@ impl View for Dashboard {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let chosen = cx.state.features.chosen?;
         let e = cx.state.features.entry(chosen)?;
-        let text = |e: &crate::features::index::Example| e.tokens.iter().map(|id| cx.text_of(*id)).collect::<String>();
+        let text =
+            |e: &crate::features::scan::index::Example| e.tokens.iter().map(|id| cx.text_of(*id)).collect::<String>();
         Some(Table {
             name: cx.state.features.name(chosen),
             row_axis: "example",
@@ -269,7 +270,7 @@ fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &Page) {
 
 fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Page>) {
     let groups = page.and_then(|p| p.groups.as_ref()).filter(|g| g.count > 1 && g.of.len() == e.top.len());
-    let line = |ui: &mut egui::Ui, x: &crate::features::index::Example| {
+    let line = |ui: &mut egui::Ui, x: &crate::features::scan::index::Example| {
         ui.horizontal(|ui| {
             ui.add_sized([52.0, 14.0], egui::Label::new(RichText::new(number(x.value)).font(theme::mono_small())));
             ui.add(egui::Label::new(example(cx, x, e.max)).truncate())

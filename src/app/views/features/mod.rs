@@ -16,8 +16,8 @@ use crate::app::command::Action;
 use crate::app::features::FeatureAction;
 use crate::app::theme;
 use crate::app::widgets::{captioned, token_text};
-use crate::features::index::Example;
-use crate::features::store::BUILTINS;
+use crate::features::dictionary::store::BUILTINS;
+use crate::features::scan::index::Example;
 
 /// Says what to do where no dictionary is open; true if one is.
 fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {

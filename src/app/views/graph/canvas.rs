@@ -6,11 +6,12 @@ use eframe::egui::{self, Align2, Color32, Pos2, Rect, RichText, Sense, Stroke, S
 
 use super::GraphView;
 use super::picture::{Item, Line, Picture, in_cart, member, mlp_id, pin_part, place_name, tell};
+use crate::analysis::component::Component;
 use crate::app::command::Action;
 use crate::app::theme;
 use crate::app::views::Context;
 use crate::app::widgets::token_text;
-use crate::circuit::{Component, Member};
+use crate::circuit::Member;
 use crate::graph::layout::Drawing;
 use crate::graph::{Input, NodeKind};
 

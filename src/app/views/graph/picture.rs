@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::{GraphView, Grouping};
+use crate::analysis::component::Component;
 use crate::analysis::head_scores::SCORES;
 use crate::app::selection::Focus;
 use crate::app::views::Context;
 use crate::app::widgets::token_text;
-use crate::circuit::{Component, Edge, Member, Receiver};
+use crate::circuit::{Edge, Member, Receiver};
 use crate::graph::layout::Drawing;
 use crate::graph::part::Part;
 use crate::graph::{Input, NodeKind};

@@ -9,8 +9,8 @@ use crate::app::lab::LabAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::plots::said_of_points;
-use crate::lab::toy::geometry::{PLATEAUS, fraction};
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::geometry::{PLATEAUS, fraction};
+use crate::superposition::{Moment, Setup};
 
 #[derive(Default)]
 pub struct Dimensionality;

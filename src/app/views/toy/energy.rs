@@ -10,7 +10,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::plots::said_of_points;
-use crate::lab::toy::Moment;
+use crate::superposition::Moment;
 
 #[derive(Default)]
 pub struct Energy;

@@ -8,10 +8,10 @@ use crate::app::lab::LabAction;
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::number;
-use crate::lab::toy::Setup;
-use crate::lab::toy::gradient::Parameters;
-use crate::lab::toy::setup::Task;
-use crate::lab::toy::training::Frame;
+use crate::superposition::Setup;
+use crate::superposition::gradient::Parameters;
+use crate::superposition::setup::Task;
+use crate::superposition::training::Frame;
 
 #[derive(Default)]
 pub struct Example;

@@ -6,8 +6,8 @@ use super::{caption, feature_color, ready, small_multiples};
 use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::number;
-use crate::lab::toy::geometry::{Shape, fraction};
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::geometry::{Shape, fraction};
+use crate::superposition::{Moment, Setup};
 
 #[derive(Default)]
 pub struct Features;

@@ -3,6 +3,7 @@
 use eframe::egui::{self, RichText};
 
 use super::{all_or_one, caption, feature_labels, ready, small_multiples};
+use crate::analysis::interference::gram;
 use crate::app::command::Action;
 use crate::app::lab::LabAction;
 use crate::app::svg::paint_cells;
@@ -13,8 +14,7 @@ use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::message;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
 use crate::gpu::{HeatData, NOTHING};
-use crate::lab::toy::geometry::gram;
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::{Moment, Setup};
 
 #[derive(Default)]
 pub struct Gram {

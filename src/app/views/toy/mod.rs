@@ -22,7 +22,7 @@ use crate::app::lab::LabAction;
 use crate::app::theme;
 use crate::app::widgets::message;
 use crate::gpu::ColorMap;
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::{Moment, Setup};
 
 /// The moment on screen, or a sentence where there is none.
 fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Moment>)> {

@@ -9,8 +9,8 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::message;
-use crate::lab::toy::phases::{Grid, Phase, expected, losses, margin, phase_of};
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::phases::{Grid, Phase, expected, losses, margin, phase_of};
+use crate::superposition::{Moment, Setup};
 
 #[derive(Default)]
 pub struct Phases;

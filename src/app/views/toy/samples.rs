@@ -9,8 +9,8 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::message;
 use crate::app::widgets::plots::said_of_points;
-use crate::lab::toy::training::Frame;
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::training::Frame;
+use crate::superposition::{Moment, Setup};
 
 #[derive(Default)]
 pub struct Samples;

@@ -9,7 +9,7 @@ use crate::app::theme;
 use crate::app::views::{Context, Table, View};
 use crate::app::widgets::message;
 use crate::gpu::scene::{Camera, Capsule, SceneCallback, sorted};
-use crate::lab::toy::{Moment, Setup};
+use crate::superposition::{Moment, Setup};
 
 pub struct SceneView {
     yaw: f32,

@@ -11,7 +11,7 @@ use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::HeatData;
-use crate::lab::toy::setup::Task;
+use crate::superposition::setup::Task;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Which {

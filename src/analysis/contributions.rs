@@ -1,0 +1,194 @@
+//! What each sender of a circuit wrote to the residual stream in a run.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::engine::kernels::norm::normalize;
+use crate::engine::{Site, SiteKind, Trace};
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+use crate::model::weights::Norm;
+use crate::progress::Progress;
+
+/// Rows from one position on, of every sender: `values[sender]` is [rows, d_model] row-major.
+///
+/// Where attention's output is normalised before it is added, a head's contribution is its part of the
+/// sum times that norm's gain over its divisor in the run; biases belong to nobody.
+#[derive(Clone, Debug)]
+pub struct Contributions {
+    pub values: Vec<Vec<f32>>,
+    /// By layer what attention's biases add, [rows, d_model]; `None` where it has none.
+    pub biases: Vec<Option<Vec<f32>>>,
+}
+
+impl Contributions {
+    pub fn of(trace: &Trace, first: usize) -> Result<Self> {
+        Self::part(trace, first..trace.len(), trace.model.config.n_layers, &Progress::new())
+    }
+
+    /// Of some positions, and of the embedding and the first `layers` layers only.
+    ///
+    /// # Errors
+    /// Values that would not fit in memory; [`Error::Cancelled`], between two layers.
+    pub fn part(trace: &Trace, positions: Range<usize>, layers: usize, progress: &Progress) -> Result<Self> {
+        let c = &trace.model.config;
+        let (first, rows) = (positions.start, positions.len());
+        let bytes = Self::bytes(c, rows, layers);
+        if bytes > MOST {
+            return Err(Error::request(format!(
+                "what every component writes at {rows} positions would take {:.0} GB of memory; shorten the prompt",
+                bytes as f64 / 1e9
+            )));
+        }
+        let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.narrow(0, first, rows)?.flatten_all()?.to_vec1()?) };
+        let mut values = vec![flat(trace.get(SiteKind::ResidPre, 0)?)?];
+        let mut biases = Vec::new();
+        for layer in 0..layers {
+            progress.check()?;
+            let z = trace.get(SiteKind::Z, layer)?.narrow(0, first, rows)?;
+            let post = PostNorm::at(trace, layer, first, rows)?;
+            let heads: Vec<Vec<f32>> = (0..c.n_heads)
+                .into_par_iter()
+                .map(|head| {
+                    let z = z.narrow(1, head, 1)?.squeeze(1)?.contiguous()?;
+                    let raw = z.matmul(&output_weights(trace, layer, head)?)?;
+                    let written = match &post {
+                        Some(post) => post.apply(&raw, c.centres())?,
+                        None => raw,
+                    };
+                    Ok(written.flatten_all()?.to_vec1()?)
+                })
+                .collect::<Result<_>>()?;
+            values.extend(heads);
+            biases.push(bias(trace, layer, post.as_ref(), rows)?);
+            if c.has_mlp() {
+                values.push(flat(trace.value(Site::new(SiteKind::MlpOut, layer))?)?);
+            }
+        }
+        Ok(Self { values, biases })
+    }
+
+    fn bytes(config: &ModelConfig, rows: usize, layers: usize) -> usize {
+        4 * (2 + layers * (config.n_heads + 1)) * rows * config.d_model
+    }
+
+    /// self − other, by sender.
+    pub fn minus(&self, other: &Self) -> Vec<Vec<f32>> {
+        self.values.par_iter().zip(&other.values).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect()).collect()
+    }
+}
+
+/// Means over all rows of some runs.
+#[derive(Clone, Debug, Default)]
+pub struct Means {
+    /// By sender what it writes, [d_model].
+    pub values: Vec<Vec<f32>>,
+    /// By layer the activations of the MLP's neurons, [d_mlp]; empty without MLPs.
+    pub neurons: Vec<Vec<f32>>,
+}
+
+impl Means {
+    /// One run is taken apart at a time.
+    ///
+    /// # Errors
+    /// As [`Contributions::part`].
+    pub fn of(runs: &[Arc<Trace>], progress: &Progress) -> Result<Self> {
+        let mut sums: [Vec<Vec<f64>>; 2] = Default::default();
+        let mut n = 0;
+        for run in runs {
+            let c = &run.model.config;
+            let own = Contributions::part(run, 0..run.len(), c.n_layers, progress)?;
+            let layers = if c.has_mlp() { c.n_layers } else { 0 };
+            let neurons = (0..layers)
+                .map(|l| Ok(run.get(SiteKind::MlpPost, l)?.flatten_all()?.to_vec1()?))
+                .collect::<Result<Vec<Vec<f32>>>>()?;
+            for (of, values, width) in [(0, &own.values, c.d_model), (1, &neurons, c.d_mlp)] {
+                let sums: &mut Vec<Vec<f64>> = &mut sums[of];
+                sums.resize(values.len(), vec![0f64; width]);
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    for row in values.chunks_exact(width) {
+                        sum.iter_mut().zip(row).for_each(|(a, b)| *a += f64::from(*b));
+                    }
+                }
+            }
+            n += run.len();
+        }
+        let mean = |sums: Vec<Vec<f64>>| -> Vec<Vec<f32>> {
+            sums.into_iter().map(|sum| sum.into_iter().map(|v| (v / n.max(1) as f64) as f32).collect()).collect()
+        };
+        let [values, neurons] = sums;
+        Ok(Self { values: mean(values), neurons: mean(neurons) })
+    }
+}
+
+/// W_O of one head, [d_head, d_model].
+pub fn output_weights(trace: &Trace, layer: usize, head: usize) -> Result<Tensor> {
+    let d_head = trace.model.config.d_head;
+    Ok(trace.model.weights.blocks[layer].attn.o.weight.narrow(0, head * d_head, d_head)?)
+}
+
+/// Most memory that one run's contributions may take.
+const MOST: usize = 4 << 30;
+
+/// What attention's output bias (and the offset of the norm behind it) adds, [rows, d_model].
+fn bias(trace: &Trace, layer: usize, post: Option<&PostNorm>, rows: usize) -> Result<Option<Vec<f32>>> {
+    let block = &trace.model.weights.blocks[layer];
+    let d = trace.model.config.d_model;
+    let own = match &block.attn.o.bias {
+        Some(b) => {
+            let b = b.reshape((1, d))?.broadcast_as((rows, d))?.contiguous()?;
+            Some(match post {
+                Some(post) => post.apply(&b, trace.model.config.centres())?,
+                None => b,
+            })
+        }
+        None => None,
+    };
+    let offset = block.ln1_post.as_ref().and_then(|n| n.bias.as_ref());
+    let sum = match (own, offset) {
+        (Some(own), Some(offset)) => Some(own.broadcast_add(offset)?),
+        (None, Some(offset)) => Some(offset.reshape((1, d))?.broadcast_as((rows, d))?.contiguous()?),
+        (own, None) => own,
+    };
+    Ok(sum.map(|s| s.flatten_all()?.to_vec1()).transpose()?)
+}
+
+/// The norm on attention's output with its divisors held at those of a run.
+pub struct PostNorm {
+    gain: Tensor,
+    /// [rows, 1]
+    divisor: Tensor,
+}
+
+impl PostNorm {
+    /// `None` where attention's output is added as it is.
+    pub fn of(trace: &Trace, layer: usize, first: usize) -> Result<Option<Self>> {
+        Self::at(trace, layer, first, trace.len() - first)
+    }
+
+    fn at(trace: &Trace, layer: usize, first: usize, rows: usize) -> Result<Option<Self>> {
+        let block = &trace.model.weights.blocks[layer];
+        let Some(Norm { weight, .. }) = &block.ln1_post else { return Ok(None) };
+        let c = &trace.model.config;
+        let z = trace.get(SiteKind::Z, layer)?.narrow(0, first, rows)?.contiguous()?;
+        let mut raw = z.reshape((rows, c.n_heads * c.d_head))?.matmul(&block.attn.o.weight)?;
+        if let Some(b) = &block.attn.o.bias {
+            raw = raw.broadcast_add(b)?;
+        }
+        Ok(Some(Self { gain: weight.clone(), divisor: normalize(&raw, c.norm, false)?.1 }))
+    }
+
+    /// The divisors of the same rows repeated for several runs.
+    pub fn repeated(&self, runs: usize) -> Result<Self> {
+        let divisor = Tensor::cat(&vec![self.divisor.clone(); runs], 0)?;
+        Ok(Self { gain: self.gain.clone(), divisor })
+    }
+
+    pub fn apply(&self, raw: &Tensor, centres: bool) -> Result<Tensor> {
+        let raw = if centres { raw.broadcast_sub(&raw.mean_keepdim(1)?)? } else { raw.clone() };
+        Ok(raw.broadcast_div(&self.divisor)?.broadcast_mul(&self.gain)?)
+    }
+}

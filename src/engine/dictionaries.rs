@@ -1,0 +1,61 @@
+//! What edits need of dictionaries of features. The engine knows none: whoever resolves edits hands over where they are
+//! found (`features::store`).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::edit::FeatureChange;
+use super::site::Site;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// Finds the dictionaries that edits name.
+pub trait Dictionaries: Send + Sync {
+    /// Returns what `feature` writes to `site`, [d_model].
+    ///
+    /// # Errors
+    /// A dictionary that cannot be opened, or a feature that it does not have.
+    fn direction(&self, dictionary: &str, feature: usize, site: Site) -> Result<Vec<f32>>;
+
+    /// Prepares the change of a feature's activation at `site`.
+    ///
+    /// # Errors
+    /// As [`Self::direction`], and a dictionary that does not fit the model or the site.
+    fn change(
+        &self,
+        dictionary: &str,
+        feature: usize,
+        change: FeatureChange,
+        site: Site,
+        model: &Model,
+    ) -> Result<Arc<dyn FeatureRows>>;
+}
+
+/// A change of a feature's activation, ready to be applied to rows: each row gets `amount` times `writes`.
+pub trait FeatureRows: Debug + Send + Sync {
+    /// Returns the site that the feature reads, if that is not where it writes.
+    fn reads_elsewhere(&self) -> Option<Site>;
+
+    /// Returns what is added, [d_model].
+    fn writes(&self) -> &[f32];
+
+    /// Returns how often it is added, given a row of the site that the feature reads.
+    fn amount(&self, row: &[f32]) -> f32;
+}
+
+/// Finds nothing: for edits that name no dictionary.
+pub struct NoDictionaries;
+
+fn none(dictionary: &str) -> Error {
+    Error::request(format!("the edit names the dictionary {dictionary}, but edits of features cannot be made here"))
+}
+
+impl Dictionaries for NoDictionaries {
+    fn direction(&self, dictionary: &str, _: usize, _: Site) -> Result<Vec<f32>> {
+        Err(none(dictionary))
+    }
+
+    fn change(&self, dictionary: &str, _: usize, _: FeatureChange, _: Site, _: &Model) -> Result<Arc<dyn FeatureRows>> {
+        Err(none(dictionary))
+    }
+}

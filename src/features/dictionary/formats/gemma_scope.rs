@@ -1,0 +1,233 @@
+//! Gemma Scope: `params.npz`, and version 2's `params.safetensors` with lower-case names.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde_json::Value as Json;
+
+use super::{Format, matrix_shape, read_text, store};
+use crate::engine::{Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
+use crate::features::dictionary::{Activation, Dictionary, Normalisation};
+use crate::progress::Progress;
+
+const NAME: &str = "Gemma Scope";
+const NPZ: &str = "params.npz";
+const SAFETENSORS: &str = "params.safetensors";
+
+pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, open };
+
+fn file_of(path: &Path) -> std::path::PathBuf {
+    if path.is_file() {
+        return path.to_owned();
+    }
+    let npz = path.join(NPZ);
+    if npz.is_file() { npz } else { path.join(SAFETENSORS) }
+}
+
+fn matches(path: &Path) -> bool {
+    let file = file_of(path);
+    let npz = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    file.is_file() && (npz || file.file_name().is_some_and(|n| n == SAFETENSORS))
+}
+
+/// Sites by the words of the published paths: `gemma-scope-2b-pt-res/layer_20/width_16k/…`, and version 2's
+/// `resid_post/layer_20_width_16k…`.
+fn places(path: &Path) -> (Option<Place>, Option<Place>) {
+    let parts: Vec<&str> = path.components().filter_map(|c| c.as_os_str().to_str()).collect();
+    let layer_of = |part: &str| -> Option<usize> {
+        let digits: String = part.strip_prefix("layer_")?.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    };
+    let Some((at, layer)) = parts.iter().enumerate().rev().find_map(|(i, p)| Some((i, layer_of(p)?))) else {
+        return (None, None);
+    };
+    // The kind stands in the folder above the layer's, or one further up.
+    let near = &parts[at.saturating_sub(2)..at];
+    let named = |words: &[&str]| {
+        near.iter().any(|p| p.split(['-', '_', '.']).any(|w| words.contains(&w)))
+            || parts[at..].iter().any(|p| p.split(['-', '_', '.']).any(|w| words.contains(&w)))
+    };
+    let place = |kind| Some(Place::from(Site::new(kind, layer)));
+    if named(&["transcoder", "transcoders"]) {
+        (place(SiteKind::Ln2Normalized), place(SiteKind::MlpOut))
+    } else if named(&["mlp"]) {
+        (place(SiteKind::MlpOut), place(SiteKind::MlpOut))
+    } else if named(&["att", "attn"]) {
+        (place(SiteKind::Z), place(SiteKind::Z))
+    } else if named(&["res", "resid"]) {
+        (place(SiteKind::ResidPost), place(SiteKind::ResidPost))
+    } else {
+        (None, None)
+    }
+}
+
+fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
+    let file = file_of(path);
+    // Not through links: downloads are links to files without a name.
+    let full = std::path::absolute(&file).map_err(|e| Error::read(&file, e))?;
+    let (input, output) = places(&full);
+    let name = {
+        let parts: Vec<_> = full.components().filter_map(|c| c.as_os_str().to_str()).collect();
+        parts[..parts.len().saturating_sub(1)].iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("/")
+    };
+    let mut dictionary = if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
+        from_npz(&file, progress)?
+    } else {
+        from_safetensors(&file, progress)?
+    };
+    dictionary.name = name;
+    dictionary.transcoder = dictionary.skip.is_some() || input != output || dictionary.d_in != dictionary.d_out;
+    dictionary.input = input;
+    dictionary.output = output;
+    Ok(dictionary)
+}
+
+fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
+    let store = store(file, NAME, progress)?;
+    let (d_in, d_sae) = matrix_shape(&store, file, NAME, "w_enc")?;
+    let (_, d_out) = matrix_shape(&store, file, NAME, "w_dec")?;
+    let config_path = file.with_file_name("config.json");
+    let config: Json = if config_path.is_file() {
+        serde_json::from_str(&read_text(&config_path)?).map_err(|e| Error::Malformed {
+            path: config_path.clone(),
+            format: NAME,
+            what: e.to_string(),
+        })?
+    } else {
+        Json::Null
+    };
+    let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
+    let skip = "affine_skip_connection";
+    Ok(Dictionary {
+        name: String::new(),
+        path: file.to_owned(),
+        format: NAME,
+        d_in,
+        d_sae,
+        d_out,
+        w_enc: store.matrix("w_enc", d_in, d_sae)?,
+        b_enc: vector("b_enc", d_sae)?,
+        w_dec: store.matrix("w_dec", d_sae, d_out)?,
+        later: Default::default(),
+        b_dec: vector("b_dec", d_out)?,
+        activation: Activation::JumpRelu { threshold: vector("threshold", d_sae)? },
+        subtract_b_dec: false,
+        rescale: false,
+        normalisation: Normalisation::None,
+        skip: if store.contains(skip) { Some(store.matrix(skip, d_in, d_out)?) } else { None },
+        transcoder: false,
+        input: None,
+        output: None,
+        model_name: config.get("model_name").and_then(Json::as_str).map(str::to_owned),
+        config,
+    })
+}
+
+/// An array of an npz archive.
+struct Array {
+    shape: Vec<usize>,
+    /// In the order of the file.
+    values: Vec<f32>,
+    order: npyz::Order,
+}
+
+impl Array {
+    fn tensor(self) -> candle_core::Result<Tensor> {
+        match self.order {
+            npyz::Order::C => Tensor::from_vec(self.values, self.shape, &Device::Cpu),
+            // Column after column, as numpy saves a transposed matrix.
+            npyz::Order::Fortran => {
+                let mut shape = self.shape;
+                shape.reverse();
+                Tensor::from_vec(self.values, shape, &Device::Cpu)?.t()?.contiguous()
+            }
+        }
+    }
+}
+
+/// Bytes that all arrays of an archive may hold together.
+const MOST: u64 = 16 << 30;
+/// Deflate packs at most about a thousand to one, and trained weights hardly at all.
+const RATIO: u64 = 100;
+
+fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
+    let malformed = |what: String| Error::Malformed { path: file.to_owned(), format: NAME, what };
+    let opened = File::open(file).map_err(|e| Error::read(file, e))?;
+    let packed = opened.metadata().map_err(|e| Error::read(file, e))?.len();
+    let mut archive = zip::ZipArchive::new(BufReader::new(opened))
+        .map_err(|e| malformed(format!("it is no complete npz archive ({e})")))?;
+    let mut left = MOST.min(packed.saturating_mul(RATIO));
+    let mut read = |name: &str| -> Result<Array> {
+        progress.check()?;
+        let entry = archive
+            .by_name(&format!("{name}.npy"))
+            .map_err(|e| malformed(format!("it holds no usable array `{name}` ({e})")))?;
+        // The archive's own word about a size is not believed: what is read is counted.
+        let mut limited = entry.take(left.saturating_add(1));
+        let npy =
+            npyz::NpyFile::new(&mut limited).map_err(|e| malformed(format!("array `{name}` is damaged ({e})")))?;
+        let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
+        let count = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).unwrap_or(u64::MAX);
+        if count.saturating_mul(2) > left {
+            return Err(malformed(format!(
+                "array `{name}` claims shape {shape:?}, more than {packed} bytes of archive can hold"
+            )));
+        }
+        let order = npy.order();
+        let values = values(npy).map_err(|what| malformed(format!("array `{name}` {what}")))?;
+        if values.len() as u64 != count {
+            return Err(malformed(format!("array `{name}` holds {} of its {count} values", values.len())));
+        }
+        left = left.saturating_sub(4 * count);
+        Ok(Array { shape, values, order })
+    };
+    let (w_enc, w_dec) = (read("W_enc")?, read("W_dec")?);
+    let (&[d_in, d_sae], &[_, d_out]) = (&w_enc.shape[..], &w_dec.shape[..]) else {
+        return Err(malformed(format!(
+            "W_enc has shape {:?} and W_dec {:?}, not two axes each",
+            w_enc.shape, w_dec.shape
+        )));
+    };
+    let (b_enc, b_dec, threshold) = (read("b_enc")?.values, read("b_dec")?.values, read("threshold")?.values);
+    Ok(Dictionary {
+        name: String::new(),
+        path: file.to_owned(),
+        format: NAME,
+        d_in,
+        d_sae,
+        d_out,
+        w_enc: w_enc.tensor()?,
+        b_enc,
+        w_dec: w_dec.tensor()?,
+        later: Default::default(),
+        b_dec,
+        activation: Activation::JumpRelu { threshold },
+        subtract_b_dec: false,
+        rescale: false,
+        normalisation: Normalisation::None,
+        skip: None,
+        transcoder: false,
+        input: None,
+        output: None,
+        model_name: None,
+        config: Json::Null,
+    })
+}
+
+fn values<R: Read>(npy: npyz::NpyFile<R>) -> std::result::Result<Vec<f32>, String> {
+    let damaged = |e: std::io::Error| format!("ends early or is damaged ({e})");
+    let kind = npy.dtype().descr();
+    match kind.trim_matches(|c| "\"'<|=".contains(c)) {
+        "f4" => npy.into_vec::<f32>().map_err(damaged),
+        "f8" => Ok(npy.into_vec::<f64>().map_err(damaged)?.into_iter().map(|v| v as f32).collect()),
+        "f2" => {
+            let halves = npy.into_vec::<half::f16>().map_err(damaged)?;
+            Ok(halves.into_iter().map(half::f16::to_f32).collect())
+        }
+        other => Err(format!("has the type {other}; supported are f2, f4 and f8")),
+    }
+}

@@ -1,0 +1,226 @@
+//! SAELens folders: `cfg.json` and `sae_weights.safetensors`, of version 6 and before.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use serde_json::{Value as Json, json};
+
+use super::{Format, matrix_shape, name_of, read_text, store};
+use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
+use crate::features::dictionary::{ARCHITECTURES, Activation, Dictionary, Normalisation};
+use crate::files::write_atomic;
+use crate::progress::Progress;
+
+pub const NAME: &str = "SAELens";
+/// The file that says what a folder holds.
+pub const CONFIG: &str = "cfg.json";
+const WEIGHTS: &str = "sae_weights.safetensors";
+
+pub const FORMAT: Format =
+    Format { name: NAME, looks: "a folder with cfg.json and sae_weights.safetensors", matches, open };
+
+fn folder_of(path: &Path) -> PathBuf {
+    if path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
+}
+
+fn matches(path: &Path) -> bool {
+    let named = path.is_dir() || path.file_name().is_some_and(|n| n == CONFIG || n == WEIGHTS);
+    named && folder_of(path).join(CONFIG).is_file()
+}
+
+/// A field of the configuration, or of its `metadata` (where version 6 moved some).
+fn field<'a>(config: &'a Json, names: &[&str]) -> Option<&'a Json> {
+    let metadata = config.get("metadata");
+    names.iter().flat_map(|n| [config.get(n), metadata.and_then(|m| m.get(n))]).flatten().find(|v| !v.is_null())
+}
+
+fn text<'a>(config: &'a Json, names: &[&str]) -> Option<&'a str> {
+    field(config, names).and_then(Json::as_str)
+}
+
+fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
+    let folder = folder_of(path);
+    let config_path = folder.join(CONFIG);
+    let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
+    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
+    if !config.is_object() {
+        return Err(malformed("it is no object".to_owned()));
+    }
+    let mut architecture = text(&config, &["architecture"]).unwrap_or("standard").to_owned();
+    // Before version 6 a "standard" dictionary could name another activation function.
+    let function = text(&config, &["activation_fn_str", "activation_fn"]).unwrap_or("relu");
+    if architecture == "standard" {
+        match function {
+            "relu" => {}
+            "topk" => "topk".clone_into(&mut architecture),
+            other => {
+                return Err(malformed(format!(
+                    "its activation function `{other}` is not known here; known are relu and topk"
+                )));
+            }
+        }
+    }
+    let transcoder = architecture.contains("transcoder");
+    let inner = match architecture.as_str() {
+        "transcoder" | "skip_transcoder" => "standard",
+        "jumprelu_transcoder" | "jumprelu_skip_transcoder" => "jumprelu",
+        other => other,
+    };
+    if !ARCHITECTURES.contains(&inner) {
+        return Err(malformed(format!(
+            "its architecture `{architecture}` is not known here; known are {} and transcoders of the first two",
+            ARCHITECTURES.join(", ")
+        )));
+    }
+    if let Some(head) = field(&config, &["hook_head_index", "hook_point_head_index"]) {
+        return Err(malformed(format!(
+            "it reads head {head} alone, which is not supported; use one that reads all heads"
+        )));
+    }
+    let normalisation = match field(&config, &["normalize_activations"]) {
+        None | Some(Json::Bool(_)) => Normalisation::None,
+        Some(v) => match v.as_str() {
+            Some("none" | "expected_average_only_in") => Normalisation::None,
+            Some("layer_norm") => Normalisation::Layer,
+            Some("constant_norm_rescale") => Normalisation::Length,
+            _ => return Err(malformed(format!("its normalize_activations {v} is not known here"))),
+        },
+    };
+    let flag = |name: &str| field(&config, &[name]).and_then(Json::as_bool);
+    // Versions before 6 meant true where they did not say.
+    let subtract_b_dec = !transcoder && flag("apply_b_dec_to_input").unwrap_or(true);
+
+    let weights = folder.join(WEIGHTS);
+    let store = store(&weights, NAME, progress)?;
+    let (d_in, d_sae) = matrix_shape(&store, &weights, NAME, "W_enc")?;
+    let (_, d_out) = matrix_shape(&store, &weights, NAME, "W_dec")?;
+    for (name, found) in [("d_in", d_in), ("d_sae", d_sae)] {
+        if let Some(told) = field(&config, &[name]).and_then(Json::as_u64)
+            && told != found as u64
+        {
+            return Err(malformed(format!("it says {name} = {told}, but W_enc has shape [{d_in}, {d_sae}]")));
+        }
+    }
+    if store.contains("scaling_factor") || store.contains("finetuning_scaling_factor") {
+        let name = if store.contains("scaling_factor") { "scaling_factor" } else { "finetuning_scaling_factor" };
+        let factors: Vec<f32> = store.vector(name, d_sae)?.to_vec1()?;
+        if factors.iter().any(|f| *f != 1.0) {
+            return Err(malformed(
+                "its decoder was fine-tuned with scaling factors, which are not supported".to_owned(),
+            ));
+        }
+    }
+    let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
+    let activation = match inner {
+        "standard" => Activation::Relu,
+        "jumprelu" => Activation::JumpRelu { threshold: vector("threshold", d_sae)? },
+        "gated" => Activation::Gated { r_mag: vector("r_mag", d_sae)?, b_mag: vector("b_mag", d_sae)? },
+        _ => {
+            let k = field(&config, &["k"])
+                .or_else(|| field(&config, &["activation_fn_kwargs"]).and_then(|a| a.get("k")))
+                .and_then(Json::as_u64)
+                .ok_or_else(|| malformed("it does not say its k".to_owned()))?;
+            Activation::TopK { k: k as usize }
+        }
+    };
+    // A hook that no model here has leaves the site open: it can be named, and activations encoded without one.
+    let place = |names: &[&str]| text(&config, names).and_then(|n| Place::parse(n).ok());
+    let input = place(&["hook_name", "hook_point"]);
+    let output = if transcoder { place(&["hook_name_out"]) } else { input };
+    Ok(Dictionary {
+        name: name_of(&folder),
+        path: folder,
+        format: NAME,
+        d_in,
+        d_sae,
+        d_out,
+        w_enc: store.matrix("W_enc", d_in, d_sae)?,
+        b_enc: vector(if inner == "gated" { "b_gate" } else { "b_enc" }, d_sae)?,
+        w_dec: store.matrix("W_dec", d_sae, d_out)?,
+        later: Default::default(),
+        b_dec: vector("b_dec", d_out)?,
+        activation,
+        subtract_b_dec,
+        rescale: flag("rescale_acts_by_decoder_norm").unwrap_or(false),
+        normalisation,
+        // Stored [d_out, d_in].
+        skip: if store.contains("W_skip") { Some(store.linear("W_skip", d_in, d_out)?) } else { None },
+        transcoder,
+        input,
+        output,
+        model_name: text(&config, &["model_name"]).map(str::to_owned),
+        config,
+    })
+}
+
+/// Writes a folder that SAELens 6 opens with `SAE.load_from_disk`. `metadata` are further facts for its
+/// `metadata`, as an object.
+///
+/// # Errors
+/// A dictionary that SAELens has no architecture for, or a folder that cannot be written.
+pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<()> {
+    let d = dictionary;
+    let transcoder = d.transcoder;
+    let architecture = match (&d.activation, transcoder, d.skip.is_some()) {
+        (a, false, _) => a.name(),
+        (Activation::Relu, true, false) => "transcoder",
+        (Activation::Relu, true, true) => "skip_transcoder",
+        (Activation::JumpRelu { .. }, true, false) => "jumprelu_transcoder",
+        (Activation::JumpRelu { .. }, true, true) => "jumprelu_skip_transcoder",
+        (a, true, _) => {
+            return Err(Error::request(format!("SAELens has no {} transcoder; save it as jumprelu", a.name())));
+        }
+    };
+    let mut config = json!({
+        "architecture": architecture, "d_in": d.d_in, "d_sae": d.d_sae, "dtype": "float32", "device": "cpu",
+        "apply_b_dec_to_input": d.subtract_b_dec,
+        "normalize_activations": match d.normalisation {
+            Normalisation::None => "none",
+            Normalisation::Layer => "layer_norm",
+            Normalisation::Length => "constant_norm_rescale",
+        },
+        "reshape_activations": if d.input.is_some_and(|p| p.site.kind == crate::engine::SiteKind::Z) { "hook_z" } else { "none" },
+    });
+    let mut about = json!({
+        "sae_lens_version": "6.0.0", "sae_lens_training_version": null,
+        "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
+        "model_name": d.model_name, "hook_name": d.input.map(|p| p.to_string()),
+    });
+    if transcoder {
+        config["d_out"] = json!(d.d_out);
+        about["hook_name_out"] = json!(d.output.map(|p| p.to_string()));
+    }
+    if let Activation::TopK { k } = d.activation {
+        config["k"] = json!(k);
+        config["rescale_acts_by_decoder_norm"] = json!(d.rescale);
+    }
+    if let (Some(about), Some(more)) = (about.as_object_mut(), metadata.as_object()) {
+        about.extend(more.clone());
+    }
+    config["metadata"] = about;
+
+    let vector = |v: &[f32]| Tensor::new(v, d.w_enc.device());
+    let mut tensors = vec![
+        ("W_enc", d.w_enc.contiguous()?),
+        ("W_dec", d.w_dec.contiguous()?),
+        ("b_dec", vector(&d.b_dec)?),
+        (if matches!(d.activation, Activation::Gated { .. }) { "b_gate" } else { "b_enc" }, vector(&d.b_enc)?),
+    ];
+    match &d.activation {
+        Activation::JumpRelu { threshold } => tensors.push(("threshold", vector(threshold)?)),
+        Activation::Gated { r_mag, b_mag } => {
+            tensors.push(("r_mag", vector(r_mag)?));
+            tensors.push(("b_mag", vector(b_mag)?));
+        }
+        Activation::Relu | Activation::TopK { .. } => {}
+    }
+    if let Some(skip) = &d.skip {
+        tensors.push(("W_skip", skip.t()?.contiguous()?));
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), None)
+        .map_err(|e| Error::failed(format!("the dictionary cannot be packed: {e}")))?;
+    write_atomic(&folder.join(WEIGHTS), &bytes)?;
+    write_atomic(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())
+}

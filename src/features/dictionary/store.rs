@@ -1,0 +1,146 @@
+//! Dictionaries by name or path, each read once.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::engine::Site;
+use crate::engine::dictionaries::{Dictionaries, FeatureRows};
+use crate::engine::edit::FeatureChange;
+use crate::error::Result;
+use crate::features::dictionary::Dictionary;
+use crate::features::dictionary::edit::FeatureEdit;
+use crate::features::dictionary::formats;
+use crate::model::{Model, builtin};
+use crate::progress::Progress;
+
+/// A dictionary that ships with the program, for a built-in model.
+pub struct Builtin {
+    pub name: &'static str,
+    pub model: &'static str,
+    pub purpose: &'static str,
+    files: &'static [(&'static str, &'static [u8])],
+}
+
+pub const BUILTINS: &[Builtin] = &[Builtin {
+    name: "text-features",
+    model: "text",
+    purpose: "1,024 features of the residual stream after the second layer of `text`, 24 active at a time",
+    files: &[
+        ("cfg.json", include_bytes!("../../../assets/text-features/cfg.json")),
+        ("sae_weights.safetensors", include_bytes!("../../../assets/text-features/sae_weights.safetensors")),
+        ("CARD.md", include_bytes!("../../../assets/text-features/CARD.md")),
+    ],
+}];
+
+/// Which of those that ship a dictionary is, if it is one.
+pub fn builtin(dictionary: &Dictionary) -> Option<&'static Builtin> {
+    let own = |b: &&Builtin| dictionary.path.ends_with(Path::new("builtin").join(format!("dictionary-{}", b.name)));
+    BUILTINS.iter().find(own)
+}
+
+struct Kept {
+    path: PathBuf,
+    changed: Option<SystemTime>,
+    dictionary: Arc<Dictionary>,
+    /// It is not what its file says, and cannot be read again.
+    given: bool,
+}
+
+fn path_of(spec: &str) -> Result<PathBuf> {
+    match BUILTINS.iter().find(|b| b.name == spec) {
+        Some(b) => builtin::unpack(&format!("dictionary-{}", b.name), b.files),
+        None => Ok(PathBuf::from(spec)),
+    }
+}
+
+/// Opens a dictionary by the path of its folder or file, or a built-in one by its name.
+///
+/// # Errors
+/// As [`formats::open`].
+pub fn open(spec: &str, progress: &Progress) -> Result<Dictionary> {
+    let mut dictionary = formats::open(&path_of(spec)?, progress)?;
+    // Also where it is opened by its path, as edits name it.
+    if let Some(b) = builtin(&dictionary) {
+        b.name.clone_into(&mut dictionary.name);
+    }
+    Ok(dictionary)
+}
+
+/// When a folder or file last changed.
+fn changed(path: &Path) -> Option<SystemTime> {
+    let of = |p: &Path| std::fs::metadata(p).and_then(|m| m.modified()).ok();
+    of(&path.join("sae_weights.safetensors")).or_else(|| of(path))
+}
+
+/// Dictionaries that are kept, at most; of more those read first are forgotten, but not those that were given.
+const KEPT: usize = 4;
+
+/// Dictionaries that were opened, so that each is read once. Edits find theirs here by name or path.
+#[derive(Default)]
+pub struct Store {
+    kept: Mutex<Vec<Kept>>,
+}
+
+impl Store {
+    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a dictionary the one that is found under a path or name.
+    ///
+    /// # Errors
+    /// As unpacking a built-in one.
+    pub fn insert(&self, spec: &str, dictionary: Arc<Dictionary>) -> Result<()> {
+        self.keep(path_of(spec)?, dictionary, true);
+        Ok(())
+    }
+
+    fn keep(&self, path: PathBuf, dictionary: Arc<Dictionary>, given: bool) {
+        let changed = changed(&path);
+        let mut kept = self.lock();
+        kept.retain(|k| k.path != path);
+        if kept.iter().filter(|k| !k.given).count() >= KEPT
+            && let Some(oldest) = kept.iter().position(|k| !k.given)
+        {
+            kept.remove(oldest);
+        }
+        kept.push(Kept { path, changed, dictionary, given });
+    }
+
+    /// As [`open`], but a dictionary that has been opened before and lies unchanged is the same one again.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(&self, spec: &str, progress: &Progress) -> Result<Arc<Dictionary>> {
+        let path = path_of(spec)?;
+        let now = changed(&path);
+        let known = self.lock().iter().find(|k| k.path == path && k.changed == now).map(|k| k.dictionary.clone());
+        if let Some(d) = known {
+            return Ok(d);
+        }
+        let dictionary = Arc::new(open(spec, progress)?);
+        self.keep(path, dictionary.clone(), false);
+        Ok(dictionary)
+    }
+}
+
+impl Dictionaries for Store {
+    fn direction(&self, dictionary: &str, feature: usize, site: Site) -> Result<Vec<f32>> {
+        let d = self.open(dictionary, &Progress::new())?;
+        // Only a cross-layer feature writes something else at each site.
+        if d.later.is_empty() { d.direction(feature) } else { d.direction_at(feature, site) }
+    }
+
+    fn change(
+        &self,
+        dictionary: &str,
+        feature: usize,
+        change: FeatureChange,
+        site: Site,
+        model: &Model,
+    ) -> Result<Arc<dyn FeatureRows>> {
+        let d = self.open(dictionary, &Progress::new())?;
+        Ok(Arc::new(FeatureEdit::new(d, feature, change, site, model)?))
+    }
+}

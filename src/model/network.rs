@@ -1,0 +1,11 @@
+//! What a pass through a model reads.
+
+use super::config::ModelConfig;
+use super::weights::Weights;
+
+/// A config with its weights. [`crate::engine`] says how it runs.
+#[derive(Clone, Copy)]
+pub struct Network<'a> {
+    pub config: &'a ModelConfig,
+    pub weights: &'a Weights,
+}

@@ -1,0 +1,67 @@
+//! How a window starts: what the command line says of it, and the document that follows.
+
+use std::path::PathBuf;
+
+use super::Document;
+use crate::engine::EditStack;
+use crate::error::Result;
+use crate::model::builtin::{self, BUILTINS};
+
+/// A prompt that most English models have an opinion on: indirect object identification.
+pub const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
+
+/// What the window opens on.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Start {
+    /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Prompt to begin with
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Prompt to begin with, as token ids
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', conflicts_with = "prompt")]
+    pub ids: Option<Vec<u32>>,
+    /// Answer token to explain (taken as given, with its leading space)
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub answer: Option<String>,
+    /// Token to compare the answer with
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub wrong: Option<String>,
+    /// The corrupted prompt to compare with
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub corrupt: Option<String>,
+    /// A stack of edits as JSON, as the window saves it
+    #[arg(long, value_name = "FILE")]
+    pub edits: Option<PathBuf>,
+    /// Say how long the first frame and the first result took, then close
+    #[arg(long, hide = true)]
+    pub time: bool,
+}
+
+impl Start {
+    /// Returns the document that the window opens on.
+    ///
+    /// # Errors
+    /// A stack of edits that cannot be read, or no built-in model to begin with.
+    pub fn document(&self) -> Result<Document> {
+        let model = self.model.clone().map_or_else(builtin::default_name, Ok)?;
+        let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
+        let ioi = self.prompt.is_none() && self.ids.is_none() && own.is_none();
+        let stack = self.edits.as_deref().map(EditStack::open).transpose()?.unwrap_or_default();
+        Ok(Document {
+            corrupted: self.corrupt.clone().unwrap_or_default(),
+            stack,
+            // The ids are named where the prompt would stand.
+            prompt: match &self.ids {
+                Some(ids) => format!("{} token ids", ids.len()),
+                None => self.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
+            },
+            ids: self.ids.clone(),
+            answer: self.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
+            wrong: self.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
+            model,
+            ..Document::default()
+        })
+    }
+}
