@@ -14,16 +14,25 @@ use circuitscope::analysis::feature_geometry::Directions;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::analysis::patching::Ablation;
 use circuitscope::app::App;
-use circuitscope::app::causal::{PatchSettings, Show};
-use circuitscope::app::circuits::{CircuitSettings, GraphTarget};
-use circuitscope::app::command::{Action, Command};
-use circuitscope::app::features::{Chosen, Examples, FeatureAction, Pending, Ranking, Scanned, Search};
-use circuitscope::app::lab::LabAction;
-use circuitscope::app::layout::Layout;
-use circuitscope::app::scratch::ScratchAction;
-use circuitscope::app::svg::paint_cells;
-use circuitscope::app::views::ViewKind;
-use circuitscope::app::views::{VIEWS, Workspace};
+use circuitscope::app::action::Action;
+use circuitscope::app::action::Command;
+use circuitscope::app::features::Chosen;
+use circuitscope::app::features::Examples;
+use circuitscope::app::features::FeatureAction;
+use circuitscope::app::features::Pending;
+use circuitscope::app::features::Ranking;
+use circuitscope::app::features::Scanned;
+use circuitscope::app::features::Search;
+use circuitscope::app::look::svg::paint_cells;
+use circuitscope::app::model::circuits::CircuitSettings;
+use circuitscope::app::model::circuits::GraphTarget;
+use circuitscope::app::model::runs::PatchSettings;
+use circuitscope::app::model::runs::Show;
+use circuitscope::app::shell::layout::Layout;
+use circuitscope::app::superposition::LabAction;
+use circuitscope::app::training::ScratchAction;
+use circuitscope::app::view;
+use circuitscope::app::view::Workspace;
 use circuitscope::circuit::cart::Cart;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
@@ -292,7 +301,7 @@ fn course(h: &mut Harness<'static, App>) {
 #[test]
 fn lessons_name_only_what_exists() {
     for lesson in shipped() {
-        circuitscope::app::lessons::check(lesson).unwrap_or_else(|e| panic!("{}: {e}", lesson.title));
+        circuitscope::app::shell::lessons::check(lesson).unwrap_or_else(|e| panic!("{}: {e}", lesson.title));
     }
 }
 
@@ -712,21 +721,21 @@ fn every_view_exports_its_numbers() {
     let mut h = window(document(PROMPT));
     causes(&mut h);
     let _dictionary = features(&mut h);
-    for view in VIEWS {
+    for view in view::all() {
         lab(&mut h, view.name);
-        h.state_mut().layout = Layout::single(view.kind);
+        h.state_mut().layout = Layout::single(view.name);
         h.run();
         let app = h.state();
-        let palette = circuitscope::app::theme::Palette::of(&h.ctx);
+        let palette = circuitscope::app::look::theme::Palette::of(&h.ctx);
         let (mut actions, mut hovered) = (Vec::new(), Default::default());
-        let cx = circuitscope::app::views::Context {
+        let cx = view::Context {
             state: &app.state,
             palette,
             actions: &mut actions,
             hovered: &mut hovered,
         };
         let table =
-            app.layout.pane(view.kind).unwrap().0.table(&cx).unwrap_or_else(|| panic!("{} has no numbers", view.name));
+            app.layout.pane(view.name).unwrap().0.table(&cx).unwrap_or_else(|| panic!("{} has no numbers", view.name));
         assert_eq!(table.values.len(), table.rows.len(), "{}", view.name);
         assert!(table.csv().lines().count() > table.rows.len(), "{}", view.name);
         let json: serde_json::Value = serde_json::from_str(&table.json()).unwrap();
@@ -757,9 +766,9 @@ fn every_view_looks_as_it_did() {
         causes(&mut h);
         let _dictionary = features(&mut h);
         let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
-        for view in VIEWS {
+        for view in view::all() {
             lab(&mut h, view.name);
-            h.state_mut().layout = Layout::single(view.kind);
+            h.state_mut().layout = Layout::single(view.name);
             h.state_mut().bare = true;
             h.run();
             results.add(h.try_snapshot(format!("{}-{name}", view.name)));
@@ -889,7 +898,7 @@ fn edits_can_be_switched_moved_and_removed() {
     let zero = |layer, head| Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(head);
     h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(0, 1)), 0.0);
     h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(1, 2)), 0.0);
-    h.state_mut().layout = Layout::single(ViewKind::Edits);
+    h.state_mut().layout = Layout::single("edits");
     settle(&mut h);
     assert_eq!(h.state().state.show, Show::Edited);
     h.get_by_label("move edit down 0").click();
@@ -1166,7 +1175,7 @@ fn a_graph_follows_the_pinned_token_and_the_sliders() {
 fn others_graphs_open_and_broken_ones_are_one_sentence() {
     let mut h = window(document(PROMPT));
     let path = fixture("graphs/meow-clt.json").display().to_string();
-    h.state_mut().layout = Layout::single(ViewKind::Graph);
+    h.state_mut().layout = Layout::single("graph");
     h.state_mut().state.apply(Action::OpenGraph(path), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.graph.get().unwrap().graph.nodes.len(), 76);
@@ -1197,7 +1206,7 @@ fn counted(h: &Harness<'static, App>) -> String {
 #[test]
 fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(ViewKind::Graph);
+    h.state_mut().layout = Layout::single("graph");
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     settle(&mut h);
     h.run();
@@ -1281,7 +1290,7 @@ fn a_key_shows_the_graph_of_the_pinned_prediction() {
 #[test]
 fn the_graph_is_walked_with_the_keyboard() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(ViewKind::Graph);
+    h.state_mut().layout = Layout::single("graph");
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     settle(&mut h);
     let before = h.state().state.selection.pinned;
@@ -1314,7 +1323,7 @@ fn the_graph_is_walked_with_the_keyboard() {
 #[test]
 fn attention_is_followed_and_edges_say_through_what() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(ViewKind::Graph);
+    h.state_mut().layout = Layout::single("graph");
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("– – query").is_none());
@@ -1339,7 +1348,7 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
         wrong: "9".to_owned(),
         ..Document::default()
     });
-    h.state_mut().layout = Layout::single(ViewKind::Graph);
+    h.state_mut().layout = Layout::single("graph");
     h.state_mut().state.apply(Action::TraceGraph, 0.0);
     h.state_mut().state.apply(Action::GraphThresholds(1.0, 1.0), 0.0);
     settle(&mut h);
@@ -1370,7 +1379,7 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
 #[test]
 fn two_circuits_are_compared() {
     let mut h = copying_pair();
-    h.state_mut().layout = Layout::single(ViewKind::Circuit);
+    h.state_mut().layout = Layout::single("circuit");
     let cart = |nodes: &[&str]| Cart { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
     h.state_mut().state.apply(Action::SetCart(cart(&["a1.h3"])), 0.0);
     let other = Some(("the other".to_owned(), cart(&["a1.h3", "a1.h1"])));
@@ -1469,7 +1478,7 @@ fn a_typed_direction_gets_a_page() {
     let s = &h.state().state.features;
     let entry = s.entry(Chosen::Concept(i)).unwrap();
     assert!(entry.active > 0 && !entry.top.is_empty() && !entry.features.is_empty());
-    h.state_mut().layout = Layout::single(ViewKind::FeatureDashboard);
+    h.state_mut().layout = Layout::single("dashboard");
     h.run();
     assert!(h.query_by_label_contains("strongest examples").is_some());
     // Too few texts are one sentence.
@@ -1501,15 +1510,15 @@ fn a_view_that_is_shown_has_its_tab_in_sight() {
     let mut h = window(document(PROMPT));
     h.set_size(egui::vec2(1000.0, 640.0));
     h.run();
-    let places = |h: &Harness<'static, App>, shown: ViewKind| {
+    let places = |h: &Harness<'static, App>, shown: &'static str| {
         let pane = h.state().layout.pane(shown).unwrap().1.unwrap();
         (pane.x_range(), h.get_by_label("Generation").rect().x_range())
     };
-    let (pane, tab) = places(&h, ViewKind::Activations);
+    let (pane, tab) = places(&h, "activations");
     assert!(tab.max > pane.max, "{tab:?} in {pane:?}");
-    h.state_mut().show(ViewKind::Generation);
+    h.state_mut().show("generation");
     h.run_steps(6);
-    let (pane, tab) = places(&h, ViewKind::Generation);
+    let (pane, tab) = places(&h, "generation");
     assert!(tab.min >= pane.min && tab.max <= pane.max, "{tab:?} in {pane:?}");
 }
 
@@ -1517,14 +1526,14 @@ fn a_view_that_is_shown_has_its_tab_in_sight() {
 #[test]
 fn fields_stay_inside_their_panel() {
     let mut h = window(document(PROMPT));
-    h.state_mut().show(ViewKind::FeatureTraining);
+    h.state_mut().show("dictionary-training");
     let _dir = features(&mut h);
     use egui::accesskit::Role;
     for (kind, role, fields) in [
-        (ViewKind::FeatureTraining, Role::SpinButton, &["features", "k", "steps", "tokens"][..]),
-        (ViewKind::FeatureTraining, Role::TextInput, &["text to train on"]),
-        (ViewKind::FeatureDirections, Role::TextInput, &["tokens towards", "tokens away from", "reference text"]),
-        (ViewKind::FeatureDirections, Role::Button, &["Try doses"]),
+        ("dictionary-training", Role::SpinButton, &["features", "k", "steps", "tokens"][..]),
+        ("dictionary-training", Role::TextInput, &["text to train on"]),
+        ("directions", Role::TextInput, &["tokens towards", "tokens away from", "reference text"]),
+        ("directions", Role::Button, &["Try doses"]),
     ] {
         h.state_mut().show(kind);
         h.run();

@@ -8,11 +8,11 @@ use eframe::egui;
 use serde_json::{Value, json};
 
 use super::App;
-use super::command::Action;
 use super::features::FeatureAction;
-use super::lab::LabAction;
-use super::layout::Layout;
-use super::views::{ViewKind, Workspace};
+use crate::app::action::Action;
+use crate::app::shell::layout::Layout;
+use crate::app::superposition::LabAction;
+use crate::app::view::Workspace;
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
 use crate::model::Model;
@@ -54,7 +54,7 @@ fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let document =
         Document { model: model.spec.clone(), prompt: crate::session::start::PROMPT.to_owned(), ..Document::default() };
     let mut app = App::new(&ctx, document, Vec::new());
-    app.layout = Layout::single(ViewKind::Graph);
+    app.layout = Layout::single("graph");
     app.state.apply(Action::TraceGraph, 0.0);
     app.settle(&ctx, Duration::from_secs(300))?;
     let Some((nodes, links)) = app.state.results.drawing.get().map(|d| (d.graph.nodes.len(), d.graph.links.len()))
@@ -114,7 +114,7 @@ pub fn features_frame(model: &Arc<Model>, dictionary: &Dictionary, repeat: usize
     let ctx = egui::Context::default();
     let document = Document { model: model.spec.clone(), prompt: text(model, 128)?, ..Document::default() };
     let mut app = App::new(&ctx, document, Vec::new());
-    app.layout = Layout::single(ViewKind::FeatureHeat);
+    app.layout = Layout::single("features");
     app.settle(&ctx, Duration::from_secs(300))?;
     let started = Instant::now();
     app.state.apply(Action::Feature(FeatureAction::Open(path.display().to_string())), 0.0);

@@ -1,44 +1,17 @@
 //! The window: state in one place, views that read it and send actions.
 
-mod answers;
-mod bars;
+pub mod action;
 pub mod bench;
-pub mod causal;
-pub mod circuits;
-pub mod command;
-mod commands;
-mod feature_actions;
-mod feature_heat;
-pub mod feature_labels;
-pub mod feature_monitor;
-mod feature_page;
-mod feature_updates;
-mod feature_work;
 pub mod features;
-pub mod features_panel;
-mod files;
-pub mod fonts;
-pub mod inspector;
-pub mod lab;
-pub mod lab_panel;
-pub mod layout;
-pub mod lessons;
-pub mod notify;
-pub mod palette;
+pub mod look;
+pub mod model;
 pub mod pending;
-pub mod picture;
-pub mod results;
-mod save;
-pub mod scratch;
-pub mod scratch_panel;
 pub mod selection;
+pub mod shell;
 pub mod state;
-pub mod statusbar;
-pub mod strip;
-pub mod svg;
-pub mod theme;
-pub mod topbar;
-pub mod views;
+pub mod superposition;
+pub mod training;
+pub mod view;
 pub mod widgets;
 
 use std::path::PathBuf;
@@ -47,20 +20,23 @@ use std::time::Instant;
 
 use eframe::egui;
 
-use self::bars::{Places, bar, feature_bars, model_bars, side_bars};
-use self::command::{Action, Command};
+use self::action::{Action, Command};
 use self::features::FeatureAction;
-use self::files::read_json;
-use self::layout::Layout;
-use self::notify::Level;
-use self::palette::CommandPalette;
-use self::save::Save;
+use self::look::theme;
+use self::look::theme::Palette;
+use self::model::views as model_views;
 use self::selection::Hovered;
+use self::shell::bars::{Places, bar, feature_bars, model_bars, side_bars};
+use self::shell::files::read_json;
+use self::shell::layout::Layout;
+use self::shell::notices::Level;
+use self::shell::palette::CommandPalette;
+use self::shell::save::Save;
+use self::shell::strip::Strip;
+use self::shell::topbar::TopBar;
+use self::shell::{lessons, status};
 use self::state::State;
-use self::strip::Strip;
-use self::theme::Palette;
-use self::topbar::TopBar;
-use self::views::{Context, ViewKind, Workspace};
+use self::view::{Context, Workspace};
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats;
 use crate::gpu::adapter;
@@ -108,7 +84,7 @@ pub fn run(args: Start) -> Result<()> {
 }
 
 /// What threads beside the model's have done.
-enum Message {
+pub enum Message {
     Open(PathBuf),
     Say(Level, String),
     /// Bytes that want a place, under a proposed name.
@@ -162,8 +138,8 @@ impl App {
             document,
             recent.clone(),
             worker,
-            lab::LabState::new(ctx),
-            scratch::ScratchState::new(ctx),
+            superposition::LabState::new(ctx),
+            training::ScratchState::new(ctx),
             features::FeaturesState::new(ctx),
         );
         state.selection.pinned.head = Some(0);
@@ -216,16 +192,16 @@ impl App {
                     self.state.apply(Action::Feature(action), self.now);
                 }
                 Message::Graph(path) => {
-                    self.show(ViewKind::Graph);
+                    self.show(model_views::graph::VIEW.name);
                     self.state.apply(Action::OpenGraph(path.display().to_string()), self.now);
                 }
                 Message::Cart(path, cart) => {
-                    self.show(ViewKind::Circuit);
+                    self.show(model_views::circuit::VIEW.name);
                     self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
                     self.state.apply(Action::SetCart(cart), self.now);
                 }
                 Message::Compared(name, cart) => {
-                    self.show(ViewKind::Circuit);
+                    self.show(model_views::circuit::VIEW.name);
                     self.state.apply(Action::CompareCart(Some((name, cart))), self.now);
                 }
                 Message::Models(found) => self.lessons.found = Some(found),
@@ -266,7 +242,7 @@ impl App {
         }
         let typing = ctx.text_edit_focused();
         // While the graph has the keyboard, arrows walk in it.
-        let walking = ctx.memory(|m| m.has_focus(views::graph_canvas_id()));
+        let walking = ctx.memory(|m| m.has_focus(model_views::graph::canvas_id()));
         let mut pressed = Vec::new();
         // The more specific first: Ctrl+Shift+O is also a Ctrl+O.
         let mut commands = Command::ALL;
@@ -309,7 +285,7 @@ impl App {
             let places = &mut self.places;
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
             let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
-                statusbar::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
+                status::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
             });
             places.insert("status", status.response.rect);
             if self.lessons.is_running() {
@@ -319,13 +295,20 @@ impl App {
             match self.layout.workspace {
                 Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places),
                 Workspace::Superposition => {
-                    side_bars(ui, &mut cx, side, lab_panel::settings, lab_panel::transport, places);
+                    side_bars(
+                        ui,
+                        &mut cx,
+                        side,
+                        superposition::panel::settings,
+                        superposition::panel::transport,
+                        places,
+                    );
                 }
                 Workspace::Features => {
                     feature_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places);
                 }
                 Workspace::Scratch => {
-                    side_bars(ui, &mut cx, side, scratch_panel::settings, scratch_panel::transport, places);
+                    side_bars(ui, &mut cx, side, training::panel::settings, training::panel::transport, places);
                 }
             }
             let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
@@ -368,9 +351,10 @@ impl App {
     }
 
     /// Brings a view to the front, and its workspace with it.
-    pub fn show(&mut self, kind: ViewKind) {
-        self.enter(kind.def().workspace);
-        self.layout.show(kind);
+    pub fn show(&mut self, view: &'static str) {
+        let Some(def) = view::by_name(view) else { return };
+        self.enter(def.workspace);
+        self.layout.show(def.name);
     }
 
     /// Changes to a workspace; the layout of the one that is left is kept.
@@ -398,7 +382,7 @@ impl App {
     /// The outline around what a lesson speaks of.
     fn outline(&self, ctx: &egui::Context) {
         let Some(name) = self.lessons.highlight() else { return };
-        let view = views::by_name(name).and_then(|v| self.layout.pane(v.kind)).and_then(|(_, rect)| rect);
+        let view = view::by_name(name).and_then(|v| self.layout.pane(v.name)).and_then(|(_, rect)| rect);
         let Some(rect) = view.or(self.places.get(name).copied()) else { return };
         let painter = ctx.layer_painter(egui::LayerId::new(egui::Order::Middle, egui::Id::unique("lesson")));
         let stroke = egui::Stroke::new(2.0, Palette::of(ctx).accent);

@@ -12,7 +12,7 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// A result on its way, and the last one.
 pub struct Pending<T, P = ()> {
-    pub(super) task: Option<Task<T, P>>,
+    pub task: Option<Task<T, P>>,
     pub value: Option<Arc<T>>,
     pub error: Option<String>,
     /// Parts of the result on its way.
@@ -37,18 +37,14 @@ impl<T, P> Pending<T, P> {
 }
 
 impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
-    pub(super) fn start(
-        &mut self,
-        wake: &Wake,
-        work: impl FnOnce(&Progress, &Parts<'_, T, P>) -> Result<T> + Send + 'static,
-    ) {
+    pub fn start(&mut self, wake: &Wake, work: impl FnOnce(&Progress, &Parts<'_, T, P>) -> Result<T> + Send + 'static) {
         let wake = wake.clone();
         (self.error, self.parts) = (None, Vec::new());
         self.task = Some(Task::spawn(move || wake(), work));
     }
 
     /// Takes in what has arrived: whether anything did, and whether the result is there.
-    pub(super) fn update(&mut self) -> (bool, bool) {
+    pub fn update(&mut self) -> (bool, bool) {
         let (mut changed, mut done) = (false, false);
         while let Some(event) = self.task.as_ref().and_then(Task::poll) {
             changed = true;
@@ -71,7 +67,7 @@ impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
     }
 
     /// Where parts are of the result's kind: the newest becomes the value, unless a whole one is there. Whether it did.
-    pub(super) fn show_newest_part(&mut self) -> bool
+    pub fn show_newest_part(&mut self) -> bool
     where
         P: Into<T>,
     {
@@ -87,7 +83,7 @@ impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
     }
 
     /// A result that was found elsewhere.
-    pub(super) fn set(&mut self, value: T) {
+    pub fn set(&mut self, value: T) {
         self.put(value, false);
     }
 
@@ -101,7 +97,7 @@ impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
         self.task.is_some()
     }
 
-    pub(super) fn take_task(&mut self) -> Option<Task<T, P>> {
+    pub fn take_task(&mut self) -> Option<Task<T, P>> {
         self.task.take()
     }
 
@@ -110,12 +106,12 @@ impl<T: Send + Sync + 'static, P: Send + 'static> Pending<T, P> {
         self.task.as_ref().map(|t| (t.progress().fraction(), t.progress().seconds_left()))
     }
 
-    pub(super) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.task = None;
     }
 
     /// Nothing there and nothing on its way; stamps go on, so that no cache takes a later value for an earlier one.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         retire(self.value.take());
         *self = Self { stamp: self.stamp + 1, ..Self::default() };
     }

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use super::causal::{PatchSettings, Show};
-use super::circuits::CircuitState;
-use super::command::Action;
-use super::feature_monitor::Continued;
 use super::features::{Asked, FeaturesState};
-use super::lab::LabState;
-use super::notify::{Level, Notices};
-pub use super::results::{Result, Results, Slot};
-use super::scratch::ScratchState;
 use super::selection::{Focus, Selection};
 use crate::analysis::feature_geometry::Directions;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::pair::Pair;
 use crate::analysis::projection::Settings;
 use crate::analysis::sweep::Found;
+use crate::app::action::Action;
+use crate::app::features::monitoring::Continued;
+use crate::app::model::circuits::CircuitState;
+pub use crate::app::model::results::{Result, Results, Slot};
+use crate::app::model::runs::{PatchSettings, Show};
+use crate::app::shell::notices::{Level, Notices};
+use crate::app::superposition::LabState;
+use crate::app::training::ScratchState;
 use crate::engine::edit::Which;
 use crate::engine::generate::Sampling;
 use crate::jobs::{Kind, Request, Worker};
@@ -51,15 +51,15 @@ pub struct State {
     /// Whether its approximation has been looked at.
     pub wants_approximation: bool,
     /// Both prompts' runs, kept until they change.
-    pub(super) pair: Option<Pair>,
+    pub pair: Option<Pair>,
     /// For each token of the corrupted prompt its counterpart in the clean one.
     pub counterparts: Vec<Option<usize>>,
     /// Cells that a restricted sweep adds to.
-    pub(super) known_cells: Option<Arc<Found>>,
+    pub known_cells: Option<Arc<Found>>,
     /// Reference texts that the last sweep was asked with.
-    pub(super) known_reference: Vec<String>,
+    pub known_reference: Vec<String>,
     /// Text is to be generated as soon as the edited run is there.
-    pub(super) pending_generation: bool,
+    pub pending_generation: bool,
     /// The end of the shown run is pinned, and stays so while it grows.
     follows_end: bool,
     pub circuits: CircuitState,
@@ -73,9 +73,9 @@ pub struct State {
     /// Nothing is on its way because the user stopped it.
     pub cancelled: bool,
     /// Until a head is chosen by hand, the one that adds most to the answer is shown.
-    pub(super) auto_head: bool,
+    pub auto_head: bool,
     /// It has been chosen for this model.
-    pub(super) chose_head: bool,
+    pub chose_head: bool,
     /// Time of the last edit of the prompt that has not been run yet.
     edited_at: Option<f64>,
 }
@@ -391,7 +391,7 @@ impl State {
     }
 
     /// The directions themselves belong to the model; which cosines are shown depends on the prompt.
-    pub(super) fn request_geometry(&mut self) {
+    pub fn request_geometry(&mut self) {
         let (Some(directions), Some(model)) = (self.geometry, self.model.clone()) else { return };
         let chosen: Vec<usize> = match directions {
             Directions::Neurons(layer) => match self.results.neurons.get() {
@@ -455,7 +455,7 @@ impl State {
         }
     }
 
-    pub(super) fn pin(&mut self, new: super::selection::Pinned) {
+    pub fn pin(&mut self, new: super::selection::Pinned) {
         let old = self.selection.pinned;
         self.selection.pinned = new;
         if let Some(len) = self.run().map(|r| r.trace.len()) {

@@ -9,13 +9,21 @@ use super::{Start, emit};
 use crate::analysis::feature_geometry::Directions;
 use crate::analysis::patching::Ablation;
 use crate::app::App;
-use crate::app::causal::{Intervention, PatchSettings};
-use crate::app::command::Action;
-use crate::app::features::{Chosen, Examples, FeatureAction, Scanned, Search};
-use crate::app::lab::LabAction;
-use crate::app::picture::{Scene, Subject, png};
+use crate::app::action::Action;
+use crate::app::features::Chosen;
+use crate::app::features::Examples;
+use crate::app::features::FeatureAction;
+use crate::app::features::Scanned;
+use crate::app::features::Search;
+use crate::app::look::picture::Scene;
+use crate::app::look::picture::Subject;
+use crate::app::look::picture::png;
+use crate::app::model::runs::Intervention;
+use crate::app::model::runs::PatchSettings;
 use crate::app::selection::Focus;
-use crate::app::views::{self, VIEWS, Workspace};
+use crate::app::superposition::LabAction;
+use crate::app::view;
+use crate::app::view::Workspace;
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 use crate::features::direction::Method;
@@ -205,7 +213,7 @@ fn features(args: &Arguments, app: &mut App) {
 
 /// Trains what the superposition lab's views show.
 fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
-    let shows_lab = matches!(subject, Subject::View(v) if v.def().workspace == Workspace::Superposition);
+    let shows_lab = matches!(subject, Subject::View(v) if view::by_name(v).is_some_and(|v| v.workspace == Workspace::Superposition));
     let Some(name) = args.preset.as_deref().or(shows_lab.then_some(PRESETS[0].name)) else { return Ok(()) };
     let preset = presets::by_name(name).ok_or_else(|| {
         let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
@@ -227,8 +235,8 @@ fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
     }
     if subject == Subject::Window {
         app.enter(Workspace::Superposition);
-        if let Some(view) = views::by_name(preset.view) {
-            app.layout.show(view.kind);
+        if let Some(view) = view::by_name(preset.view) {
+            app.layout.show(view.name);
         }
     }
     Ok(())
@@ -238,11 +246,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let subject = if args.view == "window" {
         Subject::Window
     } else {
-        let def = VIEWS.iter().find(|v| v.name == args.view).ok_or_else(|| {
-            let known: Vec<&str> = VIEWS.iter().map(|v| v.name).collect();
+        let def = view::by_name(&args.view).ok_or_else(|| {
+            let known: Vec<&str> = view::all().map(|v| v.name).collect();
             Error::request(format!("there is no view `{}`; there are window, {}", args.view, known.join(", ")))
         })?;
-        Subject::View(def.kind)
+        Subject::View(def.name)
     };
     let size = size(&args.size)
         .ok_or_else(|| Error::request(format!("--size {} is not WIDTHxHEIGHT between 64 and 8192", args.size)))?;
@@ -316,7 +324,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Ok(Some(settings)) => {
                 app.state.apply(Action::Patch(settings), 0.0);
                 app.state.apply(Action::Sweep { cells: None }, 0.0);
-                app.layout.show(views::ViewKind::Patching);
+                app.layout.show("patching");
             }
             Ok(None) => {}
             Err(e) => wrong = Some(e),
@@ -333,7 +341,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 Ok(file) => app.state.apply(Action::SetCart(file.cart()), 0.0),
                 Err(e) => wrong = Some(e),
             }
-            app.layout.show(views::ViewKind::Circuit);
+            app.layout.show("circuit");
         }
         if let Some(path) = &args.compare {
             let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -343,8 +351,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
             }
         }
         if let Some(set) = &args.set {
-            let settings =
-                crate::app::circuits::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
+            let settings = crate::app::model::circuits::CircuitSettings {
+                set: Some(set.clone()),
+                curve: true,
+                ..Default::default()
+            };
             app.state.apply(Action::CircuitSettings(settings), 0.0);
         }
         match args.thresholds.as_deref() {
@@ -379,12 +390,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 || args.attention.is_some()
                 || !args.open_mlp.is_empty())
         {
-            app.layout.show(views::ViewKind::Graph);
+            app.layout.show("graph");
         }
         if let Some(n) = args.generate {
             app.state.apply(Action::Sampling(Default::default(), n), 0.0);
             app.state.apply(Action::Generate, 0.0);
-            app.layout.show(views::ViewKind::Generation);
+            app.layout.show("generation");
         }
     })?;
     if let Some(error) = wrong {

@@ -2,7 +2,8 @@
 
 use eframe::egui::{self, Align2, pos2, vec2};
 
-use crate::app::theme::{self, Palette};
+use crate::app::look::theme;
+use crate::app::look::theme::Palette;
 
 pub struct Bar {
     pub label: String,

@@ -4,8 +4,9 @@
 use eframe::egui::text::{LayoutJob, TextWrapping};
 use eframe::egui::{self, Pos2, Rect, Stroke, pos2, vec2};
 
-use crate::app::svg::paint_cells;
-use crate::app::theme::{self, Palette};
+use crate::app::look::svg::paint_cells;
+use crate::app::look::theme;
+use crate::app::look::theme::Palette;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
 use crate::gpu::heatmap::{Coloring, HeatData, HeatmapCallback};

@@ -9,7 +9,7 @@ pub mod token_text;
 
 use eframe::egui::{self, RichText};
 
-use super::theme::{self, Palette};
+use crate::app::look::theme::{self, Palette};
 
 /// A sentence in the middle of an empty, loading or failed view.
 pub fn message(ui: &mut egui::Ui, text: &str, error: bool) {

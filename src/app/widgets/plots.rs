@@ -4,7 +4,8 @@ use eframe::egui::text::LayoutJob;
 use eframe::egui::{AsIdSalt, Color32, Label, Rangef, RichText, TextFormat, Ui};
 use egui_plot::{AxisHints, GridInput, GridMark, HoverPosition, Plot};
 
-use crate::app::theme::{self, Palette};
+use crate::app::look::theme;
+use crate::app::look::theme::Palette;
 
 /// Says what a point is, by its plot's name and its place (x, y); nothing between points.
 pub fn said_of_points<'a>(

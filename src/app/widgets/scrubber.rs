@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, vec2};
 
-use crate::app::theme::Palette;
+use crate::app::look::theme::Palette;
 
 /// `steps` are those of the moments, rising; `at` is shown, of `end` steps in all; `past` if that is not the newest.
 /// Gives the chosen moment, or `Some(None)` to follow the newest.

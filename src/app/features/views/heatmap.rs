@@ -1,0 +1,170 @@
+//! Features × tokens of the prompt.
+
+use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
+use std::sync::Arc;
+
+use eframe::egui::{self, RichText};
+
+use super::{act, dictionary_open, weak};
+use crate::app::features::Chosen;
+use crate::app::features::FeatureAction;
+use crate::app::look::theme;
+use crate::app::widgets::message;
+use crate::app::widgets::colorbar::colorbar;
+use crate::app::widgets::colorbar::number;
+use crate::app::widgets::heatmap::Heatmap;
+use crate::app::widgets::heatmap::Isolate;
+use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::heatmap::sequential;
+use crate::app::widgets::choice;
+use crate::app::widgets::line_with;
+use crate::app::widgets::token_text;
+use crate::features::labels::Unit;
+use crate::features::reading::Order;
+
+/// Rows as high as their labels.
+const ROW: f32 = 14.0;
+
+pub struct FeatureHeat;
+
+impl View for FeatureHeat {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if !dictionary_open(ui, cx) {
+            return;
+        }
+        let s = &cx.state.features;
+        let pos = cx.pinned().pos;
+        let order = s.order();
+        let heat = s.heat.value.clone();
+        ui.horizontal_wrapped(|ui| {
+            let options = [
+                (Order::Max, "largest"),
+                (Order::Mean, "mean"),
+                (Order::At(pos), "at the pinned token"),
+                (Order::Answer, "attribution to the answer"),
+            ];
+            if let Some(o) = choice(ui, "first by", order, &options) {
+                act(cx, FeatureAction::Order(o));
+            }
+            if let Some(h) = &heat {
+                let explained = h.explained.map_or_else(|| "–".to_owned(), |e| format!("{e:.3}"));
+                let help = match h.explained {
+                    Some(_) => "mean over the positions after the first",
+                    None => "features of earlier layers write here as well, so that this layer alone explains nothing",
+                };
+                ui.label(weak(cx, format!("L0 {:.1}   explained variance {explained}", h.l0))).on_hover_text(help);
+            }
+        });
+        let error = s.reading.error.as_ref().or(s.heat.error.as_ref());
+        if let Some(e) = error.or(s.attribution.error.as_ref().filter(|_| order == Order::Answer)) {
+            message(ui, e, true);
+            return;
+        }
+        let Some(heat) = heat else {
+            let running = s.attribution.is_running();
+            message(ui, if running { "attributing the answer …" } else { "reading the prompt …" }, false);
+            return;
+        };
+        // What is on its way may be about other tokens: until it is there, these are shown with theirs.
+        let r = &heat.reading;
+        let n = heat.data.cols;
+        let is_of_now = s.reading.value.as_ref().is_some_and(|now| Arc::ptr_eq(now, r));
+        let chosen = &heat.features;
+        if chosen.is_empty() {
+            message(ui, "no feature is active on this prompt after its first token", false);
+            return;
+        }
+        let (signed, max) = (heat.order == Order::Answer, heat.largest);
+        let asked = s.asked();
+        let same = !signed || !s.attribution.is_running() && heat.of == (asked.answer, asked.wrong);
+        let fresh = is_of_now && same && !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
+        let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
+        let text = if heat.active > chosen.len() {
+            format!("the first {} of {} active features", chosen.len(), heat.active)
+        } else {
+            format!("{} active features", chosen.len())
+        };
+        let text = match (signed, heat.of) {
+            (true, (Some(a), wrong)) => {
+                let against = wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
+                format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a))
+            }
+            _ => text,
+        };
+        line_with(ui, weak(cx, text), |ui| {
+            let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
+            colorbar(ui, &colors, &low, &number(max));
+        });
+        let row = match s.chosen {
+            Some(Chosen::Feature(f)) => chosen.iter().position(|c| *c == f),
+            _ => None,
+        };
+        let h = cx.state.selection.hovered;
+        let token = |c: usize| token_text::short(&r.trace.token_text(c), 12);
+        let labelled = |f: u32| {
+            let words = s.labels.words(&Unit::Feature(f))?;
+            Some(format!("{f} {words}"))
+        };
+        let outcome = Heatmap {
+            name: "features",
+            data: &heat.data,
+            coloring: colors,
+            row_label: &|i| chosen.get(i).map_or_else(String::new, |f| labelled(*f).unwrap_or_else(|| f.to_string())),
+            col_label: &|c| token(c),
+            row_label_width: if s.labels.has_features() { 130.0 } else { 46.0 },
+            flip: false,
+            square: false,
+            least_row: ROW,
+            pinned: (row, Some(pos).filter(|p| is_of_now && *p < n)),
+            hovered: (None, h.pos.filter(|p| is_of_now && *p < n)),
+            isolate: Isolate::Nothing,
+            cell_text: None,
+            tooltip: &|ui, i, c| {
+                let Some(f) = chosen.get(i) else { return };
+                ui.label(RichText::new(s.name(Chosen::Feature(*f))).font(theme::title()));
+                ui.monospace(format!("activation {:.4} on {} ({c})", r.acts.at(c, *f), token(c)));
+                if let Some(a) = &heat.attribution {
+                    ui.monospace(format!("{:+.4} to the answer's logit, to first order", a.at(c, *f)));
+                    let all: f32 = (1..n).map(|p| a.at(p, *f)).sum();
+                    ui.monospace(format!("{all:+.4} over all positions after the first"));
+                }
+                if let Some(index) = &s.index.value {
+                    ui.label(weak(
+                        cx,
+                        format!("active at {:.3} % of the scanned text", 100.0 * index.density(*f as usize)),
+                    ));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((_, c)) = outcome.hovered.filter(|_| is_of_now) {
+            cx.hovered.pos = Some(c);
+        }
+        if let Some((i, c)) = outcome.clicked
+            && let Some(f) = chosen.get(i).copied()
+        {
+            if is_of_now {
+                cx.pin(|p| p.pos = c);
+            }
+            act(cx, FeatureAction::Choose(Chosen::Feature(f)));
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let h = cx.state.features.heat.value.as_ref()?;
+        let rows = h.features.iter().map(|f| format!("feature {f}")).collect();
+        let tokens = (0..h.data.cols).map(|c| format!("{c} {}", token_text::visible(&h.reading.trace.token_text(c))));
+        let name = if h.order == Order::Answer { "feature-attribution" } else { "features" };
+        Some(Table::grid(name, ("feature", "pos"), &h.data, rows, tokens.collect()))
+    }
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "features",
+    title: "Features",
+    workspace: Workspace::Features,
+    area: Area::TopLeft,
+    help: "Which features of the open dictionary are active on which token, the leading ones first. Click a cell for the feature's page.",
+    formula: "SAE or transcoder activations, by SAELens' formulas; to the answer, first order: a · (W_dec · ∂logit/∂x), logit of the answer less the wrong one's [Nanda 2023]",
+    make: || Box::new(FeatureHeat),
+};

@@ -1,0 +1,220 @@
+//! Concepts and kept features over the tokens of the prompt.
+
+use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace};
+use std::sync::Arc;
+
+use eframe::egui::{self, RichText};
+
+use super::{act, weak};
+use crate::app::features::monitoring::Follow;
+use crate::app::features::monitoring::Row;
+use crate::app::features::FeatureAction;
+use crate::app::features::Watch;
+use crate::app::look::theme;
+use crate::app::widgets::message;
+use crate::app::widgets::colorbar::colorbar;
+use crate::app::widgets::heatmap::Heatmap;
+use crate::app::widgets::heatmap::Isolate;
+use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::token_text;
+use crate::app::widgets::captioned;
+use crate::app::widgets::choice;
+use crate::gpu::HeatData;
+
+/// Height of a row where there is more room than that, in points.
+const MOST_HIGH: f32 = 90.0;
+/// Room for the tokens below the rows.
+const COLUMN_NAMES: f32 = 60.0;
+
+#[derive(Default)]
+pub struct Monitor {
+    data: Cached<(u64, bool)>,
+    /// Shows what the inside reads beyond what the word itself says.
+    beyond: bool,
+}
+
+/// Marks where an internal reading and the text diverge: read inside but not said, and said but not read.
+const INSIDE: &str = "◆";
+const SAID: &str = "◇";
+
+impl View for Monitor {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let s = &cx.state.features;
+        if let Some(e) = &s.monitored.error {
+            message(ui, e, true);
+            return;
+        }
+        let Some(m) = s.monitored.value.clone().filter(|m| !m.names.is_empty()) else {
+            let text = if s.monitored.is_running() {
+                "reading the prompt …"
+            } else {
+                "find a direction at the left, or keep a feature from its page"
+            };
+            message(ui, text, false);
+            return;
+        };
+        // As they are now: a threshold is moved without anything being run again.
+        let thresholds: Vec<Option<f32>> = m.rows.iter().map(|row| s.threshold(row)).collect();
+        let threshold = |r: usize| thresholds.get(r).copied().flatten().unwrap_or(f32::INFINITY);
+        // The inside reads the concept where the word by itself does not, or does not where the word does.
+        let parted = |r: usize, c: usize| {
+            let value = m.values.get(r).and_then(|row| row.get(c));
+            let word = m.word.get(r).and_then(Option::as_ref).and_then(|w| w.get(c));
+            let (inside, said) = (*value? > threshold(r), *word? > threshold(r));
+            (inside != said).then_some(if inside { INSIDE } else { SAID })
+        };
+        let is_concept = |r: usize| matches!(m.rows.get(r), Some(Row::Concept(..)));
+        let n = m.texts.len();
+        let beyond = self.beyond;
+        let at = |r: usize, c: usize| {
+            let v = m.values.get(r).and_then(|row| row.get(c)).copied()?;
+            let word = m.word.get(r).and_then(Option::as_ref).filter(|_| beyond).and_then(|w| w.get(c));
+            Some(v - word.copied().unwrap_or(0.0))
+        };
+        // Features have scales of their own; each row is shown against its largest value after the first position.
+        let largest: Vec<f32> = (0..m.values.len())
+            .map(|r| {
+                let own = (usize::from(n > 1)..n).filter_map(|c| at(r, c)).fold(0f32, |a, v| a.max(v.abs()));
+                if is_concept(r) { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
+            })
+            .collect();
+        let data = self.data.get((s.monitored.stamp, beyond), || {
+            let cell = |r: usize, c: usize| at(r, c).map_or(crate::gpu::NOTHING, |v| v / largest[r]);
+            let values =
+                (0..m.values.len()).flat_map(|r| (0..n).map(move |c| (r, c))).map(|(r, c)| cell(r, c)).collect();
+            HeatData::new(m.values.len(), n, values)
+        });
+        let colors = diverging(&cx.palette, 1.0, !s.monitored.is_running());
+        let mut changes: Vec<FeatureAction> = Vec::new();
+        ui.horizontal(|ui| {
+            let options = [
+                (Follow::Prompt, "the prompt"),
+                (Follow::Generated, "prompt and continuation"),
+                (Follow::Steered, "prompt and continuation with edits"),
+            ];
+            if let Some(f) = choice(ui, "read", s.follow, &options) {
+                changes.push(FeatureAction::Follow(f));
+            }
+            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
+                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
+            );
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, "less", "more");
+            });
+        });
+        // Many rows' fields leave room for the rows.
+        let high = 0.4 * ui.available_height();
+        egui::ScrollArea::vertical().max_height(high).auto_shrink([false, true]).show(ui, |ui| {
+            ui.horizontal_wrapped(|ui| {
+                for (r, row) in m.rows.iter().enumerate().take(m.values.len()) {
+                    let Some(value) = thresholds[r] else { continue };
+                    let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > value)).count();
+                    let apart = |mark| format!(", {} {mark}", (1..n).filter(|c| parted(r, *c) == Some(mark)).count());
+                    let apart = if m.word[r].is_some() { apart(INSIDE) + &apart(SAID) } else { String::new() };
+                    let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
+                    let change = |t: f32| match row {
+                        Row::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
+                        Row::Concept(concept, _) => {
+                            let same = |w: &Watch| Arc::ptr_eq(&w.concept, concept);
+                            s.watched.iter().position(same).map(|i| FeatureAction::Threshold(i, t))
+                        }
+                    };
+                    changes.extend(threshold_field(ui, cx, &m.names[r], value, &counts).and_then(change));
+                }
+            });
+        });
+        changes.into_iter().for_each(|c| act(cx, c));
+        let pos = cx.pinned().pos;
+        let h = cx.state.selection.hovered;
+        let token = |c: usize| m.texts.get(c).map_or_else(String::new, |t| token_text::short(t, 12));
+        // It is a strip: a few rows do not fill a large window.
+        let height = ui.available_height().min(MOST_HIGH * m.values.len() as f32 + COLUMN_NAMES);
+        let heatmap = Heatmap {
+            name: "monitor",
+            data: &data,
+            coloring: colors,
+            row_label: &|r| m.names.get(r).cloned().unwrap_or_default(),
+            col_label: &|c| token(c),
+            row_label_width: 170.0,
+            flip: false,
+            square: false,
+            least_row: 0.0,
+            pinned: (None, Some(pos)),
+            hovered: (None, h.pos),
+            isolate: Isolate::Nothing,
+            cell_text: Some(&|r, c| {
+                let v = at(r, c)?;
+                let above = m.values[r].get(c).is_some_and(|v| *v > threshold(r));
+                let mark = parted(r, c).or(above.then_some("•")).unwrap_or_default();
+                Some(if v.abs() < 1.0 { format!("{mark} {v:.2}") } else { format!("{mark} {v:.1}") })
+            }),
+            tooltip: &|ui, r, c| {
+                let Some(v) = at(r, c) else { return };
+                ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], token(c))).font(theme::title()));
+                if is_concept(r) {
+                    ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
+                    if let Some(w) = m.word[r].as_ref().and_then(|w| w.get(c)) {
+                        ui.monospace(format!("{w:+.3} by the word itself"));
+                    }
+                    match parted(r, c) {
+                        Some(INSIDE) => {
+                            ui.label(format!("{INSIDE} the model reads it here, the word does not say it"));
+                        }
+                        Some(_) => {
+                            ui.label(format!("{SAID} the word says it, the model does not read it here"));
+                        }
+                        None => {}
+                    }
+                } else {
+                    ui.monospace(format!("activation {v:.4}"));
+                }
+            },
+        };
+        let outcome = ui.allocate_ui(egui::vec2(ui.available_width(), height), |ui| heatmap.show(ui)).inner;
+        if let Some((_, c)) = outcome.hovered.filter(|(_, c)| *c < m.prompt) {
+            cx.hovered.pos = Some(c);
+        }
+        if let Some((_, c)) = outcome.clicked.filter(|(_, c)| *c < m.prompt) {
+            cx.pin(|p| p.pos = c);
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let m = cx.state.features.monitored.value.as_ref()?;
+        Some(Table {
+            name: "monitor".to_owned(),
+            row_axis: "concept",
+            col_axis: "pos",
+            rows: m.names.clone(),
+            cols: m.texts.iter().enumerate().map(|(i, t)| format!("{i} {}", token_text::visible(t))).collect(),
+            values: m.values.iter().map(|r| r.iter().map(|v| Some(*v)).collect()).collect(),
+        })
+    }
+}
+
+/// The value above which a row marks tokens, and how many it marks; says what it was changed to.
+fn threshold_field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: f32, counts: &str) -> Option<f32> {
+    let mut threshold = value;
+    let size = |text: &str| ui.painter().layout_no_wrap(text.to_owned(), theme::small(), cx.palette.weak).size().x;
+    let field = ui.spacing().interact_size.x.max(size("0000.00"));
+    let width = field + ui.spacing().item_spacing.x + size(counts);
+    captioned(ui, weak(cx, format!("{} above", token_text::cut(name, 30))), width, |ui| {
+        let drag = egui::DragValue::new(&mut threshold).range(-1e6..=1e6).speed(0.02).fixed_decimals(2);
+        ui.add(drag).on_hover_text(name).accessible_name(format!("threshold of {name}"));
+        ui.add(egui::Label::new(weak(cx, counts)).extend()).on_hover_text(
+            "• reads above the threshold · ◆ reads above it, though the word by itself (the direction of the first \
+             layer) does not: inside and text diverge",
+        );
+    });
+    (threshold != value && threshold.is_finite()).then_some(threshold)
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "monitor",
+    title: "Monitor",
+    workspace: Workspace::Features,
+    area: Area::TopLeft,
+    help: "Concepts and kept features on every token of the prompt. Marked are tokens above the threshold; against the word itself shows where the inside reads more than is written.",
+    formula: "(h · d̂ − threshold) / gap: +½ and −½ are the means of texts with and without the concept",
+    make: || Box::new(Monitor::default()),
+};

@@ -1,0 +1,286 @@
+//! Training a dictionary in the window.
+
+use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
+use eframe::egui::{self, RichText, vec2};
+use egui_plot::{Corner, Legend, Line, PlotPoints};
+
+use super::{act, layer_field, weak};
+use crate::app::features::FeatureAction;
+use crate::app::look::theme;
+use crate::app::widgets::message;
+use crate::app::widgets::plots::over_steps;
+use crate::app::widgets::captioned;
+use crate::app::widgets::choice;
+use crate::engine::{Site, SiteKind};
+use crate::features::Place;
+use crate::features::train::recipe::Recipe;
+use crate::features::train::{Method, Point, Settings};
+
+pub struct Training;
+
+/// Said once, when a training was asked for.
+#[derive(Clone, Copy, Default)]
+struct Begun;
+
+impl View for Training {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let Some(model) = cx.state.model.clone() else {
+            message(ui, "open a model to begin", false);
+            return;
+        };
+        let s = &cx.state.features;
+        let id = egui::Id::unique("dictionary to train");
+        let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.train.clone());
+        let mut keep = ui.data_mut(|d| d.get_temp::<bool>(id)).unwrap_or_default();
+        let layer = cx.pinned().layer;
+        let has_mlp = model.config.has_mlp();
+        let sites: Vec<Place> = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, has_mlp), (SiteKind::Z, true)]
+            .into_iter()
+            .filter(|(_, there)| *there)
+            .map(|(kind, _)| Site::new(kind, layer).into())
+            .collect();
+        let current = sites.iter().position(|p| p.site.kind == ask.site.site.kind).unwrap_or(0);
+        let reads = Place { site: Site::new(SiteKind::Ln2Normalized, layer), mlp_input: true };
+        let writes = has_mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
+        let mut transcoder = ask.target.is_some() && writes.is_some();
+        ask.site = sites[current];
+        let (running, stopping) = (s.training.is_running(), s.stopping.is_some());
+        ui.add_enabled_ui(!running, |ui| {
+            ui.horizontal_wrapped(|ui| {
+                layer_field(ui, cx, model.config.n_layers.saturating_sub(1));
+                let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
+                let mut options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
+                if writes.is_some() {
+                    options.push((sites.len(), "MLP, in to out (transcoder)"));
+                }
+                if let Some(k) = choice(ui, "site", if transcoder { sites.len() } else { current }, &options) {
+                    transcoder = k == sites.len();
+                    if let Some(site) = sites.get(k) {
+                        ask.site = *site;
+                    }
+                }
+                // SAELens has transcoders of these architectures.
+                let fits = |m: &Method| !transcoder || matches!(m, Method::L1 | Method::BatchTopK | Method::JumpRelu);
+                if !fits(&ask.settings.method) {
+                    ask.settings.method = Method::BatchTopK;
+                }
+                let methods: Vec<(Method, &str)> =
+                    Method::ALL.into_iter().filter(fits).map(|m| (m, m.name())).collect();
+                if let Some(m) = choice(ui, "method", ask.settings.method, &methods) {
+                    ask.settings.method = m;
+                }
+                let t = &mut ask.settings;
+                number_field(ui, cx, "features", &mut t.features, 16..=262_144);
+                if t.method.counts() {
+                    number_field(ui, cx, "k", &mut t.k, 1..=4096);
+                } else {
+                    real_field(ui, cx, "penalty", &mut t.sparsity, 1000.0, 0.05);
+                }
+                number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
+                let mut tokens = ask.tokens.unwrap_or(100_000);
+                number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
+                ask.tokens = Some(tokens);
+                ask.text.resize(1, String::new());
+                captioned(ui, weak(cx, "text"), 90.0, |ui| {
+                    ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
+                        .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+                        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
+                });
+            });
+            let more = egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small()));
+            // When a training begins the curves need the room.
+            let more = more.open(ui.data_mut(|d| d.remove_temp::<Begun>(id)).map(|Begun| false));
+            more.show(ui, |ui| {
+                ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
+                ui.horizontal_wrapped(|ui| activations(ui, cx, &mut keep, stopping));
+            });
+        });
+        ask.target = writes.filter(|_| transcoder);
+        if transcoder {
+            ask.site = reads;
+        }
+        let kept = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
+        let kept = if kept > 0 { format!(", {:.2} GB kept", kept as f64 / 1e9) } else { String::new() };
+        let bytes = ask.tokens.unwrap_or(0) as f64 * ask.width(&model.config) as f64 * 4.0;
+        ui.horizontal(|ui| {
+            if running {
+                if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
+                    act(cx, FeatureAction::StopTraining);
+                }
+            } else {
+                let text = RichText::new("Train").color(cx.palette.base);
+                let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
+                let help = "a training that was stopped goes on when the same is asked for again";
+                if ui.add(button).on_hover_text(help).clicked() {
+                    act(cx, FeatureAction::Train(Box::new(ask.clone()), keep));
+                    ui.data_mut(|d| d.insert_temp(id, Begun));
+                }
+            }
+            ui.label(weak(
+                cx,
+                format!("{}; about {:.2} GB of activations{kept}", ask.settings.method.explain(), bytes / 1e9),
+            ));
+        });
+        ui.data_mut(|d| {
+            d.insert_temp(id, ask);
+            d.insert_temp(id, keep);
+        });
+        let points = &s.training.parts;
+        if points.is_empty() {
+            let text = if running {
+                "harvesting activations …"
+            } else {
+                "train a dictionary on what a site of this model holds"
+            };
+            message(ui, text, false);
+            return;
+        }
+        curves(ui, cx, points);
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let points = &cx.state.features.training.parts;
+        (!points.is_empty()).then(|| Table {
+            name: "dictionary-training".to_owned(),
+            row_axis: "step",
+            col_axis: "measure",
+            rows: points.iter().map(|p| p.step.to_string()).collect(),
+            cols: ["mse", "l0", "explained", "dead", "ce_score"].map(str::to_owned).to_vec(),
+            values: points
+                .iter()
+                .map(|p| vec![Some(p.mse), Some(p.l0), Some(p.explained), Some(p.dead), p.ce_score])
+                .collect(),
+        })
+    }
+}
+
+/// Settings that are seldom changed.
+fn further(ui: &mut egui::Ui, cx: &Context<'_>, s: &mut Settings) {
+    number_field(ui, cx, "positions a step", &mut s.batch, 16..=65_536);
+    number_field(ui, cx, "warm-up steps", &mut s.warmup, 0..=100_000);
+    number_field(ui, cx, "dead after silent positions", &mut s.dead_after, 1_000..=1_000_000_000);
+    if !s.method.counts() {
+        number_field(ui, cx, "resample dead ones every … steps (0: never)", &mut s.resample, 0..=1_000_000);
+    }
+    real_field(ui, cx, "learning rate", &mut s.rate, 1.0, 1e-5);
+    real_field(ui, cx, "share of steps it falls over", &mut s.fall, 1.0, 0.01);
+    if s.method.counts() {
+        real_field(ui, cx, "auxiliary loss", &mut s.auxiliary, 10.0, 0.001);
+    } else {
+        real_field(ui, cx, "share of steps the penalty rises over", &mut s.sparsity_warmup, 1.0, 0.01);
+    }
+    if s.method == Method::JumpRelu {
+        real_field(ui, cx, "bandwidth", &mut s.bandwidth, 10.0, 0.01);
+    }
+    let seed = s.seed.to_string();
+    field(ui, cx, "seed", &seed, egui::DragValue::new(&mut s.seed));
+}
+
+/// Whether the activations are kept, and those that are.
+fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool, stopping: bool) {
+    let s = &cx.state.features;
+    let help = format!(
+        "another training at the same site on as many tokens of the same text then begins at once; they lie in {}",
+        s.activations.display()
+    );
+    ui.checkbox(keep, "keep the activations on disk").on_hover_text(help);
+    let bytes = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
+    if bytes > 0 {
+        ui.label(weak(cx, format!("{:.2} GB are kept", bytes as f64 / 1e9)));
+        let delete = ui.add_enabled(!stopping, egui::Button::new("Delete"));
+        if delete.on_hover_text("takes away all activations that trainings kept; they can be made again").clicked() {
+            act(cx, FeatureAction::ForgetActivations);
+        }
+    }
+}
+
+fn number_field(
+    ui: &mut egui::Ui,
+    cx: &Context<'_>,
+    name: &str,
+    value: &mut usize,
+    range: std::ops::RangeInclusive<usize>,
+) {
+    let speed = (*value as f64 / 50.0).max(0.2);
+    let shown = value.to_string();
+    field(ui, cx, name, &shown, egui::DragValue::new(value).range(range).speed(speed));
+}
+
+fn real_field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, value: &mut f32, most: f32, speed: f64) {
+    let shown = value.to_string();
+    field(ui, cx, name, &shown, egui::DragValue::new(value).range(0.0..=most).speed(speed).max_decimals(6));
+}
+
+/// A number, as `shown`, with its caption.
+fn field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, shown: &str, value: egui::DragValue<'_>) {
+    let text = ui.painter().layout_no_wrap(shown.to_owned(), theme::body(), cx.palette.text).size().x;
+    let width = (text + 2.0 * ui.spacing().button_padding.x).max(ui.spacing().interact_size.x);
+    captioned(ui, weak(cx, name), width, |ui| {
+        ui.add(value).accessible_name(name);
+    });
+}
+
+/// A curve's name, colour, and its value at a point where it has one.
+type Series<'a> = (&'a str, egui::Color32, &'a dyn Fn(&Point) -> Option<f32>);
+
+/// Shares above sizes, or beside them where there is little height.
+fn curves(ui: &mut egui::Ui, cx: &Context<'_>, points: &[Point]) {
+    let shares: [Series<'_>; 3] = [
+        ("explained variance", cx.palette.accent, &|p| Some(p.explained.max(-1.0))),
+        ("CE-loss score", cx.palette.positive, &|p| p.ce_score),
+        ("dead features", cx.palette.negative, &|p| Some(p.dead)),
+    ];
+    let sizes: [Series<'_>; 2] = [("L0", cx.palette.bar, &|p| Some(p.l0)), ("MSE", cx.palette.weak, &|p| Some(p.mse))];
+    let group = ui.scope_id().with("steps");
+    let space = ui.available_size();
+    if space.y < 300.0 && space.x > 400.0 {
+        ui.columns_const(|[left, right]| {
+            plot(left, group, false, "step", space.y, &shares, points);
+            plot(right, group, true, "step", space.y, &sizes, points);
+        });
+    } else {
+        plot(ui, group, false, "", space.y * 0.55, &shares, points);
+        plot(ui, group, true, "step", ui.available_height(), &sizes, points);
+    }
+}
+
+/// Curves over the steps of all plots of a group, on a scale of powers of ten where that is `log`.
+fn plot(
+    ui: &mut egui::Ui,
+    group: egui::Id,
+    log: bool,
+    below: &str,
+    height: f32,
+    series: &[Series<'_>],
+    points: &[Point],
+) {
+    // Shares rise and sizes fall: the legend stands where the curves are not.
+    let corner = if log { Corner::RightTop } else { Corner::RightBottom };
+    over_steps(("training", log), below, log)
+        .height(height.max(60.0))
+        .link_axis(group, [true, false])
+        .allow_scroll(false)
+        .legend(Legend::default().position(corner))
+        .show(ui, |p| {
+            for (label, color, get) in series {
+                let line: PlotPoints<'_> = points
+                    .iter()
+                    .filter_map(|q| {
+                        let v = f64::from(get(q)?);
+                        Some([q.step as f64, if log { v.max(1e-6).log10() } else { v }])
+                    })
+                    .collect();
+                p.line(Line::new(*label, line).color(*color).width(2.0));
+            }
+        });
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "dictionary-training",
+    title: "Train a dictionary",
+    workspace: Workspace::Features,
+    area: Area::BottomLeft,
+    help: "Trains a sparse autoencoder on what a site holds over a text, and opens it when it is done. The curves say how much it explains with how many active features.",
+    formula: "‖x − x̂‖² and the method's sparsity; CE score (CE_ablated − CE_sae)/(CE_ablated − CE)",
+    make: || Box::new(Training),
+};

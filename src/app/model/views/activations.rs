@@ -1,0 +1,231 @@
+//! Activations: neurons × tokens of one layer, or what every head writes.
+
+use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready, scale};
+use eframe::egui::{self, RichText};
+
+use crate::analysis::neurons::Statistic;
+use crate::app::action::Action;
+use crate::app::selection::Focus;
+use crate::app::look::theme;
+use crate::app::widgets::choice;
+use crate::app::widgets::colorbar::colorbar;
+use crate::app::widgets::colorbar::number;
+use crate::app::widgets::heatmap::Heatmap;
+use crate::app::widgets::heatmap::Isolate;
+use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::heatmap::sequential;
+use crate::gpu::HeatData;
+
+/// Height of a neuron's row at first: as its label's.
+const ROW: f32 = 14.0;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Mode {
+    #[default]
+    Neurons,
+    Heads,
+}
+
+#[derive(Default)]
+pub struct Activations {
+    mode: Mode,
+    neurons: Cached<u64>,
+    heads: Cached<u64>,
+}
+
+impl View for Activations {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let has_mlp = cx.state.model.as_ref().is_none_or(|m| m.config.has_mlp());
+        if !has_mlp {
+            self.mode = Mode::Heads;
+        }
+        ui.horizontal_wrapped(|ui| {
+            if has_mlp
+                && let Some(m) =
+                    choice(ui, "show", self.mode, &[(Mode::Neurons, "neurons"), (Mode::Heads, "head outputs")])
+            {
+                self.mode = m;
+            }
+            if self.mode == Mode::Neurons {
+                Self::neuron_controls(ui, cx);
+            } else {
+                ui.label(
+                    RichText::new("norm of what each head writes, ‖z · W_O‖")
+                        .font(theme::small())
+                        .color(cx.palette.weak),
+                );
+            }
+        });
+        match self.mode {
+            Mode::Neurons => self.neurons(ui, cx),
+            Mode::Heads => self.heads(ui, cx),
+        }
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        match self.mode {
+            Mode::Neurons => {
+                let n = cx.state.results.neurons.result.clone()?;
+                let d = self.neurons.last()?;
+                let rows = n.value.order.iter().map(|i| format!("neuron {}.{i}", n.value.layer)).collect();
+                Some(Table::grid("neurons", ("neuron", "pos"), d, rows, position_labels(cx, d.cols)))
+            }
+            Mode::Heads => {
+                let d = self.heads.last()?;
+                let heads = cx.state.model.as_ref()?.config.n_heads;
+                let rows = (0..d.rows).map(|r| format!("head {}.{}", r / heads, r % heads)).collect();
+                Some(Table::grid("head-norms", ("head", "pos"), d, rows, position_labels(cx, d.cols)))
+            }
+        }
+    }
+}
+
+impl Activations {
+    fn neuron_controls(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let p = cx.pinned();
+        let n_layers = cx.state.model.as_ref().map_or(1, |m| m.config.n_layers);
+        let mut layer = p.layer;
+        let drag = egui::DragValue::new(&mut layer).range(0..=n_layers - 1).prefix("layer ").speed(0.1);
+        if ui.add(drag).on_hover_text("layer; drag, or click to type").changed() {
+            cx.pin(|p| p.layer = layer);
+        }
+        let options = [
+            (Statistic::MaxAbs, Statistic::MaxAbs.name()),
+            (Statistic::MeanAbs, Statistic::MeanAbs.name()),
+            (Statistic::Spread, Statistic::Spread.name()),
+            (Statistic::AtPosition(0), Statistic::AtPosition(0).name()),
+        ];
+        let current = match cx.state.statistic {
+            Statistic::AtPosition(_) => Statistic::AtPosition(0),
+            other => other,
+        };
+        if let Some(s) = choice(ui, "first by", current, &options) {
+            cx.actions.push(Action::NeuronStatistic(s));
+        }
+    }
+
+    fn neurons(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let slot = &cx.state.results.neurons;
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let Some(result) = slot.result.clone() else { return };
+        let n = &*result.value;
+        let data = self.neurons.get(result.stamp, || {
+            compared(n, false, true, |n| {
+                HeatData::new(n.values.len(), n.values.first().map_or(0, Vec::len), n.values.concat())
+            })
+        });
+        let m = data.max_abs();
+        let colors = diverging(&cx.palette, m, result.fresh);
+        ui.horizontal(|ui| {
+            let text = format!("{} of {} neurons of layer {}", n.order.len(), n.of, n.layer);
+            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &number(-m), &number(m));
+            });
+        });
+        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let row = p.neuron.filter(|_| p.layer == n.layer).and_then(|i| n.order.iter().position(|o| *o == i));
+        let outcome = Heatmap {
+            name: "neurons",
+            data: &data,
+            coloring: colors,
+            row_label: &|r| n.order.get(r).map_or_else(String::new, ToString::to_string),
+            col_label: &|c| cx.token(c),
+            row_label_width: 40.0,
+            flip: false,
+            square: false,
+            least_row: ROW,
+            pinned: (row, Some(p.pos)),
+            hovered: (None, h.pos),
+            isolate: Isolate::Nothing,
+            cell_text: None,
+            tooltip: &|ui, r, c| {
+                ui.label(format!(
+                    "neuron {}.{} on {} ({c})",
+                    n.layer,
+                    n.order.get(r).copied().unwrap_or(0),
+                    cx.token(c)
+                ));
+                if let Some(v) = data.get(r, c) {
+                    ui.label(RichText::new(format!("{v:+.4}")).font(theme::title()));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((_, c)) = outcome.hovered {
+            cx.hovered.pos = Some(c);
+        }
+        if let Some((r, c)) = outcome.clicked {
+            let neuron = n.order.get(r).copied();
+            cx.pin(|p| {
+                (p.pos, p.layer, p.neuron, p.focus) = (c, n.layer, neuron, Focus::Neuron);
+            });
+        }
+    }
+
+    fn heads(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let slot = &cx.state.results.norms;
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let Some(result) = slot.result.clone() else { return };
+        let heads = cx.state.model.as_ref().map_or(1, |m| m.config.n_heads);
+        let data = self.heads.get(result.stamp, || {
+            compared(&result.value, false, true, |n| {
+                HeatData::new(n.heads.len(), n.heads.first().map_or(0, Vec::len), n.heads.concat())
+            })
+        });
+        let (colors, low, high) = scale(cx, &result.value, &data, result.fresh, || {
+            (sequential(&cx.palette, 0.0, data.max, result.fresh), "0".to_owned(), number(data.max))
+        });
+        ui.horizontal(|ui| {
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &low, &high);
+            });
+        });
+        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let outcome = Heatmap {
+            name: "head outputs",
+            data: &data,
+            coloring: colors,
+            row_label: &|r| format!("{}.{}", r / heads, r % heads),
+            col_label: &|c| cx.token(c),
+            row_label_width: 40.0,
+            flip: true,
+            square: false,
+            least_row: 0.0,
+            pinned: (p.head.map(|hd| p.layer * heads + hd), Some(p.pos)),
+            hovered: (h.head.map(|(l, hd)| l * heads + hd), h.pos),
+            isolate: Isolate::Nothing,
+            cell_text: None,
+            tooltip: &|ui, r, c| {
+                ui.label(format!("head {}.{} at {} ({c})", r / heads, r % heads, cx.token(c)));
+                if let Some(v) = data.get(r, c) {
+                    ui.label(RichText::new(format!("norm {v:.3}")).font(theme::title()));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((r, c)) = outcome.hovered {
+            cx.hovered.pos = Some(c);
+            cx.hovered.head = Some((r / heads, r % heads));
+        }
+        if let Some((r, c)) = outcome.clicked {
+            cx.pin(|p| {
+                (p.pos, p.layer, p.head, p.all_heads, p.focus) = (c, r / heads, Some(r % heads), false, Focus::Head);
+            });
+        }
+    }
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "activations",
+    title: "Activations",
+    workspace: Workspace::Model,
+    area: Area::BottomRight,
+    help: "Neurons of one layer's MLP on every token, the leading ones first; or how much every head writes. Click a neuron to see which tokens it promotes.",
+    formula: "blocks.L.mlp.hook_post [pos, d_mlp]; ‖z · W_O‖₂ per head",
+    make: || Box::new(Activations::default()),
+};

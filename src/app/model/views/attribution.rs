@@ -1,0 +1,246 @@
+//! Direct attribution: layer × component, and the largest parts as bars.
+
+use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, numbers, ready};
+use eframe::egui::{self, RichText, vec2};
+
+use crate::analysis::component::Component;
+use crate::analysis::direct_attribution::Attribution;
+use crate::app::action::Action;
+use crate::app::selection::Focus;
+use crate::app::look::theme;
+use crate::app::widgets::bars;
+use crate::app::widgets::bars::Bar;
+use crate::app::widgets::colorbar::colorbar;
+use crate::app::widgets::colorbar::number;
+use crate::app::widgets::heatmap::Heatmap;
+use crate::app::widgets::heatmap::Isolate;
+use crate::app::widgets::heatmap::diverging;
+use crate::gpu::{HeatData, NOTHING};
+use crate::jobs::Compared;
+
+#[derive(Default)]
+pub struct AttributionView {
+    data: Cached<u64>,
+}
+
+/// One part of the sum.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Head(usize, usize),
+    Mlp(usize),
+    Embed,
+    PosEmbed,
+    Biases,
+    Edits,
+}
+
+impl Part {
+    fn component(self) -> Option<Component> {
+        match self {
+            Self::Head(layer, head) => Some(Component::Head { layer, head }),
+            Self::Mlp(layer) => Some(Component::Mlp { layer }),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Head(l, h) => format!("a{l}.h{h}"),
+            Self::Mlp(l) => format!("m{l}"),
+            Self::Embed => "embed".to_owned(),
+            Self::PosEmbed => "pos_embed".to_owned(),
+            Self::Biases => "biases".to_owned(),
+            Self::Edits => "edits".to_owned(),
+        }
+    }
+}
+
+fn parts(a: &Attribution) -> Vec<(Part, f32)> {
+    let heads =
+        a.heads.iter().enumerate().flat_map(|(l, r)| r.iter().enumerate().map(move |(h, v)| (Part::Head(l, h), *v)));
+    let mlps = a.mlps.iter().enumerate().map(|(l, v)| (Part::Mlp(l), *v));
+    let mut all: Vec<(Part, f32)> = heads.chain(mlps).collect();
+    all.extend([
+        (Part::Embed, a.embed),
+        (Part::PosEmbed, a.pos_embed),
+        (Part::Biases, a.biases()),
+        (Part::Edits, a.edits),
+    ]);
+    all.retain(|(_, v)| *v != 0.0);
+    all.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
+    all
+}
+
+/// The parts, or how they differ from the other run's.
+fn differences(a: &Compared<Attribution>) -> Vec<(Part, f32)> {
+    let now = parts(&a.now);
+    let Some(minus) = a.minus.as_ref().map(parts) else { return now };
+    let of = |list: &[(Part, f32)], part: Part| list.iter().find(|(p, _)| *p == part).map_or(0.0, |(_, v)| *v);
+    // What is zero in one run, such as an ablated head, is in the other's list alone.
+    let gone = minus.iter().filter(|(p, _)| !now.iter().any(|(n, _)| n == p));
+    let mut all: Vec<(Part, f32)> = now.iter().chain(gone).map(|(p, _)| (*p, of(&now, *p) - of(&minus, *p))).collect();
+    all.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
+    all
+}
+
+/// Heads, then a gap, then the MLP.
+fn matrix(a: &Attribution) -> HeatData {
+    let heads = a.heads.first().map_or(0, Vec::len);
+    let extra = if a.mlps.is_empty() { 0 } else { 2 };
+    let mut values = Vec::new();
+    for (l, row) in a.heads.iter().enumerate() {
+        values.extend(row);
+        if extra > 0 {
+            values.extend([NOTHING, a.mlps.get(l).copied().unwrap_or(NOTHING)]);
+        }
+    }
+    HeatData::new(a.heads.len(), heads + extra, values)
+}
+
+impl View for AttributionView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let slot = &cx.state.results.attribution;
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let Some(result) = slot.result.clone() else { return };
+        let a = &*result.value;
+        let data = self.data.get(result.stamp, || compared(a, false, false, matrix));
+        let m = data.max_abs();
+        let colors = diverging(&cx.palette, m, result.fresh);
+        let what = match a.wrong {
+            Some(w) => format!("{} − {}", cx.text_of(a.answer), cx.text_of(w)),
+            None => cx.text_of(a.answer),
+        };
+        ui.horizontal(|ui| {
+            ui.label(RichText::new("logit").font(theme::small()).color(cx.palette.weak));
+            let explained = format!("as predicted after {} ({})", cx.token(a.pos), a.pos);
+            ui.label(RichText::new(what).font(theme::mono()).color(cx.palette.accent)).on_hover_text(&explained);
+            let logit = a.logit - a.minus.as_ref().map_or(0.0, |m| m.logit);
+            let text = if a.minus.is_some() { format!("Δ {logit:+.2}") } else { format!("{logit:+.2}") };
+            ui.label(RichText::new(text).font(theme::mono())).on_hover_text(explained);
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &number(-m), &number(m));
+            });
+        });
+        let available = ui.available_size();
+        let bars_width = (available.x * 0.5).clamp(170.0, 340.0);
+        ui.horizontal_top(|ui| {
+            ui.allocate_ui(vec2((available.x - bars_width - 8.0).max(60.0), available.y), |ui| {
+                self.grid(ui, cx, a, &data, colors);
+            });
+            ui.vertical(|ui| {
+                egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+                    ui.spacing_mut().item_spacing.y = 1.0;
+                    let parts = differences(a);
+                    let max = parts.first().map_or(1.0, |p| p.1.abs());
+                    let p = cx.pinned();
+                    for (part, v) in parts.iter().take(60) {
+                        let strong = matches!(part, Part::Head(l, h) if p.layer == *l && p.head == Some(*h));
+                        let bar = Bar { label: part.name(), value: *v, text: format!("{v:+.2}"), strong };
+                        let response =
+                            bars::bar(ui, &bar, max, true, 56.0).on_hover_text("right click: into the circuit, or out");
+                        if response.secondary_clicked()
+                            && let Some(component) = part.component()
+                        {
+                            cx.actions.push(Action::ToggleCart(component.into()));
+                        }
+                        if let Part::Head(l, h) = *part {
+                            if response.hovered() {
+                                cx.hovered.head = Some((l, h));
+                            }
+                            if response.clicked() {
+                                cx.pin(|p| {
+                                    (p.layer, p.head, p.all_heads, p.focus) = (l, Some(h), false, Focus::Head);
+                                });
+                            }
+                        }
+                    }
+                });
+            });
+        });
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let a = cx.state.results.attribution.result.clone()?;
+        let d = self.data.last()?;
+        let heads = a.value.heads.first().map_or(0, Vec::len);
+        let mut cols = numbers(heads);
+        if d.cols > heads {
+            cols.extend([String::new(), "mlp".to_owned()]);
+        }
+        Some(Table::grid("direct-attribution", ("layer", "head"), d, numbers(d.rows), cols))
+    }
+}
+
+impl AttributionView {
+    fn grid(
+        &self,
+        ui: &mut egui::Ui,
+        cx: &mut Context<'_>,
+        a: &Compared<Attribution>,
+        data: &HeatData,
+        colors: crate::gpu::heatmap::Coloring,
+    ) {
+        let heads = a.heads.first().map_or(0, Vec::len);
+        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let name = |r: usize, c: usize| match c {
+            c if c < heads => format!("a{r}.h{c}"),
+            c if c == heads + 1 => format!("m{r}"),
+            _ => String::new(),
+        };
+        let outcome = Heatmap {
+            name: "direct attribution",
+            data,
+            coloring: colors,
+            row_label: &|r| r.to_string(),
+            col_label: &|c| {
+                if c < heads {
+                    c.to_string()
+                } else if c == heads + 1 {
+                    "mlp".to_owned()
+                } else {
+                    String::new()
+                }
+            },
+            row_label_width: 24.0,
+            flip: true,
+            square: false,
+            least_row: 0.0,
+            pinned: (Some(p.layer), p.head),
+            hovered: (h.head.map(|x| x.0).or(h.layer), h.head.map(|x| x.1)),
+            isolate: Isolate::Nothing,
+            cell_text: Some(&|r, c| data.get(r, c).map(|v| format!("{v:+.2}"))),
+            tooltip: &|ui, r, c| {
+                if let Some(v) = data.get(r, c) {
+                    ui.label(name(r, c));
+                    ui.label(RichText::new(format!("{v:+.4}")).font(theme::title()));
+                }
+            },
+        }
+        .show(ui);
+        if let Some((r, c)) = outcome.hovered {
+            cx.hovered.layer = Some(r);
+            if c < heads {
+                cx.hovered.head = Some((r, c));
+            }
+        }
+        if let Some((r, c)) = outcome.clicked
+            && c < heads
+        {
+            cx.pin(|p| {
+                (p.layer, p.head, p.all_heads, p.focus) = (r, Some(c), false, Focus::Head);
+            });
+        }
+    }
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "attribution",
+    title: "Direct attribution",
+    workspace: Workspace::Model,
+    area: Area::Middle,
+    help: "What each head and MLP by itself adds to the answer's logit, or to the difference of two. The parts add up to the logit (difference).",
+    formula: "component · (W_U[answer] − W_U[wrong]), final norm's scale frozen [TransformerLens]",
+    make: || Box::new(AttributionView::default()),
+};

@@ -1,0 +1,421 @@
+//! The stack of edits, what it does to the prediction, and who steps in.
+
+use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
+use std::sync::Arc;
+
+use eframe::egui::{self, RichText};
+
+use crate::app::model::views::patching::short_name;
+use crate::analysis::backup::{Change, Component};
+use crate::app::model::runs::Show;
+use crate::app::action::Action;
+use crate::app::action::Command;
+use crate::app::selection::Focus;
+use crate::app::look::theme;
+use crate::app::widgets::bars;
+use crate::app::widgets::bars::Bar;
+use crate::app::widgets::choice;
+use crate::app::widgets::line_with;
+use crate::app::widgets::token_text;
+use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
+use crate::engine::site::Axis;
+use crate::engine::{Site, SiteKind, Which};
+use crate::jobs::Run;
+
+/// What an edit being put together does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Zero,
+    Set,
+    Scale,
+    Mean,
+    Copy,
+    AddToken,
+    AddDifference,
+    KnockOut,
+    Force,
+}
+
+const VERBS: [(Verb, &str); 9] = [
+    (Verb::Zero, "zero"),
+    (Verb::Mean, "mean"),
+    (Verb::Set, "set to"),
+    (Verb::Scale, "scale by"),
+    (Verb::Copy, "copy from the other run"),
+    (Verb::AddToken, "add answer's direction ×"),
+    (Verb::AddDifference, "add clean − corrupted ×"),
+    (Verb::KnockOut, "cut the edge"),
+    (Verb::Force, "force the edge to"),
+];
+
+impl Verb {
+    fn takes_value(self) -> bool {
+        matches!(self, Self::Set | Self::Scale | Self::AddToken | Self::AddDifference | Self::Force)
+    }
+
+    fn fits(self, site: SiteKind) -> bool {
+        let edge = matches!(site, SiteKind::Pattern | SiteKind::AttnScores);
+        let stream = site.axes() == [Axis::Pos, Axis::Model];
+        match self {
+            Self::KnockOut => edge,
+            Self::Force => site == SiteKind::Pattern,
+            Self::Mean | Self::AddDifference => !edge,
+            Self::AddToken => stream,
+            _ => true,
+        }
+    }
+}
+
+/// Where in the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    All,
+    Pinned,
+    Prompt,
+    Generated,
+}
+
+pub struct EditsView {
+    site: SiteKind,
+    verb: Verb,
+    place: Where,
+    all_heads: bool,
+    coordinate: String,
+    value: f32,
+    path: String,
+    reference: String,
+}
+
+impl Default for EditsView {
+    fn default() -> Self {
+        Self {
+            site: SiteKind::Z,
+            verb: Verb::Zero,
+            place: Where::All,
+            all_heads: false,
+            coordinate: String::new(),
+            value: 1.0,
+            path: String::new(),
+            reference: String::new(),
+        }
+    }
+}
+
+impl View for EditsView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if cx.state.model.is_none() {
+            crate::app::widgets::message(ui, "open a model to begin", false);
+            return;
+        }
+        egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+            self.form(ui, cx);
+            ui.add_space(theme::GRID);
+            stack(ui, cx);
+            self.files(ui, cx);
+            effect(ui, cx);
+        });
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let changes: &[Change] = cx.state.results.backup.get().map_or(&[], |r| &r.value);
+        if changes.is_empty() {
+            // Without edits there is the stack itself: empty, or still being run.
+            let rows: Vec<String> = cx.state.document.stack.edits.iter().map(ToString::to_string).collect();
+            let values =
+                cx.state.document.stack.edits.iter().map(|e| vec![Some(f32::from(u8::from(e.enabled)))]).collect();
+            return Some(Table {
+                name: "edits".to_owned(),
+                row_axis: "edit",
+                col_axis: "state",
+                rows,
+                cols: vec!["enabled".to_owned()],
+                values,
+            });
+        }
+        Some(Table {
+            name: "direct-attribution-change".to_owned(),
+            row_axis: "component",
+            col_axis: "run",
+            rows: changes.iter().map(|c| c.component.to_string()).collect(),
+            cols: vec!["before".to_owned(), "after".to_owned()],
+            values: changes.iter().map(|c| vec![Some(c.before), Some(c.after)]).collect(),
+        })
+    }
+}
+
+/// The run that the stack edits.
+fn base_run(cx: &Context<'_>) -> Option<Arc<Run>> {
+    match cx.state.document.stack.base {
+        Which::Clean => cx.state.clean(),
+        Which::Corrupted => cx.state.corrupted(),
+    }
+    .cloned()
+}
+
+/// A position of the shown run in the run that the stack edits.
+fn in_base(cx: &Context<'_>, pos: usize) -> Result<usize, String> {
+    let state = cx.state;
+    let edited = state.document.stack.is_active() && matches!(state.show, Show::Edited | Show::Difference);
+    let shown = match state.show {
+        _ if edited => state.document.stack.base,
+        Show::Corrupted => Which::Corrupted,
+        _ => Which::Clean,
+    };
+    if shown == state.document.stack.base {
+        return Ok(pos);
+    }
+    let there = state.pair().and_then(|p| p.alignment_from(shown).get(pos).copied().flatten());
+    there.ok_or_else(|| format!("token {pos} has no counterpart in the {} prompt", state.document.stack.base.name()))
+}
+
+impl EditsView {
+    /// The edit that the form describes, of what is pinned.
+    fn compose(&self, cx: &Context<'_>) -> Result<Edit, String> {
+        let p = cx.pinned();
+        let model = cx.state.model.as_ref().ok_or("no model is open")?;
+        let head_axis = self.site.axes().iter().find(|a| matches!(a, Axis::Head | Axis::KvHead));
+        let action = match self.verb {
+            Verb::Zero => Do::Zero,
+            Verb::Set => Do::Set(self.value),
+            Verb::Scale => Do::Scale(self.value),
+            Verb::Mean => Do::Mean,
+            Verb::Copy => Do::Copy(cx.state.document.stack.base.other()),
+            Verb::AddToken => {
+                let run = cx.state.clean().ok_or("type a prompt to begin")?;
+                let favourite = run.trace.next.last().and_then(|n| n.first()).map(|t| t.id);
+                let id = run.answer.or(favourite).ok_or("there is no answer token")?;
+                Do::Add { direction: Direction::Token { id, minus: run.wrong }, factor: self.value }
+            }
+            Verb::AddDifference => Do::Add { direction: Direction::Difference, factor: self.value },
+            Verb::KnockOut => Do::KnockOut,
+            Verb::Force => Do::Force(self.value),
+        };
+        let layer = if self.site.layered() { p.layer } else { 0 };
+        let mut edit = Edit::new(Site::new(self.site, layer), action);
+        if let (Some(axis), false, Some(h)) = (head_axis, self.all_heads, p.head) {
+            edit.head = Some(if *axis == Axis::KvHead { model.config.kv_head(h) } else { h });
+        }
+        edit.positions = match self.place {
+            Where::All => Positions::All,
+            Where::Pinned => Positions::At(vec![in_base(cx, p.pos)?]),
+            Where::Prompt => Positions::Prompt,
+            Where::Generated => Positions::Generated,
+        };
+        if edit.is_edge() && matches!(self.verb, Verb::KnockOut | Verb::Force) {
+            let key = p.key.ok_or("an edge has two ends: pin a cell of the attention pattern first")?;
+            edit.src = Some(in_base(cx, key)?);
+        }
+        let text = self.coordinate.trim();
+        if !text.is_empty() && !edit.is_edge() {
+            edit.coordinate = Some(text.parse().map_err(|_| format!("`{text}` is not the number of a coordinate"))?);
+        }
+        let len = base_run(cx).map_or(1, |r| r.trace.len());
+        edit.check(&model.config, len).map_err(|e| e.to_string())?;
+        Ok(edit)
+    }
+
+    fn form(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let model = cx.state.model.clone();
+        ui.horizontal_wrapped(|ui| {
+            let sites: Vec<(SiteKind, &str)> = SiteKind::ALL
+                .into_iter()
+                .filter(|k| model.as_ref().is_none_or(|m| k.exists(&m.config)))
+                .map(|k| (k, if k.layered() { short_name(k) } else { k.hook() }))
+                .collect();
+            let verbs: Vec<(Verb, &str)> = VERBS.into_iter().filter(|(v, _)| v.fits(self.site)).collect();
+            if let Some(v) = choice(ui, "action", self.verb, &verbs) {
+                self.verb = v;
+            }
+            if self.verb.takes_value() {
+                ui.add(egui::DragValue::new(&mut self.value).speed(0.05)).on_hover_text("the number; drag or type");
+            }
+            if let Some(s) = choice(ui, "site", self.site, &sites) {
+                self.site = s;
+                if !self.verb.fits(s) {
+                    self.verb = Verb::Zero;
+                }
+            }
+            let places = [
+                (Where::All, "all tokens"),
+                (Where::Pinned, "the pinned token"),
+                (Where::Prompt, "the prompt"),
+                (Where::Generated, "generated tokens"),
+            ];
+            if let Some(w) = choice(ui, "on", self.place, &places) {
+                self.place = w;
+            }
+            let has_heads = self.site.axes().iter().any(|a| matches!(a, Axis::Head | Axis::KvHead));
+            if has_heads {
+                ui.toggle_value(&mut self.all_heads, RichText::new("all heads").font(theme::small()));
+            }
+            if !matches!(self.site, SiteKind::Pattern | SiteKind::AttnScores) {
+                let field = egui::TextEdit::singleline(&mut self.coordinate).hint_text("all").desired_width(36.0);
+                ui.label(RichText::new("coordinate").font(theme::small()).color(cx.palette.weak));
+                ui.add(field)
+                    .accessible_name("Coordinate")
+                    .on_hover_text("one neuron or dimension of the site's last axis; empty for all");
+            }
+            let composed = self.compose(cx);
+            let name = composed.as_ref().map_or_else(Clone::clone, ToString::to_string);
+            let add = ui.add_enabled(composed.is_ok(), egui::Button::new("Add"));
+            let add = if composed.is_ok() { add.on_hover_text(&name) } else { add.on_disabled_hover_text(&name) };
+            if let (true, Ok(edit)) = (add.clicked(), composed) {
+                let mut stack = cx.state.document.stack.clone();
+                stack.edits.push(edit);
+                cx.actions.push(Action::SetStack(stack));
+            }
+            ui.label(RichText::new(name).font(theme::mono_small()).color(cx.palette.weak));
+        });
+    }
+
+    /// Saving and loading, and the texts that means are taken over.
+    fn files(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        ui.horizontal_wrapped(|ui| {
+            if ui.small_button("Save…").on_hover_text("the stack as JSON").clicked() {
+                let text = serde_json::to_string_pretty(&cx.state.document.stack).unwrap_or_default();
+                cx.actions.push(Action::Save { name: "edits".to_owned(), extension: "json", bytes: text.into_bytes() });
+            }
+            if ui.small_button("Open…").on_hover_text("a stack saved before; a file can also be dropped on the window").clicked() {
+                cx.actions.push(Action::LoadStack);
+            }
+            let field = egui::TextEdit::singleline(&mut self.path).hint_text("or its path").desired_width(110.0);
+            let response = ui.add(field).accessible_name("Path of a stack").on_hover_text("Enter opens it");
+            if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
+                cx.actions.push(Action::OpenStack(self.path.trim().to_owned()));
+            }
+            let stack = &cx.state.document.stack;
+            if stack.edits.iter().any(|e| e.action == Do::Mean) {
+                ui.label(RichText::new("means over").font(theme::small()).color(cx.palette.weak));
+                let hint = "this run's tokens; or texts, one after ;";
+                let field = egui::TextEdit::singleline(&mut self.reference).hint_text(hint).desired_width(180.0);
+                let response = ui.add(field).accessible_name("Reference texts").on_hover_text(
+                    "texts over whose positions the mean is taken, separated by semicolons; empty: the edited run's own positions",
+                );
+                if response.lost_focus() {
+                    let reference: Vec<String> =
+                        self.reference.split(';').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
+                    if reference != stack.reference {
+                        cx.actions.push(Action::SetStack(crate::engine::EditStack { reference, ..stack.clone() }));
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The list: switch, move, remove.
+fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let old = cx.state.document.stack.clone();
+    let mut new = old.clone();
+    ui.horizontal(|ui| {
+        ui.label(RichText::new("edits of the").font(theme::small()).color(cx.palette.weak));
+        for which in [Which::Clean, Which::Corrupted] {
+            let possible = which == Which::Clean || !cx.state.document.corrupted.is_empty();
+            let text = RichText::new(format!("{} run", which.name())).font(theme::small());
+            let button = ui.add_enabled(possible, egui::Button::selectable(new.base == which, text));
+            if button.on_disabled_hover_text("type a corrupted prompt first").clicked() {
+                new.base = which;
+            }
+        }
+        ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+            if !old.edits.is_empty() && ui.small_button("remove all").clicked() {
+                cx.actions.push(Action::Do(Command::ClearEdits));
+            }
+        });
+    });
+    if old.edits.is_empty() {
+        let text = "No edits yet: add one above, or click a cell of the patching view.";
+        ui.label(RichText::new(text).color(cx.palette.weak));
+    }
+    let n = old.edits.len();
+    for (i, edit) in old.edits.iter().enumerate() {
+        ui.horizontal(|ui| {
+            let mut on = edit.enabled;
+            let switch = ui.checkbox(&mut on, "");
+            switch.widget_info(|| egui::WidgetInfo::selected(egui::Role::CheckBox, true, on, format!("edit {i}")));
+            if switch.clicked() {
+                new.edits[i].enabled = on;
+            }
+            let color = if edit.enabled { cx.palette.text } else { cx.palette.faint };
+            let text = RichText::new(edit.to_string()).font(theme::mono()).color(color);
+            line_with(ui, text, |ui| {
+                let button = |ui: &mut egui::Ui, text: &str, name: &str, possible: bool| {
+                    let b = ui.add_enabled(possible, egui::Button::new(text).small().frame(false)).on_hover_text(name);
+                    b.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, possible, format!("{name} {i}")));
+                    b.clicked()
+                };
+                if button(ui, "✕", "remove edit", true) {
+                    new.edits.remove(i);
+                } else if button(ui, "↓", "move edit down", i + 1 < n) {
+                    new.edits.swap(i, i + 1);
+                } else if button(ui, "↑", "move edit up", i > 0) {
+                    new.edits.swap(i, i - 1);
+                }
+            });
+        });
+    }
+    if new != old {
+        cx.actions.push(Action::SetStack(new));
+    }
+}
+
+/// What the edits do to the last prediction.
+fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let results = &cx.state.results;
+    if let Some(error) = &results.edited.error {
+        ui.add_space(theme::GRID);
+        ui.label(RichText::new(error).color(cx.palette.error));
+        return;
+    }
+    let Some(edited) = cx.state.edited().cloned() else { return };
+    let Some(base) = base_run(cx) else { return };
+    ui.add_space(theme::GRID * 2.0);
+    ui.label(RichText::new("What they do").font(theme::title()).color(cx.palette.accent));
+    for (name, run) in [("before", &base), ("after", &edited)] {
+        ui.horizontal_wrapped(|ui| {
+            ui.spacing_mut().item_spacing.x = 12.0;
+            ui.label(RichText::new(format!("{name:<6}")).font(theme::mono()).color(cx.palette.weak));
+            for t in run.trace.next.last().into_iter().flatten().take(4) {
+                let text = format!("{} {:.1} %", token_text::short(&cx.text_of(t.id), 10), t.prob * 100.0);
+                ui.label(RichText::new(text).font(theme::mono()));
+            }
+        });
+    }
+    let Some(changes) = results.backup.get().cloned() else { return };
+    let sum = |f: fn(&Change) -> f32| changes.value.iter().map(f).sum::<f32>();
+    ui.add_space(theme::GRID);
+    let text = format!(
+        "direct attribution of the answer: {:+.2} → {:+.2} over all heads and MLPs; largest rises (backup) and falls:",
+        sum(|c| c.before),
+        sum(|c| c.after)
+    );
+    ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
+        .on_hover_text("each run's final norm is frozen at its own scale");
+    let list = &changes.value;
+    let shown = list
+        .iter()
+        .take(8)
+        .filter(|c| c.rise() > 0.0)
+        .chain(list.iter().rev().take(6).rev().filter(|c| c.rise() < 0.0));
+    let max = list.iter().map(|c| c.rise().abs()).fold(0f32, f32::max);
+    for c in shown {
+        let bar =
+            Bar { label: c.component.to_string(), value: c.rise(), text: format!("{:+.2}", c.rise()), strong: false };
+        let help = format!("direct attribution {:+.3} → {:+.3}", c.before, c.after);
+        if bars::bar(ui, &bar, max, true, 62.0).on_hover_text(help).clicked()
+            && let Component::Head { layer, head } = c.component
+        {
+            cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
+        }
+    }
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "edits",
+    title: "Edits",
+    workspace: Workspace::Model,
+    area: Area::Middle,
+    help: "The stack of edits under which the edited run is made, in order: switch, move, remove or add them. Below: what they do to the prediction, and which components step in for what was removed.",
+    formula: "set, zero, mean, scale, add, copy, cut or force at any site; backup: rise of direct attribution [Wang et al. 2022]",
+    make: || Box::new(EditsView::default()),
+};

@@ -1,0 +1,499 @@
+//! The circuit graph: what produced one prediction, tokens from left to right and layers from bottom to top.
+
+mod canvas;
+mod picture;
+mod tree;
+
+use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
+use std::collections::{BTreeSet, HashSet};
+
+use eframe::egui::{self, RichText, vec2};
+
+pub use self::canvas::canvas_id;
+use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
+use crate::app::model::circuits::GraphTarget;
+use crate::app::action::Action;
+use crate::app::selection::Focus;
+use crate::app::look::theme;
+use crate::app::widgets::bars;
+use crate::app::widgets::bars::Bar;
+use crate::app::widgets::choice;
+use crate::app::widgets::message;
+use crate::app::widgets::token_text;
+use crate::circuit::Member;
+use crate::graph::Input;
+use crate::graph::layout::{Drawing, Origin, Shown};
+use crate::graph::marks::Marks;
+use crate::graph::part::Part;
+use crate::graph::readers::Attention;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Mode {
+    #[default]
+    Graph,
+    Tree,
+}
+
+/// How nodes are put together into supernodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Grouping {
+    #[default]
+    None,
+    /// A component's nodes at all positions.
+    Component,
+    /// Heads by what their scores say they do.
+    Role,
+}
+
+const ATTENTION: [(Attention, &str); 2] =
+    [(Attention::Frozen, "held still"), (Attention::FirstOrder, "followed (first order)")];
+
+pub struct GraphView {
+    mode: Mode,
+    grouping: Grouping,
+    zoom: f32,
+    pan: egui::Vec2,
+    selected: Option<String>,
+    /// Pins, supernodes made by hand, names: what is saved with the graph.
+    marks: Marks,
+    hidden: BTreeSet<String>,
+    /// The node that is being dragged.
+    dragged: Option<String>,
+    /// Nodes of the tree that are open.
+    open: HashSet<String>,
+    renaming: Option<(String, String)>,
+    version: u64,
+    picture: Option<Picture>,
+    /// The thresholds while a slider is dragged.
+    thresholds: (f64, f64),
+    /// What the nodes' ids belong to: names and groups of one graph say nothing of another.
+    source: Option<String>,
+    /// The node under the last right click.
+    menu: Option<String>,
+}
+
+impl Default for GraphView {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            grouping: Grouping::default(),
+            zoom: 1.0,
+            pan: egui::Vec2::ZERO,
+            selected: None,
+            marks: Marks::default(),
+            hidden: BTreeSet::new(),
+            dragged: None,
+            open: HashSet::new(),
+            renaming: None,
+            version: 0,
+            picture: None,
+            thresholds: (0.0, 0.0),
+            source: None,
+            menu: None,
+        }
+    }
+}
+
+impl View for GraphView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if !cx.state.circuits.wants_graph {
+            // The first look starts the first trace.
+            cx.actions.push(Action::TraceGraph);
+        }
+        self.controls(ui, cx);
+        let results = &cx.state.results;
+        if cx.state.circuits.file.is_none() {
+            if !here(ui, cx, &results.graph) {
+                return;
+            }
+        } else if let Some(error) = &results.graph.error {
+            message(ui, error, true);
+            return;
+        }
+        let (Some(shown), Some(drawing)) = (results.graph.get().cloned(), results.drawing.get().cloned()) else {
+            let text = results.drawing.error.as_deref().unwrap_or("laying the graph out …");
+            message(ui, text, results.drawing.error.is_some());
+            return;
+        };
+        self.belongs_to(cx, &shown.value, shown.stamp);
+        self.compose(cx, &drawing.value, drawing.stamp);
+        let selected =
+            self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
+        let available = ui.available_size();
+        let side =
+            if selected.is_some() && self.mode == Mode::Graph { (available.x * 0.3).clamp(150.0, 250.0) } else { 0.0 };
+        ui.horizontal_top(|ui| {
+            let down = egui::Layout::top_down(egui::Align::Min);
+            let size = vec2((available.x - side - 8.0).max(80.0), available.y);
+            ui.allocate_ui_with_layout(size, down, |ui| match self.mode {
+                Mode::Graph => self.canvas(ui, cx, &drawing.value, drawing.fresh && shown.fresh),
+                Mode::Tree => self.tree(ui, cx),
+            });
+            if let Some(id) = selected.filter(|_| side > 0.0) {
+                ui.vertical(|ui| {
+                    egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+                        self.details(ui, cx, &shown.value, &drawing.value, &id);
+                    });
+                });
+            }
+        });
+        self.rename(ui.ctx());
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let drawing = cx.state.results.drawing.get()?;
+        let d = &drawing.value;
+        let rows = d.graph.nodes.iter().map(|n| format!("{} {} @{}", n.id, n.label, n.pos)).collect();
+        let values = (0..d.graph.nodes.len())
+            .map(|i| {
+                let n = &d.graph.nodes[i];
+                vec![Some(d.influence[i] as f32), Some(d.cumulative[i] as f32), n.activation.map(|a| a as f32)]
+            })
+            .collect();
+        Some(Table {
+            name: "graph-nodes".to_owned(),
+            row_axis: "node",
+            col_axis: "value",
+            rows,
+            cols: ["influence", "cumulative", "contribution"].map(str::to_owned).to_vec(),
+            values,
+        })
+    }
+}
+
+impl GraphView {
+    fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let c = &cx.state.circuits;
+        ui.horizontal_wrapped(|ui| {
+            match &c.file {
+                Some(path) => {
+                    let name = path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
+                    ui.label(RichText::new(name).font(theme::mono()).color(cx.palette.accent)).on_hover_text(path);
+                    if ui.small_button("✕").on_hover_text("back to the prediction of this prompt").clicked() {
+                        cx.actions.push(Action::CloseGraph);
+                    }
+                }
+                None => {
+                    if let Some(t) = choice(ui, "of", c.target, &GraphTarget::ALL) {
+                        cx.actions.push(Action::GraphTarget(t));
+                    }
+                }
+            }
+            let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
+                ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));
+                let slider = egui::Slider::new(value, 0.0..=1.0).fixed_decimals(3).step_by(0.005).show_value(true);
+                ui.spacing_mut().slider_width = 70.0;
+                ui.add(slider).on_hover_text(hint).changed()
+            };
+            if c.file.is_none()
+                && let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION)
+            {
+                cx.actions.push(Action::GraphAttention(attention));
+            }
+            self.thresholds = c.cut.thresholds;
+            let nodes = dragged(ui, "nodes", &mut self.thresholds.0, "keep the most influential nodes that hold this share of all influence");
+            let links = dragged(ui, "links", &mut self.thresholds.1, "of the links between them keep the strongest that hold this share");
+            if nodes || links {
+                cx.actions.push(Action::GraphThresholds(self.thresholds.0, self.thresholds.1));
+            }
+            if let Some(g) = choice(
+                ui,
+                "group",
+                self.grouping,
+                &[(Grouping::None, "nothing"), (Grouping::Component, "positions of a component"), (Grouping::Role, "heads by role")],
+            ) {
+                self.grouping = g;
+                self.changed();
+            }
+            if ui.selectable_label(self.mode == Mode::Tree, RichText::new("tree").font(theme::small())).on_hover_text("a node's strongest inputs, level by level").clicked() {
+                self.mode = if self.mode == Mode::Tree { Mode::Graph } else { Mode::Tree };
+            }
+            ui.menu_button(RichText::new("file").font(theme::small()), |ui| {
+                if ui.button("Open a graph (JSON)…").clicked() {
+                    cx.actions.push(Action::LoadGraph);
+                }
+                if ui.button("Save this graph (JSON)…").clicked() {
+                    cx.actions.push(Action::SaveGraph(self.marks.clone()));
+                }
+                if !self.hidden.is_empty() && ui.button(format!("Show {} hidden nodes", self.hidden.len())).clicked() {
+                    self.hidden.clear();
+                    self.changed();
+                }
+                if !self.marks.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
+                    self.marks.groups.clear();
+                    self.changed();
+                }
+                if !cx.state.circuits.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
+                    cx.actions.push(Action::CloseMlps);
+                }
+                if ui.button("Whole graph in view").clicked() {
+                    (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+                }
+            });
+            let (Some(shown), Some(d)) = (cx.state.results.graph.get(), cx.state.results.drawing.get()) else { return };
+            let mut text = format!(
+                "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
+                d.graph.nodes.len(),
+                d.whole.0,
+                d.graph.links.len(),
+                shown.scores.replacement,
+                shown.scores.completeness
+            );
+            let held = shown.influence.held();
+            if held < c.cut.thresholds.0 {
+                text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+            }
+            let hover = match &shown.value.source {
+                Origin::Traced { found, .. } => format!(
+                    "the whole graph has {} nodes and {} links, traced in {:.2} s with {} frozen; weights in logits",
+                    found.all_nodes,
+                    found.all_edges,
+                    found.seconds,
+                    found.attention.freeze().names().join(", ")
+                ),
+                Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
+                Origin::File(_) => shown.remarks.join("\n"),
+            };
+            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
+            if d.graph.follows_attention() {
+                let legend = RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak);
+                ui.add(egui::Label::new(legend).extend())
+                    .on_hover_text("through which input of a head a link enters; with attention followed, links are first-order effects: what a circuit really does is measured in the circuit view");
+            }
+        });
+    }
+
+    /// Forgets what was said about another graph's nodes.
+    fn belongs_to(&mut self, cx: &mut Context<'_>, shown: &Shown, stamp: u64) {
+        let source = match &shown.source {
+            Origin::Traced { trace, found } => {
+                // Nodes are the same whatever is asked of this prediction.
+                format!("{} {:?}", trace.model.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
+            }
+            Origin::File(_) => format!("file {stamp}"),
+        };
+        if self.source.as_ref() == Some(&source) {
+            return;
+        }
+        if self.source.is_some() {
+            self.selected = None;
+            self.marks = Marks::default();
+            self.hidden.clear();
+            self.open.clear();
+            self.renaming = None;
+            (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+            self.changed();
+            cx.actions.push(Action::CloseMlps);
+        }
+        if let Origin::File(_) = &shown.source {
+            self.marks = shown.marks.clone();
+            self.changed();
+        }
+        self.source = Some(source);
+    }
+
+    fn hide(&mut self, item: &Item) {
+        self.hidden.insert(item.id.clone());
+        self.selected = None;
+        self.changed();
+    }
+
+    /// The nodes that an item stands for: of a group made by hand also those that are not drawn now.
+    fn ids(&self, d: &Drawing, item: &Item) -> Vec<String> {
+        let own = item.id.strip_prefix("group:").and_then(|n| self.marks.groups.iter().find(|(g, _)| g == n));
+        let drawn = || item.members.iter().map(|m| d.graph.nodes[*m].id.clone()).collect();
+        own.map_or_else(drawn, |(_, ids)| ids.clone())
+    }
+
+    /// Puts two items into one group: into that of the second, if it is one made by hand.
+    fn join(&mut self, d: &Drawing, a: &Item, b: &Item) {
+        let existing = b.id.strip_prefix("group:").filter(|n| self.marks.groups.iter().any(|(g, _)| g == n));
+        let name = existing.map_or_else(|| format!("{} + {}", b.label, a.label), str::to_owned);
+        let ids = [self.ids(d, b), self.ids(d, a)].concat();
+        if existing.is_some() {
+            self.marks.groups.retain(|(n, _)| *n != name);
+        }
+        self.marks.group(&name, ids);
+        self.selected = Some(format!("group:{}", self.marks.groups.last().map_or("", |g| g.0.as_str())));
+        self.changed();
+    }
+
+    fn changed(&mut self) {
+        self.version += 1;
+    }
+
+    /// What is known of one node, its strongest inputs and outputs.
+    fn details(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, id: &str) {
+        ui.spacing_mut().item_spacing.y = 1.0;
+        let Some(picture) = self.picture.take() else { return };
+        if let Some(&i) = picture.by_id.get(id) {
+            let item = &picture.items[i];
+            ui.horizontal(|ui| {
+                ui.label(RichText::new(&item.label).font(theme::title()).color(cx.palette.accent));
+                ui.label(RichText::new(place_name(cx, d, item)).font(theme::mono()));
+            });
+            if let Some(c) = item.contribution {
+                ui.label(
+                    RichText::new(format!("contributes {c:+.3} · influence {:.4}", item.influence))
+                        .font(theme::small())
+                        .color(cx.palette.weak),
+                );
+            }
+            ui.menu_button(RichText::new("do …").font(theme::small()), |ui| self.menu(ui, cx, d, item));
+            neurons(ui, cx, shown, d, item);
+            for (title, into) in [("from", true), ("to", false)] {
+                ui.add_space(4.0);
+                ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
+                let own = |l: &&Line| if into { l.target == i } else { l.source == i };
+                let links: Vec<&Line> = picture.links.iter().filter(own).take(14).collect();
+                let max = links.first().map_or(1.0, |l| l.weight.abs());
+                for link in links {
+                    let other = &picture.items[if into { link.source } else { link.target }];
+                    let through = match link.input {
+                        Input::Value => String::new(),
+                        input => format!("<{}> ", input.letter()),
+                    };
+                    let label =
+                        format!("{through}{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
+                    let b = Bar { label, value: link.weight, text: format!("{:+.3}", link.weight), strong: false };
+                    let response = bars::bar(ui, &b, max, true, 104.0);
+                    if response.hovered() {
+                        tell(cx, d, other);
+                    }
+                    if let Some(edge) = edge(cx, d, &picture, link) {
+                        let response = response.clone().on_hover_text("right click: this edge into the circuit");
+                        if response.secondary_clicked() {
+                            cx.actions.push(Action::AddCartEdge(edge));
+                        }
+                    }
+                    if response.clicked() {
+                        self.selected = Some(other.id.clone());
+                        pin_part(cx, d, other);
+                    }
+                }
+            }
+        }
+        self.picture = Some(picture);
+    }
+
+    fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+        ui.label(RichText::new(&item.label).font(theme::title()));
+        if let Some(member) = member(d, item) {
+            let cart = &cx.state.document.cart;
+            let text = match member {
+                _ if cart.contains(member) => "Take out of the circuit".to_owned(),
+                // The MLP is there as a whole, and a neuron of it would stand for it.
+                Member::Neuron { layer, .. } if cart.contains(member.component()) => {
+                    format!("Leave only this neuron of m{layer} in the circuit")
+                }
+                _ => "Add to the circuit".to_owned(),
+            };
+            if ui.button(text).clicked() {
+                cx.actions.push(Action::ToggleCart(member));
+            }
+        }
+        if let Some(id) = mlp_id(d, item) {
+            let open = cx.state.circuits.cut.opened.contains(&id);
+            let text = if open { "Put the MLP together again" } else { "Take apart into neurons" };
+            if ui.button(text).clicked() {
+                cx.actions.push(Action::OpenMlp(id));
+            }
+        }
+        let pinned = self.marks.pinned.contains(&item.id);
+        if ui.button(if pinned { "Unpin" } else { "Pin" }).clicked() {
+            if pinned {
+                self.marks.pinned.remove(&item.id)
+            } else {
+                self.marks.pinned.insert(item.id.clone())
+            };
+        }
+        if ui.button("Hide").clicked() {
+            self.hide(item);
+        }
+        if ui.button("Rename …").clicked() {
+            self.renaming = Some((item.id.clone(), item.label.clone()));
+        }
+        let others: Vec<&String> = self.marks.pinned.iter().filter(|id| **id != item.id).collect();
+        if !others.is_empty() && ui.button(format!("Group with the {} pinned", others.len())).clicked() {
+            let mut ids: BTreeSet<String> = self.ids(d, item).into_iter().collect();
+            for pinned in others {
+                match pinned.strip_prefix("group:") {
+                    Some(name) => {
+                        let group = self.marks.groups.iter().find(|(g, _)| g == name);
+                        ids.extend(group.into_iter().flat_map(|(_, ids)| ids.clone()));
+                    }
+                    None => _ = ids.insert(pinned.clone()),
+                }
+            }
+            if ids.len() > 1 {
+                self.marks.group("group", ids.into_iter().collect());
+                self.marks.pinned.clear();
+                self.changed();
+            }
+        }
+        if let Some(name) = item.id.strip_prefix("group:")
+            && self.marks.groups.iter().any(|(n, _)| n == name)
+            && ui.button("Dissolve this group").clicked()
+        {
+            self.marks.groups.retain(|(n, _)| n != name);
+            self.changed();
+        }
+        if ui.button("Tree of its inputs").clicked() {
+            self.selected = Some(item.id.clone());
+            self.mode = Mode::Tree;
+        }
+    }
+
+    fn rename(&mut self, ctx: &egui::Context) {
+        let Some((id, mut name)) = self.renaming.take() else { return };
+        let mut open = true;
+        let mut done = false;
+        egui::Window::new("Rename").open(&mut open).collapsible(false).resizable(false).show(ctx, |ui| {
+            let field = ui.text_edit_singleline(&mut name);
+            field.request_focus();
+            done = ui.button("OK").clicked() || ui.input(|i| i.key_pressed(egui::Key::Enter));
+        });
+        if done {
+            if name.trim().is_empty() {
+                self.marks.names.remove(&id)
+            } else {
+                self.marks.names.insert(id, name)
+            };
+            self.changed();
+        } else if open {
+            self.renaming = Some((id, name));
+        }
+    }
+}
+
+/// The neurons of an MLP's node that contribute most; a click shows what they promote.
+fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
+    let ([one], Origin::Traced { found, .. }) = (&item.members[..], &shown.source) else { return };
+    let Some(part @ Part::Mlp { layer, pos }) = d.part(*one) else { return };
+    let Some(list) = found.neurons.get(&part) else { return };
+    egui::CollapsingHeader::new(RichText::new("neurons").font(theme::small())).id_salt("neurons").show(ui, |ui| {
+        let max = list.first().map_or(1.0, |n| n.1.abs());
+        for (neuron, value) in list {
+            let b = Bar { label: neuron.to_string(), value: *value, text: format!("{value:+.3}"), strong: false };
+            let hint = "activation times the target's gradient: its part of what the MLP contributes; click shows its tokens, right click puts it into the circuit";
+            let response = bars::bar(ui, &b, max, true, 60.0).on_hover_text(hint);
+            if response.clicked() {
+                cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(*neuron), Focus::Neuron));
+                cx.hovered.pos = Some(pos);
+            }
+            if response.secondary_clicked() {
+                cx.actions.push(Action::ToggleCart(Member::Neuron { layer, neuron: *neuron }));
+            }
+        }
+    });
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "graph",
+    title: "Graph",
+    workspace: Workspace::Model,
+    area: Area::TopRight,
+    help: "What produced the pinned prediction: tokens, heads and MLPs by position, and the exact linear effects between them with attention patterns, norm scales and MLP gates held still. Click a node for its inputs, right-click to pin, hide, rename, group it or add it to the circuit.",
+    formula: "edge = source's output · linear path · target's reading direction, in logits; influence = w(Â + Â² + …) [Ameisen et al. 2025]",
+    make: || Box::new(GraphView::default()),
+};

@@ -1,0 +1,265 @@
+//! What the graph view draws: nodes, hidden and grouped as the user wants them, and what they are in the model.
+
+use std::collections::HashMap;
+
+use super::{GraphView, Grouping};
+use crate::analysis::component::Component;
+use crate::analysis::head_scores::SCORES;
+use crate::app::selection::Focus;
+use crate::app::view::Context;
+use crate::app::widgets::token_text;
+use crate::circuit::{Edge, Member, Receiver};
+use crate::graph::layout::Drawing;
+use crate::graph::part::Part;
+use crate::graph::{Input, NodeKind};
+
+/// A head whose score reaches this plays the role.
+const ROLE: f32 = 0.4;
+
+/// What is drawn as one node: a node of the graph, or several together.
+pub struct Item {
+    pub id: String,
+    pub label: String,
+    pub kind: NodeKind,
+    pub members: Vec<usize>,
+    pub place: (f32, f32),
+    pub influence: f64,
+    pub contribution: Option<f64>,
+}
+
+/// A link between items.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    pub source: usize,
+    pub target: usize,
+    pub weight: f32,
+    /// Through which input of a head most of it goes.
+    pub input: Input,
+}
+
+/// Items and links between them, made again when the graph or what is hidden and grouped changes.
+pub struct Picture {
+    pub stamp: u64,
+    pub version: u64,
+    pub items: Vec<Item>,
+    /// Strongest first.
+    pub links: Vec<Line>,
+    pub by_id: HashMap<String, usize>,
+}
+
+impl GraphView {
+    /// Makes the picture out of the drawing, what is hidden, and what is grouped.
+    pub fn compose(&mut self, cx: &Context<'_>, d: &Drawing, stamp: u64) {
+        if self.picture.as_ref().is_some_and(|p| (p.stamp, p.version) == (stamp, self.version)) {
+            return;
+        }
+        let mut items: Vec<Item> = Vec::new();
+        let mut by_id: HashMap<String, usize> = HashMap::new();
+        let mut item_of = vec![usize::MAX; d.graph.nodes.len()];
+        let in_group: HashMap<&str, &str> = self
+            .marks
+            .groups
+            .iter()
+            .flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str())))
+            .collect();
+        for (i, n) in d.graph.nodes.iter().enumerate() {
+            if self.hidden.contains(&n.id) {
+                continue;
+            }
+            let group = match in_group.get(n.id.as_str()) {
+                Some(name) => Some((*name).to_owned()),
+                None if n.kind != NodeKind::Component => None,
+                None => match self.grouping {
+                    Grouping::None => None,
+                    // An opened MLP's neurons are its own.
+                    Grouping::Component => Some(match d.part(i) {
+                        Some(Part::Neuron { layer, .. } | Part::Mlp { layer, .. }) => format!("m{layer}"),
+                        _ => n.label.clone(),
+                    }),
+                    Grouping::Role => role(cx, d, i),
+                },
+            };
+            let id = group.as_ref().map_or_else(|| n.id.clone(), |g| format!("group:{g}"));
+            if self.hidden.contains(&id) {
+                continue;
+            }
+            let at = *by_id.entry(id.clone()).or_insert_with(|| {
+                let label = match (&group, self.marks.names.get(&id)) {
+                    (_, Some(name)) => name.clone(),
+                    (Some(g), None) => g.clone(),
+                    (None, None) => own_label(&n.label, n.kind, &n.id, d, n.pos),
+                };
+                let kind = n.kind;
+                items.push(Item {
+                    id,
+                    label,
+                    kind,
+                    members: Vec::new(),
+                    place: (0.0, 0.0),
+                    influence: 0.0,
+                    contribution: None,
+                });
+                items.len() - 1
+            });
+            item_of[i] = at;
+            let item = &mut items[at];
+            item.members.push(i);
+            item.influence += d.influence[i];
+            if let Some(a) = n.activation {
+                *item.contribution.get_or_insert(0.0) += a;
+            }
+        }
+        for item in &mut items {
+            let weight: f64 = item.members.iter().map(|m| d.influence[*m] + 1e-9).sum();
+            let mean = |f: fn(&(f32, f32)) -> f32| -> f32 {
+                item.members.iter().map(|m| f64::from(f(&d.places[*m])) * (d.influence[*m] + 1e-9)).sum::<f64>() as f32
+                    / weight as f32
+            };
+            item.place = (mean(|p| p.0), mean(|p| p.1));
+        }
+        // Links of single nodes come as they are, in their order; those of groups are added up.
+        let single: Vec<bool> = items.iter().map(|i| i.members.len() == 1).collect();
+        let mut links: Vec<Line> = Vec::with_capacity(d.strongest.len());
+        let mut sums: HashMap<(usize, usize), Line> = HashMap::new();
+        for (source, target, weight, at) in &d.strongest {
+            let (a, b) = (item_of[*source as usize], item_of[*target as usize]);
+            if a == usize::MAX || b == usize::MAX || a == b {
+                continue;
+            }
+            // The strongest comes first, and says through which input most of it goes.
+            let line = Line { source: a, target: b, weight: *weight, input: d.graph.input(*at as usize) };
+            if single[a] && single[b] {
+                links.push(line);
+            } else {
+                sums.entry((a, b)).and_modify(|l| l.weight += weight).or_insert(line);
+            }
+        }
+        if !sums.is_empty() {
+            links.extend(sums.into_values());
+            links.sort_by(|a, b| {
+                b.weight.abs().total_cmp(&a.weight.abs()).then((a.source, a.target).cmp(&(b.source, b.target)))
+            });
+        }
+        self.picture = Some(Picture { stamp, version: self.version, items, links, by_id });
+    }
+}
+
+/// What a head's scores on this text say it does.
+fn role(cx: &Context<'_>, d: &Drawing, node: usize) -> Option<String> {
+    let Some(Part::Head { layer, head, .. }) = d.part(node) else { return None };
+    let scores = cx.state.results.text_scores.get()?;
+    let (name, value) =
+        SCORES[..3].iter().map(|s| (s.name(), scores.get(*s, layer, head))).max_by(|a, b| a.1.total_cmp(&b.1))?;
+    (value >= ROLE).then(|| format!("{name} heads"))
+}
+
+pub fn own_label(label: &str, kind: NodeKind, id: &str, d: &Drawing, pos: usize) -> String {
+    match kind {
+        // Files call their tokens and logits in many words; the token itself is enough.
+        NodeKind::Token => d.graph.prompt_tokens.get(pos).map_or_else(|| label.to_owned(), |t| token_text::visible(t)),
+        NodeKind::Logit => {
+            let inner = label.split_once('"').and_then(|(_, rest)| rest.split_once('"')).map_or(label, |(t, _)| t);
+            token_text::visible(inner)
+        }
+        _ if label.is_empty() => id.to_owned(),
+        _ => label.to_owned(),
+    }
+}
+
+/// Where an item stands, in tokens.
+pub fn place_name(cx: &Context<'_>, d: &Drawing, item: &Item) -> String {
+    match item.members[..] {
+        [one] => {
+            let pos = d.graph.nodes[one].pos;
+            let token = d.graph.prompt_tokens.get(pos).map_or_else(|| cx.token(pos), |t| token_text::short(t, 10));
+            format!("@{pos} {token}")
+        }
+        _ => format!("{} nodes", item.members.len()),
+    }
+}
+
+/// What an item is in the model: a component at one position or at several, or a neuron.
+pub fn member(d: &Drawing, item: &Item) -> Option<Member> {
+    let mut all = item.members.iter().filter_map(|m| match d.part(*m)? {
+        Part::Head { layer, head, .. } => Some(Component::Head { layer, head }.into()),
+        // What is left of an opened MLP is nothing that a circuit can hold.
+        Part::Mlp { layer, pos } if item.members.len() == 1 && d.is_opened(layer, pos) => None,
+        Part::Mlp { layer, .. } => Some(Component::Mlp { layer }.into()),
+        Part::Neuron { layer, neuron, .. } => Some(Member::Neuron { layer, neuron }),
+        _ => None,
+    });
+    let first: Member = all.next()?;
+    if all.clone().all(|c| c == first) {
+        return Some(first);
+    }
+    // Neurons of one MLP together are that MLP.
+    all.all(|c| c.component() == first.component()).then(|| first.component().into())
+}
+
+/// The id of the MLP that an item is or belongs to, which can be taken apart or put together again.
+pub fn mlp_id(d: &Drawing, item: &Item) -> Option<String> {
+    let [one] = item.members[..] else { return None };
+    match d.part(one)? {
+        Part::Mlp { .. } => Some(d.graph.nodes[one].id.clone()),
+        Part::Neuron { layer, pos, .. } => {
+            let whole = d.parts.iter().position(|p| *p == Part::Mlp { layer, pos })?;
+            Some(d.graph.nodes[whole].id.clone())
+        }
+        _ => None,
+    }
+}
+
+/// A link as an edge of the model; none of single neurons, which go into a circuit with all their edges.
+pub fn edge(cx: &Context<'_>, d: &Drawing, picture: &Picture, link: &Line) -> Option<Edge> {
+    let wiring = cx.state.wiring().filter(|_| !d.parts.is_empty())?;
+    let is = |item: &Item, kind: NodeKind| item.kind == kind && item.members.len() == 1;
+    let (from, to) = (&picture.items[link.source], &picture.items[link.target]);
+    let whole = |item: &Item| match member(d, item)? {
+        Member::Component(c) => Some(c),
+        Member::Neuron { .. } => None,
+    };
+    let sender = if is(from, NodeKind::Token) { Component::Embed } else { whole(from)? };
+    let receiver = if is(to, NodeKind::Logit) {
+        Receiver::Logits
+    } else {
+        match whole(to)? {
+            Component::Head { layer, head } => Receiver::Head { layer, head, part: link.input },
+            Component::Mlp { layer } => Receiver::Mlp { layer },
+            Component::Embed | Component::Logits => return None,
+        }
+    };
+    Some(Edge { sender: wiring.sender(sender)?, receiver: wiring.receiver(receiver)? })
+}
+
+pub fn in_cart(cx: &Context<'_>, d: &Drawing, item: &Item) -> bool {
+    let cart = &cx.state.document.cart;
+    !cart.is_empty() && member(d, item).is_some_and(|m| cart.contains(m))
+}
+
+/// Tells the other views what the pointer is over.
+pub fn tell(cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+    let [one] = item.members[..] else { return };
+    match d.part(one) {
+        Some(Part::Head { layer, head, pos }) => {
+            (cx.hovered.head, cx.hovered.layer, cx.hovered.pos) = (Some((layer, head)), Some(layer), Some(pos));
+        }
+        Some(Part::Mlp { layer, pos } | Part::Neuron { layer, pos, .. } | Part::Error { layer, pos }) => {
+            (cx.hovered.layer, cx.hovered.pos) = (Some(layer), Some(pos));
+        }
+        Some(Part::Token { pos }) => cx.hovered.pos = Some(pos),
+        _ => {}
+    }
+}
+
+/// A click on a head or neuron shows it everywhere; the traced position stays.
+pub fn pin_part(cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+    match member(d, item) {
+        Some(Member::Component(Component::Head { layer, head })) => {
+            cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
+        }
+        Some(Member::Neuron { layer, neuron }) => {
+            cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(neuron), Focus::Neuron));
+        }
+        _ => {}
+    }
+}

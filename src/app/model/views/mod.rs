@@ -1,0 +1,18 @@
+//! The views of a transformer and a prompt.
+
+use crate::app::view::views;
+
+views![
+    attention,
+    lens,
+    graph,
+    patching,
+    norms,
+    attribution,
+    circuit,
+    edits,
+    activations,
+    projection,
+    geometry,
+    generation,
+];

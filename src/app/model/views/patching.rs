@@ -1,0 +1,561 @@
+//! Patching and ablation: what each place causes.
+
+use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
+use eframe::egui::{self, RichText, vec2};
+
+use crate::analysis::audit::{Audit, audit};
+use crate::analysis::component::Component;
+use crate::analysis::metric::MetricKind;
+use crate::analysis::patching::Ablation;
+use crate::analysis::sweep::{By, Found, SITES};
+use crate::app::model::runs::Intervention;
+use crate::app::action::Action;
+use crate::app::selection::Focus;
+use crate::app::state::Result;
+use crate::app::look::theme;
+use crate::app::widgets::bars;
+use crate::app::widgets::bars::Bar;
+use crate::app::widgets::colorbar::colorbar;
+use crate::app::widgets::colorbar::number;
+use crate::app::widgets::heatmap::Heatmap;
+use crate::app::widgets::heatmap::Isolate;
+use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::choice;
+use crate::app::widgets::message;
+use crate::engine::{SiteKind, Which};
+use crate::gpu::{HeatData, NOTHING};
+use crate::jobs::Kind;
+
+/// Which numbers are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Source {
+    #[default]
+    Exact,
+    /// Attribution patching: an approximation.
+    Approximate,
+    /// Approximate − exact.
+    Gap,
+}
+
+/// Cells that "run the top exactly" runs.
+const TOP: usize = 20;
+
+/// What is drawn, computed once from the results.
+struct Drawn {
+    /// Stamps of the exact and the approximate result it was made from.
+    stamps: (u64, u64),
+    source: Source,
+    /// Row-major over the axes; NaN where nothing is known.
+    values: Vec<f32>,
+    /// Cells by |value|, largest first, without zeros.
+    order: Vec<usize>,
+    /// Cells that are NaN.
+    unknown: usize,
+    data: HeatData,
+    audit: Option<Audit>,
+}
+
+#[derive(Default)]
+pub struct PatchingView {
+    source: Source,
+    drawn: Option<Drawn>,
+}
+
+/// A site's short name.
+pub fn short_name(site: SiteKind) -> &'static str {
+    site.hook().rsplit("hook_").next().unwrap_or_default()
+}
+
+/// Whether a sweep brings the clean run's values into the corrupted one.
+fn patches(found: &Found) -> bool {
+    found.question.base == Which::Corrupted
+}
+
+/// What the cells show: patching is normalised, ablation is the change from the unedited run.
+fn values(found: &Found) -> std::result::Result<Vec<f32>, String> {
+    if patches(found) {
+        found.normalised().map_err(|e| e.to_string())
+    } else {
+        Ok(found.values.iter().map(|v| v - found.baseline).collect())
+    }
+}
+
+/// Rows and columns of a grid: the last axis goes across, the others down.
+fn extent(found: &Found) -> (usize, usize) {
+    match found.axes[..] {
+        [(_, rows)] => (rows, 1),
+        [(_, rows), (_, cols)] => (rows, cols),
+        [(_, a), (_, b), (_, c)] => (a * b, c),
+        _ => (0, 0),
+    }
+}
+
+fn cell_name(found: &Found, index: usize) -> String {
+    let cell = found.cell(index);
+    let site = short_name(found.question.site);
+    match (found.question.by, &cell[..]) {
+        (By::LayerHead, [l, h]) => format!("{l}.{h}"),
+        (By::LayerHeadPos, [l, h, p]) => format!("{l}.{h} @{p}"),
+        (By::LayerPos, [l, p]) => format!("{l} @{p}"),
+        (By::DestSrc { .. }, [d, s]) => format!("{d} ← {s}"),
+        (_, [l, ..]) => format!("{site} {l}"),
+        _ => String::new(),
+    }
+}
+
+impl View for PatchingView {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if !cx.state.wants_sweep {
+            // The first look starts the first sweep.
+            cx.actions.push(Action::Patch(cx.state.first_patching()));
+        }
+        self.controls(ui, cx);
+        let results = &cx.state.results;
+        if cx.state.lacks_corrupted() {
+            let text = "patching compares two prompts: type a corrupted one at the top, beside the prompt; or choose zero or mean ablation";
+            message(ui, text, false);
+            return;
+        }
+        if let Some(error) = results.corrupted.error.as_ref().filter(|_| cx.state.needs_corrupted()) {
+            message(ui, &format!("the corrupted prompt cannot be run: {error}"), true);
+            return;
+        }
+        let needs_exact = self.source != Source::Approximate;
+        if needs_exact && self.estimate(ui, cx) {
+            return;
+        }
+        if needs_exact && !here(ui, cx, &results.sweep) {
+            return;
+        }
+        if self.source != Source::Exact && !here(ui, cx, &results.approximation) {
+            return;
+        }
+        let (exact, close) = (results.sweep.result.clone(), results.approximation.result.clone());
+        let Some(shown) = (if needs_exact { exact.clone() } else { close.clone() }) else { return };
+        // The two can be compared only once both answer the same question.
+        let exact = exact.filter(|e| close.as_ref().is_none_or(|c| c.value.question == e.value.question));
+        if self.source == Source::Gap && exact.is_none() {
+            message(ui, "computing …", false);
+            return;
+        }
+        if let Err(error) = self.compute(&shown, exact.as_ref(), close.as_ref()) {
+            message(ui, &error, true);
+            return;
+        }
+        let Some(drawn) = &self.drawn else { return };
+        let m = drawn.data.max_abs();
+        let colors = diverging(&cx.palette, m, shown.fresh);
+        self.caption(ui, cx, &shown.value, colors, m);
+        let available = ui.available_size();
+        let side = (available.x * 0.34).clamp(150.0, 260.0);
+        ui.horizontal_top(|ui| {
+            ui.allocate_ui(vec2((available.x - side - 8.0).max(80.0), available.y), |ui| {
+                grid(ui, cx, &shown.value, &drawn.data, colors);
+            });
+            ui.vertical(|ui| {
+                egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+                    ui.spacing_mut().item_spacing.y = 1.0;
+                    if let Some(report) = &drawn.audit {
+                        audited(ui, cx, &shown.value, report);
+                    }
+                    strongest(ui, cx, &shown.value, drawn);
+                });
+            });
+        });
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let slot = &cx.state.results;
+        let found = if self.source == Source::Approximate { slot.approximation.get()? } else { slot.sweep.get()? };
+        let d = &self.drawn.as_ref()?.data;
+        let q = &found.value.question;
+        let name = match self.source {
+            Source::Approximate => "attribution-patching",
+            Source::Gap => "attribution-patching-minus-exact",
+            Source::Exact if patches(&found.value) => "patching",
+            Source::Exact => "ablation",
+        };
+        let axes = &found.value.axes;
+        let (row_axis, col_axis) = match axes[..] {
+            [(a, _), (b, _)] => (a, b),
+            [_, _, (c, _)] => ("layer.head", c),
+            _ => ("layer", "all"),
+        };
+        let rows = (0..d.rows).map(|r| row_label(&found.value, r)).collect();
+        let cols = (0..d.cols).map(|c| col_label(cx, &found.value, c)).collect();
+        Some(Table::grid(&format!("{name}-{}", short_name(q.site)), (row_axis, col_axis), d, rows, cols))
+    }
+}
+
+fn row_label(found: &Found, r: usize) -> String {
+    match found.axes[..] {
+        [_, (_, heads), _] => format!("{}.{}", r / heads.max(1), r % heads.max(1)),
+        _ => r.to_string(),
+    }
+}
+
+fn is_position(name: &str) -> bool {
+    matches!(name, "pos" | "dest" | "src")
+}
+
+/// Tokens are those of the run that the sweep edits.
+fn col_label(cx: &Context<'_>, found: &Found, c: usize) -> String {
+    match found.axes[..] {
+        [.., (name, _)] if found.axes.len() > 1 && is_position(name) => format!("{c} {}", base_token(cx, found, c)),
+        [_] => "all".to_owned(),
+        _ => c.to_string(),
+    }
+}
+
+fn base_token(cx: &Context<'_>, found: &Found, pos: usize) -> String {
+    let run = match found.question.base {
+        Which::Clean => cx.state.clean(),
+        Which::Corrupted => cx.state.corrupted(),
+    };
+    run.and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| crate::app::widgets::token_text::short(t, 10))
+}
+
+impl PatchingView {
+    /// Brings what is drawn up to date with the results.
+    fn compute(
+        &mut self,
+        shown: &Result<Found>,
+        exact: Option<&Result<Found>>,
+        close: Option<&Result<Found>>,
+    ) -> std::result::Result<(), String> {
+        let stamps =
+            (exact.map_or(0, |e| e.stamp), close.filter(|_| self.source != Source::Exact).map_or(0, |c| c.stamp));
+        let stamps = if self.source == Source::Exact { (shown.stamp, 0) } else { stamps };
+        if self.drawn.as_ref().is_some_and(|d| d.stamps == stamps && d.source == self.source) {
+            return Ok(());
+        }
+        let mut audit_report = None;
+        let mut drawn = values(&shown.value)?;
+        if let (Some(e), Some(c), true) = (exact, close, self.source != Source::Exact) {
+            let (e, c) = (values(&e.value)?, values(&c.value)?);
+            audit_report = audit(&c, &e).ok().filter(|a| a.cells > 0);
+            if self.source == Source::Gap {
+                drawn = c.iter().zip(&e).map(|(c, e)| c - e).collect();
+            }
+        }
+        let (rows, cols) = extent(&shown.value);
+        let cells = drawn.iter().map(|v| if v.is_nan() { NOTHING } else { *v }).collect();
+        let mut order: Vec<usize> = (0..drawn.len()).filter(|i| drawn[*i].is_finite() && drawn[*i] != 0.0).collect();
+        order.sort_by(|a, b| drawn[*b].abs().total_cmp(&drawn[*a].abs()));
+        let data = HeatData::new(rows, cols, cells);
+        self.drawn = Some(Drawn {
+            stamps,
+            source: self.source,
+            unknown: drawn.iter().filter(|v| v.is_nan()).count(),
+            values: drawn,
+            order,
+            data,
+            audit: audit_report,
+        });
+        Ok(())
+    }
+
+    fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let s = cx.state.patching;
+        let mut new = s;
+        ui.horizontal_wrapped(|ui| {
+            let what = [
+                (Intervention::Patch, "patch clean → corrupted"),
+                (Intervention::Ablate(Ablation::Zero), "zero ablation"),
+                (Intervention::Ablate(Ablation::Mean), "mean ablation"),
+                (Intervention::Ablate(Ablation::Resample), "resample ablation"),
+            ];
+            if let Some(i) = choice(ui, "do", s.intervention, &what) {
+                new.intervention = i;
+            }
+            let exists = |k: &SiteKind| cx.state.model.as_ref().is_none_or(|m| k.exists(&m.config));
+            let sites: Vec<(SiteKind, &str)> = SITES.into_iter().filter(exists).map(|k| (k, short_name(k))).collect();
+            if let Some(site) = choice(ui, "at", s.site, &sites) {
+                new.site = site;
+                new.by = By::choices(site).first().copied().unwrap_or(By::Layer);
+            }
+            let p = cx.pinned();
+            let by: Vec<(By, &str)> = By::choices(new.site)
+                .into_iter()
+                .map(|b| match b {
+                    By::DestSrc { .. } => (By::DestSrc { layer: p.layer, head: p.head.unwrap_or(0) }, b.name()),
+                    b => (b, b.name()),
+                })
+                .collect();
+            let current = match s.by {
+                // The head of an edge sweep follows the pinned head.
+                By::DestSrc { .. } => By::DestSrc { layer: p.layer, head: p.head.unwrap_or(0) },
+                b => b,
+            };
+            if let Some(b) = choice(ui, "by", current, &by) {
+                new.by = b;
+            } else if current != s.by {
+                new.by = current;
+            }
+            let metrics = MetricKind::ALL.map(|m| (m, m.label()));
+            if let Some(m) = choice(ui, "metric", s.metric, &metrics) {
+                new.metric = m;
+            }
+            if s.intervention == Intervention::Patch {
+                let sources = [
+                    (Source::Exact, "exact"),
+                    (Source::Approximate, "attribution patching"),
+                    (Source::Gap, "approximate − exact"),
+                ];
+                if let Some(source) = choice(ui, "show", self.source, &sources) {
+                    self.source = source;
+                }
+            } else {
+                self.source = Source::Exact;
+            }
+        });
+        if new != s && cx.state.wants_sweep {
+            cx.actions.push(Action::Patch(new));
+        }
+        if self.source != Source::Exact && !cx.state.wants_approximation {
+            cx.actions.push(Action::Approximate);
+        }
+    }
+
+    /// A sweep that waits for a word; true if that is all there is to show.
+    fn estimate(&self, ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
+        let Some(e) = cx.state.results.estimate else { return false };
+        let answered = cx.state.results.sweep.get().is_some_and(|s| s.fresh) || cx.state.results.sweep.error.is_some();
+        if answered || cx.state.worker.has(Kind::Sweep) {
+            return false;
+        }
+        ui.add_space(24.0);
+        ui.vertical_centered(|ui| {
+            ui.label(format!(
+                "{} cells, {} of them to run: about {:.0} s and {:.0} MB of memory.",
+                e.cells,
+                e.to_run,
+                e.seconds,
+                e.bytes as f64 / 1e6
+            ));
+            if ui.button("Run the sweep").clicked() {
+                cx.actions.push(Action::Sweep { cells: None });
+            }
+        });
+        true
+    }
+
+    fn caption(
+        &self,
+        ui: &mut egui::Ui,
+        cx: &mut Context<'_>,
+        found: &Found,
+        colors: crate::gpu::heatmap::Coloring,
+        m: f32,
+    ) {
+        ui.horizontal(|ui| {
+            let weak = |text: String| RichText::new(text).font(theme::small()).color(cx.palette.weak);
+            let metric = found.question.metric.kind();
+            if let Some(c) = found.corrupted.filter(|_| patches(found)) {
+                ui.label(weak(format!("0 = corrupted {c:+.2}, 1 = clean {:+.2}", found.clean)))
+                    .on_hover_text(metric.explain());
+            } else {
+                ui.label(weak(format!("change of the {} from {:+.2}", metric.label(), found.baseline)))
+                    .on_hover_text(metric.explain());
+            }
+            let state = match self.source {
+                Source::Exact if found.done => {
+                    // Where it is not felt, the time says nothing.
+                    let time = if found.seconds < 0.05 { String::new() } else { format!(" in {:.2} s", found.seconds) };
+                    format!("{} exact runs{time}, {} cells provably 0", found.run, found.skipped)
+                }
+                Source::Exact => match cx.state.results.estimate {
+                    Some(e) => format!(
+                        "{} of {} runs; about {:.1} s and {:.0} MB in all",
+                        found.run,
+                        e.to_run,
+                        e.seconds,
+                        e.bytes as f64 / 1e6
+                    ),
+                    None => format!("{} runs so far …", found.run),
+                },
+                Source::Approximate => "an approximation: first order".to_owned(),
+                Source::Gap => "error of the approximation".to_owned(),
+            };
+            let color = if self.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
+            ui.label(RichText::new(state).font(theme::small()).color(color));
+            let drawn = self.drawn.as_ref();
+            if self.source == Source::Approximate {
+                let text = format!("run the top {TOP} exactly");
+                if ui.small_button(text).on_hover_text("activation patching of the strongest cells").clicked() {
+                    let top = drawn.map_or_else(Vec::new, |d| d.order.iter().copied().take(TOP).collect());
+                    cx.actions.push(Action::Sweep { cells: Some(top) });
+                }
+            } else if found.done && drawn.is_some_and(|d| d.unknown > found.unaligned) {
+                let button = ui.small_button("run the rest").on_hover_text("all cells that have not been run");
+                if button.clicked() {
+                    cx.actions.push(Action::Sweep { cells: None });
+                }
+            }
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, &colors, &number(-m), &number(m));
+            });
+        });
+    }
+}
+
+fn grid(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    found: &Found,
+    data: &HeatData,
+    colors: crate::gpu::heatmap::Coloring,
+) {
+    let p = cx.pinned();
+    let h = cx.state.selection.hovered;
+    let heads = found.axes.get(1).filter(|(n, _)| n.contains("head")).map(|(_, n)| *n);
+    let row_of = |layer: usize, head: Option<usize>| match (found.question.by, heads) {
+        (By::LayerHeadPos, Some(n)) => head.map(|h| layer * n + h.min(n - 1)),
+        (By::DestSrc { .. }, _) => None,
+        _ => Some(layer),
+    };
+    let pinned_col = match found.question.by {
+        By::LayerHead => p.head.filter(|_| !p.all_heads),
+        _ => None,
+    };
+    let stack = &cx.state.document.stack;
+    let active: Vec<usize> =
+        stack.active().filter(|_| stack.base == found.question.base).filter_map(|e| found.index_of(e)).collect();
+    let index = |r: usize, c: usize| r * data.cols + c;
+    let outcome = Heatmap {
+        name: "patching",
+        data,
+        coloring: colors,
+        row_label: &|r| row_label(found, r),
+        col_label: &|c| {
+            let label = col_label(cx, found, c);
+            label.split_once(' ').map_or(label.clone(), |(_, t)| t.to_owned())
+        },
+        row_label_width: if found.axes.len() > 2 { 38.0 } else { 24.0 },
+        flip: !matches!(found.question.by, By::DestSrc { .. }),
+        square: false,
+        least_row: 0.0,
+        pinned: (row_of(p.layer, p.head).filter(|_| pinned_col.is_some()), pinned_col),
+        hovered: (h.head.map(|x| x.0).or(h.layer).and_then(|l| row_of(l, h.head.map(|x| x.1))), None),
+        isolate: Isolate::Nothing,
+        cell_text: Some(&|r, c| {
+            let mark = if active.contains(&index(r, c)) { "●" } else { "" };
+            // What rounds to nothing stays quiet, so that the rest can be read.
+            data.get(r, c).map(|v| if v.abs() < 0.005 { mark.to_owned() } else { format!("{mark}{v:+.2}") })
+        }),
+        tooltip: &|ui, r, c| {
+            let i = index(r, c);
+            let edit = found.question.edit(&found.cell(i));
+            ui.label(RichText::new(edit.to_string()).font(theme::title()));
+            match data.get(r, c) {
+                Some(v) => {
+                    ui.monospace(format!("{v:+.4}"));
+                    let metric = found.question.metric.kind().label();
+                    ui.label(format!("{metric} {:+.4}", found.values.get(i).copied().unwrap_or(f32::NAN)));
+                    ui.weak("Click: this edit joins the stack (again: leaves it).");
+                }
+                None if found.done && found.unaligned > 0 => {
+                    drop(ui.label("not run: this position may have no counterpart"));
+                }
+                None => drop(ui.label("not run yet")),
+            }
+        },
+    }
+    .show(ui);
+    if let Some((r, c)) = outcome.hovered {
+        let cell = found.cell(index(r, c));
+        match (found.question.by, &cell[..]) {
+            (By::LayerHead, [l, h]) => (cx.hovered.layer, cx.hovered.head) = (Some(*l), Some((*l, *h))),
+            (By::LayerHeadPos, [l, h, p]) => {
+                (cx.hovered.layer, cx.hovered.head, cx.hovered.pos) = (Some(*l), Some((*l, *h)), Some(*p));
+            }
+            (By::LayerPos, [l, p]) => (cx.hovered.layer, cx.hovered.pos) = (Some(*l), Some(*p)),
+            (By::DestSrc { .. }, [d, _]) => cx.hovered.pos = Some(*d),
+            (_, [l, ..]) => cx.hovered.layer = Some(*l),
+            _ => {}
+        }
+    }
+    if let Some((r, c)) = outcome.clicked {
+        click(cx, found, index(r, c));
+    }
+}
+
+/// The edit joins or leaves the stack, and its head is pinned.
+fn click(cx: &mut Context<'_>, found: &Found, index: usize) {
+    let cell = found.cell(index);
+    let edit = found.question.edit(&cell);
+    let query_heads = matches!(found.question.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern);
+    if query_heads && let (By::LayerHead | By::LayerHeadPos, [l, h, ..]) = (found.question.by, &cell[..]) {
+        let (l, h) = (*l, *h);
+        cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (l, Some(h), false, Focus::Head));
+    }
+    cx.actions.push(Action::ToggleEdit(found.question.base, edit));
+}
+
+/// The head or MLP that a cell is of.
+fn component(found: &Found, index: usize) -> Option<Component> {
+    let cell = found.cell(index);
+    match (found.question.by, &cell[..]) {
+        (By::LayerHead | By::LayerHeadPos, [layer, head, ..])
+            if matches!(found.question.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern) =>
+        {
+            Some(Component::Head { layer: *layer, head: *head })
+        }
+        (By::Layer | By::LayerPos, [layer, ..]) if found.question.site == SiteKind::MlpOut => {
+            Some(Component::Mlp { layer: *layer })
+        }
+        _ => None,
+    }
+}
+
+fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Drawn) {
+    let values = &drawn.values;
+    let max = drawn.order.first().map_or(1.0, |i| values[*i].abs());
+    for i in drawn.order.iter().copied().take(40) {
+        let edit = found.question.edit(&found.cell(i));
+        let strong = cx.state.document.stack.active().any(|e| *e == edit);
+        let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.3}", values[i]), strong };
+        let hint = format!("{edit}; click adds or removes it, right click takes the component into the circuit");
+        let response = bars::bar(ui, &b, max, true, 62.0).on_hover_text(hint);
+        if response.clicked() {
+            click(cx, found, i);
+        }
+        if response.secondary_clicked()
+            && let Some(component) = component(found, i)
+        {
+            cx.actions.push(Action::ToggleCart(component.into()));
+        }
+    }
+}
+
+fn audited(ui: &mut egui::Ui, cx: &Context<'_>, found: &Found, report: &Audit) {
+    let line = |ui: &mut egui::Ui, name: &str, value: String| {
+        ui.horizontal(|ui| {
+            ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                ui.label(RichText::new(value).font(theme::mono()));
+            });
+        });
+    };
+    ui.label(RichText::new("Against exact runs").font(theme::title()).color(cx.palette.accent));
+    line(ui, "cells compared", report.cells.to_string());
+    line(ui, "correlation", format!("{:.3}", report.correlation));
+    line(ui, "rank correlation of sizes", format!("{:.3}", report.rank_correlation));
+    line(ui, "mean |difference|", format!("{:.4}", report.mean));
+    ui.label(RichText::new("worst cells: approximate, exact").font(theme::small()).color(cx.palette.weak));
+    for (i, a, e) in report.disagreements.iter().take(5) {
+        line(ui, &cell_name(found, *i), format!("{a:+.2} {e:+.2}"));
+    }
+    ui.add_space(6.0);
+    ui.label(RichText::new("strongest cells").font(theme::small()).color(cx.palette.weak));
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "patching",
+    title: "Patching",
+    workspace: Workspace::Model,
+    area: Area::TopRight,
+    help: "What each place causes: activation patching puts the clean run's value into the corrupted run, ablation takes a value out of the clean run. Every cell is an exact run; click one and its edit joins the stack.",
+    formula: "patching: (m − m_corrupted)/(m_clean − m_corrupted) [TransformerLens patching.py]; ablation: m − m_clean",
+    make: || Box::new(PatchingView::default()),
+};

@@ -1,0 +1,88 @@
+//! What surrounds the views of each workspace. Places of the bars are noted for lessons to point at.
+
+use std::collections::HashMap;
+
+use eframe::egui;
+
+use crate::app::features::panel;
+use crate::app::shell::inspector;
+use crate::app::shell::strip;
+use crate::app::shell::strip::Strip;
+use crate::app::shell::topbar;
+use crate::app::shell::topbar::TopBar;
+use crate::app::view::Context;
+
+/// A bar across the window.
+pub fn bar(fill: egui::Color32) -> egui::Frame {
+    egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6))
+}
+
+/// What surrounds the views of a model.
+pub fn model_bars(
+    top: &mut TopBar,
+    strip: &mut Strip,
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    side: egui::Frame,
+    places: &mut Places,
+) {
+    tokens(top, strip, ui, cx, places);
+    let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
+    let panel = egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0);
+    let shown = panel.show(ui, |ui| inspector::ui(ui, cx));
+    places.insert("inspector", shown.response.rect);
+}
+
+/// What surrounds the views of features: the prompt's tokens above, what is opened, scanned and found at the left.
+pub fn feature_bars(
+    top: &mut TopBar,
+    strip: &mut Strip,
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    side: egui::Frame,
+    places: &mut Places,
+) {
+    tokens(top, strip, ui, cx, places);
+    let panel = egui::Panel::left("features").frame(side).default_size(270.0).size_range(230.0..=460.0);
+    let panel = panel.show_separator_line(false);
+    places.insert("dictionary", panel.show(ui, |ui| panel::ui(ui, cx)).response.rect);
+}
+
+/// The prompt's tokens, and the other prompt where there is one.
+fn tokens(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, places: &mut Places) {
+    let palette = cx.palette;
+    if top.is_comparing(cx) {
+        let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
+        egui::Panel::top("compare").frame(slim).exact_size(34.0).show(ui, |ui| top.compare(ui, cx));
+    }
+    let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
+    let tokens = egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0 + second);
+    let shown = tokens.show_separator_line(false).show(ui, |ui| {
+        strip.ui(ui, cx);
+    });
+    places.insert("strip", shown.response.rect);
+    for (name, id) in [("prompt", topbar::PROMPT_ID), ("answer", topbar::ANSWER_ID)] {
+        if let Some(r) = ui.ctx().read_response(egui::Id::unique(id)) {
+            places.insert(name, r.rect);
+        }
+    }
+}
+
+pub type Places = HashMap<&'static str, egui::Rect>;
+type Bar = fn(&mut egui::Ui, &mut Context<'_>);
+
+/// What surrounds the views of a lab: settings at the left, the way through time above.
+pub fn side_bars(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    side: egui::Frame,
+    settings: Bar,
+    transport: Bar,
+    places: &mut Places,
+) {
+    let panel = egui::Panel::left("settings").frame(side).default_size(300.0).size_range(240.0..=460.0);
+    places.insert("settings", panel.show(ui, |ui| settings(ui, cx)).response.rect);
+    let panel = egui::Panel::top("transport").frame(bar(cx.palette.header)).exact_size(40.0);
+    let shown = panel.show_separator_line(false).show(ui, |ui| transport(ui, cx));
+    places.insert("transport", shown.response.rect);
+}

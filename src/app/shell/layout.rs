@@ -1,0 +1,259 @@
+//! Dockable panels: which views stand where.
+
+use eframe::egui::{self, RichText, WidgetText};
+use egui_tiles::{Behavior, Linear, LinearDir, SimplificationOptions, TabState, Tile, TileId, Tiles, Tree, UiResponse};
+
+use crate::app::action::Action;
+use crate::app::look::theme;
+use crate::app::view::{self, Area, Context, Table, View, ViewDef, Workspace};
+
+/// A view with its transient state.
+pub struct Pane {
+    pub def: &'static ViewDef,
+    view: Box<dyn View>,
+}
+
+pub struct Layout {
+    pub workspace: Workspace,
+    tree: Tree<Pane>,
+    reveal: Option<Reveal>,
+}
+
+/// A tab that was asked for and may lie beyond the end of its bar.
+#[derive(Clone, Copy)]
+struct Reveal {
+    view: &'static str,
+    /// Points by which it stuck out in the last frame, to the right or (below zero) to the left.
+    out: f32,
+    /// Frames in which its bar is still moved: arrows come and go at its ends meanwhile.
+    frames: u8,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self::of(Workspace::Model)
+    }
+}
+
+fn pane(tiles: &mut Tiles<Pane>, def: &'static ViewDef) -> TileId {
+    tiles.insert_pane(Pane { def, view: (def.make)() })
+}
+
+impl Layout {
+    /// Where the views of a workspace stand at first.
+    pub fn of(workspace: Workspace) -> Self {
+        let mut tiles = Tiles::default();
+        let t = &mut tiles;
+        let tabs = |t: &mut Tiles<Pane>, area: Area| {
+            let here = workspace.views().iter().filter(|v| v.area == area);
+            let panes = here.map(|v| pane(t, v)).collect();
+            t.insert_tab_tile(panes)
+        };
+        let split = |t: &mut Tiles<Pane>, dir, parts, share| t.insert_container(Linear::new_binary(dir, parts, share));
+        let root = match workspace {
+            Workspace::Model => {
+                let (left, top) = (tabs(t, Area::Left), tabs(t, Area::TopRight));
+                let low = [tabs(t, Area::Middle), tabs(t, Area::BottomRight)];
+                let low = split(t, LinearDir::Horizontal, low, 0.5);
+                let right = split(t, LinearDir::Vertical, [top, low], 0.56);
+                split(t, LinearDir::Horizontal, [left, right], 0.38)
+            }
+            Workspace::Features => {
+                let left = [tabs(t, Area::TopLeft), tabs(t, Area::BottomLeft)];
+                let left = split(t, LinearDir::Vertical, left, 0.5);
+                let right = tabs(t, Area::Right);
+                split(t, LinearDir::Horizontal, [left, right], 0.52)
+            }
+            Workspace::Scratch => {
+                let both = [tabs(t, Area::Left), tabs(t, Area::Right)];
+                split(t, LinearDir::Horizontal, both, 0.5)
+            }
+            Workspace::Superposition => {
+                let left = [tabs(t, Area::TopLeft), tabs(t, Area::BottomLeft)];
+                let left = split(t, LinearDir::Vertical, left, 0.6);
+                let right = [tabs(t, Area::TopRight), tabs(t, Area::BottomRight)];
+                let right = split(t, LinearDir::Vertical, right, 0.6);
+                split(t, LinearDir::Horizontal, [left, right], 0.58)
+            }
+        };
+        Self { workspace, tree: Tree::new(egui::Id::unique(("layout", workspace.title())), root, tiles), reveal: None }
+    }
+
+    /// One view alone, for pictures.
+    pub fn single(view: &str) -> Self {
+        let def = view::by_name(view).unwrap_or(Workspace::Model.views()[0]);
+        let mut tiles = Tiles::default();
+        let pane = pane(&mut tiles, def);
+        let root = tiles.insert_tab_tile(vec![pane]);
+        Self { workspace: def.workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles), reveal: None }
+    }
+
+    /// Every view of a workspace visible at once, for timings.
+    pub fn everything(workspace: Workspace) -> Self {
+        let mut tiles = Tiles::default();
+        let panes: Vec<TileId> = workspace
+            .views()
+            .iter()
+            .map(|v| {
+                let pane = pane(&mut tiles, v);
+                tiles.insert_tab_tile(vec![pane])
+            })
+            .collect();
+        let root = tiles.insert_grid_tile(panes);
+        Self { workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles), reveal: None }
+    }
+
+    /// The views that can be seen: the active tabs.
+    pub fn seen(&self) -> impl Iterator<Item = &'static str> {
+        self.tree.active_tiles().into_iter().filter_map(|id| match self.tree.tiles.get(id) {
+            Some(Tile::Pane(p)) => Some(p.def.name),
+            _ => None,
+        })
+    }
+
+    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        self.tree.ui(&mut Panels { cx, reveal: self.reveal.as_mut() }, ui);
+        if let Some(r) = &mut self.reveal {
+            r.frames -= 1;
+            ui.ctx().request_repaint();
+        }
+        self.reveal = self.reveal.filter(|r| r.frames > 0);
+    }
+
+    /// Brings a view to the front.
+    pub fn show(&mut self, view: &'static str) {
+        self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(p) if p.def.name == view));
+        self.reveal = Some(Reveal { view, out: 0.0, frames: 4 });
+    }
+
+    /// The view's numbers and its rectangle on screen.
+    pub fn pane(&self, view: &str) -> Option<(&dyn View, Option<egui::Rect>)> {
+        self.tree.tiles.iter().find_map(|(id, tile)| match tile {
+            Tile::Pane(p) if p.def.name == view => Some((p.view.as_ref(), self.tree.tiles.rect(*id))),
+            _ => None,
+        })
+    }
+}
+
+struct Panels<'a, 'b> {
+    cx: &'a mut Context<'b>,
+    reveal: Option<&'a mut Reveal>,
+}
+
+impl Behavior<Pane> for Panels<'_, '_> {
+    fn pane_ui(&mut self, ui: &mut egui::Ui, _: TileId, pane: &mut Pane) -> UiResponse {
+        let frame = egui::Frame::new().fill(self.cx.palette.panel).inner_margin(egui::Margin::symmetric(8, 6));
+        frame.show(ui, |ui| {
+            ui.set_min_size(ui.available_size());
+            ui.push_id(pane.def.name, |ui| pane.view.ui(ui, self.cx));
+        });
+        UiResponse::None
+    }
+
+    fn tab_title_for_pane(&mut self, pane: &Pane) -> WidgetText {
+        RichText::new(pane.def.title).font(theme::title()).into()
+    }
+
+    fn top_bar_right_ui(
+        &mut self,
+        tiles: &Tiles<Pane>,
+        ui: &mut egui::Ui,
+        _: TileId,
+        tabs: &egui_tiles::Tabs,
+        offset: &mut f32,
+    ) {
+        let active = tabs.active.and_then(|id| match tiles.get(id) {
+            Some(Tile::Pane(p)) => Some(p),
+            _ => None,
+        });
+        let Some(pane) = active else { return };
+        if let Some(r) = self.reveal.as_mut().filter(|r| r.view == pane.def.name) {
+            *offset += std::mem::take(&mut r.out);
+        }
+        let def = pane.def;
+        ui.add_space(4.0);
+        let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
+        save.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("export {}", def.name)));
+        egui::Popup::menu(&save).show(|ui| {
+            let table = |cx: &Context<'_>| pane.view.table(cx);
+            if ui.button("Picture (PNG)…").clicked() {
+                self.cx.actions.push(Action::SavePicture { view: pane.def.name });
+            }
+            let say = || Action::Say(format!("{} has no numbers yet.", def.title));
+            type Text = fn(&Table) -> String;
+            let formats: [(&str, &'static str, Text); 2] =
+                [("Numbers (CSV)…", "csv", Table::csv), ("Numbers (JSON)…", "json", Table::json)];
+            for (label, extension, text) in formats {
+                if ui.button(label).clicked() {
+                    let action = table(self.cx).map_or_else(say, |t| Action::Save {
+                        name: t.name.clone(),
+                        extension,
+                        bytes: text(&t).into_bytes(),
+                    });
+                    self.cx.actions.push(action);
+                }
+            }
+            if ui.button("Copy numbers").clicked() {
+                let action = table(self.cx).map_or_else(say, |t| Action::Copy(t.csv()));
+                self.cx.actions.push(action);
+            }
+        });
+        let help =
+            ui.add(egui::Button::new("?").small().frame(false)).on_hover_text(format!("what {} shows", def.title));
+        help.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("help {}", def.name)));
+        egui::Popup::from_toggle_button_response(&help).width(340.0).show(|ui| {
+            ui.set_max_width(340.0);
+            ui.label(RichText::new(def.title).font(theme::title()));
+            ui.label(def.help);
+            ui.add_space(4.0);
+            ui.label(RichText::new(def.formula).font(theme::mono()).color(self.cx.palette.weak));
+        });
+    }
+
+    fn on_tab_button(&mut self, tiles: &mut Tiles<Pane>, id: TileId, response: egui::Response) -> egui::Response {
+        if let Some(r) = self.reveal.as_mut()
+            && matches!(tiles.get(id), Some(Tile::Pane(p)) if p.def.name == r.view)
+        {
+            // What can be clicked is what is inside the bar.
+            let (whole, inside) = (response.rect, response.interact_rect);
+            r.out = (whole.max.x - inside.max.x).max(0.0) - (inside.min.x - whole.min.x).max(0.0);
+        }
+        response
+    }
+
+    fn tab_bar_height(&self, _: &egui::Style) -> f32 {
+        28.0
+    }
+
+    fn gap_width(&self, _: &egui::Style) -> f32 {
+        6.0
+    }
+
+    fn min_size(&self) -> f32 {
+        120.0
+    }
+
+    fn simplification_options(&self) -> SimplificationOptions {
+        SimplificationOptions { all_panes_must_have_tabs: true, ..SimplificationOptions::default() }
+    }
+
+    fn tab_bar_color(&self, _: &egui::Visuals) -> egui::Color32 {
+        self.cx.palette.header
+    }
+
+    fn tab_bg_color(&self, _: &egui::Visuals, _: &Tiles<Pane>, _: TileId, _: &TabState) -> egui::Color32 {
+        self.cx.palette.header
+    }
+
+    fn tab_outline_stroke(&self, _: &egui::Visuals, _: &Tiles<Pane>, _: TileId, _: &TabState) -> egui::Stroke {
+        egui::Stroke::NONE
+    }
+
+    fn tab_bar_hline_stroke(&self, _: &egui::Visuals) -> egui::Stroke {
+        egui::Stroke::new(1.0, self.cx.palette.border)
+    }
+
+    fn tab_text_color(&self, _: &egui::Visuals, _: &Tiles<Pane>, _: TileId, state: &TabState) -> egui::Color32 {
+        if state.active { self.cx.palette.text } else { self.cx.palette.weak }
+    }
+}

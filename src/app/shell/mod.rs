@@ -1,0 +1,14 @@
+//! What stands around the views: bars, strip, inspector, palette, layout, messages, lessons.
+
+pub mod bars;
+pub mod commands;
+pub mod files;
+pub mod inspector;
+pub mod layout;
+pub mod lessons;
+pub mod notices;
+pub mod palette;
+pub mod save;
+pub mod status;
+pub mod strip;
+pub mod topbar;

@@ -1,0 +1,330 @@
+//! The top line: model, prompt, answer, run state, palette, theme.
+
+use crate::app::view::{Context, Workspace};
+use eframe::egui::{self, RichText};
+
+use crate::app::action::Action;
+use crate::app::action::Command;
+use crate::app::look::theme;
+use crate::app::model::runs::Show;
+use crate::app::shell::lessons::Lessons;
+use crate::app::widgets::token_text;
+use crate::model::builtin::BUILTINS;
+
+/// Texts being edited; the document follows them.
+#[derive(Default)]
+pub struct TopBar {
+    prompt: String,
+    answer: String,
+    wrong: String,
+    path: String,
+    corrupted: String,
+    /// The second line is open.
+    comparing: bool,
+    /// Set once from the document, then whenever the document changes by itself.
+    seen: Option<[String; 4]>,
+    pub focus_prompt: bool,
+    focus_corrupted: bool,
+}
+
+/// Points of the line from which the workspaces are called by their full titles.
+const BROAD: f32 = 1400.0;
+/// Points right of the workspaces from which model, prompt, answers and time stand beside each other at full length.
+const ROOMY: f32 = 1000.0;
+
+pub const PROMPT_ID: &str = "prompt";
+pub const ANSWER_ID: &str = "answer";
+
+impl TopBar {
+    pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons) {
+        let d = &cx.state.document;
+        let current = [&d.prompt, &d.answer, &d.wrong, &d.corrupted].map(Clone::clone);
+        if self.seen.as_ref() != Some(&current) {
+            [self.prompt, self.answer, self.wrong, self.corrupted] = current.clone();
+            self.seen = Some(current);
+        }
+        ui.horizontal_centered(|ui| {
+            ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
+            ui.add_space(theme::GRID);
+            workspaces(ui, cx, workspace, ui.available_width() < BROAD);
+            let button = ui.button("Lessons  ▾").on_hover_text("guided tours");
+            egui::Popup::menu(&button).show(|ui| lessons.menu(ui, cx.actions));
+            ui.separator();
+            if !matches!(workspace, Workspace::Model | Workspace::Features) {
+                ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
+                return;
+            }
+            // The prompt is what the line is for: where it would be cramped, what else stands here is said in fewer words.
+            let narrow = ui.available_width() < ROOMY;
+            self.model_menu(ui, cx, narrow);
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                appearance(ui, cx);
+                if !narrow {
+                    run_time(ui, cx);
+                }
+                self.answers(ui, cx, narrow);
+                let open = self.is_comparing(cx);
+                let text = RichText::new("vs.").color(if open { cx.palette.accent } else { cx.palette.text });
+                if ui.button(text).on_hover_text("compare with a corrupted prompt").clicked() {
+                    self.comparing = !open;
+                    self.focus_corrupted = self.comparing;
+                    if open && !self.corrupted.is_empty() {
+                        self.corrupted.clear();
+                        cx.actions.push(Action::SetCorrupted(String::new()));
+                        self.remember();
+                    }
+                }
+                let field = egui::TextEdit::singleline(&mut self.prompt)
+                    .id(egui::Id::unique(PROMPT_ID))
+                    .hint_text("Prompt")
+                    .font(theme::mono())
+                    .margin(egui::Margin::symmetric(8, 5))
+                    .desired_width(f32::INFINITY);
+                let response = ui.add(field).accessible_name("Prompt");
+                if self.focus_prompt {
+                    self.focus_prompt = false;
+                    response.request_focus();
+                }
+                if response.changed() {
+                    cx.actions.push(Action::SetPrompt(self.prompt.clone()));
+                    self.remember();
+                }
+            });
+        });
+    }
+
+    /// Whether the line of the corrupted prompt and the runs is shown.
+    pub fn is_comparing(&self, cx: &Context<'_>) -> bool {
+        self.comparing || !cx.state.document.corrupted.is_empty() || !cx.state.document.stack.edits.is_empty()
+    }
+
+    /// The second line: the corrupted prompt, and which run the views show.
+    pub fn compare(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        ui.horizontal_centered(|ui| {
+            ui.label(RichText::new("vs. corrupted").font(theme::small()).color(cx.palette.weak));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                let possible = cx.state.showable();
+                for show in Show::ALL.into_iter().rev() {
+                    let text = RichText::new(show.label()).font(theme::small());
+                    let button = egui::Button::selectable(cx.state.show == show, text);
+                    let response = ui.add_enabled(possible.contains(&show), button);
+                    let help = match show {
+                        Show::Clean => "all views show the prompt's own run",
+                        Show::Corrupted => "all views show the corrupted prompt's run",
+                        Show::Edited => "all views show the run under the active edits",
+                        Show::Difference => "edited − base where there are edits, else clean − corrupted",
+                    };
+                    let disabled = match show {
+                        Show::Edited => {
+                            "there are no active edits; click a cell of the patching view or use the edits view"
+                        }
+                        _ => "type a corrupted prompt first",
+                    };
+                    if response.on_hover_text(help).on_disabled_hover_text(disabled).clicked() {
+                        cx.actions.push(Action::ShowRun(show));
+                    }
+                }
+                ui.label(RichText::new("show").font(theme::small()).color(cx.palette.weak))
+                    .on_hover_text(hint(ui, Command::NextRun));
+                let n = cx.state.document.stack.edits.len();
+                if n > 0 {
+                    let active = cx.state.document.stack.active().count();
+                    let text = RichText::new(format!("{active} of {n} edits on"))
+                        .font(theme::small())
+                        .color(cx.palette.accent);
+                    if ui.button(text).on_hover_text(hint(ui, Command::ToggleEdits)).clicked() {
+                        cx.actions.push(Action::Do(Command::ToggleEdits));
+                    }
+                }
+                if ui.button("⇄").on_hover_text(hint(ui, Command::SwapPrompts)).clicked() {
+                    cx.actions.push(Action::Do(Command::SwapPrompts));
+                }
+                let field = egui::TextEdit::singleline(&mut self.corrupted)
+                    .hint_text("a prompt that differs in what is being investigated")
+                    .font(theme::mono())
+                    .margin(egui::Margin::symmetric(8, 4))
+                    .desired_width(f32::INFINITY);
+                let response = ui.add(field).accessible_name("Corrupted prompt");
+                if std::mem::take(&mut self.focus_corrupted) {
+                    response.request_focus();
+                }
+                if response.changed() {
+                    cx.actions.push(Action::SetCorrupted(self.corrupted.clone()));
+                    self.remember();
+                }
+            });
+        });
+    }
+
+    fn remember(&mut self) {
+        self.seen = Some([&self.prompt, &self.answer, &self.wrong, &self.corrupted].map(Clone::clone));
+    }
+
+    fn model_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, narrow: bool) {
+        let name = match (&cx.state.opening, &cx.state.model) {
+            (Some(_), _) => "opening …".to_owned(),
+            (None, Some(m)) => m.config.name.clone(),
+            (None, None) => "no model".to_owned(),
+        };
+        let facts = cx.state.model.as_ref().map(|m| format!("{} × {}", m.config.n_layers, m.config.n_heads));
+        let text = match facts {
+            Some(_) if narrow => format!("{}  ▾", token_text::short(&name, 16)),
+            Some(f) => format!("{}  {f}  ▾", token_text::short(&name, 30)),
+            None => format!("{name}  ▾"),
+        };
+        let button = ui.button(text).on_hover_text("open another model; facts of this one");
+        egui::Popup::menu(&button).close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside).show(|ui| {
+            ui.set_min_width(340.0);
+            if let Some(m) = &cx.state.model {
+                facts_table(ui, m);
+                ui.separator();
+            }
+            ui.label(RichText::new("Built in").font(theme::small()).color(cx.palette.weak));
+            for b in BUILTINS {
+                if ui.button(b.name).on_hover_text(b.purpose).clicked() {
+                    cx.actions.push(Action::Open(b.name.to_owned()));
+                    cx.actions.push(Action::SetPrompt(b.prompt.to_owned()));
+                    ui.close();
+                }
+            }
+            let recent: Vec<&String> =
+                cx.state.recent.iter().filter(|r| BUILTINS.iter().all(|b| b.name != r.as_str())).collect();
+            if !recent.is_empty() {
+                ui.label(RichText::new("Recent").font(theme::small()).color(cx.palette.weak));
+                for spec in recent {
+                    let short = std::path::Path::new(spec)
+                        .file_name()
+                        .map_or_else(|| spec.clone(), |n| n.to_string_lossy().into_owned());
+                    if ui.button(short).on_hover_text(spec).clicked() {
+                        cx.actions.push(Action::Open(spec.clone()));
+                        ui.close();
+                    }
+                }
+            }
+            ui.separator();
+            ui.horizontal(|ui| {
+                if ui.button("Open file…").on_hover_text("a .gguf file").clicked() {
+                    cx.actions.push(Action::Do(Command::OpenFile));
+                    ui.close();
+                }
+                if ui.button("Open folder…").on_hover_text("config.json with *.safetensors").clicked() {
+                    cx.actions.push(Action::Do(Command::OpenFolder));
+                    ui.close();
+                }
+            });
+            let field = egui::TextEdit::singleline(&mut self.path).hint_text("Path of a model").desired_width(330.0);
+            let response = ui
+                .add(field)
+                .accessible_name("Path of a model")
+                .on_hover_text("a .gguf file or a model folder; Enter opens it");
+            if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
+                cx.actions.push(Action::Open(self.path.trim().to_owned()));
+                ui.close();
+            }
+            ui.label(
+                RichText::new("or drop a file or folder on the window").font(theme::small()).color(cx.palette.weak),
+            );
+        });
+    }
+
+    fn answers(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, narrow: bool) {
+        let difference = cx.state.run().and_then(|r| {
+            let a = cx.state.results.attribution.get()?;
+            (a.pos + 1 == r.trace.len()).then_some(a.logit)
+        });
+        if let Some(d) = difference {
+            ui.label(RichText::new(format!("{d:+.2}")).font(theme::mono()).color(cx.palette.accent))
+                .on_hover_text("logit of the answer, minus that of the second token where one is given");
+        }
+        let width = if narrow { 60.0 } else { 64.0 };
+        let field = |text, hint: &'static str| {
+            egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(width)
+        };
+        let wrong = ui
+            .add(field(&mut self.wrong, "against"))
+            .accessible_name("Wrong answer")
+            .on_hover_text("token to compare with, taken as given: mind the leading space; empty for none");
+        ui.label(RichText::new("−").color(cx.palette.weak));
+        let answer = ui
+            .add(field(&mut self.answer, "answer").id(egui::Id::unique(ANSWER_ID)))
+            .accessible_name("Answer")
+            .on_hover_text(
+                "token to explain, taken as given: mind the leading space; empty for the model's own favourite",
+            );
+        if answer.changed() {
+            cx.actions.push(Action::SetAnswer(self.answer.clone()));
+            self.remember();
+        }
+        if wrong.changed() {
+            cx.actions.push(Action::SetWrong(self.wrong.clone()));
+            self.remember();
+        }
+    }
+}
+
+fn run_time(ui: &mut egui::Ui, cx: &Context<'_>) {
+    let time = cx.state.run().map_or_else(|| "– s".to_owned(), |r| format!("{:.3} s", r.trace.seconds));
+    ui.label(RichText::new(time).font(theme::mono()).color(cx.palette.weak))
+        .on_hover_text("time of the last run: forward pass, loss and next tokens");
+}
+
+/// Which workspace is shown.
+fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace, narrow: bool) {
+    for w in Workspace::ALL {
+        let text = RichText::new(if narrow { w.short() } else { w.title() }).font(theme::body());
+        let button = egui::Button::selectable(current == w, text);
+        let response = ui.add(button).accessible_name(w.title()).on_hover_text(w.help());
+        if response.clicked() {
+            cx.actions.push(Action::Enter(w));
+        }
+    }
+}
+
+/// Theme and command palette; right to left.
+fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let dark = cx.palette.dark;
+    if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui, Command::ToggleTheme)).clicked() {
+        cx.actions.push(Action::Do(Command::ToggleTheme));
+    }
+    let shortcut = Command::Palette.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
+    if ui.button(RichText::new(shortcut).font(theme::small())).on_hover_text(Command::Palette.title()).clicked() {
+        cx.actions.push(Action::Do(Command::Palette));
+    }
+}
+
+fn hint(ui: &egui::Ui, command: Command) -> String {
+    match command.shortcut() {
+        Some(s) => format!("{} ({})", command.title(), ui.ctx().format_shortcut(&s)),
+        None => command.title().to_owned(),
+    }
+}
+
+/// What is known of a model.
+pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
+    let c = &m.config;
+    let family = crate::model::families::by_name(&c.family).map_or(c.family.as_str(), |f| f.title);
+    let rows = [
+        ("family", family.to_owned()),
+        ("parameters", millions(m.n_params)),
+        ("layers × heads", format!("{} × {}", c.n_layers, c.n_heads)),
+        ("KV heads", c.n_kv_heads.to_string()),
+        ("d_model, d_head", format!("{}, {}", c.d_model, c.d_head)),
+        ("d_mlp", if c.has_mlp() { c.d_mlp.to_string() } else { "no MLP".to_owned() }),
+        ("vocabulary", c.d_vocab.to_string()),
+        ("context", format!("{} tokens", c.n_ctx)),
+        ("file", format!("{}, computed in f32", m.format)),
+        ("weights in memory", format!("{:.0} MB", m.weight_bytes() as f64 / 1e6)),
+        ("opened in", format!("{:.2} s", m.load_seconds)),
+    ];
+    egui::Grid::new("facts").num_columns(2).spacing([16.0, 2.0]).show(ui, |ui| {
+        for (name, value) in rows {
+            ui.label(RichText::new(name).font(theme::small()).color(ui.visuals().weak_text_color()));
+            ui.label(RichText::new(value).font(theme::small()));
+            ui.end_row();
+        }
+    });
+}
+
+fn millions(n: usize) -> String {
+    if n >= 1_000_000_000 { format!("{:.2} billion", n as f64 / 1e9) } else { format!("{:.1} million", n as f64 / 1e6) }
+}

@@ -1,0 +1,313 @@
+//! What a view is: one file that ends in its own [`ViewDef`], and one line in the list of its workspace. A view reads the
+//! state and sends actions.
+
+use std::sync::Arc;
+
+use eframe::egui;
+
+use super::selection::{Focus, Hovered, Pinned};
+use super::state::{Slot, State};
+use super::widgets::colorbar::number;
+use super::widgets::heatmap::{Outcome, diverging};
+use super::widgets::{message, token_text};
+use crate::app::action::Action;
+use crate::app::look::theme::Palette;
+use crate::gpu::HeatData;
+use crate::gpu::heatmap::Coloring;
+use crate::jobs::{Compared, Run};
+
+/// What a view may read, and where it sends what it wants.
+pub struct Context<'a> {
+    pub state: &'a State,
+    pub palette: Palette,
+    pub actions: &'a mut Vec<Action>,
+    /// What the pointer is over in this frame.
+    pub hovered: &'a mut Hovered,
+}
+
+impl Context<'_> {
+    pub fn pinned(&self) -> Pinned {
+        self.state.selection.pinned
+    }
+
+    pub fn pin(&mut self, change: impl FnOnce(&mut Pinned)) {
+        let mut p = self.state.selection.pinned;
+        change(&mut p);
+        if p != self.state.selection.pinned {
+            self.actions.push(Action::Pin(p));
+        }
+    }
+
+    pub fn run(&self) -> Option<Arc<Run>> {
+        self.state.run().cloned()
+    }
+
+    /// Label of a position: its token.
+    pub fn token(&self, pos: usize) -> String {
+        self.state.run().and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| token_text::short(t, 12))
+    }
+
+    pub fn text_of(&self, id: u32) -> String {
+        self.state.model.as_ref().map_or_else(|| id.to_string(), |m| token_text::visible(&m.token_text(id)))
+    }
+}
+
+/// A view's own, transient state and its drawing.
+pub trait View {
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>);
+
+    /// The numbers on screen, for export; `None` while there are none.
+    fn table(&self, cx: &Context<'_>) -> Option<Table>;
+}
+
+/// Numbers with their axes.
+pub struct Table {
+    pub name: String,
+    pub row_axis: &'static str,
+    pub col_axis: &'static str,
+    pub rows: Vec<String>,
+    pub cols: Vec<String>,
+    /// [row][col]; `None` where there is no cell.
+    pub values: Vec<Vec<Option<f32>>>,
+}
+
+impl Table {
+    pub fn csv(&self) -> String {
+        let flat: Vec<f32> = self.values.iter().flatten().map(|v| v.unwrap_or(crate::gpu::NOTHING)).collect();
+        let data = HeatData::new(self.rows.len(), self.cols.len(), flat);
+        super::widgets::heatmap::csv(&data, &|r| self.rows[r].clone(), &|c| self.cols[c].clone())
+    }
+
+    pub fn json(&self) -> String {
+        serde_json::json!({
+            "name": self.name, "axes": [self.row_axis, self.col_axis],
+            "rows": self.rows, "cols": self.cols, "values": self.values,
+        })
+        .to_string()
+    }
+
+    pub fn grid(
+        name: &str,
+        axes: (&'static str, &'static str),
+        data: &HeatData,
+        rows: Vec<String>,
+        cols: Vec<String>,
+    ) -> Self {
+        let values = (0..data.rows).map(|r| (0..data.cols).map(|c| data.get(r, c)).collect()).collect();
+        Self { name: name.to_owned(), row_axis: axes.0, col_axis: axes.1, rows, cols, values }
+    }
+}
+
+/// Shows why there is nothing to show; true if there is a result to go on with.
+pub fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
+    if let Some(error) = &cx.state.shown_slot().error {
+        message(ui, error, true);
+        return false;
+    }
+    here(ui, cx, slot)
+}
+
+/// As [`ready`] for what does not depend on the run that is shown.
+pub fn here<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
+    if let Some(error) = slot.error.as_ref().or(cx.state.results.run.error.as_ref()) {
+        message(ui, error, true);
+        return false;
+    }
+    if slot.result.is_some() {
+        return true;
+    }
+    if cx.state.model.is_none() {
+        let text = if cx.state.opening.is_some() { "opening the model …" } else { "open a model to begin" };
+        message(ui, text, false);
+    } else if cx.state.document.prompt.is_empty() {
+        message(ui, "type a prompt to begin", false);
+    } else if cx.state.cancelled {
+        message(ui, "cancelled; F5 runs the prompt again", false);
+    } else {
+        message(ui, "computing …", false);
+    }
+    false
+}
+
+/// A matrix that is rebuilt when its key changes.
+pub struct Cached<K> {
+    entry: Option<(K, HeatData)>,
+}
+
+impl<K> Default for Cached<K> {
+    fn default() -> Self {
+        Self { entry: None }
+    }
+}
+
+impl<K: PartialEq> Cached<K> {
+    pub fn get(&mut self, key: K, build: impl FnOnce() -> HeatData) -> HeatData {
+        match &self.entry {
+            Some((k, data)) if *k == key => data.clone(),
+            _ => {
+                let data = build();
+                self.entry = Some((key, data.clone()));
+                data
+            }
+        }
+    }
+
+    pub fn last(&self) -> Option<&HeatData> {
+        self.entry.as_ref().map(|(_, d)| d)
+    }
+}
+
+/// A matrix of one run, or the difference of two. `rows` and `cols` say which axes are positions: those are
+/// matched through the alignment, and what has no counterpart is left out.
+pub fn compared<T>(result: &Compared<T>, rows: bool, cols: bool, matrix: impl Fn(&T) -> HeatData) -> HeatData {
+    let now = matrix(&result.now);
+    let Some(minus) = result.minus.as_ref().map(matrix) else { return now };
+    let through = |is_position: bool, i: usize| match is_position {
+        true => result.alignment.get(i).copied().flatten(),
+        false => Some(i),
+    };
+    let mut values = Vec::with_capacity(now.rows * now.cols);
+    for r in 0..now.rows {
+        let other = through(rows, r);
+        for c in 0..now.cols {
+            let there = other.zip(through(cols, c)).and_then(|(r, c)| minus.get(r, c));
+            values.push(now.get(r, c).zip(there).map_or(crate::gpu::NOTHING, |(a, b)| a - b));
+        }
+    }
+    HeatData::new(now.rows, now.cols, values)
+}
+
+/// The colour scale of a quantity, symmetric around zero where it is a difference; with its two ends as text.
+pub fn scale<T>(
+    cx: &Context<'_>,
+    result: &Compared<T>,
+    data: &HeatData,
+    fresh: bool,
+    own: impl FnOnce() -> (Coloring, String, String),
+) -> (Coloring, String, String) {
+    if result.minus.is_none() {
+        return own();
+    }
+    let m = data.max_abs();
+    (diverging(&cx.palette, m, fresh), number(-m), number(m))
+}
+
+/// Hovering and clicking in a grid of layers and positions.
+pub fn layer_by_pos(cx: &mut Context<'_>, outcome: &Outcome) {
+    if let Some((layer, pos)) = outcome.hovered {
+        (cx.hovered.layer, cx.hovered.pos) = (Some(layer), Some(pos));
+    }
+    if let Some((layer, pos)) = outcome.clicked {
+        cx.pin(|p| (p.pos, p.layer, p.focus) = (pos, layer, Focus::Token));
+    }
+}
+
+pub fn position_labels(cx: &Context<'_>, n: usize) -> Vec<String> {
+    (0..n).map(|p| format!("{p} {}", cx.token(p))).collect()
+}
+
+pub fn numbers(n: usize) -> Vec<String> {
+    (0..n).map(|i| i.to_string()).collect()
+}
+
+/// Groups of views that are looked at together, with bars of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Workspace {
+    /// A transformer and a prompt.
+    Model,
+    /// Toy models of superposition.
+    Superposition,
+    /// Transformers trained until their circuits appear.
+    Scratch,
+    /// Dictionaries of features, directions of concepts.
+    Features,
+}
+
+impl Workspace {
+    pub const ALL: [Self; 4] = [Self::Model, Self::Features, Self::Superposition, Self::Scratch];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Model => "Model",
+            Self::Superposition => "Superposition lab",
+            Self::Scratch => "Circuits from scratch",
+            Self::Features => "Features",
+        }
+    }
+
+    /// The title where there is little room.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Superposition => "Superposition",
+            Self::Scratch => "Scratch",
+            other => other.title(),
+        }
+    }
+
+    pub fn help(self) -> &'static str {
+        match self {
+            Self::Model => "look into a transformer that reads a prompt",
+            Self::Superposition => "train toy models and watch superposition appear",
+            Self::Features => "see which features fire, what they mean, and what happens without them",
+            Self::Scratch => "train a small transformer and watch its circuit grow",
+        }
+    }
+}
+
+/// Where a view stands at first. Each workspace has some of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    Left,
+    TopLeft,
+    BottomLeft,
+    Middle,
+    Right,
+    TopRight,
+    BottomRight,
+}
+
+/// What a view is, for menus, tabs, help, `render` and tests. It is known by its name.
+pub struct ViewDef {
+    /// Name on the command line.
+    pub name: &'static str,
+    pub title: &'static str,
+    pub workspace: Workspace,
+    pub area: Area,
+    /// What it shows, in two sentences.
+    pub help: &'static str,
+    /// Formula and source.
+    pub formula: &'static str,
+    pub make: fn() -> Box<dyn View>,
+}
+
+/// Declares the files of a workspace's views and lists them, in the order of tabs and menus.
+macro_rules! views {
+    ($($file:ident),+ $(,)?) => {
+        $(pub mod $file;)+
+
+        pub const VIEWS: &[&$crate::app::view::ViewDef] = &[$(&$file::VIEW),+];
+    };
+}
+pub(in crate::app) use views;
+
+impl Workspace {
+    /// Its views.
+    pub fn views(self) -> &'static [&'static ViewDef] {
+        match self {
+            Self::Model => super::model::views::VIEWS,
+            Self::Features => super::features::views::VIEWS,
+            Self::Superposition => super::superposition::views::VIEWS,
+            Self::Scratch => super::training::views::VIEWS,
+        }
+    }
+}
+
+/// Every view.
+pub fn all() -> impl Iterator<Item = &'static ViewDef> {
+    Workspace::ALL.into_iter().flat_map(|w| w.views().iter().copied())
+}
+
+/// The view with a name of the command line.
+pub fn by_name(name: &str) -> Option<&'static ViewDef> {
+    all().find(|v| v.name == name)
+}
