@@ -15,6 +15,7 @@ pub mod view;
 pub mod widgets;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
@@ -36,11 +37,11 @@ use self::shell::strip::Strip;
 use self::shell::topbar::TopBar;
 use self::shell::{lessons, status};
 use self::state::State;
-use self::view::{Context, Workspace};
+use self::view::{Context, Seen, Workspace};
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats;
 use crate::gpu::adapter;
-use crate::jobs::Worker;
+use crate::jobs::{Pool, Worker};
 use crate::session::start::Start;
 use crate::session::{Document, lesson, recent};
 
@@ -134,10 +135,13 @@ impl App {
         theme::install(ctx);
         let wake = ctx.clone();
         let worker = Worker::spawn(move || wake.request_repaint());
+        let wake = ctx.clone();
+        let pool = Pool::new(Arc::new(move || wake.request_repaint()));
         let mut state = State::new(
             document,
             recent.clone(),
             worker,
+            pool,
             superposition::LabState::new(ctx),
             training::ScratchState::new(ctx),
             features::FeaturesState::new(ctx),
@@ -168,6 +172,7 @@ impl App {
     /// Everything but drawing: answers of the model thread, files dropped, keys.
     pub fn tick(&mut self, ctx: &egui::Context) {
         self.now = ctx.input(|i| i.time);
+        self.look();
         if self.state.update(self.now) {
             ctx.request_repaint();
         }
@@ -234,6 +239,12 @@ impl App {
             let list = self.saved_recent.clone();
             self.background(ctx, move || recent::save(&list).err().map(|e| Message::Say(Level::Info, e.to_string())));
         }
+    }
+
+    /// Notes what can be seen.
+    fn look(&mut self) {
+        let views = self.layout.seen().collect();
+        self.state.seen = Seen { workspace: self.layout.workspace, bars: !self.bare, views };
     }
 
     fn keys(&mut self, ctx: &egui::Context) {
@@ -409,6 +420,7 @@ impl App {
     pub fn settle(&mut self, ctx: &egui::Context, limit: std::time::Duration) -> Result<()> {
         let started = Instant::now();
         loop {
+            self.look();
             // The debounce runs on the window's clock, which stands still here.
             self.state.update(f64::INFINITY);
             if self.state.is_settled() {

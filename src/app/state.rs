@@ -19,7 +19,8 @@ use crate::app::superposition::LabState;
 use crate::app::training::ScratchState;
 use crate::engine::edit::Which;
 use crate::engine::generate::Sampling;
-use crate::jobs::{Kind, Request, Worker};
+use crate::app::view::{Seen, Workspace};
+use crate::jobs::{Kind, Pool, Request, Worker};
 use crate::model::Model;
 use crate::session::Document;
 
@@ -38,6 +39,9 @@ pub struct State {
     pub selection: Selection,
     pub notices: Notices,
     pub worker: Worker,
+    pub pool: Pool,
+    /// What can be seen.
+    pub seen: Seen,
     pub recent: Vec<String>,
     /// What is being opened.
     pub opening: Option<String>,
@@ -85,6 +89,7 @@ impl State {
         document: Document,
         recent: Vec<String>,
         worker: Worker,
+        pool: Pool,
         lab: LabState,
         scratch: ScratchState,
         features: FeaturesState,
@@ -95,6 +100,8 @@ impl State {
             selection: Selection::default(),
             notices: Notices::default(),
             worker,
+            pool,
+            seen: Seen { workspace: Workspace::Model, bars: true, views: Vec::new() },
             recent,
             opening: None,
             statistic: Statistic::MaxAbs,
@@ -490,6 +497,7 @@ impl State {
     pub fn is_settled(&self) -> bool {
         self.edited_at.is_none()
             && !self.worker.is_busy()
+            && !self.pool.is_busy()
             && self.lab.is_settled()
             && self.scratch.is_settled()
             && self.features.is_settled()

@@ -302,6 +302,22 @@ impl Workspace {
     }
 }
 
+/// What can be seen: only that is computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub workspace: Workspace,
+    /// The workspace's bars stand around the views; not in pictures of one view.
+    pub bars: bool,
+    pub views: Vec<&'static str>,
+}
+
+impl Seen {
+    /// Whether a view can be seen.
+    pub fn has(&self, view: &ViewDef) -> bool {
+        self.views.contains(&view.name)
+    }
+}
+
 /// Every view.
 pub fn all() -> impl Iterator<Item = &'static ViewDef> {
     Workspace::ALL.into_iter().flat_map(|w| w.views().iter().copied())

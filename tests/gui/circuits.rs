@@ -1,0 +1,101 @@
+//! Circuits are collected, searched, tried and compared.
+
+use crate::model::CLEAN;
+use crate::window::{document, settle, window};
+use circuitscope::analysis::component::Component;
+use circuitscope::app::App;
+use circuitscope::app::action::Action;
+use circuitscope::app::model::circuits::CircuitSettings;
+use circuitscope::app::shell::layout::Layout;
+use circuitscope::circuit::cart::Cart;
+use circuitscope::session::Document;
+use eframe::egui;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+
+/// A pair of equal length on which the model's answer changes.
+pub fn copying_pair() -> Harness<'static, App> {
+    let mut h = window(Document { answer: " United".to_owned(), wrong: " first".to_owned(), ..document(CLEAN) });
+    let other = "The President of the first States and the President of the";
+    h.state_mut().state.apply(Action::SetCorrupted(other.to_owned()), 0.0);
+    settle(&mut h);
+    h
+}
+
+#[test]
+fn a_circuit_is_collected_and_tried() {
+    let mut h = copying_pair();
+    // C takes the pinned head into the circuit, and out again.
+    let state = &mut h.state_mut().state;
+    let pinned = state.selection.pinned;
+    state.apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
+    h.run();
+    h.key_press(egui::Key::C);
+    h.run();
+    settle(&mut h);
+    let head = Component::Head { layer: 1, head: 3 };
+    assert!(h.state().state.document.cart.contains(head));
+    assert_eq!(h.state().state.results.tried.error, None);
+    let one = h.state().state.results.tried.get().unwrap().value.quality.faithfulness;
+    for other in [0, 1, 2] {
+        h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 1, head: other }.into()), 0.0);
+    }
+    h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 0, head: 2 }.into()), 0.0);
+    settle(&mut h);
+    let more = h.state().state.results.tried.get().unwrap().value.clone();
+    assert!(more.done && more.quality.faithfulness > one, "{} {one}", more.quality.faithfulness);
+    assert!(h.query_by_label_contains("circuit: 5 components").is_some(), "the status line tells");
+    h.key_press(egui::Key::C);
+    h.run();
+    settle(&mut h);
+    assert!(!h.state().state.document.cart.contains(head));
+    // What is saved opens again.
+    let (name, bytes) = h.state().state.circuit_file().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    circuitscope::files::write_atomic(&folder.path().join(&name), &bytes).unwrap();
+    let file = circuitscope::circuit::file::CircuitFile::open(&folder.path().join(&name)).unwrap();
+    let edges = h.state().state.document.cart.circuit(h.state().state.wiring().unwrap()).unwrap();
+    assert_eq!(file.edges(edges.wiring).unwrap(), edges);
+}
+
+#[test]
+fn a_search_fills_the_cart() {
+    let mut h = copying_pair();
+    let search = circuitscope::jobs::circuits::Search::Scores { edges: 30, steps: 3, rescore: true };
+    h.state_mut().state.apply(Action::SearchCircuit(search), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert!(!state.document.cart.edges.is_empty() && state.document.cart.edges.len() <= 30);
+    assert!(state.notices.latest().unwrap().text.contains("Found a circuit"));
+    let q = state.results.tried.get().unwrap().quality.clone();
+    assert!((q.faithfulness - 1.0).abs() < 0.5, "{}", q.faithfulness);
+    // A set that this model cannot read is said, and nothing else is lost.
+    let settings = CircuitSettings { set: Some("no-such-set".to_owned()), ..Default::default() };
+    h.state_mut().state.apply(Action::CircuitSettings(settings), 0.0);
+    settle(&mut h);
+    let tried = h.state().state.results.tried.get().unwrap().value.clone();
+    assert!(tried.set_error.as_ref().unwrap().contains("no-such-set") && tried.quality.faithfulness == q.faithfulness);
+}
+
+#[test]
+fn two_circuits_are_compared() {
+    let mut h = copying_pair();
+    h.state_mut().layout = Layout::single("circuit");
+    let cart = |nodes: &[&str]| Cart { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
+    h.state_mut().state.apply(Action::SetCart(cart(&["a1.h3"])), 0.0);
+    let other = Some(("the other".to_owned(), cart(&["a1.h3", "a1.h1"])));
+    h.state_mut().state.apply(Action::CompareCart(other), 0.0);
+    settle(&mut h);
+    h.run();
+    let tried = h.state().state.results.tried.get().unwrap().value.clone();
+    let c = tried.compared.clone().unwrap().unwrap();
+    // Five edges of one head, all of them among the other's ten.
+    assert_eq!((c.overlap.shared_edges, c.overlap.shared_nodes, c.other_edges), (5, 2, 9));
+    assert!((c.shared_faithfulness - tried.quality.faithfulness).abs() < 1e-4);
+    assert!(h.query_by_label_contains("compared with the other").is_some());
+    // A circuit of another model is one sentence, and nothing else is lost.
+    h.state_mut().state.apply(Action::CompareCart(Some(("far".to_owned(), cart(&["a9.h9"])))), 0.0);
+    settle(&mut h);
+    let tried = h.state().state.results.tried.get().unwrap().value.clone();
+    assert!(tried.compared.clone().unwrap().unwrap_err().contains("a9.h9"));
+}

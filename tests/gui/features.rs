@@ -1,0 +1,406 @@
+//! Dictionaries, directions, scans, labels, training.
+
+use crate::window::{PROMPT, dictionary, document, feature, features, settle, window};
+use circuitscope::app::App;
+use circuitscope::app::action::Action;
+use circuitscope::app::features::Chosen;
+use circuitscope::app::features::Examples;
+use circuitscope::app::features::FeatureAction;
+use circuitscope::app::features::Scanned;
+use circuitscope::app::features::Search;
+use circuitscope::app::shell::layout::Layout;
+use circuitscope::app::view::Workspace;
+use circuitscope::engine::{SiteKind, Which};
+use circuitscope::features::direction::Method;
+use circuitscope::features::direction::concept::Pool;
+use circuitscope::features::labels::{Label, Labels, Unit, of_model};
+use circuitscope::features::reading::Order;
+use circuitscope::features::scan::index_file;
+use eframe::egui;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A dictionary is opened by its path, its features are read on the prompt, and a click leads to the page, where a
+/// feature is named, steered and ablated.
+#[test]
+fn features_are_opened_named_steered_and_ablated() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    h.run();
+    let dir = dictionary();
+    let folder = dir.path().join("test");
+    let field = h.get_by_label("path of a dictionary");
+    field.focus();
+    h.run();
+    h.get_by_label("path of a dictionary").type_text(folder.to_str().unwrap());
+    h.run();
+    h.get_all_by_label("Open").next().unwrap().click();
+    h.run();
+    settle(&mut h);
+    let reading = h.state().state.features.reading.value.clone().unwrap();
+    assert_eq!(reading.acts.rows(), h.state().state.run().unwrap().trace.len());
+    let active = reading.leading(Default::default(), None, 1).0[0];
+    feature(&mut h, FeatureAction::Choose(Chosen::Feature(active)));
+    assert!(h.query_by_label_contains("promotes").is_some());
+    h.get_by_label("label").focus();
+    h.run();
+    h.get_by_label("label").type_text("country");
+    h.run();
+    h.get_by_label("note").focus();
+    h.run();
+    settle(&mut h);
+    assert_eq!(Labels::open(&folder.join("labels.json")).unwrap().of(&Unit::Feature(active)).unwrap().label, "country");
+    h.get_by_label("Ablate").click();
+    h.run();
+    settle(&mut h);
+    let stack = h.state().state.document.stack.clone();
+    assert_eq!(stack.edits.len(), 1);
+    assert!(stack.edits[0].to_string().starts_with("ablate feature"), "{}", stack.edits[0]);
+    // The edited run differs from the plain one by the feature's part alone.
+    let edited = h.state().state.results.edited.get().unwrap().trace.clone();
+    let plain = h.state().state.run().unwrap().trace.clone();
+    assert!(!edited.edits().is_empty() || !plain.edits().is_empty());
+    h.get_by_label("Steer").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(h.state().state.document.stack.edits.len(), 2);
+    // Another strength takes the place of the one before; none is a strength as well.
+    let factor = |h: &Harness<'static, App>| match &h.state().state.document.stack.edits[1].action {
+        circuitscope::engine::edit::Action::Add { factor, .. } => *factor,
+        other => panic!("{other:?}"),
+    };
+    let before = factor(&h);
+    let state = &h.state().state;
+    let weaker = state.features.steer(Chosen::Feature(active), 0.5 * before, state.model.as_ref().unwrap()).unwrap();
+    h.state_mut().state.apply(Action::PutEdits(Which::Clean, weaker), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.document.stack.edits.len(), 2);
+    assert!(factor(&h) < before, "{} {before}", factor(&h));
+}
+
+/// Typed lists give a direction; its page has examples once a text is scanned for it.
+#[test]
+fn a_typed_direction_gets_a_page() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let _dir = features(&mut h);
+    let examples = Examples::Typed {
+        name: "royal".to_owned(),
+        with: "king\nqueen\nprince\ncrown\n".to_owned(),
+        without: "dog\ntree\nstone\nriver\n".to_owned(),
+    };
+    let (method, kind) = (Method::DifferenceOfMeans, SiteKind::ResidPost);
+    feature(&mut h, FeatureAction::Find(Box::new(Search { examples, method, kind, pool: Pool::Last })));
+    let s = &h.state().state.features;
+    let i = s.watched.iter().position(|w| w.concept.name == "royal").unwrap();
+    feature(&mut h, FeatureAction::Choose(Chosen::Concept(i)));
+    assert!(h.state().state.features.entry(Chosen::Concept(i)).is_none());
+    feature(&mut h, FeatureAction::Scan(Scanned::Direction(i), "prose".to_owned(), 2_000));
+    let s = &h.state().state.features;
+    let entry = s.entry(Chosen::Concept(i)).unwrap();
+    assert!(entry.active > 0 && !entry.top.is_empty() && !entry.features.is_empty());
+    h.state_mut().layout = Layout::single("dashboard");
+    h.run();
+    assert!(h.query_by_label_contains("strongest examples").is_some());
+    // Too few texts are one sentence.
+    let examples = Examples::Typed { name: "x".to_owned(), with: "a\nb".to_owned(), without: "c".to_owned() };
+    feature(&mut h, FeatureAction::Find(Box::new(Search { examples, method, kind, pool: Pool::Mean })));
+    assert!(h.state().state.notices.latest().unwrap().text.contains("at least four"));
+    // Features by what they add to the answer.
+    feature(&mut h, FeatureAction::Order(Order::Answer));
+    let s = &h.state().state.features;
+    assert!(s.attribution.value.is_some(), "{:?}", s.attribution.error);
+    assert_eq!(s.heat.value.as_ref().unwrap().order, Order::Answer);
+    assert_eq!(s.attribution.value.as_ref().unwrap().values.len(), s.reading.value.as_ref().unwrap().acts.values.len());
+    // At the pinned token, wherever that goes.
+    feature(&mut h, FeatureAction::Order(Order::At(0)));
+    for pos in [1, 2] {
+        h.state_mut().state.selection.pinned.pos = pos;
+        settle(&mut h);
+        let heat = h.state().state.features.heat.value.clone().unwrap();
+        assert_eq!(heat.order, Order::At(pos));
+        let acts = &heat.reading.acts;
+        let strongest = acts.row(pos).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+        assert_eq!(heat.features[0], strongest);
+    }
+}
+
+/// Labels of neurons and directions are the model's: they are there whatever dictionary is open, and when it is opened
+/// again.
+#[test]
+fn neurons_and_directions_are_named() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let kept = tempfile::tempdir().unwrap();
+    let f = &mut h.state_mut().state.features;
+    (f.keeps, f.place, f.scans) = (true, kept.path().to_owned(), kept.path().join("scans"));
+    let model = |h: &Harness<'static, App>| h.state().state.model.clone().unwrap();
+    h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
+    settle(&mut h);
+    let set = kept.path().join("of.tsv");
+    let rows: String =
+        (0..8).map(|i| format!("{}\t{} of the\n", i % 2, if i % 2 == 0 { "house" } else { "king" })).collect();
+    circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
+    let find = || {
+        FeatureAction::Find(Box::new(Search {
+            examples: Examples::Set(set.to_str().unwrap().to_owned()),
+            method: Method::DifferenceOfMeans,
+            kind: SiteKind::ResidPost,
+            pool: Pool::Mean,
+        }))
+    };
+    feature(&mut h, find());
+    feature(&mut h, FeatureAction::Layer(0, 1));
+    for (chosen, words, note) in [(Chosen::Neuron(1, 3), "endings", "also numbers"), (Chosen::Concept(0), "kings", "")]
+    {
+        feature(&mut h, FeatureAction::Choose(chosen));
+        h.run();
+        for (field, text) in [("label", words), ("note", note)] {
+            h.get_by_label(field).focus();
+            h.run();
+            h.get_by_label(field).type_text(text);
+            h.run();
+        }
+        h.get_by_label("what to show").focus();
+        h.run();
+        settle(&mut h);
+        let s = &h.state().state.features;
+        assert!(s.name(chosen).ends_with(&format!(" · {words}")), "{}", s.name(chosen));
+    }
+    let file = of_model(kept.path(), &model(&h)).unwrap();
+    let written = Labels::open(&file).unwrap();
+    let endings = Label { label: "endings".to_owned(), note: "also numbers".to_owned() };
+    assert_eq!((written.0.len(), written.of(&Unit::Neuron(1, 3))), (2, Some(&endings)));
+    // The monitor has the direction by its name.
+    assert!(h.state().state.features.monitored.value.as_ref().unwrap().names[0].ends_with("kings"));
+    // What another window has written meanwhile stays.
+    let name = |label: &str| Label { label: label.to_owned(), note: String::new() };
+    let mut others = written.clone();
+    others.set(Unit::Neuron(0, 7), name("of another window"));
+    others.save(&file).unwrap();
+    // Another model has none of them; what was named just before it was opened is not lost.
+    let last = FeatureAction::Label(Unit::Neuron(0, 8), name("at the last moment"));
+    h.state_mut().state.apply(Action::Feature(last), 0.0);
+    h.state_mut().state.apply(Action::Open("induction".to_owned()), 0.0);
+    settle(&mut h);
+    let written = Labels::open(&file).unwrap();
+    let words = |n: usize| written.of(&Unit::Neuron(0, n)).map(|l| l.label.as_str());
+    assert_eq!((words(7), words(8)), (Some("of another window"), Some("at the last moment")));
+    assert_eq!(h.state().state.features.name(Chosen::Neuron(1, 3)), "neuron 1.3");
+    h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
+    settle(&mut h);
+    feature(&mut h, FeatureAction::Open("text-features".to_owned()));
+    feature(&mut h, find());
+    let s = &h.state().state.features;
+    let of_set = (0..s.watched.len()).map(Chosen::Concept).find(|c| s.name(*c).starts_with("of at")).unwrap();
+    assert_eq!(s.name(Chosen::Neuron(1, 3)), "neuron 1.3 · endings");
+    let Chosen::Concept(i) = of_set else { return };
+    feature(&mut h, FeatureAction::Layer(i, 1));
+    assert!(h.state().state.features.name(of_set).ends_with(" · kings"));
+    // A page is found by its label, and by layer and number.
+    for (wanted, chosen) in [("endin", Chosen::Neuron(1, 3)), ("0.5", Chosen::Neuron(0, 5)), ("king", of_set)] {
+        h.get_by_label("what to show").focus();
+        h.run();
+        h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+        h.get_by_label("what to show").type_text(wanted);
+        h.run();
+        h.get_by_label("Show").click();
+        h.run();
+        settle(&mut h);
+        assert_eq!(h.state().state.features.chosen, Some(chosen), "{wanted}");
+    }
+    // A damaged file is told, and not written over.
+    circuitscope::files::write_atomic(&file, b"{").unwrap();
+    h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
+    settle(&mut h);
+    feature(&mut h, FeatureAction::Label(Unit::Neuron(0, 0), name("lost")));
+    assert!(h.state().state.notices.latest().unwrap().text.contains("could not be read"));
+    assert_eq!(std::fs::read(&file).unwrap(), b"{");
+}
+
+/// What the monitor shows goes with what it is asked for, and keeps its thresholds; an index finds its place.
+#[test]
+fn the_monitor_forgets_and_indexes_find_their_place() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let dir = features(&mut h);
+    let kept: Vec<u32> = h.state().state.features.kept.iter().map(|k| k.0).collect();
+    for f in kept {
+        feature(&mut h, FeatureAction::Keep(f));
+    }
+    while !h.state().state.features.watched.is_empty() {
+        feature(&mut h, FeatureAction::Forget(0));
+    }
+    assert!(h.state().state.features.monitored.value.is_none());
+    for f in [3, 5] {
+        feature(&mut h, FeatureAction::Keep(f));
+        feature(&mut h, FeatureAction::KeptThreshold(f, f as f32));
+    }
+    feature(&mut h, FeatureAction::Keep(3));
+    let s = &h.state().state.features;
+    let m = s.monitored.value.clone().unwrap();
+    assert_eq!(m.names.len(), 1);
+    assert_eq!(s.threshold(&m.rows[0]), Some(5.0));
+
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (mut index, neurons) = ((*s.index.value.clone().unwrap()).clone(), s.neurons.value.clone().unwrap());
+    index_file::save(&neurons, Path::new(&path("neurons.arrow"))).unwrap();
+    index_file::save(&index, Path::new(&path("own.arrow"))).unwrap();
+    index.about.subject_hash ^= 1;
+    index_file::save(&index, Path::new(&path("other.arrow"))).unwrap();
+    for name in ["own.arrow", "neurons.arrow"] {
+        feature(&mut h, FeatureAction::OpenIndex(path(name)));
+        let text = &h.state().state.notices.latest().unwrap().text;
+        assert!(text.contains("Opened the index"), "{text}");
+    }
+    let before = h.state().state.features.index.value.clone().unwrap();
+    feature(&mut h, FeatureAction::OpenIndex(path("other.arrow")));
+    assert!(h.state().state.notices.latest().unwrap().text.contains("open what was scanned"));
+    assert!(Arc::ptr_eq(h.state().state.features.index.value.as_ref().unwrap(), &before));
+}
+
+/// A dictionary whose file names no site takes the one that is given, and another one after that.
+#[test]
+fn a_dictionary_without_a_site_is_placed() {
+    let dir = dictionary();
+    let folder = dir.path().join("test");
+    let text = std::fs::read_to_string(folder.join("cfg.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["metadata"]["hook_name"] = "transformer.layer.0".into();
+    circuitscope::files::write_atomic(&folder.join("cfg.json"), config.to_string().as_bytes()).unwrap();
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    feature(&mut h, FeatureAction::Open(folder.to_str().unwrap().to_owned()));
+    let s = &h.state().state.features;
+    assert!(s.open_sites() == (true, false) && s.reading.error.as_ref().unwrap().contains("transformer.layer.0"));
+    for site in ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"] {
+        feature(&mut h, FeatureAction::Site(site.to_owned(), None));
+        let s = &h.state().state.features;
+        assert_eq!(s.dictionary.value.as_ref().unwrap().input.unwrap().to_string(), site);
+        assert!(s.reading.value.is_some() && s.open_sites() == (true, false));
+    }
+    feature(&mut h, FeatureAction::Site("blocks.9.hook_resid_post".to_owned(), None));
+    let s = &h.state().state;
+    assert!(s.notices.latest().unwrap().text.contains("layer"), "{}", s.notices.latest().unwrap().text);
+    assert!(s.features.reading.value.is_some());
+}
+
+/// Damaged dictionaries and texts are one sentence; what was there before stays.
+#[test]
+fn a_bad_dictionary_leaves_the_old_one_open() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let _dir = features(&mut h);
+    let before = h.state().state.features.dictionary.value.clone().unwrap();
+    let bad = tempfile::tempdir().unwrap();
+    circuitscope::files::write_atomic(&bad.path().join("cfg.json"), b"{").unwrap();
+    feature(&mut h, FeatureAction::Open(bad.path().to_str().unwrap().to_owned()));
+    let s = &h.state().state;
+    assert!(Arc::ptr_eq(s.features.dictionary.value.as_ref().unwrap(), &before));
+    assert!(s.notices.latest().unwrap().text.contains("cfg.json"));
+    let index = s.features.index.value.clone().unwrap();
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "/no/such/text".to_owned(), 1000));
+    let s = &h.state().state.features;
+    assert!(s.index.error.as_ref().unwrap().contains("/no/such/text"));
+    assert!(Arc::ptr_eq(s.index.value.as_ref().unwrap(), &index));
+}
+
+/// A scan lies in a file: opening the dictionary again finds it, and the same scan asked for again is there at once.
+#[test]
+fn scans_are_found_again() {
+    let (dir, place) = (dictionary(), tempfile::tempdir().unwrap());
+    let spec = dir.path().join("test").to_str().unwrap().to_owned();
+    let open = || {
+        let mut h = window(document(PROMPT));
+        h.state_mut().enter(Workspace::Features);
+        let s = &mut h.state_mut().state.features;
+        (s.place, s.scans, s.keeps) = (place.path().to_owned(), place.path().join("scans"), true);
+        feature(&mut h, FeatureAction::Open(spec.clone()));
+        h
+    };
+    let mut h = open();
+    assert!(h.state().state.features.index.value.is_none());
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
+    let first = h.state().state.features.index.value.clone().unwrap();
+    let files =
+        || std::fs::read_dir(place.path().join("scans")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 1);
+    let written = std::fs::metadata(&files()[0]).unwrap().modified().unwrap();
+    let mut h = open();
+    assert_eq!(h.state().state.features.index.value.as_ref(), Some(&first));
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
+    assert_eq!(h.state().state.features.index.value.as_ref(), Some(&first));
+    assert_eq!(std::fs::metadata(&files()[0]).unwrap().modified().unwrap(), written);
+    // Another amount of text is another scan, and the newest one is found from now on.
+    feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 3_000));
+    assert_eq!(files().len(), 2);
+    let s = &open().state().state.features.index.value.clone().unwrap();
+    assert_eq!(s.about.limit, Some(3_000));
+}
+
+/// A training is started from the window, stops when it is told to, and a finished one is opened.
+#[test]
+fn a_dictionary_is_trained_in_the_window() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().enter(Workspace::Features);
+    let place = tempfile::tempdir().unwrap();
+    let activations = tempfile::tempdir().unwrap();
+    let s = &mut h.state_mut().state.features;
+    (s.place, s.activations) = (place.path().to_owned(), activations.path().to_owned());
+    let mut ask = s.train.clone();
+    ask.tokens = Some(2_000);
+    (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (64, 8, 30, 128);
+    feature(&mut h, FeatureAction::Train(Box::new(ask.clone()), true));
+    let s = &h.state().state.features;
+    let d = s.dictionary.value.as_ref().unwrap();
+    assert_eq!((d.d_sae, d.activation.name()), (64, "topk"));
+    assert!(s.training.parts.len() >= 4 && s.training.parts.last().unwrap().step == 30);
+    assert!(s.training.parts.last().unwrap().ce_score.is_some());
+    assert!(s.reading.value.is_some());
+    // The activations of 1,900 tokens without rows' first, in the one folder that the next training takes them from.
+    let kept = || {
+        let folders: Vec<_> = std::fs::read_dir(activations.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(folders.len(), 1);
+        std::fs::metadata(folders[0].join("input.safetensors")).unwrap()
+    };
+    let first_kept = kept();
+    assert_eq!(s.kept_bytes.value.as_deref(), Some(&first_kept.len()));
+    assert!(first_kept.len() > 4 * 64 * 1_500);
+    // One that would take long stops at once, and goes on where it was when the same is asked for again.
+    ask.settings.steps = 1_000_000;
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(ask), true)), 0.0);
+    h.run_steps(2);
+    assert!(h.state().state.features.training.is_running());
+    let folders = || std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().path()).collect::<BTreeSet<_>>();
+    let wait_for = |h: &mut Harness<'static, App>, points: usize| {
+        let started = std::time::Instant::now();
+        while h.state().state.features.training.parts.len() < points {
+            assert!(h.state().state.features.training.is_running() && started.elapsed().as_secs() < 120);
+            std::thread::sleep(Duration::from_millis(20));
+            h.run_steps(1);
+        }
+    };
+    wait_for(&mut h, 4);
+    let first = folders();
+    assert_eq!(first.len(), 2, "the finished one and this");
+    h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
+    assert!(!h.state().state.features.training.is_running());
+    // At once: the new one waits for the checkpoint of the old.
+    let again = h.state().state.features.train.clone();
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(again), true)), 0.0);
+    wait_for(&mut h, 5);
+    assert_eq!(folders(), first, "it goes on where it was");
+    let state = first.iter().filter(|f| f.join("training-state.safetensors").is_file());
+    assert_eq!(state.count(), 1);
+    // The curve begins where it began before.
+    assert_eq!(h.state().state.features.training.parts[0].step, 1);
+    h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
+    assert_eq!(kept().modified().unwrap(), first_kept.modified().unwrap(), "harvested once");
+    feature(&mut h, FeatureAction::ForgetActivations);
+    assert_eq!(std::fs::read_dir(activations.path()).unwrap().count(), 0);
+    assert_eq!(h.state().state.features.kept_bytes.value.as_deref(), Some(&0));
+}

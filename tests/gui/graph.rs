@@ -1,0 +1,244 @@
+//! Attribution graphs.
+
+use crate::circuits::copying_pair;
+use crate::common::fixture;
+use crate::window::{PROMPT, document, settle, window};
+use circuitscope::analysis::component::Component;
+use circuitscope::app::App;
+use circuitscope::app::action::Action;
+use circuitscope::app::model::circuits::GraphTarget;
+use circuitscope::app::shell::layout::Layout;
+use circuitscope::session::Document;
+use eframe::egui;
+use egui_kittest::Harness;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
+use std::time::Duration;
+
+#[test]
+fn a_graph_follows_the_pinned_token_and_the_sliders() {
+    let mut h = copying_pair();
+    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    settle(&mut h);
+    let all = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
+    h.state_mut().state.apply(Action::GraphThresholds(0.4, 0.9), 0.0);
+    settle(&mut h);
+    let fewer = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
+    assert!(fewer < all, "{fewer} {all}");
+    let label = |h: &Harness<'static, App>| {
+        let d = h.state().state.results.drawing.get().unwrap().value.clone();
+        d.graph.nodes.iter().find(|n| n.kind == circuitscope::graph::NodeKind::Logit).unwrap().label.clone()
+    };
+    assert!(label(&h).contains("United") && label(&h).contains("first"));
+    h.state_mut().state.apply(Action::GraphTarget(GraphTarget::Answer), 0.0);
+    settle(&mut h);
+    assert!(!label(&h).contains("first"));
+    let pinned = h.state().state.selection.pinned;
+    h.state_mut().state.apply(Action::Pin(circuitscope::app::selection::Pinned { pos: 3, ..pinned }), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.results.drawing.get().unwrap().graph.prompt_tokens.len(), 4);
+}
+
+#[test]
+fn others_graphs_open_and_broken_ones_are_one_sentence() {
+    let mut h = window(document(PROMPT));
+    let path = fixture("graphs/meow-clt.json").display().to_string();
+    h.state_mut().layout = Layout::single("graph");
+    h.state_mut().state.apply(Action::OpenGraph(path), 0.0);
+    settle(&mut h);
+    assert_eq!(h.state().state.results.graph.get().unwrap().graph.nodes.len(), 76);
+    assert!(h.query_by_label_contains("attribution graph: ").is_some());
+    h.state_mut().state.apply(Action::OpenGraph("no/such/graph.json".to_owned()), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("no/such/graph.json").is_some());
+    h.state_mut().state.apply(Action::CloseGraph, 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.graph.get().is_some());
+}
+
+/// Where a node of the drawing stands in the window.
+fn node_at(h: &Harness<'static, App>, label: &str, pos: usize) -> egui::Pos2 {
+    let canvas = h.get_by_label_contains("attribution graph: ").rect();
+    let d = h.state().state.results.drawing.get().unwrap().value.clone();
+    let at = d.graph.nodes.iter().position(|n| n.label == label && n.pos == pos).unwrap();
+    let inner = egui::Rect::from_min_max(canvas.min + egui::vec2(30.0, 12.0), canvas.max - egui::vec2(8.0, 26.0));
+    let (x, y) = d.places[at];
+    let width = d.columns.last().unwrap().1;
+    egui::pos2(inner.left() + x / width * inner.width(), inner.bottom() - y / d.height * inner.height())
+}
+
+fn counted(h: &Harness<'static, App>) -> String {
+    h.get_by_label_contains("attribution graph: ").accesskit_node().label().unwrap_or_default()
+}
+
+#[test]
+fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
+    let mut h = copying_pair();
+    h.state_mut().layout = Layout::single("graph");
+    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    settle(&mut h);
+    h.run();
+    let d = h.state().state.results.drawing.get().unwrap().value.clone();
+    let n = d.graph.nodes.len();
+    assert!(counted(&h).contains(&format!(" {n} nodes")), "{}", counted(&h));
+    let heads: Vec<(String, usize)> =
+        d.graph.nodes.iter().filter(|n| n.layer == 1).map(|n| (n.label.clone(), n.pos)).collect();
+    assert!(heads.len() > 1);
+    let [from, onto] = [&heads[0], &heads[1]].map(|(label, pos)| node_at(&h, label, *pos));
+    h.hover_at(from);
+    h.run();
+    h.drag_at(from);
+    h.run();
+    h.hover_at(from.lerp(onto, 0.5));
+    h.run();
+    h.hover_at(onto);
+    h.run();
+    h.drop_at(onto);
+    h.run();
+    assert!(counted(&h).contains(&format!(" {} nodes", n - 1)), "{}", counted(&h));
+    // The file has the group, and opened again the graph is drawn with it.
+    h.get_by_label("file").click();
+    h.run();
+    h.get_by_label("Save this graph (JSON)…").click();
+    for _ in 0..100 {
+        h.run();
+        if h.query_by_label("Path to save to").is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("g.json");
+    let field = h.get_by_label("Path to save to");
+    field.focus();
+    h.run();
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+    h.run();
+    h.get_by_label("Path to save to").type_text(&path.display().to_string());
+    h.run();
+    h.get_by_label("Save").click();
+    for _ in 0..100 {
+        h.run();
+        if path.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let file = circuitscope::graph::file::GraphFile::open(&path).unwrap();
+    let marks = circuitscope::graph::marks::Marks::of(&file);
+    assert_eq!((marks.groups.len(), marks.groups[0].1.len()), (1, 2));
+    h.state_mut().state.apply(Action::GraphThresholds(1.0, 1.0), 0.0);
+    h.state_mut().state.apply(Action::OpenGraph(path.display().to_string()), 0.0);
+    settle(&mut h);
+    h.run();
+    let n = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
+    assert!(counted(&h).contains(&format!(" {} nodes", n - 1)), "{}", counted(&h));
+    // Another file of the same title has marks of its own.
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    value["qParams"] = serde_json::Value::Null;
+    let other = folder.path().join("h.json");
+    circuitscope::files::write_atomic(&other, value.to_string().as_bytes()).unwrap();
+    h.state_mut().state.apply(Action::OpenGraph(other.display().to_string()), 0.0);
+    settle(&mut h);
+    h.run();
+    assert!(counted(&h).contains(&format!(" {n} nodes")), "{}", counted(&h));
+}
+
+#[test]
+fn a_key_shows_the_graph_of_the_pinned_prediction() {
+    let mut h = window(document(PROMPT));
+    assert!(h.query_by_label_contains("attribution graph: ").is_none());
+    h.key_press(egui::Key::G);
+    h.run();
+    settle(&mut h);
+    h.run();
+    assert!(h.query_by_label_contains("attribution graph: ").is_some());
+}
+
+#[test]
+fn the_graph_is_walked_with_the_keyboard() {
+    let mut h = copying_pair();
+    h.state_mut().layout = Layout::single("graph");
+    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    settle(&mut h);
+    let before = h.state().state.selection.pinned;
+    h.get_by_label_contains("attribution graph: ").focus();
+    h.run();
+    // Down to the logit, and from there along the strongest link into it, which is a head's; the pinned token stays.
+    for _ in 0..2 {
+        h.key_press(egui::Key::ArrowDown);
+        h.run();
+    }
+    settle(&mut h);
+    let d = h.state().state.results.drawing.get().unwrap().value.clone();
+    let logit = d.graph.nodes.iter().position(|n| n.kind == circuitscope::graph::NodeKind::Logit).unwrap();
+    let strongest = d.graph.into_node(logit).iter().max_by(|a, b| a.weight.abs().total_cmp(&b.weight.abs())).unwrap();
+    let circuitscope::graph::part::Part::Head { layer, head, .. } = d.parts[strongest.source as usize] else {
+        panic!("{:?}", d.parts[strongest.source as usize]);
+    };
+    let after = h.state().state.selection.pinned;
+    assert_eq!((after.layer, after.head, after.pos), (layer, Some(head), before.pos));
+    h.key_press(egui::Key::C);
+    h.run();
+    let head = Component::Head { layer, head };
+    assert!(h.state().state.document.cart.contains(head));
+    // Undone with the keyboard.
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::Z);
+    h.run();
+    assert!(h.state().state.document.cart.is_empty());
+}
+
+#[test]
+fn attention_is_followed_and_edges_say_through_what() {
+    let mut h = copying_pair();
+    h.state_mut().layout = Layout::single("graph");
+    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("– – query").is_none());
+    h.state_mut().state.apply(Action::GraphAttention(circuitscope::graph::readers::Attention::FirstOrder), 0.0);
+    settle(&mut h);
+    h.run();
+    assert!(h.query_by_label_contains("– – query").is_some());
+    let d = h.state().state.results.drawing.get().unwrap().value.clone();
+    let keys = (0..d.graph.links.len()).filter(|l| d.graph.input(*l) == circuitscope::graph::Input::Key).count();
+    assert!(keys > 0);
+}
+
+#[test]
+fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
+    let ids: Vec<u32> = (1..10).collect();
+    let folder = fixture("families/llama").display().to_string();
+    let mut h = window(Document {
+        model: folder,
+        prompt: "ids".to_owned(),
+        ids: Some(ids),
+        answer: "7".to_owned(),
+        wrong: "9".to_owned(),
+        ..Document::default()
+    });
+    h.state_mut().layout = Layout::single("graph");
+    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    h.state_mut().state.apply(Action::GraphThresholds(1.0, 1.0), 0.0);
+    settle(&mut h);
+    let mlp = |h: &Harness<'static, App>| {
+        let d = h.state().state.results.drawing.get().unwrap().value.clone();
+        let node = d.parts.iter().position(|p| matches!(p, circuitscope::graph::part::Part::Mlp { .. }));
+        (d.graph.nodes.len(), d.graph.nodes[node.unwrap()].id.clone())
+    };
+    let (closed, id) = mlp(&h);
+    h.state_mut().state.apply(Action::OpenMlp(id.clone()), 0.0);
+    settle(&mut h);
+    assert_eq!(mlp(&h).0, closed + circuitscope::graph::layout::NEURONS);
+    h.state_mut().state.apply(Action::OpenMlp(id), 0.0);
+    settle(&mut h);
+    assert_eq!(mlp(&h).0, closed);
+    // C takes the pinned neuron.
+    let pinned = h.state().state.selection.pinned;
+    let focus = circuitscope::app::selection::Focus::Neuron;
+    h.state_mut()
+        .state
+        .apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }), 0.0);
+    h.run();
+    h.key_press(egui::Key::C);
+    h.run();
+    assert_eq!(h.state().state.document.cart.nodes, ["m1.n3"]);
+}

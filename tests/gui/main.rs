@@ -1,0 +1,15 @@
+//! The window: what a user does and sees, and a picture of every view in both themes.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod circuits;
+mod features;
+mod graph;
+mod lessons;
+mod model;
+mod shell;
+mod superposition;
+mod training;
+mod views;
+mod window;

@@ -1,0 +1,166 @@
+//! Every view: tiny and long prompts, numbers, pictures.
+
+use crate::window::{PROMPT, causes, document, features, lab, settle, window};
+use circuitscope::app::App;
+use circuitscope::app::action::Action;
+use circuitscope::app::look::svg::paint_cells;
+use circuitscope::app::shell::layout::Layout;
+use circuitscope::app::view;
+use circuitscope::app::view::Workspace;
+use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
+use circuitscope::gpu::offscreen::Offscreen;
+use circuitscope::gpu::{ColorMap, HeatData};
+use eframe::egui;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+
+#[test]
+fn tiny_and_long_prompts_are_drawn() {
+    let mut h = window(document("a"));
+    assert_eq!(h.state().state.run().unwrap().trace.len(), 1);
+    h.state_mut().layout = Layout::everything(Workspace::Model);
+    h.run();
+    let long: String = (0..480).map(|i| if i % 7 == 0 { " the" } else { " of" }).collect();
+    h.state_mut().state.apply(Action::SetPrompt(long), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.run().unwrap().trace.len() > 400);
+}
+
+#[test]
+fn every_view_exports_its_numbers() {
+    let mut h = window(document(PROMPT));
+    causes(&mut h);
+    let _dictionary = features(&mut h);
+    for view in view::all() {
+        lab(&mut h, view.name);
+        h.state_mut().layout = Layout::single(view.name);
+        h.run();
+        let app = h.state();
+        let palette = circuitscope::app::look::theme::Palette::of(&h.ctx);
+        let (mut actions, mut hovered) = (Vec::new(), Default::default());
+        let cx = view::Context { state: &app.state, palette, actions: &mut actions, hovered: &mut hovered };
+        let table =
+            app.layout.pane(view.name).unwrap().0.table(&cx).unwrap_or_else(|| panic!("{} has no numbers", view.name));
+        assert_eq!(table.values.len(), table.rows.len(), "{}", view.name);
+        assert!(table.csv().lines().count() > table.rows.len(), "{}", view.name);
+        let json: serde_json::Value = serde_json::from_str(&table.json()).unwrap();
+        assert_eq!(json["axes"].as_array().unwrap().len(), 2);
+    }
+}
+
+/// Draws with a software adapter and compares with the picture in `tests/snapshots`.
+#[test]
+fn every_view_looks_as_it_did() {
+    let mut results = egui_kittest::SnapshotResults::new();
+    for theme in [egui::Theme::Dark, egui::Theme::Light] {
+        let mut h = Harness::builder()
+            .with_size([640.0, 480.0])
+            .with_max_steps(60)
+            .with_theme(theme)
+            .with_render_cursor(false)
+            .with_os(egui::os::OperatingSystem::Nix)
+            .wgpu()
+            .build_eframe(|cc| {
+                if let Some(state) = &cc.wgpu_render_state {
+                    circuitscope::gpu::install(state);
+                }
+                App::new(&cc.egui_ctx, document(PROMPT), Vec::new())
+            });
+        // Times and machines differ between runs; a view alone shows neither.
+        settle(&mut h);
+        causes(&mut h);
+        let _dictionary = features(&mut h);
+        let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
+        for view in view::all() {
+            lab(&mut h, view.name);
+            h.state_mut().layout = Layout::single(view.name);
+            h.state_mut().bare = true;
+            h.run();
+            results.add(h.try_snapshot(format!("{}-{name}", view.name)));
+        }
+        results.extend_harness(&mut h);
+    }
+}
+
+/// Many rows on few pixels are taken together by their extremes; columns wide enough for pixels of their own are not.
+#[test]
+fn crowded_rows_leave_their_columns_apart() {
+    let (rows, cols) = (20_000, 3);
+    let values = (0..rows * cols).map(|i| if i % cols == 1 && i / cols == 10_150 { 1.0 } else { 0.0 }).collect();
+    let data = HeatData::new(rows, cols, values);
+    let ctx = egui::Context::default();
+    let map = ColorMap::ALL[0];
+    let picture = Offscreen::new()
+        .unwrap()
+        .render(&ctx, egui::vec2(90.0, 50.0), 1.0, 2, |ui| {
+            let rect = egui::Rect::from_min_size(egui::Pos2::ZERO, egui::vec2(90.0, 50.0));
+            let coloring = Coloring {
+                map,
+                low: 0.0,
+                high: 1.0,
+                signed: false,
+                nan: egui::Color32::BLACK,
+                gap: egui::Color32::BLACK,
+                gap_width: 0.0,
+                opacity: 1.0,
+            };
+            let cells = HeatmapCallback {
+                widget: 1,
+                data: data.clone(),
+                rect,
+                window: [0.0, 0.0, cols as f32, rows as f32],
+                coloring,
+            };
+            paint_cells(ui, ui.painter(), cells);
+        })
+        .unwrap();
+    let bright: Vec<(u32, u32)> = picture
+        .enumerate_pixels()
+        .filter(|(.., p)| p[0].abs_diff(map.at(1.0).r()) < 8)
+        .map(|(x, y, _)| (x, y))
+        .collect();
+    assert!(!bright.is_empty(), "one cell of twenty thousand rows is seen");
+    assert!(bright.iter().all(|(x, y)| (30..60).contains(x) && (24..=26).contains(y)), "{bright:?}");
+    assert!((30..60).all(|x| bright.iter().any(|(b, _)| *b == x)), "{bright:?}");
+}
+
+/// Of tabs that do not all fit, the one that a command shows is moved into sight.
+#[test]
+fn a_view_that_is_shown_has_its_tab_in_sight() {
+    let mut h = window(document(PROMPT));
+    h.set_size(egui::vec2(1000.0, 640.0));
+    h.run();
+    let places = |h: &Harness<'static, App>, shown: &'static str| {
+        let pane = h.state().layout.pane(shown).unwrap().1.unwrap();
+        (pane.x_range(), h.get_by_label("Generation").rect().x_range())
+    };
+    let (pane, tab) = places(&h, "activations");
+    assert!(tab.max > pane.max, "{tab:?} in {pane:?}");
+    h.state_mut().show("generation");
+    h.run_steps(6);
+    let (pane, tab) = places(&h, "generation");
+    assert!(tab.min >= pane.min && tab.max <= pane.max, "{tab:?} in {pane:?}");
+}
+
+/// Rows of fields are broken where they are full: none lies outside its panel.
+#[test]
+fn fields_stay_inside_their_panel() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().show("dictionary-training");
+    let _dir = features(&mut h);
+    use egui::accesskit::Role;
+    for (kind, role, fields) in [
+        ("dictionary-training", Role::SpinButton, &["features", "k", "steps", "tokens"][..]),
+        ("dictionary-training", Role::TextInput, &["text to train on"]),
+        ("directions", Role::TextInput, &["tokens towards", "tokens away from", "reference text"]),
+        ("directions", Role::Button, &["Try doses"]),
+    ] {
+        h.state_mut().show(kind);
+        h.run();
+        let pane = h.state().layout.pane(kind).unwrap().1.unwrap();
+        for field in fields {
+            let rect = h.get_by_role_and_label(role, field).rect();
+            assert!(pane.contains_rect(rect), "{field}: {rect:?} in {pane:?}");
+        }
+    }
+}
