@@ -12,6 +12,7 @@ use crate::engine::gradient::{Gradients, gradients};
 use crate::engine::{Freeze, Site, SiteKind, Which};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::question::Lane;
 
 /// The estimates at chosen sites.
 pub struct AttributionPatching {
@@ -130,5 +131,25 @@ fn effects(product: &[f32], shape: &[usize], edge: bool) -> Vec<f64> {
         }
         [_, d] => product.chunks_exact(d).map(total).collect(),
         _ => Vec::new(),
+    }
+}
+
+/// Asks for the estimates of one site's sweep.
+#[derive(Clone, PartialEq)]
+pub struct ApproximationOf {
+    pub pair: Pair,
+    pub site: SiteKind,
+    pub by: By,
+    pub metric: Metric,
+}
+
+impl crate::question::Question for ApproximationOf {
+    type Answer = Found;
+    const LABEL: &'static str = "attribution patching";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Found)) -> Result<Found> {
+        let Self { pair, site, by, metric } = self;
+        attribution_patching(pair, *metric, &[*site], Freeze::default(), progress)?.grid(pair, *site, *by)
     }
 }

@@ -2,6 +2,12 @@
 //! et al. 2023, "The Hydra Effect"]. They make an ablation look milder than what the ablated component did.
 
 use super::direct_attribution::Attribution;
+use super::direct_attribution::direct_attribution;
+use crate::engine::Trace;
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::question::Question;
+use std::sync::Arc;
 
 /// A component of the residual stream's sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +57,25 @@ pub fn changes(before: &Attribution, after: &Attribution) -> Vec<Change> {
     let mut all: Vec<Change> = heads.chain(mlps).collect();
     all.sort_by(|x, y| y.rise().total_cmp(&x.rise()));
     all
+}
+
+/// Asks which components step in for what edits removed, at the last position.
+#[derive(Clone, PartialEq)]
+pub struct BackupOf {
+    pub before: Arc<Trace>,
+    pub after: Arc<Trace>,
+    pub answer: u32,
+    pub wrong: Option<u32>,
+}
+
+impl Question for BackupOf {
+    type Answer = Vec<Change>;
+    const LABEL: &'static str = "backup components";
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let at_end = |trace: &Trace| direct_attribution(trace, self.after.len() - 1, self.answer, self.wrong);
+        Ok(changes(&at_end(&self.before)?, &at_end(&self.after)?))
+    }
 }
 
 #[cfg(test)]

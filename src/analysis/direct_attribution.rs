@@ -7,10 +7,13 @@
 
 use candle_core::Tensor;
 
+use super::subject::{Compared, Subject};
 use crate::engine::kernels::norm::normalize;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::weights::Norm;
+use crate::progress::Progress;
+use crate::question::Question;
 
 /// The parts of one logit (difference).
 #[derive(Clone, Debug, Default)]
@@ -148,4 +151,30 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
 
 fn dot(a: &Tensor, b: &Tensor) -> Result<f32> {
     Ok((a * b)?.sum_all()?.to_scalar()?)
+}
+
+/// Asks for the attribution of a logit (difference) at a position of a run, or of two.
+#[derive(Clone, PartialEq)]
+pub struct AttributionOf {
+    pub subject: Subject,
+    pub pos: usize,
+    pub answer: u32,
+    pub wrong: Option<u32>,
+}
+
+impl Question for AttributionOf {
+    type Answer = Compared<Attribution>;
+    const LABEL: &'static str = "direct attribution";
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Self { subject, pos, answer, wrong } = self;
+        let aligned = |trace: &Trace| {
+            let same = std::ptr::eq(trace, &*subject.trace);
+            if same { Some(*pos) } else { subject.alignment.get(*pos).copied().flatten() }
+        };
+        subject.ask(|trace| match aligned(trace) {
+            Some(p) => direct_attribution(trace, p, *answer, *wrong),
+            None => Err(Error::request("this token has no counterpart in the other prompt; pin another one")),
+        })
+    }
 }

@@ -7,6 +7,8 @@ use super::interference::{Interference, measured, norms};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
+use std::sync::Arc;
 
 /// Which directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +193,44 @@ impl FeatureGeometry {
             u.matmul(&u.t()?)?.flatten_all()?.to_vec1::<f32>()?
         };
         Ok(Self { chosen, cosines, ..self.clone() })
+    }
+}
+
+/// Asks for the geometry of some directions.
+#[derive(Clone)]
+pub struct GeometryOf {
+    pub model: Arc<Model>,
+    pub directions: Directions,
+    /// Those whose cosines are wanted one by one.
+    pub chosen: Vec<usize>,
+    /// The measures of these directions, if they are known: they do not depend on what is chosen.
+    pub known: Option<Arc<FeatureGeometry>>,
+    /// The decoder, [feature, d_model], that [`Directions::Decoder`] means.
+    pub decoder: Option<Tensor>,
+}
+
+impl PartialEq for GeometryOf {
+    /// What is known makes the answer cheaper, not another one.
+    fn eq(&self, other: &Self) -> bool {
+        let decoder = |q: &Self| q.decoder.as_ref().map(Tensor::id);
+        self.model == other.model
+            && self.directions == other.directions
+            && self.chosen == other.chosen
+            && decoder(self) == decoder(other)
+    }
+}
+
+impl Question for GeometryOf {
+    type Answer = FeatureGeometry;
+    const LABEL: &'static str = "feature geometry";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let (model, decoder) = (&self.model, self.decoder.as_ref());
+        match &self.known {
+            Some(known) => known.choose(model, decoder, &self.chosen),
+            None => feature_geometry(model, self.directions, decoder, &self.chosen, progress),
+        }
     }
 }
 

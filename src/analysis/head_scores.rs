@@ -9,9 +9,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::subject::{Compared, Subject};
 use crate::engine::Trace;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
+use std::sync::Arc;
 
 /// The scores, in the order of lists and menus.
 pub const SCORES: [Score; 5] = [Score::Previous, Score::Duplicate, Score::Induction, Score::Entropy, Score::Distance];
@@ -148,6 +152,46 @@ fn score_pattern(pattern: &[f32], ids: &[u32], measure: Measure) -> [f32; 5] {
         }
     }
     [previous, duplicate, induction, (entropy / t as f64) as f32, (distance / t as f64) as f32]
+}
+
+/// Asks for the scores of all heads on a text.
+#[derive(Clone, PartialEq)]
+pub struct TextScoresOf {
+    pub subject: Subject,
+}
+
+impl Question for TextScoresOf {
+    type Answer = Compared<HeadScores>;
+    const LABEL: &'static str = "head scores on this text";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        self.subject.ask(|trace| head_scores(trace, Measure::Detector, progress))
+    }
+}
+
+/// Random tokens for the positional head scores, before they are repeated once.
+const RANDOM_LENGTH: usize = 30;
+
+/// Asks for the positional scores of all heads on random tokens that are repeated once.
+#[derive(Clone, PartialEq)]
+pub struct RandomScoresOf {
+    pub model: Arc<Model>,
+}
+
+impl Question for RandomScoresOf {
+    type Answer = HeadScores;
+    const LABEL: &'static str = "head scores on random tokens";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let config = &self.model.config;
+        let n = RANDOM_LENGTH.min(config.n_ctx / 2);
+        if n < 2 {
+            return Err(Error::request("this model's context is too short for head scores on random tokens"));
+        }
+        let trace = Trace::run(&self.model, repeated_random(config.d_vocab, n, 0), progress)?;
+        head_scores(&trace, Measure::Diagonal { n }, progress)
+    }
 }
 
 #[cfg(test)]

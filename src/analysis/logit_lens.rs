@@ -4,10 +4,12 @@
 use candle_core::Tensor;
 use serde::Serialize;
 
+use super::subject::{Compared, Subject};
 use crate::engine::logits::{Ranked, summarise};
 use crate::engine::{NoHooks, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::question::Question;
 
 /// Tokens kept in each cell's ranking.
 pub const TOP: usize = 10;
@@ -117,4 +119,35 @@ pub fn logit_lens(
         partial(&lens);
     }
     Ok(lens)
+}
+
+/// Asks for the lens of a run, or of two, at some positions (all if empty).
+#[derive(Clone, PartialEq)]
+pub struct LensOf {
+    pub subject: Subject,
+    pub positions: Vec<usize>,
+    pub answer: Option<u32>,
+    pub wrong: Option<u32>,
+}
+
+impl Question for LensOf {
+    type Answer = Compared<Lens>;
+    const LABEL: &'static str = "logit lens";
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Self { subject, positions, answer, wrong } = self;
+        let lens = |trace: &Trace, positions: &[usize], partial: &mut dyn FnMut(&Lens)| {
+            logit_lens(trace, positions, *answer, *wrong, progress, partial)
+        };
+        let Some(minus) = &subject.minus else {
+            let now = lens(&subject.trace, positions, &mut |l| partial(Compared::alone(l.clone())))?;
+            return Ok(Compared::alone(now));
+        };
+        let there: Vec<usize> = positions.iter().filter_map(|p| subject.alignment.get(*p).copied().flatten()).collect();
+        // Positions that have no counterpart are compared with nothing; an empty list would mean all.
+        let minus =
+            if positions.is_empty() || !there.is_empty() { Some(lens(minus, &there, &mut |_| {})?) } else { None };
+        let now = lens(&subject.trace, positions, &mut |_| {})?;
+        Ok(Compared { now, minus, alignment: subject.alignment.clone() })
+    }
 }

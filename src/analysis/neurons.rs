@@ -2,10 +2,14 @@
 
 use candle_core::Tensor;
 
+use super::subject::{Compared, Subject};
 use crate::engine::logits::largest_indices;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::Question;
+use std::sync::Arc;
 
 /// By what the neurons of a layer are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,4 +125,44 @@ pub fn logits_of_direction(model: &Model, direction: &Tensor) -> Result<Vec<f32>
         d = (d * &n.weight)?;
     }
     Ok(d.unsqueeze(0)?.matmul(&model.weights.unembed)?.flatten_all()?.to_vec1()?)
+}
+
+/// Asks for the `limit` leading neurons of a layer in a run, and for the same neurons in the run it is compared with.
+#[derive(Clone, PartialEq)]
+pub struct NeuronsOf {
+    pub subject: Subject,
+    pub layer: usize,
+    pub statistic: Statistic,
+    pub limit: usize,
+}
+
+impl Question for NeuronsOf {
+    type Answer = Compared<Neurons>;
+    const LABEL: &'static str = "neurons";
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Self { subject, layer, statistic, limit } = self;
+        let now = neurons(&subject.trace, *layer, *statistic, *limit)?;
+        let minus = subject.minus.as_deref().map(|trace| now.again(trace)).transpose()?;
+        Ok(Compared { now, minus, alignment: subject.alignment.clone() })
+    }
+}
+
+/// Asks for the tokens that a neuron promotes and suppresses.
+#[derive(Clone, PartialEq)]
+pub struct NeuronTokensOf {
+    pub model: Arc<Model>,
+    pub layer: usize,
+    pub neuron: usize,
+    /// Tokens of each.
+    pub count: usize,
+}
+
+impl Question for NeuronTokensOf {
+    type Answer = NeuronTokens;
+    const LABEL: &'static str = "neuron's tokens";
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        neuron_tokens(&self.model, self.layer, self.neuron, self.count)
+    }
 }

@@ -2,9 +2,11 @@
 
 use candle_core::{D, Tensor};
 
+use super::subject::{Compared, Subject};
 use crate::engine::{SiteKind, Trace};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::question::Question;
 
 /// Euclidean norms.
 #[derive(Clone, Debug, Default)]
@@ -43,4 +45,19 @@ pub fn norms(trace: &Trace, progress: &Progress) -> Result<Norms> {
         progress.step(1)?;
     }
     Ok(out)
+}
+
+/// Asks for the norms of a run, or of two.
+#[derive(Clone, PartialEq)]
+pub struct NormsOf {
+    pub subject: Subject,
+}
+
+impl Question for NormsOf {
+    type Answer = Compared<Norms>;
+    const LABEL: &'static str = "norms";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        self.subject.ask(|trace| norms(trace, progress))
+    }
 }

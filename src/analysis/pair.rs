@@ -25,6 +25,16 @@ pub struct Pair {
     pub dictionaries: Arc<dyn Dictionaries>,
 }
 
+impl PartialEq for Pair {
+    /// Runs are compared by identity; where dictionaries are found makes no difference.
+    fn eq(&self, other: &Self) -> bool {
+        self.clean == other.clean
+            && self.corrupted == other.corrupted
+            && self.alignment == other.alignment
+            && self.reference == other.reference
+    }
+}
+
 impl Pair {
     pub fn alone(clean: Arc<Trace>) -> Self {
         Self {

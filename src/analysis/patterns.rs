@@ -3,9 +3,11 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::subject::{Compared, Subject};
 use crate::engine::Trace;
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::question::Question;
 
 /// Side of a thumbnail, cells; longer patterns are pooled.
 pub const THUMB: usize = 40;
@@ -87,6 +89,37 @@ pub fn pattern(trace: &Trace, which: Which, progress: &Progress) -> Result<Vec<f
             }
             flat((sum / n as f64)?)
         }
+    }
+}
+
+/// Asks for one pattern, [dest][src] flat.
+#[derive(Clone, PartialEq)]
+pub struct PatternOf {
+    pub subject: Subject,
+    pub which: Which,
+}
+
+impl Question for PatternOf {
+    type Answer = Compared<Vec<f32>>;
+    const LABEL: &'static str = "attention pattern";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        self.subject.ask(|trace| pattern(trace, self.which, progress))
+    }
+}
+
+/// Asks for thumbnails of all heads.
+#[derive(Clone, PartialEq)]
+pub struct ThumbnailsOf {
+    pub subject: Subject,
+}
+
+impl Question for ThumbnailsOf {
+    type Answer = Compared<Thumbnails>;
+    const LABEL: &'static str = "all attention patterns";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        self.subject.ask(|trace| thumbnails(trace, progress))
     }
 }
 

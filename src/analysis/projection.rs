@@ -5,6 +5,8 @@ use candle_core::Tensor;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::question::Question;
+use std::sync::Arc;
 
 /// Two principal components.
 #[derive(Clone, Debug)]
@@ -132,6 +134,22 @@ fn orthonormalise(q: &mut [Vec<f64>]) {
         if norm > 1e-30 {
             q[i].iter_mut().for_each(|v| *v /= norm);
         }
+    }
+}
+
+/// Asks for the projection of a run.
+#[derive(Clone, PartialEq)]
+pub struct ProjectionOf {
+    pub trace: Arc<Trace>,
+    pub settings: Settings,
+}
+
+impl Question for ProjectionOf {
+    type Answer = Projection;
+    const LABEL: &'static str = "projection";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        projection(&self.trace, self.settings, progress)
     }
 }
 

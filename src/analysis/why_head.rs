@@ -9,6 +9,7 @@ use candle_core::Tensor;
 
 use super::component::Component;
 use super::contributions::Contributions;
+use super::ov_circuit::{OvCircuit, ov_circuit};
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::kernels::norm::normalize;
@@ -16,6 +17,8 @@ use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::config::QkNorm;
 use crate::progress::Progress;
+use crate::question::Question;
+use std::sync::Arc;
 
 /// A component and what it contributes; `None` stands for biases and whatever is constant.
 pub type Share = (Option<Component>, f32);
@@ -214,5 +217,29 @@ impl Parts {
         }
         out.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
         out
+    }
+}
+
+/// Asks why a head attends where it does, and what it does with it: the OV circuit follows the parts of the score.
+#[derive(Clone, PartialEq)]
+pub struct WhyOf {
+    pub trace: Arc<Trace>,
+    pub layer: usize,
+    pub head: usize,
+    pub query: usize,
+    pub key: Option<usize>,
+}
+
+impl Question for WhyOf {
+    type Answer = (Why, Option<OvCircuit>);
+    const LABEL: &'static str = "taking a head apart";
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Self { trace, layer, head, query, key } = self;
+        let why = why_head(trace, *layer, *head, *query, *key, progress)?;
+        partial((why.clone(), None));
+        progress.check()?;
+        let ov = ov_circuit(&trace.model, *layer, *head, &trace.ids, progress)?;
+        Ok((why, Some(ov)))
     }
 }

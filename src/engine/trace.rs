@@ -40,6 +40,8 @@ pub struct Trace {
     edits: Arc<Vec<Op>>,
 }
 
+crate::identity!(Trace);
+
 impl Trace {
     /// What every view can ask of a trace, and what a run can be resumed from.
     const KEPT: [SiteKind; 13] = [

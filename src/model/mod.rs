@@ -16,6 +16,7 @@ pub mod weights;
 pub use network::Network;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -29,6 +30,7 @@ use self::tokenizer::Tokenizer;
 use self::weights::Weights;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// An opened model.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub struct Model {
     pub n_params: usize,
     pub load_seconds: f64,
 }
+
+crate::identity!(Model);
 
 impl Model {
     /// Opens a `.gguf` file, a Hugging Face folder, or a built-in model by its name.
@@ -268,4 +272,22 @@ fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> 
     };
     let (bos_id, eos) = (named("bos_token"), named("eos_token"));
     Ok(Some(Tokenizer::new(inner, d_vocab, bos, bos_id.or(bos), &path)?.with_eos(eos)))
+}
+
+/// Asks for a model to be opened.
+#[derive(Clone, PartialEq)]
+pub struct ModelOf {
+    /// A `.gguf` file, a Hugging Face folder, or a built-in name.
+    pub spec: String,
+}
+
+impl Question for ModelOf {
+    type Answer = Arc<Model>;
+    const LABEL: &'static str = "opening model";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let model = Model::open_watched(&self.spec, progress)?;
+        Ok(Arc::new(model))
+    }
 }

@@ -1,0 +1,88 @@
+//! A run of a prompt, together with what the user asks about it; and the same run under edits.
+
+use std::sync::Arc;
+
+use super::pair::Pair;
+use crate::engine::resolve::resolve_stack;
+use crate::engine::{EditStack, Trace};
+use crate::error::Result;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::Question;
+
+/// A finished run of a prompt.
+pub struct Run {
+    pub prompt: String,
+    pub trace: Arc<Trace>,
+    /// Text of every token.
+    pub texts: Vec<String>,
+    /// The token to explain and the one to compare it with, where the texts given are single tokens.
+    pub answer: Option<u32>,
+    pub wrong: Option<u32>,
+    /// Why an answer that was given is not used.
+    pub notes: Vec<String>,
+}
+
+crate::identity!(Run);
+
+impl Run {
+    pub fn of(prompt: String, trace: Arc<Trace>, answer: Option<u32>, wrong: Option<u32>) -> Self {
+        let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
+        Self { prompt, trace, texts, answer, wrong, notes: Vec::new() }
+    }
+}
+
+/// Asks for the run of a prompt.
+#[derive(Clone, PartialEq)]
+pub struct RunOf {
+    pub model: Arc<Model>,
+    pub prompt: String,
+    /// Token ids that take the prompt's place.
+    pub ids: Option<Vec<u32>>,
+    /// The token to explain, taken as given; empty for none.
+    pub answer: String,
+    /// The token to compare it with; empty for none.
+    pub wrong: String,
+}
+
+impl Question for RunOf {
+    type Answer = Run;
+    const LABEL: &'static str = "running the prompt";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Run)) -> Result<Run> {
+        let model = &self.model;
+        let ids = self.ids.clone().map_or_else(|| model.encode(&self.prompt, false), Ok)?;
+        model.network().check(&ids)?;
+        let mut notes = Vec::new();
+        let mut single = |text: &str| {
+            let known = (!text.is_empty()).then(|| model.single_token(text))?;
+            known.map_err(|e| notes.push(e.to_string())).ok()
+        };
+        let (answer, wrong) = (single(&self.answer), single(&self.wrong));
+        let trace = Arc::new(Trace::run(model, ids, progress)?);
+        Ok(Run { notes, ..Run::of(self.prompt.clone(), trace, answer, wrong) })
+    }
+}
+
+/// Asks for the run under a stack of edits. Edits take their values from the unedited runs of the pair.
+#[derive(Clone, PartialEq)]
+pub struct EditedRunOf {
+    pub pair: Pair,
+    pub stack: Arc<EditStack>,
+    /// The clean run, whose prompt and answers the edited one keeps.
+    pub clean: Arc<Run>,
+}
+
+impl Question for EditedRunOf {
+    type Answer = Run;
+    const LABEL: &'static str = "running with edits";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Run)) -> Result<Run> {
+        let pair = self.pair.clone().with_reference(&self.stack.reference, progress)?;
+        let base = pair.run(self.stack.base)?;
+        let ops = resolve_stack(&self.stack, &pair.sources(self.stack.base)?)?;
+        let trace = Trace::run_edited(&pair.clean.model, base.ids.clone(), Arc::new(ops), progress)?;
+        let Run { prompt, answer, wrong, .. } = &*self.clean;
+        Ok(Run::of(prompt.clone(), Arc::new(trace), *answer, *wrong))
+    }
+}
