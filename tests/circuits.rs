@@ -14,7 +14,7 @@ use circuitscope::analysis::pair::Pair;
 use circuitscope::analysis::patching::Ablation;
 use circuitscope::circuit::acdc::acdc;
 use circuitscope::circuit::eap::{Path, edge_scores};
-use circuitscope::circuit::{Edge, Edges, Receiver, Stage, Wiring};
+use circuitscope::circuit::{AblatedRuns, Edge, Edges, Receiver, Wiring};
 use circuitscope::engine::resolve::resolve;
 use circuitscope::engine::{Action, Edit, Site, SiteKind, Trace, Which};
 use circuitscope::model::config::NormPlacement;
@@ -48,8 +48,8 @@ fn cases() -> &'static [Case] {
     })
 }
 
-fn stage(case: &Case, outside: Ablation) -> Stage {
-    Stage::new(&case.pair.clean, case.pair.corrupted.as_deref(), outside, None).unwrap()
+fn ablated(case: &Case, outside: Ablation) -> AblatedRuns {
+    AblatedRuns::new(&case.pair.clean, case.pair.corrupted.as_deref(), outside, None).unwrap()
 }
 
 fn assert_near(a: &Tensor, b: &Tensor, what: &str) {
@@ -66,12 +66,12 @@ fn the_whole_model_is_the_clean_run_and_nothing_is_the_reference() {
     for case in cases() {
         let progress = Progress::new();
         for outside in Ablation::ALL {
-            let s = stage(case, outside);
+            let s = ablated(case, outside);
             let whole = s.run(&Edges::all(s.wiring), &progress).unwrap();
             let clean = case.pair.clean.normalized(LENGTH - 1).unwrap();
             assert_near(&whole.normalized, &clean, &format!("{} {}", case.name, outside.label()));
         }
-        let s = stage(case, Ablation::Resample);
+        let s = ablated(case, Ablation::Resample);
         let corrupted = case.pair.corrupted.as_ref().unwrap().normalized(LENGTH - 1).unwrap();
         assert_near(&s.empty().unwrap().normalized, &corrupted, &case.name);
     }
@@ -85,7 +85,7 @@ fn without_a_components_output_it_is_resampled_everywhere() {
             // There a head's part of the normalised output is cut, not its part of what is normalised.
             continue;
         }
-        let s = stage(case, Ablation::Resample);
+        let s = ablated(case, Ablation::Resample);
         let sources = case.pair.sources(Which::Clean).unwrap();
         let mut cuts = vec![(Component::Head { layer: 0, head: 1 }, SiteKind::Z, Some(1))];
         if config.has_mlp() {
@@ -121,7 +121,7 @@ fn without_a_components_output_it_is_resampled_everywhere() {
 #[test]
 fn neurons_outside_a_circuit_are_resampled() {
     for case in cases().iter().filter(|c| c.pair.clean.model.config.has_mlp()) {
-        let s = stage(case, Ablation::Resample);
+        let s = ablated(case, Ablation::Resample);
         let progress = Progress::new();
         let (clean, d_mlp) = (&case.pair.clean, s.wiring.d_mlp);
         let last = clean.model.config.n_layers - 1;
@@ -141,7 +141,7 @@ fn neurons_outside_a_circuit_are_resampled() {
         assert_near(&run.normalized, &edited.normalized(LENGTH - 1).unwrap(), &case.name);
         // All neurons are the whole MLP, against whatever reference; none are an MLP of which nothing is read.
         for outside in Ablation::ALL {
-            let s = stage(case, outside);
+            let s = ablated(case, outside);
             let mut all = Edges::all(s.wiring);
             all.limit(last, (0..d_mlp).collect());
             let all = s.run(&all, &progress).unwrap();
@@ -173,7 +173,7 @@ fn edge_attribution_is_the_limit_of_finite_differences() {
         let at = |step: f32| {
             let values = own.values.iter().zip(&other.values);
             let values = values.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + step * (b - a)).collect()).collect();
-            Stage::with_reference(clean, None, Ablation::Resample, 0, values).unwrap()
+            AblatedRuns::with_reference(clean, None, Ablation::Resample, 0, values).unwrap()
         };
         let step = 3e-3;
         let (plus, minus) = (at(step), at(-step));
@@ -185,7 +185,7 @@ fn edge_attribution_is_the_limit_of_finite_differences() {
         for edge in strong.chain(some).filter(|e| !only(e)) {
             let mut edges = Edges::all(w);
             edges.remove(edge);
-            let value = |s: &Stage| {
+            let value = |s: &AblatedRuns| {
                 let run = s.run(&edges, &Progress::new()).unwrap();
                 readout.read(&run.normalized, &Progress::new()).unwrap()[0]
             };
@@ -217,11 +217,11 @@ fn integrated_gradients_of_one_step_start_at_the_corrupted_embedding() {
 #[test]
 fn acdc_drops_what_one_edge_at_a_time_would() {
     for case in cases().iter().step_by(3) {
-        let s = stage(case, Ablation::Resample);
+        let s = ablated(case, Ablation::Resample);
         let readout = case.pair.readout(Metric::Kl).unwrap();
         // And with the two prompts' parts exchanged.
         let other = Pair::new(case.pair.corrupted.clone().unwrap(), case.pair.clean.clone());
-        let reversed = Stage::new(&other.clean, other.corrupted.as_deref(), Ablation::Resample, None).unwrap();
+        let reversed = AblatedRuns::new(&other.clean, other.corrupted.as_deref(), Ablation::Resample, None).unwrap();
         let back = other.readout(Metric::Kl).unwrap();
         for on in [vec![(&s, &readout)], vec![(&s, &readout), (&reversed, &back)]] {
             searches_agree(case, &on);
@@ -229,11 +229,11 @@ fn acdc_drops_what_one_edge_at_a_time_would() {
     }
 }
 
-fn searches_agree(case: &Case, on: &[(&Stage, &Readout<'_>)]) {
+fn searches_agree(case: &Case, on: &[(&AblatedRuns, &Readout<'_>)]) {
     let s = on[0].0;
     let progress = Progress::new();
     let value = |edges: &Edges| {
-        let read = |(s, r): &(&Stage, &Readout<'_>)| {
+        let read = |(s, r): &(&AblatedRuns, &Readout<'_>)| {
             r.read(&s.run(edges, &progress).unwrap().normalized, &progress).unwrap()[0]
         };
         on.iter().map(read).sum::<f32>() / on.len() as f32
@@ -269,7 +269,7 @@ fn prompts_of_different_length_are_refused() {
     let case = &cases()[0];
     let short = case.pair.clean.ids[..5].to_vec();
     let short = Arc::new(Trace::run(&case.pair.clean.model, short, &Progress::new()).unwrap());
-    let error = Stage::new(&case.pair.clean, Some(&short), Ablation::Resample, None).err().unwrap();
+    let error = AblatedRuns::new(&case.pair.clean, Some(&short), Ablation::Resample, None).err().unwrap();
     assert!(error.is_request() && error.to_string().contains("equal length"));
 }
 
@@ -280,7 +280,7 @@ proptest! {
         which in 0usize..1000, seed in 0u64..1_000_000, density in 0.02f64..0.98, outside in 0usize..3,
     ) {
         let case = &cases()[which % cases().len()];
-        let s = stage(case, Ablation::ALL[outside]);
+        let s = ablated(case, Ablation::ALL[outside]);
         let progress = Progress::new();
         let mut state = seed;
         let mut random = || {

@@ -11,7 +11,7 @@ use circuitscope::analysis::pair::Pair;
 use circuitscope::analysis::patching::Ablation;
 use circuitscope::circuit::eap::{EdgeScores, Path, edge_scores};
 use circuitscope::circuit::find::{Runs, refine, top_edges};
-use circuitscope::circuit::quality::Trial;
+use circuitscope::circuit::trial::Trial;
 use circuitscope::engine::Trace;
 use circuitscope::progress::Progress;
 use common::{oracle, smollm2};

@@ -111,6 +111,18 @@ impl Pair {
         std::iter::once(self.clean.clone()).chain(self.corrupted.clone()).collect()
     }
 
+    /// The answer and the wrong answer of metrics at the last position, where not both are given: the answer is the token
+    /// that the clean run finds most probable, the wrong answer the corrupted run's, or else the clean run's second.
+    pub fn answers(&self, answer: Option<u32>, wrong: Option<u32>) -> (Option<u32>, Option<u32>) {
+        let favourite = |run: &Trace, rank: usize| run.next.last().and_then(|n| n.get(rank)).map(|t| t.id);
+        let first = favourite(&self.clean, 0);
+        let answer = answer.or(first);
+        let other = self.corrupted.as_deref().and_then(|run| favourite(run, 0));
+        let differs = |id: &u32| Some(*id) != answer;
+        let second = favourite(&self.clean, 1).filter(differs);
+        (answer, wrong.or(other.filter(differs)).or(second).or(first))
+    }
+
     /// # Errors
     /// If there is no corrupted prompt.
     pub fn run(&self, which: Which) -> Result<&Arc<Trace>> {

@@ -6,9 +6,9 @@
 //! candidates, which is what ACDC would run next if every one before is dropped. Where one is kept, the rest of
 //! the batch is thrown away. The result is the same as one edge at a time.
 
+use super::ablated_run::{AblatedRun, AblatedRuns};
 use super::checks::check_together;
 use super::edges::Edges;
-use super::stage::{Run, Stage};
 use super::wiring::Edge;
 use crate::analysis::metric::{Metric, Readout};
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ pub struct Standing {
 /// # Errors
 /// No prompts, or [`Error::Cancelled`].
 pub fn acdc(
-    prompts: &[(&Stage, &Readout<'_>)],
+    prompts: &[(&AblatedRuns, &Readout<'_>)],
     threshold: f32,
     progress: &Progress,
     mut on_receiver: impl FnMut(&Standing),
@@ -46,7 +46,7 @@ pub fn acdc(
     };
     check_together(prompts.iter().map(|p| p.0))?;
     let (w, metric) = (first.wiring, readout.metric);
-    let mut runs = prompts.iter().map(|(s, _)| s.run(&Edges::all(w), progress)).collect::<Result<Vec<Run>>>()?;
+    let mut runs = prompts.iter().map(|(s, _)| s.run(&Edges::all(w), progress)).collect::<Result<Vec<AblatedRun>>>()?;
     let mut edges = runs[0].edges.clone();
     let mut value = mean(prompts.iter().zip(&runs).map(|((_, r), run)| r.read(&run.normalized, progress)), 1)?[0];
     let (mut tested, mut kept) = (0, 0);
@@ -69,8 +69,8 @@ pub fn acdc(
                     without.clone()
                 })
                 .collect();
-            let variants = |((stage, readout), run): (&(&Stage, &Readout<'_>), &Run)| {
-                readout.read(&stage.trial_variants(run, &circuits, progress)?, progress)
+            let variants = |((ablated, readout), run): (&(&AblatedRuns, &Readout<'_>), &AblatedRun)| {
+                readout.read(&ablated.trial_variants(run, &circuits, progress)?, progress)
             };
             let values = mean(prompts.iter().zip(&runs).map(variants), circuits.len())?;
             let mut dropped = 0;
@@ -80,8 +80,8 @@ pub fn acdc(
             }
             tested += (dropped + 1).min(chunk.len());
             if dropped > 0 {
-                let moved = |((stage, _), run): (&(&Stage, &Readout<'_>), &Run)| {
-                    stage.moved(run, &circuits[dropped - 1], progress)
+                let moved = |((ablated, _), run): (&(&AblatedRuns, &Readout<'_>), &AblatedRun)| {
+                    ablated.moved(run, &circuits[dropped - 1], progress)
                 };
                 runs = prompts.iter().zip(&runs).map(moved).collect::<Result<_>>()?;
                 edges = runs[0].edges.clone();

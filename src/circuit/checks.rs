@@ -1,20 +1,20 @@
-//! What a stage cannot be made of: prompts of different length, or too much for the memory.
+//! What circuits cannot be run on: prompts of different length, or prompts too long for the memory.
 
-use super::stage::Stage;
+use super::ablated_run::AblatedRuns;
 use super::wiring::Wiring;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 
-/// Most memory that stages may take.
+/// Most memory that ablated runs may take.
 const MOST: usize = 8 << 30;
 
-/// Bytes that a stage and a few circuits run on it take.
+/// Bytes that a prompt and a few circuits run on it take.
 pub(super) fn bytes(wiring: Wiring, rows: usize, d: usize) -> usize {
     4 * (3 * wiring.n_senders() + wiring.n_receivers()) * rows * d
 }
 
 /// # Errors
-/// A prompt too long for the memory that stages may take.
+/// A prompt too long for the memory that ablated runs may take.
 pub(super) fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> {
     let bytes = bytes(wiring, rows, d);
     if bytes <= MOST {
@@ -28,14 +28,14 @@ pub(super) fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> 
 
 /// # Errors
 /// Circuits on several prompts at once that would not fit in memory.
-pub(super) fn check_together<'a>(stages: impl Iterator<Item = &'a Stage> + Clone) -> Result<()> {
-    let bytes: usize = stages.clone().map(Stage::bytes).sum();
+pub(super) fn check_together<'a>(prompts: impl Iterator<Item = &'a AblatedRuns> + Clone) -> Result<()> {
+    let bytes: usize = prompts.clone().map(AblatedRuns::bytes).sum();
     if bytes <= MOST {
         return Ok(());
     }
     Err(Error::request(format!(
         "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
-        stages.count(),
+        prompts.count(),
         bytes as f64 / 1e9
     )))
 }

@@ -7,6 +7,7 @@
 //! EAP-IG averages the gradient over runs whose embedding lies between corrupted and clean, and these go
 //! through the model together.
 
+use std::fmt;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -48,6 +49,15 @@ pub enum Path {
     Clean,
     /// On `m` runs with embeddings corrupted + (k/m)(clean − corrupted), k = 0..m−1: EAP-IG.
     Integrated(usize),
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clean => write!(f, "EAP"),
+            Self::Integrated(steps) => write!(f, "EAP-IG, {steps} steps"),
+        }
+    }
 }
 
 /// Scores every edge of the model.

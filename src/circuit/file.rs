@@ -17,6 +17,9 @@ use crate::model::Model;
 
 pub const FORMAT: &str = "circuitscope circuit";
 
+/// Follows the method of a circuit whose edges nothing ranked.
+pub const MEASURED: &str = "; scores are losses of faithfulness";
+
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct CircuitFile {
     pub format: String,
@@ -136,7 +139,8 @@ impl CircuitFile {
         Cart {
             nodes: self.nodes.iter().filter(inner).map(|n| n.name.clone()).collect(),
             edges: self.edges.iter().map(|e| e.name.clone()).collect(),
-            by_edges: !self.edges.is_empty(),
+            // Nothing at all is a circuit of no edges, not one of no nodes.
+            by_edges: !self.edges.is_empty() || self.nodes.is_empty(),
             origin: self.method.clone(),
         }
     }
@@ -174,9 +178,6 @@ impl CircuitFile {
                 "the circuit is of {} with {} layers of {} heads, the model has {} of {}; open it with the model it was found in",
                 self.model.name, self.model.n_layers, self.model.n_heads, wiring.n_layers, wiring.n_heads
             )));
-        }
-        if self.edges.is_empty() && self.nodes.is_empty() {
-            return Ok(Edges::none(wiring));
         }
         self.cart().circuit(wiring)
     }

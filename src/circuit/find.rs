@@ -1,10 +1,10 @@
 //! Circuits out of edge scores, and better ones by exact re-scoring.
 
+use super::ablated_run::AblatedRun;
 use super::checks::check_together;
 use super::eap::EdgeScores;
 use super::edges::Edges;
-use super::quality::Trial;
-use super::stage::Run;
+use super::trial::Trial;
 use super::wiring::Edge;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -24,10 +24,12 @@ pub fn edges_above(scores: &EdgeScores, threshold: f32) -> Edges {
     edges
 }
 
-/// Where a search stands.
+/// How far a search is.
 #[derive(Clone, Debug)]
 pub struct Step {
+    /// Edges that are left.
     pub edges: usize,
+    /// NaN where it was not measured.
     pub faithfulness: f32,
 }
 
@@ -42,7 +44,7 @@ const BORDER: usize = 2;
 
 /// A circuit of at most `n` edges: beginning with the best of a larger circuit by score, it measures for each edge
 /// exactly what its removal changes, takes away those that bring the metric least from the whole model's, and
-/// measures again. A removal in a circuit is cheap (see [`super::stage`]), which is what makes this possible. Over
+/// measures again. A removal in a circuit is cheap (see [`super::ablated_run`]), which is what makes this possible. Over
 /// several prompts their mean faithfulness counts. `on_step` is told how far it is.
 ///
 /// # Errors
@@ -139,10 +141,10 @@ fn expected_removals(mut size: usize, n: usize) -> u64 {
 /// One circuit run on every prompt.
 pub struct Runs<'t, 'p> {
     trials: &'t [Trial<'p>],
-    runs: Vec<Run>,
+    runs: Vec<AblatedRun>,
 }
 
-/// Circuits handed to a stage at a time: enough to fill its batches, few enough to keep their edge sets small.
+/// Circuits run on a prompt at a time: enough to fill its batches, few enough to keep their edge sets small.
 const CHUNK: usize = 512;
 
 impl<'t, 'p> Runs<'t, 'p> {
@@ -152,15 +154,15 @@ impl<'t, 'p> Runs<'t, 'p> {
         if trials.is_empty() {
             return Err(Error::request("there is no prompt to run a circuit on; give a clean and a corrupted one"));
         }
-        check_together(trials.iter().map(|t| &t.stage))?;
-        let runs = trials.iter().map(|t| t.stage.run(edges, progress)).collect::<Result<_>>()?;
+        check_together(trials.iter().map(|t| &t.ablated))?;
+        let runs = trials.iter().map(|t| t.ablated.run(edges, progress)).collect::<Result<_>>()?;
         Ok(Self { trials, runs })
     }
 
     /// The same with other edges, at the cost of what changes.
     pub fn moved(&self, edges: &Edges, progress: &Progress) -> Result<Self> {
         let pairs = self.trials.iter().zip(&self.runs);
-        let runs = pairs.map(|(t, run)| t.stage.moved(run, edges, progress)).collect::<Result<_>>()?;
+        let runs = pairs.map(|(t, run)| t.ablated.moved(run, edges, progress)).collect::<Result<_>>()?;
         Ok(Self { trials: self.trials, runs })
     }
 
@@ -195,7 +197,7 @@ impl<'t, 'p> Runs<'t, 'p> {
             return Ok(sums);
         }
         for (trial, run) in self.trials.iter().zip(&self.runs) {
-            let rows = trial.stage.variants(run, circuits, progress)?;
+            let rows = trial.ablated.variants(run, circuits, progress)?;
             for (sum, f) in sums.iter_mut().zip(trial.read(&rows, progress)?) {
                 *sum += f / self.trials.len() as f32;
             }

@@ -1,76 +1,31 @@
-//! How good a circuit is: faithfulness, completeness, minimality, and the curve over sizes with its areas
-//! CPR and CMD [MIB, Mueller et al. 2025].
+//! How good a circuit is.
+//!
+//! A good circuit is faithful, complete and minimal [Wang et al. 2022]. Faithful: alone it does what the model does
+//! (faithfulness near 1, see [`super::trial`]). Complete: nothing that matters is left outside, so its complement, all
+//! other edges alone, does nothing (faithfulness near 0). Minimal: without any member it does worse; each member's worth
+//! is the faithfulness that is lost without it.
+//!
+//! A ranking of edges is judged by the circuits of all sizes that it gives: the curve of faithfulness over the share of
+//! edges, with the area under it (CPR) and the area between it and 1 (CMD) [MIB, Mueller et al. 2025].
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
-
-use super::eap::EdgeScores;
+use super::cart::Cart;
+use super::eap::{EdgeScores, Path, STEPS};
 use super::edges::Edges;
-use super::file::Overlap;
+use super::file::{Overlap, PromptPair};
 use super::find::{Runs, top_edges};
-use super::stage::Stage;
-use super::wiring::{Edge, Member};
+use super::prompt_set::PromptSet;
+use super::trial::{AnsweredPair, Scale, Trial, mean_scores, means, trials};
+use super::wiring::{Edge, Member, Wiring};
 use crate::analysis::component::Component;
-use crate::analysis::contributions::Means;
-use crate::analysis::metric::{Metric, Readout};
-use crate::analysis::pair::Pair;
+use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::progress::Progress;
-
-/// The metric's two ends: everything outside (the reference), and the whole model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scale {
-    pub empty: f32,
-    pub full: f32,
-}
-
-impl Scale {
-    /// (m(C) − m(∅)) / (m(M) − m(∅))
-    pub fn faithfulness(self, value: f32) -> f32 {
-        (value - self.empty) / (self.full - self.empty)
-    }
-}
-
-/// A smaller distance between the metric's ends is rounding, and shares of it say nothing.
-const LEAST: f32 = 1e-3;
-
-/// One prompt on which circuits are tried: the runs, what stands in for the outside, and what is measured.
-pub struct Trial<'a> {
-    pub stage: Stage,
-    pub readout: Readout<'a>,
-    pub scale: Scale,
-}
-
-impl<'a> Trial<'a> {
-    /// `means`: what stands outside with [`Ablation::Mean`]; those of the clean run where none are given.
-    ///
-    /// # Errors
-    /// See [`Stage::new`], and a metric that is the same at both ends, so that nothing can be a share of their
-    /// distance.
-    pub fn new(pair: &'a Pair, metric: Metric, outside: Ablation, means: Option<&Means>) -> Result<Self> {
-        let stage = Stage::new(&pair.clean, pair.corrupted.as_deref(), outside, means)?;
-        let readout = pair.readout(metric)?;
-        let empty = readout.read(&stage.empty()?.normalized, &Progress::new())?;
-        let full = readout.of(&stage.clean, stage.clean.len() - 1)?;
-        let empty = empty.first().copied().unwrap_or(f32::NAN);
-        if !(full - empty).is_finite() || (full - empty).abs() < LEAST {
-            return Err(Error::request(format!(
-                "the metric is {full:.4} for the whole model and {empty:.4} without it, so there is nothing for a circuit to explain; choose another answer or corrupted prompt"
-            )));
-        }
-        Ok(Self { stage, readout, scale: Scale { empty, full } })
-    }
-
-    /// Faithfulness of normalised final rows [n, d_model].
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`].
-    pub fn read(&self, rows: &Tensor, progress: &Progress) -> Result<Vec<f32>> {
-        Ok(self.readout.read(rows, progress)?.into_iter().map(|v| self.scale.faithfulness(v)).collect())
-    }
-}
+use crate::question::{Lane, Question};
 
 /// What can be said of a circuit, as means over the prompts it was tried on.
 #[derive(Clone, Debug)]
@@ -220,6 +175,121 @@ impl Curve {
     }
 }
 
+/// Asks how good a circuit is.
+#[derive(Clone, PartialEq)]
+pub struct CircuitOf {
+    /// What it is tried on; several count by their mean.
+    pub prompts: Vec<AnsweredPair>,
+    pub cart: Cart,
+    pub metric: MetricKind,
+    /// What stands in for everything outside the circuit.
+    pub outside: Ablation,
+    /// A prompt set on whose prompts it is tried as well, each by itself, and how many of them.
+    pub set: Option<(String, usize)>,
+    /// Whether the curve over sizes is wanted, where there are corrupted prompts.
+    pub curve: bool,
+    /// The name of another circuit to compare it with, and that circuit.
+    pub compared: Option<(String, Cart)>,
+}
+
+/// A circuit that was tried.
+#[derive(Clone)]
+pub struct Tried {
+    pub question: CircuitOf,
+    pub quality: Quality,
+    /// The prompts of the set with the circuit's faithfulness on each; NaN where the model has nothing to explain.
+    pub set: Vec<(PromptPair, f32)>,
+    /// Why the set could not be used.
+    pub set_error: Option<String>,
+    pub curve: Option<Curve>,
+    /// Why there is no curve.
+    pub curve_error: Option<String>,
+    /// How it stands to the other circuit, or why that cannot be said.
+    pub compared: Option<std::result::Result<Comparison, String>>,
+    /// Nothing is still to come.
+    pub done: bool,
+}
+
+/// The metric by which a circuit is tried that was found by another. The KL divergence, by which ACDC searches, says
+/// nothing of an answer: where all prompts have answers, the logit difference takes its place.
+pub fn metric_of_trial(found: MetricKind, prompts: &[AnsweredPair]) -> MetricKind {
+    match found {
+        MetricKind::Kl if prompts.iter().all(|p| p.answer.is_some() && p.wrong.is_some()) => {
+            MetricKind::LogitDifference
+        }
+        other => other,
+    }
+}
+
+/// Turns an error into a sentence beside the rest of the answer. A cancellation stays one.
+fn beside<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
+    match result {
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        other => Ok(other.map_err(|e| e.to_string())),
+    }
+}
+
+/// Generates a set's prompts for a model and runs them.
+fn set_runs(model: &Arc<Model>, name: &str, n: usize, progress: &Progress) -> Result<Vec<(PromptPair, AnsweredPair)>> {
+    let prompts = PromptSet::open(name)?.generate(model, n, 0, progress)?.pairs;
+    prompts.into_iter().map(|p| AnsweredPair::run(&p, model, progress).map(|runs| (p, runs))).collect()
+}
+
+impl Question for CircuitOf {
+    type Answer = Tried;
+    const LABEL: &'static str = "trying the circuit";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Tried)) -> Result<Tried> {
+        let trials = trials(&self.prompts, self.metric, self.outside, progress)?;
+        let model = &self.prompts[0].pair.clean.model;
+        let wiring = Wiring::new(&model.config);
+        let circuit = self.cart.circuit(wiring)?;
+        let mut out = Tried {
+            question: self.clone(),
+            quality: quality(&trials, &circuit, progress)?,
+            set: Vec::new(),
+            set_error: None,
+            curve: None,
+            curve_error: None,
+            compared: None,
+            done: false,
+        };
+        partial(out.clone());
+        if let Some((_, other)) = &self.compared {
+            let compared = |other: Edges| Comparison::of(&trials, &circuit, &other, progress);
+            out.compared = Some(beside(other.circuit(wiring).and_then(compared))?);
+            partial(out.clone());
+        }
+        if let Some((name, n)) = &self.set {
+            match beside(set_runs(model, name, *n, progress))? {
+                Ok(set) => {
+                    let means = means(set.iter().map(|(_, runs)| runs), self.outside, progress)?;
+                    for (prompt, runs) in &set {
+                        let f = match runs.trial(self.metric, self.outside, means.as_ref()) {
+                            Ok(trial) => Runs::of(&[trial], &circuit, progress)?.faithfulness(progress)?,
+                            Err(e) if e.is_request() => f32::NAN,
+                            Err(e) => return Err(e),
+                        };
+                        out.set.push((prompt.clone(), f));
+                        partial(out.clone());
+                    }
+                }
+                Err(e) => out.set_error = Some(e),
+            }
+        }
+        if self.curve && self.prompts.iter().all(|p| p.pair.corrupted.is_some()) {
+            let scores = mean_scores(&trials, Path::Integrated(STEPS), progress);
+            match beside(scores.and_then(|scores| curve(&trials, &scores, progress, |_, _| {})))? {
+                Ok(curve) => out.curve = Some(curve),
+                Err(e) => out.curve_error = Some(e),
+            }
+        }
+        out.done = true;
+        Ok(out)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,11 +300,5 @@ mod tests {
         let c = Curve::through(vec![(0.0, 0, 0.0), (0.5, 1, 1.0), (1.0, 2, 1.5)]);
         assert!((c.cpr - (0.25 + 0.625)).abs() < 1e-12);
         assert!((c.cmd - (0.25 + 0.125)).abs() < 1e-12);
-    }
-
-    #[test]
-    fn faithfulness_is_a_share_of_the_distance() {
-        let s = Scale { empty: -2.0, full: 2.0 };
-        assert_eq!((s.faithfulness(-2.0), s.faithfulness(2.0), s.faithfulness(1.0)), (0.0, 1.0, 0.75));
     }
 }

@@ -16,7 +16,7 @@ use crate::analysis::sweep::{By, SITES, Sweep};
 use crate::circuit::Wiring;
 use crate::circuit::eap::{Path, STEPS, edge_scores};
 use crate::circuit::find::{Runs, refine, top_edges};
-use crate::circuit::quality::Trial;
+use crate::circuit::trial::Trial;
 use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::Result;
 use crate::graph::components::{Keep, trace_prediction};

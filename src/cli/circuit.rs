@@ -1,6 +1,5 @@
 //! `circuit`: find circuits, and say how good they are.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,21 +10,21 @@ use serde_json::{Value, json};
 use super::output::document;
 use super::patch::PairArgs;
 use super::{ModelArgs, emit, progress, table};
-use crate::analysis::contributions::Means;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
-use crate::circuit::acdc::acdc;
-use crate::circuit::eap::{EdgeScores, Path, STEPS, edge_scores};
-use crate::circuit::file::{CircuitFile, PromptPair};
-use crate::circuit::find::{edges_above, refine, top_edges};
+use crate::circuit::Wiring;
+use crate::circuit::eap::{Path, STEPS};
+use crate::circuit::file::{CircuitFile, MEASURED, PromptPair};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::{Comparison, Curve, Quality, Trial, curve, quality};
-use crate::circuit::{Edge, Edges, Wiring};
+use crate::circuit::quality::{CircuitOf, Comparison, Quality, metric_of_trial};
+use crate::circuit::search::{OUTSIDE, Search, SearchSettings, search};
+use crate::circuit::trial::AnsweredPair;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::Question;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -67,26 +66,25 @@ impl SetArgs {
     }
 }
 
-/// Runs of pairs.
-fn run_all(prompts: &[PromptPair], model: &Arc<Model>, progress: &Progress) -> Result<Vec<Pair>> {
-    prompts.iter().map(|p| runs_of(p, model, progress)).collect()
+/// The prompts of a set or of the command line, in the forms in which a circuit keeps them and is tried on them.
+fn prompts(
+    set: &SetArgs,
+    args: &PairArgs,
+    model: &Arc<Model>,
+    progress: &Progress,
+) -> Result<(Vec<PromptPair>, Vec<AnsweredPair>)> {
+    if let Some(prompts) = set.generate(model)? {
+        let runs = run_all(&prompts, model, progress)?;
+        return Ok((prompts, runs));
+    }
+    let pair = args.runs(model, progress)?;
+    let prompt = prompt(args, &pair, model)?;
+    let runs = AnsweredPair { pair, answer: prompt.answer_id, wrong: prompt.wrong_id };
+    Ok((vec![prompt], vec![runs]))
 }
 
-/// What each pair is tried by; means are taken over all their clean and corrupted runs.
-fn trials<'a>(
-    pairs: &'a [Pair],
-    prompts: &[PromptPair],
-    kind: MetricKind,
-    outside: Ablation,
-    progress: &Progress,
-) -> Result<Vec<Trial<'a>>> {
-    let runs: Vec<Arc<Trace>> = pairs.iter().flat_map(Pair::traces).collect();
-    let means = if outside == Ablation::Mean { Some(Means::of(&runs, progress)?) } else { None };
-    pairs
-        .iter()
-        .zip(prompts)
-        .map(|(pair, p)| Trial::new(pair, kind.with(p.answer_id, p.wrong_id)?, outside, means.as_ref()))
-        .collect()
+fn run_all(prompts: &[PromptPair], model: &Arc<Model>, progress: &Progress) -> Result<Vec<AnsweredPair>> {
+    prompts.iter().map(|p| AnsweredPair::run(p, model, progress)).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -126,7 +124,7 @@ struct FindArgs {
     #[arg(long, value_enum)]
     metric: Option<MetricKind>,
     /// What stands in for everything outside the circuit
-    #[arg(long, value_enum, default_value_t = Ablation::Resample)]
+    #[arg(long, value_enum, default_value_t = OUTSIDE)]
     outside: Ablation,
     /// Where to write the circuit
     #[arg(short, long, value_name = "FILE.json")]
@@ -134,6 +132,24 @@ struct FindArgs {
     /// Nodes and edges to list
     #[arg(long, default_value_t = 15, value_name = "N")]
     top: usize,
+}
+
+impl FindArgs {
+    fn search(&self) -> Result<Search> {
+        let path = if self.method == Method::Eap { Path::Clean } else { Path::Integrated(self.steps) };
+        match (self.method, self.edges, self.threshold) {
+            (Method::Acdc, Some(_), _) => {
+                Err(Error::request("acdc takes --threshold X; --edges and --rescore belong to eap and eap-ig"))
+            }
+            (Method::Acdc, None, Some(threshold)) => Ok(Search::Acdc { threshold }),
+            (Method::Acdc, None, None) => {
+                Err(Error::request("acdc needs --threshold X, a change of the metric such as 0.01"))
+            }
+            (_, Some(edges), _) => Ok(Search::Scores { path, edges, rescore: self.rescore }),
+            (_, None, Some(threshold)) => Ok(Search::Above { path, threshold }),
+            (_, None, None) => Err(Error::request("how large a circuit? add --edges N or --threshold X")),
+        }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -181,7 +197,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
 }
 
 /// The prompts of a command line, to be kept with a circuit.
-fn prompts(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
+fn prompt(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
     let (answer_id, wrong_id) = args.tokens(model)?;
     let ids = |t: Option<&Arc<Trace>>| t.map(|t| t.ids.clone()).unwrap_or_default();
     Ok(PromptPair {
@@ -198,71 +214,18 @@ fn prompts(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
 
 fn find(args: &FindArgs) -> Result<()> {
     let model = Arc::new(args.model.open()?);
-    let kind = args.metric.unwrap_or(if args.method == Method::Acdc { MetricKind::Kl } else { MetricKind::default() });
-    if args.method != Method::Acdc && args.edges.is_none() && args.threshold.is_none() {
-        return Err(Error::request("how large a circuit? add --edges N or --threshold X"));
-    }
-    if args.edges == Some(0) {
-        return Err(Error::request("a circuit of no edges explains nothing; ask for at least one"));
-    }
-    if args.method == Method::Acdc && (args.edges.is_some() || args.rescore) {
-        return Err(Error::request("acdc takes --threshold X; --edges and --rescore belong to eap and eap-ig"));
-    }
+    let mut settings = SearchSettings { outside: args.outside, ..args.search()?.into() };
+    settings.metric = args.metric.unwrap_or(settings.metric);
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
-    let prompts = match args.set.generate(&model)? {
-        Some(list) => list,
-        None => {
-            let pair = args.pair.runs(&model, &progress)?;
-            vec![prompts(&args.pair, &pair, &model)?]
-        }
-    };
-    let pairs = run_all(&prompts, &model, &progress)?;
-    let trials = trials(&pairs, &prompts, kind, args.outside, &progress)?;
-    let mut score_seconds = Value::Null;
-    let mut scores: Option<EdgeScores> = None;
-    let (edges, method) = match args.method {
-        Method::Acdc => {
-            let threshold = args
-                .threshold
-                .ok_or_else(|| Error::request("acdc needs --threshold X, a change of the metric such as 0.01"))?;
-            let on: Vec<_> = trials.iter().map(|t| (&t.stage, &t.readout)).collect();
-            let edges = acdc(&on, threshold, &progress, |_| {})?;
-            (edges, format!("ACDC, threshold {threshold}; scores are losses of faithfulness"))
-        }
-        Method::Eap | Method::EapIg => {
-            let path = if args.method == Method::Eap { Path::Clean } else { Path::Integrated(args.steps) };
-            let score = |(pair, trial): (&Pair, &Trial<'_>)| edge_scores(pair, trial.readout.metric, path, &progress);
-            let found = EdgeScores::mean(pairs.iter().zip(&trials).map(score).collect::<Result<Vec<_>>>()?)?;
-            score_seconds = json!(found.seconds);
-            let name =
-                if args.method == Method::Eap { "EAP".to_owned() } else { format!("EAP-IG, {} steps", args.steps) };
-            let chosen = match (args.edges, args.threshold) {
-                (Some(n), _) if args.rescore => {
-                    (refine(&trials, &found, n, &progress, |_| {})?, format!("{name}, re-scored exactly to {n} edges"))
-                }
-                (Some(n), _) => (top_edges(&found, n), format!("{name}, top {n} edges")),
-                (None, Some(x)) => (edges_above(&found, x), format!("{name}, |score| ≥ {x}")),
-                (None, None) => return Err(Error::request("how large a circuit? add --edges N or --threshold X")),
-            };
-            scores = Some(found);
-            chosen
-        }
-    };
-    let runs = crate::circuit::find::Runs::of(&trials, &edges, &progress)?;
-    let faithfulness = runs.faithfulness(&progress)?;
-    // ACDC ranks nothing: its edges are given what the circuit loses without them.
-    let mut drops: HashMap<Edge, f32> = HashMap::new();
-    if scores.is_none() {
-        let list: Vec<Edge> = runs.edges().iter().collect();
-        let without = runs.without_each(&list, &progress)?;
-        drops.extend(list.into_iter().zip(without).map(|(e, f)| (e, faithfulness - f)));
+    let (prompts, pairs) = prompts(&args.set, &args.pair, &model, &progress)?;
+    let found = search(&pairs, settings, &progress, &mut |_| {})?;
+    let mut method = found.cart.origin.clone();
+    if found.scores.is_none() {
+        method += MEASURED;
     }
-    let score = |e: Edge| match &scores {
-        Some(scores) => scores.get(e),
-        None => drops.get(&e).copied().unwrap_or(0.0),
-    };
-    let file = CircuitFile::new(&model, prompts, kind, args.outside, method.clone(), &edges, score);
+    let (kind, edges) = (found.metric, &found.edges);
+    let file = CircuitFile::new(&model, prompts, kind, args.outside, method.clone(), edges, |e| found.score(e));
     if let Some(path) = &args.output {
         file.save(path)?;
     }
@@ -272,11 +235,11 @@ fn find(args: &FindArgs) -> Result<()> {
         let doc = json!({
             "method": method, "metric": kind.name(), "outside": args.outside.label(),
             "nodes": file.nodes, "edges": file.edges, "n_edges": edges.len(),
-            "all_edges": edges.wiring.n_edges(), "faithfulness": faithfulness,
-            "clean": trials[0].scale.full, "corrupt": trials[0].scale.empty,
-            "score_seconds": score_seconds,
+            "all_edges": edges.wiring.n_edges(), "faithfulness": found.faithfulness,
+            "clean": found.scale.full, "corrupt": found.scale.empty,
+            "score_seconds": found.scores.as_ref().map(|s| s.seconds),
         });
-        return emit(&document(&model, Some(&pairs[0].clean.ids), seconds, doc).to_string());
+        return emit(&document(&model, Some(&pairs[0].pair.clean.ids), seconds, doc).to_string());
     }
     let rows = |list: &mut dyn Iterator<Item = (&String, f32)>| -> Vec<Vec<String>> {
         list.take(args.top).map(|(n, s)| vec![n.clone(), format!("{s:+.4}")]).collect()
@@ -286,84 +249,66 @@ fn find(args: &FindArgs) -> Result<()> {
     emit(&format!("{}\n", table(&["node", "score"], &rows(&mut nodes.iter().map(|n| (&n.name, n.score))))))?;
     emit(&format!("{}\n", table(&["edge", "score"], &rows(&mut file.edges.iter().map(|e| (&e.name, e.score))))))?;
     emit(&format!(
-        "{method}: {} nodes, {} edges of {}, faithfulness {faithfulness:.3} ({} outside; {} {:+.4} whole, {:+.4} without), {seconds:.2} s",
+        "{method}: {} nodes, {} edges of {}, faithfulness {:.3} ({} outside; {} {:+.4} whole, {:+.4} without), {seconds:.2} s",
         file.nodes.len(),
         edges.len(),
         edges.wiring.n_edges(),
+        found.faithfulness,
         args.outside.label(),
         kind.label(),
-        trials[0].scale.full,
-        trials[0].scale.empty,
+        found.scale.full,
+        found.scale.empty,
     ))
-}
-
-/// The runs of a pair that a file keeps.
-fn runs_of(prompt: &PromptPair, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
-    let run = |ids: &[u32]| Ok::<_, Error>(Arc::new(Trace::run(model, ids.to_vec(), progress)?));
-    if prompt.corrupt_ids.is_empty() {
-        return Ok(Pair::alone(run(&prompt.clean_ids)?));
-    }
-    Ok(Pair::new(run(&prompt.clean_ids)?, run(&prompt.corrupt_ids)?))
 }
 
 fn eval(args: &EvalArgs) -> Result<()> {
     let file = CircuitFile::open(&args.circuit)?;
     let spec = args.model.model.clone().unwrap_or_else(|| file.model.spec.clone());
     let model = Arc::new(Model::open(&spec)?);
-    let edges = file.edges(Wiring::new(&model.config))?;
+    let wiring = Wiring::new(&model.config);
+    file.edges(wiring)?;
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
-    let own = args.pair.clean.is_none() && args.pair.clean_ids.is_none();
-    let prompts = match args.set.generate(&model)? {
-        Some(list) => list,
-        None if own => file.prompts.clone(),
-        None => {
-            let pair = args.pair.runs(&model, &progress)?;
-            vec![prompts(&args.pair, &pair, &model)?]
-        }
+    let own = args.set.set.is_none() && args.pair.clean.is_none() && args.pair.clean_ids.is_none();
+    let (prompts, pairs) = if own {
+        let pairs = run_all(&file.prompts, &model, &progress)?;
+        (file.prompts.clone(), pairs)
+    } else {
+        prompts(&args.set, &args.pair, &model, &progress)?
     };
-    // ACDC searches by KL, whose two ends say nothing of an answer; where there are answers they are used.
-    let answered = prompts.iter().all(|p| p.answer_id.is_some() && p.wrong_id.is_some());
-    let kind = args.metric.unwrap_or(match file.metric {
-        MetricKind::Kl if answered => MetricKind::LogitDifference,
-        other => other,
-    });
+    let ids = pairs.first().map(|p| p.pair.clean.ids.clone());
+    let kind = args.metric.unwrap_or_else(|| metric_of_trial(file.metric, &pairs));
     let outside = args.outside.unwrap_or(file.outside);
-    let pairs = run_all(&prompts, &model, &progress)?;
-    let trials = trials(&pairs, &prompts, kind, outside, &progress)?;
-    let q = quality(&trials, &edges, &progress)?;
-    let mut curve_json = Value::Null;
-    let mut curve_line = String::new();
-    if !args.no_curve && pairs.iter().all(|p| p.corrupted.is_some()) {
-        // A curve that cannot be had takes nothing from the rest.
-        match curve_of(&pairs, &trials, &progress) {
-            Ok(c) => {
-                curve_json = json!({
-                    "ranking": format!("EAP-IG, {STEPS} steps"), "cpr": c.cpr, "cmd": c.cmd,
-                    "points": c.points.iter().map(|(share, n, f)| json!({"share": share, "edges": n, "faithfulness": f})).collect::<Vec<_>>(),
-                });
-                let points: Vec<String> = c.points.iter().map(|(s, _, f)| format!("{s} {f:.3}")).collect();
-                curve_line = format!(
-                    "\ncurve over shares of all edges (EAP-IG): {}; CPR {:.3}, CMD {:.3}",
-                    points.join(", "),
-                    c.cpr,
-                    c.cmd
-                );
-            }
-            Err(Error::Cancelled) => return Err(Error::Cancelled),
-            Err(e) => {
-                curve_json = json!({"unavailable": e.to_string()});
-                curve_line = format!("\nno curve: {e}");
-            }
-        }
-    }
     let compared = match &args.compare {
         Some(path) => {
-            let other = CircuitFile::open(path)?.edges(edges.wiring)?;
-            Some(compare(&trials, &edges, &other, &progress)?)
+            let other = CircuitFile::open(path)?;
+            other.edges(wiring)?;
+            Some((path.display().to_string(), other.cart()))
         }
         None => None,
     };
+    let curve = !args.no_curve;
+    let question = CircuitOf { prompts: pairs, cart: file.cart(), metric: kind, outside, set: None, curve, compared };
+    let tried = question.run(&progress, &mut |_| {})?;
+    let q = &tried.quality;
+    let (mut curve_json, mut curve_line) = (Value::Null, String::new());
+    if let Some(c) = &tried.curve {
+        curve_json = json!({
+            "ranking": Path::Integrated(STEPS).to_string(), "cpr": c.cpr, "cmd": c.cmd,
+            "points": c.points.iter().map(|(share, n, f)| json!({"share": share, "edges": n, "faithfulness": f})).collect::<Vec<_>>(),
+        });
+        let points: Vec<String> = c.points.iter().map(|(s, _, f)| format!("{s} {f:.3}")).collect();
+        curve_line = format!(
+            "\ncurve over shares of all edges (EAP-IG): {}; CPR {:.3}, CMD {:.3}",
+            points.join(", "),
+            c.cpr,
+            c.cmd
+        );
+    } else if let Some(e) = &tried.curve_error {
+        curve_json = json!({"unavailable": e});
+        curve_line = format!("\nno curve: {e}");
+    }
+    let compared = tried.compared.map(|c| c.map(|c| compare(&c)).map_err(Error::failed)).transpose()?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if args.model.json {
@@ -381,17 +326,16 @@ fn eval(args: &EvalArgs) -> Result<()> {
             "n_edges": q.size, "faithfulness": q.faithfulness, "completeness": q.completeness,
             "minimality": {
                 "nodes": members(q.members.iter().map(|(c, d)| (c.to_string(), *d)).collect()),
-                "edges": members(q.edges.iter().map(|(e, d)| (edges.wiring.name(*e), *d)).collect()),
+                "edges": members(q.edges.iter().map(|(e, d)| (wiring.name(*e), *d)).collect()),
             },
             "curve": curve_json, "prompts": prompts,
         });
         if let (Some(doc), Some((value, _))) = (doc.as_object_mut(), compared) {
             doc.insert("compared".to_owned(), value);
         }
-        let ids = pairs.first().map(|p| p.clean.ids.clone());
         return emit(&document(&model, ids.as_deref(), seconds, doc).to_string());
     }
-    print_quality(&q, edges.wiring, args.top)?;
+    print_quality(q, wiring, args.top)?;
     if prompts.len() > 1 {
         let rows: Vec<Vec<String>> = prompts
             .iter()
@@ -413,14 +357,6 @@ fn eval(args: &EvalArgs) -> Result<()> {
     ))
 }
 
-/// The curve of the circuits that EAP-IG's scores give, as means over the prompts.
-fn curve_of(pairs: &[Pair], trials: &[Trial<'_>], progress: &Progress) -> Result<Curve> {
-    let path = Path::Integrated(STEPS);
-    let score = |(pair, trial): (&Pair, &Trial<'_>)| edge_scores(pair, trial.readout.metric, path, progress);
-    let scores = EdgeScores::mean(pairs.iter().zip(trials).map(score).collect::<Result<Vec<_>>>()?)?;
-    curve(trials, &scores, progress, |_, _| {})
-}
-
 fn print_quality(q: &Quality, w: Wiring, top: usize) -> Result<()> {
     let rows = |list: &mut dyn Iterator<Item = (String, f32)>| -> Vec<Vec<String>> {
         list.take(top).map(|(n, d)| vec![n, format!("{d:+.4}")]).collect()
@@ -432,8 +368,8 @@ fn print_quality(q: &Quality, w: Wiring, top: usize) -> Result<()> {
     emit(&format!("{}\n", table(&["without edge", "drop"], &rows(&mut q.edges.iter().map(|(e, d)| (w.name(*e), *d))))))
 }
 
-fn compare(trials: &[Trial<'_>], a: &Edges, b: &Edges, progress: &Progress) -> Result<(Value, String)> {
-    let c = Comparison::of(trials, a, b, progress)?;
+/// A comparison as part of the document, and as a line.
+fn compare(c: &Comparison) -> (Value, String) {
     let o = c.overlap;
     let value = json!({
         "shared_edges": o.shared_edges, "shared_nodes": o.shared_nodes, "edge_jaccard": o.edge_jaccard,
@@ -450,5 +386,5 @@ fn compare(trials: &[Trial<'_>], a: &Edges, b: &Edges, progress: &Progress) -> R
         100.0 * o.node_jaccard,
         c.shared_faithfulness
     );
-    Ok((value, line))
+    (value, line)
 }

@@ -2,22 +2,26 @@
 //! Coordinates are in cells: x grows to the right over positions, y grows upwards over layers.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::components::Traced;
+use super::components::{Keep, Traced, trace_prediction};
 use super::file::GraphFile;
 use super::influence::Scores;
 use super::marks::Marks;
 use super::neurons::Opened;
 use super::part::{Part, mlp_id};
+use super::readers::Attention;
+use super::targets::Target;
 use super::{Graph, Influence, NodeKind, prune};
 use crate::analysis::component::Component;
 use crate::circuit::Member;
 use crate::engine::Trace;
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// A graph to be looked at: with its influence in the whole of which it may be a part.
 pub struct Shown {
@@ -49,6 +53,8 @@ pub struct Cut {
 
 pub use super::components::NEURONS;
 
+crate::identity!(Shown);
+
 impl Shown {
     /// A prediction that was traced.
     pub fn traced(trace: Arc<Trace>, found: Traced) -> Self {
@@ -60,6 +66,20 @@ impl Shown {
             marks: Marks::default(),
             graph: found.graph.clone(),
             source: Origin::Traced { trace, found: Box::new(found) },
+        }
+    }
+
+    /// The graph of a file.
+    pub fn opened(file: GraphFile) -> Self {
+        let influence = Influence::of(&file.graph);
+        Self {
+            title: file.title(),
+            scores: Scores::of(&file.graph, &influence),
+            influence,
+            remarks: file.remarks.clone(),
+            marks: Marks::of(&file),
+            graph: Arc::new(file.graph.clone()),
+            source: Origin::File(Box::new(file)),
         }
     }
 
@@ -221,6 +241,60 @@ impl Drawing {
             whole: (shown.graph.nodes.len(), shown.graph.links.len()),
             graph,
         })
+    }
+}
+
+/// Asks for the attribution graph of the prediction after a position.
+#[derive(Clone, PartialEq)]
+pub struct GraphOf {
+    pub trace: Arc<Trace>,
+    pub pos: usize,
+    pub target: Target,
+    pub attention: Attention,
+}
+
+impl Question for GraphOf {
+    type Answer = Shown;
+    const LABEL: &'static str = "attribution graph";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Shown)) -> Result<Shown> {
+        let keep = Keep::default();
+        let found = trace_prediction(&self.trace, self.pos, self.target, self.attention, keep, progress)?;
+        Ok(Shown::traced(self.trace.clone(), found))
+    }
+}
+
+/// Asks for the graph of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphFileOf {
+    pub path: PathBuf,
+}
+
+impl Question for GraphFileOf {
+    type Answer = Shown;
+    const LABEL: &'static str = "opening a graph";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Shown)) -> Result<Shown> {
+        GraphFile::open(&self.path).map(Shown::opened)
+    }
+}
+
+/// Asks for a graph pruned and laid out.
+#[derive(Clone, PartialEq)]
+pub struct DrawingOf {
+    pub shown: Arc<Shown>,
+    pub cut: Cut,
+}
+
+impl Question for DrawingOf {
+    type Answer = Drawing;
+    const LABEL: &'static str = "pruning the graph";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Drawing)) -> Result<Drawing> {
+        Drawing::of(&self.shown, &self.cut, progress)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Kind;
-use super::circuits::{self, CircuitQuestion, Search, Searched, Tried};
+use super::circuits::{CircuitQuestion, Searched, Tried};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::{Attribution, direct_attribution};
@@ -23,16 +23,18 @@ use crate::analysis::projection::{Projection, Settings, projection};
 use crate::analysis::sweep::{By, Estimate, Found, Question, Sweep};
 use crate::analysis::why_head::{Why, why_head};
 use crate::circuit::find::Step;
+use crate::circuit::search::{SearchOf, Searching};
 use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Alignment, resolve_stack};
 use crate::engine::{EditStack, Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::features::Dictionary;
-use crate::graph::layout::{Cut, Drawing, Shown};
+use crate::graph::layout::{Cut, Drawing, DrawingOf, GraphFileOf, GraphOf, Shown};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::Question as _;
 
 /// What the views look at: a run, or the difference of two.
 #[derive(Clone)]
@@ -208,8 +210,7 @@ pub enum Request {
     },
     Search {
         pair: Pair,
-        question: CircuitQuestion,
-        search: Search,
+        question: SearchOf,
     },
 }
 
@@ -484,10 +485,10 @@ impl Request {
                 Payload::Generated(so_far)
             }
             Self::Graph { trace, pos, target, attention } => {
-                Payload::Graph(circuits::traced(trace, pos, target, attention, progress)?)
+                Payload::Graph(GraphOf { trace, pos, target, attention }.run(progress, &mut |_| {})?)
             }
-            Self::OpenGraph { path } => Payload::Graph(circuits::opened(&path)?),
-            Self::Drawing { shown, cut } => Payload::Drawing(Drawing::of(&shown, &cut, progress)?),
+            Self::OpenGraph { path } => Payload::Graph(GraphFileOf { path }.run(progress, &mut |_| {})?),
+            Self::Drawing { shown, cut } => Payload::Drawing(DrawingOf { shown, cut }.run(progress, &mut |_| {})?),
             Self::Why { trace, layer, head, query, key } => {
                 let why = why_head(&trace, layer, head, query, key, progress)?;
                 partial(Payload::Why(why.clone(), None));
@@ -495,12 +496,15 @@ impl Request {
                 let ov = ov_circuit(&trace.model, layer, head, &trace.ids, progress)?;
                 Payload::Why(why, Some(ov))
             }
-            Self::Quality { pair, question } => {
-                Payload::Quality(circuits::tried(&pair, &question, progress, &mut |t| partial(Payload::Quality(t)))?)
+            Self::Quality { question, .. } => {
+                Payload::Quality(question.run(progress, &mut |t| partial(Payload::Quality(t)))?)
             }
-            Self::Search { pair, question, search } => {
-                let on_step = &mut |step: &Step| partial(Payload::Searching(step.clone()));
-                Payload::Searched(circuits::searched(&pair, &question, search, progress, on_step)?)
+            Self::Search { question, .. } => {
+                let payload = |searching| match searching {
+                    Searching::Step(step) => Payload::Searching(step),
+                    Searching::Found(found) => Payload::Searched(*found),
+                };
+                payload(question.run(progress, &mut |s| partial(payload(s)))?)
             }
             Self::RandomScores { model } => {
                 let n = RANDOM_LENGTH.min(model.config.n_ctx / 2);

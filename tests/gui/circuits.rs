@@ -8,6 +8,8 @@ use circuitscope::app::action::Action;
 use circuitscope::app::model::circuits::CircuitSettings;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::circuit::cart::Cart;
+use circuitscope::circuit::eap::Path;
+use circuitscope::circuit::search::Search;
 use circuitscope::session::Document;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -61,7 +63,7 @@ fn a_circuit_is_collected_and_tried() {
 #[test]
 fn a_search_fills_the_cart() {
     let mut h = copying_pair();
-    let search = circuitscope::jobs::circuits::Search::Scores { edges: 30, steps: 3, rescore: true };
+    let search = Search::Scores { path: Path::Integrated(3), edges: 30, rescore: true };
     h.state_mut().state.apply(Action::SearchCircuit(search), 0.0);
     settle(&mut h);
     let state = &h.state().state;

@@ -11,7 +11,10 @@ use crate::app::state::Slot;
 use crate::app::state::State;
 use crate::circuit::cart::Cart;
 use crate::circuit::eap::EdgeScores;
-use crate::circuit::file::{CircuitFile, PromptPair};
+use crate::circuit::file::{CircuitFile, MEASURED, PromptPair};
+use crate::circuit::quality::CircuitOf;
+use crate::circuit::search::{OUTSIDE, Search, SearchOf, SearchSettings};
+use crate::circuit::trial::AnsweredPair;
 use crate::circuit::{Edge, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -19,7 +22,7 @@ use crate::graph::layout::Cut;
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
-use crate::jobs::circuits::{CircuitQuestion, Search, Searched};
+use crate::jobs::circuits::Searched;
 use crate::jobs::{Kind, Request};
 
 /// Which prediction the graph view traces.
@@ -38,12 +41,18 @@ impl GraphTarget {
 }
 
 /// How circuits are tried.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CircuitSettings {
     pub outside: Ablation,
     /// The prompt set that circuits are tried on as well.
     pub set: Option<String>,
     pub curve: bool,
+}
+
+impl Default for CircuitSettings {
+    fn default() -> Self {
+        Self { outside: OUTSIDE, set: None, curve: false }
+    }
 }
 
 /// Changes of the cart that can be taken back.
@@ -246,16 +255,11 @@ impl State {
         self.worker.submit(Request::Why { trace: subject.trace, layer: pinned.layer, head, query: pinned.pos, key });
     }
 
-    fn circuit_question(&self) -> Result<CircuitQuestion> {
-        let s = &self.circuits.settings;
-        Ok(CircuitQuestion {
-            cart: self.document.cart.clone(),
-            metric: self.metric(MetricKind::LogitDifference)?,
-            outside: s.outside,
-            set: s.set.clone().map(|name| (name, SET_SIZE)),
-            curve: s.curve,
-            compared: self.circuits.compared.clone(),
-        })
+    /// The prompts on screen, for circuits to be tried on.
+    fn circuit_prompts(&self) -> Option<Vec<AnsweredPair>> {
+        let (pair, run) = (self.pair()?.clone(), self.clean()?);
+        let (answer, wrong) = pair.answers(run.answer, run.wrong);
+        Some(vec![AnsweredPair { pair, answer, wrong }])
     }
 
     /// Tries the cart's circuit, if there is one.
@@ -266,20 +270,25 @@ impl State {
             self.results.tried = Slot::default();
             return;
         }
-        let Some(pair) = self.pair().cloned() else { return };
-        match self.circuit_question() {
-            Ok(question) => self.worker.submit(Request::Quality { pair, question }),
-            Err(e) => self.results.tried.error = Some(e.to_string()),
-        }
+        let (Some(pair), Some(prompts)) = (self.pair().cloned(), self.circuit_prompts()) else { return };
+        let s = self.circuits.settings.clone();
+        let question = CircuitOf {
+            prompts,
+            cart: self.document.cart.clone(),
+            metric: MetricKind::LogitDifference,
+            outside: s.outside,
+            set: s.set.map(|name| (name, SET_SIZE)),
+            curve: s.curve,
+            compared: self.circuits.compared.clone(),
+        };
+        self.worker.submit(Request::Quality { pair, question });
     }
 
     fn request_search(&mut self, search: Search) {
         self.results.searching = Slot::default();
-        let Some(pair) = self.pair().cloned() else { return };
-        match self.circuit_question() {
-            Ok(question) => self.worker.submit(Request::Search { pair, question, search }),
-            Err(e) => self.results.searching.error = Some(e.to_string()),
-        }
+        let (Some(pair), Some(prompts)) = (self.pair().cloned(), self.circuit_prompts()) else { return };
+        let settings = SearchSettings { outside: self.circuits.settings.outside, ..search.into() };
+        self.worker.submit(Request::Search { pair, question: SearchOf { prompts, settings } });
     }
 
     pub fn searched(&mut self, found: Searched) {
@@ -287,11 +296,12 @@ impl State {
         self.notices.push(
             Level::Info,
             format!(
-                "Found a circuit of {} components and {} edges in {:.1} s; faithfulness {:.3}.",
+                "Found a circuit of {} components and {} edges in {:.1} s; faithfulness {:.3} of the {}.",
                 found.cart.nodes.len(),
                 found.cart.edges.len(),
                 found.seconds,
-                found.faithfulness
+                found.faithfulness,
+                found.metric.label()
             ),
         );
         self.circuits.scores = self.clean().map(|r| r.trace.clone()).zip(found.scores);
@@ -324,7 +334,6 @@ impl State {
             answer_id,
             wrong_id,
         };
-        const MEASURED: &str = "; scores are losses of faithfulness";
         let mut origin = d.cart.origin.replace(MEASURED, "");
         if origin.is_empty() {
             "collected by hand".clone_into(&mut origin);

@@ -169,18 +169,9 @@ impl State {
 
     /// The metric of sweeps: with the answers given, else the clean run's two favourites.
     pub fn metric(&self, kind: MetricKind) -> Result<Metric> {
-        let run = self.clean();
-        let favourites =
-            run.and_then(|r| r.trace.next.last()).map(|n| (n.first().map(|t| t.id), n.get(1).map(|t| t.id)));
-        let (first, second) = favourites.unwrap_or_default();
-        // The corrupted run's favourite is what the clean one is to be told apart from.
-        let other = self.corrupted().and_then(|r| r.trace.next.last()).and_then(|n| n.first()).map(|t| t.id);
-        let answer = run.and_then(|r| r.answer).or(first);
-        let wrong = run
-            .and_then(|r| r.wrong)
-            .or(other.filter(|o| Some(*o) != answer))
-            .or(second.filter(|s| Some(*s) != answer));
-        kind.with(answer, wrong.or(first))
+        let given = self.clean().map_or((None, None), |run| (run.answer, run.wrong));
+        let (answer, wrong) = self.pair().map_or(given, |pair| pair.answers(given.0, given.1));
+        kind.with(answer, wrong)
     }
 
     /// What the first look at the patching view asks: patching where there are two prompts, else zero ablation.

@@ -19,6 +19,7 @@ use crate::app::widgets::choice;
 use crate::app::widgets::message;
 use crate::app::widgets::token_text;
 use crate::circuit::Member;
+use crate::circuit::eap::{Path, STEPS};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
 use crate::circuit::quality::{Comparison, Curve};
 use crate::jobs::Kind;
@@ -143,8 +144,8 @@ impl CircuitView {
                 }
                 method => {
                     ui.add(egui::DragValue::new(&mut self.edges).range(1..=100_000).speed(5).suffix(" edges"));
-                    let steps = if method == Method::Eap { 0 } else { crate::circuit::eap::STEPS };
-                    Search::Scores { edges: self.edges, steps, rescore: method == Method::Exact }
+                    let path = if method == Method::Eap { Path::Clean } else { Path::Integrated(STEPS) };
+                    Search::Scores { path, edges: self.edges, rescore: method == Method::Exact }
                 }
             };
             let hint = if compares {
@@ -407,7 +408,8 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
     });
     if let Some((_, scale)) = q.prompts.first() {
         let text = format!(
-            "logit difference {:+.2} whole, {:+.2} with everything {}",
+            "{} {:+.2} whole, {:+.2} with everything {}",
+            tried.question.metric.label(),
             scale.full,
             scale.empty,
             match tried.question.outside {

@@ -16,7 +16,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::checks::{bytes, check_lengths, check_memory};
-
 use super::edges::{Edges, Senders};
 use super::limit::Limit;
 use super::wiring::{Edge, Receiver, Wiring};
@@ -39,7 +38,7 @@ type Rows = Arc<Vec<f32>>;
 type Inputs = Vec<(usize, usize, Rows)>;
 
 /// One prompt with what stands in for everything outside a circuit.
-pub struct Stage {
+pub struct AblatedRuns {
     pub clean: Arc<Trace>,
     pub wiring: Wiring,
     pub outside: Ablation,
@@ -60,9 +59,9 @@ pub struct Stage {
     prepared: Prepared,
 }
 
-/// A circuit that was run.
+/// A circuit that was run with everything outside ablated.
 #[derive(Clone)]
-pub struct Run {
+pub struct AblatedRun {
     /// What was run: the circuit, pruned.
     pub edges: Edges,
     /// By receiver; `None` where nothing of the circuit arrives, so that the reference's stream does.
@@ -75,7 +74,7 @@ pub struct Run {
 
 /// A variant while it runs.
 struct Variant<'a> {
-    base: &'a Run,
+    base: &'a AblatedRun,
     edges: Edges,
     /// Senders that have to be computed.
     compute: Senders,
@@ -95,7 +94,7 @@ struct Variant<'a> {
 /// Rows of a batch at most, to bound memory and the time between two chances to cancel.
 const ROWS: usize = 512;
 
-impl Stage {
+impl AblatedRuns {
     /// # Errors
     /// Prompts of different length with [`Ablation::Resample`], or no reference run with the others.
     pub fn new(
@@ -141,8 +140,8 @@ impl Stage {
             _ => Vec::new(),
         };
         let exact = (outside == Ablation::Resample).then_some(corrupted).flatten();
-        let stage = Self::with_reference(clean, exact, outside, first, reference)?;
-        Ok(Self { neurons: neurons.into_iter().map(Arc::new).collect(), ..stage })
+        let plain = Self::with_reference(clean, exact, outside, first, reference)?;
+        Ok(Self { neurons: neurons.into_iter().map(Arc::new).collect(), ..plain })
     }
 
     /// With contributions from elsewhere standing in for what is outside; single neurons outside hold nothing.
@@ -236,9 +235,9 @@ impl Stage {
     }
 
     /// The circuit of no edges: the reference itself.
-    pub fn empty(&self) -> Result<Run> {
+    pub fn empty(&self) -> Result<AblatedRun> {
         let row = self.final_rows(&[self.last.as_slice()])?;
-        Ok(Run {
+        Ok(AblatedRun {
             edges: Edges::none(self.wiring),
             inputs: vec![None; self.wiring.n_receivers()],
             deltas: vec![None; self.wiring.n_senders()],
@@ -250,7 +249,7 @@ impl Stage {
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub fn run(&self, edges: &Edges, progress: &Progress) -> Result<Run> {
+    pub fn run(&self, edges: &Edges, progress: &Progress) -> Result<AblatedRun> {
         let empty = self.empty()?;
         let mut runs = self.batch(&empty, vec![edges.clone()], progress, true)?.0;
         runs.pop().ok_or_else(|| Error::failed("a circuit was not run"))
@@ -260,16 +259,16 @@ impl Stage {
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub fn variants(&self, base: &Run, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
+    pub fn variants(&self, base: &AblatedRun, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
         self.variants_of(base, circuits, true, progress)
     }
 
     /// As [`Self::variants`], without counting them as progress.
-    pub(super) fn trial_variants(&self, base: &Run, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
+    pub(super) fn trial_variants(&self, base: &AblatedRun, circuits: &[Edges], progress: &Progress) -> Result<Tensor> {
         self.variants_of(base, circuits, false, progress)
     }
 
-    fn variants_of(&self, base: &Run, circuits: &[Edges], count: bool, progress: &Progress) -> Result<Tensor> {
+    fn variants_of(&self, base: &AblatedRun, circuits: &[Edges], count: bool, progress: &Progress) -> Result<Tensor> {
         let at_once = (ROWS / self.rows).max(1);
         let mut rows = Vec::new();
         for chunk in circuits.chunks(at_once) {
@@ -285,12 +284,18 @@ impl Stage {
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub fn moved(&self, base: &Run, edges: &Edges, progress: &Progress) -> Result<Run> {
+    pub fn moved(&self, base: &AblatedRun, edges: &Edges, progress: &Progress) -> Result<AblatedRun> {
         let mut runs = self.batch(base, vec![edges.clone()], progress, true)?.0;
         runs.pop().ok_or_else(|| Error::failed("a circuit was not run"))
     }
 
-    fn batch(&self, base: &Run, circuits: Vec<Edges>, progress: &Progress, keep: bool) -> Result<(Vec<Run>, Tensor)> {
+    fn batch(
+        &self,
+        base: &AblatedRun,
+        circuits: Vec<Edges>,
+        progress: &Progress,
+        keep: bool,
+    ) -> Result<(Vec<AblatedRun>, Tensor)> {
         let mut variants: Vec<Variant<'_>> = circuits.into_par_iter().map(|e| self.plan(base, e, keep)).collect();
         for layer in 0..self.wiring.n_layers {
             progress.check()?;
@@ -315,7 +320,7 @@ impl Stage {
         Ok((runs, normalized))
     }
 
-    fn plan<'a>(&self, base: &'a Run, mut edges: Edges, keep: bool) -> Variant<'a> {
+    fn plan<'a>(&self, base: &'a AblatedRun, mut edges: Edges, keep: bool) -> Variant<'a> {
         let w = self.wiring;
         let connected = edges.prune();
         let mut compute = edges.no_senders();
@@ -610,7 +615,7 @@ impl Stage {
 }
 
 impl Variant<'_> {
-    fn finish(self, wiring: Wiring, normalized: Tensor) -> Run {
+    fn finish(self, wiring: Wiring, normalized: Tensor) -> AblatedRun {
         let mut inputs = self.base.inputs.clone();
         for (receiver, x) in self.inputs {
             inputs[receiver] = Some(x);
@@ -631,7 +636,7 @@ impl Variant<'_> {
                 }
             }
         }
-        Run { edges: self.edges, inputs, deltas, normalized }
+        AblatedRun { edges: self.edges, inputs, deltas, normalized }
     }
 }
 
