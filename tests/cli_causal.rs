@@ -164,6 +164,13 @@ fn wrong_requests_are_one_sentence() {
     assert!(refused(&[&ablate[..], &["z", "--with", "resample"]].concat()).contains("--corrupt"));
     assert!(refused(&[&ablate[..], &["pattern", "--with", "mean"]].concat()).contains("mean"));
     assert!(refused(&[&["attribute", "--metric", "rank"], &PAIR[..]].concat()).contains("no gradient"));
+    // Between equal prompts there is nothing to attribute, by whatever method.
+    let same = ["--clean", CLEAN, "--corrupt", CLEAN, "--answer", " United", "--wrong", " first"];
+    let patch = refused(&[&["patch", "--site", "z"], &same[..]].concat());
+    assert!(patch.contains("have the same logit difference"), "{patch}");
+    for method in ["atp", "eap", "eap-ig"] {
+        assert_eq!(refused(&[&["attribute", "--method", method], &same[..]].concat()), patch);
+    }
     assert!(refused(&["generate", "-p", CLEAN, "--temperature", "-1"]).contains("temperature"));
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::metric::Metric;
 use super::pair::Pair;
-use super::sweep::{By, Found};
+use super::sweep::{By, Found, check_span};
 use crate::engine::gradient::{Gradients, gradients};
 use crate::engine::{Freeze, Site, SiteKind, Which};
 use crate::error::Result;
@@ -27,7 +27,7 @@ pub struct AttributionPatching {
 /// Runs the backward pass.
 ///
 /// # Errors
-/// No corrupted prompt, or a metric without gradient.
+/// No corrupted prompt, a metric without gradient, or one that both prompts have the same of.
 pub fn attribution_patching(
     pair: &Pair,
     metric: Metric,
@@ -41,6 +41,7 @@ pub fn attribution_patching(
     let clean = readout.of(&pair.clean, pair.clean.len() - 1)?;
     let kinds: Vec<SiteKind> = sites.iter().copied().filter(|k| k.exists(&base.model.config)).collect();
     let gradients = gradients(base, &kinds, freeze, base.len() - 1, |row| readout.differentiable(row), progress)?;
+    check_span(pair, metric)?;
     let corrupted = gradients.metric;
     Ok(AttributionPatching {
         gradients,

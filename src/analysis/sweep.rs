@@ -224,6 +224,22 @@ fn span(metric: Metric, clean: f32, corrupted: Option<f32>) -> Result<f32> {
     Ok(span)
 }
 
+/// The metric of the clean and of the corrupted run, before anything else is run.
+fn ends(pair: &Pair, metric: Metric) -> Result<(f32, Option<f32>)> {
+    let readout = pair.readout(metric)?;
+    let of = |t: &Trace| readout.of(t, t.len() - 1);
+    Ok((of(&pair.clean)?, pair.corrupted.as_deref().map(of).transpose()?))
+}
+
+/// Refuses a pair of prompts between which nothing can be normalised.
+///
+/// # Errors
+/// As [`Found::normalised`].
+pub fn check_span(pair: &Pair, metric: Metric) -> Result<()> {
+    let (clean, corrupted) = ends(pair, metric)?;
+    span(metric, clean, corrupted).map(drop)
+}
+
 /// What a sweep will take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
@@ -340,22 +356,6 @@ impl<'a> Sweep<'a> {
         self.base.len() - v.start
     }
 
-    /// The metric of the clean and of the corrupted run, before anything else is run.
-    fn ends(&self) -> Result<(f32, Option<f32>)> {
-        let readout = self.pair.readout(self.question.metric)?;
-        let of = |t: &Trace| readout.of(t, t.len() - 1);
-        Ok((of(&self.pair.clean)?, self.pair.corrupted.as_deref().map(of).transpose()?))
-    }
-
-    /// Refuses a pair of prompts between which nothing can be normalised, before the sweep is run.
-    ///
-    /// # Errors
-    /// As [`Found::normalised`].
-    pub fn check_span(&self) -> Result<()> {
-        let (clean, corrupted) = self.ends()?;
-        span(self.question.metric, clean, corrupted).map(drop)
-    }
-
     /// Refuses a sweep that would not fit in memory even one run at a time.
     ///
     /// # Errors
@@ -400,7 +400,7 @@ impl<'a> Sweep<'a> {
         let started = Instant::now();
         let pos = self.base.len() - 1;
         let readout = self.pair.readout(self.question.metric)?;
-        let (clean, corrupted) = self.ends()?;
+        let (clean, corrupted) = ends(self.pair, self.question.metric)?;
         let baseline = match self.question.base {
             Which::Clean => clean,
             Which::Corrupted => corrupted.unwrap_or(f32::NAN),

@@ -9,6 +9,7 @@ use super::attribute::{Arguments, Method};
 use super::output::document;
 use super::patch::corrupt_tokens;
 use super::{emit, progress, table};
+use crate::analysis::sweep::check_span;
 use crate::circuit::eap::{Path, edge_scores};
 use crate::error::Result;
 
@@ -24,6 +25,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let started = Instant::now();
     let pair = args.pair.runs(&model, &progress)?;
     let scores = edge_scores(&pair, metric, path, &progress)?;
+    check_span(&pair, metric)?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     let w = scores.wiring;

@@ -11,7 +11,7 @@ use super::{ModelArgs, emit, progress};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
-use crate::analysis::sweep::Sweep;
+use crate::analysis::sweep::{Sweep, check_span};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -106,7 +106,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let pair = args.pair.runs(&model, &progress)?;
     let question = patching(args.site.kind(), by, metric);
     let sweep = Sweep::new(&pair, question, &progress)?;
-    sweep.check_span()?;
+    check_span(&pair, metric)?;
     let estimate = sweep.estimate();
     if !args.model.json {
         eprintln!("{}", super::sweep::estimate_line(&estimate));

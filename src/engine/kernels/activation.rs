@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{buffer, fused, math, values};
+use super::{fused, math, values};
 use crate::model::config::Activation;
 
 /// act(pre). `frozen`: under differentiation, act(pre)/pre is a constant.
@@ -61,7 +61,7 @@ impl CustomOp1 for Fused {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let mut out = buffer(x.len());
+        let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(AT_ONCE).zip(x.par_chunks(AT_ONCE)).for_each(|(out, x)| math::simd(|| self.map(x, out)));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -80,7 +80,7 @@ impl CustomOp2 for Fused {
         l2: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (pre, linear) = (values(s1, l1)?, values(s2, l2)?);
-        let mut out = buffer(pre.len());
+        let mut out = vec![0.0; pre.len()];
         out.par_chunks_mut(AT_ONCE).zip(pre.par_chunks(AT_ONCE).zip(linear.par_chunks(AT_ONCE))).for_each(
             |(out, (pre, linear))| {
                 math::simd(|| {

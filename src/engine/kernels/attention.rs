@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Ten
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{buffer, fused, math, values};
+use super::{fused, math, values};
 
 /// What turns q · k into a pattern.
 #[derive(Clone, Debug, Default)]
@@ -245,7 +245,7 @@ impl CustomOp2 for FusedAttend<'_> {
         let (b, t, heads, d) = l1.shape().dims4()?;
         let (_, s, kv, _) = l2.shape().dims4()?;
         let offset = check_lengths(t, s)?;
-        let mut out = buffer(q.len());
+        let mut out = vec![0.0; q.len()];
         let target = Shared(out.as_mut_ptr());
         blocks(b, heads, t, |bi, h, first, n| {
             let target = &target;
@@ -254,7 +254,7 @@ impl CustomOp2 for FusedAttend<'_> {
             let to = offset + first + n;
             let from = self.attend.visible(offset + first).start;
             let seen = to - from;
-            let mut scores = buffer(n * seen);
+            let mut scores = vec![0.0; n * seen];
             let keys = ((bi * s + from) * kv + g) * d;
             let queries = ((bi * t + first) * heads + h) * d;
             // SAFETY: q, k, v have the shapes above; rows first..first + n of head h of the result belong
@@ -319,7 +319,7 @@ impl CustomOp2 for FusedScores<'_> {
         let (b, t, heads, d) = l1.shape().dims4()?;
         let (_, s, kv, _) = l2.shape().dims4()?;
         let offset = check_lengths(t, s)?;
-        let mut out = buffer(b * heads * t * s);
+        let mut out = vec![0.0; b * heads * t * s];
         let target = Shared(out.as_mut_ptr());
         blocks(b, heads, t, |bi, h, first, n| {
             let target = &target;
@@ -368,7 +368,7 @@ impl CustomOp1 for FusedSoftmax<'_> {
         let scores = values(storage, layout)?;
         let (_, _, t, s) = layout.shape().dims4()?;
         let offset = check_lengths(t, s)?;
-        let mut out = buffer(scores.len());
+        let mut out = vec![0.0; scores.len()];
         out.par_chunks_exact_mut(s).zip(scores.par_chunks_exact(s)).with_min_len(16).enumerate().for_each(
             |(i, (out, row))| {
                 // What may not be seen stays at zero; it was −∞.
@@ -400,7 +400,7 @@ impl CustomOp2 for FusedMix {
         let (pattern, v) = (values(s1, l1)?, values(s2, l2)?);
         let (b, heads, t, s) = l1.shape().dims4()?;
         let (_, _, kv, d) = l2.shape().dims4()?;
-        let mut out = buffer(b * t * heads * d);
+        let mut out = vec![0.0; b * t * heads * d];
         let target = Shared(out.as_mut_ptr());
         blocks(b, heads, t, |bi, h, first, n| {
             let target = &target;

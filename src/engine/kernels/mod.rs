@@ -43,13 +43,3 @@ pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) ->
 pub(crate) fn to_vec(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1::<f32>()
 }
-
-/// A buffer that the kernel fills completely, without the pass over memory that clearing it would take.
-#[expect(clippy::uninit_vec, reason = "plain numbers, written before they are read")]
-pub(crate) fn buffer(len: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(len);
-    // SAFETY: the capacity is there, f32 has no invalid bit patterns and no destructor, and every kernel
-    // writes each element before anything reads it (tests compare all kernels with composed operations).
-    unsafe { values.set_len(len) };
-    values
-}

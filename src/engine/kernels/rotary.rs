@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{buffer, fused, values};
+use super::{fused, values};
 use crate::model::config::{Rotary, RotaryStyle};
 
 /// Cosines and sines for positions start..start + n, each [n, dims/2].
@@ -85,7 +85,7 @@ impl CustomOp1 for Table {
         let x = values(storage, layout)?;
         let (_, t, h, d) = layout.shape().dims4()?;
         let half = self.dims / 2;
-        let mut out = buffer(x.len());
+        let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(h * d).zip(x.par_chunks(h * d)).with_min_len(16).enumerate().for_each(|(row, (out, x))| {
             let at = (row % t) * half;
             let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);

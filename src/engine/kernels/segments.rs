@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Storage, Tens
 use rayon::prelude::*;
 
 use super::attention::{Attend, Product, Shared};
-use super::{buffer, math, values};
+use super::{math, values};
 
 /// Rows that belong to one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ impl CustomOp2 for Resumed<'_> {
         l2: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (q, own) = (values(s1, l1)?, values(s2, l2)?);
-        let mut out = buffer(q.len());
+        let mut out = vec![0.0; q.len()];
         let target = Shared(out.as_mut_ptr());
         with_values(&self.v, |v| {
             with_values(&self.past.keys, |past_keys| {
@@ -391,7 +391,7 @@ impl CustomOp2 for ResumedMix<'_> {
         let (pattern, own) = (values(s1, l1)?, values(s2, l2)?);
         let (_, heads, rows, width) = l1.shape().dims4()?;
         let d = self.dims.d;
-        let mut out = buffer(rows * heads * d);
+        let mut out = vec![0.0; rows * heads * d];
         let target = Shared(out.as_mut_ptr());
         with_values(&self.past.values, |past_values| {
             let vals = Keys { past: past_values, own };

@@ -5,7 +5,6 @@ use rayon::prelude::*;
 
 use super::maths::{Matrix, add_scaled, dot, product};
 use super::row_kernels::{Activate, Map, Merge, Per, Rectify, Slope};
-use crate::engine::kernels::buffer;
 use crate::engine::kernels::math::simd;
 
 /// Above this share of all cells the dense products are faster.
@@ -147,7 +146,7 @@ impl Cells {
         match self {
             Self::List(l) => l.features.par_iter().zip(&l.z).map(|(f, z)| make(*z, of(per, *f))).collect(),
             Self::All { features: n, z, .. } => {
-                let mut values = buffer(z.len());
+                let mut values = vec![0.0; z.len()];
                 values.par_chunks_mut(PART * n).zip(z.par_chunks(PART * n)).for_each(|(out, z)| {
                     for (out, z) in out.chunks_exact_mut(*n).zip(z.chunks_exact(*n)) {
                         pulp::Arch::new().dispatch(Map { out, z, per, make: &make });
@@ -199,7 +198,7 @@ impl Cells {
                 (values, seen)
             }
             Self::All { features, z, .. } => {
-                let (n, mut values) = (*features, buffer(z.len()));
+                let (n, mut values) = (*features, vec![0.0; z.len()]);
                 let parts = values.par_chunks_mut(PART * n).zip(z.par_chunks(PART * n));
                 let seen = seen(parts, n, fired, |(out, z), most, seen| {
                     for (out, z) in out.chunks_exact_mut(n).zip(z.chunks_exact(n)) {
@@ -313,7 +312,7 @@ impl Cells {
                 parts.concat()
             }
             Self::All { rows, features, .. } => {
-                let mut out = buffer(rows * features);
+                let mut out = vec![0.0; rows * features];
                 product(&mut out, Matrix::new(x, *rows, d), Matrix::new(w, *features, d).t(), scale, false);
                 out
             }

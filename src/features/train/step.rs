@@ -6,7 +6,6 @@ use super::cells::{Cells, Slopes};
 use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, squares, squares_f64, unit};
 use super::row_kernels::Per;
 use super::settings::{Method, Settings};
-use crate::engine::kernels::buffer;
 
 /// Threshold that features begin with.
 pub(super) const FIRST_THRESHOLD: f32 = 0.05;
@@ -71,9 +70,9 @@ impl Gradients {
         let (n, zeros) = (p.features, || vec![0.0; p.features]);
         let some = |there: bool| if there { zeros() } else { Vec::new() };
         Self {
-            w_enc: buffer(n * p.d_in),
+            w_enc: vec![0.0; n * p.d_in],
             b_enc: zeros(),
-            w_dec: buffer(n * p.d_out),
+            w_dec: vec![0.0; n * p.d_out],
             b_dec: vec![0.0; p.d_out],
             log_threshold: some(p.log_threshold.is_some()),
             r_mag: some(p.magnitude.is_some()),
@@ -143,7 +142,7 @@ impl Params {
     /// same.
     fn project(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let rows = x.len() / self.d_in;
-        let mut input = buffer(x.len());
+        let mut input = vec![0.0; x.len()];
         input.par_chunks_mut(self.d_in).zip(x.par_chunks(self.d_in)).for_each(|(i, x)| {
             if self.same {
                 i.iter_mut().zip(x).zip(&self.b_dec.value).for_each(|((i, x), b)| *i = x - b);
@@ -151,7 +150,7 @@ impl Params {
                 i.copy_from_slice(x);
             }
         });
-        let mut z = buffer(rows * self.features);
+        let mut z = vec![0.0; rows * self.features];
         let weights = Matrix::new(&self.w_enc.value, self.features, self.d_in);
         product(&mut z, Matrix::new(&input, rows, self.d_in), weights.t(), 1.0, false);
         (input, z)
@@ -367,7 +366,7 @@ impl Params {
 
     /// b_dec − y, [rows, d_out].
     fn minus(&self, y: &[f32]) -> Vec<f32> {
-        let mut out = buffer(y.len());
+        let mut out = vec![0.0; y.len()];
         out.par_chunks_mut(self.d_out).zip(y.par_chunks(self.d_out)).for_each(|(o, y)| {
             for ((o, y), b) in o.iter_mut().zip(y).zip(&self.b_dec.value) {
                 *o = b - y;
