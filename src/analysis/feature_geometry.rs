@@ -11,9 +11,10 @@ use crate::question::{Lane, Question};
 use std::sync::Arc;
 
 /// Which directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Directions {
     /// Rows of W_E, one a token.
+    #[default]
     Embedding,
     /// Columns of W_U, one a token.
     Unembedding,
@@ -209,14 +210,18 @@ pub struct GeometryOf {
     pub decoder: Option<Tensor>,
 }
 
+impl GeometryOf {
+    /// True if both are about the same directions, whichever of them are chosen.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let decoder = |q: &Self| q.decoder.as_ref().map(Tensor::id);
+        self.model == other.model && self.directions == other.directions && decoder(self) == decoder(other)
+    }
+}
+
 impl PartialEq for GeometryOf {
     /// What is known makes the answer cheaper, not another one.
     fn eq(&self, other: &Self) -> bool {
-        let decoder = |q: &Self| q.decoder.as_ref().map(Tensor::id);
-        self.model == other.model
-            && self.directions == other.directions
-            && self.chosen == other.chosen
-            && decoder(self) == decoder(other)
+        self.is_like(other) && self.chosen == other.chosen
     }
 }
 

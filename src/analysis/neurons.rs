@@ -12,9 +12,10 @@ use crate::question::Question;
 use std::sync::Arc;
 
 /// By what the neurons of a layer are ranked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Statistic {
     /// Largest |activation| over the prompt.
+    #[default]
     MaxAbs,
     /// Mean |activation|.
     MeanAbs,

@@ -22,7 +22,7 @@ pub struct Projection {
 }
 
 /// How the rows are prepared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
     /// First and last layer that take part; `n_layers` is the last block's output. Clamped to the model.
     pub layers: (usize, usize),

@@ -26,6 +26,17 @@ pub struct Run {
 crate::identity!(Run);
 
 impl Run {
+    /// Returns what is to be explained at a position of `shown`, a run of this prompt or of one that is compared with it: the
+    /// answer and the wrong answer given, at the last position; without them, and elsewhere, the model's own favourite,
+    /// the unedited one's, so that edits do not change the question.
+    pub fn asked_at(&self, shown: &Trace, pos: usize) -> (Option<u32>, Option<u32>) {
+        let favourites = if shown.len() == self.trace.len() { &self.trace } else { shown };
+        let favourite = favourites.next.get(pos).and_then(|n| n.first()).map(|t| t.id);
+        let last = pos + 1 == shown.len();
+        let wrong = self.wrong.filter(|_| last && self.answer.is_some());
+        (self.answer.filter(|_| last).or(favourite), wrong)
+    }
+
     pub fn of(prompt: String, trace: Arc<Trace>, answer: Option<u32>, wrong: Option<u32>) -> Self {
         let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
         Self { prompt, trace, texts, answer, wrong, notes: Vec::new() }

@@ -4,24 +4,13 @@
 use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::features::FeatureAction;
-use super::selection::{Hovered, Pinned};
-use crate::analysis::feature_geometry::Directions;
-use crate::analysis::neurons::Statistic;
-use crate::analysis::projection::Settings;
-use crate::app::model::circuits::{CircuitSettings, GraphTarget};
-use crate::app::model::runs::{PatchSettings, Show};
-use crate::app::shell::lessons::LessonAction;
-use crate::app::superposition::LabAction;
-use crate::app::training::ScratchAction;
-use crate::app::view::Workspace;
-use crate::circuit::cart::Cart;
-use crate::circuit::{Edge, Member};
-use crate::engine::edit::Edit;
-use crate::engine::generate::Sampling;
-use crate::engine::{EditStack, Which};
+use super::model::ModelAction;
+use super::selection::Hovered;
+use super::shell::lessons::LessonAction;
+use super::superposition::LabAction;
+use super::training::ScratchAction;
+use super::view::Workspace;
 use crate::graph::marks::Marks;
-use crate::graph::readers::Attention;
-use crate::jobs::circuits::Search;
 use crate::session::Document;
 
 /// Named commands without data.
@@ -49,7 +38,8 @@ pub enum Command {
     Generate,
     Trace,
     Collect,
-    UndoCart,
+    Undo,
+    Redo,
     ClearCart,
     ModelWorkspace,
     LabWorkspace,
@@ -62,7 +52,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -85,7 +75,8 @@ impl Command {
         Self::Generate,
         Self::Trace,
         Self::Collect,
-        Self::UndoCart,
+        Self::Undo,
+        Self::Redo,
         Self::ClearCart,
         Self::ModelWorkspace,
         Self::LabWorkspace,
@@ -121,7 +112,8 @@ impl Command {
             Self::Generate => "Generate text without and with the edits",
             Self::Trace => "Show the graph of the pinned prediction",
             Self::Collect => "Put the pinned head or neuron into the circuit, or take it out",
-            Self::UndoCart => "Undo the last change of the circuit",
+            Self::Undo => "Undo the last change",
+            Self::Redo => "Do again what was undone",
             Self::ClearCart => "Empty the circuit",
             Self::ModelWorkspace => "Look into a model",
             Self::LabWorkspace => "Open the superposition lab",
@@ -160,7 +152,8 @@ impl Command {
             Self::Generate => command(Key::G),
             Self::Trace => plain(Key::G),
             Self::Collect => plain(Key::C),
-            Self::UndoCart => command(Key::Z),
+            Self::Undo => command(Key::Z),
+            Self::Redo => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::Z),
             Self::ModelWorkspace => command(Key::Num1),
             Self::LabWorkspace => command(Key::Num2),
             Self::FeaturesWorkspace => command(Key::Num4),
@@ -177,100 +170,39 @@ impl Command {
 
     /// Plain keys, and undo, belong to a text field while one is being edited.
     pub fn yields_to_typing(self) -> bool {
-        self == Self::UndoCart
+        matches!(self, Self::Undo | Self::Redo)
             || self.shortcut().is_some_and(|s| s.modifiers.is_none() && ![Key::F1, Key::F5].contains(&s.logical_key))
     }
 }
 
-/// Everything that changes the document, the selection or the window.
+/// Everything that changes the document, a workspace or the window. Each workspace has its own.
 #[derive(Clone, Debug)]
 pub enum Action {
     Do(Command),
     Open(String),
-    SetPrompt(String),
-    SetAnswer(String),
-    SetWrong(String),
-    SetCorrupted(String),
-    /// Token of the prompt and its counterpart in the corrupted one.
-    Align(usize, Option<usize>),
-    /// Which run the views show.
-    ShowRun(Show),
-    /// Replaces the stack of edits.
-    SetStack(EditStack),
-    /// Adds an edit of this run, or takes it away if it is there already.
-    ToggleEdit(Which, Edit),
-    /// The same for edits that belong together: in if any is missing or off, else out.
-    ToggleEditsTogether(Which, Vec<Edit>),
-    /// Adds edits, or gives those of the same direction and place their strength.
-    PutEdits(Which, Vec<Edit>),
-    /// What the patching view asks.
-    Patch(PatchSettings),
-    /// Runs a sweep that was held back for its length, or one restricted to some cells.
-    Sweep {
-        cells: Option<Vec<usize>>,
-    },
-    Approximate,
-    /// The graph view was looked at.
-    TraceGraph,
-    GraphTarget(GraphTarget),
-    /// Whether attention patterns are held still or followed.
-    GraphAttention(Attention),
-    /// Takes an MLP of the graph, by its id, apart into neurons, or puts it together again.
-    OpenMlp(String),
-    /// Puts all MLPs together again.
-    CloseMlps,
-    /// Shares of influence that the kept nodes and links hold.
-    GraphThresholds(f64, f64),
-    /// Asks the system for a graph file.
-    LoadGraph,
-    /// Opens a graph file.
-    OpenGraph(String),
-    /// Back from a file to the traced prediction.
-    CloseGraph,
-    /// Saves the pruned graph with what was said about its nodes.
-    SaveGraph(Marks),
-    SetCart(Cart),
-    /// Takes the last change of the cart back.
-    UndoCart,
-    /// Asks the system for a circuit to compare the cart with.
-    LoadCompared,
-    /// A named circuit to compare the cart with, or none.
-    CompareCart(Option<(String, Cart)>),
-    /// Adds a component or a neuron to the cart, or takes it away.
-    ToggleCart(Member),
-    AddCartEdge(Edge),
-    /// Takes an edge out of the cart.
-    RemoveCartEdge(Edge),
-    CircuitSettings(CircuitSettings),
-    SearchCircuit(Search),
-    SaveCart,
-    /// Asks the system for a saved circuit.
-    LoadCart,
-    /// How text is generated, and how much.
-    Sampling(Sampling, usize),
-    Generate,
-    /// Asks the system for a saved stack.
-    LoadStack,
-    /// Opens a saved stack.
-    OpenStack(String),
-    Pin(Pinned),
-    Hover(Hovered),
-    NeuronStatistic(Statistic),
-    Project(Settings),
-    /// Which directions the feature geometry is of.
-    Geometry(Directions),
-    Show(&'static str),
-    /// Changes to a workspace.
-    Enter(Workspace),
+    /// What the views of a model and a prompt ask for.
+    Model(ModelAction),
+    /// What the feature views ask for.
+    Feature(FeatureAction),
     /// What the superposition lab is asked for.
     Lab(LabAction),
-    /// What the feature views are asked for.
-    Feature(FeatureAction),
     /// What circuits grown from scratch are asked for.
     Scratch(ScratchAction),
     Lesson(LessonAction),
+    Undo,
+    Redo,
+    Hover(Hovered),
+    /// Brings a view to the front.
+    Show(&'static str),
+    /// Changes to a workspace.
+    Enter(Workspace),
     /// Puts a document back that was open before.
     Restore(Box<Document>),
+    /// Asks the system for a file.
+    Load(Load),
+    /// Saves the pruned graph with what was said about its nodes.
+    SaveGraph(Marks),
+    SaveCircuit,
     Save {
         name: String,
         extension: &'static str,
@@ -281,6 +213,25 @@ pub enum Action {
     },
     Copy(String),
     Say(String),
+}
+
+/// Files that are chosen in the system's dialog, or by their path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Load {
+    ModelFile,
+    ModelFolder,
+    /// A graph or a circuit.
+    Graph,
+    /// A circuit to compare with.
+    Compared,
+    /// A stack of edits; by its path, where one is typed.
+    Stack(Option<String>),
+}
+
+impl From<ModelAction> for Action {
+    fn from(action: ModelAction) -> Self {
+        Self::Model(action)
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::app::view::Workspace;
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
 use crate::model::Model;
-use crate::session::Document;
+use crate::session::{Desk, Document};
 use crate::superposition::presets;
 
 const TOKENS: usize = 256;
@@ -38,7 +38,7 @@ pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     }
     let prompt = text(model, TOKENS)?;
     let ctx = egui::Context::default();
-    let document = Document { model: model.spec.clone(), prompt, ..Document::default() };
+    let document = Document::from(Desk { model: model.spec.clone(), prompt, ..Desk::default() });
     let mut app = App::new(&ctx, document, Vec::new());
     app.layout = Layout::everything(Workspace::Model);
     app.settle(&ctx, Duration::from_secs(300))?;
@@ -51,11 +51,13 @@ pub fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
 /// The graph of the usual prompt, while the pointer drags and the wheel turns.
 fn graph_frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let ctx = egui::Context::default();
-    let document =
-        Document { model: model.spec.clone(), prompt: crate::session::start::PROMPT.to_owned(), ..Document::default() };
+    let document = Document::from(Desk {
+        model: model.spec.clone(),
+        prompt: crate::session::start::PROMPT.to_owned(),
+        ..Desk::default()
+    });
     let mut app = App::new(&ctx, document, Vec::new());
     app.layout = Layout::single("graph");
-    app.state.apply(Action::TraceGraph, 0.0);
     app.settle(&ctx, Duration::from_secs(300))?;
     let Some((nodes, links)) = app.state.results.drawing.get().map(|d| (d.graph.nodes.len(), d.graph.links.len()))
     else {
@@ -112,7 +114,7 @@ pub fn features_frame(model: &Arc<Model>, dictionary: &Dictionary, repeat: usize
     let path = folder.path().join("dictionary");
     crate::features::dictionary::formats::saelens::save(dictionary, &path, &Value::Null)?;
     let ctx = egui::Context::default();
-    let document = Document { model: model.spec.clone(), prompt: text(model, 128)?, ..Document::default() };
+    let document = Document::from(Desk { model: model.spec.clone(), prompt: text(model, 128)?, ..Desk::default() });
     let mut app = App::new(&ctx, document, Vec::new());
     app.layout = Layout::single("features");
     app.settle(&ctx, Duration::from_secs(300))?;

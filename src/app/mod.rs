@@ -14,9 +14,7 @@ pub mod training;
 pub mod view;
 pub mod widgets;
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use eframe::egui;
@@ -25,10 +23,11 @@ use self::action::{Action, Command};
 use self::features::FeatureAction;
 use self::look::theme;
 use self::look::theme::Palette;
-use self::model::views as model_views;
+
+use self::model::ModelAction;
 use self::selection::Hovered;
 use self::shell::bars::{Places, bar, feature_bars, model_bars, side_bars};
-use self::shell::files::read_json;
+use self::shell::files::{Files, Message, Screenshot, read_dropped};
 use self::shell::layout::Layout;
 use self::shell::notices::Level;
 use self::shell::palette::CommandPalette;
@@ -39,9 +38,8 @@ use self::shell::{lessons, status};
 use self::state::State;
 use self::view::{Context, Seen, Workspace};
 use crate::error::{Error, Result};
-use crate::features::dictionary::formats;
 use crate::gpu::adapter;
-use crate::jobs::{Pool, Worker};
+use crate::jobs::Pool;
 use crate::session::start::Start;
 use crate::session::{Document, lesson, recent};
 
@@ -84,25 +82,6 @@ pub fn run(args: Start) -> Result<()> {
     })
 }
 
-/// What threads beside the model's have done.
-pub enum Message {
-    Open(PathBuf),
-    Say(Level, String),
-    /// Bytes that want a place, under a proposed name.
-    Save(String, Vec<u8>),
-    /// The place chosen in the system's dialog.
-    SaveTo(PathBuf),
-    Stack(PathBuf, crate::engine::EditStack),
-    Graph(PathBuf),
-    /// A file with a direction.
-    Direction(PathBuf),
-    Cart(PathBuf, crate::circuit::cart::Cart),
-    /// Models that lessons need and that are there.
-    Models(std::collections::HashMap<String, PathBuf>),
-    /// A circuit's name, and the circuit that the cart is compared with.
-    Compared(String, crate::circuit::cart::Cart),
-}
-
 pub struct App {
     pub state: State,
     pub layout: Layout,
@@ -117,7 +96,9 @@ pub struct App {
     save: Option<Save>,
     shortcuts_open: bool,
     pub adapter: String,
-    messages: (Sender<Message>, Receiver<Message>),
+    files: Files,
+    /// Pictures of views that were taken and are not files yet.
+    screenshots: Arc<Mutex<Vec<Screenshot>>>,
     saved_recent: Vec<String>,
     /// Whether models opened are remembered for the next start: by a window, not by pictures and tests.
     remembers: bool,
@@ -134,19 +115,15 @@ impl App {
     pub fn new(ctx: &egui::Context, document: Document, recent: Vec<String>) -> Self {
         theme::install(ctx);
         let wake = ctx.clone();
-        let worker = Worker::spawn(move || wake.request_repaint());
-        let wake = ctx.clone();
         let pool = Pool::new(Arc::new(move || wake.request_repaint()));
-        let mut state = State::new(
+        let state = State::new(
             document,
             recent.clone(),
-            worker,
             pool,
             superposition::LabState::new(ctx),
             training::ScratchState::new(ctx),
             features::FeaturesState::new(ctx),
         );
-        state.selection.pinned.head = Some(0);
         Self {
             state,
             layout: Layout::default(),
@@ -159,7 +136,8 @@ impl App {
             save: None,
             shortcuts_open: false,
             adapter: String::new(),
-            messages: channel(),
+            files: Files::default(),
+            screenshots: Arc::default(),
             saved_recent: recent,
             remembers: false,
             now: 0.0,
@@ -169,67 +147,27 @@ impl App {
         }
     }
 
-    /// Everything but drawing: answers of the model thread, files dropped, keys.
+    /// Everything but drawing: answers that have arrived, files, keys.
     pub fn tick(&mut self, ctx: &egui::Context) {
         self.now = ctx.input(|i| i.time);
-        self.look();
+        self.look(ctx);
         if self.state.update(self.now) {
             ctx.request_repaint();
         }
         for action in self.lessons.late(&self.state) {
             self.state.apply(action, self.now);
         }
-        self.find_models(ctx);
+        self.find_models();
         if let Some(seconds) = self.state.due(self.now) {
             ctx.request_repaint_after(std::time::Duration::from_secs_f64(seconds + 0.01));
         }
-        while let Ok(message) = self.messages.1.try_recv() {
-            match message {
-                Message::Open(path) => self.state.apply(Action::Open(path.display().to_string()), self.now),
-                Message::Say(level, text) => self.state.notices.push(level, text),
-                Message::Stack(path, stack) => {
-                    self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
-                    self.state.apply(Action::SetStack(stack), self.now);
-                }
-                Message::Direction(path) => {
-                    self.enter(Workspace::Features);
-                    let action = FeatureAction::OpenConcept(path.display().to_string());
-                    self.state.apply(Action::Feature(action), self.now);
-                }
-                Message::Graph(path) => {
-                    self.show(model_views::graph::VIEW.name);
-                    self.state.apply(Action::OpenGraph(path.display().to_string()), self.now);
-                }
-                Message::Cart(path, cart) => {
-                    self.show(model_views::circuit::VIEW.name);
-                    self.state.notices.push(Level::Info, format!("Opened {}.", path.display()));
-                    self.state.apply(Action::SetCart(cart), self.now);
-                }
-                Message::Compared(name, cart) => {
-                    self.show(model_views::circuit::VIEW.name);
-                    self.state.apply(Action::CompareCart(Some((name, cart))), self.now);
-                }
-                Message::Models(found) => self.lessons.found = Some(found),
-                Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
-                Message::SaveTo(path) => {
-                    if let Some(save) = &mut self.save {
-                        save.path = path.display().to_string();
-                    }
-                }
-            }
+        self.develop();
+        for message in self.files.poll() {
+            self.receive(message);
         }
-        let dropped = ctx.input(|i| i.raw.dropped_files.clone());
-        if let Some(path) = dropped.first().map(|f| f.path().to_owned()).filter(|p| {
-            p.extension().is_some_and(|e| e == "json")
-                && p.file_name().is_none_or(|n| n != "config.json" && n != "cfg.json")
-        }) {
-            self.background(ctx, move || Some(read_json(&path)));
-        } else if let Some(file) = dropped.first().filter(|f| formats::is_dropped(f.path())) {
-            self.enter(Workspace::Features);
-            let action = FeatureAction::Open(file.path().display().to_string());
-            self.state.apply(Action::Feature(action), self.now);
-        } else if let Some(file) = dropped.first() {
-            self.state.apply(Action::Open(file.path().display().to_string()), self.now);
+        let dropped = ctx.input(|i| i.raw.dropped_files.first().map(|f| f.path().to_owned()));
+        if let Some(path) = dropped {
+            self.background(move || read_dropped(&path));
         }
         self.keys(ctx);
         if self.remembers && self.state.recent != self.saved_recent {
@@ -237,14 +175,64 @@ impl App {
             // A model that was opened may be one that a lesson needs.
             self.lessons.found = None;
             let list = self.saved_recent.clone();
-            self.background(ctx, move || recent::save(&list).err().map(|e| Message::Say(Level::Info, e.to_string())));
+            self.background(move || {
+                recent::save(&list).err().map_or(Message::Nothing, |e| Message::Say(Level::Info, e.to_string()))
+            });
         }
     }
 
-    /// Notes what can be seen.
-    fn look(&mut self) {
+    /// Takes in what has come of a file.
+    fn receive(&mut self, message: Message) {
+        let opened = |path: &std::path::Path| format!("Opened {}.", path.display());
+        match message {
+            Message::Nothing => {}
+            Message::Open(path) => self.state.apply(Action::Open(path.display().to_string()), self.now),
+            Message::Say(level, text) => self.state.notices.push(level, text),
+            Message::Stack(path, stack) => {
+                self.state.notices.push(Level::Info, opened(&path));
+                self.state.apply(ModelAction::Edits("open a stack of edits", stack), self.now);
+            }
+            Message::Dictionary(path) => {
+                self.enter(Workspace::Features);
+                let action = FeatureAction::Open(path.display().to_string());
+                self.state.apply(Action::Feature(action), self.now);
+            }
+            Message::Direction(path) => {
+                self.enter(Workspace::Features);
+                let action = FeatureAction::OpenConcept(path.display().to_string());
+                self.state.apply(Action::Feature(action), self.now);
+            }
+            Message::Graph(path) => {
+                self.show(model::views::graph::VIEW.name);
+                self.state.apply(ModelAction::OpenGraph(path.display().to_string()), self.now);
+            }
+            Message::Circuit(path, circuit) => {
+                self.show(model::views::circuit::VIEW.name);
+                self.state.notices.push(Level::Info, opened(&path));
+                self.state.apply(ModelAction::Circuit("open a circuit", circuit), self.now);
+            }
+            Message::Compared(name, circuit) => {
+                self.show(model::views::circuit::VIEW.name);
+                self.state.apply(ModelAction::Compare(Some((name, circuit))), self.now);
+            }
+            Message::Models(found) => self.lessons.found = Some(found),
+            Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
+            Message::SaveTo(path) => {
+                if let Some(save) = &mut self.save {
+                    save.path = path.display().to_string();
+                }
+            }
+        }
+    }
+
+    /// Notes what can be seen, and shows the theme of the document.
+    fn look(&mut self, ctx: &egui::Context) {
         let views = self.layout.seen().collect();
-        self.state.seen = Seen { workspace: self.layout.workspace, bars: !self.bare, views };
+        self.state.look_at(Seen { workspace: self.layout.workspace, bars: !self.bare, views });
+        let theme = if self.state.document.look.light { egui::Theme::Light } else { egui::Theme::Dark };
+        if ctx.theme() != theme {
+            ctx.set_theme(theme);
+        }
     }
 
     fn keys(&mut self, ctx: &egui::Context) {
@@ -253,7 +241,7 @@ impl App {
         }
         let typing = ctx.text_edit_focused();
         // While the graph has the keyboard, arrows walk in it.
-        let walking = ctx.memory(|m| m.has_focus(model_views::graph::canvas_id()));
+        let walking = ctx.memory(|m| m.has_focus(model::views::graph::canvas_id()));
         let mut pressed = Vec::new();
         // The more specific first: Ctrl+Shift+O is also a Ctrl+O.
         let mut commands = Command::ALL;
@@ -332,7 +320,7 @@ impl App {
         // A lesson's buttons stay free.
         self.state.notices.ui(&ctx, lesson);
         drop_hint(&ctx, palette);
-        if hovered != self.state.selection.hovered {
+        if hovered != self.state.hovered {
             actions.push(Action::Hover(hovered));
             ctx.request_repaint();
         }
@@ -379,14 +367,14 @@ impl App {
     }
 
     /// Looks for the models that lessons need, once.
-    fn find_models(&mut self, ctx: &egui::Context) {
+    fn find_models(&mut self) {
         if self.lessons.found.is_some() {
             return;
         }
         self.lessons.found = Some(Default::default());
-        self.background(ctx, || {
+        self.background(|| {
             let needs = lesson::shipped().iter().filter_map(|l| l.needs.clone());
-            Some(Message::Models(needs.filter_map(|n| Some((n.clone(), lesson::find_model(&n)?))).collect()))
+            Message::Models(needs.filter_map(|n| Some((n.clone(), lesson::find_model(&n)?))).collect())
         });
     }
 
@@ -420,7 +408,7 @@ impl App {
     pub fn settle(&mut self, ctx: &egui::Context, limit: std::time::Duration) -> Result<()> {
         let started = Instant::now();
         loop {
-            self.look();
+            self.look(ctx);
             // The debounce runs on the window's clock, which stands still here.
             self.state.update(f64::INFINITY);
             if self.state.is_settled() {

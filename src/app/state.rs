@@ -1,391 +1,309 @@
-//! The document, what has been asked, and the one place that changes them.
+//! The document, everything computed from it, and the one place that changes them.
 
 use std::sync::Arc;
 
+use super::action::Action;
+use super::features::monitoring::Continued;
 use super::features::{Asked, FeaturesState};
-use super::selection::{Focus, Selection};
-use crate::analysis::feature_geometry::Directions;
-use crate::analysis::neurons::Statistic;
-use crate::analysis::pair::Pair;
-use crate::analysis::projection::Settings;
-use crate::analysis::sweep::Found;
-use crate::app::action::Action;
-use crate::app::features::monitoring::Continued;
-use crate::app::model::circuits::CircuitState;
-pub use crate::app::model::results::{Result, Results, Slot};
-use crate::app::model::runs::{PatchSettings, Show};
-use crate::app::shell::notices::{Level, Notices};
-use crate::app::superposition::LabState;
-use crate::app::training::ScratchState;
-use crate::app::view::{Seen, Workspace};
-use crate::engine::edit::Which;
-use crate::engine::generate::Sampling;
-use crate::jobs::{Kind, Pool, Request, Worker};
-use crate::model::Model;
-use crate::session::Document;
+use super::model::circuits::Ranked;
+use super::model::results::Results;
+use super::model::runs::Runs;
+use super::selection::Hovered;
+use super::shell::notices::{Level, Notices};
+use super::superposition::LabState;
+use super::training::ScratchState;
+use super::view::{Seen, Workspace};
+use crate::analysis::generation::GenerationOf;
+use crate::analysis::patching::SweepOf;
+use crate::circuit::search::SearchOf;
+use crate::error::Result;
+use crate::jobs::Pool;
+use crate::jobs::slot::{AnySlot as _, Slot};
+use crate::model::builtin;
+use crate::model::{Model, ModelOf};
+use crate::session::desk::{Pinned, Show};
+use crate::session::history::History;
+use crate::session::start::PROMPT;
+use crate::session::{Desk, Document};
 
-/// Directions whose cosines are shown one by one.
-const SHOWN: usize = 48;
-/// Neurons shown at once.
-pub const NEURONS: usize = 256;
 /// Pause after the last keystroke before the prompt runs.
 const DEBOUNCE_SECONDS: f64 = 0.12;
+
+/// Texts that are being typed.
+#[derive(Default)]
+pub struct Typing {
+    /// Time of the last letter that has not been run yet.
+    since: Option<f64>,
+}
+
+impl Typing {
+    pub fn start(&mut self, now: f64) {
+        self.since = Some(now);
+    }
+
+    pub fn is_pending(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Seconds until the texts are run.
+    fn due(&self, now: f64) -> Option<f64> {
+        self.since.map(|at| (DEBOUNCE_SECONDS - (now - at)).max(0.0))
+    }
+}
 
 /// The application's state without its drawing.
 pub struct State {
     pub document: Document,
+    pub history: History,
+    pub pool: Pool,
+    /// What can be seen: only that is computed.
+    pub seen: Seen,
+    pub notices: Notices,
+    /// Pointed at in this frame.
+    pub hovered: Hovered,
+    pub recent: Vec<String>,
+    /// What is being opened in place of the desk's model.
+    pub opening: Option<String>,
+    pub opened: Slot<ModelOf>,
+    /// The desk's model, once it is open.
     pub model: Option<Arc<Model>>,
     pub results: Results,
-    pub selection: Selection,
-    pub notices: Notices,
-    pub worker: Worker,
-    pub pool: Pool,
-    /// What can be seen.
-    pub seen: Seen,
-    pub recent: Vec<String>,
-    /// What is being opened.
-    pub opening: Option<String>,
-    pub statistic: Statistic,
-    pub projection: Settings,
-    /// Which run the views show.
-    pub show: Show,
-    pub patching: PatchSettings,
-    /// Whether the patching view has been looked at: until then no sweep is run.
-    pub wants_sweep: bool,
-    /// Whether its approximation has been looked at.
-    pub wants_approximation: bool,
-    /// Both prompts' runs, kept until they change.
-    pub pair: Option<Pair>,
-    /// For each token of the corrupted prompt its counterpart in the clean one.
-    pub counterparts: Vec<Option<usize>>,
-    /// Cells that a restricted sweep adds to.
-    pub known_cells: Option<Arc<Found>>,
-    /// Reference texts that the last sweep was asked with.
-    pub known_reference: Vec<String>,
-    /// Text is to be generated as soon as the edited run is there.
-    pub pending_generation: bool,
+    pub runs: Runs,
+    pub typing: Typing,
+    /// A sweep that the user asked for: all of it, or some cells.
+    pub confirmed: Option<SweepOf>,
+    /// Text is to be generated as soon as the runs are there.
+    pub generates: bool,
+    /// The text that was asked for.
+    pub generation: Option<GenerationOf>,
+    /// The circuit search that was asked for.
+    pub search: Option<SearchOf>,
+    pub ranked: Option<Ranked>,
     /// The end of the shown run is pinned, and stays so while it grows.
-    follows_end: bool,
-    pub circuits: CircuitState,
-    /// The directions that the feature geometry is of, once it has been looked at.
-    pub geometry: Option<Directions>,
+    pub follows_end: bool,
+    /// The run that the pins were fitted into.
+    pub pinned_in: Option<(Show, u64)>,
+    /// The head that adds most to the answer has been found on this model.
+    pub found_head: bool,
     pub lab: LabState,
     pub scratch: ScratchState,
     pub features: FeaturesState,
-    /// How text is generated, and how much.
-    pub sampling: (Sampling, usize),
-    /// Nothing is on its way because the user stopped it.
-    pub cancelled: bool,
-    /// Until a head is chosen by hand, the one that adds most to the answer is shown.
-    pub auto_head: bool,
-    /// It has been chosen for this model.
-    pub chose_head: bool,
-    /// Time of the last edit of the prompt that has not been run yet.
-    edited_at: Option<f64>,
 }
 
 impl State {
     pub fn new(
         document: Document,
         recent: Vec<String>,
-        worker: Worker,
         pool: Pool,
         lab: LabState,
         scratch: ScratchState,
         features: FeaturesState,
     ) -> Self {
         let mut state = Self {
-            model: None,
-            results: Results::default(),
-            selection: Selection::default(),
-            notices: Notices::default(),
-            worker,
+            document,
+            history: History::default(),
             pool,
             seen: Seen { workspace: Workspace::Model, bars: true, views: Vec::new() },
+            notices: Notices::default(),
+            hovered: Hovered::default(),
             recent,
             opening: None,
-            statistic: Statistic::MaxAbs,
-            projection: Settings::default(),
-            show: Show::default(),
-            patching: PatchSettings::default(),
-            wants_sweep: false,
-            wants_approximation: false,
-            pair: None,
-            counterparts: Vec::new(),
-            known_cells: None,
-            known_reference: Vec::new(),
-            pending_generation: false,
+            opened: Slot::default(),
+            model: None,
+            results: Results::default(),
+            runs: Runs::default(),
+            typing: Typing::default(),
+            confirmed: None,
+            generates: false,
+            generation: None,
+            search: None,
+            ranked: None,
             follows_end: true,
-            circuits: CircuitState::default(),
-            geometry: None,
+            pinned_in: None,
+            found_head: false,
             lab,
             scratch,
             features,
-            sampling: (Sampling::default(), 30),
-            cancelled: false,
-            auto_head: true,
-            chose_head: false,
-            edited_at: None,
-            document,
         };
-        if state.document.stack.is_active() {
-            state.show = Show::Edited;
-        }
-        let spec = state.document.model.clone();
-        state.open(spec);
+        state.document.desk.pinned.head.get_or_insert(0);
+        state.ask();
         state
     }
 
-    fn open(&mut self, spec: String) {
-        self.opening = Some(spec.clone());
-        self.worker.submit(Request::Open { spec });
+    /// The desk in use: what is asked of the model that is open.
+    pub fn desk(&self) -> &Desk {
+        &self.document.desk
     }
 
-    /// Stops what runs and forgets what waits.
+    pub fn pinned(&self) -> Pinned {
+        self.document.desk.pinned
+    }
+
+    /// Asks for everything that is wanted now. Runs after every action and every arrival.
+    pub fn ask(&mut self) {
+        self.pool.begin_round();
+        let spec = self.opening.clone().unwrap_or_else(|| self.desk().model.clone());
+        self.opened.want(&self.pool, Some(ModelOf { spec }));
+        // Nothing of one desk is asked of another desk's model.
+        let hash = self.desk().hash;
+        let model = self.opened.value().cloned();
+        self.model = model.filter(|m| hash.is_some() && m.fingerprint().ok() == hash);
+        self.ask_model();
+    }
+
+    /// Stops what runs, in every workspace.
     pub fn cancel(&mut self) {
         self.features.cancel();
-        self.pending_generation = false;
-        if self.worker.has(Kind::GraphFile) {
-            self.circuits.file = None;
-        }
-        self.worker.cancel_all();
-        self.opening = None;
-        self.cancelled = true;
+        self.opened.stop();
+        self.results.slots().into_iter().for_each(|s| s.stop());
+        (self.opening, self.generates) = (None, false);
         self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
+        self.ask();
     }
 
-    /// Asks for a run of the document's prompt.
-    pub fn request_run(&mut self) {
-        self.edited_at = None;
-        self.cancelled = false;
-        let Some(model) = self.model.clone() else { return };
-        let d = &self.document;
-        if self.results.random_scores.result.is_none() {
-            self.worker.submit(Request::RandomScores { model: model.clone() });
+    /// Runs the prompt again, and everything that follows from it.
+    pub fn run_again(&mut self) {
+        self.typing = Typing::default();
+        self.results.runs().into_iter().for_each(|s| s.again());
+        if self.model.is_none() {
+            self.opened.again();
         }
-        if d.prompt.is_empty() {
-            self.worker.cancel_run();
-            let random = std::mem::take(&mut self.results.random_scores);
-            self.results.clear(self.circuits.file.is_some());
-            self.update_pair();
-            self.results.random_scores = random;
-            return;
-        }
-        let some = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
-        self.worker.submit(Request::Run {
-            model: model.clone(),
-            prompt: d.prompt.clone(),
-            ids: d.ids.clone(),
-            answer: some(&d.answer),
-            wrong: some(&d.wrong),
-        });
-        if d.corrupted.is_empty() {
-            self.results.corrupted = Slot::default();
-        } else {
-            self.worker.submit(Request::RunCorrupted { model, prompt: d.corrupted.clone() });
-        }
-        self.results.outdate_run();
-        if self.circuits.file.is_none() {
-            self.worker.withdraw(|k| k == Kind::Drawing);
-            self.results.graph.outdate();
-            self.results.drawing.outdate();
-        }
-        self.update_pair();
-    }
-
-    fn request_analyses(&mut self) {
-        let (Some(run), Some(subject)) = (self.clean().cloned(), self.subject()) else { return };
-        self.request_pattern();
-        self.request_attribution();
-        self.worker.submit(Request::Thumbnails { subject: subject.clone() });
-        self.worker.submit(Request::Lens { subject: subject.clone(), answer: run.answer, wrong: run.wrong });
-        self.worker.submit(Request::Norms { subject: subject.clone() });
-        self.request_neurons();
-        self.worker.submit(Request::Projection { subject: subject.clone(), settings: self.projection });
-        self.worker.submit(Request::TextScores { subject });
-        self.request_graph();
-        self.request_why();
-        self.request_geometry();
-    }
-
-    /// Shows the wanted run: all analyses of it are asked for.
-    pub fn refresh(&mut self) {
-        if let Some(len) = self.run().map(|r| r.trace.len()) {
-            let pinned = &mut self.selection.pinned;
-            pinned.pos = if self.follows_end { len - 1 } else { pinned.pos.min(len - 1) };
-            pinned.key = pinned.key.filter(|k| *k < len);
-        }
-        self.results.outdate_analyses();
-        self.request_analyses();
-    }
-
-    fn request_pattern(&mut self) {
-        if let Some(subject) = self.subject() {
-            let which = self.selection.pinned.which();
-            self.worker.submit(Request::Pattern { subject, which });
-            self.results.pattern.outdate();
-        }
-    }
-
-    /// What is to be explained at a position of the shown run: the user's answer at the last one. Without it, and
-    /// elsewhere, the model's own favourite: the unedited one's, so that edits do not change the question.
-    fn asked_at(&self, pos: usize) -> Asked {
-        let none = Asked { pos, ..Asked::default() };
-        let (Some(clean), Some(shown)) = (self.clean(), self.run()) else { return none };
-        let favourites = if shown.trace.len() == clean.trace.len() { &clean.trace } else { &shown.trace };
-        let favourite = favourites.next.get(pos).and_then(|n| n.first()).map(|t| t.id);
-        let last = pos + 1 == shown.trace.len();
-        let answer = clean.answer.filter(|_| last).or(favourite);
-        Asked { pos, answer, wrong: clean.wrong.filter(|_| last && clean.answer.is_some()) }
+        self.ask();
     }
 
     /// What the feature views ask: the pinned position, and the answer at the end.
     fn asked(&self) -> Asked {
-        let end = self.run().map_or(0, |r| r.trace.len().saturating_sub(1));
-        Asked { pos: self.selection.pinned.pos, ..self.asked_at(end) }
+        let pos = self.pinned().pos;
+        let (Some(clean), Some(shown)) = (self.clean(), self.run()) else { return Asked { pos, ..Asked::default() } };
+        let (answer, wrong) = clean.asked_at(&shown.trace, shown.trace.len().saturating_sub(1));
+        Asked { pos, answer, wrong }
     }
 
-    fn request_attribution(&mut self) {
-        let Some(subject) = self.subject() else { return };
-        let Asked { pos, answer, wrong } = self.asked_at(self.selection.pinned.pos);
-        if let Some(answer) = answer {
-            self.worker.submit(Request::Attribution { subject, pos, answer, wrong });
-            self.results.attribution.outdate();
-        }
-    }
-
-    fn request_neurons(&mut self) {
-        let Some(subject) = self.subject() else { return };
-        if !subject.trace.model.config.has_mlp() {
-            return;
-        }
-        let statistic = match self.statistic {
-            Statistic::AtPosition(_) => Statistic::AtPosition(self.selection.pinned.pos),
-            other => other,
-        };
-        let layer = self.selection.pinned.layer;
-        self.worker.submit(Request::Neurons { subject, layer, statistic, limit: NEURONS });
-        self.results.neurons.outdate();
-    }
-
-    /// Takes in what the model thread has finished, and starts what has waited long enough. True if
-    /// anything changed.
-    pub fn update(&mut self, now: f64) -> bool {
-        let mut changed = false;
-        while let Some(answer) = self.worker.poll() {
-            changed = true;
-            self.receive(answer);
-        }
-        changed |= self.lab.update(&mut self.notices);
-        changed |= self.scratch.update(&mut self.notices);
+    fn update_features(&mut self) -> bool {
         let run = self.run().cloned();
-        let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
-        let base = match self.document.stack.base {
-            Which::Clean => self.clean(),
-            Which::Corrupted => self.corrupted(),
-        };
-        let continued = match (self.results.generated.get().filter(|g| g.fresh), base) {
-            (Some(g), Some(base)) => Continued {
-                prompt: base.trace.ids.clone(),
-                plain: ids(&g.base),
-                steered: g.edited.as_deref().map(ids).unwrap_or_default(),
-                stack: self.document.stack.clone(),
-            },
-            _ => Continued::default(),
-        };
+        let continued = self.continued().map(|(base, generated)| {
+            let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
+            Continued {
+                prompt: base.ids.clone(),
+                plain: ids(&generated.base),
+                steered: generated.edited.as_deref().map(ids).unwrap_or_default(),
+                stack: (*self.desk().stack).clone(),
+            }
+        });
         let asked = self.asked();
         let model = self.model.clone();
-        changed |= self.features.update(model.as_ref(), run.as_ref(), asked, continued, &mut self.notices);
-        if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
-            self.request_run();
+        let continued = continued.unwrap_or_default();
+        self.features.update(model.as_ref(), run.as_ref(), asked, continued, &mut self.notices)
+    }
+
+    /// Takes in what has arrived, and starts what has waited long enough. True if anything changed.
+    pub fn update(&mut self, now: f64) -> bool {
+        let mut changed = self.opened.poll();
+        changed |= self.results.slots().into_iter().fold(false, |any, s| s.poll() | any);
+        if let Some(model) = self.opened.take_news() {
+            self.model_arrived(&model, now);
+        } else if let Some(error) = self.opened.take_error() {
+            let kept = if self.opened.value().is_some() { " The previous model is still open." } else { "" };
+            self.opening = None;
+            self.notices.push(Level::Error, format!("{error}.{kept}"));
+        } else if self.opened.is_stopped() && self.opening.take().is_some() {
+            self.notices.push(Level::Info, "Opening was cancelled.");
+        }
+        if let Some(run) = self.results.run.take_news() {
+            for note in &run.notes {
+                self.notices.push(Level::Info, note.clone());
+            }
+        }
+        self.search_arrived(now);
+        changed |= self.lab.update(&mut self.notices);
+        changed |= self.scratch.update(&mut self.notices);
+        changed |= self.update_features();
+        if self.typing.due(now).is_some_and(|seconds| seconds <= 0.0) {
+            self.typing = Typing::default();
+            changed = true;
+        }
+        if changed {
+            self.ask();
         }
         changed
     }
 
     /// Seconds until [`State::update`] has something to start.
     pub fn due(&self, now: f64) -> Option<f64> {
-        self.edited_at.map(|at| (DEBOUNCE_SECONDS - (now - at)).max(0.0))
+        self.typing.due(now)
     }
 
-    /// Applies an action that concerns the document, the selection or the model.
-    pub fn apply(&mut self, action: Action, now: f64) {
-        match action {
-            Action::Open(spec) => self.open(spec),
-            Action::SetPrompt(text) => {
-                self.document.alignment = None;
-                self.document.ids = None;
-                self.edit(now, |d| &mut d.prompt, text);
+    /// A model is open: its desk comes back, or it gets a new one.
+    fn model_arrived(&mut self, model: &Arc<Model>, now: f64) {
+        self.opening = None;
+        let spec = model.spec.clone();
+        self.recent.retain(|r| *r != spec);
+        self.recent.insert(0, spec.clone());
+        self.recent.truncate(12);
+        let Ok(hash) = model.fingerprint() else { return };
+        let config = &model.config;
+        let before = self.desk().hash;
+        // A model has a prompt of its own, or reads on where the last one was asked.
+        let own = builtin::by_name(&spec).map(|b| b.prompt.to_owned());
+        let turn = |d: &mut Document| {
+            d.turn_to(&spec, hash, |last| {
+                let carried = Some(last.prompt.clone()).filter(|p| !p.is_empty() && last.ids.is_none());
+                Desk { prompt: own.or(carried).unwrap_or_else(|| PROMPT.to_owned()), ..Desk::default() }
+            });
+            let pinned = &mut d.desk.pinned;
+            pinned.layer = pinned.layer.min(config.n_layers - 1);
+            pinned.head = Some(pinned.head.filter(|h| *h < config.n_heads).unwrap_or(0));
+        };
+        if before.is_none() || before == Some(hash) {
+            turn(&mut self.document);
+        } else {
+            self.history.change(&mut self.document, &format!("open {}", config.name), now, turn);
+        }
+        if before.is_some_and(|b| b != hash) {
+            self.forget_model();
+        }
+    }
+
+    /// What was computed of a model says nothing of another one.
+    fn forget_model(&mut self) {
+        let keeps_graph = self.desk().graph.file.is_some();
+        self.results.forget(keeps_graph);
+        self.results.random_scores.forget();
+        (self.follows_end, self.pinned_in, self.found_head) = (true, None, false);
+        (self.confirmed, self.generation, self.search, self.ranked) = (None, None, None, None);
+    }
+
+    /// Takes the last change back, or does it again.
+    pub fn travel(&mut self, back: bool) {
+        let before = self.desk().hash;
+        let name = if back { self.history.undo(&mut self.document) } else { self.history.redo(&mut self.document) };
+        let text = match (name, back) {
+            (Some(name), true) => format!("Undone: {name}."),
+            (Some(name), false) => format!("Done again: {name}."),
+            (None, true) => "There is nothing to undo.".to_owned(),
+            (None, false) => "There is nothing to do again.".to_owned(),
+        };
+        self.notices.push(Level::Info, text);
+        if before != self.desk().hash {
+            self.opening = None;
+            self.forget_model();
+        }
+    }
+
+    /// Applies an action that concerns the document or a workspace, and asks for what follows.
+    pub fn apply(&mut self, action: impl Into<Action>, now: f64) {
+        match action.into() {
+            Action::Open(spec) => self.opening = Some(spec),
+            Action::Model(action) => self.apply_model(action, now),
+            Action::Hover(hovered) => {
+                self.hovered = hovered;
+                return;
             }
-            Action::SetAnswer(text) => self.edit(now, |d| &mut d.answer, text),
-            Action::SetWrong(text) => self.edit(now, |d| &mut d.wrong, text),
-            Action::SetCorrupted(text) => {
-                self.document.alignment = None;
-                if text.is_empty() {
-                    // There is nothing to run, so what depends on it is settled at once.
-                    self.document.corrupted = text;
-                    self.worker.withdraw(|k| k == Kind::RunCorrupted);
-                    self.results.corrupted = Slot::default();
-                    self.runs_are_there();
-                    self.refresh();
-                } else {
-                    self.edit(now, |d| &mut d.corrupted, text);
-                }
+            Action::Restore(document) => {
+                self.history.change(&mut self.document, "end the lesson", now, |d| *d = *document);
             }
-            Action::Align(token, counterpart) => self.align(token, counterpart),
-            Action::ShowRun(show) => {
-                self.show = show;
-                self.refresh();
-            }
-            Action::SetStack(stack) => {
-                let was_active = self.document.stack.is_active();
-                let mean_moves = stack.reference != self.document.stack.reference;
-                self.document.stack = stack;
-                if self.document.stack.is_active() && (!was_active || self.show == Show::Clean) {
-                    self.show = if self.show == Show::Difference { Show::Difference } else { Show::Edited };
-                }
-                self.request_edited();
-                if mean_moves {
-                    self.request_sweep(None, false);
-                }
-            }
-            Action::ToggleEdit(base, edit) => self.toggle_edits(base, vec![edit]),
-            Action::PutEdits(base, edits) => self.put_edits(base, edits),
-            Action::ToggleEditsTogether(base, edits) => self.toggle_edits(base, edits),
-            Action::Patch(settings) => {
-                self.wants_sweep = true;
-                self.patching = settings;
-                self.request_sweep(None, false);
-                self.request_approximation();
-            }
-            Action::Sweep { cells } => self.request_sweep(cells, true),
-            Action::Approximate => {
-                self.wants_approximation = true;
-                self.request_approximation();
-            }
-            Action::Sampling(sampling, limit) => self.sampling = (sampling, limit),
-            Action::Generate => self.request_generation(),
-            Action::Pin(new) => {
-                // A head that was chosen stays, even if it is the one that was shown anyway.
-                self.auto_head &= new.focus != Focus::Head;
-                self.pin(new);
-            }
-            Action::Hover(hovered) => self.selection.hovered = hovered,
-            Action::NeuronStatistic(statistic) => {
-                self.statistic = statistic;
-                self.request_neurons();
-            }
-            Action::Project(settings) => {
-                self.projection = settings;
-                if let Some(subject) = self.subject() {
-                    self.worker.submit(Request::Projection { subject, settings });
-                    self.results.projection.outdate();
-                }
-            }
-            Action::Geometry(directions) => {
-                self.geometry = Some(directions);
-                self.request_geometry();
-            }
-            Action::Restore(document) => self.restore(*document),
+            Action::Undo => self.travel(true),
+            Action::Redo => self.travel(false),
             Action::Scratch(action) => self.scratch.apply(action),
             Action::Feature(action) => {
                 let run = self.run().cloned();
@@ -393,113 +311,44 @@ impl State {
             }
             Action::Lab(action) => self.lab.apply(action, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
-            other => self.apply_circuit(other),
+            // The window's own.
+            Action::Do(_)
+            | Action::Show(_)
+            | Action::Enter(_)
+            | Action::Lesson(_)
+            | Action::Load(_)
+            | Action::SaveGraph(_)
+            | Action::SaveCircuit
+            | Action::Save { .. }
+            | Action::SavePicture { .. }
+            | Action::Copy(_) => {}
         }
-    }
-
-    /// The directions themselves belong to the model; which cosines are shown depends on the prompt.
-    pub fn request_geometry(&mut self) {
-        let (Some(directions), Some(model)) = (self.geometry, self.model.clone()) else { return };
-        let chosen: Vec<usize> = match directions {
-            Directions::Neurons(layer) => match self.results.neurons.get() {
-                Some(n) if n.value.now.layer == layer => n.value.now.order.iter().copied().take(SHOWN).collect(),
-                _ => (0..SHOWN).collect(),
-            },
-            Directions::Decoder(_) => match &self.features.reading.value {
-                Some(r) => r.leading(Default::default(), None, SHOWN).0.into_iter().map(|f| f as usize).collect(),
-                None => (0..SHOWN).collect(),
-            },
-            Directions::Embedding | Directions::Unembedding => {
-                let mut ids: Vec<usize> = Vec::new();
-                for id in self.run().map_or(&[][..], |r| &r.trace.ids) {
-                    if !ids.contains(&(*id as usize)) && ids.len() < SHOWN {
-                        ids.push(*id as usize);
-                    }
-                }
-                ids
-            }
-        };
-        // What does not depend on the prompt is computed once.
-        let known = self.results.geometry.get().map(|g| g.value.clone()).filter(|g| g.directions == directions);
-        self.worker.submit(Request::Geometry {
-            model,
-            directions,
-            chosen,
-            known,
-            dictionary: self.features.dictionary.value.clone(),
-        });
-        self.results.geometry.outdate();
-    }
-
-    /// Shows another document, with its model.
-    fn restore(&mut self, document: Document) {
-        let model = document.model.clone();
-        let other = model != self.document.model;
-        self.document = document;
-        self.show = if self.document.stack.is_active() { Show::Edited } else { Show::Clean };
-        if other {
-            self.open(model);
-        } else {
-            self.request_run();
-        }
+        self.ask();
     }
 
     /// Nothing of the model is asked for or on its way.
     pub fn rests(&self) -> bool {
-        self.edited_at.is_none() && !self.worker.is_busy() && self.opening.is_none()
-    }
-
-    /// From now on the shown head is the user's choice.
-    pub fn keep_head(&mut self) {
-        self.auto_head = false;
-    }
-
-    fn edit(&mut self, now: f64, field: fn(&mut Document) -> &mut String, text: String) {
-        let field = field(&mut self.document);
-        if *field != text {
-            *field = text;
-            self.edited_at = Some(now);
-        }
-    }
-
-    pub fn pin(&mut self, new: super::selection::Pinned) {
-        let old = self.selection.pinned;
-        self.selection.pinned = new;
-        if let Some(len) = self.run().map(|r| r.trace.len()) {
-            self.follows_end = new.pos + 1 >= len;
-        }
-        if old.which() != new.which() {
-            self.auto_head = false;
-        }
-        if old.which() != new.which() {
-            self.request_pattern();
-        }
-        if old.pos != new.pos {
-            self.request_attribution();
-            self.request_graph();
-        }
-        if (old.layer, old.head, old.pos, old.key) != (new.layer, new.head, new.pos, new.key) {
-            self.request_why();
-        }
-        if old.layer != new.layer || old.pos != new.pos && matches!(self.statistic, Statistic::AtPosition(_)) {
-            self.request_neurons();
-        }
-        if new.focus == Focus::Neuron
-            && let (Some(model), Some(neuron)) = (&self.model, new.neuron)
-            && (old.neuron != new.neuron || old.layer != new.layer)
-        {
-            self.worker.submit(Request::NeuronTokens { model: model.clone(), layer: new.layer, neuron });
-            self.results.neuron_tokens.outdate();
-        }
+        !self.typing.is_pending() && !self.pool.is_busy() && self.opening.is_none()
     }
 
     /// True while nothing is asked for, waits or is on its way.
     pub fn is_settled(&self) -> bool {
-        self.edited_at.is_none()
-            && !self.worker.is_busy()
-            && !self.pool.is_busy()
-            && self.lab.is_settled()
-            && self.scratch.is_settled()
-            && self.features.is_settled()
+        self.rests() && self.lab.is_settled() && self.scratch.is_settled() && self.features.is_settled()
+    }
+
+    /// Looks at other views: what they show is asked for.
+    pub fn look_at(&mut self, seen: Seen) {
+        if self.seen != seen {
+            self.seen = seen;
+            self.ask();
+        }
+    }
+
+    /// What an action needs that only a model can give.
+    ///
+    /// # Errors
+    /// No model is open.
+    pub fn need_model(&self) -> Result<&Arc<Model>> {
+        self.model.as_ref().ok_or_else(|| crate::Error::request("no model is open; open one first"))
     }
 }

@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use eframe::egui;
 
-use super::selection::{Focus, Hovered, Pinned};
-use super::state::{Slot, State};
+use super::selection::Hovered;
+use super::state::State;
 use super::widgets::colorbar::number;
 use super::widgets::heatmap::{Outcome, diverging};
 use super::widgets::{message, token_text};
+use crate::analysis::run::Run;
+use crate::analysis::subject::Compared;
 use crate::app::action::Action;
 use crate::app::look::theme::Palette;
 use crate::gpu::HeatData;
 use crate::gpu::heatmap::Coloring;
-use crate::jobs::{Compared, Run};
+use crate::jobs::slot::Slot;
+use crate::question::Question;
+use crate::session::desk::{Focus, Pinned};
 
 /// What a view may read, and where it sends what it wants.
 pub struct Context<'a> {
@@ -27,14 +31,19 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     pub fn pinned(&self) -> Pinned {
-        self.state.selection.pinned
+        self.state.pinned()
+    }
+
+    /// Asks for something.
+    pub fn push(&mut self, action: impl Into<Action>) {
+        self.actions.push(action.into());
     }
 
     pub fn pin(&mut self, change: impl FnOnce(&mut Pinned)) {
-        let mut p = self.state.selection.pinned;
+        let mut p = self.pinned();
         change(&mut p);
-        if p != self.state.selection.pinned {
-            self.actions.push(Action::Pin(p));
+        if p != self.pinned() {
+            self.push(super::model::ModelAction::Pin(p));
         }
     }
 
@@ -99,8 +108,8 @@ impl Table {
 }
 
 /// Shows why there is nothing to show; true if there is a result to go on with.
-pub fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
-    if let Some(error) = &cx.state.shown_slot().error {
+pub fn ready<Q: Question>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<Q>) -> bool {
+    if let Some(error) = cx.state.shown_error() {
         message(ui, error, true);
         return false;
     }
@@ -108,24 +117,23 @@ pub fn ready<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
 }
 
 /// As [`ready`] for what does not depend on the run that is shown.
-pub fn here<T>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<T>) -> bool {
-    if let Some(error) = slot.error.as_ref().or(cx.state.results.run.error.as_ref()) {
+pub fn here<Q: Question>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<Q>) -> bool {
+    if let Some(error) = slot.error().or(cx.state.results.run.error()) {
         message(ui, error, true);
         return false;
     }
-    if slot.result.is_some() {
+    if slot.get().is_some() {
         return true;
     }
-    if cx.state.model.is_none() {
-        let text = if cx.state.opening.is_some() { "opening the model …" } else { "open a model to begin" };
-        message(ui, text, false);
-    } else if cx.state.document.prompt.is_empty() {
-        message(ui, "type a prompt to begin", false);
-    } else if cx.state.cancelled {
-        message(ui, "cancelled; F5 runs the prompt again", false);
-    } else {
-        message(ui, "computing …", false);
-    }
+    let stopped = slot.is_stopped() || cx.state.results.run.is_stopped();
+    let text = match &cx.state.model {
+        None if cx.state.opened.is_running() => "opening the model …",
+        None => "open a model to begin",
+        Some(_) if cx.state.desk().prompt.is_empty() => "type a prompt to begin",
+        Some(_) if stopped => "cancelled; F5 runs the prompt again",
+        Some(_) => "computing …",
+    };
+    message(ui, text, false);
     false
 }
 

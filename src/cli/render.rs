@@ -1,12 +1,12 @@
 //! `render`: draws any view to PNG or SVG without a window.
 
+use crate::app::model::ModelAction;
 use std::path::PathBuf;
 
 use eframe::egui;
 
 use super::sweep::{DoArg, SiteArg, byof};
 use super::{Start, emit};
-use crate::analysis::feature_geometry::Directions;
 use crate::analysis::patching::Ablation;
 use crate::app::App;
 use crate::app::action::Action;
@@ -18,9 +18,9 @@ use crate::app::features::Search;
 use crate::app::look::picture::Scene;
 use crate::app::look::picture::Subject;
 use crate::app::look::picture::png;
-use crate::app::model::runs::Intervention;
-use crate::app::model::runs::PatchSettings;
-use crate::app::selection::Focus;
+use crate::session::desk::Intervention;
+use crate::session::desk::PatchSettings;
+use crate::session::desk::Focus;
 use crate::app::superposition::LabAction;
 use crate::app::view;
 use crate::app::view::Workspace;
@@ -145,7 +145,7 @@ fn patching(args: &Arguments, app: &App) -> Result<Option<PatchSettings>> {
     if !asked && args.view != "patching" {
         return Ok(None);
     }
-    let mut settings = app.state.first_patching();
+    let mut settings = app.state.desk().patching;
     if let Some(site) = args.site {
         settings.site = site.kind();
         settings.by = byof(
@@ -155,12 +155,12 @@ fn patching(args: &Arguments, app: &App) -> Result<Option<PatchSettings>> {
         )?;
     }
     if let Some(i) = args.intervention {
-        settings.intervention = match i {
+        settings.intervention = Some(match i {
             DoArg::Patch => Intervention::Patch,
             DoArg::Zero => Intervention::Ablate(Ablation::Zero),
             DoArg::Mean => Intervention::Ablate(Ablation::Mean),
             DoArg::Resample => Intervention::Ablate(Ablation::Resample),
-        };
+        });
     }
     Ok(Some(settings))
 }
@@ -280,10 +280,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let document = args.what.document()?;
     {
         // The window would show these as messages; here they are errors.
-        let model = Model::open(&document.model)?;
-        let ids = document.ids.clone().map_or_else(|| model.encode(&document.prompt, false), Ok)?;
+        let desk = &document.desk;
+        let model = Model::open(&desk.model)?;
+        let ids = desk.ids.clone().map_or_else(|| model.encode(&desk.prompt, false), Ok)?;
         model.network().check(&ids)?;
-        for token in [&document.answer, &document.wrong].into_iter().filter(|t| !t.is_empty()) {
+        for token in [&desk.answer, &desk.wrong].into_iter().filter(|t| !t.is_empty()) {
             model.single_token(token)?;
         }
     }
@@ -291,7 +292,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut scene = Scene::new(document, subject, size, theme, |app| {
         let Some(model) = app.state.model.clone() else { return };
         let len = app.state.run().map_or(1, |r| r.trace.len());
-        let mut p = app.state.selection.pinned;
+        let mut p = app.state.pinned();
         if let Some((l, h)) = head {
             (p.layer, p.head, p.focus) = (l, Some(h), Focus::Head);
         }
@@ -309,12 +310,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
             return;
         }
         if head.is_some() || args.layer.is_some() {
-            app.state.keep_head();
+            app.state.document.desk.chose_head = true;
         }
-        app.state.apply(Action::Pin(p), 0.0);
+        app.state.apply(ModelAction::Pin(p), 0.0);
         if let Some(name) = &args.show {
             match app.state.showable().into_iter().find(|s| s.label() == name) {
-                Some(show) => app.state.apply(Action::ShowRun(show), 0.0),
+                Some(show) => app.state.apply(ModelAction::Show(show), 0.0),
                 None => {
                     let what = "needs a corrupted prompt (--corrupt) or edits (--edits)";
                     wrong = Some(Error::request(format!("--show {name} {what}")));
@@ -323,15 +324,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         match patching(args, app) {
             Ok(Some(settings)) => {
-                app.state.apply(Action::Patch(settings), 0.0);
-                app.state.apply(Action::Sweep { cells: None }, 0.0);
+                app.state.apply(ModelAction::Patch(settings), 0.0);
+                app.state.apply(ModelAction::Sweep(None), 0.0);
                 app.layout.show("patching");
             }
             Ok(None) => {}
             Err(e) => wrong = Some(e),
-        }
-        if args.view == "geometry" {
-            app.state.apply(Action::Geometry(Directions::Embedding), 0.0);
         }
         features(args, app);
         if let Err(e) = lab(args, subject, app) {
@@ -339,7 +337,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         if let Some(path) = &args.circuit {
             match crate::circuit::file::CircuitFile::open(path) {
-                Ok(file) => app.state.apply(Action::SetCart(file.cart()), 0.0),
+                Ok(file) => app.state.apply(ModelAction::Circuit("open a circuit", file.cart()), 0.0),
                 Err(e) => wrong = Some(e),
             }
             app.layout.show("circuit");
@@ -347,25 +345,25 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if let Some(path) = &args.compare {
             let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             match crate::circuit::file::CircuitFile::open(path) {
-                Ok(file) => app.state.apply(Action::CompareCart(Some((name, file.cart()))), 0.0),
+                Ok(file) => app.state.apply(ModelAction::Compare(Some((name, file.cart()))), 0.0),
                 Err(e) => wrong = Some(e),
             }
         }
         if let Some(set) = &args.set {
-            let settings = crate::app::model::circuits::CircuitSettings {
+            let settings = crate::session::desk::CircuitSettings {
                 set: Some(set.clone()),
                 curve: true,
                 ..Default::default()
             };
-            app.state.apply(Action::CircuitSettings(settings), 0.0);
+            app.state.apply(ModelAction::CircuitSettings(settings), 0.0);
         }
         match args.thresholds.as_deref() {
             None => {}
-            Some([node, edge]) => app.state.apply(Action::GraphThresholds(*node, *edge), 0.0),
+            Some([node, edge]) => app.state.apply(ModelAction::Thresholds(*node, *edge), 0.0),
             Some(_) => wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
         }
         if let Some(attention) = args.attention {
-            app.state.apply(Action::GraphAttention(attention), 0.0);
+            app.state.apply(ModelAction::Attention(attention), 0.0);
         }
         if let Some(model) = app.state.model.clone() {
             for (layer, pos) in &args.open_mlp {
@@ -377,13 +375,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
                         n.saturating_sub(1)
                     )));
                 }
-                app.state.apply(Action::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
+                app.state.apply(ModelAction::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
             }
         }
         if let Some(path) = &args.graph {
-            app.state.apply(Action::OpenGraph(path.display().to_string()), 0.0);
-        } else if args.view == "graph" || args.view == "window" {
-            app.state.apply(Action::TraceGraph, 0.0);
+            app.state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
         }
         if args.view == "window"
             && (args.graph.is_some()
@@ -394,8 +390,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
             app.layout.show("graph");
         }
         if let Some(n) = args.generate {
-            app.state.apply(Action::Sampling(Default::default(), n), 0.0);
-            app.state.apply(Action::Generate, 0.0);
+            app.state.apply(ModelAction::Sampling(Default::default(), n), 0.0);
+            app.state.apply(ModelAction::Generate, 0.0);
             app.layout.show("generation");
         }
     })?;

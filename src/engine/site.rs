@@ -6,7 +6,7 @@ use std::fmt;
 use crate::model::config::{ModelConfig, Parallel};
 
 /// What kind of value a site holds. Within a layer unless [`SiteKind::layered`] says otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum SiteKind {
     Embed,
     ResidPre,

@@ -43,7 +43,7 @@ pub enum Origin {
 }
 
 /// How much of a graph is drawn.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Cut {
     /// Shares of the influence that nodes and links hold.
     pub thresholds: (f64, f64),
@@ -278,6 +278,26 @@ impl Question for GraphFileOf {
 
     fn run(&self, _: &Progress, _: &mut dyn FnMut(Shown)) -> Result<Shown> {
         GraphFile::open(&self.path).map(Shown::opened)
+    }
+}
+
+/// Asks for a graph, traced or of a file.
+#[derive(Clone, PartialEq)]
+pub enum ShownOf {
+    Traced(GraphOf),
+    File(GraphFileOf),
+}
+
+impl Question for ShownOf {
+    type Answer = Shown;
+    const LABEL: &'static str = GraphOf::LABEL;
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Shown)) -> Result<Shown> {
+        match self {
+            Self::Traced(question) => question.run(progress, partial),
+            Self::File(question) => question.run(progress, partial),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::model::config::{Parallel, QkNorm};
 use crate::progress::Progress;
 
 /// What is done about attention patterns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 pub enum Attention {
     /// Held still: every edge is exact, and heads are reached through their values only
     #[default]

@@ -165,6 +165,14 @@ impl<Q: Question> Slot<Q> {
         self.put(value, true);
     }
 
+    /// Says why nothing can be asked. The old answer is not taken for one to what is wanted.
+    pub fn refuse(&mut self, why: &str) {
+        if self.error.as_deref() != Some(why) {
+            self.forget();
+            self.error = Some(why.to_owned());
+        }
+    }
+
     /// Stops what is under way, as the user asked. It is not started again until another question is wanted or
     /// [`Self::again`] is called.
     pub fn stop(&mut self) {

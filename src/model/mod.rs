@@ -16,7 +16,7 @@ pub mod weights;
 pub use network::Network;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -43,6 +43,7 @@ pub struct Model {
     pub format: &'static str,
     pub n_params: usize,
     pub load_seconds: f64,
+    fingerprint: OnceLock<u64>,
 }
 
 crate::identity!(Model);
@@ -173,7 +174,16 @@ impl Model {
         format: &'static str,
     ) -> Self {
         let n_params = weights.n_params();
-        Self { config, weights, tokenizer, spec: spec.to_owned(), format, n_params, load_seconds: 0.0 }
+        Self {
+            config,
+            weights,
+            tokenizer,
+            spec: spec.to_owned(),
+            format,
+            n_params,
+            load_seconds: 0.0,
+            fingerprint: OnceLock::new(),
+        }
     }
 
     /// A model that no file holds, such as one in training; `spec` names it.
@@ -186,11 +196,14 @@ impl Model {
     /// # Errors
     /// As copying from the device.
     pub fn fingerprint(&self) -> Result<u64> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(*known);
+        }
         let mut hash = crate::hash::Hash::default();
         for (_, t) in self.weights.named() {
             hash.sample(t)?;
         }
-        Ok(hash.0)
+        Ok(*self.fingerprint.get_or_init(|| hash.0))
     }
 
     pub fn network(&self) -> Network<'_> {
@@ -282,12 +295,14 @@ pub struct ModelOf {
 }
 
 impl Question for ModelOf {
-    type Answer = Arc<Model>;
+    type Answer = Model;
     const LABEL: &'static str = "opening model";
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let model = Model::open_watched(&self.spec, progress)?;
-        Ok(Arc::new(model))
+        // It is known by its weights from now on.
+        model.fingerprint()?;
+        Ok(model)
     }
 }

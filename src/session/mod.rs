@@ -1,36 +1,96 @@
-//! The saved document: what was asked, not what was on screen by accident.
+//! The document: everything the user decided, and nothing that can be computed from it.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | [`desk`] | what is asked of one model: prompts, answers, pins, edits, circuit, settings |
+//! | [`history`] | changes of the document with their names, to take back and to do again |
+//! | [`start`] | how a window starts |
+//! | [`lesson`] | guided tours |
+//! | [`recent`] | models opened lately |
 
+pub mod desk;
+pub mod history;
 pub mod lesson;
 pub mod recent;
 pub mod start;
 
-use crate::circuit::cart::Cart;
-use crate::engine::EditStack;
-use crate::engine::resolve::Alignment;
+use std::collections::BTreeMap;
 
-/// A question: which model, which prompt, which prediction.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use desk::Desk;
+
+/// Everything the user decided. Each model has a desk of its own, known by the hash of its weights, so that nothing of one
+/// model is ever applied to another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Document {
-    pub model: String,
-    pub prompt: String,
-    /// Token ids that take the prompt's place; typing a prompt takes theirs.
-    #[serde(default)]
-    pub ids: Option<Vec<u32>>,
-    /// Token to explain; empty for the model's own favourite.
-    pub answer: String,
-    /// Token to compare it with; may be empty.
-    pub wrong: String,
-    /// The prompt to compare with; empty for none.
-    #[serde(default)]
-    pub corrupted: String,
-    /// For each token of the prompt its counterpart in the corrupted one, where the user has changed what was
-    /// found.
-    #[serde(default)]
-    pub alignment: Option<Alignment>,
-    /// What is changed while the model runs.
-    #[serde(default)]
-    pub stack: EditStack,
-    /// The circuit that is being collected.
-    #[serde(default)]
-    pub cart: Cart,
+    /// The desk in use.
+    pub desk: Desk,
+    /// Desks of other models, by [`Desk::key`].
+    pub parked: BTreeMap<String, Desk>,
+    pub look: Look,
+}
+
+/// How the window is set up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Look {
+    /// Light, as for a projector or a paper, or dark.
+    pub light: bool,
+    /// Where the views of a workspace stand, by its title, where the user has moved any.
+    pub layouts: BTreeMap<String, Value>,
+}
+
+impl From<Desk> for Document {
+    fn from(desk: Desk) -> Self {
+        Self { desk, ..Self::default() }
+    }
+}
+
+impl Document {
+    /// Turns to the desk of a model that was opened: its own if there is one, else a new one. A desk that has not been used
+    /// with any model yet becomes this model's.
+    pub fn turn_to(&mut self, spec: &str, hash: u64, new: impl FnOnce(&Desk) -> Desk) {
+        if self.desk.hash.is_none() || self.desk.hash == Some(hash) {
+            spec.clone_into(&mut self.desk.model);
+            self.desk.hash = Some(hash);
+            return;
+        }
+        let next = self.parked.remove(&desk::key(hash)).unwrap_or_else(|| new(&self.desk));
+        let next = Desk { model: spec.to_owned(), hash: Some(hash), ..next };
+        self.put(next);
+    }
+
+    /// Makes a desk the one in use; the one before is parked.
+    pub fn put(&mut self, desk: Desk) {
+        if let Some(hash) = desk.hash {
+            self.parked.remove(&desk::key(hash));
+        }
+        let before = std::mem::replace(&mut self.desk, desk);
+        if let Some(hash) = before.hash.filter(|h| Some(*h) != self.desk.hash) {
+            self.parked.insert(desk::key(hash), before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_model_has_a_desk_of_its_own() {
+        let desk = Desk { model: "a".to_owned(), prompt: "of a".to_owned(), ..Desk::default() };
+        let mut d = Document::from(desk);
+        d.turn_to("a", 1, |_| unreachable!("the first desk becomes the first model's"));
+        d.desk.answer = " x".to_owned();
+        d.turn_to("b", 2, |_| Desk { prompt: "of b".to_owned(), ..Desk::default() });
+        assert_eq!((d.desk.prompt.as_str(), d.desk.answer.as_str(), d.parked.len()), ("of b", "", 1));
+        d.turn_to("moved/a", 1, |_| unreachable!("it has been there"));
+        assert_eq!((d.desk.prompt.as_str(), d.desk.answer.as_str()), ("of a", " x"));
+        assert_eq!((d.desk.model.as_str(), d.parked.len()), ("moved/a", 1));
+        let text = serde_json::to_string(&d).unwrap();
+        assert_eq!(serde_json::from_str::<Document>(&text).unwrap(), d);
+    }
 }

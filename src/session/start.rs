@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Document;
+use super::{Desk, Document, desk::Show};
 use crate::engine::EditStack;
 use crate::error::Result;
 use crate::model::builtin::{self, BUILTINS};
@@ -49,9 +49,10 @@ impl Start {
         let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
         let ioi = self.prompt.is_none() && self.ids.is_none() && own.is_none();
         let stack = self.edits.as_deref().map(EditStack::open).transpose()?.unwrap_or_default();
-        Ok(Document {
+        Ok(Document::from(Desk {
+            show: if stack.is_active() { Show::Edited } else { Show::Clean },
             corrupted: self.corrupt.clone().unwrap_or_default(),
-            stack,
+            stack: stack.into(),
             // The ids are named where the prompt would stand.
             prompt: match &self.ids {
                 Some(ids) => format!("{} token ids", ids.len()),
@@ -61,7 +62,7 @@ impl Start {
             answer: self.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
             wrong: self.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
             model,
-            ..Document::default()
-        })
+            ..Desk::default()
+        }))
     }
 }

@@ -5,12 +5,11 @@ use crate::window::{document, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
-use circuitscope::app::model::circuits::CircuitSettings;
+use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::circuit::cart::Cart;
-use circuitscope::circuit::eap::Path;
-use circuitscope::circuit::search::Search;
 use circuitscope::session::Document;
+use circuitscope::session::desk::CircuitSettings;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
@@ -19,7 +18,7 @@ use egui_kittest::kittest::Queryable as _;
 pub fn copying_pair() -> Harness<'static, App> {
     let mut h = window(Document { answer: " United".to_owned(), wrong: " first".to_owned(), ..document(CLEAN) });
     let other = "The President of the first States and the President of the";
-    h.state_mut().state.apply(Action::SetCorrupted(other.to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted(other.to_owned()), 0.0);
     settle(&mut h);
     h
 }
@@ -29,20 +28,20 @@ fn a_circuit_is_collected_and_tried() {
     let mut h = copying_pair();
     // C takes the pinned head into the circuit, and out again.
     let state = &mut h.state_mut().state;
-    let pinned = state.selection.pinned;
-    state.apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
+    let pinned = state.pinned();
+    state.apply(ModelAction::Pin(circuitscope::app::selection::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
     h.run();
     h.key_press(egui::Key::C);
     h.run();
     settle(&mut h);
     let head = Component::Head { layer: 1, head: 3 };
-    assert!(h.state().state.document.cart.contains(head));
+    assert!(h.state().state.desk().cart.contains(head));
     assert_eq!(h.state().state.results.tried.error, None);
     let one = h.state().state.results.tried.get().unwrap().value.quality.faithfulness;
     for other in [0, 1, 2] {
-        h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 1, head: other }.into()), 0.0);
+        h.state_mut().state.apply(ModelAction::Collect(Component::Head { layer: 1, head: other }.into()), 0.0);
     }
-    h.state_mut().state.apply(Action::ToggleCart(Component::Head { layer: 0, head: 2 }.into()), 0.0);
+    h.state_mut().state.apply(ModelAction::Collect(Component::Head { layer: 0, head: 2 }.into()), 0.0);
     settle(&mut h);
     let more = h.state().state.results.tried.get().unwrap().value.clone();
     assert!(more.done && more.quality.faithfulness > one, "{} {one}", more.quality.faithfulness);
@@ -50,30 +49,30 @@ fn a_circuit_is_collected_and_tried() {
     h.key_press(egui::Key::C);
     h.run();
     settle(&mut h);
-    assert!(!h.state().state.document.cart.contains(head));
+    assert!(!h.state().state.desk().cart.contains(head));
     // What is saved opens again.
     let (name, bytes) = h.state().state.circuit_file().unwrap();
     let folder = tempfile::tempdir().unwrap();
     circuitscope::files::write_atomic(&folder.path().join(&name), &bytes).unwrap();
     let file = circuitscope::circuit::file::CircuitFile::open(&folder.path().join(&name)).unwrap();
-    let edges = h.state().state.document.cart.circuit(h.state().state.wiring().unwrap()).unwrap();
+    let edges = h.state().state.desk().cart.circuit(h.state().state.wiring().unwrap()).unwrap();
     assert_eq!(file.edges(edges.wiring).unwrap(), edges);
 }
 
 #[test]
 fn a_search_fills_the_cart() {
     let mut h = copying_pair();
-    let search = Search::Scores { path: Path::Integrated(3), edges: 30, rescore: true };
-    h.state_mut().state.apply(Action::SearchCircuit(search), 0.0);
+    let search = circuitscope::jobs::circuits::Search::Scores { edges: 30, steps: 3, rescore: true };
+    h.state_mut().state.apply(ModelAction::Search1(search), 0.0);
     settle(&mut h);
     let state = &h.state().state;
-    assert!(!state.document.cart.edges.is_empty() && state.document.cart.edges.len() <= 30);
+    assert!(!state.desk().cart.edges.is_empty() && state.desk().cart.edges.len() <= 30);
     assert!(state.notices.latest().unwrap().text.contains("Found a circuit"));
     let q = state.results.tried.get().unwrap().quality.clone();
     assert!((q.faithfulness - 1.0).abs() < 0.5, "{}", q.faithfulness);
     // A set that this model cannot read is said, and nothing else is lost.
     let settings = CircuitSettings { set: Some("no-such-set".to_owned()), ..Default::default() };
-    h.state_mut().state.apply(Action::CircuitSettings(settings), 0.0);
+    h.state_mut().state.apply(ModelAction::CircuitSettings(settings), 0.0);
     settle(&mut h);
     let tried = h.state().state.results.tried.get().unwrap().value.clone();
     assert!(tried.set_error.as_ref().unwrap().contains("no-such-set") && tried.quality.faithfulness == q.faithfulness);
@@ -84,9 +83,9 @@ fn two_circuits_are_compared() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("circuit");
     let cart = |nodes: &[&str]| Cart { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
-    h.state_mut().state.apply(Action::SetCart(cart(&["a1.h3"])), 0.0);
+    h.state_mut().state.apply(ModelAction::SetCart1(cart(&["a1.h3"])), 0.0);
     let other = Some(("the other".to_owned(), cart(&["a1.h3", "a1.h1"])));
-    h.state_mut().state.apply(Action::CompareCart(other), 0.0);
+    h.state_mut().state.apply(ModelAction::Compare(other), 0.0);
     settle(&mut h);
     h.run();
     let tried = h.state().state.results.tried.get().unwrap().value.clone();
@@ -96,7 +95,7 @@ fn two_circuits_are_compared() {
     assert!((c.shared_faithfulness - tried.quality.faithfulness).abs() < 1e-4);
     assert!(h.query_by_label_contains("compared with the other").is_some());
     // A circuit of another model is one sentence, and nothing else is lost.
-    h.state_mut().state.apply(Action::CompareCart(Some(("far".to_owned(), cart(&["a9.h9"])))), 0.0);
+    h.state_mut().state.apply(ModelAction::Compare(Some(("far".to_owned(), cart(&["a9.h9"])))), 0.0);
     settle(&mut h);
     let tried = h.state().state.results.tried.get().unwrap().value.clone();
     assert!(tried.compared.clone().unwrap().unwrap_err().contains("a9.h9"));

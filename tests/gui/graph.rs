@@ -6,9 +6,10 @@ use crate::window::{PROMPT, document, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
-use circuitscope::app::model::circuits::GraphTarget;
+use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::session::Document;
+use circuitscope::session::desk::GraphTarget;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
@@ -17,10 +18,10 @@ use std::time::Duration;
 #[test]
 fn a_graph_follows_the_pinned_token_and_the_sliders() {
     let mut h = copying_pair();
-    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
     settle(&mut h);
     let all = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
-    h.state_mut().state.apply(Action::GraphThresholds(0.4, 0.9), 0.0);
+    h.state_mut().state.apply(ModelAction::Thresholds(0.4, 0.9), 0.0);
     settle(&mut h);
     let fewer = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
     assert!(fewer < all, "{fewer} {all}");
@@ -29,11 +30,11 @@ fn a_graph_follows_the_pinned_token_and_the_sliders() {
         d.graph.nodes.iter().find(|n| n.kind == circuitscope::graph::NodeKind::Logit).unwrap().label.clone()
     };
     assert!(label(&h).contains("United") && label(&h).contains("first"));
-    h.state_mut().state.apply(Action::GraphTarget(GraphTarget::Answer), 0.0);
+    h.state_mut().state.apply(ModelAction::Graph(GraphTarget::Answer), 0.0);
     settle(&mut h);
     assert!(!label(&h).contains("first"));
-    let pinned = h.state().state.selection.pinned;
-    h.state_mut().state.apply(Action::Pin(circuitscope::app::selection::Pinned { pos: 3, ..pinned }), 0.0);
+    let pinned = h.state().state.pinned();
+    h.state_mut().state.apply(ModelAction::Pin(circuitscope::app::selection::Pinned { pos: 3, ..pinned }), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.drawing.get().unwrap().graph.prompt_tokens.len(), 4);
 }
@@ -43,14 +44,14 @@ fn others_graphs_open_and_broken_ones_are_one_sentence() {
     let mut h = window(document(PROMPT));
     let path = fixture("graphs/meow-clt.json").display().to_string();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(Action::OpenGraph(path), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenGraph(path), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.graph.get().unwrap().graph.nodes.len(), 76);
     assert!(h.query_by_label_contains("attribution graph: ").is_some());
-    h.state_mut().state.apply(Action::OpenGraph("no/such/graph.json".to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenGraph("no/such/graph.json".to_owned()), 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("no/such/graph.json").is_some());
-    h.state_mut().state.apply(Action::CloseGraph, 0.0);
+    h.state_mut().state.apply(ModelAction::CloseGraph, 0.0);
     settle(&mut h);
     assert!(h.state().state.results.graph.get().is_some());
 }
@@ -74,7 +75,7 @@ fn counted(h: &Harness<'static, App>) -> String {
 fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
     settle(&mut h);
     h.run();
     let d = h.state().state.results.drawing.get().unwrap().value.clone();
@@ -126,8 +127,8 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let file = circuitscope::graph::file::GraphFile::open(&path).unwrap();
     let marks = circuitscope::graph::marks::Marks::of(&file);
     assert_eq!((marks.groups.len(), marks.groups[0].1.len()), (1, 2));
-    h.state_mut().state.apply(Action::GraphThresholds(1.0, 1.0), 0.0);
-    h.state_mut().state.apply(Action::OpenGraph(path.display().to_string()), 0.0);
+    h.state_mut().state.apply(ModelAction::Thresholds(1.0, 1.0), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
     settle(&mut h);
     h.run();
     let n = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
@@ -137,7 +138,7 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     value["qParams"] = serde_json::Value::Null;
     let other = folder.path().join("h.json");
     circuitscope::files::write_atomic(&other, value.to_string().as_bytes()).unwrap();
-    h.state_mut().state.apply(Action::OpenGraph(other.display().to_string()), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenGraph(other.display().to_string()), 0.0);
     settle(&mut h);
     h.run();
     assert!(counted(&h).contains(&format!(" {n} nodes")), "{}", counted(&h));
@@ -158,9 +159,9 @@ fn a_key_shows_the_graph_of_the_pinned_prediction() {
 fn the_graph_is_walked_with_the_keyboard() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
     settle(&mut h);
-    let before = h.state().state.selection.pinned;
+    let before = h.state().state.pinned();
     h.get_by_label_contains("attribution graph: ").focus();
     h.run();
     // Down to the logit, and from there along the strongest link into it, which is a head's; the pinned token stays.
@@ -175,26 +176,26 @@ fn the_graph_is_walked_with_the_keyboard() {
     let circuitscope::graph::part::Part::Head { layer, head, .. } = d.parts[strongest.source as usize] else {
         panic!("{:?}", d.parts[strongest.source as usize]);
     };
-    let after = h.state().state.selection.pinned;
+    let after = h.state().state.pinned();
     assert_eq!((after.layer, after.head, after.pos), (layer, Some(head), before.pos));
     h.key_press(egui::Key::C);
     h.run();
     let head = Component::Head { layer, head };
-    assert!(h.state().state.document.cart.contains(head));
+    assert!(h.state().state.desk().cart.contains(head));
     // Undone with the keyboard.
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::Z);
     h.run();
-    assert!(h.state().state.document.cart.is_empty());
+    assert!(h.state().state.desk().cart.is_empty());
 }
 
 #[test]
 fn attention_is_followed_and_edges_say_through_what() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(Action::TraceGraph, 0.0);
+    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("– – query").is_none());
-    h.state_mut().state.apply(Action::GraphAttention(circuitscope::graph::readers::Attention::FirstOrder), 0.0);
+    h.state_mut().state.apply(ModelAction::Attention(circuitscope::graph::readers::Attention::FirstOrder), 0.0);
     settle(&mut h);
     h.run();
     assert!(h.query_by_label_contains("– – query").is_some());
@@ -216,8 +217,8 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
         ..Document::default()
     });
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(Action::TraceGraph, 0.0);
-    h.state_mut().state.apply(Action::GraphThresholds(1.0, 1.0), 0.0);
+    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
+    h.state_mut().state.apply(ModelAction::Thresholds(1.0, 1.0), 0.0);
     settle(&mut h);
     let mlp = |h: &Harness<'static, App>| {
         let d = h.state().state.results.drawing.get().unwrap().value.clone();
@@ -225,20 +226,21 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
         (d.graph.nodes.len(), d.graph.nodes[node.unwrap()].id.clone())
     };
     let (closed, id) = mlp(&h);
-    h.state_mut().state.apply(Action::OpenMlp(id.clone()), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenMlp(id.clone()), 0.0);
     settle(&mut h);
     assert_eq!(mlp(&h).0, closed + circuitscope::graph::layout::NEURONS);
-    h.state_mut().state.apply(Action::OpenMlp(id), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenMlp(id), 0.0);
     settle(&mut h);
     assert_eq!(mlp(&h).0, closed);
     // C takes the pinned neuron.
-    let pinned = h.state().state.selection.pinned;
+    let pinned = h.state().state.pinned();
     let focus = circuitscope::app::selection::Focus::Neuron;
-    h.state_mut()
-        .state
-        .apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }), 0.0);
+    h.state_mut().state.apply(
+        ModelAction::Pin(circuitscope::app::selection::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }),
+        0.0,
+    );
     h.run();
     h.key_press(egui::Key::C);
     h.run();
-    assert_eq!(h.state().state.document.cart.nodes, ["m1.n3"]);
+    assert_eq!(h.state().state.desk().cart.nodes, ["m1.n3"]);
 }

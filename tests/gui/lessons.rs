@@ -3,6 +3,7 @@
 use crate::window::{PROMPT, document, settle, window};
 use circuitscope::app::action::Action;
 use circuitscope::app::features::Chosen;
+use circuitscope::app::model::ModelAction;
 use circuitscope::session::lesson::shipped;
 use egui_kittest::kittest::Queryable as _;
 
@@ -25,7 +26,7 @@ fn the_lesson_of_features_opens_what_it_speaks_of_and_puts_it_away() {
 
 fn walk_through(title: &str) {
     let mut h = window(document(PROMPT));
-    h.state_mut().state.apply(Action::SetAnswer(" United".to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::Answer(" United".to_owned()), 0.0);
     settle(&mut h);
     let before = h.state().state.document.clone();
     h.get_by_label("Lessons  ▾").click();
@@ -41,14 +42,10 @@ fn walk_through(title: &str) {
         h.get_by_label(&step.title);
         let app = h.state();
         if let Some(prompt) = &step.state.prompt {
-            assert_eq!(&app.state.document.prompt, prompt);
+            assert_eq!(&app.state.desk().prompt, prompt);
         }
         if let Some((l, head)) = step.state.head.as_deref().and_then(circuitscope::session::lesson::head) {
-            assert_eq!(
-                (app.state.selection.pinned.layer, app.state.selection.pinned.head),
-                (l, Some(head)),
-                "step {k}"
-            );
+            assert_eq!((app.state.pinned().layer, app.state.pinned().head), (l, Some(head)), "step {k}");
         }
         let features = &app.state.features;
         if let Some(name) = &step.state.dictionary {
@@ -61,7 +58,7 @@ fn walk_through(title: &str) {
             assert!(features.index.value.as_ref().is_some_and(|i| i.about.is_complete()), "step {k}");
         }
         if step.state.zero_head.is_some() {
-            assert!(app.state.document.stack.is_active() && app.state.edited().is_some(), "step {k}");
+            assert!(app.state.desk().stack.is_active() && app.state.edited().is_some(), "step {k}");
         }
         if let Some(q) = &step.question {
             assert!(h.query_by_label_contains(&q.reveal[..20]).is_none());

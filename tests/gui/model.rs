@@ -5,11 +5,12 @@ use circuitscope::analysis::audit::audit;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
-use circuitscope::app::model::runs::PatchSettings;
-use circuitscope::app::model::runs::Show;
+use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
+use circuitscope::session::desk::PatchSettings;
+use circuitscope::session::desk::Show;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
@@ -21,7 +22,7 @@ pub const CORRUPTED: &str = "The President of the Roman States and the President
 /// A window with both prompts, once everything has been computed.
 pub fn two_prompts() -> Harness<'static, App> {
     let mut h = window(document(CLEAN));
-    h.state_mut().state.apply(Action::SetCorrupted(CORRUPTED.to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted(CORRUPTED.to_owned()), 0.0);
     settle(&mut h);
     h
 }
@@ -42,7 +43,7 @@ fn typing_a_corrupted_prompt_gives_a_second_run_and_a_difference() {
     h.run();
     settle(&mut h);
     let state = &h.state().state;
-    assert_eq!(state.show, Show::Difference);
+    assert_eq!(state.desk().show, Show::Difference);
     let lens = state.results.lens.get().unwrap();
     assert!(lens.fresh && lens.value.minus.is_some());
     // Before the first differing token nothing differs.
@@ -69,8 +70,8 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
     h.run();
     settle(&mut h);
     let state = &h.state().state;
-    assert_eq!(state.document.stack.edits, [sweep.question.edit(&sweep.cell(strongest))]);
-    assert_eq!((state.document.stack.base, state.show), (Which::Corrupted, Show::Edited));
+    assert_eq!(state.desk().stack.edits, [sweep.question.edit(&sweep.cell(strongest))]);
+    assert_eq!((state.desk().stack.base, state.desk().show), (Which::Corrupted, Show::Edited));
     // The edited run is the one the sweep measured.
     let edited = state.edited().unwrap();
     let Metric::LogitDifference { answer, wrong } = sweep.question.metric else {
@@ -85,48 +86,48 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
     h.get_by_label(&name).click();
     h.run();
     settle(&mut h);
-    assert!(h.state().state.document.stack.edits.is_empty() && h.state().state.show != Show::Edited);
+    assert!(h.state().state.desk().stack.edits.is_empty() && h.state().state.desk().show != Show::Edited);
 }
 
 #[test]
 fn edits_can_be_switched_moved_and_removed() {
     let mut h = two_prompts();
     let zero = |layer, head| Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(head);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(0, 1)), 0.0);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero(1, 2)), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero(0, 1)), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero(1, 2)), 0.0);
     h.state_mut().layout = Layout::single("edits");
     settle(&mut h);
-    assert_eq!(h.state().state.show, Show::Edited);
+    assert_eq!(h.state().state.desk().show, Show::Edited);
     h.get_by_label("move edit down 0").click();
     h.run();
-    assert_eq!(h.state().state.document.stack.edits, [zero(1, 2), zero(0, 1)]);
+    assert_eq!(h.state().state.desk().stack.edits, [zero(1, 2), zero(0, 1)]);
     h.get_by_label("edit 0").click();
     h.run();
     settle(&mut h);
-    assert_eq!(h.state().state.document.stack.active().count(), 1);
+    assert_eq!(h.state().state.desk().stack.active().count(), 1);
     // E switches all off, and the views go back to the plain run.
     h.key_press(egui::Key::E);
     h.run();
     settle(&mut h);
-    assert_eq!((h.state().state.document.stack.active().count(), h.state().state.show), (0, Show::Clean));
+    assert_eq!((h.state().state.desk().stack.active().count(), h.state().state.desk().show), (0, Show::Clean));
     h.get_by_label("remove edit 1").click();
     h.run();
-    assert_eq!(h.state().state.document.stack.edits.len(), 1);
+    assert_eq!(h.state().state.desk().stack.edits.len(), 1);
     // A contradiction is refused in one sentence, and nothing else is lost.
     let same = zero(1, 2);
     let stack = EditStack { edits: vec![same.clone(), same], ..EditStack::default() };
-    h.state_mut().state.apply(Action::SetStack(stack), 0.0);
+    h.state_mut().state.apply(ModelAction::SetStack1(stack), 0.0);
     settle(&mut h);
     let state = &h.state().state;
-    assert!(state.results.edited.error.as_ref().unwrap().contains("contradict"));
-    assert!(state.results.run.get().is_some() && state.results.run.error.is_none());
+    assert!(state.results.edited.error().unwrap().contains("contradict"));
+    assert!(state.results.run.get().is_some() && state.results.run.error().is_none());
 }
 
 #[test]
 fn text_is_generated_with_and_without_edits() {
     let mut h = two_prompts();
     let zero = Edit::new(Site::new(SiteKind::AttnOut, 1), Do::Zero);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
     settle(&mut h);
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::G);
     h.run();
@@ -139,21 +140,21 @@ fn text_is_generated_with_and_without_edits() {
 #[test]
 fn prompts_of_different_length_are_aligned_and_patterns_refused() {
     let mut h = window(document(CLEAN));
-    h.state_mut().state.apply(Action::SetCorrupted(CORRUPTED.replace("Roman", "old Roman")), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted(CORRUPTED.replace("Roman", "old Roman")), 0.0);
     settle(&mut h);
     let state = &mut h.state_mut().state;
-    let counterparts = state.counterparts.clone();
+    let counterparts = state.runs.counterparts.clone();
     assert!(counterparts.iter().filter(|c| c.is_none()).count() >= 1, "{counterparts:?}");
     // Changed by hand.
-    state.apply(Action::Align(1, None), 0.0);
-    assert_eq!(state.counterparts[1], None);
-    state.apply(Action::Align(1, Some(1)), 0.0);
+    state.apply(ModelAction::Align(1, None), 0.0);
+    assert_eq!(state.runs.counterparts[1], None);
+    state.apply(ModelAction::Align(1, Some(1)), 0.0);
     let settings = PatchSettings { site: SiteKind::Pattern, ..state.first_patching() };
-    state.apply(Action::Patch(settings), 0.0);
+    state.apply(ModelAction::Patch(settings), 0.0);
     settle(&mut h);
     let error = h.state().state.results.sweep.error.clone().unwrap();
     assert!(error.contains("correspond one to one"), "{error}");
-    h.state_mut().state.apply(Action::Patch(PatchSettings { site: SiteKind::Z, ..settings }), 0.0);
+    h.state_mut().state.apply(ModelAction::Patch(PatchSettings { site: SiteKind::Z, ..settings }), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.sweep.get().unwrap().value.done);
 }
@@ -162,8 +163,8 @@ fn prompts_of_different_length_are_aligned_and_patterns_refused() {
 fn the_approximation_is_audited_against_exact_runs() {
     let mut h = two_prompts();
     let settings = h.state().state.first_patching();
-    h.state_mut().state.apply(Action::Patch(settings), 0.0);
-    h.state_mut().state.apply(Action::Approximate, 0.0);
+    h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
+    h.state_mut().state.apply(ModelAction::Approximate1, 0.0);
     settle(&mut h);
     let state = &h.state().state;
     let (exact, close) = (state.results.sweep.get().unwrap(), state.results.approximation.get().unwrap());
@@ -172,44 +173,44 @@ fn the_approximation_is_audited_against_exact_runs() {
     assert_eq!(report.cells, 8);
     // Cells that are known stay known when some are asked for by themselves.
     let before = exact.value.values.clone();
-    h.state_mut().state.apply(Action::Sweep { cells: Some(vec![3, 5]) }, 0.0);
+    h.state_mut().state.apply(ModelAction::Sweep(Some(vec![3, 5])), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.sweep.get().unwrap().value.values, before);
     // A rank has no gradient: the view says so instead of showing something else.
-    h.state_mut().state.apply(Action::Patch(PatchSettings { metric: MetricKind::Rank, ..settings }), 0.0);
+    h.state_mut().state.apply(ModelAction::Patch(PatchSettings { metric: MetricKind::Rank, ..settings }), 0.0);
     settle(&mut h);
-    assert!(h.state().state.results.approximation.error.as_ref().unwrap().contains("no gradient"));
+    assert!(h.state().state.results.approximation.error().unwrap().contains("no gradient"));
 }
 
 #[test]
 fn failures_of_the_other_runs_are_said_and_mend() {
     let mut h = two_prompts();
     let settings = h.state().state.first_patching();
-    h.state_mut().state.apply(Action::Patch(settings), 0.0);
+    h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.sweep.get().unwrap().fresh);
     // A corrupted prompt that cannot be run: nothing of the old one is taken for it.
-    h.state_mut().state.apply(Action::SetCorrupted("word ".repeat(600)), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted("word ".repeat(600)), 0.0);
     settle(&mut h);
     let state = &h.state().state;
-    assert!(state.results.corrupted.error.as_ref().unwrap().contains("512") && state.corrupted().is_none());
+    assert!(state.results.corrupted.error().unwrap().contains("512") && state.corrupted().is_none());
     assert!(state.pair().unwrap().corrupted.is_none() && !state.results.sweep.get().unwrap().fresh);
     assert!(state.results.lens.get().unwrap().fresh);
     // Cleared while it is shown: back to the clean run.
-    h.state_mut().state.apply(Action::ShowRun(Show::Corrupted), 0.0);
-    h.state_mut().state.apply(Action::SetCorrupted(String::new()), 0.0);
+    h.state_mut().state.apply(ModelAction::Show(Show::Corrupted), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted(String::new()), 0.0);
     settle(&mut h);
-    assert_eq!(h.state().state.show, Show::Clean);
+    assert_eq!(h.state().state.desk().show, Show::Clean);
     assert!(h.state().state.results.lens.get().unwrap().fresh);
     // Edits of another model: said where the edited run would be, and the clean one is a key away.
     let stack =
         EditStack { edits: vec![Edit::new(Site::new(SiteKind::Z, 23), Do::Zero).head(3)], ..EditStack::default() };
-    h.state_mut().state.apply(Action::SetStack(stack), 0.0);
+    h.state_mut().state.apply(ModelAction::SetStack1(stack), 0.0);
     settle(&mut h);
     let state = &h.state().state;
-    assert_eq!(state.show, Show::Edited);
+    assert_eq!(state.desk().show, Show::Edited);
     assert!(state.shown_slot().error.as_ref().unwrap().contains("layer 23") && state.run().is_none());
-    h.state_mut().state.apply(Action::ShowRun(Show::Clean), 0.0);
+    h.state_mut().state.apply(ModelAction::Show(Show::Clean), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.lens.get().unwrap().fresh && h.state().state.run().is_some());
 }
@@ -219,8 +220,8 @@ fn failures_of_the_other_runs_are_said_and_mend() {
 fn a_difference_follows_its_edits() {
     let mut h = two_prompts();
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero.clone()), 0.0);
-    h.state_mut().state.apply(Action::ShowRun(Show::Difference), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero.clone()), 0.0);
+    h.state_mut().state.apply(ModelAction::Show(Show::Difference), 0.0);
     settle(&mut h);
     let entropy = |h: &Harness<'static, App>| {
         let lens = h.state().state.results.lens.get().unwrap();
@@ -228,31 +229,31 @@ fn a_difference_follows_its_edits() {
         lens.value.minus.as_ref().unwrap().cell(1, 5).unwrap().entropy
     };
     let with_edit = entropy(&h);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
     settle(&mut h);
     // Now it is clean − corrupted, and position 5 of the corrupted run is another.
-    assert_eq!(h.state().state.show, Show::Difference);
+    assert_eq!(h.state().state.desk().show, Show::Difference);
     assert_ne!(with_edit, entropy(&h));
     // Edits of a corrupted run that cannot be made say so, and text asked for meanwhile is not waited for for ever.
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Corrupted, zero), 0.0);
-    h.state_mut().state.apply(Action::SetCorrupted("word ".repeat(600)), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Corrupted, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted("word ".repeat(600)), 0.0);
     settle(&mut h);
-    h.state_mut().state.apply(Action::Generate, 0.0);
+    h.state_mut().state.apply(ModelAction::Generate, 0.0);
     settle(&mut h);
     let r = &h.state().state.results;
-    assert!(r.edited.error.as_ref().unwrap().contains("cannot be made"));
-    assert!(r.generated.error.as_ref().unwrap().contains("cannot be made"));
+    assert!(r.edited.error().unwrap().contains("cannot be made"));
+    assert!(r.generated.error().unwrap().contains("cannot be made"));
 }
 
 /// Text asked for while the prompt is still running comes once it has run.
 #[test]
 fn generation_waits_for_the_run() {
     let mut h = window(document(CLEAN));
-    h.state_mut().state.apply(Action::SetPrompt(format!("{CLEAN} United")), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt(format!("{CLEAN} United")), 0.0);
     h.state_mut().state.update(f64::INFINITY);
-    h.state_mut().state.apply(Action::Sampling(Default::default(), 5), 0.0);
-    h.state_mut().state.apply(Action::Generate, 0.0);
+    h.state_mut().state.apply(ModelAction::Sampling(Default::default(), 5), 0.0);
+    h.state_mut().state.apply(ModelAction::Generate, 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.generated.get().unwrap().value.base.len(), 5);
 }
@@ -261,20 +262,20 @@ fn generation_waits_for_the_run() {
 fn the_end_stays_pinned_while_the_edited_prompt_grows() {
     let mut h = window(document(CLEAN));
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
-    h.state_mut().state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
     settle(&mut h);
-    h.state_mut().state.apply(Action::SetPrompt(format!("{CLEAN} United States")), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt(format!("{CLEAN} United States")), 0.0);
     settle(&mut h);
     let state = &h.state().state;
-    assert_eq!(state.selection.pinned.pos + 1, state.run().unwrap().trace.len());
+    assert_eq!(state.pinned().pos + 1, state.run().unwrap().trace.len());
     assert_eq!(state.edited().unwrap().trace.len(), state.clean().unwrap().trace.len());
     // A click is answered while a text is being written: it has a thread of its own.
-    h.state_mut().state.apply(Action::Sampling(Default::default(), 400), 0.0);
-    h.state_mut().state.apply(Action::Generate, 0.0);
-    let pinned = h.state().state.selection.pinned;
+    h.state_mut().state.apply(ModelAction::Sampling(Default::default(), 400), 0.0);
+    h.state_mut().state.apply(ModelAction::Generate, 0.0);
+    let pinned = h.state().state.pinned();
     h.state_mut()
         .state
-        .apply(Action::Pin(circuitscope::app::selection::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
+        .apply(ModelAction::Pin(circuitscope::app::selection::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.generated.get().unwrap().value.done);
 }

@@ -4,6 +4,7 @@ use crate::common::fixture;
 use crate::window::{PROMPT, document, settle, window};
 use circuitscope::app::action::Action;
 use circuitscope::app::action::Command;
+use circuitscope::app::model::ModelAction;
 use circuitscope::app::view::Workspace;
 use circuitscope::model::builtin::BUILTINS;
 use eframe::egui;
@@ -20,7 +21,7 @@ fn first_launch_shows_a_finished_analysis() {
     assert!(r.attribution.get().is_some() && r.norms.get().is_some() && r.projection.get().is_some());
     assert!(r.text_scores.get().is_some() && r.random_scores.get().is_some() && r.pattern.get().is_some());
     // The head that adds most to the answer is shown: the induction head of layer 1.
-    assert_eq!(h.state().state.selection.pinned.layer, 1);
+    assert_eq!(h.state().state.pinned().layer, 1);
     h.get_by_label("logit lens: 2 × 29");
 }
 
@@ -38,7 +39,7 @@ fn typing_a_prompt_gives_results_for_the_newest_one() {
     let run = h.state().state.run().unwrap().clone();
     assert_eq!(run.prompt, "The United States of");
     assert_eq!(run.texts.last().unwrap(), " of");
-    assert_eq!(h.state().state.selection.pinned.pos, run.trace.len() - 1);
+    assert_eq!(h.state().state.pinned().pos, run.trace.len() - 1);
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn a_bad_file_leaves_the_old_model_open() {
 #[test]
 fn a_bad_file_during_a_run_loses_nothing() {
     let mut h = window(document(PROMPT));
-    h.state_mut().state.apply(Action::SetPrompt(PROMPT.repeat(12)), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt(PROMPT.repeat(12)), 0.0);
     h.state_mut().state.update(f64::INFINITY);
     h.state_mut().state.apply(Action::Open("no/such/file.gguf".to_owned()), 0.0);
     settle(&mut h);
@@ -71,12 +72,12 @@ fn a_bad_file_during_a_run_loses_nothing() {
 #[test]
 fn a_chosen_head_stays_when_the_position_moves() {
     let mut h = window(document(PROMPT));
-    let mut p = h.state().state.selection.pinned;
+    let mut p = h.state().state.pinned();
     p.focus = circuitscope::app::selection::Focus::Head;
-    h.state_mut().state.apply(Action::Pin(p), 0.0);
-    h.state_mut().state.apply(Action::Pin(circuitscope::app::selection::Pinned { pos: 1, ..p }), 0.0);
+    h.state_mut().state.apply(ModelAction::Pin(p), 0.0);
+    h.state_mut().state.apply(ModelAction::Pin(circuitscope::app::selection::Pinned { pos: 1, ..p }), 0.0);
     settle(&mut h);
-    let now = h.state().state.selection.pinned;
+    let now = h.state().state.pinned();
     assert_eq!((now.layer, now.head), (p.layer, p.head));
 }
 
@@ -88,7 +89,7 @@ fn a_good_file_replaces_the_model() {
     let state = &h.state().state;
     assert_eq!(state.model.as_ref().unwrap().config.family, "gpt2");
     // It has no tokenizer, which the views say.
-    assert!(state.results.run.error.as_ref().unwrap().contains("no tokenizer"));
+    assert!(state.results.run.error().unwrap().contains("no tokenizer"));
     assert!(h.query_all_by(|n| n.value().is_some_and(|v| v.contains("no tokenizer"))).next().is_some());
 }
 
@@ -122,7 +123,7 @@ fn dropping_a_folder_opens_it() {
 fn cancelling_stops_the_jobs_and_keeps_the_window() {
     let mut h = window(document(PROMPT));
     let model = h.state().state.model.clone().unwrap();
-    h.state_mut().state.apply(Action::SetPrompt(PROMPT.repeat(20)), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt(PROMPT.repeat(20)), 0.0);
     h.state_mut().state.update(f64::INFINITY);
     let started = std::time::Instant::now();
     h.state_mut().state.worker.cancel_all();
@@ -133,7 +134,7 @@ fn cancelling_stops_the_jobs_and_keeps_the_window() {
     settle(&mut h);
     assert!(Arc::ptr_eq(h.state().state.model.as_ref().unwrap(), &model));
     // And it goes on working.
-    h.state_mut().state.apply(Action::SetPrompt("The United".to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt("The United".to_owned()), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.run().unwrap().prompt, "The United");
 }
@@ -141,12 +142,12 @@ fn cancelling_stops_the_jobs_and_keeps_the_window() {
 #[test]
 fn an_over_long_prompt_is_refused_with_the_limit() {
     let mut h = window(document(PROMPT));
-    h.state_mut().state.apply(Action::SetPrompt("word ".repeat(600)), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt("word ".repeat(600)), 0.0);
     settle(&mut h);
-    assert!(h.state().state.results.run.error.as_ref().unwrap().contains("512"));
-    h.state_mut().state.apply(Action::SetPrompt(PROMPT.to_owned()), 0.0);
+    assert!(h.state().state.results.run.error().unwrap().contains("512"));
+    h.state_mut().state.apply(ModelAction::Prompt(PROMPT.to_owned()), 0.0);
     settle(&mut h);
-    assert!(h.state().state.results.run.error.is_none());
+    assert!(h.state().state.results.run.error().is_none());
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn clicking_a_token_pins_it_everywhere() {
     h.run();
     settle(&mut h);
     let state = &h.state().state;
-    assert_eq!(state.selection.pinned.pos, 2);
+    assert_eq!(state.pinned().pos, 2);
     assert_eq!(state.results.attribution.get().unwrap().pos, 2);
 }
 
@@ -170,24 +171,24 @@ fn clicking_a_next_token_explains_it() {
     h.run();
     settle(&mut h);
     let state = &h.state().state;
-    assert!(!state.document.answer.is_empty());
+    assert!(!state.desk().answer.is_empty());
     assert_eq!(state.run().unwrap().answer, Some(state.results.attribution.get().unwrap().answer));
 }
 
 #[test]
 fn keys_move_the_selection() {
     let mut h = window(document(PROMPT));
-    let last = h.state().state.selection.pinned.pos;
+    let last = h.state().state.pinned().pos;
     h.key_press(egui::Key::ArrowLeft);
     h.run();
-    assert_eq!(h.state().state.selection.pinned.pos, last - 1);
+    assert_eq!(h.state().state.pinned().pos, last - 1);
     h.key_press(egui::Key::ArrowDown);
     h.run();
-    assert_eq!(h.state().state.selection.pinned.layer, 0);
-    let head = h.state().state.selection.pinned.head.unwrap();
+    assert_eq!(h.state().state.pinned().layer, 0);
+    let head = h.state().state.pinned().head.unwrap();
     h.key_press(egui::Key::CloseBracket);
     h.run();
-    assert_eq!(h.state().state.selection.pinned.head, Some((head + 1) % 4));
+    assert_eq!(h.state().state.pinned().head, Some((head + 1) % 4));
     settle(&mut h);
 }
 

@@ -4,6 +4,7 @@ use crate::window::{PROMPT, causes, document, features, lab, settle, window};
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
 use circuitscope::app::look::svg::paint_cells;
+use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view;
 use circuitscope::app::view::Workspace;
@@ -21,7 +22,7 @@ fn tiny_and_long_prompts_are_drawn() {
     h.state_mut().layout = Layout::everything(Workspace::Model);
     h.run();
     let long: String = (0..480).map(|i| if i % 7 == 0 { " the" } else { " of" }).collect();
-    h.state_mut().state.apply(Action::SetPrompt(long), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt(long), 0.0);
     settle(&mut h);
     assert!(h.state().state.run().unwrap().trace.len() > 400);
 }

@@ -11,8 +11,7 @@ use circuitscope::app::features::Pending;
 use circuitscope::app::features::Ranking;
 use circuitscope::app::features::Scanned;
 use circuitscope::app::features::Search;
-use circuitscope::app::model::circuits::CircuitSettings;
-use circuitscope::app::model::runs::Show;
+use circuitscope::app::model::ModelAction;
 use circuitscope::circuit::cart::Cart;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{Site, SiteKind, Which};
@@ -26,6 +25,8 @@ use circuitscope::features::scan::index::{About, Entry, Example, Index};
 use circuitscope::features::train::Point;
 use circuitscope::progress::Progress;
 use circuitscope::session::Document;
+use circuitscope::session::desk::CircuitSettings;
+use circuitscope::session::desk::Show;
 use circuitscope::superposition::phases::Grid;
 use circuitscope::superposition::presets::by_name;
 use circuitscope::superposition::recipe::Sweep;
@@ -64,22 +65,22 @@ pub fn settle(h: &mut Harness<'static, App>) {
 
 /// Something for the causal views to show: an edit, a sweep, a text.
 pub fn causes(h: &mut Harness<'static, App>) {
-    h.state_mut().state.apply(Action::Geometry(Directions::Embedding), 0.0);
+    h.state_mut().state.apply(ModelAction::Geometry(Directions::Embedding), 0.0);
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
     let state = &mut h.state_mut().state;
     let settings = state.first_patching();
-    state.apply(Action::Patch(settings), 0.0);
-    state.apply(Action::ToggleEdit(Which::Clean, zero), 0.0);
+    state.apply(ModelAction::Patch(settings), 0.0);
+    state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
     settle(h);
     let state = &mut h.state_mut().state;
-    state.apply(Action::ShowRun(Show::Clean), 0.0);
-    state.apply(Action::Sampling(Default::default(), 12), 0.0);
-    state.apply(Action::Generate, 0.0);
-    state.apply(Action::TraceGraph, 0.0);
+    state.apply(ModelAction::Show(Show::Clean), 0.0);
+    state.apply(ModelAction::Sampling(Default::default(), 12), 0.0);
+    state.apply(ModelAction::Generate, 0.0);
+    state.apply(ModelAction::TraceGraph1, 0.0);
     let settings = CircuitSettings { outside: Ablation::Mean, ..Default::default() };
-    state.apply(Action::CircuitSettings(settings), 0.0);
+    state.apply(ModelAction::CircuitSettings(settings), 0.0);
     let nodes = ["a0.h2", "a1.h0", "a1.h1", "a1.h3"].map(str::to_owned).to_vec();
-    state.apply(Action::SetCart(Cart { nodes, ..Default::default() }), 0.0);
+    state.apply(ModelAction::SetCart1(Cart { nodes, ..Default::default() }), 0.0);
     settle(h);
 }
 

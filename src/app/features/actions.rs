@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::analysis::run::Run;
 use crate::app::features::CONTEXT;
 use crate::app::features::Chosen;
 use crate::app::features::Examples;
@@ -30,7 +31,6 @@ use crate::features::train::kept;
 use crate::features::train::recipe::{Recipe, Training};
 use crate::features::{Dictionary, Place};
 use crate::files::{file_name, write_atomic};
-use crate::jobs::Run;
 use crate::model::Model;
 
 /// Tokens of an example on either side.

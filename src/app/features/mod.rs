@@ -21,6 +21,7 @@ use eframe::egui;
 
 pub use super::pending::Pending;
 use super::pending::Wake;
+use crate::analysis::run::Run;
 use crate::app::features::heat::Heat;
 use crate::app::features::labels::Book;
 use crate::app::features::monitoring::{Continued, Follow, Monitored};
@@ -41,8 +42,8 @@ use crate::features::train::recipe::Recipe;
 use crate::features::train::{Point, Settings};
 use crate::features::{Dictionary, Place, Sparse, Store};
 use crate::features::{scan, train};
+use crate::jobs::Task;
 use crate::jobs::task::Event;
-use crate::jobs::{Run, Task};
 use crate::model::Model;
 
 /// Similarity below which examples count as unrelated.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::analysis::run::Run;
 use crate::app::features::Chosen;
 use crate::app::features::FeaturesState;
 use crate::engine::resolve::{Sources, resolve_stack};
@@ -10,7 +11,6 @@ use crate::engine::{EditStack, Trace};
 use crate::error::Result;
 use crate::features::direction::Concept;
 use crate::features::{Place, Store};
-use crate::jobs::Run;
 use crate::model::Model;
 use crate::progress::Progress;
 

@@ -122,7 +122,7 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 ui.small_button("×").on_hover_text("puts the dictionary away").clicked()
             });
             if close {
-                cx.actions.push(Action::Feature(FeatureAction::Close));
+                cx.push(Action::Feature(FeatureAction::Close));
             }
             ui.add(egui::Label::new(weak(cx, d.describe())).wrap());
             if let Some(model) = &cx.state.model
@@ -142,16 +142,16 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     if let Some(e) = s.dictionary.error.as_ref().filter(|_| s.dictionary.value.is_none()) {
         ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
     }
-    let here = cx.state.document.model.as_str();
+    let here = cx.state.desk().model.as_str();
     for b in BUILTINS.iter().filter(|b| b.model == here) {
         if ui.button(b.name).on_hover_text(b.purpose).clicked() {
-            cx.actions.push(Action::Feature(FeatureAction::Open(b.name.to_owned())));
+            cx.push(Action::Feature(FeatureAction::Open(b.name.to_owned())));
         }
     }
     let hint = "SAELens folder, params.npz, layer file";
     if field(ui, &mut fields.dictionary, "path of a dictionary", hint, "Open") {
         let path = fields.dictionary.trim().to_owned();
-        cx.actions.push(Action::Feature(FeatureAction::Open(path)));
+        cx.push(Action::Feature(FeatureAction::Open(path)));
     }
 }
 
@@ -172,7 +172,7 @@ fn places(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         let of_file = cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map(|p| p.to_string());
         let site = if reads { fields.place.trim().to_owned() } else { of_file.unwrap_or_default() };
         let target = Some(fields.target.trim().to_owned()).filter(|t| writes && !t.is_empty());
-        cx.actions.push(Action::Feature(FeatureAction::Site(site, target)));
+        cx.push(Action::Feature(FeatureAction::Site(site, target)));
     }
 }
 
@@ -210,20 +210,20 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     ui.horizontal_wrapped(|ui| {
         if running {
             if ui.button("Stop").clicked() {
-                cx.actions.push(Action::Feature(FeatureAction::StopScan));
+                cx.push(Action::Feature(FeatureAction::StopScan));
             }
             return;
         }
         let scan = |what| FeatureAction::Scan(what, fields.text.trim().to_owned(), fields.tokens);
         let there = s.dictionary.value.is_some();
         if ui.add_enabled(there, egui::Button::new("Scan the features")).clicked() {
-            cx.actions.push(Action::Feature(scan(Scanned::Features)));
+            cx.push(Action::Feature(scan(Scanned::Features)));
         }
         let layer = cx.pinned().layer;
         if let Some(last) = cx.state.model.as_ref().filter(|m| m.config.has_mlp()).map(|m| m.config.n_layers - 1) {
             ui.end_row();
             if ui.button("Scan neurons").on_hover_text("of the pinned layer's MLP").clicked() {
-                cx.actions.push(Action::Feature(scan(Scanned::Neurons(layer))));
+                cx.push(Action::Feature(scan(Scanned::Neurons(layer))));
             }
             layer_field(ui, cx, last);
             ui.end_row();
@@ -235,12 +235,12 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
                 .on_hover_text("where in the text this direction's read-out is highest, for its page")
                 .clicked()
         {
-            cx.actions.push(Action::Feature(scan(Scanned::Direction(i))));
+            cx.push(Action::Feature(scan(Scanned::Direction(i))));
         }
     });
     let hint = "index.arrow";
     if field(ui, &mut fields.index, "path of an index", hint, "Open") {
-        cx.actions.push(Action::Feature(FeatureAction::OpenIndex(fields.index.trim().to_owned())));
+        cx.push(Action::Feature(FeatureAction::OpenIndex(fields.index.trim().to_owned())));
     }
 }
 
@@ -250,15 +250,15 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     for (i, w) in s.watched.iter().enumerate() {
         filled(ui, |ui| {
             if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
-                cx.actions.push(Action::Feature(FeatureAction::Forget(i)));
+                cx.push(Action::Feature(FeatureAction::Forget(i)));
             }
             let save = ui.small_button("↓").on_hover_text(format!("save {} as a file", w.concept.name));
             if save.clicked() {
                 match w.concept.to_json() {
                     Ok(bytes) => {
-                        cx.actions.push(Action::Save { name: w.concept.name.clone(), extension: "json", bytes });
+                        cx.push(Action::Save { name: w.concept.name.clone(), extension: "json", bytes });
                     }
-                    Err(e) => cx.actions.push(Action::Say(e.to_string())),
+                    Err(e) => cx.push(Action::Say(e.to_string())),
                 }
             }
             let mut layer = w.layer;
@@ -266,7 +266,7 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             let drag = egui::DragValue::new(&mut layer).range(0..=last).prefix("layer ").speed(0.1);
             ui.add(drag).accessible_name(format!("layer of {}", w.concept.name));
             if layer != w.layer {
-                cx.actions.push(Action::Feature(FeatureAction::Layer(i, layer)));
+                cx.push(Action::Feature(FeatureAction::Layer(i, layer)));
             }
             let chosen = s.chosen == Some(Chosen::Concept(i));
             let (auc, accuracy) = w.concept.at(w.layer).map_or((f32::NAN, f32::NAN), |l| (l.auc, l.accuracy));
@@ -279,7 +279,7 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             );
             let line = egui::Layout::left_to_right(egui::Align::Center);
             if ui.with_layout(line, |ui| ui.add(button)).inner.on_hover_text(help).clicked() {
-                cx.actions.push(Action::Feature(FeatureAction::Choose(Chosen::Concept(i))));
+                cx.push(Action::Feature(FeatureAction::Choose(Chosen::Concept(i))));
             }
         });
     }
@@ -341,13 +341,13 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             } else {
                 Examples::Set(fields.set.clone())
             };
-            cx.actions.push(Action::Feature(fields.search(examples)));
+            cx.push(Action::Feature(fields.search(examples)));
         }
     });
     if field(ui, &mut fields.concept, "path of a set or direction", "set.tsv, or direction.json", "Open") {
         let path = fields.concept.trim().to_owned();
         let action =
             if path.ends_with(".json") { FeatureAction::OpenConcept(path) } else { fields.search(Examples::Set(path)) };
-        cx.actions.push(Action::Feature(action));
+        cx.push(Action::Feature(action));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
+use crate::analysis::run::Run;
 use crate::app::features::Asked;
 use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
@@ -21,8 +22,8 @@ use crate::features::reading::{Order, read};
 use crate::features::scan::Subject;
 use crate::features::scan::index::Index;
 use crate::features::scan::index_file;
+use crate::jobs::Task;
 use crate::jobs::task::Event;
-use crate::jobs::{Run, Task};
 use crate::model::Model;
 
 /// Neurons of a ranking whose groups are split by features.

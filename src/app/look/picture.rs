@@ -63,7 +63,7 @@ impl Scene {
         }
         let results = &app.state.results;
         if let Some(error) =
-            [&results.run.error, &results.corrupted.error, &results.edited.error].into_iter().flatten().next()
+            [results.run.error(), results.corrupted.error(), results.edited.error()].into_iter().flatten().next()
         {
             return Err(Error::failed(error.clone()));
         }
@@ -77,7 +77,7 @@ impl Scene {
     pub fn circuit_error(&self) -> Option<String> {
         let r = &self.app.state.results;
         let tried = r.tried.get().and_then(|t| t.set_error.clone());
-        [&r.graph.error, &r.drawing.error, &r.tried.error].into_iter().flatten().next().cloned().or(tried)
+        [r.graph.error(), r.drawing.error(), r.tried.error()].into_iter().flatten().next().cloned().or(tried)
     }
 
     fn frame(app: &mut App, subject: Subject, ui: &mut egui::Ui) {

@@ -1,258 +1,65 @@
-//! The part of the state that is about circuits: the traced graph, the cart, and what is asked of them.
+//! Circuits and graphs in the window: what is asked of them, and what is saved.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::views;
 use crate::analysis::metric::MetricKind;
-use crate::analysis::patching::Ablation;
-use crate::app::action::Action;
+use crate::analysis::subject::Subject;
 use crate::app::shell::notices::Level;
-use crate::app::state::Slot;
 use crate::app::state::State;
-use crate::circuit::cart::Cart;
 use crate::circuit::eap::EdgeScores;
 use crate::circuit::file::{CircuitFile, MEASURED, PromptPair};
 use crate::circuit::quality::CircuitOf;
-use crate::circuit::search::{OUTSIDE, Search, SearchOf, SearchSettings};
+use crate::circuit::search::{Search, SearchOf, SearchSettings, Searching};
 use crate::circuit::trial::AnsweredPair;
 use crate::circuit::{Edge, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::graph::layout::Cut;
-use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
-use crate::graph::readers::Attention;
+use crate::graph::layout::{DrawingOf, GraphFileOf, GraphOf, ShownOf};
 use crate::graph::targets::Target;
-use crate::jobs::circuits::Searched;
-use crate::jobs::{Kind, Request};
-
-/// Which prediction the graph view traces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum GraphTarget {
-    /// The answer against the wrong answer where both are given, else the answer, else the top logits.
-    #[default]
-    Auto,
-    Top,
-    Answer,
-}
-
-impl GraphTarget {
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Auto, "answer − wrong"), (Self::Answer, "answer"), (Self::Top, "top logits")];
-}
-
-/// How circuits are tried.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CircuitSettings {
-    pub outside: Ablation,
-    /// The prompt set that circuits are tried on as well.
-    pub set: Option<String>,
-    pub curve: bool,
-}
-
-impl Default for CircuitSettings {
-    fn default() -> Self {
-        Self { outside: OUTSIDE, set: None, curve: false }
-    }
-}
-
-/// Changes of the cart that can be taken back.
-const UNDO: usize = 50;
+use crate::session::desk::GraphTarget;
 
 /// Prompts of a set that a circuit is tried on.
 pub const SET_SIZE: usize = 8;
 
-pub struct CircuitState {
-    /// Whether the graph view has been looked at: until then nothing is traced.
-    pub wants_graph: bool,
-    pub target: GraphTarget,
-    pub attention: Attention,
-    pub cut: Cut,
-    /// The graph is of a file.
-    pub file: Option<String>,
-    pub settings: CircuitSettings,
-    /// Carts as they were before they were changed, the last one last.
-    pub undo: Vec<Cart>,
-    /// Scores of the edges that the last search ranked, with the run it ranked them on: what is saved carries them as long
-    /// as the circuit comes from that search.
-    pub scores: Option<(Arc<Trace>, Arc<EdgeScores>)>,
-    /// Another circuit to compare the cart with, and what it is called.
-    pub compared: Option<(String, Cart)>,
-}
-
-impl Default for CircuitState {
-    fn default() -> Self {
-        Self {
-            wants_graph: false,
-            target: GraphTarget::default(),
-            attention: Attention::default(),
-            cut: Cut { thresholds: (NODE_THRESHOLD, EDGE_THRESHOLD), opened: BTreeSet::new() },
-            undo: Vec::new(),
-            scores: None,
-            compared: None,
-            file: None,
-            settings: CircuitSettings::default(),
-        }
-    }
-}
+/// Scores of the edges that a search ranked, with the run it ranked them on: what is saved carries them as long as the
+/// circuit comes from that search.
+pub type Ranked = (Arc<Trace>, Arc<EdgeScores>);
 
 impl State {
-    pub fn apply_circuit(&mut self, action: Action) {
-        match action {
-            Action::TraceGraph => {
-                self.circuits.wants_graph = true;
-                self.request_graph();
-            }
-            Action::GraphTarget(target) => {
-                self.circuits.target = target;
-                self.request_graph();
-            }
-            Action::GraphAttention(attention) => {
-                self.circuits.attention = attention;
-                self.request_graph();
-            }
-            Action::GraphThresholds(node, edge) => {
-                self.circuits.cut.thresholds = (node, edge);
-                self.request_drawing();
-            }
-            Action::CloseMlps if !self.circuits.cut.opened.is_empty() => {
-                self.circuits.cut.opened.clear();
-                self.request_drawing();
-            }
-            Action::OpenMlp(id) => {
-                let opened = &mut self.circuits.cut.opened;
-                if !opened.remove(&id) {
-                    opened.insert(id);
-                }
-                self.request_drawing();
-            }
-            Action::OpenGraph(path) => {
-                self.circuits.wants_graph = true;
-                self.circuits.file = Some(path.clone());
-                self.forget_graph();
-                self.worker.submit(Request::OpenGraph { path: path.into() });
-            }
-            Action::CloseGraph => {
-                self.circuits.file = None;
-                self.forget_graph();
-                self.request_graph();
-            }
-            Action::SetCart(cart) => {
-                self.circuits.scores = None;
-                self.set_cart(cart);
-            }
-            Action::UndoCart => {
-                if let Some(cart) = self.circuits.undo.pop() {
-                    self.circuits.scores = None;
-                    self.show_cart(cart);
-                }
-            }
-            Action::CompareCart(other) => {
-                self.circuits.compared = other;
-                self.request_quality();
-            }
-            Action::ToggleCart(member) => {
-                if let Some(wiring) = self.wiring() {
-                    let mut cart = self.document.cart.clone();
-                    cart.toggle(member, wiring);
-                    self.set_cart(cart);
-                }
-            }
-            Action::AddCartEdge(edge) => {
-                if let Some(wiring) = self.wiring() {
-                    let mut cart = self.document.cart.clone();
-                    cart.add_edge(edge, wiring);
-                    self.set_cart(cart);
-                }
-            }
-            Action::RemoveCartEdge(edge) => {
-                if let Some(wiring) = self.wiring() {
-                    let mut cart = self.document.cart.clone();
-                    cart.remove_edge(edge, wiring);
-                    self.set_cart(cart);
-                }
-            }
-            Action::CircuitSettings(settings) => {
-                self.circuits.settings = settings;
-                self.request_quality();
-            }
-            Action::SearchCircuit(search) => self.request_search(search),
-            _ => {}
-        }
-    }
-
-    /// Neither the graph nor one that is on its way is wanted any more.
-    fn forget_graph(&mut self) {
-        self.worker.withdraw(|k| matches!(k, Kind::Graph | Kind::GraphFile | Kind::Drawing));
-        self.results.graph = Slot::default();
-        self.results.drawing = Slot::default();
-    }
-
     pub fn wiring(&self) -> Option<Wiring> {
         self.model.as_ref().map(|m| Wiring::new(&m.config))
-    }
-
-    fn set_cart(&mut self, cart: Cart) {
-        if cart != self.document.cart {
-            if self.circuits.undo.len() == UNDO {
-                self.circuits.undo.remove(0);
-            }
-            self.circuits.undo.push(self.document.cart.clone());
-        }
-        self.show_cart(cart);
-    }
-
-    fn show_cart(&mut self, cart: Cart) {
-        self.document.cart = cart;
-        self.results.searching.error = None;
-        self.request_quality();
     }
 
     /// What the graph view traces now.
     pub fn graph_target(&self) -> Option<Target> {
         let run = self.run()?;
         let clean = self.clean()?;
-        let last = self.selection.pinned.pos + 1 == run.trace.len();
-        Some(match (self.circuits.target, clean.answer.filter(|_| last), clean.wrong.filter(|_| last)) {
+        let last = self.desk().pinned.pos + 1 == run.trace.len();
+        Some(match (self.desk().graph.target, clean.answer.filter(|_| last), clean.wrong.filter(|_| last)) {
             (GraphTarget::Auto, Some(a), Some(b)) => Target::Difference(a, b),
             (GraphTarget::Auto | GraphTarget::Answer, Some(a), _) => Target::Token(a),
             _ => Target::Top,
         })
     }
 
-    /// Asks for the graph of the pinned prediction, if anybody looks at it.
-    pub fn request_graph(&mut self) {
-        if !self.circuits.wants_graph || self.circuits.file.is_some() {
-            return;
-        }
-        let (Some(subject), Some(target)) = (self.subject(), self.graph_target()) else { return };
-        self.worker.withdraw(|k| k == Kind::Drawing);
-        self.results.graph.outdate();
-        self.results.drawing.outdate();
-        let pos = self.selection.pinned.pos;
-        let attention = self.circuits.attention;
-        self.worker.submit(Request::Graph { trace: subject.trace, pos, target, attention });
-    }
-
-    pub fn request_drawing(&mut self) {
-        if let Some(shown) = self.results.graph.get().map(|r| r.value.clone()) {
-            self.worker.submit(Request::Drawing { shown, cut: self.circuits.cut.clone() });
-        }
-    }
-
-    /// Takes the pinned head apart.
-    pub fn request_why(&mut self) {
-        self.worker.withdraw(|k| k == Kind::Why);
-        self.results.why.outdate();
-        let pinned = self.selection.pinned;
-        let asked = self.subject().zip(pinned.head.filter(|_| !pinned.all_heads));
-        let plain = |t: &Trace| pinned.pos < t.len() && t.edits().is_empty();
-        let Some((subject, head)) = asked.filter(|(s, _)| plain(&s.trace)) else {
-            // What stood there is another run's.
-            self.results.why = Slot::default();
-            return;
+    /// The graph of a file, or of the pinned prediction; then its picture.
+    pub(super) fn ask_graph(&mut self, subject: Option<&Subject>) {
+        let seen = self.seen.has(&views::graph::VIEW);
+        let settings = &self.document.desk.graph;
+        let question = match &settings.file {
+            Some(path) => Some(ShownOf::File(GraphFileOf { path: PathBuf::from(path) })),
+            None => subject.zip(self.graph_target()).map(|(s, target)| {
+                let (pos, attention) = (self.document.desk.pinned.pos, settings.attention);
+                ShownOf::Traced(GraphOf { trace: s.trace.clone(), pos, target, attention })
+            }),
         };
-        let key = pinned.key.filter(|k| *k <= pinned.pos);
-        self.worker.submit(Request::Why { trace: subject.trace, layer: pinned.layer, head, query: pinned.pos, key });
+        let cut = settings.cut.clone();
+        self.results.graph.ask(&self.pool, question, seen);
+        let drawing = self.results.graph.fresh().map(|g| DrawingOf { shown: g.value.clone(), cut });
+        self.results.drawing.ask(&self.pool, drawing, seen);
     }
 
     /// The prompts on screen, for circuits to be tried on.
@@ -262,37 +69,39 @@ impl State {
         Some(vec![AnsweredPair { pair, answer, wrong }])
     }
 
-    /// Tries the cart's circuit, if there is one.
-    pub fn request_quality(&mut self) {
-        self.worker.withdraw(|k| k == Kind::Quality);
-        self.results.tried.outdate();
-        if self.document.cart.is_empty() {
-            self.results.tried = Slot::default();
+    fn circuit_asked(&self) -> Option<CircuitOf> {
+        let d = self.desk();
+        Some(CircuitOf {
+            prompts: self.circuit_prompts()?,
+            cart: d.cart.clone(),
+            metric: MetricKind::LogitDifference,
+            outside: d.circuit.outside,
+            set: d.circuit.set.clone().map(|name| (name, SET_SIZE)),
+            curve: d.circuit.curve,
+            compared: d.compared.clone(),
+        })
+    }
+
+    /// How good the circuit is that is being collected, and a search that was asked for.
+    pub(super) fn ask_circuit(&mut self) {
+        // A search is of the runs that it was begun on.
+        let prompts = self.circuit_prompts();
+        self.search = self.search.take().filter(|s| prompts.as_ref() == Some(&s.prompts));
+        self.results.search.want(&self.pool, self.search.clone());
+        if self.desk().cart.is_empty() {
+            self.results.tried.forget();
             return;
         }
-        let (Some(pair), Some(prompts)) = (self.pair().cloned(), self.circuit_prompts()) else { return };
-        let s = self.circuits.settings.clone();
-        let question = CircuitOf {
-            prompts,
-            cart: self.document.cart.clone(),
-            metric: MetricKind::LogitDifference,
-            outside: s.outside,
-            set: s.set.map(|name| (name, SET_SIZE)),
-            curve: s.curve,
-            compared: self.circuits.compared.clone(),
-        };
-        self.worker.submit(Request::Quality { pair, question });
+        // The status line shows it as well.
+        let seen = self.seen.bars || self.seen.has(&views::circuit::VIEW);
+        let question = self.circuit_asked();
+        self.results.tried.ask(&self.pool, question, seen);
     }
 
-    fn request_search(&mut self, search: Search) {
-        self.results.searching = Slot::default();
-        let (Some(pair), Some(prompts)) = (self.pair().cloned(), self.circuit_prompts()) else { return };
-        let settings = SearchSettings { outside: self.circuits.settings.outside, ..search.into() };
-        self.worker.submit(Request::Search { pair, question: SearchOf { prompts, settings } });
-    }
-
-    pub fn searched(&mut self, found: Searched) {
-        self.results.searching = Slot::default();
+    /// Takes in a circuit that was found.
+    pub(in crate::app) fn search_arrived(&mut self, now: f64) {
+        let Some(answer) = self.results.search.take_news() else { return };
+        let Searching::Found(found) = &*answer else { return };
         self.notices.push(
             Level::Info,
             format!(
@@ -304,19 +113,28 @@ impl State {
                 found.metric.label()
             ),
         );
-        self.circuits.scores = self.clean().map(|r| r.trace.clone()).zip(found.scores);
-        self.set_cart(found.cart);
+        self.ranked = self.clean().map(|r| r.trace.clone()).zip(found.scores.clone());
+        let cart = found.cart.clone();
+        self.search = None;
+        self.change("find a circuit", now, |d| d.cart = cart);
     }
 
-    /// The cart as a file's name and bytes.
+    /// Begins a search.
+    pub(super) fn search(&mut self, search: Search) {
+        let settings = SearchSettings { outside: self.desk().circuit.outside, ..search.into() };
+        self.search = self.circuit_prompts().map(|prompts| SearchOf { prompts, settings });
+        self.results.search.again();
+    }
+
+    /// The collected circuit as a file's name and bytes.
     ///
     /// # Errors
-    /// No model, no prompt, or an empty cart.
+    /// No model, no prompt, or an empty circuit.
     pub fn circuit_file(&self) -> Result<(String, Vec<u8>)> {
         let (Some(model), Some(pair)) = (&self.model, self.pair()) else {
             return Err(Error::request("a circuit is saved with its prompts; run them first"));
         };
-        let d = &self.document;
+        let d = self.desk();
         let edges = d.cart.circuit(Wiring::new(&model.config))?;
         let metric = self.metric(MetricKind::LogitDifference)?;
         let [answer_id, wrong_id] = match metric.tokens()[..] {
@@ -339,11 +157,11 @@ impl State {
             "collected by hand".clone_into(&mut origin);
         }
         // Scores are the search's where it ranked every edge, else what was measured of each edge here.
-        let drops: HashMap<Edge, f32> = match self.results.tried.get() {
-            Some(t) if t.fresh => t.value.quality.edges.iter().copied().collect(),
-            _ => HashMap::new(),
+        let drops: HashMap<Edge, f32> = match self.results.tried.fresh() {
+            Some(t) => t.quality.edges.iter().copied().collect(),
+            None => HashMap::new(),
         };
-        let searched = self.circuits.scores.as_ref().filter(|(on, _)| Arc::ptr_eq(on, &pair.clean)).map(|s| &s.1);
+        let searched = self.ranked.as_ref().filter(|(on, _)| *on == pair.clean).map(|s| &s.1);
         if searched.is_none() && !drops.is_empty() {
             origin += MEASURED;
         }
@@ -351,9 +169,8 @@ impl State {
             Some(scores) => scores.get(edge),
             None => drops.get(&edge).copied().unwrap_or(0.0),
         };
-        let outside = self.circuits.settings.outside;
         let kind = MetricKind::LogitDifference;
-        let file = CircuitFile::new(model, vec![prompt], kind, outside, origin, &edges, score);
+        let file = CircuitFile::new(model, vec![prompt], kind, d.circuit.outside, origin, &edges, score);
         let bytes = serde_json::to_vec_pretty(&file).map_err(|e| Error::failed(e.to_string()))?;
         Ok(("circuit.json".to_owned(), bytes))
     }

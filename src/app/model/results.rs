@@ -1,141 +1,95 @@
-//! Everything computed that is on screen, each in a slot of its own.
+//! Everything computed of a model and a prompt, each answer in a slot of its own.
 
-use std::sync::Arc;
+use crate::analysis::attribution_patching::ApproximationOf;
+use crate::analysis::backup::BackupOf;
+use crate::analysis::direct_attribution::AttributionOf;
+use crate::analysis::feature_geometry::GeometryOf;
+use crate::analysis::generation::GenerationOf;
+use crate::analysis::head_scores::{RandomScoresOf, TextScoresOf};
+use crate::analysis::logit_lens::LensOf;
+use crate::analysis::neurons::{NeuronTokensOf, NeuronsOf};
+use crate::analysis::norms::NormsOf;
+use crate::analysis::patching::SweepOf;
+use crate::analysis::patterns::{PatternOf, ThumbnailsOf};
+use crate::analysis::projection::ProjectionOf;
+use crate::analysis::run::{EditedRunOf, RunOf};
+use crate::analysis::why_head::WhyOf;
+use crate::circuit::quality::CircuitOf;
+use crate::circuit::search::SearchOf;
+use crate::graph::layout::{DrawingOf, ShownOf};
+use crate::jobs::slot::{AnySlot, Slot};
 
-use crate::analysis::backup::Change;
-use crate::analysis::direct_attribution::Attribution;
-use crate::analysis::feature_geometry::FeatureGeometry;
-use crate::analysis::head_scores::HeadScores;
-use crate::analysis::logit_lens::Lens;
-use crate::analysis::neurons::{NeuronTokens, Neurons};
-use crate::analysis::norms::Norms;
-use crate::analysis::ov_circuit::OvCircuit;
-use crate::analysis::patterns::{Thumbnails, Which};
-use crate::analysis::projection::Projection;
-use crate::analysis::sweep::{Estimate, Found};
-use crate::analysis::why_head::Why;
-use crate::circuit::find::Step;
-use crate::graph::layout::{Drawing, Shown};
-use crate::jobs::circuits::Tried;
-use crate::jobs::{Compared, Generations, Run};
-
-/// A result with the run or model it belongs to.
-pub struct Result<T> {
-    pub value: Arc<T>,
-    /// False while a newer run's result is on its way: shown dimmed.
-    pub fresh: bool,
-    /// Changes with every new value; views key their caches on it.
-    pub stamp: u64,
-}
-
-impl<T> Clone for Result<T> {
-    fn clone(&self) -> Self {
-        Self { value: self.value.clone(), fresh: self.fresh, stamp: self.stamp }
-    }
-}
-
-impl<T> std::ops::Deref for Result<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// A slot for one kind of result.
-pub struct Slot<T> {
-    pub result: Option<Result<T>>,
-    pub error: Option<String>,
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self { result: None, error: None }
-    }
-}
-
-impl<T> Slot<T> {
-    pub fn set(&mut self, value: T, stamp: &mut u64) {
-        *stamp += 1;
-        self.error = None;
-        self.result = Some(Result { value: Arc::new(value), fresh: true, stamp: *stamp });
-    }
-
-    pub fn outdate(&mut self) {
-        if let Some(r) = &mut self.result {
-            r.fresh = false;
-        }
-        self.error = None;
-    }
-
-    pub fn get(&self) -> Option<&Result<T>> {
-        self.result.as_ref()
-    }
-}
-
-/// Everything computed that is on screen.
 #[derive(Default)]
 pub struct Results {
-    pub run: Slot<Arc<Run>>,
-    pub corrupted: Slot<Arc<Run>>,
-    pub edited: Slot<Arc<Run>>,
-    pub pattern: Slot<(Which, Compared<Vec<f32>>)>,
-    pub thumbnails: Slot<Compared<Thumbnails>>,
-    pub lens: Slot<Compared<Lens>>,
-    pub norms: Slot<Compared<Norms>>,
-    pub attribution: Slot<Compared<Attribution>>,
-    pub neurons: Slot<Compared<Neurons>>,
-    pub neuron_tokens: Slot<NeuronTokens>,
-    pub geometry: Slot<FeatureGeometry>,
-    pub projection: Slot<Projection>,
-    pub text_scores: Slot<Compared<HeadScores>>,
-    pub random_scores: Slot<Compared<HeadScores>>,
-    pub sweep: Slot<Found>,
-    pub approximation: Slot<Found>,
-    /// What the sweep asked for will take.
-    pub estimate: Option<Estimate>,
-    pub backup: Slot<Vec<Change>>,
-    pub generated: Slot<Generations>,
-    pub graph: Slot<Shown>,
-    pub drawing: Slot<Drawing>,
-    pub why: Slot<(Why, Option<OvCircuit>)>,
-    pub tried: Slot<Tried>,
-    /// How far a search for a circuit is.
-    pub searching: Slot<Step>,
-    pub stamp: u64,
+    pub run: Slot<RunOf>,
+    pub corrupted: Slot<RunOf>,
+    pub edited: Slot<EditedRunOf>,
+    pub pattern: Slot<PatternOf>,
+    pub thumbnails: Slot<ThumbnailsOf>,
+    pub lens: Slot<LensOf>,
+    /// The lens at the pinned position alone, for the inspector.
+    pub lens_here: Slot<LensOf>,
+    pub norms: Slot<NormsOf>,
+    pub attribution: Slot<AttributionOf>,
+    pub neurons: Slot<NeuronsOf>,
+    pub neuron_tokens: Slot<NeuronTokensOf>,
+    pub geometry: Slot<GeometryOf>,
+    pub projection: Slot<ProjectionOf>,
+    pub text_scores: Slot<TextScoresOf>,
+    pub random_scores: Slot<RandomScoresOf>,
+    pub sweep: Slot<SweepOf>,
+    pub approximation: Slot<ApproximationOf>,
+    pub backup: Slot<BackupOf>,
+    pub generated: Slot<GenerationOf>,
+    pub graph: Slot<ShownOf>,
+    pub drawing: Slot<DrawingOf>,
+    pub why: Slot<WhyOf>,
+    pub tried: Slot<CircuitOf>,
+    pub search: Slot<SearchOf>,
 }
 
 impl Results {
-    pub fn outdate_run(&mut self) {
-        self.run.outdate();
-        self.corrupted.outdate();
-        self.edited.outdate();
-        self.sweep.outdate();
-        self.approximation.outdate();
-        self.backup.outdate();
-        self.generated.outdate();
-        self.tried.outdate();
-        self.why.outdate();
-        self.searching.error = None;
-        self.outdate_analyses();
+    /// The runs themselves, from which everything else follows.
+    pub fn runs(&mut self) -> [&mut dyn AnySlot; 3] {
+        [&mut self.run, &mut self.corrupted, &mut self.edited]
     }
 
-    pub fn outdate_analyses(&mut self) {
-        self.pattern.outdate();
-        self.thumbnails.outdate();
-        self.lens.outdate();
-        self.norms.outdate();
-        self.attribution.outdate();
-        self.neurons.outdate();
-        self.projection.outdate();
-        self.text_scores.outdate();
+    /// Forgets everything that depends on the prompt; a graph of a file stays where it does not.
+    pub fn forget(&mut self, keeps_graph: bool) {
+        let graph = if keeps_graph { std::mem::take(&mut self.graph) } else { Slot::default() };
+        let drawing = if keeps_graph { std::mem::take(&mut self.drawing) } else { Slot::default() };
+        let random = std::mem::take(&mut self.random_scores);
+        self.slots().into_iter().for_each(AnySlot::forget);
+        (self.random_scores, self.graph, self.drawing) = (random, graph, drawing);
     }
 
-    /// Forgets everything; a graph of a file stays where it does not depend on model and prompt.
-    pub fn clear(&mut self, keep_graph: bool) {
-        let stamp = self.stamp;
-        let graph = if keep_graph { std::mem::take(&mut self.graph) } else { Slot::default() };
-        let drawing = if keep_graph { std::mem::take(&mut self.drawing) } else { Slot::default() };
-        *self = Self { stamp, graph, drawing, ..Self::default() };
+    /// Every slot.
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 24] {
+        [
+            &mut self.run,
+            &mut self.corrupted,
+            &mut self.edited,
+            &mut self.pattern,
+            &mut self.thumbnails,
+            &mut self.lens,
+            &mut self.lens_here,
+            &mut self.norms,
+            &mut self.attribution,
+            &mut self.neurons,
+            &mut self.neuron_tokens,
+            &mut self.geometry,
+            &mut self.projection,
+            &mut self.text_scores,
+            &mut self.random_scores,
+            &mut self.sweep,
+            &mut self.approximation,
+            &mut self.backup,
+            &mut self.generated,
+            &mut self.graph,
+            &mut self.drawing,
+            &mut self.why,
+            &mut self.tried,
+            &mut self.search,
+        ]
     }
 }

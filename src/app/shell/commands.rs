@@ -1,7 +1,7 @@
 //! What the window does itself when it is asked: commands by key or name, and actions that are not the document's.
 
-use std::path::PathBuf;
-
+use crate::app::action::Load;
+use crate::app::model::ModelAction;
 use eframe::egui;
 
 use crate::analysis::component::Component;
@@ -9,11 +9,7 @@ use crate::app::App;
 use crate::app::action::Action;
 use crate::app::action::Command;
 use crate::app::model::views;
-use crate::app::selection::Focus;
 use crate::app::shell::files::graph_bytes;
-use crate::app::shell::files::read_compared;
-use crate::app::shell::files::read_json;
-use crate::app::shell::files::read_stack;
 use crate::app::shell::layout::Layout;
 use crate::app::shell::lessons;
 use crate::app::shell::notices::Level;
@@ -21,6 +17,8 @@ use crate::app::shell::save::Save;
 use crate::app::superposition::LabAction;
 use crate::app::view::Workspace;
 use crate::circuit::Member;
+use crate::engine::EditStack;
+use crate::session::desk::Focus;
 
 impl App {
     pub fn act(&mut self, ctx: &egui::Context, action: Action) {
@@ -37,34 +35,14 @@ impl App {
                 self.save = Some(Save::new(&format!("{name}.{extension}"), bytes));
             }
             Action::SavePicture { view } => self.save_picture(ctx, view),
-            Action::OpenStack(path) => self.open_stack(ctx, PathBuf::from(path)),
-            Action::LoadStack => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("Open a stack of edits");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.add_filter("edits", &["json"]).pick_file()).map(|h| read_stack(h.path()))
-                });
-            }
-            Action::LoadGraph | Action::LoadCart => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("Open a graph or a circuit");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.add_filter("graphs and circuits", &["json"]).pick_file())
-                        .map(|h| read_json(h.path()))
-                });
-            }
-            Action::LoadCompared => {
-                let dialog = rfd::AsyncFileDialog::new().set_title("A circuit to compare with");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.add_filter("circuits", &["json"]).pick_file())
-                        .map(|h| read_compared(h.path()))
-                });
-            }
+            Action::Load(what) => self.load(&what),
             Action::SaveGraph(marks) => {
-                if let Some(shown) = self.state.results.graph.get().map(|r| r.value.clone()) {
-                    let cut = self.state.circuits.cut.clone();
-                    self.background(ctx, move || Some(graph_bytes(&shown, &cut, &marks)));
+                if let Some(shown) = self.state.results.graph.value().cloned() {
+                    let cut = self.state.desk().graph.cut.clone();
+                    self.background(move || graph_bytes(&shown, &cut, &marks));
                 }
             }
-            Action::SaveCart => match self.state.circuit_file() {
+            Action::SaveCircuit => match self.state.circuit_file() {
                 Ok((name, bytes)) => self.save = Some(Save::new(&name, bytes)),
                 Err(e) => self.state.notices.push(Level::Error, e.to_string()),
             },
@@ -76,24 +54,25 @@ impl App {
     }
 
     pub fn command(&mut self, ctx: &egui::Context, command: Command) {
-        let mut pinned = self.state.selection.pinned;
+        let mut pinned = self.state.pinned();
         let model = self.state.model.as_ref().map(|m| (m.config.n_layers, m.config.n_heads));
         let (layers, heads) = model.unwrap_or((1, 1));
         let len = self.state.run().map_or(1, |r| r.trace.len());
         match command {
             Command::Palette => self.palette.show(),
-            Command::OpenFile => self.pick(ctx, false),
-            Command::OpenFolder => self.pick(ctx, true),
+            Command::OpenFile => self.load(&Load::ModelFile),
+            Command::OpenFolder => self.load(&Load::ModelFolder),
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
-                if self.state.worker.is_busy() || self.state.features.running().is_some() {
+                if !self.state.rests() || self.state.features.running().is_some() {
                     self.state.cancel();
                 }
             }
-            Command::RunAgain => self.state.request_run(),
+            Command::RunAgain => self.state.run_again(),
             Command::ToggleTheme => {
-                let next = if ctx.theme() == egui::Theme::Dark { egui::Theme::Light } else { egui::Theme::Dark };
-                ctx.set_theme(next);
+                let name = if self.state.document.look.light { "use the dark theme" } else { "use the light theme" };
+                self.state.history.change(&mut self.state.document, name, self.now, |d| d.look.light ^= true);
+                self.look(ctx);
             }
             Command::PreviousToken | Command::NextToken if self.layout.workspace == Workspace::Superposition => {
                 self.scrub(command == Command::NextToken);
@@ -110,36 +89,30 @@ impl App {
             }
             Command::Messages => self.state.notices.history_open ^= true,
             Command::SwapPrompts => {
-                let d = &mut self.state.document;
-                std::mem::swap(&mut d.prompt, &mut d.corrupted);
-                std::mem::swap(&mut d.answer, &mut d.wrong);
-                (d.alignment, d.ids) = (None, None);
-                self.state.request_run();
+                self.state.apply(ModelAction::SwapPrompts, self.now);
             }
             Command::NextRun => {
                 let list = self.state.showable();
-                let at = list.iter().position(|s| *s == self.state.show).unwrap_or(0);
-                self.state.apply(Action::ShowRun(list[(at + 1) % list.len()]), self.now);
+                let at = list.iter().position(|s| *s == self.state.desk().show).unwrap_or(0);
+                self.state.apply(ModelAction::Show(list[(at + 1) % list.len()]), self.now);
             }
             Command::ToggleEdits => {
-                let mut stack = self.state.document.stack.clone();
+                let mut stack = (*self.state.desk().stack).clone();
                 let on = stack.is_active();
                 stack.edits.iter_mut().for_each(|e| e.enabled = !on);
-                self.state.apply(Action::SetStack(stack), self.now);
+                let name = if on { "switch all edits off" } else { "switch all edits on" };
+                self.state.apply(ModelAction::Edits(name, stack), self.now);
             }
             Command::ClearEdits => {
-                let stack = crate::engine::EditStack { edits: Vec::new(), ..self.state.document.stack.clone() };
-                self.state.apply(Action::SetStack(stack), self.now);
+                let stack = EditStack { edits: Vec::new(), ..(*self.state.desk().stack).clone() };
+                self.state.apply(ModelAction::Edits("remove all edits", stack), self.now);
             }
             Command::Generate => {
                 self.show(views::generation::VIEW.name);
-                self.state.apply(Action::Generate, self.now);
+                self.state.apply(ModelAction::Generate, self.now);
             }
             Command::Trace => {
                 self.show(views::graph::VIEW.name);
-                if !self.state.circuits.wants_graph {
-                    self.state.apply(Action::TraceGraph, self.now);
-                }
             }
             Command::Collect => {
                 let neuron = pinned.neuron.filter(|_| pinned.focus == Focus::Neuron);
@@ -149,11 +122,14 @@ impl App {
                     (None, None) => None,
                 };
                 if let Some(member) = member {
-                    self.state.apply(Action::ToggleCart(member), self.now);
+                    self.state.apply(ModelAction::Collect(member), self.now);
                 }
             }
-            Command::UndoCart => self.state.apply(Action::UndoCart, self.now),
-            Command::ClearCart => self.state.apply(Action::SetCart(Default::default()), self.now),
+            Command::Undo => self.state.apply(Action::Undo, self.now),
+            Command::Redo => self.state.apply(Action::Redo, self.now),
+            Command::ClearCart => {
+                self.state.apply(ModelAction::Circuit("empty the circuit", Default::default()), self.now)
+            }
             Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),
             Command::ModelWorkspace => self.enter(Workspace::Model),
             Command::LabWorkspace => self.enter(Workspace::Superposition),
@@ -163,8 +139,8 @@ impl App {
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
         }
-        if pinned != self.state.selection.pinned {
-            self.state.apply(Action::Pin(pinned), self.now);
+        if pinned != self.state.pinned() {
+            self.state.apply(ModelAction::Pin(pinned), self.now);
         }
         ctx.request_repaint();
     }

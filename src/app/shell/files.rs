@@ -1,56 +1,130 @@
 //! What the window opens and saves, away from the thread that draws.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use eframe::egui;
 
+use super::notices::Level;
+use super::save::Choice;
 use crate::app::App;
-use crate::app::Message;
+use crate::app::action::Load;
 use crate::app::look::picture;
-use crate::app::shell::notices::Level;
-use crate::app::shell::save::Choice;
-use crate::error::Error;
+use crate::circuit::cart::Cart;
+use crate::circuit::file::{CircuitFile, FORMAT};
+use crate::engine::EditStack;
+use crate::error::{Error, Result};
+use crate::features::dictionary::formats;
 use crate::files::write_atomic;
 use crate::graph::layout::{Cut, Shown};
 use crate::graph::marks::Marks;
+use crate::jobs::slot::Slot;
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
+
+/// What has come of a file.
+#[derive(Clone, Debug)]
+pub enum Message {
+    Nothing,
+    Open(PathBuf),
+    Say(Level, String),
+    /// Bytes that want a place, under a proposed name.
+    Save(String, Vec<u8>),
+    /// The place chosen in the system's dialog.
+    SaveTo(PathBuf),
+    Stack(PathBuf, EditStack),
+    Graph(PathBuf),
+    Dictionary(PathBuf),
+    /// A file with a direction.
+    Direction(PathBuf),
+    Circuit(PathBuf, Cart),
+    /// Models that lessons need and that are there.
+    Models(HashMap<String, PathBuf>),
+    /// A circuit's name, and the circuit to compare with.
+    Compared(String, Cart),
+}
+
+type Work = dyn Fn() -> Message + Send + Sync;
+
+/// Work with a file. Each piece is asked for once and is equal to itself alone.
+#[derive(Clone)]
+pub struct FileOf(Arc<Work>);
+
+impl PartialEq for FileOf {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Question for FileOf {
+    type Answer = Message;
+    const LABEL: &'static str = "reading or writing a file";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Message)) -> Result<Message> {
+        Ok((self.0)())
+    }
+}
+
+/// Files that are being read and written.
+#[derive(Default)]
+pub struct Files(Vec<Slot<FileOf>>);
+
+impl Files {
+    /// What has come of files since this was last asked.
+    pub fn poll(&mut self) -> Vec<Message> {
+        let mut all = Vec::new();
+        for slot in &mut self.0 {
+            slot.poll();
+            all.extend(slot.take_news().map(|m| (*m).clone()));
+            all.extend(slot.take_error().map(|e| Message::Say(Level::Error, e)));
+        }
+        self.0.retain(Slot::is_running);
+        all
+    }
+}
 
 impl App {
-    /// Runs something slow on a thread of its own; what it says comes back as a message.
-    pub fn background(&self, ctx: &egui::Context, work: impl FnOnce() -> Option<Message> + Send + 'static) {
-        let (sender, ctx) = (self.messages.0.clone(), ctx.clone());
-        std::thread::spawn(move || {
-            if let Some(message) = work() {
-                // The window may have been closed meanwhile; then there is nobody to tell.
-                drop(sender.send(message));
-                ctx.request_repaint();
-            }
-        });
+    /// Works with a file; what comes of it arrives as a message.
+    pub fn background(&mut self, work: impl Fn() -> Message + Send + Sync + 'static) {
+        let mut slot = Slot::default();
+        slot.want(&self.state.pool, Some(FileOf(Arc::new(work))));
+        self.files.0.push(slot);
     }
 
-    pub fn pick(&self, ctx: &egui::Context, folder: bool) {
-        let dialog = rfd::AsyncFileDialog::new().set_title("Open a model");
-        self.background(ctx, move || {
-            let handle = if folder {
+    /// Asks the system for a file, or reads the one that was named.
+    pub fn load(&mut self, what: &Load) {
+        let what = what.clone();
+        self.background(move || {
+            if let Load::Stack(Some(path)) = &what {
+                return read_stack(Path::new(path));
+            }
+            let (title, filter, extensions): (_, _, &[&str]) = match &what {
+                Load::ModelFile | Load::ModelFolder => ("Open a model", "models", &["gguf", "safetensors", "json"]),
+                Load::Graph => ("Open a graph or a circuit", "graphs and circuits", &["json"]),
+                Load::Compared => ("A circuit to compare with", "circuits", &["json"]),
+                Load::Stack(_) => ("Open a stack of edits", "edits", &["json"]),
+            };
+            let dialog = rfd::AsyncFileDialog::new().set_title(title);
+            let handle = if what == Load::ModelFolder {
                 pollster::block_on(dialog.pick_folder())
             } else {
-                pollster::block_on(dialog.add_filter("models", &["gguf", "safetensors", "json"]).pick_file())
+                pollster::block_on(dialog.add_filter(filter, extensions).pick_file())
             };
             // The dialog gives nothing both when it is cancelled and when the system has none.
-            Some(handle.map_or_else(
-                || {
-                    Message::Say(
-                        Level::Info,
-                        "No file was chosen; a path can also be typed in the model menu, or dropped on the window."
-                            .to_owned(),
-                    )
-                },
-                |h| Message::Open(h.path().to_owned()),
-            ))
+            let Some(handle) = handle else {
+                let text = "No file was chosen; a file can also be dropped on the window, and a model's path be typed in the model menu.";
+                return Message::Say(Level::Info, text.to_owned());
+            };
+            let path = handle.path();
+            match &what {
+                Load::ModelFile | Load::ModelFolder => Message::Open(path.to_owned()),
+                Load::Graph => read_json(path),
+                Load::Compared => read_compared(path),
+                Load::Stack(_) => read_stack(path),
+            }
         });
-    }
-
-    pub fn open_stack(&self, ctx: &egui::Context, path: PathBuf) {
-        self.background(ctx, move || Some(read_stack(&path)));
     }
 
     /// The question where to save, and what follows from the answer.
@@ -60,51 +134,70 @@ impl App {
             Choice::Cancel => self.save = None,
             Choice::Write(path) => {
                 if let Some(save) = self.save.take() {
-                    self.background(ctx, move || Some(written(&path, &save.bytes)));
+                    self.background(move || written(&path, &save.bytes));
                 }
             }
-            Choice::Browse => {
+            Choice::Browse => self.background(|| {
                 let dialog = rfd::AsyncFileDialog::new().set_title("Save as");
-                self.background(ctx, move || {
-                    pollster::block_on(dialog.save_file()).map(|h| Message::SaveTo(h.path().to_owned()))
-                });
-            }
+                pollster::block_on(dialog.save_file())
+                    .map_or(Message::Nothing, |h| Message::SaveTo(h.path().to_owned()))
+            }),
         }
     }
 
+    /// Takes a picture of a view at the end of the next frame.
     pub fn save_picture(&self, ctx: &egui::Context, view: &'static str) {
         let rect = self.layout.pane(view).and_then(|(_, rect)| rect);
-        let (sender, wake) = (self.messages.0.clone(), ctx.clone());
+        let (taken, wake) = (self.screenshots.clone(), ctx.clone());
         let ppp = ctx.pixels_per_point();
         ctx.request_screenshot(move |image| {
-            std::thread::spawn(move || {
-                let message = match picture::encode(&image, rect, ppp) {
-                    Ok(bytes) => Message::Save(format!("{}.png", view), bytes),
-                    Err(e) => Message::Say(Level::Error, e.to_string()),
-                };
-                // The window may have been closed meanwhile; then there is nobody to ask.
-                drop(sender.send(message));
-                wake.request_repaint();
-            });
+            taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((view, image, rect, ppp));
+            wake.request_repaint();
         });
+    }
+
+    /// Pictures that were taken become files.
+    pub fn develop(&mut self) {
+        let taken = std::mem::take(&mut *self.screenshots.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for (view, image, rect, ppp) in taken {
+            self.background(move || match picture::encode(&image, rect, ppp) {
+                Ok(bytes) => Message::Save(format!("{view}.png"), bytes),
+                Err(e) => Message::Say(Level::Error, e.to_string()),
+            });
+        }
     }
 }
 
-pub fn read_stack(path: &std::path::Path) -> Message {
-    match crate::engine::EditStack::open(path) {
+/// A picture of a view on its way: the view, the window's picture, the view's place in it, pixels a point.
+pub type Screenshot = (&'static str, Arc<egui::ColorImage>, Option<egui::Rect>, f32);
+
+fn read_stack(path: &Path) -> Message {
+    match EditStack::open(path) {
         Ok(stack) => Message::Stack(path.to_owned(), stack),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }
 
-/// A dropped or chosen JSON file: a graph, a circuit, a direction, or a stack of edits.
-pub fn read_json(path: &std::path::Path) -> Message {
-    use crate::circuit::file::{CircuitFile, FORMAT};
+/// A file or folder that was dropped on the window: a graph, a circuit, a direction, a stack of edits, a dictionary, or a
+/// model.
+pub fn read_dropped(path: &Path) -> Message {
+    let config = path.file_name().is_some_and(|n| n == "config.json" || n == "cfg.json");
+    if path.extension().is_some_and(|e| e == "json") && !config {
+        read_json(path)
+    } else if formats::is_dropped(path) {
+        Message::Dictionary(path.to_owned())
+    } else {
+        Message::Open(path.to_owned())
+    }
+}
+
+/// A JSON file: a graph, a circuit, a direction, or a stack of edits.
+fn read_json(path: &Path) -> Message {
     let value = std::fs::read(path).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
     match value {
         Some(v) if v.get("nodes").is_some() && v.get("links").is_some() => Message::Graph(path.to_owned()),
         Some(v) if v.get("format").and_then(|f| f.as_str()) == Some(FORMAT) => match CircuitFile::open(path) {
-            Ok(file) => Message::Cart(path.to_owned(), file.cart()),
+            Ok(file) => Message::Circuit(path.to_owned(), file.cart()),
             Err(e) => Message::Say(Level::Error, e.to_string()),
         },
         Some(v) if v.get("layers").is_some() && v.get("hook").is_some() => Message::Direction(path.to_owned()),
@@ -113,9 +206,9 @@ pub fn read_json(path: &std::path::Path) -> Message {
 }
 
 /// A circuit to compare with.
-pub fn read_compared(path: &std::path::Path) -> Message {
+fn read_compared(path: &Path) -> Message {
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    match crate::circuit::file::CircuitFile::open(path) {
+    match CircuitFile::open(path) {
         Ok(file) => Message::Compared(name, file.cart()),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
@@ -132,7 +225,7 @@ pub fn graph_bytes(shown: &Shown, cut: &Cut, marks: &Marks) -> Message {
     }
 }
 
-fn written(path: &std::path::Path, bytes: &[u8]) -> Message {
+fn written(path: &Path, bytes: &[u8]) -> Message {
     match write_atomic(path, bytes) {
         Ok(()) => Message::Say(Level::Info, format!("Saved {}.", path.display())),
         Err(e) => Message::Say(Level::Error, e.to_string()),

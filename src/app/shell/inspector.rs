@@ -1,12 +1,11 @@
 //! The inspector: everything known of what is selected.
 
+use crate::app::model::ModelAction;
 use eframe::egui::{self, RichText};
 
 use crate::analysis::component::{Component, Part};
 use crate::analysis::head_scores::SCORES;
-use crate::app::action::Action;
 use crate::app::look::theme;
-use crate::app::selection::Focus;
 use crate::app::shell::topbar::facts_table;
 use crate::app::view::Context;
 use crate::app::widgets::bars::Bar;
@@ -14,7 +13,7 @@ use crate::app::widgets::bars::bar;
 use crate::app::widgets::token_text;
 use crate::circuit::{Edge, Member, Receiver};
 use crate::features::labels::Unit;
-use crate::jobs::Kind;
+use crate::session::desk::Focus;
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
@@ -93,7 +92,7 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             .clicked()
             && let Some(text) = text
         {
-            cx.actions.push(Action::SetAnswer(text));
+            cx.push(ModelAction::Answer(text));
         }
     }
 }
@@ -101,7 +100,7 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 /// What the pinned layer would predict here.
 fn lens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
-    let Some(result) = cx.state.results.lens.get().cloned() else { return };
+    let Some(result) = cx.state.results.lens_here.get().cloned() else { return };
     let Some(cell) = result.value.cell(p.layer, p.pos) else { return };
     caption(ui, cx, &format!("logit lens at layer {}: entropy {:.2} nats", p.layer, cell.entropy));
     for t in &cell.top {
@@ -122,10 +121,10 @@ fn lens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 
 /// The button that puts something into the circuit.
 fn collect(ui: &mut egui::Ui, cx: &mut Context<'_>, member: Member) {
-    let inside = cx.state.document.cart.contains(member);
+    let inside = cx.state.desk().cart.contains(member);
     let text = if inside { "take out of the circuit" } else { "add to the circuit" };
     if ui.small_button(text).on_hover_text("C").clicked() {
-        cx.actions.push(Action::ToggleCart(member));
+        cx.push(ModelAction::Collect(member));
     }
 }
 
@@ -151,7 +150,10 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             fact(ui, cx, "norm of what it writes here", &format!("{v:.3}"));
         }
     }
-    let scores = [("on this text", &r.text_scores), ("on random repeat", &r.random_scores)];
+    let scores = [
+        ("on this text", r.text_scores.get().map(|s| &s.now)),
+        ("on random repeat", r.random_scores.get().map(|s| &*s.value)),
+    ];
     ui.add_space(4.0);
     egui::Grid::new("scores").num_columns(3).min_col_width(78.0).spacing([8.0, 2.0]).show(ui, |ui| {
         ui.label(RichText::new("score").font(theme::small()).color(cx.palette.weak));
@@ -161,20 +163,20 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.end_row();
         for s in SCORES {
             ui.label(RichText::new(s.name()).font(theme::small())).on_hover_text(s.explain());
-            for (_, slot) in scores {
-                let v = slot.get().map(|x| x.get(s, p.layer, h));
+            for (_, scores) in scores {
+                let v = scores.map(|x| x.get(s, p.layer, h));
                 ui.label(RichText::new(v.map_or("–".to_owned(), |v| format!("{v:>7.3}"))).font(theme::mono()));
             }
             ui.end_row();
         }
     });
-    let Some(pattern) = r.pattern.get().cloned().filter(|x| x.value.0 == p.which()) else { return };
-    let n = pattern.value.1.len().isqrt();
+    let Some(pattern) = r.pattern.get().cloned().filter(|x| x.question.which == p.which()) else { return };
+    let n = pattern.now.len().isqrt();
     if n == 0 || p.pos >= n {
         return;
     }
     caption(ui, cx, &format!("{} ({}) attends to", cx.token(p.pos), p.pos));
-    let mut row: Vec<(usize, f32)> = pattern.value.1[p.pos * n..(p.pos + 1) * n].iter().copied().enumerate().collect();
+    let mut row: Vec<(usize, f32)> = pattern.now[p.pos * n..(p.pos + 1) * n].iter().copied().enumerate().collect();
     row.truncate(p.pos + 1);
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (k, v) in row.into_iter().take(6) {
@@ -191,12 +193,12 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
     let slot = &cx.state.results.why;
-    if let Some(error) = &slot.error {
+    if let Some(error) = slot.error() {
         caption(ui, cx, error);
         return;
     }
     let Some(result) = slot.get().cloned().filter(|r| r.fresh) else {
-        if cx.state.worker.has(Kind::Why) {
+        if slot.is_running() {
             caption(ui, cx, "taking the head apart …");
         }
         return;
@@ -237,7 +239,7 @@ fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
                 && let Some(sender) = wiring.sender(from)
                 && let Some(receiver) = wiring.receiver(Receiver::Head { layer: why.layer, head: why.head, part })
             {
-                cx.actions.push(Action::AddCartEdge(Edge { sender, receiver }));
+                cx.push(ModelAction::AddEdge(Edge { sender, receiver }));
             }
             let Component::Head { layer, head } = from else { continue };
             if response.hovered() {
@@ -279,7 +281,7 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
     let Some(tokens) = r.neuron_tokens.get().cloned().filter(|t| (t.value.layer, t.value.neuron) == (p.layer, i))
     else {
-        caption(ui, cx, r.neuron_tokens.error.as_deref().unwrap_or("computing its tokens …"));
+        caption(ui, cx, r.neuron_tokens.error().map(String::as_str).unwrap_or("computing its tokens …"));
         return;
     };
     let largest = |list: &[(u32, f32)]| list.first().map_or(1.0, |x| x.1.abs());

@@ -177,7 +177,7 @@ impl Behavior<Pane> for Panels<'_, '_> {
         egui::Popup::menu(&save).show(|ui| {
             let table = |cx: &Context<'_>| pane.view.table(cx);
             if ui.button("Picture (PNG)…").clicked() {
-                self.cx.actions.push(Action::SavePicture { view: pane.def.name });
+                self.cx.push(Action::SavePicture { view: pane.def.name });
             }
             let say = || Action::Say(format!("{} has no numbers yet.", def.title));
             type Text = fn(&Table) -> String;
@@ -190,12 +190,12 @@ impl Behavior<Pane> for Panels<'_, '_> {
                         extension,
                         bytes: text(&t).into_bytes(),
                     });
-                    self.cx.actions.push(action);
+                    self.cx.push(action);
                 }
             }
             if ui.button("Copy numbers").clicked() {
                 let action = table(self.cx).map_or_else(say, |t| Action::Copy(t.csv()));
-                self.cx.actions.push(action);
+                self.cx.push(action);
             }
         });
         let help =

@@ -1,5 +1,6 @@
 //! Lessons in the window: the panel beside the views, the prepared states, the outline around what is spoken of.
 
+use crate::app::model::ModelAction;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -12,8 +13,6 @@ use crate::app::features::FeaturesState;
 use crate::app::features::Scanned;
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
-use crate::app::model::runs::Show;
-use crate::app::selection::Focus;
 use crate::app::state::State;
 use crate::app::superposition::LabAction;
 use crate::app::training::ScratchAction;
@@ -25,6 +24,8 @@ use crate::features::dictionary::store::{self, BUILTINS};
 use crate::features::text;
 use crate::model::builtin;
 use crate::session::Document;
+use crate::session::desk::Focus;
+use crate::session::desk::Show;
 use crate::session::lesson::{Lesson, Prepared, Step, head, shipped};
 use crate::superposition::{Recipe, presets};
 
@@ -256,22 +257,22 @@ impl Lessons {
         if let Some(m) = &s.model {
             let found = self.found.as_ref().and_then(|f| f.get(m));
             let spec = found.map_or_else(|| m.clone(), |p| p.display().to_string());
-            if state.document.model != spec {
+            if state.desk().model != spec {
                 out.push(Action::Open(spec));
             }
         }
         if let Some(prompt) = &s.prompt {
-            out.push(Action::SetPrompt(prompt.clone()));
-            out.push(Action::SetAnswer(s.answer.clone().unwrap_or_default()));
-            out.push(Action::SetWrong(s.wrong.clone().unwrap_or_default()));
-            out.push(Action::SetCorrupted(s.corrupted.clone().unwrap_or_default()));
+            out.push(ModelAction::Prompt(prompt.clone()).into());
+            out.push(ModelAction::Answer(s.answer.clone().unwrap_or_default()).into());
+            out.push(ModelAction::Wrong(s.wrong.clone().unwrap_or_default()).into());
+            out.push(ModelAction::Corrupted(s.corrupted.clone().unwrap_or_default()).into());
         } else {
-            out.extend(s.answer.clone().map(Action::SetAnswer));
-            out.extend(s.wrong.clone().map(Action::SetWrong));
-            out.extend(s.corrupted.clone().map(Action::SetCorrupted));
+            out.extend(s.answer.clone().map(|t| ModelAction::Answer(t).into()));
+            out.extend(s.wrong.clone().map(|t| ModelAction::Wrong(t).into()));
+            out.extend(s.corrupted.clone().map(|t| ModelAction::Corrupted(t).into()));
         }
-        if s.no_edits && !state.document.stack.edits.is_empty() {
-            out.push(Action::SetStack(EditStack::default()));
+        if s.no_edits && !state.desk().stack.edits.is_empty() {
+            out.push(ModelAction::Edits("take the edits away", EditStack::default()).into());
         }
         if let Some(r) = &mut self.running {
             (r.waiting, r.asked) = (Some(s), false);
@@ -296,13 +297,15 @@ impl Lessons {
         }
         let Some(s) = r.waiting.take() else { return Vec::new() };
         let config = &run.trace.model.config;
-        let mut out = Vec::new();
+        let mut out: Vec<Action> = Vec::new();
         let exists = |(l, h): &(usize, usize)| *l < config.n_layers && *h < config.n_heads;
         if let Some((layer, h)) = s.zero_head.as_deref().and_then(head).filter(exists) {
             let edit = Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(h);
-            out.push(Action::SetStack(EditStack { edits: vec![edit], ..EditStack::default() }));
+            out.push(
+                ModelAction::Edits("the lesson's edit", EditStack { edits: vec![edit], ..EditStack::default() }).into(),
+            );
         }
-        let mut p = state.selection.pinned;
+        let mut p = state.pinned();
         if let Some((layer, h)) = s.head.as_deref().and_then(head).filter(exists) {
             (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(h), false, Focus::Head);
         }
@@ -315,8 +318,8 @@ impl Lessons {
         if let Some(n) = s.neuron.filter(|n| *n < config.d_mlp) {
             (p.neuron, p.focus) = (Some(n), Focus::Neuron);
         }
-        if p != state.selection.pinned {
-            out.push(Action::Pin(p));
+        if p != state.pinned() {
+            out.push(ModelAction::Pin(p).into());
         }
         if s.dictionary.as_ref().is_some_and(|name| is_open(features, name))
             && let Some(d) = &features.dictionary.value
@@ -328,11 +331,8 @@ impl Lessons {
             let scan = s.scan.filter(|_| !scanned);
             out.extend(scan.map(|t| Action::Feature(FeatureAction::Scan(Scanned::Features, t, TOKENS))));
         }
-        if s.graph && !state.circuits.wants_graph {
-            out.push(Action::TraceGraph);
-        }
         if let Some(show) = s.show.as_deref().and_then(|n| Show::ALL.into_iter().find(|x| x.label() == n)) {
-            out.push(Action::ShowRun(show));
+            out.push(ModelAction::Show(show).into());
         }
         out
     }

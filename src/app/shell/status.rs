@@ -20,7 +20,7 @@ fn training(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.label(RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("pause").clicked() {
-        cx.actions.push(Action::Lab(LabAction::Pause(true)));
+        cx.push(Action::Lab(LabAction::Pause(true)));
     }
 }
 
@@ -33,7 +33,7 @@ fn course(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("stop").clicked() {
-        cx.actions.push(Action::Scratch(ScratchAction::Stop));
+        cx.push(Action::Scratch(ScratchAction::Stop));
     }
 }
 
@@ -46,33 +46,31 @@ fn features(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("stop").on_hover_text("Escape").clicked() {
-        cx.actions.push(Action::Do(Command::Cancel));
+        cx.push(Action::Do(Command::Cancel));
     }
     ui.ctx().request_repaint_after(std::time::Duration::from_millis(200));
 }
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Workspace) {
     ui.horizontal_centered(|ui| {
-        match cx.state.worker.status() {
-            Some(status) => {
-                // The wheel starts only for work that is felt; shorter jobs would make the line flicker.
-                let felt = status.progress.elapsed() > 0.25;
-                if felt {
-                    ui.label(RichText::new(status.kind.label()).font(theme::small()));
-                    let bar =
-                        egui::ProgressBar::new(status.progress.fraction()).desired_width(160.0).desired_height(6.0);
-                    ui.add(bar);
-                    if let Some(left) = status.progress.seconds_left() {
-                        ui.label(
-                            RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak),
-                        );
+        match cx.state.pool.running().first() {
+            Some(task) => {
+                // The bar is shown only for work that is felt; shorter jobs would make the line flicker.
+                if task.progress.elapsed() > 0.25 {
+                    ui.label(RichText::new(task.label).font(theme::small()));
+                    let bar = egui::ProgressBar::new(task.progress.fraction()).desired_width(160.0);
+                    ui.add(bar.desired_height(6.0));
+                    if let Some(left) = task.progress.seconds_left() {
+                        let text = RichText::new(format!("{left:.1} s left")).font(theme::mono_small());
+                        ui.label(text.color(cx.palette.weak));
                     }
-                    if status.waiting > 0 {
-                        let text = format!("{} more waiting", status.waiting);
+                    let waiting = cx.state.pool.waiting();
+                    if waiting > 0 {
+                        let text = format!("{waiting} more waiting");
                         ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
                     }
                     if ui.small_button("cancel").on_hover_text("Escape").clicked() {
-                        cx.actions.push(Action::Do(Command::Cancel));
+                        cx.push(Action::Do(Command::Cancel));
                     }
                 } else {
                     ui.label(RichText::new("working …").font(theme::small()).color(cx.palette.weak));
@@ -102,7 +100,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
             course(ui, cx);
         }
         features(ui, cx);
-        let cart = &cx.state.document.cart;
+        let cart = &cx.state.desk().cart;
         if !cart.is_empty() {
             ui.separator();
             let n = cart.nodes.len();
@@ -114,7 +112,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
             }
             let link = egui::Label::new(RichText::new(text).font(theme::small())).sense(egui::Sense::click());
             if ui.add(link).on_hover_text("show the circuit").clicked() {
-                cx.actions.push(Action::Show(crate::app::model::views::circuit::VIEW.name));
+                cx.push(Action::Show(crate::app::model::views::circuit::VIEW.name));
             }
         }
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
@@ -126,7 +124,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
             let n = cx.state.notices.len();
             if n > 0 && ui.small_button(if n == 1 { "1 message".to_owned() } else { format!("{n} messages") }).clicked()
             {
-                cx.actions.push(Action::Do(Command::Messages));
+                cx.push(Action::Do(Command::Messages));
             }
         });
     });

@@ -1,20 +1,21 @@
 //! The token strip: the prompt's tokens coloured by surprise, and what comes next. Everything links to it.
 
+use crate::app::model::ModelAction;
 use std::sync::Arc;
 
 use eframe::egui::{self, Align2, Rect, RichText, Sense, pos2, vec2};
 
+use crate::analysis::run::Run;
 use crate::app::action::Action;
 use crate::app::action::Command;
 use crate::app::look::theme;
-use crate::app::model::runs::Show;
-use crate::app::selection::Focus;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::engine::Which;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
-use crate::jobs::Run;
+use crate::session::desk::Focus;
+use crate::session::desk::Show;
 
 /// Surprise at which the colour is full, nats: about one in 20,000.
 const FULL_SURPRISE: f32 = 10.0;
@@ -24,10 +25,13 @@ const NEXT_SHOWN: usize = 4;
 /// Room for the other prompt's tokens below.
 pub const SECOND_ROW: f32 = 26.0;
 
+/// Tells one shown run from another.
+type Stamp = (Show, u64);
+
 /// Widths and texts of the chips, kept until the run changes.
 #[derive(Default)]
 pub struct Strip {
-    stamp: u64,
+    stamp: Option<Stamp>,
     /// What the second row was laid out for.
     other: Option<Arc<Run>>,
     counterparts: Vec<Option<usize>>,
@@ -36,7 +40,7 @@ pub struct Strip {
     /// The other run as it was last shown.
     kept: Option<(Arc<Run>, Vec<Option<usize>>)>,
     /// The position that was last scrolled to.
-    shown: Option<(u64, usize)>,
+    shown: Option<(Stamp, usize)>,
     /// Left and right edge of each chip.
     chips: Vec<(f32, f32)>,
     other_chips: Vec<(f32, f32)>,
@@ -47,11 +51,11 @@ pub struct Strip {
 fn other(cx: &Context<'_>) -> Option<(Arc<Run>, Vec<Option<usize>>)> {
     let pair = cx.state.pair()?;
     let corrupted = cx.state.corrupted().filter(|_| pair.corrupted.is_some())?;
-    let edits = cx.state.document.stack.is_active() && matches!(cx.state.show, Show::Edited | Show::Difference);
-    if cx.state.show == Show::Corrupted || edits && cx.state.document.stack.base == Which::Corrupted {
+    let edits = cx.state.desk().stack.is_active() && matches!(cx.state.desk().show, Show::Edited | Show::Difference);
+    if cx.state.desk().show == Show::Corrupted || edits && cx.state.desk().stack.base == Which::Corrupted {
         Some((cx.state.clean()?.clone(), pair.alignment.clone()))
     } else {
-        Some((corrupted.clone(), cx.state.counterparts.clone()))
+        Some((corrupted.clone(), cx.state.runs.counterparts.clone()))
     }
 }
 
@@ -81,18 +85,18 @@ fn columns(n: usize, counterparts: &[Option<usize>]) -> Vec<(Option<usize>, Opti
 
 impl Strip {
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        if let Some(error) = &cx.state.shown_slot().error {
+        if let Some(error) = cx.state.shown_error() {
             ui.set_min_height(HEIGHT);
             ui.label(RichText::new(error).color(cx.palette.error));
             return;
         }
-        let Some(result) = cx.state.shown_slot().result.clone() else {
+        let Some(shown) = cx.state.shown_run() else {
             ui.set_min_height(HEIGHT);
-            let text = if cx.state.opening.is_some() {
+            let text = if cx.state.opened.is_running() {
                 "opening the model …"
             } else if cx.state.model.is_none() {
                 "open a model to begin"
-            } else if cx.state.document.prompt.is_empty() {
+            } else if cx.state.desk().prompt.is_empty() {
                 "type a prompt to begin"
             } else {
                 "running …"
@@ -100,34 +104,37 @@ impl Strip {
             ui.label(RichText::new(text).color(cx.palette.weak));
             return;
         };
-        let run = result.value.as_ref().clone();
+        let (run, fresh, stamp) = (shown.run.clone(), shown.fresh, shown.stamp);
         // While a new run is on its way the other prompt stays where it was.
         let other = other(cx).or_else(|| self.kept.take().filter(|_| cx.state.corrupted().is_some()));
         self.kept.clone_from(&other);
-        self.measure(ui, &run, result.stamp, other.as_ref());
+        self.measure(ui, &run, stamp, other.as_ref());
         let available = ui.available_width();
         let next_width = 96.0 * NEXT_SHOWN as f32 + 30.0;
         let tokens_width = (available - next_width).max(120.0).min(self.total + 4.0);
         ui.horizontal(|ui| {
             ui.spacing_mut().item_spacing.x = 6.0;
             let height = HEIGHT + if other.is_some() { SECOND_ROW } else { 0.0 };
-            ui.allocate_ui(vec2(tokens_width, height), |ui| self.tokens(ui, cx, &run, result.fresh, other.as_ref()));
+            ui.allocate_ui(vec2(tokens_width, height), |ui| self.tokens(ui, cx, &run, fresh, other.as_ref()));
             ui.label(RichText::new("→").size(16.0).color(cx.palette.accent));
-            next(ui, cx, &run, result.fresh);
+            next(ui, cx, &run, fresh);
         });
     }
 
-    fn measure(&mut self, ui: &egui::Ui, run: &Run, stamp: u64, other: Option<&(Arc<Run>, Vec<Option<usize>>)>) {
+    fn measure(&mut self, ui: &egui::Ui, run: &Run, stamp: Stamp, other: Option<&(Arc<Run>, Vec<Option<usize>>)>) {
         let counterparts = other.map_or(&[][..], |(_, c)| c);
         let same_other = match (&self.other, other) {
             (Some(a), Some((b, _))) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
         };
-        if self.stamp == stamp && self.texts.len() == run.texts.len() && same_other && self.counterparts == counterparts
+        if self.stamp == Some(stamp)
+            && self.texts.len() == run.texts.len()
+            && same_other
+            && self.counterparts == counterparts
         {
             return;
         }
-        self.stamp = stamp;
+        self.stamp = Some(stamp);
         self.other = other.map(|(r, _)| r.clone());
         self.counterparts = counterparts.to_vec();
         let short = |texts: &[String]| texts.iter().map(|t| token_text::short(t, 18)).collect::<Vec<_>>();
@@ -167,8 +174,9 @@ impl Strip {
             let height = 38.0 + if other.is_some() { SECOND_ROW } else { 0.0 };
             let (area, _) = ui.allocate_exact_size(vec2(self.total, height), Sense::hover());
             // A newly pinned token comes into view.
-            if self.shown != Some((self.stamp, p.pos)) && p.pos < self.texts.len() {
-                self.shown = Some((self.stamp, p.pos));
+            let place = self.stamp.map(|s| (s, p.pos));
+            if self.shown != place && p.pos < self.texts.len() {
+                self.shown = place;
                 let x = area.min.x + self.chips[p.pos].0..=area.min.x + self.chips[p.pos].1;
                 ui.scroll_to_rect(Rect::from_x_y_ranges(x, area.y_range()), None);
             }
@@ -202,8 +210,7 @@ impl Strip {
                 painter.rect_filled(chip, 4.0, color);
                 painter.text(chip.center(), Align2::CENTER_CENTER, &self.texts[i], theme::mono(), ink);
                 let is_pinned = p.pos == i;
-                let is_hovered =
-                    cx.state.selection.hovered.pos == Some(i) || response.hovered() || response.has_focus();
+                let is_hovered = cx.state.hovered.pos == Some(i) || response.hovered() || response.has_focus();
                 let number_color = if is_pinned { cx.palette.accent } else { cx.palette.weak };
                 painter.text(
                     pos2(chip.center().x, chip.max.y + 8.0),
@@ -227,7 +234,7 @@ impl Strip {
                     });
                 }
                 if response.double_clicked() {
-                    cx.actions.push(Action::Do(Command::Trace));
+                    cx.push(Action::Do(Command::Trace));
                 }
                 response.on_hover_ui(|ui| {
                     ui.label(
@@ -295,12 +302,12 @@ impl Strip {
                 // The document keeps the correspondence from the clean prompt's side.
                 let (token, partner) = if clean_below { (j, Some(pinned)) } else { (pinned, Some(j)) };
                 if ui.button(format!("corresponds to {} ({pinned})", cx.token(pinned))).clicked() {
-                    cx.actions.push(Action::Align(token, partner));
+                    cx.push(ModelAction::Align(token, partner));
                     ui.close();
                 }
                 if ui.add_enabled(counterpart.is_some(), egui::Button::new("corresponds to nothing")).clicked() {
                     let token = if clean_below { Some(j) } else { counterpart };
-                    cx.actions.extend(token.map(|t| Action::Align(t, None)));
+                    cx.actions.extend(token.map(|t| ModelAction::Align(t, None).into()));
                     ui.close();
                 }
             });
@@ -363,7 +370,7 @@ fn next(ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
         if response.clicked()
             && let Some(model) = &cx.state.model
         {
-            cx.actions.push(Action::SetAnswer(model.token_text(t.id)));
+            cx.push(ModelAction::Answer(model.token_text(t.id)));
         }
         response.on_hover_text(format!(
             "{text}: probability {:.4} %, logit {:.3}. Click to explain it.",

@@ -1,15 +1,16 @@
 //! The top line: model, prompt, answer, run state, palette, theme.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText};
 
 use crate::app::action::Action;
 use crate::app::action::Command;
 use crate::app::look::theme;
-use crate::app::model::runs::Show;
 use crate::app::shell::lessons::Lessons;
 use crate::app::widgets::token_text;
 use crate::model::builtin::BUILTINS;
+use crate::session::desk::Show;
 
 /// Texts being edited; the document follows them.
 #[derive(Default)]
@@ -37,7 +38,7 @@ pub const ANSWER_ID: &str = "answer";
 
 impl TopBar {
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons) {
-        let d = &cx.state.document;
+        let d = cx.state.desk();
         let current = [&d.prompt, &d.answer, &d.wrong, &d.corrupted].map(Clone::clone);
         if self.seen.as_ref() != Some(&current) {
             [self.prompt, self.answer, self.wrong, self.corrupted] = current.clone();
@@ -70,7 +71,7 @@ impl TopBar {
                     self.focus_corrupted = self.comparing;
                     if open && !self.corrupted.is_empty() {
                         self.corrupted.clear();
-                        cx.actions.push(Action::SetCorrupted(String::new()));
+                        cx.push(ModelAction::Corrupted(String::new()));
                         self.remember();
                     }
                 }
@@ -86,7 +87,7 @@ impl TopBar {
                     response.request_focus();
                 }
                 if response.changed() {
-                    cx.actions.push(Action::SetPrompt(self.prompt.clone()));
+                    cx.push(ModelAction::Prompt(self.prompt.clone()));
                     self.remember();
                 }
             });
@@ -95,7 +96,7 @@ impl TopBar {
 
     /// Whether the line of the corrupted prompt and the runs is shown.
     pub fn is_comparing(&self, cx: &Context<'_>) -> bool {
-        self.comparing || !cx.state.document.corrupted.is_empty() || !cx.state.document.stack.edits.is_empty()
+        self.comparing || !cx.state.desk().corrupted.is_empty() || !cx.state.desk().stack.edits.is_empty()
     }
 
     /// The second line: the corrupted prompt, and which run the views show.
@@ -106,7 +107,7 @@ impl TopBar {
                 let possible = cx.state.showable();
                 for show in Show::ALL.into_iter().rev() {
                     let text = RichText::new(show.label()).font(theme::small());
-                    let button = egui::Button::selectable(cx.state.show == show, text);
+                    let button = egui::Button::selectable(cx.state.desk().show == show, text);
                     let response = ui.add_enabled(possible.contains(&show), button);
                     let help = match show {
                         Show::Clean => "all views show the prompt's own run",
@@ -121,23 +122,23 @@ impl TopBar {
                         _ => "type a corrupted prompt first",
                     };
                     if response.on_hover_text(help).on_disabled_hover_text(disabled).clicked() {
-                        cx.actions.push(Action::ShowRun(show));
+                        cx.push(ModelAction::Show(show));
                     }
                 }
                 ui.label(RichText::new("show").font(theme::small()).color(cx.palette.weak))
                     .on_hover_text(hint(ui, Command::NextRun));
-                let n = cx.state.document.stack.edits.len();
+                let n = cx.state.desk().stack.edits.len();
                 if n > 0 {
-                    let active = cx.state.document.stack.active().count();
+                    let active = cx.state.desk().stack.active().count();
                     let text = RichText::new(format!("{active} of {n} edits on"))
                         .font(theme::small())
                         .color(cx.palette.accent);
                     if ui.button(text).on_hover_text(hint(ui, Command::ToggleEdits)).clicked() {
-                        cx.actions.push(Action::Do(Command::ToggleEdits));
+                        cx.push(Action::Do(Command::ToggleEdits));
                     }
                 }
                 if ui.button("⇄").on_hover_text(hint(ui, Command::SwapPrompts)).clicked() {
-                    cx.actions.push(Action::Do(Command::SwapPrompts));
+                    cx.push(Action::Do(Command::SwapPrompts));
                 }
                 let field = egui::TextEdit::singleline(&mut self.corrupted)
                     .hint_text("a prompt that differs in what is being investigated")
@@ -149,7 +150,7 @@ impl TopBar {
                     response.request_focus();
                 }
                 if response.changed() {
-                    cx.actions.push(Action::SetCorrupted(self.corrupted.clone()));
+                    cx.push(ModelAction::Corrupted(self.corrupted.clone()));
                     self.remember();
                 }
             });
@@ -161,10 +162,10 @@ impl TopBar {
     }
 
     fn model_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, narrow: bool) {
-        let name = match (&cx.state.opening, &cx.state.model) {
-            (Some(_), _) => "opening …".to_owned(),
-            (None, Some(m)) => m.config.name.clone(),
-            (None, None) => "no model".to_owned(),
+        let name = match (cx.state.opened.is_running(), &cx.state.model) {
+            (true, _) => "opening …".to_owned(),
+            (false, Some(m)) => m.config.name.clone(),
+            (false, None) => "no model".to_owned(),
         };
         let facts = cx.state.model.as_ref().map(|m| format!("{} × {}", m.config.n_layers, m.config.n_heads));
         let text = match facts {
@@ -182,8 +183,8 @@ impl TopBar {
             ui.label(RichText::new("Built in").font(theme::small()).color(cx.palette.weak));
             for b in BUILTINS {
                 if ui.button(b.name).on_hover_text(b.purpose).clicked() {
-                    cx.actions.push(Action::Open(b.name.to_owned()));
-                    cx.actions.push(Action::SetPrompt(b.prompt.to_owned()));
+                    cx.push(Action::Open(b.name.to_owned()));
+                    cx.push(ModelAction::Prompt(b.prompt.to_owned()));
                     ui.close();
                 }
             }
@@ -196,7 +197,7 @@ impl TopBar {
                         .file_name()
                         .map_or_else(|| spec.clone(), |n| n.to_string_lossy().into_owned());
                     if ui.button(short).on_hover_text(spec).clicked() {
-                        cx.actions.push(Action::Open(spec.clone()));
+                        cx.push(Action::Open(spec.clone()));
                         ui.close();
                     }
                 }
@@ -204,11 +205,11 @@ impl TopBar {
             ui.separator();
             ui.horizontal(|ui| {
                 if ui.button("Open file…").on_hover_text("a .gguf file").clicked() {
-                    cx.actions.push(Action::Do(Command::OpenFile));
+                    cx.push(Action::Do(Command::OpenFile));
                     ui.close();
                 }
                 if ui.button("Open folder…").on_hover_text("config.json with *.safetensors").clicked() {
-                    cx.actions.push(Action::Do(Command::OpenFolder));
+                    cx.push(Action::Do(Command::OpenFolder));
                     ui.close();
                 }
             });
@@ -218,7 +219,7 @@ impl TopBar {
                 .accessible_name("Path of a model")
                 .on_hover_text("a .gguf file or a model folder; Enter opens it");
             if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
-                cx.actions.push(Action::Open(self.path.trim().to_owned()));
+                cx.push(Action::Open(self.path.trim().to_owned()));
                 ui.close();
             }
             ui.label(
@@ -252,11 +253,11 @@ impl TopBar {
                 "token to explain, taken as given: mind the leading space; empty for the model's own favourite",
             );
         if answer.changed() {
-            cx.actions.push(Action::SetAnswer(self.answer.clone()));
+            cx.push(ModelAction::Answer(self.answer.clone()));
             self.remember();
         }
         if wrong.changed() {
-            cx.actions.push(Action::SetWrong(self.wrong.clone()));
+            cx.push(ModelAction::Wrong(self.wrong.clone()));
             self.remember();
         }
     }
@@ -275,7 +276,7 @@ fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace, narro
         let button = egui::Button::selectable(current == w, text);
         let response = ui.add(button).accessible_name(w.title()).on_hover_text(w.help());
         if response.clicked() {
-            cx.actions.push(Action::Enter(w));
+            cx.push(Action::Enter(w));
         }
     }
 }
@@ -284,11 +285,11 @@ fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace, narro
 fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let dark = cx.palette.dark;
     if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui, Command::ToggleTheme)).clicked() {
-        cx.actions.push(Action::Do(Command::ToggleTheme));
+        cx.push(Action::Do(Command::ToggleTheme));
     }
     let shortcut = Command::Palette.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
     if ui.button(RichText::new(shortcut).font(theme::small())).on_hover_text(Command::Palette.title()).clicked() {
-        cx.actions.push(Action::Do(Command::Palette));
+        cx.push(Action::Do(Command::Palette));
     }
 }
 

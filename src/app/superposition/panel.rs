@@ -27,9 +27,9 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let button = egui::Button::selectable(selected && started, text).truncate().right_text("");
             let response = ui.add_sized([ui.available_width(), 22.0], button);
             if response.on_hover_text(p.source).clicked() {
-                cx.actions.push(Action::Lab(LabAction::Preset(p.name)));
+                cx.push(Action::Lab(LabAction::Preset(p.name)));
                 if let Some(view) = crate::app::view::by_name(p.view) {
-                    cx.actions.push(Action::Show(view.name));
+                    cx.push(Action::Show(view.name));
                 }
             }
         }
@@ -47,7 +47,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         network(ui, &mut recipe);
         optimiser(ui, &mut recipe);
         if recipe != lab.recipe {
-            cx.actions.push(Action::Lab(LabAction::Edit(Box::new(recipe))));
+            cx.push(Action::Lab(LabAction::Edit(Box::new(recipe))));
         }
         ui.add_space(8.0);
         let edited = lab.is_edited() || !started;
@@ -59,7 +59,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             button = button.fill(cx.palette.accent);
         }
         if ui.add(button).on_hover_text("trains all models from the start, with these settings").clicked() {
-            cx.actions.push(Action::Lab(LabAction::Start));
+            cx.push(Action::Lab(LabAction::Start));
         }
         ui.add_space(8.0);
     });
@@ -287,20 +287,20 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let response = ui.add(play).on_hover_text(help);
         response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, help));
         if response.clicked() {
-            cx.actions.push(Action::Lab(action));
+            cx.push(Action::Lab(action));
         }
         let live = running || lab.is_paused();
         for (n, text) in [(1, "+1"), (100, "+100")] {
             let response = ui.add_enabled(live, egui::Button::new(text)).on_hover_text("pause, and take so many steps");
             if response.clicked() {
-                cx.actions.push(Action::Lab(LabAction::Step(n)));
+                cx.push(Action::Lab(LabAction::Step(n)));
             }
         }
         let name = SPEEDS.iter().find(|s| s.0 == lab.speed).map_or("full speed", |s| s.1);
         let speed = egui::ComboBox::from_id_salt("speed").width(112.0).selected_text(name).show_ui(ui, |ui| {
             for (rate, text) in SPEEDS {
                 if ui.selectable_label(lab.speed == rate, text).clicked() {
-                    cx.actions.push(Action::Lab(LabAction::Speed(rate)));
+                    cx.push(Action::Lab(LabAction::Speed(rate)));
                 }
             }
         });
@@ -316,7 +316,7 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             ui.label(RichText::new(text).font(theme::mono()))
                 .on_hover_text("loss of the selected model on fresh inputs");
             if lab.shown.is_some() && ui.button("now").on_hover_text("back to the newest step").clicked() {
-                cx.actions.push(Action::Lab(LabAction::Scrub(None)));
+                cx.push(Action::Lab(LabAction::Scrub(None)));
             }
             scrubber(ui, cx);
         });
@@ -330,6 +330,6 @@ fn scrubber(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let end = lab.setup().map_or(1, |s| s.steps);
     let at = lab.moment().map_or(0, |m| m.step());
     if let Some(k) = crate::app::widgets::scrubber::show(ui, &steps, at, end, lab.shown.is_some()) {
-        cx.actions.push(Action::Lab(LabAction::Scrub(k)));
+        cx.push(Action::Lab(LabAction::Scrub(k)));
     }
 }

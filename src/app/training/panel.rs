@@ -1,5 +1,6 @@
 //! The bars around the views of circuits grown from scratch: what is trained, and the way back through time.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText, vec2};
 
@@ -14,7 +15,8 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
         ui.spacing_mut().item_spacing.y = 3.0;
         ui.add_space(4.0);
-        let weak = |t: &str| RichText::new(t).font(theme::small()).color(cx.palette.weak);
+        let color = cx.palette.weak;
+        let weak = |t: &str| RichText::new(t).font(theme::small()).color(color);
         ui.label(RichText::new("Models").font(theme::title()).color(cx.palette.weak));
         for lab in LABS {
             let button = egui::Button::selectable(s.lab == lab.name, lab.name).truncate().right_text("");
@@ -22,7 +24,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let response = ui.add_enabled_ui(!s.is_running(), |ui| ui.add_sized(size, button)).inner;
             let response = response.on_hover_text(lab.purpose).on_disabled_hover_text("stop the training first");
             if response.clicked() {
-                cx.actions.push(Action::Scratch(ScratchAction::Choose(lab.name)));
+                cx.push(Action::Scratch(ScratchAction::Choose(lab.name)));
             }
         }
         let lab = s.lab();
@@ -36,7 +38,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let mut seed = s.seed;
             ui.add_enabled(!s.is_running(), egui::DragValue::new(&mut seed).speed(0.05)).accessible_name("seed");
             if seed != s.seed {
-                cx.actions.push(Action::Scratch(ScratchAction::Seed(seed)));
+                cx.push(Action::Scratch(ScratchAction::Seed(seed)));
             }
             let mut steps = s.steps.unwrap_or(lab.steps);
             ui.label(weak("steps"));
@@ -44,7 +46,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             ui.add_enabled(!s.is_running(), field).accessible_name("steps");
             if steps != s.steps.unwrap_or(lab.steps) {
                 let own = (steps != lab.steps).then_some(steps);
-                cx.actions.push(Action::Scratch(ScratchAction::Steps(own)));
+                cx.push(Action::Scratch(ScratchAction::Steps(own)));
             }
         });
         ui.add_space(4.0);
@@ -52,16 +54,16 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let wide = |text: RichText| egui::Button::new(text.font(theme::title())).min_size(vec2(width, 30.0));
         if s.is_running() {
             if ui.add(wide(RichText::new("Stop"))).on_hover_text("it can go on from here").clicked() {
-                cx.actions.push(Action::Scratch(ScratchAction::Stop));
+                cx.push(Action::Scratch(ScratchAction::Stop));
             }
         } else {
             let text = RichText::new("Train").color(cx.palette.base);
             let help = format!("from first weights drawn by the seed; {}", lab.time);
             if ui.add(wide(text).fill(cx.palette.accent)).on_hover_text(help).clicked() {
-                cx.actions.push(Action::Scratch(ScratchAction::Start { fresh: true }));
+                cx.push(Action::Scratch(ScratchAction::Start { fresh: true }));
             }
             if s.stopped && ui.add(wide(RichText::new("Go on"))).on_hover_text("from where it was stopped").clicked() {
-                cx.actions.push(Action::Scratch(ScratchAction::Start { fresh: false }));
+                cx.push(Action::Scratch(ScratchAction::Start { fresh: false }));
             }
         }
         ui.add_space(8.0);
@@ -86,13 +88,13 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 /// Opens a model of the lab with the prompt that shows it.
 fn open(cx: &mut Context<'_>, spec: String) {
     let name = cx.state.scratch.lab;
-    cx.actions.push(Action::Open(spec));
+    cx.push(Action::Open(spec));
     if let Some(b) = crate::model::builtin::by_name(name) {
-        cx.actions.push(Action::SetPrompt(b.prompt.to_owned()));
-        cx.actions.push(Action::SetAnswer(String::new()));
-        cx.actions.push(Action::SetWrong(String::new()));
+        cx.push(ModelAction::Prompt(b.prompt.to_owned()));
+        cx.push(ModelAction::Answer(String::new()));
+        cx.push(ModelAction::Wrong(String::new()));
     }
-    cx.actions.push(Action::Enter(Workspace::Model));
+    cx.push(Action::Enter(Workspace::Model));
 }
 
 /// The way back through time.
@@ -117,12 +119,12 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
                 ui.label(RichText::new(text).font(theme::mono_small()).color(cx.palette.weak));
             }
             if s.shown.is_some() && ui.button("now").on_hover_text("back to the newest step").clicked() {
-                cx.actions.push(Action::Scratch(ScratchAction::Scrub(None)));
+                cx.push(Action::Scratch(ScratchAction::Scrub(None)));
             }
             let steps: Vec<usize> = s.sights.iter().map(|x| x.step).collect();
             let at = s.sight().map_or(0, |x| x.step);
             if let Some(k) = crate::app::widgets::scrubber::show(ui, &steps, at, total, s.shown.is_some()) {
-                cx.actions.push(Action::Scratch(ScratchAction::Scrub(k)));
+                cx.push(Action::Scratch(ScratchAction::Scrub(k)));
             }
         });
     });

@@ -112,7 +112,7 @@ impl View for Curves {
         if let Some(x) = chosen {
             let far = |k: usize| (s.sights[k].step as f64 - x).abs();
             let near = (0..s.sights.len()).min_by(|a, b| far(*a).total_cmp(&far(*b)));
-            cx.actions.push(Action::Scratch(ScratchAction::Scrub(near)));
+            cx.push(Action::Scratch(ScratchAction::Scrub(near)));
         }
     }
 
@@ -208,7 +208,7 @@ impl View for Patterns {
                 ui.painter().rect_stroke(rect, 1.0, stroke, egui::StrokeKind::Outside);
             }
             if response.clicked() {
-                cx.actions.push(Action::Scratch(ScratchAction::Head(l, h)));
+                cx.push(Action::Scratch(ScratchAction::Head(l, h)));
             }
         }
         ui.allocate_space(vec2(space.x, layers as f32 * (side + 18.0) + 4.0));

@@ -1,5 +1,6 @@
 //! One feature's, neuron's or direction's page.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
@@ -21,7 +22,7 @@ use crate::features::labels::Unit;
 use crate::features::scan::index::Entry;
 
 /// How edits are put into the stack.
-type Make = fn(Which, Vec<Edit>) -> Action;
+type Make = fn(Which, Vec<Edit>) -> ModelAction;
 
 #[derive(Default)]
 pub struct Dashboard {
@@ -169,19 +170,19 @@ impl Dashboard {
             let ablate = ui
                 .button("Ablate")
                 .on_hover_text("adds an edit that takes it out where it is active; once more takes the edit away");
-            let which = cx.state.document.stack.base;
+            let which = cx.state.desk().stack.base;
             let asked = match (steer.clicked(), ablate.clicked()) {
-                (true, _) => Some(s.steer(chosen, alpha, &model).map(|e| (Action::PutEdits as Make, e))),
-                (_, true) => Some(s.ablate(chosen, &model).map(|e| (Action::ToggleEditsTogether as Make, e))),
+                (true, _) => Some(s.steer(chosen, alpha, &model).map(|e| (ModelAction::Put as Make, e))),
+                (_, true) => Some(s.ablate(chosen, &model).map(|e| (ModelAction::Toggle as Make, e))),
                 _ => None,
             };
             match asked {
                 Some(Ok((make, mut edits))) => {
                     edits.iter_mut().for_each(|e| e.positions.clone_from(&self.at));
-                    cx.actions.push(make(which, edits));
-                    cx.actions.push(Action::Say("The edits have changed; see Edits and Generation.".to_owned()));
+                    cx.push(make(which, edits));
+                    cx.push(Action::Say("The edits have changed; see Edits and Generation.".to_owned()));
                 }
-                Some(Err(e)) => cx.actions.push(Action::Say(e.to_string())),
+                Some(Err(e)) => cx.push(Action::Say(e.to_string())),
                 None => {}
             }
             if let Chosen::Feature(f) = chosen {

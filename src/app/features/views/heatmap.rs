@@ -99,7 +99,7 @@ impl View for FeatureHeat {
             Some(Chosen::Feature(f)) => chosen.iter().position(|c| *c == f),
             _ => None,
         };
-        let h = cx.state.selection.hovered;
+        let h = cx.state.hovered;
         let token = |c: usize| token_text::short(&r.trace.token_text(c), 12);
         let labelled = |f: u32| {
             let words = s.labels.words(&Unit::Feature(f))?;

@@ -25,7 +25,7 @@ fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
         message(ui, e, true);
     } else if s.dictionary.is_running() {
         message(ui, "reading the dictionary …", false);
-    } else if let Some(b) = BUILTINS.iter().find(|b| b.model == cx.state.document.model) {
+    } else if let Some(b) = BUILTINS.iter().find(|b| b.model == cx.state.desk().model) {
         // The first thing anyone wants here is one click away.
         ui.vertical_centered(|ui| {
             ui.add_space((ui.available_height() / 2.0 - 40.0).max(0.0));
@@ -59,7 +59,7 @@ fn weak(cx: &Context<'_>, text: impl Into<String>) -> RichText {
 }
 
 fn act(cx: &mut Context<'_>, action: FeatureAction) {
-    cx.actions.push(Action::Feature(action));
+    cx.push(Action::Feature(action));
 }
 
 /// How strongly a token is shaded.

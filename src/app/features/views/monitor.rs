@@ -125,7 +125,7 @@ impl View for Monitor {
         });
         changes.into_iter().for_each(|c| act(cx, c));
         let pos = cx.pinned().pos;
-        let h = cx.state.selection.hovered;
+        let h = cx.state.hovered;
         let token = |c: usize| m.texts.get(c).map_or_else(String::new, |t| token_text::short(t, 12));
         // It is a strip: a few rows do not fill a large window.
         let height = ui.available_height().min(MOST_HIGH * m.values.len() as f32 + COLUMN_NAMES);

@@ -1,11 +1,11 @@
 //! Activations: neurons × tokens of one layer, or what every head writes.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready, scale};
 use eframe::egui::{self, RichText};
 
 use crate::analysis::neurons::Statistic;
-use crate::app::action::Action;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
@@ -65,7 +65,7 @@ impl View for Activations {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         match self.mode {
             Mode::Neurons => {
-                let n = cx.state.results.neurons.result.clone()?;
+                let n = cx.state.results.neurons.get().cloned()?;
                 let d = self.neurons.last()?;
                 let rows = n.value.order.iter().map(|i| format!("neuron {}.{i}", n.value.layer)).collect();
                 Some(Table::grid("neurons", ("neuron", "pos"), d, rows, position_labels(cx, d.cols)))
@@ -95,12 +95,12 @@ impl Activations {
             (Statistic::Spread, Statistic::Spread.name()),
             (Statistic::AtPosition(0), Statistic::AtPosition(0).name()),
         ];
-        let current = match cx.state.statistic {
+        let current = match cx.state.desk().statistic {
             Statistic::AtPosition(_) => Statistic::AtPosition(0),
             other => other,
         };
         if let Some(s) = choice(ui, "first by", current, &options) {
-            cx.actions.push(Action::NeuronStatistic(s));
+            cx.push(ModelAction::Neurons(s));
         }
     }
 
@@ -109,7 +109,7 @@ impl Activations {
         if !ready(ui, cx, slot) {
             return;
         }
-        let Some(result) = slot.result.clone() else { return };
+        let Some(result) = slot.get().cloned() else { return };
         let n = &*result.value;
         let data = self.neurons.get(result.stamp, || {
             compared(n, false, true, |n| {
@@ -125,7 +125,7 @@ impl Activations {
                 colorbar(ui, &colors, &number(-m), &number(m));
             });
         });
-        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let (p, h) = (cx.pinned(), cx.state.hovered);
         let row = p.neuron.filter(|_| p.layer == n.layer).and_then(|i| n.order.iter().position(|o| *o == i));
         let outcome = Heatmap {
             name: "neurons",
@@ -170,7 +170,7 @@ impl Activations {
         if !ready(ui, cx, slot) {
             return;
         }
-        let Some(result) = slot.result.clone() else { return };
+        let Some(result) = slot.get().cloned() else { return };
         let heads = cx.state.model.as_ref().map_or(1, |m| m.config.n_heads);
         let data = self.heads.get(result.stamp, || {
             compared(&result.value, false, true, |n| {
@@ -185,7 +185,7 @@ impl Activations {
                 colorbar(ui, &colors, &low, &high);
             });
         });
-        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let (p, h) = (cx.pinned(), cx.state.hovered);
         let outcome = Heatmap {
             name: "head outputs",
             data: &data,

@@ -5,8 +5,8 @@ use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use crate::analysis::head_scores::{HeadScores, SCORES, Score};
 use crate::analysis::patterns::{Thumbnails, Which};
-use crate::app::model::runs::Show;
-use crate::app::selection::Focus;
+use crate::session::desk::Show;
+use crate::session::desk::Focus;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
@@ -21,7 +21,7 @@ use crate::app::widgets::choice;
 use crate::app::widgets::message;
 use crate::gpu::heatmap::HeatmapCallback;
 use crate::gpu::{HeatData, NOTHING};
-use crate::jobs::Compared;
+use crate::analysis::subject::Compared;
 
 /// Order of the thumbnails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -115,7 +115,7 @@ impl View for Attention {
         if !ready(ui, cx, &results.thumbnails) {
             return;
         }
-        let Some(thumbs) = results.thumbnails.result.clone() else { return };
+        let Some(thumbs) = results.thumbnails.get().cloned() else { return };
         let available = ui.available_size();
         if available.x > available.y * 1.25 && available.x > 520.0 {
             let width = (available.x * 0.44).max(200.0);
@@ -147,7 +147,7 @@ impl View for Attention {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let data = self.large.last()?;
         let n = data.rows;
-        let name = match cx.state.results.pattern.get()?.value.0 {
+        let name = match cx.state.results.pattern.get()?.question.which {
             Which::Head(l, h) => format!("attention-{l}.{h}"),
             Which::LayerMean(l) => format!("attention-layer-{l}-mean"),
             Which::ModelMean => "attention-mean".to_owned(),
@@ -182,8 +182,11 @@ impl Attention {
 
     fn scores<'a>(&self, cx: &'a Context<'_>) -> Option<(&'a HeadScores, u64)> {
         let r = &cx.state.results;
-        let slot = if self.random { &r.random_scores } else { &r.text_scores };
-        slot.result.as_ref().map(|s| (&s.value.now, s.stamp))
+        if self.random {
+            r.random_scores.get().map(|s| (&*s.value, s.stamp))
+        } else {
+            r.text_scores.get().map(|s| (&s.value.now, s.stamp))
+        }
     }
 
     fn overview(
@@ -277,7 +280,7 @@ impl Attention {
             let p = cx.pinned();
             let kind = egui::StrokeKind::Outside;
             for (i, head) in grid.order.iter().enumerate() {
-                if cx.state.selection.hovered.head == Some(*head) {
+                if cx.state.hovered.head == Some(*head) {
                     painter.rect_stroke(place(i), 1.0, egui::Stroke::new(1.0, cx.palette.text), kind);
                 }
                 if !p.all_heads && p.layer == head.0 && (p.head.is_none() || p.head == Some(head.1)) {
@@ -319,7 +322,7 @@ impl Attention {
             ui.label(RichText::new(title).font(theme::title()).color(cx.palette.accent));
             ui.label(RichText::new("rows attend to columns").font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                if let Some(m) = self.large.last().map(HeatData::max_abs).filter(|_| cx.state.show == Show::Difference)
+                if let Some(m) = self.large.last().map(HeatData::max_abs).filter(|_| cx.state.desk().show == Show::Difference)
                 {
                     colorbar(ui, &diverging(&cx.palette, m, true), &number(-m), &number(m));
                 } else {
@@ -328,11 +331,11 @@ impl Attention {
             });
         });
         let slot = &cx.state.results.pattern;
-        let Some(result) = slot.result.clone() else {
-            message(ui, slot.error.as_deref().unwrap_or("computing …"), slot.error.is_some());
+        let Some(result) = slot.get().cloned() else {
+            message(ui, slot.error().map_or("computing …", String::as_str), slot.error().is_some());
             return;
         };
-        let (_, values) = &*result.value;
+        let values = &*result.value;
         let n = values.len().isqrt();
         if n == 0 {
             return;
@@ -370,7 +373,7 @@ impl Attention {
                         square: true,
                         least_row: 0.0,
                         pinned: (Some(p.pos), p.key),
-                        hovered: (cx.state.selection.hovered.pos, None),
+                        hovered: (cx.state.hovered.pos, None),
                         isolate: self.isolate,
                         cell_text: None,
                         tooltip: &|ui, r, c| {

@@ -1,12 +1,12 @@
 //! Direct attribution: layer × component, and the largest parts as bars.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, numbers, ready};
 use eframe::egui::{self, RichText, vec2};
 
 use crate::analysis::component::Component;
 use crate::analysis::direct_attribution::Attribution;
-use crate::app::action::Action;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -16,7 +16,7 @@ use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
 use crate::gpu::{HeatData, NOTHING};
-use crate::jobs::Compared;
+use crate::analysis::subject::Compared;
 
 #[derive(Default)]
 pub struct AttributionView {
@@ -103,7 +103,7 @@ impl View for AttributionView {
         if !ready(ui, cx, slot) {
             return;
         }
-        let Some(result) = slot.result.clone() else { return };
+        let Some(result) = slot.get().cloned() else { return };
         let a = &*result.value;
         let data = self.data.get(result.stamp, || compared(a, false, false, matrix));
         let m = data.max_abs();
@@ -143,7 +143,7 @@ impl View for AttributionView {
                         if response.secondary_clicked()
                             && let Some(component) = part.component()
                         {
-                            cx.actions.push(Action::ToggleCart(component.into()));
+                            cx.push(ModelAction::Collect(component.into()));
                         }
                         if let Part::Head(l, h) = *part {
                             if response.hovered() {
@@ -162,7 +162,7 @@ impl View for AttributionView {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let a = cx.state.results.attribution.result.clone()?;
+        let a = cx.state.results.attribution.get().cloned()?;
         let d = self.data.last()?;
         let heads = a.value.heads.first().map_or(0, Vec::len);
         let mut cols = numbers(heads);
@@ -183,7 +183,7 @@ impl AttributionView {
         colors: crate::gpu::heatmap::Coloring,
     ) {
         let heads = a.heads.first().map_or(0, Vec::len);
-        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let (p, h) = (cx.pinned(), cx.state.hovered);
         let name = |r: usize, c: usize| match c {
             c if c < heads => format!("a{r}.h{c}"),
             c if c == heads + 1 => format!("m{r}"),

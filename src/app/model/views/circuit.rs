@@ -1,5 +1,7 @@
 //! The circuit cart: what was collected or found, and whether it carries the prediction.
 
+use crate::app::model::ModelAction;
+use crate::app::action::Load;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::collections::HashMap;
 
@@ -10,8 +12,9 @@ use egui_plot::{Legend, Line, Plot, PlotPoints};
 use crate::analysis::component::Component;
 use crate::analysis::patching::Ablation;
 use crate::app::action::Action;
+use crate::session::desk::CircuitSettings;
 use crate::app::action::Command;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -22,8 +25,8 @@ use crate::circuit::Member;
 use crate::circuit::eap::{Path, STEPS};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
 use crate::circuit::quality::{Comparison, Curve};
-use crate::jobs::Kind;
-use crate::jobs::circuits::{Search, Tried};
+use crate::circuit::quality::Tried;
+use crate::circuit::search::{Search, Searching};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Method {
@@ -67,7 +70,7 @@ impl View for CircuitView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         self.controls(ui, cx);
         let r = &cx.state.results;
-        if let Some(step) = r.searching.get().filter(|_| cx.state.worker.has(Kind::Search)) {
+        if let Some(Searching::Step(step)) = r.search.value().map(|v| &**v).filter(|_| r.search.is_running()) {
             let f = step.faithfulness;
             let text = if f.is_finite() {
                 format!("searching: {} edges left, faithfulness {f:.3}", step.edges)
@@ -76,10 +79,10 @@ impl View for CircuitView {
             };
             ui.label(RichText::new(text).font(theme::mono()).color(cx.palette.accent));
         }
-        if let Some(error) = &r.searching.error {
+        if let Some(error) = r.search.error() {
             ui.label(RichText::new(error).color(cx.palette.error));
         }
-        if cx.state.document.cart.is_empty() {
+        if cx.state.desk().cart.is_empty() {
             let text = "nothing collected yet: press C on a head or neuron, right-click a node of the graph or a bar, or let a search find a circuit";
             message(ui, text, false);
             return;
@@ -132,7 +135,7 @@ impl View for CircuitView {
 impl CircuitView {
     fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.horizontal_wrapped(|ui| {
-            let compares = !cx.state.document.corrupted.is_empty();
+            let compares = !cx.state.desk().corrupted.is_empty();
             if let Some(m) = choice(ui, "find by", self.method, &METHODS) {
                 self.method = m;
             }
@@ -159,12 +162,12 @@ impl CircuitView {
                 .on_disabled_hover_text(hint)
                 .clicked()
             {
-                cx.actions.push(Action::SearchCircuit(search));
+                cx.push(ModelAction::Search(search));
             }
-            let settings = cx.state.circuits.settings.clone();
+            let settings = cx.state.desk().circuit.clone();
             let options = Ablation::ALL.map(|o| (o, o.label()));
             if let Some(outside) = choice(ui, "outside", settings.outside, &options) {
-                cx.actions.push(Action::CircuitSettings(crate::app::model::circuits::CircuitSettings {
+                cx.push(ModelAction::CircuitSettings(CircuitSettings {
                     outside,
                     ..settings.clone()
                 }));
@@ -176,34 +179,34 @@ impl CircuitView {
                 .on_hover_text("faithfulness of EAP-IG's circuits from 0.1 % of all edges to all")
                 .changed()
             {
-                cx.actions.push(Action::CircuitSettings(crate::app::model::circuits::CircuitSettings { curve, ..settings }));
+                cx.push(ModelAction::CircuitSettings(CircuitSettings { curve, ..settings }));
             }
             ui.menu_button(RichText::new("file").font(theme::small()), |ui| {
                 if ui.button("Open a circuit (JSON)…").clicked() {
-                    cx.actions.push(Action::LoadCart);
+                    cx.push(Action::Load(Load::Graph));
                 }
                 if ui.button("Save this circuit (JSON)…").clicked() {
-                    cx.actions.push(Action::SaveCart);
+                    cx.push(Action::SaveCircuit);
                 }
                 ui.separator();
                 if ui.button("Compare with a circuit (JSON)…").clicked() {
-                    cx.actions.push(Action::LoadCompared);
+                    cx.push(Action::Load(Load::Compared));
                 }
-                let cart = &cx.state.document.cart;
+                let cart = &cx.state.desk().cart;
                 if ui.add_enabled(!cart.is_empty(), egui::Button::new("Keep this one to compare with")).clicked() {
                     let name = if cart.origin.is_empty() { "the one kept before" } else { &cart.origin };
-                    cx.actions.push(Action::CompareCart(Some((name.to_owned(), cart.clone()))));
+                    cx.push(ModelAction::Compare(Some((name.to_owned(), cart.clone()))));
                 }
-                if cx.state.circuits.compared.is_some() && ui.button("Compare with nothing").clicked() {
-                    cx.actions.push(Action::CompareCart(None));
+                if cx.state.desk().compared.is_some() && ui.button("Compare with nothing").clicked() {
+                    cx.push(ModelAction::Compare(None));
                 }
                 ui.separator();
                 let undo = egui::Button::new("Undo the last change");
-                if ui.add_enabled(!cx.state.circuits.undo.is_empty(), undo).clicked() {
-                    cx.actions.push(Action::UndoCart);
+                if ui.add_enabled(cx.state.history.undoable().is_some(), undo).clicked() {
+                    cx.push(Action::Undo);
                 }
                 if ui.button("Empty the circuit").clicked() {
-                    cx.actions.push(Action::Do(Command::ClearCart));
+                    cx.push(Action::Do(Command::ClearCart));
                 }
             });
         });
@@ -211,7 +214,7 @@ impl CircuitView {
 
     /// The menu of prompt sets.
     fn sets(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let settings = cx.state.circuits.settings.clone();
+        let settings = cx.state.desk().circuit.clone();
         let name = settings.set.as_deref().unwrap_or("no prompt set").to_owned();
         let short = name.rsplit(['/', '\\']).next().unwrap_or(&name).to_owned();
         // A click into the text field does not close it.
@@ -242,8 +245,7 @@ impl CircuitView {
                 }
             });
             if let Some(set) = chosen {
-                cx.actions
-                    .push(Action::CircuitSettings(crate::app::model::circuits::CircuitSettings { set, ..settings.clone() }));
+                cx.push(ModelAction::CircuitSettings(CircuitSettings { set, ..settings.clone() }));
                 ui.close();
             }
         });
@@ -252,7 +254,7 @@ impl CircuitView {
     /// What the circuit is made of, with what each member is worth.
     fn members(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, tried: Option<&Tried>) {
         ui.spacing_mut().item_spacing.y = 1.0;
-        let cart = &cx.state.document.cart;
+        let cart = &cx.state.desk().cart;
         let q = tried.map(|t| &t.quality);
         ui.horizontal(|ui| {
             let edges = q.map_or(cart.edges.len(), |q| q.size);
@@ -288,7 +290,7 @@ impl CircuitView {
                     let response = bars::bar(ui, &b, max, true, 150.0)
                         .on_hover_text("loss of faithfulness without this edge; right click removes it");
                     if response.secondary_clicked() {
-                        cx.actions.push(Action::RemoveCartEdge(*edge));
+                        cx.push(ModelAction::RemoveEdge(*edge));
                     }
                 }
             }
@@ -320,7 +322,7 @@ impl CircuitView {
             _ => {}
         }
         if response.secondary_clicked() {
-            cx.actions.push(Action::ToggleCart(member));
+            cx.push(ModelAction::Collect(member));
         }
     }
 }
@@ -445,10 +447,10 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
                 prompt.wrong.as_deref().unwrap_or("")
             );
             if bars::bar(ui, &b, 1.0, true, width).on_hover_text(hint).clicked() {
-                cx.actions.push(Action::SetPrompt(prompt.clean.clone()));
-                cx.actions.push(Action::SetCorrupted(prompt.corrupt.clone()));
-                cx.actions.push(Action::SetAnswer(prompt.answer.clone().unwrap_or_default()));
-                cx.actions.push(Action::SetWrong(prompt.wrong.clone().unwrap_or_default()));
+                cx.push(ModelAction::Prompt(prompt.clean.clone()));
+                cx.push(ModelAction::Corrupted(prompt.corrupt.clone()));
+                cx.push(ModelAction::Answer(prompt.answer.clone().unwrap_or_default()));
+                cx.push(ModelAction::Wrong(prompt.wrong.clone().unwrap_or_default()));
             }
         }
     }
@@ -456,7 +458,7 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
         plot(ui, cx, curve, q.size, q.faithfulness);
     } else if let Some(error) = &tried.curve_error {
         ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
-    } else if !tried.done && tried.question.curve && cx.state.worker.has(Kind::Quality) {
+    } else if !tried.done && tried.question.curve && cx.state.results.tried.is_running() {
         ui.label(RichText::new("computing the curve …").font(theme::small()).color(cx.palette.weak));
     }
 }

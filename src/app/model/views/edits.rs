@@ -1,5 +1,7 @@
 //! The stack of edits, what it does to the prediction, and who steps in.
 
+use crate::app::model::ModelAction;
+use crate::app::action::Load;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use std::sync::Arc;
 
@@ -7,10 +9,10 @@ use eframe::egui::{self, RichText};
 
 use crate::app::model::views::patching::short_name;
 use crate::analysis::backup::{Change, Component};
-use crate::app::model::runs::Show;
+use crate::session::desk::Show;
 use crate::app::action::Action;
 use crate::app::action::Command;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -20,7 +22,7 @@ use crate::app::widgets::token_text;
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
 use crate::engine::{Site, SiteKind, Which};
-use crate::jobs::Run;
+use crate::analysis::run::Run;
 
 /// What an edit being put together does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +122,9 @@ impl View for EditsView {
         let changes: &[Change] = cx.state.results.backup.get().map_or(&[], |r| &r.value);
         if changes.is_empty() {
             // Without edits there is the stack itself: empty, or still being run.
-            let rows: Vec<String> = cx.state.document.stack.edits.iter().map(ToString::to_string).collect();
+            let rows: Vec<String> = cx.state.desk().stack.edits.iter().map(ToString::to_string).collect();
             let values =
-                cx.state.document.stack.edits.iter().map(|e| vec![Some(f32::from(u8::from(e.enabled)))]).collect();
+                cx.state.desk().stack.edits.iter().map(|e| vec![Some(f32::from(u8::from(e.enabled)))]).collect();
             return Some(Table {
                 name: "edits".to_owned(),
                 row_axis: "edit",
@@ -145,7 +147,7 @@ impl View for EditsView {
 
 /// The run that the stack edits.
 fn base_run(cx: &Context<'_>) -> Option<Arc<Run>> {
-    match cx.state.document.stack.base {
+    match cx.state.desk().stack.base {
         Which::Clean => cx.state.clean(),
         Which::Corrupted => cx.state.corrupted(),
     }
@@ -155,17 +157,17 @@ fn base_run(cx: &Context<'_>) -> Option<Arc<Run>> {
 /// A position of the shown run in the run that the stack edits.
 fn in_base(cx: &Context<'_>, pos: usize) -> Result<usize, String> {
     let state = cx.state;
-    let edited = state.document.stack.is_active() && matches!(state.show, Show::Edited | Show::Difference);
-    let shown = match state.show {
-        _ if edited => state.document.stack.base,
+    let edited = state.desk().stack.is_active() && matches!(state.desk().show, Show::Edited | Show::Difference);
+    let shown = match state.desk().show {
+        _ if edited => state.desk().stack.base,
         Show::Corrupted => Which::Corrupted,
         _ => Which::Clean,
     };
-    if shown == state.document.stack.base {
+    if shown == state.desk().stack.base {
         return Ok(pos);
     }
     let there = state.pair().and_then(|p| p.alignment_from(shown).get(pos).copied().flatten());
-    there.ok_or_else(|| format!("token {pos} has no counterpart in the {} prompt", state.document.stack.base.name()))
+    there.ok_or_else(|| format!("token {pos} has no counterpart in the {} prompt", state.desk().stack.base.name()))
 }
 
 impl EditsView {
@@ -179,7 +181,7 @@ impl EditsView {
             Verb::Set => Do::Set(self.value),
             Verb::Scale => Do::Scale(self.value),
             Verb::Mean => Do::Mean,
-            Verb::Copy => Do::Copy(cx.state.document.stack.base.other()),
+            Verb::Copy => Do::Copy(cx.state.desk().stack.base.other()),
             Verb::AddToken => {
                 let run = cx.state.clean().ok_or("type a prompt to begin")?;
                 let favourite = run.trace.next.last().and_then(|n| n.first()).map(|t| t.id);
@@ -260,9 +262,9 @@ impl EditsView {
             let add = ui.add_enabled(composed.is_ok(), egui::Button::new("Add"));
             let add = if composed.is_ok() { add.on_hover_text(&name) } else { add.on_disabled_hover_text(&name) };
             if let (true, Ok(edit)) = (add.clicked(), composed) {
-                let mut stack = cx.state.document.stack.clone();
+                let mut stack = (*cx.state.desk().stack).clone();
                 stack.edits.push(edit);
-                cx.actions.push(Action::SetStack(stack));
+                cx.push(ModelAction::Edits("add an edit", stack));
             }
             ui.label(RichText::new(name).font(theme::mono_small()).color(cx.palette.weak));
         });
@@ -272,18 +274,18 @@ impl EditsView {
     fn files(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.horizontal_wrapped(|ui| {
             if ui.small_button("Save…").on_hover_text("the stack as JSON").clicked() {
-                let text = serde_json::to_string_pretty(&cx.state.document.stack).unwrap_or_default();
-                cx.actions.push(Action::Save { name: "edits".to_owned(), extension: "json", bytes: text.into_bytes() });
+                let text = serde_json::to_string_pretty(&*cx.state.desk().stack).unwrap_or_default();
+                cx.push(Action::Save { name: "edits".to_owned(), extension: "json", bytes: text.into_bytes() });
             }
             if ui.small_button("Open…").on_hover_text("a stack saved before; a file can also be dropped on the window").clicked() {
-                cx.actions.push(Action::LoadStack);
+                cx.push(Action::Load(Load::Stack(None)));
             }
             let field = egui::TextEdit::singleline(&mut self.path).hint_text("or its path").desired_width(110.0);
             let response = ui.add(field).accessible_name("Path of a stack").on_hover_text("Enter opens it");
             if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
-                cx.actions.push(Action::OpenStack(self.path.trim().to_owned()));
+                cx.push(Action::Load(Load::Stack(Some(self.path.trim().to_owned()))));
             }
-            let stack = &cx.state.document.stack;
+            let stack = &cx.state.desk().stack;
             if stack.edits.iter().any(|e| e.action == Do::Mean) {
                 ui.label(RichText::new("means over").font(theme::small()).color(cx.palette.weak));
                 let hint = "this run's tokens; or texts, one after ;";
@@ -295,7 +297,8 @@ impl EditsView {
                     let reference: Vec<String> =
                         self.reference.split(';').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
                     if reference != stack.reference {
-                        cx.actions.push(Action::SetStack(crate::engine::EditStack { reference, ..stack.clone() }));
+                        let stack = crate::engine::EditStack { reference, ..(**stack).clone() };
+                        cx.push(ModelAction::Edits("texts for means", stack));
                     }
                 }
             }
@@ -305,21 +308,21 @@ impl EditsView {
 
 /// The list: switch, move, remove.
 fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let old = cx.state.document.stack.clone();
+    let old = cx.state.desk().stack.clone();
     let mut new = old.clone();
     ui.horizontal(|ui| {
         ui.label(RichText::new("edits of the").font(theme::small()).color(cx.palette.weak));
         for which in [Which::Clean, Which::Corrupted] {
-            let possible = which == Which::Clean || !cx.state.document.corrupted.is_empty();
+            let possible = which == Which::Clean || !cx.state.desk().corrupted.is_empty();
             let text = RichText::new(format!("{} run", which.name())).font(theme::small());
             let button = ui.add_enabled(possible, egui::Button::selectable(new.base == which, text));
             if button.on_disabled_hover_text("type a corrupted prompt first").clicked() {
-                new.base = which;
+                Arc::make_mut(&mut new).base = which;
             }
         }
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             if !old.edits.is_empty() && ui.small_button("remove all").clicked() {
-                cx.actions.push(Action::Do(Command::ClearEdits));
+                cx.push(Action::Do(Command::ClearEdits));
             }
         });
     });
@@ -334,7 +337,7 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let switch = ui.checkbox(&mut on, "");
             switch.widget_info(|| egui::WidgetInfo::selected(egui::Role::CheckBox, true, on, format!("edit {i}")));
             if switch.clicked() {
-                new.edits[i].enabled = on;
+                Arc::make_mut(&mut new).edits[i].enabled = on;
             }
             let color = if edit.enabled { cx.palette.text } else { cx.palette.faint };
             let text = RichText::new(edit.to_string()).font(theme::mono()).color(color);
@@ -345,24 +348,24 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
                     b.clicked()
                 };
                 if button(ui, "✕", "remove edit", true) {
-                    new.edits.remove(i);
+                    Arc::make_mut(&mut new).edits.remove(i);
                 } else if button(ui, "↓", "move edit down", i + 1 < n) {
-                    new.edits.swap(i, i + 1);
+                    Arc::make_mut(&mut new).edits.swap(i, i + 1);
                 } else if button(ui, "↑", "move edit up", i > 0) {
-                    new.edits.swap(i, i - 1);
+                    Arc::make_mut(&mut new).edits.swap(i, i - 1);
                 }
             });
         });
     }
     if new != old {
-        cx.actions.push(Action::SetStack(new));
+        cx.push(ModelAction::Edits("change the edits", Arc::unwrap_or_clone(new)));
     }
 }
 
 /// What the edits do to the last prediction.
 fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let results = &cx.state.results;
-    if let Some(error) = &results.edited.error {
+    if let Some(error) = results.edited.error() {
         ui.add_space(theme::GRID);
         ui.label(RichText::new(error).color(cx.palette.error));
         return;

@@ -1,9 +1,9 @@
 //! How the prompt goes on, without and with the edits.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use eframe::egui::{self, RichText, text::LayoutJob};
 
-use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::widgets::token_text;
 use crate::engine::generate::Generated;
@@ -15,7 +15,8 @@ pub struct GenerationView;
 
 impl View for GenerationView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let (mut s, mut limit) = cx.state.sampling;
+        let now = (cx.state.desk().sampling, cx.state.desk().limit.0);
+        let (mut s, mut limit) = now;
         ui.horizontal_wrapped(|ui| {
             let number = |ui: &mut egui::Ui, drag: egui::DragValue<'_>, help: &str| {
                 ui.add(drag).on_hover_text(help.to_owned());
@@ -38,15 +39,15 @@ impl View for GenerationView {
             );
             number(ui, egui::DragValue::new(&mut s.seed).prefix("seed "), "the same seed gives the same text");
             if ui.button("Generate").on_hover_text("Ctrl+G").clicked() {
-                cx.actions.push(Action::Generate);
+                cx.push(ModelAction::Generate);
             }
         });
-        if (s, limit) != cx.state.sampling {
+        if (s, limit) != now {
             // Before the button's action, so that it uses what is shown.
-            cx.actions.insert(0, Action::Sampling(s, limit));
+            cx.actions.insert(0, ModelAction::Sampling(s, limit).into());
         }
         let slot = &cx.state.results.generated;
-        if slot.result.is_none() && slot.error.is_none() && cx.state.run().is_some() && !cx.state.worker.is_busy() {
+        if slot.get().is_none() && slot.error().is_none() && cx.state.run().is_some() && !slot.is_running() {
             ui.add_space(8.0);
             ui.label(
                 RichText::new("Generate shows how the prompt goes on, and how it would with the edits of the stack.")
@@ -57,13 +58,13 @@ impl View for GenerationView {
         if !here(ui, cx, slot) {
             return;
         }
-        let Some(result) = slot.result.clone() else { return };
+        let Some(result) = slot.get().cloned() else { return };
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             let Some(edited) = result.value.edited.clone() else {
                 text(ui, cx, "the prompt goes on", &result.value.base, result.fresh);
                 return;
             };
-            let n = cx.state.document.stack.active().count();
+            let n = cx.state.desk().stack.active().count();
             let title = if n == 1 { "with the edit".to_owned() } else { format!("with {n} edits") };
             let both = [("without", &result.value.base), (title.as_str(), &edited)];
             // Side by side where there is room for lines of text.

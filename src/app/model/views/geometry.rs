@@ -1,5 +1,6 @@
 //! Feature geometry: the toy models' measures on a real model's directions.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, here};
 use std::sync::Arc;
 
@@ -45,10 +46,7 @@ fn histogram(values: &[f32]) -> Bars {
 
 impl View for Geometry {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let current = cx.state.geometry;
-        if current.is_none() {
-            cx.actions.push(Action::Geometry(Directions::Embedding));
-        }
+        let current = cx.state.desk().geometry;
         let layer = cx.pinned().layer;
         let mut options = vec![(Directions::Embedding, "token embeddings"), (Directions::Unembedding, "unembedding")];
         if cx.state.model.as_ref().is_some_and(|m| m.config.has_mlp()) {
@@ -59,16 +57,13 @@ impl View for Geometry {
         ui.horizontal(|ui| {
             let shown = match current {
                 // Another dictionary was opened.
-                Some(Directions::Decoder(_)) => decoder.unwrap_or(Directions::Embedding),
+                Directions::Decoder(_) => decoder.unwrap_or(Directions::Embedding),
                 // The pinned layer moved on.
-                Some(Directions::Neurons(_)) => Directions::Neurons(layer),
-                Some(other) => other,
-                None => Directions::Embedding,
+                Directions::Neurons(_) => Directions::Neurons(layer),
+                other => other,
             };
             if let Some(d) = choice(ui, "directions", shown, &options) {
-                cx.actions.push(Action::Geometry(d));
-            } else if current.is_some_and(|c| c != shown) {
-                cx.actions.push(Action::Geometry(shown));
+                cx.push(ModelAction::Geometry(d));
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, &diverging(&cx.palette, 1.0, true), "−1", "1");
@@ -77,7 +72,7 @@ impl View for Geometry {
         if !here(ui, cx, &cx.state.results.geometry) {
             return;
         }
-        let Some(result) = cx.state.results.geometry.result.clone() else { return };
+        let Some(result) = cx.state.results.geometry.get().cloned() else { return };
         let g = &*result.value;
         let sum: f32 = g.interference.dimensionality.iter().sum();
         let text = format!(
@@ -169,13 +164,13 @@ impl Geometry {
             && let Directions::Decoder(_) = g.directions
         {
             let feature = Chosen::Feature(g.chosen[r] as u32);
-            cx.actions.push(Action::Feature(FeatureAction::Choose(feature)));
+            cx.push(Action::Feature(FeatureAction::Choose(feature)));
         }
         if let Some((r, _)) = outcome.clicked
             && let Directions::Neurons(layer) = g.directions
         {
             let neuron = g.chosen[r];
-            cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(neuron), crate::app::selection::Focus::Neuron));
+            cx.pin(|p| (p.layer, p.neuron, p.focus) = (layer, Some(neuron), crate::session::desk::Focus::Neuron));
         }
     }
 }

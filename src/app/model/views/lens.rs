@@ -75,7 +75,7 @@ fn matrix(lens: &Lens, quantity: Quantity) -> HeatData {
 impl View for LensView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let slot = &cx.state.results.lens;
-        let Some(lens) = slot.result.clone().filter(|_| slot.error.is_none()) else {
+        let Some(lens) = slot.get().cloned().filter(|_| slot.error().is_none()) else {
             ready(ui, cx, slot);
             return;
         };
@@ -127,7 +127,7 @@ impl View for LensView {
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &low, &high));
         });
-        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let (p, h) = (cx.pinned(), cx.state.hovered);
         let top = |r: usize, c: usize| lens.value.cells.get(r).and_then(|row| row.get(c)).and_then(|c| c.as_ref());
         let outcome = Heatmap {
             name: "logit lens",

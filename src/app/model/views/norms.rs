@@ -40,7 +40,7 @@ impl View for NormsView {
         if !ready(ui, cx, slot) {
             return;
         }
-        let Some(norms) = slot.result.clone() else { return };
+        let Some(norms) = slot.get().cloned() else { return };
         let mut options = vec![(Stream::Resid, "resid_post"), (Stream::Attn, "attn_out")];
         if norms.value.mlp_out.is_empty() {
             if self.stream == Stream::Mlp {
@@ -80,7 +80,7 @@ impl View for NormsView {
                 colorbar(ui, &colors, &low, &high);
             });
         });
-        let (p, h) = (cx.pinned(), cx.state.selection.hovered);
+        let (p, h) = (cx.pinned(), cx.state.hovered);
         let outcome = Heatmap {
             name: "norms",
             data: &data,

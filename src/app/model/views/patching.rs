@@ -1,6 +1,9 @@
 //! Patching and ablation: what each place causes.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
+use std::sync::Arc;
+
 use eframe::egui::{self, RichText, vec2};
 
 use crate::analysis::audit::{Audit, audit};
@@ -8,10 +11,8 @@ use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::{By, Found, SITES};
-use crate::app::model::runs::Intervention;
-use crate::app::action::Action;
-use crate::app::selection::Focus;
-use crate::app::state::Result;
+use crate::session::desk::{Intervention, Source};
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -24,18 +25,6 @@ use crate::app::widgets::choice;
 use crate::app::widgets::message;
 use crate::engine::{SiteKind, Which};
 use crate::gpu::{HeatData, NOTHING};
-use crate::jobs::Kind;
-
-/// Which numbers are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-enum Source {
-    #[default]
-    Exact,
-    /// Attribution patching: an approximation.
-    Approximate,
-    /// Approximate − exact.
-    Gap,
-}
 
 /// Cells that "run the top exactly" runs.
 const TOP: usize = 20;
@@ -57,8 +46,27 @@ struct Drawn {
 
 #[derive(Default)]
 pub struct PatchingView {
-    source: Source,
     drawn: Option<Drawn>,
+}
+
+/// Cells to be drawn.
+#[derive(Clone)]
+struct Cells {
+    found: Arc<Found>,
+    fresh: bool,
+    stamp: u64,
+}
+
+impl Cells {
+    fn exact(cx: &Context<'_>) -> Option<Self> {
+        let answer = cx.state.results.sweep.get()?;
+        Some(Self { found: answer.found.clone()?, fresh: answer.fresh, stamp: answer.stamp })
+    }
+
+    fn approximate(cx: &Context<'_>) -> Option<Self> {
+        let answer = cx.state.results.approximation.get()?;
+        Some(Self { found: answer.value.clone(), fresh: answer.fresh, stamp: answer.stamp })
+    }
 }
 
 /// A site's short name.
@@ -72,7 +80,7 @@ fn patches(found: &Found) -> bool {
 }
 
 /// What the cells show: patching is normalised, ablation is the change from the unedited run.
-fn values(found: &Found) -> std::result::Result<Vec<f32>, String> {
+fn values(found: &Found) -> Result<Vec<f32>, String> {
     if patches(found) {
         found.normalised().map_err(|e| e.to_string())
     } else {
@@ -105,84 +113,81 @@ fn cell_name(found: &Found, index: usize) -> String {
 
 impl View for PatchingView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        if !cx.state.wants_sweep {
-            // The first look starts the first sweep.
-            cx.actions.push(Action::Patch(cx.state.first_patching()));
-        }
         self.controls(ui, cx);
+        let source = cx.state.desk().patching.source;
         let results = &cx.state.results;
         if cx.state.lacks_corrupted() {
             let text = "patching compares two prompts: type a corrupted one at the top, beside the prompt; or choose zero or mean ablation";
             message(ui, text, false);
             return;
         }
-        if let Some(error) = results.corrupted.error.as_ref().filter(|_| cx.state.needs_corrupted()) {
+        if let Some(error) = results.corrupted.error().filter(|_| cx.state.needs_corrupted()) {
             message(ui, &format!("the corrupted prompt cannot be run: {error}"), true);
             return;
         }
-        let needs_exact = self.source != Source::Approximate;
+        let needs_exact = source != Source::Approximate;
         if needs_exact && self.estimate(ui, cx) {
             return;
         }
         if needs_exact && !here(ui, cx, &results.sweep) {
             return;
         }
-        if self.source != Source::Exact && !here(ui, cx, &results.approximation) {
+        if source != Source::Exact && !here(ui, cx, &results.approximation) {
             return;
         }
-        let (exact, close) = (results.sweep.result.clone(), results.approximation.result.clone());
+        let (exact, close) = (Cells::exact(cx), Cells::approximate(cx));
         let Some(shown) = (if needs_exact { exact.clone() } else { close.clone() }) else { return };
         // The two can be compared only once both answer the same question.
-        let exact = exact.filter(|e| close.as_ref().is_none_or(|c| c.value.question == e.value.question));
-        if self.source == Source::Gap && exact.is_none() {
+        let exact = exact.filter(|e| close.as_ref().is_none_or(|c| c.found.question == e.found.question));
+        if source == Source::Gap && exact.is_none() {
             message(ui, "computing …", false);
             return;
         }
-        if let Err(error) = self.compute(&shown, exact.as_ref(), close.as_ref()) {
+        if let Err(error) = self.compute(&shown, exact.as_ref(), close.as_ref(), source) {
             message(ui, &error, true);
             return;
         }
         let Some(drawn) = &self.drawn else { return };
         let m = drawn.data.max_abs();
         let colors = diverging(&cx.palette, m, shown.fresh);
-        self.caption(ui, cx, &shown.value, colors, m);
+        self.caption(ui, cx, &shown.found, colors, m);
         let available = ui.available_size();
         let side = (available.x * 0.34).clamp(150.0, 260.0);
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2((available.x - side - 8.0).max(80.0), available.y), |ui| {
-                grid(ui, cx, &shown.value, &drawn.data, colors);
+                grid(ui, cx, &shown.found, &drawn.data, colors);
             });
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
                     ui.spacing_mut().item_spacing.y = 1.0;
                     if let Some(report) = &drawn.audit {
-                        audited(ui, cx, &shown.value, report);
+                        audited(ui, cx, &shown.found, report);
                     }
-                    strongest(ui, cx, &shown.value, drawn);
+                    strongest(ui, cx, &shown.found, drawn);
                 });
             });
         });
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let slot = &cx.state.results;
-        let found = if self.source == Source::Approximate { slot.approximation.get()? } else { slot.sweep.get()? };
+        let source = cx.state.desk().patching.source;
+        let found = if source == Source::Approximate { Cells::approximate(cx)? } else { Cells::exact(cx)? }.found;
         let d = &self.drawn.as_ref()?.data;
-        let q = &found.value.question;
-        let name = match self.source {
+        let q = &found.question;
+        let name = match source {
             Source::Approximate => "attribution-patching",
             Source::Gap => "attribution-patching-minus-exact",
-            Source::Exact if patches(&found.value) => "patching",
+            Source::Exact if patches(&found) => "patching",
             Source::Exact => "ablation",
         };
-        let axes = &found.value.axes;
+        let axes = &found.axes;
         let (row_axis, col_axis) = match axes[..] {
             [(a, _), (b, _)] => (a, b),
             [_, _, (c, _)] => ("layer.head", c),
             _ => ("layer", "all"),
         };
-        let rows = (0..d.rows).map(|r| row_label(&found.value, r)).collect();
-        let cols = (0..d.cols).map(|c| col_label(cx, &found.value, c)).collect();
+        let rows = (0..d.rows).map(|r| row_label(&found, r)).collect();
+        let cols = (0..d.cols).map(|c| col_label(cx, &found, c)).collect();
         Some(Table::grid(&format!("{name}-{}", short_name(q.site)), (row_axis, col_axis), d, rows, cols))
     }
 }
@@ -219,33 +224,34 @@ impl PatchingView {
     /// Brings what is drawn up to date with the results.
     fn compute(
         &mut self,
-        shown: &Result<Found>,
-        exact: Option<&Result<Found>>,
-        close: Option<&Result<Found>>,
-    ) -> std::result::Result<(), String> {
+        shown: &Cells,
+        exact: Option<&Cells>,
+        close: Option<&Cells>,
+        source: Source,
+    ) -> Result<(), String> {
         let stamps =
-            (exact.map_or(0, |e| e.stamp), close.filter(|_| self.source != Source::Exact).map_or(0, |c| c.stamp));
-        let stamps = if self.source == Source::Exact { (shown.stamp, 0) } else { stamps };
-        if self.drawn.as_ref().is_some_and(|d| d.stamps == stamps && d.source == self.source) {
+            (exact.map_or(0, |e| e.stamp), close.filter(|_| source != Source::Exact).map_or(0, |c| c.stamp));
+        let stamps = if source == Source::Exact { (shown.stamp, 0) } else { stamps };
+        if self.drawn.as_ref().is_some_and(|d| d.stamps == stamps && d.source == source) {
             return Ok(());
         }
         let mut audit_report = None;
-        let mut drawn = values(&shown.value)?;
-        if let (Some(e), Some(c), true) = (exact, close, self.source != Source::Exact) {
-            let (e, c) = (values(&e.value)?, values(&c.value)?);
+        let mut drawn = values(&shown.found)?;
+        if let (Some(e), Some(c), true) = (exact, close, source != Source::Exact) {
+            let (e, c) = (values(&e.found)?, values(&c.found)?);
             audit_report = audit(&c, &e).ok().filter(|a| a.cells > 0);
-            if self.source == Source::Gap {
+            if source == Source::Gap {
                 drawn = c.iter().zip(&e).map(|(c, e)| c - e).collect();
             }
         }
-        let (rows, cols) = extent(&shown.value);
+        let (rows, cols) = extent(&shown.found);
         let cells = drawn.iter().map(|v| if v.is_nan() { NOTHING } else { *v }).collect();
         let mut order: Vec<usize> = (0..drawn.len()).filter(|i| drawn[*i].is_finite() && drawn[*i] != 0.0).collect();
         order.sort_by(|a, b| drawn[*b].abs().total_cmp(&drawn[*a].abs()));
         let data = HeatData::new(rows, cols, cells);
         self.drawn = Some(Drawn {
             stamps,
-            source: self.source,
+            source,
             unknown: drawn.iter().filter(|v| v.is_nan()).count(),
             values: drawn,
             order,
@@ -256,7 +262,7 @@ impl PatchingView {
     }
 
     fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let s = cx.state.patching;
+        let s = cx.state.desk().patching;
         let mut new = s;
         ui.horizontal_wrapped(|ui| {
             let what = [
@@ -265,8 +271,8 @@ impl PatchingView {
                 (Intervention::Ablate(Ablation::Mean), "mean ablation"),
                 (Intervention::Ablate(Ablation::Resample), "resample ablation"),
             ];
-            if let Some(i) = choice(ui, "do", s.intervention, &what) {
-                new.intervention = i;
+            if let Some(i) = choice(ui, "do", cx.state.intervention(), &what) {
+                new.intervention = Some(i);
             }
             let exists = |k: &SiteKind| cx.state.model.as_ref().is_none_or(|m| k.exists(&m.config));
             let sites: Vec<(SiteKind, &str)> = SITES.into_iter().filter(exists).map(|k| (k, short_name(k))).collect();
@@ -296,34 +302,29 @@ impl PatchingView {
             if let Some(m) = choice(ui, "metric", s.metric, &metrics) {
                 new.metric = m;
             }
-            if s.intervention == Intervention::Patch {
+            if cx.state.intervention() == Intervention::Patch {
                 let sources = [
                     (Source::Exact, "exact"),
                     (Source::Approximate, "attribution patching"),
                     (Source::Gap, "approximate − exact"),
                 ];
-                if let Some(source) = choice(ui, "show", self.source, &sources) {
-                    self.source = source;
+                if let Some(source) = choice(ui, "show", s.source, &sources) {
+                    new.source = source;
                 }
             } else {
-                self.source = Source::Exact;
+                new.source = Source::Exact;
             }
         });
-        if new != s && cx.state.wants_sweep {
-            cx.actions.push(Action::Patch(new));
-        }
-        if self.source != Source::Exact && !cx.state.wants_approximation {
-            cx.actions.push(Action::Approximate);
+        if new != s {
+            cx.push(ModelAction::Patch(new));
         }
     }
 
     /// A sweep that waits for a word; true if that is all there is to show.
     fn estimate(&self, ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
-        let Some(e) = cx.state.results.estimate else { return false };
-        let answered = cx.state.results.sweep.get().is_some_and(|s| s.fresh) || cx.state.results.sweep.error.is_some();
-        if answered || cx.state.worker.has(Kind::Sweep) {
+        let Some(e) = cx.state.results.sweep.fresh().filter(|s| s.found.is_none()).map(|s| s.estimate) else {
             return false;
-        }
+        };
         ui.add_space(24.0);
         ui.vertical_centered(|ui| {
             ui.label(format!(
@@ -334,7 +335,7 @@ impl PatchingView {
                 e.bytes as f64 / 1e6
             ));
             if ui.button("Run the sweep").clicked() {
-                cx.actions.push(Action::Sweep { cells: None });
+                cx.push(ModelAction::Sweep(None));
             }
         });
         true
@@ -358,13 +359,13 @@ impl PatchingView {
                 ui.label(weak(format!("change of the {} from {:+.2}", metric.label(), found.baseline)))
                     .on_hover_text(metric.explain());
             }
-            let state = match self.source {
+            let state = match cx.state.desk().patching.source {
                 Source::Exact if found.done => {
                     // Where it is not felt, the time says nothing.
                     let time = if found.seconds < 0.05 { String::new() } else { format!(" in {:.2} s", found.seconds) };
                     format!("{} exact runs{time}, {} cells provably 0", found.run, found.skipped)
                 }
-                Source::Exact => match cx.state.results.estimate {
+                Source::Exact => match cx.state.results.sweep.get().map(|s| s.estimate) {
                     Some(e) => format!(
                         "{} of {} runs; about {:.1} s and {:.0} MB in all",
                         found.run,
@@ -377,19 +378,19 @@ impl PatchingView {
                 Source::Approximate => "an approximation: first order".to_owned(),
                 Source::Gap => "error of the approximation".to_owned(),
             };
-            let color = if self.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
+            let color = if cx.state.desk().patching.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
             ui.label(RichText::new(state).font(theme::small()).color(color));
             let drawn = self.drawn.as_ref();
-            if self.source == Source::Approximate {
+            if cx.state.desk().patching.source == Source::Approximate {
                 let text = format!("run the top {TOP} exactly");
                 if ui.small_button(text).on_hover_text("activation patching of the strongest cells").clicked() {
                     let top = drawn.map_or_else(Vec::new, |d| d.order.iter().copied().take(TOP).collect());
-                    cx.actions.push(Action::Sweep { cells: Some(top) });
+                    cx.push(ModelAction::Sweep(Some(top)));
                 }
             } else if found.done && drawn.is_some_and(|d| d.unknown > found.unaligned) {
                 let button = ui.small_button("run the rest").on_hover_text("all cells that have not been run");
                 if button.clicked() {
-                    cx.actions.push(Action::Sweep { cells: None });
+                    cx.push(ModelAction::Sweep(None));
                 }
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
@@ -407,7 +408,7 @@ fn grid(
     colors: crate::gpu::heatmap::Coloring,
 ) {
     let p = cx.pinned();
-    let h = cx.state.selection.hovered;
+    let h = cx.state.hovered;
     let heads = found.axes.get(1).filter(|(n, _)| n.contains("head")).map(|(_, n)| *n);
     let row_of = |layer: usize, head: Option<usize>| match (found.question.by, heads) {
         (By::LayerHeadPos, Some(n)) => head.map(|h| layer * n + h.min(n - 1)),
@@ -418,7 +419,7 @@ fn grid(
         By::LayerHead => p.head.filter(|_| !p.all_heads),
         _ => None,
     };
-    let stack = &cx.state.document.stack;
+    let stack = &cx.state.desk().stack;
     let active: Vec<usize> =
         stack.active().filter(|_| stack.base == found.question.base).filter_map(|e| found.index_of(e)).collect();
     let index = |r: usize, c: usize| r * data.cols + c;
@@ -489,7 +490,7 @@ fn click(cx: &mut Context<'_>, found: &Found, index: usize) {
         let (l, h) = (*l, *h);
         cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (l, Some(h), false, Focus::Head));
     }
-    cx.actions.push(Action::ToggleEdit(found.question.base, edit));
+    cx.push(ModelAction::Toggle(found.question.base, vec![edit]));
 }
 
 /// The head or MLP that a cell is of.
@@ -513,7 +514,7 @@ fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Dra
     let max = drawn.order.first().map_or(1.0, |i| values[*i].abs());
     for i in drawn.order.iter().copied().take(40) {
         let edit = found.question.edit(&found.cell(i));
-        let strong = cx.state.document.stack.active().any(|e| *e == edit);
+        let strong = cx.state.desk().stack.active().any(|e| *e == edit);
         let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.3}", values[i]), strong };
         let hint = format!("{edit}; click adds or removes it, right click takes the component into the circuit");
         let response = bars::bar(ui, &b, max, true, 62.0).on_hover_text(hint);
@@ -523,7 +524,7 @@ fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Dra
         if response.secondary_clicked()
             && let Some(component) = component(found, i)
         {
-            cx.actions.push(Action::ToggleCart(component.into()));
+            cx.push(ModelAction::Collect(component.into()));
         }
     }
 }

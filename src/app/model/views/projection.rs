@@ -1,11 +1,11 @@
 //! Projection: principal components of the residual stream.
 
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, ready};
 use eframe::egui::{self, RichText};
 use egui_plot::{HoverPosition, Line, MarkerShape, Plot, PlotPoints, Points, Text};
 
-use crate::app::action::Action;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::coloring;
@@ -16,7 +16,7 @@ pub struct ProjectionView;
 impl View for ProjectionView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let slot = &cx.state.results.projection;
-        let mut settings = cx.state.projection;
+        let mut settings = cx.state.desk().projection;
         let last = cx.state.model.as_ref().map_or(1, |m| m.config.n_layers);
         let end = cx.state.run().map_or(0, |r| r.trace.len() - 1);
         ui.horizontal_wrapped(|ui| {
@@ -43,13 +43,13 @@ impl View for ProjectionView {
                 colorbar(ui, &bar, "layer 0", &format!("{last}"));
             });
         });
-        if settings != cx.state.projection {
-            cx.actions.push(Action::Project(settings));
+        if settings != cx.state.desk().projection {
+            cx.push(ModelAction::Project(settings));
         }
         if !ready(ui, cx, slot) {
             return;
         }
-        let Some(result) = slot.result.clone() else { return };
+        let Some(result) = slot.get().cloned() else { return };
         let projection = &*result.value;
         let p = cx.pinned();
         let count = projection.layers.len().max(2);
@@ -59,7 +59,7 @@ impl View for ProjectionView {
             if result.fresh { c } else { c.gamma_multiply(0.5) }
         };
         let percent = projection.explained.map(|e| e * 100.0);
-        let follow = cx.state.selection.hovered.pos.unwrap_or(p.pos);
+        let follow = cx.state.hovered.pos.unwrap_or(p.pos);
         let (accent, ink) = (cx.palette.accent, cx.palette.text);
         let label = |pos: usize| cx.token(pos);
         let offset = projection.first;
@@ -128,7 +128,7 @@ impl View for ProjectionView {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let p = cx.state.results.projection.result.clone()?;
+        let p = cx.state.results.projection.get().cloned()?;
         let mut table = Table {
             name: "projection".to_owned(),
             row_axis: "layer.pos",

@@ -76,7 +76,7 @@ impl View for Dimensionality {
             let x = response.transform.value_from_position(at).x;
             let near = (0..xs.len()).min_by(|a, b| (xs[*a] - x).abs().total_cmp(&(xs[*b] - x).abs()));
             if let Some(k) = near {
-                cx.actions.push(Action::Lab(LabAction::Select(k)));
+                cx.push(Action::Lab(LabAction::Select(k)));
             }
         }
     }

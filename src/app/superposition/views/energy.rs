@@ -77,7 +77,7 @@ impl View for Energy {
         {
             let x = response.transform.value_from_position(at).x;
             let k = (x - 1.0).round().clamp(0.0, losses.len().saturating_sub(1) as f64) as usize;
-            cx.actions.push(Action::Lab(LabAction::Select(k)));
+            cx.push(Action::Lab(LabAction::Select(k)));
         }
     }
 

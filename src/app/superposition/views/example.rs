@@ -95,7 +95,7 @@ impl View for Example {
             });
         });
         if x != before {
-            cx.actions.push(Action::Lab(LabAction::Example(x)));
+            cx.push(Action::Lab(LabAction::Example(x)));
         }
     }
 

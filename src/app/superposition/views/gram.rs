@@ -152,7 +152,7 @@ impl Gram {
         .show(ui);
         if let Some((r, _)) = outcome.clicked {
             let next = (cx.state.lab.feature != Some(r)).then_some(r);
-            cx.actions.push(Action::Lab(LabAction::Feature(next)));
+            cx.push(Action::Lab(LabAction::Feature(next)));
         }
     }
 }

@@ -80,7 +80,7 @@ impl View for Loss {
                         let far = |k: usize| (lab.moments[k].step() as f64 - x).abs();
                         far(*a).total_cmp(&far(*b))
                     });
-                    cx.actions.push(Action::Lab(LabAction::Scrub(near)));
+                    cx.push(Action::Lab(LabAction::Scrub(near)));
                 }
             });
             if beside {
@@ -100,7 +100,7 @@ impl View for Loss {
                             let b = Bar { label: i.to_string(), value: losses[i], text: number(losses[i]), strong };
                             if bar(ui, &b, max, false, 26.0).clicked() {
                                 let next = (!strong).then_some(i);
-                                cx.actions.push(Action::Lab(LabAction::Feature(next)));
+                                cx.push(Action::Lab(LabAction::Feature(next)));
                             }
                         }
                     });

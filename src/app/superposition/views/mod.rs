@@ -36,7 +36,7 @@ fn invitation(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let text = egui::RichText::new("▶  Watch superposition appear").font(theme::title());
         let button = egui::Button::new(text.color(cx.palette.base)).fill(cx.palette.accent).min_size(vec2(0.0, 32.0));
         if ui.add(button).clicked() {
-            cx.actions.push(Action::Lab(LabAction::Start));
+            cx.push(Action::Lab(LabAction::Start));
         }
         ui.add_space(theme::GRID);
         let text = "trains toy models, in a few seconds; other figures are at the left";
@@ -108,7 +108,7 @@ fn small_multiples(
         ui.painter().rect(rect, 4.0, cx.palette.base, stroke, egui::StrokeKind::Inside);
         draw(ui, cx, k, rect.shrink(2.0), &response);
         if response.clicked() {
-            cx.actions.push(Action::Lab(LabAction::Select(k)));
+            cx.push(Action::Lab(LabAction::Select(k)));
         }
     }
     ui.allocate_space(space);

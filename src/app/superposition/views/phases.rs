@@ -201,7 +201,7 @@ fn pointer(
         }
     });
     if response.clicked() {
-        cx.actions.push(Action::Lab(LabAction::Select(*k)));
+        cx.push(Action::Lab(LabAction::Select(*k)));
     }
 }
 

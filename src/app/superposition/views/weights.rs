@@ -113,7 +113,7 @@ impl View for Weights {
                 .inner;
             if let Some((_, c)) = outcome.clicked {
                 let next = (cx.state.lab.feature != Some(c)).then_some(c);
-                cx.actions.push(Action::Lab(LabAction::Feature(next)));
+                cx.push(Action::Lab(LabAction::Feature(next)));
             }
         });
     }

@@ -1,5 +1,6 @@
 //! The drawing itself: zoomed and moved, with what the pointer is over lit up.
 
+use crate::app::model::ModelAction;
 use std::collections::HashSet;
 
 use eframe::egui::{self, Align2, Color32, Pos2, Rect, RichText, Sense, Stroke, StrokeKind, pos2, vec2};
@@ -7,7 +8,6 @@ use eframe::egui::{self, Align2, Color32, Pos2, Rect, RichText, Sense, Stroke, S
 use super::GraphView;
 use super::picture::{Item, Line, Picture, in_cart, member, mlp_id, pin_part, place_name, tell};
 use crate::analysis::component::Component;
-use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
@@ -53,7 +53,7 @@ impl GraphView {
         for (pos, (left, right)) in d.columns.iter().enumerate() {
             let x = at((*left, 0.0)).x..=at((*right, 0.0)).x;
             let band = Rect::from_x_y_ranges(*x.start()..=*x.end(), rect.y_range());
-            if cx.pinned().pos == pos && cx.state.circuits.file.is_none() {
+            if cx.pinned().pos == pos && cx.state.desk().graph.file.is_none() {
                 painter.rect_filled(band, 0.0, p.header);
             }
             painter.vline(*x.end(), rect.y_range(), Stroke::new(1.0, p.border.gamma_multiply(0.6)));
@@ -193,7 +193,7 @@ impl GraphView {
             match selected {
                 Some(i) => {
                     if let Some(id) = mlp_id(d, &picture.items[i]) {
-                        cx.actions.push(Action::OpenMlp(id));
+                        cx.push(ModelAction::OpenMlp(id));
                     }
                 }
                 None => (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO),
@@ -263,12 +263,12 @@ impl GraphView {
         if pressed(egui::Key::Enter)
             && let Some(id) = mlp_id(d, item)
         {
-            cx.actions.push(Action::OpenMlp(id));
+            cx.push(ModelAction::OpenMlp(id));
         }
         if pressed(egui::Key::C)
             && let Some(member) = member(d, item)
         {
-            cx.actions.push(Action::ToggleCart(member));
+            cx.push(ModelAction::Collect(member));
         }
         if pressed(egui::Key::P) && selected.is_some() && !self.marks.pinned.remove(&item.id) {
             self.marks.pinned.insert(item.id.clone());

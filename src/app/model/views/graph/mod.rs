@@ -4,6 +4,8 @@ mod canvas;
 mod picture;
 mod tree;
 
+use crate::app::model::ModelAction;
+use crate::app::action::Load;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::collections::{BTreeSet, HashSet};
 
@@ -11,9 +13,9 @@ use eframe::egui::{self, RichText, vec2};
 
 pub use self::canvas::canvas_id;
 use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
-use crate::app::model::circuits::GraphTarget;
+use crate::session::desk::GraphTarget;
 use crate::app::action::Action;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -96,23 +98,19 @@ impl Default for GraphView {
 
 impl View for GraphView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        if !cx.state.circuits.wants_graph {
-            // The first look starts the first trace.
-            cx.actions.push(Action::TraceGraph);
-        }
         self.controls(ui, cx);
         let results = &cx.state.results;
-        if cx.state.circuits.file.is_none() {
+        if cx.state.desk().graph.file.is_none() {
             if !here(ui, cx, &results.graph) {
                 return;
             }
-        } else if let Some(error) = &results.graph.error {
+        } else if let Some(error) = results.graph.error() {
             message(ui, error, true);
             return;
         }
         let (Some(shown), Some(drawing)) = (results.graph.get().cloned(), results.drawing.get().cloned()) else {
-            let text = results.drawing.error.as_deref().unwrap_or("laying the graph out …");
-            message(ui, text, results.drawing.error.is_some());
+            let text = results.drawing.error().map(String::as_str).unwrap_or("laying the graph out …");
+            message(ui, text, results.drawing.error().is_some());
             return;
         };
         self.belongs_to(cx, &shown.value, shown.stamp);
@@ -163,24 +161,25 @@ impl View for GraphView {
 
 impl GraphView {
     fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let c = &cx.state.circuits;
+        let c = &cx.state.desk().graph;
         ui.horizontal_wrapped(|ui| {
             match &c.file {
                 Some(path) => {
                     let name = path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
                     ui.label(RichText::new(name).font(theme::mono()).color(cx.palette.accent)).on_hover_text(path);
                     if ui.small_button("✕").on_hover_text("back to the prediction of this prompt").clicked() {
-                        cx.actions.push(Action::CloseGraph);
+                        cx.push(ModelAction::CloseGraph);
                     }
                 }
                 None => {
                     if let Some(t) = choice(ui, "of", c.target, &GraphTarget::ALL) {
-                        cx.actions.push(Action::GraphTarget(t));
+                        cx.push(ModelAction::Graph(t));
                     }
                 }
             }
+            let weak = cx.palette.weak;
             let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
-                ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));
+                ui.label(RichText::new(name).font(theme::small()).color(weak));
                 let slider = egui::Slider::new(value, 0.0..=1.0).fixed_decimals(3).step_by(0.005).show_value(true);
                 ui.spacing_mut().slider_width = 70.0;
                 ui.add(slider).on_hover_text(hint).changed()
@@ -188,13 +187,13 @@ impl GraphView {
             if c.file.is_none()
                 && let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION)
             {
-                cx.actions.push(Action::GraphAttention(attention));
+                cx.push(ModelAction::Attention(attention));
             }
             self.thresholds = c.cut.thresholds;
             let nodes = dragged(ui, "nodes", &mut self.thresholds.0, "keep the most influential nodes that hold this share of all influence");
             let links = dragged(ui, "links", &mut self.thresholds.1, "of the links between them keep the strongest that hold this share");
             if nodes || links {
-                cx.actions.push(Action::GraphThresholds(self.thresholds.0, self.thresholds.1));
+                cx.push(ModelAction::Thresholds(self.thresholds.0, self.thresholds.1));
             }
             if let Some(g) = choice(
                 ui,
@@ -210,10 +209,10 @@ impl GraphView {
             }
             ui.menu_button(RichText::new("file").font(theme::small()), |ui| {
                 if ui.button("Open a graph (JSON)…").clicked() {
-                    cx.actions.push(Action::LoadGraph);
+                    cx.push(Action::Load(Load::Graph));
                 }
                 if ui.button("Save this graph (JSON)…").clicked() {
-                    cx.actions.push(Action::SaveGraph(self.marks.clone()));
+                    cx.push(Action::SaveGraph(self.marks.clone()));
                 }
                 if !self.hidden.is_empty() && ui.button(format!("Show {} hidden nodes", self.hidden.len())).clicked() {
                     self.hidden.clear();
@@ -223,14 +222,14 @@ impl GraphView {
                     self.marks.groups.clear();
                     self.changed();
                 }
-                if !cx.state.circuits.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
-                    cx.actions.push(Action::CloseMlps);
+                if !cx.state.desk().graph.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
+                    cx.push(ModelAction::CloseMlps);
                 }
                 if ui.button("Whole graph in view").clicked() {
                     (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
                 }
             });
-            let (Some(shown), Some(d)) = (cx.state.results.graph.get(), cx.state.results.drawing.get()) else { return };
+            let (Some(shown), Some(d)) = (cx.state.results.graph.value(), cx.state.results.drawing.value()) else { return };
             let mut text = format!(
                 "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
                 d.graph.nodes.len(),
@@ -243,7 +242,7 @@ impl GraphView {
             if held < c.cut.thresholds.0 {
                 text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
             }
-            let hover = match &shown.value.source {
+            let hover = match &shown.source {
                 Origin::Traced { found, .. } => format!(
                     "the whole graph has {} nodes and {} links, traced in {:.2} s with {} frozen; weights in logits",
                     found.all_nodes,
@@ -283,7 +282,7 @@ impl GraphView {
             self.renaming = None;
             (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
             self.changed();
-            cx.actions.push(Action::CloseMlps);
+            cx.push(ModelAction::CloseMlps);
         }
         if let Origin::File(_) = &shown.source {
             self.marks = shown.marks.clone();
@@ -363,7 +362,7 @@ impl GraphView {
                     if let Some(edge) = edge(cx, d, &picture, link) {
                         let response = response.clone().on_hover_text("right click: this edge into the circuit");
                         if response.secondary_clicked() {
-                            cx.actions.push(Action::AddCartEdge(edge));
+                            cx.push(ModelAction::AddEdge(edge));
                         }
                     }
                     if response.clicked() {
@@ -379,7 +378,7 @@ impl GraphView {
     fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         ui.label(RichText::new(&item.label).font(theme::title()));
         if let Some(member) = member(d, item) {
-            let cart = &cx.state.document.cart;
+            let cart = &cx.state.desk().cart;
             let text = match member {
                 _ if cart.contains(member) => "Take out of the circuit".to_owned(),
                 // The MLP is there as a whole, and a neuron of it would stand for it.
@@ -389,14 +388,14 @@ impl GraphView {
                 _ => "Add to the circuit".to_owned(),
             };
             if ui.button(text).clicked() {
-                cx.actions.push(Action::ToggleCart(member));
+                cx.push(ModelAction::Collect(member));
             }
         }
         if let Some(id) = mlp_id(d, item) {
-            let open = cx.state.circuits.cut.opened.contains(&id);
+            let open = cx.state.desk().graph.cut.opened.contains(&id);
             let text = if open { "Put the MLP together again" } else { "Take apart into neurons" };
             if ui.button(text).clicked() {
-                cx.actions.push(Action::OpenMlp(id));
+                cx.push(ModelAction::OpenMlp(id));
             }
         }
         let pinned = self.marks.pinned.contains(&item.id);
@@ -482,7 +481,7 @@ fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, 
                 cx.hovered.pos = Some(pos);
             }
             if response.secondary_clicked() {
-                cx.actions.push(Action::ToggleCart(Member::Neuron { layer, neuron: *neuron }));
+                cx.push(ModelAction::Collect(Member::Neuron { layer, neuron: *neuron }));
             }
         }
     });

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{GraphView, Grouping};
 use crate::analysis::component::Component;
 use crate::analysis::head_scores::SCORES;
-use crate::app::selection::Focus;
+use crate::session::desk::Focus;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::circuit::{Edge, Member, Receiver};
@@ -232,7 +232,7 @@ pub fn edge(cx: &Context<'_>, d: &Drawing, picture: &Picture, link: &Line) -> Op
 }
 
 pub fn in_cart(cx: &Context<'_>, d: &Drawing, item: &Item) -> bool {
-    let cart = &cx.state.document.cart;
+    let cart = &cx.state.desk().cart;
     !cart.is_empty() && member(d, item).is_some_and(|m| cart.contains(m))
 }
 

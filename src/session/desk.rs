@@ -1,0 +1,256 @@
+//! What is asked of one model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::analysis::feature_geometry::Directions;
+use crate::analysis::metric::MetricKind;
+use crate::analysis::neurons::Statistic;
+use crate::analysis::patching::Ablation;
+use crate::analysis::patterns::Which;
+use crate::analysis::projection;
+use crate::analysis::sweep::By;
+use crate::circuit::cart::Cart;
+use crate::engine::generate::Sampling;
+use crate::engine::resolve::Alignment;
+use crate::engine::{EditStack, SiteKind};
+use crate::graph::layout::Cut;
+use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
+use crate::graph::readers::Attention;
+
+/// Everything the user decided about one model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Desk {
+    /// What the model is opened by.
+    pub model: String,
+    /// Hash of its weights; `None` until it has been opened.
+    pub hash: Option<u64>,
+    pub prompt: String,
+    /// Token ids that take the prompt's place; typing a prompt takes theirs.
+    pub ids: Option<Vec<u32>>,
+    /// Token to explain; empty for the model's own favourite.
+    pub answer: String,
+    /// Token to compare it with; may be empty.
+    pub wrong: String,
+    /// The prompt to compare with; empty for none.
+    pub corrupted: String,
+    /// For each token of the prompt its counterpart in the corrupted one, where the user has changed what was found.
+    pub alignment: Option<Alignment>,
+    /// What is changed while the model runs.
+    #[serde(with = "shared")]
+    pub stack: Arc<EditStack>,
+    /// Which run the views show.
+    pub show: Show,
+    pub pinned: Pinned,
+    /// A head was chosen by hand. Until then the one that adds most to the answer is pinned.
+    pub chose_head: bool,
+    /// The circuit that is being collected.
+    pub cart: Cart,
+    /// Another circuit to compare it with, and what it is called.
+    pub compared: Option<(String, Cart)>,
+    pub circuit: CircuitSettings,
+    pub graph: GraphSettings,
+    pub patching: PatchSettings,
+    pub statistic: Statistic,
+    pub projection: projection::Settings,
+    /// The directions whose geometry is shown.
+    pub geometry: Directions,
+    /// How text is generated.
+    pub sampling: Sampling,
+    /// Most tokens that are generated.
+    pub limit: Limit,
+    /// Settings of views that keep their own, by the view's name.
+    pub views: BTreeMap<String, Value>,
+}
+
+/// What is shared is written as what it is.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+        (**value).serialize(to)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
+}
+
+/// How a parked desk is found.
+pub fn key(hash: u64) -> String {
+    format!("{hash:016x}")
+}
+
+/// Most tokens that are generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit(pub usize);
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(30)
+    }
+}
+
+/// Which run the views show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Show {
+    #[default]
+    Clean,
+    Corrupted,
+    Edited,
+    /// Edited − base where there are edits, else clean − corrupted.
+    Difference,
+}
+
+impl Show {
+    pub const ALL: [Self; 4] = [Self::Clean, Self::Corrupted, Self::Edited, Self::Difference];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Corrupted => "corrupted",
+            Self::Edited => "edited",
+            Self::Difference => "difference",
+        }
+    }
+}
+
+/// What is pinned by clicks and keys, and kept until changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pinned {
+    /// Position in the prompt.
+    pub pos: usize,
+    pub layer: usize,
+    /// `None`: the mean over the layer's heads.
+    pub head: Option<usize>,
+    /// Mean over all heads of the model instead of one layer.
+    pub all_heads: bool,
+    /// Position attended to.
+    pub key: Option<usize>,
+    pub neuron: Option<usize>,
+    /// What was chosen last, which the inspector puts first.
+    pub focus: Focus,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Focus {
+    #[default]
+    Token,
+    Head,
+    Neuron,
+}
+
+impl Pinned {
+    /// The pattern that is shown large.
+    pub fn which(&self) -> Which {
+        match self.head {
+            _ if self.all_heads => Which::ModelMean,
+            Some(h) => Which::Head(self.layer, h),
+            None => Which::LayerMean(self.layer),
+        }
+    }
+}
+
+/// What a sweep does at each cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intervention {
+    Patch,
+    Ablate(Ablation),
+}
+
+/// Which numbers the patching view draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    #[default]
+    Exact,
+    /// Attribution patching: an approximation.
+    Approximate,
+    /// Approximate − exact.
+    Gap,
+}
+
+/// What the patching view asks.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PatchSettings {
+    /// `None`: patching where there are two prompts, else zero ablation.
+    pub intervention: Option<Intervention>,
+    pub site: SiteKind,
+    pub by: By,
+    pub metric: MetricKind,
+    pub source: Source,
+}
+
+impl Default for PatchSettings {
+    fn default() -> Self {
+        Self {
+            intervention: None,
+            site: SiteKind::Z,
+            by: By::LayerHead,
+            metric: MetricKind::LogitDifference,
+            source: Source::Exact,
+        }
+    }
+}
+
+/// Which prediction the graph view traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphTarget {
+    /// The answer against the wrong answer where both are given, else the answer, else the top logits.
+    #[default]
+    Auto,
+    Top,
+    Answer,
+}
+
+impl GraphTarget {
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Auto, "answer − wrong"), (Self::Answer, "answer"), (Self::Top, "top logits")];
+}
+
+/// What the graph view shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GraphSettings {
+    pub target: GraphTarget,
+    pub attention: Attention,
+    pub cut: Cut,
+    /// The graph is of a file.
+    pub file: Option<String>,
+}
+
+impl Default for GraphSettings {
+    fn default() -> Self {
+        let cut = Cut { thresholds: (NODE_THRESHOLD, EDGE_THRESHOLD), opened: Default::default() };
+        Self { target: GraphTarget::default(), attention: Attention::default(), cut, file: None }
+    }
+}
+
+/// How circuits are tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CircuitSettings {
+    /// What stands in for everything outside the circuit.
+    pub outside: Ablation,
+    /// The prompt set that circuits are tried on as well.
+    pub set: Option<String>,
+    pub curve: bool,
+}
+
+impl Default for CircuitSettings {
+    fn default() -> Self {
+        Self { outside: Ablation::Resample, set: None, curve: false }
+    }
+}

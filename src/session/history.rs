@@ -1,0 +1,129 @@
+//! Changes of the document, to take back and to do again.
+
+use super::{Desk, Document, Look};
+
+/// Changes kept at most; the oldest go first.
+const MOST: usize = 200;
+/// Seconds within which changes of one name are one change: letters that are typed, a slider that is dragged.
+const TOGETHER: f64 = 1.5;
+
+/// A named change of the document: what it was before and after, without the desks that were parked all the while.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What was done: "add zero 23.3".
+    pub name: String,
+    before: (Desk, Look),
+    after: (Desk, Look),
+    /// When it was made last, seconds of the window's clock.
+    at: f64,
+}
+
+/// The stack of changes. Those beyond `done` have been taken back.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    changes: Vec<Change>,
+    done: usize,
+}
+
+fn state(document: &Document) -> (Desk, Look) {
+    (document.desk.clone(), document.look.clone())
+}
+
+/// Puts a state back. Pins are where one looks, not what one decided: they stay as they are now.
+fn restore(document: &mut Document, (desk, look): &(Desk, Look)) {
+    let same = document.desk.hash == desk.hash;
+    let pinned = if same { document.desk.pinned } else { desk.pinned };
+    document.put(Desk { pinned, ..desk.clone() });
+    document.look.clone_from(look);
+}
+
+impl History {
+    /// Changes the document under a name. A change that changes nothing is none.
+    pub fn change(&mut self, document: &mut Document, name: &str, now: f64, change: impl FnOnce(&mut Document)) {
+        let before = state(document);
+        change(document);
+        let after = state(document);
+        if before == after {
+            return;
+        }
+        self.changes.truncate(self.done);
+        match self.changes.last_mut() {
+            Some(last) if last.name == name && now - last.at < TOGETHER => (last.after, last.at) = (after, now),
+            _ => self.changes.push(Change { name: name.to_owned(), before, after, at: now }),
+        }
+        if self.changes.len() > MOST {
+            self.changes.remove(0);
+        }
+        self.done = self.changes.len();
+    }
+
+    /// What would be taken back next.
+    pub fn undoable(&self) -> Option<&str> {
+        self.changes[..self.done].last().map(|c| c.name.as_str())
+    }
+
+    /// What would be done again next.
+    pub fn redoable(&self) -> Option<&str> {
+        self.changes.get(self.done).map(|c| c.name.as_str())
+    }
+
+    /// Takes the last change back, and returns its name.
+    pub fn undo(&mut self, document: &mut Document) -> Option<String> {
+        let change = self.changes[..self.done].last()?;
+        restore(document, &change.before);
+        self.done -= 1;
+        // What is typed next is a change of its own.
+        self.changes.iter_mut().for_each(|c| c.at = f64::NEG_INFINITY);
+        Some(self.changes[self.done].name.clone())
+    }
+
+    /// Does the change again that was taken back last, and returns its name.
+    pub fn redo(&mut self, document: &mut Document) -> Option<String> {
+        let change = self.changes.get(self.done)?;
+        restore(document, &change.after);
+        self.done += 1;
+        Some(change.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_taken_back_and_done_again() {
+        let mut d = Document::default();
+        let mut h = History::default();
+        for (at, text) in ["a", "ab", "abc"].into_iter().enumerate() {
+            h.change(&mut d, "type the prompt", at as f64, |d| text.clone_into(&mut d.desk.prompt));
+        }
+        h.change(&mut d, "use the light theme", 3.0, |d| d.look.light = true);
+        h.change(&mut d, "nothing", 4.0, |_| {});
+        d.desk.pinned.pos = 7;
+        assert_eq!((h.undoable(), h.redoable()), (Some("use the light theme"), None));
+        assert_eq!(h.undo(&mut d).as_deref(), Some("use the light theme"));
+        assert_eq!((d.look.light, d.desk.prompt.as_str()), (false, "abc"));
+        assert_eq!(h.undo(&mut d).as_deref(), Some("type the prompt"), "letters typed together are one change");
+        assert_eq!((d.desk.prompt.as_str(), d.desk.pinned.pos), ("", 7));
+        assert_eq!(h.undo(&mut d), None);
+        assert_eq!(h.redo(&mut d).as_deref(), Some("type the prompt"));
+        assert_eq!((d.desk.prompt.as_str(), h.redoable()), ("abc", Some("use the light theme")));
+        h.change(&mut d, "type the answer", 9.0, |d| " x".clone_into(&mut d.desk.answer));
+        assert_eq!(h.redoable().map(str::to_owned), h.redo(&mut d), "another change leaves nothing to do again");
+    }
+
+    #[test]
+    fn a_desk_that_was_left_comes_back() {
+        let mut d = Document::from(Desk { model: "a".to_owned(), ..Desk::default() });
+        let mut h = History::default();
+        d.turn_to("a", 1, Desk::clone);
+        h.change(&mut d, "open b", 0.0, |d| d.turn_to("b", 2, |_| Desk::default()));
+        h.change(&mut d, "type the prompt", 9.0, |d| "x".clone_into(&mut d.desk.prompt));
+        h.undo(&mut d);
+        h.undo(&mut d);
+        assert_eq!((d.desk.model.as_str(), d.parked.len()), ("a", 1));
+        h.redo(&mut d);
+        h.redo(&mut d);
+        assert_eq!((d.desk.model.as_str(), d.desk.prompt.as_str()), ("b", "x"));
+    }
+}
