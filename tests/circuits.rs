@@ -9,16 +9,20 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 use circuitscope::analysis::component::Component;
 use circuitscope::analysis::contributions::Contributions;
-use circuitscope::analysis::metric::{Metric, Readout};
+use circuitscope::analysis::metric::{Metric, MetricKind, Readout};
 use circuitscope::analysis::pair::Pair;
 use circuitscope::analysis::patching::Ablation;
 use circuitscope::circuit::acdc::acdc;
 use circuitscope::circuit::eap::{Path, edge_scores};
+use circuitscope::circuit::quality::quality;
+use circuitscope::circuit::search::{OUTSIDE, Search, SearchOf, Searching};
+use circuitscope::circuit::trial::{AnsweredPair, trials};
 use circuitscope::circuit::{AblatedRuns, Edge, Edges, Receiver, Wiring};
 use circuitscope::engine::resolve::resolve;
 use circuitscope::engine::{Action, Edit, Site, SiteKind, Trace, Which};
 use circuitscope::model::config::NormPlacement;
 use circuitscope::progress::Progress;
+use circuitscope::question::Question as _;
 use common::families;
 use proptest::prelude::*;
 
@@ -261,6 +265,41 @@ fn searches_agree(case: &Case, on: &[(&AblatedRuns, &Readout<'_>)]) {
         }
         let fast = acdc(on, threshold, &progress, |_| {}).unwrap();
         assert!(fast == slow, "{}: {} edges against {}", case.name, fast.len(), slow.len());
+    }
+}
+
+/// A question about the same runs is the same question; about other runs of the same prompts it is another.
+#[test]
+fn questions_compare_runs_by_identity() {
+    let pair = cases()[0].pair.clone();
+    let settings = Search::Acdc { threshold: 0.1 }.into();
+    let of = |pair: Pair| SearchOf { prompts: vec![AnsweredPair { pair, answer: Some(3), wrong: Some(8) }], settings };
+    assert!(of(pair.clone()) == of(pair.clone()));
+    let again = |run: &Trace| Arc::new(Trace::run(&run.model, run.ids.clone(), &Progress::new()).unwrap());
+    let other = Pair::new(again(&pair.clone().clean), pair.corrupted.clone().unwrap());
+    assert!(of(pair.clone()) != of(other));
+    let moved = Pair { alignment: pair.alignment.iter().map(|_| None).collect(), ..pair.clone() };
+    assert!(of(pair) != of(moved));
+}
+
+/// A search tells how far it is, then what it found; one metric serves for all of it.
+#[test]
+fn a_search_is_by_one_metric() {
+    for case in cases().iter().step_by(4) {
+        let prompts = vec![AnsweredPair { pair: case.pair.clone(), answer: Some(3), wrong: Some(8) }];
+        let scores = Search::Scores { path: Path::Clean, edges: 20, rescore: true };
+        for (search, metric) in
+            [(scores, MetricKind::LogitDifference), (Search::Acdc { threshold: 0.001 }, MetricKind::Kl)]
+        {
+            let mut steps = 0;
+            let question = SearchOf { prompts: prompts.clone(), settings: search.into() };
+            let answer = question.run(&Progress::new(), &mut |a| steps += usize::from(matches!(a, Searching::Step(_))));
+            let Searching::Found(found) = answer.unwrap() else { panic!("{} ended with a step", case.name) };
+            assert!(steps > 0 && found.metric == metric && !found.edges.is_empty(), "{}", case.name);
+            let trials = trials(&prompts, metric, OUTSIDE, &Progress::new()).unwrap();
+            let again = quality(&trials, &found.edges, &Progress::new()).unwrap().faithfulness;
+            assert!((again - found.faithfulness).abs() < 1e-3 * again.abs().max(1.0), "{}", case.name);
+        }
     }
 }
 

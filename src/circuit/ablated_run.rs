@@ -1,14 +1,16 @@
-//! Runs of a model in which every edge outside a circuit carries something else.
+//! Runs of a model in which every edge outside a circuit is ablated.
 //!
-//! Each receiver's input is the sum of what its senders write: in the run itself for edges of the circuit, in
-//! the reference (the corrupted run, a mean, nothing) for all others. What is kept of a sender is its
-//! difference from the reference, δ; a receiver's input is the reference's stream plus the δ of the senders
-//! it reads.
+//! To see what a circuit does alone, the rest of the model must be silenced without being removed: each edge outside
+//! carries what its sender writes in a reference instead of what it writes in this run. The reference is the corrupted run
+//! (resample ablation, also called interchange), a mean, or nothing [Wang et al. 2022; Hanna et al. 2024].
 //!
-//! A circuit that differs from one that was run in a few edges is not run again: only the components that the
-//! changed edges reach inside the circuit are computed, at the positions that differ from the reference, and
-//! many such variants go through each component together. Removing one edge from a circuit of a few hundred
-//! costs a small part of a forward pass.
+//! What is kept of a sender is its difference from the reference, δ [rows, d_model]. A receiver's input is the reference's
+//! stream plus the δ of the senders that it reads through edges of the circuit. The rows are the positions from the first
+//! one on at which run and reference differ: before it every δ is 0.
+//!
+//! A circuit that differs in a few edges from one that was run is not run again. Only the components that the changed
+//! edges reach inside the circuit are computed, and many such variants go through each component together. Removing one
+//! edge from a circuit of a few hundred costs a small part of a forward pass; every search here lives on that.
 
 use std::sync::Arc;
 

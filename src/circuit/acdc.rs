@@ -1,10 +1,14 @@
-//! ACDC [Conmy et al. 2023]: from the output backwards, an edge is dropped where that changes the metric by less
-//! than a threshold.
+//! ACDC, automatic circuit discovery [Conmy et al. 2023]: from the output backwards, an edge is dropped where that changes
+//! the metric by less than a threshold.
 //!
-//! The original re-runs the model for every edge. Here an edge's removal reaches only what is left of the
-//! circuit above it, and removals are tried in advance: the i-th variant of a batch lacks the first i
-//! candidates, which is what ACDC would run next if every one before is dropped. Where one is kept, the rest of
-//! the batch is thrown away. The result is the same as one edge at a time.
+//! It begins with the whole model and visits receivers from the logits down, their senders from the last to the first. An
+//! edge that is dropped carries the reference from then on, so each decision rests on those before it: exact and greedy,
+//! where edge attribution estimates all edges independently. A larger threshold gives a smaller circuit.
+//!
+//! The original re-runs the model for every edge. Here an edge's removal reaches only what is left of the circuit above
+//! it, and removals are tried in advance: the i-th variant of a batch lacks the first i candidates, which is what ACDC
+//! would run next if every one before is dropped. Where one is kept, the rest of the batch is thrown away. The result is
+//! the same as one edge at a time.
 
 use super::ablated_run::{AblatedRun, AblatedRuns};
 use super::checks::check_together;

@@ -1,4 +1,8 @@
-//! The circuit cart: components and edges that a user collects, as a document keeps them.
+//! The circuit draft: components and edges that a user collects, as a document keeps them.
+//!
+//! A circuit is rarely found at one stroke: a head is taken from a graph, a search adds edges, a doubtful one is taken out.
+//! A draft is what lies on the table meanwhile. It keeps names rather than numbers, so that it survives without a model,
+//! and becomes a set of [`Edges`] when it is tried.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,11 +1,16 @@
-//! Edge attribution patching [EAP, Syed et al. 2023] and its integrated-gradients form [EAP-IG, Hanna et al.
-//! 2024]: for every edge the first-order change of the metric when it carries what its sender writes in the
-//! corrupted run, (a_corrupt − a_clean) · ∂metric/∂(input of the receiver), summed over positions and d.
+//! Edge attribution patching: an estimate of what every edge is worth, all at once [EAP, Syed et al. 2023; EAP-IG, Hanna et
+//! al. 2024].
 //!
-//! One backward pass gives the gradients at all queries, keys, values and MLP inputs; those at the receivers'
-//! inputs follow through the projections and the norms, and all edges of a layer are one matrix product.
-//! EAP-IG averages the gradient over runs whose embedding lies between corrupted and clean, and these go
-//! through the model together.
+//! The exact worth of an edge is the change of the metric when the edge carries what its sender writes in the corrupted
+//! run, which takes a run for each of a hundred thousand edges. To first order the change is a product:
+//! (a_corrupt − a_clean) · ∂metric/∂(input of the receiver), summed over positions and d_model. One backward pass gives
+//! all gradients, and all edges of a layer are one matrix product.
+//!
+//! Gradients at one point mislead where the model saturates. EAP-IG averages them over runs whose embedding lies between
+//! the corrupted and the clean one, as integrated gradients do; these runs go through the model together.
+//!
+//! Scores are [receiver][sender], in units of the metric. A negative score: corrupting the edge lowers the metric. They are
+//! estimates; [`super::find::refine`] measures the ones that matter.
 
 use std::fmt;
 use std::time::Instant;

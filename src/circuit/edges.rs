@@ -1,4 +1,8 @@
 //! A set of edges: what a circuit is made of.
+//!
+//! The set is a matrix of bits, [receiver][sender], so that sets of a hundred thousand edges are copied, compared and cut
+//! to what lies on a path from the embedding to the logits quickly: a search does so for every edge it tries.
+//! An MLP may belong to a circuit with some of its neurons only; these are kept beside the bits, by layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 

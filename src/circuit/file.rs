@@ -1,4 +1,8 @@
 //! Circuits on disk: one JSON document that says which model, which prompts, which edges.
+//!
+//! A document names edges as EAP-IG does (`a20.h0->a23.h3<q>`), each with its score, and the nodes that they touch. It
+//! also says by which metric and against which ablation the circuit was found, since a circuit explains nothing without
+//! them. A document that lists nodes alone means all edges between them, so one can be written by hand.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,9 @@
-//! Circuits out of edge scores, and better ones by exact re-scoring.
+//! Circuits out of edge scores.
+//!
+//! The plain way takes the edges of largest |score| and drops those on no path from the embedding to the logits. Scores are
+//! gradients, though, and take no account of each other. The better way begins with a larger circuit than wanted and
+//! measures exactly which of its edges can go, in rounds: remove what costs least faithfulness, measure the borderline
+//! again, until the wanted size is reached. [`super::ablated_run`] makes a removal cheap enough.
 
 use super::ablated_run::AblatedRun;
 use super::checks::check_together;

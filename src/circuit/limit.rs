@@ -1,4 +1,7 @@
-//! MLPs of which only some neurons belong to a circuit: the others are held while the MLP runs.
+//! MLPs of which only some neurons belong to a circuit.
+//!
+//! While such an MLP runs, its neurons outside the circuit are set to what they hold in the reference: their activation in
+//! the corrupted run, their mean, or 0. The others are computed from what arrives.
 
 use std::collections::BTreeSet;
 

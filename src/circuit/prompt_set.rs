@@ -1,5 +1,8 @@
-//! Prompt sets: templates that generate pairs of a clean and a corrupted prompt with their answers, for trying a
-//! circuit on more than the prompt it was found on. A set is a small TOML file:
+//! Prompt sets: templates that generate pairs of a clean and a corrupted prompt with their answers.
+//!
+//! A circuit that was found on one prompt may know that prompt only. A set tries it on others of the same task: the
+//! template's slots are filled by a seeded draw, and pairs that this model cannot use (an answer of several tokens,
+//! prompts of different length) are drawn again. A set is a small TOML file:
 //!
 //! ```toml
 //! title = "Indirect object"

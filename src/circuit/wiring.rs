@@ -1,9 +1,13 @@
-//! What can be connected to what: senders, receivers and the edges between them, numbered and named as in
-//! EAP-IG's graphs.
+//! What can be connected to what: senders, receivers and the edges between them, numbered and named as in EAP-IG's
+//! graphs [Hanna et al. 2024].
 //!
-//! Senders are the embedding, every head and every MLP; receivers are every head's query, key and value
-//! input (a key and a value input for each query head, also where heads share keys), every MLP's input, and the
-//! logits, whose input is the residual stream before the final norm. A receiver reads every sender before it.
+//! Everything in a transformer writes to the residual stream by adding, so the stream that a component reads is the sum
+//! of what all components before it wrote. Taken apart into that sum, each term is an edge from a sender to a receiver.
+//!
+//! Senders are the embedding, every head and every MLP. Receivers are every head's query, key and value input (a key and
+//! a value input for each query head, also where heads share keys), every MLP's input, and the logits, whose input is the
+//! residual stream before the final norm. A receiver reads every sender before it. With L layers of H heads there are
+//! 1 + L(H + 1) senders and 1 + L(3H + 1) receivers; SmolLM2-135M (30 layers of 9 heads) has 123,211 edges.
 
 use std::fmt;
 

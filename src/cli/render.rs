@@ -32,6 +32,7 @@ use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
 use crate::model::Model;
+use crate::session::Document;
 use crate::superposition::Recipe;
 use crate::superposition::presets::{self, PRESETS};
 
@@ -243,6 +244,16 @@ fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
     Ok(())
 }
 
+/// What the window would show as messages: a prompt that the model cannot read, an answer that is not one token.
+fn check(model: &Model, document: &Document) -> Result<()> {
+    let ids = document.ids.clone().map_or_else(|| model.encode(&document.prompt, false), Ok)?;
+    model.network().check(&ids)?;
+    for token in [&document.answer, &document.wrong].into_iter().filter(|t| !t.is_empty()) {
+        model.single_token(token)?;
+    }
+    Ok(())
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     let subject = if args.view == "window" {
         Subject::Window
@@ -278,19 +289,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
     };
     let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
     let document = args.what.document()?;
-    {
-        // The window would show these as messages; here they are errors.
-        let desk = &document.desk;
-        let model = Model::open(&desk.model)?;
-        let ids = desk.ids.clone().map_or_else(|| model.encode(&desk.prompt, false), Ok)?;
-        model.network().check(&ids)?;
-        for token in [&desk.answer, &desk.wrong].into_iter().filter(|t| !t.is_empty()) {
-            model.single_token(token)?;
-        }
-    }
     let mut wrong = None;
-    let mut scene = Scene::new(document, subject, size, theme, |app| {
+    let scene = Scene::new(document.clone(), subject, size, theme, |app| {
         let Some(model) = app.state.model.clone() else { return };
+        if let Err(e) = check(&model, &document.desk) {
+            wrong = Some(e);
+            return;
+        }
         let len = app.state.run().map_or(1, |r| r.trace.len());
         let mut p = app.state.pinned();
         if let Some((l, h)) = head {
@@ -394,10 +399,18 @@ pub fn execute(args: &Arguments) -> Result<()> {
             app.state.apply(ModelAction::Generate, 0.0);
             app.layout.show("generation");
         }
-    })?;
+    });
     if let Some(error) = wrong {
         return Err(error);
     }
+    let mut scene = match scene {
+        Ok(scene) => scene,
+        // The window knows errors as sentences only; asked again, they come with their kind.
+        Err(e) => {
+            check(&Model::open(&document.model)?, &document)?;
+            return Err(e);
+        }
+    };
     if let Some(error) = scene.circuit_error() {
         return Err(Error::request(error));
     }

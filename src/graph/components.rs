@@ -1,17 +1,18 @@
-//! The attribution graph of one prediction on the model's own components: tokens, attention heads and MLPs by
-//! position, errors, logits ["Circuit Tracing", Ameisen et al. 2025, with components in the place of features].
+//! The attribution graph of one prediction on the model's own components: tokens, attention heads and MLPs by position,
+//! errors, logits ["Circuit Tracing", Ameisen et al. 2025, with components in the place of features].
 //!
-//! Attention patterns, norm scales and MLP gates are held at their values in the run, so that everything is linear
-//! and an edge is exact: the source's output along the linear path to the target, read in the direction in which
-//! the target's output matters to the prediction (its gradient through everything above). So weights are in logits,
-//! what arrives at a node adds up to what the node contributes, and what arrives at a logit to the logit.
+//! A transformer is nearly linear: only attention patterns, norm scales and MLP gates are not. These are held at their
+//! values in the run. Then an edge is exact: the source's output along the linear path to the target, read in the direction
+//! in which the target's output matters to the prediction (its gradient through everything above). Weights are in logits.
+//! What arrives at a node adds up to what the node contributes, and what arrives at a logit to the logit.
 //!
 //! Where attention is followed ([`Attention::FirstOrder`]) heads are reached through queries and keys as well, and
 //! gradients go through patterns: those edges are first-order effects, and only what arrives through values adds up.
 //!
 //! Every edge of the model is computed to find each node's influence, layer by layer from the top, and only the edges
-//! between nodes that matter are kept. Pruning by any threshold up to the kept share is therefore that of the whole
-//! graph.
+//! between nodes that matter are kept. So pruning by any threshold up to the kept share is that of the whole graph.
+//!
+//! `sources` has what each component writes, [`super::readers`] how each reads, [`super::targets`] what is explained.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! A traced prediction as a file that Neuronpedia, circuit-tracer's viewer and this program open.
+//!
+//! The format knows features of transcoders, not components. Heads are written as attention features and MLPs and neurons
+//! as MLP features, so that every viewer draws them; what they are stands in their descriptions.
 
 use serde_json::{Map, Value, json};
 

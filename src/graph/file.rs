@@ -1,5 +1,8 @@
-//! Attribution graphs as JSON, in the form that Neuronpedia and circuit-tracer write and read. Fields that
-//! this program does not know are kept and written back.
+//! Attribution graphs as JSON, in the form that Neuronpedia and circuit-tracer write and read.
+//!
+//! A document has `nodes`, `links` (source, target, weight), `metadata` and `qParams` (what a viewer keeps: pins,
+//! supernodes). Writers differ in details; what is missing is guessed and said in a remark. Fields that this program does
+//! not know are kept and written back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;

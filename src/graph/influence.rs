@@ -1,5 +1,13 @@
-//! How much of the output flows through each node, and how much of it an explanation by components covers:
-//! influence, replacement score and completeness score, as circuit-tracer defines them.
+//! How much of the output flows through each node, and how well an explanation by components covers it, as circuit-tracer
+//! defines both.
+//!
+//! Let Â be the matrix of |weights| with every target's row divided by its sum: the shares in which a node's input comes
+//! from its sources. Influence starts at the logits with their probabilities w and flows backwards along these shares
+//! over paths of every length: w(Â + Â² + …).
+//!
+//! Two scores say how far to trust a graph, each from 0 to 1. The replacement score is the part of the influence arriving
+//! at inputs that comes from tokens rather than errors. The completeness score is the share of nodes' inputs that does not
+//! come from errors, weighted by what flows through each node.
 
 use super::{Graph, NodeKind};
 

@@ -1,5 +1,7 @@
-//! Where a pruned graph's nodes stand when it is drawn: tokens from left to right, layers from bottom to top.
-//! Coordinates are in cells: x grows to the right over positions, y grows upwards over layers.
+//! Graphs to be looked at: where they come from, how much of them is drawn, and where it stands.
+//!
+//! Tokens go from left to right and layers from bottom to top, as the model computes. Coordinates are in cells: x grows to
+//! the right over positions, y grows upwards over layers. A position's column is as wide as its fullest layer needs.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

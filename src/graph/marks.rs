@@ -1,5 +1,8 @@
-//! What somebody said about a graph's nodes: pins, supernodes, names. They are kept with the graph, where Neuronpedia
-//! and circuit-tracer's viewer keep theirs: in `qParams` and the nodes' descriptions.
+//! What somebody said about a graph's nodes: pins, supernodes, names.
+//!
+//! Understanding a graph is mostly this: to pin what matters, to put nodes of one role together, to give them names. Marks
+//! are kept with the graph where Neuronpedia and circuit-tracer's viewer keep theirs: in `qParams` and the nodes'
+//! descriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 

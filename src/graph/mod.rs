@@ -1,7 +1,13 @@
-//! Attribution graphs ["Circuit Tracing", Ameisen et al. 2025]: nodes that make a prediction and the linear
-//! effects between them; made here by [`components`] or by other tools and read by [`file`].
+//! Attribution graphs ["Circuit Tracing", Ameisen et al. 2025]: what led to one prediction, token by token.
 //!
-//! Rows of the adjacency matrix are targets, columns sources, as in circuit-tracer; it is kept sparse, by target.
+//! A circuit ([`crate::circuit`]) says which components matter to a task; an attribution graph says how one prediction came
+//! about. Its nodes are tokens, components at a position, and logits; a link's weight is the linear effect of the source
+//! on the target, so that the links into a node add up to what the node does. Links lead from tokens to logits only.
+//!
+//! Graphs are made here by [`components`] on the model's own heads and MLPs, or read by [`file`] from tools that use features
+//! of cross-layer transcoders. Both are cut down by [`influence`] and [`prune`] and laid out by [`layout`].
+//!
+//! The adjacency matrix has targets as rows and sources as columns, as in circuit-tracer; it is kept sparse, by target.
 
 pub mod components;
 pub mod export;

@@ -1,8 +1,8 @@
 //! MLPs of a pruned graph taken apart into neurons.
 //!
-//! With its gate held still a neuron is linear, so it is a node like any other: it reads the stream through its row of
-//! W_in and writes its row of W_out. What is opened is split exactly: the leading neurons, and a node for the
-//! others, so that the links of both add up to those of the MLP.
+//! An MLP is one node, and often too coarse an answer. With its gate held still a neuron is linear, so it is a node like
+//! any other: it reads the stream through its row of W_in and writes its row of W_out. What is opened is split exactly:
+//! the leading neurons, and one node for all others, so that the links of these add up to those of the MLP.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

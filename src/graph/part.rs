@@ -1,4 +1,7 @@
 //! What an attribution graph's nodes are in the model, and how they are called in drawings and files.
+//!
+//! [`super::Node`] is the same for all graphs, also for those of other tools; a [`Part`] says which head, MLP or token of
+//! this model a node of a traced graph is.
 
 use super::sources::Source;
 use super::{Node, NodeKind};

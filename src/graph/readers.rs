@@ -1,9 +1,13 @@
-//! How each component reads the residual stream on behalf of one prediction, once norm scales and MLP gates are held
-//! still: as directions in it, taken from gradients of the prediction through everything above.
+//! How each component reads the residual stream on behalf of one prediction.
 //!
-//! Attention patterns are held still as well, which makes every edge exact, or followed to first order: then heads
-//! also read queries and keys, by the gradient at their scores, and what a source does to a pattern is an edge like
-//! any other ["Tracing Attention Computation Through Feature Interactions", Kamath et al. 2025].
+//! Once norm scales and MLP gates are held still, a component's output is linear in the stream that it reads, and so is the
+//! prediction in that output. Together they make a direction in the stream, [d_model] by component and position, taken
+//! from gradients of the prediction through everything above. An edge is the product of this direction with what the
+//! source wrote (`sources`).
+//!
+//! Attention patterns are held still as well, which makes every edge exact, or followed to first order: then heads also
+//! read queries and keys, by the gradient at their scores, and what a source does to a pattern is an edge like any other
+//! ["Tracing Attention Computation Through Feature Interactions", Kamath et al. 2025].
 
 use candle_core::Tensor;
 

@@ -1,9 +1,9 @@
-//! A run taken apart for attribution: everything that writes to the residual stream, position by position.
+//! A run taken apart for attribution: everything that writes to the residual stream, [source][d_model] by position.
 //! [`super::readers`] has the other half: how each component reads it.
 //!
-//! What a component writes is split in two. The part that is linear in the residual stream belongs to the
-//! component; the rest (biases, offsets of norms) belongs to an error node of its layer and position. So all
-//! parts add up to the stream, and what arrives at a component adds up to what it writes.
+//! What a component writes is split in two. The part that is linear in the residual stream belongs to the component; the
+//! rest (biases, offsets of norms) belongs to an error node of its layer and position. So all parts add up to the stream,
+//! and what arrives at a component adds up to what it writes.
 
 use candle_core::Tensor;
 

@@ -1,4 +1,8 @@
 //! Which prediction an attribution graph explains: the logits it leads to, and how they are read.
+//!
+//! A logit by itself moves with all others, so the most probable tokens are each explained against the mean of all logits.
+//! The sharper question is a difference of two logits: why this token and not that one. A target is a direction [d_model]
+//! behind the final norm, and its weight is where influence starts.
 
 use candle_core::Tensor;
 

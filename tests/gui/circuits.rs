@@ -1,5 +1,6 @@
 //! Circuits are collected, searched, tried and compared.
 
+use crate::common::json;
 use crate::model::CLEAN;
 use crate::window::{document, settle, window};
 use circuitscope::analysis::component::Component;
@@ -13,12 +14,15 @@ use circuitscope::session::desk::CircuitSettings;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+const CORRUPT: &str = "The President of the first States and the President of the";
 
 /// A pair of equal length on which the model's answer changes.
 pub fn copying_pair() -> Harness<'static, App> {
     let mut h = window(Document { answer: " United".to_owned(), wrong: " first".to_owned(), ..document(CLEAN) });
-    let other = "The President of the first States and the President of the";
-    h.state_mut().state.apply(ModelAction::Corrupted(other.to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::Corrupted(CORRUPT.to_owned()), 0.0);
     settle(&mut h);
     h
 }
@@ -76,6 +80,48 @@ fn a_search_fills_the_cart() {
     settle(&mut h);
     let tried = h.state().state.results.tried.get().unwrap().value.clone();
     assert!(tried.set_error.as_ref().unwrap().contains("no-such-set") && tried.quality.faithfulness == q.faithfulness);
+}
+
+/// The same request gives the same circuit and the same numbers in the window and on the command line.
+#[test]
+fn window_and_command_line_search_and_try_alike() {
+    let mut h = copying_pair();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("circuit.json");
+    let path = path.to_str().unwrap();
+    let pair = ["--clean", CLEAN, "--corrupt", CORRUPT, "--answer", " United", "--wrong", " first", "-o", path];
+    let eap_ig = Search::Scores { path: Path::Integrated(3), edges: 30, rescore: true };
+    for (search, args) in [
+        (eap_ig, &["--method", "eap-ig", "--steps", "3", "--edges", "30", "--rescore"][..]),
+        (Search::Scores { path: Path::Clean, edges: 40, rescore: false }, &["--method", "eap", "--edges", "40"]),
+        (Search::Acdc { threshold: 0.001 }, &["--method", "acdc", "--threshold", "0.001"]),
+    ] {
+        let found = json(&[&["circuit", "find"], args, &pair[..]].concat());
+        h.state_mut().state.apply(Action::SearchCircuit(search), 0.0);
+        settle(&mut h);
+        let state = &h.state().state;
+        let names = |edges: &mut dyn Iterator<Item = String>| edges.collect::<BTreeSet<String>>();
+        let theirs = found["edges"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap().to_owned());
+        assert_eq!(names(&mut state.document.cart.edges.iter().cloned()), names(&mut { theirs }), "{args:?}");
+        // ACDC searches by the KL divergence and is judged by it, here as there.
+        let metric = if matches!(search, Search::Acdc { .. }) { "KL to the clean run" } else { "logit difference" };
+        let said = format!("faithfulness {:.3} of the {metric}", found["faithfulness"].as_f64().unwrap());
+        assert!(
+            state.notices.latest().unwrap().text.contains(&said),
+            "{said}: {}",
+            state.notices.latest().unwrap().text
+        );
+        let settings = CircuitSettings { curve: true, ..state.circuits.settings.clone() };
+        h.state_mut().state.apply(Action::CircuitSettings(settings), 0.0);
+        settle(&mut h);
+        let tried = h.state().state.results.tried.get().unwrap().value.clone();
+        let theirs = json(&["circuit", "eval", path]);
+        let near = |mine: f64, theirs: &Value| (mine - theirs.as_f64().unwrap()).abs() < 1e-5;
+        assert!(near(f64::from(tried.quality.faithfulness), &theirs["faithfulness"]));
+        assert!(near(f64::from(tried.quality.completeness), &theirs["completeness"]));
+        assert!(near(tried.curve.as_ref().unwrap().cpr, &theirs["curve"]["cpr"]));
+        assert_eq!(theirs["metric"], tried.question.metric.name());
+    }
 }
 
 #[test]
