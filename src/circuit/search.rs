@@ -15,7 +15,7 @@ use std::time::Instant;
 use super::Edges;
 use super::acdc::acdc;
 use super::cart::Cart;
-use super::eap::{EdgeScores, Path, STEPS};
+use super::eap::{EdgeScores, Path};
 use super::find::{Runs, Step, edges_above, refine, top_edges};
 use super::trial::{AnsweredPair, Scale, mean_scores, trials};
 use super::wiring::Edge;
@@ -37,12 +37,6 @@ pub enum Search {
     Above { path: Path, threshold: f32 },
     /// Edge by edge: an edge goes if that changes the metric by less than the threshold.
     Acdc { threshold: f32 },
-}
-
-impl Default for Search {
-    fn default() -> Self {
-        Self::Scores { path: Path::Integrated(STEPS), edges: 200, rescore: true }
-    }
 }
 
 impl Search {
