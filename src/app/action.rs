@@ -11,8 +11,8 @@ use crate::analysis::projection::Settings;
 use crate::app::model::circuits::{CircuitSettings, GraphTarget};
 use crate::app::model::runs::{PatchSettings, Show};
 use crate::app::shell::lessons::LessonAction;
-use crate::app::superposition::LabAction;
-use crate::app::training::ScratchAction;
+use crate::app::superposition::SuperpositionAction;
+use crate::app::training::TrainingAction;
 use crate::app::view::Workspace;
 use crate::circuit::cart::Cart;
 use crate::circuit::{Edge, Member};
@@ -52,10 +52,10 @@ pub enum Command {
     UndoCart,
     ClearCart,
     ModelWorkspace,
-    LabWorkspace,
-    ScratchWorkspace,
+    SuperpositionWorkspace,
+    TrainingWorkspace,
     FeaturesWorkspace,
-    LabPlay,
+    Play,
     ResetLayout,
     Shortcuts,
     Quit,
@@ -88,10 +88,10 @@ impl Command {
         Self::UndoCart,
         Self::ClearCart,
         Self::ModelWorkspace,
-        Self::LabWorkspace,
-        Self::ScratchWorkspace,
+        Self::SuperpositionWorkspace,
+        Self::TrainingWorkspace,
         Self::FeaturesWorkspace,
-        Self::LabPlay,
+        Self::Play,
         Self::ResetLayout,
         Self::Shortcuts,
         Self::Quit,
@@ -124,10 +124,10 @@ impl Command {
             Self::UndoCart => "Undo the last change of the circuit",
             Self::ClearCart => "Empty the circuit",
             Self::ModelWorkspace => "Look into a model",
-            Self::LabWorkspace => "Open the superposition lab",
-            Self::ScratchWorkspace => "Grow a circuit from scratch",
+            Self::SuperpositionWorkspace => "Open the superposition lab",
+            Self::TrainingWorkspace => "Grow a circuit from scratch",
             Self::FeaturesWorkspace => "Features: dictionaries, directions, examples",
-            Self::LabPlay => "Lab: train, pause, go on",
+            Self::Play => "Lab: train, pause, go on",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
             Self::Quit => "Quit",
@@ -162,10 +162,10 @@ impl Command {
             Self::Collect => plain(Key::C),
             Self::UndoCart => command(Key::Z),
             Self::ModelWorkspace => command(Key::Num1),
-            Self::LabWorkspace => command(Key::Num2),
+            Self::SuperpositionWorkspace => command(Key::Num2),
             Self::FeaturesWorkspace => command(Key::Num4),
-            Self::ScratchWorkspace => command(Key::Num3),
-            Self::LabPlay => plain(Key::Space),
+            Self::TrainingWorkspace => command(Key::Num3),
+            Self::Play => plain(Key::Space),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
         })
     }
@@ -262,12 +262,12 @@ pub enum Action {
     Show(&'static str),
     /// Changes to a workspace.
     Enter(Workspace),
-    /// What the superposition lab is asked for.
-    Lab(LabAction),
+    /// What the superposition workspace is asked for.
+    Superposition(SuperpositionAction),
     /// What the feature views are asked for.
     Feature(FeatureAction),
-    /// What circuits grown from scratch are asked for.
-    Scratch(ScratchAction),
+    /// What the training workspace is asked for.
+    Training(TrainingAction),
     Lesson(LessonAction),
     /// Puts a document back that was open before.
     Restore(Box<Document>),

@@ -70,7 +70,7 @@ pub fn run(args: Start) -> Result<()> {
             app.state.features.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
-            app.state.lab.turns = true;
+            app.state.superposition.turns = true;
             app.started = args.time.then_some(started);
             Ok(Box::new(app))
         }),
@@ -137,15 +137,7 @@ impl App {
         let worker = Worker::spawn(move || wake.request_repaint());
         let wake = ctx.clone();
         let pool = Pool::new(Arc::new(move || wake.request_repaint()));
-        let mut state = State::new(
-            document,
-            recent.clone(),
-            worker,
-            pool,
-            superposition::LabState::new(ctx),
-            training::ScratchState::new(ctx),
-            features::FeaturesState::new(ctx),
-        );
+        let mut state = State::new(document, recent.clone(), worker, pool, features::FeaturesState::new(ctx));
         state.selection.pinned.head = Some(0);
         Self {
             state,
@@ -263,7 +255,7 @@ impl App {
             // Escape closes a menu before it cancels anything.
             let menu = command == Command::Cancel && egui::Popup::is_any_open(ctx);
             // Space presses whatever has the keyboard.
-            let elsewhere = command == Command::LabPlay
+            let elsewhere = command == Command::Play
                 && (self.layout.workspace != Workspace::Superposition || ctx.memory(|m| m.focused().is_some()));
             if menu || elsewhere || typing && command.yields_to_typing() || walking && command.yields_to_graph() {
                 continue;
@@ -318,7 +310,7 @@ impl App {
                 Workspace::Features => {
                     feature_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places);
                 }
-                Workspace::Scratch => {
+                Workspace::Training => {
                     side_bars(ui, &mut cx, side, training::panel::settings, training::panel::transport, places);
                 }
             }

@@ -15,11 +15,12 @@ use crate::app::model::circuits::CircuitState;
 pub use crate::app::model::results::{Result, Results, Slot};
 use crate::app::model::runs::{PatchSettings, Show};
 use crate::app::shell::notices::{Level, Notices};
-use crate::app::superposition::LabState;
-use crate::app::training::ScratchState;
+use crate::app::superposition::SuperpositionState;
+use crate::app::training::TrainingState;
+use crate::app::view::{Seen, Workspace};
 use crate::engine::edit::Which;
 use crate::engine::generate::Sampling;
-use crate::app::view::{Seen, Workspace};
+use crate::jobs::slot::AnySlot;
 use crate::jobs::{Kind, Pool, Request, Worker};
 use crate::model::Model;
 use crate::session::Document;
@@ -69,8 +70,8 @@ pub struct State {
     pub circuits: CircuitState,
     /// The directions that the feature geometry is of, once it has been looked at.
     pub geometry: Option<Directions>,
-    pub lab: LabState,
-    pub scratch: ScratchState,
+    pub superposition: SuperpositionState,
+    pub training: TrainingState,
     pub features: FeaturesState,
     /// How text is generated, and how much.
     pub sampling: (Sampling, usize),
@@ -85,15 +86,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(
-        document: Document,
-        recent: Vec<String>,
-        worker: Worker,
-        pool: Pool,
-        lab: LabState,
-        scratch: ScratchState,
-        features: FeaturesState,
-    ) -> Self {
+    pub fn new(document: Document, recent: Vec<String>, worker: Worker, pool: Pool, features: FeaturesState) -> Self {
         let mut state = Self {
             model: None,
             results: Results::default(),
@@ -118,8 +111,8 @@ impl State {
             follows_end: true,
             circuits: CircuitState::default(),
             geometry: None,
-            lab,
-            scratch,
+            superposition: SuperpositionState::default(),
+            training: TrainingState::default(),
             features,
             sampling: (Sampling::default(), 30),
             cancelled: false,
@@ -144,6 +137,7 @@ impl State {
     /// Stops what runs and forgets what waits.
     pub fn cancel(&mut self) {
         self.features.cancel();
+        self.superposition.slots().into_iter().chain(self.training.slots()).for_each(AnySlot::stop);
         self.pending_generation = false;
         if self.worker.has(Kind::GraphFile) {
             self.circuits.file = None;
@@ -276,8 +270,8 @@ impl State {
             changed = true;
             self.receive(answer);
         }
-        changed |= self.lab.update(&mut self.notices);
-        changed |= self.scratch.update(&mut self.notices);
+        changed |= self.superposition.poll(&mut self.notices);
+        changed |= self.training.poll(&mut self.notices);
         let run = self.run().cloned();
         let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
         let base = match self.document.stack.base {
@@ -386,12 +380,12 @@ impl State {
                 self.request_geometry();
             }
             Action::Restore(document) => self.restore(*document),
-            Action::Scratch(action) => self.scratch.apply(action),
+            Action::Training(action) => self.training.apply(action, &self.pool, &mut self.notices),
             Action::Feature(action) => {
                 let run = self.run().cloned();
                 self.features.apply(action, self.model.as_ref(), run.as_ref(), &mut self.notices);
             }
-            Action::Lab(action) => self.lab.apply(action, &mut self.notices),
+            Action::Superposition(action) => self.superposition.apply(action, &self.pool, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
             other => self.apply_circuit(other),
         }
@@ -498,8 +492,8 @@ impl State {
         self.edited_at.is_none()
             && !self.worker.is_busy()
             && !self.pool.is_busy()
-            && self.lab.is_settled()
-            && self.scratch.is_settled()
+            && self.superposition.is_settled()
+            && self.training.is_settled()
             && self.features.is_settled()
     }
 }

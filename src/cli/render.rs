@@ -21,7 +21,7 @@ use crate::app::look::picture::png;
 use crate::app::model::runs::Intervention;
 use crate::app::model::runs::PatchSettings;
 use crate::app::selection::Focus;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::view;
 use crate::app::view::Workspace;
 use crate::engine::SiteKind;
@@ -219,19 +219,19 @@ fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
         let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
         Error::request(format!("there is no preset `{name}`; there are {}", known.join(", ")))
     })?;
-    app.state.apply(Action::Lab(LabAction::Preset(preset.name)), 0.0);
+    app.state.apply(Action::Superposition(SuperpositionAction::Preset(preset.name)), 0.0);
     if let Some(steps) = args.steps {
-        let recipe = Recipe { steps, ..app.state.lab.recipe.clone() };
+        let recipe = Recipe { steps, ..app.state.superposition.recipe.clone() };
         recipe.setup()?;
-        app.state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
-        app.state.apply(Action::Lab(LabAction::Start), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Edit(Box::new(recipe))), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Start), 0.0);
     }
     if let Some(k) = args.instance {
-        let count = app.state.lab.recipe.instances();
+        let count = app.state.superposition.recipe.instances();
         if k >= count {
             return Err(Error::request(format!("--instance {k} does not exist; give 0 to {}", count - 1)));
         }
-        app.state.apply(Action::Lab(LabAction::Select(k)), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Select(k)), 0.0);
     }
     if subject == Subject::Window {
         app.enter(Workspace::Superposition);

@@ -15,8 +15,8 @@ use crate::app::look::theme::Palette;
 use crate::app::model::runs::Show;
 use crate::app::selection::Focus;
 use crate::app::state::State;
-use crate::app::superposition::LabAction;
-use crate::app::training::ScratchAction;
+use crate::app::superposition::SuperpositionAction;
+use crate::app::training::TrainingAction;
 use crate::app::view;
 use crate::app::view::Workspace;
 use crate::engine::edit::{Action as Do, Edit};
@@ -56,11 +56,11 @@ struct Running {
     before: Before,
 }
 
-/// Model and prompt, views, the dictionary, and the superposition lab's settings with the preset they belong to.
+/// Model and prompt, views, the dictionary, and the superposition workspace's settings with the preset they belong to.
 struct Before {
     document: Document,
     workspace: Workspace,
-    lab: (&'static str, Recipe),
+    superposition: (&'static str, Recipe),
     dictionary: String,
 }
 
@@ -69,7 +69,7 @@ impl Before {
         Self {
             document: state.document.clone(),
             workspace,
-            lab: (state.lab.preset, state.lab.recipe.clone()),
+            superposition: (state.superposition.preset, state.superposition.recipe.clone()),
             dictionary: if state.features.dictionary.value.is_some() {
                 state.features.spec.clone()
             } else {
@@ -97,7 +97,7 @@ fn workspace(name: &str) -> Option<Workspace> {
     match name {
         "model" => Some(Workspace::Model),
         "superposition" => Some(Workspace::Superposition),
-        "scratch" => Some(Workspace::Scratch),
+        "scratch" => Some(Workspace::Training),
         "features" => Some(Workspace::Features),
         _ => None,
     }
@@ -213,10 +213,10 @@ impl Lessons {
             }
             LessonAction::Close => {
                 let Some(r) = self.running.take() else { return none() };
-                let Before { document, workspace, lab: (preset, recipe), dictionary } = r.before;
+                let Before { document, workspace, superposition: (preset, recipe), dictionary } = r.before;
                 let mut actions = Vec::new();
-                if (preset, &recipe) != (state.lab.preset, &state.lab.recipe) {
-                    actions.push(Action::Lab(LabAction::Back(preset, Box::new(recipe))));
+                if (preset, &recipe) != (state.superposition.preset, &state.superposition.recipe) {
+                    actions.push(Action::Superposition(SuperpositionAction::Back(preset, Box::new(recipe))));
                 }
                 if document != state.document {
                     actions.push(Action::Restore(Box::new(document)));
@@ -242,16 +242,16 @@ impl Lessons {
         orders.view = s.view.as_deref().and_then(view::by_name).map(|v| v.name);
         if let Some(p) = s.preset.as_deref().and_then(presets::by_name) {
             // Coming back to a step does not throw away what has been trained.
-            let there = state.lab.trained.as_ref().is_some_and(|(r, _)| *r == (p.recipe)());
+            let there = state.superposition.trained.as_ref().is_some_and(|(r, _)| *r == (p.recipe)());
             if !there {
-                out.push(Action::Lab(LabAction::Preset(p.name)));
+                out.push(Action::Superposition(SuperpositionAction::Preset(p.name)));
             }
         }
         if let Some(k) = s.instance {
-            out.push(Action::Lab(LabAction::Select(k)));
+            out.push(Action::Superposition(SuperpositionAction::Select(k)));
         }
-        if let Some(lab) = s.lab.as_deref().and_then(crate::training::by_name) {
-            out.push(Action::Scratch(ScratchAction::Choose(lab.name)));
+        if let Some(task) = s.lab.as_deref().and_then(crate::training::by_name) {
+            out.push(Action::Training(TrainingAction::Choose(task.name)));
         }
         if let Some(m) = &s.model {
             let found = self.found.as_ref().and_then(|f| f.get(m));
