@@ -20,8 +20,8 @@
 //! | [`app`] | the window: state, commands, selection, theme; `views/` one file a view; `widgets/` |
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
 //!
-//! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a lab model
-//! ([`training::LABS`]), a dictionary format ([`features::formats::FORMATS`]), a figure of the superposition lab ([`superposition::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
+//! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a task for a small transformer
+//! ([`training::TASKS`]), a dictionary format ([`features::formats::FORMATS`]), a figure of the superposition lab ([`superposition::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
 //! new file and one line in a registry, and a lesson is a new file in `assets/lessons`; tests, `--help` and the command palette iterate over the registries.
 //!
 //! # Invariants

@@ -20,6 +20,7 @@ struct Inner {
     total: AtomicU64,
     /// Of the total, what has not been asked for yet.
     reserved: AtomicU64,
+    resting: AtomicBool,
     started: Instant,
 }
 
@@ -31,6 +32,7 @@ impl Default for Progress {
                 done: AtomicU64::new(0),
                 total: AtomicU64::new(0),
                 reserved: AtomicU64::new(0),
+                resting: AtomicBool::new(false),
                 started: Instant::now(),
             }),
         }
@@ -77,6 +79,15 @@ impl Progress {
 
     pub fn is_cancelled(&self) -> bool {
         self.inner.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the computation waits for its user, as a paused training does. Nobody waits for its end then.
+    pub fn rest(&self, resting: bool) {
+        self.inner.resting.store(resting, Ordering::Relaxed);
+    }
+
+    pub fn is_resting(&self) -> bool {
+        self.inner.resting.load(Ordering::Relaxed)
     }
 
     /// Done and total units.

@@ -8,7 +8,7 @@ use circuitscope::model::Model;
 use circuitscope::model::builtin::BUILTINS;
 use circuitscope::progress::Progress;
 use circuitscope::training::induction::circuit_scores;
-use circuitscope::training::{LABS, TrainOptions};
+use circuitscope::training::{TASKS, TrainOptions};
 
 #[test]
 fn the_textbook_circuit_stands() {
@@ -39,7 +39,7 @@ fn shipped_lab_models_do_what_their_cards_say() {
     }
     // A circuit small enough to read: every head of the first layer is needed.
     for head in 0..2 {
-        let without = circuitscope::training::course::without_head(&model, 0, head).unwrap();
+        let without = circuitscope::training::run::without_head(&model, 0, head).unwrap();
         assert!(alphabetical::accuracy(&without, 6, 300).unwrap() < 0.9);
     }
     let model = Model::open("addition").unwrap();
@@ -64,10 +64,10 @@ fn a_stopped_training_resumes_to_the_same_model() {
         text: Some(text.clone()),
         steps: Some(4),
         seed: 5,
-        looks: false,
+        probes: false,
         fresh: false,
     };
-    let train = LABS[0].train;
+    let train = TASKS[0].train;
     train(&options("whole"), &Progress::new(), &mut |_| {}).unwrap();
     // Stopped after its first steps, twice.
     for _ in 0..2 {

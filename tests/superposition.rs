@@ -8,12 +8,12 @@ use circuitscope::superposition::geometry::Shape;
 use circuitscope::superposition::phases::Grid;
 use circuitscope::superposition::presets::by_name;
 use circuitscope::superposition::setup::{Task, sparsities};
-use circuitscope::superposition::{Moment, Recipe, Toy};
+use circuitscope::superposition::{Recipe, Snapshot, Toy};
 
-fn trained(recipe: &Recipe) -> Moment {
+fn trained(recipe: &Recipe) -> Snapshot {
     let mut toy = Toy::new(Arc::new(recipe.setup().unwrap())).unwrap();
     toy.run(recipe.steps, &Progress::new()).unwrap();
-    Moment::of(&toy)
+    Snapshot::of(&toy)
 }
 
 /// Angle between two rows of W, degrees.
@@ -29,7 +29,7 @@ fn five_rare_features_become_a_pentagon() {
     for (density, norm, least) in [(0.05, 1.13, 7), (0.1, 1.10, 6)] {
         let end = trained(&Recipe::repeated(5, 2, 1.0 - density, 1.0, 10));
         let mut pentagons = 0;
-        for (m, f) in end.measures.iter().zip(&end.snapshot.frames) {
+        for (m, f) in end.measures.iter().zip(&end.frames) {
             match &m.shape {
                 Shape::Polygon(5) => {
                     pentagons += 1;
@@ -76,7 +76,7 @@ fn in_three_dimensions_an_octahedron_becomes_a_square_antiprism() {
 fn dense_inputs_keep_the_two_most_important_features() {
     let end = trained(&Recipe::repeated(5, 2, 0.0, 0.9, 10));
     let mut clean = 0;
-    for (m, f) in end.measures.iter().zip(&end.snapshot.frames) {
+    for (m, f) in end.measures.iter().zip(&end.frames) {
         let n = &m.interference.norm;
         if m.shape == Shape::Orthogonal(2) {
             clean += 1;
@@ -105,7 +105,7 @@ fn the_phase_diagram_is_the_closed_forms() {
     let recipe = Recipe::phases(2, 1, Grid::new(12, 4));
     let grid = recipe.grid().unwrap().clone();
     let end = trained(&recipe);
-    let (same, all) = grid.agreement(2, 1, &end.snapshot.frames, 0.1);
+    let (same, all) = grid.agreement(2, 1, &end.frames, 0.1);
     println!("{same} of {all}");
     assert!(all >= 120 && same as f32 >= 0.95 * all as f32, "{same} of {all}");
 }
@@ -130,7 +130,6 @@ fn correlated_pairs_are_orthogonal_and_exclusive_ones_antipodal() {
         assert_eq!(recipe.instances(), 10);
         let end = trained(&recipe);
         let good = end
-            .snapshot
             .frames
             .iter()
             .filter(|f| [0, 2].iter().all(|i| (angle(&f.encoder, 2, *i, i + 1) - degrees).abs() < 6.0))
@@ -157,7 +156,7 @@ fn absolute_values_are_computed_by_polysemantic_neurons_when_features_are_rare()
     (recipe.tied, recipe.hidden_relu, recipe.task) = (false, true, Task::Absolute);
     (recipe.steps, recipe.optimiser.rate, recipe.optimiser.cosine) = (5000, 3e-3, true);
     let end = trained(&recipe);
-    let many: Vec<usize> = end.snapshot.frames.iter().map(|f| polysemantic(&f.encoder, 12, true)).collect();
+    let many: Vec<usize> = end.frames.iter().map(|f| polysemantic(&f.encoder, 12, true)).collect();
     // The share of the loss of a model that always says the mean.
     let share: Vec<f32> = end
         .measures
@@ -178,7 +177,7 @@ fn absolute_values_are_computed_by_polysemantic_neurons_when_features_are_rare()
 fn a_privileged_basis_gives_neurons_features() {
     let recipe = Recipe { hidden_relu: true, ..Recipe::sweep(10, 5, &[0.0, 0.5, 0.9], 0.75) };
     let end = trained(&recipe);
-    let many: Vec<usize> = end.snapshot.frames.iter().map(|f| polysemantic(&f.encoder, 5, false)).collect();
+    let many: Vec<usize> = end.frames.iter().map(|f| polysemantic(&f.encoder, 5, false)).collect();
     // Inputs are positive, so a unit reads what it has positive weights for.
     assert!(many[0] == 0 && many[1] == 0 && many[2] >= 3, "{many:?}");
     assert!(end.measures[0].interference.norm[0] > 0.9);

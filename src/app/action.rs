@@ -7,8 +7,8 @@ use super::features::FeatureAction;
 use super::model::ModelAction;
 use super::selection::Hovered;
 use super::shell::lessons::LessonAction;
-use super::superposition::LabAction;
-use super::training::ScratchAction;
+use super::superposition::SuperpositionAction;
+use super::training::TrainingAction;
 use super::view::Workspace;
 use crate::graph::marks::Marks;
 use crate::session::Document;
@@ -42,10 +42,10 @@ pub enum Command {
     Redo,
     ClearCart,
     ModelWorkspace,
-    LabWorkspace,
-    ScratchWorkspace,
+    SuperpositionWorkspace,
+    TrainingWorkspace,
     FeaturesWorkspace,
-    LabPlay,
+    Play,
     ResetLayout,
     Shortcuts,
     Quit,
@@ -79,10 +79,10 @@ impl Command {
         Self::Redo,
         Self::ClearCart,
         Self::ModelWorkspace,
-        Self::LabWorkspace,
-        Self::ScratchWorkspace,
+        Self::SuperpositionWorkspace,
+        Self::TrainingWorkspace,
         Self::FeaturesWorkspace,
-        Self::LabPlay,
+        Self::Play,
         Self::ResetLayout,
         Self::Shortcuts,
         Self::Quit,
@@ -116,10 +116,10 @@ impl Command {
             Self::Redo => "Do again what was undone",
             Self::ClearCart => "Empty the circuit",
             Self::ModelWorkspace => "Look into a model",
-            Self::LabWorkspace => "Open the superposition lab",
-            Self::ScratchWorkspace => "Grow a circuit from scratch",
+            Self::SuperpositionWorkspace => "Open the superposition lab",
+            Self::TrainingWorkspace => "Grow a circuit from scratch",
             Self::FeaturesWorkspace => "Features: dictionaries, directions, examples",
-            Self::LabPlay => "Lab: train, pause, go on",
+            Self::Play => "Lab: train, pause, go on",
             Self::ResetLayout => "Reset the layout",
             Self::Shortcuts => "Keyboard shortcuts",
             Self::Quit => "Quit",
@@ -155,10 +155,10 @@ impl Command {
             Self::Undo => command(Key::Z),
             Self::Redo => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::Z),
             Self::ModelWorkspace => command(Key::Num1),
-            Self::LabWorkspace => command(Key::Num2),
+            Self::SuperpositionWorkspace => command(Key::Num2),
             Self::FeaturesWorkspace => command(Key::Num4),
-            Self::ScratchWorkspace => command(Key::Num3),
-            Self::LabPlay => plain(Key::Space),
+            Self::TrainingWorkspace => command(Key::Num3),
+            Self::Play => plain(Key::Space),
             Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
         })
     }
@@ -180,14 +180,16 @@ impl Command {
 pub enum Action {
     Do(Command),
     Open(String),
+    /// Opens a model, then asks this of it.
+    OpenThen(String, Vec<ModelAction>),
     /// What the views of a model and a prompt ask for.
     Model(ModelAction),
     /// What the feature views ask for.
     Feature(FeatureAction),
     /// What the superposition lab is asked for.
-    Lab(LabAction),
+    Superposition(SuperpositionAction),
     /// What circuits grown from scratch are asked for.
-    Scratch(ScratchAction),
+    Training(TrainingAction),
     Lesson(LessonAction),
     Undo,
     Redo,

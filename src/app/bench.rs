@@ -11,7 +11,7 @@ use super::App;
 use super::features::FeatureAction;
 use crate::app::action::Action;
 use crate::app::shell::layout::Layout;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Workspace;
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
@@ -91,11 +91,11 @@ pub fn lab_frame() -> Result<Value> {
         let mut recipe = (presets::PRESETS[0].recipe)();
         // Longer than the frames take.
         recipe.steps = 10_000_000;
-        app.state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
-        app.state.apply(Action::Lab(LabAction::Start), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Edit(Box::new(recipe))), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Start), 0.0);
         std::thread::sleep(Duration::from_millis(300));
         let times = measure(&mut app, &ctx, 200, |_| Vec::new());
-        app.state.apply(Action::Lab(LabAction::Pause(true)), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Pause(true)), 0.0);
         times
     };
     let (ui, tessellate) = of(Layout::of(Workspace::Superposition));

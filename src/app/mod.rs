@@ -68,7 +68,7 @@ pub fn run(args: Start) -> Result<()> {
             app.state.features.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
-            app.state.lab.turns = true;
+            app.state.superposition.turns = true;
             app.started = args.time.then_some(started);
             Ok(Box::new(app))
         }),
@@ -120,8 +120,6 @@ impl App {
             document,
             recent.clone(),
             pool,
-            superposition::LabState::new(ctx),
-            training::ScratchState::new(ctx),
             features::FeaturesState::new(ctx),
         );
         Self {
@@ -251,7 +249,7 @@ impl App {
             // Escape closes a menu before it cancels anything.
             let menu = command == Command::Cancel && egui::Popup::is_any_open(ctx);
             // Space presses whatever has the keyboard.
-            let elsewhere = command == Command::LabPlay
+            let elsewhere = command == Command::Play
                 && (self.layout.workspace != Workspace::Superposition || ctx.memory(|m| m.focused().is_some()));
             if menu || elsewhere || typing && command.yields_to_typing() || walking && command.yields_to_graph() {
                 continue;
@@ -306,7 +304,7 @@ impl App {
                 Workspace::Features => {
                     feature_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places);
                 }
-                Workspace::Scratch => {
+                Workspace::Training => {
                     side_bars(ui, &mut cx, side, training::panel::settings, training::panel::transport, places);
                 }
             }

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use super::action::Action;
 use super::features::monitoring::Continued;
 use super::features::{Asked, FeaturesState};
+use super::model::ModelAction;
 use super::model::circuits::Ranked;
 use super::model::results::Results;
 use super::model::runs::Runs;
 use super::selection::Hovered;
 use super::shell::notices::{Level, Notices};
-use super::superposition::LabState;
-use super::training::ScratchState;
+use super::superposition::SuperpositionState;
+use super::training::TrainingState;
 use super::view::{Seen, Workspace};
 use crate::analysis::generation::GenerationOf;
 use crate::analysis::patching::SweepOf;
 use crate::circuit::search::SearchOf;
 use crate::error::Result;
 use crate::jobs::Pool;
-use crate::jobs::slot::{AnySlot as _, Slot};
+use crate::jobs::slot::{AnySlot, Slot};
 use crate::model::builtin;
 use crate::model::{Model, ModelOf};
 use crate::session::desk::{Pinned, Show};
@@ -64,6 +65,8 @@ pub struct State {
     pub recent: Vec<String>,
     /// What is being opened in place of the desk's model.
     pub opening: Option<String>,
+    /// What is asked of it once it is open.
+    pub then: Vec<ModelAction>,
     pub opened: Slot<ModelOf>,
     /// The desk's model, once it is open.
     pub model: Option<Arc<Model>>,
@@ -85,8 +88,8 @@ pub struct State {
     pub pinned_in: Option<(Show, u64)>,
     /// The head that adds most to the answer has been found on this model.
     pub found_head: bool,
-    pub lab: LabState,
-    pub scratch: ScratchState,
+    pub superposition: SuperpositionState,
+    pub training: TrainingState,
     pub features: FeaturesState,
 }
 
@@ -95,8 +98,6 @@ impl State {
         document: Document,
         recent: Vec<String>,
         pool: Pool,
-        lab: LabState,
-        scratch: ScratchState,
         features: FeaturesState,
     ) -> Self {
         let mut state = Self {
@@ -108,6 +109,7 @@ impl State {
             hovered: Hovered::default(),
             recent,
             opening: None,
+            then: Vec::new(),
             opened: Slot::default(),
             model: None,
             results: Results::default(),
@@ -121,8 +123,8 @@ impl State {
             follows_end: true,
             pinned_in: None,
             found_head: false,
-            lab,
-            scratch,
+            superposition: SuperpositionState::default(),
+            training: TrainingState::default(),
             features,
         };
         state.document.desk.pinned.head.get_or_insert(0);
@@ -155,7 +157,8 @@ impl State {
     pub fn cancel(&mut self) {
         self.features.cancel();
         self.opened.stop();
-        self.results.slots().into_iter().for_each(|s| s.stop());
+        let labs = self.superposition.slots().into_iter().chain(self.training.slots());
+        self.results.slots().into_iter().chain(labs).for_each(AnySlot::stop);
         (self.opening, self.generates) = (None, false);
         self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
         self.ask();
@@ -215,8 +218,8 @@ impl State {
             }
         }
         self.search_arrived(now);
-        changed |= self.lab.update(&mut self.notices);
-        changed |= self.scratch.update(&mut self.notices);
+        changed |= self.superposition.poll(&mut self.notices);
+        changed |= self.training.poll(&mut self.notices);
         changed |= self.update_features();
         if self.typing.due(now).is_some_and(|seconds| seconds <= 0.0) {
             self.typing = Typing::default();
@@ -262,6 +265,9 @@ impl State {
         if before.is_some_and(|b| b != hash) {
             self.forget_model();
         }
+        for action in std::mem::take(&mut self.then) {
+            self.apply_model(action, now);
+        }
     }
 
     /// What was computed of a model says nothing of another one.
@@ -293,7 +299,8 @@ impl State {
     /// Applies an action that concerns the document or a workspace, and asks for what follows.
     pub fn apply(&mut self, action: impl Into<Action>, now: f64) {
         match action.into() {
-            Action::Open(spec) => self.opening = Some(spec),
+            Action::Open(spec) => (self.opening, self.then) = (Some(spec), Vec::new()),
+            Action::OpenThen(spec, then) => (self.opening, self.then) = (Some(spec), then),
             Action::Model(action) => self.apply_model(action, now),
             Action::Hover(hovered) => {
                 self.hovered = hovered;
@@ -304,12 +311,12 @@ impl State {
             }
             Action::Undo => self.travel(true),
             Action::Redo => self.travel(false),
-            Action::Scratch(action) => self.scratch.apply(action),
+            Action::Training(action) => self.training.apply(action, &self.pool, &mut self.notices),
             Action::Feature(action) => {
                 let run = self.run().cloned();
                 self.features.apply(action, self.model.as_ref(), run.as_ref(), &mut self.notices);
             }
-            Action::Lab(action) => self.lab.apply(action, &mut self.notices),
+            Action::Superposition(action) => self.superposition.apply(action, &self.pool, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
             // The window's own.
             Action::Do(_)
@@ -333,7 +340,7 @@ impl State {
 
     /// True while nothing is asked for, waits or is on its way.
     pub fn is_settled(&self) -> bool {
-        self.rests() && self.lab.is_settled() && self.scratch.is_settled() && self.features.is_settled()
+        self.rests() && self.superposition.is_settled() && self.training.is_settled() && self.features.is_settled()
     }
 
     /// Looks at other views: what they show is asked for.

@@ -226,19 +226,19 @@ pub enum Workspace {
     /// Toy models of superposition.
     Superposition,
     /// Transformers trained until their circuits appear.
-    Scratch,
+    Training,
     /// Dictionaries of features, directions of concepts.
     Features,
 }
 
 impl Workspace {
-    pub const ALL: [Self; 4] = [Self::Model, Self::Features, Self::Superposition, Self::Scratch];
+    pub const ALL: [Self; 4] = [Self::Model, Self::Features, Self::Superposition, Self::Training];
 
     pub fn title(self) -> &'static str {
         match self {
             Self::Model => "Model",
             Self::Superposition => "Superposition lab",
-            Self::Scratch => "Circuits from scratch",
+            Self::Training => "Circuits from scratch",
             Self::Features => "Features",
         }
     }
@@ -247,7 +247,7 @@ impl Workspace {
     pub fn short(self) -> &'static str {
         match self {
             Self::Superposition => "Superposition",
-            Self::Scratch => "Scratch",
+            Self::Training => "Scratch",
             other => other.title(),
         }
     }
@@ -257,7 +257,7 @@ impl Workspace {
             Self::Model => "look into a transformer that reads a prompt",
             Self::Superposition => "train toy models and watch superposition appear",
             Self::Features => "see which features fire, what they mean, and what happens without them",
-            Self::Scratch => "train a small transformer and watch its circuit grow",
+            Self::Training => "train a small transformer and watch its circuit grow",
         }
     }
 }
@@ -305,7 +305,7 @@ impl Workspace {
             Self::Model => super::model::views::VIEWS,
             Self::Features => super::features::views::VIEWS,
             Self::Superposition => super::superposition::views::VIEWS,
-            Self::Scratch => super::training::views::VIEWS,
+            Self::Training => super::training::views::VIEWS,
         }
     }
 }

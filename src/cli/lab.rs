@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{emit, progress};
 use crate::error::{Error, Result};
-use crate::training::{LABS, TrainOptions, by_name};
+use crate::training::{TASKS, TrainOptions, by_name};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -41,12 +41,12 @@ enum Action {
 pub fn execute(args: &Arguments) -> Result<()> {
     match &args.action {
         Action::List => {
-            let lines: Vec<String> = LABS.iter().map(|l| format!("{}: {}", l.name, l.purpose)).collect();
+            let lines: Vec<String> = TASKS.iter().map(|t| format!("{}: {}", t.name, t.purpose)).collect();
             emit(&lines.join("\n"))
         }
         Action::Train { name, output, text, steps, seed, checkpoints } => {
-            let lab = by_name(name).ok_or_else(|| {
-                let known: Vec<&str> = LABS.iter().map(|l| l.name).collect();
+            let task = by_name(name).ok_or_else(|| {
+                let known: Vec<&str> = TASKS.iter().map(|t| t.name).collect();
                 Error::request(format!("there is no lab model `{name}`; there are {}", known.join(", ")))
             })?;
             let output = output.clone().unwrap_or_else(|| PathBuf::from(name));
@@ -55,14 +55,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 text: text.clone(),
                 steps: *steps,
                 seed: *seed,
-                looks: *checkpoints,
+                probes: *checkpoints,
                 fresh: false,
             };
             let (progress, bar) = progress("training");
             let quiet = std::io::stderr().is_terminal();
-            (lab.train)(&options, &progress, &mut |r| {
-                if !quiet && (r.step.is_multiple_of(100) || r.sight.is_some()) {
-                    let scores = r.sight.iter().flat_map(|s| &s.scores);
+            (task.train)(&options, &progress, &mut |r| {
+                if !quiet && (r.step.is_multiple_of(100) || r.probe.is_some()) {
+                    let scores = r.probe.iter().flat_map(|s| &s.scores);
                     let all: Vec<String> = r.values.iter().chain(scores).map(|(n, v)| format!("{n} {v:.4}")).collect();
                     eprintln!("step {}: {}", r.step, all.join(", "));
                 }

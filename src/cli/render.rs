@@ -21,7 +21,7 @@ use crate::app::look::picture::png;
 use crate::session::desk::Intervention;
 use crate::session::desk::PatchSettings;
 use crate::session::desk::Focus;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::view;
 use crate::app::view::Workspace;
 use crate::engine::SiteKind;
@@ -32,7 +32,7 @@ use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
 use crate::model::Model;
-use crate::session::Document;
+use crate::session::Desk;
 use crate::superposition::Recipe;
 use crate::superposition::presets::{self, PRESETS};
 
@@ -221,19 +221,19 @@ fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
         let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
         Error::request(format!("there is no preset `{name}`; there are {}", known.join(", ")))
     })?;
-    app.state.apply(Action::Lab(LabAction::Preset(preset.name)), 0.0);
+    app.state.apply(Action::Superposition(SuperpositionAction::Preset(preset.name)), 0.0);
     if let Some(steps) = args.steps {
-        let recipe = Recipe { steps, ..app.state.lab.recipe.clone() };
+        let recipe = Recipe { steps, ..app.state.superposition.recipe.clone() };
         recipe.setup()?;
-        app.state.apply(Action::Lab(LabAction::Edit(Box::new(recipe))), 0.0);
-        app.state.apply(Action::Lab(LabAction::Start), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Edit(Box::new(recipe))), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Start), 0.0);
     }
     if let Some(k) = args.instance {
-        let count = app.state.lab.recipe.instances();
+        let count = app.state.superposition.recipe.instances();
         if k >= count {
             return Err(Error::request(format!("--instance {k} does not exist; give 0 to {}", count - 1)));
         }
-        app.state.apply(Action::Lab(LabAction::Select(k)), 0.0);
+        app.state.apply(Action::Superposition(SuperpositionAction::Select(k)), 0.0);
     }
     if subject == Subject::Window {
         app.enter(Workspace::Superposition);
@@ -245,10 +245,10 @@ fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
 }
 
 /// What the window would show as messages: a prompt that the model cannot read, an answer that is not one token.
-fn check(model: &Model, document: &Document) -> Result<()> {
-    let ids = document.ids.clone().map_or_else(|| model.encode(&document.prompt, false), Ok)?;
+fn check(model: &Model, desk: &Desk) -> Result<()> {
+    let ids = desk.ids.clone().map_or_else(|| model.encode(&desk.prompt, false), Ok)?;
     model.network().check(&ids)?;
-    for token in [&document.answer, &document.wrong].into_iter().filter(|t| !t.is_empty()) {
+    for token in [&desk.answer, &desk.wrong].into_iter().filter(|t| !t.is_empty()) {
         model.single_token(token)?;
     }
     Ok(())
@@ -407,7 +407,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Ok(scene) => scene,
         // The window knows errors as sentences only; asked again, they come with their kind.
         Err(e) => {
-            check(&Model::open(&document.model)?, &document)?;
+            check(&Model::open(&document.desk.model)?, &document.desk)?;
             return Err(e);
         }
     };

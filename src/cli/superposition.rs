@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::{emit, progress, table};
 use crate::analysis::interference::interference;
 use crate::error::{Error, Result};
+use crate::superposition::Recipe;
 use crate::superposition::geometry::{Shape, dimensions_per_feature};
 use crate::superposition::presets::{PRESETS, by_name};
 use crate::superposition::recipe::Sweep;
 use crate::superposition::setup::{Setup, Tie};
-use crate::superposition::{Recipe, Snapshot, Toy};
+use crate::superposition::toy::{Frame, Toy};
 
 /// The number of inputs on which the final loss is measured.
 const EVALUATED: usize = 65_536;
@@ -114,9 +115,9 @@ fn recipe(args: &Arguments) -> Result<Recipe> {
     Ok(r)
 }
 
-/// Returns the numbers of one trained model for the document: its loss, weights, norms, dimensionality and shape.
-fn instance(setup: &Setup, snapshot: &Snapshot, k: usize) -> Value {
-    let (f, settings, m) = (&snapshot.frames[k], &setup.instances[k], setup.hidden);
+/// Returns one instance as JSON: its weights, losses and geometry.
+fn instance(setup: &Setup, frames: &[Frame], k: usize) -> Value {
+    let (f, settings, m) = (&frames[k], &setup.instances[k], setup.hidden);
     let measures = interference(&f.encoder, m);
     let by_hidden =
         |rows: &[f32]| -> Vec<Vec<f32>> { (0..m).map(|j| rows.chunks(m).map(|r| r[j]).collect()).collect() };
@@ -162,16 +163,16 @@ pub fn execute(args: &Arguments) -> Result<()> {
     while !toy.is_finished() {
         toy.run(BLOCK, &progress)?;
     }
-    let snapshot = toy.measured(EVALUATED);
+    let frames = toy.frames(EVALUATED);
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     // Cells with at least a tenth between the best and the second best phase lie away from a boundary.
     let agreement = recipe
         .grid()
         .filter(|_| recipe.has_closed_form())
-        .map(|g| g.agreement(setup.features, setup.hidden, &snapshot.frames, 0.1));
+        .map(|g| g.agreement(setup.features, setup.hidden, &frames, 0.1));
     if args.json {
-        let instances: Vec<Value> = (0..snapshot.frames.len()).map(|k| instance(&setup, &snapshot, k)).collect();
+        let instances: Vec<Value> = (0..frames.len()).map(|k| instance(&setup, &frames, k)).collect();
         let mut doc = json!({
             "features": setup.features, "hidden": setup.hidden, "steps": setup.steps, "batch": setup.batch,
             "setup": &*setup, "instances": instances, "seconds": seconds,
@@ -181,8 +182,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         return emit(&doc.to_string());
     }
-    let rows: Vec<Vec<String>> = snapshot
-        .frames
+    let rows: Vec<Vec<String>> = frames
         .iter()
         .zip(&setup.instances)
         .map(|(f, s)| {

@@ -1,12 +1,9 @@
 //! Work beside the window: a pool of threads, and slots that hold the newest answer to a question. Knows no analysis.
 
-pub mod course;
 pub mod pool;
 pub mod slot;
 pub mod task;
-pub mod training;
 
 pub use pool::{Pool, Wake};
 pub use slot::{Answer, AnySlot, Slot};
 pub use task::Task;
-pub use training::Training;

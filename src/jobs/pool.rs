@@ -146,9 +146,10 @@ impl Pool {
         Ticket { task, pool: Arc::downgrade(&self.shared), ended: Some(ended) }
     }
 
-    /// What runs, the longest first.
+    /// What runs, the longest first. What rests, as a paused training does, is left out.
     pub fn running(&self) -> Vec<Task> {
         let mut all = self.shared.lock().running.clone();
+        all.retain(|t| !t.progress.is_resting());
         all.sort_by(|a, b| b.progress.elapsed().total_cmp(&a.progress.elapsed()));
         all
     }
@@ -158,10 +159,10 @@ impl Pool {
         self.shared.lock().waiting.len()
     }
 
-    /// True while something runs or waits.
+    /// True while something runs or waits. What rests does neither.
     pub fn is_busy(&self) -> bool {
         let queue = self.shared.lock();
-        !queue.running.is_empty() || !queue.waiting.is_empty()
+        queue.running.iter().any(|t| !t.progress.is_resting()) || !queue.waiting.is_empty()
     }
 }
 

@@ -127,7 +127,8 @@ impl<Q: Question> Slot<Q> {
         if part.is_none() && end.is_none() {
             return false;
         }
-        if let (Some(part), None) = (part, &end) {
+        // What was known when a job was stopped or failed is still worth showing.
+        if let Some(part) = part.filter(|_| !matches!(end, Some(Ok(_)))) {
             self.put(part, false);
         }
         if let Some(end) = end {
@@ -176,6 +177,7 @@ impl<Q: Question> Slot<Q> {
     /// Stops what is under way, as the user asked. It is not started again until another question is wanted or
     /// [`Self::again`] is called.
     pub fn stop(&mut self) {
+        self.poll();
         if self.job.is_some() {
             self.leave_job();
             self.stopped = true;

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::training::Frame;
+use super::toy::Frame;
 use crate::analysis::interference::{Interference, interference};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,16 +9,16 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::course::{self, Course, Log, Named, cross_entropy, last_logits};
 use super::design::Design;
 use super::optimiser::AdamWSettings;
-use super::{Lab, StepReport, TrainOptions};
+use super::run::{self, Log, Named, Training, cross_entropy, last_logits};
+use super::{StepReport, Task, TrainOptions};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::Network;
 use crate::progress::Progress;
 
-pub const LAB: Lab = Lab {
+pub const TASK: Task = Task {
     name: "addition",
     purpose: "one layer that learns to add modulo 59: first by heart, then by adding angles",
     watch: "a + b modulo 59, trained on half of all pairs. Soon all of those are right and none of the others: the model \
@@ -42,7 +42,7 @@ const STEPS: usize = 7_000;
 const RATE: f64 = 1e-3;
 const WARMUP: usize = 10;
 const WEIGHT_DECAY: f64 = 1.5;
-/// Steps between two looks, and between two checkpoints.
+/// Steps between two probes, and between two checkpoints.
 const RHYTHM: (usize, usize) = (50, 250);
 
 const DESIGN: Design = Design {
@@ -182,16 +182,16 @@ struct Addition {
 }
 
 fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(StepReport)) -> Result<()> {
-    super::no_text(options, LAB.name)?;
+    super::no_text(options, TASK.name)?;
     let (trained, held_out) = split(options.seed);
-    course::train(&Addition { trained, held_out }, options, progress, report)
+    run::train(&Addition { trained, held_out }, options, progress, report)
 }
 
 const LOSS: &str = "trained pairs";
 
-impl Course for Addition {
+impl Training for Addition {
     fn name(&self) -> &'static str {
-        LAB.name
+        TASK.name
     }
 
     fn design(&self) -> Design {
@@ -215,7 +215,7 @@ impl Course for Addition {
     }
 
     fn tokenizer(&self) -> Result<tokenizers::Tokenizer> {
-        course::words(&vocabulary())
+        run::words(&vocabulary())
     }
 
     fn loss(
@@ -240,7 +240,7 @@ impl Course for Addition {
         ])
     }
 
-    fn probe(&self) -> Vec<u32> {
+    fn watched_tokens(&self) -> Vec<u32> {
         row(17, 45)[..4].to_vec()
     }
 
@@ -288,7 +288,7 @@ impl Course for Addition {
             log.seed,
             log.steps,
             P * P,
-            course::curve(log, &[LOSS]),
+            run::curve(log, &[LOSS]),
         ))
     }
 }

@@ -10,17 +10,17 @@ use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::course::{self, Course, Log, Named, cross_entropy, last_logits};
 use super::design::Design;
 use super::optimiser::AdamWSettings;
+use super::run::{self, Log, Named, Training, cross_entropy, last_logits};
 use super::schedule::warm_constant_fall;
-use super::{Lab, StepReport, TrainOptions};
+use super::{StepReport, Task, TrainOptions};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::Network;
 use crate::progress::Progress;
 
-pub const LAB: Lab = Lab {
+pub const TASK: Task = Task {
     name: "alphabetical",
     purpose: "two attention layers that say whether letters stand in alphabetical order",
     watch: "Letters, then a question mark: are they in alphabetical order? A letter of layer 0 can look for an \
@@ -44,7 +44,7 @@ const STEPS: usize = 1_500;
 const RATE: f64 = 2e-3;
 const WARMUP: usize = 50;
 const FALL: usize = 700;
-/// Steps between two looks, and between two checkpoints.
+/// Steps between two probes, and between two checkpoints.
 const RHYTHM: (usize, usize) = (10, 50);
 /// One sequence in so many is held out.
 const HELD_OUT: u64 = 5;
@@ -116,15 +116,15 @@ pub fn accuracy(model: &Model, length: usize, count: usize) -> Result<f32> {
 struct Alphabetical;
 
 fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(StepReport)) -> Result<()> {
-    super::no_text(options, LAB.name)?;
-    course::train(&Alphabetical, options, progress, report)
+    super::no_text(options, TASK.name)?;
+    run::train(&Alphabetical, options, progress, report)
 }
 
 const LOSS: &str = "answer";
 
-impl Course for Alphabetical {
+impl Training for Alphabetical {
     fn name(&self) -> &'static str {
-        LAB.name
+        TASK.name
     }
 
     fn design(&self) -> Design {
@@ -148,7 +148,7 @@ impl Course for Alphabetical {
     }
 
     fn tokenizer(&self) -> Result<tokenizers::Tokenizer> {
-        course::words(&vocabulary())
+        run::words(&vocabulary())
     }
 
     fn loss(
@@ -178,7 +178,7 @@ impl Course for Alphabetical {
         [3, 5, 7].iter().map(|n| Ok((format!("right, {n} held-out letters"), accuracy(model, *n, 200)?))).collect()
     }
 
-    fn probe(&self) -> Vec<u32> {
+    fn watched_tokens(&self) -> Vec<u32> {
         // b d k p m s ?: one pair stands wrong.
         vec![1, 3, 10, 15, 12, 18, ASK]
     }
@@ -191,7 +191,7 @@ impl Course for Alphabetical {
         let Design { d_model, layers, heads, vocab, rope_base, .. } = DESIGN;
         let mut ablated = String::new();
         for (layer, head) in (0..layers).flat_map(|l| (0..heads).map(move |h| (l, h))) {
-            let right = accuracy(&course::without_head(model, layer, head)?, 6, TESTED)?;
+            let right = accuracy(&run::without_head(model, layer, head)?, 6, TESTED)?;
             ablated.push_str(&format!("| head {layer}.{head} | {right:.4} |\n"));
         }
         Ok(format!(
@@ -222,7 +222,7 @@ impl Course for Alphabetical {
             log.steps,
             LENGTHS.start(),
             LENGTHS.end(),
-            course::curve(log, &[LOSS]),
+            run::curve(log, &[LOSS]),
         ))
     }
 }

@@ -10,10 +10,10 @@ use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::course::{self, Course, Log, Named, cross_entropy};
 use super::design::Design;
+use super::run::{self, Log, Named, Training, cross_entropy};
 use super::schedule::warm_constant_fall;
-use super::{Lab, StepReport, TrainOptions};
+use super::{StepReport, Task, TrainOptions};
 use crate::analysis::head_scores::{Measure, Score, head_scores, repeated_random};
 use crate::engine::resolve::{Sources, resolve};
 use crate::engine::{Action, Edit, Site, SiteKind, Trace};
@@ -22,7 +22,7 @@ use crate::model::Model;
 use crate::model::Network;
 use crate::progress::Progress;
 
-pub const LAB: Lab = Lab {
+pub const TASK: Task = Task {
     name: "induction",
     purpose: "two attention layers that learn to continue a repeated sequence: previous-token and induction heads",
     watch: "Sequences of random tokens repeat themselves. At first no head can tell what comes next and the loss \
@@ -52,7 +52,7 @@ const WARMUP: usize = 100;
 const ALONE: usize = 1_300;
 const STEPS: usize = 4_500;
 const FALL: usize = 1_500;
-/// Steps between two looks, and between two checkpoints.
+/// Steps between two probes, and between two checkpoints.
 const RHYTHM: (usize, usize) = (50, 250);
 const TEXT: &str = include_str!("../../assets/text/prose.txt");
 
@@ -104,7 +104,7 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
         Some(path) => std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?,
         None => TEXT.to_owned(),
     };
-    let tokenizer = course::byte_level(&text, VOCAB)?;
+    let tokenizer = run::byte_level(&text, VOCAB)?;
     let encoded =
         tokenizer.encode(text.as_str(), false).map_err(|e| Error::failed(format!("the text cannot be split: {e}")))?;
     let stream = encoded.get_ids().to_vec();
@@ -115,15 +115,15 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
             4 * LENGTH
         )));
     }
-    course::train(&Induction { tokenizer, stream }, options, progress, report)
+    run::train(&Induction { tokenizer, stream }, options, progress, report)
 }
 
 const REPEAT: &str = "repeated random tokens";
 const TEXT_LOSS: &str = "text";
 
-impl Course for Induction {
+impl Training for Induction {
     fn name(&self) -> &'static str {
-        LAB.name
+        TASK.name
     }
 
     fn design(&self) -> Design {
@@ -172,7 +172,7 @@ impl Course for Induction {
         ])
     }
 
-    fn probe(&self) -> Vec<u32> {
+    fn watched_tokens(&self) -> Vec<u32> {
         repeated_random(VOCAB, 12, 0)
     }
 
@@ -273,7 +273,7 @@ fn card(log: &Log, scores: &CircuitScores, tokens: usize, seconds: f64) -> Strin
         scores.accuracy,
         log.seed,
         log.steps,
-        course::curve(log, &[REPEAT, TEXT_LOSS]),
+        run::curve(log, &[REPEAT, TEXT_LOSS]),
     )
 }
 

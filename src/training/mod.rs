@@ -1,75 +1,91 @@
-//! Models small enough to train while you watch. One file a model, one line in [`LABS`].
+//! Transformers small enough to train while you watch. Each is trained for one task: a file of its own, and one line in
+//! [`TASKS`].
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | [`induction`], [`alphabetical`], [`addition`], [`text`] | the tasks: data, design, learning rate, scores |
+//! | [`design`] | the shape of a model: its variables, its weights, its files |
+//! | [`run`] | the training itself, step by step, with checkpoints and probes |
+//! | [`live`] | the same as a question, for whoever watches |
+//! | [`optimiser`], [`schedule`] | AdamW with a state that can be saved, and learning rates |
 
 pub mod addition;
 pub mod alphabetical;
-pub mod course;
 pub mod design;
 pub mod induction;
+pub mod live;
 pub mod optimiser;
+pub mod run;
 pub mod schedule;
 pub mod text;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::error::Result;
+use self::run::{Named, Probe};
+use crate::error::{Error, Result};
+use crate::identity;
 use crate::progress::Progress;
 
-/// What a training run is asked to do.
-#[derive(Clone, Debug)]
+/// The options of a training.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainOptions {
-    /// Folder to write the model to.
+    /// The folder that the model is written to.
     pub output: PathBuf,
-    /// Text to train on instead of the text that ships with the program.
+    /// A text file to train on instead of the text that ships with the program.
     pub text: Option<PathBuf>,
-    /// Steps instead of the recipe's.
+    /// The number of steps, if it is not the recipe's.
     pub steps: Option<usize>,
     pub seed: u64,
-    /// Whether the model is looked at on the way, and checkpoints are kept that can be opened.
-    pub looks: bool,
-    /// Leaves a checkpoint of an earlier, stopped training aside.
+    /// Takes probes on the way, and keeps checkpoints that can be opened as models.
+    pub probes: bool,
+    /// Starts from the beginning, even if a training was stopped in this folder.
     pub fresh: bool,
 }
 
-/// One report of a running training.
+/// What a training reports of one step.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct StepReport {
     pub step: usize,
-    /// Losses of this step, nats.
-    pub values: Vec<course::Named>,
-    /// A look at the model after this step, now and then.
+    /// The losses of this step, in nats.
+    pub values: Vec<Named>,
+    /// A probe of the model after this step. Most steps have none.
     #[serde(skip)]
-    pub sight: Option<std::sync::Arc<course::Sight>>,
+    pub probe: Option<Arc<Probe>>,
 }
 
-/// Trains with the given options, reporting now and then.
+/// Trains with the given options, and reports on the way.
 pub type Train = fn(&TrainOptions, &Progress, &mut dyn FnMut(StepReport)) -> Result<()>;
 
-/// A model that the lab can train.
-pub struct Lab {
+/// A task that a small transformer is trained for.
+pub struct Task {
     pub name: &'static str,
+    /// One sentence on the model and what it learns.
     pub purpose: &'static str,
-    /// What to look out for while it trains.
+    /// A paragraph on what to look out for while it trains.
     pub watch: &'static str,
     /// The papers.
     pub source: &'static str,
     /// Steps of the recipe.
     pub steps: usize,
-    /// About how long it takes.
+    /// About how long the training takes, in words.
     pub time: &'static str,
     pub train: Train,
 }
 
-/// Every lab model.
-pub const LABS: &[Lab] = &[induction::LAB, alphabetical::LAB, addition::LAB, text::LAB];
+identity!(Task);
 
-pub fn by_name(name: &str) -> Option<&'static Lab> {
-    LABS.iter().find(|l| l.name == name)
+/// Every task.
+pub static TASKS: &[Task] = &[induction::TASK, alphabetical::TASK, addition::TASK, text::TASK];
+
+pub fn by_name(name: &str) -> Option<&'static Task> {
+    TASKS.iter().find(|t| t.name == name)
 }
 
-/// For tasks that make their own data.
+/// Refuses a text for a task that makes its own data.
 fn no_text(options: &TrainOptions, name: &str) -> Result<()> {
     match &options.text {
         None => Ok(()),
-        Some(_) => Err(crate::Error::request(format!("{name} makes its own data; leave --text out"))),
+        Some(_) => Err(Error::request(format!("{name} makes its own data; leave --text out"))),
     }
 }

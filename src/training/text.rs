@@ -7,16 +7,16 @@ use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::course::{self, Course, Log, Named, cross_entropy};
 use super::design::Design;
+use super::run::{self, Log, Named, Training, cross_entropy};
 use super::schedule::warm_constant_fall;
-use super::{Lab, StepReport, TrainOptions};
+use super::{StepReport, Task, TrainOptions};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::Network;
 use crate::progress::Progress;
 
-pub const LAB: Lab = Lab {
+pub const TASK: Task = Task {
     name: "text",
     purpose: "three layers with MLPs that learn prose, dialogue and code: a small model to find features in",
     watch: "The loss falls quickly while the model learns which tokens are frequent and which follow each other, then \
@@ -36,7 +36,7 @@ const ROWS: usize = 24;
 const LENGTH: usize = 96;
 /// Every so many-th piece of the text is held out.
 const HELD_OUT: usize = 20;
-/// Steps between two looks, and between two checkpoints.
+/// Steps between two probes, and between two checkpoints.
 const RHYTHM: (usize, usize) = (100, 250);
 
 const DESIGN: Design = Design {
@@ -62,7 +62,7 @@ struct Text {
 }
 
 fn prepare(texts: &[String]) -> Result<Text> {
-    let tokenizer = course::byte_level(&texts.join("\n"), DESIGN.vocab)?;
+    let tokenizer = run::byte_level(&texts.join("\n"), DESIGN.vocab)?;
     let (mut trained, mut held_out, mut tokens) = (Vec::new(), Vec::new(), 0);
     for text in texts {
         let encoded = tokenizer
@@ -93,7 +93,7 @@ fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(Ste
         Some(path) => vec![std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?],
         None => TEXTS.map(str::to_owned).to_vec(),
     };
-    course::train(&prepare(&texts)?, options, progress, report)
+    run::train(&prepare(&texts)?, options, progress, report)
 }
 
 const LOSS: &str = "text";
@@ -107,9 +107,9 @@ impl Text {
     }
 }
 
-impl Course for Text {
+impl Training for Text {
     fn name(&self) -> &'static str {
-        LAB.name
+        TASK.name
     }
 
     fn design(&self) -> Design {
@@ -155,7 +155,7 @@ impl Course for Text {
         Ok(vec![("held-out loss, nats".to_owned(), self.held_out_loss(model, 16)?)])
     }
 
-    fn probe(&self) -> Vec<u32> {
+    fn watched_tokens(&self) -> Vec<u32> {
         self.held_out.first().map(|p| p[..24.min(p.len())].to_vec()).unwrap_or_default()
     }
 
@@ -185,7 +185,7 @@ impl Course for Text {
             log.seed,
             log.steps,
             self.tokens,
-            course::curve(log, &[LOSS]),
+            run::curve(log, &[LOSS]),
         ))
     }
 }

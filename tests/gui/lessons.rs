@@ -79,9 +79,9 @@ fn walk_through(title: &str) {
 #[test]
 fn a_lesson_gives_the_lab_back_as_it_was_set() {
     let mut h = window(document(PROMPT));
-    let lab = &mut h.state_mut().state.lab;
-    lab.recipe.features = 7;
-    let before = (lab.preset, lab.recipe.clone());
+    let superposition = &mut h.state_mut().state.superposition;
+    superposition.recipe.features = 7;
+    let before = (superposition.preset, superposition.recipe.clone());
     h.get_by_label("Lessons  ▾").click();
     h.run();
     h.get_by_label_contains("Superposition in ten minutes").click();
@@ -90,8 +90,8 @@ fn a_lesson_gives_the_lab_back_as_it_was_set() {
         h.get_by_label("Next").click();
         h.run_steps(4);
     }
-    assert_ne!(h.state().state.lab.recipe, before.1, "the lesson has settings of its own");
+    assert_ne!(h.state().state.superposition.recipe, before.1, "the lesson has settings of its own");
     h.get_by_label("end the lesson").click();
     h.run_steps(4);
-    assert_eq!((h.state().state.lab.preset, &h.state().state.lab.recipe), (before.0, &before.1));
+    assert_eq!((h.state().state.superposition.preset, &h.state().state.superposition.recipe), (before.0, &before.1));
 }

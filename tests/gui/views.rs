@@ -1,6 +1,6 @@
 //! Every view: tiny and long prompts, numbers, pictures.
 
-use crate::window::{PROMPT, causes, document, features, lab, settle, window};
+use crate::window::{PROMPT, causes, document, features, settle, training, window};
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
 use circuitscope::app::look::svg::paint_cells;
@@ -33,7 +33,7 @@ fn every_view_exports_its_numbers() {
     causes(&mut h);
     let _dictionary = features(&mut h);
     for view in view::all() {
-        lab(&mut h, view.name);
+        training(&mut h, view.name);
         h.state_mut().layout = Layout::single(view.name);
         h.run();
         let app = h.state();
@@ -73,7 +73,7 @@ fn every_view_looks_as_it_did() {
         let _dictionary = features(&mut h);
         let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
         for view in view::all() {
-            lab(&mut h, view.name);
+            training(&mut h, view.name);
             h.state_mut().layout = Layout::single(view.name);
             h.state_mut().bare = true;
             h.run();

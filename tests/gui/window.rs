@@ -30,10 +30,10 @@ use circuitscope::session::desk::Show;
 use circuitscope::superposition::phases::Grid;
 use circuitscope::superposition::presets::by_name;
 use circuitscope::superposition::recipe::Sweep;
-use circuitscope::superposition::{Moment, Recipe, Toy};
+use circuitscope::superposition::{Recipe, Snapshot, Toy};
 use circuitscope::training::StepReport;
 use circuitscope::training::addition::Fourier;
-use circuitscope::training::course::Sight;
+use circuitscope::training::run::Probe;
 use eframe::egui;
 use egui_kittest::Harness;
 use std::sync::Arc;
@@ -84,10 +84,10 @@ pub fn causes(h: &mut Harness<'static, App>) {
     settle(h);
 }
 
-/// A small training of the lab, the same on every machine, that gives the named view something to show.
-pub fn lab(h: &mut Harness<'static, App>, view: &str) {
+/// Shows a small training, the same on every machine, that gives the named view something to show.
+pub fn training(h: &mut Harness<'static, App>, view: &str) {
     if view.starts_with("scratch-") {
-        course(h);
+        transformer(h);
     }
     let mut recipe = match view {
         "toy-scene" => Recipe::repeated(6, 3, 0.9, 1.0, 2),
@@ -105,12 +105,12 @@ pub fn lab(h: &mut Harness<'static, App>, view: &str) {
     recipe.optimiser.rate = 0.005;
     let setup = Arc::new(recipe.setup().unwrap());
     let mut toy = Toy::new(setup.clone()).unwrap();
-    let mut moments = vec![Arc::new(Moment::of(&toy))];
+    let mut snapshots = vec![Arc::new(Snapshot::of(&toy))];
     for _ in 0..6 {
         toy.run(100, &Progress::new()).unwrap();
-        moments.push(Arc::new(Moment::of(&toy)));
+        snapshots.push(Arc::new(Snapshot::of(&toy)));
     }
-    h.state_mut().state.lab.present(recipe, setup, moments);
+    h.state_mut().state.superposition.present(recipe, setup, snapshots);
 }
 
 /// A dictionary of features for `induction`, the same on every machine, in a folder of its own.
@@ -236,11 +236,11 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
     dir
 }
 
-/// A training of a lab transformer as it might have been, the same on every machine.
-pub fn course(h: &mut Harness<'static, App>) {
+/// Shows a training of a small transformer as it might have been, the same on every machine.
+pub fn transformer(h: &mut Harness<'static, App>) {
     let named = |n: &str, v: f32| (n.to_owned(), v);
     let waves = |t: f32| (1..=29).map(|k| if [5, 14, 22].contains(&k) { 0.3 * t } else { 0.01 }).collect();
-    let look = |step: usize| {
+    let probe = |step: usize| {
         let t = step as f32 / 500.0;
         let row = |d: usize| {
             (0..6).map(move |s| {
@@ -253,7 +253,7 @@ pub fn course(h: &mut Harness<'static, App>) {
                 }
             })
         };
-        Arc::new(Sight {
+        Arc::new(Probe {
             step,
             scores: vec![named("right, held-out pairs", t * t), named("loss, held-out pairs", 5.0 - 4.9 * t)],
             tokens: ["b", "d", "k", "m", "p", "?"].map(str::to_owned).to_vec(),
@@ -262,11 +262,11 @@ pub fn course(h: &mut Harness<'static, App>) {
             folder: None,
         })
     };
-    let report = |step: usize| StepReport {
-        step,
-        values: vec![named("trained pairs", 4.0 * (-(step as f32) / 60.0).exp() + 1e-4)],
-        sight: None,
+    let report = |step: usize| {
+        let values = vec![named("trained pairs", 4.0 * (-(step as f32) / 60.0).exp() + 1e-4)];
+        Arc::new(StepReport { step, values, probe: None })
     };
     let steps = |by: usize| (0..=500).step_by(by);
-    h.state_mut().state.scratch.present("addition", steps(25).map(report).collect(), steps(50).map(look).collect());
+    let task = circuitscope::training::by_name("addition").unwrap();
+    h.state_mut().state.training.present(task, steps(25).map(report).collect(), steps(50).map(probe).collect());
 }

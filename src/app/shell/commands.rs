@@ -14,7 +14,7 @@ use crate::app::shell::layout::Layout;
 use crate::app::shell::lessons;
 use crate::app::shell::notices::Level;
 use crate::app::shell::save::Save;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Workspace;
 use crate::circuit::Member;
 use crate::engine::EditStack;
@@ -132,10 +132,10 @@ impl App {
             }
             Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),
             Command::ModelWorkspace => self.enter(Workspace::Model),
-            Command::LabWorkspace => self.enter(Workspace::Superposition),
-            Command::ScratchWorkspace => self.enter(Workspace::Scratch),
+            Command::SuperpositionWorkspace => self.enter(Workspace::Superposition),
+            Command::TrainingWorkspace => self.enter(Workspace::Training),
             Command::FeaturesWorkspace => self.enter(Workspace::Features),
-            Command::LabPlay => self.play(),
+            Command::Play => self.play(),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
         }
@@ -159,29 +159,29 @@ impl App {
         }
     }
 
-    /// Starts, pauses or goes on with the lab's training.
+    /// Starts, pauses or goes on with the training of toy models.
     fn play(&mut self) {
         if self.layout.workspace != Workspace::Superposition {
             return;
         }
-        let lab = &self.state.lab;
-        let action = if lab.is_running() {
-            LabAction::Pause(true)
-        } else if lab.is_paused() {
-            LabAction::Pause(false)
+        let state = &self.state.superposition;
+        let action = if state.is_running() {
+            SuperpositionAction::Pause(true)
+        } else if state.is_paused() {
+            SuperpositionAction::Pause(false)
         } else {
-            LabAction::Start
+            SuperpositionAction::Start
         };
-        self.state.apply(Action::Lab(action), self.now);
+        self.state.apply(Action::Superposition(action), self.now);
     }
 
-    /// One kept moment of the lab's training on or back.
+    /// Shows the next kept snapshot of the toy models, or the one before.
     fn scrub(&mut self, on: bool) {
-        let lab = &self.state.lab;
-        let last = lab.moments.len().saturating_sub(1);
-        let at = lab.shown.unwrap_or(last);
+        let state = &self.state.superposition;
+        let last = state.snapshots().len().saturating_sub(1);
+        let at = state.shown_at().unwrap_or(last);
         let next = if on { at + 1 } else { at.saturating_sub(1) };
         let next = (next < last).then_some(next);
-        self.state.apply(Action::Lab(LabAction::Scrub(next)), self.now);
+        self.state.apply(Action::Superposition(SuperpositionAction::Scrub(next)), self.now);
     }
 }

@@ -64,7 +64,7 @@ impl Layout {
                 let right = tabs(t, Area::Right);
                 split(t, LinearDir::Horizontal, [left, right], 0.52)
             }
-            Workspace::Scratch => {
+            Workspace::Training => {
                 let both = [tabs(t, Area::Left), tabs(t, Area::Right)];
                 split(t, LinearDir::Horizontal, both, 0.5)
             }

@@ -14,8 +14,8 @@ use crate::app::features::Scanned;
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
 use crate::app::state::State;
-use crate::app::superposition::LabAction;
-use crate::app::training::ScratchAction;
+use crate::app::superposition::SuperpositionAction;
+use crate::app::training::TrainingAction;
 use crate::app::view;
 use crate::app::view::Workspace;
 use crate::engine::edit::{Action as Do, Edit};
@@ -57,11 +57,11 @@ struct Running {
     before: Before,
 }
 
-/// Model and prompt, views, the dictionary, and the superposition lab's settings with the preset they belong to.
+/// Model and prompt, views, the dictionary, and the superposition workspace's settings with the preset they belong to.
 struct Before {
     document: Document,
     workspace: Workspace,
-    lab: (&'static str, Recipe),
+    superposition: (&'static str, Recipe),
     dictionary: String,
 }
 
@@ -70,7 +70,7 @@ impl Before {
         Self {
             document: state.document.clone(),
             workspace,
-            lab: (state.lab.preset, state.lab.recipe.clone()),
+            superposition: (state.superposition.preset, state.superposition.recipe.clone()),
             dictionary: if state.features.dictionary.value.is_some() {
                 state.features.spec.clone()
             } else {
@@ -98,7 +98,7 @@ fn workspace(name: &str) -> Option<Workspace> {
     match name {
         "model" => Some(Workspace::Model),
         "superposition" => Some(Workspace::Superposition),
-        "scratch" => Some(Workspace::Scratch),
+        "scratch" => Some(Workspace::Training),
         "features" => Some(Workspace::Features),
         _ => None,
     }
@@ -214,10 +214,10 @@ impl Lessons {
             }
             LessonAction::Close => {
                 let Some(r) = self.running.take() else { return none() };
-                let Before { document, workspace, lab: (preset, recipe), dictionary } = r.before;
+                let Before { document, workspace, superposition: (preset, recipe), dictionary } = r.before;
                 let mut actions = Vec::new();
-                if (preset, &recipe) != (state.lab.preset, &state.lab.recipe) {
-                    actions.push(Action::Lab(LabAction::Back(preset, Box::new(recipe))));
+                if (preset, &recipe) != (state.superposition.preset, &state.superposition.recipe) {
+                    actions.push(Action::Superposition(SuperpositionAction::Back(preset, Box::new(recipe))));
                 }
                 if document != state.document {
                     actions.push(Action::Restore(Box::new(document)));
@@ -243,36 +243,38 @@ impl Lessons {
         orders.view = s.view.as_deref().and_then(view::by_name).map(|v| v.name);
         if let Some(p) = s.preset.as_deref().and_then(presets::by_name) {
             // Coming back to a step does not throw away what has been trained.
-            let there = state.lab.trained.as_ref().is_some_and(|(r, _)| *r == (p.recipe)());
+            let there = state.superposition.trained.as_ref().is_some_and(|(r, _)| *r == (p.recipe)());
             if !there {
-                out.push(Action::Lab(LabAction::Preset(p.name)));
+                out.push(Action::Superposition(SuperpositionAction::Preset(p.name)));
             }
         }
         if let Some(k) = s.instance {
-            out.push(Action::Lab(LabAction::Select(k)));
+            out.push(Action::Superposition(SuperpositionAction::Select(k)));
         }
-        if let Some(lab) = s.lab.as_deref().and_then(crate::training::by_name) {
-            out.push(Action::Scratch(ScratchAction::Choose(lab.name)));
+        if let Some(task) = s.lab.as_deref().and_then(crate::training::by_name) {
+            out.push(Action::Training(TrainingAction::Choose(task.name)));
         }
-        if let Some(m) = &s.model {
-            let found = self.found.as_ref().and_then(|f| f.get(m));
-            let spec = found.map_or_else(|| m.clone(), |p| p.display().to_string());
-            if state.desk().model != spec {
-                out.push(Action::Open(spec));
-            }
-        }
+        let mut asks: Vec<ModelAction> = Vec::new();
         if let Some(prompt) = &s.prompt {
-            out.push(ModelAction::Prompt(prompt.clone()).into());
-            out.push(ModelAction::Answer(s.answer.clone().unwrap_or_default()).into());
-            out.push(ModelAction::Wrong(s.wrong.clone().unwrap_or_default()).into());
-            out.push(ModelAction::Corrupted(s.corrupted.clone().unwrap_or_default()).into());
+            asks.push(ModelAction::Prompt(prompt.clone()));
+            asks.push(ModelAction::Answer(s.answer.clone().unwrap_or_default()));
+            asks.push(ModelAction::Wrong(s.wrong.clone().unwrap_or_default()));
+            asks.push(ModelAction::Corrupted(s.corrupted.clone().unwrap_or_default()));
         } else {
-            out.extend(s.answer.clone().map(|t| ModelAction::Answer(t).into()));
-            out.extend(s.wrong.clone().map(|t| ModelAction::Wrong(t).into()));
-            out.extend(s.corrupted.clone().map(|t| ModelAction::Corrupted(t).into()));
+            asks.extend(s.answer.clone().map(ModelAction::Answer));
+            asks.extend(s.wrong.clone().map(ModelAction::Wrong));
+            asks.extend(s.corrupted.clone().map(ModelAction::Corrupted));
         }
-        if s.no_edits && !state.desk().stack.edits.is_empty() {
-            out.push(ModelAction::Edits("take the edits away", EditStack::default()).into());
+        if s.no_edits {
+            asks.push(ModelAction::Edits("take the edits away", EditStack::default()));
+        }
+        let model = s.model.as_ref().map(|m| {
+            let found = self.found.as_ref().and_then(|f| f.get(m));
+            found.map_or_else(|| m.clone(), |p| p.display().to_string())
+        });
+        match model.filter(|spec| state.desk().model != *spec) {
+            Some(spec) => out.push(Action::OpenThen(spec, asks)),
+            None => out.extend(asks.into_iter().map(Action::Model)),
         }
         if let Some(r) = &mut self.running {
             (r.waiting, r.asked) = (Some(s), false);

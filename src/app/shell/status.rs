@@ -6,34 +6,34 @@ use eframe::egui::{self, RichText};
 use crate::app::action::Action;
 use crate::app::action::Command;
 use crate::app::look::theme;
-use crate::app::superposition::LabAction;
-use crate::app::training::ScratchAction;
+use crate::app::superposition::SuperpositionAction;
+use crate::app::training::TrainingAction;
 
-/// How far the superposition lab is.
-fn training(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let lab = &cx.state.lab;
-    let Some((fraction, left)) = lab.progress() else { return };
-    let models = lab.setup().map_or(0, |s| s.instances.len());
+/// Shows how far the training of toy models is.
+fn toy_models(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let state = &cx.state.superposition;
+    let Some((fraction, left)) = state.progress() else { return };
+    let models = state.setup().map_or(0, |s| s.instances.len());
     ui.label(RichText::new(format!("training {models} toy models")).font(theme::small()));
     ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
     if let Some(left) = left {
         ui.label(RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("pause").clicked() {
-        cx.push(Action::Lab(LabAction::Pause(true)));
+        cx.push(Action::Superposition(SuperpositionAction::Pause(true)));
     }
 }
 
-/// How far the transformer is that is being trained.
-fn course(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let Some((fraction, left)) = cx.state.scratch.progress() else { return };
-    ui.label(RichText::new(format!("training {}", cx.state.scratch.lab)).font(theme::small()));
+/// Shows how far the training of a transformer is.
+fn transformer(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let Some((fraction, left)) = cx.state.training.progress() else { return };
+    ui.label(RichText::new(format!("training {}", cx.state.training.task.name)).font(theme::small()));
     ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
     if let Some(left) = left {
         ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("stop").clicked() {
-        cx.push(Action::Scratch(ScratchAction::Stop));
+        cx.push(Action::Training(TrainingAction::Stop));
     }
 }
 
@@ -77,8 +77,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                 }
                 ui.ctx().request_repaint_after(std::time::Duration::from_millis(100));
             }
-            None if cx.state.lab.is_running()
-                || cx.state.scratch.is_running()
+            None if cx.state.superposition.is_running()
+                || cx.state.training.is_running()
                 || cx.state.features.running().is_some() => {}
             None => {
                 let text = match cx.state.run().filter(|_| matches!(workspace, Workspace::Model | Workspace::Features))
@@ -93,11 +93,11 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                 ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
             }
         }
-        if cx.state.lab.is_running() {
-            training(ui, cx);
+        if cx.state.superposition.is_running() {
+            toy_models(ui, cx);
         }
-        if cx.state.scratch.is_running() {
-            course(ui, cx);
+        if cx.state.training.is_running() {
+            transformer(ui, cx);
         }
         features(ui, cx);
         let cart = &cx.state.desk().cart;

@@ -184,7 +184,6 @@ impl TopBar {
             for b in BUILTINS {
                 if ui.button(b.name).on_hover_text(b.purpose).clicked() {
                     cx.push(Action::Open(b.name.to_owned()));
-                    cx.push(ModelAction::Prompt(b.prompt.to_owned()));
                     ui.close();
                 }
             }

@@ -1,93 +1,80 @@
-//! The superposition lab's state: the recipe being edited, the training that runs, its moments.
+//! The superposition workspace's state: the recipe that is edited, and the training of toy models that is shown.
 
 pub mod panel;
 pub mod views;
 
 use std::sync::Arc;
 
-use eframe::egui;
-
 use crate::app::shell::notices::{Level, Notices};
-use crate::error::Error;
-use crate::jobs::training::{Report, Training};
-use crate::superposition::presets::{PRESETS, Preset};
+use crate::jobs::Pool;
+use crate::jobs::slot::{AnySlot, Slot};
+use crate::superposition::live::{Control, ToyTrainingOf};
+use crate::superposition::presets::{PRESETS, Preset, by_name};
 use crate::superposition::recipe::Sweep;
-use crate::superposition::{Moment, Recipe, Setup};
+use crate::superposition::{Recipe, Setup, Snapshot};
 
-/// Moments kept for scrubbing; of more than that every second one goes.
-const MOMENTS: usize = 400;
-/// Memory that they may take.
-const MEMORY: usize = 256 << 20;
-
-/// Speeds to choose from: steps a second, 0 for all the machine can do.
+/// The speeds to choose from, in steps a second; 0 means all that the machine can do.
 pub const SPEEDS: [(u64, &str); 5] =
     [(0, "full speed"), (3000, "3000 steps/s"), (1000, "1000 steps/s"), (300, "300 steps/s"), (50, "50 steps/s")];
 
-/// What the lab can be asked for.
+/// Everything that changes the superposition workspace.
 #[derive(Clone, Debug)]
-pub enum LabAction {
+pub enum SuperpositionAction {
     /// Takes the settings of a preset, by its name, and trains.
     Preset(&'static str),
-    /// Goes back to the settings of a preset as they had been changed; the training that is shown stays.
+    /// Goes back to a preset and to settings that were changed from it. The training that is shown stays.
     Back(&'static str, Box<Recipe>),
-    /// Changes the settings; the training that is shown stays.
+    /// Changes the settings. The training that is shown stays.
     Edit(Box<Recipe>),
     /// Trains from the start.
     Start,
     Pause(bool),
+    /// Pauses, and takes so many steps.
     Step(u64),
+    /// Limits the training to so many steps a second; 0 removes the limit.
     Speed(u64),
-    /// Shows a moment of the past, or follows the training.
+    /// Shows a snapshot of the past by its index, or the newest one.
     Scrub(Option<usize>),
-    /// The instance that is looked at.
+    /// Selects an instance.
     Select(usize),
-    /// The feature that is looked at.
+    /// Selects a feature, or none.
     Feature(Option<usize>),
-    /// The example's inputs.
+    /// Sets the inputs of the example.
     Example(Vec<f32>),
 }
 
-pub struct LabState {
+pub struct SuperpositionState {
     pub preset: &'static str,
     pub recipe: Recipe,
-    /// What the moments were trained with.
+    /// The recipe and setup of the training that is shown.
     pub trained: Option<(Recipe, Arc<Setup>)>,
-    training: Option<Training>,
-    /// Grows with every training that begins: pictures of another one are not this one's.
+    run: Slot<ToyTrainingOf>,
+    /// Grows with every training, so that a picture of an earlier one is never taken for one of this.
     pub generation: usize,
-    pub moments: Vec<Arc<Moment>>,
-    /// The newest moment, which may not have been kept.
-    newest: Option<Arc<Moment>>,
-    /// Only every so-manieth moment that arrives is kept.
-    stride: usize,
-    arrived: usize,
-    bytes: usize,
-    pub shown: Option<usize>,
+    /// The snapshot of the past that is shown; `None` follows the training.
+    pub shown: Option<Arc<Snapshot>>,
+    /// The selected instance.
     pub instance: usize,
+    /// The selected feature.
     pub feature: Option<usize>,
+    /// The chosen limit in steps a second; 0 for none.
     pub speed: u64,
+    /// The inputs of the example, [feature].
     pub example: Vec<f32>,
     pub error: Option<String>,
-    /// Whether the scene may turn by itself: not in pictures and tests.
+    /// The scene may turn by itself: in the window, not in pictures and tests.
     pub turns: bool,
-    wake: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl LabState {
-    pub fn new(ctx: &egui::Context) -> Self {
-        let ctx = ctx.clone();
+impl Default for SuperpositionState {
+    fn default() -> Self {
         let first = &PRESETS[0];
         Self {
             preset: first.name,
             recipe: (first.recipe)(),
             trained: None,
-            training: None,
+            run: Slot::default(),
             generation: 0,
-            moments: Vec::new(),
-            newest: None,
-            stride: 1,
-            arrived: 0,
-            bytes: 0,
             shown: None,
             instance: 0,
             feature: None,
@@ -95,185 +82,160 @@ impl LabState {
             example: Vec::new(),
             error: None,
             turns: false,
-            wake: Arc::new(move || ctx.request_repaint()),
         }
     }
+}
 
+impl SuperpositionState {
     pub fn preset(&self) -> &'static Preset {
-        crate::superposition::presets::by_name(self.preset).unwrap_or(&PRESETS[0])
+        by_name(self.preset).unwrap_or(&PRESETS[0])
     }
 
-    /// The recipe differs from what is shown.
+    /// Returns true if the recipe differs from the one that is shown.
     pub fn is_edited(&self) -> bool {
         self.trained.as_ref().is_some_and(|(r, _)| *r != self.recipe)
     }
 
+    /// Returns the controls of the training under way, paused or not.
+    fn control(&self) -> Option<&Control> {
+        self.run.wanted().filter(|_| self.run.is_running()).map(|q| &*q.control)
+    }
+
     pub fn is_running(&self) -> bool {
-        self.training.as_ref().is_some_and(|t| !t.is_paused())
+        self.control().is_some_and(|c| !c.is_paused())
     }
 
     pub fn is_paused(&self) -> bool {
-        self.training.as_ref().is_some_and(Training::is_paused)
+        self.control().is_some_and(Control::is_paused)
     }
 
-    /// Share that is done, and seconds left.
+    /// Returns the share that is done, and the seconds left.
     pub fn progress(&self) -> Option<(f32, Option<f64>)> {
-        self.training.as_ref().map(|t| (t.progress().fraction(), t.progress().seconds_left()))
+        self.run.progress().map(|p| (p.fraction(), p.seconds_left()))
     }
 
     pub fn setup(&self) -> Option<&Arc<Setup>> {
         self.trained.as_ref().map(|(_, s)| s)
     }
 
-    /// The moment on screen.
-    pub fn moment(&self) -> Option<&Arc<Moment>> {
-        match self.shown {
-            Some(k) => self.moments.get(k).or(self.newest.as_ref()),
-            None => self.newest.as_ref(),
-        }
+    /// Returns the kept snapshots of the training, by rising step. The newest is at the end.
+    pub fn snapshots(&self) -> &[Arc<Snapshot>] {
+        self.run.value().map_or(&[], |s| s.as_slice())
     }
 
-    /// Takes in what the training sent; true if anything changed.
-    pub fn update(&mut self, notices: &mut Notices) -> bool {
-        let Some(training) = &self.training else { return false };
-        let mut reports = Vec::new();
-        while let Some(report) = training.poll() {
-            reports.push(report);
-        }
-        let changed = !reports.is_empty();
-        for report in reports {
-            match report {
-                Report::Moment(m) => self.arrive(m),
-                Report::Ended(outcome) => {
-                    self.training = None;
-                    // The last moment is always kept.
-                    if let Some(last) = self.newest.clone()
-                        && self.moments.last().is_none_or(|m| m.step() != last.step())
-                    {
-                        self.moments.push(last);
-                    }
-                    match outcome {
-                        Ok(()) | Err(Error::Cancelled) => {}
-                        Err(e) => {
-                            notices.push(Level::Error, e.to_string());
-                            self.error = Some(e.to_string());
-                        }
-                    }
-                }
-            }
+    /// Returns the snapshot on screen.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.shown.as_ref().or(self.snapshots().last())
+    }
+
+    /// Returns the index of the snapshot of the past that is shown. If it is no longer kept, this is the one before it.
+    pub fn shown_at(&self) -> Option<usize> {
+        let shown = self.shown.as_ref()?;
+        self.snapshots().partition_point(|s| s.step <= shown.step).checked_sub(1)
+    }
+
+    /// Takes in what the training has handed out. Returns true if anything has arrived.
+    pub fn poll(&mut self, notices: &mut Notices) -> bool {
+        let changed = self.run.poll();
+        if let Some(error) = self.run.take_error() {
+            self.fail(error, notices);
         }
         changed
     }
 
-    fn arrive(&mut self, moment: Arc<Moment>) {
-        if self.arrived.is_multiple_of(self.stride) {
-            self.bytes += moment.bytes();
-            self.moments.push(moment.clone());
-            while (self.moments.len() > MOMENTS || self.bytes > MEMORY) && self.moments.len() > 2 {
-                let mut k = 0;
-                let shown = self.shown.and_then(|s| self.moments.get(s)).map(|m| m.step());
-                self.moments.retain(|_| {
-                    k += 1;
-                    k % 2 == 1
-                });
-                self.shown = shown.and_then(|s| self.moments.iter().rposition(|m| m.step() <= s));
-                self.bytes = self.moments.iter().map(|m| m.bytes()).sum();
-                self.stride *= 2;
-            }
-        }
-        self.arrived += 1;
-        self.newest = Some(moment);
+    pub fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
+        vec![&mut self.run]
     }
 
-    fn start(&mut self, notices: &mut Notices) {
+    fn fail(&mut self, error: String, notices: &mut Notices) {
+        notices.push(Level::Error, error.clone());
+        self.error = Some(error);
+    }
+
+    fn start(&mut self, pool: &Pool, notices: &mut Notices) {
         let setup = match self.recipe.setup() {
-            Ok(s) => Arc::new(s),
-            Err(e) => {
-                notices.push(Level::Error, e.to_string());
-                self.error = Some(e.to_string());
-                return;
-            }
+            Ok(setup) => Arc::new(setup),
+            Err(e) => return self.fail(e.to_string(), notices),
         };
-        self.error = None;
-        self.moments.clear();
-        self.generation += 1;
-        (self.newest, self.shown, self.stride, self.arrived, self.bytes) = (None, None, 1, 0, 0);
+        self.reset(self.recipe.clone(), setup.clone());
         self.instance = match &self.recipe.sweep {
-            // The sparsest one shows most.
+            // The sparsest instance shows most.
             Sweep::Sparsity { values, repeat } if *repeat == 1 => values.len() - 1,
             _ => 0,
         };
         self.feature = None;
-        self.example = vec![0.0; setup.features];
-        if let Some(first) = self.example.first_mut() {
-            *first = 1.0;
-        }
-        self.trained = Some((self.recipe.clone(), setup.clone()));
-        let wake = self.wake.clone();
-        self.training = Some(Training::spawn(setup, false, self.speed, move || wake()));
+        self.example.iter_mut().take(1).for_each(|v| *v = 1.0);
+        let control = Arc::new(Control::default());
+        control.limit(self.speed);
+        self.run.want(pool, Some(ToyTrainingOf { setup, control }));
     }
 
-    /// Shows a training that was made elsewhere, without one that runs.
-    pub fn present(&mut self, recipe: Recipe, setup: Arc<Setup>, moments: Vec<Arc<Moment>>) {
-        self.training = None;
+    /// Forgets the training that is shown, to show one of `recipe` next.
+    fn reset(&mut self, recipe: Recipe, setup: Arc<Setup>) {
+        self.run.forget();
         self.generation += 1;
-        self.newest = moments.last().cloned();
-        (self.moments, self.shown) = (moments, None);
-        self.instance = setup.instances.len().saturating_sub(1);
+        (self.shown, self.error) = (None, None);
         self.example = vec![0.0; setup.features];
-        self.example.iter_mut().take(2).for_each(|v| *v = 1.0);
-        self.recipe = recipe.clone();
         self.trained = Some((recipe, setup));
     }
 
-    pub fn apply(&mut self, action: LabAction, notices: &mut Notices) {
+    /// Shows a finished training that was made elsewhere.
+    pub fn present(&mut self, recipe: Recipe, setup: Arc<Setup>, snapshots: Vec<Arc<Snapshot>>) {
+        self.reset(recipe.clone(), setup.clone());
+        self.instance = setup.instances.len().saturating_sub(1);
+        self.example.iter_mut().take(2).for_each(|v| *v = 1.0);
+        self.recipe = recipe;
+        self.run.set(ToyTrainingOf { setup, control: Arc::default() }, snapshots);
+    }
+
+    pub fn apply(&mut self, action: SuperpositionAction, pool: &Pool, notices: &mut Notices) {
         match action {
-            LabAction::Preset(name) => {
-                if let Some(p) = crate::superposition::presets::by_name(name) {
+            SuperpositionAction::Preset(name) => {
+                if let Some(p) = by_name(name) {
                     self.preset = p.name;
                     self.recipe = (p.recipe)();
-                    self.start(notices);
+                    self.start(pool, notices);
                 }
             }
-            LabAction::Back(preset, recipe) => (self.preset, self.recipe) = (preset, *recipe),
-            LabAction::Edit(recipe) => self.recipe = *recipe,
-            LabAction::Start => self.start(notices),
-            LabAction::Pause(paused) => {
-                if let Some(t) = &self.training {
-                    t.pause(paused);
+            SuperpositionAction::Back(preset, recipe) => (self.preset, self.recipe) = (preset, *recipe),
+            SuperpositionAction::Edit(recipe) => self.recipe = *recipe,
+            SuperpositionAction::Start => self.start(pool, notices),
+            SuperpositionAction::Pause(paused) => {
+                if let Some(control) = self.control() {
+                    control.pause(paused);
                 }
                 if !paused {
                     self.shown = None;
                 }
             }
-            LabAction::Step(n) => {
-                if let Some(t) = &self.training {
-                    t.pause(true);
-                    t.step(n);
+            SuperpositionAction::Step(steps) => {
+                if let Some(control) = self.control() {
+                    control.pause(true);
+                    control.step(steps);
                 }
                 self.shown = None;
             }
-            LabAction::Speed(rate) => {
+            SuperpositionAction::Speed(rate) => {
                 self.speed = rate;
-                if let Some(t) = &self.training {
-                    t.limit(rate);
+                if let Some(control) = self.control() {
+                    control.limit(rate);
                 }
             }
-            LabAction::Scrub(k) => self.shown = k.filter(|k| *k < self.moments.len()),
-            LabAction::Select(i) => self.instance = i,
-            LabAction::Feature(f) => self.feature = f,
-            LabAction::Example(x) => self.example = x,
+            SuperpositionAction::Scrub(k) => self.shown = k.and_then(|k| self.snapshots().get(k)).cloned(),
+            SuperpositionAction::Select(i) => self.instance = i,
+            SuperpositionAction::Feature(f) => self.feature = f,
+            SuperpositionAction::Example(x) => self.example = x,
         }
         let count = self.setup().map_or(1, |s| s.instances.len());
         self.instance = self.instance.min(count.saturating_sub(1));
     }
 
-    /// True while nothing is on its way.
+    /// Returns true if nothing is on its way. A paused training is at rest.
     pub fn is_settled(&self) -> bool {
         !self.is_running()
     }
 
-    /// What distinguishes an instance, in few letters.
+    /// Returns in few letters what distinguishes an instance from the others.
     pub fn instance_label(&self, k: usize) -> String {
         let Some((recipe, setup)) = &self.trained else { return String::new() };
         let Some(i) = setup.instances.get(k) else { return String::new() };
@@ -291,7 +253,7 @@ impl LabState {
     }
 }
 
-/// A feature density as a label.
+/// Returns a feature density as a label.
 fn density(p: f32) -> String {
     if p >= 0.0995 { format!("density {p:.2}") } else { format!("density {p:.3}") }
 }

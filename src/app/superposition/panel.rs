@@ -4,8 +4,8 @@ use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
 use crate::app::look::theme;
-use crate::app::superposition::LabAction;
 use crate::app::superposition::SPEEDS;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Context;
 use crate::app::widgets::colorbar::number;
 use crate::superposition::Recipe;
@@ -15,42 +15,42 @@ use crate::superposition::setup::{OptimiserKind, Task, Tie, importance, sparsiti
 
 /// Figures and settings.
 pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let lab = &cx.state.lab;
-    let started = lab.trained.is_some();
+    let state = &cx.state.superposition;
+    let started = state.trained.is_some();
     egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
         ui.spacing_mut().item_spacing.y = 3.0;
         heading(ui, cx, "Figures");
         for p in PRESETS {
-            let selected = p.name == lab.preset;
+            let selected = p.name == state.preset;
             let text = RichText::new(p.title).font(theme::body());
             // Something at the right pushes the title to the left.
             let button = egui::Button::selectable(selected && started, text).truncate().right_text("");
             let response = ui.add_sized([ui.available_width(), 22.0], button);
             if response.on_hover_text(p.source).clicked() {
-                cx.push(Action::Lab(LabAction::Preset(p.name)));
+                cx.actions.push(Action::Superposition(SuperpositionAction::Preset(p.name)));
                 if let Some(view) = crate::app::view::by_name(p.view) {
-                    cx.push(Action::Show(view.name));
+                    cx.actions.push(Action::Show(view.name));
                 }
             }
         }
-        let preset = lab.preset();
+        let preset = state.preset();
         ui.add_space(6.0);
         ui.add(egui::Label::new(RichText::new(preset.explain).font(theme::body())).wrap());
         ui.add(egui::Label::new(RichText::new(preset.source).font(theme::small()).color(cx.palette.weak)).wrap());
         ui.add_space(8.0);
         ui.separator();
         heading(ui, cx, "Settings");
-        let mut recipe = lab.recipe.clone();
+        let mut recipe = state.recipe.clone();
         shapes(ui, cx, &mut recipe);
         sweep(ui, &mut recipe);
         importances(ui, cx, &mut recipe);
         network(ui, &mut recipe);
         optimiser(ui, &mut recipe);
-        if recipe != lab.recipe {
-            cx.push(Action::Lab(LabAction::Edit(Box::new(recipe))));
+        if recipe != state.recipe {
+            cx.actions.push(Action::Superposition(SuperpositionAction::Edit(Box::new(recipe))));
         }
         ui.add_space(8.0);
-        let edited = lab.is_edited() || !started;
+        let edited = state.is_edited() || !started;
         let label = if started { "Train again" } else { "Train" };
         let text = RichText::new(label).font(theme::title());
         let text = if edited { text.color(cx.palette.base) } else { text };
@@ -59,7 +59,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             button = button.fill(cx.palette.accent);
         }
         if ui.add(button).on_hover_text("trains all models from the start, with these settings").clicked() {
-            cx.push(Action::Lab(LabAction::Start));
+            cx.actions.push(Action::Superposition(SuperpositionAction::Start));
         }
         ui.add_space(8.0);
     });
@@ -274,49 +274,49 @@ fn optimiser(ui: &mut egui::Ui, r: &mut Recipe) {
 
 /// Play, pause, step, speed, and the way back through time.
 pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let lab = &cx.state.lab;
+    let state = &cx.state.superposition;
     ui.horizontal_centered(|ui| {
-        let running = lab.is_running();
-        let (text, help, action) = match (running, lab.is_paused(), lab.trained.is_some()) {
-            (true, ..) => ("❚❚", "pause (Space)", LabAction::Pause(true)),
-            (false, true, _) => ("▶", "go on (Space)", LabAction::Pause(false)),
-            (false, false, true) => ("⟲", "train again from the start (Space)", LabAction::Start),
-            (false, false, false) => ("▶", "train (Space)", LabAction::Start),
+        let running = state.is_running();
+        let (text, help, action) = match (running, state.is_paused(), state.trained.is_some()) {
+            (true, ..) => ("❚❚", "pause (Space)", SuperpositionAction::Pause(true)),
+            (false, true, _) => ("▶", "go on (Space)", SuperpositionAction::Pause(false)),
+            (false, false, true) => ("⟲", "train again from the start (Space)", SuperpositionAction::Start),
+            (false, false, false) => ("▶", "train (Space)", SuperpositionAction::Start),
         };
         let play = egui::Button::new(RichText::new(text).size(13.0)).min_size(vec2(34.0, 26.0));
         let response = ui.add(play).on_hover_text(help);
         response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, help));
         if response.clicked() {
-            cx.push(Action::Lab(action));
+            cx.actions.push(Action::Superposition(action));
         }
-        let live = running || lab.is_paused();
+        let live = running || state.is_paused();
         for (n, text) in [(1, "+1"), (100, "+100")] {
             let response = ui.add_enabled(live, egui::Button::new(text)).on_hover_text("pause, and take so many steps");
             if response.clicked() {
-                cx.push(Action::Lab(LabAction::Step(n)));
+                cx.actions.push(Action::Superposition(SuperpositionAction::Step(n)));
             }
         }
-        let name = SPEEDS.iter().find(|s| s.0 == lab.speed).map_or("full speed", |s| s.1);
+        let name = SPEEDS.iter().find(|s| s.0 == state.speed).map_or("full speed", |s| s.1);
         let speed = egui::ComboBox::from_id_salt("speed").width(112.0).selected_text(name).show_ui(ui, |ui| {
             for (rate, text) in SPEEDS {
-                if ui.selectable_label(lab.speed == rate, text).clicked() {
-                    cx.push(Action::Lab(LabAction::Speed(rate)));
+                if ui.selectable_label(state.speed == rate, text).clicked() {
+                    cx.actions.push(Action::Superposition(SuperpositionAction::Speed(rate)));
                 }
             }
         });
         speed.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, "speed"));
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-            let text = match (lab.moment(), lab.setup()) {
+            let text = match (state.snapshot(), state.setup()) {
                 (Some(m), Some(s)) => {
-                    let loss = m.measures.get(lab.instance).map_or(String::new(), |x| number(x.loss));
-                    format!("step {} of {}   loss {loss}", m.step(), s.steps)
+                    let loss = m.measures.get(state.instance).map_or(String::new(), |x| number(x.loss));
+                    format!("step {} of {}   loss {loss}", m.step, s.steps)
                 }
                 _ => "not trained yet".to_owned(),
             };
             ui.label(RichText::new(text).font(theme::mono()))
                 .on_hover_text("loss of the selected model on fresh inputs");
-            if lab.shown.is_some() && ui.button("now").on_hover_text("back to the newest step").clicked() {
-                cx.push(Action::Lab(LabAction::Scrub(None)));
+            if state.shown.is_some() && ui.button("now").on_hover_text("back to the newest step").clicked() {
+                cx.actions.push(Action::Superposition(SuperpositionAction::Scrub(None)));
             }
             scrubber(ui, cx);
         });
@@ -325,11 +325,11 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 
 /// The way back through time.
 fn scrubber(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let lab = &cx.state.lab;
-    let steps: Vec<usize> = lab.moments.iter().map(|m| m.step()).collect();
-    let end = lab.setup().map_or(1, |s| s.steps);
-    let at = lab.moment().map_or(0, |m| m.step());
-    if let Some(k) = crate::app::widgets::scrubber::show(ui, &steps, at, end, lab.shown.is_some()) {
-        cx.push(Action::Lab(LabAction::Scrub(k)));
+    let state = &cx.state.superposition;
+    let steps: Vec<usize> = state.snapshots().iter().map(|m| m.step).collect();
+    let end = state.setup().map_or(1, |s| s.steps);
+    let at = state.snapshot().map_or(0, |m| m.step);
+    if let Some(k) = crate::app::widgets::scrubber::show(ui, &steps, at, end, state.shown.is_some()) {
+        cx.actions.push(Action::Superposition(SuperpositionAction::Scrub(k)));
     }
 }

@@ -1,225 +1,195 @@
-//! Circuits grown from scratch: the lab transformer that is trained, its curves, and what it looked like on the way.
+//! The training workspace's state: the small transformer that is trained, its losses, and the probes of it.
 
 pub mod panel;
 pub mod views;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-
-use eframe::egui;
 
 use crate::app::shell::notices::{Level, Notices};
-use crate::error::Error;
-use crate::jobs::course::{CourseRun, Report};
-use crate::training::course::{STATE, Sight};
-use crate::training::{LABS, Lab, StepReport, TrainOptions, by_name};
+use crate::jobs::Pool;
+use crate::jobs::slot::{AnySlot, Slot};
+use crate::training::live::{Record, StoppedIn, TransformerTrainingOf};
+use crate::training::run::Probe;
+use crate::training::{StepReport, TASKS, Task, TrainOptions, by_name};
 
-/// What can be asked for.
+/// Everything that changes the training workspace.
 #[derive(Clone, Debug)]
-pub enum ScratchAction {
-    /// Which model is to be trained.
+pub enum TrainingAction {
+    /// Chooses the task, by its name.
     Choose(&'static str),
-    /// Trains from the start, or goes on where it was stopped.
+    /// Trains from the start, or goes on where the training was stopped.
     Start {
         fresh: bool,
     },
     Stop,
     Seed(u64),
-    /// Steps instead of the recipe's.
+    /// Sets the number of steps, or takes the recipe's.
     Steps(Option<usize>),
-    /// Shows a look of the past, or follows the training.
+    /// Shows a probe of the past by its index, or the newest one.
     Scrub(Option<usize>),
-    /// The head whose pattern is shown large.
+    /// Shows the pattern of a head, by layer and head, large.
     Head(usize, usize),
 }
 
-/// A folder, and whether a training lies there that was stopped.
-type Found = (PathBuf, bool);
-
-pub struct ScratchState {
-    pub lab: &'static str,
+pub struct TrainingState {
+    pub task: &'static Task,
     pub seed: u64,
     pub steps: Option<usize>,
-    run: Option<CourseRun>,
-    pub reports: Vec<StepReport>,
-    pub sights: Vec<Arc<Sight>>,
-    pub shown: Option<usize>,
+    run: Slot<TransformerTrainingOf>,
+    /// Whether a training of this task and seed was stopped before the window was opened.
+    stopped: Slot<StoppedIn>,
+    /// The probe of the past that is shown; `None` follows the training.
+    pub shown: Option<Arc<Probe>>,
+    /// The head, by layer and head, whose pattern is shown large.
     pub head: (usize, usize),
     pub error: Option<String>,
-    /// A training of this model and seed was stopped and can go on.
-    pub stopped: bool,
-    /// Whether folders hold such a training, as a thread has found.
-    looks: (Sender<Found>, Receiver<Found>),
-    /// Where trainings are kept.
+    /// The folder in which each training has a folder of its own.
     pub place: PathBuf,
-    wake: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl ScratchState {
-    pub fn new(ctx: &egui::Context) -> Self {
-        let ctx = ctx.clone();
-        let place = crate::files::cache_folder().join("lab");
+impl Default for TrainingState {
+    fn default() -> Self {
         Self {
-            lab: "alphabetical",
+            task: by_name("alphabetical").unwrap_or(&TASKS[0]),
             seed: 1,
             steps: None,
-            run: None,
-            reports: Vec::new(),
-            sights: Vec::new(),
+            run: Slot::default(),
+            stopped: Slot::default(),
             shown: None,
             head: (0, 0),
             error: None,
-            stopped: false,
-            looks: channel(),
-            place,
-            wake: Arc::new(move || ctx.request_repaint()),
+            place: crate::files::cache_folder().join("lab"),
         }
     }
+}
 
-    pub fn lab(&self) -> &'static Lab {
-        by_name(self.lab).unwrap_or(&LABS[0])
-    }
-
-    /// The folder of the training.
+impl TrainingState {
+    /// Returns the folder of the training.
     pub fn folder(&self) -> PathBuf {
-        self.place.join(format!("{}-seed-{}", self.lab, self.seed))
+        self.place.join(format!("{}-seed-{}", self.task.name, self.seed))
     }
 
     pub fn is_running(&self) -> bool {
-        self.run.is_some()
+        self.run.is_running()
     }
 
-    /// Share that is done, and seconds left.
+    /// Returns true if a training of this task, seed and number of steps was stopped.
+    pub fn can_go_on(&self) -> bool {
+        match self.run.wanted() {
+            Some(training) => self.run.is_stopped() && training.options.steps == self.steps,
+            None => self.stopped.fresh().is_some_and(|answer| *answer.value),
+        }
+    }
+
+    /// Returns the share that is done, and the seconds left.
     pub fn progress(&self) -> Option<(f32, Option<f64>)> {
-        self.run.as_ref().map(|r| (r.progress().fraction(), r.progress().seconds_left()))
+        self.run.progress().map(|p| (p.fraction(), p.seconds_left()))
     }
 
-    pub fn sight(&self) -> Option<&Arc<Sight>> {
-        self.shown.and_then(|k| self.sights.get(k)).or(self.sights.last())
+    pub fn reports(&self) -> &[Arc<StepReport>] {
+        self.run.value().map_or(&[], |r| &r.reports)
     }
 
-    /// The newest look at or before the shown one that can be opened as a model.
+    /// Returns the probes, by rising step.
+    pub fn probes(&self) -> &[Arc<Probe>] {
+        self.run.value().map_or(&[], |r| &r.probes)
+    }
+
+    /// Returns the probe on screen.
+    pub fn probe(&self) -> Option<&Arc<Probe>> {
+        self.shown.as_ref().or(self.probes().last())
+    }
+
+    /// Returns the step and folder of the newest checkpoint, at or before the shown probe, that opens as a model.
     pub fn checkpoint(&self) -> Option<(usize, PathBuf)> {
-        let upto = self.shown.map_or(self.sights.len(), |k| k + 1).min(self.sights.len());
-        self.sights[..upto].iter().rev().find_map(|s| s.folder.clone().map(|f| (s.step, f)))
+        let shown = self.probe()?.step;
+        let before = self.probes().iter().rev().filter(|p| p.step <= shown);
+        before.filter_map(|p| Some((p.step, p.folder.clone()?))).next()
     }
 
-    /// Looks on a thread for a training of this model and seed that was stopped.
-    fn look_for_checkpoint(&self) {
-        let (sender, folder, wake) = (self.looks.0.clone(), self.folder(), self.wake.clone());
-        std::thread::spawn(move || {
-            let there = folder.join(STATE).is_file();
-            // The window may have been closed meanwhile; then nobody wants to know.
-            drop(sender.send((folder, there)));
-            wake();
-        });
-    }
-
-    /// Takes in what the training sent; true if anything changed.
-    pub fn update(&mut self, notices: &mut Notices) -> bool {
-        while let Ok((folder, there)) = self.looks.1.try_recv() {
-            if folder == self.folder() && self.run.is_none() {
-                self.stopped = there;
-            }
+    /// Takes in what the training has reported. Returns true if anything has arrived.
+    pub fn poll(&mut self, notices: &mut Notices) -> bool {
+        let changed = self.run.poll() | self.stopped.poll();
+        if self.run.take_news().is_some() {
+            let text = format!("{} is trained; it lies in {}.", self.task.name, self.folder().display());
+            notices.push(Level::Info, text);
         }
-        let Some(run) = &self.run else { return false };
-        let mut reports = Vec::new();
-        while let Some(r) = run.poll() {
-            reports.push(r);
-        }
-        let changed = !reports.is_empty();
-        for report in reports {
-            match report {
-                Report::Step(r) => {
-                    // One that begins anew replaces what was shown of the one before.
-                    self.reports.retain(|x| x.step < r.step);
-                    if let Some(sight) = &r.sight {
-                        self.sights.push(sight.clone());
-                    }
-                    if !r.values.is_empty() {
-                        self.reports.push(StepReport { sight: None, ..r });
-                    }
-                }
-                Report::Ended(outcome) => {
-                    self.run = None;
-                    self.stopped = matches!(outcome, Err(Error::Cancelled));
-                    match outcome {
-                        Ok(()) => {
-                            let text = format!("{} is trained; it lies in {}.", self.lab, self.folder().display());
-                            notices.push(Level::Info, text);
-                        }
-                        Err(Error::Cancelled) => {
-                            notices.push(Level::Info, "Stopped; the training can go on from here.");
-                        }
-                        Err(e) => {
-                            notices.push(Level::Error, e.to_string());
-                            self.error = Some(e.to_string());
-                        }
-                    }
-                }
-            }
+        if let Some(error) = self.run.take_error() {
+            notices.push(Level::Error, error.clone());
+            self.error = Some(error);
         }
         changed
     }
 
-    /// Shows a training that was made elsewhere.
-    pub fn present(&mut self, lab: &'static str, reports: Vec<StepReport>, sights: Vec<Arc<Sight>>) {
+    pub fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
+        vec![&mut self.run, &mut self.stopped]
+    }
+
+    /// Shows a finished training that was made elsewhere.
+    pub fn present(&mut self, task: &'static Task, reports: Vec<Arc<StepReport>>, probes: Vec<Arc<Probe>>) {
         self.forget();
-        (self.lab, self.reports, self.sights) = (lab, reports, sights);
+        self.task = task;
+        self.run.set(self.question(true, Arc::default()), Record { reports, probes });
     }
 
     fn forget(&mut self) {
-        self.run = None;
-        (self.reports, self.sights) = (Vec::new(), Vec::new());
-        (self.shown, self.head, self.error, self.stopped) = (None, (0, 0), None, false);
+        self.run.forget();
+        self.stopped.forget();
+        (self.shown, self.head, self.error) = (None, (0, 0), None);
     }
 
-    fn start(&mut self, fresh: bool) {
+    fn question(&self, fresh: bool, known: Arc<Record>) -> TransformerTrainingOf {
         let options =
-            TrainOptions { output: self.folder(), text: None, steps: self.steps, seed: self.seed, looks: true, fresh };
+            TrainOptions { output: self.folder(), text: None, steps: self.steps, seed: self.seed, probes: true, fresh };
+        TransformerTrainingOf { task: self.task, options, known }
+    }
+
+    fn start(&mut self, fresh: bool, pool: &Pool) {
         if fresh {
             self.forget();
         }
         self.error = None;
-        let wake = self.wake.clone();
-        self.run = Some(CourseRun::spawn(self.lab(), options, move || wake()));
+        let known = self.run.value().cloned().unwrap_or_default();
+        // The same training may have failed or been stopped before.
+        self.run.again();
+        self.run.want(pool, Some(self.question(fresh, known)));
     }
 
-    pub fn apply(&mut self, action: ScratchAction) {
+    pub fn apply(&mut self, action: TrainingAction, pool: &Pool, notices: &mut Notices) {
         match action {
-            ScratchAction::Choose(name) => {
-                if let Some(lab) = by_name(name)
-                    && self.lab != lab.name
-                {
-                    self.lab = lab.name;
-                    self.steps = None;
+            TrainingAction::Choose(name) => {
+                if let Some(task) = by_name(name).filter(|t| *t != self.task) {
+                    (self.task, self.steps) = (task, None);
                     self.forget();
-                    self.look_for_checkpoint();
                 }
             }
-            ScratchAction::Start { fresh } => self.start(fresh),
-            ScratchAction::Stop => {
-                if let Some(run) = &self.run {
-                    run.stop();
+            TrainingAction::Start { fresh } => self.start(fresh, pool),
+            TrainingAction::Stop => {
+                if self.run.is_running() {
+                    self.run.stop();
+                    notices.push(Level::Info, "Stopped; the training can go on from here.");
                 }
             }
-            ScratchAction::Seed(seed) => {
+            TrainingAction::Seed(seed) => {
                 self.seed = seed;
                 self.forget();
-                self.look_for_checkpoint();
             }
-            ScratchAction::Steps(steps) => {
-                // A checkpoint goes on only to the end that it was made for.
-                (self.steps, self.stopped) = (steps, false);
+            TrainingAction::Steps(steps) => self.steps = steps,
+            TrainingAction::Scrub(k) => {
+                let past = k.filter(|k| k + 1 < self.probes().len());
+                self.shown = past.map(|k| self.probes()[k].clone());
             }
-            ScratchAction::Scrub(k) => self.shown = k.filter(|k| k + 1 < self.sights.len()),
-            ScratchAction::Head(l, h) => self.head = (l, h),
+            TrainingAction::Head(layer, head) => self.head = (layer, head),
+        }
+        if self.run.wanted().is_none() {
+            let steps = self.steps.unwrap_or(self.task.steps);
+            self.stopped.want(pool, Some(StoppedIn { folder: self.folder(), seed: self.seed, steps }));
         }
     }
 
-    /// True while nothing is on its way.
+    /// Returns true if nothing is on its way.
     pub fn is_settled(&self) -> bool {
-        self.run.is_none()
+        !self.run.is_running() && !self.stopped.is_running()
     }
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::superposition::geometry::Shape;
 use crate::superposition::presets::by_name;
-use crate::superposition::{Moment, Recipe, Toy};
+use crate::superposition::{Recipe, Snapshot, Toy};
 
 /// Trains all models of a recipe and returns the seconds, with the trained models.
 fn train(recipe: &Recipe) -> Result<(f64, Toy)> {
@@ -52,7 +52,7 @@ pub fn lab() -> Result<Value> {
     // Ten models of five equally important features: how many become pentagons, and how fast.
     let five = Recipe::repeated(5, 2, 0.95, 1.0, 10);
     let (seconds, end) = train(&five)?;
-    let end = Moment::of(&end);
+    let end = Snapshot::of(&end);
     let pentagons = end.measures.iter().filter(|m| m.shape == Shape::Polygon(5)).count();
     // Until the first seven are to be recognised.
     let mut toy = Toy::new(Arc::new(five.setup()?))?;
@@ -60,18 +60,18 @@ pub fn lab() -> Result<Value> {
     let mut seen = 0;
     while !toy.is_finished() && seen < pentagons.min(7) {
         toy.run(100, &Progress::new())?;
-        seen = Moment::of(&toy).measures.iter().filter(|m| m.shape == Shape::Polygon(5)).count();
+        seen = Snapshot::of(&toy).measures.iter().filter(|m| m.shape == Shape::Polygon(5)).count();
     }
     let recognised = (started.elapsed().as_secs_f64(), toy.step());
     let phases = preset("phase-diagram");
     let (phase_seconds, phase_end) = train(&phases)?;
-    let agreement = phases.grid().map(|g| g.agreement(2, 1, &phase_end.measured(MEASURED).frames, 0.1));
+    let agreement = phases.grid().map(|g| g.agreement(2, 1, &phase_end.frames(MEASURED), 0.1));
     let geometry = preset("geometry");
     let (geometry_seconds, geometry_end) = train(&geometry)?;
-    let d_star: Vec<f32> = Moment::of(&geometry_end).measures.iter().map(|m| m.d_star).collect();
+    let d_star: Vec<f32> = Snapshot::of(&geometry_end).measures.iter().map(|m| m.d_star).collect();
     let absolute = preset("absolute-value");
     let (absolute_seconds, absolute_end) = train(&absolute)?;
-    let losses: Vec<f32> = Moment::of(&absolute_end).measures.iter().map(|m| m.loss).collect();
+    let losses: Vec<f32> = Snapshot::of(&absolute_end).measures.iter().map(|m| m.loss).collect();
     Ok(json!({
         "gemm_gflops": rate / 1e9,
         "five_features": {"models": 10, "steps": five.steps, "batch": five.batch, "seconds": seconds,

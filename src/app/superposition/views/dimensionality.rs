@@ -6,11 +6,11 @@ use egui_plot::{HLine, Line, LineStyle, MarkerShape, Plot, Points, Text};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
 use crate::app::widgets::plots::said_of_points;
 use crate::superposition::geometry::{PLATEAUS, fraction};
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Snapshot, Setup};
 
 #[derive(Default)]
 pub struct Dimensionality;
@@ -28,7 +28,7 @@ fn positions(setup: &Setup) -> (Vec<f64>, bool) {
 
 impl View for Dimensionality {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         let (xs, log) = positions(&setup);
         let space = ui.available_size();
         let group = ui.scope_id().with("x");
@@ -42,7 +42,7 @@ impl View for Dimensionality {
             let mut order: Vec<usize> = (0..xs.len()).collect();
             order.sort_by(|a, b| xs[*a].total_cmp(&xs[*b]));
             let points: Vec<[f64; 2]> =
-                order.iter().map(|k| [xs[*k], f64::from(moment.measures[*k].d_star.min(1.5))]).collect();
+                order.iter().map(|k| [xs[*k], f64::from(snapshot.measures[*k].d_star.min(1.5))]).collect();
             p.line(Line::new("D*", points.clone()).color(cx.palette.bar).width(1.5));
             p.points(Points::new("D*", points).color(cx.palette.bar).radius(3.0));
         });
@@ -55,9 +55,9 @@ impl View for Dimensionality {
             let levels: Vec<f32> = PLATEAUS.iter().map(|l| l.0).collect();
             lines(p, cx, &levels);
             for (k, x) in xs.iter().enumerate() {
-                let chosen = cx.state.lab.instance == k;
+                let chosen = cx.state.superposition.instance == k;
                 let color = if chosen { cx.palette.accent } else { cx.palette.bar };
-                let m = &moment.measures[k].interference;
+                let m = &snapshot.measures[k].interference;
                 let points: Vec<[f64; 2]> = m
                     .dimensionality
                     .iter()
@@ -66,7 +66,7 @@ impl View for Dimensionality {
                     .filter(|(_, (_, n))| **n > 0.05)
                     .map(|(i, (d, _))| [x + spread(&xs, i), f64::from(*d)])
                     .collect();
-                let name = cx.state.lab.instance_label(k);
+                let name = cx.state.superposition.instance_label(k);
                 p.points(Points::new(name, points).color(color).radius(1.8).shape(MarkerShape::Circle));
             }
         });
@@ -76,21 +76,21 @@ impl View for Dimensionality {
             let x = response.transform.value_from_position(at).x;
             let near = (0..xs.len()).min_by(|a, b| (xs[*a] - x).abs().total_cmp(&(xs[*b] - x).abs()));
             if let Some(k) = near {
-                cx.push(Action::Lab(LabAction::Select(k)));
+                cx.actions.push(Action::Superposition(SuperpositionAction::Select(k)));
             }
         }
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        Some(table(cx, setup, moment))
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
+        Some(table(cx, setup, snapshot))
     }
 }
 
-fn table(cx: &Context<'_>, setup: &Setup, moment: &Moment) -> Table {
+fn table(cx: &Context<'_>, setup: &Setup, snapshot: &Snapshot) -> Table {
     let mut cols = vec!["D*".to_owned()];
     cols.extend(super::feature_labels(setup.features));
-    let values = moment
+    let values = snapshot
         .measures
         .iter()
         .map(|m| std::iter::once(m.d_star).chain(m.interference.dimensionality.iter().copied()).map(Some).collect());
@@ -98,7 +98,7 @@ fn table(cx: &Context<'_>, setup: &Setup, moment: &Moment) -> Table {
         name: "dimensionality".to_owned(),
         row_axis: "model",
         col_axis: "feature",
-        rows: (0..setup.instances.len()).map(|k| cx.state.lab.instance_label(k)).collect(),
+        rows: (0..setup.instances.len()).map(|k| cx.state.superposition.instance_label(k)).collect(),
         cols,
         values: values.collect(),
     }

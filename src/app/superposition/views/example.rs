@@ -5,13 +5,13 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::{feature_labels, ready};
 use crate::app::action::Action;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::number;
 use crate::superposition::Setup;
 use crate::superposition::gradient::Parameters;
 use crate::superposition::setup::Task;
-use crate::superposition::training::Frame;
+use crate::superposition::toy::Frame;
 
 #[derive(Default)]
 pub struct Example;
@@ -27,15 +27,15 @@ fn parameters(setup: &Setup, frame: &Frame) -> Parameters {
 
 impl View for Example {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
-        let k = cx.state.lab.instance;
-        let frame = &moment.snapshot.frames[k];
-        let mut x = cx.state.lab.example.clone();
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
+        let k = cx.state.superposition.instance;
+        let frame = &snapshot.frames[k];
+        let mut x = cx.state.superposition.example.clone();
         x.resize(setup.features, 0.0);
         let signed = setup.task == Task::Absolute;
         let before = x.clone();
         ui.horizontal(|ui| {
-            let label = cx.state.lab.instance_label(k);
+            let label = cx.state.superposition.instance_label(k);
             ui.label(RichText::new(label).font(theme::small()).color(cx.palette.accent));
             let small = |t: &str| RichText::new(t).font(theme::small());
             if ui.button(small("one feature")).on_hover_text("the next feature alone").clicked() {
@@ -95,14 +95,14 @@ impl View for Example {
             });
         });
         if x != before {
-            cx.push(Action::Lab(LabAction::Example(x)));
+            cx.actions.push(Action::Superposition(SuperpositionAction::Example(x)));
         }
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        let frame = moment.snapshot.frames.get(cx.state.lab.instance)?;
-        let mut x = cx.state.lab.example.clone();
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
+        let frame = snapshot.frames.get(cx.state.superposition.instance)?;
+        let mut x = cx.state.superposition.example.clone();
         x.resize(setup.features, 0.0);
         let (_, output) = parameters(setup, frame).forward(setup, &x);
         Some(Table {

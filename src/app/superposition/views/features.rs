@@ -7,7 +7,7 @@ use super::{caption, feature_color, ready, small_multiples};
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::number;
 use crate::superposition::geometry::{Shape, fraction};
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Snapshot, Setup};
 
 #[derive(Default)]
 pub struct Features;
@@ -17,7 +17,7 @@ pub const REACH: f32 = 1.55;
 
 impl View for Features {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         let lines = if setup.instances.len() > 30 { 1 } else { 2 };
         if setup.hidden > 2 {
             ui.label(
@@ -30,23 +30,23 @@ impl View for Features {
             );
         }
         small_multiples(ui, cx, setup.instances.len(), 1.0, 14.0 * lines as f32 + 4.0, |ui, cx, k, rect, response| {
-            arrows(ui, cx, &setup, &moment, k, rect);
-            let measures = &moment.measures[k];
-            let title = cx.state.lab.instance_label(k);
+            arrows(ui, cx, &setup, &snapshot, k, rect);
+            let measures = &snapshot.measures[k];
+            let title = cx.state.superposition.instance_label(k);
             let shape = format!("{} · {}", number(measures.loss), measures.shape.label());
-            let strong = if cx.state.lab.instance == k { cx.palette.accent } else { cx.palette.text };
+            let strong = if cx.state.superposition.instance == k { cx.palette.accent } else { cx.palette.text };
             let mut text = vec![(title.clone(), strong), (shape.clone(), cx.palette.weak)];
             text.truncate(lines);
             caption(ui, rect, &text);
             if response.hovered() {
-                tooltip(response, &setup, &moment, k, &title);
+                tooltip(response, &setup, &snapshot, k, &title);
             }
         });
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        let rows = moment.snapshot.frames.get(cx.state.lab.instance)?.encoder.chunks(setup.hidden);
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
+        let rows = snapshot.frames.get(cx.state.superposition.instance)?.encoder.chunks(setup.hidden);
         Some(Table {
             name: "W".to_owned(),
             row_axis: "feature",
@@ -58,9 +58,9 @@ impl View for Features {
     }
 }
 
-fn arrows(ui: &egui::Ui, cx: &Context<'_>, setup: &Setup, moment: &Moment, k: usize, rect: Rect) {
+fn arrows(ui: &egui::Ui, cx: &Context<'_>, setup: &Setup, snapshot: &Snapshot, k: usize, rect: Rect) {
     let painter = ui.painter_at(rect);
-    let frame = &moment.snapshot.frames[k];
+    let frame = &snapshot.frames[k];
     let m = setup.hidden;
     let center = rect.center();
     let scale = rect.width() / 2.0 / REACH;
@@ -77,8 +77,8 @@ fn arrows(ui: &egui::Ui, cx: &Context<'_>, setup: &Setup, moment: &Moment, k: us
         let w = &frame.encoder[i * m..(i + 1) * m];
         let tip = center + vec2(w[0], -w.get(1).copied().unwrap_or(0.0)) * scale;
         let color = feature_color(cx, importance, i);
-        let chosen = cx.state.lab.feature == Some(i);
-        let dim = cx.state.lab.feature.is_some() && !chosen;
+        let chosen = cx.state.superposition.feature == Some(i);
+        let dim = cx.state.superposition.feature.is_some() && !chosen;
         let color = if dim { color.gamma_multiply(0.3) } else { color };
         let width = if chosen {
             3.0
@@ -100,9 +100,9 @@ fn arrows(ui: &egui::Ui, cx: &Context<'_>, setup: &Setup, moment: &Moment, k: us
     }
 }
 
-fn tooltip(response: &egui::Response, setup: &Setup, moment: &Moment, k: usize, title: &str) {
+fn tooltip(response: &egui::Response, setup: &Setup, snapshot: &Snapshot, k: usize, title: &str) {
     egui::Tooltip::for_widget(response).at_pointer().gap(14.0).show(|ui| {
-        let (m, i) = (&moment.measures[k], &setup.instances[k]);
+        let (m, i) = (&snapshot.measures[k], &setup.instances[k]);
         ui.label(RichText::new(title).font(theme::title()));
         ui.label(m.shape.label());
         ui.monospace(format!("loss {:.5}   sparsity {:.4}   D* {:.3}", m.loss, i.sparsity, m.d_star));

@@ -6,7 +6,7 @@ use eframe::egui::{self, RichText};
 use super::{all_or_one, caption, feature_labels, ready, small_multiples};
 use crate::analysis::interference::gram;
 use crate::app::action::Action;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
@@ -17,7 +17,7 @@ use crate::app::widgets::heatmap::diverging;
 use crate::app::widgets::message;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
 use crate::gpu::{HeatData, NOTHING};
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Snapshot, Setup};
 
 #[derive(Default)]
 pub struct Gram {
@@ -34,21 +34,21 @@ const MANY: usize = 40;
 const MOST: usize = 8_000_000;
 
 /// Output features down, input features across, then a gap and b.
-fn matrix(setup: &Setup, moment: &Moment, k: usize) -> HeatData {
-    let (n, f) = (setup.features, &moment.snapshot.frames[k]);
+fn matrix(setup: &Setup, snapshot: &Snapshot, k: usize) -> HeatData {
+    let (n, f) = (setup.features, &snapshot.frames[k]);
     let product = gram(&f.decoder, &f.encoder, setup.hidden);
     let values = product.chunks(n).zip(&f.bias).flat_map(|(row, b)| row.iter().copied().chain([NOTHING, *b])).collect();
     HeatData::new(n, n + 2, values)
 }
 
 impl Gram {
-    /// The matrix of an instance; made once for each moment.
-    fn data(&mut self, setup: &Setup, moment: &Moment, k: usize) -> HeatData {
-        let key = (moment.step(), k);
+    /// The matrix of an instance; made once for each snapshot.
+    fn data(&mut self, setup: &Setup, snapshot: &Snapshot, k: usize) -> HeatData {
+        let key = (snapshot.step, k);
         if let Some((_, d)) = self.cells.iter().find(|c| c.0 == key) {
             return d.clone();
         }
-        let d = matrix(setup, moment, k);
+        let d = matrix(setup, snapshot, k);
         self.cells.retain(|c| c.0.0 == key.0);
         self.cells.push((key, d.clone()));
         d
@@ -57,13 +57,13 @@ impl Gram {
 
 impl View for Gram {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         if setup.features * setup.features * setup.hidden > MOST {
             let text = format!("WᵀW of {} features is more than can be drawn at every step", setup.features);
             message(ui, &text, false);
             return;
         }
-        let generation = cx.state.lab.generation;
+        let generation = cx.state.superposition.generation;
         if self.generation != generation {
             self.cells.clear();
             self.generation = generation;
@@ -74,18 +74,18 @@ impl View for Gram {
             if !many {
                 all_or_one(ui, &mut self.one);
             }
-            let label = cx.state.lab.instance_label(cx.state.lab.instance);
+            let label = cx.state.superposition.instance_label(cx.state.superposition.instance);
             if many || self.one {
                 ui.label(RichText::new(label).font(theme::small()).color(cx.palette.accent));
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, "−1", "1"));
         });
         if many || self.one {
-            self.large(ui, cx, &setup, &moment, colors);
+            self.large(ui, cx, &setup, &snapshot, colors);
         } else {
             let aspect = (setup.features + 2) as f32 / setup.features as f32;
             small_multiples(ui, cx, setup.instances.len(), aspect, 18.0, |ui, cx, k, rect, response| {
-                let data = self.data(&setup, &moment, k);
+                let data = self.data(&setup, &snapshot, k);
                 let cells = HeatmapCallback {
                     widget: response.id.value(),
                     window: [0.0, 0.0, data.cols as f32, data.rows as f32],
@@ -94,18 +94,18 @@ impl View for Gram {
                     coloring: Coloring { gap_width: 0.0, ..colors },
                 };
                 paint_cells(ui, &ui.painter_at(rect), cells);
-                caption(ui, rect, &[(cx.state.lab.instance_label(k), cx.palette.weak)]);
+                caption(ui, rect, &[(cx.state.superposition.instance_label(k), cx.palette.weak)]);
             });
         }
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        let k = cx.state.lab.instance;
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
+        let k = cx.state.superposition.instance;
         if setup.features * setup.features * setup.hidden > MOST {
             return None;
         }
-        let data = matrix(setup, moment, k);
+        let data = matrix(setup, snapshot, k);
         let mut cols = feature_labels(setup.features);
         cols.extend([String::new(), "b".to_owned()]);
         Some(Table::grid("WtW", ("output", "input"), &data, feature_labels(setup.features), cols))
@@ -113,10 +113,10 @@ impl View for Gram {
 }
 
 impl Gram {
-    fn large(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, setup: &Setup, moment: &Moment, coloring: Coloring) {
-        let k = cx.state.lab.instance;
+    fn large(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, setup: &Setup, snapshot: &Snapshot, coloring: Coloring) {
+        let k = cx.state.superposition.instance;
         let n = setup.features;
-        let data = self.data(setup, moment, k);
+        let data = self.data(setup, snapshot, k);
         let outcome = Heatmap {
             name: "WᵀW",
             data: &data,
@@ -131,7 +131,7 @@ impl Gram {
             flip: false,
             square: true,
             least_row: 0.0,
-            pinned: (cx.state.lab.feature, cx.state.lab.feature),
+            pinned: (cx.state.superposition.feature, cx.state.superposition.feature),
             hovered: (None, None),
             isolate: Isolate::Nothing,
             cell_text: Some(&|r, c| data.get(r, c).map(number)),
@@ -151,8 +151,8 @@ impl Gram {
         }
         .show(ui);
         if let Some((r, _)) = outcome.clicked {
-            let next = (cx.state.lab.feature != Some(r)).then_some(r);
-            cx.push(Action::Lab(LabAction::Feature(next)));
+            let next = (cx.state.superposition.feature != Some(r)).then_some(r);
+            cx.actions.push(Action::Superposition(SuperpositionAction::Feature(next)));
         }
     }
 }

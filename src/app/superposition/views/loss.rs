@@ -6,7 +6,7 @@ use egui_plot::{Line, PlotPoints, VLine};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::bars::bar;
@@ -25,18 +25,19 @@ const POINTS: usize = 120;
 
 impl View for Loss {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         let space = ui.available_size();
         let beside = space.x > 460.0;
-        let lab = &cx.state.lab;
+        let state = &cx.state.superposition;
+        let snapshots = state.snapshots();
         let count = setup.instances.len();
         let width = if beside { space.x * 0.62 } else { space.x };
-        let every = lab.moments.len().div_ceil(POINTS).max(1);
+        let every = snapshots.len().div_ceil(POINTS).max(1);
         let picked: Vec<usize> =
-            (0..lab.moments.len()).step_by(every).chain(lab.moments.len().checked_sub(1)).collect();
+            (0..snapshots.len()).step_by(every).chain(snapshots.len().checked_sub(1)).collect();
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2(width, space.y), |ui| {
-                let chosen = lab.instance;
+                let chosen = state.instance;
                 let response = over_steps("loss", "step", true)
                     .show_grid([false, false])
                     .y_axis_min_width(60.0)
@@ -51,9 +52,9 @@ impl View for Loss {
                             let points: PlotPoints<'_> = picked
                                 .iter()
                                 .map(|i| {
-                                    let m = &lab.moments[*i];
+                                    let m = &snapshots[*i];
                                     let loss = m.measures.get(k).map_or(f32::NAN, |m| m.loss);
-                                    [m.step() as f64, super::log10(loss)]
+                                    [m.step as f64, super::log10(loss)]
                                 })
                                 .collect();
                             let t = k as f32 / shown.saturating_sub(1).max(1) as f32;
@@ -64,10 +65,10 @@ impl View for Loss {
                             };
                             let (color, width) =
                                 if k == chosen { (cx.palette.accent, 2.5) } else { (color.gamma_multiply(0.8), 1.2) };
-                            p.line(Line::new(lab.instance_label(k), points).color(color).width(width));
+                            p.line(Line::new(state.instance_label(k), points).color(color).width(width));
                         }
-                        if lab.shown.is_some() {
-                            let line = VLine::new("", moment.step() as f64).color(cx.palette.faint).allow_hover(false);
+                        if state.shown.is_some() {
+                            let line = VLine::new("", snapshot.step as f64).color(cx.palette.faint).allow_hover(false);
                             p.vline(line);
                         }
                     });
@@ -76,31 +77,31 @@ impl View for Loss {
                     && let Some(at) = response.response.interact_pointer_pos()
                 {
                     let x = response.transform.value_from_position(at).x;
-                    let near = (0..lab.moments.len()).min_by(|a, b| {
-                        let far = |k: usize| (lab.moments[k].step() as f64 - x).abs();
+                    let near = (0..snapshots.len()).min_by(|a, b| {
+                        let far = |k: usize| (snapshots[k].step as f64 - x).abs();
                         far(*a).total_cmp(&far(*b))
                     });
-                    cx.push(Action::Lab(LabAction::Scrub(near)));
+                    cx.actions.push(Action::Superposition(SuperpositionAction::Scrub(near)));
                 }
             });
             if beside {
                 ui.vertical(|ui| {
-                    let k = cx.state.lab.instance;
+                    let k = cx.state.superposition.instance;
                     ui.label(
-                        RichText::new(format!("{}, by feature", cx.state.lab.instance_label(k)))
+                        RichText::new(format!("{}, by feature", cx.state.superposition.instance_label(k)))
                             .font(theme::small())
                             .color(cx.palette.accent),
                     )
                     .on_hover_text("I_i (x_i − x′_i)², mean over fresh inputs; an ignored feature costs its variance");
-                    let losses = &moment.snapshot.frames[k].feature_loss;
+                    let losses = &snapshot.frames[k].feature_loss;
                     let max = losses.iter().copied().fold(0.0, f32::max);
                     egui::ScrollArea::vertical().show_rows(ui, 17.0, losses.len(), |ui, rows| {
                         for i in rows {
-                            let strong = cx.state.lab.feature == Some(i);
+                            let strong = cx.state.superposition.feature == Some(i);
                             let b = Bar { label: i.to_string(), value: losses[i], text: number(losses[i]), strong };
                             if bar(ui, &b, max, false, 26.0).clicked() {
                                 let next = (!strong).then_some(i);
-                                cx.push(Action::Lab(LabAction::Feature(next)));
+                                cx.actions.push(Action::Superposition(SuperpositionAction::Feature(next)));
                             }
                         }
                     });
@@ -110,21 +111,19 @@ impl View for Loss {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        let mut rows: Vec<String> = cx.state.lab.moments.iter().map(|m| m.step().to_string()).collect();
-        let mut values: Vec<Vec<Option<f32>>> =
-            cx.state.lab.moments.iter().map(|m| m.measures.iter().map(|x| Some(x.loss)).collect()).collect();
-        if rows.is_empty() {
-            rows.push(moment.step().to_string());
-            values.push(moment.measures.iter().map(|x| Some(x.loss)).collect());
+        let state = &cx.state.superposition;
+        let setup = state.setup()?;
+        let snapshots = state.snapshots();
+        if snapshots.is_empty() {
+            return None;
         }
         Some(Table {
             name: "loss".to_owned(),
             row_axis: "step",
             col_axis: "model",
-            rows,
-            cols: (0..setup.instances.len()).map(|k| cx.state.lab.instance_label(k)).collect(),
-            values,
+            rows: snapshots.iter().map(|s| s.step.to_string()).collect(),
+            cols: (0..setup.instances.len()).map(|k| state.instance_label(k)).collect(),
+            values: snapshots.iter().map(|s| s.measures.iter().map(|m| Some(m.loss)).collect()).collect(),
         })
     }
 }

@@ -8,19 +8,19 @@ use eframe::egui::{self, Align2, Color32, Rect, pos2, vec2};
 
 use crate::app::action::Action;
 use crate::app::look::theme;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Context;
 use crate::app::widgets::message;
 use crate::gpu::ColorMap;
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Setup, Snapshot};
 
-/// The moment on screen, or a sentence where there is none.
-fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Moment>)> {
-    let lab = &cx.state.lab;
-    match (lab.setup(), lab.moment()) {
+/// The snapshot on screen, or a sentence where there is none.
+fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Snapshot>)> {
+    let state = &cx.state.superposition;
+    match (state.setup(), state.snapshot()) {
         (Some(s), Some(m)) => Some((s.clone(), m.clone())),
         _ => {
-            match &lab.error {
+            match &state.error {
                 Some(error) => message(ui, error, true),
                 None => invitation(ui, cx),
             }
@@ -36,7 +36,7 @@ fn invitation(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let text = egui::RichText::new("▶  Watch superposition appear").font(theme::title());
         let button = egui::Button::new(text.color(cx.palette.base)).fill(cx.palette.accent).min_size(vec2(0.0, 32.0));
         if ui.add(button).clicked() {
-            cx.push(Action::Lab(LabAction::Start));
+            cx.actions.push(Action::Superposition(SuperpositionAction::Start));
         }
         ui.add_space(theme::GRID);
         let text = "trains toy models, in a few seconds; other figures are at the left";
@@ -93,11 +93,11 @@ fn small_multiples(
         let (r, c) = (k / columns, k % columns);
         let min = origin + middle + vec2(c as f32 * (width + GAP), r as f32 * (height + caption + GAP));
         let whole = Rect::from_min_size(min, vec2(width, height + caption));
-        let label = cx.state.lab.instance_label(k);
+        let label = cx.state.superposition.instance_label(k);
         let response = ui.interact(whole, ui.scope_id().with(("instance", k)), egui::Sense::click());
         response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("instance {label}")));
         let rect = Rect::from_min_size(min, vec2(width, height));
-        let selected = cx.state.lab.instance == k;
+        let selected = cx.state.superposition.instance == k;
         let stroke = if selected {
             egui::Stroke::new(1.5, cx.palette.accent)
         } else if response.hovered() {
@@ -108,7 +108,7 @@ fn small_multiples(
         ui.painter().rect(rect, 4.0, cx.palette.base, stroke, egui::StrokeKind::Inside);
         draw(ui, cx, k, rect.shrink(2.0), &response);
         if response.clicked() {
-            cx.push(Action::Lab(LabAction::Select(k)));
+            cx.actions.push(Action::Superposition(SuperpositionAction::Select(k)));
         }
     }
     ui.allocate_space(space);

@@ -5,7 +5,7 @@ use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use super::{all_or_one, caption, feature_labels, interference_color, ready, small_multiples};
 use crate::app::look::theme;
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Snapshot, Setup};
 
 #[derive(Default)]
 pub struct ToyNorms {
@@ -14,33 +14,33 @@ pub struct ToyNorms {
 
 impl View for ToyNorms {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         let single = setup.instances.len() == 1 || setup.instances.len() > 60 || setup.features > 60;
         ui.horizontal(|ui| {
             if !single {
                 all_or_one(ui, &mut self.one);
             }
             if single || self.one {
-                let label = cx.state.lab.instance_label(cx.state.lab.instance);
+                let label = cx.state.superposition.instance_label(cx.state.superposition.instance);
                 ui.label(RichText::new(label).font(theme::small()).color(cx.palette.accent));
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| legend(ui, cx));
         });
         if single || self.one {
             let (rect, response) = ui.allocate_exact_size(ui.available_size(), egui::Sense::hover());
-            let k = cx.state.lab.instance;
-            bars(ui, cx, &setup, &moment, k, rect.shrink2(vec2(4.0, 6.0)), true, Some(&response));
+            let k = cx.state.superposition.instance;
+            bars(ui, cx, &setup, &snapshot, k, rect.shrink2(vec2(4.0, 6.0)), true, Some(&response));
         } else {
             small_multiples(ui, cx, setup.instances.len(), 1.25, 18.0, |ui, cx, k, rect, response| {
-                bars(ui, cx, &setup, &moment, k, rect.shrink(3.0), false, response.hovered().then_some(response));
-                caption(ui, rect, &[(cx.state.lab.instance_label(k), cx.palette.weak)]);
+                bars(ui, cx, &setup, &snapshot, k, rect.shrink(3.0), false, response.hovered().then_some(response));
+                caption(ui, rect, &[(cx.state.superposition.instance_label(k), cx.palette.weak)]);
             });
         }
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        let m = &moment.measures.get(cx.state.lab.instance)?.interference;
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
+        let m = &snapshot.measures.get(cx.state.superposition.instance)?.interference;
         let values = (0..setup.features)
             .map(|i| vec![Some(m.norm[i]), Some(m.superposition[i]), Some(m.dimensionality[i])])
             .collect();
@@ -76,13 +76,13 @@ fn bars(
     ui: &egui::Ui,
     cx: &Context<'_>,
     setup: &Setup,
-    moment: &Moment,
+    snapshot: &Snapshot,
     k: usize,
     rect: Rect,
     large: bool,
     response: Option<&egui::Response>,
 ) {
-    let m = &moment.measures[k].interference;
+    let m = &snapshot.measures[k].interference;
     let n = setup.features;
     let painter = ui.painter_at(rect.expand(3.0));
     // One is a feature stored perfectly; room above for the larger norms of superposition.

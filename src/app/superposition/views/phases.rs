@@ -5,12 +5,12 @@ use eframe::egui::{self, Align2, Rect, RichText, Stroke, pos2, vec2};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::message;
 use crate::superposition::phases::{Grid, Phase, expected, losses, margin, phase_of};
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Snapshot, Setup};
 
 #[derive(Default)]
 pub struct Phases;
@@ -28,15 +28,15 @@ fn color(cx: &Context<'_>, phase: Phase) -> egui::Color32 {
 
 impl View for Phases {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
-        let Some(grid) = cx.state.lab.trained.as_ref().and_then(|(r, _)| r.grid().cloned()) else {
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
+        let Some(grid) = cx.state.superposition.trained.as_ref().and_then(|(r, _)| r.grid().cloned()) else {
             message(ui, "these models form no phase diagram; choose one of its presets at the left", false);
             return;
         };
         let n = setup.features;
-        let closed = cx.state.lab.trained.as_ref().is_some_and(|(r, _)| r.has_closed_form());
-        let best = best(&grid, &moment);
-        let observed: Vec<Phase> = best.iter().map(|k| phase_of(&moment.measures[*k].interference)).collect();
+        let closed = cx.state.superposition.trained.as_ref().is_some_and(|(r, _)| r.has_closed_form());
+        let best = best(&grid, &snapshot);
+        let observed: Vec<Phase> = best.iter().map(|k| phase_of(&snapshot.measures[*k].interference)).collect();
         let (same, all) = agreement(&grid, n, &observed);
         ui.horizontal_wrapped(|ui| {
             for phase in Phase::ALL.into_iter().rev() {
@@ -65,18 +65,18 @@ impl View for Phases {
             theory(ui, cx, &grid, n, plot);
         }
         axes(ui, cx, &grid, outer, plot);
-        pointer(cx, &setup, &moment, &grid, (&best, &observed), &response, plot);
+        pointer(cx, &setup, &snapshot, &grid, (&best, &observed), &response, plot);
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (recipe, _) = cx.state.lab.trained.as_ref()?;
+        let (recipe, _) = cx.state.superposition.trained.as_ref()?;
         let grid = recipe.grid()?;
-        let moment = cx.state.lab.moment()?;
+        let snapshot = cx.state.superposition.snapshot()?;
         let code = |k: &usize| {
-            let phase = phase_of(&moment.measures[*k].interference);
+            let phase = phase_of(&snapshot.measures[*k].interference);
             Phase::ALL.iter().position(|p| *p == phase).map(|p| p as f32)
         };
-        let best = best(grid, moment);
+        let best = best(grid, snapshot);
         Some(Table {
             name: "phases-0-ignored-1-superposed-2-dedicated".to_owned(),
             row_axis: "importance",
@@ -89,11 +89,11 @@ impl View for Phases {
 }
 
 /// For each cell the model with the smallest loss.
-fn best(grid: &Grid, moment: &Moment) -> Vec<usize> {
-    let loss = |k: &usize| moment.measures.get(*k).map_or(f32::INFINITY, |m| m.loss);
+fn best(grid: &Grid, snapshot: &Snapshot) -> Vec<usize> {
+    let loss = |k: &usize| snapshot.measures.get(*k).map_or(f32::INFINITY, |m| m.loss);
     let finite = |k: &usize| if loss(k).is_finite() { loss(k) } else { f32::INFINITY };
     let tries = |cell: usize| cell * grid.tries..(cell + 1) * grid.tries;
-    (0..grid.cells().min(moment.measures.len() / grid.tries))
+    (0..grid.cells().min(snapshot.measures.len() / grid.tries))
         .filter_map(|cell| tries(cell).min_by(|a, b| finite(a).total_cmp(&finite(b))))
         .collect()
 }
@@ -116,7 +116,7 @@ fn cells(ui: &egui::Ui, cx: &Context<'_>, grid: &Grid, observed: &[Phase], plot:
         let gap = if size.x > 8.0 { 0.5 } else { 0.0 };
         let cell = Rect::from_min_size(min, size).shrink(gap);
         painter.rect_filled(cell, 0.0, color(cx, *phase));
-        if cx.state.lab.instance / grid.tries == k {
+        if cx.state.superposition.instance / grid.tries == k {
             painter.rect_stroke(cell, 0.0, Stroke::new(1.5, cx.palette.text), egui::StrokeKind::Inside);
         }
     }
@@ -177,7 +177,7 @@ fn axes(ui: &egui::Ui, cx: &Context<'_>, grid: &Grid, outer: Rect, plot: Rect) {
 fn pointer(
     cx: &mut Context<'_>,
     setup: &Setup,
-    moment: &Moment,
+    snapshot: &Snapshot,
     grid: &Grid,
     (best, observed): (&[usize], &[Phase]),
     response: &egui::Response,
@@ -192,8 +192,8 @@ fn pointer(
     egui::Tooltip::for_widget(response).at_pointer().gap(14.0).show(|ui| {
         ui.label(RichText::new(phase.label()).font(theme::title()));
         ui.monospace(format!("density {p:.3}   importance {i:.3}"));
-        ui.monospace(format!("loss {:.5}, the best of {} models", moment.measures[*k].loss, grid.tries));
-        if cx.state.lab.trained.as_ref().is_some_and(|(r, _)| r.has_closed_form()) {
+        ui.monospace(format!("loss {:.5}, the best of {} models", snapshot.measures[*k].loss, grid.tries));
+        if cx.state.superposition.trained.as_ref().is_some_and(|(r, _)| r.has_closed_form()) {
             ui.label("theory's losses:");
             for (phase, loss) in Phase::ALL.iter().zip(losses(setup.features, p, i)) {
                 ui.monospace(format!("  {:<23} {loss:.5}", phase.label()));
@@ -201,7 +201,7 @@ fn pointer(
         }
     });
     if response.clicked() {
-        cx.push(Action::Lab(LabAction::Select(*k)));
+        cx.actions.push(Action::Superposition(SuperpositionAction::Select(*k)));
     }
 }
 

@@ -9,8 +9,8 @@ use super::{caption, ready, small_multiples};
 use crate::app::look::theme;
 use crate::app::widgets::message;
 use crate::app::widgets::plots::said_of_points;
-use crate::superposition::training::Frame;
-use crate::superposition::{Moment, Setup};
+use crate::superposition::toy::Frame;
+use crate::superposition::{Snapshot, Setup};
 
 #[derive(Default)]
 pub struct Samples;
@@ -21,7 +21,7 @@ fn sizes(setup: &Setup) -> Option<Vec<usize>> {
 
 impl View for Samples {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         let Some(sizes) = sizes(&setup) else {
             message(
                 ui,
@@ -43,17 +43,17 @@ impl View for Samples {
                 }
             });
             small_multiples(ui, cx, sizes.len(), 1.0, 18.0, |ui, cx, k, rect, _| {
-                let frame = &moment.snapshot.frames[k];
+                let frame = &snapshot.frames[k];
                 let m = setup.hidden;
                 let all = frame.encoder.chunks(m).map(|w| (w, cx.palette.bar));
-                let hidden = moment.hidden.get(k).into_iter().flatten().map(|h| (h.as_slice(), cx.palette.accent));
+                let hidden = snapshot.hidden.get(k).into_iter().flatten().map(|h| (h.as_slice(), cx.palette.accent));
                 let longest = |it: &mut dyn Iterator<Item = &[f32]>| {
                     it.map(|v| v.iter().take(2).map(|x| x * x).sum::<f32>().sqrt()).fold(0.0, f32::max)
                 };
                 // Features and samples have scales of their own; each fills the picture.
                 let reach = [
                     longest(&mut frame.encoder.chunks(m)).max(1e-3),
-                    longest(&mut moment.hidden.get(k).into_iter().flatten().map(Vec::as_slice)).max(1e-3),
+                    longest(&mut snapshot.hidden.get(k).into_iter().flatten().map(Vec::as_slice)).max(1e-3),
                 ];
                 let painter = ui.painter_at(rect);
                 let unit = rect.width() / 2.0 / REACH;
@@ -67,16 +67,16 @@ impl View for Samples {
                         painter.circle_filled(tip, 2.6, color);
                     }
                 }
-                caption(ui, rect, &[(cx.state.lab.instance_label(k), cx.palette.weak)]);
+                caption(ui, rect, &[(cx.state.superposition.instance_label(k), cx.palette.weak)]);
             });
         });
-        curve(ui, cx, &moment, &sizes);
+        curve(ui, cx, &snapshot, &sizes);
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
         let sizes = sizes(setup)?;
-        let frames = &moment.snapshot.frames;
+        let frames = &snapshot.frames;
         Some(Table {
             name: "double-descent".to_owned(),
             row_axis: "samples",
@@ -88,8 +88,8 @@ impl View for Samples {
     }
 }
 
-fn curve(ui: &mut egui::Ui, cx: &Context<'_>, moment: &Moment, sizes: &[usize]) {
-    let frames = &moment.snapshot.frames;
+fn curve(ui: &mut egui::Ui, cx: &Context<'_>, snapshot: &Snapshot, sizes: &[usize]) {
+    let frames = &snapshot.frames;
     let line = |value: &dyn Fn(usize) -> Option<f32>| -> Vec<[f64; 2]> {
         sizes.iter().enumerate().filter_map(|(k, s)| Some([(*s as f64).log10(), f64::from(value(k)?)])).collect()
     };

@@ -9,7 +9,7 @@ use crate::app::look::svg;
 use crate::app::look::theme;
 use crate::app::widgets::message;
 use crate::gpu::scene::{Camera, Capsule, SceneCallback, sorted};
-use crate::superposition::{Moment, Setup};
+use crate::superposition::{Snapshot, Setup};
 
 pub struct SceneView {
     yaw: f32,
@@ -33,7 +33,7 @@ const MOST: usize = 400;
 
 impl View for SceneView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
         if setup.hidden < 3 {
             message(ui, "a scene needs three hidden dimensions; two are drawn in the Features view", false);
             return;
@@ -41,9 +41,9 @@ impl View for SceneView {
         ui.horizontal(|ui| {
             let small = |t: &str| RichText::new(t).font(theme::small());
             ui.toggle_value(&mut self.turning, small("turn")).on_hover_text("turn the scene slowly");
-            let k = cx.state.lab.instance;
-            ui.label(small(&cx.state.lab.instance_label(k)).color(cx.palette.accent));
-            ui.label(small(&moment.measures[k].shape.label()).color(cx.palette.weak));
+            let k = cx.state.superposition.instance;
+            ui.label(small(&cx.state.superposition.instance_label(k)).color(cx.palette.accent));
+            ui.label(small(&snapshot.measures[k].shape.label()).color(cx.palette.weak));
             if setup.hidden > 3 {
                 let text = format!("the first three of {} hidden dimensions", setup.hidden);
                 ui.label(small(&text).color(cx.palette.weak));
@@ -65,14 +65,14 @@ impl View for SceneView {
         }
         if self.turning {
             // A picture without a clock stands still.
-            self.yaw += SPEED * ui.input(|i| i.stable_dt.min(0.1)) * f32::from(u8::from(cx.state.lab.turns));
-            if cx.state.lab.turns {
+            self.yaw += SPEED * ui.input(|i| i.stable_dt.min(0.1)) * f32::from(u8::from(cx.state.superposition.turns));
+            if cx.state.superposition.turns {
                 ui.ctx().request_repaint();
             }
         }
         let scale = rect.width().min(rect.height()) / 2.0 / REACH * self.zoom;
         let camera = Camera { yaw: self.yaw, pitch: self.pitch, scale };
-        let labels = capsules(cx, &setup, &moment, camera, rect.size() / 2.0);
+        let labels = capsules(cx, &setup, &snapshot, camera, rect.size() / 2.0);
         let capsules = sorted(labels.0);
         if svg::is_recording(ui) {
             for c in capsules.iter() {
@@ -101,13 +101,13 @@ type Labels = Vec<(usize, egui::Vec2, egui::Color32)>;
 fn capsules(
     cx: &Context<'_>,
     setup: &Setup,
-    moment: &Moment,
+    snapshot: &Snapshot,
     camera: Camera,
     center: egui::Vec2,
 ) -> (Vec<Capsule>, Labels) {
     let m = setup.hidden;
-    let k = cx.state.lab.instance;
-    let frame = &moment.snapshot.frames[k];
+    let k = cx.state.superposition.instance;
+    let frame = &snapshot.frames[k];
     let importance = &setup.instances[k].importance;
     let mut list = Vec::new();
     let mut labels = Vec::new();
@@ -143,7 +143,7 @@ fn capsules(
         let tip = [w[0], w[1], w[2]];
         let length = tip.iter().map(|v| v * v).sum::<f32>().sqrt();
         let color = feature_color(cx, importance, i);
-        let dim = cx.state.lab.feature.is_some_and(|f| f != i);
+        let dim = cx.state.superposition.feature.is_some_and(|f| f != i);
         let color = if dim { color.gamma_multiply(0.25) } else { color };
         let part = |t: f32| [tip[0] * t, tip[1] * t, tip[2] * t];
         line([0.0; 3], tip, (2.4, 2.4), color);

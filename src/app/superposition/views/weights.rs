@@ -5,7 +5,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::{feature_labels, ready};
 use crate::app::action::Action;
-use crate::app::superposition::LabAction;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
@@ -47,14 +47,14 @@ fn carried(rows: &[f32], hidden: usize, signed: bool) -> Vec<usize> {
 
 impl View for Weights {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let Some((setup, moment)) = ready(ui, cx) else { return };
-        let k = cx.state.lab.instance;
-        let (m, frame) = (setup.hidden, &moment.snapshot.frames[k]);
+        let Some((setup, snapshot)) = ready(ui, cx) else { return };
+        let k = cx.state.superposition.instance;
+        let (m, frame) = (setup.hidden, &snapshot.frames[k]);
         if setup.tied {
             self.which = Which::Encoder;
         }
         let rows = if self.which == Which::Encoder { &frame.encoder } else { &frame.decoder };
-        let key = (cx.state.lab.generation, moment.step(), k, self.which == Which::Encoder);
+        let key = (cx.state.superposition.generation, snapshot.step, k, self.which == Which::Encoder);
         let data = self.data.get(key, || {
             let values = (0..m).flat_map(|j| rows.chunks(m).map(move |r| r[j])).collect();
             HeatData::new(m, setup.features, values)
@@ -64,7 +64,7 @@ impl View for Weights {
         let used = carried.iter().filter(|c| **c > 0).count();
         let colors = diverging(&cx.palette, data.max_abs(), true);
         ui.horizontal(|ui| {
-            let label = cx.state.lab.instance_label(k);
+            let label = cx.state.superposition.instance_label(k);
             ui.label(RichText::new(label).font(theme::small()).color(cx.palette.accent));
             if !setup.tied {
                 let options = [(Which::Encoder, "input weights W"), (Which::Decoder, "output weights V")];
@@ -96,7 +96,7 @@ impl View for Weights {
                         flip: false,
                         square: false,
                         least_row: 0.0,
-                        pinned: (None, cx.state.lab.feature),
+                        pinned: (None, cx.state.superposition.feature),
                         hovered: (None, None),
                         isolate: Isolate::Nothing,
                         cell_text: Some(&|r, c| data.get(r, c).map(number)),
@@ -112,15 +112,15 @@ impl View for Weights {
                 })
                 .inner;
             if let Some((_, c)) = outcome.clicked {
-                let next = (cx.state.lab.feature != Some(c)).then_some(c);
-                cx.push(Action::Lab(LabAction::Feature(next)));
+                let next = (cx.state.superposition.feature != Some(c)).then_some(c);
+                cx.actions.push(Action::Superposition(SuperpositionAction::Feature(next)));
             }
         });
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let (setup, moment) = (cx.state.lab.setup()?, cx.state.lab.moment()?);
-        let frame = moment.snapshot.frames.get(cx.state.lab.instance)?;
+        let (setup, snapshot) = (cx.state.superposition.setup()?, cx.state.superposition.snapshot()?);
+        let frame = snapshot.frames.get(cx.state.superposition.instance)?;
         let rows = if self.which == Which::Decoder { &frame.decoder } else { &frame.encoder };
         let m = setup.hidden;
         Some(Table {

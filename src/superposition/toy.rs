@@ -1,10 +1,9 @@
-//! All instances, step by step.
+//! Toy models in training. All of them take their steps together, each on batches of its own.
 
 use std::sync::Arc;
 
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::gradient::{Parameters, Workspace};
 use super::inputs::{LANES, Lanes, Random, Source};
@@ -15,68 +14,55 @@ use crate::progress::Progress;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 const EPS: f32 = 1e-8;
-/// Parts that a batch is always cut into, so that a result does not depend on the number of threads.
+/// Number of parts of a batch. It is fixed, so that a result does not depend on the number of threads.
 const PARTS: usize = 4;
-/// From so many models on, one a thread keeps any usual machine busy.
+/// Fewer models than this are few: one thread for each would leave cores idle.
 const FEW: usize = 8;
-/// Multiplications of a step from which its parts run in parallel.
+/// A step of at least so many multiplications is large enough to run its parts in parallel.
 const WORTH_SPLITTING: usize = 2_000_000;
-/// Samples that a snapshot's loss is measured on; the same ones every time, so that curves are smooth.
-const EVALUATED: usize = 2048;
-/// Streams of the random numbers that are not training batches.
+/// Number of inputs on which a snapshot's loss is measured. They are the same ones every time, so that curves are smooth.
+pub const EVALUATED: usize = 2048;
+/// Streams of random numbers for first weights and for measuring; all others are training batches.
 const INITIAL: u64 = 1 << 62;
 const EVALUATION: u64 = 1 << 61;
 
-/// One instance at one step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The weights and losses of one model at one step.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     /// W, [feature][hidden].
     pub encoder: Vec<f32>,
-    /// V, [feature][hidden]; equal to W where weights are tied.
+    /// V, [feature][hidden]; equal to W when weights are tied.
     pub decoder: Vec<f32>,
     /// b, [feature].
     pub bias: Vec<f32>,
-    /// Expected importance-weighted squared error for each feature, on fresh inputs.
+    /// Mean importance-weighted squared error of each feature on fresh inputs, [feature].
     pub feature_loss: Vec<f32>,
-    /// The same on the fixed data set, summed over features, where there is one.
+    /// The same on the fixed data set, summed over features. A model that sees fresh inputs has none.
     pub train_loss: Option<f32>,
 }
 
 impl Frame {
+    /// Returns the loss on fresh inputs, summed over features.
     pub fn loss(&self) -> f32 {
         self.feature_loss.iter().sum()
     }
 }
 
-/// All instances at one step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    pub step: usize,
-    pub frames: Vec<Frame>,
-}
-
-impl Snapshot {
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        let per = |f: &Frame| f.encoder.len() + f.decoder.len() + f.bias.len() + f.feature_loss.len();
-        4 * self.frames.iter().map(per).sum::<usize>()
-    }
-}
-
+/// One toy model in training.
 struct Model {
     settings: Instance,
     parameters: Parameters,
     first: Vec<f32>,
     second: Vec<f32>,
     gradient: Vec<f32>,
-    /// A fixed data set, where there is one.
+    /// The fixed data set; empty for a model that sees fresh inputs.
     data: Vec<Vec<Lanes>>,
-    /// One for each part of a batch.
+    /// A workspace for each part of a batch; a single one when parts run one after the other.
     work: Vec<Workspace>,
     x: Vec<Vec<Lanes>>,
 }
 
-/// Models in training.
+/// Toy models in training.
 pub struct Toy {
     setup: Arc<Setup>,
     models: Vec<Model>,
@@ -84,10 +70,10 @@ pub struct Toy {
 }
 
 impl Toy {
-    /// Weights drawn from a normal distribution of variance 2 / (n + m) [Glorot and Bengio 2010], biases zero.
+    /// Draws first weights from a normal distribution of variance 2 / (n + m) [Glorot and Bengio 2010]. Biases are zero.
     ///
     /// # Errors
-    /// What [`Setup::check`] says.
+    /// Returns the error of [`Setup::check`].
     pub fn new(setup: Arc<Setup>) -> Result<Self> {
         setup.check()?;
         let split = !setup.instances.is_empty() && Self::splits(&setup);
@@ -121,9 +107,10 @@ impl Toy {
         Ok(Self { setup, models, step: 0 })
     }
 
-    /// Whether a single step is worth several threads: few and large models.
+    /// Returns true if one step is worth several threads: when models are few and large.
     fn splits(setup: &Setup) -> bool {
-        // By the setup alone: sums of parts are rounded differently, and a seed must mean the same everywhere.
+        // The setup alone decides: sums of parts are rounded differently, and a seed must give the same result on every
+        // machine.
         let work = 5 * setup.features * setup.hidden * setup.batch;
         setup.instances.len() < FEW && work >= WORTH_SPLITTING
     }
@@ -140,10 +127,10 @@ impl Toy {
         self.step >= self.setup.steps
     }
 
-    /// Takes `steps` steps, at most to the end.
+    /// Takes `steps` steps, but stops at the end of the training.
     ///
     /// # Errors
-    /// [`crate::Error::Cancelled`]; some instances are then further than others, and the training is of no more use.
+    /// Returns [`crate::Error::Cancelled`]. Some models are then further than others: the training cannot go on.
     pub fn run(&mut self, steps: usize, progress: &Progress) -> Result<()> {
         let to = (self.step + steps).min(self.setup.steps);
         let (setup, from) = (&self.setup, self.step);
@@ -159,22 +146,21 @@ impl Toy {
         progress.step((to - from) as u64)
     }
 
-    /// Weights and losses as they are now.
-    pub fn snapshot(&self) -> Snapshot {
-        self.measured(EVALUATED)
+    /// Returns the weights of all models, with their losses on `samples` inputs.
+    pub fn frames(&self, samples: usize) -> Vec<Frame> {
+        self.models.par_iter().map(|m| m.frame(&self.setup, samples)).collect()
     }
 
-    /// A snapshot whose losses are measured on `samples` inputs.
-    pub fn measured(&self, samples: usize) -> Snapshot {
-        let frames = self.models.par_iter().map(|m| m.frame(&self.setup, samples)).collect();
-        Snapshot { step: self.step, frames }
+    /// Returns the hidden vectors of the first `limit` samples of each model's fixed data set, [model][sample][hidden].
+    pub fn hidden_of_data(&self, limit: usize) -> Vec<Vec<Vec<f32>>> {
+        self.models.iter().map(|m| m.hidden_of_data(&self.setup, limit)).collect()
     }
 }
 
-// What runs under the widest instruction set of the machine. These are structures because a closure as large as a
-// step would stay a function of its own, compiled for the oldest machine.
+// `Part` and `Set` run with the widest instructions of the machine. They are structures because the compiler keeps a
+// closure of this size as a function of its own, and compiles that for the oldest machine.
 
-/// One part of a batch: drawn, and its errors and gradients summed.
+/// Draws one part of a batch, and sums its errors and gradients.
 struct Part<'a> {
     setup: &'a Setup,
     source: &'a Source<'a>,
@@ -202,7 +188,7 @@ impl NullaryFnOnce for Part<'_> {
     }
 }
 
-/// A fixed data set, errors and gradients summed.
+/// Sums errors and gradients over a fixed data set.
 struct Set<'a> {
     setup: &'a Setup,
     settings: &'a Instance,
@@ -281,7 +267,7 @@ impl Model {
         let mut work = Workspace::new(setup);
         let mut x = vec![[0.0; LANES]; setup.features];
         let source = &Source::new(setup, settings);
-        // The same inputs for all, so that losses of models with one sparsity can be compared.
+        // All models see the same inputs, so that losses of models with one sparsity can be compared.
         let random = Random::new(0, EVALUATION);
         let arch = Arch::new();
         let (w, x) = (&mut work, &mut x[..]);
@@ -303,7 +289,7 @@ impl Model {
         }
     }
 
-    /// Hidden vectors of the first `limit` samples of the data set, [sample][hidden].
+    /// Returns the hidden vectors of the first `limit` samples of the data set, [sample][hidden].
     fn hidden_of_data(&self, setup: &Setup, limit: usize) -> Vec<Vec<f32>> {
         let samples = self.settings.samples.unwrap_or(0).min(limit);
         (0..samples)
@@ -315,23 +301,16 @@ impl Model {
     }
 }
 
-impl Toy {
-    /// For each instance with a fixed data set: hidden vectors of its first `limit` samples.
-    pub fn hidden_of_data(&self, limit: usize) -> Vec<Vec<Vec<f32>>> {
-        self.models.iter().map(|m| m.hidden_of_data(&self.setup, limit)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn trained(setup: &Setup, blocks: &[usize]) -> Snapshot {
+    fn trained(setup: &Setup, blocks: &[usize]) -> Vec<Frame> {
         let mut toy = Toy::new(Arc::new(setup.clone())).unwrap();
         for b in blocks {
             toy.run(*b, &Progress::new()).unwrap();
         }
-        toy.snapshot()
+        toy.frames(EVALUATED)
     }
 
     #[test]
@@ -342,7 +321,7 @@ mod tests {
         assert_eq!(whole, trained(&setup, &[1, 19, 40]));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(whole, pool.install(|| trained(&setup, &[60])));
-        assert!(whole.frames[0] != whole.frames[1]);
+        assert!(whole[0] != whole[1]);
     }
 
     #[test]
@@ -360,9 +339,9 @@ mod tests {
     fn first_adam_step_is_the_rate_against_the_gradient() {
         let mut setup = Setup::sweep(2, 1, &[0.2], 1.0, 1);
         setup.steps = 1;
-        let before = Toy::new(Arc::new(setup.clone())).unwrap().snapshot();
+        let before = Toy::new(Arc::new(setup.clone())).unwrap().frames(EVALUATED);
         let after = trained(&setup, &[1]);
-        for (a, b) in before.frames[0].encoder.iter().zip(&after.frames[0].encoder) {
+        for (a, b) in before[0].encoder.iter().zip(&after[0].encoder) {
             let moved = (b - a * (1.0 - 1e-5)).abs();
             assert!((moved - 1e-3).abs() < 1e-5, "{moved}");
         }
@@ -374,7 +353,7 @@ mod tests {
         setup.unit_inputs = true;
         setup.instances[0].samples = Some(3);
         setup.steps = 3000;
-        let f = &trained(&setup, &[3000]).frames[0];
+        let f = &trained(&setup, &[3000])[0];
         assert!(f.train_loss.unwrap() < 0.02 && f.loss() > 0.3, "{:?} {}", f.train_loss, f.loss());
     }
 

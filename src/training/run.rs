@@ -1,5 +1,5 @@
-//! How a lab transformer is trained: step by step from a seed, with checkpoints that it resumes from, and looks at it
-//! on the way.
+//! Trains a small transformer step by step from a seed. On the way it takes probes of the model, and writes checkpoints
+//! from which a stopped training goes on.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,24 +25,25 @@ use crate::model::Network;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::Progress;
 
-/// A name and a value, as curves and scores are made of.
+/// A name and a value. Curves and scores are made of these.
 pub type Named = (String, f32);
 
-/// What a training is: the model, its data, how it is judged.
-pub trait Course {
+/// A training: the model, its data, and how it is scored.
+pub trait Training {
     fn name(&self) -> &'static str;
     fn design(&self) -> Design;
     fn optimiser(&self) -> AdamWSettings {
         AdamWSettings::default()
     }
-    /// Steps of the recipe.
+    /// Returns the number of steps of the recipe.
     fn steps(&self) -> usize;
+    /// Returns the learning rate of a step, of `total`.
     fn rate(&self, step: usize, total: usize) -> f64;
-    /// Steps between two looks, and between two checkpoints that can be opened.
+    /// Returns the steps between two probes, and between two checkpoints that can be opened.
     fn rhythm(&self) -> (usize, usize);
     fn tokenizer(&self) -> Result<tokenizers::Tokenizer>;
-    /// The loss of a step, and the parts of it that are reported. A function of seed and step alone, so that a resumed
-    /// training is the same one.
+    /// Returns the loss of a step, and the parts of it that are reported, all in nats. It depends on seed and step alone,
+    /// so that a resumed training is the same one.
     fn loss(
         &self,
         network: Network<'_>,
@@ -50,33 +51,33 @@ pub trait Course {
         step: usize,
         total: usize,
     ) -> Result<(Tensor, Vec<(&'static str, Tensor)>)>;
-    /// What the model can do by now.
+    /// Returns scores of what the model can do.
     fn scores(&self, model: &Arc<Model>) -> Result<Vec<Named>>;
-    /// Tokens whose attention patterns are watched.
-    fn probe(&self) -> Vec<u32>;
-    /// Spectra, for a task that has them.
+    /// Returns the prompt whose attention patterns a probe shows.
+    fn watched_tokens(&self) -> Vec<u32>;
+    /// Returns the spectra of the model, for a task that has them.
     fn fourier(&self, _model: &Model) -> Result<Option<Fourier>> {
         Ok(None)
     }
-    /// The text of CARD.md.
+    /// Returns the text of CARD.md.
     fn card(&self, log: &Log, model: &Arc<Model>, seconds: f64) -> Result<String>;
 }
 
-/// What the model looks like at a step.
+/// A probe of the model: what it can do at a step, and where its heads look.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct Probe {
     pub step: usize,
     pub scores: Vec<Named>,
     /// The watched prompt, token by token.
     pub tokens: Vec<String>,
-    /// [layer][head], each [dest][src] row by row.
+    /// Attention patterns on the watched prompt, [layer][head], each [dest, src] row by row.
     pub patterns: Vec<Vec<Vec<f32>>>,
     pub fourier: Option<Fourier>,
-    /// The folder of the checkpoint, where there is one.
+    /// The folder of the checkpoint that was written at this step, if one was.
     pub folder: Option<PathBuf>,
 }
 
-/// What has been reported so far; goes with the checkpoint.
+/// What a training has reported so far. A checkpoint holds it.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Log {
     pub seed: u64,
@@ -84,99 +85,104 @@ pub struct Log {
     pub reports: Vec<StepReport>,
 }
 
-/// The checkpoint of a training under way, in its folder.
-pub const STATE: &str = "training-state.safetensors";
+/// The file, in a training's folder, from which it goes on after a stop.
+const CHECKPOINT: &str = "training-state.safetensors";
 /// Steps between two points of the curves.
 const REPORT_EVERY: usize = 25;
 
-/// Trains, reporting now and then.
+/// Trains, and reports on the way. Goes on from a checkpoint in the folder unless the options say to start afresh.
+///
+/// # Errors
+/// Returns an error if the steps are 0, if the folder cannot be written, or if its checkpoint is of another seed or number
+/// of steps; and [`Error::Cancelled`] after a checkpoint has been written.
 pub fn train(
-    course: &dyn Course,
+    training: &dyn Training,
     options: &TrainOptions,
     progress: &Progress,
     report: &mut dyn FnMut(StepReport),
 ) -> Result<()> {
     let started = Instant::now();
-    let steps = options.steps.unwrap_or(course.steps());
+    let steps = options.steps.unwrap_or(training.steps());
     if steps == 0 {
         return Err(Error::request("a training of 0 steps trains nothing; give --steps a number above 0"));
     }
     let folder = &options.output;
     std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    let design = course.design();
-    let tokenizer = course.tokenizer()?;
+    let design = training.design();
+    let tokenizer = training.tokenizer()?;
     let pretty =
         tokenizer.to_string(false).map_err(|e| Error::failed(format!("the tokenizer cannot be written: {e}")))?;
     let vars = design.variables(options.seed)?;
     let tensors: Vec<(String, Tensor)> = vars.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect();
-    let config = design.config(course.name());
+    let config = design.config(training.name());
     let weights = design.weights(&tensors)?;
     let network = Network { config: &config, weights: &weights };
-    let mut adam = AdamW::new(vars, course.optimiser())?;
+    let mut adam = AdamW::new(vars, training.optimiser())?;
     let mut log = Log { seed: options.seed, steps, reports: Vec::new() };
     if !options.fresh {
         resume(folder, &mut adam, &mut log)?;
     }
-    let (look, keep) = course.rhythm();
+    let (probed, kept) = training.rhythm();
+    let is_probed = |step: usize| options.probes && (step.is_multiple_of(probed) || step == steps);
     progress.expect(steps as u64);
     progress.step(adam.step as u64)?;
-    let snapshot = |adam: &AdamW| -> Result<Arc<Model>> {
+    let model = |adam: &AdamW| -> Result<Arc<Model>> {
         let tensors = copies(adam)?;
         let inner = tokenizer.clone();
         let tokenizer = Tokenizer::new(inner, design.vocab, None, None, folder)?;
-        Ok(Arc::new(Model::in_memory(config.clone(), design.weights(&tensors)?, Some(tokenizer), course.name())))
+        Ok(Arc::new(Model::in_memory(config.clone(), design.weights(&tensors)?, Some(tokenizer), training.name())))
     };
-    let sight = |adam: &AdamW| -> Result<Arc<Sight>> {
-        let model = snapshot(adam)?;
-        let place = adam.step.is_multiple_of(keep) || adam.step >= steps;
-        let folder = place.then(|| folder.join("checkpoints").join(format!("step-{:06}", adam.step)));
+    let probe = |adam: &AdamW| -> Result<Arc<Probe>> {
+        let keeps = adam.step.is_multiple_of(kept) || adam.step >= steps;
+        let folder = keeps.then(|| folder.join("checkpoints").join(format!("step-{:06}", adam.step)));
         if let Some(folder) = &folder {
             design.save(folder, &copies(adam)?, &pretty)?;
         }
-        Ok(Arc::new(look_at(course, &model, adam.step, folder)?))
+        Ok(Arc::new(take_probe(training, &model(adam)?, adam.step, folder)?))
     };
-    if options.looks && adam.step == 0 {
-        report(StepReport { step: 0, values: Vec::new(), sight: Some(sight(&adam)?) });
+    // The stop that left the checkpoint may have come before this step's probe was seen.
+    if is_probed(adam.step) {
+        report(StepReport { step: adam.step, values: Vec::new(), probe: Some(probe(&adam)?) });
     }
     while adam.step < steps {
         let step = adam.step;
-        let (total, parts) = course.loss(network, options.seed, step, steps)?;
-        adam.update(&total.backward()?, course.rate(step, steps))?;
-        let looks = options.looks && (adam.step.is_multiple_of(look) || adam.step == steps);
-        if step.is_multiple_of(REPORT_EVERY) || step + 1 == steps || looks {
+        let (total, parts) = training.loss(network, options.seed, step, steps)?;
+        adam.update(&total.backward()?, training.rate(step, steps))?;
+        let is_probed = is_probed(adam.step);
+        if step.is_multiple_of(REPORT_EVERY) || step + 1 == steps || is_probed {
             let values =
                 parts.iter().map(|(n, t)| Ok(((*n).to_owned(), t.to_scalar()?))).collect::<Result<Vec<Named>>>()?;
-            let r = StepReport { step, values, sight: None };
+            let r = StepReport { step, values, probe: None };
             if step.is_multiple_of(REPORT_EVERY) || step + 1 == steps {
                 log.reports.push(r.clone());
             }
-            let sight = if looks { Some(sight(&adam)?) } else { None };
-            report(StepReport { sight, ..r });
+            let probe = if is_probed { Some(probe(&adam)?) } else { None };
+            report(StepReport { probe, ..r });
         }
         let cancelled = progress.step(1);
-        if adam.step.is_multiple_of(keep) || adam.step == steps || cancelled.is_err() {
-            save_state(folder, &adam, &log)?;
+        if adam.step.is_multiple_of(kept) || adam.step == steps || cancelled.is_err() {
+            save_checkpoint(folder, &adam, &log)?;
         }
         cancelled?;
     }
     design.save(folder, &copies(&adam)?, &pretty)?;
     let spec = folder.to_str().ok_or_else(|| Error::request("the output folder's name is not UTF-8"))?;
-    // The card tells what the finished files do, opened as everyone opens them.
+    // The card describes the finished files, so they are opened from the folder again.
     let model = Arc::new(Model::open(spec)?);
-    let card = course.card(&log, &model, started.elapsed().as_secs_f64())?;
+    let card = training.card(&log, &model, started.elapsed().as_secs_f64())?;
     write_atomic(&folder.join("CARD.md"), card.as_bytes())?;
-    // The state has served; a later training starts afresh.
-    std::fs::remove_file(folder.join(STATE)).map_err(|e| Error::write(&folder.join(STATE), e))
+    // Without a checkpoint the next training in this folder starts afresh.
+    std::fs::remove_file(folder.join(CHECKPOINT)).map_err(|e| Error::write(&folder.join(CHECKPOINT), e))
 }
 
-/// The variables' values now, apart from the training.
+/// Returns copies of the variables, which the training does not change any more.
 fn copies(adam: &AdamW) -> Result<Vec<(String, Tensor)>> {
     let state = adam.state().into_iter().filter(|(n, _)| !n.starts_with("adam."));
     state.map(|(n, t)| Ok((n, t.copy()?))).collect()
 }
 
-fn look_at(course: &dyn Course, model: &Arc<Model>, step: usize, folder: Option<PathBuf>) -> Result<Sight> {
-    let ids = course.probe();
+fn take_probe(training: &dyn Training, model: &Arc<Model>, step: usize, folder: Option<PathBuf>) -> Result<Probe> {
+    let ids = training.watched_tokens();
     let tokens = ids.iter().map(|id| model.token_text(*id)).collect();
     let trace = Trace::run(model, ids, &Progress::new())?;
     let patterns = (0..model.config.n_layers)
@@ -186,11 +192,11 @@ fn look_at(course: &dyn Course, model: &Arc<Model>, step: usize, folder: Option<
                 .collect::<Result<Vec<_>>>()
         })
         .collect::<Result<_>>()?;
-    let (scores, fourier) = (course.scores(model)?, course.fourier(model)?);
-    Ok(Sight { step, scores, tokens, patterns, fourier, folder })
+    let (scores, fourier) = (training.scores(model)?, training.fourier(model)?);
+    Ok(Probe { step, scores, tokens, patterns, fourier, folder })
 }
 
-fn save_state(folder: &Path, adam: &AdamW, log: &Log) -> Result<()> {
+fn save_checkpoint(folder: &Path, adam: &AdamW, log: &Log) -> Result<()> {
     let metadata = HashMap::from([
         ("step".to_owned(), adam.step.to_string()),
         ("log".to_owned(), serde_json::to_string(log).map_err(|e| Error::failed(e.to_string()))?),
@@ -198,40 +204,57 @@ fn save_state(folder: &Path, adam: &AdamW, log: &Log) -> Result<()> {
     let state = adam.state();
     let bytes = safetensors::serialize(state.iter().map(|(n, t)| (n.as_str(), t)), Some(metadata))
         .map_err(|e| Error::failed(format!("the checkpoint cannot be packed: {e}")))?;
-    write_atomic(&folder.join(STATE), &bytes)
+    write_atomic(&folder.join(CHECKPOINT), &bytes)
 }
 
-/// Takes up a checkpoint of the same recipe, if there is one.
-fn resume(folder: &Path, adam: &mut AdamW, log: &mut Log) -> Result<()> {
-    let path = folder.join(STATE);
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(()) };
-    let malformed = |what: String| Error::Malformed { path: path.clone(), format: "checkpoint", what };
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
+/// A checkpoint as it lies in a folder.
+pub(super) struct Checkpoint {
+    step: usize,
+    pub log: Log,
+    /// The whole file: variables and the optimiser's moments are in it.
+    bytes: Vec<u8>,
+}
+
+/// Reads the checkpoint in a folder. Returns `None` if there is none.
+///
+/// # Errors
+/// Returns an error if the file is not a checkpoint.
+pub(super) fn read_checkpoint(folder: &Path) -> Result<Option<Checkpoint>> {
+    let path = folder.join(CHECKPOINT);
+    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    let (_, metadata) =
+        safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| malformed(folder, e.to_string()))?;
     let values = metadata.metadata().clone().unwrap_or_default();
-    let old: Log = values
-        .get("log")
-        .and_then(|l| serde_json::from_str(l).ok())
-        .ok_or_else(|| malformed("it holds no training log".to_owned()))?;
+    let log = values.get("log").and_then(|l| serde_json::from_str(l).ok());
+    let log = log.ok_or_else(|| malformed(folder, "it holds no training log".to_owned()))?;
+    let step = values.get("step").and_then(|s| s.parse().ok());
+    let step = step.ok_or_else(|| malformed(folder, "it does not say its step".to_owned()))?;
+    Ok(Some(Checkpoint { step, log, bytes }))
+}
+
+fn malformed(folder: &Path, what: String) -> Error {
+    Error::Malformed { path: folder.join(CHECKPOINT), format: "checkpoint", what }
+}
+
+/// Puts optimiser and log where the checkpoint in the folder stands. Changes nothing if there is none.
+fn resume(folder: &Path, adam: &mut AdamW, log: &mut Log) -> Result<()> {
+    let Some(Checkpoint { step, log: old, bytes }) = read_checkpoint(folder)? else { return Ok(()) };
     if old.seed != log.seed || old.steps != log.steps {
         return Err(Error::request(format!(
             "{} belongs to a training with seed {} and {} steps; use the same or another --output",
-            path.display(),
+            folder.join(CHECKPOINT).display(),
             old.seed,
             old.steps
         )));
     }
-    let step = values
-        .get("step")
-        .and_then(|s| s.parse().ok())
-        .ok_or_else(|| malformed("it does not say its step".to_owned()))?;
-    let state = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| malformed(e.to_string()))?;
-    adam.restore(&state, step)?;
+    let state = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu);
+    adam.restore(&state.map_err(|e| malformed(folder, e.to_string()))?, step)?;
     *log = old;
     Ok(())
 }
 
-/// Mean cross-entropy of the tokens that follow positions `from..to`, nats. Rows are equally long; `to` is at most
-/// their length less one.
+/// Returns the mean cross-entropy, in nats, of the tokens that follow positions `from..to`. All rows are equally long, and
+/// `to` is at most their length less one.
 pub fn cross_entropy(network: Network<'_>, rows: &[Vec<u32>], from: usize, to: usize) -> Result<Tensor> {
     let refs: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     let resid = network.forward(&refs, &mut NoHooks, &Progress::new())?;
@@ -248,11 +271,11 @@ pub fn cross_entropy(network: Network<'_>, rows: &[Vec<u32>], from: usize, to: u
     Ok((log_sum - picked)?.mean_all()?)
 }
 
-/// Logits after the last token of equally long rows, [row][vocabulary].
+/// Returns the logits after the last token of equally long rows, [row][d_vocab].
 pub fn last_logits(model: &Model, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
     let network = model.network();
     let mut all = Vec::with_capacity(rows.len());
-    // In parts, so that memory stays small.
+    // Many rows at once would take much memory.
     for part in rows.chunks(512) {
         let refs: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
         let Some(len) = refs.first().map(|r| r.len()) else { continue };
@@ -264,7 +287,10 @@ pub fn last_logits(model: &Model, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
     Ok(all)
 }
 
-/// The same model with one head's output set to zero: its rows of W_O, [head · d_head, d_model], are.
+/// Returns the same model with one head's output set to zero. Its rows of W_O, [head · d_head, d_model], are zero then.
+///
+/// # Errors
+/// Returns an error if the model has no such head.
 pub fn without_head(model: &Model, layer: usize, head: usize) -> Result<Model> {
     let mut weights = model.weights.clone();
     let (d, d_head) = (model.config.d_model, model.config.d_head);
@@ -279,10 +305,10 @@ pub fn without_head(model: &Model, layer: usize, head: usize) -> Result<Model> {
     Ok(Model::in_memory(model.config.clone(), weights, None, &model.spec))
 }
 
-/// Stands between the documents of a training text; token 0 of [`byte_level`].
+/// Separates the documents of a training text. It is token 0 of [`byte_level`].
 pub const SEPARATOR: &str = "<|endoftext|>";
 
-/// Byte-level BPE with `vocab` tokens, learned from a text.
+/// Learns a byte-level BPE tokenizer of `vocab` tokens from a text.
 pub fn byte_level(text: &str, vocab: usize) -> Result<tokenizers::Tokenizer> {
     let fail = |e: tokenizers::Error| Error::failed(format!("the tokenizer could not be trained: {e}"));
     let mut trainer = BpeTrainer::builder()
@@ -305,7 +331,8 @@ pub fn byte_level(text: &str, vocab: usize) -> Result<tokenizers::Tokenizer> {
     Ok(tokenizer.into())
 }
 
-/// A tokenizer whose tokens are the given words, split at white space.
+/// Returns a tokenizer that splits at white space and whose tokens are the given words. The last one stands for unknown
+/// words.
 pub fn words(vocabulary: &[String]) -> Result<tokenizers::Tokenizer> {
     let fail = |e: tokenizers::Error| Error::failed(format!("the tokenizer could not be made: {e}"));
     let vocab = vocabulary.iter().enumerate().map(|(i, w)| (w.clone(), i as u32)).collect();
@@ -324,7 +351,7 @@ pub fn words(vocabulary: &[String]) -> Result<tokenizers::Tokenizer> {
     Ok(tokenizer)
 }
 
-/// A table of the log's values, about two dozen rows of it.
+/// Returns the log's values as a Markdown table of about two dozen rows.
 pub fn curve(log: &Log, names: &[&str]) -> String {
     let mut text = format!("| step | {} |\n| --- |{}\n", names.join(" | "), " --- |".repeat(names.len()));
     let every = (log.reports.len() / 24).max(1);
