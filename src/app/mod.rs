@@ -5,7 +5,6 @@ pub mod bench;
 pub mod features;
 pub mod look;
 pub mod model;
-pub mod pending;
 pub mod selection;
 pub mod shell;
 pub mod state;
@@ -67,7 +66,7 @@ pub fn run(args: Start) -> Result<()> {
                 state.adapter.get_info().name
             });
             let mut app = App::new(&cc.egui_ctx, document, recent::load());
-            app.state.features.keeps = true;
+            app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
             app.state.lab.turns = true;
@@ -144,7 +143,7 @@ impl App {
             pool,
             superposition::LabState::new(ctx),
             training::ScratchState::new(ctx),
-            features::FeaturesState::new(ctx),
+            features::FeaturesState::default(),
         );
         state.selection.pinned.head = Some(0);
         Self {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::features::{Asked, FeaturesState};
+use super::features::{Asked, FeaturesState, Shown};
 use super::selection::{Focus, Selection};
 use crate::analysis::feature_geometry::Directions;
 use crate::analysis::neurons::Statistic;
@@ -10,16 +10,17 @@ use crate::analysis::pair::Pair;
 use crate::analysis::projection::Settings;
 use crate::analysis::sweep::Found;
 use crate::app::action::Action;
-use crate::app::features::monitoring::Continued;
 use crate::app::model::circuits::CircuitState;
 pub use crate::app::model::results::{Result, Results, Slot};
 use crate::app::model::runs::{PatchSettings, Show};
+use crate::app::model::views::geometry;
 use crate::app::shell::notices::{Level, Notices};
 use crate::app::superposition::LabState;
 use crate::app::training::ScratchState;
+use crate::app::view::{Seen, Workspace};
 use crate::engine::edit::Which;
 use crate::engine::generate::Sampling;
-use crate::app::view::{Seen, Workspace};
+use crate::features::monitor::Continued;
 use crate::jobs::{Kind, Pool, Request, Worker};
 use crate::model::Model;
 use crate::session::Document;
@@ -143,7 +144,7 @@ impl State {
 
     /// Stops what runs and forgets what waits.
     pub fn cancel(&mut self) {
-        self.features.cancel();
+        self.features.stop();
         self.pending_generation = false;
         if self.worker.has(Kind::GraphFile) {
             self.circuits.file = None;
@@ -278,28 +279,39 @@ impl State {
         }
         changed |= self.lab.update(&mut self.notices);
         changed |= self.scratch.update(&mut self.notices);
-        let run = self.run().cloned();
-        let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
-        let base = match self.document.stack.base {
-            Which::Clean => self.clean(),
-            Which::Corrupted => self.corrupted(),
-        };
-        let continued = match (self.results.generated.get().filter(|g| g.fresh), base) {
-            (Some(g), Some(base)) => Continued {
-                prompt: base.trace.ids.clone(),
-                plain: ids(&g.base),
-                steered: g.edited.as_deref().map(ids).unwrap_or_default(),
-                stack: self.document.stack.clone(),
-            },
-            _ => Continued::default(),
-        };
-        let asked = self.asked();
-        let model = self.model.clone();
-        changed |= self.features.update(model.as_ref(), run.as_ref(), asked, continued, &mut self.notices);
+        changed |= self.features.poll(&mut self.notices);
+        let shown = self.shown_to_features();
+        self.features.ask(&self.pool, &self.seen, &shown);
+        changed |= self.features.follow_queue(&self.pool, &shown, &mut self.notices);
         if self.edited_at.is_some_and(|at| now - at >= DEBOUNCE_SECONDS) {
             self.request_run();
         }
         changed
+    }
+
+    /// What the questions of the feature views follow from.
+    fn shown_to_features(&mut self) -> Shown {
+        let base = match self.document.stack.base {
+            Which::Clean => self.clean(),
+            Which::Corrupted => self.corrupted(),
+        };
+        let generated = self.results.generated.get().filter(|g| g.fresh);
+        let continued = generated.cloned().zip(base.cloned()).map(|(g, base)| {
+            let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
+            self.features.continued(g.stamp, || Continued {
+                prompt: base.trace.ids.clone(),
+                plain: ids(&g.base),
+                steered: g.edited.as_deref().map(ids).unwrap_or_default(),
+                stack: self.document.stack.clone(),
+            })
+        });
+        Shown {
+            model: self.model.clone(),
+            trace: self.run().map(|r| r.trace.clone()),
+            asked: self.asked(),
+            continued,
+            decoder: self.seen.has(&geometry::VIEW) && matches!(self.geometry, Some(Directions::Decoder(_))),
+        }
     }
 
     /// Seconds until [`State::update`] has something to start.
@@ -388,8 +400,8 @@ impl State {
             Action::Restore(document) => self.restore(*document),
             Action::Scratch(action) => self.scratch.apply(action),
             Action::Feature(action) => {
-                let run = self.run().cloned();
-                self.features.apply(action, self.model.as_ref(), run.as_ref(), &mut self.notices);
+                let shown = self.shown_to_features();
+                self.features.apply(action, &self.pool, &shown, &mut self.notices);
             }
             Action::Lab(action) => self.lab.apply(action, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),
@@ -405,7 +417,7 @@ impl State {
                 Some(n) if n.value.now.layer == layer => n.value.now.order.iter().copied().take(SHOWN).collect(),
                 _ => (0..SHOWN).collect(),
             },
-            Directions::Decoder(_) => match &self.features.reading.value {
+            Directions::Decoder(_) => match self.features.activations.value() {
                 Some(r) => r.leading(Default::default(), None, SHOWN).0.into_iter().map(|f| f as usize).collect(),
                 None => (0..SHOWN).collect(),
             },
@@ -426,7 +438,7 @@ impl State {
             directions,
             chosen,
             known,
-            dictionary: self.features.dictionary.value.clone(),
+            dictionary: self.features.dictionary().cloned(),
         });
         self.results.geometry.outdate();
     }

@@ -22,6 +22,8 @@ use crate::progress::Progress;
 /// Tokens kept in the ranking of each position.
 pub const TOP: usize = 10;
 
+crate::identity!(Trace);
+
 /// One run of a model on one prompt. Cheap to share, never changed.
 pub struct Trace {
     pub model: Arc<Model>,

@@ -6,13 +6,11 @@ pub mod kind;
 pub mod pool;
 pub mod request;
 pub mod slot;
-pub mod task;
 pub mod training;
 pub mod worker;
 
 pub use kind::{Kind, Lane};
 pub use pool::{Pool, Wake};
 pub use request::{Answer, Compared, Generations, Payload, Request, Run, Subject};
-pub use task::Task;
 pub use training::Training;
 pub use worker::{Status, Worker};

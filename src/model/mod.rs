@@ -30,6 +30,8 @@ use self::weights::Weights;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
+crate::identity!(Model);
+
 /// An opened model.
 #[derive(Debug)]
 pub struct Model {

@@ -86,11 +86,14 @@ impl App {
             Command::OpenFolder => self.pick(ctx, true),
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
-                if self.state.worker.is_busy() || self.state.features.running().is_some() {
+                if self.state.worker.is_busy() || self.state.pool.is_busy() {
                     self.state.cancel();
                 }
             }
-            Command::RunAgain => self.state.request_run(),
+            Command::RunAgain => {
+                self.state.features.ask_again();
+                self.state.request_run();
+            }
             Command::ToggleTheme => {
                 let next = if ctx.theme() == egui::Theme::Dark { egui::Theme::Light } else { egui::Theme::Dark };
                 ctx.set_theme(next);

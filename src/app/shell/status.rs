@@ -8,6 +8,7 @@ use crate::app::action::Command;
 use crate::app::look::theme;
 use crate::app::superposition::LabAction;
 use crate::app::training::ScratchAction;
+use crate::jobs::pool::Task;
 
 /// How far the superposition lab is.
 fn training(ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -37,21 +38,25 @@ fn course(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
-/// How far the work of the feature views is.
-fn features(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let Some((name, fraction, left)) = cx.state.features.running() else { return };
-    ui.label(RichText::new(name).font(theme::small()));
-    ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
-    if let Some(left) = left {
+/// Returns the longest of the tasks that take long enough to be felt; shorter ones would make the line flicker.
+fn felt(cx: &Context<'_>) -> Option<Task> {
+    cx.state.pool.running().into_iter().next().filter(|t| t.progress.elapsed() > 0.25)
+}
+
+/// How far a task is.
+fn task(ui: &mut egui::Ui, cx: &mut Context<'_>, task: &Task) {
+    ui.label(RichText::new(task.label).font(theme::small()));
+    ui.add(egui::ProgressBar::new(task.progress.fraction()).desired_width(160.0).desired_height(6.0));
+    if let Some(left) = task.progress.seconds_left() {
         ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("stop").on_hover_text("Escape").clicked() {
         cx.actions.push(Action::Do(Command::Cancel));
     }
-    ui.ctx().request_repaint_after(std::time::Duration::from_millis(200));
 }
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Workspace) {
+    let felt = felt(cx);
     ui.horizontal_centered(|ui| {
         match cx.state.worker.status() {
             Some(status) => {
@@ -79,9 +84,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                 }
                 ui.ctx().request_repaint_after(std::time::Duration::from_millis(100));
             }
-            None if cx.state.lab.is_running()
-                || cx.state.scratch.is_running()
-                || cx.state.features.running().is_some() => {}
+            None if cx.state.lab.is_running() || cx.state.scratch.is_running() || felt.is_some() => {}
             None => {
                 let text = match cx.state.run().filter(|_| matches!(workspace, Workspace::Model | Workspace::Features))
                 {
@@ -101,7 +104,12 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
         if cx.state.scratch.is_running() {
             course(ui, cx);
         }
-        features(ui, cx);
+        if let Some(felt) = &felt {
+            task(ui, cx, felt);
+        }
+        if cx.state.pool.is_busy() {
+            ui.ctx().request_repaint_after(std::time::Duration::from_millis(200));
+        }
         let cart = &cx.state.document.cart;
         if !cart.is_empty() {
             ui.separator();
