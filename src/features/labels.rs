@@ -261,7 +261,7 @@ mod tests {
     /// What ships is unpacked where everything can be made again: labels are not.
     #[test]
     fn labels_of_a_shipped_dictionary_lie_with_the_users_data() {
-        let d = crate::features::open("text-features", &crate::progress::Progress::new()).unwrap();
+        let d = crate::features::open("text-features", &Progress::new()).unwrap();
         let of = |d: &Dictionary| of_dictionary(Path::new("data"), d);
         assert_eq!(of(&d), Path::new("data/labels/dictionary-text-features.json"));
         let own = Dictionary { path: "mine/text-features".into(), ..d };

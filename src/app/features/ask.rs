@@ -18,7 +18,7 @@ use crate::features::page::FeaturePageOf;
 use crate::features::polysemantic::{RankingOf, SplitsOf};
 use crate::features::scan::Subject;
 use crate::features::scan::index::LivingOf;
-use crate::features::scan::question::{IndexFile, KeptScanOf, ScanOf, Scanned};
+use crate::features::scan::question::{IndexFile, KeptScanOf, ScanOf, ScanOutcome};
 use crate::features::train::kept::KeptActivationsOf;
 use crate::features::train::shelf::TrainedDictionary;
 use crate::features::writer::Writer;
@@ -237,7 +237,7 @@ impl FeaturesState {
             // The same may be looked for again.
             self.finding.forget();
         }
-        if trained_before && !self.training.is_running() {
+        if trained_before && !self.training.is_running() && !self.kept_activations.is_running() {
             self.kept_activations.again();
         }
         if let Some(trained) = self.training.take_news().and_then(|t| t.trained.clone()) {
@@ -266,7 +266,7 @@ impl FeaturesState {
             Subject::Neurons(_) => &mut self.neurons,
             Subject::Direction(..) => &mut self.read_out,
         };
-        slot.set(ScanOf::of_index(model, subject.clone(), index), Scanned { index: index.clone(), unkept: None });
+        slot.set(ScanOf::of_index(model, subject.clone(), index), ScanOutcome { index: index.clone(), unkept: None });
         let about = &index.about;
         notices.push(Level::Info, format!("Opened the index of {}: {} positions.", about.subject, about.positions));
     }

@@ -31,19 +31,19 @@ pub struct ScanOf {
 }
 
 /// What a scan has found.
-pub struct Scanned {
+pub struct ScanOutcome {
     pub index: Arc<Index>,
     /// Why it is not kept for another time.
     pub unkept: Option<String>,
 }
 
 impl Question for ScanOf {
-    type Answer = Scanned;
+    type Answer = ScanOutcome;
 
     const LABEL: &'static str = "scanning text";
     const LANE: Lane = Lane::Long;
 
-    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Scanned)) -> Result<Scanned> {
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(ScanOutcome)) -> Result<ScanOutcome> {
         let bos = self.companion.as_ref().is_some_and(|d| d.wants_bos(&self.model));
         let cut = Cut { bos, ..Cut::new(self.context, self.limit) };
         let rows = Rows::cut(&self.model, &self.texts, &cut, progress)?;
@@ -66,11 +66,11 @@ impl Question for ScanOf {
         let files = file.as_ref().map(std::slice::from_ref);
         let mut all = plan.run(files, progress, &mut |_, index| {
             if self.parts {
-                partial(Scanned { index: Arc::new(index.clone()), unkept: None });
+                partial(ScanOutcome { index: Arc::new(index.clone()), unkept: None });
             }
         })?;
         let index = all.pop().ok_or_else(|| Error::failed("the scan gave no index"))?;
-        Ok(Scanned { index: Arc::new(index), unkept })
+        Ok(ScanOutcome { index: Arc::new(index), unkept })
     }
 }
 
