@@ -126,7 +126,7 @@ pub fn features_frame(model: &Arc<Model>, dictionary: &Dictionary, repeat: usize
     measure(&mut app, &ctx, 1, |_| Vec::new());
     app.settle(&ctx, Duration::from_secs(300))?;
     let opened = started.elapsed().as_secs_f64();
-    let Some((rows, cols)) = app.state.features.heat.value.as_ref().map(|h| (h.data.rows, h.data.cols)) else {
+    let Some((rows, cols)) = app.state.features.heat.value().map(|h| (h.features.len(), h.tokens())) else {
         return Ok(Value::Null);
     };
     let scrolling = |i: usize| {

@@ -5,7 +5,6 @@ pub mod bench;
 pub mod features;
 pub mod look;
 pub mod model;
-pub mod pending;
 pub mod selection;
 pub mod shell;
 pub mod state;
@@ -65,7 +64,7 @@ pub fn run(args: Start) -> Result<()> {
                 state.adapter.get_info().name
             });
             let mut app = App::new(&cc.egui_ctx, document, recent::load());
-            app.state.features.keeps = true;
+            app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
             app.state.superposition.turns = true;
@@ -116,12 +115,7 @@ impl App {
         theme::install(ctx);
         let wake = ctx.clone();
         let pool = Pool::new(Arc::new(move || wake.request_repaint()));
-        let state = State::new(
-            document,
-            recent.clone(),
-            pool,
-            features::FeaturesState::new(ctx),
-        );
+        let state = State::new(document, recent.clone(), pool, features::FeaturesState::default());
         Self {
             state,
             layout: Layout::default(),

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use super::action::Action;
-use super::features::monitoring::Continued;
-use super::features::{Asked, FeaturesState};
-use super::model::ModelAction;
+use super::features::{Asked, FeaturesState, Shown};
 use super::model::circuits::Ranked;
 use super::model::results::Results;
 use super::model::runs::Runs;
+use super::model::{self, ModelAction};
 use super::selection::Hovered;
 use super::shell::notices::{Level, Notices};
 use super::superposition::SuperpositionState;
 use super::training::TrainingState;
 use super::view::{Seen, Workspace};
+use crate::analysis::feature_geometry::Directions;
 use crate::analysis::generation::GenerationOf;
 use crate::analysis::patching::SweepOf;
 use crate::circuit::search::SearchOf;
+use crate::engine::generate::Generated;
 use crate::error::Result;
+use crate::features::monitor::Continued;
 use crate::jobs::Pool;
 use crate::jobs::slot::{AnySlot, Slot};
 use crate::model::builtin;
@@ -94,12 +96,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(
-        document: Document,
-        recent: Vec<String>,
-        pool: Pool,
-        features: FeaturesState,
-    ) -> Self {
+    pub fn new(document: Document, recent: Vec<String>, pool: Pool, features: FeaturesState) -> Self {
         let mut state = Self {
             document,
             history: History::default(),
@@ -151,11 +148,13 @@ impl State {
         let model = self.opened.value().cloned();
         self.model = model.filter(|m| hash.is_some() && m.fingerprint().ok() == hash);
         self.ask_model();
+        let shown = self.shown_to_features();
+        self.features.ask(&self.pool, &self.seen, &shown);
     }
 
     /// Stops what runs, in every workspace.
     pub fn cancel(&mut self) {
-        self.features.cancel();
+        self.features.stop();
         self.opened.stop();
         let labs = self.superposition.slots().into_iter().chain(self.training.slots());
         self.results.slots().into_iter().chain(labs).for_each(AnySlot::stop);
@@ -168,6 +167,7 @@ impl State {
     pub fn run_again(&mut self) {
         self.typing = Typing::default();
         self.results.runs().into_iter().for_each(|s| s.again());
+        self.features.ask_again();
         if self.model.is_none() {
             self.opened.again();
         }
@@ -182,21 +182,28 @@ impl State {
         Asked { pos, answer, wrong }
     }
 
-    fn update_features(&mut self) -> bool {
-        let run = self.run().cloned();
-        let continued = self.continued().map(|(base, generated)| {
-            let ids = |list: &[crate::engine::generate::Generated]| list.iter().map(|t| t.id).collect();
-            Continued {
+    /// What the questions of the feature views follow from.
+    fn shown_to_features(&mut self) -> Shown {
+        let generated = self.continued().map(|(base, g)| (base.clone(), g.clone()));
+        let stamp = self.results.generated.get().map_or(0, |g| g.stamp);
+        let stack = self.desk().stack.clone();
+        let continued = generated.map(|(base, g)| {
+            let ids = |list: &[Generated]| list.iter().map(|t| t.id).collect();
+            self.features.continued(stamp, || Continued {
                 prompt: base.ids.clone(),
-                plain: ids(&generated.base),
-                steered: generated.edited.as_deref().map(ids).unwrap_or_default(),
-                stack: (*self.desk().stack).clone(),
-            }
+                plain: ids(&g.base),
+                steered: g.edited.as_deref().map(ids).unwrap_or_default(),
+                stack,
+            })
         });
-        let asked = self.asked();
-        let model = self.model.clone();
-        let continued = continued.unwrap_or_default();
-        self.features.update(model.as_ref(), run.as_ref(), asked, continued, &mut self.notices)
+        let geometry = self.seen.has(&model::views::geometry::VIEW);
+        Shown {
+            model: self.model.clone(),
+            trace: self.run().map(|r| r.trace.clone()),
+            asked: self.asked(),
+            continued,
+            decoder: geometry && matches!(self.desk().geometry, Directions::Decoder(_)),
+        }
     }
 
     /// Takes in what has arrived, and starts what has waited long enough. True if anything changed.
@@ -220,7 +227,11 @@ impl State {
         self.search_arrived(now);
         changed |= self.superposition.poll(&mut self.notices);
         changed |= self.training.poll(&mut self.notices);
-        changed |= self.update_features();
+        changed |= self.features.poll(&mut self.notices);
+        if !self.features.queue.is_empty() {
+            let shown = self.shown_to_features();
+            changed |= self.features.follow_queue(&self.pool, &shown, &mut self.notices);
+        }
         if self.typing.due(now).is_some_and(|seconds| seconds <= 0.0) {
             self.typing = Typing::default();
             changed = true;
@@ -313,8 +324,8 @@ impl State {
             Action::Redo => self.travel(false),
             Action::Training(action) => self.training.apply(action, &self.pool, &mut self.notices),
             Action::Feature(action) => {
-                let run = self.run().cloned();
-                self.features.apply(action, self.model.as_ref(), run.as_ref(), &mut self.notices);
+                let shown = self.shown_to_features();
+                self.features.apply(action, &self.pool, &shown, &mut self.notices);
             }
             Action::Superposition(action) => self.superposition.apply(action, &self.pool, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),

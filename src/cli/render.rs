@@ -11,10 +11,8 @@ use crate::analysis::patching::Ablation;
 use crate::app::App;
 use crate::app::action::Action;
 use crate::app::features::Chosen;
-use crate::app::features::Examples;
 use crate::app::features::FeatureAction;
 use crate::app::features::Scanned;
-use crate::app::features::Search;
 use crate::app::look::picture::Scene;
 use crate::app::look::picture::Subject;
 use crate::app::look::picture::png;
@@ -28,6 +26,7 @@ use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 use crate::features::direction::Method;
 use crate::features::direction::concept::Pool;
+use crate::features::direction::search::{DirectionSearch, Examples};
 use crate::files::write_atomic;
 use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
@@ -188,8 +187,12 @@ fn features(args: &Arguments, app: &mut App) {
     }
     for set in &args.direction {
         let examples = Examples::Set(set.clone());
-        let search =
-            Search { examples, method: Method::DifferenceOfMeans, kind: SiteKind::ResidPost, pool: Pool::Mean };
+        let search = DirectionSearch {
+            examples,
+            method: Method::DifferenceOfMeans,
+            kind: SiteKind::ResidPost,
+            pool: Pool::Mean,
+        };
         queue.push_back(FeatureAction::Find(Box::new(search)));
     }
     if args.map {

@@ -1,5 +1,7 @@
 //! Decoder directions in the plane: their two principal components, and t-SNE [van der Maaten 2014] from there on.
 
+use std::sync::Arc;
+
 use bhtsne::{Neighbor, tSNE};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -7,7 +9,9 @@ use rayon::prelude::*;
 use crate::engine::logits::largest_indices;
 use crate::error::Result;
 use crate::features::dictionary::Dictionary;
+use crate::features::scan::index::Index;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// Features on a map, at most; beyond, every so many-th is taken.
 pub const MOST: usize = 8192;
@@ -32,6 +36,25 @@ pub struct FeatureMap {
     pub components: Vec<[f32; 2]>,
     /// By t-SNE, where it was run.
     pub neighbours: Vec<[f32; 2]>,
+}
+
+/// Asks where a dictionary's features lie: those that an index found active, or all.
+#[derive(Clone, PartialEq)]
+pub struct FeatureMapOf {
+    pub dictionary: Arc<Dictionary>,
+    pub index: Option<Arc<Index>>,
+}
+
+impl Question for FeatureMapOf {
+    type Answer = FeatureMap;
+
+    const LABEL: &'static str = "laying out the map";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeatureMap)) -> Result<FeatureMap> {
+        let living: Option<Vec<u32>> = self.index.as_ref().map(|index| index.living().collect());
+        feature_map(&self.dictionary, living.as_deref(), progress)
+    }
 }
 
 /// Unit decoder rows of the chosen features, [n, d].

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::store;
 use crate::files::{data_folder, file_name, write_atomic};
 use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// File name, in the dictionary's folder.
 const FILE: &str = "labels.json";
@@ -123,6 +126,56 @@ pub fn of_model(folder: &Path, model: &Model) -> Result<PathBuf> {
     Ok(folder.join("labels").join(format!("{name}-{:016x}.json", model.fingerprint()?)))
 }
 
+/// Asks for the labels of a dictionary's features, or of a model's neurons and directions. Without a folder those of a
+/// model, and of a dictionary that ships, have no file.
+#[derive(Clone, PartialEq)]
+pub enum LabelsOf {
+    Dictionary { dictionary: Arc<Dictionary>, folder: Option<PathBuf> },
+    Model { model: Arc<Model>, folder: Option<PathBuf> },
+}
+
+/// Labels as they were read, and the file that they are written to.
+pub struct LabelsRead {
+    pub file: Option<PathBuf>,
+    pub labels: Labels,
+}
+
+impl Question for LabelsOf {
+    type Answer = LabelsRead;
+
+    const LABEL: &'static str = "reading labels";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(LabelsRead)) -> Result<LabelsRead> {
+        let file = match self {
+            Self::Dictionary { dictionary: d, folder: Some(folder) } => Some(of_dictionary(folder, d)),
+            Self::Dictionary { dictionary: d, folder: None } => store::builtin(d).is_none().then(|| beside(&d.path)),
+            Self::Model { model, folder } => folder.as_ref().map(|folder| of_model(folder, model)).transpose()?,
+        };
+        let labels = file.as_deref().map_or_else(|| Ok(Labels::default()), Labels::open)?;
+        Ok(LabelsRead { file, labels })
+    }
+}
+
+/// Asks for changes to be written to a file of labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelsWritten {
+    pub file: PathBuf,
+    pub changes: Changes,
+}
+
+impl Question for LabelsWritten {
+    /// What the file holds then.
+    type Answer = Labels;
+
+    const LABEL: &'static str = "writing labels";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Labels)) -> Result<Labels> {
+        Labels::amend(&self.file, &self.changes)
+    }
+}
+
 impl Labels {
     /// The labels of a file; none where there is no file.
     ///
@@ -208,7 +261,7 @@ mod tests {
     /// What ships is unpacked where everything can be made again: labels are not.
     #[test]
     fn labels_of_a_shipped_dictionary_lie_with_the_users_data() {
-        let d = crate::features::open("text-features", &crate::progress::Progress::new()).unwrap();
+        let d = crate::features::open("text-features", &Progress::new()).unwrap();
         let of = |d: &Dictionary| of_dictionary(Path::new("data"), d);
         assert_eq!(of(&d), Path::new("data/labels/dictionary-text-features.json"));
         let own = Dictionary { path: "mine/text-features".into(), ..d };

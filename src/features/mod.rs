@@ -2,20 +2,24 @@
 //! transcoders) are opened, trained, judged and searched for examples; single directions are found from two sets of
 //! texts; both are tested by editing the model.
 
-pub mod dashboard;
 pub mod dictionary;
 pub mod direction;
+pub mod feature_activations;
 pub mod feature_map;
 pub mod harvest;
+pub mod heat;
 pub mod labels;
+pub mod monitor;
+pub mod page;
+pub mod polysemantic;
 pub mod quality;
-pub mod reading;
 pub mod rows;
 pub mod scan;
 pub mod steering;
 pub mod text;
 pub mod train;
 pub mod words;
+pub mod writer;
 
 pub use dictionary::encode::Sparse;
 pub use dictionary::place::Place;

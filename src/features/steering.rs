@@ -6,17 +6,24 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::engine::dictionaries::Dictionaries;
-use crate::engine::edit::Positions;
+use crate::engine::edit::{Action, Positions};
 use crate::engine::generate::{Generated, Sampling, generate};
 use crate::engine::resolve::{Op, Sources, resolve};
 use crate::engine::{Edit, Trace};
 use crate::error::{Error, Result};
-use crate::features::rows::Rows;
+use crate::features::Store;
+use crate::features::rows::{Cut, Rows};
+use crate::features::writer::Writer;
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// Bytes that the runs of a reference text may take.
 const MOST_HELD: usize = 8 << 30;
+/// Strengths on either side of zero.
+const STEPS: usize = 6;
+/// Tokens of a row of the reference text, and of all.
+const REFERENCE: (usize, usize) = (64, 192);
 
 /// Tokens whose probabilities are watched: two sides of a scale.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +56,50 @@ pub struct Dose {
     pub kl: f32,
     /// Mean loss over the reference text, nats.
     pub loss: Option<f32>,
+}
+
+/// Asks what adding a direction does to the next token of a run, at strengths from −`most` to `most`.
+#[derive(Clone, PartialEq)]
+pub struct DosesOf {
+    pub trace: Arc<Trace>,
+    pub writer: Writer,
+    /// What the writer is called.
+    pub name: String,
+    pub most: f32,
+    pub watched: Watched,
+    /// The text on which the cost is measured.
+    pub text: String,
+    /// Where edits find their dictionaries.
+    pub store: Arc<Store>,
+}
+
+impl Question for DosesOf {
+    type Answer = Vec<Dose>;
+
+    const LABEL: &'static str = "dose and response";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Vec<Dose>)) -> Result<Vec<Dose>> {
+        let model = &self.trace.model;
+        let base = self.writer.steer(1.0, model)?;
+        let edits = |alpha: f32| {
+            let mut edits = base.clone();
+            for e in &mut edits {
+                if let Action::Add { factor, .. } = &mut e.action {
+                    *factor = alpha;
+                }
+            }
+            Ok(edits)
+        };
+        let (alphas, mut all) = (strengths(self.most, STEPS), Vec::new());
+        let text = std::slice::from_ref(&self.text);
+        let rows = Rows::cut(model, text, &Cut::new(REFERENCE.0, Some(REFERENCE.1)), progress)?;
+        let (ids, store) = (&self.trace.ids, &*self.store);
+        dose_response(model, ids, &edits, store, &alphas, &self.watched, &rows, progress, |dose| {
+            all.push(dose);
+            partial(all.clone());
+        })
+    }
 }
 
 /// Strengths from −`most` to `most`, evenly, zero among them.

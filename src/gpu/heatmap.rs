@@ -26,15 +26,27 @@ pub struct HeatData {
     pub max: f32,
 }
 
+fn new_id() -> Arc<u64> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    Arc::new(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 impl HeatData {
     /// `values` row by row; a wrong length is filled up with [`NOTHING`].
     pub fn new(rows: usize, cols: usize, mut values: Vec<f32>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         values.resize(rows * cols, NOTHING);
         let finite = values.iter().copied().filter(|v| v.abs() < 3.0e38);
         let (min, max) = finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
         let (min, max) = if min <= max { (min, max) } else { (0.0, 1.0) };
-        Self { id: Arc::new(NEXT.fetch_add(1, Ordering::Relaxed)), rows, cols, values: values.into(), min, max }
+        Self { id: new_id(), rows, cols, values: values.into(), min, max }
+    }
+
+    /// As [`Self::new`], for rows × cols values that are shared and whose smallest and largest are known.
+    pub fn shared(rows: usize, cols: usize, values: Arc<[f32]>, (min, max): (f32, f32)) -> Self {
+        if values.len() != rows * cols {
+            return Self::new(rows, cols, values.to_vec());
+        }
+        Self { id: new_id(), rows, cols, values, min, max }
     }
 
     pub fn get(&self, row: usize, col: usize) -> Option<f32> {

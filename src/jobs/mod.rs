@@ -2,8 +2,6 @@
 
 pub mod pool;
 pub mod slot;
-pub mod task;
 
 pub use pool::{Pool, Wake};
 pub use slot::{Answer, AnySlot, Slot};
-pub use task::Task;

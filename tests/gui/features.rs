@@ -4,18 +4,16 @@ use crate::window::{PROMPT, dictionary, document, feature, features, settle, win
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
 use circuitscope::app::features::Chosen;
-use circuitscope::app::features::Examples;
 use circuitscope::app::features::FeatureAction;
 use circuitscope::app::features::Scanned;
-use circuitscope::app::features::Search;
-use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view::Workspace;
 use circuitscope::engine::{SiteKind, Which};
 use circuitscope::features::direction::Method;
 use circuitscope::features::direction::concept::Pool;
+use circuitscope::features::direction::search::{DirectionSearch, Examples};
+use circuitscope::features::feature_activations::Order;
 use circuitscope::features::labels::{Label, Labels, Unit, of_model};
-use circuitscope::features::reading::Order;
 use circuitscope::features::scan::index_file;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -42,7 +40,7 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_all_by_label("Open").next().unwrap().click();
     h.run();
     settle(&mut h);
-    let reading = h.state().state.features.reading.value.clone().unwrap();
+    let reading = h.state().state.features.activations.value().cloned().unwrap();
     assert_eq!(reading.acts.rows(), h.state().state.run().unwrap().trace.len());
     let active = reading.leading(Default::default(), None, 1).0[0];
     feature(&mut h, FeatureAction::Choose(Chosen::Feature(active)));
@@ -58,7 +56,7 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_by_label("Ablate").click();
     h.run();
     settle(&mut h);
-    let stack = h.state().state.desk().stack.clone();
+    let stack = h.state().state.document.stack.clone();
     assert_eq!(stack.edits.len(), 1);
     assert!(stack.edits[0].to_string().starts_with("ablate feature"), "{}", stack.edits[0]);
     // The edited run differs from the plain one by the feature's part alone.
@@ -68,18 +66,18 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_by_label("Steer").click();
     h.run();
     settle(&mut h);
-    assert_eq!(h.state().state.desk().stack.edits.len(), 2);
+    assert_eq!(h.state().state.document.stack.edits.len(), 2);
     // Another strength takes the place of the one before; none is a strength as well.
-    let factor = |h: &Harness<'static, App>| match &h.state().state.desk().stack.edits[1].action {
+    let factor = |h: &Harness<'static, App>| match &h.state().state.document.stack.edits[1].action {
         circuitscope::engine::edit::Action::Add { factor, .. } => *factor,
         other => panic!("{other:?}"),
     };
     let before = factor(&h);
     let state = &h.state().state;
     let weaker = state.features.steer(Chosen::Feature(active), 0.5 * before, state.model.as_ref().unwrap()).unwrap();
-    h.state_mut().state.apply(ModelAction::Put(Which::Clean, weaker), 0.0);
+    h.state_mut().state.apply(Action::PutEdits(Which::Clean, weaker), 0.0);
     settle(&mut h);
-    assert_eq!(h.state().state.desk().stack.edits.len(), 2);
+    assert_eq!(h.state().state.document.stack.edits.len(), 2);
     assert!(factor(&h) < before, "{} {before}", factor(&h));
 }
 
@@ -95,9 +93,9 @@ fn a_typed_direction_gets_a_page() {
         without: "dog\ntree\nstone\nriver\n".to_owned(),
     };
     let (method, kind) = (Method::DifferenceOfMeans, SiteKind::ResidPost);
-    feature(&mut h, FeatureAction::Find(Box::new(Search { examples, method, kind, pool: Pool::Last })));
+    feature(&mut h, FeatureAction::Find(Box::new(DirectionSearch { examples, method, kind, pool: Pool::Last })));
     let s = &h.state().state.features;
-    let i = s.watched.iter().position(|w| w.concept.name == "royal").unwrap();
+    let i = s.desk.watched.iter().position(|w| w.concept.name == "royal").unwrap();
     feature(&mut h, FeatureAction::Choose(Chosen::Concept(i)));
     assert!(h.state().state.features.entry(Chosen::Concept(i)).is_none());
     feature(&mut h, FeatureAction::Scan(Scanned::Direction(i), "prose".to_owned(), 2_000));
@@ -109,22 +107,24 @@ fn a_typed_direction_gets_a_page() {
     assert!(h.query_by_label_contains("strongest examples").is_some());
     // Too few texts are one sentence.
     let examples = Examples::Typed { name: "x".to_owned(), with: "a\nb".to_owned(), without: "c".to_owned() };
-    feature(&mut h, FeatureAction::Find(Box::new(Search { examples, method, kind, pool: Pool::Mean })));
+    feature(&mut h, FeatureAction::Find(Box::new(DirectionSearch { examples, method, kind, pool: Pool::Mean })));
     assert!(h.state().state.notices.latest().unwrap().text.contains("at least four"));
     // Features by what they add to the answer.
+    h.state_mut().layout = Layout::of(Workspace::Features);
     feature(&mut h, FeatureAction::Order(Order::Answer));
     let s = &h.state().state.features;
-    assert!(s.attribution.value.is_some(), "{:?}", s.attribution.error);
-    assert_eq!(s.heat.value.as_ref().unwrap().order, Order::Answer);
-    assert_eq!(s.attribution.value.as_ref().unwrap().values.len(), s.reading.value.as_ref().unwrap().acts.values.len());
+    assert!(s.attribution.value().is_some(), "{:?}", s.attribution.error());
+    assert_eq!(s.heat.value().unwrap().order, Order::Answer);
+    let (added, acts) = (s.attribution.value().unwrap(), s.activations.value().unwrap());
+    assert_eq!(added.values.values.len(), acts.acts.values.len());
     // At the pinned token, wherever that goes.
     feature(&mut h, FeatureAction::Order(Order::At(0)));
     for pos in [1, 2] {
-        h.state_mut().state.pinned().pos = pos;
+        h.state_mut().state.selection.pinned.pos = pos;
         settle(&mut h);
-        let heat = h.state().state.features.heat.value.clone().unwrap();
+        let heat = h.state().state.features.heat.value().cloned().unwrap();
         assert_eq!(heat.order, Order::At(pos));
-        let acts = &heat.reading.acts;
+        let acts = &heat.activations.acts;
         let strongest = acts.row(pos).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
         assert_eq!(heat.features[0], strongest);
     }
@@ -137,8 +137,8 @@ fn neurons_and_directions_are_named() {
     let mut h = window(document(PROMPT));
     h.state_mut().enter(Workspace::Features);
     let kept = tempfile::tempdir().unwrap();
-    let f = &mut h.state_mut().state.features;
-    (f.keeps, f.place, f.scans) = (true, kept.path().to_owned(), kept.path().join("scans"));
+    let f = &mut h.state_mut().state.features.folders;
+    (f.keeps, f.shelf, f.scans) = (true, kept.path().to_owned(), kept.path().join("scans"));
     let model = |h: &Harness<'static, App>| h.state().state.model.clone().unwrap();
     h.state_mut().state.apply(Action::Open("text".to_owned()), 0.0);
     settle(&mut h);
@@ -147,7 +147,7 @@ fn neurons_and_directions_are_named() {
         (0..8).map(|i| format!("{}\t{} of the\n", i % 2, if i % 2 == 0 { "house" } else { "king" })).collect();
     circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
     let find = || {
-        FeatureAction::Find(Box::new(Search {
+        FeatureAction::Find(Box::new(DirectionSearch {
             examples: Examples::Set(set.to_str().unwrap().to_owned()),
             method: Method::DifferenceOfMeans,
             kind: SiteKind::ResidPost,
@@ -177,7 +177,10 @@ fn neurons_and_directions_are_named() {
     let endings = Label { label: "endings".to_owned(), note: "also numbers".to_owned() };
     assert_eq!((written.0.len(), written.of(&Unit::Neuron(1, 3))), (2, Some(&endings)));
     // The monitor has the direction by its name.
-    assert!(h.state().state.features.monitored.value.as_ref().unwrap().names[0].ends_with("kings"));
+    h.state_mut().show("monitor");
+    settle(&mut h);
+    let s = &h.state().state.features;
+    assert!(s.row_name(&s.monitored.value().unwrap().rows[0]).ends_with("kings"));
     // What another window has written meanwhile stays.
     let name = |label: &str| Label { label: label.to_owned(), note: String::new() };
     let mut others = written.clone();
@@ -197,7 +200,7 @@ fn neurons_and_directions_are_named() {
     feature(&mut h, FeatureAction::Open("text-features".to_owned()));
     feature(&mut h, find());
     let s = &h.state().state.features;
-    let of_set = (0..s.watched.len()).map(Chosen::Concept).find(|c| s.name(*c).starts_with("of at")).unwrap();
+    let of_set = (0..s.desk.watched.len()).map(Chosen::Concept).find(|c| s.name(*c).starts_with("of at")).unwrap();
     assert_eq!(s.name(Chosen::Neuron(1, 3)), "neuron 1.3 · endings");
     let Chosen::Concept(i) = of_set else { return };
     feature(&mut h, FeatureAction::Layer(i, 1));
@@ -212,7 +215,7 @@ fn neurons_and_directions_are_named() {
         h.get_by_label("Show").click();
         h.run();
         settle(&mut h);
-        assert_eq!(h.state().state.features.chosen, Some(chosen), "{wanted}");
+        assert_eq!(h.state().state.features.desk.chosen, Some(chosen), "{wanted}");
     }
     // A damaged file is told, and not written over.
     circuitscope::files::write_atomic(&file, b"{").unwrap();
@@ -229,27 +232,29 @@ fn the_monitor_forgets_and_indexes_find_their_place() {
     let mut h = window(document(PROMPT));
     h.state_mut().enter(Workspace::Features);
     let dir = features(&mut h);
-    let kept: Vec<u32> = h.state().state.features.kept.iter().map(|k| k.0).collect();
+    h.state_mut().show("monitor");
+    let kept: Vec<u32> = h.state().state.features.desk.kept.iter().map(|k| k.0).collect();
     for f in kept {
         feature(&mut h, FeatureAction::Keep(f));
     }
-    while !h.state().state.features.watched.is_empty() {
+    while !h.state().state.features.desk.watched.is_empty() {
         feature(&mut h, FeatureAction::Forget(0));
     }
-    assert!(h.state().state.features.monitored.value.is_none());
+    assert!(h.state().state.features.monitored.value().is_none());
     for f in [3, 5] {
         feature(&mut h, FeatureAction::Keep(f));
         feature(&mut h, FeatureAction::KeptThreshold(f, f as f32));
     }
     feature(&mut h, FeatureAction::Keep(3));
     let s = &h.state().state.features;
-    let m = s.monitored.value.clone().unwrap();
-    assert_eq!(m.names.len(), 1);
+    let m = s.monitored.value().cloned().unwrap();
+    assert_eq!(m.rows.len(), 1);
     assert_eq!(s.threshold(&m.rows[0]), Some(5.0));
 
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (mut index, neurons) = ((*s.index.value.clone().unwrap()).clone(), s.neurons.value.clone().unwrap());
-    index_file::save(&neurons, Path::new(&path("neurons.arrow"))).unwrap();
+    let neurons = s.index_of(Chosen::Neuron(0, 0)).unwrap();
+    let mut index = (**s.index().unwrap()).clone();
+    index_file::save(neurons, Path::new(&path("neurons.arrow"))).unwrap();
     index_file::save(&index, Path::new(&path("own.arrow"))).unwrap();
     index.about.subject_hash ^= 1;
     index_file::save(&index, Path::new(&path("other.arrow"))).unwrap();
@@ -258,10 +263,10 @@ fn the_monitor_forgets_and_indexes_find_their_place() {
         let text = &h.state().state.notices.latest().unwrap().text;
         assert!(text.contains("Opened the index"), "{text}");
     }
-    let before = h.state().state.features.index.value.clone().unwrap();
+    let before = h.state().state.features.index().cloned().unwrap();
     feature(&mut h, FeatureAction::OpenIndex(path("other.arrow")));
     assert!(h.state().state.notices.latest().unwrap().text.contains("open what was scanned"));
-    assert!(Arc::ptr_eq(h.state().state.features.index.value.as_ref().unwrap(), &before));
+    assert!(Arc::ptr_eq(h.state().state.features.index().unwrap(), &before));
 }
 
 /// A dictionary whose file names no site takes the one that is given, and another one after that.
@@ -277,17 +282,17 @@ fn a_dictionary_without_a_site_is_placed() {
     h.state_mut().enter(Workspace::Features);
     feature(&mut h, FeatureAction::Open(folder.to_str().unwrap().to_owned()));
     let s = &h.state().state.features;
-    assert!(s.open_sites() == (true, false) && s.reading.error.as_ref().unwrap().contains("transformer.layer.0"));
+    assert!(s.open_sites() == (true, false) && s.activations.error().unwrap().contains("transformer.layer.0"));
     for site in ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"] {
         feature(&mut h, FeatureAction::Site(site.to_owned(), None));
         let s = &h.state().state.features;
-        assert_eq!(s.dictionary.value.as_ref().unwrap().input.unwrap().to_string(), site);
-        assert!(s.reading.value.is_some() && s.open_sites() == (true, false));
+        assert_eq!(s.dictionary().unwrap().input.unwrap().to_string(), site);
+        assert!(s.activations.value().is_some() && s.open_sites() == (true, false));
     }
     feature(&mut h, FeatureAction::Site("blocks.9.hook_resid_post".to_owned(), None));
     let s = &h.state().state;
     assert!(s.notices.latest().unwrap().text.contains("layer"), "{}", s.notices.latest().unwrap().text);
-    assert!(s.features.reading.value.is_some());
+    assert!(s.features.activations.value().is_some());
 }
 
 /// Damaged dictionaries and texts are one sentence; what was there before stays.
@@ -296,18 +301,18 @@ fn a_bad_dictionary_leaves_the_old_one_open() {
     let mut h = window(document(PROMPT));
     h.state_mut().enter(Workspace::Features);
     let _dir = features(&mut h);
-    let before = h.state().state.features.dictionary.value.clone().unwrap();
+    let before = h.state().state.features.dictionary().cloned().unwrap();
     let bad = tempfile::tempdir().unwrap();
     circuitscope::files::write_atomic(&bad.path().join("cfg.json"), b"{").unwrap();
     feature(&mut h, FeatureAction::Open(bad.path().to_str().unwrap().to_owned()));
     let s = &h.state().state;
-    assert!(Arc::ptr_eq(s.features.dictionary.value.as_ref().unwrap(), &before));
+    assert!(Arc::ptr_eq(s.features.dictionary().unwrap(), &before));
     assert!(s.notices.latest().unwrap().text.contains("cfg.json"));
-    let index = s.features.index.value.clone().unwrap();
+    let index = s.features.index().cloned().unwrap();
     feature(&mut h, FeatureAction::Scan(Scanned::Features, "/no/such/text".to_owned(), 1000));
     let s = &h.state().state.features;
-    assert!(s.index.error.as_ref().unwrap().contains("/no/such/text"));
-    assert!(Arc::ptr_eq(s.index.value.as_ref().unwrap(), &index));
+    assert!(s.index.error().unwrap().contains("/no/such/text"));
+    assert!(Arc::ptr_eq(s.index().unwrap(), &index));
 }
 
 /// A scan lies in a file: opening the dictionary again finds it, and the same scan asked for again is there at once.
@@ -318,29 +323,33 @@ fn scans_are_found_again() {
     let open = || {
         let mut h = window(document(PROMPT));
         h.state_mut().enter(Workspace::Features);
-        let s = &mut h.state_mut().state.features;
-        (s.place, s.scans, s.keeps) = (place.path().to_owned(), place.path().join("scans"), true);
+        let s = &mut h.state_mut().state.features.folders;
+        (s.shelf, s.scans, s.keeps) = (place.path().to_owned(), place.path().join("scans"), true);
         feature(&mut h, FeatureAction::Open(spec.clone()));
         h
     };
     let mut h = open();
-    assert!(h.state().state.features.index.value.is_none());
+    assert!(h.state().state.features.index().is_none());
     feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
-    let first = h.state().state.features.index.value.clone().unwrap();
+    let first = h.state().state.features.index().cloned().unwrap();
+    let same = |h: &Harness<'static, App>| {
+        let index = h.state().state.features.index().unwrap();
+        assert_eq!((&index.about, &index.entries), (&first.about, &first.entries));
+    };
     let files =
         || std::fs::read_dir(place.path().join("scans")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     assert_eq!(files().len(), 1);
     let written = std::fs::metadata(&files()[0]).unwrap().modified().unwrap();
     let mut h = open();
-    assert_eq!(h.state().state.features.index.value.as_ref(), Some(&first));
+    same(&h);
     feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
-    assert_eq!(h.state().state.features.index.value.as_ref(), Some(&first));
+    same(&h);
     assert_eq!(std::fs::metadata(&files()[0]).unwrap().modified().unwrap(), written);
     // Another amount of text is another scan, and the newest one is found from now on.
     feature(&mut h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 3_000));
     assert_eq!(files().len(), 2);
-    let s = &open().state().state.features.index.value.clone().unwrap();
-    assert_eq!(s.about.limit, Some(3_000));
+    let h = open();
+    assert_eq!(h.state().state.features.index().unwrap().about.limit, Some(3_000));
 }
 
 /// A training is started from the window, stops when it is told to, and a finished one is opened.
@@ -350,18 +359,21 @@ fn a_dictionary_is_trained_in_the_window() {
     h.state_mut().enter(Workspace::Features);
     let place = tempfile::tempdir().unwrap();
     let activations = tempfile::tempdir().unwrap();
+    h.state_mut().show("dictionary-training");
     let s = &mut h.state_mut().state.features;
-    (s.place, s.activations) = (place.path().to_owned(), activations.path().to_owned());
-    let mut ask = s.train.clone();
+    let (folders, kept) = (&mut s.folders, activations.path().to_owned());
+    (folders.keeps, folders.shelf, folders.activations) = (true, place.path().to_owned(), kept);
+    folders.scans = activations.path().join("scans");
+    let mut ask = s.desk.recipe.clone();
     ask.tokens = Some(2_000);
     (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (64, 8, 30, 128);
     feature(&mut h, FeatureAction::Train(Box::new(ask.clone()), true));
     let s = &h.state().state.features;
-    let d = s.dictionary.value.as_ref().unwrap();
+    let d = s.dictionary().unwrap();
     assert_eq!((d.d_sae, d.activation.name()), (64, "topk"));
-    assert!(s.training.parts.len() >= 4 && s.training.parts.last().unwrap().step == 30);
-    assert!(s.training.parts.last().unwrap().ce_score.is_some());
-    assert!(s.reading.value.is_some());
+    let curve = &s.training.value().unwrap().curve;
+    assert!(curve.len() >= 4 && curve.last().unwrap().step == 30 && curve.last().unwrap().ce_score.is_some());
+    assert!(s.activations.value().is_some());
     // The activations of 1,900 tokens without rows' first, in the one folder that the next training takes them from.
     let kept = || {
         let folders: Vec<_> = std::fs::read_dir(activations.path()).unwrap().map(|e| e.unwrap().path()).collect();
@@ -369,7 +381,7 @@ fn a_dictionary_is_trained_in_the_window() {
         std::fs::metadata(folders[0].join("input.safetensors")).unwrap()
     };
     let first_kept = kept();
-    assert_eq!(s.kept_bytes.value.as_deref(), Some(&first_kept.len()));
+    assert_eq!(s.kept_activations.value().map(|n| **n), Some(first_kept.len()));
     assert!(first_kept.len() > 4 * 64 * 1_500);
     // One that would take long stops at once, and goes on where it was when the same is asked for again.
     ask.settings.steps = 1_000_000;
@@ -379,7 +391,8 @@ fn a_dictionary_is_trained_in_the_window() {
     let folders = || std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().path()).collect::<BTreeSet<_>>();
     let wait_for = |h: &mut Harness<'static, App>, points: usize| {
         let started = std::time::Instant::now();
-        while h.state().state.features.training.parts.len() < points {
+        let length = |h: &Harness<'static, App>| h.state().state.features.training.value().map_or(0, |t| t.curve.len());
+        while length(h) < points {
             assert!(h.state().state.features.training.is_running() && started.elapsed().as_secs() < 120);
             std::thread::sleep(Duration::from_millis(20));
             h.run_steps(1);
@@ -389,19 +402,19 @@ fn a_dictionary_is_trained_in_the_window() {
     let first = folders();
     assert_eq!(first.len(), 2, "the finished one and this");
     h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
-    assert!(!h.state().state.features.training.is_running());
+    assert!(!h.state().state.features.is_training());
     // At once: the new one waits for the checkpoint of the old.
-    let again = h.state().state.features.train.clone();
+    let again = h.state().state.features.desk.recipe.clone();
     h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(again), true)), 0.0);
     wait_for(&mut h, 5);
     assert_eq!(folders(), first, "it goes on where it was");
     let state = first.iter().filter(|f| f.join("training-state.safetensors").is_file());
     assert_eq!(state.count(), 1);
     // The curve begins where it began before.
-    assert_eq!(h.state().state.features.training.parts[0].step, 1);
+    assert_eq!(h.state().state.features.training.value().unwrap().curve[0].step, 1);
     h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
     assert_eq!(kept().modified().unwrap(), first_kept.modified().unwrap(), "harvested once");
     feature(&mut h, FeatureAction::ForgetActivations);
     assert_eq!(std::fs::read_dir(activations.path()).unwrap().count(), 0);
-    assert_eq!(h.state().state.features.kept_bytes.value.as_deref(), Some(&0));
+    assert_eq!(h.state().state.features.kept_activations.value().map(|n| **n), Some(0));
 }

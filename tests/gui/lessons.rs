@@ -49,13 +49,13 @@ fn walk_through(title: &str) {
         }
         let features = &app.state.features;
         if let Some(name) = &step.state.dictionary {
-            assert_eq!(features.dictionary.value.as_ref().map(|d| &d.name), Some(name), "step {k}");
+            assert_eq!(features.dictionary().map(|d| &d.name), Some(name), "step {k}");
         }
         if let Some(f) = step.state.feature {
-            assert_eq!(features.chosen, Some(Chosen::Feature(f)), "step {k}");
+            assert_eq!(features.desk.chosen, Some(Chosen::Feature(f)), "step {k}");
         }
         if step.state.scan.is_some() {
-            assert!(features.index.value.as_ref().is_some_and(|i| i.about.is_complete()), "step {k}");
+            assert!(features.index().is_some_and(|i| i.about.is_complete()), "step {k}");
         }
         if step.state.zero_head.is_some() {
             assert!(app.state.desk().stack.is_active() && app.state.edited().is_some(), "step {k}");
@@ -73,7 +73,7 @@ fn walk_through(title: &str) {
     settle(&mut h);
     assert!(!h.state().lessons.is_running());
     assert_eq!(h.state().state.document, before);
-    assert!(h.state().state.features.spec.is_empty() && h.state().state.features.dictionary.value.is_none());
+    assert!(h.state().state.features.desk.dictionary.is_empty() && h.state().state.features.dictionary().is_none());
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn dropping_a_folder_opens_it() {
     h.input_mut().dropped_files.push(Arc::new(Dropped(shipped.clone())));
     h.step();
     settle(&mut h);
-    assert_eq!(h.state().state.features.dictionary.value.as_ref().unwrap().path, shipped);
+    assert_eq!(h.state().state.features.dictionary().unwrap().path, shipped);
     assert_eq!(h.state().layout.workspace, Workspace::Features);
 }
 

@@ -35,7 +35,7 @@ fn every_view_exports_its_numbers() {
     for view in view::all() {
         training(&mut h, view.name);
         h.state_mut().layout = Layout::single(view.name);
-        h.run();
+        settle(&mut h);
         let app = h.state();
         let palette = circuitscope::app::look::theme::Palette::of(&h.ctx);
         let (mut actions, mut hovered) = (Vec::new(), Default::default());
@@ -76,7 +76,7 @@ fn every_view_looks_as_it_did() {
             training(&mut h, view.name);
             h.state_mut().layout = Layout::single(view.name);
             h.state_mut().bare = true;
-            h.run();
+            settle(&mut h);
             results.add(h.try_snapshot(format!("{}-{name}", view.name)));
         }
         results.extend_harness(&mut h);

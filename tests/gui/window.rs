@@ -5,24 +5,26 @@ use circuitscope::analysis::patching::Ablation;
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
 use circuitscope::app::features::Chosen;
-use circuitscope::app::features::Examples;
 use circuitscope::app::features::FeatureAction;
-use circuitscope::app::features::Pending;
-use circuitscope::app::features::Ranking;
 use circuitscope::app::features::Scanned;
 use circuitscope::app::features::Search;
 use circuitscope::app::model::ModelAction;
 use circuitscope::circuit::cart::Cart;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{Site, SiteKind, Which};
-use circuitscope::features::dashboard::Groups;
 use circuitscope::features::dictionary::formats::saelens;
 use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
 use circuitscope::features::direction::concept::Pool;
+use circuitscope::features::direction::search::{DirectionSearch, Examples};
+use circuitscope::features::feature_activations::feature_activations;
+use circuitscope::features::page::Groups;
+use circuitscope::features::polysemantic::{Ranking, RankingOf};
 use circuitscope::features::scan::Subject;
 use circuitscope::features::scan::index::{About, Entry, Example, Index};
+use circuitscope::features::scan::question::{ScanOf, ScanOutcome};
 use circuitscope::features::train::Point;
+use circuitscope::features::train::shelf::{DictionaryTraining, DictionaryTrainingOf};
 use circuitscope::progress::Progress;
 use circuitscope::session::Document;
 use circuitscope::session::desk::CircuitSettings;
@@ -169,20 +171,26 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
     circuitscope::files::write_atomic(&set, format!("label\ttext\n{rows}").as_bytes()).unwrap();
     feature(h, FeatureAction::Open(spec));
     feature(h, FeatureAction::Scan(Scanned::Features, "prose".to_owned(), 2_000));
-    let find = FeatureAction::Find(Box::new(Search {
+    let find = FeatureAction::Find(Box::new(DirectionSearch {
         examples: Examples::Set(set.to_str().unwrap().to_owned()),
         method: Method::DifferenceOfMeans,
         kind: SiteKind::ResidPost,
         pool: Pool::Mean,
     }));
     feature(h, find);
-    let active = h.state().state.features.reading.value.as_ref().unwrap().leading(Default::default(), None, 1).0[0];
+    let (opened, trace) = {
+        let state = &h.state().state;
+        (state.features.dictionary().unwrap().clone(), state.run().unwrap().trace.clone())
+    };
+    let read = feature_activations(opened, trace, &Progress::new()).unwrap();
+    let active = read.leading(Default::default(), None, 1).0[0];
     feature(h, FeatureAction::Choose(Chosen::Feature(active)));
     feature(h, FeatureAction::Keep(active));
     feature(h, FeatureAction::Dose(vec![" the".to_owned()], vec![" a".to_owned()], "prose".to_owned()));
     feature(h, FeatureAction::Map);
+    let model = h.state().state.model.clone().unwrap();
     let state = &mut h.state_mut().state.features;
-    state.training.parts = (0..20)
+    let curve = (0..20)
         .map(|i| {
             let t = i as f32 / 19.0;
             let score = (i % 5 == 4).then_some(0.9 * t);
@@ -196,6 +204,9 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
             }
         })
         .collect();
+    let (recipe, shelf) = (state.desk.recipe.clone(), state.folders.shelf.clone());
+    let question = DictionaryTrainingOf { model: model.clone(), recipe, shelf, keep: None };
+    state.training.set(question, DictionaryTraining { curve, trained: None });
     let example = |i: u32, token: u32| Example {
         value: 3.0 - 0.1 * i as f32,
         key: i,
@@ -229,9 +240,11 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
     };
     let neurons = Index { about, entries: vec![entry; 3] };
     let groups = Groups { of: (0..10).map(|i| i % 2).collect(), count: 2, apart: 0.7 };
-    let neurons = Arc::new(neurons);
-    state.neurons.value = Some(neurons.clone());
-    state.ranking = Pending::there(Ranking { index: neurons, neurons: (0..3).map(|n| (n, groups.clone())).collect() });
+    let index = Arc::new(neurons);
+    let question = ScanOf::of_index(model, Subject::Neurons(0), &index);
+    state.neurons.set(question, ScanOutcome { index: index.clone(), unkept: None });
+    let ranked = Ranking { index: index.clone(), neurons: (0..3).map(|n| (n, groups.clone())).collect() };
+    state.ranking.set(RankingOf { index }, ranked);
     h.run();
     dir
 }

@@ -4,10 +4,8 @@ use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
 use crate::app::features::Chosen;
-use crate::app::features::Examples;
 use crate::app::features::FeatureAction;
 use crate::app::features::Scanned;
-use crate::app::features::Search;
 use crate::app::features::views::layer_field;
 use crate::app::look::theme;
 use crate::app::view::Context;
@@ -17,6 +15,7 @@ use crate::engine::SiteKind;
 use crate::features::dictionary::store::BUILTINS;
 use crate::features::direction::Method;
 use crate::features::direction::concept::{Pool, SHIPPED};
+use crate::features::direction::search::{DirectionSearch, Examples};
 
 /// Fields of the panel that are not part of the document.
 #[derive(Clone, Debug)]
@@ -68,7 +67,7 @@ const TYPED: &str = "my own";
 impl Fields {
     fn search(&self, examples: Examples) -> FeatureAction {
         let (method, kind, pool) = (self.method, self.site, self.pool);
-        FeatureAction::Find(Box::new(Search { examples, method, kind, pool }))
+        FeatureAction::Find(Box::new(DirectionSearch { examples, method, kind, pool }))
     }
 }
 
@@ -116,7 +115,7 @@ fn field(ui: &mut egui::Ui, text: &mut String, name: &str, hint: &str, button: &
 fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     let s = &cx.state.features;
     heading(ui, cx, "Dictionary");
-    match &s.dictionary.value {
+    match s.dictionary() {
         Some(d) => {
             let close = line_with(ui, RichText::new(&d.name).font(theme::body()), |ui| {
                 ui.small_button("×").on_hover_text("puts the dictionary away").clicked()
@@ -139,7 +138,7 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             ui.add(egui::Label::new(weak(cx, "none is open")).wrap());
         }
     }
-    if let Some(e) = s.dictionary.error.as_ref().filter(|_| s.dictionary.value.is_none()) {
+    if let Some(e) = s.dictionary.error().filter(|_| s.dictionary().is_none()) {
         ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
     }
     let here = cx.state.desk().model.as_str();
@@ -169,7 +168,7 @@ fn places(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         done |= field(ui, &mut fields.target, "site that it writes", "writes blocks.5.hook_mlp_out", "Use");
     }
     if done {
-        let of_file = cx.state.features.dictionary.value.as_ref().and_then(|d| d.input).map(|p| p.to_string());
+        let of_file = cx.state.features.dictionary().and_then(|d| d.input).map(|p| p.to_string());
         let site = if reads { fields.place.trim().to_owned() } else { of_file.unwrap_or_default() };
         let target = Some(fields.target.trim().to_owned()).filter(|t| writes && !t.is_empty());
         cx.push(Action::Feature(FeatureAction::Site(site, target)));
@@ -179,9 +178,9 @@ fn places(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
 fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     let s = &cx.state.features;
     heading(ui, cx, "Examples");
-    match &s.index.value {
+    match s.index() {
         Some(i) => {
-            let living = s.living();
+            let living = s.living.value().map_or(0, |count| **count);
             let so_far = if i.about.is_complete() { "" } else { " so far" };
             let text = format!(
                 "{living} of {} features active on {} positions of {}{so_far}",
@@ -196,7 +195,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             ui.add(egui::Label::new(weak(cx, text)).wrap());
         }
     }
-    if let Some(e) = s.index.error.as_ref().or(s.neurons.error.as_ref()).or(s.read_out.error.as_ref()) {
+    if let Some(e) = s.index.error().or(s.neurons.error()).or(s.read_out.error()) {
         ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
     }
     filled(ui, |ui| {
@@ -215,7 +214,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             return;
         }
         let scan = |what| FeatureAction::Scan(what, fields.text.trim().to_owned(), fields.tokens);
-        let there = s.dictionary.value.is_some();
+        let there = s.dictionary().is_some();
         if ui.add_enabled(there, egui::Button::new("Scan the features")).clicked() {
             cx.push(Action::Feature(scan(Scanned::Features)));
         }
@@ -228,8 +227,8 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             layer_field(ui, cx, last);
             ui.end_row();
         }
-        if let Some(Chosen::Concept(i)) = s.chosen
-            && let Some(w) = s.watched.get(i)
+        if let Some(Chosen::Concept(i)) = s.desk.chosen
+            && let Some(w) = s.desk.watched.get(i)
             && ui
                 .button(format!("Scan for {}", w.concept.name))
                 .on_hover_text("where in the text this direction's read-out is highest, for its page")
@@ -247,7 +246,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
 fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     let s = &cx.state.features;
     heading(ui, cx, "Directions");
-    for (i, w) in s.watched.iter().enumerate() {
+    for (i, w) in s.desk.watched.iter().enumerate() {
         filled(ui, |ui| {
             if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
                 cx.push(Action::Feature(FeatureAction::Forget(i)));
@@ -268,7 +267,7 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             if layer != w.layer {
                 cx.push(Action::Feature(FeatureAction::Layer(i, layer)));
             }
-            let chosen = s.chosen == Some(Chosen::Concept(i));
+            let chosen = s.desk.chosen == Some(Chosen::Concept(i));
             let (auc, accuracy) = w.concept.at(w.layer).map_or((f32::NAN, f32::NAN), |l| (l.auc, l.accuracy));
             let button = egui::Button::selectable(chosen, &w.concept.name).truncate();
             let help = format!(

@@ -8,6 +8,7 @@ use crate::analysis::attribution_patching::ApproximationOf;
 use crate::analysis::backup::BackupOf;
 use crate::analysis::direct_attribution::AttributionOf;
 use crate::analysis::feature_geometry::{Directions, GeometryOf};
+use crate::analysis::generation::{GenerationOf, Generations};
 use crate::analysis::head_scores::{RandomScoresOf, TextScoresOf};
 use crate::analysis::logit_lens::LensOf;
 use crate::analysis::metric::MetricKind;
@@ -20,7 +21,7 @@ use crate::analysis::subject::Subject;
 use crate::analysis::why_head::WhyOf;
 use crate::app::state::State;
 use crate::app::view::Workspace;
-use crate::engine::Which;
+use crate::engine::{Trace, Which};
 use crate::session::desk::{Focus, Show, Source};
 
 /// Directions whose cosines are shown one by one.
@@ -201,7 +202,7 @@ impl State {
 
     /// The directions themselves belong to the model; which cosines are shown depends on the prompt.
     fn ask_geometry(&mut self) {
-        let decoder = self.features.dictionary.value.as_ref().map(|d| d.w_dec.clone());
+        let decoder = self.features.dictionary().map(|d| d.w_dec.clone());
         let layer = self.desk().pinned.layer;
         let directions = match self.desk().geometry {
             Directions::Neurons(_) => Directions::Neurons(layer),
@@ -213,7 +214,7 @@ impl State {
                 Some(n) if n.now.layer == layer => n.now.order.iter().copied().take(SHOWN).collect(),
                 _ => (0..SHOWN).collect(),
             },
-            Directions::Decoder(_) => match &self.features.reading.value {
+            Directions::Decoder(_) => match self.features.activations.value() {
                 Some(r) => r.leading(Default::default(), None, SHOWN).0.into_iter().map(|f| f as usize).collect(),
                 None => (0..SHOWN).collect(),
             },
@@ -314,7 +315,7 @@ impl State {
             self.generates = false;
             let (sampling, limit) = (self.desk().sampling, self.desk().limit.0);
             let edited = edited.clone();
-            self.generation = Some(crate::analysis::generation::GenerationOf { base, edited, sampling, limit });
+            self.generation = Some(GenerationOf { base, edited, sampling, limit });
             self.results.generated.again();
         }
         // What was generated of other runs is shown dimmed.
@@ -325,8 +326,8 @@ impl State {
     }
 
     /// The tokens that a prompt was continued by, as far as they are of the runs that stand there now.
-    pub fn continued(&self) -> Option<(Arc<crate::engine::Trace>, &crate::analysis::generation::Generations)> {
+    pub fn continued(&self) -> Option<(&Arc<Trace>, &Arc<Generations>)> {
         let generated = self.results.generated.fresh()?;
-        Some((generated.question.base.clone(), generated))
+        Some((&generated.question.base, &generated.value))
     }
 }

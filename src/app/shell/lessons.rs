@@ -71,11 +71,7 @@ impl Before {
             document: state.document.clone(),
             workspace,
             superposition: (state.superposition.preset, state.superposition.recipe.clone()),
-            dictionary: if state.features.dictionary.value.is_some() {
-                state.features.spec.clone()
-            } else {
-                String::new()
-            },
+            dictionary: state.features.opened_as().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -89,7 +85,7 @@ pub struct Lessons {
 
 /// Whether the dictionary of this name, which ships, is the one that is open.
 fn is_open(features: &FeaturesState, name: &str) -> bool {
-    let open = features.dictionary.value.as_ref().and_then(|d| store::builtin(d));
+    let open = features.dictionary().and_then(|d| store::builtin(d));
     open.is_some_and(|b| b.name == name)
 }
 
@@ -222,7 +218,7 @@ impl Lessons {
                 if document != state.document {
                     actions.push(Action::Restore(Box::new(document)));
                 }
-                if dictionary != state.features.spec {
+                if dictionary != state.features.desk.dictionary {
                     let back =
                         if dictionary.is_empty() { FeatureAction::Close } else { FeatureAction::Open(dictionary) };
                     actions.push(Action::Feature(back));
@@ -324,11 +320,11 @@ impl Lessons {
             out.push(ModelAction::Pin(p).into());
         }
         if s.dictionary.as_ref().is_some_and(|name| is_open(features, name))
-            && let Some(d) = &features.dictionary.value
+            && let Some(d) = features.dictionary()
         {
             let feature = s.feature.filter(|f| (*f as usize) < d.d_sae);
             out.extend(feature.map(|f| Action::Feature(FeatureAction::Choose(Chosen::Feature(f)))));
-            let whole = features.index.value.as_ref().is_some_and(|i| i.about.is_complete());
+            let whole = features.index().is_some_and(|i| i.about.is_complete());
             let scanned = whole || features.index.is_running();
             let scan = s.scan.filter(|_| !scanned);
             out.extend(scan.map(|t| Action::Feature(FeatureAction::Scan(Scanned::Features, t, TOKENS))));

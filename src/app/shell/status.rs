@@ -37,20 +37,6 @@ fn transformer(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
-/// How far the work of the feature views is.
-fn features(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let Some((name, fraction, left)) = cx.state.features.running() else { return };
-    ui.label(RichText::new(name).font(theme::small()));
-    ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
-    if let Some(left) = left {
-        ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
-    }
-    if ui.small_button("stop").on_hover_text("Escape").clicked() {
-        cx.push(Action::Do(Command::Cancel));
-    }
-    ui.ctx().request_repaint_after(std::time::Duration::from_millis(200));
-}
-
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Workspace) {
     ui.horizontal_centered(|ui| {
         match cx.state.pool.running().first() {
@@ -77,9 +63,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                 }
                 ui.ctx().request_repaint_after(std::time::Duration::from_millis(100));
             }
-            None if cx.state.superposition.is_running()
-                || cx.state.training.is_running()
-                || cx.state.features.running().is_some() => {}
+            None if cx.state.superposition.is_running() || cx.state.training.is_running() => {}
             None => {
                 let text = match cx.state.run().filter(|_| matches!(workspace, Workspace::Model | Workspace::Features))
                 {
@@ -99,7 +83,6 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
         if cx.state.training.is_running() {
             transformer(ui, cx);
         }
-        features(ui, cx);
         let cart = &cx.state.desk().cart;
         if !cart.is_empty() {
             ui.separator();

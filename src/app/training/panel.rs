@@ -4,8 +4,8 @@ use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
-use crate::app::model::ModelAction;
 use crate::app::look::theme;
+use crate::app::model::ModelAction;
 use crate::app::training::TrainingAction;
 use crate::app::widgets::colorbar::number;
 use crate::training::TASKS;

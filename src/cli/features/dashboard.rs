@@ -12,10 +12,7 @@ use crate::features::Place;
 use crate::features::direction::Concept;
 use crate::features::rows::Rows;
 use crate::features::scan::index::Index;
-use crate::features::scan::{Plan, Subject};
-
-/// Tokens shown on either side of an example.
-const WINDOW: usize = 5;
+use crate::features::scan::{Plan, Subject, WINDOW};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -9,12 +9,13 @@ use serde_json::json;
 use crate::cli::output::{document, quoted};
 use crate::cli::{ModelArgs, emit, note, table};
 use crate::error::{Error, Result};
-use crate::features::dashboard::{EACH, Effect, effects, neighbours, neuron_direction, neuronpedia};
 use crate::features::labels::{self, Label, Labels, Unit};
+use crate::features::page::{EACH, Effect, Written, neuronpedia, written};
 use crate::features::scan::Subject;
 use crate::features::scan::index::{Example, Index};
 use crate::features::scan::index_file;
-use crate::features::{Dictionary, Place};
+use crate::features::Dictionary;
+use crate::features::writer::Writer;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -35,76 +36,40 @@ pub struct Arguments {
     neuronpedia: bool,
 }
 
-/// The direction that the shown unit (a feature, a neuron or a concept's direction) writes, and the dictionary that
-/// knows about it.
-struct Written {
-    direction: Option<Vec<f32>>,
-    dictionary: Option<Arc<Dictionary>>,
-    /// True where the unit is one of the dictionary's features.
-    is_feature: bool,
-    /// The layer of a neuron.
-    layer: Option<usize>,
+/// Returns what writes the direction of an index's unit, where that is known: without its dictionary a feature's is not.
+fn writer(number: usize, index: &Index, dictionary: Option<&Arc<Dictionary>>) -> Result<Option<Writer>> {
+    if let Some(layer) = index.about.layer_of_neurons() {
+        return Ok(Some(Writer::Neuron(layer, number)));
+    }
+    let Some(d) = dictionary else { return Ok(None) };
+    if Subject::Features(d.clone()).hash()? != index.about.subject_hash {
+        return Err(Error::request(format!(
+            "the index is of {}, {} features at {}; {} is another dictionary of {}",
+            index.about.subject,
+            index.entries.len(),
+            index.about.site,
+            d.path.display(),
+            d.d_sae
+        )));
+    }
+    Ok(Some(Writer::Feature(d.clone(), number)))
 }
 
-impl Written {
-    fn of(args: &Arguments, model: &Model, index: &Index) -> Result<Self> {
-        let dictionary =
-            args.dictionary.as_ref().map(|d| crate::features::open(d, &Progress::new())).transpose()?.map(Arc::new);
-        if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
-            let direction = Some(neuron_direction(model, layer, args.feature)?);
-            return Ok(Self { direction, dictionary, is_feature: false, layer: Some(layer) });
-        }
-        let Some(d) = &dictionary else {
-            return Ok(Self { direction: None, dictionary, is_feature: false, layer: None });
-        };
-        if Subject::Features(d.clone()).hash()? != index.about.subject_hash {
-            return Err(Error::request(format!(
-                "the index is of {}, {} features at {}; {} is another dictionary of {}",
-                index.about.subject,
-                index.entries.len(),
-                index.about.site,
-                d.path.display(),
-                d.d_sae
-            )));
-        }
-        Ok(Self { direction: Some(d.summed_direction(args.feature)?), dictionary, is_feature: true, layer: None })
-    }
-
-    /// Returns the direction where it lies in the residual stream, so that its effect on the logits is known.
-    fn in_stream(&self, model: &Model) -> Option<&[f32]> {
-        let there = !self.is_feature || self.dictionary.as_ref().is_some_and(|d| d.output.is_none_or(Place::in_stream));
-        self.direction.as_deref().filter(|d| there && d.len() == model.config.d_model)
-    }
-
-    /// Returns the label that the user gave it in the window.
-    fn label(&self, number: usize, index: &Index, model: &Model) -> Option<Label> {
-        let own = || labels::of_model(&labels::folder(), model);
-        let (file, unit) = match (&self.dictionary, self.layer) {
-            (_, Some(layer)) => (own(), Unit::Neuron(layer, number)),
-            (Some(d), None) if self.is_feature => {
-                (Ok(labels::of_dictionary(&labels::folder(), d)), Unit::Feature(number as u32))
-            }
-            // A feature whose dictionary is not given has a path for a subject, and no direction has such a name.
-            _ => (own(), Unit::Direction(index.about.subject.clone())),
-        };
-        match file.and_then(|f| Labels::open(&f)) {
-            Ok(labels) => labels.of(&unit).cloned(),
-            // The page is useful without a label.
-            Err(e) => {
-                note(&format!("circuitscope: no label is shown: {e}"));
-                None
-            }
-        }
-    }
-
-    /// Returns the features that write in the same direction, with cosines; none where they write to a site of another
-    /// width.
-    fn neighbours(&self, feature: usize) -> Result<Vec<(usize, f32)>> {
-        match (&self.dictionary, &self.direction) {
-            (Some(d), Some(v)) if d.d_out == v.len() && (self.is_feature || d.output.is_none_or(Place::in_stream)) => {
-                neighbours(d, v, self.is_feature.then_some(feature))
-            }
-            _ => Ok(Vec::new()),
+/// Returns what the user called a unit, in the window.
+fn label(writer: Option<&Writer>, index: &Index, model: &Model) -> Option<Label> {
+    let own = || labels::of_model(&labels::folder(), model);
+    let (file, unit) = match writer {
+        Some(Writer::Neuron(layer, n)) => (own(), Unit::Neuron(*layer, *n)),
+        Some(Writer::Feature(d, f)) => (Ok(labels::of_dictionary(&labels::folder(), d)), Unit::Feature(*f as u32)),
+        // Without its dictionary a feature goes by a path, which is no direction's name.
+        _ => (own(), Unit::Direction(index.about.subject.clone())),
+    };
+    match file.and_then(|f| Labels::open(&f)) {
+        Ok(labels) => labels.of(&unit).cloned(),
+        // The page is whole without it.
+        Err(e) => {
+            note(&format!("circuitscope: no label is shown: {e}"));
+            None
         }
     }
 }
@@ -112,12 +77,7 @@ impl Written {
 pub fn execute(args: &Arguments) -> Result<()> {
     let index = index_file::open(&args.index)?;
     let model = args.model.open()?;
-    if model.config.name != index.about.model {
-        return Err(Error::request(format!(
-            "the index was made with {}, not {}; open it with that model",
-            index.about.model, model.config.name
-        )));
-    }
+    index.check_model(&model)?;
     let started = Instant::now();
     let entry = index.entries.get(args.feature).ok_or_else(|| {
         Error::request(format!(
@@ -126,23 +86,26 @@ pub fn execute(args: &Arguments) -> Result<()> {
             index.entries.len().saturating_sub(1)
         ))
     })?;
-    let written = Written::of(args, &model, &index)?;
-    let label = if args.neuronpedia && !args.model.json { None } else { written.label(args.feature, &index, &model) };
+    let dictionary = args.dictionary.as_ref().map(|d| crate::features::open(d, &Progress::new())).transpose()?;
+    let dictionary = dictionary.map(Arc::new);
+    let writer = writer(args.feature, &index, dictionary.as_ref())?;
+    let known = writer.as_ref().map(|w| written(&model, w, dictionary.as_deref())).transpose()?;
+    let Written { effects, neighbours } = known.unwrap_or_default();
+    let label = if args.neuronpedia && !args.model.json { None } else { label(writer.as_ref(), &index, &model) };
     if args.neuronpedia || args.model.json {
-        let mut page = neuronpedia(&model, &index, args.feature, written.in_stream(&model))?;
+        let mut page = neuronpedia(&model, &index, args.feature, effects.as_ref())?;
         page["features"] = json!(entry.features);
         page["neurons"] = json!(entry.neurons);
         if args.model.json {
             page["label"] = json!(label);
-            page["neighbours"] = json!(written.neighbours(args.feature)?);
-            let logits = written.in_stream(&model).map(|d| effects(&model, d)).transpose()?;
-            page["logit_histogram"] = json!(logits.map(|e| json!({"range": e.range, "values": e.histogram})));
+            page["neighbours"] = json!(neighbours);
+            page["logit_histogram"] = json!(effects.map(|e| json!({"range": e.range, "values": e.histogram})));
             page["about"] = json!(index.about);
             return emit(&document(&model, None, started.elapsed().as_secs_f64(), page).to_string());
         }
         return emit(&page.to_string());
     }
-    let example = |e: &Example| {
+    let example = |e: &crate::features::scan::index::Example| {
         let text: String = e
             .tokens
             .iter()
@@ -159,7 +122,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         rows.push(vec!["·".to_owned(), String::new()]);
         rows.extend(group.iter().map(|e| example(e)));
     }
-    // The name of a direction says already where it lies.
+    // A direction says itself where it lies.
     let of = match index.about.subject.ends_with(&format!(" at {}", index.about.site)) {
         true => index.about.subject.clone(),
         false => format!("feature {} of {} at {}", args.feature, index.about.subject, index.about.site),
@@ -172,8 +135,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         entry.max,
         table(&["example", "activation"], &rows)
     );
-    if let Some(d) = written.in_stream(&model) {
-        let e = effects(&model, d)?;
+    if let Some(e) = &effects {
         let list = |l: &[Effect]| {
             l.iter().map(|e| format!("{} {:+.2}", quoted(&e.text), e.logit)).collect::<Vec<_>>().join("  ")
         };
@@ -187,7 +149,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if !entry.neurons.is_empty() {
         text.push_str(&format!("\ncorrelated neurons  {}", list(&entry.neurons)));
     }
-    let near: Vec<(u32, f32)> = written.neighbours(args.feature)?.into_iter().map(|(i, c)| (i as u32, c)).collect();
+    let near: Vec<(u32, f32)> = neighbours.into_iter().map(|(i, c)| (i as u32, c)).collect();
     if !near.is_empty() {
         text.push_str(&format!("\nnearest decoder rows {}", list(&near)));
     }

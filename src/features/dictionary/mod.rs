@@ -60,6 +60,8 @@ pub enum Normalisation {
     Length,
 }
 
+crate::identity!(Dictionary);
+
 /// One dictionary. Matrices as SAELens keeps them.
 #[derive(Clone, Debug)]
 pub struct Dictionary {
@@ -134,6 +136,13 @@ impl Dictionary {
         self.input = Some(input);
         self.output = if self.transcoder { self.output.or(output) } else { Some(input) };
         Ok(self)
+    }
+
+    /// Which of its sites its file leaves open: where it reads, and where a transcoder writes.
+    pub fn open_sites(&self) -> (bool, bool) {
+        // Files of some formats do not say whether they are transcoders.
+        let untold = self.format != formats::saelens::NAME && (self.input, self.output) == (None, None);
+        (self.input.is_none(), (self.transcoder || untold) && self.output.is_none())
     }
 
     /// Whether features of earlier layers write at its site as well, so that its own reconstruction alone says nothing:

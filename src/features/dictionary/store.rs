@@ -11,8 +11,10 @@ use crate::error::Result;
 use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::edit::FeatureEdit;
 use crate::features::dictionary::formats;
+use crate::features::dictionary::place::Place;
 use crate::model::{Model, builtin};
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// A dictionary that ships with the program, for a built-in model.
 pub struct Builtin {
@@ -42,9 +44,10 @@ pub fn builtin(dictionary: &Dictionary) -> Option<&'static Builtin> {
 struct Kept {
     path: PathBuf,
     changed: Option<SystemTime>,
+    /// As its file says.
     dictionary: Arc<Dictionary>,
-    /// It is not what its file says, and cannot be read again.
-    given: bool,
+    /// What is found instead of it: the same at places that its file does not name.
+    instead: Option<Arc<Dictionary>>,
 }
 
 fn path_of(spec: &str) -> Result<PathBuf> {
@@ -73,8 +76,10 @@ fn changed(path: &Path) -> Option<SystemTime> {
     of(&path.join("sae_weights.safetensors")).or_else(|| of(path))
 }
 
-/// Dictionaries that are kept, at most; of more those read first are forgotten, but not those that were given.
+/// Dictionaries that are kept, at most; of more those read first are forgotten, but not those that were changed.
 const KEPT: usize = 4;
+
+crate::identity!(Store);
 
 /// Dictionaries that were opened, so that each is read once. Edits find theirs here by name or path.
 #[derive(Default)]
@@ -92,20 +97,20 @@ impl Store {
     /// # Errors
     /// As unpacking a built-in one.
     pub fn insert(&self, spec: &str, dictionary: Arc<Dictionary>) -> Result<()> {
-        self.keep(path_of(spec)?, dictionary, true);
+        self.keep(path_of(spec)?, dictionary.clone(), Some(dictionary));
         Ok(())
     }
 
-    fn keep(&self, path: PathBuf, dictionary: Arc<Dictionary>, given: bool) {
+    fn keep(&self, path: PathBuf, dictionary: Arc<Dictionary>, instead: Option<Arc<Dictionary>>) {
         let changed = changed(&path);
         let mut kept = self.lock();
         kept.retain(|k| k.path != path);
-        if kept.iter().filter(|k| !k.given).count() >= KEPT
-            && let Some(oldest) = kept.iter().position(|k| !k.given)
+        if kept.iter().filter(|k| k.instead.is_none()).count() >= KEPT
+            && let Some(oldest) = kept.iter().position(|k| k.instead.is_none())
         {
             kept.remove(oldest);
         }
-        kept.push(Kept { path, changed, dictionary, given });
+        kept.push(Kept { path, changed, dictionary, instead });
     }
 
     /// As [`open`], but a dictionary that has been opened before and lies unchanged is the same one again.
@@ -113,15 +118,62 @@ impl Store {
     /// # Errors
     /// As [`open`].
     pub fn open(&self, spec: &str, progress: &Progress) -> Result<Arc<Dictionary>> {
+        self.known(spec, progress).map(|(dictionary, instead)| instead.unwrap_or(dictionary))
+    }
+
+    /// Returns a dictionary as its file says, and what stands in for it.
+    fn known(&self, spec: &str, progress: &Progress) -> Result<(Arc<Dictionary>, Option<Arc<Dictionary>>)> {
         let path = path_of(spec)?;
         let now = changed(&path);
-        let known = self.lock().iter().find(|k| k.path == path && k.changed == now).map(|k| k.dictionary.clone());
-        if let Some(d) = known {
-            return Ok(d);
+        let known = self.lock().iter().find(|k| k.path == path && k.changed == now).map(|k| {
+            let (dictionary, instead) = (&k.dictionary, &k.instead);
+            (dictionary.clone(), instead.clone())
+        });
+        if let Some(known) = known {
+            return Ok(known);
         }
         let dictionary = Arc::new(open(spec, progress)?);
-        self.keep(path, dictionary.clone(), false);
-        Ok(dictionary)
+        self.keep(path, dictionary.clone(), None);
+        Ok((dictionary, None))
+    }
+}
+
+/// The sites that a dictionary reads and a transcoder writes, where its file does not say.
+pub type Sites = (Place, Option<Place>);
+
+/// A dictionary that was opened.
+pub struct OpenedDictionary {
+    pub dictionary: Arc<Dictionary>,
+    /// The same as its file says.
+    pub of_file: Arc<Dictionary>,
+}
+
+/// Asks for the dictionary of a name or path. From then on edits find it in the store, at the sites that were named.
+#[derive(Clone, PartialEq)]
+pub struct DictionaryOf {
+    pub spec: String,
+    pub sites: Option<Sites>,
+    pub store: Arc<Store>,
+}
+
+impl Question for DictionaryOf {
+    type Answer = OpenedDictionary;
+
+    const LABEL: &'static str = "reading the dictionary";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(OpenedDictionary)) -> Result<OpenedDictionary> {
+        let (of_file, instead) = self.store.known(&self.spec, progress)?;
+        let Some((input, output)) = self.sites else {
+            return Ok(OpenedDictionary { dictionary: instead.unwrap_or_else(|| of_file.clone()), of_file });
+        };
+        let known = instead.filter(|d| d.input == Some(input) && output.is_none_or(|o| d.output == Some(o)));
+        let dictionary = match known {
+            Some(d) => d,
+            None => Arc::new((*of_file).clone().placed(input, output)?),
+        };
+        self.store.keep(path_of(&self.spec)?, of_file.clone(), Some(dictionary.clone()));
+        Ok(OpenedDictionary { dictionary, of_file })
     }
 }
 

@@ -3,6 +3,7 @@
 //! 2023]. How well it tells held-out texts apart is measured beside the same procedure on random labels.
 
 pub mod concept;
+pub mod search;
 
 use std::path::Path;
 
@@ -66,8 +67,10 @@ pub struct AtLayer {
     pub control_auc: f32,
 }
 
+crate::identity!(Concept);
+
 /// A concept's directions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Concept {
     pub name: String,
     pub model: String,

@@ -2,9 +2,14 @@
 //! it was how often. It does not depend on the order in which rows come, so that shards of a text merge into what one run
 //! would have given.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::Question;
 
 /// Examples kept of the most active rows.
 pub const TOP: usize = 20;
@@ -132,8 +137,9 @@ pub struct About {
 }
 
 impl About {
-    pub fn is_of_neurons(&self) -> bool {
-        self.subject.starts_with("neurons of layer ")
+    /// Returns the layer whose neurons were scanned, if it was neurons.
+    pub fn layer_of_neurons(&self) -> Option<usize> {
+        self.subject.strip_prefix("neurons of layer ")?.parse().ok()
     }
 
     pub fn is_complete(&self) -> bool {
@@ -141,8 +147,10 @@ impl About {
     }
 }
 
+crate::identity!(Index);
+
 /// The index of one subject.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Index {
     pub about: About,
     pub entries: Vec<Entry>,
@@ -274,9 +282,28 @@ impl Index {
         }
     }
 
+    /// Returns the features that were active anywhere.
+    pub fn living(&self) -> impl Iterator<Item = u32> + '_ {
+        self.entries.iter().enumerate().filter(|(_, e)| e.active > 0).map(|(f, _)| f as u32)
+    }
+
     /// Share of positions where a feature was active.
     pub fn density(&self, feature: usize) -> f32 {
         self.entries.get(feature).map_or(0.0, |e| e.active as f32 / self.about.positions.max(1) as f32)
+    }
+
+    /// Checks that the index was made with this model.
+    ///
+    /// # Errors
+    /// One sentence with both names.
+    pub fn check_model(&self, model: &Model) -> Result<()> {
+        if self.about.model == model.config.name {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "the index was made with {}, not {}; open that model first",
+            self.about.model, model.config.name
+        )))
     }
 
     /// # Errors
@@ -317,6 +344,22 @@ impl Index {
         }
         self.sort();
         Ok(())
+    }
+}
+
+/// Asks how many features of an index were active anywhere.
+#[derive(Clone, PartialEq)]
+pub struct LivingOf {
+    pub index: Arc<Index>,
+}
+
+impl Question for LivingOf {
+    type Answer = usize;
+
+    const LABEL: &'static str = "counting features";
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(usize)) -> Result<usize> {
+        Ok(self.index.living().count())
     }
 }
 

@@ -5,6 +5,7 @@ mod correlations;
 pub mod index;
 pub mod index_file;
 pub mod kept;
+pub mod question;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,11 +35,13 @@ const MEMORY: usize = 2 << 30;
 const MEMORY_OF_ALL: usize = 6 << 30;
 /// Tokens shown on either side of an example, at most.
 const MOST_WINDOW: usize = 256;
+/// Tokens shown on either side of an example, where nothing else is asked for.
+pub const WINDOW: usize = 5;
 /// Batches between two checkpoints.
 const CHECKPOINT_EVERY: usize = 64;
 
 /// Whose activations are indexed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
     Features(Arc<Dictionary>),
     /// The neurons of a layer (`mlp.hook_post`), where positive.

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// Where they lie: they can be made again.
 pub fn folder() -> PathBuf {
@@ -17,6 +19,27 @@ fn entries(folder: &Path) -> impl Iterator<Item = std::fs::DirEntry> + use<> {
 /// Bytes of the files in a folder's folders: each of those is one training's.
 pub fn bytes(folder: &Path) -> u64 {
     entries(folder).flat_map(|e| entries(&e.path())).filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum()
+}
+
+/// Asks how many bytes of activations are kept in a folder, perhaps after taking them away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptActivationsOf {
+    pub folder: PathBuf,
+    pub remove: bool,
+}
+
+impl Question for KeptActivationsOf {
+    type Answer = u64;
+
+    const LABEL: &'static str = "measuring kept activations";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(u64)) -> Result<u64> {
+        if self.remove {
+            remove(&self.folder)?;
+        }
+        Ok(bytes(&self.folder))
+    }
 }
 
 /// How old an unfinished file must be before it counts as one that nobody is writing.

@@ -8,6 +8,7 @@ pub mod maths;
 pub mod recipe;
 mod row_kernels;
 pub mod settings;
+pub mod shelf;
 pub mod step;
 
 use std::collections::HashMap;

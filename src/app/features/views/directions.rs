@@ -50,7 +50,7 @@ fn tokens(text: &str) -> Vec<String> {
 impl View for Directions {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
-        if s.watched.is_empty() && s.chosen.is_none() {
+        if s.desk.watched.is_empty() && s.desk.chosen.is_none() {
             let text = if s.finding.is_running() {
                 "reading the texts …"
             } else {
@@ -59,9 +59,9 @@ impl View for Directions {
             message(ui, text, false);
             return;
         }
-        let fields = if s.chosen.is_some() { self.fields } else { 0.0 };
+        let fields = if s.desk.chosen.is_some() { self.fields } else { 0.0 };
         let size = egui::vec2(ui.available_width(), (ui.available_height() - fields).max(0.0));
-        let (found, dosed) = (!s.watched.is_empty(), s.chosen.is_some() && !doses(cx).is_empty());
+        let (found, dosed) = (!s.desk.watched.is_empty(), s.desk.chosen.is_some() && !doses(cx).is_empty());
         if found && dosed && size.y < 2.0 * LEAST && size.x > 420.0 {
             // Two plots on top of each other would be too flat to be read.
             ui.allocate_ui(size, |ui| {
@@ -84,7 +84,7 @@ impl View for Directions {
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let s = &cx.state.features;
-        if let Some(doses) = &s.doses.value {
+        if let Some(doses) = s.doses.value() {
             let cell = |d: &Dose| vec![Some(d.towards), Some(d.away), Some(d.share), Some(d.kl), d.loss];
             return Some(Table {
                 name: "dose-response".to_owned(),
@@ -95,7 +95,7 @@ impl View for Directions {
                 values: doses.iter().map(cell).collect(),
             });
         }
-        let w = s.watched.first()?;
+        let w = s.desk.watched.first()?;
         Some(Table {
             name: format!("{}-layers", w.concept.name),
             row_axis: "layer",
@@ -114,9 +114,7 @@ impl View for Directions {
 
 /// The doses tried, as far as they are.
 fn doses<'a>(cx: &Context<'a>) -> &'a [Dose] {
-    let s = &cx.state.features;
-    let done = s.doses.value.as_deref().map_or(&[][..], Vec::as_slice);
-    if s.doses.is_running() { &s.doses.parts } else { done }
+    cx.state.features.doses.value().map_or(&[][..], |doses| doses.as_slice())
 }
 
 /// How well a direction tells held-out texts apart, by layer, in this height with its key.
@@ -124,7 +122,7 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
     let s = &cx.state.features;
     let colors = [cx.palette.accent, cx.palette.positive, cx.palette.negative, cx.palette.bar];
     let top = ui.cursor().top();
-    let names = s.watched.iter().zip(colors.iter().cycle());
+    let names = s.desk.watched.iter().zip(colors.iter().cycle());
     let names = names.map(|(w, color)| (token_text::cut(&w.concept.name, 24), *color));
     key(ui, "AUC on held-out texts, by layer", names, "dotted: accuracy, dashed: random labels");
     let response = axes(Plot::new("auc by layer"), "layer", true)
@@ -135,7 +133,7 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
         .show(ui, |p| {
             p.set_plot_bounds_y(0.3..=1.03);
             p.hline(HLine::new("", 0.5).color(cx.palette.faint).allow_hover(false));
-            for (k, w) in s.watched.iter().enumerate() {
+            for (k, w) in s.desk.watched.iter().enumerate() {
                 let color = colors[k % colors.len()];
                 let line = |get: fn(&crate::features::direction::AtLayer) -> f32| -> PlotPoints<'_> {
                     w.concept.layers.iter().map(|l| [l.layer as f64, f64::from(get(l))]).collect()
@@ -152,11 +150,11 @@ fn layers(ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32) {
         && let Some(at) = response.response.interact_pointer_pos()
     {
         let layer = response.transform.value_from_position(at).x.round().max(0.0) as usize;
-        let i = match s.chosen {
+        let i = match s.desk.chosen {
             Some(Chosen::Concept(i)) => i,
             _ => 0,
         };
-        if s.watched.get(i).is_some_and(|w| layer < w.concept.layers.len()) {
+        if s.desk.watched.get(i).is_some_and(|w| layer < w.concept.layers.len()) {
             act(cx, FeatureAction::Layer(i, layer));
         }
     }
@@ -166,7 +164,7 @@ impl Directions {
     /// The fields of steering.
     fn steering(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
-        let Some(chosen) = s.chosen else { return };
+        let Some(chosen) = s.desk.chosen else { return };
         let fields = ui.horizontal_wrapped(|ui| {
             let name = s.name(chosen);
             let title = format!("Steering along {}", token_text::cut(&name, 30));
@@ -198,7 +196,7 @@ impl Directions {
             }
         });
         let mut height = fields.response.rect.height();
-        if let Some(e) = &s.doses.error {
+        if let Some(e) = s.doses.error() {
             let error = ui.add(egui::Label::new(RichText::new(e).color(cx.palette.error)).wrap());
             height += error.rect.height() + ui.spacing().item_spacing.y;
         }
@@ -212,7 +210,8 @@ fn responses(ui: &mut egui::Ui, cx: &Context<'_>, height: f32) {
     let top = ui.cursor().top();
     let colors =
         [("towards", cx.palette.positive), ("away from", cx.palette.negative), ("share of towards", cx.palette.accent)];
-    let title = format!("{}, probability of the next token", token_text::cut(&cx.state.features.dosed, 40));
+    let name = cx.state.features.doses.get().map_or("", |d| d.question.name.as_str());
+    let title = format!("{}, probability of the next token", token_text::cut(name, 40));
     key(
         ui,
         &title,

@@ -1,7 +1,6 @@
 //! Features × tokens of the prompt.
 
-use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
-use std::sync::Arc;
+use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace};
 
 use eframe::egui::{self, RichText};
 
@@ -19,23 +18,32 @@ use crate::app::widgets::heatmap::sequential;
 use crate::app::widgets::choice;
 use crate::app::widgets::line_with;
 use crate::app::widgets::token_text;
+use crate::features::feature_activations::Order;
+use crate::features::heat::FeatureHeat;
 use crate::features::labels::Unit;
-use crate::features::reading::Order;
+use crate::gpu::HeatData;
 
 /// Rows as high as their labels.
 const ROW: f32 = 14.0;
 
-pub struct FeatureHeat;
+#[derive(Default)]
+pub struct Features {
+    data: Cached<u64>,
+}
 
-impl View for FeatureHeat {
+fn matrix(heat: &FeatureHeat) -> HeatData {
+    HeatData::shared(heat.features.len(), heat.tokens(), heat.values.clone(), heat.range)
+}
+
+impl View for Features {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         if !dictionary_open(ui, cx) {
             return;
         }
         let s = &cx.state.features;
         let pos = cx.pinned().pos;
-        let order = s.order();
-        let heat = s.heat.value.clone();
+        let order = s.desk.order.at(pos);
+        let heat = s.heat.get().cloned();
         ui.horizontal_wrapped(|ui| {
             let options = [
                 (Order::Max, "largest"),
@@ -55,47 +63,50 @@ impl View for FeatureHeat {
                 ui.label(weak(cx, format!("L0 {:.1}   explained variance {explained}", h.l0))).on_hover_text(help);
             }
         });
-        let error = s.reading.error.as_ref().or(s.heat.error.as_ref());
-        if let Some(e) = error.or(s.attribution.error.as_ref().filter(|_| order == Order::Answer)) {
+        if let Some(e) = s.activations.error().or(s.heat.error()).or(s.attribution.error()) {
             message(ui, e, true);
             return;
         }
         let Some(heat) = heat else {
-            let running = s.attribution.is_running();
-            message(ui, if running { "attributing the answer …" } else { "reading the prompt …" }, false);
+            let text = if s.attribution.is_running() {
+                "attributing the answer …"
+            } else if s.activations.is_stopped() || s.heat.is_stopped() {
+                "stopped; F5 reads the prompt again"
+            } else {
+                "reading the prompt …"
+            };
+            message(ui, text, false);
             return;
         };
         // What is on its way may be about other tokens: until it is there, these are shown with theirs.
-        let r = &heat.reading;
-        let n = heat.data.cols;
-        let is_of_now = s.reading.value.as_ref().is_some_and(|now| Arc::ptr_eq(now, r));
+        let r = &heat.activations;
+        let n = heat.tokens();
+        let is_of_now = s.activations.value() == Some(r);
         let chosen = &heat.features;
         if chosen.is_empty() {
             message(ui, "no feature is active on this prompt after its first token", false);
             return;
         }
         let (signed, max) = (heat.order == Order::Answer, heat.largest);
-        let asked = s.asked();
-        let same = !signed || !s.attribution.is_running() && heat.of == (asked.answer, asked.wrong);
-        let fresh = is_of_now && same && !s.reading.is_running() && !s.heat.is_running() && heat.order == order;
+        let fresh = heat.fresh;
         let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
         let text = if heat.active > chosen.len() {
             format!("the first {} of {} active features", chosen.len(), heat.active)
         } else {
             format!("{} active features", chosen.len())
         };
-        let text = match (signed, heat.of) {
-            (true, (Some(a), wrong)) => {
-                let against = wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
-                format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a))
+        let text = match &heat.attribution {
+            Some(a) => {
+                let against = a.wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
+                format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a.answer))
             }
-            _ => text,
+            None => text,
         };
         line_with(ui, weak(cx, text), |ui| {
             let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
             colorbar(ui, &colors, &low, &number(max));
         });
-        let row = match s.chosen {
+        let row = match s.desk.chosen {
             Some(Chosen::Feature(f)) => chosen.iter().position(|c| *c == f),
             _ => None,
         };
@@ -105,9 +116,10 @@ impl View for FeatureHeat {
             let words = s.labels.words(&Unit::Feature(f))?;
             Some(format!("{f} {words}"))
         };
+        let data = self.data.get(heat.stamp, || matrix(&heat));
         let outcome = Heatmap {
             name: "features",
-            data: &heat.data,
+            data: &data,
             coloring: colors,
             row_label: &|i| chosen.get(i).map_or_else(String::new, |f| labelled(*f).unwrap_or_else(|| f.to_string())),
             col_label: &|c| token(c),
@@ -124,11 +136,11 @@ impl View for FeatureHeat {
                 ui.label(RichText::new(s.name(Chosen::Feature(*f))).font(theme::title()));
                 ui.monospace(format!("activation {:.4} on {} ({c})", r.acts.at(c, *f), token(c)));
                 if let Some(a) = &heat.attribution {
-                    ui.monospace(format!("{:+.4} to the answer's logit, to first order", a.at(c, *f)));
-                    let all: f32 = (1..n).map(|p| a.at(p, *f)).sum();
+                    ui.monospace(format!("{:+.4} to the answer's logit, to first order", a.values.at(c, *f)));
+                    let all: f32 = (1..n).map(|p| a.values.at(p, *f)).sum();
                     ui.monospace(format!("{all:+.4} over all positions after the first"));
                 }
-                if let Some(index) = &s.index.value {
+                if let Some(index) = s.index() {
                     ui.label(weak(
                         cx,
                         format!("active at {:.3} % of the scanned text", 100.0 * index.density(*f as usize)),
@@ -151,11 +163,11 @@ impl View for FeatureHeat {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let h = cx.state.features.heat.value.as_ref()?;
+        let h = cx.state.features.heat.value()?;
         let rows = h.features.iter().map(|f| format!("feature {f}")).collect();
-        let tokens = (0..h.data.cols).map(|c| format!("{c} {}", token_text::visible(&h.reading.trace.token_text(c))));
+        let tokens = (0..h.tokens()).map(|c| format!("{c} {}", token_text::visible(&h.activations.trace.token_text(c))));
         let name = if h.order == Order::Answer { "feature-attribution" } else { "features" };
-        Some(Table::grid(name, ("feature", "pos"), &h.data, rows, tokens.collect()))
+        Some(Table::grid(name, ("feature", "pos"), &matrix(h), rows, tokens.collect()))
     }
 }
 
@@ -166,5 +178,5 @@ pub const VIEW: ViewDef = ViewDef {
     area: Area::TopLeft,
     help: "Which features of the open dictionary are active on which token, the leading ones first. Click a cell for the feature's page.",
     formula: "SAE or transcoder activations, by SAELens' formulas; to the answer, first order: a · (W_dec · ∂logit/∂x), logit of the answer less the wrong one's [Nanda 2023]",
-    make: || Box::new(FeatureHeat),
+    make: || Box::new(Features::default()),
 };

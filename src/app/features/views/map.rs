@@ -2,6 +2,7 @@
 
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use std::collections::HashSet;
+use std::sync::{Arc, Weak};
 
 use eframe::egui;
 use egui_plot::{HoverPosition, MarkerShape, Plot, PlotPoints, Points};
@@ -11,7 +12,7 @@ use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
 use crate::app::widgets::message;
 use crate::app::widgets::choice;
-use crate::features::reading::Order;
+use crate::features::feature_activations::{FeatureActivations, Order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum How {
@@ -23,9 +24,9 @@ enum How {
 #[derive(Default)]
 pub struct Map {
     how: How,
-    /// Features that are active on the prompt, and the reading that says so.
+    /// Features that are active on the prompt, and what says so.
     active: HashSet<u32>,
-    read: u64,
+    activations: Weak<FeatureActivations>,
 }
 
 impl View for Map {
@@ -42,12 +43,12 @@ impl View for Map {
             if s.map.is_running() {
                 ui.label(weak(cx, "laying out …"));
             } else {
-                let text = if s.map.value.is_some() { "Lay out again" } else { "Lay out" };
+                let text = if s.map.value().is_some() { "Lay out again" } else { "Lay out" };
                 if ui.button(text).on_hover_text("features that a scan found active, or all").clicked() {
                     act(cx, FeatureAction::Map);
                 }
             }
-            if let Some(m) = &s.map.value {
+            if let Some(m) = s.map.value() {
                 let every = if m.features.len() < m.of {
                     format!(" of {}, every {}th", m.of, m.of.div_ceil(m.features.len().max(1)))
                 } else {
@@ -57,20 +58,20 @@ impl View for Map {
                 ui.label(weak(cx, "● active on the prompt").color(cx.palette.positive));
             }
         });
-        let Some(m) = s.map.value.clone() else {
-            let text = match &s.map.error {
+        let Some(m) = s.map.value().cloned() else {
+            let text = match s.map.error() {
                 Some(e) => e.as_str(),
                 None => "lay the decoder's directions out in the plane",
             };
-            message(ui, text, s.map.error.is_some());
+            message(ui, text, s.map.error().is_some());
             return;
         };
         let at = if self.how == How::Neighbours { &m.neighbours } else { &m.components };
-        if self.read != s.reading.stamp {
-            self.read = s.reading.stamp;
-            let reading = s.reading.value.as_ref();
-            self.active =
-                reading.map_or_else(HashSet::new, |r| r.leading(Order::Max, None, usize::MAX).0.into_iter().collect());
+        let activations = s.activations.value().map_or_else(Weak::new, Arc::downgrade);
+        if !self.activations.ptr_eq(&activations) {
+            let leading = s.activations.value().map(|a| a.leading(Order::Max, None, usize::MAX).0);
+            self.active = leading.into_iter().flatten().collect();
+            self.activations = activations;
         }
         let active = &self.active;
         let points = |wanted: &dyn Fn(u32) -> bool| -> PlotPoints<'static> {
@@ -100,7 +101,7 @@ impl View for Map {
                         .radius(2.5)
                         .color(cx.palette.positive),
                 );
-                if let Some(Chosen::Feature(c)) = s.chosen {
+                if let Some(Chosen::Feature(c)) = s.desk.chosen {
                     let one = Points::new("chosen", points(&|f| f == c));
                     p.points(one.radius(6.0).shape(MarkerShape::Circle).filled(false).color(cx.palette.accent));
                 }
@@ -122,7 +123,7 @@ impl View for Map {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let m = cx.state.features.map.value.as_ref()?;
+        let m = cx.state.features.map.value()?;
         let at = if self.how == How::Neighbours { &m.neighbours } else { &m.components };
         Some(Table {
             name: "feature-map".to_owned(),

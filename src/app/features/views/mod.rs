@@ -1,6 +1,6 @@
 //! The views of features: what they share.
 
-crate::app::view::views![heatmap, monitor, directions, map, training, dashboard, neurons];
+crate::app::view::views![heatmap, monitor, directions, map, training, page, neurons];
 
 use eframe::egui::text::LayoutJob;
 use eframe::egui::{self, Color32, RichText, TextFormat};
@@ -18,10 +18,10 @@ use crate::features::scan::index::Example;
 /// Says what to do where no dictionary is open; true if one is.
 fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
     let s = &cx.state.features;
-    if s.dictionary.value.is_some() {
+    if s.dictionary().is_some() {
         return true;
     }
-    if let Some(e) = &s.dictionary.error {
+    if let Some(e) = s.dictionary.error() {
         message(ui, e, true);
     } else if s.dictionary.is_running() {
         message(ui, "reading the dictionary …", false);

@@ -1,13 +1,10 @@
 //! Concepts and kept features over the tokens of the prompt.
 
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace};
-use std::sync::Arc;
 
 use eframe::egui::{self, RichText};
 
 use super::{act, weak};
-use crate::app::features::monitoring::Follow;
-use crate::app::features::monitoring::Row;
 use crate::app::features::FeatureAction;
 use crate::app::features::Watch;
 use crate::app::look::theme;
@@ -19,6 +16,7 @@ use crate::app::widgets::heatmap::diverging;
 use crate::app::widgets::token_text;
 use crate::app::widgets::captioned;
 use crate::app::widgets::choice;
+use crate::features::monitor::{Follow, MonitorRow};
 use crate::gpu::HeatData;
 
 /// Height of a row where there is more room than that, in points.
@@ -40,13 +38,15 @@ const SAID: &str = "◇";
 impl View for Monitor {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
-        if let Some(e) = &s.monitored.error {
+        if let Some(e) = s.monitored.error() {
             message(ui, e, true);
             return;
         }
-        let Some(m) = s.monitored.value.clone().filter(|m| !m.names.is_empty()) else {
+        let Some(m) = s.monitored.get().cloned() else {
             let text = if s.monitored.is_running() {
                 "reading the prompt …"
+            } else if s.monitored.is_stopped() {
+                "stopped; F5 reads the prompt again"
             } else {
                 "find a direction at the left, or keep a feature from its page"
             };
@@ -63,7 +63,8 @@ impl View for Monitor {
             let (inside, said) = (*value? > threshold(r), *word? > threshold(r));
             (inside != said).then_some(if inside { INSIDE } else { SAID })
         };
-        let is_concept = |r: usize| matches!(m.rows.get(r), Some(Row::Concept(..)));
+        let names: Vec<String> = m.rows.iter().map(|row| s.row_name(row)).collect();
+        let is_concept = |r: usize| matches!(m.rows.get(r), Some(MonitorRow::Concept(..)));
         let n = m.texts.len();
         let beyond = self.beyond;
         let at = |r: usize, c: usize| {
@@ -78,13 +79,13 @@ impl View for Monitor {
                 if is_concept(r) { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
             })
             .collect();
-        let data = self.data.get((s.monitored.stamp, beyond), || {
+        let data = self.data.get((m.stamp, beyond), || {
             let cell = |r: usize, c: usize| at(r, c).map_or(crate::gpu::NOTHING, |v| v / largest[r]);
             let values =
                 (0..m.values.len()).flat_map(|r| (0..n).map(move |c| (r, c))).map(|(r, c)| cell(r, c)).collect();
             HeatData::new(m.values.len(), n, values)
         });
-        let colors = diverging(&cx.palette, 1.0, !s.monitored.is_running());
+        let colors = diverging(&cx.palette, 1.0, m.fresh && m.whole);
         let mut changes: Vec<FeatureAction> = Vec::new();
         ui.horizontal(|ui| {
             let options = [
@@ -92,7 +93,7 @@ impl View for Monitor {
                 (Follow::Generated, "prompt and continuation"),
                 (Follow::Steered, "prompt and continuation with edits"),
             ];
-            if let Some(f) = choice(ui, "read", s.follow, &options) {
+            if let Some(f) = choice(ui, "read", s.desk.follow, &options) {
                 changes.push(FeatureAction::Follow(f));
             }
             ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
@@ -113,13 +114,13 @@ impl View for Monitor {
                     let apart = if m.word[r].is_some() { apart(INSIDE) + &apart(SAID) } else { String::new() };
                     let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
                     let change = |t: f32| match row {
-                        Row::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
-                        Row::Concept(concept, _) => {
-                            let same = |w: &Watch| Arc::ptr_eq(&w.concept, concept);
-                            s.watched.iter().position(same).map(|i| FeatureAction::Threshold(i, t))
+                        MonitorRow::Feature(f) => Some(FeatureAction::KeptThreshold(*f, t)),
+                        MonitorRow::Concept(concept, _) => {
+                            let same = |w: &Watch| w.concept == *concept;
+                            s.desk.watched.iter().position(same).map(|i| FeatureAction::Threshold(i, t))
                         }
                     };
-                    changes.extend(threshold_field(ui, cx, &m.names[r], value, &counts).and_then(change));
+                    changes.extend(threshold_field(ui, cx, &names[r], value, &counts).and_then(change));
                 }
             });
         });
@@ -133,7 +134,7 @@ impl View for Monitor {
             name: "monitor",
             data: &data,
             coloring: colors,
-            row_label: &|r| m.names.get(r).cloned().unwrap_or_default(),
+            row_label: &|r| names.get(r).cloned().unwrap_or_default(),
             col_label: &|c| token(c),
             row_label_width: 170.0,
             flip: false,
@@ -150,7 +151,7 @@ impl View for Monitor {
             }),
             tooltip: &|ui, r, c| {
                 let Some(v) = at(r, c) else { return };
-                ui.label(RichText::new(format!("{} on {} ({c})", m.names[r], token(c))).font(theme::title()));
+                ui.label(RichText::new(format!("{} on {} ({c})", names[r], token(c))).font(theme::title()));
                 if is_concept(r) {
                     ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
                     if let Some(w) = m.word[r].as_ref().and_then(|w| w.get(c)) {
@@ -180,12 +181,13 @@ impl View for Monitor {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let m = cx.state.features.monitored.value.as_ref()?;
+        let s = &cx.state.features;
+        let m = s.monitored.value()?;
         Some(Table {
             name: "monitor".to_owned(),
             row_axis: "concept",
             col_axis: "pos",
-            rows: m.names.clone(),
+            rows: m.rows.iter().map(|row| s.row_name(row)).collect(),
             cols: m.texts.iter().enumerate().map(|(i, t)| format!("{i} {}", token_text::visible(t))).collect(),
             values: m.values.iter().map(|r| r.iter().map(|v| Some(*v)).collect()).collect(),
         })

@@ -8,8 +8,8 @@ use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
 use crate::app::look::theme;
 use crate::app::widgets::message;
-use crate::features::dashboard::Groups;
 use crate::features::labels::Unit;
+use crate::features::page::Groups;
 
 /// Neurons listed.
 const LISTED: usize = 200;
@@ -40,20 +40,20 @@ fn cell(ui: &mut egui::Ui, width: f32, label: egui::Label) -> egui::Response {
 impl View for NeuronList {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
-        let Some(ranking) = s.ranking.value.clone() else {
-            let text = match &s.neurons.error {
+        let Some(ranking) = s.ranking.value().cloned() else {
+            let text = match s.neurons.error() {
                 Some(e) => e.as_str(),
-                None if s.ranking.error.is_some() => s.ranking.error.as_deref().unwrap_or_default(),
+                None if s.ranking.error().is_some() => s.ranking.error().map_or("", String::as_str),
                 None if s.ranking.is_running() => "grouping examples …",
                 None if s.neurons.is_running() => "scanning …",
                 None if cx.state.model.as_ref().is_some_and(|m| !m.config.has_mlp()) => "this model has no neurons",
                 None => "scan the neurons of a layer at the left: arrows up and down choose the layer",
             };
-            message(ui, text, s.neurons.error.is_some());
+            message(ui, text, s.neurons.error().or(s.ranking.error()).is_some());
             return;
         };
         let index = &ranking.index;
-        let layer = index.about.subject.rsplit(' ').next().and_then(|l| l.parse::<usize>().ok()).unwrap_or(0);
+        let layer = index.about.layer_of_neurons().unwrap_or(0);
         let so_far = if index.about.is_complete() { "" } else { ", so far" };
         ui.label(weak(
             cx,
@@ -61,14 +61,14 @@ impl View for NeuronList {
                 "layer {layer}{so_far}: neurons whose 20 strongest examples fall into the most groups of three or more, first"
             ),
         ));
-        let splits = !s.splits.parts.is_empty();
+        let splits = s.splits.value().map_or(&[][..], |splits| splits.as_slice());
         ui.horizontal(|ui| {
             cell(ui, 64.0, egui::Label::new(weak(cx, "neuron")));
             cell(ui, 110.0, egui::Label::new(weak(cx, "sizes of groups")));
             let left = ui.available_width();
-            let words = if splits { 0.5 * left } else { left };
+            let words = if !splits.is_empty() { 0.5 * left } else { left };
             cell(ui, words, egui::Label::new(weak(cx, "a word of each of the larger")));
-            if splits {
+            if !splits.is_empty() {
                 cell(ui, ui.available_width(), egui::Label::new(weak(cx, "feature of each")));
             }
         });
@@ -79,7 +79,7 @@ impl View for NeuronList {
             ranking.neurons.len().min(LISTED),
             |ui, rows| {
                 for (n, g) in &ranking.neurons[rows] {
-                    let here = s.chosen == Some(Chosen::Neuron(layer, *n));
+                    let here = s.desk.chosen == Some(Chosen::Neuron(layer, *n));
                     let Some(entry) = index.entries.get(*n) else { continue };
                     // A word of each of the larger groups.
                     let words: Vec<String> = (0..g.count.min(4))
@@ -95,8 +95,8 @@ impl View for NeuronList {
                             chosen = Some(Chosen::Neuron(layer, *n));
                         }
                         cell(ui, 110.0, egui::Label::new(weak(cx, sizes(g)))).on_hover_text("sizes of the groups");
-                        let split = s.splits.parts.iter().find(|(m, _)| m == n).map(|(_, split)| split);
-                        let width = if splits { 0.5 * ui.available_width() } else { ui.available_width() };
+                        let split = splits.iter().find(|(m, _)| m == n).map(|(_, split)| split);
+                        let width = if !splits.is_empty() { 0.5 * ui.available_width() } else { ui.available_width() };
                         let label = s.labels.words(&Unit::Neuron(layer, *n)).map(|l| format!("{l}: "));
                         let words = label.unwrap_or_default() + &words.join(" | ");
                         cell(ui, width, egui::Label::new(RichText::new(words).font(theme::mono_small())));
@@ -123,7 +123,7 @@ impl View for NeuronList {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let ranking = cx.state.features.ranking.value.as_ref()?;
+        let ranking = cx.state.features.ranking.value()?;
         Some(Table {
             name: "polysemantic".to_owned(),
             row_axis: "neuron",

@@ -30,7 +30,7 @@ impl View for Training {
         };
         let s = &cx.state.features;
         let id = egui::Id::unique("dictionary to train");
-        let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.train.clone());
+        let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.desk.recipe.clone());
         let mut keep = ui.data_mut(|d| d.get_temp::<bool>(id)).unwrap_or_default();
         let layer = cx.pinned().layer;
         let has_mlp = model.config.has_mlp();
@@ -44,7 +44,7 @@ impl View for Training {
         let writes = has_mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
         let mut transcoder = ask.target.is_some() && writes.is_some();
         ask.site = sites[current];
-        let (running, stopping) = (s.training.is_running(), s.stopping.is_some());
+        let (running, stopping) = (s.is_training(), s.is_stopping());
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
                 layer_field(ui, cx, model.config.n_layers.saturating_sub(1));
@@ -99,7 +99,7 @@ impl View for Training {
         if transcoder {
             ask.site = reads;
         }
-        let kept = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
+        let kept = s.kept_activations.value().map_or(0, |bytes| **bytes);
         let kept = if kept > 0 { format!(", {:.2} GB kept", kept as f64 / 1e9) } else { String::new() };
         let bytes = ask.tokens.unwrap_or(0) as f64 * ask.width(&model.config) as f64 * 4.0;
         ui.horizontal(|ui| {
@@ -125,7 +125,7 @@ impl View for Training {
             d.insert_temp(id, ask);
             d.insert_temp(id, keep);
         });
-        let points = &s.training.parts;
+        let points = s.training.value().map_or(&[][..], |t| &t.curve);
         if points.is_empty() {
             let text = if running {
                 "harvesting activations …"
@@ -139,7 +139,7 @@ impl View for Training {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let points = &cx.state.features.training.parts;
+        let points = cx.state.features.training.value().map_or(&[][..], |t| &t.curve);
         (!points.is_empty()).then(|| Table {
             name: "dictionary-training".to_owned(),
             row_axis: "step",
@@ -181,10 +181,10 @@ fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool, stoppin
     let s = &cx.state.features;
     let help = format!(
         "another training at the same site on as many tokens of the same text then begins at once; they lie in {}",
-        s.activations.display()
+        s.folders.activations.display()
     );
     ui.checkbox(keep, "keep the activations on disk").on_hover_text(help);
-    let bytes = s.kept_bytes.value.as_deref().copied().unwrap_or(0);
+    let bytes = s.kept_activations.value().map_or(0, |bytes| **bytes);
     if bytes > 0 {
         ui.label(weak(cx, format!("{:.2} GB are kept", bytes as f64 / 1e9)));
         let delete = ui.add_enabled(!stopping, egui::Button::new("Delete"));

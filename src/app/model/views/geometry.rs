@@ -52,7 +52,7 @@ impl View for Geometry {
         if cx.state.model.as_ref().is_some_and(|m| m.config.has_mlp()) {
             options.push((Directions::Neurons(layer), "the pinned layer's neurons"));
         }
-        let decoder = cx.state.features.dictionary.value.as_ref().map(|d| Directions::Decoder(Arc::as_ptr(d) as usize));
+        let decoder = cx.state.features.dictionary().map(|d| Directions::Decoder(Arc::as_ptr(d) as usize));
         options.extend(decoder.map(|d| (d, "the dictionary's decoder")));
         ui.horizontal(|ui| {
             let shown = match current {

@@ -3,17 +3,79 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::app::features::Ranking;
-use crate::app::features::UNRELATED;
 use crate::error::Result;
 use crate::features::Dictionary;
-use crate::features::dashboard::{Groups, group_examples};
 use crate::features::harvest::activations;
+use crate::features::page::{Groups, group_examples};
 use crate::features::scan::index::{Example, Index};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
-/// How far each neuron's examples fall into unrelated groups, the furthest first.
+/// Similarity below which examples count as unrelated.
+pub const UNRELATED: f32 = 0.12;
+/// Neurons of a ranking whose groups are split by features.
+const SPLIT_NEURONS: usize = 30;
+
+crate::identity!(Ranking);
+
+/// Neurons in order of how far their strongest examples fall apart, and the index that has them.
+pub struct Ranking {
+    pub index: Arc<Index>,
+    pub neurons: Vec<(usize, Groups)>,
+}
+
+/// Asks which neurons of an index are about several things.
+#[derive(Clone, PartialEq)]
+pub struct RankingOf {
+    pub index: Arc<Index>,
+}
+
+impl Question for RankingOf {
+    type Answer = Ranking;
+
+    const LABEL: &'static str = "grouping examples";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Ranking)) -> Result<Ranking> {
+        rank(&self.index, progress)
+    }
+}
+
+/// Asks which features tell the groups of the first neurons' examples apart.
+#[derive(Clone, PartialEq)]
+pub struct SplitsOf {
+    pub model: Arc<Model>,
+    pub dictionary: Arc<Dictionary>,
+    pub ranking: Arc<Ranking>,
+}
+
+impl Question for SplitsOf {
+    /// By neuron.
+    type Answer = Vec<(usize, Split)>;
+
+    const LABEL: &'static str = "telling groups apart by features";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Ranking { index, neurons } = &*self.ranking;
+        progress.expect(neurons.len().min(SPLIT_NEURONS) as u64);
+        let mut all = Vec::new();
+        for (n, groups) in neurons.iter().take(SPLIT_NEURONS) {
+            if let Some(entry) = index.entries.get(*n) {
+                all.push((*n, split(&self.model, &self.dictionary, &entry.top, groups, progress)?));
+                partial(all.clone());
+            }
+            progress.step(1)?;
+        }
+        Ok(all)
+    }
+}
+
+/// Ranks an index's neurons by how far their examples fall into unrelated groups, the furthest first.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`].
 pub fn rank(index: &Arc<Index>, progress: &Progress) -> Result<Ranking> {
     progress.expect(index.entries.len() as u64);
     let mut all = Vec::new();
@@ -36,8 +98,11 @@ pub type Split = Vec<Vec<(u32, f32)>>;
 /// Features kept of each group.
 const SPLIT: usize = 4;
 
-/// Which features of a dictionary tell the groups of a neuron's examples apart: their mean activation at the group's
-/// active tokens, less the largest mean in another group.
+/// Finds the features of a dictionary that tell the groups of a neuron's examples apart, by their mean activation at the
+/// group's active tokens, less the largest mean in another group.
+///
+/// # Errors
+/// A dictionary that does not fit the model, and as running it.
 pub fn split(
     model: &Model,
     dictionary: &Dictionary,

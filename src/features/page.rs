@@ -1,5 +1,7 @@
-//! What there is to know about one feature, neuron or direction: where it is active, what it promotes and suppresses,
-//! what it goes with. Defaults as in Neuronpedia and SAE-vis.
+//! A feature page: what there is to know about one feature, neuron or direction. Where it is active, what it promotes and
+//! suppresses, what it goes with. Defaults as in Neuronpedia and SAE-vis.
+
+use std::sync::Arc;
 
 use candle_core::{D, Tensor};
 use serde_json::{Value as Json, json};
@@ -7,9 +9,14 @@ use serde_json::{Value as Json, json};
 use crate::engine::logits::largest_indices;
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
+use crate::features::dictionary::place::Place;
+use crate::features::polysemantic::{Split, UNRELATED, split};
 use crate::features::scan::index::{Example, Index, SHOWN};
+use crate::features::writer::Writer;
 use crate::model::Model;
 use crate::model::config::NormKind;
+use crate::progress::Progress;
+use crate::question::Question;
 
 /// Tokens listed of those that are promoted and suppressed most.
 pub const LISTED: usize = 10;
@@ -108,11 +115,79 @@ pub fn neuron_direction(model: &Model, layer: usize, neuron: usize) -> Result<Ve
     }
 }
 
+/// What something writes, looked at by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// What it does to the logits, where it writes to the residual stream.
+    pub effects: Option<Effects>,
+    /// Features that write the same way: (feature, cosine).
+    pub neighbours: Vec<(usize, f32)>,
+}
+
+/// Looks at what `writer` writes. Its neighbours are features of `dictionary` that write to comparable places.
+///
+/// # Errors
+/// As [`Writer::direction`].
+pub fn written(model: &Model, writer: &Writer, dictionary: Option<&Dictionary>) -> Result<Written> {
+    let (direction, place) = (writer.direction(model)?, writer.place());
+    let in_stream = place.is_none_or(Place::in_stream) && direction.len() == model.config.d_model;
+    let effects = if in_stream { Some(effects(model, &direction)?) } else { None };
+    let comparable =
+        |d: &&Dictionary| d.d_out == direction.len() && d.output.zip(place).is_none_or(|(a, b)| a.comparable(b));
+    let neighbours = match (dictionary.filter(comparable), writer) {
+        // Features are compared by what they write to their own layer.
+        (Some(d), Writer::Feature(own, f)) => neighbours(d, &own.direction(*f)?, Some(*f))?,
+        (Some(d), _) => neighbours(d, &direction, None)?,
+        (None, _) => Vec::new(),
+    };
+    Ok(Written { effects, neighbours })
+}
+
+/// What is known of a feature, neuron or direction beyond the index.
+pub struct FeaturePage {
+    pub written: Written,
+    /// Groups of its strongest examples.
+    pub groups: Option<Groups>,
+    /// For each group of a neuron's examples the features that tell it from the others.
+    pub split: Split,
+}
+
+/// Asks for a feature's, neuron's or direction's page.
+#[derive(Clone, PartialEq)]
+pub struct FeaturePageOf {
+    pub model: Arc<Model>,
+    pub writer: Writer,
+    /// Whose features are its neighbours and split it.
+    pub dictionary: Option<Arc<Dictionary>>,
+    /// The index that has its examples, and its number there.
+    pub examples: Option<(Arc<Index>, usize)>,
+}
+
+impl Question for FeaturePageOf {
+    type Answer = FeaturePage;
+
+    const LABEL: &'static str = "making a feature's page";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeaturePage)) -> Result<FeaturePage> {
+        let (model, dictionary) = (&self.model, self.dictionary.as_deref());
+        let written = written(model, &self.writer, dictionary)?;
+        let entry = self.examples.as_ref().and_then(|(index, n)| index.entries.get(*n));
+        let groups = entry.map(|e| group_examples(&e.top, UNRELATED));
+        let split = match (dictionary, entry, &groups, &self.writer) {
+            (Some(d), Some(e), Some(g), Writer::Neuron(..)) if d.check(&model.config).is_ok() => {
+                split(model, d, &e.top, g, progress)?
+            }
+            _ => Vec::new(),
+        };
+        Ok(FeaturePage { written, groups, split })
+    }
+}
+
 /// A feature's page in the JSON that Neuronpedia and Anthropic's viewers read.
 ///
 /// # Errors
 /// A feature that the index does not have.
-pub fn neuronpedia(model: &Model, index: &Index, feature: usize, direction: Option<&[f32]>) -> Result<Json> {
+pub fn neuronpedia(model: &Model, index: &Index, feature: usize, effects: Option<&Effects>) -> Result<Json> {
     let entry = index.entries.get(feature).ok_or_else(|| {
         Error::request(format!(
             "there is no feature {feature} in the index; its features go to {}",
@@ -131,13 +206,12 @@ pub fn neuronpedia(model: &Model, index: &Index, feature: usize, direction: Opti
         let examples: Vec<Json> = group.iter().map(|e| example(e)).collect();
         quantiles.push(json!({"quantile_name": name, "examples": examples}));
     }
-    let effects = direction.map(|d| effects(model, d)).transpose()?;
     let texts = |list: &[Effect]| list.iter().map(|e| e.text.clone()).collect::<Vec<_>>();
     let bins: Vec<f32> = (0..SHOWN).map(|i| entry.max * i as f32 / SHOWN as f32).collect();
     Ok(json!({
         "index": feature, "examples_quantiles": quantiles,
-        "top_logits": effects.as_ref().map(|e| texts(&e.promoted)).unwrap_or_default(),
-        "bottom_logits": effects.as_ref().map(|e| texts(&e.suppressed)).unwrap_or_default(),
+        "top_logits": effects.map(|e| texts(&e.promoted)).unwrap_or_default(),
+        "bottom_logits": effects.map(|e| texts(&e.suppressed)).unwrap_or_default(),
         "act_min": entry.sample.iter().chain(&entry.top).map(|e| e.value).fold(f32::MAX, f32::min).min(entry.max),
         "act_max": entry.max, "activation_frequency": index.density(feature),
         "histogram": {"bins": bins, "values": entry.shown_bins()},

@@ -8,7 +8,6 @@ use super::{act, example, weak};
 use crate::app::action::Action;
 use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
-use crate::app::features::Page;
 use crate::app::look::theme;
 use crate::app::widgets::message;
 use crate::app::widgets::bars;
@@ -17,15 +16,15 @@ use crate::app::widgets::colorbar::number;
 use crate::app::widgets::choice;
 use crate::app::widgets::token_text;
 use crate::engine::edit::{Edit, Positions, Which};
-use crate::features::dashboard::{EACH, Effect};
 use crate::features::labels::Unit;
+use crate::features::page::{EACH, Effect, FeaturePage};
 use crate::features::scan::index::Entry;
 
 /// How edits are put into the stack.
 type Make = fn(Which, Vec<Edit>) -> ModelAction;
 
 #[derive(Default)]
-pub struct Dashboard {
+pub struct Page {
     /// The field for what is to be shown.
     go: String,
     /// How strongly the chosen one is to be steered.
@@ -33,10 +32,10 @@ pub struct Dashboard {
     at: Positions,
 }
 
-impl View for Dashboard {
+impl View for Page {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         self.find(ui, cx);
-        let Some(chosen) = cx.state.features.chosen else {
+        let Some(chosen) = cx.state.features.desk.chosen else {
             let text = "click a feature in the heatmap, a point of the map, a neuron or a direction";
             message(ui, text, false);
             return;
@@ -59,11 +58,11 @@ impl View for Dashboard {
         if let Some(unit) = cx.state.features.unit(chosen) {
             label(ui, cx, unit);
         }
-        if let Some(e) = &cx.state.features.page.error {
+        if let Some(e) = cx.state.features.page.error() {
             message(ui, e, true);
             return;
         }
-        let page = cx.state.features.page.value.clone().filter(|p| p.chosen == chosen);
+        let page = cx.state.features.page(chosen).cloned();
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             let entry = cx.state.features.entry(chosen).cloned();
             if let Some(e) = &entry {
@@ -74,7 +73,7 @@ impl View for Dashboard {
                 logits(ui, cx, p);
             }
             match &entry {
-                Some(e) => examples(ui, cx, e, page.as_deref()),
+                Some(e) => examples(ui, cx, chosen, e, page.as_deref()),
                 None => {
                     ui.add_space(6.0);
                     let text = "scan a text at the left to see where this is active";
@@ -86,7 +85,7 @@ impl View for Dashboard {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let chosen = cx.state.features.chosen?;
+        let chosen = cx.state.features.desk.chosen?;
         let e = cx.state.features.entry(chosen)?;
         let text =
             |e: &crate::features::scan::index::Example| e.tokens.iter().map(|id| cx.text_of(*id)).collect::<String>();
@@ -101,10 +100,10 @@ impl View for Dashboard {
     }
 }
 
-impl Dashboard {
+impl Page {
     fn find(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let s = &cx.state.features;
-        let count = s.dictionary.value.as_ref().map_or(0, |d| d.d_sae);
+        let count = s.dictionary().map_or(0, |d| d.d_sae);
         let config = cx.state.model.as_ref().map(|m| &m.config).filter(|c| c.has_mlp());
         let (layers, neurons) = config.map_or((0, 0), |c| (c.n_layers, c.d_mlp));
         if count == 0 && neurons == 0 {
@@ -186,7 +185,7 @@ impl Dashboard {
                 None => {}
             }
             if let Chosen::Feature(f) = chosen {
-                let mut kept = s.kept.iter().any(|k| k.0 == f);
+                let mut kept = s.desk.kept.iter().any(|k| k.0 == f);
                 if ui.checkbox(&mut kept, "in the monitor").changed() {
                     act(cx, FeatureAction::Keep(f));
                 }
@@ -257,8 +256,8 @@ fn histogram(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, low: f32, high: f3
     }
 }
 
-fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &Page) {
-    let Some(e) = &page.effects else { return };
+fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &FeaturePage) {
+    let Some(e) = &page.written.effects else { return };
     let counts: Vec<u64> = e.histogram.iter().map(|c| *c as u64).collect();
     histogram(ui, cx, "effect on the logits", e.range.0, e.range.1, &counts);
     let max = e.range.0.abs().max(e.range.1.abs());
@@ -274,7 +273,7 @@ fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &Page) {
     });
 }
 
-fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Page>) {
+fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, chosen: Chosen, e: &Entry, page: Option<&FeaturePage>) {
     let groups = page.and_then(|p| p.groups.as_ref()).filter(|g| g.count > 1 && g.of.len() == e.top.len());
     let line = |ui: &mut egui::Ui, x: &crate::features::scan::index::Example| {
         ui.horizontal(|ui| {
@@ -285,7 +284,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Pa
     };
     ui.add_space(6.0);
     match groups {
-        Some(g) if matches!(page.map(|p| p.chosen), Some(Chosen::Neuron(..))) => {
+        Some(g) if matches!(chosen, Chosen::Neuron(..)) => {
             ui.label(weak(cx, format!("strongest examples, in {} groups of unlike words", g.count)));
             for k in 0..g.count {
                 let split = page.and_then(|p| p.split.get(k)).map(Vec::as_slice).unwrap_or_default();
@@ -316,7 +315,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, e: &Entry, page: Option<&Pa
     }
 }
 
-fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, about: Chosen, page: Option<&Page>, entry: Option<&Entry>) {
+fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, about: Chosen, page: Option<&FeaturePage>, entry: Option<&Entry>) {
     let mut chosen = None;
     let mut list = |ui: &mut egui::Ui, title: &str, items: Vec<(Chosen, f32)>| {
         if items.is_empty() {
@@ -335,12 +334,12 @@ fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, about: Chosen, page: Option<
     };
     let feature = |(f, v): &(u32, f32)| (Chosen::Feature(*f), *v);
     if let Some(p) = page {
-        let near = p.neighbours.iter().map(|(f, v)| (Chosen::Feature(*f as u32), *v)).collect();
+        let near = p.written.neighbours.iter().map(|(f, v)| (Chosen::Feature(*f as u32), *v)).collect();
         list(ui, "features that write the same way (cosine)", near);
     }
     if let Some(e) = entry {
         // Those of another dictionary than the open one would be opened under its numbers.
-        let open = cx.state.features.dictionary.value.as_ref();
+        let open = cx.state.features.dictionary();
         let of = cx.state.features.index_of(about).and_then(|i| i.about.features_of.clone());
         if of.is_none() || of == open.map(|d| d.path.display().to_string()) {
             list(ui, "features that are active together (correlation)", e.features.iter().map(feature).collect());
@@ -348,7 +347,7 @@ fn related(ui: &mut egui::Ui, cx: &mut Context<'_>, about: Chosen, page: Option<
         let layer = match about {
             Chosen::Feature(_) => open.and_then(|d| d.input).map_or(0, crate::features::Place::layer),
             Chosen::Neuron(layer, _) => layer,
-            Chosen::Concept(i) => cx.state.features.watched.get(i).map_or(0, |w| w.layer),
+            Chosen::Concept(i) => cx.state.features.desk.watched.get(i).map_or(0, |w| w.layer),
         };
         let neurons = e.neurons.iter().map(|(n, v)| (Chosen::Neuron(layer, *n as usize), *v)).collect();
         list(ui, "neurons that are active together (correlation)", neurons);
@@ -365,5 +364,5 @@ pub const VIEW: ViewDef = ViewDef {
     area: Area::Right,
     help: "What one feature, neuron or direction is about: where in the scanned text it is most active, how often it is active how strongly, which tokens it promotes. From here it can be named, monitored, steered and ablated.",
     formula: "top 20 rows, ten quantile groups; logits: (W_dec ∘ w_final) · W_U",
-    make: || Box::new(Dashboard::default()),
+    make: || Box::new(Page::default()),
 };

@@ -1,11 +1,12 @@
-//! A dictionary over the tokens of a run: which features are active where, which come first, and what they add to the
-//! answer.
+//! Feature activations over the tokens of a run: which features of a dictionary are active where, which come first, and
+//! what they add to the answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::gradient::gradients;
 use crate::engine::kernels::math::simd;
@@ -15,9 +16,10 @@ use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::encode::Sparse;
 use crate::features::train::maths::dot;
 use crate::progress::Progress;
+use crate::question::{Lane, Question};
 
 /// What decides which features come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Order {
     #[default]
     Max,
@@ -28,8 +30,17 @@ pub enum Order {
     Answer,
 }
 
+impl Order {
+    /// Returns the same order, at this position where it goes by one.
+    pub fn at(self, pos: usize) -> Self {
+        if matches!(self, Self::At(_)) { Self::At(pos) } else { self }
+    }
+}
+
+crate::identity!(FeatureActivations, FeatureAttribution);
+
 /// Features over a run's tokens.
-pub struct Reading {
+pub struct FeatureActivations {
     pub dictionary: Arc<Dictionary>,
     pub trace: Arc<Trace>,
     pub acts: Sparse,
@@ -42,7 +53,11 @@ pub struct Reading {
 ///
 /// # Errors
 /// A dictionary that does not fit the run's model.
-pub fn read(dictionary: Arc<Dictionary>, trace: Arc<Trace>, progress: &Progress) -> Result<Reading> {
+pub fn feature_activations(
+    dictionary: Arc<Dictionary>,
+    trace: Arc<Trace>,
+    progress: &Progress,
+) -> Result<FeatureActivations> {
     let model = &trace.model;
     let (input, output) = dictionary.check(&model.config)?;
     let x = input.rows(model, &trace.value(input.site)?)?;
@@ -63,10 +78,57 @@ pub fn read(dictionary: Arc<Dictionary>, trace: Arc<Trace>, progress: &Progress)
     } else {
         y.iter().zip(&recon).map(|(y, r)| 1.0 - square(y, r) / square(y, &mean).max(f32::MIN_POSITIVE)).collect()
     };
-    Ok(Reading { dictionary, trace, acts, explained })
+    Ok(FeatureActivations { dictionary, trace, acts, explained })
 }
 
-impl Reading {
+/// Asks for a dictionary's activations over a run.
+#[derive(Clone, PartialEq)]
+pub struct FeatureActivationsOf {
+    pub dictionary: Arc<Dictionary>,
+    pub trace: Arc<Trace>,
+}
+
+impl Question for FeatureActivationsOf {
+    type Answer = FeatureActivations;
+
+    const LABEL: &'static str = "reading features";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeatureActivations)) -> Result<FeatureActivations> {
+        feature_activations(self.dictionary.clone(), self.trace.clone(), progress)
+    }
+}
+
+/// What each active feature adds to an answer's logit.
+pub struct FeatureAttribution {
+    pub answer: u32,
+    /// The token whose logit is subtracted.
+    pub wrong: Option<u32>,
+    /// The features and positions are those of the activations.
+    pub values: Sparse,
+}
+
+/// Asks what each active feature adds to the answer's logit, less the wrong one's.
+#[derive(Clone, PartialEq)]
+pub struct FeatureAttributionOf {
+    pub activations: Arc<FeatureActivations>,
+    pub answer: Option<u32>,
+    pub wrong: Option<u32>,
+}
+
+impl Question for FeatureAttributionOf {
+    type Answer = FeatureAttribution;
+
+    const LABEL: &'static str = "attributing the answer to features";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeatureAttribution)) -> Result<FeatureAttribution> {
+        let wrong = self.wrong;
+        let answer = self.answer.ok_or_else(|| Error::request("there is no answer yet; type one at the top"))?;
+        Ok(FeatureAttribution { answer, wrong, values: self.activations.attribution(answer, wrong, progress)? })
+    }
+}
+
+impl FeatureActivations {
     /// What each feature adds to the answer's logit (difference) at the last position, to first order and along all
     /// paths: activation · (decoder row · gradient) at each position, attention and norms included [as in attribution
     /// patching, Nanda 2023; Marks et al. 2024]. The features and positions are those of `acts`.

@@ -1,0 +1,114 @@
+//! Trainings that lie on a shelf, a folder of folders: one that was stopped is found again by what was asked for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Point;
+use super::activations::Keep;
+use super::recipe::{Recipe, Training};
+use crate::error::{Error, Result};
+use crate::features::dictionary::formats::saelens;
+use crate::features::quality::Quality;
+use crate::files::{file_name, write_atomic};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
+
+/// Bytes of activations up to which a training that keeps none has them in memory.
+const IN_MEMORY: usize = 2 << 30;
+/// Time between two looks at the curve.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Asks for a dictionary to be trained.
+#[derive(Clone, PartialEq)]
+pub struct DictionaryTrainingOf {
+    pub model: Arc<Model>,
+    pub recipe: Recipe,
+    /// Below it the training has its folder.
+    pub shelf: PathBuf,
+    /// Where the activations are kept for another training.
+    pub keep: Option<PathBuf>,
+}
+
+/// A training as far as it is.
+#[derive(Clone, Debug, Default)]
+pub struct DictionaryTraining {
+    pub curve: Vec<Point>,
+    /// Known at the end.
+    pub trained: Option<TrainedDictionary>,
+}
+
+/// What a training came to.
+#[derive(Clone, Debug)]
+pub struct TrainedDictionary {
+    pub folder: PathBuf,
+    /// On held-out text; unknown where there is none.
+    pub quality: Option<Quality>,
+}
+
+impl Question for DictionaryTrainingOf {
+    type Answer = DictionaryTraining;
+
+    const LABEL: &'static str = "training a dictionary";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(DictionaryTraining)) -> Result<DictionaryTraining> {
+        let keep = self.keep.as_deref().map_or(Keep::Not(IN_MEMORY), Keep::Below);
+        let mut training = self.recipe.begin(&self.model, keep, progress)?;
+        let folder = training_folder(&self.shelf, &mut training)?;
+        let mut so_far = DictionaryTraining { curve: training.trainer.curve.clone(), trained: None };
+        partial(so_far.clone());
+        let mut looked = Instant::now();
+        training.run(&self.model, &folder, progress, &mut |point| {
+            so_far.curve.push(point);
+            // Copying the whole curve at every point would cost more and more.
+            if looked.elapsed() >= LOOK_EVERY {
+                partial(so_far.clone());
+                looked = Instant::now();
+            }
+        })?;
+        let (_, quality) = training.finish(&self.model, &folder, progress)?;
+        so_far.trained = Some(TrainedDictionary { folder, quality });
+        Ok(so_far)
+    }
+}
+
+/// What a training's folder says was asked for.
+const ASKED: &str = "asked.json";
+
+/// Returns where below `shelf` a training lies. That is the folder of a stopped one that was asked for in the same words
+/// and saw the same activations, which then goes on; else a new one, so that labels and edits of an earlier dictionary go
+/// on meaning that one.
+///
+/// # Errors
+/// A folder that cannot be read or written, or a damaged checkpoint.
+pub fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf> {
+    let (ask, trainer) = (training.recipe.clone(), &mut training.trainer);
+    let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
+    let model = trainer.origin.model_name.clone().unwrap_or_default();
+    let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());
+    let name = file_name(&name);
+    let asked = serde_json::to_vec(&ask).map_err(|e| Error::failed(e.to_string()))?;
+    for n in 1.. {
+        let folder = shelf.join(format!("{name}-{n}"));
+        let unfinished = !folder.join(saelens::CONFIG).is_file();
+        if unfinished
+            && std::fs::read(folder.join(ASKED))
+                .is_ok_and(|a| serde_json::from_slice(&a).is_ok_and(|a: Recipe| a == ask))
+        {
+            // What belongs to another text or model is left where it is.
+            match trainer.resume(&folder) {
+                Ok(_) => return Ok(folder),
+                Err(e) if e.is_request() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if !folder.exists() {
+            std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+            write_atomic(&folder.join(ASKED), &asked)?;
+            return Ok(folder);
+        }
+    }
+    Err(Error::failed("there is no name left for a training"))
+}
