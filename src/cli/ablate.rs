@@ -1,21 +1,19 @@
-//! `ablate`: what is lost when one component is removed.
+//! `ablate`: removes one component at a time and prints what the answer loses.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::json;
 
-use super::output::document;
-use super::sweep::{SiteArg, byof, emit_sweep, estimate_line, nested};
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::sweep::{SiteArg, axes_of, byof, estimate_line, nested, sweep_table};
+use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::direct_attribution;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::{Ablation, ablation};
-use crate::analysis::sweep::{Found, Sweep};
+use crate::analysis::sweep::{By, Found, Sweep};
 use crate::engine::resolve::resolve;
-use crate::engine::{Edit, Trace};
+use crate::engine::{Edit, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -64,29 +62,28 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let ids = args.prompt.required(&model)?;
+    let job = Job::begin(&args.model, "ablate")?;
+    let model = &job.model;
+    let ids = args.prompt.required(model)?;
     let one = |t: &Option<String>| t.as_deref().map(|t| model.single_token(t)).transpose();
     let (answer, wrong) = (one(&args.answer)?, one(&args.wrong)?);
     let default = if wrong.is_some() { MetricKind::LogitDifference } else { MetricKind::Logit };
     let metric = args.metric.unwrap_or(default).with(answer, wrong)?;
     let site = args.site.kind();
     let whole = byof(site, None, None).map(|by| match by {
-        crate::analysis::sweep::By::LayerPos => crate::analysis::sweep::By::Layer,
+        By::LayerPos => By::Layer,
         other => other,
     });
     let by = if args.by.is_some() { byof(site, args.by.as_deref(), args.head.as_deref())? } else { whole? };
     if args.with == Ablation::Resample && args.corrupt.is_none() && args.corrupt_ids.is_none() {
         return Err(Error::request("resample ablation takes values from another prompt; add --corrupt TEXT"));
     }
-    if args.with == Ablation::Mean && site == crate::engine::SiteKind::Pattern {
+    if args.with == Ablation::Mean && site == SiteKind::Pattern {
         return Err(Error::request(
             "patterns cannot be mean-ablated, their rows differ in length; choose zero or resample",
         ));
     }
-    let (progress, bar) = progress("ablate");
-    let started = Instant::now();
-    let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(&model, ids, &progress)?));
+    let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, &job.progress)?));
     let clean = run(ids)?;
     let mut pair = match (&args.corrupt, &args.corrupt_ids) {
         (Some(text), _) => Pair::new(clean, run(model.encode(text, args.prompt.bos)?)?),
@@ -98,30 +95,27 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let question = ablation(site, by, args.with, metric);
     let backed_up = args.backup.as_deref().map(|text| cell(text, &question.axes(&pair.clean))).transpose()?;
     if let Some(cell) = &backed_up {
-        // Whatever is wrong with it is said before the sweep.
+        // An error of this cell is told before the sweep, which may be long.
         if metric.tokens().is_empty() {
             return Err(Error::request("--backup attributes an answer; choose a metric that uses one"));
         }
         resolve(&question.edit(cell), &pair.sources(question.base)?)?;
     }
-    let sweep = Sweep::new(&pair, question, &progress)?;
+    let sweep = Sweep::new(&pair, question, &job.progress)?;
     let estimate = sweep.estimate();
     if !args.model.json {
         eprintln!("{}", estimate_line(&estimate));
     }
-    let found = sweep.run(&progress, |_| {})?;
-    let backup = backed_up.map(|cell| backup(&pair, &found, &cell, &progress)).transpose()?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
+    let found = sweep.run(&job.progress, |_| {})?;
+    let backup = backed_up.map(|cell| backup(&pair, &found, &cell, &job.progress)).transpose()?;
     let reference = match (args.with, args.reference.len()) {
         (Ablation::Mean, 0) => Some("the prompt's own positions".to_owned()),
         (Ablation::Mean, n) => Some(format!("all positions of {n} reference texts")),
         _ => None,
     };
-    if args.model.json {
-        let axes: Vec<&str> = found.axes.iter().map(|(n, _)| *n).collect();
-        let shape: Vec<usize> = found.axes.iter().map(|(_, n)| *n).collect();
-        let doc = json!({
+    let json = || {
+        let (axes, shape) = axes_of(&found);
+        json!({
             "site": args.site.name(), "by": by.name(), "with": args.with.label(), "reference": reference,
             "metric": found.question.metric.kind().name(),
             "axes": axes, "values": nested(&found.values, &shape), "baseline": found.baseline,
@@ -130,42 +124,37 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "cells_run": found.run, "cells_skipped": found.skipped,
             "sweep_seconds": found.seconds,
             "estimate": {"seconds": estimate.seconds, "bytes": estimate.bytes},
-        });
-        return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
-    }
-    if let Some((edit, list)) = &backup {
-        let rows: Vec<Vec<String>> = list
-            .iter()
-            .take(args.top)
-            .map(|c| {
+        })
+    };
+    let text = || {
+        let mut text = String::new();
+        if let Some((edit, list)) = &backup {
+            let row = |c: &Change| {
                 let numbers = [c.rise(), c.before, c.after].map(|v| format!("{v:+.4}"));
                 std::iter::once(c.component.to_string()).chain(numbers).collect()
-            })
-            .collect();
-        emit(&format!(
-            "{}\n\ndirect attribution of the answer before and after `{edit}`, largest rises first\n",
-            table(&["component", "rise", "before", "after"], &rows)
-        ))?;
-    }
-    let change: Vec<f32> = found.values.iter().map(|v| v - found.baseline).collect();
-    emit_sweep(
-        &found,
-        &change,
-        args.top,
-        &format!(
+            };
+            let rows: Vec<Vec<String>> = list.iter().take(args.top).map(row).collect();
+            text = format!(
+                "{}\n\ndirect attribution of the answer before and after `{edit}`, largest rises first\n\n",
+                table(&["component", "rise", "before", "after"], &rows)
+            );
+        }
+        let change: Vec<f32> = found.values.iter().map(|v| v - found.baseline).collect();
+        let caption = format!(
             "{} ablation of {} by {}{}: change of the {} from {:+.4}",
             args.with.label(),
             args.site.name(),
             by.name(),
-            reference.map_or(String::new(), |r| format!(" (mean over {r})")),
+            reference.as_ref().map_or(String::new(), |r| format!(" (mean over {r})")),
             found.question.metric.kind().label(),
             found.baseline
-        ),
-        f32::abs,
-    )
+        );
+        text + &sweep_table(&found, &change, args.top, &caption, f32::abs)
+    };
+    job.finish(Some(&pair.clean.ids), json, text)
 }
 
-/// A cell of a grid by its indices with dots between.
+/// Reads a cell of a grid: its indices with dots between.
 fn cell(text: &str, axes: &[(&str, usize)]) -> Result<Vec<usize>> {
     let indices: Option<Vec<usize>> = text.split('.').map(|i| i.parse().ok()).collect();
     let fits = |list: &Vec<usize>| list.len() == axes.len() && list.iter().zip(axes).all(|(i, (_, n))| i < n);
@@ -179,7 +168,7 @@ fn cell(text: &str, axes: &[(&str, usize)]) -> Result<Vec<usize>> {
     })
 }
 
-/// Components by the rise of their direct attribution under one cell's ablation.
+/// Ablates one cell and returns the edit, with the components whose direct attribution rises most first.
 fn backup(pair: &Pair, found: &Found, cell: &[usize], progress: &Progress) -> Result<(Edit, Vec<Change>)> {
     let [answer, rest @ ..] = &found.question.metric.tokens()[..] else {
         return Err(Error::request("--backup attributes an answer; add --answer and a metric that uses it"));

@@ -1,16 +1,15 @@
-//! `direction`: find, read and steer along the direction of a concept.
+//! `direction`: finds the direction of a concept, reads it and steers along it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Subcommand;
 use serde_json::json;
 
 use super::generate::text_of;
-use super::output::{document, quoted};
+use super::output::quoted;
 use super::steering::{self, SteerArgs};
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::{Job, ModelArgs, PromptArgs, emit, progress, table};
 use crate::engine::SiteKind;
 use crate::engine::dictionaries::NoDictionaries;
 use crate::error::{Error, Result};
@@ -20,7 +19,6 @@ use crate::features::harvest::{PASS, activations};
 use crate::features::rows::{Cut, Rows};
 use crate::features::text::documents;
 use crate::features::words::{Word, words};
-use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -134,8 +132,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
 }
 
-/// A site by its short name.
-pub fn kind_of(name: &str) -> Result<SiteKind> {
+/// Returns the site with a name, full or short (`resid_post`).
+fn kind_of(name: &str) -> Result<SiteKind> {
     SiteKind::ALL
         .into_iter()
         .filter(|k| k.layered())
@@ -143,6 +141,7 @@ pub fn kind_of(name: &str) -> Result<SiteKind> {
         .ok_or_else(|| Error::request(format!("there is no site `{name}`; choose resid_post, mlp_out, attn_out or z")))
 }
 
+/// Opens the set of examples that was asked for.
 fn set_of(args: &Find) -> Result<ConceptSet> {
     if let Some(spec) = &args.set {
         return ConceptSet::open(spec);
@@ -167,17 +166,14 @@ fn execute_find(args: &Find) -> Result<()> {
         other => return Err(Error::request(format!("`{other}` cannot stand for a text; choose last or mean"))),
     };
     let (set, kind) = (set_of(args)?, kind_of(&args.site)?);
-    let model = args.model.open()?;
-    let (progress, bar) = progress("reading the texts");
-    let started = Instant::now();
-    let concept = find(&model, &set, kind, pool, method, &progress)?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
+    let job = Job::begin(&args.model, "reading the texts")?;
+    let concept = find(&job.model, &set, kind, pool, method, &job.progress)?;
+    let seconds = job.stop();
     if let Some(path) = &args.output {
         concept.save(path)?;
     }
     let best = concept.best().map(|b| (b.layer, b.auc, b.accuracy));
-    if args.model.json {
+    let json = || {
         let layers: Vec<_> = concept
             .layers
             .iter()
@@ -188,77 +184,79 @@ fn execute_find(args: &Find) -> Result<()> {
                 })
             })
             .collect();
-        let rest = json!({
+        json!({
             "concept": concept.name, "method": method.name(), "pool": pool, "site": concept.hook, "train": concept.train,
             "test": concept.test, "layers": layers, "best_layer": best.map(|b| b.0),
             "output": args.output.as_ref().map(|p| p.display().to_string()),
-        });
-        return emit(&document(&model, None, seconds, rest).to_string());
-    }
-    let rows: Vec<Vec<String>> = concept
-        .layers
-        .iter()
-        .map(|l| {
-            vec![
-                l.layer.to_string(),
-                format!("{:.4}", l.auc),
-                format!("{:.4}", l.accuracy),
-                format!("{:.3}", l.control_auc),
-                format!("{:.3}", l.control_accuracy),
-                format!("{:.2}", l.gap),
-                format!("{:.1}", l.typical_length),
-            ]
         })
-        .collect();
-    let header = ["layer", "AUC", "accuracy", "AUC, random labels", "accuracy, random", "gap", "length"];
-    let mut text = table(&header, &rows);
-    if let Some((layer, auc, accuracy)) = best {
-        text.push_str(&format!(
+    };
+    let text = || {
+        let rows: Vec<Vec<String>> = concept
+            .layers
+            .iter()
+            .map(|l| {
+                vec![
+                    l.layer.to_string(),
+                    format!("{:.4}", l.auc),
+                    format!("{:.4}", l.accuracy),
+                    format!("{:.3}", l.control_auc),
+                    format!("{:.3}", l.control_accuracy),
+                    format!("{:.2}", l.gap),
+                    format!("{:.1}", l.typical_length),
+                ]
+            })
+            .collect();
+        let header = ["layer", "AUC", "accuracy", "AUC, random labels", "accuracy, random", "gap", "length"];
+        let mut text = table(&header, &rows);
+        if let Some((layer, auc, accuracy)) = best {
+            text.push_str(&format!(
             "\n\n{} by {}: best at layer {layer}, AUC {auc:.4}, accuracy {accuracy:.4} on {} held-out texts ({} to fit) · {seconds:.1} s",
             concept.name,
             method.name(),
             concept.test,
             concept.train
         ));
-    }
-    emit(&text)
+        }
+        text
+    };
+    job.finish(None, json, text)
 }
 
 fn execute_read(args: &Read) -> Result<()> {
     let concept = Concept::open(&args.file)?;
-    let model = args.model.open()?;
-    concept.check(&model)?;
+    let job = Job::begin(&args.model, "reading")?;
+    let model = &job.model;
+    concept.check(model)?;
     let layer = concept.layer(args.layer)?;
     if !args.text.is_empty() {
-        return read_text(args, &concept, layer, &model);
+        return read_text(args, &concept, layer, &job);
     }
-    let ids = args.prompt.required(&model)?;
-    let (progress, bar) = progress("reading");
-    let started = Instant::now();
+    let ids = args.prompt.required(model)?;
     let place = crate::features::Place::from(concept.site(layer)?);
-    let rows = activations(&model, &[&ids], &[place], &progress)?.remove(0);
+    let rows = activations(model, &[&ids], &[place], &job.progress)?.remove(0);
     let values = concept.read(layer, &rows)?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
+    let seconds = job.stop();
     let texts: Vec<String> = ids.iter().map(|id| model.token_text(*id)).collect();
-    let by_word: Vec<_> = words(&texts, &values)
-        .into_iter()
-        .map(|w| json!({"word": w.text, "pos": [w.start, w.end], "value": w.value}))
-        .collect();
-    if args.model.json {
-        let rest = json!({"concept": concept.name, "layer": layer, "axes": ["pos"], "values": values, "words": by_word,
-            "unit": "distance of the classes' means, 0 halfway between them"});
-        return emit(&document(&model, Some(&ids), seconds, rest).to_string());
-    }
-    let rows: Vec<Vec<String>> =
-        texts.iter().zip(&values).map(|(text, v)| vec![quoted(text), format!("{v:+.3}"), bar_of(*v)]).collect();
-    emit(&format!(
-        "{}\n\n{} at layer {layer}: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.3} s",
-        table(&["token", "value", ""], &rows),
-        concept.name
-    ))
+    let json = || {
+        let words = words(&texts, &values).into_iter();
+        let by_word: Vec<_> =
+            words.map(|w| json!({"word": w.text, "pos": [w.start, w.end], "value": w.value})).collect();
+        json!({"concept": concept.name, "layer": layer, "axes": ["pos"], "values": values, "words": by_word,
+            "unit": "distance of the classes' means, 0 halfway between them"})
+    };
+    let text = || {
+        let rows: Vec<Vec<String>> =
+            texts.iter().zip(&values).map(|(text, v)| vec![quoted(text), format!("{v:+.3}"), bar_of(*v)]).collect();
+        format!(
+            "{}\n\n{} at layer {layer}: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.3} s",
+            table(&["token", "value", ""], &rows),
+            concept.name
+        )
+    };
+    job.finish(Some(&ids), json, text)
 }
 
+/// Draws a value as a bar to the right or the left of a line.
 fn bar_of(v: f32) -> String {
     let n = (v.abs() * 8.0).round().min(24.0) as usize;
     if v >= 0.0 {
@@ -268,13 +266,13 @@ fn bar_of(v: f32) -> String {
     }
 }
 
-/// A word of a text, with what stands around it.
+/// A word of a text, with the text around it.
 struct Found {
     word: Word,
     around: String,
 }
 
-/// The words that come first by some order, and no more of them in memory than are wanted.
+/// The first words in some order. No more of them are kept in memory than are wanted.
 struct Leading {
     found: Vec<Found>,
     most: usize,
@@ -282,6 +280,7 @@ struct Leading {
 }
 
 impl Leading {
+    /// Takes a word in where it is among the first.
     fn take(&mut self, word: &Word, around: impl FnOnce() -> String) {
         let at = self.found.partition_point(|f| !(self.before)(word.value, f.word.value));
         if at < self.most {
@@ -291,19 +290,18 @@ impl Leading {
     }
 }
 
-/// Reads every word of files or folders: the strongest and weakest are listed, all are in the JSON.
-fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Result<()> {
-    let (progress, bar) = progress("reading");
-    let started = Instant::now();
+/// Reads every word of files or folders. The table lists the strongest and the weakest, the document all of them.
+fn read_text(args: &Read, concept: &Concept, layer: usize, job: &Job) -> Result<()> {
+    let (model, progress) = (&job.model, &job.progress);
     let place = crate::features::Place::from(concept.site(layer)?);
-    let rows = Rows::cut(model, &args.text, &Cut::new(args.context, args.tokens), &progress)?;
+    let rows = Rows::cut(model, &args.text, &Cut::new(args.context, args.tokens), progress)?;
     progress.expect(rows.tokens() as u64);
     let mut strongest = Leading { found: Vec::new(), most: args.top, before: |a, b| a > b };
     let mut weakest = Leading { found: Vec::new(), most: args.top, before: |a, b| a < b };
     let (mut list, mut count, mut sum) = (Vec::new(), 0usize, 0f64);
     for batch in rows.batches(PASS) {
         let some = rows.some(&batch)?;
-        let held = activations(model, &some.rows(), &[place], &progress)?.remove(0);
+        let held = activations(model, &some.rows(), &[place], progress)?.remove(0);
         let values = concept.read(layer, &held)?;
         for ((row, ids), values) in batch.iter().zip(some.rows()).zip(values.chunks_exact(some.len)) {
             let texts: Vec<String> = ids.iter().map(|id| model.token_text(*id)).collect();
@@ -326,60 +324,47 @@ fn read_text(args: &Read, concept: &Concept, layer: usize, model: &Model) -> Res
         }
         progress.step(some.tokens() as u64)?;
     }
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    if args.model.json {
-        let rest = json!({"concept": concept.name, "layer": layer, "text": args.text, "words": list,
-            "unit": "distance of the classes' means, 0 halfway between them"});
-        return emit(&document(model, None, seconds, rest).to_string());
-    }
-    let mean = sum / count.max(1) as f64;
-    // Of few words none is listed twice.
-    strongest.found.truncate(count.div_ceil(2));
-    weakest.found.truncate(count / 2);
-    let line = |f: &Found| {
-        vec![f.word.text.clone(), format!("{:+.3}", f.word.value), bar_of(f.word.value), f.around.replace('\n', "⏎")]
+    let seconds = job.stop();
+    let json = || {
+        json!({"concept": concept.name, "layer": layer, "text": args.text, "words": list,
+            "unit": "distance of the classes' means, 0 halfway between them"})
     };
-    let mut lines: Vec<Vec<String>> = strongest.found.iter().map(line).collect();
-    lines.push(vec!["·".to_owned(); 1].into_iter().chain(vec![String::new(); 3]).collect());
-    lines.extend(weakest.found.iter().rev().map(line));
-    emit(&format!(
-        "{}\n\n{} at layer {layer} on {count} words, {mean:+.3} on average: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.1} s",
-        table(&["word", "value", "", "where"], &lines),
-        concept.name,
-    ))
+    let text = || {
+        let mean = sum / count.max(1) as f64;
+        let line = |f: &Found| {
+            let around = f.around.replace('\n', "⏎");
+            vec![f.word.text.clone(), format!("{:+.3}", f.word.value), bar_of(f.word.value), around]
+        };
+        // Of few words none is listed twice.
+        let mut lines: Vec<Vec<String>> = strongest.found.iter().take(count.div_ceil(2)).map(line).collect();
+        lines.push(["·", "", "", ""].map(str::to_owned).to_vec());
+        lines.extend(weakest.found.iter().take(count / 2).rev().map(line));
+        format!(
+            "{}\n\n{} at layer {layer} on {count} words, {mean:+.3} on average: +0.5 is the mean of texts with it, −0.5 of those without · {seconds:.1} s",
+            table(&["word", "value", "", "where"], &lines),
+            concept.name,
+        )
+    };
+    job.finish(None, json, text)
 }
 
 fn execute_steer(args: &Steer) -> Result<()> {
     let concept = Concept::open(&args.file)?;
-    let model = Arc::new(args.model.open()?);
-    concept.check(&model)?;
+    let mut job = Job::begin(&args.model, "steering")?;
+    concept.check(&job.model)?;
     let layer = concept.layer(args.layer)?;
+    let mut steer = args.steer.clone();
+    let mut what = format!("{} at layer {layer}", concept.name);
     if args.ablate {
-        let steer = SteerArgs { alpha: vec![0.0, 1.0], ..args.steer.clone() };
-        let what = format!("{} taken away at layer {layer} (α = 1) or not (0)", concept.name);
-        return steering::execute(
-            &model,
-            &args.model,
-            &args.prompt,
-            &steer,
-            &what,
-            &|alpha| {
-                if alpha == 0.0 { Ok(Vec::new()) } else { Ok(vec![concept.ablate(layer)?]) }
-            },
-            &NoDictionaries,
-        );
+        steer.alpha = vec![0.0, 1.0];
+        what = format!("{} taken away at layer {layer} (α = 1) or not (0)", concept.name);
     }
-    let what = format!("{} at layer {layer}", concept.name);
-    steering::execute(
-        &model,
-        &args.model,
-        &args.prompt,
-        &args.steer,
-        &what,
-        &|alpha| Ok(vec![concept.steer(layer, alpha)?]),
-        &NoDictionaries,
-    )
+    let edits = |alpha: f32| match (args.ablate, alpha == 0.0) {
+        (true, true) => Ok(Vec::new()),
+        (true, false) => Ok(vec![concept.ablate(layer)?]),
+        (false, _) => Ok(vec![concept.steer(layer, alpha)?]),
+    };
+    steering::execute(&mut job, &args.prompt, &steer, &what, &edits, &NoDictionaries)
 }
 
 fn execute_similar(args: &Similar) -> Result<()> {

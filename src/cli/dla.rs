@@ -1,12 +1,9 @@
-//! `dla`: direct logit attribution.
-
-use std::sync::Arc;
-use std::time::Instant;
+//! `dla`: prints what each component adds to a logit or a logit difference (direct logit attribution).
 
 use serde_json::json;
 
-use super::output::{document, quoted};
-use super::{ModelArgs, PromptArgs, emit, positions, progress, table};
+use super::output::quoted;
+use super::{Job, ModelArgs, PromptArgs, positions, table};
 use crate::analysis::direct_attribution::direct_attribution;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -32,21 +29,18 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let ids = args.prompt.required(&model)?;
+    let job = Job::begin(&args.model, "dla")?;
+    let model = &job.model;
+    let ids = args.prompt.required(model)?;
     let at = positions(args.pos.as_deref(), ids.len(), true)?;
     let [pos] = at[..] else { return Err(Error::request("dla explains one position; give --pos a number")) };
     let answer = model.single_token(&args.answer)?;
     let wrong = args.wrong.as_deref().map(|t| model.single_token(t)).transpose()?;
-    let (progress, bar) = progress("dla");
-    let started = Instant::now();
-    let trace = Trace::run(&model, ids, &progress)?;
+    let trace = Trace::run(model, ids, &job.progress)?;
     let a = direct_attribution(&trace, pos, answer, wrong)?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    let token = |id: u32| json!({"id": id, "text": model.token_text(id)});
-    if args.model.json {
-        let doc = json!({
+    let json = || {
+        let token = |id: u32| json!({"id": id, "text": model.token_text(id)});
+        json!({
             "pos": pos,
             "answer": token(answer),
             "wrong": wrong.map(token),
@@ -57,32 +51,33 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "logit": a.logit,
             "frozen": ["ln_final.hook_scale"],
             "before_softcap": model.config.final_softcap,
-        });
-        return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
-    }
-    let mut parts = vec![("embed".to_owned(), a.embed), ("biases".to_owned(), a.biases())];
-    if model.weights.pos_embed.is_some() {
-        parts.push(("pos_embed".to_owned(), a.pos_embed));
-    }
-    for (l, heads) in a.heads.iter().enumerate() {
-        parts.extend(heads.iter().enumerate().map(|(h, v)| (format!("a{l}.h{h}"), *v)));
-    }
-    parts.extend(a.mlps.iter().enumerate().map(|(l, v)| (format!("m{l}"), *v)));
-    parts.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
-    let rows: Vec<Vec<String>> =
-        parts.iter().take(args.top).map(|(n, v)| vec![n.clone(), format!("{v:+.4}")]).collect();
-    let what = wrong.map_or_else(
-        || format!("logit of {}", quoted(&model.token_text(answer))),
-        |w| format!("logit of {} minus {}", quoted(&model.token_text(answer)), quoted(&model.token_text(w))),
-    );
-    let rest = parts.len().saturating_sub(args.top);
-    emit(&format!(
-        "{}\n\n{what} at position {pos}: {:+.4} · sum of all {} parts {:+.4}{} · final norm's scale frozen{}",
-        table(&["component", "part"], &rows),
-        a.logit,
-        parts.len(),
-        a.sum(),
-        if rest > 0 { format!(" ({rest} not listed)") } else { String::new() },
-        model.config.final_softcap.map_or(String::new(), |c| format!(" · before the soft cap of {c}")),
-    ))
+        })
+    };
+    let text = || {
+        let mut parts = vec![("embed".to_owned(), a.embed), ("biases".to_owned(), a.biases())];
+        if model.weights.pos_embed.is_some() {
+            parts.push(("pos_embed".to_owned(), a.pos_embed));
+        }
+        for (l, heads) in a.heads.iter().enumerate() {
+            parts.extend(heads.iter().enumerate().map(|(h, v)| (format!("a{l}.h{h}"), *v)));
+        }
+        parts.extend(a.mlps.iter().enumerate().map(|(l, v)| (format!("m{l}"), *v)));
+        parts.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
+        let rows: Vec<Vec<String>> =
+            parts.iter().take(args.top).map(|(n, v)| vec![n.clone(), format!("{v:+.4}")]).collect();
+        let quoted = |id: u32| quoted(&model.token_text(id));
+        let minus = wrong.map_or(String::new(), |w| format!(" minus {}", quoted(w)));
+        let rest = parts.len().saturating_sub(args.top);
+        format!(
+            "{}\n\nlogit of {}{minus} at position {pos}: {:+.4} · sum of all {} parts {:+.4}{} · final norm's scale frozen{}",
+            table(&["component", "part"], &rows),
+            quoted(answer),
+            a.logit,
+            parts.len(),
+            a.sum(),
+            if rest > 0 { format!(" ({rest} not listed)") } else { String::new() },
+            model.config.final_softcap.map_or(String::new(), |c| format!(" · before the soft cap of {c}")),
+        )
+    };
+    job.finish(Some(&trace.ids), json, text)
 }

@@ -1,19 +1,17 @@
-//! `generate`: text under edits.
+//! `generate`: continues a prompt while edits are active.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::json;
 
-use super::output::document;
-use super::{ModelArgs, PromptArgs, emit, progress};
+use super::output::print;
+use super::{Job, ModelArgs, PromptArgs};
 use crate::analysis::pair::Pair;
 use crate::engine::EditStack;
 use crate::engine::generate::{Sampling, generate};
 use crate::engine::resolve::resolve_stack;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::Store;
 use crate::model::Model;
 
@@ -46,69 +44,57 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let ids = args.prompt.required(&model)?;
+    let job = Job::begin(&args.model, "generate")?;
+    let (model, progress) = (&job.model, &job.progress);
+    let ids = args.prompt.required(model)?;
     let stack = args.edits.as_deref().map(EditStack::open).transpose()?.unwrap_or_default();
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     sampling.check()?;
-    let (progress, bar) = progress("generate");
-    let started = Instant::now();
-    let ops = if stack.is_active() {
+    let (ids, ops) = if stack.is_active() {
         let corrupted = args.corrupt.as_ref().map(|t| model.encode(t, args.prompt.bos)).transpose()?;
-        let pair = Pair::for_stack(&model, &stack, ids.clone(), corrupted, &progress)?
-            .with_dictionaries(Arc::new(Store::default()));
+        let pair =
+            Pair::for_stack(model, &stack, ids, corrupted, progress)?.with_dictionaries(Arc::new(Store::default()));
         let ops = resolve_stack(&stack, &pair.sources(stack.base)?)?;
         (pair.run(stack.base)?.ids.clone(), Arc::new(ops))
     } else {
-        (ids.clone(), Arc::default())
+        (ids, Arc::default())
     };
-    let (ids, ops) = ops;
     let stream = !args.model.json;
     let mut shown = String::new();
     let mut so_far: Vec<u32> = Vec::new();
-    drop(bar);
+    job.hide_bar();
     if stream {
-        print_now(&text_of(&model, &ids))?;
+        print(&text_of(model, &ids))?;
     }
-    let tokens = generate(&model, &ids, &ops, sampling, args.max, &progress, |token| {
+    let tokens = generate(model, &ids, &ops, sampling, args.max, progress, |token| {
         so_far.push(token.id);
         if stream {
-            // Only whole characters: a token may end in the middle of one.
-            let text = text_of(&model, &so_far);
+            // A token may end in the middle of a character; only whole ones are printed.
+            let text = text_of(model, &so_far);
             if let Some(new) = text.strip_prefix(shown.as_str())
                 && !new.ends_with('\u{fffd}')
-                && print_now(new).is_ok()
+                && print(new).is_ok()
             {
                 shown = text;
             }
         }
     })?;
-    let seconds = started.elapsed().as_secs_f64();
-    if stream {
-        return emit(text_of(&model, &so_far).strip_prefix(shown.as_str()).unwrap_or_default());
-    }
-    let list: Vec<_> =
-        tokens.iter().map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob})).collect();
-    let edits: Vec<String> = stack.active().map(ToString::to_string).collect();
-    let doc = json!({"generated": list, "text": text_of(&model, &so_far), "edits": edits,
-        "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed}});
-    emit(&document(&model, Some(&ids), seconds, doc).to_string())
+    let json = || {
+        let list: Vec<_> =
+            tokens.iter().map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob})).collect();
+        let edits: Vec<String> = stack.active().map(ToString::to_string).collect();
+        json!({"generated": list, "text": text_of(model, &so_far), "edits": edits,
+            "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed}})
+    };
+    // What is not printed yet: a character that the last token left open.
+    let rest = || text_of(model, &so_far).strip_prefix(shown.as_str()).unwrap_or_default().to_owned();
+    job.finish(Some(&ids), json, rest)
 }
 
-/// The text of ids; without a tokenizer the ids themselves.
+/// Returns the text of ids; without a tokenizer the ids themselves.
 pub fn text_of(model: &Model, ids: &[u32]) -> String {
     match &model.tokenizer {
         Some(t) => t.decode(ids),
         None => ids.iter().map(|id| format!("{} ", model.token_text(*id))).collect(),
-    }
-}
-
-fn print_now(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::failed(format!("cannot write to stdout: {e}")))
-        }
-        _ => Ok(()),
     }
 }

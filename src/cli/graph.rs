@@ -1,4 +1,4 @@
-//! `graph`: attribution graph files, this program's or others'.
+//! `graph`: counts, scores and prunes attribution graph files, of this program or of others.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -81,7 +81,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut order: Vec<usize> = (0..nodes.len()).filter(|i| nodes[*i].kind != NodeKind::Logit).collect();
     order.sort_by(|a, b| influence.values[*b].total_cmp(&influence.values[*a]));
     if args.json {
-        // In a pruned graph's document every kept node, otherwise all.
+        // The document of `prune` lists the kept nodes, that of `info` all.
         let reported = |i: &usize| output.is_none() || kept.nodes[*i];
         let list: Vec<_> = (0..nodes.len())
             .filter(reported)
@@ -100,7 +100,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "node_threshold": thresholds.0, "edge_threshold": thresholds.1,
             "pruned": counts(&pruned.graph), "remarks": file.remarks, "nodes": list, "seconds": seconds,
         });
-        // The counts stand at the top too, where a script looks first.
+        // A script looks for the counts at the top, so that they stand there too.
         if let (Some(doc), counts) = (doc.as_object_mut(), counts(&file.graph)) {
             doc.insert("n_nodes".to_owned(), counts["nodes"].clone());
             doc.insert("n_links".to_owned(), counts["links"].clone());
@@ -140,7 +140,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     emit(&table(&["node", "", "layer", "pos", "influence", "cumulative"], &rows))
 }
 
-/// A score, or null where nothing has influence.
+/// Returns a score, or null where nothing has influence.
 fn number(v: f64) -> serde_json::Value {
     if v.is_finite() { json!(v) } else { serde_json::Value::Null }
 }

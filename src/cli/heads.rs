@@ -1,12 +1,8 @@
-//! `heads`: what kind of head each is.
-
-use std::sync::Arc;
-use std::time::Instant;
+//! `heads`: scores every attention head: how much it attends to the previous token, to duplicates, by induction, and so on.
 
 use serde_json::{Map, json};
 
-use super::output::document;
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::head_scores::{Measure, SCORES, head_scores, repeat_length, repeated_random};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -29,8 +25,9 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let given = args.prompt.optional(&model)?;
+    let job = Job::begin(&args.model, "heads")?;
+    let model = &job.model;
+    let given = args.prompt.optional(model)?;
     let random = given.is_none();
     let ids = match given {
         Some(ids) => ids,
@@ -50,13 +47,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         (false, Some(n)) => Measure::Diagonal { n },
         _ => Measure::Detector,
     };
-    let (progress, bar) = progress("heads");
-    let started = Instant::now();
-    let trace = Trace::run(&model, ids, &progress)?;
-    let scores = head_scores(&trace, measure, &progress)?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    if args.model.json {
+    let trace = Trace::run(model, ids, &job.progress)?;
+    let scores = head_scores(&trace, measure, &job.progress)?;
+    let json = || {
         let by_name: Map<_, _> = SCORES
             .iter()
             .map(|s| (s.name().to_owned(), json!({"axes": ["layer", "head"], "values": scores.values[*s as usize]})))
@@ -65,20 +58,21 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Measure::Diagonal { n } => ("diagonal", Some(n)),
             Measure::Detector => ("detector", None),
         };
-        let doc = json!({"scores": by_name, "measure": name, "n": n, "seed": random.then_some(args.seed)});
-        return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
-    }
-    let mut text = Vec::new();
-    for score in SCORES {
-        let mut ranked: Vec<(usize, usize, f32)> = scores.values[score as usize]
-            .iter()
-            .enumerate()
-            .flat_map(|(l, heads)| heads.iter().enumerate().map(move |(h, v)| (l, h, *v)))
-            .collect();
-        ranked.sort_by(|a, b| b.2.total_cmp(&a.2));
-        let rows: Vec<Vec<String>> =
-            ranked.iter().take(args.top).map(|(l, h, v)| vec![format!("{l}.{h}"), format!("{v:.4}")]).collect();
-        text.push(format!("{}: {}\n{}", score.name(), score.explain(), table(&["head", "score"], &rows)));
-    }
-    emit(&text.join("\n\n"))
+        json!({"scores": by_name, "measure": name, "n": n, "seed": random.then_some(args.seed)})
+    };
+    let text = || {
+        let tables = SCORES.map(|score| {
+            let mut ranked: Vec<(usize, usize, f32)> = scores.values[score as usize]
+                .iter()
+                .enumerate()
+                .flat_map(|(l, heads)| heads.iter().enumerate().map(move |(h, v)| (l, h, *v)))
+                .collect();
+            ranked.sort_by(|a, b| b.2.total_cmp(&a.2));
+            let rows: Vec<Vec<String>> =
+                ranked.iter().take(args.top).map(|(l, h, v)| vec![format!("{l}.{h}"), format!("{v:.4}")]).collect();
+            format!("{}: {}\n{}", score.name(), score.explain(), table(&["head", "score"], &rows))
+        });
+        tables.join("\n\n")
+    };
+    job.finish(Some(&trace.ids), json, text)
 }

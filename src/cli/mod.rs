@@ -1,34 +1,7 @@
-//! The headless command line: one file a subcommand, one line each in [`Command`].
+//! The command line. Every subcommand is one file with `Arguments` and `execute`, and one line in the list of commands
+//! below.
 
-pub mod ablate;
-pub mod attribute;
-mod attribute_edges;
-pub mod bench;
-mod bench_features;
-mod bench_lab;
-mod bench_sweeps;
-pub mod circuit;
-pub mod direction;
-pub mod dla;
-pub mod features;
-pub mod generate;
-pub mod graph;
-pub mod heads;
-pub mod lab;
-pub mod lens;
-pub mod models;
-mod output;
-pub mod patch;
-#[cfg(feature = "gui")]
-pub mod render;
-pub mod run;
-mod steering;
-pub mod superposition;
-mod sweep;
-pub mod trace;
-pub mod why;
-
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser};
 
 use crate::error::{Error, Result};
 use crate::model::{Model, builtin};
@@ -36,7 +9,7 @@ use crate::progress::Progress;
 use crate::session::start::Start;
 
 pub use crate::table::table;
-pub use output::{Bar, emit, note};
+pub use output::{Bar, Job, emit, note};
 
 /// A native microscope for transformer language models. Without a subcommand it opens the window.
 #[derive(Debug, Parser)]
@@ -48,78 +21,60 @@ pub struct Cli {
     pub window: Start,
 }
 
-/// Every subcommand.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// List the built-in models
-    Models(models::Arguments),
-    /// Run a prompt: next tokens, loss, and any site of the forward pass as safetensors
-    Run(run::Arguments),
-    /// Logit lens: what each layer would predict
-    Lens(lens::Arguments),
-    /// Direct logit attribution: each component's part of a logit (difference)
-    Dla(dla::Arguments),
-    /// Head scores: previous token, duplicate token, induction, entropy, distance
-    Heads(heads::Arguments),
-    /// Activation patching: how much of the answer each part of the clean run brings back
-    Patch(patch::Arguments),
-    /// Ablation: what is lost when one part is removed
-    Ablate(ablate::Arguments),
-    /// Gradient approximations of patching, for all cells at once
-    Attribute(attribute::Arguments),
-    /// Find circuits, and say how good they are
-    Circuit(circuit::Arguments),
-    /// Continue a prompt, with edits active
-    Generate(generate::Arguments),
-    /// The attribution graph of one prediction
-    Trace(trace::Arguments),
-    /// What makes a head attend where it does: query, key and value by component
-    Why(why::Arguments),
-    /// Attribution graph files: counts, scores, pruning
-    Graph(graph::Arguments),
-    /// Draw a view to PNG or SVG without a window
-    #[cfg(feature = "gui")]
-    Render(Box<render::Arguments>),
-    /// Dictionaries of features: encode, train, judge
-    Features(features::Arguments),
-    /// The direction of a concept: find, read, steer
-    Direction(direction::Arguments),
-    /// Train toy models of superposition
-    Superposition(superposition::Arguments),
-    /// Train the built-in lab models
-    Lab(lab::Arguments),
-    /// Time this program on this machine
-    Bench(bench::Arguments),
-}
+/// Declares the file, the variant for clap, the line of help and the dispatch of each subcommand, in the order of
+/// `--help`. A line reads `file as Variant: "help"`, after a `#[cfg(…)]` where the subcommand is not always built.
+macro_rules! commands {
+    ($($(#[cfg($when:meta)])? $file:ident as $variant:ident: $help:literal,)+) => {
+        $($(#[cfg($when)])? pub mod $file;)+
 
-impl Command {
-    pub fn execute(self) -> Result<()> {
-        match self {
-            Self::Models(a) => models::execute(&a),
-            Self::Run(a) => run::execute(&a),
-            Self::Lens(a) => lens::execute(&a),
-            Self::Dla(a) => dla::execute(&a),
-            Self::Heads(a) => heads::execute(&a),
-            Self::Patch(a) => patch::execute(&a),
-            Self::Ablate(a) => ablate::execute(&a),
-            Self::Attribute(a) => attribute::execute(&a),
-            Self::Circuit(a) => circuit::execute(&a),
-            Self::Generate(a) => generate::execute(&a),
-            Self::Trace(a) => trace::execute(&a),
-            Self::Why(a) => why::execute(&a),
-            Self::Graph(a) => graph::execute(&a),
-            #[cfg(feature = "gui")]
-            Self::Render(a) => render::execute(&a),
-            Self::Features(a) => features::execute(&a),
-            Self::Direction(a) => direction::execute(&a),
-            Self::Superposition(a) => superposition::execute(&a),
-            Self::Lab(a) => lab::execute(&a),
-            Self::Bench(a) => bench::execute(&a),
+        /// Every subcommand with its arguments.
+        #[derive(Debug, clap::Subcommand)]
+        pub enum Command {
+            $($(#[cfg($when)])? #[doc = $help] $variant(Box<$file::Arguments>),)+
         }
-    }
+
+        impl Command {
+            /// Runs the subcommand and prints what it found.
+            pub fn execute(&self) -> $crate::error::Result<()> {
+                match self {
+                    $($(#[cfg($when)])? Self::$variant(arguments) => $file::execute(arguments),)+
+                }
+            }
+        }
+    };
+}
+use commands;
+
+commands! {
+    models as Models: "List the built-in models",
+    run as Run: "Run a prompt: next tokens, loss, and any site of the forward pass as safetensors",
+    lens as Lens: "Logit lens: what each layer would predict",
+    dla as Dla: "Direct logit attribution: each component's part of a logit (difference)",
+    heads as Heads: "Head scores: previous token, duplicate token, induction, entropy, distance",
+    patch as Patch: "Activation patching: how much of the answer each part of the clean run brings back",
+    ablate as Ablate: "Ablation: what is lost when one part is removed",
+    attribute as Attribute: "Gradient approximations of patching, for all cells at once",
+    circuit as Circuit: "Find circuits, and say how good they are",
+    generate as Generate: "Continue a prompt, with edits active",
+    trace as Trace: "The attribution graph of one prediction",
+    why as Why: "What makes a head attend where it does: query, key and value by component",
+    graph as Graph: "Attribution graph files: counts, scores, pruning",
+    #[cfg(feature = "gui")]
+    render as Render: "Draw a view to PNG or SVG without a window",
+    features as Features: "Dictionaries of features: encode, train, judge",
+    direction as Direction: "The direction of a concept: find, read, steer",
+    superposition as Superposition: "Train toy models of superposition",
+    lab as Lab: "Train the built-in lab models",
+    bench as Bench: "Time this program on this machine",
 }
 
-/// Which model, and how to print.
+// Helpers that several subcommands share.
+mod attribute_edges;
+mod output;
+mod steering;
+mod sweep;
+
+/// The options that choose the model and the form of the output.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
     /// A .gguf file, a folder with config.json and *.safetensors, or a built-in name (see `models`)
@@ -131,12 +86,13 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Opens the model, the first built-in one where none was named.
     pub fn open(&self) -> Result<Model> {
         Model::open(&self.model.clone().map_or_else(builtin::default_name, Ok)?)
     }
 }
 
-/// Which prompt.
+/// The options that give the prompt.
 #[derive(Args, Clone, Debug)]
 pub struct PromptArgs {
     /// The prompt's text
@@ -151,7 +107,7 @@ pub struct PromptArgs {
 }
 
 impl PromptArgs {
-    /// The prompt's token ids, if any prompt was given.
+    /// Returns the prompt's token ids, or `None` where no prompt was given. Ids that the model lacks are an error.
     pub fn optional(&self, model: &Model) -> Result<Option<Vec<u32>>> {
         let ids = match (&self.prompt, &self.ids) {
             (Some(text), _) => model.encode(text, self.bos)?,
@@ -162,12 +118,14 @@ impl PromptArgs {
         Ok(Some(ids))
     }
 
+    /// Returns the prompt's token ids. A missing prompt is an error.
     pub fn required(&self, model: &Model) -> Result<Vec<u32>> {
         self.optional(model)?.ok_or_else(|| Error::request("no prompt was given; add --prompt TEXT or --ids 1,2,3"))
     }
 }
 
-/// Which position: a number or `all`.
+/// Reads `--pos`: a number from 0 to `len` - 1, or `all`. Without it the last position is meant where `default_last`
+/// says so, otherwise all.
 pub fn positions(text: Option<&str>, len: usize, default_last: bool) -> Result<Vec<usize>> {
     match text {
         None if default_last => Ok(vec![len - 1]),
@@ -181,7 +139,7 @@ pub fn positions(text: Option<&str>, len: usize, default_last: bool) -> Result<V
     }
 }
 
-/// A progress handle with a bar on stderr where that is a terminal.
+/// Makes a progress handle, and a bar on stderr that follows it where stderr is a terminal.
 pub fn progress(label: &'static str) -> (Progress, Bar) {
     let progress = Progress::new();
     let bar = Bar::new(label, progress.clone());
@@ -192,6 +150,19 @@ pub fn progress(label: &'static str) -> (Progress, Bar) {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn every_command_has_help_and_stands_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        let command = Cli::command();
+        let long = command.clone().render_long_help().to_string();
+        for sub in command.get_subcommands() {
+            let name = sub.get_name();
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty() && long.contains(&about), "--help says nothing of {name}");
+            assert!(readme.contains(&format!("circuitscope {name} ")), "README.md does not name {name}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,4 +1,4 @@
-//! `models`: the built-in models.
+//! `models`: lists the built-in models.
 
 use serde_json::json;
 

@@ -1,21 +1,29 @@
-//! Printing: one JSON document or a table on stdout, progress on stderr.
+//! Prints what a command found: one JSON document or a table on stdout, progress on stderr. [`Job`] holds what nearly
+//! every command needs.
 
+use std::cell::{Cell, OnceCell};
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use super::ModelArgs;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 
-/// Prints to stdout. A reader that went away is no failure.
+/// Prints a text and a line break to stdout. A reader that has closed the pipe is no error.
 pub fn emit(text: &str) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Prints a text to stdout as it is. A reader that has closed the pipe is no error.
+pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::failed(format!("cannot write to stdout: {e}")))
         }
@@ -23,7 +31,70 @@ pub fn emit(text: &str) -> Result<()> {
     }
 }
 
-/// The fields that every document carries, then `rest`.
+/// What a command needs while it computes: the opened model, the progress with its bar, and the clock.
+pub struct Job {
+    pub model: Arc<Model>,
+    pub progress: Progress,
+    json: bool,
+    bar: Cell<Option<Bar>>,
+    started: Instant,
+    seconds: OnceCell<f64>,
+}
+
+impl Job {
+    /// Opens the model that was asked for; then starts the clock and a progress bar with this label.
+    pub fn begin(args: &ModelArgs, label: &'static str) -> Result<Self> {
+        Ok(Self::with(Arc::new(args.open()?), args.json, label))
+    }
+
+    /// Starts the clock and a progress bar for a model that is open already.
+    pub fn with(model: Arc<Model>, json: bool, label: &'static str) -> Self {
+        let progress = Progress::new();
+        let bar = Cell::new(Some(Bar::new(label, progress.clone())));
+        Self { model, progress, json, bar, started: Instant::now(), seconds: OnceCell::new() }
+    }
+
+    /// Starts the clock again: the time until now was spent on loading.
+    pub fn restart(&mut self) {
+        self.started = Instant::now();
+    }
+
+    /// Takes `seconds` for the seconds of the computation, where it has a clock of its own.
+    pub fn took(&self, seconds: f64) {
+        self.hide_bar();
+        // A clock that has stopped already keeps its seconds.
+        let _ = self.seconds.set(seconds);
+    }
+
+    /// Takes the bar away, before text is printed while the computation goes on.
+    pub fn hide_bar(&self) {
+        drop(self.bar.take());
+    }
+
+    /// Returns the seconds of the computation. The first call stops the clock and takes the bar away.
+    pub fn stop(&self) -> f64 {
+        *self.seconds.get_or_init(|| {
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.hide_bar();
+            seconds
+        })
+    }
+
+    /// Stops the clock and prints the result: with `--json` the fields of `json` in a document with the model, the tokens
+    /// `ids` and the seconds, otherwise `text`. Only the one that is printed is built.
+    pub fn finish(
+        &self,
+        ids: Option<&[u32]>,
+        json: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
+        let seconds = self.stop();
+        if self.json { emit(&document(&self.model, ids, seconds, json()).to_string()) } else { emit(&text()) }
+    }
+}
+
+/// Returns a document with the fields that each one carries and those of `rest`: `model`, `tokens` where there are ids,
+/// `rest`, `seconds` and `load_seconds`.
 pub fn document(model: &Model, ids: Option<&[u32]>, seconds: f64, rest: Value) -> Value {
     let mut doc = Map::new();
     doc.insert("model".to_owned(), model_facts(model));
@@ -39,6 +110,7 @@ pub fn document(model: &Model, ids: Option<&[u32]>, seconds: f64, rest: Value) -
     Value::Object(doc)
 }
 
+/// Returns the sizes of a model for a document.
 pub fn model_facts(model: &Model) -> Value {
     let c = &model.config;
     json!({
@@ -48,18 +120,18 @@ pub fn model_facts(model: &Model) -> Value {
     })
 }
 
-/// A line beside the output, on stderr.
+/// Prints a line to stderr, beside the output.
 pub fn note(text: &str) {
-    // Nobody reads a closed stderr.
+    // A closed stderr has no reader, so that the line may be lost.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// A token's text for a table: quoted, with line breaks visible.
+/// Returns a token's text for a table: in quotes, with line breaks visible.
 pub fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
-/// A progress bar that follows a [`Progress`] until dropped; silent where stderr is no terminal.
+/// A progress bar on stderr that follows a [`Progress`] until it is dropped. Where stderr is no terminal it draws nothing.
 pub struct Bar {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -91,7 +163,7 @@ impl Drop for Bar {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // The bar's thread only draws; if it failed there is nothing to mend.
+            // The thread only draws. If it panicked, the result is still whole.
             drop(thread.join());
         }
     }

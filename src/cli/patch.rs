@@ -1,13 +1,12 @@
-//! `patch`: activation patching.
+//! `patch`: copies one activation of the clean run into the corrupted run, cell by cell, and prints how much of the answer
+//! comes back (activation patching).
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::output::document;
-use super::sweep::{SiteArg, byof, emit_sweep, nested};
-use super::{ModelArgs, emit, progress};
+use super::sweep::{SiteArg, axes_of, byof, estimate_line, nested, sweep_table};
+use super::{Job, ModelArgs};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
@@ -15,8 +14,9 @@ use crate::analysis::sweep::Sweep;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::progress::Progress;
 
-/// The two prompts and what is compared.
+/// The options that give the two prompts, and the tokens that are compared.
 #[derive(clap::Args, Clone, Debug)]
 pub struct PairArgs {
     /// The clean prompt, which gives the answer
@@ -43,8 +43,8 @@ pub struct PairArgs {
 }
 
 impl PairArgs {
-    /// Both runs.
-    pub fn runs(&self, model: &Arc<Model>, progress: &crate::progress::Progress) -> Result<Pair> {
+    /// Runs both prompts. A prompt that is missing is an error.
+    pub fn runs(&self, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
         let read = |text: &Option<String>, ids: &Option<Vec<u32>>, name: &str| -> Result<Vec<u32>> {
             match (text, ids) {
                 (Some(text), _) => model.encode(text, self.bos),
@@ -60,14 +60,14 @@ impl PairArgs {
         Ok(Pair::new(run(clean)?, run(corrupt)?))
     }
 
-    /// Ids of the answer and the wrong answer.
+    /// Returns the ids of the answer and of the wrong answer, where they were given.
     pub fn tokens(&self, model: &Model) -> Result<(Option<u32>, Option<u32>)> {
         let one = |t: &Option<String>| t.as_deref().map(|t| model.single_token(t)).transpose();
         Ok((one(&self.answer)?, one(&self.wrong)?))
     }
 }
 
-/// The corrupted prompt's tokens, which positions of a patching grid count.
+/// Returns the tokens of the corrupted prompt, whose positions a patching grid counts.
 pub fn corrupt_tokens(pair: &Pair) -> Value {
     let text = |t: &Arc<Trace>| t.ids.iter().map(|id| json!({"id": id, "text": t.model.token_text(*id)})).collect();
     pair.corrupted.as_ref().map_or(Value::Null, text)
@@ -97,28 +97,22 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let (answer, wrong) = args.pair.tokens(&model)?;
+    let job = Job::begin(&args.model, "patch")?;
+    let (answer, wrong) = args.pair.tokens(&job.model)?;
     let metric = args.metric.with(answer, wrong)?;
     let by = byof(args.site.kind(), args.by.as_deref(), args.head.as_deref())?;
-    let (progress, bar) = progress("patch");
-    let started = Instant::now();
-    let pair = args.pair.runs(&model, &progress)?;
-    let question = patching(args.site.kind(), by, metric);
-    let sweep = Sweep::new(&pair, question, &progress)?;
+    let pair = args.pair.runs(&job.model, &job.progress)?;
+    let sweep = Sweep::new(&pair, patching(args.site.kind(), by, metric), &job.progress)?;
     sweep.check_span()?;
     let estimate = sweep.estimate();
     if !args.model.json {
-        eprintln!("{}", super::sweep::estimate_line(&estimate));
+        eprintln!("{}", estimate_line(&estimate));
     }
-    let found = sweep.run(&progress, |_| {})?;
+    let found = sweep.run(&job.progress, |_| {})?;
     let normalised = found.normalised()?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    if args.model.json {
-        let axes: Vec<&str> = found.axes.iter().map(|(n, _)| *n).collect();
-        let shape: Vec<usize> = found.axes.iter().map(|(_, n)| *n).collect();
-        let doc = json!({
+    let json = || {
+        let (axes, shape) = axes_of(&found);
+        json!({
             "corrupt_tokens": corrupt_tokens(&pair), "alignment": pair.alignment,
             "site": args.site.name(), "by": by.name(), "metric": found.question.metric.kind().name(),
             "axes": axes,
@@ -129,21 +123,18 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "cells_run": found.run, "cells_skipped": found.skipped, "cells_unaligned": found.unaligned,
             "sweep_seconds": found.seconds,
             "estimate": {"seconds": estimate.seconds, "bytes": estimate.bytes},
-        });
-        return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
-    }
-    emit_sweep(
-        &found,
-        &normalised,
-        args.top,
-        &format!(
+        })
+    };
+    let text = || {
+        let caption = format!(
             "patching {} by {}: 0 is the corrupted run ({:+.4}), 1 the clean run ({:+.4}), {}",
             args.site.name(),
             by.name(),
             found.corrupted.unwrap_or(f32::NAN),
             found.clean,
             found.question.metric.kind().label()
-        ),
-        f32::abs,
-    )
+        );
+        sweep_table(&found, &normalised, args.top, &caption, f32::abs)
+    };
+    job.finish(Some(&pair.clean.ids), json, text)
 }

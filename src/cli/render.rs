@@ -1,4 +1,4 @@
-//! `render`: any view drawn to PNG or SVG without a window.
+//! `render`: draws any view to PNG or SVG without a window.
 
 use std::path::PathBuf;
 
@@ -133,13 +133,13 @@ pub struct Arguments {
     generate: Option<usize>,
 }
 
-/// A layer and a position out of `0@9`.
+/// Reads a layer and a position, as `0@9`.
 fn layer_at(text: &str) -> std::result::Result<(usize, usize), String> {
     let parts = text.split_once('@').and_then(|(l, p)| Some((l.parse().ok()?, p.parse().ok()?)));
     parts.ok_or_else(|| "write LAYER@POSITION, as 0@9".to_owned())
 }
 
-/// The sweep that the picture shows, if it shows one.
+/// Returns the sweep that the picture shows, where it shows one.
 fn patching(args: &Arguments, app: &App) -> Result<Option<PatchSettings>> {
     let asked = args.site.is_some() || args.intervention.is_some();
     if !asked && args.view != "patching" {
@@ -165,13 +165,14 @@ fn patching(args: &Arguments, app: &App) -> Result<Option<PatchSettings>> {
     Ok(Some(settings))
 }
 
+/// Reads a size in points, as `1280x800`.
 fn size(text: &str) -> Option<egui::Vec2> {
     let (w, h) = text.split_once('x')?;
     let (w, h): (u16, u16) = (w.parse().ok()?, h.parse().ok()?);
     ((64..=8192).contains(&w) && (64..=8192).contains(&h)).then(|| egui::vec2(f32::from(w), f32::from(h)))
 }
 
-/// Opens, scans and finds what the views of features show.
+/// Opens the dictionary, scans the text and finds the directions that the views of features show.
 fn features(args: &Arguments, app: &mut App) {
     let queue = &mut app.state.features.queue;
     if let Some(d) = &args.dictionary {
@@ -211,7 +212,7 @@ fn features(args: &Arguments, app: &mut App) {
     }
 }
 
-/// Trains what the superposition lab's views show.
+/// Trains the toy models that the superposition lab's views show.
 fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
     let shows_lab = matches!(subject, Subject::View(v) if view::by_name(v).is_some_and(|v| v.workspace == Workspace::Superposition));
     let Some(name) = args.preset.as_deref().or(shows_lab.then_some(PRESETS[0].name)) else { return Ok(()) };

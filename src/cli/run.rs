@@ -1,13 +1,12 @@
-//! `run`: next tokens, loss, and captured sites.
+//! `run`: runs a prompt and prints its next tokens and its loss; writes captured sites to a file.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use serde_json::json;
 
-use super::output::{document, quoted};
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::output::quoted;
+use super::{Job, ModelArgs, PromptArgs, table};
 use crate::engine::logits::summarise;
 use crate::engine::{Capture, NoHooks};
 use crate::error::{Error, Result};
@@ -31,20 +30,19 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = args.model.open()?;
-    let ids = args.prompt.required(&model)?;
+    let job = Job::begin(&args.model, "running")?;
+    let (model, progress) = (&job.model, &job.progress);
+    let ids = args.prompt.required(model)?;
     let mut capture = Capture::globs(&model.config, &args.capture)?;
     if args.output.is_some() && args.capture.is_empty() {
         return Err(Error::request("--output was given without --capture; name the sites to write"));
     }
-    let (progress, bar) = progress("running");
-    let started = Instant::now();
     progress.expect(ids.len() as u64 + 1);
     let network = model.network();
     let resid = if args.capture.is_empty() {
-        network.forward(&[&ids], &mut NoHooks, &progress)?
+        network.forward(&[&ids], &mut NoHooks, progress)?
     } else {
-        let resid = network.forward(&[&ids], &mut capture, &progress)?;
+        let resid = network.forward(&[&ids], &mut capture, progress)?;
         network.final_norm(&resid, &mut capture)?;
         resid
     };
@@ -52,14 +50,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
     // The loss needs every position's logits, the ranking only the last one's.
     let asked = |r: usize| ids.get(r + 1).copied().into_iter().collect();
     let resid = resid.squeeze(0)?;
-    let rows = summarise(network, &resid, 0, asked, &mut NoHooks, &progress)?;
+    let rows = summarise(network, &resid, 0, asked, &mut NoHooks, progress)?;
     let losses: Vec<f32> = rows.iter().filter_map(|r| r.asked.first().map(|(logit, _)| r.log_sum - logit)).collect();
     let loss = (!losses.is_empty()).then(|| losses.iter().sum::<f32>() / losses.len() as f32);
     let top = args.top.min(model.config.d_vocab);
-    let next = summarise(network, &resid.narrow(0, last, 1)?, top, |_| Vec::new(), &mut NoHooks, &progress)?;
+    let next = summarise(network, &resid.narrow(0, last, 1)?, top, |_| Vec::new(), &mut NoHooks, progress)?;
     let next = next.into_iter().next().map(|r| r.top).unwrap_or_default();
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
+    let seconds = job.stop();
 
     if let Some(path) = &args.output {
         let tensors: HashMap<String, _> = capture
@@ -76,42 +73,41 @@ pub fn execute(args: &Arguments) -> Result<()> {
             .map_err(|e| Error::failed(format!("cannot pack the captured sites: {e}")))?;
         write_atomic(path, &bytes)?;
     }
-    if args.model.json {
+    let json = || {
         let next: Vec<_> = next
             .iter()
             .map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob, "logit": t.logit}))
             .collect();
-        let captured: Vec<_> = capture
-            .values
-            .keys()
-            .map(|s| {
+        let mut doc = json!({"next": next, "loss": loss});
+        if let Some(path) = &args.output {
+            let captured = capture.values.keys().map(|s| {
                 json!({"name": s.to_string(), "shape": s.shape(&model.config, ids.len()),
                 "axes": s.kind.axes().iter().map(|a| a.name()).collect::<Vec<_>>()})
+            });
+            doc["captured"] = captured.collect();
+            doc["output"] = json!(path.display().to_string());
+        }
+        doc
+    };
+    let text = || {
+        let rows: Vec<Vec<String>> = next
+            .iter()
+            .map(|t| {
+                vec![
+                    quoted(&model.token_text(t.id)),
+                    t.id.to_string(),
+                    format!("{:.4} %", t.prob * 100.0),
+                    format!("{:.3}", t.logit),
+                ]
             })
             .collect();
-        let mut doc = document(&model, Some(&ids), seconds, json!({"next": next, "loss": loss}));
-        if let (Some(path), Some(map)) = (&args.output, doc.as_object_mut()) {
-            map.insert("captured".to_owned(), json!(captured));
-            map.insert("output".to_owned(), json!(path.display().to_string()));
+        let loss = loss.map_or("-".to_owned(), |l| format!("{l:.4}"));
+        let mut text = table(&["next token", "id", "probability", "logit"], &rows);
+        text.push_str(&format!("\n\n{} tokens · mean loss {loss} nats · {seconds:.3} s", ids.len()));
+        if let Some(path) = &args.output {
+            text.push_str(&format!("\n{} sites written to {}", capture.values.len(), path.display()));
         }
-        return emit(&doc.to_string());
-    }
-    let rows: Vec<Vec<String>> = next
-        .iter()
-        .map(|t| {
-            vec![
-                quoted(&model.token_text(t.id)),
-                t.id.to_string(),
-                format!("{:.4} %", t.prob * 100.0),
-                format!("{:.3}", t.logit),
-            ]
-        })
-        .collect();
-    let loss = loss.map_or("-".to_owned(), |l| format!("{l:.4}"));
-    let mut text = table(&["next token", "id", "probability", "logit"], &rows);
-    text.push_str(&format!("\n\n{} tokens · mean loss {loss} nats · {seconds:.3} s", ids.len()));
-    if let Some(path) = &args.output {
-        text.push_str(&format!("\n{} sites written to {}", capture.values.len(), path.display()));
-    }
-    emit(&text)
+        text
+    };
+    job.finish(Some(&ids), json, text)
 }

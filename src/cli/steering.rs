@@ -1,14 +1,11 @@
-//! Dose and response on the command line, for features and for directions.
-
-use std::sync::Arc;
-use std::time::Instant;
+//! Steers a prompt with several strengths and prints the responses: the common half of `features steer` and `direction
+//! steer`.
 
 use clap::Args;
 use serde_json::json;
 
 use super::generate::text_of;
-use super::output::document;
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::{Job, PromptArgs, table};
 use crate::engine::Edit;
 use crate::engine::dictionaries::Dictionaries;
 use crate::engine::edit::Positions;
@@ -16,9 +13,8 @@ use crate::engine::generate::Sampling;
 use crate::error::{Error, Result};
 use crate::features::rows::{Cut, Rows};
 use crate::features::steering::{Watched, continued, dose_response};
-use crate::model::Model;
 
-/// How strongly, and what is watched.
+/// The options that give the strengths, and the tokens and the text that are watched.
 #[derive(Args, Clone, Debug)]
 pub struct SteerArgs {
     /// Strengths to try
@@ -66,16 +62,18 @@ fn positions(text: &str) -> std::result::Result<Positions, String> {
     }
 }
 
+/// Runs the prompt under `edits(α)` for each strength α and prints the table or the document. `what` names what is steered
+/// along.
 pub fn execute(
-    model: &Arc<Model>,
-    how: &ModelArgs,
+    job: &mut Job,
     prompt: &PromptArgs,
     args: &SteerArgs,
     what: &str,
     edits: &dyn Fn(f32) -> Result<Vec<Edit>>,
     dictionaries: &dyn Dictionaries,
 ) -> Result<()> {
-    let ids = prompt.required(model)?;
+    let model = job.model.clone();
+    let ids = prompt.required(&model)?;
     if args.alpha.iter().any(|a| !a.is_finite()) {
         return Err(Error::request("a strength is not a finite number; give numbers like -1,0,1"));
     }
@@ -84,56 +82,58 @@ pub fn execute(
         all.iter_mut().for_each(|e| e.positions.clone_from(&args.positions));
         Ok(all)
     };
-    let watched = Watched::parse(model, &args.towards, &args.away)?;
-    let (progress, bar) = progress("steering");
+    let watched = Watched::parse(&model, &args.towards, &args.away)?;
     let reference = match &args.reference {
         Some(path) => {
-            Rows::cut(model, std::slice::from_ref(path), &Cut::new(128, Some(args.reference_tokens)), &progress)?
+            Rows::cut(&model, std::slice::from_ref(path), &Cut::new(128, Some(args.reference_tokens)), &job.progress)?
         }
         None => Rows::default(),
     };
-    let started = Instant::now();
-    let doses = dose_response(model, &ids, edits, dictionaries, &args.alpha, &watched, &reference, &progress, |_| {})?;
+    job.restart();
+    let progress = &job.progress;
+    let doses = dose_response(&model, &ids, edits, dictionaries, &args.alpha, &watched, &reference, progress, |_| {})?;
     let mut texts = Vec::new();
     if args.generate > 0 {
         let sampling = Sampling { temperature: args.temperature, seed: args.seed, ..Sampling::default() };
         let strongest = args.alpha.iter().copied().fold(0f32, |a, b| if b.abs() >= a.abs() { b } else { a });
         for (alpha, edits) in [(0.0, Vec::new()), (strongest, edits(strongest)?)] {
-            let made = continued(model, &ids, &edits, dictionaries, sampling, args.generate, &progress)?;
+            let made = continued(&model, &ids, &edits, dictionaries, sampling, args.generate, progress)?;
             let ids: Vec<u32> = made.iter().map(|t| t.id).collect();
-            texts.push(json!({"alpha": alpha, "text": text_of(model, &ids)}));
+            texts.push(json!({"alpha": alpha, "text": text_of(&model, &ids)}));
         }
     }
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    if how.json {
-        let edits: Vec<String> = edits(1.0)?.iter().map(ToString::to_string).collect();
-        let rest = json!({"steered": what, "edit": edits.join("; "), "doses": doses, "generated": texts});
-        return emit(&document(model, Some(&ids), seconds, rest).to_string());
-    }
-    let known = |v: f32, text: fn(f32) -> String| if v.is_nan() { "–".to_owned() } else { text(v) };
-    let rows: Vec<Vec<String>> = doses
-        .iter()
-        .map(|d| {
-            vec![
-                format!("{:+.2}", d.alpha),
-                known(d.towards, |p| format!("{:.3} %", 100.0 * p)),
-                known(d.away, |p| format!("{:.3} %", 100.0 * p)),
-                known(d.share, |s| format!("{s:.4}")),
-                format!("{:.4}", d.kl),
-                d.loss.map_or("–".to_owned(), |l| format!("{l:.4}")),
-            ]
-        })
-        .collect();
-    let mut text = table(&["alpha", "towards", "away", "share", "KL, nats", "reference loss"], &rows);
-    for t in &texts {
-        text.push_str(&format!("\n\nα = {}: {}", t["alpha"], t["text"].as_str().unwrap_or_default()));
-    }
-    if args.positions == Positions::Generated {
-        text.push_str(
-            "\n\nWhat begins behind the prompt does not move the prediction at its end; --generate shows it.",
-        );
-    }
-    text.push_str(&format!("\n\n{what} · {seconds:.2} s"));
-    emit(&text)
+    let seconds = job.stop();
+    let named = edits(1.0)?;
+    let json = || {
+        let edits: Vec<String> = named.iter().map(ToString::to_string).collect();
+        json!({"steered": what, "edit": edits.join("; "), "doses": doses, "generated": texts})
+    };
+    let text = || {
+        let known = |v: f32, text: fn(f32) -> String| if v.is_nan() { "–".to_owned() } else { text(v) };
+        let rows: Vec<Vec<String>> = doses
+            .iter()
+            .map(|d| {
+                vec![
+                    format!("{:+.2}", d.alpha),
+                    known(d.towards, |p| format!("{:.3} %", 100.0 * p)),
+                    known(d.away, |p| format!("{:.3} %", 100.0 * p)),
+                    known(d.share, |s| format!("{s:.4}")),
+                    format!("{:.4}", d.kl),
+                    d.loss.map_or("–".to_owned(), |l| format!("{l:.4}")),
+                ]
+            })
+            .collect();
+        let mut text = table(&["alpha", "towards", "away", "share", "KL, nats", "reference loss"], &rows);
+        for t in &texts {
+            text.push_str(&format!("\n\nα = {}: {}", t["alpha"], t["text"].as_str().unwrap_or_default()));
+        }
+        if args.positions == Positions::Generated {
+            text.push_str(
+                "\n\nWhat begins behind the prompt does not move the prediction at its end; --generate shows it.",
+            );
+        }
+        text.push_str(&format!("\n\n{what} · {seconds:.2} s"));
+        text
+    };
+    job.finish(Some(&ids), json, text)
 }

@@ -14,9 +14,9 @@ use crate::superposition::recipe::Sweep;
 use crate::superposition::setup::{Setup, Tie};
 use crate::superposition::{Recipe, Snapshot, Toy};
 
-/// Inputs on which the final loss is measured.
+/// The number of inputs on which the final loss is measured.
 const EVALUATED: usize = 65_536;
-/// Steps between two looks at the progress.
+/// The number of steps between two updates of the progress.
 const BLOCK: usize = 50;
 
 #[derive(clap::Args, Debug)]
@@ -75,6 +75,7 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Reads the recipe from the options: the preset, changed by what else was given.
 fn recipe(args: &Arguments) -> Result<Recipe> {
     let mut r = match (&args.preset, args.features, args.hidden) {
         (Some(name), ..) => {
@@ -113,7 +114,7 @@ fn recipe(args: &Arguments) -> Result<Recipe> {
     Ok(r)
 }
 
-/// What the contract promises of an instance, and what else is known of it.
+/// Returns the numbers of one trained model for the document: its loss, weights, norms, dimensionality and shape.
 fn instance(setup: &Setup, snapshot: &Snapshot, k: usize) -> Value {
     let (f, settings, m) = (&snapshot.frames[k], &setup.instances[k], setup.hidden);
     let measures = interference(&f.encoder, m);

@@ -1,4 +1,4 @@
-//! What `patch` and `ablate` share.
+//! Reads the options of a sweep and prints its cells, for `patch`, `ablate`, `attribute` and `render`.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::analysis::sweep::{By, Estimate, Found};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 
-/// Sites by their short names.
+/// The sites of a sweep, by their short names on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum SiteArg {
@@ -43,7 +43,7 @@ impl SiteArg {
     }
 }
 
-/// What a drawn sweep does at each cell.
+/// The intervention at each cell of a sweep that `render` draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DoArg {
     Patch,
@@ -52,7 +52,7 @@ pub enum DoArg {
     Resample,
 }
 
-/// The axes asked for, or the site's first.
+/// Reads the axes of a sweep: those that were asked for, or the site's first choice.
 pub fn byof(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<By> {
     let choices = By::choices(site);
     let known = || choices.iter().map(|c| c.name()).collect::<Vec<_>>().join(" or ");
@@ -76,7 +76,7 @@ pub fn byof(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<By> 
     Ok(By::DestSrc { layer, head })
 }
 
-/// Nested lists of numbers of the given shape.
+/// Returns the numbers as nested lists of the given shape.
 pub fn nested(values: &[f32], shape: &[usize]) -> Value {
     match shape {
         [] | [_] => json!(values),
@@ -87,6 +87,7 @@ pub fn nested(values: &[f32], shape: &[usize]) -> Value {
     }
 }
 
+/// Returns a line about the cost of a sweep, before it runs.
 pub fn estimate_line(e: &Estimate) -> String {
     format!(
         "{} cells, {} of them to run ({} need no run); about {:.1} s and {:.0} MB",
@@ -98,7 +99,7 @@ pub fn estimate_line(e: &Estimate) -> String {
     )
 }
 
-/// The strongest cells as a table.
+/// Prints the strongest cells as a table, with a caption below.
 pub fn emit_sweep(
     found: &Found,
     values: &[f32],
@@ -106,7 +107,12 @@ pub fn emit_sweep(
     caption: &str,
     strength: impl Fn(f32) -> f32,
 ) -> Result<()> {
-    // Cells that were not run, for want of a counterpart, rank nowhere.
+    emit(&sweep_table(found, values, top, caption, strength))
+}
+
+/// Returns the strongest cells as a table, with a caption below.
+pub fn sweep_table(found: &Found, values: &[f32], top: usize, caption: &str, strength: impl Fn(f32) -> f32) -> String {
+    // A cell without a counterpart in the other prompt was not run and is not ranked.
     let mut ranked: Vec<usize> = (0..values.len()).filter(|i| values[*i].is_finite()).collect();
     ranked.sort_by(|a, b| strength(values[*b]).total_cmp(&strength(values[*a])));
     let mut header: Vec<&str> = found.axes.iter().map(|(n, _)| *n).collect();
@@ -120,12 +126,17 @@ pub fn emit_sweep(
             row
         })
         .collect();
-    emit(&format!(
+    format!(
         "{}\n\n{caption}; {} cells run in {:.2} s, {} provably unchanged{}",
         table(&header, &rows),
         found.run,
         found.seconds,
         found.skipped,
         if found.unaligned > 0 { format!(", {} without a counterpart", found.unaligned) } else { String::new() }
-    ))
+    )
+}
+
+/// Returns the names of the axes, and their lengths.
+pub fn axes_of(found: &Found) -> (Vec<&'static str>, Vec<usize>) {
+    found.axes.iter().copied().unzip()
 }

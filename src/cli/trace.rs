@@ -1,13 +1,11 @@
-//! `trace`: the attribution graph of one prediction.
+//! `trace`: traces one prediction back through the model and writes its attribution graph.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 
-use super::output::document;
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::{Job, ModelArgs, PromptArgs, table};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::NodeKind;
@@ -51,12 +49,13 @@ pub struct Arguments {
     top: usize,
 }
 
-/// Links that the document lists, strongest first; the file has all.
+/// The most links that the document lists, strongest first. The file has all of them.
 const LINKS: usize = 1000;
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let ids = args.prompt.required(&model)?;
+    let job = Job::begin(&args.model, "trace")?;
+    let (model, progress) = (&job.model, &job.progress);
+    let ids = args.prompt.required(model)?;
     let pos = args.pos.unwrap_or(ids.len() - 1);
     if pos >= ids.len() {
         return Err(Error::request(format!(
@@ -70,21 +69,18 @@ pub fn execute(args: &Arguments) -> Result<()> {
         (Some(a), None) => Target::Token(a),
         _ => Target::Top,
     };
-    let (progress, bar) = progress("trace");
-    let started = Instant::now();
-    let trace = Trace::run(&model, ids, &progress)?;
+    let trace = Trace::run(model, ids, progress)?;
     let keep = Keep::for_threshold(args.node_threshold);
-    let traced = trace_prediction(&trace, pos, target, args.attention, keep, &progress)?;
+    let traced = trace_prediction(&trace, pos, target, args.attention, keep, progress)?;
     let pruning = Instant::now();
     let kept = prune(&traced.graph, &traced.influence, args.node_threshold, args.edge_threshold)?;
     let prune_seconds = pruning.elapsed().as_secs_f64();
-    let opened = traced.opened(&trace, &kept, |_| true, args.neurons, &progress)?;
+    let opened = traced.opened(&trace, &kept, |_| true, args.neurons, progress)?;
     let file = traced.file(&trace, &opened, (args.node_threshold, args.edge_threshold));
     if let Some(path) = &args.output {
         file.save(path)?;
     }
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
+    let seconds = job.stop();
     if traced.influence.held() < args.node_threshold {
         eprintln!(
             "circuitscope: the {} most influential nodes hold {:.3} of the influence, so that the threshold of {} keeps them all",
@@ -97,8 +93,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let shown = &opened.graph;
     let mut order: Vec<usize> = (0..shown.nodes.len()).filter(|i| shown.nodes[*i].kind != NodeKind::Logit).collect();
     order.sort_by(|a, b| opened.influence[*b].total_cmp(&opened.influence[*a]));
-    let logits: Vec<_> = g.nodes.iter().filter(|n| n.kind == NodeKind::Logit).collect();
-    if args.model.json {
+    let json = || {
         let nodes: Vec<_> = order
             .iter()
             .map(|i| {
@@ -123,7 +118,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             .take(LINKS)
             .map(|(at, (s, t, w))| json!({"source": shown.nodes[s].id, "target": shown.nodes[t].id, "weight": w, "input": shown.input(at).label()}))
             .collect();
-        let doc = json!({
+        json!({
             "pos": pos, "targets": targets,
             "counts": {"nodes": file.graph.nodes.len(), "links": file.graph.links.len(), "all_nodes": traced.all_nodes, "all_links": traced.all_edges},
             "node_threshold": args.node_threshold, "edge_threshold": args.edge_threshold,
@@ -131,40 +126,38 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "frozen": traced.attention.freeze().names(), "link_kind": traced.attention.links(),
             "links": links,
             "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds, "held_share": traced.influence.held(),
-        });
-        return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
-    }
-    let rows: Vec<Vec<String>> = order
-        .iter()
-        .take(args.top)
-        .map(|i| {
+        })
+    };
+    let text = || {
+        let row = |i: &usize| {
             let n = &shown.nodes[*i];
-            let contribution = n.activation.map_or(String::new(), |a| format!("{a:+.3}"));
             vec![
                 format!("{:?}", n.label).trim_matches('"').to_owned(),
                 format!("{} {:?}", n.pos, g.prompt_tokens[n.pos]),
-                contribution,
+                n.activation.map_or(String::new(), |a| format!("{a:+.3}")),
                 format!("{:.4}", opened.influence[*i]),
                 format!("{:.4}", opened.cumulative[*i]),
             ]
-        })
-        .collect();
-    emit(&format!("{}\n", table(&["node", "at", "contributes", "influence", "cumulative"], &rows)))?;
-    let targets: Vec<String> = logits
-        .iter()
-        .map(|n| format!("{:?} {:+.3} (weight {:.3})", n.label, n.activation.unwrap_or(f64::NAN), n.prob))
-        .collect();
-    emit(&format!(
-        "prediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; links are {}, {} frozen; {:.2} s",
-        targets.join(", "),
-        file.graph.nodes.len(),
-        traced.all_nodes,
-        file.graph.links.len(),
-        traced.all_edges,
-        traced.scores.replacement,
-        traced.scores.completeness,
-        traced.attention.links(),
-        traced.attention.freeze().names().join(", "),
-        seconds,
-    ))
+        };
+        let rows: Vec<Vec<String>> = order.iter().take(args.top).map(row).collect();
+        let logits = g.nodes.iter().filter(|n| n.kind == NodeKind::Logit);
+        let targets: Vec<String> = logits
+            .map(|n| format!("{:?} {:+.3} (weight {:.3})", n.label, n.activation.unwrap_or(f64::NAN), n.prob))
+            .collect();
+        format!(
+            "{}\n\nprediction after position {pos}: {}\nkept {} of {} nodes and {} of {} links; replacement score {:.4}, completeness score {:.4}; links are {}, {} frozen; {:.2} s",
+            table(&["node", "at", "contributes", "influence", "cumulative"], &rows),
+            targets.join(", "),
+            file.graph.nodes.len(),
+            traced.all_nodes,
+            file.graph.links.len(),
+            traced.all_edges,
+            traced.scores.replacement,
+            traced.scores.completeness,
+            traced.attention.links(),
+            traced.attention.freeze().names().join(", "),
+            seconds,
+        )
+    };
+    job.finish(Some(&trace.ids), json, text)
 }

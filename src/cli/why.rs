@@ -1,12 +1,8 @@
-//! `why`: what makes a head attend where it does.
-
-use std::sync::Arc;
-use std::time::Instant;
+//! `why`: prints what makes a head attend where it does: which components write its query, its key and its value.
 
 use serde_json::json;
 
-use super::output::document;
-use super::{ModelArgs, PromptArgs, emit, progress, table};
+use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::component::Component;
 use crate::analysis::why_head::{Share, why_head};
 use crate::engine::Trace;
@@ -32,48 +28,44 @@ pub struct Arguments {
     top: usize,
 }
 
-pub fn name(share: &Share) -> String {
+/// Names the component of a share; the biases have none.
+fn name(share: &Share) -> String {
     share.0.map_or_else(|| "biases".to_owned(), |c| c.to_string())
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let model = Arc::new(args.model.open()?);
-    let ids = args.prompt.required(&model)?;
+    let job = Job::begin(&args.model, "why")?;
+    let ids = args.prompt.required(&job.model)?;
     let Some(Component::Head { layer, head }) = Component::parse(&args.head) else {
         return Err(Error::request(format!("`{}` is not a head; write LAYER.HEAD, as 23.3", args.head)));
     };
-    let (progress, bar) = progress("why");
-    let started = Instant::now();
-    let trace = Trace::run(&model, ids, &progress)?;
-    let why = why_head(&trace, layer, head, args.pos.unwrap_or(trace.len() - 1), args.key, &progress)?;
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    if args.model.json {
+    let trace = Trace::run(&job.model, ids, &job.progress)?;
+    let why = why_head(&trace, layer, head, args.pos.unwrap_or(trace.len() - 1), args.key, &job.progress)?;
+    let json = || {
         let list =
             |shares: &[Share]| -> Vec<_> { shares.iter().map(|s| json!({"name": name(s), "value": s.1})).collect() };
-        let doc = json!({
+        json!({
             "head": format!("a{layer}.h{head}"), "query": why.query, "key": why.key, "attention": why.attention,
             "advantage": why.advantage, "by_position": why.by_position, "by_query": list(&why.by_query), "by_key": list(&why.by_key), "by_value": list(&why.by_value),
             "pattern": why.pattern, "frozen": ["norm scales"],
-        });
-        return emit(&document(&model, Some(&trace.ids), seconds, doc).to_string());
-    }
-    let rows: Vec<Vec<String>> = (0..args.top)
-        .map(|i| {
-            let cell = |list: &[Share]| {
-                list.get(i).map_or([String::new(), String::new()], |s| [name(s), format!("{:+.3}", s.1)])
-            };
-            [cell(&why.by_query), cell(&why.by_key), cell(&why.by_value)].concat()
         })
-        .collect();
-    emit(&format!("{}\n", table(&["query from", "", "key from", "", "value from", "share"], &rows)))?;
-    emit(&format!(
-        "a{layer}.h{head} at {} {:?} attends to {} {:?} with {:.3}: its score is {:+.3} above the mean of the others; query and key parts add up to that, value parts to 1",
-        why.query,
-        trace.token_text(why.query),
-        why.key,
-        trace.token_text(why.key),
-        why.attention,
-        why.advantage
-    ))
+    };
+    let text = || {
+        let cell = |list: &[Share], i: usize| {
+            list.get(i).map_or([String::new(), String::new()], |s| [name(s), format!("{:+.3}", s.1)])
+        };
+        let row = |i| [&why.by_query, &why.by_key, &why.by_value].map(|list| cell(list, i)).concat();
+        let rows: Vec<Vec<String>> = (0..args.top).map(row).collect();
+        format!(
+            "{}\n\na{layer}.h{head} at {} {:?} attends to {} {:?} with {:.3}: its score is {:+.3} above the mean of the others; query and key parts add up to that, value parts to 1",
+            table(&["query from", "", "key from", "", "value from", "share"], &rows),
+            why.query,
+            trace.token_text(why.query),
+            why.key,
+            trace.token_text(why.key),
+            why.attention,
+            why.advantage
+        )
+    };
+    job.finish(Some(&trace.ids), json, text)
 }

@@ -1,25 +1,18 @@
-//! `features dashboard`, `merge` and `show`: an index of where every feature is active, and one feature's page of it.
+//! `features dashboard`: scans a text and writes an index of where every feature is active.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::json;
 
 use super::{TextArgs, shown};
-use crate::cli::output::{document, quoted};
-use crate::cli::{ModelArgs, emit, note, progress, table};
+use crate::cli::{Job, ModelArgs};
 use crate::error::{Error, Result};
-use crate::features::dashboard::{EACH, effects, neighbours, neuron_direction, neuronpedia};
+use crate::features::Place;
 use crate::features::direction::Concept;
-use crate::features::labels::{self, Label, Labels, Unit};
 use crate::features::rows::Rows;
 use crate::features::scan::index::Index;
-use crate::features::scan::index_file;
 use crate::features::scan::{Plan, Subject};
-use crate::features::{Dictionary, Place};
-use crate::model::Model;
-use crate::progress::Progress;
 
 /// Tokens shown on either side of an example.
 const WINDOW: usize = 5;
@@ -56,36 +49,7 @@ pub struct Arguments {
     window: usize,
 }
 
-#[derive(clap::Args, Debug)]
-pub struct Merge {
-    /// Index files of all parts
-    #[arg(required = true)]
-    parts: Vec<PathBuf>,
-    /// Index file to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(clap::Args, Debug)]
-pub struct Show {
-    /// Index file
-    index: PathBuf,
-    /// The feature (or neuron; a direction is number 0 of its index)
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    feature: usize,
-    /// The dictionary, for what the feature promotes and its neighbours
-    #[arg(long, value_name = "DIR")]
-    dictionary: Option<String>,
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Print the page in the JSON that Neuronpedia's viewers read
-    #[arg(long)]
-    neuronpedia: bool,
-}
-
+/// Reads `--shard`: a part and the number of parts.
 fn shard(text: &str) -> Result<(usize, usize)> {
     text.split_once('/')
         .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)))
@@ -97,10 +61,11 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 
 pub fn execute(args: &Arguments) -> Result<()> {
     let shard = shard(&args.shard)?;
-    let (progress, bar) = progress("scanning");
+    let mut job = Job::begin(&args.model, "scanning")?;
+    let model = job.model.clone();
     let mut subjects = Vec::new();
     for spec in &args.dictionary {
-        let mut d = crate::features::open(spec, &progress)?;
+        let mut d = crate::features::open(spec, &job.progress)?;
         if let Some(site) = args.site.as_ref().filter(|_| d.input.is_none()) {
             let target = args.target.as_deref().filter(|_| d.transcoder && d.output.is_none());
             d = d.placed(Place::parse(site)?, target.map(Place::parse).transpose()?)?;
@@ -116,7 +81,6 @@ pub fn execute(args: &Arguments) -> Result<()> {
     for spec in &args.direction {
         subjects.push(read_out(spec)?);
     }
-    let model = args.model.open()?;
     for s in &subjects {
         match s {
             Subject::Features(d) => drop(d.check(&model.config)?),
@@ -137,11 +101,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
         ));
     }
     let cut = args.text.cut(&model, companion.as_deref());
-    let rows = Rows::cut(&model, &args.text.text, &cut, &progress)?;
+    let rows = Rows::cut(&model, &args.text.text, &cut, &job.progress)?;
     if several {
         std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
     }
-    let started = Instant::now();
+    job.restart();
     let name = |(i, s): (usize, &Subject)| -> Result<PathBuf> {
         Ok(if several { args.output.join(format!("{i}-{}.arrow", s.place()?)) } else { args.output.clone() })
     };
@@ -157,37 +121,39 @@ pub fn execute(args: &Arguments) -> Result<()> {
         shard,
         window: args.window,
     };
-    let indexes = plan.run(Some(&paths), &progress, &mut |_, _| {})?;
+    let indexes = plan.run(Some(&paths), &job.progress, &mut |_, _| {})?;
     let written: Vec<(PathBuf, Index)> = paths.into_iter().zip(indexes).collect();
-    let seconds = started.elapsed().as_secs_f64();
-    drop(bar);
-    if args.model.json {
+    let seconds = job.stop();
+    let json = || {
         let files: Vec<_> = written
             .iter()
             .map(|(p, i)| json!({"output": shown(p), "about": i.about, "features": i.entries.len(), "dead": dead(i)}))
             .collect();
-        return emit(&document(&model, None, seconds, json!({"indexes": files})).to_string());
-    }
-    let lines: Vec<String> = written
-        .iter()
-        .map(|(p, i)| {
-            format!(
-                "{}: {} of {} features active on {} positions at {}",
-                p.display(),
-                i.entries.len() - dead(i),
-                i.entries.len(),
-                i.about.positions,
-                i.about.site
-            )
-        })
-        .collect();
-    emit(&format!("{}\n{seconds:.1} s", lines.join("\n")))
+        json!({"indexes": files})
+    };
+    let text = || {
+        let lines: Vec<String> = written
+            .iter()
+            .map(|(p, i)| {
+                format!(
+                    "{}: {} of {} features active on {} positions at {}",
+                    p.display(),
+                    i.entries.len() - dead(i),
+                    i.entries.len(),
+                    i.about.positions,
+                    i.about.site
+                )
+            })
+            .collect();
+        format!("{}\n{seconds:.1} s", lines.join("\n"))
+    };
+    job.finish(None, json, text)
 }
 
-/// A direction by the path of its file and perhaps a layer.
+/// Opens a direction: the path of its file and perhaps a layer.
 fn read_out(spec: &str) -> Result<Subject> {
     let (path, layer) = match spec.rsplit_once('@').map(|(p, l)| (p, l.parse())) {
-        // A file may have such a name itself.
+        // A file may itself be called so.
         Some((path, Ok(layer))) if !Path::new(spec).is_file() => (path, Some(layer)),
         _ => (spec, None),
     };
@@ -196,188 +162,7 @@ fn read_out(spec: &str) -> Result<Subject> {
     Ok(Subject::Direction(Arc::new(concept), layer))
 }
 
+/// Counts the features that are active nowhere.
 fn dead(index: &Index) -> usize {
     index.entries.iter().filter(|e| e.active == 0).count()
-}
-
-pub fn merge(args: &Merge) -> Result<()> {
-    // One at a time: a part may be large.
-    let (first, others) = args.parts.split_first().ok_or_else(|| Error::request("name the parts to merge"))?;
-    let started = Instant::now();
-    let mut whole = index_file::open(first)?;
-    whole.check_finished()?;
-    for part in others {
-        whole.absorb(index_file::open(part)?)?;
-    }
-    index_file::save(&whole, &args.output)?;
-    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
-    if args.json {
-        let doc = json!({"model": {"name": whole.about.model}, "seconds": started.elapsed().as_secs_f64(),
-            "load_seconds": 0.0, "output": shown(&args.output), "about": whole.about, "missing": missing,
-            "features": whole.entries.len()});
-        return emit(&doc.to_string());
-    }
-    let left =
-        if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
-    emit(&format!("{} positions in {}{left}", whole.about.positions, args.output.display()))
-}
-
-/// What a subject's unit writes, and the dictionary that is asked about it.
-struct Written {
-    direction: Option<Vec<f32>>,
-    dictionary: Option<Arc<Dictionary>>,
-    /// Whether the unit is one of the dictionary's features, or else a neuron.
-    is_feature: bool,
-    /// The layer of a neuron.
-    layer: Option<usize>,
-}
-
-impl Written {
-    fn of(args: &Show, model: &Model, index: &Index) -> Result<Self> {
-        let dictionary =
-            args.dictionary.as_ref().map(|d| crate::features::open(d, &Progress::new())).transpose()?.map(Arc::new);
-        if let Some(layer) = index.about.subject.strip_prefix("neurons of layer ").and_then(|l| l.parse().ok()) {
-            let direction = Some(neuron_direction(model, layer, args.feature)?);
-            return Ok(Self { direction, dictionary, is_feature: false, layer: Some(layer) });
-        }
-        let Some(d) = &dictionary else {
-            return Ok(Self { direction: None, dictionary, is_feature: false, layer: None });
-        };
-        if Subject::Features(d.clone()).hash()? != index.about.subject_hash {
-            return Err(Error::request(format!(
-                "the index is of {}, {} features at {}; {} is another dictionary of {}",
-                index.about.subject,
-                index.entries.len(),
-                index.about.site,
-                d.path.display(),
-                d.d_sae
-            )));
-        }
-        Ok(Self { direction: Some(d.summed_direction(args.feature)?), dictionary, is_feature: true, layer: None })
-    }
-
-    /// The direction, where it lies in the residual stream, whose logits are then known.
-    fn in_stream(&self, model: &Model) -> Option<&[f32]> {
-        let there = !self.is_feature || self.dictionary.as_ref().is_some_and(|d| d.output.is_none_or(Place::in_stream));
-        self.direction.as_deref().filter(|d| there && d.len() == model.config.d_model)
-    }
-
-    /// What the user called it, in the window.
-    fn label(&self, number: usize, index: &Index, model: &Model) -> Option<Label> {
-        let own = || labels::of_model(&labels::folder(), model);
-        let (file, unit) = match (&self.dictionary, self.layer) {
-            (_, Some(layer)) => (own(), Unit::Neuron(layer, number)),
-            (Some(d), None) if self.is_feature => {
-                (Ok(labels::of_dictionary(&labels::folder(), d)), Unit::Feature(number as u32))
-            }
-            // Without its dictionary a feature goes by a path, which is no direction's name.
-            _ => (own(), Unit::Direction(index.about.subject.clone())),
-        };
-        match file.and_then(|f| Labels::open(&f)) {
-            Ok(labels) => labels.of(&unit).cloned(),
-            // The page is whole without it.
-            Err(e) => {
-                note(&format!("circuitscope: no label is shown: {e}"));
-                None
-            }
-        }
-    }
-
-    /// Features that write the same way, with cosines: none where they write to a place of another width.
-    fn neighbours(&self, feature: usize) -> Result<Vec<(usize, f32)>> {
-        match (&self.dictionary, &self.direction) {
-            (Some(d), Some(v)) if d.d_out == v.len() && (self.is_feature || d.output.is_none_or(Place::in_stream)) => {
-                neighbours(d, v, self.is_feature.then_some(feature))
-            }
-            _ => Ok(Vec::new()),
-        }
-    }
-}
-
-pub fn show(args: &Show) -> Result<()> {
-    let index = index_file::open(&args.index)?;
-    let model = args.model.open()?;
-    if model.config.name != index.about.model {
-        return Err(Error::request(format!(
-            "the index was made with {}, not {}; open it with that model",
-            index.about.model, model.config.name
-        )));
-    }
-    let started = Instant::now();
-    let entry = index.entries.get(args.feature).ok_or_else(|| {
-        Error::request(format!(
-            "there is no feature {}; the index has 0 to {}",
-            args.feature,
-            index.entries.len().saturating_sub(1)
-        ))
-    })?;
-    let written = Written::of(args, &model, &index)?;
-    let label = if args.neuronpedia && !args.model.json { None } else { written.label(args.feature, &index, &model) };
-    if args.neuronpedia || args.model.json {
-        let mut page = neuronpedia(&model, &index, args.feature, written.in_stream(&model))?;
-        page["features"] = json!(entry.features);
-        page["neurons"] = json!(entry.neurons);
-        if args.model.json {
-            page["label"] = json!(label);
-            page["neighbours"] = json!(written.neighbours(args.feature)?);
-            let logits = written.in_stream(&model).map(|d| effects(&model, d)).transpose()?;
-            page["logit_histogram"] = json!(logits.map(|e| json!({"range": e.range, "values": e.histogram})));
-            page["about"] = json!(index.about);
-            return emit(&document(&model, None, started.elapsed().as_secs_f64(), page).to_string());
-        }
-        return emit(&page.to_string());
-    }
-    let example = |e: &crate::features::scan::index::Example| {
-        let text: String = e
-            .tokens
-            .iter()
-            .enumerate()
-            .map(|(i, id)| {
-                let t = model.token_text(*id).replace('\n', "⏎");
-                if i == e.at() { format!("»{t}«") } else { t }
-            })
-            .collect();
-        vec![text, format!("{:.3}", e.value)]
-    };
-    let mut rows: Vec<Vec<String>> = entry.top.iter().map(example).collect();
-    for group in entry.quantile_groups(EACH).iter().rev().filter(|g| !g.is_empty()) {
-        rows.push(vec!["·".to_owned(), String::new()]);
-        rows.extend(group.iter().map(|e| example(e)));
-    }
-    // A direction says itself where it lies.
-    let of = match index.about.subject.ends_with(&format!(" at {}", index.about.site)) {
-        true => index.about.subject.clone(),
-        false => format!("feature {} of {} at {}", args.feature, index.about.subject, index.about.site),
-    };
-    let mut text = format!(
-        "{of}\nactive at {:.4} % of {} positions, {:.3} on average, {:.3} at most\n\n{}",
-        100.0 * index.density(args.feature),
-        index.about.positions,
-        entry.mean(),
-        entry.max,
-        table(&["example", "activation"], &rows)
-    );
-    if let Some(d) = written.in_stream(&model) {
-        let e = effects(&model, d)?;
-        let list = |l: &[crate::features::dashboard::Effect]| {
-            l.iter().map(|e| format!("{} {:+.2}", quoted(&e.text), e.logit)).collect::<Vec<_>>().join("  ")
-        };
-        text.push_str(&format!("\n\npromotes   {}\nsuppresses {}", list(&e.promoted), list(&e.suppressed)));
-    }
-    let list = |l: &[(u32, f32)]| l.iter().map(|(i, c)| format!("{i} {c:.2}")).collect::<Vec<_>>().join("  ");
-    if !entry.features.is_empty() {
-        let of = index.about.features_of.as_ref().map_or(String::new(), |d| format!(" of {d}"));
-        text.push_str(&format!("\ncorrelated features{of}  {}", list(&entry.features)));
-    }
-    if !entry.neurons.is_empty() {
-        text.push_str(&format!("\ncorrelated neurons  {}", list(&entry.neurons)));
-    }
-    let near: Vec<(u32, f32)> = written.neighbours(args.feature)?.into_iter().map(|(i, c)| (i as u32, c)).collect();
-    if !near.is_empty() {
-        text.push_str(&format!("\nnearest decoder rows {}", list(&near)));
-    }
-    if let Some(l) = &label {
-        text.push_str(&format!("\nlabel: {} {}", l.label, l.note));
-    }
-    emit(&text)
 }

@@ -1,4 +1,4 @@
-//! `features encode`: feature activations and reconstruction as safetensors.
+//! `features encode`: prints which features are active, and writes activations and reconstruction as safetensors.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     emit(&text)
 }
 
-/// A dictionary in JSON.
+/// Returns the facts about a dictionary for a document.
 pub(super) fn about(d: &crate::features::Dictionary) -> serde_json::Value {
     json!({
         "path": shown(&d.path), "format": d.format, "architecture": d.activation.name(), "kind": d.kind(),

@@ -1,10 +1,9 @@
-//! `features eval`: a dictionary's quality on text.
+//! `features eval`: measures on a text how good a dictionary is.
 
 use serde_json::json;
 
 use super::{DictionaryArgs, TextArgs, encode::about};
-use crate::cli::output::document;
-use crate::cli::{ModelArgs, emit, note, progress};
+use crate::cli::{Job, ModelArgs, note};
 use crate::error::Result;
 use crate::features::quality::{DENSITY_BINS, DENSITY_FROM, evaluate};
 use crate::features::rows::Rows;
@@ -27,27 +26,29 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let (progress, bar) = progress("judging");
-    let dictionary = args.dictionary.open(&progress)?;
-    let model = args.model.open()?;
+    let job = Job::begin(&args.model, "judging")?;
+    let model = &job.model;
+    let dictionary = args.dictionary.open(&job.progress)?;
     dictionary.check(&model.config)?;
-    let cut = args.text.cut(&model, Some(&dictionary));
-    let rows = Rows::cut(&model, &args.text.text, &cut, &progress)?;
+    let cut = args.text.cut(model, Some(&dictionary));
+    let rows = Rows::cut(model, &args.text.text, &cut, &job.progress)?;
     let rows = if args.all { rows } else { split(rows).1 };
-    let held_out = if args.all { Some(false) } else { recipe::held_out(&dictionary, &model, &args.text.text, &cut) };
-    let quality = evaluate(&model, &dictionary, &rows, args.loss_tokens, &progress)?;
-    drop(bar);
-    if args.model.json {
-        let rest = json!({
+    let held_out = if args.all { Some(false) } else { recipe::held_out(&dictionary, model, &args.text.text, &cut) };
+    let quality = evaluate(model, &dictionary, &rows, args.loss_tokens, &job.progress)?;
+    job.took(quality.seconds);
+    let json = || {
+        json!({
             "dictionary": about(&dictionary), "quality": quality, "held_out": held_out,
             "density_bins": {"from": DENSITY_FROM, "to": 0.0, "bins": DENSITY_BINS, "unit": "log10 share of positions"},
-        });
-        return emit(&document(&model, None, quality.seconds, rest).to_string());
-    }
-    if held_out.is_none() {
-        note(
-            "the dictionary does not say that it was trained on this text, cut like this: some rows may have been trained on",
-        );
-    }
-    emit(&format!("{}\n\n{}", dictionary.describe(), quality.report()))
+        })
+    };
+    let text = || {
+        if held_out.is_none() {
+            note(
+                "the dictionary does not say that it was trained on this text, cut like this: some rows may have been trained on",
+            );
+        }
+        format!("{}\n\n{}", dictionary.describe(), quality.report())
+    };
+    job.finish(None, json, text)
 }

@@ -1,14 +1,9 @@
-//! `features`: dictionaries of features. One file a subcommand.
-
-mod dashboard;
-mod encode;
-mod eval;
-mod steer;
-mod train;
+//! `features`: trains, judges, indexes and steers dictionaries of features. Every subcommand is one file and one line in the
+//! list below.
 
 use std::path::Path;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use crate::error::Result;
 use crate::features::rows::Cut;
@@ -22,37 +17,22 @@ pub struct Arguments {
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Which features are active, and what they reconstruct
-    Encode(encode::Arguments),
-    /// Train a sparse autoencoder or a transcoder
-    Train(Box<train::Arguments>),
-    /// How good a dictionary is, on text
-    Eval(eval::Arguments),
-    /// Index where every feature is active in a text
-    Dashboard(dashboard::Arguments),
-    /// Put the parts of an index together
-    Merge(dashboard::Merge),
-    /// One feature's page of an index
-    Show(dashboard::Show),
-    /// What changing a feature does to the prediction
-    Steer(steer::Arguments),
+crate::cli::commands! {
+    encode as Encode: "Which features are active, and what they reconstruct",
+    train as Train: "Train a sparse autoencoder or a transcoder",
+    eval as Eval: "How good a dictionary is, on text",
+    dashboard as Dashboard: "Index where every feature is active in a text",
+    merge as Merge: "Put the parts of an index together",
+    show as Show: "One feature's page of an index",
+    steer as Steer: "What changing a feature does to the prediction",
 }
 
+/// Runs the subcommand that was given.
 pub fn execute(args: &Arguments) -> Result<()> {
-    match &args.command {
-        Command::Encode(a) => encode::execute(a),
-        Command::Train(a) => train::execute(a),
-        Command::Eval(a) => eval::execute(a),
-        Command::Dashboard(a) => dashboard::execute(a),
-        Command::Merge(a) => dashboard::merge(a),
-        Command::Show(a) => dashboard::show(a),
-        Command::Steer(a) => steer::execute(a),
-    }
+    args.command.execute()
 }
 
-/// Which dictionary.
+/// The options that choose the dictionary.
 #[derive(Args, Clone, Debug)]
 pub struct DictionaryArgs {
     /// A SAELens folder, a Gemma Scope params.npz, a circuit-tracer layer file, or a built-in name
@@ -67,6 +47,7 @@ pub struct DictionaryArgs {
 }
 
 impl DictionaryArgs {
+    /// Opens the dictionary, and says where it stands in the model where its files do not.
     pub fn open(&self, progress: &Progress) -> Result<Dictionary> {
         let dictionary = crate::features::open(&self.dictionary, progress)?;
         let target = self.target.as_deref().map(Place::parse).transpose()?;
@@ -77,7 +58,7 @@ impl DictionaryArgs {
     }
 }
 
-/// Which text.
+/// The options that choose the text.
 #[derive(Args, Clone, Debug)]
 pub struct TextArgs {
     /// Text files, folders of them, or shipped texts by name (mixed, prose); repeatable
@@ -95,24 +76,25 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// How the text is cut: as it was for the dictionary, where that says so.
+    /// Returns how the text is cut into rows: with the beginning-of-sequence token where `--bos` or the dictionary asks for
+    /// it.
     pub fn cut(&self, model: &Model, dictionary: Option<&Dictionary>) -> Cut {
         let bos = self.bos || dictionary.is_some_and(|d| d.wants_bos(model));
         Cut { context: self.context, limit: self.tokens, bos }
     }
 }
 
-/// A number of gigabytes as bytes.
+/// Returns a number of gigabytes as bytes.
 pub fn gigabytes(n: f64) -> usize {
     (n.max(0.0) * 1e9) as usize
 }
 
-/// A folder's name, for a dictionary.
+/// Returns a folder's name, for a dictionary.
 pub fn folder_name(folder: &Path) -> String {
     folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
-/// A path as it is printed.
+/// Returns a path as it is printed.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

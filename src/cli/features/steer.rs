@@ -1,10 +1,10 @@
-//! `features steer`: what changing a feature does.
+//! `features steer`: changes a feature and prints what that does to the prediction.
 
 use std::sync::Arc;
 
 use super::DictionaryArgs;
 use crate::cli::steering::{self, SteerArgs};
-use crate::cli::{ModelArgs, PromptArgs, progress};
+use crate::cli::{Job, ModelArgs, PromptArgs};
 use crate::engine::Edit;
 use crate::engine::edit::FeatureChange;
 use crate::error::Result;
@@ -33,14 +33,12 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let (progress, bar) = progress("loading");
-    let dictionary = args.dictionary.open(&progress)?;
-    drop(bar);
-    // Edits find it by its name, with the site that was given.
-    let dictionary = Arc::new(dictionary);
+    let mut job = Job::begin(&args.model, "steering")?;
+    let model = job.model.clone();
+    let dictionary = Arc::new(args.dictionary.open(&job.progress)?);
+    // The edits look the dictionary up by this name, and so find the one with the site that was given.
     let store = Store::default();
     store.insert(&args.dictionary.dictionary, dictionary.clone())?;
-    let model = Arc::new(args.model.open()?);
     let (spec, feature) = (&args.dictionary.dictionary, args.feature);
     let edits = |alpha: f32| -> Result<Vec<Edit>> {
         if args.set || args.scale {
@@ -49,5 +47,5 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         steered(&dictionary, spec, feature, alpha, &model.config)
     };
-    steering::execute(&model, &args.model, &args.prompt, &args.steer, &format!("feature {feature}"), &edits, &store)
+    steering::execute(&mut job, &args.prompt, &args.steer, &format!("feature {feature}"), &edits, &store)
 }

@@ -6,8 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{TextArgs, encode::about, gigabytes, shown};
-use crate::cli::output::document;
-use crate::cli::{ModelArgs, emit, note};
+use crate::cli::{Job, ModelArgs, note};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::dictionary::formats::saelens;
@@ -82,6 +81,7 @@ pub struct Arguments {
     memory: f64,
 }
 
+/// Reads the settings of the training from the options.
 fn settings(args: &Arguments) -> Result<Settings> {
     let method = Method::by_name(&args.method).ok_or_else(|| {
         let known: Vec<&str> = Method::ALL.iter().map(|m| m.name()).collect();
@@ -107,6 +107,7 @@ fn settings(args: &Arguments) -> Result<Settings> {
     Ok(s)
 }
 
+/// Reads the whole recipe from the options.
 fn recipe(args: &Arguments) -> Result<Recipe> {
     Ok(Recipe {
         site: Place::parse(&args.site)?,
@@ -130,47 +131,47 @@ pub fn execute(args: &Arguments) -> Result<()> {
             folder.display()
         )));
     }
-    let model = args.model.open()?;
-    let (progress, bar) = crate::cli::progress("training");
+    let job = Job::begin(&args.model, "training")?;
+    let (model, progress) = (&job.model, &job.progress);
     let keep = args.keep.as_deref().map_or_else(|| Keep::Not(gigabytes(args.memory)), Keep::In);
-    let mut training = recipe.begin(&model, keep, &progress)?;
+    let mut training = recipe.begin(model, keep, progress)?;
     if training.trainer.resume(folder)? {
         note(&format!("goes on from step {}", training.trainer.step));
     }
     let started = Instant::now();
     let first = training.trainer.step;
-    training.run(&model, folder, &progress, &mut |p| {
+    training.run(model, folder, progress, &mut |p| {
         if p.ce_score.is_some() {
             note(&line(&p));
         }
     })?;
     let seconds = (started.elapsed() - training.judged).as_secs_f64();
-    let (dictionary, quality) = training.finish(&model, folder, &progress)?;
-    drop(bar);
+    let (dictionary, quality) = training.finish(model, folder, progress)?;
     let (settings, harvested) = (&recipe.settings, training.harvested.as_secs_f64());
     let steps = settings.steps.saturating_sub(first);
     let rate = training.trainer.dense_operations() * steps as f64 / seconds.max(1e-9) / 1e9;
-    if args.model.json {
-        let rest = json!({
+    job.took(harvested + seconds);
+    let json = || {
+        json!({
             "dictionary": about(&dictionary), "output": shown(folder), "settings": settings,
             "positions": training.positions, "harvest_seconds": harvested, "train_seconds": seconds,
             "dense_gflops": rate, "positions_per_second": steps as f64 * settings.batch as f64 / seconds.max(1e-9),
             "curve": training.trainer.curve, "quality": quality,
-        });
-        return emit(&document(&model, None, harvested + seconds, rest).to_string());
-    }
-    let mut text = format!(
-        "{}\n{} positions harvested in {harvested:.1} s, {steps} steps in {seconds:.1} s ({rate:.0} GFLOP/s as dense products)\n",
-        dictionary.describe(),
-        training.positions,
-    );
-    if let Some(q) = &quality {
-        text.push_str(&format!("\n{}\n", q.report()));
-    }
-    text.push_str(&format!("\nwritten to {}", folder.display()));
-    emit(&text)
+        })
+    };
+    let text = || {
+        let report = quality.as_ref().map_or(String::new(), |q| format!("\n{}\n", q.report()));
+        format!(
+            "{}\n{} positions harvested in {harvested:.1} s, {steps} steps in {seconds:.1} s ({rate:.0} GFLOP/s as dense products)\n{report}\nwritten to {}",
+            dictionary.describe(),
+            training.positions,
+            folder.display()
+        )
+    };
+    job.finish(None, json, text)
 }
 
+/// Returns a line about a point of the training.
 fn line(p: &Point) -> String {
     format!(
         "step {}: explained {:.4} · L0 {:.1} · dead {:.1} % · CE score {}",

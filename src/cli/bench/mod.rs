@@ -1,5 +1,9 @@
-//! `bench`: this program's own timings on this machine. Ratios compare with something measured in the
-//! same run: the f32 GEMM peak at the model's own shapes, and one streaming pass over its weights.
+//! `bench`: times this program on this machine. A ratio compares with something that is measured in the same run: the f32
+//! GEMM peak at the model's own shapes, or one streaming pass over its weights.
+
+mod features;
+mod lab;
+mod sweeps;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +34,7 @@ pub struct Arguments {
     features: bool,
 }
 
-/// Median seconds of `f` over `n` runs after one warm-up.
+/// Returns the median seconds of `f` over `n` runs after one warm-up.
 pub(super) fn time(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     f()?;
     let mut times = (0..n.max(1))
@@ -44,7 +48,7 @@ pub(super) fn time(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-/// Median seconds of `base` and `f` over `n` runs of one after the other, and the median of their ratio f/base: pairs
+/// Returns the median seconds of `base` and `f` over `n` runs of one after the other, and the median of their ratio f/base: pairs
 /// taken together share what else the machine was doing.
 pub(super) fn beside(
     n: usize,
@@ -71,7 +75,7 @@ pub(super) fn beside(
     Ok((median(bases), median(times), median(ratios)))
 }
 
-/// The matrix products [input, output] of one forward pass and how often each occurs.
+/// Returns the matrix products of one forward pass: input width, output width, how often.
 fn products(model: &Model) -> Vec<(usize, usize, usize)> {
     let c = &model.config;
     let (q, kv) = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
@@ -84,12 +88,12 @@ fn products(model: &Model) -> Vec<(usize, usize, usize)> {
     list
 }
 
-/// Floating-point operations of the products at `rows` tokens.
+/// Returns the floating-point operations of these products at `rows` tokens.
 fn flops(model: &Model, rows: usize) -> f64 {
     products(model).iter().map(|(i, o, n)| 2.0 * rows as f64 * (*i * *o * *n) as f64).sum()
 }
 
-/// Seconds that all products of a pass take by themselves, each shape timed and multiplied.
+/// Returns the seconds that all products of a pass take by themselves: each shape is timed once and multiplied.
 fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
     let mut total = 0.0;
     for (input, output, count) in products(model) {
@@ -110,7 +114,7 @@ fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
     Ok(total)
 }
 
-/// Seconds to read all weights once, on all threads.
+/// Returns the seconds to read all weights once, on all threads.
 fn stream_seconds(model: &Model, repeat: usize) -> Result<f64> {
     let tensors = model.weights.named();
     time(repeat, || {
@@ -141,18 +145,19 @@ fn stream_seconds(model: &Model, repeat: usize) -> Result<f64> {
     })
 }
 
-/// Peak resident memory of this process in bytes, where the system tells.
+/// Returns the peak resident memory of this process in bytes, where the system tells it.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
 }
 
+/// Returns `n` random tokens, the second half equal to the first.
 pub(super) fn prompt(model: &Model, n: usize) -> Vec<u32> {
     crate::analysis::head_scores::repeated_random(model.config.d_vocab, n.div_ceil(2), 0).into_iter().take(n).collect()
 }
 
-/// Seconds from the start of this program to the window's first frame on the built-in model, where there is a
+/// Returns the seconds from the start of this program to the window's first frame on the built-in model, where there is a
 /// display to show it on.
 fn first_frame() -> Option<f64> {
     let display = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some_and(|s| !s.is_empty()));
@@ -173,7 +178,7 @@ fn first_frame() -> Option<f64> {
     times.get(times.len() / 2).copied()
 }
 
-/// A forward pass with the logits of every position.
+/// Runs a forward pass with the logits of every position.
 fn watched_pass(model: &Model, ids: &[u32], hooks: &mut dyn crate::engine::Hooks, progress: &Progress) -> Result<()> {
     let network = model.network();
     let resid = network.forward(&[ids], hooks, progress)?.squeeze(0)?;
@@ -181,74 +186,29 @@ fn watched_pass(model: &Model, ids: &[u32], hooks: &mut dyn crate::engine::Hooks
     Ok(())
 }
 
+/// Runs a forward pass that nothing watches.
 pub(super) fn plain_pass(model: &Model, ids: &[u32], progress: &Progress) -> Result<()> {
     watched_pass(model, ids, &mut NoHooks, progress)
 }
 
-/// `--lab`
+/// Times the superposition lab and the frame of its workspace.
 fn lab(args: &Arguments) -> Result<()> {
-    let mut doc = super::bench_lab::lab()?;
+    let mut doc = lab::lab()?;
     #[cfg(feature = "gui")]
     {
         doc["frame"] = crate::app::bench::lab_frame()?;
     }
     doc["threads"] = json!(rayon::current_num_threads());
-    if args.model.json {
-        return emit(&doc.to_string());
-    }
-    let mut text = super::bench_lab::lines(&doc);
-    if let (Some(ui), Some(shapes)) = (doc["frame"]["ui_ms"].as_f64(), doc["frame"]["tessellate_ms"].as_f64()) {
-        text.push_str(&format!(
-            "\na frame of the lab's workspace while it trains: {ui:.2} ms, and {shapes:.2} ms for its triangles"
-        ));
-    }
-    emit(&text)
+    emit(&if args.model.json { doc.to_string() } else { lab::lines(&doc) })
 }
 
+/// Times dictionaries of features.
 fn features(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let started = Instant::now();
-    let found = super::bench_features::features(&model, args.repeat)?;
+    let found = features::features(&model, args.repeat)?;
     let doc = document(&model, None, started.elapsed().as_secs_f64(), found);
-    if args.model.json {
-        return emit(&doc.to_string());
-    }
-    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-    let mut text = String::new();
-    for e in doc["encode"]["by"].as_array().into_iter().flatten() {
-        text.push_str(&format!(
-            "encoding {}: {:.3} × its matrix product\n",
-            e["architecture"],
-            number(&e["over_gemm"])
-        ));
-    }
-    for t in doc["train"].as_array().into_iter().flatten() {
-        text.push_str(&format!(
-            "training {}: {:.0} positions a second, {:.2} of what dense products alone would allow\n",
-            t["method"],
-            number(&t["positions_per_second"]),
-            number(&t["throughput_over_dense_bound"])
-        ));
-    }
-    let scan = &doc["scan"];
-    text.push_str(&format!(
-        "scanning {} tokens: {:.2} × the passes at a middle layer, {:.2} × at the last",
-        scan["tokens"],
-        number(&scan["middle_layer_over_pass"]),
-        number(&scan["last_layer_over_pass"])
-    ));
-    let frame = &doc["frame"];
-    if frame.is_object() {
-        text.push_str(&format!(
-            "\na heatmap of {} features on {} tokens: there after {:.1} s; a frame while it scrolls takes {:.2} ms, and {:.2} ms for its triangles",
-            frame["rows"],
-            frame["tokens"],
-            number(&frame["open_seconds"]),
-            number(&frame["ui_ms"]),
-            number(&frame["tessellate_ms"])
-        ));
-    }
-    emit(&text)
+    emit(&if args.model.json { doc.to_string() } else { features::lines(&doc) })
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -258,7 +218,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if args.features {
         return features(args);
     }
-    // Twice: the second time the file is surely cached.
+    // The model is opened twice, so that the file is surely cached the second time.
     drop(args.model.open()?);
     let model = Arc::new(args.model.open()?);
     let load = model.load_seconds;
@@ -293,7 +253,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "peak_memory_over_weights": peak.map(|p| p as f64 / model.weight_bytes() as f64)}));
     }
     let stream = stream_seconds(&model, args.repeat)?;
-    let sweeps = super::bench_sweeps::sweeps(&model, args.repeat)?;
+    let causal = sweeps::sweeps(&model, args.repeat)?;
     let short = forwards.first().and_then(|f| f["seconds"].as_f64()).unwrap_or(f64::NAN);
     #[cfg(feature = "gui")]
     let frame = crate::app::bench::frame(&model, args.repeat)?;
@@ -308,7 +268,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         "stream_gb_per_second": model.weight_bytes() as f64 / stream / 1e9,
         "short_forward_over_stream": short / stream,
         "weight_bytes": model.weight_bytes(),
-        "causal": sweeps,
+        "causal": causal,
         "frame": frame,
     });
     if args.model.json {
@@ -327,7 +287,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         short / stream,
         peak.as_f64().unwrap_or(f64::NAN),
     );
-    text.push_str(&super::bench_sweeps::lines(&doc["causal"]));
+    text.push_str(&sweeps::lines(&doc["causal"]));
     if let (Some(ui), Some(shapes)) = (frame["ui_ms"].as_f64(), frame["tessellate_ms"].as_f64()) {
         let tokens = &frame["tokens"];
         text.push_str(&format!(

@@ -1,4 +1,4 @@
-//! Timings of dictionaries: encoding, training and scanning, each against the matrix products or forward passes that it
+//! Times dictionaries: encoding, training and scanning. Each is compared with the matrix products or forward passes that it
 //! cannot do without, measured in the same run.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
-use super::bench::beside;
+use super::beside;
 use crate::engine::SiteKind;
 use crate::error::Result;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
@@ -23,14 +23,14 @@ const FEATURES: usize = 4096;
 #[cfg(feature = "gui")]
 const MANY: usize = 100_000;
 const ROWS: usize = 512;
-/// Active features a position.
+/// The number of active features a position.
 const K: usize = 48;
-/// Tokens that are scanned.
+/// The number of tokens that are scanned.
 const SCANNED: usize = 6_144;
-/// Scans beside passes, each of seconds.
+/// How often a scan is timed beside plain passes; each takes seconds.
 const SCANS: usize = 3;
 
-/// A dictionary with random weights that keeps `K` features, as a trained one does.
+/// Makes a dictionary with random weights that keeps `K` features a position, as a trained one does.
 fn random(d: usize, layer: usize, features: usize) -> Result<Dictionary> {
     let place = crate::features::Place::from(crate::engine::Site::new(SiteKind::ResidPost, layer));
     Ok(Dictionary {
@@ -58,7 +58,7 @@ fn random(d: usize, layer: usize, features: usize) -> Result<Dictionary> {
     })
 }
 
-/// Seconds of one training step, and of the dense products alone that it is bound by.
+/// Times one training step, and the dense products alone that it is bound by.
 fn training(method: Method, d: usize, repeat: usize) -> Result<Value> {
     let settings = Settings { method, features: FEATURES, k: K, batch: 2048, steps: 10_000, ..Settings::default() };
     let n = 4 * settings.batch;
@@ -90,7 +90,8 @@ fn training(method: Method, d: usize, repeat: usize) -> Result<Value> {
     }))
 }
 
-/// The window's heatmap of a hundred thousand features, half of them active everywhere: more than any real one has.
+/// Times the window's heatmap of a hundred thousand features, half of them active everywhere: more than any real dictionary
+/// has.
 #[cfg(feature = "gui")]
 fn frame(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let many = random(model.config.d_model, model.config.n_layers / 2, MANY)?;
@@ -102,7 +103,7 @@ fn frame(_: &Arc<Model>, _: usize) -> Result<Value> {
     Ok(Value::Null)
 }
 
-/// All timings on a model.
+/// Runs all timings on a model.
 pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let d = model.config.d_model;
     let progress = Progress::new();
@@ -173,4 +174,44 @@ pub fn features(model: &Arc<Model>, repeat: usize) -> Result<Value> {
             "last_layer_seconds": last, "last_layer_over_pass": last_over,
         },
     }))
+}
+
+/// Returns the timings as text.
+pub fn lines(doc: &Value) -> String {
+    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+    let mut text = String::new();
+    for e in doc["encode"]["by"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "encoding {}: {:.3} × its matrix product\n",
+            e["architecture"],
+            number(&e["over_gemm"])
+        ));
+    }
+    for t in doc["train"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "training {}: {:.0} positions a second, {:.2} of what dense products alone would allow\n",
+            t["method"],
+            number(&t["positions_per_second"]),
+            number(&t["throughput_over_dense_bound"])
+        ));
+    }
+    let scan = &doc["scan"];
+    text.push_str(&format!(
+        "scanning {} tokens: {:.2} × the passes at a middle layer, {:.2} × at the last",
+        scan["tokens"],
+        number(&scan["middle_layer_over_pass"]),
+        number(&scan["last_layer_over_pass"])
+    ));
+    let frame = &doc["frame"];
+    if frame.is_object() {
+        text.push_str(&format!(
+            "\na heatmap of {} features on {} tokens: there after {:.1} s; a frame while it scrolls takes {:.2} ms, and {:.2} ms for its triangles",
+            frame["rows"],
+            frame["tokens"],
+            number(&frame["open_seconds"]),
+            number(&frame["ui_ms"]),
+            number(&frame["tessellate_ms"])
+        ));
+    }
+    text
 }

@@ -1,12 +1,12 @@
-//! Timings of sweeps, in multiples of one plain forward pass of the same prompt: what a tool that runs the model
-//! once a cell pays for each of them.
+//! Times sweeps, searches and graphs, in multiples of one plain forward pass of the same prompt: a tool that runs the model
+//! once for each cell pays one pass a cell.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::bench::{plain_pass, time};
+use super::{plain_pass, prompt, time};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::pair::Pair;
@@ -30,14 +30,14 @@ use crate::progress::Progress;
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPT: &str = "When Mary and John went to the store, Mary gave a drink to";
 
-/// Two prompts that differ in one token: a text where the model reads text, otherwise ids.
+/// Returns two prompts that differ in one token: texts where the model reads them, otherwise ids.
 fn prompts(model: &Model) -> (Vec<u32>, Vec<u32>) {
     if let (Ok(clean), Ok(corrupt)) = (model.encode(CLEAN, false), model.encode(CORRUPT, false))
         && clean.len() == corrupt.len()
     {
         return (clean, corrupt);
     }
-    let clean = super::bench::prompt(model, 14);
+    let clean = prompt(model, 14);
     let mut corrupt = clean.clone();
     if let Some(id) = corrupt.get_mut(9) {
         *id = (*id + 1) % model.config.d_vocab as u32;
@@ -45,6 +45,7 @@ fn prompts(model: &Model) -> (Vec<u32>, Vec<u32>) {
     (clean, corrupt)
 }
 
+/// Runs all timings of sweeps on a model.
 pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let progress = Progress::new();
     let (clean, corrupt) = prompts(model);
@@ -93,7 +94,7 @@ pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     Ok(json!({"tokens": tokens, "plain_forward_seconds": plain, "sweeps": list}))
 }
 
-/// Edge scores, a search and a trace, in plain passes; the prune of a 64-token graph in seconds.
+/// Times edge scores, a search and a trace in plain passes, and the pruning of a 64-token graph in seconds.
 fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &Progress) -> Result<Vec<Value>> {
     let mut list = Vec::new();
     let mut add = |method: String, seconds: f64| {
@@ -101,7 +102,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
     };
     let edges = Wiring::new(&pair.clean.model.config).n_edges();
     for (name, path) in [("EAP", Path::Clean), ("EAP-IG, 5 steps", Path::Integrated(STEPS))] {
-        // From the prompts: both runs are part of what it costs.
+        // Both runs of the prompts are part of the cost.
         let seconds = time(repeat.min(3), || {
             let run = |t: &Trace| Ok::<_, crate::Error>(Arc::new(Trace::run(&t.model, t.ids.clone(), progress)?));
             let corrupted = pair.run(crate::engine::Which::Corrupted)?;
@@ -141,7 +142,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
     })?;
     add("attribution graph".to_owned(), seconds);
     let model = &pair.clean.model;
-    let long = Trace::run(model, super::bench::prompt(model, 64.min(model.config.n_ctx)), progress)?;
+    let long = Trace::run(model, prompt(model, 64.min(model.config.n_ctx)), progress)?;
     let traced = trace_prediction(&long, long.len() - 1, target, Attention::Frozen, Keep::default(), progress)?;
     let (nodes, edges) = (traced.all_nodes, traced.all_edges);
     add(format!("attribution graph of {} tokens, {nodes} nodes, {edges} edges", long.len()), traced.seconds);
@@ -152,7 +153,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
         })?;
         add(format!("its prune to {threshold}"), seconds);
     }
-    // All that follows a slider: pruned, laid out.
+    // A slider of the window sets off all of this: the graph is pruned and laid out.
     let shown = Shown::traced(Arc::new(long), traced);
     for threshold in [NODE_THRESHOLD, 0.9] {
         let cut = Cut { thresholds: (threshold, EDGE_THRESHOLD), opened: Default::default() };
@@ -167,7 +168,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
     Ok(list)
 }
 
-/// One line a sweep.
+/// Returns one line of text for each sweep.
 pub fn lines(sweeps: &Value) -> String {
     let list = sweeps["sweeps"].as_array().cloned().unwrap_or_default();
     let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);

@@ -1,4 +1,4 @@
-//! Timings of the superposition lab at full size, with what the models came to.
+//! Times the superposition lab at full size, and tells what its models learned.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::superposition::geometry::Shape;
 use crate::superposition::presets::by_name;
 use crate::superposition::{Moment, Recipe, Toy};
 
-/// Seconds of a whole training, with its end.
+/// Trains all models of a recipe and returns the seconds, with the trained models.
 fn train(recipe: &Recipe) -> Result<(f64, Toy)> {
     let mut toy = Toy::new(Arc::new(recipe.setup()?))?;
     let started = Instant::now();
@@ -20,15 +20,15 @@ fn train(recipe: &Recipe) -> Result<(f64, Toy)> {
     Ok((started.elapsed().as_secs_f64(), toy))
 }
 
-/// Inputs on which a cell's loss is measured: enough that chance decides no cell away from a boundary.
+/// The number of inputs on which a cell's loss is measured. With so many, chance decides no cell away from a boundary.
 const MEASURED: usize = 65_536;
 
-/// Multiplications and additions of a training: five products of n × m for each input.
+/// Returns the multiplications and additions of a training: five products of n × m for each input.
 fn flops(recipe: &Recipe) -> f64 {
     10.0 * (recipe.features * recipe.hidden * recipe.batch * recipe.steps * recipe.instances()) as f64
 }
 
-/// Operations a second of a large square product on this machine.
+/// Returns the operations a second of a large square product on this machine.
 fn gemm_rate() -> Result<f64> {
     const N: usize = 1024;
     let a = Tensor::randn(0f32, 1f32, (N, N), &Device::Cpu)?;
@@ -45,7 +45,7 @@ fn preset(name: &str) -> Recipe {
     by_name(name).map_or_else(|| Recipe::sweep(5, 2, &[0.5], 1.0), |p| (p.recipe)())
 }
 
-/// All timings.
+/// Runs all timings.
 pub fn lab() -> Result<Value> {
     let rate = gemm_rate()?;
     let share = |recipe: &Recipe, seconds: f64| flops(recipe) / seconds / rate;
@@ -87,14 +87,14 @@ pub fn lab() -> Result<Value> {
     }))
 }
 
-/// The timings in words.
+/// Returns the timings as text.
 pub fn lines(v: &Value) -> String {
     let f = |path: &[&str]| path.iter().fold(v, |v, k| &v[*k]).as_f64().unwrap_or(f64::NAN);
     let list = |v: &Value| {
         let all = v.as_array().into_iter().flatten().filter_map(Value::as_f64);
         all.map(|x| format!("{x:.3}")).collect::<Vec<_>>().join(" ")
     };
-    format!(
+    let mut text = format!(
         "toy models: ten of 5 features in 2 dimensions, 10,000 steps of 1024 inputs: {:.2} s, {:.0} % of this machine's \
          GEMM rate; {} of 10 pentagons, seven after {:.2} s\n\
          phase diagram of {} models: {:.1} s, {} of {} cells away from a boundary as in theory\n\
@@ -113,5 +113,11 @@ pub fn lines(v: &Value) -> String {
         list(&v["geometry"]["d_star"]),
         f(&["absolute_value", "seconds"]),
         list(&v["absolute_value"]["loss"]),
-    )
+    );
+    if let (Some(ui), Some(shapes)) = (v["frame"]["ui_ms"].as_f64(), v["frame"]["tessellate_ms"].as_f64()) {
+        text.push_str(&format!(
+            "\na frame of the lab's workspace while it trains: {ui:.2} ms, and {shapes:.2} ms for its triangles"
+        ));
+    }
+    text
 }
