@@ -1,12 +1,16 @@
-//! Which token of one prompt plays the part of which in the other.
+//! Finds, for each token of one prompt, the token of another prompt that plays the same part.
+//!
+//! Patching copies values from one run into another, so it must know which positions belong together. Two prompts of
+//! equal length correspond position by position. Prompts of different length are aligned as a text comparison aligns
+//! lines: equal tokens are matched (a longest common subsequence, Myers 1986).
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::engine::resolve::Alignment;
 
-/// For each token of `a` its counterpart in `b`. Prompts of equal length correspond place by place. Otherwise
-/// equal tokens are matched (a longest common subsequence, Myers 1986), and replaced stretches of equal length
-/// place by place; what was inserted or deleted has no counterpart.
+/// Returns for each token of `a` the position of its counterpart in `b`. Prompts of equal length correspond position by
+/// position. In others, equal tokens are matched, and a replaced stretch is matched position by position where both
+/// sides have the same length. A token that was inserted or deleted has no counterpart.
 pub fn align(a: &[u32], b: &[u32]) -> Alignment {
     if a.len() == b.len() {
         return (0..a.len()).map(Some).collect();
@@ -27,7 +31,7 @@ pub fn align(a: &[u32], b: &[u32]) -> Alignment {
     alignment
 }
 
-/// The same correspondence seen from the other prompt, of `len` tokens.
+/// Returns the same alignment seen from the other prompt, which has `len` tokens.
 pub fn inverse(alignment: &Alignment, len: usize) -> Alignment {
     let mut out = vec![None; len];
     for (i, p) in alignment.iter().enumerate() {

@@ -1,7 +1,13 @@
-//! Attribution patching [Nanda 2023; Syed et al. 2023]: a first-order estimate of what activation patching
-//! would give, for all cells of all sites from one backward pass: (clean − corrupted) · ∂metric/∂activation on
-//! the corrupted run, summed over what a cell holds. An approximation, to be checked against exact patching
-//! (see [`super::audit`]).
+//! Attribution patching: estimates what activation patching would give, for all cells of all sites, from one backward
+//! pass [Nanda 2023; Syed et al. 2023].
+//!
+//! Activation patching needs one run for each cell. Near the corrupted run the metric is about linear in an activation,
+//! so the effect of putting the clean value in is about
+//!
+//!     (clean − corrupted) · ∂metric/∂activation
+//!
+//! with the gradient taken on the corrupted run. A cell's estimate is the sum over all numbers that the cell holds. It
+//! is an approximation: [`super::audit`] compares it with exact patching.
 
 use std::time::Instant;
 
@@ -14,7 +20,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::question::Lane;
 
-/// The estimates at chosen sites.
+/// The gradients at chosen sites, from which [`AttributionPatching::grid`] makes the estimates.
 pub struct AttributionPatching {
     gradients: Gradients,
     pub metric: Metric,
@@ -24,10 +30,10 @@ pub struct AttributionPatching {
     pub seconds: f64,
 }
 
-/// Runs the backward pass.
+/// Runs the backward pass on the corrupted run, for all `sites` that the model has.
 ///
 /// # Errors
-/// No corrupted prompt, a metric without gradient, or one that both prompts have the same of.
+/// There is no corrupted prompt, the metric has no gradient, or it is the same for both prompts.
 pub fn attribution_patching(
     pair: &Pair,
     metric: Metric,
@@ -54,11 +60,11 @@ pub fn attribution_patching(
 }
 
 impl AttributionPatching {
-    /// The estimates on the grid of a patching question, as the metric each cell is expected to give; they
-    /// normalise like a sweep's.
+    /// Returns the estimates on the grid that a patching sweep would have. Each value is the metric that the cell is
+    /// expected to give, so that the values normalise as those of a sweep do.
     ///
     /// # Errors
-    /// A question about another run or metric, or axes the site does not have.
+    /// The site was not asked for, the site does not have these axes, or the pair has no corrupted run.
     pub fn grid(&self, pair: &Pair, site: SiteKind, by: By) -> Result<Found> {
         let base = pair.run(Which::Corrupted)?;
         let question = super::patching::patching(site, by, self.metric);
@@ -117,7 +123,7 @@ impl AttributionPatching {
     }
 }
 
-/// The product summed over everything but head and (destination) position: [head, pos], a single head for sites
+/// Sums the product over all axes but head and (destination) position. Returns [head, pos], with one head for sites
 /// that have none.
 fn effects(product: &[f32], shape: &[usize], edge: bool) -> Vec<f64> {
     let total = |part: &[f32]| part.iter().map(|v| f64::from(*v)).sum::<f64>();

@@ -1,28 +1,28 @@
-//! An approximation beside the exact values of the same cells.
+//! Compares an approximation with the exact values of the same cells, so that it is known how far it can be trusted.
 
 use crate::error::{Error, Result};
 
-/// How well an approximation agrees with exact values of the same cells.
+/// Measures of how well an approximation agrees with the exact values of the same cells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Audit {
-    /// Cells compared: those that are known on both sides, without the ones that are exactly zero on both, which
-    /// causality makes so.
+    /// Number of cells compared: those known on both sides, except cells that are exactly zero on both (causality makes
+    /// them zero, so that they prove nothing).
     pub cells: usize,
     /// Pearson's correlation; NaN where one side does not vary.
     pub correlation: f64,
     /// Spearman's rank correlation of the sizes |value|.
     pub rank_correlation: f64,
-    /// Largest and mean |approximate − exact|.
+    /// Largest |approximate − exact|; `mean` is the mean of it.
     pub worst: f64,
     pub mean: f64,
-    /// Cells by |approximate − exact|, worst first: (index, approximate, exact).
+    /// All compared cells as (index, approximate, exact), the largest |approximate − exact| first.
     pub disagreements: Vec<(usize, f32, f32)>,
 }
 
 /// Compares normalised values of two grids. Cells where the exact side is NaN (not run) are left out.
 ///
 /// # Errors
-/// Grids of different shape.
+/// The two grids differ in length.
 pub fn audit(approximate: &[f32], exact: &[f32]) -> Result<Audit> {
     if approximate.len() != exact.len() {
         return Err(Error::failed(format!("{} estimates for {} cells", approximate.len(), exact.len())));
@@ -40,7 +40,7 @@ pub fn audit(approximate: &[f32], exact: &[f32]) -> Result<Audit> {
         let mut order: Vec<usize> = (0..v.len()).collect();
         order.sort_by(|x, y| v[*x].abs().total_cmp(&v[*y].abs()));
         let mut ranks = vec![0.0; v.len()];
-        // Ties share their mean rank, as Spearman's coefficient wants.
+        // Equal values share the mean of their ranks, as Spearman's coefficient requires.
         let mut i = 0;
         while i < order.len() {
             let mut j = i;

@@ -1,5 +1,8 @@
-//! Backup components: those whose direct attribution rises when another is ablated [Wang et al. 2022; McGrath
-//! et al. 2023, "The Hydra Effect"]. They make an ablation look milder than what the ablated component did.
+//! Backup components: components whose direct attribution rises when another component is ablated [Wang et al. 2022;
+//! McGrath et al. 2023, "The Hydra Effect"].
+//!
+//! A model often repairs itself: later components take over a part of what the ablated one did. The ablation then looks
+//! milder than the component's own effect. This file ranks the components by how much they rise.
 
 use super::direct_attribution::Attribution;
 use super::direct_attribution::direct_attribution;
@@ -9,7 +12,7 @@ use crate::progress::Progress;
 use crate::question::Question;
 use std::sync::Arc;
 
-/// A component of the residual stream's sum.
+/// A head or an MLP, which adds to the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
     Head { layer: usize, head: usize },
@@ -25,7 +28,7 @@ impl std::fmt::Display for Component {
     }
 }
 
-/// One component's direct attribution in the base and in the edited run.
+/// Direct attribution of one component, before the edit and after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
     pub component: Component,
@@ -39,8 +42,8 @@ impl Change {
     }
 }
 
-/// All components by how much their direct attribution rose, most first. Each run's final norm is frozen at its
-/// own scale.
+/// Returns all components, the one whose direct attribution rose most first. Each run's final norm is frozen at that
+/// run's own scale.
 pub fn changes(before: &Attribution, after: &Attribution) -> Vec<Change> {
     let heads = before.heads.iter().zip(&after.heads).enumerate().flat_map(|(layer, (b, a))| {
         b.iter().zip(a).enumerate().map(move |(head, (b, a))| Change {

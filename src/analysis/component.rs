@@ -1,10 +1,12 @@
-//! The components of a transformer: the embedding, every attention head, every MLP, and the logits they add up to.
+//! The components of a transformer: the embedding, every attention head, every MLP, and the logits. They are the nodes
+//! of circuits and graphs, and have the same names everywhere: `embed`, `a23.h3` (layer 23, head 3), `m5` (layer 5),
+//! `logits`.
 
 use std::fmt;
 
 use crate::model::config::ModelConfig;
 
-/// What writes to the residual stream; a node of a circuit. `Logits` writes nothing.
+/// A node of a circuit. All but `Logits` write to the residual stream; all but `Embed` read from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
     Embed,
@@ -13,7 +15,7 @@ pub enum Component {
     Logits,
 }
 
-/// Which of a head's inputs.
+/// One of the three inputs of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     Query,
@@ -49,7 +51,7 @@ impl Component {
         }
     }
 
-    /// By its name, `a23.h3`, `m5`, `embed` or `logits`; `23.3` is a head too.
+    /// Reads a name: `a23.h3`, `m5`, `embed` or `logits`. `23.3` is a head too.
     pub fn parse(text: &str) -> Option<Self> {
         let head = |layer: &str, head: &str| Some(Self::Head { layer: layer.parse().ok()?, head: head.parse().ok()? });
         match text {

@@ -1,4 +1,7 @@
-//! What each sender of a circuit wrote to the residual stream in a run.
+//! Takes the residual stream of a run apart into what each component wrote to it.
+//!
+//! The residual stream is a sum: embedding, heads, MLPs and biases each add a vector of d_model numbers at each
+//! position. A circuit's edge carries the sender's part of that sum, so circuits and edge scores begin here.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,14 +16,14 @@ use crate::model::config::ModelConfig;
 use crate::model::weights::Norm;
 use crate::progress::Progress;
 
-/// Rows from one position on, of every sender: `values[sender]` is [rows, d_model] row-major.
+/// What each sender wrote, from one position on: `values[sender]` is [rows, d_model], row-major.
 ///
-/// Where attention's output is normalised before it is added, a head's contribution is its part of the
-/// sum times that norm's gain over its divisor in the run; biases belong to nobody.
+/// Some models normalise attention's output before it is added. There a head's contribution is its part of the sum,
+/// times the gain of that norm, over the norm's divisor in the run. Biases belong to no sender.
 #[derive(Clone, Debug)]
 pub struct Contributions {
     pub values: Vec<Vec<f32>>,
-    /// By layer what attention's biases add, [rows, d_model]; `None` where it has none.
+    /// What attention's biases add, one [rows, d_model] a layer; `None` where a layer has none.
     pub biases: Vec<Option<Vec<f32>>>,
 }
 
@@ -29,10 +32,10 @@ impl Contributions {
         Self::part(trace, first..trace.len(), trace.model.config.n_layers, &Progress::new())
     }
 
-    /// Of some positions, and of the embedding and the first `layers` layers only.
+    /// Returns the contributions at some positions, of the embedding and the first `layers` layers only.
     ///
     /// # Errors
-    /// Values that would not fit in memory; [`Error::Cancelled`], between two layers.
+    /// The values would not fit in memory; [`Error::Cancelled`], between two layers.
     pub fn part(trace: &Trace, positions: Range<usize>, layers: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
         let (first, rows) = (positions.start, positions.len());
@@ -75,23 +78,23 @@ impl Contributions {
         4 * (2 + layers * (config.n_heads + 1)) * rows * config.d_model
     }
 
-    /// self − other, by sender.
+    /// Returns self − other for each sender.
     pub fn minus(&self, other: &Self) -> Vec<Vec<f32>> {
         self.values.par_iter().zip(&other.values).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect()).collect()
     }
 }
 
-/// Means over all rows of some runs.
+/// Mean contributions, over all rows of some runs.
 #[derive(Clone, Debug, Default)]
 pub struct Means {
-    /// By sender what it writes, [d_model].
+    /// What a sender writes on average, one [d_model] a sender.
     pub values: Vec<Vec<f32>>,
-    /// By layer the activations of the MLP's neurons, [d_mlp]; empty without MLPs.
+    /// Mean activations of the MLP's neurons, one [d_mlp] a layer; empty without MLPs.
     pub neurons: Vec<Vec<f32>>,
 }
 
 impl Means {
-    /// One run is taken apart at a time.
+    /// Returns the means over all rows of `runs`. One run at a time is taken apart, to save memory.
     ///
     /// # Errors
     /// As [`Contributions::part`].
@@ -124,16 +127,16 @@ impl Means {
     }
 }
 
-/// W_O of one head, [d_head, d_model].
+/// Returns W_O of one head, [d_head, d_model].
 pub fn output_weights(trace: &Trace, layer: usize, head: usize) -> Result<Tensor> {
     let d_head = trace.model.config.d_head;
     Ok(trace.model.weights.blocks[layer].attn.o.weight.narrow(0, head * d_head, d_head)?)
 }
 
-/// Most memory that one run's contributions may take.
+/// The most memory, in bytes, that the contributions of one run may take.
 const MOST: usize = 4 << 30;
 
-/// What attention's output bias (and the offset of the norm behind it) adds, [rows, d_model].
+/// Returns what attention's output bias (and the offset of the norm behind it) adds, [rows, d_model].
 fn bias(trace: &Trace, layer: usize, post: Option<&PostNorm>, rows: usize) -> Result<Option<Vec<f32>>> {
     let block = &trace.model.weights.blocks[layer];
     let d = trace.model.config.d_model;
@@ -156,7 +159,7 @@ fn bias(trace: &Trace, layer: usize, post: Option<&PostNorm>, rows: usize) -> Re
     Ok(sum.map(|s| s.flatten_all()?.to_vec1()).transpose()?)
 }
 
-/// The norm on attention's output with its divisors held at those of a run.
+/// The norm on attention's output, with its divisors frozen at those of a run.
 pub struct PostNorm {
     gain: Tensor,
     /// [rows, 1]
@@ -164,7 +167,7 @@ pub struct PostNorm {
 }
 
 impl PostNorm {
-    /// `None` where attention's output is added as it is.
+    /// Returns the frozen norm, or `None` where attention's output is added as it is.
     pub fn of(trace: &Trace, layer: usize, first: usize) -> Result<Option<Self>> {
         Self::at(trace, layer, first, trace.len() - first)
     }
@@ -181,7 +184,7 @@ impl PostNorm {
         Ok(Some(Self { gain: weight.clone(), divisor: normalize(&raw, c.norm, false)?.1 }))
     }
 
-    /// The divisors of the same rows repeated for several runs.
+    /// Returns the norm with its divisors repeated, for several runs of the same rows.
     pub fn repeated(&self, runs: usize) -> Result<Self> {
         let divisor = Tensor::cat(&vec![self.divisor.clone(); runs], 0)?;
         Ok(Self { gain: self.gain.clone(), divisor })

@@ -1,9 +1,14 @@
-//! Direct logit attribution: each component's own part of a logit or a logit difference, with the final
-//! norm's scale frozen at its value in the run [TransformerLens; Elhage et al. 2021].
+//! Direct logit attribution: how much each component by itself adds to a logit, or to the difference of two logits
+//! [Elhage et al. 2021; TransformerLens `logit_attrs`].
 //!
-//! The residual stream at a position is the sum of what the embedding, every head, every MLP and every
-//! output bias wrote; the frozen final norm and the unembedding are linear, so the parts add up to the
-//! logit (difference), before a final soft cap where the model has one.
+//! The residual stream at a position is a sum of what the embedding, every head, every MLP and every output bias wrote.
+//! The logit is the dot product of the normalised stream with a column of the unembedding. With the final norm's scale
+//! frozen at its value in the run, that is a linear function of the sum, so each term has its own part:
+//!
+//!     part = (what the component wrote) · gain · W_U[answer] / scale
+//!
+//! The parts add up to the logit (or difference), before a final soft cap where the model has one. Effects that go
+//! through later components are not counted.
 
 use candle_core::Tensor;
 
@@ -21,30 +26,31 @@ pub struct Attribution {
     pub pos: usize,
     pub answer: u32,
     pub wrong: Option<u32>,
-    /// Token embedding (and embedding norm).
+    /// Part of the token embedding (after the embedding norm, where there is one).
     pub embed: f32,
-    /// Learned position, where the model has one.
+    /// Part of the learned position; 0 where the model has none.
     pub pos_embed: f32,
-    /// [layer][head]
+    /// Parts of the heads, [layer][head].
     pub heads: Vec<Vec<f32>>,
-    /// [layer]; empty for attention-only models.
+    /// Parts of the MLPs, [layer]; empty for attention-only models.
     pub mlps: Vec<f32>,
-    /// Attention's output biases by layer; zero where there is none.
+    /// Parts of attention's output biases, [layer]; zero where there is none.
     pub attn_biases: Vec<f32>,
-    /// The final norm's offset and the unembedding's bias.
+    /// Part of the final norm's offset and the unembedding's bias.
     pub output_bias: f32,
-    /// What edits of the stream put in beside the components; zero for a plain run.
+    /// Part of what edits added to the stream beside the components; zero for a plain run.
     pub edits: f32,
-    /// Logit (difference) of the run itself, to compare the sum with.
+    /// The logit (difference) of the run itself, to compare the sum with.
     pub logit: f32,
 }
 
 impl Attribution {
-    /// All biases together.
+    /// Returns the part of all biases together.
     pub fn biases(&self) -> f32 {
         self.attn_biases.iter().sum::<f32>() + self.output_bias
     }
 
+    /// Returns the sum of all parts.
     pub fn sum(&self) -> f32 {
         let heads: f64 = self.heads.iter().flatten().map(|v| f64::from(*v)).sum();
         let mlps: f64 = self.mlps.iter().map(|v| f64::from(*v)).sum();
@@ -57,10 +63,10 @@ impl Attribution {
     }
 }
 
-/// Attributes the logit of `answer` (minus that of `wrong`) at `pos`.
+/// Attributes the logit of `answer`, minus that of `wrong` where there is one, at position `pos`.
 ///
 /// # Errors
-/// A position outside the prompt or an id outside the vocabulary.
+/// The position lies outside the prompt, or an id outside the vocabulary.
 pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<u32>) -> Result<Attribution> {
     let model = &trace.model;
     let (c, w) = (&model.config, &model.weights);
@@ -84,7 +90,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
         let at = |id: u32| -> Result<f32> { Ok(b.get(id as usize)?.to_scalar()?) };
         unembed_bias = at(answer)? - wrong.map(at).transpose()?.unwrap_or(0.0);
     }
-    // Reading direction in residual space: gain, centring and the frozen scale folded in.
+    // The direction that the logit reads in the residual stream: W_U with the gain, the centring and the frozen scale.
     let scale: f32 = trace.final_scale()?.get(pos)?.get(0)?.to_scalar()?;
     let mut norm_bias = 0.0;
     let mut reading = direction.clone();
@@ -113,7 +119,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
     }
     for (layer, block) in w.blocks.iter().enumerate() {
         let z = row(SiteKind::Z, layer)?.flatten_all()?;
-        // Where attention's output is normalised before it is added, that norm is frozen as well.
+        // Some models normalise attention's output before it is added. That norm is frozen as well.
         let mut local = reading.clone();
         let mut offset = 0.0;
         if let Some(post) = &block.ln1_post {
@@ -131,7 +137,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
             }
             local = (local / f64::from(divisor))?;
         }
-        // W_O · reading gives every z coordinate's effect at once.
+        // W_O · direction gives the effect of every coordinate of z at once.
         let effect = block.attn.o.weight.matmul(&local.unsqueeze(1)?)?.squeeze(1)?;
         let parts = (z * effect)?.reshape((c.n_heads, c.d_head))?.sum(1)?;
         out.heads.push(parts.to_vec1()?);
@@ -141,7 +147,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
             out.mlps.push(dot(&row(SiteKind::MlpOut, layer)?, &reading)?);
         }
     }
-    // What the run itself gives, edits of the final norm included.
+    // The logit of the run itself, with edits of the final norm.
     out.logit = dot(&trace.normalized(pos)?.squeeze(0)?, &direction)? + unembed_bias;
     if !trace.edits().is_empty() {
         out.edits = out.logit - out.sum();

@@ -1,5 +1,9 @@
-//! The geometry of a model's own directions: embedding rows, unembedding columns, neurons' output vectors. The
-//! measures are those of the toy models of superposition [Elhage et al. 2022].
+//! Measures how a model's own directions lie in its residual stream: embedding rows, unembedding columns, output
+//! vectors of neurons, decoder rows of a dictionary.
+//!
+//! A model has more features than dimensions, so its directions cannot all be orthogonal. The measures are those of the
+//! toy models of superposition [Elhage et al. 2022]: the norm of each direction, how much the others interfere with it,
+//! and the share of a dimension that it has for itself (see [`super::interference`]).
 
 use candle_core::{Device, Tensor};
 
@@ -10,17 +14,17 @@ use crate::progress::Progress;
 use crate::question::{Lane, Question};
 use std::sync::Arc;
 
-/// Which directions.
+/// The set of directions that is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Directions {
-    /// Rows of W_E, one a token.
+    /// The rows of W_E, one for each token.
     #[default]
     Embedding,
-    /// Columns of W_U, one a token.
+    /// The columns of W_U, one for each token.
     Unembedding,
-    /// Rows of a layer's W_out, one a neuron.
+    /// The rows of a layer's W_out, one for each neuron.
     Neurons(usize),
-    /// Decoder rows of a dictionary, one a feature; the number tells one dictionary from another.
+    /// The decoder rows of a dictionary, one for each feature. The number tells one dictionary from another.
     Decoder(usize),
 }
 
@@ -35,11 +39,11 @@ impl Directions {
     }
 }
 
-/// Bins of the cosines' histogram, over [−1, 1].
+/// Number of bins of the histogram of cosines, over [−1, 1].
 pub const BINS: usize = 80;
-/// Directions whose pairs make up the histogram; evenly spaced ones where there are more.
+/// The most directions whose pairs are counted in the histogram. Of more, evenly spaced ones are taken.
 const SAMPLED: usize = 1024;
-/// Rows that are worked on at once.
+/// Number of rows in one matrix product.
 const PART: usize = 4096;
 
 #[derive(Clone, Debug)]
@@ -48,20 +52,20 @@ pub struct FeatureGeometry {
     pub count: usize,
     /// d_model
     pub hidden: usize,
-    /// Of every direction, against all of them.
+    /// Measures of every direction against all the others.
     pub interference: Interference,
-    /// Numbers of pairs in each of [`BINS`] bins of the cosine.
+    /// Number of pairs in each of the [`BINS`] bins.
     pub histogram: Vec<u64>,
-    /// Pairs in the histogram.
+    /// Number of pairs in the histogram.
     pub pairs: usize,
     /// Root mean square of the cosines; random directions have 1/√d_model.
     pub rms_cosine: f32,
-    /// The directions asked for, and their cosines, [chosen][chosen].
+    /// The directions that were asked for. `cosines` are theirs, [chosen][chosen].
     pub chosen: Vec<usize>,
     pub cosines: Vec<f32>,
 }
 
-/// The directions as rows, [count][hidden].
+/// Returns the directions as rows, [count, hidden].
 fn rows_of(model: &Model, directions: Directions, decoder: Option<&Tensor>) -> Result<Tensor> {
     let none = |what: String| Error::request(what);
     let t = match directions {
@@ -83,7 +87,7 @@ fn rows_of(model: &Model, directions: Directions, decoder: Option<&Tensor>) -> R
     Ok(t.contiguous()?)
 }
 
-/// Rows divided by their norms; zero rows stay zero.
+/// Divides each row by its norm. A row of zeros stays zero.
 fn unit(rows: &Tensor) -> Result<Tensor> {
     let norm = rows.sqr()?.sum_keepdim(1)?.sqrt()?;
     Ok(rows.broadcast_div(&norm.maximum(1e-20f32)?)?)
@@ -94,10 +98,11 @@ fn pick(rows: &Tensor, list: &[usize]) -> Result<Tensor> {
     Ok(rows.index_select(&Tensor::from_vec(ids, list.len(), &Device::Cpu)?, 0)?)
 }
 
-/// Measures all directions (`decoder`, [feature, d_model], is the dictionary's that [`Directions::Decoder`] means); `chosen` are those whose cosines are wanted one by one.
+/// Measures all directions, and the cosines between the `chosen` ones. `decoder`, [feature, d_model], belongs to the
+/// dictionary of [`Directions::Decoder`].
 ///
 /// # Errors
-/// If the model has no such directions, or the work was cancelled.
+/// The model has no such directions; [`Error::Cancelled`].
 pub fn feature_geometry(
     model: &Model,
     directions: Directions,
@@ -118,7 +123,7 @@ pub fn feature_geometry(
         moment.iter_mut().zip(&square).for_each(|(m, s)| *m += f64::from(*s));
         progress.step(1)?;
     }
-    // Ŵ_iᵀ C Ŵ_i of large models as a product of matrices.
+    // Ŵ_iᵀ C Ŵ_i for each row i. For wide models it is computed as a product of matrices.
     let moments: Vec<f32> = moment.iter().map(|m| *m as f32).collect();
     let matrix = Tensor::from_vec(moments, (hidden, hidden), &Device::Cpu)?;
     let mut interference = Interference { norm: Vec::new(), superposition: Vec::new(), dimensionality: Vec::new() };
@@ -172,17 +177,17 @@ pub fn feature_geometry(
 }
 
 impl FeatureGeometry {
-    /// The same measures with the cosines of other directions.
+    /// Returns the same measures with the cosines of other chosen directions.
     ///
     /// # Errors
-    /// If the model is another one that has no such directions.
+    /// The model is another one, without such directions.
     pub fn choose(&self, model: &Model, decoder: Option<&Tensor>, chosen: &[usize]) -> Result<Self> {
         let chosen: Vec<usize> = chosen.iter().copied().filter(|i| *i < self.count).collect();
         let cosines = if chosen.is_empty() {
             Vec::new()
         } else {
             let few = match self.directions {
-                // Only what is asked for is copied out of a large matrix.
+                // The matrix is large, so that only the chosen columns are copied.
                 Directions::Unembedding => {
                     let ids: Vec<u32> = chosen.iter().map(|i| *i as u32).collect();
                     let ids = Tensor::from_vec(ids, chosen.len(), &Device::Cpu)?;

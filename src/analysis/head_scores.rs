@@ -1,8 +1,15 @@
-//! What kind of head is this? Scores by layer and head.
+//! Scores that say what kind of head each head is, by layer and head.
 //!
-//! On random tokens repeated once (length n each) a score is the mean attention along a diagonal of the
-//! pattern: previous token −1, duplicate token −n, induction −(n−1). On any text it is TransformerLens'
-//! head detector with `error_measure = "mul"`: Σ(A ⊙ D) / ΣA for the detection pattern D.
+//! Many heads do a simple job that is visible in their attention pattern: a *previous token* head looks one token back,
+//! a *duplicate token* head looks at earlier copies of the current token, and an *induction* head looks at the token
+//! that followed an earlier copy, which it then predicts [Olsson et al. 2022]. Two more scores describe any pattern:
+//! its entropy and the mean distance it looks back.
+//!
+//! There are two ways to measure the first three:
+//! - On random tokens that are repeated once (n tokens, twice) the score is the mean attention along one diagonal of
+//!   the pattern: 1 back for previous token, n back for duplicate token, n − 1 back for induction.
+//! - On any text it is TransformerLens' head detector with `error_measure = "mul"`: Σ(A ⊙ D) / ΣA for the pattern A and
+//!   a detection pattern D.
 
 use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
@@ -17,7 +24,7 @@ use crate::progress::Progress;
 use crate::question::{Lane, Question};
 use std::sync::Arc;
 
-/// The scores, in the order of lists and menus.
+/// All scores, in the order of lists and menus.
 pub const SCORES: [Score; 5] = [Score::Previous, Score::Duplicate, Score::Induction, Score::Entropy, Score::Distance];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,16 +58,16 @@ impl Score {
     }
 }
 
-/// How the three positional scores were measured.
+/// The way in which the first three scores are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// Mean along a diagonal, for n random tokens repeated once.
+    /// By the mean along a diagonal, on n random tokens repeated once.
     Diagonal { n: usize },
-    /// Detection patterns on any text.
+    /// By detection patterns, on any text.
     Detector,
 }
 
-/// values[score][layer][head], scores in the order of [`SCORES`].
+/// The scores of every head: values[score][layer][head], with scores in the order of [`SCORES`].
 #[derive(Clone, Debug)]
 pub struct HeadScores {
     pub measure: Measure,
@@ -73,14 +80,14 @@ impl HeadScores {
     }
 }
 
-/// `n` distinct-looking random tokens, twice. The same seed gives the same tokens on every machine.
+/// Returns `n` random tokens, twice. The same seed gives the same tokens on every machine.
 pub fn repeated_random(d_vocab: usize, n: usize, seed: u64) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let half: Vec<u32> = (0..n).map(|_| rng.random_range(0..d_vocab as u32)).collect();
     [half.clone(), half].concat()
 }
 
-/// n if `ids` is n tokens repeated once.
+/// Returns n where `ids` are n tokens repeated once.
 pub fn repeat_length(ids: &[u32]) -> Option<usize> {
     let n = ids.len() / 2;
     (n >= 2 && ids.len() == 2 * n && ids[..n] == ids[n..]).then_some(n)
@@ -109,7 +116,7 @@ fn flat(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.flatten_all()?.to_vec1()?)
 }
 
-/// The five scores of one pattern [dest, src].
+/// Returns the five scores of one pattern [dest, src].
 fn score_pattern(pattern: &[f32], ids: &[u32], measure: Measure) -> [f32; 5] {
     let t = ids.len();
     let at = |i: usize, j: usize| pattern[i * t + j];
@@ -132,7 +139,7 @@ fn score_pattern(pattern: &[f32], ids: &[u32], measure: Measure) -> [f32; 5] {
                         induction += f64::from(at(i, j));
                     }
                 }
-                // j = i: the token just before is a copy of this one.
+                // Here j = i: the token just before is a copy of this one.
                 if ids[i - 1] == ids[i] {
                     induction += f64::from(at(i, i));
                 }

@@ -1,5 +1,11 @@
-//! The logit lens: what the model would predict if the residual stream of a layer went straight to the
-//! output. unembed(ln_final(resid_post[l])) [nostalgebraist 2020].
+//! The logit lens: what the model would predict if it stopped after a layer [nostalgebraist 2020].
+//!
+//! Every layer adds to the same residual stream, and only the last one is unembedded. But the unembedding can be
+//! applied to the stream after any layer, so that one sees the prediction grow from layer to layer:
+//!
+//!     logits[l] = unembed(ln_final(resid_post[l]))
+//!
+//! The answer is a grid, [layer][pos]: the top tokens, the entropy, and the rank and probability of chosen tokens.
 
 use candle_core::Tensor;
 use serde::Serialize;
@@ -11,35 +17,38 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::question::Question;
 
-/// Tokens kept in each cell's ranking.
+/// Number of tokens that each cell keeps.
 pub const TOP: usize = 10;
 
-/// One layer and position.
+/// The prediction after one layer at one position.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// Most probable tokens, best first; at most [`TOP`].
+    /// The most probable tokens, best first; at most [`TOP`].
     pub top: Vec<Ranked>,
-    /// Nats.
+    /// Entropy of the prediction, in nats.
     pub entropy: f32,
-    /// The answer's share, rank (0 is best) and logit minus the wrong answer's.
+    /// The answer in this prediction, where one was asked for.
     pub answer: Option<AnswerCell>,
-    /// Rank of the token that really follows, where one does.
+    /// Rank and probability of the token that follows in the prompt, where one does.
     pub actual_rank: Option<usize>,
     pub actual_prob: Option<f32>,
 }
 
+/// The answer in one prediction.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct AnswerCell {
     pub prob: f32,
+    /// 0 is the most probable token.
     pub rank: usize,
     pub logit: f32,
+    /// The answer's logit minus that of the wrong answer, where there is one.
     pub logit_difference: Option<f32>,
 }
 
-/// Cells by layer and position.
+/// The predictions after every layer, at the positions that were asked for.
 #[derive(Clone, Debug)]
 pub struct Lens {
-    /// Positions that were asked for, ascending.
+    /// The positions that were asked for, ascending.
     pub positions: Vec<usize>,
     pub n_layers: usize,
     /// cells[layer][index into `positions`]; `None` while not yet computed.
@@ -47,18 +56,18 @@ pub struct Lens {
 }
 
 impl Lens {
-    /// The cell of a layer and a position of the prompt.
+    /// Returns the cell of a layer and a position of the prompt.
     pub fn cell(&self, layer: usize, pos: usize) -> Option<&Cell> {
         let at = self.positions.binary_search(&pos).ok()?;
         self.cells.get(layer)?.get(at)?.as_ref()
     }
 }
 
-/// Computes the lens at `positions` (all if empty). `partial` receives the cells computed so far, last
-/// layer first, since that is where a reader looks first.
+/// Computes the lens at `positions` (all if empty). The last layers are computed first, since a reader looks there
+/// first. `partial` is handed all cells that are known so far.
 ///
 /// # Errors
-/// A position outside the prompt, or [`Error::Cancelled`].
+/// A position lies outside the prompt; [`Error::Cancelled`].
 pub fn logit_lens(
     trace: &Trace,
     positions: &[usize],

@@ -1,4 +1,5 @@
-//! What a sweep measures at one position of each run.
+//! The number that a sweep measures at one position of each run: a logit, a logit difference, a probability, a rank, or
+//! how far the prediction is from the clean run's (KL divergence).
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -10,7 +11,7 @@ use crate::engine::logits::row_summary;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-/// Names of the metrics, as the command line and the window offer them.
+/// The metrics that the command line and the window offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricKind {
@@ -35,7 +36,7 @@ impl MetricKind {
         }
     }
 
-    /// Its spelling on the command line.
+    /// Returns the spelling on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::LogitDifference => "logit-difference",
@@ -56,10 +57,10 @@ impl MetricKind {
         }
     }
 
-    /// What lies between the two, if it can be made out of what is given.
+    /// Makes the metric out of this kind and the tokens that it compares.
     ///
     /// # Errors
-    /// A missing answer or wrong answer.
+    /// The kind needs an answer or a wrong answer that is missing.
     pub fn with(self, answer: Option<u32>, wrong: Option<u32>) -> Result<Metric> {
         let answer = || {
             answer
@@ -82,7 +83,7 @@ impl MetricKind {
     }
 }
 
-/// A metric with its tokens.
+/// A metric with the tokens that it compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -114,7 +115,7 @@ impl Metric {
         }
     }
 
-    /// Tokens whose logits it needs.
+    /// Returns the tokens whose logits it needs.
     pub fn tokens(self) -> Vec<u32> {
         match self {
             Self::LogitDifference { answer, wrong } => vec![answer, wrong],
@@ -124,23 +125,23 @@ impl Metric {
     }
 }
 
-/// Rows unembedded together when the whole vocabulary is needed.
+/// Number of rows that are unembedded together when the whole vocabulary is needed.
 const ROWS: usize = 64;
 
-/// A metric made ready for a model: the unembedding columns it needs, and no more.
+/// A metric made ready for one model: it holds the columns of the unembedding that it needs, and no more.
 pub struct Readout<'a> {
     trace: &'a Trace,
     pub metric: Metric,
     columns: Option<(Tensor, Option<Tensor>)>,
-    /// Log-probabilities of the clean run, for the KL divergence.
+    /// The clean run's log-probabilities, for the KL divergence.
     clean: Vec<f32>,
 }
 
 impl<'a> Readout<'a> {
-    /// `clean` is the run (and position) that a KL divergence compares with.
+    /// Prepares the metric. `clean` is the run and the position that a KL divergence compares with.
     ///
     /// # Errors
-    /// Tokens outside the vocabulary.
+    /// A token lies outside the vocabulary.
     pub fn new(metric: Metric, clean: &'a Trace, pos: usize) -> Result<Self> {
         let network = clean.model.network();
         let tokens = metric.tokens();
@@ -160,7 +161,7 @@ impl<'a> Readout<'a> {
         Ok(readout)
     }
 
-    /// The metric of a finished run at `pos`.
+    /// Returns the metric of a finished run at `pos`.
     pub fn of(&self, trace: &Trace, pos: usize) -> Result<f32> {
         self.read(&trace.normalized(pos)?, &Progress::new())?
             .first()
@@ -168,7 +169,7 @@ impl<'a> Readout<'a> {
             .ok_or_else(|| Error::failed("a readout of no row"))
     }
 
-    /// The metric of normalised final residual rows [n, d_model].
+    /// Returns the metric of each normalised final residual row of [n, d_model].
     ///
     /// # Errors
     /// [`Error::Cancelled`], between strips of the vocabulary product.
@@ -198,10 +199,10 @@ impl<'a> Readout<'a> {
         Ok(out)
     }
 
-    /// The metric as a scalar that can be differentiated, of one normalised row [1, d_model].
+    /// Returns the metric of one normalised row [1, d_model] as a scalar that can be differentiated.
     ///
     /// # Errors
-    /// A rank, which has no gradient.
+    /// The metric is a rank, which has no gradient.
     pub fn differentiable(&self, normalized: &Tensor) -> Result<Tensor> {
         let network = self.trace.model.network();
         if let Some((columns, bias)) = &self.columns {

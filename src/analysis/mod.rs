@@ -1,4 +1,5 @@
-//! WHAT we ask of a run: one file a question.
+//! The questions that can be asked of a run. Each file holds one question: what it means, the function that answers it,
+//! and the shapes of the answer.
 
 pub mod alignment;
 pub mod attribution_patching;

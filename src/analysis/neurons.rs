@@ -1,4 +1,7 @@
-//! MLP neurons: which fire on this prompt, and which tokens each promotes.
+//! MLP neurons: which ones fire on this prompt, and which tokens each of them promotes.
+//!
+//! A neuron has an activation at each position (hook_post) and one direction that it writes to the residual stream, its
+//! row of W_out. Unembedded, that direction says which tokens the neuron makes more or less likely.
 
 use candle_core::Tensor;
 
@@ -11,7 +14,7 @@ use crate::progress::Progress;
 use crate::question::Question;
 use std::sync::Arc;
 
-/// By what the neurons of a layer are ranked.
+/// The quantity by which the neurons of a layer are ranked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Statistic {
     /// Largest |activation| over the prompt.
@@ -19,7 +22,7 @@ pub enum Statistic {
     MaxAbs,
     /// Mean |activation|.
     MeanAbs,
-    /// Standard deviation over positions: what distinguishes tokens.
+    /// Standard deviation over positions: large where a neuron tells tokens apart.
     Spread,
     /// |activation| at the pinned position.
     AtPosition(usize),
@@ -36,12 +39,12 @@ impl Statistic {
     }
 }
 
-/// The neurons of a layer that lead a ranking.
+/// The first neurons of a ranking, with their activations.
 #[derive(Clone, Debug)]
 pub struct Neurons {
     pub layer: usize,
     pub statistic: Statistic,
-    /// Neuron indices, first is largest.
+    /// Indices of the neurons, the largest first.
     pub order: Vec<usize>,
     /// Activations (hook_post), [neuron in `order`][pos].
     pub values: Vec<Vec<f32>>,
@@ -50,10 +53,10 @@ pub struct Neurons {
 }
 
 impl Neurons {
-    /// The same neurons in another run.
+    /// Returns the activations of the same neurons in another run.
     ///
     /// # Errors
-    /// If the run does not have them.
+    /// The other model does not have these neurons.
     pub fn again(&self, trace: &Trace) -> Result<Self> {
         let post: Vec<Vec<f32>> = trace.get(SiteKind::MlpPost, self.layer)?.t()?.contiguous()?.to_vec2()?;
         let values = self.order.iter().filter_map(|i| post.get(*i).cloned()).collect();
@@ -61,10 +64,10 @@ impl Neurons {
     }
 }
 
-/// The `limit` leading neurons of a layer.
+/// Returns the first `limit` neurons of a layer's ranking.
 ///
 /// # Errors
-/// For attention-only models and layers that do not exist.
+/// The model has no MLPs, or no such layer.
 pub fn neurons(trace: &Trace, layer: usize, statistic: Statistic, limit: usize) -> Result<Neurons> {
     let c = &trace.model.config;
     if !c.has_mlp() {
@@ -73,7 +76,7 @@ pub fn neurons(trace: &Trace, layer: usize, statistic: Statistic, limit: usize) 
     if layer >= c.n_layers {
         return Err(Error::request(format!("there is no layer {layer}; layers go to {}", c.n_layers - 1)));
     }
-    // [d_mlp][pos], so that one neuron's values lie together.
+    // Laid out as [d_mlp][pos], so that the values of one neuron lie together.
     let post: Vec<Vec<f32>> = trace.get(SiteKind::MlpPost, layer)?.t()?.contiguous()?.to_vec2()?;
     let n = trace.len() as f32;
     let score = |v: &Vec<f32>| match statistic {
@@ -91,18 +94,18 @@ pub fn neurons(trace: &Trace, layer: usize, statistic: Statistic, limit: usize) 
     Ok(Neurons { layer, statistic, order, values, of: c.d_mlp })
 }
 
-/// Tokens that a neuron's output direction raises and lowers most: W_out · (final norm's gain) · W_U.
+/// The tokens whose logits a neuron's output direction raises and lowers most: W_out · (gain of the final norm) · W_U.
 #[derive(Clone, Debug)]
 pub struct NeuronTokens {
     pub layer: usize,
     pub neuron: usize,
-    /// (token, logit per unit of activation), largest first.
+    /// Raised tokens as (token, logit for each unit of activation), largest first.
     pub promoted: Vec<(u32, f32)>,
-    /// Most negative first.
+    /// Lowered tokens in the same form, most negative first.
     pub suppressed: Vec<(u32, f32)>,
 }
 
-/// The `k` most promoted and suppressed tokens of a neuron.
+/// Returns the `k` tokens that a neuron promotes most and the `k` that it suppresses most.
 pub fn neuron_tokens(model: &Model, layer: usize, neuron: usize, k: usize) -> Result<NeuronTokens> {
     let mlp = model.weights.blocks.get(layer).and_then(|b| b.mlp.as_ref());
     let mlp = mlp.ok_or_else(|| Error::request(format!("layer {layer} has no MLP")))?;
@@ -116,7 +119,7 @@ pub fn neuron_tokens(model: &Model, layer: usize, neuron: usize, k: usize) -> Re
     Ok(NeuronTokens { layer, neuron, promoted: pick(&logits), suppressed: pick(&negated) })
 }
 
-/// Effect of a residual direction [d_model] on every logit [d_vocab], without the final norm's scale.
+/// Returns the effect of a residual direction [d_model] on every logit [d_vocab], without the final norm's scale.
 pub fn logits_of_direction(model: &Model, direction: &Tensor) -> Result<Vec<f32>> {
     let mut d = direction.clone();
     if let Some(n) = &model.weights.ln_final {

@@ -1,4 +1,5 @@
-//! Sizes of what is written and carried: norms of the residual stream and of every head's output.
+//! Euclidean norms of the residual stream, and of everything that attention, MLPs and single heads write to it. They
+//! show where a run writes much: the stream grows from layer to layer, and a large write stands out.
 
 use candle_core::{D, Tensor};
 
@@ -8,7 +9,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::question::Question;
 
-/// Euclidean norms.
+/// The norms of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Norms {
     /// resid_post, [layer][pos]
@@ -17,7 +18,7 @@ pub struct Norms {
     pub attn_out: Vec<Vec<f32>>,
     /// mlp_out, [layer][pos]; empty for attention-only models.
     pub mlp_out: Vec<Vec<f32>>,
-    /// Each head's own contribution z · W_O before any norm of the output, [layer * n_heads + head][pos].
+    /// Each head's contribution z · W_O, before any norm of the output, [layer * n_heads + head][pos].
     pub heads: Vec<Vec<f32>>,
 }
 
@@ -25,7 +26,7 @@ fn rows(x: &Tensor) -> Result<Vec<f32>> {
     Ok(x.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1()?)
 }
 
-/// Norms at every layer and position.
+/// Computes the norms at every layer and position.
 pub fn norms(trace: &Trace, progress: &Progress) -> Result<Norms> {
     let c = &trace.model.config;
     progress.expect(c.n_layers as u64);

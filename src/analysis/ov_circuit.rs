@@ -1,8 +1,13 @@
-//! What a head writes when it attends to a token, whatever the prompt: its OV circuit from tokens to tokens
+//! The OV circuit of a head: which tokens it promotes when it attends to a token, on any prompt
 //! ["A Mathematical Framework for Transformer Circuits", Elhage et al. 2021].
 //!
-//! A token is read as the first layer leaves it when it stands alone, which is how later heads find it ("effective
-//! embedding", as in Wang et al. 2022 and Hanna et al. 2023); heads of layer 0 read the embedding itself.
+//! A head's pattern (its QK circuit) says where it looks. Its OV circuit says what it writes when it looks there: W_U ·
+//! W_O · W_V · (the attended token). It depends on the weights alone. A head that promotes the token that it attends to
+//! is a copying head; one that suppresses it copies negatively.
+//!
+//! The attended token enters as the first layer leaves it when it stands alone in the prompt, since later heads find it
+//! in that form ("effective embedding", as in Wang et al. 2022 and Hanna et al. 2023). Heads of layer 0 read the
+//! embedding itself.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -14,33 +19,33 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 
-/// Tokens of the vocabulary that are tried beside the prompt's.
+/// Number of tokens of the vocabulary that are tried beside those of the prompt.
 const SAMPLE: usize = 192;
 
-/// Rows unembedded together.
+/// Number of rows that are unembedded together.
 const ROWS: usize = 64;
 
-/// A token counts as copied if it is among this many that are promoted most.
+/// A token counts as copied if it is among this many tokens that are promoted most.
 const COPIED: usize = 5;
 
 #[derive(Clone, Debug)]
 pub struct OvCircuit {
     pub layer: usize,
     pub head: usize,
-    /// Share of the tokens tried that are among the five that attending to them promotes most; and of those among
-    /// the five suppressed most.
+    /// Share of the tried tokens that are among the five tokens that the head promotes most when it attends to them;
+    /// then the share among the five that it suppresses most.
     pub copying: f32,
     pub anti_copying: f32,
-    /// Tokens tried.
+    /// Number of tokens that were tried.
     pub tried: usize,
-    /// (attended, promoted, logit) of the largest logits, one for each attended token of the prompt.
+    /// The largest logit for each token of the prompt, as (attended token, promoted token, logit).
     pub pairs: Vec<(u32, u32, f32)>,
 }
 
-/// The OV circuit of a head over the prompt's tokens and an even sample of the vocabulary.
+/// Tries the OV circuit of a head on the prompt's tokens and on an even sample of the vocabulary.
 ///
 /// # Errors
-/// A head that is not there; [`Error::Cancelled`].
+/// The model has no such head; [`Error::Cancelled`].
 pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], progress: &Progress) -> Result<OvCircuit> {
     let c = &model.config;
     if layer >= c.n_layers || head >= c.n_heads {
@@ -71,7 +76,7 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], prog
         v = v.broadcast_add(&b.narrow(0, kv * d, d)?)?;
     }
     let mut written = v.matmul(&block.attn.o.weight.narrow(0, head * d, d)?)?;
-    // Where attention's output is normalised before it is added; the scale is the final norm's to divide out.
+    // The gain of the norm on attention's output, where there is one. Its scale is left to the final norm.
     if let Some(post) = &block.ln1_post {
         if c.centres() {
             written = written.broadcast_sub(&written.mean_keepdim(1)?)?;

@@ -1,5 +1,5 @@
-//! Two prompts whose runs are compared: the clean one, which gives the answer, and the corrupted one, which
-//! differs in what is being investigated.
+//! A pair of prompts whose runs are compared. The clean prompt gives the answer; the corrupted one differs from it in
+//! the part that is investigated. A pair may also be one run alone.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 
-/// A run, and the one that it is compared with where there is one.
+/// A clean run, and the corrupted run that it is compared with, where there is one.
 #[derive(Clone)]
 pub struct Pair {
     pub clean: Arc<Trace>,
     pub corrupted: Option<Arc<Trace>>,
-    /// For each position of the clean prompt, that of the corrupted one.
+    /// For each position of the clean prompt, its counterpart in the corrupted one.
     pub alignment: Alignment,
-    /// Runs over whose positions a mean is taken; the edited run itself where there are none.
+    /// The runs over whose positions a mean is taken. Without any, the mean is taken over the edited run itself.
     pub reference: Arc<Vec<Arc<Trace>>>,
-    /// Where edits of features find their dictionaries.
+    /// Finds the dictionaries that edits of features name.
     pub dictionaries: Arc<dyn Dictionaries>,
 }
 
@@ -51,17 +51,17 @@ impl Pair {
         Self { corrupted: Some(corrupted), alignment, ..Self::alone(clean) }
     }
 
-    /// With the dictionaries that edits of features name.
+    /// Returns the pair with the dictionaries that edits of features name.
     #[must_use]
     pub fn with_dictionaries(mut self, dictionaries: Arc<dyn Dictionaries>) -> Self {
         self.dictionaries = dictionaries;
         self
     }
 
-    /// Runs the prompts that a stack of edits refers to, and its reference texts.
+    /// Runs the prompts that a stack of edits needs, and its reference texts.
     ///
     /// # Errors
-    /// A stack of the corrupted run without a corrupted prompt; as runs; [`Error::Cancelled`].
+    /// The stack edits the corrupted run and there is no corrupted prompt; a run failed; [`Error::Cancelled`].
     pub fn for_stack(
         model: &Arc<Model>,
         stack: &EditStack,
@@ -82,10 +82,10 @@ impl Pair {
         pair.with_reference(&stack.reference, progress)
     }
 
-    /// With runs of the texts over whose positions means are taken.
+    /// Runs the texts over whose positions means are taken, and returns the pair with these runs.
     ///
     /// # Errors
-    /// As runs of those texts; [`Error::Cancelled`].
+    /// A run failed; [`Error::Cancelled`].
     pub fn with_reference(mut self, texts: &[String], progress: &Progress) -> Result<Self> {
         let model = &self.clean.model;
         let run = |text: &String| Ok(Arc::new(Trace::run(model, model.encode(text, false)?, progress)?));
@@ -93,7 +93,7 @@ impl Pair {
         Ok(self)
     }
 
-    /// With an alignment of the user's; one that does not fit these prompts is left aside.
+    /// Returns the pair with an alignment that the user made. An alignment that does not fit these prompts is ignored.
     #[must_use]
     pub fn aligned(mut self, alignment: Option<&Alignment>) -> Self {
         let other = self.corrupted.as_ref().map_or(0, |t| t.len());
@@ -106,7 +106,7 @@ impl Pair {
         self
     }
 
-    /// Its runs.
+    /// Returns the clean run, and the corrupted one where there is one.
     pub fn traces(&self) -> Vec<Arc<Trace>> {
         std::iter::once(self.clean.clone()).chain(self.corrupted.clone()).collect()
     }
@@ -123,8 +123,10 @@ impl Pair {
         (answer, wrong.or(other.filter(differs)).or(second).or(first))
     }
 
+    /// Returns one of the two runs.
+    ///
     /// # Errors
-    /// If there is no corrupted prompt.
+    /// The corrupted run is asked for and there is none.
     pub fn run(&self, which: Which) -> Result<&Arc<Trace>> {
         match which {
             Which::Clean => Ok(&self.clean),
@@ -135,7 +137,7 @@ impl Pair {
         }
     }
 
-    /// From positions of `which` to positions of the other run.
+    /// Returns the alignment from positions of `which` to positions of the other run.
     pub fn alignment_from(&self, which: Which) -> Alignment {
         match (which, &self.corrupted) {
             (Which::Corrupted, Some(corrupted)) => inverse(&self.alignment, corrupted.len()),
@@ -143,10 +145,10 @@ impl Pair {
         }
     }
 
-    /// What edits of `base` take their values from.
+    /// Returns the runs that edits of `base` take their values from.
     ///
     /// # Errors
-    /// If there is no such run.
+    /// There is no such run.
     pub fn sources(&self, base: Which) -> Result<Sources<'_>> {
         let run = self.run(base)?;
         let sources = match self.run(base.other()) {
@@ -156,10 +158,10 @@ impl Pair {
         Ok(sources.with_reference(&self.reference).with_dictionaries(&*self.dictionaries))
     }
 
-    /// A metric that compares with the clean run.
+    /// Prepares a metric that compares with the clean run.
     ///
     /// # Errors
-    /// Tokens outside the vocabulary.
+    /// A token lies outside the vocabulary.
     pub fn readout(&self, metric: Metric) -> Result<Readout<'_>> {
         Readout::new(metric, &self.clean, self.clean.len() - 1)
     }

@@ -1,8 +1,12 @@
-//! Activation patching and ablation, as sweeps.
+//! Activation patching and ablation: two ways to find out by experiment which parts of a run matter. Both are sweeps
+//! ([`super::sweep`]) that try one edit at every cell of a grid.
 //!
-//! Activation patching [Vig et al. 2020; Meng et al. 2022; TransformerLens `patching.py`]: run the corrupted
-//! prompt, put the clean run's activation in at one place, and see how much of the clean metric returns.
-//! Ablation: run the clean prompt, remove one activation, and see what is lost.
+//! Activation patching [Vig et al. 2020; Meng et al. 2022; TransformerLens `patching.py`] runs the corrupted prompt,
+//! puts the clean run's activation in at one cell, and measures how much of the clean metric comes back. It finds what
+//! is *enough* to restore the answer.
+//!
+//! Ablation runs the clean prompt, removes the activation at one cell, and measures what the metric loses. It finds
+//! what is *needed* for the answer.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,15 +20,15 @@ use crate::progress::Progress;
 use crate::question::Lane;
 use std::sync::Arc;
 
-/// What takes an ablated activation's place.
+/// The value that replaces an ablated activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Ablation {
     #[default]
     Zero,
-    /// Its mean over the positions of the reference texts, or of the prompt itself where none are given.
+    /// The mean over all positions of the reference texts, or of the prompt itself where none are given.
     Mean,
-    /// Its value in the corrupted run.
+    /// The value in the corrupted run.
     Resample,
 }
 
@@ -48,12 +52,12 @@ impl Ablation {
     }
 }
 
-/// Clean into corrupted.
+/// Returns the sweep that copies the clean run's values into the corrupted run.
 pub fn patching(site: SiteKind, by: By, metric: Metric) -> Question {
     Question { site, by, base: Which::Corrupted, action: Action::Copy(Which::Clean), metric }
 }
 
-/// Removal from the clean run.
+/// Returns the sweep that removes values from the clean run.
 pub fn ablation(site: SiteKind, by: By, with: Ablation, metric: Metric) -> Question {
     Question { site, by, base: Which::Clean, action: with.action(), metric }
 }

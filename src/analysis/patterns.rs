@@ -1,4 +1,4 @@
-//! Attention patterns for looking at: one head in full, and thumbnails of all heads.
+//! Attention patterns to look at: one head's pattern in full, and small pictures (thumbnails) of all heads.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::question::Question;
 
-/// Side of a thumbnail, cells; longer patterns are pooled.
+/// Cells along one side of a thumbnail. Longer patterns are pooled down to this size.
 pub const THUMB: usize = 40;
 
-/// Thumbnails of every head's pattern; each keeps the largest value of the cells it pools, so that one
-/// hot cell survives.
+/// Thumbnails of every head's pattern. A pooled cell keeps the largest of its values, so that a single strong cell
+/// stays visible.
 #[derive(Clone, Debug)]
 pub struct Thumbnails {
     /// Cells along each side.
@@ -25,7 +25,7 @@ pub struct Thumbnails {
 }
 
 impl Thumbnails {
-    /// One head's cells, [dest][src] flat.
+    /// Returns the cells of one head, [dest][src], flat.
     pub fn head(&self, layer: usize, head: usize) -> &[f32] {
         let n = self.side * self.side;
         let at = (layer * self.n_heads + head) * n;
@@ -33,7 +33,7 @@ impl Thumbnails {
     }
 }
 
-/// Thumbnails of all heads.
+/// Computes the thumbnails of all heads.
 pub fn thumbnails(trace: &Trace, progress: &Progress) -> Result<Thumbnails> {
     let c = &trace.model.config;
     let (t, side) = (trace.len(), trace.len().min(THUMB));
@@ -48,7 +48,7 @@ pub fn thumbnails(trace: &Trace, progress: &Progress) -> Result<Thumbnails> {
     Ok(Thumbnails { side, n_layers: c.n_layers, n_heads: c.n_heads, values })
 }
 
-/// The largest value of each block of a t × t matrix.
+/// Returns the largest value of each block of a t × t matrix.
 fn pool(values: &[f32], t: usize, side: usize) -> Vec<f32> {
     if t == side {
         return values.to_vec();
@@ -63,17 +63,17 @@ fn pool(values: &[f32], t: usize, side: usize) -> Vec<f32> {
     out
 }
 
-/// Which pattern to show large.
+/// The pattern that is shown in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Which {
     Head(usize, usize),
-    /// Mean over the heads of a layer.
+    /// The mean over the heads of a layer.
     LayerMean(usize),
-    /// Mean over all heads.
+    /// The mean over all heads.
     ModelMean,
 }
 
-/// A pattern [dest][src], flat.
+/// Returns a pattern [dest][src], flat.
 pub fn pattern(trace: &Trace, which: Which, progress: &Progress) -> Result<Vec<f32>> {
     let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
     match which {

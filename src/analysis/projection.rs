@@ -1,4 +1,5 @@
-//! A projection of the residual stream: principal components over chosen layers and positions.
+//! Projects the residual stream to two dimensions, to see how it moves through the layers: principal component analysis
+//! (PCA) of its rows at chosen layers and positions. The two directions along which the rows vary most become the axes.
 
 use candle_core::Tensor;
 
@@ -8,29 +9,30 @@ use crate::progress::Progress;
 use crate::question::Question;
 use std::sync::Arc;
 
-/// Two principal components.
+/// The rows of the residual stream along two principal components.
 #[derive(Clone, Debug)]
 pub struct Projection {
-    /// Layers whose resid_pre (n_layers: the final residual stream) took part, ascending.
+    /// The layers whose resid_pre took part, ascending; n_layers stands for the final residual stream.
     pub layers: Vec<usize>,
-    /// First position that took part.
+    /// The first position that took part.
     pub first: usize,
     /// points[index into `layers`][pos − first] = coordinates along the two components.
     pub points: Vec<Vec<[f32; 2]>>,
-    /// Share of the total variance that each component explains.
+    /// The share of the total variance that each component explains.
     pub explained: [f32; 2],
 }
 
-/// How the rows are prepared.
+/// The rows that take part, and how they are prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
     /// First and last layer that take part; `n_layers` is the last block's output. Clamped to the model.
     pub layers: (usize, usize),
     /// First and last position that take part, clamped to the prompt.
     pub positions: (usize, usize),
-    /// Leave position 0 out of the fit: its outliers (attention sink) otherwise take a component.
+    /// Leaves position 0 out of the fit. It is an outlier in many models (the attention sink) and would take a
+    /// component for itself.
     pub skip_first: bool,
-    /// Divide every row by its norm, so that growth with depth does not dominate.
+    /// Divides every row by its norm, so that the growth with depth does not dominate.
     pub normalise: bool,
 }
 
@@ -40,10 +42,10 @@ impl Default for Settings {
     }
 }
 
-/// PCA of the residual stream at the chosen layers and positions.
+/// Runs the PCA of the residual stream at the chosen layers and positions.
 ///
 /// # Errors
-/// Fewer than two points, or [`Error::Cancelled`].
+/// There are fewer than two points; [`Error::Cancelled`].
 pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Result<Projection> {
     let n_layers = trace.model.config.n_layers;
     let last = settings.layers.1.min(n_layers);
@@ -78,15 +80,15 @@ pub fn projection(trace: &Trace, settings: Settings, progress: &Progress) -> Res
     Ok(Projection { layers, first, points, explained })
 }
 
-/// The two leading right singular directions [d, 2] of centred rows [n, d] and their shares of the
-/// variance, by subspace iteration with a few vectors (Halko, Martinsson, Tropp 2011, section 4.5).
+/// Returns the two first right singular vectors [d, 2] of centred rows [n, d], and their shares of the variance.
+/// Computes them by subspace iteration with a few vectors (Halko, Martinsson, Tropp 2011, section 4.5).
 fn principal(x: &Tensor, progress: &Progress) -> Result<(Tensor, [f32; 2])> {
     const VECTORS: usize = 6;
     const ROUNDS: usize = 24;
     let d = x.dim(1)?;
     let k = VECTORS.min(d);
     progress.expect(ROUNDS as u64);
-    // A fixed start makes the picture the same every time.
+    // The start is fixed, so that the picture is the same every time.
     let start: Vec<f64> = (0..d * k).map(|i| ((i as f64 * 12.9898).sin() * 43_758.547).fract()).collect();
     let mut q: Vec<Vec<f64>> = start.chunks(d).map(<[f64]>::to_vec).collect();
     orthonormalise(&mut q);
@@ -106,7 +108,7 @@ fn principal(x: &Tensor, progress: &Progress) -> Result<(Tensor, [f32; 2])> {
     let second = q.get(1).cloned().unwrap_or_else(|| vec![0.0; d]);
     let mut first = q[0].clone();
     let mut second = second;
-    // A sign convention, so that the same run is never drawn mirrored.
+    // The sign of a component is arbitrary. It is fixed here, so that a picture is never mirrored.
     for v in [&mut first, &mut second] {
         let largest = v.iter().copied().fold(0f64, |m, x| if x.abs() > m.abs() { x } else { m });
         if largest < 0.0 {
@@ -118,7 +120,7 @@ fn principal(x: &Tensor, progress: &Progress) -> Result<(Tensor, [f32; 2])> {
     Ok((Tensor::from_vec(columns, (d, 2), x.device())?, [share(0), share(1)]))
 }
 
-/// Gram–Schmidt, twice for accuracy.
+/// Makes the columns orthonormal (Gram–Schmidt, done twice for accuracy).
 fn orthonormalise(q: &mut [Vec<f64>]) {
     for i in 0..q.len() {
         for _ in 0..2 {

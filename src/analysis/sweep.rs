@@ -25,10 +25,10 @@ use crate::progress::Progress;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// One edit a layer, over all positions.
+    /// One edit for each layer, over all positions.
     Layer,
     LayerPos,
-    /// One edit a head, over all positions.
+    /// One edit for each head, over all positions.
     LayerHead,
     LayerHeadPos,
     /// The edges of one head's pattern.
@@ -39,7 +39,7 @@ pub enum By {
 }
 
 impl By {
-    /// Those that make sense at a site; the first is the default.
+    /// Returns the axes that make sense at a site. The first ones are the default.
     pub fn choices(kind: SiteKind) -> Vec<Self> {
         let heads = kind.axes().iter().any(|a| matches!(a, Axis::Head | Axis::KvHead));
         match kind {
@@ -49,7 +49,7 @@ impl By {
         }
     }
 
-    /// Its spelling on the command line.
+    /// Returns the spelling on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Layer => "layer",
@@ -78,7 +78,7 @@ pub const SITES: [SiteKind; 9] = [
     SiteKind::Pattern,
 ];
 
-/// A sweep's question.
+/// The settings of a sweep: the site, the edit, the axes, and what is measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {
     pub site: SiteKind,
@@ -120,7 +120,7 @@ impl Question {
         Ok(())
     }
 
-    /// Names and lengths of the axes.
+    /// Returns the names and lengths of the axes.
     pub fn axes(&self, base: &Trace) -> Vec<(&'static str, usize)> {
         let config = &base.model.config;
         let head = self.site.axes().iter().find(|a| matches!(a, Axis::Head | Axis::KvHead)).copied();
@@ -135,7 +135,7 @@ impl Question {
         }
     }
 
-    /// The edit that one cell tries, by its indices along the axes.
+    /// Returns the edit that a cell tries. `cell` holds its indices along the axes.
     pub fn edit(&self, cell: &[usize]) -> Edit {
         let at = |i: usize| cell.get(i).copied().unwrap_or(0);
         let edit = |layer: usize| Edit::new(Site::new(self.site, layer), self.action.clone());
@@ -149,7 +149,7 @@ impl Question {
     }
 }
 
-/// What a sweep found, possibly not all of it yet.
+/// The values of a sweep, of all cells or of those that are known so far.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     pub question: Question,
@@ -160,28 +160,28 @@ pub struct Found {
     pub baseline: f32,
     pub clean: f32,
     pub corrupted: Option<f32>,
-    /// Cells that were run, and cells that provably equal the baseline.
+    /// Number of cells that were run; `skipped` counts the cells that provably equal the baseline.
     pub run: usize,
     pub skipped: usize,
-    /// Cells at positions that have no counterpart in the other prompt: their values are NaN for good.
+    /// Number of cells at positions without a counterpart in the other prompt. Their values stay NaN.
     pub unaligned: usize,
     pub done: bool,
     pub seconds: f64,
 }
 
 impl Found {
-    /// (value − corrupted)/(clean − corrupted): 0 where a patch does nothing, 1 where it restores the clean
-    /// run's metric [TransformerLens, `patching.py`].
+    /// Returns (value − corrupted)/(clean − corrupted) for each cell: 0 where a patch does nothing, 1 where it restores
+    /// the clean run's metric [TransformerLens, `patching.py`].
     ///
     /// # Errors
-    /// If both runs have the same metric.
+    /// Both runs have the same metric.
     pub fn normalised(&self) -> Result<Vec<f32>> {
         let span = span(self.question.metric, self.clean, self.corrupted)?;
         let corrupted = self.corrupted.unwrap_or_default();
         Ok(self.values.iter().map(|v| (v - corrupted) / span).collect())
     }
 
-    /// The cell that tries this edit, if one does.
+    /// Returns the cell that tries this edit, if one does.
     pub fn index_of(&self, edit: &Edit) -> Option<usize> {
         let at = match &edit.positions {
             Positions::At(list) => list.first().copied(),
@@ -200,7 +200,7 @@ impl Found {
         (inside && self.question.edit(&indices) == *edit).then_some(index)
     }
 
-    /// Indices along the axes of a cell.
+    /// Returns the indices of a cell along the axes.
     pub fn cell(&self, mut index: usize) -> Vec<usize> {
         let mut out = vec![0; self.axes.len()];
         for (slot, (_, n)) in out.iter_mut().zip(&self.axes).rev() {
@@ -211,7 +211,7 @@ impl Found {
     }
 }
 
-/// clean − corrupted, which normalised values are measured in.
+/// Returns clean − corrupted, the unit of normalised values.
 fn span(metric: Metric, clean: f32, corrupted: Option<f32>) -> Result<f32> {
     let corrupted = corrupted.ok_or_else(|| Error::request("there is no corrupted run to normalise by"))?;
     let span = clean - corrupted;
@@ -224,7 +224,7 @@ fn span(metric: Metric, clean: f32, corrupted: Option<f32>) -> Result<f32> {
     Ok(span)
 }
 
-/// The metric of the clean and of the corrupted run, before anything else is run.
+/// Returns the metric of the clean and of the corrupted run, before anything else is run.
 fn ends(pair: &Pair, metric: Metric) -> Result<(f32, Option<f32>)> {
     let readout = pair.readout(metric)?;
     let of = |t: &Trace| readout.of(t, t.len() - 1);
@@ -240,7 +240,7 @@ pub fn check_span(pair: &Pair, metric: Metric) -> Result<()> {
     span(metric, clean, corrupted).map(drop)
 }
 
-/// What a sweep will take.
+/// The estimated cost of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     pub cells: usize,
@@ -256,7 +256,7 @@ pub struct Sweep<'a> {
     question: Question,
     base: &'a Trace,
     axes: Vec<(&'static str, usize)>,
-    /// In the order they are to be run: (index into the grid, variant).
+    /// The cells to run, in order: (index into the grid, variant).
     variants: Vec<(usize, Variant)>,
     chunk_rows: usize,
     /// The cells asked for, if not all.
@@ -268,17 +268,17 @@ pub struct Sweep<'a> {
     prepared: Prepared,
 }
 
-/// Rows of the first chunk, so that something is seen at once.
+/// Number of rows of the first chunk. It is small, so that something is seen at once.
 const FIRST_ROWS: usize = 64;
 
-/// Most memory that the values a sweep copies from may take.
+/// The most memory, in bytes, that the values which a sweep copies from may take.
 const MEMORY: usize = 8 << 30;
 
 impl<'a> Sweep<'a> {
     /// Resolves every cell's edit and finds the ones that need no run.
     ///
     /// # Errors
-    /// A question that makes no sense for these runs, or a sweep that would not fit in memory.
+    /// The settings make no sense for these runs, or the sweep would not fit in memory.
     pub fn new(pair: &'a Pair, question: Question, progress: &Progress) -> Result<Self> {
         let base: &Trace = pair.run(question.base)?;
         question.check(base)?;
@@ -290,7 +290,7 @@ impl<'a> Sweep<'a> {
         let edges = question.site == SiteKind::Pattern;
         let layers = if matches!(question.by, By::DestSrc { .. }) { 1 } else { config.n_layers };
         let values = layers * Site::new(question.site, 0).shape(config, base.len()).iter().product::<usize>();
-        // The base run's values, and what is copied from the other run or averaged.
+        // Loads the values of the base run, and those that are copied from the other run or averaged.
         let copies = 2 * values;
         if 4 * copies > MEMORY {
             return Err(too_large(question.site, base.len(), 4 * copies));
@@ -337,7 +337,7 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    /// Only these cells of the grid; the others stay unknown (NaN).
+    /// Keeps only these cells of the grid. The others stay unknown (NaN).
     #[must_use]
     pub fn only(mut self, cells: &[usize]) -> Self {
         let mut chosen = vec![false; self.axes.iter().map(|(_, n)| n).product()];
@@ -368,7 +368,7 @@ impl<'a> Sweep<'a> {
         Err(too_large(self.question.site, self.base.len(), bytes))
     }
 
-    /// Memory and time before anything is run. The time is a guess from this machine's speed at the model's
+    /// Estimates memory and time before any cell is run. The time is a guess from this machine's speed at the model's
     /// widest product.
     pub fn estimate(&self) -> Estimate {
         let c = &self.base.model.config;
@@ -470,7 +470,7 @@ fn too_large(site: SiteKind, tokens: usize, bytes: usize) -> Error {
     ))
 }
 
-/// What is to be done about one cell.
+/// The way in which one cell gets its value.
 enum Cell {
     Run(Variant),
     /// The edit cannot change the metric: it changes no bit, only later positions, or edges that causality forbids.
@@ -495,7 +495,7 @@ fn cell_of(edit: &Edit, sources: &Sources<'_>, pos: usize) -> Result<Cell> {
     Ok(variant.map_or(Cell::Unchanged, Cell::Run))
 }
 
-/// 0 for the layers that are shown first, up to 3 for those that only fill gaps.
+/// Returns 0 for the layers that are run first, up to 3 for those that only fill the gaps between them.
 fn coarseness(layer: usize, last: usize) -> usize {
     if layer.is_multiple_of(8) || layer == last {
         0
@@ -508,7 +508,7 @@ fn coarseness(layer: usize, last: usize) -> usize {
     }
 }
 
-/// Floating-point operations a second of a middle-sized product on this machine, measured once.
+/// Returns the floating-point operations a second of a middle-sized product on this machine, measured once.
 fn speed() -> f64 {
     static SPEED: OnceLock<f64> = OnceLock::new();
     *SPEED.get_or_init(|| {
@@ -517,7 +517,7 @@ fn speed() -> f64 {
             let a = Tensor::ones((m, k), candle_core::DType::F32, &Device::Cpu)?;
             let b = Tensor::ones((k, n), candle_core::DType::F32, &Device::Cpu)?;
             let mut best = 0f64;
-            // The best of several, since somebody else may be using the machine.
+            // Other programs may use the machine at the same time, so that the best of several timings counts.
             for _ in 0..8 {
                 let start = Instant::now();
                 std::hint::black_box(a.matmul(&b)?);

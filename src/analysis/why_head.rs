@@ -1,9 +1,13 @@
-//! Why a head attends where it does, and what it does there: its query, key and value taken apart by the
-//! components that wrote them (QK and OV circuits, "A Mathematical Framework for Transformer Circuits", Elhage et
-//! al. 2021), with norm scales held at their values in the run.
+//! Why a head attends where it does, and what it does there: takes its query, key and value apart by the components
+//! that wrote them (the QK and OV circuits of "A Mathematical Framework for Transformer Circuits", Elhage et al. 2021).
 //!
-//! A score matters only against the other scores of its row, so the parts are those of the chosen key's score minus
-//! the mean score of the other keys that the query sees: they add up to it exactly (before a soft cap).
+//! An attention score is a dot product q · k. With norm scales frozen at their values in the run, q and k are linear in
+//! the residual stream, which is a sum of what each component wrote. So the score is a sum of parts: one for each
+//! component that wrote to the query's position, and in the same way one for each that wrote to the key's.
+//!
+//! A score matters only against the other scores of its row. So the parts here are those of the *advantage*: the chosen
+//! key's score minus the mean score of the other keys that the query sees. They add up to it exactly (before a soft
+//! cap).
 
 use candle_core::Tensor;
 
@@ -20,36 +24,37 @@ use crate::progress::Progress;
 use crate::question::Question;
 use std::sync::Arc;
 
-/// A component and what it contributes; `None` stands for biases and whatever is constant.
+/// A component and its part. `None` stands for biases and other constants.
 pub type Share = (Option<Component>, f32);
 
-/// One query of one head, taken apart.
+/// The attention of one query of one head, taken apart.
 #[derive(Clone, Debug)]
 pub struct Why {
     pub layer: usize,
     pub head: usize,
     pub query: usize,
     pub key: usize,
-    /// Weight of the pattern at the key.
+    /// The pattern's weight at the key.
     pub attention: f32,
-    /// The key's score minus the mean score of the other keys that the query sees, scaled as the softmax sees it,
+    /// The key's score minus the mean score of the other keys that the query sees, scaled as it goes into the softmax,
     /// before a soft cap.
     pub advantage: f32,
-    /// What ALiBi's distance term adds to the advantage; 0 without it.
+    /// The part of ALiBi's distance term; 0 without ALiBi.
     pub by_position: f32,
-    /// Parts of the rest by what wrote the query, and by what wrote the keys; each adds up to it.
+    /// Parts of the rest of the advantage, by the components that wrote the query; `by_key` by those that wrote the
+    /// keys. Each list adds up to the rest.
     pub by_query: Vec<Share>,
     pub by_key: Vec<Share>,
-    /// Shares of the head's output z by what wrote the values, along z; they add up to 1.
+    /// Shares of the head's output z, along z, by the components that wrote the values. They add up to 1.
     pub by_value: Vec<Share>,
-    /// The head's pattern from this query, by key.
+    /// The pattern's row of this query, one weight for each key.
     pub pattern: Vec<f32>,
 }
 
-/// Takes a head's attention apart at a query; at its strongest key if none is given.
+/// Takes a head's attention apart at one query and one key; without a key, at the key that the head attends to most.
 ///
 /// # Errors
-/// A head or position that is not there, or an edited run.
+/// The head or the position does not exist, or the run is an edited one.
 pub fn why_head(
     trace: &Trace,
     layer: usize,
@@ -79,7 +84,7 @@ pub fn why_head(
     let prepared = Prepared::new(c, n);
     let scale = prepared.attend(layer).scale;
 
-    // Queries and keys as attention uses them, and how a direction among them is read in the projections' space.
+    // Queries and keys as attention uses them: after their norms and rotation.
     let past = trace.past(layer)?;
     let keys = past.keys.narrow(0, 0, n)?.narrow(1, kv, 1)?.squeeze(1)?.contiguous()?;
     let rotated = SiteKind::RotQ.exists(c);
@@ -92,7 +97,7 @@ pub fn why_head(
         };
         unnormed(trace, layer, head, pos, kind, &turned.flatten_all()?)
     };
-    // +1 for the key, −1/m for the m others in sight.
+    // The weights of the advantage: +1 for the key, −1/m for each of the m other keys in sight.
     let others = pattern.iter().enumerate().filter(|(k, w)| *k != key && **w > 0.0).count();
     let factors: Vec<f32> = pattern
         .iter()
@@ -109,11 +114,11 @@ pub fn why_head(
         .collect();
     let contrast = keys.broadcast_mul(&Tensor::from_slice(&factors, (n, 1), keys.device())?)?.sum(0)?;
     let advantage = (&q * &contrast)?.sum_all()?.to_scalar::<f32>()? * scale;
-    // ALiBi's part of the scores, which no component writes.
+    // ALiBi adds a part of the scores that no component writes.
     let slope = prepared.attend(layer).slopes.as_ref().and_then(|s| s.get(head)).copied().unwrap_or(0.0);
     let by_position: f32 = factors.iter().enumerate().map(|(k, f)| slope * f * (k as f32 - query as f32)).sum();
 
-    // By query: each part's projection on the key's difference from the others' mean.
+    // By query: the dot product of each part with the key minus the mean of the other keys.
     let w = |weights: &Tensor, at: usize| -> Result<Tensor> { Ok(weights.narrow(1, at * d, d)?.contiguous()?) };
     let read = w(&block.attn.q.weight, head)?.matmul(&back(&contrast, query, SiteKind::Q)?.unsqueeze(1)?)?;
     let by_query = parts.project(&read.squeeze(1)?, query)?.into_iter().map(|v| v * scale).collect::<Vec<f32>>();
@@ -128,7 +133,7 @@ pub fn why_head(
         }
     }
 
-    // By value: along z.
+    // By value: the share of each part along z.
     let z = trace.get(SiteKind::Z, layer)?.get(query)?.get(head)?;
     let size = z.sqr()?.sum_all()?.to_scalar::<f32>()?.max(1e-20);
     let read = w(&block.attn.v.weight, kv)?.matmul(&z.unsqueeze(1)?)?.squeeze(1)?;
@@ -153,7 +158,7 @@ pub fn why_head(
     })
 }
 
-/// A direction among normalised queries or keys as one among those that were projected.
+/// Takes a direction in the space of queries or keys after their norm and rotation back to the space before them.
 fn unnormed(
     trace: &Trace,
     layer: usize,
@@ -178,7 +183,7 @@ fn unnormed(
     Ok(((direction * gain)? / f64::from(divisor))?)
 }
 
-/// What every component wrote before a layer, as its first norm passes it on.
+/// The writes of all components before a layer, after that layer's first norm.
 struct Parts {
     /// [writer]
     writers: Vec<Component>,
@@ -207,7 +212,7 @@ impl Parts {
         Ok(self.rows[pos].matmul(&direction.unsqueeze(1)?)?.flatten_all()?.to_vec1()?)
     }
 
-    /// Largest first, with what the components leave of the total.
+    /// Returns the parts, largest first, with the rest of the total that no component wrote.
     fn ranked(&self, values: &[f32], total: f32) -> Vec<Share> {
         let rest = total - values.iter().sum::<f32>();
         let mut out: Vec<Share> = values.iter().enumerate().map(|(s, v)| (Some(self.writers[s]), *v)).collect();

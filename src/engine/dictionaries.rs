@@ -1,5 +1,5 @@
-//! What edits need of dictionaries of features. The engine knows none: whoever resolves edits hands over where they are
-//! found (`features::store`).
+//! The engine's view of dictionaries of features. Edits name dictionaries, but the engine does not open files: whoever
+//! resolves edits hands over a [`Dictionaries`] that finds them (`features::store`).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ pub trait Dictionaries: Send + Sync {
     /// Returns what `feature` writes to `site`, [d_model].
     ///
     /// # Errors
-    /// A dictionary that cannot be opened, or a feature that it does not have.
+    /// The dictionary cannot be opened, or does not have the feature.
     fn direction(&self, dictionary: &str, feature: usize, site: Site) -> Result<Vec<f32>>;
 
     /// Prepares the change of a feature's activation at `site`.
     ///
     /// # Errors
-    /// As [`Self::direction`], and a dictionary that does not fit the model or the site.
+    /// As [`Self::direction`]; or the dictionary does not fit the model or the site.
     fn change(
         &self,
         dictionary: &str,
@@ -43,7 +43,7 @@ pub trait FeatureRows: Debug + Send + Sync {
     fn amount(&self, row: &[f32]) -> f32;
 }
 
-/// Finds nothing: for edits that name no dictionary.
+/// Finds no dictionary. It serves edits that name none.
 pub struct NoDictionaries;
 
 fn none(dictionary: &str) -> Error {

@@ -1,6 +1,8 @@
-//! An edit: a change to the value of one site while the model runs. A stack of them is a plain value that
-//! can be saved, toggled and reordered; it says *what* to change in the field's names and becomes concrete
-//! numbers only when it is resolved against runs (see [`super::resolve`]).
+//! An edit: a change to the value of one site while the model runs.
+//!
+//! A stack of edits is a plain value that can be saved, switched on and off, and reordered. It says *what* to change,
+//! in the names of the field. It becomes concrete numbers only when it is resolved against runs (see
+//! [`super::resolve`]).
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +13,7 @@ use super::site::{Axis, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 
-/// Which of the two prompts' runs.
+/// One of the two runs of a pair of prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
@@ -36,17 +38,17 @@ impl Which {
     }
 }
 
-/// Positions that an edit changes. For patterns and scores they are destinations (queries).
+/// The positions that an edit changes. For patterns and scores they are destinations (queries).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Positions {
     #[default]
     All,
-    /// These positions, counted from 0.
+    /// The listed positions, counted from 0.
     At(Vec<usize>),
-    /// Positions of the prompt, not of what is generated after it.
+    /// All positions of the prompt, none of those generated after it.
     Prompt,
-    /// Generated positions only.
+    /// All generated positions, none of the prompt.
     Generated,
 }
 
@@ -54,20 +56,21 @@ pub enum Positions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// The unembedding's column of a token, minus that of another, at unit length.
+    /// The unembedding's column of a token, minus that of another token, scaled to length 1.
     Token { id: u32, minus: Option<u32> },
-    /// What the clean run has at this site and position and the corrupted one has not: clean − corrupted.
+    /// The difference of the two runs at this site and position: clean − corrupted.
     Difference,
-    /// Given numbers, as many as the site's (chosen) coordinates.
+    /// Given numbers, as many as the site has (chosen) coordinates.
     Vector(Vec<f32>),
-    /// A direction with a name, as it was found from two sets of texts.
+    /// A named direction that was found from two sets of texts.
     Concept { name: String, vector: Vec<f32> },
-    /// What a feature of a dictionary writes: its decoder row, of a cross-layer transcoder that of the edited layer.
+    /// The decoder row of a dictionary's feature. A cross-layer transcoder has one for each layer; the edited layer's
+    /// counts.
     Feature { dictionary: String, feature: usize },
 }
 
 impl Direction {
-    /// Whether it is the same at all positions.
+    /// True where the direction is the same at all positions.
     fn is_constant(&self) -> bool {
         !matches!(self, Self::Difference)
     }
@@ -86,12 +89,12 @@ impl fmt::Display for Direction {
     }
 }
 
-/// The last part of a path.
+/// Returns the last part of a path.
 fn file_name(path: &str) -> &str {
     path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
-/// What becomes of a feature's activation.
+/// The change of a feature's activation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FeatureChange {
@@ -99,24 +102,25 @@ pub enum FeatureChange {
     Scale(f32),
 }
 
-/// What happens to the chosen coordinates.
+/// The change of the chosen coordinates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     Zero,
     Set(f32),
     Scale(f32),
-    /// The mean over all positions of the reference texts; of the edited run itself where none are given.
+    /// Replaces the value by the mean over all positions of the reference texts, or of the edited run itself where
+    /// there are none.
     Mean,
-    /// The value that the other run has at the aligned position: activation patching when the clean run is
-    /// copied into the corrupted one, resample ablation the other way round.
+    /// Replaces the value by that of the other run at the aligned position. Copying the clean run into the corrupted
+    /// one is activation patching; the other way round it is resample ablation.
     Copy(Which),
     /// Adds `factor` times the direction.
     Add {
         direction: Direction,
         factor: f32,
     },
-    /// Takes a direction away: h − (h·d̂)d̂.
+    /// Removes the part along a direction: h − (h·d̂)d̂.
     Project {
         direction: Direction,
     },
@@ -125,27 +129,27 @@ pub enum Action {
         from: Direction,
         to: Direction,
     },
-    /// Changes how active a dictionary's feature is: h + (new − a)·W_dec[feature], with a as its encoder reads it in
-    /// the run that is edited. What the dictionary does not reconstruct stays.
+    /// Changes the activation of a dictionary's feature: h + (new − a)·W_dec[feature], where a is the activation that
+    /// the encoder reads in the edited run. The part that the dictionary does not reconstruct stays.
     Feature {
         dictionary: String,
         feature: usize,
         change: FeatureChange,
     },
-    /// Patterns only: the edge is cut before the softmax, so the query's attention goes to its other keys.
+    /// Patterns only: cuts the edge before the softmax, so that the query's attention goes to its other keys.
     KnockOut,
-    /// Patterns only: the edge gets this weight, the query's other edges share the rest in proportion.
+    /// Patterns only: gives the edge this weight. The query's other edges share the rest in proportion.
     Force(f32),
 }
 
 impl Action {
-    /// Whether the earlier value is lost, so that two such edits of one cell contradict each other.
+    /// True where the earlier value is lost. Two such edits of one cell contradict each other.
     fn overwrites(&self) -> bool {
         matches!(self, Self::Zero | Self::Set(_) | Self::Mean | Self::Copy(_) | Self::KnockOut | Self::Force(_))
     }
 }
 
-/// One edit.
+/// One edit: a site, positions, a part of the value, and an action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Edit {
     #[serde(serialize_with = "site_name", deserialize_with = "site_from_name")]
@@ -209,7 +213,7 @@ impl Edit {
         self
     }
 
-    /// Whether the site is a pattern or its scores.
+    /// True where the site is a pattern or its scores.
     pub fn is_edge(&self) -> bool {
         matches!(self.site.kind, SiteKind::Pattern | SiteKind::AttnScores)
     }
@@ -217,7 +221,7 @@ impl Edit {
     /// Checks the edit against a model and a prompt of `len` tokens.
     ///
     /// # Errors
-    /// One sentence naming the part that does not exist.
+    /// The model or the prompt lacks a part that the edit names.
     pub fn check(&self, config: &ModelConfig, len: usize) -> Result<()> {
         let site = self.site;
         if site.layer >= config.n_layers {
@@ -343,7 +347,7 @@ impl Edit {
         }
     }
 
-    /// Whether two edits change some cell in common.
+    /// True where both edits change some cell in common.
     fn overlaps(&self, other: &Self) -> bool {
         let meet = |a: Option<usize>, b: Option<usize>| a.is_none() || b.is_none() || a == b;
         let positions = match (&self.positions, &other.positions) {
@@ -417,23 +421,23 @@ impl fmt::Display for Edit {
     }
 }
 
-/// A stack of edits and the run that it is applied to. Later edits see what earlier ones did.
+/// A list of edits, and the run that they are applied to. A later edit sees the values that earlier ones left.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 pub struct EditStack {
-    /// The prompt whose run is edited.
+    /// The run that is edited.
     #[serde(default)]
     pub base: Which,
     pub edits: Vec<Edit>,
-    /// Texts over whose positions [`Action::Mean`] averages; none for the edited run itself.
+    /// The texts over whose positions [`Action::Mean`] averages; without any, the edited run itself.
     #[serde(default)]
     pub reference: Vec<String>,
 }
 
 impl EditStack {
-    /// Reads a saved stack, JSON.
+    /// Reads a saved stack (JSON).
     ///
     /// # Errors
-    /// One sentence that names the file.
+    /// The file cannot be read, or is no stack of edits.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         serde_json::from_str(&text).map_err(|e| {
@@ -444,7 +448,7 @@ impl EditStack {
         })
     }
 
-    /// The edits that are switched on.
+    /// Returns the edits that are switched on.
     pub fn active(&self) -> impl Iterator<Item = &Edit> {
         self.edits.iter().filter(|e| e.enabled)
     }
@@ -456,7 +460,7 @@ impl EditStack {
     /// Checks every active edit, and that no two of them overwrite the same cell.
     ///
     /// # Errors
-    /// One sentence naming the edit.
+    /// An edit does not fit the model or the prompt, or two edits contradict each other.
     pub fn check(&self, config: &ModelConfig, len: usize) -> Result<()> {
         let active: Vec<(usize, &Edit)> = self.edits.iter().enumerate().filter(|(_, e)| e.enabled).collect();
         for (i, (n, edit)) in active.iter().enumerate() {

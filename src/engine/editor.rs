@@ -1,5 +1,5 @@
-//! Carries resolved edits out while the model runs: of one run, or of many whose rows lie one behind the
-//! other (see [`super::resume`]).
+//! Carries out resolved edits while the model runs. It serves one run, or many runs whose rows lie one behind the other
+//! (see [`super::resume`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use super::resolve::{Change, Op};
 use super::site::{Site, SiteKind};
 use crate::error::Result;
 
-/// Applies operations to the rows of the runs they belong to.
+/// A hook that applies operations to the rows of the runs that they belong to.
 pub struct Editor {
-    /// By run.
+    /// The operations of each run.
     ops: Vec<Arc<Vec<Op>>>,
-    /// Which run's which operation, in the order of the stack.
+    /// For each site, pairs of run and operation, in the order of the stack.
     by_site: HashMap<Site, Vec<(usize, usize)>>,
-    /// Operations that read one site and write another.
+    /// The operations that read one site and write another.
     readers: HashMap<Site, Vec<(usize, usize)>>,
-    /// What they have read, by run, operation and position: how much they will add.
+    /// The amounts that these operations will add, by run, operation and position. They were read at the other site.
     read: HashMap<(usize, usize, usize), f32>,
-    /// Where each run's rows are now, if it takes part.
+    /// The present place of each run's rows; `None` where the run does not take part.
     spans: Vec<Option<Segment>>,
 }
 
@@ -44,14 +44,14 @@ impl Editor {
         Self { ops, by_site, readers, read: HashMap::new(), spans }
     }
 
-    /// One run of `rows` tokens that starts at position `start`.
+    /// Makes the editor of one run of `rows` tokens that starts at position `start`.
     pub fn single(ops: Arc<Vec<Op>>, start: usize, rows: usize) -> Self {
         let mut editor = Self::new(vec![ops]);
         editor.place(0, Segment { first: 0, rows, start });
         editor
     }
 
-    /// Says where a run's rows are from now on.
+    /// Sets where a run's rows lie from now on.
     pub fn place(&mut self, run: usize, segment: Segment) {
         if let Some(span) = self.spans.get_mut(run) {
             *span = Some(segment);
@@ -75,7 +75,7 @@ impl Editor {
         Ok(Tensor::from_vec(data, shape, value.device())?)
     }
 
-    /// Lets operations read here what they write elsewhere.
+    /// Reads at this site the amounts of operations that write at another.
     fn observe(&mut self, site: Site, value: &Tensor) -> Result<()> {
         let Some(list) = self.readers.get(&site) else { return Ok(()) };
         let width = value.dims().iter().skip(2).product::<usize>();
@@ -93,7 +93,7 @@ impl Editor {
         Ok(())
     }
 
-    /// Patterns and scores, [1, head, row, src].
+    /// Edits patterns or scores, [1, head, row, src].
     fn edges(&self, site: Site, value: &Tensor) -> Result<Tensor> {
         let (_, heads, rows, width) = value.dims4()?;
         let mut data = value.flatten_all()?.to_vec1::<f32>()?;
@@ -131,7 +131,7 @@ impl Hooks for Editor {
     }
 }
 
-/// `read` is what the operation has read at another site.
+/// Edits one row. `read` is the amount that the operation has read at another site.
 fn change_row(row: &mut [f32], op: &Op, pos: usize, read: Option<f32>) {
     match &op.change {
         Change::Set(v) => row.fill(*v),
@@ -162,7 +162,7 @@ fn change_row(row: &mut [f32], op: &Op, pos: usize, read: Option<f32>) {
         }
         Change::Feature(feature) => {
             let amount = match feature.reads_elsewhere() {
-                // Read before; without that nothing is known to change.
+                // The amount was read at an earlier site. Without it nothing is changed.
                 Some(_) => read.unwrap_or(0.0),
                 None => feature.amount(row),
             };
@@ -176,7 +176,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
-/// `row` holds the sources 0..=pos, all that a query may see.
+/// Edits one row of a pattern or of scores. `row` holds the sources 0..=pos, all that the query may see.
 fn change_edges(row: &mut [f32], op: &Op, head: usize, pos: usize) {
     let chosen = match op.src {
         Some(s) if s > pos => return,
@@ -194,12 +194,12 @@ fn change_edges(row: &mut [f32], op: &Op, head: usize, pos: usize) {
                 row[chosen].copy_from_slice(new);
             }
         }
-        // The first position's only edge stays: there is nothing else to attend to.
+        // The first position has a single edge. It stays, since there is nothing else to attend to.
         Change::KnockOut if pos > 0 => row[chosen].fill(f32::NEG_INFINITY),
         Change::Force(weight) => {
             let old = row[chosen.clone()].first().copied().unwrap_or(0.0);
             let rest = row.iter().sum::<f32>() - old;
-            // A query that saw nothing else has nothing to share the rest among.
+            // The query sees no other key, so that no edge can take the rest.
             let factor = if rest > 1e-9 { (1.0 - weight) / rest } else { 0.0 };
             row.iter_mut().for_each(|x| *x *= factor);
             row[chosen].fill(*weight);

@@ -14,22 +14,22 @@ use crate::model::config::{ModelConfig, NormPlacement, Parallel, Positions, QkNo
 use crate::model::weights::{Attention, Linear, Mlp, Norm};
 use crate::progress::Progress;
 
-/// What a backward pass treats as constant, so that the rest becomes linear.
+/// The parts that a backward pass treats as constants, so that the rest becomes linear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Freeze {
-    /// Attention patterns.
+    /// The attention patterns.
     pub patterns: bool,
-    /// What norms divide by (q/k norms included).
+    /// The divisors of norms (those of q and k too).
     pub norms: bool,
     /// The MLP's gate: act(pre) of gated MLPs, act(pre)/pre of plain ones.
     pub gates: bool,
 }
 
 impl Freeze {
-    /// Everything that attribution graphs freeze.
+    /// Freezes everything that attribution graphs freeze.
     pub const ALL: Self = Self { patterns: true, norms: true, gates: true };
 
-    /// Names of what is frozen, to be written on a result.
+    /// Returns the names of the frozen parts, to be written on a result.
     pub fn names(self) -> Vec<&'static str> {
         let all = [(self.patterns, "attention patterns"), (self.norms, "norm scales"), (self.gates, "MLP gates")];
         all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
@@ -45,7 +45,7 @@ struct Resumed {
     past: Option<Past>,
 }
 
-/// What a pass needs beyond the weights.
+/// The tables and settings that a pass needs beside the weights.
 pub struct Prepared {
     /// Rotary tables, one per distinct rotation; `tables[table_of[layer]]`.
     tables: Vec<rotary::Table>,
@@ -53,8 +53,8 @@ pub struct Prepared {
     attend: Vec<Attend>,
     freeze: Freeze,
     resumed: Option<Resumed>,
-    /// Heads are nodes of their own: keys and values that they share are repeated, one for each query head, before
-    /// hooks see them, and what a norm over several heads divides by is constant under differentiation.
+    /// Gives every query head a key and a value of its own: those that heads share are repeated before hooks see them.
+    /// The divisor of a norm over several heads is then constant under differentiation.
     apart: bool,
 }
 
@@ -84,22 +84,22 @@ impl Prepared {
         Self { tables, table_of, attend, freeze: Freeze::default(), resumed: None, apart: false }
     }
 
-    /// The same with parts held constant under differentiation.
+    /// Returns the same with parts held constant under differentiation.
     #[must_use]
     pub fn freezing(mut self, freeze: Freeze) -> Self {
         self.freeze = freeze;
         self
     }
 
-    /// With a key and a value of its own for every query head, and norms over several heads frozen, so that a
-    /// gradient can tell the heads apart.
+    /// Returns the same with a key and a value of its own for every query head, and with norms over several heads
+    /// frozen. A gradient then belongs to one head.
     #[must_use]
     pub fn heads_apart(mut self, apart: bool) -> Self {
         self.apart = apart;
         self
     }
 
-    /// For rows of many runs that lie one behind the other, out of what is prepared for all positions.
+    /// Returns what rows of many runs need that lie one behind the other, made out of what all positions need.
     #[must_use]
     pub fn resume(&self, segments: Vec<Segment>) -> Self {
         let positions: Vec<usize> = segments.iter().flat_map(|s| s.start..s.end()).collect();
@@ -114,7 +114,7 @@ impl Prepared {
         }
     }
 
-    /// Sets the keys and values that the resumed rows find before them in the layer that runs next.
+    /// Sets the keys and values before the resumed rows, for the layer that runs next.
     pub fn set_past(&mut self, past: Past) {
         if let Some(resumed) = &mut self.resumed {
             resumed.past = Some(past);
@@ -125,7 +125,7 @@ impl Prepared {
         &self.attend[layer]
     }
 
-    /// How a layer turns queries and keys by position.
+    /// Returns the rotary table of a layer, where it has one.
     pub fn rotation(&self, layer: usize) -> Option<&rotary::Table> {
         self.table_of[layer].and_then(|i| self.tables.get(i))
     }
@@ -426,7 +426,7 @@ impl Network<'_> {
         Ok(logits)
     }
 
-    /// All blocks: the last resid_post [batch, pos, d_model] of `ids` [batch, pos].
+    /// Runs all blocks on `ids` [batch, pos] and returns the last resid_post [batch, pos, d_model].
     ///
     /// # Errors
     /// An empty or over-long prompt, ids outside the vocabulary, or [`Error::Cancelled`].
@@ -435,7 +435,7 @@ impl Network<'_> {
         self.forward_prepared(ids, &Prepared::new(self.config, n), hooks, progress)
     }
 
-    /// As [`Self::forward`], with what the pass needs beyond the weights prepared by the caller.
+    /// As [`Self::forward`], with tables and settings that the caller has prepared.
     ///
     /// # Errors
     /// As [`Self::forward`].

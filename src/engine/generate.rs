@@ -1,4 +1,5 @@
-//! Text generation under edits, one token at a time with cached keys and values.
+//! Generates text under edits, one token at a time. Keys and values of earlier positions are cached, so that each step
+//! computes one position only.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::model::Model;
 use crate::model::config::Positions;
 use crate::progress::Progress;
 
-/// How the next token is chosen.
+/// The rules by which the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 always takes the most probable token.
@@ -38,8 +39,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// Settings that choose nothing.
+    /// The settings leave no token to choose.
     pub fn check(&self) -> Result<()> {
         if !self.temperature.is_finite() || self.temperature < 0.0 {
             return Err(Error::request(format!(
@@ -56,7 +59,7 @@ impl Sampling {
         Ok(())
     }
 
-    /// Chooses among one row of logits.
+    /// Chooses a token by one row of logits.
     fn choose(&self, logits: &[f32], random: &mut ChaCha8Rng) -> Result<usize> {
         let nothing =
             || Error::failed("the logits hold no number to choose a token by; an edit may have made them infinite");
@@ -99,11 +102,11 @@ pub struct Generated {
     pub prob: f32,
 }
 
-/// Continues `ids` by at most `limit` tokens under edits, until the end-of-sequence token or the end of the
-/// context; each token is handed to `each` as soon as it is chosen.
+/// Continues `ids` by at most `limit` tokens under edits. Stops at the end-of-sequence token and at the end of the
+/// context. Hands each token to `each` as soon as it is chosen.
 ///
 /// # Errors
-/// As a forward pass, impossible sampling settings, or [`Error::Cancelled`] (what was handed out stands).
+/// As a forward pass; impossible sampling settings; [`Error::Cancelled`] (tokens already handed out stay valid).
 pub fn generate(
     model: &Arc<Model>,
     ids: &[u32],

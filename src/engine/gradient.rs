@@ -1,7 +1,7 @@
-//! Gradients of a metric with respect to every site, from one backward pass.
+//! Computes the gradients of a metric with respect to every site, from one backward pass.
 //!
-//! A zero is added at each site as a variable of its own, so that the value of the run does not change and
-//! the variable's gradient is the site's. Weights are constants, so the pass costs about two plain ones.
+//! At each site a zero is added that is a variable of its own (a probe). It does not change the run, and its gradient
+//! is the gradient of the site. Weights are constants, so that the pass costs about as much as two plain ones.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -19,28 +19,29 @@ use crate::progress::Progress;
 /// Gradients of one metric at chosen sites.
 pub struct Gradients {
     values: BTreeMap<Site, Tensor>,
-    /// The metric itself.
+    /// The value of the metric.
     pub metric: f32,
-    /// What was held constant.
+    /// The parts that were held constant.
     pub frozen: Freeze,
 }
 
 impl Gradients {
-    /// The gradient at a site, shaped as the site's value, without the batch axis.
+    /// Returns the gradient at a site, in the shape of the site's value without the batch axis.
     ///
     /// # Errors
-    /// If it was not asked for.
+    /// The site was not asked for.
     pub fn get(&self, site: Site) -> Result<&Tensor> {
         self.values.get(&site).ok_or_else(|| Error::failed(format!("no gradient was computed at {site}")))
     }
 }
 
-/// Most memory that a backward pass may take.
+/// The most memory, in bytes, that a backward pass may take.
 const MEMORY: usize = 8 << 30;
 
-/// Bytes that the graph of a pass over `n` tokens holds, roughly: every operation keeps its result.
+/// Estimates the bytes that the graph of a pass over `n` tokens holds. Every operation keeps its result.
 fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
-    // Scores, mask, softmax's steps and their gradients; the probe of the pattern doubles two of them.
+    // Each head keeps scores, mask, the steps of the softmax, and their gradients. A probe of the pattern doubles two
+    // of them.
     let maps = if freeze.patterns { 3 } else { 8 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
     let rows = 24 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
     4 * config.n_layers * n * (maps * config.n_heads * n + rows)
@@ -49,10 +50,10 @@ fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze)
 struct Probe<'a> {
     kinds: HashSet<SiteKind>,
     variables: BTreeMap<Site, Var>,
-    /// Kinds whose values are wanted as well.
+    /// The kinds whose values are kept as well.
     keep: &'a [SiteKind],
     values: BTreeMap<Site, Tensor>,
-    /// Stands in for the embedding.
+    /// The value that replaces the embedding.
     embedding: Option<&'a Tensor>,
 }
 
@@ -79,23 +80,23 @@ impl Hooks for Probe<'_> {
     }
 }
 
-/// What to differentiate, and along which runs.
+/// The runs along which is differentiated, and the sites.
 #[derive(Clone, Copy)]
 pub struct Along<'a> {
     pub network: Network<'a>,
     pub ids: &'a [u32],
-    /// Token embeddings [run, pos, d_model] to run instead of the prompt's own.
+    /// Token embeddings [run, pos, d_model] that replace those of the prompt.
     pub embeddings: Option<&'a Tensor>,
     pub kinds: &'a [SiteKind],
-    /// Kinds whose values are to be kept besides.
+    /// The kinds whose values are kept as well.
     pub keep: &'a [SiteKind],
     pub freeze: Freeze,
-    /// Heads as nodes of their own, see [`Prepared::heads_apart`].
+    /// Gives every query head a key and a value of its own, see [`Prepared::heads_apart`].
     pub heads_apart: bool,
     pub pos: usize,
 }
 
-/// Gradients and values of several runs at once, each with the batch axis first.
+/// The gradients and values of several runs, each with the run's axis first.
 pub struct Passes {
     pub gradients: BTreeMap<Site, Tensor>,
     pub values: BTreeMap<Site, Tensor>,
@@ -113,7 +114,7 @@ impl Passes {
     }
 }
 
-/// Runs that fit a backward pass together.
+/// Returns the number of runs that fit a backward pass together.
 pub fn runs_at_once(along: &Along<'_>) -> usize {
     (MEMORY / bytes_for(along.network.config, along.ids.len(), along.kinds, along.freeze).max(1)).max(1)
 }
@@ -122,8 +123,8 @@ pub fn runs_at_once(along: &Along<'_>) -> usize {
 /// each run, with respect to all sites of the given kinds.
 ///
 /// # Errors
-/// A prompt whose graph would not fit in memory, a position outside the prompt, a metric that has no
-/// gradient, or [`Error::Cancelled`].
+/// The graph would not fit in memory, a position lies outside the prompt, or the metric has no gradient;
+/// [`Error::Cancelled`].
 pub fn differentiate(
     along: &Along<'_>,
     metric: impl Fn(&Tensor) -> Result<Tensor>,
@@ -151,7 +152,7 @@ pub fn differentiate(
         values: BTreeMap::new(),
         embedding: along.embeddings,
     };
-    // Half of the work is the way back, which cannot be watched.
+    // Half of the work is the backward pass, whose progress cannot be watched.
     progress.expect(network.config.n_layers as u64);
     let values = {
         let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).heads_apart(along.heads_apart);
@@ -168,7 +169,7 @@ pub fn differentiate(
     for (site, variable) in probe.variables {
         let gradient = match store.get(variable.as_tensor()) {
             Some(g) => g.clone(),
-            // What nothing depends on, as the last layer's queries of other positions.
+            // The metric does not depend on some sites, as on the last layer's queries at other positions.
             None => variable.as_tensor().zeros_like()?,
         };
         gradients.insert(site, gradient);
@@ -181,7 +182,7 @@ pub fn differentiate(
 /// the run that `trace` is, with respect to all sites of the given kinds.
 ///
 /// # Errors
-/// An edited run, and as [`differentiate`].
+/// The run is an edited one; as [`differentiate`].
 pub fn gradients(
     trace: &Trace,
     kinds: &[SiteKind],

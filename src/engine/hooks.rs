@@ -1,4 +1,4 @@
-//! Watching and changing a forward pass while it runs.
+//! Hooks watch and change a forward pass while it runs.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -9,17 +9,17 @@ use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 
-/// Is shown the value of every site it wants, and may replace it. Values carry a leading batch axis.
+/// Sees the value of every site that it wants, and may replace it. Values have a leading batch axis.
 pub trait Hooks {
-    /// Whether [`Hooks::visit`] is to be called for this site. Some sites cost time or memory only when
-    /// somebody wants them.
+    /// Returns true for a site that [`Hooks::visit`] is to be called for. Some sites cost time or memory only when they
+    /// are wanted.
     fn wants(&self, site: Site) -> bool;
 
-    /// The value to go on with: the one given, or another of the same shape.
+    /// Returns the value that the pass goes on with: the given one, or another of the same shape.
     fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor>;
 }
 
-/// Wants nothing.
+/// A hook that wants no site.
 pub struct NoHooks;
 
 impl Hooks for NoHooks {
@@ -32,7 +32,7 @@ impl Hooks for NoHooks {
     }
 }
 
-/// Keeps the values of chosen sites.
+/// A hook that keeps the values of chosen sites.
 #[derive(Default)]
 pub struct Capture {
     wanted: HashSet<Site>,
@@ -44,7 +44,7 @@ impl Capture {
         Self { wanted: sites.into_iter().collect(), values: BTreeMap::new() }
     }
 
-    /// Every site of the given kinds that the model has.
+    /// Wants every site of the given kinds that the model has.
     pub fn kinds(config: &ModelConfig, kinds: &[SiteKind]) -> Self {
         Self::sites(Site::all(config).into_iter().filter(|s| kinds.contains(&s.kind)))
     }
@@ -53,10 +53,10 @@ impl Capture {
         Self::sites(Site::all(config))
     }
 
-    /// Sites by TransformerLens names with `*` and `?`.
+    /// Wants the sites that match TransformerLens names with `*` and `?`.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] if a pattern matches no site of the model.
+    /// [`Error::BadRequest`] where a pattern matches no site of the model.
     pub fn globs(config: &ModelConfig, patterns: &[String]) -> Result<Self> {
         let all = Site::all(config);
         let mut wanted = HashSet::new();
@@ -76,12 +76,12 @@ impl Capture {
         Ok(Self { wanted, values: BTreeMap::new() })
     }
 
-    /// Bytes that the wanted sites take for a prompt of `positions` tokens.
+    /// Returns the bytes that the wanted sites take for a prompt of `positions` tokens.
     pub fn bytes(&self, config: &ModelConfig, positions: usize) -> usize {
         self.wanted.iter().map(|s| 4 * s.shape(config, positions).iter().product::<usize>()).sum()
     }
 
-    /// The value of a site, without its batch axis.
+    /// Returns the value of a site, without its batch axis.
     pub fn get(&self, site: Site) -> Result<Tensor> {
         let value = self.values.get(&site).ok_or_else(|| Error::failed(format!("site {site} was not captured")))?;
         Ok(value.squeeze(0)?)
@@ -99,7 +99,7 @@ impl Hooks for Capture {
     }
 }
 
-/// Two hooks, the second of which sees what the first made of a value.
+/// Two hooks in turn. The second one sees the value that the first one returned.
 pub struct Chain<'a>(pub &'a mut dyn Hooks, pub &'a mut dyn Hooks);
 
 impl Hooks for Chain<'_> {

@@ -1,5 +1,5 @@
-//! From residual rows to statements about the next token, a slice of the vocabulary product at a time:
-//! the logits of all positions are never held together.
+//! Turns residual rows into facts about the next token: probabilities, ranks, entropy, loss. The product with the
+//! vocabulary is computed a slice at a time, so that the logits of all positions are never held together.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::Network;
 use crate::progress::Progress;
 
-/// Rows unembedded together: enough for an efficient product, few enough that the logits of a
+/// Number of rows that are unembedded together: enough for an efficient product, few enough that the logits of a
 /// 50,000-token vocabulary take 13 MB and a cancellation is quick.
 const ROWS: usize = 64;
 
@@ -22,7 +22,7 @@ pub struct Ranked {
     pub prob: f32,
 }
 
-/// What one row of logits says.
+/// The summary of one row of logits.
 #[derive(Clone, Debug)]
 pub struct RowSummary {
     /// ln Σ e^logit
@@ -31,7 +31,7 @@ pub struct RowSummary {
     pub entropy: f32,
     /// The most probable tokens, best first.
     pub top: Vec<Ranked>,
-    /// The asked-for tokens' logits and ranks (0 is the most probable).
+    /// Logit and rank of each token that was asked for; rank 0 is the most probable token.
     pub asked: Vec<(f32, usize)>,
 }
 
@@ -41,9 +41,9 @@ impl RowSummary {
     }
 }
 
-/// Summarises the logits of residual rows [n, d_model] (before the final norm): the `top` most probable
-/// tokens, and for row r the tokens `asked(r)`. `hooks` see the final norm. `progress` is stepped once a row; the caller says how many to
-/// expect.
+/// Summarises the logits of residual rows [n, d_model] (before the final norm): the `top` most probable tokens, and for
+/// row r the tokens `asked(r)`. `hooks` see the final norm. `progress` is stepped once for each row; the caller announces
+/// the steps.
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`].
@@ -57,7 +57,7 @@ pub fn summarise(
 ) -> Result<Vec<RowSummary>> {
     let (n, _) = resid.dims2()?;
     let mut all = Vec::with_capacity(n);
-    // All at once: hooks know their rows by place.
+    // The norm of all rows is computed at once, since hooks know a row by its place.
     let normalized = network.final_norm(&resid.unsqueeze(0)?, hooks)?.squeeze(0)?;
     for first in (0..n).step_by(ROWS) {
         progress.check()?;
@@ -121,7 +121,7 @@ pub fn row_summary(logits: &[f32], top: usize, asked: &[u32]) -> RowSummary {
     RowSummary { log_sum, entropy: (sum.ln() - weighted / sum).max(0.0), top, asked }
 }
 
-/// Indices of the `k` largest values, largest first; ties by index.
+/// Returns the indices of the `k` largest values, largest first. Equal values are ordered by index.
 pub fn largest_indices(values: &[f32], k: usize) -> Vec<usize> {
     let mut best: Vec<usize> = Vec::with_capacity(k + 1);
     if k == 0 {

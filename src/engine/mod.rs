@@ -1,4 +1,5 @@
-//! HOW a model runs: sites, hooks, the forward pass, and what it leaves behind.
+//! Runs a model: named sites, hooks that watch and change them, the forward pass, edits, gradients, and what a run
+//! leaves behind.
 
 pub mod dictionaries;
 pub mod edit;

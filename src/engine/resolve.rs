@@ -1,4 +1,5 @@
-//! Edits become numbers: which rows and columns of a site's value change, and to what.
+//! Resolves edits: turns their names into numbers, against the runs that they take values from. A resolved edit says
+//! which rows and columns of a site's value change, and to what.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,10 +14,10 @@ use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
 
-/// For each position of one prompt, the position of the other that plays its part.
+/// For each position of one prompt, its counterpart in the other; `None` where it has none.
 pub type Alignment = Vec<Option<usize>>;
 
-/// Values of one site in one run, [pos, width] row-major; [head, dest, src] for patterns and scores.
+/// The values of one site in one run: [pos, width], row-major, and [head, dest, src] for patterns and scores.
 #[derive(Debug)]
 pub struct Values {
     pub width: usize,
@@ -35,11 +36,11 @@ pub struct Sources<'a> {
     pub base: &'a Trace,
     pub base_is: Which,
     pub other: Option<&'a Trace>,
-    /// For each position of the base, that of the other run.
+    /// For each position of the base run, its counterpart in the other run.
     pub alignment: Alignment,
-    /// Runs over whose positions a mean is taken; the base itself where there are none.
+    /// The runs over whose positions a mean is taken; the base run itself where there are none.
     pub reference: &'a [Arc<Trace>],
-    /// Where edits of features find their dictionaries.
+    /// Finds the dictionaries that edits of features name.
     pub dictionaries: &'a dyn Dictionaries,
     cache: RefCell<HashMap<(Site, Kept), Arc<Values>>>,
 }
@@ -47,14 +48,14 @@ pub struct Sources<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kept {
     Base,
-    /// The other run's, in the base's positions.
+    /// Values of the other run, moved to the base run's positions.
     Other,
     Difference,
     Mean,
 }
 
 impl<'a> Sources<'a> {
-    /// Edits of one run by itself.
+    /// Returns the sources of edits of one run by itself.
     pub fn alone(base: &'a Trace) -> Self {
         Self {
             base,
@@ -67,7 +68,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Edits of `base` that take values from `other`.
+    /// Returns the sources of edits of `base` that take values from `other`.
     pub fn pair(base: &'a Trace, base_is: Which, other: &'a Trace, alignment: Alignment) -> Self {
         Self { base_is, other: Some(other), alignment, ..Self::alone(base) }
     }
@@ -93,13 +94,13 @@ impl<'a> Sources<'a> {
         Ok(made)
     }
 
-    /// The base run's value at a site.
+    /// Returns the base run's value at a site.
     pub fn base_values(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Base, || flat(self.base, site))
     }
 
-    /// The other run's value in the base's positions; zero where a position has no counterpart, which
-    /// [`Self::copied`] leaves out or refuses beforehand.
+    /// Returns the other run's value, moved to the base run's positions. It is zero where a position has no
+    /// counterpart; [`Self::copied`] leaves such positions out or refuses them.
     fn other_values(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Other, || {
             let other = self.other_run()?;
@@ -131,8 +132,8 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// The positions that values of the other run are copied to: over all positions, those without a counterpart
-    /// keep their own value; one that was named is refused.
+    /// Returns the positions that values of the other run are copied to. Where an edit means all positions, those
+    /// without a counterpart keep their own value. Where it names a position without one, that is an error.
     fn copied(&self, edit: &Edit, mut positions: Vec<usize>) -> Result<Vec<usize>> {
         self.other_run()?;
         if !matches!(edit.positions, Positions::At(_)) {
@@ -150,7 +151,7 @@ impl<'a> Sources<'a> {
         Ok(positions)
     }
 
-    /// clean − corrupted in the base's positions.
+    /// Returns clean − corrupted, at the base run's positions.
     pub fn difference(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Difference, || {
             let (base, other) = (self.base_values(site)?, self.other_values(site)?);
@@ -160,7 +161,7 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// One row: the mean over all positions of the reference.
+    /// Returns one row, the mean over all positions of the reference runs.
     fn mean(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Mean, || {
             let own = [self.base];
@@ -195,12 +196,12 @@ fn flat(trace: &Trace, site: Site) -> Result<Values> {
     Ok(Values { width, values: value.flatten_all()?.to_vec1()? })
 }
 
-/// Absolute positions that an operation changes.
+/// The absolute positions that an operation changes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rows {
-    /// From the first position on, prompt and what is generated after it.
+    /// All positions from this one on, of the prompt and of what is generated after it.
     All,
-    /// Sorted.
+    /// These positions, sorted.
     At(Arc<Vec<usize>>),
     From(usize),
     Before(usize),
@@ -215,7 +216,7 @@ impl Rows {
         }
     }
 
-    /// Those inside `range`.
+    /// Returns the positions inside `range`.
     pub fn inside(&self, range: Range<usize>) -> Box<dyn Iterator<Item = usize> + '_> {
         match self {
             Self::All => Box::new(range),
@@ -226,7 +227,7 @@ impl Rows {
     }
 }
 
-/// What an operation does to the chosen columns of a row.
+/// The change that an operation makes to the chosen columns of a row.
 #[derive(Clone, Debug)]
 pub enum Change {
     Set(f32),
@@ -239,15 +240,15 @@ pub enum Change {
     Add(Arc<Vec<f32>>),
     /// Adds `factor` times the row of the same position.
     AddRows(Arc<Values>, f32),
-    /// Takes the part along a unit vector away.
+    /// Removes the part along a unit vector.
     Project(Arc<Vec<f32>>),
     /// Turns the part along the first unit vector into the second.
     Swap(Arc<Vec<f32>>, Arc<Vec<f32>>),
     /// Changes a feature's activation.
     Feature(Arc<dyn FeatureRows>),
-    /// Scores: −∞.
+    /// Sets scores to −∞.
     KnockOut,
-    /// Pattern: this weight, the rest of the row rescaled.
+    /// Sets a weight of a pattern and rescales the rest of the row.
     Force(f32),
 }
 
@@ -256,7 +257,7 @@ pub enum Change {
 pub struct Op {
     pub site: Site,
     pub rows: Rows,
-    /// Columns of a row [pos, ..]; for edges the whole range of heads × sources, see `head` and `src`.
+    /// The columns of a row [pos, ..]. For edges it is the whole range of heads × sources, see `head` and `src`.
     pub columns: Range<usize>,
     pub head: Option<usize>,
     pub src: Option<usize>,
@@ -264,9 +265,9 @@ pub struct Op {
 }
 
 impl Op {
-    /// First layer whose computation it changes or has to see: `n_layers` for the final norm.
+    /// Returns the first layer whose computation the operation changes or has to see; `n_layers` for the final norm.
     pub fn start_layer(&self, n_layers: usize) -> usize {
-        // A feature of an earlier layer is read there.
+        // A feature may read at an earlier layer than it writes.
         if let Change::Feature(f) = &self.change
             && let Some(site) = f.reads_elsewhere()
         {
@@ -279,8 +280,8 @@ impl Op {
         }
     }
 
-    /// Drops rows whose new values are bit for bit the old ones. What is left may be nothing: then the
-    /// edit provably changes nothing.
+    /// Drops the rows whose new values equal the old ones bit for bit. Where no row is left, the edit provably changes
+    /// nothing.
     pub fn without_identical(mut self, sources: &Sources<'_>) -> Result<Self> {
         let Change::Rows(new) = &self.change else { return Ok(self) };
         let old = sources.base_values(self.site)?;
@@ -307,7 +308,7 @@ impl Op {
     }
 }
 
-/// Columns of a site's row that an edit changes.
+/// Returns the columns of a site's row that an edit changes.
 fn columns(edit: &Edit, sources: &Sources<'_>) -> Result<Range<usize>> {
     let config = &sources.base.model.config;
     let shape = edit.site.shape(config, 1);
@@ -325,10 +326,10 @@ fn columns(edit: &Edit, sources: &Sources<'_>) -> Result<Range<usize>> {
     }
 }
 
-/// Resolves one edit, which [`Edit::check`] must have passed.
+/// Resolves one edit. [`Edit::check`] must have accepted it.
 ///
 /// # Errors
-/// Values that are to be copied but do not exist: no other prompt, no counterpart of a position.
+/// A value to be copied does not exist: there is no other prompt, or a position has no counterpart.
 pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
     let n = sources.base.len();
     edit.check(&sources.base.model.config, n)?;
@@ -395,7 +396,7 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
     Ok(Op { site, rows: rows_out, columns, head: edit.head, src: edit.src, change })
 }
 
-/// A direction that is the same at all positions, of the length that the edit changes.
+/// Returns a direction that is the same at all positions, as long as the columns that the edit changes.
 fn constant(direction: &Direction, edit: &Edit, width: usize, sources: &Sources<'_>) -> Result<Vec<f32>> {
     let vector = match direction {
         Direction::Vector(vector) | Direction::Concept { vector, .. } => vector.clone(),
@@ -417,7 +418,7 @@ fn constant(direction: &Direction, edit: &Edit, width: usize, sources: &Sources<
     Ok(vector)
 }
 
-/// The same at length 1; nothing stays nothing.
+/// Scales a vector to length 1. A vector of zeros stays as it is.
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
     let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
     if length > 0.0 {
@@ -426,7 +427,7 @@ fn unit(mut v: Vec<f32>) -> Vec<f32> {
     v
 }
 
-/// The active edits of a stack, in order.
+/// Resolves the active edits of a stack, in order.
 ///
 /// # Errors
 /// As [`EditStack::check`] and [`resolve`].
@@ -435,7 +436,7 @@ pub fn resolve_stack(stack: &EditStack, sources: &Sources<'_>) -> Result<Vec<Op>
     stack.active().map(|e| resolve(e, sources)).collect()
 }
 
-/// A token's unembedding column, minus another's, at unit length; [d_model].
+/// Returns a token's unembedding column, minus that of another token, scaled to length 1; [d_model].
 pub fn unembedding(trace: &Trace, id: u32, minus: Option<u32>) -> Result<Vec<f32>> {
     let network = trace.model.network();
     network.check(&[id])?;

@@ -18,13 +18,13 @@ use super::trace::Trace;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-/// A base run with other edits.
+/// A variant of the base run: the same prompt under other edits.
 #[derive(Clone, Debug)]
 pub struct Variant {
     pub ops: Arc<Vec<Op>>,
-    /// First layer that has to be computed; `n_layers` for the final norm alone.
+    /// The first layer that has to be computed; `n_layers` for the final norm alone.
     pub layer: usize,
-    /// First position that has to be computed.
+    /// The first position that has to be computed.
     pub start: usize,
 }
 
@@ -38,7 +38,7 @@ impl Variant {
         Some(Self { ops: Arc::new(ops), layer, start })
     }
 
-    /// Rows × layers that it takes: the unit of cost.
+    /// Returns the number of rows × layers to compute, the unit of cost.
     pub fn row_layers(&self, base: &Trace) -> usize {
         (base.len() - self.start.min(base.len())) * (base.model.config.n_layers - self.layer).max(1)
     }
@@ -66,7 +66,7 @@ pub fn resume(
     if let Some(v) = variants.iter().find(|v| v.start > pos) {
         return Err(Error::failed(format!("a variant that starts at {} cannot change position {pos}", v.start)));
     }
-    // Early starters first, so that rows keep their places when others join behind them.
+    // Variants that start at an early layer come first, so that rows keep their places when others join behind them.
     let mut order: Vec<usize> = (0..variants.len()).collect();
     order.sort_by_key(|i| variants[*i].layer);
     let mut editor = Editor::new(variants.iter().map(|v| v.ops.clone()).collect());
@@ -130,7 +130,7 @@ pub fn resume(
         editor.place(*i, Segment { first: row, rows: 1, start: pos });
     }
     let normalized = network.final_norm(&rows.unsqueeze(0)?, &mut editor)?.squeeze(0)?;
-    // Back into the order that was asked for.
+    // The results go back into the order that was asked for.
     let mut place = vec![0u32; variants.len()];
     for (row, i) in members.iter().enumerate() {
         place[*i] = row as u32;
@@ -138,26 +138,27 @@ pub fn resume(
     Ok(normalized.index_select(&Tensor::from_vec(place, variants.len(), normalized.device())?, 0)?)
 }
 
-/// Rows that are held at a time at most: enough to keep the products at full speed.
+/// The most rows that are held at a time: enough to keep the products at full speed.
 const ROWS: usize = 1024;
 
 /// Operations of a layer between two chances to cancel: less than a tenth of a second on two cores.
 const OPERATIONS: usize = 8_000_000_000;
 
-/// Bytes of working memory that a row takes at its peak inside a block.
+/// Returns the bytes of working memory that a row takes at its peak inside a block.
 pub fn bytes_per_row(base: &Trace) -> usize {
     let c = &base.model.config;
     4 * (4 * c.d_model + 3 * c.d_mlp + 3 * c.n_heads * c.d_head + 4 * c.n_kv_heads * c.d_head)
 }
 
-/// Numbers in the matrices of one layer: half of its operations a row.
+/// Returns the number of weights in the matrices of one layer, which is half of its operations for each row.
 pub fn layer_weights(base: &Trace) -> usize {
     let c = &base.model.config;
     let mlp = c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
     c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head + mlp
 }
 
-/// Rows that fit one chunk of a sweep over `base`; a variant that edits patterns holds them as well.
+/// Returns the number of rows that fit one chunk of a sweep over `base`. A variant that edits patterns holds patterns
+/// too.
 pub fn rows_at_once(base: &Trace, edges: bool) -> usize {
     const MEMORY: usize = 512 << 20;
     let per_row = bytes_per_row(base) + if edges { 12 * base.model.config.n_heads * base.len() } else { 0 };

@@ -1,11 +1,12 @@
-//! A site: a named point in the forward pass. The one definition of its name, axes and shape, which
-//! captures, edits, the command line, files and views all use. Names are TransformerLens'.
+//! A site: a named point in the forward pass (a hook point), such as `blocks.5.attn.hook_z`. This file is the one
+//! definition of its name, axes and shape, used by captures, edits, the command line, files and views. Names are
+//! TransformerLens'.
 
 use std::fmt;
 
 use crate::model::config::{ModelConfig, Parallel};
 
-/// What kind of value a site holds. Within a layer unless [`SiteKind::layered`] says otherwise.
+/// The kind of value that a site holds. Most kinds exist once in each layer (see [`SiteKind::layered`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum SiteKind {
     Embed,
@@ -48,7 +49,7 @@ pub enum Axis {
 }
 
 impl Axis {
-    /// The axis' name in JSON and tooltips.
+    /// Returns the axis' name in JSON and tooltips.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pos => "pos",
@@ -104,7 +105,7 @@ impl SiteKind {
         Self::LnFinalNormalized,
     ];
 
-    /// Its hook's name, without the layer.
+    /// Returns the name of the hook, without the layer.
     pub fn hook(self) -> &'static str {
         match self {
             Self::Embed => "hook_embed",
@@ -133,7 +134,7 @@ impl SiteKind {
         }
     }
 
-    /// The newer spelling of a hook that TransformerLens also accepts.
+    /// Returns the newer spelling of a hook that TransformerLens also accepts.
     fn alias(self) -> Option<&'static str> {
         match self {
             Self::ResidPre => Some("hook_in"),
@@ -158,7 +159,7 @@ impl SiteKind {
         }
     }
 
-    /// Whether a model of this config has such a site.
+    /// True where a model of this config has such a site.
     pub fn exists(self, config: &ModelConfig) -> bool {
         match self {
             Self::ResidMid => config.has_mlp() && config.parallel == Parallel::Sequential,
@@ -176,7 +177,7 @@ impl SiteKind {
     }
 }
 
-/// A kind at a layer; layer 0 for the kinds outside layers.
+/// A kind at a layer. Kinds outside the layers have layer 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
     pub layer: usize,
@@ -188,7 +189,7 @@ impl Site {
         Self { layer, kind }
     }
 
-    /// All sites of a model, in the order of the forward pass.
+    /// Returns all sites of a model, in the order of the forward pass.
     pub fn all(config: &ModelConfig) -> Vec<Self> {
         let kinds = || SiteKind::ALL.into_iter().filter(|k| k.exists(config));
         let outer = |last: bool| kinds().filter(move |k| !k.layered() && (*k != SiteKind::Embed) == last);
@@ -199,7 +200,7 @@ impl Site {
             .collect()
     }
 
-    /// By its full name, aliases included.
+    /// Reads a full name, or an alias of one.
     pub fn parse(name: &str) -> Option<Self> {
         let (layer, hook) = match name.strip_prefix("blocks.") {
             Some(rest) => {
@@ -212,7 +213,7 @@ impl Site {
         (kind.layered() == layer.is_some()).then(|| Self::new(kind, layer.unwrap_or(0)))
     }
 
-    /// Spelling with the newer alias, where there is one.
+    /// Returns the spelling with the newer alias, where there is one.
     pub fn alias(self) -> Option<String> {
         self.kind.alias().map(|hook| format!("blocks.{}.{hook}", self.layer))
     }

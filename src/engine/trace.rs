@@ -1,6 +1,6 @@
-//! What a run leaves behind for the analyses: the residual stream, keys and queries, and the sites that
-//! views read. Attention patterns are recomputed per layer or head from q and k, never stored: at a few
-//! thousand tokens they would outgrow everything else.
+//! A trace: what a run leaves behind for the analyses. It keeps the residual stream, keys and queries, and the sites
+//! that views read. Attention patterns are computed again from q and k for each layer or head, and never stored: at a
+//! few thousand tokens they would outgrow everything else.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,10 +19,10 @@ use crate::model::Model;
 use crate::model::config::Positions;
 use crate::progress::Progress;
 
-/// Tokens kept in the ranking of each position.
+/// Number of tokens that the ranking of each position keeps.
 pub const TOP: usize = 10;
 
-/// One run of a model on one prompt. Cheap to share, never changed.
+/// One run of a model on one prompt. It is never changed, so that it can be shared.
 pub struct Trace {
     pub model: Arc<Model>,
     pub ids: Vec<u32>,
@@ -31,7 +31,7 @@ pub struct Trace {
     pub resid_final: Tensor,
     /// The most probable next tokens after each position.
     pub next: Vec<Vec<Ranked>>,
-    /// Surprise of each token given those before it, nats; `None` for the first.
+    /// Surprise of each token given those before it, −ln p in nats; `None` for the first token.
     pub loss: Vec<Option<f32>>,
     /// Entropy of the prediction after each position, nats.
     pub entropy: Vec<f32>,
@@ -43,7 +43,7 @@ pub struct Trace {
 crate::identity!(Trace);
 
 impl Trace {
-    /// What every view can ask of a trace, and what a run can be resumed from.
+    /// The kinds that a trace keeps: those that views read, and those that a run can be resumed from.
     const KEPT: [SiteKind; 13] = [
         SiteKind::Embed,
         SiteKind::ResidPre,
@@ -64,7 +64,7 @@ impl Trace {
         Capture::kinds(&model.config, &Self::KEPT)
     }
 
-    /// Bytes that a trace of `positions` tokens will take.
+    /// Returns the bytes that a trace of `positions` tokens will take.
     pub fn bytes_for(model: &Model, positions: usize) -> usize {
         Self::capture_for(model).bytes(&model.config, positions)
     }
@@ -92,7 +92,7 @@ impl Trace {
             )));
         }
         let edges = edits.iter().any(|op| matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores));
-        // Scores, pattern and the copies that editing makes of them.
+        // Edited layers hold scores, pattern and the copies that editing makes of them.
         let maps = 16 * model.config.n_heads * ids.len() * ids.len();
         if edges && maps > 8 << 30 {
             return Err(Error::request(format!(
@@ -103,7 +103,7 @@ impl Trace {
         }
         let mut capture = Self::capture_for(model);
         let network = model.network();
-        // The forward pass counts a step a layer, the logits one a position.
+        // The forward pass counts one step for each layer, the logits one for each position.
         progress.expect(ids.len() as u64);
         let mut editor = Editor::single(edits.clone(), 0, ids.len());
         let resid_final = network.forward(&[&ids], &mut Chain(&mut editor, &mut capture), progress)?.squeeze(0)?;
@@ -132,30 +132,30 @@ impl Trace {
         self.ids.is_empty()
     }
 
-    /// Mean surprise over all tokens but the first, nats; `None` for a single token.
+    /// Returns the mean surprise over all tokens but the first, in nats (the loss); `None` for a single token.
     pub fn mean_loss(&self) -> Option<f32> {
         let known: Vec<f32> = self.loss.iter().copied().flatten().collect();
         (!known.is_empty()).then(|| known.iter().sum::<f32>() / known.len() as f32)
     }
 
-    /// A site's value, without the batch axis.
+    /// Returns a site's value, without the batch axis.
     ///
     /// # Errors
-    /// If the trace does not keep it.
+    /// The trace does not keep this site.
     pub fn get(&self, kind: SiteKind, layer: usize) -> Result<Tensor> {
         self.capture.get(Site::new(kind, layer))
     }
 
-    /// The edits that the run was made under.
+    /// Returns the edits that the run was made under.
     pub fn edits(&self) -> &Arc<Vec<Op>> {
         &self.edits
     }
 
-    /// A site's value without the batch axis, computed again from the residual stream where the trace does not
-    /// keep it.
+    /// Returns a site's value without the batch axis. Where the trace does not keep it, it is computed again from the
+    /// residual stream.
     ///
     /// # Errors
-    /// A site that the model does not have.
+    /// The model does not have this site.
     pub fn value(&self, site: Site) -> Result<Tensor> {
         if let Ok(value) = self.capture.get(site) {
             return Ok(value);
@@ -174,8 +174,8 @@ impl Trace {
             if matches!(site.kind, SiteKind::Pattern | SiteKind::AttnScores) {
                 self.afford("the attention patterns", 8 * c.n_heads * self.len() * self.len())?;
             }
-            // The stored value already carries the edits of resid_pre; what overwrites it again would be lost on
-            // edits that add, so those are hidden from the second pass.
+            // The stored resid_pre has its edits already. An edit that adds would be applied twice, so that edits of
+            // resid_pre are hidden from the second pass.
             let mut hooks = Without { site: Site::new(SiteKind::ResidPre, site.layer), inner: &mut hooks };
             let resid = self.get(SiteKind::ResidPre, site.layer)?.unsqueeze(0)?;
             self.model.network().block(site.layer, resid, &Prepared::new(c, self.len()), &mut hooks)?;
@@ -185,20 +185,20 @@ impl Trace {
         capture.get(site)
     }
 
-    /// Keys (as attention uses them) and values of a layer, for runs that resume from this one.
+    /// Returns the keys (as attention uses them) and values of a layer, for runs that resume from this one.
     pub fn past(&self, layer: usize) -> Result<Past> {
         let (_, k) = self.queries_and_keys(layer)?;
         Ok(Past { keys: k.squeeze(0)?, values: self.get(SiteKind::V, layer)? })
     }
 
-    /// Whether the run's patterns were edited in a layer.
+    /// True where the run's patterns were edited in a layer.
     fn edits_patterns(&self, layer: usize) -> bool {
         self.edits
             .iter()
             .any(|op| op.site.layer == layer && matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores))
     }
 
-    /// Refuses what would take more memory than a workstation has to spare.
+    /// Refuses patterns that would take more memory than a workstation has to spare.
     fn afford(&self, what: &str, bytes: usize) -> Result<()> {
         const MOST: usize = 8 << 30;
         if bytes <= MOST {
@@ -211,22 +211,22 @@ impl Trace {
         )))
     }
 
-    /// All attention patterns of a layer, [head, dest, src].
+    /// Returns all attention patterns of a layer, [head, dest, src].
     ///
     /// # Errors
-    /// If they would take too much memory.
+    /// They would take too much memory.
     pub fn pattern(&self, layer: usize) -> Result<Tensor> {
         if self.edits_patterns(layer) {
             return self.value(Site::new(SiteKind::Pattern, layer));
         }
-        // Twice: readers copy them.
+        // The size counts twice, since readers copy the patterns.
         self.afford("the attention patterns", 8 * self.model.config.n_heads * self.len() * self.len())?;
         let (q, k) = self.queries_and_keys(layer)?;
         let prepared = Prepared::new(&self.model.config, 0);
         Ok(prepared.attend(layer).pattern(&q, &k)?.squeeze(0)?)
     }
 
-    /// One head's attention pattern, [dest, src].
+    /// Returns one head's attention pattern, [dest, src].
     pub fn head_pattern(&self, layer: usize, head: usize) -> Result<Tensor> {
         let c = &self.model.config;
         if layer >= c.n_layers || head >= c.n_heads {
@@ -248,15 +248,15 @@ impl Trace {
         Ok(attend.pattern(&q, &k)?.squeeze(0)?.squeeze(0)?)
     }
 
-    /// q and k as attention uses them, [1, pos, head, d_head] and [1, pos, kv_head, d_head].
+    /// Returns q and k as attention uses them, [1, pos, head, d_head] and [1, pos, kv_head, d_head].
     fn queries_and_keys(&self, layer: usize) -> Result<(Tensor, Tensor)> {
         let rotary = matches!(self.model.config.positions, Positions::Rotary(_));
         let (q, k) = if rotary { (SiteKind::RotQ, SiteKind::RotK) } else { (SiteKind::Q, SiteKind::K) };
         Ok((self.get(q, layer)?.unsqueeze(0)?, self.get(k, layer)?.unsqueeze(0)?))
     }
 
-    /// The residual stream entering layer `layer`, or leaving the last one for `layer == n_layers`;
-    /// [pos, d_model].
+    /// Returns the residual stream before layer `layer`, or after the last one where `layer` is n_layers; [pos,
+    /// d_model].
     pub fn resid(&self, layer: usize) -> Result<Tensor> {
         if layer == self.model.config.n_layers {
             Ok(self.resid_final.clone())
@@ -265,13 +265,13 @@ impl Trace {
         }
     }
 
-    /// The final norm's divisor at each position, [pos, 1].
+    /// Returns the final norm's divisor at each position, [pos, 1].
     pub fn final_scale(&self) -> Result<Tensor> {
         let site = Site::new(SiteKind::LnFinalScale, 0);
         self.value(site)
     }
 
-    /// The final residual row at `pos` after the final norm, [1, d_model]: what the unembedding reads.
+    /// Returns the final residual row at `pos` after the final norm, [1, d_model]. The unembedding reads it.
     pub fn normalized(&self, pos: usize) -> Result<Tensor> {
         if pos >= self.len() {
             return Err(Error::request(format!(
@@ -285,13 +285,13 @@ impl Trace {
         Ok(self.model.network().final_norm(&row, &mut editor)?.squeeze(0)?)
     }
 
-    /// Text of the token at a position.
+    /// Returns the text of the token at a position.
     pub fn token_text(&self, pos: usize) -> String {
         self.ids.get(pos).map_or_else(String::new, |id| self.model.token_text(*id))
     }
 }
 
-/// Hides one site from other hooks.
+/// A hook that hides one site from other hooks.
 struct Without<'a> {
     site: Site,
     inner: &'a mut dyn Hooks,

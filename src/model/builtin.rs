@@ -1,15 +1,15 @@
-//! Models that ship inside the program. They are unpacked once into the user's cache folder and opened
-//! from there by the same loader as everyone's models.
+//! Models that ship inside the program. They are unpacked once into the user's cache folder, and opened from there by
+//! the same loader as every other model.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::files::{cache_folder, write_atomic};
 
-/// A model in `assets/`.
+/// A model out of the folder `assets/`.
 pub struct Builtin {
     pub name: &'static str,
-    /// What it is for, in one line.
+    /// Its purpose, in one line.
     pub purpose: &'static str,
     pub n_params: usize,
     pub license: &'static str,
@@ -75,7 +75,7 @@ pub const BUILTINS: &[Builtin] = &[
     },
 ];
 
-/// The name of the model that is opened when none is named.
+/// Returns the name of the model that is opened when none is named.
 pub fn default_name() -> Result<String> {
     BUILTINS
         .first()
@@ -88,17 +88,17 @@ pub fn by_name(name: &str) -> Option<&'static Builtin> {
 }
 
 impl Builtin {
-    /// The folder that holds the unpacked files.
+    /// Unpacks the files and returns their folder.
     pub fn unpack(&self) -> Result<PathBuf> {
         unpack(self.name, self.files)
     }
 }
 
-/// Puts files that ship inside the program into a folder of the user's cache, or of the temporary files where that
-/// cannot be written.
+/// Writes files that ship inside the program into a folder of the user's cache, or into a temporary folder where the
+/// cache cannot be written.
 ///
 /// # Errors
-/// If neither can be written.
+/// Neither folder can be written.
 pub fn unpack(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
     unpack_into(cache_folder(), name, files)
         .or_else(|_| unpack_into(std::env::temp_dir().join("circuitscope"), name, files))
@@ -109,7 +109,7 @@ fn unpack_into(base: PathBuf, name: &str, files: &[(&str, &[u8])]) -> Result<Pat
     std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
     for (name, bytes) in files {
         let path = folder.join(name);
-        // Comparing costs a few milliseconds and makes an upgrade or a damaged copy heal itself.
+        // Comparing costs a few milliseconds. It replaces files of an older version, and damaged ones.
         if std::fs::read(&path).is_ok_and(|old| old == *bytes) {
             continue;
         }

@@ -1,8 +1,9 @@
-//! The one canonical decoder block, as options. A family file maps a config onto this.
+//! The one decoder block that the engine computes, as options: norms, positions, attention, MLP, caps. A family's file
+//! maps a Hugging Face config onto these options.
 
 use serde::Serialize;
 
-/// What a model is: shapes and the options of its block.
+/// The shapes of a model and the options of its block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
     pub name: String,
@@ -16,7 +17,7 @@ pub struct ModelConfig {
     /// Width of the MLP; 0 for attention-only models.
     pub d_mlp: usize,
     pub d_vocab: usize,
-    /// Longest prompt the model was made for, in tokens.
+    /// The longest prompt that the model was made for, in tokens.
     pub n_ctx: usize,
     pub norm: NormKind,
     pub norm_placement: NormPlacement,
@@ -47,24 +48,24 @@ pub enum NormKind {
     Layer { eps: f32 },
 }
 
-/// Where a block normalises.
+/// The places where a block normalises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum NormPlacement {
-    /// Before attention and before the MLP.
+    /// The inputs of attention and MLP.
     Pre,
-    /// Their outputs only, before they join the residual stream (OLMo 2).
+    /// The outputs of attention and MLP, before they are added to the residual stream (OLMo 2).
     Post,
-    /// Both (Gemma 2 and 3).
+    /// Inputs and outputs (Gemma 2 and 3).
     Sandwich,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Parallel {
-    /// The MLP reads what attention wrote.
+    /// Attention first; the MLP reads the stream with attention's output.
     Sequential,
     /// Attention and MLP read the same residual stream through the same norm (GPT-J, Phi).
     SharedNorm,
-    /// The same residual stream, each through its own norm (GPT-NeoX).
+    /// Attention and MLP read the same residual stream, each through its own norm (GPT-NeoX).
     OwnNorms,
 }
 
@@ -73,9 +74,9 @@ pub enum Positions {
     None,
     /// A learned row for each position, added to the embedding.
     Learned,
-    /// Rotation of q and k; one entry per layer.
+    /// A rotation of q and k, one entry for each layer.
     Rotary(Vec<Rotary>),
-    /// A bias on the scores that falls linearly with distance, a slope a head (BLOOM).
+    /// A bias on the scores that falls linearly with distance, with one slope for each head (BLOOM).
     Alibi,
 }
 
@@ -112,7 +113,7 @@ pub enum RotaryScaling {
 }
 
 impl Rotary {
-    /// Turning speed of each pair, radians per position; length dims/2.
+    /// The turning speed of each pair, in radians for each position; length dims/2.
     pub fn frequencies(&self) -> Vec<f64> {
         (0..self.dims / 2)
             .map(|i| {
@@ -148,7 +149,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// By its name in a Hugging Face config.
+    /// Reads the name in a Hugging Face config.
     pub fn by_name(name: &str) -> Option<Self> {
         Some(match name {
             "silu" | "swish" => Self::Silu,
@@ -164,15 +165,15 @@ impl Activation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum QkNorm {
     None,
-    /// Each head's d_head values by themselves (Qwen 3, Gemma 3).
+    /// The d_head values of each head by themselves (Qwen 3, Gemma 3).
     PerHead,
-    /// All heads' values together (OLMo 2).
+    /// The values of all heads together (OLMo 2).
     FullWidth,
 }
 
 impl ModelConfig {
-    /// A sequential pre-norm decoder without positions, windows, caps or biases: the common ground
-    /// that a family changes where it differs. All layers alike.
+    /// Returns a sequential pre-norm decoder without positions, windows, caps or biases, with all layers alike. A
+    /// family changes the options in which it differs.
     pub fn plain(family: &str, shape: Shape, norm: NormKind) -> Self {
         let Shape { n_layers, n_heads, n_kv_heads, d_model, d_head, d_mlp, d_vocab, n_ctx } = shape;
         Self {
@@ -202,7 +203,7 @@ impl ModelConfig {
         }
     }
 
-    /// The KV head that query head `head` reads.
+    /// Returns the KV head that query head `head` reads.
     pub fn kv_head(&self, head: usize) -> usize {
         head * self.n_kv_heads / self.n_heads
     }
@@ -211,13 +212,13 @@ impl ModelConfig {
         self.d_mlp > 0
     }
 
-    /// True where the final norm removes the mean, so that directions are read centred.
+    /// True where the final norm subtracts the mean, so that a direction is read without its mean.
     pub fn centres(&self) -> bool {
         matches!(self.norm, NormKind::Layer { .. })
     }
 
-    /// ALiBi's slope for each head, as in BLOOM: powers of 2^(−8/n) for the largest power of two
-    /// n ≤ n_heads, then the odd powers of its half step.
+    /// Returns ALiBi's slope for each head, as in BLOOM: powers of 2^(−8/n) for the largest power of two n ≤ n_heads,
+    /// then the odd powers of its half step.
     pub fn alibi_slopes(&self) -> Option<Vec<f32>> {
         if self.positions != Positions::Alibi {
             return None;
@@ -231,7 +232,7 @@ impl ModelConfig {
     }
 }
 
-/// The sizes that every family states.
+/// The sizes that every family's config holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub n_layers: usize,

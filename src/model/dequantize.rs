@@ -1,6 +1,5 @@
-//! How a tensor's values are stored, and turning them into f32.
-//!
-//! Block layouts are GGML's; the arithmetic is candle's `k_quants`.
+//! Storage types of tensors, and how their values are turned into f32. The layouts of blocks are GGML's; candle's
+//! `k_quants` does the arithmetic.
 
 use candle_core::quantized::k_quants as k;
 use half::{bf16, f16};
@@ -24,7 +23,7 @@ pub enum Stored {
 }
 
 impl Stored {
-    /// All of them, with GGML's type numbers.
+    /// All storage types, with GGML's type numbers.
     pub const ALL: [(Self, u32); 13] = [
         (Self::F32, 0),
         (Self::F16, 1),
@@ -45,7 +44,7 @@ impl Stored {
         Self::ALL.iter().find(|(_, n)| *n == number).map(|(s, _)| *s)
     }
 
-    /// Values and bytes in one block.
+    /// Returns the numbers of values and bytes in one block.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
@@ -63,7 +62,7 @@ impl Stored {
         }
     }
 
-    /// Bytes that `values` values take; `None` if they are no whole number of blocks, or overflow.
+    /// Returns the bytes that `values` values take; `None` where they do not fill whole blocks, or overflow.
     pub fn bytes(self, values: usize) -> Option<usize> {
         let (per_block, size) = self.block();
         values.is_multiple_of(per_block).then(|| (values / per_block).checked_mul(size)).flatten()

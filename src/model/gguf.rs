@@ -1,7 +1,7 @@
-//! GGUF files: header, tensor index, and the Llama config hidden in the metadata.
+//! Reads GGUF files: the header, the index of tensors, and the config that the metadata holds.
 //!
-//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Every length is checked against
-//! the file before anything is allocated for it.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Every length is checked against the file before
+//! memory is allocated for it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -100,7 +100,7 @@ impl Reader<'_> {
         let mut b = vec![0u8; n as usize];
         self.input.read_exact(&mut b).map_err(|e| Error::read(self.path, e))?;
         self.at += n;
-        // Vocabularies may hold pieces of characters; they are kept as far as they go.
+        // A vocabulary may hold pieces of characters, which are no valid text. Such bytes become replacement characters.
         Ok(String::from_utf8(b).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 
@@ -147,7 +147,7 @@ impl Reader<'_> {
 }
 
 impl Gguf {
-    /// Reads and checks the header; no tensor data is touched.
+    /// Reads and checks the header. It reads no tensor data.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
         let len = file.metadata().map_err(|e| Error::read(path, e))?.len();
@@ -227,8 +227,8 @@ impl Gguf {
         self.metadata.get(key).and_then(Value::as_text)
     }
 
-    /// The config that the Hugging Face folder of the same model would have, and its tensors under
-    /// their Hugging Face names.
+    /// Returns the config that the Hugging Face folder of the same model would have, and the tensors under their
+    /// Hugging Face names.
     pub fn as_hugging_face(&self) -> Result<(Map<String, Json>, BTreeMap<String, Entry>)> {
         let arch =
             self.text("general.architecture").ok_or_else(|| self.malformed("it does not name its architecture"))?;
@@ -295,7 +295,7 @@ impl Gguf {
             [rows, cols] if cols as i64 == d_model && (1..=1 << 24).contains(&rows) => rows,
             _ => return Err(self.malformed(format!("tensor `token_embd.weight` has shape {:?}", d_vocab.shape))),
         };
-        // Fewer turned dimensions than a head has would be paired differently in the file.
+        // Where a head turns only a part of its dimensions, the file pairs them differently.
         if let Some(dims) = int("rope.dimension_count").filter(|n| *n != d_head) {
             return Err(refuse("llama.rope.dimension_count", format!("{dims} of {d_head}")));
         }
@@ -362,7 +362,7 @@ impl Gguf {
     }
 }
 
-/// `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
+/// Returns the Hugging Face name of a tensor: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
 fn hugging_face_name(name: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),

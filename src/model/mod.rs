@@ -1,4 +1,5 @@
-//! WHAT a model is: its config, weights and tokenizer, and opening one.
+//! A model: its config, its weights and its tokenizer; and how one is opened from a file, a folder or the built-in
+//! ones.
 
 pub mod builtin;
 pub mod config;
@@ -38,7 +39,7 @@ pub struct Model {
     pub config: ModelConfig,
     pub weights: Weights,
     pub tokenizer: Option<Tokenizer>,
-    /// What it was opened by: a path or a built-in name.
+    /// The path or the built-in name that it was opened by.
     pub spec: String,
     pub format: &'static str,
     pub n_params: usize,
@@ -52,12 +53,12 @@ impl Model {
     /// Opens a `.gguf` file, a Hugging Face folder, or a built-in model by its name.
     ///
     /// # Errors
-    /// One sentence that says what is wrong with the file, or with the request.
+    /// The file cannot be read or understood, or there is no such model.
     pub fn open(spec: &str) -> Result<Self> {
         Self::open_watched(spec, &Progress::new())
     }
 
-    /// [`Model::open`] with progress and cancellation.
+    /// As [`Model::open`], with progress and cancellation.
     pub fn open_watched(spec: &str, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
         let device = Device::Cpu;
@@ -97,7 +98,7 @@ impl Model {
         let file = gguf.file.try_clone().map_err(|e| Error::read(path, e))?;
         let store = Store::new(path, vec![file], entries, device, progress);
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        // The tokenizer is rebuilt while the weights are read.
+        // A second thread rebuilds the tokenizer while the weights are read.
         let d_vocab = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
         let (tokenizer, built) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| tokenizer_gguf::tokenizer(&gguf, d_vocab));
@@ -186,15 +187,15 @@ impl Model {
         }
     }
 
-    /// A model that no file holds, such as one in training; `spec` names it.
+    /// Makes a model that no file holds, such as one in training. `spec` names it.
     pub fn in_memory(config: ModelConfig, weights: Weights, tokenizer: Option<Tokenizer>, spec: &str) -> Self {
         Self::assemble(config, weights, tokenizer, spec, "memory")
     }
 
-    /// Tells models of the same name apart: a hash of some of all weights.
+    /// Returns a hash of some numbers of every weight. It tells models of the same name apart.
     ///
     /// # Errors
-    /// As copying from the device.
+    /// Copying from the device failed.
     pub fn fingerprint(&self) -> Result<u64> {
         if let Some(known) = self.fingerprint.get() {
             return Ok(*known);
@@ -210,15 +211,15 @@ impl Model {
         Network { config: &self.config, weights: &self.weights }
     }
 
-    /// Token ids of a text.
+    /// Returns the token ids of a text.
     ///
     /// # Errors
-    /// If the model has no tokenizer, or the text gives no token.
+    /// The model has no tokenizer, or the text gives no token.
     pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.encode(text, force_bos)
     }
 
-    /// Token ids of a text without anything before it.
+    /// Returns the token ids of a text, without a beginning-of-sequence token.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -226,15 +227,15 @@ impl Model {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.pieces(text)
     }
 
-    /// The token that a text begins with, if there is one.
+    /// Returns the token that is put before a text, where there is one.
     ///
     /// # Errors
-    /// A beginning-of-sequence token that is asked for and that the tokenizer does not name.
+    /// A beginning-of-sequence token is asked for and the tokenizer names none.
     pub fn start(&self, force_bos: bool) -> Result<Option<u32>> {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.start(force_bos)
     }
 
-    /// The id of a text that is one token; a number where the model has no tokenizer.
+    /// Returns the id of a text that is one token. Where the model has no tokenizer, the text is the id as a number.
     pub fn single_token(&self, text: &str) -> Result<u32> {
         match &self.tokenizer {
             Some(t) => t.single(text),
@@ -246,7 +247,7 @@ impl Model {
         }
     }
 
-    /// The token's text, or its id where there is no tokenizer.
+    /// Returns the token's text, or its id where there is no tokenizer.
     pub fn token_text(&self, id: u32) -> String {
         match &self.tokenizer {
             Some(t) => t.text(id),
@@ -254,13 +255,13 @@ impl Model {
         }
     }
 
-    /// Bytes of the weights as f32.
+    /// Returns the bytes of the weights as f32.
     pub fn weight_bytes(&self) -> usize {
         4 * self.n_params
     }
 }
 
-/// `tokenizer.json`, with the beginning-of-sequence habit of `tokenizer_config.json`.
+/// Reads `tokenizer.json`, and from `tokenizer_config.json` whether a beginning-of-sequence token is put before a text.
 fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> {
     let path: PathBuf = folder.join("tokenizer.json");
     if !path.is_file() {
@@ -268,10 +269,10 @@ fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> 
     }
     let unusable = |e: tokenizers::Error| Error::Tokenizer { path: path.clone(), what: e.to_string() };
     let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(unusable)?;
-    // A length saved with the tokenizer belongs to somebody's training run, not to the model.
+    // A saved truncation or padding length belongs to a training run, not to the model.
     inner.with_truncation(None).map_err(unusable)?;
     inner.with_padding(None);
-    // What the tokenizer's own post-processor puts before a text is what the model expects there.
+    // The model expects before a text the token that the tokenizer's own post-processor puts there.
     let with = inner.encode("a", true).map_err(unusable)?;
     let without = inner.encode("a", false).map_err(unusable)?;
     let first = with.get_ids().first().copied();

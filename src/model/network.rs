@@ -1,4 +1,4 @@
-//! What a pass through a model reads.
+//! The part of a model that a forward pass reads.
 
 use super::config::ModelConfig;
 use super::weights::Weights;

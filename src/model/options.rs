@@ -1,4 +1,5 @@
-//! Reading `config.json`: every option is either used, known to change nothing, or refused by name.
+//! Reads `config.json`. Every option is used, or known to change nothing, or refused by name: an unknown option could
+//! change the computation.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 use super::config::{Activation, Rotary, RotaryScaling, RotaryStyle};
 use crate::error::{Error, Result};
 
-/// Options that say nothing about how a forward pass is computed.
+/// Options that do not change the forward pass.
 const WITHOUT_EFFECT: &[&str] = &[
     "activation_dropout",
     "attention_softmax_in_fp32",
@@ -83,7 +84,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "seq_length",
 ];
 
-/// A config being read. Remembers what was asked for, so that the rest can be refused.
+/// A config that is being read. It remembers which options were asked for, so that the others can be refused.
 pub struct Options<'a> {
     family: &'a str,
     map: &'a Map<String, Value>,
@@ -104,15 +105,15 @@ impl<'a> Options<'a> {
         Error::UnsupportedOption { family: self.family.to_owned(), option: option.to_owned(), value: value.to_string() }
     }
 
-    /// The option, unless absent or null.
+    /// Returns the option, unless it is absent or null.
     pub fn raw(&self, option: &str) -> Option<&'a Value> {
         self.used.borrow_mut().insert(option.to_owned());
         self.map.get(option).filter(|v| !v.is_null())
     }
 
-    /// The first of several spellings of a size.
+    /// Returns a size by the first of several spellings.
     pub fn size_of(&self, options: &[&str]) -> Result<Option<usize>> {
-        // All spellings count as read: old configs carry several.
+        // All spellings count as read, since old configs hold several.
         for option in options {
             self.raw(option);
         }
@@ -133,7 +134,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// A number of layers: what is listed per layer must not be driven by a nonsense number.
+    /// Returns a number of layers. It is limited, since lists with one entry for each layer are made from it.
     pub fn layers(&self, option: &str) -> Result<usize> {
         match self.size(option)? {
             n if n <= 1024 => Ok(n),
@@ -173,7 +174,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Requires an option that changes the computation to have the only value that is implemented.
+    /// Requires that an option has the only value that is implemented.
     pub fn only(&self, option: &str, implemented: impl Into<Value>) -> Result<()> {
         match self.raw(option) {
             Some(v) if *v != implemented.into() => Err(self.refuse(option, v)),
@@ -181,7 +182,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// The activation function, by the first of several spellings of the option.
+    /// Returns the activation function, by the first of several spellings of the option.
     pub fn activation(&self, options: &[&str], default: &str) -> Result<Activation> {
         for option in options {
             self.raw(option);
@@ -194,8 +195,8 @@ impl<'a> Options<'a> {
         Activation::by_name(default).ok_or_else(|| self.refuse("activation", default))
     }
 
-    /// Rotary options for every layer: `rope_parameters` of newer configs, or `rope_theta`,
-    /// `rope_scaling` and `partial_rotary_factor` of older ones.
+    /// Returns the rotary options of every layer: from `rope_parameters` in newer configs, from `rope_theta`,
+    /// `rope_scaling` and `partial_rotary_factor` in older ones.
     pub fn rotary(&self, d_head: usize, style: RotaryStyle, default_share: f64) -> Result<Rotary> {
         let share = self.number_or("partial_rotary_factor", default_share)?;
         let base = self.number_or("rope_theta", 10_000.0)?;
@@ -213,7 +214,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// One rotary description object.
+    /// Reads one object that describes a rotation.
     pub fn rotary_from(
         &self,
         option: &str,
@@ -261,7 +262,7 @@ impl<'a> Options<'a> {
         Ok(Rotary { dims, base, style, scaling })
     }
 
-    /// Per layer, the sliding window: from `layer_types` where given, else by `default(layer)`.
+    /// Returns the sliding window of each layer: from `layer_types` where that is given, else from `default(layer)`.
     pub fn windows(&self, n_layers: usize, default: impl Fn(usize) -> bool) -> Result<Vec<Option<usize>>> {
         let window = self.size_of(&["sliding_window"])?;
         let enabled = self.flag_or("use_sliding_window", true)?;
@@ -287,7 +288,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Refuses whatever nobody asked for.
+    /// Refuses every option that was not asked for.
     pub fn finish(&self) -> Result<()> {
         let used = self.used.borrow();
         for (option, value) in self.map {

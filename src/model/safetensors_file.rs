@@ -1,4 +1,4 @@
-//! Safetensors files: one, or shards named by an index.
+//! Reads safetensors files: a single one, or shards that an index lists.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,7 +11,7 @@ use super::store::{Entry, read_exact_at};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "safetensors";
-/// The format's own limit on its header.
+/// The most bytes that the format allows a header.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// One tensor's entry in the header.
@@ -22,7 +22,7 @@ struct Info {
     data_offsets: (u64, u64),
 }
 
-/// The safetensors files of a model folder, in order: `model.safetensors`, the shards of
+/// Returns the safetensors files of a model folder, in order: `model.safetensors`, or the shards of
 /// `model.safetensors.index.json`, or a single file of any other name.
 pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
@@ -44,7 +44,7 @@ pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
         let mut names: Vec<String> = parsed.weight_map.into_values().collect();
         names.sort();
         names.dedup();
-        // A shard is a plain file name inside the folder; anything else could reach outside it.
+        // A shard must be a plain file name, since a path could lead out of the folder.
         if let Some(bad) = names.iter().find(|n| Path::new(n).file_name() != Some(n.as_ref())) {
             return Err(Error::Malformed {
                 path: index,
@@ -111,8 +111,8 @@ pub fn index(paths: &[PathBuf]) -> Result<(Vec<File>, BTreeMap<String, Entry>)> 
                 "F32" => Stored::F32,
                 "F16" => Stored::F16,
                 "BF16" => Stored::BF16,
-                // Masks and counters that old exports carry are no weights; a weight of such a type is
-                // then reported as missing.
+                // Old exports hold masks and counters, which are no weights. A weight of such a type is later reported
+                // as missing.
                 _ => continue,
             };
             let count = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));

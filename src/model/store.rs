@@ -1,9 +1,8 @@
-//! Named tensors in files: an index of where each lies, and reading them into f32.
+//! The named tensors of a model's files: an index of where each one lies, and reading them into f32.
 //!
-//! Tensors are read in strips of rows, converted and (for linear layers) transposed on all threads, so
-//! that memory beyond the result stays at a few MB. Positional reads are used rather than a memory map:
-//! every weight is converted or transposed once anyway, and a file that shrinks meanwhile is then an
-//! error rather than a dead process.
+//! Tensors are read in strips of rows, and converted and (for linear layers) transposed on all threads, so that memory
+//! beyond the result stays at a few MB. Files are read at positions and not mapped into memory: every weight is
+//! converted once anyway, and a file that shrinks meanwhile is then an error and not a crash.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +15,7 @@ use super::dequantize::{Stored, decode};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-/// Where one tensor lies.
+/// The place of one tensor in a file.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub file: usize,
@@ -24,8 +23,8 @@ pub struct Entry {
     /// Outermost axis first.
     pub shape: Vec<usize>,
     pub offset: u64,
-    /// GGUF keeps q and k rows interleaved for adjacent rotary pairs: the number of heads whose rows
-    /// are to be put back into halves.
+    /// GGUF stores the rows of q and k interleaved, for rotary pairs side by side. This is the number of heads whose
+    /// rows are put back into halves.
     pub interleaved_heads: Option<usize>,
 }
 
@@ -40,7 +39,7 @@ pub struct Store {
     progress: Progress,
 }
 
-/// Decoded bytes per strip: large enough to amortise a read, small enough for the second-level cache.
+/// Decoded bytes of a strip: large enough that reading is efficient, small enough for the second-level cache.
 const STRIP_VALUES: usize = 128 * 1024;
 
 impl Store {
@@ -55,7 +54,7 @@ impl Store {
         Self { root: root.to_owned(), family: String::new(), files, entries, device, progress: progress.clone() }
     }
 
-    /// Names the family that errors speak of.
+    /// Sets the family's name, for error messages.
     pub fn for_family(mut self, family: &str) -> Self {
         family.clone_into(&mut self.family);
         self
@@ -69,8 +68,8 @@ impl Store {
         &self.entries
     }
 
-    /// The first of `prefixes` under which `name` exists; models are saved with and without the outer
-    /// module's name.
+    /// Returns the first of `prefixes` under which `name` exists. Models are saved with and without the outer module's
+    /// name.
     pub fn prefix<'a>(&self, prefixes: &[&'a str], name: &str) -> &'a str {
         prefixes.iter().copied().find(|p| self.contains(&format!("{p}{name}"))).unwrap_or(prefixes[0])
     }
@@ -91,21 +90,21 @@ impl Store {
         Ok(entry)
     }
 
-    /// A vector [n].
+    /// Reads a vector [n].
     pub fn vector(&self, name: &str, n: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[n])?;
         let values = self.read_rows(name, entry, 1, n, false)?;
         Ok(Tensor::from_vec(values, n, &self.device)?)
     }
 
-    /// A matrix as it is stored, [rows, cols].
+    /// Reads a matrix as it is stored, [rows, cols].
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[rows, cols])?;
         let values = self.read_rows(name, entry, rows, cols, false)?;
         Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
     }
 
-    /// `count` slices of a tensor's outermost axis, one behind the other.
+    /// Reads `count` slices of a tensor's outermost axis, one behind the other.
     pub fn leading(&self, name: &str, shape: &[usize], from: usize, count: usize) -> Result<Vec<f32>> {
         let entry = self.entry(name, shape)?;
         let cols: usize = shape[1..].iter().product();
@@ -117,7 +116,7 @@ impl Store {
         self.read_rows(name, &entry, count, cols, false)
     }
 
-    /// The weight of a linear layer, stored [output, input], given as [input, output].
+    /// Reads the weight of a linear layer, which is stored as [output, input], and returns it as [input, output].
     pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[output, input])?;
         let values = self.read_rows(name, entry, output, input, true)?;
@@ -132,7 +131,7 @@ impl Store {
         })?;
         let mut out = vec![0f32; rows * cols];
         let target = Target(out.as_mut_ptr());
-        // Whole strips of 16 rows or more keep the transposed writes a cache line long.
+        // A strip has 16 rows or more, so that each transposed write fills a cache line.
         let strip = (STRIP_VALUES / cols.max(1)).clamp(16, 4096).min(rows.max(1));
         let file = &self.files[entry.file];
         (0..rows.div_ceil(strip)).into_par_iter().try_for_each(|s| -> Result<()> {
@@ -151,7 +150,7 @@ impl Store {
             }
             let mut values = vec![0f32; n * cols];
             decode(entry.stored, &bytes, &mut values);
-            // A sum of zeros, unless some value is NaN or infinite.
+            // 0 · v is 0 for every value but NaN and infinity, so that the sum finds those.
             if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
                 return Err(Error::NotFinite { name: name.to_owned() });
             }
@@ -180,8 +179,8 @@ impl Store {
     }
 }
 
-/// Where row `r` of a halves-ordered q or k weight lies in GGUF's interleaved order.
-/// Row (head, half s, index j) is stored at (head, j, s).
+/// Returns where row `r` of a q or k weight in halves order lies in GGUF's interleaved order. Row (head, half s, index
+/// j) is stored at (head, j, s).
 fn interleaved_row(r: usize, d_head: usize) -> usize {
     let (head, within) = (r / d_head, r % d_head);
     let (s, j) = (within / (d_head / 2), within % (d_head / 2));

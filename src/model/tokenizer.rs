@@ -1,4 +1,4 @@
-//! Text to token ids and back, and how a token is shown.
+//! A model's tokenizer: text to token ids and back, and the text by which a token is shown.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// bytes[id]; empty for ids the tokenizer does not know.
     bytes: Vec<Vec<u8>>,
-    /// Prepended where the model's own tokenizer does so.
+    /// The token that the model's own tokenizer puts before a text, where it does so.
     bos: Option<u32>,
-    /// Used for `--bos`.
+    /// The beginning-of-sequence token, for `--bos`.
     bos_id: Option<u32>,
-    /// Ends a generated text.
+    /// The token that ends a generated text.
     eos: Option<u32>,
 }
 
@@ -27,7 +27,7 @@ impl Tokenizer {
     /// Wraps a tokenizer and checks that its ids fit `d_vocab`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if some id lies outside the vocabulary.
+    /// [`Error::Tokenizer`] where an id lies outside the vocabulary.
     pub fn new(
         inner: tokenizers::Tokenizer,
         d_vocab: usize,
@@ -76,7 +76,7 @@ impl Tokenizer {
         Ok(Self { inner, bytes, bos, bos_id, eos: None })
     }
 
-    /// Names the token that ends a generated text.
+    /// Sets the token that ends a generated text.
     #[must_use]
     pub fn with_eos(mut self, eos: Option<u32>) -> Self {
         self.eos = eos.filter(|id| (*id as usize) < self.bytes.len());
@@ -87,14 +87,14 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Token ids of `text`; the model's own beginning-of-sequence token first if its tokenizer adds it,
-    /// or if `force_bos` asks for it.
+    /// Returns the token ids of `text`. The beginning-of-sequence token comes first where the model's own tokenizer
+    /// adds it, or `force_bos` asks for it.
     pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
         Ok(self.start(force_bos)?.into_iter().chain(self.pieces(text)?).collect())
     }
 
-    /// The token that a text begins with: the one that the tokenizer adds, or, if that is asked for, the
-    /// beginning-of-sequence token.
+    /// Returns the token that is put before a text: the one that the tokenizer adds, or the beginning-of-sequence token
+    /// where that is asked for.
     pub fn start(&self, force_bos: bool) -> Result<Option<u32>> {
         if !force_bos {
             return Ok(self.bos);
@@ -106,19 +106,19 @@ impl Tokenizer {
         })
     }
 
-    /// The beginning-of-sequence token, if the tokenizer names one.
+    /// Returns the beginning-of-sequence token, where the tokenizer names one.
     pub fn bos_token(&self) -> Option<u32> {
         self.bos_id.or(self.bos)
     }
 
-    /// Token ids of `text` alone.
+    /// Returns the token ids of `text` alone.
     pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode(text, false);
         let encoding = encoding.map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The id of `text`, which must be a single token, taken as given.
+    /// Returns the id of `text`, which must be a single token exactly as it is given.
     pub fn single(&self, text: &str) -> Result<u32> {
         let ids = self
             .inner
@@ -129,7 +129,7 @@ impl Tokenizer {
         {
             return Ok(*id);
         }
-        // Some tokenizers put a space before every text; what is meant is the token of just these bytes.
+        // Some tokenizers put a space before every text, but the token of exactly these bytes is meant.
         if let Some(id) = self.bytes.iter().position(|b| b == text.as_bytes()).filter(|_| !text.is_empty()) {
             return Ok(id as u32);
         }
@@ -138,13 +138,13 @@ impl Tokenizer {
         Err(Error::NotOneToken { text: text.to_owned(), pieces })
     }
 
-    /// The bytes that the token stands for; empty for an unknown id.
+    /// Returns the bytes that the token stands for; none for an unknown id.
     pub fn bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The token's text. Bytes that are no UTF-8 by themselves (pieces of a character) are written as
-    /// `\xE6`, so that no two tokens look alike.
+    /// Returns the token's text. Bytes that are no UTF-8 by themselves (pieces of a character) are written as `\xE6`,
+    /// so that no two tokens look alike.
     pub fn text(&self, id: u32) -> String {
         let mut out = String::new();
         for chunk in self.bytes(id).utf8_chunks() {
@@ -156,14 +156,14 @@ impl Tokenizer {
         out
     }
 
-    /// The text of a sequence; bytes of neighbouring tokens join into characters again.
+    /// Returns the text of a sequence. Bytes of neighbouring tokens join into characters again.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.bytes(*id).iter().copied()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-/// GPT-2's reversible map from bytes to printable characters: entry b is the character of byte b.
+/// Returns GPT-2's reversible map from bytes to printable characters: entry b is the character of byte b.
 pub fn byte_alphabet() -> Vec<char> {
     let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut next = 256;

@@ -1,8 +1,7 @@
-//! Rebuilding a tokenizer from a GGUF file's `tokenizer.ggml.*` metadata.
+//! Rebuilds a tokenizer from the `tokenizer.ggml.*` metadata of a GGUF file.
 //!
-//! `gpt2` vocabularies are byte-level BPE with a pre-tokenizer named by `tokenizer.ggml.pre`; `llama`
-//! vocabularies are SentencePiece BPE, whose merges follow from the scores as in transformers'
-//! `LlamaConverter`.
+//! A `gpt2` vocabulary is byte-level BPE, with a pre-tokenizer that `tokenizer.ggml.pre` names. A `llama` vocabulary is
+//! SentencePiece BPE, whose merges follow from the scores as in transformers' `LlamaConverter`.
 
 use serde_json::{Value as Json, json};
 
@@ -10,16 +9,16 @@ use super::gguf::{Gguf, Value};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// GGML token types that are matched whole before the text is split.
+/// The GGML token types that are matched as a whole, before the text is split.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// The pre-tokenizer names of Llama 3, whose vocabulary comes before its merges.
+/// The pre-tokenizers of Llama 3. A piece that is in the vocabulary is then taken whole, without merges.
 const LLAMA3_NAMES: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];
 
-/// The tokenizer of the file, or `None` if it carries none.
+/// Returns the tokenizer of the file, or `None` where it holds none.
 pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
     let Some(model) = gguf.text("tokenizer.ggml.model") else { return Ok(None) };
     let wrong = |what: String| Error::Tokenizer { path: gguf.path.clone(), what };
@@ -99,7 +98,7 @@ pub fn tokenizer(gguf: &Gguf, d_vocab: usize) -> Result<Option<Tokenizer>> {
     Ok(Some(tokenizer.with_eos(id("tokenizer.ggml.eos_token_id"))))
 }
 
-/// The pre-tokenizer of a `tokenizer.ggml.pre` name, as `tokenizer.json` writes it.
+/// Returns the pre-tokenizer of a `tokenizer.ggml.pre` name, as `tokenizer.json` writes it.
 fn pre_tokenizer(name: &str) -> Option<Json> {
     let byte_level =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
@@ -118,7 +117,8 @@ fn pre_tokenizer(name: &str) -> Option<Json> {
     })
 }
 
-/// Every split of a piece into two known pieces, best piece first; ties by the ids of the halves.
+/// Returns every split of a piece into two known pieces. The best piece comes first; equal ones are ordered by the ids
+/// of the halves.
 fn merges_from_scores(tokens: &[&str], scores: &[f64]) -> Vec<[String; 2]> {
     let ids: std::collections::HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (*t, i)).collect();
     let mut merges = Vec::new();

@@ -1,4 +1,4 @@
-//! The weights of the canonical block, and reading them by a family's names.
+//! The weights of the block, and how they are read under the names that a family gives them.
 
 use candle_core::Tensor;
 
@@ -6,21 +6,22 @@ use super::config::{ModelConfig, NormKind, Positions};
 use super::store::Store;
 use crate::error::Result;
 
-/// y = x · weight + bias, with weight [input, output] and bias [output].
+/// A linear layer: y = x · weight + bias, with weight [input, output] and bias [output].
 #[derive(Clone, Debug)]
 pub struct Linear {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
 }
 
-/// Gain and offset of a norm, each [d].
+/// The gain and the offset of a norm, each [d].
 #[derive(Clone, Debug)]
 pub struct Norm {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
 }
 
-/// q [d_model, n_heads · d_head]; k, v [d_model, n_kv_heads · d_head]; o [n_heads · d_head, d_model].
+/// The weights of attention: q [d_model, n_heads · d_head]; k, v [d_model, n_kv_heads · d_head]; o [n_heads · d_head,
+/// d_model].
 #[derive(Clone, Debug)]
 pub struct Attention {
     pub q: Linear,
@@ -31,7 +32,7 @@ pub struct Attention {
     pub k_norm: Option<Tensor>,
 }
 
-/// `input` and `gate` [d_model, d_mlp], `output` [d_mlp, d_model].
+/// The weights of the MLP: `input` and `gate` [d_model, d_mlp], `output` [d_mlp, d_model].
 #[derive(Clone, Debug)]
 pub struct Mlp {
     pub gate: Option<Linear>,
@@ -43,7 +44,7 @@ pub struct Mlp {
 pub struct Block {
     pub ln1: Option<Norm>,
     pub attn: Attention,
-    /// Normalises what attention adds to the residual stream.
+    /// The norm of attention's output, before it is added to the residual stream.
     pub ln1_post: Option<Norm>,
     pub ln2: Option<Norm>,
     pub mlp: Option<Mlp>,
@@ -52,7 +53,7 @@ pub struct Block {
 
 #[derive(Clone, Debug)]
 pub struct Weights {
-    /// [d_vocab, d_model]; `None` where it is the transposed unembedding, so that it is kept once.
+    /// [d_vocab, d_model]; `None` where it is the transposed unembedding, which is kept once.
     pub embed: Option<Tensor>,
     /// [n_ctx, d_model]
     pub pos_embed: Option<Tensor>,
@@ -66,7 +67,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Every tensor with its name; names are TransformerLens' where it has one.
+    /// Returns every tensor with its name: TransformerLens' name where it has one.
     pub fn named(&self) -> Vec<(String, &Tensor)> {
         fn linear<'a>(out: &mut Vec<(String, &'a Tensor)>, w: String, b: String, l: &'a Linear) {
             out.push((w, &l.weight));
@@ -121,20 +122,20 @@ impl Weights {
         out
     }
 
-    /// Number of parameters; a tied embedding counts once.
+    /// Returns the number of parameters. A tied embedding counts once.
     pub fn n_params(&self) -> usize {
         self.named().iter().map(|(_, t)| t.elem_count()).sum()
     }
 }
 
-/// How a family names its tensors. Paths are relative to one layer unless said otherwise.
+/// The names that a family gives its tensors. Paths are relative to one layer unless said otherwise.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// Outer modules under which a model may have been saved; the first is the usual one.
+    /// The outer modules under which a model may have been saved; the first is the usual one.
     pub prefixes: &'static [&'static str],
     pub embed: &'static str,
     pub pos_embed: Option<&'static str>,
-    /// Rows of the position table that are never used (OPT keeps 2).
+    /// Number of rows at the start of the position table that are never used (2 for OPT).
     pub pos_offset: usize,
     pub embed_norm: Option<&'static str>,
     pub layers: &'static str,
@@ -151,21 +152,21 @@ pub struct Names {
     pub mlp: MlpNames,
     pub mlp_bias: bool,
     pub ln_final: &'static str,
-    /// Full path, outside the prefix.
+    /// The full path; no prefix is put before it.
     pub unembed: &'static str,
     pub unembed_bias: bool,
-    /// Gains are stored as w − 1 (Gemma).
+    /// True where gains are stored as w − 1 (Gemma).
     pub gain_plus_one: bool,
-    /// Linear weights are stored [input, output] (GPT-2's Conv1D).
+    /// True where linear weights are stored as [input, output] (GPT-2's Conv1D).
     pub conv1d: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Qkv {
     Separate(&'static str, &'static str, &'static str),
-    /// One weight: all of q, then k, then v.
+    /// One weight holds all of q, then k, then v.
     Stacked(&'static str),
-    /// One weight: for each head its q, k and v.
+    /// One weight holds for each head its q, k and v.
     PerHead(&'static str),
 }
 
@@ -180,14 +181,14 @@ pub enum MlpNames {
         input: &'static str,
         output: &'static str,
     },
-    /// Gate and input in one weight, gate first.
+    /// One weight holds gate and input, gate first.
     StackedGate {
         both: &'static str,
         output: &'static str,
     },
 }
 
-/// Llama's names, which most families vary.
+/// Returns Llama's names. Most families differ from them in a few.
 pub const LLAMA: Names = Names {
     prefixes: &["model.", ""],
     embed: "embed_tokens",
@@ -250,13 +251,13 @@ impl Reader<'_> {
         path.map(|p| self.norm(&format!("{layer}{p}"), self.config.d_model)).transpose()
     }
 
-    /// Cuts columns [input, ..] of a stacked layer into layers of the given widths.
+    /// Cuts a stacked layer [input, ..] along its columns into layers of the given widths.
     fn cut(stacked: &Linear, widths: &[usize]) -> Result<Vec<Linear>> {
         let mut at = 0;
         widths
             .iter()
             .map(|&w| {
-                // A copy, because a narrow view would keep the whole parent alive.
+                // The part is copied, because a view would keep the whole parent in memory.
                 let weight = stacked.weight.narrow(1, at, w)?.force_contiguous()?;
                 let bias = stacked.bias.as_ref().map(|b| b.narrow(0, at, w)?.force_contiguous()).transpose()?;
                 at += w;
@@ -361,14 +362,14 @@ fn next3(parts: &mut impl Iterator<Item = Linear>) -> Result<(Linear, Linear, Li
 /// Reads all weights of a model by its family's names.
 ///
 /// # Errors
-/// A missing tensor, one of another shape, or NaN in it, each by its name.
+/// A tensor is missing, has another shape, or holds NaN. The message names it.
 pub fn read(config: &ModelConfig, names: &Names, store: &Store) -> Result<Weights> {
     let reader = Reader { config, names, store };
     let (d, vocab) = (config.d_model, config.d_vocab);
     let embed_name = format!("{}.weight", names.embed);
     let prefix = store.prefix(names.prefixes, &embed_name);
     let embed_path = format!("{prefix}{embed_name}");
-    // The largest tensor first: what reading it needs beyond the result is gone before the rest comes.
+    // The largest tensor is read first: the extra memory for reading it is free again before the rest is read.
     let (embed, unembed) = if config.tied_embeddings {
         (None, store.linear(&embed_path, d, vocab)?)
     } else {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{fused, math, values};
 use crate::model::config::Activation;
 
-/// act(pre). `frozen`: under differentiation, act(pre)/pre is a constant.
+/// Returns act(pre). With `frozen`, act(pre)/pre is a constant under differentiation.
 pub fn apply(pre: &Tensor, activation: Activation, frozen: bool) -> candle_core::Result<Tensor> {
     if frozen && pre.track_op() {
         let constant = pre.detach();
@@ -26,7 +26,7 @@ pub fn apply(pre: &Tensor, activation: Activation, frozen: bool) -> candle_core:
     }
 }
 
-/// act(pre) · linear. `frozen`: under differentiation, act(pre) is a constant.
+/// Returns act(pre) · linear. With `frozen`, act(pre) is a constant under differentiation.
 pub fn gated(pre: &Tensor, linear: &Tensor, activation: Activation, frozen: bool) -> candle_core::Result<Tensor> {
     if frozen && pre.track_op() {
         return apply(&pre.detach(), activation, false)? * linear;
@@ -42,7 +42,7 @@ struct Fused(Activation);
 const AT_ONCE: usize = 16_384;
 
 impl Fused {
-    /// out[i] = act(x[i]). One loop for each function, so that each is turned into SIMD.
+    /// Computes out[i] = act(x[i]). Each function has a loop of its own, so that the compiler turns it into SIMD.
     #[inline(always)]
     fn map(&self, x: &[f32], out: &mut [f32]) {
         let pairs = out.iter_mut().zip(x);

@@ -1,7 +1,7 @@
-//! Causal attention: scores, pattern, and the mix of values, per head.
+//! Causal attention of each head: scores, pattern, and the mix of values.
 //!
-//! The fused forms work on a head and a strip of queries at a time and touch only keys that the strip
-//! can see, so that a plain run never holds a [head, dest, src] tensor.
+//! The fused forms work on one head and a strip of queries at a time, and touch only the keys that the strip can see. A
+//! plain run never holds a [head, dest, src] tensor.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor};
 use gemm::Parallelism;
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{fused, math, values};
 
-/// What turns q · k into a pattern.
+/// The settings that turn q · k into a pattern.
 #[derive(Clone, Debug, Default)]
 pub struct Attend {
     pub scale: f32,
@@ -20,11 +20,11 @@ pub struct Attend {
     pub slopes: Option<Vec<f32>>,
 }
 
-/// Queries handled together: enough rows for an efficient product, few enough to stay in cache.
+/// Number of queries that are handled together: enough rows for an efficient product, few enough to stay in the cache.
 const STRIP: usize = 64;
 
 impl Attend {
-    /// Keys that the query at absolute position p sees.
+    /// Returns the keys that the query at absolute position p sees.
     pub(super) fn visible(&self, p: usize) -> std::ops::Range<usize> {
         let from = self.window.map_or(0, |w| (p + 1).saturating_sub(w));
         from..p + 1
@@ -58,8 +58,8 @@ impl Attend {
         row[seen.end..].fill(0.0);
     }
 
-    /// z [batch, dest, head, d_head] from q [batch, dest, head, d_head] and k, v
-    /// [batch, src, kv_head, d_head]. Queries are the last positions of the sequence.
+    /// Computes z [batch, dest, head, d_head] from q [batch, dest, head, d_head] and k, v [batch, src, kv_head,
+    /// d_head]. Queries are the last positions of the sequence.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> {
         if fused(&[q, k, v]) {
             let values = v.clone();
@@ -68,7 +68,7 @@ impl Attend {
         mix(&self.pattern(q, k)?, v)
     }
 
-    /// pattern [batch, head, dest, src]
+    /// Computes the pattern [batch, head, dest, src].
     pub fn pattern(&self, q: &Tensor, k: &Tensor) -> candle_core::Result<Tensor> {
         if fused(&[q, k]) {
             return q.apply_op2_no_bwd(k, &FusedScores { attend: self, softmax: true });
@@ -76,7 +76,7 @@ impl Attend {
         candle_nn::ops::softmax(&self.composed_scores(q, k)?, D::Minus1)
     }
 
-    /// scores [batch, head, dest, src]: after scale, cap and bias; −∞ where a query may not look.
+    /// Computes the scores [batch, head, dest, src], after scale, cap and bias; −∞ where a query may not look.
     pub fn scores(&self, q: &Tensor, k: &Tensor) -> candle_core::Result<Tensor> {
         if fused(&[q, k]) {
             return q.apply_op2_no_bwd(k, &FusedScores { attend: self, softmax: false });
@@ -84,7 +84,7 @@ impl Attend {
         self.composed_scores(q, k)
     }
 
-    /// The pattern of scores [batch, head, dest, src] that [`Attend::scores`] gave, possibly changed since.
+    /// Computes the pattern of scores [batch, head, dest, src] from [`Attend::scores`], which edits may have changed.
     pub fn softmax(&self, scores: &Tensor) -> candle_core::Result<Tensor> {
         if fused(&[scores]) {
             return scores.apply_op1_no_bwd(&FusedSoftmax(self));
@@ -119,7 +119,7 @@ impl Attend {
     }
 }
 
-/// k or v with every KV head repeated for the query heads that read it.
+/// Repeats every KV head of k or v for the query heads that read it.
 pub fn repeat(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (b, s, kv, d) = x.dims4()?;
     if kv == heads {
@@ -128,7 +128,7 @@ pub fn repeat(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     x.unsqueeze(3)?.broadcast_as((b, s, kv, heads / kv, d))?.contiguous()?.reshape((b, s, heads, d))
 }
 
-/// z [batch, dest, head, d_head] from pattern [batch, head, dest, src] and v [batch, src, kv_head, d_head].
+/// Computes z [batch, dest, head, d_head] from pattern [batch, head, dest, src] and v [batch, src, kv_head, d_head].
 pub fn mix(pattern: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> {
     if fused(&[pattern, v]) {
         return pattern.apply_op2_no_bwd(v, &FusedMix);
@@ -137,7 +137,7 @@ pub fn mix(pattern: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> {
     pattern.matmul(&v)?.transpose(1, 2)?.contiguous()
 }
 
-/// dst [m, n] = a [m, k] · b [k, n], all row-major but for the given strides.
+/// The product dst [m, n] = a [m, k] · b [k, n], with the given strides.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     pub m: usize,
@@ -151,14 +151,14 @@ pub(super) struct Product {
 
 impl Product {
     /// # Safety
-    /// All elements that the sizes and strides reach must lie inside the three buffers, and nobody else
-    /// may write the destination's meanwhile.
+    /// All elements that the sizes and strides reach must lie inside the three buffers. No other thread may write those
+    /// of the destination meanwhile.
     pub unsafe fn run(self, dst: *mut f32, a: *const f32, b: *const f32) {
         // SAFETY: the caller vouches for the buffers.
         unsafe { self.gemm(dst, a, b, false) }
     }
 
-    /// Adds the product to what the destination holds.
+    /// Adds the product to the values in the destination.
     ///
     /// # Safety
     /// As [`Self::run`]; the destination must hold values.
@@ -250,7 +250,7 @@ impl CustomOp2 for FusedAttend<'_> {
         blocks(b, heads, t, |bi, h, first, n| {
             let target = &target;
             let g = h * kv / heads;
-            // Nothing of this strip looks beyond its last query, or before its first one's window.
+            // No query of this strip sees beyond the last one, or before the window of the first one.
             let to = offset + first + n;
             let from = self.attend.visible(offset + first).start;
             let seen = to - from;
@@ -339,7 +339,7 @@ impl CustomOp2 for FusedScores<'_> {
             math::simd(|| {
                 for (i, row) in rows.chunks_exact_mut(s).enumerate() {
                     let p = offset + first + i;
-                    // The product has not written what lies beyond the strip's last query.
+                    // The product has not written the columns beyond the strip's last query.
                     let (live, beyond) = row.split_at_mut(seen);
                     beyond.fill(if self.softmax { 0.0 } else { f32::NEG_INFINITY });
                     if self.softmax {
@@ -371,7 +371,7 @@ impl CustomOp1 for FusedSoftmax<'_> {
         let mut out = vec![0.0; scores.len()];
         out.par_chunks_exact_mut(s).zip(scores.par_chunks_exact(s)).with_min_len(16).enumerate().for_each(
             |(i, (out, row))| {
-                // What may not be seen stays at zero; it was −∞.
+                // Columns that may not be seen stay at zero; their scores were −∞.
                 let seen = self.0.visible(offset + i % t);
                 out[..seen.start].fill(0.0);
                 out[seen.end..].fill(0.0);

@@ -1,7 +1,7 @@
 //! Element-wise functions written so that the compiler turns loops over them into SIMD, under whatever
 //! instruction set `pulp` finds at run time.
 
-/// e^x to about 2 units in the last place; results below the smallest normal number become that.
+/// Returns e^x to about 2 units in the last place. A result below the smallest normal number becomes that number.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -9,7 +9,7 @@ pub fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Adding and subtracting this rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
-    // Comparisons rather than min and max, so that NaN stays NaN.
+    // Written with comparisons rather than min and max, so that NaN stays NaN.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.3 { 88.3 } else { x };
     let shifted = x * LOG2_E + ROUND;
@@ -37,17 +37,17 @@ pub fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
-/// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+/// Returns 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
 #[inline(always)]
 pub fn gelu_tanh(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
-/// Largest value; −∞ for an empty slice.
+/// Returns the largest value; −∞ for an empty slice.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
-    // Eight running maxima, because a single one is a chain of dependent steps.
+    // Eight maxima run side by side, because a single one is a chain of dependent steps.
     let (head, tail) = values.as_chunks::<8>();
     let mut lanes = [f32::NEG_INFINITY; 8];
     for chunk in head {
@@ -77,7 +77,7 @@ pub fn exp_and_sum(values: &mut [f32], max: f32) -> f32 {
     sum
 }
 
-/// Softmax in place. Nothing but −∞ (a query whose every edge is knocked out) becomes zeros.
+/// Computes the softmax in place. A row of nothing but −∞ (a query whose edges are all knocked out) becomes zeros.
 #[inline(always)]
 pub fn softmax(values: &mut [f32]) {
     let top = max(values);

@@ -1,7 +1,7 @@
-//! The numerical kernels of the block.
+//! The numerical kernels of the block: norms, products, rotation, attention, activation functions.
 //!
-//! Each has a fused CPU form, used when no gradient is wanted, and a form composed of candle's own
-//! operations, which every device runs and which can be differentiated. Tests compare the two.
+//! Each has two forms. The fused form runs on the CPU and is used when no gradient is wanted. The composed form is made
+//! of candle's own operations, runs on every device and can be differentiated. Tests compare the two.
 
 pub mod activation;
 pub mod attention;
@@ -18,7 +18,7 @@ pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous() && !t.track_op())
 }
 
-/// The values of a contiguous f32 tensor inside a custom operation.
+/// Returns the values of a contiguous f32 tensor inside a custom operation.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     let all = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
@@ -30,7 +30,7 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_cor
 /// Shows a contiguous f32 CPU tensor's values, without copying them.
 ///
 /// # Errors
-/// A tensor of another kind.
+/// The tensor is of another kind.
 pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> candle_core::Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {

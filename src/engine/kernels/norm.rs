@@ -7,8 +7,8 @@ use super::{fused, math, to_vec, values};
 use crate::model::config::NormKind;
 use crate::model::weights::Norm;
 
-/// x normalised over its last axis, times the gain, plus the offset.
-/// `frozen`: under differentiation, what it divides by is a constant.
+/// Returns x normalised over its last axis, times the gain, plus the offset. With `frozen`, the divisor is a constant
+/// under differentiation.
 pub fn apply(x: &Tensor, kind: NormKind, norm: &Norm, frozen: bool) -> candle_core::Result<Tensor> {
     let mut parameters = vec![x, &norm.weight];
     parameters.extend(&norm.bias);
@@ -21,8 +21,8 @@ pub fn apply(x: &Tensor, kind: NormKind, norm: &Norm, frozen: bool) -> candle_co
     affine(&normalized, norm)
 }
 
-/// (x / scale, scale): x without the norm's gain and offset (centred first for LayerNorm), and what it
-/// was divided by, [.., 1].
+/// Returns (x / scale, scale): x without the norm's gain and offset (centred first for LayerNorm), and the divisor,
+/// [.., 1].
 pub fn normalize(x: &Tensor, kind: NormKind, frozen: bool) -> candle_core::Result<(Tensor, Tensor)> {
     if fused(&[x]) {
         let plain = Fused { kind, weight: vec![1.0; x.dim(D::Minus1)?], bias: None };
@@ -41,7 +41,7 @@ fn composed(x: &Tensor, kind: NormKind, frozen: bool) -> candle_core::Result<(Te
     Ok((x.broadcast_div(&scale)?, scale))
 }
 
-/// normalized · gain + offset
+/// Returns normalized · gain + offset.
 pub fn affine(normalized: &Tensor, norm: &Norm) -> candle_core::Result<Tensor> {
     let y = normalized.broadcast_mul(&norm.weight)?;
     match &norm.bias {
@@ -93,7 +93,7 @@ impl Fused {
     }
 }
 
-/// What is taken from a row before, and what it is divided by.
+/// Returns the number that is subtracted from a row, and its divisor.
 #[inline(always)]
 fn mean_and_scale(x: &[f32], kind: NormKind) -> (f32, f32) {
     let n = x.len() as f32;
@@ -105,7 +105,7 @@ fn mean_and_scale(x: &[f32], kind: NormKind) -> (f32, f32) {
     (mean, (square + eps).sqrt())
 }
 
-/// The divisor of every row, [.., 1].
+/// Returns the divisor of every row, [.., 1].
 struct Scale(NormKind);
 
 impl CustomOp1 for Scale {
@@ -123,7 +123,7 @@ impl CustomOp1 for Scale {
     }
 }
 
-/// Sum of f(v) in sixteen lanes: SIMD, and less rounding error than one running sum.
+/// Sums f(v) in sixteen lanes. That is SIMD, and rounds less than one running sum.
 #[inline(always)]
 fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (head, tail) = x.as_chunks::<16>();

@@ -1,9 +1,9 @@
-//! Rows times a weight. Under differentiation with constant weights only the rows' gradient is computed:
-//! candle's own product would form the weight's as well, an outer product of the weight's full size.
+//! Multiplies rows with a weight. Weights are constants, so that only the rows' gradient is computed: candle's own
+//! product would compute the weight's as well, an outer product of the weight's full size.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-/// x [rows, input] · weight [input, output]
+/// Returns x [rows, input] · weight [input, output].
 pub fn apply(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
     if x.track_op() && !weight.track_op() && x.device().is_cpu() {
         return x.apply_op1(Constant(weight.clone()));

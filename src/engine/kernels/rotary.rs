@@ -1,4 +1,5 @@
-//! Rotary positions: pairs of dimensions of q and k turn with the position.
+//! Rotary positions: pairs of dimensions of q and k turn by an angle that grows with the position, so that q · k
+//! depends on the distance of the two positions [Su et al. 2021, "RoFormer"].
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ impl Table {
         Self { dims: rotary.dims, style: rotary.style, cos: Arc::new(cos), sin: Arc::new(sin) }
     }
 
-    /// The table of rows that stand at these positions, counted from the table's first.
+    /// Returns the table of rows at these positions, counted from the table's first one.
     #[must_use]
     pub fn rows(&self, positions: &[usize]) -> Self {
         let half = self.dims / 2;
@@ -35,7 +36,7 @@ impl Table {
         Self { dims: self.dims, style: self.style, cos: gather(&self.cos), sin: gather(&self.sin) }
     }
 
-    /// The table that turns back.
+    /// Returns the table of the inverse rotation.
     #[must_use]
     pub fn inverse(&self) -> Self {
         Self { sin: Arc::new(self.sin.iter().map(|s| -s).collect()), ..self.clone() }

@@ -1,9 +1,9 @@
-//! Attention for runs that resume in the middle: the rows of many runs lie one behind the other in one
-//! tensor, each run's earlier keys and values come from a past that all of them share.
+//! Attention for runs that resume in the middle. The rows of many runs lie one behind the other in one tensor. The
+//! earlier keys and values come from a past that all runs share.
 //!
-//! Rows of run i are `segments[i].rows`; its first row stands at absolute position `segments[i].start`, and
-//! positions before that are read from the past. A pattern of such rows is [1, head, row, src] with src
-//! counted absolutely, zero (or −∞ for scores) beyond what a row sees.
+//! Rows of run i are `segments[i].rows`. The first of them stands at absolute position `segments[i].start`, and
+//! positions before that are read from the past. A pattern of such rows is [1, head, row, src] with src counted
+//! absolutely; it is zero (scores: −∞) beyond what a row sees.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
@@ -35,7 +35,7 @@ pub struct Past {
     pub values: Tensor,
 }
 
-/// Queries handled together.
+/// Number of queries that are handled together.
 const STRIP: usize = 64;
 
 /// A piece of work: queries `first..first + n` of a segment, for one head.
@@ -72,7 +72,7 @@ fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> candle_core::Result
     }
 }
 
-/// Heads and width of q and kv, checked against the past.
+/// Numbers of heads and widths of q and kv, checked against the past.
 #[derive(Clone, Copy)]
 struct Dims {
     heads: usize,
@@ -81,7 +81,7 @@ struct Dims {
 }
 
 impl Dims {
-    /// Checks everything that the products below rely on: the unsafe code reads and writes by these sizes alone.
+    /// Checks all sizes that the products below rely on. The unsafe code reads and writes by these sizes alone.
     fn of(heads: usize, k: &Tensor, past: &Past, segments: &[Segment]) -> candle_core::Result<Self> {
         let (batch, rows, kv, d) = k.dims4()?;
         let mut next = 0;
@@ -110,10 +110,10 @@ struct Keys<'a> {
     own: &'a [f32],
 }
 
-/// Raw products of a piece's queries with the keys `from..to` (absolute), written to `dst` rows of `stride`.
+/// Writes the raw products of a piece's queries with the keys `from..to` (absolute) to `dst`, rows of `stride`.
 ///
 /// # Safety
-/// `dst` must have room for n rows of `stride` ≥ to − from, which nobody else touches meanwhile.
+/// `dst` must have room for n rows of `stride` ≥ to − from, which no other thread touches meanwhile.
 unsafe fn products(
     dst: *mut f32,
     stride: usize,
@@ -148,10 +148,10 @@ unsafe fn products(
     }
 }
 
-/// z rows of a piece: weights [n, from..to] of `stride` times the values.
+/// Writes the z rows of a piece: weights [n, from..to] of `stride` times the values.
 ///
 /// # Safety
-/// `dst` is the start of z; the piece's rows and head in it must be nobody else's.
+/// `dst` is the start of z. No other thread may touch the piece's rows and head in it.
 unsafe fn mixed(
     dst: *mut f32,
     weights: *const f32,
@@ -182,7 +182,7 @@ unsafe fn mixed(
     }
 }
 
-/// z [1, row, head, d_head] from q [1, row, head, d_head] and the rows' own k, v [1, row, kv_head, d_head].
+/// Computes z [1, row, head, d_head] from q [1, row, head, d_head] and the rows' own k, v [1, row, kv_head, d_head].
 pub fn attend(
     attend: &Attend,
     q: &Tensor,
@@ -260,7 +260,7 @@ impl CustomOp2 for Resumed<'_> {
     }
 }
 
-/// Scores [1, head, row, width] of resumed rows, −∞ where a row may not look.
+/// Computes the scores [1, head, row, width] of resumed rows, −∞ where a row may not look.
 pub fn scores(
     attend: &Attend,
     q: &Tensor,
@@ -327,8 +327,8 @@ impl CustomOp2 for ResumedScores<'_> {
     }
 }
 
-/// The pattern of scores [1, head, row, width], possibly changed since [`scores`] made them: what a row may not
-/// see stays out whatever stands there, and a row of nothing but −∞ becomes zeros.
+/// Computes the pattern of scores [1, head, row, width], which edits may have changed since [`scores`] made them.
+/// Columns that a row may not see become zero, whatever stands there. A row of nothing but −∞ becomes zeros.
 pub fn softmax(attend: &Attend, scores: &Tensor, segments: &[Segment]) -> candle_core::Result<Tensor> {
     scores.contiguous()?.apply_op1_no_bwd(&RowSoftmax { attend, segments })
 }
@@ -360,7 +360,7 @@ impl CustomOp1 for RowSoftmax<'_> {
     }
 }
 
-/// z [1, row, head, d_head] from a pattern [1, head, row, width] and the rows' own v.
+/// Computes z [1, row, head, d_head] from a pattern [1, head, row, width] and the rows' own v.
 pub fn mix(pattern: &Tensor, v: &Tensor, past: &Past, segments: &[Segment]) -> candle_core::Result<Tensor> {
     let dims = Dims::of(pattern.dim(1)?, v, past, segments)?;
     let (batch, _, rows, width) = pattern.dims4()?;

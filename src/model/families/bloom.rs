@@ -8,7 +8,7 @@ use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
 
 pub const FAMILY: Family = Family { name: "bloom", title: "BLOOM", config, names };
 
-/// ALiBi has no table to run out of; this is the length BLOOM was trained at.
+/// The context length. ALiBi sets no limit; BLOOM was trained with this length.
 const TRAINED_LENGTH: usize = 2048;
 
 fn config(o: &Options) -> Result<ModelConfig> {

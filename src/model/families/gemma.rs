@@ -12,12 +12,12 @@ fn config(o: &Options) -> Result<ModelConfig> {
     gemma_base("gemma", o)
 }
 
-/// What the three generations share.
+/// Reads the options that the three generations share.
 pub(super) fn gemma_base(family: &str, o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms(family, o)?;
     o.only("attention_bias", false)?;
     o.only("use_bidirectional_attention", false)?;
-    // The first Gemma configs said `gelu` where the tanh form was meant.
+    // The first Gemma configs say `gelu` but mean the tanh form.
     c.activation = match o.activation(&["hidden_activation", "hidden_act"], "gelu_pytorch_tanh")? {
         Activation::Gelu => Activation::GeluTanh,
         other => other,

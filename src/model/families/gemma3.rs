@@ -19,7 +19,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
     c.attn_scale = vec![scalar.sqrt().recip() as f32; c.n_layers];
     let pattern = o.size_of(&["sliding_window_pattern", "_sliding_window_pattern"])?.unwrap_or(6).max(1);
     c.window = o.windows(c.n_layers, |l| !(l + 1).is_multiple_of(pattern))?;
-    // Windowed layers turn with a base of their own; only the others are stretched.
+    // Windowed layers have a rotary base of their own. Only the other layers are scaled to a longer context.
     let local_base = o.number_or("rope_local_base_freq", 10_000.0)?;
     let empty = serde_json::json!({});
     let by_kind = o.raw("rope_parameters");

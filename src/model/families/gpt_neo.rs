@@ -34,7 +34,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
     Ok(c)
 }
 
-/// Which layers are local: `attention_layers`, or `attention_types` [[[kinds…], repeats], …] expanded.
+/// Returns true for each local layer: from `attention_layers`, or from `attention_types` [[[kinds…], repeats], …].
 fn layer_kinds(o: &Options, n_layers: usize) -> Result<Vec<bool>> {
     let mut kinds = Vec::new();
     if let Some(list) = o.raw("attention_layers").and_then(|v| v.as_array()) {

@@ -1,5 +1,5 @@
-//! The families: each maps its config and weight names onto the canonical block, in one file and one
-//! line of [`FAMILIES`].
+//! The model families. Each one is a file that maps its config and its weight names onto the block, and one line of
+//! [`FAMILIES`].
 
 pub mod bloom;
 pub mod gemma;
@@ -62,12 +62,12 @@ pub fn by_name(name: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|f| f.name == name)
 }
 
-/// Names of all families, for messages.
+/// Returns the names of all families, for messages.
 pub fn known() -> String {
     FAMILIES.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Sizes by the option names that most families share.
+/// Reads the sizes by the option names that most families share.
 fn common_shape(o: &Options) -> Result<Shape> {
     let (d, heads) = (o.size("hidden_size")?, o.size("num_attention_heads")?);
     let kv_heads = o.size_or("num_key_value_heads", heads)?;
@@ -90,11 +90,11 @@ fn layer_norm(o: &Options, option: &str) -> Result<NormKind> {
     Ok(NormKind::Layer { eps: o.number_or(option, 1e-5)? as f32 })
 }
 
-/// Llama's block: RMSNorm, rotary halves, gated MLP.
+/// Reads the config of Llama's block: RMSNorm, rotary halves, gated MLP.
 fn gated_rms(family: &str, o: &Options) -> Result<ModelConfig> {
     let norm = NormKind::Rms { eps: o.number_or("rms_norm_eps", 1e-6)? as f32 };
     let mut c = ModelConfig::plain(family, common_shape(o)?, norm);
-    // Gemma 3 gives one description for each kind of layer and reads them itself.
+    // Gemma 3's config describes a rotation for each kind of layer; its own file reads them.
     let by_kind = o.raw("rope_parameters").is_some_and(|p| p.get("full_attention").is_some());
     if by_kind && family != "gemma3_text" {
         return Err(o.refuse("rope_parameters.full_attention", "(one description for each kind of layer)"));

@@ -11,7 +11,7 @@ pub const FAMILY: Family = Family { name: "phi3", title: "Phi-3", config, names 
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms("phi3", o)?;
     o.only("attention_bias", false)?;
-    // Matters only to the long-context rotary scalings, which are refused by their own name.
+    // This option only serves long-context rotary scalings, which are refused by their own name.
     o.raw("original_max_position_embeddings");
     c.window = o.windows(c.n_layers, |_| true)?;
     Ok(c)

@@ -15,7 +15,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
     Ok(c)
 }
 
-/// Qwen's windows are off unless `use_sliding_window` says otherwise, and then start at
+/// Reads the sliding windows. They are off unless `use_sliding_window` is set; then they begin at layer
 /// `max_window_layers`.
 pub(super) fn qwen_windows(o: &Options, n_layers: usize) -> Result<Vec<Option<usize>>> {
     let first = o.size_or("max_window_layers", 28)?;
