@@ -5,11 +5,12 @@ use crate::model::CLEAN;
 use crate::window::{document, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
-use circuitscope::app::action::Action;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::circuit::cart::Cart;
-use circuitscope::session::Document;
+use circuitscope::circuit::eap::Path;
+use circuitscope::circuit::search::Search;
+use circuitscope::session::Desk;
 use circuitscope::session::desk::CircuitSettings;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -21,7 +22,7 @@ const CORRUPT: &str = "The President of the first States and the President of th
 
 /// A pair of equal length on which the model's answer changes.
 pub fn copying_pair() -> Harness<'static, App> {
-    let mut h = window(Document { answer: " United".to_owned(), wrong: " first".to_owned(), ..document(CLEAN) });
+    let mut h = window(Desk { answer: " United".to_owned(), wrong: " first".to_owned(), ..document(CLEAN) });
     h.state_mut().state.apply(ModelAction::Corrupted(CORRUPT.to_owned()), 0.0);
     settle(&mut h);
     h
@@ -33,14 +34,14 @@ fn a_circuit_is_collected_and_tried() {
     // C takes the pinned head into the circuit, and out again.
     let state = &mut h.state_mut().state;
     let pinned = state.pinned();
-    state.apply(ModelAction::Pin(circuitscope::app::selection::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
+    state.apply(ModelAction::Pin(circuitscope::session::desk::Pinned { layer: 1, head: Some(3), ..pinned }), 0.0);
     h.run();
     h.key_press(egui::Key::C);
     h.run();
     settle(&mut h);
     let head = Component::Head { layer: 1, head: 3 };
     assert!(h.state().state.desk().cart.contains(head));
-    assert_eq!(h.state().state.results.tried.error, None);
+    assert_eq!(h.state().state.results.tried.error(), None);
     let one = h.state().state.results.tried.get().unwrap().value.quality.faithfulness;
     for other in [0, 1, 2] {
         h.state_mut().state.apply(ModelAction::Collect(Component::Head { layer: 1, head: other }.into()), 0.0);
@@ -66,8 +67,8 @@ fn a_circuit_is_collected_and_tried() {
 #[test]
 fn a_search_fills_the_cart() {
     let mut h = copying_pair();
-    let search = circuitscope::jobs::circuits::Search::Scores { edges: 30, steps: 3, rescore: true };
-    h.state_mut().state.apply(ModelAction::Search1(search), 0.0);
+    let search = Search::Scores { path: Path::Integrated(3), edges: 30, rescore: true };
+    h.state_mut().state.apply(ModelAction::Search(search), 0.0);
     settle(&mut h);
     let state = &h.state().state;
     assert!(!state.desk().cart.edges.is_empty() && state.desk().cart.edges.len() <= 30);
@@ -97,12 +98,12 @@ fn window_and_command_line_search_and_try_alike() {
         (Search::Acdc { threshold: 0.001 }, &["--method", "acdc", "--threshold", "0.001"]),
     ] {
         let found = json(&[&["circuit", "find"], args, &pair[..]].concat());
-        h.state_mut().state.apply(Action::SearchCircuit(search), 0.0);
+        h.state_mut().state.apply(ModelAction::Search(search), 0.0);
         settle(&mut h);
         let state = &h.state().state;
         let names = |edges: &mut dyn Iterator<Item = String>| edges.collect::<BTreeSet<String>>();
         let theirs = found["edges"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap().to_owned());
-        assert_eq!(names(&mut state.document.cart.edges.iter().cloned()), names(&mut { theirs }), "{args:?}");
+        assert_eq!(names(&mut state.desk().cart.edges.iter().cloned()), names(&mut { theirs }), "{args:?}");
         // ACDC searches by the KL divergence and is judged by it, here as there.
         let metric = if matches!(search, Search::Acdc { .. }) { "KL to the clean run" } else { "logit difference" };
         let said = format!("faithfulness {:.3} of the {metric}", found["faithfulness"].as_f64().unwrap());
@@ -111,8 +112,8 @@ fn window_and_command_line_search_and_try_alike() {
             "{said}: {}",
             state.notices.latest().unwrap().text
         );
-        let settings = CircuitSettings { curve: true, ..state.circuits.settings.clone() };
-        h.state_mut().state.apply(Action::CircuitSettings(settings), 0.0);
+        let settings = CircuitSettings { curve: true, ..state.desk().circuit.clone() };
+        h.state_mut().state.apply(ModelAction::CircuitSettings(settings), 0.0);
         settle(&mut h);
         let tried = h.state().state.results.tried.get().unwrap().value.clone();
         let theirs = json(&["circuit", "eval", path]);
@@ -129,7 +130,7 @@ fn two_circuits_are_compared() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("circuit");
     let cart = |nodes: &[&str]| Cart { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
-    h.state_mut().state.apply(ModelAction::SetCart1(cart(&["a1.h3"])), 0.0);
+    h.state_mut().state.apply(ModelAction::Circuit("test", cart(&["a1.h3"])), 0.0);
     let other = Some(("the other".to_owned(), cart(&["a1.h3", "a1.h1"])));
     h.state_mut().state.apply(ModelAction::Compare(other), 0.0);
     settle(&mut h);

@@ -6,6 +6,7 @@ use circuitscope::app::action::Action;
 use circuitscope::app::features::Chosen;
 use circuitscope::app::features::FeatureAction;
 use circuitscope::app::features::Scanned;
+use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view::Workspace;
 use circuitscope::engine::{SiteKind, Which};
@@ -15,6 +16,7 @@ use circuitscope::features::direction::search::{DirectionSearch, Examples};
 use circuitscope::features::feature_activations::Order;
 use circuitscope::features::labels::{Label, Labels, Unit, of_model};
 use circuitscope::features::scan::index_file;
+use circuitscope::session::desk::Pinned;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
@@ -56,7 +58,7 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_by_label("Ablate").click();
     h.run();
     settle(&mut h);
-    let stack = h.state().state.document.stack.clone();
+    let stack = h.state().state.desk().stack.clone();
     assert_eq!(stack.edits.len(), 1);
     assert!(stack.edits[0].to_string().starts_with("ablate feature"), "{}", stack.edits[0]);
     // The edited run differs from the plain one by the feature's part alone.
@@ -66,18 +68,18 @@ fn features_are_opened_named_steered_and_ablated() {
     h.get_by_label("Steer").click();
     h.run();
     settle(&mut h);
-    assert_eq!(h.state().state.document.stack.edits.len(), 2);
+    assert_eq!(h.state().state.desk().stack.edits.len(), 2);
     // Another strength takes the place of the one before; none is a strength as well.
-    let factor = |h: &Harness<'static, App>| match &h.state().state.document.stack.edits[1].action {
+    let factor = |h: &Harness<'static, App>| match &h.state().state.desk().stack.edits[1].action {
         circuitscope::engine::edit::Action::Add { factor, .. } => *factor,
         other => panic!("{other:?}"),
     };
     let before = factor(&h);
     let state = &h.state().state;
     let weaker = state.features.steer(Chosen::Feature(active), 0.5 * before, state.model.as_ref().unwrap()).unwrap();
-    h.state_mut().state.apply(Action::PutEdits(Which::Clean, weaker), 0.0);
+    h.state_mut().state.apply(ModelAction::Put(Which::Clean, weaker), 0.0);
     settle(&mut h);
-    assert_eq!(h.state().state.document.stack.edits.len(), 2);
+    assert_eq!(h.state().state.desk().stack.edits.len(), 2);
     assert!(factor(&h) < before, "{} {before}", factor(&h));
 }
 
@@ -120,7 +122,8 @@ fn a_typed_direction_gets_a_page() {
     // At the pinned token, wherever that goes.
     feature(&mut h, FeatureAction::Order(Order::At(0)));
     for pos in [1, 2] {
-        h.state_mut().state.selection.pinned.pos = pos;
+        let pinned = h.state().state.pinned();
+        h.state_mut().state.apply(ModelAction::Pin(Pinned { pos, ..pinned }), 0.0);
         settle(&mut h);
         let heat = h.state().state.features.heat.value().cloned().unwrap();
         assert_eq!(heat.order, Order::At(pos));

@@ -2,13 +2,12 @@
 
 use crate::circuits::copying_pair;
 use crate::common::fixture;
-use crate::window::{PROMPT, document, settle, window};
+use crate::window::{PROMPT, document, look, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
-use circuitscope::app::action::Action;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
-use circuitscope::session::Document;
+use circuitscope::session::Desk;
 use circuitscope::session::desk::GraphTarget;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -18,7 +17,7 @@ use std::time::Duration;
 #[test]
 fn a_graph_follows_the_pinned_token_and_the_sliders() {
     let mut h = copying_pair();
-    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
+    look(&mut h, "graph");
     settle(&mut h);
     let all = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
     h.state_mut().state.apply(ModelAction::Thresholds(0.4, 0.9), 0.0);
@@ -34,7 +33,7 @@ fn a_graph_follows_the_pinned_token_and_the_sliders() {
     settle(&mut h);
     assert!(!label(&h).contains("first"));
     let pinned = h.state().state.pinned();
-    h.state_mut().state.apply(ModelAction::Pin(circuitscope::app::selection::Pinned { pos: 3, ..pinned }), 0.0);
+    h.state_mut().state.apply(ModelAction::Pin(circuitscope::session::desk::Pinned { pos: 3, ..pinned }), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.results.drawing.get().unwrap().graph.prompt_tokens.len(), 4);
 }
@@ -75,7 +74,7 @@ fn counted(h: &Harness<'static, App>) -> String {
 fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
+    look(&mut h, "graph");
     settle(&mut h);
     h.run();
     let d = h.state().state.results.drawing.get().unwrap().value.clone();
@@ -159,7 +158,7 @@ fn a_key_shows_the_graph_of_the_pinned_prediction() {
 fn the_graph_is_walked_with_the_keyboard() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
+    look(&mut h, "graph");
     settle(&mut h);
     let before = h.state().state.pinned();
     h.get_by_label_contains("attribution graph: ").focus();
@@ -192,7 +191,7 @@ fn the_graph_is_walked_with_the_keyboard() {
 fn attention_is_followed_and_edges_say_through_what() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
+    look(&mut h, "graph");
     settle(&mut h);
     assert!(h.query_by_label_contains("– – query").is_none());
     h.state_mut().state.apply(ModelAction::Attention(circuitscope::graph::readers::Attention::FirstOrder), 0.0);
@@ -208,16 +207,16 @@ fn attention_is_followed_and_edges_say_through_what() {
 fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     let ids: Vec<u32> = (1..10).collect();
     let folder = fixture("families/llama").display().to_string();
-    let mut h = window(Document {
+    let mut h = window(Desk {
         model: folder,
         prompt: "ids".to_owned(),
         ids: Some(ids),
         answer: "7".to_owned(),
         wrong: "9".to_owned(),
-        ..Document::default()
+        ..Desk::default()
     });
     h.state_mut().layout = Layout::single("graph");
-    h.state_mut().state.apply(ModelAction::TraceGraph1, 0.0);
+    look(&mut h, "graph");
     h.state_mut().state.apply(ModelAction::Thresholds(1.0, 1.0), 0.0);
     settle(&mut h);
     let mlp = |h: &Harness<'static, App>| {
@@ -234,9 +233,9 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     assert_eq!(mlp(&h).0, closed);
     // C takes the pinned neuron.
     let pinned = h.state().state.pinned();
-    let focus = circuitscope::app::selection::Focus::Neuron;
+    let focus = circuitscope::session::desk::Focus::Neuron;
     h.state_mut().state.apply(
-        ModelAction::Pin(circuitscope::app::selection::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }),
+        ModelAction::Pin(circuitscope::session::desk::Pinned { layer: 1, neuron: Some(3), focus, ..pinned }),
         0.0,
     );
     h.run();

@@ -1,7 +1,6 @@
 //! Lessons are walked through.
 
 use crate::window::{PROMPT, document, settle, window};
-use circuitscope::app::action::Action;
 use circuitscope::app::features::Chosen;
 use circuitscope::app::model::ModelAction;
 use circuitscope::session::lesson::shipped;

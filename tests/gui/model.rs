@@ -1,16 +1,15 @@
 //! Two prompts, patching, edits, generation.
 
-use crate::window::{document, settle, window};
+use crate::window::{document, look, settle, window};
 use circuitscope::analysis::audit::audit;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
-use circuitscope::app::action::Action;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, Site, SiteKind, Which};
-use circuitscope::session::desk::PatchSettings;
 use circuitscope::session::desk::Show;
+use circuitscope::session::desk::{PatchSettings, Source};
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
@@ -60,7 +59,7 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
     h.get_by_label("Patching").click();
     h.run();
     settle(&mut h);
-    let sweep = h.state().state.results.sweep.get().unwrap().value.clone();
+    let sweep = h.state().state.results.sweep.get().unwrap().found.clone().unwrap();
     assert!(sweep.done && sweep.values.len() == 8 && sweep.run == 8);
     // The bars at the side are the cells as well, strongest first.
     let values = sweep.normalised().unwrap();
@@ -81,7 +80,9 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
     let row = edited.trace.normalized(edited.trace.len() - 1).unwrap();
     let logits = model.network().unembed(&row).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!((logits[answer as usize] - logits[wrong as usize] - sweep.values[strongest]).abs() < 1e-3);
-    assert!(!state.results.backup.get().unwrap().value.is_empty());
+    look(&mut h, "edits");
+    assert!(!h.state().state.results.backup.get().unwrap().value.is_empty());
+    look(&mut h, "patching");
     // Again: the edit leaves.
     h.get_by_label(&name).click();
     h.run();
@@ -93,8 +94,8 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
 fn edits_can_be_switched_moved_and_removed() {
     let mut h = two_prompts();
     let zero = |layer, head| Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(head);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero(0, 1)), 0.0);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero(1, 2)), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero(0, 1)]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero(1, 2)]), 0.0);
     h.state_mut().layout = Layout::single("edits");
     settle(&mut h);
     assert_eq!(h.state().state.desk().show, Show::Edited);
@@ -116,7 +117,7 @@ fn edits_can_be_switched_moved_and_removed() {
     // A contradiction is refused in one sentence, and nothing else is lost.
     let same = zero(1, 2);
     let stack = EditStack { edits: vec![same.clone(), same], ..EditStack::default() };
-    h.state_mut().state.apply(ModelAction::SetStack1(stack), 0.0);
+    h.state_mut().state.apply(ModelAction::Edits("test", stack), 0.0);
     settle(&mut h);
     let state = &h.state().state;
     assert!(state.results.edited.error().unwrap().contains("contradict"));
@@ -127,7 +128,7 @@ fn edits_can_be_switched_moved_and_removed() {
 fn text_is_generated_with_and_without_edits() {
     let mut h = two_prompts();
     let zero = Edit::new(Site::new(SiteKind::AttnOut, 1), Do::Zero);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
     settle(&mut h);
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::G);
     h.run();
@@ -149,33 +150,33 @@ fn prompts_of_different_length_are_aligned_and_patterns_refused() {
     state.apply(ModelAction::Align(1, None), 0.0);
     assert_eq!(state.runs.counterparts[1], None);
     state.apply(ModelAction::Align(1, Some(1)), 0.0);
-    let settings = PatchSettings { site: SiteKind::Pattern, ..state.first_patching() };
+    let settings = PatchSettings { site: SiteKind::Pattern, ..state.desk().patching };
     state.apply(ModelAction::Patch(settings), 0.0);
-    settle(&mut h);
-    let error = h.state().state.results.sweep.error.clone().unwrap();
+    look(&mut h, "patching");
+    let error = h.state().state.results.sweep.error().cloned().unwrap();
     assert!(error.contains("correspond one to one"), "{error}");
     h.state_mut().state.apply(ModelAction::Patch(PatchSettings { site: SiteKind::Z, ..settings }), 0.0);
     settle(&mut h);
-    assert!(h.state().state.results.sweep.get().unwrap().value.done);
+    assert!(h.state().state.results.sweep.get().unwrap().found.as_ref().unwrap().done);
 }
 
 #[test]
 fn the_approximation_is_audited_against_exact_runs() {
     let mut h = two_prompts();
-    let settings = h.state().state.first_patching();
+    let settings = PatchSettings { source: Source::Gap, ..h.state().state.desk().patching };
     h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
-    h.state_mut().state.apply(ModelAction::Approximate1, 0.0);
-    settle(&mut h);
+    look(&mut h, "patching");
     let state = &h.state().state;
-    let (exact, close) = (state.results.sweep.get().unwrap(), state.results.approximation.get().unwrap());
-    assert_eq!(exact.value.question, close.value.question);
-    let report = audit(&close.value.normalised().unwrap(), &exact.value.normalised().unwrap()).unwrap();
+    let exact = state.results.sweep.get().unwrap().found.clone().unwrap();
+    let close = state.results.approximation.get().unwrap();
+    assert_eq!(exact.question, close.value.question);
+    let report = audit(&close.value.normalised().unwrap(), &exact.normalised().unwrap()).unwrap();
     assert_eq!(report.cells, 8);
     // Cells that are known stay known when some are asked for by themselves.
-    let before = exact.value.values.clone();
+    let before = exact.values.clone();
     h.state_mut().state.apply(ModelAction::Sweep(Some(vec![3, 5])), 0.0);
     settle(&mut h);
-    assert_eq!(h.state().state.results.sweep.get().unwrap().value.values, before);
+    assert_eq!(h.state().state.results.sweep.get().unwrap().found.as_ref().unwrap().values, before);
     // A rank has no gradient: the view says so instead of showing something else.
     h.state_mut().state.apply(ModelAction::Patch(PatchSettings { metric: MetricKind::Rank, ..settings }), 0.0);
     settle(&mut h);
@@ -185,9 +186,7 @@ fn the_approximation_is_audited_against_exact_runs() {
 #[test]
 fn failures_of_the_other_runs_are_said_and_mend() {
     let mut h = two_prompts();
-    let settings = h.state().state.first_patching();
-    h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
-    settle(&mut h);
+    look(&mut h, "patching");
     assert!(h.state().state.results.sweep.get().unwrap().fresh);
     // A corrupted prompt that cannot be run: nothing of the old one is taken for it.
     h.state_mut().state.apply(ModelAction::Corrupted("word ".repeat(600)), 0.0);
@@ -195,7 +194,8 @@ fn failures_of_the_other_runs_are_said_and_mend() {
     let state = &h.state().state;
     assert!(state.results.corrupted.error().unwrap().contains("512") && state.corrupted().is_none());
     assert!(state.pair().unwrap().corrupted.is_none() && !state.results.sweep.get().unwrap().fresh);
-    assert!(state.results.lens.get().unwrap().fresh);
+    look(&mut h, "lens");
+    assert!(h.state().state.results.lens.get().unwrap().fresh);
     // Cleared while it is shown: back to the clean run.
     h.state_mut().state.apply(ModelAction::Show(Show::Corrupted), 0.0);
     h.state_mut().state.apply(ModelAction::Corrupted(String::new()), 0.0);
@@ -205,11 +205,11 @@ fn failures_of_the_other_runs_are_said_and_mend() {
     // Edits of another model: said where the edited run would be, and the clean one is a key away.
     let stack =
         EditStack { edits: vec![Edit::new(Site::new(SiteKind::Z, 23), Do::Zero).head(3)], ..EditStack::default() };
-    h.state_mut().state.apply(ModelAction::SetStack1(stack), 0.0);
+    h.state_mut().state.apply(ModelAction::Edits("test", stack), 0.0);
     settle(&mut h);
     let state = &h.state().state;
     assert_eq!(state.desk().show, Show::Edited);
-    assert!(state.shown_slot().error.as_ref().unwrap().contains("layer 23") && state.run().is_none());
+    assert!(state.shown_error().unwrap().contains("layer 23") && state.run().is_none());
     h.state_mut().state.apply(ModelAction::Show(Show::Clean), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.lens.get().unwrap().fresh && h.state().state.run().is_some());
@@ -220,7 +220,7 @@ fn failures_of_the_other_runs_are_said_and_mend() {
 fn a_difference_follows_its_edits() {
     let mut h = two_prompts();
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero.clone()), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero.clone()]), 0.0);
     h.state_mut().state.apply(ModelAction::Show(Show::Difference), 0.0);
     settle(&mut h);
     let entropy = |h: &Harness<'static, App>| {
@@ -229,14 +229,14 @@ fn a_difference_follows_its_edits() {
         lens.value.minus.as_ref().unwrap().cell(1, 5).unwrap().entropy
     };
     let with_edit = entropy(&h);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
     settle(&mut h);
     // Now it is clean − corrupted, and position 5 of the corrupted run is another.
     assert_eq!(h.state().state.desk().show, Show::Difference);
     assert_ne!(with_edit, entropy(&h));
     // Edits of a corrupted run that cannot be made say so, and text asked for meanwhile is not waited for for ever.
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Corrupted, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Corrupted, vec![zero]), 0.0);
     h.state_mut().state.apply(ModelAction::Corrupted("word ".repeat(600)), 0.0);
     settle(&mut h);
     h.state_mut().state.apply(ModelAction::Generate, 0.0);
@@ -262,7 +262,7 @@ fn generation_waits_for_the_run() {
 fn the_end_stays_pinned_while_the_edited_prompt_grows() {
     let mut h = window(document(CLEAN));
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
-    h.state_mut().state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
     settle(&mut h);
     h.state_mut().state.apply(ModelAction::Prompt(format!("{CLEAN} United States")), 0.0);
     settle(&mut h);
@@ -275,7 +275,7 @@ fn the_end_stays_pinned_while_the_edited_prompt_grows() {
     let pinned = h.state().state.pinned();
     h.state_mut()
         .state
-        .apply(ModelAction::Pin(circuitscope::app::selection::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
+        .apply(ModelAction::Pin(circuitscope::session::desk::Pinned { layer: 0, head: Some(3), ..pinned }), 0.0);
     settle(&mut h);
     assert!(h.state().state.results.generated.get().unwrap().value.done);
 }

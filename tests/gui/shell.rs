@@ -18,7 +18,8 @@ fn first_launch_shows_a_finished_analysis() {
     let h = window(document(BUILTINS[0].prompt));
     let r = &h.state().state.results;
     assert!(r.run.get().is_some() && r.lens.get().is_some() && r.thumbnails.get().is_some());
-    assert!(r.attribution.get().is_some() && r.norms.get().is_some() && r.projection.get().is_some());
+    assert!(r.attribution.get().is_some() && r.norms.get().is_some() && r.neurons.get().is_none());
+    assert!(r.projection.get().is_none() && r.graph.get().is_none(), "what nobody sees is not computed");
     assert!(r.text_scores.get().is_some() && r.random_scores.get().is_some() && r.pattern.get().is_some());
     // The head that adds most to the answer is shown: the induction head of layer 1.
     assert_eq!(h.state().state.pinned().layer, 1);
@@ -73,9 +74,9 @@ fn a_bad_file_during_a_run_loses_nothing() {
 fn a_chosen_head_stays_when_the_position_moves() {
     let mut h = window(document(PROMPT));
     let mut p = h.state().state.pinned();
-    p.focus = circuitscope::app::selection::Focus::Head;
+    p.focus = circuitscope::session::desk::Focus::Head;
     h.state_mut().state.apply(ModelAction::Pin(p), 0.0);
-    h.state_mut().state.apply(ModelAction::Pin(circuitscope::app::selection::Pinned { pos: 1, ..p }), 0.0);
+    h.state_mut().state.apply(ModelAction::Pin(circuitscope::session::desk::Pinned { pos: 1, ..p }), 0.0);
     settle(&mut h);
     let now = h.state().state.pinned();
     assert_eq!((now.layer, now.head), (p.layer, p.head));
@@ -126,8 +127,8 @@ fn cancelling_stops_the_jobs_and_keeps_the_window() {
     h.state_mut().state.apply(ModelAction::Prompt(PROMPT.repeat(20)), 0.0);
     h.state_mut().state.update(f64::INFINITY);
     let started = std::time::Instant::now();
-    h.state_mut().state.worker.cancel_all();
-    while h.state().state.worker.is_busy() {
+    h.state_mut().state.cancel();
+    while h.state().state.pool.is_busy() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(started.elapsed() < Duration::from_millis(500));

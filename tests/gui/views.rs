@@ -2,7 +2,6 @@
 
 use crate::window::{PROMPT, causes, document, features, settle, training, window};
 use circuitscope::app::App;
-use circuitscope::app::action::Action;
 use circuitscope::app::look::svg::paint_cells;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
@@ -11,6 +10,7 @@ use circuitscope::app::view::Workspace;
 use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
 use circuitscope::gpu::offscreen::Offscreen;
 use circuitscope::gpu::{ColorMap, HeatData};
+use circuitscope::session::Document;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
@@ -65,7 +65,9 @@ fn every_view_looks_as_it_did() {
                 if let Some(state) = &cc.wgpu_render_state {
                     circuitscope::gpu::install(state);
                 }
-                App::new(&cc.egui_ctx, document(PROMPT), Vec::new())
+                let mut document = Document::from(document(PROMPT));
+                document.look.light = theme == egui::Theme::Light;
+                App::new(&cc.egui_ctx, document, Vec::new())
             });
         // Times and machines differ between runs; a view alone shows neither.
         settle(&mut h);

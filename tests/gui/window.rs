@@ -7,7 +7,6 @@ use circuitscope::app::action::Action;
 use circuitscope::app::features::Chosen;
 use circuitscope::app::features::FeatureAction;
 use circuitscope::app::features::Scanned;
-use circuitscope::app::features::Search;
 use circuitscope::app::model::ModelAction;
 use circuitscope::circuit::cart::Cart;
 use circuitscope::engine::edit::{Action as Do, Edit};
@@ -26,7 +25,7 @@ use circuitscope::features::scan::question::{ScanOf, ScanOutcome};
 use circuitscope::features::train::Point;
 use circuitscope::features::train::shelf::{DictionaryTraining, DictionaryTrainingOf};
 use circuitscope::progress::Progress;
-use circuitscope::session::Document;
+use circuitscope::session::Desk;
 use circuitscope::session::desk::CircuitSettings;
 use circuitscope::session::desk::Show;
 use circuitscope::superposition::phases::Grid;
@@ -43,17 +42,18 @@ use std::time::Duration;
 
 pub const PROMPT: &str = "The President of the United States and the President of the";
 
-pub fn document(prompt: &str) -> Document {
-    Document { model: "induction".to_owned(), prompt: prompt.to_owned(), ..Document::default() }
+/// A desk for the small model that ships.
+pub fn document(prompt: &str) -> Desk {
+    Desk { model: "induction".to_owned(), prompt: prompt.to_owned(), ..Desk::default() }
 }
 
 /// A window of the given size; without a renderer, since most flows need none.
-pub fn window(document: Document) -> Harness<'static, App> {
+pub fn window(desk: Desk) -> Harness<'static, App> {
     let mut h = Harness::builder()
         .with_size([1280.0, 800.0])
         .with_max_steps(60)
         .with_os(egui::os::OperatingSystem::Nix)
-        .build_eframe(move |cc| App::new(&cc.egui_ctx, document, Vec::new()));
+        .build_eframe(move |cc| App::new(&cc.egui_ctx, desk.into(), Vec::new()));
     settle(&mut h);
     h
 }
@@ -65,24 +65,29 @@ pub fn settle(h: &mut Harness<'static, App>) {
     h.run();
 }
 
+/// Brings a view to the front and waits for what it shows.
+pub fn look(h: &mut Harness<'static, App>, view: &'static str) {
+    h.state_mut().show(view);
+    settle(h);
+}
+
 /// Something for the causal views to show: an edit, a sweep, a text.
 pub fn causes(h: &mut Harness<'static, App>) {
     h.state_mut().state.apply(ModelAction::Geometry(Directions::Embedding), 0.0);
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
     let state = &mut h.state_mut().state;
-    let settings = state.first_patching();
+    let settings = state.desk().patching;
     state.apply(ModelAction::Patch(settings), 0.0);
-    state.apply(ModelAction::ToggleEdit1(Which::Clean, zero), 0.0);
+    state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
     settle(h);
     let state = &mut h.state_mut().state;
     state.apply(ModelAction::Show(Show::Clean), 0.0);
     state.apply(ModelAction::Sampling(Default::default(), 12), 0.0);
     state.apply(ModelAction::Generate, 0.0);
-    state.apply(ModelAction::TraceGraph1, 0.0);
     let settings = CircuitSettings { outside: Ablation::Mean, ..Default::default() };
     state.apply(ModelAction::CircuitSettings(settings), 0.0);
     let nodes = ["a0.h2", "a1.h0", "a1.h1", "a1.h3"].map(str::to_owned).to_vec();
-    state.apply(ModelAction::SetCart1(Cart { nodes, ..Default::default() }), 0.0);
+    state.apply(ModelAction::Circuit("test", Cart { nodes, ..Default::default() }), 0.0);
     settle(h);
 }
 

@@ -50,7 +50,8 @@ impl Scene {
     ) -> Result<Self> {
         let ctx = egui::Context::default();
         ctx.add_font_provider(std::sync::Arc::new(egui_system_font_provider::SystemFontProvider::new()));
-        ctx.set_theme(theme);
+        let mut document = document;
+        document.look.light = theme == egui::Theme::Light;
         let mut app = App::new(&ctx, document, Vec::new());
         app.adapter = "off-screen".to_owned();
         if let Subject::View(kind) = subject {

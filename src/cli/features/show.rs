@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::features::labels::{self, Label, Labels, Unit};
 use crate::features::page::{EACH, Effect, Written, neuronpedia, written};
 use crate::features::scan::Subject;
-use crate::features::scan::index::{Example, Index};
+use crate::features::scan::index::Index;
 use crate::features::scan::index_file;
 use crate::features::Dictionary;
 use crate::features::writer::Writer;
