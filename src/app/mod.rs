@@ -153,10 +153,7 @@ impl App {
         if let Some(seconds) = self.state.due(self.now) {
             ctx.request_repaint_after(std::time::Duration::from_secs_f64(seconds + 0.01));
         }
-        self.develop();
-        for message in self.files.poll() {
-            self.receive(message);
-        }
+        self.read_files();
         let dropped = ctx.input(|i| i.raw.dropped_files.first().map(|f| f.path().to_owned()));
         if let Some(path) = dropped {
             self.background(move || read_dropped(&path));
@@ -170,6 +167,14 @@ impl App {
             self.background(move || {
                 recent::save(&list).err().map_or(Message::Nothing, |e| Message::Say(Level::Info, e.to_string()))
             });
+        }
+    }
+
+    /// Takes in what has come of files, and makes files of pictures that were taken.
+    fn read_files(&mut self) {
+        self.develop();
+        for message in self.files.poll() {
+            self.receive(message);
         }
     }
 
@@ -401,6 +406,7 @@ impl App {
         let started = Instant::now();
         loop {
             self.look(ctx);
+            self.read_files();
             // The debounce runs on the window's clock, which stands still here.
             self.state.update(f64::INFINITY);
             if self.state.is_settled() {

@@ -247,6 +247,14 @@ impl State {
         self.typing.due(now)
     }
 
+    /// Opens a model; the one that is open already is read again.
+    fn open(&mut self, spec: String, then: Vec<ModelAction>) {
+        if self.desk().model == spec {
+            self.opened.again();
+        }
+        (self.opening, self.then) = (Some(spec), then);
+    }
+
     /// A model is open: its desk comes back, or it gets a new one.
     fn model_arrived(&mut self, model: &Arc<Model>, now: f64) {
         self.opening = None;
@@ -310,8 +318,8 @@ impl State {
     /// Applies an action that concerns the document or a workspace, and asks for what follows.
     pub fn apply(&mut self, action: impl Into<Action>, now: f64) {
         match action.into() {
-            Action::Open(spec) => (self.opening, self.then) = (Some(spec), Vec::new()),
-            Action::OpenThen(spec, then) => (self.opening, self.then) = (Some(spec), then),
+            Action::Open(spec) => self.open(spec, Vec::new()),
+            Action::OpenThen(spec, then) => self.open(spec, then),
             Action::Model(action) => self.apply_model(action, now),
             Action::Hover(hovered) => {
                 self.hovered = hovered;
@@ -342,6 +350,11 @@ impl State {
             | Action::Copy(_) => {}
         }
         self.ask();
+    }
+
+    /// True while there is something that [`Self::cancel`] stops, be it a training that is paused.
+    pub fn works(&self) -> bool {
+        !self.rests() || self.superposition.is_paused()
     }
 
     /// Nothing of the model is asked for or on its way.

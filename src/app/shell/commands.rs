@@ -64,7 +64,7 @@ impl App {
             Command::OpenFolder => self.load(&Load::ModelFolder),
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
-                if !self.state.rests() {
+                if self.state.works() {
                     self.state.cancel();
                 }
             }
