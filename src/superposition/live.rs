@@ -1,5 +1,5 @@
-//! A training of toy models that someone watches. It can be paused, slowed down and taken step by step, and it hands out
-//! snapshots a few dozen times a second.
+//! A training of toy models that someone watches. It can be paused, slowed down and taken step by step, and it hands
+//! out snapshots a few dozen times a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(33);
 const OVERHEAD: f64 = 0.15;
 /// Time that a block of steps should take. A command takes effect between two blocks.
 const BLOCK: Duration = Duration::from_millis(20);
-/// Time between two looks of a paused training at its commands.
+/// Time between two checks of a paused training for commands.
 const IDLE: Duration = Duration::from_millis(10);
 /// Most snapshots that are kept. When there are more, every second one is dropped.
 const SNAPSHOTS: usize = 400;

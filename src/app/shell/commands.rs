@@ -86,7 +86,9 @@ impl App {
             Command::OpenFolder => self.pick(ctx, true),
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
-                if self.state.worker.is_busy() || self.state.features.running().is_some() {
+                let busy = self.state.worker.is_busy() || self.state.pool.is_busy();
+                let paused = self.state.superposition.is_paused();
+                if busy || paused || self.state.features.running().is_some() {
                     self.state.cancel();
                 }
             }
