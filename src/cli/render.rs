@@ -216,10 +216,10 @@ fn features(args: &Arguments, app: &mut App) {
     }
 }
 
-/// Trains the toy models that the superposition lab's views show.
-fn lab(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
-    let shows_lab = matches!(subject, Subject::View(v) if view::by_name(v).is_some_and(|v| v.workspace == Workspace::Superposition));
-    let Some(name) = args.preset.as_deref().or(shows_lab.then_some(PRESETS[0].name)) else { return Ok(()) };
+/// Trains the toy models that the views of the superposition lab show.
+fn toy_models(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
+    let shows_toys = matches!(subject, Subject::View(v) if view::by_name(v).is_some_and(|v| v.workspace == Workspace::Superposition));
+    let Some(name) = args.preset.as_deref().or(shows_toys.then_some(PRESETS[0].name)) else { return Ok(()) };
     let preset = presets::by_name(name).ok_or_else(|| {
         let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
         Error::request(format!("there is no preset `{name}`; there are {}", known.join(", ")))
@@ -340,7 +340,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             Err(e) => wrong = Some(e),
         }
         features(args, app);
-        if let Err(e) = lab(args, subject, app) {
+        if let Err(e) = toy_models(args, subject, app) {
             wrong = Some(e);
         }
         if let Some(path) = &args.circuit {

@@ -1,16 +1,20 @@
-//! What a trained model's geometry says [Elhage et al. 2022]. All functions take rows: `rows` is [feature][hidden],
-//! `hidden` long each, and so serve embedding rows, neurons' output vectors and dictionary decoders as well.
+//! The geometry of features: how many dimensions each has, and which regular shape they form together [Elhage et al.
+//! 2022].
+//!
+//! In a toy model the row W_i is the direction of feature i in the hidden layer. With more features than dimensions the
+//! rows cannot all be orthogonal; in uniform superposition they become the corners of regular polytopes. All functions
+//! take `rows`, [feature][hidden].
 
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::interference::{dot, interference};
 
-/// D* = m / ‖W‖²_F: hidden dimensions for each feature that is represented.
+/// Returns D* = m / ‖W‖²_F, the hidden dimensions for each feature that is represented.
 pub fn dimensions_per_feature(rows: &[f32], hidden: usize) -> f32 {
     hidden as f32 / dot(rows, rows).max(f32::MIN_POSITIVE)
 }
 
-/// Dimensionalities at which features of uniform superposition gather, and the polytope whose corners they are.
+/// The dimensionalities at which features gather in uniform superposition, with the polytope whose corners they form.
 pub const PLATEAUS: &[(f32, &str)] = &[
     (1.0, "dimension of its own"),
     (0.75, "tetrahedron"),
@@ -24,29 +28,29 @@ pub const PLATEAUS: &[(f32, &str)] = &[
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
-    /// Weights that are no numbers any more: the learning rate was too high.
+    /// Some weights are not finite: the learning rate was too high.
     Diverged,
-    /// Nothing is represented.
+    /// No feature is represented.
     Nothing,
-    /// Represented features are orthogonal; as many as the number says.
+    /// So many features are represented, and all of them are orthogonal.
     Orthogonal(usize),
-    /// Features in pairs of opposite directions, the pairs orthogonal. `short` more stand between, much shorter.
+    /// Features form pairs of opposite directions, and the pairs are orthogonal. `short` much shorter ones lie between.
     AntipodalPairs { pairs: usize, short: usize },
-    /// The corners of a regular polygon.
+    /// Features are the corners of a regular polygon.
     Polygon(usize),
-    /// Anything else: counts of features close to each of [`PLATEAUS`], and of those near none.
+    /// Any other shape. Counts the features near each of [`PLATEAUS`], and those near none.
     Mixed { near: Vec<usize>, between: usize },
 }
 
-/// Norm under which a feature counts as not represented.
+/// A feature of at least this norm is represented.
 pub const REPRESENTED: f32 = 0.3;
-/// A represented feature is short if its norm is under this share of the median's.
+/// A represented feature is short if its norm is below this share of the median norm.
 const SHORT: f32 = 0.75;
-/// Degrees that a regular figure's angles may be off.
+/// Largest error, in degrees, of the angles of a regular shape.
 const TOLERANCE: f32 = 6.0;
 
 impl Shape {
-    /// The shape of `rows`, [feature][hidden].
+    /// Returns the shape of `rows`, [feature][hidden].
     pub fn of(rows: &[f32], hidden: usize) -> Self {
         if rows.iter().any(|v| !v.is_finite()) {
             return Self::Diverged;
@@ -101,7 +105,7 @@ impl Shape {
         Self::Mixed { near, between }
     }
 
-    /// In words.
+    /// Returns the shape in words.
     pub fn label(&self) -> String {
         let plural = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
         match self {
@@ -134,7 +138,7 @@ impl Shape {
     }
 }
 
-/// A plateau as the paper writes it.
+/// Returns the plateau next to `d` as the fraction that the paper writes.
 pub fn fraction(d: f32) -> &'static str {
     const NAMES: [(f32, &str); 6] =
         [(1.0, "1"), (0.75, "3/4"), (2.0 / 3.0, "2/3"), (0.5, "1/2"), (0.4, "2/5"), (0.375, "3/8")];

@@ -1,13 +1,19 @@
-//! The loss and its gradient, derived by hand.
+//! The loss of a toy model and its gradient, derived by hand.
 //!
-//! With pre = D h + b, h = act(W x), r = act(pre) − t and L = mean over samples of Σ_i I_i r_i²:
-//! ∂L/∂pre_i = 2 I_i r_i act′(pre_i) =: g_i, ∂L/∂b = g, ∂L/∂D = g hᵀ, ∂L/∂h = Dᵀ g,
-//! ∂L/∂W = (∂L/∂h · act′) xᵀ; tied weights D = Wᵀ collect both. Tests compare this with automatic differentiation.
+//! Let h = act(W x), pre = D h + b, r = act(pre) − t, and L the mean over samples of Σ_i I_i r_i². Then
+//!
+//! - ∂L/∂pre_i = 2 I_i r_i act′(pre_i), written g_i below;
+//! - ∂L/∂b = g, ∂L/∂D = g hᵀ and ∂L/∂h = Dᵀ g;
+//! - ∂L/∂W = (∂L/∂h · act′) xᵀ.
+//!
+//! Where weights are tied, D = Wᵀ, and its gradient is the sum of both. Tests compare this with automatic
+//! differentiation.
 
 use super::inputs::{LANES, Lanes};
 use super::setup::{Setup, Task};
 
-/// Weights of one instance: W [feature][hidden], V [feature][hidden] unless tied, b [feature], one after the other.
+/// The parameters of one instance, one after the other: W, [feature][hidden]; V, [feature][hidden], unless weights are
+/// tied; b, [feature].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     pub values: Vec<f32>,
@@ -26,23 +32,23 @@ impl Parameters {
         self.features * self.hidden
     }
 
-    /// W, [feature][hidden]: row i is what feature i writes into the hidden layer.
+    /// Returns W, [feature][hidden]. Feature i writes row i into the hidden layer.
     pub fn encoder(&self) -> &[f32] {
         &self.values[..self.block()]
     }
 
-    /// The output weights, [feature][hidden]: row i is what output i reads from the hidden layer.
+    /// Returns the output weights, [feature][hidden]. Output i reads the hidden layer through row i.
     pub fn decoder(&self) -> &[f32] {
         let start = if self.tied { 0 } else { self.block() };
         &self.values[start..start + self.block()]
     }
 
-    /// b, [feature].
+    /// Returns b, [feature].
     pub fn bias(&self) -> &[f32] {
         &self.values[self.values.len() - self.features..]
     }
 
-    /// The hidden layer and the output for one input; lengths n, m, n.
+    /// Runs the model on one input, [feature]. Returns the hidden layer, [hidden], and the output, [feature].
     pub fn forward(&self, setup: &Setup, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let m = self.hidden;
         let relu = |on: bool, v: f32| if on { v.max(0.0) } else { v };
@@ -62,10 +68,10 @@ impl Parameters {
     }
 }
 
-/// Partial sums that are added up only at the end of a batch.
+/// Eight partial sums, which are added up at the end of a batch.
 type Sums = [f32; 8];
 
-/// Room for a batch's intermediate values and sums.
+/// The memory in which a batch is worked on: intermediate values, and sums over samples.
 pub struct Workspace {
     h: Vec<Lanes>,
     dh: Vec<Lanes>,
@@ -97,7 +103,7 @@ fn add_scaled(sums: &mut Lanes, w: f32, x: &Lanes) {
 
 #[inline(always)]
 fn any(x: &Lanes) -> bool {
-    // Without the sign bits: −0 is zero too.
+    // The shift removes the sign bits, because −0 is zero too.
     x.iter().fold(0, |all, v| all | (v.to_bits() << 1)) != 0
 }
 
@@ -116,7 +122,7 @@ impl Workspace {
         }
     }
 
-    /// Forgets the sums.
+    /// Sets all sums to zero.
     pub fn clear(&mut self) {
         for sums in [&mut self.d_encoder, &mut self.d_decoder, &mut self.d_bias, &mut self.errors] {
             sums.fill([0.0; 8]);
@@ -124,7 +130,7 @@ impl Workspace {
         self.samples = 0;
     }
 
-    /// Adds the sums of `other`, which ran on another part of the batch.
+    /// Adds the sums of `other`, which worked on another part of the batch.
     pub fn join(&mut self, other: &Self) {
         let pairs = [
             (&mut self.d_encoder, &other.d_encoder),
@@ -142,8 +148,8 @@ impl Workspace {
         self.samples += other.samples;
     }
 
-    /// One chunk of inputs; `x` is [feature][sample], of which the first `count` samples exist. Without `backward`
-    /// only errors are summed.
+    /// Adds a chunk of inputs, `x` [feature][sample], of which the first `count` samples exist. Without `backward` only
+    /// errors are summed.
     #[inline(always)]
     pub fn add(
         &mut self,
@@ -217,7 +223,7 @@ impl Workspace {
         }
     }
 
-    /// ∂L/∂parameters of the batch so far, in the order of [`Parameters::values`].
+    /// Writes the gradient over the batch so far to `out`, in the order of [`Parameters::values`].
     pub fn gradient(&self, out: &mut [f32]) {
         let scale = 1.0 / self.samples.max(1) as f32;
         let all = self.d_encoder.iter().chain(&self.d_decoder).chain(&self.d_bias);
@@ -226,7 +232,7 @@ impl Workspace {
         }
     }
 
-    /// Mean of I_i r_i² for each feature.
+    /// Returns the mean of I_i r_i² of each feature, [feature].
     pub fn losses(&self, importance: &[f32]) -> Vec<f32> {
         let scale = 1.0 / self.samples.max(1) as f32;
         self.errors.iter().zip(importance).map(|(e, i)| scale * i * e.iter().sum::<f32>()).collect()
@@ -239,7 +245,7 @@ mod tests {
     use crate::superposition::inputs::{Random, Source};
     use candle_core::{Device, Tensor, Var};
 
-    /// The same loss composed of candle's operations.
+    /// Computes loss and gradient with candle's operations.
     fn autograd(setup: &Setup, p: &Parameters, importance: &[f32], rows: &[Vec<f32>]) -> (f32, Vec<f32>) {
         let (n, m, cpu) = (p.features, p.hidden, &Device::Cpu);
         let var =

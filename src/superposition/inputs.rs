@@ -1,17 +1,17 @@
-//! Sparse features: each is zero with probability S, else uniform.
+//! The inputs of toy models: sparse features. Each feature is zero with probability S, and uniform otherwise.
 //!
-//! Inputs are made for [`LANES`] samples at a time, feature by feature, so that every loop over samples is SIMD.
-//! A batch is a function of seed, step and part alone.
+//! Inputs are drawn for [`LANES`] samples at once, feature by feature, so that every loop over samples is SIMD. A batch
+//! depends on seed, step and part alone.
 
 use super::setup::{Instance, Setup, Task, Tie};
 
-/// Samples that are worked on at once.
+/// Number of samples that are worked on at once.
 pub const LANES: usize = 32;
 
 /// One number for each of [`LANES`] samples.
 pub type Lanes = [f32; LANES];
 
-/// The finaliser of SplitMix64 [Steele et al. 2014].
+/// Scrambles a number, as the last step of SplitMix64 does [Steele et al. 2014].
 pub fn splitmix(x: u64) -> u64 {
     let mut z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -19,14 +19,14 @@ pub fn splitmix(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// xoshiro128++ [Blackman and Vigna 2019], [`LANES`] generators side by side. The crates that offer it draw one word
-/// at a time, and drawing is a third of a step's work here.
+/// The generator xoshiro128++ [Blackman and Vigna 2019], [`LANES`] times side by side. Crates that offer it draw one
+/// word at a time, which is slow: drawing is a third of the work of a step.
 pub struct Random {
     s: [[u32; LANES]; 4],
 }
 
 impl Random {
-    /// Independent of the streams of all other `(seed, stream)`.
+    /// Returns generators that are independent of those of every other `(seed, stream)`.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut x = splitmix(seed) ^ splitmix(stream.wrapping_mul(2).wrapping_add(1)).rotate_left(32);
         let mut s = [[0u32; LANES]; 4];
@@ -38,7 +38,7 @@ impl Random {
                 (*low, *high) = (word as u32, (word >> 32) as u32);
             }
         }
-        // All zeros is the one state that the generator cannot leave.
+        // The generator cannot leave the state in which all words are zero.
         s[0].iter_mut().for_each(|v| *v |= 1);
         Self { s }
     }
@@ -60,13 +60,13 @@ impl Random {
         out
     }
 
-    /// Uniform in [0, 1).
+    /// Draws a number in each lane, uniform in [0, 1).
     #[inline(always)]
     pub fn uniform(&mut self) -> Lanes {
         unit(&self.words())
     }
 
-    /// A standard normal draw in each lane (Box–Muller).
+    /// Draws a standard normal number in each lane (Box–Muller).
     pub fn normal(&mut self) -> Lanes {
         let (u, v) = (self.uniform(), self.uniform());
         std::array::from_fn(|l| {
@@ -78,17 +78,17 @@ impl Random {
 
 #[inline(always)]
 fn unit(words: &[u32; LANES]) -> Lanes {
-    // The top 31 bits, so that the conversion is one instruction.
+    // Only the top 31 bits are used, so that the conversion is one instruction.
     let mut u = [0f32; LANES];
     for l in 0..LANES {
-        // Below 1 also where the conversion rounds up.
+        // The conversion may round up to 1, which is outside the range.
         let v = (words[l] >> 1) as i32 as f32 * (1.0 / 2_147_483_648.0);
         u[l] = if v < 1.0 { v } else { 1.0 - f32::EPSILON };
     }
     u
 }
 
-/// Where inputs come from.
+/// Draws the inputs of one instance.
 pub struct Source<'a> {
     setup: &'a Setup,
     density: f32,
@@ -106,12 +106,12 @@ impl<'a> Source<'a> {
         Self { setup, density: 1.0 - instance.sparsity, single }
     }
 
-    /// Draws x for [`LANES`] samples; `x` is [feature][sample].
+    /// Draws x for [`LANES`] samples into `x`, [feature][sample].
     #[inline(always)]
     pub fn draw(&self, random: &mut Random, x: &mut [Lanes]) {
         let (p, signed) = (self.density, self.setup.task == Task::Absolute);
         for &i in &self.single {
-            // One draw says both whether the feature is active and how much: u < p is uniform in [0, p).
+            // One draw decides both if the feature is active and how much: u < p is uniform in [0, p).
             let words = random.words();
             let u = unit(&words);
             let out = &mut x[i];
@@ -119,7 +119,7 @@ impl<'a> Source<'a> {
                 out[l] = if u[l] < p { u[l] / p } else { 0.0 };
             }
             if signed {
-                // The lowest bit is not in u.
+                // The lowest bit of the word is the sign; u does not use it.
                 for l in 0..LANES {
                     out[l] = f32::from_bits(out[l].to_bits() | (words[l] << 31));
                 }
@@ -156,7 +156,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A fixed data set: chunks of [`LANES`] samples, each [feature][sample].
+    /// Draws a fixed data set, in chunks of [`LANES`] samples, each [feature][sample].
     pub fn data_set(&self, seed: u64, samples: usize) -> Vec<Vec<Lanes>> {
         (0..samples.div_ceil(LANES))
             .map(|c| {

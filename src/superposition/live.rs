@@ -1,5 +1,5 @@
-//! A training of toy models that someone watches. It can be paused, slowed down and taken step by step, and it hands out
-//! snapshots a few dozen times a second.
+//! A training of toy models that someone watches. It can be paused, slowed down and taken step by step, and it hands
+//! out snapshots a few dozen times a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(33);
 const OVERHEAD: f64 = 0.15;
 /// Time that a block of steps should take. A command takes effect between two blocks.
 const BLOCK: Duration = Duration::from_millis(20);
-/// Time between two looks of a paused training at its commands.
+/// Time between two checks of a paused training for commands.
 const IDLE: Duration = Duration::from_millis(10);
 /// Most snapshots that are kept. When there are more, every second one is dropped.
 const SNAPSHOTS: usize = 400;
@@ -130,26 +130,21 @@ impl Question for ToyTrainingOf {
 }
 
 /// The snapshots that are kept of a training. They are thinned out as it goes on.
+#[derive(Default)]
 struct Kept {
     snapshots: Vec<Arc<Snapshot>>,
     bytes: usize,
-    /// Of so many snapshots one is kept.
-    stride: usize,
+    /// How often they were halved. Of 2^halved snapshots one is kept.
+    halved: u32,
     /// Snapshots that were taken, kept or not.
     taken: usize,
-}
-
-impl Default for Kept {
-    fn default() -> Self {
-        Self { snapshots: Vec::new(), bytes: 0, stride: 1, taken: 0 }
-    }
 }
 
 impl Kept {
     /// Takes a snapshot in. Returns the kept ones, with this one at the end.
     fn add(&mut self, snapshot: Snapshot) -> Vec<Arc<Snapshot>> {
         let snapshot = Arc::new(snapshot);
-        if self.taken.is_multiple_of(self.stride) {
+        if self.taken.is_multiple_of(1 << self.halved) {
             self.bytes += snapshot.bytes();
             self.snapshots.push(snapshot.clone());
         }
@@ -157,7 +152,7 @@ impl Kept {
         while (self.snapshots.len() > SNAPSHOTS || self.bytes > MEMORY) && self.snapshots.len() > 2 {
             self.snapshots = self.snapshots.drain(..).step_by(2).collect();
             self.bytes = self.snapshots.iter().map(|s| s.bytes()).sum();
-            self.stride *= 2;
+            self.halved += 1;
         }
         let mut all = self.snapshots.clone();
         if all.last().is_none_or(|s| s.step != snapshot.step) {

@@ -1,5 +1,5 @@
-//! Toy models of superposition [Elhage et al. 2022]: many tiny autoencoders that are trained at once, with gradients derived
-//! by hand, and what their geometry says.
+//! Toy models of superposition [Elhage et al. 2022]: many tiny autoencoders that are trained at once, with gradients
+//! derived by hand, and what their geometry says.
 //!
 //! | file | idea |
 //! | --- | --- |

@@ -1,13 +1,18 @@
-//! Phases of one feature of relative importance r beside one (n = 2, m = 1) or two (n = 3, m = 2) of importance 1:
-//! ignored, stored with a dimension of its own, or stored in superposition [Elhage et al. 2022, "Superposition as a
-//! phase change"].
+//! The phase diagram of superposition, in closed form and as trained [Elhage et al. 2022, "Superposition as a phase
+//! change"].
 //!
-//! The closed form compares the expected losses of the natural solutions at feature density p. With
-//! V = p/3 − p²/4, the variance of a feature, and E[min(x, y)²] = 1/6 for two active features:
-//! - the extra feature ignored, its bias at its mean: r V;
-//! - the extra feature alone in a dimension: V (n = 2, the other is given up), or for n = 3 the smaller of V and p²/3
-//!   (the two others antipodal);
-//! - the extra feature antipodal to another: (1 + r) p²/6.
+//! A model has one feature too many for its dimensions: an extra feature of relative importance r beside one (n = 2, m
+//! = 1) or two (n = 3, m = 2) of importance 1. It ignores the extra feature, gives it a dimension of its own, or stores
+//! it in superposition. Which of these is best depends on r and on the feature density p, and it changes abruptly, as
+//! the phase of a substance does.
+//!
+//! The closed form compares the expected losses of these solutions. V = p/3 − p²/4 is the variance of a feature, and
+//! E[min(x, y)²] = 1/6 for two active features.
+//!
+//! - The extra feature is ignored, and its bias is its mean: r V.
+//! - The extra feature has a dimension of its own: V for n = 2, where the other one is given up. For n = 3 the smaller
+//!   of V and p²/3, where the two others are antipodal.
+//! - The extra feature is antipodal to another: (1 + r) p²/6.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +39,7 @@ impl Phase {
     }
 }
 
-/// Expected losses of the natural solutions, in the order of [`Phase::ALL`].
+/// Returns the expected losses of the solutions, in the order of [`Phase::ALL`].
 pub fn losses(features: usize, density: f32, importance: f32) -> [f32; 3] {
     let (p, r) = (density, importance);
     let variance = p / 3.0 - p * p / 4.0;
@@ -42,26 +47,26 @@ pub fn losses(features: usize, density: f32, importance: f32) -> [f32; 3] {
     [r * variance, (1.0 + r) * p * p / 6.0, alone]
 }
 
-/// The phase with the smallest loss.
+/// Returns the phase with the smallest expected loss.
 pub fn expected(features: usize, density: f32, importance: f32) -> Phase {
     let l = losses(features, density, importance);
     let best = (0..3).min_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap_or(0);
     Phase::ALL[best]
 }
 
-/// How much worse the best solution of another phase is, as a share of its loss: small close to a boundary.
+/// Returns by how much the second best phase is worse, as a share of its loss. It is small near a boundary.
 pub fn margin(features: usize, density: f32, importance: f32) -> f32 {
     let mut l = losses(features, density, importance);
     l.sort_by(f32::total_cmp);
     (l[1] - l[0]) / l[1].max(f32::MIN_POSITIVE)
 }
 
-/// The phase of a trained model's last feature.
+/// Returns the phase of the last feature of a trained model.
 pub fn observed(frame: &Frame, hidden: usize) -> Phase {
     phase_of(&interference(&frame.encoder, hidden))
 }
 
-/// The phase that the last feature's measures say.
+/// Returns the phase of the last feature, from measures of all.
 pub fn phase_of(m: &Interference) -> Phase {
     match (m.norm.last(), m.superposition.last()) {
         (Some(norm), _) if *norm < 0.5 => Phase::Ignored,
@@ -70,19 +75,20 @@ pub fn phase_of(m: &Interference) -> Phase {
     }
 }
 
-/// A grid of models over density (columns) and relative importance of the last feature (rows), both logarithmic.
+/// A grid of models over feature density (columns) and relative importance of the last feature (rows). Both scales are
+/// logarithmic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
-    /// Falling: 1 first.
+    /// Falling, from 1 on.
     pub densities: Vec<f32>,
     /// Rising.
     pub importances: Vec<f32>,
-    /// Models trained for each cell; the one with the smallest loss counts.
+    /// Number of models trained for each cell. The one with the smallest loss counts.
     pub tries: usize,
 }
 
 impl Grid {
-    /// `side` densities from 1 to 0.01 and importances from 0.1 to 10.
+    /// Returns a grid of `side` densities from 1 to 0.01 and as many importances from 0.1 to 10.
     pub fn new(side: usize, tries: usize) -> Self {
         let at = |k: usize| k as f32 / side.saturating_sub(1).max(1) as f32;
         Self {
@@ -96,25 +102,25 @@ impl Grid {
         self.densities.len() * self.importances.len()
     }
 
-    /// The instance that is try `k` of the cell in `row` and `column`.
+    /// Returns the index of the instance that is try `k` of a cell.
     pub fn index(&self, row: usize, column: usize, k: usize) -> usize {
         (row * self.densities.len() + column) * self.tries + k
     }
 
-    /// Importance of the last feature and density of all models, cell by cell.
+    /// Returns the last feature's importance and the density of every model, cell by cell.
     pub fn models(&self) -> impl Iterator<Item = (f32, f32)> {
         let cell = |r: &f32| self.densities.iter().map(|p| (*r, *p)).collect::<Vec<_>>();
         self.importances.iter().flat_map(cell).flat_map(|c| std::iter::repeat_n(c, self.tries))
     }
 
-    /// The try with the smallest loss, for each cell row by row.
+    /// Returns the try with the smallest loss of each cell, row by row.
     pub fn best<'a>(&self, frames: &'a [Frame]) -> Vec<&'a Frame> {
         let loss = |f: &Frame| if f.loss().is_finite() { f.loss() } else { f32::INFINITY };
         frames.chunks(self.tries).filter_map(|c| c.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))).collect()
     }
 
-    /// Of the cells whose [`margin`] is at least `least`: how many are in the phase that the closed form says, and how
-    /// many there are.
+    /// Compares trained models with the closed form, at the cells whose [`margin`] is at least `least`. Returns how
+    /// many are in the expected phase, and how many cells there are.
     pub fn agreement(&self, features: usize, hidden: usize, frames: &[Frame], least: f32) -> (usize, usize) {
         let (mut same, mut all) = (0, 0);
         let mut best = self.best(frames).into_iter();
@@ -135,7 +141,7 @@ impl Grid {
 mod tests {
     use super::*;
 
-    /// The mean loss of W for independent features, by brute force over a grid of values.
+    /// Computes the mean loss of W for independent features, by brute force over a grid of values.
     fn integrate(w: &[[f32; 1]; 2], b: [f32; 2], p: f32, r: f32) -> f32 {
         let n = 200;
         let mut total = 0.0;

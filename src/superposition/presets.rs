@@ -1,4 +1,4 @@
-//! One preset for each figure.
+//! One preset for each figure of the papers on toy models.
 
 use super::phases::Grid;
 use super::recipe::{Recipe, Sweep};
@@ -8,16 +8,16 @@ use super::setup::{Task, Tie};
 pub struct Preset {
     pub name: &'static str,
     pub title: &'static str,
-    /// Which figure of which paper.
+    /// The paper and the figure.
     pub source: &'static str,
-    /// What to look at, for someone who has not read the paper.
+    /// A paragraph on what to look at, for someone who has not read the paper.
     pub explain: &'static str,
     pub recipe: fn() -> Recipe,
     /// The view that shows it best.
     pub view: &'static str,
 }
 
-/// Every preset; the first is what the lab opens on.
+/// Every preset. The workspace opens on the first one.
 pub const PRESETS: &[Preset] = &[
     Preset {
         name: "pentagon",

@@ -1,4 +1,4 @@
-//! A training in the few numbers that a person sets; [`Recipe::setup`] spells it out, instance by instance.
+//! The recipe of a training: the few numbers that a person sets. [`Recipe::setup`] spells it out, instance by instance.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,32 +6,32 @@ use super::phases::Grid;
 use super::setup::{Group, Instance, Optimiser, Setup, Task, Tie, child_seed, importance, sparsities};
 use crate::error::Result;
 
-/// What differs between the instances.
+/// The quantity in which the instances differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Sweep {
-    /// Each sparsity, `repeat` times from other first weights.
+    /// Each sparsity, trained `repeat` times from different first weights.
     Sparsity { values: Vec<f32>, repeat: usize },
     /// The size of a fixed data set, at one sparsity.
     Samples { sparsity: f32, values: Vec<usize> },
-    /// Density and the last feature's relative importance.
+    /// Feature density, and the relative importance of the last feature.
     Grid(Grid),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// n
+    /// n, the number of features.
     pub features: usize,
-    /// m
+    /// m, the number of hidden dimensions.
     pub hidden: usize,
     pub sweep: Sweep,
-    /// I_i; a grid sets its last one.
+    /// I_i, the weight of each feature's error, [feature]. A grid sets the last one.
     pub importance: Vec<f32>,
     pub tied: bool,
     pub hidden_relu: bool,
     pub output_relu: bool,
     pub task: Task,
     pub unit_inputs: bool,
-    /// All features in groups of this size.
+    /// How features are tied, and the size of the groups that they form.
     pub groups: Option<(Tie, usize)>,
     pub batch: usize,
     pub steps: usize,
@@ -40,7 +40,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// One instance for each sparsity, importance `decay`^i, everything else as in the paper.
+    /// Returns a recipe with one instance for each sparsity. Feature i has importance `decay`^i, and everything else is
+    /// as in the paper.
     pub fn sweep(features: usize, hidden: usize, sparsities: &[f32], decay: f32) -> Self {
         Self {
             features,
@@ -60,19 +61,19 @@ impl Recipe {
         }
     }
 
-    /// `count` densities from 1 down to `least`.
+    /// Returns a recipe of `count` feature densities from 1 down to `least`.
     pub fn falling(features: usize, hidden: usize, count: usize, least: f32, decay: f32) -> Self {
         Self::sweep(features, hidden, &sparsities(count, least), decay)
     }
 
-    /// One sparsity, from `count` first weights.
+    /// Returns a recipe of one sparsity, trained from `count` different first weights.
     pub fn repeated(features: usize, hidden: usize, sparsity: f32, decay: f32, count: usize) -> Self {
         let mut r = Self::sweep(features, hidden, &[sparsity], decay);
         r.sweep = Sweep::Sparsity { values: vec![sparsity], repeat: count };
         r
     }
 
-    /// A phase diagram: hundreds of models at a high rate that falls to zero.
+    /// Returns the recipe of a phase diagram: hundreds of models, trained at a high learning rate that falls to zero.
     pub fn phases(features: usize, hidden: usize, grid: Grid) -> Self {
         let mut r = Self::sweep(features, hidden, &[], 1.0);
         r.sweep = Sweep::Grid(grid);
@@ -80,7 +81,7 @@ impl Recipe {
         r
     }
 
-    /// Number of instances.
+    /// Returns the number of instances.
     pub fn instances(&self) -> usize {
         match &self.sweep {
             Sweep::Sparsity { values, repeat } => values.len().saturating_mul(*repeat),
@@ -89,7 +90,7 @@ impl Recipe {
         }
     }
 
-    /// Whether the closed form of [`super::phases`] speaks of these models.
+    /// Returns true if the closed form of [`super::phases`] holds for these models.
     pub fn has_closed_form(&self) -> bool {
         let shape = [(2, 1), (3, 2)].contains(&(self.features, self.hidden));
         let plain = self.tied && self.output_relu && !self.hidden_relu && !self.unit_inputs && self.groups.is_none();
@@ -103,7 +104,7 @@ impl Recipe {
         }
     }
 
-    /// Changes n: importances go on as they began, groups stay.
+    /// Changes n. The importances of new features continue the series of the others, and groups keep their size.
     pub fn set_features(&mut self, features: usize) {
         let old = &self.importance;
         let decay = match old.as_slice() {
@@ -120,12 +121,12 @@ impl Recipe {
         (self.features, self.importance) = (features, list);
     }
 
-    /// The training, instance by instance.
+    /// Returns the training, instance by instance.
     ///
     /// # Errors
-    /// A sentence about the first value that makes no model.
+    /// Returns an error about the first value with which no model can be trained.
     pub fn setup(&self) -> Result<Setup> {
-        // Before anything as long as n or the number of models is made.
+        // Too large a recipe is refused before it takes memory.
         Setup::fits(self.features, self.hidden, self.instances())?;
         let one = |sparsity: f32, k: usize| Instance {
             sparsity,

@@ -1,29 +1,29 @@
-//! What is trained.
+//! The setup of a training: the models, their inputs and the optimiser, spelled out instance by instance.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What the output is compared with.
+/// The target that the output is compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
-    /// x itself, x_i in [0, 1].
+    /// The input x itself, with x_i in [0, 1].
     #[default]
     Reconstruct,
-    /// |x|, x_i in [−1, 1]: computation in superposition.
+    /// |x|, with x_i in [−1, 1]: computation in superposition.
     Absolute,
 }
 
-/// Features that fire together or never together.
+/// How the features of a group depend on each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tie {
-    /// All of the group are active, or none; their values stay independent.
+    /// All features of the group are active, or none is. Their values are independent.
     Correlated,
-    /// At most one of the group is active.
+    /// At most one feature of the group is active.
     Anticorrelated,
 }
 
-/// Neighbouring features `start..start + len` that are tied.
+/// A group of neighbouring features, `start..start + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     pub tie: Tie,
@@ -45,7 +45,7 @@ pub struct Optimiser {
     pub kind: OptimiserKind,
     pub rate: f32,
     pub weight_decay: f32,
-    /// The rate falls to zero along half a cosine; else it is constant.
+    /// If true, the rate falls to zero along half a cosine. Otherwise it is constant.
     pub cosine: bool,
 }
 
@@ -56,7 +56,7 @@ impl Default for Optimiser {
 }
 
 impl Optimiser {
-    /// The rate of a step of `total`.
+    /// Returns the learning rate of a step, of `total` steps.
     pub fn rate_at(&self, step: usize, total: usize) -> f32 {
         if self.cosine {
             let t = (step as f32 / total.max(1) as f32).min(1.0);
@@ -67,63 +67,65 @@ impl Optimiser {
     }
 }
 
-/// One model of the batch.
+/// One toy model of those that are trained together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
     /// Probability that a feature is zero.
     pub sparsity: f32,
-    /// Weight of each feature's error; length n.
+    /// Weight of each feature's error, [feature].
     pub importance: Vec<f32>,
     pub seed: u64,
-    /// Size of a fixed data set, seen whole at every step; `None` draws fresh inputs at each.
+    /// Number of samples of a fixed data set, of which every step sees all. With `None` every step sees fresh inputs.
     pub samples: Option<usize>,
 }
 
-/// A batch of toy models: h = act(W x), x′ = act(Wᵀ h + b), or with its own decoder x′ = act(V h + b).
+/// Toy models that are trained together: h = act(W x) and x′ = act(Wᵀ h + b), or x′ = act(V h + b) if the decoder has
+/// weights of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    /// n
+    /// n, the number of features.
     pub features: usize,
-    /// m
+    /// m, the number of hidden dimensions.
     pub hidden: usize,
-    /// The decoder is the encoder's transpose.
+    /// The decoder is the transpose of the encoder.
     pub tied: bool,
-    /// ReLU on the hidden layer (gives it a privileged basis).
+    /// A ReLU on the hidden layer. It gives the layer a privileged basis.
     pub hidden_relu: bool,
-    /// ReLU on the output.
+    /// A ReLU on the output.
     pub output_relu: bool,
     pub task: Task,
-    /// Inputs are scaled to length one [Henighan et al. 2023].
+    /// Inputs are scaled to length 1 [Henighan et al. 2023].
     pub unit_inputs: bool,
     pub groups: Vec<Group>,
     pub instances: Vec<Instance>,
-    /// Fresh inputs a step.
+    /// Number of fresh inputs a step.
     pub batch: usize,
     pub steps: usize,
     pub optimiser: Optimiser,
 }
 
-/// The largest problem that is accepted: parameters of all instances.
+/// Most numbers that the models of a training may hold in memory.
 const MOST_PARAMETERS: usize = 64_000_000;
 
-/// I_i = decay^i; length `features`.
+/// Returns the importances I_i = decay^i, [feature].
 pub fn importance(features: usize, decay: f32) -> Vec<f32> {
     (0..features).map(|i| decay.powi(i as i32)).collect()
 }
 
-/// A seed of its own for each part of something that has one seed.
+/// Returns the seed of one part of something that has a single seed.
 pub fn child_seed(seed: u64, part: u64) -> u64 {
     super::inputs::splitmix(seed ^ super::inputs::splitmix(part.wrapping_add(0x5EED)))
 }
 
-/// `count` densities from 1 down to `least`, evenly spaced on a logarithmic scale; as sparsities 1 − density.
+/// Returns the sparsities, 1 − density, of `count` densities from 1 down to `least`, evenly spaced on a logarithmic
+/// scale.
 pub fn sparsities(count: usize, least: f32) -> Vec<f32> {
     let last = count.saturating_sub(1).max(1) as f32;
     (0..count).map(|k| 1.0 - least.powf(k as f32 / last)).collect()
 }
 
 impl Setup {
-    /// For tests: one instance for each sparsity.
+    /// Returns a setup for tests, with one instance for each sparsity.
     #[cfg(test)]
     pub fn sweep(features: usize, hidden: usize, sparsities: &[f32], decay: f32, seed: u64) -> Self {
         let mut recipe = super::recipe::Recipe::sweep(features, hidden, sparsities, decay);
@@ -137,15 +139,15 @@ impl Setup {
         self
     }
 
-    /// Parameters of one instance: W, V where it is not tied, b.
+    /// Returns the number of parameters of one instance: W, then V if weights are not tied, then b.
     pub fn parameters(&self) -> usize {
         self.features * self.hidden * if self.tied { 1 } else { 2 } + self.features
     }
 
-    /// Whether `models` of n × m weights fit the memory.
+    /// Checks that `models` of n × m weights fit the memory.
     ///
     /// # Errors
-    /// A sentence if not.
+    /// Returns an error if they do not fit, or if one of the numbers is 0.
     pub fn fits(features: usize, hidden: usize, models: usize) -> Result<()> {
         let (n, m) = (features, hidden);
         if n == 0 || m == 0 {
@@ -156,8 +158,8 @@ impl Setup {
         if models == 0 {
             return Err(Error::request("no sparsity was given; give at least one"));
         }
-        // Weights, moments and sums of every model; inputs of as many samples as are worked on at once; and the m × m
-        // matrix that the geometry is read from.
+        // The numbers held: weights, moments and sums of every model; inputs of the samples that are worked on at once;
+        // and the m × m matrix from which the geometry is computed.
         let weights = n.checked_mul(m).and_then(|p| p.checked_mul(2)).and_then(|p| p.checked_mul(models));
         let inputs = n.checked_mul(48).and_then(|p| p.checked_mul(models));
         let square = m.checked_mul(m).and_then(|p| p.checked_mul(2));
@@ -170,8 +172,10 @@ impl Setup {
         Ok(())
     }
 
+    /// Checks that the models can be trained.
+    ///
     /// # Errors
-    /// A sentence about the first value that makes no model.
+    /// Returns an error about the first value with which they cannot.
     pub fn check(&self) -> Result<()> {
         let n = self.features;
         let bad = |what: String| Err(Error::request(what));

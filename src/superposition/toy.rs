@@ -20,7 +20,8 @@ const PARTS: usize = 4;
 const FEW: usize = 8;
 /// A step of at least so many multiplications is large enough to run its parts in parallel.
 const WORTH_SPLITTING: usize = 2_000_000;
-/// Number of inputs on which a snapshot's loss is measured. They are the same ones every time, so that curves are smooth.
+/// Number of inputs on which a snapshot's loss is measured. They are the same ones every time, so that curves are
+/// smooth.
 pub const EVALUATED: usize = 2048;
 /// Streams of random numbers for first weights and for measuring; all others are training batches.
 const INITIAL: u64 = 1 << 62;
@@ -70,7 +71,8 @@ pub struct Toy {
 }
 
 impl Toy {
-    /// Draws first weights from a normal distribution of variance 2 / (n + m) [Glorot and Bengio 2010]. Biases are zero.
+    /// Draws first weights from a normal distribution of variance 2 / (n + m) [Glorot and Bengio 2010]. Biases are
+    /// zero.
     ///
     /// # Errors
     /// Returns the error of [`Setup::check`].

@@ -1,6 +1,8 @@
-//! `addition`: modular addition, `a + b =` followed by (a + b) mod p, trained long past memorisation until it
-//! generalises ("grokking") [Power et al. 2022; Nanda et al. 2023]. The finished model turns numbers into waves of a
-//! few key frequencies and adds angles.
+//! The task `addition`: modular addition [Power et al. 2022; Nanda et al. 2023]. `a + b =` is followed by (a + b) mod
+//! p.
+//!
+//! The model first knows the trained pairs by heart. Long after that it finds the rule and answers the held-out pairs
+//! as well ("grokking"). The finished model turns numbers into waves of a few key frequencies, and adds their angles.
 
 use std::sync::Arc;
 
@@ -64,7 +66,7 @@ fn row(a: usize, b: usize) -> Vec<u32> {
     vec![a as u32, PLUS, b as u32, EQUALS, ((a + b) % P) as u32]
 }
 
-/// All pairs: those that are trained on, and those that are held out.
+/// Returns the pairs that are trained on, and those that are held out.
 fn split(seed: u64) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let mut all: Vec<Vec<u32>> = (0..P * P).map(|k| row(k / P, k % P)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -74,7 +76,7 @@ fn split(seed: u64) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     (all, held_out)
 }
 
-/// Share of rows whose answer is right, and their mean loss in nats.
+/// Returns the share of rows that are answered correctly, and their mean loss in nats.
 fn measure(model: &Model, rows: &[Vec<u32>]) -> Result<(f32, f32)> {
     let questions: Vec<Vec<u32>> = rows.iter().map(|r| r[..4].to_vec()).collect();
     let (mut right, mut loss) = (0usize, 0f64);
@@ -88,26 +90,26 @@ fn measure(model: &Model, rows: &[Vec<u32>]) -> Result<(f32, f32)> {
     Ok((right as f32 / rows.len() as f32, (loss / rows.len() as f64) as f32))
 }
 
-/// Held-out accuracy of a finished model that was trained with `seed`.
+/// Returns the accuracy on held-out pairs of a finished model that was trained with `seed`.
 pub fn held_out_accuracy(model: &Model, seed: u64) -> Result<f32> {
     Ok(measure(model, &split(seed).1)?.0)
 }
 
-/// Waves in what the model has learned.
+/// The frequencies that the model uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fourier {
-    /// For each frequency k = 1.. (p−1)/2 the share of the number embeddings' variance that cos 2πkn/p and sin 2πkn/p
-    /// hold.
+    /// For each frequency k = 1..=(p−1)/2 the share of the number embeddings' variance that lies in cos 2πkn/p and
+    /// sin 2πkn/p.
     pub embedding: Vec<f32>,
-    /// For each frequency the share of the logits' variance over all a, b, c that cos 2πk(a + b − c)/p holds.
+    /// For each frequency the share of the logits' variance, over all a, b and c, that lies in cos 2πk(a + b − c)/p.
     pub logits: Vec<f32>,
 }
 
-/// Share of the logits' variance from which a frequency counts as key.
+/// A frequency with at least this share of the logits' variance is a key frequency.
 pub const KEY: f32 = 0.04;
 
 impl Fourier {
-    /// Frequencies that carry the answer, the largest first.
+    /// Returns the frequencies that carry the answer, the one with the largest share first.
     pub fn key_frequencies(&self) -> Vec<usize> {
         let mut list: Vec<usize> = (0..self.logits.len()).filter(|k| self.logits[*k] >= KEY).collect();
         list.sort_by(|a, b| self.logits[*b].total_cmp(&self.logits[*a]));
@@ -115,7 +117,7 @@ impl Fourier {
     }
 }
 
-/// Shares of variance over n = 0..p of each frequency, for rows [n][d].
+/// Returns each frequency's share of the variance of `rows`, [p][d_model].
 fn spectrum(rows: &[Vec<f32>]) -> Vec<f32> {
     let p = rows.len();
     let d = rows.first().map_or(0, Vec::len);
@@ -137,10 +139,10 @@ fn spectrum(rows: &[Vec<f32>]) -> Vec<f32> {
     power.iter().map(|v| (v / total.max(f64::MIN_POSITIVE)) as f32).collect()
 }
 
-/// The spectra of a model of this task.
+/// Returns the spectra of a model of this task.
 ///
 /// # Errors
-/// If the model is none, or the forward pass fails.
+/// Returns an error if the model is not one of this task, or if a run fails.
 pub fn fourier(model: &Model) -> Result<Fourier> {
     if model.config.d_vocab < P {
         return Err(Error::request(format!("a model that adds modulo {P} has tokens for 0 to {}", P - 1)));
@@ -225,7 +227,7 @@ impl Training for Addition {
         _step: usize,
         _total: usize,
     ) -> Result<(Tensor, Vec<(&'static str, Tensor)>)> {
-        // Every trained pair at every step.
+        // Every step sees every trained pair.
         let loss = cross_entropy(network, &self.trained, 3, 4)?;
         Ok((loss.clone(), vec![(LOSS, loss)]))
     }

@@ -1,8 +1,8 @@
-//! `alphabetical`: says whether letters stand in alphabetical order: `b d k p ?` is followed by `yes`, `b k d p ?`
-//! by `no`.
+//! The task `alphabetical`: to say if letters are in alphabetical order. `b d k p ?` is followed by `yes`, and `b k d p
+//! ?` by `no`.
 //!
-//! Two layers of attention are enough. In the first a letter can look for earlier ones that come after it in the
-//! alphabet; in the second the question mark collects whether any letter found one.
+//! Two layers of attention are enough. In the first one a letter looks for earlier letters that come after it in the
+//! alphabet. In the second one the question mark collects if any letter has found one.
 
 use std::sync::Arc;
 
@@ -36,9 +36,9 @@ const LETTERS: u32 = 26;
 const ASK: u32 = 26;
 const YES: u32 = 27;
 const NO: u32 = 28;
-/// Letters of a sequence.
+/// Number of letters of a sequence.
 const LENGTHS: std::ops::RangeInclusive<usize> = 2..=7;
-/// Sequences of every length in a batch.
+/// Number of sequences of each length in a batch.
 const EACH: usize = 64;
 const STEPS: usize = 1_500;
 const RATE: f64 = 2e-3;
@@ -46,15 +46,15 @@ const WARMUP: usize = 50;
 const FALL: usize = 700;
 /// Steps between two probes, and between two checkpoints.
 const RHYTHM: (usize, usize) = (10, 50);
-/// One sequence in so many is held out.
+/// Of so many sequences one is held out.
 const HELD_OUT: u64 = 5;
-/// Held-out sequences of every length that accuracy is measured on.
+/// Number of held-out sequences of each length on which accuracy is measured.
 const TESTED: usize = 1_000;
 
 const DESIGN: Design =
     Design { d_model: 48, heads: 2, layers: 2, d_mlp: 0, vocab: 30, context: 32, rope_base: 100.0, embed_std: 0.5 };
 
-/// The words of the tokenizer, by id.
+/// Returns the words of the tokenizer, by id.
 fn vocabulary() -> Vec<String> {
     let letters = ('a'..='z').map(String::from);
     letters.chain(["?", "yes", "no", "<unk>"].map(str::to_owned)).collect()
@@ -65,8 +65,8 @@ fn is_held_out(letters: &[u32]) -> bool {
     (hash >> 20).is_multiple_of(HELD_OUT)
 }
 
-/// A sequence of different letters with its answer: half are sorted; of the others half are shuffled, and half have
-/// one neighbouring pair swapped.
+/// Draws a sequence of different letters, and returns it with its answer. Half of the sequences are sorted. Of the
+/// others half are shuffled, and half have one neighbouring pair swapped.
 fn draw(rng: &mut ChaCha8Rng, length: usize) -> (Vec<u32>, bool) {
     let mut letters: Vec<u32> = Vec::with_capacity(length);
     while letters.len() < length {
@@ -87,7 +87,7 @@ fn draw(rng: &mut ChaCha8Rng, length: usize) -> (Vec<u32>, bool) {
     (letters, sorted)
 }
 
-/// Rows with question and answer; `held_out` says which part of all sequences they are from.
+/// Draws rows of letters, question mark and answer. `held_out` chooses between held-out and trained sequences.
 fn rows(rng: &mut ChaCha8Rng, length: usize, count: usize, held_out: bool) -> Vec<Vec<u32>> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
@@ -100,7 +100,7 @@ fn rows(rng: &mut ChaCha8Rng, length: usize, count: usize, held_out: bool) -> Ve
     all
 }
 
-/// Share of held-out sequences of `length` letters that are judged right.
+/// Returns the share of held-out sequences of `length` letters that the model answers correctly.
 pub fn accuracy(model: &Model, length: usize, count: usize) -> Result<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(0x7E57 + length as u64);
     let rows = rows(&mut rng, length, count, true);
@@ -179,7 +179,7 @@ impl Training for Alphabetical {
     }
 
     fn watched_tokens(&self) -> Vec<u32> {
-        // b d k p m s ?: one pair stands wrong.
+        // b d k p m s ?: the letters p and m are in the wrong order.
         vec![1, 3, 10, 15, 12, 18, ASK]
     }
 

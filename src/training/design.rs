@@ -1,4 +1,4 @@
-//! The shape of a lab transformer: its variables, the canonical block over them, and its files.
+//! The design of a small transformer: its shape, its variables, the weights made of them, and its files.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,14 +15,14 @@ use crate::model::weights::{Attention, Block, Linear, Mlp, Norm, Weights};
 
 const EPS: f32 = 1e-5;
 
-/// LayerNorm before attention, MLP and unembedding, rotary positions, biases on q and k; weights drawn with standard
-/// deviation 1/√d_model.
+/// The shape of a small transformer. It has a LayerNorm before attention, MLP and unembedding, rotary positions, and
+/// biases on q and k. First weights are drawn with standard deviation 1/√d_model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Design {
     pub d_model: usize,
     pub heads: usize,
     pub layers: usize,
-    /// 0 for attention alone; else ReLU neurons.
+    /// Number of ReLU neurons of a layer; 0 for a model without MLPs.
     pub d_mlp: usize,
     pub vocab: usize,
     pub context: usize,
@@ -31,7 +31,7 @@ pub struct Design {
     pub embed_std: f32,
 }
 
-/// A standard normal draw (Box–Muller), the same on every machine.
+/// Draws a standard normal number (Box–Muller), the same on every machine.
 fn normal(rng: &mut impl Rng) -> f32 {
     let u: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
     let v: f64 = rng.random_range(0.0..1.0);
@@ -60,7 +60,7 @@ impl Design {
         c
     }
 
-    /// The same as config.json tells it.
+    /// Returns the content of config.json.
     fn config_json(&self) -> serde_json::Value {
         let mut v = json!({
             "model_type": "circuitscope_lab", "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
@@ -74,7 +74,7 @@ impl Design {
         v
     }
 
-    /// The variables by their names in the model folder, in a fixed order; linear layers as [input, output].
+    /// Draws the variables, with their names in the model folder, in a fixed order. Linear layers are [input, output].
     pub fn variables(&self, seed: u64) -> Result<Vec<(String, Var)>> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut vars = Vec::new();
@@ -111,7 +111,7 @@ impl Design {
         Ok(vars)
     }
 
-    /// The canonical block over named tensors: training runs the very forward pass that analyses hook.
+    /// Puts named tensors together to weights, so that training runs the same forward pass as analyses do.
     pub fn weights(&self, tensors: &[(String, Tensor)]) -> Result<Weights> {
         let by_name: HashMap<&str, &Tensor> = tensors.iter().map(|(n, v)| (n.as_str(), v)).collect();
         let get = |name: &str| {
@@ -161,8 +161,8 @@ impl Design {
         })
     }
 
-    /// Writes config, weights and tokenizer as the family's loader reads them: linear layers as [output, input], in 16
-    /// bits.
+    /// Writes config, weights and tokenizer in the format that the family's loader reads. Linear layers are [output,
+    /// input], and numbers have 16 bits.
     pub fn save(&self, folder: &Path, tensors: &[(String, Tensor)], tokenizer: &str) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         let mut out: Vec<(String, Tensor)> = Vec::new();

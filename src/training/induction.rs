@@ -1,8 +1,11 @@
-//! `induction`: a two-layer attention-only model that grows the textbook circuit, a previous-token head
-//! in layer 0 that an induction head in layer 1 reads [Elhage et al. 2021; Olsson et al. 2022].
+//! The task `induction`: to continue a sequence that repeats itself [Elhage et al. 2021; Olsson et al. 2022].
 //!
-//! Every sequence of a batch is random tokens repeating with one random period, and only predictable
-//! tokens count in the loss. Text joins once the circuit stands, so that the model also predicts words.
+//! A model of two attention layers learns the textbook circuit for it. A previous-token head in layer 0 writes into
+//! each position which token came before; an induction head in layer 1 uses that to find what followed the current
+//! token last time.
+//!
+//! The sequences of a batch are random tokens that repeat with one random period. Only predictable tokens count in the
+//! loss. Text is added once the circuit is there, so that the model also predicts words.
 
 use std::sync::Arc;
 
@@ -43,12 +46,12 @@ const VOCAB: usize = 2048;
 const CONTEXT: usize = 512;
 const ROPE_BASE: f64 = 100.0;
 const BATCH: usize = 48;
-/// Sequences of each kind once text has joined.
+/// Number of sequences of each kind after text is added.
 const MIXED_BATCH: usize = 24;
 const LENGTH: usize = 64;
 const RATE: f64 = 1e-3;
 const WARMUP: usize = 100;
-/// Steps on repeated random tokens alone; the phase change comes after about 900.
+/// Number of steps on repeated random tokens alone. The phase change comes after about 900.
 const ALONE: usize = 1_300;
 const STEPS: usize = 4_500;
 const FALL: usize = 1_500;
@@ -67,8 +70,8 @@ const DESIGN: Design = Design {
     embed_std: 1.0,
 };
 
-/// The batch of a step: a function of seed and step alone, so that a resumed training is the same one.
-/// Gives the rows and the first position whose next token counts.
+/// Returns the batch of a step, and the first position whose next token counts. It depends on seed and step alone, so
+/// that a resumed training is the same one.
 fn repeat_batch(seed: u64, step: usize, batch: usize) -> (Vec<Vec<u32>>, usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(2 * step as u64 + 1);
@@ -95,7 +98,7 @@ fn text_batch(seed: u64, step: usize, stream: &[u32]) -> Vec<Vec<u32>> {
 
 struct Induction {
     tokenizer: tokenizers::Tokenizer,
-    /// The text's tokens.
+    /// The tokens of the text.
     stream: Vec<u32>,
 }
 
@@ -181,21 +184,23 @@ impl Training for Induction {
     }
 }
 
-/// What the circuit scores on random tokens repeated once.
+/// Scores of the circuit on random tokens that are repeated once.
 #[derive(Clone, Copy, Debug)]
 pub struct CircuitScores {
-    /// Layer-0 head with the highest previous-token score, and the score.
+    /// The head of layer 0 with the highest previous-token score, and the score.
     pub previous: (usize, f32),
-    /// Layer-1 head with the highest induction score, and the score.
+    /// The head of layer 1 with the highest induction score, and the score.
     pub induction: (usize, f32),
-    /// That induction score with the previous-token head's z set to zero.
+    /// The same induction score when z of the previous-token head is set to zero.
     pub induction_ablated: f32,
-    /// Share of the repeat that is predicted right.
+    /// Share of the repeated tokens that are predicted correctly.
     pub accuracy: f32,
 }
 
-/// Measures the finished model through the same loader and engine as any other. Mean over eight
-/// sequences of 30 random tokens repeated once.
+/// Measures a finished model. The scores are means over eight sequences of 30 random tokens repeated once.
+///
+/// # Errors
+/// Returns an error if a run fails.
 pub fn circuit_scores(model: &Arc<Model>) -> Result<CircuitScores> {
     circuit_scores_on(model, 8)
 }

@@ -1,5 +1,5 @@
-//! AdamW [Loshchilov and Hutter 2019] with a state that can be saved: candle's own keeps its moments
-//! private, and a training that resumes without them is another training.
+//! AdamW [Loshchilov and Hutter 2019] with a state that can be saved. The one in candle keeps its moments private, and
+//! without them a resumed training is not the same training.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ struct Slot {
 pub struct AdamW {
     settings: AdamWSettings,
     slots: Vec<Slot>,
-    /// Steps taken.
+    /// Number of steps taken.
     pub step: usize,
 }
 
@@ -48,7 +48,7 @@ impl AdamW {
         Ok(Self { settings, slots, step: 0 })
     }
 
-    /// One update with the given learning rate.
+    /// Takes one step with the given learning rate.
     pub fn update(&mut self, gradients: &GradStore, rate: f64) -> Result<()> {
         self.step += 1;
         let AdamWSettings { beta1, beta2, eps, weight_decay } = self.settings;
@@ -65,7 +65,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Variables and moments by name.
+    /// Returns the variables and their moments, with names.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.slots
             .iter()
@@ -79,7 +79,10 @@ impl AdamW {
             .collect()
     }
 
-    /// Restores what [`AdamW::state`] gave.
+    /// Restores the variables and moments of [`AdamW::state`].
+    ///
+    /// # Errors
+    /// Returns an error if one of them is missing.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>, step: usize) -> Result<()> {
         let get = |name: &str| {
             state

@@ -42,8 +42,8 @@ pub trait Training {
     /// Returns the steps between two probes, and between two checkpoints that can be opened.
     fn rhythm(&self) -> (usize, usize);
     fn tokenizer(&self) -> Result<tokenizers::Tokenizer>;
-    /// Returns the loss of a step, and the parts of it that are reported, all in nats. It depends on seed and step alone,
-    /// so that a resumed training is the same one.
+    /// Returns the loss of a step, and the parts of it that are reported, all in nats. It depends on seed and step
+    /// alone, so that a resumed training is the same one.
     fn loss(
         &self,
         network: Network<'_>,
@@ -93,8 +93,8 @@ const REPORT_EVERY: usize = 25;
 /// Trains, and reports on the way. Goes on from a checkpoint in the folder unless the options say to start afresh.
 ///
 /// # Errors
-/// Returns an error if the steps are 0, if the folder cannot be written, or if its checkpoint is of another seed or number
-/// of steps; and [`Error::Cancelled`] after a checkpoint has been written.
+/// Returns an error if the steps are 0, if the folder cannot be written, or if its checkpoint is of another seed or
+/// number of steps; and [`Error::Cancelled`] after a checkpoint has been written.
 pub fn train(
     training: &dyn Training,
     options: &TrainOptions,
@@ -253,8 +253,8 @@ fn resume(folder: &Path, adam: &mut AdamW, log: &mut Log) -> Result<()> {
     Ok(())
 }
 
-/// Returns the mean cross-entropy, in nats, of the tokens that follow positions `from..to`. All rows are equally long, and
-/// `to` is at most their length less one.
+/// Returns the mean cross-entropy, in nats, of the tokens that follow positions `from..to`. All rows are equally long,
+/// and `to` is at most their length less one.
 pub fn cross_entropy(network: Network<'_>, rows: &[Vec<u32>], from: usize, to: usize) -> Result<Tensor> {
     let refs: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     let resid = network.forward(&refs, &mut NoHooks, &Progress::new())?;

@@ -1,7 +1,7 @@
 //! Learning rates over a training.
 
-/// Linear warm-up over `warmup` steps, then constant, then a linear fall to a tenth over the last
-/// `decay` steps.
+/// Returns the learning rate of a step, of `total` steps. It rises linearly over the first `warmup` steps, stays at
+/// `rate`, and falls linearly to a tenth over the last `decay` steps.
 pub fn warm_constant_fall(step: usize, total: usize, warmup: usize, decay: usize, rate: f64) -> f64 {
     let up = ((step + 1) as f64 / warmup.max(1) as f64).min(1.0);
     let left = total.saturating_sub(step) as f64;

@@ -1,5 +1,5 @@
-//! `text`: three layers with MLPs trained on prose, dialogue and code. Small enough to read and to take apart, large
-//! enough that its neurons mix concepts which a dictionary of features splits again.
+//! The task `text`: to predict prose, dialogue and code. The model has three layers with MLPs. It is small enough to
+//! take apart, and large enough that its neurons mix concepts, which a dictionary of features splits again.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ const WARMUP: usize = 100;
 const FALL: usize = 3_000;
 const ROWS: usize = 24;
 const LENGTH: usize = 96;
-/// Every so many-th piece of the text is held out.
+/// Of so many pieces of the text one is held out.
 const HELD_OUT: usize = 20;
 /// Steps between two probes, and between two checkpoints.
 const RHYTHM: (usize, usize) = (100, 250);
@@ -50,12 +50,12 @@ const DESIGN: Design = Design {
     embed_std: 0.1,
 };
 
-/// Prose, and what is not prose: code in several languages, dialogue, tables.
+/// The texts: prose; and code in several languages, dialogue and tables.
 const TEXTS: [&str; 2] = [include_str!("../../assets/text/prose.txt"), include_str!("../../assets/text/mixed.txt")];
 
 struct Text {
     tokenizer: tokenizers::Tokenizer,
-    /// Pieces of LENGTH + 1 tokens of each source.
+    /// Pieces of LENGTH + 1 tokens, [source][piece][token].
     trained: Vec<Vec<Vec<u32>>>,
     held_out: Vec<Vec<u32>>,
     tokens: usize,
@@ -100,7 +100,7 @@ const LOSS: &str = "text";
 
 impl Text {
     fn held_out_loss(&self, model: &Model, pieces: usize) -> Result<f32> {
-        // Spread over all sources.
+        // The pieces are taken from all sources.
         let every = (self.held_out.len() / pieces).max(1);
         let rows: Vec<Vec<u32>> = self.held_out.iter().step_by(every).take(pieces).cloned().collect();
         Ok(cross_entropy(model.network(), &rows, 0, LENGTH)?.to_scalar()?)

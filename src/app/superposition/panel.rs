@@ -1,4 +1,4 @@
-//! The superposition lab's own bars: figures and settings at the left, the transport above.
+//! The bars of the superposition workspace: figures and settings at the left, the controls of the training above.
 
 use eframe::egui::{self, RichText, vec2};
 

@@ -1,4 +1,4 @@
-//! The bars around the views of circuits grown from scratch: what is trained, and the way back through time.
+//! The bars of the training workspace: the task and its settings at the left, the way back through time above.
 
 use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText, vec2};

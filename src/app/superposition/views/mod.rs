@@ -1,4 +1,4 @@
-//! The superposition lab's views.
+//! The views of toy models in training.
 
 crate::app::view::views![features, scene, phases, samples, loss, energy, dimensionality, gram, weights, example, norms];
 
@@ -14,7 +14,7 @@ use crate::app::widgets::message;
 use crate::gpu::ColorMap;
 use crate::superposition::{Setup, Snapshot};
 
-/// The snapshot on screen, or a sentence where there is none.
+/// Returns the setup and the snapshot on screen. If there is none, shows why, or how to begin.
 fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Snapshot>)> {
     let state = &cx.state.superposition;
     match (state.setup(), state.snapshot()) {
@@ -29,7 +29,7 @@ fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Sna
     }
 }
 
-/// What an untrained lab shows: the one button to press.
+/// Shows the one button to press while nothing has been trained.
 fn invitation(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     ui.vertical_centered(|ui| {
         ui.add_space((ui.available_height() / 2.0 - 40.0).max(0.0));

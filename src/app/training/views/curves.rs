@@ -13,7 +13,7 @@ use crate::training::run::Named;
 
 pub struct Curves;
 
-/// Names of all series in the order of their first appearance.
+/// Returns the names of all series, in the order in which they first appear.
 fn names<'a>(all: impl Iterator<Item = &'a [Named]>) -> Vec<String> {
     let mut list: Vec<String> = Vec::new();
     for (name, _) in all.flatten() {

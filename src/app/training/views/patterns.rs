@@ -18,13 +18,13 @@ use crate::training::run::Probe;
 
 #[derive(Default)]
 pub struct Patterns {
-    /// The look that the pictures are of.
+    /// The probe that the pictures are of.
     of: Option<Arc<Probe>>,
     small: Vec<((usize, usize), HeatData)>,
     large: Cached<(usize, usize, usize)>,
 }
 
-/// Lower triangle of a pattern; nothing above, where no query looks.
+/// Returns the lower triangle of a pattern. No query can attend to what comes after it.
 fn triangle(values: &[f32], n: usize) -> HeatData {
     let cells = (0..n * n).map(|i| if i % n <= i / n { values.get(i).copied().unwrap_or(NOTHING) } else { NOTHING });
     HeatData::new(n, n, cells.collect())
