@@ -1,4 +1,4 @@
-//! `attribute`: gradient approximations of patching.
+//! `attribute`: estimates patching for all cells at once, from gradients.
 
 use std::sync::Arc;
 use std::time::Instant;

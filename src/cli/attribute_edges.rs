@@ -1,4 +1,4 @@
-//! `attribute --method eap|eap-ig`: a score for every edge.
+//! `attribute --method eap|eap-ig`: estimates a score for every edge, from gradients.
 
 use std::sync::Arc;
 use std::time::Instant;

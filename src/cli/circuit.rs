@@ -1,4 +1,4 @@
-//! `circuit`: find circuits, and say how good they are.
+//! `circuit`: finds circuits, and measures how good they are.
 
 use std::path::PathBuf;
 use std::sync::Arc;
