@@ -19,7 +19,7 @@ use circuitscope::circuit::search::{OUTSIDE, Search, SearchOf, Searching};
 use circuitscope::circuit::trial::{AnsweredPair, trials};
 use circuitscope::circuit::{AblatedRuns, Edge, Edges, Receiver, Wiring};
 use circuitscope::engine::resolve::resolve;
-use circuitscope::engine::{Action, Edit, Site, SiteKind, Trace, Which};
+use circuitscope::engine::{Action, Edit, RunSide, Site, SiteKind, Trace};
 use circuitscope::model::config::NormPlacement;
 use circuitscope::progress::Progress;
 use circuitscope::question::Question as _;
@@ -90,7 +90,7 @@ fn without_a_components_output_it_is_resampled_everywhere() {
             continue;
         }
         let s = ablated(case, Ablation::Resample);
-        let sources = case.pair.sources(Which::Clean).unwrap();
+        let sources = case.pair.sources(RunSide::Clean).unwrap();
         let mut cuts = vec![(Component::Head { layer: 0, head: 1 }, SiteKind::Z, Some(1))];
         if config.has_mlp() {
             cuts.push((Component::Mlp { layer: 0 }, SiteKind::MlpOut, None));
@@ -104,7 +104,7 @@ fn without_a_components_output_it_is_resampled_everywhere() {
                 }
             }
             let cut = s.run(&edges, &Progress::new()).unwrap();
-            let mut edit = Edit::new(Site::new(kind, 0), Action::Copy(Which::Corrupted));
+            let mut edit = Edit::new(Site::new(kind, 0), Action::Copy(RunSide::Corrupted));
             if let Some(head) = head {
                 edit = edit.head(head);
             }
@@ -132,12 +132,12 @@ fn neurons_outside_a_circuit_are_resampled() {
         let inside: BTreeSet<usize> = (0..d_mlp).filter(|n| n % 3 == 1).collect();
         let mut edges = Edges::all(s.wiring);
         edges.limit(last, inside.clone());
-        let sources = case.pair.sources(Which::Clean).unwrap();
+        let sources = case.pair.sources(RunSide::Clean).unwrap();
         let ops = (0..d_mlp)
             .filter(|n| !inside.contains(n))
             .map(|n| {
                 let site = Site::new(SiteKind::MlpPost, last);
-                resolve(&Edit::new(site, Action::Copy(Which::Corrupted)).coordinate(n), &sources).unwrap()
+                resolve(&Edit::new(site, Action::Copy(RunSide::Corrupted)).coordinate(n), &sources).unwrap()
             })
             .collect();
         let edited = Trace::run_edited(&clean.model, clean.ids.clone(), Arc::new(ops), &progress).unwrap();

@@ -13,7 +13,7 @@ use circuitscope::engine::generate::{Sampling, generate};
 use circuitscope::engine::gradient::gradients;
 use circuitscope::engine::resolve::{Sources, resolve, resolve_stack};
 use circuitscope::engine::resume::{Variant, resume};
-use circuitscope::engine::{Action, Edit, EditStack, Freeze, Site, SiteKind, Trace, Which};
+use circuitscope::engine::{Action, Edit, EditStack, Freeze, RunSide, Site, SiteKind, Trace};
 use circuitscope::model::Model;
 use circuitscope::progress::Progress;
 use common::fixture;
@@ -103,12 +103,12 @@ fn edit(kind: SiteKind, case: &Case, raw: (usize, usize, usize, usize, usize), v
         0 => Action::Zero,
         1 => Action::Set(value),
         2 => Action::Scale(1.0 + 0.5 * value),
-        3 => Action::Copy(Which::Corrupted),
+        3 => Action::Copy(RunSide::Corrupted),
         4 if !edge => Action::Mean,
         4 => Action::Force(value.abs().min(1.0)),
         5 if edge => Action::KnockOut,
         5 => Action::Add { direction: Direction::Difference, factor: value },
-        _ => Action::Copy(Which::Clean),
+        _ => Action::Copy(RunSide::Clean),
     };
     // A divisor of zero is nobody's question.
     let scale = matches!(kind, SiteKind::Ln1Scale | SiteKind::Ln2Scale | SiteKind::LnFinalScale);
@@ -179,7 +179,7 @@ proptest! {
             .filter(|(k, ..)| SiteKind::ALL[*k].exists(config))
             .map(|(k, raw, value)| edit(SiteKind::ALL[k], case, raw, value))
             .collect();
-        let base = if corrupted { Which::Corrupted } else { Which::Clean };
+        let base = if corrupted { RunSide::Corrupted } else { RunSide::Clean };
         let stack = EditStack { base, edits, ..EditStack::default() };
         prop_assume!(stack.check(config, LENGTH).is_ok());
         let (full, resumed) = both_ways(&case.pair, &stack, LENGTH - 1);
@@ -193,7 +193,7 @@ proptest! {
 #[test]
 fn an_edited_trace_shows_the_edited_run() {
     for case in cases() {
-        let sources = case.pair.sources(Which::Clean).unwrap();
+        let sources = case.pair.sources(RunSide::Clean).unwrap();
         let base = sources.base;
         let stack = EditStack {
             edits: vec![
@@ -222,7 +222,7 @@ fn an_edited_trace_shows_the_edited_run() {
 
 /// Central differences along random coordinates, through exact runs.
 fn finite_difference(case: &Case, at: Edit, extra: &[Edit], metric: &dyn Fn(&Trace, &Tensor) -> f32, step: f32) -> f32 {
-    let sources: Sources<'_> = case.pair.sources(Which::Clean).unwrap();
+    let sources: Sources<'_> = case.pair.sources(RunSide::Clean).unwrap();
     let base = sources.base;
     let side = |sign: f32| {
         let mut edit = at.clone();
@@ -313,7 +313,7 @@ fn frozen_gradients_equal_finite_differences_of_frozen_runs() {
                         .map(move |k| Site::new(k, if k.layered() { l } else { 0 }))
                 })
                 .filter(|s| s.kind.exists(config))
-                .map(|s| Edit::new(s, Action::Copy(Which::Clean)))
+                .map(|s| Edit::new(s, Action::Copy(RunSide::Clean)))
                 .collect();
             let shape = site.shape(config, LENGTH);
             let all = found.get(site).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -337,7 +337,7 @@ fn frozen_gradients_equal_finite_differences_of_frozen_runs() {
 fn generation_equals_full_runs() {
     for case in cases() {
         let base = &case.pair.clean;
-        let sources = case.pair.sources(Which::Clean).unwrap();
+        let sources = case.pair.sources(RunSide::Clean).unwrap();
         let edits = [
             Edit::new(Site::new(SiteKind::Z, 0), Action::Scale(0.3)).head(0),
             Edit {
@@ -364,7 +364,7 @@ fn generation_equals_full_runs() {
 #[test]
 fn forced_edges_and_refused_gradients() {
     let case = &cases()[0];
-    let sources = case.pair.sources(Which::Clean).unwrap();
+    let sources = case.pair.sources(RunSide::Clean).unwrap();
     let base = sources.base;
     for kind in [SiteKind::Pattern, SiteKind::AttnScores] {
         let force = Edit::new(Site::new(kind, 0), Action::Force(0.9)).head(0).at(5).src(2);
@@ -388,7 +388,7 @@ fn forced_edges_and_refused_gradients() {
 fn gradients_of_edges_equal_finite_differences() {
     for case in cases() {
         let base = &case.pair.clean;
-        let sources = case.pair.sources(Which::Clean).unwrap();
+        let sources = case.pair.sources(RunSide::Clean).unwrap();
         let kinds = [SiteKind::Pattern, SiteKind::AttnScores];
         let metric = |row: &Tensor| metric_tensor(base, row);
         let found = gradients(base, &kinds, Freeze::default(), LENGTH - 1, metric, &Progress::new()).unwrap();

@@ -8,7 +8,7 @@ use circuitscope::analysis::attribution_patching::attribution_patching;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::analysis::pair::Pair;
 use circuitscope::analysis::patching::{Ablation, ablation, patching};
-use circuitscope::analysis::sweep::{By, Found, SITES, Sweep};
+use circuitscope::analysis::sweep::{Axes, SITES, Sweep, SweepResult};
 use circuitscope::engine::{Freeze, SiteKind, Trace};
 use circuitscope::progress::Progress;
 use common::{entry, grid, ids, oracle, smollm2, worst};
@@ -24,7 +24,7 @@ fn pair() -> &'static (Pair, Metric) {
     })
 }
 
-fn patched(site: SiteKind, by: By) -> Found {
+fn patched(site: SiteKind, by: Axes) -> SweepResult {
     let (pair, metric) = pair();
     Sweep::new(pair, patching(site, by, *metric), &Progress::new()).unwrap().run(&Progress::new(), |_| {}).unwrap()
 }
@@ -36,11 +36,11 @@ fn expected(key: &str) -> Vec<f32> {
 #[test]
 fn patching_by_position_and_by_head() {
     for (site, by, key) in [
-        (SiteKind::ResidPre, By::LayerPos, "patch_resid_pre"),
-        (SiteKind::AttnOut, By::LayerPos, "patch_attn_out"),
-        (SiteKind::MlpOut, By::LayerPos, "patch_mlp_out"),
-        (SiteKind::Z, By::LayerHead, "patch_head_z_all_pos"),
-        (SiteKind::Pattern, By::LayerHead, "patch_head_pattern_all_pos"),
+        (SiteKind::ResidPre, Axes::LayerPos, "patch_resid_pre"),
+        (SiteKind::AttnOut, Axes::LayerPos, "patch_attn_out"),
+        (SiteKind::MlpOut, Axes::LayerPos, "patch_mlp_out"),
+        (SiteKind::Z, Axes::LayerHead, "patch_head_z_all_pos"),
+        (SiteKind::Pattern, Axes::LayerHead, "patch_head_pattern_all_pos"),
     ] {
         let found = patched(site, by);
         let gap = worst(&found.normalised().unwrap(), &expected(key));
@@ -51,7 +51,7 @@ fn patching_by_position_and_by_head() {
 #[test]
 fn both_raw_differences() {
     let doc = oracle("smollm2-ioi.json");
-    let found = patched(SiteKind::ResidPre, By::Layer);
+    let found = patched(SiteKind::ResidPre, Axes::Layer);
     let want = |key| entry(&doc, key).as_f64().unwrap() as f32;
     assert!((found.clean - want("logit_diff_clean")).abs() < 0.005);
     assert!((found.corrupted.unwrap() - want("logit_diff_corrupt")).abs() < 0.005);
@@ -61,7 +61,7 @@ fn both_raw_differences() {
 
 #[test]
 fn the_known_circuit_is_found() {
-    let found = patched(SiteKind::Z, By::LayerHead);
+    let found = patched(SiteKind::Z, Axes::LayerHead);
     let values = found.normalised().unwrap();
     let at = |l: usize, h: usize| values[l * 9 + h];
     assert!((at(23, 3) - 0.58).abs() < 0.01, "{}", at(23, 3));
@@ -78,7 +78,7 @@ fn the_known_circuit_is_found() {
 #[test]
 fn zero_ablation_of_every_head() {
     let (pair, metric) = pair();
-    let question = ablation(SiteKind::Z, By::LayerHead, Ablation::Zero, *metric);
+    let question = ablation(SiteKind::Z, Axes::LayerHead, Ablation::Zero, *metric);
     let found = Sweep::new(pair, question, &Progress::new()).unwrap().run(&Progress::new(), |_| {}).unwrap();
     for (i, (got, want)) in found.values.iter().zip(expected("zero_ablate_head_z_logit_diff")).enumerate() {
         assert!((got - want).abs() <= f32::max(0.02, 0.01 * want.abs()), "head {}.{}: {got}, {want}", i / 9, i % 9);
@@ -90,8 +90,8 @@ fn attribution_patching_of_heads_and_stream() {
     let (pair, metric) = pair();
     let atp = attribution_patching(pair, *metric, &SITES, Freeze::default(), &Progress::new()).unwrap();
     for (site, by, key) in [
-        (SiteKind::Z, By::LayerHead, "attribution_patch_head_z_all_pos"),
-        (SiteKind::ResidPre, By::LayerPos, "attribution_patch_resid_pre"),
+        (SiteKind::Z, Axes::LayerHead, "attribution_patch_head_z_all_pos"),
+        (SiteKind::ResidPre, Axes::LayerPos, "attribution_patch_resid_pre"),
     ] {
         let values = atp.grid(pair, site, by).unwrap().normalised().unwrap();
         let gap = worst(&values, &expected(key));
@@ -103,7 +103,7 @@ fn attribution_patching_of_heads_and_stream() {
 #[test]
 fn a_sweep_streams_coarse_first_and_can_be_cancelled() {
     let (pair, metric) = pair();
-    let sweep = Sweep::new(pair, patching(SiteKind::Z, By::LayerHead, *metric), &Progress::new()).unwrap();
+    let sweep = Sweep::new(pair, patching(SiteKind::Z, Axes::LayerHead, *metric), &Progress::new()).unwrap();
     let estimate = sweep.estimate();
     assert_eq!((estimate.cells, estimate.to_run), (270, 270));
     assert!(estimate.bytes > 0 && estimate.seconds > 0.0);
@@ -127,7 +127,7 @@ fn other_metrics() {
     let Metric::LogitDifference { answer, wrong } = pair_metric() else { panic!("the oracle's metric") };
     for kind in MetricKind::ALL {
         let metric = kind.with(Some(answer), Some(wrong)).unwrap();
-        let question = patching(SiteKind::ResidPre, By::LayerPos, metric);
+        let question = patching(SiteKind::ResidPre, Axes::LayerPos, metric);
         let found = Sweep::new(pair, question, &Progress::new()).unwrap().run(&Progress::new(), |_| {}).unwrap();
         // The last layer's last position fully restores the clean prediction nearly; the differing token at layer
         // 0 restores it wholly.
@@ -152,13 +152,13 @@ fn sweeps_that_do_not_fit_are_refused() {
     let ids = |other: u32| (0..2048u32).map(|i| if i == 5 { other } else { 100 + i % 500 }).collect::<Vec<_>>();
     let run = |ids| Arc::new(Trace::run(&smollm2(), ids, &Progress::new()).unwrap());
     let pair = Pair::new(run(ids(77)), run(ids(78)));
-    let sweep = Sweep::new(&pair, patching(SiteKind::Pattern, By::LayerHead, Metric::Kl), &Progress::new());
+    let sweep = Sweep::new(&pair, patching(SiteKind::Pattern, Axes::LayerHead, Metric::Kl), &Progress::new());
     let error = sweep.err().expect("it is too large");
     assert!(error.is_request() && error.to_string().contains("9 GB"), "{error}");
     let gradients =
         attribution_patching(&pair, Metric::Kl, &[SiteKind::Z], Freeze::default(), &Progress::new()).err().unwrap();
     assert!(gradients.is_request() && gradients.to_string().contains("GB of memory"), "{gradients}");
     // Less does fit.
-    let question = patching(SiteKind::Z, By::LayerHead, Metric::Kl);
+    let question = patching(SiteKind::Z, Axes::LayerHead, Metric::Kl);
     assert!(Sweep::new(&pair, question, &Progress::new()).is_ok());
 }

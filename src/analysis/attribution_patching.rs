@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use super::metric::Metric;
 use super::pair::Pair;
-use super::sweep::{By, Found, check_span};
+use super::sweep::{Axes, SweepResult, check_span};
 use crate::engine::gradient::{Gradients, gradients};
-use crate::engine::{Freeze, Site, SiteKind, Which};
+use crate::engine::{Freeze, RunSide, Site, SiteKind};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::question::Lane;
@@ -42,7 +42,7 @@ pub fn attribution_patching(
     progress: &Progress,
 ) -> Result<AttributionPatching> {
     let started = Instant::now();
-    let base = pair.run(Which::Corrupted)?;
+    let base = pair.run(RunSide::Corrupted)?;
     let readout = pair.readout(metric)?;
     let clean = readout.of(&pair.clean, pair.clean.len() - 1)?;
     let kinds: Vec<SiteKind> = sites.iter().copied().filter(|k| k.exists(&base.model.config)).collect();
@@ -65,15 +65,15 @@ impl AttributionPatching {
     ///
     /// # Errors
     /// The site was not asked for, the site does not have these axes, or the pair has no corrupted run.
-    pub fn grid(&self, pair: &Pair, site: SiteKind, by: By) -> Result<Found> {
-        let base = pair.run(Which::Corrupted)?;
-        let question = super::patching::patching(site, by, self.metric);
-        question.check(base)?;
-        let axes = question.axes(base);
-        let sources = pair.sources(Which::Corrupted)?;
+    pub fn grid(&self, pair: &Pair, site: SiteKind, by: Axes) -> Result<SweepResult> {
+        let base = pair.run(RunSide::Corrupted)?;
+        let settings = super::patching::patching(site, by, self.metric);
+        settings.check(base)?;
+        let axes = settings.axes(base);
+        let sources = pair.sources(RunSide::Corrupted)?;
         let n = base.len();
         let layers: Vec<usize> = match by {
-            By::DestSrc { layer, .. } => vec![layer],
+            Axes::DestSrc { layer, .. } => vec![layer],
             _ => (0..base.model.config.n_layers).collect(),
         };
         let mut values = Vec::with_capacity(axes.iter().map(|(_, n)| n).product());
@@ -82,7 +82,7 @@ impl AttributionPatching {
             let gradient = self.gradients.get(at)?.flatten_all()?.to_vec1::<f32>()?;
             let difference = sources.difference(at)?;
             let product: Vec<f32> = gradient.iter().zip(&difference.values).map(|(g, d)| g * d).collect();
-            if let By::DestSrc { head, .. } = by {
+            if let Axes::DestSrc { head, .. } = by {
                 values.extend(product.iter().skip(head * n * n).take(n * n).map(|v| self.corrupted + v));
                 continue;
             }
@@ -97,18 +97,18 @@ impl AttributionPatching {
                 if is_aligned.get(p).copied().unwrap_or(false) { effect[h * n + p] } else { f64::NAN }
             };
             let cells: Vec<f64> = match by {
-                By::Layer => vec![(0..heads).map(over).sum()],
-                By::LayerHead => (0..heads).map(over).collect(),
-                By::LayerPos => (0..n).map(|p| (0..heads).map(|h| one(h, p)).sum()).collect(),
-                By::LayerHeadPos => {
+                Axes::Layer => vec![(0..heads).map(over).sum()],
+                Axes::LayerHead => (0..heads).map(over).collect(),
+                Axes::LayerPos => (0..n).map(|p| (0..heads).map(|h| one(h, p)).sum()).collect(),
+                Axes::LayerHeadPos => {
                     (0..heads).flat_map(|h| (0..n).map(move |p| (h, p))).map(|(h, p)| one(h, p)).collect()
                 }
-                By::DestSrc { .. } => Vec::new(),
+                Axes::DestSrc { .. } => Vec::new(),
             };
             values.extend(cells.iter().map(|v| self.corrupted + *v as f32));
         }
-        Ok(Found {
-            question,
+        Ok(SweepResult {
+            settings,
             axes,
             values,
             baseline: self.corrupted,
@@ -146,16 +146,16 @@ fn effects(product: &[f32], shape: &[usize], edge: bool) -> Vec<f64> {
 pub struct ApproximationOf {
     pub pair: Pair,
     pub site: SiteKind,
-    pub by: By,
+    pub by: Axes,
     pub metric: Metric,
 }
 
 impl crate::question::Question for ApproximationOf {
-    type Answer = Found;
+    type Answer = SweepResult;
     const LABEL: &'static str = "attribution patching";
     const LANE: Lane = Lane::Long;
 
-    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Found)) -> Result<Found> {
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(SweepResult)) -> Result<SweepResult> {
         let Self { pair, site, by, metric } = self;
         attribution_patching(pair, *metric, &[*site], Freeze::default(), progress)?.grid(pair, *site, *by)
     }

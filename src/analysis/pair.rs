@@ -7,7 +7,7 @@ use super::alignment::{align, inverse};
 use super::metric::{Metric, Readout};
 use crate::engine::dictionaries::{Dictionaries, NoDictionaries};
 use crate::engine::resolve::{Alignment, Sources};
-use crate::engine::{EditStack, Trace, Which};
+use crate::engine::{EditStack, RunSide, Trace};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -72,7 +72,7 @@ impl Pair {
         let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
         let pair = match corrupted {
             Some(corrupted) => Self::new(run(clean)?, run(corrupted)?),
-            None if stack.base == Which::Clean => Self::alone(run(clean)?),
+            None if stack.base == RunSide::Clean => Self::alone(run(clean)?),
             None => {
                 return Err(Error::request(
                     "the stack edits the corrupted run of a pair; give the other prompt as well (--corrupt)",
@@ -127,10 +127,10 @@ impl Pair {
     ///
     /// # Errors
     /// The corrupted run is asked for and there is none.
-    pub fn run(&self, which: Which) -> Result<&Arc<Trace>> {
+    pub fn run(&self, which: RunSide) -> Result<&Arc<Trace>> {
         match which {
-            Which::Clean => Ok(&self.clean),
-            Which::Corrupted => self
+            RunSide::Clean => Ok(&self.clean),
+            RunSide::Corrupted => self
                 .corrupted
                 .as_ref()
                 .ok_or_else(|| Error::request("this needs a corrupted prompt to compare with; give one")),
@@ -138,9 +138,9 @@ impl Pair {
     }
 
     /// Returns the alignment from positions of `which` to positions of the other run.
-    pub fn alignment_from(&self, which: Which) -> Alignment {
+    pub fn alignment_from(&self, which: RunSide) -> Alignment {
         match (which, &self.corrupted) {
-            (Which::Corrupted, Some(corrupted)) => inverse(&self.alignment, corrupted.len()),
+            (RunSide::Corrupted, Some(corrupted)) => inverse(&self.alignment, corrupted.len()),
             _ => self.alignment.clone(),
         }
     }
@@ -149,7 +149,7 @@ impl Pair {
     ///
     /// # Errors
     /// There is no such run.
-    pub fn sources(&self, base: Which) -> Result<Sources<'_>> {
+    pub fn sources(&self, base: RunSide) -> Result<Sources<'_>> {
         let run = self.run(base)?;
         let sources = match self.run(base.other()) {
             Ok(other) => Sources::pair(run, base, other, self.alignment_from(base)),

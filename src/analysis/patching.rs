@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::metric::Metric;
 use super::pair::Pair;
-use super::sweep::{By, Question};
-use super::sweep::{Estimate, Found, Sweep};
-use crate::engine::{Action, SiteKind, Which};
+use super::sweep::{Axes, SweepSettings};
+use super::sweep::{Estimate, Sweep, SweepResult};
+use crate::engine::{Action, RunSide, SiteKind};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::question::Lane;
@@ -47,19 +47,19 @@ impl Ablation {
         match self {
             Self::Zero => Action::Zero,
             Self::Mean => Action::Mean,
-            Self::Resample => Action::Copy(Which::Corrupted),
+            Self::Resample => Action::Copy(RunSide::Corrupted),
         }
     }
 }
 
 /// Returns the sweep that copies the clean run's values into the corrupted run.
-pub fn patching(site: SiteKind, by: By, metric: Metric) -> Question {
-    Question { site, by, base: Which::Corrupted, action: Action::Copy(Which::Clean), metric }
+pub fn patching(site: SiteKind, by: Axes, metric: Metric) -> SweepSettings {
+    SweepSettings { site, by, base: RunSide::Corrupted, action: Action::Copy(RunSide::Clean), metric }
 }
 
 /// Returns the sweep that removes values from the clean run.
-pub fn ablation(site: SiteKind, by: By, with: Ablation, metric: Metric) -> Question {
-    Question { site, by, base: Which::Clean, action: with.action(), metric }
+pub fn ablation(site: SiteKind, by: Axes, with: Ablation, metric: Metric) -> SweepSettings {
+    SweepSettings { site, by, base: RunSide::Clean, action: with.action(), metric }
 }
 
 /// A sweep that takes longer is asked about first, seconds.
@@ -71,11 +71,11 @@ pub struct SweepOf {
     pub pair: Pair,
     /// Texts over whose positions means are taken.
     pub reference: Vec<String>,
-    pub sweep: Question,
+    pub sweep: SweepSettings,
     /// Only these cells, by their index in the grid; `None` for all.
     pub cells: Option<Vec<usize>>,
     /// Cells of the same sweep that were run before: they stay and are not run again.
-    pub known: Option<Arc<Found>>,
+    pub known: Option<Arc<SweepResult>>,
     /// Runs it however long it takes. Otherwise a long sweep is only estimated.
     pub confirmed: bool,
 }
@@ -101,7 +101,7 @@ impl PartialEq for SweepOf {
 pub struct Swept {
     pub estimate: Estimate,
     /// `None` where the sweep waits to be confirmed.
-    pub found: Option<Arc<Found>>,
+    pub found: Option<Arc<SweepResult>>,
 }
 
 impl crate::question::Question for SweepOf {
@@ -123,7 +123,7 @@ impl crate::question::Question for SweepOf {
             return Ok(Swept { estimate, found: None });
         }
         partial(Swept { estimate, found: self.known.clone() });
-        let with_known = |found: Found| Swept { estimate, found: Some(Arc::new(self.merged(found))) };
+        let with_known = |found: SweepResult| Swept { estimate, found: Some(Arc::new(self.merged(found))) };
         let found = sweep.run(progress, |found| partial(with_known(found.clone())))?;
         Ok(with_known(found))
     }
@@ -131,7 +131,7 @@ impl crate::question::Question for SweepOf {
 
 impl SweepOf {
     /// A sweep's cells together with those that were run before.
-    fn merged(&self, mut found: Found) -> Found {
+    fn merged(&self, mut found: SweepResult) -> SweepResult {
         let Some(known) = &self.known else { return found };
         for (new, old) in found.values.iter_mut().zip(&known.values) {
             if new.is_nan() {

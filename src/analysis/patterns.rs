@@ -65,7 +65,7 @@ fn pool(values: &[f32], t: usize, side: usize) -> Vec<f32> {
 
 /// The pattern that is shown in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Which {
+pub enum PatternChoice {
     Head(usize, usize),
     /// The mean over the heads of a layer.
     LayerMean(usize),
@@ -74,12 +74,12 @@ pub enum Which {
 }
 
 /// Returns a pattern [dest][src], flat.
-pub fn pattern(trace: &Trace, which: Which, progress: &Progress) -> Result<Vec<f32>> {
+pub fn pattern(trace: &Trace, which: PatternChoice, progress: &Progress) -> Result<Vec<f32>> {
     let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
     match which {
-        Which::Head(layer, head) => flat(trace.head_pattern(layer, head)?),
-        Which::LayerMean(layer) => flat(trace.pattern(layer)?.mean(0)?),
-        Which::ModelMean => {
+        PatternChoice::Head(layer, head) => flat(trace.head_pattern(layer, head)?),
+        PatternChoice::LayerMean(layer) => flat(trace.pattern(layer)?.mean(0)?),
+        PatternChoice::ModelMean => {
             let n = trace.model.config.n_layers;
             progress.expect(n as u64);
             let mut sum = trace.pattern(0)?.mean(0)?;
@@ -96,7 +96,7 @@ pub fn pattern(trace: &Trace, which: Which, progress: &Progress) -> Result<Vec<f
 #[derive(Clone, PartialEq)]
 pub struct PatternOf {
     pub subject: Subject,
-    pub which: Which,
+    pub which: PatternChoice,
 }
 
 impl Question for PatternOf {

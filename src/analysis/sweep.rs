@@ -17,14 +17,14 @@ use crate::engine::forward::Prepared;
 use crate::engine::resolve::{Sources, resolve};
 use crate::engine::resume::{Variant, bytes_per_row, layer_weights, resume, rows_at_once};
 use crate::engine::site::Axis;
-use crate::engine::{Action, Edit, Site, SiteKind, Trace, Which};
+use crate::engine::{Action, Edit, RunSide, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
 /// The axes of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
+pub enum Axes {
     /// One edit for each layer, over all positions.
     Layer,
     LayerPos,
@@ -38,7 +38,7 @@ pub enum By {
     },
 }
 
-impl By {
+impl Axes {
     /// Returns the axes that make sense at a site. The first ones are the default.
     pub fn choices(kind: SiteKind) -> Vec<Self> {
         let heads = kind.axes().iter().any(|a| matches!(a, Axis::Head | Axis::KvHead));
@@ -80,16 +80,16 @@ pub const SITES: [SiteKind; 9] = [
 
 /// The settings of a sweep: the site, the edit, the axes, and what is measured.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Question {
+pub struct SweepSettings {
     pub site: SiteKind,
-    pub by: By,
+    pub by: Axes,
     /// The run that is edited.
-    pub base: Which,
+    pub base: RunSide,
     pub action: Action,
     pub metric: Metric,
 }
 
-impl Question {
+impl SweepSettings {
     /// # Errors
     /// A site that the model lacks, or axes that the site does not have.
     pub fn check(&self, trace: &Trace) -> Result<()> {
@@ -98,9 +98,9 @@ impl Question {
         if !self.site.exists(config) {
             return Err(Error::request(format!("this model has no {}; choose another site", name(self.site))));
         }
-        let choices = By::choices(self.site);
+        let choices = Axes::choices(self.site);
         if !choices.iter().any(|c| c.alike(self.by)) {
-            let known: Vec<&str> = choices.into_iter().map(By::name).collect();
+            let known: Vec<&str> = choices.into_iter().map(Axes::name).collect();
             return Err(Error::request(format!(
                 "{} cannot be swept by {}; choose {}",
                 name(self.site),
@@ -108,7 +108,7 @@ impl Question {
                 known.join(" or ")
             )));
         }
-        if let By::DestSrc { layer, head } = self.by
+        if let Axes::DestSrc { layer, head } = self.by
             && (layer >= config.n_layers || head >= config.n_heads)
         {
             return Err(Error::request(format!(
@@ -127,11 +127,11 @@ impl Question {
         let head = head.map_or(("head", 0), |a| (a.name(), a.len(config, base.len())));
         let (layer, pos) = (("layer", config.n_layers), ("pos", base.len()));
         match self.by {
-            By::Layer => vec![layer],
-            By::LayerPos => vec![layer, pos],
-            By::LayerHead => vec![layer, head],
-            By::LayerHeadPos => vec![layer, head, pos],
-            By::DestSrc { .. } => vec![("dest", base.len()), ("src", base.len())],
+            Axes::Layer => vec![layer],
+            Axes::LayerPos => vec![layer, pos],
+            Axes::LayerHead => vec![layer, head],
+            Axes::LayerHeadPos => vec![layer, head, pos],
+            Axes::DestSrc { .. } => vec![("dest", base.len()), ("src", base.len())],
         }
     }
 
@@ -140,19 +140,19 @@ impl Question {
         let at = |i: usize| cell.get(i).copied().unwrap_or(0);
         let edit = |layer: usize| Edit::new(Site::new(self.site, layer), self.action.clone());
         match self.by {
-            By::Layer => edit(at(0)),
-            By::LayerPos => edit(at(0)).at(at(1)),
-            By::LayerHead => edit(at(0)).head(at(1)),
-            By::LayerHeadPos => edit(at(0)).head(at(1)).at(at(2)),
-            By::DestSrc { layer, head } => edit(layer).head(head).at(at(0)).src(at(1)),
+            Axes::Layer => edit(at(0)),
+            Axes::LayerPos => edit(at(0)).at(at(1)),
+            Axes::LayerHead => edit(at(0)).head(at(1)),
+            Axes::LayerHeadPos => edit(at(0)).head(at(1)).at(at(2)),
+            Axes::DestSrc { layer, head } => edit(layer).head(head).at(at(0)).src(at(1)),
         }
     }
 }
 
 /// The values of a sweep, of all cells or of those that are known so far.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    pub question: Question,
+pub struct SweepResult {
+    pub settings: SweepSettings,
     pub axes: Vec<(&'static str, usize)>,
     /// Row-major over the axes: the metric with the cell's edit; NaN where it is still being computed.
     pub values: Vec<f32>,
@@ -169,14 +169,14 @@ pub struct Found {
     pub seconds: f64,
 }
 
-impl Found {
+impl SweepResult {
     /// Returns (value − corrupted)/(clean − corrupted) for each cell: 0 where a patch does nothing, 1 where it restores
     /// the clean run's metric [TransformerLens, `patching.py`].
     ///
     /// # Errors
     /// Both runs have the same metric.
     pub fn normalised(&self) -> Result<Vec<f32>> {
-        let span = span(self.question.metric, self.clean, self.corrupted)?;
+        let span = span(self.settings.metric, self.clean, self.corrupted)?;
         let corrupted = self.corrupted.unwrap_or_default();
         Ok(self.values.iter().map(|v| (v - corrupted) / span).collect())
     }
@@ -188,16 +188,16 @@ impl Found {
             _ => None,
         };
         let layer = Some(edit.site.layer);
-        let indices = match self.question.by {
-            By::Layer => [layer].into_iter().collect::<Option<Vec<_>>>(),
-            By::LayerPos => [layer, at].into_iter().collect(),
-            By::LayerHead => [layer, edit.head].into_iter().collect(),
-            By::LayerHeadPos => [layer, edit.head, at].into_iter().collect(),
-            By::DestSrc { .. } => [at, edit.src].into_iter().collect(),
+        let indices = match self.settings.by {
+            Axes::Layer => [layer].into_iter().collect::<Option<Vec<_>>>(),
+            Axes::LayerPos => [layer, at].into_iter().collect(),
+            Axes::LayerHead => [layer, edit.head].into_iter().collect(),
+            Axes::LayerHeadPos => [layer, edit.head, at].into_iter().collect(),
+            Axes::DestSrc { .. } => [at, edit.src].into_iter().collect(),
         }?;
         let inside = indices.len() == self.axes.len() && indices.iter().zip(&self.axes).all(|(i, (_, n))| i < n);
         let index = indices.iter().zip(&self.axes).fold(0, |sum, (i, (_, n))| sum * n + i);
-        (inside && self.question.edit(&indices) == *edit).then_some(index)
+        (inside && self.settings.edit(&indices) == *edit).then_some(index)
     }
 
     /// Returns the indices of a cell along the axes.
@@ -234,7 +234,7 @@ fn ends(pair: &Pair, metric: Metric) -> Result<(f32, Option<f32>)> {
 /// Refuses a pair of prompts between which nothing can be normalised.
 ///
 /// # Errors
-/// As [`Found::normalised`].
+/// As [`SweepResult::normalised`].
 pub fn check_span(pair: &Pair, metric: Metric) -> Result<()> {
     let (clean, corrupted) = ends(pair, metric)?;
     span(metric, clean, corrupted).map(drop)
@@ -253,7 +253,7 @@ pub struct Estimate {
 /// A sweep whose edits are resolved.
 pub struct Sweep<'a> {
     pair: &'a Pair,
-    question: Question,
+    settings: SweepSettings,
     base: &'a Trace,
     axes: Vec<(&'static str, usize)>,
     /// The cells to run, in order: (index into the grid, variant).
@@ -279,28 +279,28 @@ impl<'a> Sweep<'a> {
     ///
     /// # Errors
     /// The settings make no sense for these runs, or the sweep would not fit in memory.
-    pub fn new(pair: &'a Pair, question: Question, progress: &Progress) -> Result<Self> {
-        let base: &Trace = pair.run(question.base)?;
-        question.check(base)?;
+    pub fn new(pair: &'a Pair, settings: SweepSettings, progress: &Progress) -> Result<Self> {
+        let base: &Trace = pair.run(settings.base)?;
+        settings.check(base)?;
         if !base.edits().is_empty() {
             return Err(Error::failed("a sweep starts from an unedited run"));
         }
-        let axes = question.axes(base);
+        let axes = settings.axes(base);
         let config = &base.model.config;
-        let edges = question.site == SiteKind::Pattern;
-        let layers = if matches!(question.by, By::DestSrc { .. }) { 1 } else { config.n_layers };
-        let values = layers * Site::new(question.site, 0).shape(config, base.len()).iter().product::<usize>();
+        let edges = settings.site == SiteKind::Pattern;
+        let layers = if matches!(settings.by, Axes::DestSrc { .. }) { 1 } else { config.n_layers };
+        let values = layers * Site::new(settings.site, 0).shape(config, base.len()).iter().product::<usize>();
         // Loads the values of the base run, and those that are copied from the other run or averaged.
         let copies = 2 * values;
         if 4 * copies > MEMORY {
-            return Err(too_large(question.site, base.len(), 4 * copies));
+            return Err(too_large(settings.site, base.len(), 4 * copies));
         }
-        let sources = pair.sources(question.base)?;
+        let sources = pair.sources(settings.base)?;
         let total: usize = axes.iter().map(|(_, n)| n).product();
         let (mut variants, mut unaligned) = (Vec::new(), Vec::new());
         let pos = base.len() - 1;
-        let shell = Found {
-            question: question.clone(),
+        let shell = SweepResult {
+            settings: settings.clone(),
             axes: axes.clone(),
             values: Vec::new(),
             baseline: 0.0,
@@ -314,7 +314,7 @@ impl<'a> Sweep<'a> {
         };
         for index in 0..total {
             progress.check()?;
-            match cell_of(&question.edit(&shell.cell(index)), &sources, pos)? {
+            match cell_of(&settings.edit(&shell.cell(index)), &sources, pos)? {
                 Cell::Run(variant) => variants.push((index, variant)),
                 Cell::Unaligned => unaligned.push(index),
                 Cell::Unchanged => {}
@@ -325,7 +325,7 @@ impl<'a> Sweep<'a> {
         let prepared = Prepared::new(config, base.len());
         Ok(Self {
             pair,
-            question,
+            settings,
             base,
             axes,
             variants,
@@ -365,7 +365,7 @@ impl<'a> Sweep<'a> {
         if bytes <= MEMORY {
             return Ok(());
         }
-        Err(too_large(self.question.site, self.base.len(), bytes))
+        Err(too_large(self.settings.site, self.base.len(), bytes))
     }
 
     /// Estimates memory and time before any cell is run. The time is a guess from this machine's speed at the model's
@@ -375,13 +375,13 @@ impl<'a> Sweep<'a> {
         let rows: usize = self.variants.iter().map(|(_, v)| self.rows(v)).sum();
         let row_layers: usize = self.variants.iter().map(|(_, v)| v.row_layers(self.base)).sum();
         let per_layer = layer_weights(self.base);
-        let full = matches!(self.question.metric, Metric::Probability { .. } | Metric::Rank { .. } | Metric::Kl);
+        let full = matches!(self.settings.metric, Metric::Probability { .. } | Metric::Rank { .. } | Metric::Kl);
         let unembed = if full { self.variants.len() * c.d_model * c.d_vocab } else { 0 };
         let flops = 2.0 * (row_layers as f64 * per_layer as f64 + unembed as f64);
         // A run longer than a chunk goes through by itself.
         let longest = self.variants.iter().map(|(_, v)| self.rows(v)).max().unwrap_or(0);
         let held = rows.min(self.chunk_rows.max(longest));
-        let edges = if self.question.site == SiteKind::Pattern { 12 * c.n_heads * self.base.len() * held } else { 0 };
+        let edges = if self.settings.site == SiteKind::Pattern { 12 * c.n_heads * self.base.len() * held } else { 0 };
         Estimate {
             cells: self.axes.iter().map(|(_, n)| n).product(),
             to_run: self.variants.len(),
@@ -395,15 +395,15 @@ impl<'a> Sweep<'a> {
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub fn run(&self, progress: &Progress, mut partial: impl FnMut(&Found)) -> Result<Found> {
+    pub fn run(&self, progress: &Progress, mut partial: impl FnMut(&SweepResult)) -> Result<SweepResult> {
         self.check_memory()?;
         let started = Instant::now();
         let pos = self.base.len() - 1;
-        let readout = self.pair.readout(self.question.metric)?;
-        let (clean, corrupted) = ends(self.pair, self.question.metric)?;
-        let baseline = match self.question.base {
-            Which::Clean => clean,
-            Which::Corrupted => corrupted.unwrap_or(f32::NAN),
+        let readout = self.pair.readout(self.settings.metric)?;
+        let (clean, corrupted) = ends(self.pair, self.settings.metric)?;
+        let baseline = match self.settings.base {
+            RunSide::Clean => clean,
+            RunSide::Corrupted => corrupted.unwrap_or(f32::NAN),
         };
         let total: usize = self.axes.iter().map(|(_, n)| n).product();
         let mut values = vec![baseline; total];
@@ -419,8 +419,8 @@ impl<'a> Sweep<'a> {
             skipped = asked - self.variants.len() - self.unaligned.len();
             values.iter_mut().zip(chosen).filter(|(_, c)| !**c).for_each(|(v, _)| *v = f32::NAN);
         }
-        let mut found = Found {
-            question: self.question.clone(),
+        let mut found = SweepResult {
+            settings: self.settings.clone(),
             axes: self.axes.clone(),
             values,
             baseline,

@@ -25,7 +25,7 @@ use crate::analysis::contributions::Contributions;
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
 use crate::engine::gradient::{Along, Passes, differentiate, runs_at_once};
-use crate::engine::{Freeze, Site, SiteKind, Which};
+use crate::engine::{Freeze, RunSide, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::{ModelConfig, NormKind, Parallel};
@@ -71,7 +71,7 @@ impl fmt::Display for Path {
 /// No corrupted prompt, prompts of different length, a metric without gradient, or [`Error::Cancelled`].
 pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress) -> Result<EdgeScores> {
     let started = Instant::now();
-    let (clean, corrupted) = (&pair.clean, pair.run(Which::Corrupted)?);
+    let (clean, corrupted) = (&pair.clean, pair.run(RunSide::Corrupted)?);
     check_lengths(clean, corrupted)?;
     if !clean.edits().is_empty() || !corrupted.edits().is_empty() {
         return Err(Error::request("edges are scored on prompts without edits; switch the edits off"));
@@ -101,7 +101,7 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
         kinds: &kinds,
         keep: &[SiteKind::ResidPre, SiteKind::ResidMid],
         freeze: Freeze::default(),
-        heads_apart: true,
+        per_head_kv: true,
         pos: n - 1,
     };
     let mut inputs: Vec<Vec<f32>> = vec![Vec::new(); wiring.n_receivers()];

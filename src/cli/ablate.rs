@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::sweep::{SiteArg, axes_of, byof, estimate_line, nested, sweep_table};
+use super::sweep::{SiteArg, axes_of, estimate_line, nested, parse_axes, sweep_table};
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::backup::{Change, changes};
 use crate::analysis::direct_attribution::direct_attribution;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::{Ablation, ablation};
-use crate::analysis::sweep::{By, Found, Sweep};
+use crate::analysis::sweep::{Axes, Sweep, SweepResult};
 use crate::engine::resolve::resolve;
 use crate::engine::{Edit, SiteKind, Trace};
 use crate::error::{Error, Result};
@@ -70,11 +70,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let default = if wrong.is_some() { MetricKind::LogitDifference } else { MetricKind::Logit };
     let metric = args.metric.unwrap_or(default).with(answer, wrong)?;
     let site = args.site.kind();
-    let whole = byof(site, None, None).map(|by| match by {
-        By::LayerPos => By::Layer,
+    let whole = parse_axes(site, None, None).map(|by| match by {
+        Axes::LayerPos => Axes::Layer,
         other => other,
     });
-    let by = if args.by.is_some() { byof(site, args.by.as_deref(), args.head.as_deref())? } else { whole? };
+    let by = if args.by.is_some() { parse_axes(site, args.by.as_deref(), args.head.as_deref())? } else { whole? };
     if args.with == Ablation::Resample && args.corrupt.is_none() && args.corrupt_ids.is_none() {
         return Err(Error::request("resample ablation takes values from another prompt; add --corrupt TEXT"));
     }
@@ -92,16 +92,16 @@ pub fn execute(args: &Arguments) -> Result<()> {
     };
     pair.reference =
         Arc::new(args.reference.iter().map(|t| run(model.encode(t, args.prompt.bos)?)).collect::<Result<Vec<_>>>()?);
-    let question = ablation(site, by, args.with, metric);
-    let backed_up = args.backup.as_deref().map(|text| cell(text, &question.axes(&pair.clean))).transpose()?;
+    let settings = ablation(site, by, args.with, metric);
+    let backed_up = args.backup.as_deref().map(|text| cell(text, &settings.axes(&pair.clean))).transpose()?;
     if let Some(cell) = &backed_up {
         // An error of this cell is told before the sweep, which may be long.
         if metric.tokens().is_empty() {
             return Err(Error::request("--backup attributes an answer; choose a metric that uses one"));
         }
-        resolve(&question.edit(cell), &pair.sources(question.base)?)?;
+        resolve(&settings.edit(cell), &pair.sources(settings.base)?)?;
     }
-    let sweep = Sweep::new(&pair, question, &job.progress)?;
+    let sweep = Sweep::new(&pair, settings, &job.progress)?;
     let estimate = sweep.estimate();
     if !args.model.json {
         eprintln!("{}", estimate_line(&estimate));
@@ -117,7 +117,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let (axes, shape) = axes_of(&found);
         json!({
             "site": args.site.name(), "by": by.name(), "with": args.with.label(), "reference": reference,
-            "metric": found.question.metric.kind().name(),
+            "metric": found.settings.metric.kind().name(),
             "axes": axes, "values": nested(&found.values, &shape), "baseline": found.baseline,
             "backup": backup.as_ref().map(|(edit, list)| json!({"edit": edit.to_string(), "changes": list.iter().map(|c|
                 json!({"component": c.component.to_string(), "before": c.before, "after": c.after})).collect::<Vec<_>>()})),
@@ -146,7 +146,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             args.site.name(),
             by.name(),
             reference.as_ref().map_or(String::new(), |r| format!(" (mean over {r})")),
-            found.question.metric.kind().label(),
+            found.settings.metric.kind().label(),
             found.baseline
         );
         text + &sweep_table(&found, &change, args.top, &caption, f32::abs)
@@ -169,12 +169,12 @@ fn cell(text: &str, axes: &[(&str, usize)]) -> Result<Vec<usize>> {
 }
 
 /// Ablates one cell and returns the edit, with the components whose direct attribution rises most first.
-fn backup(pair: &Pair, found: &Found, cell: &[usize], progress: &Progress) -> Result<(Edit, Vec<Change>)> {
-    let [answer, rest @ ..] = &found.question.metric.tokens()[..] else {
+fn backup(pair: &Pair, found: &SweepResult, cell: &[usize], progress: &Progress) -> Result<(Edit, Vec<Change>)> {
+    let [answer, rest @ ..] = &found.settings.metric.tokens()[..] else {
         return Err(Error::request("--backup attributes an answer; add --answer and a metric that uses it"));
     };
-    let edit = found.question.edit(cell);
-    let sources = pair.sources(found.question.base)?;
+    let edit = found.settings.edit(cell);
+    let sources = pair.sources(found.settings.base)?;
     let ops = Arc::new(vec![resolve(&edit, &sources)?]);
     let base = sources.base;
     let after = Trace::run_edited(&base.model, base.ids.clone(), ops, progress)?;

@@ -8,13 +8,13 @@ use serde_json::json;
 
 use super::output::document;
 use super::patch::{PairArgs, corrupt_tokens};
-use super::sweep::{SiteArg, byof, emit_sweep, nested};
+use super::sweep::{SiteArg, emit_sweep, nested, parse_axes};
 use super::{ModelArgs, emit, progress};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::audit::audit;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::patching;
-use crate::analysis::sweep::{By, Sweep};
+use crate::analysis::sweep::{Axes, Sweep};
 use crate::engine::Freeze;
 use crate::error::{Error, Result};
 
@@ -102,9 +102,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut left_out = serde_json::Map::new();
     let mut tables = Vec::new();
     for site in sites {
-        let by = match (&args.by, By::choices(site.kind()).first()) {
+        let by = match (&args.by, Axes::choices(site.kind()).first()) {
             (None, Some(first)) => *first,
-            (by, _) => byof(site.kind(), by.as_deref(), args.head.as_deref())?,
+            (by, _) => parse_axes(site.kind(), by.as_deref(), args.head.as_deref())?,
         };
         let grid = match atp.grid(&pair, site.kind(), by) {
             // Of prompts that differ in length, what still makes sense is reported.

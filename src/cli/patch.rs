@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::sweep::{SiteArg, axes_of, byof, estimate_line, nested, sweep_table};
+use super::sweep::{SiteArg, axes_of, estimate_line, nested, parse_axes, sweep_table};
 use super::{Job, ModelArgs};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
@@ -100,7 +100,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "patch")?;
     let (answer, wrong) = args.pair.tokens(&job.model)?;
     let metric = args.metric.with(answer, wrong)?;
-    let by = byof(args.site.kind(), args.by.as_deref(), args.head.as_deref())?;
+    let by = parse_axes(args.site.kind(), args.by.as_deref(), args.head.as_deref())?;
     let pair = args.pair.runs(&job.model, &job.progress)?;
     let sweep = Sweep::new(&pair, patching(args.site.kind(), by, metric), &job.progress)?;
     check_span(&pair, metric)?;
@@ -114,7 +114,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let (axes, shape) = axes_of(&found);
         json!({
             "corrupt_tokens": corrupt_tokens(&pair), "alignment": pair.alignment,
-            "site": args.site.name(), "by": by.name(), "metric": found.question.metric.kind().name(),
+            "site": args.site.name(), "by": by.name(), "metric": found.settings.metric.kind().name(),
             "axes": axes,
             "values": nested(&normalised, &shape),
             "raw": nested(&found.values, &shape),
@@ -132,7 +132,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             by.name(),
             found.corrupted.unwrap_or(f32::NAN),
             found.clean,
-            found.question.metric.kind().label()
+            found.settings.metric.kind().label()
         );
         sweep_table(&found, &normalised, args.top, &caption, f32::abs)
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use eframe::egui;
 
-use super::sweep::{DoArg, SiteArg, byof};
+use super::sweep::{DoArg, SiteArg, parse_axes};
 use super::{Start, emit};
 use crate::analysis::patching::Ablation;
 use crate::app::App;
@@ -16,9 +16,6 @@ use crate::app::features::Scanned;
 use crate::app::look::picture::Scene;
 use crate::app::look::picture::Subject;
 use crate::app::look::picture::png;
-use crate::session::desk::Intervention;
-use crate::session::desk::PatchSettings;
-use crate::session::desk::Focus;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::view;
 use crate::app::view::Workspace;
@@ -32,6 +29,9 @@ use crate::graph::part::mlp_id;
 use crate::graph::readers::Attention;
 use crate::model::Model;
 use crate::session::Desk;
+use crate::session::desk::Focus;
+use crate::session::desk::Intervention;
+use crate::session::desk::PatchSettings;
 use crate::superposition::Recipe;
 use crate::superposition::presets::{self, PRESETS};
 
@@ -148,7 +148,7 @@ fn patching(args: &Arguments, app: &App) -> Result<Option<PatchSettings>> {
     let mut settings = app.state.desk().patching;
     if let Some(site) = args.site {
         settings.site = site.kind();
-        settings.by = byof(
+        settings.by = parse_axes(
             settings.site,
             args.by.as_deref(),
             args.head.as_deref().filter(|_| args.by.as_deref() == Some("dest,src")),
@@ -358,11 +358,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
             }
         }
         if let Some(set) = &args.set {
-            let settings = crate::session::desk::CircuitSettings {
-                set: Some(set.clone()),
-                curve: true,
-                ..Default::default()
-            };
+            let settings =
+                crate::session::desk::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
             app.state.apply(ModelAction::CircuitSettings(settings), 0.0);
         }
         match args.thresholds.as_deref() {

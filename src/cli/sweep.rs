@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::{emit, table};
-use crate::analysis::sweep::{By, Estimate, Found};
+use crate::analysis::sweep::{Axes, Estimate, SweepResult};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 
@@ -53,8 +53,8 @@ pub enum DoArg {
 }
 
 /// Reads the axes of a sweep: those that were asked for, or the site's first choice.
-pub fn byof(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<By> {
-    let choices = By::choices(site);
+pub fn parse_axes(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<Axes> {
+    let choices = Axes::choices(site);
     let known = || choices.iter().map(|c| c.name()).collect::<Vec<_>>().join(" or ");
     let chosen = match by {
         None => choices.first().copied(),
@@ -63,7 +63,7 @@ pub fn byof(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<By> 
     let chosen = chosen.ok_or_else(|| {
         Error::request(format!("--by {} does not fit this site; choose {}", by.unwrap_or_default(), known()))
     })?;
-    let By::DestSrc { .. } = chosen else {
+    let Axes::DestSrc { .. } = chosen else {
         return match head {
             Some(_) => Err(Error::request("--head chooses the pattern of --by dest,src; leave it out otherwise")),
             None => Ok(chosen),
@@ -73,7 +73,7 @@ pub fn byof(site: SiteKind, by: Option<&str>, head: Option<&str>) -> Result<By> 
     let parsed = head.split_once('.').and_then(|(l, h)| Some((l.parse().ok()?, h.parse().ok()?)));
     let (layer, head) =
         parsed.ok_or_else(|| Error::request(format!("`{head}` is not a head; write LAYER.HEAD, as 23.3")))?;
-    Ok(By::DestSrc { layer, head })
+    Ok(Axes::DestSrc { layer, head })
 }
 
 /// Returns the numbers as nested lists of the given shape.
@@ -101,7 +101,7 @@ pub fn estimate_line(e: &Estimate) -> String {
 
 /// Prints the strongest cells as a table, with a caption below.
 pub fn emit_sweep(
-    found: &Found,
+    found: &SweepResult,
     values: &[f32],
     top: usize,
     caption: &str,
@@ -111,7 +111,13 @@ pub fn emit_sweep(
 }
 
 /// Returns the strongest cells as a table, with a caption below.
-pub fn sweep_table(found: &Found, values: &[f32], top: usize, caption: &str, strength: impl Fn(f32) -> f32) -> String {
+pub fn sweep_table(
+    found: &SweepResult,
+    values: &[f32],
+    top: usize,
+    caption: &str,
+    strength: impl Fn(f32) -> f32,
+) -> String {
     // A cell without a counterpart in the other prompt was not run and is not ranked.
     let mut ranked: Vec<usize> = (0..values.len()).filter(|i| values[*i].is_finite()).collect();
     ranked.sort_by(|a, b| strength(values[*b]).total_cmp(&strength(values[*a])));
@@ -137,6 +143,6 @@ pub fn sweep_table(found: &Found, values: &[f32], top: usize, caption: &str, str
 }
 
 /// Returns the names of the axes, and their lengths.
-pub fn axes_of(found: &Found) -> (Vec<&'static str>, Vec<usize>) {
+pub fn axes_of(found: &SweepResult) -> (Vec<&'static str>, Vec<usize>) {
     found.axes.iter().copied().unzip()
 }

@@ -16,13 +16,13 @@ use crate::model::config::ModelConfig;
 /// One of the two runs of a pair of prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
-pub enum Which {
+pub enum RunSide {
     #[default]
     Clean,
     Corrupted,
 }
 
-impl Which {
+impl RunSide {
     pub fn name(self) -> &'static str {
         match self {
             Self::Clean => "clean",
@@ -114,7 +114,7 @@ pub enum Action {
     Mean,
     /// Replaces the value by that of the other run at the aligned position. Copying the clean run into the corrupted
     /// one is activation patching; the other way round it is resample ablation.
-    Copy(Which),
+    Copy(RunSide),
     /// Adds `factor` times the direction.
     Add {
         direction: Direction,
@@ -426,7 +426,7 @@ impl fmt::Display for Edit {
 pub struct EditStack {
     /// The run that is edited.
     #[serde(default)]
-    pub base: Which,
+    pub base: RunSide,
     pub edits: Vec<Edit>,
     /// The texts over whose positions [`Action::Mean`] averages; without any, the edited run itself.
     #[serde(default)]
@@ -486,7 +486,7 @@ mod tests {
 
     #[test]
     fn an_edit_survives_saving() {
-        let edit = Edit::new(Site::new(SiteKind::Z, 23), Action::Copy(Which::Clean)).head(3).at(13);
+        let edit = Edit::new(Site::new(SiteKind::Z, 23), Action::Copy(RunSide::Clean)).head(3).at(13);
         let text = serde_json::to_string(&edit).unwrap();
         assert!(text.contains("blocks.23.attn.hook_z"), "{text}");
         assert_eq!(serde_json::from_str::<Edit>(&text).unwrap(), edit);

@@ -55,7 +55,7 @@ pub struct Prepared {
     resumed: Option<Resumed>,
     /// Gives every query head a key and a value of its own: those that heads share are repeated before hooks see them.
     /// The divisor of a norm over several heads is then constant under differentiation.
-    apart: bool,
+    per_head_kv: bool,
 }
 
 impl Prepared {
@@ -81,7 +81,7 @@ impl Prepared {
             })
             .collect();
         let tables = distinct.into_iter().map(|r| rotary::Table::new(r, 0, n)).collect();
-        Self { tables, table_of, attend, freeze: Freeze::default(), resumed: None, apart: false }
+        Self { tables, table_of, attend, freeze: Freeze::default(), resumed: None, per_head_kv: false }
     }
 
     /// Returns the same with parts held constant under differentiation.
@@ -94,8 +94,8 @@ impl Prepared {
     /// Returns the same with a key and a value of its own for every query head, and with norms over several heads
     /// frozen. A gradient then belongs to one head.
     #[must_use]
-    pub fn heads_apart(mut self, apart: bool) -> Self {
-        self.apart = apart;
+    pub fn per_head_kv(mut self, per_head_kv: bool) -> Self {
+        self.per_head_kv = per_head_kv;
         self
     }
 
@@ -110,7 +110,7 @@ impl Prepared {
             attend: self.attend.clone(),
             freeze: self.freeze,
             resumed: Some(Resumed { segments, width, past: None }),
-            apart: self.apart,
+            per_head_kv: self.per_head_kv,
         }
     }
 
@@ -183,7 +183,7 @@ impl Network<'_> {
         let x1 =
             self.norm(&resid, block.ln1.as_ref(), at(SiteKind::Ln1Scale), at(SiteKind::Ln1Normalized), frozen, hooks)?;
         let attn_out = self.attention(layer, &x1, &block.attn, prepared, hooks)?;
-        let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen || prepared.apart)?;
+        let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen || prepared.per_head_kv)?;
         let attn_out = visit(hooks, at(SiteKind::AttnOut), attn_out)?;
         let Some(mlp) = &block.mlp else {
             return visit(hooks, at(SiteKind::ResidPost), (resid + attn_out)?);
@@ -254,12 +254,12 @@ impl Network<'_> {
         let heads = |y: Tensor, n: usize| y.reshape((b, t, n, c.d_head));
         let shared = |y: Tensor| {
             let y = heads(y, c.n_kv_heads)?;
-            if prepared.apart { attention::repeat(&y, c.n_heads) } else { Ok(y) }
+            if prepared.per_head_kv { attention::repeat(&y, c.n_heads) } else { Ok(y) }
         };
         let q = visit(hooks, at(SiteKind::Q), heads(linear(x, &weights.q)?, c.n_heads)?)?;
         let k = visit(hooks, at(SiteKind::K), shared(linear(x, &weights.k)?)?)?;
         let v = visit(hooks, at(SiteKind::V), shared(linear(x, &weights.v)?)?)?;
-        let frozen = prepared.freeze.norms || (prepared.apart && c.qk_norm == QkNorm::FullWidth);
+        let frozen = prepared.freeze.norms || (prepared.per_head_kv && c.qk_norm == QkNorm::FullWidth);
         let mut q = self.qk_norm(q, weights.q_norm.as_ref(), frozen)?;
         let mut k = self.qk_norm(k, weights.k_norm.as_ref(), frozen)?;
         if let Some(table) = prepared.table_of[layer].and_then(|i| prepared.tables.get(i)) {

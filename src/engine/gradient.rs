@@ -91,8 +91,8 @@ pub struct Along<'a> {
     /// The kinds whose values are kept as well.
     pub keep: &'a [SiteKind],
     pub freeze: Freeze,
-    /// Gives every query head a key and a value of its own, see [`Prepared::heads_apart`].
-    pub heads_apart: bool,
+    /// Gives every query head a key and a value of its own, see [`Prepared::per_head_kv`].
+    pub per_head_kv: bool,
     pub pos: usize,
 }
 
@@ -155,7 +155,7 @@ pub fn differentiate(
     // Half of the work is the backward pass, whose progress cannot be watched.
     progress.expect(network.config.n_layers as u64);
     let values = {
-        let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).heads_apart(along.heads_apart);
+        let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).per_head_kv(along.per_head_kv);
         let resid = network.forward_prepared(&vec![ids; runs], &prepared, &mut probe, progress)?;
         let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut probe)?.narrow(1, along.pos, 1)?;
         (0..runs)
@@ -201,7 +201,7 @@ pub fn gradients(
         kinds,
         keep: &[],
         freeze,
-        heads_apart: false,
+        per_head_kv: false,
         pos,
     };
     let passes = differentiate(&along, metric, progress)?;

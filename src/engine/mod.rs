@@ -16,7 +16,7 @@ pub mod resume;
 pub mod site;
 pub mod trace;
 
-pub use edit::{Action, Edit, EditStack, Which};
+pub use edit::{Action, Edit, EditStack, RunSide};
 pub use forward::Freeze;
 pub use hooks::{Capture, Hooks, NoHooks};
 pub use site::{Axis, Site, SiteKind};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::dictionaries::{Dictionaries, FeatureRows, NoDictionaries};
-use super::edit::{Action, Direction, Edit, EditStack, Positions, Which};
+use super::edit::{Action, Direction, Edit, EditStack, Positions, RunSide};
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ impl Values {
 pub struct Sources<'a> {
     /// The run that is edited.
     pub base: &'a Trace,
-    pub base_is: Which,
+    pub base_is: RunSide,
     pub other: Option<&'a Trace>,
     /// For each position of the base run, its counterpart in the other run.
     pub alignment: Alignment,
@@ -59,7 +59,7 @@ impl<'a> Sources<'a> {
     pub fn alone(base: &'a Trace) -> Self {
         Self {
             base,
-            base_is: Which::Clean,
+            base_is: RunSide::Clean,
             other: None,
             alignment: Vec::new(),
             reference: &[],
@@ -69,7 +69,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Returns the sources of edits of `base` that take values from `other`.
-    pub fn pair(base: &'a Trace, base_is: Which, other: &'a Trace, alignment: Alignment) -> Self {
+    pub fn pair(base: &'a Trace, base_is: RunSide, other: &'a Trace, alignment: Alignment) -> Self {
         Self { base_is, other: Some(other), alignment, ..Self::alone(base) }
     }
 
@@ -155,7 +155,7 @@ impl<'a> Sources<'a> {
     pub fn difference(&self, site: Site) -> Result<Arc<Values>> {
         self.cached(site, Kept::Difference, || {
             let (base, other) = (self.base_values(site)?, self.other_values(site)?);
-            let sign = if self.base_is == Which::Clean { 1.0 } else { -1.0 };
+            let sign = if self.base_is == RunSide::Clean { 1.0 } else { -1.0 };
             let values = base.values.iter().zip(&other.values).map(|(b, o)| sign * (b - o)).collect();
             Ok(Values { width: base.width, values })
         })

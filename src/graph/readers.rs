@@ -103,7 +103,7 @@ impl Readers {
             kinds: &kinds,
             keep: &[],
             freeze: attention.freeze(),
-            heads_apart: false,
+            per_head_kv: false,
             pos: n - 1,
         };
         let metric = |row: &Tensor| Ok(row.squeeze(0)?.mul(direction)?.sum_all()?);

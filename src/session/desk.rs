@@ -10,9 +10,9 @@ use crate::analysis::feature_geometry::Directions;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::patching::Ablation;
-use crate::analysis::patterns::Which;
+use crate::analysis::patterns::PatternChoice;
 use crate::analysis::projection;
-use crate::analysis::sweep::By;
+use crate::analysis::sweep::Axes;
 use crate::circuit::cart::Cart;
 use crate::engine::generate::Sampling;
 use crate::engine::resolve::Alignment;
@@ -151,11 +151,11 @@ pub enum Focus {
 
 impl Pinned {
     /// The pattern that is shown large.
-    pub fn which(&self) -> Which {
+    pub fn which(&self) -> PatternChoice {
         match self.head {
-            _ if self.all_heads => Which::ModelMean,
-            Some(h) => Which::Head(self.layer, h),
-            None => Which::LayerMean(self.layer),
+            _ if self.all_heads => PatternChoice::ModelMean,
+            Some(h) => PatternChoice::Head(self.layer, h),
+            None => PatternChoice::LayerMean(self.layer),
         }
     }
 }
@@ -187,7 +187,7 @@ pub struct PatchSettings {
     /// `None`: patching where there are two prompts, else zero ablation.
     pub intervention: Option<Intervention>,
     pub site: SiteKind,
-    pub by: By,
+    pub by: Axes,
     pub metric: MetricKind,
     pub source: Source,
 }
@@ -197,7 +197,7 @@ impl Default for PatchSettings {
         Self {
             intervention: None,
             site: SiteKind::Z,
-            by: By::LayerHead,
+            by: Axes::LayerHead,
             metric: MetricKind::LogitDifference,
             source: Source::Exact,
         }

@@ -9,7 +9,7 @@ use circuitscope::app::features::Scanned;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view::Workspace;
-use circuitscope::engine::{SiteKind, Which};
+use circuitscope::engine::{RunSide, SiteKind};
 use circuitscope::features::direction::Method;
 use circuitscope::features::direction::concept::Pool;
 use circuitscope::features::direction::search::{DirectionSearch, Examples};
@@ -77,7 +77,7 @@ fn features_are_opened_named_steered_and_ablated() {
     let before = factor(&h);
     let state = &h.state().state;
     let weaker = state.features.steer(Chosen::Feature(active), 0.5 * before, state.model.as_ref().unwrap()).unwrap();
-    h.state_mut().state.apply(ModelAction::Put(Which::Clean, weaker), 0.0);
+    h.state_mut().state.apply(ModelAction::Put(RunSide::Clean, weaker), 0.0);
     settle(&mut h);
     assert_eq!(h.state().state.desk().stack.edits.len(), 2);
     assert!(factor(&h) < before, "{} {before}", factor(&h));

@@ -7,7 +7,7 @@ use circuitscope::app::App;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::engine::edit::{Action as Do, Edit};
-use circuitscope::engine::{EditStack, Site, SiteKind, Which};
+use circuitscope::engine::{EditStack, RunSide, Site, SiteKind};
 use circuitscope::session::desk::Show;
 use circuitscope::session::desk::{PatchSettings, Source};
 use eframe::egui;
@@ -69,12 +69,12 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
     h.run();
     settle(&mut h);
     let state = &h.state().state;
-    assert_eq!(state.desk().stack.edits, [sweep.question.edit(&sweep.cell(strongest))]);
-    assert_eq!((state.desk().stack.base, state.desk().show), (Which::Corrupted, Show::Edited));
+    assert_eq!(state.desk().stack.edits, [sweep.settings.edit(&sweep.cell(strongest))]);
+    assert_eq!((state.desk().stack.base, state.desk().show), (RunSide::Corrupted, Show::Edited));
     // The edited run is the one the sweep measured.
     let edited = state.edited().unwrap();
-    let Metric::LogitDifference { answer, wrong } = sweep.question.metric else {
-        panic!("{:?}", sweep.question.metric)
+    let Metric::LogitDifference { answer, wrong } = sweep.settings.metric else {
+        panic!("{:?}", sweep.settings.metric)
     };
     let model = state.model.as_ref().unwrap();
     let row = edited.trace.normalized(edited.trace.len() - 1).unwrap();
@@ -94,8 +94,8 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
 fn edits_can_be_switched_moved_and_removed() {
     let mut h = two_prompts();
     let zero = |layer, head| Edit::new(Site::new(SiteKind::Z, layer), Do::Zero).head(head);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero(0, 1)]), 0.0);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero(1, 2)]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero(0, 1)]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero(1, 2)]), 0.0);
     h.state_mut().layout = Layout::single("edits");
     settle(&mut h);
     assert_eq!(h.state().state.desk().show, Show::Edited);
@@ -128,7 +128,7 @@ fn edits_can_be_switched_moved_and_removed() {
 fn text_is_generated_with_and_without_edits() {
     let mut h = two_prompts();
     let zero = Edit::new(Site::new(SiteKind::AttnOut, 1), Do::Zero);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero]), 0.0);
     settle(&mut h);
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::G);
     h.run();
@@ -169,7 +169,7 @@ fn the_approximation_is_audited_against_exact_runs() {
     let state = &h.state().state;
     let exact = state.results.sweep.get().unwrap().found.clone().unwrap();
     let close = state.results.approximation.get().unwrap();
-    assert_eq!(exact.question, close.value.question);
+    assert_eq!(exact.settings, close.value.settings);
     let report = audit(&close.value.normalised().unwrap(), &exact.normalised().unwrap()).unwrap();
     assert_eq!(report.cells, 8);
     // Cells that are known stay known when some are asked for by themselves.
@@ -220,7 +220,7 @@ fn failures_of_the_other_runs_are_said_and_mend() {
 fn a_difference_follows_its_edits() {
     let mut h = two_prompts();
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero.clone()]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero.clone()]), 0.0);
     h.state_mut().state.apply(ModelAction::Show(Show::Difference), 0.0);
     settle(&mut h);
     let entropy = |h: &Harness<'static, App>| {
@@ -229,14 +229,14 @@ fn a_difference_follows_its_edits() {
         lens.value.minus.as_ref().unwrap().cell(1, 5).unwrap().entropy
     };
     let with_edit = entropy(&h);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero]), 0.0);
     settle(&mut h);
     // Now it is clean − corrupted, and position 5 of the corrupted run is another.
     assert_eq!(h.state().state.desk().show, Show::Difference);
     assert_ne!(with_edit, entropy(&h));
     // Edits of a corrupted run that cannot be made say so, and text asked for meanwhile is not waited for for ever.
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(2);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Corrupted, vec![zero]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Corrupted, vec![zero]), 0.0);
     h.state_mut().state.apply(ModelAction::Corrupted("word ".repeat(600)), 0.0);
     settle(&mut h);
     h.state_mut().state.apply(ModelAction::Generate, 0.0);
@@ -262,7 +262,7 @@ fn generation_waits_for_the_run() {
 fn the_end_stays_pinned_while_the_edited_prompt_grows() {
     let mut h = window(document(CLEAN));
     let zero = Edit::new(Site::new(SiteKind::Z, 0), Do::Zero).head(1);
-    h.state_mut().state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero]), 0.0);
     settle(&mut h);
     h.state_mut().state.apply(ModelAction::Prompt(format!("{CLEAN} United States")), 0.0);
     settle(&mut h);

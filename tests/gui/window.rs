@@ -10,7 +10,7 @@ use circuitscope::app::features::Scanned;
 use circuitscope::app::model::ModelAction;
 use circuitscope::circuit::cart::Cart;
 use circuitscope::engine::edit::{Action as Do, Edit};
-use circuitscope::engine::{Site, SiteKind, Which};
+use circuitscope::engine::{RunSide, Site, SiteKind};
 use circuitscope::features::dictionary::formats::saelens;
 use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
@@ -78,7 +78,7 @@ pub fn causes(h: &mut Harness<'static, App>) {
     let state = &mut h.state_mut().state;
     let settings = state.desk().patching;
     state.apply(ModelAction::Patch(settings), 0.0);
-    state.apply(ModelAction::Toggle(Which::Clean, vec![zero]), 0.0);
+    state.apply(ModelAction::Toggle(RunSide::Clean, vec![zero]), 0.0);
     settle(h);
     let state = &mut h.state_mut().state;
     state.apply(ModelAction::Show(Show::Clean), 0.0);

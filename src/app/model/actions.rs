@@ -12,7 +12,7 @@ use crate::circuit::search::Search;
 use crate::circuit::{Edge, Member};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::generate::Sampling;
-use crate::engine::{EditStack, Which};
+use crate::engine::{EditStack, RunSide};
 use crate::graph::readers::Attention;
 use crate::session::Desk;
 use crate::session::desk::{CircuitSettings, Focus, GraphTarget, PatchSettings, Pinned, Show};
@@ -33,9 +33,9 @@ pub enum ModelAction {
     /// Replaces the stack of edits; the text says what is done.
     Edits(&'static str, EditStack),
     /// Adds edits of this run that belong together, or takes them away if all are there already.
-    Toggle(Which, Vec<Edit>),
+    Toggle(RunSide, Vec<Edit>),
     /// Adds edits, or gives those of the same direction and place their strength.
-    Put(Which, Vec<Edit>),
+    Put(RunSide, Vec<Edit>),
     /// What the patching view asks.
     Patch(PatchSettings),
     /// Runs a sweep that was held back for its length, or some of its cells.
@@ -200,7 +200,7 @@ impl State {
 
     /// Adds edits; one that adds the same direction at the same place with another strength gives way. The views then
     /// show the edited run.
-    fn put_edits(&mut self, base: Which, edits: Vec<Edit>, now: f64) {
+    fn put_edits(&mut self, base: RunSide, edits: Vec<Edit>, now: f64) {
         let same = |a: &Edit, b: &Edit| match (&a.action, &b.action) {
             (Do::Add { direction: x, .. }, Do::Add { direction: y, .. }) => {
                 x == y && Edit { enabled: true, action: b.action.clone(), ..a.clone() } == *b
@@ -218,7 +218,7 @@ impl State {
     }
 
     /// Adds edits, or takes them away if all are there; the views then show the edited run.
-    fn toggle_edits(&mut self, base: Which, edits: Vec<Edit>, now: f64) {
+    fn toggle_edits(&mut self, base: RunSide, edits: Vec<Edit>, now: f64) {
         let same = |a: &Edit, b: &Edit| Edit { enabled: true, ..a.clone() } == *b;
         let stack = &self.desk().stack;
         let there = edits.iter().all(|edit| stack.edits.iter().any(|e| e.enabled && same(e, edit)));
@@ -240,7 +240,7 @@ impl State {
     fn edit_stack(
         &mut self,
         verb: &str,
-        base: Which,
+        base: RunSide,
         edits: Vec<Edit>,
         now: f64,
         change: impl FnOnce(&mut EditStack, Vec<Edit>),

@@ -21,7 +21,7 @@ use crate::analysis::subject::Subject;
 use crate::analysis::why_head::WhyOf;
 use crate::app::state::State;
 use crate::app::view::Workspace;
-use crate::engine::{Trace, Which};
+use crate::engine::{RunSide, Trace};
 use crate::session::desk::{Focus, Show, Source};
 
 /// Directions whose cosines are shown one by one.
@@ -86,13 +86,13 @@ impl State {
             results.edited.forget();
             return;
         }
-        if stack.base == Which::Corrupted && self.document.desk.corrupted.is_empty() {
+        if stack.base == RunSide::Corrupted && self.document.desk.corrupted.is_empty() {
             results.edited.refuse(
                 "the edits are of the corrupted run, but there is no corrupted prompt; type one, or change the run that they edit",
             );
             return;
         }
-        if let (Which::Corrupted, Some(error)) = (stack.base, results.corrupted.error()) {
+        if let (RunSide::Corrupted, Some(error)) = (stack.base, results.corrupted.error()) {
             let text = format!("the edits are of the corrupted run, which cannot be made: {error}");
             results.edited.refuse(&text);
             return;
@@ -107,7 +107,7 @@ impl State {
         let list = self.showable();
         let d = &mut self.document.desk;
         if !list.contains(&d.show) {
-            let corrupted = d.show == Show::Edited && d.stack.base == Which::Corrupted;
+            let corrupted = d.show == Show::Edited && d.stack.base == RunSide::Corrupted;
             d.show = if corrupted && list.contains(&Show::Corrupted) { Show::Corrupted } else { Show::Clean };
         }
     }
@@ -302,7 +302,7 @@ impl State {
     fn ask_generation(&mut self) {
         let active = self.desk().stack.is_active();
         let base =
-            self.pair().and_then(|p| p.run(if active { self.desk().stack.base } else { Which::Clean }).ok().cloned());
+            self.pair().and_then(|p| p.run(if active { self.desk().stack.base } else { RunSide::Clean }).ok().cloned());
         let edited = self.results.edited.fresh().map(|r| r.value.trace.clone()).filter(|_| active);
         if self.generates && active && self.results.edited.error().is_some() {
             self.generates = false;

@@ -9,7 +9,7 @@ use crate::analysis::patching::{Ablation, SweepOf, ablation, patching};
 use crate::analysis::run::{Run, RunOf};
 use crate::analysis::subject::Subject;
 use crate::app::state::State;
-use crate::engine::Which;
+use crate::engine::RunSide;
 use crate::error::Result;
 use crate::jobs::slot::{Answer, Slot};
 use crate::session::desk::{Intervention, Show};
@@ -193,8 +193,8 @@ impl State {
     /// The run that edits apply to.
     pub fn edit_base(&self) -> Option<&Arc<Run>> {
         match self.desk().stack.base {
-            Which::Clean => self.clean(),
-            Which::Corrupted => self.corrupted(),
+            RunSide::Clean => self.clean(),
+            RunSide::Corrupted => self.corrupted(),
         }
     }
 }

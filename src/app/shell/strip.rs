@@ -11,7 +11,7 @@ use crate::app::action::Command;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
-use crate::engine::Which;
+use crate::engine::RunSide;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
 use crate::session::desk::Focus;
@@ -52,7 +52,7 @@ fn other(cx: &Context<'_>) -> Option<(Arc<Run>, Vec<Option<usize>>)> {
     let pair = cx.state.pair()?;
     let corrupted = cx.state.corrupted().filter(|_| pair.corrupted.is_some())?;
     let edits = cx.state.desk().stack.is_active() && matches!(cx.state.desk().show, Show::Edited | Show::Difference);
-    if cx.state.desk().show == Show::Corrupted || edits && cx.state.desk().stack.base == Which::Corrupted {
+    if cx.state.desk().show == Show::Corrupted || edits && cx.state.desk().stack.base == RunSide::Corrupted {
         Some((cx.state.clean()?.clone(), pair.alignment.clone()))
     } else {
         Some((corrupted.clone(), cx.state.runs.counterparts.clone()))

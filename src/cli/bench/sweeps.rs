@@ -12,7 +12,7 @@ use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
 use crate::analysis::patching::patching;
-use crate::analysis::sweep::{By, SITES, Sweep};
+use crate::analysis::sweep::{Axes, SITES, Sweep};
 use crate::circuit::Wiring;
 use crate::circuit::eap::{Path, STEPS, edge_scores};
 use crate::circuit::find::{Runs, refine, top_edges};
@@ -57,9 +57,9 @@ pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let metric = MetricKind::LogitDifference.with(Some(token(" Mary", 0)), Some(token(" John", 1)))?;
     let mut list = Vec::new();
     for (site, by) in
-        [(SiteKind::ResidPre, By::LayerPos), (SiteKind::Z, By::LayerHead), (SiteKind::Z, By::LayerHeadPos)]
+        [(SiteKind::ResidPre, Axes::LayerPos), (SiteKind::Z, Axes::LayerHead), (SiteKind::Z, Axes::LayerHeadPos)]
     {
-        let question = patching(site, by, metric);
+        let settings = patching(site, by, metric);
         let mut first = f64::NAN;
         let mut cells = (0, 0);
         let mut guess = f64::NAN;
@@ -67,7 +67,7 @@ pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         let seconds = time(repeat.min(3), || {
             let started = Instant::now();
             let mut seen = None;
-            let sweep = Sweep::new(&pair, question.clone(), &progress)?;
+            let sweep = Sweep::new(&pair, settings.clone(), &progress)?;
             (guess, bytes) = (sweep.estimate().seconds, sweep.estimate().bytes);
             let found = sweep.run(&progress, |_| {
                 seen.get_or_insert_with(|| started.elapsed().as_secs_f64());
@@ -83,7 +83,7 @@ pub fn sweeps(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let atp = time(repeat.min(3), || {
         let found = attribution_patching(&pair, metric, &SITES, Freeze::default(), &progress)?;
         for site in SITES.into_iter().filter(|s| s.exists(&model.config)) {
-            if let Some(by) = By::choices(site).first() {
+            if let Some(by) = Axes::choices(site).first() {
                 std::hint::black_box(found.grid(&pair, site, *by)?);
             }
         }
@@ -105,7 +105,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
         // Both runs of the prompts are part of the cost.
         let seconds = time(repeat.min(3), || {
             let run = |t: &Trace| Ok::<_, crate::Error>(Arc::new(Trace::run(&t.model, t.ids.clone(), progress)?));
-            let corrupted = pair.run(crate::engine::Which::Corrupted)?;
+            let corrupted = pair.run(crate::engine::RunSide::Corrupted)?;
             let fresh = Pair::new(run(&pair.clean)?, run(corrupted)?);
             std::hint::black_box(edge_scores(&fresh, metric, path, progress)?);
             Ok(())

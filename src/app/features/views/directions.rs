@@ -8,11 +8,11 @@ use super::{act, weak};
 use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
 use crate::app::look::theme;
+use crate::app::widgets::captioned;
 use crate::app::widgets::message;
 use crate::app::widgets::plots::axes;
 use crate::app::widgets::plots::key;
 use crate::app::widgets::plots::said_of_points;
-use crate::app::widgets::captioned;
 use crate::app::widgets::token_text;
 use crate::features::steering::Dose;
 

@@ -8,15 +8,15 @@ use super::{act, dictionary_open, weak};
 use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
 use crate::app::look::theme;
-use crate::app::widgets::message;
+use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
 use crate::app::widgets::heatmap::sequential;
-use crate::app::widgets::choice;
 use crate::app::widgets::line_with;
+use crate::app::widgets::message;
 use crate::app::widgets::token_text;
 use crate::features::feature_activations::Order;
 use crate::features::heat::FeatureHeat;
@@ -165,7 +165,8 @@ impl View for Features {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let h = cx.state.features.heat.value()?;
         let rows = h.features.iter().map(|f| format!("feature {f}")).collect();
-        let tokens = (0..h.tokens()).map(|c| format!("{c} {}", token_text::visible(&h.activations.trace.token_text(c))));
+        let tokens =
+            (0..h.tokens()).map(|c| format!("{c} {}", token_text::visible(&h.activations.trace.token_text(c))));
         let name = if h.order == Order::Answer { "feature-attribution" } else { "features" };
         Some(Table::grid(name, ("feature", "pos"), &matrix(h), rows, tokens.collect()))
     }

@@ -8,14 +8,14 @@ use super::{act, weak};
 use crate::app::features::FeatureAction;
 use crate::app::features::Watch;
 use crate::app::look::theme;
-use crate::app::widgets::message;
+use crate::app::widgets::captioned;
+use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::message;
 use crate::app::widgets::token_text;
-use crate::app::widgets::captioned;
-use crate::app::widgets::choice;
 use crate::features::monitor::{Follow, MonitorRow};
 use crate::gpu::HeatData;
 

@@ -9,19 +9,19 @@ use crate::app::action::Action;
 use crate::app::features::Chosen;
 use crate::app::features::FeatureAction;
 use crate::app::look::theme;
-use crate::app::widgets::message;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::colorbar::number;
 use crate::app::widgets::choice;
+use crate::app::widgets::colorbar::number;
+use crate::app::widgets::message;
 use crate::app::widgets::token_text;
-use crate::engine::edit::{Edit, Positions, Which};
+use crate::engine::edit::{Edit, Positions, RunSide};
 use crate::features::labels::Unit;
 use crate::features::page::{EACH, Effect, FeaturePage};
 use crate::features::scan::index::Entry;
 
 /// How edits are put into the stack.
-type Make = fn(Which, Vec<Edit>) -> ModelAction;
+type Make = fn(RunSide, Vec<Edit>) -> ModelAction;
 
 #[derive(Default)]
 pub struct Page {

@@ -1,11 +1,12 @@
 //! Activations: neurons × tokens of one layer, or what every head writes.
 
 use crate::app::model::ModelAction;
-use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready, scale};
+use crate::app::view::{
+    Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready, scale,
+};
 use eframe::egui::{self, RichText};
 
 use crate::analysis::neurons::Statistic;
-use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
@@ -15,6 +16,7 @@ use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
 use crate::app::widgets::heatmap::sequential;
 use crate::gpu::HeatData;
+use crate::session::desk::Focus;
 
 /// Height of a neuron's row at first: as its label's.
 const ROW: f32 = 14.0;

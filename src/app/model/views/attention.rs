@@ -4,24 +4,24 @@ use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, c
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use crate::analysis::head_scores::{HeadScores, SCORES, Score};
-use crate::analysis::patterns::{Thumbnails, Which};
-use crate::session::desk::Show;
-use crate::session::desk::Focus;
+use crate::analysis::patterns::{PatternChoice, Thumbnails};
+use crate::analysis::subject::Compared;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
+use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
 use crate::app::widgets::heatmap::sequential;
-use crate::app::widgets::choice;
 use crate::app::widgets::message;
 use crate::gpu::heatmap::HeatmapCallback;
 use crate::gpu::{HeatData, NOTHING};
-use crate::analysis::subject::Compared;
+use crate::session::desk::Focus;
+use crate::session::desk::Show;
 
 /// Order of the thumbnails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -148,9 +148,9 @@ impl View for Attention {
         let data = self.large.last()?;
         let n = data.rows;
         let name = match cx.state.results.pattern.get()?.question.which {
-            Which::Head(l, h) => format!("attention-{l}.{h}"),
-            Which::LayerMean(l) => format!("attention-layer-{l}-mean"),
-            Which::ModelMean => "attention-mean".to_owned(),
+            PatternChoice::Head(l, h) => format!("attention-{l}.{h}"),
+            PatternChoice::LayerMean(l) => format!("attention-layer-{l}-mean"),
+            PatternChoice::ModelMean => "attention-mean".to_owned(),
         };
         Some(Table::grid(&name, ("dest", "src"), data, position_labels(cx, n), position_labels(cx, n)))
     }
@@ -314,15 +314,16 @@ impl Attention {
     fn one(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let p = cx.pinned();
         let title = match p.which() {
-            Which::Head(l, h) => format!("Head {l}.{h}"),
-            Which::LayerMean(l) => format!("Layer {l}, mean of its heads"),
-            Which::ModelMean => "Mean of all heads".to_owned(),
+            PatternChoice::Head(l, h) => format!("Head {l}.{h}"),
+            PatternChoice::LayerMean(l) => format!("Layer {l}, mean of its heads"),
+            PatternChoice::ModelMean => "Mean of all heads".to_owned(),
         };
         ui.horizontal(|ui| {
             ui.label(RichText::new(title).font(theme::title()).color(cx.palette.accent));
             ui.label(RichText::new("rows attend to columns").font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                if let Some(m) = self.large.last().map(HeatData::max_abs).filter(|_| cx.state.desk().show == Show::Difference)
+                if let Some(m) =
+                    self.large.last().map(HeatData::max_abs).filter(|_| cx.state.desk().show == Show::Difference)
                 {
                     colorbar(ui, &diverging(&cx.palette, m, true), &number(-m), &number(m));
                 } else {

@@ -6,7 +6,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use crate::analysis::component::Component;
 use crate::analysis::direct_attribution::Attribution;
-use crate::session::desk::Focus;
+use crate::analysis::subject::Compared;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -16,7 +16,7 @@ use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
 use crate::gpu::{HeatData, NOTHING};
-use crate::analysis::subject::Compared;
+use crate::session::desk::Focus;
 
 #[derive(Default)]
 pub struct AttributionView {

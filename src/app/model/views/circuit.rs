@@ -1,7 +1,7 @@
 //! The circuit cart: what was collected or found, and whether it carries the prediction.
 
-use crate::app::model::ModelAction;
 use crate::app::action::Load;
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::collections::HashMap;
 
@@ -12,9 +12,7 @@ use egui_plot::{Legend, Line, Plot, PlotPoints};
 use crate::analysis::component::Component;
 use crate::analysis::patching::Ablation;
 use crate::app::action::Action;
-use crate::session::desk::CircuitSettings;
 use crate::app::action::Command;
-use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
@@ -24,9 +22,11 @@ use crate::app::widgets::token_text;
 use crate::circuit::Member;
 use crate::circuit::eap::{Path, STEPS};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::{Comparison, Curve};
 use crate::circuit::quality::Tried;
+use crate::circuit::quality::{Comparison, Curve};
 use crate::circuit::search::{Search, Searching};
+use crate::session::desk::CircuitSettings;
+use crate::session::desk::Focus;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Method {
@@ -167,10 +167,7 @@ impl CircuitView {
             let settings = cx.state.desk().circuit.clone();
             let options = Ablation::ALL.map(|o| (o, o.label()));
             if let Some(outside) = choice(ui, "outside", settings.outside, &options) {
-                cx.push(ModelAction::CircuitSettings(CircuitSettings {
-                    outside,
-                    ..settings.clone()
-                }));
+                cx.push(ModelAction::CircuitSettings(CircuitSettings { outside, ..settings.clone() }));
             }
             self.sets(ui, cx);
             let mut curve = settings.curve;

@@ -1,19 +1,18 @@
 //! The stack of edits, what it does to the prediction, and who steps in.
 
-use crate::app::model::ModelAction;
 use crate::app::action::Load;
+use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use std::sync::Arc;
 
 use eframe::egui::{self, RichText};
 
-use crate::app::model::views::patching::short_name;
 use crate::analysis::backup::{Change, Component};
-use crate::session::desk::Show;
+use crate::analysis::run::Run;
 use crate::app::action::Action;
 use crate::app::action::Command;
-use crate::session::desk::Focus;
 use crate::app::look::theme;
+use crate::app::model::views::patching::short_name;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::choice;
@@ -21,8 +20,9 @@ use crate::app::widgets::line_with;
 use crate::app::widgets::token_text;
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
-use crate::engine::{Site, SiteKind, Which};
-use crate::analysis::run::Run;
+use crate::engine::{RunSide, Site, SiteKind};
+use crate::session::desk::Focus;
+use crate::session::desk::Show;
 
 /// What an edit being put together does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +148,8 @@ impl View for EditsView {
 /// The run that the stack edits.
 fn base_run(cx: &Context<'_>) -> Option<Arc<Run>> {
     match cx.state.desk().stack.base {
-        Which::Clean => cx.state.clean(),
-        Which::Corrupted => cx.state.corrupted(),
+        RunSide::Clean => cx.state.clean(),
+        RunSide::Corrupted => cx.state.corrupted(),
     }
     .cloned()
 }
@@ -160,8 +160,8 @@ fn in_base(cx: &Context<'_>, pos: usize) -> Result<usize, String> {
     let edited = state.desk().stack.is_active() && matches!(state.desk().show, Show::Edited | Show::Difference);
     let shown = match state.desk().show {
         _ if edited => state.desk().stack.base,
-        Show::Corrupted => Which::Corrupted,
-        _ => Which::Clean,
+        Show::Corrupted => RunSide::Corrupted,
+        _ => RunSide::Clean,
     };
     if shown == state.desk().stack.base {
         return Ok(pos);
@@ -312,8 +312,8 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let mut new = old.clone();
     ui.horizontal(|ui| {
         ui.label(RichText::new("edits of the").font(theme::small()).color(cx.palette.weak));
-        for which in [Which::Clean, Which::Corrupted] {
-            let possible = which == Which::Clean || !cx.state.desk().corrupted.is_empty();
+        for which in [RunSide::Clean, RunSide::Corrupted] {
+            let possible = which == RunSide::Clean || !cx.state.desk().corrupted.is_empty();
             let text = RichText::new(format!("{} run", which.name())).font(theme::small());
             let button = ui.add_enabled(possible, egui::Button::selectable(new.base == which, text));
             if button.on_disabled_hover_text("type a corrupted prompt first").clicked() {

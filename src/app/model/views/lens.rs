@@ -1,17 +1,20 @@
 //! Logit lens: layer × position.
 
-use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, layer_by_pos, numbers, position_labels, ready, scale};
+use crate::app::view::{
+    Area, Cached, Context, Table, View, ViewDef, Workspace, compared, layer_by_pos, numbers, position_labels, ready,
+    scale,
+};
 use eframe::egui::{self, RichText};
 
 use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::look::theme;
+use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::coloring;
 use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::choice;
 use crate::app::widgets::token_text;
 use crate::gpu::{ColorMap, HeatData, NOTHING};
 

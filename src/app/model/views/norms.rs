@@ -1,6 +1,9 @@
 //! Residual norms: layer × position.
 
-use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, layer_by_pos, numbers, position_labels, ready, scale};
+use crate::app::view::{
+    Area, Cached, Context, Table, View, ViewDef, Workspace, compared, layer_by_pos, numbers, position_labels, ready,
+    scale,
+};
 use eframe::egui::{self, RichText};
 
 use crate::analysis::norms::Norms;

@@ -10,21 +10,21 @@ use crate::analysis::audit::{Audit, audit};
 use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
-use crate::analysis::sweep::{By, Found, SITES};
-use crate::session::desk::{Intervention, Source};
-use crate::session::desk::Focus;
+use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
+use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::Heatmap;
 use crate::app::widgets::heatmap::Isolate;
 use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::choice;
 use crate::app::widgets::message;
-use crate::engine::{SiteKind, Which};
+use crate::engine::{RunSide, SiteKind};
 use crate::gpu::{HeatData, NOTHING};
+use crate::session::desk::Focus;
+use crate::session::desk::{Intervention, Source};
 
 /// Cells that "run the top exactly" runs.
 const TOP: usize = 20;
@@ -52,7 +52,7 @@ pub struct PatchingView {
 /// Cells to be drawn.
 #[derive(Clone)]
 struct Cells {
-    found: Arc<Found>,
+    found: Arc<SweepResult>,
     fresh: bool,
     stamp: u64,
 }
@@ -75,12 +75,12 @@ pub fn short_name(site: SiteKind) -> &'static str {
 }
 
 /// Whether a sweep brings the clean run's values into the corrupted one.
-fn patches(found: &Found) -> bool {
-    found.question.base == Which::Corrupted
+fn patches(found: &SweepResult) -> bool {
+    found.settings.base == RunSide::Corrupted
 }
 
 /// What the cells show: patching is normalised, ablation is the change from the unedited run.
-fn values(found: &Found) -> Result<Vec<f32>, String> {
+fn values(found: &SweepResult) -> Result<Vec<f32>, String> {
     if patches(found) {
         found.normalised().map_err(|e| e.to_string())
     } else {
@@ -89,7 +89,7 @@ fn values(found: &Found) -> Result<Vec<f32>, String> {
 }
 
 /// Rows and columns of a grid: the last axis goes across, the others down.
-fn extent(found: &Found) -> (usize, usize) {
+fn extent(found: &SweepResult) -> (usize, usize) {
     match found.axes[..] {
         [(_, rows)] => (rows, 1),
         [(_, rows), (_, cols)] => (rows, cols),
@@ -98,14 +98,14 @@ fn extent(found: &Found) -> (usize, usize) {
     }
 }
 
-fn cell_name(found: &Found, index: usize) -> String {
+fn cell_name(found: &SweepResult, index: usize) -> String {
     let cell = found.cell(index);
-    let site = short_name(found.question.site);
-    match (found.question.by, &cell[..]) {
-        (By::LayerHead, [l, h]) => format!("{l}.{h}"),
-        (By::LayerHeadPos, [l, h, p]) => format!("{l}.{h} @{p}"),
-        (By::LayerPos, [l, p]) => format!("{l} @{p}"),
-        (By::DestSrc { .. }, [d, s]) => format!("{d} ← {s}"),
+    let site = short_name(found.settings.site);
+    match (found.settings.by, &cell[..]) {
+        (Axes::LayerHead, [l, h]) => format!("{l}.{h}"),
+        (Axes::LayerHeadPos, [l, h, p]) => format!("{l}.{h} @{p}"),
+        (Axes::LayerPos, [l, p]) => format!("{l} @{p}"),
+        (Axes::DestSrc { .. }, [d, s]) => format!("{d} ← {s}"),
         (_, [l, ..]) => format!("{site} {l}"),
         _ => String::new(),
     }
@@ -138,7 +138,7 @@ impl View for PatchingView {
         let (exact, close) = (Cells::exact(cx), Cells::approximate(cx));
         let Some(shown) = (if needs_exact { exact.clone() } else { close.clone() }) else { return };
         // The two can be compared only once both answer the same question.
-        let exact = exact.filter(|e| close.as_ref().is_none_or(|c| c.found.question == e.found.question));
+        let exact = exact.filter(|e| close.as_ref().is_none_or(|c| c.found.settings == e.found.settings));
         if source == Source::Gap && exact.is_none() {
             message(ui, "computing …", false);
             return;
@@ -173,7 +173,7 @@ impl View for PatchingView {
         let source = cx.state.desk().patching.source;
         let found = if source == Source::Approximate { Cells::approximate(cx)? } else { Cells::exact(cx)? }.found;
         let d = &self.drawn.as_ref()?.data;
-        let q = &found.question;
+        let q = &found.settings;
         let name = match source {
             Source::Approximate => "attribution-patching",
             Source::Gap => "attribution-patching-minus-exact",
@@ -192,7 +192,7 @@ impl View for PatchingView {
     }
 }
 
-fn row_label(found: &Found, r: usize) -> String {
+fn row_label(found: &SweepResult, r: usize) -> String {
     match found.axes[..] {
         [_, (_, heads), _] => format!("{}.{}", r / heads.max(1), r % heads.max(1)),
         _ => r.to_string(),
@@ -204,7 +204,7 @@ fn is_position(name: &str) -> bool {
 }
 
 /// Tokens are those of the run that the sweep edits.
-fn col_label(cx: &Context<'_>, found: &Found, c: usize) -> String {
+fn col_label(cx: &Context<'_>, found: &SweepResult, c: usize) -> String {
     match found.axes[..] {
         [.., (name, _)] if found.axes.len() > 1 && is_position(name) => format!("{c} {}", base_token(cx, found, c)),
         [_] => "all".to_owned(),
@@ -212,10 +212,10 @@ fn col_label(cx: &Context<'_>, found: &Found, c: usize) -> String {
     }
 }
 
-fn base_token(cx: &Context<'_>, found: &Found, pos: usize) -> String {
-    let run = match found.question.base {
-        Which::Clean => cx.state.clean(),
-        Which::Corrupted => cx.state.corrupted(),
+fn base_token(cx: &Context<'_>, found: &SweepResult, pos: usize) -> String {
+    let run = match found.settings.base {
+        RunSide::Clean => cx.state.clean(),
+        RunSide::Corrupted => cx.state.corrupted(),
     };
     run.and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| crate::app::widgets::token_text::short(t, 10))
 }
@@ -229,8 +229,7 @@ impl PatchingView {
         close: Option<&Cells>,
         source: Source,
     ) -> Result<(), String> {
-        let stamps =
-            (exact.map_or(0, |e| e.stamp), close.filter(|_| source != Source::Exact).map_or(0, |c| c.stamp));
+        let stamps = (exact.map_or(0, |e| e.stamp), close.filter(|_| source != Source::Exact).map_or(0, |c| c.stamp));
         let stamps = if source == Source::Exact { (shown.stamp, 0) } else { stamps };
         if self.drawn.as_ref().is_some_and(|d| d.stamps == stamps && d.source == source) {
             return Ok(());
@@ -278,19 +277,19 @@ impl PatchingView {
             let sites: Vec<(SiteKind, &str)> = SITES.into_iter().filter(exists).map(|k| (k, short_name(k))).collect();
             if let Some(site) = choice(ui, "at", s.site, &sites) {
                 new.site = site;
-                new.by = By::choices(site).first().copied().unwrap_or(By::Layer);
+                new.by = Axes::choices(site).first().copied().unwrap_or(Axes::Layer);
             }
             let p = cx.pinned();
-            let by: Vec<(By, &str)> = By::choices(new.site)
+            let by: Vec<(Axes, &str)> = Axes::choices(new.site)
                 .into_iter()
                 .map(|b| match b {
-                    By::DestSrc { .. } => (By::DestSrc { layer: p.layer, head: p.head.unwrap_or(0) }, b.name()),
+                    Axes::DestSrc { .. } => (Axes::DestSrc { layer: p.layer, head: p.head.unwrap_or(0) }, b.name()),
                     b => (b, b.name()),
                 })
                 .collect();
             let current = match s.by {
                 // The head of an edge sweep follows the pinned head.
-                By::DestSrc { .. } => By::DestSrc { layer: p.layer, head: p.head.unwrap_or(0) },
+                Axes::DestSrc { .. } => Axes::DestSrc { layer: p.layer, head: p.head.unwrap_or(0) },
                 b => b,
             };
             if let Some(b) = choice(ui, "by", current, &by) {
@@ -345,13 +344,13 @@ impl PatchingView {
         &self,
         ui: &mut egui::Ui,
         cx: &mut Context<'_>,
-        found: &Found,
+        found: &SweepResult,
         colors: crate::gpu::heatmap::Coloring,
         m: f32,
     ) {
         ui.horizontal(|ui| {
             let weak = |text: String| RichText::new(text).font(theme::small()).color(cx.palette.weak);
-            let metric = found.question.metric.kind();
+            let metric = found.settings.metric.kind();
             if let Some(c) = found.corrupted.filter(|_| patches(found)) {
                 ui.label(weak(format!("0 = corrupted {c:+.2}, 1 = clean {:+.2}", found.clean)))
                     .on_hover_text(metric.explain());
@@ -378,7 +377,8 @@ impl PatchingView {
                 Source::Approximate => "an approximation: first order".to_owned(),
                 Source::Gap => "error of the approximation".to_owned(),
             };
-            let color = if cx.state.desk().patching.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
+            let color =
+                if cx.state.desk().patching.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
             ui.label(RichText::new(state).font(theme::small()).color(color));
             let drawn = self.drawn.as_ref();
             if cx.state.desk().patching.source == Source::Approximate {
@@ -403,25 +403,25 @@ impl PatchingView {
 fn grid(
     ui: &mut egui::Ui,
     cx: &mut Context<'_>,
-    found: &Found,
+    found: &SweepResult,
     data: &HeatData,
     colors: crate::gpu::heatmap::Coloring,
 ) {
     let p = cx.pinned();
     let h = cx.state.hovered;
     let heads = found.axes.get(1).filter(|(n, _)| n.contains("head")).map(|(_, n)| *n);
-    let row_of = |layer: usize, head: Option<usize>| match (found.question.by, heads) {
-        (By::LayerHeadPos, Some(n)) => head.map(|h| layer * n + h.min(n - 1)),
-        (By::DestSrc { .. }, _) => None,
+    let row_of = |layer: usize, head: Option<usize>| match (found.settings.by, heads) {
+        (Axes::LayerHeadPos, Some(n)) => head.map(|h| layer * n + h.min(n - 1)),
+        (Axes::DestSrc { .. }, _) => None,
         _ => Some(layer),
     };
-    let pinned_col = match found.question.by {
-        By::LayerHead => p.head.filter(|_| !p.all_heads),
+    let pinned_col = match found.settings.by {
+        Axes::LayerHead => p.head.filter(|_| !p.all_heads),
         _ => None,
     };
     let stack = &cx.state.desk().stack;
     let active: Vec<usize> =
-        stack.active().filter(|_| stack.base == found.question.base).filter_map(|e| found.index_of(e)).collect();
+        stack.active().filter(|_| stack.base == found.settings.base).filter_map(|e| found.index_of(e)).collect();
     let index = |r: usize, c: usize| r * data.cols + c;
     let outcome = Heatmap {
         name: "patching",
@@ -433,7 +433,7 @@ fn grid(
             label.split_once(' ').map_or(label.clone(), |(_, t)| t.to_owned())
         },
         row_label_width: if found.axes.len() > 2 { 38.0 } else { 24.0 },
-        flip: !matches!(found.question.by, By::DestSrc { .. }),
+        flip: !matches!(found.settings.by, Axes::DestSrc { .. }),
         square: false,
         least_row: 0.0,
         pinned: (row_of(p.layer, p.head).filter(|_| pinned_col.is_some()), pinned_col),
@@ -446,12 +446,12 @@ fn grid(
         }),
         tooltip: &|ui, r, c| {
             let i = index(r, c);
-            let edit = found.question.edit(&found.cell(i));
+            let edit = found.settings.edit(&found.cell(i));
             ui.label(RichText::new(edit.to_string()).font(theme::title()));
             match data.get(r, c) {
                 Some(v) => {
                     ui.monospace(format!("{v:+.4}"));
-                    let metric = found.question.metric.kind().label();
+                    let metric = found.settings.metric.kind().label();
                     ui.label(format!("{metric} {:+.4}", found.values.get(i).copied().unwrap_or(f32::NAN)));
                     ui.weak("Click: this edit joins the stack (again: leaves it).");
                 }
@@ -465,13 +465,13 @@ fn grid(
     .show(ui);
     if let Some((r, c)) = outcome.hovered {
         let cell = found.cell(index(r, c));
-        match (found.question.by, &cell[..]) {
-            (By::LayerHead, [l, h]) => (cx.hovered.layer, cx.hovered.head) = (Some(*l), Some((*l, *h))),
-            (By::LayerHeadPos, [l, h, p]) => {
+        match (found.settings.by, &cell[..]) {
+            (Axes::LayerHead, [l, h]) => (cx.hovered.layer, cx.hovered.head) = (Some(*l), Some((*l, *h))),
+            (Axes::LayerHeadPos, [l, h, p]) => {
                 (cx.hovered.layer, cx.hovered.head, cx.hovered.pos) = (Some(*l), Some((*l, *h)), Some(*p));
             }
-            (By::LayerPos, [l, p]) => (cx.hovered.layer, cx.hovered.pos) = (Some(*l), Some(*p)),
-            (By::DestSrc { .. }, [d, _]) => cx.hovered.pos = Some(*d),
+            (Axes::LayerPos, [l, p]) => (cx.hovered.layer, cx.hovered.pos) = (Some(*l), Some(*p)),
+            (Axes::DestSrc { .. }, [d, _]) => cx.hovered.pos = Some(*d),
             (_, [l, ..]) => cx.hovered.layer = Some(*l),
             _ => {}
         }
@@ -482,38 +482,38 @@ fn grid(
 }
 
 /// The edit joins or leaves the stack, and its head is pinned.
-fn click(cx: &mut Context<'_>, found: &Found, index: usize) {
+fn click(cx: &mut Context<'_>, found: &SweepResult, index: usize) {
     let cell = found.cell(index);
-    let edit = found.question.edit(&cell);
-    let query_heads = matches!(found.question.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern);
-    if query_heads && let (By::LayerHead | By::LayerHeadPos, [l, h, ..]) = (found.question.by, &cell[..]) {
+    let edit = found.settings.edit(&cell);
+    let query_heads = matches!(found.settings.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern);
+    if query_heads && let (Axes::LayerHead | Axes::LayerHeadPos, [l, h, ..]) = (found.settings.by, &cell[..]) {
         let (l, h) = (*l, *h);
         cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (l, Some(h), false, Focus::Head));
     }
-    cx.push(ModelAction::Toggle(found.question.base, vec![edit]));
+    cx.push(ModelAction::Toggle(found.settings.base, vec![edit]));
 }
 
 /// The head or MLP that a cell is of.
-fn component(found: &Found, index: usize) -> Option<Component> {
+fn component(found: &SweepResult, index: usize) -> Option<Component> {
     let cell = found.cell(index);
-    match (found.question.by, &cell[..]) {
-        (By::LayerHead | By::LayerHeadPos, [layer, head, ..])
-            if matches!(found.question.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern) =>
+    match (found.settings.by, &cell[..]) {
+        (Axes::LayerHead | Axes::LayerHeadPos, [layer, head, ..])
+            if matches!(found.settings.site, SiteKind::Z | SiteKind::Q | SiteKind::Pattern) =>
         {
             Some(Component::Head { layer: *layer, head: *head })
         }
-        (By::Layer | By::LayerPos, [layer, ..]) if found.question.site == SiteKind::MlpOut => {
+        (Axes::Layer | Axes::LayerPos, [layer, ..]) if found.settings.site == SiteKind::MlpOut => {
             Some(Component::Mlp { layer: *layer })
         }
         _ => None,
     }
 }
 
-fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Drawn) {
+fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &SweepResult, drawn: &Drawn) {
     let values = &drawn.values;
     let max = drawn.order.first().map_or(1.0, |i| values[*i].abs());
     for i in drawn.order.iter().copied().take(40) {
-        let edit = found.question.edit(&found.cell(i));
+        let edit = found.settings.edit(&found.cell(i));
         let strong = cx.state.desk().stack.active().any(|e| *e == edit);
         let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.3}", values[i]), strong };
         let hint = format!("{edit}; click adds or removes it, right click takes the component into the circuit");
@@ -529,7 +529,7 @@ fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Found, drawn: &Dra
     }
 }
 
-fn audited(ui: &mut egui::Ui, cx: &Context<'_>, found: &Found, report: &Audit) {
+fn audited(ui: &mut egui::Ui, cx: &Context<'_>, found: &SweepResult, report: &Audit) {
     let line = |ui: &mut egui::Ui, name: &str, value: String| {
         ui.horizontal(|ui| {
             ui.label(RichText::new(name).font(theme::small()).color(cx.palette.weak));

@@ -5,11 +5,11 @@ use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, ready};
 use eframe::egui::{self, RichText};
 use egui_plot::{HoverPosition, Line, MarkerShape, Plot, PlotPoints, Points, Text};
 
-use crate::session::desk::Focus;
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::coloring;
 use crate::gpu::ColorMap;
+use crate::session::desk::Focus;
 
 pub struct ProjectionView;
 

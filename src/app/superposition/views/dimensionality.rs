@@ -6,11 +6,11 @@ use egui_plot::{HLine, Line, LineStyle, MarkerShape, Plot, Points, Text};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::plots::said_of_points;
 use crate::superposition::geometry::{PLATEAUS, fraction};
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 #[derive(Default)]
 pub struct Dimensionality;

@@ -6,8 +6,8 @@ use egui_plot::{HLine, MarkerShape, Plot, Points, Text};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::plots::said_of_points;
 use crate::superposition::Snapshot;

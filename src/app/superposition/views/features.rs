@@ -7,7 +7,7 @@ use super::{caption, feature_color, ready, small_multiples};
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::number;
 use crate::superposition::geometry::{Shape, fraction};
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 #[derive(Default)]
 pub struct Features;

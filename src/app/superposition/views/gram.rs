@@ -6,9 +6,9 @@ use eframe::egui::{self, RichText};
 use super::{all_or_one, caption, feature_labels, ready, small_multiples};
 use crate::analysis::interference::gram;
 use crate::app::action::Action;
-use crate::app::superposition::SuperpositionAction;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::Heatmap;
@@ -17,7 +17,7 @@ use crate::app::widgets::heatmap::diverging;
 use crate::app::widgets::message;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
 use crate::gpu::{HeatData, NOTHING};
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 #[derive(Default)]
 pub struct Gram {
@@ -113,7 +113,14 @@ impl View for Gram {
 }
 
 impl Gram {
-    fn large(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, setup: &Setup, snapshot: &Snapshot, coloring: Coloring) {
+    fn large(
+        &mut self,
+        ui: &mut egui::Ui,
+        cx: &mut Context<'_>,
+        setup: &Setup,
+        snapshot: &Snapshot,
+        coloring: Coloring,
+    ) {
         let k = cx.state.superposition.instance;
         let n = setup.features;
         let data = self.data(setup, snapshot, k);

@@ -6,8 +6,8 @@ use egui_plot::{Line, PlotPoints, VLine};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::bars::bar;
 use crate::app::widgets::colorbar::number;
@@ -33,8 +33,7 @@ impl View for Loss {
         let count = setup.instances.len();
         let width = if beside { space.x * 0.62 } else { space.x };
         let every = snapshots.len().div_ceil(POINTS).max(1);
-        let picked: Vec<usize> =
-            (0..snapshots.len()).step_by(every).chain(snapshots.len().checked_sub(1)).collect();
+        let picked: Vec<usize> = (0..snapshots.len()).step_by(every).chain(snapshots.len().checked_sub(1)).collect();
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2(width, space.y), |ui| {
                 let chosen = state.instance;

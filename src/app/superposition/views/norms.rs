@@ -5,7 +5,7 @@ use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use super::{all_or_one, caption, feature_labels, interference_color, ready, small_multiples};
 use crate::app::look::theme;
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 #[derive(Default)]
 pub struct ToyNorms {

@@ -5,12 +5,12 @@ use eframe::egui::{self, Align2, Rect, RichText, Stroke, pos2, vec2};
 
 use super::ready;
 use crate::app::action::Action;
-use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::message;
 use crate::superposition::phases::{Grid, Phase, expected, losses, margin, phase_of};
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 #[derive(Default)]
 pub struct Phases;

@@ -10,7 +10,7 @@ use crate::app::look::theme;
 use crate::app::widgets::message;
 use crate::app::widgets::plots::said_of_points;
 use crate::superposition::toy::Frame;
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 #[derive(Default)]
 pub struct Samples;

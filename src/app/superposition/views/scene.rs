@@ -9,7 +9,7 @@ use crate::app::look::svg;
 use crate::app::look::theme;
 use crate::app::widgets::message;
 use crate::gpu::scene::{Camera, Capsule, SceneCallback, sorted};
-use crate::superposition::{Snapshot, Setup};
+use crate::superposition::{Setup, Snapshot};
 
 pub struct SceneView {
     yaw: f32,

@@ -5,8 +5,8 @@ use eframe::egui::{self, RichText, vec2};
 
 use super::{feature_labels, ready};
 use crate::app::action::Action;
-use crate::app::superposition::SuperpositionAction;
 use crate::app::look::theme;
+use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::colorbar::number;

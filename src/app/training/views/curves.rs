@@ -97,7 +97,8 @@ impl View for Curves {
         let mut cols = names(s.reports().iter().map(|r| r.values.as_slice()));
         let own = cols.len();
         cols.extend(names(s.probes().iter().map(|x| x.scores.as_slice())));
-        let mut steps: Vec<usize> = s.reports().iter().map(|r| r.step).chain(s.probes().iter().map(|x| x.step)).collect();
+        let mut steps: Vec<usize> =
+            s.reports().iter().map(|r| r.step).chain(s.probes().iter().map(|x| x.step)).collect();
         steps.sort_unstable();
         steps.dedup();
         if steps.is_empty() {

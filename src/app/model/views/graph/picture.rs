@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use super::{GraphView, Grouping};
 use crate::analysis::component::Component;
 use crate::analysis::head_scores::SCORES;
-use crate::session::desk::Focus;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::circuit::{Edge, Member, Receiver};
 use crate::graph::layout::Drawing;
 use crate::graph::part::Part;
 use crate::graph::{Input, NodeKind};
+use crate::session::desk::Focus;
 
 /// A head whose score reaches this plays the role.
 const ROLE: f32 = 0.4;
