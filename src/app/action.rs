@@ -40,7 +40,7 @@ pub enum Command {
     Collect,
     Undo,
     Redo,
-    ClearCart,
+    ClearDraft,
     ModelWorkspace,
     SuperpositionWorkspace,
     TrainingWorkspace,
@@ -77,7 +77,7 @@ impl Command {
         Self::Collect,
         Self::Undo,
         Self::Redo,
-        Self::ClearCart,
+        Self::ClearDraft,
         Self::ModelWorkspace,
         Self::SuperpositionWorkspace,
         Self::TrainingWorkspace,
@@ -114,7 +114,7 @@ impl Command {
             Self::Collect => "Put the pinned head or neuron into the circuit, or take it out",
             Self::Undo => "Undo the last change",
             Self::Redo => "Do again what was undone",
-            Self::ClearCart => "Empty the circuit",
+            Self::ClearDraft => "Empty the circuit",
             Self::ModelWorkspace => "Look into a model",
             Self::SuperpositionWorkspace => "Open the superposition lab",
             Self::TrainingWorkspace => "Grow a circuit from scratch",
@@ -159,7 +159,7 @@ impl Command {
             Self::FeaturesWorkspace => command(Key::Num4),
             Self::TrainingWorkspace => command(Key::Num3),
             Self::Play => plain(Key::Space),
-            Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearCart => return None,
+            Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearDraft => return None,
         })
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cart::{Cart, names};
+use super::draft::{Draft, names};
 use super::edges::Edges;
 use super::wiring::{Edge, Wiring};
 use crate::analysis::component::Component;
@@ -137,10 +137,10 @@ impl CircuitFile {
         }
     }
 
-    /// As a cart.
-    pub fn cart(&self) -> Cart {
+    /// As a draft.
+    pub fn draft(&self) -> Draft {
         let inner = |n: &&NodeEntry| !matches!(Component::parse(&n.name), Some(Component::Embed | Component::Logits));
-        Cart {
+        Draft {
             nodes: self.nodes.iter().filter(inner).map(|n| n.name.clone()).collect(),
             edges: self.edges.iter().map(|e| e.name.clone()).collect(),
             // Nothing at all is a circuit of no edges, not one of no nodes.
@@ -183,7 +183,7 @@ impl CircuitFile {
                 self.model.name, self.model.n_layers, self.model.n_heads, wiring.n_layers, wiring.n_heads
             )));
         }
-        self.cart().circuit(wiring)
+        self.draft().circuit(wiring)
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
         let w = Wiring::new(&ModelConfig::plain("test", shape, NormKind::Rms { eps: 1e-5 }));
         let of = |nodes: &[&str]| {
             let nodes = nodes.iter().map(|n| (*n).to_owned()).collect();
-            Cart { nodes, ..Cart::default() }.circuit(w).unwrap()
+            Draft { nodes, ..Draft::default() }.circuit(w).unwrap()
         };
         // Embedding to the MLP and to the logits, and from the MLP to the logits; nodes besides: the embedding.
         let o = Overlap::of(&of(&["m0.n1"]), &of(&["m0.n2"]));

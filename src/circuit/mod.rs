@@ -10,12 +10,12 @@
 //! - [`ablated_run`] runs the model with every edge outside a circuit ablated.
 //! - [`eap`] scores all edges at once by gradients; [`find`] takes the best; [`acdc`] removes one edge after the other.
 //! - [`trial`] is a prompt with a metric and its two ends; [`search`] finds a circuit, [`quality`] says how good one is.
-//! - [`draft`](cart) is the circuit that a user collects, [`file`] a circuit on disk, [`prompt_set`] prompts to try it on.
+//! - [`draft`](draft) is the circuit that a user collects, [`file`] a circuit on disk, [`prompt_set`] prompts to try it on.
 
 pub mod ablated_run;
 pub mod acdc;
-pub mod cart;
 mod checks;
+pub mod draft;
 pub mod eap;
 pub mod edges;
 pub mod file;

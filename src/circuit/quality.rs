@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cart::Cart;
+use super::draft::Draft;
 use super::eap::{EdgeScores, Path, STEPS};
 use super::edges::Edges;
 use super::file::{Overlap, PromptPair};
@@ -180,7 +180,7 @@ impl Curve {
 pub struct CircuitOf {
     /// What it is tried on; several count by their mean.
     pub prompts: Vec<AnsweredPair>,
-    pub cart: Cart,
+    pub draft: Draft,
     pub metric: MetricKind,
     /// What stands in for everything outside the circuit.
     pub outside: Ablation,
@@ -189,7 +189,7 @@ pub struct CircuitOf {
     /// Whether the curve over sizes is wanted, where there are corrupted prompts.
     pub curve: bool,
     /// The name of another circuit to compare it with, and that circuit.
-    pub compared: Option<(String, Cart)>,
+    pub compared: Option<(String, Draft)>,
 }
 
 /// A circuit that was tried.
@@ -244,7 +244,7 @@ impl Question for CircuitOf {
         let trials = trials(&self.prompts, self.metric, self.outside, progress)?;
         let model = &self.prompts[0].pair.clean.model;
         let wiring = Wiring::new(&model.config);
-        let circuit = self.cart.circuit(wiring)?;
+        let circuit = self.draft.circuit(wiring)?;
         let mut out = Tried {
             question: self.clone(),
             quality: quality(&trials, &circuit, progress)?,

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::Edges;
 use super::acdc::acdc;
-use super::cart::Cart;
+use super::draft::Draft;
 use super::eap::{EdgeScores, Path};
 use super::find::{Runs, Step, edges_above, refine, top_edges};
 use super::trial::{AnsweredPair, Scale, mean_scores, trials};
@@ -72,7 +72,7 @@ impl From<Search> for SearchSettings {
 pub struct FoundCircuit {
     pub edges: Edges,
     /// The same to be worked on, with where it came from.
-    pub cart: Cart,
+    pub draft: Draft,
     /// What ranked its edges; none for ACDC, which ranks nothing.
     pub scores: Option<Arc<EdgeScores>>,
     /// Without scores, what faithfulness loses without each edge.
@@ -144,7 +144,7 @@ pub fn search(
         losses.extend(list.into_iter().zip(without).map(|(e, f)| (e, faithfulness - f)));
     }
     Ok(FoundCircuit {
-        cart: Cart::of(&edges, origin),
+        draft: Draft::of(&edges, origin),
         edges,
         scores,
         losses,

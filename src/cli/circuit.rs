@@ -220,7 +220,7 @@ fn find(args: &FindArgs) -> Result<()> {
     let started = Instant::now();
     let (prompts, pairs) = prompts(&args.set, &args.pair, &model, &progress)?;
     let found = search(&pairs, settings, &progress, &mut |_| {})?;
-    let mut method = found.cart.origin.clone();
+    let mut method = found.draft.origin.clone();
     if found.scores.is_none() {
         method += MEASURED;
     }
@@ -283,12 +283,12 @@ fn eval(args: &EvalArgs) -> Result<()> {
         Some(path) => {
             let other = CircuitFile::open(path)?;
             other.edges(wiring)?;
-            Some((path.display().to_string(), other.cart()))
+            Some((path.display().to_string(), other.draft()))
         }
         None => None,
     };
     let curve = !args.no_curve;
-    let question = CircuitOf { prompts: pairs, cart: file.cart(), metric: kind, outside, set: None, curve, compared };
+    let question = CircuitOf { prompts: pairs, draft: file.draft(), metric: kind, outside, set: None, curve, compared };
     let tried = question.run(&progress, &mut |_| {})?;
     let q = &tried.quality;
     let (mut curve_json, mut curve_line) = (Value::Null, String::new());

@@ -345,7 +345,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         if let Some(path) = &args.circuit {
             match crate::circuit::file::CircuitFile::open(path) {
-                Ok(file) => app.state.apply(ModelAction::Circuit("open a circuit", file.cart()), 0.0),
+                Ok(file) => app.state.apply(ModelAction::Circuit("open a circuit", file.draft()), 0.0),
                 Err(e) => wrong = Some(e),
             }
             app.layout.show("circuit");
@@ -353,7 +353,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if let Some(path) = &args.compare {
             let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             match crate::circuit::file::CircuitFile::open(path) {
-                Ok(file) => app.state.apply(ModelAction::Compare(Some((name, file.cart()))), 0.0),
+                Ok(file) => app.state.apply(ModelAction::Compare(Some((name, file.draft()))), 0.0),
                 Err(e) => wrong = Some(e),
             }
         }

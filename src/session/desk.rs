@@ -13,7 +13,7 @@ use crate::analysis::patching::Ablation;
 use crate::analysis::patterns::PatternChoice;
 use crate::analysis::projection;
 use crate::analysis::sweep::Axes;
-use crate::circuit::cart::Cart;
+use crate::circuit::draft::Draft;
 use crate::engine::generate::Sampling;
 use crate::engine::resolve::Alignment;
 use crate::engine::{EditStack, SiteKind};
@@ -49,9 +49,9 @@ pub struct Desk {
     /// A head was chosen by hand. Until then the one that adds most to the answer is pinned.
     pub chose_head: bool,
     /// The circuit that is being collected.
-    pub cart: Cart,
+    pub draft: Draft,
     /// Another circuit to compare it with, and what it is called.
-    pub compared: Option<(String, Cart)>,
+    pub compared: Option<(String, Draft)>,
     pub circuit: CircuitSettings,
     pub graph: GraphSettings,
     pub patching: PatchSettings,

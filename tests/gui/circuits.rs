@@ -7,7 +7,7 @@ use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
-use circuitscope::circuit::cart::Cart;
+use circuitscope::circuit::draft::Draft;
 use circuitscope::circuit::eap::Path;
 use circuitscope::circuit::search::Search;
 use circuitscope::session::Desk;
@@ -40,7 +40,7 @@ fn a_circuit_is_collected_and_tried() {
     h.run();
     settle(&mut h);
     let head = Component::Head { layer: 1, head: 3 };
-    assert!(h.state().state.desk().cart.contains(head));
+    assert!(h.state().state.desk().draft.contains(head));
     assert_eq!(h.state().state.results.tried.error(), None);
     let one = h.state().state.results.tried.get().unwrap().value.quality.faithfulness;
     for other in [0, 1, 2] {
@@ -54,24 +54,24 @@ fn a_circuit_is_collected_and_tried() {
     h.key_press(egui::Key::C);
     h.run();
     settle(&mut h);
-    assert!(!h.state().state.desk().cart.contains(head));
+    assert!(!h.state().state.desk().draft.contains(head));
     // What is saved opens again.
     let (name, bytes) = h.state().state.circuit_file().unwrap();
     let folder = tempfile::tempdir().unwrap();
     circuitscope::files::write_atomic(&folder.path().join(&name), &bytes).unwrap();
     let file = circuitscope::circuit::file::CircuitFile::open(&folder.path().join(&name)).unwrap();
-    let edges = h.state().state.desk().cart.circuit(h.state().state.wiring().unwrap()).unwrap();
+    let edges = h.state().state.desk().draft.circuit(h.state().state.wiring().unwrap()).unwrap();
     assert_eq!(file.edges(edges.wiring).unwrap(), edges);
 }
 
 #[test]
-fn a_search_fills_the_cart() {
+fn a_search_fills_the_draft() {
     let mut h = copying_pair();
     let search = Search::Scores { path: Path::Integrated(3), edges: 30, rescore: true };
     h.state_mut().state.apply(ModelAction::Search(search), 0.0);
     settle(&mut h);
     let state = &h.state().state;
-    assert!(!state.desk().cart.edges.is_empty() && state.desk().cart.edges.len() <= 30);
+    assert!(!state.desk().draft.edges.is_empty() && state.desk().draft.edges.len() <= 30);
     assert!(state.notices.latest().unwrap().text.contains("Found a circuit"));
     let q = state.results.tried.get().unwrap().quality.clone();
     assert!((q.faithfulness - 1.0).abs() < 0.5, "{}", q.faithfulness);
@@ -103,7 +103,7 @@ fn window_and_command_line_search_and_try_alike() {
         let state = &h.state().state;
         let names = |edges: &mut dyn Iterator<Item = String>| edges.collect::<BTreeSet<String>>();
         let theirs = found["edges"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap().to_owned());
-        assert_eq!(names(&mut state.desk().cart.edges.iter().cloned()), names(&mut { theirs }), "{args:?}");
+        assert_eq!(names(&mut state.desk().draft.edges.iter().cloned()), names(&mut { theirs }), "{args:?}");
         // ACDC searches by the KL divergence and is judged by it, here as there.
         let metric = if matches!(search, Search::Acdc { .. }) { "KL to the clean run" } else { "logit difference" };
         let said = format!("faithfulness {:.3} of the {metric}", found["faithfulness"].as_f64().unwrap());
@@ -129,9 +129,9 @@ fn window_and_command_line_search_and_try_alike() {
 fn two_circuits_are_compared() {
     let mut h = copying_pair();
     h.state_mut().layout = Layout::single("circuit");
-    let cart = |nodes: &[&str]| Cart { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
-    h.state_mut().state.apply(ModelAction::Circuit("test", cart(&["a1.h3"])), 0.0);
-    let other = Some(("the other".to_owned(), cart(&["a1.h3", "a1.h1"])));
+    let draft = |nodes: &[&str]| Draft { nodes: nodes.iter().map(|n| (*n).to_owned()).collect(), ..Default::default() };
+    h.state_mut().state.apply(ModelAction::Circuit("test", draft(&["a1.h3"])), 0.0);
+    let other = Some(("the other".to_owned(), draft(&["a1.h3", "a1.h1"])));
     h.state_mut().state.apply(ModelAction::Compare(other), 0.0);
     settle(&mut h);
     h.run();
@@ -142,7 +142,7 @@ fn two_circuits_are_compared() {
     assert!((c.shared_faithfulness - tried.quality.faithfulness).abs() < 1e-4);
     assert!(h.query_by_label_contains("compared with the other").is_some());
     // A circuit of another model is one sentence, and nothing else is lost.
-    h.state_mut().state.apply(ModelAction::Compare(Some(("far".to_owned(), cart(&["a9.h9"])))), 0.0);
+    h.state_mut().state.apply(ModelAction::Compare(Some(("far".to_owned(), draft(&["a9.h9"])))), 0.0);
     settle(&mut h);
     let tried = h.state().state.results.tried.get().unwrap().value.clone();
     assert!(tried.compared.clone().unwrap().unwrap_err().contains("a9.h9"));

@@ -180,11 +180,11 @@ fn the_graph_is_walked_with_the_keyboard() {
     h.key_press(egui::Key::C);
     h.run();
     let head = Component::Head { layer, head };
-    assert!(h.state().state.desk().cart.contains(head));
+    assert!(h.state().state.desk().draft.contains(head));
     // Undone with the keyboard.
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::Z);
     h.run();
-    assert!(h.state().state.desk().cart.is_empty());
+    assert!(h.state().state.desk().draft.is_empty());
 }
 
 #[test]
@@ -241,5 +241,5 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     h.run();
     h.key_press(egui::Key::C);
     h.run();
-    assert_eq!(h.state().state.desk().cart.nodes, ["m1.n3"]);
+    assert_eq!(h.state().state.desk().draft.nodes, ["m1.n3"]);
 }

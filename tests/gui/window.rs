@@ -8,7 +8,7 @@ use circuitscope::app::features::Chosen;
 use circuitscope::app::features::FeatureAction;
 use circuitscope::app::features::Scanned;
 use circuitscope::app::model::ModelAction;
-use circuitscope::circuit::cart::Cart;
+use circuitscope::circuit::draft::Draft;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{RunSide, Site, SiteKind};
 use circuitscope::features::dictionary::formats::saelens;
@@ -87,7 +87,7 @@ pub fn causes(h: &mut Harness<'static, App>) {
     let settings = CircuitSettings { outside: Ablation::Mean, ..Default::default() };
     state.apply(ModelAction::CircuitSettings(settings), 0.0);
     let nodes = ["a0.h2", "a1.h0", "a1.h1", "a1.h3"].map(str::to_owned).to_vec();
-    state.apply(ModelAction::Circuit("test", Cart { nodes, ..Default::default() }), 0.0);
+    state.apply(ModelAction::Circuit("test", Draft { nodes, ..Default::default() }), 0.0);
     settle(h);
 }
 

@@ -7,7 +7,7 @@ use crate::analysis::patching::SweepOf;
 use crate::analysis::projection;
 use crate::app::shell::notices::Level;
 use crate::app::state::State;
-use crate::circuit::cart::Cart;
+use crate::circuit::draft::Draft;
 use crate::circuit::search::Search;
 use crate::circuit::{Edge, Member};
 use crate::engine::edit::{Action as Do, Edit};
@@ -54,13 +54,13 @@ pub enum ModelAction {
     /// Back from a file to the traced prediction.
     CloseGraph,
     /// Replaces the collected circuit; the text says what is done.
-    Circuit(&'static str, Cart),
+    Circuit(&'static str, Draft),
     /// Adds a component or a neuron to the circuit, or takes it away.
     Collect(Member),
     AddEdge(Edge),
     RemoveEdge(Edge),
     /// A named circuit to compare with, or none.
-    Compare(Option<(String, Cart)>),
+    Compare(Option<(String, Draft)>),
     CircuitSettings(CircuitSettings),
     Search(Search),
     Sampling(Sampling, usize),
@@ -131,24 +131,24 @@ impl State {
             }
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
-            ModelAction::Circuit(name, cart) => self.change_circuit(name, now, |c, _| *c = cart),
+            ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),
             ModelAction::Collect(member) => {
-                let verb = if self.desk().cart.contains(member) { "take out" } else { "collect" };
+                let verb = if self.desk().draft.contains(member) { "take out" } else { "collect" };
                 let name = format!("{verb} {member}");
-                self.change_circuit(&name, now, |cart, wiring| {
+                self.change_circuit(&name, now, |draft, wiring| {
                     if let Some(wiring) = wiring {
-                        cart.toggle(member, wiring);
+                        draft.toggle(member, wiring);
                     }
                 });
             }
-            ModelAction::AddEdge(edge) => self.change_circuit("add an edge", now, |cart, wiring| {
+            ModelAction::AddEdge(edge) => self.change_circuit("add an edge", now, |draft, wiring| {
                 if let Some(wiring) = wiring {
-                    cart.add_edge(edge, wiring);
+                    draft.add_edge(edge, wiring);
                 }
             }),
-            ModelAction::RemoveEdge(edge) => self.change_circuit("take an edge out", now, |cart, wiring| {
+            ModelAction::RemoveEdge(edge) => self.change_circuit("take an edge out", now, |draft, wiring| {
                 if let Some(wiring) = wiring {
-                    cart.remove_edge(edge, wiring);
+                    draft.remove_edge(edge, wiring);
                 }
             }),
             ModelAction::Compare(other) => self.change("compare circuits", now, |d| d.compared = other),
@@ -189,11 +189,16 @@ impl State {
         }
     }
 
-    fn change_circuit(&mut self, name: &str, now: f64, change: impl FnOnce(&mut Cart, Option<crate::circuit::Wiring>)) {
+    fn change_circuit(
+        &mut self,
+        name: &str,
+        now: f64,
+        change: impl FnOnce(&mut Draft, Option<crate::circuit::Wiring>),
+    ) {
         let wiring = self.wiring();
-        let before = self.desk().cart.clone();
-        self.change(name, now, |d| change(&mut d.cart, wiring));
-        if before != self.desk().cart {
+        let before = self.desk().draft.clone();
+        self.change(name, now, |d| change(&mut d.draft, wiring));
+        if before != self.desk().draft {
             self.ranked = None;
         }
     }

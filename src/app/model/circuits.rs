@@ -73,7 +73,7 @@ impl State {
         let d = self.desk();
         Some(CircuitOf {
             prompts: self.circuit_prompts()?,
-            cart: d.cart.clone(),
+            draft: d.draft.clone(),
             metric: MetricKind::LogitDifference,
             outside: d.circuit.outside,
             set: d.circuit.set.clone().map(|name| (name, SET_SIZE)),
@@ -88,7 +88,7 @@ impl State {
         let prompts = self.circuit_prompts();
         self.search = self.search.take().filter(|s| prompts.as_ref() == Some(&s.prompts));
         self.results.search.want(&self.pool, self.search.clone());
-        if self.desk().cart.is_empty() {
+        if self.desk().draft.is_empty() {
             self.results.tried.forget();
             return;
         }
@@ -106,17 +106,17 @@ impl State {
             Level::Info,
             format!(
                 "Found a circuit of {} components and {} edges in {:.1} s; faithfulness {:.3} of the {}.",
-                found.cart.nodes.len(),
-                found.cart.edges.len(),
+                found.draft.nodes.len(),
+                found.draft.edges.len(),
                 found.seconds,
                 found.faithfulness,
                 found.metric.label()
             ),
         );
         self.ranked = self.clean().map(|r| r.trace.clone()).zip(found.scores.clone());
-        let cart = found.cart.clone();
+        let draft = found.draft.clone();
         self.search = None;
-        self.change("find a circuit", now, |d| d.cart = cart);
+        self.change("find a circuit", now, |d| d.draft = draft);
     }
 
     /// Begins a search.
@@ -135,7 +135,7 @@ impl State {
             return Err(Error::request("a circuit is saved with its prompts; run them first"));
         };
         let d = self.desk();
-        let edges = d.cart.circuit(Wiring::new(&model.config))?;
+        let edges = d.draft.circuit(Wiring::new(&model.config))?;
         let metric = self.metric(MetricKind::LogitDifference)?;
         let [answer_id, wrong_id] = match metric.tokens()[..] {
             [a, b] => [Some(a), Some(b)],
@@ -152,7 +152,7 @@ impl State {
             answer_id,
             wrong_id,
         };
-        let mut origin = d.cart.origin.replace(MEASURED, "");
+        let mut origin = d.draft.origin.replace(MEASURED, "");
         if origin.is_empty() {
             "collected by hand".clone_into(&mut origin);
         }

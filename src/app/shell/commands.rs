@@ -127,7 +127,7 @@ impl App {
             }
             Command::Undo => self.state.apply(Action::Undo, self.now),
             Command::Redo => self.state.apply(Action::Redo, self.now),
-            Command::ClearCart => {
+            Command::ClearDraft => {
                 self.state.apply(ModelAction::Circuit("empty the circuit", Default::default()), self.now)
             }
             Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),

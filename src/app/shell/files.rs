@@ -11,7 +11,7 @@ use super::save::Choice;
 use crate::app::App;
 use crate::app::action::Load;
 use crate::app::look::picture;
-use crate::circuit::cart::Cart;
+use crate::circuit::draft::Draft;
 use crate::circuit::file::{CircuitFile, FORMAT};
 use crate::engine::EditStack;
 use crate::error::{Error, Result};
@@ -38,11 +38,11 @@ pub enum Message {
     Dictionary(PathBuf),
     /// A file with a direction.
     Direction(PathBuf),
-    Circuit(PathBuf, Cart),
+    Circuit(PathBuf, Draft),
     /// Models that lessons need and that are there.
     Models(HashMap<String, PathBuf>),
     /// A circuit's name, and the circuit to compare with.
-    Compared(String, Cart),
+    Compared(String, Draft),
 }
 
 type Work = dyn Fn() -> Message + Send + Sync;
@@ -197,7 +197,7 @@ fn read_json(path: &Path) -> Message {
     match value {
         Some(v) if v.get("nodes").is_some() && v.get("links").is_some() => Message::Graph(path.to_owned()),
         Some(v) if v.get("format").and_then(|f| f.as_str()) == Some(FORMAT) => match CircuitFile::open(path) {
-            Ok(file) => Message::Circuit(path.to_owned(), file.cart()),
+            Ok(file) => Message::Circuit(path.to_owned(), file.draft()),
             Err(e) => Message::Say(Level::Error, e.to_string()),
         },
         Some(v) if v.get("layers").is_some() && v.get("hook").is_some() => Message::Direction(path.to_owned()),
@@ -209,7 +209,7 @@ fn read_json(path: &Path) -> Message {
 fn read_compared(path: &Path) -> Message {
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     match CircuitFile::open(path) {
-        Ok(file) => Message::Compared(name, file.cart()),
+        Ok(file) => Message::Compared(name, file.draft()),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }

@@ -121,7 +121,7 @@ fn lens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 
 /// The button that puts something into the circuit.
 fn collect(ui: &mut egui::Ui, cx: &mut Context<'_>, member: Member) {
-    let inside = cx.state.desk().cart.contains(member);
+    let inside = cx.state.desk().draft.contains(member);
     let text = if inside { "take out of the circuit" } else { "add to the circuit" };
     if ui.small_button(text).on_hover_text("C").clicked() {
         cx.push(ModelAction::Collect(member));

@@ -83,10 +83,10 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
         if cx.state.training.is_running() {
             transformer(ui, cx);
         }
-        let cart = &cx.state.desk().cart;
-        if !cart.is_empty() {
+        let draft = &cx.state.desk().draft;
+        if !draft.is_empty() {
             ui.separator();
-            let n = cart.nodes.len();
+            let n = draft.nodes.len();
             let mut text = format!("circuit: {n} component{}", if n == 1 { "" } else { "s" });
             if let Some(t) = cx.state.results.tried.get().filter(|t| t.fresh) {
                 let q = &t.quality;

@@ -1,4 +1,4 @@
-//! The circuit cart: what was collected or found, and whether it carries the prediction.
+//! The circuit draft: what was collected or found, and whether it carries the prediction.
 
 use crate::app::action::Load;
 use crate::app::model::ModelAction;
@@ -82,7 +82,7 @@ impl View for CircuitView {
         if let Some(error) = r.search.error() {
             ui.label(RichText::new(error).color(cx.palette.error));
         }
-        if cx.state.desk().cart.is_empty() {
+        if cx.state.desk().draft.is_empty() {
             let text = "nothing collected yet: press C on a head or neuron, right-click a node of the graph or a bar, or let a search find a circuit";
             message(ui, text, false);
             return;
@@ -189,10 +189,10 @@ impl CircuitView {
                 if ui.button("Compare with a circuit (JSON)…").clicked() {
                     cx.push(Action::Load(Load::Compared));
                 }
-                let cart = &cx.state.desk().cart;
-                if ui.add_enabled(!cart.is_empty(), egui::Button::new("Keep this one to compare with")).clicked() {
-                    let name = if cart.origin.is_empty() { "the one kept before" } else { &cart.origin };
-                    cx.push(ModelAction::Compare(Some((name.to_owned(), cart.clone()))));
+                let draft = &cx.state.desk().draft;
+                if ui.add_enabled(!draft.is_empty(), egui::Button::new("Keep this one to compare with")).clicked() {
+                    let name = if draft.origin.is_empty() { "the one kept before" } else { &draft.origin };
+                    cx.push(ModelAction::Compare(Some((name.to_owned(), draft.clone()))));
                 }
                 if cx.state.desk().compared.is_some() && ui.button("Compare with nothing").clicked() {
                     cx.push(ModelAction::Compare(None));
@@ -203,7 +203,7 @@ impl CircuitView {
                     cx.push(Action::Undo);
                 }
                 if ui.button("Empty the circuit").clicked() {
-                    cx.push(Action::Do(Command::ClearCart));
+                    cx.push(Action::Do(Command::ClearDraft));
                 }
             });
         });
@@ -251,12 +251,12 @@ impl CircuitView {
     /// What the circuit is made of, with what each member is worth.
     fn members(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, tried: Option<&Tried>) {
         ui.spacing_mut().item_spacing.y = 1.0;
-        let cart = &cx.state.desk().cart;
+        let draft = &cx.state.desk().draft;
         let q = tried.map(|t| &t.quality);
         ui.horizontal(|ui| {
-            let edges = q.map_or(cart.edges.len(), |q| q.size);
+            let edges = q.map_or(draft.edges.len(), |q| q.size);
             for (list, text) in [
-                (List::Components, format!("{} components", cart.nodes.len())),
+                (List::Components, format!("{} components", draft.nodes.len())),
                 (List::Edges, format!("{edges} edges")),
             ] {
                 if ui.selectable_label(self.list == list, RichText::new(text).font(theme::small())).clicked() {
@@ -264,15 +264,15 @@ impl CircuitView {
                 }
             }
         });
-        if !cart.origin.is_empty() {
-            ui.label(RichText::new(&cart.origin).font(theme::small()).color(cx.palette.weak));
+        if !draft.origin.is_empty() {
+            ui.label(RichText::new(&draft.origin).font(theme::small()).color(cx.palette.weak));
         }
         match self.list {
             List::Components => {
                 let worth: HashMap<String, f32> =
                     q.map(|q| q.members.iter().map(|(c, d)| (c.to_string(), *d)).collect()).unwrap_or_default();
                 let known = |n: &String| (n.clone(), worth.get(n).copied());
-                let mut rows: Vec<(String, Option<f32>)> = cart.nodes.iter().map(known).collect();
+                let mut rows: Vec<(String, Option<f32>)> = draft.nodes.iter().map(known).collect();
                 rows.sort_by(|a, b| b.1.map_or(-1.0, f32::abs).total_cmp(&a.1.map_or(-1.0, f32::abs)));
                 let max = rows.first().and_then(|r| r.1).map_or(1.0, f32::abs);
                 for (name, drop) in rows {
@@ -324,7 +324,7 @@ impl CircuitView {
     }
 }
 
-/// How the cart stands to another circuit.
+/// How the draft stands to another circuit.
 fn comparison(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, compared: &Result<Comparison, String>) {
     ui.add_space(6.0);
     match compared {

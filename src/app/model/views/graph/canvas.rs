@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use eframe::egui::{self, Align2, Color32, Pos2, Rect, RichText, Sense, Stroke, StrokeKind, pos2, vec2};
 
 use super::GraphView;
-use super::picture::{Item, Line, Picture, in_cart, member, mlp_id, pin_part, place_name, tell};
+use super::picture::{Item, Line, Picture, in_draft, member, mlp_id, pin_part, place_name, tell};
 use crate::analysis::component::Component;
 use crate::app::look::theme;
 use crate::app::view::Context;
@@ -161,7 +161,7 @@ impl GraphView {
             };
             let ring = if Some(i) == selected {
                 Stroke::new(2.0, p.accent)
-            } else if self.marks.pinned.contains(&item.id) || in_cart(cx, d, item) {
+            } else if self.marks.pinned.contains(&item.id) || in_draft(cx, d, item) {
                 Stroke::new(1.5, p.text)
             } else {
                 Stroke::new(1.0, p.base)

@@ -378,11 +378,11 @@ impl GraphView {
     fn menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         ui.label(RichText::new(&item.label).font(theme::title()));
         if let Some(member) = member(d, item) {
-            let cart = &cx.state.desk().cart;
+            let draft = &cx.state.desk().draft;
             let text = match member {
-                _ if cart.contains(member) => "Take out of the circuit".to_owned(),
+                _ if draft.contains(member) => "Take out of the circuit".to_owned(),
                 // The MLP is there as a whole, and a neuron of it would stand for it.
-                Member::Neuron { layer, .. } if cart.contains(member.component()) => {
+                Member::Neuron { layer, .. } if draft.contains(member.component()) => {
                     format!("Leave only this neuron of m{layer} in the circuit")
                 }
                 _ => "Add to the circuit".to_owned(),

@@ -231,9 +231,9 @@ pub fn edge(cx: &Context<'_>, d: &Drawing, picture: &Picture, link: &Line) -> Op
     Some(Edge { sender: wiring.sender(sender)?, receiver: wiring.receiver(receiver)? })
 }
 
-pub fn in_cart(cx: &Context<'_>, d: &Drawing, item: &Item) -> bool {
-    let cart = &cx.state.desk().cart;
-    !cart.is_empty() && member(d, item).is_some_and(|m| cart.contains(m))
+pub fn in_draft(cx: &Context<'_>, d: &Drawing, item: &Item) -> bool {
+    let draft = &cx.state.desk().draft;
+    !draft.is_empty() && member(d, item).is_some_and(|m| draft.contains(m))
 }
 
 /// Tells the other views what the pointer is over.

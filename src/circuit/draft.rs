@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// A circuit in the making: of components, with every edge between them, or of edges one by one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cart {
+pub struct Draft {
     /// Names, as `a23.h3`, `m5`, or `m5.n17` for one of an MLP's neurons.
     pub nodes: Vec<String>,
     /// Names, as `a20.h0->a23.h3<q>`; used if `by_edges`.
@@ -28,7 +28,7 @@ pub struct Cart {
     pub origin: String,
 }
 
-impl Cart {
+impl Draft {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty() && (self.edges.is_empty() || !self.by_edges)
     }
@@ -94,7 +94,7 @@ impl Cart {
         self.nodes.push(name);
     }
 
-    /// Names of a component or of neurons of it that are in the cart.
+    /// Names of a component or of neurons of it that are in the draft.
     fn parts_of(&self, component: Component) -> impl Iterator<Item = &String> {
         self.nodes.iter().filter(move |n| Member::parse(n).is_some_and(|m| m.component() == component))
     }
@@ -205,51 +205,54 @@ mod tests {
     fn components_come_and_go_with_their_edges() {
         let w = wiring();
         let head = Component::Head { layer: 1, head: 0 };
-        let mut cart = Cart::default();
-        cart.toggle(head, w);
-        assert!(cart.contains(head) && cart.edges.is_empty());
+        let mut draft = Draft::default();
+        draft.toggle(head, w);
+        assert!(draft.contains(head) && draft.edges.is_empty());
         // Embedding to its three inputs and to the logits, and from it to the logits.
-        assert_eq!(cart.circuit(w).unwrap().len(), 5);
+        assert_eq!(draft.circuit(w).unwrap().len(), 5);
         // An edge of a circuit of components: the circuit stays, spelled out, without it or with it.
         let key = w.parse("embed->a1.h0<k>").unwrap();
-        cart.remove_edge(key, w);
-        assert_eq!((cart.circuit(w).unwrap().len(), cart.by_edges), (4, true));
-        cart.add_edge(w.parse("a0.h1->a1.h0<k>").unwrap(), w);
-        assert_eq!((cart.nodes.clone(), cart.edges.len()), (vec!["a1.h0".to_owned(), "a0.h1".to_owned()], 5));
-        cart.toggle(Component::Mlp { layer: 1 }, w);
+        draft.remove_edge(key, w);
+        assert_eq!((draft.circuit(w).unwrap().len(), draft.by_edges), (4, true));
+        draft.add_edge(w.parse("a0.h1->a1.h0<k>").unwrap(), w);
+        assert_eq!((draft.nodes.clone(), draft.edges.len()), (vec!["a1.h0".to_owned(), "a0.h1".to_owned()], 5));
+        draft.toggle(Component::Mlp { layer: 1 }, w);
         // The MLP reads the embedding and both heads, and the logits read it.
-        assert_eq!(cart.edges.len(), 5 + 4);
-        cart.toggle(head, w);
-        assert_eq!(cart.nodes, ["a0.h1", "m1"]);
-        assert!(cart.edges.iter().all(|e| !e.contains("a1.h0")));
+        assert_eq!(draft.edges.len(), 5 + 4);
+        draft.toggle(head, w);
+        assert_eq!(draft.nodes, ["a0.h1", "m1"]);
+        assert!(draft.edges.iter().all(|e| !e.contains("a1.h0")));
         // Without its last edge it is empty, not everything.
-        let mut one = Cart::of(&Edges::of(w, [key]), "EAP".to_owned());
+        let mut one = Draft::of(&Edges::of(w, [key]), "EAP".to_owned());
         one.remove_edge(key, w);
         assert!(one.circuit(w).unwrap().is_empty() && one.origin == "EAP, edited by hand");
         // Neurons: the first brings its MLP's edges, the last takes them along; the whole stands for its parts.
         let neuron = |neuron| Member::Neuron { layer: 1, neuron };
-        cart.toggle(Component::Mlp { layer: 1 }, w);
-        let before = cart.edges.len();
-        cart.toggle(neuron(3), w);
-        cart.toggle(neuron(4), w);
-        let circuit = cart.circuit(w).unwrap();
+        draft.toggle(Component::Mlp { layer: 1 }, w);
+        let before = draft.edges.len();
+        draft.toggle(neuron(3), w);
+        draft.toggle(neuron(4), w);
+        let circuit = draft.circuit(w).unwrap();
         assert_eq!(circuit.neurons(1), Some(&BTreeSet::from([3, 4])));
-        assert!(circuit.contains(w.parse("m1->logits").unwrap()) && cart.edges.len() == before + 3);
-        assert_eq!(Cart::of(&circuit, String::new()).circuit(w).unwrap(), circuit);
-        cart.toggle(neuron(3), w);
-        assert_eq!((cart.nodes.clone(), cart.edges.len()), (vec!["a0.h1".to_owned(), "m1.n4".to_owned()], before + 3));
-        cart.toggle(Component::Mlp { layer: 1 }, w);
-        assert!(cart.circuit(w).unwrap().neurons(1).is_none() && cart.edges.len() == before + 3);
-        cart.toggle(neuron(5), w);
-        assert_eq!(cart.nodes, ["a0.h1", "m1.n5"]);
-        cart.toggle(neuron(5), w);
-        assert!(cart.edges.iter().all(|e| !e.contains("m1")));
-        cart.nodes.push("m1.n99".to_owned());
-        assert!(cart.circuit(w).is_err_and(|e| e.to_string().contains("m1.n99")));
-        cart.nodes.pop();
-        cart.by_edges = false;
-        cart.nodes.push("a9.h9".to_owned());
-        cart.edges.clear();
-        assert!(cart.circuit(w).is_err_and(|e| e.to_string().contains("a9.h9")));
+        assert!(circuit.contains(w.parse("m1->logits").unwrap()) && draft.edges.len() == before + 3);
+        assert_eq!(Draft::of(&circuit, String::new()).circuit(w).unwrap(), circuit);
+        draft.toggle(neuron(3), w);
+        assert_eq!(
+            (draft.nodes.clone(), draft.edges.len()),
+            (vec!["a0.h1".to_owned(), "m1.n4".to_owned()], before + 3)
+        );
+        draft.toggle(Component::Mlp { layer: 1 }, w);
+        assert!(draft.circuit(w).unwrap().neurons(1).is_none() && draft.edges.len() == before + 3);
+        draft.toggle(neuron(5), w);
+        assert_eq!(draft.nodes, ["a0.h1", "m1.n5"]);
+        draft.toggle(neuron(5), w);
+        assert!(draft.edges.iter().all(|e| !e.contains("m1")));
+        draft.nodes.push("m1.n99".to_owned());
+        assert!(draft.circuit(w).is_err_and(|e| e.to_string().contains("m1.n99")));
+        draft.nodes.pop();
+        draft.by_edges = false;
+        draft.nodes.push("a9.h9".to_owned());
+        draft.edges.clear();
+        assert!(draft.circuit(w).is_err_and(|e| e.to_string().contains("a9.h9")));
     }
 }
