@@ -116,9 +116,11 @@ impl App {
         let wake = ctx.clone();
         let pool = Pool::new(Arc::new(move || wake.request_repaint()));
         let state = State::new(document, recent.clone(), pool, features::FeaturesState::default());
+        let named = Workspace::ALL.into_iter().find(|w| w.name() == state.document.look.workspace);
+        let layout = Layout::wanted(named.unwrap_or(Workspace::Model), &state.document.look);
         Self {
             state,
-            layout: Layout::default(),
+            layout,
             parked: Vec::new(),
             top: TopBar::default(),
             strip: Strip::default(),
@@ -146,6 +148,7 @@ impl App {
         if self.state.update(self.now) {
             ctx.request_repaint();
         }
+        self.ask_views();
         for action in self.lessons.late(&self.state) {
             self.state.apply(action, self.now);
         }
@@ -222,8 +225,20 @@ impl App {
         }
     }
 
+    /// Asks for what views show by themselves, and takes in what has arrived for them.
+    fn ask_views(&mut self) {
+        self.layout.ask(&self.state, true);
+        self.parked.iter_mut().for_each(|l| l.ask(&self.state, false));
+        for slot in self.layout.slots() {
+            slot.poll();
+        }
+    }
+
     /// Notes what can be seen, and shows the theme of the document.
     fn look(&mut self, ctx: &egui::Context) {
+        if self.layout.differs_from(&self.state.document.look) {
+            self.layout = Layout::wanted(self.layout.workspace, &self.state.document.look);
+        }
         let views = self.layout.seen().collect();
         self.state.look_at(Seen { workspace: self.layout.workspace, bars: !self.bare, views });
         let theme = if self.state.document.look.light { egui::Theme::Light } else { egui::Theme::Dark };
@@ -324,6 +339,16 @@ impl App {
         for action in actions {
             self.act(&ctx, action);
         }
+        if let Some((arrangement, moved)) = self.layout.take_edit().filter(|_| !ctx.input(|i| i.pointer.any_down())) {
+            let name = self.layout.workspace.name().to_owned();
+            let state = &mut self.state;
+            if moved {
+                let put = |d: &mut Document| drop(d.look.layouts.insert(name, arrangement));
+                state.history.change(&mut state.document, "move the views", self.now, put);
+            } else {
+                state.document.look.layouts.insert(name, arrangement);
+            }
+        }
         self.frames += 1;
         if let Some(started) = self.started
             && (self.frames == 2 || self.state.run().is_some())
@@ -358,8 +383,10 @@ impl App {
         if self.layout.workspace == workspace {
             return;
         }
+        workspace.name().clone_into(&mut self.state.document.look.workspace);
         let parked = self.parked.iter().position(|l| l.workspace == workspace);
-        let next = parked.map_or_else(|| Layout::of(workspace), |k| self.parked.swap_remove(k));
+        let next =
+            parked.map_or_else(|| Layout::wanted(workspace, &self.state.document.look), |k| self.parked.swap_remove(k));
         self.parked.push(std::mem::replace(&mut self.layout, next));
     }
 
@@ -409,8 +436,10 @@ impl App {
             self.read_files();
             // The debounce runs on the window's clock, which stands still here.
             self.state.update(f64::INFINITY);
+            self.ask_views();
             if self.state.is_settled() {
                 self.state.update(f64::INFINITY);
+                self.ask_views();
                 if self.state.is_settled() {
                     ctx.request_repaint();
                     return Ok(());

@@ -75,6 +75,8 @@ pub struct State {
     pub results: Results,
     pub runs: Runs,
     pub typing: Typing,
+    /// How often it has been asked for what is wanted.
+    round: u64,
     /// A sweep that the user asked for: all of it, or some cells.
     pub confirmed: Option<SweepOf>,
     /// Text is to be generated as soon as the runs are there.
@@ -112,6 +114,7 @@ impl State {
             results: Results::default(),
             runs: Runs::default(),
             typing: Typing::default(),
+            round: 0,
             confirmed: None,
             generates: false,
             generation: None,
@@ -141,6 +144,7 @@ impl State {
     /// Asks for everything that is wanted now. Runs after every action and every arrival.
     pub fn ask(&mut self) {
         self.pool.begin_round();
+        self.round += 1;
         let spec = self.opening.clone().unwrap_or_else(|| self.desk().model.clone());
         self.opened.want(&self.pool, Some(ModelOf { spec }));
         // Nothing of one desk is asked of another desk's model.
@@ -150,6 +154,11 @@ impl State {
         self.ask_model();
         let shown = self.shown_to_features();
         self.features.ask(&self.pool, &self.seen, &shown);
+    }
+
+    /// Grows with every round of asking.
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
     /// Stops what runs, in every workspace.

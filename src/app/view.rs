@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use eframe::egui;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::selection::Hovered;
 use super::state::State;
@@ -16,9 +18,29 @@ use crate::app::action::Action;
 use crate::app::look::theme::Palette;
 use crate::gpu::HeatData;
 use crate::gpu::heatmap::Coloring;
-use crate::jobs::slot::Slot;
+use crate::jobs::slot::{AnySlot, Slot};
 use crate::question::Question;
 use crate::session::desk::{Focus, Pinned};
+
+/// What a view's own questions follow from.
+pub struct Asking<'a> {
+    pub state: &'a State,
+    /// The view can be seen: what cannot be seen is not computed.
+    pub seen: bool,
+}
+
+impl Asking<'_> {
+    /// The settings that a view keeps for itself in the document.
+    pub fn settings<T: DeserializeOwned + Default>(&self, view: &ViewDef) -> T {
+        settings(self.state, view)
+    }
+}
+
+/// The settings that a view keeps for itself; the first ones where there are none, or they are of another version.
+fn settings<T: DeserializeOwned + Default>(state: &State, view: &ViewDef) -> T {
+    let kept = state.desk().views.get(view.name);
+    kept.and_then(|v| T::deserialize(v).ok()).unwrap_or_default()
+}
 
 /// What a view may read, and where it sends what it wants.
 pub struct Context<'a> {
@@ -32,6 +54,18 @@ pub struct Context<'a> {
 impl Context<'_> {
     pub fn pinned(&self) -> Pinned {
         self.state.pinned()
+    }
+
+    /// The settings that a view keeps for itself in the document.
+    pub fn settings<T: DeserializeOwned + Default>(&self, view: &ViewDef) -> T {
+        settings(self.state, view)
+    }
+
+    /// Changes them.
+    pub fn set<T: Serialize>(&mut self, view: &ViewDef, settings: &T) {
+        if let Ok(value) = serde_json::to_value(settings) {
+            self.push(super::model::ModelAction::View(view.name, value));
+        }
     }
 
     /// Asks for something.
@@ -67,6 +101,14 @@ pub trait View {
 
     /// The numbers on screen, for export; `None` while there are none.
     fn table(&self, cx: &Context<'_>) -> Option<Table>;
+
+    /// Asks for what only this view shows, in slots of its own.
+    fn ask(&mut self, _: &Asking<'_>) {}
+
+    /// Those slots.
+    fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
+        Vec::new()
+    }
 }
 
 /// Numbers with their axes.
@@ -233,6 +275,16 @@ pub enum Workspace {
 
 impl Workspace {
     pub const ALL: [Self; 4] = [Self::Model, Self::Features, Self::Superposition, Self::Training];
+
+    /// Name in documents and lessons.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Superposition => "superposition",
+            Self::Training => "scratch",
+            Self::Features => "features",
+        }
+    }
 
     pub fn title(self) -> &'static str {
         match self {

@@ -34,7 +34,8 @@ fn restore(document: &mut Document, (desk, look): &(Desk, Look)) {
     let same = document.desk.hash == desk.hash;
     let pinned = if same { document.desk.pinned } else { desk.pinned };
     document.put(Desk { pinned, ..desk.clone() });
-    document.look.clone_from(look);
+    // So is the workspace that is shown.
+    document.look = Look { workspace: document.look.workspace.clone(), ..look.clone() };
 }
 
 impl History {

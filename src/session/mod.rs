@@ -3,11 +3,13 @@
 //! | file | idea |
 //! | --- | --- |
 //! | [`desk`] | what is asked of one model: prompts, answers, pins, edits, circuit, settings |
+//! | [`arrangement`] | where views stand |
 //! | [`history`] | changes of the document with their names, to take back and to do again |
 //! | [`start`] | how a window starts |
 //! | [`lesson`] | guided tours |
 //! | [`recent`] | models opened lately |
 
+pub mod arrangement;
 pub mod desk;
 pub mod history;
 pub mod lesson;
@@ -17,8 +19,8 @@ pub mod start;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use arrangement::Arrangement;
 pub use desk::Desk;
 
 /// Everything the user decided. Each model has a desk of its own, known by the hash of its weights, so that nothing of one
@@ -39,8 +41,10 @@ pub struct Document {
 pub struct Look {
     /// Light, as for a projector or a paper, or dark.
     pub light: bool,
-    /// Where the views of a workspace stand, by its title, where the user has moved any.
-    pub layouts: BTreeMap<String, Value>,
+    /// The workspace that is shown, by its name.
+    pub workspace: String,
+    /// Where the views of a workspace stand, by its name, where the user has moved any.
+    pub layouts: BTreeMap<String, Arrangement>,
 }
 
 impl From<Desk> for Document {

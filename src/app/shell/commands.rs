@@ -18,6 +18,7 @@ use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Workspace;
 use crate::circuit::Member;
 use crate::engine::EditStack;
+use crate::session::Document;
 use crate::session::desk::Focus;
 
 impl App {
@@ -65,10 +66,14 @@ impl App {
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
                 if self.state.works() {
+                    self.layout.slots().for_each(|s| s.stop());
                     self.state.cancel();
                 }
             }
-            Command::RunAgain => self.state.run_again(),
+            Command::RunAgain => {
+                self.layout.slots().for_each(|s| s.again());
+                self.state.run_again();
+            }
             Command::ToggleTheme => {
                 let name = if self.state.document.look.light { "use the dark theme" } else { "use the light theme" };
                 self.state.history.change(&mut self.state.document, name, self.now, |d| d.look.light ^= true);
@@ -130,7 +135,13 @@ impl App {
             Command::ClearDraft => {
                 self.state.apply(ModelAction::Circuit("empty the circuit", Default::default()), self.now)
             }
-            Command::ResetLayout => self.layout = Layout::of(self.layout.workspace),
+            Command::ResetLayout => {
+                let name = self.layout.workspace.name();
+                let state = &mut self.state;
+                let change = |d: &mut Document| drop(d.look.layouts.remove(name));
+                state.history.change(&mut state.document, "reset the layout", self.now, change);
+                self.layout = Layout::of(self.layout.workspace);
+            }
             Command::ModelWorkspace => self.enter(Workspace::Model),
             Command::SuperpositionWorkspace => self.enter(Workspace::Superposition),
             Command::TrainingWorkspace => self.enter(Workspace::Training),

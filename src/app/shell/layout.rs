@@ -1,11 +1,18 @@
 //! Dockable panels: which views stand where.
 
 use eframe::egui::{self, RichText, WidgetText};
-use egui_tiles::{Behavior, Linear, LinearDir, SimplificationOptions, TabState, Tile, TileId, Tiles, Tree, UiResponse};
+use egui_tiles::{
+    Behavior, EditAction, Linear, LinearDir, SimplificationOptions, TabState, Tile, TileId, Tiles, Tree, UiResponse,
+};
 
+use super::arrange;
 use crate::app::action::Action;
 use crate::app::look::theme;
-use crate::app::view::{self, Area, Context, Table, View, ViewDef, Workspace};
+use crate::app::state::State;
+use crate::app::view::{self, Area, Asking, Context, Table, View, ViewDef, Workspace};
+use crate::jobs::slot::AnySlot;
+use crate::session::Look;
+use crate::session::arrangement::Arrangement;
 
 /// A view with its transient state.
 pub struct Pane {
@@ -13,10 +20,32 @@ pub struct Pane {
     view: Box<dyn View>,
 }
 
+impl Pane {
+    pub fn new(def: &'static ViewDef) -> Self {
+        Self { def, view: (def.make)() }
+    }
+}
+
 pub struct Layout {
     pub workspace: Workspace,
     tree: Tree<Pane>,
     reveal: Option<Reveal>,
+    /// How the user has moved the views, as the document has it; `None` as they stand at first.
+    arrangement: Option<Arrangement>,
+    edited: Edited,
+    /// The round of asking that the views' own questions are of.
+    asked: u64,
+}
+
+/// What the user does to a layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Edited {
+    #[default]
+    No,
+    /// Another tab: where one looks.
+    Looked,
+    /// A view or a border was moved.
+    Moved,
 }
 
 /// A tab that was asked for and may lie beyond the end of its bar.
@@ -36,7 +65,7 @@ impl Default for Layout {
 }
 
 fn pane(tiles: &mut Tiles<Pane>, def: &'static ViewDef) -> TileId {
-    tiles.insert_pane(Pane { def, view: (def.make)() })
+    tiles.insert_pane(Pane::new(def))
 }
 
 impl Layout {
@@ -76,7 +105,87 @@ impl Layout {
                 split(t, LinearDir::Horizontal, [left, right], 0.58)
             }
         };
-        Self { workspace, tree: Tree::new(egui::Id::unique(("layout", workspace.title())), root, tiles), reveal: None }
+        Self::with(workspace, ("layout", workspace.title()), root, tiles)
+    }
+
+    fn with(
+        workspace: Workspace,
+        id: impl std::hash::Hash + std::fmt::Debug,
+        root: TileId,
+        tiles: Tiles<Pane>,
+    ) -> Self {
+        let tree = Tree::new(egui::Id::unique(id), root, tiles);
+        Self { workspace, tree, reveal: None, arrangement: None, edited: Edited::No, asked: 0 }
+    }
+
+    /// The views of a workspace as the document has them. Views that it does not know yet stand beside others of their
+    /// area.
+    pub fn restored(workspace: Workspace, arrangement: &Arrangement) -> Self {
+        let mut tiles = Tiles::default();
+        let Some(root) = arrange::restored(&mut tiles, workspace, arrangement) else { return Self::of(workspace) };
+        for def in workspace.views() {
+            let is = |tile: &Tile<Pane>, fits: &dyn Fn(&ViewDef) -> bool| matches!(tile, Tile::Pane(p) if fits(p.def));
+            if tiles.iter().any(|(_, t)| is(t, &|d| d.name == def.name)) {
+                continue;
+            }
+            let beside = tiles.iter().find(|(_, t)| is(t, &|d| d.area == def.area)).map(|(id, _)| *id);
+            let parent = beside.and_then(|id| tiles.parent_of(id));
+            let pane = pane(&mut tiles, def);
+            match parent.and_then(|id| tiles.get_mut(id)) {
+                Some(Tile::Container(container)) => container.add_child(pane),
+                _ => return Self::of(workspace),
+            }
+        }
+        let mut layout = Self::with(workspace, ("layout", workspace.title()), root, tiles);
+        layout.arrangement = Some(arrangement.clone());
+        layout
+    }
+
+    /// The layout that a document asks for.
+    pub fn wanted(workspace: Workspace, look: &Look) -> Self {
+        look.layouts.get(workspace.name()).map_or_else(|| Self::of(workspace), |a| Self::restored(workspace, a))
+    }
+
+    /// True if the document asks for something else, because a change of it was taken back.
+    pub fn differs_from(&self, look: &Look) -> bool {
+        self.edited == Edited::No && self.arrangement.as_ref() != look.layouts.get(self.workspace.name())
+    }
+
+    /// What the user has done to the layout since this was last asked: the new arrangement, and whether views were moved
+    /// or only looked at.
+    pub fn take_edit(&mut self) -> Option<(Arrangement, bool)> {
+        let edited = std::mem::take(&mut self.edited);
+        let arrangement = self.tree.root().and_then(|root| arrange::saved(&self.tree.tiles, root));
+        let moved = edited == Edited::Moved;
+        let arrangement = arrangement.filter(|a| edited != Edited::No && self.arrangement.as_ref() != Some(a))?;
+        self.arrangement = Some(arrangement.clone());
+        Some((arrangement, moved))
+    }
+
+    /// Asks for what views show that have answers of their own. `seen` is false for layouts that are not shown.
+    pub fn ask(&mut self, state: &State, seen: bool) {
+        if self.asked == state.round() {
+            return;
+        }
+        self.asked = state.round();
+        let active = if seen { self.tree.active_tiles() } else { Vec::new() };
+        for (id, tile) in self.tree.tiles.iter_mut() {
+            if let Tile::Pane(p) = tile {
+                p.view.ask(&Asking { state, seen: active.contains(id) });
+            }
+        }
+    }
+
+    /// Every answer that a view has of its own.
+    pub fn slots(&mut self) -> impl Iterator<Item = &mut dyn AnySlot> {
+        self.tree
+            .tiles
+            .iter_mut()
+            .filter_map(|(_, tile)| match tile {
+                Tile::Pane(p) => Some(p.view.slots()),
+                Tile::Container(_) => None,
+            })
+            .flatten()
     }
 
     /// One view alone, for pictures.
@@ -85,7 +194,7 @@ impl Layout {
         let mut tiles = Tiles::default();
         let pane = pane(&mut tiles, def);
         let root = tiles.insert_tab_tile(vec![pane]);
-        Self { workspace: def.workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles), reveal: None }
+        Self::with(def.workspace, "layout", root, tiles)
     }
 
     /// Every view of a workspace visible at once, for timings.
@@ -100,7 +209,7 @@ impl Layout {
             })
             .collect();
         let root = tiles.insert_grid_tile(panes);
-        Self { workspace, tree: Tree::new(egui::Id::unique("layout"), root, tiles), reveal: None }
+        Self::with(workspace, "layout", root, tiles)
     }
 
     /// The views that can be seen: the active tabs.
@@ -112,7 +221,7 @@ impl Layout {
     }
 
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.tree.ui(&mut Panels { cx, reveal: self.reveal.as_mut() }, ui);
+        self.tree.ui(&mut Panels { cx, reveal: self.reveal.as_mut(), edited: &mut self.edited }, ui);
         if let Some(r) = &mut self.reveal {
             r.frames -= 1;
             ui.ctx().request_repaint();
@@ -138,6 +247,7 @@ impl Layout {
 struct Panels<'a, 'b> {
     cx: &'a mut Context<'b>,
     reveal: Option<&'a mut Reveal>,
+    edited: &'a mut Edited,
 }
 
 impl Behavior<Pane> for Panels<'_, '_> {
@@ -219,6 +329,14 @@ impl Behavior<Pane> for Panels<'_, '_> {
             r.out = (whole.max.x - inside.max.x).max(0.0) - (inside.min.x - whole.min.x).max(0.0);
         }
         response
+    }
+
+    fn on_edit(&mut self, edit: EditAction) {
+        match edit {
+            EditAction::TileResized | EditAction::TileDropped => *self.edited = Edited::Moved,
+            EditAction::TabSelected if *self.edited == Edited::No => *self.edited = Edited::Looked,
+            EditAction::TabSelected | EditAction::TileDragged => {}
+        }
     }
 
     fn tab_bar_height(&self, _: &egui::Style) -> f32 {

@@ -1,5 +1,6 @@
 //! What stands around the views: bars, strip, inspector, palette, layout, messages, lessons.
 
+pub mod arrange;
 pub mod bars;
 pub mod commands;
 pub mod files;
