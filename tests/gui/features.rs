@@ -421,3 +421,47 @@ fn a_dictionary_is_trained_in_the_window() {
     assert_eq!(std::fs::read_dir(activations.path()).unwrap().count(), 0);
     assert_eq!(h.state().state.features.kept_activations.value().map(|n| **n), Some(0));
 }
+
+/// What no view shows is not computed, and nothing goes on after Escape.
+#[test]
+fn only_what_is_seen_is_asked_and_everything_stops() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().layout = Layout::single("dictionary-training");
+    let dir = dictionary();
+    feature(&mut h, FeatureAction::Open(dir.path().join("test").to_str().unwrap().to_owned()));
+    feature(&mut h, FeatureAction::Choose(Chosen::Feature(3)));
+    feature(&mut h, FeatureAction::Keep(3));
+    let asked = |h: &Harness<'static, App>| {
+        let s = &h.state().state.features;
+        let (page, monitor) = (s.page.value().is_some(), s.monitored.value().is_some());
+        [s.activations.value().is_some(), s.heat.value().is_some(), page, monitor]
+    };
+    assert_eq!(asked(&h), [false; 4]);
+    for (view, expected) in [
+        ("feature-map", [true, false, false, false]),
+        ("features", [true, true, false, false]),
+        ("dashboard", [true, true, true, false]),
+        ("monitor", [true, true, true, true]),
+    ] {
+        h.state_mut().layout = Layout::single(view);
+        settle(&mut h);
+        assert_eq!(asked(&h), expected, "{view}");
+    }
+    // Of another prompt nothing is kept that nobody looks at.
+    h.state_mut().state.apply(Action::SetPrompt("another prompt".to_owned()), 0.0);
+    settle(&mut h);
+    assert_eq!(asked(&h), [false, false, true, true]);
+    let place = tempfile::tempdir().unwrap();
+    let s = &mut h.state_mut().state.features;
+    s.folders.shelf = place.path().to_owned();
+    let mut recipe = s.desk.recipe.clone();
+    (recipe.tokens, recipe.settings.features, recipe.settings.steps) = (Some(2_000), 64, 1_000_000);
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Train(Box::new(recipe), false)), 0.0);
+    let scan = FeatureAction::Scan(Scanned::Features, "mixed".to_owned(), 10_000_000);
+    h.state_mut().state.apply(Action::Feature(scan), 0.0);
+    h.run_steps(2);
+    assert!(h.state().state.features.is_training() && h.state().state.features.index.is_running());
+    h.state_mut().state.cancel();
+    settle(&mut h);
+    assert!(h.state().state.pool.running().is_empty() && !h.state().state.features.is_busy());
+}

@@ -56,7 +56,12 @@ impl FeaturesState {
             }
             FeatureAction::Site(site, target) => self.place(&site, target.as_deref(), &*model()?)?,
             FeatureAction::Order(order) => desk.order = order,
-            FeatureAction::Choose(chosen) => desk.chosen = Some(chosen),
+            FeatureAction::Choose(chosen) => {
+                desk.chosen = Some(chosen);
+                if self.page.is_stopped() || self.page.error().is_some() {
+                    self.page.again();
+                }
+            }
             FeatureAction::Follow(follow) => desk.follow = follow,
             FeatureAction::Keep(f) => match desk.kept.iter().position(|k| k.0 == f) {
                 Some(i) => drop(desk.kept.remove(i)),

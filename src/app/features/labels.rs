@@ -213,3 +213,54 @@ impl LabelStore {
         self.dictionary.labels.find(words).chain(self.model.labels.find(words))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::features::Dictionary;
+    use crate::progress::Progress;
+
+    fn rest(labels: &mut LabelFile, pool: &Pool, of: &LabelsOf) {
+        while labels.is_busy() || labels.of.as_ref() != Some(of) || labels.reading.wanted().is_none() {
+            labels.poll();
+            labels.ask(pool, Some(of.clone()));
+            std::thread::yield_now();
+        }
+    }
+
+    /// Labels are written though another dictionary is opened at once, and another after that, or the window is closed.
+    #[test]
+    fn no_label_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = Pool::new(Arc::new(|| {}));
+        let shipped = crate::features::open("text-features", &Progress::new()).unwrap();
+        let file = |name: &str| dir.path().join(format!("{name}.labels.json"));
+        let of = |name: &str| {
+            let dictionary = Arc::new(Dictionary { path: dir.path().join(name), ..shipped.clone() });
+            LabelsOf::Dictionary { dictionary, folder: None }
+        };
+        let written = |path: &Path| Labels::open(path).unwrap().0.len();
+        let label = |label: &str| Label { label: label.to_owned(), note: String::new() };
+        let (a, b, c) = (of("a"), of("b"), of("c"));
+        let mut labels = LabelFile::default();
+        assert!(labels.set(Unit::Feature(1), label("too early")).is_err());
+        rest(&mut labels, &pool, &a);
+        labels.set(Unit::Feature(1), label("one")).unwrap();
+        labels.ask(&pool, Some(a.clone()));
+        labels.set(Unit::Feature(2), label("two")).unwrap();
+        labels.ask(&pool, Some(b));
+        labels.ask(&pool, Some(c.clone()));
+        rest(&mut labels, &pool, &c);
+        assert_eq!((written(&file("a")), labels.labels.0.len()), (2, 0));
+        rest(&mut labels, &pool, &a);
+        assert_eq!(labels.labels.0.len(), 2, "they are read again");
+        labels.set(Unit::Feature(3), label("three")).unwrap();
+        labels.ask(&pool, Some(a));
+        labels.set(Unit::Feature(4), label("four")).unwrap();
+        labels.finish();
+        assert_eq!(written(&file("a")), 4);
+    }
+}
