@@ -139,8 +139,10 @@ impl Pool {
             }
             Lane::Long => {
                 queue.running.push(task.clone());
-                let (shared, task) = (self.shared.clone(), task.clone());
-                spawn(label, move || shared.run(task, work, ends));
+                let (shared, theirs) = (self.shared.clone(), task.clone());
+                if !spawn(label, move || shared.run(theirs, work, ends)) {
+                    queue.running.retain(|t| t.id != task.id);
+                }
             }
         }
         Ticket { task, pool: Arc::downgrade(&self.shared), ended: Some(ended) }
@@ -207,10 +209,9 @@ impl Drop for Ticket {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
-    if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
-        eprintln!("circuitscope: the thread `{name}` could not be started: {e}");
-    }
+/// False where the system gives no thread.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).is_ok()
 }
 
 /// Runs something; a panic in it becomes an error.

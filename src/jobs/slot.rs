@@ -120,10 +120,15 @@ impl<Q: Question> Slot<Q> {
     /// Takes in what has arrived. True if anything has.
     pub fn poll(&mut self) -> bool {
         let Some(job) = &self.job else { return false };
-        let (part, end) = {
+        // Before looking: what is written last is written before the writer is gone.
+        let alone = Arc::strong_count(&job.mail) == 1;
+        let (part, mut end) = {
             let mut mail = job.mail.lock().unwrap_or_else(PoisonError::into_inner);
             (mail.part.take(), mail.end.take())
         };
+        if alone && end.is_none() {
+            end = Some(Err(Error::failed(format!("{} could not start a thread; close other programs", Q::LABEL))));
+        }
         if part.is_none() && end.is_none() {
             return false;
         }
