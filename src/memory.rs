@@ -3,6 +3,7 @@
 //! some of its products.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub struct LargePages;
 
@@ -64,5 +65,29 @@ pub fn keep_freed() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         // One arena: the model thread's tensors and the window's strings share what is kept.
         libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Bytes of memory that this process holds; `None` where the system does not say.
+pub fn resident() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+/// From this on, memory that is held for the next run is given back once nothing runs.
+const MUCH: u64 = 512 << 20;
+
+/// Gives what a long prompt left behind back to the system. To be called once nothing has run for a while; does nothing
+/// unless the process has grown since the last time by so much that the next run's page faults are worth it.
+pub fn give_back() {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    if resident().is_some_and(|now| now > LAST.load(Ordering::Relaxed) + MUCH) {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // SAFETY: only memory that is free is given back.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+        LAST.store(resident().unwrap_or(0), Ordering::Relaxed);
     }
 }

@@ -689,7 +689,8 @@ fn scans_are_exact_resumable_and_merge() {
     let stopped = Progress::new();
     stopped.cancel();
     assert!(alone(plan((0, 1)), Some(&again), &stopped).is_err());
-    assert_eq!(alone(plan((0, 1)), Some(&again), &progress).unwrap(), whole);
+    let resumed = alone(plan((0, 1)), Some(&again), &progress).unwrap();
+    assert_eq!((&resumed.about, &resumed.entries), (&whole.about, &whole.entries));
     let other = Plan { window: 3, ..plan((0, 1)) };
     assert!(alone(other, Some(&again), &progress).unwrap_err().to_string().contains("another scan"));
     let bytes = std::fs::read(&path).unwrap();
@@ -739,7 +740,8 @@ fn several_sites_are_scanned_in_one_pass() {
     assert!(matches!(outcome, Err(circuitscope::Error::Cancelled)));
     assert_eq!(looks, [(0, 1), (2, 1)]);
     let together = plan(&subjects).run(Some(&files), &progress, &mut |_, _| {}).unwrap();
-    assert_eq!(together, alone);
+    let contents = |all: &[Index]| all.iter().map(|i| (i.about.clone(), i.entries.clone())).collect::<Vec<_>>();
+    assert_eq!(contents(&together), contents(&alone));
     for (file, index) in files.iter().zip(&alone) {
         let again = index_file::open(file).unwrap();
         assert_eq!((&again.about, &again.entries), (&index.about, &index.entries));

@@ -4,7 +4,9 @@
 //! Activation patching needs one run for each cell. Near the corrupted run the metric is about linear in an activation,
 //! so the effect of putting the clean value in is about
 //!
-//!     (clean − corrupted) · ∂metric/∂activation
+//! ```text
+//! (clean − corrupted) · ∂metric/∂activation
+//! ```
 //!
 //! with the gradient taken on the corrupted run. A cell's estimate is the sum over all numbers that the cell holds. It
 //! is an approximation: [`super::audit`] compares it with exact patching.

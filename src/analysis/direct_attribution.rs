@@ -5,7 +5,9 @@
 //! The logit is the dot product of the normalised stream with a column of the unembedding. With the final norm's scale
 //! frozen at its value in the run, that is a linear function of the sum, so each term has its own part:
 //!
-//!     part = (what the component wrote) · gain · W_U[answer] / scale
+//! ```text
+//! part = (what the component wrote) · gain · W_U[answer] / scale
+//! ```
 //!
 //! The parts add up to the logit (or difference), before a final soft cap where the model has one. Effects that go
 //! through later components are not counted.

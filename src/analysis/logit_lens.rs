@@ -3,7 +3,9 @@
 //! Every layer adds to the same residual stream, and only the last one is unembedded. But the unembedding can be
 //! applied to the stream after any layer, so that one sees the prediction grow from layer to layer:
 //!
-//!     logits[l] = unembed(ln_final(resid_post[l]))
+//! ```text
+//! logits[l] = unembed(ln_final(resid_post[l]))
+//! ```
 //!
 //! The answer is a grid, [layer][pos]: the top tokens, the entropy, and the rank and probability of chosen tokens.
 

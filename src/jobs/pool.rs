@@ -4,10 +4,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::question::Lane;
+
+/// Where nothing has run for so long, memory is given back to the system.
+const REST: Duration = Duration::from_secs(2);
 
 /// Asks the window for another frame.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -97,9 +101,13 @@ impl Pool {
                         return;
                     }
                     let first = (0..queue.waiting.len()).min_by_key(|i| queue.waiting[*i].rank);
-                    match first {
-                        Some(i) => break queue.waiting.swap_remove(i),
-                        None => queue = quick.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                    if let Some(i) = first {
+                        break queue.waiting.swap_remove(i);
+                    }
+                    let (back, rests) = quick.changed.wait_timeout(queue, REST).unwrap_or_else(PoisonError::into_inner);
+                    queue = back;
+                    if rests.timed_out() && queue.running.is_empty() {
+                        rayon::spawn(crate::memory::give_back);
                     }
                 };
                 queue.running.push(next.task.clone());

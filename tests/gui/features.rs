@@ -448,7 +448,7 @@ fn only_what_is_seen_is_asked_and_everything_stops() {
         assert_eq!(asked(&h), expected, "{view}");
     }
     // Of another prompt nothing is kept that nobody looks at.
-    h.state_mut().state.apply(Action::SetPrompt("another prompt".to_owned()), 0.0);
+    h.state_mut().state.apply(ModelAction::Prompt("another prompt".to_owned()), 0.0);
     settle(&mut h);
     assert_eq!(asked(&h), [false, false, true, true]);
     let place = tempfile::tempdir().unwrap();

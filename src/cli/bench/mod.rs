@@ -4,6 +4,8 @@
 mod features;
 mod lab;
 mod sweeps;
+#[cfg(feature = "gui")]
+mod window;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +34,10 @@ pub struct Arguments {
     /// Time dictionaries of features instead: encoding, training, scanning
     #[arg(long, conflicts_with = "lab")]
     features: bool,
+    /// Time the window instead: its frames, how soon a keystroke is answered, how soon work stops (minutes)
+    #[cfg(feature = "gui")]
+    #[arg(long, conflicts_with_all = ["lab", "features"])]
+    window: bool,
 }
 
 /// Returns the median seconds of `f` over `n` runs after one warm-up.
@@ -211,7 +217,21 @@ fn features(args: &Arguments) -> Result<()> {
     emit(&if args.model.json { doc.to_string() } else { features::lines(&doc) })
 }
 
+/// Times the window.
+#[cfg(feature = "gui")]
+fn window(args: &Arguments) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let started = Instant::now();
+    let found = window::window(&model, args.repeat)?;
+    let doc = document(&model, None, started.elapsed().as_secs_f64(), found);
+    emit(&if args.model.json { doc.to_string() } else { window::lines(&doc) })
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
+    #[cfg(feature = "gui")]
+    if args.window {
+        return window(args);
+    }
     if args.lab {
         return lab(args);
     }
@@ -288,18 +308,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         peak.as_f64().unwrap_or(f64::NAN),
     );
     text.push_str(&sweeps::lines(&doc["causal"]));
-    if let (Some(ui), Some(shapes)) = (frame["ui_ms"].as_f64(), frame["tessellate_ms"].as_f64()) {
-        let tokens = &frame["tokens"];
-        text.push_str(&format!(
-            "\na frame with every view open at {tokens} tokens: {ui:.2} ms, and {shapes:.2} ms for its triangles"
-        ));
-    }
-    let graph = &frame["graph"];
-    if let (Some(ui), Some(shapes)) = (graph["ui_ms"].as_f64(), graph["tessellate_ms"].as_f64()) {
-        let (nodes, links) = (&graph["nodes"], &graph["links"]);
-        text.push_str(&format!(
-            "\na frame of a graph of {nodes} nodes and {links} links, moved and zoomed: {ui:.2} ms, and {shapes:.2} ms for its triangles"
-        ));
+    #[cfg(feature = "gui")]
+    for line in window::frame_lines(&doc["frame"]) {
+        text.push_str(&format!("\n{line}"));
     }
     match first_frame {
         Some(f) => text.push_str(&format!("\nfirst frame of the window on the built-in model after {f:.3} s")),
