@@ -84,7 +84,7 @@ pub fn keystroke(model: &Arc<Model>, repeat: usize) -> Result<Value> {
 
 /// The tokens of the prompt whose work is stopped, and the seconds after which it is.
 const STOPPED: usize = 990;
-const STOPS: [f64; 5] = [0.3, 1.0, 3.0, 8.0, 15.0];
+const STOPS: [f64; 5] = [1.0, 3.0, 10.0, 30.0, 60.0];
 
 /// With every view open on a long prompt: seconds from Esc until nothing runs, and from another, short prompt until that is
 /// shown, at several moments of the work; and the memory that is held before it and after it.
@@ -97,7 +97,9 @@ pub fn stop(model: &Arc<Model>) -> Result<Value> {
     let held = || crate::memory::resident().unwrap_or(0) as f64 / 1e9;
     let before = held();
     let (mut stops, mut most) = (Vec::new(), before);
-    for wait in STOPS {
+    for (i, wait) in STOPS.into_iter().enumerate() {
+        // Another one each time, whose run is not known yet.
+        let other = format!("{short} {i}");
         for escape in [true, false] {
             app.state.apply(ModelAction::Prompt(long.clone()), 0.0);
             let started = Instant::now();
@@ -109,7 +111,7 @@ pub fn stop(model: &Arc<Model>) -> Result<Value> {
                 app.command(&ctx, Command::Cancel);
                 app.until(&ctx, |s| !s.pool.is_busy());
             } else {
-                app.state.apply(ModelAction::Prompt(short.clone()), 0.0);
+                app.state.apply(ModelAction::Prompt(other.clone()), 0.0);
                 app.until(&ctx, |s| s.results.run.fresh().is_some());
             }
             stops.push(json!({"by": if escape { "Esc" } else { "another prompt" }, "after_seconds": wait,

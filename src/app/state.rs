@@ -152,8 +152,19 @@ impl State {
         let model = self.opened.value().cloned();
         self.model = model.filter(|m| hash.is_some() && m.fingerprint().ok() == hash);
         self.ask_model();
+        if self.features.desk != self.document.desk.features {
+            self.features.desk.clone_from(&self.document.desk.features);
+        }
         let shown = self.shown_to_features();
         self.features.ask(&self.pool, &self.seen, &shown);
+    }
+
+    /// Writes what was decided about features into the document.
+    fn keep_features(&mut self, name: &str, now: f64) {
+        let decided = &self.features.desk;
+        if self.document.desk.features != *decided {
+            self.history.change(&mut self.document, name, now, |d| d.desk.features.clone_from(decided));
+        }
     }
 
     /// Grows with every round of asking.
@@ -237,9 +248,11 @@ impl State {
         changed |= self.superposition.poll(&mut self.notices);
         changed |= self.training.poll(&mut self.notices);
         changed |= self.features.poll(&mut self.notices);
+        self.keep_features("open a dictionary", now);
         if !self.features.queue.is_empty() {
             let shown = self.shown_to_features();
             changed |= self.features.follow_queue(&self.pool, &shown, &mut self.notices);
+            self.keep_features("look at features", now);
         }
         if self.typing.due(now).is_some_and(|seconds| seconds <= 0.0) {
             self.typing = Typing::default();
@@ -342,7 +355,13 @@ impl State {
             Action::Training(action) => self.training.apply(action, &self.pool, &mut self.notices),
             Action::Feature(action) => {
                 let shown = self.shown_to_features();
+                let (name, looks) = (action.name(), matches!(action, super::features::FeatureAction::Choose(_)));
                 self.features.apply(action, &self.pool, &shown, &mut self.notices);
+                if looks {
+                    // Where one looks is not what one decides.
+                    self.document.desk.features.chosen = self.features.desk.chosen;
+                }
+                self.keep_features(name, now);
             }
             Action::Superposition(action) => self.superposition.apply(action, &self.pool, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::features::FeaturesDesk;
 use crate::analysis::feature_geometry::Directions;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::neurons::Statistic;
@@ -63,12 +64,13 @@ pub struct Desk {
     pub sampling: Sampling,
     /// Most tokens that are generated.
     pub limit: Limit,
+    pub features: FeaturesDesk,
     /// Settings of views that keep their own, by the view's name.
     pub views: BTreeMap<String, Value>,
 }
 
 /// What is shared is written as what it is.
-mod shared {
+pub(super) mod shared {
     use std::sync::Arc;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

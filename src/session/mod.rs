@@ -3,6 +3,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | [`desk`] | what is asked of one model: prompts, answers, pins, edits, circuit, settings |
+//! | [`features`] | what is decided about its features: dictionary, directions, what is watched and trained |
 //! | [`arrangement`] | where views stand |
 //! | [`history`] | changes of the document with their names, to take back and to do again |
 //! | [`start`] | how a window starts |
@@ -11,6 +12,7 @@
 
 pub mod arrangement;
 pub mod desk;
+pub mod features;
 pub mod history;
 pub mod lesson;
 pub mod recent;

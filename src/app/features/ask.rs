@@ -85,13 +85,9 @@ impl FeaturesState {
         }
     }
 
-    /// Sets aside what the user decided of the model before. The dictionary stays: it may fit this one too.
+    /// A dictionary is trained of one model only.
     fn turn_to_model(&mut self, model: &Arc<Model>) {
         self.model = Arc::downgrade(model);
-        let desk = &mut self.desk;
-        desk.chosen = None;
-        let all = std::mem::take(&mut desk.set_aside).into_iter().chain(std::mem::take(&mut desk.watched));
-        (desk.watched, desk.set_aside) = all.partition(|w| w.concept.check(model).is_ok());
         if self.training.wanted().is_some_and(|t| t.model != *model) {
             self.stop_training();
         }
@@ -206,10 +202,15 @@ impl FeaturesState {
         let trained_before = self.training.is_running();
         let mut changed = self.slots().into_iter().fold(false, |changed, slot| slot.poll() || changed);
         changed |= self.labels.poll();
-        if self.dictionary.take_news().is_some() {
-            // They are of the dictionary before.
-            self.desk.chosen = None;
-            self.desk.kept.clear();
+        if let Some(opened) = self.dictionary.take_news() {
+            let (desk, known) = (&mut self.desk, opened.dictionary.d_sae as u32);
+            if desk.read != desk.dictionary {
+                (desk.chosen, desk.kept) = (None, Vec::new());
+                desk.read.clone_from(&desk.dictionary);
+            }
+            // The file may have changed.
+            desk.kept.retain(|k| k.0 < known);
+            desk.chosen = desk.chosen.filter(|c| !matches!(c, Chosen::Feature(f) if *f >= known));
         }
         if let Some(old) = self.dictionary.get().map(|d| d.question.spec.clone())
             && let Some(error) = self.dictionary.take_error()

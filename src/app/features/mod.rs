@@ -8,17 +8,14 @@ pub mod panel;
 pub mod units;
 pub mod views;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::app::features::labels::LabelStore;
-use crate::engine::{Site, SiteKind, Trace};
-use crate::features::dictionary::store::{DictionaryOf, Sites};
-use crate::features::direction::Concept;
+use crate::engine::Trace;
+use crate::features::dictionary::store::DictionaryOf;
 use crate::features::direction::search::{DirectionOf, DirectionSearch};
 use crate::features::feature_activations::{FeatureActivationsOf, FeatureAttributionOf, Order};
 use crate::features::feature_map::FeatureMapOf;
@@ -30,7 +27,6 @@ use crate::features::polysemantic::{RankingOf, SplitsOf};
 use crate::features::scan::index::LivingOf;
 use crate::features::scan::question::{IndexFileOf, KeptScanOf, ScanOf};
 use crate::features::steering::DosesOf;
-use crate::features::train::Settings;
 use crate::features::train::kept::KeptActivationsOf;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::shelf::DictionaryTrainingOf;
@@ -38,29 +34,10 @@ use crate::features::{Dictionary, Store};
 use crate::features::{scan, train};
 use crate::jobs::slot::{AnySlot, Slot};
 use crate::model::Model;
+pub use crate::session::features::{CONTEXT, Chosen, FeaturesDesk, Watch};
 
-/// Tokens of a row of text that is scanned or trained on here.
-pub const CONTEXT: usize = 128;
 /// How long a window that is closed waits for a training to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What the page is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Chosen {
-    Feature(u32),
-    Neuron(usize, usize),
-    /// A direction, by its place in the list.
-    Concept(usize),
-}
-
-/// A direction in the list of the monitor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Watch {
-    pub concept: Arc<Concept>,
-    pub layer: usize,
-    /// Value above which a token is marked.
-    pub threshold: f32,
-}
 
 /// Which index a scan makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,52 +106,6 @@ pub enum FeatureAction {
     ForgetActivations,
 }
 
-/// What the user decided.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FeaturesDesk {
-    /// Name or path of the dictionary that is wanted; empty for none.
-    pub dictionary: String,
-    /// Sites that were named for dictionaries whose files do not say.
-    pub sites: BTreeMap<String, Sites>,
-    pub order: Order,
-    pub chosen: Option<Chosen>,
-    #[serde(skip)]
-    pub watched: Vec<Watch>,
-    /// Directions of models that were open before: they come back with theirs.
-    #[serde(skip)]
-    pub set_aside: Vec<Watch>,
-    /// Features in the monitor, and the activation above which each marks a token.
-    pub kept: Vec<(u32, f32)>,
-    pub follow: Follow,
-    /// The training that was asked for last.
-    pub recipe: Recipe,
-}
-
-impl Default for FeaturesDesk {
-    fn default() -> Self {
-        Self {
-            dictionary: String::new(),
-            sites: BTreeMap::new(),
-            order: Order::default(),
-            chosen: None,
-            watched: Vec::new(),
-            set_aside: Vec::new(),
-            kept: Vec::new(),
-            follow: Follow::default(),
-            recipe: Recipe {
-                site: Site::new(SiteKind::ResidPost, 0).into(),
-                target: None,
-                text: vec!["mixed".to_owned()],
-                context: CONTEXT,
-                tokens: Some(100_000),
-                bos: false,
-                include_first: false,
-                settings: Settings { features: 1024, steps: 1000, ..Settings::default() },
-            },
-        }
-    }
-}
-
 /// Where things lie on disk.
 pub struct Folders {
     /// Scans and labels are kept and found again: in the window, not in pictures.
@@ -196,8 +127,29 @@ impl Default for Folders {
     }
 }
 
+impl FeatureAction {
+    /// What is done to the document, by which it can be taken back.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "open a dictionary",
+            Self::Close => "put the dictionary away",
+            Self::Site(..) => "name the dictionary's sites",
+            Self::Order(_) => "order the features",
+            Self::Follow(_) => "follow another text",
+            Self::Keep(_) => "keep a feature",
+            Self::Forget(_) => "forget a direction",
+            Self::Layer(..) => "read a direction at a layer",
+            Self::Threshold(..) | Self::KeptThreshold(..) => "set a threshold",
+            Self::Train(..) => "train a dictionary",
+            _ => "look at features",
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct FeaturesState {
+    /// What the document says of this model's features: read from it before anything is asked, and written back to it
+    /// after every action and arrival.
     pub desk: FeaturesDesk,
     pub folders: Folders,
     /// Dictionaries that were opened, by which edits find theirs.

@@ -57,12 +57,11 @@ struct Running {
     before: Before,
 }
 
-/// Model and prompt, views, the dictionary, and the superposition workspace's settings with the preset they belong to.
+/// The document, and the superposition workspace's settings with the preset they belong to.
 struct Before {
     document: Document,
     workspace: Workspace,
     superposition: (&'static str, Recipe),
-    dictionary: String,
 }
 
 impl Before {
@@ -71,7 +70,6 @@ impl Before {
             document: state.document.clone(),
             workspace,
             superposition: (state.superposition.preset, state.superposition.recipe.clone()),
-            dictionary: state.features.opened_as().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -210,18 +208,13 @@ impl Lessons {
             }
             LessonAction::Close => {
                 let Some(r) = self.running.take() else { return none() };
-                let Before { document, workspace, superposition: (preset, recipe), dictionary } = r.before;
+                let Before { document, workspace, superposition: (preset, recipe) } = r.before;
                 let mut actions = Vec::new();
                 if (preset, &recipe) != (state.superposition.preset, &state.superposition.recipe) {
                     actions.push(Action::Superposition(SuperpositionAction::Back(preset, Box::new(recipe))));
                 }
                 if document != state.document {
                     actions.push(Action::Restore(Box::new(document)));
-                }
-                if dictionary != state.features.desk.dictionary {
-                    let back =
-                        if dictionary.is_empty() { FeatureAction::Close } else { FeatureAction::Open(dictionary) };
-                    actions.push(Action::Feature(back));
                 }
                 Orders { actions, workspace: Some(workspace), view: None }
             }
