@@ -4,6 +4,7 @@
 mod common;
 
 mod circuits;
+mod document;
 mod features;
 mod graph;
 mod lessons;
