@@ -186,7 +186,7 @@ impl State {
     /// Runs the prompt again, and everything that follows from it.
     pub fn run_again(&mut self) {
         self.typing = Typing::default();
-        self.results.runs().into_iter().for_each(|s| s.again());
+        self.results.runs().into_iter().for_each(AnySlot::again);
         self.features.ask_again();
         if self.model.is_none() {
             self.opened.again();

@@ -200,7 +200,10 @@ impl FeaturesState {
     /// Takes in what has arrived, and does what follows once. True if anything changed.
     pub fn poll(&mut self, notices: &mut Notices) -> bool {
         let trained_before = self.training.is_running();
-        let mut changed = self.slots().into_iter().fold(false, |changed, slot| slot.poll() || changed);
+        let mut changed = false;
+        for slot in self.slots() {
+            changed |= slot.poll();
+        }
         changed |= self.labels.poll();
         if let Some(opened) = self.dictionary.take_news() {
             let (desk, known) = (&mut self.desk, opened.dictionary.d_sae as u32);

@@ -34,6 +34,7 @@ use crate::features::{Dictionary, Store};
 use crate::features::{scan, train};
 use crate::jobs::slot::{AnySlot, Slot};
 use crate::model::Model;
+use crate::progress::Progress;
 pub use crate::session::features::{CONTEXT, Chosen, FeaturesDesk, Watch};
 
 /// How long a window that is closed waits for a training to stop.
@@ -254,7 +255,7 @@ impl FeaturesState {
 
     /// True while a training that was told to stop still writes its checkpoint.
     pub fn is_stopping(&self) -> bool {
-        self.training.progress().is_some_and(|p| p.is_cancelled())
+        self.training.progress().is_some_and(Progress::is_cancelled)
     }
 
     /// Tells the training to stop. Its end is waited for: it may be done all the same.

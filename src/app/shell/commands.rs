@@ -18,6 +18,7 @@ use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Workspace;
 use crate::circuit::Member;
 use crate::engine::EditStack;
+use crate::jobs::AnySlot;
 use crate::session::Document;
 use crate::session::desk::Focus;
 
@@ -66,12 +67,12 @@ impl App {
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
                 if self.state.works() {
-                    self.layout.slots().for_each(|s| s.stop());
+                    self.layout.slots().for_each(AnySlot::stop);
                     self.state.cancel();
                 }
             }
             Command::RunAgain => {
-                self.layout.slots().for_each(|s| s.again());
+                self.layout.slots().for_each(AnySlot::again);
                 self.state.run_again();
             }
             Command::ToggleTheme => {
@@ -133,7 +134,7 @@ impl App {
             Command::Undo => self.state.apply(Action::Undo, self.now),
             Command::Redo => self.state.apply(Action::Redo, self.now),
             Command::ClearDraft => {
-                self.state.apply(ModelAction::Circuit("empty the circuit", Default::default()), self.now)
+                self.state.apply(ModelAction::Circuit("empty the circuit", Default::default()), self.now);
             }
             Command::ResetLayout => {
                 let name = self.layout.workspace.name();

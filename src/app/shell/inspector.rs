@@ -281,7 +281,7 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
     let Some(tokens) = r.neuron_tokens.get().cloned().filter(|t| (t.value.layer, t.value.neuron) == (p.layer, i))
     else {
-        caption(ui, cx, r.neuron_tokens.error().map(String::as_str).unwrap_or("computing its tokens …"));
+        caption(ui, cx, r.neuron_tokens.error().map_or("computing its tokens …", String::as_str));
         return;
     };
     let largest = |list: &[(u32, f32)]| list.first().map_or(1.0, |x| x.1.abs());

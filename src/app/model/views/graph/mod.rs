@@ -109,7 +109,7 @@ impl View for GraphView {
             return;
         }
         let (Some(shown), Some(drawing)) = (results.graph.get().cloned(), results.drawing.get().cloned()) else {
-            let text = results.drawing.error().map(String::as_str).unwrap_or("laying the graph out …");
+            let text = results.drawing.error().map_or("laying the graph out …", String::as_str);
             message(ui, text, results.drawing.error().is_some());
             return;
         };
