@@ -4,36 +4,60 @@
 //!
 //! # Code map
 //!
-//! | module | what it answers |
+//! From the ground up. A room names rooms below it only; `tests/architecture.rs` reads the sources and holds it to that.
+//!
+//! | room | what it answers |
 //! | --- | --- |
+//! | [`error`], [`files`], [`progress`], [`question`], … | the ground: errors, atomic files, progress and cancelling, what a question is |
 //! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
 //! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
 //! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
-//! | [`graph`] | attribution graphs: influence, pruning, scores, interchange files |
+//! | [`graph`] | attribution graphs: influence, pruning, scores, layout, interchange files |
 //! | [`features`] | dictionaries of features (files, encoding, training, quality), scans of text for examples, directions of concepts, steering |
 //! | [`superposition`] | toy models of superposition |
 //! | [`training`] | transformers small enough to train while you watch |
-//! | [`jobs`] | the model's threads, requests and answers, live trainings, progress, cancellation |
-//! | [`session`] | the document: what was asked, edits included; lessons |
-//! | [`cli`] | one file a subcommand |
-//! | [`app`] | the window: state, commands, selection, theme; `views/` one file a view; `widgets/` |
+//! | [`session`] | the document: a desk for each model, the layout, changes that can be taken back; lessons |
+//! | [`jobs`] | threads beside the window, and slots that hold the newest answer to a question; knows no analysis |
 //! | [`gpu`] | wgpu pipelines behind the widgets, colour maps, drawing without a window |
+//! | [`app`] | the window: a folder a workspace with its actions, panel and `views/`; `shell`, `look` and `widgets` around them |
+//! | [`cli`] | one file a subcommand |
 //!
-//! Adding a family ([`model::families::FAMILIES`]), a view (`app::views::VIEWS`), a task for a small transformer
-//! ([`training::TASKS`]), a dictionary format ([`features::formats::FORMATS`]), a figure of the superposition lab ([`superposition::presets::PRESETS`]), a built-in model ([`model::builtin::BUILTINS`]), a prompt set ([`circuit::prompt_set::SHIPPED`]) or a subcommand ([`cli::Command`]) is one
-//! new file and one line in a registry, and a lesson is a new file in `assets/lessons`; tests, `--help` and the command palette iterate over the registries.
+//! # How an answer comes
+//!
+//! What can be asked is a type that implements [`question::Question`]. It stands beside the function that answers it and
+//! carries everything that its answer depends on. The command line runs it; the window holds a [`jobs::Slot`] for it and
+//! says in every round what is wanted now, from the document, the selection and the views that can be seen. A slot starts
+//! what is not known, drops what nobody wants any more, and keeps the old answer, marked as old, until the new one is there.
+//!
+//! # Adding something
+//!
+//! | what | new file | line |
+//! | --- | --- | --- |
+//! | a question | `analysis/NAME.rs` | `analysis/mod.rs` |
+//! | a view, which ends in its own `VIEW` | `app/WORKSPACE/views/NAME.rs` | `views![…]` in that folder's `mod.rs` |
+//! | a subcommand | `cli/NAME.rs` | `commands!` in `cli/mod.rs`, and one in the README |
+//! | a family of models | `model/families/NAME.rs` | [`model::families::FAMILIES`] |
+//! | a dictionary format | `features/dictionary/formats/NAME.rs` | [`features::dictionary::formats::FORMATS`] |
+//! | a task for a small transformer | `training/NAME.rs` | [`training::TASKS`] |
+//! | a figure of the superposition lab | | [`superposition::presets::PRESETS`] |
+//! | a built-in model | `assets/NAME` | [`model::builtin::BUILTINS`] |
+//! | a prompt set | `assets/prompts/NAME.toml` | [`circuit::prompt_set::SHIPPED`] |
+//! | a lesson | `assets/lessons/NAME.toml` | |
+//!
+//! Tests, `--help` and the command palette go through the registries.
 //!
 //! # Invariants
 //!
 //! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `features`, `superposition`, `training`, `session` and `jobs` know no egui and no wgpu: the
 //!    build without the feature `gui` holds them to it.
-//! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc`
-//!    results and sends actions; [`app::state::State`] is the one place that mutates.
+//! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc` results and sends
+//!    actions. What the user decided lies in the [`session::Document`]; nothing of one model is applied to another.
 //! 3. Every long job shows progress and time left, can be cancelled between two layers or 64 rows of logits,
-//!    and hands out partial results where they are worth looking at.
+//!    and hands out partial results where they are worth looking at. A panic in it is one sentence in its slot.
 //! 4. A site has one definition, [`engine::site`]: its TransformerLens name, its axes, its shape.
-//! 5. The same question asked in the window and on the command line runs the same function of [`analysis`].
+//! 5. The same question asked in the window and on the command line asks the same [`question::Question`] or runs the
+//!    same function.
 //! 6. What is frozen or approximated is written on the result, and the exact value is a click away.
 //! 7. Nothing that comes from a user, a file or a model can panic; errors say what, where and what to do.
 //! 8. A resumed run equals a full run under the same edits, to rounding: `tests/edits.rs` compares them at every
