@@ -155,9 +155,12 @@ impl Layout {
     /// or only looked at.
     pub fn take_edit(&mut self) -> Option<(Arrangement, bool)> {
         let edited = std::mem::take(&mut self.edited);
+        if edited == Edited::No {
+            return None;
+        }
         let arrangement = self.tree.root().and_then(|root| arrange::saved(&self.tree.tiles, root));
         let moved = edited == Edited::Moved;
-        let arrangement = arrangement.filter(|a| edited != Edited::No && self.arrangement.as_ref() != Some(a))?;
+        let arrangement = arrangement.filter(|a| self.arrangement.as_ref() != Some(a))?;
         self.arrangement = Some(arrangement.clone());
         Some((arrangement, moved))
     }
