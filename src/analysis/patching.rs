@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metric::Metric;
 use super::pair::Pair;
-use super::sweep::{Axes, SweepSettings};
-use super::sweep::{Estimate, Sweep, SweepResult};
+use super::sweep::{Axes, Estimate, Sweep, SweepResult, SweepSettings};
 use crate::engine::{Action, RunSide, SiteKind};
 use crate::error::Result;
 use crate::progress::Progress;

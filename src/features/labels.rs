@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::features::dictionary::Dictionary;
-use crate::features::dictionary::store;
+use crate::features::dictionary::{Dictionary, store};
 use crate::files::{data_folder, file_name, write_atomic};
 use crate::model::Model;
 use crate::progress::Progress;

@@ -21,8 +21,7 @@ use crate::analysis::head_scores::{Measure, Score, head_scores, repeated_random}
 use crate::engine::resolve::{Sources, resolve};
 use crate::engine::{Action, Edit, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::model::Network;
+use crate::model::{Model, Network};
 use crate::progress::Progress;
 
 pub const TASK: Task = Task {

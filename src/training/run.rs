@@ -20,9 +20,8 @@ use super::{StepReport, TrainOptions};
 use crate::engine::{NoHooks, Trace};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
-use crate::model::Model;
-use crate::model::Network;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::{Model, Network};
 use crate::progress::Progress;
 
 /// A name and a value. Curves and scores are made of these.

@@ -12,8 +12,7 @@ use super::run::{self, Log, Named, Training, cross_entropy};
 use super::schedule::warm_constant_fall;
 use super::{StepReport, Task, TrainOptions};
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::model::Network;
+use crate::model::{Model, Network};
 use crate::progress::Progress;
 
 pub const TASK: Task = Task {

@@ -3,9 +3,7 @@
 use crate::window::{PROMPT, dictionary, document, feature, features, settle, window};
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
-use circuitscope::app::features::Chosen;
-use circuitscope::app::features::FeatureAction;
-use circuitscope::app::features::Scanned;
+use circuitscope::app::features::{Chosen, FeatureAction, Scanned};
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view::Workspace;

@@ -2,8 +2,7 @@
 
 use crate::common::fixture;
 use crate::window::{PROMPT, document, settle, window};
-use circuitscope::app::action::Action;
-use circuitscope::app::action::Command;
+use circuitscope::app::action::{Action, Command};
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::view::Workspace;
 use circuitscope::model::builtin::BUILTINS;

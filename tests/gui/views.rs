@@ -1,12 +1,11 @@
 //! Every view: tiny and long prompts, numbers, pictures.
 
 use crate::window::{PROMPT, causes, document, features, settle, training, window};
-use circuitscope::app::App;
 use circuitscope::app::look::svg::paint_cells;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
-use circuitscope::app::view;
 use circuitscope::app::view::Workspace;
+use circuitscope::app::{App, view};
 use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
 use circuitscope::gpu::offscreen::Offscreen;
 use circuitscope::gpu::{ColorMap, HeatData};

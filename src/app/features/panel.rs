@@ -3,14 +3,11 @@
 use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
-use crate::app::features::Scanned;
 use crate::app::features::views::layer_field;
+use crate::app::features::{Chosen, FeatureAction, Scanned};
 use crate::app::look::theme;
 use crate::app::view::Context;
-use crate::app::widgets::choice;
-use crate::app::widgets::line_with;
+use crate::app::widgets::{choice, line_with};
 use crate::engine::SiteKind;
 use crate::features::dictionary::store::BUILTINS;
 use crate::features::direction::Method;

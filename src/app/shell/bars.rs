@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use eframe::egui;
 
 use crate::app::features::panel;
-use crate::app::shell::inspector;
-use crate::app::shell::strip;
 use crate::app::shell::strip::Strip;
-use crate::app::shell::topbar;
 use crate::app::shell::topbar::TopBar;
+use crate::app::shell::{inspector, strip, topbar};
 use crate::app::view::Context;
 
 /// A bar across the window.

@@ -1,14 +1,12 @@
 //! What the window does itself when it is asked: commands by key or name, and actions that are not the document's.
 
 use crate::app::action::Load;
-use crate::app::model::ModelAction;
+use crate::app::model::{ModelAction, views};
 use eframe::egui;
 
 use crate::analysis::component::Component;
 use crate::app::App;
-use crate::app::action::Action;
-use crate::app::action::Command;
-use crate::app::model::views;
+use crate::app::action::{Action, Command};
 use crate::app::shell::files::graph_bytes;
 use crate::app::shell::layout::Layout;
 use crate::app::shell::lessons;

@@ -7,10 +7,7 @@ use std::path::PathBuf;
 use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
-use crate::app::features::FeaturesState;
-use crate::app::features::Scanned;
+use crate::app::features::{Chosen, FeatureAction, FeaturesState, Scanned};
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
 use crate::app::state::State;
@@ -24,8 +21,7 @@ use crate::features::dictionary::store::{self, BUILTINS};
 use crate::features::text;
 use crate::model::builtin;
 use crate::session::Document;
-use crate::session::desk::Focus;
-use crate::session::desk::Show;
+use crate::session::desk::{Focus, Show};
 use crate::session::lesson::{Lesson, Prepared, Step, head, shipped};
 use crate::superposition::{Recipe, presets};
 

@@ -2,8 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
-use crate::app::action::Action;
-use crate::app::action::Command;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
 use crate::app::view;

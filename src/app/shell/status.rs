@@ -3,8 +3,7 @@
 use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText};
 
-use crate::app::action::Action;
-use crate::app::action::Command;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::training::TrainingAction;

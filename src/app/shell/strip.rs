@@ -6,16 +6,14 @@ use std::sync::Arc;
 use eframe::egui::{self, Align2, Rect, RichText, Sense, pos2, vec2};
 
 use crate::analysis::run::Run;
-use crate::app::action::Action;
-use crate::app::action::Command;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::engine::RunSide;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
-use crate::session::desk::Focus;
-use crate::session::desk::Show;
+use crate::session::desk::{Focus, Show};
 
 /// Surprise at which the colour is full, nats: about one in 20,000.
 const FULL_SURPRISE: f32 = 10.0;

@@ -4,8 +4,7 @@ use crate::app::model::ModelAction;
 use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText};
 
-use crate::app::action::Action;
-use crate::app::action::Command;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::shell::lessons::Lessons;
 use crate::app::widgets::token_text;

@@ -4,8 +4,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
 use crate::app::look::theme;
-use crate::app::superposition::SPEEDS;
-use crate::app::superposition::SuperpositionAction;
+use crate::app::superposition::{SPEEDS, SuperpositionAction};
 use crate::app::view::Context;
 use crate::app::widgets::colorbar::number;
 use crate::superposition::Recipe;

@@ -4,8 +4,7 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::features::scan::index_file;
-use crate::features::scan::{Plan, Subject};
+use crate::features::scan::{Plan, Subject, index_file};
 use crate::model::Model;
 
 /// Where the window's scans lie: they can be made again.

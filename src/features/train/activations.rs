@@ -16,10 +16,9 @@ use crate::features::harvest::{PASS, activations};
 use crate::features::rows::Rows;
 use crate::files::{persist, scratch_file, scratch_folder};
 use crate::hash::Hash;
-use crate::model::Model;
 use crate::model::dequantize::Stored;
-use crate::model::safetensors_file;
 use crate::model::store::read_exact_at;
+use crate::model::{Model, safetensors_file};
 use crate::progress::Progress;
 
 /// Rows of one width.

@@ -5,15 +5,10 @@ use eframe::egui::{self, RichText};
 use egui_plot::{HLine, Line, Plot, PlotPoints, VLine};
 
 use super::{act, weak};
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
-use crate::app::widgets::captioned;
-use crate::app::widgets::message;
-use crate::app::widgets::plots::axes;
-use crate::app::widgets::plots::key;
-use crate::app::widgets::plots::said_of_points;
-use crate::app::widgets::token_text;
+use crate::app::widgets::plots::{axes, key, said_of_points};
+use crate::app::widgets::{captioned, message, token_text};
 use crate::features::steering::Dose;
 
 /// Below this height there is no plot.

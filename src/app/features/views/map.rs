@@ -8,10 +8,8 @@ use eframe::egui;
 use egui_plot::{HoverPosition, MarkerShape, Plot, PlotPoints, Points};
 
 use super::{act, dictionary_open, weak};
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
-use crate::app::widgets::choice;
-use crate::app::widgets::message;
+use crate::app::features::{Chosen, FeatureAction};
+use crate::app::widgets::{choice, message};
 use crate::features::feature_activations::{FeatureActivations, Order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

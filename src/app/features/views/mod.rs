@@ -9,9 +9,7 @@ use crate::app::action::Action;
 use crate::app::features::FeatureAction;
 use crate::app::look::theme;
 use crate::app::view::Context;
-use crate::app::widgets::captioned;
-use crate::app::widgets::message;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{captioned, message, token_text};
 use crate::features::dictionary::store::BUILTINS;
 use crate::features::scan::index::Example;
 

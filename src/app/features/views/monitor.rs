@@ -5,17 +5,11 @@ use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, RichText};
 
 use super::{act, weak};
-use crate::app::features::FeatureAction;
-use crate::app::features::Watch;
+use crate::app::features::{FeatureAction, Watch};
 use crate::app::look::theme;
-use crate::app::widgets::captioned;
-use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::message;
-use crate::app::widgets::token_text;
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::{captioned, choice, message, token_text};
 use crate::features::monitor::{Follow, MonitorRow};
 use crate::gpu::HeatData;
 

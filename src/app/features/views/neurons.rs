@@ -4,8 +4,7 @@ use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, RichText};
 
 use super::{act, weak};
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
 use crate::app::widgets::message;
 use crate::features::labels::Unit;

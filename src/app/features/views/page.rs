@@ -6,15 +6,11 @@ use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use super::{act, example, weak};
 use crate::app::action::Action;
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
-use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::number;
-use crate::app::widgets::message;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{bars, choice, message, token_text};
 use crate::engine::edit::{Edit, Positions, RunSide};
 use crate::features::labels::Unit;
 use crate::features::page::{EACH, Effect, FeaturePage};

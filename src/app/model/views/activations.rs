@@ -9,12 +9,8 @@ use eframe::egui::{self, RichText};
 use crate::analysis::neurons::Statistic;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::heatmap::sequential;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::gpu::HeatData;
 use crate::session::desk::Focus;
 

@@ -8,20 +8,13 @@ use crate::analysis::patterns::{PatternChoice, Thumbnails};
 use crate::analysis::subject::Compared;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
-use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::heatmap::sequential;
-use crate::app::widgets::message;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
+use crate::app::widgets::{bars, choice, message};
 use crate::gpu::heatmap::HeatmapCallback;
 use crate::gpu::{HeatData, NOTHING};
-use crate::session::desk::Focus;
-use crate::session::desk::Show;
+use crate::session::desk::{Focus, Show};
 
 /// Order of the thumbnails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

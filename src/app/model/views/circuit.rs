@@ -11,22 +11,16 @@ use egui_plot::{Legend, Line, Plot, PlotPoints};
 
 use crate::analysis::component::Component;
 use crate::analysis::patching::Ablation;
-use crate::app::action::Action;
-use crate::app::action::Command;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
-use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::choice;
-use crate::app::widgets::message;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{bars, choice, message, token_text};
 use crate::circuit::Member;
 use crate::circuit::eap::{Path, STEPS};
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::Tried;
-use crate::circuit::quality::{Comparison, Curve};
+use crate::circuit::quality::{Comparison, Curve, Tried};
 use crate::circuit::search::{Search, Searching};
-use crate::session::desk::CircuitSettings;
-use crate::session::desk::Focus;
+use crate::session::desk::{CircuitSettings, Focus};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Method {

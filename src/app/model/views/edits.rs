@@ -9,20 +9,15 @@ use eframe::egui::{self, RichText};
 
 use crate::analysis::backup::{Change, Component};
 use crate::analysis::run::Run;
-use crate::app::action::Action;
-use crate::app::action::Command;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::model::views::patching::short_name;
-use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::choice;
-use crate::app::widgets::line_with;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{bars, choice, line_with, token_text};
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
 use crate::engine::{RunSide, Site, SiteKind};
-use crate::session::desk::Focus;
-use crate::session::desk::Show;
+use crate::session::desk::{Focus, Show};
 
 /// What an edit being put together does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

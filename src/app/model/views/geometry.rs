@@ -8,15 +8,11 @@ use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
 use crate::analysis::feature_geometry::{BINS, Directions, FeatureGeometry};
 use crate::app::action::Action;
-use crate::app::features::Chosen;
-use crate::app::features::FeatureAction;
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::HeatData;
 
 #[derive(Default)]

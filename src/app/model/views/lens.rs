@@ -8,14 +8,9 @@ use eframe::egui::{self, RichText};
 
 use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::look::theme;
-use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::coloring;
-use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::token_text;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, coloring, diverging};
+use crate::app::widgets::{choice, token_text};
 use crate::gpu::{ColorMap, HeatData, NOTHING};
 
 /// What the cells' colour says.

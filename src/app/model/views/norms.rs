@@ -9,11 +9,8 @@ use eframe::egui::{self, RichText};
 use crate::analysis::norms::Norms;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::sequential;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
 use crate::gpu::HeatData;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

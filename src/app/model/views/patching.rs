@@ -12,19 +12,13 @@ use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;
-use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::diverging;
-use crate::app::widgets::message;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::{bars, choice, message};
 use crate::engine::{RunSide, SiteKind};
 use crate::gpu::{HeatData, NOTHING};
-use crate::session::desk::Focus;
-use crate::session::desk::{Intervention, Source};
+use crate::session::desk::{Focus, Intervention, Source};
 
 /// Cells that "run the top exactly" runs.
 const TOP: usize = 20;

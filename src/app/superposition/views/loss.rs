@@ -8,11 +8,9 @@ use super::ready;
 use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
-use crate::app::widgets::bars::Bar;
-use crate::app::widgets::bars::bar;
+use crate::app::widgets::bars::{Bar, bar};
 use crate::app::widgets::colorbar::number;
-use crate::app::widgets::plots::over_steps;
-use crate::app::widgets::plots::said_of_points;
+use crate::app::widgets::plots::{over_steps, said_of_points};
 use crate::gpu::ColorMap;
 
 #[derive(Default)]

@@ -5,8 +5,7 @@ use eframe::egui::{self, Align2, RichText, vec2};
 use eframe::egui_wgpu::Callback;
 
 use super::{feature_color, ready};
-use crate::app::look::svg;
-use crate::app::look::theme;
+use crate::app::look::{svg, theme};
 use crate::app::widgets::message;
 use crate::gpu::scene::{Camera, Capsule, SceneCallback, sorted};
 use crate::superposition::{Setup, Snapshot};

@@ -8,11 +8,8 @@ use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
-use crate::app::widgets::colorbar::number;
-use crate::app::widgets::heatmap::Heatmap;
-use crate::app::widgets::heatmap::Isolate;
-use crate::app::widgets::heatmap::diverging;
+use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::HeatData;
 use crate::superposition::setup::Task;
 

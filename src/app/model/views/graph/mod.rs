@@ -4,7 +4,7 @@ mod canvas;
 mod picture;
 mod tree;
 
-use crate::app::action::Load;
+use crate::app::action::{Action, Load};
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::collections::{BTreeSet, HashSet};
@@ -13,21 +13,16 @@ use eframe::egui::{self, RichText, vec2};
 
 pub use self::canvas::canvas_id;
 use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
-use crate::app::action::Action;
 use crate::app::look::theme;
-use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::choice;
-use crate::app::widgets::message;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{bars, choice, message, token_text};
 use crate::circuit::Member;
 use crate::graph::Input;
 use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::marks::Marks;
 use crate::graph::part::Part;
 use crate::graph::readers::Attention;
-use crate::session::desk::Focus;
-use crate::session::desk::GraphTarget;
+use crate::session::desk::{Focus, GraphTarget};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Mode {

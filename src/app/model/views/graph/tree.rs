@@ -6,8 +6,7 @@ use super::GraphView;
 use super::picture::{Line, pin_part, place_name, tell};
 use crate::app::look::theme;
 use crate::app::view::Context;
-use crate::app::widgets::message;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{message, token_text};
 use crate::graph::{Input, NodeKind};
 
 /// Inputs that the tree shows of each node.
