@@ -305,6 +305,7 @@ impl State {
         if before.is_some_and(|b| b != hash) {
             self.forget_model();
         }
+        self.features.desk.clone_from(&self.document.desk.features);
         for action in std::mem::take(&mut self.then) {
             self.apply_model(action, now);
         }

@@ -78,7 +78,7 @@ fn every_change_is_taken_back_by_its_name_and_done_again() {
     let steps: [(Action, &str); 6] = [
         (ModelAction::Prompt("The United States".to_owned()).into(), "prompt"),
         (ModelAction::Toggle(RunSide::Clean, zero(1, 3)).into(), "add zero"),
-        (ModelAction::Collect(Member::parse("1.3").unwrap()).into(), "collect 1.3"),
+        (ModelAction::Collect(Member::parse("1.3").unwrap()).into(), "collect a1.h3"),
         (ModelAction::Thresholds(0.5, 0.9).into(), "prune the graph"),
         (ModelAction::Answer(" of".to_owned()).into(), "answer"),
         (Action::Open("addition".to_owned()), "open"),
@@ -150,14 +150,15 @@ fn only_what_is_seen_is_asked() {
             r.geometry.get().is_some(),
         ]
     };
-    let only = |i: usize| std::array::from_fn(|k| k == i);
+    // The inspector shows the pinned head's pattern and the norms.
+    let only = |i: usize| std::array::from_fn(|k| k == i || k == 0 || k == 2);
     let views = ["attention", "lens", "norms", "activations", "projection", "graph"];
     for (i, view) in views.into_iter().enumerate() {
         assert_eq!(asked(&mut h, view), only(i), "{view}");
     }
-    assert_eq!(asked(&mut h, "generation"), [false; 8]);
-    // What is hidden again is let go of with the next prompt, and asked when it is seen.
-    h.state_mut().layout = Layout::single("norms");
+    assert_eq!(asked(&mut h, "generation"), only(0));
+    // What was not computed while it was hidden is, as soon as it is seen.
+    h.state_mut().layout = Layout::single("lens");
     settle(&mut h);
-    assert!(h.state().state.results.norms.fresh().is_some());
+    assert!(h.state().state.results.lens.fresh().is_some_and(|l| l.whole));
 }
