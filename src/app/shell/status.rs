@@ -7,6 +7,9 @@ use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::training::TrainingAction;
+use crate::question::Question as _;
+use crate::superposition::live::ToyTrainingOf;
+use crate::training::live::TransformerTrainingOf;
 
 /// Shows how far the training of toy models is.
 fn toy_models(ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -38,7 +41,9 @@ fn transformer(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Workspace) {
     ui.horizontal_centered(|ui| {
-        match cx.state.pool.running().first() {
+        // Trainings that are watched live have lines of their own.
+        let live = [ToyTrainingOf::LABEL, TransformerTrainingOf::LABEL];
+        match cx.state.pool.running().iter().find(|t| !live.contains(&t.label)) {
             Some(task) => {
                 // The bar is shown only for work that is felt; shorter jobs would make the line flicker.
                 if task.progress.elapsed() > 0.25 {
