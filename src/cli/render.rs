@@ -165,6 +165,105 @@ fn size(text: &str) -> Option<egui::Vec2> {
     ((64..=8192).contains(&w) && (64..=8192).contains(&h)).then(|| egui::vec2(f32::from(w), f32::from(h)))
 }
 
+/// Reads a head, as `5.1`.
+fn head(text: &str) -> Result<(usize, usize)> {
+    let parsed = text.split_once('.').and_then(|(l, h)| Some((l.parse::<usize>().ok()?, h.parse::<usize>().ok()?)));
+    parsed.ok_or_else(|| Error::request(format!("--head {text} is not LAYER.HEAD, such as 5.1")))
+}
+
+fn subject(args: &Arguments) -> Result<Subject> {
+    if args.view == "window" {
+        return Ok(Subject::Window);
+    }
+    let def = view::by_name(&args.view).ok_or_else(|| {
+        let known: Vec<&str> = view::all().map(|v| v.name).collect();
+        Error::request(format!("there is no view `{}`; there are window, {}", args.view, known.join(", ")))
+    })?;
+    Ok(Subject::View(def.name))
+}
+
+/// Pins the head, the layer and the position that were asked for.
+fn pin(args: &Arguments, head: Option<(usize, usize)>, model: &Model, app: &mut App) -> Result<()> {
+    let len = app.state.run().map_or(1, |r| r.trace.len());
+    let mut p = app.state.pinned();
+    if let Some((l, h)) = head {
+        (p.layer, p.head, p.focus) = (l, Some(h), Focus::Head);
+    }
+    if let Some(l) = args.layer {
+        p.layer = l;
+    }
+    if let Some(pos) = args.pos {
+        p.pos = pos;
+    }
+    if p.layer >= model.config.n_layers || p.head.is_some_and(|h| h >= model.config.n_heads) || p.pos >= len {
+        return Err(Error::request(format!(
+            "the model has {} layers of {} heads and the prompt {len} tokens; --head, --layer or --pos lies outside",
+            model.config.n_layers, model.config.n_heads
+        )));
+    }
+    if head.is_some() || args.layer.is_some() {
+        app.state.document.desk.chose_head = true;
+    }
+    app.state.apply(ModelAction::Pin(p), 0.0);
+    Ok(())
+}
+
+/// Opens the circuit, with what it is compared with and tried on; an error goes to `wrong`.
+fn circuit(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
+    if let Some(path) = &args.circuit {
+        match crate::circuit::file::CircuitFile::open(path) {
+            Ok(file) => app.state.apply(ModelAction::Circuit("open a circuit", file.draft()), 0.0),
+            Err(e) => *wrong = Some(e),
+        }
+        app.layout.show("circuit");
+    }
+    if let Some(path) = &args.compare {
+        let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        match crate::circuit::file::CircuitFile::open(path) {
+            Ok(file) => app.state.apply(ModelAction::Compare(Some((name, file.draft()))), 0.0),
+            Err(e) => *wrong = Some(e),
+        }
+    }
+    if let Some(set) = &args.set {
+        let settings =
+            crate::session::desk::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
+        app.state.apply(ModelAction::CircuitSettings(settings), 0.0);
+    }
+}
+
+/// Opens or traces the graph, pruned and taken apart as was asked for; an error goes to `wrong`.
+fn graph(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
+    match args.thresholds.as_deref() {
+        None => {}
+        Some([node, edge]) => app.state.apply(ModelAction::Thresholds(*node, *edge), 0.0),
+        Some(_) => *wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
+    }
+    if let Some(attention) = args.attention {
+        app.state.apply(ModelAction::Attention(attention), 0.0);
+    }
+    if let Some(model) = app.state.model.clone() {
+        for (layer, pos) in &args.open_mlp {
+            let n = app.state.run().map_or(0, |r| r.trace.len());
+            if !model.config.has_mlp() || *layer >= model.config.n_layers || *pos >= n {
+                *wrong = Some(Error::request(format!(
+                    "--open-mlp {layer}@{pos} is no MLP of this prompt; layers go to {} and positions to {}",
+                    model.config.n_layers - 1,
+                    n.saturating_sub(1)
+                )));
+            }
+            app.state.apply(ModelAction::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
+        }
+    }
+    if let Some(path) = &args.graph {
+        app.state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
+    }
+    if args.view == "window"
+        && (args.graph.is_some() || args.thresholds.is_some() || args.attention.is_some() || !args.open_mlp.is_empty())
+    {
+        app.layout.show("graph");
+    }
+}
+
 /// Opens the dictionary, scans the text and finds the directions that the views of features show.
 fn features(args: &Arguments, app: &mut App) {
     let queue = &mut app.state.features.queue;
@@ -251,15 +350,7 @@ fn check(model: &Model, desk: &Desk) -> Result<()> {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let subject = if args.view == "window" {
-        Subject::Window
-    } else {
-        let def = view::by_name(&args.view).ok_or_else(|| {
-            let known: Vec<&str> = view::all().map(|v| v.name).collect();
-            Error::request(format!("there is no view `{}`; there are window, {}", args.view, known.join(", ")))
-        })?;
-        Subject::View(def.name)
-    };
+    let subject = subject(args)?;
     let size = size(&args.size)
         .ok_or_else(|| Error::request(format!("--size {} is not WIDTHxHEIGHT between 64 and 8192", args.size)))?;
     if !(0.5..=4.0).contains(&args.scale) || (size * args.scale).max_elem() > 8192.0 {
@@ -275,14 +366,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             args.output.display()
         )));
     }
-    let head = match &args.head {
-        None => None,
-        Some(text) => {
-            let parsed =
-                text.split_once('.').and_then(|(l, h)| Some((l.parse::<usize>().ok()?, h.parse::<usize>().ok()?)));
-            Some(parsed.ok_or_else(|| Error::request(format!("--head {text} is not LAYER.HEAD, such as 5.1")))?)
-        }
-    };
+    let head = args.head.as_deref().map(head).transpose()?;
     let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
     let document = args.what.document()?;
     let mut wrong = None;
@@ -292,28 +376,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
             wrong = Some(e);
             return;
         }
-        let len = app.state.run().map_or(1, |r| r.trace.len());
-        let mut p = app.state.pinned();
-        if let Some((l, h)) = head {
-            (p.layer, p.head, p.focus) = (l, Some(h), Focus::Head);
-        }
-        if let Some(l) = args.layer {
-            p.layer = l;
-        }
-        if let Some(pos) = args.pos {
-            p.pos = pos;
-        }
-        if p.layer >= model.config.n_layers || p.head.is_some_and(|h| h >= model.config.n_heads) || p.pos >= len {
-            wrong = Some(Error::request(format!(
-                "the model has {} layers of {} heads and the prompt {len} tokens; --head, --layer or --pos lies outside",
-                model.config.n_layers, model.config.n_heads
-            )));
+        if let Err(e) = pin(args, head, &model, app) {
+            wrong = Some(e);
             return;
         }
-        if head.is_some() || args.layer.is_some() {
-            app.state.document.desk.chose_head = true;
-        }
-        app.state.apply(ModelAction::Pin(p), 0.0);
         if let Some(name) = &args.show {
             match app.state.showable().into_iter().find(|s| s.label() == name) {
                 Some(show) => app.state.apply(ModelAction::Show(show), 0.0),
@@ -336,57 +402,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if let Err(e) = toy_models(args, subject, app) {
             wrong = Some(e);
         }
-        if let Some(path) = &args.circuit {
-            match crate::circuit::file::CircuitFile::open(path) {
-                Ok(file) => app.state.apply(ModelAction::Circuit("open a circuit", file.draft()), 0.0),
-                Err(e) => wrong = Some(e),
-            }
-            app.layout.show("circuit");
-        }
-        if let Some(path) = &args.compare {
-            let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            match crate::circuit::file::CircuitFile::open(path) {
-                Ok(file) => app.state.apply(ModelAction::Compare(Some((name, file.draft()))), 0.0),
-                Err(e) => wrong = Some(e),
-            }
-        }
-        if let Some(set) = &args.set {
-            let settings =
-                crate::session::desk::CircuitSettings { set: Some(set.clone()), curve: true, ..Default::default() };
-            app.state.apply(ModelAction::CircuitSettings(settings), 0.0);
-        }
-        match args.thresholds.as_deref() {
-            None => {}
-            Some([node, edge]) => app.state.apply(ModelAction::Thresholds(*node, *edge), 0.0),
-            Some(_) => wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
-        }
-        if let Some(attention) = args.attention {
-            app.state.apply(ModelAction::Attention(attention), 0.0);
-        }
-        if let Some(model) = app.state.model.clone() {
-            for (layer, pos) in &args.open_mlp {
-                let n = app.state.run().map_or(0, |r| r.trace.len());
-                if !model.config.has_mlp() || *layer >= model.config.n_layers || *pos >= n {
-                    wrong = Some(Error::request(format!(
-                        "--open-mlp {layer}@{pos} is no MLP of this prompt; layers go to {} and positions to {}",
-                        model.config.n_layers - 1,
-                        n.saturating_sub(1)
-                    )));
-                }
-                app.state.apply(ModelAction::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
-            }
-        }
-        if let Some(path) = &args.graph {
-            app.state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
-        }
-        if args.view == "window"
-            && (args.graph.is_some()
-                || args.thresholds.is_some()
-                || args.attention.is_some()
-                || !args.open_mlp.is_empty())
-        {
-            app.layout.show("graph");
-        }
+        circuit(args, app, &mut wrong);
+        graph(args, app, &mut wrong);
         if let Some(n) = args.generate {
             app.state.apply(ModelAction::Sampling(Default::default(), n), 0.0);
             app.state.apply(ModelAction::Generate, 0.0);

@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::graph::NodeKind;
-use crate::graph::components::{Keep, trace_prediction};
+use crate::graph::components::{Keep, Traced, trace_prediction};
+use crate::graph::neurons::Opened;
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
+use crate::graph::{Graph, NodeKind};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -51,6 +52,42 @@ pub struct Arguments {
 
 /// The most links that the document lists, strongest first. The file has all of them.
 const LINKS: usize = 1000;
+
+/// The nodes that are shown, in this order.
+fn nodes(opened: &Opened, order: &[usize]) -> Vec<Value> {
+    order
+        .iter()
+        .map(|i| {
+            let n = &opened.graph.nodes[*i];
+            json!({"id": n.id, "name": n.label, "kind": n.kind.label(), "layer": n.layer, "pos": n.pos,
+                "influence": opened.influence[*i], "cumulative": opened.cumulative[*i], "contribution": n.activation})
+        })
+        .collect()
+}
+
+fn targets(traced: &Traced) -> Vec<Value> {
+    let g = &traced.graph;
+    let first_logit = g.nodes.len() - traced.logits.len();
+    // Sums over the graph that was kept before pruning: all of it with --node-threshold 1.
+    (0..g.nodes.len())
+        .filter(|i| g.nodes[*i].kind == NodeKind::Logit)
+        .map(|i| {
+            let sum: f64 = g.into_node(i).iter().map(|l| f64::from(l.weight)).sum();
+            json!({"id": g.nodes[i].id, "text": g.nodes[i].label, "prob": traced.probabilities.get(i - first_logit), "weight": g.nodes[i].prob, "logit": g.nodes[i].activation, "sum_of_edges": sum})
+        })
+        .collect()
+}
+
+/// The strongest links, as many as the document lists.
+fn links(graph: &Graph) -> Vec<Value> {
+    let mut links: Vec<_> = graph.triples().enumerate().collect();
+    links.sort_by(|a, b| b.1.2.abs().total_cmp(&a.1.2.abs()));
+    links
+        .into_iter()
+        .take(LINKS)
+        .map(|(at, (s, t, w))| json!({"source": graph.nodes[s].id, "target": graph.nodes[t].id, "weight": w, "input": graph.input(at).label()}))
+        .collect()
+}
 
 pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "trace")?;
@@ -94,38 +131,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut order: Vec<usize> = (0..shown.nodes.len()).filter(|i| shown.nodes[*i].kind != NodeKind::Logit).collect();
     order.sort_by(|a, b| opened.influence[*b].total_cmp(&opened.influence[*a]));
     let json = || {
-        let nodes: Vec<_> = order
-            .iter()
-            .map(|i| {
-                let n = &shown.nodes[*i];
-                json!({"id": n.id, "name": n.label, "kind": n.kind.label(), "layer": n.layer, "pos": n.pos,
-                    "influence": opened.influence[*i], "cumulative": opened.cumulative[*i], "contribution": n.activation})
-            })
-            .collect();
-        let first_logit = g.nodes.len() - traced.logits.len();
-        // Sums over the graph that was kept before pruning: all of it with --node-threshold 1.
-        let targets: Vec<_> = (0..g.nodes.len())
-            .filter(|i| g.nodes[*i].kind == NodeKind::Logit)
-            .map(|i| {
-                let sum: f64 = g.into_node(i).iter().map(|l| f64::from(l.weight)).sum();
-                json!({"id": g.nodes[i].id, "text": g.nodes[i].label, "prob": traced.probabilities.get(i - first_logit), "weight": g.nodes[i].prob, "logit": g.nodes[i].activation, "sum_of_edges": sum})
-            })
-            .collect();
-        let mut links: Vec<_> = shown.triples().enumerate().collect();
-        links.sort_by(|a, b| b.1.2.abs().total_cmp(&a.1.2.abs()));
-        let links: Vec<_> = links
-            .into_iter()
-            .take(LINKS)
-            .map(|(at, (s, t, w))| json!({"source": shown.nodes[s].id, "target": shown.nodes[t].id, "weight": w, "input": shown.input(at).label()}))
-            .collect();
         json!({
-            "pos": pos, "targets": targets,
+            "pos": pos, "targets": targets(&traced),
             "counts": {"nodes": file.graph.nodes.len(), "links": file.graph.links.len(), "all_nodes": traced.all_nodes, "all_links": traced.all_edges},
             "node_threshold": args.node_threshold, "edge_threshold": args.edge_threshold,
             "replacement_score": traced.scores.replacement, "completeness_score": traced.scores.completeness,
             "frozen": traced.attention.freeze().names(), "link_kind": traced.attention.links(),
-            "links": links,
-            "nodes": nodes, "trace_seconds": traced.seconds, "prune_seconds": prune_seconds, "held_share": traced.influence.held(),
+            "links": links(shown),
+            "nodes": nodes(&opened, &order), "trace_seconds": traced.seconds, "prune_seconds": prune_seconds, "held_share": traced.influence.held(),
         })
     };
     let text = || {

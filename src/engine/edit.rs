@@ -291,6 +291,12 @@ impl Edit {
                 list[0]
             )));
         }
+        self.check_action()
+    }
+
+    /// Checks that the action can be done at the edit's site and positions.
+    fn check_action(&self) -> Result<()> {
+        let site = self.site;
         match &self.action {
             Action::Copy(_) | Action::Add { direction: Direction::Difference, .. }
                 if self.positions == Positions::Generated =>

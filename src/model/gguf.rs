@@ -18,6 +18,24 @@ const FORMAT: &str = "GGUF";
 const MAX_DEPTH: usize = 4;
 const MAX_DIMS: u32 = 4;
 
+/// The options of llama that are known here.
+const OPTIONS: [&str; 14] = [
+    "block_count",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.dimension_count",
+    "context_length",
+    "vocab_size",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+];
+
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -239,31 +257,11 @@ impl Gguf {
                 known: "llama in GGUF files, and every family as a Hugging Face folder".to_owned(),
             });
         }
-        let known = [
-            "block_count",
-            "embedding_length",
-            "feed_forward_length",
-            "attention.head_count",
-            "attention.head_count_kv",
-            "attention.layer_norm_rms_epsilon",
-            "rope.freq_base",
-            "rope.dimension_count",
-            "context_length",
-            "vocab_size",
-            "attention.key_length",
-            "attention.value_length",
-            "rope.scaling.type",
-            "rope.scaling.factor",
-        ];
         for (key, value) in &self.metadata {
             if let Some(option) = key.strip_prefix("llama.")
-                && !known.contains(&option)
+                && !OPTIONS.contains(&option)
             {
-                return Err(Error::UnsupportedOption {
-                    family: "llama".to_owned(),
-                    option: key.clone(),
-                    value: format!("{value:?}"),
-                });
+                return Err(refuse(key, format!("{value:?}")));
             }
         }
         let get = |key: &str| self.metadata.get(&format!("llama.{key}"));
@@ -276,11 +274,6 @@ impl Gguf {
         }
         let d_head = int("attention.key_length").unwrap_or(d_model / heads);
         let kv_heads = int("attention.head_count_kv").unwrap_or(heads);
-        let refuse = |option: &str, value: String| Error::UnsupportedOption {
-            family: "llama".to_owned(),
-            option: option.to_owned(),
-            value,
-        };
         if let Some(v) = int("attention.value_length").filter(|v| *v != d_head) {
             return Err(refuse("llama.attention.value_length", v.to_string()));
         }
@@ -330,7 +323,11 @@ impl Gguf {
             "rope_parameters": rope,
         });
         let Json::Object(config) = config else { return Err(self.malformed("its metadata is empty")) };
+        Ok((config, self.hugging_face_entries(heads, kv_heads)?))
+    }
 
+    /// Returns the tensors under their Hugging Face names.
+    fn hugging_face_entries(&self, heads: i64, kv_heads: i64) -> Result<BTreeMap<String, Entry>> {
         let mut entries = BTreeMap::new();
         for (name, entry) in &self.entries {
             let mut entry = entry.clone();
@@ -358,8 +355,13 @@ impl Gguf {
             }
             entries.insert(new, entry);
         }
-        Ok((config, entries))
+        Ok(entries)
     }
+}
+
+/// The error for an option of llama that is not implemented.
+fn refuse(option: &str, value: String) -> Error {
+    Error::UnsupportedOption { family: "llama".to_owned(), option: option.to_owned(), value }
 }
 
 /// Returns the Hugging Face name of a tensor: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.

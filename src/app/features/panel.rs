@@ -240,9 +240,9 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
     }
 }
 
-fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
+/// A row for each direction that is watched.
+fn watched_directions(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let s = &cx.state.features;
-    heading(ui, cx, "Directions");
     for (i, w) in s.desk.watched.iter().enumerate() {
         filled(ui, |ui| {
             if ui.small_button("×").on_hover_text(format!("forget {}", w.concept.name)).clicked() {
@@ -279,6 +279,12 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             }
         });
     }
+}
+
+fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
+    let s = &cx.state.features;
+    heading(ui, cx, "Directions");
+    watched_directions(ui, cx);
     ui.horizontal(|ui| {
         let mut options: Vec<(&str, &str)> = SHIPPED.iter().map(|(n, _)| (*n, *n)).collect();
         options.push((TYPED, TYPED));

@@ -27,6 +27,47 @@ fn matrix(heat: &FeatureHeat) -> HeatData {
     HeatData::shared(heat.features.len(), heat.tokens(), heat.values.clone(), heat.range)
 }
 
+/// The order of the rows, and how well the dictionary does on this prompt.
+fn controls(ui: &mut egui::Ui, cx: &mut Context<'_>, pos: usize, heat: Option<&FeatureHeat>) {
+    let order = cx.state.features.desk.order.at(pos);
+    ui.horizontal_wrapped(|ui| {
+        let options = [
+            (Order::Max, "largest"),
+            (Order::Mean, "mean"),
+            (Order::At(pos), "at the pinned token"),
+            (Order::Answer, "attribution to the answer"),
+        ];
+        if let Some(o) = choice(ui, "first by", order, &options) {
+            act(cx, FeatureAction::Order(o));
+        }
+        if let Some(h) = heat {
+            let explained = h.explained.map_or_else(|| "–".to_owned(), |e| format!("{e:.3}"));
+            let help = match h.explained {
+                Some(_) => "mean over the positions after the first",
+                None => "features of earlier layers write here as well, so that this layer alone explains nothing",
+            };
+            ui.label(weak(cx, format!("L0 {:.1}   explained variance {explained}", h.l0))).on_hover_text(help);
+        }
+    });
+}
+
+/// How many features there are rows of, and what their values are.
+fn caption(cx: &Context<'_>, heat: &FeatureHeat) -> String {
+    let shown = heat.features.len();
+    let text = if heat.active > shown {
+        format!("the first {shown} of {} active features", heat.active)
+    } else {
+        format!("{shown} active features")
+    };
+    match &heat.attribution {
+        Some(a) => {
+            let against = a.wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
+            format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a.answer))
+        }
+        None => text,
+    }
+}
+
 impl View for Features {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         if !dictionary_open(ui, cx) {
@@ -34,27 +75,8 @@ impl View for Features {
         }
         let s = &cx.state.features;
         let pos = cx.pinned().pos;
-        let order = s.desk.order.at(pos);
         let heat = s.heat.get().cloned();
-        ui.horizontal_wrapped(|ui| {
-            let options = [
-                (Order::Max, "largest"),
-                (Order::Mean, "mean"),
-                (Order::At(pos), "at the pinned token"),
-                (Order::Answer, "attribution to the answer"),
-            ];
-            if let Some(o) = choice(ui, "first by", order, &options) {
-                act(cx, FeatureAction::Order(o));
-            }
-            if let Some(h) = &heat {
-                let explained = h.explained.map_or_else(|| "–".to_owned(), |e| format!("{e:.3}"));
-                let help = match h.explained {
-                    Some(_) => "mean over the positions after the first",
-                    None => "features of earlier layers write here as well, so that this layer alone explains nothing",
-                };
-                ui.label(weak(cx, format!("L0 {:.1}   explained variance {explained}", h.l0))).on_hover_text(help);
-            }
-        });
+        controls(ui, cx, pos, heat.as_deref());
         if let Some(e) = s.activations.error().or(s.heat.error()).or(s.attribution.error()) {
             message(ui, e, true);
             return;
@@ -82,19 +104,7 @@ impl View for Features {
         let (signed, max) = (heat.order == Order::Answer, heat.largest);
         let fresh = heat.fresh;
         let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
-        let text = if heat.active > chosen.len() {
-            format!("the first {} of {} active features", chosen.len(), heat.active)
-        } else {
-            format!("{} active features", chosen.len())
-        };
-        let text = match &heat.attribution {
-            Some(a) => {
-                let against = a.wrong.map_or(String::new(), |w| format!(" against {}", cx.text_of(w)));
-                format!("{text}; to the logit of {}{against}, to first order", cx.text_of(a.answer))
-            }
-            None => text,
-        };
-        line_with(ui, weak(cx, text), |ui| {
+        line_with(ui, weak(cx, caption(cx, &heat)), |ui| {
             let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
             colorbar(ui, &colors, &low, &number(max));
         });

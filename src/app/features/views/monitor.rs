@@ -10,8 +10,9 @@ use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::{captioned, choice, message, token_text};
-use crate::features::monitor::{Follow, MonitorRow};
+use crate::features::monitor::{Follow, MonitorRow, Monitored};
 use crate::gpu::HeatData;
+use crate::gpu::heatmap::Coloring;
 
 /// Height of a row where there is more room than that, in points.
 const MOST_HIGH: f32 = 90.0;
@@ -28,6 +29,97 @@ pub struct Monitor {
 /// Marks where an internal reading and the text diverge: read inside but not said, and said but not read.
 const INSIDE: &str = "◆";
 const SAID: &str = "◇";
+
+/// The rows' values as they are shown, against the thresholds.
+struct Reading<'a> {
+    monitored: &'a Monitored,
+    thresholds: Vec<Option<f32>>,
+    /// Less what the word itself says.
+    beyond: bool,
+}
+
+impl Reading<'_> {
+    fn is_concept(&self, r: usize) -> bool {
+        matches!(self.monitored.rows.get(r), Some(MonitorRow::Concept(..)))
+    }
+
+    fn threshold(&self, r: usize) -> f32 {
+        self.thresholds.get(r).copied().flatten().unwrap_or(f32::INFINITY)
+    }
+
+    fn value(&self, r: usize, c: usize) -> Option<f32> {
+        self.monitored.values.get(r).and_then(|row| row.get(c)).copied()
+    }
+
+    /// What the word by itself reads.
+    fn word(&self, r: usize, c: usize) -> Option<f32> {
+        self.monitored.word.get(r).and_then(Option::as_ref).and_then(|w| w.get(c)).copied()
+    }
+
+    fn at(&self, r: usize, c: usize) -> Option<f32> {
+        let word = self.word(r, c).filter(|_| self.beyond);
+        Some(self.value(r, c)? - word.unwrap_or(0.0))
+    }
+
+    /// The mark where the inside reads the concept and the word by itself does not, or the other way round.
+    fn parted(&self, r: usize, c: usize) -> Option<&'static str> {
+        let (inside, said) = (self.value(r, c)? > self.threshold(r), self.word(r, c)? > self.threshold(r));
+        (inside != said).then_some(if inside { INSIDE } else { SAID })
+    }
+
+    fn cell_text(&self, r: usize, c: usize) -> Option<String> {
+        let v = self.at(r, c)?;
+        let above = self.value(r, c).is_some_and(|v| v > self.threshold(r));
+        let mark = self.parted(r, c).or(above.then_some("•")).unwrap_or_default();
+        Some(if v.abs() < 1.0 { format!("{mark} {v:.2}") } else { format!("{mark} {v:.1}") })
+    }
+
+    fn tooltip(&self, ui: &mut egui::Ui, title: &str, r: usize, c: usize) {
+        let Some(v) = self.at(r, c) else { return };
+        ui.label(RichText::new(title).font(theme::title()));
+        if self.is_concept(r) {
+            ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
+            if let Some(w) = self.word(r, c) {
+                ui.monospace(format!("{w:+.3} by the word itself"));
+            }
+            match self.parted(r, c) {
+                Some(INSIDE) => {
+                    ui.label(format!("{INSIDE} the model reads it here, the word does not say it"));
+                }
+                Some(_) => {
+                    ui.label(format!("{SAID} the word says it, the model does not read it here"));
+                }
+                None => {}
+            }
+        } else {
+            ui.monospace(format!("activation {v:.4}"));
+        }
+    }
+}
+
+impl Monitor {
+    /// What is read, and how it is shown; returns what was chosen.
+    fn controls(&mut self, ui: &mut egui::Ui, cx: &Context<'_>, colors: &Coloring) -> Option<FeatureAction> {
+        let mut change = None;
+        ui.horizontal(|ui| {
+            let options = [
+                (Follow::Prompt, "the prompt"),
+                (Follow::Generated, "prompt and continuation"),
+                (Follow::Steered, "prompt and continuation with edits"),
+            ];
+            if let Some(f) = choice(ui, "read", cx.state.features.desk.follow, &options) {
+                change = Some(FeatureAction::Follow(f));
+            }
+            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
+                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
+            );
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                colorbar(ui, colors, "less", "more");
+            });
+        });
+        change
+    }
+}
 
 impl View for Monitor {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -49,62 +141,35 @@ impl View for Monitor {
         };
         // As they are now: a threshold is moved without anything being run again.
         let thresholds: Vec<Option<f32>> = m.rows.iter().map(|row| s.threshold(row)).collect();
-        let threshold = |r: usize| thresholds.get(r).copied().flatten().unwrap_or(f32::INFINITY);
-        // The inside reads the concept where the word by itself does not, or does not where the word does.
-        let parted = |r: usize, c: usize| {
-            let value = m.values.get(r).and_then(|row| row.get(c));
-            let word = m.word.get(r).and_then(Option::as_ref).and_then(|w| w.get(c));
-            let (inside, said) = (*value? > threshold(r), *word? > threshold(r));
-            (inside != said).then_some(if inside { INSIDE } else { SAID })
-        };
-        let names: Vec<String> = m.rows.iter().map(|row| s.row_name(row)).collect();
-        let is_concept = |r: usize| matches!(m.rows.get(r), Some(MonitorRow::Concept(..)));
-        let n = m.texts.len();
         let beyond = self.beyond;
-        let at = |r: usize, c: usize| {
-            let v = m.values.get(r).and_then(|row| row.get(c)).copied()?;
-            let word = m.word.get(r).and_then(Option::as_ref).filter(|_| beyond).and_then(|w| w.get(c));
-            Some(v - word.copied().unwrap_or(0.0))
-        };
+        let reading = Reading { monitored: &m, thresholds, beyond };
+        let names: Vec<String> = m.rows.iter().map(|row| s.row_name(row)).collect();
+        let n = m.texts.len();
         // Features have scales of their own; each row is shown against its largest value after the first position.
         let largest: Vec<f32> = (0..m.values.len())
             .map(|r| {
-                let own = (usize::from(n > 1)..n).filter_map(|c| at(r, c)).fold(0f32, |a, v| a.max(v.abs()));
-                if is_concept(r) { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
+                let own = (usize::from(n > 1)..n).filter_map(|c| reading.at(r, c)).fold(0f32, |a, v| a.max(v.abs()));
+                if reading.is_concept(r) { own.max(1.0) } else { own.max(f32::MIN_POSITIVE) }
             })
             .collect();
         let data = self.data.get((m.stamp, beyond), || {
-            let cell = |r: usize, c: usize| at(r, c).map_or(crate::gpu::NOTHING, |v| v / largest[r]);
+            let cell = |r: usize, c: usize| reading.at(r, c).map_or(crate::gpu::NOTHING, |v| v / largest[r]);
             let values =
                 (0..m.values.len()).flat_map(|r| (0..n).map(move |c| (r, c))).map(|(r, c)| cell(r, c)).collect();
             HeatData::new(m.values.len(), n, values)
         });
         let colors = diverging(&cx.palette, 1.0, m.fresh && m.whole);
         let mut changes: Vec<FeatureAction> = Vec::new();
-        ui.horizontal(|ui| {
-            let options = [
-                (Follow::Prompt, "the prompt"),
-                (Follow::Generated, "prompt and continuation"),
-                (Follow::Steered, "prompt and continuation with edits"),
-            ];
-            if let Some(f) = choice(ui, "read", s.desk.follow, &options) {
-                changes.push(FeatureAction::Follow(f));
-            }
-            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
-                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
-            );
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, "less", "more");
-            });
-        });
+        changes.extend(self.controls(ui, cx, &colors));
         // Many rows' fields leave room for the rows.
         let high = 0.4 * ui.available_height();
         egui::ScrollArea::vertical().max_height(high).auto_shrink([false, true]).show(ui, |ui| {
             ui.horizontal_wrapped(|ui| {
                 for (r, row) in m.rows.iter().enumerate().take(m.values.len()) {
-                    let Some(value) = thresholds[r] else { continue };
+                    let Some(value) = reading.thresholds[r] else { continue };
                     let above = (1..n).filter(|c| m.values[r].get(*c).is_some_and(|v| *v > value)).count();
-                    let apart = |mark| format!(", {} {mark}", (1..n).filter(|c| parted(r, *c) == Some(mark)).count());
+                    let apart =
+                        |mark| format!(", {} {mark}", (1..n).filter(|c| reading.parted(r, *c) == Some(mark)).count());
                     let apart = if m.word[r].is_some() { apart(INSIDE) + &apart(SAID) } else { String::new() };
                     let counts = format!("{above} of {} tokens •{apart}", n.saturating_sub(1));
                     let change = |t: f32| match row {
@@ -137,32 +202,10 @@ impl View for Monitor {
             pinned: (None, Some(pos)),
             hovered: (None, h.pos),
             isolate: Isolate::Nothing,
-            cell_text: Some(&|r, c| {
-                let v = at(r, c)?;
-                let above = m.values[r].get(c).is_some_and(|v| *v > threshold(r));
-                let mark = parted(r, c).or(above.then_some("•")).unwrap_or_default();
-                Some(if v.abs() < 1.0 { format!("{mark} {v:.2}") } else { format!("{mark} {v:.1}") })
-            }),
+            cell_text: Some(&|r, c| reading.cell_text(r, c)),
             tooltip: &|ui, r, c| {
-                let Some(v) = at(r, c) else { return };
-                ui.label(RichText::new(format!("{} on {} ({c})", names[r], token(c))).font(theme::title()));
-                if is_concept(r) {
-                    ui.monospace(format!("{v:+.3} (+0.5: mean of texts with it, −0.5: without)"));
-                    if let Some(w) = m.word[r].as_ref().and_then(|w| w.get(c)) {
-                        ui.monospace(format!("{w:+.3} by the word itself"));
-                    }
-                    match parted(r, c) {
-                        Some(INSIDE) => {
-                            ui.label(format!("{INSIDE} the model reads it here, the word does not say it"));
-                        }
-                        Some(_) => {
-                            ui.label(format!("{SAID} the word says it, the model does not read it here"));
-                        }
-                        None => {}
-                    }
-                } else {
-                    ui.monospace(format!("activation {v:.4}"));
-                }
+                let title = format!("{} on {} ({c})", names[r], token(c));
+                reading.tooltip(ui, &title, r, c);
             },
         };
         let outcome = ui.allocate_ui(egui::vec2(ui.available_width(), height), |ui| heatmap.show(ui)).inner;

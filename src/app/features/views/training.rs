@@ -67,23 +67,7 @@ impl View for Training {
                 if let Some(m) = choice(ui, "method", ask.settings.method, &methods) {
                     ask.settings.method = m;
                 }
-                let t = &mut ask.settings;
-                number_field(ui, cx, "features", &mut t.features, 16..=262_144);
-                if t.method.counts() {
-                    number_field(ui, cx, "k", &mut t.k, 1..=4096);
-                } else {
-                    real_field(ui, cx, "penalty", &mut t.sparsity, 1000.0, 0.05);
-                }
-                number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
-                let mut tokens = ask.tokens.unwrap_or(100_000);
-                number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
-                ask.tokens = Some(tokens);
-                ask.text.resize(1, String::new());
-                captioned(ui, weak(cx, "text"), 90.0, |ui| {
-                    ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
-                        .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
-                        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
-                });
+                usual(ui, cx, &mut ask);
             });
             let more = egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small()));
             // When a training begins the curves need the room.
@@ -97,28 +81,10 @@ impl View for Training {
         if transcoder {
             ask.site = reads;
         }
-        let kept = s.kept_activations.value().map_or(0, |bytes| **bytes);
-        let kept = if kept > 0 { format!(", {:.2} GB kept", kept as f64 / 1e9) } else { String::new() };
         let bytes = ask.tokens.unwrap_or(0) as f64 * ask.width(&model.config) as f64 * 4.0;
-        ui.horizontal(|ui| {
-            if running {
-                if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
-                    act(cx, FeatureAction::StopTraining);
-                }
-            } else {
-                let text = RichText::new("Train").color(cx.palette.base);
-                let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
-                let help = "a training that was stopped goes on when the same is asked for again";
-                if ui.add(button).on_hover_text(help).clicked() {
-                    act(cx, FeatureAction::Train(Box::new(ask.clone()), keep));
-                    ui.data_mut(|d| d.insert_temp(id, Begun));
-                }
-            }
-            ui.label(weak(
-                cx,
-                format!("{}; about {:.2} GB of activations{kept}", ask.settings.method.explain(), bytes / 1e9),
-            ));
-        });
+        if start_or_stop(ui, cx, &ask, keep, bytes) {
+            ui.data_mut(|d| d.insert_temp(id, Begun));
+        }
         ui.data_mut(|d| {
             d.insert_temp(id, ask);
             d.insert_temp(id, keep);
@@ -150,6 +116,55 @@ impl View for Training {
                 .collect(),
         })
     }
+}
+
+/// Settings that every training needs.
+fn usual(ui: &mut egui::Ui, cx: &Context<'_>, ask: &mut Recipe) {
+    let t = &mut ask.settings;
+    number_field(ui, cx, "features", &mut t.features, 16..=262_144);
+    if t.method.counts() {
+        number_field(ui, cx, "k", &mut t.k, 1..=4096);
+    } else {
+        real_field(ui, cx, "penalty", &mut t.sparsity, 1000.0, 0.05);
+    }
+    number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
+    let mut tokens = ask.tokens.unwrap_or(100_000);
+    number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
+    ask.tokens = Some(tokens);
+    ask.text.resize(1, String::new());
+    captioned(ui, weak(cx, "text"), 90.0, |ui| {
+        ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
+            .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+            .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
+    });
+}
+
+/// The button, and what will be done with how many `bytes` of activations; true when a training was asked for.
+fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bool, bytes: f64) -> bool {
+    let s = &cx.state.features;
+    let mut asked = false;
+    let kept = s.kept_activations.value().map_or(0, |bytes| **bytes);
+    let kept = if kept > 0 { format!(", {:.2} GB kept", kept as f64 / 1e9) } else { String::new() };
+    ui.horizontal(|ui| {
+        if s.is_training() {
+            if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
+                act(cx, FeatureAction::StopTraining);
+            }
+        } else {
+            let text = RichText::new("Train").color(cx.palette.base);
+            let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
+            let help = "a training that was stopped goes on when the same is asked for again";
+            if ui.add(button).on_hover_text(help).clicked() {
+                act(cx, FeatureAction::Train(Box::new(ask.clone()), keep));
+                asked = true;
+            }
+        }
+        ui.label(weak(
+            cx,
+            format!("{}; about {:.2} GB of activations{kept}", ask.settings.method.explain(), bytes / 1e9),
+        ));
+    });
+    asked
 }
 
 /// Settings that are seldom changed.

@@ -1,7 +1,7 @@
 //! Attention: thumbnails of all heads, one head large.
 
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready};
-use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
+use eframe::egui::{self, Align2, Pos2, Rect, RichText, pos2, vec2};
 
 use crate::analysis::head_scores::{HeadScores, SCORES, Score};
 use crate::analysis::patterns::{PatternChoice, Thumbnails};
@@ -250,25 +250,7 @@ impl Attention {
             };
             let painter = ui.painter_at(outer.expand(1.0));
             if by_layer {
-                let step = (22.0 / cell).ceil() as usize;
-                for l in (0..columns).step_by(step.max(1)) {
-                    painter.text(
-                        pos2(place(l).center().x, outer.min.y),
-                        Align2::CENTER_TOP,
-                        l,
-                        theme::mono_small(),
-                        cx.palette.weak,
-                    );
-                }
-                for h in 0..grid.rows() {
-                    painter.text(
-                        pos2(outer.min.x, place(h * columns).center().y),
-                        Align2::LEFT_CENTER,
-                        h,
-                        theme::mono_small(),
-                        cx.palette.weak,
-                    );
-                }
+                layer_and_head_numbers(&painter, cx, &grid, outer.min, cell, place);
             }
             let p = cx.pinned();
             let kind = egui::StrokeKind::Outside;
@@ -398,6 +380,30 @@ impl Attention {
         if below {
             row_readout(ui, cx, &data);
         }
+    }
+}
+
+/// The layers' numbers above their columns, the heads' beside their rows; `place` is where a thumbnail is.
+fn layer_and_head_numbers(
+    painter: &egui::Painter,
+    cx: &Context<'_>,
+    grid: &Grid,
+    corner: Pos2,
+    cell: f32,
+    place: impl Fn(usize) -> Rect,
+) {
+    let step = (22.0 / cell).ceil() as usize;
+    for l in (0..grid.columns).step_by(step.max(1)) {
+        painter.text(pos2(place(l).center().x, corner.y), Align2::CENTER_TOP, l, theme::mono_small(), cx.palette.weak);
+    }
+    for h in 0..grid.rows() {
+        painter.text(
+            pos2(corner.x, place(h * grid.columns).center().y),
+            Align2::LEFT_CENTER,
+            h,
+            theme::mono_small(),
+            cx.palette.weak,
+        );
     }
 }
 

@@ -5,6 +5,7 @@ use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, ready};
 use eframe::egui::{self, RichText};
 use egui_plot::{HoverPosition, Line, MarkerShape, Plot, PlotPoints, Points, Text};
 
+use crate::analysis::projection::Settings;
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::coloring;
@@ -18,31 +19,7 @@ impl View for ProjectionView {
         let slot = &cx.state.results.projection;
         let mut settings = cx.state.desk().projection;
         let last = cx.state.model.as_ref().map_or(1, |m| m.config.n_layers);
-        let end = cx.state.run().map_or(0, |r| r.trace.len() - 1);
-        ui.horizontal_wrapped(|ui| {
-            let small = |t: &str| RichText::new(t).font(theme::small());
-            ui.toggle_value(&mut settings.normalise, small("unit length"))
-                .on_hover_text("divide each vector by its norm, so that growth with depth does not dominate");
-            ui.toggle_value(&mut settings.skip_first, small("without first token"))
-                .on_hover_text("leave the first position out of the fit; it often carries outliers");
-            let (mut from, mut to) = (settings.layers.0.min(last), settings.layers.1.min(last));
-            let a = ui.add(drag(&mut from, 0..=to, "layers ")).on_hover_text("first layer that takes part");
-            let b = ui.add(drag(&mut to, from..=last, "to ")).on_hover_text("last layer that takes part");
-            if a.changed() || b.changed() {
-                settings.layers = (from, to);
-            }
-            let (mut from, mut to) = (settings.positions.0.min(end), settings.positions.1.min(end));
-            let a = ui.add(drag(&mut from, 0..=to, "tokens ")).on_hover_text("first position that takes part");
-            let b = ui.add(drag(&mut to, from..=end, "to ")).on_hover_text("last position that takes part");
-            if a.changed() || b.changed() {
-                // The end of the prompt stays its end while it grows.
-                settings.positions = (from, if to == end { usize::MAX } else { to });
-            }
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let bar = coloring(&cx.palette, ColorMap::Viridis, 0.0, 1.0, false, true);
-                colorbar(ui, &bar, "layer 0", &format!("{last}"));
-            });
-        });
+        controls(ui, cx, &mut settings, last);
         if settings != cx.state.desk().projection {
             cx.push(ModelAction::Project(settings));
         }
@@ -145,6 +122,35 @@ impl View for ProjectionView {
         }
         Some(table)
     }
+}
+
+/// What takes part, and the colours of the layers, of which `last` is the last.
+fn controls(ui: &mut egui::Ui, cx: &Context<'_>, settings: &mut Settings, last: usize) {
+    let end = cx.state.run().map_or(0, |r| r.trace.len() - 1);
+    ui.horizontal_wrapped(|ui| {
+        let small = |t: &str| RichText::new(t).font(theme::small());
+        ui.toggle_value(&mut settings.normalise, small("unit length"))
+            .on_hover_text("divide each vector by its norm, so that growth with depth does not dominate");
+        ui.toggle_value(&mut settings.skip_first, small("without first token"))
+            .on_hover_text("leave the first position out of the fit; it often carries outliers");
+        let (mut from, mut to) = (settings.layers.0.min(last), settings.layers.1.min(last));
+        let a = ui.add(drag(&mut from, 0..=to, "layers ")).on_hover_text("first layer that takes part");
+        let b = ui.add(drag(&mut to, from..=last, "to ")).on_hover_text("last layer that takes part");
+        if a.changed() || b.changed() {
+            settings.layers = (from, to);
+        }
+        let (mut from, mut to) = (settings.positions.0.min(end), settings.positions.1.min(end));
+        let a = ui.add(drag(&mut from, 0..=to, "tokens ")).on_hover_text("first position that takes part");
+        let b = ui.add(drag(&mut to, from..=end, "to ")).on_hover_text("last position that takes part");
+        if a.changed() || b.changed() {
+            // The end of the prompt stays its end while it grows.
+            settings.positions = (from, if to == end { usize::MAX } else { to });
+        }
+        ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+            let bar = coloring(&cx.palette, ColorMap::Viridis, 0.0, 1.0, false, true);
+            colorbar(ui, &bar, "layer 0", &format!("{last}"));
+        });
+    });
 }
 
 /// A field for one end of the range of layers.

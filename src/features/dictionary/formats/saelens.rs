@@ -39,17 +39,10 @@ fn text<'a>(config: &'a Json, names: &[&str]) -> Option<&'a str> {
     field(config, names).and_then(Json::as_str)
 }
 
-fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
-    let folder = folder_of(path);
-    let config_path = folder.join(CONFIG);
-    let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
-    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
-    if !config.is_object() {
-        return Err(malformed("it is no object".to_owned()));
-    }
-    let mut architecture = text(&config, &["architecture"]).unwrap_or("standard").to_owned();
+fn architecture_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<String> {
+    let mut architecture = text(config, &["architecture"]).unwrap_or("standard").to_owned();
     // Before version 6 a "standard" dictionary could name another activation function.
-    let function = text(&config, &["activation_fn_str", "activation_fn"]).unwrap_or("relu");
+    let function = text(config, &["activation_fn_str", "activation_fn"]).unwrap_or("relu");
     if architecture == "standard" {
         match function {
             "relu" => {}
@@ -61,6 +54,30 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             }
         }
     }
+    Ok(architecture)
+}
+
+fn normalisation_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<Normalisation> {
+    Ok(match field(config, &["normalize_activations"]) {
+        None | Some(Json::Bool(_)) => Normalisation::None,
+        Some(v) => match v.as_str() {
+            Some("none" | "expected_average_only_in") => Normalisation::None,
+            Some("layer_norm") => Normalisation::Layer,
+            Some("constant_norm_rescale") => Normalisation::Length,
+            _ => return Err(malformed(format!("its normalize_activations {v} is not known here"))),
+        },
+    })
+}
+
+fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
+    let folder = folder_of(path);
+    let config_path = folder.join(CONFIG);
+    let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
+    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
+    if !config.is_object() {
+        return Err(malformed("it is no object".to_owned()));
+    }
+    let architecture = architecture_of(&config, &malformed)?;
     let transcoder = architecture.contains("transcoder");
     let inner = match architecture.as_str() {
         "transcoder" | "skip_transcoder" => "standard",
@@ -78,15 +95,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             "it reads head {head} alone, which is not supported; use one that reads all heads"
         )));
     }
-    let normalisation = match field(&config, &["normalize_activations"]) {
-        None | Some(Json::Bool(_)) => Normalisation::None,
-        Some(v) => match v.as_str() {
-            Some("none" | "expected_average_only_in") => Normalisation::None,
-            Some("layer_norm") => Normalisation::Layer,
-            Some("constant_norm_rescale") => Normalisation::Length,
-            _ => return Err(malformed(format!("its normalize_activations {v} is not known here"))),
-        },
-    };
+    let normalisation = normalisation_of(&config, &malformed)?;
     let flag = |name: &str| field(&config, &[name]).and_then(Json::as_bool);
     // Versions before 6 meant true where they did not say.
     let subtract_b_dec = !transcoder && flag("apply_b_dec_to_input").unwrap_or(true);

@@ -49,22 +49,7 @@ impl GraphView {
         let fade = if fresh { 1.0 } else { 0.5 };
         let p = cx.palette;
 
-        // Columns and layers.
-        for (pos, (left, right)) in d.columns.iter().enumerate() {
-            let x = at((*left, 0.0)).x..=at((*right, 0.0)).x;
-            let band = Rect::from_x_y_ranges(*x.start()..=*x.end(), rect.y_range());
-            if cx.pinned().pos == pos && cx.state.desk().graph.file.is_none() {
-                painter.rect_filled(band, 0.0, p.header);
-            }
-            painter.vline(*x.end(), rect.y_range(), Stroke::new(1.0, p.border.gamma_multiply(0.6)));
-        }
-        let every = [1, 2, 5, 10, 20].into_iter().find(|n| *n as f32 * step.y >= 14.0).unwrap_or(50);
-        for layer in (0..(d.height as usize).saturating_sub(2)).step_by(every) {
-            let y = at((0.0, layer as f32 + 1.0)).y;
-            if rect.y_range().contains(y) {
-                painter.text(pos2(rect.left() + 22.0, y), Align2::RIGHT_CENTER, layer, theme::mono_small(), p.faint);
-            }
-        }
+        columns_and_layers(&painter, rect, cx, d, step.y, at);
 
         let most = picture.items.iter().map(|i| i.influence).fold(1e-12, f64::max);
         let scale = self.zoom.clamp(0.8, 1.6);
@@ -102,49 +87,8 @@ impl GraphView {
         let selected = self.selected.as_ref().and_then(|id| picture.by_id.get(id)).copied();
         let focus = hovered.or(selected);
 
-        // What is lit: the focus' own links, and its strongest way up and down.
-        let mut lit: HashSet<usize> = HashSet::new();
-        let mut lit_links: Vec<Line> = Vec::new();
-        if let Some(f) = focus {
-            lit.insert(f);
-            for link in picture.links.iter().filter(|l| l.source == f || l.target == f).take(60) {
-                lit.extend([link.source, link.target]);
-                lit_links.push(*link);
-            }
-            let (mut up, mut down) = (f, f);
-            let height = |i: usize| picture.items[i].place.1;
-            while let Some(link) = picture.links.iter().find(|l| l.source == up && height(l.target) > height(up)) {
-                up = link.target;
-                lit.insert(up);
-                lit_links.push(*link);
-            }
-            while let Some(link) = picture.links.iter().find(|l| l.target == down && height(l.source) < height(down)) {
-                down = link.source;
-                lit.insert(down);
-                lit_links.push(*link);
-            }
-        }
-        let strongest = picture.links.first().map_or(1.0, |l| l.weight.abs()).max(1e-12);
-        let line = |link: &Line, strength: f32| {
-            let share = (link.weight.abs() / strongest).sqrt();
-            let color = p.signed(link.weight).gamma_multiply((0.05 + 0.75 * share * share.sqrt()) * strength * fade);
-            let width = (0.5 + 3.5 * share) * self.zoom.clamp(0.7, 1.5);
-            let ends = [at(picture.items[link.source].place), at(picture.items[link.target].place)];
-            let stroke = Stroke::new(width, color);
-            match link.input {
-                Input::Value => _ = painter.line_segment(ends, stroke),
-                Input::Query => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 9.0, 5.0)),
-                Input::Key => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 2.5, 4.0)),
-            }
-        };
-        let quiet = if focus.is_some() { 0.22 } else { 1.0 };
-        // The weak ones first, so that the strong ones lie on top.
-        for link in picture.links[..picture.links.len().min(LINKS)].iter().rev() {
-            line(link, quiet);
-        }
-        for link in lit_links.iter().rev() {
-            line(link, 1.3);
-        }
+        let (lit, lit_links) = focus.map(|f| lit_by(&picture, f)).unwrap_or_default();
+        self.links(&painter, cx, &picture, &lit_links, focus.is_some(), at, fade);
 
         for (i, item) in picture.items.iter().enumerate() {
             let center = at(item.place);
@@ -171,22 +115,28 @@ impl GraphView {
         self.labels(&painter, rect, cx, &picture, &lit, focus.is_some(), at, radius, fade);
 
         if let (Some(i), Some(pointer)) = (dragged, pointer) {
-            painter.line_segment([at(picture.items[i].place), pointer], Stroke::new(1.0, p.accent));
-            painter.circle_filled(pointer, radius(&picture.items[i]), p.accent.gamma_multiply(0.6));
             let goal = onto.map(|o| &picture.items[o]);
-            if let Some(goal) = goal {
-                painter.circle_stroke(at(goal.place), radius(goal) + 5.0, Stroke::new(2.0, p.accent));
-            }
-            let text = goal.map_or_else(
-                || "drop it on another node to group them".to_owned(),
-                |g| format!("group with {}", token_text::short(&g.label, 16)),
-            );
-            painter.text(pointer + vec2(14.0, -14.0), Align2::LEFT_BOTTOM, text, theme::small(), p.text);
+            dragged_node(&painter, cx, &picture.items[i], pointer, goal, at, radius);
         } else if let Some(i) = hovered {
             let item = &picture.items[i];
             tell(cx, d, item);
             response.clone().on_hover_ui_at_pointer(|ui| tooltip(ui, cx, d, item));
         }
+        self.clicks(cx, d, &picture, &response, hovered, selected);
+        self.picture = Some(picture);
+    }
+
+    /// A click chooses a node, a double click takes an MLP apart or shows the whole graph again, a right click opens the
+    /// menu.
+    fn clicks(
+        &mut self,
+        cx: &mut Context<'_>,
+        d: &Drawing,
+        picture: &Picture,
+        response: &egui::Response,
+        hovered: Option<usize>,
+        selected: Option<usize>,
+    ) {
         // By the pointer: Enter, which egui counts as a click, is a key here.
         if response.double_clicked() {
             // The first click chose the node, and made room for what is told of it: the pointer is elsewhere by now.
@@ -218,7 +168,6 @@ impl GraphView {
                 ui.weak("right-click a node");
             }
         });
-        self.picture = Some(picture);
     }
 
     /// Arrows walk: up and down along the strongest link, left and right to the neighbour. Enter takes an MLP apart, P
@@ -294,6 +243,40 @@ impl GraphView {
                 self.pan = (pointer - origin) - ((pointer - origin) - self.pan) * factor;
                 self.zoom = zoom;
             }
+        }
+    }
+
+    fn links(
+        &self,
+        painter: &egui::Painter,
+        cx: &Context<'_>,
+        picture: &Picture,
+        lit: &[Line],
+        focused: bool,
+        at: impl Fn((f32, f32)) -> Pos2,
+        fade: f32,
+    ) {
+        let p = cx.palette;
+        let strongest = picture.links.first().map_or(1.0, |l| l.weight.abs()).max(1e-12);
+        let line = |link: &Line, strength: f32| {
+            let share = (link.weight.abs() / strongest).sqrt();
+            let color = p.signed(link.weight).gamma_multiply((0.05 + 0.75 * share * share.sqrt()) * strength * fade);
+            let width = (0.5 + 3.5 * share) * self.zoom.clamp(0.7, 1.5);
+            let ends = [at(picture.items[link.source].place), at(picture.items[link.target].place)];
+            let stroke = Stroke::new(width, color);
+            match link.input {
+                Input::Value => _ = painter.line_segment(ends, stroke),
+                Input::Query => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 9.0, 5.0)),
+                Input::Key => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 2.5, 4.0)),
+            }
+        };
+        let quiet = if focused { 0.22 } else { 1.0 };
+        // The weak ones first, so that the strong ones lie on top.
+        for link in picture.links[..picture.links.len().min(LINKS)].iter().rev() {
+            line(link, quiet);
+        }
+        for link in lit.iter().rev() {
+            line(link, 1.3);
         }
     }
 
@@ -379,6 +362,79 @@ impl GraphView {
             taken.push(area);
         }
     }
+}
+
+fn columns_and_layers(
+    painter: &egui::Painter,
+    rect: Rect,
+    cx: &Context<'_>,
+    d: &Drawing,
+    layer_height: f32,
+    at: impl Fn((f32, f32)) -> Pos2,
+) {
+    let p = cx.palette;
+    for (pos, (left, right)) in d.columns.iter().enumerate() {
+        let x = at((*left, 0.0)).x..=at((*right, 0.0)).x;
+        let band = Rect::from_x_y_ranges(*x.start()..=*x.end(), rect.y_range());
+        if cx.pinned().pos == pos && cx.state.desk().graph.file.is_none() {
+            painter.rect_filled(band, 0.0, p.header);
+        }
+        painter.vline(*x.end(), rect.y_range(), Stroke::new(1.0, p.border.gamma_multiply(0.6)));
+    }
+    let every = [1, 2, 5, 10, 20].into_iter().find(|n| *n as f32 * layer_height >= 14.0).unwrap_or(50);
+    for layer in (0..(d.height as usize).saturating_sub(2)).step_by(every) {
+        let y = at((0.0, layer as f32 + 1.0)).y;
+        if rect.y_range().contains(y) {
+            painter.text(pos2(rect.left() + 22.0, y), Align2::RIGHT_CENTER, layer, theme::mono_small(), p.faint);
+        }
+    }
+}
+
+/// The nodes and links that are lit: the focus' own links, and its strongest way up and down.
+fn lit_by(picture: &Picture, focus: usize) -> (HashSet<usize>, Vec<Line>) {
+    let mut lit: HashSet<usize> = HashSet::new();
+    let mut lit_links: Vec<Line> = Vec::new();
+    lit.insert(focus);
+    for link in picture.links.iter().filter(|l| l.source == focus || l.target == focus).take(60) {
+        lit.extend([link.source, link.target]);
+        lit_links.push(*link);
+    }
+    let (mut up, mut down) = (focus, focus);
+    let height = |i: usize| picture.items[i].place.1;
+    while let Some(link) = picture.links.iter().find(|l| l.source == up && height(l.target) > height(up)) {
+        up = link.target;
+        lit.insert(up);
+        lit_links.push(*link);
+    }
+    while let Some(link) = picture.links.iter().find(|l| l.target == down && height(l.source) < height(down)) {
+        down = link.source;
+        lit.insert(down);
+        lit_links.push(*link);
+    }
+    (lit, lit_links)
+}
+
+/// The node that is dragged, at the pointer, and what it would be grouped with.
+fn dragged_node(
+    painter: &egui::Painter,
+    cx: &Context<'_>,
+    item: &Item,
+    pointer: Pos2,
+    goal: Option<&Item>,
+    at: impl Fn((f32, f32)) -> Pos2,
+    radius: impl Fn(&Item) -> f32,
+) {
+    let p = cx.palette;
+    painter.line_segment([at(item.place), pointer], Stroke::new(1.0, p.accent));
+    painter.circle_filled(pointer, radius(item), p.accent.gamma_multiply(0.6));
+    if let Some(goal) = goal {
+        painter.circle_stroke(at(goal.place), radius(goal) + 5.0, Stroke::new(2.0, p.accent));
+    }
+    let text = goal.map_or_else(
+        || "drop it on another node to group them".to_owned(),
+        |g| format!("group with {}", token_text::short(&g.label, 16)),
+    );
+    painter.text(pointer + vec2(14.0, -14.0), Align2::LEFT_BOTTOM, text, theme::small(), p.text);
 }
 
 fn mark(painter: &egui::Painter, d: &Drawing, item: &Item, center: Pos2, r: f32, color: Color32, ring: Stroke) {
