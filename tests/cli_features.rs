@@ -63,6 +63,7 @@ fn encode_gives_what_saelens_gives() {
 
 /// The whole way: train, judge, index in parts, merge, show, steer; stopped and gone on with where that is possible.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one way from its beginning to its end")]
 fn a_dictionary_from_text_to_steering() {
     let dir = tempfile::tempdir().unwrap();
     let path = |n: &str| dir.path().join(n).to_str().unwrap().to_owned();
