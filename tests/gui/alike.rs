@@ -18,6 +18,10 @@ fn near(path: &str, a: &Value, b: &Value) {
             assert_eq!(x.len(), y.len(), "{path}");
             x.iter().zip(y).enumerate().for_each(|(i, (x, y))| near(&format!("{path}[{i}]"), x, y));
         }
+        (Value::Object(x), Value::Object(y)) => {
+            assert!(x.keys().eq(y.keys()), "{path}");
+            x.iter().for_each(|(k, x)| near(&format!("{path}.{k}"), x, &y[k]));
+        }
         (Value::Number(x), Value::Number(y)) => {
             let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());
             assert!((x - y).abs() <= 1e-5 * (1.0 + x.abs()), "{path}: {x} in the window, {y} on the command line");

@@ -143,7 +143,6 @@ fn only_what_is_seen_is_asked() {
             r.pattern.get().is_some(),
             r.lens.get().is_some(),
             r.norms.get().is_some(),
-            r.neurons.get().is_some(),
             r.projection.get().is_some(),
             r.graph.get().is_some(),
             r.sweep.get().is_some() || r.approximation.get().is_some(),
@@ -152,7 +151,7 @@ fn only_what_is_seen_is_asked() {
     };
     // The inspector shows the pinned head's pattern and the norms.
     let only = |i: usize| std::array::from_fn(|k| k == i || k == 0 || k == 2);
-    let views = ["attention", "lens", "norms", "activations", "projection", "graph"];
+    let views = ["attention", "lens", "norms", "projection", "graph"];
     for (i, view) in views.into_iter().enumerate() {
         assert_eq!(asked(&mut h, view), only(i), "{view}");
     }
