@@ -66,7 +66,7 @@ pub fn keystroke(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         for i in 0..repeat.max(1) {
             let prompt = format!("{}{}", text(model, n)?, if i % 2 == 0 { " a" } else { " the" });
             let started = Instant::now();
-            Trace::run(model, model.encode(&prompt, true)?, &Progress::new())?;
+            Trace::run(model, model.encode(&prompt, false)?, &Progress::new())?;
             plain.push(started.elapsed().as_secs_f64());
             let started = Instant::now();
             app.state.apply(ModelAction::Prompt(prompt), 0.0);

@@ -38,7 +38,8 @@ fn prompts(model: &Model) -> (Vec<u32>, Vec<u32>) {
     }
     let clean = prompt(model, 14);
     let mut corrupt = clean.clone();
-    if let Some(id) = corrupt.get_mut(9) {
+    let at = 2 * clean.len() / 3;
+    if let Some(id) = corrupt.get_mut(at) {
         *id = (*id + 1) % model.config.d_vocab as u32;
     }
     (clean, corrupt)
