@@ -339,7 +339,10 @@ impl App {
         for action in actions {
             self.act(&ctx, action);
         }
-        if let Some((arrangement, moved)) = self.layout.take_edit().filter(|_| !ctx.input(|i| i.pointer.any_down())) {
+        // While something is dragged the layout is not what it will be.
+        if !ctx.input(|i| i.pointer.any_down())
+            && let Some((arrangement, moved)) = self.layout.take_edit()
+        {
             let name = self.layout.workspace.name().to_owned();
             let state = &mut self.state;
             if moved {

@@ -174,10 +174,14 @@ impl State {
     /// Stops what runs, in every workspace.
     pub fn cancel(&mut self) {
         self.features.stop();
+        if self.document.desk.features != self.features.desk {
+            self.document.desk.features.clone_from(&self.features.desk);
+        }
         self.opened.stop();
         let labs = self.superposition.slots().into_iter().chain(self.training.slots());
         self.results.slots().into_iter().chain(labs).for_each(AnySlot::stop);
-        (self.opening, self.generates) = (None, false);
+        self.open_no_more();
+        (self.generates, self.confirmed) = (false, None);
         self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
         self.ask();
     }
@@ -186,6 +190,11 @@ impl State {
     pub fn run_again(&mut self) {
         self.typing = Typing::default();
         self.results.runs().into_iter().for_each(AnySlot::again);
+        // These do not follow from the run.
+        let r = &mut self.results;
+        let others: [&mut dyn AnySlot; 5] =
+            [&mut r.random_scores, &mut r.geometry, &mut r.neuron_tokens, &mut r.graph, &mut r.drawing];
+        others.into_iter().for_each(AnySlot::retry);
         self.features.ask_again();
         if self.model.is_none() {
             self.opened.again();
@@ -233,9 +242,10 @@ impl State {
             self.model_arrived(&model, now);
         } else if let Some(error) = self.opened.take_error() {
             let kept = if self.opened.value().is_some() { " The previous model is still open." } else { "" };
-            self.opening = None;
+            self.open_no_more();
             self.notices.push(Level::Error, format!("{error}.{kept}"));
-        } else if self.opened.is_stopped() && self.opening.take().is_some() {
+        } else if self.opened.is_stopped() && self.opening.is_some() {
+            self.open_no_more();
             self.notices.push(Level::Info, "Opening was cancelled.");
         }
         if let Some(run) = self.results.run.take_news() {
@@ -246,8 +256,13 @@ impl State {
         self.search_arrived(now);
         changed |= self.superposition.poll(&mut self.notices);
         changed |= self.training.poll(&mut self.notices);
+        let watched = self.features.desk.watched.len();
         changed |= self.features.poll(&mut self.notices);
-        self.keep_features("open a dictionary", now);
+        if self.features.desk.watched.len() > watched {
+            self.keep_features("find a direction", now);
+        }
+        // What follows from opening a dictionary is part of opening it.
+        self.document.desk.features.clone_from(&self.features.desk);
         if !self.features.queue.is_empty() {
             let shown = self.shown_to_features();
             changed |= self.features.follow_queue(&self.pool, &shown, &mut self.notices);
@@ -270,10 +285,16 @@ impl State {
 
     /// Opens a model; the one that is open already is read again.
     fn open(&mut self, spec: String, then: Vec<ModelAction>) {
-        if self.desk().model == spec {
+        let holds = self.opened.get().is_some_and(|o| o.question.spec == spec);
+        if holds || self.desk().model == spec {
             self.opened.again();
         }
         (self.opening, self.then) = (Some(spec), then);
+    }
+
+    /// No model is waited for any more, nor is anything to be done to it.
+    fn open_no_more(&mut self) {
+        (self.opening, self.then) = (None, Vec::new());
     }
 
     /// A model is open: its desk comes back, or it gets a new one.
@@ -305,7 +326,8 @@ impl State {
         if before.is_some_and(|b| b != hash) {
             self.forget_model();
         }
-        self.features.desk.clone_from(&self.document.desk.features);
+        // What is on its way for another model is let go of.
+        self.ask();
         for action in std::mem::take(&mut self.then) {
             self.apply_model(action, now);
         }
@@ -320,6 +342,14 @@ impl State {
         (self.confirmed, self.generation, self.search, self.ranked) = (None, None, None, None);
     }
 
+    /// The document may be about another model than before.
+    fn desk_changed(&mut self, before: Option<u64>) {
+        if before != self.desk().hash {
+            self.open_no_more();
+            self.forget_model();
+        }
+    }
+
     /// Takes the last change back, or does it again.
     pub fn travel(&mut self, back: bool) {
         let before = self.desk().hash;
@@ -331,10 +361,7 @@ impl State {
             (None, false) => "There is nothing to do again.".to_owned(),
         };
         self.notices.push(Level::Info, text);
-        if before != self.desk().hash {
-            self.opening = None;
-            self.forget_model();
-        }
+        self.desk_changed(before);
     }
 
     /// Applies an action that concerns the document or a workspace, and asks for what follows.
@@ -348,7 +375,15 @@ impl State {
                 return;
             }
             Action::Restore(document) => {
-                self.history.change(&mut self.document, "end the lesson", now, |d| *d = *document);
+                let before = self.desk().hash;
+                let mut back = *document;
+                if back.desk.hash.is_none() && back.desk.model == self.desk().model {
+                    // The lesson began before the model was there.
+                    back.desk.hash = before;
+                }
+                self.history.change(&mut self.document, "end the lesson", now, |d| *d = back);
+                self.open_no_more();
+                self.desk_changed(before);
             }
             Action::Undo => self.travel(true),
             Action::Redo => self.travel(false),
@@ -361,7 +396,7 @@ impl State {
                     // Where one looks is not what one decides.
                     self.document.desk.features.chosen = self.features.desk.chosen;
                 }
-                self.keep_features(name, now);
+                self.keep_features(&name, now);
             }
             Action::Superposition(action) => self.superposition.apply(action, &self.pool, &mut self.notices),
             Action::Say(text) => self.notices.push(Level::Info, text),

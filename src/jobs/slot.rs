@@ -268,6 +268,8 @@ pub trait AnySlot {
     fn stop(&mut self);
     fn forget(&mut self);
     fn again(&mut self);
+    /// As [`Self::again`] if the question was stopped or has failed.
+    fn retry(&mut self);
     fn is_running(&self) -> bool;
 }
 
@@ -286,6 +288,12 @@ impl<Q: Question> AnySlot for Slot<Q> {
 
     fn again(&mut self) {
         Self::again(self);
+    }
+
+    fn retry(&mut self) {
+        if self.stopped || self.error.is_some() {
+            Self::again(self);
+        }
     }
 
     fn is_running(&self) -> bool {

@@ -29,13 +29,24 @@ fn state(document: &Document) -> (Desk, Look) {
     (document.desk.clone(), document.look.clone())
 }
 
-/// Puts a state back. Pins are where one looks, not what one decided: they stay as they are now.
-fn restore(document: &mut Document, (desk, look): &(Desk, Look)) {
-    let same = document.desk.hash == desk.hash;
-    let pinned = if same { document.desk.pinned } else { desk.pinned };
-    document.put(Desk { pinned, ..desk.clone() });
-    // So is the workspace that is shown.
-    document.look = Look { workspace: document.look.workspace.clone(), ..look.clone() };
+/// Goes from the one end of a change to the other. What the change did not touch stays as it is now: pins, what is chosen
+/// and tabs are where one looks, not what one decided.
+fn go(document: &mut Document, (_, here): &(Desk, Look), (desk, look): &(Desk, Look)) {
+    let now = &document.desk;
+    let mut next = desk.clone();
+    if desk.hash.is_none() {
+        // It was decided before the model was there; by now it is.
+        (next.hash, next.model) = (now.hash, now.model.clone());
+    }
+    if next.hash == now.hash {
+        (next.pinned, next.chose_head) = (now.pinned, now.chose_head);
+        if next.features.dictionary == now.features.dictionary {
+            next.features.chosen = now.features.chosen;
+        }
+    }
+    document.put(next);
+    let layouts = if here.layouts == look.layouts { &document.look.layouts } else { &look.layouts };
+    document.look = Look { workspace: document.look.workspace.clone(), layouts: layouts.clone(), light: look.light };
 }
 
 impl History {
@@ -49,7 +60,13 @@ impl History {
         }
         self.changes.truncate(self.done);
         match self.changes.last_mut() {
-            Some(last) if last.name == name && now - last.at < TOGETHER => (last.after, last.at) = (after, now),
+            Some(last) if last.name == name && now - last.at < TOGETHER => {
+                (last.after, last.at) = (after, now);
+                // There and back again is no change.
+                if last.after == last.before {
+                    self.changes.pop();
+                }
+            }
             _ => self.changes.push(Change { name: name.to_owned(), before, after, at: now }),
         }
         if self.changes.len() > MOST {
@@ -71,7 +88,7 @@ impl History {
     /// Takes the last change back, and returns its name.
     pub fn undo(&mut self, document: &mut Document) -> Option<String> {
         let change = self.changes[..self.done].last()?;
-        restore(document, &change.before);
+        go(document, &change.after, &change.before);
         self.done -= 1;
         // What is typed next is a change of its own.
         self.changes.iter_mut().for_each(|c| c.at = f64::NEG_INFINITY);
@@ -81,7 +98,7 @@ impl History {
     /// Does the change again that was taken back last, and returns its name.
     pub fn redo(&mut self, document: &mut Document) -> Option<String> {
         let change = self.changes.get(self.done)?;
-        restore(document, &change.after);
+        go(document, &change.before, &change.after);
         self.done += 1;
         Some(change.name.clone())
     }
@@ -111,6 +128,35 @@ mod tests {
         assert_eq!((d.desk.prompt.as_str(), h.redoable()), ("abc", Some("use the light theme")));
         h.change(&mut d, "type the answer", 9.0, |d| " x".clone_into(&mut d.desk.answer));
         assert_eq!(h.redoable().map(str::to_owned), h.redo(&mut d), "another change leaves nothing to do again");
+    }
+
+    #[test]
+    fn what_is_done_while_the_model_loads_is_taken_back_without_losing_the_model() {
+        let mut d = Document::from(Desk { model: "a".to_owned(), ..Desk::default() });
+        let mut h = History::default();
+        h.change(&mut d, "type the prompt", 0.0, |d| "abc".clone_into(&mut d.desk.prompt));
+        d.turn_to("a", 1, Desk::clone);
+        h.undo(&mut d);
+        assert_eq!((d.desk.prompt.as_str(), d.desk.hash, d.parked.len()), ("", Some(1), 0));
+        h.redo(&mut d);
+        assert_eq!((d.desk.prompt.as_str(), d.desk.hash), ("abc", Some(1)));
+    }
+
+    #[test]
+    fn where_one_looks_stays_and_there_and_back_is_no_change() {
+        let mut d = Document::default();
+        let mut h = History::default();
+        h.change(&mut d, "type the prompt", 0.0, |d| "abc".clone_into(&mut d.desk.prompt));
+        d.desk.chose_head = true;
+        d.desk.features.chosen = Some(crate::session::features::Chosen::Feature(7));
+        let arrangement = crate::session::arrangement::Arrangement::View("lens".to_owned());
+        d.look.layouts.insert("model".to_owned(), arrangement);
+        let looked = (d.desk.chose_head, d.desk.features.chosen, d.look.layouts.clone());
+        h.undo(&mut d);
+        assert_eq!((d.desk.chose_head, d.desk.features.chosen, d.look.layouts.clone()), looked);
+        h.change(&mut d, "use the light theme", 3.0, |d| d.look.light = true);
+        h.change(&mut d, "use the light theme", 3.5, |d| d.look.light = false);
+        assert_eq!(h.undoable(), None);
     }
 
     #[test]

@@ -129,20 +129,21 @@ impl Default for Folders {
 
 impl FeatureAction {
     /// What is done to the document, by which it can be taken back.
-    pub fn name(&self) -> &'static str {
-        match self {
+    pub fn name(&self) -> String {
+        let name = match self {
             Self::Open(_) => "open a dictionary",
             Self::Close => "put the dictionary away",
             Self::Site(..) => "name the dictionary's sites",
             Self::Order(_) => "order the features",
             Self::Follow(_) => "follow another text",
-            Self::Keep(_) => "keep a feature",
-            Self::Forget(_) => "forget a direction",
+            Self::Keep(f) => return format!("keep feature {f}"),
+            Self::Forget(i) => return format!("forget direction {i}"),
             Self::Layer(..) => "read a direction at a layer",
             Self::Threshold(..) | Self::KeptThreshold(..) => "set a threshold",
             Self::Train(..) => "train a dictionary",
             _ => "look at features",
-        }
+        };
+        name.to_owned()
     }
 }
 

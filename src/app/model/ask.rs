@@ -310,6 +310,7 @@ impl State {
             self.results.generated.refuse(&error);
         }
         if self.generates
+            && !self.typing.is_pending()
             && let Some(base) = base.clone().filter(|_| edited.is_some() == active)
         {
             self.generates = false;

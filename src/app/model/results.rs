@@ -56,11 +56,13 @@ impl Results {
 
     /// Forgets everything that depends on the prompt; a graph of a file stays where it does not.
     pub fn forget(&mut self, keeps_graph: bool) {
-        let graph = if keeps_graph { std::mem::take(&mut self.graph) } else { Slot::default() };
-        let drawing = if keeps_graph { std::mem::take(&mut self.drawing) } else { Slot::default() };
+        let graph = keeps_graph.then(|| (std::mem::take(&mut self.graph), std::mem::take(&mut self.drawing)));
         let random = std::mem::take(&mut self.random_scores);
         self.slots().into_iter().for_each(AnySlot::forget);
-        (self.random_scores, self.graph, self.drawing) = (random, graph, drawing);
+        self.random_scores = random;
+        if let Some(kept) = graph {
+            (self.graph, self.drawing) = kept;
+        }
     }
 
     /// Every slot.

@@ -35,6 +35,8 @@ pub struct Layout {
     edited: Edited,
     /// The round of asking that the views' own questions are of.
     asked: u64,
+    /// Hash of the model of which it was.
+    model: Option<u64>,
 }
 
 /// What the user does to a layout.
@@ -115,7 +117,7 @@ impl Layout {
         tiles: Tiles<Pane>,
     ) -> Self {
         let tree = Tree::new(egui::Id::unique(id), root, tiles);
-        Self { workspace, tree, reveal: None, arrangement: None, edited: Edited::No, asked: 0 }
+        Self { workspace, tree, reveal: None, arrangement: None, edited: Edited::No, asked: 0, model: None }
     }
 
     /// The views of a workspace as the document has them. Views that it does not know yet stand beside others of their
@@ -171,6 +173,10 @@ impl Layout {
             return;
         }
         self.asked = state.round();
+        if self.model != state.desk().hash {
+            self.model = state.desk().hash;
+            self.slots().for_each(AnySlot::forget);
+        }
         let active = if seen { self.tree.active_tiles() } else { Vec::new() };
         for (id, tile) in self.tree.tiles.iter_mut() {
             if let Tile::Pane(p) = tile {

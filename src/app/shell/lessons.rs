@@ -77,6 +77,11 @@ pub struct Lessons {
     pub found: Option<HashMap<String, PathBuf>>,
 }
 
+/// What a model that a lesson names is opened by: where it was found, or its name.
+fn spec(found: Option<&HashMap<String, PathBuf>>, model: &str) -> String {
+    found.and_then(|f| f.get(model)).map_or_else(|| model.to_owned(), |p| p.display().to_string())
+}
+
 /// Whether the dictionary of this name, which ships, is the one that is open.
 fn is_open(features: &FeaturesState, name: &str) -> bool {
     let open = features.dictionary().and_then(|d| store::builtin(d));
@@ -209,7 +214,7 @@ impl Lessons {
                 if (preset, &recipe) != (state.superposition.preset, &state.superposition.recipe) {
                     actions.push(Action::Superposition(SuperpositionAction::Back(preset, Box::new(recipe))));
                 }
-                if document != state.document {
+                if document != state.document || state.opening.is_some() {
                     actions.push(Action::Restore(Box::new(document)));
                 }
                 Orders { actions, workspace: Some(workspace), view: None }
@@ -253,10 +258,7 @@ impl Lessons {
         if s.no_edits {
             asks.push(ModelAction::Edits("take the edits away", EditStack::default()));
         }
-        let model = s.model.as_ref().map(|m| {
-            let found = self.found.as_ref().and_then(|f| f.get(m));
-            found.map_or_else(|| m.clone(), |p| p.display().to_string())
-        });
+        let model = s.model.as_deref().map(|m| spec(self.found.as_ref(), m));
         match model.filter(|spec| state.desk().model != *spec) {
             Some(spec) => out.push(Action::OpenThen(spec, asks)),
             None => out.extend(asks.into_iter().map(Action::Model)),
@@ -271,6 +273,12 @@ impl Lessons {
     pub fn late(&mut self, state: &State) -> Vec<Action> {
         let Some(r) = &mut self.running else { return Vec::new() };
         let Some(run) = state.run().filter(|_| r.waiting.is_some() && state.rests()) else { return Vec::new() };
+        let model = r.waiting.as_ref().and_then(|s| s.model.as_deref());
+        if model.is_some_and(|m| spec(self.found.as_ref(), m) != state.desk().model) {
+            // Its opening was cancelled, or failed.
+            r.waiting = None;
+            return Vec::new();
+        }
         let features = &state.features;
         if let Some(name) = r.waiting.as_ref().and_then(|s| s.dictionary.as_ref()) {
             let arriving = features.dictionary.is_running();
