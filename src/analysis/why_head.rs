@@ -127,6 +127,7 @@ pub fn why_head(
     let wk = w(&block.attn.k.weight, kv)?;
     let mut by_key = vec![0f32; by_query.len()];
     for (pos, factor) in factors.iter().copied().enumerate().filter(|(_, f)| *f != 0.0) {
+        progress.check()?;
         let read = wk.matmul(&back(&q, pos, SiteKind::K)?.unsqueeze(1)?)?.squeeze(1)?;
         for (sum, v) in by_key.iter_mut().zip(parts.project(&read, pos)?) {
             *sum += factor * scale * v;

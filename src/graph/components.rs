@@ -236,8 +236,8 @@ impl Sweep<'_> {
         progress.expect(n_layers as u64);
         for layer in (0..n_layers).rev() {
             progress.check()?;
-            self.through_mlp(layer, &mut flow)?;
-            self.through_heads(layer, &mut flow)?;
+            self.through_mlp(layer, &mut flow, progress)?;
+            self.through_heads(layer, &mut flow, progress)?;
             progress.step(1)?;
         }
         // What flows through tokens and errors, which have no input, is explained or not by itself.
@@ -261,13 +261,14 @@ impl Sweep<'_> {
         Ok(Whole { values: flow.values, scores, edges: flow.edges })
     }
 
-    fn through_mlp(&self, layer: usize, flow: &mut Flow) -> Result<()> {
+    fn through_mlp(&self, layer: usize, flow: &mut Flow, progress: &Progress) -> Result<()> {
         if !self.trace.model.config.has_mlp() {
             return Ok(());
         }
         let me = self.sources.index(Source::Mlp { layer });
         let directions = mlp_directions(self.trace, self.readers, layer, self.n)?;
         for pos in 0..self.n {
+            progress.check()?;
             let (rows, index) = self.sources.before_mlp(pos, layer)?;
             flow.edges += index.len();
             let through = flow.values[pos][me];
@@ -282,7 +283,7 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    fn through_heads(&self, layer: usize, flow: &mut Flow) -> Result<()> {
+    fn through_heads(&self, layer: usize, flow: &mut Flow, progress: &Progress) -> Result<()> {
         let (s, n) = (self.sources, self.n);
         let n_heads = self.trace.model.config.n_heads;
         let count = s.before(layer);
@@ -310,6 +311,8 @@ impl Sweep<'_> {
         let products: Vec<(usize, Vec<f32>)> = (0..n)
             .into_par_iter()
             .map(|src| {
+                // A layer of a long prompt takes seconds.
+                progress.check()?;
                 let from = active.partition_point(|t| t.0 < src);
                 let pairs: Vec<(usize, usize)> = active[from..].iter().map(|t| (t.0, t.1)).collect();
                 if pairs.is_empty() {
@@ -322,6 +325,7 @@ impl Sweep<'_> {
             .collect::<Result<_>>()?;
         let mut sums = vec![0f64; active.len()];
         for (from, product) in &products {
+            progress.check()?;
             for (sum, row) in sums[*from..].iter_mut().zip(product.chunks_exact(count)) {
                 *sum += f64::from(row.iter().sum::<f32>());
             }
@@ -449,6 +453,7 @@ impl Sweep<'_> {
                 let me = s.index(Source::Mlp { layer });
                 let directions = mlp_directions(self.trace, self.readers, layer, n)?;
                 for pos in (0..n).filter(|p| kept[*p][me]) {
+                    progress.check()?;
                     let (rows, index) = s.before_mlp(pos, layer)?;
                     let weights: Vec<f32> =
                         rows.matmul(&directions.get(pos)?.unsqueeze(1)?)?.flatten_all()?.to_vec1()?;
@@ -473,6 +478,7 @@ impl Sweep<'_> {
             let found: Vec<LinkList> = (0..n)
                 .into_par_iter()
                 .map(|src| {
+                    progress.check()?;
                     let from = targets.partition_point(|t| t.0 < src);
                     let present: Vec<u32> = (0..s.before(layer)).filter(|i| kept[src][*i]).map(|i| i as u32).collect();
                     if from == targets.len() || present.is_empty() {
