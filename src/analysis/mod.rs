@@ -8,6 +8,7 @@ pub mod backup;
 pub mod component;
 pub mod contributions;
 pub mod direct_attribution;
+pub mod entropy;
 pub mod feature_geometry;
 pub mod generation;
 pub mod head_scores;

@@ -49,6 +49,7 @@ commands! {
     models as Models: "List the built-in models",
     run as Run: "Run a prompt: next tokens, loss, and any site of the forward pass as safetensors",
     lens as Lens: "Logit lens: what each layer would predict",
+    entropy as Entropy: "Entropy of the prediction after each layer: how undecided the model still is",
     dla as Dla: "Direct logit attribution: each component's part of a logit (difference)",
     heads as Heads: "Head scores: previous token, duplicate token, induction, entropy, distance",
     patch as Patch: "Activation patching: how much of the answer each part of the clean run brings back",

@@ -8,6 +8,7 @@ views![
     graph,
     patching,
     norms,
+    entropy,
     attribution,
     circuit,
     edits,
