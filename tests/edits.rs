@@ -6,6 +6,7 @@ mod common;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
+use circuitscope::Error;
 use circuitscope::analysis::pair::Pair;
 use circuitscope::engine::edit::{Direction, Positions};
 use circuitscope::engine::forward::Prepared;
@@ -281,6 +282,30 @@ fn gradients_equal_finite_differences() {
                 );
             }
         }
+    }
+}
+
+/// A backward pass counts its layers, and one that is cancelled before it begins goes through none of them.
+#[test]
+fn a_backward_pass_is_counted_and_stops() {
+    for case in cases() {
+        let base = &case.pair.clean;
+        let layers = base.model.config.n_layers as u64;
+        let progress = Progress::new();
+        let run = |cancel: bool, progress: &Progress| {
+            let metric = |row: &Tensor| {
+                if cancel {
+                    progress.cancel();
+                }
+                metric_tensor(base, row)
+            };
+            gradients(base, &[SiteKind::ResidPre], Freeze::default(), LENGTH - 1, metric, progress)
+        };
+        run(false, &progress).unwrap();
+        assert_eq!(progress.counts(), (2 * layers, 2 * layers), "{}", case.name);
+        let cancelled = Progress::new();
+        assert!(matches!(run(true, &cancelled), Err(Error::Cancelled)), "{}", case.name);
+        assert_eq!(cancelled.counts(), (layers, 2 * layers), "{}", case.name);
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use candle_core::{Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
 
 use super::forward::{Freeze, Prepared};
-use super::hooks::Hooks;
+use super::hooks::{Chain, Hooks};
+use super::kernels;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
@@ -43,7 +44,7 @@ fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze)
     // Each head keeps scores, mask, the steps of the softmax, and their gradients. A probe of the pattern doubles two
     // of them.
     let maps = if freeze.patterns { 3 } else { 8 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
-    let rows = 24 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
+    let rows = 28 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
     4 * config.n_layers * n * (maps * config.n_heads * n + rows)
 }
 
@@ -77,6 +78,42 @@ impl Hooks for Probe<'_> {
         let probed = (value + variable.as_tensor())?;
         self.variables.insert(site, variable);
         Ok(probed)
+    }
+}
+
+/// Counts and cancels a backward pass, which candle itself runs to its end: an operation that changes nothing stands
+/// wherever the residual stream is read or written, and is asked for its gradient on the way back.
+struct Watch<'a>(&'a Progress);
+
+impl Hooks for Watch<'_> {
+    fn wants(&self, site: Site) -> bool {
+        matches!(site.kind, SiteKind::ResidPre | SiteKind::AttnOut | SiteKind::ResidMid | SiteKind::MlpOut)
+    }
+
+    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
+        let layers = u64::from(site.kind == SiteKind::ResidPre);
+        Ok(value.contiguous()?.apply_op1(Step { progress: self.0.clone(), layers })?)
+    }
+}
+
+struct Step {
+    progress: Progress,
+    /// The layers that the backward pass has behind it here and had not at the step before.
+    layers: u64,
+}
+
+impl CustomOp1 for Step {
+    fn name(&self) -> &'static str {
+        "progress"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(kernels::values(storage, layout)?.to_vec()), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        self.progress.step(self.layers).map_err(candle_core::Error::wrap)?;
+        Ok(Some(gradient.clone()))
     }
 }
 
@@ -152,19 +189,21 @@ pub fn differentiate(
         values: BTreeMap::new(),
         embedding: along.embeddings,
     };
-    // Half of the work is the backward pass, whose progress cannot be watched.
+    // Half of the work is the backward pass.
     progress.expect(network.config.n_layers as u64);
     let values = {
         let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).per_head_kv(along.per_head_kv);
-        let resid = network.forward_prepared(&vec![ids; runs], &prepared, &mut probe, progress)?;
+        let mut watch = Watch(progress);
+        let mut hooks = Chain(&mut probe, &mut watch);
+        let resid = network.forward_prepared(&vec![ids; runs], &prepared, &mut hooks, progress)?;
         let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut probe)?.narrow(1, along.pos, 1)?;
         (0..runs)
             .map(|r| metric(&normalized.get(r)?)?.flatten_all()?.get(0).map_err(Error::from))
             .collect::<Result<Vec<_>>>()?
     };
+    let backward = Tensor::stack(&values, 0)?.sum_all()?.backward();
     progress.check()?;
-    let store = Tensor::stack(&values, 0)?.sum_all()?.backward()?;
-    progress.step(network.config.n_layers as u64)?;
+    let store = backward?;
     let mut gradients = BTreeMap::new();
     for (site, variable) in probe.variables {
         let gradient = match store.get(variable.as_tensor()) {
