@@ -216,6 +216,24 @@ fn render_draws_a_picture() {
     }
 }
 
+/// A picture takes one reading of the weights, as every other command does.
+#[cfg(target_os = "linux")]
+#[test]
+fn render_opens_the_model_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("families/gemma2").join(name), dir.path().join(name)).unwrap();
+    }
+    let weights = dir.path().join("model.safetensors");
+    let mut watch = inotify::Inotify::init().unwrap();
+    watch.watches().add(&weights, inotify::WatchMask::OPEN).unwrap();
+    let picture = dir.path().join("norms.png");
+    let [model, picture] = [dir.path(), &picture].map(|p| p.to_str().unwrap());
+    let out = run(&["render", "-m", model, "--ids", "1,2,3", "--view", "norms", "-o", picture]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(watch.read_events(&mut [0; 4096]).unwrap().count(), 1);
+}
+
 #[test]
 fn no_display_says_so() {
     let out = Command::new(env!("CARGO_BIN_EXE_circuitscope"))

@@ -3,10 +3,12 @@
 use crate::circuits::copying_pair;
 use crate::common::json;
 use crate::model::CLEAN;
-use crate::window::look;
+use crate::window::{document, features, look, settle, window};
 use circuitscope::analysis::head_scores::SCORES;
+use circuitscope::analysis::patching::Ablation;
 use circuitscope::app::model::ModelAction;
-use circuitscope::session::desk::{Pinned, Show};
+use circuitscope::app::view::Workspace;
+use circuitscope::session::desk::{Intervention, PatchSettings, Pinned, Show, Source};
 use serde_json::{Value, json};
 
 const CORRUPT: &str = "The President of the first States and the President of the";
@@ -28,6 +30,19 @@ fn near(path: &str, a: &Value, b: &Value) {
         }
         _ => assert_eq!(a, b, "{path}"),
     }
+}
+
+/// The numbers of nested lists in one list.
+fn flat(nested: &Value) -> Value {
+    fn add(value: &Value, to: &mut Vec<Value>) {
+        match value.as_array() {
+            Some(list) => list.iter().for_each(|v| add(v, to)),
+            None => to.push(value.clone()),
+        }
+    }
+    let mut all = Vec::new();
+    add(nested, &mut all);
+    Value::Array(all)
 }
 
 #[test]
@@ -82,9 +97,7 @@ fn window_and_command_line_answer_alike() {
         &[&["patch", "--clean", CLEAN, "--corrupt", CORRUPT, "--site", "z", "--by", "layer,head"][..], &answer]
             .concat(),
     );
-    let theirs: Vec<Value> =
-        doc["raw"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap().clone()).collect();
-    near("patch", &json!(sweep.values), &json!(theirs));
+    near("patch", &json!(sweep.values), &flat(&doc["raw"]));
     near("patch", &json!([sweep.clean, sweep.corrupted]), &json!([doc["clean"], doc["corrupt"]]));
 
     look(&mut h, "graph");
@@ -92,4 +105,60 @@ fn window_and_command_line_answer_alike() {
     let doc = json(&["trace", "-p", CLEAN, "--target", " United", "--against", " first"]);
     let theirs = json!([doc["replacement_score"], doc["completeness_score"]]);
     near("trace", &json!([g.scores.replacement, g.scores.completeness]), &theirs);
+}
+
+#[test]
+fn window_and_command_line_ablate_and_attribute_alike() {
+    let mut h = copying_pair();
+    let answer = ["--answer", " United", "--wrong", " first"];
+    for with in [Ablation::Zero, Ablation::Mean] {
+        let settings = PatchSettings { intervention: Some(Intervention::Ablate(with)), ..PatchSettings::default() };
+        h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
+        look(&mut h, "patching");
+        settle(&mut h);
+        let sweep = h.state().state.results.sweep.fresh().unwrap().value.found.clone().unwrap();
+        let args = ["ablate", "-p", CLEAN, "--site", "z", "--by", "layer,head", "--with", with.label()];
+        let doc = json(&[&args[..], &answer].concat());
+        near("ablate", &json!(sweep.values), &flat(&doc["values"]));
+        near("ablate", &json!(sweep.baseline), &doc["baseline"]);
+    }
+    let settings = PatchSettings { source: Source::Approximate, ..PatchSettings::default() };
+    h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
+    look(&mut h, "patching");
+    settle(&mut h);
+    let mine = h.state().state.results.approximation.fresh().unwrap().value.normalised().unwrap();
+    let args = ["attribute", "--clean", CLEAN, "--corrupt", CORRUPT, "--site", "z", "--by", "layer,head"];
+    let doc = json(&[&args[..], &answer].concat());
+    near("attribute", &json!(mine), &flat(&doc["nodes"]["z"]["values"]));
+}
+
+#[test]
+fn window_and_command_line_find_the_same_features_and_directions() {
+    let mut h = window(document(CLEAN));
+    h.state_mut().enter(Workspace::Features);
+    let dir = features(&mut h);
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let features = &h.state().state.features;
+    let acts = features.activations.value().unwrap().acts.clone();
+    let strongest = |pos: usize| {
+        let mut row: Vec<(u32, f32)> = acts.row(pos).collect();
+        row.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        row.truncate(5);
+        row
+    };
+    let listed = |(feature, activation): (u32, f32)| json!({"feature": feature, "activation": activation});
+    let mine: Vec<Vec<Value>> = (0..acts.rows()).map(|p| strongest(p).into_iter().map(listed).collect()).collect();
+    assert!(mine.iter().any(|row| !row.is_empty()));
+    let doc = json(&["features", "encode", "--dictionary", &path("test"), "-p", CLEAN]);
+    near("features", &json!(mine), &doc["top"]);
+
+    let layer = |l: &circuitscope::features::direction::AtLayer| {
+        json!([l.auc, l.accuracy, l.control_auc, l.control_accuracy, l.gap, l.typical_length])
+    };
+    let mine: Vec<Value> = features.desk.watched[0].concept.layers.iter().map(layer).collect();
+    let doc = json(&["direction", "find", "--set", &path("of.tsv")]);
+    let names = ["auc", "accuracy", "control_auc", "control_accuracy", "gap", "typical_length"];
+    let theirs = doc["layers"].as_array().unwrap().iter();
+    let theirs: Vec<Value> = theirs.map(|l| json!(names.map(|n| l[n].clone()))).collect();
+    near("direction", &json!(mine), &json!(theirs));
 }
