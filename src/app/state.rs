@@ -76,6 +76,8 @@ pub struct State {
     pub typing: Typing,
     /// How often it has been asked for what is wanted.
     round: u64,
+    /// Searches and sweeps that were asked for before the runs were there.
+    pub waiting: Vec<ModelAction>,
     /// A sweep that the user asked for: all of it, or some cells.
     pub confirmed: Option<SweepOf>,
     /// Text is to be generated as soon as the runs are there.
@@ -114,6 +116,7 @@ impl State {
             runs: Runs::default(),
             typing: Typing::default(),
             round: 0,
+            waiting: Vec::new(),
             confirmed: None,
             generates: false,
             generation: None,
@@ -181,7 +184,7 @@ impl State {
         let labs = self.superposition.slots().into_iter().chain(self.training.slots());
         self.results.slots().into_iter().chain(labs).for_each(AnySlot::stop);
         self.open_no_more();
-        (self.generates, self.confirmed) = (false, None);
+        (self.generates, self.confirmed, self.waiting) = (false, None, Vec::new());
         self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
         self.ask();
     }
@@ -340,6 +343,7 @@ impl State {
         self.results.random_scores.forget();
         (self.follows_end, self.pinned_in, self.found_head) = (true, None, false);
         (self.confirmed, self.generation, self.search, self.ranked) = (None, None, None, None);
+        self.waiting.clear();
     }
 
     /// The document may be about another model than before.

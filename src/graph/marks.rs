@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::file::GraphFile;
@@ -13,7 +14,8 @@ use super::file::GraphFile;
 /// Names of nodes, in a file's `qParams`: this program's own field.
 const NAMES: &str = "names";
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Marks {
     /// Ids of pinned nodes.
     pub pinned: BTreeSet<String>,
@@ -21,6 +23,8 @@ pub struct Marks {
     pub groups: Vec<(String, Vec<String>)>,
     /// Names that nodes were given, by id.
     pub names: BTreeMap<String, String>,
+    /// Ids of nodes and groups that are not drawn. A file keeps them like all others.
+    pub hidden: BTreeSet<String>,
 }
 
 impl Marks {

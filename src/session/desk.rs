@@ -19,6 +19,7 @@ use crate::engine::generate::Sampling;
 use crate::engine::resolve::Alignment;
 use crate::engine::{EditStack, SiteKind};
 use crate::graph::layout::Cut;
+use crate::graph::marks::Marks;
 use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
 use crate::graph::readers::Attention;
 
@@ -231,12 +232,20 @@ pub struct GraphSettings {
     pub cut: Cut,
     /// The graph is of a file.
     pub file: Option<String>,
+    /// What was said about the nodes of a graph, by what the graph is of: a file's path, or the tokens of a prompt.
+    pub marks: BTreeMap<String, Marks>,
 }
 
 impl Default for GraphSettings {
     fn default() -> Self {
         let cut = Cut { thresholds: (NODE_THRESHOLD, EDGE_THRESHOLD), opened: Default::default() };
-        Self { target: GraphTarget::default(), attention: Attention::default(), cut, file: None }
+        Self {
+            target: GraphTarget::default(),
+            attention: Attention::default(),
+            cut,
+            file: None,
+            marks: BTreeMap::new(),
+        }
     }
 }
 

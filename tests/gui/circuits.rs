@@ -83,6 +83,23 @@ fn a_search_fills_the_draft() {
     assert!(tried.set_error.as_ref().unwrap().contains("no-such-set") && tried.quality.faithfulness == q.faithfulness);
 }
 
+/// What is asked for while a letter waits is asked of the text with that letter.
+#[test]
+fn a_search_waits_for_the_text_that_is_typed() {
+    let mut h = copying_pair();
+    let text = CLEAN.replace(" and ", " of ");
+    h.state_mut().state.apply(ModelAction::Prompt(text), 0.0);
+    let before = h.state().state.pair().unwrap().clean.ids.clone();
+    let search = Search::Scores { path: Path::Integrated(3), edges: 30, rescore: false };
+    h.state_mut().state.apply(ModelAction::Search(search), 0.0);
+    assert!(h.state().state.search.is_none());
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.results.search.error(), None);
+    assert!(!state.desk().draft.edges.is_empty());
+    assert!(state.pair().unwrap().clean.ids != before);
+}
+
 /// The same request gives the same circuit and the same numbers in the window and on the command line.
 #[test]
 fn window_and_command_line_search_and_try_alike() {

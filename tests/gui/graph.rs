@@ -5,6 +5,7 @@ use crate::common::fixture;
 use crate::window::{PROMPT, document, look, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
+use circuitscope::app::action::Command;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::session::Desk;
@@ -94,6 +95,21 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     h.run();
     h.drop_at(onto);
     h.run();
+    assert!(counted(&h).contains(&format!(" {} nodes", n - 1)), "{}", counted(&h));
+    // A group is a change like any other, and belongs to this prompt's graph.
+    for (command, nodes) in [(Command::Undo, n), (Command::Redo, n - 1)] {
+        let ctx = h.ctx.clone();
+        h.state_mut().command(&ctx, command);
+        settle(&mut h);
+        h.run();
+        assert!(counted(&h).contains(&format!(" {nodes} nodes")), "{}", counted(&h));
+    }
+    let prompt = h.state().state.desk().prompt.clone();
+    for text in ["The Roman", &prompt] {
+        h.state_mut().state.apply(ModelAction::Prompt(text.to_owned()), 0.0);
+        settle(&mut h);
+        h.run();
+    }
     assert!(counted(&h).contains(&format!(" {} nodes", n - 1)), "{}", counted(&h));
     // The file has the group, and opened again the graph is drawn with it.
     h.get_by_label("file").click();

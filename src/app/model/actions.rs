@@ -13,6 +13,7 @@ use crate::circuit::{Edge, Member};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::generate::Sampling;
 use crate::engine::{EditStack, RunSide};
+use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::session::Desk;
 use crate::session::desk::{CircuitSettings, Focus, GraphTarget, PatchSettings, Pinned, Show};
@@ -49,6 +50,8 @@ pub enum ModelAction {
     CloseMlps,
     /// Shares of influence that the kept nodes and links hold.
     Thresholds(f64, f64),
+    /// What is said about a graph's nodes: what is done, what the graph is of, and all its marks then.
+    Mark(String, String, Marks),
     /// Opens a graph file.
     OpenGraph(String),
     /// Back from a file to the traced prediction.
@@ -80,6 +83,10 @@ impl State {
     }
 
     pub(in crate::app) fn apply_model(&mut self, action: ModelAction, now: f64) {
+        if matches!(action, ModelAction::Sweep(_) | ModelAction::Search(_)) && !self.runs_stand() {
+            self.waiting.push(action);
+            return;
+        }
         match action {
             ModelAction::Prompt(text) => {
                 self.type_text("type the prompt", now, |d| {
@@ -129,6 +136,7 @@ impl State {
             ModelAction::Thresholds(node, edge) => {
                 self.change("prune the graph", now, |d| d.graph.cut.thresholds = (node, edge));
             }
+            ModelAction::Mark(name, of, marks) => self.change(&name, now, |d| _ = d.graph.marks.insert(of, marks)),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),
@@ -141,16 +149,18 @@ impl State {
                     }
                 });
             }
-            ModelAction::AddEdge(edge) => self.change_circuit("add an edge", now, |draft, wiring| {
+            ModelAction::AddEdge(edge) => self.change_circuit(&self.name_edge("add", edge), now, |draft, wiring| {
                 if let Some(wiring) = wiring {
                     draft.add_edge(edge, wiring);
                 }
             }),
-            ModelAction::RemoveEdge(edge) => self.change_circuit("take an edge out", now, |draft, wiring| {
-                if let Some(wiring) = wiring {
-                    draft.remove_edge(edge, wiring);
-                }
-            }),
+            ModelAction::RemoveEdge(edge) => {
+                self.change_circuit(&self.name_edge("take out", edge), now, |draft, wiring| {
+                    if let Some(wiring) = wiring {
+                        draft.remove_edge(edge, wiring);
+                    }
+                });
+            }
             ModelAction::Compare(other) => self.change("compare circuits", now, |d| d.compared = other),
             ModelAction::CircuitSettings(settings) => self.change("circuit settings", now, |d| d.circuit = settings),
             ModelAction::Search(search) => self.search(search),
@@ -187,6 +197,11 @@ impl State {
         if let Some(len) = len {
             self.follows_end = new.pos + 1 >= len;
         }
+    }
+
+    fn name_edge(&self, verb: &str, edge: Edge) -> String {
+        let name = self.wiring().map_or_else(|| "an edge".to_owned(), |wiring| wiring.name(edge));
+        format!("{verb} {name}")
     }
 
     fn change_circuit(

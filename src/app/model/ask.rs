@@ -41,6 +41,7 @@ impl State {
         } else {
             self.ask_runs();
         }
+        self.begin_waiting();
         let subject = self.subject();
         self.follow_pins();
         self.ask_inspected(subject.as_ref());
@@ -50,6 +51,18 @@ impl State {
         self.ask_generation();
         self.ask_graph(subject.as_ref());
         self.ask_circuit();
+    }
+
+    /// Begins what was asked for before the runs were there; without a run there is nothing to begin it on.
+    fn begin_waiting(&mut self) {
+        if self.runs_stand() {
+            for action in std::mem::take(&mut self.waiting) {
+                // Neither a search nor a sweep changes the document, so there is no time to note.
+                self.apply_model(action, 0.0);
+            }
+        } else if self.desk().prompt.is_empty() || self.results.run.error().is_some() {
+            self.waiting.clear();
+        }
     }
 
     fn ask_runs(&mut self) {

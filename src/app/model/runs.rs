@@ -131,6 +131,13 @@ impl State {
         self.runs.pair.as_ref()
     }
 
+    /// Whether the runs are there of the texts as they stand.
+    pub(in crate::app) fn runs_stand(&self) -> bool {
+        let corrupted = &self.results.corrupted;
+        let paired = self.desk().corrupted.is_empty() || corrupted.fresh().is_some() || corrupted.error().is_some();
+        !self.typing.is_pending() && self.results.run.fresh().is_some() && paired
+    }
+
     /// Follows a change of the runs or of the alignment.
     pub(in crate::app) fn update_pair(&mut self) {
         let fresh = |slot: &Slot<RunOf>| slot.fresh().map(|r| r.value.trace.clone());

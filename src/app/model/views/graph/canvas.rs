@@ -79,7 +79,7 @@ impl GraphView {
         if response.drag_stopped()
             && let (Some(from), Some(onto)) = (dragged, onto)
         {
-            self.join(d, &picture.items[from], &picture.items[onto]);
+            self.join(cx, d, &picture.items[from], &picture.items[onto]);
         }
         if response.has_focus() {
             self.keys(ui, cx, d, &picture);
@@ -219,11 +219,11 @@ impl GraphView {
         {
             cx.push(ModelAction::Collect(member));
         }
-        if pressed(egui::Key::P) && selected.is_some() && !self.marks.pinned.remove(&item.id) {
-            self.marks.pinned.insert(item.id.clone());
+        if pressed(egui::Key::P) && selected.is_some() {
+            self.pin(cx, item);
         }
         if pressed(egui::Key::H) && selected.is_some() {
-            self.hide(item);
+            self.hide(cx, item);
         }
     }
 

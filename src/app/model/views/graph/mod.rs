@@ -51,9 +51,8 @@ pub struct GraphView {
     zoom: f32,
     pan: egui::Vec2,
     selected: Option<String>,
-    /// Pins, supernodes made by hand, names: what is saved with the graph.
+    /// What the document says about the nodes: pins, supernodes made by hand, names, hidden ones.
     marks: Marks,
-    hidden: BTreeSet<String>,
     /// The node that is being dragged.
     dragged: Option<String>,
     /// Nodes of the tree that are open.
@@ -78,7 +77,6 @@ impl Default for GraphView {
             pan: egui::Vec2::ZERO,
             selected: None,
             marks: Marks::default(),
-            hidden: BTreeSet::new(),
             dragged: None,
             open: HashSet::new(),
             renaming: None,
@@ -108,7 +106,7 @@ impl View for GraphView {
             message(ui, text, results.drawing.error().is_some());
             return;
         };
-        self.belongs_to(cx, &shown.value, shown.stamp);
+        self.belongs_to(cx, &shown.value);
         self.compose(cx, &drawing.value, drawing.stamp);
         let selected =
             self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
@@ -130,7 +128,7 @@ impl View for GraphView {
                 });
             }
         });
-        self.rename(ui.ctx());
+        self.rename(ui.ctx(), cx);
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
@@ -209,13 +207,12 @@ impl GraphView {
                 if ui.button("Save this graph (JSON)…").clicked() {
                     cx.push(Action::SaveGraph(self.marks.clone()));
                 }
-                if !self.hidden.is_empty() && ui.button(format!("Show {} hidden nodes", self.hidden.len())).clicked() {
-                    self.hidden.clear();
-                    self.changed();
+                let hidden = self.marks.hidden.len();
+                if hidden > 0 && ui.button(format!("Show {hidden} hidden nodes")).clicked() {
+                    self.mark(cx, "show hidden nodes", |m| m.hidden.clear());
                 }
                 if !self.marks.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
-                    self.marks.groups.clear();
-                    self.changed();
+                    self.mark(cx, "dissolve all groups", |m| m.groups.clear());
                 }
                 if !cx.state.desk().graph.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
                     cx.push(ModelAction::CloseMlps);
@@ -257,39 +254,52 @@ impl GraphView {
         });
     }
 
-    /// Forgets what was said about another graph's nodes.
-    fn belongs_to(&mut self, cx: &mut Context<'_>, shown: &Shown, stamp: u64) {
+    /// Turns to the graph that is shown, and to what the document says about its nodes.
+    fn belongs_to(&mut self, cx: &mut Context<'_>, shown: &Shown) {
+        let settings = &cx.state.desk().graph;
         let source = match &shown.source {
-            Origin::Traced { trace, found } => {
-                // Nodes are the same whatever is asked of this prediction.
-                format!("{} {:?}", trace.model.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
-            }
-            Origin::File(_) => format!("file {stamp}"),
+            // Nodes are the same whatever is asked of this prediction.
+            Origin::Traced { trace, found } => format!("{:?}", &trace.ids[..=found.pos.min(trace.len() - 1)]),
+            Origin::File(_) => settings.file.clone().unwrap_or_default(),
         };
+        let marks = settings.marks.get(&source).unwrap_or(&shown.marks);
+        if self.marks != *marks {
+            self.marks = marks.clone();
+            self.changed();
+        }
         if self.source.as_ref() == Some(&source) {
             return;
         }
         if self.source.is_some() {
             self.selected = None;
-            self.marks = Marks::default();
-            self.hidden.clear();
             self.open.clear();
             self.renaming = None;
             (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
             self.changed();
             cx.push(ModelAction::CloseMlps);
         }
-        if let Origin::File(_) = &shown.source {
-            self.marks = shown.marks.clone();
-            self.changed();
-        }
         self.source = Some(source);
     }
 
-    fn hide(&mut self, item: &Item) {
-        self.hidden.insert(item.id.clone());
-        self.selected = None;
+    /// Says something about the nodes; `name` says what.
+    fn mark(&mut self, cx: &mut Context<'_>, name: impl Into<String>, change: impl FnOnce(&mut Marks)) {
+        change(&mut self.marks);
+        let source = self.source.clone().unwrap_or_default();
+        cx.push(ModelAction::Mark(name.into(), source, self.marks.clone()));
         self.changed();
+    }
+
+    fn hide(&mut self, cx: &mut Context<'_>, item: &Item) {
+        self.mark(cx, format!("hide {}", item.label), |m| _ = m.hidden.insert(item.id.clone()));
+        self.selected = None;
+    }
+
+    fn pin(&mut self, cx: &mut Context<'_>, item: &Item) {
+        if self.marks.pinned.contains(&item.id) {
+            self.mark(cx, format!("unpin {}", item.label), |m| _ = m.pinned.remove(&item.id));
+        } else {
+            self.mark(cx, format!("pin {}", item.label), |m| _ = m.pinned.insert(item.id.clone()));
+        }
     }
 
     /// The nodes that an item stands for: of a group made by hand also those that are not drawn now.
@@ -300,16 +310,16 @@ impl GraphView {
     }
 
     /// Puts two items into one group: into that of the second, if it is one made by hand.
-    fn join(&mut self, d: &Drawing, a: &Item, b: &Item) {
+    fn join(&mut self, cx: &mut Context<'_>, d: &Drawing, a: &Item, b: &Item) {
         let existing = b.id.strip_prefix("group:").filter(|n| self.marks.groups.iter().any(|(g, _)| g == n));
         let name = existing.map_or_else(|| format!("{} + {}", b.label, a.label), str::to_owned);
         let ids = [self.ids(d, b), self.ids(d, a)].concat();
-        if existing.is_some() {
-            self.marks.groups.retain(|(n, _)| *n != name);
-        }
-        self.marks.group(&name, ids);
+        let grows = existing.is_some();
+        self.mark(cx, format!("group {} with {}", a.label, b.label), |m| {
+            m.groups.retain(|(n, _)| !(grows && *n == name));
+            m.group(&name, ids);
+        });
         self.selected = Some(format!("group:{}", self.marks.groups.last().map_or("", |g| g.0.as_str())));
-        self.changed();
     }
 
     fn changed(&mut self) {
@@ -395,14 +405,10 @@ impl GraphView {
         }
         let pinned = self.marks.pinned.contains(&item.id);
         if ui.button(if pinned { "Unpin" } else { "Pin" }).clicked() {
-            if pinned {
-                self.marks.pinned.remove(&item.id)
-            } else {
-                self.marks.pinned.insert(item.id.clone())
-            };
+            self.pin(cx, item);
         }
         if ui.button("Hide").clicked() {
-            self.hide(item);
+            self.hide(cx, item);
         }
         if ui.button("Rename …").clicked() {
             self.renaming = Some((item.id.clone(), item.label.clone()));
@@ -420,17 +426,17 @@ impl GraphView {
                 }
             }
             if ids.len() > 1 {
-                self.marks.group("group", ids.into_iter().collect());
-                self.marks.pinned.clear();
-                self.changed();
+                self.mark(cx, format!("group {} with the pinned", item.label), |m| {
+                    m.group("group", ids.into_iter().collect());
+                    m.pinned.clear();
+                });
             }
         }
         if let Some(name) = item.id.strip_prefix("group:")
             && self.marks.groups.iter().any(|(n, _)| n == name)
             && ui.button("Dissolve this group").clicked()
         {
-            self.marks.groups.retain(|(n, _)| n != name);
-            self.changed();
+            self.mark(cx, format!("dissolve {name}"), |m| m.groups.retain(|(n, _)| n != name));
         }
         if ui.button("Tree of its inputs").clicked() {
             self.selected = Some(item.id.clone());
@@ -438,7 +444,7 @@ impl GraphView {
         }
     }
 
-    fn rename(&mut self, ctx: &egui::Context) {
+    fn rename(&mut self, ctx: &egui::Context, cx: &mut Context<'_>) {
         let Some((id, mut name)) = self.renaming.take() else { return };
         let mut open = true;
         let mut done = false;
@@ -448,12 +454,13 @@ impl GraphView {
             done = ui.button("OK").clicked() || ui.input(|i| i.key_pressed(egui::Key::Enter));
         });
         if done {
-            if name.trim().is_empty() {
-                self.marks.names.remove(&id)
-            } else {
-                self.marks.names.insert(id, name)
-            };
-            self.changed();
+            self.mark(cx, format!("rename {id}"), |m| {
+                if name.trim().is_empty() {
+                    m.names.remove(&id);
+                } else {
+                    m.names.insert(id.clone(), name);
+                }
+            });
         } else if open {
             self.renaming = Some((id, name));
         }

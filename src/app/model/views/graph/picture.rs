@@ -63,7 +63,7 @@ impl GraphView {
             .flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str())))
             .collect();
         for (i, n) in d.graph.nodes.iter().enumerate() {
-            if self.hidden.contains(&n.id) {
+            if self.marks.hidden.contains(&n.id) {
                 continue;
             }
             let group = match in_group.get(n.id.as_str()) {
@@ -80,7 +80,7 @@ impl GraphView {
                 },
             };
             let id = group.as_ref().map_or_else(|| n.id.clone(), |g| format!("group:{g}"));
-            if self.hidden.contains(&id) {
+            if self.marks.hidden.contains(&id) {
                 continue;
             }
             let at = *by_id.entry(id.clone()).or_insert_with(|| {
