@@ -235,6 +235,26 @@ fn render_opens_the_model_once() {
 }
 
 #[test]
+fn sessions_are_written_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.scope");
+    let path = path.to_str().unwrap();
+    let out = run(&["session", "new", "-m", "induction", "-p", "The first of", "--answer", " the", "-o", path]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let document = json(&["session", "show", path]);
+    assert_eq!((&document["desk"]["prompt"], &document["desk"]["answer"]), (&"The first of".into(), &" the".into()));
+    let text = String::from_utf8(run(&["session", "show", path]).stdout).unwrap();
+    assert!(text.contains("\"The first of\"") && text.contains("induction"), "{text}");
+    // A picture of it; what is no session is one sentence.
+    let picture = folder.path().join("a.svg");
+    let out = run(&["render", path, "--view", "norms", "-o", picture.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(error(&["session", "show", "/none/b.scope"]).1.contains("cannot read"));
+    assert!(error(&["lenss"]).1.contains("neither a subcommand nor a session file"));
+    assert_eq!(error(&[path, "-p", "x"]).0, 2);
+}
+
+#[test]
 fn no_display_says_so() {
     let out = Command::new(env!("CARGO_BIN_EXE_circuitscope"))
         .env_remove("DISPLAY")

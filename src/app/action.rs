@@ -1,6 +1,8 @@
 //! Commands: the one way views change anything. A [`Command`] is something a user can name (menu,
 //! palette, shortcut, tooltip all come from this list); an [`Action`] also carries data.
 
+use std::path::PathBuf;
+
 use eframe::egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::features::FeatureAction;
@@ -19,6 +21,9 @@ pub enum Command {
     Palette,
     OpenFile,
     OpenFolder,
+    SaveSession,
+    SaveSessionAs,
+    NewSession,
     FocusPrompt,
     Cancel,
     RunAgain,
@@ -52,10 +57,13 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
+        Self::SaveSession,
+        Self::SaveSessionAs,
+        Self::NewSession,
         Self::FocusPrompt,
         Self::Cancel,
         Self::RunAgain,
@@ -91,8 +99,11 @@ impl Command {
     pub fn title(self) -> &'static str {
         match self {
             Self::Palette => "Command palette",
-            Self::OpenFile => "Open model file…",
+            Self::OpenFile => "Open a model, a session, a graph, a circuit…",
             Self::OpenFolder => "Open model folder…",
+            Self::SaveSession => "Save the session",
+            Self::SaveSessionAs => "Save the session as…",
+            Self::NewSession => "Begin a new session",
             Self::FocusPrompt => "Edit the prompt",
             Self::Cancel => "Cancel running jobs",
             Self::RunAgain => "Run the prompt again",
@@ -133,6 +144,9 @@ impl Command {
             Self::Palette => command(Key::K),
             Self::OpenFile => command(Key::O),
             Self::OpenFolder => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::O),
+            Self::SaveSession => command(Key::S),
+            Self::SaveSessionAs => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::S),
+            Self::NewSession => command(Key::N),
             Self::FocusPrompt => command(Key::L),
             Self::Cancel => plain(Key::Escape),
             Self::RunAgain => plain(Key::F5),
@@ -202,6 +216,8 @@ pub enum Action {
     Restore(Box<Document>),
     /// Asks the system for a file.
     Load(Load),
+    /// Opens a session file.
+    OpenSession(PathBuf),
     /// Saves the pruned graph with what was said about its nodes.
     SaveGraph(Marks),
     SaveCircuit,

@@ -31,6 +31,7 @@ use self::shell::layout::Layout;
 use self::shell::notices::Level;
 use self::shell::palette::CommandPalette;
 use self::shell::save::Save;
+use self::shell::session::{Keeping, Opening};
 use self::shell::strip::Strip;
 use self::shell::topbar::TopBar;
 use self::shell::{lessons, status};
@@ -39,13 +40,14 @@ use self::view::{Context, Seen, Workspace};
 use crate::error::{Error, Result};
 use crate::gpu::adapter;
 use crate::jobs::Pool;
+use crate::session::file::is_session;
 use crate::session::start::Start;
 use crate::session::{Document, lesson, recent};
 
 /// Opens the window and stays until it is closed.
 pub fn run(args: Start) -> Result<()> {
     let started = Instant::now();
-    let document = args.document()?;
+    let Opening { session, kept, says } = Opening::of(&args)?;
     let options = eframe::NativeOptions {
         viewport: egui::ViewportBuilder::default()
             .with_title("circuitscope")
@@ -63,7 +65,8 @@ pub fn run(args: Start) -> Result<()> {
                 crate::gpu::install(state);
                 state.adapter.get_info().name
             });
-            let mut app = App::new(&cc.egui_ctx, document, recent::load());
+            let mut app = App::new(&cc.egui_ctx, session.document, recent::load(recent::MODELS));
+            app.begin_keeping(session.file, (kept, says));
             app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
@@ -98,6 +101,8 @@ pub struct App {
     files: Files,
     /// Pictures of views that were taken and are not files yet.
     screenshots: Arc<Mutex<Vec<Screenshot>>>,
+    /// The session's files.
+    pub keeping: Keeping,
     saved_recent: Vec<String>,
     /// Whether models opened are remembered for the next start: by a window, not by pictures and tests.
     remembers: bool,
@@ -132,6 +137,7 @@ impl App {
             adapter: String::new(),
             files: Files::default(),
             screenshots: Arc::default(),
+            keeping: Keeping::default(),
             saved_recent: recent,
             remembers: false,
             now: 0.0,
@@ -162,13 +168,17 @@ impl App {
             self.background(move || read_dropped(&path));
         }
         self.keys(ctx);
+        self.keep(ctx);
+        self.name_window(ctx);
         if self.remembers && self.state.recent != self.saved_recent {
             self.saved_recent.clone_from(&self.state.recent);
             // A model that was opened may be one that a lesson needs.
             self.lessons.found = None;
             let list = self.saved_recent.clone();
             self.background(move || {
-                recent::save(&list).err().map_or(Message::Nothing, |e| Message::Say(Level::Info, e.to_string()))
+                recent::save(recent::MODELS, &list)
+                    .err()
+                    .map_or(Message::Nothing, |e| Message::Say(Level::Info, e.to_string()))
             });
         }
     }
@@ -214,6 +224,13 @@ impl App {
             Message::Compared(name, circuit) => {
                 self.show(model::views::circuit::VIEW.name);
                 self.state.apply(ModelAction::Compare(Some((name, circuit))), self.now);
+            }
+            Message::Session(session) => self.open_session(*session),
+            Message::Saved(path) => {
+                self.state.notices.push(Level::Info, format!("Saved {}.", path.display()));
+                if is_session(&path) {
+                    self.session_saved(path);
+                }
             }
             Message::Models(found) => self.lessons.found = Some(found),
             Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
@@ -475,7 +492,7 @@ fn drop_hint(ctx: &egui::Context, palette: Palette) {
     painter.text(
         rect.center(),
         egui::Align2::CENTER_CENTER,
-        "drop a model here to open it",
+        "drop a model, a session, a dictionary, a graph or a circuit here to open it",
         theme::title(),
         palette.accent,
     );
@@ -488,6 +505,7 @@ impl eframe::App for App {
 
     fn on_exit(&mut self) {
         self.state.features.finish();
+        self.keep_now();
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {

@@ -1,5 +1,6 @@
 //! The document, everything computed from it, and the one place that changes them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::action::Action;
@@ -64,6 +65,8 @@ pub struct State {
     /// Pointed at in this frame.
     pub hovered: Hovered,
     pub recent: Vec<String>,
+    /// Session files to open again: those of the user, then those that were put aside; each with what it is called.
+    pub sessions: Vec<(PathBuf, String)>,
     /// What is being opened in place of the desk's model.
     pub opening: Option<String>,
     /// What is asked of it once it is open.
@@ -108,6 +111,7 @@ impl State {
             notices: Notices::default(),
             hovered: Hovered::default(),
             recent,
+            sessions: Vec::new(),
             opening: None,
             then: Vec::new(),
             opened: Slot::default(),
@@ -309,7 +313,7 @@ impl State {
         self.recent.truncate(12);
         let Ok(hash) = model.fingerprint() else { return };
         let config = &model.config;
-        let before = self.desk().hash;
+        let (before, same) = (self.desk().hash, self.desk().model == spec);
         // A model has a prompt of its own, or reads on where the last one was asked.
         let own = builtin::by_name(&spec).map(|b| b.prompt.to_owned());
         let turn = |d: &mut Document| {
@@ -327,6 +331,12 @@ impl State {
             self.history.change(&mut self.document, &format!("open {}", config.name), now, turn);
         }
         if before.is_some_and(|b| b != hash) {
+            if same {
+                let text = format!(
+                    "The weights of {spec} are not those that this session was made with: its prompts, edits and circuit are put aside, and come back with the old weights."
+                );
+                self.notices.push(Level::Info, text);
+            }
             self.forget_model();
         }
         // What is on its way for another model is let go of.
@@ -352,6 +362,24 @@ impl State {
             self.open_no_more();
             self.forget_model();
         }
+    }
+
+    /// A document that was made before its model was there, when it is the one that is open.
+    fn known(&self, mut document: Document) -> Document {
+        if document.desk.hash.is_none() && document.desk.model == self.desk().model {
+            document.desk.hash = self.desk().hash;
+        }
+        document
+    }
+
+    /// Turns to another session, which has changes of its own.
+    pub fn replace_document(&mut self, document: Document) {
+        let before = self.desk().hash;
+        self.document = self.known(document);
+        self.history = History::default();
+        self.open_no_more();
+        self.desk_changed(before);
+        self.ask();
     }
 
     /// Takes the last change back, or does it again.
@@ -380,11 +408,7 @@ impl State {
             }
             Action::Restore(document) => {
                 let before = self.desk().hash;
-                let mut back = *document;
-                if back.desk.hash.is_none() && back.desk.model == self.desk().model {
-                    // The lesson began before the model was there.
-                    back.desk.hash = before;
-                }
+                let back = self.known(*document);
                 self.history.change(&mut self.document, "end the lesson", now, |d| *d = back);
                 self.open_no_more();
                 self.desk_changed(before);
@@ -410,6 +434,7 @@ impl State {
             | Action::Enter(_)
             | Action::Lesson(_)
             | Action::Load(_)
+            | Action::OpenSession(_)
             | Action::SaveGraph(_)
             | Action::SaveCircuit
             | Action::Save { .. }

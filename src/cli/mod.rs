@@ -62,6 +62,7 @@ commands! {
     graph as Graph: "Attribution graph files: counts, scores, pruning",
     #[cfg(feature = "gui")]
     render as Render: "Draw a view to PNG or SVG without a window",
+    session as Session: "Session files: write one, show what one asks",
     features as Features: "Dictionaries of features: encode, train, judge",
     direction as Direction: "The direction of a concept: find, read, steer",
     superposition as Superposition: "Train toy models of superposition",

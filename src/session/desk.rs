@@ -30,6 +30,7 @@ pub struct Desk {
     /// What the model is opened by.
     pub model: String,
     /// Hash of its weights; `None` until it has been opened.
+    #[serde(with = "hex")]
     pub hash: Option<u64>,
     pub prompt: String,
     /// Token ids that take the prompt's place; typing a prompt takes theirs.
@@ -82,6 +83,20 @@ pub(super) mod shared {
 
     pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
         T::deserialize(from).map(Arc::new)
+    }
+}
+
+/// A hash is written in hexadecimal, as everywhere else: readers of JSON lose digits of numbers above 2^53.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(hash: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+        hash.map(super::key).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        let text: Option<String> = Option::deserialize(from)?;
+        text.map(|t| u64::from_str_radix(&t, 16).map_err(D::Error::custom)).transpose()
     }
 }
 

@@ -143,7 +143,7 @@ pub fn shipped() -> &'static [Lesson] {
 pub fn find_model(part: &str) -> Option<PathBuf> {
     let part = part.to_lowercase();
     let fits = |p: &PathBuf| p.exists() && p.to_string_lossy().to_lowercase().contains(&part);
-    let lately = recent::load().into_iter().map(PathBuf::from);
+    let lately = recent::load(recent::MODELS).into_iter().map(PathBuf::from);
     let cache = std::env::var_os("CIRCUITSCOPE_MODELS").map(PathBuf::from).or_else(|| {
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| directories::BaseDirs::new().map(|d| d.home_dir().join(".cache")))?;

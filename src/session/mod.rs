@@ -6,6 +6,8 @@
 //! | [`features`] | what is decided about its features: dictionary, directions, what is watched and trained |
 //! | [`arrangement`] | where views stand |
 //! | [`history`] | changes of the document with their names, to take back and to do again |
+//! | [`file`] | session files |
+//! | [`kept`] | sessions that are kept by themselves |
 //! | [`start`] | how a window starts |
 //! | [`lesson`] | guided tours |
 //! | [`recent`] | models opened lately |
@@ -13,7 +15,9 @@
 pub mod arrangement;
 pub mod desk;
 pub mod features;
+pub mod file;
 pub mod history;
+pub mod kept;
 pub mod lesson;
 pub mod recent;
 pub mod start;

@@ -1,25 +1,34 @@
-//! The models opened lately, kept in the user's data folder.
+//! What was opened lately, kept in the user's data folder.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-fn path() -> Option<PathBuf> {
-    directories::ProjectDirs::from("", "", "circuitscope").map(|d| d.data_dir().join("recent.json"))
+/// The list of models.
+pub const MODELS: &str = "recent.json";
+/// The list of session files.
+pub const SESSIONS: &str = "recent-sessions.json";
+
+fn path(list: &str) -> Option<PathBuf> {
+    directories::ProjectDirs::from("", "", "circuitscope").map(|d| d.data_dir().join(list))
 }
 
-/// The list, newest first; empty where there is none yet or it cannot be read.
-pub fn load() -> Vec<String> {
-    let text = path().and_then(|p| std::fs::read_to_string(p).ok());
+/// Returns a list, newest first; empty where there is none yet or it cannot be read.
+pub fn load(list: &str) -> Vec<String> {
+    let text = path(list).and_then(|p| std::fs::read_to_string(p).ok());
     text.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default()
 }
 
-pub fn save(list: &[String]) -> Result<()> {
-    let Some(path) = path() else { return Ok(()) };
+/// Writes a list.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn save(list: &str, items: &[String]) -> Result<()> {
+    let Some(path) = path(list) else { return Ok(()) };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
-    let text = serde_json::to_string_pretty(list).map_err(|e| Error::failed(e.to_string()))?;
+    let text = serde_json::to_string_pretty(items).map_err(|e| Error::failed(e.to_string()))?;
     write_atomic(&path, text.as_bytes())
 }

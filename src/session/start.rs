@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::file::{Session, is_session};
 use super::{Desk, Document, desk::Show};
 use crate::engine::EditStack;
 use crate::error::Result;
@@ -13,6 +14,9 @@ pub const PROMPT: &str = "When Mary and John went to the store, John gave a drin
 /// What the window opens on.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Start {
+    /// A session file to open
+    #[arg(value_name = "FILE.scope", value_parser = session, conflicts_with_all = ["model", "prompt", "ids", "answer", "wrong", "corrupt", "edits"])]
+    pub session: Option<PathBuf>,
     /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
@@ -39,12 +43,29 @@ pub struct Start {
     pub time: bool,
 }
 
+/// Reads the name of a session file.
+fn session(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let wrong = "it is neither a subcommand nor a session file, whose name ends in .scope";
+    if is_session(&path) { Ok(path) } else { Err(wrong.to_owned()) }
+}
+
 impl Start {
+    /// Whether the command line says what the window is to open on.
+    pub fn is_given(&self) -> bool {
+        let Self { session, model, prompt, ids, answer, wrong, corrupt, edits, time } = self;
+        let texts = [model, prompt, answer, wrong, corrupt];
+        *time || ids.is_some() || session.is_some() || edits.is_some() || texts.into_iter().any(Option::is_some)
+    }
+
     /// Returns the document that the window opens on.
     ///
     /// # Errors
-    /// A stack of edits that cannot be read, or no built-in model to begin with.
+    /// A session or a stack of edits that cannot be read, or no built-in model to begin with.
     pub fn document(&self) -> Result<Document> {
+        if let Some(path) = &self.session {
+            return Ok(Session::open(path)?.document);
+        }
         let model = self.model.clone().map_or_else(builtin::default_name, Ok)?;
         let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
         let ioi = self.prompt.is_none() && self.ids.is_none() && own.is_none();

@@ -10,6 +10,7 @@ mod features;
 mod graph;
 mod lessons;
 mod model;
+mod session;
 mod shell;
 mod superposition;
 mod training;

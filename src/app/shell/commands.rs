@@ -7,7 +7,7 @@ use eframe::egui;
 use crate::analysis::component::Component;
 use crate::app::App;
 use crate::app::action::{Action, Command};
-use crate::app::shell::files::graph_bytes;
+use crate::app::shell::files::{graph_bytes, read_session};
 use crate::app::shell::layout::Layout;
 use crate::app::shell::lessons;
 use crate::app::shell::notices::Level;
@@ -18,7 +18,7 @@ use crate::circuit::Member;
 use crate::engine::EditStack;
 use crate::jobs::AnySlot;
 use crate::session::Document;
-use crate::session::desk::Focus;
+use crate::session::desk::{Focus, Pinned};
 
 impl App {
     pub fn act(&mut self, ctx: &egui::Context, action: Action) {
@@ -36,6 +36,7 @@ impl App {
             }
             Action::SavePicture { view } => self.save_picture(ctx, view),
             Action::Load(what) => self.load(&what),
+            Action::OpenSession(path) => self.background(move || read_session(&path)),
             Action::SaveGraph(marks) => {
                 if let Some(shown) = self.state.results.graph.value().cloned() {
                     let cut = self.state.desk().graph.cut.clone();
@@ -61,6 +62,9 @@ impl App {
         match command {
             Command::Palette => self.palette.show(),
             Command::OpenFile => self.load(&Load::ModelFile),
+            Command::SaveSession => self.save_session(false),
+            Command::SaveSessionAs => self.save_session(true),
+            Command::NewSession => self.new_session(),
             Command::OpenFolder => self.load(&Load::ModelFolder),
             Command::FocusPrompt => self.top.focus_prompt = true,
             Command::Cancel => {
@@ -118,17 +122,7 @@ impl App {
             Command::Trace => {
                 self.show(views::graph::VIEW.name);
             }
-            Command::Collect => {
-                let neuron = pinned.neuron.filter(|_| pinned.focus == Focus::Neuron);
-                let member = match (neuron, pinned.head) {
-                    (Some(neuron), _) => Some(Member::Neuron { layer: pinned.layer, neuron }),
-                    (None, Some(head)) => Some(Component::Head { layer: pinned.layer, head }.into()),
-                    (None, None) => None,
-                };
-                if let Some(member) = member {
-                    self.state.apply(ModelAction::Collect(member), self.now);
-                }
-            }
+            Command::Collect => self.collect(pinned),
             Command::Undo => self.state.apply(Action::Undo, self.now),
             Command::Redo => self.state.apply(Action::Redo, self.now),
             Command::ClearDraft => {
@@ -153,6 +147,19 @@ impl App {
             self.state.apply(ModelAction::Pin(pinned), self.now);
         }
         ctx.request_repaint();
+    }
+
+    /// Puts what is pinned into the circuit, or takes it out.
+    fn collect(&mut self, pinned: Pinned) {
+        let neuron = pinned.neuron.filter(|_| pinned.focus == Focus::Neuron);
+        let member = match (neuron, pinned.head) {
+            (Some(neuron), _) => Some(Member::Neuron { layer: pinned.layer, neuron }),
+            (None, Some(head)) => Some(Component::Head { layer: pinned.layer, head }.into()),
+            (None, None) => None,
+        };
+        if let Some(member) = member {
+            self.state.apply(ModelAction::Collect(member), self.now);
+        }
     }
 
     /// Goes on in a lesson.

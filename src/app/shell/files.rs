@@ -22,6 +22,8 @@ use crate::graph::marks::Marks;
 use crate::jobs::slot::Slot;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
+use crate::session::file::{EXTENSION, Session, is_session};
+use crate::session::kept;
 
 /// What has come of a file.
 #[derive(Clone, Debug)]
@@ -39,6 +41,10 @@ pub enum Message {
     /// A file with a direction.
     Direction(PathBuf),
     Circuit(PathBuf, Draft),
+    /// A session, with its file.
+    Session(Box<Session>),
+    /// A file was written.
+    Saved(PathBuf),
     /// Models that lessons need and that are there.
     Models(HashMap<String, PathBuf>),
     /// A circuit's name, and the circuit to compare with.
@@ -101,7 +107,9 @@ impl App {
                 return read_stack(Path::new(path));
             }
             let (title, filter, extensions): (_, _, &[&str]) = match &what {
-                Load::ModelFile | Load::ModelFolder => ("Open a model", "models", &["gguf", "safetensors", "json"]),
+                Load::ModelFile | Load::ModelFolder => {
+                    ("Open a model or a session", "models, sessions and results", &["gguf", "safetensors", "json", EXTENSION])
+                }
                 Load::Graph => ("Open a graph or a circuit", "graphs and circuits", &["json"]),
                 Load::Compared => ("A circuit to compare with", "circuits", &["json"]),
                 Load::Stack(_) => ("Open a stack of edits", "edits", &["json"]),
@@ -119,7 +127,8 @@ impl App {
             };
             let path = handle.path();
             match &what {
-                Load::ModelFile | Load::ModelFolder => Message::Open(path.to_owned()),
+                Load::ModelFile => read_dropped(path),
+                Load::ModelFolder => Message::Open(path.to_owned()),
                 Load::Graph => read_json(path),
                 Load::Compared => read_compared(path),
                 Load::Stack(_) => read_stack(path),
@@ -178,9 +187,12 @@ fn read_stack(path: &Path) -> Message {
     }
 }
 
-/// A file or folder that was dropped on the window: a graph, a circuit, a direction, a stack of edits, a dictionary, or a
+/// A file or folder that was opened or dropped on the window: a session, a graph, a circuit, a direction, a stack of edits, a dictionary, or a
 /// model.
 pub fn read_dropped(path: &Path) -> Message {
+    if is_session(path) {
+        return read_session(path);
+    }
     let config = path.file_name().is_some_and(|n| n == "config.json" || n == "cfg.json");
     if path.extension().is_some_and(|e| e == "json") && !config {
         read_json(path)
@@ -202,6 +214,15 @@ fn read_json(path: &Path) -> Message {
         },
         Some(v) if v.get("layers").is_some() && v.get("hook").is_some() => Message::Direction(path.to_owned()),
         _ => read_stack(path),
+    }
+}
+
+/// A session. One that was kept by itself says where the user's file is; any other file is the user's.
+pub fn read_session(path: &Path) -> Message {
+    match Session::open(path) {
+        Ok(session) if path.starts_with(kept::folder()) => Message::Session(Box::new(session)),
+        Ok(session) => Message::Session(Box::new(Session { file: Some(path.to_owned()), ..session })),
+        Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }
 
@@ -227,7 +248,7 @@ pub fn graph_bytes(shown: &Shown, cut: &Cut, marks: &Marks) -> Message {
 
 fn written(path: &Path, bytes: &[u8]) -> Message {
     match write_atomic(path, bytes) {
-        Ok(()) => Message::Say(Level::Info, format!("Saved {}.", path.display())),
+        Ok(()) => Message::Saved(path.to_owned()),
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }

@@ -10,6 +10,7 @@ pub mod lessons;
 pub mod notices;
 pub mod palette;
 pub mod save;
+pub mod session;
 pub mod status;
 pub mod strip;
 pub mod topbar;

@@ -200,6 +200,7 @@ impl TopBar {
                     }
                 }
             }
+            sessions(ui, cx);
             ui.separator();
             ui.horizontal(|ui| {
                 if ui.button("Open file…").on_hover_text("a .gguf file").clicked() {
@@ -326,4 +327,28 @@ pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
 
 fn millions(n: usize) -> String {
     if n >= 1_000_000_000 { format!("{:.2} billion", n as f64 / 1e9) } else { format!("{:.1} million", n as f64 / 1e6) }
+}
+
+/// The session's own menu: save, begin a new one, open one again.
+fn sessions(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    ui.separator();
+    ui.menu_button("Sessions", |ui| {
+        for command in [Command::SaveSession, Command::SaveSessionAs, Command::NewSession] {
+            let keys = command.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
+            if ui.add(egui::Button::new(command.title()).shortcut_text(keys)).clicked() {
+                cx.push(Action::Do(command));
+                ui.close();
+            }
+        }
+        if !cx.state.sessions.is_empty() {
+            ui.separator();
+            ui.label(RichText::new("Open again").font(theme::small()).color(cx.palette.weak));
+        }
+        for (path, name) in &cx.state.sessions {
+            if ui.button(name).on_hover_text(path.display().to_string()).clicked() {
+                cx.push(Action::OpenSession(path.clone()));
+                ui.close();
+            }
+        }
+    });
 }

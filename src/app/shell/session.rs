@@ -1,0 +1,285 @@
+//! The session: kept by itself while one works, saved under a name, opened again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use eframe::egui;
+
+use super::files::Message;
+use super::notices::Level;
+use super::save::Save;
+use crate::app::App;
+use crate::app::view::Workspace;
+use crate::error::Result;
+use crate::jobs::slot::Slot;
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
+use crate::session::file::{EXTENSION, Session};
+use crate::session::kept::{self, Kept};
+use crate::session::recent;
+use crate::session::start::Start;
+
+/// Seconds after a change until it is on the disk; changes that follow each other are written together.
+const KEEP_SECONDS: f64 = 1.0;
+/// Sessions of the user that are listed at most, and as many that were put aside.
+const MOST_RECENT: usize = 6;
+
+/// Writes a session to a file, and returns the file.
+#[derive(Clone)]
+struct Keep {
+    path: PathBuf,
+    session: Arc<Session>,
+}
+
+impl PartialEq for Keep {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && Arc::ptr_eq(&self.session, &other.session)
+    }
+}
+
+impl Question for Keep {
+    type Answer = ();
+    const LABEL: &'static str = "keeping the session";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(())) -> Result<()> {
+        self.session.save(&self.path)
+    }
+}
+
+/// What the window knows of its session's files.
+#[derive(Default)]
+pub struct Keeping {
+    /// Where the session is kept by itself: by a window, not by pictures and tests.
+    kept: Option<Kept>,
+    /// The file that the user opened or saved.
+    pub file: Option<PathBuf>,
+    /// The session as it was last written, and as the user's file has it.
+    written: Option<Arc<Session>>,
+    saved: Option<Arc<Session>>,
+    /// What is on its way into the user's file.
+    saving: Option<Arc<Session>>,
+    /// When the first change was seen that is not written, seconds of the window's clock.
+    changed: Option<f64>,
+    /// The window's title as it stands.
+    title: String,
+    writing: Slot<Keep>,
+}
+
+/// What a window opens on: a session, and what is said of it.
+pub struct Opening {
+    pub session: Session,
+    pub kept: Option<Kept>,
+    pub says: Vec<(Level, String)>,
+}
+
+impl Opening {
+    /// Returns what the command line asks for, else what the window held when it was closed.
+    ///
+    /// # Errors
+    /// A session or a stack of edits that was named and cannot be read.
+    pub fn of(args: &Start) -> Result<Self> {
+        let named = args.session.as_deref().map(Session::open).transpose()?;
+        let named = named.map(|s| Session { file: args.session.clone(), ..s });
+        let asked = match named {
+            Some(session) => Some(session),
+            None if args.is_given() => Some(Session { file: None, document: args.document()? }),
+            None => None,
+        };
+        let mut says = Vec::new();
+        // A window that only measures how long it takes to open keeps nothing.
+        let kept = if args.time {
+            None
+        } else {
+            Kept::take(&kept::folder()).map_err(|e| says.push((Level::Error, e.to_string()))).ok()
+        };
+        let before = kept.as_ref().and_then(|k| match k.load() {
+            Ok(session) => session,
+            Err(e) => {
+                says.push((Level::Error, format!("{e}. It was put aside, and a new session begins.")));
+                None
+            }
+        });
+        let session = match (asked, before) {
+            (None, Some(before)) => {
+                says.push((Level::Info, "The session is as you left it; Ctrl+N begins a new one.".to_owned()));
+                return Ok(Self { session: before, kept, says });
+            }
+            (Some(asked), _) => asked,
+            (None, None) => Session { file: None, document: args.document()? },
+        };
+        if let Some(Err(e)) = kept.as_ref().map(Kept::put_aside) {
+            says.push((Level::Error, e.to_string()));
+        }
+        Ok(Self { session, kept, says })
+    }
+}
+
+impl App {
+    /// Begins to keep the session that the window was opened on.
+    pub fn begin_keeping(&mut self, file: Option<PathBuf>, opening: (Option<Kept>, Vec<(Level, String)>)) {
+        let saved = file.as_deref().and_then(|f| Session::open(f).ok()).map(Arc::new);
+        self.keeping = Keeping { kept: opening.0, file, saved, ..Keeping::default() };
+        for (level, text) in opening.1 {
+            self.state.notices.push(level, text);
+        }
+        let file = self.keeping.file.clone();
+        self.list_sessions(file.as_deref());
+    }
+
+    /// Keeps the session in `folder` from now on, and returns the one that was kept there.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or a session that cannot be read.
+    pub fn keep_in(&mut self, folder: &Path) -> Result<Option<Session>> {
+        let kept = Kept::take(folder)?;
+        let before = kept.load()?;
+        self.keeping = Keeping { kept: Some(kept), ..Keeping::default() };
+        Ok(before)
+    }
+
+    /// Finds the sessions that can be opened again; one of the user's comes first once it was used.
+    fn list_sessions(&mut self, used: Option<&Path>) {
+        if self.keeping.kept.is_none() {
+            return;
+        }
+        let mut own = recent::load(recent::SESSIONS);
+        if let Some(path) = used.and_then(|p| std::path::absolute(p).ok()) {
+            let path = path.display().to_string();
+            own.retain(|p| *p != path);
+            own.insert(0, path);
+            own.truncate(MOST_RECENT);
+            if let Err(e) = recent::save(recent::SESSIONS, &own) {
+                self.state.notices.push(Level::Info, e.to_string());
+            }
+        }
+        let own = own.into_iter().map(PathBuf::from).filter(|p| p.exists());
+        let own = own.map(|p| (p.file_name().unwrap_or_default().to_string_lossy().into_owned(), p));
+        let aside = kept::aside(&kept::folder()).into_iter().take(MOST_RECENT);
+        let aside = aside.map(|p| (format!("put aside {}", kept::age(&p)), p));
+        self.state.sessions = own.chain(aside).map(|(name, path)| (path, name)).collect();
+    }
+
+    fn session(&self) -> Session {
+        Session { file: self.keeping.file.clone(), document: self.state.document.clone() }
+    }
+
+    fn is_written(&self) -> bool {
+        let k = &self.keeping;
+        k.written.as_ref().is_some_and(|w| w.document == self.state.document && w.file == k.file)
+    }
+
+    /// Writes what has changed, once it has rested for a moment.
+    pub fn keep(&mut self, ctx: &egui::Context) {
+        if self.keeping.kept.is_none() {
+            return;
+        }
+        let now = self.now;
+        self.keeping.writing.poll();
+        if let Some(error) = self.keeping.writing.take_error() {
+            self.state.notices.push(Level::Error, format!("The session could not be kept: {error}."));
+        }
+        if self.is_written() {
+            self.keeping.changed = None;
+            return;
+        }
+        let due = *self.keeping.changed.get_or_insert(now) + KEEP_SECONDS;
+        if now < due || self.keeping.writing.is_running() {
+            ctx.request_repaint_after(Duration::from_secs_f64((due - now).max(0.05)));
+            return;
+        }
+        let session = Arc::new(self.session());
+        let k = &mut self.keeping;
+        k.written = Some(session.clone());
+        k.changed = None;
+        let question = k.kept.as_ref().map(|kept| Keep { path: kept.path.clone(), session });
+        k.writing.want(&self.state.pool, question);
+    }
+
+    /// Writes what has changed at once: the window closes, or makes room for another session.
+    pub fn keep_now(&mut self) {
+        let Some(kept) = &self.keeping.kept else { return };
+        let path = kept.path.clone();
+        self.keeping.writing.finish();
+        if self.is_written() {
+            return;
+        }
+        let session = Arc::new(self.session());
+        match session.save(&path) {
+            Ok(()) => self.keeping.written = Some(session),
+            Err(e) => self.state.notices.push(Level::Error, format!("The session could not be kept: {e}.")),
+        }
+    }
+
+    /// The window's title: the session's name, with a dot where its file is behind.
+    pub fn title(&self) -> String {
+        let Some(file) = &self.keeping.file else { return "circuitscope".to_owned() };
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        let behind = self.keeping.saved.as_ref().is_none_or(|s| s.document != self.state.document);
+        format!("{name}{} – circuitscope", if behind { " •" } else { "" })
+    }
+
+    /// Shows the title where it has changed.
+    pub fn name_window(&mut self, ctx: &egui::Context) {
+        let title = self.title();
+        if self.keeping.title != title {
+            self.keeping.title.clone_from(&title);
+            ctx.send_viewport_cmd(egui::ViewportCommand::Title(title));
+        }
+    }
+
+    /// Saves the session in its file, or asks for one.
+    pub fn save_session(&mut self, elsewhere: bool) {
+        let session = Arc::new(Session { file: None, ..self.session() });
+        self.keeping.saving = Some(session.clone());
+        match self.keeping.file.clone().filter(|_| !elsewhere) {
+            Some(path) => {
+                self.background(move || match session.save(&path) {
+                    Ok(()) => Message::Saved(path.clone()),
+                    Err(e) => Message::Say(Level::Error, e.to_string()),
+                });
+            }
+            None => match session.to_bytes() {
+                Ok(bytes) => self.save = Some(Save::new(&format!("session.{EXTENSION}"), bytes)),
+                Err(e) => self.state.notices.push(Level::Error, e.to_string()),
+            },
+        }
+    }
+
+    /// A session was saved here: this is its file from now on.
+    pub fn session_saved(&mut self, path: PathBuf) {
+        self.list_sessions(Some(&path));
+        self.keeping.file = Some(path);
+        self.keeping.saved = self.keeping.saving.take();
+    }
+
+    /// Makes a session the one in use; the one before is put aside, so that nothing of it is lost.
+    pub fn open_session(&mut self, session: Session) {
+        self.keep_now();
+        if let Some(Err(e)) = self.keeping.kept.as_ref().map(Kept::put_aside) {
+            self.state.notices.push(Level::Error, e.to_string());
+            return;
+        }
+        self.keeping.written = None;
+        self.keeping.file = session.file;
+        self.state.replace_document(session.document);
+        self.keeping.saved = self.keeping.file.is_some().then(|| Arc::new(self.session()));
+        let named = Workspace::ALL.into_iter().find(|w| w.name() == self.state.document.look.workspace);
+        self.enter(named.unwrap_or(Workspace::Model));
+        let file = self.keeping.file.clone();
+        self.list_sessions(file.as_deref());
+    }
+
+    /// Begins a new session, as a first start would.
+    pub fn new_session(&mut self) {
+        match Start::default().document() {
+            Ok(document) => {
+                self.open_session(Session { file: None, document });
+                let text = "A new session. The one before is in the model menu, under sessions.";
+                self.state.notices.push(Level::Info, text);
+            }
+            Err(e) => self.state.notices.push(Level::Error, e.to_string()),
+        }
+    }
+}
