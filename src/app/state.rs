@@ -90,12 +90,8 @@ pub struct State {
     /// The circuit search that was asked for.
     pub search: Option<SearchOf>,
     pub ranked: Option<Ranked>,
-    /// The end of the shown run is pinned, and stays so while it grows.
-    pub follows_end: bool,
     /// The run that the pins were fitted into.
     pub pinned_in: Option<(Show, u64)>,
-    /// The head that adds most to the answer has been found on this model.
-    pub found_head: bool,
     pub superposition: SuperpositionState,
     pub training: TrainingState,
     pub features: FeaturesState,
@@ -126,9 +122,7 @@ impl State {
             generation: None,
             search: None,
             ranked: None,
-            follows_end: true,
             pinned_in: None,
-            found_head: false,
             superposition: SuperpositionState::default(),
             training: TrainingState::default(),
             features,
@@ -351,7 +345,7 @@ impl State {
         let keeps_graph = self.desk().graph.file.is_some();
         self.results.forget(keeps_graph);
         self.results.random_scores.forget();
-        (self.follows_end, self.pinned_in, self.found_head) = (true, None, false);
+        self.pinned_in = None;
         (self.confirmed, self.generation, self.search, self.ranked) = (None, None, None, None);
         self.waiting.clear();
     }

@@ -51,6 +51,10 @@ pub struct Desk {
     pub pinned: Pinned,
     /// A head was chosen by hand. Until then the one that adds most to the answer is pinned.
     pub chose_head: bool,
+    /// That head has been found.
+    pub found_head: bool,
+    /// A position was chosen that is not the end. Until then the end is pinned, and stays so while the run grows.
+    pub chose_pos: bool,
     /// The circuit that is being collected.
     pub draft: Draft,
     /// Another circuit to compare it with, and what it is called.

@@ -39,7 +39,8 @@ fn go(document: &mut Document, (_, here): &(Desk, Look), (desk, look): &(Desk, L
         (next.hash, next.model) = (now.hash, now.model.clone());
     }
     if next.hash == now.hash {
-        (next.pinned, next.chose_head) = (now.pinned, now.chose_head);
+        next.pinned = now.pinned;
+        (next.chose_head, next.found_head, next.chose_pos) = (now.chose_head, now.found_head, now.chose_pos);
         if next.features.dictionary == now.features.dictionary {
             next.features.chosen = now.features.chosen;
         }

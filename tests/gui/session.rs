@@ -123,3 +123,69 @@ fn a_session_is_saved_and_opened_again() {
     until(&mut h, |app| app.state.notices.latest().is_some_and(|n| n.text.contains("not a usable session")));
     assert_eq!(h.state().state.document, saved);
 }
+
+/// Names the folder of [`the_one_that_is_killed`].
+const FOLDER: &str = "CIRCUITSCOPE_KILLED_IN";
+
+/// The program that is killed: it changes the answer in every frame, says so, and saves. Alone it does nothing.
+#[test]
+fn the_one_that_is_killed() {
+    let Ok(folder) = std::env::var(FOLDER) else { return };
+    let folder = Path::new(&folder);
+    let mut h = window(document(PROMPT));
+    h.state_mut().keep_in(folder).unwrap();
+    h.state_mut().keeping.file = Some(folder.join("mine.scope"));
+    let ctx = h.ctx.clone();
+    for n in 0.. {
+        h.state_mut().state.apply(ModelAction::Answer(format!(" {n}")), f64::from(n));
+        println!("\nedit {n} {}", h.ctx.input(|i| i.time));
+        if n % 5 == 0 {
+            h.state_mut().command(&ctx, Command::SaveSession);
+        }
+        h.step();
+    }
+}
+
+/// Killed at any moment, the program has lost at most two seconds of its window's clock, and no file is damaged. The
+/// environment variable `CIRCUITSCOPE_KILLS` says how often it is killed.
+#[test]
+fn a_kill_loses_nothing() {
+    let kills = std::env::var("CIRCUITSCOPE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let mut kept_once = 0;
+    for kill in 0..kills {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "session::the_one_that_is_killed", "--nocapture"])
+            .env(FOLDER, folder.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            let said = std::io::BufRead::lines(lines).map_while(Result::ok);
+            let edits = said.filter_map(|l| l.strip_prefix("edit ")?.split_once(' ')?.1.parse::<f64>().ok());
+            edits.collect::<Vec<f64>>()
+        });
+        // Anywhere in the time that the program needs to start and to write a few times.
+        std::thread::sleep(Duration::from_millis(1000 + (kill * 709) % 2000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let times = reader.join().unwrap();
+        let [kept, mine] = ["window-0.scope", "mine.scope"].map(|name| folder.path().join(name));
+        let last = times.last().copied().unwrap_or(0.0);
+        let first = times.first().copied().unwrap_or(0.0);
+        if kept.exists() {
+            let answer = Session::open(&kept).unwrap().document.desk.answer;
+            let at = times[answer.trim().parse::<usize>().unwrap_or(0)];
+            assert!(last - at <= 2.0, "{answer} was kept {} s before the end", last - at);
+            kept_once += 1;
+        } else {
+            assert!(last - first <= 2.0, "nothing was kept in {} s", last - first);
+        }
+        if mine.exists() {
+            Session::open(&mine).unwrap();
+        }
+    }
+    assert!(kept_once > 0, "no session was ever kept");
+}

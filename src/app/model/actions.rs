@@ -195,7 +195,7 @@ impl State {
         d.chose_head |= new.focus == Focus::Head || d.pinned.which() != new.which();
         d.pinned = new;
         if let Some(len) = len {
-            self.follows_end = new.pos + 1 >= len;
+            d.chose_pos = new.pos + 1 < len;
         }
     }
 

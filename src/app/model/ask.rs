@@ -293,19 +293,19 @@ impl State {
         let Some((stamp, len)) = self.shown_run().map(|s| (s.stamp, s.run.trace.len())) else { return };
         if self.pinned_in != Some(stamp) {
             self.pinned_in = Some(stamp);
-            let at_end = self.follows_end;
+            let at_end = !self.desk().chose_pos;
             let pinned = &mut self.document.desk.pinned;
             pinned.pos = if at_end { len - 1 } else { pinned.pos.min(len - 1) };
             pinned.key = pinned.key.filter(|k| *k < len);
         }
         // Edits do not move the eye elsewhere; only a window that opens on them has nothing to keep.
-        if self.document.desk.chose_head || self.document.desk.show != Show::Clean && self.found_head {
+        if self.document.desk.chose_head || self.document.desk.show != Show::Clean && self.document.desk.found_head {
             return;
         }
         let Some(a) = self.results.attribution.fresh() else { return };
         let all = a.heads.iter().enumerate().flat_map(|(l, row)| row.iter().enumerate().map(move |(h, v)| (l, h, *v)));
         if let Some((layer, head, _)) = all.max_by(|x, y| x.2.total_cmp(&y.2)) {
-            self.found_head = true;
+            self.document.desk.found_head = true;
             let pinned = &mut self.document.desk.pinned;
             (pinned.layer, pinned.head, pinned.all_heads) = (layer, Some(head), false);
         }
