@@ -56,7 +56,7 @@ fn a_session_is_kept_by_itself_and_comes_back() {
     until(&mut h, |app| holds(&kept, &app.state.document));
     // Nothing that is only looked at is lost either, and what rests is not written again.
     let pinned = h.state().state.pinned();
-    let pinned = circuitscope::session::desk::Pinned { pos: 1, ..pinned };
+    let pinned = circuitscope::session::desk::Pinned { pos: 1, layer: 1, ..pinned };
     h.state_mut().state.apply(ModelAction::Pin(pinned), 0.0);
     until(&mut h, |app| holds(&kept, &app.state.document));
     let written = std::fs::metadata(&kept).unwrap().modified().unwrap();
@@ -132,21 +132,28 @@ const FOLDER: &str = "CIRCUITSCOPE_KILLED_IN";
 fn the_one_that_is_killed() {
     let Ok(folder) = std::env::var(FOLDER) else { return };
     let folder = Path::new(&folder);
-    let mut h = window(document(PROMPT));
+    // The window's clock goes as fast as time does.
+    let step = Duration::from_millis(20);
+    let mut h = Harness::builder()
+        .with_step_dt(step.as_secs_f32())
+        .build_eframe(|cc| App::new(&cc.egui_ctx, document(PROMPT).into(), Vec::new()));
+    settle(&mut h);
     h.state_mut().keep_in(folder).unwrap();
+    let started = std::time::Instant::now();
     h.state_mut().keeping.file = Some(folder.join("mine.scope"));
     let ctx = h.ctx.clone();
     for n in 0.. {
         h.state_mut().state.apply(ModelAction::Answer(format!(" {n}")), f64::from(n));
-        println!("\nedit {n} {}", h.ctx.input(|i| i.time));
+        println!("\nedit {n} {}", started.elapsed().as_secs_f64());
         if n % 5 == 0 {
             h.state_mut().command(&ctx, Command::SaveSession);
         }
         h.step();
+        std::thread::sleep(step);
     }
 }
 
-/// Killed at any moment, the program has lost at most two seconds of its window's clock, and no file is damaged. The
+/// Killed at any moment, the program has lost at most the changes of two seconds, and no file is damaged. The
 /// environment variable `CIRCUITSCOPE_KILLS` says how often it is killed.
 #[test]
 fn a_kill_loses_nothing() {

@@ -21,7 +21,7 @@ use crate::session::recent;
 use crate::session::start::Start;
 
 /// Seconds after a change until it is on the disk; changes that follow each other are written together.
-const KEEP_SECONDS: f64 = 1.0;
+const KEEP_SECONDS: f64 = 0.5;
 /// Sessions of the user that are listed at most, and as many that were put aside.
 const MOST_RECENT: usize = 6;
 
@@ -201,7 +201,11 @@ impl App {
     pub fn keep_now(&mut self) {
         let Some(kept) = &self.keeping.kept else { return };
         let path = kept.path.clone();
-        self.keeping.writing.finish();
+        if self.keeping.writing.is_running() {
+            // What is stopped here may not have been written.
+            self.keeping.written = None;
+            self.keeping.writing.finish();
+        }
         if self.is_written() {
             return;
         }

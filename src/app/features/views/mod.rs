@@ -44,7 +44,7 @@ fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
 pub(in crate::app) fn layer_field(ui: &mut egui::Ui, cx: &mut Context<'_>, last: usize) {
     let mut layer = cx.pinned().layer;
     captioned(ui, weak(cx, "layer"), 40.0, |ui| {
-        let drag = egui::DragValue::new(&mut layer).range(0..=last).speed(0.1);
+        let drag = egui::DragValue::new(&mut layer).range(0..=last).clamp_existing_to_range(false).speed(0.1);
         ui.add(drag)
             .on_hover_text("the pinned layer; arrows up and down change it too")
             .accessible_name("pinned layer");

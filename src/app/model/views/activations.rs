@@ -83,7 +83,9 @@ impl Activations {
         let p = cx.pinned();
         let n_layers = cx.state.model.as_ref().map_or(1, |m| m.config.n_layers);
         let mut layer = p.layer;
-        let drag = egui::DragValue::new(&mut layer).range(0..=n_layers - 1).prefix("layer ").speed(0.1);
+        // A session's layer stays what it is while its model loads.
+        let drag = egui::DragValue::new(&mut layer).range(0..=n_layers - 1).clamp_existing_to_range(false);
+        let drag = drag.prefix("layer ").speed(0.1);
         if ui.add(drag).on_hover_text("layer; drag, or click to type").changed() {
             cx.pin(|p| p.layer = layer);
         }
