@@ -22,6 +22,8 @@ use crate::session::start::Start;
 
 /// Seconds after a change until it is on the disk; changes that follow each other are written together.
 const KEEP_SECONDS: f64 = 0.5;
+/// Seconds until what could not be written is tried again.
+const RETRY_SECONDS: f64 = 10.0;
 /// Sessions of the user that are listed at most, and as many that were put aside.
 const MOST_RECENT: usize = 6;
 
@@ -179,6 +181,8 @@ impl App {
         self.keeping.writing.poll();
         if let Some(error) = self.keeping.writing.take_error() {
             self.state.notices.push(Level::Error, format!("The session could not be kept: {error}."));
+            self.keeping.written = None;
+            self.keeping.changed = Some(now + RETRY_SECONDS);
         }
         if self.is_written() {
             self.keeping.changed = None;
