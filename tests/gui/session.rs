@@ -144,7 +144,7 @@ fn the_one_that_is_killed() {
     let ctx = h.ctx.clone();
     for n in 0.. {
         h.state_mut().state.apply(ModelAction::Answer(format!(" {n}")), f64::from(n));
-        println!("\nedit {n} {}", started.elapsed().as_secs_f64());
+        circuitscope::cli::emit(&format!("\nedit {n} {}", started.elapsed().as_secs_f64())).unwrap();
         if n % 5 == 0 {
             h.state_mut().command(&ctx, Command::SaveSession);
         }
