@@ -66,7 +66,7 @@ pub fn run(args: Start) -> Result<()> {
                 state.adapter.get_info().name
             });
             let mut app = App::new(&cc.egui_ctx, session.document, recent::load(recent::MODELS));
-            app.begin_keeping(session.file, (kept, says));
+            app.begin_keeping(kept, session.file, says);
             app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
@@ -228,7 +228,7 @@ impl App {
             Message::Session(session) => self.open_session(*session),
             Message::Saved(path) => {
                 self.state.notices.push(Level::Info, format!("Saved {}.", path.display()));
-                if is_session(&path) {
+                if is_session(&path) && self.keeping.is_saving() {
                     self.session_saved(path);
                 }
             }

@@ -2,7 +2,7 @@
 
 use crate::circuits::copying_pair;
 use crate::common::fixture;
-use crate::window::{PROMPT, document, look, settle, window};
+use crate::window::{PROMPT, document, look, save_to, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
 use circuitscope::app::action::Command;
@@ -124,14 +124,7 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("g.json");
-    let field = h.get_by_label("Path to save to");
-    field.focus();
-    h.run();
-    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
-    h.run();
-    h.get_by_label("Path to save to").type_text(&path.display().to_string());
-    h.run();
-    h.get_by_label("Save").click();
+    save_to(&mut h, &path);
     for _ in 0..100 {
         h.run();
         if path.exists() {

@@ -1,6 +1,6 @@
 //! Sessions: kept by themselves, saved, opened again.
 
-use crate::window::{PROMPT, document, settle, window};
+use crate::window::{PROMPT, document, save_to, settle, window};
 use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
 use circuitscope::app::model::ModelAction;
@@ -12,7 +12,6 @@ use circuitscope::session::file::Session;
 use circuitscope::session::kept;
 use eframe::egui;
 use egui_kittest::Harness;
-use egui_kittest::kittest::Queryable as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,13 +82,7 @@ fn a_session_is_saved_and_opened_again() {
     let ctx = h.ctx.clone();
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::S);
     h.run();
-    h.get_by_label("Path to save to").focus();
-    h.run();
-    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
-    h.run();
-    h.get_by_label("Path to save to").type_text(&path.display().to_string());
-    h.run();
-    h.get_by_label("Save").click();
+    save_to(&mut h, &path);
     until(&mut h, |app| app.keeping.file.is_some());
     assert_eq!(h.state().title(), "mine – circuitscope");
     let first = h.state().state.document.clone();

@@ -34,6 +34,7 @@ use circuitscope::training::addition::Fourier;
 use circuitscope::training::run::Probe;
 use eframe::egui;
 use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -284,4 +285,15 @@ pub fn transformer(h: &mut Harness<'static, App>) {
     let steps = |by: usize| (0..=500).step_by(by);
     let task = circuitscope::training::by_name("addition").unwrap();
     h.state_mut().state.training.present(task, steps(25).map(report).collect(), steps(50).map(probe).collect());
+}
+
+/// Types where to save, in the dialog that asks, and saves there.
+pub fn save_to(h: &mut Harness<'static, App>, path: &std::path::Path) {
+    h.get_by_label("Path to save to").focus();
+    h.run();
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+    h.run();
+    h.get_by_label("Path to save to").type_text(&path.display().to_string());
+    h.run();
+    h.get_by_label("Save").click();
 }

@@ -187,8 +187,8 @@ fn read_stack(path: &Path) -> Message {
     }
 }
 
-/// A file or folder that was opened or dropped on the window: a session, a graph, a circuit, a direction, a stack of edits, a dictionary, or a
-/// model.
+/// A file or folder that was opened or dropped on the window: a session, a graph, a circuit, a direction, a stack of
+/// edits, a dictionary, or a model.
 pub fn read_dropped(path: &Path) -> Message {
     if is_session(path) {
         return read_session(path);

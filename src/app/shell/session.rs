@@ -27,7 +27,7 @@ const RETRY_SECONDS: f64 = 10.0;
 /// Sessions of the user that are listed at most, and as many that were put aside.
 const MOST_RECENT: usize = 6;
 
-/// Writes a session to a file, and returns the file.
+/// Writes a session to a file.
 #[derive(Clone)]
 struct Keep {
     path: PathBuf,
@@ -69,6 +69,13 @@ pub struct Keeping {
     writing: Slot<Keep>,
 }
 
+impl Keeping {
+    /// Whether it is the session that is on its way into a file.
+    pub fn is_saving(&self) -> bool {
+        self.saving.is_some()
+    }
+}
+
 /// What a window opens on: a session, and what is said of it.
 pub struct Opening {
     pub session: Session,
@@ -91,7 +98,7 @@ impl Opening {
         };
         let mut says = Vec::new();
         // A window that only measures how long it takes to open keeps nothing.
-        let kept = if args.time {
+        let mut kept = if args.time {
             None
         } else {
             Kept::take(&kept::folder()).map_err(|e| says.push((Level::Error, e.to_string()))).ok()
@@ -112,7 +119,9 @@ impl Opening {
             (None, None) => Session { file: None, document: args.document()? },
         };
         if let Some(Err(e)) = kept.as_ref().map(Kept::put_aside) {
-            says.push((Level::Error, e.to_string()));
+            // What lies there must not be written over.
+            kept = None;
+            says.push((Level::Error, format!("{e}. This session is not kept by itself; save it with Ctrl+S.")));
         }
         Ok(Self { session, kept, says })
     }
@@ -120,10 +129,10 @@ impl Opening {
 
 impl App {
     /// Begins to keep the session that the window was opened on.
-    pub fn begin_keeping(&mut self, file: Option<PathBuf>, opening: (Option<Kept>, Vec<(Level, String)>)) {
+    pub fn begin_keeping(&mut self, kept: Option<Kept>, file: Option<PathBuf>, says: Vec<(Level, String)>) {
         let saved = file.as_deref().and_then(|f| Session::open(f).ok()).map(Arc::new);
-        self.keeping = Keeping { kept: opening.0, file, saved, ..Keeping::default() };
-        for (level, text) in opening.1 {
+        self.keeping = Keeping { kept, file, saved, ..Keeping::default() };
+        for (level, text) in says {
             self.state.notices.push(level, text);
         }
         let file = self.keeping.file.clone();
