@@ -42,6 +42,17 @@ pub fn data_folder() -> PathBuf {
     folder(ProjectDirs::data_local_dir)
 }
 
+/// How long ago something was, in words.
+pub fn ago(at: std::time::SystemTime) -> String {
+    let minutes = at.elapsed().map_or(0, |t| t.as_secs() / 60);
+    match minutes {
+        0 => "just now".to_owned(),
+        1..60 => format!("{minutes} min ago"),
+        60..2880 => format!("{} h ago", minutes / 60),
+        _ => format!("{} days ago", minutes / 1440),
+    }
+}
+
 /// A name as part of a file's: what could mean something else in one is replaced.
 pub fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect()

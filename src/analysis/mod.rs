@@ -5,6 +5,7 @@ pub mod alignment;
 pub mod attribution_patching;
 pub mod audit;
 pub mod backup;
+pub mod completion;
 pub mod component;
 pub mod contributions;
 pub mod direct_attribution;

@@ -9,11 +9,13 @@ use super::features::FeatureAction;
 use super::model::ModelAction;
 use super::selection::Hovered;
 use super::shell::lessons::LessonAction;
+use super::shell::presets::Preset;
 use super::superposition::SuperpositionAction;
 use super::training::TrainingAction;
 use super::view::Workspace;
 use crate::graph::marks::Marks;
 use crate::session::Document;
+use crate::session::file::EXTENSION;
 
 /// Named commands without data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub enum Command {
     SaveSessionAs,
     NewSession,
     FocusPrompt,
+    Back,
     Cancel,
     RunAgain,
     ToggleTheme,
@@ -51,13 +54,17 @@ pub enum Command {
     TrainingWorkspace,
     FeaturesWorkspace,
     Play,
+    Fill,
+    Present,
+    Arrange(Preset),
     ResetLayout,
+    History,
     Shortcuts,
     Quit,
 }
 
 impl Command {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 44] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -65,6 +72,7 @@ impl Command {
         Self::SaveSessionAs,
         Self::NewSession,
         Self::FocusPrompt,
+        Self::Back,
         Self::Cancel,
         Self::RunAgain,
         Self::ToggleTheme,
@@ -91,7 +99,14 @@ impl Command {
         Self::TrainingWorkspace,
         Self::FeaturesWorkspace,
         Self::Play,
+        Self::Fill,
+        Self::Present,
+        Self::Arrange(Preset::Explore),
+        Self::Arrange(Preset::Patch),
+        Self::Arrange(Preset::Circuit),
+        Self::Arrange(Preset::Graph),
         Self::ResetLayout,
+        Self::History,
         Self::Shortcuts,
         Self::Quit,
     ];
@@ -105,7 +120,8 @@ impl Command {
             Self::SaveSessionAs => "Save the session as…",
             Self::NewSession => "Begin a new session",
             Self::FocusPrompt => "Edit the prompt",
-            Self::Cancel => "Cancel running jobs",
+            Self::Back => "Close what is on top; twice: stop what runs",
+            Self::Cancel => "Stop what runs",
             Self::RunAgain => "Run the prompt again",
             Self::ToggleTheme => "Switch between dark and light",
             Self::PreviousToken => "Pin the token before",
@@ -131,8 +147,12 @@ impl Command {
             Self::TrainingWorkspace => "Grow a circuit from scratch",
             Self::FeaturesWorkspace => "Features: dictionaries, directions, examples",
             Self::Play => "Lab: train, pause, go on",
+            Self::Fill => "Fill the window with one view, or show all again",
+            Self::Present => "Present: one view in large text",
+            Self::Arrange(preset) => preset.title(),
             Self::ResetLayout => "Reset the layout",
-            Self::Shortcuts => "Keyboard shortcuts",
+            Self::History => "Show the history of changes",
+            Self::Shortcuts => "Help: keys and mouse",
             Self::Quit => "Quit",
         }
     }
@@ -148,7 +168,7 @@ impl Command {
             Self::SaveSessionAs => KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::S),
             Self::NewSession => command(Key::N),
             Self::FocusPrompt => command(Key::L),
-            Self::Cancel => plain(Key::Escape),
+            Self::Back => plain(Key::Escape),
             Self::RunAgain => plain(Key::F5),
             Self::ToggleTheme => command(Key::D),
             Self::PreviousToken => plain(Key::ArrowLeft),
@@ -173,8 +193,63 @@ impl Command {
             Self::FeaturesWorkspace => command(Key::Num4),
             Self::TrainingWorkspace => command(Key::Num3),
             Self::Play => plain(Key::Space),
-            Self::Messages | Self::ResetLayout | Self::ClearEdits | Self::ClearDraft => return None,
+            Self::Fill => plain(Key::F),
+            Self::Present => plain(Key::P),
+            Self::History => command(Key::H),
+            Self::Messages
+            | Self::Cancel
+            | Self::ResetLayout
+            | Self::Arrange(_)
+            | Self::ClearEdits
+            | Self::ClearDraft => return None,
         })
+    }
+
+    /// Where it stands on the help page.
+    pub fn group(self) -> Group {
+        match self {
+            Self::OpenFile
+            | Self::OpenFolder
+            | Self::SaveSession
+            | Self::SaveSessionAs
+            | Self::NewSession
+            | Self::Undo
+            | Self::Redo
+            | Self::History
+            | Self::Quit => Group::Files,
+            Self::PreviousToken
+            | Self::NextToken
+            | Self::LayerUp
+            | Self::LayerDown
+            | Self::PreviousHead
+            | Self::NextHead
+            | Self::LastToken => Group::Look,
+            Self::FocusPrompt
+            | Self::RunAgain
+            | Self::SwapPrompts
+            | Self::NextRun
+            | Self::ToggleEdits
+            | Self::ClearEdits
+            | Self::Generate
+            | Self::Trace
+            | Self::Collect
+            | Self::ClearDraft
+            | Self::Play => Group::Ask,
+            Self::Palette
+            | Self::Back
+            | Self::Cancel
+            | Self::ToggleTheme
+            | Self::Messages
+            | Self::ModelWorkspace
+            | Self::SuperpositionWorkspace
+            | Self::TrainingWorkspace
+            | Self::FeaturesWorkspace
+            | Self::Fill
+            | Self::Present
+            | Self::Arrange(_)
+            | Self::ResetLayout
+            | Self::Shortcuts => Group::Window,
+        }
     }
 
     /// Keys that the graph takes while it has the keyboard.
@@ -188,6 +263,46 @@ impl Command {
             || self.shortcut().is_some_and(|s| s.modifiers.is_none() && ![Key::F1, Key::F5].contains(&s.logical_key))
     }
 }
+
+/// Parts of the help page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Look,
+    Ask,
+    Window,
+    Files,
+}
+
+impl Group {
+    pub const ALL: [Self; 4] = [Self::Look, Self::Window, Self::Ask, Self::Files];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Look => "Look around",
+            Self::Ask => "Ask and change",
+            Self::Window => "The window",
+            Self::Files => "Sessions, files, undo",
+        }
+    }
+}
+
+/// What the mouse does, and keys that are the toolkit's: group, what it does, how.
+pub const GESTURES: &[(Group, &str, &str)] = &[
+    (Group::Look, "point: every view answers", "hover"),
+    (Group::Look, "pin a token, a head, a cell, a node", "click"),
+    (Group::Look, "all of a heatmap, or its beginning", "double click"),
+    (Group::Look, "the graph of what follows a token", "double click"),
+    (Group::Look, "copy numbers, show everything, correspond", "right click"),
+    (Group::Look, "zoom a heatmap or the graph", "Ctrl+wheel"),
+    (Group::Look, "move in it", "drag, wheel"),
+    (Group::Ask, "a new line in the prompt", "Shift+Enter"),
+    (Group::Ask, "switch an edit on, from a patching cell", "click"),
+    (Group::Window, "fill the window with a view", "double click its tab"),
+    (Group::Window, "put a view elsewhere", "drag its tab"),
+    (Group::Window, "larger and smaller text", "Ctrl++  Ctrl+−  Ctrl+0"),
+    (Group::Files, "open what is dropped on the window", "drop"),
+    (Group::Files, "complete a path", "Tab"),
+];
 
 /// Everything that changes the document, a workspace or the window. Each workspace has its own.
 #[derive(Clone, Debug)]
@@ -207,14 +322,18 @@ pub enum Action {
     Lesson(LessonAction),
     Undo,
     Redo,
+    /// Goes to where so many changes are done.
+    Jump(usize),
     Hover(Hovered),
     /// Brings a view to the front.
     Show(&'static str),
+    /// Lets a view fill the window, or shows all again.
+    Fill(&'static str),
     /// Changes to a workspace.
     Enter(Workspace),
     /// Puts a document back that was open before.
     Restore(Box<Document>),
-    /// Asks the system for a file.
+    /// Asks for a file.
     Load(Load),
     /// Opens a session file.
     OpenSession(PathBuf),
@@ -233,7 +352,7 @@ pub enum Action {
     Say(String),
 }
 
-/// Files that are chosen in the system's dialog, or by their path.
+/// Files that are chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Load {
     ModelFile,
@@ -242,8 +361,43 @@ pub enum Load {
     Graph,
     /// A circuit to compare with.
     Compared,
-    /// A stack of edits; by its path, where one is typed.
-    Stack(Option<String>),
+    /// A stack of edits.
+    Stack,
+    /// A dictionary of features.
+    Dictionary,
+    /// A set of prompts.
+    Prompts,
+}
+
+impl Load {
+    /// What is asked.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::ModelFile => "Open a model, a session, a graph, a circuit",
+            Self::ModelFolder => "Open a model folder",
+            Self::Graph => "Open a graph or a circuit",
+            Self::Compared => "A circuit to compare with",
+            Self::Stack => "Open a stack of edits",
+            Self::Dictionary => "Open a dictionary",
+            Self::Prompts => "Open a set of prompts",
+        }
+    }
+
+    /// Endings of the files that can be it.
+    pub fn extensions(&self) -> &'static [&'static str] {
+        match self {
+            Self::ModelFile => &["gguf", "safetensors", "npz", "json", EXTENSION],
+            Self::ModelFolder => &[],
+            Self::Graph | Self::Compared | Self::Stack => &["json"],
+            Self::Dictionary => &["safetensors", "npz", "json"],
+            Self::Prompts => &["toml"],
+        }
+    }
+
+    /// Whether a folder as a whole can be it.
+    pub fn takes_folders(&self) -> bool {
+        matches!(self, Self::ModelFile | Self::ModelFolder | Self::Dictionary)
+    }
 }
 
 impl From<ModelAction> for Action {

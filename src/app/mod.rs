@@ -18,19 +18,20 @@ use std::time::Instant;
 
 use eframe::egui;
 
-use self::action::{Action, Command};
+use self::action::Action;
 use self::features::FeatureAction;
 use self::look::theme;
 use self::look::theme::Palette;
 
 use self::model::ModelAction;
 use self::selection::Hovered;
-use self::shell::bars::{Places, bar, feature_bars, model_bars, side_bars};
+use self::shell::bars::{Places, bar, feature_bars, model_bars, side_bars, strip_bar};
+use self::shell::chooser::Chooser;
 use self::shell::files::{Files, Message, Screenshot, read_dropped};
+use self::shell::keys::OneFocusAFrame;
 use self::shell::layout::Layout;
 use self::shell::notices::Level;
 use self::shell::palette::CommandPalette;
-use self::shell::save::Save;
 use self::shell::session::{Keeping, Opening};
 use self::shell::strip::Strip;
 use self::shell::topbar::TopBar;
@@ -40,6 +41,7 @@ use self::view::{Context, Seen, Workspace};
 use crate::error::{Error, Result};
 use crate::gpu::adapter;
 use crate::jobs::Pool;
+use crate::session::desk::CircuitSettings;
 use crate::session::file::is_session;
 use crate::session::start::Start;
 use crate::session::{Document, lesson, recent};
@@ -95,8 +97,13 @@ pub struct App {
     pub lessons: lessons::Lessons,
     /// Where the parts of the window are that a lesson may speak of.
     places: Places,
-    save: Option<Save>,
+    chooser: Option<Chooser>,
     shortcuts_open: bool,
+    history_open: bool,
+    /// The size of text before it was made larger to present.
+    before_presenting: Option<f32>,
+    /// When Escape was pressed with nothing to close, seconds of the window's clock: once more stops what runs.
+    stop_offered: Option<f64>,
     pub adapter: String,
     files: Files,
     /// Pictures of views that were taken and are not files yet.
@@ -118,6 +125,7 @@ pub struct App {
 impl App {
     pub fn new(ctx: &egui::Context, document: Document, recent: Vec<String>) -> Self {
         theme::install(ctx);
+        ctx.add_plugin(OneFocusAFrame::default());
         let wake = ctx.clone();
         let pool = Pool::new(Arc::new(move || wake.request_repaint()));
         let state = State::new(document, recent.clone(), pool, features::FeaturesState::default());
@@ -132,8 +140,11 @@ impl App {
             palette: CommandPalette::default(),
             lessons: lessons::Lessons::default(),
             places: Default::default(),
-            save: None,
+            chooser: None,
             shortcuts_open: false,
+            history_open: false,
+            before_presenting: None,
+            stop_offered: None,
             adapter: String::new(),
             files: Files::default(),
             screenshots: Arc::default(),
@@ -151,6 +162,7 @@ impl App {
     pub fn tick(&mut self, ctx: &egui::Context) {
         self.now = ctx.input(|i| i.time);
         self.look(ctx);
+        self.magnify(ctx);
         if self.state.update(self.now) {
             ctx.request_repaint();
         }
@@ -233,11 +245,16 @@ impl App {
                 }
             }
             Message::Models(found) => self.lessons.found = Some(found),
-            Message::Save(name, bytes) => self.save = Some(Save::new(&name, bytes)),
-            Message::SaveTo(path) => {
-                if let Some(save) = &mut self.save {
-                    save.path = path.display().to_string();
+            Message::Save(name, bytes) => self.save_as(&name, bytes),
+            Message::Chosen(path) => {
+                if let Some(chooser) = &mut self.chooser {
+                    chooser.path = path.display().to_string();
                 }
+            }
+            Message::Prompts(path) => {
+                let set = Some(path.display().to_string());
+                let settings = CircuitSettings { set, ..self.state.desk().circuit.clone() };
+                self.state.apply(ModelAction::CircuitSettings(settings), self.now);
             }
         }
     }
@@ -256,6 +273,7 @@ impl App {
         if self.layout.differs_from(&self.state.document.look) {
             self.layout = Layout::wanted(self.layout.workspace, &self.state.document.look);
         }
+        self.layout.fill(self.state.document.look.filled.as_deref());
         let views = self.layout.seen().collect();
         self.state.look_at(Seen { workspace: self.layout.workspace, bars: !self.bare, views });
         let theme = if self.state.document.look.light { egui::Theme::Light } else { egui::Theme::Dark };
@@ -264,33 +282,18 @@ impl App {
         }
     }
 
-    fn keys(&mut self, ctx: &egui::Context) {
-        if self.palette.open || self.save.is_some() {
-            return;
-        }
-        let typing = ctx.text_edit_focused();
-        // While the graph has the keyboard, arrows walk in it.
-        let walking = ctx.memory(|m| m.has_focus(model::views::graph::canvas_id()));
-        let mut pressed = Vec::new();
-        // The more specific first: Ctrl+Shift+O is also a Ctrl+O.
-        let mut commands = Command::ALL;
-        commands.sort_by_key(|c| c.shortcut().is_none_or(|s| !s.modifiers.shift));
-        for command in commands {
-            let Some(shortcut) = command.shortcut() else { continue };
-            // Escape closes a menu before it cancels anything.
-            let menu = command == Command::Cancel && egui::Popup::is_any_open(ctx);
-            // Space presses whatever has the keyboard.
-            let elsewhere = command == Command::Play
-                && (self.layout.workspace != Workspace::Superposition || ctx.memory(|m| m.focused().is_some()));
-            if menu || elsewhere || typing && command.yields_to_typing() || walking && command.yields_to_graph() {
-                continue;
+    /// Text is larger while one presents, and as the user has it before and after.
+    fn magnify(&mut self, ctx: &egui::Context) {
+        match (self.state.document.look.presents, self.before_presenting) {
+            (true, None) => {
+                self.before_presenting = Some(ctx.zoom_factor());
+                ctx.set_zoom_factor(1.45 * ctx.zoom_factor());
             }
-            if ctx.input_mut(|i| i.consume_shortcut(&shortcut)) {
-                pressed.push(command);
+            (false, Some(zoom)) => {
+                self.before_presenting = None;
+                ctx.set_zoom_factor(zoom);
             }
-        }
-        for command in pressed {
-            self.command(ctx, command);
+            _ => {}
         }
     }
 
@@ -305,22 +308,30 @@ impl App {
         let mut lesson = 0.0;
         {
             let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
-            egui::Panel::top("top")
-                .frame(bar(palette.header))
-                .exact_size(44.0)
-                .show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace, &self.lessons));
             let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
             let places = &mut self.places;
             let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
-            let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
-                status::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
-            });
-            places.insert("status", status.response.rect);
-            if self.lessons.is_running() {
+            let presents = self.state.document.look.presents;
+            if !presents {
+                let line =
+                    egui::Panel::top("top").frame(bar(palette.header)).exact_size(38.0).show_separator_line(false);
+                line.show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace, &self.lessons));
+                let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
+                    status::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
+                });
+                places.insert("status", status.response.rect);
+            }
+            if self.lessons.is_running() && presents {
+                let panel =
+                    egui::Panel::bottom("lesson below").frame(side).default_size(200.0).size_range(100.0..=400.0);
+                panel.show(ui, |ui| self.lessons.ui(ui, cx.actions));
+            } else if self.lessons.is_running() {
                 let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
                 lesson = panel.show(ui, |ui| self.lessons.ui(ui, cx.actions)).response.rect.width();
             }
             match self.layout.workspace {
+                Workspace::Model | Workspace::Features if presents => strip_bar(&mut self.strip, ui, &mut cx, places),
+                _ if presents => {}
                 Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places),
                 Workspace::Superposition => {
                     side_bars(
@@ -343,15 +354,21 @@ impl App {
             egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
         }
         self.outline(&ctx);
-        self.palette.ui(&ctx, &mut actions);
-        self.shortcuts(&ctx);
-        self.saving(&ctx);
+        self.palette.ui(&ctx, &self.state, &mut actions);
+        self.help(&ctx);
+        self.history(&ctx);
+        self.choosing(&ctx);
+        self.offer_to_stop(&ctx);
         // A lesson's buttons stay free.
         self.state.notices.ui(&ctx, lesson);
         drop_hint(&ctx, palette);
         if hovered != self.state.hovered {
             actions.push(Action::Hover(hovered));
             ctx.request_repaint();
+        }
+        // A frame that is laid out again is clicked again.
+        if ctx.will_discard() {
+            return;
         }
         for action in actions {
             self.act(&ctx, action);
@@ -395,6 +412,9 @@ impl App {
     pub fn show(&mut self, view: &'static str) {
         let Some(def) = view::by_name(view) else { return };
         self.enter(def.workspace);
+        if let Some(filled) = &mut self.state.document.look.filled {
+            def.name.clone_into(filled);
+        }
         self.layout.show(def.name);
     }
 
@@ -430,22 +450,6 @@ impl App {
         let painter = ctx.layer_painter(egui::LayerId::new(egui::Order::Middle, egui::Id::unique("lesson")));
         let stroke = egui::Stroke::new(2.0, Palette::of(ctx).accent);
         painter.rect_stroke(rect.expand(1.0), 4.0, stroke, egui::StrokeKind::Middle);
-    }
-
-    fn shortcuts(&mut self, ctx: &egui::Context) {
-        egui::Window::new("Keyboard shortcuts").open(&mut self.shortcuts_open).resizable(false).show(ctx, |ui| {
-            egui::Grid::new("shortcuts").num_columns(2).spacing([24.0, 4.0]).show(ui, |ui| {
-                for command in Command::ALL {
-                    if let Some(s) = command.shortcut() {
-                        ui.label(command.title());
-                        ui.monospace(ui.ctx().format_shortcut(&s));
-                        ui.end_row();
-                    }
-                }
-            });
-            ui.separator();
-            ui.weak("In heatmaps: Ctrl and wheel zoom, drag or wheel moves, double click shows everything.");
-        });
     }
 
     /// Works until all results are there. For pictures, tests and timings.

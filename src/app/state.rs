@@ -249,11 +249,6 @@ impl State {
             self.open_no_more();
             self.notices.push(Level::Info, "Opening was cancelled.");
         }
-        if let Some(run) = self.results.run.take_news() {
-            for note in &run.notes {
-                self.notices.push(Level::Info, note.clone());
-            }
-        }
         self.search_arrived(now);
         changed |= self.superposition.poll(&mut self.notices);
         changed |= self.training.poll(&mut self.notices);
@@ -409,6 +404,11 @@ impl State {
             }
             Action::Undo => self.travel(true),
             Action::Redo => self.travel(false),
+            Action::Jump(done) => {
+                let before = self.desk().hash;
+                self.history.jump(&mut self.document, done);
+                self.desk_changed(before);
+            }
             Action::Training(action) => self.training.apply(action, &self.pool, &mut self.notices),
             Action::Feature(action) => {
                 let shown = self.shown_to_features();
@@ -425,6 +425,7 @@ impl State {
             // The window's own.
             Action::Do(_)
             | Action::Show(_)
+            | Action::Fill(_)
             | Action::Enter(_)
             | Action::Lesson(_)
             | Action::Load(_)

@@ -46,6 +46,15 @@ pub fn is_session(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == EXTENSION)
 }
 
+/// Whether a file's text is that of a session, whatever its name.
+pub fn is_session_text(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Head {
+        format: Option<String>,
+    }
+    serde_json::from_slice::<Head>(text).is_ok_and(|h| h.format.as_deref() == Some(FORMAT))
+}
+
 impl Session {
     /// Returns the file's text. Paths in it are whole, so that it opens from any folder.
     ///

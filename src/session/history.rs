@@ -47,7 +47,7 @@ fn go(document: &mut Document, (_, here): &(Desk, Look), (desk, look): &(Desk, L
     }
     document.put(next);
     let layouts = if here.layouts == look.layouts { &document.look.layouts } else { &look.layouts };
-    document.look = Look { workspace: document.look.workspace.clone(), layouts: layouts.clone(), light: look.light };
+    document.look = Look { layouts: layouts.clone(), light: look.light, ..document.look.clone() };
 }
 
 impl History {
@@ -84,6 +84,17 @@ impl History {
     /// What would be done again next.
     pub fn redoable(&self) -> Option<&str> {
         self.changes.get(self.done).map(|c| c.name.as_str())
+    }
+
+    /// The names of all changes, the oldest first, and how many of them are done.
+    pub fn changes(&self) -> (impl DoubleEndedIterator<Item = &str> + ExactSizeIterator, usize) {
+        (self.changes.iter().map(|c| c.name.as_str()), self.done)
+    }
+
+    /// Goes to where so many changes are done.
+    pub fn jump(&mut self, document: &mut Document, done: usize) {
+        while self.done > done && self.undo(document).is_some() {}
+        while self.done < done && self.redo(document).is_some() {}
     }
 
     /// Takes the last change back, and returns its name.

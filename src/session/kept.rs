@@ -91,13 +91,7 @@ pub fn aside(folder: &Path) -> Vec<PathBuf> {
 pub fn age(path: &Path) -> String {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let at = name.strip_prefix(ASIDE).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
-    let minutes = (UNIX_EPOCH + Duration::from_millis(at)).elapsed().map_or(0, |t| t.as_secs() / 60);
-    match minutes {
-        0 => "just now".to_owned(),
-        1..60 => format!("{minutes} min ago"),
-        60..2880 => format!("{} h ago", minutes / 60),
-        _ => format!("{} days ago", minutes / 1440),
-    }
+    crate::files::ago(UNIX_EPOCH + Duration::from_millis(at))
 }
 
 /// Removes what a program that was killed while it wrote has left behind.

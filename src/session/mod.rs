@@ -51,6 +51,10 @@ pub struct Look {
     pub workspace: String,
     /// Where the views of a workspace stand, by its name, where the user has moved any.
     pub layouts: BTreeMap<String, Arrangement>,
+    /// The view that fills the window.
+    pub filled: Option<String>,
+    /// One view in large text, for a projector.
+    pub presents: bool,
 }
 
 impl From<Desk> for Document {

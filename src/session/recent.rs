@@ -1,4 +1,4 @@
-//! What was opened lately, kept in the user's data folder.
+//! What was used lately, kept in the user's data folder.
 
 use std::path::PathBuf;
 
@@ -7,6 +7,8 @@ use crate::files::write_atomic;
 
 /// The list of models.
 pub const MODELS: &str = "recent.json";
+/// The list of folders that files were opened from and saved in.
+pub const FOLDERS: &str = "recent-folders.json";
 /// The list of session files.
 pub const SESSIONS: &str = "recent-sessions.json";
 

@@ -2,11 +2,14 @@
 
 use crate::common::fixture;
 use crate::window::{PROMPT, document, settle, window};
+use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
 use circuitscope::app::model::ModelAction;
+use circuitscope::app::shell::presets::Preset;
 use circuitscope::app::view::Workspace;
 use circuitscope::model::builtin::BUILTINS;
 use eframe::egui;
+use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,11 +32,11 @@ fn first_launch_shows_a_finished_analysis() {
 fn typing_a_prompt_gives_results_for_the_newest_one() {
     let mut h = window(document(""));
     assert!(h.state().state.run().is_none());
-    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Prompt").focus();
+    h.get_by_role_and_label(egui::accesskit::Role::MultilineTextInput, "Prompt").focus();
     h.run();
-    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Prompt").type_text("The United");
+    h.get_by_role_and_label(egui::accesskit::Role::MultilineTextInput, "Prompt").type_text("The United");
     h.run();
-    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Prompt").type_text(" States of");
+    h.get_by_role_and_label(egui::accesskit::Role::MultilineTextInput, "Prompt").type_text(" States of");
     h.run();
     settle(&mut h);
     let run = h.state().state.run().unwrap().clone();
@@ -210,9 +213,7 @@ fn the_palette_runs_commands_by_name() {
 fn every_command_can_be_done_at_any_time() {
     for document in [document(PROMPT), document("")] {
         let mut h = window(document);
-        // Dialogs and the end of the program belong to the system.
-        let own =
-            Command::ALL.into_iter().filter(|c| !matches!(c, Command::OpenFile | Command::OpenFolder | Command::Quit));
+        let own = Command::ALL.into_iter().filter(|c| !matches!(c, Command::Quit));
         for command in own {
             if let Some(s) = command.shortcut() {
                 h.key_press_modifiers(s.modifiers, s.logical_key);
@@ -223,4 +224,244 @@ fn every_command_can_be_done_at_any_time() {
         }
         settle(&mut h);
     }
+}
+
+/// A key as the system sends it.
+fn key(key: egui::Key, modifiers: egui::Modifiers) -> egui::Event {
+    egui::Event::Key { key, physical_key: None, pressed: true, repeat: false, modifiers }
+}
+
+/// What a slow frame receives when somebody types these letters.
+fn typed(text: &str) -> Vec<egui::Event> {
+    let letter = |c: char| {
+        let name = c.to_uppercase().to_string();
+        let pressed = egui::Key::from_name(&name).map(|k| key(k, egui::Modifiers::NONE));
+        pressed.into_iter().chain([egui::Event::Text(c.to_string())])
+    };
+    text.chars().flat_map(letter).collect()
+}
+
+/// All of them in one frame, and then as many frames as it takes.
+fn in_one_frame(h: &mut Harness<'static, App>, events: Vec<egui::Event>) {
+    h.input_mut().events.extend(events);
+    h.step();
+    h.run();
+}
+
+#[test]
+fn keys_reach_the_field_that_was_focused_before_them_in_the_same_frame() {
+    let mut h = window(document(PROMPT));
+    let command = egui::Modifiers::COMMAND;
+    let mut events = vec![key(egui::Key::L, command), key(egui::Key::A, command)];
+    events.extend(typed("gce"));
+    in_one_frame(&mut h, events);
+    let desk = h.state().state.desk();
+    assert_eq!(desk.prompt, "gce");
+    assert!(desk.draft.is_empty() && desk.stack.edits.is_empty());
+    assert!(!h.state().layout.seen().any(|v| v == "graph"));
+    // A click that focuses a field.
+    for name in ["Answer", "Wrong answer"] {
+        let at = h.get_by_label(name).rect().center();
+        let button = egui::PointerButton::Primary;
+        let click = |pressed| egui::Event::PointerButton { pos: at, button, pressed, modifiers: egui::Modifiers::NONE };
+        let mut events = vec![egui::Event::PointerMoved(at), click(true), click(false)];
+        events.extend(typed("gc"));
+        in_one_frame(&mut h, events);
+    }
+    let desk = h.state().state.desk();
+    assert_eq!((desk.answer.as_str(), desk.wrong.as_str()), ("gc", "gc"));
+    assert!(desk.draft.is_empty() && !h.state().layout.seen().any(|v| v == "graph"));
+    // The palette opens, finds, and does, all at once.
+    let mut events = vec![key(egui::Key::K, command)];
+    events.extend(typed("light"));
+    events.push(key(egui::Key::Enter, egui::Modifiers::NONE));
+    in_one_frame(&mut h, events);
+    assert!(h.state().state.document.look.light && h.state().state.desk().draft.is_empty());
+    // Nothing has the keyboard: letters are commands again.
+    let ctx = h.ctx.clone();
+    ctx.memory_mut(|m| m.focused().into_iter().for_each(|id| m.surrender_focus(id)));
+    in_one_frame(&mut h, typed("c"));
+    assert!(!h.state().state.desk().draft.is_empty());
+}
+
+#[test]
+fn escape_closes_what_is_on_top_and_stops_only_when_it_is_pressed_twice() {
+    let mut h = window(document(PROMPT));
+    let escape = |h: &mut Harness<'static, App>| {
+        h.key_press(egui::Key::Escape);
+        h.run_steps(2);
+    };
+    h.state_mut().show("graph");
+    h.key_press(egui::Key::F1);
+    h.run_steps(2);
+    assert!(h.query_by_label("Keys and mouse").is_some());
+    h.key_press(egui::Key::F);
+    h.run_steps(2);
+    assert_eq!(h.state().layout.seen().collect::<Vec<_>>(), ["graph"]);
+    h.state_mut().state.apply(ModelAction::Prompt(PROMPT.repeat(20)), 0.0);
+    h.state_mut().state.update(f64::INFINITY);
+    escape(&mut h);
+    assert!(h.query_by_label("Keys and mouse").is_none() && h.state().layout.seen().count() == 1);
+    escape(&mut h);
+    assert!(h.state().layout.seen().count() > 3 && h.state().state.works());
+    escape(&mut h);
+    assert!(h.state().state.works() && h.query_by_label_contains("Escape again stops").is_some());
+    escape(&mut h);
+    assert!(h.state().state.notices.latest().unwrap().text.contains("Cancelled"));
+    settle(&mut h);
+}
+
+#[test]
+fn a_tab_fills_the_window_and_views_are_arranged() {
+    let mut h = window(document(PROMPT));
+    let before: Vec<_> = h.state().layout.seen().collect();
+    let at = h.get_by_label("Logit lens").rect().center();
+    let button = egui::PointerButton::Primary;
+    let click = |pressed| egui::Event::PointerButton { pos: at, button, pressed, modifiers: egui::Modifiers::NONE };
+    h.input_mut().events.push(egui::Event::PointerMoved(at));
+    h.input_mut().events.extend([true, false, true, false].map(click));
+    h.step();
+    h.run_steps(3);
+    assert_eq!(h.state().layout.seen().collect::<Vec<_>>(), ["lens"]);
+    // Another view that is shown takes its place.
+    h.state_mut().show("patching");
+    h.run_steps(2);
+    assert_eq!(h.state().layout.seen().collect::<Vec<_>>(), ["patching"]);
+    h.get_by_label("show all views").click();
+    h.run_steps(3);
+    assert_ne!(h.state().layout.seen().count(), 1);
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::Arrange(Preset::Graph));
+    settle(&mut h);
+    assert!(h.state().layout.seen().any(|v| v == "graph"));
+    h.state_mut().command(&ctx, Command::Undo);
+    settle(&mut h);
+    h.state_mut().show("lens");
+    h.run_steps(2);
+    assert_eq!(h.state().layout.seen().collect::<Vec<_>>(), before);
+    // One view in large text, and back.
+    let zoom = h.ctx.zoom_factor();
+    h.state_mut().command(&ctx, Command::Present);
+    h.run_steps(3);
+    assert!(h.state().layout.seen().count() == 1 && h.ctx.zoom_factor() > 1.3 * zoom);
+    h.state_mut().command(&ctx, Command::Present);
+    h.run_steps(3);
+    assert!(h.state().layout.seen().count() > 3 && (h.ctx.zoom_factor() - zoom).abs() < 1e-6);
+}
+
+#[test]
+fn the_palette_finds_heads_tokens_and_models() {
+    let mut h = window(document(PROMPT));
+    let find = |h: &mut Harness<'static, App>, text: &str| {
+        h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::K);
+        h.run();
+        h.get_by_label("Type a command").type_text(text);
+        h.run();
+        h.key_press(egui::Key::Enter);
+        h.run();
+        settle(h);
+    };
+    find(&mut h, "0.3");
+    let p = h.state().state.pinned();
+    assert_eq!((p.layer, p.head), (0, Some(3)));
+    find(&mut h, "a1.h2");
+    let p = h.state().state.pinned();
+    assert_eq!((p.layer, p.head), (1, Some(2)));
+    find(&mut h, "United");
+    assert_eq!(h.state().state.run().unwrap().texts[h.state().state.pinned().pos], " United");
+    find(&mut h, "open addition");
+    assert_eq!(h.state().state.model.as_ref().unwrap().config.name, "addition");
+}
+
+#[test]
+fn an_answer_is_completed_from_the_vocabulary() {
+    let mut h = window(document(PROMPT));
+    h.get_by_label("Answer").focus();
+    h.run();
+    h.get_by_label("Answer").type_text("unit");
+    for _ in 0..200 {
+        h.step();
+        if h.query_by_label("token ·United").is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    h.get_by_label("token ·United").click();
+    h.run();
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.desk().answer, " United");
+    assert!(state.run().unwrap().answer.is_some());
+}
+
+#[test]
+fn files_are_chosen_in_the_window_and_never_replaced_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(document(PROMPT));
+    let ctx = h.ctx.clone();
+    h.state_mut().state.apply(ModelAction::Collect(circuitscope::circuit::Member::parse("1.2").unwrap()), 0.0);
+    settle(&mut h);
+    let path = folder.path().join("circuit.json");
+    h.state_mut().act(&ctx, Action::SaveCircuit);
+    h.run();
+    // The field has the keyboard at once.
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+    h.event(egui::Event::Text(path.display().to_string()));
+    h.key_press(egui::Key::Enter);
+    h.run();
+    settle(&mut h);
+    let text = &h.state().state.notices.latest().unwrap().text;
+    assert!(path.exists() && text.contains(&path.display().to_string()), "{text}");
+    // Again: it asks, and is told by a second Enter.
+    circuitscope::files::write_atomic(&path, b"another").unwrap();
+    h.state_mut().act(&ctx, Action::SaveCircuit);
+    h.run();
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+    h.event(egui::Event::Text(path.display().to_string()));
+    h.key_press(egui::Key::Enter);
+    h.run();
+    assert!(h.query_by_label_contains("is there already").is_some());
+    assert_eq!(std::fs::read(&path).unwrap(), b"another");
+    h.get_by_label("Replace it").click();
+    h.run();
+    settle(&mut h);
+    assert_ne!(std::fs::read(&path).unwrap(), b"another");
+    // And opened again, by walking to it.
+    h.state_mut().state.apply(ModelAction::Circuit("empty the circuit", Default::default()), 0.0);
+    h.state_mut().act(&ctx, Action::Load(circuitscope::app::action::Load::Graph));
+    h.run();
+    h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+    h.event(egui::Event::Text(format!("{}/", folder.path().display())));
+    for _ in 0..200 {
+        h.step();
+        if h.query_by_label("circuit.json").is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    h.key_press(egui::Key::ArrowDown);
+    h.key_press(egui::Key::Enter);
+    h.run();
+    settle(&mut h);
+    assert!(!h.state().state.desk().draft.is_empty());
+}
+
+#[test]
+fn one_goes_back_in_the_history_at_a_click() {
+    let mut h = window(document(PROMPT));
+    for (text, at) in [(" United", 10.0), (" States", 20.0)] {
+        h.state_mut().state.apply(ModelAction::Answer(text.to_owned()), at);
+    }
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::ToggleTheme);
+    h.state_mut().command(&ctx, Command::History);
+    h.run();
+    h.get_by_label("as it was at first").click();
+    h.run();
+    let state = &h.state().state;
+    assert!(state.desk().answer.is_empty() && !state.document.look.light);
+    h.get_by_label("use the light theme").click();
+    h.run();
+    let state = &h.state().state;
+    assert!(state.desk().answer == " States" && state.document.look.light);
 }

@@ -104,8 +104,11 @@ fn escape_stops_a_training_paused_or_not() {
             settle(&mut h);
             assert!(h.state().state.pool.running().is_empty());
         }
-        h.key_press(egui::Key::Escape);
-        h.run_steps(2);
+        // Once offers to stop, twice stops.
+        for _ in 0..2 {
+            h.key_press(egui::Key::Escape);
+            h.run_steps(2);
+        }
         settle(&mut h);
         let state = &h.state().state;
         assert!(!state.superposition.is_running() && !state.superposition.is_paused() && !state.pool.is_busy());

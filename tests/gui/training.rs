@@ -65,8 +65,11 @@ fn escape_stops_a_training_which_goes_on_from_there() {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    h.key_press(egui::Key::Escape);
-    h.run_steps(2);
+    // Once offers to stop, twice stops.
+    for _ in 0..2 {
+        h.key_press(egui::Key::Escape);
+        h.run_steps(2);
+    }
     assert!(!h.state().state.training.is_running());
     settle(&mut h);
     assert!(!h.state().state.pool.is_busy());

@@ -27,3 +27,30 @@ pub fn definitions() -> FontDefinitions {
     family(FontFamily::Name(STRONG.into()), "Inter SemiBold");
     fonts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eframe::egui::{Color32, Context, FontId, RawInput};
+
+    /// Letters beside each other look as each does alone: two tokens that differ never look alike.
+    #[test]
+    fn nothing_is_drawn_as_one() {
+        let ctx = Context::default();
+        ctx.set_fonts(definitions());
+        let glyphs = |ctx: &Context, text: &str, family: &FontFamily| {
+            let font = FontId::new(13.0, family.clone());
+            let galley = ctx.fonts_mut(|f| f.layout_no_wrap(text.to_owned(), font, Color32::WHITE));
+            galley.rows[0].glyphs.iter().map(|g| (g.chr, g.uv_rect.size)).collect::<Vec<_>>()
+        };
+        for family in [FontFamily::Monospace, FontFamily::Proportional, FontFamily::Name(STRONG.into())] {
+            for text in ["!=", "=>", "->", "<|im_end|>", "--", "===", "fi", "ffl", "<-", "://", "www"] {
+                let _ = ctx.run_ui(RawInput::default(), |ui| {
+                    let together = glyphs(ui.ctx(), text, &family);
+                    let alone = text.chars().flat_map(|c| glyphs(ui.ctx(), &c.to_string(), &family));
+                    assert_eq!(together, alone.collect::<Vec<_>>(), "{text} in {family}");
+                });
+            }
+        }
+    }
+}

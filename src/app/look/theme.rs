@@ -99,23 +99,23 @@ pub const GRID: f32 = 4.0;
 
 /// Labels inside panels.
 pub fn small() -> FontId {
-    FontId::new(11.0, FontFamily::Proportional)
+    FontId::new(12.0, FontFamily::Proportional)
 }
 
 pub fn body() -> FontId {
-    FontId::new(12.5, FontFamily::Proportional)
+    FontId::new(13.0, FontFamily::Proportional)
 }
 
 pub fn title() -> FontId {
-    FontId::new(12.5, FontFamily::Name(STRONG.into()))
+    FontId::new(13.0, FontFamily::Name(STRONG.into()))
 }
 
 pub fn mono() -> FontId {
-    FontId::new(11.5, FontFamily::Monospace)
+    FontId::new(12.5, FontFamily::Monospace)
 }
 
 pub fn mono_small() -> FontId {
-    FontId::new(10.0, FontFamily::Monospace)
+    FontId::new(12.0, FontFamily::Monospace)
 }
 
 /// Installs fonts and both themes' styles.

@@ -49,21 +49,29 @@ pub fn feature_bars(
 /// The prompt's tokens, and the other prompt where there is one.
 fn tokens(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, places: &mut Places) {
     let palette = cx.palette;
+    let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
+    let line = egui::Panel::top("question").frame(slim).resizable(false).show_separator_line(false);
+    line.show(ui, |ui| top.question(ui, cx));
     if top.is_comparing(cx) {
-        let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
-        egui::Panel::top("compare").frame(slim).exact_size(34.0).show(ui, |ui| top.compare(ui, cx));
+        let line = egui::Panel::top("compare").frame(slim).resizable(false).show_separator_line(false);
+        line.show(ui, |ui| top.compare(ui, cx));
     }
-    let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
-    let tokens = egui::Panel::top("strip").frame(bar(palette.base)).exact_size(56.0 + second);
-    let shown = tokens.show_separator_line(false).show(ui, |ui| {
-        strip.ui(ui, cx);
-    });
-    places.insert("strip", shown.response.rect);
+    strip_bar(strip, ui, cx, places);
     for (name, id) in [("prompt", topbar::PROMPT_ID), ("answer", topbar::ANSWER_ID)] {
         if let Some(r) = ui.ctx().read_response(egui::Id::unique(id)) {
             places.insert(name, r.rect);
         }
     }
+}
+
+/// The tokens alone.
+pub fn strip_bar(strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, places: &mut Places) {
+    let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
+    let tokens = egui::Panel::top("strip").frame(bar(cx.palette.base)).exact_size(56.0 + second);
+    let shown = tokens.show_separator_line(false).show(ui, |ui| {
+        strip.ui(ui, cx);
+    });
+    places.insert("strip", shown.response.rect);
 }
 
 pub type Places = HashMap<&'static str, egui::Rect>;

@@ -11,13 +11,14 @@ use crate::app::shell::files::{graph_bytes, read_session};
 use crate::app::shell::layout::Layout;
 use crate::app::shell::lessons;
 use crate::app::shell::notices::Level;
-use crate::app::shell::save::Save;
+use crate::app::shell::presets::Preset;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Workspace;
 use crate::circuit::Member;
 use crate::engine::EditStack;
 use crate::jobs::AnySlot;
 use crate::session::Document;
+use crate::session::arrangement::Arrangement;
 use crate::session::desk::{Focus, Pinned};
 
 impl App {
@@ -25,6 +26,7 @@ impl App {
         match action {
             Action::Do(command) => self.command(ctx, command),
             Action::Show(kind) => self.show(kind),
+            Action::Fill(view) => self.fill(view),
             Action::Enter(workspace) => self.enter(workspace),
             Action::Lesson(action) => self.lesson(action),
             Action::Copy(text) => {
@@ -32,10 +34,10 @@ impl App {
                 self.state.notices.push(Level::Info, "Copied.");
             }
             Action::Save { name, extension, bytes } => {
-                self.save = Some(Save::new(&format!("{name}.{extension}"), bytes));
+                self.save_as(&format!("{name}.{extension}"), bytes);
             }
             Action::SavePicture { view } => self.save_picture(ctx, view),
-            Action::Load(what) => self.load(&what),
+            Action::Load(what) => self.load(what),
             Action::OpenSession(path) => self.background(move || read_session(&path)),
             Action::SaveGraph(marks) => {
                 if let Some(shown) = self.state.results.graph.value().cloned() {
@@ -44,7 +46,7 @@ impl App {
                 }
             }
             Action::SaveCircuit => match self.state.circuit_file() {
-                Ok((name, bytes)) => self.save = Some(Save::new(&name, bytes)),
+                Ok((name, bytes)) => self.save_as(&name, bytes),
                 Err(e) => self.state.notices.push(Level::Error, e.to_string()),
             },
             other => {
@@ -61,12 +63,13 @@ impl App {
         let len = self.state.run().map_or(1, |r| r.trace.len());
         match command {
             Command::Palette => self.palette.show(),
-            Command::OpenFile => self.load(&Load::ModelFile),
+            Command::OpenFile => self.load(Load::ModelFile),
             Command::SaveSession => self.save_session(false),
             Command::SaveSessionAs => self.save_session(true),
             Command::NewSession => self.new_session(),
-            Command::OpenFolder => self.load(&Load::ModelFolder),
+            Command::OpenFolder => self.load(Load::ModelFolder),
             Command::FocusPrompt => self.top.focus_prompt = true,
+            Command::Back => self.back(ctx),
             Command::Cancel => {
                 if self.state.works() {
                     self.layout.slots().for_each(AnySlot::stop);
@@ -128,13 +131,11 @@ impl App {
             Command::ClearDraft => {
                 self.state.apply(ModelAction::Circuit("empty the circuit", Default::default()), self.now);
             }
-            Command::ResetLayout => {
-                let name = self.layout.workspace.name();
-                let state = &mut self.state;
-                let change = |d: &mut Document| drop(d.look.layouts.remove(name));
-                state.history.change(&mut state.document, "reset the layout", self.now, change);
-                self.layout = Layout::of(self.layout.workspace);
-            }
+            Command::Fill => self.layout.pointed().into_iter().for_each(|v| self.fill(v)),
+            Command::Present => self.present(),
+            Command::Arrange(preset) => self.arrange(preset),
+            Command::History => self.history_open ^= true,
+            Command::ResetLayout => self.put_up("reset the layout", None),
             Command::ModelWorkspace => self.enter(Workspace::Model),
             Command::SuperpositionWorkspace => self.enter(Workspace::Superposition),
             Command::TrainingWorkspace => self.enter(Workspace::Training),
@@ -147,6 +148,40 @@ impl App {
             self.state.apply(ModelAction::Pin(pinned), self.now);
         }
         ctx.request_repaint();
+    }
+
+    /// Fills the window with a view, or shows all again.
+    fn fill(&mut self, view: &'static str) {
+        let look = &mut self.state.document.look;
+        look.filled = if look.filled.is_some() { None } else { Some(view.to_owned()) };
+        look.presents &= look.filled.is_some();
+    }
+
+    /// Shows one view in large text, or all as before.
+    fn present(&mut self) {
+        let view = self.layout.pointed();
+        let look = &mut self.state.document.look;
+        look.presents ^= true;
+        look.filled = if look.presents { look.filled.take().or(view.map(str::to_owned)) } else { None };
+    }
+
+    /// Arranges the model's views for a kind of work.
+    fn arrange(&mut self, preset: Preset) {
+        self.enter(Workspace::Model);
+        self.put_up(preset.title(), preset.arrangement());
+    }
+
+    /// Puts the views of the workspace up in another way.
+    fn put_up(&mut self, name: &str, arrangement: Option<Arrangement>) {
+        let workspace = self.layout.workspace.name();
+        let state = &mut self.state;
+        state.document.look.filled = None;
+        let change = |d: &mut Document| match arrangement {
+            Some(a) => drop(d.look.layouts.insert(workspace.to_owned(), a)),
+            None => drop(d.look.layouts.remove(workspace)),
+        };
+        state.history.change(&mut state.document, name, self.now, change);
+        self.layout = Layout::wanted(self.layout.workspace, &self.state.document.look);
     }
 
     /// Puts what is pinned into the circuit, or takes it out.

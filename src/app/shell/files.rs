@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use eframe::egui;
 
+use super::chooser::{Choice, Chooser, Purpose};
 use super::notices::Level;
-use super::save::Choice;
 use crate::app::App;
 use crate::app::action::Load;
 use crate::app::look::picture;
@@ -22,8 +22,8 @@ use crate::graph::marks::Marks;
 use crate::jobs::slot::Slot;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
-use crate::session::file::{EXTENSION, Session, is_session};
-use crate::session::kept;
+use crate::session::file::{Session, is_session, is_session_text};
+use crate::session::{kept, recent};
 
 /// What has come of a file.
 #[derive(Clone, Debug)]
@@ -34,7 +34,9 @@ pub enum Message {
     /// Bytes that want a place, under a proposed name.
     Save(String, Vec<u8>),
     /// The place chosen in the system's dialog.
-    SaveTo(PathBuf),
+    Chosen(PathBuf),
+    /// A set of prompts.
+    Prompts(PathBuf),
     Stack(PathBuf, EditStack),
     Graph(PathBuf),
     Dictionary(PathBuf),
@@ -99,58 +101,43 @@ impl App {
         self.files.0.push(slot);
     }
 
-    /// Asks the system for a file, or reads the one that was named.
-    pub fn load(&mut self, what: &Load) {
-        let what = what.clone();
-        self.background(move || {
-            if let Load::Stack(Some(path)) = &what {
-                return read_stack(Path::new(path));
-            }
-            let (title, filter, extensions): (_, _, &[&str]) = match &what {
-                Load::ModelFile | Load::ModelFolder => {
-                    ("Open a model or a session", "models, sessions and results", &["gguf", "safetensors", "json", EXTENSION])
-                }
-                Load::Graph => ("Open a graph or a circuit", "graphs and circuits", &["json"]),
-                Load::Compared => ("A circuit to compare with", "circuits", &["json"]),
-                Load::Stack(_) => ("Open a stack of edits", "edits", &["json"]),
-            };
-            let dialog = rfd::AsyncFileDialog::new().set_title(title);
-            let handle = if what == Load::ModelFolder {
-                pollster::block_on(dialog.pick_folder())
-            } else {
-                pollster::block_on(dialog.add_filter(filter, extensions).pick_file())
-            };
-            // The dialog gives nothing both when it is cancelled and when the system has none.
-            let Some(handle) = handle else {
-                let text = "No file was chosen; a file can also be dropped on the window, and a model's path be typed in the model menu.";
-                return Message::Say(Level::Info, text.to_owned());
-            };
-            let path = handle.path();
-            match &what {
-                Load::ModelFile => read_dropped(path),
-                Load::ModelFolder => Message::Open(path.to_owned()),
-                Load::Graph => read_json(path),
-                Load::Compared => read_compared(path),
-                Load::Stack(_) => read_stack(path),
-            }
-        });
+    /// Asks for a file to open.
+    pub fn load(&mut self, what: Load) {
+        self.chooser = Some(Chooser::open(what, recent::load(recent::FOLDERS)));
     }
 
-    /// The question where to save, and what follows from the answer.
-    pub fn saving(&mut self, ctx: &egui::Context) {
-        let Some(choice) = self.save.as_mut().and_then(|s| s.ui(ctx)) else { return };
-        match choice {
-            Choice::Cancel => self.save = None,
-            Choice::Write(path) => {
-                if let Some(save) = self.save.take() {
-                    self.background(move || written(&path, &save.bytes));
+    /// Asks for a place for bytes, and proposes a name.
+    pub fn save_as(&mut self, name: &str, bytes: Vec<u8>) {
+        self.chooser = Some(Chooser::save(name, bytes, recent::load(recent::FOLDERS)));
+    }
+
+    /// The question where, and what follows from the answer.
+    pub fn choosing(&mut self, ctx: &egui::Context) {
+        let Some(chooser) = &mut self.chooser else { return };
+        match chooser.ui(ctx, &self.state.pool) {
+            None => {}
+            Some(Choice::Cancel) => self.chooser = None,
+            Some(Choice::Take(path)) => {
+                if let Some(chooser) = self.chooser.take() {
+                    self.take(chooser.purpose, path);
                 }
             }
-            Choice::Browse => self.background(|| {
-                let dialog = rfd::AsyncFileDialog::new().set_title("Save as");
-                pollster::block_on(dialog.save_file())
-                    .map_or(Message::Nothing, |h| Message::SaveTo(h.path().to_owned()))
-            }),
+            Some(Choice::Browse) => {
+                let purpose = chooser.purpose.clone();
+                self.background(move || browse(&purpose));
+            }
+        }
+    }
+
+    /// Opens what was chosen, or writes it.
+    fn take(&mut self, purpose: Purpose, path: PathBuf) {
+        if self.remembers {
+            let folder = path.parent().map(|p| p.display().to_string());
+            self.background(move || folder.clone().map_or(Message::Nothing, remembered));
+        }
+        match purpose {
+            Purpose::Save(bytes) => self.background(move || written(&path, &bytes)),
+            Purpose::Open(what) => self.background(move || read(&what, &path)),
         }
     }
 
@@ -180,6 +167,47 @@ impl App {
 /// A picture of a view on its way: the view, the window's picture, the view's place in it, pixels a point.
 pub type Screenshot = (&'static str, Arc<egui::ColorImage>, Option<egui::Rect>, f32);
 
+/// Asks the system's dialog, which has nothing to say both when it is cancelled and when the system has none.
+fn browse(purpose: &Purpose) -> Message {
+    let dialog = rfd::AsyncFileDialog::new();
+    let handle = match purpose {
+        Purpose::Save(_) => pollster::block_on(dialog.set_title("Save as").save_file()),
+        Purpose::Open(Load::ModelFolder) => {
+            pollster::block_on(dialog.set_title(Load::ModelFolder.title()).pick_folder())
+        }
+        Purpose::Open(load) => {
+            let dialog = dialog.set_title(load.title()).add_filter("what can be opened", load.extensions());
+            pollster::block_on(dialog.pick_file())
+        }
+    };
+    handle.map_or_else(
+        || Message::Say(Level::Info, "The system's dialog gave no file; a path can be typed here.".to_owned()),
+        |h| Message::Chosen(h.path().to_owned()),
+    )
+}
+
+/// Opens a file as what was asked for.
+fn read(what: &Load, path: &Path) -> Message {
+    match what {
+        Load::ModelFile => read_dropped(path),
+        Load::ModelFolder => Message::Open(path.to_owned()),
+        Load::Graph => read_json(path),
+        Load::Compared => read_compared(path),
+        Load::Stack => read_stack(path),
+        Load::Dictionary => Message::Dictionary(path.to_owned()),
+        Load::Prompts => Message::Prompts(path.to_owned()),
+    }
+}
+
+/// Notes the folder of a file for the next time one is asked for.
+fn remembered(folder: String) -> Message {
+    let mut list = recent::load(recent::FOLDERS);
+    list.retain(|f| *f != folder);
+    list.insert(0, folder);
+    list.truncate(8);
+    recent::save(recent::FOLDERS, &list).err().map_or(Message::Nothing, |e| Message::Say(Level::Info, e.to_string()))
+}
+
 fn read_stack(path: &Path) -> Message {
     match EditStack::open(path) {
         Ok(stack) => Message::Stack(path.to_owned(), stack),
@@ -205,8 +233,11 @@ pub fn read_dropped(path: &Path) -> Message {
 
 /// A JSON file: a graph, a circuit, a direction, or a stack of edits.
 fn read_json(path: &Path) -> Message {
-    let value = std::fs::read(path).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
-    match value {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    if is_session_text(&bytes) {
+        return read_session(path);
+    }
+    match serde_json::from_slice::<serde_json::Value>(&bytes).ok() {
         Some(v) if v.get("nodes").is_some() && v.get("links").is_some() => Message::Graph(path.to_owned()),
         Some(v) if v.get("format").and_then(|f| f.as_str()) == Some(FORMAT) => match CircuitFile::open(path) {
             Ok(file) => Message::Circuit(path.to_owned(), file.draft()),

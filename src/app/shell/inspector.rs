@@ -9,6 +9,7 @@ use crate::app::look::theme;
 use crate::app::shell::topbar::facts_table;
 use crate::app::view::Context;
 use crate::app::widgets::bars::{Bar, bar};
+use crate::app::widgets::colorbar::share;
 use crate::app::widgets::token_text;
 use crate::circuit::{Edge, Member, Receiver};
 use crate::features::labels::Unit;
@@ -84,7 +85,7 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let actual = run.trace.ids.get(p.pos + 1);
     for t in &run.trace.next[p.pos] {
         let label = token_text::short(&cx.text_of(t.id), 14);
-        let b = Bar { label, value: t.prob, text: format!("{:.2} %", t.prob * 100.0), strong: actual == Some(&t.id) };
+        let b = Bar { label, value: t.prob, text: share(t.prob), strong: actual == Some(&t.id) };
         let text = cx.state.model.as_ref().map(|m| m.token_text(t.id));
         if bar(ui, &b, 1.0, false, 96.0)
             .on_hover_text(format!("id {}, logit {:.3}. Click to explain it.", t.id, t.logit))
@@ -99,21 +100,19 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 /// What the pinned layer would predict here.
 fn lens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
+    // After the last layer it is the prediction itself, which stands above.
+    if cx.state.model.as_ref().is_some_and(|m| p.layer + 1 == m.config.n_layers) {
+        return;
+    }
     let Some(result) = cx.state.results.lens_here.get().cloned() else { return };
     let Some(cell) = result.value.cell(p.layer, p.pos) else { return };
     caption(ui, cx, &format!("logit lens at layer {}: entropy {:.2} nats", p.layer, cell.entropy));
     for t in &cell.top {
         let label = token_text::short(&cx.text_of(t.id), 14);
-        bar(
-            ui,
-            &Bar { label, value: t.prob, text: format!("{:.2} %", t.prob * 100.0), strong: false },
-            1.0,
-            false,
-            96.0,
-        );
+        bar(ui, &Bar { label, value: t.prob, text: share(t.prob), strong: false }, 1.0, false, 96.0);
     }
     if let Some(a) = &cell.answer {
-        fact(ui, cx, "answer's probability", &format!("{:.3} %", a.prob * 100.0));
+        fact(ui, cx, "answer's probability", &share(a.prob));
         fact(ui, cx, "answer's rank", &(a.rank + 1).to_string());
     }
 }

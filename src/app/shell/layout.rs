@@ -6,8 +6,9 @@ use egui_tiles::{
 };
 
 use super::arrange;
-use crate::app::action::Action;
+use crate::app::action::{Action, Command};
 use crate::app::look::theme;
+use crate::app::shell::help::hint;
 use crate::app::state::State;
 use crate::app::view::{self, Area, Asking, Context, Table, View, ViewDef, Workspace};
 use crate::jobs::slot::AnySlot;
@@ -29,7 +30,7 @@ impl Pane {
 pub struct Layout {
     pub workspace: Workspace,
     tree: Tree<Pane>,
-    reveal: Option<Reveal>,
+    reveal: Vec<Reveal>,
     /// How the user has moved the views, as the document has it; `None` as they stand at first.
     arrangement: Option<Arrangement>,
     edited: Edited,
@@ -37,6 +38,12 @@ pub struct Layout {
     asked: u64,
     /// Hash of the model of which it was.
     model: Option<u64>,
+    /// The view that fills the window, and where it stood in the last frame.
+    filled: Option<(&'static str, egui::Rect)>,
+    /// The view that the pointer was over last.
+    pointed: Option<&'static str>,
+    /// Width in which the tabs stood.
+    width: f32,
 }
 
 /// What the user does to a layout.
@@ -117,7 +124,18 @@ impl Layout {
         tiles: Tiles<Pane>,
     ) -> Self {
         let tree = Tree::new(egui::Id::unique(id), root, tiles);
-        Self { workspace, tree, reveal: None, arrangement: None, edited: Edited::No, asked: 0, model: None }
+        Self {
+            workspace,
+            tree,
+            reveal: Vec::new(),
+            arrangement: None,
+            edited: Edited::No,
+            asked: 0,
+            model: None,
+            filled: None,
+            pointed: None,
+            width: 0.0,
+        }
     }
 
     /// The views of a workspace as the document has them. Views that it does not know yet stand beside others of their
@@ -177,10 +195,10 @@ impl Layout {
             self.model = state.desk().hash;
             self.slots().for_each(AnySlot::forget);
         }
-        let active = if seen { self.tree.active_tiles() } else { Vec::new() };
-        for (id, tile) in self.tree.tiles.iter_mut() {
+        let active: Vec<_> = if seen { self.seen().collect() } else { Vec::new() };
+        for (_, tile) in self.tree.tiles.iter_mut() {
             if let Tile::Pane(p) = tile {
-                p.view.ask(&Asking { state, seen: active.contains(id) });
+                p.view.ask(&Asking { state, seen: active.contains(&p.def.name) });
             }
         }
     }
@@ -221,74 +239,113 @@ impl Layout {
         Self::with(workspace, "layout", root, tiles)
     }
 
-    /// The views that can be seen: the active tabs.
+    /// The views that can be seen: the active tabs, or the one that fills the window.
     pub fn seen(&self) -> impl Iterator<Item = &'static str> {
-        self.tree.active_tiles().into_iter().filter_map(|id| match self.tree.tiles.get(id) {
+        let tabs = self.tree.active_tiles().into_iter().filter_map(|id| match self.tree.tiles.get(id) {
             Some(Tile::Pane(p)) => Some(p.def.name),
             _ => None,
-        })
+        });
+        let filled = self.filled.map(|f| f.0);
+        filled.into_iter().chain(tabs.filter(move |_| filled.is_none()))
+    }
+
+    /// The view that the pointer was over last, else the first that can be seen.
+    pub fn pointed(&self) -> Option<&'static str> {
+        self.pointed.filter(|p| self.seen().any(|v| v == *p)).or_else(|| self.seen().next())
+    }
+
+    /// Lets a view of this layout fill the window; `None`, or one of another layout, shows all.
+    pub fn fill(&mut self, view: Option<&str>) {
+        let def = view.and_then(view::by_name).filter(|d| d.workspace == self.workspace);
+        if self.filled.map(|f| f.0) != def.map(|d| d.name) {
+            self.filled = def.map(|d| (d.name, egui::Rect::NOTHING));
+        }
     }
 
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.tree.ui(&mut Panels { cx, reveal: self.reveal.as_mut(), edited: &mut self.edited }, ui);
-        if let Some(r) = &mut self.reveal {
+        // A narrower bar may hide the tab that is shown.
+        let before = std::mem::replace(&mut self.width, ui.available_width());
+        if self.width < before - 1.0 {
+            let shown: Vec<_> = self.seen().collect();
+            self.reveal = shown.into_iter().map(|view| Reveal { view, out: 0.0, frames: 4 }).collect();
+        }
+        let behavior =
+            &mut Panels { cx, reveal: &mut self.reveal, edited: &mut self.edited, pointed: &mut self.pointed };
+        match &mut self.filled {
+            Some((view, rect)) => {
+                *rect = ui.max_rect();
+                let panes = self.tree.tiles.iter_mut().filter_map(|(id, tile)| match tile {
+                    Tile::Pane(p) => Some((*id, p)),
+                    Tile::Container(_) => None,
+                });
+                for (id, pane) in panes.filter(|(_, p)| p.def.name == *view) {
+                    behavior.alone(ui, id, pane);
+                }
+            }
+            None => self.tree.ui(behavior, ui),
+        }
+        for r in &mut self.reveal {
             r.frames -= 1;
             ui.ctx().request_repaint();
         }
-        self.reveal = self.reveal.filter(|r| r.frames > 0);
+        self.reveal.retain(|r| r.frames > 0);
     }
 
     /// Brings a view to the front.
     pub fn show(&mut self, view: &'static str) {
+        self.pointed = Some(view);
         self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(p) if p.def.name == view));
-        self.reveal = Some(Reveal { view, out: 0.0, frames: 4 });
+        self.reveal.retain(|r| r.view != view);
+        self.reveal.push(Reveal { view, out: 0.0, frames: 4 });
     }
 
     /// The view's numbers and its rectangle on screen.
     pub fn pane(&self, view: &str) -> Option<(&dyn View, Option<egui::Rect>)> {
+        let filled = self.filled.filter(|f| f.0 == view).map(|f| f.1);
         self.tree.tiles.iter().find_map(|(id, tile)| match tile {
-            Tile::Pane(p) if p.def.name == view => Some((p.view.as_ref(), self.tree.tiles.rect(*id))),
+            Tile::Pane(p) if p.def.name == view => Some((p.view.as_ref(), filled.or(self.tree.tiles.rect(*id)))),
             _ => None,
         })
+    }
+}
+
+/// Every pane in a tile.
+fn panes_in(tiles: &Tiles<Pane>, id: TileId) -> Vec<&Pane> {
+    match tiles.get(id) {
+        Some(Tile::Pane(p)) => vec![p],
+        Some(Tile::Container(c)) => c.children().flat_map(|id| panes_in(tiles, *id)).collect(),
+        None => Vec::new(),
     }
 }
 
 struct Panels<'a, 'b> {
     cx: &'a mut Context<'b>,
-    reveal: Option<&'a mut Reveal>,
+    reveal: &'a mut Vec<Reveal>,
     edited: &'a mut Edited,
+    pointed: &'a mut Option<&'static str>,
 }
 
-impl Behavior<Pane> for Panels<'_, '_> {
-    fn pane_ui(&mut self, ui: &mut egui::Ui, _: TileId, pane: &mut Pane) -> UiResponse {
-        let frame = egui::Frame::new().fill(self.cx.palette.panel).inner_margin(egui::Margin::symmetric(8, 6));
-        frame.show(ui, |ui| {
-            ui.set_min_size(ui.available_size());
-            ui.push_id(pane.def.name, |ui| pane.view.ui(ui, self.cx));
+impl Panels<'_, '_> {
+    /// A view that fills the window, under its title.
+    fn alone(&mut self, ui: &mut egui::Ui, id: TileId, pane: &mut Pane) {
+        let bar = egui::Frame::new().fill(self.cx.palette.header).inner_margin(egui::Margin::symmetric(8, 3));
+        bar.show(ui, |ui| {
+            ui.horizontal(|ui| {
+                ui.label(RichText::new(pane.def.title).font(theme::title()));
+                ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                    let keys = hint(ui.ctx(), Command::Fill);
+                    if ui.button("show all views").on_hover_text(keys).clicked() {
+                        self.cx.push(Action::Fill(pane.def.name));
+                    }
+                    self.tools(ui, pane);
+                });
+            });
         });
-        UiResponse::None
+        let _ = self.pane_ui(ui, id, pane);
     }
 
-    fn tab_title_for_pane(&mut self, pane: &Pane) -> WidgetText {
-        RichText::new(pane.def.title).font(theme::title()).into()
-    }
-
-    fn top_bar_right_ui(
-        &mut self,
-        tiles: &Tiles<Pane>,
-        ui: &mut egui::Ui,
-        _: TileId,
-        tabs: &egui_tiles::Tabs,
-        offset: &mut f32,
-    ) {
-        let active = tabs.active.and_then(|id| match tiles.get(id) {
-            Some(Tile::Pane(p)) => Some(p),
-            _ => None,
-        });
-        let Some(pane) = active else { return };
-        if let Some(r) = self.reveal.as_mut().filter(|r| r.view == pane.def.name) {
-            *offset += std::mem::take(&mut r.out);
-        }
+    /// What can be done with a view: it is exported and explained.
+    fn tools(&mut self, ui: &mut egui::Ui, pane: &Pane) {
         let def = pane.def;
         ui.add_space(4.0);
         let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
@@ -328,15 +385,71 @@ impl Behavior<Pane> for Panels<'_, '_> {
             ui.label(RichText::new(def.formula).font(theme::mono()).color(self.cx.palette.weak));
         });
     }
+}
+
+impl Behavior<Pane> for Panels<'_, '_> {
+    fn pane_ui(&mut self, ui: &mut egui::Ui, _: TileId, pane: &mut Pane) -> UiResponse {
+        let frame = egui::Frame::new().fill(self.cx.palette.panel).inner_margin(egui::Margin::symmetric(8, 6));
+        if ui.rect_contains_pointer(ui.max_rect()) {
+            *self.pointed = Some(pane.def.name);
+        }
+        frame.show(ui, |ui| {
+            ui.set_min_size(ui.available_size());
+            ui.push_id(pane.def.name, |ui| pane.view.ui(ui, self.cx));
+        });
+        UiResponse::None
+    }
+
+    fn tab_title_for_pane(&mut self, pane: &Pane) -> WidgetText {
+        RichText::new(pane.def.title).font(theme::title()).into()
+    }
+
+    fn tab_title_for_tile(&mut self, tiles: &Tiles<Pane>, id: TileId) -> WidgetText {
+        // Panes that were put beside each other in one tab are called by their names.
+        let names: Vec<&str> = panes_in(tiles, id).into_iter().map(|p| p.def.title).collect();
+        RichText::new(names.join(" + ")).font(theme::title()).into()
+    }
+
+    fn top_bar_right_ui(
+        &mut self,
+        tiles: &Tiles<Pane>,
+        ui: &mut egui::Ui,
+        _: TileId,
+        tabs: &egui_tiles::Tabs,
+        offset: &mut f32,
+    ) {
+        let active = tabs.active.and_then(|id| match tiles.get(id) {
+            Some(Tile::Pane(p)) => Some(p),
+            _ => None,
+        });
+        let Some(pane) = active else { return };
+        if let Some(r) = self.reveal.iter_mut().find(|r| r.view == pane.def.name) {
+            *offset += std::mem::take(&mut r.out);
+        }
+        self.tools(ui, pane);
+    }
 
     fn on_tab_button(&mut self, tiles: &mut Tiles<Pane>, id: TileId, response: egui::Response) -> egui::Response {
-        if let Some(r) = self.reveal.as_mut()
-            && matches!(tiles.get(id), Some(Tile::Pane(p)) if p.def.name == r.view)
-        {
+        let Some(Tile::Pane(pane)) = tiles.get(id) else { return response };
+        let view = pane.def.name;
+        if let Some(r) = self.reveal.iter_mut().find(|r| r.view == view) {
             // What can be clicked is what is inside the bar.
             let (whole, inside) = (response.rect, response.interact_rect);
             r.out = (whole.max.x - inside.max.x).max(0.0) - (inside.min.x - whole.min.x).max(0.0);
         }
+        if response.double_clicked() {
+            self.cx.push(Action::Fill(view));
+        }
+        response.context_menu(|ui| {
+            if ui.button("Fill the window").on_hover_text("also by a double click, or F").clicked() {
+                self.cx.push(Action::Fill(view));
+                ui.close();
+            }
+            if ui.button(Command::ResetLayout.title()).clicked() {
+                self.cx.push(Action::Do(Command::ResetLayout));
+                ui.close();
+            }
+        });
         response
     }
 

@@ -2,14 +2,17 @@
 
 pub mod arrange;
 pub mod bars;
+pub mod chooser;
 pub mod commands;
 pub mod files;
+pub mod help;
 pub mod inspector;
+pub mod keys;
 pub mod layout;
 pub mod lessons;
 pub mod notices;
 pub mod palette;
-pub mod save;
+pub mod presets;
 pub mod session;
 pub mod status;
 pub mod strip;

@@ -1,11 +1,20 @@
-//! The command palette: every command and view, by typing part of its name.
+//! The command palette: everything that has a name, by typing part of it.
 
 use eframe::egui::{self, RichText};
 
 use crate::app::action::{Action, Command};
+use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
+use crate::app::model::ModelAction;
+use crate::app::shell::help::keys;
+use crate::app::shell::lessons::LessonAction;
+use crate::app::state::State;
 use crate::app::view;
+use crate::app::widgets::token_text;
+use crate::model::builtin::BUILTINS;
+use crate::session::desk::{Focus, Pinned};
+use crate::session::lesson;
 
 #[derive(Default)]
 pub struct CommandPalette {
@@ -21,54 +30,48 @@ impl CommandPalette {
         self.selected = 0;
     }
 
-    pub fn ui(&mut self, ctx: &egui::Context, actions: &mut Vec<Action>) {
+    pub fn ui(&mut self, ctx: &egui::Context, state: &State, actions: &mut Vec<Action>) {
         if !self.open {
             return;
         }
         let palette = Palette::of(ctx);
-        let mut entries: Vec<(String, String, Action)> = Command::ALL
-            .iter()
-            .filter(|c| **c != Command::Palette)
-            .map(|c| {
-                let keys = c.shortcut().map(|s| ctx.format_shortcut(&s)).unwrap_or_default();
-                (c.title().to_owned(), keys, Action::Do(*c))
-            })
-            .collect();
-        entries.extend(view::all().map(|v| (format!("Show {}", v.title), String::new(), Action::Show(v.name))));
-        let query = self.query.to_lowercase();
-        entries.retain(|(title, ..)| is_subsequence(&query, &title.to_lowercase()));
-        self.selected = self.selected.min(entries.len().saturating_sub(1));
-        let (down, up, enter) = ctx.input_mut(|i| {
-            (
-                i.consume_key(egui::Modifiers::NONE, egui::Key::ArrowDown),
-                i.consume_key(egui::Modifiers::NONE, egui::Key::ArrowUp),
-                i.consume_key(egui::Modifiers::NONE, egui::Key::Enter),
-            )
-        });
-        if down {
-            self.selected = (self.selected + 1).min(entries.len().saturating_sub(1));
-        }
-        if up {
-            self.selected = self.selected.saturating_sub(1);
-        }
-        let mut chosen = if enter { entries.get(self.selected).map(|e| e.2.clone()) } else { None };
-        let modal = egui::Modal::new(egui::Id::unique("command palette")).show(ctx, |ui| {
-            ui.set_width(460.0);
-            let field =
-                egui::TextEdit::singleline(&mut self.query).hint_text("Type a command").desired_width(f32::INFINITY);
-            ui.add(field).accessible_name("Type a command").request_focus();
+        let entries = found(ctx, state, &self.query);
+        let last = entries.len().saturating_sub(1);
+        let at = self.selected.min(last);
+        let pressed = |key| ctx.input_mut(|i| i.consume_key(egui::Modifiers::NONE, key));
+        let (down, up) = (pressed(egui::Key::ArrowDown), pressed(egui::Key::ArrowUp));
+        self.selected = if down { (at + 1).min(last) } else { at.saturating_sub(usize::from(up)) };
+        let mut chosen =
+            if pressed(egui::Key::Enter) { entries.get(self.selected).map(|e| e.action.clone()) } else { None };
+        let id = egui::Id::unique("command palette");
+        // It hangs from the top: the list below grows and shrinks without moving the field.
+        let area = egui::Modal::default_area(id).anchor(egui::Align2::CENTER_TOP, [0.0, 72.0]);
+        let modal = egui::Modal::new(id).area(area).show(ctx, |ui| {
+            ui.set_width((ctx.content_rect().width() - 60.0).clamp(280.0, 560.0));
+            let hint = "A command, a view, a head (23.3), a token, a model, a lesson";
+            let field = egui::TextEdit::singleline(&mut self.query).hint_text(hint).desired_width(f32::INFINITY);
+            let response = ui.add(field).accessible_name("Type a command");
+            response.request_focus();
+            if response.changed() {
+                self.selected = 0;
+            }
             ui.add_space(theme::GRID);
-            egui::ScrollArea::vertical().max_height(360.0).show(ui, |ui| {
-                for (i, (title, keys, action)) in entries.iter().enumerate() {
-                    let text = RichText::new(title);
-                    let button = egui::Button::selectable(i == self.selected, text)
-                        .right_text(RichText::new(keys).font(theme::mono_small()).color(palette.weak));
-                    if ui.add_sized([ui.available_width(), 24.0], button).clicked() {
-                        chosen = Some(action.clone());
+            let height = (ctx.content_rect().height() - 200.0).clamp(120.0, 420.0);
+            let list = egui::ScrollArea::vertical().max_height(height).min_scrolled_height(height).auto_shrink(false);
+            list.show(ui, |ui| {
+                for (i, entry) in entries.iter().enumerate() {
+                    let right = RichText::new(&entry.right).font(theme::mono_small()).color(palette.weak);
+                    let button = egui::Button::selectable(i == self.selected, RichText::new(&entry.title));
+                    let response = ui.add_sized([ui.available_width(), 24.0], button.right_text(right).truncate());
+                    if (down || up) && i == self.selected {
+                        response.scroll_to_me(None);
+                    }
+                    if response.clicked() {
+                        chosen = Some(entry.action.clone());
                     }
                 }
                 if entries.is_empty() {
-                    ui.label(RichText::new("no command has these letters").color(palette.weak));
+                    ui.label(RichText::new("nothing has these letters").color(palette.weak));
                 }
             });
         });
@@ -80,6 +83,105 @@ impl CommandPalette {
             actions.push(action);
         }
     }
+}
+
+/// Something that can be found and done.
+struct Entry {
+    title: String,
+    /// Keys, or what it is.
+    right: String,
+    action: Action,
+}
+
+/// What fits, the best first: what begins with the letters, then what contains them, then what has them in this order.
+fn found(ctx: &egui::Context, state: &State, query: &str) -> Vec<Entry> {
+    let query = query.trim().to_lowercase();
+    let mut all = commands(ctx);
+    all.extend(things(state));
+    let rank = |title: &str| {
+        let title = title.to_lowercase();
+        if title.starts_with(&query) {
+            Some(0)
+        } else if title.contains(&query) {
+            Some(1)
+        } else {
+            is_subsequence(&query, &title).then_some(2)
+        }
+    };
+    let mut ranked: Vec<(i32, Entry)> = all.into_iter().filter_map(|e| Some((rank(&e.title)?, e))).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let mut entries: Vec<Entry> = ranked.into_iter().map(|(_, e)| e).collect();
+    if !query.is_empty() {
+        entries.splice(0..0, named(state, &query));
+    }
+    entries
+}
+
+/// Commands and views.
+fn commands(ctx: &egui::Context) -> Vec<Entry> {
+    let commands = Command::ALL.into_iter().filter(|c| *c != Command::Palette).map(|c| Entry {
+        title: c.title().to_owned(),
+        right: c.shortcut().map(|s| keys(ctx, &s)).unwrap_or_default(),
+        action: Action::Do(c),
+    });
+    let views = view::all().map(|v| Entry {
+        title: format!("Show {}", v.title),
+        right: v.workspace.short().to_owned(),
+        action: Action::Show(v.name),
+    });
+    commands.chain(views).collect()
+}
+
+/// Models, lessons and sessions.
+fn things(state: &State) -> Vec<Entry> {
+    let entry = |title: String, right: &str, action| Entry { title, right: right.to_owned(), action };
+    let models = BUILTINS.iter().map(|b| b.name.to_owned());
+    let recent = state.recent.iter().filter(|r| BUILTINS.iter().all(|b| b.name != r.as_str())).cloned();
+    let models = models.chain(recent).map(|spec| entry(format!("Open {spec}"), "model", Action::Open(spec)));
+    let lessons = lesson::shipped();
+    let lessons = lessons.iter().enumerate().map(|(k, l)| {
+        let begin = LessonAction::Begin(k);
+        entry(format!("Lesson: {}", l.title), "lesson", Action::Lesson(begin))
+    });
+    let sessions = state.sessions.iter();
+    let sessions = sessions
+        .map(|(path, name)| entry(format!("Open session {name}"), "session", Action::OpenSession(path.clone())));
+    models.chain(lessons).chain(sessions).collect()
+}
+
+/// What is meant by its own name: a head by its numbers, tokens of the prompt by their letters, a feature by its number.
+fn named(state: &State, query: &str) -> Vec<Entry> {
+    let pinned = state.pinned();
+    let mut entries = Vec::new();
+    let pin =
+        |title: String, right: &str, p| Entry { title, right: right.to_owned(), action: ModelAction::Pin(p).into() };
+    let config = state.model.as_ref().map(|m| &m.config);
+    let numbers = query.trim_start_matches('a').replace(".h", ".");
+    if let Some((layer, head)) = numbers.split_once('.').and_then(|(l, h)| Some((l.parse().ok()?, h.parse().ok()?)))
+        && config.is_some_and(|c| layer < c.n_layers && head < c.n_heads)
+    {
+        let p = Pinned { layer, head: Some(head), all_heads: false, focus: Focus::Head, ..pinned };
+        entries.push(pin(format!("Head {layer}.{head}"), "head", p));
+    }
+    if let Some(run) = state.run() {
+        let fits = |text: &String| token_text::visible(text).to_lowercase().contains(query);
+        for (pos, text) in run.texts.iter().enumerate().filter(|(_, t)| fits(t)).take(8) {
+            let p = Pinned { pos, focus: Focus::Token, ..pinned };
+            entries.push(pin(format!("Token {pos} {}", token_text::short(text, 24)), "token", p));
+        }
+    }
+    if let Some(dictionary) = state.features.dictionary()
+        && let Some(feature) =
+            query.trim_start_matches(['#', 'f']).parse().ok().filter(|f| (*f as usize) < dictionary.d_sae)
+    {
+        let action = FeatureAction::Choose(Chosen::Feature(feature));
+        entries.push(Entry {
+            title: format!("Feature {feature}"),
+            right: "feature".to_owned(),
+            action: Action::Feature(action),
+        });
+    }
+    entries
 }
 
 /// Whether the letters of `needle` stand in `hay` in this order.

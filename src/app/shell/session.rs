@@ -8,7 +8,6 @@ use eframe::egui;
 
 use super::files::Message;
 use super::notices::Level;
-use super::save::Save;
 use crate::app::App;
 use crate::app::view::Workspace;
 use crate::error::Result;
@@ -258,7 +257,7 @@ impl App {
                 });
             }
             None => match session.to_bytes() {
-                Ok(bytes) => self.save = Some(Save::new(&format!("session.{EXTENSION}"), bytes)),
+                Ok(bytes) => self.save_as(&format!("session.{EXTENSION}"), bytes),
                 Err(e) => self.state.notices.push(Level::Error, e.to_string()),
             },
         }

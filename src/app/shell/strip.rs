@@ -9,6 +9,8 @@ use crate::analysis::run::Run;
 use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::view::Context;
+use crate::app::widgets::colorbar::{colorbar, share};
+use crate::app::widgets::heatmap::coloring;
 use crate::app::widgets::token_text;
 use crate::engine::RunSide;
 use crate::gpu::ColorMap;
@@ -19,6 +21,11 @@ use crate::session::desk::{Focus, Show};
 const FULL_SURPRISE: f32 = 10.0;
 const HEIGHT: f32 = 46.0;
 const NEXT_SHOWN: usize = 4;
+/// Points for what the colours mean, where the strip is this wide.
+const LEGEND: f32 = 210.0;
+const LEGEND_FROM: f32 = 1100.0;
+/// Points for the names of the two rows.
+const ROW_NAMES: f32 = 66.0;
 
 /// Room for the other prompt's tokens below.
 pub const SECOND_ROW: f32 = 26.0;
@@ -108,14 +115,24 @@ impl Strip {
         self.kept.clone_from(&other);
         self.measure(ui, &run, stamp, other.as_ref());
         let available = ui.available_width();
-        let next_width = 96.0 * NEXT_SHOWN as f32 + 30.0;
+        let legend = if available > LEGEND_FROM { LEGEND } else { 0.0 };
+        let next_width = 96.0 * NEXT_SHOWN as f32 + 30.0 + legend + if other.is_some() { ROW_NAMES } else { 0.0 };
         let tokens_width = (available - next_width).max(120.0).min(self.total + 4.0);
         ui.horizontal(|ui| {
             ui.spacing_mut().item_spacing.x = 6.0;
+            if let Some((there, _)) = &other {
+                row_names(ui, cx, there);
+            }
             let height = HEIGHT + if other.is_some() { SECOND_ROW } else { 0.0 };
             ui.allocate_ui(vec2(tokens_width, height), |ui| self.tokens(ui, cx, &run, fresh, other.as_ref()));
             ui.label(RichText::new("→").size(16.0).color(cx.palette.accent));
             next(ui, cx, &run, fresh);
+            if legend > 0.0 {
+                ui.with_layout(egui::Layout::right_to_left(egui::Align::TOP), |ui| {
+                    let scale = coloring(&cx.palette, ColorMap::Magma, 0.0, FULL_SURPRISE, false, true);
+                    colorbar(ui, &scale, "surprise 0", &format!("{FULL_SURPRISE} nats"));
+                });
+            }
         });
     }
 
@@ -206,6 +223,11 @@ impl Strip {
                 let ink = if loss.is_some() && fresh { ink_on(color) } else { cx.palette.text };
                 let painter = ui.painter();
                 painter.rect_filled(chip, 4.0, color);
+                if loss.is_none() {
+                    // Nothing predicts it, but it can be clicked like the others.
+                    let stroke = egui::Stroke::new(1.0, cx.palette.faint);
+                    painter.rect_stroke(chip, 4.0, stroke, egui::StrokeKind::Inside);
+                }
                 painter.text(chip.center(), Align2::CENTER_CENTER, &self.texts[i], theme::mono(), ink);
                 let is_pinned = p.pos == i;
                 let is_hovered = cx.state.hovered.pos == Some(i) || response.hovered() || response.has_focus();
@@ -240,7 +262,7 @@ impl Strip {
                     );
                     ui.label(format!("id {}", run.trace.ids[i]));
                     match loss {
-                        Some(l) => ui.label(format!("surprise {l:.2} nats: probability {:.3} %", (-l).exp() * 100.0)),
+                        Some(l) => ui.label(format!("surprise {l:.2} nats: probability {}", share((-l).exp()))),
                         None => ui.label("the first token; nothing predicts it"),
                     };
                     let hint = "click: pin · double click: the graph of what is predicted after it (G)";
@@ -325,6 +347,23 @@ impl Strip {
     }
 }
 
+/// Which run each of the two rows is of.
+fn row_names(ui: &mut egui::Ui, cx: &Context<'_>, there: &Arc<Run>) {
+    let below_is_clean = cx.state.clean().is_some_and(|c| Arc::ptr_eq(c, there));
+    let (rect, _) = ui.allocate_exact_size(vec2(ROW_NAMES - 6.0, HEIGHT + SECOND_ROW), Sense::hover());
+    let above = match cx.state.desk().show {
+        Show::Clean => "clean",
+        Show::Corrupted => "corrupted",
+        Show::Edited | Show::Difference if cx.state.desk().stack.is_active() => "edited",
+        Show::Edited | Show::Difference => "clean",
+    };
+    let below = if below_is_clean { "clean" } else { "corrupted" };
+    for (text, y) in [(above, 12.0), (below, 46.0)] {
+        let at = pos2(rect.min.x, rect.min.y + y);
+        ui.painter().text(at, Align2::LEFT_CENTER, text, theme::small(), cx.palette.weak);
+    }
+}
+
 /// Colour of a surprise: dark where expected, bright where not.
 fn surprise(loss: f32) -> egui::Color32 {
     ColorMap::Magma.at(0.12 + 0.78 * (loss / FULL_SURPRISE).clamp(0.0, 1.0))
@@ -344,35 +383,26 @@ fn next(ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
         let painter = ui.painter_at(rect);
         let fill = if response.hovered() { cx.palette.hovered } else { cx.palette.raised };
         painter.rect_filled(chip, 4.0, fill);
+        painter.rect_stroke(chip, 4.0, egui::Stroke::new(1.0, cx.palette.border), egui::StrokeKind::Inside);
         let bar =
             Rect::from_min_size(pos2(chip.min.x, chip.max.y + 2.0), vec2(chip.width() * t.prob.clamp(0.0, 1.0), 3.0));
         painter.rect_filled(bar, 1.5, cx.palette.accent.gamma_multiply(if fresh { 1.0 } else { 0.5 }));
         let ink = if k == 0 { cx.palette.text } else { cx.palette.weak };
-        let left = painter.with_clip_rect(chip.with_max_x(chip.max.x - 40.0));
-        left.text(
-            pos2(chip.min.x + 6.0, chip.center().y),
-            Align2::LEFT_CENTER,
-            token_text::short(&text, 10),
-            theme::mono(),
-            ink,
-        );
-        let percent =
-            if t.prob >= 0.0995 { format!("{:.0} %", t.prob * 100.0) } else { format!("{:.1} %", t.prob * 100.0) };
-        painter.text(
-            pos2(chip.max.x - 6.0, chip.center().y),
-            Align2::RIGHT_CENTER,
-            percent,
-            theme::mono_small(),
-            cx.palette.weak,
-        );
+        let percent = painter.layout_no_wrap(share(t.prob), theme::mono_small(), cx.palette.weak);
+        let width = percent.size().x;
+        painter.galley(pos2(chip.max.x - 6.0 - width, chip.center().y - 0.5 * percent.size().y), percent, ink);
+        let mut job = egui::text::LayoutJob::simple_singleline(token_text::visible(&text), theme::mono(), ink);
+        job.wrap = egui::text::TextWrapping::truncate_at_width((chip.width() - width - 18.0).max(8.0));
+        let name = painter.layout_job(job);
+        painter.galley(pos2(chip.min.x + 6.0, chip.center().y - 0.5 * name.size().y), name, ink);
         if response.clicked()
             && let Some(model) = &cx.state.model
         {
             cx.push(ModelAction::Answer(model.token_text(t.id)));
         }
         response.on_hover_text(format!(
-            "{text}: probability {:.4} %, logit {:.3}. Click to explain it.",
-            t.prob * 100.0,
+            "{text}: probability {}, logit {:.3}. Click to explain it.",
+            share(t.prob),
             t.logit
         ));
     }

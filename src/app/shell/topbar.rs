@@ -1,4 +1,4 @@
-//! The top line: model, prompt, answer, run state, palette, theme.
+//! The lines at the top: workspaces, model and look; the prompt and what is asked of it; what it is compared with.
 
 use crate::app::model::ModelAction;
 use crate::app::view::{Context, Workspace};
@@ -6,7 +6,10 @@ use eframe::egui::{self, RichText};
 
 use crate::app::action::{Action, Command};
 use crate::app::look::theme;
+use crate::app::shell::help::{hint, keys};
 use crate::app::shell::lessons::Lessons;
+use crate::app::shell::presets::Preset;
+use crate::app::widgets::token_field::TokenField;
 use crate::app::widgets::token_text;
 use crate::model::builtin::BUILTINS;
 use crate::session::desk::Show;
@@ -25,71 +28,78 @@ pub struct TopBar {
     seen: Option<[String; 4]>,
     pub focus_prompt: bool,
     focus_corrupted: bool,
+    /// What the fields of the answer and of the token against it offer.
+    choices: [TokenField; 2],
 }
 
 /// Points of the line from which the workspaces are called by their full titles.
-const BROAD: f32 = 1400.0;
-/// Points right of the workspaces from which model, prompt, answers and time stand beside each other at full length.
-const ROOMY: f32 = 1000.0;
+const BROAD: f32 = 1250.0;
+/// Points from which the program's name stands there too, and the model's is not cut.
+const ROOMY: f32 = 960.0;
+/// Lines of a prompt that are shown at once; longer ones scroll.
+const LINES: f32 = 6.0;
 
 pub const PROMPT_ID: &str = "prompt";
 pub const ANSWER_ID: &str = "answer";
 
 impl TopBar {
+    /// The first line: workspaces, lessons, model, and how the window looks.
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons) {
+        ui.horizontal_centered(|ui| {
+            let width = ui.available_width();
+            if width >= ROOMY {
+                ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
+                ui.add_space(theme::GRID);
+            }
+            workspaces(ui, cx, workspace, width < BROAD);
+            let button = ui.button("Lessons  ▾").on_hover_text("guided tours");
+            egui::Popup::menu(&button).show(|ui| lessons.menu(ui, cx.actions));
+            if matches!(workspace, Workspace::Model | Workspace::Features) {
+                ui.separator();
+                self.model_menu(ui, cx, width < ROOMY);
+            }
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
+        });
+    }
+
+    /// The texts follow the document where it changes by itself.
+    fn follow(&mut self, cx: &Context<'_>) {
         let d = cx.state.desk();
         let current = [&d.prompt, &d.answer, &d.wrong, &d.corrupted].map(Clone::clone);
         if self.seen.as_ref() != Some(&current) {
             [self.prompt, self.answer, self.wrong, self.corrupted] = current.clone();
             self.seen = Some(current);
         }
-        ui.horizontal_centered(|ui| {
-            ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
-            ui.add_space(theme::GRID);
-            workspaces(ui, cx, workspace, ui.available_width() < BROAD);
-            let button = ui.button("Lessons  ▾").on_hover_text("guided tours");
-            egui::Popup::menu(&button).show(|ui| lessons.menu(ui, cx.actions));
-            ui.separator();
-            if !matches!(workspace, Workspace::Model | Workspace::Features) {
-                ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
-                return;
+    }
+
+    /// The prompt, and what is asked of it.
+    pub fn question(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        self.follow(cx);
+        ui.with_layout(egui::Layout::right_to_left(egui::Align::TOP), |ui| {
+            if ui.available_width() >= ROOMY {
+                run_time(ui, cx);
             }
-            // The prompt is what the line is for: where it would be cramped, what else stands here is said in fewer words.
-            let narrow = ui.available_width() < ROOMY;
-            self.model_menu(ui, cx, narrow);
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                appearance(ui, cx);
-                if !narrow {
-                    run_time(ui, cx);
-                }
-                self.answers(ui, cx, narrow);
-                let open = self.is_comparing(cx);
-                let text = RichText::new("vs.").color(if open { cx.palette.accent } else { cx.palette.text });
-                if ui.button(text).on_hover_text("compare with a corrupted prompt").clicked() {
-                    self.comparing = !open;
-                    self.focus_corrupted = self.comparing;
-                    if open && !self.corrupted.is_empty() {
-                        self.corrupted.clear();
-                        cx.push(ModelAction::Corrupted(String::new()));
-                        self.remember();
-                    }
-                }
-                let field = egui::TextEdit::singleline(&mut self.prompt)
-                    .id(egui::Id::unique(PROMPT_ID))
-                    .hint_text("Prompt")
-                    .font(theme::mono())
-                    .margin(egui::Margin::symmetric(8, 5))
-                    .desired_width(f32::INFINITY);
-                let response = ui.add(field).accessible_name("Prompt");
-                if self.focus_prompt {
-                    self.focus_prompt = false;
-                    response.request_focus();
-                }
-                if response.changed() {
-                    cx.push(ModelAction::Prompt(self.prompt.clone()));
+            self.answers(ui, cx);
+            let open = self.is_comparing(cx);
+            let text = RichText::new("vs.").color(if open { cx.palette.accent } else { cx.palette.text });
+            if ui.button(text).on_hover_text("compare with a corrupted prompt").clicked() {
+                self.comparing = !open;
+                self.focus_corrupted = self.comparing;
+                if open && !self.corrupted.is_empty() {
+                    self.corrupted.clear();
+                    cx.push(ModelAction::Corrupted(String::new()));
                     self.remember();
                 }
-            });
+            }
+            let hint = "Prompt: a text for the model to go on with";
+            let response = editor(ui, &mut self.prompt, PROMPT_ID, "Prompt", hint);
+            if std::mem::take(&mut self.focus_prompt) {
+                response.request_focus();
+            }
+            if response.changed() {
+                cx.push(ModelAction::Prompt(self.prompt.clone()));
+                self.remember();
+            }
         });
     }
 
@@ -98,61 +108,19 @@ impl TopBar {
         self.comparing || !cx.state.desk().corrupted.is_empty() || !cx.state.desk().stack.edits.is_empty()
     }
 
-    /// The second line: the corrupted prompt, and which run the views show.
+    /// The line below: the corrupted prompt, and which run the views show.
     pub fn compare(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        ui.horizontal_centered(|ui| {
-            ui.label(RichText::new("vs. corrupted").font(theme::small()).color(cx.palette.weak));
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let possible = cx.state.showable();
-                for show in Show::ALL.into_iter().rev() {
-                    let text = RichText::new(show.label()).font(theme::small());
-                    let button = egui::Button::selectable(cx.state.desk().show == show, text);
-                    let response = ui.add_enabled(possible.contains(&show), button);
-                    let help = match show {
-                        Show::Clean => "all views show the prompt's own run",
-                        Show::Corrupted => "all views show the corrupted prompt's run",
-                        Show::Edited => "all views show the run under the active edits",
-                        Show::Difference => "edited − base where there are edits, else clean − corrupted",
-                    };
-                    let disabled = match show {
-                        Show::Edited => {
-                            "there are no active edits; click a cell of the patching view or use the edits view"
-                        }
-                        _ => "type a corrupted prompt first",
-                    };
-                    if response.on_hover_text(help).on_disabled_hover_text(disabled).clicked() {
-                        cx.push(ModelAction::Show(show));
-                    }
-                }
-                ui.label(RichText::new("show").font(theme::small()).color(cx.palette.weak))
-                    .on_hover_text(hint(ui, Command::NextRun));
-                let n = cx.state.desk().stack.edits.len();
-                if n > 0 {
-                    let active = cx.state.desk().stack.active().count();
-                    let text = RichText::new(format!("{active} of {n} edits on"))
-                        .font(theme::small())
-                        .color(cx.palette.accent);
-                    if ui.button(text).on_hover_text(hint(ui, Command::ToggleEdits)).clicked() {
-                        cx.push(Action::Do(Command::ToggleEdits));
-                    }
-                }
-                if ui.button("⇄").on_hover_text(hint(ui, Command::SwapPrompts)).clicked() {
-                    cx.push(Action::Do(Command::SwapPrompts));
-                }
-                let field = egui::TextEdit::singleline(&mut self.corrupted)
-                    .hint_text("a prompt that differs in what is being investigated")
-                    .font(theme::mono())
-                    .margin(egui::Margin::symmetric(8, 4))
-                    .desired_width(f32::INFINITY);
-                let response = ui.add(field).accessible_name("Corrupted prompt");
-                if std::mem::take(&mut self.focus_corrupted) {
-                    response.request_focus();
-                }
-                if response.changed() {
-                    cx.push(ModelAction::Corrupted(self.corrupted.clone()));
-                    self.remember();
-                }
-            });
+        ui.with_layout(egui::Layout::right_to_left(egui::Align::TOP), |ui| {
+            which_run(ui, cx);
+            let hint = "Corrupted prompt: one that differs in what is being investigated";
+            let response = editor(ui, &mut self.corrupted, "corrupted prompt", "Corrupted prompt", hint);
+            if std::mem::take(&mut self.focus_corrupted) {
+                response.request_focus();
+            }
+            if response.changed() {
+                cx.push(ModelAction::Corrupted(self.corrupted.clone()));
+                self.remember();
+            }
         });
     }
 
@@ -227,38 +195,87 @@ impl TopBar {
         });
     }
 
-    fn answers(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, narrow: bool) {
+    fn answers(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let difference = cx.state.run().and_then(|r| {
             let a = cx.state.results.attribution.get()?;
             (a.pos + 1 == r.trace.len()).then_some(a.logit)
         });
-        if let Some(d) = difference {
-            ui.label(RichText::new(format!("{d:+.2}")).font(theme::mono()).color(cx.palette.accent))
-                .on_hover_text("logit of the answer, minus that of the second token where one is given");
-        }
-        let width = if narrow { 60.0 } else { 64.0 };
-        let field = |text, hint: &'static str| {
-            egui::TextEdit::singleline(text).hint_text(hint).font(theme::mono()).desired_width(width)
-        };
-        let wrong = ui
-            .add(field(&mut self.wrong, "against"))
-            .accessible_name("Wrong answer")
-            .on_hover_text("token to compare with, taken as given: mind the leading space; empty for none");
+        let text = difference.map_or_else(String::new, |d| format!("{d:+.2}"));
+        let said =
+            if self.wrong.is_empty() { "logit of the answer" } else { "logit of the answer, minus that of the other" };
+        let label = RichText::new(text).font(theme::mono()).color(cx.palette.accent);
+        ui.add_sized([52.0, 24.0], egui::Label::new(label)).on_hover_text(said);
+        let notes = cx.state.clean().map_or_else(Vec::new, |r| r.notes.clone());
+        let wrong = self.choices[1].ui(ui, cx, &mut self.wrong, ("against", "Wrong answer", "wrong"), &notes);
         ui.label(RichText::new("−").color(cx.palette.weak));
-        let answer = ui
-            .add(field(&mut self.answer, "answer").id(egui::Id::unique(ANSWER_ID)))
-            .accessible_name("Answer")
-            .on_hover_text(
-                "token to explain, taken as given: mind the leading space; empty for the model's own favourite",
-            );
-        if answer.changed() {
+        let answer = self.choices[0].ui(ui, cx, &mut self.answer, ("answer", "Answer", ANSWER_ID), &notes);
+        if answer {
             cx.push(ModelAction::Answer(self.answer.clone()));
             self.remember();
         }
-        if wrong.changed() {
+        if wrong {
             cx.push(ModelAction::Wrong(self.wrong.clone()));
             self.remember();
         }
+    }
+}
+
+/// A field of several lines that grows with its text. Enter leaves it, Shift+Enter begins a line.
+fn editor(ui: &mut egui::Ui, text: &mut String, id: &str, name: &str, hint: &str) -> egui::Response {
+    let line = ui.text_style_height(&egui::TextStyle::Monospace);
+    let scroll = egui::ScrollArea::vertical().id_salt(id).max_height(LINES * line + 10.0).min_scrolled_height(line);
+    let field = egui::TextEdit::multiline(text)
+        .id(egui::Id::unique(id))
+        .hint_text(hint)
+        .font(theme::mono())
+        .margin(egui::Margin::symmetric(8, 4))
+        .desired_rows(1)
+        .return_key(egui::KeyboardShortcut::new(egui::Modifiers::SHIFT, egui::Key::Enter))
+        .desired_width(f32::INFINITY);
+    ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| {
+        let response = scroll.show(ui, |ui| ui.add(field).accessible_name(name)).inner;
+        let done = |i: &egui::InputState| i.key_pressed(egui::Key::Enter) && !i.modifiers.shift;
+        if response.has_focus() && ui.input(done) {
+            response.surrender_focus();
+        }
+        response
+    })
+    .inner
+}
+
+/// Which run the views show; right to left.
+fn which_run(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let possible = cx.state.showable();
+    for show in Show::ALL.into_iter().rev() {
+        let text = RichText::new(show.label()).font(theme::small());
+        let button = egui::Button::selectable(cx.state.desk().show == show, text);
+        let response = ui.add_enabled(possible.contains(&show), button);
+        let help = match show {
+            Show::Clean => "all views show the prompt's own run",
+            Show::Corrupted => "all views show the corrupted prompt's run",
+            Show::Edited => "all views show the run under the active edits",
+            Show::Difference => "edited − base where there are edits, else clean − corrupted",
+        };
+        let disabled = match show {
+            Show::Edited => "there are no active edits; click a cell of the patching view or use the edits view",
+            _ => "type a corrupted prompt first",
+        };
+        if response.on_hover_text(help).on_disabled_hover_text(disabled).clicked() {
+            cx.push(ModelAction::Show(show));
+        }
+    }
+    ui.label(RichText::new("show").font(theme::small()).color(cx.palette.weak))
+        .on_hover_text(hint(ui.ctx(), Command::NextRun));
+    let n = cx.state.desk().stack.edits.len();
+    if n > 0 {
+        let active = cx.state.desk().stack.active().count();
+        let text = RichText::new(format!("{active} of {n} edits on")).font(theme::small()).color(cx.palette.accent);
+        if ui.button(text).on_hover_text(hint(ui.ctx(), Command::ToggleEdits)).clicked() {
+            cx.push(Action::Do(Command::ToggleEdits));
+        }
+    }
+    if ui.button("⇄").on_hover_text(hint(ui.ctx(), Command::SwapPrompts)).clicked() {
+        cx.push(Action::Do(Command::SwapPrompts));
     }
 }
 
@@ -280,22 +297,26 @@ fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace, narro
     }
 }
 
-/// Theme and command palette; right to left.
+/// Theme, layout and command palette; right to left.
 fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let dark = cx.palette.dark;
-    if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui, Command::ToggleTheme)).clicked() {
+    if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui.ctx(), Command::ToggleTheme)).clicked() {
         cx.push(Action::Do(Command::ToggleTheme));
     }
+    let button = ui.button("Layout  ▾").on_hover_text("where the views stand");
+    egui::Popup::menu(&button).show(|ui| {
+        let presets = Preset::ALL.map(Command::Arrange);
+        for command in presets.into_iter().chain([Command::ResetLayout, Command::Fill, Command::Present]) {
+            let shortcut = command.shortcut().map(|s| keys(ui.ctx(), &s)).unwrap_or_default();
+            if ui.add(egui::Button::new(command.title()).shortcut_text(shortcut)).clicked() {
+                cx.push(Action::Do(command));
+                ui.close();
+            }
+        }
+    });
     let shortcut = Command::Palette.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
     if ui.button(RichText::new(shortcut).font(theme::small())).on_hover_text(Command::Palette.title()).clicked() {
         cx.push(Action::Do(Command::Palette));
-    }
-}
-
-fn hint(ui: &egui::Ui, command: Command) -> String {
-    match command.shortcut() {
-        Some(s) => format!("{} ({})", command.title(), ui.ctx().format_shortcut(&s)),
-        None => command.title().to_owned(),
     }
 }
 

@@ -24,6 +24,17 @@ pub fn number(v: f32) -> String {
     }
 }
 
+/// A probability in few digits: percent, and a power of ten where that would be all zeros.
+pub fn share(p: f32) -> String {
+    match p {
+        p if p >= 0.0995 => format!("{:.0} %", p * 100.0),
+        p if p >= 0.00995 => format!("{:.1} %", p * 100.0),
+        p if p >= 0.000_995 => format!("{:.2} %", p * 100.0),
+        p if p > 0.0 => format!("{:.1e} %", p * 100.0),
+        _ => "0 %".to_owned(),
+    }
+}
+
 /// Draws the bar in one line of the current layout.
 pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
     let palette = Palette::of(ui.ctx());
@@ -62,13 +73,17 @@ pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::number;
+    use super::{number, share};
 
     #[test]
     fn few_digits() {
         assert_eq!(
             [number(0.0), number(0.5), number(-12.34), number(1234.5), number(1e-6)],
             ["0", "0.50", "-12.3", "1234", "1.0e-6"]
+        );
+        assert_eq!(
+            [share(0.4767), share(0.046), share(0.0012), share(6.8e-6), share(0.0)],
+            ["48 %", "4.6 %", "0.12 %", "6.8e-4 %", "0 %"]
         );
     }
 }

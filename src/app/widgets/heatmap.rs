@@ -18,6 +18,8 @@ pub type Label<'a> = &'a dyn Fn(usize) -> String;
 pub struct Heatmap<'a> {
     pub name: &'a str,
     pub data: &'a HeatData,
+    /// What the colours are of, where it is not the values themselves.
+    pub painted: Option<&'a HeatData>,
     pub coloring: Coloring,
     pub row_label: Label<'a>,
     pub col_label: Label<'a>,
@@ -107,9 +109,9 @@ impl View {
     }
 }
 
-const LABEL_ROW: f32 = 12.0;
-const COL_LABELS: f32 = 16.0;
-const COL_LABELS_TURNED: f32 = 52.0;
+const LABEL_ROW: f32 = 14.0;
+const COL_LABELS: f32 = 18.0;
+const COL_LABELS_TURNED: f32 = 64.0;
 
 impl Heatmap<'_> {
     pub fn show(self, ui: &mut egui::Ui) -> Outcome {
@@ -148,7 +150,7 @@ impl Heatmap<'_> {
             if self.flip { [view.x, rows as f32 - view.y, view.w, -view.h] } else { [view.x, view.y, view.w, view.h] };
         let cells = HeatmapCallback {
             widget: id.value(),
-            data: self.data.clone(),
+            data: self.painted.unwrap_or(self.data).clone(),
             rect: plot,
             window,
             coloring: self.coloring,
@@ -237,10 +239,8 @@ impl Heatmap<'_> {
             }
             // A first or last label half outside would be cut.
             let y = at.row_center(r).clamp(at.plot.min.y + 5.0, (at.plot.max.y - 5.0).max(at.plot.min.y + 5.0));
-            let mut font = theme::mono_small();
-            font.size = font.size.min(12.0);
             let color = color(r, self.pinned.0, self.hovered.0);
-            let mut job = LayoutJob::simple_singleline((self.row_label)(r), font, color);
+            let mut job = LayoutJob::simple_singleline((self.row_label)(r), theme::mono_small(), color);
             job.wrap = TextWrapping::truncate_at_width(self.row_label_width - 5.0);
             let galley = painter.layout_job(job);
             let corner = pos2(at.plot.min.x - 5.0 - galley.size().x, y - 0.5 * galley.size().y);
@@ -259,7 +259,10 @@ impl Heatmap<'_> {
             let x = at.col_center(c);
             let color = color(c, self.pinned.1, self.hovered.1);
             let text = (self.col_label)(c);
-            let galley = painter.layout_no_wrap(text, theme::mono_small(), color);
+            let room = if turned { painter.clip_rect().max.y - at.plot.max.y - 4.0 } else { cell * step as f32 - 2.0 };
+            let mut job = LayoutJob::simple_singleline(text, theme::mono_small(), color);
+            job.wrap = TextWrapping::truncate_at_width(room.max(8.0));
+            let galley = painter.layout_job(job);
             if turned {
                 // Reads upwards, its end at the axis.
                 let pos = pos2(x - galley.size().y / 2.0, at.plot.max.y + 4.0 + galley.size().x);
@@ -279,18 +282,18 @@ impl Heatmap<'_> {
     fn cell_texts(&self, painter: &egui::Painter, at: &Placement) {
         let Some(text) = self.cell_text else { return };
         let cell = vec2(at.plot.width() / at.view.w, at.plot.height() / at.view.h);
-        if cell.x < 11.0 || cell.y < 11.0 {
+        if cell.x < 12.0 || cell.y < 13.0 {
             return;
         }
         let narrow = cell.x < 34.0;
         let (x0, x1) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
         let (y0, y1) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
-        let mut font = theme::mono_small();
-        font.size = (cell.y * 0.72).clamp(8.0, 11.5);
+        let font = theme::mono_small();
         let c = &self.coloring;
         for r in y0..y1 {
             for col in x0..x1 {
-                let (Some(value), Some(text)) = (self.data.get(r, col), text(r, col)) else { continue };
+                let painted = self.painted.unwrap_or(self.data);
+                let (Some(value), Some(text)) = (painted.get(r, col), text(r, col)) else { continue };
                 let t = (value - c.low) / (c.high - c.low).max(f32::MIN_POSITIVE);
                 let ink = ink_on(c.map.at(t)).gamma_multiply(c.opacity.max(0.6));
                 let rect =

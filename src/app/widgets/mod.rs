@@ -4,7 +4,9 @@ pub mod bars;
 pub mod colorbar;
 pub mod heatmap;
 pub mod plots;
+pub mod reach;
 pub mod scrubber;
+pub mod token_field;
 pub mod token_text;
 
 use eframe::egui::{self, RichText};

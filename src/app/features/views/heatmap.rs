@@ -129,6 +129,7 @@ impl View for Features {
             flip: false,
             square: false,
             least_row: ROW,
+            painted: None,
             pinned: (row, Some(pos).filter(|p| is_of_now && *p < n)),
             hovered: (None, h.pos.filter(|p| is_of_now && *p < n)),
             isolate: Isolate::Nothing,

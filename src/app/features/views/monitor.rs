@@ -199,6 +199,7 @@ impl View for Monitor {
             flip: false,
             square: false,
             least_row: 0.0,
+            painted: None,
             pinned: (None, Some(pos)),
             hovered: (None, h.pos),
             isolate: Isolate::Nothing,

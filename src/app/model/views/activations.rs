@@ -1,16 +1,15 @@
 //! Activations: neurons × tokens of one layer, or what every head writes.
 
 use crate::app::model::ModelAction;
-use crate::app::view::{
-    Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready, scale,
-};
+use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready};
 use eframe::egui::{self, RichText};
 
 use crate::analysis::neurons::Statistic;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
+use crate::app::widgets::reach::{Reach, Reaching};
 use crate::gpu::HeatData;
 use crate::session::desk::Focus;
 
@@ -29,6 +28,8 @@ pub struct Activations {
     mode: Mode,
     neurons: Cached<u64>,
     heads: Cached<u64>,
+    /// Their scales.
+    reaching: [Reaching; 2],
 }
 
 impl View for Activations {
@@ -52,6 +53,10 @@ impl View for Activations {
                         .font(theme::small())
                         .color(cx.palette.weak),
                 );
+            }
+            let reach: Reach = cx.settings(&VIEW);
+            if let Some(reach) = reach.choose(ui) {
+                cx.set(&VIEW, &reach);
             }
         });
         match self.mode {
@@ -116,13 +121,13 @@ impl Activations {
                 HeatData::new(n.values.len(), n.values.first().map_or(0, Vec::len), n.values.concat())
             })
         });
-        let m = data.max_abs();
-        let colors = diverging(&cx.palette, m, result.fresh);
+        let reached = self.reaching[0].of(result.stamp, cx.settings(&VIEW), &data);
+        let colors = diverging(&cx.palette, reached.largest, result.fresh);
         ui.horizontal(|ui| {
             let text = format!("{} of {} neurons of layer {}", n.order.len(), n.of, n.layer);
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &number(-m), &number(m));
+                colorbar(ui, &colors, &format!("−{}", reached.end), &reached.end);
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
@@ -137,6 +142,7 @@ impl Activations {
             flip: false,
             square: false,
             least_row: ROW,
+            painted: reached.painted.as_ref(),
             pinned: (row, Some(p.pos)),
             hovered: (None, h.pos),
             isolate: Isolate::Nothing,
@@ -177,12 +183,15 @@ impl Activations {
                 HeatData::new(n.heads.len(), n.heads.first().map_or(0, Vec::len), n.heads.concat())
             })
         });
-        let (colors, low, high) = scale(cx, &result.value, &data, result.fresh, || {
-            (sequential(&cx.palette, 0.0, data.max, result.fresh), "0".to_owned(), number(data.max))
-        });
+        let reached = self.reaching[1].of(result.stamp, cx.settings(&VIEW), &data);
+        let (colors, low) = if result.value.minus.is_some() {
+            (diverging(&cx.palette, reached.largest, result.fresh), format!("−{}", reached.end))
+        } else {
+            (sequential(&cx.palette, 0.0, reached.largest, result.fresh), "0".to_owned())
+        };
         ui.horizontal(|ui| {
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &low, &high);
+                colorbar(ui, &colors, &low, &reached.end);
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
@@ -196,6 +205,7 @@ impl Activations {
             flip: true,
             square: false,
             least_row: 0.0,
+            painted: reached.painted.as_ref(),
             pinned: (p.head.map(|hd| p.layer * heads + hd), Some(p.pos)),
             hovered: (h.head.map(|(l, hd)| l * heads + hd), h.pos),
             isolate: Isolate::Nothing,

@@ -348,6 +348,7 @@ impl Attention {
                         flip: false,
                         square: true,
                         least_row: 0.0,
+                        painted: None,
                         pinned: (Some(p.pos), p.key),
                         hovered: (cx.state.hovered.pos, None),
                         isolate: self.isolate,

@@ -204,6 +204,7 @@ impl AttributionView {
             flip: true,
             square: false,
             least_row: 0.0,
+            painted: None,
             pinned: (Some(p.layer), p.head),
             hovered: (h.head.map(|x| x.0).or(h.layer), h.head.map(|x| x.1)),
             isolate: Isolate::Nothing,

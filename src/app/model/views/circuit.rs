@@ -50,13 +50,11 @@ pub struct CircuitView {
     edges: usize,
     threshold: f32,
     list: List,
-    /// A prompt set's file, while it is typed.
-    file: String,
 }
 
 impl Default for CircuitView {
     fn default() -> Self {
-        Self { method: Method::default(), edges: 200, threshold: 0.02, list: List::default(), file: String::new() }
+        Self { method: Method::default(), edges: 200, threshold: 0.02, list: List::default() }
     }
 }
 
@@ -227,14 +225,10 @@ impl CircuitView {
                 }
             }
             ui.separator();
-            ui.horizontal(|ui| {
-                ui.add(
-                    egui::TextEdit::singleline(&mut self.file).hint_text("path of a .toml file").desired_width(220.0),
-                );
-                if ui.button("use").clicked() && !self.file.is_empty() {
-                    chosen = Some(Some(self.file.clone()));
-                }
-            });
+            if ui.button("Open a file…").on_hover_text("a .toml file of prompts").clicked() {
+                cx.push(Action::Load(Load::Prompts));
+                ui.close();
+            }
             if let Some(set) = chosen {
                 cx.push(ModelAction::CircuitSettings(CircuitSettings { set, ..settings.clone() }));
                 ui.close();

@@ -13,6 +13,7 @@ use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::model::views::patching::short_name;
 use crate::app::widgets::bars::Bar;
+use crate::app::widgets::colorbar::share;
 use crate::app::widgets::{bars, choice, line_with, token_text};
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
@@ -79,7 +80,6 @@ pub struct EditsView {
     all_heads: bool,
     coordinate: String,
     value: f32,
-    path: String,
     reference: String,
 }
 
@@ -92,7 +92,6 @@ impl Default for EditsView {
             all_heads: false,
             coordinate: String::new(),
             value: 1.0,
-            path: String::new(),
             reference: String::new(),
         }
     }
@@ -273,12 +272,7 @@ impl EditsView {
                 cx.push(Action::Save { name: "edits".to_owned(), extension: "json", bytes: text.into_bytes() });
             }
             if ui.small_button("Open…").on_hover_text("a stack saved before; a file can also be dropped on the window").clicked() {
-                cx.push(Action::Load(Load::Stack(None)));
-            }
-            let field = egui::TextEdit::singleline(&mut self.path).hint_text("or its path").desired_width(110.0);
-            let response = ui.add(field).accessible_name("Path of a stack").on_hover_text("Enter opens it");
-            if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
-                cx.push(Action::Load(Load::Stack(Some(self.path.trim().to_owned()))));
+                cx.push(Action::Load(Load::Stack));
             }
             let stack = &cx.state.desk().stack;
             if stack.edits.iter().any(|e| e.action == Do::Mean) {
@@ -374,7 +368,7 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             ui.spacing_mut().item_spacing.x = 12.0;
             ui.label(RichText::new(format!("{name:<6}")).font(theme::mono()).color(cx.palette.weak));
             for t in run.trace.next.last().into_iter().flatten().take(4) {
-                let text = format!("{} {:.1} %", token_text::short(&cx.text_of(t.id), 10), t.prob * 100.0);
+                let text = format!("{} {}", token_text::short(&cx.text_of(t.id), 10), share(t.prob));
                 ui.label(RichText::new(text).font(theme::mono()));
             }
         });

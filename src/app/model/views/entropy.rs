@@ -75,6 +75,7 @@ impl View for EntropyView {
             flip: true,
             square: false,
             least_row: 0.0,
+            painted: None,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: Isolate::Nothing,

@@ -142,6 +142,7 @@ impl Geometry {
             flip: false,
             square: true,
             least_row: 0.0,
+            painted: None,
             pinned: (None, None),
             hovered: (None, None),
             isolate: Isolate::Nothing,

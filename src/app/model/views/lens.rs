@@ -8,6 +8,7 @@ use eframe::egui::{self, RichText};
 
 use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::look::theme;
+use crate::app::widgets::colorbar::share;
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, coloring, diverging};
 use crate::app::widgets::{choice, token_text};
@@ -137,6 +138,7 @@ impl View for LensView {
             flip: true,
             square: false,
             least_row: 0.0,
+            painted: None,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: Isolate::Nothing,
@@ -152,13 +154,13 @@ impl View for LensView {
                 }
                 if let Some(cell) = top(r, c) {
                     for t in &cell.top {
-                        ui.monospace(format!("{:<14} {:>7.2} %", cx.text_of(t.id), t.prob * 100.0));
+                        ui.monospace(format!("{:<14} {:>10}", cx.text_of(t.id), share(t.prob)));
                     }
                     if let Some(rank) = cell.actual_rank {
                         ui.label(format!("actual next token {}: rank {}", cx.token(c + 1), rank + 1));
                     }
                     if let Some(a) = &cell.answer {
-                        ui.label(format!("answer: probability {:.3} %, rank {}", a.prob * 100.0, a.rank + 1));
+                        ui.label(format!("answer: probability {}, rank {}", share(a.prob), a.rank + 1));
                     }
                     ui.label(format!("entropy {:.2} nats", cell.entropy));
                 }

@@ -91,6 +91,7 @@ impl View for NormsView {
             flip: true,
             square: false,
             least_row: 0.0,
+            painted: None,
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: Isolate::Nothing,

@@ -430,6 +430,7 @@ fn grid(
         flip: !matches!(found.settings.by, Axes::DestSrc { .. }),
         square: false,
         least_row: 0.0,
+        painted: None,
         pinned: (row_of(p.layer, p.head).filter(|_| pinned_col.is_some()), pinned_col),
         hovered: (h.head.map(|x| x.0).or(h.layer).and_then(|l| row_of(l, h.head.map(|x| x.1))), None),
         isolate: Isolate::Nothing,

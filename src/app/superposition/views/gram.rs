@@ -135,6 +135,7 @@ impl Gram {
             flip: false,
             square: true,
             least_row: 0.0,
+            painted: None,
             pinned: (cx.state.superposition.feature, cx.state.superposition.feature),
             hovered: (None, None),
             isolate: Isolate::Nothing,

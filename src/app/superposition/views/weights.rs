@@ -93,6 +93,7 @@ impl View for Weights {
                         flip: false,
                         square: false,
                         least_row: 0.0,
+                        painted: None,
                         pinned: (None, cx.state.superposition.feature),
                         hovered: (None, None),
                         isolate: Isolate::Nothing,

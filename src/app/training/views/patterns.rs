@@ -100,6 +100,7 @@ impl View for Patterns {
             flip: false,
             square: true,
             least_row: 0.0,
+            painted: None,
             pinned: (None, None),
             hovered: (None, None),
             isolate: Isolate::Nothing,
