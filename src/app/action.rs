@@ -14,7 +14,6 @@ use super::superposition::SuperpositionAction;
 use super::training::TrainingAction;
 use super::view::Workspace;
 use crate::graph::marks::Marks;
-use crate::session::Document;
 use crate::session::file::EXTENSION;
 
 /// Named commands without data.
@@ -320,6 +319,8 @@ pub enum Action {
     /// What circuits grown from scratch are asked for.
     Training(TrainingAction),
     Lesson(LessonAction),
+    /// Takes up again what was stopped.
+    GoOn,
     Undo,
     Redo,
     /// Goes to where so many changes are done.
@@ -331,8 +332,6 @@ pub enum Action {
     Fill(&'static str),
     /// Changes to a workspace.
     Enter(Workspace),
-    /// Puts a document back that was open before.
-    Restore(Box<Document>),
     /// Asks for a file.
     Load(Load),
     /// Opens a session file.

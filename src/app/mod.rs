@@ -95,6 +95,8 @@ pub struct App {
     strip: Strip,
     palette: CommandPalette,
     pub lessons: lessons::Lessons,
+    /// What was open before the lesson.
+    before: Option<lessons::Before>,
     /// Where the parts of the window are that a lesson may speak of.
     places: Places,
     chooser: Option<Chooser>,
@@ -139,6 +141,7 @@ impl App {
             strip: Strip::default(),
             palette: CommandPalette::default(),
             lessons: lessons::Lessons::default(),
+            before: None,
             places: Default::default(),
             chooser: None,
             shortcuts_open: false,
@@ -274,6 +277,12 @@ impl App {
             self.layout = Layout::wanted(self.layout.workspace, &self.state.document.look);
         }
         self.layout.fill(self.state.document.look.filled.as_deref());
+        self.lessons.see(&self.state);
+        let cover = self.lessons.cover();
+        if self.state.cover != cover {
+            self.state.cover = cover;
+            self.state.ask();
+        }
         let views = self.layout.seen().collect();
         self.state.look_at(Seen { workspace: self.layout.workspace, bars: !self.bare, views });
         let theme = if self.state.document.look.light { egui::Theme::Light } else { egui::Theme::Dark };
@@ -436,9 +445,10 @@ impl App {
             return;
         }
         self.lessons.found = Some(Default::default());
-        self.background(|| {
-            let needs = lesson::shipped().iter().filter_map(|l| l.needs.clone());
-            Message::Models(needs.filter_map(|n| Some((n.clone(), lesson::find_model(&n)?))).collect())
+        let lately = self.state.recent.clone();
+        self.background(move || {
+            let needs = lesson::shipped().iter().filter_map(|l| l.needs.as_ref());
+            Message::Models(needs.filter_map(|n| Some((n.name.clone(), lesson::find_model(n, &lately)?))).collect())
         });
     }
 
@@ -508,6 +518,7 @@ impl eframe::App for App {
     }
 
     fn on_exit(&mut self) {
+        self.leave_lesson();
         self.state.features.finish();
         self.keep_now();
     }

@@ -1,5 +1,6 @@
 //! The document, everything computed from it, and the one place that changes them.
 
+use std::mem::{replace, take};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::model::results::Results;
 use super::model::runs::Runs;
 use super::model::{self, ModelAction};
 use super::selection::Hovered;
+use super::shell::lessons::Cover;
 use super::shell::notices::{Level, Notices};
 use super::superposition::SuperpositionState;
 use super::training::TrainingState;
@@ -27,7 +29,7 @@ use crate::model::{Model, ModelOf, builtin};
 use crate::session::desk::{Pinned, Show};
 use crate::session::history::History;
 use crate::session::start::PROMPT;
-use crate::session::{Desk, Document};
+use crate::session::{Desk, Document, Look};
 
 /// Pause after the last keystroke before the prompt runs.
 const DEBOUNCE_SECONDS: f64 = 0.12;
@@ -61,6 +63,8 @@ pub struct State {
     pub pool: Pool,
     /// What can be seen: only that is computed.
     pub seen: Seen,
+    /// What a lesson keeps from being seen.
+    pub cover: Cover,
     pub notices: Notices,
     /// Pointed at in this frame.
     pub hovered: Hovered,
@@ -97,13 +101,98 @@ pub struct State {
     pub features: FeaturesState,
 }
 
+/// What is put aside while a lesson has the window: the document with its changes, its model, and everything that was
+/// computed or trained or is on its way, in every workspace.
+pub struct Aside {
+    pub document: Document,
+    history: History,
+    opening: Option<String>,
+    then: Vec<ModelAction>,
+    opened: Slot<ModelOf>,
+    results: Results,
+    runs: Runs,
+    typing: Typing,
+    waiting: Vec<ModelAction>,
+    confirmed: Option<SweepOf>,
+    generates: bool,
+    generation: Option<GenerationOf>,
+    search: Option<SearchOf>,
+    ranked: Option<Ranked>,
+    pinned_in: Option<(Show, u64)>,
+    superposition: SuperpositionState,
+    /// Toy models were being trained; they rest meanwhile.
+    trains: bool,
+    training: TrainingState,
+    features: FeaturesState,
+}
+
 impl State {
+    /// Puts everything aside, and goes on with the same model on a desk where nothing was decided yet. What is on its way
+    /// goes on aside, but for toy models, which would take the machine from those that are watched.
+    pub fn put_aside(&mut self) -> Aside {
+        let (desk, look) = (&self.document.desk, &self.document.look);
+        let desk = Desk {
+            model: desk.model.clone(),
+            hash: desk.hash,
+            prompt: desk.prompt.clone(),
+            pinned: Pinned { head: Some(0), ..Pinned::default() },
+            ..Desk::default()
+        };
+        let look = Look { light: look.light, workspace: look.workspace.clone(), ..Look::default() };
+        let document = Document { desk, look, ..Document::default() };
+        let opened = self.opened.share();
+        let trains = self.superposition.is_running();
+        self.superposition.rest(true);
+        let aside = Aside {
+            document: replace(&mut self.document, document),
+            history: take(&mut self.history),
+            opening: take(&mut self.opening),
+            then: take(&mut self.then),
+            opened: replace(&mut self.opened, opened),
+            results: take(&mut self.results),
+            runs: take(&mut self.runs),
+            typing: take(&mut self.typing),
+            waiting: take(&mut self.waiting),
+            confirmed: take(&mut self.confirmed),
+            generates: take(&mut self.generates),
+            generation: take(&mut self.generation),
+            search: take(&mut self.search),
+            ranked: take(&mut self.ranked),
+            pinned_in: take(&mut self.pinned_in),
+            superposition: self.superposition.put_aside(),
+            trains,
+            training: self.training.put_aside(),
+            features: self.features.put_aside(),
+        };
+        self.ask();
+        aside
+    }
+
+    /// Puts back what was put aside; what has come in its place is let go of, and stops. The theme stays as it is now.
+    pub fn put_back(&mut self, aside: Aside) {
+        let light = self.document.look.light;
+        self.document = aside.document;
+        self.document.look.light = light;
+        self.history = aside.history;
+        (self.opening, self.then, self.opened) = (aside.opening, aside.then, aside.opened);
+        (self.results, self.runs, self.typing, self.waiting) = (aside.results, aside.runs, aside.typing, aside.waiting);
+        (self.confirmed, self.generates, self.generation) = (aside.confirmed, aside.generates, aside.generation);
+        (self.search, self.ranked, self.pinned_in) = (aside.search, aside.ranked, aside.pinned_in);
+        (self.superposition, self.training) = (aside.superposition, aside.training);
+        if aside.trains {
+            self.superposition.rest(false);
+        }
+        self.features.put_back(aside.features);
+        self.ask();
+    }
+
     pub fn new(document: Document, recent: Vec<String>, pool: Pool, features: FeaturesState) -> Self {
         let mut state = Self {
             document,
             history: History::default(),
             pool,
             seen: Seen { workspace: Workspace::Model, bars: true, views: Vec::new() },
+            cover: Cover::default(),
             notices: Notices::default(),
             hovered: Hovered::default(),
             recent,
@@ -330,7 +419,7 @@ impl State {
         }
         // What is on its way for another model is let go of.
         self.ask();
-        for action in std::mem::take(&mut self.then) {
+        for action in take(&mut self.then) {
             self.apply_model(action, now);
         }
     }
@@ -395,13 +484,6 @@ impl State {
                 self.hovered = hovered;
                 return;
             }
-            Action::Restore(document) => {
-                let before = self.desk().hash;
-                let back = self.known(*document);
-                self.history.change(&mut self.document, "end the lesson", now, |d| *d = back);
-                self.open_no_more();
-                self.desk_changed(before);
-            }
             Action::Undo => self.travel(true),
             Action::Redo => self.travel(false),
             Action::Jump(done) => {
@@ -426,6 +508,7 @@ impl State {
             Action::Do(_)
             | Action::Show(_)
             | Action::Fill(_)
+            | Action::GoOn
             | Action::Enter(_)
             | Action::Lesson(_)
             | Action::Load(_)

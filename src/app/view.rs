@@ -15,7 +15,7 @@ use super::widgets::{message, token_text};
 use crate::analysis::run::Run;
 use crate::analysis::subject::Compared;
 use crate::app::action::Action;
-use crate::app::look::theme::Palette;
+use crate::app::look::theme::{self, Palette};
 use crate::gpu::HeatData;
 use crate::gpu::heatmap::Coloring;
 use crate::jobs::slot::{AnySlot, Slot};
@@ -150,7 +150,7 @@ impl Table {
 }
 
 /// Shows why there is nothing to show; true if there is a result to go on with.
-pub fn ready<Q: Question>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<Q>) -> bool {
+pub fn ready<Q: Question>(ui: &mut egui::Ui, cx: &mut Context<'_>, slot: &Slot<Q>) -> bool {
     if let Some(error) = cx.state.shown_error() {
         message(ui, error, true);
         return false;
@@ -159,12 +159,13 @@ pub fn ready<Q: Question>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<Q>) -
 }
 
 /// As [`ready`] for what does not depend on the run that is shown.
-pub fn here<Q: Question>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<Q>) -> bool {
+pub fn here<Q: Question>(ui: &mut egui::Ui, cx: &mut Context<'_>, slot: &Slot<Q>) -> bool {
     if let Some(error) = slot.error().or(cx.state.results.run.error()) {
         message(ui, error, true);
         return false;
     }
     if slot.get().is_some() {
+        cut_off(ui, cx, slot);
         return true;
     }
     let stopped = slot.is_stopped() || cx.state.results.run.is_stopped();
@@ -177,6 +178,20 @@ pub fn here<Q: Question>(ui: &mut egui::Ui, cx: &Context<'_>, slot: &Slot<Q>) ->
     };
     message(ui, text, false);
     false
+}
+
+/// Says of an answer that was stopped before it was whole that it is cut off, and offers to go on.
+pub fn cut_off<Q: Question>(ui: &mut egui::Ui, cx: &mut Context<'_>, slot: &Slot<Q>) {
+    let cut = slot.is_stopped() && slot.get().is_some_and(|a| !a.whole || !a.fresh);
+    if cut {
+        ui.horizontal_wrapped(|ui| {
+            let text = format!("{} was stopped: this is not all of it.", Q::LABEL);
+            ui.label(egui::RichText::new(text).font(theme::small()).color(cx.palette.accent));
+            if ui.small_button("Go on").clicked() {
+                cx.push(Action::GoOn);
+            }
+        });
+    }
 }
 
 /// A matrix that is rebuilt when its key changes.

@@ -235,7 +235,7 @@ fn circuit(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
 fn graph(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
     match args.thresholds.as_deref() {
         None => {}
-        Some([node, edge]) => app.state.apply(ModelAction::Thresholds(*node, *edge), 0.0),
+        Some([node, edge]) => app.state.apply(ModelAction::Thresholds(Some((*node, *edge))), 0.0),
         Some(_) => *wrong = Some(Error::request("--thresholds takes two shares, as 0.8,0.98")),
     }
     if let Some(attention) = args.attention {

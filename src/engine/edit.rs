@@ -400,13 +400,10 @@ impl fmt::Display for Edit {
         }
         let hook = self.site.kind.hook();
         let short = hook.rsplit_once("hook_").map_or(hook, |(_, s)| s);
-        if self.site.kind.layered() {
-            write!(f, "{}.{short}", self.site.layer)?;
-        } else {
-            f.write_str(short)?;
-        }
-        if let Some(h) = self.head {
-            write!(f, " head {h}")?;
+        match self.head {
+            Some(h) => write!(f, "{}.{h} {short}", self.site.layer)?,
+            None if self.site.kind.layered() => write!(f, "{}.{short}", self.site.layer)?,
+            None => f.write_str(short)?,
         }
         if let Some(c) = self.coordinate {
             write!(f, " [{c}]")?;
@@ -496,7 +493,7 @@ mod tests {
         let text = serde_json::to_string(&edit).unwrap();
         assert!(text.contains("blocks.23.attn.hook_z"), "{text}");
         assert_eq!(serde_json::from_str::<Edit>(&text).unwrap(), edit);
-        assert_eq!(edit.to_string(), "copy from clean: 23.z head 3 @ 13");
+        assert_eq!(edit.to_string(), "copy from clean: 23.3 z @ 13");
     }
 
     #[test]

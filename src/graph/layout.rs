@@ -45,12 +45,32 @@ pub enum Origin {
 }
 
 /// How much of a graph is drawn.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Cut {
-    /// Shares of the influence that nodes and links hold.
-    pub thresholds: (f64, f64),
+    /// Shares of the influence that nodes and links hold; `None` for as many as can be read.
+    pub thresholds: Option<(f64, f64)>,
     /// Ids of the MLPs that are taken apart.
     pub opened: BTreeSet<String>,
+}
+
+/// Nodes that can be read at a glance, besides tokens, logits and what stands at the first position.
+const READABLE: usize = 40;
+/// Share of the influence of the links between them.
+const READABLE_LINKS: f64 = 0.9;
+
+impl Cut {
+    /// Returns the shares of the influence that the nodes and links of a graph hold at this cut.
+    fn shares(&self, shown: &Shown) -> (f64, f64) {
+        self.thresholds.unwrap_or_else(|| {
+            let nodes = &shown.graph.nodes;
+            let counts =
+                |i: &usize| matches!(nodes[*i].kind, NodeKind::Component | NodeKind::Error) && nodes[*i].pos > 0;
+            let mut shares = shown.influence.cumulative();
+            shares = (0..nodes.len()).filter(counts).map(|i| shares[i]).collect();
+            shares.sort_by(f64::total_cmp);
+            (shares.get(READABLE - 1).copied().unwrap_or(1.0).min(1.0), READABLE_LINKS)
+        })
+    }
 }
 
 pub use super::components::NEURONS;
@@ -87,7 +107,8 @@ impl Shown {
 
     /// What is kept at a cut: its graph, what its nodes are (of a traced graph), and their influence.
     fn kept(&self, cut: &Cut, progress: &Progress) -> Result<(Opened, bool)> {
-        let pruned = prune(&self.graph, &self.influence, cut.thresholds.0, cut.thresholds.1)?;
+        let shares = cut.shares(self);
+        let pruned = prune(&self.graph, &self.influence, shares.0, shares.1)?;
         if let Origin::Traced { trace, found } = &self.source {
             let opens = |part: &Part| match *part {
                 Part::Mlp { layer, pos } => cut.opened.contains(&mlp_id(&trace.model.config, layer, pos)),
@@ -113,17 +134,19 @@ impl Shown {
     /// # Errors
     /// Thresholds outside 0..=1.
     pub fn file(&self, cut: &Cut) -> Result<GraphFile> {
+        let shares = cut.shares(self);
         match &self.source {
-            Origin::Traced { trace, found } => {
-                Ok(found.file(trace, &self.kept(cut, &Progress::new())?.0, cut.thresholds))
-            }
+            Origin::Traced { trace, found } => Ok(found.file(trace, &self.kept(cut, &Progress::new())?.0, shares)),
             Origin::File(file) => {
-                let kept = prune(&self.graph, &self.influence, cut.thresholds.0, cut.thresholds.1)?;
-                file.pruned(&self.influence, &kept, cut.thresholds)
+                let kept = prune(&self.graph, &self.influence, shares.0, shares.1)?;
+                file.pruned(&self.influence, &kept, shares)
             }
         }
     }
 }
+
+/// Width of a position where nothing stands.
+const EMPTY: f32 = 0.35;
 
 /// A pruned graph laid out.
 pub struct Drawing {
@@ -145,6 +168,8 @@ pub struct Drawing {
     pub height: f32,
     /// Nodes and links before pruning.
     pub whole: (usize, usize),
+    /// Shares of the influence that nodes and links hold.
+    pub thresholds: (f64, f64),
 }
 
 impl Drawing {
@@ -204,7 +229,7 @@ impl Drawing {
         order.sort_by_cached_key(|i| key(*i));
         // A column is as wide as its fullest cell.
         let cell = |i: usize| ((level(i) * 2.0) as i64, graph.nodes[i].pos);
-        let mut width = vec![1usize; positions];
+        let mut width = vec![0usize; positions];
         for row in order.chunk_by(|a, b| cell(*a) == cell(*b)) {
             let pos = graph.nodes[row[0]].pos;
             width[pos] = width[pos].max(row.len());
@@ -213,7 +238,7 @@ impl Drawing {
         let mut x = 0.0;
         for w in width {
             // A crowded cell is packed more closely.
-            let w = (w as f32).powf(0.8) + 0.5;
+            let w = if w == 0 { EMPTY } else { (w as f32).powf(0.8) + 0.5 };
             columns.push((x, x + w));
             x += w;
         }
@@ -241,6 +266,7 @@ impl Drawing {
             columns,
             height: top as f32 + 3.0,
             whole: (shown.graph.nodes.len(), shown.graph.links.len()),
+            thresholds: cut.shares(shown),
             graph,
         })
     }
@@ -343,7 +369,7 @@ mod tests {
         let source = Origin::File(Box::new(file));
         let (graph, remarks, marks) = (Arc::new(g), Vec::new(), Marks::default());
         let shown = Shown { title: String::new(), graph, influence, scores, remarks, marks, source };
-        let cut = Cut { thresholds: (1.0, 1.0), opened: BTreeSet::new() };
+        let cut = Cut { thresholds: Some((1.0, 1.0)), opened: BTreeSet::new() };
         let d = Drawing::of(&shown, &cut, &Progress::new()).unwrap();
         assert_eq!(d.graph.nodes.len(), 4);
         for (x, y) in &d.places {

@@ -98,6 +98,12 @@ impl<Q: Question> Slot<Q> {
         }
     }
 
+    /// A slot with the same answer; what is under way stays with this one.
+    pub fn share(&self) -> Self {
+        let answer = self.answer.clone().filter(|a| a.fresh && a.whole);
+        Self { wanted: answer.as_ref().map(|a| a.question.clone()), answer, stamp: self.stamp, ..Self::default() }
+    }
+
     fn start(&mut self, pool: &Pool, question: Q) {
         let mail = Arc::new(Mutex::new(Mail { part: None, end: None }));
         let (theirs, wake, before) = (mail.clone(), pool.wake().clone(), self.ending.take());
@@ -271,6 +277,8 @@ pub trait AnySlot {
     /// As [`Self::again`] if the question was stopped or has failed.
     fn retry(&mut self);
     fn is_running(&self) -> bool;
+    /// The user stopped it.
+    fn is_stopped(&self) -> bool;
 }
 
 impl<Q: Question> AnySlot for Slot<Q> {
@@ -288,6 +296,10 @@ impl<Q: Question> AnySlot for Slot<Q> {
 
     fn again(&mut self) {
         Self::again(self);
+    }
+
+    fn is_stopped(&self) -> bool {
+        Self::is_stopped(self)
     }
 
     fn retry(&mut self) {

@@ -20,7 +20,6 @@ use crate::engine::resolve::Alignment;
 use crate::engine::{EditStack, SiteKind};
 use crate::graph::layout::Cut;
 use crate::graph::marks::Marks;
-use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD};
 use crate::graph::readers::Attention;
 
 /// Everything the user decided about one model.
@@ -243,7 +242,7 @@ impl GraphTarget {
 }
 
 /// What the graph view shows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GraphSettings {
     pub target: GraphTarget,
@@ -253,19 +252,6 @@ pub struct GraphSettings {
     pub file: Option<String>,
     /// What was said about the nodes of a graph, by what the graph is of: a file's path, or the tokens of a prompt.
     pub marks: BTreeMap<String, Marks>,
-}
-
-impl Default for GraphSettings {
-    fn default() -> Self {
-        let cut = Cut { thresholds: (NODE_THRESHOLD, EDGE_THRESHOLD), opened: Default::default() };
-        Self {
-            target: GraphTarget::default(),
-            attention: Attention::default(),
-            cut,
-            file: None,
-            marks: BTreeMap::new(),
-        }
-    }
 }
 
 /// How circuits are tried.

@@ -1,12 +1,15 @@
 //! Lessons: guided tours in plain files, `assets/lessons/*.toml`. A new lesson is a new file there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::recent;
+use super::desk;
 use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::gguf::Gguf;
 
 mod files {
     include!(concat!(env!("OUT_DIR"), "/lessons.rs"));
@@ -22,11 +25,90 @@ pub struct Lesson {
     pub minutes: u32,
     /// Place in the list.
     pub order: u32,
-    /// Part of the name of a model that must be there.
-    pub needs: Option<String>,
+    /// A model that must be there.
+    pub needs: Option<Needs>,
     #[serde(default)]
     pub references: Vec<String>,
     pub steps: Vec<Step>,
+}
+
+/// The model that a lesson was made with. It is known by its weights; another file of the same shape will do as well.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Needs {
+    /// What the steps call it; the name of its file has this in it.
+    pub name: String,
+    /// [`Model::fingerprint`], in hexadecimal.
+    pub hash: String,
+    /// How to come by it, in words.
+    pub fetch: String,
+    pub shape: Shape,
+}
+
+/// What tells a model from others by its config alone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    pub family: String,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub d_model: usize,
+    pub vocabulary: usize,
+}
+
+/// How well a model is the one that a lesson needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The very weights.
+    Same,
+    /// Other weights of the same shape, such as another compression: the lesson's numbers may be a little off.
+    Alike,
+}
+
+impl Needs {
+    /// Whether a file or folder has the model's name.
+    pub fn is_called(&self, path: &Path) -> bool {
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase());
+        name.is_some_and(|n| n.contains(&self.name.to_lowercase()))
+    }
+
+    /// How well an opened model fits; `None` for another one.
+    pub fn fit(&self, model: &Model) -> Option<Fit> {
+        let c = &model.config;
+        let shape = Shape {
+            family: c.family.clone(),
+            layers: c.n_layers,
+            heads: c.n_heads,
+            kv_heads: c.n_kv_heads,
+            d_model: c.d_model,
+            vocabulary: c.d_vocab,
+        };
+        if model.fingerprint().is_ok_and(|hash| desk::key(hash) == self.hash) {
+            Some(Fit::Same)
+        } else {
+            (shape == self.shape).then_some(Fit::Alike)
+        }
+    }
+}
+
+/// The shape that a file or folder says its model has; its weights are not read.
+fn shape_of(path: &Path) -> Option<Shape> {
+    let config: Map<String, Value> = if path.is_dir() {
+        serde_json::from_str(&std::fs::read_to_string(path.join("config.json")).ok()?).ok()?
+    } else {
+        Gguf::open(path).ok()?.as_hugging_face().ok()?.0
+    };
+    let number = |key: &str| Some(config.get(key)?.as_u64()? as usize);
+    let heads = number("num_attention_heads")?;
+    Some(Shape {
+        family: config.get("model_type")?.as_str()?.to_owned(),
+        layers: number("num_hidden_layers")?,
+        heads,
+        kv_heads: number("num_key_value_heads").unwrap_or(heads),
+        d_model: number("hidden_size")?,
+        vocabulary: number("vocab_size")?,
+    })
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -54,7 +136,12 @@ pub struct Prepared {
     pub preset: Option<String>,
     /// The toy model to select.
     pub instance: Option<usize>,
-    /// A built-in model, or part of the name of one that must be there.
+    /// So many toy models are shown; the pictures of the others would answer what is asked later.
+    pub models: Option<usize>,
+    /// Views that stay covered in this step: they would answer what is asked later.
+    #[serde(default)]
+    pub covers: Vec<String>,
+    /// A built-in model, or the name of the one that the lesson needs.
     pub model: Option<String>,
     pub prompt: Option<String>,
     pub answer: Option<String>,
@@ -83,7 +170,7 @@ pub struct Prepared {
     pub scan: Option<String>,
 }
 
-/// Predict, then see.
+/// Predict, then see: until it is answered the views and the strip are covered, and the step's edits are not made.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
@@ -92,7 +179,13 @@ pub struct Question {
     /// Index of the right choice.
     pub right: usize,
     pub reveal: String,
+    /// Views, or the strip, that give nothing away and stay open; `all` for everything.
+    #[serde(default)]
+    pub shows: Vec<String>,
 }
+
+/// Every view and control, in [`Question::shows`].
+pub const ALL: &str = "all";
 
 /// Controls that can be outlined, beside the views.
 pub const CONTROLS: [&str; 8] =
@@ -138,12 +231,9 @@ pub fn shipped() -> &'static [Lesson] {
     })
 }
 
-/// Looks for a model whose file or folder has `part` in its name: among those opened lately, and where
-/// `scripts/fetch-models` puts them.
-pub fn find_model(part: &str) -> Option<PathBuf> {
-    let part = part.to_lowercase();
-    let fits = |p: &PathBuf| p.exists() && p.to_string_lossy().to_lowercase().contains(&part);
-    let lately = recent::load(recent::MODELS).into_iter().map(PathBuf::from);
+/// Looks for a lesson's model among those opened lately, and where `scripts/fetch-models` puts it. A file of its name comes
+/// before others of its shape.
+pub fn find_model(needs: &Needs, lately: &[String]) -> Option<PathBuf> {
     let cache = std::env::var_os("CIRCUITSCOPE_MODELS").map(PathBuf::from).or_else(|| {
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| directories::BaseDirs::new().map(|d| d.home_dir().join(".cache")))?;
@@ -152,7 +242,9 @@ pub fn find_model(part: &str) -> Option<PathBuf> {
     let fetched =
         cache.into_iter().filter_map(|c| std::fs::read_dir(c).ok()).flatten().filter_map(|e| Some(e.ok()?.path()));
     let is_model = |p: &PathBuf| p.is_dir() || p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    lately.chain(fetched.filter(is_model)).find(fits)
+    let mut all: Vec<PathBuf> = lately.iter().map(PathBuf::from).chain(fetched).filter(is_model).collect();
+    all.sort_by_key(|p| !needs.is_called(p));
+    all.into_iter().find(|p| shape_of(p).as_ref() == Some(&needs.shape))
 }
 
 #[cfg(test)]
@@ -188,6 +280,75 @@ mod tests {
         ] {
             let error = Lesson::parse("x.toml", text).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("x.toml") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_lesson_s_model_is_known_by_its_weights_or_by_its_shape() {
+        let small = Model::open("induction").unwrap();
+        let c = &small.config;
+        let shape = Shape {
+            family: c.family.clone(),
+            layers: c.n_layers,
+            heads: c.n_heads,
+            kv_heads: c.n_kv_heads,
+            d_model: c.d_model,
+            vocabulary: c.d_vocab,
+        };
+        let of = |hash: &str, shape: &Shape| Needs {
+            name: "anything".to_owned(),
+            hash: hash.to_owned(),
+            fetch: "open it".to_owned(),
+            shape: shape.clone(),
+        };
+        let own = desk::key(small.fingerprint().unwrap());
+        let other = Shape { layers: c.n_layers + 1, ..shape.clone() };
+        assert_eq!(of(&own, &shape).fit(&small), Some(Fit::Same));
+        assert_eq!(of("0", &shape).fit(&small), Some(Fit::Alike), "whatever it is called");
+        assert_eq!(of("0", &other).fit(&small), None);
+    }
+
+    #[test]
+    fn a_lesson_s_model_is_found_under_any_name() {
+        let needs = shipped().iter().find_map(|l| l.needs.clone()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str, layers: usize| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            let s = &needs.shape;
+            let config = serde_json::json!({"model_type": s.family, "num_hidden_layers": layers,
+                "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "hidden_size": s.d_model,
+                "vocab_size": s.vocabulary});
+            std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+            folder.display().to_string()
+        };
+        let wrong = folder(&format!("{} of another shape", needs.name), 2);
+        let mine = folder("mine", needs.shape.layers);
+        let named = folder(&format!("my {}", needs.name.to_lowercase()), needs.shape.layers);
+        let all = [wrong.clone(), mine.clone(), named.clone()];
+        assert_eq!(find_model(&needs, &all), Some(named.into()));
+        assert_ne!(find_model(&needs, &[wrong.clone()]), Some(wrong.into()));
+        assert_eq!(shape_of(Path::new(&mine)), Some(needs.shape.clone()));
+        // What is fetched is the model that the lesson was made with.
+        if let Some(fetched) = find_model(&needs, &[]).filter(|p| p.to_string_lossy().contains("Q4_1")) {
+            let model = Model::open(&fetched.display().to_string()).unwrap();
+            assert_eq!((desk::key(model.fingerprint().unwrap()), needs.fit(&model)), (needs.hash, Some(Fit::Same)));
+        }
+    }
+
+    #[test]
+    fn questions_come_before_what_answers_them() {
+        for lesson in shipped() {
+            for step in &lesson.steps {
+                let Some(q) = &step.question else { continue };
+                let s = &step.state;
+                assert!(
+                    s.zero_head.is_none() || !q.shows.iter().any(|v| v == ALL),
+                    "{}: {} shows what its edit does",
+                    lesson.title,
+                    step.title
+                );
+            }
         }
     }
 }

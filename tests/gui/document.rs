@@ -38,7 +38,7 @@ fn nothing_of_one_model_is_applied_to_another() {
     apply(&mut h, ModelAction::Corrupted("The King of the United States and the King of the".to_owned()));
     apply(&mut h, ModelAction::Toggle(RunSide::Clean, zero(1, 2)));
     apply(&mut h, ModelAction::Collect(Member::parse("1.2").unwrap()));
-    apply(&mut h, ModelAction::Thresholds(0.5, 0.9));
+    apply(&mut h, ModelAction::Thresholds(Some((0.5, 0.9))));
     feature(&mut h, FeatureAction::Open(dir.path().join("test").to_str().unwrap().to_owned()));
     feature(&mut h, FeatureAction::Keep(3));
     feature(&mut h, FeatureAction::Choose(Chosen::Feature(3)));
@@ -67,7 +67,7 @@ fn nothing_of_one_model_is_applied_to_another() {
     assert_eq!(*s.desk(), first);
 }
 
-fn first_thresholds() -> (f64, f64) {
+fn first_thresholds() -> Option<(f64, f64)> {
     circuitscope::session::Desk::default().graph.cut.thresholds
 }
 
@@ -79,7 +79,7 @@ fn every_change_is_taken_back_by_its_name_and_done_again() {
         (ModelAction::Prompt("The United States".to_owned()).into(), "prompt"),
         (ModelAction::Toggle(RunSide::Clean, zero(1, 3)).into(), "add zero"),
         (ModelAction::Collect(Member::parse("1.3").unwrap()).into(), "collect a1.h3"),
-        (ModelAction::Thresholds(0.5, 0.9).into(), "prune the graph"),
+        (ModelAction::Thresholds(Some((0.5, 0.9))).into(), "prune the graph"),
         (ModelAction::Answer(" of".to_owned()).into(), "answer"),
         (Action::Open("addition".to_owned()), "open"),
     ];

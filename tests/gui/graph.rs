@@ -21,7 +21,7 @@ fn a_graph_follows_the_pinned_token_and_the_sliders() {
     look(&mut h, "graph");
     settle(&mut h);
     let all = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
-    h.state_mut().state.apply(ModelAction::Thresholds(0.4, 0.9), 0.0);
+    h.state_mut().state.apply(ModelAction::Thresholds(Some((0.4, 0.9))), 0.0);
     settle(&mut h);
     let fewer = h.state().state.results.drawing.get().unwrap().graph.nodes.len();
     assert!(fewer < all, "{fewer} {all}");
@@ -135,7 +135,7 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let file = circuitscope::graph::file::GraphFile::open(&path).unwrap();
     let marks = circuitscope::graph::marks::Marks::of(&file);
     assert_eq!((marks.groups.len(), marks.groups[0].1.len()), (1, 2));
-    h.state_mut().state.apply(ModelAction::Thresholds(1.0, 1.0), 0.0);
+    h.state_mut().state.apply(ModelAction::Thresholds(Some((1.0, 1.0))), 0.0);
     h.state_mut().state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
     settle(&mut h);
     h.run();
@@ -226,7 +226,7 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     });
     h.state_mut().layout = Layout::single("graph");
     look(&mut h, "graph");
-    h.state_mut().state.apply(ModelAction::Thresholds(1.0, 1.0), 0.0);
+    h.state_mut().state.apply(ModelAction::Thresholds(Some((1.0, 1.0))), 0.0);
     settle(&mut h);
     let mlp = |h: &Harness<'static, App>| {
         let d = h.state().state.results.drawing.get().unwrap().value.clone();

@@ -22,7 +22,7 @@ fn work(h: &mut Harness<'static, App>) {
         ModelAction::Answer(" United".to_owned()),
         ModelAction::Toggle(RunSide::Clean, vec![zero]),
         ModelAction::Collect(Member::parse("1.2").unwrap()),
-        ModelAction::Thresholds(0.5, 0.9),
+        ModelAction::Thresholds(Some((0.5, 0.9))),
     ] {
         h.state_mut().state.apply(action, 0.0);
     }

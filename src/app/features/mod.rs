@@ -107,6 +107,7 @@ pub enum FeatureAction {
 }
 
 /// Where things lie on disk.
+#[derive(Clone)]
 pub struct Folders {
     /// Scans and labels are kept and found again: in the window, not in pictures.
     pub keeps: bool,
@@ -219,6 +220,24 @@ macro_rules! slots {
 impl FeaturesState {
     fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
         slots!(self, &mut)
+    }
+
+    /// Puts everything aside and leaves a workspace in which nothing is open. Dictionaries that are known and labels serve
+    /// both: labels are of files, not of a session.
+    pub fn put_aside(&mut self) -> Self {
+        let empty = Self {
+            folders: self.folders.clone(),
+            store: self.store.clone(),
+            labels: std::mem::take(&mut self.labels),
+            ..Self::default()
+        };
+        std::mem::replace(self, empty)
+    }
+
+    /// Puts back what was put aside.
+    pub fn put_back(&mut self, aside: Self) {
+        let labels = std::mem::take(&mut self.labels);
+        *self = Self { labels, ..aside };
     }
 
     /// True while something is asked for, or labels are not written yet.

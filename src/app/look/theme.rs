@@ -42,7 +42,7 @@ const DARK: Palette = Palette {
     border: Color32::from_rgb(42, 46, 55),
     text: Color32::from_rgb(226, 229, 235),
     weak: Color32::from_rgb(150, 157, 170),
-    faint: Color32::from_rgb(92, 99, 112),
+    faint: Color32::from_rgb(128, 135, 148),
     accent: Color32::from_rgb(245, 183, 75),
     error: Color32::from_rgb(235, 106, 96),
     bar: Color32::from_rgb(58, 134, 150),
@@ -61,10 +61,10 @@ const LIGHT: Palette = Palette {
     border: Color32::from_rgb(214, 218, 225),
     text: Color32::from_rgb(26, 29, 35),
     weak: Color32::from_rgb(88, 96, 110),
-    faint: Color32::from_rgb(150, 157, 170),
-    accent: Color32::from_rgb(178, 100, 0),
+    faint: Color32::from_rgb(100, 107, 120),
+    accent: Color32::from_rgb(158, 88, 0),
     error: Color32::from_rgb(192, 48, 40),
-    bar: Color32::from_rgb(84, 158, 174),
+    bar: Color32::from_rgb(72, 144, 160),
     positive: Color32::from_rgb(38, 104, 172),
     negative: Color32::from_rgb(184, 50, 44),
     nan: Color32::from_rgb(214, 40, 160),
@@ -86,6 +86,16 @@ impl Palette {
     /// Magnitudes.
     pub fn sequential(&self) -> ColorMap {
         if self.dark { ColorMap::Magma } else { ColorMap::MagmaLight }
+    }
+
+    /// Words about an answer that was right, and about one that was wrong.
+    pub fn verdict(&self, right: bool) -> Color32 {
+        if right { self.positive } else { self.error }
+    }
+
+    /// What is behind words, faded into the panel because it is out of date: the text's own colour reads on it.
+    pub fn stale(&self, back: Color32) -> Color32 {
+        self.panel.lerp_to_gamma(back, 0.3)
     }
 
     /// Blue for positive, red for negative.
@@ -178,4 +188,63 @@ fn visuals(p: &Palette) -> Visuals {
     v.panel_fill = p.base;
     v.slider_trailing_fill = true;
     v
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Relative luminance of an opaque colour [WCAG 2.2].
+    fn luminance(c: Color32) -> f64 {
+        let linear = |v: u8| {
+            let v = f64::from(v) / 255.0;
+            if v <= 0.04045 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * linear(c.r()) + 0.7152 * linear(c.g()) + 0.0722 * linear(c.b())
+    }
+
+    fn contrast(a: Color32, b: Color32) -> f64 {
+        let (a, b) = (luminance(a), luminance(b));
+        (a.max(b) + 0.05) / (a.min(b) + 0.05)
+    }
+
+    #[test]
+    fn what_is_read_and_what_is_seen_stands_out_in_both_themes() {
+        assert!((contrast(Color32::BLACK, Color32::WHITE) - 21.0).abs() < 1e-9);
+        for p in [DARK, LIGHT] {
+            let grounds = [("base", p.base), ("panel", p.panel), ("header", p.header), ("raised", p.raised)];
+            let words = [
+                ("text", p.text),
+                ("weak", p.weak),
+                ("accent", p.accent),
+                ("error", p.error),
+                ("right", p.verdict(true)),
+                ("wrong", p.verdict(false)),
+            ];
+            let marks = [("faint", p.faint), ("bar", p.bar), ("positive", p.positive), ("negative", p.negative)];
+            for (on, ground) in grounds {
+                for (least, list) in [(4.5, &words[..]), (3.0, &marks[..])] {
+                    for (name, color) in list {
+                        let c = contrast(*color, ground);
+                        assert!(c >= least, "{name} on {on}, dark {}: {c:.2}", p.dark);
+                    }
+                }
+                // What is quiet is words too, where they do not stand on a button.
+                assert!(on == "raised" || contrast(p.faint, ground) >= 4.5, "faint on {on}, dark {}", p.dark);
+            }
+            // Words on the filled button of a lesson.
+            assert!(contrast(p.base, p.accent) >= 4.5, "dark {}", p.dark);
+        }
+    }
+
+    #[test]
+    fn words_that_are_out_of_date_can_be_read() {
+        for p in [DARK, LIGHT] {
+            for i in 0..=100 {
+                let back = p.stale(ColorMap::Magma.at(0.12 + 0.78 * i as f32 / 100.0));
+                let c = contrast(p.text, back);
+                assert!(c >= 4.5, "dark {}, {i}: {c:.2}", p.dark);
+            }
+        }
+    }
 }

@@ -48,8 +48,8 @@ pub enum ModelAction {
     OpenMlp(String),
     /// Puts all MLPs together again.
     CloseMlps,
-    /// Shares of influence that the kept nodes and links hold.
-    Thresholds(f64, f64),
+    /// Shares of influence that the kept nodes and links hold; `None` for as many as can be read.
+    Thresholds(Option<(f64, f64)>),
     /// What is said about a graph's nodes: what is done, what the graph is of, and all its marks then.
     Mark(String, String, Marks),
     /// Opens a graph file.
@@ -133,8 +133,8 @@ impl State {
                 }
             }),
             ModelAction::CloseMlps => self.change("close all MLPs", now, |d| d.graph.cut.opened.clear()),
-            ModelAction::Thresholds(node, edge) => {
-                self.change("prune the graph", now, |d| d.graph.cut.thresholds = (node, edge));
+            ModelAction::Thresholds(shares) => {
+                self.change("prune the graph", now, |d| d.graph.cut.thresholds = shares);
             }
             ModelAction::Mark(name, of, marks) => self.change(&name, now, |d| _ = d.graph.marks.insert(of, marks)),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),

@@ -131,7 +131,7 @@ impl State {
     }
 
     fn inspector_is_seen(&self) -> bool {
-        self.seen.bars && self.seen.workspace == Workspace::Model
+        self.seen.bars && self.seen.workspace == Workspace::Model && !self.cover.inspector
     }
 
     /// What the inspector and the bars show, and views beside them.

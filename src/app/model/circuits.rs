@@ -51,7 +51,8 @@ impl State {
         let settings = &self.document.desk.graph;
         let question = match &settings.file {
             Some(path) => Some(ShownOf::File(GraphFileOf { path: PathBuf::from(path) })),
-            None => subject.zip(self.graph_target()).map(|(s, target)| {
+            // Only unedited runs are traced; the view says so.
+            None => subject.filter(|s| s.trace.edits().is_empty()).zip(self.graph_target()).map(|(s, target)| {
                 let (pos, attention) = (self.document.desk.pinned.pos, settings.attention);
                 ShownOf::Traced(GraphOf { trace: s.trace.clone(), pos, target, attention })
             }),

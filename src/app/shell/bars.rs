@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use eframe::egui;
+use eframe::egui::{self, RichText};
 
 use crate::app::features::panel;
 use crate::app::shell::strip::Strip;
@@ -25,6 +25,11 @@ pub fn model_bars(
     places: &mut Places,
 ) {
     tokens(top, strip, ui, cx, places);
+    if cx.state.cover.inspector {
+        // A lesson's text has its place.
+        places.remove("inspector");
+        return;
+    }
     let width = (ui.available_width() * 0.22).clamp(220.0, 340.0);
     let panel = egui::Panel::right("inspector").frame(side).default_size(width).size_range(200.0..=520.0);
     let shown = panel.show(ui, |ui| inspector::ui(ui, cx));
@@ -68,8 +73,9 @@ fn tokens(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Conte
 pub fn strip_bar(strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, places: &mut Places) {
     let second = if cx.state.corrupted().is_some() { strip::SECOND_ROW } else { 0.0 };
     let tokens = egui::Panel::top("strip").frame(bar(cx.palette.base)).exact_size(56.0 + second);
-    let shown = tokens.show_separator_line(false).show(ui, |ui| {
-        strip.ui(ui, cx);
+    let shown = tokens.show_separator_line(false).show(ui, |ui| match cx.state.cover.hides("strip") {
+        Some(why) => _ = ui.label(RichText::new(why).color(cx.palette.weak)),
+        None => strip.ui(ui, cx),
     });
     places.insert("strip", shown.response.rect);
 }

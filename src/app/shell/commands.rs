@@ -27,6 +27,11 @@ impl App {
             Action::Do(command) => self.command(ctx, command),
             Action::Show(kind) => self.show(kind),
             Action::Fill(view) => self.fill(view),
+            Action::GoOn => {
+                let own = self.layout.slots();
+                own.chain(self.state.results.slots()).filter(|s| s.is_stopped()).for_each(AnySlot::retry);
+                self.state.ask();
+            }
             Action::Enter(workspace) => self.enter(workspace),
             Action::Lesson(action) => self.lesson(action),
             Action::Copy(text) => {
@@ -197,9 +202,21 @@ impl App {
         }
     }
 
-    /// Goes on in a lesson.
+    /// Goes on in a lesson. Each begins on a desk of its own, and what was open before the first comes back in between.
     fn lesson(&mut self, action: lessons::LessonAction) {
-        let orders = self.lessons.apply(action, &self.state, self.layout.workspace);
+        let begins = self.lessons.begins(&action);
+        if begins || matches!(action, lessons::LessonAction::Close) {
+            self.leave_lesson();
+        }
+        if begins {
+            let first = Layout::of(self.layout.workspace);
+            self.before = Some(lessons::Before {
+                state: self.state.put_aside(),
+                layout: std::mem::replace(&mut self.layout, first),
+                parked: std::mem::take(&mut self.parked),
+            });
+        }
+        let orders = self.lessons.apply(action, &self.state);
         if let Some(w) = orders.workspace {
             self.enter(w);
         }
@@ -209,6 +226,14 @@ impl App {
         for action in orders.actions {
             self.state.apply(action, self.now);
         }
+    }
+
+    /// Everything is as it was before the lesson; what it started stops.
+    pub fn leave_lesson(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        (self.layout, self.parked) = (before.layout, before.parked);
+        self.state.put_back(before.state);
+        self.lessons.apply(lessons::LessonAction::Close, &self.state);
     }
 
     /// Starts, pauses or goes on with the training of toy models.

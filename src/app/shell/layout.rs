@@ -11,6 +11,7 @@ use crate::app::look::theme;
 use crate::app::shell::help::hint;
 use crate::app::state::State;
 use crate::app::view::{self, Area, Asking, Context, Table, View, ViewDef, Workspace};
+use crate::app::widgets::message;
 use crate::jobs::slot::AnySlot;
 use crate::session::Look;
 use crate::session::arrangement::Arrangement;
@@ -395,7 +396,10 @@ impl Behavior<Pane> for Panels<'_, '_> {
         }
         frame.show(ui, |ui| {
             ui.set_min_size(ui.available_size());
-            ui.push_id(pane.def.name, |ui| pane.view.ui(ui, self.cx));
+            ui.push_id(pane.def.name, |ui| match self.cx.state.cover.hides(pane.def.name) {
+                Some(why) => message(ui, why, false),
+                None => pane.view.ui(ui, self.cx),
+            });
         });
         UiResponse::None
     }

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use eframe::egui::{self, RichText, vec2};
 
-use crate::app::action::Action;
+use crate::app::action::{Action, Load};
 use crate::app::features::{Chosen, FeatureAction, FeaturesState, Scanned};
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
-use crate::app::state::State;
+use crate::app::shell::layout::Layout;
+use crate::app::state::{Aside, State};
 use crate::app::superposition::SuperpositionAction;
 use crate::app::training::TrainingAction;
 use crate::app::view;
@@ -20,11 +21,12 @@ use crate::engine::{EditStack, Site, SiteKind};
 use crate::features::dictionary::store::{self, BUILTINS};
 use crate::features::text;
 use crate::model::builtin;
-use crate::session::Document;
 use crate::session::desk::{Focus, Show};
-use crate::session::lesson::{Lesson, Prepared, Step, head, shipped};
-use crate::superposition::{Recipe, presets};
+use crate::session::lesson::{ALL, CONTROLS, Fit, Lesson, Needs, Prepared, Question, Step, head, shipped};
+use crate::superposition::presets;
 
+/// What is said where a lesson is taken with other weights.
+const ABOUT: &str = "numbers may differ a little from those in the text";
 /// Tokens that a lesson's scan reads.
 const TOKENS: usize = 50_000;
 
@@ -43,31 +45,68 @@ pub enum LessonAction {
 struct Running {
     lesson: usize,
     step: usize,
+    /// What the model that the lesson needs is opened by: the same one to its end.
+    source: Option<String>,
     /// For each step the prediction that was made.
     predicted: HashMap<usize, usize>,
     /// What of the step's state waits for results.
     waiting: Option<Prepared>,
     /// Whether its dictionary was asked for: what is cancelled or fails is not asked for again.
     asked: bool,
-    /// What was open before, to go back to.
-    before: Before,
 }
 
-/// The document, and the superposition workspace's settings with the preset they belong to.
-struct Before {
-    document: Document,
-    workspace: Workspace,
-    superposition: (&'static str, Recipe),
+impl Running {
+    /// A prediction is to be made first.
+    fn asks(&self, step: &Step) -> bool {
+        step.question.is_some() && !self.predicted.contains_key(&self.step)
+    }
+
+    /// What the step names a model by, as something to open.
+    fn spec(&self, lesson: &Lesson, model: &str) -> String {
+        let needed = lesson.needs.as_ref().is_some_and(|n| n.name == model);
+        self.source.clone().filter(|_| needed).unwrap_or_else(|| model.to_owned())
+    }
 }
 
-impl Before {
-    fn of(state: &State, workspace: Workspace) -> Self {
-        Self {
-            document: state.document.clone(),
-            workspace,
-            superposition: (state.superposition.preset, state.superposition.recipe.clone()),
+/// What was open before a lesson, to go back to.
+pub struct Before {
+    pub state: Aside,
+    pub layout: Layout,
+    pub parked: Vec<Layout>,
+}
+
+/// What a lesson keeps from being seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cover {
+    /// The inspector gives way to the lesson's text.
+    pub inspector: bool,
+    /// A question is asked: nothing is shown but these.
+    shows: Option<&'static [String]>,
+    /// Views about which something is asked later.
+    covers: &'static [String],
+    /// Toy models that are shown, where something is asked about the others later.
+    pub models: Option<usize>,
+}
+
+impl Cover {
+    /// What stands in the place of a view, or of the strip, that is not shown.
+    pub fn hides(&self, name: &str) -> Option<&'static str> {
+        let shown = |list: &[String]| list.iter().any(|v| v == name || v == ALL);
+        if self.shows.is_some_and(|list| !shown(list)) {
+            Some("Covered until you have chosen an answer.")
+        } else if self.covers.iter().any(|v| v == name) {
+            Some("Covered: a later step asks about it.")
+        } else {
+            None
         }
     }
+}
+
+/// The open model, as far as a lesson can be taken with it.
+struct Open {
+    spec: String,
+    name: String,
+    fit: Fit,
 }
 
 #[derive(Default)]
@@ -75,11 +114,9 @@ pub struct Lessons {
     running: Option<Running>,
     /// Models that lessons need, as far as they were found; `None` until they have been looked for.
     pub found: Option<HashMap<String, PathBuf>>,
-}
-
-/// What a model that a lesson names is opened by: where it was found, or its name.
-fn spec(found: Option<&HashMap<String, PathBuf>>, model: &str) -> String {
-    found.and_then(|f| f.get(model)).map_or_else(|| model.to_owned(), |p| p.display().to_string())
+    /// The open model, by the name of what a lesson needs; and what it was made from.
+    open: HashMap<String, Open>,
+    opened: Option<(u64, String)>,
 }
 
 /// Whether the dictionary of this name, which ships, is the one that is open.
@@ -101,51 +138,42 @@ fn workspace(name: &str) -> Option<Workspace> {
 
 /// What is wrong with the names in a lesson, if anything: for tests.
 pub fn check(lesson: &Lesson) -> Result<(), String> {
-    for (k, Step { highlight, state: s, .. }) in lesson.steps.iter().enumerate() {
-        let say = |what: &str, name: &str| Err(format!("step {}: there is no {what} `{name}`", k + 1));
-        let known = |n: &str| view::by_name(n).is_some();
-        if let Some(n) = highlight.as_deref()
-            && !known(n)
-            && !crate::session::lesson::CONTROLS.contains(&n)
-        {
-            return say("view or control", n);
-        }
-        if let Some(n) = s.view.as_deref().filter(|n| !known(n)) {
-            return say("view", n);
-        }
-        if let Some(n) = s.workspace.as_deref().filter(|n| workspace(n).is_none()) {
-            return say("workspace", n);
-        }
-        if let Some(n) = s.preset.as_deref().filter(|n| presets::by_name(n).is_none()) {
-            return say("preset", n);
-        }
-        if let Some(n) = s.lab.as_deref().filter(|n| crate::training::by_name(n).is_none()) {
-            return say("lab model", n);
-        }
-        let dictionary = s.dictionary.as_deref();
-        if let Some(n) = dictionary.filter(|n| BUILTINS.iter().all(|b| b.name != *n)) {
-            return say("dictionary", n);
-        }
-        if dictionary.is_none() && (s.feature.is_some() || s.scan.is_some()) {
-            return say("dictionary", "");
-        }
-        if let Some(n) = s.scan.as_deref().filter(|n| text::SHIPPED.iter().all(|(t, _)| t != n)) {
-            return say("text", n);
-        }
-        if let Some(n) = s.show.as_deref().filter(|n| Show::ALL.iter().all(|x| x.label() != *n)) {
-            return say("run", n);
-        }
-        if let Some(n) = s.model.as_deref()
-            && builtin::by_name(n).is_none()
-            && lesson.needs.as_deref() != Some(n)
-        {
-            return say("model", n);
-        }
+    for (k, step) in lesson.steps.iter().enumerate() {
+        check_step(lesson, step).map_err(|(what, name)| format!("step {}: there is no {what} `{name}`", k + 1))?;
     }
     Ok(())
 }
 
+/// A kind of thing, and the name of one that does not exist.
+fn check_step<'a>(lesson: &Lesson, step: &'a Step) -> Result<(), (&'static str, &'a str)> {
+    let s = &step.state;
+    let view = |n: &str| view::by_name(n).is_some();
+    let control = |n: &str| CONTROLS.contains(&n);
+    let shows: Vec<&str> = step.question.iter().flat_map(|q| &q.shows).map(String::as_str).collect();
+    let covers: Vec<&str> = s.covers.iter().map(String::as_str).collect();
+    let bad = |list: &[&'a str], what: &'static str, known: &dyn Fn(&str) -> bool| {
+        list.iter().find(|n| !known(n)).map_or(Ok(()), |n| Err((what, *n)))
+    };
+    bad(step.highlight.as_deref().as_slice(), "view or control", &|n| view(n) || control(n))?;
+    bad(&shows, "view or strip", &|n| view(n) || n == "strip" || n == ALL)?;
+    bad(&covers, "view", &view)?;
+    bad(s.view.as_deref().as_slice(), "view", &view)?;
+    bad(s.workspace.as_deref().as_slice(), "workspace", &|n| workspace(n).is_some())?;
+    bad(s.preset.as_deref().as_slice(), "preset", &|n| presets::by_name(n).is_some())?;
+    bad(s.lab.as_deref().as_slice(), "lab model", &|n| crate::training::by_name(n).is_some())?;
+    let dictionary = s.dictionary.as_deref();
+    bad(dictionary.as_slice(), "dictionary", &|n| BUILTINS.iter().any(|b| b.name == n))?;
+    if dictionary.is_none() && (s.feature.is_some() || s.scan.is_some()) {
+        return Err(("dictionary", ""));
+    }
+    bad(s.scan.as_deref().as_slice(), "text", &|n| text::SHIPPED.iter().any(|(t, _)| *t == n))?;
+    bad(s.show.as_deref().as_slice(), "run", &|n| Show::ALL.iter().any(|x| x.label() == n))?;
+    let needed = |n: &str| lesson.needs.as_ref().is_some_and(|needs| needs.name == n);
+    bad(s.model.as_deref().as_slice(), "model", &|n| builtin::by_name(n).is_some() || needed(n))
+}
+
 /// What has to happen for a step: actions on the state, and a view to bring to the front.
+#[derive(Default)]
 pub struct Orders {
     pub actions: Vec<Action>,
     pub workspace: Option<Workspace>,
@@ -168,33 +196,76 @@ impl Lessons {
         lesson.steps.get(r.step)?.highlight.as_deref()
     }
 
-    /// Whether a lesson can be taken: the model that it needs is there.
-    pub fn is_possible(&self, lesson: &Lesson) -> bool {
-        let needs = lesson.needs.as_ref();
-        needs.is_none_or(|n| self.found.as_ref().is_some_and(|f| f.contains_key(n)))
+    /// Notes for which lessons the open model will do.
+    pub fn see(&mut self, state: &State) {
+        let open = state.model.as_ref().zip(state.desk().hash);
+        let opened = open.map(|(m, hash)| (hash, m.spec.clone()));
+        if self.opened == opened {
+            return;
+        }
+        self.opened = opened;
+        self.open.clear();
+        let Some((model, _)) = open else { return };
+        for needs in shipped().iter().filter_map(|l| l.needs.as_ref()) {
+            if let Some(fit) = needs.fit(model) {
+                let open = Open { spec: model.spec.clone(), name: model.config.name.clone(), fit };
+                self.open.insert(needs.name.clone(), open);
+            }
+        }
     }
 
-    pub fn apply(&mut self, action: LessonAction, state: &State, workspace: Workspace) -> Orders {
-        let none = || Orders { actions: Vec::new(), workspace: None, view: None };
+    /// What the model that a lesson needs is opened by, and whether that is the open model with other weights.
+    fn source(&self, needs: &Needs) -> Option<(String, bool)> {
+        let open = self.open.get(&needs.name);
+        let found = self.found.as_ref().and_then(|f| f.get(&needs.name));
+        let named = found.is_some_and(|p| needs.is_called(p));
+        match (open, found) {
+            (Some(open), _) if open.fit == Fit::Same || !named => Some((open.spec.clone(), open.fit == Fit::Alike)),
+            (_, found) => found.map(|p| (p.display().to_string(), false)),
+        }
+    }
+
+    /// Whether a lesson can be taken: the model that it needs is there.
+    pub fn is_possible(&self, lesson: &Lesson) -> bool {
+        lesson.needs.as_ref().is_none_or(|n| self.source(n).is_some())
+    }
+
+    /// Whether the action begins a lesson.
+    pub fn begins(&self, action: &LessonAction) -> bool {
+        matches!(action, LessonAction::Begin(k) if shipped().get(*k).is_some_and(|l| self.is_possible(l)))
+    }
+
+    /// What is not to be seen now.
+    pub fn cover(&self) -> Cover {
+        let Some((lesson, r)) = self.lesson() else { return Cover::default() };
+        let Some(step) = lesson.steps.get(r.step) else { return Cover::default() };
+        Cover {
+            inspector: step.highlight.as_deref() != Some("inspector"),
+            shows: step.question.as_ref().filter(|_| r.asks(step)).map(|q| q.shows.as_slice()),
+            covers: &step.state.covers,
+            models: step.state.models,
+        }
+    }
+
+    pub fn apply(&mut self, action: LessonAction, state: &State) -> Orders {
         match action {
             LessonAction::Begin(k) => {
-                if shipped().get(k).is_none_or(|l| !self.is_possible(l)) {
-                    return none();
+                if !self.begins(&action) {
+                    return Orders::default();
                 }
-                // From one lesson to another, what was open before the first stays what is gone back to.
-                let before = self.running.take().map_or_else(|| Before::of(state, workspace), |r| r.before);
+                let needs = shipped().get(k).and_then(|l| l.needs.as_ref());
                 self.running = Some(Running {
                     lesson: k,
                     step: 0,
+                    source: needs.and_then(|n| Some(self.source(n)?.0)),
                     predicted: HashMap::new(),
                     waiting: None,
                     asked: false,
-                    before,
                 });
                 self.enter(state)
             }
             LessonAction::Go(step) => {
-                let Some((lesson, _)) = self.lesson() else { return none() };
+                let Some((lesson, _)) = self.lesson() else { return Orders::default() };
                 let step = step.min(lesson.steps.len() - 1);
                 if let Some(r) = &mut self.running {
                     r.step = step;
@@ -202,32 +273,37 @@ impl Lessons {
                 self.enter(state)
             }
             LessonAction::Predict(choice) => {
-                if let Some(r) = &mut self.running {
-                    r.predicted.insert(r.step, choice);
-                }
-                none()
+                self.predict(choice);
+                Orders::default()
             }
             LessonAction::Close => {
-                let Some(r) = self.running.take() else { return none() };
-                let Before { document, workspace, superposition: (preset, recipe) } = r.before;
-                let mut actions = Vec::new();
-                if (preset, &recipe) != (state.superposition.preset, &state.superposition.recipe) {
-                    actions.push(Action::Superposition(SuperpositionAction::Back(preset, Box::new(recipe))));
-                }
-                if document != state.document || state.opening.is_some() {
-                    actions.push(Action::Restore(Box::new(document)));
-                }
-                Orders { actions, workspace: Some(workspace), view: None }
+                self.running = None;
+                Orders::default()
             }
+        }
+    }
+
+    /// A prediction was made: what the step does to the model is done now.
+    fn predict(&mut self, choice: usize) {
+        let Some(step) = self.lesson().and_then(|(lesson, r)| lesson.steps.get(r.step)) else { return };
+        let Some(r) = &mut self.running else { return };
+        r.predicted.insert(r.step, choice);
+        if step.state.zero_head.is_some() {
+            let waiting = r.waiting.get_or_insert_default();
+            waiting.zero_head.clone_from(&step.state.zero_head);
+            waiting.show.clone_from(&step.state.show);
         }
     }
 
     /// Orders for the current step; what needs results is kept for [`Lessons::late`].
     fn enter(&mut self, state: &State) -> Orders {
-        let mut orders = Orders { actions: Vec::new(), workspace: None, view: None };
+        let mut orders = Orders::default();
         let Some((lesson, r)) = self.lesson() else { return orders };
         let Some(step) = lesson.steps.get(r.step) else { return orders };
-        let s = step.state.clone();
+        let mut s = step.state.clone();
+        if r.asks(step) && s.zero_head.take().is_some() {
+            s.show = Some(Show::Clean.label().to_owned());
+        }
         let out = &mut orders.actions;
         orders.workspace = s.workspace.as_deref().and_then(workspace);
         orders.view = s.view.as_deref().and_then(view::by_name).map(|v| v.name);
@@ -258,7 +334,7 @@ impl Lessons {
         if s.no_edits {
             asks.push(ModelAction::Edits("take the edits away", EditStack::default()));
         }
-        let model = s.model.as_deref().map(|m| spec(self.found.as_ref(), m));
+        let model = s.model.as_deref().map(|m| r.spec(lesson, m));
         match model.filter(|spec| state.desk().model != *spec) {
             Some(spec) => out.push(Action::OpenThen(spec, asks)),
             None => out.extend(asks.into_iter().map(Action::Model)),
@@ -272,9 +348,12 @@ impl Lessons {
     /// What of the step's state can only be done once the prompt has run.
     pub fn late(&mut self, state: &State) -> Vec<Action> {
         let Some(r) = &mut self.running else { return Vec::new() };
-        let Some(run) = state.run().filter(|_| r.waiting.is_some() && state.rests()) else { return Vec::new() };
+        // What was put aside may still be at work, so it is not waited until nothing is.
+        let stands = r.waiting.is_some() && state.opening.is_none() && state.runs_stand();
+        let Some(run) = state.run().filter(|_| stands) else { return Vec::new() };
         let model = r.waiting.as_ref().and_then(|s| s.model.as_deref());
-        if model.is_some_and(|m| spec(self.found.as_ref(), m) != state.desk().model) {
+        let lesson = shipped().get(r.lesson);
+        if model.zip(lesson).is_some_and(|(m, l)| r.spec(l, m) != state.desk().model) {
             // Its opening was cancelled, or failed.
             r.waiting = None;
             return Vec::new();
@@ -342,9 +421,7 @@ impl Lessons {
         ui.horizontal(|ui| {
             ui.label(RichText::new(&lesson.title).font(theme::title()).color(palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let close = ui
-                    .button("✕")
-                    .on_hover_text("end the lesson, and go back to the model and prompt that were open before");
+                let close = ui.button("✕").on_hover_text("end the lesson; everything is then as it was before");
                 close.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, "end the lesson"));
                 if close.clicked() {
                     actions.push(Action::Lesson(LessonAction::Close));
@@ -352,6 +429,11 @@ impl Lessons {
             });
         });
         dots(ui, palette, lesson.steps.len(), r.step, actions);
+        let alike = lesson.needs.as_ref().and_then(|n| self.open.get(&n.name)).filter(|o| o.fit == Fit::Alike);
+        if let Some(open) = alike {
+            let text = format!("With {}, other weights of the same shape: {ABOUT}.", open.name);
+            ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(palette.weak)).wrap());
+        }
         let foot = 44.0;
         let height = ui.available_height() - foot;
         egui::ScrollArea::vertical().id_salt(r.step).max_height(height).auto_shrink([false, false]).show(ui, |ui| {
@@ -360,33 +442,7 @@ impl Lessons {
             ui.add_space(2.0);
             paragraphs(ui, &step.text);
             if let Some(q) = &step.question {
-                ui.add_space(8.0);
-                ui.label(RichText::new(&q.ask).font(theme::title()).color(palette.accent));
-                ui.add_space(2.0);
-                let made = r.predicted.get(&r.step);
-                for (k, choice) in q.choices.iter().enumerate() {
-                    let mark = match made {
-                        Some(_) if k == q.right => "✔ ",
-                        Some(m) if *m == k => "✘ ",
-                        _ => "",
-                    };
-                    let color = match made {
-                        Some(_) if k == q.right => palette.positive,
-                        Some(m) if *m == k => palette.negative,
-                        Some(_) => palette.weak,
-                        None => palette.text,
-                    };
-                    let text = RichText::new(format!("{mark}{choice}")).font(reading()).color(color);
-                    let button =
-                        egui::Button::new(text).wrap().min_size(vec2(ui.available_width(), 26.0)).right_text("");
-                    if ui.add_enabled(made.is_none(), button).clicked() {
-                        actions.push(Action::Lesson(LessonAction::Predict(k)));
-                    }
-                }
-                if made.is_some() {
-                    ui.add_space(4.0);
-                    paragraphs(ui, &q.reveal);
-                }
+                question(ui, palette, q, r.predicted.get(&r.step).copied(), actions);
             }
             if r.step + 1 == lesson.steps.len() {
                 ui.add_space(12.0);
@@ -429,13 +485,33 @@ impl Lessons {
             let title = RichText::new(&lesson.title).font(theme::title());
             let button = egui::Button::new(title).right_text(minutes);
             let response = ui.add_enabled_ui(possible, |ui| ui.add_sized([ui.available_width(), 24.0], button)).inner;
-            let needs = lesson.needs.as_deref().unwrap_or_default();
-            let missing = format!("needs the model {needs}: run scripts/fetch-models, or open it, then start again");
-            if response.on_disabled_hover_text(missing).clicked() {
+            if response.clicked() {
                 actions.push(Action::Lesson(LessonAction::Begin(k)));
                 ui.close();
             }
-            ui.add(egui::Label::new(RichText::new(&lesson.summary).font(theme::small()).color(palette.weak)).wrap());
+            let small = |ui: &mut egui::Ui, text: &str, color| {
+                ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(color)).wrap());
+            };
+            small(ui, &lesson.summary, palette.weak);
+            if let Some(needs) = &lesson.needs {
+                match self.source(needs) {
+                    None => {
+                        let text = format!("It needs the model {}, which is not here: {}.", needs.name, needs.fetch);
+                        small(ui, &text, palette.text);
+                        if ui.small_button("Open a model file…").clicked() {
+                            actions.push(Action::Load(Load::ModelFile));
+                            ui.close();
+                        }
+                    }
+                    Some((spec, true)) => {
+                        let name = self.open.get(&needs.name).map_or(spec, |o| o.name.clone());
+                        let text =
+                            format!("Uses the open model {name}, which has the shape of {}; {ABOUT}.", needs.name);
+                        small(ui, &text, palette.text);
+                    }
+                    Some(_) => {}
+                }
+            }
             ui.add_space(4.0);
         }
     }
@@ -453,6 +529,32 @@ fn paragraphs(ui: &mut egui::Ui, text: &str) {
             ui.add(egui::Label::new(RichText::new(line).font(reading()).line_height(Some(19.0))).wrap());
             ui.add_space(6.0);
         }
+    }
+}
+
+/// A question with its choices; once one is chosen, what is right and why.
+fn question(ui: &mut egui::Ui, palette: Palette, q: &Question, made: Option<usize>, actions: &mut Vec<Action>) {
+    ui.add_space(8.0);
+    ui.label(RichText::new(&q.ask).font(theme::title()).color(palette.accent));
+    ui.add_space(2.0);
+    for (k, choice) in q.choices.iter().enumerate() {
+        let (mark, color) = match made {
+            Some(_) if k == q.right => ("✔ ", palette.verdict(true)),
+            Some(made) if made == k => ("✘ ", palette.verdict(false)),
+            Some(_) => ("", palette.weak),
+            None => ("", palette.text),
+        };
+        let text = RichText::new(format!("{mark}{choice}")).font(reading()).color(color);
+        let button = egui::Button::new(text).wrap().min_size(vec2(ui.available_width(), 26.0)).right_text("");
+        // Not disabled once it is answered, which would fade what is to be read.
+        let sense = if made.is_none() { egui::Sense::click() } else { egui::Sense::hover() };
+        if ui.add(button.sense(sense)).clicked() {
+            actions.push(Action::Lesson(LessonAction::Predict(k)));
+        }
+    }
+    if made.is_some() {
+        ui.add_space(4.0);
+        paragraphs(ui, &q.reveal);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::jobs::slot::Slot;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
+use crate::session::Document;
 use crate::session::file::{EXTENSION, Session};
 use crate::session::kept::{self, Kept};
 use crate::session::recent;
@@ -171,13 +172,18 @@ impl App {
         self.state.sessions = own.chain(aside).map(|(name, path)| (path, name)).collect();
     }
 
+    /// The user's own document: what a lesson shows is not kept.
+    fn own(&self) -> &Document {
+        self.before.as_ref().map_or(&self.state.document, |before| &before.state.document)
+    }
+
     fn session(&self) -> Session {
-        Session { file: self.keeping.file.clone(), document: self.state.document.clone() }
+        Session { file: self.keeping.file.clone(), document: self.own().clone() }
     }
 
     fn is_written(&self) -> bool {
         let k = &self.keeping;
-        k.written.as_ref().is_some_and(|w| w.document == self.state.document && w.file == k.file)
+        k.written.as_ref().is_some_and(|w| w.document == *self.own() && w.file == k.file)
     }
 
     /// Writes what has changed, once it has rested for a moment.
@@ -232,7 +238,7 @@ impl App {
     pub fn title(&self) -> String {
         let Some(file) = &self.keeping.file else { return "circuitscope".to_owned() };
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
-        let behind = self.keeping.saved.as_ref().is_none_or(|s| s.document != self.state.document);
+        let behind = self.keeping.saved.as_ref().is_none_or(|s| s.document != *self.own());
         format!("{name}{} – circuitscope", if behind { " •" } else { "" })
     }
 
@@ -247,6 +253,9 @@ impl App {
 
     /// Saves the session in its file, or asks for one.
     pub fn save_session(&mut self, elsewhere: bool) {
+        if self.before.is_some() {
+            self.state.notices.push(Level::Info, "Your session is saved as it was before the lesson.");
+        }
         let session = Arc::new(Session { file: None, ..self.session() });
         self.keeping.saving = Some(session.clone());
         match self.keeping.file.clone().filter(|_| !elsewhere) {
@@ -272,6 +281,7 @@ impl App {
 
     /// Makes a session the one in use; the one before is put aside, so that nothing of it is lost.
     pub fn open_session(&mut self, session: Session) {
+        self.leave_lesson();
         self.keep_now();
         if let Some(Err(e)) = self.keeping.kept.as_ref().map(Kept::put_aside) {
             self.state.notices.push(Level::Error, e.to_string());

@@ -196,7 +196,7 @@ impl TopBar {
     }
 
     fn answers(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        let difference = cx.state.run().and_then(|r| {
+        let difference = cx.state.run().filter(|_| cx.state.cover.hides("strip").is_none()).and_then(|r| {
             let a = cx.state.results.attribution.get()?;
             (a.pos + 1 == r.trace.len()).then_some(a.logit)
         });
@@ -222,17 +222,24 @@ impl TopBar {
 
 /// A field of several lines that grows with its text. Enter leaves it, Shift+Enter begins a line.
 fn editor(ui: &mut egui::Ui, text: &mut String, id: &str, name: &str, hint: &str) -> egui::Response {
-    let line = ui.text_style_height(&egui::TextStyle::Monospace);
-    let scroll = egui::ScrollArea::vertical().id_salt(id).max_height(LINES * line + 10.0).min_scrolled_height(line);
+    const MARGIN: egui::Vec2 = egui::vec2(8.0, 4.0);
+    let width = ui.available_width();
+    let room = width - 2.0 * MARGIN.x - ui.spacing().scroll.bar_width;
+    let whole = ui.painter().layout(text.clone(), theme::mono(), egui::Color32::PLACEHOLDER, room.max(40.0));
+    let line = whole.size().y / whole.rows.len().max(1) as f32;
+    let height = line * (whole.rows.len() as f32).clamp(1.0, LINES) + 2.0 * MARGIN.y;
     let field = egui::TextEdit::multiline(text)
         .id(egui::Id::unique(id))
         .hint_text(hint)
         .font(theme::mono())
-        .margin(egui::Margin::symmetric(8, 4))
+        .margin(MARGIN)
         .desired_rows(1)
         .return_key(egui::KeyboardShortcut::new(egui::Modifiers::SHIFT, egui::Key::Enter))
         .desired_width(f32::INFINITY);
-    ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| {
+    let down = egui::Layout::top_down(egui::Align::Min);
+    ui.allocate_ui_with_layout(egui::vec2(width, height), down, |ui| {
+        ui.set_min_height(height);
+        let scroll = egui::ScrollArea::vertical().id_salt(id).max_height(height).min_scrolled_height(height);
         let response = scroll.show(ui, |ui| ui.add(field).accessible_name(name)).inner;
         let done = |i: &egui::InputState| i.key_pressed(egui::Key::Enter) && !i.modifiers.shift;
         if response.has_focus() && ui.input(done) {

@@ -22,8 +22,6 @@ pub const SPEEDS: [(u64, &str); 5] =
 pub enum SuperpositionAction {
     /// Takes the settings of a preset, by its name, and trains.
     Preset(&'static str),
-    /// Goes back to a preset and to settings that were changed from it. The training that is shown stays.
-    Back(&'static str, Box<Recipe>),
     /// Changes the settings. The training that is shown stays.
     Edit(Box<Recipe>),
     /// Trains from the start.
@@ -87,6 +85,19 @@ impl Default for SuperpositionState {
 }
 
 impl SuperpositionState {
+    /// Puts everything aside, trainings with it, and leaves a workspace as at first.
+    pub fn put_aside(&mut self) -> Self {
+        let first = Self { generation: self.generation, turns: self.turns, ..Self::default() };
+        std::mem::replace(self, first)
+    }
+
+    /// Lets the training under way rest, or go on; what is shown of it stays.
+    pub fn rest(&self, rests: bool) {
+        if let Some(control) = self.control() {
+            control.pause(rests);
+        }
+    }
+
     pub fn preset(&self) -> &'static Preset {
         by_name(self.preset).unwrap_or(&PRESETS[0])
     }
@@ -197,7 +208,6 @@ impl SuperpositionState {
                     self.start(pool, notices);
                 }
             }
-            SuperpositionAction::Back(preset, recipe) => (self.preset, self.recipe) = (preset, *recipe),
             SuperpositionAction::Edit(recipe) => self.recipe = *recipe,
             SuperpositionAction::Start => self.start(pool, notices),
             SuperpositionAction::Pause(paused) => {

@@ -65,6 +65,13 @@ impl Default for TrainingState {
 }
 
 impl TrainingState {
+    /// Puts everything aside, a training with it, and leaves a workspace as at first. What is trained there has folders of
+    /// its own: the training that was put aside may still write into its own.
+    pub fn put_aside(&mut self) -> Self {
+        let first = Self { place: self.place.join("lessons"), ..Self::default() };
+        std::mem::replace(self, first)
+    }
+
     /// Returns the folder of the training.
     pub fn folder(&self) -> PathBuf {
         self.place.join(format!("{}-seed-{}", self.task.name, self.seed))

@@ -1,9 +1,11 @@
 //! A list of labelled bars: signed values around a middle line, or one sign's from the left.
 
+use eframe::egui::text::{LayoutJob, TextWrapping};
 use eframe::egui::{self, Align2, pos2, vec2};
 
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
+use crate::app::widgets::names::spoken;
 
 pub struct Bar {
     pub label: String,
@@ -29,7 +31,9 @@ pub fn bar(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, label_width: f3
 fn draw(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, fill: egui::Color32, label_width: f32) -> egui::Response {
     let palette = Palette::of(ui.ctx());
     let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), 17.0), egui::Sense::click());
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("{} {}", bar.label, bar.text)));
+    response.widget_info(|| {
+        egui::WidgetInfo::labeled(egui::Role::Button, true, format!("{} {}", spoken(&bar.label), bar.text))
+    });
     if !ui.is_rect_visible(rect) {
         return response;
     }
@@ -38,15 +42,11 @@ fn draw(ui: &mut egui::Ui, bar: &Bar, max: f32, signed: bool, fill: egui::Color3
         painter.rect_filled(rect, 3.0, palette.hovered);
     }
     let color = if bar.strong { palette.accent } else { palette.text };
-    let value_width = 50.0;
-    let label_clip = egui::Rect::from_min_max(rect.min, pos2(rect.min.x + label_width, rect.max.y));
-    painter.with_clip_rect(label_clip).text(
-        pos2(rect.min.x + 4.0, rect.center().y),
-        Align2::LEFT_CENTER,
-        &bar.label,
-        theme::mono(),
-        color,
-    );
+    let value_width = 60.0;
+    let mut job = LayoutJob::simple_singleline(spoken(&bar.label), theme::mono(), color);
+    job.wrap = TextWrapping::truncate_at_width(label_width - 4.0);
+    let label = painter.layout_job(job);
+    painter.galley(pos2(rect.min.x + 4.0, rect.center().y - 0.5 * label.size().y), label, color);
     let track = egui::Rect::from_min_max(
         pos2(rect.min.x + label_width + 4.0, rect.center().y - 4.0),
         pos2((rect.max.x - value_width).max(rect.min.x + label_width + 5.0), rect.center().y + 4.0),

@@ -3,6 +3,7 @@
 pub mod bars;
 pub mod colorbar;
 pub mod heatmap;
+pub mod names;
 pub mod plots;
 pub mod reach;
 pub mod scrubber;
@@ -26,16 +27,23 @@ pub fn message(ui: &mut egui::Ui, text: &str, error: bool) {
 pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, options: &[(T, &str)]) -> Option<T> {
     let mut chosen = None;
     let text = options.iter().find(|(v, _)| *v == current).map_or("", |(_, t)| *t);
-    ui.label(RichText::new(label).font(theme::small()).color(Palette::of(ui.ctx()).weak));
-    let combo = egui::ComboBox::from_id_salt(label).selected_text(RichText::new(text).font(theme::small()));
-    let response = combo.show_ui(ui, |ui| {
-        for (value, text) in options {
-            if ui.selectable_label(*value == current, *text).clicked() && *value != current {
-                chosen = Some(*value);
+    let caption = RichText::new(label).font(theme::small()).color(Palette::of(ui.ctx()).weak);
+    let value = RichText::new(text).font(theme::small());
+    let shown = egui::WidgetText::from(value.clone());
+    let shown = shown.into_galley(ui, Some(egui::TextWrapMode::Extend), f32::INFINITY, egui::TextStyle::Small);
+    let arrow = ui.spacing().icon_width + ui.spacing().icon_spacing + 2.0 * ui.spacing().button_padding.x;
+    let width = shown.size().x + arrow;
+    captioned(ui, caption, width, |ui| {
+        let combo = egui::ComboBox::from_id_salt(label).selected_text(value);
+        let response = combo.show_ui(ui, |ui| {
+            for (value, text) in options {
+                if ui.selectable_label(*value == current, *text).clicked() && *value != current {
+                    chosen = Some(*value);
+                }
             }
-        }
+        });
+        response.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, label));
     });
-    response.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, label));
     chosen
 }
 

@@ -156,7 +156,7 @@ fn circuits(pair: &Pair, metric: Metric, plain: f64, repeat: usize, progress: &P
     // A slider of the window sets off all of this: the graph is pruned and laid out.
     let shown = Shown::traced(Arc::new(long), traced);
     for threshold in [NODE_THRESHOLD, 0.9] {
-        let cut = Cut { thresholds: (threshold, EDGE_THRESHOLD), opened: Default::default() };
+        let cut = Cut { thresholds: Some((threshold, EDGE_THRESHOLD)), opened: Default::default() };
         let mut size = (0, 0);
         let seconds = time(5, || {
             let drawing = Drawing::of(&shown, &cut, progress)?;

@@ -182,8 +182,8 @@ impl AttributionView {
         let heads = a.heads.first().map_or(0, Vec::len);
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let name = |r: usize, c: usize| match c {
-            c if c < heads => format!("a{r}.h{c}"),
-            c if c == heads + 1 => format!("m{r}"),
+            c if c < heads => format!("{r}.{c}"),
+            c if c == heads + 1 => format!("MLP {r}"),
             _ => String::new(),
         };
         let outcome = Heatmap {

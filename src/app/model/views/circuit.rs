@@ -14,6 +14,7 @@ use crate::analysis::patching::Ablation;
 use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
+use crate::app::widgets::names::counted;
 use crate::app::widgets::{bars, choice, message, token_text};
 use crate::circuit::Member;
 use crate::circuit::eap::{Path, STEPS};
@@ -243,10 +244,9 @@ impl CircuitView {
         let q = tried.map(|t| &t.quality);
         ui.horizontal(|ui| {
             let edges = q.map_or(draft.edges.len(), |q| q.size);
-            for (list, text) in [
-                (List::Components, format!("{} components", draft.nodes.len())),
-                (List::Edges, format!("{edges} edges")),
-            ] {
+            for (list, text) in
+                [(List::Components, counted(draft.nodes.len(), "component")), (List::Edges, counted(edges, "edge"))]
+            {
                 if ui.selectable_label(self.list == list, RichText::new(text).font(theme::small())).clicked() {
                     self.list = list;
                 }
@@ -416,9 +416,13 @@ fn numbers(ui: &mut egui::Ui, cx: &mut Context<'_>, tried: &Tried, fresh: bool) 
         ui.add_space(6.0);
         let name = tried.question.set.as_ref().map_or("", |s| s.0.as_str());
         ui.label(
-            RichText::new(format!("{name}: mean faithfulness {mean:.3} over {} prompts", known.len()))
-                .font(theme::small())
-                .color(cx.palette.weak),
+            RichText::new(format!(
+                "{name}: mean faithfulness {mean:.3} over {}{}",
+                counted(known.len(), "prompt"),
+                if tried.done { "" } else { " so far" }
+            ))
+            .font(theme::small())
+            .color(cx.palette.weak),
         );
         for (prompt, f) in &tried.set {
             let text = if f.is_finite() { format!("{f:+.2}") } else { "–".to_owned() };

@@ -114,9 +114,8 @@ fn text(ui: &mut egui::Ui, cx: &Context<'_>, title: &str, tokens: &[Generated], 
         let shown = cx.text_of(token.id);
         // Sure tokens are quiet, surprising ones bright: as in the token strip.
         let back = ColorMap::Magma.at(0.12 + 0.78 * (1.0 - token.prob.clamp(0.0, 1.0)));
-        let back = back.gamma_multiply(if fresh { 1.0 } else { 0.5 });
-        let format =
-            egui::TextFormat { font_id: theme::mono(), color: ink_on(back), background: back, ..Default::default() };
+        let (color, background) = if fresh { (ink_on(back), back) } else { (cx.palette.text, cx.palette.stale(back)) };
+        let format = egui::TextFormat { font_id: theme::mono(), color, background, ..Default::default() };
         job.append(&shown, 0.0, format);
     }
     let plain: String = tokens.iter().map(|t| token_text::short(&cx.text_of(t.id), 20)).collect();

@@ -106,6 +106,11 @@ fn small_multiples(
             egui::Stroke::new(1.0, cx.palette.border)
         };
         ui.painter().rect(rect, 4.0, cx.palette.base, stroke, egui::StrokeKind::Inside);
+        // What a lesson asks about is not seen yet.
+        if cx.state.cover.models.is_some_and(|shown| k >= shown) {
+            ui.painter().text(rect.center(), Align2::CENTER_CENTER, "?", theme::title(), cx.palette.weak);
+            continue;
+        }
         draw(ui, cx, k, rect.shrink(2.0), &response);
         if response.clicked() {
             cx.actions.push(Action::Superposition(SuperpositionAction::Select(k)));

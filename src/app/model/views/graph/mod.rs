@@ -15,9 +15,11 @@ pub use self::canvas::canvas_id;
 use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
+use crate::app::widgets::names::spoken;
 use crate::app::widgets::{bars, choice, message, token_text};
 use crate::circuit::Member;
 use crate::graph::Input;
+use crate::graph::NodeKind;
 use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::marks::Marks;
 use crate::graph::part::Part;
@@ -60,6 +62,8 @@ pub struct GraphView {
     renaming: Option<(String, String)>,
     version: u64,
     picture: Option<Picture>,
+    /// What stands at the first position is drawn as one node.
+    folds_first: bool,
     /// The thresholds while a slider is dragged.
     thresholds: (f64, f64),
     /// What the nodes' ids belong to: names and groups of one graph say nothing of another.
@@ -82,6 +86,7 @@ impl Default for GraphView {
             renaming: None,
             version: 0,
             picture: None,
+            folds_first: true,
             thresholds: (0.0, 0.0),
             source: None,
             menu: None,
@@ -94,6 +99,11 @@ impl View for GraphView {
         self.controls(ui, cx);
         let results = &cx.state.results;
         if cx.state.desk().graph.file.is_none() {
+            if cx.run().is_some_and(|r| !r.trace.edits().is_empty()) {
+                let text =
+                    "A prediction is traced in a run without edits: show the clean run, or switch the edits off.";
+                return message(ui, text, false);
+            }
             if !here(ui, cx, &results.graph) {
                 return;
             }
@@ -111,8 +121,13 @@ impl View for GraphView {
         let selected =
             self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
         let available = ui.available_size();
-        let side =
-            if selected.is_some() && self.mode == Mode::Graph { (available.x * 0.3).clamp(150.0, 250.0) } else { 0.0 };
+        // Without a node that is chosen the side says what the picture shows, where there is room for words.
+        let words = selected.is_none() && available.x > 560.0;
+        let side = if (selected.is_some() || words) && self.mode == Mode::Graph {
+            (available.x * 0.3).clamp(150.0, 250.0)
+        } else {
+            0.0
+        };
         ui.horizontal_top(|ui| {
             let down = egui::Layout::top_down(egui::Align::Min);
             let size = vec2((available.x - side - 8.0).max(80.0), available.y);
@@ -120,10 +135,11 @@ impl View for GraphView {
                 Mode::Graph => self.canvas(ui, cx, &drawing.value, drawing.fresh && shown.fresh),
                 Mode::Tree => self.tree(ui, cx),
             });
-            if let Some(id) = selected.filter(|_| side > 0.0) {
+            if side > 0.0 {
                 ui.vertical(|ui| {
-                    egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
-                        self.details(ui, cx, &shown.value, &drawing.value, &id);
+                    egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| match selected {
+                        Some(id) => self.details(ui, cx, &shown.value, &drawing.value, &id),
+                        None => self.words(ui, cx, &shown.value, &drawing.value),
                     });
                 });
             }
@@ -174,7 +190,7 @@ impl GraphView {
             let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
                 ui.label(RichText::new(name).font(theme::small()).color(weak));
                 let slider = egui::Slider::new(value, 0.0..=1.0).fixed_decimals(3).step_by(0.005).show_value(true);
-                ui.spacing_mut().slider_width = 70.0;
+                ui.spacing_mut().slider_width = 140.0;
                 ui.add(slider).on_hover_text(hint).changed()
             };
             if c.file.is_none()
@@ -182,11 +198,21 @@ impl GraphView {
             {
                 cx.push(ModelAction::Attention(attention));
             }
-            self.thresholds = c.cut.thresholds;
+            let found = cx.state.results.drawing.get().map(|d| d.thresholds);
+            self.thresholds = c.cut.thresholds.or(found).unwrap_or_default();
             let nodes = dragged(ui, "nodes", &mut self.thresholds.0, "keep the most influential nodes that hold this share of all influence");
             let links = dragged(ui, "links", &mut self.thresholds.1, "of the links between them keep the strongest that hold this share");
             if nodes || links {
-                cx.push(ModelAction::Thresholds(self.thresholds.0, self.thresholds.1));
+                cx.push(ModelAction::Thresholds(Some(self.thresholds)));
+            }
+            let readable = egui::Button::selectable(c.cut.thresholds.is_none(), RichText::new("readable").font(theme::small()));
+            if ui.add(readable).on_hover_text("the 40 most influential nodes, and the links that hold 90 % of what flows between them").clicked() {
+                cx.push(ModelAction::Thresholds(None));
+            }
+            let folds = egui::Button::selectable(self.folds_first, RichText::new("first token folded").font(theme::small()));
+            if ui.add(folds).on_hover_text("all that stands at the first position as one node: many models rest their attention there").clicked() {
+                self.folds_first ^= true;
+                self.changed();
             }
             if let Some(g) = choice(
                 ui,
@@ -231,7 +257,7 @@ impl GraphView {
                 shown.scores.completeness
             );
             let held = shown.influence.held();
-            if held < c.cut.thresholds.0 {
+            if held < d.thresholds.0 {
                 text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
             }
             let hover = match &shown.source {
@@ -326,6 +352,43 @@ impl GraphView {
         self.version += 1;
     }
 
+    /// What the picture shows, in words.
+    fn words(&self, ui: &mut egui::Ui, cx: &Context<'_>, shown: &Shown, d: &Drawing) {
+        let count = |kind: NodeKind| d.graph.nodes.iter().filter(|n| n.kind == kind).count();
+        ui.label(RichText::new(&shown.title).font(theme::title()).color(cx.palette.accent));
+        let first = d.graph.nodes.iter().filter(|n| n.pos == 0 && n.kind == NodeKind::Component).count();
+        let mut lines = vec![
+            format!(
+                "{} of {} nodes and {} of {} links: those that hold {:.0} % and {:.0} % of the influence on the prediction.",
+                d.graph.nodes.len(),
+                d.whole.0,
+                d.graph.links.len(),
+                d.whole.1,
+                100.0 * d.thresholds.0,
+                100.0 * d.thresholds.1
+            ),
+            format!(
+                "{} parts of the model stand between the tokens below and the prediction above; each stands at its layer and position.",
+                count(NodeKind::Component)
+            ),
+            "Blue links raise what is predicted, red ones lower it; thick ones do so more.".to_owned(),
+        ];
+        if self.folds_first && first > 1 {
+            lines.push(format!("{first} nodes at the first position are folded into one."));
+        }
+        if let Some((_, most)) = self.picture.as_ref().and_then(|p| {
+            let parts = p.items.iter().filter(|i| i.kind == NodeKind::Component);
+            parts.map(|i| (i.influence, i)).max_by(|a, b| a.0.total_cmp(&b.0))
+        }) {
+            lines.push(format!("The most influential is {} ({}).", spoken(&most.label), place_name(cx, d, most)));
+        }
+        lines.push("Point at a node to see what it is, click to see where it comes from.".to_owned());
+        for line in lines {
+            ui.add(egui::Label::new(RichText::new(line).font(theme::small()).color(cx.palette.weak)).wrap());
+            ui.add_space(theme::GRID);
+        }
+    }
+
     /// What is known of one node, its strongest inputs and outputs.
     fn details(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, id: &str) {
         ui.spacing_mut().item_spacing.y = 1.0;
@@ -333,7 +396,7 @@ impl GraphView {
         if let Some(&i) = picture.by_id.get(id) {
             let item = &picture.items[i];
             ui.horizontal(|ui| {
-                ui.label(RichText::new(&item.label).font(theme::title()).color(cx.palette.accent));
+                ui.label(RichText::new(spoken(&item.label)).font(theme::title()).color(cx.palette.accent));
                 ui.label(RichText::new(place_name(cx, d, item)).font(theme::mono()));
             });
             if let Some(c) = item.contribution {
@@ -357,8 +420,11 @@ impl GraphView {
                         Input::Value => String::new(),
                         input => format!("<{}> ", input.letter()),
                     };
-                    let label =
-                        format!("{through}{} {}", token_text::short(&other.label, 12), place_name(cx, d, other));
+                    let label = format!(
+                        "{through}{} {}",
+                        token_text::short(&spoken(&other.label), 12),
+                        place_name(cx, d, other)
+                    );
                     let b = Bar { label, value: link.weight, text: format!("{:+.3}", link.weight), strong: false };
                     let response = bars::bar(ui, &b, max, true, 104.0);
                     if response.hovered() {

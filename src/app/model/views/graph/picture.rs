@@ -62,6 +62,8 @@ impl GraphView {
             .iter()
             .flat_map(|(name, ids)| ids.iter().map(move |id| (id.as_str(), name.as_str())))
             .collect();
+        let first = d.graph.nodes.iter().filter(|n| n.pos == 0 && n.kind == NodeKind::Component).count();
+        let folds = self.folds_first && first > 1 && d.graph.nodes.iter().any(|n| n.pos > 0);
         for (i, n) in d.graph.nodes.iter().enumerate() {
             if self.marks.hidden.contains(&n.id) {
                 continue;
@@ -69,6 +71,7 @@ impl GraphView {
             let group = match in_group.get(n.id.as_str()) {
                 Some(name) => Some((*name).to_owned()),
                 None if n.kind != NodeKind::Component => None,
+                None if folds && n.pos == 0 => Some("first token".to_owned()),
                 None => match self.grouping {
                     Grouping::None => None,
                     // An opened MLP's neurons are its own.
