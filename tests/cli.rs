@@ -255,6 +255,25 @@ fn sessions_are_written_and_shown() {
 }
 
 #[test]
+fn sessions_are_written_as_python() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.scope");
+    let path = path.to_str().unwrap();
+    let model = fixture("families/llama");
+    let model = model.to_str().unwrap();
+    let out = run(&["session", "new", "-m", model, "--ids", "5,9,23", "--answer", "50", "-o", path]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for what in ["run", "pattern", "ablation", "attribution", "lens"] {
+        let out = run(&["session", "code", path, "--what", what]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.starts_with("# ") && text.contains("[[5, 9, 23]]"), "{text}");
+    }
+    let (status, text) = error(&["session", "code", path, "--what", "patching"]);
+    assert!(status == 2 && text.contains("corrupted prompt"), "{text}");
+}
+
+#[test]
 fn no_display_says_so() {
     let out = Command::new(env!("CARGO_BIN_EXE_circuitscope"))
         .env_remove("DISPLAY")

@@ -1,11 +1,18 @@
 //! `session`: session files from the command line.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{emit, table};
-use crate::error::Result;
+use super::output::print;
+use super::{emit, progress, table};
+use crate::analysis::pair::Pair;
+use crate::analysis::run::RunOf;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::question::Question;
+use crate::session::code::{Facts, Snippet, python, settle};
 use crate::session::file::Session;
 use crate::session::start::Start;
 use crate::session::{Desk, desk::key};
@@ -22,6 +29,8 @@ enum Command {
     New(Box<New>),
     /// What a session asks
     Show(Show),
+    /// What a session asks, as Python for TransformerLens
+    Code(Code),
 }
 
 #[derive(clap::Args, Debug)]
@@ -43,6 +52,16 @@ struct Show {
     json: bool,
 }
 
+#[derive(clap::Args, Debug)]
+struct Code {
+    /// The session file
+    #[arg(value_name = "FILE.scope")]
+    file: PathBuf,
+    /// Which of its numbers the script computes
+    #[arg(long, value_enum, default_value_t)]
+    what: Snippet,
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     match &args.command {
         Command::New(a) => {
@@ -50,6 +69,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             emit(&a.output.display().to_string())
         }
         Command::Show(a) => show(a),
+        Command::Code(a) => code(a),
     }
 }
 
@@ -66,6 +86,32 @@ fn show(args: &Show) -> Result<()> {
         );
     }
     emit(&text)
+}
+
+/// Runs what the session's desk asks, so that answers and alignments are those that a window would find, and prints it as
+/// Python.
+fn code(args: &Code) -> Result<()> {
+    let mut desk = Session::open(&args.file)?.document.desk;
+    let model = Arc::new(Model::open(&desk.model)?);
+    let (progress, bar) = progress("running");
+    let run = |prompt: &str, ids: Option<Vec<u32>>, answer: &str, wrong: &str| {
+        let [prompt, answer, wrong] = [prompt, answer, wrong].map(str::to_owned);
+        RunOf { model: model.clone(), prompt, ids, answer, wrong }.run(&progress, &mut |_| {})
+    };
+    let clean = run(&desk.prompt, desk.ids.clone(), &desk.answer, &desk.wrong)?;
+    if let Some(what) = clean.notes.first() {
+        return Err(Error::request(what));
+    }
+    let pair = if desk.corrupted.is_empty() {
+        Pair::alone(clean.trace.clone())
+    } else {
+        let corrupted = run(&desk.corrupted, None, "", "")?.trace;
+        Pair::new(clean.trace.clone(), corrupted).aligned(desk.alignment.as_ref())
+    };
+    drop(bar);
+    let facts = Facts { clean: &clean, pair: &pair };
+    settle(&mut desk, facts)?;
+    print(&python(&desk, args.what, facts)?)
 }
 
 /// Returns one line of a list of desks.

@@ -11,8 +11,10 @@
 //! | [`start`] | how a window starts |
 //! | [`lesson`] | guided tours |
 //! | [`recent`] | models opened lately |
+//! | [`code`] | what a desk asks, as Python for TransformerLens |
 
 pub mod arrangement;
+pub mod code;
 pub mod desk;
 pub mod features;
 pub mod file;
