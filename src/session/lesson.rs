@@ -319,7 +319,7 @@ mod tests {
             let config = serde_json::json!({"model_type": s.family, "num_hidden_layers": layers,
                 "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "hidden_size": s.d_model,
                 "vocab_size": s.vocabulary});
-            std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+            crate::files::write_atomic(&folder.join("config.json"), config.to_string().as_bytes()).unwrap();
             folder.display().to_string()
         };
         let wrong = folder(&format!("{} of another shape", needs.name), 2);
@@ -327,7 +327,7 @@ mod tests {
         let named = folder(&format!("my {}", needs.name.to_lowercase()), needs.shape.layers);
         let all = [wrong.clone(), mine.clone(), named.clone()];
         assert_eq!(find_model(&needs, &all), Some(named.into()));
-        assert_ne!(find_model(&needs, &[wrong.clone()]), Some(wrong.into()));
+        assert_ne!(find_model(&needs, std::slice::from_ref(&wrong)), Some(wrong.into()));
         assert_eq!(shape_of(Path::new(&mine)), Some(needs.shape.clone()));
         // What is fetched is the model that the lesson was made with.
         if let Some(fetched) = find_model(&needs, &[]).filter(|p| p.to_string_lossy().contains("Q4_1")) {

@@ -24,7 +24,7 @@ use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::marks::Marks;
 use crate::graph::part::Part;
 use crate::graph::readers::Attention;
-use crate::session::desk::{Focus, GraphTarget};
+use crate::session::desk::{Focus, GraphTarget, Show};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Mode {
@@ -100,9 +100,14 @@ impl View for GraphView {
         let results = &cx.state.results;
         if cx.state.desk().graph.file.is_none() {
             if cx.run().is_some_and(|r| !r.trace.edits().is_empty()) {
-                let text =
-                    "A prediction is traced in a run without edits: show the clean run, or switch the edits off.";
-                return message(ui, text, false);
+                ui.add_space(24.0);
+                ui.vertical_centered(|ui| {
+                    ui.label(RichText::new("A prediction is traced in a run without edits.").color(cx.palette.weak));
+                    if ui.button("Show the clean run's graph").clicked() {
+                        cx.push(ModelAction::Show(Show::Clean));
+                    }
+                });
+                return;
             }
             if !here(ui, cx, &results.graph) {
                 return;
@@ -200,17 +205,39 @@ impl GraphView {
             }
             let found = cx.state.results.drawing.get().map(|d| d.thresholds);
             self.thresholds = c.cut.thresholds.or(found).unwrap_or_default();
-            let nodes = dragged(ui, "nodes", &mut self.thresholds.0, "keep the most influential nodes that hold this share of all influence");
-            let links = dragged(ui, "links", &mut self.thresholds.1, "of the links between them keep the strongest that hold this share");
+            let nodes = dragged(
+                ui,
+                "nodes",
+                &mut self.thresholds.0,
+                "keep the most influential nodes that hold this share of all influence",
+            );
+            let links = dragged(
+                ui,
+                "links",
+                &mut self.thresholds.1,
+                "of the links between them keep the strongest that hold this share",
+            );
             if nodes || links {
                 cx.push(ModelAction::Thresholds(Some(self.thresholds)));
             }
-            let readable = egui::Button::selectable(c.cut.thresholds.is_none(), RichText::new("readable").font(theme::small()));
-            if ui.add(readable).on_hover_text("the 40 most influential nodes, and the links that hold 90 % of what flows between them").clicked() {
+            let readable =
+                egui::Button::selectable(c.cut.thresholds.is_none(), RichText::new("readable").font(theme::small()));
+            if ui
+                .add(readable)
+                .on_hover_text("the 40 most influential nodes, and the links that hold 90 % of what flows between them")
+                .clicked()
+            {
                 cx.push(ModelAction::Thresholds(None));
             }
-            let folds = egui::Button::selectable(self.folds_first, RichText::new("first token folded").font(theme::small()));
-            if ui.add(folds).on_hover_text("all that stands at the first position as one node: many models rest their attention there").clicked() {
+            let folds =
+                egui::Button::selectable(self.folds_first, RichText::new("first token folded").font(theme::small()));
+            if ui
+                .add(folds)
+                .on_hover_text(
+                    "all that stands at the first position as one node: many models rest their attention there",
+                )
+                .clicked()
+            {
                 self.folds_first ^= true;
                 self.changed();
             }
@@ -218,66 +245,47 @@ impl GraphView {
                 ui,
                 "group",
                 self.grouping,
-                &[(Grouping::None, "nothing"), (Grouping::Component, "positions of a component"), (Grouping::Role, "heads by role")],
+                &[
+                    (Grouping::None, "nothing"),
+                    (Grouping::Component, "positions of a component"),
+                    (Grouping::Role, "heads by role"),
+                ],
             ) {
                 self.grouping = g;
                 self.changed();
             }
-            if ui.selectable_label(self.mode == Mode::Tree, RichText::new("tree").font(theme::small())).on_hover_text("a node's strongest inputs, level by level").clicked() {
+            if ui
+                .selectable_label(self.mode == Mode::Tree, RichText::new("tree").font(theme::small()))
+                .on_hover_text("a node's strongest inputs, level by level")
+                .clicked()
+            {
                 self.mode = if self.mode == Mode::Tree { Mode::Graph } else { Mode::Tree };
             }
-            ui.menu_button(RichText::new("file").font(theme::small()), |ui| {
-                if ui.button("Open a graph (JSON)…").clicked() {
-                    cx.push(Action::Load(Load::Graph));
-                }
-                if ui.button("Save this graph (JSON)…").clicked() {
-                    cx.push(Action::SaveGraph(self.marks.clone()));
-                }
-                let hidden = self.marks.hidden.len();
-                if hidden > 0 && ui.button(format!("Show {hidden} hidden nodes")).clicked() {
-                    self.mark(cx, "show hidden nodes", |m| m.hidden.clear());
-                }
-                if !self.marks.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
-                    self.mark(cx, "dissolve all groups", |m| m.groups.clear());
-                }
-                if !cx.state.desk().graph.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
-                    cx.push(ModelAction::CloseMlps);
-                }
-                if ui.button("Whole graph in view").clicked() {
-                    (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
-                }
-            });
-            let (Some(shown), Some(d)) = (cx.state.results.graph.value(), cx.state.results.drawing.value()) else { return };
-            let mut text = format!(
-                "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
-                d.graph.nodes.len(),
-                d.whole.0,
-                d.graph.links.len(),
-                shown.scores.replacement,
-                shown.scores.completeness
-            );
-            let held = shown.influence.held();
-            if held < d.thresholds.0 {
-                text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
-            }
-            let hover = match &shown.source {
-                Origin::Traced { found, .. } => format!(
-                    "the whole graph has {} nodes and {} links, traced in {:.2} s with {} frozen; weights in logits",
-                    found.all_nodes,
-                    found.all_edges,
-                    found.seconds,
-                    found.attention.freeze().names().join(", ")
-                ),
-                Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
-                Origin::File(_) => shown.remarks.join("\n"),
-            };
-            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
-            if d.graph.follows_attention() {
-                let legend = RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak);
-                ui.add(egui::Label::new(legend).extend())
-                    .on_hover_text("through which input of a head a link enters; with attention followed, links are first-order effects: what a circuit really does is measured in the circuit view");
-            }
+            ui.menu_button(RichText::new("file").font(theme::small()), |ui| self.file_menu(ui, cx));
+            summary(ui, cx);
         });
+    }
+
+    fn file_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if ui.button("Open a graph (JSON)…").clicked() {
+            cx.push(Action::Load(Load::Graph));
+        }
+        if ui.button("Save this graph (JSON)…").clicked() {
+            cx.push(Action::SaveGraph(self.marks.clone()));
+        }
+        let hidden = self.marks.hidden.len();
+        if hidden > 0 && ui.button(format!("Show {hidden} hidden nodes")).clicked() {
+            self.mark(cx, "show hidden nodes", |m| m.hidden.clear());
+        }
+        if !self.marks.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
+            self.mark(cx, "dissolve all groups", |m| m.groups.clear());
+        }
+        if !cx.state.desk().graph.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
+            cx.push(ModelAction::CloseMlps);
+        }
+        if ui.button("Whole graph in view").clicked() {
+            (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+        }
     }
 
     /// Turns to the graph that is shown, and to what the document says about its nodes.
@@ -553,6 +561,40 @@ fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, 
             }
         }
     });
+}
+
+/// How much of which graph is shown.
+fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
+    let (Some(shown), Some(d)) = (cx.state.results.graph.value(), cx.state.results.drawing.value()) else { return };
+    let mut text = format!(
+        "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
+        d.graph.nodes.len(),
+        d.whole.0,
+        d.graph.links.len(),
+        shown.scores.replacement,
+        shown.scores.completeness
+    );
+    let held = shown.influence.held();
+    if held < d.thresholds.0 {
+        text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+    }
+    let hover = match &shown.source {
+        Origin::Traced { found, .. } => format!(
+            "the whole graph has {} nodes and {} links, traced in {:.2} s with {} frozen; weights in logits",
+            found.all_nodes,
+            found.all_edges,
+            found.seconds,
+            found.attention.freeze().names().join(", ")
+        ),
+        Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
+        Origin::File(_) => shown.remarks.join("\n"),
+    };
+    ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
+    if d.graph.follows_attention() {
+        let legend = RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak);
+        ui.add(egui::Label::new(legend).extend())
+            .on_hover_text("through which input of a head a link enters; with attention followed, links are first-order effects: what a circuit really does is measured in the circuit view");
+    }
 }
 
 pub const VIEW: ViewDef = ViewDef {
