@@ -344,9 +344,10 @@ pub enum Action {
         extension: &'static str,
         bytes: Vec<u8>,
     },
-    SavePicture {
-        view: &'static str,
-    },
+    /// Begins to export a view.
+    Export(&'static str),
+    /// Copies a view's numbers as the script that computes them.
+    CopyCode(&'static str),
     Copy(String),
     Say(String),
 }

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod bench;
+pub mod export;
 pub mod features;
 pub mod look;
 pub mod model;
@@ -13,12 +14,14 @@ pub mod training;
 pub mod view;
 pub mod widgets;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use eframe::egui;
 
 use self::action::Action;
+use self::export::dialog::Export;
+use self::export::plate::Press;
 use self::features::FeatureAction;
 use self::look::theme;
 use self::look::theme::Palette;
@@ -27,7 +30,7 @@ use self::model::ModelAction;
 use self::selection::Hovered;
 use self::shell::bars::{Places, bar, feature_bars, model_bars, side_bars, strip_bar};
 use self::shell::chooser::Chooser;
-use self::shell::files::{Files, Message, Screenshot, read_dropped};
+use self::shell::files::{Files, Message, read_dropped};
 use self::shell::keys::OneFocusAFrame;
 use self::shell::layout::Layout;
 use self::shell::notices::Level;
@@ -108,8 +111,9 @@ pub struct App {
     stop_offered: Option<f64>,
     pub adapter: String,
     files: Files,
-    /// Pictures of views that were taken and are not files yet.
-    screenshots: Arc<Mutex<Vec<Screenshot>>>,
+    /// The view that is being exported, and where pictures are drawn.
+    export: Option<Export>,
+    press: Option<Press>,
     /// The session's files.
     pub keeping: Keeping,
     saved_recent: Vec<String>,
@@ -150,7 +154,8 @@ impl App {
             stop_offered: None,
             adapter: String::new(),
             files: Files::default(),
-            screenshots: Arc::default(),
+            export: None,
+            press: None,
             keeping: Keeping::default(),
             saved_recent: recent,
             remembers: false,
@@ -198,9 +203,8 @@ impl App {
         }
     }
 
-    /// Takes in what has come of files, and makes files of pictures that were taken.
+    /// Takes in what has come of files.
     fn read_files(&mut self) {
-        self.develop();
         for message in self.files.poll() {
             self.receive(message);
         }
@@ -366,6 +370,7 @@ impl App {
         self.palette.ui(&ctx, &self.state, &mut actions);
         self.help(&ctx);
         self.history(&ctx);
+        self.exporting(&ctx);
         self.choosing(&ctx);
         self.offer_to_stop(&ctx);
         // A lesson's buttons stay free.

@@ -516,7 +516,8 @@ impl State {
             | Action::SaveGraph(_)
             | Action::SaveCircuit
             | Action::Save { .. }
-            | Action::SavePicture { .. }
+            | Action::Export(_)
+            | Action::CopyCode(_)
             | Action::Copy(_) => {}
         }
         self.ask();

@@ -7,6 +7,7 @@ use eframe::egui;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use super::export::table::Table;
 use super::selection::Hovered;
 use super::state::State;
 use super::widgets::colorbar::number;
@@ -108,44 +109,6 @@ pub trait View {
     /// Those slots.
     fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
         Vec::new()
-    }
-}
-
-/// Numbers with their axes.
-pub struct Table {
-    pub name: String,
-    pub row_axis: &'static str,
-    pub col_axis: &'static str,
-    pub rows: Vec<String>,
-    pub cols: Vec<String>,
-    /// [row][col]; `None` where there is no cell.
-    pub values: Vec<Vec<Option<f32>>>,
-}
-
-impl Table {
-    pub fn csv(&self) -> String {
-        let flat: Vec<f32> = self.values.iter().flatten().map(|v| v.unwrap_or(crate::gpu::NOTHING)).collect();
-        let data = HeatData::new(self.rows.len(), self.cols.len(), flat);
-        super::widgets::heatmap::csv(&data, &|r| self.rows[r].clone(), &|c| self.cols[c].clone())
-    }
-
-    pub fn json(&self) -> String {
-        serde_json::json!({
-            "name": self.name, "axes": [self.row_axis, self.col_axis],
-            "rows": self.rows, "cols": self.cols, "values": self.values,
-        })
-        .to_string()
-    }
-
-    pub fn grid(
-        name: &str,
-        axes: (&'static str, &'static str),
-        data: &HeatData,
-        rows: Vec<String>,
-        cols: Vec<String>,
-    ) -> Self {
-        let values = (0..data.rows).map(|r| (0..data.cols).map(|c| data.get(r, c)).collect()).collect();
-        Self { name: name.to_owned(), row_axis: axes.0, col_axis: axes.1, rows, cols, values }
     }
 }
 

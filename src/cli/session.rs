@@ -31,6 +31,37 @@ enum Command {
     Show(Show),
     /// What a session asks, as Python for TransformerLens
     Code(Code),
+    /// The results of a session again, as one JSON document
+    #[cfg(feature = "gui")]
+    Run(Run),
+    /// A session's views as one HTML file
+    #[cfg(feature = "gui")]
+    Report(Report),
+}
+
+/// The views of a session, and how long they may take.
+#[cfg(feature = "gui")]
+#[derive(clap::Args, Debug)]
+struct Run {
+    /// The session file
+    #[arg(value_name = "FILE.scope")]
+    file: PathBuf,
+    /// A view, by the name that `render` knows it by; repeatable (default: those that the session shows)
+    #[arg(long = "view", value_name = "NAME")]
+    views: Vec<String>,
+    /// Longest time for the results, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    limit: u64,
+}
+
+#[cfg(feature = "gui")]
+#[derive(clap::Args, Debug)]
+struct Report {
+    #[command(flatten)]
+    run: Run,
+    /// Where to write the report
+    #[arg(short, long, value_name = "OUT.html")]
+    output: PathBuf,
 }
 
 #[derive(clap::Args, Debug)]
@@ -70,6 +101,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         Command::Show(a) => show(a),
         Command::Code(a) => code(a),
+        #[cfg(feature = "gui")]
+        Command::Run(a) => run(a),
+        #[cfg(feature = "gui")]
+        Command::Report(a) => report(a),
     }
 }
 
@@ -86,6 +121,58 @@ fn show(args: &Show) -> Result<()> {
         );
     }
     emit(&text)
+}
+
+/// Opens a session without a window and computes its views, which are returned with it.
+#[cfg(feature = "gui")]
+fn computed(args: &Run) -> Result<(crate::app::App, Vec<&'static str>)> {
+    use crate::app::export::report;
+    let document = Session::open(&args.file)?.document;
+    let named = |name: &String| {
+        let found = crate::app::view::by_name(name).map(|v| v.name);
+        found.ok_or_else(|| Error::request(format!("there is no view {name}; `circuitscope render --help` lists them")))
+    };
+    let views = args.views.iter().map(named).collect::<Result<Vec<_>>>()?;
+    let views = if views.is_empty() { report::shown(&document) } else { views };
+    let app = report::computed(document, &views, std::time::Duration::from_secs(args.limit))?;
+    Ok((app, views))
+}
+
+/// Prints the numbers of a session's views.
+#[cfg(feature = "gui")]
+fn run(args: &Run) -> Result<()> {
+    use crate::app::export::provenance::Provenance;
+    let started = std::time::Instant::now();
+    let (mut app, views) = computed(args)?;
+    let mut results = serde_json::Map::new();
+    for view in views {
+        let Some(def) = crate::app::view::by_name(view) else { continue };
+        app.layout = crate::app::shell::layout::Layout::only(&[view]);
+        // The matrices that a view shows are made when it is drawn.
+        app.plate(view, eframe::egui::vec2(960.0, 560.0), true);
+        let of = Provenance::of(&app.state, def);
+        results.insert(view.to_owned(), app.table(view).map_or(serde_json::Value::Null, |t| t.json(&of)));
+    }
+    let Some(model) = app.state.model.clone() else { return Err(Error::failed("the model could not be opened")) };
+    let ids = app.state.clean().map(|r| r.trace.ids.clone());
+    let next = app.state.run().and_then(|r| r.trace.next.last()).map(|list| {
+        let one = |t: &crate::engine::logits::Ranked| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob, "logit": t.logit});
+        list.iter().map(one).collect::<Vec<_>>()
+    });
+    let warnings: Vec<String> = app.state.notices.errors();
+    let seconds = started.elapsed().as_secs_f64() - model.load_seconds;
+    let rest = json!({"next": next, "results": results, "warnings": warnings});
+    print(&super::output::document(&model, ids.as_deref(), seconds, rest).to_string())
+}
+
+/// Writes a session's views as one HTML file.
+#[cfg(feature = "gui")]
+fn report(args: &Report) -> Result<()> {
+    let (mut app, views) = computed(&args.run)?;
+    let title = args.run.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let html = app.report(&title, &views);
+    crate::files::write_atomic(&args.output, html.as_bytes())?;
+    emit(&args.output.display().to_string())
 }
 
 /// Runs what the session's desk asks, so that answers and alignments are those that a window would find, and prints it as

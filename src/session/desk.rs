@@ -72,6 +72,8 @@ pub struct Desk {
     pub features: FeaturesDesk,
     /// Settings of views that keep their own, by the view's name.
     pub views: BTreeMap<String, Value>,
+    /// What the user wrote beside views, by the view's name.
+    pub notes: BTreeMap<String, String>,
 }
 
 /// What is shared is written as what it is.

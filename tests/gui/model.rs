@@ -30,7 +30,7 @@ fn typing_a_corrupted_prompt_gives_a_second_run_and_a_difference() {
     let mut h = window(document(CLEAN));
     h.get_by_label("vs.").click();
     h.run();
-    h.get_by_role_and_label(egui::accesskit::Role::TextInput, "Corrupted prompt").type_text(CORRUPTED);
+    h.get_by_role_and_label(egui::accesskit::Role::MultilineTextInput, "Corrupted prompt").type_text(CORRUPTED);
     h.run();
     settle(&mut h);
     let state = &h.state().state;

@@ -1,8 +1,10 @@
 //! Sessions: kept by themselves, saved, opened again.
 
-use crate::window::{PROMPT, document, save_to, settle, window};
+use crate::common::json;
+use crate::window::{PROMPT, document, look, save_to, settle, window};
 use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
+use circuitscope::app::export::provenance::Provenance;
 use circuitscope::app::model::ModelAction;
 use circuitscope::circuit::Member;
 use circuitscope::engine::edit::{Action as Do, Edit};
@@ -129,6 +131,7 @@ fn the_one_that_is_killed() {
     let step = Duration::from_millis(20);
     let mut h = Harness::builder()
         .with_step_dt(step.as_secs_f32())
+        .with_max_steps(60)
         .build_eframe(|cc| App::new(&cc.egui_ctx, document(PROMPT).into(), Vec::new()));
     settle(&mut h);
     h.state_mut().keep_in(folder).unwrap();
@@ -140,6 +143,10 @@ fn the_one_that_is_killed() {
         circuitscope::cli::emit(&format!("\nedit {n} {}", started.elapsed().as_secs_f64())).unwrap();
         if n % 5 == 0 {
             h.state_mut().command(&ctx, Command::SaveSession);
+        }
+        if n % 7 == 0 {
+            let svg = h.state_mut().plate("lens", egui::vec2(480.0, 360.0), true);
+            circuitscope::files::write_atomic(&folder.join("lens.svg"), svg.as_bytes()).unwrap();
         }
         h.step();
         std::thread::sleep(step);
@@ -186,6 +193,58 @@ fn a_kill_loses_nothing() {
         if mine.exists() {
             Session::open(&mine).unwrap();
         }
+        if let Ok(svg) = std::fs::read_to_string(folder.path().join("lens.svg")) {
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "half a picture");
+        }
     }
     assert!(kept_once > 0, "no session was ever kept");
+}
+
+#[test]
+fn a_session_runs_without_a_window_and_gives_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.scope");
+    let mut h = window(document(PROMPT));
+    work(&mut h);
+    for (view, text) in [("lens", "what is <seen> here"), ("norms", "")] {
+        h.state_mut().state.apply(ModelAction::Note(view, text.to_owned()), 0.0);
+    }
+    let views = ["lens", "attribution", "norms", "attention", "patching", "graph"];
+    Session { file: None, document: h.state().state.document.clone() }.save(&path).unwrap();
+    let name = path.display().to_string();
+    let args = ["session", "run", &name].into_iter().chain(views.iter().flat_map(|v| ["--view", v]));
+    let run = json(&args.collect::<Vec<_>>());
+    for view in views {
+        look(&mut h, view);
+        let def = circuitscope::app::view::by_name(view).unwrap();
+        let of = Provenance::of(&h.state().state, def);
+        let table = h.state_mut().table(view).unwrap().json(&of);
+        let said = &run["results"][view];
+        assert_eq!(
+            (&said["rows"], &said["cols"], &said["texts"]),
+            (&table["rows"], &table["cols"], &table["texts"]),
+            "{view}"
+        );
+        let numbers = |t: &serde_json::Value| -> Vec<Option<f64>> {
+            t["values"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|r| r.as_array().unwrap())
+                .map(serde_json::Value::as_f64)
+                .collect()
+        };
+        for (a, b) in numbers(said).into_iter().zip(numbers(&table)) {
+            assert_eq!(a.is_some(), b.is_some(), "{view}");
+            let (a, b) = (a.unwrap_or(0.0), b.unwrap_or(0.0));
+            assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{view}: {a} without a window, {b} in one");
+        }
+    }
+    assert_eq!(run["warnings"], serde_json::json!([]));
+    // The report has what the session shows, and the notes.
+    let report = folder.path().join("report.html");
+    let out = crate::common::run(&["session", "report", &name, "-o", &report.display().to_string()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let html = std::fs::read_to_string(&report).unwrap();
+    assert!(html.contains("what is &lt;seen&gt; here") && html.matches("<svg").count() >= 4);
 }

@@ -6,6 +6,7 @@ use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::presets::Preset;
+use circuitscope::app::superposition::SuperpositionAction;
 use circuitscope::app::view::Workspace;
 use circuitscope::model::builtin::BUILTINS;
 use eframe::egui;
@@ -298,8 +299,10 @@ fn escape_closes_what_is_on_top_and_stops_only_when_it_is_pressed_twice() {
     h.key_press(egui::Key::F);
     h.run_steps(2);
     assert_eq!(h.state().layout.seen().collect::<Vec<_>>(), ["graph"]);
-    h.state_mut().state.apply(ModelAction::Prompt(PROMPT.repeat(20)), 0.0);
-    h.state_mut().state.update(f64::INFINITY);
+    // A training that is paused can be stopped at any time.
+    for action in [SuperpositionAction::Start, SuperpositionAction::Pause(true)] {
+        h.state_mut().state.apply(Action::Superposition(action), 0.0);
+    }
     escape(&mut h);
     assert!(h.query_by_label("Keys and mouse").is_none() && h.state().layout.seen().count() == 1);
     escape(&mut h);
@@ -314,7 +317,8 @@ fn escape_closes_what_is_on_top_and_stops_only_when_it_is_pressed_twice() {
 #[test]
 fn a_tab_fills_the_window_and_views_are_arranged() {
     let mut h = window(document(PROMPT));
-    let before: Vec<_> = h.state().layout.seen().collect();
+    let seen = |h: &Harness<'static, App>| h.state().layout.seen().collect::<std::collections::BTreeSet<_>>();
+    let before = seen(&h);
     let at = h.get_by_label("Logit lens").rect().center();
     let button = egui::PointerButton::Primary;
     let click = |pressed| egui::Event::PointerButton { pos: at, button, pressed, modifiers: egui::Modifiers::NONE };
@@ -338,7 +342,7 @@ fn a_tab_fills_the_window_and_views_are_arranged() {
     settle(&mut h);
     h.state_mut().show("lens");
     h.run_steps(2);
-    assert_eq!(h.state().layout.seen().collect::<Vec<_>>(), before);
+    assert_eq!(seen(&h), before);
     // One view in large text, and back.
     let zoom = h.ctx.zoom_factor();
     h.state_mut().command(&ctx, Command::Present);

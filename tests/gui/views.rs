@@ -1,6 +1,7 @@
 //! Every view: tiny and long prompts, numbers, pictures.
 
 use crate::window::{PROMPT, causes, document, features, settle, training, window};
+use circuitscope::app::export::provenance::Provenance;
 use circuitscope::app::look::svg::paint_cells;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
@@ -42,9 +43,25 @@ fn every_view_exports_its_numbers() {
         let table =
             app.layout.pane(view.name).unwrap().0.table(&cx).unwrap_or_else(|| panic!("{} has no numbers", view.name));
         assert_eq!(table.values.len(), table.rows.len(), "{}", view.name);
-        assert!(table.csv().lines().count() > table.rows.len(), "{}", view.name);
-        let json: serde_json::Value = serde_json::from_str(&table.json()).unwrap();
+        for table in std::iter::once(&table).chain(&table.more) {
+            let full = table.values.iter().all(|row| row.len() == table.cols.len());
+            assert!(full && table.values.len() == table.rows.len(), "{}", table.name);
+            assert!(table.cols.iter().all(|c| !c.is_empty()), "{} has a column without a name", table.name);
+        }
+        let of = Provenance::of(&app.state, view);
+        assert!(table.csv(&of).lines().count() > table.rows.len(), "{}", view.name);
+        assert!(table.csv(&of).starts_with("# program: circuitscope"), "{}", view.name);
+        let json = table.json(&of);
         assert_eq!(json["axes"].as_array().unwrap().len(), 2);
+        assert!(table.npz(&of).unwrap().len() > 100);
+        // And it is printed, with its title and what it is of.
+        let svg = h.state_mut().plate(view.name, egui::vec2(900.0, 600.0), true);
+        assert!(svg.contains(view.title) && svg.contains("circuitscope 0"), "{}", view.name);
+        if let Some(folder) = std::env::var_os("CIRCUITSCOPE_PLATES") {
+            let png = circuitscope::app::export::print::png(&svg, 1.0).unwrap();
+            let path = std::path::Path::new(&folder).join(format!("{}.png", view.name));
+            circuitscope::files::write_atomic(&path, &png).unwrap();
+        }
     }
 }
 

@@ -8,15 +8,17 @@ use eframe::egui::{FontData, FontDefinitions, FontFamily};
 /// The family of titles.
 pub const STRONG: &str = "strong";
 
+/// The files, by name.
+pub const FACES: [(&str, &[u8]); 4] = [
+    ("Inter", include_bytes!("../../../assets/fonts/Inter-Regular.otf")),
+    ("Inter SemiBold", include_bytes!("../../../assets/fonts/Inter-SemiBold.otf")),
+    ("JetBrains Mono", include_bytes!("../../../assets/fonts/JetBrainsMono-Regular.ttf")),
+    ("DejaVu Sans", include_bytes!("../../../assets/fonts/DejaVuSans.ttf")),
+];
+
 pub fn definitions() -> FontDefinitions {
-    let faces: [(&str, &'static [u8]); 4] = [
-        ("Inter", include_bytes!("../../../assets/fonts/Inter-Regular.otf")),
-        ("Inter SemiBold", include_bytes!("../../../assets/fonts/Inter-SemiBold.otf")),
-        ("JetBrains Mono", include_bytes!("../../../assets/fonts/JetBrainsMono-Regular.ttf")),
-        ("DejaVu Sans", include_bytes!("../../../assets/fonts/DejaVuSans.ttf")),
-    ];
     let mut fonts = FontDefinitions::empty();
-    for (name, bytes) in faces {
+    for (name, bytes) in FACES {
         fonts.font_data.insert(name.to_owned(), Arc::new(FontData::from_static(bytes)));
     }
     let mut family = |family: FontFamily, first: &str| {

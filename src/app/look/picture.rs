@@ -1,4 +1,4 @@
-//! Pictures of views: cut out of a screenshot, or drawn without a window.
+//! Pictures of views and of the window, drawn without one.
 
 use std::time::Duration;
 
@@ -58,16 +58,7 @@ impl Scene {
             app.layout = Layout::single(kind);
         }
         app.settle(&ctx, LIMIT)?;
-        if app.state.model.is_none() {
-            let text = app.state.notices.latest().map(|n| n.text.trim_end_matches('.').to_owned());
-            return Err(Error::failed(text.unwrap_or_else(|| "the model could not be opened".to_owned())));
-        }
-        let results = &app.state.results;
-        if let Some(error) =
-            [results.run.error(), results.corrupted.error(), results.edited.error()].into_iter().flatten().next()
-        {
-            return Err(Error::failed(error.clone()));
-        }
+        opened(&app)?;
         prepare(&mut app);
         app.settle(&ctx, LIMIT)?;
         ctx.all_styles_mut(|s| s.animation_time = 0.0);
@@ -114,6 +105,20 @@ impl Scene {
     }
 }
 
+/// Whether the model is open and its runs are there.
+///
+/// # Errors
+/// Why not, as a window would have shown it.
+pub fn opened(app: &App) -> Result<()> {
+    if app.state.model.is_none() {
+        let text = app.state.notices.latest().map(|n| n.text.trim_end_matches('.').to_owned());
+        return Err(Error::failed(text.unwrap_or_else(|| "the model could not be opened".to_owned())));
+    }
+    let results = &app.state.results;
+    let errors = [results.run.error(), results.corrupted.error(), results.edited.error()];
+    errors.into_iter().flatten().next().map_or(Ok(()), |e| Err(Error::failed(e.clone())))
+}
+
 impl App {
     /// The docked views alone, without the window's bars.
     pub fn draw_view(&mut self, ui: &mut egui::Ui) {
@@ -126,22 +131,6 @@ impl App {
             self.state.apply(action, 0.0);
         }
     }
-}
-
-/// A screenshot, or the part of it inside `rect` (points), as PNG.
-pub fn encode(image: &egui::ColorImage, rect: Option<egui::Rect>, pixels_per_point: f32) -> Result<Vec<u8>> {
-    let [w, h] = image.size;
-    let whole = egui::Rect::from_min_size(egui::Pos2::ZERO, egui::vec2(w as f32, h as f32));
-    let rect = rect.map_or(whole, |r| (r * pixels_per_point).intersect(whole));
-    let (x0, y0) = (rect.min.x.max(0.0) as usize, rect.min.y.max(0.0) as usize);
-    let (x1, y1) = ((rect.max.x as usize).min(w), (rect.max.y as usize).min(h));
-    if x1 <= x0 || y1 <= y0 {
-        return Err(Error::failed("the view is not on screen, so there is no picture of it; show it first"));
-    }
-    let bytes: Vec<u8> =
-        (y0..y1).flat_map(|y| image.pixels[y * w + x0..y * w + x1].iter().flat_map(egui::Color32::to_array)).collect();
-    let picture = image::RgbaImage::from_raw((x1 - x0) as u32, (y1 - y0) as u32, bytes);
-    png(&picture.ok_or_else(|| Error::failed("the screenshot is incomplete"))?)
 }
 
 /// PNG bytes of a picture.

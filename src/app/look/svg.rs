@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use eframe::egui::{self, Color32, FontFamily, Pos2, Rect, Shape, Stroke, epaint};
 use eframe::egui_wgpu::Callback;
 use svg::Node as _;
-use svg::node::element::{Circle, ClipPath, Element, Group, Line, Path, Rectangle, Text};
+use svg::node::element::{Circle, ClipPath, Element, Group, Line, Path, Rectangle, Text, Title};
 
 use crate::app::look::fonts::STRONG;
 use crate::gpu::heatmap::{Coloring, HeatData, HeatmapCallback};
@@ -18,6 +18,8 @@ struct Drawn {
     window: [f32; 4],
     data: HeatData,
     coloring: Coloring,
+    /// What each cell says when it is pointed at, [row][col]; where pictures are looked at on a screen.
+    said: Option<Arc<Vec<Vec<String>>>>,
 }
 
 /// Listens in on the heatmaps of a frame: a paint callback cannot be asked what it would draw.
@@ -51,14 +53,20 @@ pub fn is_recording(ui: &egui::Ui) -> bool {
     ui.data(|d| d.get_temp::<Recorder>(recorder_id())).is_some()
 }
 
-/// Draws a heatmap's cells, and tells a recorder if there is one.
-pub fn paint_cells(ui: &egui::Ui, painter: &egui::Painter, callback: HeatmapCallback) {
+/// Draws a heatmap's cells, and tells a recorder if there is one. `say` gives what each cell says when it is pointed at.
+pub fn paint_cells(
+    ui: &egui::Ui,
+    painter: &egui::Painter,
+    callback: HeatmapCallback,
+    say: impl FnOnce() -> Option<Vec<Vec<String>>>,
+) {
     if let Some(recorder) = ui.data(|d| d.get_temp::<Recorder>(recorder_id())) {
         recorder.push(Drawn {
             rect: callback.rect,
             window: callback.window,
             data: callback.data.clone(),
             coloring: callback.coloring,
+            said: say().map(Arc::new),
         });
     }
     painter.add(Callback::new_paint_callback(callback.rect, callback));
@@ -283,13 +291,20 @@ impl Writer {
                         })
                     })
                     .flatten();
-                let continues = matches!((&run, &color), (Some((_, a)), Some(b)) if a == b && gap == 0.0);
+                // Cells that say something stay apart.
+                let joins = gap == 0.0 && d.said.is_none();
+                let continues = matches!((&run, &color), (Some((_, a)), Some(b)) if a == b && joins);
                 if !continues {
                     if let Some((start, fill)) = run.take() {
                         let min = d.rect.min + egui::vec2(start as f32 * size.x, r as f32 * size.y);
                         let place =
                             Rect::from_min_size(min, egui::vec2((col - start) as f32 * size.x - gap, size.y - gap));
-                        self.add(rectangle(place).set("fill", fill).set("opacity", c.opacity));
+                        let cell = rectangle(place).set("fill", fill).set("opacity", c.opacity);
+                        let (row, column) = (span(r, rows, y0, h).0, span(start, columns, x0, w).0);
+                        match d.said.as_ref().and_then(|s| s.get(row)?.get(column)) {
+                            Some(said) => self.add(cell.add(Title::new(said))),
+                            None => self.add(cell),
+                        }
                     }
                     run = color.map(|fill| (col, fill));
                 }
@@ -346,7 +361,8 @@ mod tests {
         };
         let data = HeatData::new(2, 2, vec![0.0, 1.0, f32::NAN, crate::gpu::NOTHING]);
         let recorder = Recorder::default();
-        recorder.push(Drawn { rect, window: [0.0, 0.0, 2.0, 2.0], data, coloring });
+        let said = Some(Arc::new(vec![vec!["a".to_owned(), "b & c".to_owned()], Vec::new()]));
+        recorder.push(Drawn { rect, window: [0.0, 0.0, 2.0, 2.0], data, coloring, said });
         let callback = Shape::Callback(epaint::PaintCallback { rect, callback: Arc::new(()) });
         let shapes = [epaint::ClippedShape {
             clip_rect: rect,
@@ -356,6 +372,7 @@ mod tests {
         let text = document(&shapes, &recorder, rect.size(), Color32::BLACK);
         // Background, clip and three cells: the one that is not there is not drawn.
         assert_eq!(text.matches("<rect").count(), 5, "{text}");
+        assert_eq!(text.matches("<title").count(), 2, "{text}");
         assert!(text.contains(&css(ColorMap::Viridis.at(1.0))) && text.contains("#ff0000"), "{text}");
     }
 }

@@ -74,6 +74,8 @@ pub enum ModelAction {
     Geometry(Directions),
     /// Settings that a view keeps for itself, by the view's name.
     View(&'static str, serde_json::Value),
+    /// What is written beside a view, by its name.
+    Note(&'static str, String),
 }
 
 impl State {
@@ -137,6 +139,13 @@ impl State {
                 self.change("prune the graph", now, |d| d.graph.cut.thresholds = shares);
             }
             ModelAction::Mark(name, of, marks) => self.change(&name, now, |d| _ = d.graph.marks.insert(of, marks)),
+            ModelAction::Note(view, text) => self.change(&format!("note on {view}"), now, |d| {
+                if text.is_empty() {
+                    d.notes.remove(view);
+                } else {
+                    d.notes.insert(view.to_owned(), text);
+                }
+            }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),

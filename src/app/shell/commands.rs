@@ -41,7 +41,8 @@ impl App {
             Action::Save { name, extension, bytes } => {
                 self.save_as(&format!("{name}.{extension}"), bytes);
             }
-            Action::SavePicture { view } => self.save_picture(ctx, view),
+            Action::Export(view) => self.begin_export(view),
+            Action::CopyCode(view) => self.copy_code(ctx, view),
             Action::Load(what) => self.load(what),
             Action::OpenSession(path) => self.background(move || read_session(&path)),
             Action::SaveGraph(marks) => {

@@ -10,7 +10,6 @@ use super::chooser::{Choice, Chooser, Purpose};
 use super::notices::Level;
 use crate::app::App;
 use crate::app::action::Load;
-use crate::app::look::picture;
 use crate::circuit::draft::Draft;
 use crate::circuit::file::{CircuitFile, FORMAT};
 use crate::engine::EditStack;
@@ -140,32 +139,7 @@ impl App {
             Purpose::Open(what) => self.background(move || read(&what, &path)),
         }
     }
-
-    /// Takes a picture of a view at the end of the next frame.
-    pub fn save_picture(&self, ctx: &egui::Context, view: &'static str) {
-        let rect = self.layout.pane(view).and_then(|(_, rect)| rect);
-        let (taken, wake) = (self.screenshots.clone(), ctx.clone());
-        let ppp = ctx.pixels_per_point();
-        ctx.request_screenshot(move |image| {
-            taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((view, image, rect, ppp));
-            wake.request_repaint();
-        });
-    }
-
-    /// Pictures that were taken become files.
-    pub fn develop(&mut self) {
-        let taken = std::mem::take(&mut *self.screenshots.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        for (view, image, rect, ppp) in taken {
-            self.background(move || match picture::encode(&image, rect, ppp) {
-                Ok(bytes) => Message::Save(format!("{view}.png"), bytes),
-                Err(e) => Message::Say(Level::Error, e.to_string()),
-            });
-        }
-    }
 }
-
-/// A picture of a view on its way: the view, the window's picture, the view's place in it, pixels a point.
-pub type Screenshot = (&'static str, Arc<egui::ColorImage>, Option<egui::Rect>, f32);
 
 /// Asks the system's dialog, which has nothing to say both when it is cancelled and when the system has none.
 fn browse(purpose: &Purpose) -> Message {

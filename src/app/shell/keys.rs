@@ -76,7 +76,7 @@ const OFFER: f64 = 4.0;
 impl App {
     /// Turns keys into commands.
     pub(in crate::app) fn keys(&mut self, ctx: &egui::Context) {
-        if self.palette.open || self.chooser.is_some() {
+        if self.palette.open || self.chooser.is_some() || self.export.is_some() {
             return;
         }
         let typing = ctx.text_edit_focused();

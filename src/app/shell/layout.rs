@@ -7,10 +7,13 @@ use egui_tiles::{
 
 use super::arrange;
 use crate::app::action::{Action, Command};
+use crate::app::export::commands::snippet;
+use crate::app::export::provenance::Provenance;
 use crate::app::look::theme;
+use crate::app::model::ModelAction;
 use crate::app::shell::help::hint;
 use crate::app::state::State;
-use crate::app::view::{self, Area, Asking, Context, Table, View, ViewDef, Workspace};
+use crate::app::view::{self, Area, Asking, Context, View, ViewDef, Workspace};
 use crate::app::widgets::message;
 use crate::jobs::slot::AnySlot;
 use crate::session::Look;
@@ -227,9 +230,18 @@ impl Layout {
 
     /// Every view of a workspace visible at once, for timings.
     pub fn everything(workspace: Workspace) -> Self {
+        Self::side_by_side(workspace, workspace.views())
+    }
+
+    /// These views visible at once; they are of one workspace.
+    pub fn only(views: &[&'static str]) -> Self {
+        let defs: Vec<_> = views.iter().filter_map(|v| view::by_name(v)).collect();
+        Self::side_by_side(defs.first().map_or(Workspace::Model, |d| d.workspace), &defs)
+    }
+
+    fn side_by_side(workspace: Workspace, views: &[&'static ViewDef]) -> Self {
         let mut tiles = Tiles::default();
-        let panes: Vec<TileId> = workspace
-            .views()
+        let panes: Vec<TileId> = views
             .iter()
             .map(|v| {
                 let pane = pane(&mut tiles, v);
@@ -280,7 +292,7 @@ impl Layout {
                     Tile::Container(_) => None,
                 });
                 for (id, pane) in panes.filter(|(_, p)| p.def.name == *view) {
-                    behavior.alone(ui, id, pane);
+                    behavior.filling(ui, id, pane);
                 }
             }
             None => self.tree.ui(behavior, ui),
@@ -298,6 +310,17 @@ impl Layout {
         self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(p) if p.def.name == view));
         self.reveal.retain(|r| r.view != view);
         self.reveal.push(Reveal { view, out: 0.0, frames: 4 });
+    }
+
+    /// Draws one view where there is room, without its tab.
+    pub fn alone(&mut self, view: &str, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        for (_, tile) in self.tree.tiles.iter_mut() {
+            if let Tile::Pane(pane) = tile
+                && pane.def.name == view
+            {
+                ui.push_id(view, |ui| pane.view.ui(ui, cx));
+            }
+        }
     }
 
     /// The view's numbers and its rectangle on screen.
@@ -328,7 +351,7 @@ struct Panels<'a, 'b> {
 
 impl Panels<'_, '_> {
     /// A view that fills the window, under its title.
-    fn alone(&mut self, ui: &mut egui::Ui, id: TileId, pane: &mut Pane) {
+    fn filling(&mut self, ui: &mut egui::Ui, id: TileId, pane: &mut Pane) {
         let bar = egui::Frame::new().fill(self.cx.palette.header).inner_margin(egui::Margin::symmetric(8, 3));
         bar.show(ui, |ui| {
             ui.horizontal(|ui| {
@@ -345,36 +368,51 @@ impl Panels<'_, '_> {
         let _ = self.pane_ui(ui, id, pane);
     }
 
-    /// What can be done with a view: it is exported and explained.
+    /// What the user wrote beside a view.
+    fn note(&mut self, ui: &mut egui::Ui, def: &'static ViewDef) {
+        let written = self.cx.state.desk().notes.get(def.name).cloned().unwrap_or_default();
+        let color = if written.is_empty() { self.cx.palette.weak } else { self.cx.palette.accent };
+        let button = egui::Button::new(RichText::new("✎").color(color)).small().frame(false);
+        let said = if written.is_empty() { "write a note beside this view" } else { &written };
+        let response = ui.add(button).on_hover_text(said);
+        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("note {}", def.name)));
+        let popup = egui::Popup::from_toggle_button_response(&response);
+        let popup = popup.close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside).width(320.0);
+        popup.show(|ui| {
+            let mut text = written.clone();
+            let hint = "A note: it is kept in the session and stands in its report";
+            let field = egui::TextEdit::multiline(&mut text).hint_text(hint).desired_rows(4).desired_width(320.0);
+            if ui.add(field).accessible_name(format!("note on {}", def.name)).changed() {
+                self.cx.push(ModelAction::Note(def.name, text));
+            }
+        });
+    }
+
+    /// What can be done with a view: it is exported, commented and explained.
     fn tools(&mut self, ui: &mut egui::Ui, pane: &Pane) {
         let def = pane.def;
         ui.add_space(4.0);
         let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
         save.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("export {}", def.name)));
         egui::Popup::menu(&save).show(|ui| {
-            let table = |cx: &Context<'_>| pane.view.table(cx);
-            if ui.button("Picture (PNG)…").clicked() {
-                self.cx.push(Action::SavePicture { view: pane.def.name });
-            }
-            let say = || Action::Say(format!("{} has no numbers yet.", def.title));
-            type Text = fn(&Table) -> String;
-            let formats: [(&str, &'static str, Text); 2] =
-                [("Numbers (CSV)…", "csv", Table::csv), ("Numbers (JSON)…", "json", Table::json)];
-            for (label, extension, text) in formats {
-                if ui.button(label).clicked() {
-                    let action = table(self.cx).map_or_else(say, |t| Action::Save {
-                        name: t.name.clone(),
-                        extension,
-                        bytes: text(&t).into_bytes(),
-                    });
-                    self.cx.push(action);
-                }
+            if ui.button("Export…").on_hover_text("pictures and numbers, with a preview").clicked() {
+                self.cx.push(Action::Export(def.name));
             }
             if ui.button("Copy numbers").clicked() {
-                let action = table(self.cx).map_or_else(say, |t| Action::Copy(t.csv()));
+                let of = Provenance::of(self.cx.state, def);
+                let action = pane.view.table(self.cx).map_or_else(
+                    || Action::Say(format!("{} has no numbers yet.", def.title)),
+                    |t| Action::Copy(t.csv(&of)),
+                );
                 self.cx.push(action);
             }
+            if snippet(self.cx.state, def).is_some()
+                && ui.button("Copy as code").on_hover_text("Python for TransformerLens with the same number").clicked()
+            {
+                self.cx.push(Action::CopyCode(def.name));
+            }
         });
+        self.note(ui, def);
         let help =
             ui.add(egui::Button::new("?").small().frame(false)).on_hover_text(format!("what {} shows", def.title));
         help.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("help {}", def.name)));

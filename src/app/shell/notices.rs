@@ -48,6 +48,11 @@ impl Notices {
         self.list.back()
     }
 
+    /// What has gone wrong so far.
+    pub fn errors(&self) -> Vec<String> {
+        self.list.iter().filter(|n| n.level == Level::Error).map(|n| n.text.clone()).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.list.len()
     }

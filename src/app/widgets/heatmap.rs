@@ -4,6 +4,7 @@
 use eframe::egui::text::{LayoutJob, TextWrapping};
 use eframe::egui::{self, Pos2, Rect, Stroke, pos2, vec2};
 
+use crate::app::export::plate::is_plate;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
@@ -110,6 +111,8 @@ impl View {
 }
 
 const LABEL_ROW: f32 = 14.0;
+/// Cells up to which each says its number in a picture.
+const MOST_SAID: usize = 20_000;
 const COL_LABELS: f32 = 18.0;
 const COL_LABELS_TURNED: f32 = 64.0;
 
@@ -155,7 +158,7 @@ impl Heatmap<'_> {
             window,
             coloring: self.coloring,
         };
-        paint_cells(ui, &ui.painter_at(plot), cells);
+        paint_cells(ui, &ui.painter_at(plot), cells, || is_plate(ui.ctx()).then(|| self.said()).flatten());
         self.labels(&painter, &palette, &at, turned);
         self.cell_texts(&ui.painter_at(plot), &at);
         at.scroll_bars(&painter, &palette);
@@ -179,6 +182,24 @@ impl Heatmap<'_> {
             }
         });
         Outcome { hovered, clicked }
+    }
+
+    /// What each cell is and its number, for pictures that can be pointed at.
+    fn said(&self) -> Option<Vec<Vec<String>>> {
+        if self.data.rows * self.data.cols > MOST_SAID {
+            return None;
+        }
+        let columns: Vec<String> = (0..self.data.cols).map(self.col_label).collect();
+        let cell = |r: usize, row: &str, c: usize| {
+            let text = self.cell_text.and_then(|t| t(r, c)).map_or_else(String::new, |t| format!(" {t}"));
+            let value = self.data.get(r, c).map_or_else(|| "–".to_owned(), |v| v.to_string());
+            format!("{row}, {}:{text} {value}", columns[c])
+        };
+        let row = |r: usize| {
+            let name = (self.row_label)(r);
+            (0..self.data.cols).map(|c| cell(r, &name, c)).collect()
+        };
+        Some((0..self.data.rows).map(row).collect())
     }
 
     fn navigate(&self, ui: &egui::Ui, response: &egui::Response, plot: Rect, view: &mut View, first: View) {

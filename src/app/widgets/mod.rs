@@ -12,6 +12,7 @@ pub mod token_text;
 
 use eframe::egui::{self, RichText};
 
+use crate::app::export::plate::is_plate;
 use crate::app::look::theme::{self, Palette};
 
 /// A sentence in the middle of an empty, loading or failed view.
@@ -26,6 +27,12 @@ pub fn message(ui: &mut egui::Ui, text: &str, error: bool) {
 /// A choice among a few values in one line.
 pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, options: &[(T, &str)]) -> Option<T> {
     let mut chosen = None;
+    if is_plate(ui.ctx()) {
+        // What was chosen is part of what is shown; the choice is not.
+        let text = options.iter().find(|(v, _)| *v == current).map_or("", |(_, t)| *t);
+        ui.label(RichText::new(format!("{label} {text}")).font(theme::small()).color(Palette::of(ui.ctx()).weak));
+        return None;
+    }
     let text = options.iter().find(|(v, _)| *v == current).map_or("", |(_, t)| *t);
     let caption = RichText::new(label).font(theme::small()).color(Palette::of(ui.ctx()).weak);
     let value = RichText::new(text).font(theme::small());
@@ -45,6 +52,13 @@ pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, o
         response.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, label));
     });
     chosen
+}
+
+/// Controls: what can be pressed, dragged and typed in. There are none where a view is printed.
+pub fn controls(ui: &mut egui::Ui, add: impl FnOnce(&mut egui::Ui)) {
+    if !is_plate(ui.ctx()) {
+        add(ui);
+    }
 }
 
 /// A line of text, cut where there is no room for it, with something at the right that keeps its place.

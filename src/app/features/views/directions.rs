@@ -88,6 +88,7 @@ impl View for Directions {
                 rows: doses.iter().map(|d| d.alpha.to_string()).collect(),
                 cols: ["towards", "away", "share", "kl", "loss"].map(str::to_owned).to_vec(),
                 values: doses.iter().map(cell).collect(),
+                ..Table::default()
             });
         }
         let w = s.desk.watched.first()?;
@@ -103,6 +104,7 @@ impl View for Directions {
                 .iter()
                 .map(|l| [l.auc, l.accuracy, l.control_auc, l.control_accuracy].map(Some).to_vec())
                 .collect(),
+            ..Table::default()
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Decoder directions in the plane.
 
+use crate::app::export::plate::is_plate;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -40,7 +41,7 @@ impl View for Map {
             }
             if s.map.is_running() {
                 ui.label(weak(cx, "laying out …"));
-            } else {
+            } else if !is_plate(ui.ctx()) {
                 let text = if s.map.value().is_some() { "Lay out again" } else { "Lay out" };
                 if ui.button(text).on_hover_text("features that a scan found active, or all").clicked() {
                     act(cx, FeatureAction::Map);
@@ -130,6 +131,7 @@ impl View for Map {
             rows: m.features.iter().map(ToString::to_string).collect(),
             cols: ["x", "y"].map(str::to_owned).to_vec(),
             values: at.iter().map(|p| vec![Some(p[0]), Some(p[1])]).collect(),
+            ..Table::default()
         })
     }
 }

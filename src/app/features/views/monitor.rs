@@ -8,6 +8,7 @@ use super::{act, weak};
 use crate::app::features::{FeatureAction, Watch};
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
+use crate::app::widgets::controls;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::{captioned, choice, message, token_text};
 use crate::features::monitor::{Follow, MonitorRow, Monitored};
@@ -110,9 +111,11 @@ impl Monitor {
             if let Some(f) = choice(ui, "read", cx.state.features.desk.follow, &options) {
                 change = Some(FeatureAction::Follow(f));
             }
-            ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
-                "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
-            );
+            controls(ui, |ui| {
+                ui.checkbox(&mut self.beyond, "less the word itself").on_hover_text(
+                    "takes away what the direction of the first layer reads: what stays is where inside and text diverge",
+                );
+            });
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, colors, "less", "more");
             });
@@ -228,6 +231,7 @@ impl View for Monitor {
             rows: m.rows.iter().map(|row| s.row_name(row)).collect(),
             cols: m.texts.iter().enumerate().map(|(i, t)| format!("{i} {}", token_text::visible(t))).collect(),
             values: m.values.iter().map(|r| r.iter().map(|v| Some(*v)).collect()).collect(),
+            ..Table::default()
         })
     }
 }

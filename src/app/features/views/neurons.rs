@@ -130,6 +130,7 @@ impl View for NeuronList {
             rows: ranking.neurons.iter().map(|(n, _)| n.to_string()).collect(),
             cols: ["groups", "apart"].map(str::to_owned).to_vec(),
             values: ranking.neurons.iter().map(|(_, g)| vec![Some(g.count as f32), Some(g.apart)]).collect(),
+            ..Table::default()
         })
     }
 }

@@ -1,5 +1,6 @@
 //! One feature's, neuron's or direction's page.
 
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
@@ -92,6 +93,7 @@ impl View for Page {
             rows: e.top.iter().map(text).collect(),
             cols: ["activation", "row", "position"].map(str::to_owned).to_vec(),
             values: e.top.iter().map(|x| vec![Some(x.value), Some(x.row as f32), Some(x.position as f32)]).collect(),
+            ..Table::default()
         })
     }
 }
@@ -102,7 +104,7 @@ impl Page {
         let count = s.dictionary().map_or(0, |d| d.d_sae);
         let config = cx.state.model.as_ref().map(|m| &m.config).filter(|c| c.has_mlp());
         let (layers, neurons) = config.map_or((0, 0), |c| (c.n_layers, c.d_mlp));
-        if count == 0 && neurons == 0 {
+        if count == 0 && neurons == 0 || is_plate(ui.ctx()) {
             return;
         }
         ui.horizontal(|ui| {
@@ -135,7 +137,7 @@ impl Page {
     }
 
     fn tools(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, chosen: Chosen) {
-        let Some(model) = cx.state.model.clone() else { return };
+        let Some(model) = cx.state.model.clone().filter(|_| !is_plate(ui.ctx())) else { return };
         let most = match chosen {
             Chosen::Concept(_) => 3.0,
             _ => cx.state.features.entry(chosen).map_or(10.0, |e| 2.0 * e.max.max(0.05)),

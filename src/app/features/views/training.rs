@@ -114,6 +114,7 @@ impl View for Training {
                 .iter()
                 .map(|p| vec![Some(p.mse), Some(p.l0), Some(p.explained), Some(p.dead), p.ce_score])
                 .collect(),
+            ..Table::default()
         })
     }
 }

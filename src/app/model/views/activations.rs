@@ -1,5 +1,6 @@
 //! Activations: neurons × tokens of one layer, or what every head writes.
 
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace, compared, position_labels, ready};
 use eframe::egui::{self, RichText};
@@ -91,7 +92,7 @@ impl Activations {
         // A session's layer stays what it is while its model loads.
         let drag = egui::DragValue::new(&mut layer).range(0..=n_layers - 1).clamp_existing_to_range(false);
         let drag = drag.prefix("layer ").speed(0.1);
-        if ui.add(drag).on_hover_text("layer; drag, or click to type").changed() {
+        if !is_plate(ui.ctx()) && ui.add(drag).on_hover_text("layer; drag, or click to type").changed() {
             cx.pin(|p| p.layer = layer);
         }
         let options = [

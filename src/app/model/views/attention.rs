@@ -242,7 +242,7 @@ impl Attention {
                 rect,
                 coloring,
             };
-            paint_cells(ui, &ui.painter_at(rect), cells);
+            paint_cells(ui, &ui.painter_at(rect), cells, || None);
             let place = |i: usize| {
                 let min = rect.min + vec2((i % columns) as f32, (i / columns) as f32) * cell;
                 let pad = cell * gap_of(thumbs.side) as f32 / (thumbs.side + gap_of(thumbs.side)) as f32;

@@ -163,10 +163,27 @@ impl View for AttributionView {
         let d = self.data.last()?;
         let heads = a.value.heads.first().map_or(0, Vec::len);
         let mut cols = numbers(heads);
-        if d.cols > heads {
-            cols.extend([String::new(), "mlp".to_owned()]);
+        cols.extend((d.cols > heads).then(|| "mlp".to_owned()));
+        let mut table =
+            Table::grid("direct-attribution", ("layer", "head"), d, numbers(d.rows), cols).in_unit("logits");
+        // On the screen a gap stands between heads and MLP.
+        for row in table.values.iter_mut().filter(|row| row.len() > heads) {
+            row.remove(heads);
         }
-        Some(Table::grid("direct-attribution", ("layer", "head"), d, numbers(d.rows), cols))
+        let parts = differences(&a.value);
+        let others = parts.iter().filter(|p| !matches!(p.0, Part::Head(..) | Part::Mlp(_)));
+        let sum = ("sum of all parts".to_owned(), parts.iter().map(|p| p.1).sum::<f32>());
+        let rest: Vec<(String, f32)> = others.map(|(p, v)| (p.name(), *v)).chain([sum]).collect();
+        table.more.push(Table {
+            name: "direct-attribution-rest".to_owned(),
+            row_axis: "part",
+            col_axis: "value",
+            rows: rest.iter().map(|r| r.0.clone()).collect(),
+            cols: vec!["logits".to_owned()],
+            values: rest.iter().map(|r| vec![Some(r.1)]).collect(),
+            ..Table::default()
+        });
+        Some(table)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::analysis::patching::Ablation;
 use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
+use crate::app::widgets::controls;
 use crate::app::widgets::names::counted;
 use crate::app::widgets::{bars, choice, message, token_text};
 use crate::circuit::Member;
@@ -61,7 +62,7 @@ impl Default for CircuitView {
 
 impl View for CircuitView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.controls(ui, cx);
+        controls(ui, |ui| self.controls(ui, cx));
         let r = &cx.state.results;
         if let Some(Searching::Step(step)) = r.search.value().map(|v| &**v).filter(|_| r.search.is_running()) {
             let f = step.faithfulness;
@@ -121,6 +122,7 @@ impl View for CircuitView {
             rows: list.iter().map(|m| m.0.clone()).collect(),
             cols: vec!["drop".to_owned()],
             values: list.iter().map(|m| vec![Some(m.1)]).collect(),
+            ..Table::default()
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The stack of edits, what it does to the prediction, and who steps in.
 
 use crate::app::action::Load;
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use std::sync::Arc;
@@ -104,10 +105,16 @@ impl View for EditsView {
             return;
         }
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
-            self.form(ui, cx);
-            ui.add_space(theme::GRID);
-            stack(ui, cx);
-            self.files(ui, cx);
+            if is_plate(ui.ctx()) {
+                for edit in cx.state.desk().stack.active() {
+                    ui.label(RichText::new(edit.to_string()).font(theme::mono()));
+                }
+            } else {
+                self.form(ui, cx);
+                ui.add_space(theme::GRID);
+                stack(ui, cx);
+                self.files(ui, cx);
+            }
             effect(ui, cx);
         });
     }
@@ -126,6 +133,7 @@ impl View for EditsView {
                 rows,
                 cols: vec!["enabled".to_owned()],
                 values,
+                ..Table::default()
             });
         }
         Some(Table {
@@ -135,6 +143,7 @@ impl View for EditsView {
             rows: changes.iter().map(|c| c.component.to_string()).collect(),
             cols: vec!["before".to_owned(), "after".to_owned()],
             values: changes.iter().map(|c| vec![Some(c.before), Some(c.after)]).collect(),
+            ..Table::default()
         })
     }
 }

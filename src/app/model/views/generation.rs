@@ -1,5 +1,6 @@
 //! How the prompt goes on, without and with the edits.
 
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use eframe::egui::{self, RichText, text::LayoutJob};
@@ -38,7 +39,7 @@ impl View for GenerationView {
                 "only the most probable tokens that together reach this probability; 1 for all",
             );
             number(ui, egui::DragValue::new(&mut s.seed).prefix("seed "), "the same seed gives the same text");
-            if ui.button("Generate").on_hover_text("Ctrl+G").clicked() {
+            if !is_plate(ui.ctx()) && ui.button("Generate").on_hover_text("Ctrl+G").clicked() {
                 cx.push(ModelAction::Generate);
             }
         });
@@ -101,6 +102,7 @@ impl View for GenerationView {
             rows,
             cols: vec!["probability".to_owned()],
             values,
+            ..Table::default()
         })
     }
 }

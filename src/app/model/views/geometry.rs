@@ -112,6 +112,7 @@ impl View for Geometry {
             rows: (0..g.value.count).map(|k| name(cx, g.value.directions, k)).collect(),
             cols: ["norm", "superposition", "dimensionality"].map(str::to_owned).to_vec(),
             values,
+            ..Table::default()
         })
     }
 }

@@ -28,6 +28,15 @@ enum Quantity {
 }
 
 impl Quantity {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Entropy => "nats",
+            Self::AnswerDifference => "logits",
+            Self::ActualRank | Self::AnswerRank => "−log10 of the rank, which begins at 1",
+            Self::TopProbability | Self::ActualProbability | Self::AnswerProbability => "probability",
+        }
+    }
+
     /// Name of an export.
     fn name(self) -> &'static str {
         match self {
@@ -172,7 +181,14 @@ impl View for LensView {
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let d = self.data.last()?;
-        Some(Table::grid(self.quantity.name(), ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
+        let lens = cx.state.results.lens.value()?.clone();
+        let top = |layer: usize, pos: usize| {
+            let best = lens.now.cell(layer, pos).and_then(|c| c.top.first());
+            best.map_or_else(String::new, |t| cx.state.model.as_ref().map_or_else(String::new, |m| m.token_text(t.id)))
+        };
+        let table =
+            Table::grid(self.quantity.name(), ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
+        Some(table.in_unit(self.quantity.unit()).with_texts(top))
     }
 }
 

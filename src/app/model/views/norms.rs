@@ -1,5 +1,6 @@
 //! Residual norms: layer × position.
 
+use crate::app::export::plate::is_plate;
 use crate::app::view::{
     Area, Cached, Context, Table, View, ViewDef, Workspace, compared, layer_by_pos, numbers, position_labels, ready,
     scale,
@@ -75,7 +76,9 @@ impl View for NormsView {
             if let Some(s) = choice(ui, "of", self.stream, &options) {
                 self.stream = s;
             }
-            ui.toggle_value(&mut self.log, RichText::new("log colour").font(theme::small()));
+            if self.log || !is_plate(ui.ctx()) {
+                ui.toggle_value(&mut self.log, RichText::new("log colour").font(theme::small()));
+            }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, &colors, &low, &high);
             });
@@ -116,15 +119,18 @@ impl View for NormsView {
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let d = self.data.last()?;
-        let name = match (self.stream, self.log) {
-            (Stream::Resid, false) => "norm-resid_post",
-            (Stream::Attn, false) => "norm-attn_out",
-            (Stream::Mlp, false) => "norm-mlp_out",
-            (Stream::Resid, true) => "log10-norm-resid_post",
-            (Stream::Attn, true) => "log10-norm-attn_out",
-            (Stream::Mlp, true) => "log10-norm-mlp_out",
+        let name = match self.stream {
+            Stream::Resid => "norm-resid_post",
+            Stream::Attn => "norm-attn_out",
+            Stream::Mlp => "norm-mlp_out",
         };
-        Some(Table::grid(name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
+        // The colours may be of the logarithm; the numbers are the norms that the screen says.
+        let differs = cx.state.results.norms.get().is_some_and(|n| n.value.minus.is_some());
+        let mut table = Table::grid(name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
+        if self.log && !differs {
+            table.values.iter_mut().flatten().flatten().for_each(|v| *v = 10f32.powf(*v));
+        }
+        Some(table)
     }
 }
 

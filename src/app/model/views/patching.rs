@@ -1,5 +1,6 @@
 //! Patching and ablation: what each place causes.
 
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::sync::Arc;
@@ -375,7 +376,9 @@ impl PatchingView {
                 if cx.state.desk().patching.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
             ui.label(RichText::new(state).font(theme::small()).color(color));
             let drawn = self.drawn.as_ref();
-            if cx.state.desk().patching.source == Source::Approximate {
+            if is_plate(ui.ctx()) {
+                // Nothing can be pressed there.
+            } else if cx.state.desk().patching.source == Source::Approximate {
                 let text = format!("run the top {TOP} exactly");
                 if ui.small_button(text).on_hover_text("activation patching of the strongest cells").clicked() {
                     let top = drawn.map_or_else(Vec::new, |d| d.order.iter().copied().take(TOP).collect());

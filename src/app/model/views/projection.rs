@@ -1,5 +1,6 @@
 //! Projection: principal components of the residual stream.
 
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, ready};
 use eframe::egui::{self, RichText};
@@ -113,6 +114,7 @@ impl View for ProjectionView {
             rows: Vec::new(),
             cols: vec!["1".to_owned(), "2".to_owned()],
             values: Vec::new(),
+            ..Table::default()
         };
         for (l, row) in p.value.layers.iter().zip(&p.value.points) {
             for (pos, xy) in row.iter().enumerate() {
@@ -126,6 +128,9 @@ impl View for ProjectionView {
 
 /// What takes part, and the colours of the layers, of which `last` is the last.
 fn controls(ui: &mut egui::Ui, cx: &Context<'_>, settings: &mut Settings, last: usize) {
+    if is_plate(ui.ctx()) {
+        return;
+    }
     let end = cx.state.run().map_or(0, |r| r.trace.len() - 1);
     ui.horizontal_wrapped(|ui| {
         let small = |t: &str| RichText::new(t).font(theme::small());

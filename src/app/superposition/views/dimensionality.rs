@@ -101,6 +101,7 @@ fn table(cx: &Context<'_>, setup: &Setup, snapshot: &Snapshot) -> Table {
         rows: (0..setup.instances.len()).map(|k| cx.state.superposition.instance_label(k)).collect(),
         cols,
         values: values.collect(),
+        ..Table::default()
     }
 }
 

@@ -95,6 +95,7 @@ impl View for Energy {
                 .collect(),
             cols: vec!["loss".to_owned()],
             values: rows.map(|m| vec![Some(m.loss)]).collect(),
+            ..Table::default()
         })
     }
 }

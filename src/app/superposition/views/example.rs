@@ -1,5 +1,6 @@
 //! One example: input, hidden layer, output of the selected model. The inputs can be drawn.
 
+use crate::app::export::plate::is_plate;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, RichText, vec2};
 
@@ -38,6 +39,9 @@ impl View for Example {
             let label = cx.state.superposition.instance_label(k);
             ui.label(RichText::new(label).font(theme::small()).color(cx.palette.accent));
             let small = |t: &str| RichText::new(t).font(theme::small());
+            if is_plate(ui.ctx()) {
+                return;
+            }
             if ui.button(small("one feature")).on_hover_text("the next feature alone").clicked() {
                 let next = x.iter().position(|v| *v != 0.0).map_or(0, |i| (i + 1) % setup.features);
                 x.fill(0.0);
@@ -112,6 +116,7 @@ impl View for Example {
             rows: feature_labels(setup.features),
             cols: vec!["input".to_owned(), "output".to_owned()],
             values: x.iter().zip(&output).map(|(x, y)| vec![Some(*x), Some(*y)]).collect(),
+            ..Table::default()
         })
     }
 }

@@ -54,6 +54,7 @@ impl View for Features {
             rows: super::feature_labels(setup.features),
             cols: (0..setup.hidden).map(|j| format!("hidden {j}")).collect(),
             values: rows.map(|r| r.iter().copied().map(Some).collect()).collect(),
+            ..Table::default()
         })
     }
 }

@@ -90,7 +90,7 @@ impl View for Gram {
                     rect,
                     coloring: Coloring { gap_width: 0.0, ..colors },
                 };
-                paint_cells(ui, &ui.painter_at(rect), cells);
+                paint_cells(ui, &ui.painter_at(rect), cells, || None);
                 caption(ui, rect, &[(cx.state.superposition.instance_label(k), cx.palette.weak)]);
             });
         }

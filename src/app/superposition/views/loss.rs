@@ -121,6 +121,7 @@ impl View for Loss {
             rows: snapshots.iter().map(|s| s.step.to_string()).collect(),
             cols: (0..setup.instances.len()).map(|k| state.instance_label(k)).collect(),
             values: snapshots.iter().map(|s| s.measures.iter().map(|m| Some(m.loss)).collect()).collect(),
+            ..Table::default()
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use eframe::egui::{self, Align2, Color32, Rect, pos2, vec2};
 
 use crate::app::action::Action;
+use crate::app::export::plate::is_plate;
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Context;
@@ -146,6 +147,9 @@ fn caption(ui: &egui::Ui, rect: Rect, lines: &[(String, Color32)]) {
 
 /// Which of several pictures a view shows.
 fn all_or_one(ui: &mut egui::Ui, one: &mut bool) {
+    if is_plate(ui.ctx()) {
+        return;
+    }
     for (value, text, help) in
         [(false, "all models", "small pictures of all models"), (true, "selected", "the selected model alone, large")]
     {

@@ -51,6 +51,7 @@ impl View for ToyNorms {
             rows: feature_labels(setup.features),
             cols: ["norm", "superposition", "dimensionality"].map(str::to_owned).to_vec(),
             values,
+            ..Table::default()
         })
     }
 }

@@ -84,6 +84,7 @@ impl View for Phases {
             rows: grid.importances.iter().map(|v| format!("{v:.4}")).collect(),
             cols: grid.densities.iter().map(|v| format!("{v:.4}")).collect(),
             values: best.chunks(grid.densities.len()).map(|r| r.iter().map(code).collect()).collect(),
+            ..Table::default()
         })
     }
 }

@@ -84,6 +84,7 @@ impl View for Samples {
             rows: sizes.iter().map(ToString::to_string).collect(),
             cols: vec!["fresh inputs".to_owned(), "training set".to_owned()],
             values: frames.iter().map(|f| vec![Some(f.loss()), f.train_loss]).collect(),
+            ..Table::default()
         })
     }
 }

@@ -128,6 +128,7 @@ impl View for Weights {
             rows: (0..m).map(|j| format!("hidden {j}")).collect(),
             cols: feature_labels(setup.features),
             values: (0..m).map(|j| rows.chunks(m).map(|r| Some(r[j])).collect()).collect(),
+            ..Table::default()
         })
     }
 }

@@ -120,6 +120,7 @@ impl View for Curves {
             rows: steps.iter().map(ToString::to_string).collect(),
             cols,
             values,
+            ..Table::default()
         })
     }
 }

@@ -48,6 +48,7 @@ impl View for FourierView {
             rows: (1..=f.logits.len()).map(|k| k.to_string()).collect(),
             cols: vec!["logits".to_owned(), "embedding".to_owned()],
             values: f.logits.iter().zip(&f.embedding).map(|(a, b)| vec![Some(*a), Some(*b)]).collect(),
+            ..Table::default()
         })
     }
 }

@@ -71,7 +71,7 @@ impl View for Patterns {
                 rect,
                 coloring: Coloring { gap_width: 0.0, ..colors },
             };
-            paint_cells(ui, &ui.painter_at(rect), cells);
+            paint_cells(ui, &ui.painter_at(rect), cells, || None);
             if chosen || response.hovered() {
                 let stroke = egui::Stroke::new(1.5, ink);
                 ui.painter().rect_stroke(rect, 1.0, stroke, egui::StrokeKind::Outside);

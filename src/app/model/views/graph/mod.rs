@@ -5,6 +5,7 @@ mod picture;
 mod tree;
 
 use crate::app::action::{Action, Load};
+use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::collections::{BTreeSet, HashSet};
@@ -96,7 +97,11 @@ impl Default for GraphView {
 
 impl View for GraphView {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.controls(ui, cx);
+        if is_plate(ui.ctx()) {
+            summary(ui, cx);
+        } else {
+            self.controls(ui, cx);
+        }
         let results = &cx.state.results;
         if cx.state.desk().graph.file.is_none() {
             if cx.run().is_some_and(|r| !r.trace.edits().is_empty()) {
@@ -162,6 +167,16 @@ impl View for GraphView {
                 vec![Some(d.influence[i] as f32), Some(d.cumulative[i] as f32), n.activation.map(|a| a as f32)]
             })
             .collect();
+        let name = |node: u32| d.graph.nodes[node as usize].id.clone();
+        let links = Table {
+            name: "graph-links".to_owned(),
+            row_axis: "source → target",
+            col_axis: "value",
+            rows: d.strongest.iter().map(|l| format!("{} → {}", name(l.0), name(l.1))).collect(),
+            cols: vec!["weight".to_owned()],
+            values: d.strongest.iter().map(|l| vec![Some(l.2)]).collect(),
+            ..Table::default()
+        };
         Some(Table {
             name: "graph-nodes".to_owned(),
             row_axis: "node",
@@ -169,6 +184,8 @@ impl View for GraphView {
             rows,
             cols: ["influence", "cumulative", "contribution"].map(str::to_owned).to_vec(),
             values,
+            more: vec![links],
+            ..Table::default()
         })
     }
 }

@@ -1,0 +1,139 @@
+//! What numbers and pictures are of: model, prompt, answer, run, edits, program.
+
+use serde::Serialize;
+
+use crate::app::state::State;
+use crate::app::view::{ViewDef, Workspace};
+use crate::app::widgets::token_text;
+use crate::session::desk::{self, Show};
+
+/// What a view's numbers are of. What does not concern them is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Provenance {
+    /// Name and version.
+    pub program: String,
+    pub view: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Hash of the model's weights, hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Token ids of the prompt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupted: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<String>,
+    /// Which run is shown: clean, corrupted, edited, difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<String>,
+    /// Position, layer and head that are pinned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<String>,
+    /// What a sweep or a circuit is measured by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dictionary: Option<String>,
+    /// The recipe of a training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
+}
+
+impl Provenance {
+    /// What a view's numbers are of now.
+    pub fn of(state: &State, view: &ViewDef) -> Self {
+        let own = Self {
+            program: format!("circuitscope {}", env!("CARGO_PKG_VERSION")),
+            view: view.title.to_owned(),
+            ..Self::default()
+        };
+        match view.workspace {
+            Workspace::Model | Workspace::Features => own.of_model(state),
+            Workspace::Superposition => {
+                let recipe = state.superposition.setup().map(|s| {
+                    let n = s.instances.len();
+                    format!("{n} toy models of {} features in {} dimensions, tied {}", s.features, s.hidden, s.tied)
+                });
+                Self { recipe, ..own }
+            }
+            Workspace::Training => Self { recipe: Some(state.training.task.name.to_owned()), ..own },
+        }
+    }
+
+    fn of_model(self, state: &State) -> Self {
+        let desk = state.desk();
+        let some = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
+        let model = state.model.as_ref();
+        let edits = if matches!(desk.show, Show::Edited | Show::Difference) { Some(&desk.stack) } else { None };
+        let clean = state.clean();
+        let token = |id: Option<u32>| id.zip(model).map(|(id, m)| token_text::visible(&m.token_text(id)));
+        let p = desk.pinned;
+        let head = p.head.map_or_else(|| format!("layer {}", p.layer), |h| format!("head {}.{h}", p.layer));
+        Self {
+            model: model.map(|m| format!("{} ({})", m.config.name, m.spec)),
+            weights: desk.hash.map(desk::key),
+            prompt: some(&desk.prompt),
+            ids: clean.map_or_else(Vec::new, |r| r.trace.ids.clone()),
+            corrupted: some(&desk.corrupted),
+            answer: token(clean.and_then(|r| r.answer)),
+            against: token(clean.and_then(|r| r.wrong)),
+            run: Some(desk.show.label().to_owned()),
+            edits: edits.map_or_else(Vec::new, |s| s.active().map(ToString::to_string).collect()),
+            pinned: Some(format!("position {}, {head}", p.pos)),
+            metric: Some(desk.patching.metric.label().to_owned()),
+            dictionary: state.features.dictionary().map(|d| d.name.clone()),
+            ..self
+        }
+    }
+
+    /// Every fact with its name, for reading.
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
+        let some = |name, text: &Option<String>| text.clone().map(|t| (name, t));
+        let list = |name, list: &[String]| (!list.is_empty()).then(|| (name, list.join("; ")));
+        let ids: Vec<String> = self.ids.iter().map(ToString::to_string).collect();
+        let ids = (!ids.is_empty()).then(|| ("token ids", ids.join(" ")));
+        let facts = [
+            Some(("program", self.program.clone())),
+            Some(("view", self.view.clone())),
+            some("model", &self.model),
+            some("weights", &self.weights),
+            some("prompt", &self.prompt),
+            ids,
+            some("corrupted prompt", &self.corrupted),
+            some("answer", &self.answer),
+            some("against", &self.against),
+            some("run", &self.run),
+            list("edits", &self.edits),
+            some("pinned", &self.pinned),
+            some("metric", &self.metric),
+            some("dictionary", &self.dictionary),
+            some("recipe", &self.recipe),
+        ];
+        facts.into_iter().flatten().collect()
+    }
+
+    /// The facts that a reader of a picture needs, in one line.
+    pub fn caption(&self) -> String {
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        let mut parts = vec![text(&self.model), text(&self.recipe)];
+        parts.push(self.prompt.as_ref().map_or_else(String::new, |p| format!("“{}”", token_text::short(p, 90))));
+        parts.push(match (&self.answer, &self.against) {
+            (Some(a), Some(b)) => format!("answer {a} − {b}"),
+            (Some(a), None) => format!("answer {a}"),
+            _ => String::new(),
+        });
+        parts.push(self.run.as_ref().filter(|r| *r != "clean").map_or_else(String::new, |r| format!("{r} run")));
+        parts.push(self.edits.join("; "));
+        parts.push(self.program.clone());
+        parts.retain(|p| !p.is_empty());
+        parts.join(" · ")
+    }
+}
