@@ -49,6 +49,9 @@ struct Run {
     /// A view, by the name that `render` knows it by; repeatable (default: those that the session shows)
     #[arg(long = "view", value_name = "NAME")]
     views: Vec<String>,
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long)]
+    json: bool,
     /// Longest time for the results, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
@@ -152,6 +155,15 @@ fn run(args: &Run) -> Result<()> {
         app.plate(view, eframe::egui::vec2(960.0, 560.0), true);
         let of = Provenance::of(&app.state, def);
         results.insert(view.to_owned(), app.table(view).map_or(serde_json::Value::Null, |t| t.json(&of)));
+    }
+    if !args.json {
+        let size = |v: &serde_json::Value, axis: &str| v[axis].as_array().map_or(0, Vec::len).to_string();
+        let row = |(view, v): (&String, &serde_json::Value)| {
+            let name = v["name"].as_str().unwrap_or("no numbers").to_owned();
+            vec![view.clone(), name, format!("{} × {}", size(v, "rows"), size(v, "cols"))]
+        };
+        let rows: Vec<_> = results.iter().map(row).collect();
+        return emit(&(table(&["view", "numbers", "rows × columns"], &rows) + "\n\n--json prints them."));
     }
     let Some(model) = app.state.model.clone() else { return Err(Error::failed("the model could not be opened")) };
     let ids = app.state.clean().map(|r| r.trace.ids.clone());

@@ -135,7 +135,7 @@ fn crowded_rows_leave_their_columns_apart() {
                 window: [0.0, 0.0, cols as f32, rows as f32],
                 coloring,
             };
-            paint_cells(ui, ui.painter(), cells);
+            paint_cells(ui, ui.painter(), cells, || None);
         })
         .unwrap();
     let bright: Vec<(u32, u32)> = picture

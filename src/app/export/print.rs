@@ -84,7 +84,7 @@ mod tests {
         let image = pixels(SVG, 2.0).unwrap();
         assert_eq!(image.size, [80, 40]);
         assert_eq!(image.pixels[0], egui::Color32::RED);
-        assert!(image.pixels.iter().any(|p| *p == egui::Color32::BLACK), "the text is set");
+        assert!(image.pixels.contains(&egui::Color32::BLACK), "the text is set");
         assert!(png(SVG, 1.0).unwrap().starts_with(b"\x89PNG"));
         let pdf = pdf(SVG).unwrap();
         assert!(pdf.starts_with(b"%PDF") && pdf.len() > 500);

@@ -227,6 +227,8 @@ impl Writer {
             let own = placed.row.visuals.mesh.vertices.first().map_or(t.fallback_color, |v| v.color);
             let color =
                 t.override_text_color.unwrap_or(if own == Color32::PLACEHOLDER { t.fallback_color } else { own });
+            // Not the row's width: where a text follows others in a line, its first row begins with their length.
+            let length = placed.row.glyphs.last().map_or(0.0, |l| l.pos.x + l.advance_width - first.pos.x);
             let (x, y) = (placed.pos.x + first.pos.x, placed.pos.y + first.pos.y);
             let mut element = Text::new(text)
                 .set("x", round(t.pos.x + x))
@@ -236,7 +238,7 @@ impl Writer {
                 .set("font-weight", weight)
                 .set("fill", css(color))
                 .set("fill-opacity", opacity(color) * t.opacity_factor)
-                .set("textLength", round(placed.row.size.x))
+                .set("textLength", round(length))
                 .set("xml:space", "preserve");
             if t.angle != 0.0 {
                 let turn = format!("rotate({} {} {})", t.angle.to_degrees(), t.pos.x, t.pos.y);

@@ -18,10 +18,12 @@ use crate::app::look::theme::{self, Palette};
 /// A sentence in the middle of an empty, loading or failed view.
 pub fn message(ui: &mut egui::Ui, text: &str, error: bool) {
     let palette = Palette::of(ui.ctx());
-    ui.centered_and_justified(|ui| {
-        let color = if error { palette.error } else { palette.weak };
-        ui.add(egui::Label::new(RichText::new(text).color(color)).wrap());
-    });
+    let color = if error { palette.error } else { palette.weak };
+    let room = ui.available_size();
+    let job = egui::text::LayoutJob::simple(text.to_owned(), theme::body(), color, (room.x - 24.0).clamp(80.0, 460.0));
+    let galley = ui.painter().layout_job(egui::text::LayoutJob { halign: egui::Align::Center, ..job });
+    ui.add_space(((room.y - galley.size().y) / 2.0).max(0.0));
+    ui.vertical_centered(|ui| ui.label(galley));
 }
 
 /// A choice among a few values in one line.

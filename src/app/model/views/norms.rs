@@ -76,8 +76,11 @@ impl View for NormsView {
             if let Some(s) = choice(ui, "of", self.stream, &options) {
                 self.stream = s;
             }
-            if self.log || !is_plate(ui.ctx()) {
-                ui.toggle_value(&mut self.log, RichText::new("log colour").font(theme::small()));
+            let text = RichText::new("log colour").font(theme::small());
+            if !is_plate(ui.ctx()) {
+                ui.toggle_value(&mut self.log, text);
+            } else if self.log {
+                ui.label(text.color(cx.palette.weak));
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 colorbar(ui, &colors, &low, &high);

@@ -104,8 +104,11 @@ impl View for Gram {
         }
         let data = matrix(setup, snapshot, k);
         let mut cols = feature_labels(setup.features);
-        cols.extend([String::new(), "b".to_owned()]);
-        Some(Table::grid("WtW", ("output", "input"), &data, feature_labels(setup.features), cols))
+        cols.push("b".to_owned());
+        let mut table = Table::grid("WtW", ("output", "input"), &data, feature_labels(setup.features), cols);
+        // On the screen a gap stands before the bias.
+        table.values.iter_mut().for_each(|row| _ = row.remove(setup.features));
+        Some(table)
     }
 }
 
