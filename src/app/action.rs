@@ -319,6 +319,8 @@ pub enum Action {
     /// What circuits grown from scratch are asked for.
     Training(TrainingAction),
     Lesson(LessonAction),
+    /// The first cards are put away.
+    Welcomed,
     /// Takes up again what was stopped.
     GoOn,
     Undo,

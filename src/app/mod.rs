@@ -53,11 +53,12 @@ use crate::session::{Document, lesson, recent};
 pub fn run(args: Start) -> Result<()> {
     let started = Instant::now();
     let Opening { session, kept, says } = Opening::of(&args)?;
+    let size = session.document.look.size.unwrap_or([1440.0, 900.0]);
     let options = eframe::NativeOptions {
         viewport: egui::ViewportBuilder::default()
             .with_title("circuitscope")
             .with_app_id("circuitscope")
-            .with_inner_size([1440.0, 900.0])
+            .with_inner_size(size)
             .with_min_inner_size([720.0, 480.0]),
         wgpu_options: egui_wgpu::WgpuConfiguration { wgpu_setup: adapter::setup().into(), ..Default::default() },
         ..Default::default()
@@ -105,6 +106,8 @@ pub struct App {
     chooser: Option<Chooser>,
     shortcuts_open: bool,
     history_open: bool,
+    /// What the window's parts are is being said.
+    explains: bool,
     /// The size of text before it was made larger to present.
     before_presenting: Option<f32>,
     /// When Escape was pressed with nothing to close, seconds of the window's clock: once more stops what runs.
@@ -150,6 +153,7 @@ impl App {
             chooser: None,
             shortcuts_open: false,
             history_open: false,
+            explains: false,
             before_presenting: None,
             stop_offered: None,
             adapter: String::new(),
@@ -188,6 +192,9 @@ impl App {
             self.background(move || read_dropped(&path));
         }
         self.keys(ctx);
+        if self.remembers {
+            self.note_size(ctx);
+        }
         self.keep(ctx);
         self.name_window(ctx);
         if self.remembers && self.state.recent != self.saved_recent {
@@ -295,6 +302,15 @@ impl App {
         }
     }
 
+    /// Notes the window's size, for the next start.
+    fn note_size(&mut self, ctx: &egui::Context) {
+        let size = ctx.input(|i| i.viewport().inner_rect).map(|r| (r.size() * ctx.zoom_factor()).round());
+        // While it is dragged it is not yet what it will be.
+        if let Some(size) = size.filter(|_| !ctx.input(|i| i.pointer.any_down())) {
+            self.state.document.look.size = Some(size.into());
+        }
+    }
+
     /// Text is larger while one presents, and as the user has it before and after.
     fn magnify(&mut self, ctx: &egui::Context) {
         match (self.state.document.look.presents, self.before_presenting) {
@@ -342,6 +358,9 @@ impl App {
                 let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
                 lesson = panel.show(ui, |ui| self.lessons.ui(ui, cx.actions)).response.rect.width();
             }
+            if self.remembers && !self.state.document.look.welcomed && !presents && !self.lessons.is_running() {
+                Self::welcome(ui, &mut cx, &mut self.explains);
+            }
             match self.layout.workspace {
                 Workspace::Model | Workspace::Features if presents => strip_bar(&mut self.strip, ui, &mut cx, places),
                 _ if presents => {}
@@ -370,6 +389,7 @@ impl App {
         self.palette.ui(&ctx, &self.state, &mut actions);
         self.help(&ctx);
         self.history(&ctx);
+        self.explain(&ctx);
         self.exporting(&ctx);
         self.choosing(&ctx);
         self.offer_to_stop(&ctx);

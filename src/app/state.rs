@@ -509,6 +509,7 @@ impl State {
             | Action::Show(_)
             | Action::Fill(_)
             | Action::GoOn
+            | Action::Welcomed
             | Action::Enter(_)
             | Action::Lesson(_)
             | Action::Load(_)

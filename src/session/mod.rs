@@ -10,6 +10,7 @@
 //! | [`kept`] | sessions that are kept by themselves |
 //! | [`start`] | how a window starts |
 //! | [`lesson`] | guided tours |
+//! | [`moved`] | files that are no longer where a session names them |
 //! | [`recent`] | models opened lately |
 //! | [`code`] | what a desk asks, as Python for TransformerLens |
 
@@ -21,6 +22,7 @@ pub mod file;
 pub mod history;
 pub mod kept;
 pub mod lesson;
+pub mod moved;
 pub mod recent;
 pub mod start;
 
@@ -55,6 +57,10 @@ pub struct Look {
     pub layouts: BTreeMap<String, Arrangement>,
     /// The view that fills the window.
     pub filled: Option<String>,
+    /// The first cards were put away.
+    pub welcomed: bool,
+    /// The window's size, points; `None` for that of the screen.
+    pub size: Option<[f32; 2]>,
     /// One view in large text, for a projector.
     pub presents: bool,
 }
@@ -66,6 +72,12 @@ impl From<Desk> for Document {
 }
 
 impl Document {
+    /// Whether two documents hold the same work, whatever the window's size.
+    pub fn is_work_of(&self, other: &Self) -> bool {
+        let sizeless = |look: &Look| Look { size: None, ..look.clone() };
+        self.desk == other.desk && self.parked == other.parked && sizeless(&self.look) == sizeless(&other.look)
+    }
+
     /// Turns to the desk of a model that was opened: its own if there is one, else a new one. A desk that has not been used
     /// with any model yet becomes this model's.
     pub fn turn_to(&mut self, spec: &str, hash: u64, new: impl FnOnce(&Desk) -> Desk) {

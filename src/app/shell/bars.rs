@@ -10,6 +10,9 @@ use crate::app::shell::topbar::TopBar;
 use crate::app::shell::{inspector, strip, topbar};
 use crate::app::view::Context;
 
+/// Points of the window below which the inspector is folded away.
+const NARROW: f32 = 900.0;
+
 /// A bar across the window.
 pub fn bar(fill: egui::Color32) -> egui::Frame {
     egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6))
@@ -25,7 +28,9 @@ pub fn model_bars(
     places: &mut Places,
 ) {
     tokens(top, strip, ui, cx, places);
-    if cx.state.cover.inspector {
+    // Where there is little room, or one view is to have all of it, the views go first.
+    let folds = ui.available_width() < NARROW || cx.state.document.look.filled.is_some();
+    if cx.state.cover.inspector || folds {
         // A lesson's text has its place.
         places.remove("inspector");
         return;

@@ -176,7 +176,7 @@ impl Chooser {
                 ui.set_max_height(height);
                 self.places(ui, height);
                 ui.separator();
-                choice = self.rows(ui, height, &folder, &entries).or(choice.take());
+                ui.vertical(|ui| choice = self.rows(ui, height, &folder, &entries).or(choice.take()));
             });
             ui.separator();
             choice = self.buttons(ui, &folder, &typed).or(choice.take());
@@ -348,6 +348,7 @@ impl Chooser {
         let palette = Palette::of(ui.ctx());
         let mut choice = None;
         egui::ScrollArea::vertical().id_salt("rows").max_height(height).auto_shrink(false).show(ui, |ui| {
+            ui.set_min_width(ui.available_width());
             if let Some(error) = self.listing.error() {
                 ui.label(RichText::new(format!("{error}.")).color(palette.error));
             } else if entries.is_empty() {
@@ -442,6 +443,9 @@ fn first_folder() -> PathBuf {
 /// A whole path, with `~` for the user's own folder.
 pub fn expanded(path: &str) -> PathBuf {
     let path = path.trim();
+    // A whole path that was pasted behind another one is what is meant.
+    let begins = ["//", "/~/"].iter().filter_map(|sign| path.rfind(sign)).max().map(|at| at + 1);
+    let path = &path[begins.unwrap_or(0)..];
     let home = || directories::UserDirs::new().map(|d| d.home_dir().to_owned());
     let whole = match path.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with(['/', MAIN_SEPARATOR]) => {

@@ -27,6 +27,7 @@ impl App {
             Action::Do(command) => self.command(ctx, command),
             Action::Show(kind) => self.show(kind),
             Action::Fill(view) => self.fill(view),
+            Action::Welcomed => self.state.document.look.welcomed = true,
             Action::GoOn => {
                 let own = self.layout.slots();
                 own.chain(self.state.results.slots()).filter(|s| s.is_stopped()).for_each(AnySlot::retry);

@@ -95,7 +95,7 @@ impl App {
 
 fn line(ui: &mut egui::Ui, palette: Palette, what: &str, how: &str) {
     ui.horizontal(|ui| {
-        let (rect, _) = ui.allocate_exact_size(egui::vec2(120.0, 18.0), egui::Sense::hover());
+        let (rect, _) = ui.allocate_exact_size(egui::vec2(172.0, 18.0), egui::Sense::hover());
         let color = palette.weak;
         ui.painter().text(rect.left_center(), egui::Align2::LEFT_CENTER, how, theme::mono(), color);
         ui.add(egui::Label::new(what).wrap());

@@ -17,3 +17,4 @@ pub mod session;
 pub mod status;
 pub mod strip;
 pub mod topbar;
+pub mod welcome;

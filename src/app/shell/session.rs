@@ -17,8 +17,8 @@ use crate::question::{Lane, Question};
 use crate::session::Document;
 use crate::session::file::{EXTENSION, Session};
 use crate::session::kept::{self, Kept};
-use crate::session::recent;
 use crate::session::start::Start;
+use crate::session::{moved, recent};
 
 /// Seconds after a change until it is on the disk; changes that follow each other are written together.
 const KEEP_SECONDS: f64 = 0.5;
@@ -90,13 +90,18 @@ impl Opening {
     /// A session or a stack of edits that was named and cannot be read.
     pub fn of(args: &Start) -> Result<Self> {
         let named = args.session.as_deref().map(Session::open).transpose()?;
-        let named = named.map(|s| Session { file: args.session.clone(), ..s });
+        let mut says = Vec::new();
+        let mut look_for = |mut s: Session| {
+            let found = moved::found(&mut s.document, args.session.as_deref());
+            says.extend(found.into_iter().map(|text| (Level::Info, text)));
+            s
+        };
+        let named = named.map(|s| look_for(Session { file: args.session.clone(), ..s }));
         let asked = match named {
             Some(session) => Some(session),
             None if args.is_given() => Some(Session { file: None, document: args.document()? }),
             None => None,
         };
-        let mut says = Vec::new();
         // A window that only measures how long it takes to open keeps nothing.
         let mut kept = if args.time {
             None
@@ -111,7 +116,9 @@ impl Opening {
             }
         });
         let session = match (asked, before) {
-            (None, Some(before)) => {
+            (None, Some(mut before)) => {
+                let found = moved::found(&mut before.document, before.file.as_deref());
+                says.extend(found.into_iter().map(|text| (Level::Info, text)));
                 says.push((Level::Info, "The session is as you left it; Ctrl+N begins a new one.".to_owned()));
                 return Ok(Self { session: before, kept, says });
             }
@@ -238,7 +245,7 @@ impl App {
     pub fn title(&self) -> String {
         let Some(file) = &self.keeping.file else { return "circuitscope".to_owned() };
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
-        let behind = self.keeping.saved.as_ref().is_none_or(|s| s.document != *self.own());
+        let behind = self.keeping.saved.as_ref().is_none_or(|s| !s.document.is_work_of(self.own()));
         format!("{name}{} – circuitscope", if behind { " •" } else { "" })
     }
 
@@ -280,7 +287,10 @@ impl App {
     }
 
     /// Makes a session the one in use; the one before is put aside, so that nothing of it is lost.
-    pub fn open_session(&mut self, session: Session) {
+    pub fn open_session(&mut self, mut session: Session) {
+        for text in moved::found(&mut session.document, session.file.as_deref()) {
+            self.state.notices.push(Level::Info, text);
+        }
         self.leave_lesson();
         self.keep_now();
         if let Some(Err(e)) = self.keeping.kept.as_ref().map(Kept::put_aside) {

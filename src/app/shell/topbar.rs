@@ -93,6 +93,8 @@ impl TopBar {
             }
             let hint = "Prompt: a text for the model to go on with";
             let response = editor(ui, &mut self.prompt, PROMPT_ID, "Prompt", hint);
+            let said = "the prompt; Shift+Enter begins a line, Enter leaves the field";
+            let response = response.on_hover_text(said);
             if std::mem::take(&mut self.focus_prompt) {
                 response.request_focus();
             }
@@ -114,6 +116,7 @@ impl TopBar {
             which_run(ui, cx);
             let hint = "Corrupted prompt: one that differs in what is being investigated";
             let response = editor(ui, &mut self.corrupted, "corrupted prompt", "Corrupted prompt", hint);
+            let response = response.on_hover_text("the corrupted prompt, which the one above is compared with");
             if std::mem::take(&mut self.focus_corrupted) {
                 response.request_focus();
             }
@@ -143,16 +146,14 @@ impl TopBar {
         let button = ui.button(text).on_hover_text("open another model; facts of this one");
         egui::Popup::menu(&button).close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside).show(|ui| {
             ui.set_min_width(340.0);
-            if let Some(m) = &cx.state.model {
-                facts_table(ui, m);
-                ui.separator();
-            }
             ui.label(RichText::new("Built in").font(theme::small()).color(cx.palette.weak));
             for b in BUILTINS {
-                if ui.button(b.name).on_hover_text(b.purpose).clicked() {
+                if ui.button(b.name).clicked() {
                     cx.push(Action::Open(b.name.to_owned()));
                     ui.close();
                 }
+                let purpose = RichText::new(b.purpose).font(theme::small()).color(cx.palette.weak);
+                ui.add(egui::Label::new(purpose).wrap());
             }
             let recent: Vec<&String> =
                 cx.state.recent.iter().filter(|r| BUILTINS.iter().all(|b| b.name != r.as_str())).collect();
@@ -170,6 +171,10 @@ impl TopBar {
             }
             sessions(ui, cx);
             ui.separator();
+            if let Some(m) = &cx.state.model {
+                ui.collapsing("This model", |ui| facts_table(ui, m));
+                ui.separator();
+            }
             ui.horizontal(|ui| {
                 if ui.button("Open file…").on_hover_text("a .gguf file").clicked() {
                     cx.push(Action::Do(Command::OpenFile));
@@ -287,9 +292,9 @@ fn which_run(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 }
 
 fn run_time(ui: &mut egui::Ui, cx: &Context<'_>) {
-    let time = cx.state.run().map_or_else(|| "– s".to_owned(), |r| format!("{:.3} s", r.trace.seconds));
-    ui.label(RichText::new(time).font(theme::mono()).color(cx.palette.weak))
-        .on_hover_text("time of the last run: forward pass, loss and next tokens");
+    let time = cx.state.run().map_or_else(|| "run –".to_owned(), |r| format!("run {:.3} s", r.trace.seconds));
+    let label = egui::Label::new(RichText::new(time).font(theme::mono()).color(cx.palette.weak));
+    ui.add_sized([88.0, 24.0], label).on_hover_text("time of the last run: forward pass, loss and next tokens");
 }
 
 /// Which workspace is shown.

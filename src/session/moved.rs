@@ -1,0 +1,91 @@
+//! Files that a session names and that are no longer where they were: those of the same name are looked for beside the
+//! session and in the folders that were used lately. Whether the weights are the same is seen when they are read.
+
+use std::path::{Path, PathBuf};
+
+use super::{Desk, Document, recent};
+use crate::files::cache_folder;
+use crate::model::builtin;
+
+/// Levels of folders below those that were used in which is looked.
+const DEPTH: usize = 2;
+/// Folders read at most.
+const MOST: usize = 400;
+
+/// Turns to where a session's files are now, and says what was found and what was not. `session` is its file.
+pub fn found(document: &mut Document, session: Option<&Path>) -> Vec<String> {
+    let beside = session.and_then(Path::parent).map(Path::to_owned);
+    let folders = |list: &str| recent::load(list).into_iter().map(PathBuf::from);
+    let models = folders(recent::MODELS).filter_map(|p| p.parent().map(Path::to_owned));
+    let places: Vec<PathBuf> = beside
+        .into_iter()
+        .chain(folders(recent::FOLDERS))
+        .chain(models)
+        .chain([cache_folder().join("models")])
+        .collect();
+    follow(document, &places)
+}
+
+fn follow(document: &mut Document, places: &[PathBuf]) -> Vec<String> {
+    let mut says = Vec::new();
+    let desks = std::iter::once(&mut document.desk).chain(document.parked.values_mut());
+    for Desk { model, features, graph, .. } in desks {
+        let file = graph.file.as_mut();
+        for spec in [model, &mut features.dictionary].into_iter().chain(file) {
+            let path = PathBuf::from(&*spec);
+            // A name without a folder is no path: the library's own models and dictionaries have those.
+            if path.components().count() < 2 || path.exists() || builtin::by_name(spec).is_some() {
+                continue;
+            }
+            let Some(name) = path.file_name() else { continue };
+            match places.iter().find_map(|place| below(place, name, DEPTH, &mut MOST.clone())) {
+                Some(now) => {
+                    says.push(format!("{} is not there any more; {} is used in its place.", path.display(), now.display()));
+                    *spec = now.display().to_string();
+                }
+                None => says.push(format!(
+                    "{} is not there any more, nor a file of that name in the folders used lately; open it where it is now.",
+                    path.display()
+                )),
+            }
+        }
+    }
+    says.sort();
+    says.dedup();
+    says
+}
+
+/// A file or folder of this name in a folder or below it.
+fn below(folder: &Path, name: &std::ffi::OsStr, depth: usize, left: &mut usize) -> Option<PathBuf> {
+    let here = folder.join(name);
+    if here.exists() {
+        return Some(here);
+    }
+    *left = left.checked_sub(1)?;
+    let folders = std::fs::read_dir(folder).ok().filter(|_| depth > 0)?.flatten();
+    let folders = folders.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    folders.map(|e| e.path()).find_map(|f| below(&f, name, depth - 1, left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moved_files_are_found_by_their_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = folder.path().join("new/place/model.gguf");
+        std::fs::create_dir_all(now.parent().unwrap()).unwrap();
+        crate::files::write_atomic(&now, b"weights").unwrap();
+        let mut document = Document::from(Desk { model: "/no/longer/model.gguf".to_owned(), ..Desk::default() });
+        document.desk.features.dictionary = "/no/such/dictionary".to_owned();
+        let says = follow(&mut document, &[folder.path().to_owned()]);
+        assert_eq!(document.desk.model, now.display().to_string());
+        assert_eq!(document.desk.features.dictionary, "/no/such/dictionary");
+        assert!(says[0].contains("open it where it is now") && says[1].contains("is used in its place"), "{says:?}");
+        // What is there, and what is no path, stays.
+        let mut document = Document::from(Desk { model: "induction".to_owned(), ..Desk::default() });
+        assert!(follow(&mut document, &[folder.path().to_owned()]).is_empty());
+        assert_eq!(document.desk.model, "induction");
+    }
+}
