@@ -251,7 +251,10 @@ impl App {
                 self.show(model::views::circuit::VIEW.name);
                 self.state.apply(ModelAction::Compare(Some((name, circuit))), self.now);
             }
-            Message::Session(session) => self.open_session(*session),
+            Message::Session(session, says) => {
+                says.into_iter().for_each(|text| self.state.notices.push(Level::Info, text));
+                self.open_session(*session);
+            }
             Message::Saved(path) => {
                 self.state.notices.push(Level::Info, format!("Saved {}.", path.display()));
                 if is_session(&path) && self.keeping.is_saving() {
@@ -262,7 +265,7 @@ impl App {
             Message::Save(name, bytes) => self.save_as(&name, bytes),
             Message::Chosen(path) => {
                 if let Some(chooser) = &mut self.chooser {
-                    chooser.path = path.display().to_string();
+                    chooser.set(path.display().to_string());
                 }
             }
             Message::Prompts(path) => {

@@ -170,9 +170,9 @@ impl State {
 
     /// Puts back what was put aside; what has come in its place is let go of, and stops. The theme stays as it is now.
     pub fn put_back(&mut self, aside: Aside) {
-        let light = self.document.look.light;
+        let (light, size) = (self.document.look.light, self.document.look.size);
         self.document = aside.document;
-        self.document.look.light = light;
+        (self.document.look.light, self.document.look.size) = (light, size);
         self.history = aside.history;
         (self.opening, self.then, self.opened) = (aside.opening, aside.then, aside.opened);
         (self.results, self.runs, self.typing, self.waiting) = (aside.results, aside.runs, aside.typing, aside.waiting);

@@ -52,7 +52,7 @@ struct Run {
     /// Print one JSON document on stdout and nothing else
     #[arg(long)]
     json: bool,
-    /// Longest time for the results, seconds
+    /// Longest time for the results of a workspace, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
 }
@@ -126,36 +126,35 @@ fn show(args: &Show) -> Result<()> {
     emit(&text)
 }
 
-/// Opens a session without a window and computes its views, which are returned with it.
+/// The document of a session, and the views that are wanted of it.
 #[cfg(feature = "gui")]
-fn computed(args: &Run) -> Result<(crate::app::App, Vec<&'static str>)> {
-    use crate::app::export::report;
-    let document = Session::open(&args.file)?.document;
+fn wanted(args: &Run) -> Result<(crate::session::Document, Vec<&'static str>)> {
+    let mut document = Session::open(&args.file)?.document;
+    for text in crate::session::moved::found(&mut document, Some(&args.file)) {
+        eprintln!("{text}");
+    }
     let named = |name: &String| {
         let found = crate::app::view::by_name(name).map(|v| v.name);
         found.ok_or_else(|| Error::request(format!("there is no view {name}; `circuitscope render --help` lists them")))
     };
     let views = args.views.iter().map(named).collect::<Result<Vec<_>>>()?;
-    let views = if views.is_empty() { report::shown(&document) } else { views };
-    let app = report::computed(document, &views, std::time::Duration::from_secs(args.limit))?;
-    Ok((app, views))
+    let views = if views.is_empty() { crate::app::export::report::shown(&document) } else { views };
+    Ok((document, views))
 }
 
 /// Prints the numbers of a session's views.
 #[cfg(feature = "gui")]
 fn run(args: &Run) -> Result<()> {
     use crate::app::export::provenance::Provenance;
+    use crate::app::export::report::each_view;
     let started = std::time::Instant::now();
-    let (mut app, views) = computed(args)?;
+    let (document, views) = wanted(args)?;
     let mut results = serde_json::Map::new();
-    for view in views {
-        let Some(def) = crate::app::view::by_name(view) else { continue };
-        app.layout = crate::app::shell::layout::Layout::only(&[view]);
-        // The matrices that a view shows are made when it is drawn.
-        app.plate(view, eframe::egui::vec2(960.0, 560.0), true);
+    let limit = std::time::Duration::from_secs(args.limit);
+    let app = each_view(document, &views, limit, |app, def| {
         let of = Provenance::of(&app.state, def);
-        results.insert(view.to_owned(), app.table(view).map_or(serde_json::Value::Null, |t| t.json(&of)));
-    }
+        results.insert(def.name.to_owned(), app.table(def.name).map_or(serde_json::Value::Null, |t| t.json(&of)));
+    })?;
     if !args.json {
         let size = |v: &serde_json::Value, axis: &str| v[axis].as_array().map_or(0, Vec::len).to_string();
         let row = |(view, v): (&String, &serde_json::Value)| {
@@ -180,9 +179,10 @@ fn run(args: &Run) -> Result<()> {
 /// Writes a session's views as one HTML file.
 #[cfg(feature = "gui")]
 fn report(args: &Report) -> Result<()> {
-    let (mut app, views) = computed(&args.run)?;
+    let (document, views) = wanted(&args.run)?;
     let title = args.run.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let html = app.report(&title, &views);
+    let limit = std::time::Duration::from_secs(args.run.limit);
+    let html = crate::app::export::report::html(document, &title, &views, limit)?;
     crate::files::write_atomic(&args.output, html.as_bytes())?;
     emit(&args.output.display().to_string())
 }

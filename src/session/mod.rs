@@ -72,10 +72,10 @@ impl From<Desk> for Document {
 }
 
 impl Document {
-    /// Whether two documents hold the same work, whatever the window's size.
+    /// Whether two documents hold the same work, however large the window is and whatever fills it.
     pub fn is_work_of(&self, other: &Self) -> bool {
-        let sizeless = |look: &Look| Look { size: None, ..look.clone() };
-        self.desk == other.desk && self.parked == other.parked && sizeless(&self.look) == sizeless(&other.look)
+        let work = |look: &Look| Look { size: None, filled: None, presents: false, welcomed: true, ..look.clone() };
+        self.desk == other.desk && self.parked == other.parked && work(&self.look) == work(&other.look)
     }
 
     /// Turns to the desk of a model that was opened: its own if there is one, else a new one. A desk that has not been used

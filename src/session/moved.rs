@@ -1,5 +1,5 @@
-//! Files that a session names and that are no longer where they were: those of the same name are looked for beside the
-//! session and in the folders that were used lately. Whether the weights are the same is seen when they are read.
+//! Files that a session names and that are no longer where they were. A model of the same name is looked for beside the
+//! session and in the folders that were used lately; whether its weights are the same is seen when it is read.
 
 use std::path::{Path, PathBuf};
 
@@ -29,24 +29,29 @@ pub fn found(document: &mut Document, session: Option<&Path>) -> Vec<String> {
 fn follow(document: &mut Document, places: &[PathBuf]) -> Vec<String> {
     let mut says = Vec::new();
     let desks = std::iter::once(&mut document.desk).chain(document.parked.values_mut());
+    let mut left = MOST;
     for Desk { model, features, graph, .. } in desks {
-        let file = graph.file.as_mut();
-        for spec in [model, &mut features.dictionary].into_iter().chain(file) {
+        // Of a model's weights the hash is known, so that another file of its name is seen for what it is. Others are only
+        // said to be gone.
+        let others = [&mut features.dictionary].into_iter().chain(graph.file.as_mut());
+        for (spec, follows) in std::iter::once((model, true)).chain(others.map(|s| (s, false))) {
             let path = PathBuf::from(&*spec);
             // A name without a folder is no path: the library's own models and dictionaries have those.
             if path.components().count() < 2 || path.exists() || builtin::by_name(spec).is_some() {
                 continue;
             }
             let Some(name) = path.file_name() else { continue };
-            match places.iter().find_map(|place| below(place, name, DEPTH, &mut MOST.clone())) {
+            let found = places.iter().filter(|_| follows).find_map(|place| below(place, name, DEPTH, &mut left));
+            match found {
                 Some(now) => {
-                    says.push(format!("{} is not there any more; {} is used in its place.", path.display(), now.display()));
+                    says.push(format!(
+                        "{} is not there any more; {} is used in its place.",
+                        path.display(),
+                        now.display()
+                    ));
                     *spec = now.display().to_string();
                 }
-                None => says.push(format!(
-                    "{} is not there any more, nor a file of that name in the folders used lately; open it where it is now.",
-                    path.display()
-                )),
+                None => says.push(format!("{} is not there any more; open it where it is now.", path.display())),
             }
         }
     }
@@ -82,7 +87,7 @@ mod tests {
         let says = follow(&mut document, &[folder.path().to_owned()]);
         assert_eq!(document.desk.model, now.display().to_string());
         assert_eq!(document.desk.features.dictionary, "/no/such/dictionary");
-        assert!(says[0].contains("open it where it is now") && says[1].contains("is used in its place"), "{says:?}");
+        assert!(says[0].contains("is used in its place") && says[1].contains("open it where it is now"), "{says:?}");
         // What is there, and what is no path, stays.
         let mut document = Document::from(Desk { model: "induction".to_owned(), ..Desk::default() });
         assert!(follow(&mut document, &[folder.path().to_owned()]).is_empty());

@@ -2,14 +2,17 @@
 
 use crate::common::json;
 use crate::window::{PROMPT, document, look, save_to, settle, window};
+use circuitscope::analysis::patching::Ablation;
 use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
+use circuitscope::app::export::commands::command;
 use circuitscope::app::export::provenance::Provenance;
 use circuitscope::app::model::ModelAction;
 use circuitscope::circuit::Member;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{RunSide, Site, SiteKind};
 use circuitscope::session::Document;
+use circuitscope::session::desk::{Intervention, PatchSettings, Show};
 use circuitscope::session::file::Session;
 use circuitscope::session::kept;
 use eframe::egui;
@@ -209,7 +212,7 @@ fn a_session_runs_without_a_window_and_gives_the_same_numbers() {
     for (view, text) in [("lens", "what is <seen> here"), ("norms", "")] {
         h.state_mut().state.apply(ModelAction::Note(view, text.to_owned()), 0.0);
     }
-    let views = ["lens", "attribution", "norms", "attention", "patching", "graph"];
+    let views = ["lens", "attribution", "norms", "attention", "patching", "entropy"];
     Session { file: None, document: h.state().state.document.clone() }.save(&path).unwrap();
     let name = path.display().to_string();
     let args = ["session", "run", &name].into_iter().chain(views.iter().flat_map(|v| ["--view", v]));
@@ -247,4 +250,44 @@ fn a_session_runs_without_a_window_and_gives_the_same_numbers() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let html = std::fs::read_to_string(&report).unwrap();
     assert!(html.contains("what is &lt;seen&gt; here") && html.matches("<svg").count() >= 4);
+}
+
+/// Runs a command line as a shell would.
+#[cfg(unix)]
+fn in_shell(line: &str, folder: &Path) -> std::process::Output {
+    let line = line.replacen("circuitscope", env!("CARGO_BIN_EXE_circuitscope"), 1);
+    std::process::Command::new("sh").args(["-c", &line]).current_dir(folder).output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commands_of_a_report_run_and_give_the_numbers_of_the_window() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = crate::circuits::copying_pair();
+    h.state_mut().state.apply(ModelAction::Show(Show::Clean), 0.0);
+    for intervention in [None, Some(Intervention::Ablate(Ablation::Resample))] {
+        let settings = PatchSettings { intervention, ..h.state().state.desk().patching };
+        h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
+        for name in ["lens", "attribution", "norms", "attention", "activations", "entropy", "graph", "patching"] {
+            look(&mut h, name);
+            let def = circuitscope::app::view::by_name(name).unwrap();
+            let line = command(&h.state().state, def).unwrap_or_else(|| panic!("{name} has no command"));
+            let out = in_shell(&line, folder.path());
+            assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+            let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+            let table = h.state_mut().table(name).unwrap();
+            let (number, first) = match name {
+                "entropy" => (&said["values"][0][1], table.values[0][1]),
+                "attribution" => (&said["parts"]["heads"][0][0], table.values[0][0]),
+                "patching" if intervention.is_none() => (&said["values"][0][0], table.values[0][0]),
+                _ => continue,
+            };
+            let (number, first) = (number.as_f64().unwrap(), f64::from(first.unwrap()));
+            assert!((number - first).abs() < 1e-4, "{line}: {number}, in the window {first}");
+        }
+    }
+    // Of another run than the clean one there is no such command.
+    h.state_mut().state.apply(ModelAction::Show(Show::Corrupted), 0.0);
+    look(&mut h, "lens");
+    assert!(command(&h.state().state, &circuitscope::app::model::views::lens::VIEW).is_none());
 }

@@ -1,64 +1,107 @@
 //! The command lines that compute a view's numbers again.
 
+use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::Axes;
 use crate::app::model::views;
 use crate::app::state::State;
 use crate::app::view::ViewDef;
+use crate::graph::readers::Attention;
+use crate::graph::targets::Target;
 use crate::session::code::Snippet;
-use crate::session::desk::{Intervention, Source};
+use crate::session::desk::{Intervention, Show, Source};
 
-/// The command line for a view, where there is a subcommand with these numbers. Edits are not part of it.
+/// The command line for a view, where there is a subcommand with the numbers that it shows: those of the clean run, and of
+/// sweeps over pairs that correspond as they were found.
 pub fn command(state: &State, view: &ViewDef) -> Option<String> {
     let desk = state.desk();
-    let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| m.token_text(id));
-    let clean = state.clean()?;
-    let (answer, wrong) = (token(clean.answer), token(clean.wrong));
-    let asked = || {
-        let against = wrong.as_ref().map_or_else(String::new, |w| format!(" --wrong {}", shell(w)));
-        answer.as_ref().map(|a| format!(" --answer {}{against}", shell(a)))
-    };
-    let asked_or_none = || asked().unwrap_or_default();
-    let prompt = match &desk.ids {
-        Some(ids) => format!(" --ids {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
-        None => format!(" -p {}", shell(&desk.prompt)),
-    };
-    let model = format!(" -m {}", shell(&desk.model));
-    let one = |name: &str| format!("circuitscope {name}{model}{prompt}");
-    let pair = || {
-        (!desk.corrupted.is_empty())
-            .then(|| format!(" --clean {} --corrupt {}", shell(&desk.prompt), shell(&desk.corrupted)))
-    };
     let is = |def: &ViewDef| view.name == def.name;
-    let line = if is(&views::lens::VIEW) {
-        format!("{} --pos all{}", one("lens"), asked_or_none())
-    } else if is(&views::attribution::VIEW) {
-        format!("{}{}", one("dla"), asked()?)
-    } else if is(&views::entropy::VIEW) {
-        one("entropy")
-    } else if is(&views::attention::VIEW) {
-        let p = desk.pinned;
-        format!("{} --capture 'blocks.{}.attn.hook_pattern' -o pattern.safetensors", one("run"), p.layer)
-    } else if is(&views::norms::VIEW) {
-        format!("{} --capture 'blocks.*.hook_resid_post' -o stream.safetensors", one("run"))
-    } else if is(&views::activations::VIEW) {
-        format!("{} --capture 'blocks.{}.mlp.hook_post' -o neurons.safetensors", one("run"), desk.pinned.layer)
-    } else if is(&views::graph::VIEW) {
-        format!("{} -o graph.json", one("trace"))
-    } else if is(&views::patching::VIEW) && desk.patching.source == Source::Exact {
-        let (site, axes) = (views::patching::short_name(desk.patching.site), desk.patching.by);
-        let head = match axes {
-            Axes::DestSrc { layer, head } => format!(" --head {layer}.{head}"),
-            _ => String::new(),
-        };
-        let grid = format!(" --site {site} --by {}{head}", axes.name());
-        match state.intervention() {
-            Intervention::Patch => format!("circuitscope patch{model}{}{}{grid}", pair()?, asked()?),
-            Intervention::Ablate(with) => format!("{}{}{grid} --with {}", one("ablate"), asked()?, with.label()),
-        }
+    let clean = state.clean()?;
+    let model = format!(" -m {}", shell(&desk.model));
+    let line = if is(&views::patching::VIEW) {
+        sweep(state, &model)?
     } else {
-        return None;
+        if state.shown_run()?.stamp.0 != Show::Clean || desk.show == Show::Difference {
+            return None;
+        }
+        let pos = desk.pinned.pos;
+        let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| shell(&m.token_text(id)));
+        let (answer, wrong) = clean.asked_at(&clean.trace, pos);
+        let against = |flag: &str| token(wrong).map_or_else(String::new, |w| format!(" {flag} {w}"));
+        let asked = format!(" --answer {}{}", token(answer)?, against("--wrong"));
+        let given = if clean.answer.is_some() { asked.as_str() } else { "" };
+        let one = |name: &str| {
+            format!("circuitscope {name}{model}{}", text(&desk.prompt, desk.ids.as_deref(), "-p", "--ids"))
+        };
+        if is(&views::lens::VIEW) {
+            format!("{} --pos all{given}", one("lens"))
+        } else if is(&views::attribution::VIEW) {
+            format!("{} --pos {pos}{asked}", one("dla"))
+        } else if is(&views::attention::VIEW) {
+            let layer = desk.pinned.layer;
+            format!("{} --capture 'blocks.{layer}.attn.hook_pattern' -o pattern.safetensors", one("run"))
+        } else if is(&views::norms::VIEW) {
+            format!("{} --capture 'blocks.*.hook_resid_post' -o stream.safetensors", one("run"))
+        } else if is(&views::activations::VIEW) {
+            format!("{} --capture 'blocks.{}.mlp.hook_post' -o neurons.safetensors", one("run"), desk.pinned.layer)
+        } else if is(&views::entropy::VIEW) {
+            format!("{} --pos all", one("entropy"))
+        } else if is(&views::graph::VIEW) && desk.graph.file.is_none() {
+            let (nodes, links) = state.results.drawing.value()?.thresholds;
+            let target = match state.graph_target()? {
+                Target::Top => String::new(),
+                Target::Token(a) => format!(" --target {}", token(Some(a))?),
+                Target::Difference(a, b) => format!(" --target {} --against {}", token(Some(a))?, token(Some(b))?),
+            };
+            let attention = match desk.graph.attention {
+                Attention::Frozen => "frozen",
+                Attention::FirstOrder => "first-order",
+            };
+            let cut = format!("--attention {attention} --node-threshold {nodes:.6} --edge-threshold {links:.6}");
+            format!("{} --pos {pos}{target} {cut} -o graph.json", one("trace"))
+        } else {
+            return None;
+        }
     };
     Some(format!("{line} --json"))
+}
+
+/// The sweep that the patching view shows.
+fn sweep(state: &State, model: &str) -> Option<String> {
+    let desk = state.desk();
+    let (settings, pair) = (desk.patching, state.pair()?);
+    if settings.source != Source::Exact || desk.alignment.is_some() || !desk.stack.reference.is_empty() {
+        return None;
+    }
+    let clean = state.clean()?;
+    let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| shell(&m.token_text(id)));
+    // The window chooses the answers that are not given; on the command line they are named.
+    let (answer, wrong) = pair.answers(clean.answer, clean.wrong);
+    let asked = format!(" --answer {} --wrong {} --metric {}", token(answer)?, token(wrong)?, settings.metric.name());
+    let head = match settings.by {
+        Axes::DestSrc { layer, head } => format!(" --head {layer}.{head}"),
+        _ => String::new(),
+    };
+    let grid = format!(" --site {} --by {}{head}", views::patching::short_name(settings.site), settings.by.name());
+    let corrupted = || (!desk.corrupted.is_empty()).then(|| format!(" --corrupt {}", shell(&desk.corrupted)));
+    Some(match state.intervention() {
+        Intervention::Patch => {
+            let clean = text(&desk.prompt, desk.ids.as_deref(), "--clean", "--clean-ids");
+            format!("circuitscope patch{model}{clean}{}{asked}{grid}", corrupted()?)
+        }
+        Intervention::Ablate(with) => {
+            let prompt = text(&desk.prompt, desk.ids.as_deref(), "-p", "--ids");
+            let other = if with == Ablation::Resample { corrupted()? } else { String::new() };
+            format!("circuitscope ablate{model}{prompt}{asked}{grid} --with {}{other}", with.label())
+        }
+    })
+}
+
+/// A prompt, or the ids in its place.
+fn text(prompt: &str, ids: Option<&[u32]>, by_text: &str, by_ids: &str) -> String {
+    match ids {
+        Some(ids) => format!(" {by_ids} {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        None => format!(" {by_text} {}", shell(prompt)),
+    }
 }
 
 /// The script for a view, where there is one.

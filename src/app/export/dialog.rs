@@ -68,6 +68,9 @@ const SIZES: [(&str, [f32; 2]); 4] = [
     ("480 × 360", [480.0, 360.0]),
 ];
 
+/// Rows and columns of the numbers that are shown beforehand.
+const PREVIEWED: usize = 24;
+
 /// A small picture of the picture.
 #[derive(Clone)]
 struct PreviewOf {
@@ -129,8 +132,7 @@ impl App {
         let Some(def) = view::by_name(view) else { return };
         let of = Provenance::of(&self.state, def);
         let table = self.table(view);
-        let text =
-            table.as_ref().map_or_else(String::new, |t| t.csv(&of).lines().take(40).collect::<Vec<_>>().join("\n"));
+        let text = table.as_ref().map_or_else(String::new, |t| t.first(PREVIEWED).csv(&of));
         let mut export = Export {
             view: def,
             format: Format::Png,

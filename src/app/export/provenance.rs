@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use crate::app::model::views;
 use crate::app::state::State;
 use crate::app::view::{ViewDef, Workspace};
 use crate::app::widgets::token_text;
-use crate::session::desk::{self, Show};
+use crate::session::desk::{self, Intervention, Show};
 
 /// What a view's numbers are of. What does not concern them is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -15,6 +16,9 @@ pub struct Provenance {
     pub view: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The file that is shown, where it is not of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Hash of the model's weights, hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
@@ -37,7 +41,10 @@ pub struct Provenance {
     /// Position, layer and head that are pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<String>,
-    /// What a sweep or a circuit is measured by.
+    /// What a sweep does at each cell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intervention: Option<String>,
+    /// What it is measured by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +63,7 @@ impl Provenance {
             ..Self::default()
         };
         match view.workspace {
-            Workspace::Model | Workspace::Features => own.of_model(state),
+            Workspace::Model | Workspace::Features => own.of_model(state, view),
             Workspace::Superposition => {
                 let recipe = state.superposition.setup().map(|s| {
                     let n = s.instances.len();
@@ -68,28 +75,51 @@ impl Provenance {
         }
     }
 
-    fn of_model(self, state: &State) -> Self {
+    fn of_model(self, state: &State, view: &ViewDef) -> Self {
         let desk = state.desk();
-        let some = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
+        let is = |def: &ViewDef| view.name == def.name;
+        if let (Some(file), true) = (&desk.graph.file, is(&views::graph::VIEW)) {
+            // Somebody else's graph has nothing to do with the model that is open.
+            let title = state.results.graph.value().map(|g| g.title.clone());
+            return Self { file: Some(file.clone()), prompt: title, ..self };
+        }
         let model = state.model.as_ref();
-        let edits = if matches!(desk.show, Show::Edited | Show::Difference) { Some(&desk.stack) } else { None };
-        let clean = state.clean();
+        // What is shown is of the runs that are there, which may be those before the text that is being typed.
+        let (clean, shown) = (state.clean(), state.shown_run());
+        let show = shown.map(|s| s.stamp.0);
+        let edited = matches!(show, Some(Show::Edited));
+        let edits = edited.then(|| desk.stack.active().map(ToString::to_string).collect());
         let token = |id: Option<u32>| id.zip(model).map(|(id, m)| token_text::visible(&m.token_text(id)));
         let p = desk.pinned;
         let head = p.head.map_or_else(|| format!("layer {}", p.layer), |h| format!("head {}.{h}", p.layer));
+        let sweeps = is(&views::patching::VIEW);
+        let run = match (desk.show, show) {
+            (Show::Difference, Some(Show::Edited)) => Some("difference: edited − base".to_owned()),
+            (Show::Difference, _) => Some("difference: clean − corrupted".to_owned()),
+            (_, Some(Show::Edited)) => Some(format!("edited, from the {} run", desk.stack.base.name())),
+            (_, show) => show.map(|s| s.label().to_owned()),
+        };
         Self {
             model: model.map(|m| format!("{} ({})", m.config.name, m.spec)),
             weights: desk.hash.map(desk::key),
-            prompt: some(&desk.prompt),
+            prompt: clean.map(|r| r.prompt.clone()),
             ids: clean.map_or_else(Vec::new, |r| r.trace.ids.clone()),
-            corrupted: some(&desk.corrupted),
+            corrupted: state.corrupted().map(|r| r.prompt.clone()),
             answer: token(clean.and_then(|r| r.answer)),
             against: token(clean.and_then(|r| r.wrong)),
-            run: Some(desk.show.label().to_owned()),
-            edits: edits.map_or_else(Vec::new, |s| s.active().map(ToString::to_string).collect()),
+            run,
+            edits: edits.unwrap_or_default(),
             pinned: Some(format!("position {}, {head}", p.pos)),
-            metric: Some(desk.patching.metric.label().to_owned()),
-            dictionary: state.features.dictionary().map(|d| d.name.clone()),
+            intervention: sweeps.then(|| match state.intervention() {
+                Intervention::Patch => "activation patching, clean into corrupted".to_owned(),
+                Intervention::Ablate(with) => format!("{} ablation", with.label()),
+            }),
+            metric: sweeps.then(|| desk.patching.metric.label().to_owned()),
+            dictionary: state
+                .features
+                .dictionary()
+                .filter(|_| view.workspace == Workspace::Features)
+                .map(|d| d.name.clone()),
             ..self
         }
     }
@@ -104,6 +134,7 @@ impl Provenance {
             Some(("program", self.program.clone())),
             Some(("view", self.view.clone())),
             some("model", &self.model),
+            some("file", &self.file),
             some("weights", &self.weights),
             some("prompt", &self.prompt),
             ids,
@@ -113,6 +144,7 @@ impl Provenance {
             some("run", &self.run),
             list("edits", &self.edits),
             some("pinned", &self.pinned),
+            some("intervention", &self.intervention),
             some("metric", &self.metric),
             some("dictionary", &self.dictionary),
             some("recipe", &self.recipe),
@@ -123,7 +155,7 @@ impl Provenance {
     /// The facts that a reader of a picture needs, in one line.
     pub fn caption(&self) -> String {
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
-        let mut parts = vec![text(&self.model), text(&self.recipe)];
+        let mut parts = vec![text(&self.model), text(&self.file), text(&self.recipe)];
         parts.push(self.prompt.as_ref().map_or_else(String::new, |p| format!("“{}”", token_text::short(p, 90))));
         parts.push(match (&self.answer, &self.against) {
             (Some(a), Some(b)) => format!("answer {a} − {b}"),

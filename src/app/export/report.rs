@@ -30,18 +30,26 @@ pre{background:#eef0f4;border-radius:6px;padding:.6rem .8rem;font-size:.8rem;whi
 /// The views that a session shows, and those that a note stands beside.
 pub fn shown(document: &Document) -> Vec<&'static str> {
     let named = Workspace::ALL.into_iter().find(|w| w.name() == document.look.workspace);
-    let mut views: Vec<_> = Layout::wanted(named.unwrap_or(Workspace::Model), &document.look).seen().collect();
+    let mut layout = Layout::wanted(named.unwrap_or(Workspace::Model), &document.look);
+    layout.fill(document.look.filled.as_deref());
+    let mut views: Vec<_> = layout.seen().collect();
     for name in document.desk.notes.keys() {
         views.extend(view::by_name(name).map(|v| v.name).filter(|v| !views.contains(v)));
     }
     views
 }
 
-/// Opens a session without a window and computes what these views show.
+/// Opens a session without a window, computes what these views show, and hands each over when its results are there and it
+/// has been drawn.
 ///
 /// # Errors
 /// Whatever a window would have shown as a message, or results that do not come in time.
-pub fn computed(document: Document, views: &[&'static str], limit: Duration) -> Result<App> {
+pub fn each_view(
+    document: Document,
+    views: &[&'static str],
+    limit: Duration,
+    mut each: impl FnMut(&mut App, &'static ViewDef),
+) -> Result<App> {
     let ctx = egui::Context::default();
     let look = Look { workspace: document.look.workspace.clone(), light: true, ..Look::default() };
     let mut app = App::new(&ctx, Document { look, ..document }, Vec::new());
@@ -57,51 +65,55 @@ pub fn computed(document: Document, views: &[&'static str], limit: Duration) -> 
     }
     // Views of one workspace are looked at together.
     for workspace in Workspace::ALL {
-        let own: Vec<_> = workspace.views().iter().map(|v| v.name).filter(|v| views.contains(v)).collect();
-        if !own.is_empty() {
-            app.compute(&ctx, &own, limit)?;
+        let own: Vec<_> = workspace.views().iter().copied().filter(|v| views.contains(&v.name)).collect();
+        if own.is_empty() {
+            continue;
+        }
+        app.compute(&ctx, &own.iter().map(|v| v.name).collect::<Vec<_>>(), limit)?;
+        for def in own {
+            // The matrices that a view shows are made when it is drawn.
+            app.plate(def.name, SIZE, true);
+            each(&mut app, def);
         }
     }
     Ok(app)
 }
 
-impl App {
-    /// The report of these views, whose results are there.
-    pub fn report(&mut self, title: &str, names: &[&'static str]) -> String {
-        let mut body = String::new();
-        let defs: Vec<&ViewDef> = names.iter().filter_map(|n| view::by_name(n)).collect();
-        if let Some(first) = defs.first() {
-            let of = Provenance { view: String::new(), ..Provenance::of(&self.state, first) };
-            body += &facts(&of);
+/// The report of a session: these views, or those that it shows.
+///
+/// # Errors
+/// As [`each_view`].
+pub fn html(document: Document, title: &str, views: &[&'static str], limit: Duration) -> Result<String> {
+    let (mut body, mut about) = (String::new(), Vec::new());
+    each_view(document, views, limit, |app, def| {
+        if about.iter().all(|(workspace, _)| *workspace != def.workspace) {
+            let of = Provenance { view: String::new(), ..Provenance::of(&app.state, def) };
+            about.push((def.workspace, facts(&of)));
         }
-        for (k, def) in defs.into_iter().enumerate() {
-            self.layout = Layout::only(&[def.name]);
-            // Twice: a view may ask for something when it is first drawn.
-            self.plate(def.name, SIZE, true);
-            let svg = own_ids(&self.plate(def.name, SIZE, true), k);
-            let _ = write!(body, "<section><h2>{}</h2>", escaped(def.title));
-            if let Some(note) = self.state.desk().notes.get(def.name) {
-                let _ = write!(body, "<p class=\"note\">{}</p>", escaped(note));
-            }
-            let _ = write!(
-                body,
-                "<figure>{svg}</figure><p class=\"help\">{}<br><code>{}</code></p>",
-                escaped(def.help),
-                escaped(def.formula)
-            );
-            if let Some(line) = command(&self.state, def) {
-                let _ = write!(body, "<pre>{}</pre>", escaped(&line));
-            }
-            body.push_str("</section>\n");
-        }
-        let title = escaped(title);
-        // The policy has a browser refuse whatever would be fetched.
-        format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" \
+        body += &section(app, def);
+    })?;
+    let (title, about) = (escaped(title), about.into_iter().map(|(_, facts)| facts).collect::<String>());
+    // The policy has a browser refuse whatever would be fetched.
+    Ok(format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" \
 content=\"default-src 'none'; style-src 'unsafe-inline'\"><meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
-<style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n{body}</body></html>\n"
-        )
+<style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n{about}{body}</body></html>\n"
+    ))
+}
+
+/// A view with its note, its picture, what it means, and the command that computes its numbers again.
+fn section(app: &mut App, def: &'static ViewDef) -> String {
+    let svg = own_ids(&app.plate(def.name, SIZE, true), def.name);
+    let mut out = format!("<section><h2>{}</h2>", escaped(def.title));
+    if let Some(note) = app.state.desk().notes.get(def.name) {
+        let _ = write!(out, "<p class=\"note\">{}</p>", escaped(note));
     }
+    let (help, formula) = (escaped(def.help), escaped(def.formula));
+    let _ = write!(out, "<figure>{svg}</figure><p class=\"help\">{help}<br><code>{formula}</code></p>");
+    if let Some(line) = command(&app.state, def) {
+        let _ = write!(out, "<pre>{}</pre>", escaped(&line));
+    }
+    out + "</section>\n"
 }
 
 fn facts(of: &Provenance) -> String {
@@ -111,8 +123,8 @@ fn facts(of: &Provenance) -> String {
 }
 
 /// Pictures in one page must not share the names of their parts.
-fn own_ids(svg: &str, k: usize) -> String {
-    svg.replace("id=\"c", &format!("id=\"p{k}c")).replace("url(#c", &format!("url(#p{k}c"))
+fn own_ids(svg: &str, name: &str) -> String {
+    svg.replace("id=\"c", &format!("id=\"{name}-c")).replace("url(#c", &format!("url(#{name}-c"))
 }
 
 fn escaped(text: &str) -> String {
@@ -135,9 +147,8 @@ mod tests {
         let document = Document::from(desk);
         let views = shown(&document);
         assert!(views.contains(&"lens") && views.contains(&"attention"));
-        let mut app = computed(document, &["lens", "attribution"], Duration::from_secs(120)).unwrap();
-        let html = app.report("a < b", &["lens", "attribution"]);
-        assert_eq!(html.matches("<svg").count(), 2);
+        let html = html(document, "a < b", &["lens", "attribution", "entropy"], Duration::from_secs(120)).unwrap();
+        assert_eq!(html.matches("<svg").count(), 3);
         assert!(html.contains("<h1>a &lt; b</h1>") && html.contains("see &lt;here&gt;"));
         assert!(html.contains("circuitscope lens -m induction -p"), "the command is there");
         // Cells say their numbers; nothing is fetched, and no two parts share a name.

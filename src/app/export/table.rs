@@ -53,6 +53,21 @@ impl Table {
         Self { texts: Some(texts), ..self }
     }
 
+    /// The first rows and columns, without the tables that belong to it.
+    pub fn first(&self, most: usize) -> Self {
+        let rows = |texts: &[String]| texts.iter().take(most).cloned().collect();
+        let cut = |texts: &Vec<Vec<String>>| texts.iter().take(most).map(|row| rows(row)).collect();
+        Self {
+            name: self.name.clone(),
+            rows: rows(&self.rows),
+            cols: rows(&self.cols),
+            values: self.values.iter().take(most).map(|row| row.iter().take(most).copied().collect()).collect(),
+            texts: self.texts.as_ref().map(cut),
+            more: Vec::new(),
+            ..*self
+        }
+    }
+
     /// This table, then those that belong to it.
     fn all(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(&self.more)

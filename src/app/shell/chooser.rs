@@ -15,6 +15,7 @@ use crate::jobs::Pool;
 use crate::jobs::slot::Slot;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
+use crate::session::file::{EXTENSION, is_session, is_session_text};
 
 /// Rows of a folder that are drawn at most.
 const MOST_ROWS: usize = 500;
@@ -85,7 +86,9 @@ impl Question for ListingOf {
 pub struct Chooser {
     pub purpose: Purpose,
     /// The path as it is typed.
-    pub path: String,
+    path: String,
+    /// The name that is proposed for what is saved; it goes along from folder to folder.
+    name: String,
     /// Folders and files used lately.
     recent: Vec<String>,
     listing: Slot<ListingOf>,
@@ -115,7 +118,8 @@ impl Chooser {
 
     fn new(purpose: Purpose, path: String, recent: Vec<String>) -> Self {
         let listing = Slot::default();
-        Self { purpose, path, recent, listing, at: None, replaces: None, to_end: true, begun: false }
+        let name = Path::new(&path).file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        Self { purpose, path, name, recent, listing, at: None, replaces: None, to_end: true, begun: false }
     }
 
     fn is_saving(&self) -> bool {
@@ -215,13 +219,18 @@ impl Chooser {
         let Some(first) = all.first() else { return };
         let same = |a: &str, b: &str| a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
         let length = all.iter().map(|e| same(&e.name, &first.name)).min().unwrap_or(0);
+        // Names that differ in the case of what is typed have nothing to go on with.
+        if length < typed.chars().count() {
+            return;
+        }
         let name: String = first.name.chars().take(length).collect();
         let path = folder.join(name);
         let into = all.len() == 1 && first.is_folder;
         self.set(if into { with_separator(&path) } else { path.display().to_string() });
     }
 
-    fn set(&mut self, path: String) {
+    /// Puts another path into the field.
+    pub fn set(&mut self, path: String) {
         (self.path, self.at, self.replaces, self.to_end) = (path, None, None, true);
     }
 
@@ -229,9 +238,7 @@ impl Chooser {
     fn chosen(&mut self, folder: &Path, entry: &Entry) -> Option<Choice> {
         let path = folder.join(&entry.name);
         if entry.is_folder && !(entry.is_whole && self.wants_folder()) {
-            // A proposed name goes along.
-            let name = Path::new(&self.path).file_name().filter(|_| self.is_saving()).map(std::ffi::OsStr::to_owned);
-            self.set(name.map_or_else(|| with_separator(&path), |n| path.join(n).display().to_string()));
+            self.go(&path);
             return None;
         }
         if self.is_saving() {
@@ -249,7 +256,7 @@ impl Chooser {
     /// Takes a path; asks before it replaces a file.
     fn take(&mut self, path: &Path) -> Option<Choice> {
         if path.is_dir() && !self.wants_folder() {
-            self.set(with_separator(path));
+            self.go(path);
             return None;
         }
         if !self.is_saving() {
@@ -266,13 +273,16 @@ impl Chooser {
         Some(Choice::Take(path))
     }
 
-    /// What is saved keeps its kind: a name without one gets that of the proposal.
+    /// A session's name ends as sessions' do, by which they are known.
     fn with_extension(&self, path: &Path) -> PathBuf {
         let Purpose::Save(bytes) = &self.purpose else { return path.to_owned() };
-        match (path.extension(), crate::session::file::is_session_text(bytes)) {
-            (None, true) => path.with_extension(crate::session::file::EXTENSION),
-            _ => path.to_owned(),
+        if is_session(path) || !is_session_text(bytes) {
+            return path.to_owned();
         }
+        // Behind whatever the name holds: "run.v2" has no kind either.
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{EXTENSION}"));
+        PathBuf::from(name)
     }
 
     fn field(&mut self, ui: &mut egui::Ui) {
@@ -340,8 +350,9 @@ impl Chooser {
 
     /// Goes to a folder; a name to be saved goes along.
     fn go(&mut self, folder: &Path) {
-        let name = Path::new(&self.path).file_name().filter(|_| self.is_saving()).map(std::ffi::OsStr::to_owned);
-        self.set(name.map_or_else(|| with_separator(folder), |n| folder.join(n).display().to_string()));
+        let path =
+            if self.is_saving() { folder.join(&self.name).display().to_string() } else { with_separator(folder) };
+        self.set(path);
     }
 
     fn rows(&mut self, ui: &mut egui::Ui, height: f32, folder: &Path, entries: &[Entry]) -> Option<Choice> {

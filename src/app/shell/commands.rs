@@ -182,7 +182,7 @@ impl App {
     fn put_up(&mut self, name: &str, arrangement: Option<Arrangement>) {
         let workspace = self.layout.workspace.name();
         let state = &mut self.state;
-        state.document.look.filled = None;
+        (state.document.look.filled, state.document.look.presents) = (None, false);
         let change = |d: &mut Document| match arrangement {
             Some(a) => drop(d.look.layouts.insert(workspace.to_owned(), a)),
             None => drop(d.look.layouts.remove(workspace)),

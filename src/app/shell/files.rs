@@ -22,7 +22,7 @@ use crate::jobs::slot::Slot;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 use crate::session::file::{Session, is_session, is_session_text};
-use crate::session::{kept, recent};
+use crate::session::{kept, moved, recent};
 
 /// What has come of a file.
 #[derive(Clone, Debug)]
@@ -42,8 +42,8 @@ pub enum Message {
     /// A file with a direction.
     Direction(PathBuf),
     Circuit(PathBuf, Draft),
-    /// A session, with its file.
-    Session(Box<Session>),
+    /// A session, with its file, and what is said of files that it names.
+    Session(Box<Session>, Vec<String>),
     /// A file was written.
     Saved(PathBuf),
     /// Models that lessons need and that are there.
@@ -225,8 +225,13 @@ fn read_json(path: &Path) -> Message {
 /// A session. One that was kept by itself says where the user's file is; any other file is the user's.
 pub fn read_session(path: &Path) -> Message {
     match Session::open(path) {
-        Ok(session) if path.starts_with(kept::folder()) => Message::Session(Box::new(session)),
-        Ok(session) => Message::Session(Box::new(Session { file: Some(path.to_owned()), ..session })),
+        Ok(mut session) => {
+            if !path.starts_with(kept::folder()) {
+                session.file = Some(path.to_owned());
+            }
+            let says = moved::found(&mut session.document, session.file.as_deref());
+            Message::Session(Box::new(session), says)
+        }
         Err(e) => Message::Say(Level::Error, e.to_string()),
     }
 }

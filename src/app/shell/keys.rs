@@ -24,12 +24,20 @@ impl egui::Plugin for OneFocusAFrame {
         let mut events = std::mem::take(&mut self.later);
         events.append(&mut input.events);
         let end = frame_end(&events, ctx.text_edit_focused());
-        if events[end..].iter().any(|e| matches!(e, Event::Key { pressed: true, .. } | Event::Text(_))) {
+        if events[end..].iter().any(is_typed) {
             self.later = events.split_off(end);
             ctx.request_repaint();
         }
         input.events = events;
     }
+}
+
+/// Whether this goes to what has the keyboard.
+fn is_typed(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Key { pressed: true, .. } | Event::Text(_) | Event::Paste(_) | Event::Copy | Event::Cut | Event::Ime(_)
+    )
 }
 
 /// How many events can be read in one frame: up to one that may move the keyboard, or that decides about what was typed
@@ -59,6 +67,8 @@ fn decides(event: &Event) -> bool {
 fn moves_keyboard(event: &Event, typing: bool) -> bool {
     match event {
         Event::PointerButton { .. } => true,
+        // A key that is held would fall behind, one repetition a frame.
+        Event::Key { repeat: true, .. } => false,
         Event::Key { key, pressed: true, modifiers, .. } => {
             let walks =
                 [Key::ArrowUp, Key::ArrowDown, Key::ArrowLeft, Key::ArrowRight, Key::OpenBracket, Key::CloseBracket]

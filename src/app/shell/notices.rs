@@ -105,11 +105,20 @@ impl Notices {
         window.open(&mut open).show(ctx, |ui| {
             if self.list.is_empty() {
                 ui.weak("Nothing has happened yet.");
+            } else if ui.small_button("clear").on_hover_text("forgets these messages").clicked() {
+                self.list.clear();
             }
             egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
                 for n in self.list.iter().rev() {
-                    let color = if n.level == Level::Error { palette.error } else { palette.text };
-                    ui.add(egui::Label::new(egui::RichText::new(&n.text).font(theme::small()).color(color)).wrap());
+                    let (mark, color) =
+                        if n.level == Level::Error { ("error", palette.error) } else { ("note", palette.weak) };
+                    ui.horizontal_top(|ui| {
+                        ui.add_sized(
+                            [40.0, 16.0],
+                            egui::Label::new(egui::RichText::new(mark).font(theme::small()).color(color)),
+                        );
+                        ui.add(egui::Label::new(egui::RichText::new(&n.text).font(theme::small())).wrap());
+                    });
                     ui.separator();
                 }
             });

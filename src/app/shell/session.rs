@@ -287,11 +287,7 @@ impl App {
     }
 
     /// Makes a session the one in use; the one before is put aside, so that nothing of it is lost.
-    pub fn open_session(&mut self, mut session: Session) {
-        for text in moved::found(&mut session.document, session.file.as_deref()) {
-            self.state.notices.push(Level::Info, text);
-        }
-        self.leave_lesson();
+    pub fn open_session(&mut self, session: Session) {
         self.keep_now();
         if let Some(Err(e)) = self.keeping.kept.as_ref().map(Kept::put_aside) {
             self.state.notices.push(Level::Error, e.to_string());
@@ -299,7 +295,10 @@ impl App {
         }
         self.keeping.written = None;
         self.keeping.file = session.file;
-        self.state.replace_document(session.document);
+        let mut document = session.document;
+        // Who knows the program knows it in every session.
+        document.look.welcomed |= self.state.document.look.welcomed;
+        self.state.replace_document(document);
         self.keeping.saved = self.keeping.file.is_some().then(|| Arc::new(self.session()));
         let named = Workspace::ALL.into_iter().find(|w| w.name() == self.state.document.look.workspace);
         self.enter(named.unwrap_or(Workspace::Model));

@@ -43,12 +43,13 @@ impl App {
             ui.columns(3, |columns| {
                 for (k, (ui, (title, text, action))) in columns.iter_mut().zip(cards).enumerate() {
                     if card(ui, palette, title, text) {
+                        // First, since a lesson puts this document aside.
+                        cx.push(Action::Welcomed);
                         if k == 2 {
                             *explains = true;
                         } else {
                             cx.push(action);
                         }
-                        cx.push(Action::Welcomed);
                     }
                 }
             });

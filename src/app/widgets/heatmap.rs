@@ -166,7 +166,11 @@ impl Heatmap<'_> {
         self.marks(&ui.painter_at(plot.expand(1.5)), &palette, &at, hovered);
         if let Some((r, c)) = hovered {
             let tooltip = self.tooltip;
-            egui::Tooltip::for_widget(&response).at_pointer().gap(14.0).show(|ui| tooltip(ui, r, c));
+            egui::Tooltip::for_widget(&response).at_pointer().gap(14.0).show(|ui| {
+                // Near an edge a line would be broken between a name and its number.
+                ui.style_mut().wrap_mode = Some(egui::TextWrapMode::Extend);
+                tooltip(ui, r, c);
+            });
         }
         if hovered.is_some() {
             response = response.on_hover_cursor(egui::CursorIcon::Crosshair);

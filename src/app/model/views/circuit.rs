@@ -78,7 +78,9 @@ impl View for CircuitView {
         }
         if cx.state.desk().draft.is_empty() {
             let text = "nothing collected yet: press C on a head or neuron, right-click a node of the graph or a bar, or let a search find a circuit";
-            message(ui, text, false);
+            let searches = !cx.state.desk().corrupted.is_empty();
+            let needs = if searches { "" } else { ". A search needs a corrupted prompt: type one after vs." };
+            message(ui, &format!("{text}{needs}"), false);
             return;
         }
         let tried = r.tried.get().cloned();

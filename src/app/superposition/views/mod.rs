@@ -32,6 +32,12 @@ fn ready(ui: &mut egui::Ui, cx: &mut Context<'_>) -> Option<(Arc<Setup>, Arc<Sna
 
 /// Shows the one button to press while nothing has been trained.
 fn invitation(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    // One of the views invites; the others say why they are empty.
+    let (id, frame) = (egui::Id::unique("invitation"), ui.ctx().cumulative_pass_nr());
+    let first = ui.data_mut(|d| d.get_temp_mut_or_default::<Option<u64>>(id).replace(frame)) != Some(frame);
+    if !first {
+        return message(ui, "nothing has been trained yet", false);
+    }
     ui.vertical_centered(|ui| {
         ui.add_space((ui.available_height() / 2.0 - 40.0).max(0.0));
         let text = egui::RichText::new("▶  Watch superposition appear").font(theme::title());

@@ -10,7 +10,6 @@ use super::picture::{Item, Line, Picture, in_draft, member, mlp_id, pin_part, pl
 use crate::analysis::component::Component;
 use crate::app::look::theme;
 use crate::app::view::Context;
-use crate::app::widgets::names::spoken;
 use crate::app::widgets::token_text;
 use crate::circuit::Member;
 use crate::graph::layout::Drawing;
@@ -320,7 +319,7 @@ impl GraphView {
             let strength = if focused && !lit.contains(&i) { 0.4 } else { 1.0 } * fade;
             let color = if end { p.text } else { p.weak };
             let galley = painter.layout_no_wrap(
-                token_text::short(&spoken(&item.label), 16),
+                token_text::short(&item.spoken(), 16),
                 theme::mono_small(),
                 color.gamma_multiply(strength),
             );
@@ -433,7 +432,7 @@ fn dragged_node(
     }
     let text = goal.map_or_else(
         || "drop it on another node to group them".to_owned(),
-        |g| format!("group with {}", token_text::short(&spoken(&g.label), 16)),
+        |g| format!("group with {}", token_text::short(&g.spoken(), 16)),
     );
     painter.text(pointer + vec2(14.0, -14.0), Align2::LEFT_BOTTOM, text, theme::small(), p.text);
 }
@@ -458,7 +457,7 @@ fn mark(painter: &egui::Painter, d: &Drawing, item: &Item, center: Pos2, r: f32,
 }
 
 fn tooltip(ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing, item: &Item) {
-    ui.label(RichText::new(token_text::visible(&spoken(&item.label))).font(theme::title()));
+    ui.label(RichText::new(token_text::visible(&item.spoken())).font(theme::title()));
     ui.label(place_name(cx, d, item));
     if let Some(c) = item.contribution {
         ui.label(format!("contributes {c:+.4}"));

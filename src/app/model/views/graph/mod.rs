@@ -16,7 +16,6 @@ pub use self::canvas::canvas_id;
 use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::names::spoken;
 use crate::app::widgets::{bars, choice, message, token_text};
 use crate::circuit::Member;
 use crate::graph::Input;
@@ -405,7 +404,7 @@ impl GraphView {
             let parts = p.items.iter().filter(|i| i.kind == NodeKind::Component);
             parts.map(|i| (i.influence, i)).max_by(|a, b| a.0.total_cmp(&b.0))
         }) {
-            lines.push(format!("The most influential is {} ({}).", spoken(&most.label), place_name(cx, d, most)));
+            lines.push(format!("The most influential is {} ({}).", most.spoken(), place_name(cx, d, most)));
         }
         lines.push("Point at a node to see what it is, click to see where it comes from.".to_owned());
         for line in lines {
@@ -421,7 +420,7 @@ impl GraphView {
         if let Some(&i) = picture.by_id.get(id) {
             let item = &picture.items[i];
             ui.horizontal(|ui| {
-                ui.label(RichText::new(spoken(&item.label)).font(theme::title()).color(cx.palette.accent));
+                ui.label(RichText::new(item.spoken()).font(theme::title()).color(cx.palette.accent));
                 ui.label(RichText::new(place_name(cx, d, item)).font(theme::mono()));
             });
             if let Some(c) = item.contribution {
@@ -445,11 +444,8 @@ impl GraphView {
                         Input::Value => String::new(),
                         input => format!("<{}> ", input.letter()),
                     };
-                    let label = format!(
-                        "{through}{} {}",
-                        token_text::short(&spoken(&other.label), 12),
-                        place_name(cx, d, other)
-                    );
+                    let label =
+                        format!("{through}{} {}", token_text::short(&other.spoken(), 12), place_name(cx, d, other));
                     let b = Bar { label, value: link.weight, text: format!("{:+.3}", link.weight), strong: false };
                     let response = bars::bar(ui, &b, max, true, 104.0);
                     if response.hovered() {

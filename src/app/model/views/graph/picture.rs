@@ -6,6 +6,7 @@ use super::{GraphView, Grouping};
 use crate::analysis::component::Component;
 use crate::analysis::head_scores::SCORES;
 use crate::app::view::Context;
+use crate::app::widgets::names::spoken;
 use crate::app::widgets::token_text;
 use crate::circuit::{Edge, Member, Receiver};
 use crate::graph::layout::Drawing;
@@ -25,6 +26,16 @@ pub struct Item {
     pub place: (f32, f32),
     pub influence: f64,
     pub contribution: Option<f64>,
+}
+
+impl Item {
+    /// Its name on the screen: parts of the model are called as everywhere, tokens are what they are.
+    pub fn spoken(&self) -> String {
+        match self.kind {
+            NodeKind::Component | NodeKind::Error => spoken(&self.label),
+            NodeKind::Token | NodeKind::Logit => self.label.clone(),
+        }
+    }
 }
 
 /// A link between items.
