@@ -268,7 +268,7 @@ fn the_commands_of_a_report_run_and_give_the_numbers_of_the_window() {
     for intervention in [None, Some(Intervention::Ablate(Ablation::Resample))] {
         let settings = PatchSettings { intervention, ..h.state().state.desk().patching };
         h.state_mut().state.apply(ModelAction::Patch(settings), 0.0);
-        for name in ["lens", "attribution", "norms", "attention", "activations", "entropy", "graph", "patching"] {
+        for name in ["lens", "attribution", "norms", "attention", "entropy", "graph", "patching"] {
             look(&mut h, name);
             let def = circuitscope::app::view::by_name(name).unwrap();
             let line = command(&h.state().state, def).unwrap_or_else(|| panic!("{name} has no command"));

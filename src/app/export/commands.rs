@@ -41,7 +41,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
             format!("{} --capture 'blocks.{layer}.attn.hook_pattern' -o pattern.safetensors", one("run"))
         } else if is(&views::norms::VIEW) {
             format!("{} --capture 'blocks.*.hook_resid_post' -o stream.safetensors", one("run"))
-        } else if is(&views::activations::VIEW) {
+        } else if is(&views::activations::VIEW) && clean.trace.model.config.has_mlp() {
             format!("{} --capture 'blocks.{}.mlp.hook_post' -o neurons.safetensors", one("run"), desk.pinned.layer)
         } else if is(&views::entropy::VIEW) {
             format!("{} --pos all", one("entropy"))
