@@ -361,7 +361,9 @@ impl App {
                 let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
                 lesson = panel.show(ui, |ui| self.lessons.ui(ui, cx.actions)).response.rect.width();
             }
-            if self.remembers && !self.state.document.look.welcomed && !presents && !self.lessons.is_running() {
+            let roomy = ui.available_height() > 560.0;
+            if self.remembers && roomy && !self.state.document.look.welcomed && !presents && !self.lessons.is_running()
+            {
                 Self::welcome(ui, &mut cx, &mut self.explains);
             }
             match self.layout.workspace {

@@ -40,9 +40,10 @@ impl App {
                 ),
                 ("What am I looking at?", "Every part of this window in a sentence.", Action::Say(String::new())),
             ];
-            ui.columns(3, |columns| {
-                for (k, (ui, (title, text, action))) in columns.iter_mut().zip(cards).enumerate() {
-                    if card(ui, palette, title, text) {
+            let width = (ui.available_width() - 40.0) / 3.0 - ui.spacing().item_spacing.x;
+            ui.horizontal_top(|ui| {
+                for (k, (title, text, action)) in cards.into_iter().enumerate() {
+                    if card(ui, palette, width, title, text) {
                         // First, since a lesson puts this document aside.
                         cx.push(Action::Welcomed);
                         if k == 2 {
@@ -52,9 +53,7 @@ impl App {
                         }
                     }
                 }
-            });
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                if ui.small_button("put these away").clicked() {
+                if ui.button("×").on_hover_text("put these away").clicked() {
                     cx.push(Action::Welcomed);
                 }
             });
@@ -79,13 +78,17 @@ impl App {
     }
 }
 
-fn card(ui: &mut egui::Ui, palette: Palette, title: &str, text: &str) -> bool {
-    let frame = egui::Frame::new().fill(palette.panel).corner_radius(6.0).inner_margin(egui::Margin::same(10));
-    let shown = frame.show(ui, |ui| {
-        ui.set_min_size(egui::vec2(ui.available_width(), 64.0));
-        let pressed = ui.button(RichText::new(title).font(theme::title())).clicked();
-        ui.add(egui::Label::new(RichText::new(text).color(palette.weak)).wrap());
-        pressed
-    });
-    shown.inner
+fn card(ui: &mut egui::Ui, palette: Palette, width: f32, title: &str, text: &str) -> bool {
+    let frame = egui::Frame::new().fill(palette.panel).corner_radius(6.0).inner_margin(egui::Margin::same(8));
+    let down = egui::Layout::top_down(egui::Align::Min);
+    ui.allocate_ui_with_layout(egui::vec2(width, 72.0), down, |ui| {
+        let shown = frame.show(ui, |ui| {
+            ui.set_min_size(egui::vec2(width - 16.0, 64.0));
+            let pressed = ui.button(RichText::new(title).font(theme::title())).clicked();
+            ui.add(egui::Label::new(RichText::new(text).color(palette.weak)).wrap());
+            pressed
+        });
+        shown.inner
+    })
+    .inner
 }
