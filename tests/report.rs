@@ -25,7 +25,8 @@ fn browser() -> Option<String> {
 /// Opens a page without a window; gives what the browser made of it.
 fn look(browser: &str, page: &Path, folder: &Path, args: &[&str]) -> std::process::Output {
     let profile = format!("--user-data-dir={}", folder.join("profile").display());
-    let usual = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", &profile];
+    let usual =
+        ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", &profile];
     let address = format!("file://{}", page.display());
     Command::new(browser).args(usual).args(args).arg(address).output().unwrap()
 }

@@ -16,6 +16,9 @@ pub struct Provenance {
     pub view: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// What it was opened by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opened: Option<String>,
     /// The file that is shown, where it is not of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -100,7 +103,8 @@ impl Provenance {
             (_, show) => show.map(|s| s.label().to_owned()),
         };
         Self {
-            model: model.map(|m| format!("{} ({})", m.config.name, m.spec)),
+            model: model.map(|m| m.config.name.clone()),
+            opened: model.map(|m| m.spec.clone()),
             weights: desk.hash.map(desk::key),
             prompt: clean.map(|r| r.prompt.clone()),
             ids: clean.map_or_else(Vec::new, |r| r.trace.ids.clone()),
@@ -134,6 +138,7 @@ impl Provenance {
             Some(("program", self.program.clone())),
             Some(("view", self.view.clone())),
             some("model", &self.model),
+            some("opened by", &self.opened),
             some("file", &self.file),
             some("weights", &self.weights),
             some("prompt", &self.prompt),
@@ -155,8 +160,13 @@ impl Provenance {
     /// The facts that a reader of a picture needs, in one line.
     pub fn caption(&self) -> String {
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
-        let mut parts = vec![text(&self.model), text(&self.file), text(&self.recipe)];
-        parts.push(self.prompt.as_ref().map_or_else(String::new, |p| format!("“{}”", token_text::short(p, 90))));
+        let weights = self.weights.as_ref().map_or_else(String::new, |w| format!("weights {}", &w[..w.len().min(8)]));
+        let mut parts = vec![text(&self.model), weights, text(&self.file), text(&self.recipe)];
+        parts.push(
+            self.prompt
+                .as_ref()
+                .map_or_else(String::new, |p| format!("“{}”", token_text::cut(&p.replace(char::is_control, " "), 90))),
+        );
         parts.push(match (&self.answer, &self.against) {
             (Some(a), Some(b)) => format!("answer {a} − {b}"),
             (Some(a), None) => format!("answer {a}"),
