@@ -38,7 +38,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let rows: Option<Vec<Vec<f32>>> = found.nats.iter().map(|r| r.iter().map(|v| v.map(told)).collect()).collect();
     let rows = rows.ok_or_else(|| Error::failed("the lens left a cell out"))?;
     let json =
-        || json!({"axes": ["layer", "pos"], "positions": found.positions, "unit": args.unit.name(), "entropy": rows});
+        || json!({"axes": ["layer", "pos"], "positions": found.positions, "unit": args.unit.name(), "values": rows});
     let text = || {
         let cells = rows
             .iter()

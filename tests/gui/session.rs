@@ -17,6 +17,7 @@ use circuitscope::session::file::Session;
 use circuitscope::session::kept;
 use eframe::egui;
 use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -290,4 +291,40 @@ fn the_commands_of_a_report_run_and_give_the_numbers_of_the_window() {
     h.state_mut().state.apply(ModelAction::Show(Show::Corrupted), 0.0);
     look(&mut h, "lens");
     assert!(command(&h.state().state, &circuitscope::app::model::views::lens::VIEW).is_none());
+}
+
+#[test]
+fn a_view_is_exported_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(document(PROMPT));
+    let ctx = h.ctx.clone();
+    let forms: [(&str, &str, &[u8]); 6] = [
+        ("PNG", "a.png", b"\x89PNG"),
+        ("SVG", "a.svg", b"<svg"),
+        ("PDF", "a.pdf", b"%PDF"),
+        ("CSV", "a.csv", b"# program: circuitscope"),
+        ("JSON", "a.json", b"{"),
+        ("NumPy (.npz)", "a.npz", b"PK"),
+    ];
+    for (form, name, magic) in forms {
+        let path = folder.path().join(name);
+        h.state_mut().act(&ctx, Action::Export("lens"));
+        h.run_steps(3);
+        h.get_by_label(form).click();
+        h.run_steps(3);
+        h.get_by_label("Save…").click();
+        for _ in 0..500 {
+            h.step();
+            if h.query_by_label("Path to save to").is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        h.run_steps(3);
+        save_to(&mut h, &path);
+        until(&mut h, |_| path.exists());
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.starts_with(magic), "{form}: {:?}", &bytes[..bytes.len().min(30)]);
+        settle(&mut h);
+    }
 }

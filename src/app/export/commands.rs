@@ -44,7 +44,9 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
         } else if is(&views::activations::VIEW) && clean.trace.model.config.has_mlp() {
             format!("{} --capture 'blocks.{}.mlp.hook_post' -o neurons.safetensors", one("run"), desk.pinned.layer)
         } else if is(&views::entropy::VIEW) {
-            format!("{} --pos all", one("entropy"))
+            // The view keeps its unit by the name that the command line has for it.
+            let unit = desk.views.get(view.name).and_then(|v| v.as_str()).unwrap_or("nats");
+            format!("{} --pos all --unit {unit}", one("entropy"))
         } else if is(&views::graph::VIEW) && desk.graph.file.is_none() {
             let (nodes, links) = state.results.drawing.value()?.thresholds;
             let target = match state.graph_target()? {

@@ -93,7 +93,8 @@ struct Entry {
     action: Action,
 }
 
-/// What fits, the best first: what begins with the letters, then what contains them, then what has them in this order.
+/// What fits, the best first: what begins with the letters or ends in them, then what contains them, then what has them
+/// in this order.
 fn found(ctx: &egui::Context, state: &State, query: &str) -> Vec<Entry> {
     let query = query.trim().to_lowercase();
     let mut all = commands(ctx);
@@ -102,10 +103,13 @@ fn found(ctx: &egui::Context, state: &State, query: &str) -> Vec<Entry> {
         let title = title.to_lowercase();
         if title.starts_with(&query) {
             Some(0)
-        } else if title.contains(&query) {
+        } else if title.ends_with(&format!(" {query}")) {
+            // "Show Circuit" for "circuit", before what only speaks of circuits.
             Some(1)
+        } else if title.contains(&query) {
+            Some(2)
         } else {
-            is_subsequence(&query, &title).then_some(2)
+            is_subsequence(&query, &title).then_some(3)
         }
     };
     let mut ranked: Vec<(i32, Entry)> = all.into_iter().filter_map(|e| Some((rank(&e.title)?, e))).collect();

@@ -94,8 +94,14 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
             let mut text = format!("circuit: {n} component{}", if n == 1 { "" } else { "s" });
             if let Some(t) = cx.state.results.tried.get().filter(|t| t.fresh) {
                 let q = &t.quality;
-                text +=
-                    &format!(" · {} edges · faithful {:.2} · complete {:.2}", q.size, q.faithfulness, q.completeness);
+                // Hardly less than nothing is nothing.
+                let tidy = |v: f32| if v.abs() < 0.005 { 0.0 } else { v };
+                text += &format!(
+                    " · {} edges · faithful {:.2} · complete {:.2}",
+                    q.size,
+                    tidy(q.faithfulness),
+                    tidy(q.completeness)
+                );
             }
             let link = egui::Label::new(RichText::new(text).font(theme::small())).sense(egui::Sense::click());
             if ui.add(link).on_hover_text("show the circuit").clicked() {

@@ -96,7 +96,8 @@ impl View for EntropyView {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let d = self.data.last()?;
         let name = format!("entropy-{}", self.unit.name());
-        Some(Table::grid(&name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols)))
+        let table = Table::grid(&name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
+        Some(table.in_unit(self.unit.name()))
     }
 }
 
