@@ -307,7 +307,15 @@ impl App {
 
     /// Notes the window's size, for the next start.
     fn note_size(&mut self, ctx: &egui::Context) {
-        let size = ctx.input(|i| i.viewport().inner_rect).map(|r| (r.size() * ctx.zoom_factor()).round());
+        let (inner, screen) = ctx.input(|i| (i.viewport().inner_rect, i.viewport().monitor_size));
+        if let (None, Some(screen)) = (self.state.document.look.size, screen) {
+            // The first time it takes what a large screen has, and no more than a small one.
+            let wanted = (screen * 0.85).max(egui::vec2(1440.0, 900.0)).min(screen);
+            ctx.send_viewport_cmd(egui::ViewportCommand::InnerSize(wanted));
+            self.state.document.look.size = Some((wanted * ctx.zoom_factor()).round().into());
+            return;
+        }
+        let size = inner.map(|r| (r.size() * ctx.zoom_factor()).round());
         // While it is dragged it is not yet what it will be.
         if let Some(size) = size.filter(|_| !ctx.input(|i| i.pointer.any_down())) {
             self.state.document.look.size = Some(size.into());

@@ -391,6 +391,10 @@ impl Panels<'_, '_> {
     /// What can be done with a view: it is exported, commented and explained.
     fn tools(&mut self, ui: &mut egui::Ui, pane: &Pane) {
         let def = pane.def;
+        if self.cx.state.cover.hides(def.name).is_some() {
+            // What a lesson has not shown yet is not exported either.
+            return;
+        }
         ui.add_space(4.0);
         let save = ui.add(egui::Button::new("↓").small().frame(false)).on_hover_text(format!("export {}", def.title));
         save.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("export {}", def.name)));

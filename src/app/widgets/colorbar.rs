@@ -41,8 +41,10 @@ pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
     let palette = Palette::of(ui.ctx());
     let galley = |text: &str| ui.painter().layout_no_wrap(text.to_owned(), theme::mono_small(), palette.weak);
     let (low, high) = (galley(low), galley(high));
-    let width = 72.0;
-    let total = low.size().x + high.size().x + width + 12.0;
+    let numbers = low.size().x + high.size().x + 12.0;
+    // A short bar is better than none.
+    let width = (ui.available_width() - numbers).clamp(20.0, 72.0);
+    let total = numbers + width;
     // Better none than one over the text beside it.
     if ui.available_width() < total {
         return;
