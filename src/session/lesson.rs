@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::desk;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::config::ModelConfig;
 use crate::model::gguf::Gguf;
 
 mod files {
@@ -57,6 +58,19 @@ pub struct Shape {
     pub vocabulary: usize,
 }
 
+impl Shape {
+    fn of(config: &ModelConfig) -> Self {
+        Self {
+            family: config.family.clone(),
+            layers: config.n_layers,
+            heads: config.n_heads,
+            kv_heads: config.n_kv_heads,
+            d_model: config.d_model,
+            vocabulary: config.d_vocab,
+        }
+    }
+}
+
 /// How well a model is the one that a lesson needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
@@ -75,19 +89,10 @@ impl Needs {
 
     /// How well an opened model fits; `None` for another one.
     pub fn fit(&self, model: &Model) -> Option<Fit> {
-        let c = &model.config;
-        let shape = Shape {
-            family: c.family.clone(),
-            layers: c.n_layers,
-            heads: c.n_heads,
-            kv_heads: c.n_kv_heads,
-            d_model: c.d_model,
-            vocabulary: c.d_vocab,
-        };
         if model.fingerprint().is_ok_and(|hash| desk::key(hash) == self.hash) {
             Some(Fit::Same)
         } else {
-            (shape == self.shape).then_some(Fit::Alike)
+            (Shape::of(&model.config) == self.shape).then_some(Fit::Alike)
         }
     }
 }
@@ -286,15 +291,7 @@ mod tests {
     #[test]
     fn a_lesson_s_model_is_known_by_its_weights_or_by_its_shape() {
         let small = Model::open("induction").unwrap();
-        let c = &small.config;
-        let shape = Shape {
-            family: c.family.clone(),
-            layers: c.n_layers,
-            heads: c.n_heads,
-            kv_heads: c.n_kv_heads,
-            d_model: c.d_model,
-            vocabulary: c.d_vocab,
-        };
+        let shape = Shape::of(&small.config);
         let of = |hash: &str, shape: &Shape| Needs {
             name: "anything".to_owned(),
             hash: hash.to_owned(),
@@ -302,7 +299,7 @@ mod tests {
             shape: shape.clone(),
         };
         let own = desk::key(small.fingerprint().unwrap());
-        let other = Shape { layers: c.n_layers + 1, ..shape.clone() };
+        let other = Shape { layers: shape.layers + 1, ..shape.clone() };
         assert_eq!(of(&own, &shape).fit(&small), Some(Fit::Same));
         assert_eq!(of("0", &shape).fit(&small), Some(Fit::Alike), "whatever it is called");
         assert_eq!(of("0", &other).fit(&small), None);
