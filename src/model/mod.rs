@@ -44,6 +44,9 @@ pub struct Model {
     pub format: &'static str,
     pub n_params: usize,
     pub load_seconds: f64,
+    /// What a reader of this model's numbers has to know, in sentences: options that were passed over, a tokenizer that
+    /// could not be built, tensors that nothing reads.
+    pub warnings: Vec<String>,
     fingerprint: OnceLock<u64>,
 }
 
@@ -183,6 +186,7 @@ impl Model {
             format,
             n_params,
             load_seconds: 0.0,
+            warnings: Vec::new(),
             fingerprint: OnceLock::new(),
         }
     }
