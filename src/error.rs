@@ -54,6 +54,18 @@ pub enum Error {
     Engine(#[from] candle_core::Error),
 }
 
+/// A text of a file or a user as a message shows it: at most 80 characters, none of them a control character.
+pub fn short(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().take(80) {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    if text.chars().nth(80).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 impl Error {
     pub fn read(path: &Path, source: std::io::Error) -> Self {
         Self::Read { path: path.to_owned(), source }

@@ -43,7 +43,9 @@ fn every_family_computes_what_transformers_computes() {
         let pattern = Site::new(SiteKind::Pattern, last);
         let first_block = Site::new(SiteKind::ResidPost, 0);
         let network = model.network();
-        let mut capture = Capture::sites([pattern, first_block]);
+        let inside = [SiteKind::MlpPost, SiteKind::MlpExperts].map(|kind| Site::new(kind, last));
+        let inside = inside.into_iter().filter(|s| s.kind.exists(&model.config));
+        let mut capture = Capture::sites([pattern, first_block].into_iter().chain(inside));
         let progress = Progress::new();
         let logits = |resid: candle_core::Tensor| -> Vec<f32> {
             let x = network.final_norm(&resid, &mut NoHooks).unwrap().squeeze(0).unwrap();
@@ -54,12 +56,13 @@ fn every_family_computes_what_transformers_computes() {
         let plain = logits(network.forward(&[&ids], &mut NoHooks, &progress).unwrap());
         let value = |site| capture.get(site).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let wanted = floats(&want["logits"]);
-        let differences = [
-            ("logits, watched", worst(&watched, &wanted)),
-            ("logits, plain", worst(&plain, &wanted)),
-            ("attention", worst(&value(pattern), &floats(&want[&format!("attn_{last}")]))),
-            ("first block", worst(&value(first_block), &floats(&want["hidden_1"]))),
-        ];
+        let mut differences =
+            vec![("logits, watched", worst(&watched, &wanted)), ("logits, plain", worst(&plain, &wanted))];
+        for (what, site, key) in
+            [("attention", pattern, format!("attn_{last}")), ("first block", first_block, "hidden_1".to_owned())]
+        {
+            differences.extend(want.get(&key).map(|bytes| (what, worst(&value(site), &floats(bytes)))));
+        }
         for (what, difference) in differences {
             println!("{name}: {what} {difference:.2e}");
             if difference > 1e-3 || difference.is_nan() {

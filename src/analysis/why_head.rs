@@ -20,6 +20,7 @@ use crate::engine::kernels::norm::normalize;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::config::QkNorm;
+use crate::model::weights::Norm;
 use crate::progress::Progress;
 use crate::question::Question;
 use std::sync::Arc;
@@ -174,14 +175,20 @@ fn unnormed(
         SiteKind::Q => (&attn.q_norm, c.n_heads, head),
         _ => (&attn.k_norm, c.n_kv_heads, c.kv_head(head)),
     };
-    let Some(gain) = gain else { return Ok(direction.clone()) };
+    let Some(Norm { weight: gain, .. }) = gain else { return Ok(direction.clone()) };
     let raw = trace.get(kind, layer)?.get(pos)?;
     let (raw, gain) = match c.qk_norm {
         QkNorm::FullWidth => (raw.reshape((1, heads * c.d_head))?, gain.narrow(0, at * c.d_head, c.d_head)?),
+        QkNorm::OwnGains => (raw.get(at)?.unsqueeze(0)?, gain.narrow(0, at * c.d_head, c.d_head)?),
         _ => (raw.get(at)?.unsqueeze(0)?, gain.clone()),
     };
     let divisor: f32 = normalize(&raw.contiguous()?, c.norm, false)?.1.flatten_all()?.get(0)?.to_scalar()?;
-    Ok(((direction * gain)? / f64::from(divisor))?)
+    let scaled = ((direction * gain)? / f64::from(divisor))?;
+    if !c.centres() {
+        return Ok(scaled);
+    }
+    let mean = scaled.mean_keepdim(scaled.rank() - 1)?;
+    Ok(scaled.broadcast_sub(&mean)?)
 }
 
 /// The writes of all components before a layer, after that layer's first norm.

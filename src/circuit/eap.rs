@@ -85,7 +85,7 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
     let rows = n - first;
     let readout = pair.readout(metric)?;
     let mut kinds = vec![SiteKind::Q, SiteKind::K, SiteKind::V, SiteKind::ResidPost];
-    kinds.extend([SiteKind::MlpPre, SiteKind::MlpPreLinear].into_iter().filter(|k| k.exists(c)));
+    kinds.extend([SiteKind::MlpRouter, SiteKind::MlpPre, SiteKind::MlpPreLinear].into_iter().filter(|k| k.exists(c)));
     let steps = match path {
         Path::Clean => vec![1.0],
         Path::Integrated(m) if m == 0 || m > 10_000 => {
@@ -99,7 +99,7 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
         ids: &clean.ids,
         embeddings: None,
         kinds: &kinds,
-        keep: &[SiteKind::ResidPre, SiteKind::ResidMid],
+        keep: &[SiteKind::ResidPre, SiteKind::ResidMid, SiteKind::MlpRouter],
         freeze: Freeze::default(),
         per_head_kv: true,
         pos: n - 1,
@@ -228,10 +228,13 @@ fn collect(model: &Model, wiring: Wiring, passes: &Passes, first: usize, inputs:
                 let g = g.narrow(1, first, n - first)?.contiguous()?.reshape((runs * (n - first), width))?;
                 Ok(g.matmul(&weights.weight.t()?)?)
             };
-            let g = match &mlp.gate {
+            let mut g = match &mlp.gate {
                 Some(gate) => (back(SiteKind::MlpPre, gate)? + back(SiteKind::MlpPreLinear, &mlp.input)?)?,
                 None => back(SiteKind::MlpPre, &mlp.input)?,
             };
+            if let Some(router) = &mlp.router {
+                g = (g + through_router(passes, at(SiteKind::MlpRouter), router, first)?)?;
+            }
             let g = g.flatten_all()?.to_vec1()?;
             let g = match c.parallel {
                 Parallel::Sequential => {
@@ -250,6 +253,18 @@ fn collect(model: &Model, wiring: Wiring, passes: &Passes, first: usize, inputs:
     let g = last.narrow(1, first, n - first)?.sum(0)?.flatten_all()?.to_vec1()?;
     accumulate(&mut inputs[wiring.logits()], g);
     Ok(())
+}
+
+/// The gradient at an MLP's input that arrives through the probabilities p of its experts, [runs · rows, d_model]:
+/// p (g − Σ p g) · Wᵀ.
+fn through_router(passes: &Passes, site: Site, router: &Linear, first: usize) -> Result<Tensor> {
+    let rows = |x: &Tensor| -> Result<Tensor> {
+        let (runs, n, experts) = x.dims3()?;
+        Ok(x.narrow(1, first, n - first)?.contiguous()?.reshape((runs * (n - first), experts))?)
+    };
+    let (g, p) = (rows(passes.gradient(site)?)?, rows(passes.value(site)?)?);
+    let mean = (&g * &p)?.sum_keepdim(1)?;
+    Ok((p * g.broadcast_sub(&mean)?)?.matmul(&router.weight.t()?)?)
 }
 
 fn accumulate(sum: &mut Vec<f32>, more: Vec<f32>) {

@@ -64,6 +64,7 @@ impl Prepared {
         let mut table_of = vec![None; config.n_layers];
         if let Positions::Rotary(layers) = &config.positions {
             for (slot, rotary) in table_of.iter_mut().zip(layers) {
+                let Some(rotary) = rotary else { continue };
                 let at = distinct.iter().position(|r| *r == rotary).unwrap_or_else(|| {
                     distinct.push(rotary);
                     distinct.len() - 1
@@ -71,7 +72,10 @@ impl Prepared {
                 *slot = Some(at);
             }
         }
-        let slopes = config.alibi_slopes();
+        let slopes = match &config.positions {
+            Positions::Alibi(slopes) => Some(slopes.clone()),
+            _ => None,
+        };
         let attend = (0..config.n_layers)
             .map(|l| Attend {
                 scale: config.attn_scale[l],
@@ -155,12 +159,16 @@ impl Network<'_> {
         let (b, t) = (ids.len(), ids.first().map_or(0, |r| r.len()));
         let device = self.weights.unembed.device();
         let flat = Tensor::from_vec(ids.concat(), b * t, device)?;
-        let mut x = match &self.weights.embed {
-            Some(table) => table.index_select(&flat, 0)?,
-            None => self.weights.unembed.index_select(&flat, 1)?.t()?.contiguous()?,
+        let (mut x, scale) = match &self.weights.embed {
+            Some(table) => (table.index_select(&flat, 0)?, self.config.embed_scale),
+            // The scale of the logits is in the one table that both use.
+            None => {
+                let rows = self.weights.unembed.index_select(&flat, 1)?.t()?.contiguous()?;
+                (rows, self.config.embed_scale / self.config.unembed_scale)
+            }
         };
-        if (self.config.embed_scale - 1.0).abs() > f32::EPSILON {
-            x = (x * f64::from(self.config.embed_scale))?;
+        if (scale - 1.0).abs() > f32::EPSILON {
+            x = (x * f64::from(scale))?;
         }
         let mut x = x.reshape((b, t, self.config.d_model))?;
         if let Some(n) = &self.weights.embed_norm {
@@ -262,9 +270,13 @@ impl Network<'_> {
         let frozen = prepared.freeze.norms || (prepared.per_head_kv && c.qk_norm == QkNorm::FullWidth);
         let mut q = self.qk_norm(q, weights.q_norm.as_ref(), frozen)?;
         let mut k = self.qk_norm(k, weights.k_norm.as_ref(), frozen)?;
-        if let Some(table) = prepared.table_of[layer].and_then(|i| prepared.tables.get(i)) {
-            q = visit(hooks, at(SiteKind::RotQ), table.apply(&q)?)?;
-            k = visit(hooks, at(SiteKind::RotK), table.apply(&k)?)?;
+        if let Some(table) = prepared.rotation(layer) {
+            (q, k) = (table.apply(&q)?, table.apply(&k)?);
+        }
+        // A layer that turns nothing has these sites as well, where other layers turn.
+        if matches!(c.positions, Positions::Rotary(_)) {
+            q = visit(hooks, at(SiteKind::RotQ), q)?;
+            k = visit(hooks, at(SiteKind::RotK), k)?;
         }
         let attend = prepared.attend(layer);
         let (wants_scores, wants_pattern) = (hooks.wants(at(SiteKind::AttnScores)), hooks.wants(at(SiteKind::Pattern)));
@@ -298,20 +310,21 @@ impl Network<'_> {
         linear(&z.reshape((b, t, c.n_heads * c.d_head))?, &weights.o)
     }
 
-    fn qk_norm(&self, x: Tensor, gain: Option<&Tensor>, frozen: bool) -> Result<Tensor> {
-        let Some(gain) = gain else { return Ok(x) };
+    /// Normalises queries or keys [batch, pos, head, d_head] before they turn.
+    fn qk_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
+        let Some(n) = n else { return Ok(x) };
         let (b, t, h, d) = x.dims4()?;
-        let n = Norm { weight: gain.clone(), bias: None };
+        // Keys that are repeated for each query head have repeated gains.
+        let repeated = |gain: &Tensor| attention::repeat(&gain.reshape((1, 1, gain.dim(0)? / d, d))?, h);
         Ok(match self.config.qk_norm {
             QkNorm::None => x,
-            QkNorm::PerHead => norm::apply(&x, self.config.norm, &n, frozen)?,
+            QkNorm::PerHead => norm::apply(&x, self.config.norm, n, frozen)?,
+            QkNorm::OwnGains => {
+                norm::normalize(&x, self.config.norm, frozen)?.0.broadcast_mul(&repeated(&n.weight)?)?
+            }
             QkNorm::FullWidth => {
-                // Repeated keys are normalised by repeated gains; the mean of their squares is the same.
-                let width = gain.dim(0)?;
-                let n = Norm {
-                    weight: attention::repeat(&gain.reshape((1, 1, width / d, d))?, h)?.flatten_all()?,
-                    bias: None,
-                };
+                // The mean of the squares of repeated keys is the same.
+                let n = Norm { weight: repeated(&n.weight)?.flatten_all()?, bias: None };
                 norm::apply(&x.reshape((b, t, h * d))?, self.config.norm, &n, frozen)?.reshape((b, t, h, d))?
             }
         })
@@ -336,19 +349,22 @@ impl Network<'_> {
             .get(layer)
             .ok_or_else(|| Error::failed(format!("the model has no layer {layer}")))?
             .attn;
-        let normed = |x: Tensor, gain: Option<&Tensor>, head: usize, divisor: Option<&Tensor>| -> Result<Tensor> {
-            match (gain, divisor) {
-                (Some(gain), Some(divisor)) => {
-                    let rows = x.dim(1)?;
-                    let gain = gain.narrow(0, head * c.d_head, c.d_head)?;
-                    Ok(x.broadcast_div(&divisor.reshape((1, rows, 1, 1))?)?.broadcast_mul(&gain)?)
-                }
-                (gain, _) => self.qk_norm(x, gain, false),
+        let normed = |x: Tensor, n: Option<&Norm>, head: usize, divisor: Option<&Tensor>| -> Result<Tensor> {
+            let Some(n) = n else { return Ok(x) };
+            if matches!(c.qk_norm, QkNorm::None | QkNorm::PerHead) {
+                return self.qk_norm(x, Some(n), false);
             }
+            let gain = n.weight.narrow(0, head * c.d_head, c.d_head)?;
+            let rows = x.dim(1)?;
+            let x = match divisor {
+                Some(divisor) => x.broadcast_div(&divisor.reshape((1, rows, 1, 1))?)?,
+                None => norm::normalize(&x, c.norm, false)?.0,
+            };
+            Ok(x.broadcast_mul(&gain)?)
         };
         let mut q = normed(q, weights.q_norm.as_ref(), head, divisors.map(|d| &d[0]))?;
         let mut k = normed(k, weights.k_norm.as_ref(), c.kv_head(head), divisors.map(|d| &d[1]))?;
-        if let Some(table) = prepared.table_of[layer].and_then(|i| prepared.tables.get(i)) {
+        if let Some(table) = prepared.rotation(layer) {
             q = table.apply(&q)?;
             k = table.apply(&k)?;
         }
@@ -368,6 +384,9 @@ impl Network<'_> {
     ) -> Result<Tensor> {
         let at = |kind| Site::new(kind, layer);
         let act = self.config.activation;
+        if let (Some(router), Some(gate), Some(experts)) = (&weights.router, &weights.gate, self.config.experts) {
+            return self.mixture(layer, x, (weights, router, gate), experts, frozen, hooks);
+        }
         let post = match &weights.gate {
             Some(gate) => {
                 let pre = visit(hooks, at(SiteKind::MlpPre), linear(x, gate)?)?;
@@ -482,7 +501,7 @@ impl Network<'_> {
     }
 }
 
-fn visit(hooks: &mut dyn Hooks, site: Site, value: Tensor) -> Result<Tensor> {
+pub(super) fn visit(hooks: &mut dyn Hooks, site: Site, value: Tensor) -> Result<Tensor> {
     if !hooks.wants(site) {
         return Ok(value);
     }

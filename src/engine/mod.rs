@@ -4,6 +4,7 @@
 pub mod dictionaries;
 pub mod edit;
 pub mod editor;
+pub mod experts;
 pub mod forward;
 pub mod frozen;
 pub mod generate;

@@ -25,9 +25,13 @@ pub enum SiteKind {
     ResidMid,
     Ln2Scale,
     Ln2Normalized,
+    /// The probability of each expert, where the MLP is a mixture.
+    MlpRouter,
     MlpPre,
     MlpPreLinear,
     MlpPost,
+    /// What each expert adds to the MLP's output, its share included.
+    MlpExperts,
     MlpOut,
     ResidPost,
     LnFinalScale,
@@ -45,6 +49,7 @@ pub enum Axis {
     Model,
     HeadDim,
     Mlp,
+    Expert,
     One,
 }
 
@@ -60,6 +65,7 @@ impl Axis {
             Self::Model => "d_model",
             Self::HeadDim => "d_head",
             Self::Mlp => "d_mlp",
+            Self::Expert => "expert",
             Self::One => "1",
         }
     }
@@ -72,6 +78,7 @@ impl Axis {
             Self::Model => config.d_model,
             Self::HeadDim => config.d_head,
             Self::Mlp => config.d_mlp,
+            Self::Expert => config.experts.map_or(0, |e| e.count),
             Self::One => 1,
         }
     }
@@ -79,7 +86,7 @@ impl Axis {
 
 impl SiteKind {
     /// All kinds, in the order of the forward pass.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Embed,
         Self::ResidPre,
         Self::Ln1Scale,
@@ -96,9 +103,11 @@ impl SiteKind {
         Self::ResidMid,
         Self::Ln2Scale,
         Self::Ln2Normalized,
+        Self::MlpRouter,
         Self::MlpPre,
         Self::MlpPreLinear,
         Self::MlpPost,
+        Self::MlpExperts,
         Self::MlpOut,
         Self::ResidPost,
         Self::LnFinalScale,
@@ -124,9 +133,11 @@ impl SiteKind {
             Self::ResidMid => "hook_resid_mid",
             Self::Ln2Scale => "ln2.hook_scale",
             Self::Ln2Normalized => "ln2.hook_normalized",
+            Self::MlpRouter => "mlp.hook_router",
             Self::MlpPre => "mlp.hook_pre",
             Self::MlpPreLinear => "mlp.hook_pre_linear",
             Self::MlpPost => "mlp.hook_post",
+            Self::MlpExperts => "mlp.hook_experts",
             Self::MlpOut => "hook_mlp_out",
             Self::ResidPost => "hook_resid_post",
             Self::LnFinalScale => "ln_final.hook_scale",
@@ -148,13 +159,15 @@ impl SiteKind {
     }
 
     pub fn axes(self) -> &'static [Axis] {
-        use Axis::{Dest, Head, HeadDim, KvHead, Mlp, Model, One, Pos, Src};
+        use Axis::{Dest, Expert, Head, HeadDim, KvHead, Mlp, Model, One, Pos, Src};
         match self {
             Self::Ln1Scale | Self::Ln2Scale | Self::LnFinalScale => &[Pos, One],
             Self::Q | Self::RotQ | Self::Z => &[Pos, Head, HeadDim],
             Self::K | Self::V | Self::RotK => &[Pos, KvHead, HeadDim],
             Self::AttnScores | Self::Pattern => &[Head, Dest, Src],
             Self::MlpPre | Self::MlpPreLinear | Self::MlpPost => &[Pos, Mlp],
+            Self::MlpRouter => &[Pos, Expert],
+            Self::MlpExperts => &[Pos, Expert, Model],
             _ => &[Pos, Model],
         }
     }
@@ -170,6 +183,7 @@ impl SiteKind {
                     && config.norm_placement != crate::model::config::NormPlacement::Post
             }
             Self::MlpPre | Self::MlpPost | Self::MlpOut => config.has_mlp(),
+            Self::MlpRouter | Self::MlpExperts => config.experts.is_some(),
             Self::MlpPreLinear => config.has_mlp() && config.gated_mlp,
             Self::RotQ | Self::RotK => matches!(config.positions, crate::model::config::Positions::Rotary(_)),
             _ => true,

@@ -17,9 +17,10 @@ use crate::engine::frozen::FrozenNorm;
 use crate::engine::gradient::{Along, differentiate};
 use crate::engine::kernels::activation;
 use crate::engine::kernels::norm::normalize;
-use crate::engine::{Freeze, Site, SiteKind, Trace};
+use crate::engine::{Freeze, Site, SiteKind, Trace, experts};
 use crate::error::{Error, Result};
 use crate::model::config::{Parallel, QkNorm};
+use crate::model::weights::Norm;
 use crate::progress::Progress;
 
 /// What is done about attention patterns.
@@ -47,10 +48,15 @@ impl Attention {
     }
 }
 
-/// Values of an MLP's gate, [pos, d_mlp]: act(pre) of gated MLPs, act(pre)/pre of plain ones.
+/// Values of an MLP's gate, [pos, d_mlp]: act(pre) of gated MLPs (times the expert's share), act(pre)/pre of plain ones.
 pub(super) fn gate(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
     let c = &trace.model.config;
     let pre = trace.value(Site::new(SiteKind::MlpPre, layer))?.narrow(0, 0, n)?.contiguous()?;
+    if let Some(experts) = c.experts {
+        let probabilities = trace.value(Site::new(SiteKind::MlpRouter, layer))?.narrow(0, 0, n)?.contiguous()?;
+        let shares = experts::by_neuron(&experts::shares(&probabilities, experts)?, c.d_mlp)?;
+        return Ok(activation::apply(&pre, c.activation, false)?.mul(&shares)?);
+    }
     if c.gated_mlp {
         return Ok(activation::apply(&pre, c.activation, false)?);
     }
@@ -162,6 +168,8 @@ struct AttentionReaders {
     keys: Tensor,
     /// What k/q norms multiply keys by, [pos, kv_head, d_head]; `None` without them.
     key_factor: Option<Tensor>,
+    /// True where those norms subtract a mean.
+    centres: bool,
     /// Queries as attention uses them, times its scale, [pos, head, d_head].
     asking: Tensor,
     /// Gradient at the scores, [head][dest][src].
@@ -199,6 +207,7 @@ impl HeadReaders {
                     queries: through(q, &block.attn.q.weight, &|head| head)?,
                     keys: frozen.read(&block.attn.k.weight.t()?.contiguous()?)?,
                     key_factor: key_factor(trace, layer, n)?,
+                    centres: c.centres(),
                     asking: (asking * f64::from(prepared.attend(layer).scale))?,
                     scores: scores.clone(),
                     prepared,
@@ -310,6 +319,9 @@ impl AttentionReaders {
         let kv = self.keys.dim(0)? / self.d_head;
         let mut keys = (rows.matmul(&self.keys.t()?)? * f64::from(inverse_scale))?.reshape((1, m, kv, self.d_head))?;
         if let Some(factor) = &self.key_factor {
+            if self.centres {
+                keys = keys.broadcast_sub(&keys.mean_keepdim(3)?)?;
+            }
             keys = keys.broadcast_mul(&factor.narrow(0, src, 1)?.unsqueeze(0)?)?;
         }
         if let Some(table) = self.prepared.rotation(self.layer) {
@@ -322,7 +334,7 @@ impl AttentionReaders {
 /// Gain over divisor of the norm on keys, [pos, kv_head, d_head].
 fn key_factor(trace: &Trace, layer: usize, n: usize) -> Result<Option<Tensor>> {
     let c = &trace.model.config;
-    let Some(gain) = &trace.model.weights.blocks[layer].attn.k_norm else { return Ok(None) };
+    let Some(Norm { weight: gain, .. }) = &trace.model.weights.blocks[layer].attn.k_norm else { return Ok(None) };
     let raw = trace.get(SiteKind::K, layer)?.narrow(0, 0, n)?.contiguous()?;
     // The norm goes over one head's keys or over all of them.
     let (rows, width) = match c.qk_norm {
@@ -330,8 +342,16 @@ fn key_factor(trace: &Trace, layer: usize, n: usize) -> Result<Option<Tensor>> {
         _ => (n * c.n_kv_heads, c.d_head),
     };
     let divisor = normalize(&raw.reshape((rows, width))?, c.norm, false)?.1;
-    let factor = gain.reshape((1, width))?.broadcast_div(&divisor)?;
-    Ok(Some(factor.reshape((n, c.n_kv_heads, c.d_head))?))
+    let (heads, d) = (c.n_kv_heads, c.d_head);
+    let gain = match c.qk_norm {
+        QkNorm::PerHead => gain.reshape((1, 1, d))?,
+        _ => gain.reshape((1, heads, d))?,
+    };
+    let divisor = match c.qk_norm {
+        QkNorm::FullWidth => divisor.reshape((n, 1, 1))?,
+        _ => divisor.reshape((n, heads, 1))?,
+    };
+    Ok(Some(gain.broadcast_div(&divisor)?))
 }
 
 /// Reading directions of a layer's MLP, [pos, d_model], each for its own position.

@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use super::rotary::Rotary;
+
 /// The shapes of a model and the options of its block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
@@ -37,7 +39,23 @@ pub struct ModelConfig {
     pub window: Vec<Option<usize>>,
     /// The embedding is multiplied by this.
     pub embed_scale: f32,
+    /// What attention and MLP write is multiplied by this; it is folded into the weights that write (Granite).
+    pub residual_scale: f32,
+    /// The logits are multiplied by this; it is folded into the unembedding (Granite, Command R).
+    pub unembed_scale: f32,
+    /// The experts of every MLP, where it is a mixture. Then d_mlp counts the neurons of all experts.
+    pub experts: Option<Experts>,
     pub tied_embeddings: bool,
+}
+
+/// A mixture of experts: each position is computed by a few MLPs that a router chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Experts {
+    pub count: usize,
+    /// How many of them a position uses: those of the highest probability.
+    pub used: usize,
+    /// The probabilities of the used ones are divided by their sum.
+    pub renormalise: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -74,68 +92,10 @@ pub enum Positions {
     None,
     /// A learned row for each position, added to the embedding.
     Learned,
-    /// A rotation of q and k, one entry for each layer.
-    Rotary(Vec<Rotary>),
+    /// A rotation of q and k, one entry for each layer; `None` for layers that know no positions (SmolLM3).
+    Rotary(Vec<Option<Rotary>>),
     /// A bias on the scores that falls linearly with distance, with one slope for each head (BLOOM).
-    Alibi,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Rotary {
-    /// The first `dims` of each head's d_head are rotated.
-    pub dims: usize,
-    pub base: f64,
-    pub style: RotaryStyle,
-    pub scaling: RotaryScaling,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum RotaryStyle {
-    /// Dimension i turns with i + dims/2 (Llama, NeoX).
-    Half,
-    /// Dimension 2i turns with 2i + 1 (GPT-J).
-    Adjacent,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub enum RotaryScaling {
-    None,
-    Linear {
-        factor: f64,
-    },
-    /// Llama 3's: long wavelengths are slowed by `factor`, short ones kept, a ramp between.
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
-}
-
-impl Rotary {
-    /// The turning speed of each pair, in radians for each position; length dims/2.
-    pub fn frequencies(&self) -> Vec<f64> {
-        (0..self.dims / 2)
-            .map(|i| {
-                let f = self.base.powf(-2.0 * i as f64 / self.dims as f64);
-                match self.scaling {
-                    RotaryScaling::None => f,
-                    RotaryScaling::Linear { factor } => f / factor,
-                    RotaryScaling::Llama3 { factor, low, high, original } => {
-                        let wavelength = 2.0 * std::f64::consts::PI / f;
-                        if wavelength > original / low {
-                            f / factor
-                        } else if wavelength < original / high {
-                            f
-                        } else {
-                            let smooth = (original / wavelength - low) / (high - low);
-                            (1.0 - smooth) * f / factor + smooth * f
-                        }
-                    }
-                }
-            })
-            .collect()
-    }
+    Alibi(Vec<f32>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -146,6 +106,8 @@ pub enum Activation {
     /// x · Φ(x), exactly.
     Gelu,
     Relu,
+    /// max(x, 0)²
+    Relu2,
 }
 
 impl Activation {
@@ -156,6 +118,7 @@ impl Activation {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Self::GeluTanh,
             "gelu" => Self::Gelu,
             "relu" => Self::Relu,
+            "relu2" => Self::Relu2,
             _ => return None,
         })
     }
@@ -167,6 +130,8 @@ pub enum QkNorm {
     None,
     /// The d_head values of each head by themselves (Qwen 3, Gemma 3).
     PerHead,
+    /// As `PerHead`, with gains of its own for every head (StableLM 2, Command R+).
+    OwnGains,
     /// The values of all heads together (OLMo 2).
     FullWidth,
 }
@@ -199,6 +164,9 @@ impl ModelConfig {
             final_softcap: None,
             window: vec![None; n_layers],
             embed_scale: 1.0,
+            residual_scale: 1.0,
+            unembed_scale: 1.0,
+            experts: None,
             tied_embeddings: false,
         }
     }
@@ -216,20 +184,6 @@ impl ModelConfig {
     pub fn centres(&self) -> bool {
         matches!(self.norm, NormKind::Layer { .. })
     }
-
-    /// Returns ALiBi's slope for each head, as in BLOOM: powers of 2^(−8/n) for the largest power of two n ≤ n_heads,
-    /// then the odd powers of its half step.
-    pub fn alibi_slopes(&self) -> Option<Vec<f32>> {
-        if self.positions != Positions::Alibi {
-            return None;
-        }
-        let n = 1usize << self.n_heads.ilog2();
-        let base = 2f64.powf(-8.0 / n as f64);
-        let extra = 2f64.powf(-4.0 / n as f64);
-        let slopes = (1..=n).map(|i| base.powi(i as i32));
-        let rest = (0..self.n_heads - n).map(|i| extra.powi(2 * i as i32 + 1));
-        Some(slopes.chain(rest).map(|s| s as f32).collect())
-    }
 }
 
 /// The sizes that every family's config holds.
@@ -245,27 +199,25 @@ pub struct Shape {
     pub n_ctx: usize,
 }
 
+/// Returns ALiBi's slope for each head, as in BLOOM: powers of 2^(−8/n) for the largest power of two n ≤ n_heads, then
+/// the odd powers of its half step.
+pub fn alibi_slopes(n_heads: usize) -> Vec<f32> {
+    let n = 1usize << n_heads.max(1).ilog2();
+    let base = 2f64.powf(-8.0 / n as f64);
+    let extra = 2f64.powf(-4.0 / n as f64);
+    let slopes = (1..=n).map(|i| base.powi(i as i32));
+    let rest = (0..n_heads - n).map(|i| extra.powi(2 * i as i32 + 1));
+    slopes.chain(rest).map(|s| s as f32).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn alibi_slopes_as_in_the_paper() {
-        let shape =
-            Shape { n_layers: 1, n_heads: 8, n_kv_heads: 8, d_model: 8, d_head: 1, d_mlp: 0, d_vocab: 2, n_ctx: 8 };
-        let mut config = ModelConfig::plain("bloom", shape, NormKind::Layer { eps: 1e-5 });
-        config.positions = Positions::Alibi;
-        let slopes = config.alibi_slopes().unwrap();
-        for (i, s) in slopes.iter().enumerate() {
+        for (i, s) in alibi_slopes(8).iter().enumerate() {
             assert!((s - 0.5f32.powi(i as i32 + 1)).abs() < 1e-7);
         }
-    }
-
-    #[test]
-    fn frequencies_of_four_dims() {
-        let rotary = Rotary { dims: 4, base: 100.0, style: RotaryStyle::Half, scaling: RotaryScaling::None };
-        // base^0 = 1 and 100^(-2/4) = 0.1
-        let f = rotary.frequencies();
-        assert!((f[0] - 1.0).abs() < 1e-12 && (f[1] - 0.1).abs() < 1e-12);
     }
 }

@@ -1,4 +1,4 @@
-//! Reads GGUF files: the header, the index of tensors, and the config that the metadata holds.
+//! Reads GGUF files: the header and the index of tensors.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Every length is checked against the file before
 //! memory is allocated for it.
@@ -8,33 +8,16 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value as Json, json};
+use candle_core::Device;
 
 use super::dequantize::Stored;
-use super::store::Entry;
+use super::store::{Entry, Store};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 const FORMAT: &str = "GGUF";
 const MAX_DEPTH: usize = 4;
 const MAX_DIMS: u32 = 4;
-
-/// The options of llama that are known here.
-const OPTIONS: [&str; 14] = [
-    "block_count",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.layer_norm_rms_epsilon",
-    "rope.freq_base",
-    "rope.dimension_count",
-    "context_length",
-    "vocab_size",
-    "attention.key_length",
-    "attention.value_length",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-];
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -237,7 +220,7 @@ impl Gguf {
         Ok(Self { path: path.to_owned(), metadata, entries, file })
     }
 
-    fn malformed(&self, what: impl Into<String>) -> Error {
+    pub fn malformed(&self, what: impl Into<String>) -> Error {
         Error::Malformed { path: self.path.clone(), format: FORMAT, what: what.into() }
     }
 
@@ -245,146 +228,30 @@ impl Gguf {
         self.metadata.get(key).and_then(Value::as_text)
     }
 
-    /// Returns the config that the Hugging Face folder of the same model would have, and the tensors under their
-    /// Hugging Face names.
-    pub fn as_hugging_face(&self) -> Result<(Map<String, Json>, BTreeMap<String, Entry>)> {
-        let arch =
-            self.text("general.architecture").ok_or_else(|| self.malformed("it does not name its architecture"))?;
-        if arch != "llama" {
-            return Err(Error::UnknownFamily {
-                path: self.path.clone(),
-                family: arch.to_owned(),
-                known: "llama in GGUF files, and every family as a Hugging Face folder".to_owned(),
-            });
-        }
-        for (key, value) in &self.metadata {
-            if let Some(option) = key.strip_prefix("llama.")
-                && !OPTIONS.contains(&option)
-            {
-                return Err(refuse(key, format!("{value:?}")));
-            }
-        }
-        let get = |key: &str| self.metadata.get(&format!("llama.{key}"));
-        let int = |key: &str| get(key).and_then(Value::as_int);
-        let need = |key: &str| int(key).ok_or_else(|| self.malformed(format!("its metadata lacks `llama.{key}`")));
-        let heads = need("attention.head_count")?;
-        let d_model = need("embedding_length")?;
-        if heads < 1 || d_model < 1 {
-            return Err(self.malformed("its metadata gives no heads or no width"));
-        }
-        let d_head = int("attention.key_length").unwrap_or(d_model / heads);
-        let kv_heads = int("attention.head_count_kv").unwrap_or(heads);
-        if let Some(v) = int("attention.value_length").filter(|v| *v != d_head) {
-            return Err(refuse("llama.attention.value_length", v.to_string()));
-        }
-        if self.entries.contains_key("rope_freqs.weight") {
-            return Err(refuse("rope_freqs.weight", "a table of rotary factors".to_owned()));
-        }
-        let d_vocab = self
-            .entries
-            .get("token_embd.weight")
-            .ok_or_else(|| self.malformed("it holds no tensor `token_embd.weight`"))?;
-        let d_vocab = match d_vocab.shape[..] {
-            [rows, cols] if cols as i64 == d_model && (1..=1 << 24).contains(&rows) => rows,
-            _ => return Err(self.malformed(format!("tensor `token_embd.weight` has shape {:?}", d_vocab.shape))),
-        };
-        // Where a head turns only a part of its dimensions, the file pairs them differently.
-        if let Some(dims) = int("rope.dimension_count").filter(|n| *n != d_head) {
-            return Err(refuse("llama.rope.dimension_count", format!("{dims} of {d_head}")));
-        }
-        let mut rope = json!({
-            "rope_type": "default",
-            "rope_theta": get("rope.freq_base").and_then(Value::as_float).unwrap_or(10_000.0),
-        });
-        match get("rope.scaling.type").and_then(Value::as_text) {
-            None | Some("none") => {}
-            Some("linear") => {
-                rope["rope_type"] = json!("linear");
-                rope["factor"] = json!(get("rope.scaling.factor").and_then(Value::as_float).unwrap_or(1.0));
-            }
-            Some(other) => return Err(refuse("llama.rope.scaling.type", other.to_owned())),
-        }
-        let config = json!({
-            "model_type": "llama",
-            "num_hidden_layers": need("block_count")?,
-            "hidden_size": d_model,
-            "intermediate_size": need("feed_forward_length")?,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "head_dim": d_head,
-            "vocab_size": d_vocab,
-            "max_position_embeddings": need("context_length")?,
-            "rms_norm_eps": get("attention.layer_norm_rms_epsilon").and_then(Value::as_float)
-                .ok_or_else(|| self.malformed("its metadata lacks `llama.attention.layer_norm_rms_epsilon`"))?,
-            "hidden_act": "silu",
-            "attention_bias": self.entries.contains_key("blk.0.attn_q.bias"),
-            "mlp_bias": self.entries.contains_key("blk.0.ffn_down.bias"),
-            "tie_word_embeddings": !self.entries.contains_key("output.weight"),
-            "rope_parameters": rope,
-        });
-        let Json::Object(config) = config else { return Err(self.malformed("its metadata is empty")) };
-        Ok((config, self.hugging_face_entries(heads, kv_heads)?))
+    /// Reads a tensor of `n` numbers that belongs to the config rather than to the weights.
+    pub fn small(&self, name: &str, n: usize) -> Result<Vec<f64>> {
+        let entries = self.entries.clone();
+        let file = self.file.try_clone().map_err(|e| Error::read(&self.path, e))?;
+        let store = Store::new(&self.path, vec![file], entries, Device::Cpu, &Progress::new());
+        Ok(store.vector(name, n)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     }
 
-    /// Returns the tensors under their Hugging Face names.
-    fn hugging_face_entries(&self, heads: i64, kv_heads: i64) -> Result<BTreeMap<String, Entry>> {
-        let mut entries = BTreeMap::new();
-        for (name, entry) in &self.entries {
-            let mut entry = entry.clone();
-            let Some(new) = hugging_face_name(name) else {
-                return Err(self.malformed(format!("it holds tensor `{name}`, which the llama family does not have")));
+    /// Returns the tensors, those of q and k marked whose rows are interleaved by head.
+    pub fn tensors(&self, interleaved: Option<(usize, usize)>) -> Result<BTreeMap<String, Entry>> {
+        let mut entries = self.entries.clone();
+        let Some((heads, kv_heads)) = interleaved else { return Ok(entries) };
+        for (name, entry) in &mut entries {
+            let n = match name.rsplit('.').nth(1) {
+                Some("attn_q") => heads,
+                Some("attn_k") => kv_heads,
+                _ => continue,
             };
-            let interleaved = if new.contains("q_proj") {
-                Some(heads)
-            } else if new.contains("k_proj") {
-                Some(kv_heads)
-            } else {
-                None
-            };
-            if let Some(n) = interleaved {
-                let Some(&rows) = entry.shape.first() else {
-                    return Err(self.malformed(format!("tensor `{name}` has no axes")));
-                };
-                let n = usize::try_from(n).ok().filter(|n| *n > 0 && rows.is_multiple_of(2 * n));
-                let n = n.ok_or_else(|| self.malformed(format!("tensor `{name}` does not divide into its heads")))?;
-                if entry.shape.len() == 2 {
-                    entry.interleaved_heads = Some(n);
-                } else {
-                    return Err(refuse(name, "an interleaved bias".to_owned()));
-                }
+            let rows = entry.shape.first().copied().unwrap_or(0);
+            if n == 0 || !rows.is_multiple_of(2 * n) {
+                return Err(self.malformed(format!("tensor `{name}` does not divide into its heads")));
             }
-            entries.insert(new, entry);
+            entry.interleaved_heads = Some(n);
         }
         Ok(entries)
     }
-}
-
-/// The error for an option of llama that is not implemented.
-fn refuse(option: &str, value: String) -> Error {
-    Error::UnsupportedOption { family: "llama".to_owned(), option: option.to_owned(), value }
-}
-
-/// Returns the Hugging Face name of a tensor: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
-fn hugging_face_name(name: &str) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
-        "output_norm.weight" => return Some("model.norm.weight".to_owned()),
-        "output.weight" => return Some("lm_head.weight".to_owned()),
-        _ => {}
-    }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{layer}.{part}.{kind}"))
 }

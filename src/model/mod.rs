@@ -6,8 +6,10 @@ pub mod config;
 pub mod dequantize;
 pub mod families;
 pub mod gguf;
+pub mod gguf_config;
 mod network;
 pub mod options;
+pub mod rotary;
 pub mod safetensors_file;
 pub mod store;
 pub mod tokenizer;
@@ -24,12 +26,14 @@ use candle_core::Device;
 use serde_json::{Map, Value};
 
 use self::config::ModelConfig;
+use self::families::Family;
 use self::gguf::Gguf;
+use self::gguf_config::Keys;
 use self::options::Options;
 use self::store::Store;
 use self::tokenizer::Tokenizer;
-use self::weights::Weights;
-use crate::error::{Error, Result};
+use self::weights::{Names, Weights};
+use crate::error::{Error, Result, short};
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -97,32 +101,28 @@ impl Model {
 
     fn open_gguf(path: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
         let gguf = Gguf::open(path)?;
-        let (config, entries) = gguf.as_hugging_face()?;
+        let Described { family, config, names, interleaved, warnings } = Described::of_gguf(&gguf)?;
+        let interleaved = interleaved.then_some((config.n_heads, config.n_kv_heads));
+        let entries = gguf.tensors(interleaved)?;
         let file = gguf.file.try_clone().map_err(|e| Error::read(path, e))?;
-        let store = Store::new(path, vec![file], entries, device, progress);
+        let store = Store::new(path, vec![file], entries, device, progress).for_family(family.name);
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A second thread rebuilds the tokenizer while the weights are read.
-        let d_vocab = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
-        let (tokenizer, built) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| tokenizer_gguf::tokenizer(&gguf, d_vocab));
-            let built = Self::build(&config, store, path, &name);
+        let (tokenizer, weights) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| tokenizer_gguf::tokenizer(&gguf, config.d_vocab));
+            let weights = weights::read(&config, &names, &store);
             let tokenizer = tokenizer.join().unwrap_or_else(|_| {
                 Err(Error::Tokenizer { path: path.to_owned(), what: "it could not be rebuilt".to_owned() })
             });
-            (tokenizer, built)
+            (tokenizer, weights)
         });
-        let (config, weights) = built?;
-        Ok(Self::assemble(config, weights, tokenizer?, spec, "GGUF"))
+        let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, tokenizer?, spec, "GGUF");
+        model.warnings = [warnings, store.warnings()].concat();
+        Ok(model)
     }
 
     fn open_folder(folder: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
-        let config: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::Malformed {
-            path: path.clone(),
-            format: "config",
-            what: e.to_string(),
-        })?;
+        let Described { family, mut config, names, warnings, .. } = Described::of_folder(folder)?;
         let (files, entries) = safetensors_file::index(&safetensors_file::files_of(folder)?)?;
         let store = Store::new(folder, files, entries, device, progress);
         let name = folder
@@ -130,44 +130,13 @@ impl Model {
             .ok()
             .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()))
             .unwrap_or_else(|| spec.to_owned());
-        let (config, weights) = Self::build(&config, store, folder, &name)?;
+        config.name = name;
+        let store = store.for_family(family.name);
+        let weights = weights::read(&config, &names, &store)?;
         let tokenizer = folder_tokenizer(folder, config.d_vocab)?;
-        Ok(Self::assemble(config, weights, tokenizer, spec, "safetensors"))
-    }
-
-    fn build(config: &Map<String, Value>, store: Store, path: &Path, name: &str) -> Result<(ModelConfig, Weights)> {
-        let family = config.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
-        let family = families::by_name(family).ok_or_else(|| Error::UnknownFamily {
-            path: path.to_owned(),
-            family: family.to_owned(),
-            known: families::known(),
-        })?;
-        let options = Options::new(family.name, config);
-        if options.raw("quantization_config").is_some() {
-            return Err(options.refuse("quantization_config", "(set)"));
-        }
-        let mut config = (family.config)(&options)?;
-        let names = (family.names)(&options)?;
-        options.finish()?;
-        let sizes = [
-            ("layers", config.n_layers),
-            ("heads", config.n_heads),
-            ("KV heads", config.n_kv_heads),
-            ("d_model", config.d_model),
-            ("d_head", config.d_head),
-            ("d_vocab", config.d_vocab),
-            ("context", config.n_ctx),
-        ];
-        if let Some((what, _)) = sizes.iter().find(|(_, n)| *n == 0) {
-            return Err(Error::Malformed {
-                path: path.to_owned(),
-                format: "config",
-                what: format!("it gives a model with 0 for {what}"),
-            });
-        }
-        name.clone_into(&mut config.name);
-        let weights = weights::read(&config, &names, &store.for_family(family.name))?;
-        Ok((config, weights))
+        let mut model = Self::assemble(config, weights, tokenizer, spec, "safetensors");
+        model.warnings = [warnings, store.warnings()].concat();
+        Ok(model)
     }
 
     fn assemble(
@@ -262,6 +231,101 @@ impl Model {
     /// Returns the bytes of the weights as f32.
     pub fn weight_bytes(&self) -> usize {
         4 * self.n_params
+    }
+}
+
+/// What a file or folder says of its model, without the weights.
+struct Described {
+    family: &'static Family,
+    config: ModelConfig,
+    names: Names,
+    /// True where the rows of q and k are stored with the halves of each head interleaved (GGUF).
+    interleaved: bool,
+    warnings: Vec<String>,
+}
+
+impl Described {
+    fn of_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
+        let malformed = |e: serde_json::Error| Error::Malformed { path, format: "config", what: e.to_string() };
+        let map = text_part(&serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(malformed)?);
+        let name = map.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
+        let family = families::by_name(name).ok_or_else(|| Error::UnknownFamily {
+            path: folder.to_owned(),
+            family: short(name),
+            known: families::known(),
+        })?;
+        let options = Options::new(family.name, &map);
+        let config = checked(folder, (family.config)(&options)?)?;
+        let names = (family.names)(&options)?;
+        Ok(Self { family, config, names, interleaved: false, warnings: options.finish()? })
+    }
+
+    fn of_gguf(gguf: &Gguf) -> Result<Self> {
+        let keys = Keys::new(gguf)?;
+        let (family, form) = families::by_arch(&keys).ok_or_else(|| Error::UnknownFamily {
+            path: gguf.path.clone(),
+            family: short(keys.arch()),
+            known: families::known_archs(),
+        })?;
+        let map = (form.config)(&keys)?;
+        let options = Options::new(family.name, &map);
+        let config = checked(&gguf.path, (family.config)(&options)?)?;
+        let names = keys.names(&(family.names)(&options)?);
+        Ok(Self { family, config, names, interleaved: form.interleaved, warnings: keys.finish() })
+    }
+}
+
+/// Returns what a GGUF file or a folder says of its model; its weights are not read.
+///
+/// # Errors
+/// As opening it.
+pub fn describe(path: &Path) -> Result<ModelConfig> {
+    if path.is_dir() {
+        Ok(Described::of_folder(path)?.config)
+    } else {
+        Ok(Described::of_gguf(&Gguf::open(path)?)?.config)
+    }
+}
+
+/// Returns the options of the language model: those of `text_config`, where the folder holds more than that.
+fn text_part(config: &Map<String, Value>) -> Map<String, Value> {
+    let Some(Value::Object(text)) = config.get("text_config") else { return config.clone() };
+    let mut text = text.clone();
+    // Old folders of some kinds leave out what the outer model implies.
+    let outer = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let implied = match outer {
+        "gemma3" => "gemma3_text",
+        "paligemma" => "gemma",
+        _ => "llama",
+    };
+    text.entry("model_type").or_insert_with(|| implied.into());
+    if let Some(tied) = config.get("tie_word_embeddings") {
+        text.entry("tie_word_embeddings").or_insert_with(|| tied.clone());
+    }
+    text
+}
+
+/// # Errors
+/// A size of the model is 0.
+fn checked(path: &Path, config: ModelConfig) -> Result<ModelConfig> {
+    let sizes = [
+        ("layers", config.n_layers),
+        ("heads", config.n_heads),
+        ("KV heads", config.n_kv_heads),
+        ("d_model", config.d_model),
+        ("d_head", config.d_head),
+        ("d_vocab", config.d_vocab),
+        ("context", config.n_ctx),
+    ];
+    match sizes.iter().find(|(_, n)| *n == 0) {
+        None => Ok(config),
+        Some((what, _)) => Err(Error::Malformed {
+            path: path.to_owned(),
+            format: "config",
+            what: format!("it gives a model with 0 for {what}"),
+        }),
     }
 }
 

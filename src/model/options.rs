@@ -1,87 +1,242 @@
-//! Reads `config.json`. Every option is used, or known to change nothing, or refused by name: an unknown option could
-//! change the computation.
+//! Reads `config.json`. Every option is used, or known to change nothing, or known to change the computation in a way
+//! that is not implemented and then refused by name. Any other option is passed over with a warning that names it.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::config::{Activation, Rotary, RotaryScaling, RotaryStyle};
+use super::config::Activation;
+use super::rotary::{Rotary, RotaryScaling, RotaryStyle, long_magnitude, yarn_magnitude};
 use crate::error::{Error, Result};
 
-/// Options that do not change the forward pass.
+/// Options that do not change the forward pass: of training, generation, saving, loading, and of other heads than the
+/// language model's.
 const WITHOUT_EFFECT: &[&str] = &[
     "activation_dropout",
-    "attention_softmax_in_fp32",
-    "bias_dropout_fusion",
-    "masked_softmax_fusion",
-    "offset_alibi",
-    "skip_bias_add",
-    "skip_bias_add_qkv",
-    "unk_id",
-    "head_dtype",
-    "use_flash_attn",
-    "tokenizer_type",
-    "_name_or_path",
+    "add_bos_token",
+    "add_eos_token",
+    "alignment",
     "architectures",
     "attention_dropout",
+    "attention_dropout_prob",
     "attention_probs_dropout_prob",
+    "attention_softmax_in_fp32",
+    "attention_types",
+    "attn_dropout",
+    "attn_implementation",
     "attn_pdrop",
     "auto_map",
+    "aux_loss_alpha",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bias_dropout_fusion",
+    "bos_token",
     "bos_token_id",
+    "cache_implementation",
+    "chat_template",
     "chunk_size_feed_forward",
+    "classifier_bias",
     "classifier_dropout",
+    "classifier_pooling",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "deterministic_flash_attn",
+    "diversity_penalty",
+    "do_sample",
     "dropout",
     "dtype",
+    "early_stopping",
+    "emb_dropout_prob",
+    "emb_pdrop",
     "embd_pdrop",
     "embed_dropout",
     "embedding_dropout",
+    "embedding_fraction",
+    "encoder_no_repeat_ngram_size",
+    "eos_token",
     "eos_token_id",
+    "exponential_decay_length_penalty",
+    "ffn_dropout",
     "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "fp16",
+    "bf16",
+    "fp32",
+    "fuse_cross_entropy",
+    "fuse_norm",
     "gradient_checkpointing",
+    "head_dtype",
     "hidden_dropout",
     "hidden_dropout_prob",
     "id2label",
+    "init_cutoff_factor",
+    "init_device",
+    "init_method",
     "init_std",
+    "initializer_factor",
     "initializer_range",
+    "is_composition",
     "is_decoder",
     "is_llama_config",
     "keys_to_ignore_at_inference",
     "label2id",
     "layerdrop",
+    "layer_norm_implementation",
+    "length_penalty",
+    "loss_type",
+    "low_cpu_mem_usage",
+    "mask_token_id",
+    "masked_softmax_fusion",
+    "max_length",
+    "max_sequence_length",
     "max_window_layers",
+    "min_length",
+    "mlp_dropout",
+    "model_max_length",
     "n_ctx",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_labels",
+    "num_logits_to_keep",
+    "num_return_sequences",
+    "offset_alibi",
+    "onnx_dtype",
     "output_attentions",
     "output_hidden_states",
+    "output_past",
+    "output_router_logits",
+    "output_scores",
+    "pad_token",
     "pad_token_id",
+    "padding_side",
     "prefix",
+    "predict_special_tokens",
     "pretraining_tp",
     "problem_type",
+    "quantize_with_gptq",
+    "remove_invalid_values",
     "reorder_and_upcast_attn",
+    "repetition_penalty",
     "resid_dropout",
     "resid_pdrop",
     "residual_dropout",
     "return_dict",
+    "return_dict_in_generate",
     "rope_interleaved",
+    "rotary_emb_fraction",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "router_z_loss_coef",
+    "scale_attention_softmax_in_fp32",
+    "sep_token_id",
+    "seq_length",
+    "skip_bias_add",
+    "skip_bias_add_qkv",
     "slow_but_exact",
+    "stop_words_ids",
     "summary_activation",
     "summary_first_dropout",
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
+    "suppress_tokens",
     "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
     "tokenizer_class",
+    "tokenizer_type",
+    "top_k",
+    "top_p",
     "torch_dtype",
+    "torchscript",
     "transformers.js_config",
     "transformers_version",
+    "typical_p",
+    "unk_id",
     "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
     "use_cache",
-    "_sliding_window_pattern",
-    "cache_implementation",
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "attention_types",
-    "seq_length",
+    "use_flash_attn",
+    "use_flash_attention",
+    "use_liger_kernel",
+    "verbose",
+    "n_special",
+    "sliding_window_size",
+    "inference_runner",
+    "attention_softmax_fp32",
+    "fused_dropout_add_ln",
+    "fused_mlp",
+    "fused_qkv",
+    "runner",
+    "flash_attn",
+    "flash_rotary",
+    "use_flash_rotary",
+    "checkpointing",
+    "vision_config",
+    "image_token_id",
+    "image_token_index",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "vision_token_id",
+    "boi_token_index",
+    "eoi_token_index",
+    "mm_tokens_per_image",
+    "audio_config",
+    "ignore_index",
+    "projector_hidden_act",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+    "image_seq_length",
+    "multimodal_projector_bias",
+    "spatial_merge_size",
+    "scale_factor",
+    "num_image_tokens",
+    "projection_dim",
+];
+
+/// Options that change the computation, where a family does not read them itself: they are refused unless they are
+/// off.
+const CHANGES: &[&str] = &[
+    "add_cross_attention",
+    "alibi",
+    "clip_qkv",
+    "cross_attention_frequency",
+    "diff_attn",
+    "embedding_multiplier",
+    "first_k_dense_replace",
+    "is_encoder_decoder",
+    "kv_lora_rank",
+    "layer_norm_type",
+    "logits_scaling",
+    "attention_multiplier",
+    "residual_multiplier",
+    "mamba_d_state",
+    "moe_intermediate_size",
+    "moe_num_experts",
+    "n_routed_experts",
+    "norm_after",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_local_experts",
+    "parallel_residual",
+    "prefix_lm",
+    "pruned_heads",
+    "q_lora_rank",
+    "qk_ln",
+    "qk_layernorm",
+    "quantization_config",
+    "relative_attention",
+    "use_alibi",
+    "use_bidirectional_attention",
+    "use_mrope",
+    "use_qk_norm",
 ];
 
 /// A config that is being read. It remembers which options were asked for, so that the others can be refused.
@@ -97,7 +252,7 @@ impl<'a> Options<'a> {
         Self { family, map, used }
     }
 
-    fn bad(&self, option: &str, what: impl Into<String>) -> Error {
+    pub fn bad(&self, option: &str, what: impl Into<String>) -> Error {
         Error::BadOption { family: self.family.to_owned(), option: option.to_owned(), what: what.into() }
     }
 
@@ -126,19 +281,24 @@ impl<'a> Options<'a> {
         Ok(None)
     }
 
-    pub fn size(&self, option: &str) -> Result<usize> {
-        match self.size_of(&[option])? {
-            Some(0) => Err(self.bad(option, "is 0")),
+    /// Returns a size that must be there, by the first of several spellings.
+    pub fn need(&self, options: &[&str]) -> Result<usize> {
+        match self.size_of(options)? {
+            Some(0) => Err(self.bad(options[0], "is 0")),
             Some(n) => Ok(n),
-            None => Err(self.bad(option, "is missing")),
+            None => Err(self.bad(options[0], "is missing")),
         }
     }
 
+    pub fn size(&self, option: &str) -> Result<usize> {
+        self.need(&[option])
+    }
+
     /// Returns a number of layers. It is limited, since lists with one entry for each layer are made from it.
-    pub fn layers(&self, option: &str) -> Result<usize> {
-        match self.size(option)? {
+    pub fn layers(&self, options: &[&str]) -> Result<usize> {
+        match self.need(options)? {
             n if n <= 1024 => Ok(n),
-            n => Err(self.bad(option, format!("is {n}; models of at most 1024 layers can be opened"))),
+            n => Err(self.bad(options[0], format!("is {n}; models of at most 1024 layers can be opened"))),
         }
     }
 
@@ -195,23 +355,36 @@ impl<'a> Options<'a> {
         Activation::by_name(default).ok_or_else(|| self.refuse("activation", default))
     }
 
-    /// Returns the rotary options of every layer: from `rope_parameters` in newer configs, from `rope_theta`,
-    /// `rope_scaling` and `partial_rotary_factor` in older ones.
-    pub fn rotary(&self, d_head: usize, style: RotaryStyle, default_share: f64) -> Result<Rotary> {
-        let share = self.number_or("partial_rotary_factor", default_share)?;
-        let base = self.number_or("rope_theta", 10_000.0)?;
-        let scaling = self.raw("rope_scaling");
-        match self.raw("rope_parameters") {
-            Some(parameters) => self.rotary_from("rope_parameters", parameters, d_head, style, base, share),
-            None => self.rotary_from(
-                "rope_scaling",
-                scaling.unwrap_or(&Value::Object(Map::new())),
-                d_head,
-                style,
-                base,
-                share,
-            ),
-        }
+    /// Returns the rotation of a layer: from `rope_parameters` in newer configs, from `rope_theta` and `rope_scaling` in
+    /// older ones. `share` is the part of d_head that turns where `partial_rotary_factor` is not given; `None` for
+    /// families that turn whole heads whatever that option says.
+    pub fn rotary(&self, d_head: usize, style: RotaryStyle, share: Option<f64>) -> Result<Rotary> {
+        self.rotary_of(None, d_head, style, share, 10_000.0)
+    }
+
+    /// As [`Self::rotary`] for a kind of layer (`full_attention`, …), where `rope_parameters` has an object for each
+    /// kind; `base` is what `rope_theta` is where it is not given.
+    pub fn rotary_of(
+        &self,
+        kind: Option<&str>,
+        d_head: usize,
+        style: RotaryStyle,
+        share: Option<f64>,
+        base: f64,
+    ) -> Result<Rotary> {
+        let base = self.number_or("rope_theta", base)?;
+        let empty = Value::Object(Map::new());
+        let (old, new) = (self.raw("rope_scaling"), self.raw("rope_parameters"));
+        let by_kind = new.filter(|p| p.as_object().is_some_and(|m| m.values().any(Value::is_object)));
+        let (option, value) = match (by_kind, kind) {
+            (Some(p), Some(kind)) => (format!("rope_parameters.{kind}"), p.get(kind).unwrap_or(&empty)),
+            (Some(_), None) => {
+                return Err(self.refuse("rope_parameters", "(one description for each kind of layer)"));
+            }
+            (None, _) if new.is_some() => ("rope_parameters".to_owned(), new.unwrap_or(&empty)),
+            _ => ("rope_scaling".to_owned(), old.unwrap_or(&empty)),
+        };
+        self.rotary_from(&option, value, d_head, style, base, share)
     }
 
     /// Reads one object that describes a rotation.
@@ -222,44 +395,140 @@ impl<'a> Options<'a> {
         d_head: usize,
         style: RotaryStyle,
         base: f64,
-        share: f64,
+        share: Option<f64>,
     ) -> Result<Rotary> {
         let map = value.as_object().ok_or_else(|| self.bad(option, "is not an object"))?;
-        let number = |key: &str| map.get(key).and_then(Value::as_f64);
-        let need = |key: &str| number(key).ok_or_else(|| self.bad(&format!("{option}.{key}"), "is missing"));
-        let kind = map.get("rope_type").or_else(|| map.get("type")).and_then(Value::as_str).unwrap_or("default");
-        let (scaling, uses): (_, &[&str]) = match kind {
-            "default" => (RotaryScaling::None, &[]),
-            "linear" => (RotaryScaling::Linear { factor: need("factor")? }, &["factor"]),
-            "llama3" => (
-                RotaryScaling::Llama3 {
-                    factor: need("factor")?,
-                    low: need("low_freq_factor")?,
-                    high: need("high_freq_factor")?,
-                    original: need("original_max_position_embeddings")?,
-                },
-                &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
-            ),
-            other => return Err(self.refuse(&format!("{option}.rope_type"), format!("\"{other}\""))),
+        let given = |key: &str| map.get(key).filter(|v| !v.is_null());
+        let number = |key: &str| -> Result<Option<f64>> {
+            let bad = |v: &Value| self.bad(&format!("{option}.{key}"), format!("is {v}, not a number"));
+            given(key).map(|v| v.as_f64().filter(|n| n.is_finite()).ok_or_else(|| bad(v))).transpose()
         };
+        let kind = match given("rope_type").or_else(|| given("type")) {
+            None => "default",
+            Some(v) => v.as_str().ok_or_else(|| self.bad(&format!("{option}.rope_type"), format!("is {v}")))?,
+        };
+        // Families that turn whole heads by default read the share for the other kinds all the same, as transformers.
+        let own = self.number("partial_rotary_factor")?;
+        let asked = number("partial_rotary_factor")?.or(own);
+        let share = match share {
+            Some(default) => asked.unwrap_or(default),
+            None if kind == "default" => 1.0,
+            None => asked.unwrap_or(1.0),
+        };
+        let base = number("rope_theta")?.unwrap_or(base);
+        let dims = (d_head as f64 * share) as usize;
+        if dims == 0 || dims > d_head || !dims.is_multiple_of(2) || base <= 1.0 {
+            return Err(self.bad(option, format!("rotates {dims} of {d_head} dimensions with base {base}")));
+        }
+        let (scaling, magnitude, uses) = self.scaling(option, kind, map, dims)?;
         for (key, v) in map {
             let common = ["rope_type", "type", "rope_theta", "partial_rotary_factor"].contains(&key.as_str());
             if !common && !uses.contains(&key.as_str()) && !v.is_null() {
                 return Err(self.refuse(&format!("{option}.{key}"), v));
             }
         }
-        let base = number("rope_theta").unwrap_or(base);
-        let share = number("partial_rotary_factor").unwrap_or(share);
-        let dims = (d_head as f64 * share) as usize;
-        if dims == 0 || dims > d_head || !dims.is_multiple_of(2) || base <= 0.0 {
-            return Err(self.bad(option, format!("rotates {dims} of {d_head} dimensions with base {base}")));
-        }
-        if let RotaryScaling::Linear { factor } | RotaryScaling::Llama3 { factor, .. } = scaling
-            && factor <= 0.0
-        {
-            return Err(self.bad(&format!("{option}.factor"), format!("is {factor}")));
-        }
-        Ok(Rotary { dims, base, style, scaling })
+        Ok(Rotary { dims, base, style, scaling, magnitude })
+    }
+
+    /// How a rotation reaches a longer context, the factor on q and k, and the keys that say so.
+    fn scaling(
+        &self,
+        option: &str,
+        kind: &str,
+        map: &Map<String, Value>,
+        dims: usize,
+    ) -> Result<(RotaryScaling, f64, &'static [&'static str])> {
+        let at = |key: &str| format!("{option}.{key}");
+        let positive = |key: &str| -> Result<Option<f64>> {
+            let Some(v) = map.get(key).filter(|v| !v.is_null()) else { return Ok(None) };
+            let n = v.as_f64().filter(|n| n.is_finite() && *n > 0.0);
+            n.map(Some).ok_or_else(|| self.bad(&at(key), format!("is {v}, not a number above 0")))
+        };
+        let need = |key: &str| positive(key)?.ok_or_else(|| self.bad(&at(key), "is missing"));
+        let context = || -> Result<f64> {
+            self.number("max_position_embeddings")?.ok_or_else(|| self.bad("max_position_embeddings", "is missing"))
+        };
+        // transformers gives precedence to the option outside.
+        let original = || -> Result<f64> {
+            let outside = self.number("original_max_position_embeddings")?;
+            let inside = positive("original_max_position_embeddings")?;
+            outside.or(inside).map_or_else(context, Ok)
+        };
+        let stretch =
+            |original: f64| -> Result<f64> { positive("factor")?.map_or_else(|| Ok(context()? / original), Ok) };
+        Ok(match kind {
+            "default" => (RotaryScaling::None, 1.0, &["factor"][..0]),
+            "linear" => (RotaryScaling::Linear { factor: need("factor")? }, 1.0, &["factor"]),
+            "dynamic" => (
+                RotaryScaling::Dynamic { factor: need("factor")?, original: context()? },
+                1.0,
+                &["factor", "original_max_position_embeddings"],
+            ),
+            "llama3" => (
+                RotaryScaling::Llama3 {
+                    factor: need("factor")?,
+                    low: need("low_freq_factor")?,
+                    high: need("high_freq_factor")?,
+                    original: original()?,
+                },
+                1.0,
+                &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
+            ),
+            "yarn" => {
+                let original = original()?;
+                let factor = stretch(original)?;
+                let magnitude = match (positive("attention_factor")?, positive("mscale")?, positive("mscale_all_dim")?)
+                {
+                    (Some(given), ..) => given,
+                    (None, Some(a), Some(b)) => yarn_magnitude(factor, a) / yarn_magnitude(factor, b),
+                    _ => yarn_magnitude(factor, 1.0),
+                };
+                let whole = map.get("truncate").and_then(Value::as_bool).unwrap_or(true);
+                let (fast, slow) = (positive("beta_fast")?.unwrap_or(32.0), positive("beta_slow")?.unwrap_or(1.0));
+                let uses = &[
+                    "factor",
+                    "original_max_position_embeddings",
+                    "attention_factor",
+                    "mscale",
+                    "mscale_all_dim",
+                    "truncate",
+                    "beta_fast",
+                    "beta_slow",
+                ];
+                (RotaryScaling::Yarn { factor, original, fast, slow, whole }, magnitude, uses)
+            }
+            // Phi-3's first name for it is `su`.
+            "longrope" | "su" => {
+                let list = |key: &str| -> Result<Vec<f64>> {
+                    let list: Option<Vec<f64>> = map
+                        .get(key)
+                        .and_then(Value::as_array)
+                        .and_then(|l| l.iter().map(|v| v.as_f64().filter(|n| n.is_finite() && *n > 0.0)).collect());
+                    list.filter(|l| l.len() == dims / 2)
+                        .ok_or_else(|| self.bad(&at(key), format!("does not list {} divisors", dims / 2)))
+                };
+                let original = original()?;
+                // Where both lengths are known, their ratio says how far the context is stretched.
+                let factor = match self.number("original_max_position_embeddings")? {
+                    Some(o) if o > 0.0 => context()? / o,
+                    _ => stretch(original)?,
+                };
+                let magnitude = positive("attention_factor")?.unwrap_or_else(|| long_magnitude(factor, original));
+                let uses =
+                    &["factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"];
+                let (short, long) = (list("short_factor")?, list("long_factor")?);
+                (RotaryScaling::Long { short, long, original: original as usize }, magnitude, uses)
+            }
+            other => return Err(self.refuse(&at("rope_type"), format!("\"{other}\""))),
+        })
+    }
+
+    /// Returns true for each layer that `layer_types` says is of kind `kind`; `None` where the option is absent.
+    pub fn layers_of_kind(&self, n_layers: usize, kind: &str) -> Result<Option<Vec<bool>>> {
+        let Some(types) = self.raw("layer_types") else { return Ok(None) };
+        let list = types.as_array().filter(|l| l.len() == n_layers);
+        let list = list.ok_or_else(|| self.bad("layer_types", format!("does not list {n_layers} layers")))?;
+        Ok(Some(list.iter().map(|t| t.as_str() == Some(kind)).collect()))
     }
 
     /// Returns the sliding window of each layer: from `layer_types` where that is given, else from `default(layer)`.
@@ -288,14 +557,45 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Refuses every option that was not asked for.
-    pub fn finish(&self) -> Result<()> {
+    /// Deals with every option that was not asked for: refuses those that change the computation, and returns a warning
+    /// for each that is not known.
+    pub fn finish(&self) -> Result<Vec<String>> {
         let used = self.used.borrow();
+        let mut unknown = Vec::new();
         for (option, value) in self.map {
-            if !used.contains(option) && !value.is_null() && !WITHOUT_EFFECT.contains(&option.as_str()) {
+            let name = option.as_str();
+            if used.contains(option) || name.starts_with('_') || value.is_null() || WITHOUT_EFFECT.contains(&name) {
+                continue;
+            }
+            if !CHANGES.contains(&name) {
+                unknown.push(format!("`{}`", crate::error::short(option)));
+            } else if !off(value) {
                 return Err(self.refuse(option, value));
             }
         }
-        Ok(())
+        Ok(match &unknown[..] {
+            [] => Vec::new(),
+            [one] => vec![format!(
+                "The config option {one} is not known and was passed over; if it changes what the model computes, the \
+                 numbers are wrong."
+            )],
+            many => vec![format!(
+                "The config options {} are not known and were passed over; if one of them changes what the model \
+                 computes, the numbers are wrong.",
+                many.join(", ")
+            )],
+        })
+    }
+}
+
+/// True for a value that switches an option off.
+fn off(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
     }
 }

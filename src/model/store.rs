@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -37,7 +38,12 @@ pub struct Store {
     entries: BTreeMap<String, Entry>,
     device: Device,
     progress: Progress,
+    warnings: Mutex<Vec<String>>,
 }
+
+/// Modules of larger models (of images and text) that hold a language model: none, and those of LLaVA and Gemma 3 as
+/// they were saved at first and later, and Idefics 3.
+const MODULES: [&str; 5] = ["", "language_model.", "model.language_model.", "model.text_model.", "text_model."];
 
 /// Decoded bytes of a strip: large enough that reading is efficient, small enough for the second-level cache.
 const STRIP_VALUES: usize = 128 * 1024;
@@ -51,7 +57,7 @@ impl Store {
         progress: &Progress,
     ) -> Self {
         progress.expect(entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum());
-        Self { root: root.to_owned(), family: String::new(), files, entries, device, progress: progress.clone() }
+        Self { root: root.to_owned(), family: String::new(), files, entries, device, progress: progress.clone(), warnings: Mutex::default() }
     }
 
     /// Sets the family's name, for error messages.
@@ -68,10 +74,13 @@ impl Store {
         &self.entries
     }
 
-    /// Returns the first of `prefixes` under which `name` exists. Models are saved with and without the outer module's
-    /// name.
-    pub fn prefix<'a>(&self, prefixes: &[&'a str], name: &str) -> &'a str {
-        prefixes.iter().copied().find(|p| self.contains(&format!("{p}{name}"))).unwrap_or(prefixes[0])
+    /// Returns the module in which the language model lies and the first of `prefixes` in it under which `name` exists.
+    /// Models are saved with and without the outer module's name, and as a part of larger models.
+    pub fn place<'a>(&self, prefixes: &[&'a str], name: &str) -> (&'static str, &'a str) {
+        let within = |outer: &'static str| {
+            prefixes.iter().copied().find(|p| self.contains(&format!("{outer}{p}{name}"))).map(|p| (outer, p))
+        };
+        MODULES.into_iter().find_map(within).unwrap_or(("", prefixes[0]))
     }
 
     fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry> {
@@ -93,7 +102,9 @@ impl Store {
     /// Reads a vector [n].
     pub fn vector(&self, name: &str, n: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[n])?;
-        let values = self.read_rows(name, entry, 1, n, false)?;
+        // Interleaving is by rows.
+        let (rows, cols) = if entry.interleaved_heads.is_some() { (n, 1) } else { (1, n) };
+        let values = self.read_rows(name, entry, rows, cols, false)?;
         Ok(Tensor::from_vec(values, n, &self.device)?)
     }
 
@@ -102,6 +113,39 @@ impl Store {
         let entry = self.entry(name, &[rows, cols])?;
         let values = self.read_rows(name, entry, rows, cols, false)?;
         Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
+    }
+
+    /// Reads a tensor of any number of axes as it is stored, all values one behind the other.
+    pub fn flat(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let values = self.leading(name, shape, 0, shape[0])?;
+        let n = values.len();
+        Ok(Tensor::from_vec(values, n, &self.device)?)
+    }
+
+    /// True where two tensors of one shape hold other numbers. They are compared in pieces.
+    pub fn differ(&self, a: &str, b: &str, shape: &[usize]) -> Result<bool> {
+        let cols: usize = shape[1..].iter().product();
+        let rows = (STRIP_VALUES * 16 / cols.max(1)).clamp(1, shape[0].max(1));
+        for from in (0..shape[0]).step_by(rows) {
+            let n = rows.min(shape[0] - from);
+            if self.leading(a, shape, from, n)? != self.leading(b, shape, from, n)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Notes what a reader of the model's numbers has to know.
+    pub fn warn(&self, sentence: String) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Reads `count` slices of a tensor's outermost axis, one behind the other.

@@ -1,10 +1,10 @@
 //! The weights of the block, and how they are read under the names that a family gives them.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
-use super::config::{ModelConfig, NormKind, Positions};
+use super::config::{ModelConfig, NormKind, Positions, QkNorm};
 use super::store::Store;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A linear layer: y = x · weight + bias, with weight [input, output] and bias [output].
 #[derive(Clone, Debug)]
@@ -28,13 +28,17 @@ pub struct Attention {
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
-    pub q_norm: Option<Tensor>,
-    pub k_norm: Option<Tensor>,
+    /// Of each head's d_head, or of all heads' together (see `QkNorm`).
+    pub q_norm: Option<Norm>,
+    pub k_norm: Option<Norm>,
 }
 
-/// The weights of the MLP: `input` and `gate` [d_model, d_mlp], `output` [d_mlp, d_model].
+/// The weights of the MLP: `input` and `gate` [d_model, d_mlp], `output` [d_mlp, d_model]. The experts of a mixture stand
+/// side by side: neuron n belongs to expert n / (d_mlp / experts).
 #[derive(Clone, Debug)]
 pub struct Mlp {
+    /// [d_model, experts]: what chooses among the experts.
+    pub router: Option<Linear>,
     pub gate: Option<Linear>,
     pub input: Linear,
     pub output: Linear,
@@ -98,14 +102,14 @@ impl Weights {
             linear(&mut out, at("attn.W_K"), at("attn.b_K"), &b.attn.k);
             linear(&mut out, at("attn.W_V"), at("attn.b_V"), &b.attn.v);
             linear(&mut out, at("attn.W_O"), at("attn.b_O"), &b.attn.o);
-            for (name, n) in [("attn.q_norm.w", &b.attn.q_norm), ("attn.k_norm.w", &b.attn.k_norm)] {
-                if let Some(n) = n {
-                    out.push((at(name), n));
-                }
-            }
+            norm(&mut out, at("attn.q_norm"), b.attn.q_norm.as_ref());
+            norm(&mut out, at("attn.k_norm"), b.attn.k_norm.as_ref());
             norm(&mut out, at("ln1_post"), b.ln1_post.as_ref());
             norm(&mut out, at("ln2"), b.ln2.as_ref());
             if let Some(m) = &b.mlp {
+                if let Some(r) = &m.router {
+                    linear(&mut out, at("mlp.W_router"), at("mlp.b_router"), r);
+                }
                 if let Some(g) = &m.gate {
                     linear(&mut out, at("mlp.W_gate"), at("mlp.b_gate"), g);
                 }
@@ -155,10 +159,22 @@ pub struct Names {
     /// The full path; no prefix is put before it.
     pub unembed: &'static str,
     pub unembed_bias: bool,
-    /// True where gains are stored as w − 1 (Gemma).
-    pub gain_plus_one: bool,
+    /// What the norms store.
+    pub gains: Gains,
+    /// True where LayerNorms store an offset too.
+    pub norm_bias: bool,
     /// True where linear weights are stored as [input, output] (GPT-2's Conv1D).
     pub conv1d: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gains {
+    /// The gain itself.
+    Plain,
+    /// The gain less 1 (Gemma, Nemotron).
+    LessOne,
+    /// Nothing: the gain is 1 (OLMo 1).
+    None,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -166,8 +182,8 @@ pub enum Qkv {
     Separate(&'static str, &'static str, &'static str),
     /// One weight holds all of q, then k, then v.
     Stacked(&'static str),
-    /// One weight holds for each head its q, k and v.
-    PerHead(&'static str),
+    /// One weight holds for each KV head the queries that read it, its k and its v.
+    Grouped(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +200,21 @@ pub enum MlpNames {
     /// One weight holds gate and input, gate first.
     StackedGate {
         both: &'static str,
+        output: &'static str,
+    },
+    /// A router, and for each expert e the weights `experts`.e.`gate`, ….
+    Experts {
+        router: &'static str,
+        experts: &'static str,
+        gate: &'static str,
+        input: &'static str,
+        output: &'static str,
+    },
+    /// A router, and tensors of three axes that hold one matrix for each expert.
+    StackedExperts {
+        router: &'static str,
+        gate: &'static str,
+        input: &'static str,
         output: &'static str,
     },
 }
@@ -211,7 +242,8 @@ pub const LLAMA: Names = Names {
     ln_final: "norm",
     unembed: "lm_head",
     unembed_bias: false,
-    gain_plus_one: false,
+    gains: Gains::Plain,
+    norm_bias: true,
     conv1d: false,
 };
 
@@ -233,17 +265,23 @@ impl Reader<'_> {
         Ok(Linear { weight, bias })
     }
 
-    fn gain(&self, name: &str, d: usize) -> Result<Tensor> {
-        let w = self.store.vector(name, d)?;
-        Ok(if self.names.gain_plus_one { (w + 1.0)? } else { w })
+    /// Reads a layer that writes to the residual stream.
+    fn writer(&self, path: &str, input: usize, bias: bool) -> Result<Linear> {
+        let layer = self.linear(path, input, self.config.d_model, bias)?;
+        let scale = self.config.residual_scale;
+        Ok(Linear { weight: scaled(layer.weight, scale)?, bias: layer.bias.map(|b| scaled(b, scale)).transpose()? })
     }
 
     fn norm(&self, path: &str, d: usize) -> Result<Norm> {
-        let weight = self.gain(&format!("{path}.weight"), d)?;
-        let bias = match self.config.norm {
-            NormKind::Rms { .. } => None,
-            NormKind::Layer { .. } => Some(self.store.vector(&format!("{path}.bias"), d)?),
+        let weight = match self.names.gains {
+            Gains::Plain => self.store.vector(&format!("{path}.weight"), d)?,
+            Gains::LessOne => (self.store.vector(&format!("{path}.weight"), d)? + 1.0)?,
+            Gains::None => Tensor::ones(d, DType::F32, self.store.device())?,
         };
+        let has_bias = matches!(self.config.norm, NormKind::Layer { .. })
+            && self.names.norm_bias
+            && self.names.gains != Gains::None;
+        let bias = if has_bias { Some(self.store.vector(&format!("{path}.bias"), d)?) } else { None };
         Ok(Norm { weight, bias })
     }
 
@@ -252,62 +290,61 @@ impl Reader<'_> {
     }
 
     /// Cuts a stacked layer [input, ..] along its columns into layers of the given widths.
-    fn cut(stacked: &Linear, widths: &[usize]) -> Result<Vec<Linear>> {
+    fn cut<const N: usize>(stacked: &Linear, widths: [usize; N]) -> Result<[Linear; N]> {
         let mut at = 0;
-        widths
-            .iter()
-            .map(|&w| {
-                // The part is copied, because a view would keep the whole parent in memory.
-                let weight = stacked.weight.narrow(1, at, w)?.force_contiguous()?;
-                let bias = stacked.bias.as_ref().map(|b| b.narrow(0, at, w)?.force_contiguous()).transpose()?;
-                at += w;
-                Ok(Linear { weight, bias })
-            })
-            .collect()
+        let parts = widths.map(|w| {
+            // The part is copied, because a view would keep the whole parent in memory.
+            let weight = stacked.weight.narrow(1, at, w)?.force_contiguous()?;
+            let bias = stacked.bias.as_ref().map(|b| b.narrow(0, at, w)?.force_contiguous()).transpose()?;
+            at += w;
+            Ok(Linear { weight, bias })
+        });
+        collected(parts)
+    }
+
+    /// Parts a layer whose columns hold for each KV head `shares` heads of q, one of k and one of v.
+    fn grouped(&self, all: &Linear) -> Result<[Linear; 3]> {
+        let c = self.config;
+        let (groups, d) = (c.n_kv_heads, c.d_head);
+        let shares = c.n_heads / groups;
+        let part = |from: usize, n: usize| -> Result<Linear> {
+            let weight = all.weight.reshape((c.d_model, groups, shares + 2, d))?.narrow(2, from, n)?;
+            let bias = all.bias.as_ref().map(|b| {
+                b.reshape((groups, shares + 2, d))?.narrow(1, from, n)?.force_contiguous()?.reshape(groups * n * d)
+            });
+            let weight = weight.force_contiguous()?.reshape((c.d_model, groups * n * d))?;
+            Ok(Linear { weight, bias: bias.transpose()? })
+        };
+        Ok([part(0, shares)?, part(shares, 1)?, part(shares + 1, 1)?])
     }
 
     fn attention(&self, layer: &str) -> Result<Attention> {
         let c = self.config;
         let (d, q_width, kv_width) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
         let bias = self.names.qkv_bias;
-        let (q, k, v) = match self.names.qkv {
-            Qkv::Separate(q, k, v) => (
+        let [q, k, v] = match self.names.qkv {
+            Qkv::Separate(q, k, v) => [
                 self.linear(&format!("{layer}{q}"), d, q_width, bias)?,
                 self.linear(&format!("{layer}{k}"), d, kv_width, bias)?,
                 self.linear(&format!("{layer}{v}"), d, kv_width, bias)?,
-            ),
+            ],
             Qkv::Stacked(name) => {
                 let all = self.linear(&format!("{layer}{name}"), d, q_width + 2 * kv_width, bias)?;
-                let mut parts = Self::cut(&all, &[q_width, kv_width, kv_width])?.into_iter();
-                next3(&mut parts)?
+                Self::cut(&all, [q_width, kv_width, kv_width])?
             }
-            Qkv::PerHead(name) => {
-                let all = self.linear(&format!("{layer}{name}"), d, 3 * q_width, bias)?;
-                let weight = all.weight.reshape((d, c.n_heads, 3, c.d_head))?;
-                let bias = all.bias.as_ref().map(|b| b.reshape((c.n_heads, 3, c.d_head))).transpose()?;
-                let mut parts = (0..3)
-                    .map(|i| {
-                        Ok(Linear {
-                            weight: weight.narrow(2, i, 1)?.force_contiguous()?.reshape((d, q_width))?,
-                            bias: bias
-                                .as_ref()
-                                .map(|b| b.narrow(1, i, 1)?.force_contiguous()?.reshape(q_width))
-                                .transpose()?,
-                        })
-                    })
-                    .collect::<Result<Vec<_>>>()?
-                    .into_iter();
-                next3(&mut parts)?
+            Qkv::Grouped(name) => {
+                self.grouped(&self.linear(&format!("{layer}{name}"), d, q_width + 2 * kv_width, bias)?)?
             }
         };
-        let o = self.linear(&format!("{layer}{}", self.names.o), q_width, d, self.names.o_bias)?;
-        let qk_norm = |name: Option<&str>, heads: usize| -> Result<Option<Tensor>> {
-            let width = match c.qk_norm {
-                super::config::QkNorm::None => return Ok(None),
-                super::config::QkNorm::PerHead => c.d_head,
-                super::config::QkNorm::FullWidth => heads * c.d_head,
-            };
-            name.map(|n| self.gain(&format!("{layer}{n}.weight"), width)).transpose()
+        let o = self.writer(&format!("{layer}{}", self.names.o), q_width, self.names.o_bias)?;
+        let qk_norm = |name: Option<&str>, heads: usize| -> Result<Option<Norm>> {
+            let Some(path) = name.map(|n| format!("{layer}{n}")) else { return Ok(None) };
+            match c.qk_norm {
+                QkNorm::None => Ok(None),
+                QkNorm::PerHead => self.norm(&path, c.d_head).map(Some),
+                QkNorm::FullWidth => self.norm(&path, heads * c.d_head).map(Some),
+                QkNorm::OwnGains => self.own_gains(&path, heads).map(Some),
+            }
         };
         Ok(Attention {
             q,
@@ -319,6 +356,20 @@ impl Reader<'_> {
         })
     }
 
+    /// The gains [heads · d_head] of norms that every head has for itself: one tensor [heads, d_head], or one for each
+    /// head (StableLM).
+    fn own_gains(&self, path: &str, heads: usize) -> Result<Norm> {
+        let d = self.config.d_head;
+        let whole = format!("{path}.weight");
+        let weight = if self.store.contains(&whole) {
+            self.store.matrix(&whole, heads, d)?.flatten_all()?
+        } else {
+            let each = (0..heads).map(|h| self.store.vector(&format!("{path}.norms.{h}.weight"), d));
+            Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?
+        };
+        Ok(Norm { weight, bias: None })
+    }
+
     fn mlp(&self, layer: &str) -> Result<Option<Mlp>> {
         let (d, m, bias) = (self.config.d_model, self.config.d_mlp, self.names.mlp_bias);
         if m == 0 {
@@ -327,36 +378,92 @@ impl Reader<'_> {
         let at = |name: &str| format!("{layer}{name}");
         Ok(Some(match self.names.mlp {
             MlpNames::Plain { input, output } => Mlp {
+                router: None,
                 gate: None,
                 input: self.linear(&at(input), d, m, bias)?,
-                output: self.linear(&at(output), m, d, bias)?,
+                output: self.writer(&at(output), m, bias)?,
             },
             MlpNames::Gated { gate, input, output } => Mlp {
+                router: None,
                 gate: Some(self.linear(&at(gate), d, m, bias)?),
                 input: self.linear(&at(input), d, m, bias)?,
-                output: self.linear(&at(output), m, d, bias)?,
+                output: self.writer(&at(output), m, bias)?,
             },
             MlpNames::StackedGate { both, output } => {
-                let all = self.linear(&at(both), d, 2 * m, bias)?;
-                let mut parts = Self::cut(&all, &[m, m])?;
-                let input = parts.pop();
-                let gate = parts.pop();
-                match (gate, input) {
-                    (Some(gate), Some(input)) => {
-                        Mlp { gate: Some(gate), input, output: self.linear(&at(output), m, d, bias)? }
-                    }
-                    _ => return Ok(None),
+                let [gate, input] = Self::cut(&self.linear(&at(both), d, 2 * m, bias)?, [m, m])?;
+                Mlp { router: None, gate: Some(gate), input, output: self.writer(&at(output), m, bias)? }
+            }
+            MlpNames::Experts { router, experts, gate, input, output } => {
+                let each = |name: &str, rows: usize, cols: usize, axis: usize| -> Result<Linear> {
+                    let one = |e| self.store.linear(&at(&format!("{experts}.{e}.{name}.weight")), rows, cols);
+                    let all = (0..self.experts()).map(one).collect::<Result<Vec<_>>>()?;
+                    Ok(Linear { weight: Tensor::cat(&all, axis)?.contiguous()?, bias: None })
+                };
+                let width = m / self.experts();
+                Mlp {
+                    router: Some(self.linear(&at(router), d, self.experts(), false)?),
+                    gate: Some(each(gate, d, width, 1)?),
+                    input: each(input, d, width, 1)?,
+                    output: each(output, width, d, 0)?,
+                }
+            }
+            MlpNames::StackedExperts { router, gate, input, output } => {
+                let (n, width) = (self.experts(), m / self.experts());
+                // Stored [expert, d_mlp, d_model] and, the output, [expert, d_model, d_mlp].
+                let side_by_side = |name: &str| -> Result<Linear> {
+                    let rows = self.store.flat(&at(&format!("{name}.weight")), &[n, width, d])?;
+                    Ok(Linear { weight: rows.reshape((n * width, d))?.t()?.contiguous()?, bias: None })
+                };
+                let rows = self.store.flat(&at(&format!("{output}.weight")), &[n, d, width])?;
+                let output = rows.reshape((n, d, width))?.transpose(1, 2)?.contiguous()?.reshape((n * width, d))?;
+                Mlp {
+                    router: Some(self.linear(&at(router), d, n, false)?),
+                    gate: Some(side_by_side(gate)?),
+                    input: side_by_side(input)?,
+                    output: Linear { weight: scaled(output, self.config.residual_scale)?, bias: None },
                 }
             }
         }))
     }
+
+    fn experts(&self) -> usize {
+        self.config.experts.map_or(1, |e| e.count.max(1))
+    }
+
+    /// The embedding [d_vocab, d_model] (`None` where it is the unembedding's transpose) and the unembedding [d_model,
+    /// d_vocab]. The largest tensor is read first: the extra memory for reading it is free again before the rest is read.
+    fn embeddings(&self, embed: &str, unembed: &str) -> Result<(Option<Tensor>, Tensor)> {
+        let (d, vocab) = (self.config.d_model, self.config.d_vocab);
+        let scale = self.config.unembed_scale;
+        if self.config.tied_embeddings && !(self.store.contains(unembed) && self.differ(embed, unembed)?) {
+            return Ok((None, scaled(self.store.linear(embed, d, vocab)?, scale)?));
+        }
+        let unembed = self.store.linear(unembed, d, vocab)?;
+        Ok((Some(self.store.matrix(embed, vocab, d)?), scaled(unembed, scale)?))
+    }
+
+    /// True where a file that calls its embeddings tied holds an unembedding of its own that is another one. Such a file
+    /// is saved by mistake, and transformers 5 uses what it holds.
+    fn differ(&self, embed: &str, unembed: &str) -> Result<bool> {
+        let (d, vocab) = (self.config.d_model, self.config.d_vocab);
+        let differ = self.store.differ(embed, unembed, &[vocab, d])?;
+        if differ {
+            self.store.warn(format!(
+                "The config says that embedding and unembedding are one, but `{unembed}` differs from `{embed}`; it is \
+                 used as transformers 5 does, where transformers 4 would ignore it."
+            ));
+        }
+        Ok(differ)
+    }
 }
 
-fn next3(parts: &mut impl Iterator<Item = Linear>) -> Result<(Linear, Linear, Linear)> {
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(a), Some(b), Some(c)) => Ok((a, b, c)),
-        _ => Err(crate::error::Error::failed("a stacked projection did not divide into three")),
-    }
+fn scaled(t: Tensor, scale: f32) -> Result<Tensor> {
+    Ok(if (scale - 1.0).abs() > f32::EPSILON { (t * f64::from(scale))? } else { t })
+}
+
+fn collected<const N: usize>(parts: [Result<Linear>; N]) -> Result<[Linear; N]> {
+    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+    parts.try_into().map_err(|_| Error::failed("a stacked projection did not divide into its parts"))
 }
 
 /// Reads all weights of a model by its family's names.
@@ -367,17 +474,14 @@ pub fn read(config: &ModelConfig, names: &Names, store: &Store) -> Result<Weight
     let reader = Reader { config, names, store };
     let (d, vocab) = (config.d_model, config.d_vocab);
     let embed_name = format!("{}.weight", names.embed);
-    let prefix = store.prefix(names.prefixes, &embed_name);
-    let embed_path = format!("{prefix}{embed_name}");
-    // The largest tensor is read first: the extra memory for reading it is free again before the rest is read.
-    let (embed, unembed) = if config.tied_embeddings {
-        (None, store.linear(&embed_path, d, vocab)?)
-    } else {
-        let unembed = store.linear(&format!("{}.weight", names.unembed), d, vocab)?;
-        (Some(store.matrix(&embed_path, vocab, d)?), unembed)
-    };
+    let (module, prefix) = store.place(names.prefixes, &embed_name);
+    let prefix = &format!("{module}{prefix}");
+    // The unembedding of a part of a larger model lies in it or beside it.
+    let unembed_path = [module, ""].map(|m| format!("{m}{}", names.unembed));
+    let unembed_path = unembed_path.iter().find(|p| store.contains(&format!("{p}.weight"))).unwrap_or(&unembed_path[1]);
+    let (embed, unembed) = reader.embeddings(&format!("{prefix}{embed_name}"), &format!("{unembed_path}.weight"))?;
     let unembed_bias =
-        if names.unembed_bias { Some(store.vector(&format!("{}.bias", names.unembed), vocab)?) } else { None };
+        if names.unembed_bias { Some(store.vector(&format!("{unembed_path}.bias"), vocab)?) } else { None };
     let pos_embed = match (&config.positions, names.pos_embed) {
         (Positions::Learned, Some(name)) => {
             let rows = config.n_ctx + names.pos_offset;

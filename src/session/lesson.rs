@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::desk;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
-use crate::model::gguf::Gguf;
+
 
 mod files {
     include!(concat!(env!("OUT_DIR"), "/lessons.rs"));
@@ -99,21 +98,7 @@ impl Needs {
 
 /// The shape that a file or folder says its model has; its weights are not read.
 fn shape_of(path: &Path) -> Option<Shape> {
-    let config: Map<String, Value> = if path.is_dir() {
-        serde_json::from_str(&std::fs::read_to_string(path.join("config.json")).ok()?).ok()?
-    } else {
-        Gguf::open(path).ok()?.as_hugging_face().ok()?.0
-    };
-    let number = |key: &str| Some(config.get(key)?.as_u64()? as usize);
-    let heads = number("num_attention_heads")?;
-    Some(Shape {
-        family: config.get("model_type")?.as_str()?.to_owned(),
-        layers: number("num_hidden_layers")?,
-        heads,
-        kv_heads: number("num_key_value_heads").unwrap_or(heads),
-        d_model: number("hidden_size")?,
-        vocabulary: number("vocab_size")?,
-    })
+    Some(Shape::of(&crate::model::describe(path).ok()?))
 }
 
 #[derive(Clone, Debug, Deserialize)]

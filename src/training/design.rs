@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
-use crate::model::config::{Activation, ModelConfig, NormKind, Positions, Rotary, RotaryScaling, RotaryStyle, Shape};
+use crate::model::config::{Activation, ModelConfig, NormKind, Positions, Shape};
+use crate::model::rotary::{Rotary, RotaryStyle};
 use crate::model::weights::{Attention, Block, Linear, Mlp, Norm, Weights};
 
 const EPS: f32 = 1e-5;
@@ -52,9 +53,8 @@ impl Design {
             n_ctx: self.context,
         };
         let mut c = ModelConfig::plain("circuitscope_lab", shape, NormKind::Layer { eps: EPS });
-        let rotary =
-            Rotary { dims: d_head, base: self.rope_base, style: RotaryStyle::Half, scaling: RotaryScaling::None };
-        c.positions = Positions::Rotary(vec![rotary; self.layers]);
+        let rotary = Rotary::plain(d_head, self.rope_base, RotaryStyle::Half);
+        c.positions = Positions::Rotary(vec![Some(rotary); self.layers]);
         c.activation = Activation::Relu;
         name.clone_into(&mut c.name);
         c
@@ -142,7 +142,7 @@ impl Design {
                     ln2: if mlp { Some(norm(&at("post_attention_layernorm"))?) } else { None },
                     mlp: if mlp {
                         let (input, output) = (linear(&at("mlp.up_proj"), true)?, linear(&at("mlp.down_proj"), true)?);
-                        Some(Mlp { gate: None, input, output })
+                        Some(Mlp { router: None, gate: None, input, output })
                     } else {
                         None
                     },

@@ -23,6 +23,7 @@ pub fn apply(pre: &Tensor, activation: Activation, frozen: bool) -> candle_core:
         Activation::GeluTanh => pre.gelu(),
         Activation::Gelu => pre.gelu_erf(),
         Activation::Relu => pre.relu(),
+        Activation::Relu2 => pre.relu()?.sqr(),
     }
 }
 
@@ -49,6 +50,7 @@ impl Fused {
         match self.0 {
             Activation::Silu => pairs.for_each(|(o, v)| *o = math::silu(*v)),
             Activation::GeluTanh => pairs.for_each(|(o, v)| *o = math::gelu_tanh(*v)),
+            Activation::Relu2 => pairs.for_each(|(o, v)| *o = if *v < 0.0 { 0.0 } else { v * v }),
             Activation::Relu | Activation::Gelu => pairs.for_each(|(o, v)| *o = if *v < 0.0 { 0.0 } else { *v }),
         }
     }
@@ -106,7 +108,9 @@ mod tests {
         let b = Tensor::randn(0f32, 3f32, (5, 41), &Device::Cpu).unwrap();
         // A variable is tracked, so it takes the composed form.
         let tracked = Var::from_tensor(&a).unwrap();
-        for activation in [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu] {
+        for activation in
+            [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Relu2]
+        {
             let fused = gated(&a, &b, activation, false).unwrap();
             let composed = gated(tracked.as_tensor(), &b, activation, false).unwrap();
             let worst = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();

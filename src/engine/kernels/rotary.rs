@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{fused, values};
-use crate::model::config::{Rotary, RotaryStyle};
+use crate::model::rotary::{Rotary, RotaryStyle};
 
 /// Cosines and sines for positions start..start + n, each [n, dims/2].
 #[derive(Clone, Debug)]
@@ -19,11 +19,14 @@ pub struct Table {
 }
 
 impl Table {
+    /// The table of a prompt's `n` tokens from position `start` on.
     pub fn new(rotary: &Rotary, start: usize, n: usize) -> Self {
-        let frequencies = rotary.frequencies();
+        let frequencies = rotary.frequencies(start + n);
         // The angle is rounded to f32 before its sine is taken, as the reference implementations do.
         let angles = (start..start + n).flat_map(|p| frequencies.iter().map(move |f| p as f32 * *f as f32));
-        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let magnitude = rotary.magnitude as f32;
+        let (sin, cos): (Vec<f32>, Vec<f32>) =
+            angles.map(f32::sin_cos).map(|(sin, cos)| (sin * magnitude, cos * magnitude)).unzip();
         Self { dims: rotary.dims, style: rotary.style, cos: Arc::new(cos), sin: Arc::new(sin) }
     }
 
@@ -110,7 +113,6 @@ impl CustomOp1 for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::RotaryScaling;
     use candle_core::Device;
 
     #[test]
@@ -118,7 +120,7 @@ mod tests {
         let x = Tensor::randn(0f32, 1f32, (2, 5, 3, 8), &Device::Cpu).unwrap();
         for style in [RotaryStyle::Half, RotaryStyle::Adjacent] {
             for dims in [4, 8] {
-                let rotary = Rotary { dims, base: 100.0, style, scaling: RotaryScaling::None };
+                let rotary = Rotary::plain(dims, 100.0, style);
                 let table = Table::new(&rotary, 3, 5);
                 let difference = (table.apply(&x).unwrap() - table.composed(&x).unwrap()).unwrap();
                 let worst = difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();

@@ -1,41 +1,35 @@
 //! BLOOM: no positions but a bias that falls with distance, and a norm on the embedding.
 
-use super::{Family, layer_norm};
+use super::{COMMON, Family, Form, Sizes, layer_norm, shape};
 use crate::error::Result;
-use crate::model::config::{Activation, ModelConfig, Positions, Shape};
+use crate::model::config::{Activation, ModelConfig, Positions, alibi_slopes};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
 
-pub const FAMILY: Family = Family { name: "bloom", title: "BLOOM", config, names };
-
-/// The context length. ALiBi sets no limit; BLOOM was trained with this length.
-const TRAINED_LENGTH: usize = 2048;
+pub const FAMILY: Family = Family {
+    name: "bloom",
+    title: "BLOOM",
+    config,
+    names,
+    gguf: Some(Form { arch: "bloom", when: |_| true, config: |k| k.common(), interleaved: false }),
+};
 
 fn config(o: &Options) -> Result<ModelConfig> {
-    let d = match o.size_of(&["hidden_size", "n_embed"])? {
-        Some(d) => d,
-        None => o.size("hidden_size")?,
+    let sizes = Sizes {
+        layers: &["n_layer", "num_hidden_layers"],
+        heads: &["n_head", "num_attention_heads"],
+        d_model: &["hidden_size", "n_embed"],
+        mlp_times: Some(4),
+        n_ctx: &["seq_length", "max_position_embeddings"],
+        // ALiBi sets no limit; BLOOM was trained with this length.
+        trained: Some(2048),
+        ..COMMON
     };
-    let heads = match o.size_of(&["n_head", "num_attention_heads"])? {
-        Some(n) if n > 0 => n,
-        _ => o.size("n_head")?,
-    };
-    let n_layers = if o.raw("n_layer").is_some() { o.layers("n_layer")? } else { o.layers("num_hidden_layers")? };
-    o.raw("num_hidden_layers");
     o.raw("n_inner");
-    let shape = Shape {
-        n_layers,
-        n_heads: heads,
-        n_kv_heads: heads,
-        d_model: d,
-        d_head: d / heads,
-        d_mlp: 4 * d,
-        d_vocab: o.size("vocab_size")?,
-        n_ctx: o.size_or("seq_length", TRAINED_LENGTH)?,
-    };
+    let shape = shape(o, &sizes)?;
     let mut c = ModelConfig::plain("bloom", shape, layer_norm(o, "layer_norm_epsilon")?);
     o.only("apply_residual_connection_post_layernorm", false)?;
-    c.positions = Positions::Alibi;
+    c.positions = Positions::Alibi(alibi_slopes(c.n_heads));
     c.activation = Activation::GeluTanh;
     c.tied_embeddings = o.flag_or("tie_word_embeddings", true)?;
     Ok(c)
@@ -47,7 +41,7 @@ fn names(_: &Options) -> Result<Names> {
         embed: "word_embeddings",
         embed_norm: Some("word_embeddings_layernorm"),
         layers: "h",
-        qkv: Qkv::PerHead("self_attention.query_key_value"),
+        qkv: Qkv::Grouped("self_attention.query_key_value"),
         qkv_bias: true,
         o: "self_attention.dense",
         o_bias: true,

@@ -1,20 +1,29 @@
 //! Gemma: Llama with gains stored as w − 1, a scaled embedding and GELU gates.
 
-use super::{Family, gated_rms};
+use super::{Family, Form, gated_rms_unrotated, rotated};
 use crate::error::Result;
 use crate::model::config::{Activation, ModelConfig};
 use crate::model::options::Options;
-use crate::model::weights::{LLAMA, Names};
+use crate::model::rotary::RotaryStyle;
+use crate::model::weights::{Gains, LLAMA, Names};
 
-pub const FAMILY: Family = Family { name: "gemma", title: "Gemma", config, names };
+pub const FAMILY: Family = Family {
+    name: "gemma",
+    title: "Gemma",
+    config,
+    names,
+    gguf: Some(Form { arch: "gemma", when: |_| true, config: |k| k.rotated(false), interleaved: false }),
+};
 
 fn config(o: &Options) -> Result<ModelConfig> {
-    gemma_base("gemma", o)
+    let mut c = gemma_base("gemma", o)?;
+    c.positions = rotated(&c, o.rotary(c.d_head, RotaryStyle::Half, None)?);
+    Ok(c)
 }
 
-/// Reads the options that the three generations share.
+/// Reads the options that the three generations share, but for the rotation.
 pub(super) fn gemma_base(family: &str, o: &Options) -> Result<ModelConfig> {
-    let mut c = gated_rms(family, o)?;
+    let mut c = gated_rms_unrotated(family, o)?;
     o.only("attention_bias", false)?;
     o.only("use_bidirectional_attention", false)?;
     // The first Gemma configs say `gelu` but mean the tanh form.
@@ -27,5 +36,5 @@ pub(super) fn gemma_base(family: &str, o: &Options) -> Result<ModelConfig> {
 }
 
 fn names(_: &Options) -> Result<Names> {
-    Ok(Names { gain_plus_one: true, ..LLAMA })
+    Ok(Names { gains: Gains::LessOne, ..LLAMA })
 }

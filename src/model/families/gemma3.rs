@@ -1,19 +1,30 @@
 //! Gemma 3 (text): Gemma 2 without soft caps, with q and k norms, and two rotary bases.
 
+use serde_json::{Map, Value, json};
+
 use super::gemma::gemma_base;
-use super::{Family, gemma2};
+use super::{Family, Form, gemma2};
 use crate::error::Result;
-use crate::model::config::{ModelConfig, NormPlacement, Positions, QkNorm, RotaryStyle};
+use crate::model::config::{ModelConfig, NormPlacement, Positions, QkNorm};
+use crate::model::gguf_config::Keys;
 use crate::model::options::Options;
+use crate::model::rotary::RotaryStyle;
 use crate::model::weights::Names;
 
-pub const FAMILY: Family = Family { name: "gemma3_text", title: "Gemma 3", config, names };
+pub const FAMILY: Family = Family {
+    name: "gemma3_text",
+    title: "Gemma 3",
+    config,
+    names,
+    gguf: Some(Form { arch: "gemma3", when: |_| true, config: gguf, interleaved: false }),
+};
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gemma_base("gemma3_text", o)?;
     c.norm_placement = NormPlacement::Sandwich;
     c.qk_norm = QkNorm::PerHead;
-    c.attn_softcap = o.number("attn_logit_softcapping")?.map(|x| x as f32);
+    // transformers' class has the option and never applies it.
+    o.raw("attn_logit_softcapping");
     c.final_softcap = o.number("final_logit_softcapping")?.map(|x| x as f32);
     let scalar = o.number_or("query_pre_attn_scalar", 256.0)?;
     c.attn_scale = vec![scalar.sqrt().recip() as f32; c.n_layers];
@@ -21,29 +32,27 @@ fn config(o: &Options) -> Result<ModelConfig> {
     c.window = o.windows(c.n_layers, |l| !(l + 1).is_multiple_of(pattern))?;
     // Windowed layers have a rotary base of their own. Only the other layers are scaled to a longer context.
     let local_base = o.number_or("rope_local_base_freq", 10_000.0)?;
-    let empty = serde_json::json!({});
-    let by_kind = o.raw("rope_parameters");
-    let part = |kind: &str| by_kind.and_then(|p| p.get(kind));
-    let global = match part("full_attention") {
-        Some(p) => o.rotary_from("rope_parameters.full_attention", p, c.d_head, RotaryStyle::Half, 1e6, 1.0)?,
-        None => {
-            let base = o.number_or("rope_theta", 1e6)?;
-            o.rotary_from(
-                "rope_scaling",
-                o.raw("rope_scaling").unwrap_or(&empty),
-                c.d_head,
-                RotaryStyle::Half,
-                base,
-                1.0,
-            )?
-        }
-    };
-    let local = part("sliding_attention").unwrap_or(&empty);
-    let local =
-        o.rotary_from("rope_parameters.sliding_attention", local, c.d_head, RotaryStyle::Half, local_base, 1.0)?;
-    c.positions =
-        Positions::Rotary(c.window.iter().map(|w| if w.is_some() { local.clone() } else { global.clone() }).collect());
+    let global = o.rotary_of(Some("full_attention"), c.d_head, RotaryStyle::Half, None, 1e6)?;
+    let empty = json!({});
+    let local = o.raw("rope_parameters").and_then(|p| p.get("sliding_attention")).unwrap_or(&empty);
+    let option = "rope_parameters.sliding_attention";
+    let local = o.rotary_from(option, local, c.d_head, RotaryStyle::Half, local_base, None)?;
+    let of = |window: &Option<usize>| Some(if window.is_some() { local.clone() } else { global.clone() });
+    c.positions = Positions::Rotary(c.window.iter().map(of).collect());
     Ok(c)
+}
+
+/// The local rotary base may be absent; which layers are windowed belongs to the architecture.
+fn gguf(k: &Keys) -> Result<Map<String, Value>> {
+    let mut map = k.rotated(false)?;
+    let global = map.remove("rope_parameters");
+    let local = json!({"rope_theta": k.float("rope.freq_base_swa")?.unwrap_or(10_000.0)});
+    map.insert("rope_parameters".to_owned(), json!({"full_attention": global, "sliding_attention": local}));
+    map.insert("sliding_window".to_owned(), json!(k.int("attention.sliding_window")?.unwrap_or(1024)));
+    map.insert("sliding_window_pattern".to_owned(), json!(k.int("attention.sliding_window_pattern")?.unwrap_or(6)));
+    map.insert("final_logit_softcapping".to_owned(), json!(k.float("final_logit_softcapping")?));
+    map.insert("query_pre_attn_scalar".to_owned(), gemma2::scalar(&map, 62));
+    Ok(map)
 }
 
 fn names(o: &Options) -> Result<Names> {

@@ -1,26 +1,38 @@
 //! GPT-2: learned positions, LayerNorm, weights stored [input, output].
 
-use super::{Family, layer_norm};
+use super::{COMMON, Family, Form, Sizes, layer_norm, shape};
 use crate::error::Result;
-use crate::model::config::{ModelConfig, Positions, Shape};
+use crate::model::config::{ModelConfig, Positions};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
 
-pub const FAMILY: Family = Family { name: "gpt2", title: "GPT-2", config, names };
+pub const FAMILY: Family = Family {
+    name: "gpt2",
+    title: "GPT-2",
+    config,
+    names,
+    gguf: Some(Form { arch: "gpt2", when: |_| true, config: |k| k.common(), interleaved: false }),
+};
+
+/// The spellings of the GPT-2 lineage.
+pub(super) const SIZES: Sizes = Sizes {
+    layers: &["n_layer", "num_hidden_layers"],
+    heads: &["n_head", "num_attention_heads"],
+    d_model: &["n_embd", "hidden_size"],
+    d_mlp: &["n_inner", "intermediate_size"],
+    n_ctx: &["n_positions", "n_ctx", "max_position_embeddings"],
+    mlp_times: Some(4),
+    trained: Some(1024),
+    ..COMMON
+};
 
 fn config(o: &Options) -> Result<ModelConfig> {
-    let (d, heads) = (o.size("n_embd")?, o.size("n_head")?);
-    let shape = Shape {
-        n_layers: o.layers("n_layer")?,
-        n_heads: heads,
-        n_kv_heads: heads,
-        d_model: d,
-        d_head: d / heads,
-        d_mlp: o.size_or("n_inner", 4 * d)?,
-        d_vocab: o.size("vocab_size")?,
-        n_ctx: o.size_of(&["n_positions", "n_ctx"])?.unwrap_or(1024),
-    };
-    let mut c = ModelConfig::plain("gpt2", shape, layer_norm(o, "layer_norm_epsilon")?);
+    gpt2("gpt2", o)
+}
+
+/// Reads the options that GPT-2 and GPT-BigCode share.
+pub(super) fn gpt2(family: &str, o: &Options) -> Result<ModelConfig> {
+    let mut c = ModelConfig::plain(family, shape(o, &SIZES)?, layer_norm(o, "layer_norm_epsilon")?);
     o.only("add_cross_attention", false)?;
     c.positions = Positions::Learned;
     c.activation = o.activation(&["activation_function"], "gelu_new")?;

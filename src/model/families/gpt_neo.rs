@@ -1,26 +1,23 @@
 //! GPT-Neo: GPT-2 with every other layer windowed and unscaled attention scores.
 
 use super::gpt2::GPT2;
-use super::{Family, layer_norm};
+use super::{COMMON, Family, Sizes, layer_norm, shape};
 use crate::error::Result;
-use crate::model::config::{ModelConfig, Positions, Shape};
+use crate::model::config::{ModelConfig, Positions};
 use crate::model::options::Options;
 use crate::model::weights::{Names, Qkv};
 
-pub const FAMILY: Family = Family { name: "gpt_neo", title: "GPT-Neo", config, names };
+pub const FAMILY: Family = Family { name: "gpt_neo", title: "GPT-Neo", config, names, gguf: None };
 
 fn config(o: &Options) -> Result<ModelConfig> {
-    let (d, heads, n_layers) = (o.size("hidden_size")?, o.size("num_heads")?, o.layers("num_layers")?);
-    let shape = Shape {
-        n_layers,
-        n_heads: heads,
-        n_kv_heads: heads,
-        d_model: d,
-        d_head: d / heads,
-        d_mlp: o.size_or("intermediate_size", 4 * d)?,
-        d_vocab: o.size("vocab_size")?,
-        n_ctx: o.size("max_position_embeddings")?,
+    let sizes = Sizes {
+        layers: &["num_layers", "num_hidden_layers"],
+        heads: &["num_heads", "num_attention_heads"],
+        mlp_times: Some(4),
+        ..COMMON
     };
+    let shape = shape(o, &sizes)?;
+    let n_layers = shape.n_layers;
     let mut c = ModelConfig::plain("gpt_neo", shape, layer_norm(o, "layer_norm_epsilon")?);
     c.positions = Positions::Learned;
     c.activation = o.activation(&["activation_function"], "gelu_new")?;

@@ -1,19 +1,20 @@
 //! Models trained by this program's own lab: LayerNorm, rotary halves, biases on q and k, and no MLP
 //! where `d_mlp` is 0.
 
-use super::{Family, layer_norm};
+use super::{Family, layer_norm, rotated};
 use crate::error::Result;
-use crate::model::config::{ModelConfig, Positions, RotaryStyle, Shape};
+use crate::model::config::{ModelConfig, Shape};
 use crate::model::options::Options;
+use crate::model::rotary::RotaryStyle;
 use crate::model::weights::{LLAMA, MlpNames, Names};
 
-pub const FAMILY: Family = Family { name: "circuitscope_lab", title: "circuitscope lab", config, names };
+pub const FAMILY: Family = Family { name: "circuitscope_lab", title: "circuitscope lab", config, names, gguf: None };
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let heads = o.size("num_attention_heads")?;
     let d = o.size("hidden_size")?;
     let shape = Shape {
-        n_layers: o.layers("num_hidden_layers")?,
+        n_layers: o.layers(&["num_hidden_layers"])?,
         n_heads: heads,
         n_kv_heads: heads,
         d_model: d,
@@ -23,7 +24,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
         n_ctx: o.size("max_position_embeddings")?,
     };
     let mut c = ModelConfig::plain("circuitscope_lab", shape, layer_norm(o, "layer_norm_eps")?);
-    c.positions = Positions::Rotary(vec![o.rotary(c.d_head, RotaryStyle::Half, 1.0)?; c.n_layers]);
+    c.positions = rotated(&c, o.rotary(c.d_head, RotaryStyle::Half, None)?);
     c.activation = o.activation(&["hidden_act"], "gelu_new")?;
     c.tied_embeddings = o.flag_or("tie_word_embeddings", false)?;
     Ok(c)

@@ -6,7 +6,7 @@ use crate::model::config::ModelConfig;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
 
-pub const FAMILY: Family = Family { name: "mistral", title: "Mistral", config, names };
+pub const FAMILY: Family = Family { name: "mistral", title: "Mistral", config, names, gguf: None };
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms("mistral", o)?;

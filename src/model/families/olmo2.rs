@@ -1,12 +1,18 @@
 //! OLMo 2: only the outputs of attention and MLP are normalised, and all of q and all of k together.
 
-use super::{Family, gated_rms};
+use super::{Family, Form, gated_rms};
 use crate::error::Result;
 use crate::model::config::{ModelConfig, NormPlacement, QkNorm};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
 
-pub const FAMILY: Family = Family { name: "olmo2", title: "OLMo 2", config, names };
+pub const FAMILY: Family = Family {
+    name: "olmo2",
+    title: "OLMo 2",
+    config,
+    names,
+    gguf: Some(Form { arch: "olmo2", when: |_| true, config: |k| k.rotated(false), interleaved: false }),
+};
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms("olmo2", o)?;
@@ -15,7 +21,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
     Ok(c)
 }
 
-fn names(o: &Options) -> Result<Names> {
+pub(super) fn names(o: &Options) -> Result<Names> {
     let bias = o.flag_or("attention_bias", false)?;
     Ok(Names {
         ln1: None,

@@ -6,12 +6,12 @@ use crate::model::config::{ModelConfig, NormKind, Positions, Shape};
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names};
 
-pub const FAMILY: Family = Family { name: "opt", title: "OPT", config, names };
+pub const FAMILY: Family = Family { name: "opt", title: "OPT", config, names, gguf: None };
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let (d, heads) = (o.size("hidden_size")?, o.size("num_attention_heads")?);
     let shape = Shape {
-        n_layers: o.layers("num_hidden_layers")?,
+        n_layers: o.layers(&["num_hidden_layers"])?,
         n_heads: heads,
         n_kv_heads: heads,
         d_model: d,

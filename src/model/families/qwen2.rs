@@ -1,12 +1,18 @@
 //! Qwen 2 and 2.5: Llama with biases on q, k and v.
 
-use super::{Family, gated_rms};
+use super::{Family, Form, gated_rms};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, Names};
 
-pub const FAMILY: Family = Family { name: "qwen2", title: "Qwen 2", config, names };
+pub const FAMILY: Family = Family {
+    name: "qwen2",
+    title: "Qwen 2",
+    config,
+    names,
+    gguf: Some(Form { arch: "qwen2", when: |_| true, config: |k| k.rotated(false), interleaved: false }),
+};
 
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms("qwen2", o)?;

@@ -1,0 +1,48 @@
+//! Mixtral: Mistral with a mixture of experts.
+
+use serde_json::{Map, Value, json};
+
+use super::{Family, Form, gated_rms};
+use crate::error::Result;
+use crate::model::config::{Experts, ModelConfig};
+use crate::model::gguf_config::Keys;
+use crate::model::options::Options;
+use crate::model::weights::{LLAMA, MlpNames, Names};
+
+pub const FAMILY: Family = Family {
+    name: "mixtral",
+    title: "Mixtral",
+    config,
+    names,
+    gguf: Some(Form { arch: "llama", when: |k| k.has("blk.0.ffn_gate_inp.weight"), config: gguf, interleaved: true }),
+};
+
+fn config(o: &Options) -> Result<ModelConfig> {
+    let mut c = gated_rms("mixtral", o)?;
+    c.window = o.windows(c.n_layers, |_| true)?;
+    let experts = experts(o, o.size_of(&["num_local_experts"])?.unwrap_or(8), 2, true)?;
+    c.d_mlp *= experts.count;
+    c.experts = Some(experts);
+    Ok(c)
+}
+
+/// Reads how many experts a position uses, by default `used`.
+pub(super) fn experts(o: &Options, count: usize, used: usize, renormalise: bool) -> Result<Experts> {
+    let used = o.size_or("num_experts_per_tok", used)?;
+    if count == 0 || count > 4096 || used == 0 || used > count {
+        return Err(o.bad("num_experts_per_tok", format!("is {used} of {count} experts")));
+    }
+    Ok(Experts { count, used, renormalise })
+}
+
+fn gguf(k: &Keys) -> Result<Map<String, Value>> {
+    let mut map = k.rotated(false)?;
+    map.insert("num_local_experts".to_owned(), json!(k.need("expert_count")?));
+    map.insert("num_experts_per_tok".to_owned(), json!(k.need("expert_used_count")?));
+    Ok(map)
+}
+
+fn names(_: &Options) -> Result<Names> {
+    let (router, experts) = ("block_sparse_moe.gate", "block_sparse_moe.experts");
+    Ok(Names { mlp: MlpNames::Experts { router, experts, gate: "w1", input: "w3", output: "w2" }, ..LLAMA })
+}
