@@ -18,6 +18,7 @@ use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::Positions;
+use crate::model::rotary::Rotary;
 use crate::progress::Progress;
 
 /// The rules by which the next token is chosen.
@@ -123,6 +124,10 @@ pub fn generate(
     let limit = limit.min(config.n_ctx - ids.len());
     progress.expect(limit as u64);
     let rotary = matches!(config.positions, Positions::Rotary(_));
+    let by_length = match &config.positions {
+        Positions::Rotary(layers) => layers.iter().flatten().any(Rotary::by_length),
+        _ => false,
+    };
     let key_site = if rotary { SiteKind::RotK } else { SiteKind::K };
     let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
     let prepared = Prepared::new(config, ids.len() + limit);
@@ -150,7 +155,12 @@ pub fn generate(
         let mut editor = Editor::single(edits.clone(), start, rows);
         let mut capture = Capture::kinds(config, &[key_site, SiteKind::V]);
         let segment = Segment { first: 0, rows, start };
-        let mut plan = if start == 0 { Prepared::new(config, rows) } else { prepared.resume(vec![segment]) };
+        let mut plan = match (start, by_length) {
+            (0, _) => Prepared::new(config, rows),
+            // Keys that are kept stay turned as they were, as in transformers.
+            (_, true) => Prepared::new(config, start + rows).resume(vec![segment]),
+            _ => prepared.resume(vec![segment]),
+        };
         let mut resid = network.embed_from(&[fresh], start, &mut editor)?;
         for layer in 0..config.n_layers {
             progress.check()?;

@@ -25,11 +25,12 @@ use std::time::Instant;
 use candle_core::Device;
 use serde_json::{Map, Value};
 
-use self::config::ModelConfig;
+use self::config::{ModelConfig, Positions};
 use self::families::Family;
 use self::gguf::Gguf;
 use self::gguf_config::Keys;
 use self::options::Options;
+use self::rotary::Rotary;
 use self::store::Store;
 use self::tokenizer::Tokenizer;
 use self::weights::{Names, Weights};
@@ -309,7 +310,12 @@ fn text_part(config: &Map<String, Value>) -> Map<String, Value> {
 
 /// # Errors
 /// A size of the model is 0.
-fn checked(path: &Path, config: ModelConfig) -> Result<ModelConfig> {
+fn checked(path: &Path, mut config: ModelConfig) -> Result<ModelConfig> {
+    if let Positions::Rotary(layers) = &config.positions {
+        // Dynamic scaling begins where the context of training ends.
+        let reach = layers.iter().flatten().map(Rotary::reach).max().unwrap_or(0);
+        config.n_ctx = config.n_ctx.max(reach);
+    }
     let sizes = [
         ("layers", config.n_layers),
         ("heads", config.n_heads),

@@ -69,6 +69,19 @@ impl Rotary {
         Self { dims, base, style, scaling: RotaryScaling::None, magnitude: 1.0 }
     }
 
+    /// The number of tokens that dynamic scaling is made to reach; 0 for other kinds.
+    pub fn reach(&self) -> usize {
+        match self.scaling {
+            RotaryScaling::Dynamic { factor, original } => (factor * original).min(f64::from(1 << 24)) as usize,
+            _ => 0,
+        }
+    }
+
+    /// True where the turning speed depends on the length of the prompt.
+    pub fn by_length(&self) -> bool {
+        matches!(self.scaling, RotaryScaling::Dynamic { .. } | RotaryScaling::Long { .. })
+    }
+
     /// The turning speed of each pair in a prompt of `n` tokens, in radians for each position; length dims/2.
     pub fn frequencies(&self, n: usize) -> Vec<f64> {
         let dims = self.dims as f64;

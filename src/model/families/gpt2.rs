@@ -1,8 +1,11 @@
 //! GPT-2: learned positions, LayerNorm, weights stored [input, output].
 
+use serde_json::{Map, Value};
+
 use super::{COMMON, Family, Form, Sizes, layer_norm, shape};
 use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions};
+use crate::model::gguf_config::Keys;
 use crate::model::options::Options;
 use crate::model::weights::{LLAMA, MlpNames, Names, Qkv};
 
@@ -11,7 +14,7 @@ pub const FAMILY: Family = Family {
     title: "GPT-2",
     config,
     names,
-    gguf: Some(Form { arch: "gpt2", when: |_| true, config: |k| k.common(), interleaved: false }),
+    gguf: Some(Form { arch: "gpt2", when: |_| true, config: gguf, interleaved: false }),
 };
 
 /// The spellings of the GPT-2 lineage.
@@ -19,12 +22,20 @@ pub(super) const SIZES: Sizes = Sizes {
     layers: &["n_layer", "num_hidden_layers"],
     heads: &["n_head", "num_attention_heads"],
     d_model: &["n_embd", "hidden_size"],
-    d_mlp: &["n_inner", "intermediate_size"],
+    d_mlp: &["n_inner"],
     n_ctx: &["n_positions", "n_ctx", "max_position_embeddings"],
     mlp_times: Some(4),
     trained: Some(1024),
     ..COMMON
 };
+
+/// The lineage's name for the MLP's width.
+pub(super) fn gguf(k: &Keys) -> Result<Map<String, Value>> {
+    let mut map = k.common()?;
+    let width = map.remove("intermediate_size").unwrap_or_default();
+    map.insert("n_inner".to_owned(), width);
+    Ok(map)
+}
 
 fn config(o: &Options) -> Result<ModelConfig> {
     gpt2("gpt2", o)

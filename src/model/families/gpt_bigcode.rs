@@ -26,7 +26,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
 }
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
-    let mut map = k.common()?;
+    let mut map = super::gpt2::gguf(k)?;
     map.insert("multi_query".to_owned(), json!(k.int("attention.head_count_kv")? == Some(1)));
     Ok(map)
 }

@@ -35,7 +35,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
 }
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
-    let mut map = k.common()?;
+    let mut map = super::gpt2::gguf(k)?;
     map.insert("rotary_dim".to_owned(), json!(k.int("rope.dimension_count")?));
     Ok(map)
 }

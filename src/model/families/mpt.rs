@@ -26,6 +26,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
         layers: &["n_layers", "num_hidden_layers"],
         heads: &["n_heads", "num_attention_heads"],
         d_model: &["d_model", "hidden_size"],
+        d_mlp: &[],
         mlp_times: Some(o.size_or("expansion_ratio", 4)?),
         n_ctx: &["max_seq_len", "max_position_embeddings"],
         // Read below, where they belong to the attention.
@@ -77,6 +78,11 @@ fn slopes(heads: usize, max: f64) -> Vec<f32> {
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.common()?;
+    let (width, d) = (k.need("feed_forward_length")?, k.need("embedding_length")?);
+    if width % d.max(1) != 0 {
+        return Err(k.refuse("feed_forward_length", width));
+    }
+    map.insert("expansion_ratio".to_owned(), json!(width / d.max(1)));
     let clamp = k.float("attention.clamp_kqv")?.filter(|c| *c != 0.0);
     map.insert(
         "attn_config".to_owned(),
