@@ -7,6 +7,7 @@ pub mod dequantize;
 pub mod families;
 pub mod gguf;
 pub mod gguf_config;
+mod known_options;
 mod network;
 pub mod options;
 pub mod rotary;
@@ -278,6 +279,17 @@ impl Described {
     }
 }
 
+/// Returns the names and shapes of the tensors that a folder's config asks for, outermost axis first.
+///
+/// # Errors
+/// As opening it.
+pub fn tensors_of(folder: &Path) -> Result<Vec<(String, Vec<usize>)>> {
+    let described = Described::of_folder(folder)?;
+    let store = Store::imagined(folder);
+    weights::read(&described.config, &described.names, &store)?;
+    Ok(store.asked())
+}
+
 /// Returns what a GGUF file or a folder says of its model; its weights are not read.
 ///
 /// # Errors
@@ -304,6 +316,40 @@ fn text_part(config: &Map<String, Value>) -> Map<String, Value> {
     text.entry("model_type").or_insert_with(|| implied.into());
     if let Some(tied) = config.get("tie_word_embeddings") {
         text.entry("tie_word_embeddings").or_insert_with(|| tied.clone());
+    }
+    // Such folders leave out what transformers' class has by default.
+    let defaults: &[(&str, u64)] = match text.get("model_type").and_then(Value::as_str) {
+        Some("gemma3_text") => &[
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 256),
+            ("hidden_size", 2304),
+            ("intermediate_size", 9216),
+            ("num_hidden_layers", 26),
+            ("vocab_size", 262_208),
+            ("max_position_embeddings", 131_072),
+        ],
+        Some("llama") => &[
+            ("num_attention_heads", 32),
+            ("hidden_size", 4096),
+            ("intermediate_size", 11_008),
+            ("num_hidden_layers", 32),
+            ("vocab_size", 32_000),
+            ("max_position_embeddings", 2048),
+        ],
+        Some("mistral") => &[
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 8),
+            ("hidden_size", 4096),
+            ("intermediate_size", 14_336),
+            ("num_hidden_layers", 32),
+            ("vocab_size", 32_000),
+            ("max_position_embeddings", 131_072),
+        ],
+        _ => &[],
+    };
+    for (option, value) in defaults {
+        text.entry(*option).or_insert_with(|| (*value).into());
     }
     text
 }

@@ -39,6 +39,8 @@ pub struct Store {
     device: Device,
     progress: Progress,
     warnings: Mutex<Vec<String>>,
+    /// The tensors that a store without files was asked for; `None` for stores of files.
+    imagined: Option<Mutex<Vec<(String, Vec<usize>)>>>,
 }
 
 /// Modules of larger models (of images and text) that hold a language model: none, and those of LLaVA and Gemma 3 as
@@ -57,7 +59,27 @@ impl Store {
         progress: &Progress,
     ) -> Self {
         progress.expect(entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum());
-        Self { root: root.to_owned(), family: String::new(), files, entries, device, progress: progress.clone(), warnings: Mutex::default() }
+        Self {
+            root: root.to_owned(),
+            family: String::new(),
+            files,
+            entries,
+            device,
+            progress: progress.clone(),
+            warnings: Mutex::default(),
+            imagined: None,
+        }
+    }
+
+    /// A store that holds every tensor that it is asked for, all of them zero, and remembers which those were.
+    pub fn imagined(root: &Path) -> Self {
+        let store = Self::new(root, Vec::new(), BTreeMap::new(), Device::Cpu, &Progress::new());
+        Self { imagined: Some(Mutex::default()), ..store }
+    }
+
+    /// Names and shapes of the tensors that an imagined store was asked for.
+    pub fn asked(&self) -> Vec<(String, Vec<usize>)> {
+        self.imagined.as_ref().map_or_else(Vec::new, |a| a.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Sets the family's name, for error messages.
@@ -83,7 +105,12 @@ impl Store {
         MODULES.into_iter().find_map(within).unwrap_or(("", prefixes[0]))
     }
 
-    fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry> {
+    fn entry(&self, name: &str, expected: &[usize]) -> Result<Entry> {
+        if let Some(asked) = &self.imagined {
+            asked.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), expected.to_vec()));
+            let shape = expected.to_vec();
+            return Ok(Entry { file: 0, stored: Stored::F32, shape, offset: 0, interleaved_heads: None });
+        }
         let entry = self.entries.get(name).ok_or_else(|| Error::MissingTensor {
             path: self.root.clone(),
             name: name.to_owned(),
@@ -96,7 +123,7 @@ impl Store {
                 expected: expected.to_vec(),
             });
         }
-        Ok(entry)
+        Ok(entry.clone())
     }
 
     /// Reads a vector [n].
@@ -104,14 +131,14 @@ impl Store {
         let entry = self.entry(name, &[n])?;
         // Interleaving is by rows.
         let (rows, cols) = if entry.interleaved_heads.is_some() { (n, 1) } else { (1, n) };
-        let values = self.read_rows(name, entry, rows, cols, false)?;
+        let values = self.read_rows(name, &entry, rows, cols, false)?;
         Ok(Tensor::from_vec(values, n, &self.device)?)
     }
 
     /// Reads a matrix as it is stored, [rows, cols].
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[rows, cols])?;
-        let values = self.read_rows(name, entry, rows, cols, false)?;
+        let values = self.read_rows(name, &entry, rows, cols, false)?;
         Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
     }
 
@@ -156,14 +183,14 @@ impl Store {
             return Err(Error::request(format!("`{name}` has {} rows, not a {}th", shape[0], from + count)));
         }
         let bytes = entry.stored.bytes(cols).unwrap_or(0);
-        let entry = Entry { offset: entry.offset + (from * bytes) as u64, ..entry.clone() };
+        let entry = Entry { offset: entry.offset + (from * bytes) as u64, ..entry };
         self.read_rows(name, &entry, count, cols, false)
     }
 
     /// Reads the weight of a linear layer, which is stored as [output, input], and returns it as [input, output].
     pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[output, input])?;
-        let values = self.read_rows(name, entry, output, input, true)?;
+        let values = self.read_rows(name, &entry, output, input, true)?;
         Ok(Tensor::from_vec(values, (input, output), &self.device)?)
     }
 
@@ -174,6 +201,9 @@ impl Store {
             what: format!("`{name}` has rows of {cols} values, not a whole number of {:?} blocks", entry.stored),
         })?;
         let mut out = vec![0f32; rows * cols];
+        if self.imagined.is_some() {
+            return Ok(out);
+        }
         let target = Target(out.as_mut_ptr());
         // A strip has 16 rows or more, so that each transposed write fills a cache line.
         let strip = (STRIP_VALUES / cols.max(1)).clamp(16, 4096).min(rows.max(1));

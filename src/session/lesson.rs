@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 
-
 mod files {
     include!(concat!(env!("OUT_DIR"), "/lessons.rs"));
 }
