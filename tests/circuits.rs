@@ -20,7 +20,7 @@ use circuitscope::circuit::trial::{AnsweredPair, trials};
 use circuitscope::circuit::{AblatedRuns, Edge, Edges, Receiver, Wiring};
 use circuitscope::engine::resolve::resolve;
 use circuitscope::engine::{Action, Edit, RunSide, Site, SiteKind, Trace};
-use circuitscope::model::config::NormPlacement;
+use circuitscope::model::config::{NormPlacement, QkNorm};
 use circuitscope::progress::Progress;
 use circuitscope::question::Question as _;
 use common::families;
@@ -85,8 +85,9 @@ fn the_whole_model_is_the_clean_run_and_nothing_is_the_reference() {
 fn without_a_components_output_it_is_resampled_everywhere() {
     for case in cases() {
         let config = &case.pair.clean.model.config;
-        if config.norm_placement != NormPlacement::Pre {
-            // There a head's part of the normalised output is cut, not its part of what is normalised.
+        // There a head's part of the normalised output is cut, not its part of what is normalised; and a norm over the
+        // queries of all heads divides by what it divides by in the clean run.
+        if config.norm_placement != NormPlacement::Pre || config.qk_norm == QkNorm::FullWidth {
             continue;
         }
         let s = ablated(case, Ablation::Resample);
@@ -294,7 +295,8 @@ fn a_search_is_by_one_metric() {
             let mut steps = 0;
             let question = SearchOf { prompts: prompts.clone(), settings: search.into() };
             let answer = question.run(&Progress::new(), &mut |a| steps += usize::from(matches!(a, Searching::Step(_))));
-            let Searching::Found(found) = answer.unwrap() else { panic!("{} ended with a step", case.name) };
+            let answer = answer.unwrap_or_else(|e| panic!("{}: {e}", case.name));
+            let Searching::Found(found) = answer else { panic!("{} ended with a step", case.name) };
             assert!(steps > 0 && found.metric == metric && !found.edges.is_empty(), "{}", case.name);
             let trials = trials(&prompts, metric, OUTSIDE, &Progress::new()).unwrap();
             let again = quality(&trials, &found.edges, &Progress::new()).unwrap().faithfulness;

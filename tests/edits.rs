@@ -78,7 +78,8 @@ fn both_ways(pair: &Pair, stack: &EditStack, pos: usize) -> (Vec<f32>, Vec<f32>)
             let rows = resume(base, &prepared, &[v.clone(), aside, v], pos, &Progress::new()).unwrap();
             let (first, last) =
                 (logits(base, &rows.narrow(0, 0, 1).unwrap()), logits(base, &rows.narrow(0, 2, 1).unwrap()));
-            assert!(first.iter().zip(&last).all(|(a, b)| (a - b).abs() < 1e-4), "a variant depends on its neighbours");
+            let worst = first.iter().zip(&last).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(worst < 1e-4, "{}: a variant depends on its neighbours by {worst}", base.model.config.name);
             first
         }
         _ => logits(base, &base.normalized(pos).unwrap()),
@@ -259,7 +260,9 @@ fn gradients_equal_finite_differences() {
                 .unwrap();
         // Rounding of f32 logits, seen through a difference of two runs.
         let size = logits(base, &base.normalized(LENGTH - 1).unwrap()).iter().fold(1f32, |m, v| m.max(v.abs()));
-        let noise = 4.0 * f32::EPSILON * size / 5e-3;
+        // A larger step may make a router choose otherwise.
+        let step = if config.experts.is_some() { 1e-3 } else { 5e-3 };
+        let noise = 4.0 * f32::EPSILON * size / step;
         for kind in kinds.iter().copied().filter(|k| k.exists(config)) {
             let site = Site::new(kind, if kind.layered() { config.n_layers - 2 } else { 0 });
             let g = found.get(site).unwrap();
@@ -273,7 +276,7 @@ fn gradients_equal_finite_differences() {
                     at = at.head(shape[1] - 1);
                 }
                 let index = pos * width + if shape.len() == 3 { (shape[1] - 1) * shape[2] + c } else { c };
-                let fd = finite_difference(case, at, &[], &difference_of_logits, 5e-3);
+                let fd = finite_difference(case, at, &[], &difference_of_logits, step);
                 assert!(
                     (all[index] - fd).abs() <= 0.02 * scale + noise,
                     "{}: {site} {pos} {c}: {} against {fd}",
@@ -326,7 +329,8 @@ fn frozen_gradients_equal_finite_differences_of_frozen_runs() {
         let kinds = [SiteKind::ResidPre, SiteKind::V, SiteKind::MlpOut];
         let found =
             gradients(base, &kinds, Freeze::ALL, LENGTH - 1, |row| metric_tensor(base, row), &Progress::new()).unwrap();
-        let held = [SiteKind::Pattern, SiteKind::Ln1Scale, SiteKind::Ln2Scale, SiteKind::LnFinalScale];
+        let held =
+            [SiteKind::Pattern, SiteKind::Ln1Scale, SiteKind::Ln2Scale, SiteKind::MlpRouter, SiteKind::LnFinalScale];
         for kind in kinds {
             let layer = config.n_layers - 2;
             let site = Site::new(kind, layer);

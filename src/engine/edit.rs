@@ -235,7 +235,7 @@ impl Edit {
             return Err(Error::request(format!("this model has no site {site}; choose another for the edit")));
         }
         let axes = site.kind.axes();
-        let head_axis = axes.iter().find(|a| matches!(a, Axis::Head | Axis::KvHead));
+        let head_axis = axes.iter().find(|a| matches!(a, Axis::Head | Axis::KvHead | Axis::Expert));
         match (self.head, head_axis) {
             (Some(_), None) => {
                 return Err(Error::request(format!("{site} has no heads; leave the head out of the edit")));

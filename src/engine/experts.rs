@@ -35,7 +35,11 @@ pub fn shares(probabilities: &Tensor, experts: Experts) -> Result<Tensor> {
         mask.extend(used);
     }
     let used = (probabilities * Tensor::from_vec(mask, probabilities.shape(), probabilities.device())?)?;
-    if experts.renormalise { Ok(used.broadcast_div(&used.sum_keepdim(1)?)?) } else { Ok(used) }
+    if !experts.renormalise {
+        return Ok(used);
+    }
+    // An edit may have set them all to zero.
+    Ok(used.broadcast_div(&used.sum_keepdim(1)?.maximum(f32::MIN_POSITIVE)?)?)
 }
 
 /// The shares by neuron, [rows, d_mlp].
@@ -165,5 +169,66 @@ impl Network<'_> {
             .collect::<Result<Vec<_>>>()?;
         let each = Tensor::stack(&each, 1)?.reshape((b, t, count, d))?;
         Ok(visit(hooks, at(SiteKind::MlpExperts), each)?.sum(2)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::NoHooks;
+    use crate::model::config::{ModelConfig, NormKind, Shape};
+    use crate::model::weights::Weights;
+    use candle_core::{Device, Var};
+
+    fn linear(rows: usize, cols: usize) -> Linear {
+        Linear { weight: Tensor::randn(0f32, 1f32, (rows, cols), &Device::Cpu).unwrap(), bias: None }
+    }
+
+    /// The gradient at the input is that of finite differences, and what is written is the sum over the chosen experts.
+    #[test]
+    fn a_mixture_is_differentiated() {
+        let shape =
+            Shape { n_layers: 1, n_heads: 1, n_kv_heads: 1, d_model: 6, d_head: 6, d_mlp: 20, d_vocab: 2, n_ctx: 8 };
+        for renormalise in [false, true] {
+            let experts = Experts { count: 4, used: 2, renormalise };
+            let mut config = ModelConfig::plain("test", shape, NormKind::Rms { eps: 1e-5 });
+            config.experts = Some(experts);
+            let (router, gate) = (linear(6, 4), linear(6, 20));
+            let mlp = Mlp { router: None, gate: None, input: linear(6, 20), output: linear(20, 6) };
+            let unembed = Tensor::zeros((6, 2), DType::F32, &Device::Cpu).unwrap();
+            let weights = Weights {
+                embed: None,
+                pos_embed: None,
+                embed_norm: None,
+                blocks: Vec::new(),
+                ln_final: None,
+                unembed,
+                unembed_bias: None,
+            };
+            let network = Network { config: &config, weights: &weights };
+            let x = Tensor::randn(0f32, 1f32, (1, 3, 6), &Device::Cpu).unwrap();
+            let along = Tensor::randn(0f32, 1f32, (1, 3, 6), &Device::Cpu).unwrap();
+            let value = |x: &Tensor| -> Tensor {
+                let y = network.mixture(0, x, (&mlp, &router, &gate), experts, false, &mut NoHooks).unwrap();
+                (y * &along).unwrap().sum_all().unwrap()
+            };
+            let var = Var::from_tensor(&x).unwrap();
+            let gradient = value(var.as_tensor()).backward().unwrap().get(var.as_tensor()).unwrap().clone();
+            let gradient = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let flat = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for i in 0..18 {
+                let at = |step: f32| -> f32 {
+                    let mut moved = flat.clone();
+                    moved[i] += step;
+                    value(&Tensor::from_vec(moved, (1, 3, 6), &Device::Cpu).unwrap()).to_scalar().unwrap()
+                };
+                let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
+                assert!(
+                    (gradient[i] - slope).abs() < 0.02 * slope.abs().max(1.0),
+                    "{i}: {} against {slope}",
+                    gradient[i]
+                );
+            }
+        }
     }
 }

@@ -299,7 +299,7 @@ mod tests {
             let s = &needs.shape;
             let config = serde_json::json!({"model_type": s.family, "num_hidden_layers": layers,
                 "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "hidden_size": s.d_model,
-                "vocab_size": s.vocabulary});
+                "vocab_size": s.vocabulary, "intermediate_size": 1, "max_position_embeddings": 1});
             crate::files::write_atomic(&folder.join("config.json"), config.to_string().as_bytes()).unwrap();
             folder.display().to_string()
         };

@@ -15,7 +15,7 @@ pub fn fixture(path: &str) -> PathBuf {
 /// The tiny models of all families, by name.
 pub fn families() -> Vec<(String, Arc<Model>)> {
     let read = std::fs::read_dir(fixture("families")).expect("the fixtures are in the repository");
-    let mut folders: Vec<PathBuf> = read.map(|f| f.expect("a readable folder").path()).collect();
+    let mut folders: Vec<PathBuf> = read.map(|f| f.expect("a readable folder").path()).filter(|p| p.is_dir()).collect();
     folders.sort();
     folders
         .into_iter()

@@ -14,7 +14,12 @@ pub const FAMILY: Family = Family {
     title: "Mixtral",
     config,
     names,
-    gguf: Some(Form { arch: "llama", when: |k| k.has("blk.0.ffn_gate_inp.weight"), config: gguf, interleaved: true }),
+    gguf: Some(Form {
+        arch: "llama",
+        when: |k| matches!(k.int("expert_count"), Ok(Some(n)) if n > 0),
+        config: gguf,
+        interleaved: true,
+    }),
 };
 
 fn config(o: &Options) -> Result<ModelConfig> {

@@ -1,5 +1,5 @@
 """Makes the tiny models of families and options that came without reference numbers: random weights, and what
-transformers computes from them (float32, eager attention). Run: python make.py [NAME...]"""
+transformers computes from them (float32, eager attention). Run in tests/families: python ../make_families.py [NAME...]"""
 
 import json
 import os
@@ -30,8 +30,8 @@ MODELS = {
     "gpt-bigcode-heads": ("gpt_bigcode", {"multi_query": False}),
     "mpt-six-heads": ("mpt", {"d_model": 48, "n_heads": 6, "n_layers": 2, "hidden_size": 48,
                               "num_attention_heads": 6}),
-    "granite-tied": ("granite", {"tie_word_embeddings": True, "embedding_multiplier": 12.0, "logits_scaling": 8.0,
-                                 "residual_multiplier": 0.22, "attention_multiplier": 0.2}),
+    "granite-tied": ("granite", {"tie_word_embeddings": True, "embedding_multiplier": 3.0, "logits_scaling": 0.5,
+                                 "residual_multiplier": 0.9, "attention_multiplier": 0.2}),
     "olmo3-yarn": ("olmo3", {"num_hidden_layers": 4, "sliding_window": 8, "rope_scaling": YARN}),
     "phi3-long": ("phi3", {"original_max_position_embeddings": 16, "partial_rotary_factor": 0.5, "rope_scaling": {
         "rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0]}}),
