@@ -283,7 +283,7 @@ impl Described {
 ///
 /// # Errors
 /// As opening it.
-pub fn tensors_of(folder: &Path) -> Result<Vec<(String, Vec<usize>)>> {
+pub fn tensors_of(folder: &Path) -> Result<Vec<store::Named>> {
     let described = Described::of_folder(folder)?;
     let store = Store::imagined(folder);
     weights::read(&described.config, &described.names, &store)?;

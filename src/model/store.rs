@@ -29,6 +29,9 @@ pub struct Entry {
     pub interleaved_heads: Option<usize>,
 }
 
+/// A tensor's name and shape.
+pub type Named = (String, Vec<usize>);
+
 /// The tensors of a model folder or file.
 #[derive(Debug)]
 pub struct Store {
@@ -40,7 +43,7 @@ pub struct Store {
     progress: Progress,
     warnings: Mutex<Vec<String>>,
     /// The tensors that a store without files was asked for; `None` for stores of files.
-    imagined: Option<Mutex<Vec<(String, Vec<usize>)>>>,
+    imagined: Option<Mutex<Vec<Named>>>,
 }
 
 /// Modules of larger models (of images and text) that hold a language model: none, and those of LLaVA and Gemma 3 as
@@ -78,7 +81,7 @@ impl Store {
     }
 
     /// Names and shapes of the tensors that an imagined store was asked for.
-    pub fn asked(&self) -> Vec<(String, Vec<usize>)> {
+    pub fn asked(&self) -> Vec<Named> {
         self.imagined.as_ref().map_or_else(Vec::new, |a| a.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
