@@ -35,6 +35,7 @@ MODELS = {
     "olmo3-yarn": ("olmo3", {"num_hidden_layers": 4, "sliding_window": 8, "rope_scaling": YARN}),
     "phi3-long": ("phi3", {"original_max_position_embeddings": 16, "partial_rotary_factor": 0.5, "rope_scaling": {
         "rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0]}}),
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16, "ffn_dim": 48}),
     "llama-dynamic-long": ("llama", {"max_position_embeddings": 16, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}),
 }
 

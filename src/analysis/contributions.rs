@@ -38,6 +38,7 @@ impl Contributions {
     /// The values would not fit in memory; [`Error::Cancelled`], between two layers.
     pub fn part(trace: &Trace, positions: Range<usize>, layers: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
+        c.adds_up()?;
         let (first, rows) = (positions.start, positions.len());
         let bytes = Self::bytes(c, rows, layers);
         if bytes > MOST {

@@ -72,6 +72,7 @@ impl Attribution {
 pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<u32>) -> Result<Attribution> {
     let model = &trace.model;
     let (c, w) = (&model.config, &model.weights);
+    c.adds_up()?;
     if pos >= trace.len() {
         return Err(Error::request(format!(
             "position {pos} is outside the prompt of {} tokens; positions count from 0",

@@ -158,6 +158,7 @@ impl AblatedRuns {
         if !clean.edits().is_empty() || exact.is_some_and(|t| !t.edits().is_empty()) {
             return Err(Error::request("circuits are run on prompts without edits; switch the edits off"));
         }
+        c.adds_up()?;
         let wiring = Wiring::new(c);
         let (n, d) = (clean.len(), c.d_model);
         let rows = n - first;

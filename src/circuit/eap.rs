@@ -78,6 +78,7 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
     }
     let model = &clean.model;
     let c = &model.config;
+    c.adds_up()?;
     let wiring = Wiring::new(c);
     let n = clean.len();
     // Before this position nothing differs, so that nothing is carried.

@@ -199,7 +199,8 @@ impl Network<'_> {
         let (ln2_scale, ln2_normalized) = (at(SiteKind::Ln2Scale), at(SiteKind::Ln2Normalized));
         let (carried, x2) = match self.config.parallel {
             Parallel::Sequential => {
-                let mid = visit(hooks, at(SiteKind::ResidMid), (resid + attn_out)?)?;
+                let mid = self.stream_norm((resid + attn_out)?, block.ln1_post.as_ref(), frozen)?;
+                let mid = visit(hooks, at(SiteKind::ResidMid), mid)?;
                 let x2 = self.norm(&mid, block.ln2.as_ref(), ln2_scale, ln2_normalized, frozen, hooks)?;
                 (mid, x2)
             }
@@ -212,7 +213,8 @@ impl Network<'_> {
         let mlp_out = self.mlp(layer, &x2, mlp, prepared.freeze.gates, hooks)?;
         let mlp_out = self.post_norm(mlp_out, block.ln2_post.as_ref(), frozen)?;
         let mlp_out = visit(hooks, at(SiteKind::MlpOut), mlp_out)?;
-        visit(hooks, at(SiteKind::ResidPost), (carried + mlp_out)?)
+        let out = self.stream_norm((carried + mlp_out)?, block.ln2_post.as_ref(), frozen)?;
+        visit(hooks, at(SiteKind::ResidPost), out)
     }
 
     fn norm(
@@ -241,7 +243,17 @@ impl Network<'_> {
 
     pub(crate) fn post_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
         match n {
-            Some(n) if self.config.norm_placement != NormPlacement::Pre => {
+            Some(n) if matches!(self.config.norm_placement, NormPlacement::Post | NormPlacement::Sandwich) => {
+                Ok(norm::apply(&x, self.config.norm, n, frozen)?)
+            }
+            _ => Ok(x),
+        }
+    }
+
+    /// Normalises the residual stream itself, where a model does so.
+    fn stream_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
+        match n {
+            Some(n) if self.config.norm_placement == NormPlacement::Stream => {
                 Ok(norm::apply(&x, self.config.norm, n, frozen)?)
             }
             _ => Ok(x),

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::model::config::{ModelConfig, Parallel};
+use crate::model::config::{ModelConfig, NormPlacement, Parallel, Positions};
 
 /// The kind of value that a site holds. Most kinds exist once in each layer (see [`SiteKind::layered`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -174,18 +174,18 @@ impl SiteKind {
 
     /// True where a model of this config has such a site.
     pub fn exists(self, config: &ModelConfig) -> bool {
+        let normed = matches!(config.norm_placement, NormPlacement::Pre | NormPlacement::Sandwich);
         match self {
             Self::ResidMid => config.has_mlp() && config.parallel == Parallel::Sequential,
-            Self::Ln1Scale | Self::Ln1Normalized => config.norm_placement != crate::model::config::NormPlacement::Post,
+            Self::Ln1Scale | Self::Ln1Normalized => normed,
             Self::Ln2Scale | Self::Ln2Normalized => {
-                config.has_mlp()
-                    && config.parallel != Parallel::SharedNorm
-                    && config.norm_placement != crate::model::config::NormPlacement::Post
+                config.has_mlp() && config.parallel != Parallel::SharedNorm && normed
             }
             Self::MlpPre | Self::MlpPost | Self::MlpOut => config.has_mlp(),
             Self::MlpRouter | Self::MlpExperts => config.experts.is_some(),
             Self::MlpPreLinear => config.has_mlp() && config.gated_mlp,
-            Self::RotQ | Self::RotK => matches!(config.positions, crate::model::config::Positions::Rotary(_)),
+            Self::RotQ | Self::RotK => matches!(config.positions, Positions::Rotary(_)),
+            Self::LnFinalScale | Self::LnFinalNormalized => config.norm_placement != NormPlacement::Stream,
             _ => true,
         }
     }

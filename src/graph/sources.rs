@@ -52,6 +52,7 @@ impl Sources {
     /// A prompt whose parts would not fit in memory.
     pub fn of(trace: &Trace, n: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
+        c.adds_up()?;
         let (d, n_heads, n_layers) = (c.d_model, c.n_heads, c.n_layers);
         let mlp = c.has_mlp();
         let errors = has_errors(trace);

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::rotary::Rotary;
+use crate::error::{Error, Result};
 
 /// The shapes of a model and the options of its block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -75,6 +76,8 @@ pub enum NormPlacement {
     Post,
     /// Inputs and outputs (Gemma 2 and 3).
     Sandwich,
+    /// The residual stream itself, after attention and MLP have been added to it (OPT-350m).
+    Stream,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -174,6 +177,19 @@ impl ModelConfig {
     /// Returns the KV head that query head `head` reads.
     pub fn kv_head(&self, head: usize) -> usize {
         head * self.n_kv_heads / self.n_heads
+    }
+
+    /// # Errors
+    /// The residual stream is not the sum of what is written to it.
+    pub fn adds_up(&self) -> Result<()> {
+        if self.norm_placement != NormPlacement::Stream {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "{} normalises its residual stream after every addition, so that its parts do not add up; use patching, \
+             ablation or the lens instead",
+            self.name
+        )))
     }
 
     pub fn has_mlp(&self) -> bool {

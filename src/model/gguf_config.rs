@@ -262,7 +262,8 @@ impl<'a> Keys<'a> {
                 },
             },
             mlp_bias: family.mlp_bias || bias(&["ffn_up", "ffn_down"]),
-            ln_final: "output_norm",
+            ln_final: family.ln_final.map(|_| "output_norm"),
+            projection: None,
             unembed: "output",
             unembed_bias: family.unembed_bias || self.has("output.bias"),
             // The file holds the gains themselves.

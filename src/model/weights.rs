@@ -155,7 +155,10 @@ pub struct Names {
     pub k_norm: Option<&'static str>,
     pub mlp: MlpNames,
     pub mlp_bias: bool,
-    pub ln_final: &'static str,
+    pub ln_final: Option<&'static str>,
+    /// Where the embedding is narrower than the stream: its width, the layer that widens it and the one that narrows the
+    /// stream for it again (OPT-350m). Both are folded into embedding and unembedding.
+    pub projection: Option<(usize, &'static str, &'static str)>,
     /// The full path; no prefix is put before it.
     pub unembed: &'static str,
     pub unembed_bias: bool,
@@ -239,7 +242,8 @@ pub const LLAMA: Names = Names {
     k_norm: None,
     mlp: MlpNames::Gated { gate: "mlp.gate_proj", input: "mlp.up_proj", output: "mlp.down_proj" },
     mlp_bias: false,
-    ln_final: "norm",
+    ln_final: Some("norm"),
+    projection: None,
     unembed: "lm_head",
     unembed_bias: false,
     gains: Gains::Plain,
@@ -442,6 +446,20 @@ impl Reader<'_> {
         Ok((Some(self.store.matrix(embed, vocab, d)?), scaled(unembed, scale)?))
     }
 
+    /// Embedding and unembedding of a narrower table [d_vocab, width], through the layers that widen and narrow it.
+    fn projected(
+        &self,
+        prefix: &str,
+        embed: &str,
+        (width, widen, narrow): (usize, &str, &str),
+    ) -> Result<(Option<Tensor>, Tensor)> {
+        let (d, vocab) = (self.config.d_model, self.config.d_vocab);
+        let table = self.store.matrix(embed, vocab, width)?;
+        let widen = self.store.linear(&format!("{prefix}{widen}.weight"), width, d)?;
+        let narrow = self.store.linear(&format!("{prefix}{narrow}.weight"), d, width)?;
+        Ok((Some(table.matmul(&widen)?), narrow.matmul(&table.t()?)?))
+    }
+
     /// True where a file that calls its embeddings tied holds an unembedding of its own that is another one. Such a file
     /// is saved by mistake, and transformers 5 uses what it holds.
     fn differ(&self, embed: &str, unembed: &str) -> Result<bool> {
@@ -479,7 +497,11 @@ pub fn read(config: &ModelConfig, names: &Names, store: &Store) -> Result<Weight
     // The unembedding of a part of a larger model lies in it or beside it.
     let unembed_path = [module, ""].map(|m| format!("{m}{}", names.unembed));
     let unembed_path = unembed_path.iter().find(|p| store.contains(&format!("{p}.weight"))).unwrap_or(&unembed_path[1]);
-    let (embed, unembed) = reader.embeddings(&format!("{prefix}{embed_name}"), &format!("{unembed_path}.weight"))?;
+    let embed_path = format!("{prefix}{embed_name}");
+    let (embed, unembed) = match names.projection {
+        Some(projection) => reader.projected(prefix, &embed_path, projection)?,
+        None => reader.embeddings(&embed_path, &format!("{unembed_path}.weight"))?,
+    };
     let unembed_bias =
         if names.unembed_bias { Some(store.vector(&format!("{unembed_path}.bias"), vocab)?) } else { None };
     let pos_embed = match (&config.positions, names.pos_embed) {
@@ -504,6 +526,6 @@ pub fn read(config: &ModelConfig, names: &Names, store: &Store) -> Result<Weight
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let ln_final = Some(reader.norm(&format!("{prefix}{}", names.ln_final), d)?);
+    let ln_final = reader.optional_norm(prefix, names.ln_final)?;
     Ok(Weights { embed, pos_embed, embed_norm, blocks, ln_final, unembed, unembed_bias })
 }

@@ -504,7 +504,7 @@ fn attribution(desk: &Desk, facts: Facts<'_>) -> Result<String> {
             "the embedding is edited, whose part is then not told from the edit's in code; switch that edit off",
         ));
     }
-    let post_norm = c.norm_placement != NormPlacement::Pre;
+    let post_norm = matches!(c.norm_placement, NormPlacement::Post | NormPlacement::Sandwich);
     if post_norm && c.centres() {
         return Err(Error::request("this model centres what attention writes, which is not written as code"));
     }

@@ -23,6 +23,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
         n_ctx: &["seq_length", "max_position_embeddings"],
         // ALiBi sets no limit; BLOOM was trained with this length.
         trained: Some(2048),
+        kv_heads: &[],
         ..COMMON
     };
     o.raw("n_inner");
@@ -47,7 +48,7 @@ fn names(_: &Options) -> Result<Names> {
         o_bias: true,
         mlp: MlpNames::Plain { input: "mlp.dense_h_to_4h", output: "mlp.dense_4h_to_h" },
         mlp_bias: true,
-        ln_final: "ln_f",
+        ln_final: Some("ln_f"),
         ..LLAMA
     })
 }

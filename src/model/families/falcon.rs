@@ -100,7 +100,7 @@ fn names(o: &Options) -> Result<Names> {
         o_bias: bias,
         mlp: MlpNames::Plain { input: "mlp.dense_h_to_4h", output: "mlp.dense_4h_to_h" },
         mlp_bias: bias,
-        ln_final: "ln_f",
+        ln_final: Some("ln_f"),
         ..LLAMA
     })
 }

@@ -26,6 +26,7 @@ pub(super) const SIZES: Sizes = Sizes {
     n_ctx: &["n_positions", "n_ctx", "max_position_embeddings"],
     mlp_times: Some(4),
     trained: Some(1024),
+    kv_heads: &[],
     ..COMMON
 };
 
@@ -73,7 +74,7 @@ pub(super) const GPT2: Names = Names {
     o_bias: true,
     mlp: MlpNames::Plain { input: "mlp.c_fc", output: "mlp.c_proj" },
     mlp_bias: true,
-    ln_final: "ln_f",
+    ln_final: Some("ln_f"),
     conv1d: true,
     ..LLAMA
 };

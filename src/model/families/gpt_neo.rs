@@ -14,6 +14,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
         layers: &["num_layers", "num_hidden_layers"],
         heads: &["num_heads", "num_attention_heads"],
         mlp_times: Some(4),
+        kv_heads: &[],
         ..COMMON
     };
     let shape = shape(o, &sizes)?;

@@ -49,7 +49,7 @@ fn names(o: &Options) -> Result<Names> {
         o_bias: bias,
         mlp: MlpNames::Plain { input: "mlp.dense_h_to_4h", output: "mlp.dense_4h_to_h" },
         mlp_bias: true,
-        ln_final: "final_layer_norm",
+        ln_final: Some("final_layer_norm"),
         unembed: "embed_out",
         ..LLAMA
     })

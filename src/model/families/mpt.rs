@@ -103,7 +103,7 @@ fn names(_: &Options) -> Result<Names> {
         qkv: Qkv::Stacked("attn.Wqkv"),
         o: "attn.out_proj",
         mlp: MlpNames::Plain { input: "ffn.up_proj", output: "ffn.down_proj" },
-        ln_final: "norm_f",
+        ln_final: Some("norm_f"),
         norm_bias: false,
         ..LLAMA
     })

@@ -38,7 +38,7 @@ fn names(o: &Options) -> Result<Names> {
         o_bias: true,
         mlp: MlpNames::Plain { input: "mlp.fc1", output: "mlp.fc2" },
         mlp_bias: true,
-        ln_final: "final_layernorm",
+        ln_final: Some("final_layernorm"),
         unembed_bias: true,
         ..LLAMA
     })
