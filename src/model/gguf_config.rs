@@ -254,6 +254,13 @@ impl<'a> Keys<'a> {
                 MlpNames::Gated { .. } | MlpNames::StackedGate { .. } => {
                     MlpNames::Gated { gate: "ffn_gate", input: "ffn_up", output: "ffn_down" }
                 }
+                // The first files of Mixtral hold a tensor for each expert.
+                MlpNames::Experts { .. } if self.has("blk.0.ffn_gate.0.weight") => MlpNames::Experts {
+                    router: "ffn_gate_inp",
+                    gate: "ffn_gate.{e}",
+                    input: "ffn_up.{e}",
+                    output: "ffn_down.{e}",
+                },
                 MlpNames::Experts { .. } | MlpNames::StackedExperts { .. } => MlpNames::StackedExperts {
                     router: "ffn_gate_inp",
                     gate: "ffn_gate_exps",

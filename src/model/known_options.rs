@@ -195,6 +195,7 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "use_flash_attn",
     "use_flash_rotary",
     "use_liger_kernel",
+    "use_resampler",
     "use_sdpa",
     "validate_runner_input",
     "verbose",

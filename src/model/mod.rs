@@ -304,8 +304,19 @@ pub fn describe(path: &Path) -> Result<ModelConfig> {
 
 /// Returns the options of the language model: those of `text_config`, where the folder holds more than that.
 fn text_part(config: &Map<String, Value>) -> Map<String, Value> {
-    let Some(Value::Object(text)) = config.get("text_config") else { return config.clone() };
-    let mut text = text.clone();
+    let mut text = match config.get("text_config") {
+        Some(Value::Object(text)) => text.clone(),
+        _ => config.clone(),
+    };
+    // Text parts that have a name of their own but compute what another family does.
+    if let Some("qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text") =
+        text.get("model_type").and_then(Value::as_str)
+    {
+        text.insert("model_type".to_owned(), "qwen2".into());
+    }
+    if !config.contains_key("text_config") {
+        return text;
+    }
     // Old folders of some kinds leave out what the outer model implies.
     let outer = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     let implied = match outer {

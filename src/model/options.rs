@@ -229,7 +229,8 @@ impl<'a> Options<'a> {
         let stretch =
             |original: f64| -> Result<f64> { positive("factor")?.map_or_else(|| Ok(context()? / original), Ok) };
         Ok(match kind {
-            "default" => (RotaryScaling::None, 1.0, &["factor"][..0]),
+            // Sections of the three axes of images; for text they are one.
+            "default" | "mrope" => (RotaryScaling::None, 1.0, &["mrope_section"]),
             "linear" => (RotaryScaling::Linear { factor: need("factor")? }, 1.0, &["factor"]),
             "dynamic" => (
                 RotaryScaling::Dynamic { factor: need("factor")?, original: context()? },

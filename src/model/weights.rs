@@ -205,10 +205,9 @@ pub enum MlpNames {
         both: &'static str,
         output: &'static str,
     },
-    /// A router, and for each expert e the weights `experts`.e.`gate`, ….
+    /// A router, and for each expert a weight of its own, whose number stands for `{e}`.
     Experts {
         router: &'static str,
-        experts: &'static str,
         gate: &'static str,
         input: &'static str,
         output: &'static str,
@@ -397,9 +396,10 @@ impl Reader<'_> {
                 let [gate, input] = Self::cut(&self.linear(&at(both), d, 2 * m, bias)?, [m, m])?;
                 Mlp { router: None, gate: Some(gate), input, output: self.writer(&at(output), m, bias)? }
             }
-            MlpNames::Experts { router, experts, gate, input, output } => {
+            MlpNames::Experts { router, gate, input, output } => {
                 let each = |name: &str, rows: usize, cols: usize, axis: usize| -> Result<Linear> {
-                    let one = |e| self.store.linear(&at(&format!("{experts}.{e}.{name}.weight")), rows, cols);
+                    let path = |e: usize| at(&format!("{}.weight", name.replace("{e}", &e.to_string())));
+                    let one = |e| self.store.linear(&path(e), rows, cols);
                     let all = (0..self.experts()).map(one).collect::<Result<Vec<_>>>()?;
                     Ok(Linear { weight: Tensor::cat(&all, axis)?.contiguous()?, bias: None })
                 };

@@ -48,6 +48,11 @@ fn gguf(k: &Keys) -> Result<Map<String, Value>> {
 }
 
 fn names(_: &Options) -> Result<Names> {
-    let (router, experts) = ("block_sparse_moe.gate", "block_sparse_moe.experts");
-    Ok(Names { mlp: MlpNames::Experts { router, experts, gate: "w1", input: "w3", output: "w2" }, ..LLAMA })
+    let mlp = MlpNames::Experts {
+        router: "block_sparse_moe.gate",
+        gate: "block_sparse_moe.experts.{e}.w1",
+        input: "block_sparse_moe.experts.{e}.w3",
+        output: "block_sparse_moe.experts.{e}.w2",
+    };
+    Ok(Names { mlp, ..LLAMA })
 }

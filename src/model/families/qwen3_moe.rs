@@ -50,10 +50,9 @@ fn gguf(k: &Keys) -> Result<Map<String, Value>> {
 /// One matrix for each expert.
 pub(super) const EXPERTS: MlpNames = MlpNames::Experts {
     router: "mlp.gate",
-    experts: "mlp.experts",
-    gate: "gate_proj",
-    input: "up_proj",
-    output: "down_proj",
+    gate: "mlp.experts.{e}.gate_proj",
+    input: "mlp.experts.{e}.up_proj",
+    output: "mlp.experts.{e}.down_proj",
 };
 
 fn names(o: &Options) -> Result<Names> {
