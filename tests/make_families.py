@@ -25,7 +25,7 @@ MODELS = {
     "phi-qk-norm": ("phi", {"qk_layernorm": True}),
     "stablelm-qk-norm": ("stablelm", {"qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}),
     "cohere-qk-norm": ("cohere", {"use_qk_norm": True}),
-    "falcon-groups": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    "falcon-groups": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
     "gpt-bigcode-heads": ("gpt_bigcode", {"multi_query": False}),
     "mpt-six-heads": ("mpt", {"d_model": 48, "n_heads": 6, "n_layers": 2, "hidden_size": 48,

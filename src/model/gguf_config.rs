@@ -154,6 +154,49 @@ impl<'a> Keys<'a> {
         Ok(map)
     }
 
+    /// Adds the windows to the options: of all layers but every `period`th, unless the file says which.
+    pub fn windows(&self, map: &mut Map<String, Json>, window: Option<i64>, period: usize) -> Result<()> {
+        let layers = map.get("num_hidden_layers").and_then(Json::as_u64).unwrap_or(0) as usize;
+        let windowed: Vec<bool> = match self.get("attention.sliding_window_pattern") {
+            None => (1..=layers).map(|l| !l.is_multiple_of(period)).collect(),
+            Some(Value::Int(n)) if *n > 0 => (1..=layers).map(|l| !l.is_multiple_of(*n as usize)).collect(),
+            Some(Value::Array(list)) if list.len() == layers => {
+                let one = |v: &Value| match v {
+                    Value::Bool(b) => Ok(*b),
+                    other => other
+                        .as_int()
+                        .map(|i| i != 0)
+                        .ok_or_else(|| self.wrong("attention.sliding_window_pattern", "true or false for each layer")),
+                };
+                list.iter().map(one).collect::<Result<_>>()?
+            }
+            Some(_) => return Err(self.wrong("attention.sliding_window_pattern", "a period or a list of all layers")),
+        };
+        let window = window.filter(|w| *w > 0);
+        let kind = |windowed: &bool| if *windowed && window.is_some() { "sliding_attention" } else { "full_attention" };
+        map.insert("layer_types".to_owned(), json!(windowed.iter().map(kind).collect::<Vec<_>>()));
+        map.insert("sliding_window".to_owned(), json!(window));
+        Ok(())
+    }
+
+    /// Adds the experts to the options. `renormalise` is what the family does where the file does not say it.
+    pub fn experts(&self, map: &mut Map<String, Json>, renormalise: bool) -> Result<()> {
+        for (key, usual) in [("expert_shared_count", 0), ("expert_group_count", 0), ("expert_gating_func", 1)] {
+            if let Some(other) = self.int(key)?.filter(|n| *n != usual && *n != 0) {
+                return Err(self.refuse(key, other));
+            }
+        }
+        if let Some(scale) = self.float("expert_weights_scale")?.filter(|s| *s != 1.0 && *s != 0.0) {
+            return Err(self.refuse("expert_weights_scale", scale));
+        }
+        let norm = self.flag("expert_weights_norm")?.unwrap_or(renormalise);
+        map.insert("num_experts".to_owned(), json!(self.need("expert_count")?));
+        map.insert("num_experts_per_tok".to_owned(), json!(self.need("expert_used_count")?));
+        map.insert("norm_topk_prob".to_owned(), json!(norm));
+        map.insert("moe_intermediate_size".to_owned(), json!(self.int("expert_feed_forward_length")?));
+        Ok(())
+    }
+
     /// How the rotation reaches a longer context, as `rope_parameters` says it.
     fn scaling(&self, pairs: usize) -> Result<Map<String, Json>> {
         let old = self.float("rope.scale_linear")?;
@@ -183,9 +226,14 @@ impl<'a> Keys<'a> {
                 let mut rope = object(json!({
                     "rope_type": "yarn", "factor": factor.unwrap_or(1.0), "original_max_position_embeddings": original,
                 }));
-                // llama.cpp multiplies YaRN's own magnitude by this.
-                if let (Some(m), Some(f)) = (magnitude, factor) {
-                    rope.insert("attention_factor".to_owned(), json!(m * super::rotary::yarn_magnitude(f, 1.0)));
+                // Under this key the converter writes the option of config.json.
+                let given = self.float("rope.scaling.yarn_attn_factor")?;
+                rope.insert("attention_factor".to_owned(), json!(given));
+                if let Some(other) = magnitude.filter(|m| *m != 1.0) {
+                    return Err(self.refuse("rope.scaling.attn_factor", other));
+                }
+                if let Some(other) = self.float("rope.scaling.yarn_ext_factor")?.filter(|f| *f != 1.0 && *f != -1.0) {
+                    return Err(self.refuse("rope.scaling.yarn_ext_factor", other));
                 }
                 for (key, option) in
                     [("rope.scaling.yarn_beta_fast", "beta_fast"), ("rope.scaling.yarn_beta_slow", "beta_slow")]
@@ -224,6 +272,9 @@ impl<'a> Keys<'a> {
 
     /// The names that the tensors of a family have in GGUF files: llama.cpp has one for each role.
     pub fn names(&self, family: &Names) -> Names {
+        // Falcon's second norm is the one of attention.
+        let (ln1, ln2) =
+            if self.has("blk.0.attn_norm_2.weight") { ("attn_norm_2", "attn_norm") } else { ("attn_norm", "ffn_norm") };
         let bias = |names: &[&str]| names.iter().any(|n| self.has(&format!("blk.0.{n}.bias")));
         Names {
             prefixes: &[""],
@@ -232,9 +283,9 @@ impl<'a> Keys<'a> {
             pos_offset: 0,
             embed_norm: family.embed_norm.map(|_| "token_embd_norm"),
             layers: "blk",
-            ln1: family.ln1.map(|_| "attn_norm"),
+            ln1: family.ln1.map(|_| ln1),
             ln1_post: family.ln1_post.map(|_| "post_attention_norm"),
-            ln2: family.ln2.map(|_| "ffn_norm"),
+            ln2: family.ln2.map(|_| ln2),
             ln2_post: family.ln2_post.map(|_| "post_ffw_norm"),
             qkv: if self.has("blk.0.attn_qkv.weight") {
                 Qkv::Stacked("attn_qkv")

@@ -1,7 +1,7 @@
 //! EXAONE 4: only outputs are normalised, as in OLMo 2, and each head's q and k. Where some layers are windowed, the
 //! others know no positions.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Family, Form, gated_rms, olmo2};
 use crate::error::Result;
@@ -42,7 +42,8 @@ fn config(o: &Options) -> Result<ModelConfig> {
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
-    let window = k.int("attention.sliding_window")?.filter(|w| *w > 0);
-    map.insert("sliding_window".to_owned(), json!(window));
+    // The largest model is windowed whether the file says so or not.
+    let large = (map.get("num_hidden_layers").and_then(Value::as_u64) == Some(64)).then_some(4096);
+    k.windows(&mut map, k.int("attention.sliding_window")?.or(large), 4)?;
     Ok(map)
 }

@@ -42,14 +42,13 @@ fn config(o: &Options) -> Result<ModelConfig> {
     Ok(c)
 }
 
-/// The local rotary base may be absent; which layers are windowed belongs to the architecture.
+/// The local rotary base may be absent; which layers are windowed mostly belongs to the architecture.
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
     let global = map.remove("rope_parameters");
     let local = json!({"rope_theta": k.float("rope.freq_base_swa")?.unwrap_or(10_000.0)});
     map.insert("rope_parameters".to_owned(), json!({"full_attention": global, "sliding_attention": local}));
-    map.insert("sliding_window".to_owned(), json!(k.int("attention.sliding_window")?.unwrap_or(1024)));
-    map.insert("sliding_window_pattern".to_owned(), json!(k.int("attention.sliding_window_pattern")?.unwrap_or(6)));
+    k.windows(&mut map, k.int("attention.sliding_window")?, 6)?;
     map.insert("final_logit_softcapping".to_owned(), json!(k.float("final_logit_softcapping")?));
     map.insert("query_pre_attn_scalar".to_owned(), gemma2::scalar(&map, 62));
     Ok(map)

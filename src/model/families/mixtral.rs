@@ -1,6 +1,6 @@
 //! Mixtral: Mistral with a mixture of experts.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Family, Form, gated_rms};
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub const FAMILY: Family = Family {
 fn config(o: &Options) -> Result<ModelConfig> {
     let mut c = gated_rms("mixtral", o)?;
     c.window = o.windows(c.n_layers, |_| true)?;
-    let experts = experts(o, o.size_of(&["num_local_experts"])?.unwrap_or(8), 2, true)?;
+    let experts = experts(o, o.size_of(&["num_local_experts", "num_experts"])?.unwrap_or(8), 2, true)?;
     c.d_mlp *= experts.count;
     c.experts = Some(experts);
     Ok(c)
@@ -42,8 +42,7 @@ pub(super) fn experts(o: &Options, count: usize, used: usize, renormalise: bool)
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
-    map.insert("num_local_experts".to_owned(), json!(k.need("expert_count")?));
-    map.insert("num_experts_per_tok".to_owned(), json!(k.need("expert_used_count")?));
+    k.experts(&mut map, true)?;
     Ok(map)
 }
 

@@ -84,12 +84,9 @@ fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     }
     map.insert("expansion_ratio".to_owned(), json!(width / d.max(1)));
     let clamp = k.float("attention.clamp_kqv")?.filter(|c| *c != 0.0);
-    map.insert(
-        "attn_config".to_owned(),
-        json!({
-            "alibi_bias_max": k.float("attention.max_alibi_bias")?.unwrap_or(8.0), "clip_qkv": clamp,
-        }),
-    );
+    let max = k.float("attention.max_alibi_bias")?.unwrap_or(8.0);
+    let attention = json!({"alibi": max > 0.0, "alibi_bias_max": max, "clip_qkv": clamp});
+    map.insert("attn_config".to_owned(), attention);
     Ok(map)
 }
 

@@ -42,9 +42,9 @@ fn windowed(k: &Keys) -> bool {
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
     let global = map.remove("rope_parameters").unwrap_or_default();
-    let local = json!({"rope_theta": global.get("rope_theta")});
+    let base = global.get("rope_theta").and_then(Value::as_f64);
+    let local = json!({"rope_theta": k.float("rope.freq_base_swa")?.or(base)});
     map.insert("rope_parameters".to_owned(), json!({"full_attention": global, "sliding_attention": local}));
-    map.insert("sliding_window".to_owned(), json!(k.int("attention.sliding_window")?));
-    k.flag("attention.sliding_window_pattern").ok();
+    k.windows(&mut map, k.int("attention.sliding_window")?, 4)?;
     Ok(map)
 }

@@ -1,6 +1,6 @@
 //! OLMoE: a mixture of experts whose shares are the router's probabilities as they are; all of q and all of k normalised.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::mixtral::experts;
 use super::{Family, Form, gated_rms, qwen3_moe};
@@ -30,8 +30,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
-    map.insert("num_experts".to_owned(), json!(k.need("expert_count")?));
-    map.insert("num_experts_per_tok".to_owned(), json!(k.need("expert_used_count")?));
+    k.experts(&mut map, false)?;
     Ok(map)
 }
 

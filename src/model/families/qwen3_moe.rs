@@ -1,6 +1,6 @@
 //! Qwen 3 with a mixture of experts in every layer.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::mixtral::experts;
 use super::{Family, Form, gated_rms, qwen2, qwen3};
@@ -40,10 +40,7 @@ fn config(o: &Options) -> Result<ModelConfig> {
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
-    map.insert("num_experts".to_owned(), json!(k.need("expert_count")?));
-    map.insert("num_experts_per_tok".to_owned(), json!(k.need("expert_used_count")?));
-    map.insert("moe_intermediate_size".to_owned(), json!(k.need("expert_feed_forward_length")?));
-    map.insert("norm_topk_prob".to_owned(), json!(true));
+    k.experts(&mut map, true)?;
     Ok(map)
 }
 
