@@ -1,6 +1,6 @@
 //! Writing files so that they are either whole or absent, and where the user's own lie.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -56,6 +56,25 @@ pub fn ago(at: std::time::SystemTime) -> String {
 /// A name as part of a file's: what could mean something else in one is replaced.
 pub fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect()
+}
+
+/// Reads a text of at most `limit` bytes, without a byte-order mark.
+///
+/// # Errors
+/// The file cannot be read, is longer, or is no UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    // A device has no length, so that it is what is read that is measured.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::read(path, e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::failed(format!("{} is longer than {limit} bytes, too long for what it is", path.display())));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| Error::failed(format!("{} is not a text in UTF-8", path.display())))?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
 }
 
 /// Writes beside `path` and renames into place.

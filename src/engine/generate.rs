@@ -133,7 +133,6 @@ pub fn generate(
     let prepared = Prepared::new(config, ids.len() + limit);
     let mut past: Vec<Past> = Vec::new();
     let mut out: Vec<Generated> = Vec::new();
-    let eos = model.tokenizer.as_ref().and_then(super::super::model::tokenizer::Tokenizer::eos);
     // The keys that attention uses, and the values, as edited.
     let captured = |capture: &mut Capture, layer: usize| -> Result<(Tensor, Tensor)> {
         let mut take = |kind| {
@@ -187,7 +186,7 @@ pub fn generate(
         out.push(token);
         each(token);
         progress.step(1)?;
-        if Some(token.id) == eos {
+        if model.stops.contains(&token.id) {
             break;
         }
     }

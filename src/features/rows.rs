@@ -165,12 +165,15 @@ impl Rows {
     fn cut_keeping(most: usize, model: &Model, specs: &[String], cut: &Cut, progress: &Progress) -> Result<Self> {
         let start = model.start(cut.bos)?;
         let context = cut.context.min(model.config.n_ctx);
-        if context < 2 {
-            return Err(Error::request(format!("a context of {context} tokens predicts nothing; give 2 or more")));
+        // Every row begins as the model's texts do, also those from the middle of one.
+        let begun = start.len();
+        if context < begun.max(1) + 1 {
+            return Err(Error::request(format!(
+                "a context of {context} tokens predicts nothing; give {} or more",
+                begun.max(1) + 1
+            )));
         }
         let limit = cut.limit.map_or(u64::MAX, |l| l as u64);
-        // Every row begins as the model's texts do, also those from the middle of one.
-        let begun = usize::from(start.is_some());
         let mut ids = IdWriter { memory: Vec::new(), file: None, most };
         let (mut rows, mut tokens, mut documents) = (Vec::new(), 0u64, 0u32);
         // Most of the work comes after this; how much is known then.
@@ -185,7 +188,7 @@ impl Rows {
             for piece in model.pieces(&text)?.chunks(context - begun) {
                 let room = usize::try_from(limit - tokens).unwrap_or(usize::MAX);
                 // A single token makes no row.
-                if room < 2 {
+                if room < begun.max(1) + 1 {
                     return Ok(ControlFlow::Break(()));
                 }
                 let piece = &piece[..piece.len().min(room - begun)];
@@ -194,7 +197,7 @@ impl Rows {
                     continue;
                 }
                 rows.push(Row { start: tokens, len: len as u32, document: documents.saturating_sub(1) });
-                ids.push(start.as_slice())?;
+                ids.push(&start)?;
                 ids.push(piece)?;
                 tokens += len as u64;
             }

@@ -49,6 +49,46 @@ impl Value {
     pub fn as_array(&self) -> Option<&[Value]> {
         if let Self::Array(a) = self { Some(a) } else { None }
     }
+
+    pub fn as_bool(&self) -> Option<bool> {
+        if let Self::Bool(b) = self { Some(*b) } else { None }
+    }
+}
+
+/// What an option of the metadata may be read as.
+pub trait Typed<'a>: Sized {
+    const WHAT: &'static str;
+    fn of(value: &'a Value) -> Option<Self>;
+}
+
+macro_rules! typed {
+    ($type:ty, $what:literal, $of:path) => {
+        impl<'a> Typed<'a> for $type {
+            const WHAT: &'static str = $what;
+            fn of(value: &'a Value) -> Option<Self> {
+                $of(value)
+            }
+        }
+    };
+}
+
+typed!(&'a str, "a text", Value::as_text);
+typed!(i64, "a whole number", Value::as_int);
+typed!(f64, "a number", Value::as_float);
+typed!(bool, "true or false", Value::as_bool);
+typed!(&'a [Value], "a list", Value::as_array);
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Int(i) => write!(f, "{i}"),
+            Self::Float(x) => write!(f, "{x}"),
+            Self::Bool(b) => write!(f, "{b}"),
+            Self::Text(s) if s.chars().count() > 60 => write!(f, "{:?}…", s.chars().take(60).collect::<String>()),
+            Self::Text(s) => write!(f, "{s:?}"),
+            Self::Array(list) => write!(f, "a list of {}", list.len()),
+        }
+    }
 }
 
 /// A GGUF file's header.
@@ -226,6 +266,23 @@ impl Gguf {
 
     pub fn text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).and_then(Value::as_text)
+    }
+
+    /// Returns an option of the metadata, or `None` where it is absent.
+    ///
+    /// # Errors
+    /// It has another type. The message is a part of a sentence.
+    pub fn checked<'a, T: Typed<'a>>(&'a self, key: &str) -> std::result::Result<Option<T>, String> {
+        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        T::of(value).map(Some).ok_or_else(|| format!("its metadata gives `{key}` as {value}, which is not {}", T::WHAT))
+    }
+
+    /// As [`Self::checked`], with the whole sentence.
+    ///
+    /// # Errors
+    /// The option has another type.
+    pub fn get<'a, T: Typed<'a>>(&'a self, key: &str) -> Result<Option<T>> {
+        self.checked(key).map_err(|what| self.malformed(what))
     }
 
     /// Reads a tensor of `n` numbers that belongs to the config rather than to the weights.

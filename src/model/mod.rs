@@ -14,7 +14,10 @@ pub mod rotary;
 pub mod safetensors_file;
 pub mod store;
 pub mod tokenizer;
-mod tokenizer_gguf;
+pub mod tokenizer_folder;
+pub mod tokenizer_gguf;
+mod tokenizer_names;
+mod tokenizer_parts;
 pub mod weights;
 
 pub use network::Network;
@@ -33,11 +36,15 @@ use self::gguf_config::Keys;
 use self::options::Options;
 use self::rotary::Rotary;
 use self::store::Store;
-use self::tokenizer::Tokenizer;
+use self::tokenizer::{Found, Tokenizer};
 use self::weights::{Names, Weights};
 use crate::error::{Error, Result, short};
+use crate::files::read_text;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
+
+/// The most bytes of a config.json.
+const MAX_CONFIG: u64 = 1 << 24;
 
 /// An opened model.
 #[derive(Debug)]
@@ -50,9 +57,13 @@ pub struct Model {
     pub format: &'static str,
     pub n_params: usize,
     pub load_seconds: f64,
+    /// The tokens that end a generated text.
+    pub stops: Vec<u32>,
     /// What a reader of this model's numbers has to know, in sentences: options that were passed over, a tokenizer that
     /// could not be built, tensors that nothing reads.
     pub warnings: Vec<String>,
+    /// Where a tokenizer lies that cannot be used, and why.
+    no_text: Option<(PathBuf, String)>,
     fingerprint: OnceLock<u64>,
 }
 
@@ -110,21 +121,18 @@ impl Model {
         let store = Store::new(path, vec![file], entries, device, progress).for_family(family.name);
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A second thread rebuilds the tokenizer while the weights are read.
-        let (tokenizer, weights) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| tokenizer_gguf::tokenizer(&gguf, config.d_vocab));
+        let (found, weights) = std::thread::scope(|scope| {
+            let found = scope.spawn(|| tokenizer_gguf::find(&gguf, config.d_vocab));
             let weights = weights::read(&config, &names, &store);
-            let tokenizer = tokenizer.join().unwrap_or_else(|_| {
-                Err(Error::Tokenizer { path: path.to_owned(), what: "it could not be rebuilt".to_owned() })
-            });
-            (tokenizer, weights)
+            (found.join().unwrap_or_else(|_| Found::fault("it could not be rebuilt")), weights)
         });
-        let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, tokenizer?, spec, "GGUF");
+        let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, None, spec, "GGUF");
         model.warnings = [warnings, store.warnings()].concat();
-        Ok(model)
+        Ok(model.with_tokenizer(found, path))
     }
 
     fn open_folder(folder: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
-        let Described { family, mut config, names, warnings, .. } = Described::of_folder(folder)?;
+        let Described { family, mut config, names, warnings, options, .. } = Described::of_folder(folder)?;
         let (files, entries) = safetensors_file::index(&safetensors_file::files_of(folder)?)?;
         let store = Store::new(folder, files, entries, device, progress);
         let name = folder
@@ -135,10 +143,10 @@ impl Model {
         config.name = name;
         let store = store.for_family(family.name);
         let weights = weights::read(&config, &names, &store)?;
-        let tokenizer = folder_tokenizer(folder, config.d_vocab)?;
-        let mut model = Self::assemble(config, weights, tokenizer, spec, "safetensors");
+        let found = tokenizer_folder::find(folder, &options, config.d_vocab);
+        let mut model = Self::assemble(config, weights, None, spec, "safetensors");
         model.warnings = [warnings, store.warnings()].concat();
-        Ok(model)
+        Ok(model.with_tokenizer(found, folder))
     }
 
     fn assemble(
@@ -157,9 +165,33 @@ impl Model {
             format,
             n_params,
             load_seconds: 0.0,
+            stops: Vec::new(),
             warnings: Vec::new(),
+            no_text: None,
             fingerprint: OnceLock::new(),
         }
+    }
+
+    /// Takes the tokenizer that was found at `path`, and what is to be said of it.
+    fn with_tokenizer(mut self, found: Found, path: &Path) -> Self {
+        self.tokenizer = found.tokenizer;
+        self.warnings.extend(found.warnings);
+        if let Some(what) = found.fault {
+            self.warnings.push(format!("the model reads no text, only token ids: {what}"));
+            self.no_text = Some((path.to_owned(), what));
+        }
+        self
+    }
+
+    /// Returns the tokenizer.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be used.
+    pub fn reader(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| match &self.no_text {
+            Some((path, what)) => Error::Tokenizer { path: path.clone(), what: what.clone() },
+            None => Error::NoTokenizer,
+        })
     }
 
     /// Makes a model that no file holds, such as one in training. `spec` names it.
@@ -191,7 +223,7 @@ impl Model {
     /// # Errors
     /// The model has no tokenizer, or the text gives no token.
     pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
-        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.encode(text, force_bos)
+        self.reader()?.encode(text, force_bos)
     }
 
     /// Returns the token ids of a text, without a beginning-of-sequence token.
@@ -199,15 +231,15 @@ impl Model {
     /// # Errors
     /// As [`Self::encode`].
     pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.pieces(text)
+        self.reader()?.pieces(text)
     }
 
-    /// Returns the token that is put before a text, where there is one.
+    /// Returns the tokens that are put before a text.
     ///
     /// # Errors
     /// A beginning-of-sequence token is asked for and the tokenizer names none.
-    pub fn start(&self, force_bos: bool) -> Result<Option<u32>> {
-        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)?.start(force_bos)
+    pub fn start(&self, force_bos: bool) -> Result<Vec<u32>> {
+        self.reader()?.start(force_bos)
     }
 
     /// Returns the id of a text that is one token. Where the model has no tokenizer, the text is the id as a number.
@@ -215,7 +247,7 @@ impl Model {
         match &self.tokenizer {
             Some(t) => t.single(text),
             None => {
-                let id = text.trim().parse().map_err(|_| Error::NoTokenizer)?;
+                let id = text.trim().parse().or_else(|_| self.reader().map(|_| 0))?;
                 self.network().check(&[id])?;
                 Ok(id)
             }
@@ -243,15 +275,18 @@ struct Described {
     names: Names,
     /// True where the rows of q and k are stored with the halves of each head interleaved (GGUF).
     interleaved: bool,
+    /// The whole of a folder's config.json.
+    options: Map<String, Value>,
     warnings: Vec<String>,
 }
 
 impl Described {
     fn of_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
+        let text = read_text(&path, MAX_CONFIG)?;
         let malformed = |e: serde_json::Error| Error::Malformed { path, format: "config", what: e.to_string() };
-        let map = text_part(&serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(malformed)?);
+        let whole: Map<String, Value> = serde_json::from_str(&text).map_err(malformed)?;
+        let map = text_part(&whole);
         let name = map.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
         let family = families::by_name(name).ok_or_else(|| Error::UnknownFamily {
             path: folder.to_owned(),
@@ -261,7 +296,7 @@ impl Described {
         let options = Options::new(family.name, &map);
         let config = checked(folder, (family.config)(&options)?)?;
         let names = (family.names)(&options)?;
-        Ok(Self { family, config, names, interleaved: false, warnings: options.finish()? })
+        Ok(Self { family, config, names, interleaved: false, warnings: options.finish()?, options: whole })
     }
 
     fn of_gguf(gguf: &Gguf) -> Result<Self> {
@@ -275,7 +310,7 @@ impl Described {
         let options = Options::new(family.name, &map);
         let config = checked(&gguf.path, (family.config)(&options)?)?;
         let names = keys.names(&(family.names)(&options)?);
-        Ok(Self { family, config, names, interleaved: form.interleaved, warnings: keys.finish() })
+        Ok(Self { family, config, names, interleaved: form.interleaved, warnings: keys.finish(), options: Map::new() })
     }
 }
 
@@ -390,33 +425,6 @@ fn checked(path: &Path, mut config: ModelConfig) -> Result<ModelConfig> {
             what: format!("it gives a model with 0 for {what}"),
         }),
     }
-}
-
-/// Reads `tokenizer.json`, and from `tokenizer_config.json` whether a beginning-of-sequence token is put before a text.
-fn folder_tokenizer(folder: &Path, d_vocab: usize) -> Result<Option<Tokenizer>> {
-    let path: PathBuf = folder.join("tokenizer.json");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let unusable = |e: tokenizers::Error| Error::Tokenizer { path: path.clone(), what: e.to_string() };
-    let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(unusable)?;
-    // A saved truncation or padding length belongs to a training run, not to the model.
-    inner.with_truncation(None).map_err(unusable)?;
-    inner.with_padding(None);
-    // The model expects before a text the token that the tokenizer's own post-processor puts there.
-    let with = inner.encode("a", true).map_err(unusable)?;
-    let without = inner.encode("a", false).map_err(unusable)?;
-    let first = with.get_ids().first().copied();
-    let bos = first.filter(|_| with.len() > without.len() && first != without.get_ids().first().copied());
-    let config: Option<Value> = std::fs::read_to_string(folder.join("tokenizer_config.json"))
-        .ok()
-        .and_then(|text| serde_json::from_str(&text).ok());
-    let named = |key: &str| {
-        let token = config.as_ref()?.get(key)?;
-        inner.token_to_id(token.as_str().or_else(|| token.get("content")?.as_str())?)
-    };
-    let (bos_id, eos) = (named("bos_token"), named("eos_token"));
-    Ok(Some(Tokenizer::new(inner, d_vocab, bos, bos_id.or(bos), &path)?.with_eos(eos)))
 }
 
 /// Asks for a model to be opened.

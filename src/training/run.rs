@@ -128,7 +128,7 @@ pub fn train(
     let model = |adam: &AdamW| -> Result<Arc<Model>> {
         let tensors = copies(adam)?;
         let inner = tokenizer.clone();
-        let tokenizer = Tokenizer::new(inner, design.vocab, None, None, folder)?;
+        let tokenizer = Tokenizer::new(inner, design.vocab);
         Ok(Arc::new(Model::in_memory(config.clone(), design.weights(&tensors)?, Some(tokenizer), training.name())))
     };
     let probe = |adam: &AdamW| -> Result<Arc<Probe>> {

@@ -37,7 +37,7 @@ pub fn split(rows: Rows) -> (Rows, Rows) {
 pub fn held_out(dictionary: &Dictionary, model: &Model, text: &[String], cut: &Cut) -> Option<bool> {
     let metadata = dictionary.config.get("metadata")?;
     let about = metadata.get("circuitscope")?;
-    let begun = model.start(cut.bos).ok()?.is_some();
+    let begun = !model.start(cut.bos).ok()?.is_empty();
     let same = metadata.get("model_name")? == &json!(model.config.name)
         && metadata.get("prepend_bos")? == &json!(begun)
         && about.get("text")? == &json!(text)
@@ -190,7 +190,7 @@ impl Training {
             Err(Error::Cancelled) => None,
             other => other?,
         };
-        let begun = model.start(r.bos).is_ok_and(|start| start.is_some());
+        let begun = model.start(r.bos).is_ok_and(|start| !start.is_empty());
         // SAELens cuts text by the first two.
         let about = json!({"context_size": r.context.min(model.config.n_ctx), "prepend_bos": begun, "circuitscope": {
             "settings": r.settings, "text": r.text, "context": r.context, "tokens": r.tokens, "positions": self.positions,
