@@ -10,15 +10,22 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("cannot write {}: {source}; check that the folder exists and has room", path.display())]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("{} is not a usable {format} file: {what}; get the file again from its source", path.display())]
+    /// What is in a file does not fit together.
+    #[error("{} is not a usable {format} file: {what}; correct it, or use another one", path.display())]
     Malformed { path: PathBuf, format: &'static str, what: String },
-    #[error("{} holds no tensor `{name}`, which the {family} family needs; the download may be incomplete, or the config names the wrong family", path.display())]
+    /// Bytes of a file are missing or were changed on the way.
+    #[error("{} is not a whole {format} file: {what}; get it again from its source", path.display())]
+    Damaged { path: PathBuf, format: &'static str, what: String },
+    /// A good file that cannot be used here; `what` says what to do instead.
+    #[error("{} cannot be opened: {what}", path.display())]
+    Unopenable { path: PathBuf, what: String },
+    #[error("{} holds no tensor `{name}`, which the {family} family needs; a file may be missing, or the config names the wrong family", path.display())]
     MissingTensor { path: PathBuf, name: String, family: String },
     #[error(
         "tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights do not belong together"
     )]
     WrongShape { name: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("tensor `{name}` holds NaN or infinite values; the weights are damaged, get the file again")]
+    #[error("tensor `{name}` holds NaN or infinite values; such weights compute nothing, so use another copy of the model")]
     NotFinite { name: String },
     #[error("{} says its family is `{family}`, which is not implemented; implemented are {known}", path.display())]
     UnknownFamily { path: PathBuf, family: String, known: String },
@@ -30,7 +37,7 @@ pub enum Error {
         "no model at `{spec}`: {what}; give a .gguf file, a folder with config.json and *.safetensors, or a built-in model ({builtins})"
     )]
     NoModel { spec: String, what: String, builtins: String },
-    #[error("the tokenizer of {} cannot be used: {what}; get the tokenizer file again or run on token ids", path.display())]
+    #[error("the tokenizer of {} cannot be used: {what}; run on token ids instead (--ids 1,2,3)", path.display())]
     Tokenizer { path: PathBuf, what: String },
     #[error("this model has no tokenizer, so it cannot read text; give token ids instead (--ids 1,2,3)")]
     NoTokenizer,

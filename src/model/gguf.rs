@@ -95,8 +95,10 @@ impl std::fmt::Display for Value {
 pub struct Gguf {
     pub path: PathBuf,
     pub metadata: BTreeMap<String, Value>,
+    /// The tensors of all files, under their names in GGUF.
     pub entries: BTreeMap<String, Entry>,
-    pub file: File,
+    /// The file, or the parts of a split one in their order.
+    files: Vec<File>,
 }
 
 struct Reader<'a> {
@@ -108,7 +110,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn malformed(&self, what: impl Into<String>) -> Error {
-        Error::Malformed { path: self.path.to_owned(), format: FORMAT, what: what.into() }
+        malformed(self.path, what)
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> Error {
+        Error::Damaged { path: self.path.to_owned(), format: FORMAT, what: what.into() }
     }
 
     fn left(&self) -> u64 {
@@ -117,7 +123,7 @@ impl Reader<'_> {
 
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
         if self.left() < N as u64 {
-            return Err(self.malformed(format!("it ends inside its header, at byte {}", self.len)));
+            return Err(self.damaged(format!("it ends inside its header, at byte {}", self.len)));
         }
         let mut b = [0u8; N];
         self.input.read_exact(&mut b).map_err(|e| Error::read(self.path, e))?;
@@ -136,7 +142,7 @@ impl Reader<'_> {
     fn string(&mut self) -> Result<String> {
         let n = self.u64()?;
         if n > self.left() {
-            return Err(self.malformed(format!("a text of its header claims {n} bytes, more than the file holds")));
+            return Err(self.damaged(format!("a text of its header claims {n} bytes, more than the file holds")));
         }
         let mut b = vec![0u8; n as usize];
         self.input.read_exact(&mut b).map_err(|e| Error::read(self.path, e))?;
@@ -165,9 +171,12 @@ impl Reader<'_> {
                     4..=6 => 4,
                     _ => 8,
                 };
-                if depth >= MAX_DEPTH || n.saturating_mul(least) > self.left() {
+                if depth >= MAX_DEPTH {
+                    return Err(self.malformed(format!("a list of its header is nested deeper than {MAX_DEPTH} levels")));
+                }
+                if n.saturating_mul(least) > self.left() {
                     return Err(
-                        self.malformed(format!("a list of its header claims {n} entries, more than the file holds"))
+                        self.damaged(format!("a list of its header claims {n} entries, more than the file holds"))
                     );
                 }
                 let mut list = Vec::new();
@@ -185,22 +194,119 @@ impl Reader<'_> {
             other => return Err(self.malformed(format!("its header uses value type {other}, which does not exist"))),
         })
     }
+
+    /// Reads the letters GGUF and the version.
+    fn begin(&mut self) -> Result<()> {
+        let magic = self.bytes::<4>().unwrap_or_default();
+        if &magic != b"GGUF" {
+            let what = match &magic {
+                b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => {
+                    "it is a GGML file of the time before GGUF; convert the original model with llama.cpp's converter"
+                }
+                b"FUGG" => "its bytes are in reverse order; convert it with gguf_convert_endian.py of llama.cpp",
+                _ => return Err(self.malformed("it does not begin with the letters GGUF")),
+            };
+            return Err(self.unopenable(what));
+        }
+        match self.u32()? {
+            2 | 3 => Ok(()),
+            // A version in the upper bytes: the file was written for processors of the other byte order.
+            version if version & 0xffff == 0 && version != 0 => Err(self.unopenable(
+                "it is big-endian, made for processors of the other byte order; convert it with gguf_convert_endian.py \
+                 of llama.cpp",
+            )),
+            version => Err(self.unopenable(format!(
+                "it has version {version} of the format, and versions 2 and 3 can be read; convert the model again with \
+                 llama.cpp's converter"
+            ))),
+        }
+    }
+
+    fn unopenable(&self, what: impl Into<String>) -> Error {
+        Error::Unopenable { path: self.path.to_owned(), what: what.into() }
+    }
+
+    /// Reads a tensor's name, shape (outermost axis first), type and offset.
+    fn tensor(&mut self) -> Result<(String, Vec<u64>, Stored, u64)> {
+        let name = self.string()?;
+        let dims = self.u32()?;
+        if dims > MAX_DIMS {
+            return Err(self.malformed(format!("tensor `{name}` claims {dims} axes")));
+        }
+        let mut shape = (0..dims).map(|_| self.u64()).collect::<Result<Vec<_>>>()?;
+        shape.reverse();
+        let kind = self.u32()?;
+        let offset = self.u64()?;
+        let stored = Stored::from_ggml(kind).ok_or_else(|| {
+            let read: Vec<&str> = Stored::ALL.iter().map(|(stored, _)| stored.name()).collect();
+            self.unopenable(format!(
+                "tensor `{name}` is stored as {}, which is not implemented; take the same model in one of the types that \
+                 are: {}",
+                Stored::unread_ggml(kind),
+                read.join(", ")
+            ))
+        })?;
+        Ok((name, shape, stored, offset))
+    }
+
+    /// Checks where the tensors lie: inside the file, aligned, and none in another.
+    fn places(
+        &self,
+        infos: Vec<(String, Vec<u64>, Stored, u64)>,
+        align: u64,
+        file: usize,
+    ) -> Result<BTreeMap<String, Entry>> {
+        let data = self.at.next_multiple_of(align);
+        let mut entries = BTreeMap::new();
+        let mut ranges = Vec::new();
+        for (name, shape, stored, offset) in infos {
+            let count = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+            let bytes = count.and_then(|n| usize::try_from(n).ok()).and_then(|n| stored.bytes(n));
+            let end = bytes.and_then(|b| data.checked_add(offset)?.checked_add(b as u64));
+            let Some(end) = end.filter(|end| *end <= self.len) else {
+                return Err(self.damaged(format!(
+                    "tensor `{name}` of shape {shape:?} ends beyond the file, which seems cut short"
+                )));
+            };
+            if !offset.is_multiple_of(align) {
+                return Err(self.malformed(format!("tensor `{name}` lies at {offset}, no multiple of {align}")));
+            }
+            ranges.push((data + offset, end, name.clone()));
+            let entry = Entry {
+                file,
+                stored,
+                shape: shape.into_iter().map(|d| d as usize).collect(),
+                offset: data + offset,
+                interleaved_heads: None,
+            };
+            if entries.insert(name.clone(), entry).is_some() {
+                return Err(self.malformed(format!("it holds tensor `{name}` twice")));
+            }
+        }
+        ranges.retain(|(from, end, _)| from < end);
+        ranges.sort();
+        match ranges.windows(2).find(|pair| pair[1].0 < pair[0].1) {
+            Some(pair) => Err(self.malformed(format!("tensors `{}` and `{}` overlap", pair[0].2, pair[1].2))),
+            None => Ok(entries),
+        }
+    }
 }
 
-impl Gguf {
-    /// Reads and checks the header. It reads no tensor data.
-    pub fn open(path: &Path) -> Result<Self> {
+/// One file of a model.
+struct Part {
+    file: File,
+    metadata: BTreeMap<String, Value>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Part {
+    /// Reads and checks the header; `nth` is the number of the file among the model's.
+    fn open(path: &Path, nth: usize) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
         let len = file.metadata().map_err(|e| Error::read(path, e))?.len();
         let (metadata, entries) = {
             let mut r = Reader { path, input: BufReader::with_capacity(1 << 16, &file), at: 0, len };
-            if &r.bytes::<4>()? != b"GGUF" {
-                return Err(r.malformed("it does not begin with the letters GGUF"));
-            }
-            let version = r.u32()?;
-            if !(2..=3).contains(&version) {
-                return Err(r.malformed(format!("it has version {version}; versions 2 and 3 can be read")));
-            }
+            r.begin()?;
             let n_tensors = r.u64()?;
             let n_values = r.u64()?;
             let mut metadata = BTreeMap::new();
@@ -208,56 +314,141 @@ impl Gguf {
                 let key = r.string()?;
                 let kind = r.u32()?;
                 let value = r.value(kind, 0)?;
-                metadata.insert(key, value);
-            }
-            let mut entries = BTreeMap::new();
-            for _ in 0..n_tensors {
-                let name = r.string()?;
-                let dims = r.u32()?;
-                if dims > MAX_DIMS {
-                    return Err(r.malformed(format!("tensor `{name}` claims {dims} axes")));
+                if metadata.insert(key.clone(), value).is_some() {
+                    return Err(r.malformed(format!("its metadata gives `{key}` twice")));
                 }
-                let mut shape = Vec::new();
-                for _ in 0..dims {
-                    shape.push(r.u64()?);
-                }
-                shape.reverse();
-                let kind = r.u32()?;
-                let stored = Stored::from_ggml(kind).ok_or_else(|| {
-                    r.malformed(format!("tensor `{name}` is stored as GGML type {kind}, which is not implemented"))
-                })?;
-                let offset = r.u64()?;
-                entries.insert(name, (shape, stored, offset));
             }
-            let align = metadata.get("general.alignment").and_then(Value::as_int).unwrap_or(32);
-            if !(1..=1 << 20).contains(&align) {
-                return Err(r.malformed(format!("its alignment is {align}")));
-            }
-            let data = r.at.next_multiple_of(align as u64);
-            let mut checked = BTreeMap::new();
-            for (name, (shape, stored, offset)) in entries {
-                let count = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
-                let bytes = count.and_then(|n| usize::try_from(n).ok()).and_then(|n| stored.bytes(n));
-                let end = bytes.and_then(|b| data.checked_add(offset)?.checked_add(b as u64));
-                if end.is_none_or(|end| end > len) {
-                    return Err(r.malformed(format!(
-                        "tensor `{name}` of shape {shape:?} ends beyond the file, which seems cut short"
-                    )));
-                }
-                checked.insert(
-                    name,
-                    Entry {
-                        file: 0,
-                        stored,
-                        shape: shape.into_iter().map(|d| d as usize).collect(),
-                        offset: data + offset,
-                        interleaved_heads: None,
-                    },
-                );
-            }
-            (metadata, checked)
+            let infos = (0..n_tensors).map(|_| r.tensor()).collect::<Result<Vec<_>>>()?;
+            let align = match metadata.get("general.alignment") {
+                None => 32,
+                Some(Value::Int(n)) if (1..=1 << 20).contains(n) => *n as u64,
+                Some(other) => return Err(r.malformed(format!("its alignment (general.alignment) is {other}"))),
+            };
+            let entries = r.places(infos, align, nth)?;
+            (metadata, entries)
         };
-        Ok(Self { path: path.to_owned(), metadata, entries, file })
+        Ok(Self { file, metadata, entries })
+    }
+
+    /// The number of a split file, from 0, and how many there are.
+    fn split(&self, path: &Path) -> Result<Option<(usize, usize)>> {
+        let number = |key: &str| match self.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Int(n)) if (0..=99_999).contains(n) => Ok(Some(*n as usize)),
+            Some(other) => Err(malformed(path, format!("its metadata gives `{key}` as {other}"))),
+        };
+        match (number("split.no")?, number("split.count")?) {
+            (_, None | Some(0 | 1)) => Ok(None),
+            (Some(no), Some(count)) if no < count => Ok(Some((no, count))),
+            (no, Some(count)) => {
+                Err(malformed(path, format!("it is one of {count} parts, but does not say which (split.no = {no:?})")))
+            }
+        }
+    }
+}
+
+/// The path of another part of a split model: `NAME-00002-of-00003.gguf`.
+fn part_path(path: &Path, no: usize, count: usize) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let rest = name.get(..name.len().checked_sub(5)?)?;
+    let extension = name.get(rest.len()..)?;
+    let (rest, total) = rest.rsplit_once("-of-")?;
+    let (stem, nth) = rest.rsplit_once('-')?;
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then_some(text.len()).filter(|n| *n > 0);
+    let (width, _) = (number(nth)?, number(total)?);
+    Some(path.with_file_name(format!("{stem}-{:0width$}-of-{count:0width$}{extension}", no + 1)))
+}
+
+fn malformed(path: &Path, what: impl Into<String>) -> Error {
+    Error::Malformed { path: path.to_owned(), format: FORMAT, what: what.into() }
+}
+
+impl Gguf {
+    /// Reads and checks the header, of all parts of a split model. It reads no tensor data.
+    ///
+    /// # Errors
+    /// The file is damaged, holds no language model, or is stored in a way that is not read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let part = Part::open(path, 0)?;
+        let mut gguf = match part.split(path)? {
+            None => Self {
+                path: path.to_owned(),
+                metadata: part.metadata,
+                entries: part.entries,
+                files: vec![part.file],
+            },
+            Some((no, count)) => Self::join(path, no, count)?,
+        };
+        gguf.is_language_model()?;
+        gguf.path = path.to_owned();
+        Ok(gguf)
+    }
+
+    /// Opens all parts of a split model by one of them. The first holds the metadata of all.
+    fn join(path: &Path, no: usize, count: usize) -> Result<Self> {
+        let mut all: Option<Self> = None;
+        for nth in 0..count {
+            let at = if nth == no { Some(path.to_owned()) } else { part_path(path, nth, count) };
+            let at = at.ok_or_else(|| Error::Unopenable {
+                path: path.to_owned(),
+                what: format!(
+                    "it is part {} of {count}, and its name does not lead to the others; name the parts \
+                     NAME-00001-of-{count:05}.gguf and so on, in one folder",
+                    no + 1
+                ),
+            })?;
+            if !at.is_file() {
+                return Err(Error::Unopenable {
+                    path: path.to_owned(),
+                    what: format!(
+                        "it is part {} of {count}, and part {} is missing; put {} into the same folder",
+                        no + 1,
+                        nth + 1,
+                        at.file_name().unwrap_or_default().to_string_lossy()
+                    ),
+                });
+            }
+            let part = Part::open(&at, nth)?;
+            if part.split(&at)? != Some((nth, count)) {
+                return Err(malformed(&at, format!("it is named as part {} of {count}, but says otherwise", nth + 1)));
+            }
+            match &mut all {
+                None => {
+                    let (metadata, entries, files) = (part.metadata, part.entries, vec![part.file]);
+                    all = Some(Self { path: at, metadata, entries, files });
+                }
+                Some(all) => {
+                    for (name, entry) in part.entries {
+                        if all.entries.contains_key(&name) {
+                            return Err(malformed(&at, format!("tensor `{name}` lies in another part as well")));
+                        }
+                        all.entries.insert(name, entry);
+                    }
+                    all.files.push(part.file);
+                }
+            }
+        }
+        all.ok_or_else(|| malformed(path, "it has no parts"))
+    }
+
+    /// Tells files apart that are GGUF but no language model.
+    fn is_language_model(&self) -> Result<()> {
+        let architecture = self.get::<&str>("general.architecture")?;
+        let what = match self.get::<&str>("general.type")? {
+            Some("mmproj") => "it holds the part of a model that reads pictures or sound (mmproj)",
+            _ if architecture == Some("clip") => "it holds the part of a model that reads pictures or sound (mmproj)",
+            Some("adapter") => "it holds an adapter, a change to the weights of another model",
+            Some("imatrix") => "it holds an importance matrix, which is used to store weights in few bits",
+            _ if architecture == Some("imatrix") => {
+                "it holds an importance matrix, which is used to store weights in few bits"
+            }
+            _ if self.entries.is_empty() => "it holds a vocabulary and no weights",
+            _ => return Ok(()),
+        };
+        Err(Error::Unopenable {
+            path: self.path.clone(),
+            what: format!("{what}, not a language model; open the model's own .gguf file instead"),
+        })
     }
 
     pub fn malformed(&self, what: impl Into<String>) -> Error {
@@ -285,11 +476,15 @@ impl Gguf {
         self.checked(key).map_err(|what| self.malformed(what))
     }
 
+    /// Returns the open files, for a store of their tensors.
+    pub fn files(&self) -> Result<Vec<File>> {
+        self.files.iter().map(|file| file.try_clone().map_err(|e| Error::read(&self.path, e))).collect()
+    }
+
     /// Reads a tensor of `n` numbers that belongs to the config rather than to the weights.
     pub fn small(&self, name: &str, n: usize) -> Result<Vec<f64>> {
         let entries = self.entries.clone();
-        let file = self.file.try_clone().map_err(|e| Error::read(&self.path, e))?;
-        let store = Store::new(&self.path, vec![file], entries, Device::Cpu, &Progress::new());
+        let store = Store::new(&self.path, self.files()?, entries, Device::Cpu, &Progress::new());
         Ok(store.vector(name, n)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     }
 

@@ -114,11 +114,10 @@ impl Model {
 
     fn open_gguf(path: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
         let gguf = Gguf::open(path)?;
-        let Described { family, config, names, interleaved, warnings } = Described::of_gguf(&gguf)?;
+        let Described { family, config, names, interleaved, warnings, .. } = Described::of_gguf(&gguf)?;
         let interleaved = interleaved.then_some((config.n_heads, config.n_kv_heads));
         let entries = gguf.tensors(interleaved)?;
-        let file = gguf.file.try_clone().map_err(|e| Error::read(path, e))?;
-        let store = Store::new(path, vec![file], entries, device, progress).for_family(family.name);
+        let store = Store::new(path, gguf.files()?, entries, device, progress).for_family(family.name);
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A second thread rebuilds the tokenizer while the weights are read.
         let (found, weights) = std::thread::scope(|scope| {

@@ -58,7 +58,8 @@ pub fn rule(name: &str, architecture: &str) -> Option<Rule> {
     // No key says which models compose characters first.
     let composes = matches!(
         name,
-        "qwen2" | "qwen35" | "deepseek-r1-qwen" | "megrez" | "kormo" | "f2llmv2" | "command-r" | "olmo" | "mpt"
+        "qwen2" | "qwen35" | "deepseek-r1-qwen" | "megrez" | "kormo" | "f2llmv2" | "command-r" | "tiny_aya"
+            | "cohere2moe" | "olmo" | "mpt"
     ) || architecture == "gptneox";
     let normalizer = if spaces {
         json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})

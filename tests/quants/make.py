@@ -8,7 +8,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as T, quants
 
 rng = np.random.default_rng(7)
 out = b""
-for kind in [T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K, T.F16, T.BF16]:
+for kind in [T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K, T.F16, T.BF16,
+             T.IQ4_NL, T.IQ4_XS, T.TQ1_0, T.TQ2_0, T.MXFP4]:
     per, size = GGML_QUANT_SIZES[kind]
     blocks = []
     while len(blocks) < 6:
