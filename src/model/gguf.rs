@@ -272,13 +272,8 @@ impl Reader<'_> {
                 return Err(self.malformed(format!("tensor `{name}` lies at {offset}, no multiple of {align}")));
             }
             ranges.push((data + offset, end, name.clone()));
-            let entry = Entry {
-                file,
-                stored,
-                shape: shape.into_iter().map(|d| d as usize).collect(),
-                offset: data + offset,
-                interleaved_heads: None,
-            };
+            let shape = shape.into_iter().map(|d| d as usize).collect();
+            let entry = Entry::new(file, stored, shape, data + offset);
             if entries.insert(name.clone(), entry).is_some() {
                 return Err(self.malformed(format!("it holds tensor `{name}` twice")));
             }

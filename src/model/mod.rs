@@ -1,7 +1,9 @@
 //! A model: its config, its weights and its tokenizer; and how one is opened from a file, a folder or the built-in
 //! ones.
 
+mod adapter;
 pub mod builtin;
+pub mod changes;
 pub mod config;
 pub mod dequantize;
 pub mod families;
@@ -12,6 +14,7 @@ mod network;
 pub mod options;
 pub mod rotary;
 pub mod safetensors_file;
+mod scales;
 pub mod store;
 pub mod tokenizer;
 pub mod tokenizer_folder;
@@ -29,6 +32,7 @@ use std::time::Instant;
 use candle_core::Device;
 use serde_json::{Map, Value};
 
+use self::adapter::Adapter;
 use self::config::{ModelConfig, Positions};
 use self::families::Family;
 use self::gguf::Gguf;
@@ -126,14 +130,21 @@ impl Model {
             (found.join().unwrap_or_else(|_| Found::fault("it could not be rebuilt")), weights)
         });
         let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, None, spec, "GGUF");
-        model.warnings = [warnings, store.warnings()].concat();
+        model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
         Ok(model.with_tokenizer(found, path))
     }
 
     fn open_folder(folder: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
-        let Described { family, mut config, names, warnings, options, .. } = Described::of_folder(folder)?;
-        let (files, entries) = safetensors_file::index(&safetensors_file::files_of(folder)?)?;
-        let store = Store::new(folder, files, entries, device, progress);
+        let adapter = Adapter::find(folder)?;
+        let base = adapter.as_ref().map_or(folder, |adapter| adapter.base.as_path());
+        let Described { family, mut config, names, mut warnings, options, block, .. } = Described::of_folder(base)?;
+        let mut index = safetensors_file::index(&safetensors_file::files_of(base)?)?;
+        scales::attach(&mut index, block)?;
+        if let Some(adapter) = &adapter {
+            adapter.apply(&mut index)?;
+            warnings.extend(adapter.warnings());
+        }
+        let store = Store::new(base, index.files, index.entries, device, progress).with_unread(index.unread);
         let name = folder
             .canonicalize()
             .ok()
@@ -142,10 +153,13 @@ impl Model {
         config.name = name;
         let store = store.for_family(family.name);
         let weights = weights::read(&config, &names, &store)?;
-        let found = tokenizer_folder::find(folder, &options, config.d_vocab);
+        // An adapter has a tokenizer of its own where it was trained with one.
+        let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.join(name).is_file());
+        let text = if own { folder } else { base };
+        let found = tokenizer_folder::find(text, &options, config.d_vocab);
         let mut model = Self::assemble(config, weights, None, spec, "safetensors");
-        model.warnings = [warnings, store.warnings()].concat();
-        Ok(model.with_tokenizer(found, folder))
+        model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
+        Ok(model.with_tokenizer(found, text))
     }
 
     fn assemble(
@@ -274,6 +288,8 @@ struct Described {
     names: Names,
     /// True where the rows of q and k are stored with the halves of each head interleaved (GGUF).
     interleaved: bool,
+    /// The blocks of weights that share a scale, where they are stored in 8 bits.
+    block: Option<[usize; 2]>,
     /// The whole of a folder's config.json.
     options: Map<String, Value>,
     warnings: Vec<String>,
@@ -293,9 +309,12 @@ impl Described {
             known: families::known(),
         })?;
         let options = Options::new(family.name, &map);
+        let stored = whole.get("quantization_config").filter(|v| !v.is_null()).or(options.raw("quantization_config"));
+        let block = stored.map(scales::block).transpose();
+        let block = block.map_err(|(option, value)| options.refuse(option, value))?.flatten();
         let config = checked(folder, (family.config)(&options)?)?;
         let names = (family.names)(&options)?;
-        Ok(Self { family, config, names, interleaved: false, warnings: options.finish()?, options: whole })
+        Ok(Self { family, config, names, interleaved: false, warnings: options.finish()?, block, options: whole })
     }
 
     fn of_gguf(gguf: &Gguf) -> Result<Self> {
@@ -309,7 +328,7 @@ impl Described {
         let options = Options::new(family.name, &map);
         let config = checked(&gguf.path, (family.config)(&options)?)?;
         let names = keys.names(&(family.names)(&options)?);
-        Ok(Self { family, config, names, interleaved: form.interleaved, warnings: keys.finish(), options: Map::new() })
+        Ok(Self { family, config, names, interleaved: form.interleaved, warnings: keys.finish(), block: None, options: Map::new() })
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::dequantize::Stored;
 use super::store::{Entry, read_exact_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 
 const FORMAT: &str = "safetensors";
 /// The most bytes that the format allows a header.
@@ -54,87 +54,142 @@ pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
         }
         return Ok(names.into_iter().map(|n| folder.join(n)).collect());
     }
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(|e| Error::read(folder, e))?
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
-        .collect();
+    let names: Vec<PathBuf> =
+        std::fs::read_dir(folder).map_err(|e| Error::read(folder, e))?.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    let ends = |path: &&PathBuf, ends: &[&str]| path.extension().is_some_and(|e| ends.iter().any(|end| e == *end));
+    let mut found: Vec<PathBuf> = names.iter().filter(|p| ends(p, &["safetensors"])).cloned().collect();
     found.sort();
+    let unopenable = |what: String| Error::Unopenable { path: folder.to_owned(), what };
     match found.len() {
         1 => Ok(found),
-        0 => Err(Error::Malformed {
-            path: folder.to_owned(),
-            format: "model",
-            what: "it holds no .safetensors file (pickled .bin and .pt files are never opened)".to_owned(),
-        }),
-        n => Err(Error::Malformed {
-            path: folder.to_owned(),
-            format: "model",
-            what: format!("it holds {n} .safetensors files but no model.safetensors.index.json that names them"),
-        }),
+        0 => Err(unopenable(match names.iter().find(|p| ends(p, &["bin", "pt", "pth", "ckpt"])) {
+            Some(pickle) => format!(
+                "its weights are a Python pickle ({}), which can run code and is never opened; save them as safetensors \
+                 with `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)` of the Python package \
+                 transformers",
+                pickle.file_name().unwrap_or_default().to_string_lossy()
+            ),
+            None => "it holds no .safetensors file; put the model's weights into the folder".to_owned(),
+        })),
+        n => Err(unopenable(format!(
+            "it holds {n} .safetensors files but no model.safetensors.index.json that names them; put that file into the \
+             folder"
+        ))),
     }
 }
 
+/// The tensors of several files.
+pub struct Index {
+    /// Where the files lie, for messages.
+    pub root: PathBuf,
+    pub files: Vec<File>,
+    pub entries: BTreeMap<String, Entry>,
+    /// Tensors whose type is not read, with its name.
+    pub unread: BTreeMap<String, String>,
+}
+
 /// Reads the headers of `paths` and checks every tensor's place against its file.
-pub fn index(paths: &[PathBuf]) -> Result<(Vec<File>, BTreeMap<String, Entry>)> {
-    let mut files = Vec::new();
-    let mut entries = BTreeMap::new();
+///
+/// # Errors
+/// A file cannot be read, or its header is damaged.
+pub fn index(paths: &[PathBuf]) -> Result<Index> {
+    let root = paths.first().cloned().unwrap_or_default();
+    let mut index = Index { root, files: Vec::new(), entries: BTreeMap::new(), unread: BTreeMap::new() };
     for path in paths {
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let len = file.metadata().map_err(|e| Error::read(path, e))?.len();
+        let (tensors, data, len) = header(path, &file)?;
         let malformed = |what: String| Error::Malformed { path: path.clone(), format: FORMAT, what };
-        if len < 8 {
-            return Err(malformed(format!("it is only {len} bytes long")));
-        }
-        let mut size = [0u8; 8];
-        read_exact_at(&file, &mut size, 0).map_err(|e| Error::read(path, e))?;
-        let header = u64::from_le_bytes(size);
-        if header > MAX_HEADER || header > len - 8 {
-            return Err(malformed(format!("its header claims {header} bytes but the file has {len}")));
-        }
-        let mut bytes = vec![0u8; header as usize];
-        read_exact_at(&file, &mut bytes, 8).map_err(|e| Error::read(path, e))?;
-        let tensors: BTreeMap<String, Json> =
-            serde_json::from_slice(&bytes).map_err(|e| malformed(format!("its header is damaged ({e})")))?;
-        let data = len - 8 - header;
+        let mut ranges = Vec::new();
         for (name, info) in tensors {
             if name == "__metadata__" {
                 continue;
             }
             let info: Info = serde_json::from_value(info)
-                .map_err(|e| malformed(format!("its entry for `{name}` is damaged ({e})")))?;
+                .map_err(|e| malformed(format!("its entry for `{}` is damaged ({e})", short(&name))))?;
             let (from, to) = info.data_offsets;
-            if from > to || to > data {
-                return Err(malformed(format!("tensor `{name}` ends beyond the file, which seems cut short")));
+            if from > to || to > len {
+                return Err(Error::Damaged {
+                    path: path.clone(),
+                    format: FORMAT,
+                    what: format!("tensor `{}` ends beyond the file, which seems cut short", short(&name)),
+                });
             }
-            let stored = match info.dtype.as_str() {
-                "F32" => Stored::F32,
-                "F16" => Stored::F16,
-                "BF16" => Stored::BF16,
-                // Old exports hold masks and counters, which are no weights. A weight of such a type is later reported
-                // as missing.
-                _ => continue,
+            ranges.push((from, to, name.clone()));
+            let name = inner_name(&name);
+            // Old exports hold masks and counters, which are no weights. Where a weight has such a type, it is named.
+            let Some(stored) = Stored::from_dtype(&info.dtype) else {
+                index.unread.insert(name, short(&info.dtype));
+                continue;
             };
             let count = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
             if count.and_then(|n| stored.bytes(n)).map(|b| b as u64) != Some(to - from) {
                 return Err(malformed(format!(
-                    "tensor `{name}` of shape {:?} does not fill its {} bytes",
-                    info.shape,
+                    "tensor `{}` of shape {} does not fill its {} bytes",
+                    short(&name),
+                    short(&format!("{:?}", info.shape)),
                     to - from
                 )));
             }
-            entries.insert(
-                name,
-                Entry {
-                    file: files.len(),
-                    stored,
-                    shape: info.shape,
-                    offset: 8 + header + from,
-                    interleaved_heads: None,
-                },
-            );
+            let entry = Entry::new(index.files.len(), stored, info.shape, data + from);
+            if index.entries.insert(name.clone(), entry).is_some() {
+                return Err(malformed(format!("tensor `{}` is there twice", short(&name))));
+            }
         }
-        files.push(file);
+        ranges.retain(|(from, to, _)| from < to);
+        ranges.sort();
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[1].0 < pair[0].1) {
+            return Err(malformed(format!("tensors `{}` and `{}` overlap", short(&pair[0].2), short(&pair[1].2))));
+        }
+        index.files.push(file);
     }
-    Ok((files, entries))
+    Ok(index)
+}
+
+/// Returns the entries of a file's header, where its data begins, and how long that is.
+fn header(path: &Path, file: &File) -> Result<(BTreeMap<String, Json>, u64, u64)> {
+    let len = file.metadata().map_err(|e| Error::read(path, e))?.len();
+    let damaged = |what: String| Error::Damaged { path: path.to_owned(), format: FORMAT, what };
+    if len < 8 {
+        return Err(damaged(format!("it is only {len} bytes long")));
+    }
+    let mut size = [0u8; 8];
+    read_exact_at(file, &mut size, 0).map_err(|e| Error::read(path, e))?;
+    if size.starts_with(b"version ") {
+        return Err(Error::Unopenable {
+            path: path.to_owned(),
+            what: "it is a pointer of Git LFS in the place of the weights; fetch them with `git lfs pull`".to_owned(),
+        });
+    }
+    let header = u64::from_le_bytes(size);
+    if header > MAX_HEADER || header > len - 8 {
+        return Err(damaged(format!("its header claims {header} bytes but the file has {len}")));
+    }
+    let mut bytes = vec![0u8; header as usize];
+    read_exact_at(file, &mut bytes, 8).map_err(|e| Error::read(path, e))?;
+    let tensors = serde_json::from_slice(&bytes).map_err(|e| damaged(format!("its header is damaged ({e})")))?;
+    Ok((tensors, 8 + header, len - 8 - header))
+}
+
+/// The name of a tensor without what wrappers of training put around the model's own names.
+fn inner_name(name: &str) -> String {
+    let name = name.replace("_orig_mod.", "");
+    let mut inner = name.as_str();
+    while let Some(rest) = inner.strip_prefix("module.") {
+        inner = rest;
+    }
+    inner.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrappers_are_read_through() {
+        for name in ["module.model.norm.weight", "module._orig_mod.model.norm.weight", "_orig_mod.module.model.norm.weight"] {
+            assert_eq!(inner_name(name), "model.norm.weight");
+        }
+        assert_eq!(inner_name("model._orig_mod.norm.weight"), "model.norm.weight");
+        assert_eq!(inner_name("model.module_norm.weight"), "model.module_norm.weight");
+    }
 }

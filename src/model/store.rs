@@ -4,16 +4,17 @@
 //! beyond the result stays at a few MB. Files are read at positions and not mapped into memory: every weight is
 //! converted once anyway, and a file that shrinks meanwhile is then an error and not a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::changes::Change;
 use super::dequantize::{Stored, decode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::progress::Progress;
 
 /// The place of one tensor in a file.
@@ -27,6 +28,16 @@ pub struct Entry {
     /// GGUF stores the rows of q and k interleaved, for rotary pairs side by side. This is the number of heads whose
     /// rows are put back into halves.
     pub interleaved_heads: Option<usize>,
+    /// What is done to the values, in this order.
+    pub changes: Vec<Arc<Change>>,
+    /// The row of the whole tensor that lies at `offset`.
+    pub first_row: usize,
+}
+
+impl Entry {
+    pub fn new(file: usize, stored: Stored, shape: Vec<usize>, offset: u64) -> Self {
+        Self { file, stored, shape, offset, interleaved_heads: None, changes: Vec::new(), first_row: 0 }
+    }
 }
 
 /// A tensor's name and shape.
@@ -44,6 +55,10 @@ pub struct Store {
     warnings: Mutex<Vec<String>>,
     /// The tensors that a store without files was asked for; `None` for stores of files.
     imagined: Option<Mutex<Vec<Named>>>,
+    /// Tensors whose type is not read, with its name.
+    unread: BTreeMap<String, String>,
+    /// The tensors that were asked for.
+    used: Mutex<HashSet<String>>,
 }
 
 /// Modules of larger models (of images and text) that hold a language model: none, and those of LLaVA and Gemma 3 as
@@ -71,6 +86,8 @@ impl Store {
             progress: progress.clone(),
             warnings: Mutex::default(),
             imagined: None,
+            unread: BTreeMap::new(),
+            used: Mutex::default(),
         }
     }
 
@@ -83,6 +100,13 @@ impl Store {
     /// Names and shapes of the tensors that an imagined store was asked for.
     pub fn asked(&self) -> Vec<Named> {
         self.imagined.as_ref().map_or_else(Vec::new, |a| a.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Sets the tensors whose type is not read, to name it where one of them is needed.
+    #[must_use]
+    pub fn with_unread(mut self, unread: BTreeMap<String, String>) -> Self {
+        self.unread = unread;
+        self
     }
 
     /// Sets the family's name, for error messages.
@@ -112,13 +136,9 @@ impl Store {
         if let Some(asked) = &self.imagined {
             asked.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), expected.to_vec()));
             let shape = expected.to_vec();
-            return Ok(Entry { file: 0, stored: Stored::F32, shape, offset: 0, interleaved_heads: None });
+            return Ok(Entry::new(0, Stored::F32, shape, 0));
         }
-        let entry = self.entries.get(name).ok_or_else(|| Error::MissingTensor {
-            path: self.root.clone(),
-            name: name.to_owned(),
-            family: self.family.clone(),
-        })?;
+        let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
         if entry.shape != expected {
             return Err(Error::WrongShape {
                 name: name.to_owned(),
@@ -126,7 +146,56 @@ impl Store {
                 expected: expected.to_vec(),
             });
         }
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Ok(entry.clone())
+    }
+
+    /// The error for a tensor that is not there, or not in a way that can be read.
+    fn missing(&self, name: &str) -> Error {
+        // A weight in few bits is several tensors, with other ends of the name.
+        let stem = name.strip_suffix("weight").unwrap_or(name);
+        let packed = || self.unread.iter().find(|(other, _)| stem.ends_with('.') && other.starts_with(stem));
+        let unread = self.unread.get_key_value(name).or_else(packed);
+        match unread {
+            Some((other, dtype)) => {
+                let read: Vec<&str> = Stored::DTYPES.iter().map(|(_, name)| *name).collect();
+                Error::Unopenable {
+                    path: self.root.clone(),
+                    what: format!(
+                        "tensor `{}` is stored as {dtype}, which is not implemented; take the same model in one of the \
+                         types that are: {}",
+                        short(other),
+                        read.join(", ")
+                    ),
+                }
+            }
+            None => Error::MissingTensor {
+                path: self.root.clone(),
+                name: name.to_owned(),
+                family: self.family.clone(),
+            },
+        }
+    }
+
+    /// The warning about tensors that no weight used, where there are any.
+    pub fn unused(&self) -> Option<String> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let left: Vec<&String> = self
+            .entries
+            .iter()
+            .filter(|(name, entry)| !used.contains(*name) && !is_harmless(name, entry))
+            .map(|(name, _)| name)
+            .chain(self.unread.keys().filter(|name| !is_buffer(name) && !is_mask(name)))
+            .collect();
+        let of = |n: usize| if n == 1 { "One tensor of the file is".to_owned() } else { format!("{n} tensors of the files are") };
+        let first = left.first()?;
+        Some(format!(
+            "{} used by no weight of the model ({}{}); if the model needs {}, the numbers are wrong.",
+            of(left.len()),
+            format_args!("`{}`", short(first)),
+            if left.len() > 1 { " and others" } else { "" },
+            if left.len() > 1 { "them" } else { "it" },
+        ))
     }
 
     /// Reads a vector [n].
@@ -186,7 +255,10 @@ impl Store {
             return Err(Error::request(format!("`{name}` has {} rows, not a {}th", shape[0], from + count)));
         }
         let bytes = entry.stored.bytes(cols).unwrap_or(0);
-        let entry = Entry { offset: entry.offset + (from * bytes) as u64, ..entry };
+        if shape.len() > 2 && !entry.changes.is_empty() {
+            return Err(Error::failed(format!("`{name}` has scales or an adapter on {} axes; two are read", shape.len())));
+        }
+        let entry = Entry { offset: entry.offset + (from * bytes) as u64, first_row: from, ..entry };
         self.read_rows(name, &entry, count, cols, false)
     }
 
@@ -201,7 +273,7 @@ impl Store {
         let row_bytes = entry.stored.bytes(cols).ok_or_else(|| Error::Malformed {
             path: self.root.clone(),
             format: "tensor",
-            what: format!("`{name}` has rows of {cols} values, not a whole number of {:?} blocks", entry.stored),
+            what: format!("`{name}` has rows of {cols} values, not a whole number of {} blocks", entry.stored.name()),
         })?;
         let mut out = vec![0f32; rows * cols];
         if self.imagined.is_some() {
@@ -227,6 +299,9 @@ impl Store {
             }
             let mut values = vec![0f32; n * cols];
             decode(entry.stored, &bytes, &mut values);
+            for change in &entry.changes {
+                change.apply(entry.first_row + first, cols, &mut values);
+            }
             // 0 · v is 0 for every value but NaN and infinity, so that the sum finds those.
             if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
                 return Err(Error::NotFinite { name: name.to_owned() });
@@ -254,6 +329,39 @@ impl Store {
     fn read_at(&self, file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
         read_exact_at(file, bytes, offset).map_err(|source| Error::read(&self.root, source))
     }
+}
+
+/// Whether a tensor is a buffer that old exports hold: a table or a mask that is computed here.
+fn is_buffer(name: &str) -> bool {
+    const ENDS: [&str; 8] = [
+        "rotary_emb.inv_freq",
+        "rotary_pos_emb.inv_freq",
+        "masked_bias",
+        "position_ids",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        "num_batches_tracked",
+        "embed_positions.weights",
+    ];
+    ENDS.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether a tensor is called like the causal mask of old exports. A bias has one axis, a mask four.
+fn is_mask(name: &str) -> bool {
+    name.ends_with("attn.bias") || name.ends_with("attention.bias")
+}
+
+/// Whether a tensor that no weight uses says nothing: a buffer, a causal mask, the scales of activations in 8 bits, or
+/// the unembedding of a model that has it tied (of which is said elsewhere where it differs).
+fn is_harmless(name: &str, entry: &Entry) -> bool {
+    let mask = is_mask(name) && entry.shape.len() != 1;
+    let activations = ["input_scale", "k_scale", "v_scale", "output_scale", "activation_scale"];
+    let tables = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
+    is_buffer(name)
+        || mask
+        || activations.iter().any(|end| name.ends_with(end))
+        || tables.contains(&name)
+        || ["lm_head.weight", "embed_out.weight", "output.weight"].iter().any(|end| name.ends_with(end))
 }
 
 /// Returns where row `r` of a q or k weight in halves order lies in GGUF's interleaved order. Row (head, half s, index

@@ -48,8 +48,8 @@ impl Table {
     /// A damaged file, one with other tensors, or of another type.
     pub fn open(path: &Path) -> Result<Self> {
         let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: "activations", what };
-        let (mut files, entries) = safetensors_file::index(&[path.to_owned()])?;
-        let mut entries = entries.into_iter();
+        let mut index = safetensors_file::index(&[path.to_owned()])?;
+        let mut entries = index.entries.into_iter();
         let (Some((name, entry)), None) = (entries.next(), entries.next()) else {
             return Err(malformed("it must hold exactly one tensor [n, d_in]".to_owned()));
         };
@@ -62,7 +62,7 @@ impl Table {
         if !matches!(entry.stored, Stored::F32) {
             return Err(malformed(format!("tensor `{name}` is not stored in f32; convert it first")));
         }
-        let file = files.pop().ok_or_else(|| malformed("it cannot be opened".to_owned()))?;
+        let file = index.files.pop().ok_or_else(|| malformed("it cannot be opened".to_owned()))?;
         Ok(Self::File { d, rows, file, offset: entry.offset, path: path.to_owned() })
     }
 

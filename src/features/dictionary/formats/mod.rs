@@ -55,8 +55,9 @@ pub fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
 
 /// The tensors of a safetensors file.
 fn store(path: &Path, format: &str, progress: &Progress) -> Result<Store> {
-    let (files, entries) = safetensors_file::index(&[path.to_owned()])?;
-    Ok(Store::new(path, files, entries, Device::Cpu, progress).for_family(format))
+    let index = safetensors_file::index(&[path.to_owned()])?;
+    let store = Store::new(path, index.files, index.entries, Device::Cpu, progress);
+    Ok(store.with_unread(index.unread).for_family(format))
 }
 
 /// A tensor's shape, which must have two axes.
