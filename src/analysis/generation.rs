@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::Trace;
-use crate::engine::generate::{Generated, Sampling, generate};
+use crate::engine::generate::{Generated, Sampling, Stopped, generate};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -14,6 +14,9 @@ use crate::question::{Lane, Question};
 pub struct Generations {
     pub base: Vec<Generated>,
     pub edited: Option<Vec<Generated>>,
+    /// Why they end, where they have.
+    pub base_stopped: Option<Stopped>,
+    pub edited_stopped: Option<Stopped>,
     /// Both are as long as was asked for, or came to an end.
     pub done: bool,
 }
@@ -47,16 +50,18 @@ impl Question for GenerationOf {
         };
         let (sampling, limit) = (self.sampling, self.limit);
         if let Some(edited) = &self.edited {
-            generate(&edited.model, &edited.ids, edited.edits(), sampling, limit, progress, |token| {
+            let made = generate(&edited.model, &edited.ids, edited.edits(), sampling, limit, progress, |token| {
                 so_far.edited.get_or_insert_default().push(token);
                 report(&so_far);
             })?;
+            so_far.edited_stopped = Some(made.stopped);
         }
         let base = &self.base;
-        generate(&base.model, &base.ids, base.edits(), sampling, limit, progress, |token| {
+        let made = generate(&base.model, &base.ids, base.edits(), sampling, limit, progress, |token| {
             so_far.base.push(token);
             report(&so_far);
         })?;
+        so_far.base_stopped = Some(made.stopped);
         so_far.done = true;
         Ok(so_far)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::output::print;
+use super::output::{note, print};
 use super::{Job, ModelArgs, PromptArgs};
 use crate::analysis::pair::Pair;
 use crate::engine::EditStack;
@@ -66,7 +66,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if stream {
         print(&text_of(model, &ids))?;
     }
-    let tokens = generate(model, &ids, &ops, sampling, args.max, progress, |token| {
+    let made = generate(model, &ids, &ops, sampling, args.max, progress, |token| {
         so_far.push(token.id);
         if stream {
             // A token may end in the middle of a character; only whole ones are printed.
@@ -81,14 +81,19 @@ pub fn execute(args: &Arguments) -> Result<()> {
     })?;
     let json = || {
         let list: Vec<_> =
-            tokens.iter().map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob})).collect();
+            made.tokens.iter().map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob})).collect();
         let edits: Vec<String> = stack.active().map(ToString::to_string).collect();
         json!({"generated": list, "text": text_of(model, &so_far), "edits": edits,
+            "stopped": made.stopped.json(model),
             "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed}})
     };
     // What is not printed yet: a character that the last token left open.
     let rest = || text_of(model, &so_far).strip_prefix(shown.as_str()).unwrap_or_default().to_owned();
-    job.finish(Some(&ids), json, rest)
+    job.finish(Some(&ids), json, rest)?;
+    if stream {
+        note(&format!("stopped {}", made.stopped.words(model)));
+    }
+    Ok(())
 }
 
 /// Returns the text of ids; without a tokenizer the ids themselves.

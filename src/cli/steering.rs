@@ -98,8 +98,9 @@ pub fn execute(
         let strongest = args.alpha.iter().copied().fold(0f32, |a, b| if b.abs() >= a.abs() { b } else { a });
         for (alpha, edits) in [(0.0, Vec::new()), (strongest, edits(strongest)?)] {
             let made = continued(&model, &ids, &edits, dictionaries, sampling, args.generate, progress)?;
-            let ids: Vec<u32> = made.iter().map(|t| t.id).collect();
-            texts.push(json!({"alpha": alpha, "text": text_of(&model, &ids)}));
+            let ids: Vec<u32> = made.tokens.iter().map(|t| t.id).collect();
+            texts.push(json!({"alpha": alpha, "text": text_of(&model, &ids),
+                "stopped": made.stopped.json(&model)}));
         }
     }
     let seconds = job.stop();

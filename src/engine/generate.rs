@@ -103,8 +103,46 @@ pub struct Generated {
     pub prob: f32,
 }
 
-/// Continues `ids` by at most `limit` tokens under edits. Stops at the end-of-sequence token and at the end of the
-/// context. Hands each token to `each` as soon as it is chosen.
+/// Why a continuation came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// This token ends a text; it is the last one generated.
+    End(u32),
+    /// There are as many tokens as were asked for.
+    Limit,
+    /// The model reads no longer text.
+    Context,
+}
+
+impl Stopped {
+    /// Returns the reason in words, to stand behind "stopped".
+    pub fn words(self, model: &Model) -> String {
+        match self {
+            Self::End(id) => format!("at the end token `{}`", model.token_text(id)),
+            Self::Limit => "at the number of tokens asked for".to_owned(),
+            Self::Context => format!("at the model's context of {} tokens", model.config.n_ctx),
+        }
+    }
+
+    /// Returns the reason for a document.
+    pub fn json(self, model: &Model) -> serde_json::Value {
+        match self {
+            Self::End(id) => serde_json::json!({"reason": "end", "id": id, "text": model.token_text(id)}),
+            Self::Limit => serde_json::json!({"reason": "limit"}),
+            Self::Context => serde_json::json!({"reason": "context"}),
+        }
+    }
+}
+
+/// A generated text and why it ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Continuation {
+    pub tokens: Vec<Generated>,
+    pub stopped: Stopped,
+}
+
+/// Continues `ids` by at most `limit` tokens under edits. Stops at every token that ends the model's texts and at the end
+/// of the context. Hands each token to `each` as soon as it is chosen.
 ///
 /// # Errors
 /// As a forward pass; impossible sampling settings; [`Error::Cancelled`] (tokens already handed out stay valid).
@@ -116,12 +154,14 @@ pub fn generate(
     limit: usize,
     progress: &Progress,
     mut each: impl FnMut(Generated),
-) -> Result<Vec<Generated>> {
+) -> Result<Continuation> {
     sampling.check()?;
     let network = model.network();
     network.check(ids)?;
     let config = network.config;
-    let limit = limit.min(config.n_ctx - ids.len());
+    let room = config.n_ctx - ids.len();
+    let mut stopped = if limit <= room { Stopped::Limit } else { Stopped::Context };
+    let limit = limit.min(room);
     progress.expect(limit as u64);
     let rotary = matches!(config.positions, Positions::Rotary(_));
     let by_length = match &config.positions {
@@ -187,10 +227,11 @@ pub fn generate(
         each(token);
         progress.step(1)?;
         if model.stops.contains(&token.id) {
+            stopped = Stopped::End(token.id);
             break;
         }
     }
-    Ok(out)
+    Ok(Continuation { tokens: out, stopped })
 }
 
 #[cfg(test)]

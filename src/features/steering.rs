@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::engine::dictionaries::Dictionaries;
 use crate::engine::edit::{Action, Positions};
-use crate::engine::generate::{Generated, Sampling, generate};
+use crate::engine::generate::{Continuation, Sampling, generate};
 use crate::engine::resolve::{Op, Sources, resolve};
 use crate::engine::{Edit, Trace};
 use crate::error::{Error, Result};
@@ -214,7 +214,7 @@ pub fn continued(
     sampling: Sampling,
     limit: usize,
     progress: &Progress,
-) -> Result<Vec<Generated>> {
+) -> Result<Continuation> {
     let ops = if edits.is_empty() {
         Vec::new()
     } else {

@@ -15,6 +15,7 @@ pub mod options;
 pub mod rotary;
 pub mod safetensors_file;
 mod scales;
+mod stops;
 pub mod store;
 pub mod tokenizer;
 pub mod tokenizer_folder;
@@ -131,7 +132,7 @@ impl Model {
         });
         let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, None, spec, "GGUF");
         model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
-        Ok(model.with_tokenizer(found, path))
+        Ok(model.with_tokenizer(found, path, stops::of_gguf(&gguf)))
     }
 
     fn open_folder(folder: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
@@ -159,7 +160,8 @@ impl Model {
         let found = tokenizer_folder::find(text, &options, config.d_vocab);
         let mut model = Self::assemble(config, weights, None, spec, "safetensors");
         model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
-        Ok(model.with_tokenizer(found, text))
+        let stops = stops::of_folder(text, &options);
+        Ok(model.with_tokenizer(found, text, stops))
     }
 
     fn assemble(
@@ -185,8 +187,12 @@ impl Model {
         }
     }
 
-    /// Takes the tokenizer that was found at `path`, and what is to be said of it.
-    fn with_tokenizer(mut self, found: Found, path: &Path) -> Self {
+    /// Takes the tokenizer that was found at `path`, the tokens that end a text, and what is to be said of them.
+    fn with_tokenizer(mut self, found: Found, path: &Path, (stops, warnings): (Vec<u32>, Vec<String>)) -> Self {
+        self.stops = stops.into_iter().chain(found.eos).filter(|id| (*id as usize) < self.config.d_vocab).collect();
+        self.stops.sort_unstable();
+        self.stops.dedup();
+        self.warnings.extend(warnings);
         self.tokenizer = found.tokenizer;
         self.warnings.extend(found.warnings);
         if let Some(what) = found.fault {

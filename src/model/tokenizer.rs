@@ -34,6 +34,8 @@ impl std::fmt::Debug for Tokenizer {
 #[derive(Debug, Default)]
 pub struct Found {
     pub tokenizer: Option<Tokenizer>,
+    /// The token that it names as the end of a text.
+    pub eos: Option<u32>,
     /// Why a tokenizer that is there cannot be used.
     pub fault: Option<String>,
     pub warnings: Vec<String>,

@@ -105,14 +105,14 @@ pub fn find(folder: &Path, model: &Map<String, Value>, d_vocab: usize) -> Found 
         };
     };
     match built {
-        Ok((tokenizer, added)) => {
+        Ok((tokenizer, eos, added)) => {
             if let [first, ..] = tokenizer.end() {
                 warnings.push(format!(
                     "the tokenizer puts `{}` behind every text, so that the last position stands after the text's end",
                     tokenizer.text(*first)
                 ));
             }
-            Found { tokenizer: Some(tokenizer), fault: None, warnings }.judge(d_vocab, added)
+            Found { tokenizer: Some(tokenizer), eos, fault: None, warnings }.judge(d_vocab, added)
         }
         Err(what) => Found { warnings, ..Found::fault(what) },
     }
@@ -134,7 +134,8 @@ fn unread(folder: &Path) -> Option<String> {
     ))
 }
 
-type Built = (Tokenizer, usize);
+/// A tokenizer, the end token that it names, and how many added tokens it has.
+type Built = (Tokenizer, Option<u32>, usize);
 
 /// Completes what `tokenizer.json` gives with what is written beside it. The tokens around a text are those of its own
 /// post-processor; `add_bos_token` and `add_eos_token` are passed over where there is a tokenizer.json, as in
@@ -158,7 +159,8 @@ fn around(
         ));
     }
     let added = inner.get_added_tokens_decoder().len();
-    Ok((Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos), added))
+    let eos = notes.named("eos_token").and_then(|token| inner.token_to_id(token));
+    Ok((Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos), eos, added))
 }
 
 /// Adds those tokens that are not added yet.
@@ -232,7 +234,8 @@ fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Buil
         Vec::from_iter(id.filter(|_| notes.flag(key).unwrap_or(default)))
     };
     let before = adds("add_bos_token", opt, bos);
-    let after = adds("add_eos_token", false, token("eos_token"));
+    let eos = token("eos_token");
+    let after = adds("add_eos_token", false, eos);
     let n = inner.get_added_tokens_decoder().len();
-    Ok((Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos), n))
+    Ok((Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos), eos, n))
 }

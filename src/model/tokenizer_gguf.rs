@@ -92,7 +92,7 @@ fn read(gguf: &Gguf, d_vocab: usize) -> Result<Found, String> {
     let after = Vec::from_iter(eos.filter(|_| adds_eos));
     let tokenizer = Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos);
     let added = vocabulary.kinds.iter().filter(|kind| [CONTROL, USER_DEFINED].contains(kind)).count();
-    Ok(Found { tokenizer: Some(tokenizer), fault: None, warnings }.judge(d_vocab, added))
+    Ok(Found { tokenizer: Some(tokenizer), eos, fault: None, warnings }.judge(d_vocab, added))
 }
 
 impl<'a> Vocabulary<'a> {

@@ -7,7 +7,7 @@ use eframe::egui::{self, RichText, text::LayoutJob};
 
 use crate::app::look::theme;
 use crate::app::widgets::token_text;
-use crate::engine::generate::Generated;
+use crate::engine::generate::{Generated, Stopped};
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
 
@@ -62,12 +62,15 @@ impl View for GenerationView {
         let Some(result) = slot.get().cloned() else { return };
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             let Some(edited) = result.value.edited.clone() else {
-                text(ui, cx, "the prompt goes on", &result.value.base, result.fresh);
+                let title = ended(cx, "the prompt goes on", result.value.base_stopped);
+                text(ui, cx, &title, &result.value.base, result.fresh);
                 return;
             };
             let n = cx.state.desk().stack.active().count();
             let title = if n == 1 { "with the edit".to_owned() } else { format!("with {n} edits") };
-            let both = [("without", &result.value.base), (title.as_str(), &edited)];
+            let title = ended(cx, &title, result.value.edited_stopped);
+            let without = ended(cx, "without", result.value.base_stopped);
+            let both = [(without.as_str(), &result.value.base), (title.as_str(), &edited)];
             // Side by side where there is room for lines of text.
             if ui.available_width() > 420.0 {
                 ui.columns(2, |columns| {
@@ -104,6 +107,17 @@ impl View for GenerationView {
             values,
             ..Table::default()
         })
+    }
+}
+
+/// A title that says why the text ends, where it does so by itself.
+fn ended(cx: &Context<'_>, title: &str, stopped: Option<Stopped>) -> String {
+    let model = cx.state.run().map(|r| &r.trace.model);
+    match (stopped, model) {
+        (Some(stopped @ (Stopped::End(_) | Stopped::Context)), Some(model)) => {
+            format!("{title} (stopped {})", stopped.words(model))
+        }
+        _ => title.to_owned(),
     }
 }
 
