@@ -378,7 +378,7 @@ fn generation_equals_full_runs() {
         let sampling = Sampling { temperature: 1.0, seed: 5, ..Sampling::default() };
         let mut streamed = Vec::new();
         let tokens =
-            generate(&base.model, &base.ids, &ops, sampling, 4, &Progress::new(), |t| streamed.push(t)).unwrap();
+            generate(&base.model, &base.ids, &ops, sampling, 4, &Progress::new(), |t| streamed.push(t)).unwrap().tokens;
         assert_eq!(tokens, streamed);
         let ids: Vec<u32> = base.ids.iter().copied().chain(tokens.iter().map(|t| t.id)).collect();
         let full = Trace::run_edited(&base.model, ids, ops, &Progress::new()).unwrap();

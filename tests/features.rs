@@ -380,7 +380,7 @@ fn a_feature_edit_changes_exactly_what_it_says() {
             assert!(difference(&resumed, &full) < 1e-4);
             // The prompt's positions alone are edited, so generation begins from the same distribution.
             let made = generate(&model, &base.ids, &ops, Sampling::default(), 1, &progress, |_| {}).unwrap();
-            assert_eq!(made[0].id, run.next[3][0].id);
+            assert_eq!(made.tokens[0].id, run.next[3][0].id);
         }
         let elsewhere = Edit::new(
             Site::new(SiteKind::ResidPre, 0),

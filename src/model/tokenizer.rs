@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(table[b' ' as usize], 'Ġ');
         assert_eq!(table[b'\n' as usize], 'Ċ');
         assert_eq!(table[b'A' as usize], 'A');
-        let distinct: std::collections::HashSet<_> = table.iter().collect();
+        let distinct: HashSet<_> = table.iter().collect();
         assert_eq!(distinct.len(), 256);
     }
 }
