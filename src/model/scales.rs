@@ -81,8 +81,8 @@ fn scaled(shape: &[usize], of: &[usize], values: Vec<f32>, block: Option<[usize;
         [down, across] => (down, across),
         _ => return None,
     };
-    // Where nothing says it, the blocks are all alike but for the last.
-    let even = [rows.div_ceil(down.max(1)), cols.div_ceil(across.max(1))];
+    // Where nothing says it, the blocks are all alike.
+    let even = [rows.checked_div(down).unwrap_or(0), cols.checked_div(across).unwrap_or(0)];
     let fits = |[r, c]: [usize; 2]| r > 0 && c > 0 && rows.div_ceil(r) == down && cols.div_ceil(c) == across;
     let [rows, cols] = block.filter(|b| fits(*b)).or(Some(even).filter(|b| fits(*b)))?;
     Some(Scale { values, rows, cols, across })
@@ -115,6 +115,7 @@ mod tests {
         // 300 rows in blocks of 128: 128, 128 and 44, which three blocks of 100 would fit as well.
         assert_eq!(fit(&[300, 256], &[3, 2], Some([128, 128])), Some((128, 128, 2)));
         assert_eq!(fit(&[300, 256], &[3, 2], None), Some((100, 128, 2)));
+        assert_eq!(fit(&[300, 250], &[3, 4], None), None);
         assert_eq!(fit(&[6, 4], &[5, 1], None), None);
         assert_eq!(fit(&[6], &[6], None), None);
     }

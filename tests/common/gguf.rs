@@ -64,6 +64,13 @@ pub struct Tensor {
     pub values: Vec<f32>,
 }
 
+/// The bytes of a part of a split file: the metadata, the numbers of the part and of all, and some of the tensors.
+pub fn part(metadata: Vec<(&'static str, Value<'static>)>, no: u32, count: u32, tensors: &[Tensor]) -> Vec<u8> {
+    let mut metadata = metadata;
+    metadata.extend([("split.no", Value::U32(no)), ("split.count", Value::U32(count))]);
+    file(&metadata, tensors)
+}
+
 /// The bytes of a version-3 file with F32 tensors.
 pub fn file(metadata: &[(&str, Value<'_>)], tensors: &[Tensor]) -> Vec<u8> {
     let mut out = Vec::new();
