@@ -25,7 +25,9 @@ pub enum Error {
         "tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights do not belong together"
     )]
     WrongShape { name: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("tensor `{name}` holds NaN or infinite values; such weights compute nothing, so use another copy of the model")]
+    #[error(
+        "tensor `{name}` holds NaN or infinite values; such weights compute nothing, so use another copy of the model"
+    )]
     NotFinite { name: String },
     #[error("{} says its family is `{family}`, which is not implemented; implemented are {known}", path.display())]
     UnknownFamily { path: PathBuf, family: String, known: String },

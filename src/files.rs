@@ -70,7 +70,8 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     if bytes.len() as u64 > limit {
         return Err(Error::failed(format!("{} is longer than {limit} bytes, too long for what it is", path.display())));
     }
-    let text = String::from_utf8(bytes).map_err(|_| Error::failed(format!("{} is not a text in UTF-8", path.display())))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Error::failed(format!("{} is not a text in UTF-8", path.display())))?;
     Ok(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,

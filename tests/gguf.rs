@@ -151,7 +151,8 @@ fn types_that_are_not_read_are_named() {
     let (metadata, tensors) = llama_fixture();
     let good = file(&metadata, &tensors);
     let at = type_at(&good, "blk.0.attn_q.weight", 2);
-    let names = [(16u32, "IQ2_XXS"), (19, "IQ1_S"), (21, "IQ3_S"), (26, "I32"), (40, "NVFP4"), (9, "Q8_1"), (77, "type 77")];
+    let names =
+        [(16u32, "IQ2_XXS"), (19, "IQ1_S"), (21, "IQ3_S"), (26, "I32"), (40, "NVFP4"), (9, "Q8_1"), (77, "type 77")];
     for (kind, name) in names {
         let mut other = good.clone();
         other[at..at + 4].copy_from_slice(&kind.to_le_bytes());

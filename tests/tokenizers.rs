@@ -55,6 +55,23 @@ fn gguf_files_as_transformers_reads_them() {
     }
 }
 
+/// The names in llama.cpp's table.
+const NAMES: &str = "\
+    default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano deepseek-llm \
+    deepseek-coder deepseek-v3 spark2_5 youtu falcon mpt starcoder gpt-2 phi-2 jina-es jina-de gigachat \
+    jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jais-2 jina-v1-en jina-v2-code roberta-bpe refact command-r \
+    qwen2 deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 olmo dbrx smaug-bpe poro-chat chatglm-bpe glm4 glm5 \
+    viking jais tekken smollm codeshell bloom gpt3-finnish exaone exaone4 exaone-moe chameleon minerva-7b megrez \
+    gpt-4o llama4 kanana2 talkie granite-embed-multi-97m tiny_aya cohere2moe superbpe trillion granite-docling \
+    bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense hy_v4 joyai-llm kimi-k2 ufakzeka grok-2 \
+    afmoe laguna minimax-m2 solar-open mellum2 gemma4 granite-embed-multi-311m sarvam-moe";
+
+/// Those whose rule parts the digits of a number.
+const DIGIT_BY_DIGIT: &str = "\
+    deepseek-llm deepseek-coder starcoder refact command-r qwen2 deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 \
+    megrez viking tekken smollm codeshell exaone exaone-moe chameleon minerva-7b bailingmoe bailingmoe2 \
+    llada-moe seed-coder hunyuan ufakzeka grok-2 laguna solar-open mellum2 youtu spark2_5";
+
 /// Every name of llama.cpp's table gives a tokenizer; these words tell the rules apart.
 #[test]
 fn names_of_pre_tokenizers() {
@@ -79,28 +96,10 @@ fn names_of_pre_tokenizers() {
         let tokenizer = found.tokenizer.unwrap_or_else(|| panic!("{pre}: {:?}", found.fault));
         tokenizer.pieces(text).unwrap().iter().map(|id| tokenizer.text(*id)).collect()
     };
-    let all = [
-        "default", "minicpm5", "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
-        "jina-v5-nano", "deepseek-llm", "deepseek-coder", "deepseek-v3", "spark2_5", "youtu", "falcon", "mpt", "starcoder",
-        "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum", "modern-bert",
-        "jais-2", "jina-v1-en", "jina-v2-code", "roberta-bpe", "refact", "command-r", "qwen2", "deepseek-r1-qwen", "kormo",
-        "f2llmv2", "qwen35", "stablelm2", "olmo", "dbrx", "smaug-bpe", "poro-chat", "chatglm-bpe", "glm4", "glm5", "viking",
-        "jais", "tekken", "smollm", "codeshell", "bloom", "gpt3-finnish", "exaone", "exaone4", "exaone-moe", "chameleon",
-        "minerva-7b", "megrez", "gpt-4o", "llama4", "kanana2", "talkie", "granite-embed-multi-97m", "tiny_aya",
-        "cohere2moe", "superbpe", "trillion", "granite-docling", "bailingmoe", "bailingmoe2", "llada-moe", "seed-coder",
-        "hunyuan", "hunyuan-dense", "hy_v4", "joyai-llm", "kimi-k2", "ufakzeka", "grok-2", "afmoe", "laguna", "minimax-m2",
-        "solar-open", "mellum2", "gemma4", "granite-embed-multi-311m", "sarvam-moe",
-    ];
-    // Which rules part 11 and 33 (digit by digit), and which part the numbers 333333 in threes.
-    let single = [
-        "deepseek-llm", "deepseek-coder", "starcoder", "refact", "command-r", "qwen2", "deepseek-r1-qwen", "kormo",
-        "f2llmv2", "qwen35", "stablelm2", "megrez", "viking", "tekken", "smollm", "codeshell", "exaone", "exaone-moe",
-        "chameleon", "minerva-7b", "bailingmoe", "bailingmoe2", "llada-moe", "seed-coder", "hunyuan", "ufakzeka", "grok-2",
-        "laguna", "solar-open", "mellum2", "youtu", "spark2_5",
-    ];
-    for pre in all {
+    for pre in NAMES.split(' ') {
         let eleven = words(pre, "11");
-        assert_eq!(eleven.len(), if single.contains(&pre) { 2 } else { 1 }, "{pre}: {eleven:?}");
+        let wanted = if DIGIT_BY_DIGIT.split(' ').any(|name| name == pre) { 2 } else { 1 };
+        assert_eq!(eleven.len(), wanted, "{pre}: {eleven:?}");
     }
     // "333333" in threes is 33 3 | 33 3, in one 33 33 33; counted from the end, 4 digits are 3 | 333.
     let threes = |pre| words(pre, "3333").join(" ");
@@ -147,7 +146,11 @@ fn a_tokenizer_that_cannot_be_built_leaves_the_ids() {
     };
     let induction = std::fs::read_to_string(fixture("../assets/induction/tokenizer.json")).unwrap();
     let cases = [
-        ("an unknown step", small(|s| s["pre_tokenizer"] = json!({"type": "FutureSplit"})), "pre-tokenizer `FutureSplit`"),
+        (
+            "an unknown step",
+            small(|s| s["pre_tokenizer"] = json!({"type": "FutureSplit"})),
+            "pre-tokenizer `FutureSplit`",
+        ),
         ("an unknown model", small(|s| s["model"]["type"] = json!("Future")), "`Future`"),
         ("an empty object", "{}".to_owned(), "built"),
         ("no JSON", "nothing".to_owned(), "damaged"),
@@ -178,7 +181,8 @@ fn a_tokenizer_that_cannot_be_built_leaves_the_ids() {
 
 #[test]
 fn what_stands_in_the_place_of_a_tokenizer_is_named() {
-    for (name, text) in [("tokenizer.model", "x"), ("vocab.json", "{}"), ("qwen.tiktoken", "x"), ("tekken.json", "{}")] {
+    for (name, text) in [("tokenizer.model", "x"), ("vocab.json", "{}"), ("qwen.tiktoken", "x"), ("tekken.json", "{}")]
+    {
         let (_folder, model) = beside(&[(name, text)]);
         let error = model.unwrap().encode("a", false).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("save_pretrained"), "{error}");
@@ -186,7 +190,11 @@ fn what_stands_in_the_place_of_a_tokenizer_is_named() {
     let (_folder, model) = beside(&[]);
     let model = model.unwrap();
     assert!(matches!(model.encode("a", false), Err(Error::NoTokenizer)) && model.warnings.is_empty());
-    let files = [("vocab.json", "{}"), ("merges.txt", ""), ("tokenizer_config.json", r#"{"tokenizer_class": "CLIPTokenizer"}"#)];
+    let files = [
+        ("vocab.json", "{}"),
+        ("merges.txt", ""),
+        ("tokenizer_config.json", r#"{"tokenizer_class": "CLIPTokenizer"}"#),
+    ];
     let (_folder, model) = beside(&files);
     let error = model.unwrap().encode("a", false).unwrap_err().to_string();
     assert!(error.contains("CLIPTokenizer"), "{error}");
@@ -248,7 +256,8 @@ fn pieces_are_spelt_as_the_tokenizer_says() {
     assert_eq!(model.pieces("A é\t").unwrap(), [5, 6, 0]);
     // Byte-level without a space: Ċ is a line break, and <0x41> is six letters.
     let bytes = small(|s| {
-        s["pre_tokenizer"] = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        s["pre_tokenizer"] =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         s["model"]["vocab"] = json!({"Ċ": 0, "Ã": 1, "©": 2, "é": 3, "<0x41>": 4, "Ã©": 5});
         s["model"]["merges"] = json!([["Ã", "©"]]);
     });
@@ -332,7 +341,10 @@ fn gguf_tokenizers_that_cannot_be_built_leave_the_ids() {
     }
     let merges = || ("tokenizer.ggml.merges", Value::Texts(vec!["a b".to_owned()]));
     let pre = |name: &'static str| ("tokenizer.ggml.pre", Value::Text(name));
-    refused(vec![model("gpt2"), pre("never-heard-of"), ("tokenizer.ggml.tokens", letters()), merges()], "never-heard-of");
+    refused(
+        vec![model("gpt2"), pre("never-heard-of"), ("tokenizer.ggml.tokens", letters()), merges()],
+        "never-heard-of",
+    );
     refused(vec![model("gpt2"), pre("gpt-2"), ("tokenizer.ggml.tokens", letters())], "merges");
     refused(vec![model("gpt2"), pre("gpt-2"), merges()], "no tokens");
     refused(vec![model("llama"), ("tokenizer.ggml.tokens", letters())], "0 scores");

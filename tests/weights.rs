@@ -91,7 +91,11 @@ fn sixty_four_bits() {
 }
 
 /// Every matrix in 8-bit whole numbers or floats, with scales of a shape; and the same product in f32.
-fn eight_bits(dtype: &'static str, ending: &str, scales: impl Fn(usize, usize) -> (Vec<usize>, [usize; 2])) -> [Tensors; 2] {
+fn eight_bits(
+    dtype: &'static str,
+    ending: &str,
+    scales: impl Fn(usize, usize) -> (Vec<usize>, [usize; 2]),
+) -> [Tensors; 2] {
     let mut small = tensors_of("llama");
     let mut plain = small.clone();
     for name in matrices(&small) {
@@ -99,7 +103,8 @@ fn eight_bits(dtype: &'static str, ending: &str, scales: impl Fn(usize, usize) -
         let (shape, [down, across]) = scales(rows, cols);
         let n = shape.iter().product();
         let by: Vec<f32> = (0..n).map(|i| 0.01 * (1 + i % 7) as f32).collect();
-        let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 120) as u8 | if i % 3 == 0 { 0x80 } else { 0 }).collect();
+        let codes: Vec<u8> =
+            (0..rows * cols).map(|i| (i * 37 % 120) as u8 | if i % 3 == 0 { 0x80 } else { 0 }).collect();
         // OCP's E4M3: bias 7, subnormals of 2^-9; E5M2: the upper half of f16; I8: two's complement.
         let value = |code: u8| match dtype {
             "I8" => f32::from(code as i8),
@@ -112,7 +117,8 @@ fn eight_bits(dtype: &'static str, ending: &str, scales: impl Fn(usize, usize) -
         };
         // Large exponents would drown the rest.
         let codes: Vec<u8> = if dtype == "I8" { codes } else { codes.iter().map(|c| c & 0xBF).collect() };
-        let wide = (0..rows * cols).map(|i| value(codes[i]) * by[i / cols / down * cols.div_ceil(across) + i % cols / across]);
+        let wide =
+            (0..rows * cols).map(|i| value(codes[i]) * by[i / cols / down * cols.div_ceil(across) + i % cols / across]);
         plain.insert(name.clone(), ("F32", vec![rows, cols], bytes(&wide.collect::<Vec<_>>())));
         small.insert(name.clone(), (dtype, vec![rows, cols], codes));
         small.insert(format!("{name}{ending}"), ("F32", shape, bytes(&by)));
@@ -128,7 +134,11 @@ fn eight_bits_with_scales() {
     let block = |rows: usize, cols: usize| (vec![rows.div_ceil(24), cols.div_ceil(40)], [24, 40]);
     let compressed = |format: &str| json!({"quant_method": "compressed-tensors", "format": format});
     let cases = [
-        ("one scale", eight_bits("F8_E4M3", "_scale", tensor), json!({"quant_method": "modelopt", "quant_algo": "FP8"})),
+        (
+            "one scale",
+            eight_bits("F8_E4M3", "_scale", tensor),
+            json!({"quant_method": "modelopt", "quant_algo": "FP8"}),
+        ),
         ("a scale for each row", eight_bits("F8_E4M3", "_scale", channel), compressed("float-quantized")),
         ("blocks", eight_bits("F8_E4M3", "_scale_inv", block), fp8.clone()),
         ("the other float", eight_bits("F8_E5M2", "_scale_inv", block), fp8),
@@ -195,7 +205,8 @@ fn wrapped_names_and_tensors_that_nothing_reads() {
         assert!(model.warnings.is_empty(), "{:?}", model.warnings);
     }
     let mut more = plain.clone();
-    let buffers = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.attn.masked_bias", "model.position_ids"];
+    let buffers =
+        ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.attn.masked_bias", "model.position_ids"];
     for name in buffers {
         more.insert(name.to_owned(), ("F32", vec![2], bytes(&[0.0; 2])));
     }
@@ -222,7 +233,13 @@ fn numbers(n: usize, seed: usize) -> Vec<f32> {
 }
 
 /// Writes an adapter of a family's fixture beside it, and the merged model; returns both opened.
-fn adapted(family: &str, modules: &[(&str, f32)], rank: usize, turned: bool, options: Value) -> [circuitscope::Result<Model>; 2] {
+fn adapted(
+    family: &str,
+    modules: &[(&str, f32)],
+    rank: usize,
+    turned: bool,
+    options: Value,
+) -> [circuitscope::Result<Model>; 2] {
     let temporary = tempfile::tempdir().unwrap();
     let plain = tensors_of(family);
     let (mut whole, mut adapter) = (plain.clone(), Tensors::new());
@@ -292,7 +309,10 @@ fn pickles_are_never_opened() {
     folder(temporary.path(), "llama", &tensors_of("llama"), &[]);
     std::fs::rename(temporary.path().join("model.safetensors"), temporary.path().join("pytorch_model.bin")).unwrap();
     let error = open(temporary.path()).unwrap_err().to_string();
-    assert!(error.contains("pickle") && error.contains("pytorch_model.bin") && error.contains("save_pretrained"), "{error}");
+    assert!(
+        error.contains("pickle") && error.contains("pytorch_model.bin") && error.contains("save_pretrained"),
+        "{error}"
+    );
 }
 
 #[test]

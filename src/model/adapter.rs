@@ -19,17 +19,49 @@ const MAX_CONFIG: u64 = 1 << 24;
 
 /// Options that are read, or that matter in training alone.
 const KNOWN: &[&str] = &[
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "task_type", "use_rslora",
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
 ];
 
 /// Options that change what an adapter computes and are not implemented.
 const CHANGES: &[&str] = &[
-    "alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "megatron_config", "target_parameters",
-    "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
 ];
 
 /// An adapter, and the folder of the model that it changes.
@@ -53,11 +85,16 @@ impl Adapter {
             .map_err(|e| Error::Malformed { path: path.clone(), format: "adapter", what: e.to_string() })?;
         let unopenable = |what: String| Error::Unopenable {
             path: folder.to_owned(),
-            what: format!("{what}; merge the adapter into its base with PEFT's `merge_and_unload()` and open the result"),
+            what: format!(
+                "{what}; merge the adapter into its base with PEFT's `merge_and_unload()` and open the result"
+            ),
         };
         let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("(none)");
         if kind != "LORA" {
-            return Err(unopenable(format!("it is an adapter of the kind {}, and LORA alone is implemented", short(kind))));
+            return Err(unopenable(format!(
+                "it is an adapter of the kind {}, and LORA alone is implemented",
+                short(kind)
+            )));
         }
         if let Some(option) = CHANGES.iter().find(|option| config.get(**option).is_some_and(is_on)) {
             return Err(unopenable(format!("its adapter uses `{option}`, which is not implemented")));
@@ -65,7 +102,9 @@ impl Adapter {
         // These begin with other base weights than those that the base model is saved with.
         let begin = config.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
         if ["pissa", "olora", "corda", "loftq"].iter().any(|kind| begin.starts_with(kind)) {
-            return Err(unopenable(format!("its adapter changes the base weights first (init_lora_weights = {begin})")));
+            return Err(unopenable(format!(
+                "its adapter changes the base weights first (init_lora_weights = {begin})"
+            )));
         }
         let name = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
         let base = base_folder(folder, name).ok_or_else(|| Error::Unopenable {
@@ -236,7 +275,8 @@ fn base_folder(folder: &Path, name: &str) -> Option<PathBuf> {
 fn cached(name: &str) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let home = || {
-        let cache = variable("XDG_CACHE_HOME").or_else(|| Some(directories::BaseDirs::new()?.home_dir().join(".cache")));
+        let cache =
+            variable("XDG_CACHE_HOME").or_else(|| Some(directories::BaseDirs::new()?.home_dir().join(".cache")));
         variable("HF_HOME").or_else(|| Some(cache?.join("huggingface")))
     };
     let hub = variable("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))?;

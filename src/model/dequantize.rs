@@ -242,8 +242,7 @@ fn each_block<const BYTES: usize, const N: usize>(
 }
 
 /// The 16 levels of IQ4.
-const IQ4: [f32; 16] =
-    [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
+const IQ4: [f32; 16] = [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
 
 /// Twice the 16 values of a 4-bit float.
 const FP4: [f32; 16] = [0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.];
@@ -285,7 +284,7 @@ fn tq1_0(b: &[u8; 54], v: &mut [f32; 256]) {
         for n in 0..digits {
             for m in 0..count {
                 let rest = b[from + m].wrapping_mul([1u8, 3, 9, 27, 81][n]);
-                v[at] = d * f32::from((u16::from(rest) * 3 >> 8) as i16 - 1);
+                v[at] = d * f32::from(((u16::from(rest) * 3) >> 8) as i16 - 1);
                 at += 1;
             }
         }

@@ -172,7 +172,9 @@ impl Reader<'_> {
                     _ => 8,
                 };
                 if depth >= MAX_DEPTH {
-                    return Err(self.malformed(format!("a list of its header is nested deeper than {MAX_DEPTH} levels")));
+                    return Err(
+                        self.malformed(format!("a list of its header is nested deeper than {MAX_DEPTH} levels"))
+                    );
                 }
                 if n.saturating_mul(least) > self.left() {
                     return Err(
@@ -366,12 +368,9 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let part = Part::open(path, 0)?;
         let mut gguf = match part.split(path)? {
-            None => Self {
-                path: path.to_owned(),
-                metadata: part.metadata,
-                entries: part.entries,
-                files: vec![part.file],
-            },
+            None => {
+                Self { path: path.to_owned(), metadata: part.metadata, entries: part.entries, files: vec![part.file] }
+            }
             Some((no, count)) => Self::join(path, no, count)?,
         };
         gguf.is_language_model()?;

@@ -334,7 +334,15 @@ impl Described {
         let options = Options::new(family.name, &map);
         let config = checked(&gguf.path, (family.config)(&options)?)?;
         let names = keys.names(&(family.names)(&options)?);
-        Ok(Self { family, config, names, interleaved: form.interleaved, warnings: keys.finish(), block: None, options: Map::new() })
+        Ok(Self {
+            family,
+            config,
+            names,
+            interleaved: form.interleaved,
+            warnings: keys.finish(),
+            block: None,
+            options: Map::new(),
+        })
     }
 }
 

@@ -54,8 +54,10 @@ pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
         }
         return Ok(names.into_iter().map(|n| folder.join(n)).collect());
     }
-    let names: Vec<PathBuf> =
-        std::fs::read_dir(folder).map_err(|e| Error::read(folder, e))?.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    let names: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(|e| Error::read(folder, e))?
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .collect();
     let ends = |path: &&PathBuf, ends: &[&str]| path.extension().is_some_and(|e| ends.iter().any(|end| e == *end));
     let mut found: Vec<PathBuf> = names.iter().filter(|p| ends(p, &["safetensors"])).cloned().collect();
     found.sort();
@@ -186,7 +188,9 @@ mod tests {
 
     #[test]
     fn wrappers_are_read_through() {
-        for name in ["module.model.norm.weight", "module._orig_mod.model.norm.weight", "_orig_mod.module.model.norm.weight"] {
+        for name in
+            ["module.model.norm.weight", "module._orig_mod.model.norm.weight", "_orig_mod.module.model.norm.weight"]
+        {
             assert_eq!(inner_name(name), "model.norm.weight");
         }
         assert_eq!(inner_name("model._orig_mod.norm.weight"), "model.norm.weight");

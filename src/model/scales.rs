@@ -66,7 +66,10 @@ pub fn attach(index: &mut Index, block: Option<[usize; 2]>) -> Result<()> {
         let values = numbers(index, &found, &of)?;
         let Some(entry) = index.entries.get_mut(&name) else { continue };
         let change = scaled(&entry.shape, &of.shape, values, block).ok_or_else(|| {
-            Error::failed(format!("`{found}` of shape {:?} fits no blocks of `{name}` of shape {:?}", of.shape, entry.shape))
+            Error::failed(format!(
+                "`{found}` of shape {:?} fits no blocks of `{name}` of shape {:?}",
+                of.shape, entry.shape
+            ))
         })?;
         entry.changes.push(Arc::new(Change::Scale(change)));
     }

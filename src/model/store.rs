@@ -169,11 +169,9 @@ impl Store {
                     ),
                 }
             }
-            None => Error::MissingTensor {
-                path: self.root.clone(),
-                name: name.to_owned(),
-                family: self.family.clone(),
-            },
+            None => {
+                Error::MissingTensor { path: self.root.clone(), name: name.to_owned(), family: self.family.clone() }
+            }
         }
     }
 
@@ -187,7 +185,9 @@ impl Store {
             .map(|(name, _)| name)
             .chain(self.unread.keys().filter(|name| !is_buffer(name) && !is_mask(name)))
             .collect();
-        let of = |n: usize| if n == 1 { "One tensor of the file is".to_owned() } else { format!("{n} tensors of the files are") };
+        let of = |n: usize| {
+            if n == 1 { "One tensor of the file is".to_owned() } else { format!("{n} tensors of the files are") }
+        };
         let first = left.first()?;
         Some(format!(
             "{} used by no weight of the model ({}{}); if the model needs {}, the numbers are wrong.",
@@ -256,7 +256,10 @@ impl Store {
         }
         let bytes = entry.stored.bytes(cols).unwrap_or(0);
         if shape.len() > 2 && !entry.changes.is_empty() {
-            return Err(Error::failed(format!("`{name}` has scales or an adapter on {} axes; two are read", shape.len())));
+            return Err(Error::failed(format!(
+                "`{name}` has scales or an adapter on {} axes; two are read",
+                shape.len()
+            )));
         }
         let entry = Entry { offset: entry.offset + (from * bytes) as u64, first_row: from, ..entry };
         self.read_rows(name, &entry, count, cols, false)

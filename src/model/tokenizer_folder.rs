@@ -27,8 +27,7 @@ struct Notes {
 }
 
 /// The keys under which special tokens are named.
-const NAMED: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Notes {
     fn read(folder: &Path, model: &Map<String, Value>, warnings: &mut Vec<String>) -> Self {
@@ -230,9 +229,8 @@ fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Buil
     let named = |key: &str| notes.named(key).or((!qwen || key != "bos_token").then_some(end));
     let token = |key: &str| named(key).and_then(|token| inner.token_to_id(token));
     let bos = token("bos_token").or_else(|| id(&notes.model, "bos_token_id"));
-    let adds = |key: &str, default: bool, id: Option<u32>| {
-        Vec::from_iter(id.filter(|_| notes.flag(key).unwrap_or(default)))
-    };
+    let adds =
+        |key: &str, default: bool, id: Option<u32>| Vec::from_iter(id.filter(|_| notes.flag(key).unwrap_or(default)));
     let before = adds("add_bos_token", opt, bos);
     let eos = token("eos_token");
     let after = adds("add_eos_token", false, eos);

@@ -60,7 +60,9 @@ fn read(gguf: &Gguf, d_vocab: usize) -> Result<Found, String> {
         "gpt2" | "gemma4" => byte_level,
         "llama" => sentence_piece,
         other => {
-            return Err(format!("its kind `{other}` is not implemented; gpt2 (byte-level BPE) and llama (SentencePiece) are"));
+            return Err(format!(
+                "its kind `{other}` is not implemented; gpt2 (byte-level BPE) and llama (SentencePiece) are"
+            ));
         }
     };
     let vocabulary = Vocabulary::read(gguf)?;
@@ -88,7 +90,8 @@ fn read(gguf: &Gguf, d_vocab: usize) -> Result<Found, String> {
                 .to_owned(),
         );
     }
-    let before: Vec<u32> = bos.filter(|_| adds_bos).into_iter().chain(plan.then.into_iter().filter(|_| adds_bos)).collect();
+    let before: Vec<u32> =
+        bos.filter(|_| adds_bos).into_iter().chain(plan.then.into_iter().filter(|_| adds_bos)).collect();
     let after = Vec::from_iter(eos.filter(|_| adds_eos));
     let tokenizer = Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos);
     let added = vocabulary.kinds.iter().filter(|kind| [CONTROL, USER_DEFINED].contains(kind)).count();
@@ -129,7 +132,8 @@ impl<'a> Vocabulary<'a> {
     /// The tokens that are matched as a whole. `strips` says which take the spaces behind them along.
     fn added(&self, strips: impl Fn(&str) -> bool) -> Vec<Json> {
         let kind = |id: usize| self.kinds.get(id).copied();
-        let whole = |id: &usize| matches!(kind(*id), Some(UNKNOWN | CONTROL | USER_DEFINED)) && !self.tokens[*id].is_empty();
+        let whole =
+            |id: &usize| matches!(kind(*id), Some(UNKNOWN | CONTROL | USER_DEFINED)) && !self.tokens[*id].is_empty();
         (0..self.tokens.len())
             .filter(whole)
             .map(|id| {
@@ -239,7 +243,9 @@ fn merges_from_scores(tokens: &[&str], scores: &[f64]) -> Vec<[String; 2]> {
         }
         merges[from..].sort_unstable_by_key(|merge| merge.3);
     }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| (Reverse(a.1), Reverse(a.2)).cmp(&(Reverse(b.1), Reverse(b.2)))));
+    merges.sort_by(|a, b| {
+        b.0.total_cmp(&a.0).then_with(|| (Reverse(a.1), Reverse(a.2)).cmp(&(Reverse(b.1), Reverse(b.2))))
+    });
     merges.into_iter().map(|(_, _, _, _, pair)| pair.map(str::to_owned)).collect()
 }
 

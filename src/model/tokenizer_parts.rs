@@ -11,7 +11,8 @@ use tokenizers::processors::PostProcessorWrapper;
 use crate::quiet::quietly;
 
 /// The rule by which Qwen 2's tokenizer cuts a text into words.
-pub const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// GPT-2's bytes as characters, with (`regex`) or without its rule that cuts a text into words.
 pub fn byte_level(add_prefix_space: bool, regex: bool) -> Value {
