@@ -158,12 +158,13 @@ impl Store {
         let unread = self.unread.get_key_value(name).or_else(packed);
         match unread {
             Some((other, dtype)) => {
-                let read: Vec<&str> = Stored::DTYPES.iter().map(|(_, name)| *name).collect();
+                let read: Vec<&str> =
+                    Stored::DTYPES.iter().map(|(_, name)| *name).filter(|name| *name != "I8").collect();
                 Error::Unopenable {
                     path: self.root.clone(),
                     what: format!(
                         "tensor `{}` is stored as {dtype}, which is not implemented; take the same model in one of the \
-                         types that are: {}",
+                         types that are: {}, and I8 with scales",
                         short(other),
                         read.join(", ")
                     ),
