@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         Err(e) => e.exit(),
     };
     let result = match cli.command {
-        Some(command) => command.execute(),
+        // An error is one sentence, so that warnings are said beside a result alone.
+        Some(command) => command.execute().inspect(|()| circuitscope::cli::say_warnings()),
         None => window(cli.window),
     };
     match result {

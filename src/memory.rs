@@ -91,3 +91,12 @@ pub fn give_back() {
         LAST.store(resident().unwrap_or(0), Ordering::Relaxed);
     }
 }
+
+/// Bytes that this process can still take: what the system has free, or a container allows; `None` where neither is said.
+pub fn available() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    let allowed = system.cgroup_limits().map(|limits| limits.free_memory);
+    let free = system.available_memory();
+    (free > 0).then(|| allowed.map_or(free, |allowed| free.min(allowed)))
+}

@@ -26,4 +26,5 @@ pub mod projection;
 pub mod run;
 pub mod subject;
 pub mod sweep;
+pub mod trust;
 pub mod why_head;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::output::document;
 use super::patch::{PairArgs, corrupt_tokens};
 use super::sweep::{SiteArg, emit_sweep, nested, parse_axes};
-use super::{ModelArgs, emit, progress};
+use super::{ModelArgs, emit_json, progress};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::audit::audit;
 use crate::analysis::metric::MetricKind;
@@ -147,7 +147,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "corrupt_tokens": corrupt_tokens(&pair), "alignment": pair.alignment,
             "gradient_seconds": atp.seconds, "nodes": nodes, "left_out": left_out,
         });
-        return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
+        return emit_json(document(&model, Some(&pair.clean.ids), seconds, doc));
     }
     for (site, reason) in &left_out {
         eprintln!("{site} is left out: {}", reason.as_str().unwrap_or_default());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::attribute::{Arguments, Method};
 use super::output::document;
 use super::patch::corrupt_tokens;
-use super::{emit, progress, table};
+use super::{emit, emit_json, progress, table};
 use crate::analysis::sweep::check_span;
 use crate::circuit::eap::{Path, edge_scores};
 use crate::error::Result;
@@ -43,7 +43,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "axes": ["receiver", "sender"], "senders": senders, "receivers": receivers, "scores": scores.values,
             "edges": edges, "nodes": nodes, "score_seconds": scores.seconds,
         });
-        return emit(&document(&model, Some(&pair.clean.ids), seconds, doc).to_string());
+        return emit_json(document(&model, Some(&pair.clean.ids), seconds, doc));
     }
     let rows: Vec<Vec<String>> =
         scores.top(args.top).into_iter().map(|(e, v)| vec![w.name(e), format!("{v:+.4}")]).collect();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::output::document;
 use super::patch::PairArgs;
-use super::{ModelArgs, emit, progress, table};
+use super::{ModelArgs, emit, emit_json, progress, table};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
@@ -239,7 +239,7 @@ fn find(args: &FindArgs) -> Result<()> {
             "clean": found.scale.full, "corrupt": found.scale.empty,
             "score_seconds": found.scores.as_ref().map(|s| s.seconds),
         });
-        return emit(&document(&model, Some(&pairs[0].pair.clean.ids), seconds, doc).to_string());
+        return emit_json(document(&model, Some(&pairs[0].pair.clean.ids), seconds, doc));
     }
     let rows = |list: &mut dyn Iterator<Item = (&String, f32)>| -> Vec<Vec<String>> {
         list.take(args.top).map(|(n, s)| vec![n.clone(), format!("{s:+.4}")]).collect()
@@ -333,7 +333,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
         if let (Some(doc), Some((value, _))) = (doc.as_object_mut(), compared) {
             doc.insert("compared".to_owned(), value);
         }
-        return emit(&document(&model, ids.as_deref(), seconds, doc).to_string());
+        return emit_json(document(&model, ids.as_deref(), seconds, doc));
     }
     print_quality(q, wiring, args.top)?;
     if prompts.len() > 1 {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::generate::text_of;
 use super::output::quoted;
 use super::steering::{self, SteerArgs};
-use super::{Job, ModelArgs, PromptArgs, emit, progress, table};
+use super::{Job, ModelArgs, PromptArgs, emit, emit_json, progress, table};
 use crate::engine::SiteKind;
 use crate::engine::dictionaries::NoDictionaries;
 use crate::error::{Error, Result};
@@ -384,7 +384,7 @@ fn execute_similar(args: &Similar) -> Result<()> {
         let list: Vec<_> = found.iter().map(|(f, c)| json!({"feature": f, "cosine": c})).collect();
         let rest = json!({"concept": concept.name, "model": {"name": concept.model}, "layer": layer, "features": list,
             "load_seconds": load_seconds, "seconds": started.elapsed().as_secs_f64()});
-        return emit(&rest.to_string());
+        return emit_json(rest);
     }
     let rows: Vec<Vec<String>> = found.iter().map(|(f, c)| vec![f.to_string(), format!("{c:+.4}")]).collect();
     emit(&format!(

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{emit, table};
+use super::{emit, emit_json, table, warn};
 use crate::error::Result;
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
@@ -61,6 +61,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Action::Prune(a) => (&a.graph, Some(&a.output)),
     };
     let file = GraphFile::open(&args.input)?;
+    for remark in &file.remarks {
+        warn(&format!("{}: {remark}", args.input.display()));
+    }
     let started = Instant::now();
     let influence = Influence::of(&file.graph);
     let scores = Scores::of(&file.graph, &influence);
@@ -105,10 +108,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             doc.insert("n_nodes".to_owned(), counts["nodes"].clone());
             doc.insert("n_links".to_owned(), counts["links"].clone());
         }
-        return emit(&doc.to_string());
-    }
-    for remark in &file.remarks {
-        eprintln!("{}: {remark}", args.input.display());
+        return emit_json(doc);
     }
     let mut lines = vec![vec!["all".to_owned()], vec!["kept".to_owned()]];
     for (row, g) in lines.iter_mut().zip([&file.graph, &pruned.graph]) {

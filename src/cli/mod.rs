@@ -1,15 +1,19 @@
 //! The command line. Every subcommand is one file with `Arguments` and `execute`, and one line in the list of commands
 //! below.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Parser};
 
+use crate::analysis::trust;
 use crate::error::{Error, Result};
+use crate::model::chat::{self, Ending};
 use crate::model::{Model, builtin};
 use crate::progress::Progress;
 use crate::session::start::Start;
 
 pub use crate::table::table;
-pub use output::{Bar, Job, emit, note};
+pub use output::{Bar, Job, emit, emit_json, note, say_warnings, warn};
 
 /// A native microscope for transformer language models. Without a subcommand it opens the window.
 #[derive(Debug, Parser)]
@@ -46,7 +50,8 @@ macro_rules! commands {
 use commands;
 
 commands! {
-    models as Models: "List the built-in models",
+    models as Models: "List the built-in models, and those found on this machine",
+    check as Check: "Trust report of a model: loss on ordinary text, tokens, first token; and of a dictionary",
     run as Run: "Run a prompt: next tokens, loss, and any site of the forward pass as safetensors",
     lens as Lens: "Logit lens: what each layer would predict",
     entropy as Entropy: "Entropy of the prediction after each layer: how undecided the model still is",
@@ -79,7 +84,8 @@ mod sweep;
 /// The options that choose the model and the form of the output.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// A .gguf file, a folder with config.json and *.safetensors, or a built-in name (see `models`)
+    /// A .gguf file, a folder with config.json and *.safetensors, a built-in or found name (see `models`), or
+    /// hf:ORG/NAME[@REVISION][:FILE], which is downloaded once
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
     /// Print one JSON document on stdout and nothing else
@@ -88,9 +94,30 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model, the first built-in one where none was named.
+    /// Opens the model, the first built-in one where none was named, and keeps what speaks against it as warnings.
     pub fn open(&self) -> Result<Model> {
-        Model::open(&self.model.clone().map_or_else(builtin::default_name, Ok)?)
+        let model = self.open_unchecked()?;
+        // What ships with the program was checked when it was made.
+        if model.format != "built-in" {
+            let (progress, bar) = progress("checking the model");
+            let found = trust::known(&model, &progress);
+            drop(bar);
+            match found {
+                Ok(found) => found.warnings.iter().for_each(|w| warn(w)),
+                Err(e) => warn(&format!("The model could not be checked: {e}.")),
+            }
+        }
+        Ok(model)
+    }
+
+    /// As [`Self::open`], without the run on ordinary text.
+    pub fn open_unchecked(&self) -> Result<Model> {
+        let spec = self.model.clone().map_or_else(builtin::default_name, Ok)?;
+        let (progress, bar) = progress("opening the model");
+        let model = Model::open_watched(&spec, &progress)?;
+        drop(bar);
+        model.warnings.iter().for_each(|w| warn(w));
+        Ok(model)
     }
 }
 
@@ -100,6 +127,16 @@ pub struct PromptArgs {
     /// The prompt's text
     #[arg(short, long, value_name = "TEXT", conflicts_with = "ids", allow_hyphen_values = true)]
     pub prompt: Option<String>,
+    /// A conversation in the prompt's place, laid out by the model's own chat template: a file of JSON
+    /// [{"role", "content"}, …], or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
+    pub chat: Option<PathBuf>,
+    /// End with the last message, without what the template puts before the assistant's answer
+    #[arg(long, requires = "chat")]
+    pub no_generation_prompt: bool,
+    /// Leave the last message open, so that it goes on
+    #[arg(long, requires = "chat", conflicts_with = "no_generation_prompt")]
+    pub open_turn: bool,
     /// The prompt as token ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub ids: Option<Vec<u32>>,
@@ -111,18 +148,37 @@ pub struct PromptArgs {
 impl PromptArgs {
     /// Returns the prompt's token ids, or `None` where no prompt was given. Ids that the model lacks are an error.
     pub fn optional(&self, model: &Model) -> Result<Option<Vec<u32>>> {
-        let ids = match (&self.prompt, &self.ids) {
-            (Some(text), _) => model.encode(text, self.bos)?,
-            (None, Some(ids)) => ids.clone(),
-            (None, None) => return Ok(None),
+        let ids = match (&self.prompt, &self.ids, &self.chat) {
+            (Some(text), ..) => model.encode(text, self.bos)?,
+            (None, Some(ids), _) => ids.clone(),
+            (None, None, Some(file)) => self.conversation(model, file)?,
+            (None, None, None) => return Ok(None),
         };
         model.network().check(&ids)?;
         Ok(Some(ids))
     }
 
+    /// Reads a conversation and lays it out.
+    fn conversation(&self, model: &Model, file: &Path) -> Result<Vec<u32>> {
+        let text = if file == Path::new("-") {
+            std::io::read_to_string(std::io::stdin()).map_err(|e| Error::read(Path::new("standard input"), e))
+        } else {
+            std::fs::read_to_string(file).map_err(|e| Error::read(file, e))
+        }?;
+        let ending = match (self.no_generation_prompt, self.open_turn) {
+            (true, _) => Ending::Closed,
+            (_, true) => Ending::Open,
+            _ => Ending::Answer,
+        };
+        let laid = chat::lay_out(model, &chat::parse(&text, &file.display().to_string())?, ending, self.bos)?;
+        output::remember_turns(&laid.ids, &laid.turns);
+        Ok(laid.ids)
+    }
+
     /// Returns the prompt's token ids. A missing prompt is an error.
     pub fn required(&self, model: &Model) -> Result<Vec<u32>> {
-        self.optional(model)?.ok_or_else(|| Error::request("no prompt was given; add --prompt TEXT or --ids 1,2,3"))
+        self.optional(model)?
+            .ok_or_else(|| Error::request("no prompt was given; add --prompt TEXT, --chat FILE or --ids 1,2,3"))
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::cell::{Cell, OnceCell};
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,6 +29,50 @@ pub fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// What a command's documents say besides its own fields. A process runs one command, so that it stands here once and no
+/// command can forget it.
+struct Beside {
+    /// What a reader of the numbers has to know, in sentences, in the order in which it was found.
+    warnings: Vec<String>,
+    /// The conversation that was read in a prompt's place: its token ids, and the index of each one's message.
+    turns: Option<(Vec<u32>, Vec<Option<usize>>)>,
+}
+
+static BESIDE: Mutex<Beside> = Mutex::new(Beside { warnings: Vec::new(), turns: None });
+
+fn beside() -> std::sync::MutexGuard<'static, Beside> {
+    // Nothing is left half done under the lock.
+    BESIDE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps a warning, a whole sentence, for every document and for stderr. The same one is kept once.
+pub fn warn(sentence: &str) {
+    let mut beside = beside();
+    if !beside.warnings.iter().any(|w| w == sentence) {
+        beside.warnings.push(sentence.to_owned());
+    }
+}
+
+/// Says on stderr what was warned of. Once, when a command has ended well: an error is one sentence alone.
+pub fn say_warnings() {
+    for warning in &beside().warnings {
+        note(&format!("circuitscope: warning: {warning}"));
+    }
+}
+
+/// Says which message of a conversation each of these tokens belongs to.
+pub fn remember_turns(ids: &[u32], turns: &[Option<usize>]) {
+    beside().turns = Some((ids.to_vec(), turns.to_vec()));
+}
+
+/// Prints a document with its `"warnings"`. Every document is printed here.
+pub fn emit_json(mut document: Value) -> Result<()> {
+    if let Value::Object(fields) = &mut document {
+        fields.insert("warnings".to_owned(), json!(beside().warnings));
+    }
+    emit(&document.to_string())
 }
 
 /// What a command needs while it computes: the opened model, the progress with its bar, and the clock.
@@ -89,17 +133,23 @@ impl Job {
         text: impl FnOnce() -> String,
     ) -> Result<()> {
         let seconds = self.stop();
-        if self.json { emit(&document(&self.model, ids, seconds, json()).to_string()) } else { emit(&text()) }
+        if self.json { emit_json(document(&self.model, ids, seconds, json())) } else { emit(&text()) }
     }
 }
 
-/// Returns a document with the fields that each one carries and those of `rest`: `model`, `tokens` where there are ids,
-/// `rest`, `seconds` and `load_seconds`.
+/// Returns a document with the fields that each one carries and those of `rest`: `model`, `tokens` where there are ids
+/// (with `turn`, the index of a token's message, where they are a conversation's), `rest`, `seconds` and `load_seconds`.
 pub fn document(model: &Model, ids: Option<&[u32]>, seconds: f64, rest: Value) -> Value {
+    model.warnings.iter().for_each(|w| warn(w));
     let mut doc = Map::new();
     doc.insert("model".to_owned(), model_facts(model));
     if let Some(ids) = ids {
-        let tokens: Vec<Value> = ids.iter().map(|id| json!({"id": id, "text": model.token_text(*id)})).collect();
+        let mut tokens: Vec<Value> = ids.iter().map(|id| json!({"id": id, "text": model.token_text(*id)})).collect();
+        if let Some((_, turns)) = beside().turns.as_ref().filter(|(of, _)| of == ids) {
+            for (token, turn) in tokens.iter_mut().zip(turns) {
+                token["turn"] = json!(turn);
+            }
+        }
         doc.insert("tokens".to_owned(), Value::Array(tokens));
     }
     if let Value::Object(rest) = rest {

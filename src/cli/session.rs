@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::output::print;
-use super::{emit, progress, table};
+use super::{emit, emit_json, progress, table};
 use crate::analysis::pair::Pair;
 use crate::analysis::run::RunOf;
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
 fn show(args: &Show) -> Result<()> {
     let document = Session::open(&args.file)?.document;
     if args.json {
-        return emit(&json!(document).to_string());
+        return emit_json(json!(document));
     }
     let mut text = describe(&document.desk);
     if !document.parked.is_empty() {
@@ -131,7 +131,7 @@ fn show(args: &Show) -> Result<()> {
 fn wanted(args: &Run) -> Result<(crate::session::Document, Vec<&'static str>)> {
     let mut document = Session::open(&args.file)?.document;
     for text in crate::session::moved::found(&mut document, Some(&args.file)) {
-        eprintln!("{text}");
+        super::warn(&text);
     }
     let named = |name: &String| {
         let found = crate::app::view::by_name(name).map(|v| v.name);
@@ -170,10 +170,10 @@ fn run(args: &Run) -> Result<()> {
         let one = |t: &crate::engine::logits::Ranked| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob, "logit": t.logit});
         list.iter().map(one).collect::<Vec<_>>()
     });
-    let warnings: Vec<String> = app.state.notices.errors();
+    app.state.notices.errors().iter().for_each(|w| super::warn(w));
     let seconds = started.elapsed().as_secs_f64() - model.load_seconds;
-    let rest = json!({"next": next, "results": results, "warnings": warnings});
-    print(&super::output::document(&model, ids.as_deref(), seconds, rest).to_string())
+    let rest = json!({"next": next, "results": results});
+    emit_json(super::output::document(&model, ids.as_deref(), seconds, rest))
 }
 
 /// Writes a session's views as one HTML file.

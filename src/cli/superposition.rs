@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{emit, progress, table};
+use super::{emit, emit_json, progress, table};
 use crate::analysis::interference::interference;
 use crate::error::{Error, Result};
 use crate::superposition::Recipe;
@@ -149,7 +149,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if args.json {
             let list: Vec<Value> =
                 PRESETS.iter().map(|p| json!({"name": p.name, "title": p.title, "source": p.source})).collect();
-            return emit(&json!({"presets": list}).to_string());
+            return emit_json(json!({"presets": list}));
         }
         let lines: Vec<String> = PRESETS.iter().map(|p| format!("{}: {} ({})", p.name, p.title, p.source)).collect();
         return emit(&lines.join("\n"));
@@ -180,7 +180,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         if let Some((same, all)) = agreement {
             doc["agreement"] = json!({"same": same, "cells": all});
         }
-        return emit(&doc.to_string());
+        return emit_json(doc);
     }
     let rows: Vec<Vec<String>> = frames
         .iter()

@@ -18,6 +18,7 @@ pub mod scan;
 pub mod steering;
 pub mod text;
 pub mod train;
+pub mod trust;
 pub mod words;
 pub mod writer;
 

@@ -347,6 +347,31 @@ pub fn evaluate(
     })
 }
 
+/// How well a dictionary reconstructs one row of tokens, over all positions but the first.
+///
+/// # Errors
+/// A dictionary that does not fit the model, and forward passes.
+pub fn reconstruction(
+    model: &Model,
+    dictionary: &Dictionary,
+    ids: &[u32],
+    progress: &Progress,
+) -> Result<Reconstruction> {
+    let (input, output) = dictionary.check(&model.config)?;
+    let values = crate::features::harvest::activations(model, &[ids], &[input, output], progress)?;
+    let (acts, recon) = dictionary.replacement(&values[0], progress)?;
+    let (target, d) = (values[1].contiguous()?, dictionary.d_out);
+    let mut sums = Sums::default();
+    with_values(&target, |y| {
+        with_values(&recon, |r| {
+            for (i, (y, r)) in y.chunks_exact(d).zip(r.chunks_exact(d)).enumerate().skip(1) {
+                sums.add(y, r, acts.starts[i + 1] - acts.starts[i]);
+            }
+        })
+    })??;
+    Ok(sums.reconstruction())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

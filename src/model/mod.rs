@@ -4,14 +4,18 @@
 mod adapter;
 pub mod builtin;
 pub mod changes;
+pub mod chat;
 pub mod config;
 pub mod dequantize;
 pub mod families;
+pub mod found;
 pub mod gguf;
 pub mod gguf_config;
+pub mod hub;
 mod known_options;
 mod network;
 pub mod options;
+pub mod place;
 pub mod rotary;
 pub mod safetensors_file;
 mod scales;
@@ -69,7 +73,10 @@ pub struct Model {
     pub warnings: Vec<String>,
     /// Where a tokenizer lies that cannot be used, and why.
     no_text: Option<(PathBuf, String)>,
+    /// The file or folder that it was read from; none where no file holds it.
+    pub path: Option<PathBuf>,
     fingerprint: OnceLock<u64>,
+    chat: OnceLock<Option<chat::Template>>,
 }
 
 crate::identity!(Model);
@@ -88,30 +95,39 @@ impl Model {
         let started = Instant::now();
         let device = Device::Cpu;
         let mut model = if let Some(builtin) = builtin::by_name(spec) {
-            let mut model = Self::open_folder(&builtin.unpack()?, spec, device, progress)?;
+            let folder = builtin.unpack()?;
+            let mut model = Self::open_folder(&folder, spec, device, progress)?;
             model.format = "built-in";
             builtin.name.clone_into(&mut model.config.name);
+            model.path = Some(folder);
             model
         } else {
-            let path = Path::new(spec);
+            let place = place::resolve(spec, progress)?;
+            let path = place.path.as_path();
             let no_model = |what: &str| Error::NoModel {
                 spec: spec.to_owned(),
                 what: what.to_owned(),
                 builtins: builtin::BUILTINS.iter().map(|b| b.name).collect::<Vec<_>>().join(", "),
             };
             let kind = std::fs::metadata(path).map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => no_model("there is no such file, folder or built-in model"),
+                std::io::ErrorKind::NotFound => no_model("there is no such file, folder, built-in or found model"),
                 _ => Error::read(path, e),
             })?;
-            if kind.is_dir() {
-                Self::open_folder(path, spec, device, progress)?
-            } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-                Self::open_gguf(path, spec, device, progress)?
-            } else if path.file_name().is_some_and(|n| n == "config.json" || n == "model.safetensors") {
-                Self::open_folder(path.parent().unwrap_or(Path::new(".")), spec, device, progress)?
+            let (folder, file) = (path.parent().unwrap_or(Path::new(".")), path.file_name());
+            let (mut model, path) = if kind.is_dir() {
+                (Self::open_folder(path, spec, device, progress)?, path)
+            } else if place::is_gguf(path) {
+                (Self::open_gguf(path, spec, device, progress)?, path)
+            } else if file.is_some_and(|n| n == "config.json" || n == "model.safetensors") {
+                (Self::open_folder(folder, spec, device, progress)?, folder)
             } else {
-                return Err(no_model("it is neither a folder nor a .gguf file"));
+                return Err(no_model("it is neither a folder nor a GGUF file"));
+            };
+            model.path = Some(path.to_owned());
+            if let Some(name) = place.name {
+                model.config.name = name;
             }
+            model
         };
         model.load_seconds = started.elapsed().as_secs_f64();
         Ok(model)
@@ -183,7 +199,9 @@ impl Model {
             stops: Vec::new(),
             warnings: Vec::new(),
             no_text: None,
+            path: None,
             fingerprint: OnceLock::new(),
+            chat: OnceLock::new(),
         }
     }
 
@@ -231,6 +249,26 @@ impl Model {
             hash.sample(t)?;
         }
         Ok(*self.fingerprint.get_or_init(|| hash.0))
+    }
+
+    /// Returns the chat template. The first call reads it.
+    ///
+    /// # Errors
+    /// The model has none, or its file cannot be read.
+    pub fn chat_template(&self) -> Result<&chat::Template> {
+        let found = match self.chat.get() {
+            Some(found) => found,
+            None => {
+                let read = self.path.as_deref().map(chat::Template::read).transpose()?.flatten();
+                self.chat.get_or_init(|| read)
+            }
+        };
+        found.as_ref().ok_or_else(|| {
+            Error::request(format!(
+                "{} has no chat template, so it cannot read a conversation; give a text with --prompt",
+                self.config.name
+            ))
+        })
     }
 
     pub fn network(&self) -> Network<'_> {
@@ -457,6 +495,36 @@ fn checked(path: &Path, mut config: ModelConfig) -> Result<ModelConfig> {
             what: format!("it gives a model with 0 for {what}"),
         }),
     }
+}
+
+/// What is known of a model without its weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub family: String,
+    pub n_layers: usize,
+    pub n_params: usize,
+}
+
+impl Facts {
+    /// Returns the bytes of the weights in memory, as f32.
+    pub fn memory_bytes(&self) -> u64 {
+        4 * self.n_params as u64
+    }
+}
+
+/// Returns what a file or folder holds, from its config and the index of its tensors: no weight is read.
+///
+/// # Errors
+/// As opening it, but for what only the weights or the tokenizer would show.
+pub fn inspect(path: &Path) -> Result<Facts> {
+    let config = describe(path)?;
+    let entries = if path.is_dir() {
+        safetensors_file::index(&safetensors_file::files_of(path)?)?.1
+    } else {
+        Gguf::open(path)?.entries
+    };
+    let n_params = entries.values().map(|e| e.shape.iter().product::<usize>()).sum();
+    Ok(Facts { family: config.family, n_layers: config.n_layers, n_params })
 }
 
 /// Asks for a model to be opened.

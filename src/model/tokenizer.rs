@@ -223,6 +223,13 @@ impl Tokenizer {
         Ok(encoding.map_err(|e| unsplit(&e.to_string()))?.get_ids().to_vec())
     }
 
+    /// Returns the tokens of `text` alone, each with the bytes of the text that it is of.
+    pub fn pieces_at(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
+        let encoding = self.inner.encode(text, false);
+        let encoding = encoding.map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
+        Ok(encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, (from, to))| (*id, *from..*to)).collect())
+    }
+
     /// Returns the id of `text`, which must be a single token exactly as it is given.
     pub fn single(&self, text: &str) -> Result<u32> {
         let ids = self.pieces(text)?;

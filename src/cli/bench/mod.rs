@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::output::document;
-use super::{ModelArgs, emit};
+use super::{ModelArgs, emit, emit_json};
 use crate::engine::{Capture, NoHooks, Trace};
 use crate::error::Result;
 use crate::model::Model;
@@ -205,7 +205,7 @@ fn lab(args: &Arguments) -> Result<()> {
         doc["frame"] = crate::app::bench::lab_frame()?;
     }
     doc["threads"] = json!(rayon::current_num_threads());
-    emit(&if args.model.json { doc.to_string() } else { lab::lines(&doc) })
+    if args.model.json { emit_json(doc) } else { emit(&lab::lines(&doc)) }
 }
 
 /// Times dictionaries of features.
@@ -214,7 +214,7 @@ fn features(args: &Arguments) -> Result<()> {
     let started = Instant::now();
     let found = features::features(&model, args.repeat)?;
     let doc = document(&model, None, started.elapsed().as_secs_f64(), found);
-    emit(&if args.model.json { doc.to_string() } else { features::lines(&doc) })
+    if args.model.json { emit_json(doc) } else { emit(&features::lines(&doc)) }
 }
 
 /// Times the window.
@@ -224,7 +224,7 @@ fn window(args: &Arguments) -> Result<()> {
     let started = Instant::now();
     let found = window::window(&model, args.repeat)?;
     let doc = document(&model, None, started.elapsed().as_secs_f64(), found);
-    emit(&if args.model.json { doc.to_string() } else { window::lines(&doc) })
+    if args.model.json { emit_json(doc) } else { emit(&window::lines(&doc)) }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -294,7 +294,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if args.model.json {
         let mut doc = document(&model, None, started.elapsed().as_secs_f64(), doc);
         doc["load_seconds"] = json!(load);
-        return emit(&doc.to_string());
+        return emit_json(doc);
     }
     let peak =
         doc["forward"].as_array().and_then(|f| f.last()).map_or(Value::Null, |f| f["peak_memory_over_weights"].clone());

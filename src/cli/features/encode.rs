@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{DictionaryArgs, shown};
 use crate::cli::output::{document, quoted};
-use crate::cli::{ModelArgs, PromptArgs, emit, progress, table};
+use crate::cli::{ModelArgs, PromptArgs, emit, emit_json, progress, table};
 use crate::error::{Error, Result};
 use crate::features::harvest::activations;
 use crate::features::train::activations::Table;
@@ -100,12 +100,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "output": args.output.as_deref().map(shown),
         });
         return match &model {
-            Some(m) => emit(&document(m, Some(&ids), seconds, rest).to_string()),
+            Some(m) => emit_json(document(m, Some(&ids), seconds, rest)),
             None => {
                 let mut doc = rest;
                 doc["model"] = json!({"name": dictionary.model_name});
                 (doc["seconds"], doc["load_seconds"]) = (json!(seconds), json!(load_seconds));
-                emit(&doc.to_string())
+                emit_json(doc)
             }
         };
     }

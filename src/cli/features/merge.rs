@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::shown;
-use crate::cli::emit;
+use crate::cli::{emit, emit_json};
 use crate::error::{Error, Result};
 use crate::features::scan::index_file;
 
@@ -38,7 +38,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         let doc = json!({"model": {"name": whole.about.model}, "seconds": started.elapsed().as_secs_f64(),
             "load_seconds": 0.0, "output": shown(&args.output), "about": whole.about, "missing": missing,
             "features": whole.entries.len()});
-        return emit(&doc.to_string());
+        return emit_json(doc);
     }
     let left =
         if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };

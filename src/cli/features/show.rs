@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cli::output::{document, quoted};
-use crate::cli::{ModelArgs, emit, note, table};
+use crate::cli::{ModelArgs, emit, emit_json, table, warn};
 use crate::error::{Error, Result};
 use crate::features::Dictionary;
 use crate::features::labels::{self, Label, Labels, Unit};
@@ -67,7 +67,7 @@ fn label(writer: Option<&Writer>, index: &Index, model: &Model) -> Option<Label>
         Ok(labels) => labels.of(&unit).cloned(),
         // The page is whole without it.
         Err(e) => {
-            note(&format!("circuitscope: no label is shown: {e}"));
+            warn(&format!("no label is shown: {e}"));
             None
         }
     }
@@ -100,7 +100,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             page["neighbours"] = json!(neighbours);
             page["logit_histogram"] = json!(effects.map(|e| json!({"range": e.range, "values": e.histogram})));
             page["about"] = json!(index.about);
-            return emit(&document(&model, None, started.elapsed().as_secs_f64(), page).to_string());
+            return emit_json(document(&model, None, started.elapsed().as_secs_f64(), page));
         }
         return emit(&page.to_string());
     }

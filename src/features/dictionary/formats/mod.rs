@@ -53,6 +53,20 @@ pub fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     (format.open)(path, progress)?.validated()
 }
 
+/// The dictionaries at a path: one, or one a layer in a set's folder.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn all_at(path: &Path) -> Result<Vec<std::path::PathBuf>> {
+    if path.is_dir() && (circuit_tracer::FORMAT.matches)(path) {
+        let layers = circuit_tracer::layers(path)?;
+        if layers.len() > 1 {
+            return Ok(layers.into_iter().map(|(_, file)| file).collect());
+        }
+    }
+    Ok(vec![path.to_owned()])
+}
+
 /// The tensors of a safetensors file.
 fn store(path: &Path, format: &str, progress: &Progress) -> Result<Store> {
     let index = safetensors_file::index(&[path.to_owned()])?;
