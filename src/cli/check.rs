@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Job, ModelArgs, warn};
+use super::{Job, ModelArgs, open_unchecked, warn};
 use crate::analysis::trust;
 use crate::error::Result;
 use crate::features::trust::check_all;
@@ -17,7 +17,7 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let job = Job::with(args.model.open_unchecked()?.into(), args.model.json, "checking");
+    let job = Job::with(open_unchecked(&args.model.spec()?)?.into(), args.model.json, "checking");
     let (model, progress) = (&job.model, &job.progress);
     let found = trust::check(model, progress)?;
     let dictionaries =

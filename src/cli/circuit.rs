@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::output::document;
 use super::patch::PairArgs;
-use super::{ModelArgs, emit, emit_json, progress, table};
+use super::{ModelArgs, emit, emit_json, open_model, progress, table};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
@@ -264,7 +264,7 @@ fn find(args: &FindArgs) -> Result<()> {
 fn eval(args: &EvalArgs) -> Result<()> {
     let file = CircuitFile::open(&args.circuit)?;
     let spec = args.model.model.clone().unwrap_or_else(|| file.model.spec.clone());
-    let model = Arc::new(Model::open(&spec)?);
+    let model = Arc::new(open_model(&spec)?);
     let wiring = Wiring::new(&model.config);
     file.edges(wiring)?;
     let (progress, bar) = progress("circuit");

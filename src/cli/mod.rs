@@ -94,31 +94,40 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model, the first built-in one where none was named, and keeps what speaks against it as warnings.
+    /// Opens the model, the first built-in one where none was named, as [`open_model`] does.
     pub fn open(&self) -> Result<Model> {
-        let model = self.open_unchecked()?;
-        // What ships with the program was checked when it was made.
-        if model.format != "built-in" {
-            let (progress, bar) = progress("checking the model");
-            let found = trust::known(&model, &progress);
-            drop(bar);
-            match found {
-                Ok(found) => found.warnings.iter().for_each(|w| warn(w)),
-                Err(e) => warn(&format!("The model could not be checked: {e}.")),
-            }
-        }
-        Ok(model)
+        open_model(&self.spec()?)
     }
 
-    /// As [`Self::open`], without the run on ordinary text.
-    pub fn open_unchecked(&self) -> Result<Model> {
-        let spec = self.model.clone().map_or_else(builtin::default_name, Ok)?;
-        let (progress, bar) = progress("opening the model");
-        let model = Model::open_watched(&spec, &progress)?;
-        drop(bar);
-        model.warnings.iter().for_each(|w| warn(w));
-        Ok(model)
+    /// Returns what was named, the first built-in model where nothing was.
+    pub fn spec(&self) -> Result<String> {
+        self.model.clone().map_or_else(builtin::default_name, Ok)
     }
+}
+
+/// Opens a model and keeps what speaks against it as warnings.
+pub fn open_model(spec: &str) -> Result<Model> {
+    let model = open_unchecked(spec)?;
+    // What ships with the program was checked when it was made.
+    if model.format != "built-in" {
+        let (progress, bar) = progress("checking the model");
+        let found = trust::known(&model, &progress);
+        drop(bar);
+        match found {
+            Ok(found) => found.warnings.iter().for_each(|w| warn(w)),
+            Err(e) => warn(&format!("The model could not be checked: {e}.")),
+        }
+    }
+    Ok(model)
+}
+
+/// As [`open_model`], without the run on ordinary text.
+pub fn open_unchecked(spec: &str) -> Result<Model> {
+    let (progress, bar) = progress("opening the model");
+    let model = Model::open_watched(spec, &progress)?;
+    drop(bar);
+    model.warnings.iter().for_each(|w| warn(w));
+    Ok(model)
 }
 
 /// The options that give the prompt.

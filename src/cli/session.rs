@@ -6,11 +6,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::output::print;
-use super::{emit, emit_json, progress, table};
+use super::{emit, emit_json, open_model, progress, table};
 use crate::analysis::pair::Pair;
 use crate::analysis::run::RunOf;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::question::Question;
 use crate::session::code::{Facts, Snippet, python, settle};
 use crate::session::file::Session;
@@ -191,7 +190,7 @@ fn report(args: &Report) -> Result<()> {
 /// Python.
 fn code(args: &Code) -> Result<()> {
     let mut desk = Session::open(&args.file)?.document.desk;
-    let model = Arc::new(Model::open(&desk.model)?);
+    let model = Arc::new(open_model(&desk.model)?);
     let (progress, bar) = progress("running");
     let run = |prompt: &str, ids: Option<Vec<u32>>, answer: &str, wrong: &str| {
         let [prompt, answer, wrong] = [prompt, answer, wrong].map(str::to_owned);

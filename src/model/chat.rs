@@ -206,6 +206,8 @@ impl Template {
 
     fn refuse(&self, e: &minijinja::Error) -> Error {
         let what = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+        // What a template says may have lines of its own.
+        let what = what.split(|c: char| c.is_whitespace() || c.is_control()).collect::<Vec<_>>().join(" ");
         let line = e.line().map(|l| format!(" (line {l})")).unwrap_or_default();
         Error::request(format!(
             "the chat template of {} cannot lay this conversation out: {what}{line}; change the messages' roles or order, \
@@ -395,7 +397,10 @@ fn prepare(env: &mut Environment) -> std::result::Result<(), minijinja::Error> {
     env.set_fuel(Some(FUEL));
     // The text is no web page, whatever it is called.
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(|state, value, method, args| match (value.as_str(), method) {
+        (Some(text), _) if OWN_METHODS.contains(&method) => own_method(text, method, args),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+    });
     env.set_formatter(|out, _, value| {
         if let Some(text) = value.as_str() {
             return out.write_str(text).map_err(minijinja::Error::from);
@@ -419,6 +424,52 @@ fn prepare(env: &mut Environment) -> std::result::Result<(), minijinja::Error> {
     env.add_test("sequence", move |v: &Jinja| many(v));
     env.add_test("iterable", move |v: &Jinja| many(v) || v.kind() == ValueKind::Iterable);
     Ok(())
+}
+
+/// Methods of Python's strings that the engine's own list lacks, or has otherwise.
+const OWN_METHODS: [&str; 5] = ["title", "removeprefix", "removesuffix", "partition", "rsplit"];
+
+fn own_method(text: &str, method: &str, args: &[Jinja]) -> std::result::Result<Jinja, minijinja::Error> {
+    let wrong = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("{method} is given other arguments"));
+    let argument = |i: usize| args.get(i).and_then(Jinja::as_str).filter(|a| !a.is_empty());
+    Ok(match method {
+        "title" => {
+            let mut inside = false;
+            let mut out = String::with_capacity(text.len());
+            for c in text.chars() {
+                // A letter behind anything but a letter begins a word.
+                if inside {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.extend(c.to_uppercase())
+                }
+                inside = c.is_alphabetic();
+            }
+            Jinja::from(out)
+        }
+        "removeprefix" => {
+            let prefix = args.first().and_then(Jinja::as_str).ok_or_else(wrong)?;
+            Jinja::from(text.strip_prefix(prefix).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let suffix = args.first().and_then(Jinja::as_str).ok_or_else(wrong)?;
+            Jinja::from(text.strip_suffix(suffix).unwrap_or(text))
+        }
+        "partition" => {
+            let at = argument(0).ok_or_else(wrong)?;
+            Jinja::from(match text.split_once(at) {
+                Some((before, behind)) => vec![before.to_owned(), at.to_owned(), behind.to_owned()],
+                None => vec![text.to_owned(), String::new(), String::new()],
+            })
+        }
+        _ => {
+            let at = argument(0).ok_or_else(wrong)?;
+            let most = args.get(1).map_or(Some(usize::MAX - 1), Jinja::as_usize).ok_or_else(wrong)?;
+            let mut parts: Vec<String> = text.rsplitn(most.saturating_add(1), at).map(str::to_owned).collect();
+            parts.reverse();
+            Jinja::from(parts)
+        }
+    })
 }
 
 /// What Python prints for a value.

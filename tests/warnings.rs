@@ -1,0 +1,258 @@
+//! What speaks against a model stands in every document and on stderr; the trust report says it in numbers.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use circuitscope::cli::Cli;
+use clap::CommandFactory;
+use serde_json::{Value, json};
+
+use common::{fixture, json as document, run};
+
+fn write(path: &Path, text: &str) {
+    circuitscope::files::write_atomic(path, text.as_bytes()).expect("it is written");
+}
+
+/// The built-in text model as a folder. `tokens` says which id each of its tokens gets.
+fn text_model(folder: &Path, tokens: impl Fn(u64) -> u64) -> String {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/text-model");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(assets.join(name), folder.join(name)).expect("it is copied");
+    }
+    let text = std::fs::read_to_string(assets.join("tokenizer.json")).expect("it is there");
+    let mut tokenizer: Value = serde_json::from_str(&text).expect("JSON");
+    for id in tokenizer["model"]["vocab"].as_object_mut().expect("a vocabulary").values_mut() {
+        *id = json!(tokens(id.as_u64().expect("an id")));
+    }
+    write(&folder.join("tokenizer.json"), &tokenizer.to_string());
+    folder.to_str().expect("UTF-8").to_owned()
+}
+
+/// Another model's tokenizer: the same tokens under other ids.
+fn mixed_up(folder: &Path) -> String {
+    text_model(folder, |id| if id == 0 { 0 } else { 1 + (id * 7 + 3) % 1023 })
+}
+
+fn warnings(doc: &Value) -> Vec<String> {
+    serde_json::from_value(doc["warnings"].clone()).unwrap_or_else(|e| panic!("{e}: {doc}"))
+}
+
+/// The names of every subcommand that has `--json`.
+fn with_json() -> BTreeSet<String> {
+    fn walk(command: &clap::Command, path: &str, out: &mut BTreeSet<String>) {
+        for sub in command.get_subcommands() {
+            let path = format!("{path} {}", sub.get_name());
+            if sub.get_arguments().any(|a| a.get_id() == "json") {
+                out.insert(path.trim().to_owned());
+            }
+            walk(sub, &path, out);
+        }
+    }
+    let mut out = BTreeSet::new();
+    walk(&Cli::command(), "", &mut out);
+    out
+}
+
+/// Every command that prints documents, in an order in which each finds the files that it needs.
+#[test]
+#[expect(clippy::too_many_lines, reason = "one call of every command")]
+fn every_document_carries_warnings() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let model = mixed_up(&dir.path().join("mixed-up"));
+    let (sae, index, whole, circuit, graph, pruned, concept, session) = (
+        at("sae"),
+        at("index.arrow"),
+        at("whole.arrow"),
+        at("circuit.json"),
+        at("graph.json"),
+        at("pruned.json"),
+        at("concept.safetensors"),
+        at("a.scope"),
+    );
+    let (with, without) = (at("with.txt"), at("without.txt"));
+    write(Path::new(&with), "The king.\nA queen.\nHis crown.\nThe throne.\nA prince.\nA duke.\n");
+    write(Path::new(&without), "The dog.\nA cat.\nHis hat.\nThe house.\nA boat.\nA tree.\n");
+    let p = ["-p", "When she came"];
+    let pair = ["--clean", "a b", "--corrupt", "a c", "--answer", "a", "--wrong", "b"];
+    let small = ["--text", "prose", "--tokens", "4000"];
+    // Every call, and whether it opens a model.
+    let calls: Vec<(&str, bool, Vec<&str>)> = vec![
+        ("models", false, vec!["--found"]),
+        ("check", true, vec![]),
+        ("run", true, p.to_vec()),
+        ("lens", true, p.to_vec()),
+        ("entropy", true, p.to_vec()),
+        ("dla", true, [&p[..], &["--answer", "a"]].concat()),
+        ("heads", true, p.to_vec()),
+        ("patch", true, [&pair[..], &["--site", "z"]].concat()),
+        ("ablate", true, [&p[..], &["--answer", "a", "--site", "z"]].concat()),
+        ("attribute", true, [&["--method", "atp"], &pair[..]].concat()),
+        ("circuit find", true, [&["--method", "eap", "--edges", "20", "-o", &circuit], &pair[..]].concat()),
+        ("circuit eval", true, vec![&circuit]),
+        ("generate", true, [&p[..], &["--max", "2"]].concat()),
+        ("trace", true, [&p[..], &["-o", &graph]].concat()),
+        ("why", true, [&p[..], &["--head", "1.0"]].concat()),
+        ("graph info", false, vec![&graph]),
+        ("graph prune", false, vec![&graph, "-o", &pruned]),
+        ("session show", false, vec![&session]),
+        (
+            "features train",
+            true,
+            [
+                &[
+                    "--site",
+                    "blocks.0.hook_resid_post",
+                    "--features",
+                    "64",
+                    "-k",
+                    "8",
+                    "--steps",
+                    "10",
+                    "--batch",
+                    "64",
+                ],
+                &small[..],
+                &["-o", &sae],
+            ]
+            .concat(),
+        ),
+        ("features encode", true, [&["--dictionary", &sae], &p[..]].concat()),
+        ("features eval", true, [&["--dictionary", &sae], &small[..]].concat()),
+        ("features dashboard", true, [&["--dictionary", &sae, "-o", &index], &small[..]].concat()),
+        ("features merge", false, vec![&index, "-o", &whole]),
+        ("features show", true, vec![&index]),
+        (
+            "features steer",
+            true,
+            [&["--dictionary", &sae, "--feature", "1", "--reference-tokens", "64"], &p[..]].concat(),
+        ),
+        ("direction find", true, vec!["--with", &with, "--without", &without, "-o", &concept]),
+        ("direction read", true, [&[concept.as_str()], &p[..]].concat()),
+        ("direction steer", true, [&[concept.as_str(), "--reference-tokens", "64"], &p[..]].concat()),
+        ("direction similar", false, vec![&concept, "--dictionary", &sae]),
+        ("superposition", false, vec!["--preset", "list"]),
+        ("bench", true, vec!["--repeat", "1"]),
+    ];
+    let written = run(&["session", "new", "-m", &model, "-p", "a", "-o", &session]);
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    let mut called = BTreeSet::new();
+    for (name, opens, args) in &calls {
+        called.insert((*name).to_owned());
+        let mut all: Vec<&str> = name.split(' ').collect();
+        all.extend(args);
+        if *opens {
+            all.extend(["-m", &model]);
+        }
+        all.push("--json");
+        let out = run(&all);
+        let err = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{all:?}: {err}");
+        let doc: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{all:?}: {e}"));
+        let said = warnings(&doc);
+        for w in &said {
+            assert!(err.contains(w) && w.ends_with('.') && !w.contains('\n'), "{name}: {w:?} in {err}");
+        }
+        let of_loss = said.iter().filter(|w| w.contains("nats a token")).count();
+        assert_eq!(of_loss, usize::from(*opens), "{name}: {said:?}");
+    }
+    // `session run` and `render` belong to the window; its tests run them.
+    let all: BTreeSet<String> = with_json().into_iter().filter(|n| n != "session run").collect();
+    assert_eq!(called, all);
+}
+
+#[test]
+fn a_good_model_has_no_warnings() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = text_model(&dir.path().join("text"), |id| id);
+    let out = run(&["run", "-m", &model, "-p", "a", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+    assert!(warnings(&serde_json::from_slice(&out.stdout).expect("a document")).is_empty());
+    // An error stands alone on stderr, also of a model that has warnings.
+    let bad = mixed_up(&dir.path().join("mixed-up"));
+    common::sentence(&["run", "-m", &bad, "-p", "a", "--ids", "1"], 2);
+    common::sentence(&["dla", "-m", &bad, "-p", "a", "--answer", "xyzzy"], 2);
+}
+
+#[test]
+fn the_report_tells_a_working_model_from_a_mixed_up_one() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let good = document(&["check", "-m", &text_model(&dir.path().join("text"), |id| id)]);
+    let bad = document(&["check", "-m", &mixed_up(&dir.path().join("mixed-up"))]);
+    let number = |doc: &Value, key: &str| doc[key].as_f64().unwrap_or_else(|| panic!("no {key}: {doc}"));
+    let limit = 0.6 * 1024f64.ln();
+    for doc in [&good, &bad] {
+        assert!((number(doc, "loss_limit") - limit).abs() < 1e-9);
+        assert_eq!(doc["loss_tokens"], 254, "a context of 256 holds 255 tokens and a first one");
+        assert_eq!(doc["round_trip"], json!({"prose": true, "other": true}));
+        assert!(doc["first_token"]["puts"].is_null());
+    }
+    // The loss that the run itself gives for the same text.
+    assert!(number(&good, "loss") < limit && number(&bad, "loss") > limit);
+    assert!(warnings(&good).is_empty(), "{good}");
+    let said = warnings(&bad);
+    assert!(said.len() == 1 && said[0].contains("1024 tokens stays under 4.2"), "{said:?}");
+}
+
+/// A tokenizer that puts a first token that the config does not know, and one that the model does not want.
+#[test]
+fn first_tokens_that_disagree_are_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = text_model(&dir.path().join("text"), |id| id);
+    let set = |file: &str, change: &dyn Fn(&mut Value)| {
+        let path = Path::new(&model).join(file);
+        let mut value: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).expect("it is read")).expect("JSON");
+        change(&mut value);
+        write(&path, &value.to_string());
+    };
+    // It puts the token " the" before every text.
+    let the = document(&["run", "-m", &model, "-p", " the"])["tokens"][0].clone();
+    set("tokenizer.json", &|t| {
+        t["post_processor"] = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "the", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"the": {"id": "the", "ids": [the["id"]], "tokens": [" the"]}}});
+    });
+    let doc = document(&["check", "-m", &model]);
+    assert_eq!(doc["first_token"]["puts"], the);
+    assert_eq!(doc["first_token"]["config"], json!([]));
+    assert!(warnings(&doc).is_empty(), "one token in 256 costs little: {doc}");
+    set("config.json", &|c| c["bos_token_id"] = json!(0));
+    let doc = document(&["check", "-m", &model]);
+    let said = warnings(&doc);
+    assert!(said.len() == 1 && said[0].contains("config.json begins one with \"<|endoftext|>\" (0)"), "{said:?}");
+    // The same stands in every other document.
+    assert_eq!(warnings(&document(&["run", "-m", &model, "-p", "a"])), said);
+    set("config.json", &|c| c["bos_token_id"] = json!([0, the["id"]]));
+    assert!(warnings(&document(&["run", "-m", &model, "-p", "a"])).is_empty());
+}
+
+#[test]
+fn models_without_prose_are_not_judged() {
+    let doc = document(&["check", "-m", "addition"]);
+    assert!(doc["loss"].is_null() && warnings(&doc).is_empty(), "{doc}");
+    assert!(doc["remarks"][0].as_str().is_some_and(|r| r.contains("holds no prose")));
+    let doc = document(&["check", "-m", fixture("families/llama").to_str().expect("UTF-8")]);
+    assert!(doc["loss"].is_null() && warnings(&doc).is_empty(), "{doc}");
+    // A built-in one of another task is measured, and not blamed.
+    let doc = document(&["check", "-m", "induction"]);
+    assert!(doc["loss"].as_f64() > doc["loss_limit"].as_f64() && warnings(&doc).is_empty(), "{doc}");
+}
+
+#[test]
+fn dictionaries_are_checked_beside_their_model() {
+    let doc = document(&["check", "-m", "text", "--dictionary", "text-features"]);
+    let d = &doc["dictionaries"][0];
+    assert!(d["explained_variance"].as_f64() > Some(0.7) && d["l0"].as_f64() > Some(10.0), "{d}");
+    assert_eq!((&d["promised_l0"], &d["positions"]), (&json!(24.0), &json!(255)));
+    assert!(warnings(&doc).is_empty());
+    // The same dictionary on a model whose tokens are mixed up, and at another layer, explains less.
+    let dir = tempfile::tempdir().expect("a folder");
+    let bad = mixed_up(&dir.path().join("mixed-up"));
+    let other = document(&["check", "-m", &bad, "--dictionary", "text-features"]);
+    assert!(other["dictionaries"][0]["explained_variance"].as_f64() < d["explained_variance"].as_f64());
+}
