@@ -70,7 +70,7 @@ impl Caches {
         all.extend(self.ollama.iter().flat_map(|folder| ollama(folder)));
         // The same folder may be named twice.
         let mut seen = std::collections::BTreeSet::new();
-        all.retain(|f| seen.insert(f.path.clone()));
+        all.retain(|f| seen.insert((f.name.clone(), f.path.clone())));
         all.sort_by(|a, b| a.name.to_lowercase().cmp(&b.name.to_lowercase()));
         all
     }

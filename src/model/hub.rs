@@ -355,7 +355,9 @@ impl<'a> Fetch<'a> {
                 "{endpoint} does not give {what} of {repository} to this token; check the name, and accept its terms there"
             ),
             404 => format!("{endpoint} has no {what} of {repository} at revision {revision}; check the name"),
-            429 => format!("{endpoint} is asked too often; wait a while, or set HF_TOKEN"),
+            429 => {
+                format!("{endpoint} is asked too often to give {what} of {repository}; wait a while, or set HF_TOKEN")
+            }
             _ => format!("{endpoint} answers {status} for {what} of {repository}; try again later"),
         })
     }
