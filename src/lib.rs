@@ -72,8 +72,8 @@
 //!
 //! # Deliberately absent
 //!
-//! Python, servers, the network (only `scripts/` download anything), pickled weights, and reduced precision
-//! in computation: weights are dequantised to f32 once and every number on screen is computed from that.
+//! Python, servers, the network but for models that are asked for by `hf:…` ([`model::hub`]), pickled weights, and reduced
+//! precision in computation: weights are dequantised to f32 once and every number on screen is computed from that.
 
 #![cfg_attr(
     not(test),
