@@ -9,6 +9,7 @@ use super::features::{Asked, FeaturesState, Shown};
 use super::model::circuits::Ranked;
 use super::model::results::Results;
 use super::model::runs::Runs;
+use super::model::trust::TrustState;
 use super::model::{self, ModelAction};
 use super::selection::Hovered;
 use super::shell::lessons::Cover;
@@ -79,6 +80,8 @@ pub struct State {
     /// The desk's model, once it is open.
     pub model: Option<Arc<Model>>,
     pub results: Results,
+    /// What was checked of the model and the dictionary.
+    pub trust: TrustState,
     pub runs: Runs,
     pub typing: Typing,
     /// How often it has been asked for what is wanted.
@@ -202,6 +205,7 @@ impl State {
             opened: Slot::default(),
             model: None,
             results: Results::default(),
+            trust: TrustState::default(),
             runs: Runs::default(),
             typing: Typing::default(),
             round: 0,
@@ -246,6 +250,7 @@ impl State {
         }
         let shown = self.shown_to_features();
         self.features.ask(&self.pool, &self.seen, &shown);
+        self.trust.ask(&self.pool, self.model.as_ref(), self.features.dictionary());
     }
 
     /// Writes what was decided about features into the document.
@@ -269,7 +274,7 @@ impl State {
         }
         self.opened.stop();
         let labs = self.superposition.slots().into_iter().chain(self.training.slots());
-        self.results.slots().into_iter().chain(labs).for_each(AnySlot::stop);
+        self.results.slots().into_iter().chain(labs).chain(self.trust.slots()).for_each(AnySlot::stop);
         self.open_no_more();
         (self.generates, self.confirmed, self.waiting) = (false, None, Vec::new());
         self.notices.push(Level::Info, "Cancelled; F5 runs the prompt again.");
@@ -338,6 +343,7 @@ impl State {
             self.open_no_more();
             self.notices.push(Level::Info, "Opening was cancelled.");
         }
+        changed |= self.trust.slots().into_iter().fold(false, |any, s| s.poll() | any);
         self.search_arrived(now);
         changed |= self.superposition.poll(&mut self.notices);
         changed |= self.training.poll(&mut self.notices);

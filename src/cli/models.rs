@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::{emit, emit_json, progress, table};
 use crate::error::Result;
-use crate::memory::available;
 use crate::model::builtin::BUILTINS;
 use crate::model::found::{FoundModels, Inspected};
 use crate::question::Question;
@@ -28,7 +27,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     } else {
         None
     };
-    let free = available();
+    let free = found.as_ref().and_then(|f| f.available);
     if args.json {
         let list: Vec<_> = BUILTINS
             .iter()
@@ -36,7 +35,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             .collect();
         let mut doc = json!({ "models": list });
         if let Some(found) = found {
-            doc["found"] = found.iter().map(|f| entry(f, free)).collect();
+            doc["found"] = found.models.iter().map(|f| entry(f, free)).collect();
             doc["memory_available_bytes"] = json!(free);
         }
         return emit_json(doc);
@@ -48,11 +47,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut text = table(&["model", "parameters", "licence", "purpose"], &rows);
     match found {
         None => {}
-        Some(found) if found.is_empty() => {
+        Some(found) if found.models.is_empty() => {
             text += "\n\nNo model was found in the caches of Hugging Face, LM Studio and Ollama.";
         }
         Some(found) => {
-            let rows: Vec<Vec<String>> = found.iter().map(|f| row(f, free)).collect();
+            let rows: Vec<Vec<String>> = found.models.iter().map(|f| row(f, free)).collect();
             text += &format!("\n\n{}", table(&["found", "in", "GB", "family", "in memory"], &rows));
         }
     }

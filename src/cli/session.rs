@@ -169,7 +169,7 @@ fn run(args: &Run) -> Result<()> {
         let one = |t: &crate::engine::logits::Ranked| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob, "logit": t.logit});
         list.iter().map(one).collect::<Vec<_>>()
     });
-    app.state.notices.errors().iter().for_each(|w| super::warn(w));
+    app.state.notices.errors().iter().chain(&app.state.trust.warnings()).for_each(|w| super::warn(w));
     let seconds = started.elapsed().as_secs_f64() - model.load_seconds;
     let rest = json!({"next": next, "results": results});
     emit_json(super::output::document(&model, ids.as_deref(), seconds, rest))

@@ -11,6 +11,7 @@ use directories::BaseDirs;
 use super::place::is_gguf;
 use super::{Facts, hub, inspect};
 use crate::error::Result;
+use crate::memory::available;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -216,6 +217,14 @@ fn weights_of(manifest: &Path, folder: &Path) -> Option<PathBuf> {
 /// A found model and what it is, or why it cannot be opened.
 pub type Inspected = (Found, std::result::Result<Facts, String>);
 
+/// What was found, and what memory there is for it.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    pub models: Vec<Inspected>,
+    /// Bytes that are free; `None` where the system does not say.
+    pub available: Option<u64>,
+}
+
 /// Asks for the models in the caches of this machine.
 #[derive(Clone, PartialEq)]
 pub struct FoundModels {
@@ -224,21 +233,21 @@ pub struct FoundModels {
 }
 
 impl Question for FoundModels {
-    type Answer = Vec<Inspected>;
+    type Answer = Listing;
     const LABEL: &'static str = "looking for models";
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let list = Caches::of_user().list();
         progress.expect(list.len() as u64);
-        let mut known: Vec<Inspected> = Vec::new();
+        let mut known = Listing { models: Vec::new(), available: available() };
         for found in list {
             let facts = if found.path.is_dir() || is_gguf(&found.path) {
                 found.inspect().map_err(|e| e.to_string())
             } else {
                 Err(format!("{} is not there or is no GGUF file; fetch it again", found.path.display()))
             };
-            known.push((found, facts));
+            known.models.push((found, facts));
             progress.step(1)?;
             partial(known.clone());
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{found, hub};
+use super::{builtin, found, hub};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -32,6 +32,13 @@ pub fn resolve(spec: &str, progress: &Progress) -> Result<Place> {
     }
     let name = hub::repository_of(&path).filter(|_| path.is_dir());
     Ok(Place { path, name })
+}
+
+/// Says whether `spec` is a name and no path: a built-in model's, one to fetch, or a found one's where no file is called so.
+pub fn is_name(spec: &str) -> bool {
+    builtin::by_name(spec).is_some()
+        || spec.starts_with("hf:")
+        || !Path::new(spec).exists() && found::by_name(spec).is_some()
 }
 
 /// Says whether a file is GGUF: by its ending, or by its first letters where it has another one or none.

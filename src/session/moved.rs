@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Desk, Document, recent};
 use crate::files::cache_folder;
-use crate::model::builtin;
+use crate::model::place;
 
 /// Levels of folders below those that were used in which is looked.
 const DEPTH: usize = 2;
@@ -37,7 +37,7 @@ fn follow(document: &mut Document, places: &[PathBuf]) -> Vec<String> {
         for (spec, follows) in std::iter::once((model, true)).chain(others.map(|s| (s, false))) {
             let path = PathBuf::from(&*spec);
             // A name without a folder is no path: the library's own models and dictionaries have those.
-            if path.components().count() < 2 || path.exists() || builtin::by_name(spec).is_some() {
+            if path.components().count() < 2 || path.exists() || place::is_name(spec) {
                 continue;
             }
             let Some(name) = path.file_name() else { continue };

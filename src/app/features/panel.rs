@@ -126,6 +126,9 @@ fn dictionary(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             {
                 ui.add(egui::Label::new(RichText::new(e.to_string()).color(cx.palette.error)).wrap());
             }
+            for warning in cx.state.trust.of_dictionary() {
+                ui.add(egui::Label::new(RichText::new(warning).font(theme::small()).color(cx.palette.warning)).wrap());
+            }
             places(ui, cx, fields);
         }
         None if s.dictionary.is_running() => {

@@ -25,6 +25,8 @@ pub struct Palette {
     /// The one accent: selection, focus, the thing to look at.
     pub accent: Color32,
     pub error: Color32,
+    /// Words about what is not to be trusted as it stands.
+    pub warning: Color32,
     /// A quiet bar's fill.
     pub bar: Color32,
     pub positive: Color32,
@@ -45,6 +47,7 @@ const DARK: Palette = Palette {
     faint: Color32::from_rgb(128, 135, 148),
     accent: Color32::from_rgb(245, 183, 75),
     error: Color32::from_rgb(235, 106, 96),
+    warning: Color32::from_rgb(255, 167, 38),
     bar: Color32::from_rgb(58, 134, 150),
     positive: Color32::from_rgb(78, 149, 214),
     negative: Color32::from_rgb(219, 96, 84),
@@ -64,6 +67,7 @@ const LIGHT: Palette = Palette {
     faint: Color32::from_rgb(100, 107, 120),
     accent: Color32::from_rgb(158, 88, 0),
     error: Color32::from_rgb(192, 48, 40),
+    warning: Color32::from_rgb(150, 84, 0),
     bar: Color32::from_rgb(72, 144, 160),
     positive: Color32::from_rgb(38, 104, 172),
     negative: Color32::from_rgb(184, 50, 44),

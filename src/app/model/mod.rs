@@ -6,6 +6,7 @@
 //! | [`runs`] | which runs there are, and which of them the views show |
 //! | [`ask`] | what is wanted now: derived from the document, the selection and what can be seen |
 //! | [`results`] | the answers |
+//! | [`trust`] | what was checked of the model and the dictionary |
 //! | [`circuits`] | circuits and graphs: what is asked, what is saved |
 
 pub mod actions;
@@ -13,6 +14,7 @@ pub mod ask;
 pub mod circuits;
 pub mod results;
 pub mod runs;
+pub mod trust;
 pub mod views;
 
 pub use actions::ModelAction;

@@ -1,6 +1,6 @@
 //! The lines at the top: workspaces, model and look; the prompt and what is asked of it; what it is compared with.
 
-use crate::app::model::ModelAction;
+use crate::app::model::{ModelAction, trust};
 use crate::app::view::{Context, Workspace};
 use eframe::egui::{self, RichText};
 
@@ -11,7 +11,9 @@ use crate::app::shell::lessons::Lessons;
 use crate::app::shell::presets::Preset;
 use crate::app::widgets::token_field::TokenField;
 use crate::app::widgets::token_text;
+use crate::jobs::slot::Slot;
 use crate::model::builtin::BUILTINS;
+use crate::model::found::FoundModels;
 use crate::session::desk::Show;
 
 /// Texts being edited; the document follows them.
@@ -30,6 +32,8 @@ pub struct TopBar {
     focus_corrupted: bool,
     /// What the fields of the answer and of the token against it offer.
     choices: [TokenField; 2],
+    /// Models of other programs on this machine, asked for while the menu is open.
+    found: Slot<FoundModels>,
 }
 
 /// Points of the line from which the workspaces are called by their full titles.
@@ -144,6 +148,7 @@ impl TopBar {
             None => format!("{name}  ▾"),
         };
         let button = ui.button(text).on_hover_text("open another model; facts of this one");
+        trust::line(ui, cx);
         egui::Popup::menu(&button).close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside).show(|ui| {
             ui.set_min_width(340.0);
             ui.label(RichText::new("Built in").font(theme::small()).color(cx.palette.weak));
@@ -169,10 +174,14 @@ impl TopBar {
                     }
                 }
             }
+            self.found_models(ui, cx);
             sessions(ui, cx);
             ui.separator();
             if let Some(m) = &cx.state.model {
-                ui.collapsing("This model", |ui| facts_table(ui, m));
+                ui.collapsing("This model", |ui| {
+                    facts_table(ui, m);
+                    trust::report(ui, cx);
+                });
                 ui.separator();
             }
             ui.horizontal(|ui| {
@@ -185,11 +194,11 @@ impl TopBar {
                     ui.close();
                 }
             });
-            let field = egui::TextEdit::singleline(&mut self.path).hint_text("Path of a model").desired_width(330.0);
+            let field = egui::TextEdit::singleline(&mut self.path).hint_text("Path of a model, or hf:org/name").desired_width(330.0);
             let response = ui
                 .add(field)
                 .accessible_name("Path of a model")
-                .on_hover_text("a .gguf file or a model folder; Enter opens it");
+                .on_hover_text("a .gguf file or a model folder, or hf:org/name[@revision][:file], which is downloaded once; Enter opens it");
             if response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter)) && !self.path.trim().is_empty() {
                 cx.push(Action::Open(self.path.trim().to_owned()));
                 ui.close();
@@ -197,6 +206,45 @@ impl TopBar {
             ui.label(
                 RichText::new("or drop a file or folder on the window").font(theme::small()).color(cx.palette.weak),
             );
+        });
+    }
+
+    /// Models in the caches of other programs; those that cannot be opened say why.
+    fn found_models(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        // Looked for again whenever the menu is opened.
+        let frame = ui.ctx().cumulative_frame_nr();
+        let (last, round) = ui.data(|d| d.get_temp::<(u64, u64)>(ui.id().with("found"))).unwrap_or((0, 0));
+        let round = if frame > last + 1 { round + 1 } else { round };
+        ui.data_mut(|d| d.insert_temp(ui.id().with("found"), (frame, round)));
+        self.found.want(&cx.state.pool, Some(FoundModels { round }));
+        self.found.poll();
+        let Some(list) = self.found.value().filter(|list| !list.models.is_empty()).cloned() else { return };
+        ui.menu_button(format!("Found on this machine ({})", list.models.len()), |ui| {
+            let free = list.available;
+            egui::ScrollArea::vertical().max_height(360.0).show(ui, |ui| {
+                for (found, facts) in &list.models {
+                    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+                    let (about, fits) = match facts {
+                        Ok(f) if free.is_some_and(|free| f.memory_bytes() > free) => {
+                            (format!("{} · needs {}", f.family, gb(f.memory_bytes())), false)
+                        }
+                        Ok(f) => (format!("{} · {}", f.family, gb(f.memory_bytes())), true),
+                        Err(_) => ("cannot be opened".to_owned(), false),
+                    };
+                    let color = if fits { cx.palette.weak } else { cx.palette.warning };
+                    let about = RichText::new(about).font(theme::small()).color(color);
+                    let button = egui::Button::new(token_text::short(&found.name, 44)).right_text(about);
+                    let said = match facts {
+                        Ok(_) => format!("{}\n{}, {} on the disk", found.path.display(), found.cache, gb(found.bytes)),
+                        Err(reason) => reason.clone(),
+                    };
+                    let response = ui.add_enabled(facts.is_ok(), button);
+                    if response.on_hover_text(&said).on_disabled_hover_text(&said).clicked() {
+                        cx.push(Action::Open(found.name.clone()));
+                        ui.close();
+                    }
+                }
+            });
         });
     }
 

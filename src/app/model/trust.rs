@@ -1,0 +1,104 @@
+//! The trust line: what was checked of the model and the dictionary that are open, beside the model's name. What speaks
+//! against them is amber.
+
+use std::sync::Arc;
+
+use eframe::egui::{self, RichText};
+
+use crate::analysis::trust::TrustOf;
+use crate::app::look::theme;
+use crate::app::view::Context;
+use crate::features::Dictionary;
+use crate::features::trust::DictionaryTrustOf;
+use crate::jobs::Pool;
+use crate::jobs::slot::{AnySlot, Slot};
+use crate::model::Model;
+
+/// What was checked, in slots that follow what is open.
+#[derive(Default)]
+pub struct TrustState {
+    pub model: Slot<TrustOf>,
+    pub dictionary: Slot<DictionaryTrustOf>,
+    /// What the opening of the model said.
+    said: Vec<String>,
+}
+
+impl TrustState {
+    /// Asks for the checks of what is open. A built-in model was checked when it was made.
+    pub fn ask(&mut self, pool: &Pool, model: Option<&Arc<Model>>, dictionary: Option<&Arc<Dictionary>>) {
+        self.said = model.map_or_else(Vec::new, |m| m.warnings.clone());
+        let own = model.filter(|m| m.format != "built-in");
+        self.model.ask(pool, own.map(|m| TrustOf { model: m.clone() }), own.is_some());
+        let fits = |m: &Arc<Model>, d: &Arc<Dictionary>| m.tokenizer.is_some() && d.check(&m.config).is_ok();
+        let both = model.zip(dictionary).filter(|(m, d)| fits(m, d));
+        let question = both.map(|(m, d)| DictionaryTrustOf { model: m.clone(), dictionary: d.clone() });
+        self.dictionary.ask(pool, question.clone(), question.is_some());
+    }
+
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 2] {
+        [&mut self.model, &mut self.dictionary]
+    }
+
+    /// What speaks against the model, in sentences.
+    pub fn of_model(&self) -> Vec<String> {
+        let found = self.model.fresh().map_or_else(Vec::new, |t| t.warnings.clone());
+        let failed = self.model.error().map(|e| format!("The model could not be checked: {e}."));
+        self.said.iter().cloned().chain(found).chain(failed).collect()
+    }
+
+    /// What speaks against the dictionary.
+    pub fn of_dictionary(&self) -> Vec<String> {
+        let found = self.dictionary.fresh().map_or_else(Vec::new, |t| t.warnings.clone());
+        found
+            .into_iter()
+            .chain(self.dictionary.error().map(|e| format!("The dictionary could not be checked: {e}.")))
+            .collect()
+    }
+
+    /// Everything that speaks against what is open.
+    pub fn warnings(&self) -> Vec<String> {
+        self.of_model().into_iter().chain(self.of_dictionary()).collect()
+    }
+}
+
+/// Draws the line: quiet while all is well.
+pub fn line(ui: &mut egui::Ui, cx: &Context<'_>) {
+    let trust = &cx.state.trust;
+    let warnings = trust.warnings();
+    let (text, color) = match warnings.len() {
+        0 if trust.model.is_running() => ("checking …".to_owned(), cx.palette.weak),
+        0 => match trust.model.fresh().and_then(|t| t.loss) {
+            Some(loss) => (format!("{:.2} nats", loss.nats_per_token), cx.palette.weak),
+            None => return,
+        },
+        1 => ("⚠ 1 warning".to_owned(), cx.palette.warning),
+        n => (format!("⚠ {n} warnings"), cx.palette.warning),
+    };
+    let name = if warnings.is_empty() { text.clone() } else { format!("trust: {}", warnings.join(" ")) };
+    let label = egui::Label::new(RichText::new(text).font(theme::small()).color(color)).sense(egui::Sense::hover());
+    let response = ui.add(label).accessible_name(name);
+    response.on_hover_ui(|ui| {
+        ui.set_max_width(420.0);
+        report(ui, cx);
+    });
+}
+
+/// What was checked, in full.
+pub fn report(ui: &mut egui::Ui, cx: &Context<'_>) {
+    let trust = &cx.state.trust;
+    for warning in trust.warnings() {
+        ui.add(egui::Label::new(RichText::new(warning).font(theme::small()).color(cx.palette.warning)).wrap());
+    }
+    let mut lines = Vec::new();
+    if let Some(t) = trust.model.fresh() {
+        lines.push(format!("On ordinary English: {}.", t.line()));
+        lines.extend(t.remarks.iter().cloned());
+    }
+    if let Some(d) = trust.dictionary.fresh() {
+        let explained = d.explained_variance.map(|v| format!("explained variance {v:.3}, ")).unwrap_or_default();
+        lines.push(format!("Dictionary at {}: {explained}L0 {:.1}.", d.output, d.l0));
+    }
+    for line in lines {
+        ui.add(egui::Label::new(RichText::new(line).font(theme::small()).color(cx.palette.weak)).wrap());
+    }
+}
