@@ -58,7 +58,6 @@ fn with_json() -> BTreeSet<String> {
 
 /// Every command that prints documents, in an order in which each finds the files that it needs.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one call of every command")]
 fn every_document_carries_warnings() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();

@@ -7,6 +7,7 @@ use crate::engine::resolve::resolve_stack;
 use crate::engine::{EditStack, Trace};
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::chat::{Conversation, Laid, lay_out};
 use crate::progress::Progress;
 use crate::question::Question;
 
@@ -21,6 +22,9 @@ pub struct Run {
     pub wrong: Option<u32>,
     /// Why an answer that was given is not used.
     pub notes: Vec<String>,
+    /// Of a conversation: for each token the index of the message whose words it is of, `None` for the template's. Empty for
+    /// a plain prompt.
+    pub turns: Vec<Option<usize>>,
 }
 
 crate::identity!(Run);
@@ -39,8 +43,20 @@ impl Run {
 
     pub fn of(prompt: String, trace: Arc<Trace>, answer: Option<u32>, wrong: Option<u32>) -> Self {
         let texts = (0..trace.len()).map(|p| trace.token_text(p)).collect();
-        Self { prompt, trace, texts, answer, wrong, notes: Vec::new() }
+        Self { prompt, trace, texts, answer, wrong, notes: Vec::new(), turns: Vec::new() }
     }
+}
+
+/// Returns the tokens of what is asked: a conversation's, else the ids given, else the prompt's.
+///
+/// # Errors
+/// A prompt or a conversation that the model cannot read.
+pub fn laid(model: &Model, prompt: &str, ids: Option<&[u32]>, conversation: Option<&Conversation>) -> Result<Laid> {
+    if let Some(c) = conversation {
+        return lay_out(model, &c.messages, c.ending, false);
+    }
+    let ids = ids.map_or_else(|| model.encode(prompt, false), |ids| Ok(ids.to_vec()))?;
+    Ok(Laid { text: prompt.to_owned(), ids, turns: Vec::new() })
 }
 
 /// Asks for the run of a prompt.
@@ -50,6 +66,8 @@ pub struct RunOf {
     pub prompt: String,
     /// Token ids that take the prompt's place.
     pub ids: Option<Vec<u32>>,
+    /// A conversation that takes the prompt's place.
+    pub conversation: Option<Conversation>,
     /// The token to explain, taken as given; empty for none.
     pub answer: String,
     /// The token to compare it with; empty for none.
@@ -62,7 +80,8 @@ impl Question for RunOf {
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Run)) -> Result<Run> {
         let model = &self.model;
-        let ids = self.ids.clone().map_or_else(|| model.encode(&self.prompt, false), Ok)?;
+        let Laid { text: prompt, ids, turns } =
+            laid(model, &self.prompt, self.ids.as_deref(), self.conversation.as_ref())?;
         model.network().check(&ids)?;
         let mut notes = Vec::new();
         let mut single = |text: &str| {
@@ -71,7 +90,7 @@ impl Question for RunOf {
         };
         let (answer, wrong) = (single(&self.answer), single(&self.wrong));
         let trace = Arc::new(Trace::run(model, ids, progress)?);
-        Ok(Run { notes, ..Run::of(self.prompt.clone(), trace, answer, wrong) })
+        Ok(Run { notes, turns, ..Run::of(prompt, trace, answer, wrong) })
     }
 }
 
@@ -94,6 +113,8 @@ impl Question for EditedRunOf {
         let ops = resolve_stack(&self.stack, &pair.sources(self.stack.base)?)?;
         let trace = Trace::run_edited(&pair.clean.model, base.ids.clone(), Arc::new(ops), progress)?;
         let Run { prompt, answer, wrong, .. } = &*self.clean;
-        Ok(Run::of(prompt.clone(), Arc::new(trace), *answer, *wrong))
+        // The corrupted run's tokens are not the conversation's.
+        let turns = if base.ids == self.clean.trace.ids { self.clean.turns.clone() } else { Vec::new() };
+        Ok(Run { turns, ..Run::of(prompt.clone(), Arc::new(trace), *answer, *wrong) })
     }
 }

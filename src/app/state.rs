@@ -138,6 +138,7 @@ impl State {
             model: desk.model.clone(),
             hash: desk.hash,
             prompt: desk.prompt.clone(),
+            conversation: desk.conversation.clone(),
             pinned: Pinned { head: Some(0), ..Pinned::default() },
             ..Desk::default()
         };

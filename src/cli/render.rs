@@ -8,6 +8,7 @@ use eframe::egui;
 use super::sweep::{DoArg, SiteArg, parse_axes};
 use super::{Start, emit};
 use crate::analysis::patching::Ablation;
+use crate::analysis::run::laid;
 use crate::app::action::Action;
 use crate::app::features::{Chosen, FeatureAction, Scanned};
 use crate::app::look::picture::{Scene, Subject, png};
@@ -341,7 +342,7 @@ fn toy_models(args: &Arguments, subject: Subject, app: &mut App) -> Result<()> {
 
 /// What the window would show as messages: a prompt that the model cannot read, an answer that is not one token.
 fn check(model: &Model, desk: &Desk) -> Result<()> {
-    let ids = desk.ids.clone().map_or_else(|| model.encode(&desk.prompt, false), Ok)?;
+    let ids = laid(model, &desk.prompt, desk.ids.as_deref(), desk.conversation.as_ref())?.ids;
     model.network().check(&ids)?;
     for token in [&desk.answer, &desk.wrong].into_iter().filter(|t| !t.is_empty()) {
         model.single_token(token)?;
@@ -417,7 +418,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Ok(scene) => scene,
         // The window knows errors as sentences only; asked again, they come with their kind.
         Err(e) => {
-            check(&Model::open(&document.desk.model)?, &document.desk)?;
+            check(&super::open_model(&document.desk.model)?, &document.desk)?;
             return Err(e);
         }
     };

@@ -10,6 +10,7 @@ use super::{emit, emit_json, open_model, progress, table};
 use crate::analysis::pair::Pair;
 use crate::analysis::run::RunOf;
 use crate::error::{Error, Result};
+use crate::model::chat::Conversation;
 use crate::question::Question;
 use crate::session::code::{Facts, Snippet, python, settle};
 use crate::session::file::Session;
@@ -192,18 +193,18 @@ fn code(args: &Code) -> Result<()> {
     let mut desk = Session::open(&args.file)?.document.desk;
     let model = Arc::new(open_model(&desk.model)?);
     let (progress, bar) = progress("running");
-    let run = |prompt: &str, ids: Option<Vec<u32>>, answer: &str, wrong: &str| {
+    let run = |prompt: &str, ids: Option<Vec<u32>>, conversation: Option<Conversation>, answer: &str, wrong: &str| {
         let [prompt, answer, wrong] = [prompt, answer, wrong].map(str::to_owned);
-        RunOf { model: model.clone(), prompt, ids, answer, wrong }.run(&progress, &mut |_| {})
+        RunOf { model: model.clone(), prompt, ids, conversation, answer, wrong }.run(&progress, &mut |_| {})
     };
-    let clean = run(&desk.prompt, desk.ids.clone(), &desk.answer, &desk.wrong)?;
+    let clean = run(&desk.prompt, desk.ids.clone(), desk.conversation.clone(), &desk.answer, &desk.wrong)?;
     if let Some(what) = clean.notes.first() {
         return Err(Error::request(what));
     }
     let pair = if desk.corrupted.is_empty() {
         Pair::alone(clean.trace.clone())
     } else {
-        let corrupted = run(&desk.corrupted, None, "", "")?.trace;
+        let corrupted = run(&desk.corrupted, None, None, "", "")?.trace;
         Pair::new(clean.trace.clone(), corrupted).aligned(desk.alignment.as_ref())
     };
     drop(bar);

@@ -66,6 +66,22 @@ pub enum Ending {
     Open,
 }
 
+/// A conversation as it is asked of a model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Conversation {
+    pub messages: Vec<Message>,
+    #[serde(default)]
+    pub ending: Ending,
+}
+
+impl Conversation {
+    /// The words that were said last: by what a conversation is called in a list.
+    pub fn title(&self) -> String {
+        let said = self.messages.iter().rev().map(Message::text).find(|t| !t.trim().is_empty());
+        said.map_or_else(|| "conversation".to_owned(), |t| t.trim().to_owned())
+    }
+}
+
 /// Reads a conversation: `[{"role", "content"}, …]`, alone or as the `messages` of an object.
 ///
 /// # Errors
@@ -137,6 +153,9 @@ pub fn lay_out(model: &Model, messages: &[Message], ending: Ending, bos: bool) -
 /// The instructions that a template may take: enough for any conversation that fits a model, and a bound on templates
 /// that would never end.
 const FUEL: u64 = 20_000_000;
+
+/// Where in a text the words of messages lie: (message, bytes), in the text's order.
+pub type Spans = Vec<(usize, Range<usize>)>;
 
 /// A model's chat template and the special tokens that it may name.
 #[derive(Clone, Debug, PartialEq)]
@@ -239,10 +258,10 @@ impl Template {
     ///
     /// # Errors
     /// As [`Self::render`]; and a last message that is to go on but that the template does not write.
-    pub fn lay_out(&self, messages: &[Message], ending: Ending) -> Result<(String, Vec<(usize, Range<usize>)>)> {
+    pub fn lay_out(&self, messages: &[Message], ending: Ending) -> Result<(String, Spans)> {
         let answer = ending == Ending::Answer;
         let mut text = self.render(messages, answer)?;
-        let mut spans: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut spans: Spans = Vec::new();
         for turn in 0..messages.len() {
             let from = spans.last().map_or(0, |(_, span)| span.end);
             spans.extend(self.find(messages, turn, answer, &text, from).into_iter().map(|span| (turn, span)));
@@ -439,9 +458,9 @@ fn own_method(text: &str, method: &str, args: &[Jinja]) -> std::result::Result<J
             for c in text.chars() {
                 // A letter behind anything but a letter begins a word.
                 if inside {
-                    out.extend(c.to_lowercase())
+                    out.extend(c.to_lowercase());
                 } else {
-                    out.extend(c.to_uppercase())
+                    out.extend(c.to_uppercase());
                 }
                 inside = c.is_alphabetic();
             }

@@ -72,7 +72,7 @@ impl Caches {
         // The same folder may be named twice.
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|f| seen.insert((f.name.clone(), f.path.clone())));
-        all.sort_by(|a, b| a.name.to_lowercase().cmp(&b.name.to_lowercase()));
+        all.sort_by_key(|f| f.name.to_lowercase());
         all
     }
 }

@@ -251,6 +251,11 @@ impl Model {
         Ok(*self.fingerprint.get_or_init(|| hash.0))
     }
 
+    /// Whether it has a chat template, as far as that was read: by [`ModelOf`] it is.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat.get().is_some_and(Option::is_some)
+    }
+
     /// Returns the chat template. The first call reads it.
     ///
     /// # Errors
@@ -543,6 +548,8 @@ impl Question for ModelOf {
         let model = Model::open_watched(&self.spec, progress)?;
         // It is known by its weights from now on.
         model.fingerprint()?;
+        // A template that cannot be read is an error where it is used.
+        let _ = model.chat_template();
         Ok(model)
     }
 }

@@ -21,6 +21,7 @@ use crate::engine::{EditStack, SiteKind};
 use crate::graph::layout::Cut;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
+use crate::model::chat::Conversation;
 
 /// Everything the user decided about one model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +35,10 @@ pub struct Desk {
     pub prompt: String,
     /// Token ids that take the prompt's place; typing a prompt takes theirs.
     pub ids: Option<Vec<u32>>,
+    /// A conversation that takes the prompt's place; the prompt then says what was said last.
+    pub conversation: Option<Conversation>,
+    /// Thinking in a conversation is folded away.
+    pub folds_thinking: bool,
     /// Token to explain; empty for the model's own favourite.
     pub answer: String,
     /// Token to compare it with; may be empty.

@@ -29,9 +29,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
         let against = |flag: &str| token(wrong).map_or_else(String::new, |w| format!(" {flag} {w}"));
         let asked = format!(" --answer {}{}", token(answer)?, against("--wrong"));
         let given = if clean.answer.is_some() { asked.as_str() } else { "" };
-        let one = |name: &str| {
-            format!("circuitscope {name}{model}{}", text(&desk.prompt, desk.ids.as_deref(), "-p", "--ids"))
-        };
+        let one = |name: &str| format!("circuitscope {name}{model}{}", text(state, "-p", "--ids"));
         if is(&views::lens::VIEW) {
             format!("{} --pos all{given}", one("lens"))
         } else if is(&views::attribution::VIEW) {
@@ -87,20 +85,23 @@ fn sweep(state: &State, model: &str) -> Option<String> {
     let corrupted = || (!desk.corrupted.is_empty()).then(|| format!(" --corrupt {}", shell(&desk.corrupted)));
     Some(match state.intervention() {
         Intervention::Patch => {
-            let clean = text(&desk.prompt, desk.ids.as_deref(), "--clean", "--clean-ids");
+            let clean = text(state, "--clean", "--clean-ids");
             format!("circuitscope patch{model}{clean}{}{asked}{grid}", corrupted()?)
         }
         Intervention::Ablate(with) => {
-            let prompt = text(&desk.prompt, desk.ids.as_deref(), "-p", "--ids");
+            let prompt = text(state, "-p", "--ids");
             let other = if with == Ablation::Resample { corrupted()? } else { String::new() };
             format!("circuitscope ablate{model}{prompt}{asked}{grid} --with {}{other}", with.label())
         }
     })
 }
 
-/// A prompt, or the ids in its place.
-fn text(prompt: &str, ids: Option<&[u32]>, by_text: &str, by_ids: &str) -> String {
-    match ids {
+/// The prompt, or the ids in its place: a conversation's as well, whose messages lie in no file.
+fn text(state: &State, by_text: &str, by_ids: &str) -> String {
+    let desk = state.desk();
+    let laid = state.clean().map(|run| &run.trace.ids[..]).filter(|_| desk.conversation.is_some());
+    let prompt = &desk.prompt;
+    match laid.or(desk.ids.as_deref()) {
         Some(ids) => format!(" {by_ids} {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         None => format!(" {by_text} {}", shell(prompt)),
     }

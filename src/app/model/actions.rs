@@ -5,6 +5,7 @@ use crate::analysis::feature_geometry::Directions;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::patching::SweepOf;
 use crate::analysis::projection;
+use crate::app::model::talk::TalkAction;
 use crate::app::shell::notices::Level;
 use crate::app::state::State;
 use crate::circuit::draft::Draft;
@@ -22,6 +23,8 @@ use crate::session::desk::{CircuitSettings, Focus, GraphTarget, PatchSettings, P
 #[derive(Clone, Debug)]
 pub enum ModelAction {
     Prompt(String),
+    /// What the conversation editor asks for.
+    Talk(TalkAction),
     Answer(String),
     Wrong(String),
     Corrupted(String),
@@ -92,10 +95,11 @@ impl State {
         match action {
             ModelAction::Prompt(text) => {
                 self.type_text("type the prompt", now, |d| {
-                    (d.alignment, d.ids) = (None, None);
+                    (d.alignment, d.ids, d.conversation) = (None, None, None);
                     d.prompt = text;
                 });
             }
+            ModelAction::Talk(action) => self.apply_talk(action, now),
             ModelAction::Answer(text) => self.type_text("type the answer", now, |d| d.answer = text),
             ModelAction::Wrong(text) => self.type_text("type the wrong answer", now, |d| d.wrong = text),
             ModelAction::Corrupted(text) => {
@@ -110,7 +114,7 @@ impl State {
             ModelAction::SwapPrompts => self.change("swap the prompts", now, |d| {
                 std::mem::swap(&mut d.prompt, &mut d.corrupted);
                 std::mem::swap(&mut d.answer, &mut d.wrong);
-                (d.alignment, d.ids) = (None, None);
+                (d.alignment, d.ids, d.conversation) = (None, None, None);
             }),
             ModelAction::Align(token, counterpart) => self.align(token, counterpart, now),
             ModelAction::Show(show) => self.change(&format!("show the {} run", show.label()), now, |d| d.show = show),
@@ -188,7 +192,7 @@ impl State {
     }
 
     /// A change that the prompt's runs wait for until no letter has followed for a moment.
-    fn type_text(&mut self, name: &str, now: f64, change: impl FnOnce(&mut Desk)) {
+    pub(in crate::app) fn type_text(&mut self, name: &str, now: f64, change: impl FnOnce(&mut Desk)) {
         let before = self.document.desk.clone();
         self.change(name, now, change);
         if before != self.document.desk {

@@ -77,6 +77,7 @@ impl State {
                     model: model.clone(),
                     prompt: d.prompt.clone(),
                     ids: d.ids.clone(),
+                    conversation: d.conversation.clone(),
                     answer: d.answer.clone(),
                     wrong: d.wrong.clone(),
                 }),
@@ -86,6 +87,7 @@ impl State {
                 model,
                 prompt: d.corrupted.clone(),
                 ids: None,
+                conversation: None,
                 answer: none.0,
                 wrong: none.1,
             });

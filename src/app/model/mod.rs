@@ -6,6 +6,7 @@
 //! | [`runs`] | which runs there are, and which of them the views show |
 //! | [`ask`] | what is wanted now: derived from the document, the selection and what can be seen |
 //! | [`results`] | the answers |
+//! | [`talk`] | the conversation in the prompt's place |
 //! | [`trust`] | what was checked of the model and the dictionary |
 //! | [`circuits`] | circuits and graphs: what is asked, what is saved |
 
@@ -14,6 +15,7 @@ pub mod ask;
 pub mod circuits;
 pub mod results;
 pub mod runs;
+pub mod talk;
 pub mod trust;
 pub mod views;
 

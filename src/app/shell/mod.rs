@@ -16,5 +16,6 @@ pub mod presets;
 pub mod session;
 pub mod status;
 pub mod strip;
+pub mod talk;
 pub mod topbar;
 pub mod welcome;

@@ -8,6 +8,7 @@ use eframe::egui::{self, Align2, Rect, RichText, Sense, pos2, vec2};
 use crate::analysis::run::Run;
 use crate::app::action::{Action, Command};
 use crate::app::look::theme;
+use crate::app::shell::talk::{role_color, thinking};
 use crate::app::view::Context;
 use crate::app::widgets::colorbar::{colorbar, share};
 use crate::app::widgets::heatmap::coloring;
@@ -50,6 +51,9 @@ pub struct Strip {
     chips: Vec<(f32, f32)>,
     other_chips: Vec<(f32, f32)>,
     total: f32,
+    /// Positions of thinking that is folded away, each drawn as one chip.
+    folded: Vec<std::ops::Range<usize>>,
+    folds: bool,
 }
 
 /// The run that the shown one is compared with, and for each of its tokens the shown run's counterpart.
@@ -113,6 +117,10 @@ impl Strip {
         // While a new run is on its way the other prompt stays where it was.
         let other = other(cx).or_else(|| self.kept.take().filter(|_| cx.state.corrupted().is_some()));
         self.kept.clone_from(&other);
+        let folds = cx.state.desk().folds_thinking && !run.turns.is_empty();
+        if self.folds != folds {
+            (self.folds, self.stamp) = (folds, None);
+        }
         self.measure(ui, &run, stamp, other.as_ref());
         let available = ui.available_width();
         let legend = if available > LEGEND_FROM { LEGEND } else { 0.0 };
@@ -159,10 +167,19 @@ impl Strip {
             let galley = ui.painter().layout_no_wrap(text.clone(), theme::mono(), egui::Color32::PLACEHOLDER);
             (galley.size().x + 12.0).max(20.0)
         };
+        self.folded = if self.folds { thinking(&run.texts) } else { Vec::new() };
+        for range in &self.folded {
+            self.texts[range.start] = format!("… {}", range.len());
+        }
         self.chips = vec![(0.0, 0.0); self.texts.len()];
         self.other_chips = vec![(0.0, 0.0); self.other_texts.len()];
         let mut x = 0.0;
         for (own, there) in columns(self.texts.len(), counterparts) {
+            // Folded away behind the first of them.
+            if let Some(i) = own.filter(|i| self.folded.iter().any(|r| r.contains(i) && *i > r.start)) {
+                self.chips[i] = (x, x);
+                continue;
+            }
             let w = own.map_or(0.0, |i| width(&self.texts[i])).max(there.map_or(0.0, |j| width(&self.other_texts[j])));
             if let Some(i) = own {
                 self.chips[i] = (x, x + w);
@@ -203,6 +220,9 @@ impl Strip {
                 if self.chips[i].0 > viewport.max.x {
                     break;
                 }
+                if self.chips[i].0 >= self.chips[i].1 {
+                    continue;
+                }
                 let chip = Rect::from_min_max(
                     pos2(area.min.x + self.chips[i].0, area.min.y + 1.0),
                     pos2(area.min.x + self.chips[i].1, area.min.y + 23.0),
@@ -218,9 +238,15 @@ impl Strip {
                         format!("token {i} {}", self.texts[i]),
                     )
                 });
-                let color =
-                    loss.map_or(cx.palette.raised, |l| surprise(l).gamma_multiply(if fresh { 1.0 } else { 0.5 }));
-                let ink = if loss.is_some() && fresh { ink_on(color) } else { cx.palette.text };
+                // What the template wrote is dimmed.
+                let of_template = run.turns.get(i).is_some_and(Option::is_none);
+                let strength = if of_template { 0.3 } else { 1.0 } * if fresh { 1.0 } else { 0.5 };
+                let color = loss.map_or(cx.palette.raised, |l| surprise(l).gamma_multiply(strength));
+                let ink = match (loss.is_some() && fresh, of_template) {
+                    (_, true) => cx.palette.weak,
+                    (true, false) => ink_on(color),
+                    (false, false) => cx.palette.text,
+                };
                 let painter = ui.painter();
                 painter.rect_filled(chip, 4.0, color);
                 if loss.is_none() {
@@ -229,6 +255,8 @@ impl Strip {
                     painter.rect_stroke(chip, 4.0, stroke, egui::StrokeKind::Inside);
                 }
                 painter.text(chip.center(), Align2::CENTER_CENTER, &self.texts[i], theme::mono(), ink);
+                let next = self.chips.get(i + 1).map(|c| area.min.x + c.0);
+                band(painter, cx, run, i, chip, next);
                 let is_pinned = p.pos == i;
                 let is_hovered = cx.state.hovered.pos == Some(i) || response.hovered() || response.has_focus();
                 let number_color = if is_pinned { cx.palette.accent } else { cx.palette.weak };
@@ -256,18 +284,7 @@ impl Strip {
                 if response.double_clicked() {
                     cx.push(Action::Do(Command::Trace));
                 }
-                response.on_hover_ui(|ui| {
-                    ui.label(
-                        RichText::new(format!("{} ({i})", token_text::visible(&run.texts[i]))).font(theme::title()),
-                    );
-                    ui.label(format!("id {}", run.trace.ids[i]));
-                    match loss {
-                        Some(l) => ui.label(format!("surprise {l:.2} nats: probability {}", share((-l).exp()))),
-                        None => ui.label("the first token; nothing predicts it"),
-                    };
-                    let hint = "click: pin · double click: the graph of what is predicted after it (G)";
-                    ui.label(RichText::new(hint).font(theme::small()));
-                });
+                response.on_hover_ui(|ui| about(ui, cx, run, i));
             }
         });
     }
@@ -345,6 +362,38 @@ impl Strip {
             });
         }
     }
+}
+
+/// The band below a token that tells whose turn it is of; it goes on to `next`, where that is of the same turn.
+fn band(painter: &egui::Painter, cx: &Context<'_>, run: &Run, pos: usize, chip: Rect, next: Option<f32>) {
+    let Some(role) = role_of(cx, run, pos) else { return };
+    let goes_on = run.turns.get(pos + 1) == run.turns.get(pos);
+    let right = next.filter(|_| goes_on).unwrap_or(chip.max.x);
+    let band = Rect::from_min_max(pos2(chip.min.x, chip.max.y + 0.5), pos2(right, chip.max.y + 2.5));
+    painter.rect_filled(band, 0.0, role_color(cx, role));
+}
+
+/// What is said about a token that is pointed at.
+fn about(ui: &mut egui::Ui, cx: &Context<'_>, run: &Run, i: usize) {
+    ui.label(RichText::new(format!("{} ({i})", token_text::visible(&run.texts[i]))).font(theme::title()));
+    ui.label(format!("id {}", run.trace.ids[i]));
+    match (run.turns.get(i), role_of(cx, run, i)) {
+        (Some(Some(turn)), Some(role)) => _ = ui.label(format!("message {turn}, {role}")),
+        (Some(None), _) => _ = ui.label("written by the chat template"),
+        _ => {}
+    }
+    match run.trace.loss.get(i).copied().flatten() {
+        Some(l) => ui.label(format!("surprise {l:.2} nats: probability {}", share((-l).exp()))),
+        None => ui.label("the first token; nothing predicts it"),
+    };
+    let hint = "click: pin · double click: the graph of what is predicted after it (G)";
+    ui.label(RichText::new(hint).font(theme::small()));
+}
+
+/// Whose turn a token is of, in a conversation.
+fn role_of<'a>(cx: &'a Context<'_>, run: &Run, pos: usize) -> Option<&'a str> {
+    let turn = run.turns.get(pos).copied().flatten()?;
+    Some(cx.state.desk().conversation.as_ref()?.messages.get(turn)?.role.as_str())
 }
 
 /// Which run each of the two rows is of.

@@ -9,6 +9,7 @@ use crate::app::look::theme;
 use crate::app::shell::help::{hint, keys};
 use crate::app::shell::lessons::Lessons;
 use crate::app::shell::presets::Preset;
+use crate::app::shell::talk::{self, Talk};
 use crate::app::widgets::token_field::TokenField;
 use crate::app::widgets::token_text;
 use crate::jobs::slot::Slot;
@@ -32,6 +33,8 @@ pub struct TopBar {
     focus_corrupted: bool,
     /// What the fields of the answer and of the token against it offer.
     choices: [TokenField; 2],
+    /// The conversation in the prompt's place.
+    talk: Talk,
     /// Models of other programs on this machine, asked for while the menu is open.
     found: Slot<FoundModels>,
 }
@@ -94,6 +97,11 @@ impl TopBar {
                     cx.push(ModelAction::Corrupted(String::new()));
                     self.remember();
                 }
+            }
+            talk::toggle(ui, cx);
+            if let Some(conversation) = cx.state.desk().conversation.clone() {
+                self.focus_prompt = false;
+                return self.talk.ui(ui, cx, &conversation);
             }
             let hint = "Prompt: a text for the model to go on with";
             let response = editor(ui, &mut self.prompt, PROMPT_ID, "Prompt", hint);
@@ -213,9 +221,9 @@ impl TopBar {
     fn found_models(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         // Looked for again whenever the menu is opened.
         let frame = ui.ctx().cumulative_frame_nr();
-        let (last, round) = ui.data(|d| d.get_temp::<(u64, u64)>(ui.id().with("found"))).unwrap_or((0, 0));
+        let (last, round) = ui.data(|d| d.get_temp::<(u64, u64)>(ui.scope_id().with("found"))).unwrap_or((0, 0));
         let round = if frame > last + 1 { round + 1 } else { round };
-        ui.data_mut(|d| d.insert_temp(ui.id().with("found"), (frame, round)));
+        ui.data_mut(|d| d.insert_temp(ui.scope_id().with("found"), (frame, round)));
         self.found.want(&cx.state.pool, Some(FoundModels { round }));
         self.found.poll();
         let Some(list) = self.found.value().filter(|list| !list.models.is_empty()).cloned() else { return };
@@ -274,7 +282,7 @@ impl TopBar {
 }
 
 /// A field of several lines that grows with its text. Enter leaves it, Shift+Enter begins a line.
-fn editor(ui: &mut egui::Ui, text: &mut String, id: &str, name: &str, hint: &str) -> egui::Response {
+pub fn editor(ui: &mut egui::Ui, text: &mut String, id: &str, name: &str, hint: &str) -> egui::Response {
     const MARGIN: egui::Vec2 = egui::vec2(8.0, 4.0);
     let width = ui.available_width();
     let room = width - 2.0 * MARGIN.x - ui.spacing().scroll.bar_width;
