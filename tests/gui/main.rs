@@ -13,6 +13,7 @@ mod model;
 mod session;
 mod shell;
 mod superposition;
+mod talk;
 mod training;
 mod views;
 mod window;

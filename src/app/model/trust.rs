@@ -76,7 +76,8 @@ pub fn line(ui: &mut egui::Ui, cx: &Context<'_>) {
     };
     let name = if warnings.is_empty() { text.clone() } else { format!("trust: {}", warnings.join(" ")) };
     let label = egui::Label::new(RichText::new(text).font(theme::small()).color(color)).sense(egui::Sense::hover());
-    let response = ui.add(label).accessible_name(name);
+    let response = ui.add(label);
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &name));
     response.on_hover_ui(|ui| {
         ui.set_max_width(420.0);
         report(ui, cx);

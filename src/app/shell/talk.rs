@@ -143,7 +143,7 @@ impl Talk {
                 }
             }
             ui.separator();
-            if ui.small_button("Answer").on_hover_text("lets the model write on (Ctrl+G)").clicked() {
+            if ui.small_button("Write on").on_hover_text("lets the model write on (Ctrl+G)").clicked() {
                 cx.push(ModelAction::Generate);
             }
             if cx.state.generated_text().is_some()
@@ -199,7 +199,9 @@ fn answer(ui: &mut egui::Ui, cx: &Context<'_>) {
         let who = RichText::new("written").font(theme::small()).color(cx.palette.weak);
         ui.add_sized([ROLE, 22.0], egui::Label::new(who));
         let label = egui::Label::new(RichText::new(text.trim_end()).font(theme::mono()).color(cx.palette.weak)).wrap();
-        ui.add(label).accessible_name(format!("written: {}", text.trim()));
+        let name = format!("written: {}", text.trim());
+        let response = ui.add(label);
+        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &name));
     });
 }
 

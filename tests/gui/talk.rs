@@ -1,0 +1,213 @@
+//! Conversations in the prompt's place; the trust line.
+
+use crate::common::{json, smollm2_path};
+use crate::window::{settle, window};
+use circuitscope::app::App;
+use circuitscope::app::action::Action;
+use circuitscope::app::model::ModelAction;
+use circuitscope::app::model::talk::TalkAction;
+use circuitscope::engine::generate::Sampling;
+use circuitscope::model::chat::{Conversation, Ending, Message};
+use circuitscope::session::Desk;
+use circuitscope::session::file::Session;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use std::path::Path;
+
+const TEMPLATE: &str = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}\
+                        {% if add_generation_prompt %}[assistant] {% endif %}";
+
+/// The built-in text model as a folder that has a chat template. `change` may spoil its tokenizer.
+fn model(folder: &Path, change: impl Fn(&mut serde_json::Value)) -> String {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/text-model");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(assets.join(name), folder.join(name)).unwrap();
+    }
+    let text = std::fs::read_to_string(assets.join("tokenizer.json")).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    change(&mut tokenizer);
+    let write = |name: &str, text: &str| {
+        circuitscope::files::write_atomic(&folder.join(name), text.as_bytes()).unwrap();
+    };
+    write("tokenizer.json", &tokenizer.to_string());
+    write("tokenizer_config.json", &serde_json::json!({"chat_template": TEMPLATE}).to_string());
+    folder.to_str().unwrap().to_owned()
+}
+
+fn desk(model: &str) -> Desk {
+    Desk { model: model.to_owned(), prompt: "Where is she?".to_owned(), ..Desk::default() }
+}
+
+fn apply(h: &mut Harness<'static, App>, action: impl Into<Action>) {
+    // Nothing is joined to the change before.
+    let now = h.state().state.round() as f64 * 10.0;
+    h.state_mut().state.apply(action, now);
+    settle(h);
+}
+
+fn talk(messages: &[(&str, &str)], ending: Ending) -> Conversation {
+    Conversation { messages: messages.iter().map(|(r, c)| Message::new(r, c)).collect(), ending }
+}
+
+/// The run's text, and that of each message's tokens.
+fn run(h: &Harness<'static, App>) -> (String, Vec<String>) {
+    let run = h.state().state.run().expect("a run").clone();
+    let n = run.turns.iter().flatten().max().map_or(0, |n| n + 1);
+    let of = |turn: usize| {
+        run.texts.iter().zip(&run.turns).filter(|(_, t)| **t == Some(turn)).map(|(text, _)| text.as_str()).collect()
+    };
+    (run.texts.concat(), (0..n).map(of).collect())
+}
+
+#[test]
+fn a_conversation_takes_the_prompts_place_and_gives_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk(&model(folder.path(), |_| {})));
+    let plain = run(&h).0;
+    h.get_by_label("chat").click();
+    h.run();
+    settle(&mut h);
+    let (text, turns) = run(&h);
+    assert_eq!(text, "[user] Where is she?\n[assistant] ");
+    assert!(turns.len() == 1 && turns[0].contains("Where is she?"), "{turns:?}");
+    // Typed into the message itself.
+    h.get_by_label("Message 0").focus();
+    h.run();
+    h.get_by_label("Message 0").type_text(" Now.");
+    h.run();
+    settle(&mut h);
+    assert!(run(&h).0.contains("Now."), "{}", run(&h).0);
+    // A second turn, for the assistant, is left open: what is predicted goes on with it.
+    h.get_by_label("+ assistant").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(h.state().state.desk().conversation.as_ref().unwrap().ending, Ending::Open);
+    h.get_by_label("Message 1").focus();
+    h.run();
+    h.get_by_label("Message 1").type_text("She is");
+    h.run();
+    settle(&mut h);
+    assert!(run(&h).0.ends_with("[assistant] She is"), "{:?}", run(&h).0);
+    h.get_by_label("remove message 1").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(h.state().state.desk().conversation.as_ref().unwrap().messages.len(), 1);
+    // Each step is taken back by its name, to the prompt itself.
+    while h.state().state.desk().conversation.is_some() {
+        assert!(h.state().state.history.undoable().is_some());
+        apply(&mut h, Action::Undo);
+    }
+    assert_eq!(run(&h), (plain, Vec::new()));
+}
+
+#[test]
+fn a_conversation_is_part_of_the_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk(&model(folder.path(), |_| {})));
+    let said = talk(&[("system", "Be brief."), ("user", "Where is she?")], Ending::Answer);
+    apply(&mut h, TalkAction::Converse("begin a conversation", Some(said.clone())));
+    apply(&mut h, TalkAction::Fold(true));
+    let path = folder.path().join("a.scope");
+    let document = h.state().state.document.clone();
+    Session { file: None, document: document.clone() }.save(&path).unwrap();
+    let again = Session::open(&path).unwrap().document;
+    assert_eq!(again.desk, document.desk);
+    assert_eq!(again.desk.conversation, Some(said));
+    // Its numbers again, by the command line.
+    let doc = json(&["session", "run", path.to_str().unwrap(), "--view", "lens"]);
+    let ids: Vec<u64> = doc["tokens"].as_array().unwrap().iter().map(|t| t["id"].as_u64().unwrap()).collect();
+    let own: Vec<u64> = h.state().state.run().unwrap().trace.ids.iter().map(|id| u64::from(*id)).collect();
+    assert_eq!(ids, own);
+    // A model without a template says so in the strip, and the prompt comes back by typing one.
+    apply(&mut h, Action::Open("induction".to_owned()));
+    assert!(h.state().state.desk().conversation.is_none(), "nothing of one model is shown on another");
+    apply(&mut h, TalkAction::Converse("begin a conversation", Some(talk(&[("user", "Hi")], Ending::Answer))));
+    assert!(h.state().state.shown_error().is_some_and(|e| e.contains("no chat template")));
+    apply(&mut h, ModelAction::Prompt("Hi".to_owned()));
+    assert!(h.state().state.shown_error().is_none() && h.state().state.desk().conversation.is_none());
+}
+
+#[test]
+fn what_is_written_is_kept_and_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk(&model(folder.path(), |_| {})));
+    apply(&mut h, TalkAction::Converse("begin", Some(talk(&[("user", "Where is she?")], Ending::Answer))));
+    apply(&mut h, ModelAction::Sampling(Sampling::default(), 6));
+    h.get_by_label("Write on").click();
+    h.run();
+    settle(&mut h);
+    let written = h.state().state.generated_text().expect("it was generated");
+    h.get_by_label("Keep").click();
+    h.run();
+    settle(&mut h);
+    let c = h.state().state.desk().conversation.clone().unwrap();
+    assert_eq!((c.messages.len(), c.messages[1].role.as_str(), c.ending), (2, "assistant", Ending::Open));
+    assert_eq!(c.messages[1].text(), written.trim_start());
+    // Generation goes on with the turn.
+    apply(&mut h, ModelAction::Generate);
+    let more = h.state().state.generated_text().expect("it was generated");
+    apply(&mut h, TalkAction::Keep);
+    let c = h.state().state.desk().conversation.clone().unwrap();
+    assert_eq!(c.messages.len(), 2);
+    assert_eq!(c.messages[1].text(), format!("{}{more}", written.trim_start()));
+}
+
+#[test]
+fn thinking_is_folded_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk(&model(folder.path(), |_| {})));
+    let thought = "<think>\nShe was here before.\n</think>\n\nThere.";
+    let said = talk(&[("user", "Where is she?"), ("assistant", thought)], Ending::Open);
+    apply(&mut h, TalkAction::Converse("begin", Some(said.clone())));
+    assert!(h.query_by_label_contains("… ").is_none());
+    apply(&mut h, TalkAction::Fold(true));
+    assert!(h.query_by_label_contains("… ").is_some(), "one chip stands for the thinking");
+    assert!(h.query_by_label_contains("thinking, ").is_some());
+    // What is folded stays in the conversation when the rest is changed.
+    h.get_by_label("Message 1").focus();
+    h.run();
+    h.get_by_label("Message 1").type_text(" Now.");
+    h.run();
+    settle(&mut h);
+    let text = h.state().state.desk().conversation.as_ref().unwrap().messages[1].text().to_owned();
+    assert_eq!(text, format!("{thought} Now."));
+}
+
+#[test]
+fn the_trust_line_says_what_speaks_against_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let mixed_up = |t: &mut serde_json::Value| {
+        for id in t["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+            let old = id.as_u64().unwrap();
+            *id = serde_json::json!(if old == 0 { 0 } else { 1 + (old * 7 + 3) % 1023 });
+        }
+    };
+    let mut h = window(desk(&model(folder.path(), mixed_up)));
+    let said = h.state().state.trust.warnings();
+    assert!(said.len() == 1 && said[0].contains("nats a token"), "{said:?}");
+    assert!(h.query_by_label_contains("trust: The loss on ordinary English").is_some());
+    // Of another model nothing is said.
+    apply(&mut h, Action::Open("induction".to_owned()));
+    assert!(h.state().state.trust.warnings().is_empty());
+    assert!(h.query_by_label_contains("trust: ").is_none());
+    let good = tempfile::tempdir().unwrap();
+    apply(&mut h, Action::Open(model(good.path(), |_| {})));
+    assert!(h.state().state.trust.warnings().is_empty());
+    assert!(h.query_by_label_contains(" nats").is_some());
+}
+
+#[test]
+fn smollm2_answers() {
+    let mut h =
+        window(Desk { model: smollm2_path().to_str().unwrap().to_owned(), prompt: "x".to_owned(), ..Desk::default() });
+    let question = talk(&[("user", "What is the capital of France?")], Ending::Answer);
+    apply(&mut h, TalkAction::Converse("begin", Some(question)));
+    let (text, turns) = run(&h);
+    assert!(text.ends_with("<|im_start|>assistant\n"), "{text:?}");
+    assert_eq!(turns, ["What is the capital of France?"]);
+    apply(&mut h, ModelAction::Sampling(Sampling::default(), 12));
+    apply(&mut h, ModelAction::Generate);
+    apply(&mut h, TalkAction::Keep);
+    let c = h.state().state.desk().conversation.clone().unwrap();
+    assert!(c.messages[1].text().contains("Paris"), "{c:?}");
+}
