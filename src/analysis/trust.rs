@@ -317,8 +317,8 @@ mod tests {
         ids.truncate(TOKENS.min(model.config.n_ctx - 1));
         let network = model.network();
         let resid = network.forward(&[&ids], &mut NoHooks, &Progress::new()).unwrap();
-        let normalized = network.final_norm(&resid, &mut NoHooks).unwrap();
-        let logits = network.unembed(&normalized).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+        let normalized = network.final_norm(&resid, &mut NoHooks).unwrap().squeeze(0).unwrap();
+        let logits = network.unembed(&normalized).unwrap().to_vec2::<f32>().unwrap();
         let mut sum = 0f64;
         for (row, next) in logits.iter().zip(&ids[1..]) {
             let all: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
