@@ -74,7 +74,7 @@ pub fn line(ui: &mut egui::Ui, cx: &Context<'_>) {
         1 => ("⚠ 1 warning".to_owned(), cx.palette.warning),
         n => (format!("⚠ {n} warnings"), cx.palette.warning),
     };
-    let name = if warnings.is_empty() { text.clone() } else { format!("trust: {}", warnings.join(" ")) };
+    let name = format!("trust: {}", if warnings.is_empty() { text.clone() } else { warnings.join(" ") });
     let label = egui::Label::new(RichText::new(text).font(theme::small()).color(color)).sense(egui::Sense::hover());
     let response = ui.add(label);
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &name));
