@@ -118,6 +118,30 @@ fn a_gguf_file_brings_its_template() {
     );
 }
 
+/// Text and ids of whole files: transformers' `apply_chat_template` on the models that they were made from.
+#[test]
+fn gguf_conversations_have_transformers_ids() {
+    let text = std::fs::read_to_string(common::fixture("chat/gguf.json")).expect("the reference is there");
+    let reference: Value = serde_json::from_str(&text).expect("JSON");
+    for (name, chat) in reference.as_object().expect("files") {
+        let path = common::fixture(&format!("gguf/{name}.gguf"));
+        let model = circuitscope::model::Model::open(path.to_str().expect("UTF-8")).expect("it opens");
+        let laid = chat::lay_out(&model, &messages(&chat["messages"]), Ending::Answer, false).expect("it lays out");
+        assert_eq!(laid.text, chat["text"], "{name}");
+        assert_eq!(laid.ids, common::ids(&chat["ids"]), "{name}");
+        // A beginning that is asked for stands there once.
+        let with = chat::lay_out(&model, &messages(&chat["messages"]), Ending::Answer, true).map(|l| l.ids);
+        if let Ok(with) = with {
+            let bos = model
+                .tokenizer
+                .as_ref()
+                .and_then(circuitscope::model::tokenizer::Tokenizer::bos_token)
+                .expect("it has one");
+            assert_eq!(with.iter().filter(|id| **id == bos).count(), 1, "{name}");
+        }
+    }
+}
+
 /// In every template each message's words are found again, and only they, whatever it takes away or looks for in them.
 #[test]
 fn words_are_found_in_what_a_template_writes() {
