@@ -503,16 +503,15 @@ impl App {
     /// Works until all results are there. For pictures, tests and timings.
     pub fn settle(&mut self, ctx: &egui::Context, limit: std::time::Duration) -> Result<()> {
         let started = Instant::now();
-        // What has arrived may ask for more.
-        let mut rested = false;
-        self.until(ctx, |state| {
-            let rests = state.is_settled();
-            let twice = rests && rested;
-            rested = rests;
-            twice || started.elapsed() > limit
-        });
-        if !self.state.is_settled() {
-            return Err(Error::failed(format!("the results did not come within {} s", limit.as_secs())));
+        loop {
+            self.turn(ctx);
+            if self.state.is_settled() && self.layout.slots().all(|s| !s.is_running()) {
+                break;
+            }
+            if started.elapsed() > limit {
+                return Err(Error::failed(format!("the results did not come within {} s", limit.as_secs())));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         ctx.request_repaint();
         Ok(())
@@ -521,16 +520,21 @@ impl App {
     /// Works until something holds.
     fn until(&mut self, ctx: &egui::Context, mut holds: impl FnMut(&State) -> bool) {
         loop {
-            self.look(ctx);
-            self.read_files();
-            // The debounce runs on the window's clock, which stands still here.
-            self.state.update(f64::INFINITY);
-            self.ask_views();
+            self.turn(ctx);
             if holds(&self.state) {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+    }
+
+    /// Takes in what has arrived and asks for what is wanted now, without a frame.
+    fn turn(&mut self, ctx: &egui::Context) {
+        self.look(ctx);
+        self.read_files();
+        // The debounce runs on the window's clock, which stands still here.
+        self.state.update(f64::INFINITY);
+        self.ask_views();
     }
 }
 

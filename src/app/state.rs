@@ -541,9 +541,15 @@ impl State {
         !self.typing.is_pending() && !self.pool.is_busy() && self.opening.is_none()
     }
 
-    /// True while nothing is asked for, waits or is on its way.
-    pub fn is_settled(&self) -> bool {
-        self.rests() && self.superposition.is_settled() && self.training.is_settled() && self.features.is_settled()
+    /// True while nothing is asked for, waits, is on its way, or has arrived without having been taken in: what has arrived
+    /// may ask for more.
+    pub fn is_settled(&mut self) -> bool {
+        let taken_in = !self.opened.is_running() && self.results.slots().iter().all(|s| !s.is_running());
+        taken_in
+            && self.rests()
+            && self.superposition.is_settled()
+            && self.training.is_settled()
+            && self.features.is_settled()
     }
 
     /// Looks at other views: what they show is asked for.

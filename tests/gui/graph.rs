@@ -56,6 +56,24 @@ fn others_graphs_open_and_broken_ones_are_one_sentence() {
     assert!(h.state().state.results.graph.get().is_some());
 }
 
+/// An answer that lies there without having been taken in is not the end: what follows from it is still to be asked.
+#[test]
+fn what_has_arrived_and_was_not_taken_in_is_not_settled() {
+    let mut h = copying_pair();
+    look(&mut h, "graph");
+    settle(&mut h);
+    let pinned = h.state().state.pinned();
+    h.state_mut().state.apply(ModelAction::Pin(circuitscope::session::desk::Pinned { pos: 3, ..pinned }), 0.0);
+    while h.state().state.pool.is_busy() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let state = &mut h.state_mut().state;
+    assert!(state.results.graph.fresh().is_none() && !state.is_settled());
+    settle(&mut h);
+    let state = &mut h.state_mut().state;
+    assert!(state.results.graph.fresh().is_some() && state.results.drawing.fresh().is_some() && state.is_settled());
+}
+
 /// Where a node of the drawing stands in the window.
 fn node_at(h: &Harness<'static, App>, label: &str, pos: usize) -> egui::Pos2 {
     let canvas = h.get_by_label_contains("attribution graph: ").rect();

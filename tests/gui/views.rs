@@ -100,15 +100,6 @@ fn every_view_looks_as_it_did() {
             } else {
                 settle(&mut h);
             }
-            // A graph of before is drawn dimmed until the new one is there.
-            for _ in 0..100 {
-                let r = &h.state().state.results;
-                if view.name != "graph" || r.graph.fresh().is_some() && r.drawing.fresh().is_some() {
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                settle(&mut h);
-            }
             results.add(h.try_snapshot(format!("{}-{name}", view.name)));
         }
         results.extend_harness(&mut h);
