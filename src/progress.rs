@@ -1,7 +1,7 @@
 //! Progress and cancellation, shared between a computation and whoever watches it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
@@ -22,6 +22,29 @@ struct Inner {
     reserved: AtomicU64,
     resting: AtomicBool,
     started: Instant,
+    left: Mutex<Option<Left>>,
+}
+
+/// What was last said to be left.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    /// Seconds since the start at which it was said.
+    at: f64,
+    seconds: f64,
+}
+
+impl Left {
+    /// Seconds in which most of the way to another estimate is gone.
+    const SLOWNESS: f64 = 4.0;
+
+    /// What is left at a later time, when it looks like `seconds`. Parts of a job are of unequal speed, so what it looks
+    /// like jumps; what is said counts down, and turns to it slowly.
+    fn next(self, at: f64, seconds: f64) -> Self {
+        let passed = (at - self.at).max(0.0);
+        let counted = (self.seconds - passed).max(0.0);
+        let weight = 1.0 - (-passed / Self::SLOWNESS).exp();
+        Self { at, seconds: counted + weight * (seconds - counted) }
+    }
 }
 
 impl Default for Progress {
@@ -34,6 +57,7 @@ impl Default for Progress {
                 reserved: AtomicU64::new(0),
                 resting: AtomicBool::new(false),
                 started: Instant::now(),
+                left: Mutex::new(None),
             }),
         }
     }
@@ -106,16 +130,56 @@ impl Progress {
         self.inner.started.elapsed().as_secs_f64()
     }
 
-    /// Seconds left if the rest goes as fast as what is done; `None` while nothing is.
+    /// Seconds left if the rest goes about as fast as what is done; `None` while that is too little to tell.
     pub fn seconds_left(&self) -> Option<f64> {
-        let fraction = f64::from(self.fraction());
-        (fraction > 0.0).then(|| self.elapsed() * (1.0 - fraction) / fraction)
+        /// Seconds and share from which on there is something to go by.
+        const LEAST: (f64, f64) = (0.5, 0.01);
+        let (at, fraction) = (self.elapsed(), f64::from(self.fraction()));
+        if at < LEAST.0 || fraction < LEAST.1 {
+            return None;
+        }
+        let seconds = at * (1.0 - fraction) / fraction;
+        let mut left = self.inner.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = left.map_or(Left { at, seconds }, |l| l.next(at, seconds));
+        *left = Some(said);
+        Some(said.seconds)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_counts_down_and_does_not_jump() {
+        // A job whose parts look like 5, 34 and 8 seconds, asked ten times a second.
+        let mut left = Left { at: 1.0, seconds: 5.0 };
+        let mut most = 0f64;
+        for tick in 11..100 {
+            let at = f64::from(tick) * 0.1;
+            let looks = if at < 2.0 {
+                5.0
+            } else if at < 4.0 {
+                34.0
+            } else {
+                8.0
+            };
+            let next = left.next(at, looks);
+            most = most.max((next.seconds - left.seconds).abs());
+            left = next;
+        }
+        assert!(most < 1.0, "{most}");
+        // Where it looks as it is, it is said as it is.
+        let mut left = Left { at: 0.0, seconds: 10.0 };
+        for tick in 1..=50 {
+            let at = f64::from(tick) * 0.1;
+            left = left.next(at, 10.0 - at);
+        }
+        assert!((left.seconds - 5.0).abs() < 1e-9);
+        // After long enough nothing is left of a wrong first guess.
+        assert!((Left { at: 0.0, seconds: 900.0 }.next(60.0, 20.0).seconds - 20.0).abs() < 1e-3);
+        assert_eq!(Progress::new().seconds_left(), None);
+    }
 
     #[test]
     fn fraction_and_cancel() {

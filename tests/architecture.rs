@@ -114,3 +114,22 @@ fn the_floors_have_an_order() {
         }
     }
 }
+
+/// What cannot be pressed says why.
+#[test]
+fn disabled_controls_give_their_reason() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/app"), &mut files);
+    let (mut found, mut silent) = (0, Vec::new());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, _) in lines.iter().enumerate().filter(|(_, l)| l.contains(".add_enabled(")) {
+            found += 1;
+            if !lines[i..lines.len().min(i + 14)].iter().any(|l| l.contains("on_disabled_hover_text")) {
+                silent.push(format!("{}:{}", file.display(), i + 1));
+            }
+        }
+    }
+    assert!(found > 10 && silent.is_empty(), "of {found}:\n{}", silent.join("\n"));
+}

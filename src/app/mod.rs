@@ -413,10 +413,6 @@ impl App {
             actions.push(Action::Hover(hovered));
             ctx.request_repaint();
         }
-        // A frame that is laid out again is clicked again.
-        if ctx.will_discard() {
-            return;
-        }
         for action in actions {
             self.act(&ctx, action);
         }

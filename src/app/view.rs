@@ -92,7 +92,9 @@ impl Context<'_> {
     }
 
     pub fn text_of(&self, id: u32) -> String {
-        self.state.model.as_ref().map_or_else(|| id.to_string(), |m| token_text::visible(&m.token_text(id)))
+        let Some(model) = &self.state.model else { return id.to_string() };
+        let bytes = model.tokenizer.as_ref().map_or(&[][..], |t| t.bytes(id));
+        token_text::said(bytes, &model.token_text(id))
     }
 }
 

@@ -74,6 +74,23 @@ fn what_has_arrived_and_was_not_taken_in_is_not_settled() {
     assert!(state.results.graph.fresh().is_some() && state.results.drawing.fresh().is_some() && state.is_settled());
 }
 
+/// A graph that is looked at is cut as it can be read; only a slider that is moved cuts it otherwise.
+#[test]
+fn looking_at_a_graph_changes_nothing() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().layout = Layout::single("graph");
+    look(&mut h, "graph");
+    settle(&mut h);
+    let before = h.state().state.document.desk.clone();
+    let undoable = h.state().state.history.undoable().map(str::to_owned);
+    let found = h.state().state.results.drawing.get().unwrap().thresholds.0;
+    assert!((found * 1000.0).fract() != 0.0, "{found} has no more digits than a slider shows");
+    h.run_steps(4);
+    assert!(h.state().state.document.desk == before && before.graph.cut.thresholds.is_none());
+    assert_eq!(h.state().state.history.undoable().map(str::to_owned), undoable);
+    assert!(h.state().state.results.drawing.fresh().is_some());
+}
+
 /// Where a node of the drawing stands in the window.
 fn node_at(h: &Harness<'static, App>, label: &str, pos: usize) -> egui::Pos2 {
     let canvas = h.get_by_label_contains("attribution graph: ").rect();

@@ -46,6 +46,40 @@ fn typing_a_prompt_gives_results_for_the_newest_one() {
     assert_eq!(h.state().state.pinned().pos, run.trace.len() - 1);
 }
 
+/// Has every frame laid out twice, as egui does where something is first shown.
+struct Twice;
+
+impl egui::Plugin for Twice {
+    fn debug_name(&self) -> &'static str {
+        "twice"
+    }
+
+    fn on_begin_pass(&mut self, ui: &mut egui::Ui) {
+        if ui.output(|o| o.num_completed_passes) == 0 {
+            ui.ctx().request_discard("test");
+        }
+    }
+}
+
+/// The first pass of a frame has its events, the second has not: what is typed or clicked then counts, once.
+#[test]
+fn a_frame_that_is_laid_out_twice_loses_and_doubles_nothing() {
+    let mut h = window(document(""));
+    h.ctx.add_plugin(Twice);
+    h.get_by_role_and_label(egui::accesskit::Role::MultilineTextInput, "Prompt").focus();
+    h.run_steps(2);
+    for text in ["The United", " States", " of"] {
+        h.get_by_role_and_label(egui::accesskit::Role::MultilineTextInput, "Prompt").type_text(text);
+        h.run_steps(2);
+    }
+    assert_eq!(h.state().state.desk().prompt, "The United States of");
+    settle(&mut h);
+    let light = h.state().state.document.look.light;
+    h.get_by_label("☀").click();
+    h.run_steps(2);
+    assert_ne!(h.state().state.document.look.light, light);
+}
+
 #[test]
 fn a_bad_file_leaves_the_old_model_open() {
     let mut h = window(document(PROMPT));

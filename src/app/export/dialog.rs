@@ -266,11 +266,17 @@ impl Export {
             ui.add(egui::Label::new(about).truncate()).on_hover_text("what is written into the file with it");
             ui.horizontal(|ui| {
                 let usable = self.format.is_picture() || self.table.is_some();
-                if ui.add_enabled(usable, egui::Button::new("Save…")).clicked() {
+                let save = ui.add_enabled(usable, egui::Button::new("Save…"));
+                if save.on_disabled_hover_text("this view has no numbers yet").clicked() {
                     choice = Some(Choice::Save);
                 }
                 let copies = usable && self.format != Format::Npz && self.format != Format::Pdf;
-                if ui.add_enabled(copies, egui::Button::new("Copy")).clicked() {
+                let why = if usable {
+                    "other programs take no such file from the clipboard; save it"
+                } else {
+                    "this view has no numbers yet"
+                };
+                if ui.add_enabled(copies, egui::Button::new("Copy")).on_disabled_hover_text(why).clicked() {
                     choice = Some(Choice::Copy);
                 }
                 if ui.button("Close").clicked() {

@@ -215,7 +215,8 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
         }
         let scan = |what| FeatureAction::Scan(what, fields.text.trim().to_owned(), fields.tokens);
         let there = s.dictionary().is_some();
-        if ui.add_enabled(there, egui::Button::new("Scan the features")).clicked() {
+        let scan_features = ui.add_enabled(there, egui::Button::new("Scan the features"));
+        if scan_features.on_disabled_hover_text("no dictionary is open; open one above").clicked() {
             cx.push(Action::Feature(scan(Scanned::Features)));
         }
         let layer = cx.pinned().layer;
@@ -332,7 +333,9 @@ fn directions(ui: &mut egui::Ui, cx: &mut Context<'_>, fields: &mut Fields) {
             fields.site = k;
         }
         let running = s.finding.is_running();
-        if ui.add_enabled(!running && cx.state.model.is_some(), egui::Button::new("Find")).clicked() {
+        let find = ui.add_enabled(!running && cx.state.model.is_some(), egui::Button::new("Find"));
+        let why = if running { "a direction is being looked for" } else { "no model is open" };
+        if find.on_disabled_hover_text(why).clicked() {
             let examples = if fields.typing {
                 let (with, without) = (fields.with.clone(), fields.without.clone());
                 // Two that nobody named are not to share a name, by which labels know them.

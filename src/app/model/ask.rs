@@ -160,7 +160,7 @@ impl State {
         let here = subject
             .filter(|s| pinned.pos < s.trace.len())
             .map(|s| lens(&Subject::one(s.trace.clone()), vec![pinned.pos]));
-        results.lens_here.ask(pool, here, inspector && pinned.focus == Focus::Token);
+        results.lens_here.ask(pool, here, inspector);
         results.lens.ask(pool, subject.map(|s| lens(s, Vec::new())), whole);
         let tokens = self.model.clone().zip(pinned.neuron).map(|(model, neuron)| NeuronTokensOf {
             model,

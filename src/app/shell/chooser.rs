@@ -9,6 +9,7 @@ use eframe::egui::{self, Key, Modifiers, RichText};
 use crate::app::action::Load;
 use crate::app::look::theme::{self, Palette};
 use crate::app::widgets::line_with;
+use crate::app::widgets::names;
 use crate::error::{Error, Result};
 use crate::files::ago;
 use crate::jobs::Pool;
@@ -395,7 +396,7 @@ impl Chooser {
                 |_| String::new(),
                 |m| {
                     let age = m.modified().map_or_else(|_| String::new(), |t| format!(", written {}", ago(t)));
-                    format!(" ({}{age})", indicatif::DecimalBytes(m.len()))
+                    format!(" ({}{age})", names::bytes(m.len()))
                 },
             );
             let text = format!("{} is there already{said}. Save again to replace it.", path.display());
@@ -414,7 +415,8 @@ impl Chooser {
                 (Purpose::Open(_), _) => "Open",
             };
             let usable = !typed.is_empty() || self.wants_folder();
-            if ui.add_enabled(usable, egui::Button::new(label)).clicked() {
+            let go = ui.add_enabled(usable, egui::Button::new(label));
+            if go.on_disabled_hover_text("type a path, or choose a file above").clicked() {
                 choice = self.take(&expanded(&self.path));
             }
             if ui.button("System's dialog…").clicked() {

@@ -28,20 +28,29 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             }
             return;
         }
-        match p.focus {
-            Focus::Token => {
-                token(ui, cx);
-                lens(ui, cx);
-                head(ui, cx);
+        // Always in this order: a click changes what is said, not where it stands.
+        let parts = [Focus::Token, Focus::Head, Focus::Neuron].map(|part| {
+            let from = ui.cursor().min.y;
+            match part {
+                Focus::Token => {
+                    token(ui, cx);
+                    lens(ui, cx);
+                }
+                Focus::Head => head(ui, cx),
+                // A neuron belongs to the layer that it was chosen in; later that may be another one.
+                Focus::Neuron if p.focus == part => neuron(ui, cx),
+                Focus::Neuron => {}
             }
-            Focus::Head => {
-                head(ui, cx);
-                token(ui, cx);
-            }
-            Focus::Neuron => {
-                neuron(ui, cx);
-                token(ui, cx);
-                head(ui, cx);
+            (part, from)
+        });
+        // What has been clicked is brought into sight, once.
+        let id = egui::Id::unique("inspected");
+        let before = ui.data_mut(|d| d.get_temp::<Focus>(id));
+        if before != Some(p.focus) {
+            ui.data_mut(|d| d.insert_temp(id, p.focus));
+            if let (Some(_), Some((_, from))) = (before, parts.iter().find(|(part, _)| *part == p.focus)) {
+                let line = egui::Rect::from_x_y_ranges(ui.max_rect().x_range(), *from..=*from + 1.0);
+                ui.scroll_to_rect(line, Some(egui::Align::Min));
             }
         }
     });
@@ -74,12 +83,12 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     section(ui, cx, &format!("Token {} at {}", token_text::short(text, 20), p.pos));
     fact(ui, cx, "token id", &run.trace.ids[p.pos].to_string());
     match run.trace.loss[p.pos] {
-        Some(l) => fact(ui, cx, "surprise", &format!("{l:.3} nats")),
+        Some(l) => fact(ui, cx, "surprise", &format!("{l:.2} nats")),
         None => fact(ui, cx, "surprise", "first token"),
     }
-    fact(ui, cx, "entropy of what follows", &format!("{:.3} nats", run.trace.entropy[p.pos]));
+    fact(ui, cx, "entropy of what follows", &format!("{:.2} nats", run.trace.entropy[p.pos]));
     if let Some(l) = run.trace.mean_loss() {
-        fact(ui, cx, "mean loss of the prompt", &format!("{l:.4} nats"));
+        fact(ui, cx, "mean loss of the prompt", &format!("{l:.2} nats"));
     }
     caption(ui, cx, "most probable next tokens");
     let actual = run.trace.ids.get(p.pos + 1);
@@ -135,7 +144,7 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     if let Some(a) = r.attribution.get()
         && let Some(v) = a.heads.get(p.layer).and_then(|row| row.get(h))
     {
-        fact(ui, cx, "direct logit attribution", &format!("{v:+.3}"));
+        fact(ui, cx, "direct logit attribution", &format!("{v:+.2}"));
     }
     if let Some(m) = &cx.state.model
         && m.config.n_kv_heads < m.config.n_heads
@@ -145,7 +154,7 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     if let (Some(run), Some(norms)) = (cx.run(), r.norms.get()) {
         let heads = run.trace.model.config.n_heads;
         if let Some(v) = norms.heads.get(p.layer * heads + h).and_then(|row| row.get(p.pos)) {
-            fact(ui, cx, "norm of what it writes here", &format!("{v:.3}"));
+            fact(ui, cx, "norm of what it writes here", &format!("{v:.2}"));
         }
     }
     let scores = [
@@ -163,7 +172,7 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             ui.label(RichText::new(s.name()).font(theme::small())).on_hover_text(s.explain());
             for (_, scores) in scores {
                 let v = scores.map(|x| x.get(s, p.layer, h));
-                ui.label(RichText::new(v.map_or("–".to_owned(), |v| format!("{v:>7.3}"))).font(theme::mono()));
+                ui.label(RichText::new(v.map_or("–".to_owned(), |v| format!("{v:>6.2}"))).font(theme::mono()));
             }
             ui.end_row();
         }
@@ -179,7 +188,7 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (k, v) in row.into_iter().take(6) {
         let b =
-            Bar { label: format!("{k} {}", cx.token(k)), value: v, text: format!("{v:.3}"), strong: p.key == Some(k) };
+            Bar { label: format!("{k} {}", cx.token(k)), value: v, text: format!("{v:.2}"), strong: p.key == Some(k) };
         if bar(ui, &b, 1.0, false, 96.0).clicked() {
             cx.pin(|p| p.key = Some(k));
         }
@@ -258,7 +267,7 @@ fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             token_text::short(&cx.text_of(*seen), 12),
             token_text::short(&cx.text_of(*promoted), 12)
         );
-        fact(ui, cx, &text, &format!("{logit:+.1}"));
+        fact(ui, cx, &text, &format!("{logit:+.2}"));
     }
     ui.label(RichText::new(format!("over {} tokens by themselves, after the first layer", ov.tried)).font(theme::small()).color(cx.palette.faint))
         .on_hover_text("copying: share of tokens among the 5 that attending to them promotes most; effective embedding · W_V · W_O · W_U [Elhage et al. 2021; Wang et al. 2022]");
@@ -275,7 +284,7 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         && let Some(v) = n.order.iter().position(|o| *o == i).and_then(|at| n.values.get(at))
         && let Some(x) = v.get(p.pos)
     {
-        fact(ui, cx, &format!("activation on {}", cx.token(p.pos)), &format!("{x:+.4}"));
+        fact(ui, cx, &format!("activation on {}", cx.token(p.pos)), &format!("{x:+.2}"));
     }
     let Some(tokens) = r.neuron_tokens.get().cloned().filter(|t| (t.value.layer, t.value.neuron) == (p.layer, i))
     else {
@@ -293,7 +302,7 @@ fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let b = Bar {
                 label: token_text::short(&cx.text_of(*id), 14),
                 value: *v,
-                text: format!("{v:+.3}"),
+                text: format!("{v:+.2}"),
                 strong: false,
             };
             bar(ui, &b, max, true, 96.0);

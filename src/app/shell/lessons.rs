@@ -456,7 +456,7 @@ impl Lessons {
         ui.separator();
         ui.horizontal(|ui| {
             let back = ui.add_enabled(r.step > 0, egui::Button::new("Back"));
-            if back.clicked() {
+            if back.on_disabled_hover_text("this is the first step").clicked() {
                 actions.push(go(r.step - 1));
             }
             ui.label(

@@ -7,6 +7,7 @@ use crate::app::action::{Action, Command};
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::training::TrainingAction;
+use crate::app::widgets::names;
 use crate::question::Question as _;
 use crate::superposition::live::ToyTrainingOf;
 use crate::training::live::TransformerTrainingOf;
@@ -19,7 +20,7 @@ fn toy_models(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     ui.label(RichText::new(format!("training {models} toy models")).font(theme::small()));
     ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
     if let Some(left) = left {
-        ui.label(RichText::new(format!("{left:.1} s left")).font(theme::mono_small()).color(cx.palette.weak));
+        ui.label(RichText::new(names::left(left)).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("pause").clicked() {
         cx.push(Action::Superposition(SuperpositionAction::Pause(true)));
@@ -32,7 +33,7 @@ fn transformer(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     ui.label(RichText::new(format!("training {}", cx.state.training.task.name)).font(theme::small()));
     ui.add(egui::ProgressBar::new(fraction).desired_width(160.0).desired_height(6.0));
     if let Some(left) = left {
-        ui.label(RichText::new(format!("{left:.0} s left")).font(theme::mono_small()).color(cx.palette.weak));
+        ui.label(RichText::new(names::left(left)).font(theme::mono_small()).color(cx.palette.weak));
     }
     if ui.small_button("stop").clicked() {
         cx.push(Action::Training(TrainingAction::Stop));
@@ -51,7 +52,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                     let bar = egui::ProgressBar::new(task.progress.fraction()).desired_width(160.0);
                     ui.add(bar.desired_height(6.0));
                     if let Some(left) = task.progress.seconds_left() {
-                        let text = RichText::new(format!("{left:.1} s left")).font(theme::mono_small());
+                        let text = RichText::new(names::left(left)).font(theme::mono_small());
                         ui.label(text.color(cx.palette.weak));
                     }
                     let waiting = cx.state.pool.waiting();
@@ -74,7 +75,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                     Some(r) => format!(
                         "{} tokens · mean loss {}",
                         r.trace.len(),
-                        r.trace.mean_loss().map_or("–".to_owned(), |l| format!("{l:.3} nats"))
+                        r.trace.mean_loss().map_or("–".to_owned(), |l| format!("{l:.2} nats"))
                     ),
                     None => "ready".to_owned(),
                 };
@@ -91,7 +92,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
         if !draft.is_empty() {
             ui.separator();
             let n = draft.nodes.len();
-            let mut text = format!("circuit: {n} component{}", if n == 1 { "" } else { "s" });
+            let mut text = format!("circuit: {}", names::counted(n, "component"));
             if let Some(t) = cx.state.results.tried.get().filter(|t| t.fresh) {
                 let q = &t.quality;
                 // Hardly less than nothing is nothing.
@@ -111,7 +112,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             let memory = cx.state.model.as_ref().map_or(0, |m| m.weight_bytes());
             let threads = rayon::current_num_threads();
-            let text = format!("{:.0} MB weights · {adapter} · {threads} threads", memory as f64 / 1e6);
+            let weights = names::bytes(memory as u64);
+            let text = format!("{weights} of weights · {adapter} · {threads} threads");
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
                 .on_hover_text("memory of the weights as f32, graphics adapter, threads of the model");
             let n = cx.state.notices.len();

@@ -342,7 +342,8 @@ impl Strip {
                     cx.push(ModelAction::Align(token, partner));
                     ui.close();
                 }
-                if ui.add_enabled(counterpart.is_some(), egui::Button::new("corresponds to nothing")).clicked() {
+                let apart = ui.add_enabled(counterpart.is_some(), egui::Button::new("corresponds to nothing"));
+                if apart.on_disabled_hover_text("it corresponds to nothing already").clicked() {
                     let token = if clean_below { Some(j) } else { counterpart };
                     cx.actions.extend(token.map(|t| ModelAction::Align(t, None).into()));
                     ui.close();

@@ -2,6 +2,7 @@
 
 use crate::app::model::{ModelAction, trust};
 use crate::app::view::{Context, Workspace};
+use crate::app::widgets::names;
 use eframe::egui::{self, RichText};
 
 use crate::app::action::{Action, Command};
@@ -402,7 +403,7 @@ pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
         ("vocabulary", c.d_vocab.to_string()),
         ("context", format!("{} tokens", c.n_ctx)),
         ("file", format!("{}, computed in f32", m.format)),
-        ("weights in memory", format!("{:.0} MB", m.weight_bytes() as f64 / 1e6)),
+        ("weights in memory", names::bytes(m.weight_bytes() as u64)),
         ("opened in", format!("{:.2} s", m.load_seconds)),
     ];
     egui::Grid::new("facts").num_columns(2).spacing([16.0, 2.0]).show(ui, |ui| {

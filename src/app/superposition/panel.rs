@@ -22,9 +22,9 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         for p in PRESETS {
             let selected = p.name == state.preset;
             let text = RichText::new(p.title).font(theme::body());
-            // Something at the right pushes the title to the left.
-            let button = egui::Button::selectable(selected && started, text).truncate().right_text("");
-            let response = ui.add_sized([ui.available_width(), 22.0], button);
+            // A long title takes two lines. Something at the right pushes it to the left.
+            let button = egui::Button::selectable(selected && started, text).wrap().right_text("");
+            let response = ui.add(button.min_size(vec2(ui.available_width(), 22.0)));
             if response.on_hover_text(p.source).clicked() {
                 cx.actions.push(Action::Superposition(SuperpositionAction::Preset(p.name)));
                 if let Some(view) = crate::app::view::by_name(p.view) {
@@ -291,7 +291,8 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let live = running || state.is_paused();
         for (n, text) in [(1, "+1"), (100, "+100")] {
             let response = ui.add_enabled(live, egui::Button::new(text)).on_hover_text("pause, and take so many steps");
-            if response.clicked() {
+            let why = if state.trained.is_some() { "the training has ended" } else { "no training is under way" };
+            if response.on_disabled_hover_text(why).clicked() {
                 cx.actions.push(Action::Superposition(SuperpositionAction::Step(n)));
             }
         }

@@ -1,6 +1,7 @@
 //! The bars of the training workspace: the task and its settings at the left, the way back through time above.
 
 use crate::app::view::{Context, Workspace};
+use crate::app::widgets::names;
 use eframe::egui::{self, RichText, vec2};
 
 use crate::app::action::Action;
@@ -21,7 +22,7 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let button = egui::Button::selectable(s.task == task, task.name).truncate().right_text("");
             let size = [ui.available_width(), 22.0];
             let response = ui.add_enabled_ui(!s.is_running(), |ui| ui.add_sized(size, button)).inner;
-            let response = response.on_hover_text(task.purpose).on_disabled_hover_text("stop the training first");
+            let response = response.on_hover_text(task.purpose).on_disabled_hover_text(STOP_FIRST);
             if response.clicked() {
                 cx.actions.push(Action::Training(TrainingAction::Choose(task.name)));
             }
@@ -35,14 +36,15 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.horizontal(|ui| {
             ui.label(weak("seed")).on_hover_text("first weights and data follow from it");
             let mut seed = s.seed;
-            ui.add_enabled(!s.is_running(), egui::DragValue::new(&mut seed).speed(0.05)).accessible_name("seed");
+            let field = egui::DragValue::new(&mut seed).speed(0.05);
+            ui.add_enabled(!s.is_running(), field).on_disabled_hover_text(STOP_FIRST).accessible_name("seed");
             if seed != s.seed {
                 cx.actions.push(Action::Training(TrainingAction::Seed(seed)));
             }
             let mut steps = s.steps.unwrap_or(task.steps);
             ui.label(weak("steps"));
             let field = egui::DragValue::new(&mut steps).range(10..=1_000_000).speed(10);
-            ui.add_enabled(!s.is_running(), field).accessible_name("steps");
+            ui.add_enabled(!s.is_running(), field).on_disabled_hover_text(STOP_FIRST).accessible_name("steps");
             if steps != s.steps.unwrap_or(task.steps) {
                 let own = (steps != task.steps).then_some(steps);
                 cx.actions.push(Action::Training(TrainingAction::Steps(own)));
@@ -86,6 +88,9 @@ pub fn settings(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     });
 }
 
+/// Why the settings of a training under way cannot be changed.
+const STOP_FIRST: &str = "stop the training first";
+
 /// Opens a model with the prompt that shows it.
 fn open(cx: &mut Context<'_>, spec: String) {
     let name = cx.state.training.task.name;
@@ -112,8 +117,7 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             };
             ui.label(RichText::new(text).font(theme::mono()));
             if let Some((_, Some(left))) = s.progress() {
-                let text = format!("{left:.0} s left");
-                ui.label(RichText::new(text).font(theme::mono_small()).color(cx.palette.weak));
+                ui.label(RichText::new(names::left(left)).font(theme::mono_small()).color(cx.palette.weak));
             }
             if s.shown.is_some() && ui.button("now").on_hover_text("back to the newest step").clicked() {
                 cx.actions.push(Action::Training(TrainingAction::Scrub(None)));

@@ -1,8 +1,10 @@
 //! The heatmap widget: labels, zoom and pan, crosshair, cell texts, tooltip, copy; the cells themselves
 //! are drawn by [`crate::gpu::heatmap`].
 
+use std::sync::Arc;
+
 use eframe::egui::text::{LayoutJob, TextWrapping};
-use eframe::egui::{self, Pos2, Rect, Stroke, pos2, vec2};
+use eframe::egui::{self, Galley, Pos2, Rect, Stroke, pos2, vec2};
 
 use crate::app::export::plate::is_plate;
 use crate::app::look::svg::paint_cells;
@@ -25,6 +27,8 @@ pub struct Heatmap<'a> {
     pub row_label: Label<'a>,
     pub col_label: Label<'a>,
     pub row_label_width: f32,
+    /// What rows and columns are, in a word each; empty where the labels say it.
+    pub axes: (&'a str, &'a str),
     /// Row 0 at the bottom, as layers are usually drawn.
     pub flip: bool,
     pub square: bool,
@@ -133,11 +137,12 @@ impl Heatmap<'_> {
         let kept = ui.data(|d| d.get_temp::<View>(id)).filter(|v| (v.rows, v.cols) == (rows, cols));
         let mut view = kept.unwrap_or(first);
         // Labels stand upright where the columns are wide enough, else they are turned.
-        let inner_width = (outer.width() - self.row_label_width).max(8.0);
+        let names = AxisNames::of(&self, ui.painter(), outer, palette.weak);
+        let inner_width = (outer.width() - names.left).max(8.0);
         let turned = inner_width / view.w < 34.0;
         let labels = if turned { COL_LABELS_TURNED.min(outer.height() * 0.25) } else { COL_LABELS };
         let mut plot = Rect::from_min_max(
-            pos2(outer.min.x + self.row_label_width, outer.min.y),
+            pos2(outer.min.x + names.left, outer.min.y),
             pos2(outer.max.x, (outer.max.y - labels).max(outer.min.y + 8.0)),
         );
         if self.square {
@@ -160,6 +165,7 @@ impl Heatmap<'_> {
         };
         paint_cells(ui, &ui.painter_at(plot), cells, || is_plate(ui.ctx()).then(|| self.said()).flatten());
         self.labels(&painter, &palette, &at, turned);
+        names.draw(&painter, outer, plot, palette.weak);
         self.cell_texts(&ui.painter_at(plot), &at);
         at.scroll_bars(&painter, &palette);
         let hovered = response.hover_pos().and_then(|p| at.cell_at(p, rows, cols));
@@ -379,6 +385,44 @@ impl Heatmap<'_> {
                 painter.rect_stroke(col(c), 1.0, accent, kind);
             }
             (None, None) => {}
+        }
+    }
+}
+
+/// The axes' names: that of the rows beside their labels, turned; that of the columns under the row labels.
+struct AxisNames {
+    rows: Option<Arc<Galley>>,
+    cols: Option<Arc<Galley>>,
+    /// Width of everything at the left of the plot.
+    left: f32,
+}
+
+impl AxisNames {
+    /// In the smallest plots there is room for the labels alone.
+    const LEAST: egui::Vec2 = vec2(170.0, 110.0);
+    const ROWS_WIDTH: f32 = 14.0;
+
+    fn of(map: &Heatmap<'_>, painter: &egui::Painter, outer: Rect, color: egui::Color32) -> Self {
+        let roomy = outer.width() >= Self::LEAST.x && outer.height() >= Self::LEAST.y;
+        let name = |text: &str| {
+            let text = Some(text.to_owned()).filter(|t| roomy && !t.is_empty());
+            text.map(|t| painter.layout_no_wrap(t, theme::small(), color))
+        };
+        let (rows, cols) = (name(map.axes.0), name(map.axes.1));
+        let labels = map.row_label_width + if rows.is_some() { Self::ROWS_WIDTH } else { 0.0 };
+        let left = cols.as_ref().map_or(labels, |g| labels.max(g.size().x + 8.0));
+        Self { rows, cols, left }
+    }
+
+    fn draw(&self, painter: &egui::Painter, outer: Rect, plot: Rect, color: egui::Color32) {
+        if let Some(galley) = &self.rows {
+            // Reads upwards, at the middle of the rows.
+            let pos = pos2(outer.min.x, plot.center().y + galley.size().x / 2.0);
+            let shape = egui::epaint::TextShape::new(pos, galley.clone(), color);
+            painter.add(shape.with_angle(-std::f32::consts::FRAC_PI_2));
+        }
+        if let Some(galley) = &self.cols {
+            painter.galley(pos2(plot.min.x - 5.0 - galley.size().x, plot.max.y + 3.0), galley.clone(), color);
         }
     }
 }

@@ -23,6 +23,30 @@ fn is_shapeless(c: char) -> bool {
         | '\u{feff}' | '\u{fe00}'..='\u{fe0f}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..)
 }
 
+/// The text of one token of these bytes: of a piece of a character, what the bytes are.
+pub fn said(bytes: &[u8], text: &str) -> String {
+    if bytes.is_empty() || bytes.utf8_chunks().any(|c| !c.valid().is_empty()) {
+        return visible(text);
+    }
+    let hex: Vec<String> = bytes.iter().map(|b| format!("{b:02X}")).collect();
+    format!("byte {}", hex.join(" "))
+}
+
+/// How many tokens of these bytes, from the first on, make whole characters together: 1 where the first does, or where
+/// none do.
+pub fn whole(tokens: &[&[u8]]) -> usize {
+    /// A character has four bytes at most.
+    const MOST: usize = 4;
+    let mut bytes = Vec::new();
+    for (i, token) in tokens.iter().enumerate().take(MOST) {
+        bytes.extend_from_slice(token);
+        if std::str::from_utf8(&bytes).is_ok() {
+            return i + 1;
+        }
+    }
+    1
+}
+
 /// [`visible`] text of at most `limit` graphemes, with an ellipsis where it is cut.
 pub fn short(text: &str, limit: usize) -> String {
     cut(&visible(text), limit)
@@ -48,6 +72,18 @@ mod tests {
         assert_eq!(visible("\n\n\t"), "↵↵⇥");
         assert_eq!(visible("\u{200b}"), "\\u200b");
         assert_eq!(visible(""), "∅");
+    }
+
+    #[test]
+    fn pieces_of_characters_are_put_together_or_said_to_be_bytes() {
+        let e = "é".as_bytes();
+        assert_eq!(said(&e[..1], "\\xC3"), "byte C3");
+        assert_eq!(said(b" a", " a"), "·a");
+        // Other tokens may be called what a byte is written as.
+        assert_eq!(said(b"\\xC3", "\\xC3"), "\\xC3");
+        assert_eq!(said(b"", ""), "∅");
+        assert_eq!(whole(&[&e[..1], &e[1..], b"x"]), 2);
+        assert_eq!((whole(&[b"x", &e[..1]]), whole(&[&e[1..], b"x"]), whole(&[])), (1, 1, 1));
     }
 
     #[test]

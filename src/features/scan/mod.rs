@@ -36,7 +36,7 @@ const MEMORY_OF_ALL: usize = 6 << 30;
 /// Tokens shown on either side of an example, at most.
 const MOST_WINDOW: usize = 256;
 /// Tokens shown on either side of an example, where nothing else is asked for.
-pub const WINDOW: usize = 5;
+pub const WINDOW: usize = 12;
 /// Batches between two checkpoints.
 const CHECKPOINT_EVERY: usize = 64;
 

@@ -121,6 +121,7 @@ impl View for Features {
         let data = self.data.get(heat.stamp, || matrix(&heat));
         let outcome = Heatmap {
             name: "features",
+            axes: ("feature", "token"),
             data: &data,
             coloring: colors,
             row_label: &|i| chosen.get(i).map_or_else(String::new, |f| labelled(*f).unwrap_or_else(|| f.to_string())),

@@ -2,8 +2,10 @@
 
 crate::app::view::views![heatmap, monitor, directions, map, training, page, neurons];
 
+use std::sync::Arc;
+
 use eframe::egui::text::LayoutJob;
-use eframe::egui::{self, Color32, RichText, TextFormat};
+use eframe::egui::{self, Color32, RichText, TextFormat, pos2, vec2};
 
 use crate::app::action::Action;
 use crate::app::features::FeatureAction;
@@ -66,26 +68,90 @@ fn shade(cx: &Context<'_>, share: f32) -> Color32 {
     if share <= 0.0 { Color32::TRANSPARENT } else { cx.palette.positive.gamma_multiply(0.12 + 0.68 * share) }
 }
 
-/// An example's tokens, shaded by activation; the one it is about is underlined.
-fn example(cx: &Context<'_>, e: &Example, max: f32) -> LayoutJob {
-    let mut job = LayoutJob::default();
-    job.wrap.max_rows = 1;
-    for (i, (id, a)) in e.tokens.iter().zip(&e.activations).enumerate() {
-        let focus = e.start as usize + i == e.position as usize;
+/// A piece of an example: tokens that make whole characters together.
+struct Piece {
+    text: String,
+    /// The largest of its tokens' activations.
+    activation: f32,
+    /// It has the token that the example is about.
+    focus: bool,
+}
+
+fn pieces(cx: &Context<'_>, e: &Example) -> Vec<Piece> {
+    let tokenizer = cx.state.model.as_ref().and_then(|m| m.tokenizer.as_ref());
+    let bytes: Vec<&[u8]> = e.tokens.iter().map(|id| tokenizer.map_or(&[][..], |t| t.bytes(*id))).collect();
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < e.tokens.len() {
+        let n = token_text::whole(&bytes[at..]);
+        let text = match std::str::from_utf8(&bytes[at..at + n].concat()) {
+            // Spaces stay spaces: an example is read as text.
+            Ok(text) if !text.is_empty() => match text.strip_prefix(' ') {
+                Some(rest) if !rest.is_empty() => format!(" {}", token_text::visible(rest)),
+                _ => token_text::visible(text),
+            },
+            _ => cx.text_of(e.tokens[at]),
+        };
+        let activation = e.activations.iter().skip(at).take(n).copied().fold(0.0, f32::max);
+        out.push(Piece { text, activation, focus: (at..at + n).contains(&e.at()) });
+        at += n;
+    }
+    out
+}
+
+/// An example as one line, shaded by activation. The token that it is about is underlined and stands in the same column
+/// in every line; what is around it takes the width there is, and is cut between tokens.
+fn example(ui: &mut egui::Ui, cx: &Context<'_>, e: &Example, max: f32) -> egui::Response {
+    let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), 17.0), egui::Sense::hover());
+    let pieces = pieces(cx, e);
+    let text = || pieces.iter().map(|p| p.text.as_str()).collect::<String>();
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, text()));
+    if !ui.is_rect_visible(rect) {
+        return response;
+    }
+    let painter = ui.painter_at(rect);
+    let dots = painter.layout_no_wrap("…".to_owned(), theme::mono_small(), cx.palette.weak);
+    let draw = |p: &Piece| {
+        let color = if p.focus { cx.palette.text } else { cx.palette.weak };
         let format = TextFormat {
             font_id: theme::mono_small(),
-            color: if focus { cx.palette.text } else { cx.palette.weak },
-            background: shade(cx, a / max.max(f32::MIN_POSITIVE)),
-            underline: if focus { egui::Stroke::new(1.5, cx.palette.accent) } else { egui::Stroke::NONE },
+            color,
+            background: shade(cx, p.activation / max.max(f32::MIN_POSITIVE)),
+            underline: if p.focus { egui::Stroke::new(1.5, cx.palette.accent) } else { egui::Stroke::NONE },
             ..Default::default()
         };
-        let text = cx.state.model.as_ref().map_or_else(|| id.to_string(), |m| m.token_text(*id));
-        // Spaces stay spaces: an example is read as text.
-        let text = match text.strip_prefix(' ') {
-            Some(rest) => format!(" {}", token_text::visible(rest)),
-            None => token_text::visible(&text),
-        };
-        job.append(&text, 0.0, format);
+        let mut job = LayoutJob::single_section(p.text.clone(), format);
+        job.wrap.max_width = f32::INFINITY;
+        painter.layout_job(job)
+    };
+    let focus = pieces.iter().position(|p| p.focus).unwrap_or(0);
+    let middle = (rect.min.x + 0.45 * rect.width()).floor();
+    let put = |galley: Arc<egui::Galley>, x: f32| {
+        painter.galley(pos2(x, rect.center().y - 0.5 * galley.size().y), galley, cx.palette.weak);
+    };
+    let mut x = middle;
+    for (i, piece) in pieces.iter().enumerate().skip(focus) {
+        let galley = draw(piece);
+        let last = i + 1 == pieces.len();
+        let room = rect.max.x - if last { 0.0 } else { dots.size().x };
+        if x + galley.size().x > room && i > focus {
+            put(dots.clone(), x);
+            break;
+        }
+        let width = galley.size().x;
+        put(galley, x);
+        x += width;
     }
-    job
+    let mut x = middle;
+    for (i, piece) in pieces.iter().enumerate().take(focus).rev() {
+        let galley = draw(piece);
+        let room = rect.min.x + if i == 0 { 0.0 } else { dots.size().x };
+        x -= galley.size().x;
+        if x < room {
+            put(dots.clone(), x + galley.size().x - dots.size().x);
+            break;
+        }
+        put(galley, x);
+    }
+    response
 }

@@ -194,6 +194,7 @@ impl View for Monitor {
         let height = ui.available_height().min(MOST_HIGH * m.values.len() as f32 + COLUMN_NAMES);
         let heatmap = Heatmap {
             name: "monitor",
+            axes: ("", "token"),
             data: &data,
             coloring: colors,
             row_label: &|r| names.get(r).cloned().unwrap_or_default(),

@@ -11,7 +11,7 @@ use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::colorbar::number;
-use crate::app::widgets::{bars, choice, message, token_text};
+use crate::app::widgets::{bars, choice, message};
 use crate::engine::edit::{Edit, Positions, RunSide};
 use crate::features::labels::Unit;
 use crate::features::page::{EACH, Effect, FeaturePage};
@@ -262,8 +262,8 @@ fn logits(ui: &mut egui::Ui, cx: &Context<'_>, page: &FeaturePage) {
     ui.columns(2, |columns| {
         for (ui, (title, list)) in columns.iter_mut().zip([("promotes", &e.promoted), ("suppresses", &e.suppressed)]) {
             ui.label(weak(cx, title));
-            for Effect { text, logit, .. } in list {
-                let label = token_text::visible(text);
+            for Effect { id, logit, .. } in list {
+                let label = cx.text_of(*id);
                 let bar = Bar { label, value: *logit, text: format!("{logit:+.2}"), strong: false };
                 bars::one_sided(ui, &bar, max, (0.35 * ui.available_width()).clamp(48.0, 90.0));
             }
@@ -276,7 +276,7 @@ fn examples(ui: &mut egui::Ui, cx: &mut Context<'_>, chosen: Chosen, e: &Entry, 
     let line = |ui: &mut egui::Ui, x: &crate::features::scan::index::Example| {
         ui.horizontal(|ui| {
             ui.add_sized([52.0, 14.0], egui::Label::new(RichText::new(number(x.value)).font(theme::mono_small())));
-            ui.add(egui::Label::new(example(cx, x, e.max)).truncate())
+            example(ui, cx, x, e.max)
                 .on_hover_text(format!("row {}, document {}, position {}", x.row, x.document, x.position));
         });
     };

@@ -1,6 +1,7 @@
 //! Training a dictionary in the window.
 
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
+use crate::app::widgets::names;
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, Legend, Line, PlotPoints};
 
@@ -76,7 +77,9 @@ impl View for Training {
                 ui.horizontal_wrapped(|ui| further(ui, cx, &mut ask.settings));
                 ui.horizontal_wrapped(|ui| activations(ui, cx, &mut keep, stopping));
             });
-        });
+        })
+        .response
+        .on_disabled_hover_text("stop the training first");
         ask.target = writes.filter(|_| transcoder);
         if transcoder {
             ask.site = reads;
@@ -145,7 +148,7 @@ fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bo
     let s = &cx.state.features;
     let mut asked = false;
     let kept = s.kept_activations.value().map_or(0, |bytes| **bytes);
-    let kept = if kept > 0 { format!(", {:.2} GB kept", kept as f64 / 1e9) } else { String::new() };
+    let kept = if kept > 0 { format!(", {} kept", names::bytes(kept)) } else { String::new() };
     ui.horizontal(|ui| {
         if s.is_training() {
             if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
@@ -162,7 +165,7 @@ fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bo
         }
         ui.label(weak(
             cx,
-            format!("{}; about {:.2} GB of activations{kept}", ask.settings.method.explain(), bytes / 1e9),
+            format!("{}; about {} of activations{kept}", ask.settings.method.explain(), names::bytes(bytes as u64)),
         ));
     });
     asked
@@ -200,8 +203,9 @@ fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool, stoppin
     ui.checkbox(keep, "keep the activations on disk").on_hover_text(help);
     let bytes = s.kept_activations.value().map_or(0, |bytes| **bytes);
     if bytes > 0 {
-        ui.label(weak(cx, format!("{:.2} GB are kept", bytes as f64 / 1e9)));
+        ui.label(weak(cx, format!("{} are kept", names::bytes(bytes))));
         let delete = ui.add_enabled(!stopping, egui::Button::new("Delete"));
+        let delete = delete.on_disabled_hover_text("a training that is being stopped still reads them");
         if delete.on_hover_text("takes away all activations that trainings kept; they can be made again").clicked() {
             act(cx, FeatureAction::ForgetActivations);
         }

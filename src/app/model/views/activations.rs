@@ -135,6 +135,7 @@ impl Activations {
         let row = p.neuron.filter(|_| p.layer == n.layer).and_then(|i| n.order.iter().position(|o| *o == i));
         let outcome = Heatmap {
             name: "neurons",
+            axes: ("neuron", "token"),
             data: &data,
             coloring: colors,
             row_label: &|r| n.order.get(r).map_or_else(String::new, ToString::to_string),
@@ -198,6 +199,7 @@ impl Activations {
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let outcome = Heatmap {
             name: "head outputs",
+            axes: ("head", "token"),
             data: &data,
             coloring: colors,
             row_label: &|r| format!("{}.{}", r / heads, r % heads),

@@ -39,14 +39,24 @@ pub struct Attention {
     /// Scores on random repeated tokens rather than on this text.
     random: bool,
     isolate: Isolate,
-    atlas: Cached<(u64, u64, Sort, bool, usize)>,
+    atlas: Cached<(u64, u64, Sort, bool, usize, Option<ByLayer>)>,
     large: Cached<u64>,
+}
+
+/// How heads are arranged by layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByLayer {
+    /// Layers from left to right, heads downwards.
+    Across,
+    /// Layers downwards, heads from left to right.
+    Down,
 }
 
 /// The grid of thumbnails: which head stands where.
 struct Grid {
     order: Vec<(usize, usize)>,
     columns: usize,
+    by_layer: Option<ByLayer>,
 }
 
 impl Grid {
@@ -55,8 +65,7 @@ impl Grid {
     }
 }
 
-/// With `across`, heads go down and layers across, as most models have many more layers than heads; else
-/// layer by layer in reading order, or the highest score first.
+/// With `across`, heads go down and layers across; else layer by layer in reading order, or the highest score first.
 fn order(sort: Sort, across: bool, thumbs: &Thumbnails, scores: Option<&HeadScores>) -> Vec<(usize, usize)> {
     let (layers, heads) = (thumbs.n_layers, thumbs.n_heads);
     let mut list: Vec<(usize, usize)> =
@@ -88,13 +97,30 @@ fn atlas(thumbs: &Thumbnails, grid: &Grid) -> HeatData {
 
 /// Room for the large pattern's tokens.
 const ROW_LABELS: f32 = 68.0;
-/// Room for the layers' and heads' numbers.
-const GRID_TOP: f32 = 13.0;
-const GRID_LEFT: f32 = 16.0;
+/// Room for the layers' and heads' numbers, and for the words that say which are which.
+const GRID_TOP: f32 = 15.0;
+const GRID_LEFT: f32 = 40.0;
+/// Thumbnails smaller than this say nothing.
+const LEAST: f32 = 9.0;
 
-/// Whether thumbnails with all layers side by side are large enough to be seen.
-fn fits_by_layer(width: f32, n_layers: usize) -> bool {
-    width / n_layers as f32 >= 12.0
+/// The side of a thumbnail where a grid fills a space.
+fn cell_of(space: egui::Vec2, columns: usize, rows: usize) -> f32 {
+    let room = vec2(space.x - GRID_LEFT - 10.0, space.y - GRID_TOP - 4.0);
+    (room.x / columns as f32).min(room.y / rows as f32)
+}
+
+/// The arrangement by layer whose thumbnails are the larger; none where they would be too small to be seen. Most models
+/// have many more layers than heads.
+fn by_layer(space: egui::Vec2, n_layers: usize, n_heads: usize) -> Option<ByLayer> {
+    let (across, down) = (cell_of(space, n_layers, n_heads), cell_of(space, n_heads, n_layers));
+    // Rows may be scrolled, columns not.
+    let fits = |columns: usize| (space.x - GRID_LEFT - 10.0) / columns as f32 >= LEAST;
+    match (fits(n_layers), fits(n_heads)) {
+        (true, _) if across >= down || !fits(n_heads) => Some(ByLayer::Across),
+        (_, true) if n_layers <= n_heads => Some(ByLayer::Down),
+        (true, _) => Some(ByLayer::Across),
+        _ => None,
+    }
 }
 
 fn gap_of(side: usize) -> usize {
@@ -121,14 +147,13 @@ impl View for Attention {
             });
         } else {
             // By layer the grid needs just so much; sorted it can use all it gets.
-            let limit = (available.y * 0.38).min(available.x / 1.6);
-            let grid = GRID_TOP
-                + (available.x - GRID_LEFT - 10.0) / thumbs.value.n_layers as f32 * thumbs.value.n_heads as f32;
-            let height = if self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.value.n_layers) {
-                limit.min(grid + 4.0)
-            } else {
-                limit
-            };
+            let limit = vec2(available.x, (available.y * 0.4).min(available.x / 1.3));
+            let (layers, heads) = (thumbs.value.n_layers, thumbs.value.n_heads);
+            let needed = by_layer(limit, layers, heads).filter(|_| self.sort == Sort::Layer).map(|by| {
+                let (columns, rows) = if by == ByLayer::Across { (layers, heads) } else { (heads, layers) };
+                GRID_TOP + 4.0 + (available.x - GRID_LEFT - 10.0) / columns as f32 * rows as f32
+            });
+            let height = needed.map_or(limit.y, |n| n.min(limit.y));
             ui.allocate_ui(vec2(available.x, height), |ui| {
                 self.overview(ui, cx, &thumbs.value, thumbs.stamp, thumbs.fresh);
             });
@@ -193,17 +218,19 @@ impl Attention {
         let scores = self.scores(cx);
         let score_stamp = scores.map_or(0, |s| s.1);
         let available = ui.available_size();
-        // Layers across while they fit; else as many columns as make the thumbnails largest.
-        let by_layer = self.sort == Sort::Layer && fits_by_layer(available.x, thumbs.n_layers);
-        let order = order(self.sort, by_layer, thumbs, scores.map(|s| s.0));
-        let columns = if by_layer {
-            thumbs.n_layers
-        } else {
-            let ideal = (order.len() as f32 * available.x / available.y.max(1.0)).sqrt().ceil() as usize;
-            ideal.clamp(1, ((available.x / 18.0) as usize).max(1))
+        let by_layer = by_layer(available, thumbs.n_layers, thumbs.n_heads).filter(|_| self.sort == Sort::Layer);
+        let order = order(self.sort, by_layer == Some(ByLayer::Across), thumbs, scores.map(|s| s.0));
+        let columns = match by_layer {
+            Some(ByLayer::Across) => thumbs.n_layers,
+            Some(ByLayer::Down) => thumbs.n_heads,
+            // As many as make the thumbnails largest.
+            None => {
+                let ideal = (order.len() as f32 * available.x / available.y.max(1.0)).sqrt().ceil() as usize;
+                ideal.clamp(1, ((available.x / 18.0) as usize).max(1))
+            }
         };
-        let grid = Grid { order, columns };
-        let key = (stamp, score_stamp, self.sort, self.random, columns);
+        let grid = Grid { order, columns, by_layer };
+        let key = (stamp, score_stamp, self.sort, self.random, columns, by_layer);
         let differs = thumbs.minus.is_some();
         let straight = thumbs.alignment.iter().enumerate().all(|(i, a)| *a == Some(i));
         let n = cx.state.run().map_or(0, |r| r.trace.len());
@@ -220,8 +247,8 @@ impl Attention {
             return;
         }
         let data = self.atlas.get(key, || compared(thumbs, false, false, |t| atlas(t, &grid)));
-        let (top, left) = if by_layer { (GRID_TOP, GRID_LEFT) } else { (0.0, 0.0) };
-        let cell = ((available.x - left - 10.0) / columns as f32).min(72.0);
+        let (top, left) = if by_layer.is_some() { (GRID_TOP, GRID_LEFT) } else { (0.0, 0.0) };
+        let cell = (available.x - left - 10.0) / columns as f32;
         let cell = if grid.rows() as f32 * cell + top <= available.y {
             cell
         } else {
@@ -249,7 +276,7 @@ impl Attention {
                 Rect::from_min_size(min, egui::Vec2::splat(cell - pad))
             };
             let painter = ui.painter_at(outer.expand(1.0));
-            if by_layer {
+            if by_layer.is_some() {
                 layer_and_head_numbers(&painter, cx, &grid, outer.min, cell, place);
             }
             let p = cx.pinned();
@@ -340,6 +367,7 @@ impl Attention {
                 .allocate_ui(vec2(width, height), |ui| {
                     Heatmap {
                         name: "attention pattern",
+                        axes: ("query", "key"),
                         data: &data,
                         coloring: colors,
                         row_label: &|r| cx.token(r),
@@ -384,7 +412,8 @@ impl Attention {
     }
 }
 
-/// The layers' numbers above their columns, the heads' beside their rows; `place` is where a thumbnail is.
+/// The numbers of layers and heads along the grid, with the words that say which are which; `place` is where a thumbnail
+/// is.
 fn layer_and_head_numbers(
     painter: &egui::Painter,
     cx: &Context<'_>,
@@ -393,19 +422,22 @@ fn layer_and_head_numbers(
     cell: f32,
     place: impl Fn(usize) -> Rect,
 ) {
+    let (color, numbers) = (cx.palette.weak, theme::mono_small());
+    let (columns, rows) = if grid.by_layer == Some(ByLayer::Across) { ("layer", "head") } else { ("head", "layer") };
+    painter.text(pos2(corner.x + GRID_LEFT - 6.0, corner.y), Align2::RIGHT_TOP, columns, theme::small(), color);
     let step = (22.0 / cell).ceil() as usize;
-    for l in (0..grid.columns).step_by(step.max(1)) {
-        painter.text(pos2(place(l).center().x, corner.y), Align2::CENTER_TOP, l, theme::mono_small(), cx.palette.weak);
+    for c in (0..grid.columns).step_by(step.max(1)) {
+        painter.text(pos2(place(c).center().x, corner.y), Align2::CENTER_TOP, c, numbers.clone(), color);
     }
-    for h in 0..grid.rows() {
-        painter.text(
-            pos2(corner.x, place(h * grid.columns).center().y),
-            Align2::LEFT_CENTER,
-            h,
-            theme::mono_small(),
-            cx.palette.weak,
-        );
+    let step = ((14.0 / cell).ceil() as usize).max(1);
+    for r in (0..grid.rows()).step_by(step) {
+        let at = pos2(corner.x + GRID_LEFT - 6.0, place(r * grid.columns).center().y);
+        painter.text(at, Align2::RIGHT_CENTER, r, numbers.clone(), color);
     }
+    let word = painter.layout_no_wrap(rows.to_owned(), theme::small(), color);
+    let middle = corner.y + GRID_TOP + 0.5 * cell * grid.rows() as f32;
+    let at = pos2(corner.x, middle + 0.5 * word.size().x);
+    painter.add(egui::epaint::TextShape::new(at, word, color).with_angle(-std::f32::consts::FRAC_PI_2));
 }
 
 /// The pinned row as bars, strongest first.
@@ -417,7 +449,8 @@ fn row_readout(ui: &mut egui::Ui, cx: &mut Context<'_>, data: &HeatData) {
     let mut row: Vec<(usize, f32)> = (0..data.cols).filter_map(|c| data.get(p.pos, c).map(|v| (c, v))).collect();
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (c, v) in row.into_iter().take((ui.available_height() / 22.0) as usize) {
-        let bar = Bar { label: format!("{c} {}", cx.token(c)), value: v, text: number(v), strong: p.key == Some(c) };
+        let bar =
+            Bar { label: format!("{c} {}", cx.token(c)), value: v, text: format!("{v:.2}"), strong: p.key == Some(c) };
         let response = bars::bar(ui, &bar, 1.0, false, 76.0);
         if response.clicked() {
             cx.pin(|p| p.key = Some(c));

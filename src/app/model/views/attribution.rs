@@ -205,6 +205,7 @@ impl AttributionView {
         };
         let outcome = Heatmap {
             name: "direct attribution",
+            axes: ("layer", "head"),
             data,
             coloring: colors,
             row_label: &|r| r.to_string(),

@@ -187,7 +187,9 @@ impl CircuitView {
                     cx.push(Action::Load(Load::Compared));
                 }
                 let draft = &cx.state.desk().draft;
-                if ui.add_enabled(!draft.is_empty(), egui::Button::new("Keep this one to compare with")).clicked() {
+                let keep = egui::Button::new("Keep this one to compare with");
+                let keep = ui.add_enabled(!draft.is_empty(), keep);
+                if keep.on_disabled_hover_text("the circuit is empty; put something into it first").clicked() {
                     let name = if draft.origin.is_empty() { "the one kept before" } else { &draft.origin };
                     cx.push(ModelAction::Compare(Some((name.to_owned(), draft.clone()))));
                 }
@@ -196,7 +198,8 @@ impl CircuitView {
                 }
                 ui.separator();
                 let undo = egui::Button::new("Undo the last change");
-                if ui.add_enabled(cx.state.history.undoable().is_some(), undo).clicked() {
+                let undo = ui.add_enabled(cx.state.history.undoable().is_some(), undo);
+                if undo.on_disabled_hover_text("nothing has been changed yet").clicked() {
                     cx.push(Action::Undo);
                 }
                 if ui.button("Empty the circuit").clicked() {

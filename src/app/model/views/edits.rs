@@ -341,7 +341,8 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             let text = RichText::new(edit.to_string()).font(theme::mono()).color(color);
             line_with(ui, text, |ui| {
                 let button = |ui: &mut egui::Ui, text: &str, name: &str, possible: bool| {
-                    let b = ui.add_enabled(possible, egui::Button::new(text).small().frame(false)).on_hover_text(name);
+                    let b = ui.add_enabled(possible, egui::Button::new(text).small().frame(false));
+                    let b = b.on_hover_text(name).on_disabled_hover_text("there is no edit to move it past");
                     b.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, possible, format!("{name} {i}")));
                     b.clicked()
                 };

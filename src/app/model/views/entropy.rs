@@ -67,6 +67,7 @@ impl View for EntropyView {
         let differs = entropy.value.minus.is_some();
         let outcome = Heatmap {
             name: "entropy",
+            axes: ("layer", "token"),
             data: &data,
             coloring: colors,
             row_label: &|r| r.to_string(),

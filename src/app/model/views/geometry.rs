@@ -133,8 +133,14 @@ impl Geometry {
         }
         let data = self.cosines.get(stamp, || HeatData::new(n, n, g.cosines.clone()));
         let label = |i: usize| name(cx, g.directions, g.chosen[i]);
+        let kind = match g.directions {
+            Directions::Neurons(_) => "neuron",
+            Directions::Decoder(_) => "feature",
+            Directions::Embedding | Directions::Unembedding => "token",
+        };
         let outcome = Heatmap {
             name: "cosines",
+            axes: (kind, kind),
             data: &data,
             coloring: diverging(&cx.palette, 1.0, cx.state.results.geometry.get().is_some_and(|r| r.fresh)),
             row_label: &label,

@@ -139,6 +139,7 @@ impl View for LensView {
         let top = |r: usize, c: usize| lens.value.cells.get(r).and_then(|row| row.get(c)).and_then(|c| c.as_ref());
         let outcome = Heatmap {
             name: "logit lens",
+            axes: ("layer", "token"),
             data: &data,
             coloring: colors,
             row_label: &|r| r.to_string(),

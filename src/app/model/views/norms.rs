@@ -89,6 +89,7 @@ impl View for NormsView {
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let outcome = Heatmap {
             name: "norms",
+            axes: ("layer", "token"),
             data: &data,
             coloring: colors,
             row_label: &|r| r.to_string(),

@@ -3,6 +3,7 @@
 use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
+use crate::app::widgets::names;
 use std::sync::Arc;
 
 use eframe::egui::{self, RichText, vec2};
@@ -198,6 +199,17 @@ fn is_position(name: &str) -> bool {
     matches!(name, "pos" | "dest" | "src")
 }
 
+/// What rows and columns are.
+fn axes_of(found: &SweepResult) -> (&'static str, &'static str) {
+    match found.settings.by {
+        Axes::LayerHead => ("layer", "head"),
+        Axes::LayerHeadPos => ("head", "token"),
+        Axes::DestSrc { .. } => ("query", "key"),
+        _ if found.axes.len() > 1 => ("layer", "token"),
+        _ => ("layer", ""),
+    }
+}
+
 /// Tokens are those of the run that the sweep edits.
 fn col_label(cx: &Context<'_>, found: &SweepResult, c: usize) -> String {
     match found.axes[..] {
@@ -322,11 +334,11 @@ impl PatchingView {
         ui.add_space(24.0);
         ui.vertical_centered(|ui| {
             ui.label(format!(
-                "{} cells, {} of them to run: about {:.0} s and {:.0} MB of memory.",
+                "{} cells, {} of them to run: about {:.0} s and {} of memory.",
                 e.cells,
                 e.to_run,
                 e.seconds,
-                e.bytes as f64 / 1e6
+                names::bytes(e.bytes as u64)
             ));
             if ui.button("Run the sweep").clicked() {
                 cx.push(ModelAction::Sweep(None));
@@ -361,11 +373,11 @@ impl PatchingView {
                 }
                 Source::Exact => match cx.state.results.sweep.get().map(|s| s.estimate) {
                     Some(e) => format!(
-                        "{} of {} runs; about {:.1} s and {:.0} MB in all",
+                        "{} of {} runs; about {:.1} s and {} in all",
                         found.run,
                         e.to_run,
                         e.seconds,
-                        e.bytes as f64 / 1e6
+                        names::bytes(e.bytes as u64)
                     ),
                     None => format!("{} runs so far …", found.run),
                 },
@@ -422,6 +434,7 @@ fn grid(
     let index = |r: usize, c: usize| r * data.cols + c;
     let outcome = Heatmap {
         name: "patching",
+        axes: axes_of(found),
         data,
         coloring: colors,
         row_label: &|r| row_label(found, r),

@@ -126,6 +126,7 @@ impl Gram {
         let data = self.data(setup, snapshot, k);
         let outcome = Heatmap {
             name: "WᵀW",
+            axes: ("output", "input"),
             data: &data,
             coloring,
             row_label: &|r| r.to_string(),

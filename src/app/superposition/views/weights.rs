@@ -85,6 +85,7 @@ impl View for Weights {
                 .allocate_ui(vec2(size.x, size.y), |ui| {
                     Heatmap {
                         name: "hidden × feature",
+                        axes: ("hidden unit", "feature"),
                         data: &data,
                         coloring: colors,
                         row_label: &|r| format!("{r}: {}", carried.get(r).unwrap_or(&0)),

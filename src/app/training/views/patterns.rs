@@ -92,6 +92,7 @@ impl View for Patterns {
         let token = |i: usize| probe.tokens.get(i).cloned().unwrap_or_default();
         Heatmap {
             name: "pattern in training",
+            axes: ("query", "key"),
             data: &data,
             coloring: colors,
             row_label: &token,

@@ -16,7 +16,7 @@ pub use self::canvas::canvas_id;
 use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::{bars, choice, message, token_text};
+use crate::app::widgets::{bars, captioned, choice, message, token_text};
 use crate::circuit::Member;
 use crate::graph::Input;
 use crate::graph::NodeKind;
@@ -209,10 +209,20 @@ impl GraphView {
             }
             let weak = cx.palette.weak;
             let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
-                ui.label(RichText::new(name).font(theme::small()).color(weak));
-                let slider = egui::Slider::new(value, 0.0..=1.0).fixed_decimals(3).step_by(0.005).show_value(true);
-                ui.spacing_mut().slider_width = 140.0;
-                ui.add(slider).on_hover_text(hint).changed()
+                // A slider rounds what it is given and calls that a change; what the user moves is one.
+                let shown = (*value * 1000.0).round() / 1000.0;
+                let mut moved = shown;
+                let slider = egui::Slider::new(&mut moved, 0.0..=1.0).fixed_decimals(3).show_value(true);
+                let caption = RichText::new(name).font(theme::small()).color(weak);
+                let response = captioned(ui, caption, 140.0 + 56.0, |ui| {
+                    ui.spacing_mut().slider_width = 140.0;
+                    ui.add(slider).on_hover_text(hint)
+                });
+                let changed = response.changed() && (moved - shown).abs() > 1e-9;
+                if changed {
+                    *value = moved;
+                }
+                changed
             };
             if c.file.is_none()
                 && let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION)
