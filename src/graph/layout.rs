@@ -4,6 +4,7 @@
 //! the right over positions, y grows upwards over layers. A position's column is as wide as its fullest layer needs.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -145,8 +146,9 @@ impl Shown {
     }
 }
 
-/// Width of a position where nothing stands.
+/// Width of a position where nothing stands, and of several such positions together.
 const EMPTY: f32 = 0.35;
+const FOLDED: f32 = 1.0;
 
 /// A pruned graph laid out.
 pub struct Drawing {
@@ -162,8 +164,10 @@ pub struct Drawing {
     pub strongest: Vec<(u32, u32, f32, u32)>,
     /// By node: (x, y).
     pub places: Vec<(f32, f32)>,
-    /// By position: left and right edge of its column.
+    /// By position: left and right edge of its column. Neighbours where nothing stands share one.
     pub columns: Vec<(f32, f32)>,
+    /// Those neighbours: at each of these positions stands no more than a token of which no link is drawn.
+    pub folds: Vec<Range<usize>>,
     /// Height of the drawing in layers: tokens at 0, logits at the top.
     pub height: f32,
     /// Nodes and links before pruning.
@@ -234,12 +238,23 @@ impl Drawing {
             let pos = graph.nodes[row[0]].pos;
             width[pos] = width[pos].max(row.len());
         }
+        for pos in unlinked(&graph, positions) {
+            width[pos] = 0;
+        }
         let mut columns = Vec::with_capacity(positions);
-        let mut x = 0.0;
-        for w in width {
-            // A crowded cell is packed more closely.
-            let w = if w == 0 { EMPTY } else { (w as f32).powf(0.8) + 0.5 };
-            columns.push((x, x + w));
+        let (mut folds, mut x) = (Vec::new(), 0.0);
+        for run in width.chunk_by(|a, b| *a == 0 && *b == 0) {
+            let from = columns.len();
+            let w = match run {
+                [0] => EMPTY,
+                // A crowded cell is packed more closely.
+                [w] => (*w as f32).powf(0.8) + 0.5,
+                _ => {
+                    folds.push(from..from + run.len());
+                    FOLDED
+                }
+            };
+            columns.extend(run.iter().map(|_| (x, x + w)));
             x += w;
         }
         let mut places = vec![(0.0, 0.0); graph.nodes.len()];
@@ -264,12 +279,24 @@ impl Drawing {
             strongest,
             places,
             columns,
+            folds,
             height: top as f32 + 3.0,
             whole: (shown.graph.nodes.len(), shown.graph.links.len()),
             thresholds: cut.shares(shown),
             graph,
         })
     }
+}
+
+/// The positions at which there is nothing, or a token that nothing leads from.
+fn unlinked(graph: &Graph, positions: usize) -> Vec<usize> {
+    let mut empty = vec![true; positions];
+    let mut leads = vec![false; graph.nodes.len()];
+    graph.triples().for_each(|(source, ..)| leads[source] = true);
+    for (node, leads) in graph.nodes.iter().zip(leads) {
+        empty[node.pos] &= node.kind == NodeKind::Token && !leads;
+    }
+    (0..positions).filter(|pos| empty[*pos]).collect()
 }
 
 /// Asks for the attribution graph of the prediction after a position.
@@ -352,16 +379,9 @@ mod tests {
     use super::*;
     use NodeKind::{Component, Logit, Token};
 
-    #[test]
-    fn everything_stands_inside_its_column() {
-        let mut g = graph(
-            &[Component, Component, Token, Logit],
-            &[1.0],
-            &[(2, 0, 1.0), (2, 1, 0.5), (0, 1, 2.0), (0, 3, 0.1), (1, 3, -3.0)],
-        )
-        .unwrap();
-        for (i, layer) in [(0, 0), (1, 1), (2, -1), (3, 2)] {
-            g.nodes[i].layer = layer;
+    fn drawn(mut g: Graph, layers: &[i32]) -> Drawing {
+        for (node, layer) in g.nodes.iter_mut().zip(layers) {
+            node.layer = *layer;
         }
         let influence = Influence::of(&g);
         let scores = Scores::of(&g, &influence);
@@ -370,10 +390,33 @@ mod tests {
         let (graph, remarks, marks) = (Arc::new(g), Vec::new(), Marks::default());
         let shown = Shown { title: String::new(), graph, influence, scores, remarks, marks, source };
         let cut = Cut { thresholds: Some((1.0, 1.0)), opened: BTreeSet::new() };
-        let d = Drawing::of(&shown, &cut, &Progress::new()).unwrap();
+        Drawing::of(&shown, &cut, &Progress::new()).unwrap()
+    }
+
+    #[test]
+    fn everything_stands_inside_its_column() {
+        let g = graph(
+            &[Component, Component, Token, Logit],
+            &[1.0],
+            &[(2, 0, 1.0), (2, 1, 0.5), (0, 1, 2.0), (0, 3, 0.1), (1, 3, -3.0)],
+        )
+        .unwrap();
+        let d = drawn(g, &[0, 1, -1, 2]);
         assert_eq!(d.graph.nodes.len(), 4);
         for (x, y) in &d.places {
             assert!(*x > d.columns[0].0 && *x < d.columns[0].1 && *y >= 0.0 && *y <= d.height);
         }
+    }
+
+    /// Tokens at 0, 1 and 2 of which only the first leads anywhere, then a position with a component.
+    #[test]
+    fn positions_where_nothing_stands_are_one_narrow_column() {
+        let mut g = graph(&[Component, Token, Token, Token, Logit], &[1.0], &[(1, 0, 1.0), (0, 4, 2.0)]).unwrap();
+        for (i, pos) in [(0, 3), (1, 0), (2, 1), (3, 2), (4, 3)] {
+            g.nodes[i].pos = pos;
+        }
+        let d = drawn(g, &[0, -1, -1, -1, 2]);
+        assert_eq!(d.folds, [1..3]);
+        assert_eq!(d.columns, [(0.0, 1.5), (1.5, 2.5), (1.5, 2.5), (2.5, 4.0)]);
     }
 }

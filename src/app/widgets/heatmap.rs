@@ -399,7 +399,7 @@ struct AxisNames {
 
 impl AxisNames {
     /// In the smallest plots there is room for the labels alone.
-    const LEAST: egui::Vec2 = vec2(170.0, 110.0);
+    const LEAST: egui::Vec2 = vec2(120.0, 100.0);
     const ROWS_WIDTH: f32 = 14.0;
 
     fn of(map: &Heatmap<'_>, painter: &egui::Painter, outer: Rect, color: egui::Color32) -> Self {

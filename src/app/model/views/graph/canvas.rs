@@ -92,9 +92,7 @@ impl GraphView {
 
         for (i, item) in picture.items.iter().enumerate() {
             let center = at(item.place);
-            if !rect.expand(20.0).contains(center)
-                || matches!(item.kind, NodeKind::Token | NodeKind::Logit) && item.members.len() == 1
-            {
+            if !rect.expand(20.0).contains(center) || item.is_end() {
                 continue;
             }
             let strength = if focus.is_some() && !lit.contains(&i) { 0.35 } else { 1.0 } * fade;
@@ -307,7 +305,7 @@ impl GraphView {
         let marks: Vec<Pos2> = picture.items.iter().map(|i| at(i.place)).collect();
         for i in order {
             let item = &picture.items[i];
-            let end = matches!(item.kind, NodeKind::Token | NodeKind::Logit) && item.members.len() == 1;
+            let end = item.is_end();
             // Errors are marks; their place says which they are.
             if (taken.len() > LABELS || item.kind == NodeKind::Error && !lit.contains(&i)) && !end {
                 continue;
@@ -457,12 +455,17 @@ fn mark(painter: &egui::Painter, d: &Drawing, item: &Item, center: Pos2, r: f32,
 }
 
 fn tooltip(ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing, item: &Item) {
-    ui.label(RichText::new(token_text::visible(&item.spoken())).font(theme::title()));
+    let title = if item.is_fold() { "folded tokens".to_owned() } else { token_text::visible(&item.spoken()) };
+    ui.label(RichText::new(title).font(theme::title()));
     ui.label(place_name(cx, d, item));
     if let Some(c) = item.contribution {
         ui.label(format!("contributes {c:+.4}"));
     }
     ui.label(format!("influence {:.4}", item.influence));
+    if item.is_fold() {
+        ui.label("nothing else stands at these positions");
+        return;
+    }
     if let [one] = item.members[..] {
         let cumulative = d.cumulative[one];
         ui.label(format!("with all more influential nodes {:.1} %", 100.0 * cumulative));

@@ -131,7 +131,7 @@ impl View for GraphView {
             self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
         let available = ui.available_size();
         // Without a node that is chosen the side says what the picture shows, where there is room for words.
-        let words = selected.is_none() && available.x > 560.0;
+        let words = selected.is_none() && available.x > 760.0;
         let side = if (selected.is_some() || words) && self.mode == Mode::Graph {
             (available.x * 0.3).clamp(150.0, 250.0)
         } else {
@@ -393,7 +393,7 @@ impl GraphView {
         let first = d.graph.nodes.iter().filter(|n| n.pos == 0 && n.kind == NodeKind::Component).count();
         let mut lines = vec![
             format!(
-                "{} of {} nodes and {} of {} links: those that hold {:.0} % and {:.0} % of the influence on the prediction.",
+                "{} of {} nodes and {} of {} links: those that hold {:.0} % and {:.0} % of the influence on the prediction.",
                 d.graph.nodes.len(),
                 d.whole.0,
                 d.graph.links.len(),
@@ -612,6 +612,11 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
         Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
         Origin::File(_) => shown.remarks.join("\n"),
     };
+    // One line by itself rather than two with a break in the first.
+    let width = ui.painter().layout_no_wrap(text.clone(), theme::small(), cx.palette.weak).size().x;
+    if width > ui.available_width() {
+        ui.end_row();
+    }
     ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
     if d.graph.follows_attention() {
         let legend = RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak);

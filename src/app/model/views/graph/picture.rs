@@ -29,6 +29,16 @@ pub struct Item {
 }
 
 impl Item {
+    /// A token or a logit, which is drawn as its label.
+    pub fn is_end(&self) -> bool {
+        matches!(self.kind, NodeKind::Token | NodeKind::Logit) && (self.members.len() == 1 || self.is_fold())
+    }
+
+    /// Tokens at neighbouring positions where nothing else stands.
+    pub fn is_fold(&self) -> bool {
+        self.id.starts_with(FOLD)
+    }
+
     /// Its name on the screen: parts of the model are called as everywhere, tokens are what they are.
     pub fn spoken(&self) -> String {
         match self.kind {
@@ -37,6 +47,9 @@ impl Item {
         }
     }
 }
+
+/// What the ids of folded tokens begin with.
+const FOLD: &str = "fold:";
 
 /// A link between items.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,7 +106,13 @@ impl GraphView {
                     Grouping::Role => role(cx, d, i),
                 },
             };
-            let id = group.as_ref().map_or_else(|| n.id.clone(), |g| format!("group:{g}"));
+            let fold = d.folds.iter().find(|f| f.contains(&n.pos)).map(|f| format!("{FOLD}{}", f.start));
+            let folded = fold.is_some() && group.is_none();
+            let id = match (&group, fold) {
+                (Some(g), _) => format!("group:{g}"),
+                (None, Some(fold)) => fold,
+                (None, None) => n.id.clone(),
+            };
             if self.marks.hidden.contains(&id) {
                 continue;
             }
@@ -101,6 +120,7 @@ impl GraphView {
                 let label = match (&group, self.marks.names.get(&id)) {
                     (_, Some(name)) => name.clone(),
                     (Some(g), None) => g.clone(),
+                    (None, None) if folded => "…".to_owned(),
                     (None, None) => own_label(&n.label, n.kind, &n.id, d, n.pos),
                 };
                 let kind = n.kind;
@@ -187,6 +207,15 @@ pub fn place_name(cx: &Context<'_>, d: &Drawing, item: &Item) -> String {
             let pos = d.graph.nodes[one].pos;
             let token = d.graph.prompt_tokens.get(pos).map_or_else(|| cx.token(pos), |t| token_text::short(t, 10));
             format!("@{pos} {token}")
+        }
+        _ if item.is_fold() => {
+            let all: Vec<String> = item
+                .members
+                .iter()
+                .map(|m| own_label(&d.graph.nodes[*m].label, NodeKind::Token, "", d, d.graph.nodes[*m].pos))
+                .collect();
+            let at = |m: Option<&usize>| m.map_or(0, |m| d.graph.nodes[*m].pos);
+            format!("@{} to {}: {}", at(item.members.first()), at(item.members.last()), all.join(" "))
         }
         _ => format!("{} nodes", item.members.len()),
     }
