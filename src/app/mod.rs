@@ -186,7 +186,7 @@ impl App {
         if let Some(seconds) = self.state.due(self.now) {
             ctx.request_repaint_after(std::time::Duration::from_secs_f64(seconds + 0.01));
         }
-        self.read_files();
+        self.read_files(ctx);
         let dropped = ctx.input(|i| i.raw.dropped_files.first().map(|f| f.path().to_owned()));
         if let Some(path) = dropped {
             self.background(move || read_dropped(&path));
@@ -211,9 +211,19 @@ impl App {
     }
 
     /// Takes in what has come of files.
-    fn read_files(&mut self) {
+    fn read_files(&mut self, ctx: &egui::Context) {
         for message in self.files.poll() {
-            self.receive(message);
+            match message {
+                Message::CopyPicture(image, said) => {
+                    ctx.copy_image(image);
+                    self.state.notices.push(Level::Info, said);
+                }
+                Message::CopyText(text, said) => {
+                    ctx.copy_text(text);
+                    self.state.notices.push(Level::Info, said);
+                }
+                message => self.receive(message),
+            }
         }
     }
 
@@ -221,7 +231,8 @@ impl App {
     fn receive(&mut self, message: Message) {
         let opened = |path: &std::path::Path| format!("Opened {}.", path.display());
         match message {
-            Message::Nothing => {}
+            // Copied where the clipboard is at hand.
+            Message::Nothing | Message::CopyPicture(..) | Message::CopyText(..) => {}
             Message::Open(path) => self.state.apply(Action::Open(path.display().to_string()), self.now),
             Message::Say(level, text) => self.state.notices.push(level, text),
             Message::Stack(path, stack) => {
@@ -527,7 +538,7 @@ impl App {
     /// Takes in what has arrived and asks for what is wanted now, without a frame.
     fn turn(&mut self, ctx: &egui::Context) {
         self.look(ctx);
-        self.read_files();
+        self.read_files(ctx);
         // The debounce runs on the window's clock, which stands still here.
         self.state.update(f64::INFINITY);
         self.ask_views();

@@ -29,6 +29,7 @@ use crate::jobs::slot::{AnySlot, Slot};
 use crate::model::{Model, ModelOf, builtin};
 use crate::session::desk::{Pinned, Show};
 use crate::session::history::History;
+use crate::session::labs::Labs;
 use crate::session::start::PROMPT;
 use crate::session::{Desk, Document, Look};
 
@@ -101,6 +102,8 @@ pub struct State {
     pub pinned_in: Option<(Show, u64)>,
     pub superposition: SuperpositionState,
     pub training: TrainingState,
+    /// What the document said of them last.
+    labs: Labs,
     pub features: FeaturesState,
 }
 
@@ -168,6 +171,7 @@ impl State {
             training: self.training.put_aside(),
             features: self.features.put_aside(),
         };
+        self.labs.clone_from(&self.document.labs);
         self.ask();
         aside
     }
@@ -183,6 +187,7 @@ impl State {
         (self.confirmed, self.generates, self.generation) = (aside.confirmed, aside.generates, aside.generation);
         (self.search, self.ranked, self.pinned_in) = (aside.search, aside.ranked, aside.pinned_in);
         (self.superposition, self.training) = (aside.superposition, aside.training);
+        self.labs.clone_from(&self.document.labs);
         if aside.trains {
             self.superposition.rest(false);
         }
@@ -219,6 +224,7 @@ impl State {
             pinned_in: None,
             superposition: SuperpositionState::default(),
             training: TrainingState::default(),
+            labs: Labs::default(),
             features,
         };
         state.document.desk.pinned.head.get_or_insert(0);
@@ -246,6 +252,11 @@ impl State {
         let model = self.opened.value().cloned();
         self.model = model.filter(|m| hash.is_some() && m.fingerprint().ok() == hash);
         self.ask_model();
+        if self.labs != self.document.labs {
+            self.labs.clone_from(&self.document.labs);
+            self.superposition.turn_to(&self.labs.superposition);
+            self.training.turn_to(&self.labs.training, &self.pool, &mut self.notices);
+        }
         if self.features.desk != self.document.desk.features {
             self.features.desk.clone_from(&self.document.desk.features);
         }
@@ -259,6 +270,15 @@ impl State {
         let decided = &self.features.desk;
         if self.document.desk.features != *decided {
             self.history.change(&mut self.document, name, now, |d| d.desk.features.clone_from(decided));
+        }
+    }
+
+    /// Writes what was decided in the other workspaces into the document.
+    fn keep_labs(&mut self, name: &str, now: f64) {
+        let decided = Labs { superposition: self.superposition.desk(), training: self.training.desk() };
+        if self.document.labs != decided {
+            self.labs.clone_from(&decided);
+            self.history.change(&mut self.document, name, now, |d| d.labs = decided);
         }
     }
 
@@ -498,7 +518,11 @@ impl State {
                 self.history.jump(&mut self.document, done);
                 self.desk_changed(before);
             }
-            Action::Training(action) => self.training.apply(action, &self.pool, &mut self.notices),
+            Action::Training(action) => {
+                let name = action.name();
+                self.training.apply(action, &self.pool, &mut self.notices);
+                self.keep_labs(&name, now);
+            }
             Action::Feature(action) => {
                 let shown = self.shown_to_features();
                 let (name, looks) = (action.name(), matches!(action, super::features::FeatureAction::Choose(_)));
@@ -509,7 +533,11 @@ impl State {
                 }
                 self.keep_features(&name, now);
             }
-            Action::Superposition(action) => self.superposition.apply(action, &self.pool, &mut self.notices),
+            Action::Superposition(action) => {
+                let name = action.name();
+                self.superposition.apply(action, &self.pool, &mut self.notices);
+                self.keep_labs(&name, now);
+            }
             Action::Say(text) => self.notices.push(Level::Info, text),
             // The window's own.
             Action::Do(_)

@@ -97,7 +97,7 @@ pub(super) mod shared {
 }
 
 /// A hash is written in hexadecimal, as everywhere else: readers of JSON lose digits of numbers above 2^53.
-mod hex {
+pub(super) mod hex {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(hash: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {

@@ -48,6 +48,9 @@ pub struct FeaturesDesk {
     pub watched: Vec<Watch>,
     /// The dictionary that the chosen and the kept features are of.
     pub read: String,
+    /// The hash of its weights; `None` until it has been opened.
+    #[serde(with = "super::desk::hex")]
+    pub read_hash: Option<u64>,
     /// Features in the monitor, and the activation above which each marks a token.
     pub kept: Vec<(u32, f32)>,
     pub follow: Follow,
@@ -64,6 +67,7 @@ impl Default for FeaturesDesk {
             chosen: None,
             watched: Vec::new(),
             read: String::new(),
+            read_hash: None,
             kept: Vec::new(),
             follow: Follow::default(),
             recipe: Recipe {

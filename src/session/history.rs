@@ -1,5 +1,6 @@
 //! Changes of the document, to take back and to do again.
 
+use super::labs::Labs;
 use super::{Desk, Document, Look};
 
 /// Changes kept at most; the oldest go first.
@@ -7,13 +8,21 @@ const MOST: usize = 200;
 /// Seconds within which changes of one name are one change: letters that are typed, a slider that is dragged.
 const TOGETHER: f64 = 1.5;
 
-/// A named change of the document: what it was before and after, without the desks that were parked all the while.
+/// What a change may change: the document without the desks that are parked.
+#[derive(Clone, Debug, PartialEq)]
+struct State {
+    desk: Desk,
+    labs: Labs,
+    look: Look,
+}
+
+/// A named change of the document: what it was before and after.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// What was done: "add zero 23.3".
     pub name: String,
-    before: (Desk, Look),
-    after: (Desk, Look),
+    before: State,
+    after: State,
     /// When it was made last, seconds of the window's clock.
     at: f64,
 }
@@ -25,13 +34,14 @@ pub struct History {
     done: usize,
 }
 
-fn state(document: &Document) -> (Desk, Look) {
-    (document.desk.clone(), document.look.clone())
+fn state(document: &Document) -> State {
+    State { desk: document.desk.clone(), labs: document.labs.clone(), look: document.look.clone() }
 }
 
 /// Goes from the one end of a change to the other. What the change did not touch stays as it is now: pins, what is chosen
 /// and tabs are where one looks, not what one decided.
-fn go(document: &mut Document, (_, here): &(Desk, Look), (desk, look): &(Desk, Look)) {
+fn go(document: &mut Document, here: &State, there: &State) {
+    let State { desk, labs, look } = there;
     let now = &document.desk;
     let mut next = desk.clone();
     if desk.hash.is_none() {
@@ -46,7 +56,8 @@ fn go(document: &mut Document, (_, here): &(Desk, Look), (desk, look): &(Desk, L
         }
     }
     document.put(next);
-    let layouts = if here.layouts == look.layouts { &document.look.layouts } else { &look.layouts };
+    document.labs.clone_from(labs);
+    let layouts = if here.look.layouts == look.layouts { &document.look.layouts } else { &look.layouts };
     document.look = Look { layouts: layouts.clone(), light: look.light, ..document.look.clone() };
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`desk`] | what is asked of one model: prompts, answers, pins, edits, circuit, settings |
 //! | [`features`] | what is decided about its features: dictionary, directions, what is watched and trained |
+//! | [`labs`] | what is decided in the workspaces that train small models |
 //! | [`arrangement`] | where views stand |
 //! | [`history`] | changes of the document with their names, to take back and to do again |
 //! | [`file`] | session files |
@@ -21,6 +22,7 @@ pub mod features;
 pub mod file;
 pub mod history;
 pub mod kept;
+pub mod labs;
 pub mod lesson;
 pub mod moved;
 pub mod recent;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use arrangement::Arrangement;
 pub use desk::Desk;
+use labs::Labs;
 
 /// Everything the user decided. Each model has a desk of its own, known by the hash of its weights, so that nothing of one
 /// model is ever applied to another.
@@ -42,6 +45,7 @@ pub struct Document {
     pub desk: Desk,
     /// Desks of other models, by [`Desk::key`].
     pub parked: BTreeMap<String, Desk>,
+    pub labs: Labs,
     pub look: Look,
 }
 
@@ -75,7 +79,10 @@ impl Document {
     /// Whether two documents hold the same work, however large the window is and whatever fills it.
     pub fn is_work_of(&self, other: &Self) -> bool {
         let work = |look: &Look| Look { size: None, filled: None, presents: false, welcomed: true, ..look.clone() };
-        self.desk == other.desk && self.parked == other.parked && work(&self.look) == work(&other.look)
+        self.desk == other.desk
+            && self.parked == other.parked
+            && self.labs == other.labs
+            && work(&self.look) == work(&other.look)
     }
 
     /// Turns to the desk of a model that was opened: its own if there is one, else a new one. A desk that has not been used

@@ -1,4 +1,4 @@
-//! Files that a session names and that are no longer where they were. A model of the same name is looked for beside the
+//! Files that a session names and that are no longer where they were. A model or dictionary of the same name is looked for beside the
 //! session and in the folders that were used lately; whether its weights are the same is seen when it is read.
 
 use std::path::{Path, PathBuf};
@@ -31,10 +31,11 @@ fn follow(document: &mut Document, places: &[PathBuf]) -> Vec<String> {
     let desks = std::iter::once(&mut document.desk).chain(document.parked.values_mut());
     let mut left = MOST;
     for Desk { model, features, graph, .. } in desks {
-        // Of a model's weights the hash is known, so that another file of its name is seen for what it is. Others are only
-        // said to be gone.
-        let others = [&mut features.dictionary].into_iter().chain(graph.file.as_mut());
-        for (spec, follows) in std::iter::once((model, true)).chain(others.map(|s| (s, false))) {
+        // Of the weights of models and dictionaries the hash is known, so that another file of the name is seen for what it
+        // is. Others are only said to be gone.
+        let dictionary = features.dictionary.clone();
+        let hashed = [model, &mut features.dictionary].map(|s| (s, true));
+        for (spec, follows) in hashed.into_iter().chain(graph.file.as_mut().map(|s| (s, false))) {
             let path = PathBuf::from(&*spec);
             // A name without a folder is no path: the library's own models and dictionaries have those.
             if path.components().count() < 2 || path.exists() || place::is_name(spec) {
@@ -52,6 +53,15 @@ fn follow(document: &mut Document, places: &[PathBuf]) -> Vec<String> {
                     *spec = now.display().to_string();
                 }
                 None => says.push(format!("{} is not there any more; open it where it is now.", path.display())),
+            }
+        }
+        // What is known of the dictionary goes with it.
+        if features.dictionary != dictionary {
+            if features.read == dictionary {
+                features.read.clone_from(&features.dictionary);
+            }
+            if let Some(sites) = features.sites.remove(&dictionary) {
+                features.sites.insert(features.dictionary.clone(), sites);
             }
         }
     }
@@ -84,10 +94,23 @@ mod tests {
         crate::files::write_atomic(&now, b"weights").unwrap();
         let mut document = Document::from(Desk { model: "/no/longer/model.gguf".to_owned(), ..Desk::default() });
         document.desk.features.dictionary = "/no/such/dictionary".to_owned();
+        document.desk.graph.file = Some("/no/such/graph.json".to_owned());
         let says = follow(&mut document, &[folder.path().to_owned()]);
         assert_eq!(document.desk.model, now.display().to_string());
         assert_eq!(document.desk.features.dictionary, "/no/such/dictionary");
-        assert!(says[0].contains("is used in its place") && says[1].contains("open it where it is now"), "{says:?}");
+        assert_eq!(says.iter().filter(|s| s.contains("is used in its place")).count(), 1, "{says:?}");
+        assert_eq!(says.iter().filter(|s| s.contains("open it where it is now")).count(), 2, "{says:?}");
+        // A dictionary is found as well, and what was said of it is said of it where it is now.
+        let moved = folder.path().join("new/place/dictionary");
+        std::fs::create_dir_all(&moved).unwrap();
+        let desk = &mut document.desk.features;
+        desk.read.clone_from(&desk.dictionary);
+        let place = (crate::features::Place::parse("blocks.1.hook_resid_pre").unwrap(), None);
+        desk.sites.insert(desk.dictionary.clone(), place);
+        follow(&mut document, &[folder.path().to_owned()]);
+        let (desk, moved) = (&document.desk.features, moved.display().to_string());
+        assert_eq!((&desk.dictionary, &desk.read), (&moved, &moved));
+        assert!(desk.sites.contains_key(&moved) && desk.sites.len() == 1);
         // What is there, and what is no path, stays.
         let mut document = Document::from(Desk { model: "induction".to_owned(), ..Desk::default() });
         assert!(follow(&mut document, &[folder.path().to_owned()]).is_empty());

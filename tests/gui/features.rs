@@ -8,12 +8,14 @@ use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view::Workspace;
 use circuitscope::engine::{RunSide, SiteKind};
+use circuitscope::features::dictionary::formats::saelens;
 use circuitscope::features::direction::Method;
 use circuitscope::features::direction::concept::Pool;
 use circuitscope::features::direction::search::{DirectionSearch, Examples};
 use circuitscope::features::feature_activations::Order;
 use circuitscope::features::labels::{Label, Labels, Unit, of_model};
 use circuitscope::features::scan::index_file;
+use circuitscope::progress::Progress;
 use circuitscope::session::desk::Pinned;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -351,6 +353,34 @@ fn scans_are_found_again() {
     assert_eq!(files().len(), 2);
     let h = open();
     assert_eq!(h.state().state.features.index().unwrap().about.limit, Some(3_000));
+}
+
+/// A session knows its dictionary by its weights: another one at its place is said to be another.
+#[test]
+fn a_dictionary_that_was_changed_is_said_to_be() {
+    let dir = dictionary();
+    let path = dir.path().join("test");
+    let mut h = window(document(PROMPT));
+    feature(&mut h, FeatureAction::Open(path.to_str().unwrap().to_owned()));
+    feature(&mut h, FeatureAction::Keep(3));
+    feature(&mut h, FeatureAction::Choose(Chosen::Feature(5)));
+    let kept = h.state().state.document.clone();
+    assert!(kept.desk.features.read_hash.is_some());
+    let text = serde_json::to_string(&kept).unwrap();
+    let kept: circuitscope::session::Document = serde_json::from_str(&text).unwrap();
+    let reopen = || {
+        let mut h = window(document(PROMPT));
+        h.state_mut().state.replace_document(kept.clone());
+        settle(&mut h);
+        let s = &h.state().state;
+        let said = s.notices.latest().is_some_and(|n| n.text.contains("is not the one that it was"));
+        (said, s.desk().features.kept.len(), s.desk().features.chosen)
+    };
+    assert_eq!(reopen(), (false, 1, Some(Chosen::Feature(5))));
+    let mut other = circuitscope::features::dictionary::store::open(path.to_str().unwrap(), &Progress::new()).unwrap();
+    other.b_enc[0] += 1.0;
+    saelens::save(&other, &path, &serde_json::json!({})).unwrap();
+    assert_eq!(reopen(), (true, 0, None));
 }
 
 /// A training is started from the window, stops when it is told to, and a finished one is opened.

@@ -8,6 +8,8 @@ use circuitscope::app::action::{Action, Command};
 use circuitscope::app::export::commands::command;
 use circuitscope::app::export::provenance::Provenance;
 use circuitscope::app::model::ModelAction;
+use circuitscope::app::superposition::SuperpositionAction;
+use circuitscope::app::training::TrainingAction;
 use circuitscope::circuit::Member;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{RunSide, Site, SiteKind};
@@ -325,6 +327,110 @@ fn a_view_is_exported_in_every_form() {
         until(&mut h, |_| path.exists());
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes.starts_with(magic), "{form}: {:?}", &bytes[..bytes.len().min(30)]);
+        settle(&mut h);
+    }
+}
+
+/// What is set in the workspaces that train models is part of the session, and is taken back like everything else.
+#[test]
+fn settings_of_the_labs_are_in_the_session() {
+    let mut h = window(document(PROMPT));
+    let recipe = |steps| {
+        let first = circuitscope::superposition::presets::by_name("pentagon").unwrap();
+        circuitscope::superposition::Recipe { steps, ..(first.recipe)() }
+    };
+    let first = h.state().state.document.labs.clone();
+    let state = &mut h.state_mut().state;
+    state.apply(Action::Superposition(SuperpositionAction::Edit(Box::new(recipe(123)))), 0.0);
+    state.apply(Action::Training(TrainingAction::Choose("addition")), 10.0);
+    state.apply(Action::Training(TrainingAction::Seed(7)), 20.0);
+    let labs = |h: &Harness<'static, App>| {
+        let s = &h.state().state;
+        (s.superposition.recipe.steps, s.training.task.name, s.training.seed)
+    };
+    assert_eq!(labs(&h), (123, "addition", 7));
+    let names: Vec<String> = h.state().state.history.changes().0.map(str::to_owned).collect();
+    assert_eq!(names, ["settings of the toy models", "choose addition", "settings of the training"]);
+    let (ctx, all) = (h.ctx.clone(), h.state().state.document.clone());
+    let own = first.superposition.recipe.steps;
+    for expected in [(123, "addition", 1), (123, "alphabetical", 1), (own, "alphabetical", 1)] {
+        h.state_mut().command(&ctx, Command::Undo);
+        settle(&mut h);
+        assert_eq!(labs(&h), expected);
+    }
+    assert_eq!(h.state().state.document.labs, first);
+    // Another window on the session's file.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labs.scope");
+    Session { file: None, document: all.clone() }.save(&path).unwrap();
+    let mut again = window(document(PROMPT));
+    again.state_mut().state.replace_document(Session::open(&path).unwrap().document);
+    settle(&mut again);
+    assert_eq!((labs(&again), again.state().state.document.labs == all.labs), ((123, "addition", 7), true));
+    // A file of before says nothing of them, and one with another program's names opens with what is known.
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    value["document"]["labs"]["training"]["task"] = "no such task".into();
+    value["document"]["labs"]["superposition"]["figure"] = "no such figure".into();
+    circuitscope::files::write_atomic(&path, value.to_string().as_bytes()).unwrap();
+    again.state_mut().state.replace_document(Session::open(&path).unwrap().document);
+    settle(&mut again);
+    assert_eq!(labs(&again), (123, "addition", 7));
+    value["document"].as_object_mut().unwrap().remove("labs").unwrap();
+    circuitscope::files::write_atomic(&path, value.to_string().as_bytes()).unwrap();
+    assert_eq!(Session::open(&path).unwrap().document.labs, first);
+}
+
+/// A copy is made beside the window; what is drawn again while a dialog is open is of one model, with its numbers.
+#[test]
+fn an_export_stays_of_one_model_while_another_one_opens() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().begin_export("lens");
+    h.run_steps(2);
+    h.state_mut().state.apply(Action::Open("addition".to_owned()), 0.0);
+    settle(&mut h);
+    h.get_by_label("dark").click();
+    h.run_steps(3);
+    assert!(h.query_all_by_label_contains("addition").count() > 1, "the caption is of what is drawn");
+    h.get_by_label("CSV").click();
+    h.run_steps(3);
+    h.get_by_label("Copy").click();
+    until(&mut h, |app| app.state.notices.latest().is_some_and(|n| n.text.starts_with("Copied the numbers")));
+    let text = h.output().platform_output.commands.iter().find_map(|c| match c {
+        egui::OutputCommand::CopyText(text) => Some(text.clone()),
+        _ => None,
+    });
+    let text = text.expect("the numbers are on the clipboard");
+    assert!(text.contains("addition") && !text.contains("induction"), "{text}");
+    h.state_mut().begin_export("lens");
+    h.run_steps(2);
+    h.get_by_label("Copy").click();
+    until(&mut h, |app| app.state.notices.latest().is_some_and(|n| n.text.starts_with("Copied the picture")));
+}
+
+/// Escape while a session's model opens stops that, and loses nothing of the session.
+#[test]
+fn escape_while_a_session_opens_is_safe() {
+    let mut h = window(document(PROMPT));
+    let other = Document::from(circuitscope::session::Desk {
+        model: "text".to_owned(),
+        prompt: "The king and the queen".to_owned(),
+        answer: " of".to_owned(),
+        ..Default::default()
+    });
+    let ctx = h.ctx.clone();
+    for _ in 0..3 {
+        h.state_mut().state.replace_document(other.clone());
+        h.state_mut().command(&ctx, Command::Cancel);
+        h.run_steps(3);
+        let d = &h.state().state.document.desk;
+        assert_eq!((&d.model, &d.prompt, &d.answer), (&other.desk.model, &other.desk.prompt, &other.desk.answer));
+        assert!(h.state().state.model.as_ref().is_none_or(|m| m.spec == "text"), "nothing of the other model is shown");
+        h.state_mut().command(&ctx, Command::RunAgain);
+        settle(&mut h);
+        let state = &h.state().state;
+        assert_eq!(state.model.as_ref().unwrap().spec, "text");
+        assert_eq!(state.run().unwrap().prompt, other.desk.prompt);
+        h.state_mut().state.apply(Action::Open("induction".to_owned()), 0.0);
         settle(&mut h);
     }
 }

@@ -148,6 +148,42 @@ fn crowded_rows_leave_their_columns_apart() {
     assert!((30..60).all(|x| bright.iter().any(|(b, _)| *b == x)), "{bright:?}");
 }
 
+/// What the colours are made for is chosen at the colour bar, kept in the document, and taken back like all else.
+#[test]
+fn colours_are_made_for_what_is_chosen_at_their_bar() {
+    let mut h = window(document(PROMPT));
+    causes(&mut h);
+    let _dictionary = features(&mut h);
+    for (view, first, other) in [
+        ("activations", "all but the first token", "each row by itself"),
+        ("attribution", "all", "99 % of all"),
+        ("patching", "all", "each row by itself"),
+        ("features", "all", "all but the first token"),
+    ] {
+        h.state_mut().show(view);
+        h.state_mut().layout = Layout::single(view);
+        settle(&mut h);
+        h.get_by_label(&format!("colours for {first}")).click();
+        h.run();
+        h.get_by_label(other).click();
+        h.run();
+        h.get_by_label(&format!("colours for {other}"));
+        assert!(h.state().state.desk().views.contains_key(view), "{view}");
+        assert_eq!(h.state().state.history.undoable(), Some(&*format!("settings of {view}")));
+    }
+    // A logarithm is a range of its own; without it the largest values can be left out.
+    h.state_mut().layout = Layout::single("norms");
+    settle(&mut h);
+    assert!(h.query_by_label_contains("colours for").is_none());
+    h.get_by_label("log colour").click();
+    h.run();
+    h.get_by_label("colours for all").click();
+    h.run();
+    h.get_by_label("99 % of all").click();
+    h.run();
+    h.get_by_label("colours for 99 % of all");
+}
+
 /// Of tabs that do not all fit, the one that a command shows is moved into sight.
 #[test]
 fn a_view_that_is_shown_has_its_tab_in_sight() {

@@ -130,10 +130,7 @@ impl App {
     /// Begins to export a view.
     pub fn begin_export(&mut self, view: &'static str) {
         let Some(def) = view::by_name(view) else { return };
-        let of = Provenance::of(&self.state, def);
-        let table = self.table(view);
-        let text = table.as_ref().map_or_else(String::new, |t| t.first(PREVIEWED).csv(&of));
-        let mut export = Export {
+        self.export = Some(Export {
             view: def,
             format: Format::Png,
             scale: 2.0,
@@ -142,12 +139,23 @@ impl App {
             svg: Arc::from(""),
             preview: Slot::default(),
             texture: None,
-            table,
-            of,
-            text,
-        };
-        export.svg = self.plate(view, export.size.into(), export.light).into();
-        self.export = Some(export);
+            table: None,
+            of: Provenance::of(&self.state, def),
+            text: String::new(),
+        });
+        self.draw_export();
+    }
+
+    /// Draws the picture, with the numbers and what they are of: all three as the window stands now, so that none is of
+    /// another model or prompt than the others.
+    fn draw_export(&mut self) {
+        let Some((def, size, light)) = self.export.as_ref().map(|e| (e.view, e.size, e.light)) else { return };
+        let svg = self.plate(def.name, size.into(), light).into();
+        let (table, of) = (self.table(def.name), Provenance::of(&self.state, def));
+        if let Some(export) = &mut self.export {
+            export.text = table.as_ref().map_or_else(String::new, |t| t.first(PREVIEWED).csv(&of));
+            (export.svg, export.table, export.of) = (svg, table, of);
+        }
     }
 
     /// The dialog, and what follows from it.
@@ -158,14 +166,8 @@ impl App {
         let Some(choice) = export.ui(ctx) else { return };
         match choice {
             Choice::Close => self.export = None,
-            Choice::Redraw => {
-                let (view, size, light) = (export.view.name, export.size, export.light);
-                let svg = self.plate(view, size.into(), light).into();
-                if let Some(export) = &mut self.export {
-                    export.svg = svg;
-                }
-            }
-            Choice::Copy => self.copy_export(ctx),
+            Choice::Redraw => self.draw_export(),
+            Choice::Copy => self.copy_export(),
             Choice::Save => {
                 if let Some(export) = self.export.take() {
                     let name = format!("{}.{}", export.view.name, export.format.extension());
@@ -180,26 +182,23 @@ impl App {
         }
     }
 
-    /// Puts a picture or numbers on the clipboard. Both say what they are of: the picture below itself.
-    fn copy_export(&mut self, ctx: &egui::Context) {
-        let Some(export) = &self.export else { return };
-        let said = if export.format.is_picture() {
-            match print::pixels(&export.svg, export.scale) {
-                Ok(image) => ctx.copy_image(image),
-                Err(e) => return self.state.notices.push(Level::Error, e.to_string()),
+    /// Puts a picture or numbers on the clipboard, once they are made. Both say what they are of: the picture below itself.
+    fn copy_export(&mut self) {
+        let Some(export) = self.export.take() else { return };
+        let Export { format, scale, svg, table, of, .. } = export;
+        self.background(move || {
+            if format.is_picture() {
+                return match print::pixels(&svg, scale) {
+                    Ok(image) => Message::CopyPicture(image, "Copied the picture, with what it is of below it."),
+                    Err(e) => Message::Say(Level::Error, e.to_string()),
+                };
             }
-            "Copied the picture, with what it is of below it."
-        } else {
-            let of = &export.of;
-            let text = export.table.as_ref().map(|t| match export.format {
-                Format::Json => t.json(of).to_string(),
-                _ => t.csv(of),
+            let text = table.as_ref().map(|t| match format {
+                Format::Json => t.json(&of).to_string(),
+                _ => t.csv(&of),
             });
-            ctx.copy_text(text.unwrap_or_default());
-            "Copied the numbers, with what they are of before them."
-        };
-        self.state.notices.push(Level::Info, said);
-        self.export = None;
+            Message::CopyText(text.unwrap_or_default(), "Copied the numbers, with what they are of before them.")
+        });
     }
 
     /// Copies a view's numbers as the script that computes them.

@@ -207,11 +207,21 @@ impl FeaturesState {
         changed |= self.labels.poll();
         if let Some(opened) = self.dictionary.take_news() {
             let (desk, known) = (&mut self.desk, opened.dictionary.d_sae as u32);
-            if desk.read != desk.dictionary {
+            let changed = desk.read == desk.dictionary && desk.read_hash.is_some_and(|h| h != opened.hash);
+            let of_before = !desk.kept.is_empty() || matches!(desk.chosen, Some(Chosen::Feature(_)));
+            if changed && of_before {
+                let text = format!(
+                    "The dictionary {} is not the one that it was: its features are others, and those that were chosen and watched are let go of.",
+                    desk.dictionary
+                );
+                notices.push(Level::Error, text);
+            }
+            if desk.read != desk.dictionary || changed {
                 (desk.chosen, desk.kept) = (None, Vec::new());
                 desk.read.clone_from(&desk.dictionary);
             }
-            // The file may have changed.
+            desk.read_hash = Some(opened.hash);
+            // Sessions of before say no hash.
             desk.kept.retain(|k| k.0 < known);
             desk.chosen = desk.chosen.filter(|c| !matches!(c, Chosen::Feature(f) if *f >= known));
         }

@@ -30,6 +30,9 @@ pub enum Message {
     Nothing,
     Open(PathBuf),
     Say(Level, String),
+    /// A picture, or else a text, for the clipboard, and what is said of it.
+    CopyPicture(egui::ColorImage, &'static str),
+    CopyText(String, &'static str),
     /// Bytes that want a place, under a proposed name.
     Save(String, Vec<u8>),
     /// The place chosen in the system's dialog.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::app::shell::notices::{Level, Notices};
 use crate::jobs::Pool;
 use crate::jobs::slot::{AnySlot, Slot};
+use crate::session::labs::ToyDesk;
 use crate::superposition::live::{Control, ToyTrainingOf};
 use crate::superposition::presets::{PRESETS, Preset, by_name};
 use crate::superposition::recipe::Sweep;
@@ -39,6 +40,19 @@ pub enum SuperpositionAction {
     Feature(Option<usize>),
     /// Sets the inputs of the example.
     Example(Vec<f32>),
+}
+
+impl SuperpositionAction {
+    /// What it changes of what is decided, by which that is taken back.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Preset(name) => {
+                let title = by_name(name).map_or(*name, |p| p.title);
+                format!("choose the figure {title}")
+            }
+            _ => "settings of the toy models".to_owned(),
+        }
+    }
 }
 
 pub struct SuperpositionState {
@@ -96,6 +110,18 @@ impl SuperpositionState {
         if let Some(control) = self.control() {
             control.pause(rests);
         }
+    }
+
+    /// What is decided.
+    pub fn desk(&self) -> ToyDesk {
+        ToyDesk { figure: self.preset.to_owned(), recipe: self.recipe.clone() }
+    }
+
+    /// Turns to what was decided elsewhere: in a session, or before a change that is taken back. The training that is shown
+    /// stays.
+    pub fn turn_to(&mut self, desk: &ToyDesk) {
+        self.preset = by_name(&desk.figure).unwrap_or(&PRESETS[0]).name;
+        self.recipe.clone_from(&desk.recipe);
     }
 
     pub fn preset(&self) -> &'static Preset {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::app::shell::notices::{Level, Notices};
 use crate::jobs::Pool;
 use crate::jobs::slot::{AnySlot, Slot};
+use crate::session::labs::TrainingDesk;
 use crate::training::live::{Record, StoppedIn, TransformerTrainingOf};
 use crate::training::run::Probe;
 use crate::training::{StepReport, TASKS, Task, TrainOptions, by_name};
@@ -32,6 +33,16 @@ pub enum TrainingAction {
     Head(usize, usize),
 }
 
+impl TrainingAction {
+    /// What it changes of what is decided, by which that is taken back.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Choose(task) => format!("choose {task}"),
+            _ => "settings of the training".to_owned(),
+        }
+    }
+}
+
 pub struct TrainingState {
     pub task: &'static Task,
     pub seed: u64,
@@ -50,10 +61,11 @@ pub struct TrainingState {
 
 impl Default for TrainingState {
     fn default() -> Self {
+        let TrainingDesk { task, seed, steps } = TrainingDesk::default();
         Self {
-            task: by_name("alphabetical").unwrap_or(&TASKS[0]),
-            seed: 1,
-            steps: None,
+            task: by_name(&task).unwrap_or(&TASKS[0]),
+            seed,
+            steps,
             run: Slot::default(),
             stopped: Slot::default(),
             shown: None,
@@ -70,6 +82,27 @@ impl TrainingState {
     pub fn put_aside(&mut self) -> Self {
         let first = Self { place: self.place.join("lessons"), ..Self::default() };
         std::mem::replace(self, first)
+    }
+
+    /// What is decided.
+    pub fn desk(&self) -> TrainingDesk {
+        TrainingDesk { task: self.task.name.to_owned(), seed: self.seed, steps: self.steps }
+    }
+
+    /// Turns to what was decided elsewhere: in a session, or before a change that is taken back. A training of something
+    /// else is stopped, and said to be.
+    pub fn turn_to(&mut self, desk: &TrainingDesk, pool: &Pool, notices: &mut Notices) {
+        let task = by_name(&desk.task).unwrap_or(self.task);
+        if (task, desk.seed) != (self.task, self.seed) {
+            if self.run.is_running() {
+                let name = self.task.name;
+                notices.push(Level::Info, format!("The training of {name} was stopped; it can go on from there."));
+            }
+            (self.task, self.seed) = (task, desk.seed);
+            self.forget();
+        }
+        self.steps = desk.steps;
+        self.look_for_stopped(pool);
     }
 
     /// Returns the folder of the training.
@@ -189,6 +222,11 @@ impl TrainingState {
             }
             TrainingAction::Head(layer, head) => self.head = (layer, head),
         }
+        self.look_for_stopped(pool);
+    }
+
+    /// Asks whether there is a training to go on with.
+    fn look_for_stopped(&mut self, pool: &Pool) {
         if self.run.wanted().is_none() {
             let steps = self.steps.unwrap_or(self.task.steps);
             self.stopped.want(pool, Some(StoppedIn { folder: self.folder(), seed: self.seed, steps }));

@@ -38,6 +38,19 @@ pub fn share(p: f32) -> String {
 
 /// Draws the bar in one line of the current layout.
 pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
+    if let Some(bar) = draw(ui, coloring, low, high, egui::Sense::hover()) {
+        bar.on_hover_text("which colour means which value");
+    }
+}
+
+/// As [`colorbar`], for something to be clicked; none where there is no room.
+pub fn draw(
+    ui: &mut egui::Ui,
+    coloring: &Coloring,
+    low: &str,
+    high: &str,
+    sense: egui::Sense,
+) -> Option<egui::Response> {
     let palette = Palette::of(ui.ctx());
     let galley = |text: &str| ui.painter().layout_no_wrap(text.to_owned(), theme::mono_small(), palette.weak);
     let (low, high) = (galley(low), galley(high));
@@ -47,10 +60,9 @@ pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
     let total = numbers + width;
     // Better none than one over the text beside it.
     if ui.available_width() < total {
-        return;
+        return None;
     }
-    let (rect, response) = ui.allocate_exact_size(vec2(total, 14.0), egui::Sense::hover());
-    response.on_hover_text("which colour means which value");
+    let (rect, response) = ui.allocate_exact_size(vec2(total, 14.0), sense);
     let bar = egui::Rect::from_min_size(pos2(rect.min.x + low.size().x + 6.0, rect.center().y - 4.0), vec2(width, 8.0));
     let mut mesh = egui::Mesh::default();
     let n = 32;
@@ -68,10 +80,12 @@ pub fn colorbar(ui: &mut egui::Ui, coloring: &Coloring, low: &str, high: &str) {
     }
     let painter = ui.painter();
     painter.add(egui::Shape::mesh(mesh));
-    painter.rect_stroke(bar, 1.0, egui::Stroke::new(1.0, palette.border), egui::StrokeKind::Outside);
+    let edge = if response.hovered() && sense.senses_click() { palette.text } else { palette.border };
+    painter.rect_stroke(bar, 1.0, egui::Stroke::new(1.0, edge), egui::StrokeKind::Outside);
     painter.galley(pos2(rect.min.x, rect.center().y - low.size().y / 2.0), low, palette.weak);
     let at = Align2::LEFT_CENTER.anchor_size(pos2(bar.max.x + 6.0, rect.center().y), high.size());
     painter.galley(at.min, high, palette.weak);
+    Some(response)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! How far a heatmap's colours reach: one large position or row would leave all the rest of one colour.
 
-use eframe::egui;
+use eframe::egui::{self, RichText};
 use serde::{Deserialize, Serialize};
 
-use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::number;
+use crate::app::export::plate::is_plate;
+use crate::app::look::theme;
+use crate::app::widgets::colorbar::{self, number};
 use crate::gpu::HeatData;
+use crate::gpu::heatmap::Coloring;
 
 /// Share of the values that the colours of [`Reach::Most`] tell apart.
 const MOST: f32 = 0.99;
@@ -25,6 +27,7 @@ pub enum Reach {
 }
 
 /// The values as they are coloured, and the ends of the scale.
+#[derive(Clone)]
 pub struct Reached {
     /// What is painted, where it is not the values themselves.
     pub painted: Option<HeatData>,
@@ -35,31 +38,32 @@ pub struct Reached {
 }
 
 /// A scale, found again when its values change.
-#[derive(Default)]
-pub struct Reaching(Option<((u64, Reach), Reached)>);
+pub struct Reaching<K>(Option<((K, Reach), Reached)>);
 
-impl Reaching {
-    /// Returns the scale for values of this stamp.
-    pub fn of(&mut self, stamp: u64, reach: Reach, data: &HeatData) -> &Reached {
-        let key = (stamp, reach);
+impl<K> Default for Reaching<K> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<K: PartialEq> Reaching<K> {
+    /// Returns the scale for the values of this key.
+    pub fn of(&mut self, key: K, reach: Reach, data: &HeatData) -> &Reached {
+        let key = (key, reach);
         let known = self.0.take().filter(|(k, _)| *k == key);
         &self.0.insert(known.unwrap_or_else(|| (key, reach.of(data)))).1
     }
 }
 
 impl Reach {
-    /// A menu with the kinds of reach.
-    pub fn choose(self, ui: &mut egui::Ui) -> Option<Self> {
-        let options = [
-            (Self::All, "all"),
-            (Self::WithoutFirst, "all but the first token"),
-            (Self::Most, "99 % of all"),
-            (Self::ByRow, "each row by itself"),
-        ];
-        choice(ui, "colours for", self, &options)
-    }
+    const ALL: [(Self, &str); 4] = [
+        (Self::All, "all"),
+        (Self::WithoutFirst, "all but the first token"),
+        (Self::Most, "99 % of all"),
+        (Self::ByRow, "each row by itself"),
+    ];
 
-    /// Finds the scale for [rows, cols] values whose columns are positions.
+    /// Finds the scale for [rows, cols] values; their columns are positions where the first is to be left out.
     pub fn of(self, data: &HeatData) -> Reached {
         let sizes = |from: usize| {
             let cells = (0..data.rows).flat_map(move |r| (from..data.cols).map(move |c| (r, c)));
@@ -86,6 +90,40 @@ impl Reach {
         };
         Reached { painted: None, largest, end: number(largest) }
     }
+}
+
+/// The colour bar of a heatmap, with a menu of what the colours are made for; returns what was chosen. `positions` says
+/// whether the columns are positions, of which the first can be left out.
+pub fn bar(
+    ui: &mut egui::Ui,
+    coloring: &Coloring,
+    (low, high): (&str, &str),
+    reach: Reach,
+    positions: bool,
+) -> Option<Reach> {
+    let said = Reach::ALL.iter().find(|o| o.0 == reach).map_or("", |o| o.1);
+    if is_plate(ui.ctx()) {
+        colorbar::colorbar(ui, coloring, low, high);
+        // The choice is part of what is shown.
+        if reach != Reach::All {
+            let text = RichText::new(format!("colours for {said}")).font(theme::small());
+            ui.label(text.color(ui.visuals().weak_text_color()));
+        }
+        return None;
+    }
+    let response = colorbar::draw(ui, coloring, low, high, egui::Sense::click())?;
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("colours for {said}")));
+    let mut chosen = None;
+    egui::Popup::menu(&response).show(|ui| {
+        ui.label(RichText::new("colours for").font(theme::small()).color(ui.visuals().weak_text_color()));
+        for (kind, text) in Reach::ALL.into_iter().filter(|o| positions || o.0 != Reach::WithoutFirst) {
+            if ui.selectable_label(kind == reach, text).clicked() && kind != reach {
+                chosen = Some(kind);
+            }
+        }
+    });
+    response.on_hover_text(format!("which colour means which value; made for {said}, click for others"));
+    chosen
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::engine::Site;
 use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
+use crate::hash::Hash;
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 
@@ -105,6 +106,20 @@ pub struct Dictionary {
 }
 
 impl Dictionary {
+    /// A hash of its weights: the features of another dictionary are others.
+    ///
+    /// # Errors
+    /// As reading the weights.
+    pub fn hash(&self) -> Result<u64> {
+        let mut hash = Hash::default();
+        hash.all([self.d_in, self.d_sae, self.d_out].into_iter().map(|n| n as u64));
+        hash.all(self.activation.name().bytes().map(u64::from));
+        hash.sample(&self.w_enc)?;
+        hash.sample(&self.w_dec)?;
+        hash.all(self.b_enc.iter().map(|v| u64::from(v.to_bits())));
+        Ok(hash.0)
+    }
+
     /// The same dictionary at places that its file does not name: where it reads, and where a transcoder writes.
     ///
     /// # Errors

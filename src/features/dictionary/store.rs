@@ -145,6 +145,8 @@ pub struct OpenedDictionary {
     pub dictionary: Arc<Dictionary>,
     /// The same as its file says.
     pub of_file: Arc<Dictionary>,
+    /// Tells its features from those of another dictionary at the same place.
+    pub hash: u64,
 }
 
 /// Asks for the dictionary of a name or path. From then on edits find it in the store, at the sites that were named.
@@ -163,8 +165,9 @@ impl Question for DictionaryOf {
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(OpenedDictionary)) -> Result<OpenedDictionary> {
         let (of_file, instead) = self.store.known(&self.spec, progress)?;
+        let hash = of_file.hash()?;
         let Some((input, output)) = self.sites else {
-            return Ok(OpenedDictionary { dictionary: instead.unwrap_or_else(|| of_file.clone()), of_file });
+            return Ok(OpenedDictionary { dictionary: instead.unwrap_or_else(|| of_file.clone()), of_file, hash });
         };
         let known = instead.filter(|d| d.input == Some(input) && output.is_none_or(|o| d.output == Some(o)));
         let dictionary = match known {
@@ -172,7 +175,7 @@ impl Question for DictionaryOf {
             None => Arc::new((*of_file).clone().placed(input, output)?),
         };
         self.store.keep(path_of(&self.spec)?, of_file.clone(), Some(dictionary.clone()));
-        Ok(OpenedDictionary { dictionary, of_file })
+        Ok(OpenedDictionary { dictionary, of_file, hash })
     }
 }
 

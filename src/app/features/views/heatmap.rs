@@ -7,8 +7,9 @@ use eframe::egui::{self, RichText};
 use super::{act, dictionary_open, weak};
 use crate::app::features::{Chosen, FeatureAction};
 use crate::app::look::theme;
-use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
+use crate::app::widgets::reach::{self, Reach, Reached, Reaching};
 use crate::app::widgets::{choice, line_with, message, token_text};
 use crate::features::feature_activations::Order;
 use crate::features::heat::FeatureHeat;
@@ -21,6 +22,7 @@ const ROW: f32 = 14.0;
 #[derive(Default)]
 pub struct Features {
     data: Cached<u64>,
+    reaching: Reaching<u64>,
 }
 
 fn matrix(heat: &FeatureHeat) -> HeatData {
@@ -103,11 +105,23 @@ impl View for Features {
         }
         let (signed, max) = (heat.order == Order::Answer, heat.largest);
         let fresh = heat.fresh;
-        let colors = if signed { diverging(&cx.palette, max, fresh) } else { sequential(&cx.palette, 0.0, max, fresh) };
-        line_with(ui, weak(cx, caption(cx, &heat)), |ui| {
-            let low = if signed { format!("−{}", number(max)) } else { "0".to_owned() };
-            colorbar(ui, &colors, &low, &number(max));
+        let data = self.data.get(heat.stamp, || matrix(&heat));
+        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All);
+        // The rows that are shown are the largest of what was computed; so is the scale, until another is asked for.
+        let reached = match reach {
+            Reach::All => Reached { painted: None, largest: max, end: number(max) },
+            _ => self.reaching.of(heat.stamp, reach, &data).clone(),
+        };
+        let (largest, end) = (reached.largest, &reached.end);
+        let colors =
+            if signed { diverging(&cx.palette, largest, fresh) } else { sequential(&cx.palette, 0.0, largest, fresh) };
+        let chosen_reach = line_with(ui, weak(cx, caption(cx, &heat)), |ui| {
+            let low = if signed { format!("−{end}") } else { "0".to_owned() };
+            reach::bar(ui, &colors, (&low, end), reach, true)
         });
+        if let Some(reach) = chosen_reach {
+            cx.set(&VIEW, &reach);
+        }
         let row = match s.desk.chosen {
             Some(Chosen::Feature(f)) => chosen.iter().position(|c| *c == f),
             _ => None,
@@ -118,7 +132,6 @@ impl View for Features {
             let words = s.labels.words(&Unit::Feature(f))?;
             Some(format!("{f} {words}"))
         };
-        let data = self.data.get(heat.stamp, || matrix(&heat));
         let outcome = Heatmap {
             name: "features",
             axes: ("feature", "token"),
@@ -130,7 +143,7 @@ impl View for Features {
             flip: false,
             square: false,
             least_row: ROW,
-            painted: None,
+            painted: reached.painted.as_ref(),
             pinned: (row, Some(pos).filter(|p| is_of_now && *p < n)),
             hovered: (None, h.pos.filter(|p| is_of_now && *p < n)),
             isolate: Isolate::Nothing,

@@ -8,9 +8,8 @@ use eframe::egui::{self, RichText};
 use crate::analysis::neurons::Statistic;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
-use crate::app::widgets::reach::{Reach, Reaching};
+use crate::app::widgets::reach::{self, Reaching};
 use crate::gpu::HeatData;
 use crate::session::desk::Focus;
 
@@ -30,7 +29,7 @@ pub struct Activations {
     neurons: Cached<u64>,
     heads: Cached<u64>,
     /// Their scales.
-    reaching: [Reaching; 2],
+    reaching: [Reaching<u64>; 2],
 }
 
 impl View for Activations {
@@ -54,10 +53,6 @@ impl View for Activations {
                         .font(theme::small())
                         .color(cx.palette.weak),
                 );
-            }
-            let reach: Reach = cx.settings(&VIEW);
-            if let Some(reach) = reach.choose(ui) {
-                cx.set(&VIEW, &reach);
             }
         });
         match self.mode {
@@ -128,7 +123,10 @@ impl Activations {
             let text = format!("{} of {} neurons of layer {}", n.order.len(), n.of, n.layer);
             ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &format!("−{}", reached.end), &reached.end);
+                let ends = (&*format!("−{}", reached.end), &*reached.end);
+                if let Some(reach) = reach::bar(ui, &colors, ends, cx.settings(&VIEW), true) {
+                    cx.set(&VIEW, &reach);
+                }
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
@@ -193,7 +191,9 @@ impl Activations {
         };
         ui.horizontal(|ui| {
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &low, &reached.end);
+                if let Some(reach) = reach::bar(ui, &colors, (&low, &reached.end), cx.settings(&VIEW), true) {
+                    cx.set(&VIEW, &reach);
+                }
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);

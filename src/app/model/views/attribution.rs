@@ -10,14 +10,15 @@ use crate::analysis::subject::Compared;
 use crate::app::look::theme;
 use crate::app::widgets::bars;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::reach::{self, Reach, Reached, Reaching};
 use crate::gpu::{HeatData, NOTHING};
 use crate::session::desk::Focus;
 
 #[derive(Default)]
 pub struct AttributionView {
     data: Cached<u64>,
+    reaching: Reaching<u64>,
 }
 
 /// One part of the sum.
@@ -103,8 +104,9 @@ impl View for AttributionView {
         let Some(result) = slot.get().cloned() else { return };
         let a = &*result.value;
         let data = self.data.get(result.stamp, || compared(a, false, false, matrix));
-        let m = data.max_abs();
-        let colors = diverging(&cx.palette, m, result.fresh);
+        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All);
+        let Reached { painted, largest, end } = self.reaching.of(result.stamp, reach, &data).clone();
+        let colors = diverging(&cx.palette, largest, result.fresh);
         let what = match a.wrong {
             Some(w) => format!("{} − {}", cx.text_of(a.answer), cx.text_of(w)),
             None => cx.text_of(a.answer),
@@ -117,14 +119,16 @@ impl View for AttributionView {
             let text = if a.minus.is_some() { format!("Δ {logit:+.2}") } else { format!("{logit:+.2}") };
             ui.label(RichText::new(text).font(theme::mono())).on_hover_text(explained);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &number(-m), &number(m));
+                if let Some(reach) = reach::bar(ui, &colors, (&format!("−{end}"), &end), reach, false) {
+                    cx.set(&VIEW, &reach);
+                }
             });
         });
         let available = ui.available_size();
         let bars_width = (available.x * 0.5).clamp(170.0, 340.0);
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2((available.x - bars_width - 8.0).max(60.0), available.y), |ui| {
-                self.grid(ui, cx, a, &data, colors);
+                self.grid(ui, cx, a, &data, painted.as_ref(), colors);
             });
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
@@ -194,6 +198,7 @@ impl AttributionView {
         cx: &mut Context<'_>,
         a: &Compared<Attribution>,
         data: &HeatData,
+        painted: Option<&HeatData>,
         colors: crate::gpu::heatmap::Coloring,
     ) {
         let heads = a.heads.first().map_or(0, Vec::len);
@@ -222,7 +227,7 @@ impl AttributionView {
             flip: true,
             square: false,
             least_row: 0.0,
-            painted: None,
+            painted,
             pinned: (Some(p.layer), p.head),
             hovered: (h.head.map(|x| x.0).or(h.layer), h.head.map(|x| x.1)),
             isolate: Isolate::Nothing,

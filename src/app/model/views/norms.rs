@@ -3,7 +3,6 @@
 use crate::app::export::plate::is_plate;
 use crate::app::view::{
     Area, Cached, Context, Table, View, ViewDef, Workspace, compared, layer_by_pos, numbers, position_labels, ready,
-    scale,
 };
 use eframe::egui::{self, RichText};
 
@@ -11,7 +10,8 @@ use crate::analysis::norms::Norms;
 use crate::app::look::theme;
 use crate::app::widgets::choice;
 use crate::app::widgets::colorbar::{colorbar, number};
-use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
+use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
+use crate::app::widgets::reach::{self, Reach, Reaching};
 use crate::gpu::HeatData;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -27,11 +27,12 @@ pub struct NormsView {
     /// Colour by the logarithm: sinks are a hundred times larger than the rest.
     log: bool,
     data: Cached<(u64, Stream, bool)>,
+    reaching: Reaching<(u64, Stream, bool)>,
 }
 
 impl Default for NormsView {
     fn default() -> Self {
-        Self { stream: Stream::default(), log: true, data: Cached::default() }
+        Self { stream: Stream::default(), log: true, data: Cached::default(), reaching: Reaching::default() }
     }
 }
 
@@ -69,9 +70,17 @@ impl View for NormsView {
         });
         let real = |v: f32| if log { 10f32.powf(v) } else { v };
         let low = if log { data.min } else { 0.0 };
-        let (colors, low, high) = scale(cx, &norms.value, &data, norms.fresh, || {
+        // A logarithm is a range of its own.
+        let reach: Reach = if log { Reach::All } else { cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All) };
+        let reached = self.reaching.of((norms.stamp, stream, log), reach, &data);
+        let (colors, low, high) = if differs {
+            let colors = diverging(&cx.palette, reached.largest, norms.fresh);
+            (colors, format!("−{}", reached.end), reached.end.clone())
+        } else if log {
             (sequential(&cx.palette, low, data.max, norms.fresh), number(real(low)), number(real(data.max)))
-        });
+        } else {
+            (sequential(&cx.palette, 0.0, reached.largest, norms.fresh), "0".to_owned(), reached.end.clone())
+        };
         ui.horizontal(|ui| {
             if let Some(s) = choice(ui, "of", self.stream, &options) {
                 self.stream = s;
@@ -83,7 +92,11 @@ impl View for NormsView {
                 ui.label(text.color(cx.palette.weak));
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &low, &high);
+                if log {
+                    colorbar(ui, &colors, &low, &high);
+                } else if let Some(reach) = reach::bar(ui, &colors, (&low, &high), reach, true) {
+                    cx.set(&VIEW, &reach);
+                }
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
@@ -98,7 +111,7 @@ impl View for NormsView {
             flip: true,
             square: false,
             least_row: 0.0,
-            painted: None,
+            painted: reached.painted.as_ref(),
             pinned: (None, Some(p.pos)),
             hovered: (h.layer, h.pos),
             isolate: Isolate::Nothing,

@@ -15,8 +15,8 @@ use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
-use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::reach::{self, Reach};
 use crate::app::widgets::{bars, choice, message};
 use crate::engine::{RunSide, SiteKind};
 use crate::gpu::{HeatData, NOTHING};
@@ -144,14 +144,15 @@ impl View for PatchingView {
             return;
         }
         let Some(drawn) = &self.drawn else { return };
-        let m = drawn.data.max_abs();
-        let colors = diverging(&cx.palette, m, shown.fresh);
-        self.caption(ui, cx, &shown.found, colors, m);
+        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All);
+        let reached = reach.of(&drawn.data);
+        let colors = diverging(&cx.palette, reached.largest, shown.fresh);
+        self.caption(ui, cx, &shown.found, colors, reach, &reached.end);
         let available = ui.available_size();
         let side = (available.x * 0.34).clamp(150.0, 260.0);
         ui.horizontal_top(|ui| {
             ui.allocate_ui(vec2((available.x - side - 8.0).max(80.0), available.y), |ui| {
-                grid(ui, cx, &shown.found, &drawn.data, colors);
+                grid(ui, cx, &shown.found, &drawn.data, reached.painted.as_ref(), colors);
             });
             ui.vertical(|ui| {
                 egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
@@ -353,7 +354,8 @@ impl PatchingView {
         cx: &mut Context<'_>,
         found: &SweepResult,
         colors: crate::gpu::heatmap::Coloring,
-        m: f32,
+        reach: Reach,
+        end: &str,
     ) {
         ui.horizontal(|ui| {
             let weak = |text: String| RichText::new(text).font(theme::small()).color(cx.palette.weak);
@@ -403,7 +405,10 @@ impl PatchingView {
                 }
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                colorbar(ui, &colors, &number(-m), &number(m));
+                let positions = matches!(found.axes.last(), Some((name, _)) if is_position(name));
+                if let Some(reach) = reach::bar(ui, &colors, (&format!("−{end}"), end), reach, positions) {
+                    cx.set(&VIEW, &reach);
+                }
             });
         });
     }
@@ -414,6 +419,7 @@ fn grid(
     cx: &mut Context<'_>,
     found: &SweepResult,
     data: &HeatData,
+    painted: Option<&HeatData>,
     colors: crate::gpu::heatmap::Coloring,
 ) {
     let p = cx.pinned();
@@ -446,7 +452,7 @@ fn grid(
         flip: !matches!(found.settings.by, Axes::DestSrc { .. }),
         square: false,
         least_row: 0.0,
-        painted: None,
+        painted,
         pinned: (row_of(p.layer, p.head).filter(|_| pinned_col.is_some()), pinned_col),
         hovered: (h.head.map(|x| x.0).or(h.layer).and_then(|l| row_of(l, h.head.map(|x| x.1))), None),
         isolate: Isolate::Nothing,
