@@ -106,7 +106,7 @@ pub fn check(model: &Model, progress: &Progress) -> Result<Trust> {
         trust.remarks.push("The model has no tokenizer, so that its loss on text is not known.".to_owned());
         return Ok(trust);
     };
-    trust.first.puts = tokenizer.start(false)?;
+    trust.first.puts = tokenizer.start(false)?.first().copied();
     trust.first.names = tokenizer.bos_token();
     if model.config.d_vocab < SMALLEST {
         trust.remarks.push(format!(

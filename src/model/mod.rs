@@ -524,7 +524,7 @@ impl Facts {
 pub fn inspect(path: &Path) -> Result<Facts> {
     let config = describe(path)?;
     let entries = if path.is_dir() {
-        safetensors_file::index(&safetensors_file::files_of(path)?)?.1
+        safetensors_file::index(&safetensors_file::files_of(path)?)?.entries
     } else {
         Gguf::open(path)?.entries
     };

@@ -39,11 +39,12 @@ impl State {
 
     /// The text that was generated, under the edits where there are any, without the token that ended it.
     pub fn generated_text(&self) -> Option<String> {
-        let tokenizer = self.model.as_ref()?.tokenizer.as_ref()?;
+        let model = self.model.as_ref()?;
+        let tokenizer = model.tokenizer.as_ref()?;
         let generated = self.results.generated.fresh()?;
         let list = generated.edited.as_ref().unwrap_or(&generated.base);
         let mut ids: Vec<u32> = list.iter().map(|t| t.id).collect();
-        if ids.last().copied() == tokenizer.eos() {
+        if ids.last().is_some_and(|id| model.stops.contains(id)) {
             ids.pop();
         }
         Some(tokenizer.decode(&ids)).filter(|t| !t.is_empty())
