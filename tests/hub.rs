@@ -40,12 +40,15 @@ enum Fault {
     Status(u16),
 }
 
+/// The path of a request and its headers.
+type Asked = (String, BTreeMap<String, String>);
+
 /// A hub of one repository, `org/name`.
 struct Server {
     endpoint: String,
     fault: Arc<Mutex<Fault>>,
     /// Every request: its path and its header fields.
-    asked: Arc<Mutex<Vec<(String, BTreeMap<String, String>)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     /// Bytes of contents that were sent.
     sent: Arc<AtomicUsize>,
 }

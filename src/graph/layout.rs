@@ -416,7 +416,7 @@ mod tests {
             g.nodes[i].pos = pos;
         }
         let d = drawn(g, &[0, -1, -1, -1, 2]);
-        assert_eq!(d.folds, [1..3]);
+        assert_eq!(d.folds, vec![1..3]);
         assert_eq!(d.columns, [(0.0, 1.5), (1.5, 2.5), (1.5, 2.5), (2.5, 4.0)]);
     }
 }

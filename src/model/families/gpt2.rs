@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{COMMON, Family, Form, Sizes, layer_norm, shape};
+use super::{Family, Form, Sizes, layer_norm, shape};
 use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions};
 use crate::model::gguf_config::Keys;
@@ -27,7 +27,6 @@ pub(super) const SIZES: Sizes = Sizes {
     mlp_times: Some(4),
     trained: Some(1024),
     kv_heads: &[],
-    ..COMMON
 };
 
 /// The lineage's name for the MLP's width.

@@ -5,7 +5,7 @@ use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, RichText};
 
 use super::{act, dictionary_open, weak};
-use crate::app::features::{Chosen, FeatureAction};
+use crate::app::features::{Chosen, FeatureAction, FeaturesState};
 use crate::app::look::theme;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
@@ -70,6 +70,17 @@ fn caption(cx: &Context<'_>, heat: &FeatureHeat) -> String {
     }
 }
 
+/// What is said while there is no heatmap.
+fn awaited(s: &FeaturesState) -> &'static str {
+    if s.attribution.is_running() {
+        "attributing the answer …"
+    } else if s.activations.is_stopped() || s.heat.is_stopped() {
+        "stopped; F5 reads the prompt again"
+    } else {
+        "reading the prompt …"
+    }
+}
+
 impl View for Features {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         if !dictionary_open(ui, cx) {
@@ -84,14 +95,7 @@ impl View for Features {
             return;
         }
         let Some(heat) = heat else {
-            let text = if s.attribution.is_running() {
-                "attributing the answer …"
-            } else if s.activations.is_stopped() || s.heat.is_stopped() {
-                "stopped; F5 reads the prompt again"
-            } else {
-                "reading the prompt …"
-            };
-            message(ui, text, false);
+            message(ui, awaited(s), false);
             return;
         };
         // What is on its way may be about other tokens: until it is there, these are shown with theirs.
