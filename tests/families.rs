@@ -86,7 +86,7 @@ fn a_stream_that_is_no_sum_is_not_taken_apart() {
     let model = std::sync::Arc::new(Model::open(fixture("cases/opt-350m").to_str().unwrap()).unwrap());
     let trace = circuitscope::engine::Trace::run(&model, vec![5, 9, 7], &Progress::new()).unwrap();
     let refused = circuitscope::analysis::direct_attribution::direct_attribution(&trace, 2, 4, None);
-    let message = refused.err().expect("attribution is refused").to_string();
-    assert!(message.contains("normalises its residual stream"), "{message}");
+    let Err(refused) = refused else { panic!("attribution is refused") };
+    assert!(refused.to_string().contains("normalises its residual stream"), "{refused}");
     assert!(circuitscope::analysis::contributions::Contributions::of(&trace, 0).is_err());
 }
