@@ -98,7 +98,7 @@ fn a_gguf_file_brings_its_template() {
             ("tokenizer.ggml.eos_token_id", G::U32(1)),
             ("tokenizer.chat_template", G::Text(template)),
         ],
-        &[],
+        &[common::gguf::Tensor { name: "token_embd.weight".to_owned(), shape: vec![3, 1], values: vec![0.0; 3] }],
     );
     let folder = tempfile::tempdir().expect("a folder");
     // A file of Ollama's has no ending.

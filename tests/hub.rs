@@ -551,7 +551,7 @@ fn models_of_other_programs_are_found() {
     assert_eq!(text["bytes"], asset("model.safetensors").len());
     assert_eq!((&found["llama3.2:1b"]["family"], &found["llama3.2:1b"]["cache"]), (&json!("llama"), &json!("Ollama")));
     for (name, says) in
-        [("org/odd", "rwkv"), ("org/pickles", "safetensors"), ("pub/two:b.gguf", "GGUF"), ("me/own:v1", "not there")]
+        [("org/odd", "rwkv"), ("org/pickles", "safetensors"), ("pub/two:b.gguf", "version"), ("me/own:v1", "not there")]
     {
         let f = found[name];
         assert!(f["error"].as_str().is_some_and(|e| e.contains(says)), "{name}: {f}");
