@@ -40,14 +40,14 @@ enum Fault {
     Status(u16),
 }
 
-/// The path of a request and its headers.
+/// A request: its path and its header fields.
 type Asked = (String, BTreeMap<String, String>);
 
 /// A hub of one repository, `org/name`.
 struct Server {
     endpoint: String,
     fault: Arc<Mutex<Fault>>,
-    /// Every request: its path and its header fields.
+    /// Every request.
     asked: Arc<Mutex<Vec<Asked>>>,
     /// Bytes of contents that were sent.
     sent: Arc<AtomicUsize>,
@@ -78,7 +78,7 @@ impl Server {
         *self.fault.lock().unwrap() = fault;
     }
 
-    fn asked(&self) -> Vec<(String, BTreeMap<String, String>)> {
+    fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
@@ -91,7 +91,7 @@ fn answer(
     stream: TcpStream,
     files: &BTreeMap<String, Vec<u8>>,
     fault: &Mutex<Fault>,
-    asked: &Mutex<Vec<(String, BTreeMap<String, String>)>>,
+    asked: &Mutex<Vec<Asked>>,
     sent: &AtomicUsize,
     elsewhere: Option<&str>,
 ) -> std::io::Result<()> {
