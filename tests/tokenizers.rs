@@ -39,12 +39,15 @@ fn folders_as_transformers_reads_them() {
     }
 }
 
-/// The texts with which the files of `tests/gguf` were made, and the ids of the tokenizers that they were made from.
+/// The texts with which files of `tests/gguf` were made, and the ids of the tokenizers that they were made from. One has
+/// its vocabulary alone, beside them.
 #[test]
 fn gguf_files_as_transformers_reads_them() {
     let expected = document(&fixture("tokenizers/gguf.json"));
     for (name, cases) in expected.as_object().unwrap() {
-        let gguf = Gguf::open(&fixture("gguf").join(name)).unwrap();
+        let own = fixture("tokenizers").join(name);
+        let path = if own.is_file() { own } else { fixture("gguf").join(name) };
+        let gguf = Gguf::open(&path).unwrap();
         let found = tokenizer_gguf::find(&gguf, gguf.entries["token_embd.weight"].shape[0]);
         assert!(found.fault.is_none() && found.warnings.is_empty(), "{:?} {:?}", found.fault, found.warnings);
         let tokenizer = found.tokenizer.unwrap();
