@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::changes::{Change, LowRank};
+use super::found;
 use super::safetensors_file::{self, Index};
 use super::scales::numbers;
 use super::store::Entry;
@@ -256,7 +257,7 @@ fn base_name(index: &Index, name: &str) -> Option<String> {
     found.next().filter(|_| found.next().is_none()).cloned()
 }
 
-/// Looks for the base model: a path as it is written, a folder beside the adapter, and the hub's cache.
+/// Looks for the base model: a path as it is written, a folder beside the adapter, and the caches of models.
 fn base_folder(folder: &Path, name: &str) -> Option<PathBuf> {
     if name.is_empty() {
         return None;
@@ -264,24 +265,7 @@ fn base_folder(folder: &Path, name: &str) -> Option<PathBuf> {
     let last = Path::new(name).file_name()?;
     let folder = folder.canonicalize().ok()?;
     let beside = [folder.join(name), folder.parent()?.join(name), folder.parent()?.join(last), folder.join(last)];
-    let own = folder.clone();
-    std::iter::once(PathBuf::from(name))
-        .chain(beside)
-        .chain(cached(name))
-        .find(|path| path.join("config.json").is_file() && path.canonicalize().is_ok_and(|p| p != own))
-}
-
-/// The newest snapshot of a model in the hub's cache.
-fn cached(name: &str) -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let home = || {
-        let cache =
-            variable("XDG_CACHE_HOME").or_else(|| Some(directories::BaseDirs::new()?.home_dir().join(".cache")));
-        variable("HF_HOME").or_else(|| Some(cache?.join("huggingface")))
-    };
-    let hub = variable("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))?;
-    let model = hub.join(format!("models--{}", name.replace('/', "--")));
-    let commit = std::fs::read_to_string(model.join("refs/main")).ok()?;
-    let commit = commit.trim();
-    commit.bytes().all(|b| b.is_ascii_hexdigit()).then(|| model.join("snapshots").join(commit))
+    let is_base = |path: &PathBuf| path.join("config.json").is_file() && path.canonicalize().is_ok_and(|p| p != folder);
+    let here = std::iter::once(PathBuf::from(name)).chain(beside).find(is_base);
+    here.or_else(|| found::by_name(name).map(|found| found.path).filter(is_base))
 }

@@ -364,7 +364,7 @@ impl Gguf {
     /// Reads and checks the header, of all parts of a split model. It reads no tensor data.
     ///
     /// # Errors
-    /// The file is damaged, holds no language model, or is stored in a way that is not read.
+    /// The file is damaged, or stored in a way that is not read.
     pub fn open(path: &Path) -> Result<Self> {
         let part = Part::open(path, 0)?;
         let mut gguf = match part.split(path)? {
@@ -373,7 +373,6 @@ impl Gguf {
             }
             Some((no, count)) => Self::join(path, no, count)?,
         };
-        gguf.is_language_model()?;
         gguf.path = path.to_owned();
         Ok(gguf)
     }
@@ -426,7 +425,10 @@ impl Gguf {
     }
 
     /// Tells files apart that are GGUF but no language model.
-    fn is_language_model(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It is one of them; the message says which.
+    pub fn is_language_model(&self) -> Result<()> {
         let architecture = self.get::<&str>("general.architecture")?;
         let what = match self.get::<&str>("general.type")? {
             Some("mmproj") => "it holds the part of a model that reads pictures or sound (mmproj)",

@@ -367,6 +367,7 @@ impl Described {
     }
 
     fn of_gguf(gguf: &Gguf) -> Result<Self> {
+        gguf.is_language_model()?;
         let keys = Keys::new(gguf)?;
         let (family, form) = families::by_arch(&keys).ok_or_else(|| Error::UnknownFamily {
             path: gguf.path.clone(),
