@@ -179,6 +179,7 @@ impl App {
             ctx.request_repaint();
         }
         self.ask_views();
+        self.lessons.poll(&mut self.state.notices);
         for action in self.lessons.late(&self.state) {
             self.state.apply(action, self.now);
         }

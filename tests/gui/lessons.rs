@@ -234,7 +234,8 @@ fn a_lesson_whose_model_is_missing_says_what_to_do() {
     h.get_by_label("Lessons  ▾").click();
     h.run();
     h.get_by_label_contains(&format!("It needs the model {}", needs.name));
-    h.get_by_label_contains("scripts/fetch-models");
+    h.get_by_label_contains("or fetch it");
+    h.get_by_label("Fetch it (93 MB)");
     h.get_by_label("Open a model file…");
     h.get_by_label_contains(&lesson.title).click();
     h.run();

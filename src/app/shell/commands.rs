@@ -80,6 +80,7 @@ impl App {
             Command::Cancel => {
                 if self.state.works() {
                     self.layout.slots().for_each(AnySlot::stop);
+                    self.lessons.stop();
                     self.state.cancel();
                 }
             }
@@ -206,6 +207,9 @@ impl App {
 
     /// Goes on in a lesson. Each begins on a desk of its own, and what was open before the first comes back in between.
     fn lesson(&mut self, action: lessons::LessonAction) {
+        if let lessons::LessonAction::Fetch(lesson) = action {
+            return self.lessons.fetch(lesson, &self.state.pool);
+        }
         let begins = self.lessons.begins(&action);
         if begins || matches!(action, lessons::LessonAction::Close) {
             self.leave_lesson();

