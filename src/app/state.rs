@@ -572,7 +572,9 @@ impl State {
     /// True while nothing is asked for, waits, is on its way, or has arrived without having been taken in: what has arrived
     /// may ask for more.
     pub fn is_settled(&mut self) -> bool {
-        let taken_in = !self.opened.is_running() && self.results.slots().iter().all(|s| !s.is_running());
+        let taken_in = !self.opened.is_running()
+            && self.results.slots().iter().all(|s| !s.is_running())
+            && self.trust.slots().iter().all(|s| !s.is_running());
         taken_in
             && self.rests()
             && self.superposition.is_settled()

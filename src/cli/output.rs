@@ -67,7 +67,7 @@ pub fn remember_turns(ids: &[u32], turns: &[Option<usize>]) {
     beside().turns = Some((ids.to_vec(), turns.to_vec()));
 }
 
-/// Prints a document with its `"warnings"`. Every document is printed here.
+/// Prints a document with its `"warnings"`. Every document is printed here but pages for Neuronpedia, which has its own form.
 pub fn emit_json(mut document: Value) -> Result<()> {
     if let Value::Object(fields) = &mut document {
         fields.insert("warnings".to_owned(), json!(beside().warnings));

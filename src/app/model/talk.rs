@@ -3,6 +3,7 @@
 use crate::app::model::ModelAction;
 use crate::app::shell::notices::Level;
 use crate::app::state::State;
+use crate::engine::RunSide;
 use crate::model::chat::{Conversation, Ending, Message};
 
 /// What the conversation editor asks for.
@@ -37,8 +38,13 @@ impl State {
         }
     }
 
-    /// The text that was generated, under the edits where there are any, without the token that ended it.
+    /// The text that was generated of the prompt as it stands, under the edits where there are any, without the token that
+    /// ended it.
     pub fn generated_text(&self) -> Option<String> {
+        let stack = &self.desk().stack;
+        if self.typing.is_pending() || stack.is_active() && stack.base != RunSide::Clean {
+            return None;
+        }
         let model = self.model.as_ref()?;
         let tokenizer = model.tokenizer.as_ref()?;
         let generated = self.results.generated.fresh()?;
@@ -56,6 +62,13 @@ impl State {
             return;
         };
         match conversation.messages.last_mut().filter(|_| conversation.ending == Ending::Open) {
+            Some(open) if !open.content.is_string() => {
+                self.notices.push(
+                    Level::Info,
+                    "The last message is made of parts, so that the answer cannot go on in it; close it first.",
+                );
+                return;
+            }
             Some(open) => open.content = format!("{}{text}", open.text()).into(),
             None => conversation.messages.push(Message::new("assistant", text.trim_start())),
         }

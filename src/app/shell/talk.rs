@@ -39,8 +39,11 @@ pub fn toggle(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let reads = cx.state.model.as_ref().is_some_and(|m| m.has_chat_template());
     let text = RichText::new("chat").color(if open { cx.palette.accent } else { cx.palette.text });
     let response = ui.add_enabled(open || reads, egui::Button::new(text));
-    let said =
-        if open { "back to a plain prompt" } else { "hold a conversation, laid out by the model's own template" };
+    let said = if open {
+        "back to a plain prompt of the last words; the other messages go (Ctrl+Z brings them back)"
+    } else {
+        "hold a conversation, laid out by the model's own template"
+    };
     let response = response.on_hover_text(said).on_disabled_hover_text("this model has no chat template");
     if response.clicked() {
         let begun =

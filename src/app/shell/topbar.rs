@@ -249,7 +249,8 @@ impl TopBar {
                     };
                     let response = ui.add_enabled(facts.is_ok(), button);
                     if response.on_hover_text(&said).on_disabled_hover_text(&said).clicked() {
-                        cx.push(Action::Open(found.name.clone()));
+                        // Two caches may hold models of one name.
+                        cx.push(Action::Open(found.path.display().to_string()));
                         ui.close();
                     }
                 }
