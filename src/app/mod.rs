@@ -352,6 +352,8 @@ impl App {
     /// Draws one frame.
     pub fn draw(&mut self, ui: &mut egui::Ui) {
         let ctx = ui.ctx().clone();
+        // It was made before a key of this frame has changed the theme: nothing is drawn half in the one and half in the other.
+        ui.reset_style();
         let palette = Palette::of(&ctx);
         let mut actions = Vec::new();
         let mut hovered = Hovered::default();

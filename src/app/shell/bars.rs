@@ -97,7 +97,8 @@ pub fn side_bars(
     transport: Bar,
     places: &mut Places,
 ) {
-    let panel = egui::Panel::left("settings").frame(side).default_size(300.0).size_range(240.0..=460.0);
+    let width = (0.33 * ui.available_width()).clamp(240.0, 300.0);
+    let panel = egui::Panel::left("settings").frame(side).default_size(width).size_range(240.0..=460.0);
     places.insert("settings", panel.show(ui, |ui| settings(ui, cx)).response.rect);
     let panel = egui::Panel::top("transport").frame(bar(cx.palette.header)).exact_size(40.0);
     let shown = panel.show_separator_line(false).show(ui, |ui| transport(ui, cx));

@@ -113,9 +113,16 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
             let memory = cx.state.model.as_ref().map_or(0, |m| m.weight_bytes());
             let threads = rayon::current_num_threads();
             let weights = names::bytes(memory as u64);
-            let text = format!("{weights} of weights · {adapter} · {threads} threads");
-            ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
-                .on_hover_text("memory of the weights as f32, graphics adapter, threads of the model");
+            let whole = format!("{weights} of weights · {adapter} · {threads} threads");
+            // What runs comes first where both have no room.
+            let width =
+                |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), cx.palette.weak).size().x + 16.0;
+            let texts = [whole.clone(), format!("{weights} of weights")];
+            if let Some(text) = texts.into_iter().find(|t| width(t) <= ui.available_width()) {
+                ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(format!(
+                    "memory of the weights as f32, graphics adapter, threads of the model: {whole}"
+                ));
+            }
             let n = cx.state.notices.len();
             if n > 0 && ui.small_button(if n == 1 { "1 message".to_owned() } else { format!("{n} messages") }).clicked()
             {

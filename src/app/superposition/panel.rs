@@ -296,21 +296,18 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
                 cx.actions.push(Action::Superposition(SuperpositionAction::Step(n)));
             }
         }
-        let name = SPEEDS.iter().find(|s| s.0 == state.speed).map_or("full speed", |s| s.1);
-        let speed = egui::ComboBox::from_id_salt("speed").width(112.0).selected_text(name).show_ui(ui, |ui| {
-            for (rate, text) in SPEEDS {
-                if ui.selectable_label(state.speed == rate, text).clicked() {
-                    cx.actions.push(Action::Superposition(SuperpositionAction::Speed(rate)));
-                }
-            }
-        });
-        speed.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, "speed"));
+        // In a narrow window what stands there at the right needs the room.
+        let roomy = ui.available_width() > 380.0;
+        if roomy {
+            speeds(ui, cx);
+        }
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             let text = match (state.snapshot(), state.setup()) {
-                (Some(m), Some(s)) => {
+                (Some(m), Some(s)) if roomy => {
                     let loss = m.measures.get(state.instance).map_or(String::new(), |x| number(x.loss));
                     format!("step {} of {}   loss {loss}", m.step, s.steps)
                 }
+                (Some(m), _) => format!("step {}", m.step),
                 _ => "not trained yet".to_owned(),
             };
             ui.label(RichText::new(text).font(theme::mono()))
@@ -321,6 +318,20 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             scrubber(ui, cx);
         });
     });
+}
+
+/// How fast the training goes.
+fn speeds(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let state = &cx.state.superposition;
+    let name = SPEEDS.iter().find(|s| s.0 == state.speed).map_or("full speed", |s| s.1);
+    let speed = egui::ComboBox::from_id_salt("speed").width(112.0).selected_text(name).show_ui(ui, |ui| {
+        for (rate, text) in SPEEDS {
+            if ui.selectable_label(state.speed == rate, text).clicked() {
+                cx.actions.push(Action::Superposition(SuperpositionAction::Speed(rate)));
+            }
+        }
+    });
+    speed.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, "speed"));
 }
 
 /// The way back through time.

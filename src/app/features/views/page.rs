@@ -108,7 +108,9 @@ impl Page {
             return;
         }
         ui.horizontal(|ui| {
-            let field = egui::TextEdit::singleline(&mut self.go).desired_width(170.0).hint_text("number or label");
+            let field = egui::TextEdit::singleline(&mut self.go)
+                .desired_width(f32::min(170.0, ui.available_width() - 72.0))
+                .hint_text("number or label");
             let response =
                 ui.add(field).on_hover_text("a feature's number, a neuron as layer.number, or a label's words");
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "what to show"));
