@@ -547,6 +547,9 @@ fn tojson(_: &State, value: Jinja, options: Kwargs) -> std::result::Result<Strin
         Some([item, key]) => [item.clone(), key.clone()],
         Some(_) => return Err(wrong(&"`separators` of tojson are two texts")),
     };
+    if indent.is_some_and(|n| n > 64) {
+        return Err(wrong(&"`indent` of tojson is at most 64"));
+    }
     let mut out = String::new();
     dump(&json, indent, 0, &separators, &mut out);
     Ok(out)

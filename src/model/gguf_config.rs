@@ -16,7 +16,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "tensor_data_layout",
     "rope.scaling.finetuned",
     "rope.scaling.yarn_log_multiplier",
-    "attention.causal",
     "attention.group_norm_groups",
     "attention.group_norm_epsilon",
     "pooling_type",
@@ -111,6 +110,13 @@ impl<'a> Keys<'a> {
         if d < 1 || heads < 1 {
             return Err(self.gguf.malformed("its metadata gives no heads or no width"));
         }
+        let layers = self.need("block_count")?;
+        if !(1..=1024).contains(&layers) {
+            return Err(self.gguf.malformed(format!("its metadata gives {layers} layers; 1 to 1024 can be opened")));
+        }
+        if self.flag("attention.causal")? == Some(false) {
+            return Err(self.refuse("attention.causal", false));
+        }
         let d_head = self.int("attention.key_length")?.unwrap_or(d / heads);
         if let Some(other) = self.int("attention.value_length")?.filter(|v| *v != d_head) {
             return Err(self.refuse("attention.value_length", other));
@@ -125,7 +131,7 @@ impl<'a> Keys<'a> {
         let mut set = |key: &str, value: Json| {
             map.insert(key.to_owned(), value);
         };
-        set("num_hidden_layers", json!(self.need("block_count")?));
+        set("num_hidden_layers", json!(layers));
         set("hidden_size", json!(d));
         set("intermediate_size", json!(self.int("feed_forward_length")?));
         set("num_attention_heads", json!(heads));
@@ -205,6 +211,15 @@ impl<'a> Keys<'a> {
         let magnitude = self.float("rope.scaling.attn_factor")?;
         // A table divides the frequencies: one, or one up to the original length and one beyond it.
         if self.has("rope_factors_long.weight") || self.has("rope_freqs.weight") {
+            match (self.text("rope.scaling.type")?, factor) {
+                (None | Some("none"), None) | (Some("longrope"), _) => {}
+                (None | Some("none"), Some(f)) if f == 1.0 => {}
+                (kind, _) => {
+                    return Err(
+                        self.refuse("rope.scaling.type", format!("{} beside a table", kind.unwrap_or("linear")))
+                    );
+                }
+            }
             let table = |name: &str| self.gguf.small(name, pairs);
             let (short, long) = if self.has("rope_freqs.weight") {
                 (table("rope_freqs.weight")?, table("rope_freqs.weight")?)

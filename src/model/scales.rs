@@ -48,6 +48,11 @@ pub fn attach(index: &mut Index, block: Option<[usize; 2]>) -> Result<()> {
         .collect();
     for (name, stored) in small {
         let scale = ["_scale_inv", "_scale"].map(|end| format!("{name}{end}"));
+        if let Some(kind) = scale.iter().find_map(|scale| index.unread.get(scale).cloned()) {
+            index.entries.remove(&name);
+            index.unread.insert(name, format!("{} with scales stored as {kind}", stored.name()));
+            continue;
+        }
         let Some(found) = scale.into_iter().find(|scale| index.entries.contains_key(scale)) else {
             // Whole numbers mean nothing by themselves; a float of 8 bits does.
             if stored == Stored::I8 {

@@ -365,7 +365,8 @@ fn is_harmless(name: &str, entry: &Entry) -> bool {
         || mask
         || activations.iter().any(|end| name.ends_with(end))
         || tables.contains(&name)
-        || ["lm_head.weight", "embed_out.weight", "output.weight"].iter().any(|end| name.ends_with(end))
+        || name == "output.weight"
+        || ["lm_head.weight", "embed_out.weight"].iter().any(|n| name == *n || name.ends_with(&format!(".{n}")))
 }
 
 /// Returns where row `r` of a q or k weight in halves order lies in GGUF's interleaved order. Row (head, half s, index

@@ -71,7 +71,9 @@ fn config(o: &Options) -> Result<ModelConfig> {
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
     let groups = k.int("attention.head_count_kv")?.unwrap_or(1);
-    map.insert("new_decoder_architecture".to_owned(), json!(k.has("blk.0.attn_norm_2.weight")));
+    let (heads, two) = (k.need("attention.head_count")?, k.has("blk.0.attn_norm_2.weight"));
+    map.insert("new_decoder_architecture".to_owned(), json!(two || 1 < groups && groups < heads));
+    map.insert("num_ln_in_parallel_attn".to_owned(), json!(if two { 2 } else { 1 }));
     map.insert("num_kv_heads".to_owned(), json!(groups));
     map.insert("multi_query".to_owned(), json!(groups == 1));
     Ok(map)

@@ -31,6 +31,11 @@ fn config(o: &Options) -> Result<ModelConfig> {
 
 fn gguf(k: &Keys) -> Result<Map<String, Value>> {
     let mut map = k.rotated(false)?;
+    // Under this key llama.cpp has whether the model knows positions at all.
+    if k.flag("rope.scaling.finetuned")? == Some(false) {
+        return Err(k.refuse("rope.scaling.finetuned", false));
+    }
+    let d_head = map["head_dim"].as_f64().unwrap_or(1.0);
     for (key, option) in [
         ("logit_scale", "logits_scaling"),
         ("embedding_scale", "embedding_multiplier"),
@@ -38,6 +43,9 @@ fn gguf(k: &Keys) -> Result<Map<String, Value>> {
         ("attention.scale", "attention_multiplier"),
     ] {
         map.insert(option.to_owned(), json!(k.float(key)?));
+    }
+    if map["attention_multiplier"].is_null() {
+        map.insert("attention_multiplier".to_owned(), json!(d_head.sqrt().recip()));
     }
     Ok(map)
 }
