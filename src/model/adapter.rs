@@ -36,7 +36,6 @@ const KNOWN: &[&str] = &[
     "loftq_config",
     "lora_alpha",
     "lora_dropout",
-    "lora_ga_config",
     "megatron_core",
     "modules_to_save",
     "peft_type",
@@ -102,9 +101,19 @@ impl Adapter {
         }
         // These begin with other base weights than those that the base model is saved with.
         let begin = config.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
-        if ["pissa", "olora", "corda", "loftq"].iter().any(|kind| begin.starts_with(kind)) {
+        if ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|kind| begin.starts_with(kind)) {
             return Err(unopenable(format!(
                 "its adapter changes the base weights first (init_lora_weights = {begin})"
+            )));
+        }
+        // A pattern that is more than the end of a name is a regular expression.
+        let patterns = config.get("alpha_pattern").and_then(Value::as_object);
+        if let Some(pattern) =
+            patterns.into_iter().flat_map(|p| p.keys()).find(|p| p.contains(['*', '+', '?', '[', '(', '|', '\\', '$']))
+        {
+            return Err(unopenable(format!(
+                "its adapter's `alpha_pattern` has the expression `{}`, which is not implemented",
+                short(pattern)
             )));
         }
         let name = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();

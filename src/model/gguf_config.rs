@@ -212,8 +212,7 @@ impl<'a> Keys<'a> {
         // A table divides the frequencies: one, or one up to the original length and one beyond it.
         if self.has("rope_factors_long.weight") || self.has("rope_freqs.weight") {
             match (self.text("rope.scaling.type")?, factor) {
-                (None | Some("none"), None) | (Some("longrope"), _) => {}
-                (None | Some("none"), Some(f)) if f == 1.0 => {}
+                (None | Some("none"), None | Some(1.0)) | (Some("longrope"), _) => {}
                 (kind, _) => {
                     return Err(
                         self.refuse("rope.scaling.type", format!("{} beside a table", kind.unwrap_or("linear")))
