@@ -63,7 +63,7 @@ fn clicking_a_cell_of_the_patching_view_edits_the_run() {
     // The bars at the side are the cells as well, strongest first.
     let values = sweep.normalised().unwrap();
     let strongest = (0..8).max_by(|a, b| values[*a].abs().total_cmp(&values[*b].abs())).unwrap();
-    let name = format!("{}.{} {:+.3}", strongest / 4, strongest % 4, values[strongest]);
+    let name = format!("{}.{} {:+.2}", strongest / 4, strongest % 4, values[strongest]);
     h.get_by_label(&name).click();
     h.run();
     settle(&mut h);

@@ -369,9 +369,7 @@ impl PatchingView {
             }
             let state = match cx.state.desk().patching.source {
                 Source::Exact if found.done => {
-                    // Where it is not felt, the time says nothing.
-                    let time = if found.seconds < 0.05 { String::new() } else { format!(" in {:.2} s", found.seconds) };
-                    format!("{} exact runs{time}, {} cells provably 0", found.run, found.skipped)
+                    format!("{} exact runs, {} cells provably 0", found.run, found.skipped)
                 }
                 Source::Exact => match cx.state.results.sweep.get().map(|s| s.estimate) {
                     Some(e) => format!(
@@ -388,7 +386,9 @@ impl PatchingView {
             };
             let color =
                 if cx.state.desk().patching.source == Source::Exact { cx.palette.weak } else { cx.palette.accent };
-            ui.label(RichText::new(state).font(theme::small()).color(color));
+            // The time is the machine's, not the finding's.
+            ui.label(RichText::new(state).font(theme::small()).color(color))
+                .on_hover_text(format!("run in {:.2} s on this machine", found.seconds));
             let drawn = self.drawn.as_ref();
             if is_plate(ui.ctx()) {
                 // Nothing can be pressed there.
@@ -532,7 +532,7 @@ fn strongest(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &SweepResult, drawn
     for i in drawn.order.iter().copied().take(40) {
         let edit = found.settings.edit(&found.cell(i));
         let strong = cx.state.desk().stack.active().any(|e| *e == edit);
-        let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.3}", values[i]), strong };
+        let b = Bar { label: cell_name(found, i), value: values[i], text: format!("{:+.2}", values[i]), strong };
         let hint = format!("{edit}; click adds or removes it, right click takes the component into the circuit");
         let response = bars::bar(ui, &b, max, true, 62.0).on_hover_text(hint);
         if response.clicked() {
