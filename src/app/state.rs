@@ -424,7 +424,10 @@ impl State {
         let turn = |d: &mut Document| {
             d.turn_to(&spec, hash, |last| {
                 let carried = Some(last.prompt.clone()).filter(|p| !p.is_empty() && last.ids.is_none());
-                Desk { prompt: own.or(carried).unwrap_or_else(|| PROMPT.to_owned()), ..Desk::default() }
+                // A conversation is laid out anew, by the template of this model.
+                let conversation = last.conversation.clone().filter(|_| own.is_none() && model.has_chat_template());
+                let prompt = own.or(carried).unwrap_or_else(|| PROMPT.to_owned());
+                Desk { prompt, conversation, ..Desk::default() }
             });
             let pinned = &mut d.desk.pinned;
             pinned.layer = pinned.layer.min(config.n_layers - 1);

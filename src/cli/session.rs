@@ -225,6 +225,10 @@ fn describe(desk: &Desk) -> String {
         ("model", desk.model.clone()),
         ("weights", desk.hash.map_or_else(|| "not opened yet".to_owned(), key)),
         ("prompt", quoted(&desk.prompt)),
+        (
+            "conversation",
+            desk.conversation.as_ref().map_or_else(String::new, |c| format!("{} messages", c.messages.len())),
+        ),
         ("corrupted prompt", quoted(&desk.corrupted)),
         ("answer", quoted(&desk.answer)),
         ("wrong answer", quoted(&desk.wrong)),

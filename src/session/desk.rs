@@ -37,6 +37,8 @@ pub struct Desk {
     pub ids: Option<Vec<u32>>,
     /// A conversation that takes the prompt's place; the prompt then says what was said last.
     pub conversation: Option<Conversation>,
+    /// The conversation that was there before the plain prompt; it comes back when one is held again.
+    pub closed: Option<Conversation>,
     /// Thinking in a conversation is folded away.
     pub folds_thinking: bool,
     /// Token to explain; empty for the model's own favourite.
@@ -79,6 +81,16 @@ pub struct Desk {
     pub views: BTreeMap<String, Value>,
     /// What the user wrote beside views, by the view's name.
     pub notes: BTreeMap<String, String>,
+}
+
+impl Desk {
+    /// Puts another conversation, or none, in the prompt's place. One that goes is kept.
+    pub fn converse(&mut self, conversation: Option<Conversation>) {
+        let before = std::mem::replace(&mut self.conversation, conversation);
+        if self.conversation.is_none() && before.is_some() {
+            self.closed = before;
+        }
+    }
 }
 
 /// What is shared is written as what it is.

@@ -31,7 +31,7 @@ impl State {
                 if let Some(c) = &conversation {
                     d.prompt = c.title();
                 }
-                d.conversation = conversation;
+                d.converse(conversation);
             }),
             TalkAction::Fold(folds) => self.change("fold thinking", now, |d| d.folds_thinking = folds),
             TalkAction::Keep => self.keep_answer(now),

@@ -35,20 +35,27 @@ enum Done {
 
 /// The button that begins a conversation with the prompt, and ends it.
 pub fn toggle(ui: &mut egui::Ui, cx: &mut Context<'_>) {
-    let open = cx.state.desk().conversation.is_some();
+    let desk = cx.state.desk();
+    let open = desk.conversation.is_some();
+    // A prompt that was written since begins a conversation of its own.
+    let kept = desk.closed.clone().filter(|c| c.title() == desk.prompt);
     let reads = cx.state.model.as_ref().is_some_and(|m| m.has_chat_template());
     let text = RichText::new("chat").color(if open { cx.palette.accent } else { cx.palette.text });
     let response = ui.add_enabled(open || reads, egui::Button::new(text));
-    let said = if open {
-        "back to a plain prompt of the last words; the other messages go (Ctrl+Z brings them back)"
-    } else {
-        "hold a conversation, laid out by the model's own template"
+    let said = match (open, kept.is_some()) {
+        (true, _) => "back to a plain prompt of the last words; the conversation is kept",
+        (false, true) => "back to the conversation that was closed",
+        (false, false) => "hold a conversation, laid out by the model's own template",
     };
     let response = response.on_hover_text(said).on_disabled_hover_text("this model has no chat template");
     if response.clicked() {
         let begun =
             || Conversation { messages: vec![Message::new("user", &cx.state.desk().prompt)], ending: Ending::Answer };
-        let (name, next) = if open { ("end the conversation", None) } else { ("begin a conversation", Some(begun())) };
+        let (name, next) = match (open, kept) {
+            (true, _) => ("close the conversation", None),
+            (false, Some(kept)) => ("open the conversation again", Some(kept)),
+            (false, None) => ("begin a conversation", Some(begun())),
+        };
         cx.push(TalkAction::Converse(name, next));
     }
 }

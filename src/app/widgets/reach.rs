@@ -63,6 +63,12 @@ impl Reach {
         (Self::ByRow, "each row by itself"),
     ];
 
+    /// The same among columns that may be no positions, of which none is the first.
+    #[must_use]
+    pub fn among(self, positions: bool) -> Self {
+        if self == Self::WithoutFirst && !positions { Self::All } else { self }
+    }
+
     /// Finds the scale for [rows, cols] values; their columns are positions where the first is to be left out.
     pub fn of(self, data: &HeatData) -> Reached {
         let sizes = |from: usize| {

@@ -67,6 +67,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             let target = args.target.as_deref().filter(|_| d.transcoder && d.output.is_none());
             d = d.placed(Place::parse(site)?, target.map(Place::parse).transpose()?)?;
         }
+        super::check(&model, &d);
         subjects.push(Subject::Features(Arc::new(d)));
     }
     // Neurons and directions are correlated with the features of the first dictionary.

@@ -51,6 +51,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 Error::request("there is nothing to encode; add --prompt TEXT, --ids 1,2,3 or --activations FILE")
             })?;
             let (input, _) = dictionary.check(&model.config)?;
+            super::check(&model, &dictionary);
             let started = Instant::now();
             let x = activations(&model, &[&ids], &[input], &progress)?.remove(0);
             (started, Some(model), ids, x)

@@ -30,6 +30,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let model = &job.model;
     let dictionary = args.dictionary.open(&job.progress)?;
     dictionary.check(&model.config)?;
+    super::check(model, &dictionary);
     let cut = args.text.cut(model, Some(&dictionary));
     let rows = Rows::cut(model, &args.text.text, &cut, &job.progress)?;
     let rows = if args.all { rows } else { split(rows).1 };

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use clap::Args;
 
+use crate::cli::output::warn;
 use crate::error::Result;
 use crate::features::rows::Cut;
-use crate::features::{Dictionary, Place};
+use crate::features::{Dictionary, Place, trust};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -55,6 +56,18 @@ impl DictionaryArgs {
             Some(site) => dictionary.placed(Place::parse(site)?, target),
             None => Ok(dictionary),
         }
+    }
+}
+
+/// Keeps what speaks against a dictionary, on ordinary text, as warnings of every document that comes from it.
+pub fn check(model: &Model, dictionary: &Dictionary) {
+    // Without a tokenizer there is no ordinary text to try it on.
+    if model.tokenizer.is_none() {
+        return;
+    }
+    match trust::check(model, dictionary, &Progress::new()) {
+        Ok(found) => found.warnings.iter().for_each(|w| warn(w)),
+        Err(e) => warn(&format!("The dictionary {} could not be checked: {e}.", dictionary.path.display())),
     }
 }
 

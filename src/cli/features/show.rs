@@ -86,6 +86,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         ))
     })?;
     let dictionary = args.dictionary.as_ref().map(|d| crate::features::open(d, &Progress::new())).transpose()?;
+    dictionary.iter().for_each(|d| super::check(&model, d));
     let dictionary = dictionary.map(Arc::new);
     let writer = writer(args.feature, &index, dictionary.as_ref())?;
     let known = writer.as_ref().map(|w| written(&model, w, dictionary.as_deref())).transpose()?;

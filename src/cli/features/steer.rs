@@ -36,6 +36,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut job = Job::begin(&args.model, "steering")?;
     let model = job.model.clone();
     let dictionary = Arc::new(args.dictionary.open(&job.progress)?);
+    super::check(&model, &dictionary);
     // The edits look the dictionary up by this name, and so find the one with the site that was given.
     let store = Store::default();
     store.insert(&args.dictionary.dictionary, dictionary.clone())?;

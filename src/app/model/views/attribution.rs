@@ -104,7 +104,7 @@ impl View for AttributionView {
         let Some(result) = slot.get().cloned() else { return };
         let a = &*result.value;
         let data = self.data.get(result.stamp, || compared(a, false, false, matrix));
-        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All);
+        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All).among(false);
         let Reached { painted, largest, end } = self.reaching.of(result.stamp, reach, &data).clone();
         let colors = diverging(&cx.palette, largest, result.fresh);
         let what = match a.wrong {

@@ -16,7 +16,7 @@ use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
-use crate::app::widgets::reach::{self, Reach};
+use crate::app::widgets::reach::{self, Reach, Reaching};
 use crate::app::widgets::{bars, choice, message};
 use crate::engine::{RunSide, SiteKind};
 use crate::gpu::{HeatData, NOTHING};
@@ -43,6 +43,12 @@ struct Drawn {
 #[derive(Default)]
 pub struct PatchingView {
     drawn: Option<Drawn>,
+    reaching: Reaching<((u64, u64), Source)>,
+}
+
+/// True where the columns of a sweep are positions.
+fn positions(found: &SweepResult) -> bool {
+    matches!(found.axes.last(), Some((name, _)) if is_position(name))
 }
 
 /// Cells to be drawn.
@@ -144,8 +150,8 @@ impl View for PatchingView {
             return;
         }
         let Some(drawn) = &self.drawn else { return };
-        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All);
-        let reached = reach.of(&drawn.data);
+        let reach = cx.settings::<Option<Reach>>(&VIEW).unwrap_or(Reach::All).among(positions(&shown.found));
+        let reached = self.reaching.of((drawn.stamps, drawn.source), reach, &drawn.data).clone();
         let colors = diverging(&cx.palette, reached.largest, shown.fresh);
         self.caption(ui, cx, &shown.found, colors, reach, &reached.end);
         let available = ui.available_size();
@@ -405,8 +411,7 @@ impl PatchingView {
                 }
             }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                let positions = matches!(found.axes.last(), Some((name, _)) if is_position(name));
-                if let Some(reach) = reach::bar(ui, &colors, (&format!("−{end}"), end), reach, positions) {
+                if let Some(reach) = reach::bar(ui, &colors, (&format!("−{end}"), end), reach, positions(found)) {
                     cx.set(&VIEW, &reach);
                 }
             });
