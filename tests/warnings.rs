@@ -259,4 +259,11 @@ fn dictionaries_are_checked_beside_their_model() {
     let bad = mixed_up(&dir.path().join("mixed-up"));
     let other = document(&["check", "-m", &bad, "--dictionary", "text-features"]);
     assert!(other["dictionaries"][0]["explained_variance"].as_f64() < d["explained_variance"].as_f64());
+    // What speaks against it stands beside every number that comes from it.
+    let speaks = |doc: &Value| warnings(doc).iter().filter(|w| w.contains("ictionary")).count();
+    let out = dir.path().join("f.safetensors");
+    let encode = ["features", "encode", "-p", "a", "--dictionary", "text-features", "-o", out.to_str().unwrap(), "-m"];
+    let said = document(&[&encode[..], &[&bad]].concat());
+    assert_eq!(speaks(&said), speaks(&other), "{said} {other}");
+    assert!(warnings(&document(&[&encode[..], &["text"]].concat())).is_empty());
 }

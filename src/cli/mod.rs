@@ -1,16 +1,14 @@
 //! The command line. Every subcommand is one file with `Arguments` and `execute`, and one line in the list of commands
 //! below.
 
-use std::path::{Path, PathBuf};
-
 use clap::{Args, Parser};
 
 use crate::analysis::trust;
 use crate::error::{Error, Result};
-use crate::model::chat::{self, Ending};
+use crate::model::chat::{self, Conversation};
 use crate::model::{Model, builtin};
 use crate::progress::Progress;
-use crate::session::start::Start;
+use crate::session::start::{ChatArgs, Start};
 
 pub use crate::table::table;
 pub use output::{Bar, Job, emit, emit_json, note, say_warnings, warn};
@@ -136,16 +134,8 @@ pub struct PromptArgs {
     /// The prompt's text
     #[arg(short, long, value_name = "TEXT", conflicts_with = "ids", allow_hyphen_values = true)]
     pub prompt: Option<String>,
-    /// A conversation in the prompt's place, laid out by the model's own chat template: a file of JSON
-    /// [{"role", "content"}, …], or - for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
-    pub chat: Option<PathBuf>,
-    /// End with the last message, without what the template puts before the assistant's answer
-    #[arg(long, requires = "chat")]
-    pub no_generation_prompt: bool,
-    /// Leave the last message open, so that it goes on
-    #[arg(long, requires = "chat", conflicts_with = "no_generation_prompt")]
-    pub open_turn: bool,
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// The prompt as token ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub ids: Option<Vec<u32>>,
@@ -157,29 +147,19 @@ pub struct PromptArgs {
 impl PromptArgs {
     /// Returns the prompt's token ids, or `None` where no prompt was given. Ids that the model lacks are an error.
     pub fn optional(&self, model: &Model) -> Result<Option<Vec<u32>>> {
-        let ids = match (&self.prompt, &self.ids, &self.chat) {
+        let ids = match (&self.prompt, &self.ids, self.chat.read()?) {
             (Some(text), ..) => model.encode(text, self.bos)?,
             (None, Some(ids), _) => ids.clone(),
-            (None, None, Some(file)) => self.conversation(model, file)?,
+            (None, None, Some(talk)) => self.laid_out(model, &talk)?,
             (None, None, None) => return Ok(None),
         };
         model.network().check(&ids)?;
         Ok(Some(ids))
     }
 
-    /// Reads a conversation and lays it out.
-    fn conversation(&self, model: &Model, file: &Path) -> Result<Vec<u32>> {
-        let text = if file == Path::new("-") {
-            std::io::read_to_string(std::io::stdin()).map_err(|e| Error::read(Path::new("standard input"), e))
-        } else {
-            std::fs::read_to_string(file).map_err(|e| Error::read(file, e))
-        }?;
-        let ending = match (self.no_generation_prompt, self.open_turn) {
-            (true, _) => Ending::Closed,
-            (_, true) => Ending::Open,
-            _ => Ending::Answer,
-        };
-        let laid = chat::lay_out(model, &chat::parse(&text, &file.display().to_string())?, ending, self.bos)?;
+    /// Lays a conversation out.
+    fn laid_out(&self, model: &Model, talk: &Conversation) -> Result<Vec<u32>> {
+        let laid = chat::lay_out(model, &talk.messages, talk.ending, self.bos)?;
         output::remember_turns(&laid.ids, &laid.turns);
         Ok(laid.ids)
     }

@@ -84,6 +84,12 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Makes the prompt a plain text again: what was of its tokens goes.
+    pub fn ask_plainly(&mut self) {
+        (self.alignment, self.ids) = (None, None);
+        self.converse(None);
+    }
+
     /// Puts another conversation, or none, in the prompt's place. One that goes is kept.
     pub fn converse(&mut self, conversation: Option<Conversation>) {
         let before = std::mem::replace(&mut self.conversation, conversation);

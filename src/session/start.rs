@@ -1,21 +1,58 @@
 //! How a window starts: what the command line says of it, and the document that follows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::file::{Session, is_session};
 use super::{Desk, Document, desk::Show};
 use crate::engine::EditStack;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::builtin::{self, BUILTINS};
+use crate::model::chat::{self, Conversation, Ending};
 
 /// A prompt that most English models have an opinion on: indirect object identification.
 pub const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
+
+/// The options that give a conversation in the prompt's place.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ChatArgs {
+    /// A conversation in the prompt's place, laid out by the model's own chat template: a file of JSON
+    /// [{"role", "content"}, …], or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
+    pub chat: Option<PathBuf>,
+    /// End with the last message, without what the template puts before the assistant's answer
+    #[arg(long, requires = "chat")]
+    pub no_generation_prompt: bool,
+    /// Leave the last message open, so that it goes on
+    #[arg(long, requires = "chat", conflicts_with = "no_generation_prompt")]
+    pub open_turn: bool,
+}
+
+impl ChatArgs {
+    /// Reads the conversation, where one is given.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no conversation.
+    pub fn read(&self) -> Result<Option<Conversation>> {
+        let Some(file) = &self.chat else { return Ok(None) };
+        let text = if file == Path::new("-") {
+            std::io::read_to_string(std::io::stdin()).map_err(|e| Error::read(Path::new("standard input"), e))
+        } else {
+            std::fs::read_to_string(file).map_err(|e| Error::read(file, e))
+        }?;
+        let ending = match (self.no_generation_prompt, self.open_turn) {
+            (true, _) => Ending::Closed,
+            (_, true) => Ending::Open,
+            _ => Ending::Answer,
+        };
+        Ok(Some(Conversation { messages: chat::parse(&text, &file.display().to_string())?, ending }))
+    }
+}
 
 /// What the window opens on.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Start {
     /// A session file to open
-    #[arg(value_name = "FILE.scope", value_parser = session, conflicts_with_all = ["model", "prompt", "ids", "answer", "wrong", "corrupt", "edits"])]
+    #[arg(value_name = "FILE.scope", value_parser = session, conflicts_with_all = ["model", "prompt", "ids", "chat", "answer", "wrong", "corrupt", "edits"])]
     pub session: Option<PathBuf>,
     /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
     #[arg(short, long, value_name = "MODEL")]
@@ -26,6 +63,8 @@ pub struct Start {
     /// Prompt to begin with, as token ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', conflicts_with = "prompt")]
     pub ids: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Answer token to explain (taken as given, with its leading space)
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub answer: Option<String>,
@@ -53,9 +92,10 @@ fn session(text: &str) -> std::result::Result<PathBuf, String> {
 impl Start {
     /// Whether the command line says what the window is to open on.
     pub fn is_given(&self) -> bool {
-        let Self { session, model, prompt, ids, answer, wrong, corrupt, edits, time } = self;
+        let Self { session, model, prompt, ids, chat, answer, wrong, corrupt, edits, time } = self;
         let texts = [model, prompt, answer, wrong, corrupt];
-        *time || ids.is_some() || session.is_some() || edits.is_some() || texts.into_iter().any(Option::is_some)
+        let files = [session, edits, &chat.chat];
+        *time || ids.is_some() || files.into_iter().any(Option::is_some) || texts.into_iter().any(Option::is_some)
     }
 
     /// Returns the document that the window opens on.
@@ -68,18 +108,21 @@ impl Start {
         }
         let model = self.model.clone().map_or_else(builtin::default_name, Ok)?;
         let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
-        let ioi = self.prompt.is_none() && self.ids.is_none() && own.is_none();
+        let conversation = self.chat.read()?;
+        let ioi = self.prompt.is_none() && self.ids.is_none() && conversation.is_none() && own.is_none();
         let stack = self.edits.as_deref().map(EditStack::open).transpose()?.unwrap_or_default();
         Ok(Document::from(Desk {
             show: if stack.is_active() { Show::Edited } else { Show::Clean },
             corrupted: self.corrupt.clone().unwrap_or_default(),
             stack: stack.into(),
             // The ids are named where the prompt would stand.
-            prompt: match &self.ids {
-                Some(ids) => format!("{} token ids", ids.len()),
-                None => self.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
+            prompt: match (&self.ids, &conversation) {
+                (Some(ids), _) => format!("{} token ids", ids.len()),
+                (None, Some(talk)) => talk.title(),
+                (None, None) => self.prompt.clone().unwrap_or_else(|| own.unwrap_or(PROMPT).to_owned()),
             },
             ids: self.ids.clone(),
+            conversation,
             answer: self.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
             wrong: self.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
             model,

@@ -129,6 +129,17 @@ fn a_conversation_is_part_of_the_document() {
     let ids: Vec<u64> = doc["tokens"].as_array().unwrap().iter().map(|t| t["id"].as_u64().unwrap()).collect();
     let own: Vec<u64> = h.state().state.run().unwrap().trace.ids.iter().map(|id| u64::from(*id)).collect();
     assert_eq!(ids, own);
+    // A model that has a template gets the conversation along, one that has none the last words.
+    let beside = folder.path().join("other");
+    std::fs::create_dir(&beside).unwrap();
+    let other = model(&beside, |_| {});
+    let weights = beside.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&0.5f32.to_le_bytes());
+    circuitscope::files::write_atomic(&weights, &bytes).unwrap();
+    apply(&mut h, Action::Open(other));
+    assert_eq!(h.state().state.desk().conversation, again.desk.conversation);
     // A model without a template says so in the strip, and the prompt comes back by typing one.
     apply(&mut h, Action::Open("induction".to_owned()));
     assert!(h.state().state.desk().conversation.is_none(), "nothing of one model is shown on another");

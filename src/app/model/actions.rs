@@ -95,8 +95,7 @@ impl State {
         match action {
             ModelAction::Prompt(text) => {
                 self.type_text("type the prompt", now, |d| {
-                    (d.alignment, d.ids) = (None, None);
-                    d.converse(None);
+                    d.ask_plainly();
                     d.prompt = text;
                 });
             }
@@ -115,8 +114,7 @@ impl State {
             ModelAction::SwapPrompts => self.change("swap the prompts", now, |d| {
                 std::mem::swap(&mut d.prompt, &mut d.corrupted);
                 std::mem::swap(&mut d.answer, &mut d.wrong);
-                (d.alignment, d.ids) = (None, None);
-                d.converse(None);
+                d.ask_plainly();
             }),
             ModelAction::Align(token, counterpart) => self.align(token, counterpart, now),
             ModelAction::Show(show) => self.change(&format!("show the {} run", show.label()), now, |d| d.show = show),

@@ -80,6 +80,7 @@ impl App {
             Command::Cancel => {
                 if self.state.works() {
                     self.layout.slots().for_each(AnySlot::stop);
+                    self.top.slots().into_iter().for_each(AnySlot::stop);
                     self.lessons.stop();
                     self.state.cancel();
                 }

@@ -13,6 +13,7 @@ use crate::app::shell::presets::Preset;
 use crate::app::shell::talk::{self, Talk};
 use crate::app::widgets::token_field::TokenField;
 use crate::app::widgets::token_text;
+use crate::jobs::AnySlot;
 use crate::jobs::slot::Slot;
 use crate::model::builtin::BUILTINS;
 use crate::model::found::FoundModels;
@@ -51,6 +52,10 @@ pub const PROMPT_ID: &str = "prompt";
 pub const ANSWER_ID: &str = "answer";
 
 impl TopBar {
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 1] {
+        [&mut self.found]
+    }
+
     /// The first line: workspaces, lessons, model, and how the window looks.
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons) {
         ui.horizontal_centered(|ui| {
