@@ -250,3 +250,28 @@ fn requests_that_cannot_be_met() {
     assert!(check(&[0; 129]).contains("129"));
     assert!(check(&[256]).contains("256"));
 }
+
+/// A config within a config follows the same rule, and a file's word is no number of layers.
+#[test]
+fn objects_within_and_numbers_without_end() {
+    let attention = |key: &str, value: serde_json::Value| {
+        let text = std::fs::read_to_string(fixture("families/mpt/config.json")).unwrap();
+        let mut attention = serde_json::from_str::<serde_json::Value>(&text).unwrap()["attn_config"].clone();
+        attention[key] = value;
+        family("mpt", &[("attn_config", attention)])
+    };
+    let warned = attention("quantum", 1.into()).unwrap().warnings;
+    assert!(warned.len() == 1 && warned[0].contains("`quantum`"), "{warned:?}");
+    assert!(sentence(&attention("clip_qkv", 6.into()).unwrap_err()).contains("attn_config.clip_qkv"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let (mut metadata, tensors) = llama_fixture();
+    for (key, value) in &mut metadata {
+        if key.ends_with("block_count") {
+            *value = Value::U32(u32::MAX);
+        }
+    }
+    std::fs::write(&path, file(&metadata, &tensors)).unwrap();
+    let error = Model::open(path.to_str().unwrap()).unwrap_err();
+    assert!(sentence(&error).contains("4294967295 layers"), "{error}");
+}

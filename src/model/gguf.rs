@@ -176,6 +176,10 @@ impl Reader<'_> {
                         self.malformed(format!("a list of its header is nested deeper than {MAX_DEPTH} levels"))
                     );
                 }
+                // The longest lists of files that open are vocabularies and their merges.
+                if n > 1 << 24 {
+                    return Err(self.malformed(format!("a list of its header has {n} entries; 2^24 can be read")));
+                }
                 if n.saturating_mul(least) > self.left() {
                     return Err(
                         self.damaged(format!("a list of its header claims {n} entries, more than the file holds"))

@@ -15,6 +15,7 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "attention_softmax_in_fp32",
     "attention_types",
     "attn_dropout",
+    "attn_impl",
     "attn_implementation",
     "attn_pdrop",
     "audio_config",

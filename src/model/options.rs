@@ -16,12 +16,14 @@ pub struct Options<'a> {
     family: &'a str,
     map: &'a Map<String, Value>,
     used: RefCell<HashSet<String>>,
+    /// Warnings of objects within this one.
+    within: RefCell<Vec<String>>,
 }
 
 impl<'a> Options<'a> {
     pub fn new(family: &'a str, map: &'a Map<String, Value>) -> Self {
         let used = RefCell::new(HashSet::from(["model_type".to_owned()]));
-        Self { family, map, used }
+        Self { family, map, used, within: RefCell::default() }
     }
 
     pub fn bad(&self, option: &str, what: impl Into<String>) -> Error {
@@ -330,6 +332,12 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// Deals with the options of an object within this config, as [`Self::finish`] does.
+    pub fn finish_within(&self, object: &Options) -> Result<()> {
+        self.within.borrow_mut().extend(object.finish()?);
+        Ok(())
+    }
+
     /// Deals with every option that was not asked for: refuses those that change the computation, and returns a warning
     /// for each that is not known.
     pub fn finish(&self) -> Result<Vec<String>> {
@@ -346,18 +354,19 @@ impl<'a> Options<'a> {
                 return Err(self.refuse(option, value));
             }
         }
-        Ok(match &unknown[..] {
-            [] => Vec::new(),
-            [one] => vec![format!(
+        let own = match &unknown[..] {
+            [] => None,
+            [one] => Some(format!(
                 "The config option {one} is not known and was passed over; if it changes what the model computes, the \
                  numbers are wrong."
-            )],
-            many => vec![format!(
+            )),
+            many => Some(format!(
                 "The config options {} are not known and were passed over; if one of them changes what the model \
                  computes, the numbers are wrong.",
                 many.join(", ")
-            )],
-        })
+            )),
+        };
+        Ok(self.within.borrow().iter().cloned().chain(own).collect())
     }
 }
 

@@ -21,7 +21,13 @@ pub fn block(config: &Value) -> std::result::Result<Option<[usize; 2]>, (&'stati
     match method {
         Some("fp8" | "fbgemm_fp8") => {}
         Some("compressed-tensors") => match text("format") {
-            Some("float-quantized" | "naive-quantized" | "int-quantized" | "dense") => {}
+            Some("float-quantized" | "naive-quantized" | "int-quantized" | "dense") => {
+                // The weights of such a file are those of a rotated model.
+                let turns = config.get("transform_config").filter(|t| t.as_object().is_some_and(|t| !t.is_empty()));
+                if turns.is_some() {
+                    return Err(("quantization_config.transform_config", "(set)".to_owned()));
+                }
+            }
             other => return Err(("quantization_config.format", other.unwrap_or("(none)").to_owned())),
         },
         Some("modelopt") => match text("quant_algo").or_else(|| config.pointer("/quantization/quant_algo")?.as_str()) {
@@ -61,10 +67,16 @@ pub fn attach(index: &mut Index, block: Option<[usize; 2]>) -> Result<()> {
             }
             continue;
         };
-        let zero = format!("{name}_zero_point");
-        if index.entries.contains_key(&zero) || index.unread.contains_key(&zero) {
+        let has = |tensor: &str| index.entries.contains_key(tensor) || index.unread.contains_key(tensor);
+        let columns = format!("{}_g_idx", name.trim_end_matches(".weight"));
+        let odd = [
+            (format!("{name}_zero_point"), "zero points"),
+            (format!("{name}_g_idx"), "columns in another order"),
+            (columns, "columns in another order"),
+        ];
+        if let Some((_, what)) = odd.iter().find(|(tensor, _)| has(tensor)) {
             index.entries.remove(&name);
-            index.unread.insert(name, format!("{} with zero points", stored.name()));
+            index.unread.insert(name, format!("{} with {what}", stored.name()));
             continue;
         }
         let Some(of) = index.entries.remove(&found) else { continue };

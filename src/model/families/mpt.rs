@@ -55,7 +55,9 @@ fn config(o: &Options) -> Result<ModelConfig> {
     if !attention.flag_or("alibi", true)? {
         return Err(o.refuse("attn_config.alibi", false));
     }
-    c.positions = Positions::Alibi(slopes(c.n_heads, attention.number_or("alibi_bias_max", 8.0)?));
+    let bias_max = attention.number_or("alibi_bias_max", 8.0)?;
+    o.finish_within(&attention)?;
+    c.positions = Positions::Alibi(slopes(c.n_heads, bias_max));
     c.activation = Activation::Gelu;
     c.tied_embeddings = o.flag_or("tie_word_embeddings", true)?;
     if let Some(scale) = o.raw("logit_scale") {
