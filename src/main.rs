@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use circuitscope::cli::Cli;
+use circuitscope::error::one_line;
+use circuitscope::interrupt;
 use clap::Parser;
 
 fn main() -> ExitCode {
     circuitscope::memory::keep_freed();
+    interrupt::watch();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no errors; of a real one its first sentence says what is wrong.
@@ -14,10 +17,13 @@ fn main() -> ExitCode {
             let text = e.to_string();
             let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
             let sentence = first.split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("circuitscope: {sentence}; see --help");
+            circuitscope::cli::note(&format!("circuitscope: {}; see --help", one_line(&sentence)));
             return ExitCode::from(2);
         }
-        Err(e) => e.exit(),
+        Err(e) => {
+            let printed = circuitscope::cli::print(&e.to_string());
+            return printed.map_or(ExitCode::from(1), |()| ExitCode::SUCCESS);
+        }
     };
     let result = match cli.command {
         // An error is one sentence, so that warnings are said beside a result alone.
@@ -27,8 +33,12 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("circuitscope: {error}");
-            ExitCode::from(if error.is_request() { 2 } else { 1 })
+            circuitscope::cli::note(&format!("circuitscope: {error}"));
+            ExitCode::from(match error {
+                _ if interrupt::has_come() => interrupt::STATUS,
+                _ if error.is_request() => 2,
+                _ => 1,
+            })
         }
     }
 }

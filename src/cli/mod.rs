@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::session::start::{ChatArgs, Start};
 
 pub use crate::table::table;
-pub use output::{Bar, Job, emit, emit_json, note, say_warnings, warn};
+pub use output::{Bar, Job, emit, emit_json, note, print, say_warnings, warn};
 
 /// A native microscope for transformer language models. Without a subcommand it opens the window.
 #[derive(Debug, Parser)]
