@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use directories::ProjectDirs;
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 fn folder(of: fn(&ProjectDirs) -> &Path) -> PathBuf {
     let own = ProjectDirs::from("", "", "circuitscope");
@@ -58,44 +59,230 @@ pub fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect()
 }
 
+/// The most bytes of what people write by hand: configurations, prompts, templates, edits.
+pub const SMALL: u64 = 16 << 20;
+/// The most bytes of what programs write and is read as a whole: graphs, circuits, sessions, labels.
+pub const LARGE: u64 = 1 << 30;
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// The file cannot be read, or is longer.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    bytes(file, path, limit)
+}
+
 /// Reads a text of at most `limit` bytes, without a byte-order mark.
 ///
 /// # Errors
 /// The file cannot be read, is longer, or is no UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    text(file, path, limit)
+}
+
+/// Reads at most `limit` bytes of what messages call `name`.
+fn bytes(source: impl Read, name: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     // A device has no length, so that it is what is read that is measured.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::read(path, e))?;
+    source.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::read(name, e))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::failed(format!("{} is longer than {limit} bytes, too long for what it is", path.display())));
+        return Err(Error::failed(format!("{} is longer than {limit} bytes, too long for what it is", name.display())));
     }
-    let text =
-        String::from_utf8(bytes).map_err(|_| Error::failed(format!("{} is not a text in UTF-8", path.display())))?;
+    Ok(bytes)
+}
+
+/// As [`read_text`], from what is open already; messages call it `name`.
+///
+/// # Errors
+/// As there.
+pub fn text(source: impl Read, name: &Path, limit: u64) -> Result<String> {
+    let text = String::from_utf8(bytes(source, name, limit)?)
+        .map_err(|_| Error::failed(format!("{} is not a text in UTF-8", name.display())))?;
     Ok(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,
     })
 }
 
-/// Writes beside `path` and renames into place.
+/// Writes a file so that it is whole or absent: [`Output`] in one call.
+///
+/// # Errors
+/// As there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fail = |e| Error::write(path, e);
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    persist(file, path)
+    let mut output = Output::create(path)?;
+    output.write_all(bytes).map_err(|e| Error::write(path, e))?;
+    output.finish()
 }
 
-/// Renames a temporary file, which is private, into place; a result is as readable as any other file of the user's.
-pub fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
-    let fail = |e| Error::write(path, e);
-    file.persist(path).map_err(|e| fail(e.error))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(fail)?;
+/// A file that is being written. It lies beside its place, and takes it in [`Self::finish`]; until then an earlier one
+/// stands, and nothing is left of one that is dropped or that a signal ends. Links are followed. A device or a pipe has no
+/// place to take and is written as it is.
+pub struct Output {
+    /// Where the user wants it, for messages.
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A temporary file, and the place that it takes.
+    Beside(tempfile::NamedTempFile, PathBuf),
+    Through(std::fs::File),
+}
+
+impl Output {
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        let failed = |e| Error::write(path, e);
+        let place = followed(path);
+        let kind = match std::fs::metadata(&place) {
+            Ok(there) if !there.is_file() && !there.is_dir() => {
+                Kind::Through(std::fs::OpenOptions::new().write(true).open(&place).map_err(failed)?)
+            }
+            there => {
+                let folder = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let mut builder = tempfile::Builder::new();
+                #[cfg(unix)]
+                builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+                let file = interrupt::temporary(|| builder.tempfile_in(folder)).map_err(failed)?;
+                // A file that is replaced keeps who may read it; a new one follows the umask.
+                #[cfg(unix)]
+                if let Ok(there) = there {
+                    file.as_file().set_permissions(there.permissions()).map_err(failed)?;
+                }
+                Kind::Beside(file, place)
+            }
+        };
+        Ok(Self { path: path.to_owned(), kind })
     }
-    Ok(())
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// A full disk; a folder of that name.
+    pub fn finish(self) -> Result<()> {
+        let failed = |e| Error::write(&self.path, e);
+        match self.kind {
+            Kind::Through(mut file) => file.flush().map_err(failed),
+            Kind::Beside(file, place) => {
+                file.as_file().sync_all().map_err(failed)?;
+                interrupt::permanent(|| file.persist(&place)).map(drop).map_err(|e| failed(e.error))
+            }
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.kind {
+            Kind::Beside(file, _) => file.write(bytes),
+            Kind::Through(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.kind {
+            Kind::Beside(file, _) => file.flush(),
+            Kind::Through(file) => file.flush(),
+        }
+    }
+}
+
+/// Where a path leads by links, whether or not there is something.
+fn followed(path: &Path) -> PathBuf {
+    /// As many as Linux follows.
+    const LINKS: usize = 40;
+    let mut place = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(next) = std::fs::read_link(&place) else { break };
+        place = place.parent().map_or_else(|| next.clone(), |folder| folder.join(&next));
+    }
+    place
+}
+
+/// A folder that one process writes for a long time. Another that claims it meanwhile is refused.
+pub struct Claim {
+    place: PathBuf,
+    /// The system lifts the lock when the file is closed, also by a kill.
+    _lock: std::fs::File,
+}
+
+impl Claim {
+    /// Makes a folder where there is none, and claims it until the claim is dropped.
+    ///
+    /// # Errors
+    /// Another process writes there; a folder that cannot be written.
+    pub fn of(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            return Err(Error::request(format!("{} is a file; name a folder", folder.display())));
+        }
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        let place = folder.join(".circuitscope-lock");
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&place);
+        let file = file.map_err(|e| Error::write(&place, e))?;
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::failed(format!(
+                "another circuitscope is writing {}; wait until it has ended, or give another folder",
+                folder.display()
+            ))),
+            // Some network disks cannot lock; there nobody can be told.
+            Ok(()) | Err(std::fs::TryLockError::Error(_)) => Ok(Self { place, _lock: file }),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // What is left of an empty file harms nobody.
+        let _ = std::fs::remove_file(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_files_keep_their_readers() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write_atomic(&at("real"), b"old").unwrap();
+        std::fs::set_permissions(at("real"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("real", at("link")).unwrap();
+        symlink("link", at("second")).unwrap();
+        symlink("new", at("dangling")).unwrap();
+        write_atomic(&at("second"), b"new").unwrap();
+        write_atomic(&at("dangling"), b"there").unwrap();
+        assert_eq!(read(&at("real"), 9).unwrap(), b"new");
+        assert_eq!(read(&at("new"), 9).unwrap(), b"there");
+        assert!(at("link").is_symlink() && at("dangling").is_symlink());
+        assert_eq!(std::fs::metadata(at("real")).unwrap().permissions().mode() & 0o777, 0o640);
+        // What is given up leaves nothing.
+        drop(Output::create(&at("third")).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn a_file_without_end_is_too_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long");
+        write_atomic(&path, &[b' '; 100]).unwrap();
+        assert!(read(&path, 100).is_ok());
+        assert!(read_text(&path, 99).unwrap_err().to_string().contains("longer than 99 bytes"));
+    }
+
+    #[test]
+    fn a_folder_is_claimed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Claim::of(folder.path()).unwrap();
+        let told = Claim::of(folder.path()).map(drop).unwrap_err().to_string();
+        assert!(told.contains("another circuitscope is writing"), "{told}");
+        drop(first);
+        drop(Claim::of(folder.path()).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

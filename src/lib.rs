@@ -93,6 +93,7 @@ pub mod files;
 pub mod gpu;
 pub mod graph;
 pub mod hash;
+pub mod interrupt;
 pub mod jobs;
 pub mod memory;
 pub mod model;

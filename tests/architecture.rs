@@ -51,8 +51,20 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Files that know no domain: everything may name them, and they name each other alone.
-const GROUND: &[&str] =
-    &["error", "Error", "Result", "files", "hash", "identity", "memory", "progress", "question", "quiet", "table"];
+const GROUND: &[&str] = &[
+    "error",
+    "Error",
+    "Result",
+    "files",
+    "hash",
+    "identity",
+    "interrupt",
+    "memory",
+    "progress",
+    "question",
+    "quiet",
+    "table",
+];
 
 fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::model::config::{Activation, ModelConfig, NormKind, Positions, Shape};
 use crate::model::rotary::{Rotary, RotaryStyle};
+use crate::model::safetensors_file::pack;
 use crate::model::weights::{Attention, Block, Linear, Mlp, Norm, Weights};
 
 const EPS: f32 = 1e-5;
@@ -179,8 +180,7 @@ impl Design {
             let zero = Tensor::zeros(self.d_model, DType::F16, &Device::Cpu)?;
             out.push((format!("model.layers.{l}.self_attn.v_proj.bias"), zero));
         }
-        let bytes = safetensors::serialize(out.iter().map(|(n, t)| (n.as_str(), t)), None)
-            .map_err(|e| Error::failed(format!("the model cannot be packed: {e}")))?;
+        let bytes = pack(out.iter().map(|(n, t)| (n.as_str(), t)), &[])?;
         write_atomic(&folder.join("model.safetensors"), &bytes)?;
         write_atomic(&folder.join("config.json"), format!("{:#}\n", self.config_json()).as_bytes())?;
         write_atomic(&folder.join("tokenizer.json"), tokenizer.as_bytes())

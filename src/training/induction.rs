@@ -21,6 +21,7 @@ use crate::analysis::head_scores::{Measure, Score, head_scores, repeated_random}
 use crate::engine::resolve::{Sources, resolve};
 use crate::engine::{Action, Edit, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::files::{LARGE, read_text};
 use crate::model::{Model, Network};
 use crate::progress::Progress;
 
@@ -103,7 +104,7 @@ struct Induction {
 
 fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(StepReport)) -> Result<()> {
     let text = match &options.text {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?,
+        Some(path) => read_text(path, LARGE)?,
         None => TEXT.to_owned(),
     };
     let tokenizer = run::byte_level(&text, VOCAB)?;

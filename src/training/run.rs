@@ -1,7 +1,6 @@
 //! Trains a small transformer step by step from a seed. On the way it takes probes of the model, and writes checkpoints
 //! from which a stopped training goes on.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +18,9 @@ use super::optimiser::{AdamW, AdamWSettings};
 use super::{StepReport, TrainOptions};
 use crate::engine::{NoHooks, Trace};
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{Claim, LARGE, read, write_atomic};
+use crate::interrupt;
+use crate::model::safetensors_file::pack;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{Model, Network};
 use crate::progress::Progress;
@@ -106,7 +107,8 @@ pub fn train(
         return Err(Error::request("a training of 0 steps trains nothing; give --steps a number above 0"));
     }
     let folder = &options.output;
-    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    let _claim = Claim::of(folder)?;
+    let _careful = interrupt::careful();
     let design = training.design();
     let tokenizer = training.tokenizer()?;
     let pretty =
@@ -196,13 +198,12 @@ fn take_probe(training: &dyn Training, model: &Arc<Model>, step: usize, folder: 
 }
 
 fn save_checkpoint(folder: &Path, adam: &AdamW, log: &Log) -> Result<()> {
-    let metadata = HashMap::from([
-        ("step".to_owned(), adam.step.to_string()),
-        ("log".to_owned(), serde_json::to_string(log).map_err(|e| Error::failed(e.to_string()))?),
-    ]);
+    let about = [
+        ("step", adam.step.to_string()),
+        ("log", serde_json::to_string(log).map_err(|e| Error::failed(e.to_string()))?),
+    ];
     let state = adam.state();
-    let bytes = safetensors::serialize(state.iter().map(|(n, t)| (n.as_str(), t)), Some(metadata))
-        .map_err(|e| Error::failed(format!("the checkpoint cannot be packed: {e}")))?;
+    let bytes = pack(state.iter().map(|(n, t)| (n.as_str(), t)), &about)?;
     write_atomic(&folder.join(CHECKPOINT), &bytes)
 }
 
@@ -220,7 +221,10 @@ pub(super) struct Checkpoint {
 /// Returns an error if the file is not a checkpoint.
 pub(super) fn read_checkpoint(folder: &Path) -> Result<Option<Checkpoint>> {
     let path = folder.join(CHECKPOINT);
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = read(&path, LARGE)?;
     let (_, metadata) =
         safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| malformed(folder, e.to_string()))?;
     let values = metadata.metadata().clone().unwrap_or_default();

@@ -12,6 +12,7 @@ use super::run::{self, Log, Named, Training, cross_entropy};
 use super::schedule::warm_constant_fall;
 use super::{StepReport, Task, TrainOptions};
 use crate::error::{Error, Result};
+use crate::files::{LARGE, read_text};
 use crate::model::{Model, Network};
 use crate::progress::Progress;
 
@@ -89,7 +90,7 @@ fn prepare(texts: &[String]) -> Result<Text> {
 
 fn train(options: &TrainOptions, progress: &Progress, report: &mut dyn FnMut(StepReport)) -> Result<()> {
     let texts = match &options.text {
-        Some(path) => vec![std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?],
+        Some(path) => vec![read_text(path, LARGE)?],
         None => TEXTS.map(str::to_owned).to_vec(),
     };
     run::train(&prepare(&texts)?, options, progress, report)

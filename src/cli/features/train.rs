@@ -13,6 +13,7 @@ use crate::features::dictionary::formats::saelens;
 use crate::features::train::activations::Keep;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::{Method, Point, Settings};
+use crate::files::Claim;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -131,6 +132,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             folder.display()
         )));
     }
+    let _claim = Claim::of(folder)?;
     let job = Job::begin(&args.model, "training")?;
     let (model, progress) = (&job.model, &job.progress);
     let keep = args.keep.as_deref().map_or_else(|| Keep::Not(gigabytes(args.memory)), Keep::In);

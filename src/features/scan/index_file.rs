@@ -32,7 +32,7 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 
 use crate::error::{Error, Result};
 use crate::features::scan::index::{About, BINS, Entry, Example, Histogram, Index};
-use crate::files::persist;
+use crate::files::Output;
 use crate::quiet::quietly;
 
 const FORMAT: &str = "feature index";
@@ -138,13 +138,12 @@ fn batch(schema: &Arc<Schema>, first: usize, entries: &[Entry]) -> Result<Record
 /// # Errors
 /// A full disk or a folder that cannot be written; an earlier file then stands.
 pub fn save(index: &Index, path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |e: std::io::Error| Error::write(path, e);
     let packed = |e: arrow_schema::ArrowError| match e {
         arrow_schema::ArrowError::IoError(_, e) => failed(e),
         e => Error::failed(format!("the index cannot be packed: {e}")),
     };
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let file = Output::create(path)?;
     let schema = Arc::new(schema(&index.about)?);
     let mut writer = FileWriter::try_new(BufWriter::new(file), &schema).map_err(packed)?;
     for (i, entries) in index.entries.chunks(BATCH).enumerate() {
@@ -152,8 +151,7 @@ pub fn save(index: &Index, path: &Path) -> Result<()> {
     }
     writer.finish().map_err(packed)?;
     let file = writer.into_inner().map_err(packed)?.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.as_file().sync_all().map_err(failed)?;
-    persist(file, path)
+    file.finish()
 }
 
 /// What an index is of, without reading it.
@@ -167,8 +165,9 @@ pub fn about(path: &Path) -> Result<About> {
 fn begin(path: &Path) -> Result<(About, FileReader<BufReader<File>>)> {
     let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    let reader = FileReader::try_new(BufReader::new(file), None)
-        .map_err(|e| malformed(format!("it is no complete Arrow file ({e})")))?;
+    // The reader trusts what the footer says.
+    let reader = quietly(|| FileReader::try_new(BufReader::new(file), None)).and_then(std::result::Result::ok);
+    let reader = reader.ok_or_else(|| malformed("it is no complete Arrow file".to_owned()))?;
     let schema = reader.schema();
     let Some(text) = schema.metadata().get(METADATA) else {
         return Err(malformed("it does not say what was scanned".to_owned()));
@@ -208,7 +207,7 @@ fn read(reader: FileReader<BufReader<File>>, path: &Path) -> Result<Vec<Entry>> 
     let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
     let mut entries = Vec::new();
     for batch in reader {
-        let batch = batch.map_err(|e| malformed(e.to_string()))?;
+        let batch = batch.map_err(|_| malformed("a batch of its rows cannot be read".to_owned()))?;
         let numbers = batch.column(0).as_primitive::<UInt32Type>();
         if (0..numbers.len()).any(|i| numbers.value(i) as usize != entries.len() + i) {
             return Err(malformed("its features are not in order".to_owned()));

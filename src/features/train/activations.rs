@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::features::harvest::{PASS, activations};
 use crate::features::rows::Rows;
-use crate::files::{persist, scratch_file, scratch_folder};
+use crate::files::{Output, scratch_file, scratch_folder};
 use crate::hash::Hash;
 use crate::model::dequantize::Stored;
 use crate::model::store::read_exact_at;
@@ -146,7 +146,7 @@ enum Sink {
     Memory(Vec<f32>),
     /// A file that is to be kept.
     File {
-        writer: BufWriter<tempfile::NamedTempFile>,
+        writer: BufWriter<Output>,
         place: PathBuf,
     },
     /// One without a name: nothing of it is left, however the program ends.
@@ -280,7 +280,7 @@ impl Harvest<'_> {
 /// The file of the `i`-th place's activations [n, d], with its header.
 fn file(folder: &Path, i: usize, origin: &str, n: usize, d: usize) -> Result<Sink> {
     let place = folder.join(file_name(i));
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::write(folder, e))?;
+    let file = Output::create(&place)?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     let header = serde_json::json!({
         "__metadata__": {
@@ -320,8 +320,7 @@ impl Sink {
             Self::Memory(values) => Ok(Table::Memory { d, values }),
             Self::File { writer, place } => {
                 let file = writer.into_inner().map_err(|e| Error::write(&place, e.into_error()))?;
-                file.as_file().sync_all().map_err(|e| Error::write(&place, e))?;
-                persist(file, &place)?;
+                file.finish()?;
                 Table::open(&place)
             }
             Self::Unnamed { writer, rows } => {

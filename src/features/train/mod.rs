@@ -11,7 +11,6 @@ pub mod settings;
 pub mod shelf;
 pub mod step;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -25,7 +24,9 @@ use self::step::{FIRST_THRESHOLD, Params, Seen};
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
-use crate::files::write_atomic;
+use crate::files::{LARGE, read, write_atomic};
+use crate::interrupt;
+use crate::model::safetensors_file::pack;
 use crate::progress::Progress;
 
 pub use settings::{Method, Settings};
@@ -327,9 +328,7 @@ impl Trainer {
                 tensors.push((format!("{name}.{part}"), Tensor::new(values.as_slice(), &Device::Cpu)?));
             }
         }
-        let metadata = HashMap::from([("training".to_owned(), about)]);
-        let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(metadata))
-            .map_err(|e| Error::failed(format!("the checkpoint cannot be packed: {e}")))?;
+        let bytes = pack(tensors.iter().map(|(n, t)| (n.as_str(), t)), &[("training", about)])?;
         write_atomic(&folder.join(STATE), &bytes)
     }
 
@@ -339,11 +338,10 @@ impl Trainer {
     /// A damaged checkpoint, or one of other settings.
     pub fn resume(&mut self, folder: &Path) -> Result<bool> {
         let path = folder.join(STATE);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(Error::read(&path, e)),
-        };
+        if !path.exists() {
+            return Ok(false);
+        }
+        let bytes = read(&path, LARGE)?;
         let malformed = |what: String| Error::Malformed { path: path.clone(), format: "checkpoint", what };
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
         let kept: Kept = metadata
@@ -401,6 +399,7 @@ impl Trainer {
         judge: &mut dyn FnMut(&Self) -> Result<Option<f32>>,
         report: &mut dyn FnMut(Point),
     ) -> Result<()> {
+        let _careful = folder.map(|_| interrupt::careful());
         progress.expect(self.settings.units(self.settings.steps));
         progress.step(self.settings.units(self.step))?;
         let look = (self.settings.steps / 10).max(1);

@@ -10,7 +10,7 @@ use super::recipe::{Recipe, Training};
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats::saelens;
 use crate::features::quality::Quality;
-use crate::files::{file_name, write_atomic};
+use crate::files::{Claim, SMALL, file_name, read, write_atomic};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -60,6 +60,7 @@ impl Question for DictionaryTrainingOf {
         let mut so_far = DictionaryTraining { curve: training.trainer.curve.clone(), trained: None };
         partial(so_far.clone());
         let mut looked = Instant::now();
+        let _claim = Claim::of(&folder)?;
         training.run(&self.model, &folder, progress, &mut |point| {
             so_far.curve.push(point);
             // Copying the whole curve at every point would cost more and more.
@@ -94,7 +95,7 @@ pub fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf>
         let folder = shelf.join(format!("{name}-{n}"));
         let unfinished = !folder.join(saelens::CONFIG).is_file();
         if unfinished
-            && std::fs::read(folder.join(ASKED))
+            && read(&folder.join(ASKED), SMALL)
                 .is_ok_and(|a| serde_json::from_slice(&a).is_ok_and(|a: Recipe| a == ask))
         {
             // What belongs to another text or model is left where it is.

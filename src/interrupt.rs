@@ -1,0 +1,78 @@
+//! Signals that end the program (SIGINT, SIGTERM): files that are half written go, and work that keeps checkpoints writes
+//! one first.
+
+use std::path::PathBuf;
+use std::process::exit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The temporary files that there are. Whoever makes, keeps or removes one holds the lock.
+static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// How many pieces of work end by themselves when they are told to.
+static CAREFUL: AtomicUsize = AtomicUsize::new(0);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The exit status of a program that a signal ended, as shells give it.
+pub const STATUS: u8 = 130;
+
+fn files() -> MutexGuard<'static, Vec<PathBuf>> {
+    // A list of paths is whole at any moment.
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the program at a signal. Where [`careful`] work runs the first signal only tells it, and the second ends the
+/// program.
+pub fn watch() {
+    let watched = ctrlc::set_handler(|| {
+        let first = !INTERRUPTED.swap(true, Ordering::SeqCst);
+        if first && CAREFUL.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        // The lock is kept to the end, so that no file is made after this.
+        let files = files();
+        for path in files.iter() {
+            let _ = std::fs::remove_file(path);
+        }
+        exit(STATUS.into());
+    });
+    // Without a handler a signal ends the program as it always did.
+    drop(watched);
+}
+
+/// Whether a signal has come.
+pub fn has_come() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Work that looks at its [`Progress`](crate::progress::Progress) often, and leaves a checkpoint when it is cancelled.
+pub struct Careful(());
+
+/// Says that such work runs, until what is returned is dropped.
+pub fn careful() -> Careful {
+    CAREFUL.fetch_add(1, Ordering::SeqCst);
+    Careful(())
+}
+
+impl Drop for Careful {
+    fn drop(&mut self) {
+        CAREFUL.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Makes a temporary file that goes at a signal.
+pub fn temporary(
+    make: impl FnOnce() -> std::io::Result<tempfile::NamedTempFile>,
+) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut files = files();
+    // Those that are gone by now need no removal.
+    files.retain(|path| path.exists());
+    let file = make()?;
+    files.push(file.path().to_owned());
+    Ok(file)
+}
+
+/// Puts a temporary file in its place; a signal comes before or after that.
+pub fn permanent<R>(keep: impl FnOnce() -> R) -> R {
+    let _files = files();
+    keep()
+}
