@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::NoHooks;
 use crate::engine::logits::summarise;
 use crate::error::Result;
-use crate::files::{cache_folder, write_atomic};
+use crate::files::{SMALL, cache_folder, read, read_text, write_atomic};
 use crate::hash::Hash;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -221,7 +221,7 @@ fn judge(model: &Model, trust: &mut Trust) {
 fn bos_of_config(model: &Model) -> Vec<u32> {
     let read = |path: &std::path::Path| {
         let config: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(path.join("config.json")).ok()?).ok()?;
+            serde_json::from_str(&read_text(&path.join("config.json"), SMALL).ok()?).ok()?;
         let id = |v: &serde_json::Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
         match &config["bos_token_id"] {
             serde_json::Value::Array(list) => Some(list.iter().filter_map(id).collect()),
@@ -246,7 +246,7 @@ pub fn known(model: &Model, progress: &Progress) -> Result<Trust> {
     key.all(ids.iter().chain(&config).map(|id| u64::from(*id)));
     let folder = cache_folder().join("checks");
     let path = folder.join(format!("{:016x}-{EDITION}.json", key.0));
-    if let Some(trust) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+    if let Some(trust) = read(&path, SMALL).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
         return Ok(trust);
     }
     let trust = check(model, progress)?;

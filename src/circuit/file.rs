@@ -16,7 +16,7 @@ use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{LARGE, read, write_atomic};
 use crate::model::Model;
 
 pub const FORMAT: &str = "circuitscope circuit";
@@ -152,7 +152,7 @@ impl CircuitFile {
     /// # Errors
     /// A file that cannot be read or is no circuit.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let bytes = read(path, LARGE)?;
         let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: "circuit", what };
         let file: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
         if file.format != FORMAT {

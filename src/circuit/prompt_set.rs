@@ -29,6 +29,7 @@ use serde::Deserialize;
 
 use super::file::PromptPair;
 use crate::error::{Error, Result};
+use crate::files::{SMALL, read_text};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -93,7 +94,7 @@ impl PromptSet {
                 known.join(", ")
             )));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, SMALL)?;
         Self::parse(&text, path)
     }
 
@@ -105,7 +106,16 @@ impl PromptSet {
                 return Err(malformed(format!("its list `{name}` is empty or its name ends in a digit")));
             }
         }
-        for slot in set.slots() {
+        let slots = set.slots();
+        let values = set.lists.values().flatten().chain(set.rows.iter().flat_map(BTreeMap::values));
+        for value in values {
+            if let Some(slot) = slots.iter().find(|slot| value.contains(&format!("{{{slot}}}"))) {
+                return Err(malformed(format!(
+                    "its entry `{value}` holds the slot {{{slot}}}; only templates have slots"
+                )));
+            }
+        }
+        for slot in slots {
             let (list, _) = split(&slot);
             let in_rows = !set.rows.is_empty() && set.rows.iter().all(|r| r.contains_key(&slot));
             if !in_rows && !set.lists.contains_key(list) {
@@ -177,18 +187,12 @@ impl PromptSet {
             progress.check()?;
             fruitless += 1;
             let values = self.draw(&mut random);
-            let fill = |template: &str| {
-                let mut text = template.to_owned();
-                for (slot, value) in &values {
-                    text = text.replace(&format!("{{{slot}}}"), value);
-                }
-                text
-            };
-            let (clean, corrupt) = (fill(&self.clean), fill(&self.corrupt));
+            let fill = |template: &str| filled(template, &values);
+            let (clean, corrupt) = (fill(&self.clean)?, fill(&self.corrupt)?);
             if !seen.insert((clean.clone(), corrupt.clone())) {
                 continue;
             }
-            match pair(model, clean, corrupt, fill(&self.answer), fill(&self.wrong)) {
+            match pair(model, clean, corrupt, fill(&self.answer)?, fill(&self.wrong)?) {
                 Ok(pair) => {
                     out.pairs.push(pair);
                     fruitless = 0;
@@ -207,6 +211,33 @@ impl PromptSet {
         }
         Ok(out)
     }
+}
+
+/// A template with a value in every slot. Values are put in as they are.
+fn filled(template: &str, values: &BTreeMap<String, String>) -> Result<String> {
+    /// More than any model reads.
+    const LONGEST: usize = 1 << 20;
+    let (mut out, mut rest) = (String::new(), template);
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        let slot = after.split_once('}').and_then(|(slot, after)| Some((values.get(slot)?, after)));
+        match slot {
+            Some((value, after)) => {
+                out.push_str(value);
+                rest = after;
+            }
+            None => {
+                out.push('{');
+                rest = after;
+            }
+        }
+        if out.len() > LONGEST {
+            return Err(Error::failed(format!(
+                "a template of the prompt set becomes longer than {LONGEST} bytes with its values; shorten them"
+            )));
+        }
+    }
+    Ok(out + rest)
 }
 
 /// A pair out of texts.

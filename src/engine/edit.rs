@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::site::{Axis, Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::files::{SMALL, read_text};
 use crate::model::config::ModelConfig;
 
 /// One of the two runs of a pair of prompts.
@@ -442,7 +443,7 @@ impl EditStack {
     /// # Errors
     /// The file cannot be read, or is no stack of edits.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, SMALL)?;
         serde_json::from_str(&text).map_err(|e| {
             Error::request(format!(
                 "{} is not a stack of edits: {e}; save one from the window or see the README",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::features::dictionary::{Dictionary, store};
-use crate::files::{data_folder, file_name, write_atomic};
+use crate::files::{LARGE, data_folder, file_name, read_text, write_atomic};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -181,14 +181,14 @@ impl Labels {
     /// # Errors
     /// A damaged file, which is left as it is.
     pub fn open(path: &Path) -> Result<Self> {
-        match std::fs::read_to_string(path) {
+        match read_text(path, LARGE) {
             Ok(text) => serde_json::from_str(&text).map_err(|e| Error::Malformed {
                 path: path.to_owned(),
                 format: "labels",
                 what: e.to_string(),
             }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(Error::read(path, e)),
+            Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(e),
         }
     }
 

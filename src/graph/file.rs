@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{LARGE, read, write_atomic};
 
 /// A graph with the document it came from.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl GraphFile {
     /// # Errors
     /// A file that cannot be read, is no JSON, lacks nodes or links, or whose links run in a circle.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let bytes = read(path, LARGE)?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
             malformed(path, format!("it is not JSON that can be read ({e}; NaN and Infinity are not numbers in JSON)"))
         })?;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::Model;
 use super::gguf::{self, Gguf};
 use crate::error::{Error, Result};
+use crate::files::{SMALL, read_text};
 
 /// What a message says of itself beside its words, such as `tool_calls`, goes to the template as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -192,11 +193,7 @@ impl Template {
     fn of_folder(folder: &Path) -> Result<Option<Self>> {
         let read = |name: &str| -> Result<Option<String>> {
             let path = folder.join(name);
-            match std::fs::read_to_string(&path) {
-                Ok(text) => Ok(Some(text)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(Error::read(&path, e)),
-            }
+            if path.exists() { read_text(&path, SMALL).map(Some) } else { Ok(None) }
         };
         let fields = |name: &str| -> Result<Map<String, Value>> {
             let Some(text) = read(name)? else { return Ok(Map::new()) };

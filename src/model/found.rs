@@ -11,6 +11,7 @@ use directories::BaseDirs;
 use super::place::is_gguf;
 use super::{Facts, hub, inspect};
 use crate::error::Result;
+use crate::files::{SMALL, read_text};
 use crate::memory::available;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -151,7 +152,7 @@ fn hugging_face(folder: &Path) -> Vec<Found> {
         let Some(name) = repository.strip_prefix("models--").map(|n| n.replace("--", "/")) else { continue };
         let refs: BTreeMap<String, String> = entries(&path.join("refs"))
             .into_iter()
-            .filter_map(|(name, path)| Some((std::fs::read_to_string(path).ok()?.trim().to_owned(), name)))
+            .filter_map(|(name, path)| Some((read_text(&path, SMALL).ok()?.trim().to_owned(), name)))
             .collect();
         let mut snapshots = entries(&path.join("snapshots"));
         let changed =
@@ -205,7 +206,7 @@ fn ollama(folder: &Path) -> Vec<Found> {
 
 /// The file of weights that a manifest of Ollama's names.
 fn weights_of(manifest: &Path, folder: &Path) -> Option<PathBuf> {
-    let manifest: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(manifest).ok()?).ok()?;
+    let manifest: serde_json::Value = serde_json::from_str(&read_text(manifest, SMALL).ok()?).ok()?;
     let layers = manifest["layers"].as_array()?;
     let layer = layers.iter().find(|l| l["mediaType"] == "application/vnd.ollama.image.model")?;
     let digest = layer["digest"].as_str()?.replace(':', "-");

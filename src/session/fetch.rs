@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::desk;
 use super::lesson::{Needs, Package};
 use crate::error::{Error, Result};
+use crate::files::{LARGE, read_text};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -117,7 +118,7 @@ impl FetchOf {
         if status.success() {
             return Ok(());
         }
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let text = read_text(&log, LARGE).unwrap_or_default();
         let last = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it did not say why").trim();
         let what = last.trim_start_matches("ERROR: ");
         Err(Error::failed(format!(

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Desk, Document};
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{LARGE, read, write_atomic};
 use crate::model::builtin;
 
 const FORMAT: &str = "circuitscope session";
@@ -84,7 +84,7 @@ impl Session {
     /// # Errors
     /// A file that cannot be read, is no session, is damaged, or is of a newer program.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let bytes = read(path, LARGE)?;
         let bad = |what: String| Error::Malformed { path: path.to_owned(), format: "session", what };
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("it is not JSON ({e})")))?;
         if value.get("format").and_then(Value::as_str) != Some(FORMAT) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{SMALL, read_text, write_atomic};
 
 /// The list of models.
 pub const MODELS: &str = "recent.json";
@@ -18,7 +18,7 @@ fn path(list: &str) -> Option<PathBuf> {
 
 /// Returns a list, newest first; empty where there is none yet or it cannot be read.
 pub fn load(list: &str) -> Vec<String> {
-    let text = path(list).and_then(|p| std::fs::read_to_string(p).ok());
+    let text = path(list).and_then(|p| read_text(&p, SMALL).ok());
     text.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default()
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::file::{Session, is_session};
 use super::{Desk, Document, desk::Show};
 use crate::engine::EditStack;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files::{self, SMALL, read_text};
 use crate::model::builtin::{self, BUILTINS};
 use crate::model::chat::{self, Conversation, Ending};
 
@@ -35,9 +36,9 @@ impl ChatArgs {
     pub fn read(&self) -> Result<Option<Conversation>> {
         let Some(file) = &self.chat else { return Ok(None) };
         let text = if file == Path::new("-") {
-            std::io::read_to_string(std::io::stdin()).map_err(|e| Error::read(Path::new("standard input"), e))
+            files::text(std::io::stdin().lock(), Path::new("standard input"), SMALL)
         } else {
-            std::fs::read_to_string(file).map_err(|e| Error::read(file, e))
+            read_text(file, SMALL)
         }?;
         let ending = match (self.no_generation_prompt, self.open_turn) {
             (true, _) => Ending::Closed,

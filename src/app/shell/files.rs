@@ -15,7 +15,7 @@ use crate::circuit::file::{CircuitFile, FORMAT};
 use crate::engine::EditStack;
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats;
-use crate::files::write_atomic;
+use crate::files::{self, LARGE, write_atomic};
 use crate::graph::layout::{Cut, Shown};
 use crate::graph::marks::Marks;
 use crate::jobs::slot::Slot;
@@ -210,7 +210,10 @@ pub fn read_dropped(path: &Path) -> Message {
 
 /// A JSON file: a graph, a circuit, a direction, or a stack of edits.
 fn read_json(path: &Path) -> Message {
-    let bytes = std::fs::read(path).unwrap_or_default();
+    let bytes = match files::read(path, LARGE) {
+        Ok(bytes) => bytes,
+        Err(error) => return Message::Say(Level::Error, error.to_string()),
+    };
     if is_session_text(&bytes) {
         return read_session(path);
     }

@@ -11,6 +11,7 @@ use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::harvest::PASS;
 use crate::features::rows::Rows;
+use crate::files::{LARGE, read_text};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -52,7 +53,7 @@ impl ConceptSet {
             return Self::parse(name, text, Path::new(spec));
         }
         let path = Path::new(spec);
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, LARGE)?;
         let name = path.file_stem().map_or_else(|| spec.to_owned(), |s| s.to_string_lossy().into_owned());
         Self::parse(&name, &text, path)
     }
@@ -75,7 +76,8 @@ impl ConceptSet {
                 Some("1") => true,
                 Some("0") => false,
                 other => {
-                    return Err(malformed(format!("line {} has the label {other:?}, not 1 or 0", i + 2)));
+                    let label = other.unwrap_or_default();
+                    return Err(malformed(format!("line {} has the label `{label}`, not 1 or 0", i + 2)));
                 }
             };
             let text = cells.get(words).map(|t| t.replace("\\n", "\n")).filter(|t| !t.trim().is_empty());

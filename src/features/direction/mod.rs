@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::place::Place;
 use crate::features::direction::concept::{ConceptSet, Held, Pool, held};
-use crate::files::write_atomic;
+use crate::files::{LARGE, read_text, write_atomic};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -223,7 +223,7 @@ impl Concept {
     /// # Errors
     /// A file that is none.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, LARGE)?;
         let concept: Self = serde_json::from_str(&text).map_err(|e| Error::Malformed {
             path: path.to_owned(),
             format: "direction",

@@ -18,6 +18,7 @@ use super::found::{part, variable};
 use super::place::Place;
 use super::safetensors_file::files_of;
 use crate::error::{Error, Result};
+use crate::files::{SMALL, read_text};
 use crate::progress::Progress;
 
 /// What is asked for: `ORG/NAME[@REVISION][:FILE]`.
@@ -97,7 +98,7 @@ impl Hub {
         let on = |name: &str| text(name).is_some_and(|v| ["1", "true", "yes", "on"].contains(&&*v.to_lowercase()));
         let kept = || {
             let path = variable("HF_TOKEN_PATH").or_else(|| home().map(|h| h.join("token")))?;
-            std::fs::read_to_string(path).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
+            read_text(&path, SMALL).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
         };
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN"));
         Ok(Self {
@@ -118,7 +119,7 @@ impl Hub {
     /// The snapshot of what is wanted, where the cache knows its commit.
     fn snapshot(&self, wanted: &Wanted) -> Option<PathBuf> {
         let folder = self.folder(wanted);
-        let named = std::fs::read_to_string(folder.join("refs").join(&wanted.revision)).ok();
+        let named = read_text(&folder.join("refs").join(&wanted.revision), SMALL).ok();
         let commit = named.map_or_else(|| wanted.revision.clone(), |c| c.trim().to_owned());
         is_hash(&commit).then(|| folder.join("snapshots").join(commit)).filter(|s| s.is_dir())
     }

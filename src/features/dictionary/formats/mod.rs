@@ -88,17 +88,7 @@ fn matrix_shape(store: &Store, path: &Path, format: &'static str, name: &str) ->
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    /// Configurations are small; anything larger is something else.
-    const MOST: u64 = 16 << 20;
-    let size = std::fs::metadata(path).map_err(|e| Error::read(path, e))?.len();
-    if size > MOST {
-        return Err(Error::Malformed {
-            path: path.to_owned(),
-            format: "configuration",
-            what: format!("it has {size} bytes"),
-        });
-    }
-    std::fs::read_to_string(path).map_err(|e| Error::read(path, e))
+    crate::files::read_text(path, crate::files::SMALL)
 }
 
 /// The last parts of a path as a name for a dictionary.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{ARCHITECTURES, Activation, Dictionary, Normalisation};
 use crate::files::write_atomic;
+use crate::model::safetensors_file::pack;
 use crate::progress::Progress;
 
 pub const NAME: &str = "SAELens";
@@ -35,14 +36,25 @@ fn field<'a>(config: &'a Json, names: &[&str]) -> Option<&'a Json> {
     names.iter().flat_map(|n| [config.get(n), metadata.and_then(|m| m.get(n))]).flatten().find(|v| !v.is_null())
 }
 
-fn text<'a>(config: &'a Json, names: &[&str]) -> Option<&'a str> {
-    field(config, names).and_then(Json::as_str)
+/// A field of a type; nothing where it is absent or null. Another type is refused: taken for absent it would mean a default,
+/// and other numbers.
+fn typed<'a, T>(
+    config: &'a Json,
+    names: &[&str],
+    kind: &str,
+    read: impl Fn(&'a Json) -> Option<T>,
+    malformed: &impl Fn(String) -> Error,
+) -> Result<Option<T>> {
+    let Some(value) = field(config, names) else { return Ok(None) };
+    let name = names.first().copied().unwrap_or_default();
+    read(value).map(Some).ok_or_else(|| malformed(format!("its {name} is `{value}`, not {kind}")))
 }
 
 fn architecture_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<String> {
-    let mut architecture = text(config, &["architecture"]).unwrap_or("standard").to_owned();
+    let text = |names: &[&str]| typed(config, names, "a text", Json::as_str, malformed);
+    let mut architecture = text(&["architecture"])?.unwrap_or("standard").to_owned();
     // Before version 6 a "standard" dictionary could name another activation function.
-    let function = text(config, &["activation_fn_str", "activation_fn"]).unwrap_or("relu");
+    let function = text(&["activation_fn_str", "activation_fn"])?.unwrap_or("relu");
     if architecture == "standard" {
         match function {
             "relu" => {}
@@ -59,7 +71,7 @@ fn architecture_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Resul
 
 fn normalisation_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<Normalisation> {
     Ok(match field(config, &["normalize_activations"]) {
-        None | Some(Json::Bool(_)) => Normalisation::None,
+        None | Some(Json::Bool(false)) => Normalisation::None,
         Some(v) => match v.as_str() {
             Some("none" | "expected_average_only_in") => Normalisation::None,
             Some("layer_norm") => Normalisation::Layer,
@@ -96,16 +108,16 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         )));
     }
     let normalisation = normalisation_of(&config, &malformed)?;
-    let flag = |name: &str| field(&config, &[name]).and_then(Json::as_bool);
+    let flag = |name: &str| typed(&config, &[name], "true or false", Json::as_bool, &malformed);
     // Versions before 6 meant true where they did not say.
-    let subtract_b_dec = !transcoder && flag("apply_b_dec_to_input").unwrap_or(true);
+    let subtract_b_dec = flag("apply_b_dec_to_input")?.unwrap_or(true) && !transcoder;
 
     let weights = folder.join(WEIGHTS);
     let store = store(&weights, NAME, progress)?;
     let (d_in, d_sae) = matrix_shape(&store, &weights, NAME, "W_enc")?;
     let (_, d_out) = matrix_shape(&store, &weights, NAME, "W_dec")?;
     for (name, found) in [("d_in", d_in), ("d_sae", d_sae)] {
-        if let Some(told) = field(&config, &[name]).and_then(Json::as_u64)
+        if let Some(told) = typed(&config, &[name], "a whole number", Json::as_u64, &malformed)?
             && told != found as u64
         {
             return Err(malformed(format!("it says {name} = {told}, but W_enc has shape [{d_in}, {d_sae}]")));
@@ -118,6 +130,14 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             return Err(malformed(
                 "its decoder was fine-tuned with scaling factors, which are not supported".to_owned(),
             ));
+        }
+    }
+    for (name, of) in [("threshold", "jumprelu"), ("r_mag", "gated"), ("b_mag", "gated"), ("b_gate", "gated")] {
+        if store.contains(name) && inner != of {
+            return Err(malformed(format!(
+                "its architecture is `{architecture}`, which has no `{name}`, but its weights have one, as those of {of} \
+                 do"
+            )));
         }
     }
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
@@ -134,9 +154,10 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         }
     };
     // A hook that no model here has leaves the site open: it can be named, and activations encoded without one.
-    let place = |names: &[&str]| text(&config, names).and_then(|n| Place::parse(n).ok());
-    let input = place(&["hook_name", "hook_point"]);
-    let output = if transcoder { place(&["hook_name_out"]) } else { input };
+    let text = |names: &[&str]| typed(&config, names, "a text", Json::as_str, &malformed);
+    let place = |names: &[&str]| -> Result<Option<Place>> { Ok(text(names)?.and_then(|n| Place::parse(n).ok())) };
+    let input = place(&["hook_name", "hook_point"])?;
+    let output = if transcoder { place(&["hook_name_out"])? } else { input };
     Ok(Dictionary {
         name: name_of(&folder),
         path: folder,
@@ -151,14 +172,14 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         b_dec: vector("b_dec", d_out)?,
         activation,
         subtract_b_dec,
-        rescale: flag("rescale_acts_by_decoder_norm").unwrap_or(false),
+        rescale: flag("rescale_acts_by_decoder_norm")?.unwrap_or(false),
         normalisation,
         // Stored [d_out, d_in].
         skip: if store.contains("W_skip") { Some(store.linear("W_skip", d_in, d_out)?) } else { None },
         transcoder,
         input,
         output,
-        model_name: text(&config, &["model_name"]).map(str::to_owned),
+        model_name: text(&["model_name"])?.map(str::to_owned),
         config,
     })
 }
@@ -228,8 +249,7 @@ pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<(
         tensors.push(("W_skip", skip.t()?.contiguous()?));
     }
     std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), None)
-        .map_err(|e| Error::failed(format!("the dictionary cannot be packed: {e}")))?;
+    let bytes = pack(tensors.iter().map(|(n, t)| (*n, t)), &[])?;
     write_atomic(&folder.join(WEIGHTS), &bytes)?;
     write_atomic(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())
 }
