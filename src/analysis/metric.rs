@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Trace;
+use crate::engine::forward::overflow;
 use crate::engine::kernels::math;
 use crate::engine::logits::row_summary;
 use crate::error::{Error, Result};
@@ -177,6 +178,9 @@ impl<'a> Readout<'a> {
         let network = self.trace.model.network();
         if let Some((columns, bias)) = &self.columns {
             let logits: Vec<Vec<f32>> = network.logits_by(normalized, columns, bias.as_ref())?.to_vec2()?;
+            if logits.iter().flatten().any(|l| !l.is_finite()) {
+                return Err(overflow("a logit of the answers"));
+            }
             return Ok(logits
                 .iter()
                 .map(|row| match row[..] {

@@ -1,6 +1,6 @@
 //! `run`: runs a prompt and prints its next tokens and its loss; writes captured sites to a file.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -11,6 +11,7 @@ use crate::engine::logits::summarise;
 use crate::engine::{Capture, NoHooks};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::model::safetensors_file::pack;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -59,19 +60,17 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let seconds = job.stop();
 
     if let Some(path) = &args.output {
-        let tensors: HashMap<String, _> = capture
+        let tensors: BTreeMap<String, _> = capture
             .values
             .iter()
             .map(|(site, t)| Ok((site.to_string(), t.squeeze(0)?.contiguous()?)))
             .collect::<Result<_>>()?;
-        let metadata = HashMap::from([
-            ("ids".to_owned(), serde_json::to_string(&ids).unwrap_or_default()),
-            ("model".to_owned(), model.config.name.clone()),
-            ("generator".to_owned(), concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ]);
-        let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(metadata))
-            .map_err(|e| Error::failed(format!("cannot pack the captured sites: {e}")))?;
-        write_atomic(path, &bytes)?;
+        let about = [
+            ("ids", serde_json::to_string(&ids).unwrap_or_default()),
+            ("model", model.config.name.clone()),
+            ("generator", concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ];
+        write_atomic(path, &pack(tensors.iter().map(|(n, t)| (n.as_str(), t)), &about)?)?;
     }
     let json = || {
         let next: Vec<_> = next

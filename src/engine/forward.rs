@@ -194,7 +194,7 @@ impl Network<'_> {
         let attn_out = self.post_norm(attn_out, block.ln1_post.as_ref(), frozen || prepared.per_head_kv)?;
         let attn_out = visit(hooks, at(SiteKind::AttnOut), attn_out)?;
         let Some(mlp) = &block.mlp else {
-            return visit(hooks, at(SiteKind::ResidPost), (resid + attn_out)?);
+            return finite(visit(hooks, at(SiteKind::ResidPost), (resid + attn_out)?)?, at(SiteKind::ResidPost));
         };
         let (ln2_scale, ln2_normalized) = (at(SiteKind::Ln2Scale), at(SiteKind::Ln2Normalized));
         let (carried, x2) = match self.config.parallel {
@@ -214,7 +214,7 @@ impl Network<'_> {
         let mlp_out = self.post_norm(mlp_out, block.ln2_post.as_ref(), frozen)?;
         let mlp_out = visit(hooks, at(SiteKind::MlpOut), mlp_out)?;
         let out = self.stream_norm((carried + mlp_out)?, block.ln2_post.as_ref(), frozen)?;
-        visit(hooks, at(SiteKind::ResidPost), out)
+        finite(visit(hooks, at(SiteKind::ResidPost), out)?, at(SiteKind::ResidPost))
     }
 
     fn norm(
@@ -511,6 +511,30 @@ impl Network<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the stream [.., pos, d_model] at a site if all of it is finite. Whatever a layer computes ends there, so that the
+/// first place that is not tells where a run went wrong.
+fn finite(resid: Tensor, site: Site) -> Result<Tensor> {
+    let (storage, layout) = resid.storage_and_layout();
+    let first = match (&*storage, layout.contiguous_offsets()) {
+        (candle_core::Storage::Cpu(cpu), Some((from, to))) => {
+            cpu.as_slice::<f32>()?[from..to].iter().position(|v| !v.is_finite())
+        }
+        _ => None,
+    };
+    if let (Some(at), [.., n, d]) = (first, layout.dims()) {
+        return Err(overflow(&format!("{site} at position {}", at / d % n)));
+    }
+    drop(storage);
+    Ok(resid)
+}
+
+/// The error for numbers that are too large to go on with; `place` is where they came first.
+pub fn overflow(place: &str) -> Error {
+    Error::failed(format!(
+        "the run overflows: {place} is not finite; the weights, or an edit, are too large for 32-bit floats"
+    ))
 }
 
 pub(super) fn visit(hooks: &mut dyn Hooks, site: Site, value: Tensor) -> Result<Tensor> {

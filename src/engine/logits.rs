@@ -4,6 +4,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::forward::overflow;
 use super::hooks::Hooks;
 use super::kernels::math;
 use crate::error::Result;
@@ -76,6 +77,9 @@ pub fn summarise(
                 values.chunks_exact(row).enumerate().map(|(r, v)| row_summary(v, top, &asked(first + r))).collect()
             }
         };
+        if let Some(r) = summaries.iter().position(|s| !s.log_sum.is_finite()) {
+            return Err(overflow(&format!("a logit of row {}", first + r)));
+        }
         all.extend(summaries);
         progress.step(rows as u64)?;
     }

@@ -285,7 +285,11 @@ impl Model {
     /// # Errors
     /// The model has no tokenizer, or the text gives no token.
     pub fn encode(&self, text: &str, force_bos: bool) -> Result<Vec<u32>> {
-        self.reader()?.encode(text, force_bos)
+        let ids = self.reader()?.encode(text, force_bos)?;
+        if ids.is_empty() && !text.is_empty() {
+            return Err(Error::request("the tokenizer knows no character of the prompt; give another one"));
+        }
+        Ok(ids)
     }
 
     /// Returns the token ids of a text, without a beginning-of-sequence token.

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use candle_core::Tensor;
+
 use super::dequantize::Stored;
 use super::store::{Entry, read_exact_at};
 use crate::error::{Error, Result, short};
+use crate::files::{LARGE, read_text};
 
 const FORMAT: &str = "safetensors";
 /// The most bytes that the format allows a header.
@@ -35,7 +38,7 @@ pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let text = std::fs::read_to_string(&index).map_err(|e| Error::read(&index, e))?;
+        let text = read_text(&index, LARGE)?;
         let parsed: Index = serde_json::from_str(&text).map_err(|e| Error::Malformed {
             path: index.clone(),
             format: "shard index",
@@ -172,6 +175,32 @@ fn header(path: &Path, file: &File) -> Result<(BTreeMap<String, Json>, u64, u64)
     Ok((tensors, 8 + header, len - 8 - header))
 }
 
+/// Packs tensors as a safetensors file, with facts for its metadata; the same bytes each time.
+///
+/// # Errors
+/// Two tensors of one name.
+pub fn pack<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>, about: &[(&str, String)]) -> Result<Vec<u8>> {
+    let packed = safetensors::serialize(tensors, None);
+    let packed = packed.map_err(|e| Error::failed(format!("the tensors cannot be packed: {e}")))?;
+    let (Some(size), false) = (packed.first_chunk::<8>(), about.is_empty()) else { return Ok(packed) };
+    // The library writes metadata in another order each time.
+    let (_, rest) = packed.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(*size) as usize);
+    let about: serde_json::Map<String, Json> = about.iter().map(|(k, v)| ((*k).to_owned(), v.clone().into())).collect();
+    let mut out = format!("{{\"__metadata__\":{}", Json::Object(about)).into_bytes();
+    let entries = header.strip_prefix(b"{").unwrap_or(header).trim_ascii_end();
+    if entries != b"}" {
+        out.push(b',');
+    }
+    out.extend(entries);
+    // Values begin at a multiple of 8.
+    out.resize(out.len().next_multiple_of(8), b' ');
+    let mut file = (out.len() as u64).to_le_bytes().to_vec();
+    file.extend(out);
+    file.extend(data);
+    Ok(file)
+}
+
 /// The name of a tensor without what wrappers of training put around the model's own names.
 fn inner_name(name: &str) -> String {
     let name = name.replace("_orig_mod.", "");
@@ -185,6 +214,23 @@ fn inner_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_packed_can_be_read() {
+        let value = Tensor::new(&[1f32, 2.0, 3.0], &candle_core::Device::Cpu).unwrap();
+        let about = [("b", "1".to_owned()), ("a", "\"".to_owned())];
+        for tensors in [vec![], vec![("x", &value), ("y", &value)]] {
+            let bytes = pack(tensors.clone(), &about).unwrap();
+            assert_eq!(bytes, pack(tensors.clone(), &about).unwrap());
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(file.len(), tensors.len());
+            for (name, view) in file.tensors() {
+                assert_eq!((name.len(), view.data()), (1, bytemuck::cast_slice(&[1f32, 2.0, 3.0])));
+            }
+            let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+            assert_eq!(header.metadata().as_ref().unwrap()["a"], "\"");
+        }
+    }
 
     #[test]
     fn wrappers_are_read_through() {

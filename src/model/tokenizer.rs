@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
+use super::tokenizer_parts::growth;
 use crate::error::{Error, Result};
 use crate::quiet::quietly;
 
 /// A model's tokenizer, with the exact bytes of every token.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// How many times as long its steps may make a text, at most.
+    growth: f64,
     /// bytes[id] of the tokens that the model has; empty for ids the tokenizer does not know.
     bytes: Vec<Vec<u8>>,
     /// The tokens that the model has no embedding for, with their bytes. A prompt that uses one is refused.
@@ -133,6 +136,11 @@ fn any(part: &Value, is: &dyn Fn(&Value) -> bool) -> bool {
     }
 }
 
+/// A tokenizer whose steps make a text at most so many times as long takes texts of any length; Unicode's compositions
+/// alone come to 11. Others take texts that cannot become longer than so many bytes.
+const MODEST_GROWTH: f64 = 64.0;
+const LARGEST_TEXT: f64 = 1e9;
+
 /// The sentence for text that the library cannot split, or that makes it panic.
 fn unsplit(what: &str) -> Error {
     Error::failed(format!("cannot split the text into tokens: {what}"))
@@ -156,7 +164,8 @@ impl Tokenizer {
                 None => drop(beyond.insert(id, of_piece)),
             }
         }
-        Self { inner, bytes, beyond, fallback, before: Vec::new(), after: Vec::new(), bos: None }
+        let growth = growth(&inner);
+        Self { inner, growth, bytes, beyond, fallback, before: Vec::new(), after: Vec::new(), bos: None }
     }
 
     /// Sets the tokens that stand before and behind every text.
@@ -218,16 +227,29 @@ impl Tokenizer {
 
     /// Returns the token ids of `text` alone.
     pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = quietly(|| self.inner.encode_fast(text, false));
-        let encoding = encoding.ok_or_else(|| unsplit("its tokenizer is damaged or does not know this text"))?;
-        Ok(encoding.map_err(|e| unsplit(&e.to_string()))?.get_ids().to_vec())
+        self.guarded(text, |inner| Ok(inner.encode_fast(text, false)?.get_ids().to_vec()))
     }
 
     /// Returns the tokens of `text` alone, each with the bytes of the text that it is of.
     pub fn pieces_at(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
-        let encoding = self.inner.encode(text, false);
-        let encoding = encoding.map_err(|e| Error::failed(format!("cannot split the text into tokens: {e}")))?;
-        Ok(encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, (from, to))| (*id, *from..*to)).collect())
+        self.guarded(text, |inner| {
+            let encoding = inner.encode(text, false)?;
+            let offsets = encoding.get_offsets().iter().map(|(from, to)| *from..*to);
+            Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+        })
+    }
+
+    /// Splits a text by a library that panics where a tokenizer contradicts itself, and that has no bounds of its own.
+    fn guarded<R>(&self, text: &str, split: impl Fn(&tokenizers::Tokenizer) -> tokenizers::Result<R>) -> Result<R> {
+        if text.len() as f64 * self.growth > LARGEST_TEXT && self.growth > MODEST_GROWTH {
+            return Err(unsplit(&format!(
+                "its tokenizer may make it {:.0} times as long; give a shorter one",
+                self.growth
+            )));
+        }
+        let result = quietly(|| split(&self.inner));
+        let result = result.ok_or_else(|| unsplit("its tokenizer is damaged or does not know this text"))?;
+        result.map_err(|e| unsplit(&e.to_string()))
     }
 
     /// Returns the id of `text`, which must be a single token exactly as it is given.

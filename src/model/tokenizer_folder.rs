@@ -33,7 +33,7 @@ impl Notes {
     fn read(folder: &Path, model: &Map<String, Value>, warnings: &mut Vec<String>) -> Self {
         let mut map = |name: &str| {
             let path = folder.join(name);
-            if !path.is_file() {
+            if !path.exists() {
                 return Map::new();
             }
             let read = read_text(&path, MAX_CONFIG).map_err(|e| e.to_string());
@@ -90,7 +90,7 @@ pub fn find(folder: &Path, model: &Map<String, Value>, d_vocab: usize) -> Found 
     let mut warnings = Vec::new();
     let notes = Notes::read(folder, model, &mut warnings);
     let json = folder.join("tokenizer.json");
-    let built = if json.is_file() {
+    let built = if json.exists() {
         read_text(&json, MAX_BYTES)
             .map_err(|e| e.to_string())
             .and_then(|text| tokenizer_parts::build(text.as_bytes()))

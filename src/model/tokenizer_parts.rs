@@ -50,6 +50,9 @@ struct Kind {
     kind: Option<String>,
 }
 
+/// Published tokenizers come to a few hundred.
+const MOST_GROWTH: f64 = 1e5;
+
 /// Builds a tokenizer from its description; a saved truncation or padding, which belongs to a training run, is dropped.
 ///
 /// # Errors
@@ -65,6 +68,10 @@ pub fn build(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
         Some(Err(e)) => return Err(unknown_step(outline).unwrap_or_else(|| one_line(&e.to_string()))),
         None => return Err(unknown_step(outline).unwrap_or_else(|| "its description is damaged".to_owned())),
     };
+    let times = growth(&inner);
+    if times > MOST_GROWTH {
+        return Err(format!("its steps may make a text {times:.0e} times as long"));
+    }
     inner.with_truncation(None).map_err(|e| one_line(&e.to_string()))?;
     inner.with_padding(None);
     Ok(inner)
@@ -97,6 +104,37 @@ pub fn around(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), Str
         }
     }
     Ok((ids("", true)?, Vec::new()))
+}
+
+/// How many times as long the steps of a tokenizer may make a text, at most, in bytes. What a step puts in once (a prefix)
+/// is not counted: it is as long as the file has it.
+pub fn growth(inner: &tokenizers::Tokenizer) -> f64 {
+    let of = |part: serde_json::Result<Value>| part.map_or(1.0, |part| growth_of(&part));
+    of(serde_json::to_value(inner.get_normalizer())) * of(serde_json::to_value(inner.get_pre_tokenizer()))
+}
+
+fn growth_of(part: &Value) -> f64 {
+    let length = |pointer: &str| part.pointer(pointer).and_then(Value::as_str).map(|t| t.len() as f64);
+    match part.get("type").and_then(Value::as_str) {
+        Some("Sequence") => ["normalizers", "pretokenizers"]
+            .into_iter()
+            .filter_map(|key| part.get(key)?.as_array())
+            .flatten()
+            .map(growth_of)
+            .product(),
+        Some("Replace") => {
+            let content = length("/content").unwrap_or(0.0);
+            // A pattern may match nothing, between any two letters.
+            length("/pattern/String").map_or(1.0 + content, |from| (content / from.max(1.0)).max(1.0))
+        }
+        // U+FDFA has 3 bytes and becomes 33.
+        Some("NFKC" | "NFKD" | "Precompiled") => 11.0,
+        Some("NFC" | "NFD") => 3.0,
+        // A space on both sides of a character of three bytes.
+        Some("BertNormalizer" | "ByteLevel" | "Lowercase") => 2.0,
+        Some("Metaspace") => 3.0,
+        _ => 1.0,
+    }
 }
 
 /// A precompiled normaliser begins with the size of its tables, for which memory is taken before it is compared with

@@ -1,6 +1,5 @@
 //! `features encode`: prints which features are active, and writes activations and reconstruction as safetensors.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::harvest::activations;
 use crate::features::train::activations::Table;
 use crate::files::write_atomic;
+use crate::model::safetensors_file::pack;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -73,14 +73,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         let features = acts.dense(dictionary.d_sae)?;
         let tensors: [(&str, &Tensor); 2] = [("features", &features), ("reconstruction", &reconstruction)];
-        let metadata = HashMap::from([
-            ("dictionary".to_owned(), shown(&dictionary.path)),
-            ("ids".to_owned(), serde_json::to_string(&ids).unwrap_or_default()),
-            ("generator".to_owned(), concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ]);
-        let bytes = safetensors::serialize(tensors, Some(metadata))
-            .map_err(|e| Error::failed(format!("the features cannot be packed: {e}")))?;
-        write_atomic(path, &bytes)?;
+        let about = [
+            ("dictionary", shown(&dictionary.path)),
+            ("ids", serde_json::to_string(&ids).unwrap_or_default()),
+            ("generator", concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ];
+        write_atomic(path, &pack(tensors, &about)?)?;
     }
     let top: Vec<Vec<(u32, f32)>> = (0..acts.rows())
         .map(|r| {
