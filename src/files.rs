@@ -204,7 +204,9 @@ fn followed(path: &Path) -> PathBuf {
 
 /// A folder that one process writes for a long time. Another that claims it meanwhile is refused.
 pub struct Claim {
-    place: PathBuf,
+    folder: PathBuf,
+    /// The folder was not there before. It goes again if nothing was written.
+    made: bool,
     /// The system lifts the lock when the file is closed, also by a kill.
     _lock: std::fs::File,
 }
@@ -218,25 +220,32 @@ impl Claim {
         if folder.is_file() {
             return Err(Error::request(format!("{} is a file; name a folder", folder.display())));
         }
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        let place = folder.join(".circuitscope-lock");
-        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&place);
-        let file = file.map_err(|e| Error::write(&place, e))?;
-        match file.try_lock() {
+        let failed = |e| Error::write(folder, e);
+        let made = !folder.exists();
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        // A folder can be locked itself, but on Windows, where the lock is a file in it.
+        #[cfg(unix)]
+        let lock = std::fs::File::open(folder);
+        #[cfg(not(unix))]
+        let lock = std::fs::File::create(folder.join(".circuitscope-lock"));
+        let lock = lock.map_err(failed)?;
+        match lock.try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => Err(Error::failed(format!(
                 "another circuitscope is writing {}; wait until it has ended, or give another folder",
                 folder.display()
             ))),
             // Some network disks cannot lock; there nobody can be told.
-            Ok(()) | Err(std::fs::TryLockError::Error(_)) => Ok(Self { place, _lock: file }),
+            Ok(()) | Err(std::fs::TryLockError::Error(_)) => Ok(Self { folder: folder.to_owned(), made, _lock: lock }),
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // What is left of an empty file harms nobody.
-        let _ = std::fs::remove_file(&self.place);
+        if self.made {
+            // Removes an empty folder alone.
+            let _ = std::fs::remove_dir(&self.folder);
+        }
     }
 }
 
@@ -278,11 +287,16 @@ mod tests {
     #[test]
     fn a_folder_is_claimed_once() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Claim::of(folder.path()).unwrap();
-        let told = Claim::of(folder.path()).map(drop).unwrap_err().to_string();
+        let place = folder.path().join("training");
+        let first = Claim::of(&place).unwrap();
+        let told = Claim::of(&place).map(drop).unwrap_err().to_string();
         assert!(told.contains("another circuitscope is writing"), "{told}");
         drop(first);
-        drop(Claim::of(folder.path()).unwrap());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(!place.exists());
+        let second = Claim::of(&place).unwrap();
+        write_atomic(&place.join("state"), b"1").unwrap();
+        drop(second);
+        drop(Claim::of(&place).unwrap());
+        assert!(place.join("state").is_file());
     }
 }

@@ -3,7 +3,10 @@
 //! some of its products.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::files::{SMALL, read_text};
 
 pub struct LargePages;
 
@@ -70,7 +73,7 @@ pub fn keep_freed() {
 
 /// Bytes of memory that this process holds; `None` where the system does not say.
 pub fn resident() -> Option<u64> {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages = read_text(Path::new("/proc/self/statm"), SMALL).ok()?;
     let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
     Some(pages * 4096)
 }

@@ -1,4 +1,5 @@
 //! `features` and `direction` on the command line.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Dictionaries as SAELens writes and computes them (`tests/dictionaries/make.py` made the files), damaged ones, and
 //! training.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! Models that lie in other programs' caches, and models that are fetched: from a server that the test starts.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

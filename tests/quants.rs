@@ -1,4 +1,5 @@
 //! Every GGML type decodes as the `gguf` Python package decodes it (`tests/quants/make.py`).
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! A report in a real browser: what it shows is there, and nothing is fetched. Without Chromium there is nothing to look
 //! with; `CIRCUITSCOPE_BROWSER` names it, and then it must be there.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 #![cfg(all(feature = "gui", target_os = "linux"))]
 
 mod common;

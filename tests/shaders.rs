@@ -1,4 +1,5 @@
 //! Every WGSL file parses and validates.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 #![cfg(feature = "gui")]
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};

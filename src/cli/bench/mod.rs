@@ -7,6 +7,7 @@ mod sweeps;
 #[cfg(feature = "gui")]
 mod window;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use super::output::document;
 use super::{ModelArgs, emit, emit_json};
 use crate::engine::{Capture, NoHooks, Trace};
 use crate::error::Result;
+use crate::files::{SMALL, read_text};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -153,7 +155,7 @@ fn stream_seconds(model: &Model, repeat: usize) -> Result<f64> {
 
 /// Returns the peak resident memory of this process in bytes, where the system tells it.
 fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = read_text(Path::new("/proc/self/status"), SMALL).ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
 }

@@ -239,7 +239,7 @@ mod tests {
         let (d, quality) = training.finish(&model, &folder, &progress).unwrap();
         assert!(quality.is_none() && d.name == "inputs");
         assert_eq!(crate::features::open(folder.to_str().unwrap(), &progress).unwrap().input, Some(recipe().site));
-        let card = std::fs::read_to_string(folder.join("CARD.md")).unwrap();
+        let card = crate::files::read_text(&folder.join("CARD.md"), 1 << 20).unwrap();
         assert!(card.contains("--site blocks.0.mlp.hook_in --text prose --context 16"), "{card}");
     }
 
