@@ -9,6 +9,12 @@ pub fn mix(mut h: u64) -> u64 {
     h ^ (h >> 31)
 }
 
+/// One of so many of `n` values makes a sample of some thousand.
+pub fn step(n: usize) -> usize {
+    const VALUES: usize = 4096;
+    n.div_ceil(VALUES).max(1)
+}
+
 /// Takes numbers in one after the other.
 pub struct Hash(pub u64);
 
@@ -34,17 +40,19 @@ impl Hash {
     /// # Errors
     /// As copying from the device that holds it.
     pub fn sample(&mut self, t: &Tensor) -> candle_core::Result<()> {
-        const VALUES: usize = 4096;
         let (storage, layout) = t.storage_and_layout();
-        let some = |values: &[f32]| -> Vec<u64> {
-            values.iter().step_by(values.len().div_ceil(VALUES).max(1)).map(|v| u64::from(v.to_bits())).collect()
-        };
+        let some = |values: &[f32]| -> Vec<f32> { values.iter().step_by(step(values.len())).copied().collect() };
         let values = match &*storage {
             Storage::Cpu(cpu) => some(&cpu.as_slice::<f32>()?[layout.start_offset()..]),
             _ => some(&t.flatten_all()?.to_vec1()?),
         };
-        self.all(values.into_iter());
+        self.values(&values);
         Ok(())
+    }
+
+    /// Takes numbers of f32 in.
+    pub fn values(&mut self, values: &[f32]) {
+        self.all(values.iter().map(|v| u64::from(v.to_bits())));
     }
 }
 

@@ -769,7 +769,7 @@ fn attributions_are_slopes() {
         let logit = |trace: &Trace| {
             let row = trace.normalized(4).unwrap();
             let logits: Vec<f32> =
-                row.matmul(&model.weights.unembed).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                row.matmul(&model.weights.unembed.tensor().unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             logits[50] - logits[60]
         };
         let (mut checked, mut largest) = (0, 0f32);

@@ -10,9 +10,11 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::engine::kernels::norm::normalize;
+use crate::engine::kernels::product;
 use crate::engine::{Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
+use crate::model::matrix::Matrix;
 use crate::model::weights::Norm;
 use crate::progress::Progress;
 
@@ -58,7 +60,7 @@ impl Contributions {
                 .into_par_iter()
                 .map(|head| {
                     let z = z.narrow(1, head, 1)?.squeeze(1)?.contiguous()?;
-                    let raw = z.matmul(&output_weights(trace, layer, head)?)?;
+                    let raw = product::apply(&z, &output_weights(trace, layer, head)?)?;
                     let written = match &post {
                         Some(post) => post.apply(&raw, c.centres())?,
                         None => raw,
@@ -129,9 +131,9 @@ impl Means {
 }
 
 /// Returns W_O of one head, [d_head, d_model].
-pub fn output_weights(trace: &Trace, layer: usize, head: usize) -> Result<Tensor> {
+pub fn output_weights(trace: &Trace, layer: usize, head: usize) -> Result<Matrix> {
     let d_head = trace.model.config.d_head;
-    Ok(trace.model.weights.blocks[layer].attn.o.weight.narrow(0, head * d_head, d_head)?)
+    trace.model.weights.blocks[layer].attn.o.weight.narrow(0, head * d_head, d_head)
 }
 
 /// The most memory, in bytes, that the contributions of one run may take.
@@ -178,7 +180,7 @@ impl PostNorm {
         let Some(Norm { weight, .. }) = &block.ln1_post else { return Ok(None) };
         let c = &trace.model.config;
         let z = trace.get(SiteKind::Z, layer)?.narrow(0, first, rows)?.contiguous()?;
-        let mut raw = z.reshape((rows, c.n_heads * c.d_head))?.matmul(&block.attn.o.weight)?;
+        let mut raw = product::apply(&z.reshape((rows, c.n_heads * c.d_head))?, &block.attn.o.weight)?;
         if let Some(b) = &block.attn.o.bias {
             raw = raw.broadcast_add(b)?;
         }

@@ -16,6 +16,7 @@ use candle_core::Tensor;
 
 use super::subject::{Compared, Subject};
 use crate::engine::kernels::norm::normalize;
+use crate::engine::kernels::product;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::weights::Norm;
@@ -83,11 +84,11 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
     if let Some(wrong) = wrong {
         model.network().check(&[wrong])?;
     }
-    let column = |m: &Tensor, id: u32| -> Result<Tensor> { Ok(m.narrow(1, id as usize, 1)?.squeeze(1)?.contiguous()?) };
-    let mut direction = column(&w.unembed, answer)?;
+    let column = |id: u32| w.unembed.output(id as usize);
+    let mut direction = column(answer)?;
     let mut unembed_bias = 0.0;
     if let Some(wrong) = wrong {
-        direction = (direction - column(&w.unembed, wrong)?)?;
+        direction = (direction - column(wrong)?)?;
     }
     if let Some(b) = &w.unembed_bias {
         let at = |id: u32| -> Result<f32> { Ok(b.get(id as usize)?.to_scalar()?) };
@@ -126,7 +127,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
         let mut local = reading.clone();
         let mut offset = 0.0;
         if let Some(post) = &block.ln1_post {
-            let mut raw = z.unsqueeze(0)?.matmul(&block.attn.o.weight)?;
+            let mut raw = product::apply(&z.unsqueeze(0)?, &block.attn.o.weight)?;
             if let Some(b) = &block.attn.o.bias {
                 raw = raw.broadcast_add(b)?;
             }
@@ -141,7 +142,7 @@ pub fn direct_attribution(trace: &Trace, pos: usize, answer: u32, wrong: Option<
             local = (local / f64::from(divisor))?;
         }
         // W_O · direction gives the effect of every coordinate of z at once.
-        let effect = block.attn.o.weight.matmul(&local.unsqueeze(1)?)?.squeeze(1)?;
+        let effect = product::back(&local.unsqueeze(0)?, &block.attn.o.weight)?.squeeze(0)?;
         let parts = (z * effect)?.reshape((c.n_heads, c.d_head))?.sum(1)?;
         out.heads.push(parts.to_vec1()?);
         let bias = block.attn.o.bias.as_ref().map(|b| dot(b, &local)).transpose()?;

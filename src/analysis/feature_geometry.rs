@@ -71,17 +71,17 @@ fn rows_of(model: &Model, directions: Directions, decoder: Option<&Tensor>) -> R
     let t = match directions {
         // A tied model keeps one matrix for both.
         Directions::Embedding => match &model.weights.embed {
-            Some(embed) => embed.clone(),
-            None => model.weights.unembed.t()?,
+            Some(embed) => embed.tensor()?,
+            None => model.weights.unembed.tensor()?.t()?,
         },
-        Directions::Unembedding => model.weights.unembed.t()?,
+        Directions::Unembedding => model.weights.unembed.tensor()?.t()?,
         Directions::Decoder(_) => {
             decoder.ok_or_else(|| none("no dictionary is open; open one first".to_owned()))?.clone()
         }
         Directions::Neurons(layer) => {
             let block = model.weights.blocks.get(layer);
             let mlp = block.and_then(|b| b.mlp.as_ref());
-            mlp.ok_or_else(|| none(format!("layer {layer} of this model has no MLP")))?.output.weight.clone()
+            mlp.ok_or_else(|| none(format!("layer {layer} of this model has no MLP")))?.output.weight.tensor()?
         }
     };
     Ok(t.contiguous()?)
@@ -190,8 +190,7 @@ impl FeatureGeometry {
                 // The matrix is large, so that only the chosen columns are copied.
                 Directions::Unembedding => {
                     let ids: Vec<u32> = chosen.iter().map(|i| *i as u32).collect();
-                    let ids = Tensor::from_vec(ids, chosen.len(), &Device::Cpu)?;
-                    model.weights.unembed.index_select(&ids, 1)?.t()?.contiguous()?
+                    model.weights.unembed.outputs(&ids)?
                 }
                 _ => pick(&rows_of(model, self.directions, decoder)?, &chosen)?,
             };
@@ -256,7 +255,8 @@ mod tests {
         let again = g.choose(&model, None, &[5, 3, 1 << 40]).unwrap();
         assert_eq!((again.chosen.len(), again.cosines[1]), (2, g.cosines[1]));
         assert_eq!((g.count, g.hidden), (2048, 128));
-        let rows = model.weights.embed.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let rows =
+            model.weights.embed.as_ref().unwrap().tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let direct = interference(&rows, 128);
         for i in [0, 7, 2047] {
             let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-3 * b.abs().max(1e-3), "{a} against {b}");

@@ -10,6 +10,7 @@ use crate::engine::forward::overflow;
 use crate::engine::kernels::math;
 use crate::engine::logits::row_summary;
 use crate::error::{Error, Result};
+use crate::model::matrix::Matrix;
 use crate::progress::Progress;
 
 /// The metrics that the command line and the window offer.
@@ -133,7 +134,7 @@ const ROWS: usize = 64;
 pub struct Readout<'a> {
     trace: &'a Trace,
     pub metric: Metric,
-    columns: Option<(Tensor, Option<Tensor>)>,
+    columns: Option<(Matrix, Option<Tensor>)>,
     /// The clean run's log-probabilities, for the KL divergence.
     clean: Vec<f32>,
 }

@@ -6,6 +6,7 @@
 use candle_core::Tensor;
 
 use super::subject::{Compared, Subject};
+use crate::engine::kernels::product;
 use crate::engine::logits::largest_indices;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
@@ -112,7 +113,7 @@ pub fn neuron_tokens(model: &Model, layer: usize, neuron: usize, k: usize) -> Re
     if neuron >= model.config.d_mlp {
         return Err(Error::request(format!("there is no neuron {neuron}; a layer has {}", model.config.d_mlp)));
     }
-    let row = mlp.output.weight.get(neuron)?;
+    let row = mlp.output.weight.input(neuron)?;
     let logits = logits_of_direction(model, &row)?;
     let negated: Vec<f32> = logits.iter().map(|v| -v).collect();
     let pick = |of: &[f32]| largest_indices(of, k).into_iter().map(|i| (i as u32, logits[i])).collect();
@@ -128,7 +129,7 @@ pub fn logits_of_direction(model: &Model, direction: &Tensor) -> Result<Vec<f32>
         }
         d = (d * &n.weight)?;
     }
-    Ok(d.unsqueeze(0)?.matmul(&model.weights.unembed)?.flatten_all()?.to_vec1()?)
+    Ok(product::apply(&d.unsqueeze(0)?, &model.weights.unembed)?.flatten_all()?.to_vec1()?)
 }
 
 /// Asks for the `limit` leading neurons of a layer in a run, and for the same neurons in the run it is compared with.

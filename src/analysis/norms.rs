@@ -4,6 +4,7 @@
 use candle_core::{D, Tensor};
 
 use super::subject::{Compared, Subject};
+use crate::engine::kernels::product;
 use crate::engine::{SiteKind, Trace};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -41,7 +42,7 @@ pub fn norms(trace: &Trace, progress: &Progress) -> Result<Norms> {
         let o = &trace.model.weights.blocks[layer].attn.o.weight;
         for head in 0..c.n_heads {
             let zh = z.narrow(1, head, 1)?.squeeze(1)?.contiguous()?;
-            out.heads.push(rows(&zh.matmul(&o.narrow(0, head * c.d_head, c.d_head)?)?)?);
+            out.heads.push(rows(&product::apply(&zh, &o.narrow(0, head * c.d_head, c.d_head)?)?)?);
         }
         progress.step(1)?;
     }

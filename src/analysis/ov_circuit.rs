@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::engine::forward::Prepared;
 use crate::engine::hooks::NoHooks;
-use crate::engine::kernels::norm;
+use crate::engine::kernels::{norm, product};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -71,11 +71,11 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], prog
         None => x,
     };
     let (kv, d) = (c.kv_head(head), c.d_head);
-    let mut v = x.matmul(&block.attn.v.weight.narrow(1, kv * d, d)?.contiguous()?)?;
+    let mut v = product::apply(&x, &block.attn.v.weight.narrow(1, kv * d, d)?)?;
     if let Some(b) = &block.attn.v.bias {
         v = v.broadcast_add(&b.narrow(0, kv * d, d)?)?;
     }
-    let mut written = v.matmul(&block.attn.o.weight.narrow(0, head * d, d)?)?;
+    let mut written = product::apply(&v, &block.attn.o.weight.narrow(0, head * d, d)?)?;
     // The gain of the norm on attention's output, where there is one. Its scale is left to the final norm.
     if let Some(post) = &block.ln1_post {
         if c.centres() {

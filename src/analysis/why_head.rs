@@ -17,9 +17,11 @@ use super::ov_circuit::{OvCircuit, ov_circuit};
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::kernels::norm::normalize;
+use crate::engine::kernels::product;
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::config::QkNorm;
+use crate::model::matrix::Matrix;
 use crate::model::weights::Norm;
 use crate::progress::Progress;
 use crate::question::Question;
@@ -120,16 +122,19 @@ pub fn why_head(
     let by_position: f32 = factors.iter().enumerate().map(|(k, f)| slope * f * (k as f32 - query as f32)).sum();
 
     // By query: the dot product of each part with the key minus the mean of the other keys.
-    let w = |weights: &Tensor, at: usize| -> Result<Tensor> { Ok(weights.narrow(1, at * d, d)?.contiguous()?) };
-    let read = w(&block.attn.q.weight, head)?.matmul(&back(&contrast, query, SiteKind::Q)?.unsqueeze(1)?)?;
-    let by_query = parts.project(&read.squeeze(1)?, query)?.into_iter().map(|v| v * scale).collect::<Vec<f32>>();
+    let through = |direction: &Tensor, weight: &Matrix| -> Result<Tensor> {
+        Ok(product::back(&direction.unsqueeze(0)?, weight)?.squeeze(0)?)
+    };
+    let wq = block.attn.q.weight.narrow(1, head * d, d)?;
+    let read = through(&back(&contrast, query, SiteKind::Q)?, &wq)?;
+    let by_query = parts.project(&read, query)?.into_iter().map(|v| v * scale).collect::<Vec<f32>>();
 
     // By key: at the chosen key, minus the mean over the others.
-    let wk = w(&block.attn.k.weight, kv)?;
+    let wk = block.attn.k.weight.narrow(1, kv * d, d)?;
     let mut by_key = vec![0f32; by_query.len()];
     for (pos, factor) in factors.iter().copied().enumerate().filter(|(_, f)| *f != 0.0) {
         progress.check()?;
-        let read = wk.matmul(&back(&q, pos, SiteKind::K)?.unsqueeze(1)?)?.squeeze(1)?;
+        let read = through(&back(&q, pos, SiteKind::K)?, &wk)?;
         for (sum, v) in by_key.iter_mut().zip(parts.project(&read, pos)?) {
             *sum += factor * scale * v;
         }
@@ -138,7 +143,7 @@ pub fn why_head(
     // By value: the share of each part along z.
     let z = trace.get(SiteKind::Z, layer)?.get(query)?.get(head)?;
     let size = z.sqr()?.sum_all()?.to_scalar::<f32>()?.max(1e-20);
-    let read = w(&block.attn.v.weight, kv)?.matmul(&z.unsqueeze(1)?)?.squeeze(1)?;
+    let read = through(&z, &block.attn.v.weight.narrow(1, kv * d, d)?)?;
     let mut by_value = vec![0f32; by_query.len()];
     for (pos, weight) in pattern.iter().enumerate().filter(|(_, w)| **w > 0.0) {
         for (sum, v) in by_value.iter_mut().zip(parts.project(&read, pos)?) {

@@ -26,6 +26,7 @@ use crate::error::Result;
 use crate::features::monitor::Continued;
 use crate::jobs::Pool;
 use crate::jobs::slot::{AnySlot, Slot};
+use crate::model::matrix::Held;
 use crate::model::{Model, ModelOf, builtin};
 use crate::session::desk::{Pinned, Show};
 use crate::session::history::History;
@@ -245,8 +246,11 @@ impl State {
     pub fn ask(&mut self) {
         self.pool.begin_round();
         self.round += 1;
-        let spec = self.opening.clone().unwrap_or_else(|| self.desk().model.clone());
-        self.opened.want(&self.pool, Some(ModelOf { spec }));
+        let (spec, held) = match &self.opening {
+            Some(spec) => (spec.clone(), Held::Auto),
+            None => (self.desk().model.clone(), self.desk().weights),
+        };
+        self.opened.want(&self.pool, Some(ModelOf { spec, held }));
         // Nothing of one desk is asked of another desk's model.
         let hash = self.desk().hash;
         let model = self.opened.value().cloned();

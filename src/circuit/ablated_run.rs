@@ -26,8 +26,8 @@ use crate::analysis::contributions::{Contributions, Means, PostNorm, output_weig
 use crate::analysis::patching::Ablation;
 use crate::engine::forward::Prepared;
 use crate::engine::hooks::NoHooks;
-use crate::engine::kernels::norm;
 use crate::engine::kernels::segments::{Past, Segment};
+use crate::engine::kernels::{norm, product};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::config::{Parallel, QkNorm};
@@ -507,7 +507,7 @@ impl AblatedRuns {
             let receiver = self.wiring.receiver(Receiver::Head { layer, head, part }).unwrap_or(0);
             let x = self.stack(variants, members, receiver, keep.then_some(&mut read))?;
             let x = self.normed(&x, block.ln1.as_ref())?.squeeze(0)?;
-            let mut y = x.matmul(&weights.weight.narrow(1, at * c.d_head, c.d_head)?.contiguous()?)?;
+            let mut y = product::apply(&x, &weights.weight.narrow(1, at * c.d_head, c.d_head)?)?;
             if let Some(b) = &weights.bias {
                 y = y.broadcast_add(&b.narrow(0, at * c.d_head, c.d_head)?)?;
             }
@@ -527,7 +527,7 @@ impl AblatedRuns {
         };
         let prepared = self.prepare(members.len());
         let z = model.network().attend_head(layer, head, [q, k, v], &prepared, &own, divisors.as_ref())?;
-        let mut written = z.reshape((n, c.d_head))?.matmul(&output_weights(&self.clean, layer, head)?)?;
+        let mut written = product::apply(&z.reshape((n, c.d_head))?, &output_weights(&self.clean, layer, head)?)?;
         if let Some(post) = post {
             written = post.repeated(members.len())?.apply(&written, c.centres())?;
         }

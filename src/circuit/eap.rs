@@ -25,6 +25,7 @@ use crate::analysis::contributions::Contributions;
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
 use crate::engine::gradient::{Along, Passes, differentiate, runs_at_once};
+use crate::engine::kernels::product;
 use crate::engine::{Freeze, RunSide, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -212,8 +213,8 @@ fn collect(model: &Model, wiring: Wiring, passes: &Passes, first: usize, inputs:
                 .map(|head| {
                     let g = g.narrow(2, head, 1)?.contiguous()?.reshape((runs * (n - first), c.d_head))?;
                     let group = head * heads / c.n_heads;
-                    let w = weights.weight.narrow(1, group * c.d_head, c.d_head)?.contiguous()?;
-                    Ok(stream.back(g.matmul(&w.t()?)?.flatten_all()?.to_vec1()?))
+                    let w = weights.weight.narrow(1, group * c.d_head, c.d_head)?;
+                    Ok(stream.back(product::back(&g, &w)?.flatten_all()?.to_vec1()?))
                 })
                 .collect::<Result<_>>()?;
             for (head, g) in through.into_iter().enumerate() {
@@ -227,7 +228,7 @@ fn collect(model: &Model, wiring: Wiring, passes: &Passes, first: usize, inputs:
                 let g = passes.gradient(at(kind))?;
                 let (runs, n, width) = g.dims3()?;
                 let g = g.narrow(1, first, n - first)?.contiguous()?.reshape((runs * (n - first), width))?;
-                Ok(g.matmul(&weights.weight.t()?)?)
+                Ok(product::back(&g, &weights.weight)?)
             };
             let mut g = match &mlp.gate {
                 Some(gate) => (back(SiteKind::MlpPre, gate)? + back(SiteKind::MlpPreLinear, &mlp.input)?)?,
@@ -265,7 +266,7 @@ fn through_router(passes: &Passes, site: Site, router: &Linear, first: usize) ->
     };
     let (g, p) = (rows(passes.gradient(site)?)?, rows(passes.value(site)?)?);
     let mean = (&g * &p)?.sum_keepdim(1)?;
-    Ok((p * g.broadcast_sub(&mean)?)?.matmul(&router.weight.t()?)?)
+    Ok(product::back(&(p * g.broadcast_sub(&mean)?)?, &router.weight)?)
 }
 
 fn accumulate(sum: &mut Vec<f32>, more: Vec<f32>) {

@@ -17,7 +17,7 @@ pub struct Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let job = Job::with(open_unchecked(&args.model.spec()?)?.into(), args.model.json, "checking");
+    let job = Job::with(open_unchecked(&args.model.spec()?, args.model.weights)?.into(), args.model.json, "checking");
     let (model, progress) = (&job.model, &job.progress);
     let found = trust::check(model, progress)?;
     let dictionaries =

@@ -264,7 +264,7 @@ fn find(args: &FindArgs) -> Result<()> {
 fn eval(args: &EvalArgs) -> Result<()> {
     let file = CircuitFile::open(&args.circuit)?;
     let spec = args.model.model.clone().unwrap_or_else(|| file.model.spec.clone());
-    let model = Arc::new(open_model(&spec)?);
+    let model = Arc::new(open_model(&spec, args.model.weights)?);
     let wiring = Wiring::new(&model.config);
     file.edges(wiring)?;
     let (progress, bar) = progress("circuit");

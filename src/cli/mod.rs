@@ -6,6 +6,7 @@ use clap::{Args, Parser};
 use crate::analysis::trust;
 use crate::error::{Error, Result};
 use crate::model::chat::{self, Conversation};
+use crate::model::matrix::Held;
 use crate::model::{Model, builtin};
 use crate::progress::Progress;
 use crate::session::start::{ChatArgs, Start};
@@ -86,6 +87,10 @@ pub struct ModelArgs {
     /// hf:ORG/NAME[@REVISION][:FILE], which is downloaded once
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// How weights are held in memory: as the file stores them, as f32, or as f32 where that leaves half of the free
+    /// memory free (auto). The numbers are the same to rounding
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub weights: Held,
     /// Print one JSON document on stdout and nothing else
     #[arg(long)]
     pub json: bool,
@@ -94,7 +99,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Opens the model, the first built-in one where none was named, as [`open_model`] does.
     pub fn open(&self) -> Result<Model> {
-        open_model(&self.spec()?)
+        open_model(&self.spec()?, self.weights)
     }
 
     /// Returns what was named, the first built-in model where nothing was.
@@ -104,8 +109,8 @@ impl ModelArgs {
 }
 
 /// Opens a model and keeps what speaks against it as warnings.
-pub fn open_model(spec: &str) -> Result<Model> {
-    let model = open_unchecked(spec)?;
+pub fn open_model(spec: &str, held: Held) -> Result<Model> {
+    let model = open_unchecked(spec, held)?;
     // What ships with the program was checked when it was made.
     if model.format != "built-in" {
         let (progress, bar) = progress("checking the model");
@@ -120,9 +125,9 @@ pub fn open_model(spec: &str) -> Result<Model> {
 }
 
 /// As [`open_model`], without the run on ordinary text.
-pub fn open_unchecked(spec: &str) -> Result<Model> {
+pub fn open_unchecked(spec: &str, held: Held) -> Result<Model> {
     let (progress, bar) = progress("opening the model");
-    let model = Model::open_watched(spec, &progress)?;
+    let model = Model::open_watched(spec, held, &progress)?;
     drop(bar);
     model.warnings.iter().for_each(|w| warn(w));
     Ok(model)

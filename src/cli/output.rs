@@ -143,6 +143,7 @@ pub fn document(model: &Model, ids: Option<&[u32]>, seconds: f64, rest: Value) -
     model.warnings.iter().for_each(|w| warn(w));
     let mut doc = Map::new();
     doc.insert("model".to_owned(), model_facts(model));
+    doc.insert("weights".to_owned(), json!(model.held.name()));
     if let Some(ids) = ids {
         let mut tokens: Vec<Value> = ids.iter().map(|id| json!({"id": id, "text": model.token_text(*id)})).collect();
         if let Some((_, turns)) = beside().turns.as_ref().filter(|(of, _)| of == ids) {

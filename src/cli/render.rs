@@ -418,7 +418,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Ok(scene) => scene,
         // The window knows errors as sentences only; asked again, they come with their kind.
         Err(e) => {
-            check(&super::open_model(&document.desk.model)?, &document.desk)?;
+            check(&super::open_model(&document.desk.model, document.desk.weights)?, &document.desk)?;
             return Err(e);
         }
     };

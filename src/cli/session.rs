@@ -191,7 +191,7 @@ fn report(args: &Report) -> Result<()> {
 /// Python.
 fn code(args: &Code) -> Result<()> {
     let mut desk = Session::open(&args.file)?.document.desk;
-    let model = Arc::new(open_model(&desk.model)?);
+    let model = Arc::new(open_model(&desk.model, desk.weights)?);
     let (progress, bar) = progress("running");
     let run = |prompt: &str, ids: Option<Vec<u32>>, conversation: Option<Conversation>, answer: &str, wrong: &str| {
         let [prompt, answer, wrong] = [prompt, answer, wrong].map(str::to_owned);

@@ -181,7 +181,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     fn linear(rows: usize, cols: usize) -> Linear {
-        Linear { weight: Tensor::randn(0f32, 1f32, (rows, cols), &Device::Cpu).unwrap(), bias: None }
+        Linear { weight: Tensor::randn(0f32, 1f32, (rows, cols), &Device::Cpu).unwrap().into(), bias: None }
     }
 
     /// The gradient at the input is that of finite differences, and what is written is the sum over the chosen experts.
@@ -195,7 +195,7 @@ mod tests {
             config.experts = Some(experts);
             let (router, gate) = (linear(6, 4), linear(6, 20));
             let mlp = Mlp { router: None, gate: None, input: linear(6, 20), output: linear(20, 6) };
-            let unembed = Tensor::zeros((6, 2), DType::F32, &Device::Cpu).unwrap();
+            let unembed = Tensor::zeros((6, 2), DType::F32, &Device::Cpu).unwrap().into();
             let weights = Weights {
                 embed: None,
                 pos_embed: None,

@@ -1,7 +1,7 @@
 //! The forward pass of the canonical block. Shapes carry a leading batch axis: the residual stream is
 //! [batch, pos, d_model].
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::hooks::Hooks;
 use super::kernels::attention::{self, Attend, mix};
@@ -11,6 +11,7 @@ use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::Network;
 use crate::model::config::{ModelConfig, NormPlacement, Parallel, Positions, QkNorm};
+use crate::model::matrix::Matrix;
 use crate::model::weights::{Attention, Linear, Mlp, Norm};
 use crate::progress::Progress;
 
@@ -157,15 +158,11 @@ impl Network<'_> {
     /// As [`Self::embed`] for tokens whose first stands at position `start`.
     pub fn embed_from(&self, ids: &[&[u32]], start: usize, hooks: &mut dyn Hooks) -> Result<Tensor> {
         let (b, t) = (ids.len(), ids.first().map_or(0, |r| r.len()));
-        let device = self.weights.unembed.device();
-        let flat = Tensor::from_vec(ids.concat(), b * t, device)?;
+        let flat = ids.concat();
         let (mut x, scale) = match &self.weights.embed {
-            Some(table) => (table.index_select(&flat, 0)?, self.config.embed_scale),
+            Some(table) => (table.inputs(&flat)?, self.config.embed_scale),
             // The scale of the logits is in the one table that both use.
-            None => {
-                let rows = self.weights.unembed.index_select(&flat, 1)?.t()?.contiguous()?;
-                (rows, self.config.embed_scale / self.config.unembed_scale)
-            }
+            None => (self.weights.unembed.outputs(&flat)?, self.config.embed_scale / self.config.unembed_scale),
         };
         if (scale - 1.0).abs() > f32::EPSILON {
             x = (x * f64::from(scale))?;
@@ -438,15 +435,15 @@ impl Network<'_> {
     }
 
     /// The unembedding of a few tokens only: (columns [d_model, ids], their biases).
-    pub fn unembed_columns(&self, ids: &[u32]) -> Result<(Tensor, Option<Tensor>)> {
-        let wanted = Tensor::from_slice(ids, ids.len(), self.weights.unembed.device())?;
-        let columns = self.weights.unembed.index_select(&wanted, 1)?;
+    pub fn unembed_columns(&self, ids: &[u32]) -> Result<(Matrix, Option<Tensor>)> {
+        let wanted = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
+        let columns = self.weights.unembed.gathered(ids)?;
         let bias = self.weights.unembed_bias.as_ref().map(|b| b.index_select(&wanted, 0)).transpose()?;
         Ok((columns, bias))
     }
 
     /// Logits [.., columns] of normalised rows by chosen columns of the unembedding.
-    pub fn logits_by(&self, normalized: &Tensor, columns: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub fn logits_by(&self, normalized: &Tensor, columns: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
         let mut logits = product::apply(normalized, columns)?;
         if let Some(bias) = bias {
             logits = logits.broadcast_add(bias)?;

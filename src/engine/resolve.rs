@@ -6,8 +6,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::dictionaries::{Dictionaries, FeatureRows, NoDictionaries};
 use super::edit::{Action, Direction, Edit, EditStack, Positions, RunSide};
 use super::site::{Site, SiteKind};
@@ -440,8 +438,7 @@ pub fn resolve_stack(stack: &EditStack, sources: &Sources<'_>) -> Result<Vec<Op>
 pub fn unembedding(trace: &Trace, id: u32, minus: Option<u32>) -> Result<Vec<f32>> {
     let network = trace.model.network();
     network.check(&[id])?;
-    let column =
-        |id: u32| -> Result<Tensor> { Ok(trace.model.weights.unembed.narrow(1, id as usize, 1)?.flatten_all()?) };
+    let column = |id: u32| trace.model.weights.unembed.output(id as usize);
     let mut v: Vec<f32> = column(id)?.to_vec1()?;
     if let Some(minus) = minus {
         network.check(&[minus])?;

@@ -145,7 +145,7 @@ impl FeatureActivations {
             )));
         }
         let unembed = &model.weights.unembed;
-        let column = |id: u32| unembed.narrow(1, id as usize, 1);
+        let column = |id: u32| unembed.outputs(&[id])?.t().map_err(Error::from);
         let reads = match wrong {
             Some(wrong) => (column(answer)? - column(wrong)?)?,
             None => column(answer)?,

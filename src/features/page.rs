@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use serde_json::{Value as Json, json};
 
+use crate::engine::kernels::product;
 use crate::engine::logits::largest_indices;
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
@@ -58,14 +59,14 @@ pub fn effects(model: &Model, direction: &[f32]) -> Result<Effects> {
             c.d_model
         )));
     }
-    let mut v = Tensor::new(direction, model.weights.unembed.device())?.unsqueeze(0)?;
+    let mut v = Tensor::new(direction, &Device::Cpu)?.unsqueeze(0)?;
     if matches!(c.norm, NormKind::Layer { .. }) {
         v = v.broadcast_sub(&v.mean_keepdim(D::Minus1)?)?;
     }
     if let Some(norm) = &model.weights.ln_final {
         v = v.broadcast_mul(&norm.weight)?;
     }
-    let logits: Vec<f32> = v.matmul(&model.weights.unembed)?.flatten_all()?.to_vec1()?;
+    let logits: Vec<f32> = product::apply(&v, &model.weights.unembed)?.flatten_all()?.to_vec1()?;
     let effect = |i: &usize| Effect { id: *i as u32, text: model.token_text(*i as u32), logit: logits[*i] };
     let negative: Vec<f32> = logits.iter().map(|l| -l).collect();
     let (low, high) = logits.iter().fold((f32::MAX, f32::MIN), |(a, b), l| (a.min(*l), b.max(*l)));
@@ -107,7 +108,7 @@ pub fn neighbours(dictionary: &Dictionary, direction: &[f32], itself: Option<usi
 pub fn neuron_direction(model: &Model, layer: usize, neuron: usize) -> Result<Vec<f32>> {
     let mlp = model.weights.blocks.get(layer).and_then(|b| b.mlp.as_ref());
     match mlp {
-        Some(mlp) if neuron < model.config.d_mlp => Ok(mlp.output.weight.get(neuron)?.to_vec1()?),
+        Some(mlp) if neuron < model.config.d_mlp => Ok(mlp.output.weight.input(neuron)?.to_vec1()?),
         _ => Err(Error::request(format!(
             "there is no neuron {neuron} in layer {layer}; {} has {} layers of {} neurons",
             model.config.name, model.config.n_layers, model.config.d_mlp
@@ -335,8 +336,7 @@ mod tests {
     #[test]
     fn effects_list_what_the_unembedding_says() {
         let model = Model::open("induction").unwrap();
-        let column: Vec<f32> =
-            model.weights.unembed.narrow(1, 77, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let column: Vec<f32> = model.weights.unembed.output(77).unwrap().to_vec1().unwrap();
         let norm: Vec<f32> = model.weights.ln_final.as_ref().unwrap().weight.to_vec1().unwrap();
         let direction: Vec<f32> = column.iter().zip(&norm).map(|(c, n)| c / n).collect();
         let e = effects(&model, &direction).unwrap();

@@ -179,7 +179,7 @@ impl Traced {
         ranked.truncate(leading);
         // What each neuron writes, and what is left for the others.
         let neurons = Tensor::from_slice(&ranked, ranked.len(), trace.resid_final.device())?;
-        let mut rows = weights.output.weight.index_select(&neurons, 0)?;
+        let mut rows = weights.output.weight.inputs(&ranked)?;
         rows = rows.broadcast_mul(&linear.index_select(&neurons, 0)?.unsqueeze(1)?)?;
         if let Some(post) = mlp_post(trace, layer, n)? {
             rows = post.row(pos).apply(&rows)?;

@@ -15,11 +15,12 @@ use crate::analysis::component::Part as Input;
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::gradient::{Along, differentiate};
-use crate::engine::kernels::activation;
 use crate::engine::kernels::norm::normalize;
+use crate::engine::kernels::{activation, product};
 use crate::engine::{Freeze, Site, SiteKind, Trace, experts};
 use crate::error::{Error, Result};
 use crate::model::config::{Parallel, QkNorm};
+use crate::model::matrix::Matrix;
 use crate::model::weights::Norm;
 use crate::progress::Progress;
 
@@ -187,12 +188,12 @@ impl HeadReaders {
         let stream = trace.get(SiteKind::ResidPre, layer)?.narrow(0, 0, n)?.contiguous()?;
         let frozen = FrozenNorm::of(&stream, block.ln1.as_ref(), c)?;
         // Gradients [pos, head, d_head] at a projection as directions [pos, head, d_model] in the stream.
-        let through = |gradient: &Tensor, weights: &Tensor, group: &dyn Fn(usize) -> usize| -> Result<Tensor> {
+        let through = |gradient: &Tensor, weights: &Matrix, group: &dyn Fn(usize) -> usize| -> Result<Tensor> {
             let mut directions = Vec::new();
             for head in 0..c.n_heads {
                 let g = gradient.narrow(1, head, 1)?.squeeze(1)?.contiguous()?;
-                let w = weights.narrow(1, group(head) * c.d_head, c.d_head)?.contiguous()?;
-                directions.push(frozen.read(&g.matmul(&w.t()?)?)?);
+                let w = weights.narrow(1, group(head) * c.d_head, c.d_head)?;
+                directions.push(frozen.read(&product::back(&g, &w)?)?);
             }
             Ok(Tensor::stack(&directions, 1)?)
         };
@@ -205,7 +206,7 @@ impl HeadReaders {
                 let asking = trace.get(used, layer)?.narrow(0, 0, n)?;
                 Some(AttentionReaders {
                     queries: through(q, &block.attn.q.weight, &|head| head)?,
-                    keys: frozen.read(&block.attn.k.weight.t()?.contiguous()?)?,
+                    keys: frozen.read(&block.attn.k.weight.tensor()?.t()?.contiguous()?)?,
                     key_factor: key_factor(trace, layer, n)?,
                     centres: c.centres(),
                     asking: (asking * f64::from(prepared.attend(layer).scale))?,
@@ -358,7 +359,7 @@ fn key_factor(trace: &Trace, layer: usize, n: usize) -> Result<Option<Tensor>> {
 pub fn mlp_directions(trace: &Trace, readers: &Readers, layer: usize, n: usize) -> Result<Tensor> {
     let frozen = mlp_norm(trace, layer, n)?;
     let Some(mlp) = &trace.model.weights.blocks[layer].mlp else { return Err(Error::failed("the model has no MLP")) };
-    let through = (&readers.post[layer] * gate(trace, layer, n)?)?.matmul(&mlp.input.weight.t()?)?;
+    let through = product::back(&(&readers.post[layer] * gate(trace, layer, n)?)?, &mlp.input.weight)?;
     divide(&frozen.read(&through)?, &frozen.divisor)
 }
 
@@ -375,7 +376,7 @@ pub fn neuron_directions(
     let Some(mlp) = &trace.model.weights.blocks[layer].mlp else { return Err(Error::failed("the model has no MLP")) };
     let chosen = Tensor::from_slice(neurons, neurons.len(), trace.resid_final.device())?;
     let factor = (readers.post[layer].get(pos)? * gate(trace, layer, n)?.get(pos)?)?.index_select(&chosen, 0)?;
-    let weights = mlp.input.weight.index_select(&chosen, 1)?.t()?.contiguous()?;
+    let weights = mlp.input.weight.outputs(neurons)?;
     let through = weights.broadcast_mul(&factor.unsqueeze(1)?)?;
     divide(&frozen.read(&through)?, &vec![frozen.divisor[pos]; neurons.len()])
 }

@@ -9,6 +9,7 @@ use candle_core::Tensor;
 
 use super::readers::{gate, mlp_norm};
 use crate::engine::frozen::FrozenNorm;
+use crate::engine::kernels::product;
 use crate::engine::{Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::model::config::Parallel;
@@ -92,11 +93,11 @@ impl Sources {
                     own = own.broadcast_sub(&constant.narrow(0, kv * c.d_head, c.d_head)?)?;
                 }
                 let o = block.attn.o.weight.narrow(0, head * c.d_head, c.d_head)?;
-                written.push(own.contiguous()?.matmul(&o)?);
+                written.push(product::apply(&own, &o)?);
             }
             let attn_out = first(trace.get(SiteKind::AttnOut, layer)?)?;
             if let Some(post) = &block.ln1_post {
-                let mut raw = z.reshape((n, n_heads * c.d_head))?.matmul(&block.attn.o.weight)?;
+                let mut raw = product::apply(&z.reshape((n, n_heads * c.d_head))?, &block.attn.o.weight)?;
                 if let Some(b) = &block.attn.o.bias {
                     raw = raw.broadcast_add(b)?;
                 }
@@ -219,7 +220,7 @@ fn has_errors(trace: &Trace) -> bool {
 fn value_constant(trace: &Trace, layer: usize) -> Result<Option<Tensor>> {
     let block = &trace.model.weights.blocks[layer];
     let through = match block.ln1.as_ref().and_then(|n| n.bias.as_ref()) {
-        Some(offset) => Some(offset.unsqueeze(0)?.matmul(&block.attn.v.weight)?.squeeze(0)?),
+        Some(offset) => Some(product::apply(&offset.unsqueeze(0)?, &block.attn.v.weight)?.squeeze(0)?),
         None => None,
     };
     Ok(match (through, &block.attn.v.bias) {
@@ -231,7 +232,7 @@ fn value_constant(trace: &Trace, layer: usize) -> Result<Option<Tensor>> {
 /// What an MLP writes linearly in the stream, [pos, d_model].
 fn linear_mlp(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
     let Some(mlp) = &trace.model.weights.blocks[layer].mlp else { return Err(Error::failed("the model has no MLP")) };
-    let out = linear_neurons(trace, layer, n)?.matmul(&mlp.output.weight)?;
+    let out = product::apply(&linear_neurons(trace, layer, n)?, &mlp.output.weight)?;
     match mlp_post(trace, layer, n)? {
         Some(post) => post.apply(&out),
         None => Ok(out),
@@ -245,14 +246,14 @@ pub fn linear_neurons(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
     let kind = if c.parallel == Parallel::Sequential { SiteKind::ResidMid } else { SiteKind::ResidPre };
     let stream = trace.get(kind, layer)?.narrow(0, 0, n)?.contiguous()?;
     let x = mlp_norm(trace, layer, n)?.apply(&stream)?;
-    Ok((x.matmul(&mlp.input.weight)? * gate(trace, layer, n)?)?)
+    Ok((product::apply(&x, &mlp.input.weight)? * gate(trace, layer, n)?)?)
 }
 
 /// The norm on an MLP's output, held at the run's scale; `None` where the output is added as it is.
 pub fn mlp_post(trace: &Trace, layer: usize, n: usize) -> Result<Option<FrozenNorm>> {
     let block = &trace.model.weights.blocks[layer];
     let (Some(post), Some(mlp)) = (&block.ln2_post, &block.mlp) else { return Ok(None) };
-    let mut raw = trace.get(SiteKind::MlpPost, layer)?.narrow(0, 0, n)?.contiguous()?.matmul(&mlp.output.weight)?;
+    let mut raw = product::apply(&trace.get(SiteKind::MlpPost, layer)?.narrow(0, 0, n)?, &mlp.output.weight)?;
     if let Some(b) = &mlp.output.bias {
         raw = raw.broadcast_add(b)?;
     }

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 
 use super::part::Part;
 use crate::engine::Trace;
+use crate::engine::kernels::product;
 use crate::engine::logits::row_summary;
 use crate::error::Result;
 
@@ -41,7 +42,7 @@ impl Logits {
         let network = trace.model.network();
         let unembed = &trace.model.weights.unembed;
         let row = trace.normalized(pos)?;
-        let column = |id: u32| -> Result<Tensor> { Ok(unembed.narrow(1, id as usize, 1)?.squeeze(1)?.contiguous()?) };
+        let column = |id: u32| unembed.output(id as usize);
         // Tokens with what each is compared with, their directions, and their weights.
         type Explained = (Vec<(u32, Option<u32>)>, Vec<Tensor>, Vec<f64>);
         let (tokens, directions, weights): Explained = match target {
@@ -55,7 +56,9 @@ impl Logits {
                         break;
                     }
                 }
-                let mean = unembed.mean(1)?;
+                let (_, vocab) = unembed.dims();
+                let equal = Tensor::full(1.0 / vocab as f32, (1, vocab), row.device())?;
+                let mean = product::back(&equal, unembed)?.squeeze(0)?;
                 let directions = top.iter().map(|(id, _)| Ok((column(*id)? - &mean)?)).collect::<Result<_>>()?;
                 (top.iter().map(|t| (t.0, None)).collect(), directions, top.iter().map(|t| t.1).collect())
             }

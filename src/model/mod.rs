@@ -13,6 +13,7 @@ pub mod gguf;
 pub mod gguf_config;
 pub mod hub;
 mod known_options;
+pub mod matrix;
 mod network;
 pub mod options;
 pub mod place;
@@ -42,6 +43,7 @@ use self::config::{ModelConfig, Positions};
 use self::families::Family;
 use self::gguf::Gguf;
 use self::gguf_config::Keys;
+use self::matrix::Held;
 use self::options::Options;
 use self::rotary::Rotary;
 use self::store::Store;
@@ -49,6 +51,7 @@ use self::tokenizer::{Found, Tokenizer};
 use self::weights::{Names, Weights};
 use crate::error::{Error, Result, short};
 use crate::files::read_text;
+use crate::memory::available;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -64,6 +67,8 @@ pub struct Model {
     /// The path or the built-in name that it was opened by.
     pub spec: String,
     pub format: &'static str,
+    /// How its weights are held: as stored, or as f32.
+    pub held: Held,
     pub n_params: usize,
     pub load_seconds: f64,
     /// The tokens that end a generated text.
@@ -87,16 +92,18 @@ impl Model {
     /// # Errors
     /// The file cannot be read or understood, or there is no such model.
     pub fn open(spec: &str) -> Result<Self> {
-        Self::open_watched(spec, &Progress::new())
+        Self::open_watched(spec, Held::Auto, &Progress::new())
     }
 
-    /// As [`Model::open`], with progress and cancellation.
-    pub fn open_watched(spec: &str, progress: &Progress) -> Result<Self> {
+    /// As [`Model::open`], with its weights held as `held` says, with progress and cancellation.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_watched(spec: &str, held: Held, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
-        let device = Device::Cpu;
         let mut model = if let Some(builtin) = builtin::by_name(spec) {
             let folder = builtin.unpack()?;
-            let mut model = Self::open_folder(&folder, spec, device, progress)?;
+            let mut model = Self::open_folder(&folder, spec, held, progress)?;
             model.format = "built-in";
             builtin.name.clone_into(&mut model.config.name);
             model.path = Some(folder);
@@ -115,11 +122,11 @@ impl Model {
             })?;
             let (folder, file) = (path.parent().unwrap_or(Path::new(".")), path.file_name());
             let (mut model, path) = if kind.is_dir() {
-                (Self::open_folder(path, spec, device, progress)?, path)
+                (Self::open_folder(path, spec, held, progress)?, path)
             } else if place::is_gguf(path) {
-                (Self::open_gguf(path, spec, device, progress)?, path)
+                (Self::open_gguf(path, spec, held, progress)?, path)
             } else if file.is_some_and(|n| n == "config.json" || n == "model.safetensors") {
-                (Self::open_folder(folder, spec, device, progress)?, folder)
+                (Self::open_folder(folder, spec, held, progress)?, folder)
             } else {
                 return Err(no_model("it is neither a folder nor a GGUF file"));
             };
@@ -133,12 +140,14 @@ impl Model {
         Ok(model)
     }
 
-    fn open_gguf(path: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
+    fn open_gguf(path: &Path, spec: &str, held: Held, progress: &Progress) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         let Described { family, config, names, interleaved, warnings, .. } = Described::of_gguf(&gguf)?;
         let interleaved = interleaved.then_some((config.n_heads, config.n_kv_heads));
         let entries = gguf.tensors(interleaved)?;
-        let store = Store::new(path, gguf.files()?, entries, device, progress).for_family(family.name);
+        let store = Store::new(path, gguf.files()?, entries, Device::Cpu, progress)
+            .for_family(family.name)
+            .holding(held, available());
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A second thread rebuilds the tokenizer while the weights are read.
         let (found, weights) = std::thread::scope(|scope| {
@@ -147,11 +156,12 @@ impl Model {
             (found.join().unwrap_or_else(|_| Found::fault("it could not be rebuilt")), weights)
         });
         let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, None, spec, "GGUF");
+        model.held = store.held();
         model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
         Ok(model.with_tokenizer(found, path, stops::of_gguf(&gguf)))
     }
 
-    fn open_folder(folder: &Path, spec: &str, device: Device, progress: &Progress) -> Result<Self> {
+    fn open_folder(folder: &Path, spec: &str, held: Held, progress: &Progress) -> Result<Self> {
         let adapter = Adapter::find(folder)?;
         let base = adapter.as_ref().map_or(folder, |adapter| adapter.base.as_path());
         let Described { family, mut config, names, mut warnings, options, block, .. } = Described::of_folder(base)?;
@@ -161,20 +171,23 @@ impl Model {
             adapter.apply(&mut index)?;
             warnings.extend(adapter.warnings());
         }
-        let store = Store::new(base, index.files, index.entries, device, progress).with_unread(index.unread);
+        let store = Store::new(base, index.files, index.entries, Device::Cpu, progress)
+            .with_unread(index.unread)
+            .for_family(family.name)
+            .holding(held, available());
         let name = folder
             .canonicalize()
             .ok()
             .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()))
             .unwrap_or_else(|| spec.to_owned());
         config.name = name;
-        let store = store.for_family(family.name);
         let weights = weights::read(&config, &names, &store)?;
         // An adapter has a tokenizer of its own where it was trained with one.
         let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.join(name).is_file());
         let text = if own { folder } else { base };
         let found = tokenizer_folder::find(text, &options, config.d_vocab);
         let mut model = Self::assemble(config, weights, None, spec, "safetensors");
+        model.held = store.held();
         model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
         let stops = stops::of_folder(text, &options);
         Ok(model.with_tokenizer(found, text, stops))
@@ -194,6 +207,7 @@ impl Model {
             tokenizer,
             spec: spec.to_owned(),
             format,
+            held: Held::F32,
             n_params,
             load_seconds: 0.0,
             stops: Vec::new(),
@@ -245,8 +259,8 @@ impl Model {
             return Ok(*known);
         }
         let mut hash = crate::hash::Hash::default();
-        for (_, t) in self.weights.named() {
-            hash.sample(t)?;
+        for (_, w) in self.weights.named() {
+            hash.values(&w.every(crate::hash::step(w.elem_count()))?);
         }
         Ok(*self.fingerprint.get_or_init(|| hash.0))
     }
@@ -328,9 +342,9 @@ impl Model {
         }
     }
 
-    /// Returns the bytes of the weights as f32.
+    /// Returns the bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
-        4 * self.n_params
+        self.weights.bytes()
     }
 }
 
@@ -542,6 +556,8 @@ pub fn inspect(path: &Path) -> Result<Facts> {
 pub struct ModelOf {
     /// A `.gguf` file, a Hugging Face folder, or a built-in name.
     pub spec: String,
+    /// How its weights shall be held.
+    pub held: Held,
 }
 
 impl Question for ModelOf {
@@ -550,7 +566,7 @@ impl Question for ModelOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
-        let model = Model::open_watched(&self.spec, progress)?;
+        let model = Model::open_watched(&self.spec, self.held, progress)?;
         // It is known by its weights from now on.
         model.fingerprint()?;
         // A template that cannot be read is an error where it is used.

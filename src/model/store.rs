@@ -1,11 +1,13 @@
-//! The named tensors of a model's files: an index of where each one lies, and reading them into f32.
+//! The named tensors of a model's files: an index of where each one lies, and reading them, as they are stored or into
+//! f32.
 //!
-//! Tensors are read in strips of rows, and converted and (for linear layers) transposed on all threads, so that memory
-//! beyond the result stays at a few MB. Files are read at positions and not mapped into memory: every weight is
-//! converted once anyway, and a file that shrinks meanwhile is then an error and not a crash.
+//! Tensors are read in strips of rows, and checked, converted and transposed on all threads, so that memory beyond the
+//! result stays at a few MB. Files are read at positions and not mapped into memory: a file that shrinks meanwhile is
+//! then an error and not a crash, and memory that the system counts as this program's is all that it needs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +16,7 @@ use rayon::prelude::*;
 
 use super::changes::Change;
 use super::dequantize::{Stored, decode};
+use super::matrix::{Held, Rows, words_of};
 use crate::error::{Error, Result, short};
 use crate::progress::Progress;
 
@@ -59,6 +62,8 @@ pub struct Store {
     unread: BTreeMap<String, String>,
     /// The tensors that were asked for.
     used: Mutex<HashSet<String>>,
+    /// How the rows of weight matrices are held.
+    held: Held,
 }
 
 /// Modules of larger models (of images and text) that hold a language model: none, and those of LLaVA and Gemma 3 as
@@ -88,6 +93,7 @@ impl Store {
             imagined: None,
             unread: BTreeMap::new(),
             used: Mutex::default(),
+            held: Held::F32,
         }
     }
 
@@ -107,6 +113,19 @@ impl Store {
     pub fn with_unread(mut self, unread: BTreeMap<String, String>) -> Self {
         self.unread = unread;
         self
+    }
+
+    /// Sets how weight matrices are held. `free` are the bytes of memory that are free.
+    #[must_use]
+    pub fn holding(mut self, held: Held, free: Option<u64>) -> Self {
+        let values: u64 = self.entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum();
+        self.held = held.decided(4 * values, free);
+        self
+    }
+
+    /// Returns how weight matrices are held: never `Auto`.
+    pub fn held(&self) -> Held {
+        self.held
     }
 
     /// Sets the family's name, for error messages.
@@ -215,11 +234,38 @@ impl Store {
         Ok(Tensor::from_vec(values, (rows, cols), &self.device)?)
     }
 
-    /// Reads a tensor of any number of axes as it is stored, all values one behind the other.
-    pub fn flat(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let values = self.leading(name, shape, 0, shape[0])?;
-        let n = values.len();
-        Ok(Tensor::from_vec(values, n, &self.device)?)
+    /// Reads a weight matrix of `rows` rows of `cols` values to hold it: as it is stored, or as f32. `by_output` says
+    /// that a row belongs to an output.
+    pub fn rows(&self, name: &str, rows: usize, cols: usize, by_output: bool) -> Result<Rows> {
+        let entry = self.entry(name, &[rows, cols])?;
+        self.held_rows(name, &entry, rows, cols, by_output)
+    }
+
+    /// Reads the matrices of `count` experts, `rows` rows of `cols` values each, one behind the other.
+    pub fn experts(&self, name: &str, [count, rows, cols]: [usize; 3]) -> Result<Rows> {
+        let entry = self.entry(name, &[count, rows, cols])?;
+        self.no_changes(name, &entry)?;
+        self.held_rows(name, &entry, count * rows, cols, true)
+    }
+
+    fn held_rows(&self, name: &str, entry: &Entry, rows: usize, cols: usize, by_output: bool) -> Result<Rows> {
+        if self.held != Held::Stored || entry.stored == Stored::F32 || self.imagined.is_some() {
+            let values = self.read_rows(name, entry, rows, cols, false)?;
+            return Ok(Rows::new(values, Stored::F32, [rows, cols], by_output));
+        }
+        let row_bytes = self.row_bytes(name, entry, cols)?;
+        let mut words = words_of(rows * row_bytes);
+        let strip = strip(rows, cols);
+        let bytes = &mut bytemuck::cast_slice_mut::<f32, u8>(&mut words)[..rows * row_bytes];
+        bytes.par_chunks_mut((strip * row_bytes).max(1)).enumerate().try_for_each(|(s, bytes)| -> Result<()> {
+            let (first, n) = (s * strip, bytes.len() / row_bytes);
+            self.read_strip(entry, first..first + n, rows, bytes)?;
+            let mut values = vec![0f32; n * cols];
+            decode(entry.stored, bytes, &mut values);
+            finite(name, &values)?;
+            self.progress.step((n * cols) as u64)
+        })?;
+        Ok(Rows::new(words, entry.stored, [rows, cols], by_output).changed(entry.changes.clone()))
     }
 
     /// True where two tensors of one shape hold other numbers. They are compared in pieces.
@@ -256,12 +302,7 @@ impl Store {
             return Err(Error::request(format!("`{name}` has {} rows, not a {}th", shape[0], from + count)));
         }
         let bytes = entry.stored.bytes(cols).unwrap_or(0);
-        if shape.len() > 2 && !entry.changes.is_empty() {
-            return Err(Error::failed(format!(
-                "`{name}` has scales or an adapter on {} axes; two are read",
-                shape.len()
-            )));
-        }
+        self.no_changes(name, &entry)?;
         let entry = Entry { offset: entry.offset + (from * bytes) as u64, first_row: from, ..entry };
         self.read_rows(name, &entry, count, cols, false)
     }
@@ -273,43 +314,57 @@ impl Store {
         Ok(Tensor::from_vec(values, (input, output), &self.device)?)
     }
 
-    fn read_rows(&self, name: &str, entry: &Entry, rows: usize, cols: usize, transpose: bool) -> Result<Vec<f32>> {
-        let row_bytes = entry.stored.bytes(cols).ok_or_else(|| Error::Malformed {
+    /// # Errors
+    /// A tensor of more than two axes has changes.
+    fn no_changes(&self, name: &str, entry: &Entry) -> Result<()> {
+        if entry.shape.len() > 2 && !entry.changes.is_empty() {
+            let axes = entry.shape.len();
+            return Err(Error::failed(format!("`{name}` has scales or an adapter on {axes} axes; two are read")));
+        }
+        Ok(())
+    }
+
+    fn row_bytes(&self, name: &str, entry: &Entry, cols: usize) -> Result<usize> {
+        entry.stored.bytes(cols).ok_or_else(|| Error::Malformed {
             path: self.root.clone(),
             format: "tensor",
             what: format!("`{name}` has rows of {cols} values, not a whole number of {} blocks", entry.stored.name()),
-        })?;
+        })
+    }
+
+    /// Reads the bytes of some of a tensor's `rows` rows, in the order in which rows are held.
+    fn read_strip(&self, entry: &Entry, some: Range<usize>, rows: usize, bytes: &mut [u8]) -> Result<()> {
+        let file = &self.files[entry.file];
+        let row_bytes = bytes.len() / some.len().max(1);
+        let Some(heads) = entry.interleaved_heads else {
+            return self.read_at(file, bytes, entry.offset + (some.start * row_bytes) as u64);
+        };
+        for (row, slot) in some.zip(bytes.chunks_exact_mut(row_bytes.max(1))) {
+            let at = interleaved_row(row, rows / heads);
+            self.read_at(file, slot, entry.offset + (at * row_bytes) as u64)?;
+        }
+        Ok(())
+    }
+
+    fn read_rows(&self, name: &str, entry: &Entry, rows: usize, cols: usize, transpose: bool) -> Result<Vec<f32>> {
+        let row_bytes = self.row_bytes(name, entry, cols)?;
         let mut out = vec![0f32; rows * cols];
         if self.imagined.is_some() {
             return Ok(out);
         }
         let target = Target(out.as_mut_ptr());
-        // A strip has 16 rows or more, so that each transposed write fills a cache line.
-        let strip = (STRIP_VALUES / cols.max(1)).clamp(16, 4096).min(rows.max(1));
-        let file = &self.files[entry.file];
+        let strip = strip(rows, cols);
         (0..rows.div_ceil(strip)).into_par_iter().try_for_each(|s| -> Result<()> {
             let first = s * strip;
             let n = strip.min(rows - first);
             let mut bytes = vec![0u8; n * row_bytes];
-            match entry.interleaved_heads {
-                None => self.read_at(file, &mut bytes, entry.offset + (first * row_bytes) as u64)?,
-                Some(heads) => {
-                    for r in 0..n {
-                        let at = interleaved_row(first + r, rows / heads);
-                        let slot = &mut bytes[r * row_bytes..(r + 1) * row_bytes];
-                        self.read_at(file, slot, entry.offset + (at * row_bytes) as u64)?;
-                    }
-                }
-            }
+            self.read_strip(entry, first..first + n, rows, &mut bytes)?;
             let mut values = vec![0f32; n * cols];
             decode(entry.stored, &bytes, &mut values);
             for change in &entry.changes {
                 change.apply(entry.first_row + first, cols, &mut values);
             }
-            // 0 · v is 0 for every value but NaN and infinity, so that the sum finds those.
-            if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
-                return Err(Error::NotFinite { name: name.to_owned() });
-            }
+            finite(name, &values)?;
             let target = &target;
             if transpose {
                 for c in 0..cols {
@@ -333,6 +388,21 @@ impl Store {
     fn read_at(&self, file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
         read_exact_at(file, bytes, offset).map_err(|source| Error::read(&self.root, source))
     }
+}
+
+/// The rows of a strip: 16 or more, so that each transposed write fills a cache line.
+fn strip(rows: usize, cols: usize) -> usize {
+    (STRIP_VALUES / cols.max(1)).clamp(16, 4096).min(rows.max(1))
+}
+
+/// # Errors
+/// A value is NaN or infinite.
+fn finite(name: &str, values: &[f32]) -> Result<()> {
+    // 0 · v is 0 for every value but NaN and infinity, so that the sum finds those.
+    if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
+        return Err(Error::NotFinite { name: name.to_owned() });
+    }
+    Ok(())
 }
 
 /// Whether a tensor is a buffer that old exports hold: a table or a mask that is computed here.

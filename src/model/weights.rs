@@ -3,13 +3,14 @@
 use candle_core::{DType, Tensor};
 
 use super::config::{ModelConfig, NormKind, Positions, QkNorm};
+use super::matrix::{Matrix, Rows};
 use super::store::Store;
 use crate::error::{Error, Result};
 
 /// A linear layer: y = x · weight + bias, with weight [input, output] and bias [output].
 #[derive(Clone, Debug)]
 pub struct Linear {
-    pub weight: Tensor,
+    pub weight: Matrix,
     pub bias: Option<Tensor>,
 }
 
@@ -58,41 +59,76 @@ pub struct Block {
 #[derive(Clone, Debug)]
 pub struct Weights {
     /// [d_vocab, d_model]; `None` where it is the transposed unembedding, which is kept once.
-    pub embed: Option<Tensor>,
+    pub embed: Option<Matrix>,
     /// [n_ctx, d_model]
     pub pos_embed: Option<Tensor>,
     pub embed_norm: Option<Norm>,
     pub blocks: Vec<Block>,
     pub ln_final: Option<Norm>,
     /// [d_model, d_vocab]
-    pub unembed: Tensor,
+    pub unembed: Matrix,
     /// [d_vocab]
     pub unembed_bias: Option<Tensor>,
 }
 
+/// One of a model's weights.
+#[derive(Clone, Copy)]
+pub enum Weight<'a> {
+    Matrix(&'a Matrix),
+    Tensor(&'a Tensor),
+}
+
+impl Weight<'_> {
+    pub fn elem_count(self) -> usize {
+        match self {
+            Self::Matrix(m) => m.elem_count(),
+            Self::Tensor(t) => t.elem_count(),
+        }
+    }
+
+    /// Returns the bytes that it takes in memory.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Matrix(m) => m.bytes(),
+            Self::Tensor(t) => 4 * t.elem_count(),
+        }
+    }
+
+    /// Returns one value in `step`, as it is read: [input, output], one input after the other.
+    ///
+    /// # Errors
+    /// As copying.
+    pub fn every(self, step: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Matrix(m) => m.every(step),
+            Self::Tensor(t) => Matrix::from(t.clone()).every(step),
+        }
+    }
+}
+
 impl Weights {
-    /// Returns every tensor with its name: TransformerLens' name where it has one.
-    pub fn named(&self) -> Vec<(String, &Tensor)> {
-        fn linear<'a>(out: &mut Vec<(String, &'a Tensor)>, w: String, b: String, l: &'a Linear) {
-            out.push((w, &l.weight));
+    /// Returns every weight with its name: TransformerLens' name where it has one.
+    pub fn named(&self) -> Vec<(String, Weight<'_>)> {
+        fn linear<'a>(out: &mut Vec<(String, Weight<'a>)>, w: String, b: String, l: &'a Linear) {
+            out.push((w, Weight::Matrix(&l.weight)));
             if let Some(bias) = &l.bias {
-                out.push((b, bias));
+                out.push((b, Weight::Tensor(bias)));
             }
         }
-        fn norm<'a>(out: &mut Vec<(String, &'a Tensor)>, name: String, n: Option<&'a Norm>) {
+        fn norm<'a>(out: &mut Vec<(String, Weight<'a>)>, name: String, n: Option<&'a Norm>) {
             if let Some(n) = n {
-                out.push((format!("{name}.w"), &n.weight));
+                out.push((format!("{name}.w"), Weight::Tensor(&n.weight)));
                 if let Some(b) = &n.bias {
-                    out.push((format!("{name}.b"), b));
+                    out.push((format!("{name}.b"), Weight::Tensor(b)));
                 }
             }
         }
         let mut out = Vec::new();
         if let Some(e) = &self.embed {
-            out.push(("embed.W_E".to_owned(), e));
+            out.push(("embed.W_E".to_owned(), Weight::Matrix(e)));
         }
         if let Some(e) = &self.pos_embed {
-            out.push(("pos_embed.W_pos".to_owned(), e));
+            out.push(("pos_embed.W_pos".to_owned(), Weight::Tensor(e)));
         }
         norm(&mut out, "embed.ln".to_owned(), self.embed_norm.as_ref());
         for (l, b) in self.blocks.iter().enumerate() {
@@ -119,16 +155,21 @@ impl Weights {
             norm(&mut out, at("ln2_post"), b.ln2_post.as_ref());
         }
         norm(&mut out, "ln_final".to_owned(), self.ln_final.as_ref());
-        out.push(("unembed.W_U".to_owned(), &self.unembed));
+        out.push(("unembed.W_U".to_owned(), Weight::Matrix(&self.unembed)));
         if let Some(b) = &self.unembed_bias {
-            out.push(("unembed.b_U".to_owned(), b));
+            out.push(("unembed.b_U".to_owned(), Weight::Tensor(b)));
         }
         out
     }
 
     /// Returns the number of parameters. A tied embedding counts once.
     pub fn n_params(&self) -> usize {
-        self.named().iter().map(|(_, t)| t.elem_count()).sum()
+        self.named().iter().map(|(_, w)| w.elem_count()).sum()
+    }
+
+    /// Returns the bytes that they take in memory.
+    pub fn bytes(&self) -> usize {
+        self.named().iter().map(|(_, w)| w.bytes()).sum()
     }
 }
 
@@ -260,10 +301,11 @@ impl Reader<'_> {
     fn linear(&self, path: &str, input: usize, output: usize, bias: bool) -> Result<Linear> {
         let name = format!("{path}.weight");
         let weight = if self.names.conv1d {
-            self.store.matrix(&name, input, output)?
+            self.store.rows(&name, input, output, false)?
         } else {
-            self.store.linear(&name, input, output)?
+            self.store.rows(&name, output, input, true)?
         };
+        let weight = weight.into();
         let bias = if bias { Some(self.store.vector(&format!("{path}.bias"), output)?) } else { None };
         Ok(Linear { weight, bias })
     }
@@ -272,7 +314,7 @@ impl Reader<'_> {
     fn writer(&self, path: &str, input: usize, bias: bool) -> Result<Linear> {
         let layer = self.linear(path, input, self.config.d_model, bias)?;
         let scale = self.config.residual_scale;
-        Ok(Linear { weight: scaled(layer.weight, scale)?, bias: layer.bias.map(|b| scaled(b, scale)).transpose()? })
+        Ok(Linear { weight: layer.weight.scaled(scale)?, bias: layer.bias.map(|b| scaled(b, scale)).transpose()? })
     }
 
     fn norm(&self, path: &str, d: usize) -> Result<Norm> {
@@ -296,8 +338,8 @@ impl Reader<'_> {
     fn cut<const N: usize>(stacked: &Linear, widths: [usize; N]) -> Result<[Linear; N]> {
         let mut at = 0;
         let parts = widths.map(|w| {
-            // The part is copied, because a view would keep the whole parent in memory.
-            let weight = stacked.weight.narrow(1, at, w)?.force_contiguous()?;
+            // The parts share the whole's memory, all of which one of them needs.
+            let weight = stacked.weight.narrow(1, at, w)?;
             let bias = stacked.bias.as_ref().map(|b| b.narrow(0, at, w)?.force_contiguous()).transpose()?;
             at += w;
             Ok(Linear { weight, bias })
@@ -311,12 +353,12 @@ impl Reader<'_> {
         let (groups, d) = (c.n_kv_heads, c.d_head);
         let shares = c.n_heads / groups;
         let part = |from: usize, n: usize| -> Result<Linear> {
-            let weight = all.weight.reshape((c.d_model, groups, shares + 2, d))?.narrow(2, from, n)?;
+            let outputs: Vec<u32> =
+                (0..groups).flat_map(|g| (0..n * d).map(move |i| ((g * (shares + 2) + from) * d + i) as u32)).collect();
             let bias = all.bias.as_ref().map(|b| {
                 b.reshape((groups, shares + 2, d))?.narrow(1, from, n)?.force_contiguous()?.reshape(groups * n * d)
             });
-            let weight = weight.force_contiguous()?.reshape((c.d_model, groups * n * d))?;
-            Ok(Linear { weight, bias: bias.transpose()? })
+            Ok(Linear { weight: all.weight.gathered(&outputs)?, bias: bias.transpose()? })
         };
         Ok([part(0, shares)?, part(shares, 1)?, part(shares + 1, 1)?])
     }
@@ -397,34 +439,29 @@ impl Reader<'_> {
                 Mlp { router: None, gate: Some(gate), input, output: self.writer(&at(output), m, bias)? }
             }
             MlpNames::Experts { router, gate, input, output } => {
-                let each = |name: &str, rows: usize, cols: usize, axis: usize| -> Result<Linear> {
+                let each = |name: &str, input: usize, output: usize| -> Result<Rows> {
                     let path = |e: usize| at(&format!("{}.weight", name.replace("{e}", &e.to_string())));
-                    let one = |e| self.store.linear(&path(e), rows, cols);
-                    let all = (0..self.experts()).map(one).collect::<Result<Vec<_>>>()?;
-                    Ok(Linear { weight: Tensor::cat(&all, axis)?.contiguous()?, bias: None })
+                    let one = |e| self.store.rows(&path(e), output, input, true);
+                    Rows::stacked(&(0..self.experts()).map(one).collect::<Result<Vec<_>>>()?)
                 };
                 let width = m / self.experts();
                 Mlp {
                     router: Some(self.linear(&at(router), d, self.experts(), false)?),
-                    gate: Some(each(gate, d, width, 1)?),
-                    input: each(input, d, width, 1)?,
-                    output: each(output, width, d, 0)?,
+                    gate: Some(bare(each(gate, d, width)?)),
+                    input: bare(each(input, d, width)?),
+                    output: bare(each(output, width, d)?.grouped(self.experts())),
                 }
             }
             MlpNames::StackedExperts { router, gate, input, output } => {
                 let (n, width) = (self.experts(), m / self.experts());
                 // Stored [expert, d_mlp, d_model] and, the output, [expert, d_model, d_mlp].
-                let side_by_side = |name: &str| -> Result<Linear> {
-                    let rows = self.store.flat(&at(&format!("{name}.weight")), &[n, width, d])?;
-                    Ok(Linear { weight: rows.reshape((n * width, d))?.t()?.contiguous()?, bias: None })
-                };
-                let rows = self.store.flat(&at(&format!("{output}.weight")), &[n, d, width])?;
-                let output = rows.reshape((n, d, width))?.transpose(1, 2)?.contiguous()?.reshape((n * width, d))?;
+                let read = |name: &str, shape| self.store.experts(&at(&format!("{name}.weight")), shape);
+                let output = Matrix::from(read(output, [n, d, width])?.grouped(n));
                 Mlp {
                     router: Some(self.linear(&at(router), d, n, false)?),
-                    gate: Some(side_by_side(gate)?),
-                    input: side_by_side(input)?,
-                    output: Linear { weight: scaled(output, self.config.residual_scale)?, bias: None },
+                    gate: Some(bare(read(gate, [n, width, d])?)),
+                    input: bare(read(input, [n, width, d])?),
+                    output: Linear { weight: output.scaled(self.config.residual_scale)?, bias: None },
                 }
             }
         }))
@@ -436,14 +473,15 @@ impl Reader<'_> {
 
     /// The embedding [d_vocab, d_model] (`None` where it is the unembedding's transpose) and the unembedding [d_model,
     /// d_vocab]. The largest tensor is read first: the extra memory for reading it is free again before the rest is read.
-    fn embeddings(&self, embed: &str, unembed: &str) -> Result<(Option<Tensor>, Tensor)> {
+    fn embeddings(&self, embed: &str, unembed: &str) -> Result<(Option<Matrix>, Matrix)> {
         let (d, vocab) = (self.config.d_model, self.config.d_vocab);
+        let read = |name: &str, by_output| Ok::<_, Error>(Matrix::from(self.store.rows(name, vocab, d, by_output)?));
         let scale = self.config.unembed_scale;
         if self.config.tied_embeddings && !(self.store.contains(unembed) && self.differ(embed, unembed)?) {
-            return Ok((None, scaled(self.store.linear(embed, d, vocab)?, scale)?));
+            return Ok((None, read(embed, true)?.scaled(scale)?));
         }
-        let unembed = self.store.linear(unembed, d, vocab)?;
-        Ok((Some(self.store.matrix(embed, vocab, d)?), scaled(unembed, scale)?))
+        let unembed = read(unembed, true)?.scaled(scale)?;
+        Ok((Some(read(embed, false)?), unembed))
     }
 
     /// Embedding and unembedding of a narrower table [d_vocab, width], through the layers that widen and narrow it.
@@ -452,12 +490,12 @@ impl Reader<'_> {
         prefix: &str,
         embed: &str,
         (width, widen, narrow): (usize, &str, &str),
-    ) -> Result<(Option<Tensor>, Tensor)> {
+    ) -> Result<(Option<Matrix>, Matrix)> {
         let (d, vocab) = (self.config.d_model, self.config.d_vocab);
         let table = self.store.matrix(embed, vocab, width)?;
         let widen = self.store.linear(&format!("{prefix}{widen}.weight"), width, d)?;
         let narrow = self.store.linear(&format!("{prefix}{narrow}.weight"), d, width)?;
-        Ok((Some(table.matmul(&widen)?), narrow.matmul(&table.t()?)?))
+        Ok((Some(table.matmul(&widen)?.into()), narrow.matmul(&table.t()?)?.into()))
     }
 
     /// True where a file that calls its embeddings tied holds an unembedding of its own that is another one. Such a file
@@ -473,6 +511,11 @@ impl Reader<'_> {
         }
         Ok(differ)
     }
+}
+
+/// A layer without a bias.
+fn bare(weight: Rows) -> Linear {
+    Linear { weight: weight.into(), bias: None }
 }
 
 fn scaled(t: Tensor, scale: f32) -> Result<Tensor> {

@@ -22,6 +22,7 @@ use crate::graph::layout::Cut;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::model::chat::Conversation;
+use crate::model::matrix::Held;
 
 /// Everything the user decided about one model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ use crate::model::chat::Conversation;
 pub struct Desk {
     /// What the model is opened by.
     pub model: String,
+    /// How its weights are held in memory.
+    pub weights: Held,
     /// Hash of its weights; `None` until it has been opened.
     #[serde(with = "hex")]
     pub hash: Option<u64>,

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::files::{self, SMALL, read_text};
 use crate::model::builtin::{self, BUILTINS};
 use crate::model::chat::{self, Conversation, Ending};
+use crate::model::matrix::Held;
 
 /// A prompt that most English models have an opinion on: indirect object identification.
 pub const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
@@ -53,11 +54,14 @@ impl ChatArgs {
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Start {
     /// A session file to open
-    #[arg(value_name = "FILE.scope", value_parser = session, conflicts_with_all = ["model", "prompt", "ids", "chat", "answer", "wrong", "corrupt", "edits"])]
+    #[arg(value_name = "FILE.scope", value_parser = session, conflicts_with_all = ["model", "weights", "prompt", "ids", "chat", "answer", "wrong", "corrupt", "edits"])]
     pub session: Option<PathBuf>,
     /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// How weights are held in memory (default: auto)
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub weights: Option<Held>,
     /// Prompt to begin with
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
@@ -93,10 +97,10 @@ fn session(text: &str) -> std::result::Result<PathBuf, String> {
 impl Start {
     /// Whether the command line says what the window is to open on.
     pub fn is_given(&self) -> bool {
-        let Self { session, model, prompt, ids, chat, answer, wrong, corrupt, edits, time } = self;
+        let Self { session, model, weights, prompt, ids, chat, answer, wrong, corrupt, edits, time } = self;
         let texts = [model, prompt, answer, wrong, corrupt];
         let files = [session, edits, &chat.chat];
-        *time || ids.is_some() || files.into_iter().any(Option::is_some) || texts.into_iter().any(Option::is_some)
+        *time || ids.is_some() || weights.is_some() || files.into_iter().any(Option::is_some) || texts.into_iter().any(Option::is_some)
     }
 
     /// Returns the document that the window opens on.
@@ -127,6 +131,7 @@ impl Start {
             answer: self.answer.clone().unwrap_or_else(|| if ioi { " Mary" } else { "" }.to_owned()),
             wrong: self.wrong.clone().unwrap_or_else(|| if ioi { " John" } else { "" }.to_owned()),
             model,
+            weights: self.weights.unwrap_or_default(),
             ..Desk::default()
         }))
     }

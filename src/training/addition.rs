@@ -147,7 +147,7 @@ pub fn fourier(model: &Model) -> Result<Fourier> {
         return Err(Error::request(format!("a model that adds modulo {P} has tokens for 0 to {}", P - 1)));
     }
     let embed = model.weights.embed.as_ref().ok_or_else(|| Error::request("the model has no embedding"))?;
-    let rows = embed.narrow(0, 0, P)?.to_vec2::<f32>()?;
+    let rows = embed.narrow(0, 0, P)?.tensor()?.to_vec2::<f32>()?;
     let embedding = spectrum(&rows);
     let questions: Vec<Vec<u32>> = (0..P * P).map(|k| row(k / P, k % P)[..4].to_vec()).collect();
     let mut total = 0f64;

@@ -123,7 +123,7 @@ impl Design {
         };
         let linear = |path: &str, bias: bool| -> Result<Linear> {
             let bias = if bias { Some(get(&format!("{path}.bias"))?) } else { None };
-            Ok(Linear { weight: get(&format!("{path}.weight"))?, bias })
+            Ok(Linear { weight: get(&format!("{path}.weight"))?.into(), bias })
         };
         let blocks = (0..self.layers)
             .map(|l| {
@@ -152,12 +152,12 @@ impl Design {
             })
             .collect::<Result<_>>()?;
         Ok(Weights {
-            embed: Some(get("embed_tokens.weight")?),
+            embed: Some(get("embed_tokens.weight")?.into()),
             pos_embed: None,
             embed_norm: None,
             blocks,
             ln_final: Some(norm("norm")?),
-            unembed: get("lm_head.weight")?,
+            unembed: get("lm_head.weight")?.into(),
             unembed_bias: None,
         })
     }

@@ -304,7 +304,7 @@ pub fn without_head(model: &Model, layer: usize, head: usize) -> Result<Model> {
         .ok_or_else(|| Error::request(format!("there is no head {layer}.{head}")))?;
     let mask: Vec<f32> = (0..d).map(|i| f32::from(u8::from(i / d_head != head))).collect();
     let mask = Tensor::from_vec(mask, (d, 1), &Device::Cpu)?;
-    block.attn.o.weight = block.attn.o.weight.broadcast_mul(&mask)?;
+    block.attn.o.weight = block.attn.o.weight.tensor()?.broadcast_mul(&mask)?.into();
     Ok(Model::in_memory(model.config.clone(), weights, None, &model.spec))
 }
 

@@ -1,0 +1,103 @@
+//! Products of few rows with many: memory decides how long they take, so that every weight is read once, in the order in
+//! which it lies, and nothing is packed.
+
+use pulp::{Simd, WithSimd};
+
+use super::rows::{At, To};
+
+/// out [m, rows] (+)= x [m, cols] · wᵀ, for w [rows, cols].
+///
+/// # Safety
+/// All of it lies inside the allocations.
+pub(super) unsafe fn across(shape: [usize; 3], x: At, w: At, out: To) {
+    pulp::Arch::new().dispatch(Across { shape, x, w, out });
+}
+
+struct Across {
+    shape: [usize; 3],
+    x: At,
+    w: At,
+    out: To,
+}
+
+impl WithSimd for Across {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [m, rows, _] = self.shape;
+        // Sums stay in registers: 24 of 32, or 12 of 16.
+        let (tall, wide) = if S::REGISTER_COUNT >= 32 { (6, 4) } else { (4, 3) };
+        let mut row = 0;
+        while row < rows {
+            let n = if rows - row >= wide { wide } else { 1 };
+            let mut from = 0;
+            while from < m {
+                let some = tall.min(m - from);
+                // SAFETY: rows row..row + n of w and from..from + some of x lie inside them, as `across` was promised.
+                unsafe {
+                    match (some, n) {
+                        (1, 4) => self.tile::<S, 1, 4>(simd, from, row),
+                        (2, 4) => self.tile::<S, 2, 4>(simd, from, row),
+                        (3, 4) => self.tile::<S, 3, 4>(simd, from, row),
+                        (4, 4) => self.tile::<S, 4, 4>(simd, from, row),
+                        (5, 4) => self.tile::<S, 5, 4>(simd, from, row),
+                        (_, 4) => self.tile::<S, 6, 4>(simd, from, row),
+                        (1, 3) => self.tile::<S, 1, 3>(simd, from, row),
+                        (2, 3) => self.tile::<S, 2, 3>(simd, from, row),
+                        (3, 3) => self.tile::<S, 3, 3>(simd, from, row),
+                        (_, 3) => self.tile::<S, 4, 3>(simd, from, row),
+                        (1, _) => self.tile::<S, 1, 1>(simd, from, row),
+                        (2, _) => self.tile::<S, 2, 1>(simd, from, row),
+                        (3, _) => self.tile::<S, 3, 1>(simd, from, row),
+                        (4, _) => self.tile::<S, 4, 1>(simd, from, row),
+                        (5, _) => self.tile::<S, 5, 1>(simd, from, row),
+                        _ => self.tile::<S, 6, 1>(simd, from, row),
+                    }
+                }
+                from += some;
+            }
+            row += n;
+        }
+    }
+}
+
+impl Across {
+    /// The products of `M` rows of x with `N` rows of w.
+    ///
+    /// # Safety
+    /// Those rows exist.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, from: usize, row: usize) {
+        let cols = self.shape[2];
+        let whole = cols / S::F32_LANES * S::F32_LANES;
+        // SAFETY: columns below cols of rows that exist, as the caller promises; a vector is read where it is whole.
+        unsafe {
+            let x = self.x.first.add(from * self.x.apart);
+            let w = self.w.first.add(row * self.w.apart);
+            let mut sums = [[simd.splat_f32s(0.0); N]; M];
+            for col in (0..whole).step_by(S::F32_LANES) {
+                let mut right = [simd.splat_f32s(0.0); N];
+                for (j, right) in right.iter_mut().enumerate() {
+                    *right = w.add(j * self.w.apart + col).cast::<S::f32s>().read_unaligned();
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let left = x.add(i * self.x.apart + col).cast::<S::f32s>().read_unaligned();
+                    for (sum, right) in sums.iter_mut().zip(right) {
+                        *sum = simd.mul_add_e_f32s(left, right, *sum);
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    let mut sum = simd.reduce_sum_f32s(*sum);
+                    for col in whole..cols {
+                        sum += *x.add(i * self.x.apart + col) * *w.add(j * self.w.apart + col);
+                    }
+                    let to = self.out.first.add((from + i) * self.out.apart + row + j);
+                    *to = if self.out.add { *to + sum } else { sum };
+                }
+            }
+        }
+    }
+}

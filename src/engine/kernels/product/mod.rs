@@ -1,0 +1,188 @@
+//! Multiplies rows with a weight. Weights are constants, so that only the rows' gradient is computed: candle's own
+//! product would compute the weight's as well, an outer product of the weight's full size.
+
+mod few;
+mod rows;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+
+use super::values;
+use crate::model::matrix::{Form, Matrix, Rows};
+
+/// Returns x [rows, input] · weight [input, output].
+pub fn apply(x: &Tensor, weight: &Matrix) -> candle_core::Result<Tensor> {
+    match weight.form() {
+        Form::Rows(w) => x.contiguous()?.apply_op1(Stored { weight: w.clone(), across: w.by_output() }),
+        Form::Tensor(w) if x.track_op() && !w.track_op() => x.apply_op1(Constant(w.clone())),
+        Form::Tensor(w) => x.matmul(w),
+    }
+}
+
+/// Returns g [rows, output] · weightᵀ: what a gradient at the outputs is at the inputs.
+pub fn back(g: &Tensor, weight: &Matrix) -> candle_core::Result<Tensor> {
+    match weight.form() {
+        Form::Rows(w) => g.contiguous()?.apply_op1(Stored { weight: w.clone(), across: !w.by_output() }),
+        Form::Tensor(w) => g.matmul(&w.t()?),
+    }
+}
+
+/// Returns weight · columns for columns [input, n] of a space that outputs stand for, [output, n].
+pub fn read(weight: &Matrix, columns: &Tensor) -> candle_core::Result<Tensor> {
+    back(&columns.t()?.contiguous()?, weight)?.t()?.contiguous()
+}
+
+/// A product with a weight in stored rows.
+struct Stored {
+    weight: Rows,
+    /// True where a value comes out for every row, false where one goes in.
+    across: bool,
+}
+
+impl CustomOp1 for Stored {
+    fn name(&self) -> &'static str {
+        "product with a stored weight"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (m, given) = layout.shape().dims2()?;
+        let (rows, along) = (self.weight.rows(), self.weight.groups() * self.weight.cols());
+        let (wanted, width) = if self.across { (along, rows) } else { (rows, along) };
+        if given != wanted {
+            candle_core::bail!("rows of {given} values do not fit a weight that reads {wanted}")
+        }
+        let x = values(storage, layout)?;
+        let mut out = vec![0f32; m * width];
+        if self.across {
+            rows::across(x, m, &self.weight, &mut out);
+        } else {
+            rows::along(x, m, &self.weight, &mut out);
+        }
+        Ok((CpuStorage::F32(out), (m, width).into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let other = Self { weight: self.weight.clone(), across: !self.across };
+        gradient.contiguous()?.apply_op1(other).map(Some)
+    }
+}
+
+struct Constant(Tensor);
+
+impl CustomOp1 for Constant {
+    fn name(&self) -> &'static str {
+        "product with a constant weight"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a product needs contiguous rows")
+        };
+        let values = storage.as_slice::<f32>()?[start..end].to_vec();
+        let x = Tensor::from_vec(values, layout.shape().clone(), self.0.device())?;
+        let y = x.matmul(&self.0)?;
+        let shape = y.shape().clone();
+        let (result, _) = y.storage_and_layout();
+        match &*result {
+            candle_core::Storage::Cpu(cpu) => Ok((cpu.clone(), shape)),
+            _ => candle_core::bail!("a product of CPU tensors left the CPU"),
+        }
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        gradient.contiguous()?.matmul(&self.0.t()?).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::dequantize::Stored as Type;
+    use candle_core::{Device, Var};
+
+    fn worst(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_plain_product() {
+        let x = Var::from_tensor(&Tensor::randn(0f32, 1f32, (3, 4), &Device::Cpu).unwrap()).unwrap();
+        let w = Tensor::randn(0f32, 1f32, (4, 5), &Device::Cpu).unwrap();
+        let rows = w.t().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let stored = Rows::new(rows, Type::F32, [5, 4], true);
+        let gradient = |y: Tensor| {
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            grads.get(x.as_tensor()).unwrap().clone()
+        };
+        let plain = gradient(x.as_tensor().matmul(&w).unwrap());
+        for matrix in [Matrix::from(w), stored.into()] {
+            assert!(worst(&gradient(apply(x.as_tensor(), &matrix).unwrap()), &plain) < 1e-5);
+        }
+    }
+
+    /// Every type, both ways, few rows and many, whole and in parts, in groups.
+    #[test]
+    fn stored_products_are_those_of_decoded_weights() {
+        let mut state = 7u64;
+        let mut byte = || {
+            state = crate::hash::mix(state.wrapping_add(1));
+            state as u8
+        };
+        for (stored, _) in Type::ALL {
+            let (height, width) = (77, 512);
+            let mut bytes: Vec<u8> = (0..height * stored.bytes(width).unwrap()).map(|_| byte()).collect();
+            tame(stored, &mut bytes);
+            let mut words = crate::model::matrix::words_of(bytes.len());
+            bytemuck::cast_slice_mut::<f32, u8>(&mut words)[..bytes.len()].copy_from_slice(&bytes);
+            let rows = Rows::new(words, stored, [height, width], true);
+            let parts = [
+                Matrix::from(rows.clone()),
+                Matrix::from(rows.clone()).narrow(1, 13, 50).unwrap(),
+                Matrix::from(rows.clone()).narrow(0, 100, 300).unwrap(),
+                Matrix::from(rows.grouped(7)),
+            ];
+            for matrix in parts {
+                let (input, output) = matrix.dims();
+                let plain = matrix.tensor().unwrap();
+                assert_eq!(plain.dims(), [input, output]);
+                for m in [1, 14, 61] {
+                    let x = Tensor::randn(0f32, 1f32, (m, input), &Device::Cpu).unwrap();
+                    let g = Tensor::randn(0f32, 1f32, (m, output), &Device::Cpu).unwrap();
+                    let (want, want_back) = (x.matmul(&plain).unwrap(), g.matmul(&plain.t().unwrap()).unwrap());
+                    let scale = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-20);
+                    let (y, b) = (apply(&x, &matrix).unwrap(), back(&g, &matrix).unwrap());
+                    assert!(worst(&y, &want) < 1e-5 * scale(&want), "{stored:?} {m} rows");
+                    assert!(worst(&b, &want_back) < 1e-5 * scale(&want_back), "{stored:?} {m} rows back");
+                }
+            }
+        }
+    }
+
+    /// Gives every number of an exponent within reason: random bytes are huge and not finite otherwise.
+    fn tame(stored: Type, bytes: &mut [u8]) {
+        let (_, size) = stored.block();
+        for block in bytes.chunks_exact_mut(size) {
+            let halves: &[usize] = match stored {
+                Type::F16 => &[0],
+                Type::Q4_0 | Type::Q5_0 | Type::Q8_0 | Type::Iq4Nl | Type::Iq4Xs => &[0],
+                Type::Q4_1 | Type::Q5_1 | Type::Q4K | Type::Q5K => &[0, 2],
+                Type::Q2K => &[80, 82],
+                Type::Q3K => &[108],
+                Type::Q6K => &[208],
+                Type::Tq1_0 => &[52],
+                Type::Tq2_0 => &[64],
+                Type::Mxfp4 => {
+                    block[0] = 127;
+                    &[]
+                }
+                Type::BF16 | Type::F32 | Type::F64 => {
+                    block[size - 1] = 0x3f;
+                    &[]
+                }
+                _ => &[],
+            };
+            for at in halves {
+                block[at + 1] = 0x2c | block[at + 1] & 0x83;
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Products with stored rows: what is not f32 is decoded a panel at a time, by the thread that multiplies with it.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use gemm::{Parallelism, gemm};
+use rayon::prelude::*;
+
+use super::few;
+use crate::model::matrix::Rows;
+
+/// From this many rows on, packing them for a large product pays.
+const FEW: usize = 48;
+
+/// Stored rows of a panel, and values of a row that are decoded at a time: 256 kB, for the second-level cache.
+const PANEL: usize = 48;
+const DEPTH: usize = 1024;
+
+/// Columns and rows of a panel that is multiplied along its rows: whole blocks of every type.
+const COLUMNS: usize = 256;
+const HEIGHT: usize = 256;
+
+/// Multiplications from which on other threads help: waking them takes as long as some 100,000.
+const SHARED: usize = 1 << 18;
+
+/// Does the parts of a product of so many multiplications, on all threads where that pays.
+fn parts(n: usize, multiplications: usize, one: impl Fn(usize) + Sync + Send) {
+    if n == 1 || multiplications < SHARED {
+        (0..n).for_each(one);
+    } else {
+        (0..n).into_par_iter().for_each(one);
+    }
+}
+
+/// Memory to decode into.
+#[derive(Default)]
+struct Scratch {
+    panel: Vec<f32>,
+    row: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Values in memory: the first, and how far rows lie apart.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub first: *const f32,
+    pub apart: usize,
+}
+
+/// Where results go: the first, how far rows lie apart, and whether they are added to what is there.
+#[derive(Clone, Copy)]
+pub(super) struct To {
+    pub first: *mut f32,
+    pub apart: usize,
+    pub add: bool,
+}
+
+// SAFETY: the threads that share one write disjoint elements.
+unsafe impl Sync for To {}
+
+/// out [m, rows] += x [m, cols] · wᵀ, for w [rows, cols]; `threads` as gemm takes it.
+///
+/// # Safety
+/// All of it lies inside the allocations.
+unsafe fn large([m, rows, cols]: [usize; 3], x: At, w: At, turned: bool, out: To, threads: Parallelism) {
+    let (w_cs, w_rs) = if turned { (w.apart as isize, 1) } else { (1, w.apart as isize) };
+    let keep = f32::from(u8::from(out.add));
+    // SAFETY: as the caller promises.
+    unsafe {
+        gemm(
+            m,
+            rows,
+            cols,
+            out.first,
+            1,
+            out.apart as isize,
+            out.add,
+            x.first,
+            1,
+            x.apart as isize,
+            w.first,
+            w_cs,
+            w_rs,
+            keep,
+            1f32,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+fn all_threads() -> Parallelism {
+    match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        n => Parallelism::Rayon(n),
+    }
+}
+
+/// Lets `use_panel` see a part of a group as f32.
+fn with_panel(w: &Rows, group: usize, rows: Range<usize>, cols: Range<usize>, use_panel: impl FnOnce(At)) {
+    if let Some((values, apart)) = w.plain(group) {
+        return use_panel(At { first: values[rows.start * apart + cols.start..].as_ptr(), apart });
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let apart = cols.len();
+        let n = rows.len() * apart;
+        if scratch.panel.len() < n {
+            scratch.panel.resize(n, 0.0);
+        }
+        w.decode(group, rows, cols, &mut scratch.panel[..n], &mut scratch.row);
+        use_panel(At { first: scratch.panel.as_ptr(), apart });
+    });
+}
+
+/// out [m, rows] = x [m, cols] · wᵀ, summed over groups; x holds the groups' columns side by side.
+pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
+    let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
+    if m == 0 || rows == 0 || width == 0 {
+        return;
+    }
+    let out = To { first: out.as_mut_ptr(), apart: rows, add: false };
+    let start = |group: usize, col: usize| At { first: x[group * cols + col..].as_ptr(), apart: width };
+    if m > FEW && w.plain(0).is_some() {
+        for group in 0..w.groups() {
+            let out = To { add: group > 0, ..out };
+            with_panel(w, group, 0..rows, 0..cols, |panel| {
+                // SAFETY: x is [m, width], the panel [rows, cols], out [m, rows].
+                unsafe { large([m, rows, cols], start(group, 0), panel, true, out, all_threads()) }
+            });
+        }
+        return;
+    }
+    parts(rows.div_ceil(PANEL), m * rows * width, |p| {
+        let out = &out;
+        let some = p * PANEL..rows.min((p + 1) * PANEL);
+        for group in 0..w.groups() {
+            for from in (0..cols).step_by(DEPTH) {
+                let part = from..cols.min(from + DEPTH);
+                let shape = [m, some.len(), part.len()];
+                // SAFETY: panel p writes columns `some` of out alone, which is [m, rows].
+                let to = unsafe { out.first.add(some.start) };
+                let to = To { first: to, apart: rows, add: group > 0 || from > 0 };
+                with_panel(w, group, some.clone(), part, |panel| {
+                    let x = start(group, from);
+                    // SAFETY: x is [m, width] from column `from` of the group on, the panel [some, part].
+                    unsafe {
+                        if m > FEW {
+                            large(shape, x, panel, true, to, Parallelism::None);
+                        } else {
+                            few::across(shape, x, panel, to);
+                        }
+                    }
+                });
+            }
+        }
+    });
+}
+
+/// out [m, cols] = x [m, rows] · w, the groups' columns side by side.
+pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
+    let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
+    if m == 0 || rows == 0 || width == 0 {
+        return;
+    }
+    let out = To { first: out.as_mut_ptr(), apart: width, add: false };
+    let x = x.as_ptr().expose_provenance();
+    let start = |row: usize| At { first: std::ptr::with_exposed_provenance::<f32>(x).wrapping_add(row), apart: rows };
+    if w.plain(0).is_some() {
+        for group in 0..w.groups() {
+            // SAFETY: group's columns of out, which is [m, width].
+            let to = To { first: unsafe { out.first.add(group * cols) }, ..out };
+            with_panel(w, group, 0..rows, 0..cols, |panel| {
+                // SAFETY: x is [m, rows], the panel [rows, cols].
+                unsafe { large([m, cols, rows], start(0), panel, false, to, all_threads()) }
+            });
+        }
+        return;
+    }
+    let chunks = cols.div_ceil(COLUMNS);
+    parts(w.groups() * chunks, m * rows * width, |c| {
+        let out = &out;
+        let (group, from) = (c / chunks, c % chunks * COLUMNS);
+        let part = from..cols.min(from + COLUMNS);
+        // SAFETY: chunk c writes these columns of out alone, which is [m, width].
+        let first = unsafe { out.first.add(group * cols + from) };
+        for row in (0..rows).step_by(HEIGHT) {
+            let some = row..rows.min(row + HEIGHT);
+            let shape = [m, part.len(), some.len()];
+            let to = To { first, apart: width, add: row > 0 };
+            with_panel(w, group, some, part.clone(), |panel| {
+                // SAFETY: x is [m, rows] from column `row` on, the panel [some, part].
+                unsafe { large(shape, start(row), panel, false, to, Parallelism::None) }
+            });
+        }
+    });
+}
