@@ -31,9 +31,11 @@ impl WithSimd for Across {
         let mut row = 0;
         while row < rows {
             let n = if rows - row >= wide { wide } else { 1 };
-            let mut from = 0;
+            // Tiles of nearly one height: a low one would wait for its own sums.
+            let (mut from, mut tiles) = (0, m.div_ceil(tall));
             while from < m {
-                let some = tall.min(m - from);
+                let some = (m - from).div_ceil(tiles);
+                tiles -= 1;
                 // SAFETY: rows row..row + n of w and from..from + some of x lie inside them, as `across` was promised.
                 unsafe {
                     match (some, n) {
