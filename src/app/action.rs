@@ -287,20 +287,20 @@ impl Group {
 
 /// What the mouse does, and keys that are the toolkit's: group, what it does, how.
 pub const GESTURES: &[(Group, &str, &str)] = &[
-    (Group::Look, "point: every view answers", "hover"),
-    (Group::Look, "pin a token, a head, a cell, a node", "click"),
-    (Group::Look, "all of a heatmap, or its beginning", "double click"),
-    (Group::Look, "the graph of what follows a token", "double click"),
-    (Group::Look, "copy numbers, show everything, correspond", "right click"),
-    (Group::Look, "zoom a heatmap or the graph", "Ctrl+wheel"),
-    (Group::Look, "move in it", "drag, wheel"),
-    (Group::Ask, "a new line in the prompt", "Shift+Enter"),
-    (Group::Ask, "switch an edit on, from a patching cell", "click"),
-    (Group::Window, "fill the window with a view", "double click its tab"),
-    (Group::Window, "put a view elsewhere", "drag its tab"),
-    (Group::Window, "larger and smaller text", "Ctrl++  Ctrl+−  Ctrl+0"),
-    (Group::Files, "open what is dropped on the window", "drop"),
-    (Group::Files, "complete a path", "Tab"),
+    (Group::Look, "Point: every view answers", "hover"),
+    (Group::Look, "Pin a token, a head, a cell, a node", "click"),
+    (Group::Look, "All of a heatmap, or its beginning", "double click"),
+    (Group::Look, "The graph of what follows a token", "double click"),
+    (Group::Look, "Copy numbers, show everything, correspond", "right click"),
+    (Group::Look, "Zoom a heatmap or the graph", "Ctrl+wheel"),
+    (Group::Look, "Move in it", "drag, wheel"),
+    (Group::Ask, "A new line in the prompt", "Shift+Enter"),
+    (Group::Ask, "Switch an edit on, from a patching cell", "click"),
+    (Group::Window, "Fill the window with a view", "double click its tab"),
+    (Group::Window, "Put a view elsewhere", "drag its tab"),
+    (Group::Window, "Larger and smaller text", "Ctrl++  Ctrl+−  Ctrl+0"),
+    (Group::Files, "Open what is dropped on the window", "drop"),
+    (Group::Files, "Complete a path", "Tab"),
 ];
 
 /// Everything that changes the document, a workspace or the window. Each workspace has its own.

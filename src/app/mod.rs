@@ -421,7 +421,9 @@ impl App {
         self.choosing(&ctx);
         self.offer_to_stop(&ctx);
         // A lesson's buttons stay free.
-        self.state.notices.ui(&ctx, lesson);
+        if self.state.notices.ui(&ctx, lesson, self.state.history.undoable()) {
+            actions.push(Action::Undo);
+        }
         drop_hint(&ctx, palette);
         if hovered != self.state.hovered {
             actions.push(Action::Hover(hovered));

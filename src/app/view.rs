@@ -12,6 +12,7 @@ use super::selection::Hovered;
 use super::state::State;
 use super::widgets::colorbar::number;
 use super::widgets::heatmap::{Outcome, diverging};
+use super::widgets::turns::Turns;
 use super::widgets::{message, token_text};
 use crate::analysis::run::Run;
 use crate::analysis::subject::Compared;
@@ -91,6 +92,16 @@ impl Context<'_> {
         self.state.run().and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| token_text::short(t, 12))
     }
 
+    /// Whose words the positions of the run that is shown are of.
+    pub fn turns(&self) -> Turns {
+        self.state.run().map_or_else(Turns::default, |run| self.turns_of(run))
+    }
+
+    /// Those of another run of the same conversation.
+    pub fn turns_of(&self, run: &Run) -> Turns {
+        Turns::of(run, self.state.desk(), &self.palette)
+    }
+
     pub fn text_of(&self, id: u32) -> String {
         let Some(model) = &self.state.model else { return id.to_string() };
         let bytes = model.tokenizer.as_ref().map_or(&[][..], |t| t.bytes(id));
@@ -137,7 +148,7 @@ pub fn here<Q: Question>(ui: &mut egui::Ui, cx: &mut Context<'_>, slot: &Slot<Q>
     let text = match &cx.state.model {
         None if cx.state.opened.is_running() => "opening the model …",
         None => "open a model to begin",
-        Some(_) if cx.state.desk().prompt.is_empty() => "type a prompt to begin",
+        Some(_) if cx.state.desk().is_blank() => "type a prompt to begin",
         Some(_) if stopped => "cancelled; F5 runs the prompt again",
         Some(_) => "computing …",
     };

@@ -49,6 +49,11 @@ impl HeatData {
         Self { id: new_id(), rows, cols, values, min, max }
     }
 
+    /// Tells one matrix from another.
+    pub fn id(&self) -> u64 {
+        *self.id
+    }
+
     pub fn get(&self, row: usize, col: usize) -> Option<f32> {
         if row >= self.rows || col >= self.cols {
             return None;

@@ -87,6 +87,11 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// True if there is nothing to run: neither a prompt nor what takes its place.
+    pub fn is_blank(&self) -> bool {
+        self.prompt.is_empty() && self.ids.is_none() && self.conversation.is_none()
+    }
+
     /// Makes the prompt a plain text again: what was of its tokens goes.
     pub fn ask_plainly(&mut self) {
         (self.alignment, self.ids) = (None, None);

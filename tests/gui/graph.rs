@@ -30,6 +30,9 @@ fn a_graph_follows_the_pinned_token_and_the_sliders() {
         d.graph.nodes.iter().find(|n| n.kind == circuitscope::graph::NodeKind::Logit).unwrap().label.clone()
     };
     assert!(label(&h).contains("United") && label(&h).contains("first"));
+    // On the screen the two tokens are apart, each with its own spaces.
+    let svg = h.state_mut().plate("graph", egui::vec2(900.0, 600.0), true);
+    assert!(svg.contains("·United − ·first"), "the target is drawn as two tokens");
     h.state_mut().state.apply(ModelAction::Graph(GraphTarget::Answer), 0.0);
     settle(&mut h);
     assert!(!label(&h).contains("first"));

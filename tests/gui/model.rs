@@ -11,7 +11,7 @@ use circuitscope::engine::{EditStack, RunSide, Site, SiteKind};
 use circuitscope::session::desk::{PatchSettings, Show, Source};
 use eframe::egui;
 use egui_kittest::Harness;
-use egui_kittest::kittest::Queryable as _;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
 
 pub const CLEAN: &str = "The President of the United States and the President of the";
 
@@ -50,6 +50,37 @@ fn typing_a_corrupted_prompt_gives_a_second_run_and_a_difference() {
         (a.entropy - b.entropy).abs() < 1e-4
     };
     assert!((0..2).all(same));
+}
+
+/// Whichever run is shown, the clean prompt's tokens stand above, and the pinned one stays in sight when the second row
+/// takes its room.
+#[test]
+fn the_rows_of_two_prompts_keep_their_places() {
+    let mut h = window(document(CLEAN));
+    let last = h.state().state.run().unwrap().trace.len() - 1;
+    let found = |h: &Harness<'static, App>, name: &str| {
+        let node = h.get_all_by_role(egui::accesskit::Role::Button);
+        let named = node.filter(|n| n.accesskit_node().label().is_some_and(|l| l.starts_with(name)));
+        named.map(|n| n.rect()).next().unwrap_or_else(|| panic!("no {name}"))
+    };
+    h.state_mut().state.apply(ModelAction::Corrupted(CORRUPTED.to_owned()), 0.0);
+    settle(&mut h);
+    let name = format!("token {last} ");
+    let (own, other) = (found(&h, &name), found(&h, &format!("other {name}")));
+    assert!(own.max.y <= other.min.y + 1.0, "clean {own:?}, corrupted {other:?}");
+    assert!(h.query_by_label("clean tokens are shown, compared with the corrupted ones").is_some());
+    let next = found(&h, "next ");
+    assert!(own.max.x <= next.min.x, "{own:?} reaches under what comes next, {next:?}");
+    h.state_mut().state.apply(ModelAction::Show(Show::Corrupted), 0.0);
+    settle(&mut h);
+    let (own, other) = (found(&h, &name), found(&h, &format!("other {name}")));
+    assert!(other.max.y <= own.min.y + 1.0, "corrupted {own:?}, clean {other:?}");
+    assert!(h.query_by_label("corrupted tokens are shown, compared with the clean ones").is_some());
+    // In a window that is too narrow for all of them the last one is still seen.
+    h.set_size(egui::vec2(900.0, 640.0));
+    h.run_steps(4);
+    let (own, next) = (found(&h, &name), found(&h, "next "));
+    assert!(own.max.x <= next.min.x + 1.0, "{own:?} {next:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use circuitscope::app::shell::presets::Preset;
 use circuitscope::app::superposition::SuperpositionAction;
 use circuitscope::app::view::Workspace;
 use circuitscope::model::builtin::BUILTINS;
+use circuitscope::session::desk::Pinned;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
@@ -317,6 +318,31 @@ fn keys_reach_the_field_that_was_focused_before_them_in_the_same_frame() {
     ctx.memory_mut(|m| m.focused().into_iter().for_each(|id| m.surrender_focus(id)));
     in_one_frame(&mut h, typed("c"));
     assert!(!h.state().state.desk().draft.is_empty());
+}
+
+/// Keys without a modifier say what they did, with a way back.
+#[test]
+fn a_single_key_says_what_it_has_done_and_takes_it_back() {
+    let mut h = window(document(PROMPT));
+    let press = |h: &mut Harness<'static, App>, k: egui::Key| {
+        h.key_press(k);
+        h.run();
+        settle(h);
+    };
+    press(&mut h, egui::Key::E);
+    assert!(h.query_by_label("There are no edits to switch.").is_some());
+    h.state_mut()
+        .state
+        .apply(Action::Model(ModelAction::Pin(Pinned { layer: 1, head: Some(3), ..Pinned::default() })), 0.0);
+    settle(&mut h);
+    press(&mut h, egui::Key::C);
+    assert!(h.query_by_label("Done: collect 1.3.").is_some());
+    assert_eq!(h.state().state.desk().draft.nodes, ["a1.h3"]);
+    h.get_by_label("undo").click();
+    h.run();
+    settle(&mut h);
+    assert!(h.state().state.desk().draft.nodes.is_empty());
+    assert!(h.query_by_label("undo").is_none(), "what was taken back is not offered again");
 }
 
 #[test]

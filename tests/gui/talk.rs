@@ -2,14 +2,21 @@
 
 use crate::common::{json, smollm2_path};
 use crate::window::{settle, window};
+use circuitscope::analysis::sweep::Axes;
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
+use circuitscope::app::look::theme::Palette;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::model::talk::TalkAction;
+use circuitscope::app::shell::layout::Layout;
+use circuitscope::app::widgets::turns::{role_color, thinking};
+use circuitscope::engine::SiteKind;
 use circuitscope::engine::generate::Sampling;
 use circuitscope::model::chat::{Conversation, Ending, Message};
 use circuitscope::session::Desk;
+use circuitscope::session::desk::PatchSettings;
 use circuitscope::session::file::Session;
+use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
 use std::path::Path;
@@ -193,6 +200,89 @@ fn thinking_is_folded_away() {
     settle(&mut h);
     let text = h.state().state.desk().conversation.as_ref().unwrap().messages[1].text().to_owned();
     assert_eq!(text, format!("{thought} Now."));
+}
+
+/// The bands of a printed view: how many there are in each role's colour.
+fn bands(h: &mut Harness<'static, App>, view: &'static str) -> Vec<usize> {
+    h.state_mut().layout = Layout::single(view);
+    settle(h);
+    let svg = h.state_mut().plate(view, egui::vec2(900.0, 600.0), false);
+    let palette = Palette::of(&h.ctx);
+    let thin = |rect: &&str| rect.contains("height=\"2\"") || rect.contains("width=\"2\"");
+    let rects: Vec<&str> = svg.split('<').filter(|e| e.starts_with("rect")).filter(thin).collect();
+    let of = |role: &str| {
+        let [r, g, b, _] = role_color(&palette, role).to_array();
+        let fill = format!("fill=\"#{r:02x}{g:02x}{b:02x}\"");
+        rects.iter().filter(|e| e.contains(&fill)).count()
+    };
+    ["system", "user", "assistant"].map(of).to_vec()
+}
+
+const THOUGHT: &str = "<think>\nShe was here before.\n</think>\n\nThere.";
+
+#[test]
+fn every_view_with_tokens_tells_whose_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk(&model(folder.path(), |_| {})));
+    let views = ["attention", "lens", "norms", "entropy", "activations", "patching", "graph"];
+    let by_position = PatchSettings { site: SiteKind::ResidPost, by: Axes::LayerPos, ..Default::default() };
+    apply(&mut h, ModelAction::Patch(by_position));
+    for view in views {
+        assert_eq!(bands(&mut h, view), [0, 0, 0], "{view} of a plain prompt");
+    }
+    let said = talk(&[("system", "Be brief."), ("user", "Where is she?"), ("assistant", THOUGHT)], Ending::Open);
+    apply(&mut h, TalkAction::Converse("begin", Some(said)));
+    let turns = h.state().state.run().unwrap().turns.clone();
+    let of = |i: usize| turns.iter().filter(|t| **t == Some(i)).count();
+    let each = vec![of(0), of(1), of(2)];
+    assert!(each.iter().all(|n| *n > 0) && turns.iter().any(Option::is_none), "{turns:?}");
+    for view in views {
+        apply(&mut h, ModelAction::Patch(by_position));
+        let found = bands(&mut h, view);
+        // A pattern has tokens on both axes; beside it, and in the graph, more lines may be marked.
+        let least: Vec<usize> = each.iter().map(|n| if view == "attention" { 2 * n } else { *n }).collect();
+        assert!(found.iter().zip(&least).all(|(a, b)| a >= b), "{view}: {found:?}, not {least:?}");
+    }
+}
+
+#[test]
+fn folded_thinking_is_one_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk(&model(folder.path(), |_| {})));
+    let said = talk(&[("user", "Where is she?"), ("assistant", THOUGHT)], Ending::Open);
+    apply(&mut h, TalkAction::Converse("begin", Some(said)));
+    let run = h.state().state.run().unwrap().clone();
+    let folds = thinking(&run.texts);
+    let (n, hidden) = (run.texts.len(), folds.iter().map(|r| r.len() - 1).sum::<usize>());
+    assert!(folds.len() == 1 && hidden > 2, "{folds:?}");
+    h.state_mut().layout = Layout::single("lens");
+    settle(&mut h);
+    h.get_by_label(&format!("logit lens: 3 × {n}"));
+    apply(&mut h, TalkAction::Fold(true));
+    let map = h.get_by_label(&format!("logit lens: 3 × {}", n - hidden)).rect();
+    // Pointed at from left to right, each column answers for the position that is drawn there.
+    let mut pointed = Vec::new();
+    let mut x = map.min.x;
+    while x < map.max.x {
+        h.hover_at(egui::pos2(x, map.min.y + 40.0));
+        h.run();
+        pointed.extend(h.state().state.hovered.pos.filter(|p| pointed.last() != Some(p)));
+        x += 6.0;
+    }
+    let kept: Vec<usize> = (0..n).filter(|i| !folds[0].contains(i) || *i == folds[0].start).collect();
+    assert_eq!(pointed, kept);
+    // A pattern folds on both axes.
+    h.state_mut().layout = Layout::single("attention");
+    settle(&mut h);
+    h.get_by_label(&format!("attention pattern: {0} × {0}", n - hidden));
+}
+
+#[test]
+fn a_conversation_runs_without_a_prompt_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = talk(&[("user", "Where is she?")], Ending::Answer);
+    let h = window(Desk { prompt: String::new(), conversation: Some(said), ..desk(&model(folder.path(), |_| {})) });
+    assert_eq!(run(&h).0, "[user] Where is she?\n[assistant] ");
 }
 
 #[test]

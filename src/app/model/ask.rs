@@ -34,7 +34,7 @@ const NEURON_TOKENS: usize = 10;
 impl State {
     /// Asks for the runs, then for everything that follows from them.
     pub(in crate::app) fn ask_model(&mut self) {
-        if self.desk().prompt.is_empty() || self.model.is_none() {
+        if self.desk().is_blank() || self.model.is_none() {
             let keeps_graph = self.desk().graph.file.is_some();
             self.results.forget(keeps_graph);
             self.update_pair();
@@ -60,7 +60,7 @@ impl State {
                 // Neither a search nor a sweep changes the document, so there is no time to note.
                 self.apply_model(action, 0.0);
             }
-        } else if self.desk().prompt.is_empty() || self.results.run.error().is_some() {
+        } else if self.desk().is_blank() || self.results.run.error().is_some() {
             self.waiting.clear();
         }
     }

@@ -64,7 +64,7 @@ impl App {
     }
 
     pub fn command(&mut self, ctx: &egui::Context, command: Command) {
-        let mut pinned = self.state.pinned();
+        let (before, mut pinned) = (self.state.history.changes().1, self.state.pinned());
         let model = self.state.model.as_ref().map(|m| (m.config.n_layers, m.config.n_heads));
         let (layers, heads) = model.unwrap_or((1, 1));
         let len = self.state.run().map_or(1, |r| r.trace.len());
@@ -153,10 +153,27 @@ impl App {
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
         }
+        self.say_done(command, before);
         if pinned != self.state.pinned() {
             self.state.apply(ModelAction::Pin(pinned), self.now);
         }
         ctx.request_repaint();
+    }
+
+    /// Says what a single key has changed, where that may not be seen: it may have been meant for a field.
+    fn say_done(&mut self, command: Command, before: usize) {
+        let nothing = match command {
+            Command::Collect => "Nothing was collected: pin a head or a neuron first.",
+            Command::ToggleEdits => "There are no edits to switch.",
+            Command::ClearEdits => "There are no edits to remove.",
+            Command::ClearDraft => "The circuit is empty already.",
+            _ => return,
+        };
+        let (mut changes, done) = self.state.history.changes();
+        match changes.nth(done.wrapping_sub(1)).filter(|_| done != before) {
+            Some(name) => self.state.notices.done(name),
+            None => self.state.notices.push(Level::Info, nothing),
+        }
     }
 
     /// Fills the window with a view, or shows all again.

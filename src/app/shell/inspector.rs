@@ -81,6 +81,9 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let p = cx.pinned();
     let Some(text) = run.texts.get(p.pos) else { return };
     section(ui, cx, &format!("Token {} at {}", token_text::short(text, 20), p.pos));
+    if let Some(whose) = cx.turns_of(&run).whose(p.pos) {
+        fact(ui, cx, "turn", &whose);
+    }
     fact(ui, cx, "token id", &run.trace.ids[p.pos].to_string());
     match run.trace.loss[p.pos] {
         Some(l) => fact(ui, cx, "surprise", &format!("{l:.2} nats")),
@@ -97,7 +100,7 @@ fn token(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let b = Bar { label, value: t.prob, text: share(t.prob), strong: actual == Some(&t.id) };
         let text = cx.state.model.as_ref().map(|m| m.token_text(t.id));
         if bar(ui, &b, 1.0, false, 96.0)
-            .on_hover_text(format!("id {}, logit {:.3}. Click to explain it.", t.id, t.logit))
+            .on_hover_text(format!("id {}, logit {:.4}. Click to explain it.", t.id, t.logit))
             .clicked()
             && let Some(text) = text
         {
@@ -185,11 +188,14 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     caption(ui, cx, &format!("{} ({}) attends to", cx.token(p.pos), p.pos));
     let mut row: Vec<(usize, f32)> = pattern.now[p.pos * n..(p.pos + 1) * n].iter().copied().enumerate().collect();
     row.truncate(p.pos + 1);
+    let turns = cx.turns();
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (k, v) in row.into_iter().take(6) {
         let b =
             Bar { label: format!("{k} {}", cx.token(k)), value: v, text: format!("{v:.2}"), strong: p.key == Some(k) };
-        if bar(ui, &b, 1.0, false, 96.0).clicked() {
+        let response = bar(ui, &b, 1.0, false, 96.0);
+        turns.mark(ui.painter(), response.rect, k);
+        if response.clicked() {
             cx.pin(|p| p.key = Some(k));
         }
     }

@@ -430,6 +430,11 @@ impl Panels<'_, '_> {
     }
 }
 
+impl Panels<'_, '_> {
+    /// Points of a name's beginning that still say something.
+    const LEAST_OF_A_NAME: f32 = 16.0;
+}
+
 impl Behavior<Pane> for Panels<'_, '_> {
     fn pane_ui(&mut self, ui: &mut egui::Ui, _: TileId, pane: &mut Pane) -> UiResponse {
         let frame = egui::Frame::new().fill(self.cx.palette.panel).inner_margin(egui::Margin::symmetric(8, 6));
@@ -454,6 +459,43 @@ impl Behavior<Pane> for Panels<'_, '_> {
         // Panes that were put beside each other in one tab are called by their names.
         let names: Vec<&str> = panes_in(tiles, id).into_iter().map(|p| p.def.title).collect();
         RichText::new(names.join(" + ")).font(theme::title()).into()
+    }
+
+    /// As the library draws it, but for a name that does not fit: it is cut with an ellipsis, at whichever end of the bar.
+    fn tab_ui(
+        &mut self,
+        tiles: &mut Tiles<Pane>,
+        ui: &mut egui::Ui,
+        id: egui::Id,
+        tile_id: TileId,
+        state: &TabState,
+    ) -> egui::Response {
+        let font = egui::TextStyle::Button.resolve(ui.style());
+        let title = self.tab_title_for_tile(tiles, tile_id);
+        let (text, color) = (title.text().to_owned(), self.tab_text_color(ui.visuals(), tiles, tile_id, state));
+        let galley = |ui: &egui::Ui, mode, width| title.clone().into_galley(ui, Some(mode), width, font.clone());
+        let margin = self.tab_title_spacing(ui.visuals());
+        let whole = galley(ui, egui::TextWrapMode::Extend, f32::INFINITY);
+        let whole_width = whole.size().x;
+        let (_, rect) = ui.allocate_space(egui::vec2(whole_width + 2.0 * margin, ui.available_height()));
+        let response = ui.interact(rect, id, egui::Sense::click_and_drag());
+        let response = response.on_hover_cursor(self.tab_hover_cursor_icon());
+        response.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, ui.is_enabled(), state.active, &text));
+        if state.is_being_dragged {
+            return self.on_tab_button(tiles, tile_id, response);
+        }
+        let inside = rect.intersect(ui.clip_rect());
+        let room = inside.width() - 2.0 * margin;
+        if room >= whole_width - 1.0 {
+            let at = egui::Align2::LEFT_CENTER.align_size_within_rect(whole.size(), rect.shrink(margin)).min;
+            ui.painter().galley(at, whole, color);
+        } else if room > Self::LEAST_OF_A_NAME {
+            let cut = galley(ui, egui::TextWrapMode::Truncate, room);
+            let at = egui::pos2(inside.min.x + margin, inside.center().y - cut.size().y / 2.0);
+            ui.painter().galley(at, cut, color);
+        }
+        let response = if room < whole_width - 1.0 { response.on_hover_text(text) } else { response };
+        self.on_tab_button(tiles, tile_id, response)
     }
 
     fn top_bar_right_ui(

@@ -6,6 +6,7 @@ use eframe::egui;
 
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
+use crate::app::widgets::names::spoken;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -17,6 +18,8 @@ pub enum Level {
 pub struct Notice {
     pub level: Level,
     pub text: String,
+    /// The change it tells of, which can be taken back from here while it is the last.
+    change: Option<String>,
     /// Seconds of the window's clock at which it came.
     at: Option<f64>,
     dismissed: bool,
@@ -35,10 +38,18 @@ const SECONDS_ERROR: f64 = 12.0;
 
 impl Notices {
     pub fn push(&mut self, level: Level, text: impl Into<String>) {
-        let text = text.into();
+        self.add(level, text.into(), None);
+    }
+
+    /// Tells of a change, with a way back.
+    pub fn done(&mut self, change: &str) {
+        self.add(Level::Info, format!("Done: {}.", spoken(change)), Some(change.to_owned()));
+    }
+
+    fn add(&mut self, level: Level, text: String, change: Option<String>) {
         // The same message again refreshes the old one.
         self.list.retain(|n| n.text != text);
-        self.list.push_back(Notice { level, text, at: None, dismissed: false });
+        self.list.push_back(Notice { level, text, change, at: None, dismissed: false });
         while self.list.len() > KEPT {
             self.list.pop_front();
         }
@@ -61,8 +72,10 @@ impl Notices {
         self.list.is_empty()
     }
 
-    /// Draws the messages that are still fresh, so many points from the right, and the history if it is open.
-    pub fn ui(&mut self, ctx: &egui::Context, right: f32) {
+    /// Draws the messages that are still fresh, so many points from the right, and the history if it is open. True if the
+    /// last change, which is called so, is to be taken back.
+    pub fn ui(&mut self, ctx: &egui::Context, right: f32, last: Option<&str>) -> bool {
+        let mut undo = false;
         let now = ctx.input(|i| i.time);
         let palette = Palette::of(ctx);
         let mut fresh = Vec::new();
@@ -86,6 +99,11 @@ impl Notices {
                             ui.set_max_width(460.0);
                             ui.horizontal_top(|ui| {
                                 ui.add(egui::Label::new(egui::RichText::new(&n.text).color(palette.text)).wrap());
+                                if n.change.as_deref().is_some_and(|c| last == Some(c))
+                                    && ui.small_button("undo").clicked()
+                                {
+                                    (undo, n.dismissed) = (true, true);
+                                }
                                 if ui
                                     .add(egui::Button::new("×").small().frame(false))
                                     .on_hover_text("dismiss")
@@ -124,5 +142,6 @@ impl Notices {
             });
         });
         self.history_open = open;
+        undo
     }
 }

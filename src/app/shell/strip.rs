@@ -8,11 +8,11 @@ use eframe::egui::{self, Align2, Rect, RichText, Sense, pos2, vec2};
 use crate::analysis::run::Run;
 use crate::app::action::{Action, Command};
 use crate::app::look::theme;
-use crate::app::shell::talk::{role_color, thinking};
 use crate::app::view::Context;
 use crate::app::widgets::colorbar::{colorbar, share};
 use crate::app::widgets::heatmap::coloring;
 use crate::app::widgets::token_text;
+use crate::app::widgets::turns::Turns;
 use crate::engine::RunSide;
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
@@ -22,6 +22,8 @@ use crate::session::desk::{Focus, Show};
 const FULL_SURPRISE: f32 = 10.0;
 const HEIGHT: f32 = 46.0;
 const NEXT_SHOWN: usize = 4;
+/// Points for each of them.
+const NEXT: f32 = 96.0;
 /// Points for what the colours mean, where the strip is this wide.
 const LEGEND: f32 = 210.0;
 const LEGEND_FROM: f32 = 1100.0;
@@ -45,15 +47,14 @@ pub struct Strip {
     other_texts: Vec<String>,
     /// The other run as it was last shown.
     kept: Option<(Arc<Run>, Vec<Option<usize>>)>,
-    /// The position that was last scrolled to.
-    shown: Option<(Stamp, usize)>,
+    /// The position that was last scrolled to, and the width in which it was.
+    shown: Option<(Stamp, usize, u32)>,
     /// Left and right edge of each chip.
     chips: Vec<(f32, f32)>,
     other_chips: Vec<(f32, f32)>,
     total: f32,
-    /// Positions of thinking that is folded away, each drawn as one chip.
-    folded: Vec<std::ops::Range<usize>>,
-    folds: bool,
+    /// Whose words the tokens are of, and which are folded away, each range drawn as one chip.
+    turns: Turns,
 }
 
 /// The run that the shown one is compared with, and for each of its tokens the shown run's counterpart.
@@ -105,7 +106,7 @@ impl Strip {
                 "opening the model …"
             } else if cx.state.model.is_none() {
                 "open a model to begin"
-            } else if cx.state.desk().prompt.is_empty() {
+            } else if cx.state.desk().is_blank() {
                 "type a prompt to begin"
             } else {
                 "running …"
@@ -117,14 +118,16 @@ impl Strip {
         // While a new run is on its way the other prompt stays where it was.
         let other = other(cx).or_else(|| self.kept.take().filter(|_| cx.state.corrupted().is_some()));
         self.kept.clone_from(&other);
-        let folds = cx.state.desk().folds_thinking && !run.turns.is_empty();
-        if self.folds != folds {
-            (self.folds, self.stamp) = (folds, None);
+        let turns = cx.turns_of(&run);
+        if self.turns != turns {
+            (self.turns, self.stamp) = (turns, None);
         }
         self.measure(ui, &run, stamp, other.as_ref());
         let available = ui.available_width();
-        let legend = if available > LEGEND_FROM { LEGEND } else { 0.0 };
-        let next_width = 96.0 * NEXT_SHOWN as f32 + 30.0 + legend + if other.is_some() { ROW_NAMES } else { 0.0 };
+        // Where two rows stand, there is room for the legend below what comes next.
+        let beside = other.is_none() && available > LEGEND_FROM;
+        let legend = if beside { LEGEND } else { 0.0 };
+        let next_width = NEXT * NEXT_SHOWN as f32 + 30.0 + legend + if other.is_some() { ROW_NAMES } else { 0.0 };
         let tokens_width = (available - next_width).max(120.0).min(self.total + 4.0);
         ui.horizontal(|ui| {
             ui.spacing_mut().item_spacing.x = 6.0;
@@ -134,12 +137,20 @@ impl Strip {
             let height = HEIGHT + if other.is_some() { SECOND_ROW } else { 0.0 };
             ui.allocate_ui(vec2(tokens_width, height), |ui| self.tokens(ui, cx, &run, fresh, other.as_ref()));
             ui.label(RichText::new("→").size(16.0).color(cx.palette.accent));
-            next(ui, cx, &run, fresh);
-            if legend > 0.0 {
-                ui.with_layout(egui::Layout::right_to_left(egui::Align::TOP), |ui| {
-                    let scale = coloring(&cx.palette, ColorMap::Magma, 0.0, FULL_SURPRISE, false, true);
-                    colorbar(ui, &scale, "surprise 0", &format!("{FULL_SURPRISE} nats"));
+            let scale = coloring(&cx.palette, ColorMap::Magma, 0.0, FULL_SURPRISE, false, true);
+            let legend = |ui: &mut egui::Ui| colorbar(ui, &scale, "surprise 0", &format!("{FULL_SURPRISE} nats"));
+            if other.is_some() {
+                ui.allocate_ui(vec2(ui.available_width(), HEIGHT + SECOND_ROW), |ui| {
+                    ui.vertical(|ui| {
+                        ui.horizontal(|ui| next(ui, cx, &run, fresh));
+                        legend(ui);
+                    });
                 });
+            } else {
+                next(ui, cx, &run, fresh);
+                if beside {
+                    ui.with_layout(egui::Layout::right_to_left(egui::Align::TOP), legend);
+                }
             }
         });
     }
@@ -167,16 +178,17 @@ impl Strip {
             let galley = ui.painter().layout_no_wrap(text.clone(), theme::mono(), egui::Color32::PLACEHOLDER);
             (galley.size().x + 12.0).max(20.0)
         };
-        self.folded = if self.folds { thinking(&run.texts) } else { Vec::new() };
-        for range in &self.folded {
-            self.texts[range.start] = format!("… {}", range.len());
+        for range in self.turns.folded() {
+            if let Some((name, _)) = self.turns.fold(range.start) {
+                self.texts[range.start] = name;
+            }
         }
         self.chips = vec![(0.0, 0.0); self.texts.len()];
         self.other_chips = vec![(0.0, 0.0); self.other_texts.len()];
         let mut x = 0.0;
         for (own, there) in columns(self.texts.len(), counterparts) {
             // Folded away behind the first of them.
-            if let Some(i) = own.filter(|i| self.folded.iter().any(|r| r.contains(i) && *i > r.start)) {
+            if let Some(i) = own.filter(|i| self.turns.folded().iter().any(|r| r.contains(i) && *i > r.start)) {
                 self.chips[i] = (x, x);
                 continue;
             }
@@ -205,15 +217,18 @@ impl Strip {
         scroll.show_viewport(ui, |ui, viewport| {
             let height = 38.0 + if other.is_some() { SECOND_ROW } else { 0.0 };
             let (area, _) = ui.allocate_exact_size(vec2(self.total, height), Sense::hover());
-            // A newly pinned token comes into view.
-            let place = self.stamp.map(|s| (s, p.pos));
+            // The clean prompt's row stays above the corrupted one's, whichever of them is shown.
+            let rows = Rows::of(cx, other.map(|(there, _)| there));
+            // A newly pinned token comes into view, and stays there where the room for the row changes.
+            let place = self.stamp.map(|s| (s, p.pos, viewport.width() as u32));
             if self.shown != place && p.pos < self.texts.len() {
                 self.shown = place;
                 let x = area.min.x + self.chips[p.pos].0..=area.min.x + self.chips[p.pos].1;
                 ui.scroll_to_rect(Rect::from_x_y_ranges(x, area.y_range()), None);
             }
             if let Some((there, counterparts)) = other {
-                self.second(ui, cx, run, there, counterparts, area.min, viewport);
+                let origin = area.min + vec2(0.0, rows.other);
+                self.second(ui, cx, run, there, counterparts, origin, viewport);
             }
             let first = self.chips.partition_point(|x| x.1 < viewport.min.x);
             for i in first..self.texts.len() {
@@ -224,8 +239,8 @@ impl Strip {
                     continue;
                 }
                 let chip = Rect::from_min_max(
-                    pos2(area.min.x + self.chips[i].0, area.min.y + 1.0),
-                    pos2(area.min.x + self.chips[i].1, area.min.y + 23.0),
+                    pos2(area.min.x + self.chips[i].0, area.min.y + rows.own + 1.0),
+                    pos2(area.min.x + self.chips[i].1, area.min.y + rows.own + 23.0),
                 );
                 let loss = run.trace.loss.get(i).copied().flatten();
                 let id = ui.scope_id().with(("token", i));
@@ -239,7 +254,7 @@ impl Strip {
                     )
                 });
                 // What the template wrote is dimmed.
-                let of_template = run.turns.get(i).is_some_and(Option::is_none);
+                let of_template = self.turns.is_template(i);
                 let strength = if of_template { 0.3 } else { 1.0 } * if fresh { 1.0 } else { 0.5 };
                 let color = loss.map_or(cx.palette.raised, |l| surprise(l).gamma_multiply(strength));
                 let ink = match (loss.is_some() && fresh, of_template) {
@@ -256,7 +271,7 @@ impl Strip {
                 }
                 painter.text(chip.center(), Align2::CENTER_CENTER, &self.texts[i], theme::mono(), ink);
                 let next = self.chips.get(i + 1).map(|c| area.min.x + c.0);
-                band(painter, cx, run, i, chip, next);
+                self.band(painter, i, chip, next);
                 let is_pinned = p.pos == i;
                 let is_hovered = cx.state.hovered.pos == Some(i) || response.hovered() || response.has_focus();
                 let number_color = if is_pinned { cx.palette.accent } else { cx.palette.weak };
@@ -291,6 +306,14 @@ impl Strip {
 }
 
 impl Strip {
+    /// The band below a token that tells whose turn it is of; it goes on to `next`, where that is of the same turn.
+    fn band(&self, painter: &egui::Painter, pos: usize, chip: Rect, next: Option<f32>) {
+        let Some(color) = self.turns.band(pos) else { return };
+        let right = next.filter(|_| self.turns.goes_on(pos)).unwrap_or(chip.max.x);
+        let band = Rect::from_min_max(pos2(chip.min.x, chip.max.y + 0.5), pos2(right, chip.max.y + 2.5));
+        painter.rect_filled(band, 0.0, color);
+    }
+
     /// The other prompt's tokens, under their counterparts: what is the same is quiet.
     fn second(
         &self,
@@ -302,15 +325,14 @@ impl Strip {
         origin: egui::Pos2,
         viewport: Rect,
     ) {
-        let clean_below = cx.state.clean().is_some_and(|c| Arc::ptr_eq(c, there));
+        let there_is_clean = is_clean(cx, there);
         for (j, (from, to)) in self.other_chips.iter().copied().enumerate() {
             if to < viewport.min.x || from > viewport.max.x {
                 continue;
             }
             let counterpart = counterparts.get(j).copied().flatten();
             let same = counterpart.is_some_and(|i| run.trace.ids.get(i) == there.trace.ids.get(j));
-            let top = origin.y + 36.0;
-            let chip = Rect::from_min_max(pos2(origin.x + from, top), pos2(origin.x + to, top + 20.0));
+            let chip = Rect::from_min_max(pos2(origin.x + from, origin.y), pos2(origin.x + to, origin.y + 20.0));
             let response = ui.interact(chip, ui.scope_id().with(("other token", j)), Sense::click());
             let name = format!("other token {j} {}", self.other_texts[j]);
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name.clone()));
@@ -337,27 +359,28 @@ impl Strip {
             let pinned = cx.pinned().pos;
             response.context_menu(|ui| {
                 // The document keeps the correspondence from the clean prompt's side.
-                let (token, partner) = if clean_below { (j, Some(pinned)) } else { (pinned, Some(j)) };
+                let (token, partner) = if there_is_clean { (j, Some(pinned)) } else { (pinned, Some(j)) };
                 if ui.button(format!("corresponds to {} ({pinned})", cx.token(pinned))).clicked() {
                     cx.push(ModelAction::Align(token, partner));
                     ui.close();
                 }
                 let apart = ui.add_enabled(counterpart.is_some(), egui::Button::new("corresponds to nothing"));
                 if apart.on_disabled_hover_text("it corresponds to nothing already").clicked() {
-                    let token = if clean_below { Some(j) } else { counterpart };
+                    let token = if there_is_clean { Some(j) } else { counterpart };
                     cx.actions.extend(token.map(|t| ModelAction::Align(t, None).into()));
                     ui.close();
                 }
             });
             response.on_hover_ui(|ui| {
-                let which = if clean_below { "clean" } else { "corrupted" };
+                let which = if there_is_clean { "clean" } else { "corrupted" };
+                let side = if there_is_clean { "below" } else { "above" };
                 ui.label(
                     RichText::new(format!("{} ({j}) of the {which} prompt", self.other_texts[j])).font(theme::title()),
                 );
                 match counterpart {
-                    Some(i) if same => ui.label(format!("the same as token {i} above")),
-                    Some(i) => ui.label(format!("differs from token {i} above")),
-                    None => ui.label("has no counterpart above"),
+                    Some(i) if same => ui.label(format!("the same as token {i} {side}")),
+                    Some(i) => ui.label(format!("differs from token {i} {side}")),
+                    None => ui.label(format!("has no counterpart {side}")),
                 };
                 ui.weak("Right click changes what it corresponds to.");
             });
@@ -365,23 +388,12 @@ impl Strip {
     }
 }
 
-/// The band below a token that tells whose turn it is of; it goes on to `next`, where that is of the same turn.
-fn band(painter: &egui::Painter, cx: &Context<'_>, run: &Run, pos: usize, chip: Rect, next: Option<f32>) {
-    let Some(role) = role_of(cx, run, pos) else { return };
-    let goes_on = run.turns.get(pos + 1) == run.turns.get(pos);
-    let right = next.filter(|_| goes_on).unwrap_or(chip.max.x);
-    let band = Rect::from_min_max(pos2(chip.min.x, chip.max.y + 0.5), pos2(right, chip.max.y + 2.5));
-    painter.rect_filled(band, 0.0, role_color(cx, role));
-}
-
 /// What is said about a token that is pointed at.
 fn about(ui: &mut egui::Ui, cx: &Context<'_>, run: &Run, i: usize) {
     ui.label(RichText::new(format!("{} ({i})", token_text::visible(&run.texts[i]))).font(theme::title()));
     ui.label(format!("id {}", run.trace.ids[i]));
-    match (run.turns.get(i), role_of(cx, run, i)) {
-        (Some(Some(turn)), Some(role)) => _ = ui.label(format!("message {turn}, {role}")),
-        (Some(None), _) => _ = ui.label("written by the chat template"),
-        _ => {}
+    if let Some(whose) = cx.turns_of(run).whose(i) {
+        ui.label(whose);
     }
     match run.trace.loss.get(i).copied().flatten() {
         Some(l) => ui.label(format!("surprise {l:.2} nats: probability {}", share((-l).exp()))),
@@ -391,27 +403,46 @@ fn about(ui: &mut egui::Ui, cx: &Context<'_>, run: &Run, i: usize) {
     ui.label(RichText::new(hint).font(theme::small()));
 }
 
-/// Whose turn a token is of, in a conversation.
-fn role_of<'a>(cx: &'a Context<'_>, run: &Run, pos: usize) -> Option<&'a str> {
-    let turn = run.turns.get(pos).copied().flatten()?;
-    Some(cx.state.desk().conversation.as_ref()?.messages.get(turn)?.role.as_str())
+/// Where the two rows stand, in points below the strip's edge.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// Of the run that is shown.
+    own: f32,
+    /// Of the one that it is compared with.
+    other: f32,
+}
+
+impl Rows {
+    fn of(cx: &Context<'_>, there: Option<&Arc<Run>>) -> Self {
+        match there {
+            Some(there) if is_clean(cx, there) => Self { own: SECOND_ROW - 2.0, other: 1.0 },
+            _ => Self { own: 0.0, other: 36.0 },
+        }
+    }
+}
+
+fn is_clean(cx: &Context<'_>, run: &Arc<Run>) -> bool {
+    cx.state.clean().is_some_and(|c| Arc::ptr_eq(c, run))
 }
 
 /// Which run each of the two rows is of.
 fn row_names(ui: &mut egui::Ui, cx: &Context<'_>, there: &Arc<Run>) {
-    let below_is_clean = cx.state.clean().is_some_and(|c| Arc::ptr_eq(c, there));
+    let rows = Rows::of(cx, Some(there));
     let (rect, _) = ui.allocate_exact_size(vec2(ROW_NAMES - 6.0, HEIGHT + SECOND_ROW), Sense::hover());
-    let above = match cx.state.desk().show {
+    let own = match cx.state.desk().show {
         Show::Clean => "clean",
         Show::Corrupted => "corrupted",
         Show::Edited | Show::Difference if cx.state.desk().stack.is_active() => "edited",
         Show::Edited | Show::Difference => "clean",
     };
-    let below = if below_is_clean { "clean" } else { "corrupted" };
-    for (text, y) in [(above, 12.0), (below, 46.0)] {
+    let other = if is_clean(cx, there) { "clean" } else { "corrupted" };
+    for (text, y, color) in [(own, rows.own + 12.0, cx.palette.text), (other, rows.other + 10.0, cx.palette.weak)] {
         let at = pos2(rect.min.x, rect.min.y + y);
-        ui.painter().text(at, Align2::LEFT_CENTER, text, theme::small(), cx.palette.weak);
+        ui.painter().text(at, Align2::LEFT_CENTER, text, theme::small(), color);
     }
+    let said = format!("{own} tokens are shown, compared with the {other} ones");
+    ui.interact(rect, ui.scope_id().with("rows"), Sense::hover())
+        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &said));
 }
 
 /// Colour of a surprise: dark where expected, bright where not.
@@ -451,7 +482,7 @@ fn next(ui: &mut egui::Ui, cx: &mut Context<'_>, run: &Run, fresh: bool) {
             cx.push(ModelAction::Answer(model.token_text(t.id)));
         }
         response.on_hover_text(format!(
-            "{text}: probability {}, logit {:.3}. Click to explain it.",
+            "{text}: probability {}, logit {:.4}. Click to explain it.",
             share(t.prob),
             t.logit
         ));

@@ -7,6 +7,7 @@ use crate::app::model::ModelAction;
 use crate::app::model::talk::TalkAction;
 use crate::app::shell::topbar::editor;
 use crate::app::view::Context;
+use crate::app::widgets::turns::{THINKING, role_color};
 use crate::model::chat::{Conversation, Ending, Message};
 
 /// Points that the messages take at most; more of them scroll.
@@ -14,8 +15,6 @@ const MOST: f32 = 260.0;
 /// Points of a role's button.
 const ROLE: f32 = 84.0;
 const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
-/// What thinking stands between.
-const THINKING: (&str, &str) = ("<think>", "</think>");
 
 /// A conversation being edited; the document follows it.
 #[derive(Default)]
@@ -94,7 +93,7 @@ impl Talk {
                 *done = Some(Done::Remove(i));
             }
             ui.with_layout(egui::Layout::left_to_right(egui::Align::TOP), |ui| {
-                let color = role_color(cx, &message.role);
+                let color = role_color(&cx.palette, &message.role);
                 let button = egui::Button::new(RichText::new(&message.role).font(theme::small()).color(color));
                 let role = ui.add_sized([ROLE, 22.0], button).on_hover_text("who says this");
                 role.widget_info(|| {
@@ -228,39 +227,6 @@ pub fn split_thinking(text: &str) -> (&str, &str) {
     }
 }
 
-/// The tokens between the signs of thinking, which may lie in several tokens themselves: ranges of positions.
-pub fn thinking(texts: &[String]) -> Vec<std::ops::Range<usize>> {
-    let whole = texts.concat();
-    let mut starts = Vec::with_capacity(texts.len());
-    let mut at = 0;
-    for text in texts {
-        starts.push(at);
-        at += text.len();
-    }
-    let mut found = Vec::new();
-    let mut from = 0;
-    while let Some(begin) = whole[from..].find(THINKING.0).map(|n| from + n + THINKING.0.len()) {
-        let end = whole[begin..].find(THINKING.1).map_or(whole.len(), |n| begin + n);
-        let first = starts.partition_point(|s| *s < begin);
-        let last = starts.partition_point(|s| *s < end);
-        if last > first + 1 {
-            found.push(first..last);
-        }
-        from = end;
-    }
-    found
-}
-
-/// The colour by which a role's turns are known.
-pub fn role_color(cx: &Context<'_>, role: &str) -> egui::Color32 {
-    match role {
-        "assistant" => cx.palette.accent,
-        "user" => cx.palette.positive,
-        "system" => cx.palette.bar,
-        _ => cx.palette.weak,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,9 +237,5 @@ mod tests {
         for plain in ["Yes", "a <think>b</think>", "<think> open", ""] {
             assert_eq!(split_thinking(plain), ("", plain));
         }
-        let texts = ["a", "<th", "ink>", "x", "y", "z", "</", "think>", "b"].map(str::to_owned);
-        assert_eq!(thinking(&texts), vec![3..6]);
-        assert_eq!(thinking(&["<think>", "x", "y"].map(str::to_owned)), vec![1..3]);
-        assert!(thinking(&["<think>", "x", "</think>"].map(str::to_owned)).is_empty());
     }
 }

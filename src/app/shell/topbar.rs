@@ -171,8 +171,7 @@ impl TopBar {
                     cx.push(Action::Open(b.name.to_owned()));
                     ui.close();
                 }
-                let purpose = RichText::new(b.purpose).font(theme::small()).color(cx.palette.weak);
-                ui.add(egui::Label::new(purpose).wrap());
+                below_a_name(ui, cx, egui::Label::wrap, b.purpose);
             }
             let recent: Vec<&String> =
                 cx.state.recent.iter().filter(|r| BUILTINS.iter().all(|b| b.name != r.as_str())).collect();
@@ -186,6 +185,7 @@ impl TopBar {
                         cx.push(Action::Open(spec.clone()));
                         ui.close();
                     }
+                    below_a_name(ui, cx, egui::Label::truncate, spec);
                 }
             }
             self.found_models(ui, cx);
@@ -193,8 +193,10 @@ impl TopBar {
             ui.separator();
             if let Some(m) = &cx.state.model {
                 ui.collapsing("This model", |ui| {
-                    facts_table(ui, m);
-                    trust::report(ui, cx);
+                    ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| {
+                        facts_table(ui, m);
+                        trust::report(ui, cx);
+                    });
                 });
                 ui.separator();
             }
@@ -275,7 +277,7 @@ impl TopBar {
         ui.add_sized([52.0, 24.0], egui::Label::new(label)).on_hover_text(said);
         let notes = cx.state.clean().map_or_else(Vec::new, |r| r.notes.clone());
         let wrong = self.choices[1].ui(ui, cx, &mut self.wrong, ("against", "Wrong answer", "wrong"), &notes);
-        ui.label(RichText::new("−").color(cx.palette.weak));
+        ui.add_sized([10.0, 24.0], egui::Label::new(RichText::new("−").color(cx.palette.weak)));
         let answer = self.choices[0].ui(ui, cx, &mut self.answer, ("answer", "Answer", ANSWER_ID), &notes);
         if answer {
             cx.push(ModelAction::Answer(self.answer.clone()));
@@ -318,6 +320,12 @@ pub fn editor(ui: &mut egui::Ui, text: &mut String, id: &str, name: &str, hint: 
     .inner
 }
 
+/// The line under a model's name; menus would set it justified.
+fn below_a_name(ui: &mut egui::Ui, cx: &Context<'_>, cut: impl Fn(egui::Label) -> egui::Label, text: &str) {
+    let text = RichText::new(text).font(theme::small()).color(cx.palette.weak);
+    ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| ui.add(cut(egui::Label::new(text))));
+}
+
 /// Which run the views show; right to left.
 fn which_run(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let possible = cx.state.showable();
@@ -339,8 +347,9 @@ fn which_run(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             cx.push(ModelAction::Show(show));
         }
     }
-    ui.label(RichText::new("show").font(theme::small()).color(cx.palette.weak))
-        .on_hover_text(hint(ui.ctx(), Command::NextRun));
+    // As high as the buttons beside it.
+    let label = egui::Label::new(RichText::new("show").font(theme::small()).color(cx.palette.weak));
+    ui.add_sized([34.0, 22.0], label).on_hover_text(hint(ui.ctx(), Command::NextRun));
     let n = cx.state.desk().stack.edits.len();
     if n > 0 {
         let active = cx.state.desk().stack.active().count();

@@ -117,6 +117,7 @@ pub fn transport(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             };
             ui.label(RichText::new(text).font(theme::mono()));
             if let Some((_, Some(left))) = s.progress() {
+                ui.add_space(theme::GRID);
                 ui.label(RichText::new(names::left(left)).font(theme::mono_small()).color(cx.palette.weak));
             }
             if s.shown.is_some() && ui.button("now").on_hover_text("back to the newest step").clicked() {

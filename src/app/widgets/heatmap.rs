@@ -10,9 +10,10 @@ use crate::app::export::plate::is_plate;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
-use crate::gpu::ColorMap;
+use crate::app::widgets::turns::Turns;
 use crate::gpu::colormap::ink_on;
 use crate::gpu::heatmap::{Coloring, HeatData, HeatmapCallback};
+use crate::gpu::{ColorMap, NOTHING};
 
 /// Label of a row or column.
 pub type Label<'a> = &'a dyn Fn(usize) -> String;
@@ -29,6 +30,8 @@ pub struct Heatmap<'a> {
     pub row_label_width: f32,
     /// What rows and columns are, in a word each; empty where the labels say it.
     pub axes: (&'a str, &'a str),
+    /// Of rows and columns that are positions: whose words they are.
+    pub turns: (Option<&'a Turns>, Option<&'a Turns>),
     /// Row 0 at the bottom, as layers are usually drawn.
     pub flip: bool,
     pub square: bool,
@@ -119,9 +122,41 @@ const LABEL_ROW: f32 = 14.0;
 const MOST_SAID: usize = 20_000;
 const COL_LABELS: f32 = 18.0;
 const COL_LABELS_TURNED: f32 = 64.0;
+/// Points of the band that tells whose turn a token is of.
+const BAND: f32 = 2.0;
 
 impl Heatmap<'_> {
     pub fn show(self, ui: &mut egui::Ui) -> Outcome {
+        let (rows, cols) = (Axis::new(self.turns.0, self.data.rows), Axis::new(self.turns.1, self.data.cols));
+        if rows.kept.is_none() && cols.kept.is_none() {
+            return self.draw(ui);
+        }
+        let data = folded(ui, (self.name, "folded"), self.data, (&rows, &cols));
+        let painted = self.painted.map(|p| folded(ui, (self.name, "folded paint"), p, (&rows, &cols)));
+        let said = |r: usize, c: usize| rows.fold(r).or_else(|| cols.fold(c)).map(|f| f.1);
+        let (of_rows, of_cols) = (rows.turns(), cols.turns());
+        let cell_text = |r: usize, c: usize| self.cell_text.filter(|_| said(r, c).is_none())?(rows.of(r), cols.of(c));
+        let outcome = Heatmap {
+            data: &data,
+            painted: painted.as_ref(),
+            row_label: &|r| rows.fold(r).map_or_else(|| (self.row_label)(rows.of(r)), |f| f.0),
+            col_label: &|c| cols.fold(c).map_or_else(|| (self.col_label)(cols.of(c)), |f| f.0),
+            turns: (of_rows.as_ref(), of_cols.as_ref()),
+            pinned: (rows.at(self.pinned.0), cols.at(self.pinned.1)),
+            hovered: (rows.at(self.hovered.0), cols.at(self.hovered.1)),
+            cell_text: self.cell_text.map(|_| &cell_text as &dyn Fn(usize, usize) -> Option<String>),
+            tooltip: &|ui, r, c| match said(r, c) {
+                Some(said) => _ = ui.label(said),
+                None => (self.tooltip)(ui, rows.of(r), cols.of(c)),
+            },
+            ..self
+        }
+        .draw(ui);
+        let back = |(r, c): (usize, usize)| (rows.of(r), cols.of(c));
+        Outcome { hovered: outcome.hovered.map(back), clicked: outcome.clicked.map(back) }
+    }
+
+    fn draw(self, ui: &mut egui::Ui) -> Outcome {
         let palette = Palette::of(ui.ctx());
         let id = ui.make_persistent_id(self.name);
         let (outer, mut response) = ui.allocate_exact_size(ui.available_size(), egui::Sense::click_and_drag());
@@ -244,15 +279,16 @@ impl Heatmap<'_> {
     }
 
     fn labels(&self, painter: &egui::Painter, palette: &Palette, at: &Placement, turned: bool) {
-        let color = |i: usize, pinned: Option<usize>, hovered: Option<usize>| {
+        let color = |i: usize, pinned: Option<usize>, hovered: Option<usize>, turns: Option<&Turns>| {
             if pinned == Some(i) {
                 palette.accent
             } else if hovered == Some(i) {
                 palette.text
             } else {
-                palette.weak
+                turns.map_or(palette.weak, |t| t.ink(i, palette))
             }
         };
+        self.bands(painter, at);
         let important =
             |i: usize, pinned: Option<usize>, hovered: Option<usize>| pinned == Some(i) || hovered == Some(i);
         let (first, last) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
@@ -270,7 +306,7 @@ impl Heatmap<'_> {
             }
             // A first or last label half outside would be cut.
             let y = at.row_center(r).clamp(at.plot.min.y + 5.0, (at.plot.max.y - 5.0).max(at.plot.min.y + 5.0));
-            let color = color(r, self.pinned.0, self.hovered.0);
+            let color = color(r, self.pinned.0, self.hovered.0, self.turns.0);
             let mut job = LayoutJob::simple_singleline((self.row_label)(r), theme::mono_small(), color);
             job.wrap = TextWrapping::truncate_at_width(self.row_label_width - 5.0);
             let galley = painter.layout_job(job);
@@ -279,6 +315,7 @@ impl Heatmap<'_> {
         }
         let (first, last) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
         let cell = at.plot.width() / at.view.w;
+        let under = if self.turns.1.is_some_and(Turns::are_there) { BAND } else { 0.0 };
         let step = (LABEL_ROW / cell).ceil().max(1.0) as usize;
         let marked = [self.pinned.1, self.hovered.1];
         for c in first..last {
@@ -288,15 +325,16 @@ impl Heatmap<'_> {
                 continue;
             }
             let x = at.col_center(c);
-            let color = color(c, self.pinned.1, self.hovered.1);
+            let color = color(c, self.pinned.1, self.hovered.1, self.turns.1);
             let text = (self.col_label)(c);
-            let room = if turned { painter.clip_rect().max.y - at.plot.max.y - 4.0 } else { cell * step as f32 - 2.0 };
+            let room =
+                if turned { painter.clip_rect().max.y - at.plot.max.y - 4.0 - under } else { cell * step as f32 - 2.0 };
             let mut job = LayoutJob::simple_singleline(text, theme::mono_small(), color);
             job.wrap = TextWrapping::truncate_at_width(room.max(8.0));
             let galley = painter.layout_job(job);
             if turned {
                 // Reads upwards, its end at the axis.
-                let pos = pos2(x - galley.size().y / 2.0, at.plot.max.y + 4.0 + galley.size().x);
+                let pos = pos2(x - galley.size().y / 2.0, at.plot.max.y + 4.0 + under + galley.size().x);
                 let shape = egui::epaint::TextShape::new(pos, galley, color).with_angle(-std::f32::consts::FRAC_PI_2);
                 painter.add(shape);
             } else {
@@ -305,7 +343,28 @@ impl Heatmap<'_> {
                     pos2(x + cell / 2.0 - 1.0, painter.clip_rect().max.y),
                 );
                 let left = (x - galley.size().x / 2.0).max(clip.min.x);
-                painter.with_clip_rect(clip).galley(pos2(left, at.plot.max.y + 3.0), galley, color);
+                painter.with_clip_rect(clip).galley(pos2(left, at.plot.max.y + 3.0 + under), galley, color);
+            }
+        }
+    }
+
+    /// Whose turn the tokens of an axis are of, between their names and the cells.
+    fn bands(&self, painter: &egui::Painter, at: &Placement) {
+        let inside = |a: egui::Rangef, b: egui::Rangef| egui::Rangef::new(a.min.max(b.min), a.max.min(b.max));
+        for r in 0..self.data.rows {
+            let Some(color) = self.turns.0.and_then(|t| t.band(r)) else { continue };
+            let y = inside(at.row_range(r), at.plot.y_range());
+            if y.min < y.max {
+                let x = egui::Rangef::new(at.plot.min.x - 1.5 - BAND, at.plot.min.x - 1.5);
+                painter.rect_filled(Rect::from_x_y_ranges(x, y), 0.0, color);
+            }
+        }
+        for c in 0..self.data.cols {
+            let Some(color) = self.turns.1.and_then(|t| t.band(c)) else { continue };
+            let x = inside(at.col_range(c), at.plot.x_range());
+            if x.min < x.max {
+                let y = egui::Rangef::new(at.plot.max.y + 1.5, at.plot.max.y + 1.5 + BAND);
+                painter.rect_filled(Rect::from_x_y_ranges(x, y), 0.0, color);
             }
         }
     }
@@ -387,6 +446,70 @@ impl Heatmap<'_> {
             (None, None) => {}
         }
     }
+}
+
+/// One axis of which some positions are folded away.
+struct Axis<'a> {
+    turns: Option<&'a Turns>,
+    /// The positions that are drawn; `None` for all.
+    kept: Option<Vec<usize>>,
+}
+
+impl<'a> Axis<'a> {
+    fn new(turns: Option<&'a Turns>, n: usize) -> Self {
+        Self { turns, kept: turns.and_then(|t| t.kept(n)) }
+    }
+
+    /// The position that is drawn at a place.
+    fn of(&self, place: usize) -> usize {
+        self.kept.as_ref().map_or(place, |k| k.get(place).copied().unwrap_or(usize::MAX))
+    }
+
+    /// Where a position is drawn; of what is folded away, where the fold is.
+    fn at(&self, pos: Option<usize>) -> Option<usize> {
+        let Some(kept) = &self.kept else { return pos };
+        let pos = pos?;
+        kept.partition_point(|k| *k <= pos).checked_sub(1)
+    }
+
+    /// What is drawn at a place instead of a position.
+    fn fold(&self, place: usize) -> Option<(String, String)> {
+        self.kept.as_ref()?;
+        self.turns?.fold(self.of(place))
+    }
+
+    fn len(&self, all: usize) -> usize {
+        self.kept.as_ref().map_or(all, Vec::len)
+    }
+
+    /// Those of the positions that are drawn.
+    fn turns(&self) -> Option<Turns> {
+        let turns = self.turns?;
+        Some(self.kept.as_ref().map_or_else(|| turns.clone(), |k| turns.only(k)))
+    }
+}
+
+/// A matrix without what is folded away, made again only where one of them has changed.
+fn folded(ui: &egui::Ui, name: (&str, &str), data: &HeatData, (rows, cols): (&Axis<'_>, &Axis<'_>)) -> HeatData {
+    type Kept = (u64, Option<Vec<usize>>, Option<Vec<usize>>);
+    let id = ui.scope_id().with(name);
+    let key: Kept = (data.id(), rows.kept.clone(), cols.kept.clone());
+    if let Some((of, made)) = ui.data(|d| d.get_temp::<(Kept, HeatData)>(id))
+        && of == key
+    {
+        return made;
+    }
+    let (n_rows, n_cols) = (rows.len(data.rows), cols.len(data.cols));
+    let mut values = Vec::with_capacity(n_rows * n_cols);
+    let hidden: Vec<bool> = (0..n_cols).map(|c| cols.fold(c).is_some()).collect();
+    for r in 0..n_rows {
+        let (row, whole) = (rows.of(r), rows.fold(r).is_none());
+        let value = |c: usize| data.get(row, cols.of(c)).filter(|_| whole && !hidden[c]);
+        values.extend((0..n_cols).map(|c| value(c).unwrap_or(NOTHING)));
+    }
+    let made = HeatData::new(n_rows, n_cols, values);
+    ui.data_mut(|d| d.insert_temp(id, (key, made.clone())));
+    made
 }
 
 /// The axes' names: that of the rows beside their labels, turned; that of the columns under the row labels.
@@ -551,7 +674,7 @@ mod tests {
 
     #[test]
     fn csv_quotes_labels() {
-        let d = HeatData::new(1, 2, vec![1.5, crate::gpu::NOTHING]);
+        let d = HeatData::new(1, 2, vec![1.5, NOTHING]);
         assert_eq!(csv(&d, &|_| "a,b".to_owned(), &|c| c.to_string()), ",0,1\n\"a,b\",1.5,");
     }
 }

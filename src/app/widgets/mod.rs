@@ -9,6 +9,7 @@ pub mod reach;
 pub mod scrubber;
 pub mod token_field;
 pub mod token_text;
+pub mod turns;
 
 use eframe::egui::{self, RichText};
 

@@ -18,6 +18,12 @@ pub fn visible(text: &str) -> String {
     if out.is_empty() { "∅".to_owned() } else { out }
 }
 
+/// A name of several words: as [`visible`], but for the spaces between them.
+pub fn name(text: &str) -> String {
+    let words = text.split(' ').map(|w| if w.is_empty() { String::new() } else { visible(w) });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn is_shapeless(c: char) -> bool {
     matches!(c, '\u{a0}' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fe00}'..='\u{fe0f}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..)
@@ -72,6 +78,7 @@ mod tests {
         assert_eq!(visible("\n\n\t"), "↵↵⇥");
         assert_eq!(visible("\u{200b}"), "\\u200b");
         assert_eq!(visible(""), "∅");
+        assert_eq!((name("MLP 29"), name("a\nb  c"), name("")), ("MLP 29".into(), "a↵b  c".into(), String::new()));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::app::look::theme;
 use crate::app::widgets::colorbar::number;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::app::widgets::reach::{self, Reach, Reached, Reaching};
+use crate::app::widgets::turns::Turns;
 use crate::app::widgets::{choice, line_with, message, token_text};
 use crate::features::feature_activations::Order;
 use crate::features::heat::FeatureHeat;
@@ -136,9 +137,11 @@ impl View for Features {
             let words = s.labels.words(&Unit::Feature(f))?;
             Some(format!("{f} {words}"))
         };
+        let turns = if is_of_now { cx.turns() } else { Turns::default() };
         let outcome = Heatmap {
             name: "features",
             axes: ("feature", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|i| chosen.get(i).map_or_else(String::new, |f| labelled(*f).unwrap_or_else(|| f.to_string())),

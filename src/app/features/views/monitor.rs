@@ -10,6 +10,7 @@ use crate::app::look::theme;
 use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::controls;
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
+use crate::app::widgets::turns::Turns;
 use crate::app::widgets::{captioned, choice, message, token_text};
 use crate::features::monitor::{Follow, MonitorRow, Monitored};
 use crate::gpu::HeatData;
@@ -192,9 +193,13 @@ impl View for Monitor {
         let token = |c: usize| m.texts.get(c).map_or_else(String::new, |t| token_text::short(t, 12));
         // It is a strip: a few rows do not fill a large window.
         let height = ui.available_height().min(MOST_HIGH * m.values.len() as f32 + COLUMN_NAMES);
+        // What was generated stands behind the prompt.
+        let run = cx.run().filter(|r| m.texts.starts_with(&r.texts));
+        let turns = run.map_or_else(Turns::default, |r| cx.turns_of(&r));
         let heatmap = Heatmap {
             name: "monitor",
             axes: ("", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|r| names.get(r).cloned().unwrap_or_default(),

@@ -131,9 +131,11 @@ impl Activations {
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let row = p.neuron.filter(|_| p.layer == n.layer).and_then(|i| n.order.iter().position(|o| *o == i));
+        let turns = cx.turns();
         let outcome = Heatmap {
             name: "neurons",
             axes: ("neuron", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|r| n.order.get(r).map_or_else(String::new, ToString::to_string),
@@ -197,9 +199,11 @@ impl Activations {
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
+        let turns = cx.turns();
         let outcome = Heatmap {
             name: "head outputs",
             axes: ("head", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|r| format!("{}.{}", r / heads, r % heads),
@@ -216,7 +220,7 @@ impl Activations {
             tooltip: &|ui, r, c| {
                 ui.label(format!("head {}.{} at {} ({c})", r / heads, r % heads, cx.token(c)));
                 if let Some(v) = data.get(r, c) {
-                    ui.label(RichText::new(format!("norm {v:.3}")).font(theme::title()));
+                    ui.label(RichText::new(format!("norm {v:.4}")).font(theme::title()));
                 }
             },
         }

@@ -362,12 +362,14 @@ impl Attention {
         let square = (width - ROW_LABELS + 56.0).min(available.y);
         let below = !aside && available.y - square > 90.0;
         let height = if below { square } else { available.y };
+        let turns = cx.turns();
         ui.horizontal_top(|ui| {
             let outcome = ui
                 .allocate_ui(vec2(width, height), |ui| {
                     Heatmap {
                         name: "attention pattern",
                         axes: ("query", "key"),
+                        turns: (Some(&turns), Some(&turns)),
                         data: &data,
                         coloring: colors,
                         row_label: &|r| cx.token(r),
@@ -448,10 +450,12 @@ fn row_readout(ui: &mut egui::Ui, cx: &mut Context<'_>, data: &HeatData) {
     );
     let mut row: Vec<(usize, f32)> = (0..data.cols).filter_map(|c| data.get(p.pos, c).map(|v| (c, v))).collect();
     row.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let turns = cx.turns();
     for (c, v) in row.into_iter().take((ui.available_height() / 22.0) as usize) {
         let bar =
             Bar { label: format!("{c} {}", cx.token(c)), value: v, text: format!("{v:.2}"), strong: p.key == Some(c) };
         let response = bars::bar(ui, &bar, 1.0, false, 76.0);
+        turns.mark(ui.painter(), response.rect, c);
         if response.clicked() {
             cx.pin(|p| p.key = Some(c));
         }

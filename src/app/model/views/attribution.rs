@@ -211,6 +211,7 @@ impl AttributionView {
         let outcome = Heatmap {
             name: "direct attribution",
             axes: ("layer", "head"),
+            turns: (None, None),
             data,
             coloring: colors,
             row_label: &|r| r.to_string(),

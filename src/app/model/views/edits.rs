@@ -403,7 +403,7 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     for c in shown {
         let bar =
             Bar { label: c.component.to_string(), value: c.rise(), text: format!("{:+.2}", c.rise()), strong: false };
-        let help = format!("direct attribution {:+.3} → {:+.3}", c.before, c.after);
+        let help = format!("direct attribution {:+.4} → {:+.4}", c.before, c.after);
         if bars::bar(ui, &bar, max, true, 62.0).on_hover_text(help).clicked()
             && let Component::Head { layer, head } = c.component
         {

@@ -65,9 +65,11 @@ impl View for EntropyView {
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let differs = entropy.value.minus.is_some();
+        let turns = cx.turns();
         let outcome = Heatmap {
             name: "entropy",
             axes: ("layer", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|r| r.to_string(),

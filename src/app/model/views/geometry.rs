@@ -141,6 +141,7 @@ impl Geometry {
         let outcome = Heatmap {
             name: "cosines",
             axes: (kind, kind),
+            turns: (None, None),
             data: &data,
             coloring: diverging(&cx.palette, 1.0, cx.state.results.geometry.get().is_some_and(|r| r.fresh)),
             row_label: &label,

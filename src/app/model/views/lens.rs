@@ -137,9 +137,11 @@ impl View for LensView {
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let top = |r: usize, c: usize| lens.value.cells.get(r).and_then(|row| row.get(c)).and_then(|c| c.as_ref());
+        let turns = cx.turns();
         let outcome = Heatmap {
             name: "logit lens",
             axes: ("layer", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|r| r.to_string(),

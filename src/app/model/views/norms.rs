@@ -100,9 +100,11 @@ impl View for NormsView {
             });
         });
         let (p, h) = (cx.pinned(), cx.state.hovered);
+        let turns = cx.turns();
         let outcome = Heatmap {
             name: "norms",
             axes: ("layer", "token"),
+            turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
             row_label: &|r| r.to_string(),

@@ -12,6 +12,7 @@ use crate::analysis::audit::{Audit, audit};
 use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
+use crate::analysis::run::Run;
 use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
@@ -226,12 +227,17 @@ fn col_label(cx: &Context<'_>, found: &SweepResult, c: usize) -> String {
     }
 }
 
-fn base_token(cx: &Context<'_>, found: &SweepResult, pos: usize) -> String {
-    let run = match found.settings.base {
+fn base_run<'a>(cx: &'a Context<'_>, found: &SweepResult) -> Option<&'a Arc<Run>> {
+    match found.settings.base {
         RunSide::Clean => cx.state.clean(),
         RunSide::Corrupted => cx.state.corrupted(),
-    };
-    run.and_then(|r| r.texts.get(pos)).map_or_else(String::new, |t| crate::app::widgets::token_text::short(t, 10))
+    }
+}
+
+fn base_token(cx: &Context<'_>, found: &SweepResult, pos: usize) -> String {
+    base_run(cx, found)
+        .and_then(|r| r.texts.get(pos))
+        .map_or_else(String::new, |t| crate::app::widgets::token_text::short(t, 10))
 }
 
 impl PatchingView {
@@ -443,9 +449,12 @@ fn grid(
     let active: Vec<usize> =
         stack.active().filter(|_| stack.base == found.settings.base).filter_map(|e| found.index_of(e)).collect();
     let index = |r: usize, c: usize| r * data.cols + c;
+    let over_positions = found.axes.len() > 1 && found.axes.last().is_some_and(|(name, _)| is_position(name));
+    let turns = base_run(cx, found).filter(|_| over_positions).map(|r| cx.turns_of(r));
     let outcome = Heatmap {
         name: "patching",
         axes: axes_of(found),
+        turns: (turns.as_ref().filter(|_| matches!(found.settings.by, Axes::DestSrc { .. })), turns.as_ref()),
         data,
         coloring: colors,
         row_label: &|r| row_label(found, r),

@@ -41,6 +41,7 @@ impl View for ProjectionView {
         let (accent, ink) = (cx.palette.accent, cx.palette.text);
         let label = |pos: usize| cx.token(pos);
         let offset = projection.first;
+        let turns = cx.turns();
         let response = Plot::new("projection")
             .data_aspect(1.0)
             .show_grid([false, false])
@@ -48,7 +49,9 @@ impl View for ProjectionView {
             .y_axis_label(format!("component 2 ({:.0} %)", percent[1]))
             .label_formatter(|h| match h {
                 HoverPosition::NearDataPoint { plot_name, index, .. } if plot_name.starts_with("layer") => {
-                    Some(format!("{plot_name}\n{} ({})", label(offset + index), offset + index))
+                    let pos = offset + index;
+                    let whose = turns.whose(pos).map_or_else(String::new, |w| format!("\n{w}"));
+                    Some(format!("{plot_name}\n{} ({pos}){whose}", label(pos)))
                 }
                 _ => None,
             })

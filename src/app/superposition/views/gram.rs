@@ -127,6 +127,7 @@ impl Gram {
         let outcome = Heatmap {
             name: "WᵀW",
             axes: ("output", "input"),
+            turns: (None, None),
             data: &data,
             coloring,
             row_label: &|r| r.to_string(),

@@ -67,6 +67,9 @@ fn interference_color(cx: &Context<'_>, superposition: f32) -> Color32 {
     Color32::from_rgb(mix(a.r(), b.r()), mix(a.g(), b.g()), mix(a.b(), b.b()))
 }
 
+/// Points between small pictures.
+const GAP: f32 = 8.0;
+
 /// Small pictures of all instances side by side. `draw` gets each one's rectangle; a click selects. Of very many
 /// only as many are drawn as are worth looking at.
 fn small_multiples(
@@ -77,7 +80,6 @@ fn small_multiples(
     caption: f32,
     mut draw: impl FnMut(&mut egui::Ui, &mut Context<'_>, usize, Rect, &egui::Response),
 ) {
-    const GAP: f32 = 8.0;
     let space = ui.available_size();
     let most = 60.min(count);
     // As large as they can be without a scroll bar.
@@ -135,20 +137,30 @@ fn small_multiples(
 fn caption(ui: &egui::Ui, rect: Rect, lines: &[(String, Color32)]) {
     let mut y = rect.max.y + 3.0;
     for (text, color) in lines {
-        let width = |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), *color).size().x;
-        let text = match text.split_once(' ') {
-            Some((a, b)) if !b.contains(' ') && width(text) > rect.width() => {
-                if a.contains(|c: char| c.is_ascii_digit()) { a } else { b }
-            }
-            _ => text,
-        };
-        let mut job = egui::text::LayoutJob::simple_singleline(text.to_owned(), theme::small(), *color);
-        job.wrap = egui::text::TextWrapping::truncate_at_width(rect.width());
-        let galley = ui.painter().layout_job(job);
-        let x = rect.center().x - galley.size().x / 2.0;
-        ui.painter().galley(pos2(x, y), galley, *color);
+        let galley = |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), *color);
+        // What is cut would say little; the whole of it is said where it is pointed at.
+        if let Some(galley) = shorter(text).into_iter().map(galley).find(|g| g.size().x <= rect.width() + GAP) {
+            let x = rect.center().x - galley.size().x / 2.0;
+            ui.painter().galley(pos2(x, y), galley, *color);
+        }
         y += 14.0;
     }
+}
+
+/// A caption in fewer and fewer letters: the whole, its parts from the longest on, and of a number with its unit the number.
+fn shorter(text: &str) -> Vec<&str> {
+    let mut all = vec![text];
+    // A digit or two alone would not say what they count.
+    let mut parts: Vec<&str> = text.split(" · ").filter(|p| p.len() > 2 && *p != text).collect();
+    parts.sort_by_key(|p| std::cmp::Reverse(p.len()));
+    all.extend(parts);
+    let number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+    let numbers: Vec<&str> = text.split(' ').filter(number).collect();
+    // Of two numbers one alone would not say which it is.
+    if let ([one], false) = (&numbers[..], text.contains(" · ")) {
+        all.push(one);
+    }
+    all
 }
 
 /// Which of several pictures a view shows.
@@ -173,4 +185,18 @@ fn log10(loss: f32) -> f64 {
 
 fn feature_labels(n: usize) -> Vec<String> {
     (0..n).map(|i| format!("feature {i}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorter;
+
+    #[test]
+    fn captions_get_shorter_part_by_part() {
+        assert_eq!(shorter("0.012 · 2 antipodal pairs"), ["0.012 · 2 antipodal pairs", "2 antipodal pairs", "0.012"]);
+        assert_eq!(shorter("density 0.05 · 1"), ["density 0.05 · 1", "density 0.05"]);
+        assert_eq!(shorter("density 0.05"), ["density 0.05", "0.05"]);
+        assert_eq!(shorter("800 samples"), ["800 samples", "800"]);
+        assert_eq!(shorter("density 0.050, I 0.30"), ["density 0.050, I 0.30"]);
+    }
 }

@@ -86,6 +86,7 @@ impl View for Weights {
                     Heatmap {
                         name: "hidden × feature",
                         axes: ("hidden unit", "feature"),
+                        turns: (None, None),
                         data: &data,
                         coloring: colors,
                         row_label: &|r| format!("{r}: {}", carried.get(r).unwrap_or(&0)),

@@ -24,6 +24,9 @@ pub struct Patterns {
     large: Cached<(usize, usize, usize)>,
 }
 
+/// Points for the name above a small pattern and the gap below it.
+const HEAD: f32 = 22.0;
+
 /// Returns the lower triangle of a pattern. No query can attend to what comes after it.
 fn triangle(values: &[f32], n: usize) -> HeatData {
     let cells = (0..n * n).map(|i| if i % n <= i / n { values.get(i).copied().unwrap_or(NOTHING) } else { NOTHING });
@@ -39,7 +42,7 @@ impl View for Patterns {
         let per_layer = probe.patterns.first().map_or(1, Vec::len).max(1);
         let layers = probe.patterns.len().max(1);
         let space = ui.available_size();
-        let side = (space.x / per_layer as f32 - 10.0).min(space.y * 0.42 / layers as f32 - 18.0).clamp(30.0, 150.0);
+        let side = (space.x / per_layer as f32 - 10.0).min(space.y * 0.42 / layers as f32 - HEAD).clamp(30.0, 150.0);
         let colors = sequential(&cx.palette, 0.0, 1.0, true);
         let origin = ui.cursor().min;
         if self.of.as_ref().is_none_or(|o| !Arc::ptr_eq(o, &probe)) {
@@ -57,8 +60,8 @@ impl View for Patterns {
             };
             // The last layer on top, as it reads from those below.
             let row = layers - 1 - l;
-            let min = origin + vec2(h as f32 * (side + 10.0), row as f32 * (side + 18.0));
-            let rect = Rect::from_min_size(min + vec2(0.0, 14.0), vec2(side, side));
+            let min = origin + vec2(h as f32 * (side + 10.0), row as f32 * (side + HEAD));
+            let rect = Rect::from_min_size(min + vec2(0.0, HEAD - 6.0), vec2(side, side));
             let response = ui.interact(rect, ui.scope_id().with(("head", l, h)), egui::Sense::click());
             response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("head {l}.{h}")));
             let chosen = cx.state.training.head == (l, h);
@@ -80,7 +83,7 @@ impl View for Patterns {
                 cx.actions.push(Action::Training(TrainingAction::Head(l, h)));
             }
         }
-        ui.allocate_space(vec2(space.x, layers as f32 * (side + 18.0) + 4.0));
+        ui.allocate_space(vec2(space.x, layers as f32 * (side + HEAD) + 4.0));
         let (l, h) = cx.state.training.head;
         let Some(values) = probe.patterns.get(l).and_then(|hs| hs.get(h)) else { return };
         ui.horizontal(|ui| {
@@ -93,6 +96,7 @@ impl View for Patterns {
         Heatmap {
             name: "pattern in training",
             axes: ("query", "key"),
+            turns: (None, None),
             data: &data,
             coloring: colors,
             row_label: &token,

@@ -11,6 +11,7 @@ use crate::analysis::component::Component;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
+use crate::app::widgets::turns::Turns;
 use crate::circuit::Member;
 use crate::graph::layout::Drawing;
 use crate::graph::{Input, NodeKind};
@@ -110,7 +111,7 @@ impl GraphView {
             };
             mark(&painter, d, item, center, radius(item), color.gamma_multiply(strength), ring);
         }
-        self.labels(&painter, rect, cx, &picture, &lit, focus.is_some(), at, radius, fade);
+        self.labels(&painter, rect, cx, d, &picture, &lit, focus.is_some(), at, radius, fade);
 
         if let (Some(i), Some(pointer)) = (dragged, pointer) {
             let goal = onto.map(|o| &picture.items[o]);
@@ -283,6 +284,7 @@ impl GraphView {
         painter: &egui::Painter,
         rect: Rect,
         cx: &Context<'_>,
+        d: &Drawing,
         picture: &Picture,
         lit: &HashSet<usize>,
         focused: bool,
@@ -302,6 +304,7 @@ impl GraphView {
             rank(b).cmp(&rank(a)).then(picture.items[*b].influence.total_cmp(&picture.items[*a].influence))
         });
         let mut taken: Vec<Rect> = Vec::new();
+        let turns = turns(cx, d);
         let marks: Vec<Pos2> = picture.items.iter().map(|i| at(i.place)).collect();
         for i in order {
             let item = &picture.items[i];
@@ -315,9 +318,12 @@ impl GraphView {
                 continue;
             }
             let strength = if focused && !lit.contains(&i) { 0.4 } else { 1.0 } * fade;
-            let color = if end { p.text } else { p.weak };
+            // What the chat template wrote is dimmed, as everywhere.
+            let template = |m: &usize| turns.is_template(d.graph.nodes[*m].pos);
+            let quiet = item.kind == NodeKind::Token && item.members.iter().all(template);
+            let color = if end && !quiet { p.text } else { p.weak };
             let galley = painter.layout_no_wrap(
-                token_text::short(&item.spoken(), 16),
+                token_text::cut(&item.spoken(), 16),
                 theme::mono_small(),
                 color.gamma_multiply(strength),
             );
@@ -362,6 +368,12 @@ impl GraphView {
     }
 }
 
+/// Whose words the graph's tokens are of, where they are those of the run that is shown.
+fn turns(cx: &Context<'_>, d: &Drawing) -> Turns {
+    let run = cx.run().filter(|r| r.texts.starts_with(&d.graph.prompt_tokens));
+    run.map_or_else(Turns::default, |r| cx.turns_of(&r))
+}
+
 fn columns_and_layers(
     painter: &egui::Painter,
     rect: Rect,
@@ -371,8 +383,13 @@ fn columns_and_layers(
     at: impl Fn((f32, f32)) -> Pos2,
 ) {
     let p = cx.palette;
+    let turns = turns(cx, d);
     for (pos, (left, right)) in d.columns.iter().enumerate() {
         let x = at((*left, 0.0)).x..=at((*right, 0.0)).x;
+        if let Some(color) = turns.band(pos) {
+            let y = rect.bottom() - 2.0..=rect.bottom();
+            painter.rect_filled(Rect::from_x_y_ranges(x.clone(), y), 0.0, color);
+        }
         let band = Rect::from_x_y_ranges(*x.start()..=*x.end(), rect.y_range());
         if cx.pinned().pos == pos && cx.state.desk().graph.file.is_none() {
             painter.rect_filled(band, 0.0, p.header);
@@ -430,7 +447,7 @@ fn dragged_node(
     }
     let text = goal.map_or_else(
         || "drop it on another node to group them".to_owned(),
-        |g| format!("group with {}", token_text::short(&g.spoken(), 16)),
+        |g| format!("group with {}", token_text::cut(&g.spoken(), 16)),
     );
     painter.text(pointer + vec2(14.0, -14.0), Align2::LEFT_BOTTOM, text, theme::small(), p.text);
 }
@@ -455,7 +472,7 @@ fn mark(painter: &egui::Painter, d: &Drawing, item: &Item, center: Pos2, r: f32,
 }
 
 fn tooltip(ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing, item: &Item) {
-    let title = if item.is_fold() { "folded tokens".to_owned() } else { token_text::visible(&item.spoken()) };
+    let title = if item.is_fold() { "folded tokens".to_owned() } else { item.spoken() };
     ui.label(RichText::new(title).font(theme::title()));
     ui.label(place_name(cx, d, item));
     if let Some(c) = item.contribution {

@@ -455,7 +455,7 @@ impl GraphView {
                         input => format!("<{}> ", input.letter()),
                     };
                     let label =
-                        format!("{through}{} {}", token_text::short(&other.spoken(), 12), place_name(cx, d, other));
+                        format!("{through}{} {}", token_text::cut(&other.spoken(), 12), place_name(cx, d, other));
                     let b = Bar { label, value: link.weight, text: format!("{:+.3}", link.weight), strong: false };
                     let response = bars::bar(ui, &b, max, true, 104.0);
                     if response.hovered() {

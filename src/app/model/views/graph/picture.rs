@@ -42,7 +42,7 @@ impl Item {
     /// Its name on the screen: parts of the model are called as everywhere, tokens are what they are.
     pub fn spoken(&self) -> String {
         match self.kind {
-            NodeKind::Component | NodeKind::Error => spoken(&self.label),
+            NodeKind::Component | NodeKind::Error => token_text::name(&spoken(&self.label)),
             NodeKind::Token | NodeKind::Logit => self.label.clone(),
         }
     }
@@ -193,7 +193,11 @@ pub fn own_label(label: &str, kind: NodeKind, id: &str, d: &Drawing, pos: usize)
         NodeKind::Token => d.graph.prompt_tokens.get(pos).map_or_else(|| label.to_owned(), |t| token_text::visible(t)),
         NodeKind::Logit => {
             let inner = label.split_once('"').and_then(|(_, rest)| rest.split_once('"')).map_or(label, |(t, _)| t);
-            token_text::visible(inner)
+            // Two tokens, the second of which is taken from the first.
+            match inner.rsplit_once(" −").filter(|(a, _)| !a.is_empty()) {
+                Some((a, b)) => format!("{} − {}", token_text::visible(a), token_text::visible(b)),
+                None => token_text::visible(inner),
+            }
         }
         _ if label.is_empty() => id.to_owned(),
         _ => label.to_owned(),

@@ -6,7 +6,7 @@ use super::GraphView;
 use super::picture::{Line, pin_part, place_name, tell};
 use crate::app::look::theme;
 use crate::app::view::Context;
-use crate::app::widgets::{message, token_text};
+use crate::app::widgets::message;
 use crate::graph::{Input, NodeKind};
 
 /// Inputs that the tree shows of each node.
@@ -56,7 +56,7 @@ impl GraphView {
                         ui.label(RichText::new(weight).font(theme::mono()).color(color));
                         let name = ui.selectable_label(
                             self.selected.as_ref() == Some(&item.id),
-                            RichText::new(token_text::visible(&item.spoken())).font(theme::title()),
+                            RichText::new(item.spoken()).font(theme::title()),
                         );
                         ui.label(
                             RichText::new(place_name(cx, &drawing, item)).font(theme::mono()).color(cx.palette.weak),
