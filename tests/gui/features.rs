@@ -443,7 +443,14 @@ fn a_dictionary_is_trained_in_the_window() {
     assert_eq!(state.count(), 1);
     // The curve begins where it began before.
     assert_eq!(h.state().state.features.training.value().unwrap().curve[0].step, 1);
-    h.state_mut().state.apply(Action::Feature(FeatureAction::StopTraining), 0.0);
+    // Another model stops it, and says so.
+    h.state_mut().state.apply(Action::Open("alphabetical".to_owned()), 0.0);
+    settle(&mut h);
+    assert!(!h.state().state.features.is_busy());
+    let said = h.query_by_label_contains("The training of a dictionary of induction was stopped at step ");
+    assert!(said.is_some(), "the curve stands still without a word");
+    h.state_mut().state.apply(Action::Open("induction".to_owned()), 0.0);
+    settle(&mut h);
     assert_eq!(kept().modified().unwrap(), first_kept.modified().unwrap(), "harvested once");
     feature(&mut h, FeatureAction::ForgetActivations);
     assert_eq!(std::fs::read_dir(activations.path()).unwrap().count(), 0);

@@ -199,7 +199,7 @@ impl FeaturesState {
 
     /// Takes in what has arrived, and does what follows once. True if anything changed.
     pub fn poll(&mut self, notices: &mut Notices) -> bool {
-        let trained_before = self.training.is_running();
+        let (trained_before, stopping) = (self.training.is_running(), self.is_stopping());
         let mut changed = false;
         for slot in self.slots() {
             changed |= slot.poll();
@@ -251,8 +251,20 @@ impl FeaturesState {
             // The same may be looked for again.
             self.finding.forget();
         }
-        if trained_before && !self.training.is_running() && !self.kept_activations.is_running() {
+        let ended = trained_before && !self.training.is_running();
+        if ended && !self.kept_activations.is_running() {
             self.kept_activations.again();
+        }
+        // Another model may have been opened meanwhile: its curve would stand still without a word.
+        let curve = self.training.value().map(|t| &t.curve);
+        if let (Some(last), true) = (curve.and_then(|c| c.last()), ended && stopping)
+            && let Some(of) = self.training.wanted().map(|t| t.model.config.name.clone())
+        {
+            let text = format!(
+                "The training of a dictionary of {of} was stopped at step {}; asked for again with {of} open, it goes on there.",
+                last.step
+            );
+            notices.push(Level::Info, text);
         }
         if let Some(trained) = self.training.take_news().and_then(|t| t.trained.clone()) {
             self.open_trained(&trained, notices);

@@ -183,19 +183,23 @@ impl Attention {
             if let Some(random) = choice(ui, "on", self.random, &[(false, "this text"), (true, "random repeat")]) {
                 self.random = random;
             }
-            let p = cx.pinned();
-            let average = if p.all_heads { 2 } else { u8::from(p.head.is_none()) };
-            if let Some(a) = choice(ui, "average", average, &[(0, "off"), (1, "layer"), (2, "model")]) {
-                cx.pin(|p| {
-                    p.all_heads = a == 2;
-                    p.head = if a == 0 { Some(p.head.unwrap_or(0)) } else { None };
-                });
-            }
-            let options = [(Isolate::Nothing, "off"), (Isolate::Row, "row"), (Isolate::Column, "column")];
-            if let Some(i) = choice(ui, "isolate", self.isolate, &options) {
-                self.isolate = i;
-            }
         });
+    }
+
+    /// What is shown large: one head or a mean, and what of it is dimmed.
+    fn which(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let p = cx.pinned();
+        let average = if p.all_heads { 2 } else { u8::from(p.head.is_none()) };
+        if let Some(a) = choice(ui, "average", average, &[(0, "off"), (1, "layer"), (2, "model")]) {
+            cx.pin(|p| {
+                p.all_heads = a == 2;
+                p.head = if a == 0 { Some(p.head.unwrap_or(0)) } else { None };
+            });
+        }
+        let options = [(Isolate::Nothing, "off"), (Isolate::Row, "row"), (Isolate::Column, "column")];
+        if let Some(i) = choice(ui, "isolate", self.isolate, &options) {
+            self.isolate = i;
+        }
     }
 
     fn scores<'a>(&self, cx: &'a Context<'_>) -> Option<(&'a HeadScores, u64)> {
@@ -317,12 +321,12 @@ impl Attention {
         let p = cx.pinned();
         let title = match p.which() {
             PatternChoice::Head(l, h) => format!("Head {l}.{h}"),
-            PatternChoice::LayerMean(l) => format!("Layer {l}, mean of its heads"),
-            PatternChoice::ModelMean => "Mean of all heads".to_owned(),
+            PatternChoice::LayerMean(l) => format!("Layer {l}"),
+            PatternChoice::ModelMean => "All heads".to_owned(),
         };
         ui.horizontal(|ui| {
             ui.label(RichText::new(title).font(theme::title()).color(cx.palette.accent));
-            ui.label(RichText::new("rows attend to columns").font(theme::small()).color(cx.palette.weak));
+            self.which(ui, cx);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 if let Some(m) =
                     self.large.last().map(HeatData::max_abs).filter(|_| cx.state.desk().show == Show::Difference)
