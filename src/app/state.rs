@@ -17,6 +17,7 @@ use super::shell::notices::{Level, Notices};
 use super::superposition::SuperpositionState;
 use super::training::TrainingState;
 use super::view::{Seen, Workspace};
+use super::widgets::names::spoken;
 use crate::analysis::feature_geometry::Directions;
 use crate::analysis::generation::GenerationOf;
 use crate::analysis::patching::SweepOf;
@@ -499,8 +500,8 @@ impl State {
         let before = self.desk().hash;
         let name = if back { self.history.undo(&mut self.document) } else { self.history.redo(&mut self.document) };
         let text = match (name, back) {
-            (Some(name), true) => format!("Undone: {name}."),
-            (Some(name), false) => format!("Done again: {name}."),
+            (Some(name), true) => format!("Undone: {}.", spoken(&name)),
+            (Some(name), false) => format!("Done again: {}.", spoken(&name)),
             (None, true) => "There is nothing to undo.".to_owned(),
             (None, false) => "There is nothing to do again.".to_owned(),
         };

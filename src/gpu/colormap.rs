@@ -74,11 +74,25 @@ impl ColorMap {
     }
 }
 
-/// Black or white, whichever reads better on `background`.
+/// Relative luminance of an opaque colour, from 0 to 1 [WCAG 2.2].
+fn luminance(c: Color32) -> f64 {
+    let linear = |v: u8| {
+        let v = f64::from(v) / 255.0;
+        if v <= 0.04045 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) }
+    };
+    0.2126 * linear(c.r()) + 0.7152 * linear(c.g()) + 0.0722 * linear(c.b())
+}
+
+/// How far one opaque colour stands out from another, from 1 to 21 [WCAG 2.2].
+pub fn contrast(a: Color32, b: Color32) -> f64 {
+    let (a, b) = (luminance(a), luminance(b));
+    (a.max(b) + 0.05) / (a.min(b) + 0.05)
+}
+
+/// Black or white, whichever reads better on `background`: one of them has a contrast of at least 4.58.
 pub fn ink_on(background: Color32) -> Color32 {
-    let luma =
-        0.299 * f32::from(background.r()) + 0.587 * f32::from(background.g()) + 0.114 * f32::from(background.b());
-    if luma > 140.0 { Color32::from_gray(16) } else { Color32::from_gray(238) }
+    let better = contrast(Color32::BLACK, background) > contrast(Color32::WHITE, background);
+    if better { Color32::BLACK } else { Color32::WHITE }
 }
 
 #[cfg(test)]
@@ -90,6 +104,16 @@ mod tests {
         for map in [ColorMap::DivergingDark, ColorMap::DivergingLight] {
             let (low, high) = (map.at(0.0), map.at(1.0));
             assert!(low.r() > low.b() && high.b() > high.r(), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn ink_is_read_on_every_colour() {
+        assert!((contrast(Color32::BLACK, Color32::WHITE) - 21.0).abs() < 1e-9);
+        for map in ColorMap::ALL {
+            for c in map.colors() {
+                assert!(contrast(ink_on(*c), *c) >= 4.5, "{map:?} {c:?}");
+            }
         }
     }
 

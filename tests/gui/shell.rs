@@ -114,7 +114,7 @@ fn a_chosen_head_stays_when_the_position_moves() {
     let mut p = h.state().state.pinned();
     p.focus = circuitscope::session::desk::Focus::Head;
     h.state_mut().state.apply(ModelAction::Pin(p), 0.0);
-    h.state_mut().state.apply(ModelAction::Pin(circuitscope::session::desk::Pinned { pos: 1, ..p }), 0.0);
+    h.state_mut().state.apply(ModelAction::Pin(Pinned { pos: 1, ..p }), 0.0);
     settle(&mut h);
     let now = h.state().state.pinned();
     assert_eq!((now.layer, now.head), (p.layer, p.head));
@@ -324,24 +324,29 @@ fn keys_reach_the_field_that_was_focused_before_them_in_the_same_frame() {
 #[test]
 fn a_single_key_says_what_it_has_done_and_takes_it_back() {
     let mut h = window(document(PROMPT));
+    // Messages fade: what they say is looked at in the next frames.
     let press = |h: &mut Harness<'static, App>, k: egui::Key| {
         h.key_press(k);
-        h.run();
-        settle(h);
+        h.step();
+        h.step();
+        h.state().state.notices.latest().map(|n| n.text.clone())
     };
-    press(&mut h, egui::Key::E);
-    assert!(h.query_by_label("There are no edits to switch.").is_some());
-    h.state_mut()
-        .state
-        .apply(Action::Model(ModelAction::Pin(Pinned { layer: 1, head: Some(3), ..Pinned::default() })), 0.0);
+    assert_eq!(press(&mut h, egui::Key::E).as_deref(), Some("There are no edits to switch."));
+    let pinned = Pinned { layer: 1, head: Some(3), ..h.state().state.pinned() };
+    h.state_mut().state.apply(ModelAction::Pin(pinned), 0.0);
     settle(&mut h);
-    press(&mut h, egui::Key::C);
-    assert!(h.query_by_label("Done: collect 1.3.").is_some());
+    assert_eq!(press(&mut h, egui::Key::C).as_deref(), Some("Done: collect 1.3."));
     assert_eq!(h.state().state.desk().draft.nodes, ["a1.h3"]);
     h.get_by_label("undo").click();
-    h.run();
-    settle(&mut h);
+    h.step();
+    h.step();
     assert!(h.state().state.desk().draft.nodes.is_empty());
+    assert_eq!(h.state().state.notices.latest().unwrap().text, "Undone: collect 1.3.");
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::History);
+    h.step();
+    h.step();
+    assert!(h.query_by_label("collect 1.3").is_some(), "the history calls heads as the screen does");
     assert!(h.query_by_label("undo").is_none(), "what was taken back is not offered again");
 }
 
@@ -490,7 +495,10 @@ fn files_are_chosen_in_the_window_and_never_replaced_without_a_word() {
     h.run();
     settle(&mut h);
     assert_ne!(std::fs::read(&path).unwrap(), b"another");
-    // And opened again, by walking to it.
+    // And opened again, by walking to it. Others stand below it, each as far to the left.
+    for name in ["d.json", "e.json"] {
+        circuitscope::files::write_atomic(&folder.path().join(name), b"{}").unwrap();
+    }
     h.state_mut().state.apply(ModelAction::Circuit("empty the circuit", Default::default()), 0.0);
     h.state_mut().act(&ctx, Action::Load(circuitscope::app::action::Load::Graph));
     h.run();
@@ -503,6 +511,8 @@ fn files_are_chosen_in_the_window_and_never_replaced_without_a_word() {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    let rows = ["circuit.json", "d.json", "e.json"].map(|name| h.get_by_label(name).rect().x_range());
+    assert!(rows.iter().all(|r| *r == rows[0]), "{rows:?}");
     h.key_press(egui::Key::ArrowDown);
     h.key_press(egui::Key::Enter);
     h.run();
@@ -528,4 +538,24 @@ fn one_goes_back_in_the_history_at_a_click() {
     h.run();
     let state = &h.state().state;
     assert!(state.desk().answer == " States" && state.document.look.light);
+}
+
+/// In the smallest window the bars' buttons lie beside each other.
+#[test]
+fn nothing_lies_over_anything_in_a_small_window() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().state.apply(ModelAction::Corrupted(PROMPT.replace("United", "Roman")), 0.0);
+    settle(&mut h);
+    h.set_size(egui::vec2(720.0, 480.0));
+    h.run_steps(4);
+    let bars = h.get_all_by_role(egui::accesskit::Role::Button).map(|n| (n.rect(), n.accesskit_node().label()));
+    // The two bars and the line of the corrupted prompt; below them rows scroll.
+    let bars: Vec<_> = bars.filter(|(r, _)| r.max.y < 130.0 && r.is_positive()).collect();
+    assert!(bars.len() > 8, "{bars:?}");
+    for (i, (a, name)) in bars.iter().enumerate() {
+        assert!(a.max.x <= 720.0, "{name:?} reaches out of the window: {a:?}");
+        for (b, other) in &bars[i + 1..] {
+            assert!(!a.shrink(1.0).intersects(b.shrink(1.0)), "{name:?} {a:?} lies over {other:?} {b:?}");
+        }
+    }
 }

@@ -234,7 +234,7 @@ fn every_view_with_tokens_tells_whose_they_are() {
     apply(&mut h, TalkAction::Converse("begin", Some(said)));
     let turns = h.state().state.run().unwrap().turns.clone();
     let of = |i: usize| turns.iter().filter(|t| **t == Some(i)).count();
-    let each = vec![of(0), of(1), of(2)];
+    let each = [of(0), of(1), of(2)];
     assert!(each.iter().all(|n| *n > 0) && turns.iter().any(Option::is_none), "{turns:?}");
     for view in views {
         apply(&mut h, ModelAction::Patch(by_position));

@@ -65,6 +65,38 @@ fn every_view_exports_its_numbers() {
     }
 }
 
+/// Values copied from a heatmap say what they are of, as everything that leaves does.
+#[test]
+fn copied_values_say_what_they_are_of() {
+    let mut h = window(document(PROMPT));
+    h.state_mut().layout = Layout::single("lens");
+    settle(&mut h);
+    let map = h.get_by_label_contains("logit lens: 2 × ").rect();
+    h.hover_at(map.center());
+    h.run();
+    for pressed in [true, false] {
+        let (pos, button) = (map.center(), egui::PointerButton::Secondary);
+        h.event(egui::Event::PointerButton { pos, button, pressed, modifiers: egui::Modifiers::NONE });
+        h.run();
+    }
+    h.get_by_label("Copy values as CSV").click();
+    let mut copied = None;
+    for _ in 0..4 {
+        h.step();
+        copied = copied.or_else(|| {
+            h.output().platform_output.commands.iter().find_map(|c| match c {
+                egui::OutputCommand::CopyText(text) => Some(text.clone()),
+                _ => None,
+            })
+        });
+    }
+    let text = copied.expect("something was copied");
+    assert!(text.starts_with("# program: circuitscope") && text.contains(PROMPT), "{text}");
+    // Two layers below the names of the tokens.
+    let rows: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+    assert!(rows.len() == 3 && rows[0].starts_with(','), "{text}");
+}
+
 /// Draws with a software adapter and compares with the picture in `tests/snapshots`.
 #[test]
 fn every_view_looks_as_it_did() {

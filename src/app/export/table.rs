@@ -27,6 +27,11 @@ pub struct Table {
     pub more: Vec<Self>,
 }
 
+/// What numbers are of, as lines before a table in text.
+pub fn comments(of: &Provenance) -> String {
+    of.lines().iter().map(|(name, value)| format!("# {name}: {}\n", value.replace(['\n', '\r'], " "))).collect()
+}
+
 impl Table {
     pub fn grid(
         name: &str,
@@ -76,10 +81,7 @@ impl Table {
     /// Rows and columns with their names; what it is of stands before, in lines that begin with `#`. Further tables
     /// follow after an empty line.
     pub fn csv(&self, of: &Provenance) -> String {
-        let mut out = String::new();
-        for (name, value) in of.lines() {
-            out += &format!("# {name}: {}\n", value.replace(['\n', '\r'], " "));
-        }
+        let mut out = comments(of);
         for (k, table) in self.all().enumerate() {
             if k > 0 {
                 out.push_str("\n\n");

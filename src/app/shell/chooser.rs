@@ -8,7 +8,6 @@ use eframe::egui::{self, Key, Modifiers, RichText};
 
 use crate::app::action::Load;
 use crate::app::look::theme::{self, Palette};
-use crate::app::widgets::line_with;
 use crate::app::widgets::names;
 use crate::error::{Error, Result};
 use crate::files::ago;
@@ -440,11 +439,9 @@ fn row(ui: &mut egui::Ui, entry: &Entry, chosen: bool, palette: Palette) -> egui
             format!("{age}   {}", indicatif::DecimalBytes(entry.bytes))
         }
     };
-    line_with(ui, RichText::new(""), |ui| {
-        let right = RichText::new(right).font(theme::small()).color(palette.weak);
-        let button = egui::Button::selectable(chosen, RichText::new(&name)).right_text(right).truncate();
-        ui.add_sized([ui.available_width(), 22.0], button).accessible_name(&name)
-    })
+    let right = RichText::new(right).font(theme::small()).color(palette.weak);
+    let button = egui::Button::selectable(chosen, RichText::new(&name)).right_text(right).truncate();
+    ui.add(button.min_size(egui::vec2(ui.available_width(), 22.0))).accessible_name(&name)
 }
 
 /// Where files of the user's are at first.

@@ -5,6 +5,7 @@ use eframe::egui::{self, KeyboardShortcut, RichText};
 use crate::app::App;
 use crate::app::action::{Action, Command, GESTURES, Group};
 use crate::app::look::theme::{self, Palette};
+use crate::app::widgets::names::spoken;
 
 /// A shortcut as it is printed on keys.
 pub fn keys(ctx: &egui::Context, shortcut: &KeyboardShortcut) -> String {
@@ -81,7 +82,7 @@ impl App {
                 }
                 for (k, name) in names.enumerate() {
                     let color = if k < done { palette.text } else { palette.weak };
-                    if ui.selectable_label(k + 1 == done, RichText::new(name).color(color)).clicked() {
+                    if ui.selectable_label(k + 1 == done, RichText::new(spoken(name)).color(color)).clicked() {
                         jump = Some(k + 1);
                     }
                 }

@@ -9,12 +9,13 @@ use super::arrange;
 use crate::app::action::{Action, Command};
 use crate::app::export::commands::snippet;
 use crate::app::export::provenance::Provenance;
+use crate::app::export::table::comments;
 use crate::app::look::theme;
 use crate::app::model::ModelAction;
 use crate::app::shell::help::hint;
 use crate::app::state::State;
 use crate::app::view::{self, Area, Asking, Context, View, ViewDef, Workspace};
-use crate::app::widgets::message;
+use crate::app::widgets::{heatmap, message};
 use crate::jobs::slot::AnySlot;
 use crate::session::Look;
 use crate::session::arrangement::Arrangement;
@@ -448,6 +449,10 @@ impl Behavior<Pane> for Panels<'_, '_> {
                 None => pane.view.ui(ui, self.cx),
             });
         });
+        if let Some(values) = heatmap::copied(ui.ctx()) {
+            let of = Provenance::of(self.cx.state, pane.def);
+            self.cx.push(Action::Copy(comments(&of) + &values));
+        }
         UiResponse::None
     }
 

@@ -2,7 +2,7 @@
 
 use crate::app::model::{ModelAction, trust};
 use crate::app::view::{Context, Workspace};
-use crate::app::widgets::names;
+use crate::app::widgets::{names, ragged};
 use eframe::egui::{self, RichText};
 
 use crate::app::action::{Action, Command};
@@ -45,6 +45,8 @@ pub struct TopBar {
 const BROAD: f32 = 1250.0;
 /// Points from which the program's name stands there too, and the model's is not cut.
 const ROOMY: f32 = 960.0;
+/// Points of the palette's button.
+const PALETTE: f32 = 62.0;
 /// Lines of a prompt that are shown at once; longer ones scroll.
 const LINES: f32 = 6.0;
 
@@ -157,7 +159,7 @@ impl TopBar {
         };
         let facts = cx.state.model.as_ref().map(|m| format!("{} × {}", m.config.n_layers, m.config.n_heads));
         let text = match facts {
-            Some(_) if narrow => format!("{}  ▾", token_text::short(&name, 16)),
+            Some(_) if narrow => format!("{}  ▾", token_text::short(&name, 12)),
             Some(f) => format!("{}  {f}  ▾", token_text::short(&name, 30)),
             None => format!("{name}  ▾"),
         };
@@ -193,7 +195,7 @@ impl TopBar {
             ui.separator();
             if let Some(m) = &cx.state.model {
                 ui.collapsing("This model", |ui| {
-                    ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| {
+                    ragged(ui, |ui| {
                         facts_table(ui, m);
                         trust::report(ui, cx);
                     });
@@ -320,10 +322,10 @@ pub fn editor(ui: &mut egui::Ui, text: &mut String, id: &str, name: &str, hint: 
     .inner
 }
 
-/// The line under a model's name; menus would set it justified.
+/// The line under a model's name.
 fn below_a_name(ui: &mut egui::Ui, cx: &Context<'_>, cut: impl Fn(egui::Label) -> egui::Label, text: &str) {
     let text = RichText::new(text).font(theme::small()).color(cx.palette.weak);
-    ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| ui.add(cut(egui::Label::new(text))));
+    ragged(ui, |ui| ui.add(cut(egui::Label::new(text))));
 }
 
 /// Which run the views show; right to left.
@@ -398,6 +400,10 @@ fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             }
         }
     });
+    // Where there is no room the key does it alone.
+    if ui.available_width() < PALETTE {
+        return;
+    }
     let shortcut = Command::Palette.shortcut().map(|s| ui.ctx().format_shortcut(&s)).unwrap_or_default();
     if ui.button(RichText::new(shortcut).font(theme::small())).on_hover_text(Command::Palette.title()).clicked() {
         cx.push(Action::Do(Command::Palette));

@@ -24,6 +24,12 @@ pub fn number(v: f32) -> String {
     }
 }
 
+/// A number among others of its kind: two decimals, and nothing below zero that is none.
+pub fn decimals(v: f32) -> String {
+    let text = format!("{v:.2}");
+    if text == "-0.00" { "0.00".to_owned() } else { text }
+}
+
 /// A probability in few digits: percent, and a power of ten where that would be all zeros.
 pub fn share(p: f32) -> String {
     match p {
@@ -90,7 +96,7 @@ pub fn draw(
 
 #[cfg(test)]
 mod tests {
-    use super::{number, share};
+    use super::{decimals, number, share};
 
     #[test]
     fn few_digits() {
@@ -98,6 +104,7 @@ mod tests {
             [number(0.0), number(0.5), number(-12.34), number(1234.5), number(1e-6)],
             ["0", "0.50", "-12.3", "1234", "1.0e-6"]
         );
+        assert_eq!([decimals(-0.0393), decimals(-0.004), decimals(12.345)], ["-0.04", "0.00", "12.35"]);
         assert_eq!(
             [share(0.4767), share(0.046), share(0.0012), share(3.8e-4), share(6.8e-6), share(0.0)],
             ["48 %", "4.6 %", "0.12 %", "0.038 %", "7e-4 %", "0 %"]

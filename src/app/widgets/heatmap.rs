@@ -15,6 +15,14 @@ use crate::gpu::colormap::ink_on;
 use crate::gpu::heatmap::{Coloring, HeatData, HeatmapCallback};
 use crate::gpu::{ColorMap, NOTHING};
 
+/// Where values to be copied wait for what they are of.
+const COPIED: &str = "values of a heatmap to be copied";
+
+/// The values that were asked to be copied in a view, once.
+pub fn copied(ctx: &egui::Context) -> Option<String> {
+    ctx.data_mut(|d| d.remove_temp(egui::Id::unique(COPIED)))
+}
+
 /// Label of a row or column.
 pub type Label<'a> = &'a dyn Fn(usize) -> String;
 
@@ -219,8 +227,9 @@ impl Heatmap<'_> {
         let clicked = if response.clicked() { hovered } else { None };
         response.context_menu(|ui| {
             if ui.button("Copy values as CSV").clicked() {
+                // What they are of is known where the view is.
                 let text = csv(self.data, self.row_label, self.col_label);
-                ui.ctx().copy_text(text);
+                ui.data_mut(|d| d.insert_temp(egui::Id::unique(COPIED), text));
             }
             if ui.button("Show everything").on_hover_text("also by a double click").clicked() {
                 ui.data_mut(|d| d.insert_temp(id, View::whole(self.data)));

@@ -57,6 +57,11 @@ pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, o
     chosen
 }
 
+/// Text whose lines end where they end: menus and columns would stretch them.
+pub fn ragged<R>(ui: &mut egui::Ui, add: impl FnOnce(&mut egui::Ui) -> R) -> R {
+    ui.with_layout(egui::Layout::top_down(egui::Align::Min), add).inner
+}
+
 /// Controls: what can be pressed, dragged and typed in. There are none where a view is printed.
 pub fn controls(ui: &mut egui::Ui, add: impl FnOnce(&mut egui::Ui)) {
     if !is_plate(ui.ctx()) {

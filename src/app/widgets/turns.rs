@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn what_is_folded_is_drawn_as_its_first() {
         let said = |i| Turn::Said(i, "user".to_owned(), Color32::RED);
-        let turns = Turns { of: vec![Turn::Template, said(0), said(0), said(0), said(1)], folded: vec![1..3] };
+        let of = vec![Turn::Template, said(0), said(0), said(0), said(1)];
+        let turns = Turns { of, folded: std::iter::once(1..3).collect() };
         assert_eq!(turns.kept(5), Some(vec![0, 1, 3, 4]));
         assert_eq!(turns.fold(1).map(|f| f.0).as_deref(), Some("… 2"));
         assert_eq!((turns.fold(2), turns.fold(3)), (None, None));

@@ -14,6 +14,7 @@ use crate::app::view::Context;
 use crate::app::widgets::{captioned, message, token_text};
 use crate::features::dictionary::store::BUILTINS;
 use crate::features::scan::index::Example;
+use crate::gpu::colormap::ink_on;
 
 /// Says what to do where no dictionary is open; true if one is.
 fn dictionary_open(ui: &mut egui::Ui, cx: &mut Context<'_>) -> bool {
@@ -112,11 +113,13 @@ fn example(ui: &mut egui::Ui, cx: &Context<'_>, e: &Example, max: f32) -> egui::
     let painter = ui.painter_at(rect);
     let dots = painter.layout_no_wrap("…".to_owned(), theme::mono_small(), cx.palette.weak);
     let draw = |p: &Piece| {
-        let color = if p.focus { cx.palette.text } else { cx.palette.weak };
+        let background = shade(cx, p.activation / max.max(f32::MIN_POSITIVE));
+        let quiet = if p.focus { cx.palette.text } else { cx.palette.weak };
+        let color = if background == Color32::TRANSPARENT { quiet } else { ink_on(cx.palette.panel.blend(background)) };
         let format = TextFormat {
             font_id: theme::mono_small(),
             color,
-            background: shade(cx, p.activation / max.max(f32::MIN_POSITIVE)),
+            background,
             underline: if p.focus { egui::Stroke::new(1.5, cx.palette.accent) } else { egui::Stroke::NONE },
             ..Default::default()
         };

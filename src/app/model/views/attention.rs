@@ -129,7 +129,7 @@ fn gap_of(side: usize) -> usize {
 
 impl View for Attention {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.controls(ui, cx);
+        self.controls(ui);
         let results = &cx.state.results;
         if !ready(ui, cx, &results.thumbnails) {
             return;
@@ -175,7 +175,7 @@ impl View for Attention {
 }
 
 impl Attention {
-    fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    fn controls(&mut self, ui: &mut egui::Ui) {
         ui.horizontal_wrapped(|ui| {
             if let Some(sort) = choice(ui, "sort", self.sort, &SORTS) {
                 self.sort = sort;

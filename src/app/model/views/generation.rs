@@ -6,7 +6,7 @@ use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use eframe::egui::{self, RichText, text::LayoutJob};
 
 use crate::app::look::theme;
-use crate::app::widgets::token_text;
+use crate::app::widgets::{ragged, token_text};
 use crate::engine::generate::{Generated, Stopped};
 use crate::gpu::ColorMap;
 use crate::gpu::colormap::ink_on;
@@ -135,7 +135,7 @@ fn text(ui: &mut egui::Ui, cx: &Context<'_>, title: &str, tokens: &[Generated], 
         job.append(&shown, 0.0, format);
     }
     let plain: String = tokens.iter().map(|t| token_text::short(&cx.text_of(t.id), 20)).collect();
-    let response = ui.label(job);
+    let response = ragged(ui, |ui| ui.label(job));
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{title}: {plain}")));
     response.on_hover_text("dark: the model was sure of the token; bright: it was not");
 }

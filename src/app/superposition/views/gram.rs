@@ -9,7 +9,7 @@ use crate::app::action::Action;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
-use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::colorbar::{colorbar, decimals};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::app::widgets::message;
 use crate::gpu::heatmap::{Coloring, HeatmapCallback};
@@ -144,7 +144,7 @@ impl Gram {
             pinned: (cx.state.superposition.feature, cx.state.superposition.feature),
             hovered: (None, None),
             isolate: Isolate::Nothing,
-            cell_text: Some(&|r, c| data.get(r, c).map(number)),
+            cell_text: Some(&|r, c| data.get(r, c).map(decimals)),
             tooltip: &|ui, r, c| {
                 let Some(v) = data.get(r, c) else { return };
                 let (title, text) = if c == n + 1 {

@@ -8,7 +8,7 @@ use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::widgets::choice;
-use crate::app::widgets::colorbar::{colorbar, number};
+use crate::app::widgets::colorbar::{colorbar, decimals, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging};
 use crate::gpu::HeatData;
 use crate::superposition::setup::Task;
@@ -99,7 +99,7 @@ impl View for Weights {
                         pinned: (None, cx.state.superposition.feature),
                         hovered: (None, None),
                         isolate: Isolate::Nothing,
-                        cell_text: Some(&|r, c| data.get(r, c).map(number)),
+                        cell_text: Some(&|r, c| data.get(r, c).map(decimals)),
                         tooltip: &|ui, r, c| {
                             ui.label(RichText::new(format!("hidden unit {r}, feature {c}")).font(theme::title()));
                             if let Some(v) = data.get(r, c) {
