@@ -540,7 +540,7 @@ fn one_goes_back_in_the_history_at_a_click() {
     assert!(state.desk().answer == " States" && state.document.look.light);
 }
 
-/// In the smallest window the bars' buttons lie beside each other.
+/// In the smallest window the bars' buttons and words lie beside each other.
 #[test]
 fn nothing_lies_over_anything_in_a_small_window() {
     let mut h = window(document(PROMPT));
@@ -548,7 +548,9 @@ fn nothing_lies_over_anything_in_a_small_window() {
     settle(&mut h);
     h.set_size(egui::vec2(720.0, 480.0));
     h.run_steps(4);
-    let bars = h.get_all_by_role(egui::accesskit::Role::Button).map(|n| (n.rect(), n.accesskit_node().label()));
+    use egui::accesskit::Role;
+    let all = [Role::Button, Role::Label].into_iter().flat_map(|role| h.get_all_by_role(role));
+    let bars = all.map(|n| (n.rect(), n.accesskit_node().label().or(n.accesskit_node().value())));
     // The two bars and the line of the corrupted prompt; below them rows scroll.
     let bars: Vec<_> = bars.filter(|(r, _)| r.max.y < 130.0 && r.is_positive()).collect();
     assert!(bars.len() > 8, "{bars:?}");

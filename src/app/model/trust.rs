@@ -62,10 +62,13 @@ impl TrustState {
 }
 
 /// Draws the line: quiet while all is well.
-pub fn line(ui: &mut egui::Ui, cx: &Context<'_>) {
+pub fn line(ui: &mut egui::Ui, cx: &Context<'_>, narrow: bool) {
     let trust = &cx.state.trust;
     let warnings = trust.warnings();
     let (text, color) = match warnings.len() {
+        // Where there is little room, only what is wrong is said.
+        0 if narrow => return,
+        n if narrow => (format!("⚠ {n}"), cx.palette.warning),
         0 if trust.model.is_running() => ("checking …".to_owned(), cx.palette.weak),
         0 => match trust.model.fresh().and_then(|t| t.loss) {
             Some(loss) => (format!("{:.2} nats", loss.nats_per_token), cx.palette.weak),

@@ -310,7 +310,7 @@ impl Strip {
     fn band(&self, painter: &egui::Painter, pos: usize, chip: Rect, next: Option<f32>) {
         let Some(color) = self.turns.band(pos) else { return };
         let right = next.filter(|_| self.turns.goes_on(pos)).unwrap_or(chip.max.x);
-        let band = Rect::from_min_max(pos2(chip.min.x, chip.max.y + 0.5), pos2(right, chip.max.y + 2.5));
+        let band = Rect::from_min_max(pos2(chip.min.x, chip.max.y - 0.5), pos2(right, chip.max.y + 1.5));
         painter.rect_filled(band, 0.0, color);
     }
 

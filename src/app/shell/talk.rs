@@ -115,9 +115,10 @@ impl Talk {
                 let (thought, folded) = (thought.to_owned(), folds && !thought.is_empty());
                 if folded {
                     let n = thought.split_whitespace().count();
-                    ui.label(
-                        RichText::new(format!("thinking, {n} words …")).font(theme::small()).color(cx.palette.weak),
-                    );
+                    let text = RichText::new(format!("thinking, {n} words …")).font(theme::small());
+                    // As high as the field beside it.
+                    let line = egui::Layout::left_to_right(egui::Align::Center);
+                    ui.allocate_ui_with_layout(egui::vec2(0.0, 24.0), line, |ui| ui.label(text.color(cx.palette.weak)));
                 } else {
                     rest = words;
                 }

@@ -164,7 +164,7 @@ impl TopBar {
             None => format!("{name}  ▾"),
         };
         let button = ui.button(text).on_hover_text("open another model; facts of this one");
-        trust::line(ui, cx);
+        trust::line(ui, cx, narrow);
         egui::Popup::menu(&button).close_behavior(egui::PopupCloseBehavior::CloseOnClickOutside).show(|ui| {
             ui.set_min_width(340.0);
             ui.label(RichText::new("Built in").font(theme::small()).color(cx.palette.weak));

@@ -30,7 +30,7 @@ impl App {
             let cards: [(&str, &str, Action); 3] = [
                 (
                     "Open a model",
-                    "This program runs a language model and shows how each word comes about. It began with a small one that ships with it.",
+                    "This program runs a language model and shows how each word comes about. A small one is open already.",
                     Action::Do(Command::OpenFile),
                 ),
                 (

@@ -39,6 +39,8 @@ pub struct Attention {
     /// Scores on random repeated tokens rather than on this text.
     random: bool,
     isolate: Isolate,
+    /// The choices of the large pattern stand beside its name.
+    beside: bool,
     atlas: Cached<(u64, u64, Sort, bool, usize, Option<ByLayer>)>,
     large: Cached<u64>,
 }
@@ -100,6 +102,8 @@ const ROW_LABELS: f32 = 68.0;
 /// Room for the layers' and heads' numbers, and for the words that say which are which.
 const GRID_TOP: f32 = 15.0;
 const GRID_LEFT: f32 = 40.0;
+/// Points of the large pattern's name, its choices and colours.
+const HEAD_LINE: f32 = 340.0;
 /// Thumbnails smaller than this say nothing.
 const LEAST: f32 = 9.0;
 
@@ -129,14 +133,18 @@ fn gap_of(side: usize) -> usize {
 
 impl View for Attention {
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
-        self.controls(ui);
+        let room = ui.available_size();
+        let aside = room.x > room.y * 1.25 && room.x > 520.0;
+        // Beside the large one's name there is room for its choices, or they stand with the others.
+        self.beside = if aside { room.x * 0.56 } else { room.x } >= HEAD_LINE;
+        self.controls(ui, cx);
         let results = &cx.state.results;
         if !ready(ui, cx, &results.thumbnails) {
             return;
         }
         let Some(thumbs) = results.thumbnails.get().cloned() else { return };
         let available = ui.available_size();
-        if available.x > available.y * 1.25 && available.x > 520.0 {
+        if aside {
             let width = (available.x * 0.44).max(200.0);
             ui.horizontal_top(|ui| {
                 let column = egui::Layout::top_down(egui::Align::Min);
@@ -175,13 +183,16 @@ impl View for Attention {
 }
 
 impl Attention {
-    fn controls(&mut self, ui: &mut egui::Ui) {
+    fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         ui.horizontal_wrapped(|ui| {
             if let Some(sort) = choice(ui, "sort", self.sort, &SORTS) {
                 self.sort = sort;
             }
             if let Some(random) = choice(ui, "on", self.random, &[(false, "this text"), (true, "random repeat")]) {
                 self.random = random;
+            }
+            if !self.beside {
+                self.which(ui, cx);
             }
         });
     }
@@ -326,7 +337,9 @@ impl Attention {
         };
         ui.horizontal(|ui| {
             ui.label(RichText::new(title).font(theme::title()).color(cx.palette.accent));
-            self.which(ui, cx);
+            if self.beside {
+                self.which(ui, cx);
+            }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 if let Some(m) =
                     self.large.last().map(HeatData::max_abs).filter(|_| cx.state.desk().show == Show::Difference)

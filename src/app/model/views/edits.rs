@@ -15,7 +15,7 @@ use crate::app::look::theme;
 use crate::app::model::views::patching::short_name;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::colorbar::share;
-use crate::app::widgets::{bars, choice, line_with, token_text};
+use crate::app::widgets::{bars, captioned, choice, line_with, token_text};
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
 use crate::engine::{RunSide, Site, SiteKind};
@@ -255,8 +255,8 @@ impl EditsView {
             }
             if !matches!(self.site, SiteKind::Pattern | SiteKind::AttnScores) {
                 let field = egui::TextEdit::singleline(&mut self.coordinate).hint_text("all").desired_width(36.0);
-                ui.label(RichText::new("coordinate").font(theme::small()).color(cx.palette.weak));
-                ui.add(field)
+                let name = RichText::new("coordinate").font(theme::small()).color(cx.palette.weak);
+                captioned(ui, name, 44.0, |ui| ui.add(field))
                     .accessible_name("Coordinate")
                     .on_hover_text("one neuron or dimension of the site's last axis; empty for all");
             }

@@ -139,12 +139,21 @@ fn caption(ui: &egui::Ui, rect: Rect, lines: &[(String, Color32)]) {
     for (text, color) in lines {
         let galley = |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), *color);
         // What is cut would say little; the whole of it is said where it is pointed at.
-        if let Some(galley) = shorter(text).into_iter().map(galley).find(|g| g.size().x <= rect.width() + GAP) {
+        let fits = |t: &&str| galley(&as_long(t)).size().x <= rect.width() + GAP;
+        if let Some(galley) = shorter(text).into_iter().find(fits).map(galley) {
             let x = rect.center().x - galley.size().x / 2.0;
             ui.painter().galley(pos2(x, y), galley, *color);
         }
         y += 14.0;
     }
+}
+
+/// A caption with its number as long as numbers of its kind are: small pictures beside each other are called alike.
+fn as_long(text: &str) -> String {
+    let long =
+        |word: &str| if word.len() < 5 && word.parse::<f32>().is_ok() && word.contains('.') { 5 } else { word.len() };
+    let words = text.split(' ').map(|w| format!("{w:0<n$}", n = long(w)));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A caption in fewer and fewer letters: the whole, its parts from the longest on, and of a number with its unit the number.
@@ -189,13 +198,17 @@ fn feature_labels(n: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::shorter;
+    use super::{as_long, shorter};
 
     #[test]
     fn captions_get_shorter_part_by_part() {
         assert_eq!(shorter("0.012 · 2 antipodal pairs"), ["0.012 · 2 antipodal pairs", "2 antipodal pairs", "0.012"]);
         assert_eq!(shorter("density 0.05 · 1"), ["density 0.05 · 1", "density 0.05"]);
         assert_eq!(shorter("density 0.05"), ["density 0.05", "0.05"]);
+        assert_eq!(
+            [as_long("density 0.26"), as_long("density 0.050"), as_long("5 samples")],
+            ["density 0.260", "density 0.050", "5 samples"]
+        );
         assert_eq!(shorter("800 samples"), ["800 samples", "800"]);
         assert_eq!(shorter("density 0.050, I 0.30"), ["density 0.050, I 0.30"]);
     }

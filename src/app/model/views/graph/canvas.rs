@@ -386,13 +386,13 @@ fn columns_and_layers(
     let turns = turns(cx, d);
     for (pos, (left, right)) in d.columns.iter().enumerate() {
         let x = at((*left, 0.0)).x..=at((*right, 0.0)).x;
-        if let Some(color) = turns.band(pos) {
-            let y = rect.bottom() - 2.0..=rect.bottom();
-            painter.rect_filled(Rect::from_x_y_ranges(x.clone(), y), 0.0, color);
-        }
         let band = Rect::from_x_y_ranges(*x.start()..=*x.end(), rect.y_range());
         if cx.pinned().pos == pos && cx.state.desk().graph.file.is_none() {
             painter.rect_filled(band, 0.0, p.header);
+        }
+        if let Some(color) = turns.band(pos) {
+            let y = rect.bottom() - 2.0..=rect.bottom();
+            painter.rect_filled(Rect::from_x_y_ranges(x.clone(), y), 0.0, color);
         }
         painter.vline(*x.end(), rect.y_range(), Stroke::new(1.0, p.border.gamma_multiply(0.6)));
     }
