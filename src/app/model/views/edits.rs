@@ -378,8 +378,9 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             ui.spacing_mut().item_spacing.x = 12.0;
             ui.label(RichText::new(format!("{name:<6}")).font(theme::mono()).color(cx.palette.weak));
             for t in run.trace.next.last().into_iter().flatten().take(4) {
+                // A token and its share stay together where the line breaks.
                 let text = format!("{} {}", token_text::short(&cx.text_of(t.id), 10), share(t.prob));
-                ui.label(RichText::new(text).font(theme::mono()));
+                ui.add(egui::Label::new(RichText::new(text).font(theme::mono())).extend());
             }
         });
     }
