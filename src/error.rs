@@ -134,15 +134,30 @@ pub fn short(text: &str) -> String {
     }
 }
 
+/// The end of a path, which tells more than its beginning; any other word as it is.
+fn end_of_path(word: &str) -> String {
+    /// Characters that are kept.
+    const END: usize = 50;
+    let from = word.char_indices().rev().nth(END - 1).map(|(from, _)| from);
+    match from.filter(|from| *from > 0 && word.contains(std::path::MAIN_SEPARATOR)) {
+        Some(from) => format!("…{}", &word[from..]),
+        None => word.to_owned(),
+    }
+}
+
 /// A sentence as it is shown, whatever is told in it of files and requests: one line, names in backticks cut to 80
-/// characters. Of one that is still too long the middle is left out, since its end says what to do.
+/// characters. Of one that is still too long paths lose their beginning, then the middle is left out, since its end says
+/// what to do.
 pub fn one_line(sentence: &str) -> String {
     let mut parts: Vec<String> = sentence.split('`').map(visible).collect();
     // A name that itself holds a backtick leaves no way to tell names from words.
     if parts.len() % 2 == 1 {
         parts.iter_mut().skip(1).step_by(2).for_each(|name| *name = short(name));
     }
-    let whole = parts.join("`");
+    let mut whole = parts.join("`");
+    if whole.chars().count() > LONGEST {
+        whole = whole.split(' ').map(end_of_path).collect::<Vec<_>>().join(" ");
+    }
     let letters: Vec<char> = whole.chars().collect();
     if letters.len() <= LONGEST {
         return whole;
@@ -272,6 +287,10 @@ mod tests {
         let shape = Error::WrongShape { name: "w".to_owned(), found: vec![1; 100_000], expected: vec![2, 3] };
         let shown = shape.to_string();
         assert!(shown.chars().count() <= 300 && shown.ends_with("do not belong together"), "{shown}");
+        let deep =
+            Error::read(Path::new(&format!("/{}/model.gguf", "deep/".repeat(90))), std::io::ErrorKind::NotFound.into());
+        let shown = deep.to_string();
+        assert!(shown.contains("deep//model.gguf: ") && shown.contains("check that the path exists"), "{shown}");
         // A backtick in a name.
         assert_eq!(one_line("a `b`c` d"), "a `b`c` d");
         assert_eq!(one_line(&one_line("`a\nb`")), r"`a\nb`");

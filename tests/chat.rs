@@ -305,3 +305,26 @@ fn the_command_line_reads_conversations_from_files_and_standard_input() {
     let piped: Value = serde_json::from_slice(&out).expect("a document");
     assert_eq!(piped["tokens"], doc["tokens"]);
 }
+
+#[test]
+fn conversations_are_patched_like_any_prompts() {
+    let (folder, _model) = model_with(PLAIN);
+    let spec = folder.path().to_str().expect("UTF-8");
+    let file = |name: &str, words: &str| {
+        write(folder.path(), name, &json!([{"role": "user", "content": words}]).to_string());
+        folder.path().join(name).to_str().expect("UTF-8").to_owned()
+    };
+    let (clean, corrupt) = (file("clean.json", "Where is it?"), file("corrupt.json", "Where is he?"));
+    let ids = |file: &str| {
+        let tokens = common::json(&["run", "-m", spec, "--chat", file])["tokens"].clone();
+        let ids: Vec<String> = tokens.as_array().unwrap().iter().map(|t| t["id"].to_string()).collect();
+        ids.join(",")
+    };
+    let ask = ["patch", "-m", spec, "--site", "resid_pre", "--metric", "logit", "--answer", "a"];
+    let by_chat = common::json(&[&ask[..], &["--clean-chat", &clean, "--corrupt-chat", &corrupt]].concat());
+    let by_ids = common::json(&[&ask[..], &["--clean-ids", &ids(&clean), "--corrupt-ids", &ids(&corrupt)]].concat());
+    assert_eq!(by_chat["values"], by_ids["values"]);
+    assert!(by_chat["tokens"].as_array().unwrap().iter().any(|t| t["turn"] == json!(0)), "{by_chat}");
+    let twice = common::sentence(&["patch", "-m", spec, "--clean-chat", &clean, "--clean", "a", "--site", "z"], 2);
+    assert!(twice.contains("cannot be used with"), "{twice}");
+}

@@ -5,7 +5,7 @@ use clap::{Args, Parser};
 
 use crate::analysis::trust;
 use crate::error::{Error, Result};
-use crate::model::chat::{self, Conversation};
+use crate::model::chat::{self, Ending, Message};
 use crate::model::matrix::Held;
 use crate::model::{Model, builtin};
 use crate::progress::Progress;
@@ -155,18 +155,11 @@ impl PromptArgs {
         let ids = match (&self.prompt, &self.ids, self.chat.read()?) {
             (Some(text), ..) => model.encode(text, self.bos)?,
             (None, Some(ids), _) => ids.clone(),
-            (None, None, Some(talk)) => self.laid_out(model, &talk)?,
+            (None, None, Some(talk)) => laid_out(model, &talk.messages, talk.ending, self.bos)?,
             (None, None, None) => return Ok(None),
         };
         model.network().check(&ids)?;
         Ok(Some(ids))
-    }
-
-    /// Lays a conversation out.
-    fn laid_out(&self, model: &Model, talk: &Conversation) -> Result<Vec<u32>> {
-        let laid = chat::lay_out(model, &talk.messages, talk.ending, self.bos)?;
-        output::remember_turns(&laid.ids, &laid.turns);
-        Ok(laid.ids)
     }
 
     /// Returns the prompt's token ids. A missing prompt is an error.
@@ -174,6 +167,13 @@ impl PromptArgs {
         self.optional(model)?
             .ok_or_else(|| Error::request("no prompt was given; add --prompt TEXT, --chat FILE or --ids 1,2,3"))
     }
+}
+
+/// Lays a conversation out as a prompt. The document says which token is of which message.
+pub fn laid_out(model: &Model, messages: &[Message], ending: Ending, bos: bool) -> Result<Vec<u32>> {
+    let laid = chat::lay_out(model, messages, ending, bos)?;
+    output::remember_turns(&laid.ids, &laid.turns);
+    Ok(laid.ids)
 }
 
 /// Reads `--pos`: a number from 0 to `len` - 1, or `all`. Without it the last position is meant where `default_last`

@@ -1,12 +1,13 @@
 //! `patch`: copies one activation of the clean run into the corrupted run, cell by cell, and prints how much of the answer
 //! comes back (activation patching).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::sweep::{SiteArg, axes_of, estimate_line, nested, parse_axes, sweep_table};
-use super::{Job, ModelArgs};
+use super::{Job, ModelArgs, laid_out};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
@@ -14,6 +15,7 @@ use crate::analysis::sweep::{Sweep, check_span};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::chat::{self, Ending};
 use crate::progress::Progress;
 
 /// The options that give the two prompts, and the tokens that are compared.
@@ -25,6 +27,13 @@ pub struct PairArgs {
     /// The corrupted prompt
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "corrupt_ids")]
     pub corrupt: Option<String>,
+    /// A conversation as the clean prompt, laid out by the model's own chat template up to where the assistant answers: a
+    /// file of JSON [{"role", "content"}, …], or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["clean", "clean_ids"])]
+    pub clean_chat: Option<PathBuf>,
+    /// A conversation as the corrupted prompt
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["corrupt", "corrupt_ids"])]
+    pub corrupt_chat: Option<PathBuf>,
     /// The clean prompt as token ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub clean_ids: Option<Vec<u32>>,
@@ -45,17 +54,19 @@ pub struct PairArgs {
 impl PairArgs {
     /// Runs both prompts. A prompt that is missing is an error.
     pub fn runs(&self, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
-        let read = |text: &Option<String>, ids: &Option<Vec<u32>>, name: &str| -> Result<Vec<u32>> {
-            match (text, ids) {
-                (Some(text), _) => model.encode(text, self.bos),
-                (None, Some(ids)) => Ok(ids.clone()),
-                (None, None) => Err(Error::request(format!(
-                    "the {name} prompt is missing; add --{name} TEXT or --{name}-ids 1,2,3"
+        let read =
+            |text: &Option<String>, chat: &Option<PathBuf>, ids: &Option<Vec<u32>>, name: &str| match (text, chat, ids)
+            {
+                (Some(text), ..) => model.encode(text, self.bos),
+                (None, Some(file), _) => laid_out(model, &chat::read(file)?, Ending::Answer, self.bos),
+                (None, None, Some(ids)) => Ok(ids.clone()),
+                (None, None, None) => Err(Error::request(format!(
+                    "the {name} prompt is missing; add --{name} TEXT, --{name}-chat FILE or --{name}-ids 1,2,3"
                 ))),
-            }
-        };
-        let clean = read(&self.clean, &self.clean_ids, "clean")?;
-        let corrupt = read(&self.corrupt, &self.corrupt_ids, "corrupt")?;
+            };
+        // A document's tokens are the clean prompt's, and so are the turns that were remembered last.
+        let corrupt = read(&self.corrupt, &self.corrupt_chat, &self.corrupt_ids, "corrupt")?;
+        let clean = read(&self.clean, &self.clean_chat, &self.clean_ids, "clean")?;
         let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
         Ok(Pair::new(run(clean)?, run(corrupt)?))
     }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::Model;
 use super::gguf::{self, Gguf};
 use crate::error::{Error, Result};
-use crate::files::{SMALL, read_text};
+use crate::files::{self, SMALL, read_text};
 
 /// What a message says of itself beside its words, such as `tool_calls`, goes to the template as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +81,18 @@ impl Conversation {
         let said = self.messages.iter().rev().map(Message::text).find(|t| !t.trim().is_empty());
         said.map_or_else(|| "conversation".to_owned(), |t| t.trim().to_owned())
     }
+}
+
+/// Reads a conversation from a file, or from standard input where that is `-`.
+///
+/// # Errors
+/// It cannot be read, or as [`parse`].
+pub fn read(file: &Path) -> Result<Vec<Message>> {
+    if file == Path::new("-") {
+        let text = files::text(std::io::stdin().lock(), Path::new("standard input"), SMALL)?;
+        return parse(&text, "standard input");
+    }
+    parse(&read_text(file, SMALL)?, &file.display().to_string())
 }
 
 /// Reads a conversation: `[{"role", "content"}, …]`, alone or as the `messages` of an object.

@@ -69,9 +69,8 @@ pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
         1 => Ok(found),
         0 => Err(unopenable(match names.iter().find(|p| ends(p, &["bin", "pt", "pth", "ckpt"])) {
             Some(pickle) => format!(
-                "its weights are a Python pickle ({}), which can run code and is never opened; save them as safetensors \
-                 with `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)` of the Python package \
-                 transformers",
+                "its weights are a Python pickle ({}), which can run code; save them as safetensors with \
+                 `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)` of transformers",
                 pickle.file_name().unwrap_or_default().to_string_lossy()
             ),
             None => "it holds no .safetensors file; put the model's weights into the folder".to_owned(),

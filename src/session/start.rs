@@ -1,12 +1,11 @@
 //! How a window starts: what the command line says of it, and the document that follows.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::file::{Session, is_session};
 use super::{Desk, Document, desk::Show};
 use crate::engine::EditStack;
 use crate::error::Result;
-use crate::files::{self, SMALL, read_text};
 use crate::model::builtin::{self, BUILTINS};
 use crate::model::chat::{self, Conversation, Ending};
 use crate::model::matrix::Held;
@@ -36,17 +35,12 @@ impl ChatArgs {
     /// The file cannot be read or holds no conversation.
     pub fn read(&self) -> Result<Option<Conversation>> {
         let Some(file) = &self.chat else { return Ok(None) };
-        let text = if file == Path::new("-") {
-            files::text(std::io::stdin().lock(), Path::new("standard input"), SMALL)
-        } else {
-            read_text(file, SMALL)
-        }?;
         let ending = match (self.no_generation_prompt, self.open_turn) {
             (true, _) => Ending::Closed,
             (_, true) => Ending::Open,
             _ => Ending::Answer,
         };
-        Ok(Some(Conversation { messages: chat::parse(&text, &file.display().to_string())?, ending }))
+        Ok(Some(Conversation { messages: chat::read(file)?, ending }))
     }
 }
 
@@ -100,7 +94,11 @@ impl Start {
         let Self { session, model, weights, prompt, ids, chat, answer, wrong, corrupt, edits, time } = self;
         let texts = [model, prompt, answer, wrong, corrupt];
         let files = [session, edits, &chat.chat];
-        *time || ids.is_some() || weights.is_some() || files.into_iter().any(Option::is_some) || texts.into_iter().any(Option::is_some)
+        *time
+            || ids.is_some()
+            || weights.is_some()
+            || files.into_iter().any(Option::is_some)
+            || texts.into_iter().any(Option::is_some)
     }
 
     /// Returns the document that the window opens on.
