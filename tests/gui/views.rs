@@ -65,6 +65,16 @@ fn every_view_exports_its_numbers() {
     }
 }
 
+/// What a control does is said where it is pointed at.
+#[test]
+fn a_choice_says_what_it_does() {
+    let mut h = window(document(PROMPT));
+    let at = h.get_by_label("isolate").rect().center();
+    h.hover_at(at);
+    h.run_steps(8);
+    assert!(h.query_by_label_contains("dims everything but the pinned").is_some());
+}
+
 /// Values copied from a heatmap say what they are of, as everything that leaves does.
 #[test]
 fn copied_values_say_what_they_are_of() {

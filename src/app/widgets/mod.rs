@@ -29,6 +29,16 @@ pub fn message(ui: &mut egui::Ui, text: &str, error: bool) {
 
 /// A choice among a few values in one line.
 pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, options: &[(T, &str)]) -> Option<T> {
+    explained_choice(ui, (label, ""), current, options)
+}
+
+/// As [`choice`], with what it does said where it is pointed at.
+pub fn explained_choice<T: PartialEq + Copy>(
+    ui: &mut egui::Ui,
+    (label, said): (&str, &str),
+    current: T,
+    options: &[(T, &str)],
+) -> Option<T> {
     let mut chosen = None;
     if is_plate(ui.ctx()) {
         // What was chosen is part of what is shown; the choice is not.
@@ -53,6 +63,9 @@ pub fn choice<T: PartialEq + Copy>(ui: &mut egui::Ui, label: &str, current: T, o
             }
         });
         response.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, label));
+        if !said.is_empty() {
+            response.response.on_hover_text(said);
+        }
     });
     chosen
 }

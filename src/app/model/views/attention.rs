@@ -11,7 +11,7 @@ use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
-use crate::app::widgets::{bars, choice, message};
+use crate::app::widgets::{bars, choice, explained_choice, message};
 use crate::gpu::heatmap::HeatmapCallback;
 use crate::gpu::{HeatData, NOTHING};
 use crate::session::desk::{Focus, Show};
@@ -201,14 +201,17 @@ impl Attention {
     fn which(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let p = cx.pinned();
         let average = if p.all_heads { 2 } else { u8::from(p.head.is_none()) };
-        if let Some(a) = choice(ui, "average", average, &[(0, "off"), (1, "layer"), (2, "model")]) {
+        let averages = [(0, "off"), (1, "layer"), (2, "model")];
+        let said = "one head, or the mean of a layer's heads or of all";
+        if let Some(a) = explained_choice(ui, ("average", said), average, &averages) {
             cx.pin(|p| {
                 p.all_heads = a == 2;
                 p.head = if a == 0 { Some(p.head.unwrap_or(0)) } else { None };
             });
         }
         let options = [(Isolate::Nothing, "off"), (Isolate::Row, "row"), (Isolate::Column, "column")];
-        if let Some(i) = choice(ui, "isolate", self.isolate, &options) {
+        let said = "dims everything but the pinned token's row, or the pinned key's column";
+        if let Some(i) = explained_choice(ui, ("isolate", said), self.isolate, &options) {
             self.isolate = i;
         }
     }
