@@ -145,7 +145,7 @@ fn what_leaves_a_node_is_what_it_contributes() {
     for (name, trace) in runs() {
         let (last, target) = (trace.len() - 1, Target::Difference(5, 9));
         let network = trace.model.network();
-        let (columns, _) = network.unembed_columns(&[5, 9]).unwrap();
+        let columns = network.unembed_columns(&[5, 9]).unwrap().0.tensor().unwrap();
         let metric = |row: &Tensor| {
             let logits = row.matmul(&columns)?.flatten_all()?;
             Ok((logits.get(0)? - logits.get(1)?)?)
@@ -239,7 +239,7 @@ fn neurons_of_an_mlp_are_its_largest_parts() {
         let (last, target) = (trace.len() - 1, Target::Difference(5, 9));
         let found = traced(&trace, target, Keep::ALL);
         let network = trace.model.network();
-        let (columns, _) = network.unembed_columns(&[5, 9]).unwrap();
+        let columns = network.unembed_columns(&[5, 9]).unwrap().0.tensor().unwrap();
         let metric = |row: &Tensor| {
             let logits = row.matmul(&columns)?.flatten_all()?;
             Ok((logits.get(0)? - logits.get(1)?)?)

@@ -1,10 +1,12 @@
 //! Every view: tiny and long prompts, numbers, pictures.
 
 use crate::window::{PROMPT, causes, document, features, settle, training, window};
+use circuitscope::app::action::Command;
 use circuitscope::app::export::provenance::Provenance;
 use circuitscope::app::look::svg::paint_cells;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
+use circuitscope::app::shell::presets::Preset;
 use circuitscope::app::view::Workspace;
 use circuitscope::app::{App, view};
 use circuitscope::gpu::heatmap::{Coloring, HeatmapCallback};
@@ -73,6 +75,16 @@ fn a_choice_says_what_it_does() {
     h.hover_at(at);
     h.run_steps(8);
     assert!(h.query_by_label_contains("dims everything but the pinned").is_some());
+    // In a narrow pane the choices stand in a row of their own.
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::Arrange(Preset::Circuit));
+    settle(&mut h);
+    let pane = h.state().layout.pane("attention").unwrap().1.unwrap();
+    assert!(pane.width() < 340.0, "{pane:?}");
+    for name in ["average", "isolate"] {
+        let rect = h.get_by_label(name).rect();
+        assert!(pane.contains_rect(rect), "{name}: {rect:?} in {pane:?}");
+    }
 }
 
 /// Values copied from a heatmap say what they are of, as everything that leaves does.
