@@ -71,7 +71,8 @@ fn every_view_exports_its_numbers() {
 #[test]
 fn a_choice_says_what_it_does() {
     let mut h = window(document(PROMPT));
-    let at = h.get_by_label("isolate").rect().center();
+    let combo = egui::accesskit::Role::ComboBox;
+    let at = h.get_by_role_and_label(combo, "isolate").rect().center();
     h.hover_at(at);
     h.run_steps(8);
     assert!(h.query_by_label_contains("dims everything but the pinned").is_some());
@@ -82,7 +83,7 @@ fn a_choice_says_what_it_does() {
     let pane = h.state().layout.pane("attention").unwrap().1.unwrap();
     assert!(pane.width() < 340.0, "{pane:?}");
     for name in ["average", "isolate"] {
-        let rect = h.get_by_label(name).rect();
+        let rect = h.get_by_role_and_label(combo, name).rect();
         assert!(pane.contains_rect(rect), "{name}: {rect:?} in {pane:?}");
     }
 }
