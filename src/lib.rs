@@ -92,6 +92,7 @@ pub mod files;
 #[cfg(feature = "gui")]
 pub mod gpu;
 pub mod graph;
+pub mod guard;
 pub mod hash;
 pub mod interrupt;
 pub mod jobs;
@@ -99,7 +100,6 @@ pub mod memory;
 pub mod model;
 pub mod progress;
 pub mod question;
-mod quiet;
 pub mod session;
 pub mod superposition;
 pub mod table;

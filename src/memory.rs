@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::files::{SMALL, read_text};
+use crate::guard::{charge, refund};
 
 pub struct LargePages;
 
@@ -30,24 +31,29 @@ fn advise(pointer: *mut u8, size: usize) -> *mut u8 {
     pointer
 }
 
-// SAFETY: every call is handed to the system allocator unchanged.
+// SAFETY: every call is counted and handed to the system allocator unchanged.
 unsafe impl GlobalAlloc for LargePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        charge(layout.size());
         // SAFETY: the caller's promises are the system allocator's.
         advise(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        charge(layout.size());
         // SAFETY: as above.
         advise(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        refund(layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        charge(size);
+        refund(layout.size());
         // SAFETY: as above.
         advise(unsafe { System.realloc(pointer, layout, size) }, size)
     }

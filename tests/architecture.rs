@@ -57,13 +57,13 @@ const GROUND: &[&str] = &[
     "Error",
     "Result",
     "files",
+    "guard",
     "hash",
     "identity",
     "interrupt",
     "memory",
     "progress",
     "question",
-    "quiet",
     "table",
 ];
 

@@ -268,10 +268,15 @@ fn what_is_no_conversation_is_one_sentence() {
     for (template, says) in [
         ("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", "fuel"),
         ("{% if %}", "cannot lay this conversation out"),
+        (
+            "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+            "far more memory",
+        ),
         ("{{ messages[0].content.foo() }}", "foo"),
     ] {
         write(folder.path(), "chat_template.jinja", template);
-        let sentence = common::sentence(&["run", "-m", spec, "--chat", file], 2);
+        let code = if says == "far more memory" { 1 } else { 2 };
+        let sentence = common::sentence(&["run", "-m", spec, "--chat", file], code);
         assert!(sentence.contains(says), "{template}: {sentence}");
     }
     assert!(common::sentence(&["run", "-m", "text", "--chat", file], 2).contains("has no chat template"));

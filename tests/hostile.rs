@@ -32,20 +32,20 @@ fn with_tokenizer(change: impl FnOnce(&mut Value)) -> String {
 }
 
 #[test]
-fn steps_that_double_a_text_are_counted_first() {
+fn steps_that_double_a_text_are_stopped() {
     // Each step doubles a space, so that forty make it 2^40 long.
     let doubling = json!({"type": "Replace", "pattern": {"String": " "}, "content": "  "});
     let said = with_tokenizer(|t| t["normalizer"] = json!({"type": "Sequence", "normalizers": vec![doubling; 40]}));
-    assert!(said.contains("1e12 times as long"), "{said}");
+    assert!(said.contains("far more memory"), "{said}");
     // A pattern that matches nothing puts something between all letters.
     let between = json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "x".repeat(1000)});
     let said = with_tokenizer(|t| t["normalizer"] = json!({"type": "Sequence", "normalizers": vec![between; 3]}));
-    assert!(said.contains("times as long"), "{said}");
+    assert!(said.contains("far more memory"), "{said}");
     let said = with_tokenizer(|t| {
         t["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers":
             vec![json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}); 40]});
     });
-    assert!(said.contains("times as long"), "{said}");
+    assert!(said.contains("far more memory"), "{said}");
     let said = with_tokenizer(|t| t["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0}));
     assert!(said.contains("--ids"), "{said}");
 }

@@ -16,6 +16,7 @@ use super::Model;
 use super::gguf::{self, Gguf};
 use crate::error::{Error, Result};
 use crate::files::{self, SMALL, read_text};
+use crate::guard::guarded;
 
 /// What a message says of itself beside its words, such as `tool_calls`, goes to the template as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,6 +250,14 @@ impl Template {
     /// # Errors
     /// The template is malformed, or refuses the conversation.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
+        // The engine counts instructions, and not how long a text they make.
+        let (template, owned) = (self.clone(), messages.to_owned());
+        guarded(self.source.len(), move || template.rendered(&owned, answer)).unwrap_or_else(|fault| {
+            Err(Error::failed(format!("the chat template of {} cannot be used: {fault}", self.path.display())))
+        })
+    }
+
+    fn rendered(&self, messages: &[Message], answer: bool) -> Result<String> {
         let mut env = Environment::new();
         prepare(&mut env).map_err(|e| self.refuse(&e))?;
         // The tags that say which words are learnt from wrap, and write nothing.
@@ -399,7 +408,7 @@ fn without_generation(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
-        let Some(end) = rest[at..].find("%}").map(|n| at + n) else { break };
+        let Some(end) = rest[at + 2..].find("%}").map(|n| at + 2 + n) else { break };
         let tag = &rest[at + 2..end];
         let word = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let other = match word {

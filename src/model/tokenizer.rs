@@ -1,19 +1,17 @@
 //! A model's tokenizer: text to token ids and back, and the text by which a token is shown.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
-use super::tokenizer_parts::growth;
 use crate::error::{Error, Result};
-use crate::quiet::quietly;
+use crate::guard::{Fault, guarded};
 
 /// A model's tokenizer, with the exact bytes of every token.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// How many times as long its steps may make a text, at most.
-    growth: f64,
+    inner: Arc<tokenizers::Tokenizer>,
     /// bytes[id] of the tokens that the model has; empty for ids the tokenizer does not know.
     bytes: Vec<Vec<u8>>,
     /// The tokens that the model has no embedding for, with their bytes. A prompt that uses one is refused.
@@ -136,11 +134,6 @@ fn any(part: &Value, is: &dyn Fn(&Value) -> bool) -> bool {
     }
 }
 
-/// A tokenizer whose steps make a text at most so many times as long takes texts of any length; Unicode's compositions
-/// alone come to 11. Others take texts that cannot become longer than so many bytes.
-const MODEST_GROWTH: f64 = 64.0;
-const LARGEST_TEXT: f64 = 1e9;
-
 /// The sentence for text that the library cannot split, or that makes it panic.
 fn unsplit(what: &str) -> Error {
     Error::failed(format!("cannot split the text into tokens: {what}"))
@@ -148,7 +141,8 @@ fn unsplit(what: &str) -> Error {
 
 impl Tokenizer {
     /// Wraps a tokenizer of a model with `d_vocab` tokens. It may know tokens that the model has not.
-    pub fn new(inner: tokenizers::Tokenizer, d_vocab: usize) -> Self {
+    pub fn new(inner: impl Into<Arc<tokenizers::Tokenizer>>, d_vocab: usize) -> Self {
+        let inner = inner.into();
         let spelling = Spelling::of(&inner);
         let added = inner.get_added_tokens_decoder();
         let alphabet = byte_alphabet().into_iter().zip(0..=u8::MAX).collect();
@@ -164,8 +158,7 @@ impl Tokenizer {
                 None => drop(beyond.insert(id, of_piece)),
             }
         }
-        let growth = growth(&inner);
-        Self { inner, growth, bytes, beyond, fallback, before: Vec::new(), after: Vec::new(), bos: None }
+        Self { inner, bytes, beyond, fallback, before: Vec::new(), after: Vec::new(), bos: None }
     }
 
     /// Sets the tokens that stand before and behind every text.
@@ -227,29 +220,30 @@ impl Tokenizer {
 
     /// Returns the token ids of `text` alone.
     pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
-        self.guarded(text, |inner| Ok(inner.encode_fast(text, false)?.get_ids().to_vec()))
+        self.guarded(text, |inner, text| Ok(inner.encode_fast(text, false)?.get_ids().to_vec()))
     }
 
     /// Returns the tokens of `text` alone, each with the bytes of the text that it is of.
     pub fn pieces_at(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
-        self.guarded(text, |inner| {
+        self.guarded(text, |inner, text| {
             let encoding = inner.encode(text, false)?;
             let offsets = encoding.get_offsets().iter().map(|(from, to)| *from..*to);
             Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
         })
     }
 
-    /// Splits a text by a library that panics where a tokenizer contradicts itself, and that has no bounds of its own.
-    fn guarded<R>(&self, text: &str, split: impl Fn(&tokenizers::Tokenizer) -> tokenizers::Result<R>) -> Result<R> {
-        if text.len() as f64 * self.growth > LARGEST_TEXT && self.growth > MODEST_GROWTH {
-            return Err(unsplit(&format!(
-                "its tokenizer may make it {:.0} times as long; give a shorter one",
-                self.growth
-            )));
+    /// Splits a text by a library that trusts the tokenizer's file.
+    fn guarded<R: Send + 'static>(
+        &self,
+        text: &str,
+        split: impl Fn(&tokenizers::Tokenizer, &str) -> tokenizers::Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let (inner, owned) = (self.inner.clone(), text.to_owned());
+        match guarded(text.len(), move || split(&inner, &owned)) {
+            Ok(result) => result.map_err(|e| unsplit(&e.to_string())),
+            Err(Fault::Panic) => Err(unsplit("its tokenizer is damaged or does not know this text")),
+            Err(fault) => Err(unsplit(&format!("its tokenizer goes wrong on it, since {fault}"))),
         }
-        let result = quietly(|| split(&self.inner));
-        let result = result.ok_or_else(|| unsplit("its tokenizer is damaged or does not know this text"))?;
-        result.map_err(|e| unsplit(&e.to_string()))
     }
 
     /// Returns the id of `text`, which must be a single token exactly as it is given.

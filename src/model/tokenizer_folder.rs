@@ -2,6 +2,7 @@
 //! what `tokenizer_config.json` says about it, as transformers 5 reads it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -147,6 +148,7 @@ fn around(
 ) -> Result<Built, String> {
     let (listed, named) = notes.added();
     add(&mut inner, listed.into_iter().map(|(_, token)| token).chain(named))?;
+    let inner = Arc::new(inner);
     let (before, after) = tokenizer_parts::around(&inner)?;
     let named = notes.named("bos_token").and_then(|token| inner.token_to_id(token));
     let bos = named.or_else(|| id(&notes.model, "bos_token_id"));

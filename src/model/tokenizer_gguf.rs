@@ -75,7 +75,7 @@ fn read(gguf: &Gguf, d_vocab: usize) -> Result<Found, String> {
     }
     let plan = kind(&vocabulary, if model == "gemma4" { "gemma4" } else { pre.unwrap_or("default") })?;
     let text = serde_json::to_vec(&plan.spec).map_err(|e| e.to_string())?;
-    let inner = tokenizer_parts::build(&text)?;
+    let inner = std::sync::Arc::new(tokenizer_parts::build(&text)?);
     tokenizer_parts::around(&inner)?;
     let ids = ["bos_token_id", "eos_token_id"].map(|key| vocabulary.id(key));
     let [bos, eos] = ids;

@@ -1,6 +1,8 @@
 //! The parts that tokenizers are built of, as `tokenizer.json` describes them; and building one from such a description
 //! without trusting it.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenizers::decoders::DecoderWrapper;
@@ -8,7 +10,7 @@ use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 
-use crate::quiet::quietly;
+use crate::guard::{Fault, guarded};
 
 /// The rule by which Qwen 2's tokenizer cuts a text into words.
 pub const QWEN2: &str =
@@ -50,9 +52,6 @@ struct Kind {
     kind: Option<String>,
 }
 
-/// Published tokenizers come to a few hundred.
-const MOST_GROWTH: f64 = 1e5;
-
 /// Builds a tokenizer from its description; a saved truncation or padding, which belongs to a training run, is dropped.
 ///
 /// # Errors
@@ -62,16 +61,13 @@ pub fn build(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     if let Some(normalizer) = &outline.normalizer {
         check_precompiled(normalizer)?;
     }
-    let built = quietly(|| tokenizers::Tokenizer::from_bytes(text));
+    let owned = text.to_owned();
+    let built = guarded(text.len(), move || tokenizers::Tokenizer::from_bytes(owned));
     let mut inner = match built {
-        Some(Ok(inner)) => inner,
-        Some(Err(e)) => return Err(unknown_step(outline).unwrap_or_else(|| one_line(&e.to_string()))),
-        None => return Err(unknown_step(outline).unwrap_or_else(|| "its description is damaged".to_owned())),
+        Ok(Ok(inner)) => inner,
+        Ok(Err(e)) => return Err(unknown_step(outline).unwrap_or_else(|| one_line(&e.to_string()))),
+        Err(fault) => return Err(unknown_step(outline).unwrap_or_else(|| fault.to_string())),
     };
-    let times = growth(&inner);
-    if times > MOST_GROWTH {
-        return Err(format!("its steps may make a text {times:.0e} times as long"));
-    }
     inner.with_truncation(None).map_err(|e| one_line(&e.to_string()))?;
     inner.with_padding(None);
     Ok(inner)
@@ -87,10 +83,13 @@ fn one_line(text: &str) -> String {
 ///
 /// # Errors
 /// The tokenizer fails on plain texts.
-pub fn around(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), String> {
+pub fn around(inner: &Arc<tokenizers::Tokenizer>) -> Result<(Vec<u32>, Vec<u32>), String> {
     let ids = |text: &str, special: bool| {
-        let encoding = quietly(|| inner.encode_fast(text, special));
-        let encoding = encoding.ok_or_else(|| format!("it fails on the text `{text}`"))?;
+        let (inner, owned) = (inner.clone(), text.to_owned());
+        let encoding = guarded(text.len(), move || inner.encode_fast(owned, special)).map_err(|fault| match fault {
+            Fault::Panic => format!("it fails on the text `{text}`"),
+            fault => format!("on the text `{text}` {fault}"),
+        })?;
         encoding.map(|e| e.get_ids().to_vec()).map_err(|e| one_line(&e.to_string()))
     };
     // A vocabulary may lack a letter, so that several are tried.
@@ -104,37 +103,6 @@ pub fn around(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), Str
         }
     }
     Ok((ids("", true)?, Vec::new()))
-}
-
-/// How many times as long the steps of a tokenizer may make a text, at most, in bytes. What a step puts in once (a prefix)
-/// is not counted: it is as long as the file has it.
-pub fn growth(inner: &tokenizers::Tokenizer) -> f64 {
-    let of = |part: serde_json::Result<Value>| part.map_or(1.0, |part| growth_of(&part));
-    of(serde_json::to_value(inner.get_normalizer())) * of(serde_json::to_value(inner.get_pre_tokenizer()))
-}
-
-fn growth_of(part: &Value) -> f64 {
-    let length = |pointer: &str| part.pointer(pointer).and_then(Value::as_str).map(|t| t.len() as f64);
-    match part.get("type").and_then(Value::as_str) {
-        Some("Sequence") => ["normalizers", "pretokenizers"]
-            .into_iter()
-            .filter_map(|key| part.get(key)?.as_array())
-            .flatten()
-            .map(growth_of)
-            .product(),
-        Some("Replace") => {
-            let content = length("/content").unwrap_or(0.0);
-            // A pattern may match nothing, between any two letters.
-            length("/pattern/String").map_or(1.0 + content, |from| (content / from.max(1.0)).max(1.0))
-        }
-        // U+FDFA has 3 bytes and becomes 33.
-        Some("NFKC" | "NFKD" | "Precompiled") => 11.0,
-        Some("NFC" | "NFD") => 3.0,
-        // A space on both sides of a character of three bytes.
-        Some("BertNormalizer" | "ByteLevel" | "Lowercase") => 2.0,
-        Some("Metaspace") => 3.0,
-        _ => 1.0,
-    }
 }
 
 /// A precompiled normaliser begins with the size of its tables, for which memory is taken before it is compared with
@@ -173,7 +141,8 @@ fn four_bytes(six: &str) -> Option<u32> {
 /// Names the step that the library does not know, or that is damaged.
 fn unknown_step(outline: Outline) -> Option<String> {
     fn is<T: serde::de::DeserializeOwned>(part: &Value) -> bool {
-        quietly(|| serde_json::from_value::<T>(part.clone()).is_ok()).unwrap_or(false)
+        let owned = part.clone();
+        guarded(0, move || serde_json::from_value::<T>(owned).is_ok()).unwrap_or(false)
     }
     type Check = fn(&Value) -> bool;
     let parts: [(&str, Option<Value>, Check); 4] = [

@@ -194,23 +194,21 @@ fn model(path: &Path) -> Result<()> {
             vec![0, 1]
         }
     };
-    let few: Vec<u32> = ids.into_iter().take(6).collect();
+    // A tokenizer may know tokens that the model lacks.
+    let known = |id: &u32| (*id as usize) < model.config.d_vocab;
+    let few: Vec<u32> = ids.into_iter().filter(known).chain([0]).take(6).collect();
     let resid = model.network().forward(&[&few], &mut Capture::default(), &Progress::new())?;
     model.network().final_norm(&resid, &mut NoHooks)?;
     Ok(())
 }
 
+/// Opens a folder of a dictionary, or of a set of them that is opened by one of its files.
 fn dictionary(folder: &Path, spoilt: &Path) -> Result<()> {
-    let progress = Progress::new();
-    let opened = circuitscope::features::open(text_of(folder), &progress);
-    // A set's layer is opened by its own file as well.
-    if spoilt.extension().is_some_and(|e| e == "safetensors") {
-        circuitscope::features::open(text_of(spoilt), &progress).map(drop).or_else(|e| {
-            sound(&e);
-            Ok::<_, Error>(())
-        })?;
-    }
-    opened.map(drop)
+    let open = |path: &Path| circuitscope::features::open(text_of(path), &Progress::new()).map(drop);
+    open(folder).or_else(|error| {
+        sound(&error);
+        open(spoilt)
+    })
 }
 
 fn prompt_set(path: &Path) -> Result<()> {

@@ -33,7 +33,7 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 use crate::error::{Error, Result};
 use crate::features::scan::index::{About, BINS, Entry, Example, Histogram, Index};
 use crate::files::Output;
-use crate::quiet::quietly;
+use crate::guard::guarded;
 
 const FORMAT: &str = "feature index";
 const METADATA: &str = "circuitscope";
@@ -166,8 +166,12 @@ fn begin(path: &Path) -> Result<(About, FileReader<BufReader<File>>)> {
     let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
     // The reader trusts what the footer says.
-    let reader = quietly(|| FileReader::try_new(BufReader::new(file), None)).and_then(std::result::Result::ok);
-    let reader = reader.ok_or_else(|| malformed("it is no complete Arrow file".to_owned()))?;
+    let size = file.metadata().map_or(0, |m| m.len() as usize);
+    let reader = guarded(size, || FileReader::try_new(BufReader::new(file), None));
+    let reader = reader
+        .ok()
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| malformed("it is no complete Arrow file".to_owned()))?;
     let schema = reader.schema();
     let Some(text) = schema.metadata().get(METADATA) else {
         return Err(malformed("it does not say what was scanned".to_owned()));
@@ -189,8 +193,9 @@ pub fn open(path: &Path) -> Result<Index> {
         return Err(malformed("its columns are not those of a feature index".to_owned()));
     }
     // The reader trusts lengths inside the file; what makes it panic makes the file unusable.
-    let entries = quietly(|| read(reader, path))
-        .unwrap_or_else(|| Err(malformed("its lengths contradict each other".to_owned())))?;
+    let (size, owned) = (std::fs::metadata(path).map_or(0, |m| m.len() as usize), path.to_owned());
+    let entries = guarded(size, move || read(reader, &owned))
+        .unwrap_or_else(|_| Err(malformed("its lengths contradict each other".to_owned())))?;
     let sound = |e: &Example| {
         e.start <= e.position && e.at() < e.tokens.len() && e.tokens.len() == e.activations.len() && e.value.is_finite()
     };
