@@ -6,10 +6,12 @@ use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::progress::Progress;
+
 /// The temporary files that there are. Whoever makes, keeps or removes one holds the lock.
 static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-/// How many pieces of work end by themselves when they are told to.
-static CAREFUL: AtomicUsize = AtomicUsize::new(0);
+/// The work that ends by itself when it is cancelled, with numbers to know it by.
+static CAREFUL: Mutex<Vec<(usize, Progress)>> = Mutex::new(Vec::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The exit status of a program that a signal ended, as shells give it.
@@ -20,12 +22,18 @@ fn files() -> MutexGuard<'static, Vec<PathBuf>> {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the program at a signal. Where [`careful`] work runs the first signal only tells it, and the second ends the
+fn working() -> MutexGuard<'static, Vec<(usize, Progress)>> {
+    CAREFUL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the program at a signal. Where [`careful`] work runs the first signal only cancels it, and the second ends the
 /// program.
 pub fn watch() {
     let watched = ctrlc::set_handler(|| {
         let first = !INTERRUPTED.swap(true, Ordering::SeqCst);
-        if first && CAREFUL.load(Ordering::SeqCst) > 0 {
+        let working = working();
+        if first && !working.is_empty() {
+            working.iter().for_each(|(_, progress)| progress.cancel());
             return;
         }
         // The lock is kept to the end, so that no file is made after this.
@@ -44,18 +52,22 @@ pub fn has_come() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Work that looks at its [`Progress`](crate::progress::Progress) often, and leaves a checkpoint when it is cancelled.
-pub struct Careful(());
+/// Work that leaves a checkpoint when it is cancelled, until this is dropped.
+pub struct Careful {
+    number: usize,
+}
 
-/// Says that such work runs, until what is returned is dropped.
-pub fn careful() -> Careful {
-    CAREFUL.fetch_add(1, Ordering::SeqCst);
-    Careful(())
+/// Says that such work runs. A signal cancels its progress.
+pub fn careful(progress: &Progress) -> Careful {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    working().push((number, progress.clone()));
+    Careful { number }
 }
 
 impl Drop for Careful {
     fn drop(&mut self) {
-        CAREFUL.fetch_sub(1, Ordering::SeqCst);
+        working().retain(|(number, _)| *number != self.number);
     }
 }
 

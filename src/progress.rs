@@ -102,7 +102,7 @@ impl Progress {
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.inner.cancelled.load(Ordering::Relaxed) || crate::interrupt::has_come()
+        self.inner.cancelled.load(Ordering::Relaxed)
     }
 
     /// Says whether the computation waits for its user, as a paused training does. Nobody waits for its end then.

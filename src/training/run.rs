@@ -108,7 +108,7 @@ pub fn train(
     }
     let folder = &options.output;
     let _claim = Claim::of(folder)?;
-    let _careful = interrupt::careful();
+    let _careful = interrupt::careful(progress);
     let design = training.design();
     let tokenizer = training.tokenizer()?;
     let pretty =

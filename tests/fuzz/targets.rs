@@ -123,21 +123,17 @@ fn dictionaries() -> Vec<Seed> {
         ("jumprelu", "sae_weights.safetensors", "cfg.json"),
         ("gated", "cfg.json", "sae_weights.safetensors"),
         ("transcoder-skip", "cfg.json", "sae_weights.safetensors"),
-        ("cross-layer", "W_enc_0.safetensors", "W_dec_0.safetensors"),
     ];
     let folder = |name: &str| at("tests/dictionaries").join(name);
     let mut seeds: Vec<Seed> =
         pairs.iter().map(|(name, a, b)| vec![file(&folder(name).join(a)), file(&folder(name).join(b))]).collect();
-    seeds.push(
-        ["config.yaml", "layer_0.safetensors", "layer_1.safetensors"]
-            .map(|f| file(&folder("circuit-tracer").join(f)))
-            .to_vec(),
-    );
-    seeds.push(
-        ["layer_0.safetensors", "config.yaml", "layer_1.safetensors"]
-            .map(|f| file(&folder("circuit-tracer").join(f)))
-            .to_vec(),
-    );
+    for (name, files) in [
+        ("circuit-tracer", ["config.yaml", "layer_0.safetensors", "layer_1.safetensors"]),
+        ("circuit-tracer", ["layer_0.safetensors", "config.yaml", "layer_1.safetensors"]),
+        ("cross-layer", ["W_enc_0.safetensors", "W_dec_0.safetensors", "config.yaml"]),
+    ] {
+        seeds.push(files.map(|f| file(&folder(name).join(f))).to_vec());
+    }
     seeds
 }
 
@@ -205,9 +201,10 @@ fn model(path: &Path) -> Result<()> {
 /// Opens a folder of a dictionary, or of a set of them that is opened by one of its files.
 fn dictionary(folder: &Path, spoilt: &Path) -> Result<()> {
     let open = |path: &Path| circuitscope::features::open(text_of(path), &Progress::new()).map(drop);
+    let layer = folder.join("layer_0.safetensors");
     open(folder).or_else(|error| {
         sound(&error);
-        open(spoilt)
+        open(if layer.exists() { &layer } else { spoilt })
     })
 }
 

@@ -399,7 +399,7 @@ impl Trainer {
         judge: &mut dyn FnMut(&Self) -> Result<Option<f32>>,
         report: &mut dyn FnMut(Point),
     ) -> Result<()> {
-        let _careful = folder.map(|_| interrupt::careful());
+        let _careful = folder.map(|_| interrupt::careful(progress));
         progress.expect(self.settings.units(self.settings.steps));
         progress.step(self.settings.units(self.step))?;
         let look = (self.settings.steps / 10).max(1);
