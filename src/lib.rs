@@ -73,7 +73,7 @@
 //! # Deliberately absent
 //!
 //! Python, servers, the network but for models that are asked for by `hf:…` ([`model::hub`]), pickled weights, and reduced
-//! precision in computation: weights are dequantised to f32 once and every number on screen is computed from that.
+//! precision in computation: weights may lie in memory as they are stored, and every number is computed in f32.
 
 #![cfg_attr(
     not(test),

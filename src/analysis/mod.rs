@@ -22,6 +22,7 @@ pub mod ov_circuit;
 pub mod pair;
 pub mod patching;
 pub mod patterns;
+pub mod plan;
 pub mod projection;
 pub mod run;
 pub mod subject;

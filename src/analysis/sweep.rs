@@ -329,7 +329,7 @@ impl<'a> Sweep<'a> {
             base,
             axes,
             variants,
-            chunk_rows: rows_at_once(base, edges),
+            chunk_rows: rows_at_once(config, base.len(), edges),
             chosen: None,
             unaligned,
             copies: 4 * copies,
@@ -374,7 +374,7 @@ impl<'a> Sweep<'a> {
         let c = &self.base.model.config;
         let rows: usize = self.variants.iter().map(|(_, v)| self.rows(v)).sum();
         let row_layers: usize = self.variants.iter().map(|(_, v)| v.row_layers(self.base)).sum();
-        let per_layer = layer_weights(self.base);
+        let per_layer = layer_weights(c);
         let full = matches!(self.settings.metric, Metric::Probability { .. } | Metric::Rank { .. } | Metric::Kl);
         let unembed = if full { self.variants.len() * c.d_model * c.d_vocab } else { 0 };
         let flops = 2.0 * (row_layers as f64 * per_layer as f64 + unembed as f64);
@@ -385,7 +385,7 @@ impl<'a> Sweep<'a> {
         Estimate {
             cells: self.axes.iter().map(|(_, n)| n).product(),
             to_run: self.variants.len(),
-            bytes: self.copies + held * bytes_per_row(self.base) + edges,
+            bytes: self.copies + held * bytes_per_row(c) + edges,
             // Small products, attention and norms keep a sweep at about two thirds of the peak.
             seconds: flops / (0.65 * speed()),
         }
@@ -509,7 +509,7 @@ fn coarseness(layer: usize, last: usize) -> usize {
 }
 
 /// Returns the floating-point operations a second of a middle-sized product on this machine, measured once.
-fn speed() -> f64 {
+pub(super) fn speed() -> f64 {
     static SPEED: OnceLock<f64> = OnceLock::new();
     *SPEED.get_or_init(|| {
         let measure = || -> candle_core::Result<f64> {

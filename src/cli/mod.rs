@@ -51,6 +51,7 @@ use commands;
 commands! {
     models as Models: "List the built-in models, and those found on this machine",
     check as Check: "Trust report of a model: loss on ordinary text, tokens, first token; and of a dictionary",
+    plan as Plan: "What a command will need: memory and time, before it is run",
     run as Run: "Run a prompt: next tokens, loss, and any site of the forward pass as safetensors",
     lens as Lens: "Logit lens: what each layer would predict",
     entropy as Entropy: "Entropy of the prediction after each layer: how undecided the model still is",

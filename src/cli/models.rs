@@ -66,10 +66,12 @@ fn entry((found, facts): &Inspected, free: Option<u64>) -> Value {
             entry["family"] = json!(facts.family);
             entry["n_params"] = json!(facts.n_params);
             entry["memory_bytes"] = json!(needed);
-            entry["fits"] = json!(free.map(|free| needed <= free));
+            entry["stored_bytes"] = json!(facts.stored_bytes);
+            // What is too large as f32 is held as it is stored.
+            entry["fits"] = json!(free.map(|free| needed.min(facts.stored_bytes) <= free));
         }
         Err(reason) => {
-            for key in ["family", "memory_bytes", "fits"] {
+            for key in ["family", "memory_bytes", "stored_bytes", "fits"] {
                 entry[key] = Value::Null;
             }
             entry["error"] = json!(reason);
@@ -84,10 +86,10 @@ fn row((found, facts): &Inspected, free: Option<u64>) -> Vec<String> {
         Ok(facts) => {
             let needed = facts.memory_bytes();
             let fits = match free {
-                Some(free) if needed > free => format!(", {} are free", gb(free)),
+                Some(free) if needed.min(facts.stored_bytes) > free => format!(", {} are free", gb(free)),
                 _ => String::new(),
             };
-            (facts.family.to_owned(), format!("{} GB{fits}", gb(needed)))
+            (facts.family.clone(), format!("{} as f32, {} as stored{fits}", gb(needed), gb(facts.stored_bytes)))
         }
         Err(reason) => ("-".to_owned(), reason.clone()),
     };

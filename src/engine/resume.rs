@@ -16,6 +16,7 @@ use super::resolve::Op;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
 use crate::progress::Progress;
 
 /// A variant of the base run: the same prompt under other edits.
@@ -145,22 +146,20 @@ const ROWS: usize = 1024;
 const OPERATIONS: usize = 8_000_000_000;
 
 /// Returns the bytes of working memory that a row takes at its peak inside a block.
-pub fn bytes_per_row(base: &Trace) -> usize {
-    let c = &base.model.config;
+pub fn bytes_per_row(c: &ModelConfig) -> usize {
     4 * (4 * c.d_model + 3 * c.d_mlp + 3 * c.n_heads * c.d_head + 4 * c.n_kv_heads * c.d_head)
 }
 
 /// Returns the number of weights in the matrices of one layer, which is half of its operations for each row.
-pub fn layer_weights(base: &Trace) -> usize {
-    let c = &base.model.config;
+pub fn layer_weights(c: &ModelConfig) -> usize {
     let mlp = c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
     c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head + mlp
 }
 
-/// Returns the number of rows that fit one chunk of a sweep over `base`. A variant that edits patterns holds patterns
+/// Returns the number of rows that fit one chunk of a sweep over a run of `n` tokens. A variant that edits patterns holds patterns
 /// too.
-pub fn rows_at_once(base: &Trace, edges: bool) -> usize {
+pub fn rows_at_once(c: &ModelConfig, n: usize, edges: bool) -> usize {
     const MEMORY: usize = 512 << 20;
-    let per_row = bytes_per_row(base) + if edges { 12 * base.model.config.n_heads * base.len() } else { 0 };
-    (MEMORY / per_row.max(1)).min(OPERATIONS / (2 * layer_weights(base)).max(1)).clamp(1, ROWS)
+    let per_row = bytes_per_row(c) + if edges { 12 * c.n_heads * n } else { 0 };
+    (MEMORY / per_row.max(1)).min(OPERATIONS / (2 * layer_weights(c)).max(1)).clamp(1, ROWS)
 }

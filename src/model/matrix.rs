@@ -246,7 +246,7 @@ impl fmt::Debug for Rows {
 }
 
 impl Rows {
-    /// Takes the bytes of `height` rows of `width` values, aligned for f32.
+    /// Takes the bytes of `height` rows of `width` values, aligned for f32. Without any, only the sizes are known.
     pub fn new(words: Vec<f32>, stored: Stored, [height, width]: [usize; 2], by_output: bool) -> Self {
         Self {
             words: Arc::new(words),
@@ -286,7 +286,7 @@ impl Rows {
     pub fn gathered(&self, order: &[u32]) -> Result<Self> {
         self.check(order, self.rows())?;
         let size = self.row_bytes();
-        let mut words = words_of(size * order.len());
+        let mut words = if self.is_hollow() { Vec::new() } else { words_of(size * order.len()) };
         for (to, from) in bytemuck::cast_slice_mut::<f32, u8>(&mut words).chunks_exact_mut(size.max(1)).zip(order) {
             let at = (self.rows.start + *from as usize) * size;
             to.copy_from_slice(&self.all()[at..at + size]);
@@ -313,7 +313,8 @@ impl Rows {
             return Self::stacked(&parts.iter().map(Self::decoded).collect::<Result<Vec<_>>>()?);
         }
         let size = first.row_bytes() * first.height;
-        let mut words = words_of(size * parts.len());
+        let hollow = parts.iter().any(Self::is_hollow);
+        let mut words = if hollow { Vec::new() } else { words_of(size * parts.len()) };
         for (to, part) in bytemuck::cast_slice_mut::<f32, u8>(&mut words).chunks_exact_mut(size.max(1)).zip(parts) {
             to.copy_from_slice(&part.all()[..size]);
         }
@@ -327,12 +328,16 @@ impl Rows {
     /// As copying.
     pub fn decoded(&self) -> Result<Self> {
         let (rows, cols) = (self.rows(), self.cols());
-        let mut words = vec![0f32; self.groups() * rows * cols];
+        let mut words = if self.is_hollow() { Vec::new() } else { vec![0f32; self.groups() * rows * cols] };
         words.par_chunks_mut(cols.max(1)).enumerate().for_each(|(i, out)| {
             self.decode(i / rows, i % rows..i % rows + 1, 0..cols, out, &mut Vec::new());
         });
         let height = self.groups() * rows;
         Ok(Self::new(words, Stored::F32, [height, cols], self.by_output).grouped(self.groups()))
+    }
+
+    fn is_hollow(&self) -> bool {
+        self.words.is_empty()
     }
 
     fn row_bytes(&self) -> usize {

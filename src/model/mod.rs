@@ -69,6 +69,8 @@ pub struct Model {
     pub format: &'static str,
     /// How its weights are held: as stored, or as f32.
     pub held: Held,
+    /// Bytes of the weights as the file stores them.
+    pub stored_bytes: u64,
     pub n_params: usize,
     pub load_seconds: f64,
     /// The tokens that end a generated text.
@@ -100,10 +102,23 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn open_watched(spec: &str, held: Held, progress: &Progress) -> Result<Self> {
+        Self::open_as(spec, Reading { held, hollow: false }, progress)
+    }
+
+    /// Opens all of a model but its weight matrices: its sizes are known, and it reads text. Nothing can be computed
+    /// with it.
+    ///
+    /// # Errors
+    /// As [`Model::open`], but for what only the weights would show.
+    pub fn outline(spec: &str, held: Held) -> Result<Self> {
+        Self::open_as(spec, Reading { held, hollow: true }, &Progress::new())
+    }
+
+    fn open_as(spec: &str, reading: Reading, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
         let mut model = if let Some(builtin) = builtin::by_name(spec) {
             let folder = builtin.unpack()?;
-            let mut model = Self::open_folder(&folder, spec, held, progress)?;
+            let mut model = Self::open_folder(&folder, spec, reading, progress)?;
             model.format = "built-in";
             builtin.name.clone_into(&mut model.config.name);
             model.path = Some(folder);
@@ -122,11 +137,11 @@ impl Model {
             })?;
             let (folder, file) = (path.parent().unwrap_or(Path::new(".")), path.file_name());
             let (mut model, path) = if kind.is_dir() {
-                (Self::open_folder(path, spec, held, progress)?, path)
+                (Self::open_folder(path, spec, reading, progress)?, path)
             } else if place::is_gguf(path) {
-                (Self::open_gguf(path, spec, held, progress)?, path)
+                (Self::open_gguf(path, spec, reading, progress)?, path)
             } else if file.is_some_and(|n| n == "config.json" || n == "model.safetensors") {
-                (Self::open_folder(folder, spec, held, progress)?, folder)
+                (Self::open_folder(folder, spec, reading, progress)?, folder)
             } else {
                 return Err(no_model("it is neither a folder nor a GGUF file"));
             };
@@ -140,14 +155,15 @@ impl Model {
         Ok(model)
     }
 
-    fn open_gguf(path: &Path, spec: &str, held: Held, progress: &Progress) -> Result<Self> {
+    fn open_gguf(path: &Path, spec: &str, reading: Reading, progress: &Progress) -> Result<Self> {
         let gguf = Gguf::open(path)?;
         let Described { family, config, names, interleaved, warnings, .. } = Described::of_gguf(&gguf)?;
         let interleaved = interleaved.then_some((config.n_heads, config.n_kv_heads));
         let entries = gguf.tensors(interleaved)?;
         let store = Store::new(path, gguf.files()?, entries, Device::Cpu, progress)
             .for_family(family.name)
-            .holding(held, available());
+            .holding(reading.held, available())
+            .hollow(reading.hollow);
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A second thread rebuilds the tokenizer while the weights are read.
         let (found, weights) = std::thread::scope(|scope| {
@@ -156,12 +172,12 @@ impl Model {
             (found.join().unwrap_or_else(|_| Found::fault("it could not be rebuilt")), weights)
         });
         let mut model = Self::assemble(ModelConfig { name, ..config }, weights?, None, spec, "GGUF");
-        model.held = store.held();
+        (model.held, model.stored_bytes) = (store.held(), store.stored_bytes());
         model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
         Ok(model.with_tokenizer(found, path, stops::of_gguf(&gguf)))
     }
 
-    fn open_folder(folder: &Path, spec: &str, held: Held, progress: &Progress) -> Result<Self> {
+    fn open_folder(folder: &Path, spec: &str, reading: Reading, progress: &Progress) -> Result<Self> {
         let adapter = Adapter::find(folder)?;
         let base = adapter.as_ref().map_or(folder, |adapter| adapter.base.as_path());
         let Described { family, mut config, names, mut warnings, options, block, .. } = Described::of_folder(base)?;
@@ -174,7 +190,8 @@ impl Model {
         let store = Store::new(base, index.files, index.entries, Device::Cpu, progress)
             .with_unread(index.unread)
             .for_family(family.name)
-            .holding(held, available());
+            .holding(reading.held, available())
+            .hollow(reading.hollow);
         let name = folder
             .canonicalize()
             .ok()
@@ -187,7 +204,7 @@ impl Model {
         let text = if own { folder } else { base };
         let found = tokenizer_folder::find(text, &options, config.d_vocab);
         let mut model = Self::assemble(config, weights, None, spec, "safetensors");
-        model.held = store.held();
+        (model.held, model.stored_bytes) = (store.held(), store.stored_bytes());
         model.warnings = [warnings, store.warnings(), Vec::from_iter(store.unused())].concat();
         let stops = stops::of_folder(text, &options);
         Ok(model.with_tokenizer(found, text, stops))
@@ -208,6 +225,7 @@ impl Model {
             spec: spec.to_owned(),
             format,
             held: Held::F32,
+            stored_bytes: 4 * n_params as u64,
             n_params,
             load_seconds: 0.0,
             stops: Vec::new(),
@@ -346,6 +364,14 @@ impl Model {
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
     }
+}
+
+/// How a model's weight matrices are read.
+#[derive(Clone, Copy)]
+struct Reading {
+    held: Held,
+    /// They are not.
+    hollow: bool,
 }
 
 /// What a file or folder says of its model, without the weights.
@@ -527,10 +553,12 @@ pub struct Facts {
     pub family: String,
     pub n_layers: usize,
     pub n_params: usize,
+    /// Bytes of the weights as they are stored.
+    pub stored_bytes: u64,
 }
 
 impl Facts {
-    /// Returns the bytes of the weights in memory, as f32.
+    /// Returns the bytes of the weights as f32.
     pub fn memory_bytes(&self) -> u64 {
         4 * self.n_params as u64
     }
@@ -548,7 +576,9 @@ pub fn inspect(path: &Path) -> Result<Facts> {
         Gguf::open(path)?.entries
     };
     let n_params = entries.values().map(|e| e.shape.iter().product::<usize>()).sum();
-    Ok(Facts { family: config.family, n_layers: config.n_layers, n_params })
+    let stored = |e: &store::Entry| e.stored.bytes(e.shape.iter().product()).unwrap_or(0) as u64;
+    let stored_bytes = entries.values().map(stored).sum();
+    Ok(Facts { family: config.family, n_layers: config.n_layers, n_params, stored_bytes })
 }
 
 /// Asks for a model to be opened.

@@ -64,6 +64,8 @@ pub struct Store {
     used: Mutex<HashSet<String>>,
     /// How the rows of weight matrices are held.
     held: Held,
+    /// Weight matrices are not read.
+    hollow: bool,
 }
 
 /// Modules of larger models (of images and text) that hold a language model: none, and those of LLaVA and Gemma 3 as
@@ -94,13 +96,14 @@ impl Store {
             unread: BTreeMap::new(),
             used: Mutex::default(),
             held: Held::F32,
+            hollow: false,
         }
     }
 
     /// A store that holds every tensor that it is asked for, all of them zero, and remembers which those were.
     pub fn imagined(root: &Path) -> Self {
         let store = Self::new(root, Vec::new(), BTreeMap::new(), Device::Cpu, &Progress::new());
-        Self { imagined: Some(Mutex::default()), ..store }
+        Self { imagined: Some(Mutex::default()), hollow: true, ..store }
     }
 
     /// Names and shapes of the tensors that an imagined store was asked for.
@@ -121,6 +124,19 @@ impl Store {
         let values: u64 = self.entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum();
         self.held = held.decided(4 * values, free);
         self
+    }
+
+    /// Leaves weight matrices out, and knows their sizes alone.
+    #[must_use]
+    pub fn hollow(mut self, hollow: bool) -> Self {
+        self.hollow |= hollow;
+        self
+    }
+
+    /// Returns the bytes of all tensors as they are stored.
+    pub fn stored_bytes(&self) -> u64 {
+        let bytes = |e: &Entry| e.stored.bytes(e.shape.iter().product()).unwrap_or(0) as u64;
+        self.entries.values().map(bytes).sum()
     }
 
     /// Returns how weight matrices are held: never `Auto`.
@@ -249,7 +265,12 @@ impl Store {
     }
 
     fn held_rows(&self, name: &str, entry: &Entry, rows: usize, cols: usize, by_output: bool) -> Result<Rows> {
-        if self.held != Held::Stored || entry.stored == Stored::F32 || self.imagined.is_some() {
+        if self.hollow {
+            self.row_bytes(name, entry, cols)?;
+            let stored = if self.held == Held::Stored { entry.stored } else { Stored::F32 };
+            return Ok(Rows::new(Vec::new(), stored, [rows, cols], by_output));
+        }
+        if self.held != Held::Stored || entry.stored == Stored::F32 {
             let values = self.read_rows(name, entry, rows, cols, false)?;
             return Ok(Rows::new(values, Stored::F32, [rows, cols], by_output));
         }

@@ -4,10 +4,12 @@ use crate::window::{document, look, settle, window};
 use circuitscope::analysis::audit::audit;
 use circuitscope::analysis::metric::{Metric, MetricKind};
 use circuitscope::app::App;
+use circuitscope::app::action::Action;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::engine::edit::{Action as Do, Edit};
 use circuitscope::engine::{EditStack, RunSide, Site, SiteKind};
+use circuitscope::model::matrix::Held;
 use circuitscope::session::desk::{PatchSettings, Show, Source};
 use eframe::egui;
 use egui_kittest::Harness;
@@ -274,6 +276,28 @@ fn a_difference_follows_its_edits() {
     let r = &h.state().state.results;
     assert!(r.edited.error().unwrap().contains("cannot be made"));
     assert!(r.generated.error().unwrap().contains("cannot be made"));
+}
+
+/// Another way of holding the weights opens the model again; what is asked is asked again, with the same numbers.
+#[test]
+fn weights_are_held_as_chosen_and_the_numbers_stay() {
+    let mut h = window(document(CLEAN));
+    settle(&mut h);
+    let read = |h: &Harness<'_, App>| {
+        let state = &h.state().state;
+        let model = state.model.as_ref().unwrap();
+        (model.held, model.weight_bytes(), state.run().unwrap().trace.next.last().unwrap()[0])
+    };
+    let (held, bytes, top) = read(&h);
+    assert_eq!(held, Held::F32);
+    h.state_mut().state.apply(ModelAction::Weights(Held::Stored), 0.0);
+    settle(&mut h);
+    let (held, fewer, same) = read(&h);
+    assert!(held == Held::Stored && fewer < bytes);
+    assert!(same.id == top.id && (same.logit - top.logit).abs() < 1e-5 * top.logit.abs().max(1.0));
+    h.state_mut().state.apply(Action::Undo, 1.0);
+    settle(&mut h);
+    assert_eq!(read(&h).0, Held::F32);
 }
 
 /// Text asked for while the prompt is still running comes once it has run.

@@ -16,6 +16,7 @@ use crate::engine::generate::Sampling;
 use crate::engine::{EditStack, RunSide};
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
+use crate::model::matrix::Held;
 use crate::session::Desk;
 use crate::session::desk::{CircuitSettings, Focus, GraphTarget, PatchSettings, Pinned, Show};
 
@@ -70,6 +71,8 @@ pub enum ModelAction {
     CircuitSettings(CircuitSettings),
     Search(Search),
     Sampling(Sampling, usize),
+    /// How the model's weights are held in memory.
+    Weights(Held),
     Generate,
     Pin(Pinned),
     Neurons(Statistic),
@@ -177,6 +180,7 @@ impl State {
             ModelAction::Compare(other) => self.change("compare circuits", now, |d| d.compared = other),
             ModelAction::CircuitSettings(settings) => self.change("circuit settings", now, |d| d.circuit = settings),
             ModelAction::Search(search) => self.search(search),
+            ModelAction::Weights(held) => self.change("hold the weights in another way", now, |d| d.weights = held),
             ModelAction::Sampling(sampling, limit) => {
                 self.change("generation settings", now, |d| (d.sampling, d.limit.0) = (sampling, limit));
             }

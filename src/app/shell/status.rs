@@ -119,9 +119,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
                 |t: &str| ui.painter().layout_no_wrap(t.to_owned(), theme::small(), cx.palette.weak).size().x + 16.0;
             let texts = [whole.clone(), format!("{weights} of weights")];
             if let Some(text) = texts.into_iter().find(|t| width(t) <= ui.available_width()) {
-                ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(format!(
-                    "memory of the weights as f32, graphics adapter, threads of the model: {whole}"
-                ));
+                ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
+                    .on_hover_text(format!("memory of the weights, graphics adapter, threads of the model: {whole}"));
             }
             let n = cx.state.notices.len();
             if n > 0 && ui.small_button(if n == 1 { "1 message".to_owned() } else { format!("{n} messages") }).clicked()

@@ -17,6 +17,7 @@ use crate::jobs::AnySlot;
 use crate::jobs::slot::Slot;
 use crate::model::builtin::BUILTINS;
 use crate::model::found::FoundModels;
+use crate::model::matrix::Held;
 use crate::session::desk::Show;
 
 /// Texts being edited; the document follows them.
@@ -195,8 +196,9 @@ impl TopBar {
             ui.separator();
             if let Some(m) = &cx.state.model {
                 ui.collapsing("This model", |ui| {
-                    ragged(ui, |ui| {
+ragged(ui, |ui| {
                         facts_table(ui, m);
+                        weights_choice(ui, cx);
                         trust::report(ui, cx);
                     });
                 });
@@ -243,10 +245,11 @@ impl TopBar {
                 for (found, facts) in &list.models {
                     let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
                     let (about, fits) = match facts {
-                        Ok(f) if free.is_some_and(|free| f.memory_bytes() > free) => {
-                            (format!("{} · needs {}", f.family, gb(f.memory_bytes())), false)
+                        Ok(f) => {
+                            let (decoded, stored) = (f.memory_bytes(), f.stored_bytes);
+                            let fits = free.is_none_or(|free| decoded.min(stored) <= free);
+                            (format!("{} · {} stored, {} f32", f.family, gb(stored), gb(decoded)), fits)
                         }
-                        Ok(f) => (format!("{} · {}", f.family, gb(f.memory_bytes())), true),
                         Err(_) => ("cannot be opened".to_owned(), false),
                     };
                     let color = if fits { cx.palette.weak } else { cx.palette.warning };
@@ -410,6 +413,29 @@ fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
+/// How the weights are held in memory, with the bytes that each way takes.
+fn weights_choice(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let Some(m) = &cx.state.model else { return };
+    let chosen = cx.state.desk().weights;
+    let ways = [
+        (Held::Auto, "auto".to_owned(), "f32 where that leaves half of the free memory free, else as stored"),
+        (
+            Held::Stored,
+            format!("stored, {}", names::bytes(m.stored_bytes)),
+            "as the file holds them: less memory, slower products, the same numbers to rounding",
+        ),
+        (Held::F32, format!("f32, {}", names::bytes(4 * m.n_params as u64)), "decoded once: the fastest products"),
+    ];
+    ui.horizontal(|ui| {
+        ui.label(RichText::new("hold weights").font(theme::small()).color(cx.palette.weak));
+        for (held, name, what) in ways {
+            if ui.selectable_label(held == chosen, name).on_hover_text(what).clicked() && held != chosen {
+                cx.push(Action::Model(ModelAction::Weights(held)));
+            }
+        }
+    });
+}
+
 /// What is known of a model.
 pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
     let c = &m.config;
@@ -424,6 +450,7 @@ pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
         ("vocabulary", c.d_vocab.to_string()),
         ("context", format!("{} tokens", c.n_ctx)),
         ("file", format!("{}, computed in f32", m.format)),
+        ("weights held", if m.held == Held::Stored { "as stored" } else { "as f32" }.to_owned()),
         ("weights in memory", names::bytes(m.weight_bytes() as u64)),
         ("opened in", format!("{:.2} s", m.load_seconds)),
     ];

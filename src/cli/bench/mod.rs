@@ -4,6 +4,7 @@
 mod features;
 mod lab;
 mod sweeps;
+mod synthetic;
 #[cfg(feature = "gui")]
 mod window;
 
@@ -21,6 +22,7 @@ use crate::engine::{Capture, NoHooks, Trace};
 use crate::error::Result;
 use crate::files::{SMALL, read_text};
 use crate::model::Model;
+use crate::model::matrix::Held;
 use crate::progress::Progress;
 
 #[derive(clap::Args, Debug)]
@@ -36,6 +38,13 @@ pub struct Arguments {
     /// Time dictionaries of features instead: encoding, training, scanning
     #[arg(long, conflicts_with = "lab")]
     features: bool,
+    /// Time a model of random weights instead: llama-3.1-8b, gemma-2-2b or smollm2-135m, and how they are stored. Its file
+    /// lies in the cache folder until it is open
+    #[arg(long, value_name = "SHAPE:TYPE", conflicts_with_all = ["lab", "features", "model"])]
+    synthetic: Option<String>,
+    /// Give the model of --synthetic so many layers only
+    #[arg(long, value_name = "N", requires = "synthetic")]
+    layers: Option<usize>,
     /// Time the window instead: its frames, how soon a keystroke is answered, how soon work stops (minutes)
     #[cfg(feature = "gui")]
     #[arg(long, conflicts_with_all = ["lab", "features"])]
@@ -106,6 +115,8 @@ fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
     let mut total = 0.0;
     for (input, output, count) in products(model) {
         let x = Tensor::rand(-1f32, 1f32, (rows, input), &Device::Cpu)?;
+        // A part of a vocabulary's columns stands for all.
+        let (whole, output) = (output, output.min(1 << 14));
         // Several weights in turn, so that small ones do not stay in the cache as they could not in a pass.
         let copies = (64 << 20) / (4 * input * output);
         let weights = (0..copies.clamp(1, 16))
@@ -117,7 +128,7 @@ fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
             }
             Ok(())
         })?;
-        total += seconds / weights.len() as f64 * count as f64;
+        total += seconds / weights.len() as f64 * count as f64 * whole as f64 / output as f64;
     }
     Ok(total)
 }
@@ -214,6 +225,15 @@ fn features(args: &Arguments) -> Result<()> {
     if args.model.json { emit_json(doc) } else { emit(&features::lines(&doc)) }
 }
 
+/// Times a model of random weights, held as they are stored unless something else was asked for.
+fn synthetic(args: &Arguments, what: &str) -> Result<()> {
+    let held = if args.model.weights == Held::Auto { Held::Stored } else { args.model.weights };
+    let started = Instant::now();
+    let found = synthetic::measure(what, args.layers, held, args.repeat)?;
+    let doc = document(&found.model, None, started.elapsed().as_secs_f64(), found.doc);
+    if args.model.json { emit_json(doc) } else { emit(&synthetic::lines(&doc)) }
+}
+
 /// Times the window.
 #[cfg(feature = "gui")]
 fn window(args: &Arguments) -> Result<()> {
@@ -234,6 +254,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     if args.features {
         return features(args);
+    }
+    if let Some(what) = &args.synthetic {
+        return synthetic(args, what);
     }
     // The model is opened twice, so that the file is surely cached the second time.
     drop(args.model.open()?);

@@ -103,3 +103,114 @@ impl Across {
         }
     }
 }
+
+/// out [m, cols] (+)= x [m, rows] · w, for w [rows, cols] and `shape` [m, cols, rows].
+///
+/// # Safety
+/// All of it lies inside the allocations.
+pub(super) unsafe fn along(shape: [usize; 3], x: At, w: At, out: To) {
+    pulp::Arch::new().dispatch(Along { shape, x, w, out });
+}
+
+struct Along {
+    shape: [usize; 3],
+    x: At,
+    w: At,
+    out: To,
+}
+
+impl WithSimd for Along {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [m, cols, rows] = self.shape;
+        let (tall, wide) = if S::REGISTER_COUNT >= 32 { (6, 4) } else { (4, 3) };
+        let mut col = 0;
+        while col + S::F32_LANES <= cols {
+            let n = if col + wide * S::F32_LANES <= cols { wide } else { 1 };
+            let (mut from, mut tiles) = (0, m.div_ceil(tall));
+            while from < m {
+                let some = (m - from).div_ceil(tiles);
+                tiles -= 1;
+                // SAFETY: n vectors from `col` on and rows from..from + some lie inside, as `along` was promised.
+                unsafe {
+                    match (some, n) {
+                        (1, 4) => self.tile::<S, 1, 4>(simd, from, col),
+                        (2, 4) => self.tile::<S, 2, 4>(simd, from, col),
+                        (3, 4) => self.tile::<S, 3, 4>(simd, from, col),
+                        (4, 4) => self.tile::<S, 4, 4>(simd, from, col),
+                        (5, 4) => self.tile::<S, 5, 4>(simd, from, col),
+                        (_, 4) => self.tile::<S, 6, 4>(simd, from, col),
+                        (1, 3) => self.tile::<S, 1, 3>(simd, from, col),
+                        (2, 3) => self.tile::<S, 2, 3>(simd, from, col),
+                        (3, 3) => self.tile::<S, 3, 3>(simd, from, col),
+                        (_, 3) => self.tile::<S, 4, 3>(simd, from, col),
+                        (1, _) => self.tile::<S, 1, 1>(simd, from, col),
+                        (2, _) => self.tile::<S, 2, 1>(simd, from, col),
+                        (3, _) => self.tile::<S, 3, 1>(simd, from, col),
+                        (4, _) => self.tile::<S, 4, 1>(simd, from, col),
+                        (5, _) => self.tile::<S, 5, 1>(simd, from, col),
+                        _ => self.tile::<S, 6, 1>(simd, from, col),
+                    }
+                }
+                from += some;
+            }
+            col += n * S::F32_LANES;
+        }
+        for col in col..cols {
+            for i in 0..m {
+                // SAFETY: as above.
+                unsafe {
+                    let to = self.out.first.add(i * self.out.apart + col);
+                    let mut sum = if self.out.add { *to } else { 0.0 };
+                    for row in 0..rows {
+                        sum += *self.x.first.add(i * self.x.apart + row) * *self.w.first.add(row * self.w.apart + col);
+                    }
+                    *to = sum;
+                }
+            }
+        }
+    }
+}
+
+impl Along {
+    /// `M` rows of the result, `N` vectors of each.
+    ///
+    /// # Safety
+    /// They exist.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, from: usize, col: usize) {
+        // SAFETY: rows and columns that exist, as the caller promises.
+        unsafe {
+            let x = self.x.first.add(from * self.x.apart);
+            let w = self.w.first.add(col);
+            let out = self.out.first.add(from * self.out.apart + col);
+            let mut sums = [[simd.splat_f32s(0.0); N]; M];
+            if self.out.add {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = out.add(i * self.out.apart + j * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+                    }
+                }
+            }
+            for row in 0..self.shape[2] {
+                let mut right = [simd.splat_f32s(0.0); N];
+                for (j, right) in right.iter_mut().enumerate() {
+                    *right = w.add(row * self.w.apart + j * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let left = simd.splat_f32s(*x.add(i * self.x.apart + row));
+                    for (sum, right) in sums.iter_mut().zip(right) {
+                        *sum = simd.mul_add_e_f32s(left, right, *sum);
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    out.add(i * self.out.apart + j * S::F32_LANES).cast::<S::f32s>().write_unaligned(*sum);
+                }
+            }
+        }
+    }
+}

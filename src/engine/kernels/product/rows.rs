@@ -16,9 +16,11 @@ const FEW: usize = 48;
 const PANEL: usize = 48;
 const DEPTH: usize = 1024;
 
-/// Columns and rows of a panel that is multiplied along its rows: whole blocks of every type.
+/// Columns and rows of a panel that is multiplied along its rows: whole blocks of every type. Few rows of x read wide
+/// and low panels, which stay in the first-level cache.
 const COLUMNS: usize = 256;
 const HEIGHT: usize = 256;
+const LOW: usize = 16;
 
 /// Multiplications from which on other threads help: waking them takes as long as some 100,000.
 const SHARED: usize = 1 << 18;
@@ -170,7 +172,7 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
     let out = To { first: out.as_mut_ptr(), apart: width, add: false };
     let x = x.as_ptr().expose_provenance();
     let start = |row: usize| At { first: std::ptr::with_exposed_provenance::<f32>(x).wrapping_add(row), apart: rows };
-    if w.plain(0).is_some() {
+    if m > FEW && w.plain(0).is_some() {
         for group in 0..w.groups() {
             // SAFETY: group's columns of out, which is [m, width].
             let to = To { first: unsafe { out.first.add(group * cols) }, ..out };
@@ -181,20 +183,28 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
         }
         return;
     }
-    let chunks = cols.div_ceil(COLUMNS);
+    let wide = if m > FEW { COLUMNS } else { 2 * COLUMNS };
+    let (wide, height) = (wide.min(cols), if m > FEW { HEIGHT } else { LOW });
+    let chunks = cols.div_ceil(wide);
     parts(w.groups() * chunks, m * rows * width, |c| {
         let out = &out;
-        let (group, from) = (c / chunks, c % chunks * COLUMNS);
-        let part = from..cols.min(from + COLUMNS);
+        let (group, from) = (c / chunks, c % chunks * wide);
+        let part = from..cols.min(from + wide);
         // SAFETY: chunk c writes these columns of out alone, which is [m, width].
         let first = unsafe { out.first.add(group * cols + from) };
-        for row in (0..rows).step_by(HEIGHT) {
-            let some = row..rows.min(row + HEIGHT);
+        for row in (0..rows).step_by(height) {
+            let some = row..rows.min(row + height);
             let shape = [m, part.len(), some.len()];
             let to = To { first, apart: width, add: row > 0 };
             with_panel(w, group, some, part.clone(), |panel| {
                 // SAFETY: x is [m, rows] from column `row` on, the panel [some, part].
-                unsafe { large(shape, start(row), panel, false, to, Parallelism::None) }
+                unsafe {
+                    if m > FEW {
+                        large(shape, start(row), panel, false, to, Parallelism::None);
+                    } else {
+                        few::along(shape, start(row), panel, to);
+                    }
+                }
             });
         }
     });

@@ -1,0 +1,134 @@
+//! What a question would cost, before anything is computed: bytes and seconds, from the model's sizes and the length of
+//! the prompt. Sizes are those at which the questions themselves refuse; seconds are guessed from this machine's speed.
+
+use super::sweep::{Axes, speed};
+use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
+use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
+use crate::model::Model;
+use crate::model::config::ModelConfig;
+
+/// What is asked of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Planned {
+    Run,
+    /// The logits of every layer and position.
+    Lens,
+    /// Everything that one kept run answers.
+    Trace,
+    /// Two runs and a sweep over a grid of the second.
+    Sweep {
+        site: SiteKind,
+        by: Axes,
+        runs: usize,
+    },
+    /// Two runs and a backward pass.
+    Nodes,
+    /// Two runs and as many backward passes, and edges of all pairs of components.
+    Edges {
+        steps: usize,
+    },
+    /// A run, and its prediction traced back.
+    Graph,
+}
+
+/// What it needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Bytes beyond them, at most.
+    pub work: u64,
+    pub seconds: f64,
+}
+
+impl Cost {
+    pub fn bytes(&self) -> u64 {
+        self.weights + self.work
+    }
+}
+
+/// Rows of logits that are held at a time.
+const LOGITS: usize = 64;
+
+/// The cost of a question on `n` tokens. The model's weights need not be read.
+pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
+    let c = &model.config;
+    let per_row = c.n_layers * layer_weights(c);
+    let unembed = c.d_model * c.d_vocab;
+    let pass = n * (per_row + unembed);
+    let kept = Trace::bytes_for(model, n);
+    let logits = 4 * LOGITS.min(n) * c.d_vocab;
+    let rows = n * bytes_per_row(c);
+    let (multiplications, work) = match what {
+        Planned::Run => (pass, rows + logits),
+        Planned::Lens => (pass + c.n_layers * n * unembed, kept + logits),
+        Planned::Trace => (pass, kept + rows.max(logits)),
+        Planned::Sweep { site, by, runs } => {
+            let (cells, bytes) = sweep(c, n, site, by);
+            (runs * pass + cells * layer_weights(c), runs * kept + bytes.max(rows).max(logits))
+        }
+        Planned::Nodes => (4 * pass, 2 * kept + gradient::bytes_for(c, n, &[], Freeze::default())),
+        Planned::Edges { steps } => {
+            let edges = receivers(c) * senders(c);
+            let vectors = 4 * (receivers(c) + 4 * senders(c)) * n * c.d_model;
+            let backward = gradient::bytes_for(c, n, &[], Freeze::default());
+            ((2 + 2 * steps) * pass + edges * n * c.d_model, 2 * kept + backward.max(4 * edges) + vectors)
+        }
+        Planned::Graph => {
+            let parts = 1 + c.n_layers * (c.n_heads + 2);
+            let edges = parts * parts * n * (n + 1) / 2;
+            let backward = gradient::bytes_for(c, n, &[], Freeze::ALL);
+            (3 * pass + edges * c.d_model / 2, kept + backward.max(8 * parts * n * c.d_model))
+        }
+    };
+    Cost {
+        weights: model.weight_bytes() as u64,
+        work: work as u64,
+        // Small products, attention and norms keep the whole at about two thirds of the peak.
+        seconds: 2.0 * multiplications as f64 / (0.65 * speed()),
+    }
+}
+
+/// The components that write, and the inputs that read, of a circuit's wiring.
+fn senders(c: &ModelConfig) -> usize {
+    1 + c.n_layers * (c.n_heads + usize::from(c.has_mlp()))
+}
+
+fn receivers(c: &ModelConfig) -> usize {
+    1 + c.n_layers * (3 * c.n_heads + usize::from(c.has_mlp()))
+}
+
+/// Rows × layers that a sweep computes at most, and the bytes that it holds.
+fn sweep(c: &ModelConfig, n: usize, site: SiteKind, by: Axes) -> (usize, usize) {
+    let by_layer: usize = (0..c.n_layers).map(|l| c.n_layers - l).sum();
+    let by_position = n * (n + 1) / 2;
+    let heads = if matches!(site, SiteKind::K | SiteKind::V) { c.n_kv_heads } else { c.n_heads };
+    let row_layers = match by {
+        Axes::Layer => by_layer * n,
+        Axes::LayerPos => by_layer * by_position,
+        Axes::LayerHead => by_layer * heads * n,
+        Axes::LayerHeadPos => by_layer * heads * by_position,
+        Axes::DestSrc { layer, .. } => (c.n_layers - layer.min(c.n_layers - 1)) * n * by_position,
+    };
+    let layers = if matches!(by, Axes::DestSrc { .. }) { 1 } else { c.n_layers };
+    let copies = 8 * layers * Site::new(site, 0).shape(c, n).iter().product::<usize>();
+    let edges = site == SiteKind::Pattern;
+    let held = rows_at_once(c, n, edges).max(n);
+    let patterns = if edges { 12 * c.n_heads * n * held } else { 0 };
+    (row_layers, copies + held * bytes_per_row(c) + patterns)
+}
+
+/// Returns the longest prompt, up to `most` tokens, whose cost stays within `free` bytes; 0 where there is none.
+pub fn longest(model: &Model, what: Planned, free: u64, most: usize) -> usize {
+    let fits = |n: usize| cost(model, n, what).bytes() <= free;
+    let (mut low, mut high) = (0, most + 1);
+    while low + 1 < high {
+        let middle = usize::midpoint(low, high);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}

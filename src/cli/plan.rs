@@ -1,0 +1,134 @@
+//! `plan`: says what a command will need before it is run. Sizes and tokens are read, no weight is.
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use super::attribute::Method;
+use super::output::document;
+use super::sweep::{SiteArg, parse_axes};
+use super::{ModelArgs, PromptArgs, emit, emit_json};
+use crate::analysis::plan::{Planned, cost, longest};
+use crate::error::Result;
+use crate::memory::available;
+use crate::model::Model;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// The command that would be run
+    #[arg(value_enum)]
+    command: Asked,
+    /// Where `patch` and `ablate` edit
+    #[arg(long, value_enum, default_value_t = SiteArg::ResidPre)]
+    site: SiteArg,
+    /// The grid of `patch` and `ablate`, as they take it
+    #[arg(long, value_name = "AXES")]
+    by: Option<String>,
+    /// The head whose edges `--by dest,src` edits
+    #[arg(long, value_name = "LAYER.HEAD")]
+    head: Option<String>,
+    /// The approximation of `attribute`, or how `circuit` scores edges
+    #[arg(long, value_enum, default_value_t = Method::Atp)]
+    method: Method,
+    /// Points of EAP-IG's path
+    #[arg(long, default_value_t = crate::circuit::eap::STEPS, value_name = "M")]
+    steps: usize,
+}
+
+/// The commands whose cost is known beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Asked {
+    Run,
+    Lens,
+    Entropy,
+    Dla,
+    Heads,
+    Patch,
+    Ablate,
+    Attribute,
+    Trace,
+}
+
+impl Arguments {
+    fn planned(&self) -> Result<Planned> {
+        let sweep = |runs| -> Result<Planned> {
+            let (site, by) =
+                (self.site.kind(), parse_axes(self.site.kind(), self.by.as_deref(), self.head.as_deref())?);
+            Ok(Planned::Sweep { site, by, runs })
+        };
+        Ok(match self.command {
+            Asked::Run => Planned::Run,
+            Asked::Lens | Asked::Entropy => Planned::Lens,
+            Asked::Dla | Asked::Heads => Planned::Trace,
+            Asked::Patch => sweep(2)?,
+            Asked::Ablate => sweep(1)?,
+            Asked::Attribute => match self.method {
+                Method::Atp => Planned::Nodes,
+                Method::Eap => Planned::Edges { steps: 1 },
+                Method::EapIg => Planned::Edges { steps: self.steps },
+            },
+            Asked::Trace => Planned::Graph,
+        })
+    }
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let planned = args.planned()?;
+    let model = Model::outline(&args.model.spec()?, args.model.weights)?;
+    let ids = args.prompt.required(&model)?;
+    let needed = cost(&model, ids.len(), planned);
+    let free = available();
+    let fits = free.map(|free| needed.bytes() <= free);
+    let instead = match (free, fits) {
+        (Some(free), Some(false)) => Some(instead(&model, planned, free, ids.len())),
+        _ => None,
+    };
+    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let text = format!(
+        "needs {} and about {}{}{}",
+        gb(needed.bytes()),
+        duration(needed.seconds),
+        free.map_or(String::new(), |free| format!("; {} are free", gb(free))),
+        instead.as_ref().map_or(String::new(), |what| format!("\n{what}"))
+    );
+    if !args.model.json {
+        return emit(&text);
+    }
+    let command = args.command.to_possible_value().map_or(Value::Null, |v| json!(v.get_name()));
+    emit_json(document(
+        &model,
+        Some(&ids),
+        0.0,
+        json!({
+            "command": command, "needs_bytes": needed.bytes(), "weights_bytes": needed.weights,
+            "work_bytes": needed.work, "needs_seconds": needed.seconds, "free_bytes": free, "fits": fits,
+            "otherwise": instead,
+        }),
+    ))
+}
+
+/// What happens where it does not fit.
+fn instead(model: &Model, planned: Planned, free: u64, n: usize) -> String {
+    match longest(model, planned, free, n) {
+        0 => format!(
+            "No prompt fits: the weights take {:.1} GB as they are held and {:.1} GB as stored; close other programs or \
+             take the model in fewer bits.",
+            model.weight_bytes() as f64 / 1e9,
+            model.stored_bytes as f64 / 1e9
+        ),
+        most => format!("{most} of the {n} tokens would fit; shorten the prompt."),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    if seconds < 0.95 {
+        format!("{seconds:.1} s")
+    } else if seconds < 120.0 {
+        format!("{seconds:.0} s")
+    } else {
+        format!("{:.0} min", seconds / 60.0)
+    }
+}

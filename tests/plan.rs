@@ -1,0 +1,87 @@
+//! What a command will need is said before it runs, without reading weights.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
+
+mod common;
+
+use std::sync::Arc;
+
+use circuitscope::analysis::metric::Metric;
+use circuitscope::analysis::pair::Pair;
+use circuitscope::analysis::patching::patching;
+use circuitscope::analysis::plan::{Planned, cost, longest};
+use circuitscope::analysis::sweep::{Axes, Sweep};
+use circuitscope::engine::{SiteKind, Trace};
+use circuitscope::model::Model;
+use circuitscope::model::matrix::Held;
+use circuitscope::progress::Progress;
+use common::{families, fixture, json};
+
+#[test]
+fn an_outline_has_the_sizes_of_the_model() {
+    for (name, model) in families() {
+        let spec = fixture("families").join(&name);
+        let outline = Model::outline(spec.to_str().unwrap(), Held::F32).unwrap();
+        assert_eq!((outline.n_params, outline.weight_bytes()), (model.n_params, model.weight_bytes()), "{name}");
+        assert_eq!(outline.warnings, model.warnings, "{name}");
+    }
+    for file in ["llama-q4_k", "mixtral", "bloom"] {
+        let spec = fixture(&format!("gguf/{file}.gguf"));
+        let spec = spec.to_str().unwrap();
+        let opened = Model::open_watched(spec, Held::Stored, &Progress::new()).unwrap();
+        let outline = Model::outline(spec, Held::Stored).unwrap();
+        assert_eq!((outline.n_params, outline.weight_bytes()), (opened.n_params, opened.weight_bytes()), "{file}");
+    }
+}
+
+/// What a sweep says of itself, once its cells are known, is no more than what was planned.
+#[test]
+fn a_plan_covers_what_a_sweep_needs() {
+    let metric = Metric::LogitDifference { answer: 3, wrong: 5 };
+    for (name, model) in families().into_iter().step_by(5) {
+        let ids: Vec<u32> = (0..11).map(|i| (i * 31 + 7) % model.config.d_vocab as u32).collect();
+        let other: Vec<u32> = ids.iter().map(|id| (id + 1) % model.config.d_vocab as u32).collect();
+        let run = |ids| Arc::new(Trace::run(&model, ids, &Progress::new()).unwrap());
+        let pair = Pair::new(run(ids), run(other));
+        for (site, by) in [(SiteKind::ResidPre, Axes::LayerPos), (SiteKind::Z, Axes::LayerHeadPos)] {
+            let sweep = Sweep::new(&pair, patching(site, by, metric), &Progress::new()).unwrap().estimate();
+            let planned = cost(&model, 11, Planned::Sweep { site, by, runs: 2 });
+            assert!(planned.work >= sweep.bytes as u64 && planned.seconds >= sweep.seconds, "{name}: {planned:?}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_said_with_what_would() {
+    let (_, model) = families().swap_remove(0);
+    let what = Planned::Edges { steps: 5 };
+    let of = |n| cost(&model, n, what).bytes();
+    assert!(of(5) < of(6));
+    assert_eq!(longest(&model, what, of(5), 40), 5);
+    assert_eq!(longest(&model, what, of(6) - 1, 40), 5);
+    assert_eq!(longest(&model, what, 0, 40), 0);
+    assert_eq!(longest(&model, what, u64::MAX, 40), 40);
+}
+
+#[test]
+fn the_command_says_memory_and_time() {
+    let model = fixture("gguf/llama-q4_k.gguf");
+    let model = model.to_str().unwrap();
+    let ask = |rest: &[&str]| json(&[&["plan", "-m", model, "--ids", "1,2,3,4"], rest].concat());
+    let run = ask(&["run"]);
+    let decoded = Model::open_watched(model, Held::F32, &Progress::new()).unwrap().weight_bytes();
+    assert_eq!((run["weights_bytes"].as_u64().unwrap() as usize, &run["weights"]), (decoded, &"f32".into()));
+    assert_eq!(run["fits"], true);
+    assert!(run["otherwise"].is_null() && run["tokens"].as_array().unwrap().len() == 4);
+    let bytes = |doc: &serde_json::Value| {
+        let of = |key: &str| doc[key].as_u64().unwrap();
+        assert_eq!(of("needs_bytes"), of("weights_bytes") + of("work_bytes"));
+        of("needs_bytes")
+    };
+    let patch = ask(&["patch", "--site", "z", "--by", "layer,head,pos"]);
+    assert!(bytes(&patch) > bytes(&run) && patch["needs_seconds"].as_f64() > run["needs_seconds"].as_f64());
+    let stored = ask(&["run", "--weights", "stored"]);
+    assert!(bytes(&stored) < bytes(&run));
+    let text = String::from_utf8(common::run(&["plan", "-m", model, "--ids", "1,2", "trace"]).stdout).unwrap();
+    assert!(text.starts_with("needs ") && text.contains(" s; ") && text.contains("are free"), "{text}");
+    common::sentence(&["plan", "-m", model, "--ids", "1,2", "patch", "--by", "head"], 2);
+}
