@@ -85,6 +85,8 @@ fn every_document_carries_warnings() {
     let mut calls: Vec<(&str, bool, Vec<&str>)> = vec![
         ("models", false, vec!["--found"]),
         ("check", true, vec![]),
+        // Weights are not read, so that nothing can be said of their loss.
+        ("plan", false, vec!["run", "-p", "When she came", "-m", &model]),
         ("run", true, p.to_vec()),
         ("lens", true, p.to_vec()),
         ("entropy", true, p.to_vec()),

@@ -196,7 +196,7 @@ impl TopBar {
             ui.separator();
             if let Some(m) = &cx.state.model {
                 ui.collapsing("This model", |ui| {
-ragged(ui, |ui| {
+                    ragged(ui, |ui| {
                         facts_table(ui, m);
                         weights_choice(ui, cx);
                         trust::report(ui, cx);
