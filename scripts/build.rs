@@ -1,4 +1,5 @@
-//! Lists the lessons in `assets/lessons`, so that a new lesson is a new file and nothing else.
+//! Lists the lessons in `assets/lessons`, so that a new lesson is a new file and nothing else, and says whether kernels are
+//! optimised.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "cargo reads what a build script prints")]
 
@@ -6,6 +7,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 fn main() {
+    // A build for the compiler's errors and for tests alone leaves this crate's kernels slow. It multiplies and decodes
+    // with other crates' then, which are optimised in every build.
+    println!("cargo::rustc-check-cfg=cfg(unoptimised)");
+    if std::env::var("OPT_LEVEL").is_ok_and(|level| level == "0") {
+        println!("cargo::rustc-cfg=unoptimised");
+    }
     let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("assets/lessons");
     println!("cargo:rerun-if-changed={}", folder.display());
     println!("cargo:rerun-if-changed=scripts/build.rs");

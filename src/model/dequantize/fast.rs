@@ -3,6 +3,23 @@
 
 use half::f16;
 
+use super::Stored;
+
+/// Returns the decoder of a type, where there is one here.
+pub(super) fn decoder(stored: Stored) -> Option<fn(&[u8], &mut [f32])> {
+    Some(match stored {
+        Stored::F16 => f16_values,
+        Stored::BF16 => bf16_values,
+        Stored::Q4_0 => q4_0,
+        Stored::Q4_1 => q4_1,
+        Stored::Q8_0 => q8_0,
+        Stored::Q4K => q4_k,
+        Stored::Q5K => q5_k,
+        Stored::Q6K => q6_k,
+        _ => return None,
+    })
+}
+
 /// Decodes blocks of `BYTES` bytes into `N` values each.
 fn each<const BYTES: usize, const N: usize>(
     bytes: &[u8],
@@ -42,21 +59,21 @@ fn number(q: u8) -> f32 {
     i32::from(q) as f32
 }
 
-pub(super) fn q4_0(bytes: &[u8], values: &mut [f32]) {
+fn q4_0(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 18], v: &mut [f32; 32]| {
         let d = half(b, 0);
         halves(&b[2..], |q, _| (i32::from(q) - 8) as f32 * d, v);
     });
 }
 
-pub(super) fn q4_1(bytes: &[u8], values: &mut [f32]) {
+fn q4_1(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 20], v: &mut [f32; 32]| {
         let (d, m) = (half(b, 0), half(b, 2));
         halves(&b[4..], |q, _| number(q) * d + m, v);
     });
 }
 
-pub(super) fn q8_0(bytes: &[u8], values: &mut [f32]) {
+fn q8_0(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 34], v: &mut [f32; 32]| {
         let d = half(b, 0);
         for (v, q) in v.as_chunks_mut::<8>().0.iter_mut().zip(b[2..].as_chunks::<8>().0) {
@@ -83,7 +100,7 @@ fn four_bits(q: &[u8; 32], high: bool) -> [u8; 32] {
     q.map(|q| q >> shift & 15)
 }
 
-pub(super) fn q4_k(bytes: &[u8], values: &mut [f32]) {
+fn q4_k(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 144], v: &mut [f32; 256]| {
         let (d, least) = (half(b, 0), half(b, 2));
         let (scales, quants) = (&b[4..16], b[16..].as_chunks::<32>().0);
@@ -97,7 +114,7 @@ pub(super) fn q4_k(bytes: &[u8], values: &mut [f32]) {
     });
 }
 
-pub(super) fn q5_k(bytes: &[u8], values: &mut [f32]) {
+fn q5_k(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 176], v: &mut [f32; 256]| {
         let (d, least) = (half(b, 0), half(b, 2));
         let (scales, high, quants) = (&b[4..16], b[16..].as_chunks::<32>().0, b[48..].as_chunks::<32>().0);
@@ -112,7 +129,7 @@ pub(super) fn q5_k(bytes: &[u8], values: &mut [f32]) {
     });
 }
 
-pub(super) fn q6_k(bytes: &[u8], values: &mut [f32]) {
+fn q6_k(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 210], v: &mut [f32; 256]| {
         let d = half(b, 208);
         let (low, high, scales) = (b[..128].as_chunks::<32>().0, b[128..192].as_chunks::<32>().0, &b[192..208]);
@@ -131,14 +148,14 @@ pub(super) fn q6_k(bytes: &[u8], values: &mut [f32]) {
     });
 }
 
-pub(super) fn bf16(bytes: &[u8], values: &mut [f32]) {
+fn bf16_values(bytes: &[u8], values: &mut [f32]) {
     each(bytes, values, |b: &[u8; 2], v: &mut [f32; 1]| {
         v[0] = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
     });
 }
 
 /// Halves as f32, with the processor's own instruction where it has one.
-pub(super) fn f16(bytes: &[u8], values: &mut [f32]) {
+fn f16_values(bytes: &[u8], values: &mut [f32]) {
     use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
     match bytemuck::try_cast_slice::<u8, u16>(bytes) {
         Ok(bits) if cfg!(target_endian = "little") => {

@@ -5,7 +5,7 @@
 mod fast;
 
 use candle_core::quantized::k_quants as k;
-use half::f16;
+use half::{bf16, f16};
 
 /// The storage types that can be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +173,14 @@ impl Stored {
 /// Decodes `bytes` into `values`. `bytes.len()` must be `stored.bytes(values.len())`.
 pub fn decode(stored: Stored, bytes: &[u8], values: &mut [f32]) {
     debug_assert_eq!(stored.bytes(values.len()), Some(bytes.len()));
+    match fast::decoder(stored) {
+        Some(fast) if !cfg!(unoptimised) => fast(bytes, values),
+        _ => plainly(stored, bytes, values),
+    }
+}
+
+/// As [`decode`], with candle's decoders.
+fn plainly(stored: Stored, bytes: &[u8], values: &mut [f32]) {
     match stored {
         Stored::F64 => {
             for (v, b) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -192,18 +200,26 @@ pub fn decode(stored: Stored, bytes: &[u8], values: &mut [f32]) {
                 *v = f32::from_le_bytes(*b);
             }
         }
-        Stored::F16 => fast::f16(bytes, values),
-        Stored::BF16 => fast::bf16(bytes, values),
-        Stored::Q4_0 => fast::q4_0(bytes, values),
-        Stored::Q4_1 => fast::q4_1(bytes, values),
+        Stored::F16 => {
+            for (v, b) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *v = f16::from_le_bytes(*b).to_f32();
+            }
+        }
+        Stored::BF16 => {
+            for (v, b) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *v = bf16::from_le_bytes(*b).to_f32();
+            }
+        }
+        Stored::Q4_0 => blocks::<k::BlockQ4_0>(bytes, values),
+        Stored::Q4_1 => blocks::<k::BlockQ4_1>(bytes, values),
         Stored::Q5_0 => blocks::<k::BlockQ5_0>(bytes, values),
         Stored::Q5_1 => blocks::<k::BlockQ5_1>(bytes, values),
-        Stored::Q8_0 => fast::q8_0(bytes, values),
+        Stored::Q8_0 => blocks::<k::BlockQ8_0>(bytes, values),
         Stored::Q2K => blocks::<k::BlockQ2K>(bytes, values),
         Stored::Q3K => blocks::<k::BlockQ3K>(bytes, values),
-        Stored::Q4K => fast::q4_k(bytes, values),
-        Stored::Q5K => fast::q5_k(bytes, values),
-        Stored::Q6K => fast::q6_k(bytes, values),
+        Stored::Q4K => blocks::<k::BlockQ4K>(bytes, values),
+        Stored::Q5K => blocks::<k::BlockQ5K>(bytes, values),
+        Stored::Q6K => blocks::<k::BlockQ6K>(bytes, values),
     }
 }
 
@@ -341,21 +357,13 @@ mod tests {
             state = crate::hash::mix(state.wrapping_add(1));
             state as u8
         };
-        type Plain = fn(&[u8], &mut [f32]);
-        let plain: [(Stored, Plain); 6] = [
-            (Stored::Q4_0, blocks::<k::BlockQ4_0>),
-            (Stored::Q4_1, blocks::<k::BlockQ4_1>),
-            (Stored::Q8_0, blocks::<k::BlockQ8_0>),
-            (Stored::Q4K, blocks::<k::BlockQ4K>),
-            (Stored::Q5K, blocks::<k::BlockQ5K>),
-            (Stored::Q6K, blocks::<k::BlockQ6K>),
-        ];
-        for (stored, plain) in plain {
+        for (stored, _) in Stored::ALL {
+            let Some(fast) = fast::decoder(stored) else { continue };
             let (per_block, size) = stored.block();
             let bytes: Vec<u8> = (0..300 * size).map(|_| byte()).collect();
             let (mut ours, mut theirs) = (vec![0f32; 300 * per_block], vec![0f32; 300 * per_block]);
-            decode(stored, &bytes, &mut ours);
-            plain(&bytes, &mut theirs);
+            fast(&bytes, &mut ours);
+            plainly(stored, &bytes, &mut theirs);
             let same = |a: &f32, b: &f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
             assert!(ours.iter().zip(&theirs).all(|(a, b)| same(a, b)), "{stored:?}");
         }
@@ -363,13 +371,10 @@ mod tests {
         let all: Vec<u8> = std::iter::once(0).chain((0..=u16::MAX).flat_map(u16::to_le_bytes)).collect();
         let mut values = vec![0f32; 1 << 16];
         for (from, stored) in [(1, Stored::F16), (1, Stored::BF16)] {
-            decode(stored, &all[from..], &mut values);
+            fast::decoder(stored).unwrap()(&all[from..], &mut values);
             for (bits, v) in (0..=u16::MAX).zip(&values) {
-                let want = if stored == Stored::F16 {
-                    f16::from_bits(bits).to_f32()
-                } else {
-                    half::bf16::from_bits(bits).to_f32()
-                };
+                let want =
+                    if stored == Stored::F16 { f16::from_bits(bits).to_f32() } else { bf16::from_bits(bits).to_f32() };
                 assert!(want.to_bits() == v.to_bits() || want.is_nan() && v.is_nan(), "{stored:?} {bits}");
             }
         }

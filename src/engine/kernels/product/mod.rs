@@ -53,9 +53,9 @@ impl CustomOp1 for Stored {
         let x = values(storage, layout)?;
         let mut out = vec![0f32; m * width];
         if self.across {
-            rows::across(x, m, &self.weight, &mut out);
+            rows::across(x, m, &self.weight, &mut out, rows::is_few(m));
         } else {
-            rows::along(x, m, &self.weight, &mut out);
+            rows::along(x, m, &self.weight, &mut out, rows::is_few(m));
         }
         Ok((CpuStorage::F32(out), (m, width).into()))
     }
@@ -152,6 +152,22 @@ mod tests {
                     let (y, b) = (apply(&x, &matrix).unwrap(), back(&g, &matrix).unwrap());
                     assert!(worst(&y, &want) < 1e-5 * scale(&want), "{stored:?} {m} rows");
                     assert!(worst(&b, &want_back) < 1e-5 * scale(&want_back), "{stored:?} {m} rows back");
+                    // Both kinds of product, whichever of them this build takes.
+                    let Form::Rows(w) = matrix.form() else { unreachable!() };
+                    for is_few in [true, false] {
+                        let (mut y, mut b) = (vec![9f32; m * output], vec![9f32; m * input]);
+                        super::super::with_values(&x, |x| rows::across(x, m, w, &mut y, is_few)).unwrap();
+                        super::super::with_values(&g, |g| rows::along(g, m, w, &mut b, is_few)).unwrap();
+                        let (y, b) = (
+                            Tensor::from_vec(y, (m, output), &Device::Cpu),
+                            Tensor::from_vec(b, (m, input), &Device::Cpu),
+                        );
+                        assert!(worst(&y.unwrap(), &want) < 1e-5 * scale(&want), "{stored:?} {m} rows, {is_few}");
+                        assert!(
+                            worst(&b.unwrap(), &want_back) < 1e-5 * scale(&want_back),
+                            "{stored:?} {m} back, {is_few}"
+                        );
+                    }
                 }
             }
         }

@@ -9,8 +9,13 @@ use rayon::prelude::*;
 use super::few;
 use crate::model::matrix::Rows;
 
-/// From this many rows on, packing them for a large product pays.
+/// Up to this many rows the products of [`few`] are faster: packing rows pays for more.
 const FEW: usize = 48;
+
+/// Whether a product of so many rows is one of few.
+pub(super) fn is_few(m: usize) -> bool {
+    m <= FEW && !cfg!(unoptimised)
+}
 
 /// Stored rows of a panel, and values of a row that are decoded at a time: 256 kB, for the second-level cache.
 const PANEL: usize = 48;
@@ -120,14 +125,14 @@ fn with_panel(w: &Rows, group: usize, rows: Range<usize>, cols: Range<usize>, us
 }
 
 /// out [m, rows] = x [m, cols] · wᵀ, summed over groups; x holds the groups' columns side by side.
-pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
+pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: bool) {
     let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
     if m == 0 || rows == 0 || width == 0 {
         return;
     }
     let out = To { first: out.as_mut_ptr(), apart: rows, add: false };
     let start = |group: usize, col: usize| At { first: x[group * cols + col..].as_ptr(), apart: width };
-    if m > FEW && w.plain(0).is_some() {
+    if !is_few && w.plain(0).is_some() {
         for group in 0..w.groups() {
             let out = To { add: group > 0, ..out };
             with_panel(w, group, 0..rows, 0..cols, |panel| {
@@ -151,7 +156,7 @@ pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
                     let x = start(group, from);
                     // SAFETY: x is [m, width] from column `from` of the group on, the panel [some, part].
                     unsafe {
-                        if m > FEW {
+                        if !is_few {
                             large(shape, x, panel, true, to, Parallelism::None);
                         } else {
                             few::across(shape, x, panel, to);
@@ -164,7 +169,7 @@ pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
 }
 
 /// out [m, cols] = x [m, rows] · w, the groups' columns side by side.
-pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
+pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: bool) {
     let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
     if m == 0 || rows == 0 || width == 0 {
         return;
@@ -172,7 +177,7 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
     let out = To { first: out.as_mut_ptr(), apart: width, add: false };
     let x = x.as_ptr().expose_provenance();
     let start = |row: usize| At { first: std::ptr::with_exposed_provenance::<f32>(x).wrapping_add(row), apart: rows };
-    if m > FEW && w.plain(0).is_some() {
+    if !is_few && w.plain(0).is_some() {
         for group in 0..w.groups() {
             // SAFETY: group's columns of out, which is [m, width].
             let to = To { first: unsafe { out.first.add(group * cols) }, ..out };
@@ -183,8 +188,8 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
         }
         return;
     }
-    let wide = if m > FEW { COLUMNS } else { 2 * COLUMNS };
-    let (wide, height) = (wide.min(cols), if m > FEW { HEIGHT } else { LOW });
+    let wide = if is_few { 2 * COLUMNS } else { COLUMNS };
+    let (wide, height) = (wide.min(cols), if is_few { LOW } else { HEIGHT });
     let chunks = cols.div_ceil(wide);
     parts(w.groups() * chunks, m * rows * width, |c| {
         let out = &out;
@@ -199,7 +204,7 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32]) {
             with_panel(w, group, some, part.clone(), |panel| {
                 // SAFETY: x is [m, rows] from column `row` on, the panel [some, part].
                 unsafe {
-                    if m > FEW {
+                    if !is_few {
                         large(shape, start(row), panel, false, to, Parallelism::None);
                     } else {
                         few::along(shape, start(row), panel, to);
