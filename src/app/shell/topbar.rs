@@ -417,8 +417,9 @@ fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
 fn weights_choice(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let Some(m) = &cx.state.model else { return };
     let chosen = cx.state.desk().weights;
+    let auto = if chosen == Held::Auto { format!("auto: {}", m.held.name()) } else { "auto".to_owned() };
     let ways = [
-        (Held::Auto, "auto".to_owned(), "f32 where that leaves half of the free memory free, else as stored"),
+        (Held::Auto, auto, "f32 where that leaves half of the free memory free, else as stored"),
         (
             Held::Stored,
             format!("stored, {}", names::bytes(m.stored_bytes)),
@@ -450,7 +451,6 @@ pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
         ("vocabulary", c.d_vocab.to_string()),
         ("context", format!("{} tokens", c.n_ctx)),
         ("file", format!("{}, computed in f32", m.format)),
-        ("weights held", if m.held == Held::Stored { "as stored" } else { "as f32" }.to_owned()),
         ("weights in memory", names::bytes(m.weight_bytes() as u64)),
         ("opened in", format!("{:.2} s", m.load_seconds)),
     ];
