@@ -210,7 +210,11 @@ fn dictionary(folder: &Path, spoilt: &Path) -> Result<()> {
 
 fn prompt_set(path: &Path) -> Result<()> {
     let set = PromptSet::open(text_of(path))?;
-    set.generate(&*addition(), 2, 1, &Progress::new()).map(drop)
+    // A model may know no answer of a good set.
+    if let Err(error) = set.generate(&addition(), 2, 1, &Progress::new()) {
+        sound(&error);
+    }
+    Ok(())
 }
 
 fn addition() -> std::sync::Arc<Model> {
