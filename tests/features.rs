@@ -322,6 +322,7 @@ fn random(activation: Activation, d_in: usize, d_out: usize, input: &str, output
         output: Some(Place::parse(output).unwrap()),
         model_name: None,
         config: serde_json::Value::Null,
+        warnings: Vec::new(),
     }
 }
 

@@ -112,6 +112,7 @@ fn ablating_a_feature_changes_exactly_what_the_edit_says() {
         output: Some(place),
         model_name: None,
         config: serde_json::Value::Null,
+        warnings: Vec::new(),
     };
     let store = Store::default();
     store.insert("positions", std::sync::Arc::new(dictionary.clone())).unwrap();

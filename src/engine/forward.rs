@@ -208,6 +208,7 @@ impl Network<'_> {
             }
         };
         let mlp_out = self.mlp(layer, &x2, mlp, prepared.freeze.gates, hooks)?;
+        let mlp_out = visit(hooks, at(SiteKind::MlpResult), mlp_out)?;
         let mlp_out = self.post_norm(mlp_out, block.ln2_post.as_ref(), frozen)?;
         let mlp_out = visit(hooks, at(SiteKind::MlpOut), mlp_out)?;
         let out = self.stream_norm((carried + mlp_out)?, block.ln2_post.as_ref(), frozen)?;
@@ -240,9 +241,7 @@ impl Network<'_> {
 
     pub(crate) fn post_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
         match n {
-            Some(n) if matches!(self.config.norm_placement, NormPlacement::Post | NormPlacement::Sandwich) => {
-                Ok(norm::apply(&x, self.config.norm, n, frozen)?)
-            }
+            Some(n) if self.config.norms_outputs() => Ok(norm::apply(&x, self.config.norm, n, frozen)?),
             _ => Ok(x),
         }
     }

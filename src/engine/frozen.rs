@@ -40,11 +40,76 @@ impl FrozenNorm {
         Ok(if self.centres { y.broadcast_sub(&y.mean_keepdim(1)?)? } else { y })
     }
 
+    /// Takes the norm out of tensors, for whoever works on single rows.
+    pub fn by_rows(&self) -> Result<RowNorm> {
+        let gain = self.gain.as_ref().map(Tensor::to_vec1).transpose()?;
+        Ok(RowNorm { gain, inverse: self.divisor.iter().map(|d| d.recip()).collect(), centres: self.centres })
+    }
+
     /// Applies the norm to rows of the stream, without its offset.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let Some(gain) = &self.gain else { return Ok(x.clone()) };
         let x = if self.centres { x.broadcast_sub(&x.mean_keepdim(1)?)? } else { x.clone() };
         let divisor = Tensor::from_slice(&self.divisor, (self.divisor.len(), 1), x.device())?;
         Ok(x.broadcast_div(&divisor)?.broadcast_mul(gain)?)
+    }
+}
+
+/// A [`FrozenNorm`] for single rows in place.
+#[derive(Clone, Debug)]
+pub struct RowNorm {
+    gain: Option<Vec<f32>>,
+    /// 1 / divisor of each row of the run.
+    inverse: Vec<f32>,
+    centres: bool,
+}
+
+impl RowNorm {
+    fn centre(row: &mut [f32]) {
+        let mean = row.iter().sum::<f32>() / row.len().max(1) as f32;
+        row.iter_mut().for_each(|v| *v -= mean);
+    }
+
+    /// Takes a direction of the output at a position of the run back to one of the input.
+    pub fn read(&self, row: &mut [f32], pos: usize) {
+        // Without a norm nothing was divided either.
+        let Some(gain) = &self.gain else { return };
+        let inverse = self.inverse[pos];
+        row.iter_mut().zip(gain).for_each(|(v, g)| *v *= g * inverse);
+        if self.centres {
+            Self::centre(row);
+        }
+    }
+
+    /// As [`Self::read`] for a direction of the quotient alone, before the gain.
+    pub fn read_quotient(&self, row: &mut [f32], pos: usize) {
+        if self.gain.is_none() {
+            return;
+        }
+        let inverse = self.inverse[pos];
+        row.iter_mut().for_each(|v| *v *= inverse);
+        if self.centres {
+            Self::centre(row);
+        }
+    }
+
+    /// Applies the norm to a row of the stream at a position of the run, without its offset.
+    pub fn apply(&self, row: &mut [f32], pos: usize) {
+        self.quotient(row, pos);
+        if let Some(gain) = &self.gain {
+            row.iter_mut().zip(gain).for_each(|(v, g)| *v *= g);
+        }
+    }
+
+    /// As [`Self::apply`], without the gain.
+    pub fn quotient(&self, row: &mut [f32], pos: usize) {
+        if self.gain.is_none() {
+            return;
+        }
+        if self.centres {
+            Self::centre(row);
+        }
+        let inverse = self.inverse[pos];
+        row.iter_mut().for_each(|v| *v *= inverse);
     }
 }

@@ -32,6 +32,9 @@ pub enum SiteKind {
     MlpPost,
     /// What each expert adds to the MLP's output, its share included.
     MlpExperts,
+    /// What the MLP gives, before the norm that stands behind it in some models.
+    MlpResult,
+    /// What the MLP adds to the residual stream.
     MlpOut,
     ResidPost,
     LnFinalScale,
@@ -86,7 +89,7 @@ impl Axis {
 
 impl SiteKind {
     /// All kinds, in the order of the forward pass.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Embed,
         Self::ResidPre,
         Self::Ln1Scale,
@@ -108,6 +111,7 @@ impl SiteKind {
         Self::MlpPreLinear,
         Self::MlpPost,
         Self::MlpExperts,
+        Self::MlpResult,
         Self::MlpOut,
         Self::ResidPost,
         Self::LnFinalScale,
@@ -138,6 +142,7 @@ impl SiteKind {
             Self::MlpPreLinear => "mlp.hook_pre_linear",
             Self::MlpPost => "mlp.hook_post",
             Self::MlpExperts => "mlp.hook_experts",
+            Self::MlpResult => "mlp.hook_out",
             Self::MlpOut => "hook_mlp_out",
             Self::ResidPost => "hook_resid_post",
             Self::LnFinalScale => "ln_final.hook_scale",
@@ -181,7 +186,7 @@ impl SiteKind {
             Self::Ln2Scale | Self::Ln2Normalized => {
                 config.has_mlp() && config.parallel != Parallel::SharedNorm && normed
             }
-            Self::MlpPre | Self::MlpPost | Self::MlpOut => config.has_mlp(),
+            Self::MlpPre | Self::MlpPost | Self::MlpResult | Self::MlpOut => config.has_mlp(),
             Self::MlpRouter | Self::MlpExperts => config.experts.is_some(),
             Self::MlpPreLinear => config.has_mlp() && config.gated_mlp,
             Self::RotQ | Self::RotK => matches!(config.positions, Positions::Rotary(_)),

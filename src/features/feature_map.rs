@@ -195,6 +195,7 @@ mod tests {
             output: None,
             model_name: None,
             config: serde_json::Value::Null,
+            warnings: Vec::new(),
         };
         let map = feature_map(&dictionary, None, &Progress::new()).unwrap();
         assert_eq!(map.features.len(), n);

@@ -23,6 +23,7 @@ pub mod words;
 pub mod writer;
 
 pub use dictionary::encode::Sparse;
-pub use dictionary::place::Place;
+pub use dictionary::place::{Place, View};
+pub use dictionary::set::DictionarySet;
 pub use dictionary::store::{Store, open};
 pub use dictionary::{Activation, Dictionary};

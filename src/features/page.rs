@@ -10,7 +10,6 @@ use crate::engine::kernels::product;
 use crate::engine::logits::largest_indices;
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
-use crate::features::dictionary::place::Place;
 use crate::features::polysemantic::{Split, UNRELATED, split};
 use crate::features::scan::index::{Example, Index, SHOWN};
 use crate::features::writer::Writer;
@@ -131,10 +130,11 @@ pub struct Written {
 /// As [`Writer::direction`].
 pub fn written(model: &Model, writer: &Writer, dictionary: Option<&Dictionary>) -> Result<Written> {
     let (direction, place) = (writer.direction(model)?, writer.place());
-    let in_stream = place.is_none_or(Place::in_stream) && direction.len() == model.config.d_model;
+    let in_stream = place.is_none_or(|p| p.in_stream(Some(&model.config))) && direction.len() == model.config.d_model;
     let effects = if in_stream { Some(effects(model, &direction)?) } else { None };
-    let comparable =
-        |d: &&Dictionary| d.d_out == direction.len() && d.output.zip(place).is_none_or(|(a, b)| a.comparable(b));
+    let comparable = |d: &&Dictionary| {
+        d.d_out == direction.len() && d.output.zip(place).is_none_or(|(a, b)| a.comparable(b, Some(&model.config)))
+    };
     let neighbours = match (dictionary.filter(comparable), writer) {
         // Features are compared by what they write to their own layer.
         (Some(d), Writer::Feature(own, f)) => neighbours(d, &own.direction(*f)?, Some(*f))?,

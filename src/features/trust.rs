@@ -52,7 +52,7 @@ pub fn check(model: &Model, dictionary: &Dictionary, progress: &Progress) -> Res
     // Features of earlier layers write to the same place.
     let alone = !dictionary.shares_its_site();
     let promised = promised_l0(dictionary);
-    let mut warnings = Vec::new();
+    let mut warnings = dictionary.warnings.clone();
     let name = dictionary.path.display();
     let ev = found.explained_variance;
     if alone && ev.is_nan() | (ev < 0.0) {
@@ -86,7 +86,7 @@ pub fn check(model: &Model, dictionary: &Dictionary, progress: &Progress) -> Res
 
 /// The number of active features that a dictionary's configuration or the name of its folder promises.
 fn promised_l0(dictionary: &Dictionary) -> Option<f32> {
-    if let Activation::TopK { k } = dictionary.activation {
+    if let Activation::TopK { k } | Activation::Largest { k } = dictionary.activation {
         return Some(k as f32);
     }
     let told = [Some(&dictionary.config), dictionary.config.get("metadata")].into_iter().flatten();

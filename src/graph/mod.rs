@@ -11,6 +11,7 @@
 
 pub mod components;
 pub mod export;
+pub mod features;
 pub mod file;
 pub mod influence;
 pub mod layout;

@@ -96,12 +96,7 @@ impl Sources {
                 written.push(product::apply(&own, &o)?);
             }
             let attn_out = first(trace.get(SiteKind::AttnOut, layer)?)?;
-            if let Some(post) = &block.ln1_post {
-                let mut raw = product::apply(&z.reshape((n, n_heads * c.d_head))?, &block.attn.o.weight)?;
-                if let Some(b) = &block.attn.o.bias {
-                    raw = raw.broadcast_add(b)?;
-                }
-                let frozen = FrozenNorm::of(&raw, Some(post), c)?;
+            if let Some(frozen) = attn_post(trace, layer, n)? {
                 written = written.iter().map(|w| frozen.apply(w)).collect::<Result<_>>()?;
             }
             let mut error = if errors {
@@ -247,6 +242,18 @@ pub fn linear_neurons(trace: &Trace, layer: usize, n: usize) -> Result<Tensor> {
     let stream = trace.get(kind, layer)?.narrow(0, 0, n)?.contiguous()?;
     let x = mlp_norm(trace, layer, n)?.apply(&stream)?;
     Ok((product::apply(&x, &mlp.input.weight)? * gate(trace, layer, n)?)?)
+}
+
+/// The norm on attention's output, held at the run's scale; `None` where the output is added as it is.
+pub fn attn_post(trace: &Trace, layer: usize, n: usize) -> Result<Option<FrozenNorm>> {
+    let (c, block) = (&trace.model.config, &trace.model.weights.blocks[layer]);
+    let Some(post) = &block.ln1_post else { return Ok(None) };
+    let z = trace.get(SiteKind::Z, layer)?.narrow(0, 0, n)?.contiguous()?;
+    let mut raw = product::apply(&z.reshape((n, c.n_heads * c.d_head))?, &block.attn.o.weight)?;
+    if let Some(b) = &block.attn.o.bias {
+        raw = raw.broadcast_add(b)?;
+    }
+    Ok(Some(FrozenNorm::of(&raw, Some(post), c)?))
 }
 
 /// The norm on an MLP's output, held at the run's scale; `None` where the output is added as it is.

@@ -192,6 +192,11 @@ impl ModelConfig {
         )))
     }
 
+    /// True where a norm stands between what attention and MLP give and what is added to the residual stream.
+    pub fn norms_outputs(&self) -> bool {
+        matches!(self.norm_placement, NormPlacement::Post | NormPlacement::Sandwich)
+    }
+
     pub fn has_mlp(&self) -> bool {
         self.d_mlp > 0
     }

@@ -27,6 +27,7 @@ pub mod tokenizer_folder;
 pub mod tokenizer_gguf;
 mod tokenizer_names;
 mod tokenizer_parts;
+pub mod torch_file;
 pub mod weights;
 
 pub use network::Network;

@@ -243,6 +243,12 @@ impl Store {
         Ok(Tensor::from_vec(values, n, &self.device)?)
     }
 
+    /// Reads a tensor without axes as a vector [1].
+    pub fn scalar(&self, name: &str) -> Result<Tensor> {
+        let entry = self.entry(name, &[])?;
+        Ok(Tensor::from_vec(self.read_rows(name, &entry, 1, 1, false)?, 1, &self.device)?)
+    }
+
     /// Reads a matrix as it is stored, [rows, cols].
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[rows, cols])?;

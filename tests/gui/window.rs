@@ -153,6 +153,7 @@ pub fn dictionary() -> tempfile::TempDir {
         output: Some(place),
         model_name: Some("induction".to_owned()),
         config: serde_json::Value::Null,
+        warnings: Vec::new(),
     };
     let dir = tempfile::tempdir().unwrap();
     saelens::save(&dictionary, &dir.path().join("test"), &serde_json::json!({})).unwrap();

@@ -55,6 +55,7 @@ fn random(d: usize, layer: usize, features: usize) -> Result<Dictionary> {
         output: Some(place),
         model_name: None,
         config: Value::Null,
+        warnings: Vec::new(),
     })
 }
 

@@ -13,8 +13,8 @@ use crate::model::store::Store;
 pub enum Later {
     /// One a layer, each [d_sae, d_out]; none for a dictionary that writes to one layer.
     Memory(Vec<Tensor>),
-    /// A tensor [d_sae, 1 + layers, d_out] of a file that stays open, the own layer's first.
-    File { store: Arc<Store>, name: String, shape: [usize; 3] },
+    /// A tensor [d_sae, layers, d_out] of a file that stays open; the own layer's is number `own`.
+    File { store: Arc<Store>, name: String, shape: [usize; 3], own: usize },
 }
 
 impl Default for Later {
@@ -28,7 +28,7 @@ impl Later {
     pub fn len(&self) -> usize {
         match self {
             Self::Memory(all) => all.len(),
-            Self::File { shape, .. } => shape[1].saturating_sub(1),
+            Self::File { shape, own, .. } => shape[1].saturating_sub(1 + own),
         }
     }
 
@@ -43,9 +43,13 @@ impl Later {
     pub fn of(&self, feature: usize) -> Result<Vec<Vec<f32>>> {
         match self {
             Self::Memory(all) => all.iter().map(|t| Ok(t.get(feature)?.to_vec1()?)).collect(),
-            Self::File { store, name, shape } => {
+            Self::File { store, name, shape, own } => {
                 let values = store.leading(name, shape, feature, 1)?;
-                Ok(values.chunks_exact(shape[2]).skip(1).map(<[f32]>::to_vec).collect())
+                let later: Vec<Vec<f32>> = values.chunks_exact(shape[2]).skip(1 + own).map(<[f32]>::to_vec).collect();
+                if later.iter().flatten().any(|v| !v.is_finite()) {
+                    return Err(Error::NotFinite { name: name.clone() });
+                }
+                Ok(later)
             }
         }
     }

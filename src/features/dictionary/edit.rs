@@ -150,7 +150,7 @@ impl FeatureEdit {
         if !d.transcoder {
             let n = row.len().max(1) as f32;
             match d.normalisation {
-                Normalisation::None => {}
+                Normalisation::None | Normalisation::Centre => {}
                 Normalisation::Layer => {
                     let mean = row.iter().sum::<f32>() / n;
                     scale *= (row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / (n - 1.0).max(1.0)).sqrt();
@@ -164,8 +164,9 @@ impl FeatureEdit {
     /// How active the feature is in a row.
     pub fn activation(&self, row: &[f32]) -> f32 {
         let d = &self.dictionary;
-        let alone =
-            !d.rescale && d.normalisation == Normalisation::None && !matches!(d.activation, Activation::TopK { .. });
+        let alone = !d.rescale
+            && d.normalisation == Normalisation::None
+            && !matches!(d.activation, Activation::TopK { .. } | Activation::Largest { .. });
         if !alone {
             // The others decide as well. A row of the wrong width cannot come here: the sites were checked.
             return Tensor::from_slice(row, (1, row.len()), &Device::Cpu)
@@ -180,7 +181,7 @@ impl FeatureEdit {
         };
         let pre = product + d.b_enc[self.feature];
         match &d.activation {
-            Activation::Relu | Activation::TopK { .. } => pre.max(0.0),
+            Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => pre.max(0.0),
             Activation::JumpRelu { threshold } => {
                 if pre > threshold[self.feature] {
                     pre.max(0.0)

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::engine::kernels::math::simd;
 use crate::engine::kernels::with_values;
 use crate::error::{Error, Result};
-use crate::features::dictionary::{Dictionary, Normalisation};
+use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::progress::Progress;
 
 /// Rows that are encoded at a time: enough for the matrix product, few enough that pre-activations stay small.
@@ -134,6 +134,11 @@ impl Dictionary {
                     row.iter_mut().for_each(|v| *v /= std + EPS);
                     rows.push((mean, std));
                 }
+                Normalisation::Centre => {
+                    let mean = row.iter().sum::<f32>() / width as f32;
+                    row.iter_mut().for_each(|v| *v -= mean);
+                    rows.push((mean, 1.0));
+                }
                 Normalisation::Length => {
                     let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
                     let scale = (width as f32).sqrt() / length.max(f32::MIN_POSITIVE);
@@ -166,7 +171,44 @@ impl Dictionary {
         self.encode_prepared(&x, progress)
     }
 
+    /// What each feature reads of every row of `x` [n, d_in], before the activation function: [n, d_sae].
+    ///
+    /// # Errors
+    /// Rows of another width.
+    pub fn pre_activations(&self, x: &Tensor) -> Result<Tensor> {
+        let (x, _) = self.prepared(x)?;
+        let bias = Tensor::new(self.b_enc.as_slice(), x.device())?;
+        Ok(x.matmul(&self.w_enc)?.broadcast_add(&bias)?)
+    }
+
+    /// The `k` largest of each row as they are; of equal ones those of the lowest numbers.
+    fn largest(&self, x: &Tensor, k: usize, progress: &Progress) -> Result<Sparse> {
+        let mut out = Sparse::new();
+        for from in (0..x.dim(0)?).step_by(STRIP) {
+            progress.check()?;
+            let strip = x.narrow(0, from, STRIP.min(x.dim(0)? - from))?;
+            let bias = Tensor::new(self.b_enc.as_slice(), x.device())?;
+            for row in strip.matmul(&self.w_enc)?.broadcast_add(&bias)?.to_vec2::<f32>()? {
+                let mut order: Vec<u32> = (0..row.len() as u32).collect();
+                let first = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
+                order.select_nth_unstable_by(k.saturating_sub(1), first);
+                order.truncate(k);
+                order.sort_unstable();
+                let kept = order.into_iter().map(|f| (f, row[f as usize])).filter(|(_, v)| *v != 0.0);
+                kept.for_each(|(f, v)| {
+                    out.features.push(f);
+                    out.values.push(v);
+                });
+                out.starts.push(out.features.len());
+            }
+        }
+        Ok(out)
+    }
+
     fn encode_prepared(&self, x: &Tensor, progress: &Progress) -> Result<Sparse> {
+        if let Activation::Largest { k } = self.activation {
+            return self.largest(x, k, progress);
+        }
         let norms = if self.rescale { Some(self.decoder_norms()?) } else { None };
         let w_enc = self.w_enc.contiguous()?;
         let mut out = Sparse::new();

@@ -6,6 +6,7 @@ pub mod edit;
 pub mod encode;
 pub mod formats;
 pub mod place;
+pub mod set;
 pub mod store;
 mod tiles;
 
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use candle_core::Tensor;
 use serde_json::Value as Json;
 
-use crate::engine::Site;
+use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
@@ -31,6 +32,8 @@ pub enum Activation {
     JumpRelu { threshold: Vec<f32> },
     /// The k largest of a position, of those the positive ones [Gao et al. 2024].
     TopK { k: usize },
+    /// The k largest of a position as they are, negative ones too [circuit-tracer].
+    Largest { k: usize },
     /// The gate `x·W + b` decides, `max(0, x·W·exp(r_mag) + b_mag)` says how much [Rajamanoharan et al. 2024a].
     Gated { r_mag: Vec<f32>, b_mag: Vec<f32> },
 }
@@ -45,6 +48,7 @@ impl Activation {
             Self::Relu => "standard",
             Self::JumpRelu { .. } => "jumprelu",
             Self::TopK { .. } => "topk",
+            Self::Largest { .. } => "largest",
             Self::Gated { .. } => "gated",
         }
     }
@@ -59,6 +63,9 @@ pub enum Normalisation {
     Layer,
     /// Length √d_in at each position.
     Length,
+    /// Mean 0 at each position: what taking the mean out of all that writes to the stream leaves of it (TransformerLens'
+    /// `center_writing_weights`).
+    Centre,
 }
 
 crate::identity!(Dictionary);
@@ -103,6 +110,8 @@ pub struct Dictionary {
     pub model_name: Option<String>,
     /// Everything else that its configuration says.
     pub config: Json,
+    /// What its files say that is not honoured, in sentences.
+    pub warnings: Vec<String>,
 }
 
 impl Dictionary {
@@ -202,8 +211,8 @@ impl Dictionary {
             (Some(a), Some(b)) => Ok((a, b)),
             _ => {
                 let (keys, what, option) = match self.input {
-                    None => (&["hook_name", "hook_point"][..], "belongs to", "--site"),
-                    Some(_) => (&["hook_name_out"][..], "writes", "--target"),
+                    None => (&["hook_name", "hook_point", "hf_hook_point_in"][..], "belongs to", "--site"),
+                    Some(_) => (&["hook_name_out", "hf_hook_point_out"][..], "writes", "--target"),
                 };
                 let hook = keys.iter().find_map(|k| {
                     let metadata = self.config.get("metadata").unwrap_or(&self.config);
@@ -227,6 +236,7 @@ impl Dictionary {
     /// One sentence with both shapes, or both names of sites.
     pub fn check(&self, model: &ModelConfig) -> Result<(Place, Place)> {
         let (input, output) = self.places()?;
+        let input = self.read_place(input, model);
         for (place, width, what) in [(input, self.d_in, "reads"), (output, self.d_out, "writes")] {
             place.check(model)?;
             let site = place.width(model);
@@ -249,6 +259,21 @@ impl Dictionary {
             )));
         }
         Ok((input, output))
+    }
+
+    /// Where it reads in a model: some names mean another place in some families.
+    fn read_place(&self, input: Place, model: &ModelConfig) -> Place {
+        let layer = input.layer();
+        let is_norm = input.site.kind == SiteKind::Ln2Normalized;
+        // circuit-tracer's models have LayerNorm's weight and bias inside the norm's output.
+        if is_norm && !input.mlp_input && self.format == formats::circuit_tracer::NAME && model.centres() {
+            return Place::mlp_input(layer);
+        }
+        // No norm stands before the MLP.
+        if input.mlp_input && !input.site.kind.exists(model) && SiteKind::ResidMid.exists(model) {
+            return Site::new(SiteKind::ResidMid, layer).into();
+        }
+        input
     }
 
     /// Every place that it writes: its own, then those of later layers.
@@ -276,7 +301,7 @@ impl Dictionary {
         let more = match &self.activation {
             Activation::JumpRelu { threshold } => vec![("threshold", threshold.len())],
             Activation::Gated { r_mag, b_mag } => vec![("r_mag", r_mag.len()), ("b_mag", b_mag.len())],
-            Activation::Relu | Activation::TopK { .. } => Vec::new(),
+            Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => Vec::new(),
         };
         let more = more.into_iter().map(|(n, len)| (n, vec![len], vec![self.d_sae]));
         for (name, found, expected) in shapes.into_iter().chain(more) {
@@ -288,7 +313,7 @@ impl Dictionary {
         if self.d_in == 0 || self.d_sae == 0 || self.d_out == 0 {
             return Err(malformed("it has an axis of length 0".to_owned()));
         }
-        if let Activation::TopK { k } = self.activation
+        if let Activation::TopK { k } | Activation::Largest { k } = self.activation
             && (k == 0 || k > self.d_sae)
         {
             return Err(malformed(format!("it keeps the {k} largest of {} features", self.d_sae)));
@@ -299,7 +324,7 @@ impl Dictionary {
         let vectors: Vec<(&str, &[f32])> = match &self.activation {
             Activation::JumpRelu { threshold } => vec![("threshold", threshold)],
             Activation::Gated { r_mag, b_mag } => vec![("r_mag", r_mag), ("b_mag", b_mag)],
-            Activation::Relu | Activation::TopK { .. } => Vec::new(),
+            Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => Vec::new(),
         };
         for (name, values) in vectors.into_iter().chain([("b_enc", &self.b_enc[..]), ("b_dec", &self.b_dec[..])]) {
             if values.iter().any(|v| !v.is_finite()) {
@@ -403,6 +428,7 @@ mod tests {
             output,
             model_name: None,
             config: Json::Null,
+            warnings: Vec::new(),
         }
     }
 

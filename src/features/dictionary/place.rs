@@ -18,6 +18,16 @@ pub struct Place {
     pub mlp_input: bool,
 }
 
+/// What a place shows of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    Stream,
+    /// Divided by the norm, before its weight.
+    Quotient,
+    /// The norm's whole output.
+    Normed,
+}
+
 impl From<Site> for Place {
     fn from(site: Site) -> Self {
         Self { site, mlp_input: false }
@@ -44,6 +54,11 @@ impl<'de> Deserialize<'de> for Place {
 }
 
 impl Place {
+    /// The input of a layer's MLP, behind the norm's weight and bias.
+    pub fn mlp_input(layer: usize) -> Self {
+        Self { site: Site::new(SiteKind::Ln2Normalized, layer), mlp_input: true }
+    }
+
     /// By the site's full name.
     ///
     /// # Errors
@@ -54,12 +69,8 @@ impl Place {
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
             && let Ok(layer) = layer.parse()
         {
-            match hook {
-                "hook_in" => {
-                    return Ok(Self { site: Site::new(SiteKind::Ln2Normalized, layer), mlp_input: true });
-                }
-                "hook_out" => return Ok(Site::new(SiteKind::MlpOut, layer).into()),
-                _ => {}
+            if hook == "hook_in" {
+                return Ok(Self::mlp_input(layer));
             }
         }
         Site::parse(name).map(Self::from).ok_or_else(|| {
@@ -69,15 +80,27 @@ impl Place {
         })
     }
 
-    /// Whether what is written here is added to the residual stream as it is.
-    pub fn in_stream(self) -> bool {
-        use SiteKind::{AttnOut, Embed, MlpOut, ResidMid, ResidPost, ResidPre};
-        !self.mlp_input && matches!(self.site.kind, Embed | ResidPre | AttnOut | ResidMid | MlpOut | ResidPost)
+    /// Whether what is written here is added to the residual stream as it is, in a model that may not be known.
+    pub fn in_stream(self, config: Option<&ModelConfig>) -> bool {
+        use SiteKind::{AttnOut, Embed, MlpOut, MlpResult, ResidMid, ResidPost, ResidPre};
+        match self.site.kind {
+            MlpResult => config.is_some_and(|c| !c.norms_outputs()),
+            kind => !self.mlp_input && matches!(kind, Embed | ResidPre | AttnOut | ResidMid | MlpOut | ResidPost),
+        }
     }
 
     /// Whether directions here and there can be compared: both in the residual stream, or at the same place.
-    pub fn comparable(self, other: Self) -> bool {
-        self == other || self.in_stream() && other.in_stream()
+    pub fn comparable(self, other: Self, config: Option<&ModelConfig>) -> bool {
+        self == other || self.in_stream(config) && other.in_stream(config)
+    }
+
+    /// What it shows of the stream before a layer's MLP.
+    pub fn view(self) -> View {
+        match (self.site.kind, self.mlp_input) {
+            (_, true) => View::Normed,
+            (SiteKind::Ln2Normalized, false) => View::Quotient,
+            _ => View::Stream,
+        }
     }
 
     pub fn layer(self) -> usize {

@@ -49,7 +49,7 @@ struct Kept {
     instead: Option<Arc<Dictionary>>,
 }
 
-fn path_of(spec: &str) -> Result<PathBuf> {
+pub(super) fn path_of(spec: &str) -> Result<PathBuf> {
     match BUILTINS.iter().find(|b| b.name == spec) {
         Some(b) => builtin::unpack(&format!("dictionary-{}", b.name), b.files),
         None => Ok(PathBuf::from(spec)),

@@ -199,7 +199,7 @@ impl Dictionary {
                 }
             };
             match &self.activation {
-                Activation::Relu | Activation::TopK { .. } => {
+                Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => {
                     active.features.extend(at.clone().map(|i| (from + i) as u32));
                     active.values.extend(at.map(|i| (row[i] + bias[i]) * scale(i)));
                 }

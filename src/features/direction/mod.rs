@@ -204,7 +204,7 @@ impl Concept {
             )));
         }
         let place = Place::from(self.site(layer)?);
-        if let Some(output) = dictionary.output.filter(|o| !o.comparable(place)) {
+        if let Some(output) = dictionary.output.filter(|o| !o.comparable(place, None)) {
             return Err(Error::request(format!(
                 "the direction lies at {place}, but the dictionary {} writes {output}: cosines between them mean nothing",
                 dictionary.name

@@ -102,7 +102,7 @@ impl Subject {
                 match &d.activation {
                     Activation::Relu => {}
                     Activation::JumpRelu { threshold } => values(threshold),
-                    Activation::TopK { k } => values(&[*k as f32]),
+                    Activation::TopK { k } | Activation::Largest { k } => values(&[*k as f32]),
                     Activation::Gated { r_mag, b_mag } => {
                         values(r_mag);
                         values(b_mag);

@@ -292,6 +292,7 @@ impl Trainer {
             output: if p.same { self.origin.input } else { self.origin.output },
             model_name: self.origin.model_name.clone(),
             config: serde_json::Value::Null,
+            warnings: Vec::new(),
         })
     }
 

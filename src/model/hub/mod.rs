@@ -124,6 +124,13 @@ impl Hub {
         is_hash(&commit).then(|| folder.join("snapshots").join(commit)).filter(|s| s.is_dir())
     }
 
+    /// A file of a repository, where the cache has it.
+    pub fn cached_file(&self, repository: &str, revision: &str, file: &str) -> Option<PathBuf> {
+        let wanted = Wanted::parse(&format!("{repository}@{revision}")).ok()?;
+        let path = self.snapshot(&wanted)?.join(file);
+        (is_inside(file) && path.is_file()).then_some(path)
+    }
+
     /// What is wanted, where the cache has all of it.
     fn cached(&self, wanted: &Wanted) -> Option<PathBuf> {
         let snapshot = self.snapshot(wanted)?;

@@ -3,23 +3,23 @@
 //! to their own layer and every later one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Value as Json, json};
 
-use super::{Format, matrix_shape, read_text, store};
+use super::{CrossLayer, Format, gemma_scope, matrix_shape, read_text, store};
 use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
+use crate::model::hub::Hub;
 use crate::model::store::Store;
 use crate::progress::Progress;
 
-const NAME: &str = "circuit-tracer";
+pub const NAME: &str = "circuit-tracer";
 const CONFIG: &str = "config.yaml";
-/// Values of a decoder that are read at a time.
-const PART: usize = 16 << 20;
+const PER_LAYER: &str = "transcoder_set";
+const CROSS_LAYER: &str = "cross_layer_transcoder";
 
 pub const FORMAT: Format =
     Format { name: NAME, looks: "layer_0.safetensors beside a config.yaml, or W_enc_0.safetensors", matches, open };
@@ -31,11 +31,85 @@ struct Config {
     feature_input_hook: Option<String>,
     feature_output_hook: Option<String>,
     scan: Option<Json>,
+    activation: Option<String>,
+    k: Option<usize>,
+    /// One file a layer, which may lie in the hub's cache, as in `hf://org/name/layer_0.safetensors?revision=main`.
+    transcoders: Option<Vec<String>>,
+}
+
+impl Config {
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        serde_saphyr::from_str(&read_text(&path)?).map_err(|e| Error::Malformed {
+            path,
+            format: NAME,
+            what: e.to_string().lines().next().unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Whether its features write to later layers as well.
+    fn kind(&self, folder: &Path) -> Result<bool> {
+        match self.model_kind.as_deref() {
+            None | Some(PER_LAYER) => Ok(false),
+            Some(CROSS_LAYER) => Ok(true),
+            Some(other) => Err(Error::Malformed {
+                path: folder.join(CONFIG),
+                format: NAME,
+                what: format!("its model_kind `{other}` is not known here; known are {PER_LAYER} and {CROSS_LAYER}"),
+            }),
+        }
+    }
+
+    fn activation(&self, threshold: Option<Vec<f32>>, path: &Path) -> Result<Activation> {
+        let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: NAME, what };
+        match (self.activation.as_deref(), threshold) {
+            (None | Some("jump_relu" | "jumprelu"), Some(threshold)) => Ok(Activation::JumpRelu { threshold }),
+            (None | Some("relu"), _) => Ok(Activation::Relu),
+            (Some("topk"), _) => match self.k {
+                Some(k) => Ok(Activation::Largest { k }),
+                None => Err(malformed("its activation is topk, but it does not say its k".to_owned())),
+            },
+            (Some("jump_relu" | "jumprelu"), None) => {
+                Err(malformed("its activation is jump_relu, but its layers have no threshold".to_owned()))
+            }
+            (Some(other), _) => Err(malformed(format!(
+                "its activation `{other}` is not known here; known are relu, jump_relu and topk"
+            ))),
+        }
+    }
+}
+
+/// A file of a list: beside the list, or in the hub's cache.
+fn listed(entry: &str, folder: &Path) -> Result<PathBuf> {
+    let Some(rest) = entry.strip_prefix("hf://") else { return Ok(folder.join(entry)) };
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let revision = query.split('&').find_map(|q| q.strip_prefix("revision=")).unwrap_or("main");
+    let mut parts = path.splitn(3, '/');
+    let (Some(owner), Some(name), Some(file)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(Error::request(format!(
+            "`{entry}` of {} names no file of the hub; write hf://org/name/file",
+            folder.join(CONFIG).display()
+        )));
+    };
+    let repository = format!("{owner}/{name}");
+    let hub = Hub::of_environment()?;
+    hub.cached_file(&repository, revision, file.trim_start_matches('/')).ok_or_else(|| {
+        Error::request(format!(
+            "{} names `{entry}`, which is not in the hub's cache {}; fetch it there with `hf download {repository} {file}`",
+            folder.join(CONFIG).display(),
+            hub.cache.display()
+        ))
+    })
 }
 
 fn matches(path: &Path) -> bool {
     let folder = if path.is_file() { path.parent() } else { Some(path) };
     folder.is_some_and(|f| f.join(CONFIG).is_file())
+}
+
+/// Whether a folder holds a set that its `config.yaml` describes.
+pub fn is_set(folder: &Path) -> bool {
+    matches(folder)
 }
 
 /// The layer that a file's name ends with.
@@ -44,7 +118,10 @@ fn layer_of(path: &Path) -> Option<usize> {
     ["layer_", "W_enc_", "W_dec_"].iter().find_map(|p| stem.strip_prefix(p))?.parse().ok()
 }
 
-/// The files of a folder, by layer.
+/// The files of a set, by layer: those that lie in its folder, else those that its configuration lists.
+///
+/// # Errors
+/// A folder that cannot be read, and listed files that are not there.
 pub fn layers(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::read(folder, e))?;
     let mut found: Vec<(usize, PathBuf)> = entries
@@ -54,26 +131,26 @@ pub fn layers(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
         .filter_map(|p| Some((layer_of(&p)?, p)))
         .collect();
     found.sort();
+    if found.is_empty()
+        && let Some(list) = Config::read(folder)?.transcoders
+    {
+        found = list.iter().enumerate().map(|(l, entry)| Ok((l, listed(entry, folder)?))).collect::<Result<_>>()?;
+    }
     Ok(found)
 }
 
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
-    let config_path = folder.join(CONFIG);
-    let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
-    let config: Config = serde_saphyr::from_str(&read_text(&config_path)?)
-        .map_err(|e| malformed(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
-    let kind = config.model_kind.as_deref().unwrap_or("transcoder_set");
-    if !matches!(kind, "transcoder_set" | "cross_layer_transcoder") {
-        return Err(malformed(format!(
-            "its model_kind `{kind}` is not known here; known are transcoder_set and cross_layer_transcoder"
-        )));
-    }
+    let malformed = |what: String| Error::Malformed { path: folder.join(CONFIG), format: NAME, what };
     let file = if path.is_file() && path.file_name().is_some_and(|n| n != CONFIG) {
         path.to_owned()
     } else {
         match &layers(folder)?[..] {
-            [] => return Err(malformed("no layer_0.safetensors or W_enc_0.safetensors lies beside it".to_owned())),
+            [] => {
+                // A word that is not known says more than a file that is missing.
+                Config::read(folder)?.kind(folder)?;
+                return Err(malformed("no layer_0.safetensors or W_enc_0.safetensors lies beside it".to_owned()));
+            }
             [(_, one)] => one.clone(),
             [(_, first), ..] => {
                 return Err(Error::request(format!(
@@ -87,17 +164,32 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let layer = layer_of(&file).ok_or_else(|| {
         Error::request(format!("{} does not say its layer; files are named layer_0.safetensors", file.display()))
     })?;
+    open_layer(folder, &file, layer, progress)
+}
+
+/// Opens one layer of the set in `folder`.
+///
+/// # Errors
+/// As [`super::open`].
+pub fn open_layer(folder: &Path, file: &Path, layer: usize, progress: &Progress) -> Result<Dictionary> {
+    let config = Config::read(folder)?;
+    let cross = config.kind(folder)?;
     let place = |hook: Option<&str>| hook.map(|h| Place::parse(&format!("blocks.{layer}.{h}"))).transpose();
     let input = place(config.feature_input_hook.as_deref())?;
     let output = place(config.feature_output_hook.as_deref())?;
+    // A list may name files of Gemma Scope.
+    if !cross && (gemma_scope::FORMAT.matches)(file) {
+        let dictionary = gemma_scope::read(file, progress)?;
+        return Ok(Dictionary { transcoder: true, input, output, ..dictionary });
+    }
     let parts =
-        if kind == "cross_layer_transcoder" { cross_layer(folder, layer, progress)? } else { single(&file, progress)? };
+        if cross { cross_layer(file.parent().unwrap_or(folder), layer, progress)? } else { single(file, progress)? };
     let (d_in, d_sae) = parts.w_enc.dims2()?;
     let d_out = parts.w_dec.dim(1)?;
     let scan = config.scan.as_ref().and_then(Json::as_str).map_or(String::new(), |s| format!("{s} "));
     Ok(Dictionary {
         name: format!("{scan}layer {layer}"),
-        path: file,
+        path: file.to_owned(),
         format: NAME,
         d_in,
         d_sae,
@@ -107,7 +199,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         w_dec: parts.w_dec,
         later: parts.later,
         b_dec: parts.b_dec,
-        activation: parts.threshold.map_or(Activation::Relu, |threshold| Activation::JumpRelu { threshold }),
+        activation: config.activation(parts.threshold, &folder.join(CONFIG))?,
         subtract_b_dec: false,
         rescale: false,
         normalisation: Normalisation::None,
@@ -116,7 +208,10 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         input,
         output,
         model_name: config.model_name,
-        config: json!({"model_kind": kind, "scan": config.scan, "layer": layer}),
+        config: json!({
+            "model_kind": if cross { CROSS_LAYER } else { PER_LAYER }, "scan": config.scan, "layer": layer,
+        }),
+        warnings: Vec::new(),
     })
 }
 
@@ -165,45 +260,17 @@ fn cross_layer(folder: &Path, layer: usize, progress: &Progress) -> Result<Parts
     let (enc_file, dec_file) = (file("W_enc"), file("W_dec"));
     let (enc, dec) = (store(&enc_file, NAME, progress)?, store(&dec_file, NAME, progress)?);
     let (d_sae, d_in) = matrix_shape(&enc, &enc_file, NAME, &name("W_enc"))?;
-    let shape = dec.entries().get(&name("W_dec")).map(|e| e.shape.clone()).unwrap_or_default();
-    let &[features, outputs, d_out] = &shape[..] else {
-        return Err(Error::Malformed {
-            path: dec_file,
-            format: NAME,
-            what: format!("{} has shape {shape:?} where [feature, layer, d_model] belongs", name("W_dec")),
-        });
-    };
-    if features != d_sae {
-        return Err(Error::WrongShape { name: name("W_dec"), found: shape, expected: vec![d_sae, outputs, d_out] });
-    }
-    if outputs == 0 || d_out == 0 {
-        return Err(Error::WrongShape {
-            name: name("W_dec"),
-            found: shape,
-            expected: vec![d_sae, outputs.max(1), d_out.max(1)],
-        });
-    }
-    let (shape, dec_name) = ([features, outputs, d_out], name("W_dec"));
-    // All of it is read once, so that what is no number is found now; kept is what is written to the own layer.
-    let mut own = Vec::with_capacity(features * d_out);
-    let some = (PART / (outputs * d_out)).max(1);
-    for from in (0..features).step_by(some) {
-        let part = dec.leading(&dec_name, &shape, from, some.min(features - from))?;
-        part.chunks_exact(outputs * d_out).for_each(|f| own.extend_from_slice(&f[..d_out]));
-    }
-    // Read later by whoever asks, when the job that opens is long over.
-    let kept = || -> Result<_> { Ok(Arc::new(store(&dec_file, NAME, &Progress::new())?)) };
-    let later = match outputs {
-        1 => Later::default(),
-        _ => Later::File { store: kept()?, name: dec_name, shape },
-    };
+    let (w_dec, later) = CrossLayer::of(&dec, &dec_file, NAME, name("W_dec"), 0, d_sae)?.decoders(&dec, NAME)?;
+    let d_out = w_dec.dim(1)?;
+    // Here, unlike in per-layer files, x W_skip is what is added.
+    let skip = name("W_skip");
     Ok(Parts {
         w_enc: enc.linear(&name("W_enc"), d_in, d_sae)?,
         b_enc: enc.vector(&name("b_enc"), d_sae)?.to_vec1()?,
-        w_dec: Tensor::from_vec(own, (features, d_out), &Device::Cpu)?,
+        w_dec,
         later,
         b_dec: enc.vector(&name("b_dec"), d_out)?.to_vec1()?,
         threshold: threshold(&enc, &[&name("threshold")], d_sae)?,
-        skip: None,
+        skip: if enc.contains(&skip) { Some(enc.matrix(&skip, d_in, d_out)?) } else { None },
     })
 }

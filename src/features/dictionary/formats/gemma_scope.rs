@@ -1,15 +1,17 @@
-//! Gemma Scope: `params.npz`, and version 2's `params.safetensors` with lower-case names.
+//! Gemma Scope: `params.npz`, and version 2's `params.safetensors` with lower-case names, whose `config.json` says where
+//! they belong; version 2's cross-layer transcoders have a `params_layer_{i}.safetensors` for each layer.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
-use super::{Format, matrix_shape, read_text, store};
+use super::{CrossLayer, Format, matrix_shape, place_of_hook, read_text, store};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::progress::Progress;
@@ -17,10 +19,11 @@ use crate::progress::Progress;
 const NAME: &str = "Gemma Scope";
 const NPZ: &str = "params.npz";
 const SAFETENSORS: &str = "params.safetensors";
+const LAYER: &str = "params_layer_";
 
 pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, open };
 
-fn file_of(path: &Path) -> std::path::PathBuf {
+fn file_of(path: &Path) -> PathBuf {
     if path.is_file() {
         return path.to_owned();
     }
@@ -30,13 +33,27 @@ fn file_of(path: &Path) -> std::path::PathBuf {
 
 fn matches(path: &Path) -> bool {
     let file = file_of(path);
-    let npz = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
-    file.is_file() && (npz || file.file_name().is_some_and(|n| n == SAFETENSORS))
+    file.is_file() && (is_npz(&file) || file.file_name().is_some_and(|n| n == SAFETENSORS) || layer_of(&file).is_some())
+}
+
+/// The layer of a cross-layer set that a file belongs to, by its name.
+fn layer_of(file: &Path) -> Option<usize> {
+    file.file_name()?.to_str()?.strip_prefix(LAYER)?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+/// The files of a folder that holds a cross-layer set, by layer.
+pub fn layers(folder: &Path) -> Vec<(usize, PathBuf)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut found: Vec<(usize, PathBuf)> =
+        entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|p| Some((layer_of(&p)?, p))).collect();
+    found.sort();
+    found
 }
 
 /// Sites by the words of the published paths: `gemma-scope-2b-pt-res/layer_20/width_16k/…`, and version 2's
-/// `resid_post/layer_20_width_16k…`.
-fn places(path: &Path) -> (Option<Place>, Option<Place>) {
+/// `resid_post/layer_20_width_16k…`. `reads` is what transcoders read: version 1's the norm's output before its weight,
+/// version 2's the norm's whole output.
+fn places(path: &Path, reads: fn(usize) -> Place) -> (Option<Place>, Option<Place>) {
     let parts: Vec<&str> = path.components().filter_map(|c| c.as_os_str().to_str()).collect();
     let layer_of = |part: &str| -> Option<usize> {
         let digits: String = part.strip_prefix("layer_")?.chars().take_while(char::is_ascii_digit).collect();
@@ -53,7 +70,7 @@ fn places(path: &Path) -> (Option<Place>, Option<Place>) {
     };
     let place = |kind| Some(Place::from(Site::new(kind, layer)));
     if named(&["transcoder", "transcoders"]) {
-        (place(SiteKind::Ln2Normalized), place(SiteKind::MlpOut))
+        (Some(reads(layer)), place(SiteKind::MlpOut))
     } else if named(&["mlp"]) {
         (place(SiteKind::MlpOut), place(SiteKind::MlpOut))
     } else if named(&["att", "attn"]) {
@@ -65,19 +82,33 @@ fn places(path: &Path) -> (Option<Place>, Option<Place>) {
     }
 }
 
+fn is_npz(file: &Path) -> bool {
+    file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"))
+}
+
+/// The dictionary of a file, without name and places.
+///
+/// # Errors
+/// A damaged file.
+pub fn read(file: &Path, progress: &Progress) -> Result<Dictionary> {
+    if is_npz(file) { from_npz(file, progress) } else { from_safetensors(file, progress) }
+}
+
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let file = file_of(path);
     // Not through links: downloads are links to files without a name.
     let full = std::path::absolute(&file).map_err(|e| Error::read(&file, e))?;
-    let (input, output) = places(&full);
     let name = {
         let parts: Vec<_> = full.components().filter_map(|c| c.as_os_str().to_str()).collect();
         parts[..parts.len().saturating_sub(1)].iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("/")
     };
-    let mut dictionary = if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
-        from_npz(&file, progress)?
-    } else {
-        from_safetensors(&file, progress)?
+    let npz = is_npz(&file);
+    let mut dictionary = read(&file, progress)?;
+    let (input, output) = match told(&dictionary.config, layer_of(&file)) {
+        // Another place than the path's words may say, or one that no model here has.
+        Some(told) => told,
+        None if npz => places(&full, |layer| Site::new(SiteKind::Ln2Normalized, layer).into()),
+        None => places(&full, Place::mlp_input),
     };
     dictionary.name = name;
     dictionary.transcoder = dictionary.skip.is_some() || input != output || dictionary.d_in != dictionary.d_out;
@@ -86,10 +117,39 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     Ok(dictionary)
 }
 
+/// The places that a configuration names; of a cross-layer set's, that of one layer.
+fn told(config: &Json, layer: Option<usize>) -> Option<(Option<Place>, Option<Place>)> {
+    let hook = |name: &str| config.get(name).and_then(Json::as_str);
+    // A cross-layer set's configuration names the hook of some layer, or of each.
+    let at = |hook: &str| {
+        let place = place_of_hook(hook)?;
+        Some(Place { site: Site { layer: layer.unwrap_or(place.layer()), ..place.site }, ..place })
+    };
+    match layer {
+        Some(layer) => {
+            let first = |name: &str| {
+                let list = || config.get(name).and_then(|v| v.get(0)).and_then(Json::as_str);
+                hook(name).or_else(list).and_then(at)
+            };
+            let (input, output) = (first("hf_hook_point_in"), first("hf_hook_point_out"));
+            Some((input.or(Some(Place::mlp_input(layer))), output.or(Some(Site::new(SiteKind::MlpOut, layer).into()))))
+        }
+        None => {
+            let input = hook("hf_hook_point_in")?;
+            Some((at(input), at(hook("hf_hook_point_out").unwrap_or(input))))
+        }
+    }
+}
+
 fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
     let store = store(file, NAME, progress)?;
     let (d_in, d_sae) = matrix_shape(&store, file, NAME, "w_enc")?;
-    let (_, d_out) = matrix_shape(&store, file, NAME, "w_dec")?;
+    let cross =
+        layer_of(file).map(|layer| CrossLayer::of(&store, file, NAME, "w_dec".to_owned(), layer, d_sae)).transpose()?;
+    let d_out = match &cross {
+        Some(cross) => cross.shape[2],
+        None => matrix_shape(&store, file, NAME, "w_dec")?.1,
+    };
     let config_path = file.with_file_name("config.json");
     let config: Json = if config_path.is_file() {
         serde_json::from_str(&read_text(&config_path)?).map_err(|e| Error::Malformed {
@@ -102,6 +162,18 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
     };
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
     let skip = "affine_skip_connection";
+    let config = match (&cross, config) {
+        (Some(_), Json::Object(mut fields)) => {
+            fields.insert("model_kind".to_owned(), "cross_layer_transcoder".into());
+            Json::Object(fields)
+        }
+        (Some(_), _) => serde_json::json!({"model_kind": "cross_layer_transcoder"}),
+        (None, config) => config,
+    };
+    let (w_dec, later) = match cross {
+        Some(cross) => cross.decoders(&store, NAME)?,
+        None => (store.matrix("w_dec", d_sae, d_out)?, Later::default()),
+    };
     Ok(Dictionary {
         name: String::new(),
         path: file.to_owned(),
@@ -111,8 +183,8 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
         d_out,
         w_enc: store.matrix("w_enc", d_in, d_sae)?,
         b_enc: vector("b_enc", d_sae)?,
-        w_dec: store.matrix("w_dec", d_sae, d_out)?,
-        later: Default::default(),
+        w_dec,
+        later,
         b_dec: vector("b_dec", d_out)?,
         activation: Activation::JumpRelu { threshold: vector("threshold", d_sae)? },
         subtract_b_dec: false,
@@ -124,6 +196,7 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
         output: None,
         model_name: config.get("model_name").and_then(Json::as_str).map(str::to_owned),
         config,
+        warnings: Vec::new(),
     })
 }
 
@@ -215,6 +288,7 @@ fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
         output: None,
         model_name: None,
         config: Json::Null,
+        warnings: Vec::new(),
     })
 }
 

@@ -27,7 +27,10 @@ fn folder_of(path: &Path) -> PathBuf {
 
 fn matches(path: &Path) -> bool {
     let named = path.is_dir() || path.file_name().is_some_and(|n| n == CONFIG || n == WEIGHTS);
-    named && folder_of(path).join(CONFIG).is_file()
+    let folder = folder_of(path);
+    // Others keep a `cfg.json` as well, beside weights of another name.
+    let weights = folder.join(WEIGHTS).is_file() || !folder.join(super::sparsify::WEIGHTS).is_file();
+    named && weights && folder.join(CONFIG).is_file()
 }
 
 /// A field of the configuration, or of its `metadata` (where version 6 moved some).
@@ -81,6 +84,43 @@ fn normalisation_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Resu
     })
 }
 
+/// What a dictionary's text went through before the hook: TransformerLens takes the mean out of what is written to the
+/// stream unless it is told not to. Whether that was done, and what is not known.
+fn processing_of(config: &Json, hook: Option<&str>) -> (bool, Vec<String>) {
+    let hook = hook.unwrap_or_default();
+    let in_stream = ["hook_resid", "hook_mlp_out", "hook_attn_out", "hook_embed"].iter().any(|h| hook.contains(h));
+    let told = field(config, &["model_from_pretrained_kwargs"]);
+    let mut warnings = Vec::new();
+    for (name, value) in told.and_then(Json::as_object).into_iter().flatten() {
+        // Those that leave the stream as it is.
+        let known = ["center_writing_weights", "center_unembed", "fold_ln", "fold_value_biases", "device", "dtype"];
+        let off = value.is_null() || value == &Json::Bool(false);
+        if !off && !known.contains(&name.as_str()) {
+            warnings.push(format!(
+                "The dictionary was trained on a model loaded with `{name}` = {value}, which is not honoured here."
+            ));
+        }
+    }
+    let centred = told.and_then(|t| t.get("center_writing_weights")).and_then(Json::as_bool);
+    if centred.is_none() && in_stream && field(config, &["model_name"]).and_then(Json::as_str).is_some_and(|m| m.starts_with("gpt2")) {
+        let old = told.is_none() && field(config, &["sae_lens_version"]).is_none_or(|v| version(v) < 4);
+        if old {
+            warnings.push(
+                "The dictionary's file predates the field that says whether the stream's mean was taken out before it was \
+                 trained, as it was for gpt2-small-res-jb: write `\"model_from_pretrained_kwargs\": \
+                 {\"center_writing_weights\": true}` into its cfg.json if so."
+                    .to_owned(),
+            );
+        }
+    }
+    (centred == Some(true) && in_stream, warnings)
+}
+
+/// The first number of a version; 0 of what is none.
+fn version(of: &Json) -> u64 {
+    of.as_str().and_then(|v| v.split('.').next()?.parse().ok()).unwrap_or(0)
+}
+
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let folder = folder_of(path);
     let config_path = folder.join(CONFIG);
@@ -94,11 +134,14 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let inner = match architecture.as_str() {
         "transcoder" | "skip_transcoder" => "standard",
         "jumprelu_transcoder" | "jumprelu_skip_transcoder" => "jumprelu",
+        // What is kept at inference is what lies above a threshold that training found.
+        "batchtopk" | "matryoshka_batchtopk" => "jumprelu",
         other => other,
     };
     if !ARCHITECTURES.contains(&inner) {
         return Err(malformed(format!(
-            "its architecture `{architecture}` is not known here; known are {} and transcoders of the first two",
+            "its architecture `{architecture}` is not known here; known are {}, batchtopk, matryoshka_batchtopk, and \
+             transcoders of the first two",
             ARCHITECTURES.join(", ")
         )));
     }
@@ -107,7 +150,19 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             "it reads head {head} alone, which is not supported; use one that reads all heads"
         )));
     }
-    let normalisation = normalisation_of(&config, &malformed)?;
+    let hook = typed(&config, &["hook_name", "hook_point"], "a text", Json::as_str, &malformed)?;
+    let (centred, warnings) = processing_of(&config, hook);
+    let normalisation = match (normalisation_of(&config, &malformed)?, centred) {
+        (Normalisation::None, true) => Normalisation::Centre,
+        (Normalisation::Length, true) => {
+            return Err(malformed(
+                "it asks for `center_writing_weights` and `constant_norm_rescale` at once, which is not supported"
+                    .to_owned(),
+            ));
+        }
+        // Mean 0 and deviation 1 take the mean out anyway.
+        (other, _) => other,
+    };
     let flag = |name: &str| typed(&config, &[name], "true or false", Json::as_bool, &malformed);
     // Versions before 6 meant true where they did not say.
     let subtract_b_dec = flag("apply_b_dec_to_input")?.unwrap_or(true) && !transcoder;
@@ -143,6 +198,11 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
     let activation = match inner {
         "standard" => Activation::Relu,
+        "jumprelu" if architecture.contains("batchtopk") && !store.contains("threshold") => {
+            let one: Vec<f32> =
+                store.vector("topk_threshold", 1).or_else(|_| store.scalar("topk_threshold"))?.to_vec1()?;
+            Activation::JumpRelu { threshold: vec![one[0]; d_sae] }
+        }
         "jumprelu" => Activation::JumpRelu { threshold: vector("threshold", d_sae)? },
         "gated" => Activation::Gated { r_mag: vector("r_mag", d_sae)?, b_mag: vector("b_mag", d_sae)? },
         _ => {
@@ -181,6 +241,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         output,
         model_name: text(&["model_name"])?.map(str::to_owned),
         config,
+        warnings,
     })
 }
 
@@ -206,7 +267,7 @@ pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<(
         "architecture": architecture, "d_in": d.d_in, "d_sae": d.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": d.subtract_b_dec,
         "normalize_activations": match d.normalisation {
-            Normalisation::None => "none",
+            Normalisation::None | Normalisation::Centre => "none",
             Normalisation::Layer => "layer_norm",
             Normalisation::Length => "constant_norm_rescale",
         },
@@ -243,7 +304,7 @@ pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<(
             tensors.push(("r_mag", vector(r_mag)?));
             tensors.push(("b_mag", vector(b_mag)?));
         }
-        Activation::Relu | Activation::TopK { .. } => {}
+        Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => {}
     }
     if let Some(skip) = &d.skip {
         tensors.push(("W_skip", skip.t()?.contiguous()?));

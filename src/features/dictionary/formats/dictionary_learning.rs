@@ -1,0 +1,120 @@
+//! dictionary_learning: `ae.pt` beside a `config.json` whose `trainer` says which class it is of.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::{Format, name_of, read_text};
+use crate::engine::{Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
+use crate::features::dictionary::{Activation, Dictionary, Normalisation};
+use crate::model::torch_file::TorchFile;
+use crate::progress::Progress;
+
+const NAME: &str = "dictionary_learning";
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "ae.pt";
+
+pub const FORMAT: Format = Format { name: NAME, looks: "a folder with ae.pt and config.json", matches, open };
+
+fn folder_of(path: &Path) -> PathBuf {
+    if path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
+}
+
+fn matches(path: &Path) -> bool {
+    let folder = folder_of(path);
+    let named = path.is_dir() || path.file_name().is_some_and(|n| n == WEIGHTS);
+    named && folder.join(WEIGHTS).is_file() && folder.join(CONFIG).is_file()
+}
+
+/// Where a submodule's name says that it belongs, as in `resid_post_layer_8`.
+fn place(trainer: &Json) -> Option<Place> {
+    let name = trainer.get("submodule_name").and_then(Json::as_str)?;
+    let layer = trainer.get("layer").and_then(Json::as_u64).map(|l| l as usize);
+    let layer = layer.or_else(|| name.rsplit_once("layer_")?.1.parse().ok())?;
+    let kind = match name.split("_layer_").next()? {
+        "resid_post" | "residual_stream" | "resid" => SiteKind::ResidPost,
+        "resid_pre" => SiteKind::ResidPre,
+        "mlp_out" | "mlp" => SiteKind::MlpResult,
+        _ => return None,
+    };
+    Some(Site::new(kind, layer).into())
+}
+
+fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
+    let folder = folder_of(path);
+    let config_path = folder.join(CONFIG);
+    let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
+    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
+    let trainer = config.get("trainer").cloned().unwrap_or(Json::Null);
+    let text = |name: &str| trainer.get(name).and_then(Json::as_str).map(str::to_owned);
+    let class = text("dict_class").ok_or_else(|| malformed("its trainer names no dict_class".to_owned()))?;
+    let file = TorchFile::open(&folder.join(WEIGHTS))?;
+    // [d_in, d_sae] and [d_sae, d_in], however the class stores them.
+    let (w_enc, w_dec) = if file.contains("W_enc") {
+        (file.get("W_enc")?, file.get("W_dec")?)
+    } else {
+        (file.get("encoder.weight")?.t()?.contiguous()?, file.get("decoder.weight")?.t()?.contiguous()?)
+    };
+    let (d_in, d_sae) = w_enc.dims2()?;
+    let vector = |name: &str| -> Result<Vec<f32>> { Ok(file.get(name)?.flatten_all()?.to_vec1()?) };
+    let number = |name: &str| -> Result<f32> {
+        vector(name)?.first().copied().ok_or_else(|| malformed(format!("its `{name}` is empty")))
+    };
+    let jump = || -> Result<Activation> { Ok(Activation::JumpRelu { threshold: vec![number("threshold")?; d_sae] }) };
+    // Encoder bias, decoder bias, activation, and whether the latter is subtracted from the input.
+    let (b_enc, b_dec, activation, subtract_b_dec) = match class.as_str() {
+        "AutoEncoder" => (vector("encoder.bias")?, vector("bias")?, Activation::Relu, true),
+        "AutoEncoderNew" => (vector("encoder.bias")?, vector("decoder.bias")?, Activation::Relu, false),
+        "AutoEncoderTopK" => {
+            // In the file it is a whole number, a type of which no weights are.
+            let k =
+                trainer.get("k").and_then(Json::as_u64).ok_or_else(|| malformed("it does not say its k".to_owned()))?;
+            let k = k as usize;
+            (vector("encoder.bias")?, vector("b_dec")?, Activation::TopK { k }, true)
+        }
+        "BatchTopKSAE" => (vector("encoder.bias")?, vector("b_dec")?, jump()?, true),
+        "MatryoshkaBatchTopKSAE" => (vector("b_enc")?, vector("b_dec")?, jump()?, true),
+        "JumpReluAutoEncoder" => {
+            let threshold = vector("threshold")?;
+            let subtract = trainer.get("apply_b_dec_to_input").and_then(Json::as_bool).unwrap_or(false);
+            (vector("b_enc")?, vector("b_dec")?, Activation::JumpRelu { threshold }, subtract)
+        }
+        "GatedAutoEncoder" => {
+            let gated = Activation::Gated { r_mag: vector("r_mag")?, b_mag: vector("mag_bias")? };
+            (vector("gate_bias")?, vector("decoder_bias")?, gated, true)
+        }
+        other => {
+            return Err(malformed(format!(
+                "its dict_class `{other}` is not known here; known are AutoEncoder, AutoEncoderNew, AutoEncoderTopK, \
+                 BatchTopKSAE, MatryoshkaBatchTopKSAE, JumpReluAutoEncoder and GatedAutoEncoder"
+            )));
+        }
+    };
+    let at = place(&trainer);
+    Ok(Dictionary {
+        name: name_of(&folder),
+        path: folder,
+        format: NAME,
+        d_in,
+        d_sae,
+        d_out: w_dec.dim(1)?,
+        w_enc: w_enc.contiguous()?,
+        b_enc,
+        w_dec: w_dec.contiguous()?,
+        later: Default::default(),
+        b_dec,
+        activation,
+        subtract_b_dec,
+        rescale: false,
+        normalisation: Normalisation::None,
+        skip: None,
+        transcoder: false,
+        input: at,
+        output: at,
+        model_name: text("lm_name"),
+        config,
+        warnings: Vec::new(),
+    })
+}

@@ -1,0 +1,196 @@
+//! Which features of a set are active in a run, how each reads the stream and what it writes, and what they leave out.
+
+use candle_core::Tensor;
+
+use super::linear::Linear;
+use crate::engine::kernels::with_values;
+use crate::engine::{Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::features::dictionary::Normalisation;
+use crate::features::dictionary::set::DictionarySet;
+use crate::features::{Dictionary, Place};
+use crate::progress::Progress;
+
+/// A feature at a position where it is active.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Feature {
+    pub layer: usize,
+    pub pos: usize,
+    pub feature: u32,
+    pub activation: f32,
+}
+
+/// Everything that writes at one layer's output, position after position.
+#[derive(Default)]
+pub(super) struct Writers {
+    /// [writer][d_model], what it writes in this run.
+    pub rows: Vec<f32>,
+    /// By writer its node.
+    pub node: Vec<u32>,
+    /// Position p has the writers `starts[p]..starts[p + 1]`.
+    pub starts: Vec<usize>,
+}
+
+/// A layer's transcoder in the run.
+pub(super) struct Layer {
+    pub input: Place,
+    pub output: Place,
+    /// [d_in, d_out].
+    pub skip: Option<Tensor>,
+    pub writers: Writers,
+}
+
+/// The features of a set in a run.
+pub(super) struct Active {
+    /// By (layer, position, feature).
+    pub features: Vec<Feature>,
+    /// By feature: the direction of the stream that it reads, [feature][d_model].
+    pub reads: Vec<f32>,
+    pub layers: Vec<Layer>,
+    /// Lengths of what is left out, [layer][position].
+    pub error_norms: Vec<Vec<f32>>,
+    pub warnings: Vec<String>,
+}
+
+/// What one feature writes at one layer's output.
+struct Write {
+    pos: usize,
+    node: u32,
+    row: Vec<f32>,
+}
+
+impl Active {
+    /// `silent` is the number of first positions whose features and errors are left out.
+    ///
+    /// # Errors
+    /// A set that does not fit the model, or [`Error::Cancelled`].
+    pub fn of(linear: &Linear<'_>, set: &DictionarySet, silent: usize, progress: &Progress) -> Result<Self> {
+        let (trace, n, d) = (linear.trace, linear.n, linear.d);
+        let c = &trace.model.config;
+        set.check(c)?;
+        let mut features = Vec::new();
+        let mut reads = Vec::new();
+        let mut layers = Vec::new();
+        let mut warnings = Vec::new();
+        let mut written: Vec<Vec<Write>> = (0..c.n_layers).map(|_| Vec::new()).collect();
+        // What stands in for each layer's output so far, [layer][pos · d].
+        let mut stand_in: Vec<Vec<f32>> = vec![Vec::new(); c.n_layers];
+        progress.expect(c.n_layers as u64);
+        for layer in 0..c.n_layers {
+            progress.check()?;
+            let (dictionary, input, output) = set.layer(layer, c, progress)?;
+            warnings.extend(dictionary.warnings.iter().cloned());
+            let x = values(linear, input)?;
+            let acts = dictionary.encode(&x, progress)?;
+            let own = stand_in_of(&dictionary, &x)?;
+            add(&mut stand_in[layer], &own);
+            let mut active: Vec<u32> = (silent..n).flat_map(|p| acts.row(p).map(|(f, _)| f)).collect();
+            active.sort_unstable();
+            active.dedup();
+            let place = |f: u32| active.binary_search(&f).unwrap_or(0);
+            let readers = readers(&dictionary, &active)?;
+            let later: Vec<Vec<Vec<f32>>> =
+                active.iter().map(|f| dictionary.later.of(*f as usize)).collect::<Result<_>>()?;
+            for pos in silent..n {
+                for (feature, activation) in acts.row(pos).filter(|(_, a)| *a != 0.0) {
+                    let (at, node) = (place(feature), features.len() as u32);
+                    features.push(Feature { layer, pos, feature, activation });
+                    let mut row = readers[at * d..(at + 1) * d].to_vec();
+                    linear.read(input, &mut row, pos);
+                    reads.extend(row);
+                    let mut write = |layer: usize, row: &[f32]| -> Result<()> {
+                        let into = written.get_mut(layer).ok_or_else(|| {
+                            Error::request(format!("{} writes beyond the last layer", dictionary.path.display()))
+                        })?;
+                        let row: Vec<f32> = row.iter().map(|v| v * activation).collect();
+                        let sum = &mut stand_in[layer];
+                        sum.resize(n * d, 0.0);
+                        sum[pos * d..(pos + 1) * d].iter_mut().zip(&row).for_each(|(s, v)| *s += v);
+                        into.push(Write { pos, node, row });
+                        Ok(())
+                    };
+                    write(layer, &dictionary.direction(feature as usize)?)?;
+                    for (k, row) in later[at].iter().enumerate() {
+                        write(layer + 1 + k, row)?;
+                    }
+                }
+            }
+            layers.push(Layer { input, output, skip: dictionary.skip.clone(), writers: Writers::default() });
+            progress.step(1)?;
+        }
+        if u32::try_from(features.len() + c.n_layers * n).is_err() {
+            return Err(Error::request("the graph has more nodes than can be numbered; trace an earlier position"));
+        }
+        let mut error_norms = Vec::new();
+        warnings.sort();
+        warnings.dedup();
+        for (layer, mut all) in written.into_iter().enumerate() {
+            let output: Vec<f32> = values(linear, layers[layer].output)?.flatten_all()?.to_vec1()?;
+            let mut norms = vec![0f32; n];
+            for pos in silent..n {
+                let at = pos * d..(pos + 1) * d;
+                let row: Vec<f32> = output[at.clone()].iter().zip(&stand_in[layer][at]).map(|(o, r)| o - r).collect();
+                norms[pos] = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+                all.push(Write { pos, node: (features.len() + layer * n + pos) as u32, row });
+            }
+            error_norms.push(norms);
+            all.sort_by_key(|w| (w.pos, w.node));
+            let writers = &mut layers[layer].writers;
+            writers.starts = (0..=n).map(|p| all.partition_point(|w| w.pos < p)).collect();
+            for write in all {
+                writers.node.push(write.node);
+                writers.rows.extend(write.row);
+            }
+        }
+        Ok(Self { features, reads, layers, error_norms, warnings })
+    }
+
+    pub fn read(&self, feature: usize, d: usize) -> &[f32] {
+        &self.reads[feature * d..(feature + 1) * d]
+    }
+}
+
+/// What the run holds at a place, [n, width].
+pub(super) fn values(linear: &Linear<'_>, place: Place) -> Result<Tensor> {
+    let trace = linear.trace;
+    let value = trace.value(Site::new(place.site.kind, place.layer()))?.narrow(0, 0, linear.n)?.contiguous()?;
+    Ok(place.rows(&trace.model, &value)?.contiguous()?)
+}
+
+/// What stands in for the output apart from the features: the decoder's bias and the skip path, [n · d_out].
+fn stand_in_of(dictionary: &Dictionary, x: &Tensor) -> Result<Vec<f32>> {
+    let n = x.dim(0)?;
+    let mut all: Vec<f32> = dictionary.b_dec.iter().copied().cycle().take(n * dictionary.d_out).collect();
+    if let Some(skip) = &dictionary.skip {
+        add(&mut all, &x.matmul(skip)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(all)
+}
+
+fn add(sum: &mut Vec<f32>, more: &[f32]) {
+    sum.resize(more.len().max(sum.len()), 0.0);
+    sum.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+}
+
+/// Encoder columns, [feature][d_in]; without their mean where the dictionary takes the mean out of what it reads.
+fn readers(dictionary: &Dictionary, features: &[u32]) -> Result<Vec<f32>> {
+    let (d, all) = (dictionary.d_in, dictionary.d_sae);
+    let mut out = vec![0f32; features.len() * d];
+    with_values(&dictionary.w_enc.contiguous()?, |w| {
+        for (i, row) in w.chunks_exact(all).enumerate().take(d) {
+            features.iter().enumerate().for_each(|(k, f)| out[k * d + i] = row[*f as usize]);
+        }
+    })?;
+    if dictionary.normalisation == Normalisation::Centre {
+        for row in out.chunks_exact_mut(d.max(1)) {
+            let mean = row.iter().sum::<f32>() / d as f32;
+            row.iter_mut().for_each(|v| *v -= mean);
+        }
+    }
+    Ok(out)
+}
+
+/// Whether a norm stands between a place where transcoders write and the stream.
+pub(super) fn is_before_norm(place: Place) -> bool {
+    place.site.kind == SiteKind::MlpResult
+}

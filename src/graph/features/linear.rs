@@ -1,0 +1,192 @@
+//! A run as a linear model: with attention patterns, the divisors of all norms and what MLPs give held still, what is
+//! left is linear in the stream. Directions go down it, from what is explained to what wrote it; changes go up.
+//!
+//! Rows of a batch lie one behind the other, each with the positions 0 to its own target's, [position][d_model].
+
+use crate::engine::frozen::{FrozenNorm, RowNorm};
+use crate::engine::kernels::math::simd;
+use crate::engine::kernels::with_values;
+use crate::engine::{SiteKind, Trace};
+use crate::error::Result;
+use crate::features::train::maths::{Matrix, add_scaled, product_alone};
+use crate::features::{Place, View};
+use crate::graph::readers::mlp_norm;
+use crate::graph::sources::{attn_post, mlp_post};
+use crate::model::config::Parallel;
+
+/// One block, held still.
+pub(super) struct Held {
+    ln1: RowNorm,
+    ln1_post: Option<RowNorm>,
+    /// The norm that the MLP reads through.
+    pub mlp: RowNorm,
+    pub mlp_post: Option<RowNorm>,
+    /// [head][dest][src].
+    pattern: Vec<f32>,
+}
+
+/// The first `n` positions of a run, held still.
+pub(super) struct Linear<'a> {
+    pub trace: &'a Trace,
+    pub n: usize,
+    pub d: usize,
+    pub blocks: Vec<Held>,
+    /// The final norm.
+    pub last: RowNorm,
+    kv_head: Vec<usize>,
+}
+
+/// Where one row of a batch lies, and the position of its target: it has that many positions and one more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub start: usize,
+    pub pos: usize,
+}
+
+impl<'a> Linear<'a> {
+    /// # Errors
+    /// A model whose stream is no sum, or patterns that would take too much memory.
+    pub fn of(trace: &'a Trace, n: usize) -> Result<Self> {
+        let c = &trace.model.config;
+        c.adds_up()?;
+        let first = |kind, layer| -> Result<_> { Ok(trace.get(kind, layer)?.narrow(0, 0, n)?.contiguous()?) };
+        let rows = |norm: Option<FrozenNorm>| norm.map(|f| f.by_rows()).transpose();
+        let blocks = (0..c.n_layers)
+            .map(|layer| {
+                let block = &trace.model.weights.blocks[layer];
+                let pattern = trace.pattern(layer)?.narrow(1, 0, n)?.narrow(2, 0, n)?.contiguous()?;
+                Ok(Held {
+                    ln1: FrozenNorm::of(&first(SiteKind::ResidPre, layer)?, block.ln1.as_ref(), c)?.by_rows()?,
+                    ln1_post: rows(attn_post(trace, layer, n)?)?,
+                    mlp: mlp_norm(trace, layer, n)?.by_rows()?,
+                    mlp_post: rows(mlp_post(trace, layer, n)?)?,
+                    pattern: pattern.flatten_all()?.to_vec1()?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let stream = trace.resid_final.narrow(0, 0, n)?.contiguous()?;
+        Ok(Self {
+            trace,
+            n,
+            d: c.d_model,
+            blocks,
+            last: FrozenNorm::of(&stream, trace.model.weights.ln_final.as_ref(), c)?.by_rows()?,
+            kv_head: (0..c.n_heads).map(|h| c.kv_head(h)).collect(),
+        })
+    }
+
+    /// Whether what is read at a place stands behind the layer's attention.
+    pub fn behind_attention(&self, place: Place) -> bool {
+        self.trace.model.config.parallel == Parallel::Sequential && place.site.kind != SiteKind::ResidPre
+    }
+
+    /// Takes a direction at a place that transcoders read back to one of the stream.
+    pub fn read(&self, place: Place, row: &mut [f32], pos: usize) {
+        let norm = &self.blocks[place.layer()].mlp;
+        match place.view() {
+            View::Normed => norm.read(row, pos),
+            View::Quotient => norm.read_quotient(row, pos),
+            View::Stream => {}
+        }
+    }
+
+    /// What a change of the stream is at a place that transcoders read.
+    pub fn seen(&self, place: Place, row: &mut [f32], pos: usize) {
+        let norm = &self.blocks[place.layer()].mlp;
+        match place.view() {
+            View::Normed => norm.apply(row, pos),
+            View::Quotient => norm.quotient(row, pos),
+            View::Stream => {}
+        }
+    }
+
+    /// Takes directions `g` of what stands behind a layer's attention back through it, and adds what they are before it.
+    pub fn through_attention(&self, layer: usize, g: &mut [f32], spans: &[Span]) -> Result<()> {
+        let (c, d) = (&self.trace.model.config, self.d);
+        let (block, weights) = (&self.blocks[layer], &self.trace.model.weights.blocks[layer].attn);
+        let (rows, out, kv) = (g.len() / d, c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
+        let (mut z, mut v, mut back) = (vec![0f32; rows * out], vec![0f32; rows * kv], vec![0f32; rows * d]);
+        let mut scaled;
+        let written = match &block.ln1_post {
+            Some(post) => {
+                scaled = g.to_vec();
+                each_row(&mut scaled, d, spans, |row, pos| post.read(row, pos));
+                &scaled[..]
+            }
+            None => &*g,
+        };
+        with_values(&weights.o.weight, |w| {
+            product_alone(&mut z, Matrix::new(written, rows, d), Matrix::new(w, out, d).t());
+        })?;
+        for span in spans {
+            let len = span.pos + 1;
+            let (from, to) = (&z[span.start * out..][..len * out], &mut v[span.start * kv..][..len * kv]);
+            simd(|| self.mix(block, from, to, len, out, kv));
+        }
+        with_values(&weights.v.weight, |w| {
+            product_alone(&mut back, Matrix::new(&v, rows, kv), Matrix::new(w, d, kv).t());
+        })?;
+        each_row(&mut back, d, spans, |row, pos| block.ln1.read(row, pos));
+        simd(|| g.iter_mut().zip(&back).for_each(|(g, b)| *g += b));
+        Ok(())
+    }
+
+    /// Takes directions of heads' outputs [pos][head][d_head] to directions of values [pos][kv_head][d_head].
+    #[inline(always)]
+    fn mix(&self, block: &Held, z: &[f32], v: &mut [f32], len: usize, out: usize, kv: usize) {
+        let (n, width) = (self.n, self.trace.model.config.d_head);
+        for (head, group) in self.kv_head.iter().enumerate() {
+            for src in 0..len {
+                let to = &mut v[src * kv + group * width..][..width];
+                for dest in src..len {
+                    let weight = block.pattern[(head * n + dest) * n + src];
+                    add_scaled(to, weight, &z[dest * out + head * width..][..width]);
+                }
+            }
+        }
+    }
+
+    /// Takes a change of the stream [n, d_model] through a layer's attention: what it adds.
+    pub fn attended(&self, layer: usize, change: &[f32]) -> Result<Vec<f32>> {
+        let (c, d, n) = (&self.trace.model.config, self.d, self.n);
+        let (block, weights) = (&self.blocks[layer], &self.trace.model.weights.blocks[layer].attn);
+        let (out, kv, width) = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.d_head);
+        let mut x = change.to_vec();
+        x.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| block.ln1.apply(row, pos));
+        let (mut v, mut z, mut added) = (vec![0f32; n * kv], vec![0f32; n * out], vec![0f32; n * d]);
+        with_values(&weights.v.weight, |w| product_alone(&mut v, Matrix::new(&x, n, d), Matrix::new(w, d, kv)))?;
+        for (head, group) in self.kv_head.iter().enumerate() {
+            for dest in 0..n {
+                let to = &mut z[dest * out + head * width..][..width];
+                for src in 0..=dest {
+                    let weight = block.pattern[(head * n + dest) * n + src];
+                    add_scaled(to, weight, &v[src * kv + group * width..][..width]);
+                }
+            }
+        }
+        with_values(&weights.o.weight, |w| product_alone(&mut added, Matrix::new(&z, n, out), Matrix::new(w, out, d)))?;
+        if let Some(post) = &block.ln1_post {
+            added.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| post.apply(row, pos));
+        }
+        Ok(added)
+    }
+
+    /// The patterns of a layer, [head][dest][src].
+    pub fn pattern(&self, layer: usize) -> &[f32] {
+        &self.blocks[layer].pattern
+    }
+
+    /// The width that heads divide among them, for messages about memory.
+    pub fn bytes(&self) -> usize {
+        let c = &self.trace.model.config;
+        4 * c.n_layers * c.n_heads * self.n * self.n
+    }
+}
+
+/// Every row of a batch with its position.
+pub(super) fn each_row(rows: &mut [f32], d: usize, spans: &[Span], change: impl Fn(&mut [f32], usize)) {
+    for span in spans {
+        let own = &mut rows[span.start * d..(span.start + span.pos + 1) * d];
+        own.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| change(row, pos));
+    }
+}

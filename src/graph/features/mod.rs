@@ -1,0 +1,348 @@
+//! The attribution graph of one prediction on the features of transcoders ["Circuit Tracing", Ameisen et al. 2025]: which
+//! features made which, from the tokens to the prediction.
+//!
+//! A set of transcoders stands in for the MLPs. With attention patterns, the divisors of norms and what the MLPs give held
+//! still, what a feature writes reaches another's pre-activation along a linear path: that is the edge, exactly. What the
+//! transcoders leave out is an error node of its layer and position. Definitions are circuit-tracer's.
+//!
+//! `linear` holds the run still, `active` finds the features and what they write, `rows` computes the edges.
+
+mod active;
+pub mod export;
+mod linear;
+mod rows;
+pub mod targets;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use active::Feature;
+pub use targets::{Explained, Target};
+
+use self::active::Active;
+use self::linear::Linear;
+use self::rows::{Row, Seed};
+use super::influence::{LEAST, Scores};
+use super::{Graph, Influence, Node, NodeKind};
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+use crate::features::DictionarySet;
+use crate::progress::Progress;
+
+/// Links of a graph at most: 20 bytes each while they are sorted.
+const MOST_LINKS: usize = 80_000_000;
+
+/// Which of the active features are traced, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Features at most, the most influential ones; `None` for all where they fit.
+    pub most: Option<usize>,
+    /// Features that are chosen together, after which influence is taken again.
+    pub round: usize,
+    /// First positions whose features and errors are left out: what they hold is unlike all else.
+    pub silent: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { most: None, round: 2048, silent: 1 }
+    }
+}
+
+/// A prediction traced to features.
+pub struct FeatureGraph {
+    /// All active ones, by (layer, position, feature).
+    pub features: Vec<Feature>,
+    /// Which of them are nodes, rising.
+    pub selected: Vec<usize>,
+    /// Features, errors by (layer, position), tokens, logits.
+    pub graph: Arc<Graph>,
+    pub influence: Influence,
+    pub scores: Scores,
+    pub targets: Vec<Explained>,
+    /// Lengths of what the transcoders leave out, [layer][position].
+    pub error_norms: Vec<Vec<f32>>,
+    /// The position whose prediction is explained.
+    pub pos: usize,
+    pub n_layers: usize,
+    pub silent: usize,
+    /// Why not all active features are nodes, in a sentence.
+    pub limited: Option<String>,
+    /// What speaks against the dictionaries, in sentences.
+    pub warnings: Vec<String>,
+    pub seconds: f64,
+}
+
+impl FeatureGraph {
+    /// The feature that a node is.
+    pub fn feature(&self, node: usize) -> Option<Feature> {
+        self.selected.get(node).map(|i| self.features[*i])
+    }
+
+    /// The node of a feature at a position.
+    pub fn node(&self, layer: usize, pos: usize, feature: u32) -> Option<usize> {
+        let key = |f: &Feature| (f.layer, f.pos, f.feature);
+        self.selected.binary_search_by_key(&(layer, pos, feature), |i| key(&self.features[*i])).ok()
+    }
+
+    /// Positions of the run that are part of the graph.
+    pub fn n(&self) -> usize {
+        self.pos + 1
+    }
+}
+
+/// Traces the prediction after position `pos` to the features of a set.
+///
+/// # Errors
+/// An edited run, a position outside the prompt, a set that does not fit the model, or [`Error::Cancelled`].
+pub fn trace_features(
+    trace: &Trace,
+    set: &DictionarySet,
+    pos: usize,
+    target: &Target,
+    settings: &Settings,
+    progress: &Progress,
+) -> Result<FeatureGraph> {
+    let started = Instant::now();
+    if pos >= trace.len() {
+        return Err(Error::request(format!(
+            "position {pos} is outside the prompt of {} tokens; positions count from 0",
+            trace.len()
+        )));
+    }
+    if !trace.edits().is_empty() {
+        return Err(Error::request("a prediction is traced in a run without edits; switch them off"));
+    }
+    if settings.silent > pos {
+        return Err(Error::request(format!(
+            "all {} positions up to {pos} are left out, so that no feature is active; trace a later position",
+            pos + 1
+        )));
+    }
+    let n = pos + 1;
+    let explained = targets::explained(trace, pos, target)?;
+    let linear = Linear::of(trace, n)?;
+    let active = Active::of(&linear, set, settings.silent, progress)?;
+    let (most, limited) = fitting(&active, n, settings);
+    let mut work =
+        Work { linear: &linear, active: &active, rows: vec![None; active.features.len()], logits: Vec::new() };
+    work.logits(&explained, progress)?;
+    let selected = match most {
+        Some(most) => work.choose(most, settings.round.max(1), &explained, progress)?,
+        None => {
+            let all: Vec<usize> = (0..active.features.len()).collect();
+            work.compute(&all, progress)?;
+            all
+        }
+    };
+    let graph = work.graph(&selected, &explained)?;
+    let influence = Influence::of(&graph);
+    let scores = Scores::of(&graph, &influence);
+    Ok(FeatureGraph {
+        selected,
+        graph: Arc::new(graph),
+        influence,
+        scores,
+        targets: explained,
+        error_norms: active.error_norms.clone(),
+        pos,
+        n_layers: linear.blocks.len(),
+        silent: settings.silent,
+        limited,
+        warnings: active.warnings.clone(),
+        features: active.features,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// How many features are traced, and why not all.
+fn fitting(active: &Active, n: usize, settings: &Settings) -> (Option<usize>, Option<String>) {
+    let count = active.features.len();
+    if let Some(most) = settings.most {
+        let limited = (most < count)
+            .then(|| format!("Of {count} active features the {most} most influential are traced, as was asked."));
+        return (limited.is_some().then_some(most), limited);
+    }
+    // What can reach each feature: all that is active below it, at its position or before.
+    let mut below = vec![0usize; n];
+    let mut links = 0usize;
+    let mut from = 0;
+    while from < count {
+        let layer = active.features[from].layer;
+        let end = active.features.partition_point(|f| f.layer <= layer);
+        for f in &active.features[from..end] {
+            links += below[..=f.pos].iter().sum::<usize>() + (layer + 1) * (f.pos + 1);
+        }
+        active.features[from..end].iter().for_each(|f| below[f.pos] += 1);
+        from = end;
+    }
+    if links <= MOST_LINKS {
+        return (None, None);
+    }
+    let most = (count as f64 * MOST_LINKS as f64 / links as f64 / 2.0) as usize;
+    let most = most.clamp(256, count).min(4096);
+    let why = format!(
+        "Of {count} active features the {most} most influential are traced: all have {} million links, more than are held \
+         at once.",
+        links / 1_000_000
+    );
+    (Some(most), Some(why))
+}
+
+/// Rows while they are computed.
+struct Work<'a> {
+    linear: &'a Linear<'a>,
+    active: &'a Active,
+    /// By feature.
+    rows: Vec<Option<Row>>,
+    /// By target.
+    logits: Vec<Row>,
+}
+
+impl Work<'_> {
+    fn logits(&mut self, explained: &[Explained], progress: &Progress) -> Result<()> {
+        let (linear, pos) = (self.linear, self.linear.n - 1);
+        let reads: Vec<Vec<f32>> = explained
+            .iter()
+            .map(|e| {
+                let mut row = e.direction.clone();
+                linear.last.read(&mut row, pos);
+                row
+            })
+            .collect();
+        let seed = |(row, reads): (usize, &'_ Vec<f32>)| (row, reads.as_slice().to_vec());
+        let owned: Vec<(usize, Vec<f32>)> = reads.iter().enumerate().map(seed).collect();
+        let seeds =
+            owned.iter().map(|(row, reads)| Seed { row: *row, layer: linear.blocks.len(), pos, reads }).collect();
+        self.logits = rows::rows(linear, self.active, seeds, progress)?;
+        Ok(())
+    }
+
+    fn compute(&mut self, features: &[usize], progress: &Progress) -> Result<()> {
+        let d = self.linear.d;
+        let seeds = features
+            .iter()
+            .enumerate()
+            .map(|(row, i)| {
+                let f = self.active.features[*i];
+                Seed { row, layer: f.layer, pos: f.pos, reads: self.active.read(*i, d) }
+            })
+            .collect();
+        for (i, row) in features.iter().zip(rows::rows(self.linear, self.active, seeds, progress)?) {
+            self.rows[*i] = Some(row);
+        }
+        Ok(())
+    }
+
+    /// The `most` most influential features, chosen in rounds: what was computed so far says who is next.
+    fn choose(
+        &mut self,
+        most: usize,
+        round: usize,
+        explained: &[Explained],
+        progress: &Progress,
+    ) -> Result<Vec<usize>> {
+        let mut chosen: Vec<usize> = Vec::new();
+        while chosen.len() < most {
+            progress.check()?;
+            let influence = self.influence(explained);
+            let mut left: Vec<usize> = (0..self.rows.len()).filter(|i| self.rows[*i].is_none()).collect();
+            left.sort_by(|a, b| influence[*b].total_cmp(&influence[*a]).then(a.cmp(b)));
+            left.truncate(round.min(most - chosen.len()));
+            if left.is_empty() {
+                break;
+            }
+            left.sort_unstable();
+            self.compute(&left, progress)?;
+            chosen.extend(left);
+        }
+        chosen.sort_unstable();
+        Ok(chosen)
+    }
+
+    /// Influence of every feature by the rows that are there; others count as having no sources.
+    fn influence(&self, explained: &[Explained]) -> Vec<f64> {
+        let mut values = vec![0f64; self.active.features.len()];
+        let pass = |row: &Row, through: f64, values: &mut Vec<f64>| {
+            if through <= 0.0 {
+                return;
+            }
+            let sum: f64 = row.iter().map(|(_, w)| f64::from(w.abs())).sum();
+            let factor = through / sum.max(LEAST);
+            for (source, w) in row {
+                if let Some(value) = values.get_mut(*source as usize) {
+                    *value += f64::from(w.abs()) * factor;
+                }
+            }
+        };
+        for (row, e) in self.logits.iter().zip(explained) {
+            pass(row, e.weight, &mut values);
+        }
+        // Features come after all that they can reach.
+        for (i, row) in self.rows.iter().enumerate().rev() {
+            if let Some(row) = row {
+                let through = values[i];
+                pass(row, through, &mut values);
+            }
+        }
+        values
+    }
+
+    /// The graph of the chosen features, all errors, tokens and logits.
+    fn graph(&self, selected: &[usize], explained: &[Explained]) -> Result<Graph> {
+        let (active, n) = (self.active, self.linear.n);
+        let n_layers = self.linear.blocks.len();
+        let all = active.features.len();
+        let mut place = vec![u32::MAX; all + (n_layers + 1) * n];
+        selected.iter().enumerate().for_each(|(new, old)| place[*old] = new as u32);
+        (all..place.len()).enumerate().for_each(|(i, old)| place[old] = (selected.len() + i) as u32);
+        let first_logit = selected.len() + (n_layers + 1) * n;
+        let feature_rows = selected.iter().enumerate().filter_map(|(new, old)| Some((new, self.rows[*old].as_ref()?)));
+        let logit_rows = self.logits.iter().enumerate().map(|(i, row)| (first_logit + i, row));
+        let count: usize = self.logits.iter().chain(self.rows.iter().flatten()).map(Vec::len).sum();
+        let mut links = Vec::with_capacity(if selected.len() == all { count } else { 0 });
+        for (target, row) in feature_rows.chain(logit_rows) {
+            let kept = row.iter().filter(|(source, _)| place[*source as usize] != u32::MAX);
+            links.extend(kept.map(|(source, w)| (place[*source as usize], target as u32, *w)));
+        }
+        let tokens = (0..n).map(|p| self.linear.trace.token_text(p)).collect();
+        Graph::new(tokens, self.nodes(selected, explained), &links)
+    }
+
+    fn nodes(&self, selected: &[usize], explained: &[Explained]) -> Vec<Node> {
+        let (trace, n) = (self.linear.trace, self.linear.n);
+        let n_layers = self.linear.blocks.len();
+        let node = |id: String, kind, layer: usize, pos, label: String| Node {
+            id,
+            kind,
+            layer: layer as i32,
+            pos,
+            label,
+            prob: 0.0,
+            activation: None,
+        };
+        let mut nodes = Vec::with_capacity(selected.len() + (n_layers + 1) * n + explained.len());
+        for i in selected {
+            let Feature { layer, pos, feature, activation } = self.active.features[*i];
+            let id = format!("{layer}_{feature}_{pos}");
+            let made = node(id, NodeKind::Component, layer, pos, format!("f{feature}"));
+            nodes.push(Node { activation: Some(f64::from(activation)), ..made });
+        }
+        for layer in 0..n_layers {
+            for pos in 0..n {
+                nodes.push(node(format!("0_{layer}_{pos}"), NodeKind::Error, layer, pos, format!("error {layer}")));
+            }
+        }
+        for pos in 0..n {
+            let id = trace.ids[pos];
+            let made = node(format!("E_{id}_{pos}"), NodeKind::Token, 0, pos, trace.token_text(pos));
+            nodes.push(Node { layer: -1, ..made });
+        }
+        for e in explained {
+            let id = format!("{}_{}_{}", n_layers + 1, e.id, n - 1);
+            let made = node(id, NodeKind::Logit, n_layers + 1, n - 1, e.label.clone());
+            nodes.push(Node { prob: e.weight, activation: e.logit.map(f64::from), ..made });
+        }
+        nodes
+    }
+}

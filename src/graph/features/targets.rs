@@ -1,0 +1,125 @@
+//! What a feature graph explains: logits, each read against the mean of all, or directions behind the final norm as they
+//! are given.
+
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+
+/// Which prediction is explained.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// The most probable tokens, at most `most`, until they hold `share` together.
+    Top {
+        most: usize,
+        share: f64,
+    },
+    Tokens(Vec<u32>),
+    /// The logit of one token minus that of another.
+    Difference(u32, u32),
+    /// A direction [d_model] behind the final norm.
+    Direction {
+        label: String,
+        direction: Vec<f32>,
+    },
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::Top { most: super::super::targets::MOST, share: f64::from(super::super::targets::PROBABILITY) }
+    }
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    pub label: String,
+    /// The token; the vocabulary's size and more for what is no token.
+    pub id: usize,
+    /// Where influence starts: the token's probability in the run.
+    pub weight: f64,
+    /// The token's logit in the run, before a soft cap.
+    pub logit: Option<f32>,
+    /// [d_model] behind the final norm.
+    pub direction: Vec<f32>,
+}
+
+/// The targets of a prediction after position `pos`.
+///
+/// # Errors
+/// A token outside the vocabulary, a direction of another width, or no target at all.
+pub(super) fn explained(trace: &Trace, pos: usize, target: &Target) -> Result<Vec<Explained>> {
+    let network = trace.model.network();
+    let c = &trace.model.config;
+    let row = trace.normalized(pos)?;
+    let logits: Vec<f32> = network.unembed(&row)?.flatten_all()?.to_vec1()?;
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|l| f64::from(l - top).exp()).sum();
+    let probability = |id: u32| f64::from(logits[id as usize] - top).exp() / total;
+    let column = |id: u32| -> Result<Vec<f32>> { Ok(network.unembed_columns(&[id])?.0.flatten_all()?.to_vec1()?) };
+    let minus = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
+    let tokens = |ids: &[u32]| -> Result<Vec<Explained>> {
+        network.check(ids)?;
+        let mean: Vec<f32> = trace.model.weights.unembed.mean(1)?.to_vec1()?;
+        ids.iter()
+            .map(|id| {
+                Ok(Explained {
+                    label: trace.model.token_text(*id),
+                    id: *id as usize,
+                    weight: probability(*id),
+                    logit: logits.get(*id as usize).copied(),
+                    direction: minus(&column(*id)?, &mean),
+                })
+            })
+            .collect()
+    };
+    match target {
+        Target::Top { most, share } => {
+            if *most == 0 || !(*share > 0.0) {
+                return Err(Error::request("no target is left; ask for one logit or more and a share above 0"));
+            }
+            let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+            order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+            let mut sum = 0.0;
+            let mut ids = Vec::new();
+            for id in order.into_iter().take(*most) {
+                ids.push(id);
+                sum += probability(id);
+                if sum >= *share {
+                    break;
+                }
+            }
+            tokens(&ids)
+        }
+        Target::Tokens(ids) => {
+            let mut once = ids.clone();
+            once.sort_unstable();
+            once.dedup();
+            if once.len() < ids.len() || ids.is_empty() {
+                return Err(Error::request("a target is named twice, or none is; name each token once"));
+            }
+            tokens(ids)
+        }
+        Target::Difference(a, b) => {
+            network.check(&[*a, *b])?;
+            let text = |id: &u32| trace.model.token_text(*id);
+            Ok(vec![Explained {
+                label: format!("{} −{}", text(a), text(b)),
+                id: c.d_vocab,
+                weight: 1.0,
+                logit: Some(logits[*a as usize] - logits[*b as usize]),
+                direction: minus(&column(*a)?, &column(*b)?),
+            }])
+        }
+        Target::Direction { label, direction } => {
+            if direction.len() != c.d_model {
+                return Err(Error::request(format!(
+                    "the direction has {} numbers, but {} has a stream of {}",
+                    direction.len(),
+                    c.name,
+                    c.d_model
+                )));
+            }
+            let (label, direction) = (label.clone(), direction.clone());
+            Ok(vec![Explained { label, id: c.d_vocab, weight: 1.0, logit: None, direction }])
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Attribution graphs on features against circuit-tracer's numbers (`tests/feature-graphs`): two independent computations
+//! agree with them to 1e-5.
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use circuitscope::engine::Trace;
+use circuitscope::features::DictionarySet;
+use circuitscope::graph::features::{FeatureGraph, Settings, Target, trace_features};
+use circuitscope::graph::prune::prune;
+use circuitscope::graph::{Graph, NodeKind};
+use circuitscope::model::Model;
+use circuitscope::progress::Progress;
+use common::fixture;
+use serde_json::Value;
+
+struct Case {
+    name: String,
+    folder: PathBuf,
+    told: Value,
+    arrays: HashMap<String, Tensor>,
+    trace: Trace,
+    set: DictionarySet,
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn cases() -> Vec<Case> {
+    let mut names: Vec<PathBuf> = std::fs::read_dir(fixture("feature-graphs"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_dir())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 6);
+    names
+        .into_iter()
+        .map(|folder| {
+            let told = read(&folder.join("case.json"));
+            let family = fixture("families").join(told["family"].as_str().unwrap());
+            let model = Arc::new(Model::open(family.to_str().unwrap()).unwrap());
+            let ids = told["ids"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
+            Case {
+                name: told["name"].as_str().unwrap().to_owned(),
+                arrays: candle_core::safetensors::load(folder.join("arrays.safetensors"), &Device::Cpu).unwrap(),
+                trace: Trace::run(&model, ids, &Progress::new()).unwrap(),
+                set: DictionarySet::open(folder.join("transcoders").to_str().unwrap(), &Progress::new()).unwrap(),
+                told,
+                folder,
+            }
+        })
+        .collect()
+}
+
+impl Case {
+    fn target(&self) -> Target {
+        let settings = &self.told["settings"];
+        match settings["targets"]["ids"].as_array() {
+            Some(ids) => Target::Tokens(ids.iter().map(|i| i.as_u64().unwrap() as u32).collect()),
+            None => Target::Top {
+                most: settings["max_n_logits"].as_u64().unwrap() as usize,
+                share: settings["desired_logit_prob"].as_f64().unwrap(),
+            },
+        }
+    }
+
+    fn graph(&self, settings: &Settings) -> FeatureGraph {
+        let pos = self.trace.len() - 1;
+        trace_features(&self.trace, &self.set, pos, &self.target(), settings, &Progress::new()).unwrap()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.arrays[name].flatten_all().unwrap().to_vec1().unwrap()
+    }
+}
+
+fn dense(graph: &Graph) -> Vec<f32> {
+    let n = graph.nodes.len();
+    let mut all = vec![0f32; n * n];
+    graph.triples().for_each(|(s, t, w)| all[t * n + s] = w);
+    all
+}
+
+fn worst(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn near(a: f64, b: &Value, within: f64, what: &str) {
+    let b = b.as_f64().unwrap();
+    assert!((a - b).abs() < within, "{what}: {a} is not {b}");
+}
+
+#[test]
+fn graphs_equal_the_reference() {
+    for case in cases() {
+        let name = &case.name;
+        let found = case.graph(&Settings::default());
+        let told = case.told["active_features"].as_array().unwrap();
+        assert_eq!(found.features.len(), told.len(), "{name}");
+        for (f, t) in found.features.iter().zip(told) {
+            assert_eq!([f.layer as u64, f.pos as u64, u64::from(f.feature)], [0, 1, 2].map(|i| t[i].as_u64().unwrap()));
+            near(f64::from(f.activation), &t[3], 5e-5, name);
+        }
+        for (norms, told) in found.error_norms.iter().zip(case.told["error_norms"].as_array().unwrap()) {
+            norms.iter().zip(told.as_array().unwrap()).for_each(|(n, t)| near(f64::from(*n), t, 3e-4, name));
+        }
+        for (e, t) in found.targets.iter().zip(case.told["targets"].as_array().unwrap()) {
+            assert_eq!(e.id as u64, t["id"].as_u64().unwrap(), "{name}");
+            near(e.weight, &t["weight"], 1e-5, name);
+        }
+        let edges = worst(&dense(&found.graph), &case.floats("adjacency"));
+        assert!(edges < 5e-5, "{name}: edges differ by {edges}");
+        let float = |v: &[f64]| v.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+        let influence = worst(&float(&found.influence.values), &case.floats("node_influence"));
+        assert!(influence < 1e-5, "{name}: influences differ by {influence}");
+        // Nodes of equal influence, as those without any, may stand in any order.
+        let (ours, theirs) = (found.influence.cumulative(), case.floats("cumulative_influence"));
+        for (i, (a, b)) in ours.iter().zip(&theirs).enumerate().filter(|(i, _)| found.influence.values[*i] > 1e-6) {
+            assert!((*a as f32 - b).abs() < 1e-4, "{name} node {i}: {a} {b}");
+        }
+        near(found.scores.replacement, &case.told["replacement_score"], 1e-5, name);
+        near(found.scores.completeness, &case.told["completeness_score"], 1e-5, name);
+        for (k, pruning) in case.told["prunings"].as_array().unwrap().iter().enumerate() {
+            let share = |name: &str| pruning[name].as_f64().unwrap();
+            let kept = prune(&found.graph, &found.influence, share("node_threshold"), share("edge_threshold")).unwrap();
+            let mask = |name: String| -> Vec<u8> { case.arrays[&name].flatten_all().unwrap().to_vec1().unwrap() };
+            let nodes: Vec<u8> = kept.nodes.iter().map(|k| u8::from(*k)).collect();
+            assert_eq!(nodes, mask(format!("node_mask_{k}")), "{name}");
+            let n = nodes.len();
+            let mut edges = vec![0u8; n * n];
+            let all: Vec<_> = found.graph.triples().collect();
+            kept.links.iter().for_each(|at| edges[all[*at].1 * n + all[*at].0] = 1);
+            let (wanted, differ) = (mask(format!("edge_mask_{k}")), |(a, b): (&u8, &u8)| a != b);
+            let differ = edges.iter().zip(&wanted).filter(|(a, b)| differ((a, b))).count();
+            assert_eq!(differ, 0, "{name}: {differ} edges are kept otherwise");
+        }
+    }
+}
+
+#[test]
+fn limited_graphs_choose_the_same_features() {
+    for case in cases() {
+        for limited in case.told["limited"].as_array().unwrap() {
+            let number = |name: &str| limited[name].as_u64().unwrap() as usize;
+            let round = number("batch_size") * number("update_interval");
+            let settings = Settings { most: Some(number("max_feature_nodes")), round, ..Settings::default() };
+            let found = case.graph(&settings);
+            let told: Vec<usize> =
+                limited["selected_features"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as usize).collect();
+            assert_eq!(found.selected, told, "{}", case.name);
+            assert!(found.limited.is_some());
+            near(found.scores.replacement, &limited["scores"][0], 1e-5, &case.name);
+            near(found.scores.completeness, &limited["scores"][1], 1e-5, &case.name);
+        }
+    }
+}
+
+#[test]
+fn exported_graphs_equal_the_reference() {
+    for case in cases() {
+        let found = case.graph(&Settings::default());
+        let kept = prune(&found.graph, &found.influence, 0.8, 0.98).unwrap();
+        let file = found.file(&case.trace, &case.set, &kept, (0.8, 0.98), &BTreeMap::new()).unwrap().to_json();
+        let told = read(&case.folder.join("graph.json"));
+        let by_id = |doc: &Value| -> BTreeMap<(String, String), Value> {
+            let text = |n: &Value, name: &str| n[name].as_str().unwrap().to_owned();
+            let nodes = doc["nodes"].as_array().unwrap();
+            nodes.iter().map(|n| ((text(n, "node_id"), text(n, "feature_type")), n.clone())).collect()
+        };
+        let (ours, theirs) = (by_id(&file), by_id(&told));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{}", case.name);
+        for (id, node) in &theirs {
+            for (field, value) in node.as_object().unwrap() {
+                let own = &ours[id][field];
+                match (value.as_f64(), field.as_str()) {
+                    (Some(_), "influence" | "activation" | "token_prob") => {
+                        near(own.as_f64().unwrap(), value, 1e-4, field)
+                    }
+                    // A model without a tokenizer calls its tokens by their ids.
+                    (_, "clerp") => assert_eq!(own.as_str().unwrap().is_empty(), value.as_str().unwrap().is_empty()),
+                    _ => assert_eq!(own, value, "{} {id:?} {field}", case.name),
+                }
+            }
+        }
+        // An error may share its id with a feature of layer 0.
+        let links = |doc: &Value| -> BTreeMap<(String, String), Vec<f64>> {
+            let mut all: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
+            for link in doc["links"].as_array().unwrap() {
+                let end = |name: &str| link[name].as_str().unwrap().to_owned();
+                all.entry((end("source"), end("target"))).or_default().push(link["weight"].as_f64().unwrap());
+            }
+            all.values_mut().for_each(|w| w.sort_by(f64::total_cmp));
+            all
+        };
+        let (ours, theirs) = (links(&file), links(&told));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{}", case.name);
+        for (ends, weights) in theirs {
+            ours[&ends].iter().zip(weights).for_each(|(a, b)| assert!((a - b).abs() < 5e-5, "{ends:?}: {a} {b}"));
+        }
+    }
+}
+
+#[test]
+fn a_difference_is_the_difference_of_two_targets() {
+    for case in cases().into_iter().take(3) {
+        let pos = case.trace.len() - 1;
+        let of = |target: Target| {
+            trace_features(&case.trace, &case.set, pos, &target, &Settings::default(), &Progress::new()).unwrap()
+        };
+        let (a, b) = (case.trace.next[pos][0].id, case.trace.next[pos][1].id);
+        let (both, apart) = (of(Target::Tokens(vec![a, b])), of(Target::Difference(a, b)));
+        let row = |g: &FeatureGraph, from_last: usize| -> Vec<f32> {
+            let n = g.graph.nodes.len();
+            let all = dense(&g.graph);
+            all[(n - from_last) * n..(n - from_last + 1) * n].to_vec()
+        };
+        let (one, two, difference) = (row(&both, 2), row(&both, 1), row(&apart, 1));
+        for (i, d) in difference.iter().enumerate().take(difference.len() - 1) {
+            assert!((one[i] - two[i] - d).abs() < 2e-5, "{}", case.name);
+        }
+        assert_eq!(apart.graph.count(NodeKind::Logit), 1);
+        assert_eq!(apart.targets[0].id, case.trace.model.config.d_vocab);
+    }
+}
