@@ -13,8 +13,8 @@
 //! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
 //! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
-//! | [`graph`] | attribution graphs: influence, pruning, scores, layout, interchange files |
-//! | [`features`] | dictionaries of features (files, encoding, training, quality), scans of text for examples, directions of concepts, steering |
+//! | [`features`] | dictionaries of features (files, sets, encoding, training, quality), scans of text for examples, directions of concepts, steering |
+//! | [`graph`] | attribution graphs on components and on features: influence, pruning, scores, groups, audits, layout, interchange files |
 //! | [`superposition`] | toy models of superposition |
 //! | [`training`] | transformers small enough to train while you watch |
 //! | [`session`] | the document: a desk for each model, the layout, changes that can be taken back; lessons |
@@ -66,14 +66,16 @@
 //!    `tests/circuits.rs` compares them on every family.
 //! 10. What leaves a node of an attribution graph adds up to what the node contributes, and an opened MLP's parts to the
 //!     MLP: `tests/graphs.rs` holds both on every family, with attention held still and followed.
+//!     A graph on features has circuit-tracer's edges, scores and interventions: `tests/feature_graphs.rs`.
 //! 11. A feature's edit adds (new − a)·W_dec and nothing else, activations equal SAELens', a scan in parts equals one
 //!     scan, a resumed training the whole one: `tests/features.rs`.
 //! 12. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
 //!
 //! # Deliberately absent
 //!
-//! Python, servers, the network but for models that are asked for by `hf:…` ([`model::hub`]), pickled weights, and reduced
-//! precision in computation: weights may lie in memory as they are stored, and every number is computed in f32.
+//! Python, servers, the network but for models that are asked for by `hf:…` ([`model::hub`]), pickles that run anything
+//! ([`model::torch_file`] reads tensors out of those that need not), and reduced precision in computation: weights may lie
+//! in memory as they are stored, and every number is computed in f32.
 
 #![cfg_attr(
     not(test),

@@ -9,7 +9,12 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use circuitscope::engine::Trace;
-use circuitscope::features::DictionarySet;
+use circuitscope::engine::edit::{EditStack, FeatureChange, Positions};
+use circuitscope::engine::resolve::{Sources, resolve_stack};
+use circuitscope::features::dictionary::edit::changed;
+use circuitscope::features::{DictionarySet, Store};
+use circuitscope::graph::features::audit::audit;
+use circuitscope::graph::features::intervene::{Amount, Change, Mode, Stage};
 use circuitscope::graph::features::{FeatureGraph, Settings, Target, trace_features};
 use circuitscope::graph::prune::prune;
 use circuitscope::graph::{Graph, NodeKind};
@@ -167,7 +172,7 @@ fn exported_graphs_equal_the_reference() {
     for case in cases() {
         let found = case.graph(&Settings::default());
         let kept = prune(&found.graph, &found.influence, 0.8, 0.98).unwrap();
-        let file = found.file(&case.trace, &case.set, &kept, (0.8, 0.98), &BTreeMap::new()).unwrap().to_json();
+        let file = found.file(&case.trace, &case.set, &kept, (0.8, 0.98)).unwrap().to_json();
         let told = read(&case.folder.join("graph.json"));
         let by_id = |doc: &Value| -> BTreeMap<(String, String), Value> {
             let text = |n: &Value, name: &str| n[name].as_str().unwrap().to_owned();
@@ -228,4 +233,177 @@ fn a_difference_is_the_difference_of_two_targets() {
         assert_eq!(apart.graph.count(NodeKind::Logit), 1);
         assert_eq!(apart.targets[0].id, case.trace.model.config.d_vocab);
     }
+}
+
+fn mode(told: &Value) -> Mode {
+    let layers = |v: &Value| v.as_array().unwrap().iter().map(|l| l.as_u64().unwrap() as usize).collect();
+    match told["mode"].as_str().unwrap() {
+        "free" => Mode::Free,
+        "frozen_attention" => Mode::FrozenAttention,
+        "direct" => Mode::Direct,
+        "part" => Mode::Part(layers(&told["constrained_layers"])),
+        other => panic!("no mode {other}"),
+    }
+}
+
+fn changes(told: &Value) -> Vec<Change> {
+    let change = |c: &Value| {
+        let number = |name: &str| c[name].as_u64().unwrap() as usize;
+        let amount = Amount::To(c["value"].as_f64().unwrap() as f32);
+        Change { layer: number("layer"), pos: number("position"), feature: number("feature") as u32, amount }
+    };
+    told["set"].as_array().unwrap().iter().map(change).collect()
+}
+
+#[test]
+fn interventions_equal_the_reference() {
+    for case in cases() {
+        let stage = Stage::of(&case.trace, &case.set, 1, &Progress::new()).unwrap();
+        for (i, told) in case.told["interventions"].as_array().unwrap().iter().enumerate() {
+            for told_mode in told["modes"].as_array().unwrap() {
+                let name = told_mode["mode"].as_str().unwrap();
+                let what = format!("{} {i} {name}", case.name);
+                let direct = name == "direct";
+                let found = stage.run(&changes(told), &mode(told_mode), true, &Progress::new()).unwrap();
+                let logits: Vec<f32> = (0..case.trace.len()).flat_map(|pos| found.logits(pos).unwrap()).collect();
+                let logits = worst(&logits, &case.floats(&format!("intervention_{i}_{name}_logits")));
+                assert!(logits < 1e-4, "{what}: logits differ by {logits}");
+                let told = case.arrays[&format!("intervention_{i}_{name}_activations")].clone();
+                let width = told.dim(2).unwrap();
+                let dense: Vec<f32> = found
+                    .activations
+                    .iter()
+                    .flat_map(|a| a.dense(width).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+                    .collect();
+                let acts = worst(&dense, &told.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                assert!(acts < 1e-4, "{what}: activations differ by {acts}");
+                if direct {
+                    let pre: Vec<f32> = found
+                        .pre_activations
+                        .iter()
+                        .flat_map(|p| {
+                            let mut rows = p.to_vec2::<f32>().unwrap();
+                            rows[0].fill(0.0);
+                            rows.concat()
+                        })
+                        .collect();
+                    let pre = worst(&pre, &case.floats(&format!("intervention_{i}_direct_preactivations")));
+                    assert!(pre < 1e-4, "{what}: pre-activations differ by {pre}");
+                }
+            }
+        }
+    }
+}
+
+/// What a link says happens to its target when its source is taken away, and nothing else can answer.
+#[test]
+fn direct_effects_are_the_links() {
+    for case in cases() {
+        let found = case.graph(&Settings::default());
+        let stage = Stage::of(&case.trace, &case.set, 1, &Progress::new()).unwrap();
+        let result = audit(&found.graph, &case.trace, &stage, 40, |_, _| true, &Progress::new()).unwrap();
+        assert_eq!(result.links.len(), 40, "{}", case.name);
+        assert!(result.worst_direct < 1e-3, "{}: {}", case.name, result.worst_direct);
+        assert!(result.correlation_held.is_some_and(|r| r > 0.5), "{}: {:?}", case.name, result.correlation_held);
+        let sorted = result.links.windows(2).all(|w| w[0].weight.abs() >= w[1].weight.abs());
+        assert!(sorted && result.all > 40);
+    }
+}
+
+/// The free intervention is what the stack of edits does.
+#[test]
+fn edits_of_the_stack_do_the_same() {
+    for case in cases() {
+        let told = &case.told["interventions"][1];
+        let change = changes(told)[0];
+        let Amount::To(value) = change.amount else { panic!("cases set values") };
+        let stage = Stage::of(&case.trace, &case.set, 1, &Progress::new()).unwrap();
+        let free = stage.run(&[change], &Mode::Free, false, &Progress::new()).unwrap();
+        let model = &case.trace.model;
+        let (dictionary, ..) = case.set.layer(change.layer, &model.config, &Progress::new()).unwrap();
+        let spec = case.set.file(change.layer).unwrap().to_str().unwrap();
+        let mut edits =
+            changed(&dictionary, spec, change.feature as usize, FeatureChange::Set(value), &model.config).unwrap();
+        edits.iter_mut().for_each(|e| e.positions = Positions::At(vec![change.pos]));
+        let stack = EditStack { edits, ..EditStack::default() };
+        let store = Store::default();
+        let sources = Sources::alone(&case.trace).with_dictionaries(&store);
+        let ops = Arc::new(resolve_stack(&stack, &sources).unwrap());
+        let run = Trace::run_edited(model, case.trace.ids.clone(), ops, &Progress::new()).unwrap();
+        for pos in 0..run.len() {
+            let own: Vec<f32> = model
+                .network()
+                .unembed(&run.normalized(pos).unwrap())
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
+            let gap = worst(&own, &free.logits(pos).unwrap());
+            assert!(gap < 1e-4, "{} at {pos}: {gap}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_command_line_gives_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let case = cases().remove(1);
+    let family = fixture("families").join("gemma3");
+    let (family, set) = (family.to_str().unwrap(), case.folder.join("transcoders"));
+    let (set, ids) =
+        (set.to_str().unwrap(), case.trace.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+    let (arrays, graph) = (path("a.safetensors"), path("g.json"));
+    let base = ["-m", family, "--ids", &ids, "--dictionary", set];
+    let doc =
+        common::json(&[&["trace"], &base[..], &["--logit-prob", "0.8", "--arrays", &arrays, "-o", &graph]].concat());
+    near(doc["replacement_score"].as_f64().unwrap(), &case.told["replacement_score"], 1e-5, "replacement");
+    assert_eq!(doc["active_features"], case.told["counts"]["features"]);
+    assert!(doc["limited"].is_null());
+    let found = candle_core::safetensors::load(&arrays, &Device::Cpu).unwrap();
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(worst(&flat(&found["adjacency"]), &case.floats("adjacency")) < 5e-5);
+    assert!(worst(&flat(&found["node_influence"]), &case.floats("node_influence")) < 1e-5);
+    assert_eq!(found["features"].dims(), [123, 3]);
+    assert_eq!(found["activations"].dims(), [123]);
+    // Named targets, a difference, limits.
+    let two = common::json(&[&["trace"], &base[..], &["--target", "12", "--target", "172"]].concat());
+    assert_eq!(two["targets"].as_array().unwrap().len(), 2);
+    let one = common::json(
+        &[&["trace"], &base[..], &["--target", "12", "--against", "172", "--max-features", "20"]].concat(),
+    );
+    assert_eq!(one["targets"][0]["token"], 256);
+    assert!(one["limited"].as_str().unwrap().contains("20 most influential") && one["selected_features"] == 20);
+    // Interventions.
+    let told = &case.told["interventions"][0];
+    let c = changes(told)[0];
+    let change = format!("{}:{}:{}=0", c.layer, c.pos, c.feature);
+    let free = common::json(&[&["features", "intervene"], &base[..], &["--set", &change, "--tokens", "5"]].concat());
+    let last = case.trace.len() - 1;
+    let logits = case.arrays["intervention_0_free_logits"].get(last).unwrap().to_vec1::<f32>().unwrap();
+    for token in free["logits_after"].as_array().unwrap() {
+        near(f64::from(logits[token["id"].as_u64().unwrap() as usize]), &token["logit"], 1e-4, "logit");
+    }
+    assert!(free["logits_after"].as_array().unwrap().iter().any(|t| t["id"] == 5));
+    let scaled = format!("{}:{}:{}=0x", c.layer, c.pos, c.feature);
+    let same = common::json(&[&["features", "intervene"], &base[..], &["--set", &scaled]].concat());
+    assert_eq!(same["logits_after"][0], free["logits_after"][0]);
+    for (wrong, code, says) in
+        [("9:1:1=0", 2, "layer 9"), ("1:99:1=0", 2, "position 99"), ("1:1:999=0", 2, "feature 999")]
+    {
+        let args = [&["features", "intervene"], &base[..], &["--set", wrong]].concat();
+        let said = common::sentence(&args, code);
+        assert!(said.contains(says), "{said}");
+    }
+    // Supernodes and the audit of the file.
+    let grouped = path("grouped.json");
+    let doc = common::json(&["graph", "group", &graph, "--groups", "5", "-o", &grouped]);
+    let groups = doc["groups"].as_array().unwrap();
+    assert!(!groups.is_empty() && doc["after"]["replacement_score"].is_number());
+    let told = read(Path::new(&grouped));
+    assert_eq!(told["qParams"]["supernodes"].as_array().unwrap().len(), groups.len());
+    let doc = common::json(&["graph", "audit", &graph, "-m", family, "--links", "10"]);
+    assert!(doc["worst_direct"].as_f64().unwrap() < 1e-3, "{doc}");
+    assert!(doc["links_tested"].as_u64().unwrap() > 0);
 }

@@ -240,6 +240,10 @@ impl App {
                 self.state.notices.push(Level::Info, opened(&path));
                 self.state.apply(ModelAction::Edits("open a stack of edits", stack), self.now);
             }
+            Message::Set(path) => {
+                self.show(model::views::graph::VIEW.name);
+                self.state.apply(ModelAction::GraphSet(Some(path.display().to_string())), self.now);
+            }
             Message::Dictionary(path) => {
                 self.enter(Workspace::Features);
                 let action = FeatureAction::Open(path.display().to_string());

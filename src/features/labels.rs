@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::features::dictionary::set::DictionarySet;
 use crate::features::dictionary::{Dictionary, store};
 use crate::files::{LARGE, data_folder, file_name, read_text, write_atomic};
 use crate::model::Model;
@@ -109,6 +110,18 @@ fn beside(dictionary: &Path) -> PathBuf {
     // Several dictionaries may lie in one folder.
     let stem = dictionary.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     dictionary.with_file_name(format!("{stem}.{FILE}"))
+}
+
+/// Descriptions of features of a set by (layer, feature); layers whose labels cannot be read have none.
+pub fn of_set(set: &DictionarySet) -> BTreeMap<(usize, u32), String> {
+    let layer = |layer: usize| {
+        let labels = set.file(layer).and_then(|file| Labels::open(&beside(file)).ok()).unwrap_or_default();
+        labels.0.into_iter().filter_map(move |(unit, label)| match unit {
+            Unit::Feature(feature) if !label.label.is_empty() => Some(((layer, feature), label.label)),
+            _ => None,
+        })
+    };
+    set.layers().flat_map(layer).collect()
 }
 
 /// Where dictionaries that are trained in the window, and the labels of models, lie.

@@ -1,6 +1,7 @@
 //! How good a dictionary is, on text that it was not trained on: sparsity, reconstruction, and what the model loses
 //! when it has to work with the reconstruction [SAEBench; DEFINITIONS as in SAELens' evaluations].
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -8,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::kernels::with_values;
 use crate::engine::logits::summarise;
-use crate::engine::{Hooks, NoHooks, Site};
+use crate::engine::{Capture, Hooks, NoHooks, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::place::Place;
+use crate::features::dictionary::set::DictionarySet;
 use crate::features::harvest::{PASS, run_to};
 use crate::features::rows::Rows;
 use crate::model::Model;
@@ -370,6 +372,65 @@ pub fn reconstruction(
         })
     })??;
     Ok(sums.reconstruction())
+}
+
+/// How well a set reconstructs each layer's output in one row of tokens, over all positions but the first: cross-layer
+/// features count at every layer that they write.
+///
+/// # Errors
+/// A set that does not fit the model, and forward passes.
+pub fn set_reconstruction(
+    model: &Model,
+    set: &DictionarySet,
+    ids: &[u32],
+    progress: &Progress,
+) -> Result<Vec<(Arc<Dictionary>, Reconstruction)>> {
+    use SiteKind::{Ln2Normalized, MlpOut, MlpResult, ResidMid, ResidPre};
+    let c = &model.config;
+    set.check(c)?;
+    let mut capture = Capture::kinds(c, &[Ln2Normalized, MlpOut, MlpResult, ResidMid, ResidPre]);
+    run_to(model, &[ids], c.n_layers - 1, &mut capture, progress)?;
+    let value = |place: Place| -> Result<Tensor> {
+        let missing = || Error::request(format!("the run passes no {place}"));
+        Ok(place.rows(model, capture.values.get(&place.site).ok_or_else(missing)?)?.contiguous()?)
+    };
+    // What earlier layers write to each.
+    let mut earlier: Vec<Vec<f32>> = vec![Vec::new(); c.n_layers];
+    let mut out = Vec::new();
+    for layer in 0..c.n_layers {
+        progress.check()?;
+        let (dictionary, input, output) = set.layer(layer, c, progress)?;
+        let d = dictionary.d_out;
+        let (acts, recon) = dictionary.replacement(&value(input)?, progress)?;
+        let mut recon: Vec<f32> = recon.flatten_all()?.to_vec1()?;
+        recon.iter_mut().zip(&earlier[layer]).for_each(|(r, e)| *r += e);
+        if !dictionary.later.is_empty() {
+            let mut active = acts.features.clone();
+            active.sort_unstable();
+            active.dedup();
+            for feature in active {
+                let rows = dictionary.later.of(feature as usize)?;
+                for (k, row) in rows.iter().enumerate().take(c.n_layers - layer - 1) {
+                    let sum = &mut earlier[layer + 1 + k];
+                    sum.resize(ids.len() * d, 0.0);
+                    for (pos, sum) in sum.chunks_exact_mut(d).enumerate() {
+                        let a = acts.at(pos, feature);
+                        if a != 0.0 {
+                            sum.iter_mut().zip(row).for_each(|(s, v)| *s += a * v);
+                        }
+                    }
+                }
+            }
+        }
+        let mut sums = Sums::default();
+        with_values(&value(output)?, |y| {
+            for (i, (y, r)) in y.chunks_exact(d).zip(recon.chunks_exact(d)).enumerate().skip(1) {
+                sums.add(y, r, acts.starts[i + 1] - acts.starts[i]);
+            }
+        })?;
+        out.push((dictionary, sums.reconstruction()));
+    }
+    Ok(out)
 }
 
 #[cfg(test)]

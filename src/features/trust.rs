@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::analysis::trust::PROSE;
 use crate::error::Result;
 use crate::features::dictionary::formats::all_at;
-use crate::features::quality::reconstruction;
-use crate::features::{Activation, Dictionary};
+use crate::features::quality::{Reconstruction, reconstruction, set_reconstruction};
+use crate::features::{Activation, Dictionary, DictionarySet};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -44,13 +44,23 @@ pub struct Checked {
 /// # Errors
 /// A dictionary that does not fit the model's shape, a model without a tokenizer, and runs.
 pub fn check(model: &Model, dictionary: &Dictionary, progress: &Progress) -> Result<Checked> {
-    let (input, output) = dictionary.check(&model.config)?;
-    let start = model.start(dictionary.wants_bos(model))?;
-    let mut ids: Vec<u32> = start.into_iter().chain(model.pieces(PROSE)?).collect();
-    ids.truncate(TOKENS.min(model.config.n_ctx));
+    let ids = ordinary(model, dictionary.wants_bos(model))?;
     let found = reconstruction(model, dictionary, &ids, progress)?;
     // Features of earlier layers write to the same place.
-    let alone = !dictionary.shares_its_site();
+    checked(model, dictionary, found, !dictionary.shares_its_site())
+}
+
+/// The tokens of the shipped text that dictionaries are checked on.
+fn ordinary(model: &Model, bos: bool) -> Result<Vec<u32>> {
+    let start = model.start(bos)?;
+    let mut ids: Vec<u32> = start.into_iter().chain(model.pieces(PROSE)?).collect();
+    ids.truncate(TOKENS.min(model.config.n_ctx));
+    Ok(ids)
+}
+
+/// What a reconstruction says of a dictionary; `alone` says whether it is one of all that writes there.
+fn checked(model: &Model, dictionary: &Dictionary, found: Reconstruction, alone: bool) -> Result<Checked> {
+    let (input, output) = dictionary.check(&model.config)?;
     let promised = promised_l0(dictionary);
     let mut warnings = dictionary.warnings.clone();
     let name = dictionary.path.display();
@@ -106,6 +116,13 @@ fn promised_l0(dictionary: &Dictionary) -> Option<f32> {
 /// As [`check`], and files that cannot be opened.
 pub fn check_all(model: &Model, spec: &str, progress: &Progress) -> Result<Vec<Checked>> {
     let files = all_at(Path::new(spec))?;
+    // A set for the whole model takes one run.
+    if files.len() > 1
+        && let Ok(set) = DictionarySet::open(spec, progress)
+        && set.check(&model.config).is_ok()
+    {
+        return check_set(model, &set, progress);
+    }
     progress.expect(files.len() as u64);
     files
         .iter()
@@ -116,6 +133,17 @@ pub fn check_all(model: &Model, spec: &str, progress: &Progress) -> Result<Vec<C
             Ok(checked)
         })
         .collect()
+}
+
+/// Checks a set in one run, by layer.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_set(model: &Model, set: &DictionarySet, progress: &Progress) -> Result<Vec<Checked>> {
+    let bos = set.layer(0, &model.config, progress)?.0.wants_bos(model);
+    let ids = ordinary(model, bos)?;
+    let found = set_reconstruction(model, set, &ids, progress)?;
+    found.into_iter().map(|(dictionary, found)| checked(model, &dictionary, found, true)).collect()
 }
 
 /// Asks what was checked of a dictionary that is open.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::components::{Keep, Traced, trace_prediction};
+use super::features::{self, FeatureGraph};
 use super::file::GraphFile;
 use super::influence::Scores;
 use super::marks::Marks;
@@ -23,6 +24,7 @@ use crate::analysis::component::Component;
 use crate::circuit::Member;
 use crate::engine::Trace;
 use crate::error::Result;
+use crate::features::DictionarySet;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -41,7 +43,16 @@ pub struct Shown {
 
 /// Where a graph came from.
 pub enum Origin {
-    Traced { trace: Arc<Trace>, found: Box<Traced> },
+    Traced {
+        trace: Arc<Trace>,
+        found: Box<Traced>,
+    },
+    /// To the features of a set.
+    Features {
+        trace: Arc<Trace>,
+        found: Box<FeatureGraph>,
+        set: Arc<DictionarySet>,
+    },
     File(Box<GraphFile>),
 }
 
@@ -92,6 +103,19 @@ impl Shown {
         }
     }
 
+    /// A prediction that was traced to features.
+    pub fn features(trace: Arc<Trace>, found: FeatureGraph, set: Arc<DictionarySet>) -> Self {
+        Self {
+            title: format!("prediction after {:?} ({})", trace.token_text(found.pos), found.pos),
+            influence: found.influence.clone(),
+            scores: found.scores,
+            remarks: found.warnings.iter().chain(&found.limited).cloned().collect(),
+            marks: Marks::default(),
+            graph: found.graph.clone(),
+            source: Origin::Features { trace, found: Box::new(found), set },
+        }
+    }
+
     /// The graph of a file.
     pub fn opened(file: GraphFile) -> Self {
         let influence = Influence::of(&file.graph);
@@ -138,6 +162,10 @@ impl Shown {
         let shares = cut.shares(self);
         match &self.source {
             Origin::Traced { trace, found } => Ok(found.file(trace, &self.kept(cut, &Progress::new())?.0, shares)),
+            Origin::Features { trace, found, set } => {
+                let kept = prune(&self.graph, &self.influence, shares.0, shares.1)?;
+                found.file(trace, set, &kept, shares)
+            }
             Origin::File(file) => {
                 let kept = prune(&self.graph, &self.influence, shares.0, shares.1)?;
                 file.pruned(&self.influence, &kept, shares)
@@ -320,6 +348,34 @@ impl Question for GraphOf {
     }
 }
 
+/// Asks for the attribution graph of a prediction on the features of a set.
+#[derive(Clone, PartialEq)]
+pub struct FeatureGraphOf {
+    pub trace: Arc<Trace>,
+    pub pos: usize,
+    pub target: Target,
+    /// What opens the set.
+    pub spec: String,
+}
+
+impl Question for FeatureGraphOf {
+    type Answer = Shown;
+    const LABEL: &'static str = "attribution graph on features";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Shown)) -> Result<Shown> {
+        let set = Arc::new(DictionarySet::open(&self.spec, progress)?);
+        let target = match self.target {
+            Target::Top => features::Target::default(),
+            Target::Token(id) => features::Target::Tokens(vec![id]),
+            Target::Difference(a, b) => features::Target::Difference(a, b),
+        };
+        let settings = features::Settings::default();
+        let found = features::trace_features(&self.trace, &set, self.pos, &target, &settings, progress)?;
+        Ok(Shown::features(self.trace.clone(), found, set))
+    }
+}
+
 /// Asks for the graph of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphFileOf {
@@ -340,6 +396,7 @@ impl Question for GraphFileOf {
 #[derive(Clone, PartialEq)]
 pub enum ShownOf {
     Traced(GraphOf),
+    Features(FeatureGraphOf),
     File(GraphFileOf),
 }
 
@@ -351,6 +408,7 @@ impl Question for ShownOf {
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Shown)) -> Result<Shown> {
         match self {
             Self::Traced(question) => question.run(progress, partial),
+            Self::Features(question) => question.run(progress, partial),
             Self::File(question) => question.run(progress, partial),
         }
     }

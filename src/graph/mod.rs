@@ -13,6 +13,7 @@ pub mod components;
 pub mod export;
 pub mod features;
 pub mod file;
+pub mod group;
 pub mod influence;
 pub mod layout;
 pub mod marks;

@@ -283,6 +283,8 @@ pub struct GraphSettings {
     pub cut: Cut,
     /// The graph is of a file.
     pub file: Option<String>,
+    /// Predictions are traced to the features of this set of transcoders.
+    pub set: Option<String>,
     /// What was said about the nodes of a graph, by what the graph is of: a file's path, or the tokens of a prompt.
     pub marks: BTreeMap<String, Marks>,
 }

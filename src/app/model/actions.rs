@@ -60,6 +60,8 @@ pub enum ModelAction {
     OpenGraph(String),
     /// Back from a file to the traced prediction.
     CloseGraph,
+    /// Traces predictions to the features of a set, or to the model's own components.
+    GraphSet(Option<String>),
     /// Replaces the collected circuit; the text says what is done.
     Circuit(&'static str, Draft),
     /// Adds a component or a neuron to the circuit, or takes it away.
@@ -154,6 +156,10 @@ impl State {
                 }
             }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
+            ModelAction::GraphSet(set) => {
+                let name = if set.is_some() { "trace to features" } else { "trace to components" };
+                self.change(name, now, |d| (d.graph.set, d.graph.file) = (set, None));
+            }
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),
             ModelAction::Collect(member) => {

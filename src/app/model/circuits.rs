@@ -17,7 +17,7 @@ use crate::circuit::trial::AnsweredPair;
 use crate::circuit::{Edge, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::graph::layout::{DrawingOf, GraphFileOf, GraphOf, ShownOf};
+use crate::graph::layout::{DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, ShownOf};
 use crate::graph::targets::Target;
 use crate::session::desk::GraphTarget;
 
@@ -54,7 +54,11 @@ impl State {
             // Only unedited runs are traced; the view says so.
             None => subject.filter(|s| s.trace.edits().is_empty()).zip(self.graph_target()).map(|(s, target)| {
                 let (pos, attention) = (self.document.desk.pinned.pos, settings.attention);
-                ShownOf::Traced(GraphOf { trace: s.trace.clone(), pos, target, attention })
+                let trace = s.trace.clone();
+                match &settings.set {
+                    Some(spec) => ShownOf::Features(FeatureGraphOf { trace, pos, target, spec: spec.clone() }),
+                    None => ShownOf::Traced(GraphOf { trace, pos, target, attention }),
+                }
             }),
         };
         let cut = settings.cut.clone();

@@ -42,6 +42,8 @@ pub enum Message {
     Stack(PathBuf, EditStack),
     Graph(PathBuf),
     Dictionary(PathBuf),
+    /// A set of dictionaries, one for each layer.
+    Set(PathBuf),
     /// A file with a direction.
     Direction(PathBuf),
     Circuit(PathBuf, Draft),
@@ -171,6 +173,7 @@ fn read(what: &Load, path: &Path) -> Message {
         Load::Graph => read_json(path),
         Load::Compared => read_compared(path),
         Load::Stack => read_stack(path),
+        Load::Dictionary if formats::is_set(path) => Message::Set(path.to_owned()),
         Load::Dictionary => Message::Dictionary(path.to_owned()),
         Load::Prompts => Message::Prompts(path.to_owned()),
     }
@@ -201,6 +204,8 @@ pub fn read_dropped(path: &Path) -> Message {
     let config = path.file_name().is_some_and(|n| n == "config.json" || n == "cfg.json");
     if path.extension().is_some_and(|e| e == "json") && !config {
         read_json(path)
+    } else if formats::is_set(path) {
+        Message::Set(path.to_owned())
     } else if formats::is_dropped(path) {
         Message::Dictionary(path.to_owned())
     } else {

@@ -26,6 +26,7 @@ crate::cli::commands! {
     merge as Merge: "Put the parts of an index together",
     show as Show: "One feature's page of an index",
     steer as Steer: "What changing a feature does to the prediction",
+    intervene as Intervene: "Give features of a set other values at chosen positions, and see what the model does",
 }
 
 /// Runs the subcommand that was given.

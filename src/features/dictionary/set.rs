@@ -169,6 +169,11 @@ impl DictionarySet {
         Ok(dictionary)
     }
 
+    /// The layers that it has, rising.
+    pub fn layers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.members.iter().map(|m| m.layer)
+    }
+
     /// The file that a layer is read from, as edits name its dictionary.
     pub fn file(&self, layer: usize) -> Option<&Path> {
         self.members.iter().find(|m| m.layer == layer).map(|m| m.file.as_path())

@@ -49,6 +49,8 @@ pub(super) struct Active {
     pub layers: Vec<Layer>,
     /// Lengths of what is left out, [layer][position].
     pub error_norms: Vec<Vec<f32>>,
+    /// By layer: the file that its dictionary is read from, and the sites that it writes.
+    pub dictionaries: Vec<(String, Vec<Site>)>,
     pub warnings: Vec<String>,
 }
 
@@ -70,7 +72,7 @@ impl Active {
         set.check(c)?;
         let mut features = Vec::new();
         let mut reads = Vec::new();
-        let mut layers = Vec::new();
+        let (mut layers, mut dictionaries) = (Vec::new(), Vec::new());
         let mut warnings = Vec::new();
         let mut written: Vec<Vec<Write>> = (0..c.n_layers).map(|_| Vec::new()).collect();
         // What stands in for each layer's output so far, [layer][pos · d].
@@ -115,6 +117,9 @@ impl Active {
                     }
                 }
             }
+            let sites = (0..=dictionary.later.len()).map(|k| Site::new(output.site.kind, layer + k)).collect();
+            let file = set.file(layer).map_or_else(String::new, |f| f.display().to_string());
+            dictionaries.push((file, sites));
             layers.push(Layer { input, output, skip: dictionary.skip.clone(), writers: Writers::default() });
             progress.step(1)?;
         }
@@ -142,7 +147,7 @@ impl Active {
                 writers.rows.extend(write.row);
             }
         }
-        Ok(Self { features, reads, layers, error_norms, warnings })
+        Ok(Self { features, reads, layers, error_norms, dictionaries, warnings })
     }
 
     pub fn read(&self, feature: usize, d: usize) -> &[f32] {

@@ -1,6 +1,6 @@
 //! A feature graph as a file that Neuronpedia, circuit-tracer's viewer and this program open, and as plain matrices.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
@@ -16,8 +16,7 @@ use crate::graph::{NodeKind, Pruned};
 const MOST: usize = 4 << 30;
 
 impl FeatureGraph {
-    /// What pruning keeps, as a file. Features and errors without a link are left out. `labels` are features' descriptions
-    /// by (layer, feature).
+    /// What pruning keeps, as a file. Features and errors without a link are left out.
     ///
     /// # Errors
     /// Never for a result of pruning this graph.
@@ -27,7 +26,6 @@ impl FeatureGraph {
         set: &DictionarySet,
         pruned: &Pruned,
         thresholds: (f64, f64),
-        labels: &BTreeMap<(usize, u32), String>,
     ) -> Result<GraphFile> {
         let mut kept = pruned.clone();
         let mut linked = vec![false; self.graph.nodes.len()];
@@ -42,7 +40,7 @@ impl FeatureGraph {
         let (graph, old) = self.graph.pruned(&kept)?;
         let cumulative = self.influence.cumulative();
         let first_logit = self.graph.nodes.len() - self.targets.len();
-        let nodes = old.iter().map(|i| self.object(*i, first_logit, cumulative[*i], labels)).collect();
+        let nodes = old.iter().map(|i| self.object(*i, first_logit, cumulative[*i])).collect();
         let model = &trace.model.config;
         let prompt: String = graph.prompt_tokens.concat();
         let slug: String =
@@ -68,19 +66,13 @@ impl FeatureGraph {
         Ok(GraphFile::new(document, nodes, graph))
     }
 
-    fn object(
-        &self,
-        node: usize,
-        first_logit: usize,
-        cumulative: f64,
-        labels: &BTreeMap<(usize, u32), String>,
-    ) -> Map<String, Value> {
+    fn object(&self, node: usize, first_logit: usize, cumulative: f64) -> Map<String, Value> {
         let n = &self.graph.nodes[node];
         let (mut prob, mut clerp) = (0.0, String::new());
         let (kind, layer, feature, js) = match n.kind {
             NodeKind::Component => {
                 let (l, f) = self.feature(node).map_or((0, 0), |f| (f.layer, f.feature));
-                clerp = labels.get(&(l, f)).cloned().unwrap_or_default();
+                clerp = self.labels.get(&(l, f)).cloned().unwrap_or_default();
                 let number = json!(cantor(l as u64, u64::from(f)));
                 ("cross layer transcoder", l.to_string(), number, format!("{l}_{f}-0"))
             }

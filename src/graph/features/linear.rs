@@ -170,17 +170,6 @@ impl<'a> Linear<'a> {
         }
         Ok(added)
     }
-
-    /// The patterns of a layer, [head][dest][src].
-    pub fn pattern(&self, layer: usize) -> &[f32] {
-        &self.blocks[layer].pattern
-    }
-
-    /// The width that heads divide among them, for messages about memory.
-    pub fn bytes(&self) -> usize {
-        let c = &self.trace.model.config;
-        4 * c.n_layers * c.n_heads * self.n * self.n
-    }
 }
 
 /// Every row of a batch with its position.

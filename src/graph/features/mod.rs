@@ -5,14 +5,18 @@
 //! still, what a feature writes reaches another's pre-activation along a linear path: that is the edge, exactly. What the
 //! transcoders leave out is an error node of its layer and position. Definitions are circuit-tracer's.
 //!
-//! `linear` holds the run still, `active` finds the features and what they write, `rows` computes the edges.
+//! `linear` holds the run still, `active` finds the features and what they write, `rows` computes the edges;
+//! [`intervene`] gives features other values, and [`audit`] compares what then happens with what a graph predicts.
 
 mod active;
+pub mod audit;
 pub mod export;
+pub mod intervene;
 mod linear;
 mod rows;
 pub mod targets;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,9 +28,11 @@ use self::linear::Linear;
 use self::rows::{Row, Seed};
 use super::influence::{LEAST, Scores};
 use super::{Graph, Influence, Node, NodeKind};
-use crate::engine::Trace;
+use crate::engine::edit::FeatureChange;
+use crate::engine::{Action, Edit, Site, Trace};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
+use crate::features::labels::of_set;
 use crate::progress::Progress;
 
 /// Links of a graph at most: 20 bytes each while they are sorted.
@@ -68,6 +74,10 @@ pub struct FeatureGraph {
     pub silent: usize,
     /// Why not all active features are nodes, in a sentence.
     pub limited: Option<String>,
+    /// Descriptions of features by (layer, feature).
+    pub labels: BTreeMap<(usize, u32), String>,
+    /// By layer: the file that its dictionary is read from, and the sites that its features write.
+    pub dictionaries: Vec<(String, Vec<Site>)>,
     /// What speaks against the dictionaries, in sentences.
     pub warnings: Vec<String>,
     pub seconds: f64,
@@ -79,10 +89,26 @@ impl FeatureGraph {
         self.selected.get(node).map(|i| self.features[*i])
     }
 
+    /// The feature's node that has an id.
+    pub fn by_id(&self, id: &str) -> Option<usize> {
+        let mut parts = id.split('_');
+        let (layer, feature, pos) =
+            (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        self.node(layer, pos, feature).filter(|_| parts.next().is_none())
+    }
+
     /// The node of a feature at a position.
     pub fn node(&self, layer: usize, pos: usize, feature: u32) -> Option<usize> {
         let key = |f: &Feature| (f.layer, f.pos, f.feature);
         self.selected.binary_search_by_key(&(layer, pos, feature), |i| key(&self.features[*i])).ok()
+    }
+
+    /// The edits that change how active a feature's node is, one at each site that it writes.
+    pub fn edits(&self, node: usize, change: FeatureChange) -> Vec<Edit> {
+        let Some(f) = self.feature(node) else { return Vec::new() };
+        let Some((file, sites)) = self.dictionaries.get(f.layer) else { return Vec::new() };
+        let action = || Action::Feature { dictionary: file.clone(), feature: f.feature as usize, change };
+        sites.iter().map(|site| Edit::new(*site, action()).at(f.pos)).collect()
     }
 
     /// Positions of the run that are part of the graph.
@@ -135,7 +161,8 @@ pub fn trace_features(
             all
         }
     };
-    let graph = work.graph(&selected, &explained)?;
+    let labels = of_set(set);
+    let graph = work.graph(&selected, &explained, &labels)?;
     let influence = Influence::of(&graph);
     let scores = Scores::of(&graph, &influence);
     Ok(FeatureGraph {
@@ -149,6 +176,8 @@ pub fn trace_features(
         n_layers: linear.blocks.len(),
         silent: settings.silent,
         limited,
+        labels,
+        dictionaries: active.dictionaries.clone(),
         warnings: active.warnings.clone(),
         features: active.features,
         seconds: started.elapsed().as_secs_f64(),
@@ -289,7 +318,12 @@ impl Work<'_> {
     }
 
     /// The graph of the chosen features, all errors, tokens and logits.
-    fn graph(&self, selected: &[usize], explained: &[Explained]) -> Result<Graph> {
+    fn graph(
+        &self,
+        selected: &[usize],
+        explained: &[Explained],
+        labels: &BTreeMap<(usize, u32), String>,
+    ) -> Result<Graph> {
         let (active, n) = (self.active, self.linear.n);
         let n_layers = self.linear.blocks.len();
         let all = active.features.len();
@@ -306,10 +340,10 @@ impl Work<'_> {
             links.extend(kept.map(|(source, w)| (place[*source as usize], target as u32, *w)));
         }
         let tokens = (0..n).map(|p| self.linear.trace.token_text(p)).collect();
-        Graph::new(tokens, self.nodes(selected, explained), &links)
+        Graph::new(tokens, self.nodes(selected, explained, labels), &links)
     }
 
-    fn nodes(&self, selected: &[usize], explained: &[Explained]) -> Vec<Node> {
+    fn nodes(&self, selected: &[usize], explained: &[Explained], labels: &BTreeMap<(usize, u32), String>) -> Vec<Node> {
         let (trace, n) = (self.linear.trace, self.linear.n);
         let n_layers = self.linear.blocks.len();
         let node = |id: String, kind, layer: usize, pos, label: String| Node {
@@ -325,7 +359,8 @@ impl Work<'_> {
         for i in selected {
             let Feature { layer, pos, feature, activation } = self.active.features[*i];
             let id = format!("{layer}_{feature}_{pos}");
-            let made = node(id, NodeKind::Component, layer, pos, format!("f{feature}"));
+            let label = labels.get(&(layer, feature)).cloned().unwrap_or_else(|| format!("f{feature}"));
+            let made = node(id, NodeKind::Component, layer, pos, label);
             nodes.push(Node { activation: Some(f64::from(activation)), ..made });
         }
         for layer in 0..n_layers {

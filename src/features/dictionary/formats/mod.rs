@@ -94,6 +94,12 @@ pub fn all_at(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![path.to_owned()])
 }
 
+/// Whether a path that may be a model's holds a set: a dictionary for each of several layers.
+pub fn is_set(path: &Path) -> bool {
+    let model = path.join("config.json").is_file() && path.join("tokenizer.json").is_file();
+    path.is_dir() && !model && all_at(path).is_ok_and(|all| all.len() > 1)
+}
+
 /// The folders below one that hold a dictionary each, those of layer 2 before those of layer 10.
 fn below(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).into_iter().flatten();

@@ -18,6 +18,8 @@ use crate::app::look::theme;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::{bars, captioned, choice, message, token_text};
 use crate::circuit::Member;
+use crate::engine::RunSide;
+use crate::engine::edit::FeatureChange;
 use crate::graph::Input;
 use crate::graph::NodeKind;
 use crate::graph::layout::{Drawing, Origin, Shown};
@@ -224,7 +226,16 @@ impl GraphView {
                 }
                 changed
             };
+            if let (None, Some(set)) = (&c.file, &c.set) {
+                let name = set.rsplit(['/', '\\']).find(|p| !p.is_empty()).unwrap_or(set).to_owned();
+                ui.label(RichText::new(format!("features of {name}")).font(theme::small()).color(cx.palette.accent))
+                    .on_hover_text(set);
+                if ui.small_button("✕").on_hover_text("back to the model's own heads and MLPs").clicked() {
+                    cx.push(ModelAction::GraphSet(None));
+                }
+            }
             if c.file.is_none()
+                && c.set.is_none()
                 && let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION)
             {
                 cx.push(ModelAction::Attention(attention));
@@ -296,6 +307,15 @@ impl GraphView {
         if ui.button("Open a graph (JSON)…").clicked() {
             cx.push(Action::Load(Load::Graph));
         }
+        if ui
+            .button("Trace to the features of a set…")
+            .on_hover_text(
+                "a folder with one transcoder for every layer: circuit-tracer's, or any with a dictionary a layer",
+            )
+            .clicked()
+        {
+            cx.push(Action::Load(Load::Dictionary));
+        }
         if ui.button("Save this graph (JSON)…").clicked() {
             cx.push(Action::SaveGraph(self.marks.clone()));
         }
@@ -320,6 +340,9 @@ impl GraphView {
         let source = match &shown.source {
             // Nodes are the same whatever is asked of this prediction.
             Origin::Traced { trace, found } => format!("{:?}", &trace.ids[..=found.pos.min(trace.len() - 1)]),
+            Origin::Features { trace, found, set } => {
+                format!("{} {:?}", set.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
+            }
             Origin::File(_) => settings.file.clone().unwrap_or_default(),
         };
         let marks = settings.marks.get(&source).unwrap_or(&shown.marks);
@@ -500,6 +523,7 @@ impl GraphView {
                 cx.push(ModelAction::OpenMlp(id));
             }
         }
+        acts(ui, cx, d, item);
         let pinned = self.marks.pinned.contains(&item.id);
         if ui.button(if pinned { "Unpin" } else { "Pin" }).clicked() {
             self.pin(cx, item);
@@ -564,6 +588,27 @@ impl GraphView {
     }
 }
 
+/// What can be done to the features that an item stands for: each is an edit of the stack, at every site that it writes.
+fn acts(ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+    let Some(shown) = cx.state.results.graph.value().cloned() else { return };
+    let Origin::Features { found, .. } = &shown.source else { return };
+    let nodes: Vec<usize> = item.members.iter().filter_map(|m| found.by_id(&d.graph.nodes[*m].id)).collect();
+    if nodes.is_empty() {
+        return;
+    }
+    let what = if nodes.len() > 1 { format!("its {} features", nodes.len()) } else { "it".to_owned() };
+    for (text, factor) in [("Ablate", 0.0), ("Double", 2.0), ("Turn around", -1.0)] {
+        if ui
+            .button(format!("{text} {what}"))
+            .on_hover_text("an edit of the stack; the edited run shows what happens")
+            .clicked()
+        {
+            let edits = nodes.iter().flat_map(|n| found.edits(*n, FeatureChange::Scale(factor))).collect();
+            cx.push(ModelAction::Toggle(RunSide::Clean, edits));
+        }
+    }
+}
+
 /// The neurons of an MLP's node that contribute most; a click shows what they promote.
 fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, item: &Item) {
     let ([one], Origin::Traced { found, .. }) = (&item.members[..], &shown.source) else { return };
@@ -609,6 +654,18 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
             found.seconds,
             found.attention.freeze().names().join(", ")
         ),
+        Origin::Features { found, .. } => {
+            let told = format!(
+                "the whole graph has {} nodes and {} links, traced in {:.2} s with attention patterns, norm scales and MLP outputs frozen; {} of {} active features; the first {} position(s) have no features",
+                shown.graph.nodes.len(),
+                shown.graph.links.len(),
+                found.seconds,
+                found.selected.len(),
+                found.features.len(),
+                found.silent
+            );
+            std::iter::once(&told).chain(&shown.remarks).cloned().collect::<Vec<_>>().join("\n")
+        }
         Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
         Origin::File(_) => shown.remarks.join("\n"),
     };

@@ -1,11 +1,14 @@
-//! `trace`: traces one prediction back through the model and writes its attribution graph.
+//! `trace`: traces one prediction back through the model and writes its attribution graph: on the model's own components,
+//! or on the features of a set of transcoders.
+
+mod features;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Job, ModelArgs, PromptArgs, table};
+use super::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::components::{Keep, Traced, trace_prediction};
@@ -14,6 +17,7 @@ use crate::graph::prune::{EDGE_THRESHOLD, NODE_THRESHOLD, prune};
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::graph::{Graph, NodeKind};
+use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -24,12 +28,14 @@ pub struct Arguments {
     /// The position whose prediction is explained (default: the last)
     #[arg(long, value_name = "N")]
     pos: Option<usize>,
-    /// The token to explain (default: the most probable ones)
+    /// The token to explain, or its id; with --dictionary repeatable (default: the most probable ones)
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
-    target: Option<String>,
+    target: Vec<String>,
     /// Explain the target's logit minus this token's
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, requires = "target")]
     against: Option<String>,
+    #[command(flatten)]
+    features: features::FeatureArgs,
     /// Whether attention patterns are held still, or followed through queries and keys
     #[arg(long, value_enum, default_value_t)]
     attention: Attention,
@@ -89,6 +95,15 @@ fn links(graph: &Graph) -> Vec<Value> {
         .collect()
 }
 
+/// A token by its text, or by its id where the text is no single token.
+pub(super) fn token_or_id(model: &Model, text: &str) -> Result<u32> {
+    model.single_token(text).or_else(|error| {
+        let id = text.trim().strip_prefix("id:").unwrap_or(text).trim().parse().map_err(|_| error)?;
+        model.network().check(&[id])?;
+        Ok(id)
+    })
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "trace")?;
     let (model, progress) = (&job.model, &job.progress);
@@ -100,8 +115,16 @@ pub fn execute(args: &Arguments) -> Result<()> {
             ids.len() - 1
         )));
     }
-    let token = |t: &Option<String>| t.as_deref().map(|t| model.single_token(t)).transpose();
-    let target = match (token(&args.target)?, token(&args.against)?) {
+    let token = |t: &str| token_or_id(model, t);
+    let explained = args.target.iter().map(|t| token(t)).collect::<Result<Vec<u32>>>()?;
+    let against = args.against.as_deref().map(token).transpose()?;
+    if let Some(set) = &args.features.dictionary {
+        return features::execute(args, &job, set, (ids, pos), (explained, against));
+    }
+    if explained.len() > 1 {
+        return Err(Error::request("a graph on components explains one target; name one, or add --dictionary"));
+    }
+    let target = match (explained.first().copied(), against) {
         (Some(a), Some(b)) => Target::Difference(a, b),
         (Some(a), None) => Target::Token(a),
         _ => Target::Top,
@@ -119,12 +142,12 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let seconds = job.stop();
     if traced.influence.held() < args.node_threshold {
-        eprintln!(
-            "circuitscope: the {} most influential nodes hold {:.3} of the influence, so that the threshold of {} keeps them all",
+        warn(&format!(
+            "The {} most influential nodes hold {:.3} of the influence, so that the threshold of {} keeps them all.",
             traced.graph.nodes.len(),
             traced.influence.held(),
             args.node_threshold
-        );
+        ));
     }
     let g = &traced.graph;
     let shown = &opened.graph;

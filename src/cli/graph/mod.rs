@@ -1,6 +1,9 @@
-//! `graph`: counts, scores and prunes attribution graph files, of this program or of others.
+//! `graph`: counts, scores, prunes, groups and tests attribution graph files, of this program or of others.
 
-use std::path::PathBuf;
+mod audit;
+mod group;
+
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Subcommand;
@@ -25,6 +28,10 @@ enum Action {
     Info(GraphArgs),
     /// Keep what carries most of the influence
     Prune(PruneArgs),
+    /// Put features together into a few supernodes
+    Group(group::GroupArgs),
+    /// Take the sources of strong links away, and see whether what happens is what the graph predicts
+    Audit(audit::AuditArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -55,15 +62,23 @@ struct PruneArgs {
     output: Option<PathBuf>,
 }
 
+/// Opens a graph file; what was guessed on reading it is warned of.
+fn open(path: &Path) -> Result<GraphFile> {
+    let file = GraphFile::open(path)?;
+    for remark in &file.remarks {
+        warn(&format!("{}: {remark}", path.display()));
+    }
+    Ok(file)
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     let (args, output) = match &args.action {
         Action::Info(a) => (a, None),
         Action::Prune(a) => (&a.graph, Some(&a.output)),
+        Action::Group(a) => return group::execute(a),
+        Action::Audit(a) => return audit::execute(a),
     };
-    let file = GraphFile::open(&args.input)?;
-    for remark in &file.remarks {
-        warn(&format!("{}: {remark}", args.input.display()));
-    }
+    let file = open(&args.input)?;
     let started = Instant::now();
     let influence = Influence::of(&file.graph);
     let scores = Scores::of(&file.graph, &influence);

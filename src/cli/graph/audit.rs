@@ -1,0 +1,103 @@
+//! `graph audit`: what a graph predicts beside what really happens.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::open;
+use crate::cli::{Job, ModelArgs, table};
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+use crate::features::DictionarySet;
+use crate::graph::features::audit::{Audited, audit, ids_of};
+use crate::graph::features::intervene::Stage;
+
+#[derive(clap::Args, Debug)]
+pub struct AuditArgs {
+    /// The graph file (Neuronpedia / circuit-tracer JSON)
+    #[arg(value_name = "GRAPH.json")]
+    input: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The set of transcoders that the graph is of (default: the one that the file names)
+    #[arg(long, value_name = "DIR")]
+    dictionary: Option<String>,
+    /// Links that are put to the test, the strongest first
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    links: usize,
+    /// First positions whose features are left alone
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    silent: usize,
+    /// Links to list
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    top: usize,
+    /// Where to write the graph with what was found of each link, under `metadata.audit`
+    #[arg(short, long, value_name = "OUT.json")]
+    output: Option<PathBuf>,
+}
+
+pub fn execute(args: &AuditArgs) -> Result<()> {
+    let mut file = open(&args.input)?;
+    let info = file.document.get("metadata").and_then(|m| m.get("info"));
+    let told = info.and_then(|i| i.get("dictionary")).and_then(Value::as_str).map(str::to_owned);
+    let spec = args.dictionary.clone().or(told).ok_or_else(|| {
+        Error::request(format!(
+            "{} does not name the set of transcoders that it is of; give it with --dictionary",
+            args.input.display()
+        ))
+    })?;
+    let job = Job::begin(&args.model, "auditing")?;
+    let (model, progress) = (&job.model, &job.progress);
+    let ids = ids_of(&file.graph)?;
+    let set = DictionarySet::open(&spec, progress)?;
+    let trace = Trace::run(model, ids, progress)?;
+    let stage = Stage::of(&trace, &set, args.silent, progress)?;
+    let found = audit(&file.graph, &trace, &stage, args.links, |_, _| true, progress)?;
+    job.stop();
+    if let Some(path) = &args.output {
+        let metadata = file.document.entry("metadata").or_insert_with(|| json!({}));
+        if let Value::Object(metadata) = metadata {
+            metadata.insert("audit".to_owned(), json!(found));
+        }
+        file.save(path)?;
+    }
+    let fails = found.links.iter().filter(|l| l.fails).count();
+    let mut worst: Vec<&Audited> = found.links.iter().collect();
+    worst.sort_by(|a, b| (b.predicted - b.held).abs().total_cmp(&(a.predicted - a.held).abs()));
+    let json = || {
+        json!({
+            "dictionary": spec, "links": found.links, "links_tested": found.links.len(), "links_from_features": found.all,
+            "fails": fails, "correlation_held": found.correlation_held, "correlation_free": found.correlation_free,
+            "worst_direct": found.worst_direct,
+            "worst": worst.iter().take(args.top).map(|l| json!({"source": l.source, "target": l.target})).collect::<Vec<_>>(),
+        })
+    };
+    let text = || {
+        let row = |l: &&Audited| {
+            let number = |v: f32| format!("{v:+.4}");
+            let mark = if l.fails { "fails" } else { "" };
+            vec![
+                l.source.clone(),
+                l.target.clone(),
+                number(l.weight),
+                number(l.predicted),
+                number(l.held),
+                number(l.free),
+                mark.to_owned(),
+            ]
+        };
+        let rows: Vec<Vec<String>> = worst.iter().take(args.top).map(row).collect();
+        let known = |r: Option<f64>| r.map_or("cannot be said".to_owned(), |r| format!("{r:.3}"));
+        format!(
+            "{}\n\n{} of {} links from features were tested, the worst are listed; {fails} fail; correlation of what the graph \
+             predicts and what happens {} with attention held still, {} freely; {:.2} s",
+            table(&["source", "target", "weight", "predicted", "held", "free", ""], &rows),
+            found.links.len(),
+            found.all,
+            known(found.correlation_held),
+            known(found.correlation_free),
+            job.stop(),
+        )
+    };
+    job.finish(Some(&trace.ids), json, text)
+}

@@ -1,0 +1,193 @@
+//! `trace --dictionary`: the attribution graph on the features of a set.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::{Arguments, links};
+use crate::cli::{Job, table, warn};
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+use crate::features::DictionarySet;
+use crate::features::direction::Concept;
+use crate::features::train::activations::Table;
+use crate::features::trust::{Checked, check_set};
+use crate::files::write_atomic;
+use crate::graph::NodeKind;
+use crate::graph::features::{FeatureGraph, Settings, Target, trace_features};
+use crate::graph::prune::prune;
+
+/// The options of a graph on features.
+#[derive(clap::Args, Debug)]
+pub struct FeatureArgs {
+    /// Trace to the features of this set of transcoders, one for every layer: a circuit-tracer folder, or a folder with
+    /// one dictionary a layer
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["attention", "neurons"])]
+    pub dictionary: Option<String>,
+    /// Features that are traced at most, the most influential ones (default: all where they fit)
+    #[arg(long, value_name = "N", requires = "dictionary")]
+    max_features: Option<usize>,
+    /// Features that are chosen together, after which influence is taken again
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    round: usize,
+    /// First positions whose features and errors are left out
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    silent: usize,
+    /// Explain a direction behind the final norm: a direction of `direction find`, or a safetensors file with one row
+    #[arg(long, value_name = "FILE", requires = "dictionary", conflicts_with_all = ["target", "against"])]
+    direction: Option<PathBuf>,
+    /// Logits that are explained at most, where no target is named
+    #[arg(long, value_name = "N", default_value_t = crate::graph::targets::MOST)]
+    max_logits: usize,
+    /// Probability that the explained logits hold together, where they suffice
+    #[arg(long, value_name = "P", default_value_t = f64::from(crate::graph::targets::PROBABILITY))]
+    logit_prob: f64,
+    /// Where to write `adjacency`, `node_influence`, `features` and `activations` in full
+    #[arg(long, value_name = "F.safetensors", requires = "dictionary")]
+    arrays: Option<PathBuf>,
+}
+
+/// A direction out of a file.
+fn direction(path: &Path) -> Result<Target> {
+    let label = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    if path.extension().is_some_and(|e| e == "safetensors") {
+        let rows = Table::open(path)?;
+        if rows.rows() != 1 {
+            return Err(Error::request(format!("{} holds {} rows; a direction is one", path.display(), rows.rows())));
+        }
+        let direction = rows.take(&[0])?;
+        return Ok(Target::Direction { label, direction });
+    }
+    let concept = Concept::open(path)?;
+    let layer = concept.layer(None)?;
+    Ok(Target::Direction { label: concept.title(layer), direction: concept.at(layer)?.vector.clone() })
+}
+
+/// Says what the checks of a set's layers found, once for a whole set where every layer has it.
+fn say(checked: &[Checked]) {
+    checked.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
+}
+
+pub fn execute(
+    args: &Arguments,
+    job: &Job,
+    spec: &str,
+    (ids, pos): (Vec<u32>, usize),
+    (tokens, against): (Vec<u32>, Option<u32>),
+) -> Result<()> {
+    let (model, progress, own) = (&job.model, &job.progress, &args.features);
+    let set = DictionarySet::open(spec, progress)?;
+    set.check(&model.config)?;
+    let target = match (&own.direction, &tokens[..], against) {
+        (Some(path), ..) => direction(path)?,
+        (None, [], _) => Target::Top { most: own.max_logits, share: own.logit_prob },
+        (None, [one], Some(other)) => Target::Difference(*one, other),
+        (None, _, Some(_)) => return Err(Error::request("--against compares with one --target; name one")),
+        (None, all, None) => Target::Tokens(all.to_vec()),
+    };
+    let checked = if model.tokenizer.is_some() { check_set(model, &set, progress)? } else { Vec::new() };
+    say(&checked);
+    if let Some(bos) = model.tokenizer.as_ref().and_then(|t| t.bos_token()).filter(|bos| ids.first() != Some(bos)) {
+        warn(&format!(
+            "The prompt does not begin with {:?}, and the features of its first token are left out; --bos puts it first.",
+            model.token_text(bos)
+        ));
+    }
+    let trace = Trace::run(model, ids, progress)?;
+    let settings = Settings { most: own.max_features, round: own.round, silent: own.silent };
+    let found = trace_features(&trace, &set, pos, &target, &settings, progress)?;
+    let pruning = Instant::now();
+    let thresholds = (args.node_threshold, args.edge_threshold);
+    let kept = prune(&found.graph, &found.influence, thresholds.0, thresholds.1)?;
+    let file = found.file(&trace, &set, &kept, thresholds)?;
+    let prune_seconds = pruning.elapsed().as_secs_f64();
+    if let Some(path) = &args.output {
+        file.save(path)?;
+    }
+    if let Some(path) = &own.arrays {
+        write_atomic(path, &found.arrays()?)?;
+    }
+    job.stop();
+    found.warnings.iter().chain(&found.limited).for_each(|w| warn(w));
+    let cumulative = found.influence.cumulative();
+    let g = &found.graph;
+    let mut order: Vec<usize> =
+        (0..g.nodes.len()).filter(|i| kept.nodes[*i] && g.nodes[*i].kind != NodeKind::Logit).collect();
+    order.sort_by(|a, b| found.influence.values[*b].total_cmp(&found.influence.values[*a]));
+    let node = |i: &usize| {
+        let n = &g.nodes[*i];
+        let feature = found.feature(*i).map(|f| f.feature);
+        json!({"id": n.id, "name": n.label, "kind": n.kind.label(), "layer": n.layer, "pos": n.pos, "feature": feature,
+            "influence": found.influence.values[*i], "cumulative": cumulative[*i], "activation": n.activation})
+    };
+    let json = || {
+        json!({
+            "pos": pos, "targets": targets(&found),
+            "counts": {"nodes": file.graph.nodes.len(), "links": file.graph.links.len(), "all_nodes": g.nodes.len(), "all_links": g.links.len()},
+            "active_features": found.features.len(), "selected_features": found.selected.len(), "limited": found.limited,
+            "silent_positions": found.silent, "node_threshold": thresholds.0, "edge_threshold": thresholds.1,
+            "replacement_score": found.scores.replacement, "completeness_score": found.scores.completeness,
+            "frozen": ["attention patterns", "norm scales", "MLP outputs"], "link_kind": "exact linear effects",
+            "dictionary": spec, "dictionaries": checked, "links": links(&file.graph),
+            "nodes": order.iter().map(node).collect::<Vec<_>>(),
+            "trace_seconds": found.seconds, "prune_seconds": prune_seconds,
+        })
+    };
+    let text = || {
+        let row = |i: &usize| {
+            let n = &g.nodes[*i];
+            let layer = if n.layer < 0 { String::new() } else { n.layer.to_string() };
+            vec![
+                format!("{:?}", n.label).trim_matches('"').to_owned(),
+                layer,
+                format!("{} {:?}", n.pos, g.prompt_tokens[n.pos]),
+                n.activation.map_or(String::new(), |a| format!("{a:+.3}")),
+                format!("{:.4}", found.influence.values[*i]),
+                format!("{:.4}", cumulative[*i]),
+            ]
+        };
+        let rows: Vec<Vec<String>> = order.iter().take(args.top).map(row).collect();
+        let targets: Vec<String> =
+            found.targets.iter().map(|e| format!("{:?} (weight {:.3})", e.label, e.weight)).collect();
+        format!(
+            "{}\n\nprediction after position {pos}: {}\n{} of {} active features; kept {} of {} nodes and {} of {} links; \
+             replacement score {:.4}, completeness score {:.4}; links are exact linear effects, attention patterns, norm \
+             scales, MLP outputs frozen; {:.2} s{}",
+            table(&["node", "layer", "at", "activation", "influence", "cumulative"], &rows),
+            targets.join(", "),
+            found.selected.len(),
+            found.features.len(),
+            file.graph.nodes.len(),
+            g.nodes.len(),
+            file.graph.links.len(),
+            g.links.len(),
+            found.scores.replacement,
+            found.scores.completeness,
+            found.seconds,
+            said(&checked),
+        )
+    };
+    job.finish(Some(&trace.ids), json, text)
+}
+
+/// What the set explains on ordinary text, as a line.
+fn said(checked: &[Checked]) -> String {
+    let explained: Vec<f32> = checked.iter().filter_map(|c| c.explained_variance).collect();
+    if explained.is_empty() {
+        return String::new();
+    }
+    let mean = explained.iter().sum::<f32>() / explained.len() as f32;
+    let l0 = checked.iter().map(|c| c.l0).sum::<f32>() / checked.len().max(1) as f32;
+    format!("\nthe set explains {mean:.3} of the variance on ordinary text, with {l0:.1} features active a position")
+}
+
+fn targets(found: &FeatureGraph) -> Vec<Value> {
+    let g = &found.graph;
+    let first = g.nodes.len() - found.targets.len();
+    let target = |(i, e): (usize, &crate::graph::features::Explained)| {
+        let sum: f64 = g.into_node(first + i).iter().map(|l| f64::from(l.weight)).sum();
+        json!({"id": g.nodes[first + i].id, "token": e.id, "text": e.label, "prob": e.weight, "weight": e.weight, "logit": e.logit, "sum_of_edges": sum})
+    };
+    found.targets.iter().enumerate().map(target).collect()
+}

@@ -1,0 +1,211 @@
+//! What a graph's links predict beside what really happens when their sources are taken away.
+//!
+//! Each source is ablated, once with attention held still and once freely. What the graph predicts of a target is the
+//! sum over all its paths from the source: a link's weight times the share by which its source has changed, where features
+//! between answer as they do in the linear model. Links fail that predict another sign, or more than twice or less than
+//! half of what happens.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::intervene::{Amount, Change, Mode, Stage};
+use crate::engine::Trace;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeKind};
+use crate::progress::Progress;
+
+/// One link that was put to the test.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audited {
+    pub source: String,
+    pub target: String,
+    /// The link's own weight.
+    pub weight: f32,
+    /// What the graph predicts for the target when the source is taken away, along all paths.
+    pub predicted: f32,
+    /// What happens with attention patterns held still.
+    pub held: f32,
+    /// What happens with nothing held still.
+    pub free: f32,
+    /// What happens with all held still but direct effects: −weight, if the graph is this model's.
+    pub direct: f32,
+    pub fails: bool,
+}
+
+/// All links that were put to the test, the strongest first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audit {
+    pub links: Vec<Audited>,
+    /// Pearson's correlation of predictions and what happens; `None` for fewer than two links or without variance.
+    pub correlation_held: Option<f64>,
+    pub correlation_free: Option<f64>,
+    /// The largest difference of a direct effect from its link's weight.
+    pub worst_direct: f32,
+    /// Links from features that the graph has.
+    pub all: usize,
+}
+
+/// A node of a graph as a feature: (layer, feature), at its position.
+fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
+    let n = &graph.nodes[node];
+    if n.kind != NodeKind::Component {
+        return None;
+    }
+    let mut parts = n.id.split('_');
+    let (layer, feature, pos) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((layer, pos, feature))
+}
+
+/// The ids of the prompt that a graph is of, out of its tokens' nodes.
+///
+/// # Errors
+/// A graph without a token at some position.
+pub fn ids_of(graph: &Graph) -> Result<Vec<u32>> {
+    let mut ids = BTreeMap::new();
+    for node in graph.nodes.iter().filter(|n| n.kind == NodeKind::Token) {
+        if let Some(id) = node.id.split('_').nth(1).and_then(|id| id.parse().ok()) {
+            ids.insert(node.pos, id);
+        }
+    }
+    let n = ids.keys().next_back().map_or(0, |p| p + 1);
+    (0..n).map(|p| ids.get(&p).copied()).collect::<Option<Vec<u32>>>().filter(|l| !l.is_empty()).ok_or_else(|| {
+        Error::request("the graph does not name a token at every position, so that its prompt cannot be run again")
+    })
+}
+
+/// Puts the `most` strongest links from features to the test, or those for which `chosen` is true.
+///
+/// # Errors
+/// A graph of another model, or [`Error::Cancelled`].
+pub fn audit(
+    graph: &Graph,
+    trace: &Trace,
+    stage: &Stage<'_>,
+    most: usize,
+    chosen: impl Fn(usize, usize) -> bool,
+    progress: &Progress,
+) -> Result<Audit> {
+    let logit = |node: usize| -> Option<u32> {
+        let n = &graph.nodes[node];
+        let id: u32 = n.id.split('_').nth(1)?.parse().ok()?;
+        (n.kind == NodeKind::Logit && (id as usize) < trace.model.config.d_vocab).then_some(id)
+    };
+    let mut links: Vec<(usize, usize, f32)> = graph
+        .triples()
+        .filter(|(s, t, _)| feature_of(graph, *s).is_some() && (feature_of(graph, *t).is_some() || logit(*t).is_some()))
+        .collect();
+    let all = links.len();
+    links.retain(|(s, t, _)| chosen(*s, *t));
+    links.sort_by(|a, b| b.2.abs().total_cmp(&a.2.abs()).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
+    links.truncate(most);
+    let mut by_source: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    links.iter().enumerate().for_each(|(i, l)| by_source.entry(l.0).or_default().push(i));
+    progress.expect(3 * by_source.len() as u64);
+    let mut found: Vec<Option<Audited>> = vec![None; links.len()];
+    for (source, own) in by_source {
+        let Some((layer, pos, feature)) = feature_of(graph, source) else { continue };
+        let (change, quiet) = (Change { layer, pos, feature, amount: Amount::To(0.0) }, Progress::new());
+        let runs = [Mode::Direct, Mode::FrozenAttention, Mode::Free]
+            .iter()
+            .map(|mode| {
+                progress.step(1)?;
+                stage.run(&[change], mode, true, &quiet)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let predicted = predictions(graph, source);
+        for i in own {
+            let (_, target, weight) = links[i];
+            let measured = runs
+                .iter()
+                .map(|run| match (feature_of(graph, target), logit(target)) {
+                    (Some((l, p, f)), _) => stage.difference(run, l, p, f),
+                    (None, Some(id)) => logit_difference(trace, run, graph.nodes[target].pos, id),
+                    (None, None) => Ok(f32::NAN),
+                })
+                .collect::<Result<Vec<f32>>>()?;
+            let [direct, held, free] = measured[..] else { continue };
+            let p = predicted[target];
+            let fails = !(held / p > 0.5 && held / p < 2.0);
+            let (source, target) = (graph.nodes[source].id.clone(), graph.nodes[target].id.clone());
+            found[i] = Some(Audited { source, target, weight, predicted: p, held, free, direct, fails });
+        }
+    }
+    let links: Vec<Audited> = found.into_iter().flatten().collect();
+    let of = |f: fn(&Audited) -> f32| links.iter().map(|l| f64::from(f(l))).collect::<Vec<f64>>();
+    let predicted = of(|l| l.predicted);
+    Ok(Audit {
+        correlation_held: correlation(&predicted, &of(|l| l.held)),
+        correlation_free: correlation(&predicted, &of(|l| l.free)),
+        worst_direct: links.iter().map(|l| (l.direct + l.weight).abs()).fold(0.0, f32::max),
+        links,
+        all,
+    })
+}
+
+/// What the graph predicts for every node when one is taken away.
+fn predictions(graph: &Graph, gone: usize) -> Vec<f32> {
+    let mut effect = vec![0f64; graph.nodes.len()];
+    // By node the share of its activation by which it has changed.
+    let mut share = vec![0f64; graph.nodes.len()];
+    share[gone] = -1.0;
+    for node in graph.order().iter().rev().map(|n| *n as usize) {
+        if node == gone {
+            continue;
+        }
+        effect[node] = graph.into_node(node).iter().map(|l| f64::from(l.weight) * share[l.source as usize]).sum();
+        if graph.nodes[node].kind == NodeKind::Component {
+            let activation = graph.nodes[node].activation.filter(|a| *a != 0.0);
+            share[node] = activation.map_or(0.0, |a| effect[node] / a);
+        }
+    }
+    effect.into_iter().map(|v| v as f32).collect()
+}
+
+/// How much a logit beside the mean of all has changed.
+fn logit_difference(trace: &Trace, changed: &super::intervene::Changed, pos: usize, id: u32) -> Result<f32> {
+    let column: Vec<f32> = trace.model.network().unembed_columns(&[id])?.0.flatten_all()?.to_vec1()?;
+    let mean: Vec<f32> = trace.model.weights.unembed.mean(1)?.to_vec1()?;
+    let row = |t: candle_core::Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+    let (after, before) = (row(changed.normalized.narrow(0, pos, 1)?)?, row(trace.normalized(pos)?)?);
+    let each = after.iter().zip(&before).zip(column.iter().zip(&mean));
+    Ok(each.map(|((a, b), (c, m))| (a - b) * (c - m)).sum())
+}
+
+fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    let n = a.len() as f64;
+    if a.len() < 2 {
+        return None;
+    }
+    let (ma, mb) = (a.iter().sum::<f64>() / n, b.iter().sum::<f64>() / n);
+    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(x, y)| f(x - ma, y - mb)).sum::<f64>();
+    let r = sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt();
+    r.is_finite().then_some(r)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::tests::graph;
+
+    #[test]
+    fn predictions_by_hand() {
+        use NodeKind::{Component, Logit};
+        // c0 →(2) c1, c0 →(1) logit, c1 →(−3) logit; c1 has the activation 4.
+        let links = [(0, 1, 2.0), (0, 2, 1.0), (1, 2, -3.0)];
+        let mut g = graph(&[Component, Component, Logit], &[1.0], &links).unwrap();
+        g.nodes[1].activation = Some(4.0);
+        // Without c0, c1 loses 2 of its 4, so that half of its −3 goes: −1 + 1.5.
+        assert_eq!(predictions(&g, 0), [0.0, -2.0, 0.5]);
+    }
+
+    #[test]
+    fn correlation_by_hand() {
+        assert_eq!(correlation(&[1.0, 2.0, 3.0], &[2.0, 4.0, 6.0]), Some(1.0));
+        assert_eq!(correlation(&[1.0, 2.0], &[1.0, 1.0]), None);
+        assert_eq!(correlation(&[1.0], &[1.0]), None);
+        // Covariance 1, variances 2 and 2.
+        let r = correlation(&[0.0, 1.0, 2.0], &[0.0, 2.0, 1.0]).unwrap();
+        assert!((r - 0.5).abs() < 1e-12);
+    }
+}
