@@ -11,6 +11,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::components::{Keep, Traced, trace_prediction};
+use super::features::audit::{Audit, audit};
+use super::features::intervene::Stage;
 use super::features::{self, FeatureGraph};
 use super::file::GraphFile;
 use super::influence::Scores;
@@ -23,7 +25,7 @@ use super::{Graph, Influence, NodeKind, prune};
 use crate::analysis::component::Component;
 use crate::circuit::Member;
 use crate::engine::Trace;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -88,6 +90,7 @@ impl Cut {
 pub use super::components::NEURONS;
 
 crate::identity!(Shown);
+crate::identity!(Drawing);
 
 impl Shown {
     /// A prediction that was traced.
@@ -428,6 +431,30 @@ impl Question for DrawingOf {
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Drawing)) -> Result<Drawing> {
         Drawing::of(&self.shown, &self.cut, progress)
+    }
+}
+
+/// Links that are put to the test at once: each source takes three runs.
+const AUDITED: usize = 40;
+
+/// Asks what really happens where the strongest drawn links between features predict something.
+#[derive(Clone, PartialEq)]
+pub struct AuditOf {
+    pub shown: Arc<Shown>,
+    pub drawing: Arc<Drawing>,
+}
+
+impl Question for AuditOf {
+    type Answer = Audit;
+    const LABEL: &'static str = "putting links to the test";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Audit)) -> Result<Audit> {
+        let Origin::Features { trace, found, set } = &self.shown.source else {
+            return Err(Error::request("links between features are put to the test; this graph is on components"));
+        };
+        let stage = Stage::of(trace, set, found.silent, progress)?;
+        audit(&self.drawing.graph, trace, &stage, AUDITED, |_, _| true, progress)
     }
 }
 

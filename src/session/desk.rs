@@ -285,6 +285,8 @@ pub struct GraphSettings {
     pub file: Option<String>,
     /// Predictions are traced to the features of this set of transcoders.
     pub set: Option<String>,
+    /// The strongest links between features that are drawn are put to the test.
+    pub audit: bool,
     /// What was said about the nodes of a graph, by what the graph is of: a file's path, or the tokens of a prompt.
     pub marks: BTreeMap<String, Marks>,
 }

@@ -60,6 +60,8 @@ pub enum ModelAction {
     OpenGraph(String),
     /// Back from a file to the traced prediction.
     CloseGraph,
+    /// Whether drawn links between features are put to the test.
+    AuditLinks(bool),
     /// Traces predictions to the features of a set, or to the model's own components.
     GraphSet(Option<String>),
     /// Replaces the collected circuit; the text says what is done.
@@ -156,6 +158,7 @@ impl State {
                 }
             }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
+            ModelAction::AuditLinks(on) => self.change("put links to the test", now, |d| d.graph.audit = on),
             ModelAction::GraphSet(set) => {
                 let name = if set.is_some() { "trace to features" } else { "trace to components" };
                 self.change(name, now, |d| (d.graph.set, d.graph.file) = (set, None));

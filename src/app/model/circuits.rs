@@ -17,7 +17,7 @@ use crate::circuit::trial::AnsweredPair;
 use crate::circuit::{Edge, Wiring};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-use crate::graph::layout::{DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, ShownOf};
+use crate::graph::layout::{AuditOf, DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, Origin, ShownOf};
 use crate::graph::targets::Target;
 use crate::session::desk::GraphTarget;
 
@@ -65,6 +65,10 @@ impl State {
         self.results.graph.ask(&self.pool, question, seen);
         let drawing = self.results.graph.fresh().map(|g| DrawingOf { shown: g.value.clone(), cut });
         self.results.drawing.ask(&self.pool, drawing, seen);
+        let graph = self.results.graph.fresh().zip(self.results.drawing.fresh());
+        let audit = graph.filter(|(g, _)| self.desk().graph.audit && matches!(g.value.source, Origin::Features { .. }));
+        let audit = audit.map(|(g, d)| AuditOf { shown: g.value.clone(), drawing: d.value.clone() });
+        self.results.audit.ask(&self.pool, audit, seen);
     }
 
     /// The prompts on screen, for circuits to be tried on.

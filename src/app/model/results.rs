@@ -16,7 +16,7 @@ use crate::analysis::run::{EditedRunOf, RunOf};
 use crate::analysis::why_head::WhyOf;
 use crate::circuit::quality::CircuitOf;
 use crate::circuit::search::SearchOf;
-use crate::graph::layout::{DrawingOf, ShownOf};
+use crate::graph::layout::{AuditOf, DrawingOf, ShownOf};
 use crate::jobs::slot::{AnySlot, Slot};
 
 #[derive(Default)]
@@ -43,6 +43,7 @@ pub struct Results {
     pub generated: Slot<GenerationOf>,
     pub graph: Slot<ShownOf>,
     pub drawing: Slot<DrawingOf>,
+    pub audit: Slot<AuditOf>,
     pub why: Slot<WhyOf>,
     pub tried: Slot<CircuitOf>,
     pub search: Slot<SearchOf>,
@@ -66,7 +67,7 @@ impl Results {
     }
 
     /// Every slot.
-    pub fn slots(&mut self) -> [&mut dyn AnySlot; 24] {
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 25] {
         [
             &mut self.run,
             &mut self.corrupted,
@@ -89,6 +90,7 @@ impl Results {
             &mut self.generated,
             &mut self.graph,
             &mut self.drawing,
+            &mut self.audit,
             &mut self.why,
             &mut self.tried,
             &mut self.search,

@@ -269,6 +269,9 @@ impl GraphView {
                 Input::Key => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 2.5, 4.0)),
             }
         };
+        let fails: HashSet<(&str, &str)> = super::audit_of(cx).map_or_else(HashSet::new, |audit| {
+            audit.links.iter().filter(|l| l.fails).map(|l| (l.source.as_str(), l.target.as_str())).collect()
+        });
         let quiet = if focused { 0.22 } else { 1.0 };
         // The weak ones first, so that the strong ones lie on top.
         for link in picture.links[..picture.links.len().min(LINKS)].iter().rev() {
@@ -276,6 +279,13 @@ impl GraphView {
         }
         for link in lit.iter().rev() {
             line(link, 1.3);
+        }
+        for link in picture.links.iter().take(LINKS).filter(|_| !fails.is_empty()) {
+            let (source, target) = (&picture.items[link.source], &picture.items[link.target]);
+            if fails.contains(&(source.id.as_str(), target.id.as_str())) {
+                let middle = at(source.place).lerp(at(target.place), 0.5);
+                painter.text(middle, Align2::CENTER_CENTER, "✕", theme::small(), p.warning);
+            }
         }
     }
 

@@ -22,6 +22,7 @@ use crate::engine::RunSide;
 use crate::engine::edit::FeatureChange;
 use crate::graph::Input;
 use crate::graph::NodeKind;
+use crate::graph::features::audit::Audit;
 use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::marks::Marks;
 use crate::graph::part::Part;
@@ -233,6 +234,18 @@ impl GraphView {
                 if ui.small_button("✕").on_hover_text("back to the model's own heads and MLPs").clicked() {
                     cx.push(ModelAction::GraphSet(None));
                 }
+            }
+            let on_features = c.file.is_none() && c.set.is_some();
+            let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
+            if on_features
+                && ui
+                    .add(audits)
+                    .on_hover_text(
+                        "take the sources of the strongest links away: links whose prediction fails are crossed out",
+                    )
+                    .clicked()
+            {
+                cx.push(ModelAction::AuditLinks(!c.audit));
             }
             if c.file.is_none()
                 && c.set.is_none()
@@ -631,6 +644,12 @@ fn neurons(ui: &mut egui::Ui, cx: &mut Context<'_>, shown: &Shown, d: &Drawing, 
     });
 }
 
+/// What the audit found of the links that are drawn now.
+pub fn audit_of<'a>(cx: &'a Context<'_>) -> Option<&'a Audit> {
+    let (drawing, audit) = (cx.state.results.drawing.get()?, cx.state.results.audit.get()?);
+    (cx.state.desk().graph.audit && audit.question.drawing == drawing.value).then_some(&*audit.value)
+}
+
 /// How much of which graph is shown.
 fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
     let (Some(shown), Some(d)) = (cx.state.results.graph.value(), cx.state.results.drawing.value()) else { return };
@@ -645,6 +664,16 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
     let held = shown.influence.held();
     if held < d.thresholds.0 {
         text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+    }
+    if let Some(audit) = audit_of(cx) {
+        let fails = audit.links.iter().filter(|l| l.fails).count();
+        let known = |r: Option<f64>| r.map_or("–".to_owned(), |r| format!("{r:.2}"));
+        text += &format!(
+            " · audit: {fails} of {} links fail, r {} held, {} free",
+            audit.links.len(),
+            known(audit.correlation_held),
+            known(audit.correlation_free)
+        );
     }
     let hover = match &shown.source {
         Origin::Traced { found, .. } => format!(
