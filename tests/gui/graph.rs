@@ -292,3 +292,70 @@ fn an_mlp_opens_into_neurons_that_go_into_the_circuit() {
     h.run();
     assert_eq!(h.state().state.desk().draft.nodes, ["m1.n3"]);
 }
+
+/// A set of random transcoders for the built-in `text` model, as circuit-tracer keeps them.
+fn random_set(folder: &std::path::Path) -> usize {
+    use candle_core::{Device, Tensor};
+    let model = circuitscope::model::Model::open("text").unwrap();
+    let (d, features) = (model.config.d_model, 24);
+    for layer in 0..model.config.n_layers {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 0.3f32, shape, &Device::Cpu).unwrap();
+        let parts = std::collections::HashMap::from([
+            ("W_enc", random(&[features, d])),
+            ("W_dec", random(&[features, d])),
+            ("b_enc", random(&[features])),
+            ("b_dec", random(&[d])),
+        ]);
+        candle_core::safetensors::save(&parts, folder.join(format!("layer_{layer}.safetensors"))).unwrap();
+    }
+    let config = "model_kind: transcoder_set\nfeature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n";
+    circuitscope::files::write_atomic(&folder.join("config.yaml"), config.as_bytes()).unwrap();
+    model.config.n_layers
+}
+
+#[test]
+fn predictions_are_traced_to_the_features_of_a_set() {
+    use circuitscope::engine::RunSide;
+    use circuitscope::engine::edit::FeatureChange;
+    use circuitscope::graph::layout::Origin;
+    let folder = tempfile::tempdir().unwrap();
+    let layers = random_set(folder.path());
+    let mut h = window(Desk { model: "text".to_owned(), prompt: "The old man sat on".to_owned(), ..Desk::default() });
+    h.state_mut().layout = Layout::single("graph");
+    let set = folder.path().display().to_string();
+    h.state_mut().state.apply(ModelAction::GraphSet(Some(set.clone())), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("features of ").is_some());
+    let shown = h.state().state.results.graph.get().unwrap().value.clone();
+    let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+    assert!(found.features.iter().all(|f| f.pos > 0 && f.layer < layers) && !found.features.is_empty());
+    // What is drawn is what is in the file.
+    let state = &h.state().state;
+    let drawn = &state.results.drawing.get().unwrap().value.graph;
+    let file = shown.file(&state.desk().graph.cut).unwrap().graph;
+    assert!(file.nodes.iter().all(|n| drawn.nodes.iter().any(|m| m.id == n.id && m.kind == n.kind)));
+    assert_eq!(file.links.len(), drawn.links.len());
+    h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("audit: ").is_some());
+    // A feature that is changed is an edit of the stack, at the position where it is active.
+    let node = found.selected.len() - 1;
+    let edits = found.edits(node, FeatureChange::Scale(0.0));
+    assert_eq!(edits.len(), 1);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, edits), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.desk().stack.edits.len(), 1);
+    let edited = state.results.edited.fresh().expect("the edited run is there").value.trace.clone();
+    let clean = state.clean().unwrap().trace.clone();
+    let last = clean.len() - 1;
+    assert_ne!(edited.next[last][0].logit, clean.next[last][0].logit);
+    // A set that does not fit is one sentence, and the way back is there.
+    std::fs::remove_file(folder.path().join("layer_0.safetensors")).unwrap();
+    h.state_mut().state.apply(ModelAction::Edits("no edits", circuitscope::engine::EditStack::default()), 0.0);
+    h.state_mut().state.apply(ModelAction::GraphSet(None), 0.0);
+    settle(&mut h);
+    h.state_mut().state.apply(ModelAction::GraphSet(Some(set)), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("no dictionary of layer 0").is_some());
+}

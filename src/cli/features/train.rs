@@ -12,6 +12,7 @@ use crate::features::Place;
 use crate::features::dictionary::formats::saelens;
 use crate::features::train::activations::Keep;
 use crate::features::train::recipe::Recipe;
+use crate::features::train::set::{Layers, train_set};
 use crate::features::train::{Method, Point, Settings};
 use crate::files::Claim;
 
@@ -22,12 +23,15 @@ pub struct Arguments {
     #[command(flatten)]
     text: TextArgs,
     /// Site whose activations are taken apart (blocks.5.hook_mlp_out)
-    #[arg(long, value_name = "SITE")]
-    site: String,
+    #[arg(long, value_name = "SITE", required_unless_present = "layers")]
+    site: Option<String>,
+    /// Train a set of transcoders, one for each of these layers' MLPs, in circuit-tracer's format: all, 3, or 0-5
+    #[arg(long, value_name = "all|0-5", conflicts_with_all = ["site", "target", "keep"])]
+    layers: Option<Layers>,
     /// Site that a transcoder learns to write; without it a sparse autoencoder is trained
     #[arg(long, value_name = "SITE")]
     target: Option<String>,
-    /// Folder to write, in SAELens' format
+    /// Folder to write, in SAELens' format; a set in circuit-tracer's
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// l1, topk, batchtopk, jumprelu or gated
@@ -111,7 +115,8 @@ fn settings(args: &Arguments) -> Result<Settings> {
 /// Reads the whole recipe from the options.
 fn recipe(args: &Arguments) -> Result<Recipe> {
     Ok(Recipe {
-        site: Place::parse(&args.site)?,
+        // A set has sites of its own.
+        site: Place::parse(args.site.as_deref().unwrap_or("blocks.0.mlp.hook_in"))?,
         target: args.target.as_deref().map(Place::parse).transpose()?,
         text: args.text.text.clone(),
         context: args.text.context,
@@ -126,6 +131,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let recipe = recipe(args)?;
     recipe.settings.check()?;
     let folder = &args.output;
+    if let Some(layers) = args.layers {
+        return execute_set(args, &recipe, layers);
+    }
     if folder.join(saelens::CONFIG).is_file() {
         return Err(Error::request(format!(
             "{} holds a finished dictionary, and perhaps labels of its features; name another folder",
@@ -167,6 +175,40 @@ pub fn execute(args: &Arguments) -> Result<()> {
             "{}\n{} positions harvested in {harvested:.1} s, {steps} steps in {seconds:.1} s ({rate:.0} GFLOP/s as dense products)\n{report}\nwritten to {}",
             dictionary.describe(),
             training.positions,
+            folder.display()
+        )
+    };
+    job.finish(None, json, text)
+}
+
+/// Trains a set.
+fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> {
+    let folder = &args.output;
+    if folder.join("config.yaml").is_file() {
+        return Err(Error::request(format!("{} holds a finished set; name another folder", folder.display())));
+    }
+    let job = Job::begin(&args.model, "training")?;
+    let mut say = |layer: usize, p: Point| {
+        if p.step == recipe.settings.steps {
+            note(&format!("layer {layer}: {}", line(&p)));
+        }
+    };
+    let memory = gigabytes(args.memory);
+    let found = train_set(&job.model, recipe, layers, folder, memory, &job.progress, &mut say)?;
+    let (harvested, trained) = (found.harvested.as_secs_f64(), found.trained.as_secs_f64());
+    job.took(harvested + trained);
+    let json = || {
+        json!({
+            "output": shown(folder), "settings": recipe.settings, "positions": found.positions, "layers": found.layers,
+            "harvest_seconds": harvested, "train_seconds": trained,
+        })
+    };
+    let text = || {
+        format!(
+            "{} transcoders of {} features; {} positions harvested in {harvested:.1} s, trained in {trained:.1} s\nwritten to {}",
+            found.layers.len(),
+            recipe.settings.features,
+            found.positions,
             folder.display()
         )
     };

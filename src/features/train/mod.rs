@@ -7,6 +7,7 @@ pub mod kept;
 pub mod maths;
 pub mod recipe;
 mod row_kernels;
+pub mod set;
 pub mod settings;
 pub mod shelf;
 pub mod step;

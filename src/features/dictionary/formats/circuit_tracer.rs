@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
+use crate::files::write_atomic;
 use crate::model::hub::Hub;
 use crate::model::store::Store;
 use crate::progress::Progress;
@@ -213,6 +214,64 @@ pub fn open_layer(folder: &Path, file: &Path, layer: usize, progress: &Progress)
         }),
         warnings: Vec::new(),
     })
+}
+
+/// The file of a layer of a set per layer.
+pub fn layer_file(folder: &Path, layer: usize) -> PathBuf {
+    folder.join(format!("layer_{layer}.safetensors"))
+}
+
+/// Writes a transcoder as a layer of a set in `folder`; returns the file.
+///
+/// # Errors
+/// A dictionary that circuit-tracer cannot compute, or a folder that cannot be written.
+pub fn save(d: &Dictionary, folder: &Path, layer: usize) -> Result<PathBuf> {
+    let device = d.w_enc.device();
+    let vector = |v: &[f32]| Tensor::new(v, device);
+    let mut tensors = vec![
+        ("W_enc", d.w_enc.t()?.contiguous()?),
+        ("W_dec", d.w_dec.contiguous()?),
+        ("b_enc", vector(&d.b_enc)?),
+        ("b_dec", vector(&d.b_dec)?),
+    ];
+    match &d.activation {
+        Activation::Relu => {}
+        Activation::JumpRelu { threshold } => tensors.push(("activation_function.threshold", vector(threshold)?)),
+        other => {
+            return Err(Error::request(format!(
+                "circuit-tracer's sets have no {} transcoder here; train with l1, batchtopk or jumprelu",
+                other.name()
+            )));
+        }
+    }
+    if !d.transcoder || d.subtract_b_dec || d.rescale || d.normalisation != Normalisation::None {
+        return Err(Error::request(format!(
+            "{} is no plain transcoder, which circuit-tracer's sets are made of",
+            d.name
+        )));
+    }
+    if let Some(skip) = &d.skip {
+        tensors.push(("W_skip", skip.t()?.contiguous()?));
+    }
+    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), None)
+        .map_err(|e| Error::failed(format!("the dictionary cannot be packed: {e}")))?;
+    let path = layer_file(folder, layer);
+    write_atomic(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Writes what a set per layer says of itself.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn describe(folder: &Path, model: &str, [input, output]: [&str; 2]) -> Result<()> {
+    let scan = folder.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    // What is written as JSON is YAML as well.
+    let (model, scan) = (json!(model), json!(scan));
+    let text = format!(
+        "model_name: {model}\nmodel_kind: {PER_LAYER}\nfeature_input_hook: {input}\nfeature_output_hook: {output}\nscan: {scan}\n"
+    );
+    write_atomic(&folder.join(CONFIG), text.as_bytes())
 }
 
 struct Parts {

@@ -1,0 +1,219 @@
+//! A set of transcoders, one for each of several layers: the text is run once for all of them, then each layer is trained
+//! by itself. Layers that are finished stay in the folder, so that a stopped set goes on with the layer that was begun.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::features::dictionary::formats::circuit_tracer;
+use crate::features::dictionary::place::Place;
+use crate::features::rows::Rows;
+use crate::features::train::activations::{Harvest, Keep};
+use crate::features::train::recipe::{Recipe, split};
+use crate::features::train::{Origin, Point, Trainer};
+use crate::model::Model;
+use crate::progress::Progress;
+
+/// Which layers a set is trained for: all, one, or a range as in `0-5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layers {
+    All,
+    Range(usize, usize),
+}
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || format!("`{text}` names no layers; write all, 3, or 0-5");
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        let (from, to) = (from.parse().map_err(|_| wrong())?, to.parse().map_err(|_| wrong())?);
+        if from <= to { Ok(Self::Range(from, to)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Range(from, to) if from == to => from.fmt(f),
+            Self::Range(from, to) => write!(f, "{from}-{to}"),
+        }
+    }
+}
+
+impl Layers {
+    fn of(self, n_layers: usize) -> Result<Vec<usize>> {
+        match self {
+            Self::All => Ok((0..n_layers).collect()),
+            Self::Range(_, to) if to >= n_layers => {
+                Err(Error::request(format!("there is no layer {to}; layers go from 0 to {}", n_layers - 1)))
+            }
+            Self::Range(from, to) => Ok((from..=to).collect()),
+        }
+    }
+}
+
+/// The hooks of a layer's transcoder: the MLP's input and what the MLP gives.
+pub const HOOKS: [&str; 2] = ["mlp.hook_in", "mlp.hook_out"];
+
+fn places(layer: usize) -> Result<[Place; 2]> {
+    let place = |hook: &str| Place::parse(&format!("blocks.{layer}.{hook}"));
+    Ok([place(HOOKS[0])?, place(HOOKS[1])?])
+}
+
+/// A layer that was trained.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Trained {
+    pub layer: usize,
+    pub path: PathBuf,
+    /// The last point of the training; `None` for a layer that was finished before.
+    pub last: Option<Point>,
+}
+
+/// What was done for a set.
+pub struct TrainedSet {
+    pub layers: Vec<Trained>,
+    pub positions: usize,
+    pub harvested: Duration,
+    pub trained: Duration,
+}
+
+/// Trains a transcoder for each of some layers, and writes them into a folder as circuit-tracer keeps them. `recipe` says
+/// how; its sites are not looked at. Up to `memory` bytes of activations lie in memory, more in a temporary file.
+///
+/// # Errors
+/// Settings that cannot be, layers that the model lacks, running it, writing the folder, or [`Error::Cancelled`].
+pub fn train_set(
+    model: &Model,
+    recipe: &Recipe,
+    layers: Layers,
+    folder: &Path,
+    memory: usize,
+    progress: &Progress,
+    report: &mut dyn FnMut(usize, Point),
+) -> Result<TrainedSet> {
+    let layers = layers.of(model.config.n_layers)?;
+    let of = |layer: usize| -> Result<Recipe> {
+        let [site, target] = places(layer)?;
+        let mut own = Recipe { site, target: Some(target), ..recipe.clone() };
+        own.settings.seed = recipe.settings.seed.wrapping_add(layer as u64);
+        own.check(&model.config)?;
+        Ok(own)
+    };
+    let mut missing = Vec::new();
+    let mut done = Vec::new();
+    for layer in layers {
+        let (own, path) = (of(layer)?, circuit_tracer::layer_file(folder, layer));
+        if path.is_file() {
+            done.push(Trained { layer, path, last: None });
+        } else {
+            missing.push((layer, own));
+        }
+    }
+    let (mut positions, mut harvested, started) = (0, Duration::ZERO, Instant::now());
+    if !missing.is_empty() {
+        progress.reserve(missing.iter().map(|(_, r)| r.settings.units(r.settings.steps)).sum());
+        let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
+        let all: Vec<Place> = missing.iter().flat_map(|(_, r)| r.places()).collect();
+        let keep = Keep::Not(memory);
+        let harvest = Harvest { model, rows: &rows, places: &all, skip_first: !recipe.include_first, keep };
+        let mut tables = harvest.run(progress)?.into_iter();
+        harvested = started.elapsed();
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        for (layer, own) in missing {
+            let (Some(input), Some(target)) = (tables.next(), tables.next()) else {
+                return Err(Error::failed("nothing was harvested"));
+            };
+            positions = input.rows();
+            let origin =
+                Origin { model_name: Some(model.config.name.clone()), input: Some(own.site), output: own.target };
+            let mut trainer = Trainer::new(own.settings, origin, input, Some(target))?;
+            // What is begun lies in a folder of its own until it is finished.
+            let begun = folder.join(format!("layer_{layer}.begun"));
+            trainer.resume(&begun)?;
+            let mut last = None;
+            trainer.run(Some(&begun), progress, &mut |_| Ok(None), &mut |point| {
+                report(layer, point);
+                last = Some(point);
+            })?;
+            let path = circuit_tracer::save(&trainer.dictionary(&format!("layer {layer}"))?, folder, layer)?;
+            if begun.is_dir() {
+                std::fs::remove_dir_all(&begun).map_err(|e| Error::write(&begun, e))?;
+            }
+            done.push(Trained { layer, path, last });
+        }
+    }
+    // It comes last: a folder that has one is finished.
+    circuit_tracer::describe(folder, &model.config.name, HOOKS)?;
+    done.sort_by_key(|t| t.layer);
+    Ok(TrainedSet { layers: done, positions, harvested, trained: started.elapsed().saturating_sub(harvested) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_named() {
+        let of = |text: &str| text.parse::<Layers>().map_err(|_| ()).and_then(|l| l.of(4).map_err(|_| ()));
+        assert_eq!(of("all"), Ok(vec![0, 1, 2, 3]));
+        assert_eq!(of("2"), Ok(vec![2]));
+        assert_eq!(of("1-3"), Ok(vec![1, 2, 3]));
+        for wrong in ["", "3-1", "0-4", "a", "1-"] {
+            assert_eq!(of(wrong), Err(()), "{wrong}");
+        }
+        assert_eq!("1-3".parse::<Layers>().unwrap().to_string(), "1-3");
+    }
+
+    #[test]
+    fn a_set_is_trained_and_goes_on_where_it_was_stopped() {
+        use crate::features::train::{Method, Settings};
+        let model = Model::open("text").unwrap();
+        let recipe = Recipe {
+            site: places(0).unwrap()[0],
+            target: None,
+            text: vec!["prose".to_owned()],
+            context: 32,
+            tokens: Some(1500),
+            bos: false,
+            include_first: false,
+            settings: Settings {
+                method: Method::BatchTopK,
+                features: 32,
+                k: 4,
+                steps: 12,
+                batch: 64,
+                ..Settings::default()
+            },
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let train = |folder: &Path, progress: &Progress| {
+            train_set(&model, &recipe, Layers::All, folder, 1 << 30, progress, &mut |_, _| {})
+        };
+        let n = model.config.n_layers;
+        let whole = train(&dir.path().join("whole"), &Progress::new()).unwrap();
+        assert_eq!(whole.layers.len(), n);
+        let set =
+            crate::features::DictionarySet::open(dir.path().join("whole").to_str().unwrap(), &Progress::new()).unwrap();
+        set.check(&model.config).unwrap();
+        for layer in 0..n {
+            let (d, input, output) = set.layer(layer, &model.config, &Progress::new()).unwrap();
+            assert_eq!((d.d_sae, input, output), (32, places(layer).unwrap()[0], places(layer).unwrap()[1]));
+        }
+        // A layer that is there is kept, and the others come out as they did.
+        let again = dir.path().join("again");
+        std::fs::create_dir(&again).unwrap();
+        let file = |folder: &Path, l: usize| circuit_tracer::layer_file(folder, l);
+        std::fs::copy(file(&dir.path().join("whole"), 0), file(&again, 0)).unwrap();
+        let rest = train(&again, &Progress::new()).unwrap();
+        assert!(rest.layers[0].last.is_none() && rest.layers[n - 1].last.is_some());
+        let bytes = |folder: &Path| std::fs::read(file(folder, n - 1)).unwrap();
+        assert_eq!(bytes(&again), bytes(&dir.path().join("whole")));
+    }
+}
