@@ -37,6 +37,14 @@ pub(super) struct Logits {
     pub constants: Vec<f32>,
 }
 
+/// The mean of all tokens' unembedding columns, [d_model].
+pub(super) fn mean_column(trace: &Trace) -> Result<Tensor> {
+    let unembed = &trace.model.weights.unembed;
+    let (_, vocab) = unembed.dims();
+    let equal = Tensor::full(1.0 / vocab as f32, (1, vocab), trace.resid_final.device())?;
+    Ok(product::back(&equal, unembed)?.squeeze(0)?)
+}
+
 impl Logits {
     pub fn of(trace: &Trace, pos: usize, target: Target) -> Result<Self> {
         let network = trace.model.network();
@@ -56,9 +64,7 @@ impl Logits {
                         break;
                     }
                 }
-                let (_, vocab) = unembed.dims();
-                let equal = Tensor::full(1.0 / vocab as f32, (1, vocab), row.device())?;
-                let mean = product::back(&equal, unembed)?.squeeze(0)?;
+                let mean = mean_column(trace)?;
                 let directions = top.iter().map(|(id, _)| Ok((column(*id)? - &mean)?)).collect::<Result<_>>()?;
                 (top.iter().map(|t| (t.0, None)).collect(), directions, top.iter().map(|t| t.1).collect())
             }

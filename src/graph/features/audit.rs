@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::intervene::{Amount, Change, Mode, Stage};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
+use crate::graph::targets::mean_column;
 use crate::graph::{Graph, NodeKind};
 use crate::progress::Progress;
 
@@ -164,8 +165,8 @@ fn predictions(graph: &Graph, gone: usize) -> Vec<f32> {
 
 /// How much a logit beside the mean of all has changed.
 fn logit_difference(trace: &Trace, changed: &super::intervene::Changed, pos: usize, id: u32) -> Result<f32> {
-    let column: Vec<f32> = trace.model.network().unembed_columns(&[id])?.0.flatten_all()?.to_vec1()?;
-    let mean: Vec<f32> = trace.model.weights.unembed.mean(1)?.to_vec1()?;
+    let column: Vec<f32> = trace.model.weights.unembed.output(id as usize)?.flatten_all()?.to_vec1()?;
+    let mean: Vec<f32> = mean_column(trace)?.to_vec1()?;
     let row = |t: candle_core::Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
     let (after, before) = (row(changed.normalized.narrow(0, pos, 1)?)?, row(trace.normalized(pos)?)?);
     let each = after.iter().zip(&before).zip(column.iter().zip(&mean));

@@ -3,12 +3,14 @@
 //!
 //! Rows of a batch lie one behind the other, each with the positions 0 to its own target's, [position][d_model].
 
+use candle_core::Tensor;
+
 use crate::engine::frozen::{FrozenNorm, RowNorm};
 use crate::engine::kernels::math::simd;
-use crate::engine::kernels::with_values;
+use crate::engine::kernels::product;
 use crate::engine::{SiteKind, Trace};
 use crate::error::Result;
-use crate::features::train::maths::{Matrix, add_scaled, product_alone};
+use crate::features::train::maths::add_scaled;
 use crate::features::{Place, View};
 use crate::graph::readers::mlp_norm;
 use crate::graph::sources::{attn_post, mlp_post};
@@ -105,30 +107,32 @@ impl<'a> Linear<'a> {
         let (c, d) = (&self.trace.model.config, self.d);
         let (block, weights) = (&self.blocks[layer], &self.trace.model.weights.blocks[layer].attn);
         let (rows, out, kv) = (g.len() / d, c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
-        let (mut z, mut v, mut back) = (vec![0f32; rows * out], vec![0f32; rows * kv], vec![0f32; rows * d]);
-        let mut scaled;
-        let written = match &block.ln1_post {
-            Some(post) => {
-                scaled = g.to_vec();
-                each_row(&mut scaled, d, spans, |row, pos| post.read(row, pos));
-                &scaled[..]
-            }
-            None => &*g,
-        };
-        with_values(&weights.o.weight, |w| {
-            product_alone(&mut z, Matrix::new(written, rows, d), Matrix::new(w, out, d).t());
-        })?;
+        let mut v = vec![0f32; rows * kv];
+        let mut written = g.to_vec();
+        if let Some(post) = &block.ln1_post {
+            each_row(&mut written, d, spans, |row, pos| post.read(row, pos));
+        }
+        let z = self.products(written, d, |x| product::back(x, &weights.o.weight))?;
         for span in spans {
             let len = span.pos + 1;
             let (from, to) = (&z[span.start * out..][..len * out], &mut v[span.start * kv..][..len * kv]);
             simd(|| self.mix(block, from, to, len, out, kv));
         }
-        with_values(&weights.v.weight, |w| {
-            product_alone(&mut back, Matrix::new(&v, rows, kv), Matrix::new(w, d, kv).t());
-        })?;
+        let mut back = self.products(v, kv, |x| product::back(x, &weights.v.weight))?;
         each_row(&mut back, d, spans, |row, pos| block.ln1.read(row, pos));
         simd(|| g.iter_mut().zip(&back).for_each(|(g, b)| *g += b));
         Ok(())
+    }
+
+    /// Rows of a width through a product with a weight.
+    fn products(
+        &self,
+        rows: Vec<f32>,
+        width: usize,
+        by: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Vec<f32>> {
+        let n = rows.len() / width.max(1);
+        Ok(by(&Tensor::from_vec(rows, (n, width), self.trace.resid_final.device())?)?.flatten_all()?.to_vec1()?)
     }
 
     /// Takes directions of heads' outputs [pos][head][d_head] to directions of values [pos][kv_head][d_head].
@@ -153,8 +157,8 @@ impl<'a> Linear<'a> {
         let (out, kv, width) = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.d_head);
         let mut x = change.to_vec();
         x.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| block.ln1.apply(row, pos));
-        let (mut v, mut z, mut added) = (vec![0f32; n * kv], vec![0f32; n * out], vec![0f32; n * d]);
-        with_values(&weights.v.weight, |w| product_alone(&mut v, Matrix::new(&x, n, d), Matrix::new(w, d, kv)))?;
+        let mut z = vec![0f32; n * out];
+        let v = self.products(x, d, |x| product::apply(x, &weights.v.weight))?;
         for (head, group) in self.kv_head.iter().enumerate() {
             for dest in 0..n {
                 let to = &mut z[dest * out + head * width..][..width];
@@ -164,7 +168,7 @@ impl<'a> Linear<'a> {
                 }
             }
         }
-        with_values(&weights.o.weight, |w| product_alone(&mut added, Matrix::new(&z, n, out), Matrix::new(w, out, d)))?;
+        let mut added = self.products(z, out, |x| product::apply(x, &weights.o.weight))?;
         if let Some(post) = &block.ln1_post {
             added.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| post.apply(row, pos));
         }

@@ -3,6 +3,7 @@
 
 use crate::engine::Trace;
 use crate::error::{Error, Result};
+use crate::graph::targets::mean_column;
 
 /// Which prediction is explained.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,11 +55,13 @@ pub(super) fn explained(trace: &Trace, pos: usize, target: &Target) -> Result<Ve
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = logits.iter().map(|l| f64::from(l - top).exp()).sum();
     let probability = |id: u32| f64::from(logits[id as usize] - top).exp() / total;
-    let column = |id: u32| -> Result<Vec<f32>> { Ok(network.unembed_columns(&[id])?.0.flatten_all()?.to_vec1()?) };
+    let column = |id: u32| -> Result<Vec<f32>> {
+        Ok(trace.model.weights.unembed.output(id as usize)?.flatten_all()?.to_vec1()?)
+    };
     let minus = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
     let tokens = |ids: &[u32]| -> Result<Vec<Explained>> {
         network.check(ids)?;
-        let mean: Vec<f32> = trace.model.weights.unembed.mean(1)?.to_vec1()?;
+        let mean: Vec<f32> = mean_column(trace)?.to_vec1()?;
         ids.iter()
             .map(|id| {
                 Ok(Explained {

@@ -102,7 +102,10 @@ fn processing_of(config: &Json, hook: Option<&str>) -> (bool, Vec<String>) {
         }
     }
     let centred = told.and_then(|t| t.get("center_writing_weights")).and_then(Json::as_bool);
-    if centred.is_none() && in_stream && field(config, &["model_name"]).and_then(Json::as_str).is_some_and(|m| m.starts_with("gpt2")) {
+    if centred.is_none()
+        && in_stream
+        && field(config, &["model_name"]).and_then(Json::as_str).is_some_and(|m| m.starts_with("gpt2"))
+    {
         let old = told.is_none() && field(config, &["sae_lens_version"]).is_none_or(|v| version(v) < 4);
         if old {
             warnings.push(
