@@ -94,7 +94,7 @@ fn sites_are_read_from_every_kind_of_configuration() {
     assert_eq!(site("transcoder", ""), (some("blocks.1.hook_resid_post"), some("blocks.1.hook_mlp_out"), some("test")));
     assert_eq!(site("old-jumprelu", "").0, some("blocks.1.hook_mlp_out"));
     let tracer = site("circuit-tracer", "layer_1.safetensors");
-    assert_eq!(tracer, (some("blocks.1.mlp.hook_in"), some("blocks.1.hook_mlp_out"), some("test")));
+    assert_eq!(tracer, (some("blocks.1.mlp.hook_in"), some("blocks.1.mlp.hook_out"), some("test")));
     assert_eq!(site("cross-layer", "").0, some("blocks.0.hook_resid_mid"));
     let cross = open(&folder("cross-layer"));
     let written: Vec<String> = cross.written_places().unwrap().iter().map(ToString::to_string).collect();

@@ -412,6 +412,7 @@ mod tests {
                     output: None,
                     model_name: None,
                     config: serde_json::Value::Null,
+                    warnings: Vec::new(),
                 };
                 let found = encode(&d, norms, &x, &w, n);
                 assert_eq!(found.rows(), n);

@@ -23,13 +23,15 @@ pub(super) fn same_places(alignment: &Alignment, other: usize) -> Result<()> {
 /// Refuses to change a site where TransformerLens does not do with it what the program does.
 pub(super) fn sound(config: &ModelConfig, kind: SiteKind) -> Result<()> {
     use SiteKind::{
-        AttnScores, Embed, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, LnFinalNormalized, LnFinalScale, Pattern,
-        RotK, RotQ,
+        AttnScores, Embed, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, LnFinalNormalized, LnFinalScale,
+        MlpResult, Pattern, RotK, RotQ,
     };
     let family = config.family.as_str();
     let is_other = match kind {
         // TransformerLens reads these beside the computation, or counts gains and scales otherwise.
         Embed | Ln1Scale | Ln1Normalized | Ln2Scale | Ln2Normalized | LnFinalScale | LnFinalNormalized => true,
+        // It has no such hook: circuit-tracer puts one in.
+        MlpResult => true,
         // It is told of these families' patterns once they have been used.
         Pattern | AttnScores => ["gpt_neo", "gptj", "opt"].contains(&family),
         // It has no such hooks there.

@@ -11,6 +11,7 @@ use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{ARCHITECTURES, Activation, Dictionary, Normalisation};
 use crate::files::write_atomic;
 use crate::model::safetensors_file::pack;
+use crate::model::store::Store;
 use crate::progress::Progress;
 
 pub const NAME: &str = "SAELens";
@@ -72,8 +73,9 @@ fn architecture_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Resul
     Ok(architecture)
 }
 
-fn normalisation_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<Normalisation> {
-    Ok(match field(config, &["normalize_activations"]) {
+/// `centred` says that the mean was taken out of the stream before.
+fn normalisation_of(config: &Json, centred: bool, malformed: &impl Fn(String) -> Error) -> Result<Normalisation> {
+    let own = match field(config, &["normalize_activations"]) {
         None | Some(Json::Bool(false)) => Normalisation::None,
         Some(v) => match v.as_str() {
             Some("none" | "expected_average_only_in") => Normalisation::None,
@@ -81,7 +83,16 @@ fn normalisation_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Resu
             Some("constant_norm_rescale") => Normalisation::Length,
             _ => return Err(malformed(format!("its normalize_activations {v} is not known here"))),
         },
-    })
+    };
+    match (own, centred) {
+        (Normalisation::None, true) => Ok(Normalisation::Centre),
+        (Normalisation::Length, true) => Err(malformed(
+            "it asks for `center_writing_weights` and `constant_norm_rescale` at once, which is not supported"
+                .to_owned(),
+        )),
+        // Mean 0 and deviation 1 take the mean out anyway.
+        (other, _) => Ok(other),
+    }
 }
 
 /// What a dictionary's text went through before the hook: TransformerLens takes the mean out of what is written to the
@@ -124,6 +135,34 @@ fn version(of: &Json) -> u64 {
     of.as_str().and_then(|v| v.split('.').next()?.parse().ok()).unwrap_or(0)
 }
 
+/// The activation function of an architecture, and of what it is a kind.
+fn activation_of(
+    (architecture, inner): (&str, &str),
+    config: &Json,
+    store: &Store,
+    d_sae: usize,
+    malformed: &impl Fn(String) -> Error,
+) -> Result<Activation> {
+    let vector = |name: &str| -> Result<Vec<f32>> { Ok(store.vector(name, d_sae)?.to_vec1()?) };
+    Ok(match inner {
+        "standard" => Activation::Relu,
+        "jumprelu" if architecture.contains("batchtopk") && !store.contains("threshold") => {
+            let one: Vec<f32> =
+                store.vector("topk_threshold", 1).or_else(|_| store.scalar("topk_threshold"))?.to_vec1()?;
+            Activation::JumpRelu { threshold: vec![one[0]; d_sae] }
+        }
+        "jumprelu" => Activation::JumpRelu { threshold: vector("threshold")? },
+        "gated" => Activation::Gated { r_mag: vector("r_mag")?, b_mag: vector("b_mag")? },
+        _ => {
+            let k = field(config, &["k"])
+                .or_else(|| field(config, &["activation_fn_kwargs"]).and_then(|a| a.get("k")))
+                .and_then(Json::as_u64)
+                .ok_or_else(|| malformed("it does not say its k".to_owned()))?;
+            Activation::TopK { k: k as usize }
+        }
+    })
+}
+
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let folder = folder_of(path);
     let config_path = folder.join(CONFIG);
@@ -155,17 +194,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     }
     let hook = typed(&config, &["hook_name", "hook_point"], "a text", Json::as_str, &malformed)?;
     let (centred, warnings) = processing_of(&config, hook);
-    let normalisation = match (normalisation_of(&config, &malformed)?, centred) {
-        (Normalisation::None, true) => Normalisation::Centre,
-        (Normalisation::Length, true) => {
-            return Err(malformed(
-                "it asks for `center_writing_weights` and `constant_norm_rescale` at once, which is not supported"
-                    .to_owned(),
-            ));
-        }
-        // Mean 0 and deviation 1 take the mean out anyway.
-        (other, _) => other,
-    };
+    let normalisation = normalisation_of(&config, centred, &malformed)?;
     let flag = |name: &str| typed(&config, &[name], "true or false", Json::as_bool, &malformed);
     // Versions before 6 meant true where they did not say.
     let subtract_b_dec = flag("apply_b_dec_to_input")?.unwrap_or(true) && !transcoder;
@@ -199,23 +228,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         }
     }
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
-    let activation = match inner {
-        "standard" => Activation::Relu,
-        "jumprelu" if architecture.contains("batchtopk") && !store.contains("threshold") => {
-            let one: Vec<f32> =
-                store.vector("topk_threshold", 1).or_else(|_| store.scalar("topk_threshold"))?.to_vec1()?;
-            Activation::JumpRelu { threshold: vec![one[0]; d_sae] }
-        }
-        "jumprelu" => Activation::JumpRelu { threshold: vector("threshold", d_sae)? },
-        "gated" => Activation::Gated { r_mag: vector("r_mag", d_sae)?, b_mag: vector("b_mag", d_sae)? },
-        _ => {
-            let k = field(&config, &["k"])
-                .or_else(|| field(&config, &["activation_fn_kwargs"]).and_then(|a| a.get("k")))
-                .and_then(Json::as_u64)
-                .ok_or_else(|| malformed("it does not say its k".to_owned()))?;
-            Activation::TopK { k: k as usize }
-        }
-    };
+    let activation = activation_of((&architecture, inner), &config, &store, d_sae, &malformed)?;
     // A hook that no model here has leaves the site open: it can be named, and activations encoded without one.
     let text = |names: &[&str]| typed(&config, names, "a text", Json::as_str, &malformed);
     let place = |names: &[&str]| -> Result<Option<Place>> { Ok(text(names)?.and_then(|n| Place::parse(n).ok())) };

@@ -227,32 +227,7 @@ impl GraphView {
                 }
                 changed
             };
-            if let (None, Some(set)) = (&c.file, &c.set) {
-                let name = set.rsplit(['/', '\\']).find(|p| !p.is_empty()).unwrap_or(set).to_owned();
-                ui.label(RichText::new(format!("features of {name}")).font(theme::small()).color(cx.palette.accent))
-                    .on_hover_text(set);
-                if ui.small_button("✕").on_hover_text("back to the model's own heads and MLPs").clicked() {
-                    cx.push(ModelAction::GraphSet(None));
-                }
-            }
-            let on_features = c.file.is_none() && c.set.is_some();
-            let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
-            if on_features
-                && ui
-                    .add(audits)
-                    .on_hover_text(
-                        "take the sources of the strongest links away: links whose prediction fails are crossed out",
-                    )
-                    .clicked()
-            {
-                cx.push(ModelAction::AuditLinks(!c.audit));
-            }
-            if c.file.is_none()
-                && c.set.is_none()
-                && let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION)
-            {
-                cx.push(ModelAction::Attention(attention));
-            }
+            what_nodes_are(ui, cx);
             let found = cx.state.results.drawing.get().map(|d| d.thresholds);
             self.thresholds = c.cut.thresholds.or(found).unwrap_or_default();
             let nodes = dragged(
@@ -598,6 +573,31 @@ impl GraphView {
         } else if open {
             self.renaming = Some((id, name));
         }
+    }
+}
+
+/// Whether the graph is on components or on the features of a set, and what can be asked of each.
+fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let c = &cx.state.desk().graph;
+    if c.file.is_some() {
+        return;
+    }
+    let Some(set) = &c.set else {
+        if let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION) {
+            cx.push(ModelAction::Attention(attention));
+        }
+        return;
+    };
+    let name = set.rsplit(['/', '\\']).find(|p| !p.is_empty()).unwrap_or(set).to_owned();
+    ui.label(RichText::new(format!("features of {name}")).font(theme::small()).color(cx.palette.accent))
+        .on_hover_text(set);
+    if ui.small_button("✕").on_hover_text("back to the model's own heads and MLPs").clicked() {
+        cx.push(ModelAction::GraphSet(None));
+    }
+    let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
+    let hint = "take the sources of the strongest links away: links whose prediction fails are crossed out";
+    if ui.add(audits).on_hover_text(hint).clicked() {
+        cx.push(ModelAction::AuditLinks(!c.audit));
     }
 }
 
