@@ -8,7 +8,7 @@
 //!
 //! | room | what it answers |
 //! | --- | --- |
-//! | [`error`], [`files`], [`progress`], [`question`], … | the ground: errors, atomic files, progress and cancelling, what a question is |
+//! | [`error`], [`files`], [`guard`], [`interrupt`], [`progress`], [`question`], … | the ground: errors, atomic files, bounds on libraries, signals, progress and cancelling, what a question is |
 //! | [`model`] | WHAT a model is: config, families (one file each), weights from safetensors and GGUF, tokenizer |
 //! | [`engine`] | HOW it runs: sites, hooks, the forward pass and its kernels, the trace a run leaves; edits, resume, gradients, generation |
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
@@ -59,7 +59,8 @@
 //! 5. The same question asked in the window and on the command line asks the same [`question::Question`] or runs the
 //!    same function.
 //! 6. What is frozen or approximated is written on the result, and the exact value is a click away.
-//! 7. Nothing that comes from a user, a file or a model can panic; errors say what, where and what to do.
+//! 7. Nothing that comes from a user, a file or a model can panic; errors say what, where and what to do, in one line. Files
+//!    are read with a limit ([`files`]), libraries that trust them run in [`guard`], and `tests/fuzz` spoils them.
 //! 8. A resumed run equals a full run under the same edits, to rounding: `tests/edits.rs` compares them at every
 //!    site of every family. Edits take their values from unedited runs.
 //! 9. A circuit that was changed equals the same circuit run by itself, and the whole model's circuit the model:

@@ -11,7 +11,7 @@ use candle_core::pickle::{Object, Stack, TensorInfo};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result, short};
-use crate::quiet::quietly;
+use crate::guard::guarded;
 
 const FORMAT: &str = "torch";
 /// Bytes of a pickle at most: it holds names and shapes.
@@ -51,16 +51,15 @@ impl TorchFile {
         if pickle.len() as u64 > MOST {
             return Err(malformed(format!("its pickle has more than {} MB", MOST >> 20)));
         }
-        // The reader takes some damaged pickles for whole ones and panics.
-        let read = quietly(|| -> candle_core::Result<Object> {
+        let read = guarded(pickle.len(), move || -> candle_core::Result<Object> {
             let mut stack = Stack::empty();
             stack.read_loop(&mut &pickle[..])?;
             stack.finalize()
         });
         let object = match read {
-            Some(Ok(object)) => object,
-            Some(Err(e)) => return Err(malformed(format!("its pickle cannot be read: {e}"))),
-            None => return Err(malformed("its pickle is damaged".to_owned())),
+            Ok(Ok(object)) => object,
+            Ok(Err(e)) => return Err(malformed(format!("its pickle cannot be read: {e}"))),
+            Err(fault) => return Err(malformed(format!("its pickle cannot be read: {fault}"))),
         };
         if let Some(class) = unknown(&object) {
             return Err(malformed(format!("its pickle names `{}`, which is never run here", short(&class))));
@@ -163,8 +162,12 @@ fn collect(object: Object, prefix: &str, folder: &Path, out: &mut BTreeMap<Strin
         let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
         if matches!(value, Object::Dict(_) | Object::Build { .. }) {
             collect(value, &name, folder, out);
-        } else if let Some(Ok(Some(info))) = quietly(|| value.into_tensor_info(Object::Unicode(name.clone()), folder)) {
-            out.insert(name, info);
+        } else {
+            let (named, folder) = (Object::Unicode(name.clone()), folder.to_owned());
+            // The library trusts the arguments of what it rebuilds.
+            if let Ok(Ok(Some(info))) = guarded(0, move || value.into_tensor_info(named, &folder)) {
+                out.insert(name, info);
+            }
         }
     }
 }
