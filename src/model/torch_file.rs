@@ -2,6 +2,7 @@
 //! interpreter that builds lists, dictionaries and names and can call nothing; what names anything but tensors and the
 //! containers of the list below is refused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -41,7 +42,7 @@ impl TorchFile {
         let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|e| {
             malformed(format!("it is no archive of torch 1.6 or later ({e}); save it again with a newer torch"))
         })?;
-        let mut names = archive.file_names().filter_map(|n| n.ok().map(|n| n.into_owned()));
+        let mut names = archive.file_names().filter_map(|n| n.ok().map(Cow::into_owned));
         let name = names.find(|n| n.ends_with("/data.pkl") || n == "data.pkl");
         drop(names);
         let name = name.ok_or_else(|| malformed("it holds no data.pkl".to_owned()))?;

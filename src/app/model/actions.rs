@@ -158,11 +158,7 @@ impl State {
                 }
             }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
-            ModelAction::AuditLinks(on) => self.change("put links to the test", now, |d| d.graph.audit = on),
-            ModelAction::GraphSet(set) => {
-                let name = if set.is_some() { "trace to features" } else { "trace to components" };
-                self.change(name, now, |d| (d.graph.set, d.graph.file) = (set, None));
-            }
+            on @ (ModelAction::AuditLinks(_) | ModelAction::GraphSet(_)) => self.graph_on_features(on, now),
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),
             ModelAction::Collect(member) => {
@@ -241,6 +237,18 @@ impl State {
         self.change(name, now, |d| change(&mut d.draft, wiring));
         if before != self.desk().draft {
             self.ranked = None;
+        }
+    }
+
+    /// Whether the graph is on the features of a set, and whether its links are put to the test.
+    fn graph_on_features(&mut self, action: ModelAction, now: f64) {
+        match action {
+            ModelAction::AuditLinks(on) => self.change("put links to the test", now, |d| d.graph.audit = on),
+            ModelAction::GraphSet(set) => {
+                let name = if set.is_some() { "trace to features" } else { "trace to components" };
+                self.change(name, now, |d| (d.graph.set, d.graph.file) = (set, None));
+            }
+            _ => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{GraphArgs, number, open};
+use super::{number, open};
 use crate::cli::{emit, emit_json, progress, table};
 use crate::error::Result;
 use crate::graph::Influence;
@@ -14,8 +14,18 @@ use crate::graph::prune::prune;
 
 #[derive(clap::Args, Debug)]
 pub struct GroupArgs {
-    #[command(flatten)]
-    graph: GraphArgs,
+    /// The graph file (Neuronpedia / circuit-tracer JSON)
+    #[arg(value_name = "GRAPH.json")]
+    input: PathBuf,
+    /// Share of the influence that the grouped nodes hold; below 1 the graph is pruned first
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    node_threshold: f64,
+    /// Share of the links' scores that the links between them hold
+    #[arg(long, default_value_t = 1.0, value_name = "Y")]
+    edge_threshold: f64,
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long)]
+    json: bool,
     /// Groups at most
     #[arg(long, default_value_t = GROUPS, value_name = "N")]
     groups: usize,
@@ -25,11 +35,11 @@ pub struct GroupArgs {
 }
 
 pub fn execute(args: &GroupArgs) -> Result<()> {
-    let file = open(&args.graph.input)?;
+    let file = open(&args.input)?;
     let (progress, bar) = progress("grouping");
     let started = Instant::now();
     let influence = Influence::of(&file.graph);
-    let thresholds = (args.graph.node_threshold, args.graph.edge_threshold);
+    let thresholds = (args.node_threshold, args.edge_threshold);
     let kept = prune(&file.graph, &influence, thresholds.0, thresholds.1)?;
     let mut pruned = file.pruned(&influence, &kept, thresholds)?;
     let found = group(&pruned.graph, &supernodes(&pruned), args.groups, None, &progress)?;
@@ -41,7 +51,7 @@ pub fn execute(args: &GroupArgs) -> Result<()> {
     }
     let g = &pruned.graph;
     let id = |i: &usize| g.nodes[*i].id.clone();
-    if args.graph.json {
+    if args.json {
         let groups: Vec<_> = found
             .groups
             .iter()

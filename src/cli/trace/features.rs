@@ -17,6 +17,7 @@ use crate::files::write_atomic;
 use crate::graph::NodeKind;
 use crate::graph::features::{FeatureGraph, Settings, Target, trace_features};
 use crate::graph::prune::prune;
+use crate::model::tokenizer::Tokenizer;
 
 /// The options of a graph on features.
 #[derive(clap::Args, Debug)]
@@ -88,7 +89,7 @@ pub fn execute(
     };
     let checked = if model.tokenizer.is_some() { check_set(model, &set, progress)? } else { Vec::new() };
     say(&checked);
-    if let Some(bos) = model.tokenizer.as_ref().and_then(|t| t.bos_token()).filter(|bos| ids.first() != Some(bos)) {
+    if let Some(bos) = model.tokenizer.as_ref().and_then(Tokenizer::bos_token).filter(|bos| ids.first() != Some(bos)) {
         warn(&format!(
             "The prompt does not begin with {:?}, and the features of its first token are left out; --bos puts it first.",
             model.token_text(bos)

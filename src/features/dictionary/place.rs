@@ -65,13 +65,11 @@ impl Place {
     /// A name of no site.
     pub fn parse(name: &str) -> Result<Self> {
         let mut parts = name.split('.');
-        if let (Some("blocks"), Some(layer), Some("mlp"), Some(hook), None) =
+        if let (Some("blocks"), Some(layer), Some("mlp"), Some("hook_in"), None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
             && let Ok(layer) = layer.parse()
         {
-            if hook == "hook_in" {
-                return Ok(Self::mlp_input(layer));
-            }
+            return Ok(Self::mlp_input(layer));
         }
         Site::parse(name).map(Self::from).ok_or_else(|| {
             Error::request(format!(

@@ -132,10 +132,10 @@ impl Active {
         for (layer, mut all) in written.into_iter().enumerate() {
             let output: Vec<f32> = values(linear, layers[layer].output)?.flatten_all()?.to_vec1()?;
             let mut norms = vec![0f32; n];
-            for pos in silent..n {
+            for (pos, norm) in norms.iter_mut().enumerate().skip(silent) {
                 let at = pos * d..(pos + 1) * d;
                 let row: Vec<f32> = output[at.clone()].iter().zip(&stand_in[layer][at]).map(|(o, r)| o - r).collect();
-                norms[pos] = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+                *norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
                 all.push(Write { pos, node: (features.len() + layer * n + pos) as u32, row });
             }
             error_norms.push(norms);

@@ -60,7 +60,7 @@ pub(super) fn rows(
         rest = &rest[count..];
     }
     let layers = |batch: &&[Seed<'_>]| batch.first().map_or(0, |s| s.layer as u64);
-    progress.expect(batches.iter().map(|b| layers(b)).sum());
+    progress.expect(batches.iter().map(layers).sum());
     let mut out: Vec<Row> = vec![Row::new(); seeds.len()];
     let done: Vec<Vec<(usize, Row)>> = batches
         .par_iter()

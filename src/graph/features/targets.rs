@@ -76,7 +76,7 @@ pub(super) fn explained(trace: &Trace, pos: usize, target: &Target) -> Result<Ve
     };
     match target {
         Target::Top { most, share } => {
-            if *most == 0 || !(*share > 0.0) {
+            if *most == 0 || share.is_nan() || *share <= 0.0 {
                 return Err(Error::request("no target is left; ask for one logit or more and a share above 0"));
             }
             let mut order: Vec<u32> = (0..logits.len() as u32).collect();

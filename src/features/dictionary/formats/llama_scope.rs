@@ -93,7 +93,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         let norms: Vec<f32> = w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
         match &mut activation {
             Activation::JumpRelu { threshold } => {
-                threshold.iter_mut().zip(norms).for_each(|(t, n)| *t /= (n * scales[1] as f32).max(f32::MIN_POSITIVE))
+                threshold.iter_mut().zip(norms).for_each(|(t, n)| *t /= (n * scales[1] as f32).max(f32::MIN_POSITIVE));
             }
             Activation::TopK { .. } => {
                 return Err(malformed(
