@@ -407,3 +407,24 @@ fn the_command_line_gives_the_same() {
     assert!(doc["worst_direct"].as_f64().unwrap() < 1e-3, "{doc}");
     assert!(doc["links_tested"].as_u64().unwrap() > 0);
 }
+
+/// SmolLM2 with thirty transcoders of 1,024 features: 70 MB, which lie in no repository. `CIRCUITSCOPE_REAL_GRAPH` names the
+/// folder with `transcoders` and `ioi-full/summary.json`.
+#[test]
+#[ignore = "needs SmolLM2 and a set of 70 MB: CIRCUITSCOPE_REAL_GRAPH=FOLDER"]
+fn a_real_graph_equals_the_reference() {
+    let folder = PathBuf::from(std::env::var_os("CIRCUITSCOPE_REAL_GRAPH").expect("the folder is named"));
+    let told = read(&folder.join("ioi-full/summary.json"));
+    let ids = told["ids"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
+    let trace = Trace::run(&common::smollm2(), ids, &Progress::new()).unwrap();
+    let set = DictionarySet::open(folder.join("transcoders").to_str().unwrap(), &Progress::new()).unwrap();
+    let (pos, settings) = (trace.len() - 1, Settings::default());
+    let found = trace_features(&trace, &set, pos, &Target::default(), &settings, &Progress::new()).unwrap();
+    assert_eq!((found.features.len(), found.graph.nodes.len()), (6169, 6644));
+    near(found.scores.replacement, &told["replacement_score"], 1e-5, "replacement");
+    near(found.scores.completeness, &told["completeness_score"], 1e-5, "completeness");
+    let kept = prune(&found.graph, &found.influence, 0.8, 0.98).unwrap();
+    let nodes = kept.nodes.iter().filter(|k| **k).count();
+    assert_eq!(nodes, told["pruned_nodes_0.8"].as_u64().unwrap() as usize);
+    assert_eq!(kept.links.len(), told["pruned_edges_0.98"].as_u64().unwrap() as usize);
+}
