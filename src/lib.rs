@@ -14,6 +14,9 @@
 //! | [`analysis`] | WHAT we ask: one file a question (logit lens, direct attribution, patching, attribution patching, …) |
 //! | [`circuit`] | circuits: wiring, edge attribution, runs with edges cut, search, quality |
 //! | [`features`] | dictionaries of features (files, sets, encoding, training, quality), scans of text for examples, directions of concepts, steering |
+//! | [`heads`] | attention heads over a text: scores, strongest examples, what feeds them |
+//! | [`lenses`] | lenses that are fitted: Jacobian and tuned lenses, their files, fitting, edits along what they read |
+//! | [`probes`] | probes with controls, and interchange: what can be read off a model, and whether it is used |
 //! | [`graph`] | attribution graphs on components and on features: influence, pruning, scores, groups, audits, layout, interchange files |
 //! | [`superposition`] | toy models of superposition |
 //! | [`training`] | transformers small enough to train while you watch |
@@ -49,8 +52,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `features`, `superposition`, `training`, `session` and `jobs` know no egui and no wgpu: the
-//!    build without the feature `gui` holds them to it.
+//! 1. `model`, `engine`, `analysis`, `circuit`, `graph`, `features`, `heads`, `lenses`, `probes`, `superposition`,
+//!    `training`, `session` and `jobs` know no egui and no wgpu: the build without the feature `gui` holds them to it.
 //! 2. The UI thread never computes on a model, never reads a file, never waits. It reads immutable `Arc` results and sends
 //!    actions. What the user decided lies in the [`session::Document`]; nothing of one model is applied to another.
 //! 3. Every long job shows progress and time left, can be cancelled between two layers or 64 rows of logits,
@@ -70,7 +73,9 @@
 //!     A graph on features has circuit-tracer's edges, scores and interventions: `tests/feature_graphs.rs`.
 //! 11. A feature's edit adds (new − a)·W_dec and nothing else, activations equal SAELens', a scan in parts equals one
 //!     scan, a resumed training the whole one: `tests/features.rs`.
-//! 12. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
+//! 12. What goes back through a block as a batch of cotangents is what differentiation gives, on every family; a fit that
+//!     was stopped goes on bit for bit: `tests/lenses.rs`. Parts of a scan of heads add up to the whole: `tests/heads.rs`.
+//! 13. Names are the field's: `resid_pre`, `attn_out`, `pattern`, `z`, logit lens, direct logit attribution.
 //!
 //! # Deliberately absent
 //!
@@ -97,10 +102,13 @@ pub mod gpu;
 pub mod graph;
 pub mod guard;
 pub mod hash;
+pub mod heads;
 pub mod interrupt;
 pub mod jobs;
+pub mod lenses;
 pub mod memory;
 pub mod model;
+pub mod probes;
 pub mod progress;
 pub mod question;
 pub mod session;

@@ -60,7 +60,7 @@ fn lens_at_the_last_position() {
     let trace = clean();
     let (answer, wrong) = (doc["answer_id"].as_u64().unwrap() as u32, doc["wrong_id"].as_u64().unwrap() as u32);
     let last = trace.len() - 1;
-    let lens = logit_lens(&trace, &[last], Some(answer), Some(wrong), &Progress::new(), |_| {}).unwrap();
+    let lens = logit_lens(&trace, None, &[last], Some(answer), Some(wrong), 10, &Progress::new(), |_| {}).unwrap();
     for (layer, want) in entry(&doc, "logit_lens_last_pos").as_array().unwrap().iter().enumerate() {
         let cell = lens.cell(layer, last).unwrap();
         let a = cell.answer.unwrap();

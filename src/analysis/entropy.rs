@@ -83,7 +83,7 @@ impl Question for EntropyOf {
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let Self { subject, positions } = self.clone();
-        let lens = LensOf { subject, positions, answer: None, wrong: None };
+        let lens = LensOf { subject, lens: None, positions, answer: None, wrong: None };
         Ok(lens.run(progress, &mut |part| partial(part.into()))?.into())
     }
 }

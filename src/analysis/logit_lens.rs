@@ -7,25 +7,30 @@
 //! logits[l] = unembed(ln_final(resid_post[l]))
 //! ```
 //!
+//! A fitted lens takes the stream to where the last layer leaves it first, see [`super::transport`].
+//!
 //! The answer is a grid, [layer][pos]: the top tokens, the entropy, and the rank and probability of chosen tokens.
+
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::Serialize;
 
 use super::subject::{Compared, Subject};
+use super::transport::Transport;
 use crate::engine::logits::{Ranked, summarise};
 use crate::engine::{NoHooks, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::question::Question;
 
-/// Number of tokens that each cell keeps.
+/// Number of tokens that each cell keeps, where no other was asked for.
 pub const TOP: usize = 10;
 
 /// The prediction after one layer at one position.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// The most probable tokens, best first; at most [`TOP`].
+    /// The most probable tokens, best first.
     pub top: Vec<Ranked>,
     /// Entropy of the prediction, in nats.
     pub entropy: f32,
@@ -53,7 +58,7 @@ pub struct Lens {
     /// The positions that were asked for, ascending.
     pub positions: Vec<usize>,
     pub n_layers: usize,
-    /// cells[layer][index into `positions`]; `None` while not yet computed.
+    /// cells[layer][index into `positions`]; `None` while not yet computed, and where the lens has no map for the layer.
     pub cells: Vec<Vec<Option<Cell>>>,
 }
 
@@ -65,16 +70,18 @@ impl Lens {
     }
 }
 
-/// Computes the lens at `positions` (all if empty). The last layers are computed first, since a reader looks there
+/// Computes the lens at `positions` (all if empty), through the maps of `lens` where one is given. The last layers are computed first, since a reader looks there
 /// first. `partial` is handed all cells that are known so far.
 ///
 /// # Errors
 /// A position lies outside the prompt; [`Error::Cancelled`].
 pub fn logit_lens(
     trace: &Trace,
+    lens: Option<&Transport>,
     positions: &[usize],
     answer: Option<u32>,
     wrong: Option<u32>,
+    top: usize,
     progress: &Progress,
     mut partial: impl FnMut(&Lens),
 ) -> Result<Lens> {
@@ -93,23 +100,27 @@ pub fn logit_lens(
     }
     let index: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
     let index = Tensor::from_vec(index, positions.len(), trace.resid_final.device())?;
+    let transport = lens;
     let mut lens = Lens { cells: vec![vec![None; positions.len()]; n_layers], n_layers, positions };
-    progress.expect((n_layers * lens.positions.len()) as u64);
+    let layers: Vec<usize> = (0..n_layers).filter(|l| transport.is_none_or(|t| t.reads(*l, n_layers))).collect();
+    progress.expect((layers.len() * lens.positions.len()) as u64);
     let extra: Vec<u32> = answer.into_iter().chain(wrong).collect();
     // Layers are computed in groups that fill the unembedding's strip of rows.
     let group = (64 / lens.positions.len()).max(1);
-    let mut end = n_layers;
-    while end > 0 {
-        let start = end.saturating_sub(group);
-        let rows = (start..end)
-            .map(|l| Ok(trace.get(SiteKind::ResidPost, l)?.index_select(&index, 0)?))
+    for layers in layers.rchunks(group) {
+        let rows = layers
+            .iter()
+            .map(|l| {
+                let rows = trace.get(SiteKind::ResidPost, *l)?.index_select(&index, 0)?;
+                transport.map_or(Ok(rows.clone()), |t| t.apply(*l, n_layers, &rows))
+            })
             .collect::<Result<Vec<_>>>()?;
         let per_layer = lens.positions.len();
         let asked = |r: usize| {
             let next = trace.ids.get(lens.positions[r % per_layer] + 1);
             extra.iter().copied().chain(next.copied()).collect()
         };
-        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, TOP, asked, &mut NoHooks, progress)?;
+        let summaries = summarise(trace.model.network(), &Tensor::cat(&rows, 0)?, top, asked, &mut NoHooks, progress)?;
         for (r, s) in summaries.into_iter().enumerate() {
             let actual = s.asked.get(extra.len()).copied();
             let answer = answer.and(s.asked.first().copied()).map(|(logit, rank)| AnswerCell {
@@ -118,7 +129,7 @@ pub fn logit_lens(
                 logit,
                 logit_difference: wrong.and(s.asked.get(1)).map(|(w, _)| logit - w),
             });
-            lens.cells[start + r / per_layer][r % per_layer] = Some(Cell {
+            lens.cells[layers[r / per_layer]][r % per_layer] = Some(Cell {
                 answer,
                 entropy: s.entropy,
                 actual_rank: actual.map(|(_, rank)| rank),
@@ -126,7 +137,6 @@ pub fn logit_lens(
                 top: s.top,
             });
         }
-        end = start;
         partial(&lens);
     }
     Ok(lens)
@@ -136,6 +146,8 @@ pub fn logit_lens(
 #[derive(Clone, PartialEq)]
 pub struct LensOf {
     pub subject: Subject,
+    /// The lens that is read through; none is the logit lens.
+    pub lens: Option<Arc<Transport>>,
     pub positions: Vec<usize>,
     pub answer: Option<u32>,
     pub wrong: Option<u32>,
@@ -146,9 +158,9 @@ impl Question for LensOf {
     const LABEL: &'static str = "logit lens";
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
-        let Self { subject, positions, answer, wrong } = self;
+        let Self { subject, lens: through, positions, answer, wrong } = self;
         let lens = |trace: &Trace, positions: &[usize], partial: &mut dyn FnMut(&Lens)| {
-            logit_lens(trace, positions, *answer, *wrong, progress, partial)
+            logit_lens(trace, through.as_deref(), positions, *answer, *wrong, TOP, progress, partial)
         };
         let Some(minus) = &subject.minus else {
             let now = lens(&subject.trace, positions, &mut |l| partial(Compared::alone(l.clone())))?;

@@ -27,5 +27,6 @@ pub mod projection;
 pub mod run;
 pub mod subject;
 pub mod sweep;
+pub mod transport;
 pub mod trust;
 pub mod why_head;

@@ -369,6 +369,8 @@ pub enum Load {
     Dictionary,
     /// A set of prompts.
     Prompts,
+    /// A lens: Jacobian or tuned.
+    Lens,
 }
 
 impl Load {
@@ -382,23 +384,25 @@ impl Load {
             Self::Stack => "Open a stack of edits",
             Self::Dictionary => "Open a dictionary",
             Self::Prompts => "Open a set of prompts",
+            Self::Lens => "Open a lens",
         }
     }
 
     /// Endings of the files that can be it.
     pub fn extensions(&self) -> &'static [&'static str] {
         match self {
-            Self::ModelFile => &["gguf", "safetensors", "npz", "json", EXTENSION],
+            Self::ModelFile => &["gguf", "safetensors", "npz", "pt", "json", EXTENSION],
             Self::ModelFolder => &[],
             Self::Graph | Self::Compared | Self::Stack => &["json"],
             Self::Dictionary => &["safetensors", "npz", "json"],
             Self::Prompts => &["toml"],
+            Self::Lens => &["pt", "safetensors"],
         }
     }
 
     /// Whether a folder as a whole can be it.
     pub fn takes_folders(&self) -> bool {
-        matches!(self, Self::ModelFile | Self::ModelFolder | Self::Dictionary)
+        matches!(self, Self::ModelFile | Self::ModelFolder | Self::Dictionary | Self::Lens)
     }
 }
 

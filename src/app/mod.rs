@@ -249,6 +249,12 @@ impl App {
                 let action = FeatureAction::Open(path.display().to_string());
                 self.state.apply(Action::Feature(action), self.now);
             }
+            Message::Lens(path) => {
+                let view = &model::views::lens::VIEW;
+                self.show(view.name);
+                let settings = model::views::lens::opened(self.state.desk(), &path);
+                self.state.apply(ModelAction::View(view.name, settings), self.now);
+            }
             Message::Direction(path) => {
                 self.enter(Workspace::Features);
                 let action = FeatureAction::OpenConcept(path.display().to_string());

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, json};
 
+use super::heads_over::{self, OverArgs};
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::head_scores::{Measure, SCORES, head_scores, repeat_length, repeated_random};
 use crate::engine::Trace;
@@ -19,12 +20,17 @@ pub struct Arguments {
     /// How many random tokens, before they are repeated once
     #[arg(long, default_value_t = 30, value_name = "N")]
     length: usize,
+    #[command(flatten)]
+    pages: OverArgs,
     /// Heads to list per score in the table
     #[arg(long, default_value_t = 8, value_name = "N")]
     top: usize,
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
+    if args.pages.is_asked() {
+        return heads_over::execute(&args.pages, &args.model);
+    }
     let job = Job::begin(&args.model, "heads")?;
     let model = &job.model;
     let given = args.prompt.optional(model)?;

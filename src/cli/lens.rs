@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::output::quoted;
 use super::{Job, ModelArgs, PromptArgs, positions, table};
-use crate::analysis::logit_lens::{AnswerCell, Cell, logit_lens};
+use crate::analysis::logit_lens::{AnswerCell, Cell, TOP, logit_lens};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 
@@ -33,7 +33,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let answer = args.answer.as_deref().map(|t| model.single_token(t)).transpose()?;
     let wrong = args.wrong.as_deref().map(|t| model.single_token(t)).transpose()?;
     let trace = Trace::run(model, ids, &job.progress)?;
-    let lens = logit_lens(&trace, &at, answer, wrong, &job.progress, |_| {})?;
+    let lens = logit_lens(&trace, None, &at, answer, wrong, TOP, &job.progress, |_| {})?;
     // cells[layer][pos]
     let cells: Option<Vec<Vec<&Cell>>> =
         lens.cells.iter().map(|row| row.iter().map(Option::as_ref).collect()).collect();

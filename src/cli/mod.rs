@@ -54,6 +54,7 @@ commands! {
     plan as Plan: "What a command will need: memory and time, before it is run",
     run as Run: "Run a prompt: next tokens, loss, and any site of the forward pass as safetensors",
     lens as Lens: "Logit lens: what each layer would predict",
+    jlens as Jlens: "Jacobian lens: fit one, read a prompt through it, steer along what it reads",
     entropy as Entropy: "Entropy of the prediction after each layer: how undecided the model still is",
     dla as Dla: "Direct logit attribution: each component's part of a logit (difference)",
     heads as Heads: "Head scores: previous token, duplicate token, induction, entropy, distance",
@@ -70,6 +71,7 @@ commands! {
     session as Session: "Session files: write one, show what one asks",
     features as Features: "Dictionaries of features: encode, train, judge",
     direction as Direction: "The direction of a concept: find, read, steer",
+    probe as Probe: "What can be read off a model's activations, beside controls, and whether it is used",
     superposition as Superposition: "Train toy models of superposition",
     lab as Lab: "Train the built-in lab models",
     bench as Bench: "Time this program on this machine",
@@ -77,6 +79,7 @@ commands! {
 
 // Helpers that several subcommands share.
 mod attribute_edges;
+mod heads_over;
 mod output;
 mod steering;
 mod sweep;
@@ -190,6 +193,16 @@ pub fn positions(text: Option<&str>, len: usize, default_last: bool) -> Result<V
             }
         },
     }
+}
+
+/// Reads `--shard`: a part and the number of parts.
+pub fn shard(text: &str) -> Result<(usize, usize)> {
+    text.split_once('/')
+        .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)))
+        .filter(|(i, n)| i < n)
+        .ok_or_else(|| {
+            Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4"))
+        })
 }
 
 /// Makes a progress handle, and a bar on stderr that follows it where stderr is a terminal.

@@ -130,6 +130,22 @@ pub enum Action {
         from: Direction,
         to: Direction,
     },
+    /// Adds the direction, scaled to length 1, times `factor` times the median length of the value over the chosen
+    /// positions of the unedited run (the lower of two middle ones). A strength of 1 is about the size of what is there.
+    Steer {
+        direction: Direction,
+        factor: f32,
+    },
+    /// Exchanges two coordinates: h + factor · V(c* − c) with V = [from, to], c = V⁺h, and c* = c with its two entries
+    /// exchanged. The directions keep their lengths. With `clamped`, c* is that of the unedited run, so that the same
+    /// exchange at several layers does not undo itself.
+    Exchange {
+        from: Direction,
+        to: Direction,
+        factor: f32,
+        #[serde(default)]
+        clamped: bool,
+    },
     /// Changes the activation of a dictionary's feature: h + (new − a)·W_dec[feature], where a is the activation that
     /// the encoder reads in the edited run. The part that the dictionary does not reconstruct stays.
     Feature {
@@ -325,6 +341,8 @@ impl Edit {
             | Action::Add { .. }
             | Action::Project { .. }
             | Action::Swap { .. }
+            | Action::Steer { .. }
+            | Action::Exchange { .. }
             | Action::Feature { .. }
                 if self.is_edge() =>
             {
@@ -335,6 +353,9 @@ impl Edit {
             Action::Project { direction }
             | Action::Swap { from: direction, .. }
             | Action::Swap { to: direction, .. }
+            | Action::Steer { direction, .. }
+            | Action::Exchange { from: direction, .. }
+            | Action::Exchange { to: direction, .. }
                 if !direction.is_constant() =>
             {
                 Err(Error::request(format!(
@@ -347,7 +368,18 @@ impl Edit {
             Action::Feature { change: FeatureChange::Set(v) | FeatureChange::Scale(v), .. } if !v.is_finite() => {
                 Err(Error::request(format!("the edit of {site} has the value {v}; give a finite number")))
             }
-            Action::Set(v) | Action::Scale(v) | Action::Add { factor: v, .. } if !v.is_finite() => {
+            Action::Exchange { clamped: true, .. } if self.positions == Positions::Generated => {
+                Err(Error::request(format!(
+                    "the edit of {site} is clamped to the unedited run, which has no generated positions; choose positions of the prompt"
+                )))
+            }
+            Action::Set(v)
+            | Action::Scale(v)
+            | Action::Add { factor: v, .. }
+            | Action::Steer { factor: v, .. }
+            | Action::Exchange { factor: v, .. }
+                if !v.is_finite() =>
+            {
                 Err(Error::request(format!("the edit of {site} has the value {v}; give a finite number")))
             }
             _ => Ok(()),
@@ -386,6 +418,11 @@ impl fmt::Display for Edit {
             Action::Add { direction, factor } => write!(f, "add {factor} × {direction} to ")?,
             Action::Project { direction } => write!(f, "take {direction} out of ")?,
             Action::Swap { from, to } => write!(f, "turn {from} into {to} in ")?,
+            Action::Steer { direction, factor } => write!(f, "steer by {factor} along {direction} in ")?,
+            Action::Exchange { from, to, factor, clamped } => {
+                let clamped = if *clamped { ", clamped" } else { "" };
+                write!(f, "exchange {from} and {to} × {factor}{clamped} in ")?;
+            }
             Action::Feature { dictionary, feature, change } => {
                 let of = file_name(dictionary);
                 match change {

@@ -132,7 +132,7 @@ impl Hooks for Editor {
 }
 
 /// Edits one row. `read` is the amount that the operation has read at another site.
-fn change_row(row: &mut [f32], op: &Op, pos: usize, read: Option<f32>) {
+pub fn change_row(row: &mut [f32], op: &Op, pos: usize, read: Option<f32>) {
     match &op.change {
         Change::Set(v) => row.fill(*v),
         Change::Scale(f) => row.iter_mut().for_each(|x| *x *= f),
@@ -160,6 +160,7 @@ fn change_row(row: &mut [f32], op: &Op, pos: usize, read: Option<f32>) {
             let along = dot(row, from);
             row.iter_mut().zip(from.iter().zip(to.iter())).for_each(|(x, (s, t))| *x += along * (t - s));
         }
+        Change::Exchange(exchange) => exchange.apply(row, pos),
         Change::Feature(feature) => {
             let amount = match feature.reads_elsewhere() {
                 // The amount was read at an earlier site. Without it nothing is changed.

@@ -137,7 +137,7 @@ impl Prepared {
 }
 
 /// x · weight + bias for x [batch, pos, input].
-fn linear(x: &Tensor, layer: &Linear) -> Result<Tensor> {
+pub(super) fn linear(x: &Tensor, layer: &Linear) -> Result<Tensor> {
     let (b, t, d) = x.dims3()?;
     let y = product::apply(&x.reshape((b * t, d))?, &layer.weight)?;
     let y = match &layer.bias {
@@ -319,7 +319,7 @@ impl Network<'_> {
     }
 
     /// Normalises queries or keys [batch, pos, head, d_head] before they turn.
-    fn qk_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
+    pub(super) fn qk_norm(&self, x: Tensor, n: Option<&Norm>, frozen: bool) -> Result<Tensor> {
         let Some(n) = n else { return Ok(x) };
         let (b, t, h, d) = x.dims4()?;
         // Keys that are repeated for each query head have repeated gains.

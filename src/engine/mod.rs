@@ -12,6 +12,7 @@ pub mod gradient;
 pub mod hooks;
 pub mod kernels;
 pub mod logits;
+pub mod pullback;
 pub mod resolve;
 pub mod resume;
 pub mod site;

@@ -242,12 +242,70 @@ pub enum Change {
     Project(Arc<Vec<f32>>),
     /// Turns the part along the first unit vector into the second.
     Swap(Arc<Vec<f32>>, Arc<Vec<f32>>),
+    /// Exchanges two coordinates.
+    Exchange(Arc<Exchange>),
     /// Changes a feature's activation.
     Feature(Arc<dyn FeatureRows>),
     /// Sets scores to −∞.
     KnockOut,
     /// Sets a weight of a pattern and rescales the rest of the row.
     Force(f32),
+}
+
+/// An exchange of two coordinates, see [`Action::Exchange`].
+#[derive(Debug)]
+pub struct Exchange {
+    /// The two rows of V⁺.
+    pub read: [Vec<f32>; 2],
+    /// The two columns of V.
+    pub write: [Vec<f32>; 2],
+    pub factor: f32,
+    /// The coordinates that each position is brought to, where they are those of the unedited run.
+    pub clamped: Option<Vec<[f32; 2]>>,
+}
+
+impl Exchange {
+    /// # Errors
+    /// The two directions are one, or one of them is zero.
+    fn new(from: Vec<f32>, to: Vec<f32>, factor: f32, edit: &Edit) -> Result<Self> {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+        let (aa, ab, bb) = (dot(&from, &from), dot(&from, &to), dot(&to, &to));
+        let determinant = aa * bb - ab * ab;
+        if determinant.is_nan() || determinant <= 1e-9 * aa * bb {
+            return Err(Error::request(format!(
+                "`{edit}` has two directions that are one and the same, so that there is nothing to exchange; choose another"
+            )));
+        }
+        let row = |x: f64, y: f64| -> Vec<f32> {
+            let mix = |(a, b): (&f32, &f32)| ((x * f64::from(*a) + y * f64::from(*b)) / determinant) as f32;
+            from.iter().zip(&to).map(mix).collect()
+        };
+        let read = [row(bb, -ab), row(-ab, aa)];
+        Ok(Self { read, write: [from, to], factor, clamped: None })
+    }
+
+    /// The coordinates of a row, exchanged.
+    fn exchanged(&self, row: &[f32]) -> [f32; 2] {
+        let [a, b] = self.coordinates(row);
+        [b, a]
+    }
+
+    fn coordinates(&self, row: &[f32]) -> [f32; 2] {
+        let dot = |read: &[f32]| row.iter().zip(read).map(|(x, y)| x * y).sum();
+        [dot(&self.read[0]), dot(&self.read[1])]
+    }
+
+    /// Changes the row of a position.
+    pub fn apply(&self, row: &mut [f32], pos: usize) {
+        let [a, b] = self.coordinates(row);
+        let [x, y] = match &self.clamped {
+            None => [b, a],
+            // A position that the unedited run does not have stays as it is.
+            Some(clamped) => clamped.get(pos).copied().unwrap_or([a, b]),
+        };
+        let (da, db) = (self.factor * (x - a), self.factor * (y - b));
+        row.iter_mut().zip(self.write[0].iter().zip(&self.write[1])).for_each(|(h, (v, w))| *h += da * v + db * w);
+    }
 }
 
 /// A resolved edit.
@@ -378,6 +436,32 @@ pub fn resolve(edit: &Edit, sources: &Sources<'_>) -> Result<Op> {
         Action::Swap { from, to } => {
             let [from, to] = [from, to].map(|d| constant(d, edit, columns.len(), sources).map(|v| Arc::new(unit(v))));
             Change::Swap(from?, to?)
+        }
+        Action::Steer { direction, factor } => {
+            let vector = unit(constant(direction, edit, columns.len(), sources)?);
+            let values = sources.base_values(site)?;
+            let chosen = in_prompt();
+            // Generated positions have no unedited value, so that the prompt's stand for them.
+            let chosen = if chosen.is_empty() { (0..n).collect() } else { chosen };
+            let mut lengths: Vec<f32> = chosen
+                .iter()
+                .filter_map(|p| values.row(*p)?.get(columns.clone()))
+                .map(|row| row.iter().map(|v| v * v).sum::<f32>().sqrt())
+                .collect();
+            lengths.sort_by(f32::total_cmp);
+            let median = lengths.get(lengths.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+            Change::Add(Arc::new(vector.iter().map(|v| v * factor * median).collect()))
+        }
+        Action::Exchange { from, to, factor, clamped } => {
+            let [from, to] = [from, to].map(|d| constant(d, edit, columns.len(), sources));
+            let mut exchange = Exchange::new(from?, to?, *factor, edit)?;
+            if *clamped {
+                rows_out = Rows::At(Arc::new(in_prompt()));
+                let values = sources.base_values(site)?;
+                let row = |p| values.row(p).and_then(|r| r.get(columns.clone())).unwrap_or_default();
+                exchange.clamped = Some((0..n).map(|p| exchange.exchanged(row(p))).collect());
+            }
+            Change::Exchange(Arc::new(exchange))
         }
         Action::Feature { dictionary, feature, change } => {
             Change::Feature(sources.dictionaries.change(dictionary, *feature, *change, site, &sources.base.model)?)

@@ -9,6 +9,7 @@ mod circuits;
 mod document;
 mod features;
 mod graph;
+mod lens;
 mod lessons;
 mod model;
 mod session;

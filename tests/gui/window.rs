@@ -85,6 +85,8 @@ pub fn causes(h: &mut Harness<'static, App>) {
     let settings = CircuitSettings { outside: Ablation::Mean, ..Default::default() };
     state.apply(ModelAction::CircuitSettings(settings), 0.0);
     let nodes = ["a0.h2", "a1.h0", "a1.h1", "a1.h3"].map(str::to_owned).to_vec();
+    let heads = serde_json::json!({"text": "prose", "tokens": 1500, "scans": true, "by": "previous"});
+    state.apply(ModelAction::View("heads", heads), 0.0);
     state.apply(ModelAction::Circuit("test", Draft { nodes, ..Default::default() }), 0.0);
     settle(h);
 }

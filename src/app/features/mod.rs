@@ -115,6 +115,10 @@ pub struct Folders {
     pub shelf: PathBuf,
     pub scans: PathBuf,
     pub activations: PathBuf,
+    /// Lenses that were fitted in the window.
+    pub lenses: PathBuf,
+    /// Scans of heads.
+    pub heads: PathBuf,
 }
 
 impl Default for Folders {
@@ -124,6 +128,8 @@ impl Default for Folders {
             shelf: crate::features::labels::folder(),
             scans: scan::kept::folder(),
             activations: train::kept::folder(),
+            lenses: crate::lenses::question::folder(),
+            heads: crate::heads::question::folder(),
         }
     }
 }

@@ -256,8 +256,12 @@ impl State {
     /// show the edited run.
     fn put_edits(&mut self, base: RunSide, edits: Vec<Edit>, now: f64) {
         let same = |a: &Edit, b: &Edit| match (&a.action, &b.action) {
-            (Do::Add { direction: x, .. }, Do::Add { direction: y, .. }) => {
+            (Do::Add { direction: x, .. }, Do::Add { direction: y, .. })
+            | (Do::Steer { direction: x, .. }, Do::Steer { direction: y, .. }) => {
                 x == y && Edit { enabled: true, action: b.action.clone(), ..a.clone() } == *b
+            }
+            (Do::Exchange { from: x, to: y, .. }, Do::Exchange { from: v, to: w, .. }) => {
+                x == v && y == w && Edit { enabled: true, action: b.action.clone(), ..a.clone() } == *b
             }
             _ => false,
         };

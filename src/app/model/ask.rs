@@ -152,10 +152,10 @@ impl State {
         // The head that adds most to the answer is shown from the start.
         let follows = !self.document.desk.chose_head && (attention || inspector);
         results.attribution.ask(pool, attribution, bars || follows || seen.has(&views::attribution::VIEW));
-        let whole = seen.has(&views::lens::VIEW);
+        let whole = seen.has(&views::lens::VIEW) && views::lens::reads_logits(&self.document.desk);
         let lens = |s: &Subject, positions: Vec<usize>| {
             let (answer, wrong) = clean.as_ref().map_or((None, None), |r| (r.answer, r.wrong));
-            LensOf { subject: s.clone(), positions, answer, wrong }
+            LensOf { subject: s.clone(), lens: None, positions, answer, wrong }
         };
         let here = subject
             .filter(|s| pinned.pos < s.trace.len())

@@ -42,6 +42,7 @@ pub enum Message {
     Stack(PathBuf, EditStack),
     Graph(PathBuf),
     Dictionary(PathBuf),
+    Lens(PathBuf),
     /// A set of dictionaries, one for each layer.
     Set(PathBuf),
     /// A file with a direction.
@@ -176,6 +177,7 @@ fn read(what: &Load, path: &Path) -> Message {
         Load::Dictionary if formats::is_set(path) => Message::Set(path.to_owned()),
         Load::Dictionary => Message::Dictionary(path.to_owned()),
         Load::Prompts => Message::Prompts(path.to_owned()),
+        Load::Lens => Message::Lens(path.to_owned()),
     }
 }
 
@@ -196,7 +198,7 @@ fn read_stack(path: &Path) -> Message {
 }
 
 /// A file or folder that was opened or dropped on the window: a session, a graph, a circuit, a direction, a stack of
-/// edits, a dictionary, or a model.
+/// edits, a lens, a dictionary, or a model.
 pub fn read_dropped(path: &Path) -> Message {
     if is_session(path) {
         return read_session(path);
@@ -204,6 +206,8 @@ pub fn read_dropped(path: &Path) -> Message {
     let config = path.file_name().is_some_and(|n| n == "config.json" || n == "cfg.json");
     if path.extension().is_some_and(|e| e == "json") && !config {
         read_json(path)
+    } else if crate::lenses::open::is_dropped(path) {
+        Message::Lens(path.to_owned())
     } else if formats::is_set(path) {
         Message::Set(path.to_owned())
     } else if formats::is_dropped(path) {

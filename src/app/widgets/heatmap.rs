@@ -133,17 +133,27 @@ const COL_LABELS_TURNED: f32 = 64.0;
 /// Points of the band that tells whose turn a token is of.
 const BAND: f32 = 2.0;
 
+/// A second number of each cell, from −1 to 1; none where there is none.
+pub type Second<'a> = &'a dyn Fn(usize, usize) -> Option<f32>;
+
 impl Heatmap<'_> {
     pub fn show(self, ui: &mut egui::Ui) -> Outcome {
+        self.show_with(ui, None)
+    }
+
+    /// As [`Self::show`], with a second number of each cell: a bar along its foot, as long as the number is large, in the
+    /// colours of signs.
+    pub fn show_with(self, ui: &mut egui::Ui, second: Option<Second<'_>>) -> Outcome {
         let (rows, cols) = (Axis::new(self.turns.0, self.data.rows), Axis::new(self.turns.1, self.data.cols));
         if rows.kept.is_none() && cols.kept.is_none() {
-            return self.draw(ui);
+            return self.draw(ui, second);
         }
         let data = folded(ui, (self.name, "folded"), self.data, (&rows, &cols));
         let painted = self.painted.map(|p| folded(ui, (self.name, "folded paint"), p, (&rows, &cols)));
         let said = |r: usize, c: usize| rows.fold(r).or_else(|| cols.fold(c)).map(|f| f.1);
         let (of_rows, of_cols) = (rows.turns(), cols.turns());
         let cell_text = |r: usize, c: usize| self.cell_text.filter(|_| said(r, c).is_none())?(rows.of(r), cols.of(c));
+        let there = |r: usize, c: usize| second.filter(|_| said(r, c).is_none())?(rows.of(r), cols.of(c));
         let outcome = Heatmap {
             data: &data,
             painted: painted.as_ref(),
@@ -159,12 +169,12 @@ impl Heatmap<'_> {
             },
             ..self
         }
-        .draw(ui);
+        .draw(ui, second.map(|_| &there as Second<'_>));
         let back = |(r, c): (usize, usize)| (rows.of(r), cols.of(c));
         Outcome { hovered: outcome.hovered.map(back), clicked: outcome.clicked.map(back) }
     }
 
-    fn draw(self, ui: &mut egui::Ui) -> Outcome {
+    fn draw(self, ui: &mut egui::Ui, second: Option<Second<'_>>) -> Outcome {
         let palette = Palette::of(ui.ctx());
         let id = ui.make_persistent_id(self.name);
         let (outer, mut response) = ui.allocate_exact_size(ui.available_size(), egui::Sense::click_and_drag());
@@ -210,6 +220,9 @@ impl Heatmap<'_> {
         self.labels(&painter, &palette, &at, turned);
         names.draw(&painter, outer, plot, palette.weak);
         self.cell_texts(&ui.painter_at(plot), &at);
+        if let Some(second) = second {
+            self.seconds(&ui.painter_at(plot), &palette, &at, second);
+        }
         at.scroll_bars(&painter, &palette);
         let hovered = response.hover_pos().and_then(|p| at.cell_at(p, rows, cols));
         self.marks(&ui.painter_at(plot.expand(1.5)), &palette, &at, hovered);
@@ -409,6 +422,26 @@ impl Heatmap<'_> {
                 let left = (rect.center().x - galley.size().x / 2.0).max(rect.min.x);
                 painter.with_clip_rect(rect).galley(pos2(left, rect.center().y - galley.size().y / 2.0), galley, ink);
             }
+        }
+    }
+
+    /// The bars of the second numbers, where cells are large enough to hold one.
+    fn seconds(&self, painter: &egui::Painter, palette: &Palette, at: &Placement, second: Second<'_>) {
+        let cell = vec2(at.plot.width() / at.view.w, at.plot.height() / at.view.h);
+        if cell.x < 6.0 || cell.y < 6.0 {
+            return;
+        }
+        let height = (0.2 * cell.y).clamp(2.0, 5.0);
+        let (x0, x1) = (at.view.x.floor() as usize, ((at.view.x + at.view.w).ceil() as usize).min(self.data.cols));
+        let (y0, y1) = (at.view.y.floor() as usize, ((at.view.y + at.view.h).ceil() as usize).min(self.data.rows));
+        for (r, c) in (y0..y1).flat_map(|r| (x0..x1).map(move |c| (r, c))) {
+            let Some(value) = second(r, c) else { continue };
+            let (x, foot) = (at.col_range(c), at.row_range(r).max - 1.0);
+            let bed = Rect::from_x_y_ranges(x.min + 1.0..=x.max - 1.0, foot - height..=foot);
+            painter.rect_filled(bed, 0.0, palette.panel.gamma_multiply(0.7));
+            let color = if value < 0.0 { palette.negative } else { palette.positive };
+            let width = (bed.width() * value.abs().min(1.0)).max(1.0);
+            painter.rect_filled(Rect::from_min_size(bed.min, vec2(width, height)), 0.0, color);
         }
     }
 

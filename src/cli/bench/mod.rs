@@ -3,6 +3,7 @@
 
 mod features;
 mod lab;
+mod lenses;
 mod sweeps;
 mod synthetic;
 #[cfg(feature = "gui")]
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Time dictionaries of features instead: encoding, training, scanning
     #[arg(long, conflicts_with = "lab")]
     features: bool,
+    /// Time fitting a Jacobian lens and heads over a text instead
+    #[arg(long, conflicts_with_all = ["lab", "features"])]
+    lenses: bool,
     /// Time a model of random weights instead: llama-3.1-8b, gemma-2-2b or smollm2-135m, and how they are stored. Its file
     /// lies in the cache folder until it is open
     #[arg(long, value_name = "SHAPE:TYPE", conflicts_with_all = ["lab", "features", "model"])]
@@ -47,7 +51,7 @@ pub struct Arguments {
     layers: Option<usize>,
     /// Time the window instead: its frames, how soon a keystroke is answered, how soon work stops (minutes)
     #[cfg(feature = "gui")]
-    #[arg(long, conflicts_with_all = ["lab", "features"])]
+    #[arg(long, conflicts_with_all = ["lab", "features", "lenses"])]
     window: bool,
 }
 
@@ -131,6 +135,26 @@ fn gemm_seconds(model: &Model, rows: usize, repeat: usize) -> Result<f64> {
         total += seconds / weights.len() as f64 * count as f64 * whole as f64 / output as f64;
     }
     Ok(total)
+}
+
+/// Returns the work of these products at `rows` rows, each on a weight of its own.
+fn gemm_by(products: &[(usize, usize, usize)], rows: usize) -> Result<impl FnMut() -> Result<()> + use<>> {
+    let mut all = Vec::new();
+    for (input, output, count) in products {
+        let x = Tensor::rand(-1f32, 1f32, (rows, *input), &Device::Cpu)?;
+        let weights = (0..*count)
+            .map(|_| Ok(Tensor::rand(-1f32, 1f32, (*input, *output), &Device::Cpu)?))
+            .collect::<Result<Vec<_>>>()?;
+        all.push((x, weights));
+    }
+    Ok(move || {
+        for (x, weights) in &all {
+            for w in weights {
+                std::hint::black_box(x.matmul(w)?);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Returns the seconds to read all weights once, on all threads.
@@ -225,6 +249,15 @@ fn features(args: &Arguments) -> Result<()> {
     if args.model.json { emit_json(doc) } else { emit(&features::lines(&doc)) }
 }
 
+/// Times lenses and heads.
+fn lenses(args: &Arguments) -> Result<()> {
+    let model = Arc::new(args.model.open()?);
+    let started = Instant::now();
+    let found = lenses::lenses(&model, args.repeat)?;
+    let doc = document(&model, None, started.elapsed().as_secs_f64(), found);
+    if args.model.json { emit_json(doc) } else { emit(&lenses::lines(&doc)) }
+}
+
 /// Times a model of random weights, held as they are stored unless something else was asked for.
 fn synthetic(args: &Arguments, what: &str) -> Result<()> {
     let held = if args.model.weights == Held::Auto { Held::Stored } else { args.model.weights };
@@ -254,6 +287,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     if args.features {
         return features(args);
+    }
+    if args.lenses {
+        return lenses(args);
     }
     if let Some(what) = &args.synthetic {
         return synthetic(args, what);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{TextArgs, shown};
-use crate::cli::{Job, ModelArgs};
+use crate::cli::{Job, ModelArgs, shard};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::direction::Concept;
@@ -44,16 +44,6 @@ pub struct Arguments {
     /// Tokens shown on either side of an example
     #[arg(long, value_name = "N", default_value_t = WINDOW)]
     window: usize,
-}
-
-/// Reads `--shard`: a part and the number of parts.
-fn shard(text: &str) -> Result<(usize, usize)> {
-    text.split_once('/')
-        .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)))
-        .filter(|(i, n)| i < n)
-        .ok_or_else(|| {
-            Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4"))
-        })
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_back;
 pub mod math;
 pub mod norm;
 pub mod product;

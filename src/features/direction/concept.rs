@@ -145,12 +145,25 @@ pub struct Held {
 /// # Errors
 /// Texts that are too long, sites without a vector a position, or [`Error::Cancelled`].
 pub fn held(model: &Model, set: &ConceptSet, kind: SiteKind, pool: Pool, progress: &Progress) -> Result<Held> {
-    let n = set.examples.len();
+    held_of(model, begun(model, set)?, kind, pool, progress)
+}
+
+/// As [`held`], of texts as the model reads them, each with its document's number.
+///
+/// # Errors
+/// As [`held`].
+pub fn held_of(
+    model: &Model,
+    texts: Vec<(Vec<u32>, u32)>,
+    kind: SiteKind,
+    pool: Pool,
+    progress: &Progress,
+) -> Result<Held> {
+    let n = texts.len();
     let place = crate::features::Place::from(Site::new(kind, 0));
     place.check(&model.config)?;
     let width = place.width(&model.config);
     progress.expect(n as u64);
-    let texts = begun(model, set)?;
     texts.iter().try_for_each(|(ids, _)| model.network().check(ids))?;
     let rows = Rows::new(texts);
     let layers = model.config.n_layers;
@@ -183,7 +196,7 @@ pub const CARRIER: &str = "The";
 /// Texts as the model reads them. The first position of a row is an outlier in many models, whatever stands there: where
 /// some texts are single tokens, as words can be, all of them are read after [`CARRIER`]. Where texts begin with a token of
 /// the tokenizer's own no word stands first.
-fn begun(model: &Model, set: &ConceptSet) -> Result<Vec<(Vec<u32>, u32)>> {
+pub fn begun(model: &Model, set: &ConceptSet) -> Result<Vec<(Vec<u32>, u32)>> {
     let encoded = |text: &str| Ok((model.encode(text, false)?, 0));
     let texts = set.examples.iter().map(|e| encoded(&e.text)).collect::<Result<Vec<_>>>()?;
     if texts.iter().all(|(ids, _)| ids.len() > 1) {

@@ -142,6 +142,29 @@ impl Edits<'_, '_> {
                 format!("target = {}", self.direction(to, edit, needs)?),
                 format!("{target} += ({target} @ source)[..., None] * (target - source)"),
             ],
+            Action::Steer { direction, factor } => {
+                needs.own.push(name.clone());
+                let own = format!("own[\"{name}\"][{}]", index(edit, &all)?);
+                let direction = self.direction(direction, edit, needs)?;
+                needs.unit = true;
+                vec![format!("{target} += {factor:?} * {own}.norm(dim=-1).median() * unit({direction})")]
+            }
+            Action::Exchange { from, to, factor, clamped } => {
+                let read = if *clamped {
+                    needs.own.push(name.clone());
+                    format!("own[\"{name}\"][{}]", index(edit, &all)?)
+                } else {
+                    target.clone()
+                };
+                vec![
+                    format!("source = {}", self.direction(from, edit, needs)?),
+                    format!("target = {}", self.direction(to, edit, needs)?),
+                    "basis = torch.stack([source, target], -1)".to_owned(),
+                    "inverse = torch.linalg.pinv(basis)".to_owned(),
+                    format!("exchanged = ({read} @ inverse.T)[..., [1, 0]]"),
+                    format!("{target} += {factor:?} * (exchanged - {target} @ inverse.T) @ basis.T"),
+                ]
+            }
             Action::Feature { .. } => return Err(unwritten(edit, "it changes a dictionary's feature")),
             Action::KnockOut => {
                 // The first position keeps its single edge.

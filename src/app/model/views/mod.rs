@@ -9,6 +9,7 @@ views![
     patching,
     norms,
     entropy,
+    heads,
     attribution,
     circuit,
     edits,

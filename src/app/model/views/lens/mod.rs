@@ -1,0 +1,181 @@
+//! Lenses: layer × position, as the logit lens, a Jacobian lens or a tuned lens reads it, or the difference of two.
+
+mod fitting;
+mod grid;
+mod reading;
+mod settings;
+mod touch;
+
+use crate::app::view::{
+    Area, Asking, Cached, Context, Table, View, ViewDef, Workspace, numbers, position_labels, ready,
+};
+use eframe::egui;
+
+use self::reading::Reading;
+use self::settings::{LensSettings, Through};
+use self::touch::Touch;
+use crate::analysis::logit_lens::{Cell, Lens};
+use crate::app::widgets::{controls, message};
+use crate::gpu::{HeatData, NOTHING};
+use crate::jobs::AnySlot;
+use crate::session::Desk;
+
+/// What the cells' colour says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+enum Quantity {
+    #[default]
+    TopProbability,
+    ActualProbability,
+    ActualRank,
+    Entropy,
+    AnswerProbability,
+    AnswerRank,
+    AnswerDifference,
+}
+
+impl Quantity {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Entropy => "nats",
+            Self::AnswerDifference => "logits",
+            Self::ActualRank | Self::AnswerRank => "−log10 of the rank, which begins at 1",
+            Self::TopProbability | Self::ActualProbability | Self::AnswerProbability => "probability",
+        }
+    }
+
+    /// Name of an export.
+    fn name(self) -> &'static str {
+        match self {
+            Self::TopProbability => "logit-lens-top-probability",
+            Self::ActualProbability => "logit-lens-actual-probability",
+            Self::ActualRank => "logit-lens-minus-log10-actual-rank",
+            Self::Entropy => "logit-lens-entropy",
+            Self::AnswerProbability => "logit-lens-answer-probability",
+            Self::AnswerRank => "logit-lens-minus-log10-answer-rank",
+            Self::AnswerDifference => "logit-lens-logit-difference",
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct LensView {
+    quantity: Quantity,
+    data: Cached<Key>,
+    reading: Reading,
+    touch: Touch,
+    /// The fields for fitting are open.
+    fits: bool,
+    /// The lens that is read.
+    through: Through,
+}
+
+/// What the numbers are of: the answers, and the quantity.
+type Key = (u64, Option<u64>, Quantity, Through, Option<Through>);
+
+/// What the view keeps on a desk.
+fn settings_of(desk: &Desk) -> LensSettings {
+    desk.views.get(VIEW.name).and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default()
+}
+
+/// True where the view reads the logit lens.
+pub fn reads_logits(desk: &Desk) -> bool {
+    settings_of(desk).shows(Through::Logit)
+}
+
+/// The view's settings with a lens' file opened.
+pub fn opened(desk: &Desk, path: &std::path::Path) -> serde_json::Value {
+    let mut settings = settings_of(desk);
+    let (file, tuned) = (Some(path.display().to_string()), crate::lenses::open::is_tuned(path));
+    let kind = if tuned { Through::Tuned } else { Through::Jacobian };
+    (if tuned { &mut settings.tuned } else { &mut settings.jacobian }).clone_from(&file);
+    settings.through = kind;
+    serde_json::to_value(settings).unwrap_or_default()
+}
+
+fn value(cell: &Cell, quantity: Quantity) -> Option<f32> {
+    match quantity {
+        Quantity::TopProbability => cell.top.first().map(|t| t.prob),
+        Quantity::ActualProbability => cell.actual_prob,
+        // Ranks span orders of magnitude; 0 is the best.
+        Quantity::ActualRank => cell.actual_rank.map(|r| -((r + 1) as f32).log10()),
+        Quantity::Entropy => Some(cell.entropy),
+        Quantity::AnswerProbability => cell.answer.map(|a| a.prob),
+        Quantity::AnswerRank => cell.answer.map(|a| -((a.rank + 1) as f32).log10()),
+        Quantity::AnswerDifference => cell.answer.and_then(|a| a.logit_difference),
+    }
+}
+
+fn matrix(lens: &Lens, quantity: Quantity) -> HeatData {
+    let n = lens.positions.len();
+    let values = lens
+        .cells
+        .iter()
+        .flat_map(|row| row.iter().map(|c| c.as_ref().and_then(|c| value(c, quantity)).unwrap_or(NOTHING)))
+        .collect();
+    HeatData::new(lens.n_layers, n, values)
+}
+
+impl View for LensView {
+    fn ask(&mut self, asking: &Asking<'_>) {
+        let settings = asking.settings(&VIEW);
+        self.reading.ask(asking, &settings);
+    }
+
+    fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
+        self.reading.slots()
+    }
+
+    fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let settings: LensSettings = cx.settings(&VIEW);
+        self.through = settings.through;
+        controls(ui, |ui| self.lenses(ui, cx, &settings));
+        if let Some(error) =
+            [Some(settings.through), settings.minus].into_iter().flatten().find_map(|k| self.reading.error(k))
+        {
+            message(ui, error, true);
+            return;
+        }
+        let absent = |k: &Through| self.reading.lens(*k).is_none() && self.reading.read(cx.state, *k).get().is_none();
+        let open = |k: &Through| settings.file(*k).is_some() || self.reading.is_opening(*k);
+        let missing = [Some(settings.through), settings.minus].into_iter().flatten().find(|k| absent(k) && !open(k));
+        if let Some(kind) = missing.filter(|_| cx.state.model.is_some()) {
+            return touch::missing(ui, cx, &settings, kind);
+        }
+        let slot = self.reading.read(cx.state, settings.through);
+        let Some(lens) = slot.get().cloned().filter(|_| slot.error().is_none()) else {
+            ready(ui, cx, slot);
+            return;
+        };
+        if !ready(ui, cx, slot) {
+            return;
+        }
+        let minus = settings.minus.map(|kind| self.reading.read(cx.state, kind).get().cloned());
+        let Some(minus) = minus.map_or(Some(None), |m| m.map(Some)) else {
+            message(ui, "computing …", false);
+            return;
+        };
+        self.grid(ui, cx, &settings, &lens, minus.as_ref());
+    }
+
+    fn table(&self, cx: &Context<'_>) -> Option<Table> {
+        let d = self.data.last()?;
+        let lens = self.reading.read(cx.state, self.through).value()?.clone();
+        let top = |layer: usize, pos: usize| {
+            let best = lens.now.cell(layer, pos).and_then(|c| c.top.first());
+            best.map_or_else(String::new, |t| cx.state.model.as_ref().map_or_else(String::new, |m| m.token_text(t.id)))
+        };
+        let table =
+            Table::grid(self.quantity.name(), ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
+        Some(table.in_unit(self.quantity.unit()).with_texts(top))
+    }
+}
+
+pub const VIEW: ViewDef = ViewDef {
+    name: "lens",
+    title: "Logit lens",
+    workspace: Workspace::Model,
+    area: Area::TopRight,
+    help: "What each layer would say: as if it were the last (logit lens), or taken to the last by its average effect there (Jacobian lens) or by a trained map (tuned lens). Reading upwards shows when the answer appears; below, what the pinned cell reads can be steered, taken out or swapped.",
+    formula: "softmax(unembed(ln_final(M[l] resid_post[l]))), M = 1 [nostalgebraist 2020], the mean Jacobian [Gurnee et al. 2026], or trained [Belrose et al. 2023]",
+    make: || Box::new(LensView::default()),
+};

@@ -1,0 +1,466 @@
+//! Interchange: is what a probe reads what the model uses? [Geiger et al. 2021, 2024]
+//!
+//! Two texts of different classes, a base and a source. At one layer and the last position the base's stream takes over the
+//! source's part in a subspace: h' = h_base + (h_source − h_base) B Bᵀ. If the subspace carries the property, the model then
+//! answers as for the source. The share of pairs in which it does is the interchange accuracy.
+//!
+//! The subspace is one that is given (a probe's directions, the difference of the classes' means), or is learned by
+//! distributed alignment search (DAS): B is moved, kept orthonormal, so that the model answers as for the source on training
+//! pairs. DAS can also learn what is not there [Arora et al. 2024]; so it stands beside the same search for labels that were
+//! shuffled, the same on a model with random weights, and a random subspace.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::controls;
+use super::fit::Data;
+use super::set::LabelledSet;
+use crate::engine::{Hooks, NoHooks, Site, SiteKind};
+use crate::error::{Error, Result};
+use crate::features::direction::concept::{Pool, begun, held_of};
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
+
+/// Pairs of a step of the search, and the steps.
+const BATCH: usize = 8;
+const STEPS: usize = 60;
+/// The length of the first step, in radians about; it falls to nothing.
+const STEP: f32 = 0.3;
+
+/// Asks how far the model uses a property at one layer.
+#[derive(Clone, PartialEq)]
+pub struct InterchangeOf {
+    pub model: Arc<Model>,
+    pub set: Arc<LabelledSet>,
+    /// What the model answers for each class.
+    pub answers: Vec<u32>,
+    pub layer: usize,
+    /// Dimensions that the search learns.
+    pub rank: usize,
+    /// Pairs of held-out texts that are judged, and of training texts that are learned from.
+    pub pairs: usize,
+    pub seed: u64,
+}
+
+/// The share of held-out pairs in which the model answers as for the source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interchange {
+    pub layer: usize,
+    /// Pairs that were judged.
+    pub pairs: usize,
+    /// Without any change: how often the model answers as for the base, and as for the source.
+    pub base: f32,
+    pub untouched: f32,
+    /// The whole stream of the source at that position.
+    pub whole: f32,
+    /// In the learned subspace; then in the span of the probe's directions, and of the classes' means.
+    pub das: f32,
+    pub probe: f32,
+    pub means: f32,
+    /// Controls: a random subspace, a search for shuffled labels, a search in a model with random weights for the
+    /// same labels.
+    pub random_subspace: f32,
+    pub shuffled_labels: f32,
+    pub random_model: f32,
+}
+
+/// A pair of texts, by their numbers, and the class that the model should answer.
+#[derive(Clone, Copy)]
+struct Pair {
+    base: usize,
+    source: usize,
+    wanted: usize,
+}
+
+/// Texts as ids with the stream at their last positions.
+struct Held<'a> {
+    model: &'a Model,
+    ids: Vec<Vec<u32>>,
+    /// [texts, d_model] row by row.
+    rows: Vec<f32>,
+    answers: &'a [u32],
+    layer: usize,
+    d: usize,
+}
+
+/// Replaces the stream after a layer at the last position.
+struct Put<'a> {
+    site: Site,
+    /// What is added there, [1, d_model].
+    change: &'a Tensor,
+}
+
+impl Hooks for Put<'_> {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn visit(&mut self, _: Site, value: Tensor) -> Result<Tensor> {
+        let (_, n, d) = value.dims3()?;
+        let last = (value.narrow(1, n - 1, 1)? + self.change.reshape((1, 1, d))?)?;
+        if n == 1 {
+            return Ok(last);
+        }
+        Ok(Tensor::cat(&[&value.narrow(1, 0, n - 1)?, &last], 1)?)
+    }
+}
+
+impl Held<'_> {
+    fn row(&self, text: usize) -> &[f32] {
+        &self.rows[text * self.d..(text + 1) * self.d]
+    }
+
+    fn difference(&self, pair: &Pair) -> Vec<f32> {
+        self.row(pair.source).iter().zip(self.row(pair.base)).map(|(s, b)| s - b).collect()
+    }
+
+    /// The logits of the answers after a text whose stream is changed.
+    fn logits(&self, text: usize, change: &Tensor, progress: &Progress) -> Result<Tensor> {
+        let network = self.model.network();
+        let mut put = Put { site: Site::new(SiteKind::ResidPost, self.layer), change };
+        let ids = &self.ids[text];
+        let quiet = Progress::new();
+        progress.check()?;
+        let out = network.forward(&[ids], &mut put, &quiet)?;
+        let last = out.narrow(1, ids.len() - 1, 1)?;
+        let row = network.final_norm(&last, &mut NoHooks)?.squeeze(0)?;
+        let (columns, bias) = network.unembed_columns(self.answers)?;
+        network.logits_by(&row.contiguous()?, &columns, bias.as_ref())
+    }
+
+    /// The share of pairs whose answer is the one wanted, each changed by its part in the subspace.
+    fn accuracy(&self, pairs: &[Pair], basis: &[Vec<f32>], progress: &Progress) -> Result<f32> {
+        let right = pairs
+            .par_iter()
+            .map(|pair| -> Result<bool> {
+                let change = within(&self.difference(pair), basis);
+                let change = Tensor::from_vec(change, (1, self.d), &Device::Cpu)?;
+                let logits: Vec<f32> = self.logits(pair.base, &change, progress)?.flatten_all()?.to_vec1()?;
+                progress.step(1)?;
+                Ok(best(&logits) == pair.wanted)
+            })
+            .collect::<Result<Vec<bool>>>()?;
+        Ok(right.iter().filter(|r| **r).count() as f32 / pairs.len().max(1) as f32)
+    }
+
+    /// Searches a subspace in which interchanging gives the answers that are wanted.
+    fn search(&self, pairs: &[Pair], rank: usize, seed: u64, progress: &Progress) -> Result<Vec<Vec<f32>>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut basis = random_basis(self.d, rank, &mut rng);
+        for step in 0..STEPS {
+            let chosen: Vec<Pair> = (0..BATCH).map(|_| pairs[rng.random_range(0..pairs.len())]).collect();
+            let slopes = chosen
+                .par_iter()
+                .map(|pair| {
+                    let slope = self.slope(pair, &basis, progress)?;
+                    progress.step(3)?;
+                    Ok(slope)
+                })
+                .collect::<Result<Vec<Vec<f32>>>>()?;
+            // The loss depends on B through B Bᵀ Δ, so that ∂/∂B = Δ (gᵀ B) + g (Δᵀ B).
+            let mut gradient = vec![vec![0f32; self.d]; basis.len()];
+            for (pair, g) in chosen.iter().zip(&slopes) {
+                let delta = self.difference(pair);
+                for (out, b) in gradient.iter_mut().zip(&basis) {
+                    let (gb, db) = (dot(g, b), dot(&delta, b));
+                    out.iter_mut().zip(delta.iter().zip(g)).for_each(|(o, (d, g))| *o += gb * d + db * g);
+                }
+            }
+            // Along the sphere alone: what turns B within its own span changes nothing.
+            for g in &mut gradient {
+                *g = less(g, &within(g, &basis));
+            }
+            let length = gradient.iter().map(|g| dot(g, g)).sum::<f32>().sqrt();
+            if length < 1e-12 {
+                continue;
+            }
+            let size = STEP * (1.0 - step as f32 / STEPS as f32) / length;
+            for (b, g) in basis.iter_mut().zip(&gradient) {
+                b.iter_mut().zip(g).for_each(|(b, g)| *b -= size * g);
+            }
+            basis = orthonormal(&basis);
+        }
+        Ok(basis)
+    }
+
+    /// The slope of the loss along the changed stream of one pair, [d_model].
+    fn slope(&self, pair: &Pair, basis: &[Vec<f32>], progress: &Progress) -> Result<Vec<f32>> {
+        let change = within(&self.difference(pair), basis);
+        let change = Var::from_tensor(&Tensor::from_vec(change, (1, self.d), &Device::Cpu)?)?;
+        let logits = self.logits(pair.base, change.as_tensor(), progress)?;
+        let wanted = Tensor::new(&[pair.wanted as u32], &Device::Cpu)?;
+        let loss = candle_nn::loss::cross_entropy(&logits, &wanted)?;
+        let slopes = loss.backward()?;
+        Ok(match slopes.get(change.as_tensor()) {
+            Some(g) => g.flatten_all()?.to_vec1()?,
+            None => vec![0.0; self.d],
+        })
+    }
+}
+
+impl Question for InterchangeOf {
+    type Answer = Interchange;
+    const LABEL: &'static str = "interchanging";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Self { model, set, answers, layer, rank, pairs, seed } = self;
+        self.check()?;
+        let (d, classes) = (model.config.d_model, set.classes.len());
+        let texts = begun(model, &set.plain())?;
+        // Nine judgements, three searches.
+        progress.expect((9 * pairs + 3 * 3 * BATCH * STEPS) as u64);
+        let hold = |model| hold(model, texts.clone(), *layer, answers);
+        let own = hold(&**model)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(*seed);
+        let train = drawn(&set.labels, &set.test, false, *pairs, &mut rng)?;
+        let test = drawn(&set.labels, &set.test, true, *pairs, &mut rng)?;
+        let all: Vec<Vec<f32>> = (0..d).map(|i| (0..d).map(|j| f32::from(u8::from(i == j))).collect()).collect();
+        let as_base: Vec<Pair> = test.iter().map(|p| Pair { wanted: set.labels[p.base], ..*p }).collect();
+        let mut found = Interchange { layer: *layer, pairs: test.len(), ..Interchange::default() };
+        found.base = own.accuracy(&as_base, &[], progress)?;
+        found.untouched = own.accuracy(&test, &[], progress)?;
+        found.whole = own.accuracy(&test, &all, progress)?;
+        partial(found.clone());
+        let data = Data { rows: &own.rows, width: d, labels: &set.labels, test: &set.test, classes };
+        let probe = data.fit((0..d).collect());
+        found.probe = own.accuracy(&test, &orthonormal(&probe.directions(d)), progress)?;
+        found.means = own.accuracy(&test, &orthonormal(&means(&own, set)), progress)?;
+        let random = random_basis(d, *rank, &mut rng);
+        found.random_subspace = own.accuracy(&test, &random, progress)?;
+        partial(found.clone());
+        found.das = own.accuracy(&test, &own.search(&train, *rank, *seed, progress)?, progress)?;
+        partial(found.clone());
+        let labels = controls::shuffled(&set.labels, &set.test, *seed);
+        let shuffled =
+            |pairs: &[Pair]| pairs.iter().map(|p| Pair { wanted: labels[p.source], ..*p }).collect::<Vec<_>>();
+        let basis = own.search(&shuffled(&train), *rank, *seed, progress)?;
+        found.shuffled_labels = own.accuracy(&shuffled(&test), &basis, progress)?;
+        partial(found.clone());
+        let other = controls::random_model(model, *seed)?;
+        let other = hold(&other)?;
+        let basis = other.search(&train, *rank, *seed, progress)?;
+        found.random_model = other.accuracy(&test, &basis, progress)?;
+        Ok(found)
+    }
+}
+
+impl InterchangeOf {
+    fn check(&self) -> Result<()> {
+        let c = &self.model.config;
+        if self.answers.len() != self.set.classes.len() {
+            return Err(Error::request(format!(
+                "the set {} has the classes {}; give one answer token for each, in this order",
+                self.set.name,
+                self.set.classes.join(", ")
+            )));
+        }
+        self.model.network().check(&self.answers)?;
+        if self.layer >= c.n_layers {
+            return Err(Error::request(format!(
+                "there is no layer {}; this model's layers go from 0 to {}",
+                self.layer,
+                c.n_layers - 1
+            )));
+        }
+        if self.rank == 0 || self.rank > c.d_model || self.pairs == 0 {
+            return Err(Error::request(format!(
+                "a subspace has 1 to {} dimensions, and at least one pair is judged",
+                c.d_model
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn hold<'a>(model: &'a Model, texts: Vec<(Vec<u32>, u32)>, layer: usize, answers: &'a [u32]) -> Result<Held<'a>> {
+    let ids = texts.iter().map(|(ids, _)| ids.clone()).collect();
+    let held = held_of(model, texts, SiteKind::ResidPost, Pool::Last, &Progress::new())?;
+    let rows = held.layers.get(layer).ok_or_else(|| Error::failed("a layer was not run"))?;
+    let rows = rows.flatten_all()?.to_vec1()?;
+    Ok(Held { model, ids, rows, answers, layer, d: model.config.d_model })
+}
+
+/// Pairs of texts of different classes of one side.
+fn drawn(labels: &[usize], test: &[bool], side: bool, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Pair>> {
+    let mut places: Vec<usize> = (0..labels.len()).filter(|i| test[*i] == side).collect();
+    places.shuffle(rng);
+    let mut pairs = Vec::new();
+    for _ in 0..100 * count {
+        if pairs.len() == count {
+            break;
+        }
+        let mut one = || places[rng.random_range(0..places.len())];
+        let (base, source) = (one(), one());
+        if labels[base] != labels[source] {
+            pairs.push(Pair { base, source, wanted: labels[source] });
+        }
+    }
+    if pairs.is_empty() {
+        return Err(Error::request("there are no two texts of different classes; give more of each class"));
+    }
+    Ok(pairs)
+}
+
+/// The means of the classes' training texts less the mean of all.
+fn means(held: &Held<'_>, set: &LabelledSet) -> Vec<Vec<f32>> {
+    let classes = set.classes.len();
+    let (mut sums, mut counts) = (vec![vec![0f32; held.d]; classes], vec![0f32; classes]);
+    for i in (0..set.len()).filter(|i| !set.test[*i]) {
+        sums[set.labels[i]].iter_mut().zip(held.row(i)).for_each(|(s, v)| *s += v);
+        counts[set.labels[i]] += 1.0;
+    }
+    sums.iter_mut().zip(&counts).for_each(|(s, n)| s.iter_mut().for_each(|v| *v /= n.max(1.0)));
+    let mut mean = vec![0f32; held.d];
+    sums.iter().for_each(|s| mean.iter_mut().zip(s).for_each(|(m, v)| *m += v / classes as f32));
+    sums.iter().map(|s| less(s, &mean)).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+fn less(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(x, y)| x - y).collect()
+}
+
+fn best(logits: &[f32]) -> usize {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0)
+}
+
+/// The part of a vector within the span of an orthonormal basis.
+fn within(v: &[f32], basis: &[Vec<f32>]) -> Vec<f32> {
+    let mut out = vec![0f32; v.len()];
+    for b in basis {
+        let along = dot(v, b);
+        out.iter_mut().zip(b).for_each(|(o, b)| *o += along * b);
+    }
+    out
+}
+
+/// An orthonormal basis of the span; what lies in the span of those before is left out.
+fn orthonormal(vectors: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let mut basis: Vec<Vec<f32>> = Vec::new();
+    for v in vectors {
+        let before = dot(v, v).sqrt();
+        let mut free = v.clone();
+        // Twice is enough for what rounding leaves.
+        for _ in 0..2 {
+            free = less(&free, &within(&free, &basis));
+        }
+        let after = dot(&free, &free).sqrt();
+        if after > 1e-5 * before && after > 0.0 {
+            free.iter_mut().for_each(|x| *x /= after);
+            basis.push(free);
+        }
+    }
+    basis
+}
+
+fn random_basis(d: usize, rank: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
+    let mut one = || (0..d).map(|_| (0..6).map(|_| rng.random_range(-1.0..1.0f32)).sum()).collect::<Vec<f32>>();
+    orthonormal(&(0..rank).map(|_| one()).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Trace;
+    use candle_core::DType;
+
+    fn held<'a>(model: &'a Model, answers: &'a [u32]) -> Held<'a> {
+        let texts = ["The king and the", "A dog was in the", "She said that the", "Of the old house the"];
+        let texts = texts.iter().map(|t| (model.encode(t, false).unwrap(), 0)).collect();
+        hold(model, texts, 1, answers).unwrap()
+    }
+
+    /// In the whole space the base's last stream is the source's; in none it stays; and the slope is that of finite
+    /// differences.
+    #[test]
+    fn a_stream_is_interchanged() {
+        let model = Arc::new(Model::open("text").unwrap());
+        let answers = [50, 90, 130];
+        let held = held(&model, &answers);
+        let (d, progress) = (held.d, Progress::new());
+        let pair = Pair { base: 0, source: 1, wanted: 2 };
+        let unit = |i: usize| (0..d).map(|j| f32::from(u8::from(i == j))).collect::<Vec<f32>>();
+        let all: Vec<Vec<f32>> = (0..d).map(unit).collect();
+        let logits = |basis: &[Vec<f32>]| -> Vec<f32> {
+            let change = Tensor::from_vec(within(&held.difference(&pair), basis), (1, d), &Device::Cpu).unwrap();
+            held.logits(0, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let trace = Trace::run(&model, held.ids[0].clone(), &progress).unwrap();
+        let plain: Vec<f32> = {
+            let (columns, bias) = model.network().unembed_columns(&answers).unwrap();
+            let row = trace.normalized(trace.len() - 1).unwrap();
+            model.network().logits_by(&row, &columns, bias.as_ref()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-3);
+        assert!(close(&logits(&[]), &plain) && !close(&logits(&all), &plain));
+        // After the last layer that is changed only the last position's own stream counts in a model of two more steps: here
+        // the whole space puts the source's row in, whatever the base was.
+        let put = Tensor::from_vec(less(held.row(1), held.row(0)), (1, d), &Device::Cpu).unwrap();
+        let same: Vec<f32> = held.logits(0, &put, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert!(close(&logits(&all), &same));
+        let basis = random_basis(d, 3, &mut ChaCha8Rng::seed_from_u64(1));
+        for (i, a) in basis.iter().enumerate() {
+            for (j, b) in basis.iter().enumerate() {
+                assert!((dot(a, b) - f32::from(u8::from(i == j))).abs() < 1e-5);
+            }
+        }
+        let slope = held.slope(&pair, &basis, &progress).unwrap();
+        let loss = |step: f32, along: &[f32]| -> f32 {
+            let mut change = within(&held.difference(&pair), &basis);
+            change.iter_mut().zip(along).for_each(|(c, a)| *c += step * a);
+            let change = Tensor::from_vec(change, (1, d), &Device::Cpu).unwrap();
+            let l: Vec<f32> = held.logits(0, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            l.iter().map(|v| (v - l[2]).exp()).sum::<f32>().ln()
+        };
+        for along in &basis {
+            let e = 1e-2;
+            let finite = (loss(e, along) - loss(-e, along)) / (2.0 * e);
+            assert!((finite - dot(&slope, along)).abs() < 2e-3 + 0.02 * finite.abs(), "{finite}");
+        }
+    }
+
+    /// The search finds a subspace that does more than a random one on the pairs that it learns from.
+    #[test]
+    fn the_search_learns() {
+        let model = Arc::new(Model::open("text").unwrap());
+        let answers = [50, 90];
+        let held = held(&model, &answers);
+        let progress = Progress::new();
+        // What the model answers for each text is its class, so that interchanging the whole stream is right everywhere.
+        let zero = Tensor::zeros((1, held.d), DType::F32, &Device::Cpu).unwrap();
+        let class = |t: usize| {
+            let l: Vec<f32> = held.logits(t, &zero, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            best(&l)
+        };
+        // Wanted is always the other answer than the base's own.
+        let pairs: Vec<Pair> = [(0, 1), (1, 2), (2, 3), (3, 0)]
+            .map(|(base, source)| Pair { base, source, wanted: 1 - class(base) })
+            .to_vec();
+        let loss = |basis: &[Vec<f32>]| -> f32 {
+            pairs
+                .iter()
+                .map(|p| {
+                    let change = within(&held.difference(p), basis);
+                    let change = Tensor::from_vec(change, (1, held.d), &Device::Cpu).unwrap();
+                    let l: Vec<f32> =
+                        held.logits(p.base, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                    l.iter().map(|v| (v - l[p.wanted]).exp()).sum::<f32>().ln()
+                })
+                .sum()
+        };
+        let learned = held.search(&pairs, 2, 7, &progress).unwrap();
+        let random = random_basis(held.d, 2, &mut ChaCha8Rng::seed_from_u64(7));
+        assert!(loss(&learned) < loss(&random) - 0.05, "{} against {}", loss(&learned), loss(&random));
+    }
+}

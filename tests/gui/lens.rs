@@ -1,0 +1,176 @@
+//! The lens view: three kinds of lens and their difference, a fit beside the window, faithfulness, edits from a cell; and
+//! the pages of heads.
+
+use crate::window::{look, settle, window};
+use circuitscope::analysis::logit_lens::logit_lens;
+use circuitscope::app::App;
+use circuitscope::app::model::ModelAction;
+use circuitscope::app::view;
+use circuitscope::engine::edit::Action as Do;
+use circuitscope::lenses::JacobianLens;
+use circuitscope::lenses::faithful::{FaithfulOf, Target};
+use circuitscope::lenses::fit::{Settings, fit};
+use circuitscope::lenses::question::prompts;
+use circuitscope::model::Model;
+use circuitscope::progress::Progress;
+use circuitscope::question::Question;
+use circuitscope::session::Desk;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use serde_json::json;
+
+const PROMPT: &str = "The king and the queen are coming to the";
+
+fn desk() -> Desk {
+    Desk { model: "text".to_owned(), prompt: PROMPT.to_owned(), ..Desk::default() }
+}
+
+/// The numbers of a view.
+fn numbers(h: &Harness<'static, App>, name: &str) -> Vec<Vec<Option<f32>>> {
+    let app = h.state();
+    let palette = circuitscope::app::look::theme::Palette::of(&h.ctx);
+    let (mut actions, mut hovered) = (Vec::new(), Default::default());
+    let cx = view::Context { state: &app.state, palette, actions: &mut actions, hovered: &mut hovered };
+    app.layout.pane(name).unwrap().0.table(&cx).unwrap().values
+}
+
+fn set(h: &mut Harness<'static, App>, settings: serde_json::Value) {
+    h.state_mut().state.apply(ModelAction::View("lens", settings), 0.0);
+    settle(h);
+    // What follows from what has arrived.
+    settle(h);
+}
+
+/// A lens in a file.
+fn lens(folder: &std::path::Path) -> std::path::PathBuf {
+    let model = Model::open("text").unwrap();
+    let rows = prompts(&model, &["prose".to_owned()], 48, Some(4), &Progress::new()).unwrap();
+    let settings = Settings { layers: Vec::new(), skip: 8, tokens: 48, texts: vec!["prose".to_owned()], shard: (0, 1) };
+    let sums = fit(&model, &rows, &settings, None, &Progress::new(), &mut |_| {}).unwrap();
+    let path = folder.join("own.safetensors");
+    sums.lens().unwrap().save(&path).unwrap();
+    path
+}
+
+#[test]
+fn a_lens_is_read_and_taken_away_from_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = lens(folder.path());
+    let file = path.display().to_string();
+    let mut h = window(desk());
+    look(&mut h, "lens");
+    let logit = numbers(&h, "lens");
+    set(&mut h, json!({"jacobian": file, "through": "jacobian"}));
+    let jacobian = numbers(&h, "lens");
+    // The numbers are those of the function that the command line calls.
+    let trace = h.state().state.run().unwrap().trace.clone();
+    let transport = JacobianLens::open(&path).unwrap().transport(&trace.model).unwrap();
+    let read = logit_lens(&trace, Some(&transport), &[], None, None, 5, &Progress::new(), |_| {}).unwrap();
+    for (layer, row) in jacobian.iter().enumerate() {
+        for (pos, v) in row.iter().enumerate() {
+            assert_eq!(*v, Some(read.cell(layer, pos).unwrap().top[0].prob));
+        }
+    }
+    assert!(jacobian[0] != logit[0] && jacobian[2] == logit[2]);
+    set(&mut h, json!({"jacobian": file, "through": "jacobian", "minus": "logit"}));
+    for ((d, a), b) in numbers(&h, "lens").iter().flatten().zip(jacobian.iter().flatten()).zip(logit.iter().flatten()) {
+        assert!((d.unwrap() - (a.unwrap() - b.unwrap())).abs() < 1e-6);
+    }
+    // A click changes the lens; the change can be taken back.
+    h.get_by_label("logit lens").click();
+    settle(&mut h);
+    assert_eq!(numbers(&h, "lens"), logit);
+    // A lens of another model is refused by name.
+    h.state_mut()
+        .state
+        .apply(ModelAction::View("lens", json!({"tuned": "nowhere/params.pt", "through": "tuned"})), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("nowhere/params.pt").is_some());
+}
+
+#[test]
+fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut h = window(desk());
+    h.state_mut().state.features.folders.lenses = folder.path().to_owned();
+    look(&mut h, "lens");
+    set(&mut h, json!({"through": "jacobian", "text": "prose", "prompts": 3, "fits": true, "faithful": "all"}));
+    settle(&mut h);
+    let kept = h.state().state.desk().views["lens"].clone();
+    assert_eq!(kept["fits"], json!(false), "{kept}");
+    let path = std::path::PathBuf::from(kept["jacobian"].as_str().unwrap());
+    assert_eq!(JacobianLens::open(&path).unwrap().about.n_prompts, 3);
+    assert!(!folder.path().join(format!("{}.fit", path.display())).exists());
+    settle(&mut h);
+    assert_eq!(numbers(&h, "lens").len(), 3);
+    // What is pinned is steered by a click, and undone by one.
+    let layer = h.state().state.pinned().layer;
+    h.get_by_label("Edit").click();
+    settle(&mut h);
+    let stack = h.state().state.desk().stack.clone();
+    assert!(
+        matches!(stack.edits[..], [ref e] if e.site.layer == layer && matches!(e.action, Do::Steer { .. })),
+        "{stack:?}"
+    );
+    assert!(h.state().state.edited().is_some());
+}
+
+/// To first order the lens of one prompt says what comes of a small change; and what comes of a change is what a full run
+/// under the same edit gives.
+#[test]
+fn faithfulness_is_that_of_a_full_run() {
+    use circuitscope::analysis::transport::token_vector;
+    use circuitscope::engine::edit::{Direction, Edit};
+    use circuitscope::engine::resolve::{Sources, resolve};
+    use circuitscope::engine::{Site, SiteKind, Trace};
+    use std::sync::Arc;
+    let model = Arc::new(Model::open("text").unwrap());
+    let ids = model.encode(PROMPT, false).unwrap();
+    let trace = Arc::new(Trace::run(&model, ids, &Progress::new()).unwrap());
+    let targets: Vec<Target> = (0..3)
+        .flat_map(|layer| (0..trace.len()).map(move |pos| Target { layer, pos, token: 40 + pos as u32 }))
+        .collect();
+    for swap in [None, Some(9)] {
+        let question = FaithfulOf { trace: trace.clone(), lens: None, targets: targets.clone(), swap };
+        let found = question.run(&Progress::new(), &mut |_| {}).unwrap();
+        // The last layer is what comes out, and is not asked.
+        assert_eq!(found.len(), 2 * trace.len());
+        for effect in found.iter().step_by(5) {
+            let Target { layer, pos, token } = effect.target;
+            let v = |t| token_vector(&model, None, layer, t).unwrap();
+            let direction = |t| Direction::Concept { name: String::new(), vector: v(t) };
+            let action = match swap {
+                None => Do::Project { direction: direction(token) },
+                Some(t) => Do::Exchange { from: direction(token), to: direction(t), factor: 1.0, clamped: false },
+            };
+            let edit = Edit::new(Site::new(SiteKind::ResidPost, layer), action).at(pos);
+            let op = resolve(&edit, &Sources::alone(&trace)).unwrap();
+            let full = Trace::run_edited(&model, trace.ids.clone(), Arc::new(vec![op]), &Progress::new()).unwrap();
+            let change = (&full.resid_final - &trace.resid_final).unwrap().sum(0).unwrap().to_vec1::<f32>().unwrap();
+            let mut along = v(token);
+            if let Some(t) = swap {
+                along.iter_mut().zip(v(t)).for_each(|(a, b)| *a -= b);
+            }
+            let real: f32 = change.iter().zip(&along).map(|(a, b)| a * b).sum();
+            assert!((real - effect.real).abs() < 2e-3 * real.abs().max(1.0), "{effect:?} against {real}");
+        }
+    }
+}
+
+#[test]
+fn heads_have_pages() {
+    let mut h = window(desk());
+    look(&mut h, "heads");
+    h.state_mut().state.apply(
+        ModelAction::View("heads", json!({"text": "prose", "tokens": 1000, "scans": true, "by": "previous"})),
+        0.0,
+    );
+    settle(&mut h);
+    let values = numbers(&h, "heads");
+    let model = h.state().state.model.clone().unwrap();
+    assert_eq!((values.len(), values[0].len()), (model.config.n_layers * model.config.n_heads, 8));
+    assert!(h.query_by_label_contains("its query is fed by").is_some());
+    h.get_by_label("table").click();
+    settle(&mut h);
+    assert!(h.query_by_label_contains("0.0").is_some());
+}

@@ -1,0 +1,441 @@
+//! Lenses: the pullback they are fitted with, files, read-outs and edits.
+
+mod common;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use circuitscope::analysis::logit_lens::logit_lens;
+use circuitscope::analysis::transport::token_vector;
+use circuitscope::engine::edit::{Edit, Positions};
+use circuitscope::engine::forward::Prepared;
+use circuitscope::engine::pullback::Pullback;
+use circuitscope::engine::resolve::{Sources, resolve_stack};
+use circuitscope::engine::resume::{Variant, resume};
+use circuitscope::engine::{EditStack, Hooks, NoHooks, Site, SiteKind, Trace};
+use circuitscope::features::rows::Rows;
+use circuitscope::lenses::JacobianLens;
+use circuitscope::lenses::edit::Intervention;
+use circuitscope::lenses::fit::{Settings, fit, jacobian};
+use circuitscope::lenses::jacobian::About;
+use circuitscope::lenses::open::open;
+use circuitscope::lenses::sums::Sums;
+use circuitscope::lenses::torch_file::{self, TorchFile, Value, Written};
+use circuitscope::model::Model;
+use circuitscope::progress::Progress;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use common::families;
+
+/// Adds something to the stream after one layer.
+struct Moved<'a> {
+    layer: usize,
+    by: &'a Tensor,
+}
+
+impl Hooks for Moved<'_> {
+    fn wants(&self, site: Site) -> bool {
+        site == Site::new(SiteKind::ResidPost, self.layer)
+    }
+
+    fn visit(&mut self, _: Site, value: Tensor) -> circuitscope::Result<Tensor> {
+        Ok((value + self.by)?)
+    }
+}
+
+fn random(rng: &mut rand_chacha::ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.random_range(-1.0..1.0f32)).collect()
+}
+
+/// On every family, from every layer: cotangents that are taken back together are what differentiation gives one by one,
+/// and their product with a direction is the slope of finite differences along it.
+#[test]
+fn the_pullback_is_the_derivative() {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(24);
+    let progress = Progress::new();
+    for (name, model) in families() {
+        let c = &model.config;
+        let network = model.network();
+        let (n, d) = (11.min(c.n_ctx), c.d_model);
+        let (start, end) = (3, n - 1);
+        let rows = end - start;
+        let ids: Vec<u32> = (0..n).map(|_| rng.random_range(0..c.d_vocab as u32)).collect();
+        let cotangents: Vec<Vec<f32>> = (0..2).map(|_| random(&mut rng, rows * d)).collect();
+        let back = Pullback::along(network, &ids, start, end, 0, &progress).unwrap();
+        let mut g = Tensor::from_vec(cotangents.concat(), (2 * rows, d), &Device::Cpu).unwrap();
+        for layer in (0..c.n_layers).rev() {
+            // `g` is now of the stream after this layer.
+            let ours = g.to_vec2::<f32>().unwrap().concat();
+            for (b, cotangent) in cotangents.iter().enumerate() {
+                let ours = &ours[b * rows * d..(b + 1) * rows * d];
+                let weight = Tensor::from_slice(cotangent, (1, rows, d), &Device::Cpu).unwrap();
+                let value = |by: &Tensor| -> Tensor {
+                    let out = network.forward(&[&ids], &mut Moved { layer, by }, &progress).unwrap();
+                    (out.narrow(1, start, rows).unwrap() * &weight).unwrap().sum_all().unwrap()
+                };
+                let zero = Var::zeros((1, n, d), candle_core::DType::F32, &Device::Cpu).unwrap();
+                let gradient = value(zero.as_tensor()).backward().unwrap().get(zero.as_tensor()).unwrap().clone();
+                let gradient: Vec<f32> =
+                    gradient.narrow(1, start, rows).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                let size = gradient.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+                let worst = common::worst(ours, &gradient);
+                assert!(worst < 2e-4 * size, "{name}, layer {layer}: off by {worst} of {size}");
+                // f64 differences of f32 runs: the step is a compromise between rounding and curvature.
+                let direction = random(&mut rng, rows * d);
+                let step = |e: f32| -> f64 {
+                    let mut by = vec![0f32; n * d];
+                    by[start * d..end * d].iter_mut().zip(&direction).for_each(|(b, v)| *b = e * v);
+                    f64::from(
+                        value(&Tensor::from_vec(by, (1, n, d), &Device::Cpu).unwrap()).to_scalar::<f32>().unwrap(),
+                    )
+                };
+                let e = 2e-3f32;
+                let slope = (step(e) - step(-e)) / f64::from(2.0 * e);
+                let along: f64 = ours.iter().zip(&direction).map(|(a, b)| f64::from(a * b)).sum();
+                let scale = f64::from(size) * (rows as f64 * d as f64).sqrt();
+                assert!((slope - along).abs() < 0.02 * scale, "{name}, layer {layer}: {along} against {slope}");
+            }
+            g = back.block(layer, g).unwrap();
+        }
+    }
+}
+
+/// J of a prompt, by its definition: the gradient of each output coordinate, summed over V, averaged over V.
+#[test]
+fn a_prompts_jacobian_is_that_of_the_definition() {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    let progress = Progress::new();
+    for (name, model) in families() {
+        let c = &model.config;
+        let (n, d, skip) = (9.min(c.n_ctx), c.d_model, 2);
+        let ids: Vec<u32> = (0..n).map(|_| rng.random_range(0..c.d_vocab as u32)).collect();
+        let layers: Vec<usize> = (0..c.n_layers - 1).collect();
+        let found = jacobian(model.network(), &ids, skip, &layers, &progress).unwrap();
+        let out = rng.random_range(0..d);
+        let rows = n - 1 - skip;
+        for (layer, j) in layers.iter().zip(&found) {
+            let zero = Var::zeros((1, n, d), candle_core::DType::F32, &Device::Cpu).unwrap();
+            let mut hooks = Moved { layer: *layer, by: zero.as_tensor() };
+            let end = model.network().forward(&[&ids], &mut hooks, &progress).unwrap();
+            let sum = end.narrow(1, skip, rows).unwrap().narrow(2, out, 1).unwrap().sum_all().unwrap();
+            let gradient = sum.backward().unwrap().get(zero.as_tensor()).unwrap().clone();
+            let mean = gradient.narrow(1, skip, rows).unwrap().mean(1).unwrap().flatten_all().unwrap();
+            let mean: Vec<f32> = mean.to_vec1().unwrap();
+            let size = mean.iter().fold(0.1f32, |m, v| m.max(v.abs()));
+            let worst = common::worst(&j[out * d..(out + 1) * d], &mean);
+            assert!(worst < 2e-4 * size, "{name}, layer {layer}: off by {worst} of {size}");
+        }
+    }
+}
+
+fn tiny() -> Arc<Model> {
+    families().into_iter().find(|(name, _)| name == "llama").unwrap().1
+}
+
+fn prompts(model: &Model, n: usize) -> Rows {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+    let one = |_| (0..12).map(|_| rng.random_range(0..model.config.d_vocab as u32)).collect::<Vec<u32>>();
+    Rows::new((0..n).map(one).collect::<Vec<_>>().into_iter().zip(0..))
+}
+
+fn settings(shard: (usize, usize)) -> Settings {
+    Settings { layers: Vec::new(), skip: 3, tokens: 12, texts: vec!["numbers".to_owned()], shard }
+}
+
+/// A fit that was stopped goes on and gives the same bits; parts add up to the whole.
+#[test]
+fn fits_go_on_and_parts_add_up() {
+    let model = tiny();
+    let rows = prompts(&model, 7);
+    let whole = fit(&model, &rows, &settings((0, 1)), None, &Progress::new(), &mut |_| {}).unwrap();
+    assert_eq!((whole.prompts(), whole.about.counts, whole.about.done), (7, [4, 3], true));
+    let agreement = whole.agreement();
+    assert!(agreement.len() == 2 && agreement.values().all(|a| (0.1..1.0).contains(a)), "{agreement:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("lens.fit");
+    let progress = Progress::new();
+    let stopped = fit(&model, &rows, &settings((0, 1)), Some(&kept), &progress, &mut |sums| {
+        if sums.prompts() == 3 {
+            progress.cancel();
+        }
+    });
+    assert!(matches!(stopped, Err(circuitscope::Error::Cancelled)));
+    assert_eq!(Sums::open(&kept).unwrap().prompts(), 3);
+    let mut first = None;
+    let resumed = fit(&model, &rows, &settings((0, 1)), Some(&kept), &Progress::new(), &mut |sums| {
+        first.get_or_insert(sums.prompts());
+    })
+    .unwrap();
+    assert_eq!(first, Some(4));
+    assert!(resumed.halves == whole.halves && resumed.about == whole.about);
+    // A kept fit of other prompts is not gone on with.
+    let other = fit(&model, &prompts(&model, 8), &settings((0, 1)), Some(&kept), &Progress::new(), &mut |_| {});
+    assert!(other.unwrap_err().is_request());
+
+    let part = |i| fit(&model, &rows, &settings((i, 3)), None, &Progress::new(), &mut |_| {}).unwrap();
+    let mut merged = part(2);
+    for i in [0, 1] {
+        // Through its file.
+        part(i).save(&kept).unwrap();
+        merged.absorb(&Sums::open(&kept).unwrap()).unwrap();
+    }
+    assert!(merged.absorb(&part(1)).unwrap_err().to_string().contains("twice"));
+    assert!(merged.absorb(&whole).unwrap_err().is_request());
+    let (a, b) = (merged.lens().unwrap(), whole.lens().unwrap());
+    assert_eq!(a.about.n_prompts, 7);
+    for (layer, j) in &b.layers {
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(common::worst(&flat(&a.layers[layer]), &flat(j)) < 1e-5);
+    }
+    // Too short for any position: said so, not a lens of nothing.
+    let long = Settings { skip: 11, ..settings((0, 1)) };
+    let none = fit(&model, &rows, &long, None, &Progress::new(), &mut |_| {}).unwrap();
+    assert!(none.lens().unwrap_err().to_string().contains("--skip"));
+}
+
+/// Both formats hold the lens; a lens of another width, depth, name or weights is refused by name.
+#[test]
+fn lenses_are_saved_and_refused() {
+    let model = tiny();
+    let sums = fit(&model, &prompts(&model, 2), &settings((0, 1)), None, &Progress::new(), &mut |_| {}).unwrap();
+    let lens = sums.lens().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["lens.pt", "lens.safetensors"] {
+        let path = folder.path().join(name);
+        lens.save(&path).unwrap();
+        let back = JacobianLens::open(&path).unwrap();
+        assert_eq!((&back.about, back.d_model), (&lens.about, 64));
+        for (layer, j) in &lens.layers {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            // As halves.
+            let size = flat(j).iter().fold(0f32, |m, v| m.max(v.abs()));
+            assert!(common::worst(&flat(&back.layers[layer]), &flat(j)) < 1e-3 * size);
+        }
+        assert!(open(&path, &model).is_ok());
+        let others = families();
+        let of = |name: &str| others.iter().find(|(n, _)| n == name).unwrap().1.clone();
+        // The same shapes with other weights.
+        let error = open(&path, &of("qwen3")).unwrap_err();
+        assert!(error.is_request() && error.to_string().contains("llama"), "{error}");
+    }
+    let four = JacobianLens::open(&common::fixture("lenses/transformer-lens.pt")).unwrap();
+    assert_eq!((four.d_model, four.about.n_prompts, four.about.skip), (4, 3, Some(8)));
+    assert_eq!(four.layers.keys().copied().collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(four.layers[&0].to_vec2::<f32>().unwrap()[1], [0.5, 0.625, 0.75, 0.875]);
+    let error = four.check(&model).unwrap_err().to_string();
+    assert!(error.contains("width 4") && error.contains("width 64"), "{error}");
+    // The sums of a fit by the authors' program, stored transposed.
+    let unfinished = JacobianLens::open(&common::fixture("lenses/unfinished.pt")).unwrap();
+    assert_eq!(unfinished.layers[&1].to_vec2::<f32>().unwrap()[1], [0.5, 2.5, 4.5, 6.5]);
+    let error = JacobianLens::open(&common::fixture("lenses/runs-code.pt")).unwrap_err().to_string();
+    assert!(error.contains("print"), "{error}");
+    // By the name alone, as published files have it.
+    let named = |name: &str| {
+        let about = About { model: Some(name.to_owned()), ..About::default() };
+        JacobianLens { about, layers: lens.layers.clone(), d_model: 64, path: None }.check(&model)
+    };
+    assert!(named("some/Llama").is_ok() && named("pythia-160m").is_err() && named("gpt2").is_err());
+    let mut deep = lens.layers.clone();
+    deep.insert(3, deep[&0].clone());
+    let deep = JacobianLens { about: About::default(), layers: deep, d_model: 64, path: None };
+    assert!(deep.check(&model).unwrap_err().to_string().contains("layer 3"));
+}
+
+/// A tuned lens reads h + A h + b; its number i stands before block i.
+#[test]
+fn a_tuned_lens_is_read() {
+    let file = TorchFile::open(&common::fixture("lenses/tuned/params.pt")).unwrap();
+    assert!(matches!(file.value.get("1.weight"), Some(Value::Tensor(p)) if p.shape == [4, 4]));
+    let model = tiny();
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+    let d = model.config.d_model;
+    let maps: Vec<(Tensor, Tensor)> = (0..3)
+        .map(|_| {
+            // Sixteenths are halves without rounding.
+            let mut draw = |n| (0..n).map(|_| rng.random_range(-8..8) as f32 / 16.0).collect::<Vec<f32>>();
+            let weight = Tensor::from_vec(draw(d * d), (d, d), &Device::Cpu).unwrap();
+            (weight, Tensor::from_vec(draw(d), d, &Device::Cpu).unwrap())
+        })
+        .collect();
+    let entries = maps.iter().enumerate().flat_map(|(i, (w, b))| {
+        let name = |end: &str| Written::Text(format!("{i}.{end}"));
+        [(name("weight"), Written::Tensor(w)), (name("bias"), Written::Tensor(b))]
+    });
+    let folder = tempfile::tempdir().unwrap();
+    torch_file::save(&folder.path().join("params.pt"), &Written::Dictionary(entries.collect())).unwrap();
+    let lens = open(folder.path(), &model).unwrap();
+    assert_eq!((lens.kind, lens.layers.len()), ("tuned lens", 2));
+    let trace = Trace::run(&model, vec![1, 5, 9, 2, 7], &Progress::new()).unwrap();
+    let read = logit_lens(&trace, Some(&lens), &[], None, None, 3, &Progress::new(), |_| {}).unwrap();
+    for layer in 0..2 {
+        let h = trace.get(SiteKind::ResidPost, layer).unwrap();
+        let (w, b) = &maps[layer + 1];
+        let there = (&h + h.matmul(&w.t().unwrap()).unwrap()).unwrap().broadcast_add(b).unwrap();
+        let normed = model.network().final_norm(&there.unsqueeze(0).unwrap(), &mut NoHooks).unwrap();
+        let logits = model.network().unembed(&normed.squeeze(0).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        for (pos, logits) in logits.iter().enumerate() {
+            let cell = read.cell(layer, pos).unwrap();
+            assert_eq!(cell.top.len(), 3);
+            for t in &cell.top {
+                assert!((t.logit - logits[t.id as usize]).abs() < 1e-4);
+            }
+            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!((cell.top[0].logit - best).abs() < 1e-4);
+        }
+    }
+    // The last layer is the model's own prediction.
+    for pos in 0..5 {
+        assert_eq!(read.cell(2, pos).unwrap().top[0].id, trace.next[pos][0].id);
+    }
+    let error = open(folder.path(), &Model::open("induction").unwrap()).unwrap_err();
+    assert!(error.is_request(), "{error}");
+}
+
+/// Interventions worked out here from their definitions, in a full run and in a resumed one.
+#[test]
+fn interventions_are_those_of_the_definition() {
+    let model = tiny();
+    let sums = fit(&model, &prompts(&model, 2), &settings((0, 1)), None, &Progress::new(), &mut |_| {}).unwrap();
+    let lens = sums.lens().unwrap().transport(&model).unwrap();
+    let base = Trace::run(&model, vec![3, 8, 1, 22, 5, 40], &Progress::new()).unwrap();
+    let d = model.config.d_model;
+    let v = |token| token_vector(&model, Some(&lens), 1, token).unwrap();
+    let (s, t) = (v(7), v(30));
+    // vᵗ = Jᵀ W_U[:, t]
+    let each = Tensor::eye(d, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let u: Vec<f32> = model.network().unembed(&each).unwrap().to_vec2::<f32>().unwrap().iter().map(|r| r[7]).collect();
+    let j = sums.lens().unwrap().layers[&1].to_vec2::<f32>().unwrap();
+    let by_hand: Vec<f32> = (0..d).map(|i| (0..d).map(|o| j[o][i] * u[o]).sum()).collect();
+    assert!(common::worst(&s, &by_hand) < 1e-4);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let (ss, st, tt) = (dot(&s, &s), dot(&s, &t), dot(&t, &t));
+    let coordinates = |h: &[f32]| {
+        let (a, b) = (dot(&s, h), dot(&t, h));
+        let det = ss * tt - st * st;
+        [(tt * a - st * b) / det, (ss * b - st * a) / det]
+    };
+    let before = base.get(SiteKind::ResidPost, 1).unwrap().to_vec2::<f32>().unwrap();
+    let at = [2, 4, 5];
+    let mut lengths: Vec<f32> = at.iter().map(|p| dot(&before[*p], &before[*p]).sqrt()).collect();
+    lengths.sort_by(f32::total_cmp);
+    let steer =
+        |h: &[f32]| -> Vec<f32> { h.iter().zip(&s).map(|(h, v)| h + 0.5 * lengths[1] * v / ss.sqrt()).collect() };
+    let swap = |h: &[f32]| -> Vec<f32> {
+        let [a, b] = coordinates(h);
+        h.iter().zip(s.iter().zip(&t)).map(|(h, (s, t))| h + 2.0 * ((b - a) * s + (a - b) * t)).collect()
+    };
+    let ablate = |h: &[f32]| -> Vec<f32> {
+        let [a, b] = coordinates(h);
+        h.iter().zip(s.iter().zip(&t)).map(|(h, (s, t))| h - a * s - b * t).collect()
+    };
+    let clean = before.iter().map(|h| coordinates(h)).collect::<Vec<_>>();
+    let cases: [(Intervention, &dyn Fn(&[f32]) -> Vec<f32>); 3] = [
+        (Intervention::Steer { token: 7, alpha: 0.5 }, &steer),
+        (Intervention::Swap { from: 7, to: 30, alpha: 2.0, clamped: false }, &swap),
+        (Intervention::Ablate { tokens: vec![7, 30] }, &ablate),
+    ];
+    let run = |edits: Vec<Edit>| {
+        let ops = resolve_stack(&EditStack { edits, ..EditStack::default() }, &Sources::alone(&base)).unwrap();
+        (Trace::run_edited(&model, base.ids.clone(), Arc::new(ops.clone()), &Progress::new()).unwrap(), ops)
+    };
+    for (what, by_hand) in cases {
+        let edits = what.edits(&model, Some(&lens), 1, &Positions::At(at.to_vec())).unwrap();
+        let (edited, ops) = run(edits);
+        let after = edited.get(SiteKind::ResidPost, 1).unwrap().to_vec2::<f32>().unwrap();
+        for pos in 0..6 {
+            let want = if at.contains(&pos) { by_hand(&before[pos]) } else { before[pos].clone() };
+            assert!(common::worst(&after[pos], &want) < 2e-3, "{what:?} at {pos}");
+        }
+        let variant = Variant::new(ops, &base).unwrap();
+        let prepared = Prepared::new(&model.config, base.len());
+        let resumed = resume(&base, &prepared, &[variant], 5, &Progress::new()).unwrap();
+        let (a, b) = (resumed.flatten_all().unwrap(), edited.normalized(5).unwrap().flatten_all().unwrap());
+        assert!(common::worst(&a.to_vec1().unwrap(), &b.to_vec1().unwrap()) < 1e-4, "{what:?}");
+    }
+    // A clamped swap at two layers leaves the second layer with the first run's coordinates exchanged; a plain one would
+    // have gone back.
+    let clamped = Intervention::Swap { from: 7, to: 30, alpha: 1.0, clamped: true };
+    let mut edits = clamped.edits(&model, Some(&lens), 0, &Positions::All).unwrap();
+    edits.extend(clamped.edits(&model, Some(&lens), 1, &Positions::All).unwrap());
+    let (edited, _) = run(edits);
+    let after = edited.get(SiteKind::ResidPost, 1).unwrap().to_vec2::<f32>().unwrap();
+    for (h, [a, b]) in after.iter().zip(clean) {
+        let [x, y] = coordinates(h);
+        assert!((x - b).abs() < 1e-3 * b.abs().max(1.0) && (y - a).abs() < 1e-3 * a.abs().max(1.0), "{x} {y} {a} {b}");
+    }
+    let twice = Intervention::Swap { from: 7, to: 7, alpha: 1.0, clamped: false };
+    let edits = twice.edits(&model, Some(&lens), 1, &Positions::All).unwrap();
+    let stack = EditStack { edits, ..EditStack::default() };
+    assert!(resolve_stack(&stack, &Sources::alone(&base)).unwrap_err().is_request());
+    assert!(Intervention::Ablate { tokens: vec![7, 7] }.edits(&model, Some(&lens), 1, &Positions::All).is_err());
+}
+
+/// The commands: fit in parts and merge, read, edit; and what they refuse.
+#[test]
+fn the_command_line_fits_reads_and_edits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let model = common::fixture("families/llama").display().to_string();
+    let lists: Vec<Vec<u32>> = (0..4).map(|i| (0..14).map(|p| (i * 17 + p * 5) % 90).collect()).collect();
+    let text = serde_json::to_string(&lists).unwrap();
+    circuitscope::files::write_atomic(&folder.path().join("ids.json"), text.as_bytes()).unwrap();
+    let fit = |output: &str, rest: &[&str]| {
+        let (ids, output) = (at("ids.json"), at(output));
+        let args = ["jlens", "fit", "-m", &model, "--ids-file", &ids, "--skip", "4", "-o", &output];
+        common::json(&[&args[..], rest].concat())
+    };
+    let whole = fit("lens.safetensors", &[]);
+    assert_eq!((&whole["n_prompts"], &whole["layers"]), (&json!(4), &json!([0, 1])));
+    assert!(!folder.path().join("lens.safetensors.fit").exists());
+    assert!(whole["agreement"][0].as_f64().unwrap() < 1.0);
+    fit("a", &["--shard", "0/2"]);
+    fit("b", &["--shard", "1/2"]);
+    let merged = common::json(&["jlens", "merge", &at("a"), &at("b"), "-o", &at("merged.pt")]);
+    assert_eq!((&merged["n_prompts"], &merged["missing"]), (&json!(4), &json!(0)));
+    let read = |lens: &str| common::json(&["jlens", "read", "-m", &model, "--lens", &at(lens), "--ids", "3,4,5"]);
+    let (a, b) = (read("lens.safetensors"), read("merged.pt"));
+    assert_eq!(a["top"].as_array().unwrap().len(), 2);
+    for layer in 0..2 {
+        for pos in 0..3 {
+            let logit = |doc: &serde_json::Value| doc["top"][layer][pos][0]["logit"].as_f64().unwrap();
+            assert!((logit(&a) - logit(&b)).abs() < 2e-2);
+        }
+    }
+    let (lens, merged) = (at("lens.safetensors"), at("merged.pt"));
+    let edit = ["jlens", "edit", "-m", &model, "--lens", &lens, "--ids", "3,4,5", "--layer", "1"];
+    let steered = common::json(&[&edit[..], &["--steer", "7", "--alpha", "2", "--pos", "last"]].concat());
+    let (before, after) = (&steered["logits_before"][0], &steered["logits_after"][0]);
+    assert!(after.as_f64().unwrap() > before.as_f64().unwrap());
+    // No strength, no change.
+    let still = common::json(&[&edit[..], &["--swap", "7,9", "--alpha", "0", "--tokens", "1,2"]].concat());
+    assert_eq!(still["logits_before"], still["logits_after"]);
+    let none = common::run(&edit);
+    assert_eq!(none.status.code(), Some(2));
+    let error = common::sentence(&[&edit[..8], &["--layer", "5", "--steer", "7"]].concat(), 2);
+    assert!(error.contains("layer 5"), "{error}");
+    let other = common::fixture("families/qwen3").display().to_string();
+    let error = common::sentence(&["jlens", "read", "-m", &other, "--lens", &merged, "--ids", "1,2"], 2);
+    assert!(error.contains("llama"), "{error}");
+    let code = common::fixture("lenses/runs-code.pt").display().to_string();
+    let error = common::sentence(&["jlens", "read", "-m", &model, "--lens", &code, "--ids", "1,2"], 1);
+    assert!(error.contains("nothing in a file is run"), "{error}");
+    let error = common::sentence(
+        &["jlens", "fit", "-m", &model, "--ids-file", &at("ids.json"), "--layers", "2", "-o", &at("x")],
+        2,
+    );
+    assert!(error.contains("the last one"), "{error}");
+}
+
+/// The lens that ships belongs to the built-in model, by its weights, and reads by its name.
+#[test]
+fn the_shipped_lens_reads_the_built_in_model() {
+    let read = common::json(&["jlens", "read", "-m", "text", "--lens", "text-lens", "-p", "The king and the queen"]);
+    assert_eq!(
+        (read["layers"].as_array().unwrap().len(), read["top"][0].as_array().unwrap().len()),
+        (2, read["tokens"].as_array().unwrap().len())
+    );
+    let error = common::sentence(&["jlens", "read", "-m", "induction", "--lens", "text-lens", "-p", "The king"], 2);
+    assert!(error.contains("induction"), "{error}");
+}

@@ -1,0 +1,87 @@
+//! Probes and interchange through the command line, on a property that is there and one that is not.
+
+mod common;
+
+use serde_json::json;
+
+/// Sentences that end in one of two kinds of words; groups share a beginning.
+fn texts(folder: &std::path::Path) -> String {
+    let starts = [
+        "They looked at the",
+        "She was very fond of the",
+        "It was the old",
+        "He came with the",
+        "We saw the",
+        "This is the",
+        "Nobody spoke of the",
+        "At last there was the",
+        "I had never seen the",
+        "All of them knew the",
+        "He wrote to the",
+        "She sat by the",
+        "Then came the",
+        "You remember the",
+        "They heard the",
+        "It was not the",
+    ];
+    let kinds = [("people", ["king", "queen", "man", "woman"]), ("things", ["house", "door", "table", "road"])];
+    let mut text = "label\tgroup\ttext\n".to_owned();
+    for (g, start) in starts.iter().enumerate() {
+        for (label, words) in kinds {
+            for word in words {
+                text.push_str(&format!("{label}\tg{g}\t{start} {word}\n"));
+            }
+        }
+    }
+    let path = folder.join("kinds.tsv");
+    circuitscope::files::write_atomic(&path, text.as_bytes()).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_property_is_read_beside_its_controls() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = texts(folder.path());
+    let out = folder.path().join("probes.json").display().to_string();
+    let fit = ["probe", "fit", "-m", "text", "--set", &set, "--pool", "last"];
+    let doc = common::json(&[&fit[..], &["-o", &out]].concat());
+    assert_eq!((&doc["classes"], &doc["train"], &doc["test"]), (&json!(["people", "things"]), &json!(96), &json!(32)));
+    let number = |v: &serde_json::Value| v.as_f64().unwrap();
+    for layer in doc["layers"].as_array().unwrap() {
+        let score = &layer["score"];
+        assert!(number(&score["accuracy"]) > 0.95 && number(&score["auc"]) > 0.98, "{layer}");
+        let interval = &score["accuracy_interval"];
+        assert!(number(&interval[0]) <= number(&score["accuracy"]) && number(&interval[1]) <= 1.0);
+        // Shuffled labels say nothing about held-out texts.
+        assert!(number(&layer["shuffled_labels"]["accuracy"]) < 0.75, "{layer}");
+        assert!(number(&layer["random_coordinates"]["auc"]) <= number(&score["auc"]) + 1e-6);
+        assert!(layer["random_model"]["accuracy"].is_number());
+    }
+    let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(written["layers"][0]["probe"]["weights"].as_array().unwrap().len(), 2);
+    // The same seed gives the same numbers; a sparse probe names its coordinates.
+    assert_eq!(common::json(&fit)["layers"], doc["layers"]);
+    let sparse = common::json(&[&fit[..], &["--k", "3"]].concat());
+    assert_eq!(sparse["layers"][1]["coordinates"].as_array().unwrap().len(), 3);
+    let error = common::sentence(&["probe", "fit", "-m", "text", "--set", &set, "--site", "nowhere"], 2);
+    assert!(error.contains("nowhere"), "{error}");
+}
+
+#[test]
+fn what_is_read_is_interchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = texts(folder.path());
+    let swap = ["probe", "interchange", "-m", "text", "--set", &set, "--layer", "1", "--pairs", "12"];
+    let doc = common::json(&[&swap[..], &["--answers", " was, of"]].concat());
+    let found = &doc["interchange"];
+    for name in
+        ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"]
+    {
+        assert!((0.0..=1.0).contains(&found[name].as_f64().unwrap()), "{name}: {found}");
+    }
+    // Of two answers one is the base's or the source's: the shares add up.
+    let sum = found["base"].as_f64().unwrap() + found["untouched"].as_f64().unwrap();
+    assert!((sum - 1.0).abs() < 1e-6, "{found}");
+    let error = common::sentence(&[&swap[..], &["--answers", " was"]].concat(), 2);
+    assert!(error.contains("people, things"), "{error}");
+}
