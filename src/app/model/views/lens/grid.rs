@@ -80,6 +80,9 @@ impl LensView {
             ui.toggle_value(&mut self.fits, RichText::new("fit").font(theme::small()))
                 .on_hover_text("fit a Jacobian lens of this model on a text");
         });
+        if let Some(error) = self.reading.faithful.error().filter(|_| settings.faithful != Scope::None) {
+            ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
+        }
         if new != *settings {
             cx.set(&VIEW, &new);
         }
