@@ -79,7 +79,7 @@ impl Question for FaithfulOf {
         let cost = |t: &Target| ((trace.len() - t.pos) * (n_layers - 1 - t.layer)) as u64;
         progress.expect(inner.iter().map(|t| cost(t)).sum());
         let prepared = Prepared::new(&trace.model.config, trace.len());
-        let most = rows_at_once(trace, false);
+        let most = rows_at_once(&trace.model.config, trace.len(), false);
         let mut found = Vec::new();
         let mut rest = &inner[..];
         while !rest.is_empty() {

@@ -102,7 +102,10 @@ fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         return shapes
             .into_iter()
             .filter(|(_, shape)| !shape.is_empty())
-            .map(|(name, shape)| Ok((plain(&name), store.flat(&name, &shape)?.reshape(shape)?)))
+            .map(|(name, shape)| {
+                let values = store.leading(&name, &shape, 0, shape[0])?;
+                Ok((plain(&name), Tensor::from_vec(values, shape, &Device::Cpu)?))
+            })
             .collect();
     }
     let mut file = TorchFile::open(path)?;
