@@ -1,4 +1,5 @@
 //! Dictionaries as other tools keep them, and sets of them: one transcoder a layer.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Attribution graphs on features against circuit-tracer's numbers (`tests/feature-graphs`): two independent computations
 //! agree with them to 1e-5.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 
@@ -186,7 +187,7 @@ fn exported_graphs_equal_the_reference() {
                 let own = &ours[id][field];
                 match (value.as_f64(), field.as_str()) {
                     (Some(_), "influence" | "activation" | "token_prob") => {
-                        near(own.as_f64().unwrap(), value, 1e-4, field)
+                        near(own.as_f64().unwrap(), value, 1e-4, field);
                     }
                     // A model without a tokenizer calls its tokens by their ids.
                     (_, "clerp") => assert_eq!(own.as_str().unwrap().is_empty(), value.as_str().unwrap().is_empty()),

@@ -147,7 +147,7 @@ fn what_leaves_a_node_is_what_it_contributes() {
         let network = trace.model.network();
         let columns = network.unembed_columns(&[5, 9]).unwrap().0.tensor().unwrap();
         let metric = |row: &Tensor| {
-            let logits = row.matmul(&columns.tensor()?)?.flatten_all()?;
+            let logits = row.matmul(&columns)?.flatten_all()?;
             Ok((logits.get(0)? - logits.get(1)?)?)
         };
         for attention in [Attention::Frozen, Attention::FirstOrder] {
@@ -241,7 +241,7 @@ fn neurons_of_an_mlp_are_its_largest_parts() {
         let network = trace.model.network();
         let columns = network.unembed_columns(&[5, 9]).unwrap().0.tensor().unwrap();
         let metric = |row: &Tensor| {
-            let logits = row.matmul(&columns.tensor()?)?.flatten_all()?;
+            let logits = row.matmul(&columns)?.flatten_all()?;
             Ok((logits.get(0)? - logits.get(1)?)?)
         };
         let g = gradients(&trace, &[SiteKind::MlpPost], Freeze::ALL, last, metric, &Progress::new()).unwrap();

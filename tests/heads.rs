@@ -1,4 +1,5 @@
 //! Heads over a text: parts add up to the whole, the file holds it, and the pages say what the patterns are.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

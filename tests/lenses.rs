@@ -331,7 +331,8 @@ fn interventions_are_those_of_the_definition() {
         h.iter().zip(s.iter().zip(&t)).map(|(h, (s, t))| h - a * s - b * t).collect()
     };
     let clean = before.iter().map(|h| coordinates(h)).collect::<Vec<_>>();
-    let cases: [(Intervention, &dyn Fn(&[f32]) -> Vec<f32>); 3] = [
+    type ByHand<'a> = &'a dyn Fn(&[f32]) -> Vec<f32>;
+    let cases: [(Intervention, ByHand); 3] = [
         (Intervention::Steer { token: 7, alpha: 0.5 }, &steer),
         (Intervention::Swap { from: 7, to: 30, alpha: 2.0, clamped: false }, &swap),
         (Intervention::Ablate { tokens: vec![7, 30] }, &ablate),

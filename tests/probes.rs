@@ -1,4 +1,5 @@
 //! Probes and interchange through the command line, on a property that is there and one that is not.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
 
 mod common;
 

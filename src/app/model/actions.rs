@@ -94,6 +94,17 @@ impl State {
         self.history.change(&mut self.document, name, now, |d| change(&mut d.desk));
     }
 
+    fn type_corrupted(&mut self, text: String, now: f64) {
+        let is_empty = text.is_empty();
+        let change = |d: &mut Desk| (d.alignment, d.corrupted) = (None, text);
+        if is_empty {
+            // There is nothing to run, so it counts at once.
+            self.change("take the corrupted prompt away", now, change);
+        } else {
+            self.type_text("type the corrupted prompt", now, change);
+        }
+    }
+
     pub(in crate::app) fn apply_model(&mut self, action: ModelAction, now: f64) {
         if matches!(action, ModelAction::Sweep(_) | ModelAction::Search(_)) && !self.runs_stand() {
             self.waiting.push(action);
@@ -109,15 +120,7 @@ impl State {
             ModelAction::Talk(action) => self.apply_talk(action, now),
             ModelAction::Answer(text) => self.type_text("type the answer", now, |d| d.answer = text),
             ModelAction::Wrong(text) => self.type_text("type the wrong answer", now, |d| d.wrong = text),
-            ModelAction::Corrupted(text) => {
-                let change = |d: &mut Desk| (d.alignment, d.corrupted) = (None, text.clone());
-                if text.is_empty() {
-                    // There is nothing to run, so it counts at once.
-                    self.change("take the corrupted prompt away", now, change);
-                } else {
-                    self.type_text("type the corrupted prompt", now, change);
-                }
-            }
+            ModelAction::Corrupted(text) => self.type_corrupted(text, now),
             ModelAction::SwapPrompts => self.change("swap the prompts", now, |d| {
                 std::mem::swap(&mut d.prompt, &mut d.corrupted);
                 std::mem::swap(&mut d.answer, &mut d.wrong);

@@ -5,8 +5,11 @@ use half::f16;
 
 use super::Stored;
 
+/// Decodes whole blocks into their values.
+type Decode = fn(&[u8], &mut [f32]);
+
 /// Returns the decoder of a type, where there is one here.
-pub(super) fn decoder(stored: Stored) -> Option<fn(&[u8], &mut [f32])> {
+pub(super) fn decoder(stored: Stored) -> Option<Decode> {
     Some(match stored {
         Stored::F16 => f16_values,
         Stored::BF16 => bf16_values,
