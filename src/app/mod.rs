@@ -302,8 +302,9 @@ impl App {
     fn ask_views(&mut self) {
         self.layout.ask(&self.state, true);
         self.parked.iter_mut().for_each(|l| l.ask(&self.state, false));
-        for slot in self.layout.slots() {
-            slot.poll();
+        // What has arrived may lead to a view's next question.
+        if self.layout.take_in() {
+            self.layout.ask(&self.state, true);
         }
     }
 

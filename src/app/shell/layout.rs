@@ -208,6 +208,15 @@ impl Layout {
         }
     }
 
+    /// Takes in what has arrived for views. Says whether anything has; views are then asked again.
+    pub fn take_in(&mut self) -> bool {
+        let arrived = self.slots().fold(false, |arrived, slot| slot.poll() || arrived);
+        if arrived {
+            self.asked = u64::MAX;
+        }
+        arrived
+    }
+
     /// Every answer that a view has of its own.
     pub fn slots(&mut self) -> impl Iterator<Item = &mut dyn AnySlot> {
         self.tree
