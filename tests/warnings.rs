@@ -80,6 +80,12 @@ fn every_document_carries_warnings() {
     let p = ["-p", "When she came"];
     let pair = ["--clean", "a b", "--corrupt", "a c", "--answer", "a", "--wrong", "b"];
     let small = ["--text", "prose", "--tokens", "4000"];
+    let (set, features, lens) = (at("set"), at("features.json"), at("lens.safetensors"));
+    let parts = [at("lens-0.safetensors"), at("lens-1.safetensors")];
+    let fit = ["--text", "prose", "--tokens", "16", "--skip", "4", "--limit", "2"];
+    let examples = at("examples.tsv");
+    let lines = (0..12).map(|i| format!("1\tThe king number {i}\n0\tThe dog number {i}\n")).collect::<String>();
+    write(Path::new(&examples), &format!("label\ttext\n{lines}"));
     // Every call, and whether it opens a model.
     #[cfg_attr(not(feature = "gui"), expect(unused_mut, reason = "the window's own come last"))]
     let mut calls: Vec<(&str, bool, Vec<&str>)> = vec![
@@ -138,6 +144,27 @@ fn every_document_carries_warnings() {
         ("direction read", true, [&[concept.as_str()], &p[..]].concat()),
         ("direction steer", true, [&[concept.as_str(), "--reference-tokens", "64"], &p[..]].concat()),
         ("direction similar", false, vec![&concept, "--dictionary", &sae]),
+        (
+            "features train",
+            true,
+            [
+                &["--layers", "all", "--method", "batchtopk", "--features", "16", "-k", "4", "--steps", "5"][..],
+                &["--batch", "64", "-o", &set],
+                &small[..],
+            ]
+            .concat(),
+        ),
+        ("trace", true, [&p[..], &["--dictionary", &set, "-o", &features]].concat()),
+        ("features intervene", true, [&p[..], &["--dictionary", &set, "--set", "0:1:2=3"]].concat()),
+        ("graph audit", true, vec![&features, "--dictionary", &set, "--links", "5"]),
+        ("graph group", false, vec![&features, "-o", &pruned]),
+        ("jlens fit", true, [&fit[..], &["--shard", "0/2", "-o", &parts[0]]].concat()),
+        ("jlens fit", true, [&fit[..], &["--shard", "1/2", "-o", &parts[1]]].concat()),
+        ("jlens merge", false, vec![&parts[0], &parts[1], "-o", &lens]),
+        ("jlens read", true, [&p[..], &["--lens", &lens]].concat()),
+        ("jlens edit", true, [&p[..], &["--lens", &lens, "--layer", "0", "--steer", "a"]].concat()),
+        ("probe fit", true, vec!["--set", &examples]),
+        ("probe interchange", true, vec!["--set", &examples, "--answers", " a, the", "--layer", "1", "--pairs", "4"]),
         ("superposition", false, vec!["--preset", "list"]),
         ("bench", true, vec!["--repeat", "1"]),
     ];

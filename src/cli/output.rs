@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::ModelArgs;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -49,9 +49,10 @@ fn beside() -> std::sync::MutexGuard<'static, Beside> {
 
 /// Keeps a warning, a whole sentence, for every document and for stderr. The same one is kept once.
 pub fn warn(sentence: &str) {
+    let sentence = one_line(sentence);
     let mut beside = beside();
-    if !beside.warnings.iter().any(|w| w == sentence) {
-        beside.warnings.push(sentence.to_owned());
+    if !beside.warnings.contains(&sentence) {
+        beside.warnings.push(sentence);
     }
 }
 

@@ -107,6 +107,7 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     // What is pinned is steered by a click, and undone by one.
     let layer = h.state().state.pinned().layer;
     h.get_by_label("Edit").click();
+    h.run();
     settle(&mut h);
     let stack = h.state().state.desk().stack.clone();
     assert!(

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::open;
-use crate::cli::{Job, ModelArgs, table};
+use crate::cli::{Job, ModelArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
+use crate::features::trust::check_set;
 use crate::graph::features::audit::{Audited, audit, ids_of};
 use crate::graph::features::intervene::Stage;
 
@@ -50,6 +51,9 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     let (model, progress) = (&job.model, &job.progress);
     let ids = ids_of(&file.graph)?;
     let set = DictionarySet::open(&spec, progress)?;
+    if model.tokenizer.is_some() {
+        check_set(model, &set, progress)?.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
+    }
     let trace = Trace::run(model, ids, progress)?;
     let stage = Stage::of(&trace, &set, args.silent, progress)?;
     let found = audit(&file.graph, &trace, &stage, args.links, |_, _| true, progress)?;

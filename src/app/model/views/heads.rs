@@ -11,7 +11,7 @@ use crate::app::look::theme;
 use crate::app::view::{Area, Asking, Cached, Context, Table, View, ViewDef, Workspace, here};
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
-use crate::app::widgets::{bars, captioned, choice, controls, message, token_text};
+use crate::app::widgets::{bars, captioned, choice, controls, message, ragged, token_text};
 use crate::gpu::HeatData;
 use crate::heads::index::{Example, HeadIndex, Measure};
 use crate::heads::question::HeadsOver;
@@ -326,7 +326,9 @@ fn page(ui: &mut egui::Ui, cx: &mut Context<'_>, model: &Arc<Model>, index: &Hea
         ui.horizontal_wrapped(|ui| {
             for (by, name) in By::ALL {
                 let text = format!("{name} {:.3}", by.of(index, layer, head));
-                ui.label(RichText::new(text).font(theme::mono_small())).on_hover_text(by.explain());
+                // A score and its name stay together.
+                let label = egui::Label::new(RichText::new(text).font(theme::mono_small())).extend();
+                ui.add(label).on_hover_text(by.explain());
             }
         });
         for (name, of_key) in [("its query is fed by", false), ("its key is fed by", true)] {
@@ -348,9 +350,11 @@ fn page(ui: &mut egui::Ui, cx: &mut Context<'_>, model: &Arc<Model>, index: &Hea
         }
         ui.add_space(theme::GRID);
         ui.label(small("where it looks hardest: query ← key, what it raises and lowers there".to_owned()));
-        for example in &entry.top {
-            draw(ui, cx, model, example);
-        }
+        ragged(ui, |ui| {
+            for example in &entry.top {
+                draw(ui, cx, model, example);
+            }
+        });
     });
 }
 

@@ -9,12 +9,12 @@ views![
     patching,
     norms,
     entropy,
-    heads,
     attribution,
     circuit,
     edits,
     activations,
     projection,
     geometry,
+    heads,
     generation,
 ];
