@@ -210,7 +210,10 @@ impl Layout {
 
     /// Takes in what has arrived for views. Says whether anything has; views are then asked again.
     pub fn take_in(&mut self) -> bool {
-        let arrived = self.slots().fold(false, |arrived, slot| slot.poll() || arrived);
+        let mut arrived = false;
+        for slot in self.slots() {
+            arrived |= slot.poll();
+        }
         if arrived {
             self.asked = u64::MAX;
         }
