@@ -172,6 +172,38 @@ fn options_of_a_dictionary_have_their_types() {
     assert!(said.contains("normalize_activations"), "{said}");
 }
 
+/// A pickle whose lists lie in one another a hundred thousand deep.
+#[test]
+fn pickles_are_as_deep_as_their_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let n = 100_000;
+    let pickle = [&b"\x80\x02"[..], &vec![b']'; n], &vec![b'a'; n - 1], b"."].concat();
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(folder.path().join("ae.pt")).unwrap());
+    archive.start_file("ae/data.pkl", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut archive, &pickle).unwrap();
+    archive.finish().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"trainer": {"dict_class": "AutoEncoder"}}"#).unwrap();
+    let dictionary = folder.path().to_str().unwrap();
+    let acts = folder.path().join("a.safetensors");
+    let one = candle_core::Tensor::zeros((2, 4), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    candle_core::safetensors::save(&std::collections::HashMap::from([("activations", one)]), &acts).unwrap();
+    let out = folder.path().join("o");
+    let said = sentence(
+        &[
+            "features",
+            "encode",
+            "--dictionary",
+            dictionary,
+            "--activations",
+            acts.to_str().unwrap(),
+            "-o",
+            out.to_str().unwrap(),
+        ],
+        1,
+    );
+    assert!(said.contains("pickle") || said.contains("values"), "{said}");
+}
+
 fn a_graph() -> PathBuf {
     let mut graphs: Vec<PathBuf> = std::fs::read_dir(fixture("graphs")).unwrap().map(|f| f.unwrap().path()).collect();
     graphs.retain(|p| p.extension().is_some_and(|e| e == "json"));

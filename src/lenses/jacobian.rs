@@ -21,13 +21,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::torch_file::{self, TorchFile, Value, Written};
 use crate::analysis::transport::{Affine, Transport};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::model::Model;
 use crate::model::safetensors_file;
 use crate::model::store::Store;
+use crate::model::torch_file::{self, TorchFile, Value, Written};
 use crate::progress::Progress;
 
 pub(super) const FORMAT: &str = "Jacobian lens";

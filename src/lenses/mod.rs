@@ -4,7 +4,6 @@
 //!   makes one, [`sums`] is what a fit that is not done keeps.
 //! - [`faithful`]: whether the model goes on with what a lens reads, by changing it.
 //! - [`tuned`]: tuned lenses that others trained.
-//! - [`torch_file`]: files that torch saved, read without running anything that is in them.
 //!
 //! All of them become [`crate::analysis::transport::Transport`]s, through which [`crate::analysis::logit_lens`] reads.
 
@@ -15,7 +14,6 @@ pub mod jacobian;
 pub mod open;
 pub mod question;
 pub mod sums;
-pub mod torch_file;
 pub mod tuned;
 
 pub use jacobian::JacobianLens;

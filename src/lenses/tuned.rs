@@ -13,13 +13,13 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::jacobian::{fits, is_of};
-use super::torch_file::{TorchFile, Value};
 use crate::analysis::transport::{Affine, Transport};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::model::Model;
 use crate::model::safetensors_file;
 use crate::model::store::Store;
+use crate::model::torch_file::{TorchFile, Value};
 use crate::progress::Progress;
 
 pub(super) const FORMAT: &str = "tuned lens";

@@ -1,5 +1,6 @@
 //! dictionary_learning: `ae.pt` beside a `config.json` whose `trainer` says which class it is of.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
@@ -50,15 +51,16 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
     let trainer = config.get("trainer").cloned().unwrap_or(Json::Null);
     let text = |name: &str| trainer.get(name).and_then(Json::as_str).map(str::to_owned);
     let class = text("dict_class").ok_or_else(|| malformed("its trainer names no dict_class".to_owned()))?;
-    let file = TorchFile::open(&folder.join(WEIGHTS))?;
+    let file = RefCell::new(TorchFile::open(&folder.join(WEIGHTS))?);
+    let get = |name: &str| file.borrow_mut().named(name);
     // [d_in, d_sae] and [d_sae, d_in], however the class stores them.
-    let (w_enc, w_dec) = if file.contains("W_enc") {
-        (file.get("W_enc")?, file.get("W_dec")?)
+    let (w_enc, w_dec) = if file.borrow().place("W_enc").is_some() {
+        (get("W_enc")?, get("W_dec")?)
     } else {
-        (file.get("encoder.weight")?.t()?.contiguous()?, file.get("decoder.weight")?.t()?.contiguous()?)
+        (get("encoder.weight")?.t()?.contiguous()?, get("decoder.weight")?.t()?.contiguous()?)
     };
     let (d_in, d_sae) = w_enc.dims2()?;
-    let vector = |name: &str| -> Result<Vec<f32>> { Ok(file.get(name)?.flatten_all()?.to_vec1()?) };
+    let vector = |name: &str| -> Result<Vec<f32>> { Ok(get(name)?.flatten_all()?.to_vec1()?) };
     let number = |name: &str| -> Result<f32> {
         vector(name)?.first().copied().ok_or_else(|| malformed(format!("its `{name}` is empty")))
     };
