@@ -205,7 +205,7 @@ fn followed(path: &Path) -> PathBuf {
 /// A folder that one process writes for a long time. Another that claims it meanwhile is refused.
 pub struct Claim {
     folder: PathBuf,
-    /// The folder was not there before. It goes again if nothing was written.
+    /// The folder was not there before. It goes again if it is empty.
     made: bool,
     /// The system lifts the lock when the file is closed, also by a kill.
     _lock: std::fs::File,

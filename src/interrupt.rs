@@ -14,7 +14,7 @@ static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static CAREFUL: Mutex<Vec<(usize, Progress)>> = Mutex::new(Vec::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// The exit status of a program that a signal ended, as shells give it.
+/// The exit status of a program that a signal ended, as shells give it for SIGINT.
 pub const STATUS: u8 = 130;
 
 fn files() -> MutexGuard<'static, Vec<PathBuf>> {

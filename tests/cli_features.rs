@@ -377,7 +377,7 @@ fn settings_that_cannot_be_are_refused() {
     refuse(&["-k", "0"], "k = 0");
     refuse(&["--steps", "0"], "trains nothing");
     refuse(&["--rate", "nan"], "rate");
-    refuse(&["--target", "blocks.0.hook_mlp_out", "--method", "topk"], "SAELens has no");
+    refuse(&["--target", "blocks.0.hook_mlp_out", "--method", "topk"], "no format has");
     refused(&["features", "train", "--site", "blocks.9.hook_resid_post", "-o", &out], 2, "layer 9");
     refused(&["features", "train", "--site", "blocks.0.attn.hook_pattern", "-o", &out], 2, "no vector");
     let empty = dir.path().join("empty.txt").to_str().unwrap().to_owned();

@@ -70,8 +70,8 @@ impl Lens {
     }
 }
 
-/// Computes the lens at `positions` (all if empty), through the maps of `lens` where one is given. The last layers are computed first, since a reader looks there
-/// first. `partial` is handed all cells that are known so far.
+/// Computes the lens at `positions` (all if empty), through the maps of `lens` where one is given. The last layers are
+/// computed first, since a reader looks there first. `partial` is handed all cells that are known so far.
 ///
 /// # Errors
 /// A position lies outside the prompt; [`Error::Cancelled`].

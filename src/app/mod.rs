@@ -306,6 +306,9 @@ impl App {
         if self.layout.take_in() {
             self.layout.ask(&self.state, true);
         }
+        for parked in &mut self.parked {
+            parked.take_in();
+        }
     }
 
     /// Notes what can be seen, and shows the theme of the document.

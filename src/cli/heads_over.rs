@@ -26,13 +26,13 @@ pub struct OverArgs {
     #[arg(long, value_name = "TEXT-PATH", conflicts_with_all = ["prompt", "ids"])]
     pub over: Vec<String>,
     /// Pages that `--over` wrote: list them again, or show one with --head
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "prompt", "ids"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "prompt", "ids", "output"])]
     pub pages: Option<PathBuf>,
     /// Put parts of pages together
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "output", conflicts_with_all = ["over", "pages", "prompt", "ids"])]
     pub merge: Vec<PathBuf>,
     /// Show one head's page
-    #[arg(long, value_name = "L.H")]
+    #[arg(long, value_name = "L.H", conflicts_with = "merge")]
     pub head: Option<String>,
     /// Tokens of a row of text
     #[arg(long, value_name = "N", default_value_t = 64, requires = "over")]
@@ -109,7 +109,7 @@ fn merge(args: &OverArgs, json: bool) -> Result<()> {
         whole.absorb(index_file::open(part)?)?;
     }
     index_file::save(&whole, output)?;
-    let missing = whole.about.of - whole.about.shards.len();
+    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     if json {
         return emit_json(json!({"model": {"name": whole.about.model}, "about": whole.about, "missing": missing,
             "output": output.display().to_string(), "seconds": started.elapsed().as_secs_f64(), "load_seconds": 0.0}));

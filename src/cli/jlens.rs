@@ -133,7 +133,7 @@ struct Edit {
     #[arg(long, value_name = "TOKEN,TOKEN", group = "intervention", value_delimiter = ',', allow_hyphen_values = true)]
     swap: Vec<String>,
     /// Strength of --steer and --swap
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, conflicts_with = "ablate")]
     alpha: f32,
     /// Swap towards the coordinates of the unedited run, so that several layers do not undo each other
     #[arg(long, requires = "swap")]
@@ -250,7 +250,7 @@ fn execute_merge(args: &Merge) -> Result<()> {
     if !whole.about.done {
         return Err(Error::request("a part is not done; go on with its fit first, with the same --output"));
     }
-    let missing = whole.about.of - whole.about.shards.len();
+    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
     if missing > 0 {
         warn(&format!("{missing} of {} parts are still missing.", whole.about.of));
     }

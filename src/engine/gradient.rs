@@ -39,7 +39,8 @@ impl Gradients {
 /// The most memory, in bytes, that a backward pass may take.
 const MEMORY: usize = 8 << 30;
 
-/// Estimates the bytes that the graph of a pass over `n` tokens holds, with gradients at sites of these kinds. Every operation keeps its result.
+/// Estimates the bytes that the graph of a pass over `n` tokens holds, with gradients at sites of these kinds. Every
+/// operation keeps its result.
 pub fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
     // Each head keeps scores, mask, the steps of the softmax, and their gradients. A probe of the pattern doubles two
     // of them.

@@ -77,8 +77,8 @@ pub fn summarise(
                 values.chunks_exact(row).enumerate().map(|(r, v)| row_summary(v, top, &asked(first + r))).collect()
             }
         };
-        if let Some(r) = summaries.iter().position(|s| !s.log_sum.is_finite()) {
-            return Err(overflow(&format!("a logit of row {}", first + r)));
+        if summaries.iter().any(|s| !s.log_sum.is_finite()) {
+            return Err(overflow("a logit"));
         }
         all.extend(summaries);
         progress.step(rows as u64)?;

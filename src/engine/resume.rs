@@ -194,8 +194,8 @@ pub fn layer_weights(c: &ModelConfig) -> usize {
     c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head + mlp
 }
 
-/// Returns the number of rows that fit one chunk of a sweep over a run of `n` tokens. A variant that edits patterns holds patterns
-/// too.
+/// Returns the number of rows that fit one chunk of a sweep over a run of `n` tokens. A variant that edits patterns holds
+/// patterns too.
 pub fn rows_at_once(c: &ModelConfig, n: usize, edges: bool) -> usize {
     const MEMORY: usize = 512 << 20;
     let per_row = bytes_per_row(c) + if edges { 12 * c.n_heads * n } else { 0 };

@@ -195,14 +195,9 @@ impl JacobianLens {
             .iter()
             .map(|(l, j)| Ok((format!("J.{l}"), j.to_dtype(DType::F16)?)))
             .collect::<Result<Vec<_>>>()?;
-        let said = HashMap::from([
-            (METADATA.to_owned(), about),
-            ("n_prompts".to_owned(), self.about.n_prompts.to_string()),
-            ("d_model".to_owned(), self.d_model.to_string()),
-        ]);
-        let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(said))
-            .map_err(|e| Error::failed(format!("the lens cannot be packed: {e}")))?;
-        write_atomic(path, &bytes)
+        let said =
+            [(METADATA, about), ("n_prompts", self.about.n_prompts.to_string()), ("d_model", self.d_model.to_string())];
+        write_atomic(path, &safetensors_file::pack(tensors.iter().map(|(n, t)| (n.as_str(), t)), &said)?)
     }
 
     /// # Errors

@@ -139,6 +139,14 @@ impl TorchFile {
         if pickle.len() as u64 > PICKLE {
             return Err(malformed(format!("its pickle has more than {PICKLE} bytes, too many for tensors")));
         }
+        // Files before torch 2.1 do not say it.
+        if let Ok(mut entry) = archive.by_name(&format!("{root}byteorder")) {
+            let mut order = String::new();
+            let read = entry.by_ref().take(16).read_to_string(&mut order);
+            if read.is_err() || order != "little" {
+                return Err(malformed("its numbers are in the byte order of other processors".to_owned()));
+            }
+        }
         let parsed = guarded(pickle.len(), move || parse(&pickle));
         let object =
             parsed.unwrap_or_else(|fault| Err(format!("its pickle cannot be read: {fault}"))).map_err(malformed)?;
@@ -454,6 +462,12 @@ pub fn save(path: &Path, value: &Written<'_>) -> Result<()> {
     entry("byteorder", b"little")?;
     for (i, t) in tensors.iter().enumerate() {
         let values: Vec<f32> = t.flatten_all()?.to_vec1()?;
+        if values.iter().any(|v| !f16::from_f32(*v).is_finite()) {
+            return Err(Error::failed(format!(
+                "{} cannot hold a number beyond 65504, as half precision",
+                path.display()
+            )));
+        }
         let halves: Vec<u8> = values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
         entry(&format!("data/{i}"), &halves)?;
     }

@@ -338,7 +338,7 @@ impl Reader<'_> {
     fn cut<const N: usize>(stacked: &Linear, widths: [usize; N]) -> Result<[Linear; N]> {
         let mut at = 0;
         let parts = widths.map(|w| {
-            // The parts share the whole's memory, all of which one of them needs.
+            // The parts share the memory of the whole; together they use all of it.
             let weight = stacked.weight.narrow(1, at, w)?;
             let bias = stacked.bias.as_ref().map(|b| b.narrow(0, at, w)?.force_contiguous()).transpose()?;
             at += w;

@@ -63,7 +63,7 @@ impl Question for ProbesOf {
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let Self { model, set, site, pool, kind, random, seed } = self;
         if matches!(kind, Kind::Sparse(0)) || *random == 0 {
-            return Err(Error::request("a probe reads at least one coordinate; give --k 1 or more"));
+            return Err(Error::request("a probe reads at least one coordinate; give --k and --random 1 or more"));
         }
         let texts = begun(model, &set.plain())?;
         let own = held_of(model, texts.clone(), *site, *pool, progress)?;

@@ -31,6 +31,10 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
         let given = if clean.answer.is_some() { asked.as_str() } else { "" };
         let one = |name: &str| format!("circuitscope {name}{model}{}", text(state, "-p", "--ids"));
         if is(&views::lens::VIEW) {
+            // Of the three lenses the command has the first alone.
+            if !views::lens::is_logit_lens(desk) {
+                return None;
+            }
             format!("{} --pos all{given}", one("lens"))
         } else if is(&views::attribution::VIEW) {
             format!("{} --pos {pos}{asked}", one("dla"))
@@ -45,7 +49,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
             // The view keeps its unit by the name that the command line has for it.
             let unit = desk.views.get(view.name).and_then(|v| v.as_str()).unwrap_or("nats");
             format!("{} --pos all --unit {unit}", one("entropy"))
-        } else if is(&views::graph::VIEW) && desk.graph.file.is_none() {
+        } else if is(&views::graph::VIEW) && desk.graph.file.is_none() && desk.graph.set.is_none() {
             let (nodes, links) = state.results.drawing.value()?.thresholds;
             let target = match state.graph_target()? {
                 Target::Top => String::new(),
@@ -111,6 +115,9 @@ fn text(state: &State, by_text: &str, by_ids: &str) -> String {
 pub fn snippet(state: &State, view: &ViewDef) -> Option<Snippet> {
     let is = |def: &ViewDef| view.name == def.name;
     Some(if is(&views::lens::VIEW) {
+        if !views::lens::is_logit_lens(state.desk()) {
+            return None;
+        }
         Snippet::Lens
     } else if is(&views::attribution::VIEW) {
         Snippet::Attribution

@@ -64,7 +64,8 @@ impl App {
     }
 
     pub fn command(&mut self, ctx: &egui::Context, command: Command) {
-        let (before, mut pinned) = (self.state.history.changes().1, self.state.pinned());
+        let mut pinned = self.state.pinned();
+        let before = says(command).map(|_| self.state.desk().clone());
         let model = self.state.model.as_ref().map(|m| (m.config.n_layers, m.config.n_heads));
         let (layers, heads) = model.unwrap_or((1, 1));
         let len = self.state.run().map_or(1, |r| r.trace.len());
@@ -80,6 +81,7 @@ impl App {
             Command::Cancel => {
                 if self.state.works() {
                     self.layout.slots().for_each(AnySlot::stop);
+                    self.parked.iter_mut().flat_map(Layout::slots).for_each(AnySlot::stop);
                     self.top.slots().into_iter().for_each(AnySlot::stop);
                     self.lessons.stop();
                     self.state.cancel();
@@ -153,7 +155,9 @@ impl App {
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
         }
-        self.say_done(command, before);
+        if let Some((nothing, before)) = says(command).zip(before) {
+            self.say_done(nothing, before != *self.state.desk());
+        }
         if pinned != self.state.pinned() {
             self.state.apply(ModelAction::Pin(pinned), self.now);
         }
@@ -161,16 +165,9 @@ impl App {
     }
 
     /// Says what a single key has changed, where that may not be seen: it may have been meant for a field.
-    fn say_done(&mut self, command: Command, before: usize) {
-        let nothing = match command {
-            Command::Collect => "Nothing was collected: pin a head or a neuron first.",
-            Command::ToggleEdits => "There are no edits to switch.",
-            Command::ClearEdits => "There are no edits to remove.",
-            Command::ClearDraft => "The circuit is empty already.",
-            _ => return,
-        };
+    fn say_done(&mut self, nothing: &str, changed: bool) {
         let (mut changes, done) = self.state.history.changes();
-        match changes.nth(done.wrapping_sub(1)).filter(|_| done != before) {
+        match changes.nth(done.wrapping_sub(1)).filter(|_| changed) {
             Some(name) => self.state.notices.done(name),
             None => self.state.notices.push(Level::Info, nothing),
         }
@@ -285,4 +282,15 @@ impl App {
         let next = (next < last).then_some(next);
         self.state.apply(Action::Superposition(SuperpositionAction::Scrub(next)), self.now);
     }
+}
+
+/// What is said where a single key has changed nothing; of other keys what they do can be seen.
+fn says(command: Command) -> Option<&'static str> {
+    Some(match command {
+        Command::Collect => "Nothing was collected: pin a head or a neuron first.",
+        Command::ToggleEdits => "There are no edits to switch.",
+        Command::ClearEdits => "There are no edits to remove.",
+        Command::ClearDraft => "The circuit is empty already.",
+        _ => return None,
+    })
 }

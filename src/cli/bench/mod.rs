@@ -44,7 +44,7 @@ pub struct Arguments {
     lenses: bool,
     /// Time a model of random weights instead: llama-3.1-8b, gemma-2-2b or smollm2-135m, and how they are stored. Its file
     /// lies in the cache folder until it is open
-    #[arg(long, value_name = "SHAPE:TYPE", conflicts_with_all = ["lab", "features", "model"])]
+    #[arg(long, value_name = "SHAPE:TYPE", conflicts_with_all = ["lab", "features", "model", "lenses"])]
     synthetic: Option<String>,
     /// Give the model of --synthetic so many layers only
     #[arg(long, value_name = "N", requires = "synthetic")]

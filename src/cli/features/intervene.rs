@@ -103,6 +103,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         Hold::Direct => Mode::Direct,
         Hold::Part => Mode::Part(args.layers.clone()),
     };
+    if !args.layers.is_empty() && !matches!(args.mode, Hold::Part) {
+        return Err(Error::request("--layers belongs to --mode part; leave one of them out, or give both"));
+    }
     let tokens = args.tokens.iter().map(|t| crate::cli::trace::token_or_id(model, t)).collect::<Result<Vec<u32>>>()?;
     if model.tokenizer.is_some() {
         check_set(model, &set, progress)?.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));

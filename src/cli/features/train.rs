@@ -34,9 +34,9 @@ pub struct Arguments {
     /// Folder to write, in SAELens' format; a set in circuit-tracer's
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// l1, topk, batchtopk, jumprelu or gated
-    #[arg(long, value_name = "NAME", default_value = "topk")]
-    method: String,
+    /// l1, topk, batchtopk, jumprelu or gated (default: topk; batchtopk for transcoders)
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
     #[arg(long, value_name = "N", default_value_t = Settings::default().features)]
     features: usize,
     /// Active features a position (topk, batchtopk)
@@ -88,9 +88,12 @@ pub struct Arguments {
 
 /// Reads the settings of the training from the options.
 fn settings(args: &Arguments) -> Result<Settings> {
-    let method = Method::by_name(&args.method).ok_or_else(|| {
+    // Neither SAELens nor circuit-tracer has a transcoder of the plain default.
+    let writes = args.layers.is_some() || args.target.is_some();
+    let name = args.method.as_deref().unwrap_or(if writes { "batchtopk" } else { "topk" });
+    let method = Method::by_name(name).ok_or_else(|| {
         let known: Vec<&str> = Method::ALL.iter().map(|m| m.name()).collect();
-        Error::request(format!("there is no method `{}`; known are {}", args.method, known.join(", ")))
+        Error::request(format!("there is no method `{name}`; known are {}", known.join(", ")))
     })?;
     let s = Settings {
         method,
@@ -187,6 +190,7 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
     if folder.join("config.yaml").is_file() {
         return Err(Error::request(format!("{} holds a finished set; name another folder", folder.display())));
     }
+    let _claim = Claim::of(folder)?;
     let job = Job::begin(&args.model, "training")?;
     let mut say = |layer: usize, p: Point| {
         if p.step == recipe.settings.steps {

@@ -26,9 +26,9 @@ pub struct AuditArgs {
     /// Links that are put to the test, the strongest first
     #[arg(long, default_value_t = 50, value_name = "N")]
     links: usize,
-    /// First positions whose features are left alone
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    silent: usize,
+    /// First positions whose features are left alone (default: those of the graph, else 1)
+    #[arg(long, value_name = "N")]
+    silent: Option<usize>,
     /// Links to list
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
@@ -41,6 +41,8 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     let mut file = open(&args.input)?;
     let info = file.document.get("metadata").and_then(|m| m.get("info"));
     let told = info.and_then(|i| i.get("dictionary")).and_then(Value::as_str).map(str::to_owned);
+    let silent = info.and_then(|i| i.get("silent_positions")).and_then(Value::as_u64);
+    let silent = args.silent.or(silent.and_then(|n| n.try_into().ok())).unwrap_or(1);
     let spec = args.dictionary.clone().or(told).ok_or_else(|| {
         Error::request(format!(
             "{} does not name the set of transcoders that it is of; give it with --dictionary",
@@ -55,7 +57,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
         check_set(model, &set, progress)?.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
     }
     let trace = Trace::run(model, ids, progress)?;
-    let stage = Stage::of(&trace, &set, args.silent, progress)?;
+    let stage = Stage::of(&trace, &set, silent, progress)?;
     let found = audit(&file.graph, &trace, &stage, args.links, |_, _| true, progress)?;
     job.stop();
     if let Some(path) = &args.output {

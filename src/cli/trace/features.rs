@@ -30,19 +30,19 @@ pub struct FeatureArgs {
     #[arg(long, value_name = "N", requires = "dictionary")]
     max_features: Option<usize>,
     /// Features that are chosen together, after which influence is taken again
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, requires = "dictionary")]
     round: usize,
     /// First positions whose features and errors are left out
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "dictionary")]
     silent: usize,
     /// Explain a direction behind the final norm: a direction of `direction find`, or a safetensors file with one row
     #[arg(long, value_name = "FILE", requires = "dictionary", conflicts_with_all = ["target", "against"])]
     direction: Option<PathBuf>,
     /// Logits that are explained at most, where no target is named
-    #[arg(long, value_name = "N", default_value_t = crate::graph::targets::MOST)]
+    #[arg(long, value_name = "N", default_value_t = crate::graph::targets::MOST, requires = "dictionary")]
     max_logits: usize,
     /// Probability that the explained logits hold together, where they suffice
-    #[arg(long, value_name = "P", default_value_t = f64::from(crate::graph::targets::PROBABILITY))]
+    #[arg(long, value_name = "P", default_value_t = f64::from(crate::graph::targets::PROBABILITY), requires = "dictionary")]
     logit_prob: f64,
     /// Where to write `adjacency`, `node_influence`, `features` and `activations` in full
     #[arg(long, value_name = "F.safetensors", requires = "dictionary")]

@@ -90,7 +90,11 @@ impl Attended {
     pub fn back(&self, dz: &[f32], start: usize) -> Result<[Vec<f32>; 3]> {
         let (h, kv, d) = (self.heads, self.kv_heads, self.d_head);
         let rows = self.n - start.min(self.n);
-        if rows == 0 || !dz.len().is_multiple_of(rows * h * d) || self.pattern.len() != h * self.n * self.n {
+        let heads = kv > 0 && h.is_multiple_of(kv) && self.q.len() == self.n * h * d;
+        let whole = heads
+            && [&self.k, &self.v].iter().all(|x| x.len() == self.n * kv * d)
+            && self.pattern.len() == h * self.n * self.n;
+        if rows == 0 || !whole || !dz.len().is_multiple_of(rows * h * d) {
             candle_core::bail!("cotangents of {} values do not fit {rows} rows of {h} heads", dz.len())
         }
         let batch = dz.len() / (rows * h * d);

@@ -343,7 +343,9 @@ impl Trainer {
         if !path.exists() {
             return Ok(false);
         }
-        let bytes = read(&path, LARGE)?;
+        // Three numbers for each parameter, and the curve.
+        let held: usize = self.params.named().iter().map(|(_, p)| 12 * p.value.len()).sum();
+        let bytes = read(&path, held as u64 + LARGE)?;
         let malformed = |what: String| Error::Malformed { path: path.clone(), format: "checkpoint", what };
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
         let kept: Kept = metadata

@@ -92,7 +92,7 @@ impl Recipe {
         let method = self.settings.method;
         if self.target.is_some() && matches!(method, Method::TopK | Method::Gated) {
             return Err(Error::request(format!(
-                "SAELens has no {} transcoder; choose l1, batchtopk or jumprelu",
+                "no format has a {} transcoder that is trained here; choose l1, batchtopk or jumprelu",
                 method.name()
             )));
         }
@@ -301,7 +301,7 @@ mod tests {
         let target = Some(Place::parse("blocks.0.hook_mlp_out").unwrap());
         let mut r = Recipe { target, ..recipe() };
         let error = r.check(&model.config).unwrap_err().to_string();
-        assert!(error.contains("SAELens has no topk transcoder"), "{error}");
+        assert!(error.contains("topk transcoder"), "{error}");
         r.settings.method = Method::L1;
         r.check(&model.config).unwrap();
         assert_eq!(r.width(&model.config), 2 * model.config.d_model);

@@ -187,7 +187,13 @@ impl<'a> Stage<'a> {
     }
 
     fn check(&self, changes: &[Change]) -> Result<()> {
-        for change in changes {
+        for (i, change) in changes.iter().enumerate() {
+            let of = |c: &Change| (c.layer, c.pos, c.feature);
+            if changes[..i].iter().any(|c| of(c) == of(change)) {
+                return Err(Error::request(format!(
+                    "`{change}` is the second value of its feature; give each feature one"
+                )));
+            }
             self.layer(change.layer)?.dictionary.check_feature(change.feature as usize)?;
             if change.pos >= self.trace.len() {
                 return Err(Error::request(format!(

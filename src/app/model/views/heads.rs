@@ -103,6 +103,8 @@ impl By {
 #[derive(Default)]
 pub struct HeadsView {
     index: Slot<HeadsOver>,
+    /// What is typed for the next scan.
+    typed: Option<(String, usize)>,
     data: Cached<(u64, By)>,
 }
 
@@ -201,18 +203,20 @@ fn choices(ui: &mut egui::Ui, new: &mut HeadsSettings) {
 
 impl HeadsView {
     /// The text, and the button.
-    fn fields(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, new: &mut HeadsSettings) {
+    fn fields(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, new: &mut HeadsSettings) {
         let weak = cx.palette.weak;
         let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
+        let (words, tokens) = self.typed.get_or_insert_with(|| (new.text.clone(), new.tokens));
+        let mut goes = false;
         ui.horizontal_wrapped(|ui| {
             ui.add_enabled_ui(!self.index.is_running(), |ui| {
                 captioned(ui, small("text".to_owned()), 90.0, |ui| {
-                    ui.add(egui::TextEdit::singleline(&mut new.text).desired_width(90.0))
+                    ui.add(egui::TextEdit::singleline(words).desired_width(90.0))
                         .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
                         .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text for heads"));
                 });
                 captioned(ui, small("tokens".to_owned()), 70.0, |ui| {
-                    let field = egui::DragValue::new(&mut new.tokens).range(100..=1_000_000_000).speed(500.0);
+                    let field = egui::DragValue::new(tokens).range(100..=1_000_000_000).speed(500.0);
                     ui.add(field).accessible_name("Tokens for heads");
                 });
             })
@@ -229,13 +233,17 @@ impl HeadsView {
             } else {
                 let text = RichText::new("Scan").color(cx.palette.base);
                 if ui.add(egui::Button::new(text).fill(cx.palette.accent)).clicked() {
-                    new.scans = true;
+                    (new.scans, new.text, new.tokens) = (true, words.clone(), *tokens);
+                    goes = true;
                 }
             }
             if let Some(index) = self.index.value() {
                 ui.label(small(format!("{} queries", index.about.queries)));
             }
         });
+        if goes {
+            self.index.retry();
+        }
     }
 
     fn map(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, index: &HeadIndex, stamp: u64, by: By, fresh: bool) {

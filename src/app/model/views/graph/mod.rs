@@ -674,6 +674,13 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
             known(audit.correlation_held),
             known(audit.correlation_free)
         );
+    } else if cx.state.desk().graph.audit {
+        let slot = &cx.state.results.audit;
+        match slot.error() {
+            Some(error) => text += &format!(" · audit: {error}"),
+            None if slot.is_running() => text += " · audit: computing …",
+            None => {}
+        }
     }
     let hover = match &shown.source {
         Origin::Traced { found, .. } => format!(

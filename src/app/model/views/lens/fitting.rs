@@ -4,30 +4,41 @@ use eframe::egui::{self, RichText};
 use egui_plot::{Line, Plot, PlotPoints};
 
 use super::VIEW;
-use super::reading::Reading;
 use super::settings::LensSettings;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::captioned;
 use crate::app::widgets::plots::{axes, said_of_points};
+use crate::jobs::{AnySlot, Slot};
+use crate::lenses::question::FitOf;
 
 /// Height of the picture.
 const HEIGHT: f32 = 120.0;
 
-pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, reading: &Reading, settings: &LensSettings) {
+/// What is typed for the next fit, once that differs from what the last one was asked for.
+pub type Typed = Option<(String, usize)>;
+
+pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, fit: &mut Slot<FitOf>, typed: &mut Typed, settings: &LensSettings) {
     let mut new = settings.clone();
-    let slot = &reading.fit;
+    // What is done is opened, and nothing is fitted any more.
+    if let Some(output) = fit.take_news().and_then(|_| fit.get().map(|f| f.question.output.clone())) {
+        new.jacobian = Some(output.display().to_string());
+        new.fits = false;
+    }
+    let (words, prompts) = typed.get_or_insert_with(|| (settings.text.clone(), settings.prompts));
+    let mut goes = false;
+    let slot = &*fit;
     let weak = cx.palette.weak;
     let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
     ui.horizontal_wrapped(|ui| {
         ui.add_enabled_ui(!slot.is_running(), |ui| {
             captioned(ui, small("fit on".to_owned()), 90.0, |ui| {
-                ui.add(egui::TextEdit::singleline(&mut new.text).desired_width(90.0))
+                ui.add(egui::TextEdit::singleline(words).desired_width(90.0))
                     .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
                     .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to fit a lens on"));
             });
             captioned(ui, small("prompts".to_owned()), 50.0, |ui| {
-                ui.add(egui::DragValue::new(&mut new.prompts).range(2..=100_000)).accessible_name("Prompts");
+                ui.add(egui::DragValue::new(prompts).range(2..=100_000)).accessible_name("Prompts");
             });
         })
         .response
@@ -44,7 +55,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, reading: &Reading, settings: 
             let text = RichText::new("Fit").color(cx.palette.base);
             let button = egui::Button::new(text).fill(cx.palette.accent);
             if ui.add(button).on_hover_text("a fit that was stopped goes on").clicked() {
-                new.fits = true;
+                (new.fits, new.text, new.prompts) = (true, words.clone(), *prompts);
+                goes = true;
             }
         }
         if let Some(f) = slot.fresh() {
@@ -54,15 +66,13 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, reading: &Reading, settings: 
             ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
         }
     });
-    // What is done is opened, and nothing is fitted any more.
-    if let Some(f) = slot.fresh().filter(|f| f.whole && settings.fits) {
-        new.jacobian = Some(f.question.output.display().to_string());
-        new.fits = false;
+    if goes {
+        fit.retry();
     }
     if new != *settings {
         cx.set(&VIEW, &new);
     }
-    let Some(fitted) = slot.get().filter(|f| !f.agreement.is_empty()) else { return };
+    let Some(fitted) = fit.get().filter(|f| !f.agreement.is_empty()) else { return };
     ui.label(small("how far the lenses of two halves of the prompts agree, by layer (cosine)".to_owned()));
     axes(Plot::new("halves"), "layer", true)
         .height(HEIGHT)

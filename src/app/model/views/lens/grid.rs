@@ -87,7 +87,7 @@ impl LensView {
             cx.set(&VIEW, &new);
         }
         if self.fits || settings.fits {
-            fitting::ui(ui, cx, &self.reading, &new);
+            fitting::ui(ui, cx, &mut self.reading.fit, &mut self.typed, &new);
         }
     }
 

@@ -63,10 +63,12 @@ pub struct LensView {
     data: Cached<Key>,
     reading: Reading,
     touch: Touch,
-    /// The fields for fitting are open.
+    /// The fields for fitting are open, and what is typed there.
     fits: bool,
+    typed: fitting::Typed,
     /// The lens that is read.
     through: Through,
+    minus: Option<Through>,
 }
 
 /// What the numbers are of: the answers, and the quantity.
@@ -80,6 +82,12 @@ fn settings_of(desk: &Desk) -> LensSettings {
 /// True where the view reads the logit lens.
 pub fn reads_logits(desk: &Desk) -> bool {
     settings_of(desk).shows(Through::Logit)
+}
+
+/// True where the view shows the logit lens and nothing else.
+pub fn is_logit_lens(desk: &Desk) -> bool {
+    let settings = settings_of(desk);
+    settings.through == Through::Logit && settings.minus.is_none()
 }
 
 /// The view's settings with a lens' file opened.
@@ -127,7 +135,7 @@ impl View for LensView {
 
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         let settings: LensSettings = cx.settings(&VIEW);
-        self.through = settings.through;
+        (self.through, self.minus) = (settings.through, settings.minus);
         controls(ui, |ui| self.lenses(ui, cx, &settings));
         if let Some(error) =
             [Some(settings.through), settings.minus].into_iter().flatten().find_map(|k| self.reading.error(k))
@@ -164,8 +172,13 @@ impl View for LensView {
             let best = lens.now.cell(layer, pos).and_then(|c| c.top.first());
             best.map_or_else(String::new, |t| cx.state.model.as_ref().map_or_else(String::new, |m| m.token_text(t.id)))
         };
-        let table =
-            Table::grid(self.quantity.name(), ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
+        let name = match (self.minus, self.through) {
+            (Some(_), _) => "difference-of-lenses",
+            (None, Through::Logit) => self.quantity.name(),
+            (None, Through::Jacobian) => "jacobian-lens",
+            (None, Through::Tuned) => "tuned-lens",
+        };
+        let table = Table::grid(name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
         Some(table.in_unit(self.quantity.unit()).with_texts(top))
     }
 }

@@ -97,7 +97,7 @@ impl Reading {
     pub fn error(&self, kind: Through) -> Option<&String> {
         match kind {
             Through::Logit => None,
-            Through::Jacobian => self.jacobian.error().or(self.fit.error()),
+            Through::Jacobian => self.jacobian.error(),
             Through::Tuned => self.tuned.error(),
         }
     }

@@ -65,6 +65,8 @@ impl Touch {
             self.alpha = 1.0;
         }
         let Some(cell) = cell.filter(|c| !c.top.is_empty()) else { return };
+        // Whether the strength was changed in this frame.
+        let mut moved = false;
         ui.horizontal_wrapped(|ui| {
             let weak = cx.palette.weak;
             let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
@@ -86,16 +88,18 @@ impl Touch {
                 ui.add(field)
                     .accessible_name("Token to swap with")
                     .on_hover_text("a token; the answer where it is empty");
-                ui.checkbox(&mut self.clamped, RichText::new("clamped").font(theme::small())).on_hover_text(
+                let clamped = ui.checkbox(&mut self.clamped, RichText::new("clamped").font(theme::small()));
+                moved |= clamped.changed();
+                clamped.on_hover_text(
                     "towards the unedited run's coordinates, so that several layers do not undo each other",
                 );
             }
             if self.verb != Verb::Ablate {
                 captioned(ui, small("α".to_owned()), 130.0, |ui| {
                     let slider = egui::Slider::new(&mut self.alpha, -4.0..=4.0).step_by(0.05);
-                    ui.add(slider)
-                        .accessible_name("α")
-                        .on_hover_text("steering: times the usual length of the stream there");
+                    let slider = ui.add(slider);
+                    moved |= slider.changed();
+                    slider.accessible_name("α").on_hover_text("steering: times the usual length of the stream there");
                 });
             }
             let places =
@@ -115,11 +119,11 @@ impl Touch {
             let add = ui.add_enabled(made.is_ok(), egui::Button::new("Edit"));
             let add = add.on_hover_text(&told).on_disabled_hover_text(&told);
             // A slider that is drawn changes the edit that stands there already.
-            let standing = made.as_ref().is_ok_and(|edits| edits.iter().all(|e| stands(cx, e)));
+            let side = self.side(cx);
             if let Ok(edits) = made
-                && (add.clicked() || standing && !present(cx, &edits))
+                && (add.clicked() || moved && edits.iter().all(|e| stands(cx, side, e)))
             {
-                cx.push(ModelAction::Put(self.side(cx), edits));
+                cx.push(ModelAction::Put(side, edits));
             }
             if cx.state.desk().stack.is_active()
                 && ui.small_button("Generate").on_hover_text("text without and with the edits").clicked()
@@ -185,16 +189,10 @@ fn along(edit: &Edit) -> Option<(&Direction, Option<&Direction>)> {
     }
 }
 
-/// True where the same edit stands in the stack with some strength.
-fn stands(cx: &Context<'_>, edit: &Edit) -> bool {
+/// True where the same edit of this run stands in the stack with some strength.
+fn stands(cx: &Context<'_>, side: RunSide, edit: &Edit) -> bool {
     let same = |e: &&Edit| e.site == edit.site && e.positions == edit.positions && along(e) == along(edit);
-    along(edit).is_some() && cx.state.desk().stack.edits.iter().any(|e| same(&e))
-}
-
-/// True where all of them stand there as they are, switched on or off.
-fn present(cx: &Context<'_>, edits: &[Edit]) -> bool {
-    let stack = &cx.state.desk().stack.edits;
-    edits.iter().all(|edit| stack.iter().any(|e| Edit { enabled: true, ..e.clone() } == *edit))
+    along(edit).is_some() && cx.state.desk().stack.base == side && cx.state.desk().stack.edits.iter().any(|e| same(&e))
 }
 
 /// Says what the view is about where the chosen lens is not there.
