@@ -1,5 +1,7 @@
 //! Attention patterns to look at: one head's pattern in full, and small pictures (thumbnails) of all heads.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -33,30 +35,48 @@ impl Thumbnails {
     }
 }
 
-/// Computes the thumbnails of all heads.
-pub fn thumbnails(trace: &Trace, progress: &Progress) -> Result<Thumbnails> {
+/// Computes the thumbnails of all heads. The positions of each range of `folded` share one row and one column.
+pub fn thumbnails(trace: &Trace, folded: &[Range<usize>], progress: &Progress) -> Result<Thumbnails> {
     let c = &trace.model.config;
-    let (t, side) = (trace.len(), trace.len().min(THUMB));
+    let t = trace.len();
+    let rows = rows_of(t, folded);
+    let side = rows.last().map_or(0, |r| r + 1);
     progress.expect(c.n_layers as u64);
     let mut values = Vec::with_capacity(c.n_layers * c.n_heads * side * side);
     for layer in 0..c.n_layers {
         let pattern: Vec<f32> = trace.pattern(layer)?.flatten_all()?.to_vec1()?;
-        let pooled: Vec<Vec<f32>> = pattern.par_chunks(t * t).map(|p| pool(p, t, side)).collect();
+        let pooled: Vec<Vec<f32>> = pattern.par_chunks(t * t).map(|p| pool(p, &rows)).collect();
         values.extend(pooled.into_iter().flatten());
         progress.step(1)?;
     }
     Ok(Thumbnails { side, n_layers: c.n_layers, n_heads: c.n_heads, values })
 }
 
-/// Returns the largest value of each block of a t × t matrix.
-fn pool(values: &[f32], t: usize, side: usize) -> Vec<f32> {
+/// Returns the row of a thumbnail that each of `t` positions stands in.
+fn rows_of(t: usize, folded: &[Range<usize>]) -> Vec<usize> {
+    let joins = |pos: usize| folded.iter().any(|r| r.contains(&pos) && pos > r.start);
+    let mut next = 0;
+    let mut rows: Vec<usize> = Vec::with_capacity(t);
+    for pos in 0..t {
+        next += usize::from(pos > 0 && !joins(pos));
+        rows.push(next);
+    }
+    let n = next + 1;
+    let side = n.min(THUMB);
+    rows.iter_mut().for_each(|r| *r = *r * side / n);
+    rows
+}
+
+/// Returns the largest value of each block of a matrix; `rows` has the block of each of its rows and columns.
+fn pool(values: &[f32], rows: &[usize]) -> Vec<f32> {
+    let (t, side) = (rows.len(), rows.last().map_or(0, |r| r + 1));
     if t == side {
         return values.to_vec();
     }
     let mut out = vec![0f32; side * side];
     for i in 0..t {
         for j in 0..=i {
-            let slot = &mut out[(i * side / t) * side + j * side / t];
+            let slot = &mut out[rows[i] * side + rows[j]];
             *slot = slot.max(values[i * t + j]);
         }
     }
@@ -112,6 +132,8 @@ impl Question for PatternOf {
 #[derive(Clone, PartialEq)]
 pub struct ThumbnailsOf {
     pub subject: Subject,
+    /// Positions that are drawn as one.
+    pub folded: Vec<Range<usize>>,
 }
 
 impl Question for ThumbnailsOf {
@@ -119,7 +141,7 @@ impl Question for ThumbnailsOf {
     const LABEL: &'static str = "all attention patterns";
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
-        self.subject.ask(|trace| thumbnails(trace, progress))
+        self.subject.ask(|trace| thumbnails(trace, &self.folded, progress))
     }
 }
 
@@ -132,8 +154,17 @@ mod tests {
         let t = 100;
         let mut p = vec![0f32; t * t];
         p[77 * t + 13] = 0.9;
-        let pooled = pool(&p, t, 40);
+        let pooled = pool(&p, &rows_of(t, &[]));
         assert_eq!(pooled[30 * 40 + 5], 0.9);
         assert_eq!(pooled.iter().filter(|v| **v > 0.0).count(), 1);
+    }
+
+    #[test]
+    fn folded_positions_share_a_row() {
+        assert_eq!(rows_of(5, std::slice::from_ref(&(1..4))), [0, 1, 1, 1, 2]);
+        assert_eq!(rows_of(3, &[0..2, 2..9]), [0, 0, 1]);
+        // What the last position sees of the folded ones is the most it sees of any of them.
+        let p = [1.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.1, 0.7, 0.2];
+        assert_eq!(pool(&p, &rows_of(3, std::slice::from_ref(&(0..2)))), [1.0, 0.0, 0.7, 0.2]);
     }
 }

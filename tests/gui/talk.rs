@@ -2,6 +2,7 @@
 
 use crate::common::{json, smollm2_path};
 use crate::window::{settle, window};
+use circuitscope::analysis::patterns::THUMB;
 use circuitscope::analysis::sweep::Axes;
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
@@ -9,7 +10,7 @@ use circuitscope::app::look::theme::Palette;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::model::talk::TalkAction;
 use circuitscope::app::shell::layout::Layout;
-use circuitscope::app::widgets::turns::{role_color, thinking};
+use circuitscope::app::widgets::turns::{self, role_color, thinking};
 use circuitscope::engine::SiteKind;
 use circuitscope::engine::generate::Sampling;
 use circuitscope::model::chat::{Conversation, Ending, Message};
@@ -190,8 +191,31 @@ fn thinking_is_folded_away() {
     apply(&mut h, TalkAction::Converse("begin", Some(said.clone())));
     assert!(h.query_by_label_contains("… ").is_none());
     apply(&mut h, TalkAction::Fold(true));
-    assert!(h.query_by_label_contains("… ").is_some(), "one chip stands for the thinking");
+    // One chip stands for the thinking, and one bar of the inspector.
+    assert_eq!(h.query_all_by_label_contains("… ").count(), 2);
     assert!(h.query_by_label_contains("thinking, ").is_some());
+    // In every view: one row and column, one bar, one column of the graph, one point.
+    let folded = |h: &Harness<'static, App>| turns::folded(h.state().state.run().unwrap(), h.state().state.desk());
+    let ranges = folded(&h);
+    let (n, hidden) = (h.state().state.run().unwrap().trace.len(), ranges[0].len() - 1);
+    assert!(ranges.len() == 1 && hidden > 3);
+    let name = format!("… {}", hidden + 1);
+    let mut drawn = |folds: bool, view: &'static str| {
+        apply(&mut h, TalkAction::Fold(folds));
+        h.state_mut().layout = Layout::single(view);
+        settle(&mut h);
+        let shown = h.state().state.results.thumbnails.get().map(|t| t.value.now.side);
+        let svg = h.state_mut().plate(view, egui::vec2(1200.0, 900.0), false);
+        (svg.contains(&name), shown)
+    };
+    let long = n.min(THUMB);
+    assert_eq!(drawn(false, "attention"), (false, Some(long)));
+    assert_eq!(drawn(true, "attention"), (true, Some((n - hidden).min(THUMB))));
+    for view in ["graph", "lens"] {
+        assert!(!drawn(false, view).0 && drawn(true, view).0, "{view}");
+    }
+    h.state_mut().layout = Layout::default();
+    settle(&mut h);
     // What is folded stays in the conversation when the rest is changed.
     h.get_by_label("Message 1").focus();
     h.run();

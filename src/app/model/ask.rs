@@ -21,6 +21,7 @@ use crate::analysis::subject::Subject;
 use crate::analysis::why_head::WhyOf;
 use crate::app::state::State;
 use crate::app::view::Workspace;
+use crate::app::widgets::turns;
 use crate::engine::{RunSide, Trace};
 use crate::session::desk::{Focus, Show, Source};
 
@@ -191,9 +192,10 @@ impl State {
 
     fn ask_analyses(&mut self, subject: Option<&Subject>) {
         let inspector = self.inspector_is_seen();
+        let folded = self.run().map_or_else(Vec::new, |run| turns::folded(run, self.desk()));
         let d = &self.document.desk;
         let (pool, results, seen) = (&self.pool, &mut self.results, &self.seen);
-        let thumbnails = subject.map(|s| ThumbnailsOf { subject: s.clone() });
+        let thumbnails = subject.map(|s| ThumbnailsOf { subject: s.clone(), folded });
         results.thumbnails.ask(pool, thumbnails, seen.has(&views::attention::VIEW));
         let activations = seen.has(&views::activations::VIEW);
         let norms = subject.map(|s| NormsOf { subject: s.clone() });

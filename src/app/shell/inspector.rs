@@ -8,7 +8,7 @@ use crate::analysis::head_scores::SCORES;
 use crate::app::look::theme;
 use crate::app::shell::topbar::facts_table;
 use crate::app::view::Context;
-use crate::app::widgets::bars::{Bar, bar};
+use crate::app::widgets::bars::{Bar, attended, bar};
 use crate::app::widgets::colorbar::share;
 use crate::app::widgets::token_text;
 use crate::circuit::{Edge, Member, Receiver};
@@ -186,18 +186,9 @@ fn head(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         return;
     }
     caption(ui, cx, &format!("{} ({}) attends to", cx.token(p.pos), p.pos));
-    let mut row: Vec<(usize, f32)> = pattern.now[p.pos * n..(p.pos + 1) * n].iter().copied().enumerate().collect();
-    row.truncate(p.pos + 1);
-    let turns = cx.turns();
-    row.sort_by(|a, b| b.1.total_cmp(&a.1));
-    for (k, v) in row.into_iter().take(6) {
-        let b =
-            Bar { label: format!("{k} {}", cx.token(k)), value: v, text: format!("{v:.2}"), strong: p.key == Some(k) };
-        let response = bar(ui, &b, 1.0, false, 96.0);
-        turns.mark(ui.painter(), response.rect, k);
-        if response.clicked() {
-            cx.pin(|p| p.key = Some(k));
-        }
+    let row = &pattern.now[p.pos * n..][..=p.pos];
+    if let Some(key) = attended(ui, cx, row, p.key, 6, 96.0) {
+        cx.pin(|p| p.key = Some(key));
     }
     why(ui, cx);
 }

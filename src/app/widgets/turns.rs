@@ -35,8 +35,7 @@ impl Turns {
             let said = t.and_then(|i| Some((i, talk.messages.get(i)?)));
             said.map_or(Turn::Template, |(i, m)| Turn::Said(i, m.role.clone(), role_color(palette, &m.role)))
         };
-        let folded = if desk.folds_thinking { thinking(&run.texts) } else { Vec::new() };
-        Self { of: run.turns.iter().map(turn).collect(), folded }
+        Self { of: run.turns.iter().map(turn).collect(), folded: folded(run, desk) }
     }
 
     /// Positions that are folded away, each range drawn as its first.
@@ -59,6 +58,18 @@ impl Turns {
     /// Those of some positions alone, nothing of which is folded.
     pub fn only(&self, kept: &[usize]) -> Self {
         Self { of: kept.iter().filter_map(|i| self.of.get(*i).cloned()).collect(), folded: Vec::new() }
+    }
+
+    /// The positions with their values, largest first, without those of no value (NaN); what is folded away is one, with
+    /// its sum.
+    pub fn strongest(&self, values: &[f32]) -> Vec<(usize, f32)> {
+        let kept = self.kept(values.len()).unwrap_or_else(|| (0..values.len()).collect());
+        let ends = kept.iter().skip(1).copied().chain([values.len()]);
+        let mut sums: Vec<(usize, f32)> =
+            kept.iter().zip(ends).map(|(i, end)| (*i, values[*i..end].iter().sum())).collect();
+        sums.retain(|s| !s.1.is_nan());
+        sums.sort_by(|a, b| b.1.total_cmp(&a.1));
+        sums
     }
 
     /// The colour of the band under a token that was said.
@@ -107,6 +118,12 @@ impl Turns {
             Turn::Template => "written by the chat template".to_owned(),
         })
     }
+}
+
+/// The positions of a run's thinking, where the user folds it.
+pub fn folded(run: &Run, desk: &Desk) -> Vec<Range<usize>> {
+    let folds = desk.folds_thinking && desk.conversation.is_some() && !run.turns.is_empty();
+    if folds { thinking(&run.texts) } else { Vec::new() }
 }
 
 /// The colour by which a role's turns are known.
@@ -162,6 +179,7 @@ mod tests {
         assert_eq!(turns.kept(5), Some(vec![0, 1, 3, 4]));
         assert_eq!(turns.fold(1).map(|f| f.0).as_deref(), Some("… 2"));
         assert_eq!((turns.fold(2), turns.fold(3)), (None, None));
+        assert_eq!(turns.strongest(&[0.1, 0.25, 0.5, 0.25]), [(1, 0.75), (3, 0.25), (0, 0.1)]);
         let only = turns.only(&[0, 1, 3, 4]);
         assert_eq!((0..5).map(|i| only.band(i).is_some()).collect::<Vec<_>>(), [false, true, true, true, false]);
         assert_eq!((0..4).map(|i| only.goes_on(i)).collect::<Vec<_>>(), [false, true, false, false]);

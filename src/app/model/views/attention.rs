@@ -8,7 +8,6 @@ use crate::analysis::patterns::{PatternChoice, Thumbnails};
 use crate::analysis::subject::Compared;
 use crate::app::look::svg::paint_cells;
 use crate::app::look::theme;
-use crate::app::widgets::bars::Bar;
 use crate::app::widgets::colorbar::{colorbar, number};
 use crate::app::widgets::heatmap::{Heatmap, Isolate, diverging, sequential};
 use crate::app::widgets::{bars, choice, explained_choice, message};
@@ -468,17 +467,10 @@ fn row_readout(ui: &mut egui::Ui, cx: &mut Context<'_>, data: &HeatData) {
     ui.label(
         RichText::new(format!("{} ({}) looks at", cx.token(p.pos), p.pos)).font(theme::small()).color(cx.palette.weak),
     );
-    let mut row: Vec<(usize, f32)> = (0..data.cols).filter_map(|c| data.get(p.pos, c).map(|v| (c, v))).collect();
-    row.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let turns = cx.turns();
-    for (c, v) in row.into_iter().take((ui.available_height() / 22.0) as usize) {
-        let bar =
-            Bar { label: format!("{c} {}", cx.token(c)), value: v, text: format!("{v:.2}"), strong: p.key == Some(c) };
-        let response = bars::bar(ui, &bar, 1.0, false, 76.0);
-        turns.mark(ui.painter(), response.rect, c);
-        if response.clicked() {
-            cx.pin(|p| p.key = Some(c));
-        }
+    let row: Vec<f32> = (0..data.cols).map(|c| data.get(p.pos, c).unwrap_or(f32::NAN)).collect();
+    let count = (ui.available_height() / 22.0) as usize;
+    if let Some(key) = bars::attended(ui, cx, &row, p.key, count, 76.0) {
+        cx.pin(|p| p.key = Some(key));
     }
 }
 

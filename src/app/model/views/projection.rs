@@ -4,7 +4,7 @@ use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, ready};
 use eframe::egui::{self, RichText};
-use egui_plot::{HoverPosition, Line, MarkerShape, Plot, PlotPoints, Points, Text};
+use egui_plot::{HoverPosition, Line, MarkerShape, Plot, PlotPoints, PlotUi, Points, Text};
 
 use crate::analysis::projection::Settings;
 use crate::app::look::theme;
@@ -12,6 +12,9 @@ use crate::app::widgets::colorbar::colorbar;
 use crate::app::widgets::heatmap::coloring;
 use crate::gpu::ColorMap;
 use crate::session::desk::Focus;
+
+/// Ends the name of a series of tokens that the chat template wrote.
+const TEMPLATE: &str = " · template";
 
 pub struct ProjectionView;
 
@@ -42,6 +45,12 @@ impl View for ProjectionView {
         let label = |pos: usize| cx.token(pos);
         let offset = projection.first;
         let turns = cx.turns();
+        // What the chat template wrote is dimmed, and thinking that is folded is its first token.
+        let all = offset + projection.points.first().map_or(0, Vec::len);
+        let kept = turns.kept(all).unwrap_or_else(|| (0..all).collect());
+        let shown = |pos: &&usize| **pos >= offset;
+        let (template, said): (Vec<usize>, Vec<usize>) =
+            kept.iter().filter(shown).copied().partition(|pos| turns.is_template(*pos));
         let response = Plot::new("projection")
             .data_aspect(1.0)
             .show_grid([false, false])
@@ -49,21 +58,31 @@ impl View for ProjectionView {
             .y_axis_label(format!("component 2 ({:.0} %)", percent[1]))
             .label_formatter(|h| match h {
                 HoverPosition::NearDataPoint { plot_name, index, .. } if plot_name.starts_with("layer") => {
-                    let pos = offset + index;
+                    let of = if plot_name.ends_with(TEMPLATE) { &template } else { &said };
+                    let pos = *of.get(*index)?;
                     let whose = turns.whose(pos).map_or_else(String::new, |w| format!("\n{w}"));
+                    let whose = turns.fold(pos).map_or(whose, |(_, folded)| format!("\n{folded}"));
                     Some(format!("{plot_name}\n{} ({pos}){whose}", label(pos)))
                 }
                 _ => None,
             })
             .show(ui, |plot| {
                 for (i, points) in projection.points.iter().enumerate() {
-                    let series: PlotPoints<'_> = points.iter().map(|p| [f64::from(p[0]), f64::from(p[1])]).collect();
                     let name = if projection.layers[i] == last {
                         "layer output".to_owned()
                     } else {
                         format!("layer {}", projection.layers[i])
                     };
-                    plot.points(Points::new(name, series).radius(2.2).shape(MarkerShape::Circle).color(color(i)));
+                    let series = |of: &[usize]| -> PlotPoints<'_> {
+                        of.iter().map(|pos| points[pos - offset].map(f64::from)).collect()
+                    };
+                    let drawn = |name: String, of: &[usize], color: egui::Color32| {
+                        Points::new(name, series(of)).radius(2.2).shape(MarkerShape::Circle).color(color)
+                    };
+                    if !template.is_empty() {
+                        plot.points(drawn(format!("{name}{TEMPLATE}"), &template, color(i).gamma_multiply(0.35)));
+                    }
+                    plot.points(drawn(name, &said, color(i)));
                 }
                 let path: Vec<[f64; 2]> = projection
                     .points
@@ -71,18 +90,7 @@ impl View for ProjectionView {
                     .filter_map(|l| l.get(follow.checked_sub(offset)?))
                     .map(|p| [f64::from(p[0]), f64::from(p[1])])
                     .collect();
-                if let (Some(first), Some(end)) = (path.first().copied(), path.last().copied()) {
-                    plot.line(Line::new("path", path).color(accent).width(1.5).allow_hover(false));
-                    plot.text(Text::new(
-                        "start",
-                        first.into(),
-                        RichText::new("0").color(ink).font(theme::mono_small()),
-                    ));
-                    plot.text(
-                        Text::new("end", end.into(), RichText::new(label(follow)).color(accent).font(theme::mono()))
-                            .anchor(egui::Align2::LEFT_BOTTOM),
-                    );
-                }
+                path_of(plot, path, label(follow), ink, accent);
             });
         // The point nearest to the pointer, within a few pixels.
         let nearest = response.response.hover_pos().and_then(|at| {
@@ -94,6 +102,7 @@ impl View for ProjectionView {
             let distance = |p: &[f32; 2]| {
                 response.transform.position_from_point(&[f64::from(p[0]), f64::from(p[1])].into()).distance(at)
             };
+            let all = all.filter(|(_, t, _)| kept.binary_search(&(offset + t)).is_ok());
             all.map(|(l, t, p)| (l, t, distance(p))).filter(|x| x.2 < 10.0).min_by(|a, b| a.2.total_cmp(&b.2))
         });
         if let Some((layer, pos, _)) = nearest {
@@ -127,6 +136,15 @@ impl View for ProjectionView {
         }
         Some(table)
     }
+}
+
+/// The way of one position through the layers, with its ends.
+fn path_of(plot: &mut PlotUi<'_>, path: Vec<[f64; 2]>, name: String, ink: egui::Color32, accent: egui::Color32) {
+    let (Some(first), Some(end)) = (path.first().copied(), path.last().copied()) else { return };
+    plot.line(Line::new("path", path).color(accent).width(1.5).allow_hover(false));
+    plot.text(Text::new("start", first.into(), RichText::new("0").color(ink).font(theme::mono_small())));
+    let name = RichText::new(name).color(accent).font(theme::mono());
+    plot.text(Text::new("end", end.into(), name).anchor(egui::Align2::LEFT_BOTTOM));
 }
 
 /// What takes part, and the colours of the layers, of which `last` is the last.

@@ -11,7 +11,6 @@ use crate::analysis::component::Component;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
-use crate::app::widgets::turns::Turns;
 use crate::circuit::Member;
 use crate::graph::layout::Drawing;
 use crate::graph::{Input, NodeKind};
@@ -42,7 +41,7 @@ impl GraphView {
         }
         self.navigate(ui, &response, rect);
         let inner = Rect::from_min_max(rect.min + vec2(30.0, 12.0), rect.max - vec2(8.0, 26.0));
-        let width = d.columns.last().map_or(1.0, |c| c.1).max(0.1);
+        let width = picture.columns.last().map_or(1.0, |c| c.1).max(0.1);
         let step = vec2(inner.width() / width, inner.height() / d.height.max(0.1)) * self.zoom;
         let origin = pos2(inner.left(), inner.bottom()) + self.pan;
         let at = |(x, y): (f32, f32)| pos2(origin.x + x * step.x, origin.y - y * step.y);
@@ -50,7 +49,7 @@ impl GraphView {
         let fade = if fresh { 1.0 } else { 0.5 };
         let p = cx.palette;
 
-        columns_and_layers(&painter, rect, cx, d, step.y, at);
+        columns_and_layers(&painter, rect, cx, d, &picture, step.y, at);
 
         let most = picture.items.iter().map(|i| i.influence).fold(1e-12, f64::max);
         let scale = self.zoom.clamp(0.8, 1.6);
@@ -314,7 +313,7 @@ impl GraphView {
             rank(b).cmp(&rank(a)).then(picture.items[*b].influence.total_cmp(&picture.items[*a].influence))
         });
         let mut taken: Vec<Rect> = Vec::new();
-        let turns = turns(cx, d);
+        let turns = &picture.turns;
         let marks: Vec<Pos2> = picture.items.iter().map(|i| at(i.place)).collect();
         for i in order {
             let item = &picture.items[i];
@@ -378,23 +377,18 @@ impl GraphView {
     }
 }
 
-/// Whose words the graph's tokens are of, where they are those of the run that is shown.
-fn turns(cx: &Context<'_>, d: &Drawing) -> Turns {
-    let run = cx.run().filter(|r| r.texts.starts_with(&d.graph.prompt_tokens));
-    run.map_or_else(Turns::default, |r| cx.turns_of(&r))
-}
-
 fn columns_and_layers(
     painter: &egui::Painter,
     rect: Rect,
     cx: &Context<'_>,
     d: &Drawing,
+    picture: &Picture,
     layer_height: f32,
     at: impl Fn((f32, f32)) -> Pos2,
 ) {
     let p = cx.palette;
-    let turns = turns(cx, d);
-    for (pos, (left, right)) in d.columns.iter().enumerate() {
+    let turns = &picture.turns;
+    for (pos, (left, right)) in picture.columns.iter().enumerate() {
         let x = at((*left, 0.0)).x..=at((*right, 0.0)).x;
         let band = Rect::from_x_y_ranges(*x.start()..=*x.end(), rect.y_range());
         if cx.pinned().pos == pos && cx.state.desk().graph.file.is_none() {
@@ -490,7 +484,9 @@ fn tooltip(ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing, item: &Item) {
     }
     ui.label(format!("influence {:.4}", item.influence));
     if item.is_fold() {
-        ui.label("nothing else stands at these positions");
+        ui.label(
+            RichText::new("nodes are folded with their tokens, or nothing else stands there").font(theme::small()),
+        );
         return;
     }
     if let [one] = item.members[..] {

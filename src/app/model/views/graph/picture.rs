@@ -1,6 +1,7 @@
 //! What the graph view draws: nodes, hidden and grouped as the user wants them, and what they are in the model.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::{GraphView, Grouping};
 use crate::analysis::component::Component;
@@ -8,6 +9,7 @@ use crate::analysis::head_scores::SCORES;
 use crate::app::view::Context;
 use crate::app::widgets::names::spoken;
 use crate::app::widgets::token_text;
+use crate::app::widgets::turns::Turns;
 use crate::circuit::{Edge, Member, Receiver};
 use crate::graph::layout::Drawing;
 use crate::graph::part::Part;
@@ -65,6 +67,10 @@ pub struct Line {
 pub struct Picture {
     pub stamp: u64,
     pub version: u64,
+    /// Whose words its tokens are of.
+    pub turns: Turns,
+    /// By position: left and right edge of its column. Thinking that is folded has one.
+    pub columns: Vec<(f32, f32)>,
     pub items: Vec<Item>,
     /// Strongest first.
     pub links: Vec<Line>,
@@ -74,9 +80,12 @@ pub struct Picture {
 impl GraphView {
     /// Makes the picture out of the drawing, what is hidden, and what is grouped.
     pub fn compose(&mut self, cx: &Context<'_>, d: &Drawing, stamp: u64) {
-        if self.picture.as_ref().is_some_and(|p| (p.stamp, p.version) == (stamp, self.version)) {
+        let turns = turns(cx, d);
+        let is_of_now = |p: &Picture| (p.stamp, p.version, &p.turns) == (stamp, self.version, &turns);
+        if self.picture.as_ref().is_some_and(is_of_now) {
             return;
         }
+        let squeezed = |x: f32| squeeze(d, turns.folded(), x);
         let mut items: Vec<Item> = Vec::new();
         let mut by_id: HashMap<String, usize> = HashMap::new();
         let mut item_of = vec![usize::MAX; d.graph.nodes.len()];
@@ -106,7 +115,12 @@ impl GraphView {
                     Grouping::Role => role(cx, d, i),
                 },
             };
-            let fold = d.folds.iter().find(|f| f.contains(&n.pos)).map(|f| format!("{FOLD}{}", f.start));
+            // Thinking is folded with all that stands above it, but for what is predicted there.
+            let thought = turns.folded().iter().find(|f| f.contains(&n.pos) && n.kind != NodeKind::Logit);
+            let group = group.filter(|_| thought.is_none());
+            let fold = thought
+                .map(|f| format!("{FOLD}thinking {}", f.start))
+                .or_else(|| d.folds.iter().find(|f| f.contains(&n.pos)).map(|f| format!("{FOLD}{}", f.start)));
             let folded = fold.is_some() && group.is_none();
             let id = match (&group, fold) {
                 (Some(g), _) => format!("group:{g}"),
@@ -120,10 +134,12 @@ impl GraphView {
                 let label = match (&group, self.marks.names.get(&id)) {
                     (_, Some(name)) => name.clone(),
                     (Some(g), None) => g.clone(),
-                    (None, None) if folded => "…".to_owned(),
+                    (None, None) if folded => {
+                        thought.and_then(|r| turns.fold(r.start)).map_or_else(|| "…".to_owned(), |f| f.0)
+                    }
                     (None, None) => own_label(&n.label, n.kind, &n.id, d, n.pos),
                 };
-                let kind = n.kind;
+                let kind = if folded { NodeKind::Token } else { n.kind };
                 items.push(Item {
                     id,
                     label,
@@ -149,33 +165,62 @@ impl GraphView {
                 item.members.iter().map(|m| f64::from(f(&d.places[*m])) * (d.influence[*m] + 1e-9)).sum::<f64>() as f32
                     / weight as f32
             };
-            item.place = (mean(|p| p.0), mean(|p| p.1));
+            item.place = (squeezed(mean(|p| p.0)), if item.is_fold() { 0.0 } else { mean(|p| p.1) });
         }
-        // Links of single nodes come as they are, in their order; those of groups are added up.
-        let single: Vec<bool> = items.iter().map(|i| i.members.len() == 1).collect();
-        let mut links: Vec<Line> = Vec::with_capacity(d.strongest.len());
-        let mut sums: HashMap<(usize, usize), Line> = HashMap::new();
-        for (source, target, weight, at) in &d.strongest {
-            let (a, b) = (item_of[*source as usize], item_of[*target as usize]);
-            if a == usize::MAX || b == usize::MAX || a == b {
-                continue;
-            }
-            // The strongest comes first, and says through which input most of it goes.
-            let line = Line { source: a, target: b, weight: *weight, input: d.graph.input(*at as usize) };
-            if single[a] && single[b] {
-                links.push(line);
-            } else {
-                sums.entry((a, b)).and_modify(|l| l.weight += weight).or_insert(line);
-            }
-        }
-        if !sums.is_empty() {
-            links.extend(sums.into_values());
-            links.sort_by(|a, b| {
-                b.weight.abs().total_cmp(&a.weight.abs()).then((a.source, a.target).cmp(&(b.source, b.target)))
-            });
-        }
-        self.picture = Some(Picture { stamp, version: self.version, items, links, by_id });
+        let links = links(d, &items, &item_of);
+        let column = |pos: usize| {
+            let own = pos..pos + 1;
+            let whole = turns.folded().iter().find(|r| r.contains(&pos)).unwrap_or(&own);
+            let last = whole.end.min(d.columns.len()) - 1;
+            (squeezed(d.columns[whole.start].0), squeezed(d.columns[last].1))
+        };
+        let columns = (0..d.columns.len()).map(column).collect();
+        self.picture = Some(Picture { stamp, version: self.version, turns, columns, items, links, by_id });
     }
+}
+
+/// Links between items, strongest first; `item_of` has each node's item (`usize::MAX` for one that is hidden).
+fn links(d: &Drawing, items: &[Item], item_of: &[usize]) -> Vec<Line> {
+    // Links of single nodes come as they are, in their order; those of groups are added up.
+    let single: Vec<bool> = items.iter().map(|i| i.members.len() == 1).collect();
+    let mut links: Vec<Line> = Vec::with_capacity(d.strongest.len());
+    let mut sums: HashMap<(usize, usize), Line> = HashMap::new();
+    for (source, target, weight, at) in &d.strongest {
+        let (a, b) = (item_of[*source as usize], item_of[*target as usize]);
+        if a == usize::MAX || b == usize::MAX || a == b {
+            continue;
+        }
+        // The strongest comes first, and says through which input most of it goes.
+        let line = Line { source: a, target: b, weight: *weight, input: d.graph.input(*at as usize) };
+        if single[a] && single[b] {
+            links.push(line);
+        } else {
+            sums.entry((a, b)).and_modify(|l| l.weight += weight).or_insert(line);
+        }
+    }
+    if !sums.is_empty() {
+        links.extend(sums.into_values());
+        links.sort_by(|a, b| {
+            b.weight.abs().total_cmp(&a.weight.abs()).then((a.source, a.target).cmp(&(b.source, b.target)))
+        });
+    }
+    links
+}
+
+/// Whose words the graph's tokens are of, where they are those of the run that is shown.
+fn turns(cx: &Context<'_>, d: &Drawing) -> Turns {
+    let run = cx.run().filter(|r| r.texts.starts_with(&d.graph.prompt_tokens));
+    run.map_or_else(Turns::default, |r| cx.turns_of(&r))
+}
+
+/// Where `x` of a drawing comes to lie when the columns of each range of positions are made one as wide as a cell.
+fn squeeze(d: &Drawing, folded: &[Range<usize>], x: f32) -> f32 {
+    let shift = folded.iter().filter_map(|r| {
+        let (left, right) = (d.columns.get(r.start)?.0, d.columns.get(r.end - 1).or(d.columns.last())?.1);
+        let (width, inside) = (right - left, (x - left).clamp(0.0, right - left));
+        (width > 1.0).then(|| inside * (1.0 - 1.0 / width))
+    });
+    x - shift.sum::<f32>()
 }
 
 /// What a head's scores on this text say it does.
@@ -213,13 +258,16 @@ pub fn place_name(cx: &Context<'_>, d: &Drawing, item: &Item) -> String {
             format!("@{pos} {token}")
         }
         _ if item.is_fold() => {
-            let all: Vec<String> = item
-                .members
-                .iter()
-                .map(|m| own_label(&d.graph.nodes[*m].label, NodeKind::Token, "", d, d.graph.nodes[*m].pos))
-                .collect();
-            let at = |m: Option<&usize>| m.map_or(0, |m| d.graph.nodes[*m].pos);
-            format!("@{} to {}: {}", at(item.members.first()), at(item.members.last()), all.join(" "))
+            let is_token = |m: &&usize| d.graph.nodes[**m].kind == NodeKind::Token;
+            let label = |m: &usize| own_label(&d.graph.nodes[*m].label, NodeKind::Token, "", d, d.graph.nodes[*m].pos);
+            let all: Vec<String> = item.members.iter().filter(is_token).map(label).collect();
+            let positions = || item.members.iter().map(|m| d.graph.nodes[*m].pos);
+            let (from, to) = (positions().min().unwrap_or(0), positions().max().unwrap_or(0));
+            let above = match item.members.len() - all.len() {
+                0 => String::new(),
+                n => format!(", and {n} nodes above them"),
+            };
+            format!("@{from} to {to}: {}{above}", token_text::cut(&all.join(" "), 120))
         }
         _ => format!("{} nodes", item.members.len()),
     }
