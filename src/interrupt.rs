@@ -47,6 +47,13 @@ pub fn watch() {
     drop(watched);
 }
 
+/// Removes the temporary files of a program that ends at once, unless one is just being made.
+pub fn remove_temporary() {
+    if let Ok(files) = TEMPORARY.try_lock() {
+        files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
 /// Whether a signal has come.
 pub fn has_come() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)

@@ -1,11 +1,15 @@
-//! The allocator: the system's, asking Linux for huge pages where an allocation is large. Tensors are
-//! megabytes; with 4 kB pages a run that keeps what it computes spends more time on page faults than on
-//! some of its products.
+//! Memory: how much there is, work that does not fit refused before it begins, and the allocator.
+//!
+//! The allocator is the system's, asking Linux for huge pages where an allocation is large. Tensors are megabytes; with
+//! 4 kB pages a run that keeps what it computes spends more time on page faults than on some of its products.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::error::{Error, Result};
 use crate::files::{SMALL, read_text};
 use crate::guard::{charge, refund};
 
@@ -31,18 +35,23 @@ fn advise(pointer: *mut u8, size: usize) -> *mut u8 {
     pointer
 }
 
+/// What was asked for, if it is there.
+fn there(pointer: *mut u8, size: usize) -> *mut u8 {
+    if pointer.is_null() { ran_out(size) } else { pointer }
+}
+
 // SAFETY: every call is counted and handed to the system allocator unchanged.
 unsafe impl GlobalAlloc for LargePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
         // SAFETY: the caller's promises are the system allocator's.
-        advise(unsafe { System.alloc(layout) }, layout.size())
+        advise(there(unsafe { System.alloc(layout) }, layout.size()), layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
         // SAFETY: as above.
-        advise(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        advise(there(unsafe { System.alloc_zeroed(layout) }, layout.size()), layout.size())
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
@@ -55,7 +64,7 @@ unsafe impl GlobalAlloc for LargePages {
         charge(size);
         refund(layout.size());
         // SAFETY: as above.
-        advise(unsafe { System.realloc(pointer, layout, size) }, size)
+        advise(there(unsafe { System.realloc(pointer, layout, size) }, size), size)
     }
 }
 
@@ -84,6 +93,15 @@ pub fn resident() -> Option<u64> {
     Some(pages * 4096)
 }
 
+/// Gives memory that is free back to the system.
+fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: only memory that is free is given back.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// From this on, memory that is held for the next run is given back once nothing runs.
 const MUCH: u64 = 512 << 20;
 
@@ -92,20 +110,127 @@ const MUCH: u64 = 512 << 20;
 pub fn give_back() {
     static LAST: AtomicU64 = AtomicU64::new(0);
     if resident().is_some_and(|now| now > LAST.load(Ordering::Relaxed) + MUCH) {
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        // SAFETY: only memory that is free is given back.
-        unsafe {
-            libc::malloc_trim(0);
-        }
+        trim();
         LAST.store(resident().unwrap_or(0), Ordering::Relaxed);
     }
 }
 
-/// Bytes that this process can still take: what the system has free, or a container allows; `None` where neither is said.
+/// Left to everything that is too small to be counted.
+const RESERVE: u64 = 64 << 20;
+
+/// Bytes that this process can still take: what the system has free, a container (cgroup) or `ulimit -v` allows; `None`
+/// where nothing of it is said.
 pub fn available() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
-    let allowed = system.cgroup_limits().map(|limits| limits.free_memory);
     let free = system.available_memory();
-    (free > 0).then(|| allowed.map_or(free, |allowed| free.min(allowed)))
+    [(free > 0).then_some(free), in_container(&mut system), address_space()].into_iter().flatten().min()
+}
+
+/// What is left of the memory that this process' control group may take. What it holds of files counts as free, since the
+/// kernel takes that back.
+fn in_container(system: &mut sysinfo::System) -> Option<u64> {
+    let own = sysinfo::get_current_pid().ok()?;
+    let nothing = sysinfo::ProcessRefreshKind::nothing();
+    system.refresh_processes_specifics(sysinfo::ProcessesToUpdate::Some(&[own]), false, nothing);
+    let limits = system.process(own)?.cgroup_limits()?;
+    Some(limits.total_memory.saturating_sub(limits.rss))
+}
+
+/// What is left of the address space that `ulimit -v` allows.
+fn address_space() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the call writes to a variable of its own type.
+        let said = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
+        if !said || limit.rlim_cur == libc::RLIM_INFINITY {
+            return None;
+        }
+        let sizes = read_text(Path::new("/proc/self/statm"), SMALL).ok()?;
+        let pages: u64 = sizes.split(' ').next()?.parse().ok()?;
+        Some(limit.rlim_cur.saturating_sub(pages * 4096))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// Bytes of `most` that work in pieces may hold at a time: no more than a quarter of what is free.
+pub fn piece(most: usize) -> usize {
+    available().map_or(most, |free| most.min(usize::try_from(free / 4).unwrap_or(most)))
+}
+
+/// Refuses what would not fit in memory, so that the system need not end the program. `what` would need `bytes`, and
+/// `instead` says what to do: "keeping a run of 9 tokens", "shorten the prompt".
+///
+/// # Errors
+/// One sentence with what it would need and what is free.
+pub fn afford(bytes: usize, what: &str, instead: &str) -> Result<()> {
+    let needed = bytes as u64;
+    if needed < RESERVE {
+        return Ok(());
+    }
+    let fits = || available().is_none_or(|free| needed + RESERVE <= free);
+    if fits() {
+        return Ok(());
+    }
+    // What earlier work left behind is free as well.
+    trim();
+    if fits() {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{what} would need {} of memory and {} are free; {instead}",
+        bytes_said(needed),
+        bytes_said(available().unwrap_or(0))
+    )))
+}
+
+/// A number of bytes as it is said: in GB, or in MB where that is little.
+pub fn bytes_said(bytes: u64) -> String {
+    if bytes < 1_000_000_000 {
+        format!("{:.0} MB", bytes as f64 / 1e6)
+    } else {
+        format!("{:.1} GB", bytes as f64 / 1e9)
+    }
+}
+
+/// Ends the program where the system refuses memory, with a sentence in place of a signal. Nothing is allocated here.
+fn ran_out(size: usize) -> ! {
+    struct Line([u8; 160], usize);
+    impl std::fmt::Write for Line {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let end = (self.1 + text.len()).min(self.0.len());
+            self.0[self.1..end].copy_from_slice(&text.as_bytes()[..end - self.1]);
+            self.1 = end;
+            Ok(())
+        }
+    }
+    let mut line = Line([0; 160], 0);
+    let said = "error: the memory that this program may take ran out";
+    let _ = writeln!(line, "{said}, {size} bytes more were asked for; shorten the prompt or allow more memory");
+    let _ = std::io::stderr().write_all(&line.0[..line.1]);
+    crate::interrupt::remove_temporary();
+    #[cfg(unix)]
+    // SAFETY: ends the process at once; what would run at an ordinary end might allocate.
+    unsafe {
+        libc::_exit(1)
+    }
+    #[cfg(not(unix))]
+    std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_free_bounds_what_is_begun() {
+        let free = available().expect("this system says what is free");
+        assert!(free > 0 && afford(1 << 20, "a little", "go on").is_ok());
+        let said = afford(usize::MAX / 2, "everything", "take less").unwrap_err().to_string();
+        assert!(said.starts_with("everything would need 9223372036.9 GB of memory and "), "{said}");
+        assert!(said.ends_with(" are free; take less"), "{said}");
+        assert!(piece(100) == 100 && (piece(usize::MAX) as u64) < free);
+    }
 }

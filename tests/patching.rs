@@ -146,18 +146,19 @@ fn pair_metric() -> Metric {
     pair().1
 }
 
-/// What would not fit in memory is refused in one sentence, before anything is computed.
+/// What would not fit in memory is refused in one sentence, before anything is computed. Gradients of 2,048 tokens take
+/// 60 GB here; tests of the command line set limits of their own.
 #[test]
-fn sweeps_that_do_not_fit_are_refused() {
+fn gradients_that_do_not_fit_are_refused() {
+    if circuitscope::memory::available().is_none_or(|free| free > 60_000_000_000) {
+        return;
+    }
     let ids = |other: u32| (0..2048u32).map(|i| if i == 5 { other } else { 100 + i % 500 }).collect::<Vec<_>>();
     let run = |ids| Arc::new(Trace::run(&smollm2(), ids, &Progress::new()).unwrap());
     let pair = Pair::new(run(ids(77)), run(ids(78)));
-    let sweep = Sweep::new(&pair, patching(SiteKind::Pattern, Axes::LayerHead, Metric::Kl), &Progress::new());
-    let error = sweep.err().expect("it is too large");
-    assert!(error.is_request() && error.to_string().contains("9 GB"), "{error}");
     let gradients =
         attribution_patching(&pair, Metric::Kl, &[SiteKind::Z], Freeze::default(), &Progress::new()).err().unwrap();
-    assert!(gradients.is_request() && gradients.to_string().contains("GB of memory"), "{gradients}");
+    assert!(gradients.to_string().contains("would need 63.4 GB of memory and "), "{gradients}");
     // Less does fit.
     let question = patching(SiteKind::Z, Axes::LayerHead, Metric::Kl);
     assert!(Sweep::new(&pair, question, &Progress::new()).is_ok());

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use crate::engine::kernels::norm::normalize;
 use crate::engine::kernels::product;
 use crate::engine::{Site, SiteKind, Trace};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::memory::afford;
 use crate::model::config::ModelConfig;
 use crate::model::matrix::Matrix;
 use crate::model::weights::Norm;
@@ -42,13 +43,8 @@ impl Contributions {
         let c = &trace.model.config;
         c.adds_up()?;
         let (first, rows) = (positions.start, positions.len());
-        let bytes = Self::bytes(c, rows, layers);
-        if bytes > MOST {
-            return Err(Error::request(format!(
-                "what every component writes at {rows} positions would take {:.0} GB of memory; shorten the prompt",
-                bytes as f64 / 1e9
-            )));
-        }
+        let what = format!("what every component writes at {rows} positions");
+        afford(Self::bytes(c, rows, layers), &what, "shorten the prompt")?;
         let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.narrow(0, first, rows)?.flatten_all()?.to_vec1()?) };
         let mut values = vec![flat(trace.get(SiteKind::ResidPre, 0)?)?];
         let mut biases = Vec::new();
@@ -135,9 +131,6 @@ pub fn output_weights(trace: &Trace, layer: usize, head: usize) -> Result<Matrix
     let d_head = trace.model.config.d_head;
     trace.model.weights.blocks[layer].attn.o.weight.narrow(0, head * d_head, d_head)
 }
-
-/// The most memory, in bytes, that the contributions of one run may take.
-const MOST: usize = 4 << 30;
 
 /// Returns what attention's output bias (and the offset of the norm behind it) adds, [rows, d_model].
 fn bias(trace: &Trace, layer: usize, post: Option<&PostNorm>, rows: usize) -> Result<Option<Vec<f32>>> {

@@ -19,6 +19,7 @@ use crate::engine::resume::{Variant, bytes_per_row, layer_weights, resume, rows_
 use crate::engine::site::Axis;
 use crate::engine::{Action, Edit, RunSide, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::progress::Progress;
 
 /// The axes of a sweep.
@@ -271,9 +272,6 @@ pub struct Sweep<'a> {
 /// Number of rows of the first chunk. It is small, so that something is seen at once.
 const FIRST_ROWS: usize = 64;
 
-/// The most memory, in bytes, that the values which a sweep copies from may take.
-const MEMORY: usize = 8 << 30;
-
 impl<'a> Sweep<'a> {
     /// Resolves every cell's edit and finds the ones that need no run.
     ///
@@ -292,9 +290,7 @@ impl<'a> Sweep<'a> {
         let values = layers * Site::new(settings.site, 0).shape(config, base.len()).iter().product::<usize>();
         // Loads the values of the base run, and those that are copied from the other run or averaged.
         let copies = 2 * values;
-        if 4 * copies > MEMORY {
-            return Err(too_large(settings.site, base.len(), 4 * copies));
-        }
+        afford_sweep(settings.site, base.len(), 4 * copies)?;
         let sources = pair.sources(settings.base)?;
         let total: usize = axes.iter().map(|(_, n)| n).product();
         let (mut variants, mut unaligned) = (Vec::new(), Vec::new());
@@ -361,11 +357,7 @@ impl<'a> Sweep<'a> {
     /// # Errors
     /// One sentence with what it would need.
     pub fn check_memory(&self) -> Result<()> {
-        let bytes = self.estimate().bytes;
-        if bytes <= MEMORY {
-            return Ok(());
-        }
-        Err(too_large(self.settings.site, self.base.len(), bytes))
+        afford_sweep(self.settings.site, self.base.len(), self.estimate().bytes)
     }
 
     /// Estimates memory and time before any cell is run. The time is a guess from this machine's speed at the model's
@@ -462,12 +454,9 @@ impl<'a> Sweep<'a> {
     }
 }
 
-fn too_large(site: SiteKind, tokens: usize, bytes: usize) -> Error {
-    Error::request(format!(
-        "sweeping {} over {tokens} tokens would need {:.0} GB of memory; shorten the prompt or sweep another site",
-        site.hook(),
-        bytes as f64 / 1e9
-    ))
+fn afford_sweep(site: SiteKind, tokens: usize, bytes: usize) -> Result<()> {
+    let what = format!("sweeping {} over {tokens} tokens", site.hook());
+    afford(bytes, &what, "shorten the prompt or sweep another site")
 }
 
 /// The way in which one cell gets its value.

@@ -4,9 +4,7 @@ use super::ablated_run::AblatedRuns;
 use super::wiring::Wiring;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
-
-/// Most memory that ablated runs may take.
-const MOST: usize = 8 << 30;
+use crate::memory::afford;
 
 /// Bytes that a prompt and a few circuits run on it take.
 pub(super) fn bytes(wiring: Wiring, rows: usize, d: usize) -> usize {
@@ -16,28 +14,14 @@ pub(super) fn bytes(wiring: Wiring, rows: usize, d: usize) -> usize {
 /// # Errors
 /// A prompt too long for the memory that ablated runs may take.
 pub(super) fn check_memory(wiring: Wiring, rows: usize, d: usize) -> Result<()> {
-    let bytes = bytes(wiring, rows, d);
-    if bytes <= MOST {
-        return Ok(());
-    }
-    Err(Error::request(format!(
-        "running circuits on {rows} positions would need {:.0} GB of memory; shorten the prompt",
-        bytes as f64 / 1e9
-    )))
+    afford(bytes(wiring, rows, d), &format!("running circuits on {rows} positions"), "shorten the prompt")
 }
 
 /// # Errors
 /// Circuits on several prompts at once that would not fit in memory.
 pub(super) fn check_together<'a>(prompts: impl Iterator<Item = &'a AblatedRuns> + Clone) -> Result<()> {
     let bytes: usize = prompts.clone().map(AblatedRuns::bytes).sum();
-    if bytes <= MOST {
-        return Ok(());
-    }
-    Err(Error::request(format!(
-        "circuits on {} prompts at once would need {:.0} GB of memory; take fewer prompts",
-        prompts.count(),
-        bytes as f64 / 1e9
-    )))
+    afford(bytes, &format!("circuits on {} prompts at once", prompts.count()), "take fewer prompts")
 }
 
 /// # Errors

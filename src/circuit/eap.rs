@@ -28,6 +28,7 @@ use crate::engine::gradient::{Along, Passes, differentiate, runs_at_once};
 use crate::engine::kernels::product;
 use crate::engine::{Freeze, RunSide, Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::model::Model;
 use crate::model::config::{ModelConfig, NormKind, Parallel};
 use crate::model::weights::{Linear, Norm};
@@ -108,12 +109,7 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
     };
     let mut inputs: Vec<Vec<f32>> = vec![Vec::new(); wiring.n_receivers()];
     let bytes = 4 * (wiring.n_receivers() + 4 * wiring.n_senders()) * rows * c.d_model;
-    if bytes > 8 << 30 {
-        return Err(Error::request(format!(
-            "scoring the edges of {rows} positions would need {:.0} GB of memory; shorten the prompts",
-            bytes as f64 / 1e9
-        )));
-    }
+    afford(bytes, &format!("scoring the edges of {rows} positions"), "shorten the prompts")?;
     for chunk in steps.chunks(runs_at_once(&along)) {
         progress.check()?;
         let points = chunk.iter().map(|t| Ok(((&from * (1.0 - t))? + (&to * *t)?)?)).collect::<Result<Vec<_>>>()?;

@@ -9,7 +9,7 @@ use super::sweep::{SiteArg, parse_axes};
 use super::{ModelArgs, PromptArgs, emit, emit_json};
 use crate::analysis::plan::{Planned, cost, longest};
 use crate::error::Result;
-use crate::memory::available;
+use crate::memory::{available, bytes_said};
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
@@ -86,12 +86,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
         (Some(free), Some(false)) => Some(instead(&model, planned, free, ids.len())),
         _ => None,
     };
-    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
     let text = format!(
         "needs {} and about {}{}{}",
-        gb(needed.bytes()),
+        bytes_said(needed.bytes()),
         duration(needed.seconds),
-        free.map_or(String::new(), |free| format!("; {} are free", gb(free))),
+        free.map_or(String::new(), |free| format!("; {} are free", bytes_said(free))),
         instead.as_ref().map_or(String::new(), |what| format!("\n{what}"))
     );
     if !args.model.json {
@@ -114,10 +113,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
 fn instead(model: &Model, planned: Planned, free: u64, n: usize) -> String {
     match longest(model, planned, free, n) {
         0 => format!(
-            "No prompt fits: the weights take {:.1} GB as they are held and {:.1} GB as stored; close other programs or \
-             take the model in fewer bits.",
-            model.weight_bytes() as f64 / 1e9,
-            model.stored_bytes as f64 / 1e9
+            "No prompt fits: the weights take {} as they are held and {} as stored; close other programs or take the \
+             model in fewer bits.",
+            bytes_said(model.weight_bytes() as u64),
+            bytes_said(model.stored_bytes)
         ),
         most => format!("{most} of the {n} tokens would fit; shorten the prompt."),
     }

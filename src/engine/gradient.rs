@@ -13,6 +13,7 @@ use super::kernels;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
+use crate::memory::{afford, piece};
 use crate::model::Network;
 use crate::model::config::ModelConfig;
 use crate::progress::Progress;
@@ -36,15 +37,15 @@ impl Gradients {
     }
 }
 
-/// The most memory, in bytes, that a backward pass may take.
-const MEMORY: usize = 8 << 30;
+/// The most memory, in bytes, that backward passes which go together take.
+const TOGETHER: usize = 8 << 30;
 
 /// Estimates the bytes that the graph of a pass over `n` tokens holds, with gradients at sites of these kinds. Every
 /// operation keeps its result.
 pub fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
-    // Each head keeps scores, mask, the steps of the softmax, and their gradients. A probe of the pattern doubles two
-    // of them.
-    let maps = if freeze.patterns { 3 } else { 8 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
+    // Each head keeps scores, mask, the steps of the softmax, their gradients, and what is on its way between them: as
+    // measured. A probe of the pattern doubles two of them.
+    let maps = if freeze.patterns { 7 } else { 14 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
     let rows = 28 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
     4 * config.n_layers * n * (maps * config.n_heads * n + rows)
 }
@@ -154,7 +155,7 @@ impl Passes {
 
 /// Returns the number of runs that fit a backward pass together.
 pub fn runs_at_once(along: &Along<'_>) -> usize {
-    (MEMORY / bytes_for(along.network.config, along.ids.len(), along.kinds, along.freeze).max(1)).max(1)
+    (piece(TOGETHER) / bytes_for(along.network.config, along.ids.len(), along.kinds, along.freeze).max(1)).max(1)
 }
 
 /// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at a position, along
@@ -174,13 +175,8 @@ pub fn differentiate(
     }
     let runs = along.embeddings.map_or(Ok(1), |e| e.dim(0))?;
     let bytes = runs * bytes_for(network.config, ids.len(), along.kinds, freeze);
-    if bytes > MEMORY {
-        return Err(Error::request(format!(
-            "gradients over {} tokens would need {:.0} GB of memory; shorten the prompt or freeze the attention patterns",
-            ids.len(),
-            bytes as f64 / 1e9
-        )));
-    }
+    let what = format!("gradients over {} tokens", ids.len());
+    afford(bytes, &what, "shorten the prompt or freeze the attention patterns")?;
     // The embedding is always a variable: without one nothing would be tracked.
     let wanted = along.kinds.iter().copied().chain([SiteKind::Embed]).collect();
     let mut probe = Probe {

@@ -16,6 +16,7 @@ use super::resolve::Op;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
+use crate::memory::piece;
 use crate::model::config::ModelConfig;
 use crate::progress::Progress;
 
@@ -199,5 +200,5 @@ pub fn layer_weights(c: &ModelConfig) -> usize {
 pub fn rows_at_once(c: &ModelConfig, n: usize, edges: bool) -> usize {
     const MEMORY: usize = 512 << 20;
     let per_row = bytes_per_row(c) + if edges { 12 * c.n_heads * n } else { 0 };
-    (MEMORY / per_row.max(1)).min(OPERATIONS / (2 * layer_weights(c)).max(1)).clamp(1, ROWS)
+    (piece(MEMORY) / per_row.max(1)).min(OPERATIONS / (2 * layer_weights(c)).max(1)).clamp(1, ROWS)
 }

@@ -13,8 +13,10 @@ use super::hooks::{Capture, Chain, Hooks};
 use super::kernels::segments::{Past, Segment};
 use super::logits::{self, Ranked};
 use super::resolve::Op;
+use super::resume::bytes_per_row;
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::model::Model;
 use crate::model::config::Positions;
 use crate::progress::Progress;
@@ -83,23 +85,15 @@ impl Trace {
     /// As [`crate::model::Network::forward`].
     pub fn run_edited(model: &Arc<Model>, ids: Vec<u32>, edits: Arc<Vec<Op>>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
-        let bytes = Self::bytes_for(model, ids.len());
-        if bytes > 16 << 30 {
-            return Err(Error::request(format!(
-                "keeping what a run of {} tokens computes would need {:.0} GB of memory; shorten the prompt",
-                ids.len(),
-                bytes as f64 / 1e9
-            )));
-        }
+        let bytes = Self::bytes_for(model, ids.len()) + ids.len() * bytes_per_row(&model.config);
+        let what = format!("keeping what a run of {} tokens computes", ids.len());
+        afford(bytes, &what, "shorten the prompt")?;
         let edges = edits.iter().any(|op| matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores));
         // Edited layers hold scores, pattern and the copies that editing makes of them.
         let maps = 16 * model.config.n_heads * ids.len() * ids.len();
-        if edges && maps > 8 << 30 {
-            return Err(Error::request(format!(
-                "editing the attention patterns of {} tokens would need {:.0} GB of memory; shorten the prompt",
-                ids.len(),
-                maps as f64 / 1e9
-            )));
+        if edges {
+            let what = format!("editing the attention patterns of {} tokens", ids.len());
+            afford(maps, &what, "shorten the prompt")?;
         }
         let mut capture = Self::capture_for(model);
         let network = model.network();
@@ -198,17 +192,9 @@ impl Trace {
             .any(|op| op.site.layer == layer && matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores))
     }
 
-    /// Refuses patterns that would take more memory than a workstation has to spare.
+    /// Refuses patterns that would not fit in memory.
     fn afford(&self, what: &str, bytes: usize) -> Result<()> {
-        const MOST: usize = 8 << 30;
-        if bytes <= MOST {
-            return Ok(());
-        }
-        Err(Error::failed(format!(
-            "{what} of {} tokens would need {:.0} GB of memory; shorten the prompt",
-            self.len(),
-            bytes as f64 / 1e9
-        )))
+        afford(bytes, &format!("{what} of {} tokens", self.len()), "shorten the prompt")
     }
 
     /// Returns all attention patterns of a layer, [head, dest, src].

@@ -14,12 +14,11 @@ use crate::error::{Error, Result};
 use crate::features::Store;
 use crate::features::rows::{Cut, Rows};
 use crate::features::writer::Writer;
+use crate::memory::afford;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
-/// Bytes that the runs of a reference text may take.
-const MOST_HELD: usize = 8 << 30;
 /// Strengths on either side of zero.
 const STEPS: usize = 6;
 /// Tokens of a row of the reference text, and of all.
@@ -128,14 +127,8 @@ pub fn dose_response(
         return Err(Error::EmptyPrompt);
     }
     let bytes: usize = reference.lengths().map(|n| Trace::bytes_for(model, n)).sum();
-    if bytes > MOST_HELD {
-        let most = (MOST_HELD as f64 / bytes as f64 * reference.tokens() as f64) as usize;
-        return Err(Error::request(format!(
-            "holding the runs of {} reference tokens takes {:.0} GB; give at most {most} tokens",
-            reference.tokens(),
-            bytes as f64 / 1e9
-        )));
-    }
+    let what = format!("holding the runs of {} reference tokens", reference.tokens());
+    afford(bytes, &what, "give fewer tokens")?;
     let base = Trace::run(model, ids.to_vec(), progress)?;
     let reference_runs = (0..reference.len())
         .map(|r| Trace::run(model, reference.row(r)?, progress).map(Arc::new))

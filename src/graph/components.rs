@@ -30,6 +30,7 @@ use super::targets::{Logits, Target};
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind};
 use crate::engine::{SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::progress::Progress;
 
 /// How much of the whole graph is kept with its edges.
@@ -290,12 +291,8 @@ impl Sweep<'_> {
         flow.edges += n_heads * count * n * (n + 1) / 2;
         // The products of one layer are held at once: sources by destinations at or after them.
         let bytes = 2 * n_heads * count * n * n;
-        if bytes > 8 << 30 {
-            return Err(Error::request(format!(
-                "tracing {n} positions would need {:.0} GB of memory; trace an earlier position or shorten the prompt",
-                bytes as f64 / 1e9
-            )));
-        }
+        let what = format!("tracing {n} positions");
+        afford(bytes, &what, "trace an earlier position or shorten the prompt")?;
         // Destinations through which something flows; all others pass nothing on.
         let through = |dest: usize, head: usize| flow.values[dest][s.index(Source::Head { layer, head })];
         let active: Vec<(usize, usize, f64)> = (0..n)

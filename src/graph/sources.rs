@@ -12,6 +12,7 @@ use crate::engine::frozen::FrozenNorm;
 use crate::engine::kernels::product;
 use crate::engine::{Site, SiteKind, Trace};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::model::config::Parallel;
 use crate::model::weights::Norm;
 use crate::progress::Progress;
@@ -69,12 +70,8 @@ impl Sources {
             early: Vec::new(),
         };
         let bytes = 8 * sources.count() * n * d;
-        if bytes > 8 << 30 {
-            return Err(Error::request(format!(
-                "taking {n} positions apart would need {:.0} GB of memory; trace an earlier position or shorten the prompt",
-                bytes as f64 / 1e9
-            )));
-        }
+        let what = format!("taking {n} positions apart");
+        afford(bytes, &what, "trace an earlier position or shorten the prompt")?;
         let first = |t: Tensor| -> Result<Tensor> { Ok(t.narrow(0, 0, n)?.contiguous()?) };
         // [source] of [pos, d]
         let mut parts = vec![first(trace.get(SiteKind::ResidPre, 0)?)?];

@@ -52,7 +52,6 @@ use self::tokenizer::{Found, Tokenizer};
 use self::weights::{Names, Weights};
 use crate::error::{Error, Result, short};
 use crate::files::read_text;
-use crate::memory::available;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -163,8 +162,8 @@ impl Model {
         let entries = gguf.tensors(interleaved)?;
         let store = Store::new(path, gguf.files()?, entries, Device::Cpu, progress)
             .for_family(family.name)
-            .holding(reading.held, available())
-            .hollow(reading.hollow);
+            .hollow(reading.hollow)
+            .holding(reading.held)?;
         let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A second thread rebuilds the tokenizer while the weights are read.
         let (found, weights) = std::thread::scope(|scope| {
@@ -191,8 +190,8 @@ impl Model {
         let store = Store::new(base, index.files, index.entries, Device::Cpu, progress)
             .with_unread(index.unread)
             .for_family(family.name)
-            .holding(reading.held, available())
-            .hollow(reading.hollow);
+            .hollow(reading.hollow)
+            .holding(reading.held)?;
         let name = folder
             .canonicalize()
             .ok()

@@ -18,6 +18,7 @@ use super::changes::Change;
 use super::dequantize::{Stored, decode};
 use super::matrix::{Held, Rows, words_of};
 use crate::error::{Error, Result, short};
+use crate::memory::{afford, available, bytes_said};
 use crate::progress::Progress;
 
 /// The place of one tensor in a file.
@@ -118,12 +119,23 @@ impl Store {
         self
     }
 
-    /// Sets how weight matrices are held. `free` are the bytes of memory that are free.
-    #[must_use]
-    pub fn holding(mut self, held: Held, free: Option<u64>) -> Self {
+    /// Sets how weight matrices are held.
+    ///
+    /// # Errors
+    /// They would not fit in memory.
+    pub fn holding(mut self, held: Held) -> Result<Self> {
         let values: u64 = self.entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum();
-        self.held = held.decided(4 * values, free);
-        self
+        self.held = held.decided(4 * values, available());
+        if !self.hollow {
+            let name = self.root.file_name().unwrap_or(self.root.as_os_str());
+            let what = format!("the weights of {}", short(&name.to_string_lossy()));
+            let (bytes, instead) = match self.held {
+                Held::Stored => (self.stored_bytes(), "take a file of fewer bits".to_owned()),
+                _ => (4 * values, format!("as stored (--weights stored) it is {}", bytes_said(self.stored_bytes()))),
+            };
+            afford(usize::try_from(bytes).unwrap_or(usize::MAX), &what, &instead)?;
+        }
+        Ok(self)
     }
 
     /// Leaves weight matrices out, and knows their sizes alone.

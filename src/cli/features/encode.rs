@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::harvest::activations;
 use crate::features::train::activations::Table;
 use crate::files::write_atomic;
+use crate::memory::afford;
 use crate::model::safetensors_file::pack;
 
 #[derive(clap::Args, Debug)]
@@ -64,13 +65,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if let Some(path) = &args.output {
         // Four bytes a feature and position, of which nearly all are zero; the contract asks for them in full.
         let bytes = 4 * acts.rows().saturating_mul(dictionary.d_sae);
-        if bytes > 16 << 30 {
-            return Err(Error::request(format!(
-                "all features of {} positions would take {:.0} GB; encode fewer at a time",
-                acts.rows(),
-                bytes as f64 / 1e9
-            )));
-        }
+        afford(bytes, &format!("all features of {} positions", acts.rows()), "encode fewer at a time")?;
         let features = acts.dense(dictionary.d_sae)?;
         let tensors: [(&str, &Tensor); 2] = [("features", &features), ("reconstruction", &reconstruction)];
         let about = [

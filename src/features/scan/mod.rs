@@ -25,6 +25,7 @@ use crate::features::rows::{Batch, Rows};
 use crate::features::scan::correlations::{Pairs, ROOM};
 use crate::features::scan::index::{About, Entry, Example, Index, STRATA, TOP};
 use crate::hash::{Hash, mix};
+use crate::memory::piece;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -157,7 +158,7 @@ impl Plan<'_> {
         let count = subject.count(self.model);
         // Tokens, activations, and the example with its two lists.
         let bytes = (2 * self.window + 1) * 8 + size_of::<Example>() + 32;
-        let memory = MEMORY.min(MEMORY_OF_ALL / self.subjects.len().max(1));
+        let memory = MEMORY.min(piece(MEMORY_OF_ALL) / self.subjects.len().max(1));
         let room = memory / bytes / count.max(1);
         let top = TOP.min((room / 2).max(1));
         let subject_hash = subject.hash()?;

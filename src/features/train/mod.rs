@@ -27,6 +27,7 @@ use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::files::{LARGE, read, write_atomic};
 use crate::interrupt;
+use crate::memory::afford;
 use crate::model::safetensors_file::pack;
 use crate::progress::Progress;
 
@@ -104,13 +105,7 @@ impl Trainer {
         let width = input.width() + target.as_ref().map_or(input.width(), Table::width);
         // Values, two moments and a gradient of each weight.
         let bytes = settings.features.saturating_mul(width).saturating_mul(16);
-        if bytes > 64 << 30 {
-            return Err(Error::request(format!(
-                "{} features of this width need {:.0} GB of memory to train; give fewer",
-                settings.features,
-                bytes as f64 / 1e9
-            )));
-        }
+        afford(bytes, &format!("training {} features of this width", settings.features), "give fewer")?;
         let shuffle = Shuffle::new(n, settings.seed);
         let sample: Vec<usize> = (0..SAMPLE.min(n)).map(|i| shuffle.at(i)).collect();
         let (mean_in, scale_in) = statistics(&input.take(&sample)?, input.width());
