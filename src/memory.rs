@@ -160,13 +160,13 @@ pub fn piece(most: usize) -> usize {
     available().map_or(most, |free| most.min(usize::try_from(free / 4).unwrap_or(most)))
 }
 
-/// Refuses what would not fit in memory, so that the system need not end the program. `what` would need `bytes`, and
+/// Refuses what would not fit in memory, so that the system need not end the program. `what` would take `needed` bytes, and
 /// `instead` says what to do: "keeping a run of 9 tokens", "shorten the prompt".
 ///
 /// # Errors
 /// One sentence with what it would need and what is free.
-pub fn afford(bytes: usize, what: &str, instead: &str) -> Result<()> {
-    let needed = bytes as u64;
+pub fn afford(needed: usize, what: &str, instead: &str) -> Result<()> {
+    let needed = needed as u64;
     if needed < RESERVE {
         return Ok(());
     }
@@ -181,18 +181,21 @@ pub fn afford(bytes: usize, what: &str, instead: &str) -> Result<()> {
     }
     Err(Error::failed(format!(
         "{what} would need {} of memory and {} are free; {instead}",
-        bytes_said(needed),
-        bytes_said(available().unwrap_or(0))
+        bytes(needed),
+        bytes(available().unwrap_or(0))
     )))
 }
 
-/// A number of bytes as it is said: in GB, or in MB where that is little.
-pub fn bytes_said(bytes: u64) -> String {
-    if bytes < 1_000_000_000 {
-        format!("{:.0} MB", bytes as f64 / 1e6)
-    } else {
-        format!("{:.1} GB", bytes as f64 / 1e9)
-    }
+/// A number of bytes in two or three digits.
+pub fn bytes(n: u64) -> String {
+    let (unit, name) = match n {
+        0..1_000 => return format!("{n} bytes"),
+        1_000..1_000_000 => (1e3, "kB"),
+        1_000_000..1_000_000_000 => (1e6, "MB"),
+        _ => (1e9, "GB"),
+    };
+    let v = n as f64 / unit;
+    if v < 9.95 { format!("{v:.1} {name}") } else { format!("{v:.0} {name}") }
 }
 
 /// Ends the program where the system refuses memory, with a sentence in place of a signal. Nothing is allocated here.
@@ -225,11 +228,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_are_said_in_few_digits() {
+        let sizes = [0, 999, 1_000, 440_000, 3_141_592, 538_060_000, 1_250_000_000, 24_000_000_000];
+        let said = ["0 bytes", "999 bytes", "1.0 kB", "440 kB", "3.1 MB", "538 MB", "1.2 GB", "24 GB"];
+        assert_eq!(sizes.map(bytes), said);
+    }
+
+    #[test]
     fn what_is_free_bounds_what_is_begun() {
         let free = available().expect("this system says what is free");
         assert!(free > 0 && afford(1 << 20, "a little", "go on").is_ok());
         let said = afford(usize::MAX / 2, "everything", "take less").unwrap_err().to_string();
-        assert!(said.starts_with("everything would need 9223372036.9 GB of memory and "), "{said}");
+        assert!(said.starts_with("everything would need 9223372037 GB of memory and "), "{said}");
         assert!(said.ends_with(" are free; take less"), "{said}");
         assert!(piece(100) == 100 && (piece(usize::MAX) as u64) < free);
     }

@@ -4,6 +4,7 @@
 use super::sweep::{Axes, speed};
 use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
+use crate::memory;
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 
@@ -44,6 +45,21 @@ pub struct Cost {
 impl Cost {
     pub fn bytes(&self) -> u64 {
         self.weights + self.work
+    }
+}
+
+/// What something needs, in words: "needs 6.1 GB and about 40 s; 11 GB are free".
+pub fn needs(bytes: u64, seconds: f64) -> String {
+    let free = memory::available().map_or_else(String::new, |free| format!("; {} are free", memory::bytes(free)));
+    format!("needs {} and about {}{free}", memory::bytes(bytes), duration(seconds))
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.95 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
     }
 }
 

@@ -7,9 +7,9 @@ use super::attribute::Method;
 use super::output::document;
 use super::sweep::{SiteArg, parse_axes};
 use super::{ModelArgs, PromptArgs, emit, emit_json};
-use crate::analysis::plan::{Planned, cost, longest};
+use crate::analysis::plan::{Planned, cost, longest, needs};
 use crate::error::Result;
-use crate::memory::{available, bytes_said};
+use crate::memory::{self, available};
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
@@ -86,13 +86,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         (Some(free), Some(false)) => Some(instead(&model, planned, free, ids.len())),
         _ => None,
     };
-    let text = format!(
-        "needs {} and about {}{}{}",
-        bytes_said(needed.bytes()),
-        duration(needed.seconds),
-        free.map_or(String::new(), |free| format!("; {} are free", bytes_said(free))),
-        instead.as_ref().map_or(String::new(), |what| format!("\n{what}"))
-    );
+    let otherwise = instead.as_ref().map_or(String::new(), |what| format!("\n{what}"));
+    let text = format!("{}{otherwise}", needs(needed.bytes(), needed.seconds));
     if !args.model.json {
         return emit(&text);
     }
@@ -115,19 +110,9 @@ fn instead(model: &Model, planned: Planned, free: u64, n: usize) -> String {
         0 => format!(
             "No prompt fits: the weights take {} as they are held and {} as stored; close other programs or take the \
              model in fewer bits.",
-            bytes_said(model.weight_bytes() as u64),
-            bytes_said(model.stored_bytes)
+            memory::bytes(model.weight_bytes() as u64),
+            memory::bytes(model.stored_bytes)
         ),
         most => format!("{most} of the {n} tokens would fit; shorten the prompt."),
-    }
-}
-
-fn duration(seconds: f64) -> String {
-    if seconds < 0.95 {
-        format!("{seconds:.1} s")
-    } else if seconds < 120.0 {
-        format!("{seconds:.0} s")
-    } else {
-        format!("{:.0} min", seconds / 60.0)
     }
 }

@@ -18,7 +18,7 @@ use super::changes::Change;
 use super::dequantize::{Stored, decode};
 use super::matrix::{Held, Rows, words_of};
 use crate::error::{Error, Result, short};
-use crate::memory::{afford, available, bytes_said};
+use crate::memory::{self, afford, available};
 use crate::progress::Progress;
 
 /// The place of one tensor in a file.
@@ -131,7 +131,7 @@ impl Store {
             let what = format!("the weights of {}", short(&name.to_string_lossy()));
             let (bytes, instead) = match self.held {
                 Held::Stored => (self.stored_bytes(), "take a file of fewer bits".to_owned()),
-                _ => (4 * values, format!("as stored (--weights stored) it is {}", bytes_said(self.stored_bytes()))),
+                _ => (4 * values, format!("as stored (--weights stored) it is {}", memory::bytes(self.stored_bytes()))),
             };
             afford(usize::try_from(bytes).unwrap_or(usize::MAX), &what, &instead)?;
         }

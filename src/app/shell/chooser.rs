@@ -8,11 +8,11 @@ use eframe::egui::{self, Key, Modifiers, RichText};
 
 use crate::app::action::Load;
 use crate::app::look::theme::{self, Palette};
-use crate::app::widgets::names;
 use crate::error::{Error, Result};
 use crate::files::ago;
 use crate::jobs::Pool;
 use crate::jobs::slot::Slot;
+use crate::memory;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 use crate::session::file::{EXTENSION, is_session, is_session_text};
@@ -395,7 +395,7 @@ impl Chooser {
                 |_| String::new(),
                 |m| {
                     let age = m.modified().map_or_else(|_| String::new(), |t| format!(", written {}", ago(t)));
-                    format!(" ({}{age})", names::bytes(m.len()))
+                    format!(" ({}{age})", memory::bytes(m.len()))
                 },
             );
             let text = format!("{} is there already{said}. Save again to replace it.", path.display());

@@ -8,6 +8,7 @@ use crate::app::look::theme;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::training::TrainingAction;
 use crate::app::widgets::names;
+use crate::memory;
 use crate::question::Question as _;
 use crate::superposition::live::ToyTrainingOf;
 use crate::training::live::TransformerTrainingOf;
@@ -112,7 +113,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, adapter: &str, workspace: Wor
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             let memory = cx.state.model.as_ref().map_or(0, |m| m.weight_bytes());
             let threads = rayon::current_num_threads();
-            let weights = names::bytes(memory as u64);
+            let weights = memory::bytes(memory as u64);
             let whole = format!("{weights} of weights · {adapter} · {threads} threads");
             // What runs comes first where both have no room.
             let width =

@@ -2,7 +2,7 @@
 
 use crate::app::model::{ModelAction, trust};
 use crate::app::view::{Context, Workspace};
-use crate::app::widgets::{names, ragged};
+use crate::app::widgets::ragged;
 use eframe::egui::{self, RichText};
 
 use crate::app::action::{Action, Command};
@@ -15,6 +15,7 @@ use crate::app::widgets::token_field::TokenField;
 use crate::app::widgets::token_text;
 use crate::jobs::AnySlot;
 use crate::jobs::slot::Slot;
+use crate::memory;
 use crate::model::builtin::BUILTINS;
 use crate::model::found::FoundModels;
 use crate::model::matrix::Held;
@@ -422,10 +423,10 @@ fn weights_choice(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         (Held::Auto, auto, "f32 where that leaves half of the free memory free, else as stored"),
         (
             Held::Stored,
-            format!("stored, {}", names::bytes(m.stored_bytes)),
+            format!("stored, {}", memory::bytes(m.stored_bytes)),
             "as the file holds them: less memory, slower products, the same numbers to rounding",
         ),
-        (Held::F32, format!("f32, {}", names::bytes(4 * m.n_params as u64)), "decoded once: the fastest products"),
+        (Held::F32, format!("f32, {}", memory::bytes(4 * m.n_params as u64)), "decoded once: the fastest products"),
     ];
     ui.horizontal(|ui| {
         ui.label(RichText::new("hold weights").font(theme::small()).color(cx.palette.weak));
@@ -451,7 +452,7 @@ pub fn facts_table(ui: &mut egui::Ui, m: &crate::model::Model) {
         ("vocabulary", c.d_vocab.to_string()),
         ("context", format!("{} tokens", c.n_ctx)),
         ("file", format!("{}, computed in f32", m.format)),
-        ("weights in memory", names::bytes(m.weight_bytes() as u64)),
+        ("weights in memory", memory::bytes(m.weight_bytes() as u64)),
         ("opened in", format!("{:.2} s", m.load_seconds)),
     ];
     egui::Grid::new("facts").num_columns(2).spacing([16.0, 2.0]).show(ui, |ui| {

@@ -51,18 +51,6 @@ pub fn counted(n: usize, thing: &str) -> String {
     if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }
 
-/// A number of bytes in two or three digits.
-pub fn bytes(n: u64) -> String {
-    let (unit, name) = match n {
-        0..1_000 => return format!("{n} bytes"),
-        1_000..1_000_000 => (1e3, "kB"),
-        1_000_000..1_000_000_000 => (1e6, "MB"),
-        _ => (1e9, "GB"),
-    };
-    let v = n as f64 / unit;
-    if v < 9.95 { format!("{v:.1} {name}") } else { format!("{v:.0} {name}") }
-}
-
 /// The time that something will still take, as far as that is known.
 pub fn left(seconds: f64) -> String {
     match seconds {
@@ -76,13 +64,10 @@ pub fn left(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, left, spoken};
+    use super::{left, spoken};
 
     #[test]
-    fn bytes_and_times_are_said_in_few_digits() {
-        let sizes = [0, 999, 1_000, 440_000, 3_141_592, 538_060_000, 1_250_000_000, 24_000_000_000];
-        let said = ["0 bytes", "999 bytes", "1.0 kB", "440 kB", "3.1 MB", "538 MB", "1.2 GB", "24 GB"];
-        assert_eq!(sizes.map(bytes), said);
+    fn times_are_said_in_few_digits() {
         let times = [0.0, 3.2, 9.4, 33.8, 120.0, 7200.0].map(left);
         let said = ["1 s left", "4 s left", "10 s left", "about 35 s left", "about 2 min left", "about 2.0 h left"];
         assert_eq!(times, said);

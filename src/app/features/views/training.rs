@@ -1,7 +1,6 @@
 //! Training a dictionary in the window.
 
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
-use crate::app::widgets::names;
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, Legend, Line, PlotPoints};
 
@@ -14,6 +13,7 @@ use crate::engine::{Site, SiteKind};
 use crate::features::Place;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::{Method, Point, Settings};
+use crate::memory;
 
 pub struct Training;
 
@@ -148,7 +148,7 @@ fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bo
     let s = &cx.state.features;
     let mut asked = false;
     let kept = s.kept_activations.value().map_or(0, |bytes| **bytes);
-    let kept = if kept > 0 { format!(", {} kept", names::bytes(kept)) } else { String::new() };
+    let kept = if kept > 0 { format!(", {} kept", memory::bytes(kept)) } else { String::new() };
     ui.horizontal(|ui| {
         if s.is_training() {
             if ui.add(egui::Button::new("Stop").min_size(vec2(90.0, 24.0))).clicked() {
@@ -165,7 +165,7 @@ fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bo
         }
         ui.label(weak(
             cx,
-            format!("{}; about {} of activations{kept}", ask.settings.method.explain(), names::bytes(bytes as u64)),
+            format!("{}; about {} of activations{kept}", ask.settings.method.explain(), memory::bytes(bytes as u64)),
         ));
     });
     asked
@@ -203,7 +203,7 @@ fn activations(ui: &mut egui::Ui, cx: &mut Context<'_>, keep: &mut bool, stoppin
     ui.checkbox(keep, "keep the activations on disk").on_hover_text(help);
     let bytes = s.kept_activations.value().map_or(0, |bytes| **bytes);
     if bytes > 0 {
-        ui.label(weak(cx, format!("{} are kept", names::bytes(bytes))));
+        ui.label(weak(cx, format!("{} are kept", memory::bytes(bytes))));
         let delete = ui.add_enabled(!stopping, egui::Button::new("Delete"));
         let delete = delete.on_disabled_hover_text("a training that is being stopped still reads them");
         if delete.on_hover_text("takes away all activations that trainings kept; they can be made again").clicked() {

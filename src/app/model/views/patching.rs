@@ -3,7 +3,6 @@
 use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
-use crate::app::widgets::names;
 use std::sync::Arc;
 
 use eframe::egui::{self, RichText, vec2};
@@ -12,6 +11,7 @@ use crate::analysis::audit::{Audit, audit};
 use crate::analysis::component::Component;
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
+use crate::analysis::plan::needs;
 use crate::analysis::run::Run;
 use crate::analysis::sweep::{Axes, SITES, SweepResult};
 use crate::app::look::theme;
@@ -21,6 +21,7 @@ use crate::app::widgets::reach::{self, Reach, Reaching};
 use crate::app::widgets::{bars, choice, message};
 use crate::engine::{RunSide, SiteKind};
 use crate::gpu::{HeatData, NOTHING};
+use crate::memory;
 use crate::session::desk::{Focus, Intervention, Source};
 
 /// Cells that "run the top exactly" runs.
@@ -346,13 +347,8 @@ impl PatchingView {
         };
         ui.add_space(24.0);
         ui.vertical_centered(|ui| {
-            ui.label(format!(
-                "{} cells, {} of them to run: about {:.0} s and {} of memory.",
-                e.cells,
-                e.to_run,
-                e.seconds,
-                names::bytes(e.bytes as u64)
-            ));
+            let needs = needs(e.bytes as u64, e.seconds);
+            ui.label(format!("A sweep of {} cells, {} of them to run, {needs}.", e.cells, e.to_run));
             if ui.button("Run the sweep").clicked() {
                 cx.push(ModelAction::Sweep(None));
             }
@@ -389,7 +385,7 @@ impl PatchingView {
                         found.run,
                         e.to_run,
                         e.seconds,
-                        names::bytes(e.bytes as u64)
+                        memory::bytes(e.bytes as u64)
                     ),
                     None => format!("{} runs so far …", found.run),
                 },
