@@ -74,6 +74,7 @@ commands! {
     probe as Probe: "What can be read off a model's activations, beside controls, and whether it is used",
     superposition as Superposition: "Train toy models of superposition",
     lab as Lab: "Train the built-in lab models",
+    mcp as Mcp: "Serve the subcommands as tools to an assistant, by the Model Context Protocol",
     bench as Bench: "Time this program on this machine",
 }
 
