@@ -250,7 +250,7 @@ fn sessions_are_written_and_shown() {
     let out = run(&["render", path, "--view", "norms", "-o", picture.to_str().unwrap()]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(error(&["session", "show", "/none/b.scope"]).1.contains("cannot read"));
-    assert!(error(&["lenss"]).1.contains("neither a subcommand nor a session file"));
+    assert!(error(&["lenss"]).1.contains("neither a subcommand nor a session file or another that is there"));
     assert_eq!(error(&[path, "-p", "x"]).0, 2);
 }
 

@@ -52,10 +52,11 @@ use crate::session::{Document, lesson, recent};
 /// Opens the window and stays until it is closed.
 pub fn run(args: Start) -> Result<()> {
     let started = Instant::now();
-    let Opening { session, kept, says } = Opening::of(&args)?;
+    let Opening { session, dropped, kept, says } = Opening::of(&args)?;
     let size = session.document.look.size.unwrap_or([1440.0, 900.0]);
     let options = eframe::NativeOptions {
         viewport: egui::ViewportBuilder::default()
+            .with_icon(look::icon::icon().unwrap_or_default())
             .with_title("circuitscope")
             .with_app_id("circuitscope")
             .with_inner_size(size)
@@ -73,6 +74,9 @@ pub fn run(args: Start) -> Result<()> {
             });
             let mut app = App::new(&cc.egui_ctx, session.document, recent::load(recent::MODELS));
             app.begin_keeping(kept, session.file, says);
+            if let Some(path) = dropped {
+                app.background(move || read_dropped(&path));
+            }
             app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;

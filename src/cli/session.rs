@@ -184,7 +184,8 @@ fn report(args: &Report) -> Result<()> {
     let limit = std::time::Duration::from_secs(args.run.limit);
     let html = crate::app::export::report::html(document, &title, &views, limit)?;
     crate::files::write_atomic(&args.output, html.as_bytes())?;
-    emit(&args.output.display().to_string())
+    let output = args.output.display().to_string();
+    if args.run.json { emit_json(json!({"output": output, "views": views})) } else { emit(&output) }
 }
 
 /// Runs what the session's desk asks, so that answers and alignments are those that a window would find, and prints it as

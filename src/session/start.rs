@@ -47,9 +47,9 @@ impl ChatArgs {
 /// What the window opens on.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Start {
-    /// A session file to open
-    #[arg(value_name = "FILE.scope", value_parser = session, conflicts_with_all = ["model", "weights", "prompt", "ids", "chat", "answer", "wrong", "corrupt", "edits"])]
-    pub session: Option<PathBuf>,
+    /// A session file to open, or what can be dropped on the window: a model, a graph, a circuit, a dictionary
+    #[arg(value_name = "FILE", value_parser = openable, conflicts_with_all = ["model", "weights", "prompt", "ids", "chat", "answer", "wrong", "corrupt", "edits"])]
+    pub file: Option<PathBuf>,
     /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<String>,
@@ -81,19 +81,19 @@ pub struct Start {
     pub time: bool,
 }
 
-/// Reads the name of a session file.
-fn session(text: &str) -> std::result::Result<PathBuf, String> {
+/// Reads the name of a file. A session that is not there says so when it is opened.
+fn openable(text: &str) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    let wrong = "it is neither a subcommand nor a session file, whose name ends in .scope";
-    if is_session(&path) { Ok(path) } else { Err(wrong.to_owned()) }
+    let wrong = "it is neither a subcommand nor a session file or another that is there";
+    if is_session(&path) || path.exists() { Ok(path) } else { Err(wrong.to_owned()) }
 }
 
 impl Start {
     /// Whether the command line says what the window is to open on.
     pub fn is_given(&self) -> bool {
-        let Self { session, model, weights, prompt, ids, chat, answer, wrong, corrupt, edits, time } = self;
+        let Self { file, model, weights, prompt, ids, chat, answer, wrong, corrupt, edits, time } = self;
         let texts = [model, prompt, answer, wrong, corrupt];
-        let files = [session, edits, &chat.chat];
+        let files = [file, edits, &chat.chat];
         *time
             || ids.is_some()
             || weights.is_some()
@@ -101,15 +101,16 @@ impl Start {
             || texts.into_iter().any(Option::is_some)
     }
 
-    /// Returns the document that the window opens on.
+    /// Returns the document that the window opens on. A file that is no session is taken for a model.
     ///
     /// # Errors
     /// A session or a stack of edits that cannot be read, or no built-in model to begin with.
     pub fn document(&self) -> Result<Document> {
-        if let Some(path) = &self.session {
+        if let Some(path) = self.file.as_deref().filter(|p| is_session(p)) {
             return Ok(Session::open(path)?.document);
         }
-        let model = self.model.clone().map_or_else(builtin::default_name, Ok)?;
+        let named = self.model.clone().or_else(|| self.file.as_ref().map(|p| p.display().to_string()));
+        let model = named.map_or_else(builtin::default_name, Ok)?;
         let own = BUILTINS.iter().find(|b| b.name == model).map(|b| b.prompt);
         let conversation = self.chat.read()?;
         let ioi = self.prompt.is_none() && self.ids.is_none() && conversation.is_none() && own.is_none();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eframe::egui;
 
-use super::files::Message;
+use super::files::{Message, read_dropped};
 use super::notices::Level;
 use crate::app::App;
 use crate::app::view::Workspace;
@@ -15,7 +15,7 @@ use crate::jobs::slot::Slot;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 use crate::session::Document;
-use crate::session::file::{EXTENSION, Session};
+use crate::session::file::{EXTENSION, Session, is_session};
 use crate::session::kept::{self, Kept};
 use crate::session::start::Start;
 use crate::session::{moved, recent};
@@ -76,9 +76,17 @@ impl Keeping {
     }
 }
 
+/// Whether a file is neither a session nor a model, which a window begins with.
+fn opens_beside(path: &Path) -> bool {
+    let is_json = path.extension().is_some_and(|e| e == "json");
+    !is_session(path) && (is_json || !matches!(read_dropped(path), Message::Open(_)))
+}
+
 /// What a window opens on: a session, and what is said of it.
 pub struct Opening {
     pub session: Session,
+    /// A file that opens beside it, as if it were dropped on the window.
+    pub dropped: Option<PathBuf>,
     pub kept: Option<Kept>,
     pub says: Vec<(Level, String)>,
 }
@@ -89,14 +97,17 @@ impl Opening {
     /// # Errors
     /// A session or a stack of edits that was named and cannot be read.
     pub fn of(args: &Start) -> Result<Self> {
-        let named = args.session.as_deref().map(Session::open).transpose()?;
+        let dropped = args.file.clone().filter(|p| opens_beside(p));
+        let args = &Start { file: args.file.clone().filter(|_| dropped.is_none()), ..args.clone() };
+        let file = args.file.clone().filter(|p| is_session(p));
+        let named = file.as_deref().map(Session::open).transpose()?;
         let mut says = Vec::new();
         let mut look_for = |mut s: Session| {
-            let found = moved::found(&mut s.document, args.session.as_deref());
+            let found = moved::found(&mut s.document, file.as_deref());
             says.extend(found.into_iter().map(|text| (Level::Info, text)));
             s
         };
-        let named = named.map(|s| look_for(Session { file: args.session.clone(), ..s }));
+        let named = named.map(|s| look_for(Session { file: file.clone(), ..s }));
         let asked = match named {
             Some(session) => Some(session),
             None if args.is_given() => Some(Session { file: None, document: args.document()? }),
@@ -120,7 +131,7 @@ impl Opening {
                 let found = moved::found(&mut before.document, before.file.as_deref());
                 says.extend(found.into_iter().map(|text| (Level::Info, text)));
                 says.push((Level::Info, "The session is as you left it; Ctrl+N begins a new one.".to_owned()));
-                return Ok(Self { session: before, kept, says });
+                return Ok(Self { session: before, dropped, kept, says });
             }
             (Some(asked), _) => asked,
             (None, None) => Session { file: None, document: args.document()? },
@@ -130,7 +141,7 @@ impl Opening {
             kept = None;
             says.push((Level::Error, format!("{e}. This session is not kept by itself; save it with Ctrl+S.")));
         }
-        Ok(Self { session, kept, says })
+        Ok(Self { session, dropped, kept, says })
     }
 }
 
