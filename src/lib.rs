@@ -48,7 +48,7 @@
 //! | a prompt set | `assets/prompts/NAME.toml` | [`circuit::prompt_set::SHIPPED`] |
 //! | a lesson | `assets/lessons/NAME.toml` | |
 //!
-//! Tests, `--help` and the command palette go through the registries.
+//! Tests, `--help`, the tools of `mcp`, the Python module and the command palette go through the registries.
 //!
 //! # Invariants
 //!

@@ -252,6 +252,12 @@ fn sessions_are_written_and_shown() {
     assert!(error(&["session", "show", "/none/b.scope"]).1.contains("cannot read"));
     assert!(error(&["lenss"]).1.contains("neither a subcommand nor a session file or another that is there"));
     assert_eq!(error(&[path, "-p", "x"]).0, 2);
+    // A file that is no session is a model; one that is not there is no file.
+    let (model, other) = (fixture("families/llama"), folder.path().join("b.scope"));
+    let (model, other) = (model.to_str().unwrap(), other.to_str().unwrap());
+    assert!(run(&["session", "new", model, "-o", other]).status.success());
+    assert_eq!(json(&["session", "show", other])["desk"]["model"], model);
+    assert_eq!(error(&["/none/b.gguf"]).0, 2);
 }
 
 #[test]

@@ -220,6 +220,12 @@ fn tools_give_the_documents_of_the_command_line() {
     let files = json!({"prompt": PROMPT, "output": "sites.safetensors",
         "capture": ["hook_embed", "blocks.*.hook_resid_post"]});
     assert_eq!(client.document("run", files)["captured"].as_array().unwrap().len(), 3);
+    #[cfg(feature = "gui")]
+    {
+        let report = json!({"file": "new.scope", "view": ["lens"], "output": "report.html"});
+        assert_eq!(client.document("session_report", report)["views"], json!(["lens"]));
+        std::fs::remove_file(folder.path().join("report.html")).unwrap();
+    }
     // What was named was written, and nothing else.
     let written: BTreeSet<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

@@ -329,3 +329,26 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_session_and_no_model_opens_beside_one() {
+        let at = |path: &str| opens_beside(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+        assert!(
+            at("tests/graphs/pruned.json") && at("assets/text-features") && at("assets/text-lens/lens.safetensors")
+        );
+        assert!(!at("assets/induction") && !at("tests/families/llama") && !at("mine.scope"));
+        let args = |file: &str| Start {
+            file: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)),
+            time: true,
+            ..Start::default()
+        };
+        let graph = Opening::of(&args("tests/graphs/pruned.json")).unwrap();
+        assert!(graph.dropped.is_some_and(|p| p.ends_with("pruned.json")));
+        let model = Opening::of(&args("tests/families/llama")).unwrap();
+        assert!(model.dropped.is_none() && model.session.document.desk.model.ends_with("families/llama"));
+    }
+}
