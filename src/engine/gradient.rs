@@ -4,12 +4,12 @@
 //! is the gradient of the site. Weights are constants, so that the pass costs about as much as two plain ones.
 
 use std::collections::{BTreeMap, HashSet};
+use std::mem::take;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use super::forward::{Freeze, Prepared};
-use super::hooks::{Chain, Hooks};
-use super::kernels;
+use super::hooks::Hooks;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
@@ -40,19 +40,28 @@ impl Gradients {
 /// The most memory, in bytes, that backward passes which go together take.
 const TOGETHER: usize = 8 << 30;
 
-/// Estimates the bytes that the graph of a pass over `n` tokens holds, with gradients at sites of these kinds. Every
-/// operation keeps its result.
+/// Estimates the bytes that a pass over `n` tokens takes, with gradients at sites of these kinds. Where there is memory for
+/// it every operation keeps its result; otherwise only the stream before each layer is kept, and each layer is computed
+/// again on the way back (gradient checkpointing [Chen et al. 2016]).
 pub fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
+    let layer = layer_bytes(config, n, kinds, freeze);
+    let whole = config.n_layers * layer;
+    if whole <= piece(TOGETHER) { whole } else { layer + 4 * config.n_layers * n * config.d_model }
+}
+
+fn layer_bytes(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
     // Each head keeps scores, mask, the steps of the softmax, their gradients, and what is on its way between them: as
     // measured. A probe of the pattern doubles two of them.
     let maps = if freeze.patterns { 7 } else { 14 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
     let rows = 28 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
-    4 * config.n_layers * n * (maps * config.n_heads * n + rows)
+    4 * n * (maps * config.n_heads * n + rows)
 }
 
 struct Probe<'a> {
     kinds: HashSet<SiteKind>,
     variables: BTreeMap<Site, Var>,
+    /// Variables are added; otherwise the run is a plain one.
+    tracks: bool,
     /// The kinds whose values are kept as well.
     keep: &'a [SiteKind],
     values: BTreeMap<Site, Tensor>,
@@ -73,49 +82,13 @@ impl Hooks for Probe<'_> {
         if self.keep.contains(&site.kind) {
             self.values.insert(site, value.detach());
         }
-        if !self.kinds.contains(&site.kind) {
+        if !self.tracks || !self.kinds.contains(&site.kind) {
             return Ok(value);
         }
         let variable = Var::zeros(value.shape(), value.dtype(), value.device())?;
         let probed = (value + variable.as_tensor())?;
         self.variables.insert(site, variable);
         Ok(probed)
-    }
-}
-
-/// Counts and cancels a backward pass, which candle itself runs to its end: an operation that changes nothing stands
-/// wherever the residual stream is read or written, and is asked for its gradient on the way back.
-struct Watch<'a>(&'a Progress);
-
-impl Hooks for Watch<'_> {
-    fn wants(&self, site: Site) -> bool {
-        matches!(site.kind, SiteKind::ResidPre | SiteKind::AttnOut | SiteKind::ResidMid | SiteKind::MlpOut)
-    }
-
-    fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
-        let layers = u64::from(site.kind == SiteKind::ResidPre);
-        Ok(value.contiguous()?.apply_op1(Step { progress: self.0.clone(), layers })?)
-    }
-}
-
-struct Step {
-    progress: Progress,
-    /// The layers that the backward pass has behind it here and had not at the step before.
-    layers: u64,
-}
-
-impl CustomOp1 for Step {
-    fn name(&self) -> &'static str {
-        "progress"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(kernels::values(storage, layout)?.to_vec()), layout.shape().clone()))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        self.progress.step(self.layers).map_err(candle_core::Error::wrap)?;
-        Ok(Some(gradient.clone()))
     }
 }
 
@@ -158,60 +131,112 @@ pub fn runs_at_once(along: &Along<'_>) -> usize {
     (piece(TOGETHER) / bytes_for(along.network.config, along.ids.len(), along.kinds, along.freeze).max(1)).max(1)
 }
 
+/// A layer that the forward pass has behind it.
+struct Passed {
+    /// The stream before it, [run, pos, d_model].
+    input: Var,
+    /// What it made of that with its probes, where its operations are kept.
+    kept: Option<(Tensor, BTreeMap<Site, Var>)>,
+}
+
 /// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at a position, along
 /// each run, with respect to all sites of the given kinds.
 ///
 /// # Errors
-/// The graph would not fit in memory, a position lies outside the prompt, or the metric has no gradient;
-/// [`Error::Cancelled`].
+/// It would not fit in memory, a position lies outside the prompt, or the metric has no gradient; [`Error::Cancelled`],
+/// between two layers.
 pub fn differentiate(
     along: &Along<'_>,
     metric: impl Fn(&Tensor) -> Result<Tensor>,
     progress: &Progress,
 ) -> Result<Passes> {
-    let Along { network, ids, freeze, .. } = *along;
+    let Along { network, ids, .. } = *along;
     if along.pos >= ids.len() {
         return Err(Error::request(format!("position {} is outside the prompt of {} tokens", along.pos, ids.len())));
     }
     let runs = along.embeddings.map_or(Ok(1), |e| e.dim(0))?;
-    let bytes = runs * bytes_for(network.config, ids.len(), along.kinds, freeze);
+    let bytes = runs * bytes_for(network.config, ids.len(), along.kinds, along.freeze);
     let what = format!("gradients over {} tokens", ids.len());
     afford(bytes, &what, "shorten the prompt or freeze the attention patterns")?;
-    // The embedding is always a variable: without one nothing would be tracked.
-    let wanted = along.kinds.iter().copied().chain([SiteKind::Embed]).collect();
+    let whole = runs * network.config.n_layers * layer_bytes(network.config, ids.len(), along.kinds, along.freeze);
+    passes(along, runs, whole <= bytes, metric, progress)
+}
+
+/// Goes forward layer by layer and back again; with `keeps`, nothing is computed twice.
+fn passes(
+    along: &Along<'_>,
+    runs: usize,
+    keeps: bool,
+    metric: impl Fn(&Tensor) -> Result<Tensor>,
+    progress: &Progress,
+) -> Result<Passes> {
+    let Along { network, ids, freeze, .. } = *along;
+    network.check(ids)?;
     let mut probe = Probe {
-        kinds: wanted,
+        kinds: along.kinds.iter().copied().filter(|k| *k != SiteKind::Embed).collect(),
         variables: BTreeMap::new(),
+        tracks: keeps,
         keep: along.keep,
         values: BTreeMap::new(),
         embedding: along.embeddings,
     };
-    // Half of the work is the backward pass.
-    progress.expect(network.config.n_layers as u64);
-    let values = {
-        let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).per_head_kv(along.per_head_kv);
-        let mut watch = Watch(progress);
-        let mut hooks = Chain(&mut probe, &mut watch);
-        let resid = network.forward_prepared(&vec![ids; runs], &prepared, &mut hooks, progress)?;
-        let normalized = network.final_norm_frozen(&resid, freeze.norms, &mut probe)?.narrow(1, along.pos, 1)?;
-        (0..runs)
-            .map(|r| metric(&normalized.get(r)?)?.flatten_all()?.get(0).map_err(Error::from))
-            .collect::<Result<Vec<_>>>()?
-    };
-    let backward = Tensor::stack(&values, 0)?.sum_all()?.backward();
-    progress.check()?;
-    let store = backward?;
-    let mut gradients = BTreeMap::new();
-    for (site, variable) in probe.variables {
-        let gradient = match store.get(variable.as_tensor()) {
-            Some(g) => g.clone(),
-            // The metric does not depend on some sites, as on the last layer's queries at other positions.
-            None => variable.as_tensor().zeros_like()?,
-        };
-        gradients.insert(site, gradient);
+    let prepared = Prepared::new(network.config, ids.len()).freezing(freeze).per_head_kv(along.per_head_kv);
+    progress.expect(2 * network.config.n_layers as u64);
+    let mut passed = Vec::with_capacity(network.config.n_layers);
+    let mut resid = network.embed(&vec![ids; runs], &mut probe)?;
+    for layer in 0..network.config.n_layers {
+        progress.check()?;
+        let input = Var::from_tensor(&resid)?;
+        let from = if keeps { input.as_tensor().clone() } else { resid };
+        let out = network.block(layer, from, &prepared, &mut probe)?;
+        resid = out.detach();
+        passed.push(Passed { input, kept: keeps.then(|| (out, take(&mut probe.variables))) });
+        progress.step(1)?;
     }
+    probe.tracks = true;
+    let last = Var::from_tensor(&resid)?;
+    let normalized = network.final_norm_frozen(last.as_tensor(), freeze.norms, &mut probe)?.narrow(1, along.pos, 1)?;
+    let values = (0..runs)
+        .map(|r| metric(&normalized.get(r)?)?.flatten_all()?.get(0).map_err(Error::from))
+        .collect::<Result<Vec<_>>>()?;
+    let mut gradients = BTreeMap::new();
+    let end = Tensor::stack(&values, 0)?.sum_all()?;
+    let mut gradient = back(&end, take(&mut probe.variables), &last, &mut gradients)?;
+    for (layer, Passed { input, kept }) in passed.into_iter().enumerate().rev() {
+        progress.check()?;
+        let (out, variables) = match kept {
+            Some(kept) => kept,
+            None => {
+                let out = network.block(layer, input.as_tensor().clone(), &prepared, &mut probe)?;
+                (out, take(&mut probe.variables))
+            }
+        };
+        // Its derivative by the layer's output is the gradient there.
+        gradient = back(&(out * gradient)?.sum_all()?, variables, &input, &mut gradients)?;
+        progress.step(1)?;
+    }
+    gradients.insert(Site::new(SiteKind::Embed, 0), gradient);
     let metrics = values.iter().map(|v| Ok(v.to_scalar()?)).collect::<Result<_>>()?;
     Ok(Passes { gradients, values: probe.values, metrics })
+}
+
+/// Adds the gradients of a scalar at some probes; returns that at the stream which it was computed from.
+fn back(
+    end: &Tensor,
+    probes: BTreeMap<Site, Var>,
+    stream: &Var,
+    gradients: &mut BTreeMap<Site, Tensor>,
+) -> Result<Tensor> {
+    let store = end.backward()?;
+    // The metric does not depend on some sites, as on the last layer's queries at other positions.
+    let of = |variable: &Var| match store.get(variable.as_tensor()) {
+        Some(gradient) => Ok::<_, Error>(gradient.detach()),
+        None => Ok(variable.as_tensor().zeros_like()?),
+    };
+    for (site, variable) in &probes {
+        gradients.insert(*site, of(variable)?);
+    }
+    of(stream)
 }
 
 /// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at `pos`, along
@@ -243,4 +268,47 @@ pub fn gradients(
     let passes = differentiate(&along, metric, progress)?;
     let values = passes.gradients.into_iter().map(|(s, g)| Ok((s, g.squeeze(0)?))).collect::<Result<_>>()?;
     Ok(Gradients { values, metric: passes.metrics.first().copied().unwrap_or(f32::NAN), frozen: freeze })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Model;
+
+    /// Layers that are computed again on the way back give the gradients of layers that were kept.
+    #[test]
+    fn nothing_changes_where_little_is_kept() {
+        let families = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families");
+        for name in ["llama", "gpt2", "gemma3", "bloom", "gptj", "mixtral"] {
+            let model = Model::open(families.join(name).to_str().expect("a path in UTF-8")).expect("a fixture opens");
+            let ids: Vec<u32> = (0..9).map(|i| (i * 31 + 7) % model.config.d_vocab as u32).collect();
+            let along = Along {
+                network: model.network(),
+                ids: &ids,
+                embeddings: None,
+                kinds: &[SiteKind::Pattern, SiteKind::Z, SiteKind::MlpOut, SiteKind::ResidPre],
+                keep: &[SiteKind::ResidPre],
+                freeze: Freeze::default(),
+                per_head_kv: true,
+                pos: 7,
+            };
+            let of = |keeps: bool| {
+                passes(&along, 1, keeps, |row| Ok(row.narrow(1, 0, 3)?.sqr()?.sum_all()?), &Progress::new())
+                    .expect("it has a gradient")
+            };
+            let (kept, again) = (of(true), of(false));
+            assert_eq!(kept.metrics, again.metrics, "{name}");
+            assert_eq!(kept.values.len(), again.values.len(), "{name}");
+            assert!(kept.gradients.len() > 3 * model.config.n_layers, "{name}");
+            for (site, gradient) in &kept.gradients {
+                let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(flat(gradient), flat(&again.gradients[site]), "{name} {site}");
+            }
+            let (embed, first) = (Site::new(SiteKind::Embed, 0), Site::new(SiteKind::ResidPre, 0));
+            let sum = |site| kept.gradients[&site].abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(sum(embed) > 0.0 && sum(embed) == sum(first), "{name}");
+        }
+    }
 }
