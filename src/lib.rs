@@ -91,6 +91,7 @@
 pub mod analysis;
 #[cfg(feature = "gui")]
 pub mod app;
+pub mod arrow_file;
 pub mod circuit;
 pub mod cli;
 pub mod engine;
@@ -112,6 +113,7 @@ pub mod probes;
 pub mod progress;
 pub mod question;
 pub mod session;
+pub mod shard;
 pub mod superposition;
 pub mod table;
 pub mod training;

@@ -62,6 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Files that know no domain: everything may name them, and they name each other alone.
 const GROUND: &[&str] = &[
+    "arrow_file",
     "error",
     "Error",
     "Result",
@@ -73,6 +74,7 @@ const GROUND: &[&str] = &[
     "memory",
     "progress",
     "question",
+    "shard",
     "table",
 ];
 

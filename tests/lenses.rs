@@ -184,7 +184,11 @@ fn fits_go_on_and_parts_add_up() {
     assert!(merged.absorb(&part(1)).unwrap_err().to_string().contains("twice"));
     assert!(merged.absorb(&whole).unwrap_err().is_request());
     let (a, b) = (merged.lens().unwrap(), whole.lens().unwrap());
-    assert_eq!(a.about.n_prompts, 7);
+    assert_eq!((a.about.n_prompts, merged.about.counts), (7, [4, 3]));
+    // The halves are the same prompts.
+    for (layer, agreement) in whole.agreement() {
+        assert!((merged.agreement()[&layer] - agreement).abs() < 1e-5);
+    }
     for (layer, j) in &b.layers {
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(common::worst(&flat(&a.layers[layer]), &flat(j)) < 1e-5);

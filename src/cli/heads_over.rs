@@ -2,12 +2,11 @@
 //! together.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::output::quoted;
-use super::{Job, ModelArgs, emit, emit_json, table};
+use super::{Job, ModelArgs, ShardArgs, table};
 use crate::analysis::component::Component;
 use crate::error::{Error, Result};
 use crate::features::rows::{Cut, Rows};
@@ -28,7 +27,7 @@ pub struct OverArgs {
     /// Pages that `--over` wrote: list them again, or show one with --head
     #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "prompt", "ids", "output"])]
     pub pages: Option<PathBuf>,
-    /// Put parts of pages together
+    /// Put shards of pages together, as `merge` does
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "output", conflicts_with_all = ["over", "pages", "prompt", "ids"])]
     pub merge: Vec<PathBuf>,
     /// Show one head's page
@@ -40,9 +39,8 @@ pub struct OverArgs {
     /// Tokens of the text at most
     #[arg(long, value_name = "N", requires = "over")]
     pub tokens: Option<usize>,
-    /// Scan only part I of N, counted from 0; put the parts together with --merge
-    #[arg(long, value_name = "I/N", default_value = "0/1", requires = "over")]
-    pub shard: String,
+    #[command(flatten)]
+    pub shard: ShardArgs,
     /// Arrow file to write; an unfinished one is gone on with
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -58,9 +56,10 @@ impl OverArgs {
 /// Makes, shows or merges pages.
 pub fn execute(args: &OverArgs, model: &ModelArgs) -> Result<()> {
     if !args.merge.is_empty() {
-        return merge(args, model.json);
+        let output = args.output.as_ref().ok_or_else(|| Error::request("name the file to write with --output"))?;
+        return super::merge::merge(&args.merge, output, false, model.json);
     }
-    let shard = super::shard(&args.shard)?;
+    let shard = args.shard.read()?;
     let mut job = Job::begin(model, "heads over the text")?;
     let model = job.model.clone();
     let head = args.head.as_deref().map(|text| head_of(text, &model)).transpose()?;
@@ -97,26 +96,6 @@ pub fn execute(args: &OverArgs, model: &ModelArgs) -> Result<()> {
             || all_text(&index, &model, output.as_deref().map(Path::new)),
         ),
     }
-}
-
-fn merge(args: &OverArgs, json: bool) -> Result<()> {
-    let started = Instant::now();
-    let output = args.output.as_ref().ok_or_else(|| Error::request("name the file to write with --output"))?;
-    let mut parts = args.merge.iter();
-    let first = parts.next().ok_or_else(|| Error::request("name the parts to merge"))?;
-    let mut whole = index_file::open(first)?;
-    for part in parts {
-        whole.absorb(index_file::open(part)?)?;
-    }
-    index_file::save(&whole, output)?;
-    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
-    if json {
-        return emit_json(json!({"model": {"name": whole.about.model}, "about": whole.about, "missing": missing,
-            "output": output.display().to_string(), "seconds": started.elapsed().as_secs_f64(), "load_seconds": 0.0}));
-    }
-    let left =
-        if missing > 0 { format!("; {missing} of {} parts are still missing", whole.about.of) } else { String::new() };
-    emit(&format!("{} queries in {}{left}", whole.about.queries, output.display()))
 }
 
 fn head_of(text: &str, model: &Model) -> Result<(usize, usize)> {

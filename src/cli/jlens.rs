@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::{quoted, warn};
-use super::{Job, ModelArgs, PromptArgs, emit, emit_json, table};
+use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
 use crate::analysis::logit_lens::logit_lens;
 use crate::analysis::transport::Transport;
 use crate::engine::edit::Positions;
@@ -21,7 +20,6 @@ use crate::lenses::edit::Intervention;
 use crate::lenses::fit::{SKIP, Settings, TOKENS, fit};
 use crate::lenses::open::LensSource;
 use crate::lenses::question::{prompts, unfinished};
-use crate::lenses::sums::Sums;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -35,8 +33,8 @@ pub struct Arguments {
 enum Command {
     /// Fit a lens on text: one matrix a layer, averaged over prompts
     Fit(Fit),
-    /// Put the parts of a fit together
-    Merge(Merge),
+    /// Put the shards of a fit together, as `merge` does
+    Merge(merge::Arguments),
     /// What each layer is about to say, read through a lens
     Read(Read),
     /// Steer, take out or swap what a lens reads, and what it does to the prediction
@@ -65,26 +63,12 @@ struct Fit {
     /// Prompts at most
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Fit only part I of N, counted from 0; put the parts together with `jlens merge`
-    #[arg(long, value_name = "I/N", default_value = "0/1")]
-    shard: String,
+    #[command(flatten)]
+    shard: ShardArgs,
     /// Lens file to write: .safetensors, or .pt as torch saves it. While the fit is not done FILE.fit lies beside it, from
     /// which the same command goes on
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-}
-
-#[derive(clap::Args, Debug)]
-struct Merge {
-    /// The files of all parts
-    #[arg(required = true)]
-    parts: Vec<PathBuf>,
-    /// Lens file to write, .safetensors or .pt
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -149,7 +133,7 @@ struct Edit {
 pub fn execute(args: &Arguments) -> Result<()> {
     match &args.command {
         Command::Fit(a) => execute_fit(a),
-        Command::Merge(a) => execute_merge(a),
+        Command::Merge(a) => merge::execute(a),
         Command::Read(a) => execute_read(a),
         Command::Edit(a) => execute_edit(a),
     }
@@ -176,7 +160,7 @@ fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<Rows> {
 }
 
 fn execute_fit(args: &Fit) -> Result<()> {
-    let shard = super::shard(&args.shard)?;
+    let shard = args.shard.read()?;
     let mut job = Job::begin(&args.model, "fitting a Jacobian lens")?;
     let model = job.model.clone();
     crate::lenses::fit::layers_of(&model, &args.layers)?;
@@ -187,7 +171,7 @@ fn execute_fit(args: &Fit) -> Result<()> {
     };
     let settings = Settings { layers: args.layers.clone(), skip: args.skip, tokens: args.tokens, texts, shard };
     job.restart();
-    // A part is itself what is kept on the way.
+    // A shard is itself what is kept on the way.
     let kept = if shard.1 > 1 { args.output.clone() } else { unfinished(&args.output) };
     let sums = fit(&model, &rows, &settings, Some(&kept), &job.progress, &mut |_| {})?;
     job.stop();
@@ -205,12 +189,12 @@ fn execute_fit(args: &Fit) -> Result<()> {
         drop(std::fs::remove_file(&kept));
     }
     let json = || fields(&lens, &args.output);
-    let text = || told(&lens, &args.output, job.stop());
+    let text = || format!("{} in {} · {:.1} s", told(&lens), args.output.display(), job.stop());
     job.finish(None, json, text)
 }
 
 /// What a document says of a lens.
-fn fields(lens: &JacobianLens, output: &std::path::Path) -> Value {
+pub(super) fn fields(lens: &JacobianLens, output: &std::path::Path) -> Value {
     let layers: Vec<usize> = lens.layers.keys().copied().collect();
     let agreement: Vec<Option<f32>> = layers.iter().map(|l| lens.about.agreement.get(l).copied()).collect();
     let frobenius: Vec<Option<f32>> = lens.layers.values().map(norm).collect();
@@ -222,7 +206,7 @@ fn norm(j: &candle_core::Tensor) -> Option<f32> {
     j.sqr().and_then(|s| s.sum_all()).and_then(|s| s.to_scalar::<f32>()).map(f32::sqrt).ok()
 }
 
-fn told(lens: &JacobianLens, output: &std::path::Path, seconds: f64) -> String {
+pub(super) fn told(lens: &JacobianLens) -> String {
     let rows: Vec<Vec<String>> = lens
         .layers
         .iter()
@@ -232,40 +216,10 @@ fn told(lens: &JacobianLens, output: &std::path::Path, seconds: f64) -> String {
         })
         .collect();
     format!(
-        "{}\n\n{} prompts in {} · {seconds:.1} s",
+        "{}\n\n{} prompts",
         table(&["layer", "‖J‖", "halves agree"], &rows),
-        lens.about.n_prompts,
-        output.display()
+        lens.about.n_prompts
     )
-}
-
-fn execute_merge(args: &Merge) -> Result<()> {
-    let started = Instant::now();
-    let (first, others) = args.parts.split_first().ok_or_else(|| Error::request("name the parts to merge"))?;
-    let mut whole = Sums::open(first)?;
-    // A part may be large, so that only one is in memory beside the whole.
-    for part in others {
-        whole.absorb(&Sums::open(part)?)?;
-    }
-    if !whole.about.done {
-        return Err(Error::request("a part is not done; go on with its fit first, with the same --output"));
-    }
-    let missing = whole.about.of.saturating_sub(whole.about.shards.len());
-    if missing > 0 {
-        warn(&format!("{missing} of {} parts are still missing.", whole.about.of));
-    }
-    let lens = whole.lens()?;
-    lens.save(&args.output)?;
-    let seconds = started.elapsed().as_secs_f64();
-    if args.json {
-        let mut doc = fields(&lens, &args.output);
-        doc["model"] = json!({"name": whole.about.model});
-        doc["missing"] = json!(missing);
-        doc["seconds"] = json!(seconds);
-        doc["load_seconds"] = json!(0.0);
-        return emit_json(doc);
-    }
-    emit(&told(&lens, &args.output, seconds))
 }
 
 /// The layers that are read: those that were asked for, or all of the lens.

@@ -75,6 +75,7 @@ commands! {
     superposition as Superposition: "Train toy models of superposition",
     lab as Lab: "Train the built-in lab models",
     mcp as Mcp: "Serve the subcommands as tools to an assistant, by the Model Context Protocol",
+    merge as Merge: "Put the shards of a work over texts together, in any order",
     bench as Bench: "Time this program on this machine",
 }
 
@@ -196,14 +197,24 @@ pub fn positions(text: Option<&str>, len: usize, default_last: bool) -> Result<V
     }
 }
 
-/// Reads `--shard`: a part and the number of parts.
-pub fn shard(text: &str) -> Result<(usize, usize)> {
-    text.split_once('/')
-        .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)))
-        .filter(|(i, n)| i < n)
-        .ok_or_else(|| {
+/// The option that does only a part of a work.
+#[derive(Args, Clone, Debug)]
+pub struct ShardArgs {
+    /// Do only shard I of N, counted from 0. Its file says what it is of, and the same command goes on with it; put all of
+    /// them together with `merge`
+    #[arg(long, value_name = "I/N", default_value = "0/1")]
+    shard: String,
+}
+
+impl ShardArgs {
+    /// The shard, and how many there are.
+    pub fn read(&self) -> Result<(usize, usize)> {
+        let text = &self.shard;
+        let parts = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
+        parts.filter(|(i, n)| i < n).ok_or_else(|| {
             Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4"))
         })
+    }
 }
 
 /// Makes a progress handle, and a bar on stderr that follows it where stderr is a terminal.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::features::text::{Document, bytes, visit};
 use crate::files::{scratch_file, scratch_folder};
+use crate::hash::Hash;
 use crate::model::Model;
 use crate::model::store::read_exact_at;
 use crate::progress::Progress;
@@ -262,6 +263,19 @@ impl Rows {
             each(&ids);
         }
         Ok(())
+    }
+
+    /// A hash of all ids, and of where each row ends.
+    ///
+    /// # Errors
+    /// As [`Self::row`].
+    pub fn hash(&self) -> Result<u64> {
+        let mut hash = Hash::default();
+        self.each(|row| {
+            hash.add(row.len() as u64);
+            row.iter().for_each(|id| hash.add(u64::from(*id)));
+        })?;
+        Ok(hash.0)
     }
 
     /// Every `n`-th row held out: (to train on, held out).

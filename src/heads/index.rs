@@ -6,6 +6,7 @@ use crate::analysis::component::Component;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
+use crate::shard::{self, Shard};
 
 /// Examples that a head keeps.
 pub const TOP: usize = 16;
@@ -14,8 +15,8 @@ pub const TOP: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     pub model: String,
-    /// A hash of the model's weights and of the text's ids, in hexadecimal.
-    pub fingerprint: String,
+    #[serde(flatten)]
+    pub shard: Shard,
     pub n_layers: usize,
     pub n_heads: usize,
     pub n_kv_heads: usize,
@@ -25,10 +26,7 @@ pub struct About {
     pub context: usize,
     /// Tokens of the text at most, where there is a limit.
     pub limit: Option<usize>,
-    /// This part of how many, and those that are merged in.
-    pub shards: Vec<usize>,
-    pub of: usize,
-    /// Batches of this part done, and all of them.
+    /// Batches of the shard done, and all of them.
     pub done: usize,
     pub batches: usize,
     /// Queries seen: all positions of all rows.
@@ -181,27 +179,12 @@ impl HeadIndex {
         )))
     }
 
-    /// Takes another part of the same scan in.
+    /// Takes another shard of the same scan in.
     ///
     /// # Errors
-    /// Parts that are unfinished, of different scans, or given twice.
+    /// Shards that are unfinished, of different scans, or given twice.
     pub fn absorb(&mut self, part: Self) -> Result<()> {
-        let (a, b) = (&self.about, &part.about);
-        if let Some(unfinished) = [a, b].into_iter().find(|x| !x.is_complete()) {
-            return Err(Error::request(format!(
-                "part {:?} of {} is unfinished; scan it to the end first",
-                unfinished.shards, unfinished.of
-            )));
-        }
-        let scan = |x: &About| About { shards: Vec::new(), done: 0, batches: 0, queries: 0, sampled: 0, ..x.clone() };
-        if scan(a) != scan(b) {
-            return Err(Error::request("the parts belong to different scans; merge those of one text and model"));
-        }
-        if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
-            return Err(Error::request(format!("part {twice} of {} is there twice", a.of)));
-        }
-        self.about.shards.extend(&part.about.shards);
-        self.about.shards.sort_unstable();
+        shard::join(&mut self.about, &part.about)?;
         self.about.done += part.about.done;
         self.about.batches += part.about.batches;
         self.about.queries += part.about.queries;
@@ -225,6 +208,22 @@ impl About {
 
     pub fn is_complete(&self) -> bool {
         self.done >= self.batches
+    }
+}
+
+impl shard::About for About {
+    const PROGRESS: &'static [&'static str] = &["done", "batches", "queries", "sampled"];
+
+    fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    fn is_complete(&self) -> bool {
+        self.is_complete()
     }
 }
 

@@ -16,45 +16,29 @@
 //! The schema's metadata `circuitscope-heads` says in JSON what was scanned ([`About`]): means are over its `queries`, those
 //! of `query_from` and `key_from` over its `sampled`; a file whose `done` is below its `batches` is a checkpoint.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, UInt32Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch, StructArray, UInt32Array};
-use arrow_buffer::OffsetBuffer;
-use arrow_ipc::reader::FileReader;
-use arrow_ipc::writer::FileWriter;
-use arrow_schema::{DataType, Field, Fields, Schema};
+use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, RecordBatch, StructArray, UInt32Array};
+use arrow_schema::{DataType, Field, Fields};
 
 use super::index::{About, Entry, Example, HeadIndex, Measure};
+use crate::arrow_file::{self, Kind, column, list, lists};
 use crate::error::{Error, Result};
-use crate::files::Output;
-use crate::guard::guarded;
 
-const FORMAT: &str = "head pages";
-const METADATA: &str = "circuitscope-heads";
-
-fn item(data: DataType) -> Arc<Field> {
-    Arc::new(Field::new("item", data, false))
-}
-
-fn list(name: &str, data: DataType) -> Field {
-    Field::new(name, DataType::List(item(data)), false)
-}
+pub const KIND: Kind = Kind { format: "head pages", metadata: "circuitscope-heads" };
 
 fn word_fields() -> Fields {
-    Fields::from(vec![Field::new("token", DataType::UInt32, false), Field::new("logit", DataType::Float32, false)])
+    Fields::from(vec![column("token", DataType::UInt32), column("logit", DataType::Float32)])
 }
 
 fn example_fields() -> Fields {
-    let whole = |n: &str| Field::new(n, DataType::UInt32, false);
+    let whole = |n: &str| column(n, DataType::UInt32);
     Fields::from(vec![
-        Field::new("strength", DataType::Float32, false),
-        Field::new("weight", DataType::Float32, false),
+        column("strength", DataType::Float32),
+        column("weight", DataType::Float32),
         whole("row"),
         whole("document"),
         whole("query"),
@@ -68,23 +52,17 @@ fn example_fields() -> Fields {
     ])
 }
 
-fn schema(about: &About) -> Result<Schema> {
-    let number = |n: &str, data: DataType| Field::new(n, data, false);
-    let mut fields = vec![number("layer", DataType::UInt32), number("head", DataType::UInt32)];
-    fields.extend(Measure::ALL.map(|m| number(m.name(), DataType::Float64)));
-    fields.extend([
-        number("copying", DataType::Float32),
-        number("anti_copying", DataType::Float32),
+fn columns() -> Vec<Field> {
+    let mut columns = vec![column("layer", DataType::UInt32), column("head", DataType::UInt32)];
+    columns.extend(Measure::ALL.map(|m| column(m.name(), DataType::Float64)));
+    columns.extend([
+        column("copying", DataType::Float32),
+        column("anti_copying", DataType::Float32),
         list("top", DataType::Struct(example_fields())),
         list("query_from", DataType::Float64),
         list("key_from", DataType::Float64),
     ]);
-    let about = serde_json::to_string(about).map_err(|e| Error::failed(e.to_string()))?;
-    Ok(Schema::new_with_metadata(fields, HashMap::from([(METADATA.to_owned(), about)])))
-}
-
-fn lists(values: ArrayRef, lengths: impl Iterator<Item = usize>) -> ArrayRef {
-    Arc::new(ListArray::new(item(values.data_type().clone()), OffsetBuffer::from_lengths(lengths), values, None))
+    columns
 }
 
 fn examples(entries: &[Entry]) -> ArrayRef {
@@ -119,7 +97,7 @@ fn examples(entries: &[Entry]) -> ArrayRef {
     lists(Arc::new(StructArray::new(example_fields(), columns, None)), entries.iter().map(|e| e.top.len()))
 }
 
-fn batch(schema: &Arc<Schema>, index: &HeadIndex) -> Result<RecordBatch> {
+fn batch(index: &HeadIndex) -> Vec<ArrayRef> {
     let (about, entries) = (&index.about, &index.entries);
     let place = |i: usize| (i / about.n_heads, i % about.n_heads);
     let (queries, sampled) = (about.queries.max(1) as f64, about.sampled.max(1) as f64);
@@ -141,8 +119,7 @@ fn batch(schema: &Arc<Schema>, index: &HeadIndex) -> Result<RecordBatch> {
         means(|e| &e.query_from),
         means(|e| &e.key_from),
     ]);
-    RecordBatch::try_new(schema.clone(), columns)
-        .map_err(|e| Error::failed(format!("the head pages cannot be packed: {e}")))
+    columns
 }
 
 /// Writes the pages beside `path` and renames them into place.
@@ -150,18 +127,15 @@ fn batch(schema: &Arc<Schema>, index: &HeadIndex) -> Result<RecordBatch> {
 /// # Errors
 /// A full disk or a folder that cannot be written; an earlier file then stands.
 pub fn save(index: &HeadIndex, path: &Path) -> Result<()> {
-    let failed = |e: std::io::Error| Error::write(path, e);
-    let packed = |e: arrow_schema::ArrowError| match e {
-        arrow_schema::ArrowError::IoError(_, e) => failed(e),
-        e => Error::failed(format!("the head pages cannot be packed: {e}")),
-    };
-    let file = Output::create(path)?;
-    let schema = Arc::new(schema(&index.about)?);
-    let mut writer = FileWriter::try_new(BufWriter::new(file), &schema).map_err(packed)?;
-    writer.write(&batch(&schema, index)?).map_err(packed)?;
-    writer.finish().map_err(packed)?;
-    let file = writer.into_inner().map_err(packed)?.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.finish()
+    arrow_file::save(path, &KIND, columns(), &index.about, std::iter::once(batch(index)))
+}
+
+/// What pages are of, without reading them.
+///
+/// # Errors
+/// A file that is none.
+pub fn about(path: &Path) -> Result<About> {
+    arrow_file::about(path, &KIND)
 }
 
 /// Reads head pages.
@@ -169,27 +143,7 @@ pub fn save(index: &HeadIndex, path: &Path) -> Result<()> {
 /// # Errors
 /// A file that is none, or a damaged one.
 pub fn open(path: &Path) -> Result<HeadIndex> {
-    let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
-    let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    // The reader trusts what the footer says.
-    let size = file.metadata().map_or(0, |m| m.len() as usize);
-    let reader = guarded(size, || FileReader::try_new(BufReader::new(file), None));
-    let reader = reader
-        .ok()
-        .and_then(std::result::Result::ok)
-        .ok_or_else(|| malformed("it is no complete Arrow file".to_owned()))?;
-    let about = reader.schema().metadata().get(METADATA).cloned();
-    let about = about.ok_or_else(|| malformed("it does not say what was scanned".to_owned()))?;
-    let about: About = serde_json::from_str(&about)
-        .map_err(|e| malformed(format!("another version of this program wrote it ({e}); scan the text again")))?;
-    if reader.schema().fields() != &schema(&about)?.fields {
-        return Err(malformed("its columns are not those of head pages".to_owned()));
-    }
-    // The reader trusts lengths inside the file; what makes it panic makes the file unusable.
-    let said = about.clone();
-    let entries = guarded(size, move || read(reader, &said))
-        .unwrap_or_else(|_| Err("its lengths contradict each other".to_owned()))
-        .map_err(malformed)?;
+    let (about, entries): (About, Vec<Entry>) = arrow_file::open(path, &KIND, columns(), read)?;
     let sound = |e: &Example| {
         let inside = |at: u32, start: u32, n: usize| start <= at && ((at - start) as usize) < n;
         inside(e.query, e.query_start, e.query_tokens.len()) && inside(e.key, e.key_start, e.key_tokens.len())
@@ -198,47 +152,46 @@ pub fn open(path: &Path) -> Result<HeadIndex> {
         let n = about.writers(i / about.n_heads.max(1));
         e.query_from.len() == n && e.key_from.len() == n
     };
-    let whole =
-        entries.len() == about.n_layers * about.n_heads && !entries.is_empty() && about.shards.len() <= about.of;
+    let whole = entries.len() == about.n_layers * about.n_heads
+        && !entries.is_empty()
+        && about.shard.shards.len() <= about.shard.of;
     if !whole || !entries.iter().flat_map(|e| &e.top).all(sound) || !entries.iter().enumerate().all(fed) {
-        return Err(malformed("its heads or their examples are not whole".to_owned()));
+        let what = "its heads or their examples are not whole".to_owned();
+        return Err(Error::Malformed { path: path.to_owned(), format: KIND.format, what });
     }
     Ok(HeadIndex { about, entries })
 }
 
-fn read(reader: FileReader<BufReader<File>>, about: &About) -> std::result::Result<Vec<Entry>, String> {
+/// Takes a batch in; says what is wrong with it.
+fn read(about: &About, entries: &mut Vec<Entry>, batch: &RecordBatch) -> std::result::Result<(), String> {
     let (queries, sampled) = (about.queries.max(1) as f64, about.sampled.max(1) as f64);
-    let mut entries = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|e| e.to_string())?;
-        // The schema was compared, so that every column has the type that is read here.
-        let whole = |c: usize, i: usize| batch.column(c).as_primitive::<UInt32Type>().value(i) as usize;
-        let after = 2 + Measure::ALL.len();
-        let top = batch.column(after + 2).as_list::<i32>();
-        let numbers = |c: usize, i: usize| -> Vec<f64> {
-            let one = batch.column(c).as_list::<i32>().value(i);
-            one.as_primitive::<Float64Type>().values().iter().map(|v| v * sampled).collect()
-        };
-        for i in 0..batch.num_rows() {
-            if whole(0, i) * about.n_heads + whole(1, i) != entries.len() {
-                return Err("its heads are not in order".to_owned());
-            }
-            let real = |c: usize| batch.column(c).as_primitive::<Float32Type>().value(i);
-            let mut sums = [0f64; Measure::ALL.len()];
-            for (m, sum) in sums.iter_mut().enumerate() {
-                *sum = batch.column(2 + m).as_primitive::<Float64Type>().value(i) * queries;
-            }
-            entries.push(Entry {
-                sums,
-                copying: real(after),
-                anti_copying: real(after + 1),
-                top: read_examples(&top.value(i)),
-                query_from: numbers(after + 3, i),
-                key_from: numbers(after + 4, i),
-            });
+    // The columns were compared, so that every one has the type that is read here.
+    let whole = |c: usize, i: usize| batch.column(c).as_primitive::<UInt32Type>().value(i) as usize;
+    let after = 2 + Measure::ALL.len();
+    let top = batch.column(after + 2).as_list::<i32>();
+    let numbers = |c: usize, i: usize| -> Vec<f64> {
+        let one = batch.column(c).as_list::<i32>().value(i);
+        one.as_primitive::<Float64Type>().values().iter().map(|v| v * sampled).collect()
+    };
+    for i in 0..batch.num_rows() {
+        if whole(0, i) * about.n_heads + whole(1, i) != entries.len() {
+            return Err("its heads are not in order".to_owned());
         }
+        let real = |c: usize| batch.column(c).as_primitive::<Float32Type>().value(i);
+        let mut sums = [0f64; Measure::ALL.len()];
+        for (m, sum) in sums.iter_mut().enumerate() {
+            *sum = batch.column(2 + m).as_primitive::<Float64Type>().value(i) * queries;
+        }
+        entries.push(Entry {
+            sums,
+            copying: real(after),
+            anti_copying: real(after + 1),
+            top: read_examples(&top.value(i)),
+            query_from: numbers(after + 3, i),
+            key_from: numbers(after + 4, i),
+        });
     }
-    Ok(entries)
+    Ok(())
 }
 
 fn read_examples(column: &ArrayRef) -> Vec<Example> {

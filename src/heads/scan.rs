@@ -15,8 +15,10 @@ use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, run_to};
 use crate::features::rows::{Batch, Rows};
 use crate::hash::Hash;
+use crate::interrupt;
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::shard::{Shard, check_goes_on, share};
 
 /// Tokens shown on either side of a query and a key.
 const WINDOW: usize = 8;
@@ -32,21 +34,16 @@ pub struct Plan<'a> {
     pub texts: Vec<String>,
     pub context: usize,
     pub limit: Option<usize>,
-    /// This part, counted from 0, of how many.
+    /// This shard, counted from 0, of how many.
     pub shard: (usize, usize),
 }
 
 impl Plan<'_> {
     fn about(&self, batches: usize) -> Result<About> {
         let c = &self.model.config;
-        let mut hash = Hash(self.model.fingerprint()?);
-        self.rows.each(|row| {
-            hash.add(row.len() as u64);
-            row.iter().for_each(|id| hash.add(u64::from(*id)));
-        })?;
         Ok(About {
             model: c.name.clone(),
-            fingerprint: format!("{:016x}", hash.0),
+            shard: Shard::new("heads --over", self.model.fingerprint()?, self.rows.hash()?, self.shard)?,
             n_layers: c.n_layers,
             n_heads: c.n_heads,
             n_kv_heads: c.n_kv_heads,
@@ -54,8 +51,6 @@ impl Plan<'_> {
             texts: self.texts.clone(),
             context: self.context,
             limit: self.limit,
-            shards: vec![self.shard.0],
-            of: self.shard.1,
             done: 0,
             batches,
             queries: 0,
@@ -81,20 +76,13 @@ impl Plan<'_> {
     /// # Errors
     /// A file of another scan, a full disk, or [`Error::Cancelled`].
     pub fn run(&self, file: Option<&Path>, progress: &Progress, look: &mut dyn FnMut(&HeadIndex)) -> Result<HeadIndex> {
-        let (shard, of) = self.shard;
-        let batches: Vec<Vec<usize>> = self.rows.batches(PASS).into_iter().skip(shard).step_by(of).collect();
+        let _careful = file.map(|_| interrupt::careful(progress));
+        let all = self.rows.batches(PASS);
+        let batches = &all[share(self.shard, all.len())];
         let mut index = HeadIndex::new(self.about(batches.len())?);
         if let Some(path) = file.filter(|p| p.is_file()) {
             let old = index_file::open(path)?;
-            let About { done, queries, sampled, .. } = old.about;
-            if old.about != (About { done, queries, sampled, ..index.about.clone() }) {
-                return Err(Error::request(format!(
-                    "{} holds the heads of another scan ({} on {}); name another file",
-                    path.display(),
-                    old.about.model,
-                    old.about.texts.join(", ")
-                )));
-            }
+            check_goes_on(path, &old.about, &index.about)?;
             index = old;
         }
         let lengths: Vec<usize> = self.rows.lengths().collect();

@@ -15,9 +15,11 @@ use crate::engine::kernels::with_values;
 use crate::engine::pullback::Pullback;
 use crate::error::{Error, Result};
 use crate::features::rows::Rows;
+use crate::interrupt;
 use crate::model::Model;
 use crate::model::Network;
 use crate::progress::Progress;
+use crate::shard::{Shard, check_goes_on, share};
 
 /// Positions at each prompt's start that are left out by default: what the first tokens do is unlike all else.
 pub const SKIP: usize = 16;
@@ -39,7 +41,7 @@ pub struct Settings {
     pub tokens: usize,
     /// The names of the texts, for the lens' file.
     pub texts: Vec<String>,
-    /// This part of the prompts, of how many: prompts i with i % of = part.
+    /// This shard of the prompts, counted from 0, of how many.
     pub shard: (usize, usize),
 }
 
@@ -58,24 +60,16 @@ pub fn fit(
 ) -> Result<Sums> {
     let c = &model.config;
     let layers = layers_of(model, &settings.layers)?;
-    let (part, of) = settings.shard;
-    let mut hash = crate::hash::Hash::default();
-    for i in 0..rows.len() {
-        hash.all(rows.row(i)?.into_iter().map(u64::from));
-        hash.add(u64::MAX);
-    }
+    let _careful = kept.map(|_| interrupt::careful(progress));
     let fresh = Sums::new(SumsAbout {
         model: c.name.clone(),
-        fingerprint: format!("{:016x}", model.fingerprint()?),
+        shard: Shard::new("jlens fit", model.fingerprint()?, rows.hash()?, settings.shard)?,
         d_model: c.d_model,
         layers,
         skip: settings.skip,
         tokens: settings.tokens,
         texts: settings.texts.clone(),
-        prompts: format!("{:016x}", hash.0),
         total: rows.len(),
-        shards: vec![part],
-        of,
         next: 0,
         done: false,
         counts: [0, 0],
@@ -84,20 +78,14 @@ pub fn fit(
         None => fresh,
         Some(path) => {
             let found = Sums::open(path)?;
-            let SumsAbout { next, done, counts, .. } = found.about;
-            if found.about != (SumsAbout { next, done, counts, ..fresh.about.clone() }) {
-                return Err(Error::request(format!(
-                    "{} belongs to a fit of another model, text or setting; use the same, or another --output",
-                    path.display()
-                )));
-            }
+            check_goes_on(path, &found.about, &fresh.about)?;
             found
         }
     };
     if sums.about.done {
         return Ok(sums);
     }
-    let mine: Vec<usize> = (part..rows.len()).step_by(of).collect();
+    let mine: Vec<usize> = share(settings.shard, rows.len()).collect();
     let lengths: Vec<usize> = rows.lengths().collect();
     let steps = |i: &usize| steps_of(model, lengths[*i], settings.skip, &sums.about.layers);
     progress.expect(mine.iter().map(steps).sum());
@@ -117,7 +105,8 @@ pub fn fit(
                     return Err(e);
                 }
             };
-            let half = sums.about.next % 2;
+            // The same halves in shards as in one run.
+            let half = row % 2;
             for (layer, j) in sums.about.layers.iter().zip(found) {
                 if let Some(sum) = sums.halves[half].get_mut(layer) {
                     sum.par_iter_mut().zip(&j).for_each(|(s, v)| *s += v);

@@ -4,7 +4,7 @@
 //! Its file is safetensors: tensors `half.<0|1>.<layer>` [d_model out, d_model in] as f32, the sums of J over the prompts,
 //! and in the header under `circuitscope` a JSON text of [`SumsAbout`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -18,6 +18,7 @@ use crate::files::write_atomic;
 use crate::model::safetensors_file;
 use crate::model::store::Store;
 use crate::progress::Progress;
+use crate::shard::{self, Shard};
 
 const FORMAT: &str = "part of a Jacobian lens";
 const METADATA: &str = "circuitscope-fit";
@@ -26,24 +27,36 @@ const METADATA: &str = "circuitscope-fit";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SumsAbout {
     pub model: String,
-    /// A hash of the model's weights, in hexadecimal.
-    pub fingerprint: String,
+    #[serde(flatten)]
+    pub shard: Shard,
     pub d_model: usize,
     pub layers: Vec<usize>,
     pub skip: usize,
     pub tokens: usize,
     pub texts: Vec<String>,
-    /// A hash of all prompts' ids, and their number, those of other parts included.
-    pub prompts: String,
+    /// The number of prompts, those of other shards included.
     pub total: usize,
-    /// The parts that are in it, of how many; a part that is not done is the last prompt of its own that it has had.
-    pub shards: Vec<usize>,
-    pub of: usize,
-    /// Prompts of the part that were taken, those too short included; all of them where it is done.
+    /// Prompts of the shard that were taken, those too short included; all of them where it is done.
     pub next: usize,
     pub done: bool,
     /// Prompts in each half.
     pub counts: [usize; 2],
+}
+
+impl shard::About for SumsAbout {
+    const PROGRESS: &'static [&'static str] = &["next", "done", "counts"];
+
+    fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    fn is_complete(&self) -> bool {
+        self.done
+    }
 }
 
 /// Sums over the prompts of two halves.
@@ -112,7 +125,7 @@ impl Sums {
             .collect::<Result<_>>()?;
         let about = About {
             model: Some(a.model.clone()),
-            fingerprint: Some(a.fingerprint.clone()),
+            fingerprint: Some(a.shard.model_hash.clone()),
             n_prompts: n,
             skip: Some(a.skip),
             tokens: Some(a.tokens),
@@ -122,24 +135,12 @@ impl Sums {
         Ok(JacobianLens { about, layers, d_model: d, path: None })
     }
 
-    /// Takes in the sums of another part of the same fit.
+    /// Takes in the sums of another shard of the same fit.
     ///
     /// # Errors
-    /// A part that is not done, is in it already, or is of another fit.
+    /// A shard that is not done, is in it already, or is of another fit.
     pub fn absorb(&mut self, other: &Self) -> Result<()> {
-        let (a, b) = (&self.about, &other.about);
-        let same = SumsAbout { shards: a.shards.clone(), next: a.next, done: a.done, counts: a.counts, ..b.clone() };
-        if same != *a {
-            return Err(Error::request(
-                "these parts are of different fits: model, text, layers, tokens and skipped positions must be the same",
-            ));
-        }
-        if !a.done || !b.done {
-            return Err(Error::request("a part is not done; go on with its fit first, with the same --output"));
-        }
-        if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
-            return Err(Error::request(format!("part {twice}/{} is there twice; name each part once", a.of)));
-        }
+        shard::join(&mut self.about, &other.about)?;
         for (mine, theirs) in self.halves.iter_mut().zip(&other.halves) {
             for (layer, mine) in mine {
                 if let Some(theirs) = theirs.get(layer) {
@@ -147,8 +148,6 @@ impl Sums {
                 }
             }
         }
-        self.about.shards.extend(&other.about.shards);
-        self.about.shards.sort_unstable();
         self.about.next += other.about.next;
         for (mine, theirs) in self.about.counts.iter_mut().zip(other.about.counts) {
             *mine += theirs;
@@ -167,10 +166,20 @@ impl Sums {
             }
         }
         let about = serde_json::to_string(&self.about).map_err(|e| Error::failed(e.to_string()))?;
-        let said = HashMap::from([(METADATA.to_owned(), about)]);
-        let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (n.as_str(), t)), Some(said))
-            .map_err(|e| Error::failed(format!("the fit cannot be packed: {e}")))?;
-        write_atomic(path, &bytes)
+        let tensors = tensors.iter().map(|(n, t)| (n.as_str(), t));
+        write_atomic(path, &safetensors_file::pack(tensors, &[(METADATA, about)])?)
+    }
+
+    /// What sums are of, without reading them.
+    ///
+    /// # Errors
+    /// A file that holds none.
+    pub fn about(path: &Path) -> Result<SumsAbout> {
+        let what = "it holds no sums; `jlens fit --shard` writes them".to_owned();
+        metadata(path)?
+            .get(METADATA)
+            .and_then(|t| serde_json::from_str(t).ok())
+            .ok_or_else(|| Error::Malformed { path: path.to_owned(), format: FORMAT, what })
     }
 
     /// # Errors
@@ -178,12 +187,10 @@ impl Sums {
     pub fn open(path: &Path) -> Result<Self> {
         let malformed = |what: &str| Error::Malformed { path: path.to_owned(), format: FORMAT, what: what.to_owned() };
         let index = safetensors_file::index(&[path.to_owned()])?;
-        let about: SumsAbout = metadata(path)?
-            .get(METADATA)
-            .and_then(|t| serde_json::from_str(t).ok())
-            .ok_or_else(|| malformed("it holds no sums; `jlens fit --shard` writes them"))?;
-        if about.layers.is_empty() || about.shards.is_empty() || about.shards.iter().any(|s| *s >= about.of) {
-            return Err(malformed("it holds no layer, or parts that there are not"));
+        let about = Self::about(path)?;
+        let shard = &about.shard;
+        if about.layers.is_empty() || shard.shards.is_empty() || shard.shards.iter().any(|s| *s >= shard.of) {
+            return Err(malformed("it holds no layer, or shards that there are not"));
         }
         let store = Store::new(path, index.files, index.entries, Device::Cpu, &Progress::new());
         let d = about.d_model;

@@ -25,6 +25,7 @@ use circuitscope::features::train::shelf::{DictionaryTraining, DictionaryTrainin
 use circuitscope::progress::Progress;
 use circuitscope::session::Desk;
 use circuitscope::session::desk::{CircuitSettings, Show};
+use circuitscope::shard::Shard;
 use circuitscope::superposition::phases::Grid;
 use circuitscope::superposition::presets::by_name;
 use circuitscope::superposition::recipe::Sweep;
@@ -232,14 +233,12 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
         texts: vec!["prose".to_owned()],
         context: 64,
         limit: None,
-        shards: vec![0],
-        of: 1,
+        shard: Shard::new("features dashboard", 0, 0, (0, 1)).unwrap(),
         done: 1,
         batches: 1,
         positions: 2000,
         sample: 10,
         window: 1,
-        fingerprint: 0,
         top: 20,
         subject_hash: 0,
         features_of: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{TextArgs, shown};
-use crate::cli::{Job, ModelArgs, shard};
+use crate::cli::{Job, ModelArgs, ShardArgs};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::direction::Concept;
@@ -38,16 +38,15 @@ pub struct Arguments {
     /// Index file to write (Arrow IPC); a folder where there are several subjects. An unfinished one is gone on with
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Scan only part I of N, counted from 0; put the parts together with `features merge`
-    #[arg(long, value_name = "I/N", default_value = "0/1")]
-    shard: String,
+    #[command(flatten)]
+    shard: ShardArgs,
     /// Tokens shown on either side of an example
     #[arg(long, value_name = "N", default_value_t = WINDOW)]
     window: usize,
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let shard = shard(&args.shard)?;
+    let shard = args.shard.read()?;
     let mut job = Job::begin(&args.model, "scanning")?;
     let model = job.model.clone();
     let mut subjects = Vec::new();

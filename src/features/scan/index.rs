@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::Question;
+use crate::shard::{self, Shard};
 
 /// Examples kept of the most active rows.
 pub const TOP: usize = 20;
@@ -115,9 +116,8 @@ pub struct About {
     pub context: usize,
     /// Limit of tokens, where one was given.
     pub limit: Option<usize>,
-    /// This part of how many, and those that are merged in.
-    pub shards: Vec<usize>,
-    pub of: usize,
+    #[serde(flatten)]
+    pub shard: Shard,
     /// Batches of this shard done, and all of them.
     pub done: usize,
     pub batches: usize,
@@ -132,8 +132,6 @@ pub struct About {
     pub subject_hash: u64,
     /// The dictionary whose features are correlated with the subject's, where that is another.
     pub features_of: Option<String>,
-    /// Tells weights and texts apart that go by the same names.
-    pub fingerprint: u64,
 }
 
 impl About {
@@ -144,6 +142,22 @@ impl About {
 
     pub fn is_complete(&self) -> bool {
         self.done >= self.batches
+    }
+}
+
+impl shard::About for About {
+    const PROGRESS: &'static [&'static str] = &["done", "batches", "positions"];
+
+    fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    fn is_complete(&self) -> bool {
+        self.is_complete()
     }
 }
 
@@ -207,8 +221,7 @@ impl Entry {
         }
     }
 
-    /// `earlier`: the other part lies before this one in the text, so that its correlations stand.
-    fn merge(&mut self, other: Self, about: &About, earlier: bool) {
+    fn merge(&mut self, other: Self, about: &About) {
         self.active = self.active.saturating_add(other.active);
         self.sum += other.sum;
         self.max = self.max.max(other.max);
@@ -217,11 +230,9 @@ impl Entry {
             self.keep_top(e, about.top);
         }
         self.sample.extend(other.sample);
-        for (own, others) in [(&mut self.features, other.features), (&mut self.neurons, other.neurons)] {
-            if own.is_empty() || earlier && !others.is_empty() {
-                *own = others;
-            }
-        }
+        // The first shard alone has correlations.
+        self.features.extend(other.features);
+        self.neurons.extend(other.neurons);
     }
 
     pub fn mean(&self) -> f32 {
@@ -306,41 +317,21 @@ impl Index {
         )))
     }
 
-    /// # Errors
-    /// If not all of its shard is scanned.
-    pub fn check_finished(&self) -> Result<()> {
-        let a = &self.about;
-        if a.is_complete() {
-            return Ok(());
-        }
-        Err(Error::request(format!("shard {:?} of {} is unfinished; scan it to the end first", a.shards, a.of)))
-    }
-
-    /// Takes another part of the same scan in.
+    /// Takes another shard of the same scan in.
     ///
     /// # Errors
-    /// Parts that are unfinished, of different scans, or given twice.
+    /// Shards that are unfinished, of different scans, or given twice.
     pub fn absorb(&mut self, part: Self) -> Result<()> {
-        self.check_finished()?;
-        part.check_finished()?;
-        let (a, b) = (&self.about, &part.about);
-        // The one without progress and parts.
-        let scan = |x: &About| About { shards: Vec::new(), done: 0, batches: 0, positions: 0, ..x.clone() };
-        if scan(a) != scan(b) || self.entries.len() != part.entries.len() {
-            return Err(Error::request("the parts belong to different scans; merge those of one text and dictionary"));
+        if self.entries.len() != part.entries.len() {
+            return Err(Error::request("the shards count different features; merge those of one dictionary"));
         }
-        if let Some(twice) = b.shards.iter().find(|s| a.shards.contains(s)) {
-            return Err(Error::request(format!("shard {twice} of {} is there twice", a.of)));
-        }
-        let earlier = b.shards.iter().min() < a.shards.iter().min();
-        self.about.shards.extend(&part.about.shards);
-        self.about.shards.sort_unstable();
+        shard::join(&mut self.about, &part.about)?;
         let add = |a: &mut usize, b: usize| *a = a.saturating_add(b);
         add(&mut self.about.done, part.about.done);
         add(&mut self.about.batches, part.about.batches);
         self.about.positions = self.about.positions.saturating_add(part.about.positions);
         for (e, o) in self.entries.iter_mut().zip(part.entries) {
-            e.merge(o, &self.about, earlier);
+            e.merge(o, &self.about);
         }
         self.sort();
         Ok(())

@@ -25,9 +25,11 @@ use crate::features::rows::{Batch, Rows};
 use crate::features::scan::correlations::{Pairs, ROOM};
 use crate::features::scan::index::{About, Entry, Example, Index, STRATA, TOP};
 use crate::hash::{Hash, mix};
+use crate::interrupt;
 use crate::memory::piece;
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::shard::{About as _, Shard, check_goes_on, share};
 
 /// Rows sampled of each stratum of strength, for the quantile groups.
 const SAMPLE: usize = 8;
@@ -147,7 +149,7 @@ pub struct Plan<'a> {
     pub texts: Vec<String>,
     pub context: usize,
     pub limit: Option<usize>,
-    /// This part, counted from 0, of so many.
+    /// This shard, counted from 0, of so many.
     pub shard: (usize, usize),
     /// Tokens shown on either side of an example.
     pub window: usize,
@@ -173,8 +175,7 @@ impl Plan<'_> {
             texts: self.texts.clone(),
             context: self.context,
             limit: self.limit,
-            shards: vec![self.shard.0],
-            of: self.shard.1,
+            shard: Shard::new("features dashboard", self.model.fingerprint()?, text_hash, self.shard)?,
             done: 0,
             batches,
             positions: 0,
@@ -184,18 +185,7 @@ impl Plan<'_> {
             window: self.window,
             subject_hash,
             features_of,
-            fingerprint: Hash(subject_hash).all(std::iter::once(text_hash)),
         })
-    }
-
-    /// A hash of all token ids, and of the model that reads them.
-    fn text_hash(&self) -> Result<u64> {
-        let mut hash = Hash(self.model.fingerprint()?);
-        self.rows.each(|row| {
-            hash.add(row.len() as u64);
-            row.iter().for_each(|id| hash.add(u64::from(*id)));
-        })?;
-        Ok(hash.0)
     }
 
     /// A number that two scans share only where one goes on with the other.
@@ -204,7 +194,7 @@ impl Plan<'_> {
     /// As reading the rows.
     pub fn identity(&self, subject: &Subject) -> Result<u64> {
         let batches = self.rows.batches(PASS).len();
-        let about = self.about(subject, batches, self.text_hash()?)?;
+        let about = self.about(subject, batches, self.rows.hash()?)?;
         let about = serde_json::to_vec(&about).map_err(|e| Error::failed(e.to_string()))?;
         let mut hash = Hash::default();
         about.iter().for_each(|b| hash.add(u64::from(*b)));
@@ -231,25 +221,32 @@ impl Plan<'_> {
                 self.window
             )));
         }
-        let (shard, of) = self.shard;
-        if of == 0 || shard >= of {
-            return Err(Error::request(format!("there is no shard {shard} of {of}; shards go from 0")));
-        }
-        let batches: Vec<Vec<usize>> = self.rows.batches(PASS).into_iter().skip(shard).step_by(of).collect();
-        let text_hash = self.text_hash()?;
+        let _careful = files.map(|_| interrupt::careful(progress));
+        let all = self.rows.batches(PASS);
+        let own = share(self.shard, all.len());
+        let text_hash = self.rows.hash()?;
         let begin = |(i, s)| {
-            let about = self.about(s, batches.len(), text_hash)?;
+            let about = self.about(s, own.len(), text_hash)?;
             Scan::begin(self, s, about, files.and_then(|f| f.get(i)).map(PathBuf::as_path))
         };
         let mut scans = self.subjects.iter().enumerate().map(begin).collect::<Result<Vec<_>>>()?;
         let lengths: Vec<usize> = self.rows.lengths().collect();
         let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
         let begin = scans.iter().map(|s| s.index.about.done).min().unwrap_or(0);
-        progress.expect(batches.iter().map(|b| tokens(b)).sum());
-        progress.step(batches.iter().take(begin).map(|b| tokens(b)).sum())?;
-        for (number, batch) in batches.iter().enumerate().skip(begin) {
+        progress.expect(all[own.clone()].iter().map(|b| tokens(b)).sum());
+        progress.step(all[own.clone()].iter().take(begin).map(|b| tokens(b)).sum())?;
+        for (number, batch) in all[own.start..].iter().enumerate().skip(begin) {
+            // The first shard sums correlations up over as much of the text as the whole scan does, beyond its share.
+            let beyond = number >= own.len();
+            if beyond && scans.iter().all(Scan::is_correlated) {
+                break;
+            }
+            if beyond {
+                progress.expect(tokens(batch));
+            }
+            let last = own.start + number + 1 == all.len();
             // Others have seen it before they were stopped.
-            let due = |s: &Scan<'_>| s.index.about.done == number;
+            let due = |s: &Scan<'_>| if beyond { !s.is_correlated() } else { s.index.about.done == number };
             let mut places: Vec<Place> = Vec::new();
             for p in scans.iter().filter(|s| due(s)).flat_map(Scan::places) {
                 if !places.contains(&p) {
@@ -260,7 +257,13 @@ impl Plan<'_> {
             let mut pass = || -> Result<()> {
                 let values = activations(self.model, &some.rows(), &places, progress)?;
                 let values: Vec<(Place, Tensor)> = places.iter().copied().zip(values).collect();
-                scans.iter_mut().filter(|s| due(s)).try_for_each(|s| s.enter(batch, &some, &values, progress))?;
+                for scan in scans.iter_mut().filter(|s| due(s)) {
+                    let acts = scan.activations(&values, progress)?;
+                    scan.correlate(&acts, &some, &values, last, progress)?;
+                    if !beyond {
+                        scan.enter(batch, &some, &acts);
+                    }
+                }
                 progress.step(tokens(batch))
             };
             let outcome = pass();
@@ -281,6 +284,12 @@ impl Plan<'_> {
     }
 }
 
+/// What a place holds.
+fn held(values: &[(Place, Tensor)], place: Place) -> Result<&Tensor> {
+    let found = values.iter().find(|(p, _)| *p == place).map(|(_, v)| v);
+    found.ok_or_else(|| Error::failed(format!("the run kept nothing at {place}")))
+}
+
 /// One subject's part of a scan.
 struct Scan<'a> {
     plan: &'a Plan<'a>,
@@ -290,7 +299,7 @@ struct Scan<'a> {
     index: Index,
     /// Whose features it is correlated with.
     others: Option<Arc<Dictionary>>,
-    /// Correlations are summed by a scan that begins at the beginning; one that goes on has those already.
+    /// Correlations are summed up at the beginning of the text; a scan that goes on has them already.
     features: Option<Pairs>,
     neurons: Option<Pairs>,
     next_look: usize,
@@ -308,20 +317,20 @@ impl<'a> Scan<'a> {
         place.check(&model.config)?;
         let count = subject.count(model);
         let mut index = Index { about, entries: vec![Entry::default(); count] };
-        if let Some(path) = file.filter(|p| p.is_file()) {
+        let kept = file.filter(|p| p.is_file());
+        if let Some(path) = kept {
             let old = index_file::open(path)?;
-            let same = About { done: old.about.done, positions: old.about.positions, ..index.about.clone() };
-            if old.about != same || old.entries.len() != count {
+            check_goes_on(path, &old.about, &index.about)?;
+            if old.entries.len() != count {
                 return Err(Error::request(format!(
-                    "{} is the index of another scan ({} on {}); name another file",
+                    "{} counts {} features and not {count}; name another file",
                     path.display(),
-                    old.about.subject,
-                    old.about.texts.join(", ")
+                    old.entries.len()
                 )));
             }
             index = old;
         }
-        let fresh = index.about.done == 0;
+        let sums_up = kept.is_none() && plan.shard.0 == 0;
         let others = match subject {
             Subject::Features(d) => Some(d.clone()),
             _ => plan.companion.clone(),
@@ -331,7 +340,7 @@ impl<'a> Scan<'a> {
         }
         let room = ROOM / (2 * plan.subjects.len().max(1));
         let pairs = |ours: usize, others: usize, dense| {
-            if fresh { Pairs::new(ours, others, dense, room) } else { None }
+            if sums_up { Pairs::new(ours, others, dense, room) } else { None }
         };
         Ok(Self {
             features: others.as_ref().and_then(|d| match subject {
@@ -363,13 +372,14 @@ impl<'a> Scan<'a> {
         all
     }
 
-    /// Enters a batch, of which `values` holds what every place holds, [rows · len, width].
-    fn enter(&mut self, batch: &[usize], some: &Batch, values: &[(Place, Tensor)], progress: &Progress) -> Result<()> {
-        let at = |place: Place| {
-            let found = values.iter().find(|(p, _)| *p == place).map(|(_, v)| v);
-            found.ok_or_else(|| Error::failed(format!("the run kept nothing at {place}")))
-        };
-        let rows = at(self.place)?;
+    /// All correlations are known, or another shard's.
+    fn is_correlated(&self) -> bool {
+        self.features.is_none() && self.neurons.is_none()
+    }
+
+    /// What of the subject is active in a batch, of which `values` holds what every place holds, [rows · len, width].
+    fn activations(&self, values: &[(Place, Tensor)], progress: &Progress) -> Result<Sparse> {
+        let rows = held(values, self.place)?;
         // Of the rows: what is not a number is not active either, and would go unnoticed.
         if with_values(&rows.contiguous()?, |v| v.iter().any(|v| !v.is_finite()))? {
             return Err(Error::NotFinite { name: format!("activations at {}", self.place) });
@@ -379,13 +389,24 @@ impl<'a> Scan<'a> {
         if acts.values.iter().any(|v| !v.is_finite()) {
             return Err(Error::NotFinite { name: format!("activations of {}", self.subject.name()) });
         }
-        let last = self.index.about.done + 1 == self.index.about.batches;
+        Ok(acts)
+    }
+
+    /// Takes a batch into the correlations, as long as they are summed up; `last` is the text's last.
+    fn correlate(
+        &mut self,
+        acts: &Sparse,
+        some: &Batch,
+        values: &[(Place, Tensor)],
+        last: bool,
+        progress: &Progress,
+    ) -> Result<()> {
         let first = |r: &usize| !r.is_multiple_of(some.len);
         let post = self.neurons_place();
         if let (Some(pairs), Some(d)) = (&mut self.features, &self.others) {
             let own = matches!(self.subject, Subject::Features(_));
             let theirs = match d.input {
-                Some(place) if !own => Some(d.encode(at(place)?, progress)?),
+                Some(place) if !own => Some(d.encode(held(values, place)?, progress)?),
                 _ => None,
             };
             let of_neurons = matches!(self.subject, Subject::Neurons(_));
@@ -414,7 +435,7 @@ impl<'a> Scan<'a> {
         }
         if let Some(pairs) = &mut self.neurons {
             let width = self.plan.model.config.d_mlp;
-            with_values(&at(post)?.contiguous()?, |v| {
+            with_values(&held(values, post)?.contiguous()?, |v| {
                 let rows = v.chunks_exact(width).enumerate().filter(|(r, _)| first(r));
                 pairs.add_dense(&rows.map(|(r, row)| (acts.row(r).collect(), row)).collect::<Vec<_>>());
             })?;
@@ -424,11 +445,15 @@ impl<'a> Scan<'a> {
                 self.index.entries.iter_mut().zip(best).for_each(|(e, b)| e.neurons = b);
             }
         }
+        Ok(())
+    }
+
+    /// Enters a batch of the shard's share.
+    fn enter(&mut self, batch: &[usize], some: &Batch, acts: &Sparse) {
         for (i, (row, ids)) in batch.iter().zip(some.rows()).enumerate() {
-            self.take(*row, ids, &acts, i * some.len);
+            self.take(*row, ids, acts, i * some.len);
         }
         self.index.about.done += 1;
-        Ok(())
     }
 
     /// Writes the index, when it is time for that or the scan is `stopping`.
@@ -436,8 +461,7 @@ impl<'a> Scan<'a> {
         let (done, last) = (self.index.about.done, self.index.about.is_complete());
         let Some(path) = self.file else { return Ok(()) };
         // A checkpoint before the correlations are known would lose them.
-        let whole = last || self.features.is_none() && self.neurons.is_none();
-        if done > self.kept && whole && (last || stopping || done >= self.kept + CHECKPOINT_EVERY) {
+        if done > self.kept && self.is_correlated() && (last || stopping || done >= self.kept + CHECKPOINT_EVERY) {
             self.index.sort();
             index_file::save(&self.index, path)?;
             self.kept = done;
