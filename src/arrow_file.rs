@@ -178,7 +178,9 @@ fn check(path: &Path, kind: &Kind) -> Result<()> {
     let footer = guarded(size, || FileReader::try_new(file, None)).ok().and_then(|r| r.ok());
     let footer = footer.ok_or_else(|| kind.malformed(path, "it is no complete Arrow file"))?;
     let Some(said) = footer.custom_metadata().get(CHECKSUM) else {
-        return Err(kind.malformed(path, "it has no checksum: an earlier version of this program wrote it; make it again"));
+        return Err(
+            kind.malformed(path, "it has no checksum: an earlier version of this program wrote it; make it again")
+        );
     };
     let length = said.split_once(' ').and_then(|(n, _)| n.parse().ok()).unwrap_or(0u64);
     let mut bytes = BufReader::with_capacity(1 << 20, File::open(path).map_err(|e| Error::read(path, e))?.take(length));
@@ -189,7 +191,11 @@ fn check(path: &Path, kind: &Kind) -> Result<()> {
             n => sum.add(&some[..n]),
         }
     }
-    if sum.text() == *said { Ok(()) } else { Err(kind.damaged(path, "its bytes do not have the checksum that it names")) }
+    if sum.text() == *said {
+        Ok(())
+    } else {
+        Err(kind.damaged(path, "its bytes do not have the checksum that it names"))
+    }
 }
 
 fn parsed<A: DeserializeOwned>(path: &Path, kind: &Kind, about: &str) -> Result<A> {

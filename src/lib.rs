@@ -114,6 +114,7 @@ pub mod progress;
 pub mod question;
 pub mod session;
 pub mod shard;
+pub mod shell;
 pub mod superposition;
 pub mod table;
 pub mod training;

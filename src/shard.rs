@@ -60,7 +60,7 @@ pub fn hex(hash: u64) -> String {
 
 /// A shard's share of `n` things: neighbours, so that shards behind each other are the whole in its order.
 pub fn share((shard, of): (usize, usize), n: usize) -> Range<usize> {
-    let bound = |i: usize| (n as u128 * i as u128 / of.max(1) as u128) as usize;
+    let bound = |i: usize| (n as u128 * i.min(of) as u128 / of.max(1) as u128) as usize;
     bound(shard)..bound(shard + 1)
 }
 
@@ -89,7 +89,8 @@ fn difference<A: About>(here: &A, there: &A) -> Option<(String, String, String)>
     let (here, there) = (work(here), work(there));
     let name = here.keys().chain(there.keys()).find(|name| here.get(*name) != there.get(*name))?;
     let of = |fields: &Map<String, Value>| fields.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
-    Some((name.clone(), of(&here), of(&there)))
+    let called = if name == "of" { "number of shards" } else { name };
+    Some((called.to_owned(), of(&here), of(&there)))
 }
 
 /// Whether what lies in a file is an earlier state of the work that is asked for.
@@ -99,7 +100,7 @@ fn difference<A: About>(here: &A, there: &A) -> Option<(String, String, String)>
 pub fn check_goes_on<A: About>(path: &Path, there: &A, asked: &A) -> Result<()> {
     let differs = difference(asked, there).or_else(|| {
         let (asked, there) = (asked.shard(), there.shard());
-        (asked.shards != there.shards).then(|| ("shards".to_owned(), listed(&asked.shards), listed(&there.shards)))
+        (asked.shards != there.shards).then(|| ("shard".to_owned(), listed(&asked.shards), listed(&there.shards)))
     });
     let Some((name, asked, there)) = differs else { return Ok(()) };
     Err(Error::request(format!(
@@ -133,6 +134,29 @@ pub fn join<A: About>(mine: &mut A, theirs: &A) -> Result<()> {
 
 fn unfinished_error(file: &str, shard: &Shard) -> Error {
     Error::request(format!("{file} ({}) is unfinished; start its command again, which goes on with it", shard.name()))
+}
+
+/// Whether a file is the whole work.
+///
+/// # Errors
+/// It is unfinished, or some shards are not in it.
+pub fn whole<A: About>(path: &Path, about: &A) -> Result<()> {
+    let (name, shard) = (path.display(), about.shard());
+    if !about.is_complete() {
+        return Err(unfinished_error(&name.to_string(), shard));
+    }
+    match &shard.missing()[..] {
+        [] => Ok(()),
+        missing => Err(Error::request(format!(
+            "{name} is not the whole: {}; put all together with `circuitscope merge`",
+            absent(missing, shard.of)
+        ))),
+    }
+}
+
+fn absent(missing: &[usize], of: usize) -> String {
+    let (noun, them) = if missing.len() == 1 { ("shard", "is") } else { ("shards", "are") };
+    format!("{noun} {} of {of} {them} missing", listed(missing))
 }
 
 /// The files of a work in the order of their shards, in which they are put together, whatever the order in which they were
@@ -173,10 +197,9 @@ pub fn in_order<A: About>(files: Vec<(PathBuf, A)>, partial: bool) -> Result<Vec
     let of = first.shard().of;
     let missing: Vec<usize> = (0..of).filter(|i| held.iter().all(|(s, _)| s != i)).collect();
     if !partial && !missing.is_empty() {
-        let (noun, them) = if missing.len() == 1 { ("shard", "is") } else { ("shards", "are") };
         return Err(Error::request(format!(
-            "{noun} {} of {of} {them} missing; run what is missing, or merge what there is with --partial",
-            listed(&missing)
+            "{}; run what is missing, or merge what there is with --partial",
+            absent(&missing, of)
         )));
     }
     Ok(files.into_iter().map(|(path, _)| path).collect())
@@ -223,7 +246,7 @@ mod tests {
         }
     }
 
-    fn work(shards: &[usize], context: usize) -> Work {
+    fn part(shards: &[usize], context: usize) -> Work {
         let (command, model_hash, text_hash) = ("heads".to_owned(), hex(1), hex(2));
         let shard = Shard { command, model_hash, text_hash, shards: shards.to_vec(), of: 4 };
         Work { shard, context, done: 5 }
@@ -245,28 +268,28 @@ mod tests {
             in_order(files, partial).map_err(|e| e.to_string())
         };
         let names = |of: &[&str]| Ok(of.iter().map(PathBuf::from).collect::<Vec<_>>());
-        assert_eq!(order(&[work(&[3], 8), work(&[0, 2], 8), work(&[1], 8)], false), names(&["[0, 2]", "[1]", "[3]"]));
-        assert_eq!(order(&[work(&[3], 8), work(&[0], 8)], true), names(&["[0]", "[3]"]));
+        assert_eq!(order(&[part(&[3], 8), part(&[0, 2], 8), part(&[1], 8)], false), names(&["[0, 2]", "[1]", "[3]"]));
+        assert_eq!(order(&[part(&[3], 8), part(&[0], 8)], true), names(&["[0]", "[3]"]));
         for (files, says) in [
-            (vec![work(&[3], 8), work(&[0], 8)], "shards 1-2 of 4 are missing"),
-            (vec![work(&[3], 8), work(&[0, 1], 8)], "shard 2 of 4 is missing"),
-            (vec![work(&[0], 8), work(&[1], 9)], "[1] is of another work than [0]: its context is 9 and not 8"),
-            (vec![work(&[0], 8), work(&[0, 1], 8)], "shard 0 of 4 is there twice, in [0] and in [0, 1]"),
-            (vec![work(&[0], 8), Work { done: 4, ..work(&[1], 8) }], "[1] (shard 1 of 4) is unfinished"),
+            (vec![part(&[3], 8), part(&[0], 8)], "shards 1-2 of 4 are missing"),
+            (vec![part(&[3], 8), part(&[0, 1], 8)], "shard 2 of 4 is missing"),
+            (vec![part(&[0], 8), part(&[1], 9)], "[1] is of another work than [0]: its context is 9 and not 8"),
+            (vec![part(&[0], 8), part(&[0, 1], 8)], "shard 0 of 4 is there twice, in [0] and in [0, 1]"),
+            (vec![part(&[0], 8), Work { done: 4, ..part(&[1], 8) }], "[1] (shard 1 of 4) is unfinished"),
             (vec![], "name the shards"),
         ] {
             let error = order(&files, false).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
-        let mut mine = work(&[2], 8);
-        join(&mut mine, &work(&[0, 1], 8)).unwrap();
+        let mut mine = part(&[2], 8);
+        join(&mut mine, &part(&[0, 1], 8)).unwrap();
         assert_eq!((&mine.shard.shards, mine.shard.missing()), (&vec![0, 1, 2], vec![3]));
-        assert!(join(&mut mine, &work(&[1], 8)).unwrap_err().to_string().contains("shard 1 of 4 is there twice"));
-        assert!(join(&mut mine, &work(&[3], 7)).unwrap_err().to_string().contains("their context is 8 and 7"));
+        assert!(join(&mut mine, &part(&[1], 8)).unwrap_err().to_string().contains("shard 1 of 4 is there twice"));
+        assert!(join(&mut mine, &part(&[3], 7)).unwrap_err().to_string().contains("their context is 8 and 7"));
         let path = Path::new("a.arrow");
-        check_goes_on(path, &Work { done: 1, ..work(&[1], 8) }, &work(&[1], 8)).unwrap();
-        for (there, says) in [(work(&[2], 8), "its shards is 2, and 1"), (work(&[1], 9), "its context is 9, and 8")] {
-            let error = check_goes_on(path, &there, &work(&[1], 8)).unwrap_err().to_string();
+        check_goes_on(path, &Work { done: 1, ..part(&[1], 8) }, &part(&[1], 8)).unwrap();
+        for (there, says) in [(part(&[2], 8), "its shard is 2, and 1"), (part(&[1], 9), "its context is 9, and 8")] {
+            let error = check_goes_on(path, &there, &part(&[1], 8)).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
     }

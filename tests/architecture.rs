@@ -75,6 +75,7 @@ const GROUND: &[&str] = &[
     "progress",
     "question",
     "shard",
+    "shell",
     "table",
 ];
 

@@ -695,7 +695,9 @@ fn scans_are_exact_resumable_and_merge() {
     let resumed = alone(plan((0, 1)), Some(&again), &progress).unwrap();
     assert_eq!((&resumed.about, &resumed.entries), (&whole.about, &whole.entries));
     let other = Plan { window: 3, ..plan((0, 1)) };
-    assert!(alone(other, Some(&again), &progress).unwrap_err().to_string().contains("its window is 2, and 3 was asked for"));
+    assert!(
+        alone(other, Some(&again), &progress).unwrap_err().to_string().contains("its window is 2, and 3 was asked for")
+    );
     let bytes = std::fs::read(&path).unwrap();
     overwrite(&path, &bytes[..bytes.len() / 2]);
     assert!(index_file::open(&path).unwrap_err().to_string().contains("Arrow"));

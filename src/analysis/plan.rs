@@ -32,6 +32,19 @@ pub enum Planned {
     Graph,
 }
 
+/// A work that goes over texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OverText {
+    /// Features are indexed: so many of them, of dictionaries of so many bytes.
+    Scan { features: usize, bytes: usize },
+    /// What every head looks at.
+    Heads,
+    /// A Jacobian lens of so many layers.
+    Fit { layers: usize },
+    /// Activations of so many numbers a position go to a file.
+    Harvest,
+}
+
 /// What it needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
@@ -102,6 +115,36 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
         work: work as u64,
         // Small products, attention and norms keep the whole at about two thirds of the peak.
         seconds: 2.0 * multiplications as f64 / (0.65 * speed()),
+    }
+}
+
+/// Tokens that go through the model together in works over texts.
+const TOGETHER: usize = 512;
+/// Bytes of what an index keeps of a feature, at most.
+const INDEXED: usize = 96 << 10;
+/// Bytes that all of an index takes, at most.
+const INDEX: usize = 6 << 30;
+
+/// The cost of a work over `tokens` tokens in rows of `row`.
+pub fn cost_over(model: &Model, tokens: usize, row: usize, what: OverText) -> Cost {
+    let c = &model.config;
+    let pass = c.n_layers * layer_weights(c);
+    let row = row.min(c.n_ctx).max(1);
+    let (per_token, kept) = match what {
+        OverText::Scan { features, bytes } => {
+            // Encoding, and an index beside a copy of it that is written.
+            (pass + bytes / 4, bytes + 2 * features.saturating_mul(INDEXED).min(INDEX) + (1 << 30))
+        }
+        // Every pattern is looked at number by number, twice as slow as a product.
+        OverText::Heads => (pass + 8 * c.n_layers * c.n_heads * row, 4 * c.n_layers * c.n_heads * row * row * 8),
+        // A batch of cotangents for each output goes back through the layers, about a forward pass each.
+        OverText::Fit { layers } => (2 * pass * c.d_model, 4 * 4 * layers * c.d_model * c.d_model),
+        OverText::Harvest => (pass, 1 << 28),
+    };
+    Cost {
+        weights: model.weight_bytes() as u64,
+        work: (TOGETHER.max(row) * bytes_per_row(c) + kept) as u64,
+        seconds: 2.0 * tokens as f64 * per_token as f64 / (0.65 * speed()),
     }
 }
 

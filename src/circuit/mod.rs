@@ -10,7 +10,8 @@
 //! - [`ablated_run`] runs the model with every edge outside a circuit ablated.
 //! - [`eap`] scores all edges at once by gradients; [`find`] takes the best; [`acdc`] removes one edge after the other.
 //! - [`trial`] is a prompt with a metric and its two ends; [`search`] finds a circuit, [`quality`] says how good one is.
-//! - [`draft`](draft) is the circuit that a user collects, [`file`] a circuit on disk, [`prompt_set`] prompts to try it on.
+//! - [`draft`](draft) is the circuit that a user collects, [`file`] a circuit on disk, [`prompt_set`] prompts to try it on,
+//!   [`pair_values`] what was measured of each of them.
 
 pub mod ablated_run;
 pub mod acdc;
@@ -21,6 +22,7 @@ pub mod edges;
 pub mod file;
 pub mod find;
 mod limit;
+pub mod pair_values;
 pub mod prompt_set;
 pub mod quality;
 pub mod search;

@@ -7,15 +7,20 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::output::document;
+use super::over_set::{self, OverSetArgs};
 use super::patch::{PairArgs, corrupt_tokens};
+use super::submit::Work;
 use super::sweep::{SiteArg, emit_sweep, nested, parse_axes};
 use super::{ModelArgs, emit_json, progress};
 use crate::analysis::attribution_patching::attribution_patching;
 use crate::analysis::audit::audit;
-use crate::analysis::metric::MetricKind;
+use crate::analysis::metric::{Metric, MetricKind};
 use crate::analysis::patching::patching;
+use crate::analysis::plan::Planned;
 use crate::analysis::sweep::{Axes, Sweep};
-use crate::engine::Freeze;
+use crate::circuit::eap::{Path, edge_scores};
+use crate::circuit::trial::AnsweredPair;
+use crate::engine::{Freeze, RunSide};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,6 +66,8 @@ pub struct Arguments {
     /// Cells or edges to list in the table
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(super) top: usize,
+    #[command(flatten)]
+    over: OverSetArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,7 +77,67 @@ pub enum FreezeArg {
     Gates,
 }
 
+/// Attributes every pair of a prompt set.
+fn over_set(args: &Arguments) -> Result<()> {
+    let name = args.method.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+    let metric = args.metric.name();
+    if args.method != Method::Atp {
+        let (path, steps) = match args.method {
+            Method::EapIg => (Path::Integrated(args.steps), args.steps),
+            _ => (Path::Clean, 0),
+        };
+        let measured = json!({"method": name, "steps": steps, "metric": metric});
+        return over_set::execute(&args.over, &args.model, ("attribute", measured), args.top, &mut |pair, progress| {
+            let metric = args.metric.with(pair.answer, pair.wrong)?;
+            let scores = edge_scores(&pair.pair, metric, path, progress)?;
+            Ok(over_set::of_edges(&scores, ends(pair, metric)?))
+        });
+    }
+    let ([site], false) = (&args.site[..], args.audit) else {
+        return Err(Error::request("over a prompt set one site is attributed, without --audit; name it with --site"));
+    };
+    let by = parse_axes(site.kind(), args.by.as_deref(), args.head.as_deref())?;
+    let freeze = args.frozen();
+    let measured = json!({"method": name, "site": site.name(), "by": by.name(), "head": args.head, "metric": metric,
+        "frozen": freeze.names()});
+    over_set::execute(&args.over, &args.model, ("attribute", measured), args.top, &mut |pair, progress| {
+        let metric = args.metric.with(pair.answer, pair.wrong)?;
+        let found = attribution_patching(&pair.pair, metric, &[site.kind()], freeze, progress)?;
+        Ok(over_set::of_sweep(&found.grid(&pair.pair, site.kind(), by)?))
+    })
+}
+
+/// The metric of the clean and of the corrupted run.
+fn ends(pair: &AnsweredPair, metric: Metric) -> Result<[f32; 2]> {
+    let readout = pair.pair.readout(metric)?;
+    let corrupted = pair.pair.run(RunSide::Corrupted)?;
+    Ok([readout.of(&pair.pair.clean, pair.pair.clean.len() - 1)?, readout.of(corrupted, corrupted.len() - 1)?])
+}
+
+impl Arguments {
+    /// The prompt set that is gone over.
+    pub fn work(&self) -> Option<Work<'_>> {
+        let what = match self.method {
+            Method::Atp => Planned::Nodes,
+            Method::Eap => Planned::Edges { steps: 1 },
+            Method::EapIg => Planned::Edges { steps: self.steps },
+        };
+        self.over.work(&self.model, what)
+    }
+
+    fn frozen(&self) -> Freeze {
+        Freeze {
+            patterns: self.freeze.contains(&FreezeArg::Patterns),
+            norms: self.freeze.contains(&FreezeArg::Norms),
+            gates: self.freeze.contains(&FreezeArg::Gates),
+        }
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
+    if args.over.is_asked()? {
+        return over_set(args);
+    }
     if args.method != Method::Atp {
         if !args.site.is_empty() || !args.freeze.is_empty() || args.audit {
             return Err(Error::request(
@@ -82,11 +149,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let (answer, wrong) = args.pair.tokens(&model)?;
     let metric = args.metric.with(answer, wrong)?;
-    let freeze = Freeze {
-        patterns: args.freeze.contains(&FreezeArg::Patterns),
-        norms: args.freeze.contains(&FreezeArg::Norms),
-        gates: args.freeze.contains(&FreezeArg::Gates),
-    };
+    let freeze = args.frozen();
     let sites: Vec<SiteArg> = if args.site.is_empty() {
         let exists = |s: &&SiteArg| s.kind().exists(&model.config);
         SiteArg::value_variants().iter().filter(exists).copied().collect()

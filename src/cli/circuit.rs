@@ -8,6 +8,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::output::document;
+use super::over_set::SetArgs;
 use super::patch::PairArgs;
 use super::{ModelArgs, emit, emit_json, open_model, progress, table};
 use crate::analysis::metric::MetricKind;
@@ -40,30 +41,6 @@ enum Action {
     Eval(EvalArgs),
     /// List the prompt sets that come with the program
     Sets,
-}
-
-/// Prompts out of a template.
-#[derive(clap::Args, Clone, Debug)]
-struct SetArgs {
-    /// A prompt set, by name (see `circuit sets`) or as a .toml file
-    #[arg(long, value_name = "NAME|FILE.toml", conflicts_with_all = ["clean", "clean_ids", "corrupt", "corrupt_ids", "answer", "wrong"])]
-    set: Option<String>,
-    /// Pairs to generate from the set
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    pairs: usize,
-    /// Seed of the draw
-    #[arg(long, default_value_t = 0, value_name = "S")]
-    seed: u64,
-}
-
-impl SetArgs {
-    fn generate(&self, model: &Model) -> Result<Option<Vec<PromptPair>>> {
-        let Some(name) = &self.set else { return Ok(None) };
-        if self.pairs == 0 {
-            return Err(Error::request("--pairs 0 leaves no prompt; give at least one"));
-        }
-        Ok(Some(PromptSet::open(name)?.generate(model, self.pairs, self.seed, &Progress::new())?.pairs))
-    }
 }
 
 /// The prompts of a set or of the command line, in the forms in which a circuit keeps them and is tried on them.

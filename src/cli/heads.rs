@@ -3,8 +3,10 @@
 use serde_json::{Map, json};
 
 use super::heads_over::{self, OverArgs};
+use super::submit::{Amount, Work, WorkKind};
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::head_scores::{Measure, SCORES, head_scores, repeat_length, repeated_random};
+use crate::analysis::plan::OverText;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 
@@ -27,10 +29,20 @@ pub struct Arguments {
     top: usize,
 }
 
+impl Arguments {
+    /// What `--over` goes over.
+    pub fn work(&self) -> Option<Work<'_>> {
+        let p = &self.pages;
+        let amount = Amount::Text { specs: &p.over, limit: p.tokens, row: p.context };
+        (!p.over.is_empty()).then_some(Work { model: &self.model, amount, what: WorkKind::Over(OverText::Heads) })
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     if args.pages.is_asked() {
         return heads_over::execute(&args.pages, &args.model);
     }
+    args.pages.check_alone()?;
     let job = Job::begin(&args.model, "heads")?;
     let model = &job.model;
     let given = args.prompt.optional(model)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::output::quoted;
-use super::{Job, ModelArgs, ShardArgs, table};
+use super::{Job, ModelArgs, Part, ShardArgs, table};
 use crate::analysis::component::Component;
 use crate::error::{Error, Result};
 use crate::features::rows::{Cut, Rows};
@@ -51,15 +51,26 @@ impl OverArgs {
     pub fn is_asked(&self) -> bool {
         !self.over.is_empty() || self.pages.is_some() || !self.merge.is_empty()
     }
+
+    /// # Errors
+    /// A shard of no text.
+    pub fn check_alone(&self) -> Result<()> {
+        if self.over.is_empty() && self.shard.shard != Part(0, 1) {
+            return Err(Error::request("--shard is a share of a text; name it with --over TEXT-PATH"));
+        }
+        Ok(())
+    }
 }
 
 /// Makes, shows or merges pages.
 pub fn execute(args: &OverArgs, model: &ModelArgs) -> Result<()> {
+    args.check_alone()?;
     if !args.merge.is_empty() {
         let output = args.output.as_ref().ok_or_else(|| Error::request("name the file to write with --output"))?;
         return super::merge::merge(&args.merge, output, false, model.json);
     }
-    let shard = args.shard.read()?;
+    let Part(shard, of) = args.shard.shard;
+    let shard = (shard, of);
     let mut job = Job::begin(model, "heads over the text")?;
     let model = job.model.clone();
     let head = args.head.as_deref().map(|text| head_of(text, &model)).transpose()?;

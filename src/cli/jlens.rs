@@ -1,14 +1,16 @@
 //! `jlens`: fits a Jacobian lens, reads a prompt through it, and intervenes along what it reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::{quoted, warn};
-use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
+use super::submit::{Amount, Work, WorkKind};
+use super::{Job, ModelArgs, Part, PromptArgs, ShardArgs, merge, table};
 use crate::analysis::logit_lens::logit_lens;
+use crate::analysis::plan::OverText;
 use crate::analysis::transport::Transport;
 use crate::engine::edit::Positions;
 use crate::engine::resolve::{Sources, resolve_stack};
@@ -50,7 +52,7 @@ struct Fit {
     text: Vec<String>,
     /// A JSON list of lists of token ids, taken as they are
     #[arg(long, value_name = "FILE")]
-    ids_file: Option<PathBuf>,
+    ids_file: Option<String>,
     /// Layers, counted from 0; all but the last without
     #[arg(long, value_name = "L,L,...", value_delimiter = ',')]
     layers: Vec<usize>,
@@ -130,6 +132,19 @@ struct Edit {
     tokens: Vec<String>,
 }
 
+impl Arguments {
+    /// What a fit goes over.
+    pub fn work(&self) -> Option<Work<'_>> {
+        let Command::Fit(a) = &self.command else { return None };
+        let limit = a.limit.map(|n| n.saturating_mul(a.tokens));
+        let specs = a.ids_file.as_slice();
+        let specs = if specs.is_empty() { &a.text[..] } else { specs };
+        let layers = if a.layers.is_empty() { 100 } else { a.layers.len() };
+        let amount = Amount::Text { specs, limit, row: a.tokens };
+        Some(Work { model: &a.model, amount, what: WorkKind::Over(OverText::Fit { layers }) })
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     match &args.command {
         Command::Fit(a) => execute_fit(a),
@@ -144,9 +159,9 @@ fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<Rows> {
     let Some(path) = &args.ids_file else {
         return prompts(model, &args.text, args.tokens, args.limit, progress);
     };
-    let text = crate::files::read_text(path, 1 << 30)?;
+    let text = crate::files::read_text(Path::new(path), 1 << 30)?;
     let lists: Vec<Vec<u32>> = serde_json::from_str(&text).map_err(|e| Error::Malformed {
-        path: path.clone(),
+        path: PathBuf::from(path),
         format: "list of lists of token ids",
         what: e.to_string(),
     })?;
@@ -160,13 +175,14 @@ fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<Rows> {
 }
 
 fn execute_fit(args: &Fit) -> Result<()> {
-    let shard = args.shard.read()?;
+    let Part(shard, of) = args.shard.shard;
+    let shard = (shard, of);
     let mut job = Job::begin(&args.model, "fitting a Jacobian lens")?;
     let model = job.model.clone();
     crate::lenses::fit::layers_of(&model, &args.layers)?;
     let rows = rows_of(args, &model, &job.progress)?;
     let texts = match &args.ids_file {
-        Some(path) => vec![path.display().to_string()],
+        Some(path) => vec![path.clone()],
         None => args.text.clone(),
     };
     let settings = Settings { layers: args.layers.clone(), skip: args.skip, tokens: args.tokens, texts, shard };
@@ -182,14 +198,23 @@ fn execute_fit(args: &Fit) -> Result<()> {
             args.skip
         ));
     }
-    let lens = sums.lens()?;
-    if shard.1 == 1 {
+    let lens = match sums.lens() {
+        // A shard may have no prompt.
+        Err(_) if shard.1 > 1 => None,
+        lens => Some(lens?),
+    };
+    if let Some(lens) = lens.as_ref().filter(|_| shard.1 == 1) {
         lens.save(&args.output)?;
         // The lens is whole; what is left over only takes room.
         drop(std::fs::remove_file(&kept));
     }
-    let json = || fields(&lens, &args.output);
-    let text = || format!("{} in {} · {:.1} s", told(&lens), args.output.display(), job.stop());
+    let output = args.output.display();
+    let json = || match &lens {
+        Some(lens) => fields(lens, &args.output),
+        None => json!({"n_prompts": 0, "output": output.to_string()}),
+    };
+    let said = || lens.as_ref().map_or("0 prompts".to_owned(), told);
+    let text = || format!("{} in {output} · {:.1} s", said(), job.stop());
     job.finish(None, json, text)
 }
 
@@ -215,11 +240,7 @@ pub(super) fn told(lens: &JacobianLens) -> String {
             vec![l.to_string(), norm(j).map_or("–".to_owned(), |n| format!("{n:.3}")), alike]
         })
         .collect();
-    format!(
-        "{}\n\n{} prompts",
-        table(&["layer", "‖J‖", "halves agree"], &rows),
-        lens.about.n_prompts
-    )
+    format!("{}\n\n{} prompts", table(&["layer", "‖J‖", "halves agree"], &rows), lens.about.n_prompts)
 }
 
 /// The layers that are read: those that were asked for, or all of the lens.

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{emit, emit_json, jlens};
+use super::{emit, emit_json, jlens, over_set};
 use crate::arrow_file;
+use crate::circuit::pair_values::{self, PairValues};
 use crate::error::{Error, Result};
 use crate::features::scan::index_file;
+use crate::features::train::harvest_file;
 use crate::heads::index_file as head_pages;
 use crate::lenses::sums::Sums;
 use crate::shard::{About, in_order};
@@ -55,14 +57,19 @@ pub fn execute(args: &Arguments) -> Result<()> {
 pub fn merge(parts: &[PathBuf], output: &Path, partial: bool, json: bool) -> Result<()> {
     let first = parts.first().ok_or_else(|| Error::request("name the shards to merge"))?;
     let started = Instant::now();
-    let works: [(fn(&Path) -> bool, Work); 3] = [
+    let works: [(fn(&Path) -> bool, Work); 5] = [
         (|path| arrow_file::is_one(path, &index_file::KIND), features),
         (|path| arrow_file::is_one(path, &head_pages::KIND), heads),
         (|path| Sums::about(path).is_ok(), fit),
+        (|path| harvest_file::about(path).is_ok(), harvest),
+        (|path| pair_values::about(path).is_ok(), pairs),
     ];
     std::fs::File::open(first).map_err(|e| Error::read(first, e))?;
     let (_, work) = works.iter().find(|(is_one, _)| is_one(first)).ok_or_else(|| {
-        Error::request(format!("{} is no shard; --shard I/N makes some, see `circuitscope merge --help`", first.display()))
+        Error::request(format!(
+            "{} is no shard; --shard I/N makes some, see `circuitscope merge --help`",
+            first.display()
+        ))
     })?;
     let merged = work(parts, output, partial)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -121,12 +128,30 @@ fn heads(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
     Ok(Merged::new(&a.model, a, json!({"about": a}), format!("{} queries", a.queries)))
 }
 
+fn harvest(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
+    let parts = ordered(parts, partial, harvest_file::about)?;
+    let a = harvest_file::merge(&parts, output)?;
+    Ok(Merged::new(&a.model, &a, json!({"about": a}), format!("{} positions at {} sites", a.positions, a.places.len())))
+}
+
+fn pairs(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
+    let parts = ordered(parts, partial, pair_values::about)?;
+    let whole = put_together(&parts, PairValues::open, |a, b| a.absorb(b))?;
+    whole.save(output)?;
+    let a = &whole.about;
+    Ok(Merged::new(&a.model, a, over_set::fields(&whole)?, over_set::line(&whole)))
+}
+
 /// The lens of all shards; where some are missing their sums, since a lens could not take them in later.
 fn fit(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
     let parts = ordered(parts, partial, Sums::about)?;
     let whole = put_together(&parts, Sums::open, |a, b| a.absorb(&b))?;
     let a = &whole.about;
     let lens = whole.lens()?;
-    if a.shard.missing().is_empty() { lens.save(output)? } else { whole.save(output)? }
+    if a.shard.missing().is_empty() {
+        lens.save(output)?
+    } else {
+        whole.save(output)?
+    }
     Ok(Merged::new(&a.model, a, jlens::fields(&lens, output), jlens::told(&lens)))
 }

@@ -76,6 +76,7 @@ commands! {
     lab as Lab: "Train the built-in lab models",
     mcp as Mcp: "Serve the subcommands as tools to an assistant, by the Model Context Protocol",
     merge as Merge: "Put the shards of a work over texts together, in any order",
+    submit as Submit: "Print a ready job for Slurm, Kubernetes or GNU parallel, which does a work in shards",
     bench as Bench: "Time this program on this machine",
 }
 
@@ -83,6 +84,7 @@ commands! {
 mod attribute_edges;
 mod heads_over;
 mod output;
+mod over_set;
 mod steering;
 mod sweep;
 
@@ -203,17 +205,20 @@ pub struct ShardArgs {
     /// Do only shard I of N, counted from 0. Its file says what it is of, and the same command goes on with it; put all of
     /// them together with `merge`
     #[arg(long, value_name = "I/N", default_value = "0/1")]
-    shard: String,
+    pub shard: Part,
 }
 
-impl ShardArgs {
-    /// The shard, and how many there are.
-    pub fn read(&self) -> Result<(usize, usize)> {
-        let text = &self.shard;
+/// A shard and how many there are, as in 0/4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part(pub usize, pub usize);
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
         let parts = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
-        parts.filter(|(i, n)| i < n).ok_or_else(|| {
-            Error::request(format!("--shard {text} is not a part; give I/N with I from 0 to N − 1, as in 0/4"))
-        })
+        let part = parts.filter(|(i, n)| i < n).map(|(i, n)| Self(i, n));
+        part.ok_or_else(|| "give I/N with I from 0 to N − 1, as in 0/4".to_owned())
     }
 }
 

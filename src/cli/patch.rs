@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::over_set::{self, OverSetArgs};
+use super::submit::Work;
 use super::sweep::{SiteArg, axes_of, estimate_line, nested, parse_axes, sweep_table};
 use super::{Job, ModelArgs, laid_out};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::patching;
+use crate::analysis::plan::Planned;
 use crate::analysis::sweep::{Sweep, check_span};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -105,9 +108,34 @@ pub struct Arguments {
     /// Cells to list in the table
     #[arg(long, default_value_t = 20, value_name = "N")]
     top: usize,
+    #[command(flatten)]
+    over: OverSetArgs,
+}
+
+impl Arguments {
+    /// The prompt set that is gone over.
+    pub fn work(&self) -> Option<Work<'_>> {
+        let site = self.site.kind();
+        let by = parse_axes(site, self.by.as_deref(), self.head.as_deref()).ok()?;
+        self.over.work(&self.model, Planned::Sweep { site, by, runs: 2 })
+    }
+}
+
+/// Patches every pair of a prompt set.
+fn over_set(args: &Arguments) -> Result<()> {
+    let by = parse_axes(args.site.kind(), args.by.as_deref(), args.head.as_deref())?;
+    let measured = json!({"site": args.site.name(), "by": by.name(), "head": args.head, "metric": args.metric.name()});
+    over_set::execute(&args.over, &args.model, ("patch", measured), args.top, &mut |pair, progress| {
+        let metric = args.metric.with(pair.answer, pair.wrong)?;
+        let found = Sweep::new(&pair.pair, patching(args.site.kind(), by, metric), progress)?.run(progress, |_| {})?;
+        Ok(over_set::of_sweep(&found))
+    })
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
+    if args.over.is_asked()? {
+        return over_set(args);
+    }
     let job = Job::begin(&args.model, "patch")?;
     let (answer, wrong) = args.pair.tokens(&job.model)?;
     let metric = args.metric.with(answer, wrong)?;

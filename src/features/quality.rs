@@ -16,6 +16,7 @@ use crate::features::dictionary::place::Place;
 use crate::features::dictionary::set::DictionarySet;
 use crate::features::harvest::{PASS, run_to};
 use crate::features::rows::Rows;
+use crate::features::train::activations::Table;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::table::table;
@@ -259,6 +260,61 @@ fn losses(
     }
     let mean = |s: f64| (s / n.max(1) as f64) as f32;
     Ok((mean(sums[0]), mean(sums[1]), mean(sums[2])))
+}
+
+/// What activations alone say of a dictionary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OnActivations {
+    pub all: Reconstruction,
+    /// Features that were active nowhere, as a share.
+    pub dead: f32,
+    pub seconds: f64,
+}
+
+/// Positions that are judged at a time.
+const JUDGED: usize = 1024;
+
+/// Judges a dictionary on activations [n, d_in], and what a transcoder should write there; without a text there is no loss
+/// of the model's.
+///
+/// # Errors
+/// Tables of other widths or lengths; [`Error::Cancelled`].
+pub fn judge(
+    dictionary: &Dictionary,
+    input: &Table,
+    target: Option<&Table>,
+    progress: &Progress,
+) -> Result<OnActivations> {
+    let started = Instant::now();
+    let (n, target) = (input.rows(), target.unwrap_or(input));
+    if (input.width(), target.width(), target.rows()) != (dictionary.d_in, dictionary.d_out, n) {
+        return Err(Error::request(format!(
+            "{} reads vectors of {} numbers and writes {}; the activations are [{n}, {}] and [{}, {}]",
+            dictionary.name,
+            dictionary.d_in,
+            dictionary.d_out,
+            input.width(),
+            target.rows(),
+            target.width()
+        )));
+    }
+    progress.expect(n as u64);
+    let (mut sums, mut fired) = (Sums::default(), vec![false; dictionary.d_sae]);
+    for from in (0..n).step_by(JUDGED) {
+        let (x, y) = (input.tensor(from, from + JUDGED)?, target.tensor(from, from + JUDGED)?);
+        let (acts, made) = dictionary.replacement(&x, progress)?;
+        with_values(&y.contiguous()?, |y| {
+            with_values(&made.contiguous()?, |r| {
+                for (i, (y, r)) in y.chunks_exact(dictionary.d_out).zip(r.chunks_exact(dictionary.d_out)).enumerate() {
+                    sums.add(y, r, acts.starts[i + 1] - acts.starts[i]);
+                    acts.row(i).for_each(|(f, _)| fired[f as usize] = true);
+                }
+            })
+        })??;
+        progress.step(x.dim(0)? as u64)?;
+    }
+    let dead = fired.iter().filter(|f| !**f).count() as f32 / fired.len().max(1) as f32;
+    Ok(OnActivations { all: sums.reconstruction(), dead, seconds: started.elapsed().as_secs_f64() })
 }
 
 /// Judges a dictionary on rows of text. The loss is measured on the first `loss_tokens` of them.

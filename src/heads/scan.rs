@@ -92,7 +92,8 @@ impl Plan<'_> {
         let lengths_of = ValueLengths::of(self.model)?;
         let (mut kept, mut shown) = (Instant::now(), Instant::now());
         while let Some(batch) = batches.get(index.about.done) {
-            let outcome = self.enter(&mut index, batch, &lengths_of, progress);
+            let entered = self.enter(&mut index, batch, &lengths_of, progress);
+            let outcome = entered.and_then(|()| progress.step(tokens(batch)));
             let stopping = outcome.is_err();
             if let Some(path) = file.filter(|_| stopping || kept.elapsed() > KEEP) {
                 words::fill(self.model, &mut index, &Progress::new())?;
@@ -100,7 +101,6 @@ impl Plan<'_> {
                 kept = Instant::now();
             }
             outcome?;
-            progress.step(tokens(batch))?;
             if shown.elapsed() > Duration::from_millis(700) {
                 look(&index);
                 shown = Instant::now();

@@ -14,7 +14,7 @@
 //! Files: torch's `.pt` of a dictionary {J: {layer: [d, d] float16}, n_prompts, source_layers, d_model, metadata}, and
 //! safetensors of tensors `J.<layer>`, with the same beside them in the header.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -150,7 +150,7 @@ impl JacobianLens {
         if shapes.is_empty() {
             return Err(malformed("it holds no tensor `J.<layer>`".to_owned()));
         }
-        let said = metadata(path)?;
+        let said = safetensors_file::metadata(path)?;
         let about = said.get(METADATA).and_then(|t| serde_json::from_str::<About>(t).ok()).unwrap_or_else(|| About {
             model: said.get("model").or_else(|| said.get("model_name")).cloned(),
             n_prompts: said.get("n_prompts").and_then(|n| n.parse().ok()).unwrap_or(0),
@@ -224,20 +224,6 @@ impl JacobianLens {
         let name = file.map_or_else(|| FORMAT.to_owned(), |file| format!("{FORMAT} {file}"));
         Ok(Arc::new(Transport { name, kind: FORMAT, layers, path: self.path.clone() }))
     }
-}
-
-/// What a safetensors header says beside its tensors.
-pub(super) fn metadata(path: &Path) -> Result<HashMap<String, String>> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path).map_err(|e| Error::read(path, e))?;
-    let mut size = [0u8; 8];
-    file.read_exact(&mut size).map_err(|e| Error::read(path, e))?;
-    // The header was read once and is sound, so that its length is.
-    let mut header = Vec::new();
-    file.take(u64::from_le_bytes(size)).read_to_end(&mut header).map_err(|e| Error::read(path, e))?;
-    let parsed: serde_json::Value = serde_json::from_slice(&header).unwrap_or_default();
-    let said = parsed.get("__metadata__").cloned().unwrap_or_default();
-    Ok(serde_json::from_value(said).unwrap_or_default())
 }
 
 /// # Errors

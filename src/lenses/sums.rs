@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::JacobianLens;
-use super::jacobian::{About, metadata};
+use super::jacobian::About;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::model::safetensors_file;
@@ -176,7 +176,7 @@ impl Sums {
     /// A file that holds none.
     pub fn about(path: &Path) -> Result<SumsAbout> {
         let what = "it holds no sums; `jlens fit --shard` writes them".to_owned();
-        metadata(path)?
+        safetensors_file::metadata(path)?
             .get(METADATA)
             .and_then(|t| serde_json::from_str(t).ok())
             .ok_or_else(|| Error::Malformed { path: path.to_owned(), format: FORMAT, what })

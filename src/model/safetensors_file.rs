@@ -174,6 +174,16 @@ fn header(path: &Path, file: &File) -> Result<(BTreeMap<String, Json>, u64, u64)
     Ok((tensors, 8 + header, len - 8 - header))
 }
 
+/// What a file's header says beside its tensors.
+///
+/// # Errors
+/// A file that is none.
+pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let (mut entries, ..) = header(path, &file)?;
+    Ok(entries.remove("__metadata__").and_then(|m| serde_json::from_value(m).ok()).unwrap_or_default())
+}
+
 /// Packs tensors as a safetensors file, with facts for its metadata; the same bytes each time.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::session::code::Snippet;
 use crate::session::desk::{Intervention, Show, Source};
+use crate::shell::word;
 
 /// The command line for a view, where there is a subcommand with the numbers that it shows: those of the clean run, and of
 /// sweeps over pairs that correspond as they were found.
@@ -16,7 +17,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
     let desk = state.desk();
     let is = |def: &ViewDef| view.name == def.name;
     let clean = state.clean()?;
-    let model = format!(" -m {}", shell(&desk.model));
+    let model = format!(" -m {}", word(&desk.model));
     let line = if is(&views::patching::VIEW) {
         sweep(state, &model)?
     } else {
@@ -24,7 +25,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
             return None;
         }
         let pos = desk.pinned.pos;
-        let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| shell(&m.token_text(id)));
+        let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| word(&m.token_text(id)));
         let (answer, wrong) = clean.asked_at(&clean.trace, pos);
         let against = |flag: &str| token(wrong).map_or_else(String::new, |w| format!(" {flag} {w}"));
         let asked = format!(" --answer {}{}", token(answer)?, against("--wrong"));
@@ -77,7 +78,7 @@ fn sweep(state: &State, model: &str) -> Option<String> {
         return None;
     }
     let clean = state.clean()?;
-    let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| shell(&m.token_text(id)));
+    let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| word(&m.token_text(id)));
     // The window chooses the answers that are not given; on the command line they are named.
     let (answer, wrong) = pair.answers(clean.answer, clean.wrong);
     let asked = format!(" --answer {} --wrong {} --metric {}", token(answer)?, token(wrong)?, settings.metric.name());
@@ -86,7 +87,7 @@ fn sweep(state: &State, model: &str) -> Option<String> {
         _ => String::new(),
     };
     let grid = format!(" --site {} --by {}{head}", views::patching::short_name(settings.site), settings.by.name());
-    let corrupted = || (!desk.corrupted.is_empty()).then(|| format!(" --corrupt {}", shell(&desk.corrupted)));
+    let corrupted = || (!desk.corrupted.is_empty()).then(|| format!(" --corrupt {}", word(&desk.corrupted)));
     Some(match state.intervention() {
         Intervention::Patch => {
             let clean = text(state, "--clean", "--clean-ids");
@@ -107,7 +108,7 @@ fn text(state: &State, by_text: &str, by_ids: &str) -> String {
     let prompt = &desk.prompt;
     match laid.or(desk.ids.as_deref()) {
         Some(ids) => format!(" {by_ids} {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
-        None => format!(" {by_text} {}", shell(prompt)),
+        None => format!(" {by_text} {}", word(prompt)),
     }
 }
 
@@ -133,21 +134,4 @@ pub fn snippet(state: &State, view: &ViewDef) -> Option<Snippet> {
     } else {
         return None;
     })
-}
-
-/// A text as one word for a shell.
-fn shell(text: &str) -> String {
-    let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:@".contains(c));
-    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shell;
-
-    #[test]
-    fn shells_read_one_word() {
-        assert_eq!([shell("text"), shell(" Mary"), shell("it's")], ["text", "' Mary'", "'it'\\''s'"]);
-        assert_eq!(shell(""), "''");
-    }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{TextArgs, shown};
-use crate::cli::{Job, ModelArgs, ShardArgs};
+use crate::analysis::plan::OverText;
+use crate::cli::submit::{Work, WorkKind, dictionary_bytes};
+use crate::cli::{Job, ModelArgs, Part, ShardArgs};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::direction::Concept;
@@ -45,8 +47,20 @@ pub struct Arguments {
     window: usize,
 }
 
+impl Arguments {
+    /// What is gone over.
+    pub fn work(&self) -> Work<'_> {
+        let bytes: usize = self.dictionary.iter().map(|d| dictionary_bytes(d)).sum();
+        // A feature has a row of each matrix, of a thousand numbers or so.
+        let features = bytes / (8 << 10) + 4096 * (self.neurons.len() + self.direction.len());
+        let what = WorkKind::Over(OverText::Scan { features, bytes });
+        Work { model: &self.model, amount: self.text.amount(), what }
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
-    let shard = args.shard.read()?;
+    let Part(shard, of) = args.shard.shard;
+    let shard = (shard, of);
     let mut job = Job::begin(&args.model, "scanning")?;
     let model = job.model.clone();
     let mut subjects = Vec::new();

@@ -11,7 +11,7 @@ use crate::cli::output::{document, quoted};
 use crate::cli::{ModelArgs, PromptArgs, emit, emit_json, progress, table};
 use crate::error::{Error, Result};
 use crate::features::harvest::activations;
-use crate::features::train::activations::Table;
+use crate::features::train::elsewhere::Captured;
 use crate::files::write_atomic;
 use crate::memory::afford;
 use crate::model::safetensors_file::pack;
@@ -24,7 +24,8 @@ pub struct Arguments {
     model: ModelArgs,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// Activations to encode instead of a prompt's: a safetensors file with one tensor [n, d_in]
+    /// Activations to encode instead of a prompt's: safetensors with one tensor [n, d_in] or with tensors by the names of
+    /// sites, or a folder of SAELens' cached activations
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
     activations: Option<PathBuf>,
     /// Where to write `features` [pos, d_sae] and `reconstruction` [pos, d_out]
@@ -42,8 +43,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     // Loading is not part of the computation.
     let (started, model, ids, x) = match &args.activations {
         Some(path) => {
-            let file = Table::open(path)?;
-            let x = file.tensor(0, file.rows())?;
+            let table = Captured::open(path)?.only(dictionary.input)?;
+            let x = table.tensor(0, table.rows())?;
             (Instant::now(), None, Vec::new(), x)
         }
         None => {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::features::trust::check_set;
 use crate::graph::features::intervene::{Change, Changed, Mode, Stage};
+use crate::model::safetensors_file::pack;
 
 /// What is held still.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -213,7 +214,5 @@ fn save(path: &std::path::Path, trace: &Trace, set: &DictionarySet, changed: &Ch
     let logits = trace.model.network().unembed(&changed.normalized)?;
     let dense = changed.activations.iter().map(|a| a.dense(widest)).collect::<Result<Vec<_>>>()?;
     let activations = candle_core::Tensor::stack(&dense, 0)?;
-    let bytes = safetensors::serialize([("logits", &logits), ("activations", &activations)], None)
-        .map_err(|e| Error::failed(format!("the run cannot be packed: {e}")))?;
-    crate::files::write_atomic(path, &bytes)
+    crate::files::write_atomic(path, &pack([("logits", &logits), ("activations", &activations)], &[])?)
 }

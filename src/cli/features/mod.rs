@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::cli::output::warn;
+use crate::cli::submit::{Amount, Work};
 use crate::error::Result;
 use crate::features::rows::Cut;
 use crate::features::{Dictionary, Place, trust};
@@ -27,6 +28,17 @@ crate::cli::commands! {
     show as Show: "One feature's page of an index",
     steer as Steer: "What changing a feature does to the prediction",
     intervene as Intervene: "Give features of a set other values at chosen positions, and see what the model does",
+}
+
+impl Arguments {
+    /// What is gone over, where that can be done in shards.
+    pub fn work(&self) -> Option<Work<'_>> {
+        match &self.command {
+            Command::Dashboard(a) => Some(a.work()),
+            Command::Train(a) => a.work(),
+            _ => None,
+        }
+    }
 }
 
 /// Runs the subcommand that was given.
@@ -90,6 +102,11 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
+    /// How much it is, for a plan.
+    pub fn amount(&self) -> Amount<'_> {
+        Amount::Text { specs: &self.text, limit: self.tokens, row: self.context }
+    }
+
     /// Returns how the text is cut into rows: with the beginning-of-sequence token where `--bos` or the dictionary asks for
     /// it.
     pub fn cut(&self, model: &Model, dictionary: Option<&Dictionary>) -> Cut {

@@ -1,18 +1,21 @@
 //! `features train`: harvests activations and trains a dictionary on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::{TextArgs, encode::about, gigabytes, shown};
-use crate::cli::{Job, ModelArgs, note};
+use crate::analysis::plan::OverText;
+use crate::cli::submit::{Work, WorkKind};
+use crate::cli::{Job, ModelArgs, Part, emit, emit_json, note, progress};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::dictionary::formats::saelens;
 use crate::features::train::activations::Keep;
+use crate::features::train::elsewhere::Captured;
 use crate::features::train::recipe::Recipe;
-use crate::features::train::set::{Layers, train_set};
+use crate::features::train::set::{Layers, Source, harvest_set, train_set};
 use crate::features::train::{Method, Point, Settings};
 use crate::files::Claim;
 
@@ -78,12 +81,28 @@ pub struct Arguments {
     /// Train on each row's first position as well, whose activations are outliers in many models
     #[arg(long)]
     include_first: bool,
+    /// Train on activations that are there already, without the model: safetensors with tensors by the names of sites, as
+    /// `run --capture` and a merged harvest are, or a folder of SAELens' cached activations. A set's model is named by -m
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "context", "tokens", "bos", "include_first", "keep"])]
+    activations: Option<PathBuf>,
     /// Keep the harvested activations in this folder; a later training takes them from there
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Gigabytes of activations kept in memory; more go to a temporary file
     #[arg(long, value_name = "GB", default_value_t = 4.0)]
     memory: f64,
+    /// Only harvest shard I of N of what a set (--layers) is trained on into the file --output, counted from 0; put all of
+    /// them together with `merge`, and train on that with --activations
+    #[arg(long, value_name = "I/N", requires = "layers", conflicts_with = "activations")]
+    shard: Option<Part>,
+}
+
+impl Arguments {
+    /// What a set's harvest goes over.
+    pub fn work(&self) -> Option<Work<'_>> {
+        let what = WorkKind::Over(OverText::Harvest);
+        self.layers.map(|_| Work { model: &self.model, amount: self.text.amount(), what })
+    }
 }
 
 /// Reads the settings of the training from the options.
@@ -134,8 +153,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let recipe = recipe(args)?;
     recipe.settings.check()?;
     let folder = &args.output;
-    if let Some(layers) = args.layers {
-        return execute_set(args, &recipe, layers);
+    match (args.layers, args.shard, &args.activations) {
+        (Some(layers), Some(shard), _) => return harvest(args, &recipe, layers, (shard.0, shard.1)),
+        (Some(layers), None, _) => return execute_set(args, &recipe, layers),
+        (None, ..) => {}
     }
     if folder.join(saelens::CONFIG).is_file() {
         return Err(Error::request(format!(
@@ -144,6 +165,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         )));
     }
     let _claim = Claim::of(folder)?;
+    if let Some(path) = &args.activations {
+        return execute_on(args, &recipe, path);
+    }
     let job = Job::begin(&args.model, "training")?;
     let (model, progress) = (&job.model, &job.progress);
     let keep = args.keep.as_deref().map_or_else(|| Keep::Not(gigabytes(args.memory)), Keep::In);
@@ -184,6 +208,55 @@ pub fn execute(args: &Arguments) -> Result<()> {
     job.finish(None, json, text)
 }
 
+/// Trains one dictionary on activations in a file.
+fn execute_on(args: &Arguments, recipe: &Recipe, path: &Path) -> Result<()> {
+    let started = Instant::now();
+    let mut file = Captured::open(path)?;
+    file.model = args.model.model.clone().or(file.model);
+    let load_seconds = started.elapsed().as_secs_f64();
+    let (progress, bar) = progress("training");
+    let started = Instant::now();
+    let found = recipe.train_on(&file, &args.output, &progress, &mut |_| {})?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(bar);
+    if found.first > 0 {
+        note(&format!("went on from step {}", found.first));
+    }
+    if args.model.json {
+        return emit_json(json!({
+            "model": {"name": file.model}, "dictionary": about(&found.dictionary), "output": shown(&args.output),
+            "settings": recipe.settings, "positions": found.positions, "curve": found.curve,
+            "seconds": seconds, "load_seconds": load_seconds,
+        }));
+    }
+    let last = found.curve.last().map_or(String::new(), |p| format!("{}\n", line(p)));
+    emit(&format!(
+        "{}\n{} positions of {}, trained in {seconds:.1} s\n{last}written to {}",
+        found.dictionary.describe(),
+        found.positions,
+        path.display(),
+        args.output.display()
+    ))
+}
+
+/// Harvests a shard of what a set is trained on.
+fn harvest(args: &Arguments, recipe: &Recipe, layers: Layers, shard: (usize, usize)) -> Result<()> {
+    let mut job = Job::begin(&args.model, "harvesting")?;
+    job.restart();
+    let about = harvest_set(&job.model, recipe, layers, shard, &args.output, &job.progress)?;
+    let seconds = job.stop();
+    let json = || json!({"output": shown(&args.output), "about": about});
+    let text = || {
+        format!(
+            "{} positions at {} sites in {} · {seconds:.1} s",
+            about.positions,
+            about.places.len(),
+            args.output.display()
+        )
+    };
+    job.finish(None, json, text)
+}
+
 /// Trains a set.
 fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> {
     let folder = &args.output;
@@ -191,32 +264,54 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
         return Err(Error::request(format!("{} holds a finished set; name another folder", folder.display())));
     }
     let _claim = Claim::of(folder)?;
-    let job = Job::begin(&args.model, "training")?;
     let mut say = |layer: usize, p: Point| {
         if p.step == recipe.settings.steps {
             note(&format!("layer {layer}: {}", line(&p)));
         }
     };
-    let memory = gigabytes(args.memory);
-    let found = train_set(&job.model, recipe, layers, folder, memory, &job.progress, &mut say)?;
+    let job = if args.activations.is_none() { Some(Job::begin(&args.model, "training")?) } else { None };
+    let (found, name, load_seconds) = match (&job, &args.activations) {
+        (Some(job), _) => {
+            let source = Source::Text(&job.model, gigabytes(args.memory));
+            let found = train_set(&source, recipe, layers, folder, &job.progress, &mut say)?;
+            (found, job.model.config.name.clone(), job.model.load_seconds)
+        }
+        (None, path) => {
+            let started = Instant::now();
+            let file = Captured::open(path.as_deref().unwrap_or(Path::new("")))?;
+            let name = args.model.model.clone().or(file.model.clone()).ok_or_else(|| {
+                Error::request("a set says which model it reads, and the file does not; name it with -m")
+            })?;
+            let (progress, _bar) = progress("training");
+            let load_seconds = started.elapsed().as_secs_f64();
+            (train_set(&Source::File(&file, &name), recipe, layers, folder, &progress, &mut say)?, name, load_seconds)
+        }
+    };
     let (harvested, trained) = (found.harvested.as_secs_f64(), found.trained.as_secs_f64());
-    job.took(harvested + trained);
-    let json = || {
-        json!({
-            "output": shown(folder), "settings": recipe.settings, "positions": found.positions, "layers": found.layers,
-            "harvest_seconds": harvested, "train_seconds": trained,
-        })
-    };
-    let text = || {
-        format!(
-            "{} transcoders of {} features; {} positions harvested in {harvested:.1} s, trained in {trained:.1} s\nwritten to {}",
-            found.layers.len(),
-            recipe.settings.features,
-            found.positions,
-            folder.display()
-        )
-    };
-    job.finish(None, json, text)
+    let fields = json!({
+        "output": shown(folder), "settings": recipe.settings, "positions": found.positions, "layers": found.layers,
+        "harvest_seconds": harvested, "train_seconds": trained,
+    });
+    let text = format!(
+        "{} transcoders of {} features; {} positions harvested in {harvested:.1} s, trained in {trained:.1} s\nwritten to {}",
+        found.layers.len(),
+        recipe.settings.features,
+        found.positions,
+        folder.display()
+    );
+    match job {
+        Some(job) => {
+            job.took(harvested + trained);
+            job.finish(None, || fields, || text)
+        }
+        None if args.model.json => {
+            let mut doc = fields;
+            doc["model"] = json!({"name": name});
+            (doc["seconds"], doc["load_seconds"]) = (json!(harvested + trained), json!(load_seconds));
+            emit_json(doc)
+        }
+        None => emit(&text),
+    }
 }
 
 /// Returns a line about a point of the training.

@@ -131,7 +131,8 @@ pub fn about(path: &Path) -> Result<About> {
 /// A file that is none, or a damaged one.
 pub fn open(path: &Path) -> Result<Index> {
     let malformed = |what: &str| Error::Malformed { path: path.to_owned(), format: KIND.format, what: what.to_owned() };
-    let (about, entries): (About, Vec<Entry>) = arrow_file::open(path, &KIND, columns(), |_: &About, out, b| read(out, b))?;
+    let (about, entries): (About, Vec<Entry>) =
+        arrow_file::open(path, &KIND, columns(), |_: &About, out, b| read(out, b))?;
     let sound = |e: &Example| {
         e.start <= e.position && e.at() < e.tokens.len() && e.tokens.len() == e.activations.len() && e.value.is_finite()
     };
@@ -155,7 +156,8 @@ fn read(entries: &mut Vec<Entry>, batch: &RecordBatch) -> std::result::Result<()
     let bins = batch.column(5).as_list::<i32>();
     let (top, sample) = (read_examples(batch.column(6)), read_examples(batch.column(7)));
     let (features, neurons) = (read_pairs(batch.column(8)), read_pairs(batch.column(9)));
-    for (i, (((top, sample), features), neurons)) in top.into_iter().zip(sample).zip(features).zip(neurons).enumerate() {
+    for (i, (((top, sample), features), neurons)) in top.into_iter().zip(sample).zip(features).zip(neurons).enumerate()
+    {
         let mut bins = bins.value(i).as_primitive::<UInt64Type>().values().to_vec();
         bins.resize(BINS, 0);
         let width = batch.column(4).as_primitive::<Float32Type>().value(i);

@@ -29,7 +29,7 @@ use crate::interrupt;
 use crate::memory::piece;
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::shard::{About as _, Shard, check_goes_on, share};
+use crate::shard::{Shard, check_goes_on, share};
 
 /// Rows sampled of each stratum of strength, for the quantile groups.
 const SAMPLE: usize = 8;

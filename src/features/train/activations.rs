@@ -71,14 +71,7 @@ impl Table {
     /// # Errors
     /// As opening it.
     pub fn origin(path: &Path) -> Result<Option<String>> {
-        let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let mut size = [0u8; 8];
-        read_exact_at(&file, &mut size, 0).map_err(|e| Error::read(path, e))?;
-        // The header's size was checked when the table was opened.
-        let mut bytes = vec![0u8; u64::from_le_bytes(size).min(1 << 20) as usize];
-        read_exact_at(&file, &mut bytes, 8).map_err(|e| Error::read(path, e))?;
-        let header: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        Ok(header["__metadata__"]["origin"].as_str().map(str::to_owned))
+        Ok(safetensors_file::metadata(path)?.remove("origin"))
     }
 
     /// The given rows, one behind the other.

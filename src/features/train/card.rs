@@ -4,12 +4,11 @@ use super::recipe::{HELD_OUT, Training};
 use crate::features::Dictionary;
 use crate::features::quality::Quality;
 use crate::model::Model;
+use crate::shell::word;
 
 /// The line that trains it again; words are quoted as shells on Unix read them.
 fn command(t: &Training, model: &Model) -> String {
     let r = &t.recipe;
-    let plain = |c: char| c.is_alphanumeric() || "-_./:+,@%=".contains(c);
-    let word = |w: &str| if w.chars().all(plain) { w.to_owned() } else { format!("'{}'", w.replace('\'', r"'\''")) };
     let mut line = format!("circuitscope features train -m {} --site {}", word(&model.spec), r.site);
     if let Some(target) = &r.target {
         line.push_str(&format!(" --target {target}"));

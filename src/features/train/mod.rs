@@ -3,6 +3,8 @@
 pub mod activations;
 mod card;
 mod cells;
+pub mod elsewhere;
+pub mod harvest_file;
 pub mod kept;
 pub mod maths;
 pub mod recipe;

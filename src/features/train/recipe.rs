@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::activations::{Harvest, Keep};
+use super::elsewhere::Captured;
 use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats::saelens;
@@ -88,6 +89,13 @@ impl Recipe {
     /// # Errors
     /// Settings that cannot be, sites that the model lacks, or a dictionary that SAELens has no format for.
     pub fn check(&self, config: &ModelConfig) -> Result<()> {
+        self.check_format()?;
+        self.places().iter().try_for_each(|p| p.check(config))
+    }
+
+    /// # Errors
+    /// Settings that cannot be, or a dictionary that nobody has a format for.
+    pub fn check_format(&self) -> Result<()> {
         self.settings.check()?;
         let method = self.settings.method;
         if self.target.is_some() && matches!(method, Method::TopK | Method::Gated) {
@@ -96,7 +104,7 @@ impl Recipe {
                 method.name()
             )));
         }
-        self.places().iter().try_for_each(|p| p.check(config))
+        Ok(())
     }
 
     /// Whether the model can be run on what the dictionary makes: an MLP's input is read only.
@@ -131,6 +139,58 @@ impl Recipe {
         let positions = input.rows();
         let trainer = Trainer::new(self.settings.clone(), origin, input, target)?;
         Ok(Training { recipe: self.clone(), trainer, held, positions, harvested, judged: Duration::ZERO })
+    }
+}
+
+/// A dictionary that was trained on activations alone.
+pub struct TrainedOn {
+    pub dictionary: Dictionary,
+    /// The last step's figures.
+    pub curve: Vec<Point>,
+    /// Positions that were trained on.
+    pub positions: usize,
+    /// The step that it went on from.
+    pub first: usize,
+}
+
+impl Recipe {
+    /// Trains on activations in a file to the end, without the model, and writes the dictionary; checkpoints lie in its
+    /// folder. The recipe's text is not looked at, and nothing is held out.
+    ///
+    /// # Errors
+    /// Settings that cannot be, places that are not in the file, or writing the folder.
+    pub fn train_on(
+        &self,
+        file: &Captured,
+        folder: &Path,
+        progress: &Progress,
+        report: &mut dyn FnMut(Point),
+    ) -> Result<TrainedOn> {
+        self.check_format()?;
+        progress.reserve(self.settings.units(self.settings.steps));
+        let input = file.table(self.site)?;
+        let target = self.target.map(|place| file.table(place)).transpose()?;
+        let origin = Origin {
+            model_name: file.model.clone(),
+            input: Some(self.site),
+            output: Some(self.target.unwrap_or(self.site)),
+        };
+        let positions = input.rows();
+        let mut trainer = Trainer::new(self.settings.clone(), origin, input, target)?;
+        trainer.resume(folder)?;
+        let first = trainer.step;
+        trainer.run(Some(folder), progress, &mut |_| Ok(None), report)?;
+        trainer.save(folder)?;
+        let name = folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned());
+        let dictionary = trainer.dictionary(&name)?;
+        let about = json!({"circuitscope": {
+            "settings": self.settings, "activations": file.path().display().to_string(), "positions": positions,
+            "curve": trainer.curve,
+        }});
+        saelens::save(&dictionary, folder, &about)?;
+        let state = folder.join(STATE);
+        std::fs::remove_file(&state).map_err(|e| Error::write(&state, e))?;
+        Ok(TrainedOn { dictionary, curve: trainer.curve, positions, first })
     }
 }
 

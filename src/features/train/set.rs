@@ -1,6 +1,7 @@
 //! A set of transcoders, one for each of several layers: the text is run once for all of them, then each layer is trained
 //! by itself. Layers that are finished stay in the folder, so that a stopped set goes on with the layer that was begun.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,6 +12,8 @@ use crate::features::dictionary::formats::circuit_tracer;
 use crate::features::dictionary::place::Place;
 use crate::features::rows::Rows;
 use crate::features::train::activations::{Harvest, Keep};
+use crate::features::train::elsewhere::Captured;
+use crate::features::train::harvest_file::{HarvestAbout, Harvested};
 use crate::features::train::recipe::{Recipe, split};
 use crate::features::train::{Origin, Point, Trainer};
 use crate::model::Model;
@@ -84,26 +87,101 @@ pub struct TrainedSet {
     pub trained: Duration,
 }
 
-/// Trains a transcoder for each of some layers, and writes them into a folder as circuit-tracer keeps them. `recipe` says
-/// how; its sites are not looked at. Up to `memory` bytes of activations lie in memory, more in a temporary file.
+/// Where a set's activations come from.
+pub enum Source<'a> {
+    /// From the recipe's text, in one pass. Up to so many bytes of them lie in memory, more in a temporary file.
+    Text(&'a Model, usize),
+    /// From a file, and the name of the model whose they are.
+    File(&'a Captured, &'a str),
+}
+
+impl Source<'_> {
+    /// The layers that are meant.
+    fn layers(&self, layers: Layers) -> Result<Vec<usize>> {
+        let file = match self {
+            Self::Text(model, _) => return layers.of(model.config.n_layers),
+            Self::File(file, _) => file,
+        };
+        let there = file.places();
+        let has = |l: &usize| places(*l).is_ok_and(|both| both.iter().all(|p| there.contains(p)));
+        let all: Vec<usize> =
+            there.iter().map(|p| p.layer()).collect::<BTreeSet<_>>().into_iter().filter(has).collect();
+        let asked = match layers {
+            Layers::All => all.clone(),
+            Layers::Range(from, to) => (from..=to).collect(),
+        };
+        match asked.iter().find(|l| !all.contains(l)) {
+            None if !asked.is_empty() => Ok(asked),
+            lacking => Err(Error::request(format!(
+                "{} lacks blocks.{}.{} or {} beside it; a transcoder is trained on both",
+                file.path().display(),
+                lacking.copied().unwrap_or(0),
+                HOOKS[0],
+                HOOKS[1]
+            ))),
+        }
+    }
+
+    fn model_name(&self) -> &str {
+        match self {
+            Self::Text(model, _) => &model.config.name,
+            Self::File(_, name) => name,
+        }
+    }
+}
+
+/// How a layer of a set is trained.
+fn recipe_of(recipe: &Recipe, layer: usize) -> Result<Recipe> {
+    let [site, target] = places(layer)?;
+    let mut own = Recipe { site, target: Some(target), ..recipe.clone() };
+    own.settings.seed = recipe.settings.seed.wrapping_add(layer as u64);
+    Ok(own)
+}
+
+/// Harvests a shard of what a set is trained on into a file.
 ///
 /// # Errors
-/// Settings that cannot be, layers that the model lacks, running it, writing the folder, or [`Error::Cancelled`].
-pub fn train_set(
+/// As [`Harvested::run`].
+pub fn harvest_set(
     model: &Model,
     recipe: &Recipe,
     layers: Layers,
+    shard: (usize, usize),
+    path: &Path,
+    progress: &Progress,
+) -> Result<HarvestAbout> {
+    let mut all = Vec::new();
+    for layer in layers.of(model.config.n_layers)? {
+        let own = recipe_of(recipe, layer)?;
+        own.check(&model.config)?;
+        all.extend(own.places());
+    }
+    let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
+    let Recipe { text, context, tokens, include_first, .. } = recipe;
+    let (texts, context, limit, include_first) = (text, *context, *tokens, *include_first);
+    Harvested { model, rows: &rows, places: &all, texts, context, limit, include_first, shard }.run(path, progress)
+}
+
+/// Trains a transcoder for each of some layers, and writes them into a folder as circuit-tracer keeps them. `recipe` says
+/// how; its sites are not looked at, nor is its text where the activations come from a file.
+///
+/// # Errors
+/// Settings that cannot be, layers that are not there, running the model, writing the folder, or [`Error::Cancelled`].
+pub fn train_set(
+    source: &Source<'_>,
+    recipe: &Recipe,
+    layers: Layers,
     folder: &Path,
-    memory: usize,
     progress: &Progress,
     report: &mut dyn FnMut(usize, Point),
 ) -> Result<TrainedSet> {
-    let layers = layers.of(model.config.n_layers)?;
+    let layers = source.layers(layers)?;
     let of = |layer: usize| -> Result<Recipe> {
-        let [site, target] = places(layer)?;
-        let mut own = Recipe { site, target: Some(target), ..recipe.clone() };
-        own.settings.seed = recipe.settings.seed.wrapping_add(layer as u64);
-        own.check(&model.config)?;
+        let own = recipe_of(recipe, layer)?;
+        match source {
+            Source::Text(model, _) => own.check(&model.config)?,
+            Source::File(..) => own.check_format()?,
+        }
         Ok(own)
     };
     let mut missing = Vec::new();
@@ -119,11 +197,16 @@ pub fn train_set(
     let (mut positions, mut harvested, started) = (0, Duration::ZERO, Instant::now());
     if !missing.is_empty() {
         progress.reserve(missing.iter().map(|(_, r)| r.settings.units(r.settings.steps)).sum());
-        let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
         let all: Vec<Place> = missing.iter().flat_map(|(_, r)| r.places()).collect();
-        let keep = Keep::Not(memory);
-        let harvest = Harvest { model, rows: &rows, places: &all, skip_first: !recipe.include_first, keep };
-        let mut tables = harvest.run(progress)?.into_iter();
+        let tables = match source {
+            Source::Text(model, memory) => {
+                let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
+                let (skip_first, keep) = (!recipe.include_first, Keep::Not(*memory));
+                Harvest { model, rows: &rows, places: &all, skip_first, keep }.run(progress)?
+            }
+            Source::File(file, _) => all.iter().map(|p| file.table(*p)).collect::<Result<_>>()?,
+        };
+        let mut tables = tables.into_iter();
         harvested = started.elapsed();
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         for (layer, own) in missing {
@@ -131,8 +214,8 @@ pub fn train_set(
                 return Err(Error::failed("nothing was harvested"));
             };
             positions = input.rows();
-            let origin =
-                Origin { model_name: Some(model.config.name.clone()), input: Some(own.site), output: own.target };
+            let model_name = Some(source.model_name().to_owned());
+            let origin = Origin { model_name, input: Some(own.site), output: own.target };
             let mut trainer = Trainer::new(own.settings, origin, input, Some(target))?;
             // What is begun lies in a folder of its own until it is finished.
             let begun = folder.join(format!("layer_{layer}.begun"));
@@ -150,7 +233,7 @@ pub fn train_set(
         }
     }
     // It comes last: a folder that has one is finished.
-    circuit_tracer::describe(folder, &model.config.name, HOOKS)?;
+    circuit_tracer::describe(folder, source.model_name(), HOOKS)?;
     done.sort_by_key(|t| t.layer);
     Ok(TrainedSet { layers: done, positions, harvested, trained: started.elapsed().saturating_sub(harvested) })
 }
@@ -158,6 +241,7 @@ pub fn train_set(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::train::harvest_file;
 
     #[test]
     fn layers_are_named() {
@@ -194,7 +278,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let train = |folder: &Path, progress: &Progress| {
-            train_set(&model, &recipe, Layers::All, folder, 1 << 30, progress, &mut |_, _| {})
+            train_set(&Source::Text(&model, 1 << 30), &recipe, Layers::All, folder, progress, &mut |_, _| {})
         };
         let n = model.config.n_layers;
         let whole = train(&dir.path().join("whole"), &Progress::new()).unwrap();
@@ -218,5 +302,19 @@ mod tests {
             all["W_dec"].to_vec2().unwrap()
         };
         assert_eq!(decoder(&again), decoder(&dir.path().join("whole")));
+        // From a harvest in shards the same set is trained, bit for bit.
+        let parts: Vec<PathBuf> = (0..3).map(|i| dir.path().join(format!("part-{i}"))).collect();
+        for (i, part) in parts.iter().enumerate() {
+            harvest_set(&model, &recipe, Layers::All, (i, 3), part, &Progress::new()).unwrap();
+        }
+        let (merged, sharded) = (dir.path().join("merged"), dir.path().join("sharded"));
+        harvest_file::merge(&parts, &merged).unwrap();
+        let file = Captured::open(&merged).unwrap();
+        let source = Source::File(&file, "text");
+        train_set(&source, &recipe, Layers::All, &sharded, &Progress::new(), &mut |_, _| {}).unwrap();
+        for layer in 0..n {
+            let read = |folder: &Path| crate::files::read(&circuit_tracer::layer_file(folder, layer), 1 << 30).unwrap();
+            assert_eq!(read(&sharded), read(&dir.path().join("whole")), "layer {layer}");
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! A feature graph as a file that Neuronpedia, circuit-tracer's viewer and this program open, and as plain matrices.
 
-use std::collections::HashMap;
-
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
@@ -11,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::graph::file::{GraphFile, cantor};
 use crate::graph::{NodeKind, Pruned};
+use crate::model::safetensors_file::pack;
 
 /// Bytes of a matrix that is written in full, at most.
 const MOST: usize = 4 << 30;
@@ -131,9 +130,7 @@ impl FeatureGraph {
             ("features", places),
             ("activations", of(activations, &[m])?),
         ];
-        let note =
-            HashMap::from([("generator".to_owned(), concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned())]);
-        safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), Some(note))
-            .map_err(|e| Error::failed(format!("the graph cannot be packed: {e}")))
+        let note = [("generator", concat!("circuitscope ", env!("CARGO_PKG_VERSION")).to_owned())];
+        pack(tensors.iter().map(|(n, t)| (*n, t)), &note)
     }
 }

@@ -14,6 +14,7 @@ use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::files::write_atomic;
 use crate::model::hub::Hub;
+use crate::model::safetensors_file::pack;
 use crate::model::store::Store;
 use crate::progress::Progress;
 
@@ -253,10 +254,8 @@ pub fn save(d: &Dictionary, folder: &Path, layer: usize) -> Result<PathBuf> {
     if let Some(skip) = &d.skip {
         tensors.push(("W_skip", skip.t()?.contiguous()?));
     }
-    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), None)
-        .map_err(|e| Error::failed(format!("the dictionary cannot be packed: {e}")))?;
     let path = layer_file(folder, layer);
-    write_atomic(&path, &bytes)?;
+    write_atomic(&path, &pack(tensors.iter().map(|(n, t)| (*n, t)), &[])?)?;
     Ok(path)
 }
 

@@ -1,0 +1,290 @@
+//! `submit`: prints a ready job for a scheduler, which does a work over texts in shards and puts them together. It sends
+//! nothing.
+
+mod kubernetes;
+mod parallel;
+mod slurm;
+mod words;
+
+use std::path::Path;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::json;
+
+use self::words::Options;
+use super::{Cli, Command, ModelArgs, emit, emit_json};
+use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over};
+use crate::error::{Error, Result};
+use crate::features::text;
+use crate::model::Model;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    scheduler: Scheduler,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scheduler {
+    /// A script that sends a job array and, after it, the merge: `circuitscope submit slurm COMMAND… | sh`
+    Slurm(Slurm),
+    /// An Indexed Job and the merge: `circuitscope submit kubernetes … COMMAND… | kubectl apply -f -`
+    Kubernetes(Kubernetes),
+    /// A script that runs the shards on this machine, or on those that GNU parallel is told of, and the merge
+    Parallel(Parallel),
+}
+
+/// What all schedulers need to know.
+#[derive(clap::Args, Debug)]
+struct Common {
+    /// Shards of the work
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    shards: u32,
+    /// What the job is called (default: circuitscope and the command)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Cores of a shard
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    cpus: u32,
+    /// Gigabytes of memory of a shard (default: planned)
+    #[arg(long, value_name = "GB")]
+    memory: Option<f64>,
+    /// Minutes of a shard at most (default: planned)
+    #[arg(long, value_name = "N")]
+    minutes: Option<u32>,
+    /// The program where the job runs (default: this one; in a container: circuitscope)
+    #[arg(long, value_name = "PATH")]
+    program: Option<String>,
+    /// Print the job and what it was planned with as one JSON document
+    #[arg(long)]
+    json: bool,
+    /// The command, as it would be run here: one that takes --shard, with its --output
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Slurm {
+    /// Partition to send it to
+    #[arg(long, value_name = "NAME")]
+    partition: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args, Debug)]
+struct Kubernetes {
+    /// Container image that holds the program
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
+    /// Claim of a volume that all shards can write; it holds the command's files
+    #[arg(long, value_name = "NAME")]
+    claim: String,
+    /// Where the volume lies in the container, and the command is run
+    #[arg(long, default_value = "/work", value_name = "PATH")]
+    mount: String,
+    /// Namespace of the jobs
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args, Debug)]
+struct Parallel {
+    /// Shards that run at the same time (default: as many as have their cores)
+    #[arg(long, value_name = "N")]
+    jobs: Option<u32>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What a command that takes `--shard` goes over; each of them says it of itself.
+pub struct Work<'a> {
+    pub model: &'a ModelArgs,
+    pub amount: Amount<'a>,
+    pub what: WorkKind,
+}
+
+/// How much a work goes over.
+pub enum Amount<'a> {
+    /// Texts, at most so many tokens of them, in rows.
+    Text { specs: &'a [String], limit: Option<usize>, row: usize },
+    /// Pairs of prompts.
+    Pairs(usize),
+}
+
+/// What is done with it.
+pub enum WorkKind {
+    Over(OverText),
+    Pairs(Planned),
+}
+
+/// Bytes of a token, about, in most languages' text.
+const BYTES: u64 = 4;
+/// Tokens of a prompt of a set, about.
+const PROMPT: usize = 32;
+/// What is planned is guessed, so that a job is given more: of time, and of memory.
+const TIME: f64 = 3.0;
+const MEMORY: f64 = 1.25;
+/// Minutes that a job is given at least: the model has to be read.
+const LEAST_MINUTES: u32 = 10;
+/// Bytes that a job is given at least.
+const LEAST_MEMORY: f64 = 1e9;
+
+/// A work in shards, ready to be written for a scheduler.
+struct Plan {
+    name: String,
+    /// The command of every shard, but for the last words, which differ.
+    shard: Vec<String>,
+    /// The folder of the shards' files.
+    folder: String,
+    shards: u32,
+    /// What is run after the last shard, in this order.
+    after: Vec<Vec<String>>,
+    cpus: u32,
+    megabytes: u64,
+    minutes: u32,
+    /// Memory and time in words, and where they come from.
+    note: String,
+}
+
+impl Plan {
+    fn files(&self) -> Vec<String> {
+        (0..self.shards).map(|i| format!("{}/{i}", self.folder)).collect()
+    }
+}
+
+pub fn execute(args: &Arguments) -> Result<()> {
+    let own = || std::env::current_exe().ok().map(|p| p.display().to_string());
+    let (job, plan, json) = match &args.scheduler {
+        Scheduler::Slurm(a) => {
+            let plan = plan(&a.common, own())?;
+            (slurm::job(&plan, a.partition.as_deref())?, plan, a.common.json)
+        }
+        Scheduler::Kubernetes(a) => {
+            let plan = plan(&a.common, None)?;
+            (kubernetes::job(&plan, a), plan, a.common.json)
+        }
+        Scheduler::Parallel(a) => {
+            let plan = plan(&a.common, own())?;
+            (parallel::job(&plan, a.jobs), plan, a.common.json)
+        }
+    };
+    if json {
+        return emit_json(json!({
+            "model": null, "job": job, "shards": plan.shards, "megabytes": plan.megabytes, "minutes": plan.minutes,
+            "files": plan.files(), "after": plan.after, "seconds": 0.0, "load_seconds": 0.0,
+        }));
+    }
+    emit(job.trim_end())
+}
+
+fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
+    let words = &args.command;
+    let parsed = Cli::try_parse_from(std::iter::once("circuitscope").chain(words.iter().map(String::as_str)));
+    let parsed = parsed.map_err(|e| {
+        let text = e.to_string();
+        let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        Error::request(format!("the command is wrong: {}", first.split_whitespace().collect::<Vec<_>>().join(" ")))
+    })?;
+    let whole = Cli::command();
+    let (options, leaf) = Options::of(&whole, words);
+    let work = parsed.command.as_ref().and_then(work);
+    let (Some(work), true) = (work, options.knows("shard")) else {
+        return Err(Error::request(format!(
+            "`{leaf}` does no work over texts or a prompt set here, so that it has no shards; those that take --shard have"
+        )));
+    };
+    if options.value(words, "shard").is_some() {
+        return Err(Error::request("leave --shard out: each job has its own"));
+    }
+    let subjects = ["dictionary", "neurons", "direction"].map(|id| options.values(words, id).len());
+    if subjects.iter().sum::<usize>() > 1 {
+        return Err(Error::request("a job indexes one dictionary, layer of neurons or direction; send one for each"));
+    }
+    let Some(output) = options.value(words, "output") else {
+        return Err(Error::request("the command writes no file that shards could be merged into; add --output"));
+    };
+    let program = args.program.clone().or(program).unwrap_or_else(|| "circuitscope".to_owned());
+    let command = |words: Vec<String>| std::iter::once(program.clone()).chain(words).collect::<Vec<_>>();
+    let folder = format!("{output}.shards");
+    let shard = command(options.without(words, &["output", "json"]));
+    let mut after = Vec::new();
+    let merge = |to: &str| {
+        let files = (0..args.shards).map(|i| format!("{folder}/{i}"));
+        command(["merge".to_owned(), "-o".to_owned(), to.to_owned()].into_iter().chain(files).collect())
+    };
+    // A shard of a training is a harvest, on which all is trained then.
+    if options.knows("activations") {
+        let harvest = format!("{folder}/all");
+        after.push(merge(&harvest));
+        let text = ["text", "context", "tokens", "bos", "include_first", "memory", "json"];
+        let mut train = options.without(words, &text);
+        train.extend(["--activations".to_owned(), harvest]);
+        after.push(command(train));
+    } else {
+        after.push(merge(&output));
+    }
+    let cost = needed(&work)?;
+    let minutes = (TIME * cost.seconds / 60.0 / f64::from(args.shards)).ceil().min(1e6) as u32 + LEAST_MINUTES;
+    let bytes = args.memory.map_or((cost.bytes() as f64 * MEMORY).max(LEAST_MEMORY), |gb| gb.max(0.1) * 1e9);
+    let megabytes = (bytes / (1 << 20) as f64).ceil() as u64;
+    Ok(Plan {
+        name: args.name.clone().unwrap_or_else(|| format!("circuitscope {leaf}")),
+        note: format!(
+            "The plan: {:.1} GB of memory, and {:.0} s on this machine for all {} shards together; a job gets {TIME} times \
+             its share of that and {LEAST_MINUTES} minutes.",
+            cost.bytes() as f64 / 1e9,
+            cost.seconds,
+            args.shards
+        ),
+        shard,
+        folder,
+        shards: args.shards,
+        after,
+        cpus: args.cpus,
+        megabytes,
+        minutes: args.minutes.unwrap_or(minutes),
+    })
+}
+
+fn work(command: &Command) -> Option<Work<'_>> {
+    match command {
+        Command::Features(a) => a.work(),
+        Command::Heads(a) => a.work(),
+        Command::Jlens(a) => a.work(),
+        Command::Patch(a) => a.work(),
+        Command::Attribute(a) => a.work(),
+        _ => None,
+    }
+}
+
+/// What the whole work needs.
+fn needed(work: &Work<'_>) -> Result<Cost> {
+    let model = Model::outline(&work.model.spec()?, work.model.weights)?;
+    Ok(match (&work.amount, &work.what) {
+        (Amount::Text { specs, limit, row }, WorkKind::Over(what)) => {
+            let tokens = (text::bytes(specs) / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
+            cost_over(&model, tokens as usize, *row, *what)
+        }
+        (Amount::Pairs(n), WorkKind::Pairs(what)) => {
+            let one = cost(&model, PROMPT, *what);
+            Cost { seconds: one.seconds * *n as f64, ..one }
+        }
+        _ => return Err(Error::failed("a work over texts was planned as one over pairs")),
+    })
+}
+
+/// Bytes of a file, or of the files of a folder; 64 MB for what goes by another name.
+pub fn dictionary_bytes(spec: &str) -> usize {
+    const OTHERS: u64 = 64 << 20;
+    let path = Path::new(spec);
+    let of = |p: &Path| std::fs::metadata(p).map_or(0, |m| m.len());
+    let bytes = if path.is_dir() {
+        std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| of(&e.path())).sum()
+    } else {
+        of(path)
+    };
+    (if bytes == 0 { OTHERS } else { bytes }) as usize
+}

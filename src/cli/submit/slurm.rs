@@ -1,0 +1,51 @@
+//! A job array for Slurm, and the merge behind it.
+
+use super::Plan;
+use crate::error::{Error, Result};
+use crate::shell::{line, word};
+
+/// Ends a batch script in the printed one.
+const END: &str = "END_OF_BATCH";
+
+/// A script that sends the jobs. What is in a batch script is read by no other shell before, so that it is quoted once.
+pub fn job(plan: &Plan, partition: Option<&str>) -> Result<String> {
+    let Plan { name, folder, shards, cpus, megabytes, minutes, note, .. } = plan;
+    let common = |name: &str| {
+        let partition = partition.map_or(String::new(), |p| format!(" --partition={}", word(p)));
+        format!("--parsable --job-name={}{partition} --requeue --cpus-per-task={cpus} --mem={megabytes}M", word(name))
+    };
+    // A shard writes what it has when a signal comes, a minute before its time is over.
+    let mut out = format!(
+        "#!/bin/sh\n# {note}\n# A shard that was stopped goes on when it is sent again; `scontrol requeue JOB_TASK` does so too.\n\
+         set -eu\nmkdir -p {folder}\n\
+         job=$(sbatch {} --array=0-{} --time={minutes} --signal=B:TERM@60 --open-mode=append --output={folder}/%a.log <<'{END}'\n\
+         #!/bin/sh\nexec {} --shard \"$SLURM_ARRAY_TASK_ID/{shards}\" -o {folder}/\"$SLURM_ARRAY_TASK_ID\"\n{END}\n)\n",
+        common(name),
+        shards - 1,
+        line(&plan.shard),
+        folder = word(folder),
+    );
+    let mut last = String::new();
+    for (i, step) in plan.after.iter().enumerate() {
+        last = format!("after{}", i + 1);
+        let before = if i == 0 { "${job%%;*}".to_owned() } else { format!("${{after{i}%%;*}}") };
+        out.push_str(&format!(
+            "{last}=$(sbatch {} --dependency=afterok:\"{before}\" --kill-on-invalid-dep=yes --time={} \
+             --open-mode=append --output={}/after{}.log <<'{END}'\n#!/bin/sh\nexec {}\n{END}\n)\n",
+            common(&format!("{name} {}", i + 1)),
+            super::LEAST_MINUTES.max(*minutes),
+            word(folder),
+            i + 1,
+            line(step),
+        ));
+    }
+    out.push_str(&format!("echo \"sent: shards $job, then ${last}\"\n"));
+    let spoilt = plan.shard.iter().chain(plan.after.iter().flatten()).any(|w| w.lines().any(|l| l == END));
+    // Slurm puts names of its own in the place of these.
+    if spoilt || folder.contains('%') {
+        return Err(Error::request(format!(
+            "a line {END} or a percent sign in --output cannot be sent; name it otherwise"
+        )));
+    }
+    Ok(out)
+}

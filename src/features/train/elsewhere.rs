@@ -1,0 +1,293 @@
+//! Activations in files: harvested here, or captured by other programs. Read are
+//!
+//! - safetensors with tensors by TransformerLens' names of sites, [.., pos, width] (a head's numbers may be an axis of their
+//!   own, as `hook_z` has it), as `circuitscope run --capture`, nnsight and TransformerLens scripts write them; or with one
+//!   tensor [n, width] of whatever name;
+//! - the folder that SAELens' `CacheActivationsRunner` writes: a Hugging Face dataset in Arrow files with a column
+//!   [context, d_in] by its hook's name.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float16Type, Float32Type, Float64Type};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_ipc::reader::StreamReader;
+use arrow_schema::DataType;
+use candle_core::Device;
+use serde_json::Value;
+
+use super::activations::Table;
+use super::harvest_file;
+use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
+use crate::files::{SMALL, read_text, scratch_file, scratch_folder};
+use crate::guard::guarded;
+use crate::model::dequantize::Stored;
+use crate::model::safetensors_file::{self, Index};
+use crate::model::store::Store;
+use crate::progress::Progress;
+use crate::shard::whole;
+
+const FORMAT: &str = "a file of activations";
+/// What a Hugging Face dataset on the disk says of its files.
+const STATE: &str = "state.json";
+/// A column of token ids, beside the activations.
+const TOKENS: &str = "token_ids";
+
+/// Activations of one or more places.
+pub struct Captured {
+    path: PathBuf,
+    /// Whose they are, where that is known.
+    pub model: Option<String>,
+    held: Held,
+}
+
+enum Held {
+    Tensors(Index),
+    /// The columns of a dataset, and its files.
+    Columns(Vec<String>, Vec<PathBuf>),
+}
+
+impl Captured {
+    /// Looks what a file or folder holds.
+    ///
+    /// # Errors
+    /// It holds no activations, or a part of a harvest.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return dataset(path);
+        }
+        let index = safetensors_file::index(&[path.to_owned()])?;
+        let about = harvest_file::about(path).ok();
+        if let Some(about) = &about {
+            whole(path, about)?;
+        }
+        Ok(Self { path: path.to_owned(), model: about.map(|a| a.model), held: Held::Tensors(index) })
+    }
+
+    fn malformed(&self, what: impl Into<String>) -> Error {
+        Error::Malformed { path: self.path.clone(), format: FORMAT, what: what.into() }
+    }
+
+    fn names(&self) -> Vec<&String> {
+        match &self.held {
+            Held::Tensors(index) => index.entries.keys().collect(),
+            Held::Columns(names, _) => names.iter().collect(),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The places by whose names something is in it.
+    pub fn places(&self) -> Vec<Place> {
+        self.names().into_iter().filter_map(|name| Place::parse(name).ok()).collect()
+    }
+
+    /// The activations of a place. What has no site's name is any place's if it is alone.
+    ///
+    /// # Errors
+    /// It is not in it, or is of another shape.
+    pub fn table(&self, place: Place) -> Result<Table> {
+        let names = self.names();
+        let named = names.iter().find(|name| Place::parse(name).is_ok_and(|p| p == place));
+        let name = match (named, &names[..]) {
+            (Some(name), _) => *name,
+            (None, [only]) if Place::parse(only).is_err() => *only,
+            _ => {
+                let there: Vec<&str> = names.iter().map(|n| n.as_str()).take(4).collect();
+                let more = names.len().saturating_sub(there.len());
+                let more = if more > 0 { format!(" and {more} others") } else { String::new() };
+                return Err(Error::request(format!(
+                    "{} holds nothing at {place}; there are {}{more}",
+                    self.path.display(),
+                    there.join(", ")
+                )));
+            }
+        };
+        self.named(name, place)
+    }
+
+    /// What a dictionary reads here: the only activations that there are, or else those of its place.
+    ///
+    /// # Errors
+    /// There are several, and none is of the place, or no place is known.
+    pub fn only(&self, place: Option<Place>) -> Result<Table> {
+        match (&self.names()[..], place) {
+            ([name], _) => {
+                let place = Place::parse(name).ok().or(place);
+                self.named(name, place.unwrap_or_else(|| Place::mlp_input(0)))
+            }
+            (_, Some(place)) => self.table(place),
+            (names, None) => Err(Error::request(format!(
+                "{} holds {} sites, and the dictionary does not say which it reads; name it with --site",
+                self.path.display(),
+                names.len()
+            ))),
+        }
+    }
+
+    fn named(&self, name: &str, place: Place) -> Result<Table> {
+        match &self.held {
+            Held::Tensors(index) => self.tensor(index, name, place),
+            Held::Columns(_, files) => self.column(files, name),
+        }
+    }
+
+    fn tensor(&self, index: &Index, name: &str, place: Place) -> Result<Table> {
+        let entry = index.entries.get(name).ok_or_else(|| self.malformed(format!("it has no tensor `{name}`")))?;
+        let shape = &entry.shape;
+        // What stands behind the position is one vector; a matrix is taken as [n, width] whatever the site.
+        let inner = if shape.len() == 2 { 1 } else { place.site.kind.axes().len().saturating_sub(1).max(1) };
+        let (outer, inner) = shape.split_at(shape.len().saturating_sub(inner));
+        let (n, d) = (outer.iter().product::<usize>(), inner.iter().product::<usize>());
+        if n == 0 || d == 0 || outer.is_empty() || inner.is_empty() {
+            return Err(self.malformed(format!("tensor `{name}` of shape {shape:?} holds no vector at each position")));
+        }
+        let file = index.files.first().ok_or_else(|| self.malformed("it cannot be opened"))?;
+        let file = file.try_clone().map_err(|e| Error::read(&self.path, e))?;
+        if matches!(entry.stored, Stored::F32) {
+            return Ok(Table::File { d, rows: n, file, offset: entry.offset, path: self.path.clone() });
+        }
+        let mut entry = entry.clone();
+        entry.shape = vec![n, d];
+        let entries = std::iter::once((name.to_owned(), entry)).collect();
+        let store = Store::new(&self.path, vec![file], entries, Device::Cpu, &Progress::new());
+        Ok(Table::Memory { d, values: store.matrix(name, n, d)?.flatten_all()?.to_vec1()? })
+    }
+
+    /// A column of all files, one behind the other, in a file without a name.
+    fn column(&self, files: &[PathBuf], name: &str) -> Result<Table> {
+        let failed = |e| Error::write(scratch_folder(), e);
+        let (mut out, mut width, mut rows) = (BufWriter::with_capacity(1 << 20, scratch_file()?), 0, 0);
+        for path in files {
+            let malformed = |what: String| Error::Malformed { path: path.clone(), format: FORMAT, what };
+            let (file, size) = sized(path)?;
+            let column = name.to_owned();
+            let read = guarded(size, move || vectors(file, &column));
+            let found = read.unwrap_or_else(|fault| Err(fault.to_string())).map_err(malformed)?;
+            for (d, values) in found {
+                if d == 0 || (width != 0 && d != width) {
+                    return Err(malformed(format!("column `{name}` holds vectors of {d} numbers and of {width}")));
+                }
+                width = d;
+                rows += values.len() / d;
+                out.write_all(bytemuck::cast_slice(&values)).map_err(failed)?;
+            }
+        }
+        if rows == 0 {
+            return Err(self.malformed(format!("column `{name}` is empty")));
+        }
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        Ok(Table::File { d: width, rows, file, offset: 0, path: self.path.clone() })
+    }
+}
+
+fn sized(path: &Path) -> Result<(File, usize)> {
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let size = file.metadata().map_or(0, |m| m.len() as usize);
+    Ok((file, size))
+}
+
+/// A Hugging Face dataset on the disk.
+fn dataset(folder: &Path) -> Result<Captured> {
+    let state = folder.join(STATE);
+    let malformed = |what: String| Error::Malformed { path: folder.to_owned(), format: FORMAT, what };
+    if !state.is_file() {
+        return Err(malformed(format!("it has no {STATE}, which SAELens' cached activations have")));
+    }
+    let state: Value =
+        serde_json::from_str(&read_text(&state, SMALL)?).map_err(|e| malformed(format!("{STATE}: {e}")))?;
+    let names = state["_data_files"].as_array().map(|list| list.iter().map(|f| f["filename"].as_str()));
+    let names: Option<Vec<&str>> = names.and_then(Iterator::collect);
+    // A path could lead out of the folder.
+    let plain = |n: &&str| Path::new(n).file_name().is_some_and(|f| f == *n);
+    let Some(names) = names.filter(|names| !names.is_empty() && names.iter().all(plain)) else {
+        return Err(malformed(format!("{STATE} names no files in `_data_files`")));
+    };
+    let files: Vec<PathBuf> = names.iter().map(|n| folder.join(n)).collect();
+    let first = &files[0];
+    let (file, size) = sized(first)?;
+    let columns = guarded(size, move || {
+        let reader = StreamReader::try_new(BufReader::new(file), None).ok()?;
+        let is_matrix = |t: &DataType| matches!(inner(t), Some(t) if inner(t).is_some());
+        let schema = reader.schema();
+        let columns = schema.fields().iter().filter(|f| f.name() != TOKENS && is_matrix(f.data_type()));
+        Some(columns.map(|f| f.name().clone()).collect::<Vec<_>>())
+    });
+    let columns = columns.ok().flatten().unwrap_or_default();
+    if columns.is_empty() {
+        let what = "it has no column of activations [context, d_in]".to_owned();
+        return Err(Error::Malformed { path: first.clone(), format: FORMAT, what });
+    }
+    Ok(Captured { path: folder.to_owned(), model: None, held: Held::Columns(columns, files) })
+}
+
+/// What a list holds.
+fn inner(list: &DataType) -> Option<&DataType> {
+    match list {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(item.data_type()),
+        _ => None,
+    }
+}
+
+/// The values of lists, all of them, and the length of each list, if all have the same.
+fn unlisted(column: &ArrayRef) -> std::result::Result<(usize, ArrayRef), String> {
+    let same = |mut lengths: Box<dyn Iterator<Item = usize>>| -> std::result::Result<usize, String> {
+        let first = lengths.next().unwrap_or(0);
+        if lengths.all(|n| n == first) { Ok(first) } else { Err("its vectors differ in length".to_owned()) }
+    };
+    if column.null_count() > 0 {
+        return Err("a vector is absent".to_owned());
+    }
+    match column.data_type() {
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            let bounds = list.value_offsets().to_vec();
+            let (from, to) = (bounds.first().copied().unwrap_or(0), bounds.last().copied().unwrap_or(0));
+            let lengths = bounds.windows(2).map(|w| (w[1] - w[0]) as usize).collect::<Vec<_>>();
+            Ok((same(Box::new(lengths.into_iter()))?, list.values().slice(from as usize, (to - from) as usize)))
+        }
+        DataType::LargeList(_) => {
+            let list = column.as_list::<i64>();
+            let bounds = list.value_offsets().to_vec();
+            let (from, to) = (bounds.first().copied().unwrap_or(0), bounds.last().copied().unwrap_or(0));
+            let lengths = bounds.windows(2).map(|w| (w[1] - w[0]) as usize).collect::<Vec<_>>();
+            Ok((same(Box::new(lengths.into_iter()))?, list.values().slice(from as usize, (to - from) as usize)))
+        }
+        DataType::FixedSizeList(_, n) => {
+            let list = column.as_fixed_size_list();
+            let n = usize::try_from(*n).unwrap_or(0);
+            Ok((n, list.values().slice(list.offset() * n, list.len() * n)))
+        }
+        _ => Err("it is no list of vectors".to_owned()),
+    }
+}
+
+fn numbers(values: &ArrayRef) -> std::result::Result<Vec<f32>, String> {
+    if values.null_count() > 0 {
+        return Err("a number is absent".to_owned());
+    }
+    match values.data_type() {
+        DataType::Float32 => Ok(values.as_primitive::<Float32Type>().values().to_vec()),
+        DataType::Float16 => Ok(values.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()).collect()),
+        DataType::Float64 => Ok(values.as_primitive::<Float64Type>().values().iter().map(|v| *v as f32).collect()),
+        other => Err(format!("its numbers are stored as {other}; give float32, float16 or float64")),
+    }
+}
+
+/// By batch, the length of a column's vectors and their numbers one behind the other.
+fn vectors(file: File, name: &str) -> std::result::Result<Vec<(usize, Vec<f32>)>, String> {
+    let cut = |_| "it is no complete Arrow file".to_owned();
+    let reader = StreamReader::try_new(BufReader::new(file), None).map_err(cut)?;
+    let one = |batch: RecordBatch| -> std::result::Result<(usize, Vec<f32>), String> {
+        let column = batch.column_by_name(name).ok_or_else(|| format!("it has no column `{name}`"))?;
+        let (_, rows) = unlisted(column)?;
+        let (d, values) = unlisted(&rows)?;
+        Ok((d, numbers(&values)?))
+    };
+    reader.map(|batch| one(batch.map_err(cut)?)).filter(|found| !matches!(found, Ok((_, v)) if v.is_empty())).collect()
+}
