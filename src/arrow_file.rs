@@ -164,7 +164,7 @@ fn begin(path: &Path, kind: &Kind) -> Result<(String, StreamReader<BufReader<Fil
     let message = message.map_or(BEGINNING, |zeros| (MAGIC.len() + zeros) as u64);
     file.seek(std::io::SeekFrom::Start(message)).map_err(|e| Error::read(path, e))?;
     // The reader trusts what the file says.
-    let reader = guarded(size, || StreamReader::try_new(BufReader::new(file), None)).ok().and_then(|r| r.ok());
+    let reader = guarded(size, || StreamReader::try_new(BufReader::new(file), None)).ok().and_then(std::result::Result::ok);
     let reader = reader.ok_or_else(|| kind.malformed(path, "it is no complete Arrow file"))?;
     let about = reader.schema().metadata().get(kind.metadata).cloned();
     let about = about.ok_or_else(|| kind.malformed(path, "it does not say what was scanned"))?;
@@ -175,7 +175,7 @@ fn begin(path: &Path, kind: &Kind) -> Result<(String, StreamReader<BufReader<Fil
 fn check(path: &Path, kind: &Kind) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
     let size = file.metadata().map_or(0, |m| m.len() as usize);
-    let footer = guarded(size, || FileReader::try_new(file, None)).ok().and_then(|r| r.ok());
+    let footer = guarded(size, || FileReader::try_new(file, None)).ok().and_then(std::result::Result::ok);
     let footer = footer.ok_or_else(|| kind.malformed(path, "it is no complete Arrow file"))?;
     let Some(said) = footer.custom_metadata().get(CHECKSUM) else {
         return Err(

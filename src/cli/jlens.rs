@@ -219,7 +219,7 @@ fn execute_fit(args: &Fit) -> Result<()> {
 }
 
 /// What a document says of a lens.
-pub(super) fn fields(lens: &JacobianLens, output: &std::path::Path) -> Value {
+pub(super) fn fields(lens: &JacobianLens, output: &Path) -> Value {
     let layers: Vec<usize> = lens.layers.keys().copied().collect();
     let agreement: Vec<Option<f32>> = layers.iter().map(|l| lens.about.agreement.get(l).copied()).collect();
     let frobenius: Vec<Option<f32>> = lens.layers.values().map(norm).collect();

@@ -9,8 +9,10 @@ use super::{emit, emit_json, jlens, over_set};
 use crate::arrow_file;
 use crate::circuit::pair_values::{self, PairValues};
 use crate::error::{Error, Result};
+use crate::features::scan::index::Index;
 use crate::features::scan::index_file;
 use crate::features::train::harvest_file;
+use crate::heads::index::HeadIndex;
 use crate::heads::index_file as head_pages;
 use crate::lenses::sums::Sums;
 use crate::shard::{About, in_order};
@@ -57,7 +59,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
 pub fn merge(parts: &[PathBuf], output: &Path, partial: bool, json: bool) -> Result<()> {
     let first = parts.first().ok_or_else(|| Error::request("name the shards to merge"))?;
     let started = Instant::now();
-    let works: [(fn(&Path) -> bool, Work); 5] = [
+    let works: [(IsOne, Work); 5] = [
         (|path| arrow_file::is_one(path, &index_file::KIND), features),
         (|path| arrow_file::is_one(path, &head_pages::KIND), heads),
         (|path| Sums::about(path).is_ok(), fit),
@@ -90,6 +92,7 @@ pub fn merge(parts: &[PathBuf], output: &Path, partial: bool, json: bool) -> Res
     emit(&format!("{} in {}{left}", merged.line, output.display()))
 }
 
+type IsOne = fn(&Path) -> bool;
 type Work = fn(&[PathBuf], &Path, bool) -> Result<Merged>;
 
 /// The files in their order, after what each says of itself was compared.
@@ -113,7 +116,7 @@ fn put_together<T>(
 
 fn features(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
     let parts = ordered(parts, partial, index_file::about)?;
-    let whole = put_together(&parts, index_file::open, |a, b| a.absorb(b))?;
+    let whole = put_together(&parts, index_file::open, Index::absorb)?;
     index_file::save(&whole, output)?;
     let a = &whole.about;
     let fields = json!({"about": a, "features": whole.entries.len()});
@@ -122,7 +125,7 @@ fn features(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
 
 fn heads(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
     let parts = ordered(parts, partial, head_pages::about)?;
-    let whole = put_together(&parts, head_pages::open, |a, b| a.absorb(b))?;
+    let whole = put_together(&parts, head_pages::open, HeadIndex::absorb)?;
     head_pages::save(&whole, output)?;
     let a = &whole.about;
     Ok(Merged::new(&a.model, a, json!({"about": a}), format!("{} queries", a.queries)))
@@ -136,7 +139,7 @@ fn harvest(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
 
 fn pairs(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
     let parts = ordered(parts, partial, pair_values::about)?;
-    let whole = put_together(&parts, PairValues::open, |a, b| a.absorb(b))?;
+    let whole = put_together(&parts, PairValues::open, PairValues::absorb)?;
     whole.save(output)?;
     let a = &whole.about;
     Ok(Merged::new(&a.model, a, over_set::fields(&whole)?, over_set::line(&whole)))

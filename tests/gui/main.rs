@@ -14,6 +14,7 @@ mod lessons;
 mod model;
 mod session;
 mod shell;
+mod soak;
 mod superposition;
 mod talk;
 mod training;

@@ -291,3 +291,76 @@ fn vectors(file: File, name: &str) -> std::result::Result<Vec<(usize, Vec<f32>)>
     };
     reader.map(|batch| one(batch.map_err(cut)?)).filter(|found| !matches!(found, Ok((_, v)) if v.is_empty())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/activations").join(name)
+    }
+
+    /// As `tests/activations/make.py` has them: row + pos/4 + i/16.
+    fn expected(rows: usize) -> Vec<f32> {
+        let all = (0..rows).flat_map(|r| (0..3).flat_map(move |p| (0..4).map(move |i| (r, p, i))));
+        all.map(|(r, p, i)| r as f32 + p as f32 / 4.0 + i as f32 / 16.0).collect()
+    }
+
+    fn values(table: &Table) -> Vec<f32> {
+        table.take(&(0..table.rows()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn what_others_captured_is_read() {
+        let place = |name: &str| Place::parse(name).unwrap();
+        let file = Captured::open(&fixture("sae-lens")).unwrap();
+        assert_eq!((file.places(), file.model.as_deref()), (vec![place("blocks.1.hook_mlp_out")], None));
+        let table = file.table(place("blocks.1.hook_mlp_out")).unwrap();
+        assert_eq!((table.rows(), table.width(), values(&table)), (15, 4, expected(5)));
+        assert_eq!(values(&file.only(None).unwrap()), expected(5));
+        let file = Captured::open(&fixture("transformer-lens.safetensors")).unwrap();
+        // Of halves, and with an axis of heads.
+        for (name, width) in [("blocks.0.hook_resid_pre", 4), ("blocks.0.attn.hook_z", 4)] {
+            let table = file.table(place(name)).unwrap();
+            assert_eq!((table.rows(), table.width(), values(&table)), (6, width, expected(2)), "{name}");
+        }
+        let error = file.table(place("blocks.1.hook_resid_pre")).map(drop).unwrap_err().to_string();
+        assert!(
+            error.contains("nothing at blocks.1.hook_resid_pre") && error.contains("blocks.0.attn.hook_z"),
+            "{error}"
+        );
+        assert!(file.only(None).map(drop).unwrap_err().to_string().contains("--site"));
+    }
+
+    #[test]
+    fn what_is_damaged_is_one_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| crate::files::write_atomic(&dir.path().join(name), bytes).unwrap();
+        let error = || {
+            let opened = Captured::open(dir.path());
+            let read = opened.and_then(|f| f.only(None));
+            read.map(drop).unwrap_err().to_string()
+        };
+        assert!(error().contains("no state.json"));
+        write(STATE, b"{}");
+        assert!(error().contains("names no files"));
+        write(STATE, br#"{"_data_files": [{"filename": "../a.arrow"}]}"#);
+        assert!(error().contains("names no files"));
+        write(STATE, br#"{"_data_files": [{"filename": "a.arrow"}]}"#);
+        assert!(error().contains("a.arrow"));
+        let whole = crate::files::read(&fixture("sae-lens/data-00000-of-00002.arrow"), 1 << 20).unwrap();
+        // Wherever it is cut or spoilt, there is a sentence or the numbers.
+        for end in (0..whole.len()).step_by(97) {
+            write("a.arrow", &whole[..end]);
+            if let Err(e) = Captured::open(dir.path()).and_then(|f| f.only(None)) {
+                assert!(e.to_string().len() <= 280);
+            }
+            let mut bytes = whole.clone();
+            bytes[end] ^= 0x55;
+            write("a.arrow", &bytes);
+            if let Err(e) = Captured::open(dir.path()).and_then(|f| f.only(None)) {
+                assert!(e.to_string().len() <= 280);
+            }
+        }
+    }
+}
