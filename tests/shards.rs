@@ -188,6 +188,21 @@ fn prompt_sets_in_shards_are_one_run() {
         }
         assert!((first.as_f64().unwrap() - mean).abs() < 1e-5, "{command:?}");
     }
+    // A circuit by scores of a set is that of the search which scores the set itself.
+    let place = Place::new();
+    let set = ["-m", "induction", "--set", "induction", "--pairs", "4"];
+    let scores = place.at("scores");
+    json(&[&["attribute", "--method", "eap-ig", "-o", &scores][..], &set].concat());
+    let find = [&["circuit", "find", "--edges", "20"][..], &set].concat();
+    let (own, by) = (json(&find), json(&[&find[..], &["--scores", &scores]].concat()));
+    let names = |doc: &Value| -> Vec<String> {
+        doc["edges"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((names(&by), names(&by).is_empty()), (names(&own), false));
+    assert_eq!(by["faithfulness"], own["faithfulness"]);
+    assert!(by["method"].as_str().unwrap().contains("by scores over 4 pairs of induction"), "{}", by["method"]);
+    let error = sentence(&[&find[..], &["--metric", "logit", "--scores", &scores]].concat(), 2);
+    assert!(error.contains("name the same --metric"), "{error}");
     let error =
         sentence(&["patch", "-m", "induction", "--site", "z", "--clean", "a", "--corrupt", "b", "--shard", "0/2"], 2);
     assert!(error.contains("--set NAME"), "{error}");

@@ -157,6 +157,18 @@ impl EdgeScores {
         Ok(sum)
     }
 
+    /// Scores that stand one behind the other, receiver by receiver; nothing where there are more or fewer than edges.
+    pub fn of_flat(wiring: Wiring, flat: &[f32], steps: usize, metric: Metric) -> Option<Self> {
+        let mut left = flat;
+        let mut values = Vec::with_capacity(wiring.n_receivers());
+        for receiver in 0..wiring.n_receivers() {
+            let (row, rest) = left.split_at_checked(wiring.reads(receiver))?;
+            values.push(row.to_vec());
+            left = rest;
+        }
+        left.is_empty().then_some(Self { wiring, values, steps, metric, seconds: 0.0 })
+    }
+
     pub fn get(&self, edge: Edge) -> f32 {
         self.values[edge.receiver][edge.sender]
     }

@@ -107,9 +107,29 @@ pub fn search(
     progress: &Progress,
     on_step: &mut dyn FnMut(&Step),
 ) -> Result<FoundCircuit> {
+    search_by(None, prompts, settings, progress, on_step)
+}
+
+/// As [`search`], by scores that are known already.
+///
+/// # Errors
+/// As there; ACDC, which has no scores.
+pub fn search_by(
+    known: Option<Arc<EdgeScores>>,
+    prompts: &[AnsweredPair],
+    settings: SearchSettings,
+    progress: &Progress,
+    on_step: &mut dyn FnMut(&Step),
+) -> Result<FoundCircuit> {
     let started = Instant::now();
+    if known.is_some() && matches!(settings.search, Search::Acdc { .. }) {
+        return Err(Error::request("acdc measures every edge and takes no scores; leave --scores out"));
+    }
     let trials = trials(prompts, settings.metric, settings.outside, progress)?;
-    let scored = |path| Ok::<_, Error>(Arc::new(mean_scores(&trials, path, progress)?));
+    let scored = |path| match &known {
+        Some(scores) => Ok::<_, Error>(scores.clone()),
+        None => Ok(Arc::new(mean_scores(&trials, path, progress)?)),
+    };
     let (edges, origin, scores) = match settings.search {
         Search::Scores { edges: 0, .. } => {
             return Err(Error::request("a circuit of no edges explains nothing; ask for at least one"));

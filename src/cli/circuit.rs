@@ -1,6 +1,6 @@
 //! `circuit`: finds circuits, and measures how good they are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,17 +15,19 @@ use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
 use crate::circuit::Wiring;
-use crate::circuit::eap::{Path, STEPS};
+use crate::circuit::eap::{EdgeScores, Path as Along, STEPS};
 use crate::circuit::file::{CircuitFile, MEASURED, PromptPair};
+use crate::circuit::pair_values::PairValues;
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
 use crate::circuit::quality::{CircuitOf, Comparison, Quality, metric_of_trial};
-use crate::circuit::search::{OUTSIDE, Search, SearchSettings, search};
+use crate::circuit::search::{OUTSIDE, Search, SearchSettings, search_by};
 use crate::circuit::trial::AnsweredPair;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::Question;
+use crate::shard::{hex, whole};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -94,6 +96,10 @@ struct FindArgs {
     /// Points of EAP-IG's path
     #[arg(long, default_value_t = STEPS, value_name = "M")]
     steps: usize,
+    /// Edge scores over a prompt set that `attribute --method eap|eap-ig --set` wrote, its shards merged: they rank the
+    /// edges, and the circuit is measured on the prompts named here
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
     /// Begin with more edges than wanted and measure exactly which can go
     #[arg(long, requires = "edges")]
     rescore: bool,
@@ -113,7 +119,7 @@ struct FindArgs {
 
 impl FindArgs {
     fn search(&self) -> Result<Search> {
-        let path = if self.method == Method::Eap { Path::Clean } else { Path::Integrated(self.steps) };
+        let path = if self.method == Method::Eap { Along::Clean } else { Along::Integrated(self.steps) };
         match (self.method, self.edges, self.threshold) {
             (Method::Acdc, Some(_), _) => {
                 Err(Error::request("acdc takes --threshold X; --edges and --rescore belong to eap and eap-ig"))
@@ -189,6 +195,39 @@ fn prompt(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
     })
 }
 
+/// Scores in a file, and what they are means over.
+fn known(
+    path: &Path,
+    model: &Model,
+    settings: SearchSettings,
+    pairs: &[AnsweredPair],
+) -> Result<(Arc<EdgeScores>, String)> {
+    let found = PairValues::open(path)?;
+    whole(path, &found.about)?;
+    let (a, name) = (&found.about, path.display());
+    if a.shard.model_hash != hex(model.fingerprint()?) {
+        return Err(Error::request(format!(
+            "{name} scores the edges of {}, and the model is {}; open that one",
+            a.model, model.config.name
+        )));
+    }
+    let metric = &a.measured["metric"];
+    if metric != settings.metric.name() {
+        return Err(Error::request(format!(
+            "{name} scores edges by {metric}, and the circuit is searched by {}; name the same --metric",
+            settings.metric.name()
+        )));
+    }
+    let first = pairs.first().ok_or_else(|| Error::request("there is no prompt to try circuits on"))?;
+    let metric = settings.metric.with(first.answer, first.wrong)?;
+    let steps = a.measured["steps"].as_u64().unwrap_or(0) as usize;
+    let scores = EdgeScores::of_flat(Wiring::new(&model.config), &found.means()?.values, steps, metric);
+    let scores = scores.ok_or_else(|| {
+        Error::request(format!("{name} holds no scores of edges; `attribute --method eap-ig --set` writes them"))
+    })?;
+    Ok((Arc::new(scores), format!("{} pairs of {}", found.ends.len(), a.set)))
+}
+
 fn find(args: &FindArgs) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let mut settings = SearchSettings { outside: args.outside, ..args.search()?.into() };
@@ -196,8 +235,12 @@ fn find(args: &FindArgs) -> Result<()> {
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
     let (prompts, pairs) = prompts(&args.set, &args.pair, &model, &progress)?;
-    let found = search(&pairs, settings, &progress, &mut |_| {})?;
+    let known = args.scores.as_deref().map(|path| known(path, &model, settings, &pairs)).transpose()?;
+    let found = search_by(known.as_ref().map(|k| k.0.clone()), &pairs, settings, &progress, &mut |_| {})?;
     let mut method = found.draft.origin.clone();
+    if let Some((_, of)) = known {
+        method = format!("{method}, by scores over {of}");
+    }
     if found.scores.is_none() {
         method += MEASURED;
     }
@@ -271,7 +314,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let (mut curve_json, mut curve_line) = (Value::Null, String::new());
     if let Some(c) = &tried.curve {
         curve_json = json!({
-            "ranking": Path::Integrated(STEPS).to_string(), "cpr": c.cpr, "cmd": c.cmd,
+            "ranking": Along::Integrated(STEPS).to_string(), "cpr": c.cpr, "cmd": c.cmd,
             "points": c.points.iter().map(|(share, n, f)| json!({"share": share, "edges": n, "faithfulness": f})).collect::<Vec<_>>(),
         });
         let points: Vec<String> = c.points.iter().map(|(s, _, f)| format!("{s} {f:.3}")).collect();
