@@ -78,7 +78,8 @@ fn scans_in_shards_are_the_scan() {
     json(&["merge", &place.at("part-1"), &place.at("some"), "-o", &place.at("all")]);
     same_index(&open("all"), &open("whole"));
     // Of other works, and of no work.
-    let other = [&command[..6], &["--tokens", "8000", "--shard", "1/3", "-o", &place.at("other")]].concat();
+    let at = place.at("other");
+    let other = [&command[..6], &["--tokens", "8000", "--shard", "1/3", "-o", &at]].concat();
     json(&other);
     let error = sentence(&["merge", &place.at("part-0"), &place.at("other"), "-o", &place.at("x")], 2);
     assert!(
@@ -136,19 +137,20 @@ fn trainings_on_harvested_shards_are_the_training() {
     json(&[&train[..], &text, &["-o", &place.at("whole")]].concat());
     let merged = place.in_shards(&[&train[..], &text].concat(), "harvest");
     assert_eq!(merged["about"]["places"][1], "blocks.0.hook_mlp_out");
-    let again = [&train[..], &["--activations", &place.at("harvest"), "-o", &place.at("set")]].concat();
+    let (harvest, set) = (place.at("harvest"), place.at("set"));
+    let (first, other) = (place.at("part-1"), place.at("other"));
+    let again = [&train[..], &["--activations", &harvest, "-o", &set]].concat();
     let doc = json(&again);
     assert_eq!((&doc["model"]["name"], &doc["positions"]), (&json!("text"), &merged["about"]["positions"]));
     for file in ["layer_0.safetensors", "layer_1.safetensors"] {
         let read = |set: &str| std::fs::read(Path::new(&place.at(set)).join(file)).unwrap();
         assert_eq!(read("set"), read("whole"), "{file}");
     }
-    let part = [&train[..], &["--activations", &place.at("part-1"), "-o", &place.at("other")]].concat();
+    let part = [&train[..], &["--activations", &first, "-o", &other]].concat();
     let error = sentence(&part, 2);
     assert!(error.contains("is not the whole") && error.contains("shards 0, 2 of 3"), "{error}");
     // One site of it, without a model, and its judgement.
     let (site, target) = ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out");
-    let harvest = place.at("harvest");
     let one = ["features", "train", "--site", site, "--target", target, "--activations", &harvest, "--features", "48"];
     let doc = json(&[&one[..], &["--steps", "150", "--batch", "256", "-k", "6", "-o", &place.at("one")]].concat());
     assert_eq!((&doc["dictionary"]["output"], &doc["positions"]), (&json!(target), &merged["about"]["positions"]));
@@ -261,7 +263,7 @@ fn printed_jobs_do_the_work() {
     let whole = index_file::open(&work.join("whole")).unwrap();
     for scheduler in ["slurm", "parallel"] {
         let job =
-            run(&[&["submit", scheduler, "--shards", "3", "--minutes", "7"], &scan[..], &["--output", &out]].concat());
+            run(&[&["submit", scheduler, "--shards", "3", "--minutes", "7"][..], &scan, &["--output", &out]].concat());
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
         let sh = Command::new("sh").arg("-c").arg(&job).env("PATH", path).current_dir(&work).output().unwrap();
         assert!(sh.status.success(), "{job}\n{}", String::from_utf8_lossy(&sh.stderr));
@@ -278,7 +280,7 @@ fn printed_jobs_do_the_work() {
     // A training is two steps behind its harvest.
     let train =
         ["features", "train", "-m", "text", "--layers", "0", "--text", "mixed", "--features", "8", "-o", "my set"];
-    let doc: Value = serde_json::from_str(&run(&[&["submit", "slurm", "--json"], &train[..]].concat())).unwrap();
+    let doc: Value = serde_json::from_str(&run(&[&["submit", "slurm", "--json"][..], &train].concat())).unwrap();
     let after = doc["after"].as_array().unwrap();
     assert_eq!((after.len(), &after[0][1], after[0].as_array().unwrap().len()), (2, &json!("merge"), 4 + 8));
     let last: Vec<&str> = after[1].as_array().unwrap().iter().skip(1).map(|w| w.as_str().unwrap()).collect();
@@ -307,7 +309,7 @@ fn printed_jobs_do_the_work() {
         (&["heads", "--under", "mixed"], "the command is wrong"),
         (&["features", "dashboard", "--neurons", "0", "--neurons", "1", "-o", "x"], "send one for each"),
     ] {
-        let error = sentence(&[&["submit", "slurm"], command].concat(), 2);
+        let error = sentence(&[&["submit", "slurm"][..], command].concat(), 2);
         assert!(error.contains(says), "{error}");
     }
 }

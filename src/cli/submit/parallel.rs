@@ -10,7 +10,7 @@ pub fn job(plan: &Plan, jobs: Option<u32>) -> String {
     let shard = format!("exec {} --shard \"$1/{shards}\" -o {}/\"$1\"", line(&plan.shard), word(folder));
     let after = plan.after.iter().map(line).collect::<Vec<_>>().join("\n");
     format!(
-        "#!/bin/sh\n# {note}\n# What was stopped goes on when it is started again.\nset -eu\nmkdir -p {folder}\n\
+        "#!/bin/sh\n# {note}\n# What was stopped goes on when it is started again.\nset -eu\nmkdir -p -- {folder}\n\
          export RAYON_NUM_THREADS={cpus}\nSHARD={}\nexport SHARD\n\
          seq 0 {} | parallel --will-cite --jobs {jobs} --memfree {}M --halt soon,fail=1 'sh -c \"$SHARD\" shard {{}}'\n{after}\n",
         word(&shard),

@@ -17,7 +17,7 @@ pub fn job(plan: &Plan, partition: Option<&str>) -> Result<String> {
     // A shard writes what it has when a signal comes, a minute before its time is over.
     let mut out = format!(
         "#!/bin/sh\n# {note}\n# A shard that was stopped goes on when it is sent again; `scontrol requeue JOB_TASK` does so too.\n\
-         set -eu\nmkdir -p {folder}\n\
+         set -eu\nmkdir -p -- {folder}\n\
          job=$(sbatch {} --array=0-{} --time={minutes} --signal=B:TERM@60 --open-mode=append --output={folder}/%a.log <<'{END}'\n\
          #!/bin/sh\nexec {} --shard \"$SLURM_ARRAY_TASK_ID/{shards}\" -o {folder}/\"$SLURM_ARRAY_TASK_ID\"\n{END}\n)\n",
         common(name),
