@@ -71,4 +71,5 @@ targets! {
     gguf = "gguf", safetensors = "safetensors", config = "config", tokenizer = "tokenizer", dictionary = "dictionary",
     graph = "graph", circuit = "circuit", session = "session", edits = "edits", prompt_set = "prompt-set",
     examples = "examples", direction = "direction", labels = "labels", conversation = "conversation", template = "template", index = "index",
+    captured = "captured",
 }

@@ -12,6 +12,7 @@ use circuitscope::features::direction::Concept;
 use circuitscope::features::direction::concept::ConceptSet;
 use circuitscope::features::labels::Labels;
 use circuitscope::features::scan::index_file;
+use circuitscope::features::train::elsewhere::Captured;
 use circuitscope::graph::file::GraphFile;
 use circuitscope::model::Model;
 use circuitscope::model::chat::{self, Ending, Message, Template};
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "conversation", seeds: conversations, open: |_, file| chat::read(file).map(drop) },
     Target { name: "template", seeds: templates, open: |folder, _| template(folder) },
     Target { name: "index", seeds: || shipped("index.arrow"), open: |_, file| index_file::open(file).map(drop) },
+    Target { name: "captured", seeds: captured, open: activations },
 ];
 
 fn at(path: &str) -> PathBuf {
@@ -178,6 +180,29 @@ fn templates() -> Vec<Seed> {
              m.content | upper | replace('A', 'bb') | tojson }}{%- endif -%}{%- endfor -%}",
         ],
     )
+}
+
+/// Activations that others captured: a file, and a dataset with each of its files in front.
+fn captured() -> Vec<Seed> {
+    let folder = at("tests/activations/sae-lens");
+    let files = ["data-00000-of-00002.arrow", "state.json", "data-00001-of-00002.arrow"].map(|f| file(&folder.join(f)));
+    let in_front = |i: usize| {
+        let mut files = files.to_vec();
+        files.swap(0, i);
+        files
+    };
+    [alone(&[at("tests/activations/transformer-lens.safetensors")]), (0..3).map(in_front).collect()].concat()
+}
+
+/// Reads all of them.
+fn activations(folder: &Path, path: &Path) -> Result<()> {
+    let is_file = path.extension().is_some_and(|e| e == "safetensors");
+    let captured = Captured::open(if is_file { path } else { folder })?;
+    for place in captured.places() {
+        let table = captured.table(place)?;
+        table.tensor(0, table.rows())?;
+    }
+    Ok(())
 }
 
 /// Opens a model and runs it, by words where it has a tokenizer.
