@@ -67,7 +67,8 @@ pub fn needs(bytes: u64, seconds: f64) -> String {
     format!("needs {} and about {}{free}", memory::bytes(bytes), duration(seconds))
 }
 
-fn duration(seconds: f64) -> String {
+/// Seconds in words: 0.4 s, 40 s, 12 min, 3.5 h.
+pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 0.95 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),

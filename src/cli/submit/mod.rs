@@ -13,9 +13,10 @@ use serde_json::json;
 
 use self::words::Options;
 use super::{Cli, Command, ModelArgs, emit, emit_json};
-use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over};
+use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration};
 use crate::error::{Error, Result};
 use crate::features::text;
+use crate::memory;
 use crate::model::Model;
 
 #[derive(clap::Args, Debug)]
@@ -233,10 +234,10 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     Ok(Plan {
         name: args.name.clone().unwrap_or_else(|| format!("circuitscope {leaf}")),
         note: format!(
-            "The plan: {:.1} GB of memory, and {:.0} s on this machine for all {} shards together; a job gets {TIME} times \
-             its share of that and {LEAST_MINUTES} minutes.",
-            cost.bytes() as f64 / 1e9,
-            cost.seconds,
+            "The plan: {} of memory a shard, and about {} on this machine for all {} together; a job gets {TIME} times its \
+             share of that and {LEAST_MINUTES} minutes.",
+            memory::bytes(cost.bytes()),
+            duration(cost.seconds),
             args.shards
         ),
         shard,

@@ -160,7 +160,9 @@ impl Plan<'_> {
         let count = subject.count(self.model);
         // Tokens, activations, and the example with its two lists.
         let bytes = (2 * self.window + 1) * 8 + size_of::<Example>() + 32;
-        let memory = MEMORY.min(piece(MEMORY_OF_ALL) / self.subjects.len().max(1));
+        // Shards keep as much as each other, whatever is free where they run.
+        let all = if self.shard.1 > 1 { MEMORY_OF_ALL } else { piece(MEMORY_OF_ALL) };
+        let memory = MEMORY.min(all / self.subjects.len().max(1));
         let room = memory / bytes / count.max(1);
         let top = TOP.min((room / 2).max(1));
         let subject_hash = subject.hash()?;
@@ -320,6 +322,8 @@ impl<'a> Scan<'a> {
         let kept = file.filter(|p| p.is_file());
         if let Some(path) = kept {
             let old = index_file::open(path)?;
+            // More or less may be free now.
+            (index.about.top, index.about.sample) = (old.about.top, old.about.sample);
             check_goes_on(path, &old.about, &index.about)?;
             if old.entries.len() != count {
                 return Err(Error::request(format!(
