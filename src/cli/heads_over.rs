@@ -69,8 +69,7 @@ pub fn execute(args: &OverArgs, model: &ModelArgs) -> Result<()> {
         let output = args.output.as_ref().ok_or_else(|| Error::request("name the file to write with --output"))?;
         return super::merge::merge(&args.merge, output, false, model.json);
     }
-    let Part(shard, of) = args.shard.shard;
-    let shard = (shard, of);
+    let shard = args.shard.shard.begin(args.output.as_deref())?;
     let mut job = Job::begin(model, "heads over the text")?;
     let model = job.model.clone();
     let head = args.head.as_deref().map(|text| head_of(text, &model)).transpose()?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::output::{quoted, warn};
 use super::submit::{Amount, Work, WorkKind};
-use super::{Job, ModelArgs, Part, PromptArgs, ShardArgs, merge, table};
+use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
 use crate::analysis::logit_lens::logit_lens;
 use crate::analysis::plan::OverText;
 use crate::analysis::transport::Transport;
@@ -175,8 +175,7 @@ fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<Rows> {
 }
 
 fn execute_fit(args: &Fit) -> Result<()> {
-    let Part(shard, of) = args.shard.shard;
-    let shard = (shard, of);
+    let shard = args.shard.shard.begin(Some(&args.output))?;
     let mut job = Job::begin(&args.model, "fitting a Jacobian lens")?;
     let model = job.model.clone();
     crate::lenses::fit::layers_of(&model, &args.layers)?;

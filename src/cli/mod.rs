@@ -1,6 +1,8 @@
 //! The command line. Every subcommand is one file with `Arguments` and `execute`, and one line in the list of commands
 //! below.
 
+use std::path::Path;
+
 use clap::{Args, Parser};
 
 use crate::analysis::trust;
@@ -211,6 +213,16 @@ pub struct ShardArgs {
 /// A shard and how many there are, as in 0/4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part(pub usize, pub usize);
+
+impl Part {
+    /// The shard and how many there are. The folder of its file is made, since jobs may begin without one.
+    pub fn begin(self, output: Option<&Path>) -> Result<(usize, usize)> {
+        if let Some(folder) = output.and_then(Path::parent).filter(|_| self.1 > 1) {
+            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        }
+        Ok((self.0, self.1))
+    }
+}
 
 impl std::str::FromStr for Part {
     type Err = String;

@@ -92,10 +92,10 @@ pub fn execute(
     let (progress, bar) = progress("over the prompt set");
     let started = Instant::now();
     let pairs = args.set.generate(&model)?.ok_or_else(|| Error::request("name a prompt set with --set"))?;
-    let Part(shard, of) = args.shard.shard;
+    let shard = args.shard.shard.begin(args.output.as_deref())?;
     let about = PairsAbout {
         model: model.config.name.clone(),
-        shard: Shard::new(command, model.fingerprint()?, pair_values::hash(&pairs), (shard, of))?,
+        shard: Shard::new(command, model.fingerprint()?, pair_values::hash(&pairs), shard)?,
         measured,
         set: args.set.set.clone().unwrap_or_default(),
         seed: args.set.seed,

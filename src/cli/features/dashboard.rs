@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{TextArgs, shown};
 use crate::analysis::plan::OverText;
 use crate::cli::submit::{Work, WorkKind, dictionary_bytes};
-use crate::cli::{Job, ModelArgs, Part, ShardArgs};
+use crate::cli::{Job, ModelArgs, ShardArgs};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::direction::Concept;
@@ -59,8 +59,7 @@ impl Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
-    let Part(shard, of) = args.shard.shard;
-    let shard = (shard, of);
+    let shard = args.shard.shard.begin(Some(&args.output))?;
     let mut job = Job::begin(&args.model, "scanning")?;
     let model = job.model.clone();
     let mut subjects = Vec::new();

@@ -154,7 +154,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     recipe.settings.check()?;
     let folder = &args.output;
     match (args.layers, args.shard, &args.activations) {
-        (Some(layers), Some(shard), _) => return harvest(args, &recipe, layers, (shard.0, shard.1)),
+        (Some(layers), Some(shard), _) => return harvest(args, &recipe, layers, shard.begin(Some(&args.output))?),
         (Some(layers), None, _) => return execute_set(args, &recipe, layers),
         (None, ..) => {}
     }
