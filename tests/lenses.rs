@@ -399,6 +399,16 @@ fn the_command_line_fits_reads_and_edits() {
     fit("b", &["--shard", "1/2"]);
     let merged = common::json(&["jlens", "merge", &at("a"), &at("b"), "-o", &at("merged.pt")]);
     assert_eq!((&merged["n_prompts"], &merged["missing"]), (&json!(4), &json!(0)));
+    // A part whose prompts are all too short is written empty, and does no harm.
+    let short = fit("short", &["--shard", "4/5"]);
+    assert_eq!(short["n_prompts"], json!(0), "{short}");
+    assert!(short["warnings"][0].as_str().unwrap().contains("written empty"), "{short}");
+    let parts: Vec<String> = (0..4).map(|i| format!("of-five-{i}")).collect();
+    (0..4).for_each(|i| drop(fit(&parts[i], &["--shard", &format!("{i}/5")])));
+    let files: Vec<String> = parts.iter().map(|p| at(p)).chain([at("short")]).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let five = common::json(&[&["jlens", "merge"][..], &files, &["-o", &at("five.pt")]].concat());
+    assert_eq!((&five["n_prompts"], &five["missing"]), (&json!(4), &json!(0)));
     let read = |lens: &str| common::json(&["jlens", "read", "-m", &model, "--lens", &at(lens), "--ids", "3,4,5"]);
     let (a, b) = (read("lens.safetensors"), read("merged.pt"));
     assert_eq!(a["top"].as_array().unwrap().len(), 2);

@@ -86,3 +86,38 @@ fn what_is_read_is_interchanged() {
     let error = common::sentence(&[&swap[..], &["--answers", " was"]].concat(), 2);
     assert!(error.contains("people, things"), "{error}");
 }
+
+/// What the lesson "Three lenses" says of the set that ships for it.
+#[test]
+fn the_number_of_a_subject_is_read_and_used() {
+    let doc = common::json(&["probe", "fit", "-m", "text", "--set", "number", "--pool", "last", "--layers", "1"]);
+    let layers = doc["layers"].as_array().unwrap();
+    assert_eq!((layers.len(), &layers[0]["layer"]), (1, &json!(1)));
+    let accuracy = |of: &str| layers[0][of]["accuracy"].as_f64().unwrap();
+    assert!(accuracy("score") == 1.0 && accuracy("shuffled_labels") < 0.65, "{doc}");
+    assert!((0.8..1.0).contains(&accuracy("random_model")), "{doc}");
+    let doc = common::json(&[
+        "probe", "interchange", "-m", "text", "--set", "number", "--answers", " were, was", "--layer", "1",
+    ]);
+    let share = |of: &str| doc["interchange"][of].as_f64().unwrap();
+    assert!((0.8..1.0).contains(&share("probe")) && share("means") > 0.97 && share("das") > 0.97, "{doc}");
+    assert!(share("random_subspace") < 0.1 && share("random_model") > 0.8, "{doc}");
+}
+
+/// A direction from a file is interchanged as well; one of another site is refused.
+#[test]
+fn a_directions_span_is_interchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let rows: String = circuitscope::probes::set::SHIPPED[3].1.replace("many\t", "1\t").replace("one\t", "0\t");
+    circuitscope::files::write_atomic(&folder.path().join("set.tsv"), rows.as_bytes()).unwrap();
+    let find = ["direction", "find", "-m", "text", "--set", &path("set.tsv"), "--pool", "last"];
+    for (site, file) in [("resid_post", path("post.json")), ("mlp_out", path("mlp.json"))] {
+        common::json(&[&find[..], &["--site", site, "-o", &file]].concat());
+    }
+    let swap = ["probe", "interchange", "-m", "text", "--set", "number", "--answers", " were, was", "--layer", "1"];
+    let doc = common::json(&[&swap[..], &["--pairs", "20", "--direction", &path("post.json")]].concat());
+    assert!(doc["interchange"]["direction"].as_f64().unwrap() > 0.8, "{doc}");
+    let error = common::sentence(&[&swap[..], &["--direction", &path("mlp.json")]].concat(), 2);
+    assert!(error.contains("hook_mlp_out") && error.contains("hook_resid_post"), "{error}");
+}

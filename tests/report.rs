@@ -45,7 +45,7 @@ fn a_report_is_whole_in_a_browser_and_fetches_nothing() {
     let dom = look(&browser, &page, folder.path(), &["--dump-dom"]);
     let dom = String::from_utf8_lossy(&dom.stdout).into_owned();
     assert_eq!(dom.matches("<figure>").count(), 3, "{}", &dom[..dom.len().min(500)]);
-    assert!(dom.contains("Logit lens") && dom.contains("circuitscope lens -m induction"));
+    assert!(dom.contains("Lenses") && dom.contains("circuitscope lens -m induction"));
     // A cell says its number when it is pointed at.
     let cell = dom.split("<title>").find(|t| t.starts_with("0, ")).unwrap();
     let number = cell.split("</title>").next().unwrap().rsplit(' ').next().unwrap();

@@ -253,10 +253,10 @@ impl App {
                 let action = FeatureAction::Open(path.display().to_string());
                 self.state.apply(Action::Feature(action), self.now);
             }
-            Message::Lens(path) => {
+            Message::Lens(path, tuned) => {
                 let view = &model::views::lens::VIEW;
                 self.show(view.name);
-                let settings = model::views::lens::opened(self.state.desk(), &path);
+                let settings = model::views::lens::opened(self.state.desk(), &path, tuned);
                 self.state.apply(ModelAction::View(view.name, settings), self.now);
             }
             Message::Direction(path) => {

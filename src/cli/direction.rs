@@ -134,10 +134,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
 
 /// Returns the site with a name, full or short (`resid_post`).
 fn kind_of(name: &str) -> Result<SiteKind> {
-    SiteKind::ALL
-        .into_iter()
-        .filter(|k| k.layered())
-        .find(|k| k.hook() == name || k.hook().rsplit_once("hook_").is_some_and(|(_, s)| s == name))
+    SiteKind::by_name(name)
         .ok_or_else(|| Error::request(format!("there is no site `{name}`; choose resid_post, mlp_out, attn_out or z")))
 }
 

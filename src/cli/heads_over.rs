@@ -52,11 +52,19 @@ impl OverArgs {
         !self.over.is_empty() || self.pages.is_some() || !self.merge.is_empty()
     }
 
+    /// Refuses what only pages take.
+    ///
     /// # Errors
-    /// A shard of no text.
+    /// `--shard`, `--head` or `--output` without pages.
     pub fn check_alone(&self) -> Result<()> {
         if self.over.is_empty() && self.shard.shard != Part(0, 1) {
             return Err(Error::request("--shard is a share of a text; name it with --over TEXT-PATH"));
+        }
+        if self.head.is_some() {
+            return Err(Error::request("--head shows a page of --over or --pages; give one of them"));
+        }
+        if self.output.is_some() {
+            return Err(Error::request("--output is where --over or --merge write; give one of them"));
         }
         Ok(())
     }

@@ -9,12 +9,13 @@ use serde_json::json;
 use super::{Job, ModelArgs, table};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
+use crate::features::direction::Concept;
 use crate::features::direction::concept::Pool;
 use crate::files::write_atomic;
 use crate::probes::fit::Score;
-use crate::probes::interchange::InterchangeOf;
-use crate::probes::question::{DRAWS, Kind, ProbesOf};
-use crate::probes::set::LabelledSet;
+use crate::probes::interchange::{self, InterchangeOf};
+use crate::probes::question::{DRAWS, Kind, ProbesOf, Recipe, SITES};
+use crate::probes::set::Texts;
 use crate::question::Question;
 
 #[derive(clap::Args, Debug)]
@@ -33,14 +34,17 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct Fit {
-    /// sentiment, royalty, code-vs-prose, or a file with columns label and text, and perhaps group and split
+    /// sentiment, royalty, code-vs-prose, number, or a file with columns label and text, and perhaps group and split
     #[arg(long, value_name = "NAME|FILE")]
     set: String,
     #[command(flatten)]
     model: ModelArgs,
-    /// Site, at every layer: resid_post, resid_mid, mlp_out, attn_out, z, post
+    /// Site, at every layer: resid_post, resid_mid, resid_pre, mlp_out, attn_out, z or post
     #[arg(long, default_value = "resid_post")]
     site: String,
+    /// The layers that are read; all without
+    #[arg(long, value_name = "LAYER,LAYER,...", value_delimiter = ',')]
+    layers: Vec<usize>,
     /// What stands for a text: last (its last token) or mean (over all but the first)
     #[arg(long, default_value = "mean")]
     pool: String,
@@ -60,7 +64,7 @@ struct Fit {
 
 #[derive(clap::Args, Debug)]
 struct Swap {
-    /// sentiment, royalty, code-vs-prose, or a file with columns label and text, and perhaps group and split
+    /// sentiment, royalty, code-vs-prose, number, or a file with columns label and text, and perhaps group and split
     #[arg(long, value_name = "NAME|FILE")]
     set: String,
     #[command(flatten)]
@@ -74,6 +78,9 @@ struct Swap {
     /// Dimensions of the subspace that is searched
     #[arg(long, default_value_t = 1)]
     rank: usize,
+    /// A direction, as `direction find` writes it, whose span is interchanged as well
+    #[arg(long, value_name = "FILE")]
+    direction: Option<PathBuf>,
     /// Pairs of held-out texts that are judged
     #[arg(long, default_value_t = 64)]
     pairs: usize,
@@ -89,46 +96,38 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
 }
 
-/// Returns the site with a name, full or short (`resid_post`).
-fn kind_of(name: &str) -> Result<SiteKind> {
-    SiteKind::ALL
-        .into_iter()
-        .filter(|k| k.layered())
-        .find(|k| k.hook() == name || k.hook().rsplit_once("hook_").is_some_and(|(_, s)| s == name))
-        .ok_or_else(|| {
-            Error::request(format!("there is no site `{name}`; choose resid_post, mlp_out, attn_out, z or post"))
-        })
-}
-
 fn execute_fit(args: &Fit) -> Result<()> {
     let pool = match args.pool.as_str() {
         "last" => Pool::Last,
         "mean" => Pool::Mean,
         other => return Err(Error::request(format!("`{other}` cannot stand for a text; choose last or mean"))),
     };
-    let set = Arc::new(LabelledSet::open(&args.set, args.seed)?);
-    let site = kind_of(&args.site)?;
+    let site = SiteKind::by_name(&args.site).ok_or_else(|| {
+        let known = SITES.map(SiteKind::short).join(", ");
+        Error::request(format!("there is no site `{}`; choose one of {known}", args.site))
+    })?;
     let mut job = Job::begin(&args.model, "fitting probes")?;
     job.restart();
-    let question = ProbesOf {
-        model: job.model.clone(),
-        set: set.clone(),
+    let recipe = Recipe {
+        texts: Texts::Set(args.set.clone()),
         site,
         pool,
         kind: args.k.map_or(Kind::Linear, Kind::Sparse),
         random: args.random,
+        layers: args.layers.clone(),
         seed: args.seed,
     };
+    let question = ProbesOf { model: job.model.clone(), recipe };
     let found = question.run(&job.progress, &mut |_| {})?;
     job.stop();
-    let held_out = set.test.iter().filter(|t| **t).count();
     if let Some(path) = &args.output {
-        let doc = json!({"format": "circuitscope probes", "model": job.model.config.name, "set": set.name, "site": args.site,
-            "pool": pool, "classes": set.classes, "layers": found});
+        let doc = json!({"format": "circuitscope probes", "model": job.model.config.name, "set": found.set, "site": args.site,
+            "pool": pool, "classes": found.classes, "layers": found.layers});
         write_atomic(path, doc.to_string().as_bytes())?;
     }
     let json = || {
         let layers: Vec<_> = found
+            .layers
             .iter()
             .map(|l| {
                 json!({"layer": l.layer, "score": l.score, "shuffled_labels": l.shuffled_labels,
@@ -136,19 +135,20 @@ fn execute_fit(args: &Fit) -> Result<()> {
                     "coordinates": args.k.map(|_| &l.probe.coordinates)})
             })
             .collect();
-        json!({"set": set.name, "classes": set.classes, "train": set.len() - held_out, "test": held_out, "site": args.site,
+        json!({"set": found.set, "classes": found.classes, "train": found.train, "test": found.test, "site": args.site,
             "k": args.k, "draws": DRAWS, "layers": layers, "output": args.output.as_ref().map(|p| p.display().to_string())})
     };
     let text = || {
         let told =
             |s: &Score| format!("{:.3} [{:.2}, {:.2}]", s.accuracy, s.accuracy_interval[0], s.accuracy_interval[1]);
         let rows: Vec<Vec<String>> = found
+            .layers
             .iter()
             .map(|l| {
                 vec![
                     l.layer.to_string(),
                     told(&l.score),
-                    format!("{:.3}", l.score.auc),
+                    format!("{:.3} [{:.2}, {:.2}]", l.score.auc, l.score.auc_interval[0], l.score.auc_interval[1]),
                     told(&l.shuffled_labels),
                     told(&l.random_coordinates),
                     told(&l.random_model),
@@ -157,49 +157,43 @@ fn execute_fit(args: &Fit) -> Result<()> {
             .collect();
         let header = ["layer", "accuracy", "AUC", "shuffled labels", "random coordinates", "random model"];
         format!(
-            "{}\n\n{} classes, {} texts to fit, {held_out} held out; 95 % intervals",
+            "{}\n\n{} classes, {} texts to fit, {} held out; 95 % intervals",
             table(&header, &rows),
-            set.classes.len(),
-            set.len() - held_out
+            found.classes.len(),
+            found.train,
+            found.test
         )
     };
     job.finish(None, json, text)
 }
 
 fn execute_interchange(args: &Swap) -> Result<()> {
-    let set = Arc::new(LabelledSet::open(&args.set, args.seed)?);
     let mut job = Job::begin(&args.model, "interchanging")?;
-    let model = job.model.clone();
-    let answers = args.answers.iter().map(|t| model.single_token(t)).collect::<Result<Vec<u32>>>()?;
+    let direction = args.direction.as_deref().map(Concept::open).transpose()?.map(Arc::new);
     job.restart();
-    let question = InterchangeOf {
-        model,
-        set: set.clone(),
-        answers,
+    let recipe = interchange::Recipe {
+        texts: Texts::Set(args.set.clone()),
+        answers: args.answers.clone(),
         layer: args.layer,
         rank: args.rank,
         pairs: args.pairs,
         seed: args.seed,
     };
+    let question = InterchangeOf { model: job.model.clone(), recipe, direction };
     let found = question.run(&job.progress, &mut |_| {})?;
     job.stop();
-    let json = || json!({"set": set.name, "classes": set.classes, "answers": args.answers, "rank": args.rank, "interchange": found});
+    let json = || {
+        json!({"set": found.set, "classes": found.classes, "answers": args.answers, "rank": args.rank,
+            "interchange": found})
+    };
     let text = || {
-        let rows: Vec<Vec<String>> = [
-            ("answers as for the base, unchanged", found.base),
-            ("answers as for the source, unchanged", found.untouched),
-            ("the whole stream", found.whole),
-            ("DAS", found.das),
-            ("the probe's directions", found.probe),
-            ("the classes' means", found.means),
-            ("control: a random subspace", found.random_subspace),
-            ("control: DAS for shuffled labels", found.shuffled_labels),
-            ("control: DAS in a model with random weights", found.random_model),
-        ]
-        .map(|(name, v)| vec![name.to_owned(), format!("{v:.3}")])
-        .to_vec();
+        let row = |(name, share, _): (&'static str, f32, bool)| {
+            let [low, high] = found.interval(share);
+            vec![name.to_owned(), format!("{share:.3} [{low:.2}, {high:.2}]")]
+        };
+        let rows: Vec<Vec<String>> = found.shares().into_iter().map(row).collect();
         format!(
-            "{}\n\nlayer {}, {} held-out pairs: the share whose answer is the source's",
+            "{}\n\nlayer {}, {} held-out pairs: the share whose answer is the source's, but for the first row; 95 % intervals",
             table(&["what is interchanged", "share"], &rows),
             found.layer,
             found.pairs

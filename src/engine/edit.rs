@@ -436,8 +436,7 @@ impl fmt::Display for Edit {
             Action::KnockOut => f.write_str("cut ")?,
             Action::Force(w) => write!(f, "force {w} on ")?,
         }
-        let hook = self.site.kind.hook();
-        let short = hook.rsplit_once("hook_").map_or(hook, |(_, s)| s);
+        let short = self.site.kind.short();
         match self.head {
             Some(h) => write!(f, "{}.{h} {short}", self.site.layer)?,
             None if self.site.kind.layered() => write!(f, "{}.{short}", self.site.layer)?,

@@ -299,12 +299,15 @@ mod tests {
                     .expect("it has a gradient")
             };
             let (kept, again) = (of(true), of(false));
-            assert_eq!(kept.metrics, again.metrics, "{name}");
+            assert!((kept.metrics[0] - again.metrics[0]).abs() <= 1e-5 * kept.metrics[0].abs(), "{name}");
             assert_eq!(kept.values.len(), again.values.len(), "{name}");
             assert!(kept.gradients.len() > 3 * model.config.n_layers, "{name}");
             for (site, gradient) in &kept.gradients {
                 let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                assert_eq!(flat(gradient), flat(&again.gradients[site]), "{name} {site}");
+                let (a, b) = (flat(gradient), flat(&again.gradients[site]));
+                let most = a.iter().map(|x| x.abs()).fold(1e-6, f32::max);
+                let worst = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+                assert!(a.len() == b.len() && worst <= 2e-5 * most, "{name} {site}: {worst} of {most}");
             }
             let (embed, first) = (Site::new(SiteKind::Embed, 0), Site::new(SiteKind::ResidPre, 0));
             let sum = |site| kept.gradients[&site].abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();

@@ -150,6 +150,17 @@ impl SiteKind {
         }
     }
 
+    /// Returns the hook's last word, as in `resid_post`.
+    pub fn short(self) -> &'static str {
+        let hook = self.hook();
+        hook.rsplit_once("hook_").map_or(hook, |(_, word)| word)
+    }
+
+    /// Returns the kind of each layer with a hook's name or its last word.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.layered() && (k.hook() == name || k.short() == name))
+    }
+
     /// Returns the newer spelling of a hook that TransformerLens also accepts.
     fn alias(self) -> Option<&'static str> {
         match self {

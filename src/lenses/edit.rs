@@ -1,11 +1,15 @@
 //! Interventions along what a lens reads: steer towards a token, take tokens out, exchange two. They are edits of the output
 //! of a layer, as all others: in the stack they can be switched, moved and saved.
 
+use std::sync::Arc;
+
 use crate::analysis::transport::{Transport, token_vector};
 use crate::engine::edit::{Action, Direction, Edit, Positions};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::progress::Progress;
+use crate::question::Question;
 
 /// The direction of a token at a layer, as an edit holds it.
 ///
@@ -85,6 +89,41 @@ impl Intervention {
             }
         }
     }
+}
+
+/// Asks for the edits of an intervention on the output of several layers.
+#[derive(Clone, PartialEq)]
+pub struct EditsOf {
+    pub model: Arc<Model>,
+    pub lens: Option<Arc<Transport>>,
+    pub layers: Vec<usize>,
+    pub positions: Positions,
+    pub what: Intervention,
+}
+
+impl Question for EditsOf {
+    type Answer = Vec<Edit>;
+    const LABEL: &'static str = "reading a lens' directions";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let mut edits = Vec::new();
+        for layer in &self.layers {
+            progress.check()?;
+            edits.extend(self.what.edits(&self.model, self.lens.as_deref(), *layer, &self.positions)?);
+        }
+        Ok(edits)
+    }
+}
+
+/// The same edits with another strength, where they have one.
+pub fn with_strength(edits: &[Edit], alpha: f32) -> Vec<Edit> {
+    let mut edits = edits.to_vec();
+    for edit in &mut edits {
+        if let Action::Steer { factor, .. } | Action::Exchange { factor, .. } = &mut edit.action {
+            *factor = alpha;
+        }
+    }
+    edits
 }
 
 /// A vector without its parts along an orthonormal basis, scaled to length 1; none where nothing is left of it.

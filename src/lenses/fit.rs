@@ -189,24 +189,44 @@ pub fn jacobian(
     let Some(&lowest) = layers.first() else { return Ok(Vec::new()) };
     let (d, rows) = (c.d_model, end - start);
     let back = Pullback::along(network, ids, start, end, lowest + 1, progress)?;
-    let mut found = vec![vec![0f32; d * d]; layers.len()];
     let size = batch(network, rows);
-    for first in (0..d).step_by(size) {
-        let count = size.min(d - first);
-        let mut seeds = vec![0f32; count * rows * d];
-        for (i, seed) in seeds.chunks_exact_mut(d).enumerate() {
-            seed[first + i / rows] = 1.0;
+    let firsts: Vec<usize> = (0..d).step_by(size).collect();
+    // Batches go back side by side: what of a batch's work is no product, and too small to be split, takes all cores so.
+    let parts = firsts
+        .par_iter()
+        .with_max_len(1)
+        .map(|first| rows_of_jacobian(&back, layers, *first..(first + size).min(d), progress))
+        .collect::<Result<Vec<_>>>()?;
+    let mut found = vec![Vec::with_capacity(d * d); layers.len()];
+    for part in parts {
+        found.iter_mut().zip(part).for_each(|(all, some)| all.extend(some));
+    }
+    Ok(found)
+}
+
+/// Some rows of J at each of `layers`, [rows, d_model in] row by row.
+fn rows_of_jacobian(
+    back: &Pullback<'_>,
+    layers: &[usize],
+    wanted: std::ops::Range<usize>,
+    progress: &Progress,
+) -> Result<Vec<Vec<f32>>> {
+    let (rows, lowest) = (back.rows(), layers.first().copied().unwrap_or(0));
+    let (_, d) = back.resid_final.dims2()?;
+    let count = wanted.len();
+    let mut found = vec![vec![0f32; count * d]; layers.len()];
+    let mut seeds = vec![0f32; count * rows * d];
+    for (i, seed) in seeds.chunks_exact_mut(d).enumerate() {
+        seed[wanted.start + i / rows] = 1.0;
+    }
+    let mut g = Tensor::from_vec(seeds, (count * rows, d), &candle_core::Device::Cpu)?;
+    for layer in (lowest..back.n_layers()).rev() {
+        if let Ok(at) = layers.binary_search(&layer) {
+            with_values(&g.contiguous()?, |g| mean(g, rows, d, &mut found[at]))?;
         }
-        let mut g = Tensor::from_vec(seeds, (count * rows, d), &candle_core::Device::Cpu)?;
-        for layer in (lowest..c.n_layers).rev() {
-            if let Ok(at) = layers.binary_search(&layer) {
-                let target = &mut found[at][first * d..(first + count) * d];
-                with_values(&g.contiguous()?, |g| mean(g, rows, d, target))?;
-            }
-            if layer > lowest {
-                g = back.block(layer, g)?;
-                progress.step(1)?;
-            }
+        if layer > lowest {
+            g = back.block(layer, g)?;
+            progress.step(1)?;
         }
     }
     Ok(found)

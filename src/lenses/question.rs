@@ -129,3 +129,47 @@ impl Question for FitOf {
         Ok(Fitted { lens: lens.transport(model)?, ..self.fitted(&sums)? })
     }
 }
+
+/// Asks for the lens of all parts in a folder, as `jlens fit --shard` writes them.
+#[derive(Clone, PartialEq)]
+pub struct MergeOf {
+    pub model: Arc<Model>,
+    pub folder: PathBuf,
+    /// Where the lens is written.
+    pub output: PathBuf,
+}
+
+/// How many parts were put together, and how many are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    pub parts: usize,
+    pub missing: usize,
+    pub prompts: usize,
+}
+
+impl Question for MergeOf {
+    type Answer = Merged;
+    const LABEL: &'static str = "merging a Jacobian lens";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Merged)) -> Result<Merged> {
+        let entries = std::fs::read_dir(&self.folder).map_err(|e| Error::read(&self.folder, e))?;
+        let mut parts: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+        parts.sort_unstable();
+        if parts.is_empty() {
+            return Err(Error::request(format!(
+                "{} holds no file; name the folder of the parts that `jlens fit --shard` wrote",
+                self.folder.display()
+            )));
+        }
+        progress.check()?;
+        let whole = Sums::merged(&parts)?;
+        let lens = whole.lens()?;
+        lens.transport(&self.model)?;
+        if let Some(folder) = self.output.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        }
+        lens.save(&self.output)?;
+        Ok(Merged { parts: parts.len(), missing: whole.missing(), prompts: whole.prompts() })
+    }
+}

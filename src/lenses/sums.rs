@@ -4,8 +4,8 @@
 //! Its file is safetensors: tensors `half.<0|1>.<layer>` [d_model out, d_model in] as f32, the sums of J over the prompts,
 //! and in the header under `circuitscope` a JSON text of [`SumsAbout`].
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -153,6 +153,24 @@ impl Sums {
             *mine += theirs;
         }
         Ok(())
+    }
+
+    /// Puts parts together. One may be large, so that only one is in memory beside the whole.
+    ///
+    /// # Errors
+    /// No part, or as [`shard::in_order`] and [`Self::open`].
+    pub fn merged(parts: &[PathBuf]) -> Result<Self> {
+        let about = parts.iter().map(|p| Ok((p.clone(), Self::about(p)?))).collect::<Result<Vec<_>>>()?;
+        let parts = shard::in_order(about, true)?;
+        let (first, others) = parts.split_first().ok_or_else(|| Error::request("name the parts to merge"))?;
+        let mut whole = Self::open(first)?;
+        others.iter().try_for_each(|part| whole.absorb(&Self::open(part)?))?;
+        Ok(whole)
+    }
+
+    /// Parts that are not in it.
+    pub fn missing(&self) -> usize {
+        self.about.shard.missing().len()
     }
 
     /// # Errors

@@ -4,13 +4,17 @@
 //! convex: the fit is its minimum and depends on nothing drawn. A k-sparse probe first takes the k coordinates whose class
 //! means lie furthest apart, in standard deviations [Gurnee et al. 2023, "Finding Neurons in a Haystack"].
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use crate::features::direction::auc;
 
 /// Rounds of the fit at most; it ends where the loss falls no more.
-const ROUNDS: usize = 2_000;
-/// The ridge on weights of standardised coordinates, divided by their number.
+const ROUNDS: usize = 1_000;
+/// Steps by which it knows the loss' curvature.
+const KEPT: usize = 10;
+/// The ridge on weights of standardised coordinates.
 const RIDGE: f64 = 1e-2;
 /// 95 % of a normal distribution lies within so many standard deviations.
 const Z: f64 = 1.96;
@@ -102,25 +106,24 @@ impl Data<'_> {
             }
         }
         scale.iter_mut().for_each(|s| *s = if *s > 1e-12 { s.sqrt() } else { 1.0 });
-        // Divided by √k as well, so that rows have about length 1 and a step of 1 is safe.
+        // Divided by √k as well, so that rows have about length 1 and a first step of 1 is safe.
         let root = (k.max(1) as f64).sqrt();
-        let x: Vec<Vec<f64>> = train
-            .iter()
-            .map(|i| {
-                let row = self.row(*i);
-                let cells = coordinates.iter().zip(mean.iter().zip(&scale));
-                cells.map(|(c, (m, s))| (f64::from(row[*c]) - m) / (s * root)).collect()
-            })
-            .collect();
+        let mut x = Vec::with_capacity(train.len() * k);
+        for i in &train {
+            let row = self.row(*i);
+            let cells = coordinates.iter().zip(mean.iter().zip(&scale));
+            x.extend(cells.map(|(c, (m, s))| (f64::from(row[*c]) - m) / (s * root)));
+        }
         let labels: Vec<usize> = train.iter().map(|i| self.labels[*i]).collect();
-        let (weights, bias) = descend(&x, &labels, self.classes, k);
-        let unscaled = |w: &Vec<f64>| w.iter().map(|v| (v / root) as f32).collect();
+        let ridge = RIDGE / k.max(1) as f64;
+        let found = descend(&Loss { x: &x, labels: &labels, classes: self.classes, width: k, ridge });
+        let rows = found.chunks_exact(k + 1);
         Probe {
             coordinates,
             mean: mean.into_iter().map(|v| v as f32).collect(),
             scale: scale.into_iter().map(|v| v as f32).collect(),
-            weights: weights.iter().map(unscaled).collect(),
-            bias: bias.into_iter().map(|v| v as f32).collect(),
+            weights: rows.clone().map(|w| w[..k].iter().map(|v| (v / root) as f32).collect()).collect(),
+            bias: rows.map(|w| w[k] as f32).collect(),
         }
     }
 
@@ -196,45 +199,102 @@ fn best(logits: &[f32]) -> usize {
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a))).unwrap_or(0)
 }
 
-/// Minimises the loss by accelerated descent, begun again where it would climb [O'Donoghue and Candès 2015].
-fn descend(x: &[Vec<f64>], labels: &[usize], classes: usize, k: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
-    let n = x.len().max(1) as f64;
-    let ridge = RIDGE / k.max(1) as f64;
-    let width = k + 1;
-    let (mut now, mut ahead) = (vec![0f64; classes * width], vec![0f64; classes * width]);
-    let mut age = 0f64;
-    for _ in 0..ROUNDS {
-        let mut g = vec![0f64; classes * width];
-        for (row, label) in x.iter().zip(labels) {
-            let logits: Vec<f64> =
-                ahead.chunks_exact(width).map(|w| w[k] + row.iter().zip(w).map(|(x, w)| x * w).sum::<f64>()).collect();
+/// The mean cross-entropy of softmax regression with its ridge.
+struct Loss<'a> {
+    /// [texts, width] row by row.
+    x: &'a [f64],
+    labels: &'a [usize],
+    classes: usize,
+    width: usize,
+    ridge: f64,
+}
+
+impl Loss<'_> {
+    /// The loss and its gradient at `at`, [classes, width + 1] with a class's bias last.
+    fn at(&self, at: &[f64]) -> (f64, Vec<f64>) {
+        let Self { classes, width, ridge, .. } = *self;
+        let n = self.labels.len().max(1) as f64;
+        let (mut loss, mut g) = (0.0, vec![0f64; at.len()]);
+        let mut logits = vec![0f64; classes];
+        for (row, label) in self.x.chunks_exact(width.max(1)).zip(self.labels) {
+            for (l, w) in logits.iter_mut().zip(at.chunks_exact(width + 1)) {
+                *l = w[width] + product(row, &w[..width]);
+            }
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = logits.iter().map(|l| (l - largest).exp()).sum();
-            for (c, (g, l)) in g.chunks_exact_mut(width).zip(&logits).enumerate() {
+            loss += (sum.ln() + largest - logits[*label]) / n;
+            for (c, (g, l)) in g.chunks_exact_mut(width + 1).zip(&logits).enumerate() {
                 let error = ((l - largest).exp() / sum - f64::from(u8::from(c == *label))) / n;
                 g.iter_mut().zip(row).for_each(|(g, x)| *g += error * x);
-                g[k] += error;
+                g[width] += error;
             }
         }
-        for (g, w) in g.chunks_exact_mut(width).zip(ahead.chunks_exact(width)) {
-            g[..k].iter_mut().zip(w).for_each(|(g, w)| *g += ridge * w);
+        for (g, w) in g.chunks_exact_mut(width + 1).zip(at.chunks_exact(width + 1)) {
+            loss += 0.5 * ridge * product(&w[..width], &w[..width]);
+            g[..width].iter_mut().zip(w).for_each(|(g, w)| *g += ridge * w);
         }
-        if g.iter().map(|v| v * v).sum::<f64>().sqrt() < 1e-7 {
+        (loss, g)
+    }
+}
+
+fn product(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// Minimises the loss by L-BFGS with steps that are halved until the loss falls enough [Nocedal and Wright 2006, 7.2, 3.1].
+fn descend(loss: &Loss<'_>) -> Vec<f64> {
+    let mut at = vec![0f64; loss.classes * (loss.width + 1)];
+    let (mut value, mut g) = loss.at(&at);
+    // The last steps, the gradient's change along each, and one over their product; the newest first.
+    let mut kept: VecDeque<(Vec<f64>, Vec<f64>, f64)> = VecDeque::new();
+    for _ in 0..ROUNDS {
+        if product(&g, &g).sqrt() < 1e-8 {
             break;
         }
-        let next: Vec<f64> = ahead.iter().zip(&g).map(|(a, g)| a - g).collect();
-        let climbs: f64 = g.iter().zip(next.iter().zip(&now)).map(|(g, (a, b))| g * (a - b)).sum();
-        age = if climbs > 0.0 { 0.0 } else { age + 1.0 };
-        let momentum = age / (age + 3.0);
-        ahead = next.iter().zip(&now).map(|(a, b)| a + momentum * (a - b)).collect();
-        now = next;
+        let mut along: Vec<f64> = g.iter().map(|v| -v).collect();
+        let mut shares = Vec::new();
+        for (s, y, over) in &kept {
+            let share = over * product(s, &along);
+            along.iter_mut().zip(y).for_each(|(a, y)| *a -= share * y);
+            shares.push(share);
+        }
+        if let Some((_, y, over)) = kept.front() {
+            let scale = 1.0 / (over * product(y, y));
+            along.iter_mut().for_each(|a| *a *= scale);
+        }
+        for ((s, y, over), share) in kept.iter().zip(&shares).rev() {
+            let change = share - over * product(y, &along);
+            along.iter_mut().zip(s).for_each(|(a, s)| *a += change * s);
+        }
+        let slope = product(&g, &along);
+        let mut step = 1.0;
+        let next = loop {
+            let there: Vec<f64> = at.iter().zip(&along).map(|(a, d)| a + step * d).collect();
+            let (below, slopes) = loss.at(&there);
+            if below <= value + 1e-4 * step * slope {
+                break Some((there, below, slopes));
+            }
+            step *= 0.5;
+            if step < 1e-10 {
+                break None;
+            }
+        };
+        // Where no step falls any more rounding is all that is left.
+        let Some((there, below, slopes)) = next else { break };
+        let s: Vec<f64> = there.iter().zip(&at).map(|(a, b)| a - b).collect();
+        let y: Vec<f64> = slopes.iter().zip(&g).map(|(a, b)| a - b).collect();
+        let curved = product(&s, &y);
+        if curved > 1e-14 * product(&y, &y).max(f64::MIN_POSITIVE) {
+            kept.push_front((s, y, 1.0 / curved));
+            kept.truncate(KEPT);
+        }
+        (at, value, g) = (there, below, slopes);
     }
-    let rows = now.chunks_exact(width);
-    (rows.clone().map(|w| w[..k].to_vec()).collect(), rows.map(|w| w[k]).collect())
+    at
 }
 
 /// Wilson's interval of 95 % for a share.
-fn wilson(right: usize, all: usize) -> [f32; 2] {
+pub(super) fn wilson(right: usize, all: usize) -> [f32; 2] {
     let n = all.max(1) as f64;
     let p = right as f64 / n;
     let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
@@ -299,5 +359,54 @@ mod tests {
         }
         slope += RIDGE * f64::from(probe.weights[1][0]);
         assert!(slope.abs() < 1e-4, "{slope}");
+    }
+
+    /// By hand: texts at −1 and 1 of two classes. With weight v on class 1 and −v on class 0 the loss is
+    /// ln(1 + e^(−2v)) + RIDGE · v², least where 2/(1 + e^(2v)) = 2 · RIDGE · v.
+    #[test]
+    fn two_texts_by_hand() {
+        let (rows, labels) = ([-1.0, 1.0, -1.0, 1.0, -0.5, 2.0], [0, 1, 0, 1, 0, 1]);
+        let test = [false, false, false, false, true, true];
+        let data = Data { rows: &rows, width: 1, labels: &labels, test: &test, classes: 2 };
+        let probe = data.fit(vec![0]);
+        let v = f64::from(probe.weights[1][0]);
+        assert_eq!((probe.mean[0], probe.scale[0]), (0.0, 1.0));
+        assert!((v + f64::from(probe.weights[0][0])).abs() < 1e-6 && probe.bias[1].abs() < 1e-6, "{probe:?}");
+        assert!((1.0 / (1.0 + (2.0 * v).exp()) - RIDGE * v).abs() < 1e-7, "{v}");
+        let score = data.judge(&probe);
+        assert_eq!((score.accuracy, score.auc), (1.0, 1.0));
+    }
+
+    /// TransformerLens' sparse probe and scikit-learn's softmax regression on the same numbers: `tests/probes/make.py`.
+    #[test]
+    fn fits_are_those_of_other_programs() {
+        let all: serde_json::Value = serde_json::from_str(include_str!("../../tests/probes/expected.json")).unwrap();
+        let floats = |v: &serde_json::Value| -> Vec<f32> { serde_json::from_value(v.clone()).unwrap() };
+        let near = |a: f32, b: f32, what: &str| assert!((a - b).abs() < 2e-4 * (1.0 + b.abs()), "{what}: {a} {b}");
+        for (name, classes) in [("two", 2), ("three", 3)] {
+            let case = &all[name];
+            let rows: Vec<f32> = case["rows"].as_array().unwrap().iter().flat_map(floats).collect();
+            let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
+            let test: Vec<bool> = floats(&case["test"]).iter().map(|v| *v > 0.5).collect();
+            let data = Data { rows: &rows, width: 8, labels: &labels, test: &test, classes };
+            let probe = data.fit((0..8).collect());
+            let score = data.judge(&probe);
+            near(score.accuracy, case["accuracy"].as_f64().unwrap() as f32, "accuracy");
+            near(score.auc, case["auc"].as_f64().unwrap() as f32, "AUC");
+            if classes == 2 {
+                // Theirs has one vector, the difference of ours.
+                for (c, w) in floats(&case["weights"]).into_iter().enumerate() {
+                    near(probe.weights[1][c] - probe.weights[0][c], w, "weight");
+                }
+                near(probe.bias[1] - probe.bias[0], case["bias"].as_f64().unwrap() as f32, "bias");
+                continue;
+            }
+            for (ours, theirs) in probe.weights.iter().zip(case["weights"].as_array().unwrap()) {
+                ours.iter().zip(floats(theirs)).for_each(|(a, b)| near(*a, b, "weight"));
+            }
+            // What is added to all biases changes nothing.
+            let (ours, theirs) = (&probe.bias, floats(&case["bias"]));
+            (1..3).for_each(|c| near(ours[c] - ours[0], theirs[c] - theirs[0], "bias"));
+        }
     }
 }

@@ -19,10 +19,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::controls;
-use super::fit::Data;
-use super::set::LabelledSet;
+use super::fit::{Data, wilson};
+use super::question;
+use super::set::{LabelledSet, Texts};
 use crate::engine::{Hooks, NoHooks, Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::features::direction::Concept;
 use crate::features::direction::concept::{Pool, begun, held_of};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -34,13 +36,13 @@ const STEPS: usize = 60;
 /// The length of the first step, in radians about; it falls to nothing.
 const STEP: f32 = 0.3;
 
-/// Asks how far the model uses a property at one layer.
-#[derive(Clone, PartialEq)]
-pub struct InterchangeOf {
-    pub model: Arc<Model>,
-    pub set: Arc<LabelledSet>,
-    /// What the model answers for each class.
-    pub answers: Vec<u32>,
+/// What is interchanged in which texts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recipe {
+    pub texts: Texts,
+    /// What the model answers for each class, as tokens in the classes' order.
+    pub answers: Vec<String>,
     pub layer: usize,
     /// Dimensions that the search learns.
     pub rank: usize,
@@ -49,9 +51,28 @@ pub struct InterchangeOf {
     pub seed: u64,
 }
 
+impl Default for Recipe {
+    fn default() -> Self {
+        let texts = question::Recipe::default().texts;
+        Self { texts, answers: Vec::new(), layer: 0, rank: 1, pairs: 64, seed: 0 }
+    }
+}
+
+/// Asks how far the model uses a property at one layer.
+#[derive(Clone, PartialEq)]
+pub struct InterchangeOf {
+    pub model: Arc<Model>,
+    pub recipe: Recipe,
+    /// A direction whose span is interchanged as well.
+    pub direction: Option<Arc<Concept>>,
+}
+
 /// The share of held-out pairs in which the model answers as for the source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Interchange {
+    /// The set's name and its classes.
+    pub set: String,
+    pub classes: Vec<String>,
     pub layer: usize,
     /// Pairs that were judged.
     pub pairs: usize,
@@ -61,14 +82,42 @@ pub struct Interchange {
     /// The whole stream of the source at that position.
     pub whole: f32,
     /// In the learned subspace; then in the span of the probe's directions, and of the classes' means.
-    pub das: f32,
-    pub probe: f32,
-    pub means: f32,
+    pub das: Option<f32>,
+    pub probe: Option<f32>,
+    pub means: Option<f32>,
+    /// In the span of the direction that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<f32>,
     /// Controls: a random subspace, a search for shuffled labels, a search in a model with random weights for the
     /// same labels.
-    pub random_subspace: f32,
-    pub shuffled_labels: f32,
-    pub random_model: f32,
+    pub random_subspace: Option<f32>,
+    pub shuffled_labels: Option<f32>,
+    pub random_model: Option<f32>,
+}
+
+impl Interchange {
+    /// What was interchanged, in words, the share, and whether it is a control; the model's own answers first. What is not
+    /// known yet is left out.
+    pub fn shares(&self) -> Vec<(&'static str, f32, bool)> {
+        let all = [
+            ("answers as for the base, unchanged", Some(self.base), false),
+            ("answers as for the source, unchanged", Some(self.untouched), false),
+            ("the whole stream", Some(self.whole), false),
+            ("DAS", self.das, false),
+            ("the probe's directions", self.probe, false),
+            ("the classes' means", self.means, false),
+            ("the direction", self.direction, false),
+            ("control: a random subspace", self.random_subspace, true),
+            ("control: DAS for shuffled labels", self.shuffled_labels, true),
+            ("control: DAS in a model with random weights", self.random_model, true),
+        ];
+        all.into_iter().filter_map(|(name, share, control)| Some((name, share?, control))).collect()
+    }
+
+    /// Wilson's interval of 95 % of a share of the pairs.
+    pub fn interval(&self, share: f32) -> [f32; 2] {
+        wilson((share * self.pairs as f32).round() as usize, self.pairs)
+    }
 }
 
 /// A pair of texts, by their numbers, and the class that the model should answer.
@@ -211,96 +260,135 @@ impl Question for InterchangeOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
-        let Self { model, set, answers, layer, rank, pairs, seed } = self;
-        self.check()?;
+        let Self { model, recipe, direction } = self;
+        let Recipe { texts, layer, rank, pairs, seed, .. } = recipe;
+        let set = texts.open(*seed)?;
+        let answers = &self.check(&set)?;
         let (d, classes) = (model.config.d_model, set.classes.len());
         let texts = begun(model, &set.plain())?;
-        // Nine judgements, three searches.
-        progress.expect((9 * pairs + 3 * 3 * BATCH * STEPS) as u64);
-        let hold = |model| hold(model, texts.clone(), *layer, answers);
+        // Nine judgements, three searches; and a direction's.
+        let judged = 9 + usize::from(direction.is_some());
+        progress.expect((judged * pairs + 3 * 3 * BATCH * STEPS) as u64);
+        let hold = |model| hold(model, texts.clone(), *layer, answers, progress);
         let own = hold(&**model)?;
         let mut rng = ChaCha8Rng::seed_from_u64(*seed);
         let train = drawn(&set.labels, &set.test, false, *pairs, &mut rng)?;
         let test = drawn(&set.labels, &set.test, true, *pairs, &mut rng)?;
         let all: Vec<Vec<f32>> = (0..d).map(|i| (0..d).map(|j| f32::from(u8::from(i == j))).collect()).collect();
         let as_base: Vec<Pair> = test.iter().map(|p| Pair { wanted: set.labels[p.base], ..*p }).collect();
-        let mut found = Interchange { layer: *layer, pairs: test.len(), ..Interchange::default() };
+        let (name, class_names) = (set.name.clone(), set.classes.clone());
+        let mut found =
+            Interchange { set: name, classes: class_names, layer: *layer, pairs: test.len(), ..Interchange::default() };
         found.base = own.accuracy(&as_base, &[], progress)?;
         found.untouched = own.accuracy(&test, &[], progress)?;
         found.whole = own.accuracy(&test, &all, progress)?;
         partial(found.clone());
         let data = Data { rows: &own.rows, width: d, labels: &set.labels, test: &set.test, classes };
         let probe = data.fit((0..d).collect());
-        found.probe = own.accuracy(&test, &orthonormal(&probe.directions(d)), progress)?;
-        found.means = own.accuracy(&test, &orthonormal(&means(&own, set)), progress)?;
+        found.probe = Some(own.accuracy(&test, &orthonormal(&probe.directions(d)), progress)?);
+        found.means = Some(own.accuracy(&test, &orthonormal(&means(&own, &set)), progress)?);
+        if let Some(concept) = direction {
+            let vector = concept.at(*layer)?.vector.clone();
+            found.direction = Some(own.accuracy(&test, &orthonormal(&[vector]), progress)?);
+        }
         let random = random_basis(d, *rank, &mut rng);
-        found.random_subspace = own.accuracy(&test, &random, progress)?;
+        found.random_subspace = Some(own.accuracy(&test, &random, progress)?);
         partial(found.clone());
-        found.das = own.accuracy(&test, &own.search(&train, *rank, *seed, progress)?, progress)?;
+        found.das = Some(own.accuracy(&test, &own.search(&train, *rank, *seed, progress)?, progress)?);
         partial(found.clone());
         let labels = controls::shuffled(&set.labels, &set.test, *seed);
         let shuffled =
             |pairs: &[Pair]| pairs.iter().map(|p| Pair { wanted: labels[p.source], ..*p }).collect::<Vec<_>>();
         let basis = own.search(&shuffled(&train), *rank, *seed, progress)?;
-        found.shuffled_labels = own.accuracy(&shuffled(&test), &basis, progress)?;
+        found.shuffled_labels = Some(own.accuracy(&shuffled(&test), &basis, progress)?);
         partial(found.clone());
-        let other = controls::random_model(model, *seed)?;
+        let other = controls::random_model(model, *seed, progress)?;
         let other = hold(&other)?;
         let basis = other.search(&train, *rank, *seed, progress)?;
-        found.random_model = other.accuracy(&test, &basis, progress)?;
+        found.random_model = Some(other.accuracy(&test, &basis, progress)?);
         Ok(found)
     }
 }
 
 impl InterchangeOf {
-    fn check(&self) -> Result<()> {
-        let c = &self.model.config;
-        if self.answers.len() != self.set.classes.len() {
+    /// The answers' ids.
+    fn check(&self, set: &LabelledSet) -> Result<Vec<u32>> {
+        let (c, recipe) = (&self.model.config, &self.recipe);
+        if recipe.answers.len() != set.classes.len() {
             return Err(Error::request(format!(
                 "the set {} has the classes {}; give one answer token for each, in this order",
-                self.set.name,
-                self.set.classes.join(", ")
+                set.name,
+                set.classes.join(", ")
             )));
         }
-        self.model.network().check(&self.answers)?;
-        if self.layer >= c.n_layers {
+        let ids = recipe.answers.iter().map(|t| self.model.single_token(t)).collect::<Result<Vec<u32>>>()?;
+        if recipe.layer >= c.n_layers {
             return Err(Error::request(format!(
                 "there is no layer {}; this model's layers go from 0 to {}",
-                self.layer,
+                recipe.layer,
                 c.n_layers - 1
             )));
         }
-        if self.rank == 0 || self.rank > c.d_model || self.pairs == 0 {
+        if recipe.rank == 0 || recipe.rank > c.d_model || recipe.pairs == 0 {
             return Err(Error::request(format!(
                 "a subspace has 1 to {} dimensions, and at least one pair is judged",
                 c.d_model
             )));
         }
-        Ok(())
+        if let Some(concept) = &self.direction {
+            concept.check(&self.model)?;
+            if concept.hook != SiteKind::ResidPost.hook() {
+                return Err(Error::request(format!(
+                    "the direction {} lies at {}, and streams are interchanged at {}; find it there",
+                    concept.name,
+                    concept.hook,
+                    SiteKind::ResidPost.hook()
+                )));
+            }
+        }
+        Ok(ids)
     }
 }
 
-fn hold<'a>(model: &'a Model, texts: Vec<(Vec<u32>, u32)>, layer: usize, answers: &'a [u32]) -> Result<Held<'a>> {
+fn hold<'a>(
+    model: &'a Model,
+    texts: Vec<(Vec<u32>, u32)>,
+    layer: usize,
+    answers: &'a [u32],
+    progress: &Progress,
+) -> Result<Held<'a>> {
     let ids = texts.iter().map(|(ids, _)| ids.clone()).collect();
-    let held = held_of(model, texts, SiteKind::ResidPost, Pool::Last, &Progress::new())?;
-    let rows = held.layers.get(layer).ok_or_else(|| Error::failed("a layer was not run"))?;
+    let held = held_of(model, texts, (SiteKind::ResidPost, &[layer]), Pool::Last, progress)?;
+    let rows = held.layers.first().ok_or_else(|| Error::failed("a layer was not run"))?;
     let rows = rows.flatten_all()?.to_vec1()?;
     Ok(Held { model, ids, rows, answers, layer, d: model.config.d_model })
 }
 
-/// Pairs of texts of different classes of one side.
+/// Texts of which every pair is looked at.
+const FEW: usize = 1024;
+
+/// Pairs of texts of different classes of one side, `count` of them or all that there are.
 fn drawn(labels: &[usize], test: &[bool], side: bool, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Pair>> {
-    let mut places: Vec<usize> = (0..labels.len()).filter(|i| test[*i] == side).collect();
-    places.shuffle(rng);
+    let places: Vec<usize> = (0..labels.len()).filter(|i| test[*i] == side).collect();
+    let pair = |base: usize, source: usize| Pair { base, source, wanted: labels[source] };
     let mut pairs = Vec::new();
-    for _ in 0..100 * count {
-        if pairs.len() == count {
-            break;
+    if places.len() <= FEW {
+        let all = places.iter().flat_map(|base| places.iter().map(move |source| (*base, *source)));
+        pairs.extend(all.filter(|(b, s)| labels[*b] != labels[*s]).map(|(b, s)| pair(b, s)));
+        if pairs.len() > count {
+            pairs.shuffle(rng);
+            pairs.truncate(count);
         }
-        let mut one = || places[rng.random_range(0..places.len())];
-        let (base, source) = (one(), one());
-        if labels[base] != labels[source] {
-            pairs.push(Pair { base, source, wanted: labels[source] });
+    } else {
+        for _ in 0..100 * count {
+            if pairs.len() == count {
+                break;
+            }
+            let mut one = || places[rng.random_range(0..places.len())];
+            let (base, source) = (one(), one());
+            if labels[base] != labels[source] {
+                pairs.push(pair(base, source));
+            }
         }
     }
     if pairs.is_empty() {
@@ -378,7 +466,24 @@ mod tests {
     fn held<'a>(model: &'a Model, answers: &'a [u32]) -> Held<'a> {
         let texts = ["The king and the", "A dog was in the", "She said that the", "Of the old house the"];
         let texts = texts.iter().map(|t| (model.encode(t, false).unwrap(), 0)).collect();
-        hold(model, texts, 1, answers).unwrap()
+        hold(model, texts, 1, answers, &Progress::new()).unwrap()
+    }
+
+    #[test]
+    fn pairs_are_of_different_classes() {
+        let (labels, test) = ([0, 0, 1, 2, 1, 0], [true, true, true, true, false, false]);
+        let pairs = |side, count| {
+            let found = drawn(&labels, &test, side, count, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+            found.into_iter().map(|p| (p.base, p.source, p.wanted)).collect::<Vec<_>>()
+        };
+        // 0 and 1 with 2 and 3, 2 with 3; both ways.
+        let all = pairs(true, 100);
+        assert_eq!(all.len(), 10);
+        assert!(all.contains(&(0, 3, 2)) && all.contains(&(3, 0, 0)) && !all.contains(&(0, 1, 0)));
+        assert_eq!(pairs(false, 9), [(4, 5, 0), (5, 4, 1)]);
+        let some = pairs(true, 4);
+        assert!(some.len() == 4 && some.iter().all(|p| all.contains(p)));
+        assert!(drawn(&[0, 0], &[true, true], true, 3, &mut ChaCha8Rng::seed_from_u64(1)).is_err());
     }
 
     /// In the whole space the base's last stream is the source's; in none it stays; and the slope is that of finite

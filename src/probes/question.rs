@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controls;
 use super::fit::{Data, Probe, Score};
-use super::set::LabelledSet;
+use super::set::{LabelledSet, SHIPPED, Texts};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 use crate::features::direction::concept::{Pool, begun, held_of};
@@ -17,6 +17,17 @@ use crate::question::{Lane, Question};
 
 /// Draws of each control.
 pub const DRAWS: u64 = 5;
+
+/// The kinds of sites that are read, one a layer: each holds a vector at every position.
+pub const SITES: [SiteKind; 7] = [
+    SiteKind::ResidPost,
+    SiteKind::ResidMid,
+    SiteKind::ResidPre,
+    SiteKind::MlpOut,
+    SiteKind::AttnOut,
+    SiteKind::Z,
+    SiteKind::MlpPost,
+];
 
 /// What a probe reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,17 +39,60 @@ pub enum Kind {
     Sparse(usize),
 }
 
-/// Asks for probes of a property at a site of every layer, with their controls.
-#[derive(Clone, PartialEq)]
-pub struct ProbesOf {
-    pub model: Arc<Model>,
-    pub set: Arc<LabelledSet>,
+/// What is read off which texts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recipe {
+    pub texts: Texts,
     pub site: SiteKind,
     pub pool: Pool,
     pub kind: Kind,
     /// Coordinates of the control with random ones, where the probe is linear.
     pub random: usize,
+    /// The layers that are read; none for all.
+    pub layers: Vec<usize>,
+    /// Draws the split, where the texts do not say it, and the controls.
     pub seed: u64,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            texts: Texts::Set(SHIPPED[0].0.to_owned()),
+            site: SiteKind::ResidPost,
+            pool: Pool::Mean,
+            kind: Kind::Linear,
+            random: 16,
+            layers: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// Asks for probes of a property at a site of some layers, with their controls.
+#[derive(Clone, PartialEq)]
+pub struct ProbesOf {
+    pub model: Arc<Model>,
+    pub recipe: Recipe,
+}
+
+/// Probes, as far as they are fitted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probes {
+    /// The set's name and its classes.
+    pub set: String,
+    pub classes: Vec<String>,
+    /// Texts that were fitted on, and that were held out.
+    pub train: usize,
+    pub test: usize,
+    pub layers: Vec<AtLayer>,
+}
+
+impl Probes {
+    /// The probe that tells held-out texts apart best; the earliest of equals.
+    pub fn best(&self) -> Option<&AtLayer> {
+        self.layers.iter().reduce(|a, b| if b.score.auc > a.score.auc { b } else { a })
+    }
 }
 
 /// A probe at one layer, with what it is compared with.
@@ -56,42 +110,56 @@ pub struct AtLayer {
 }
 
 impl Question for ProbesOf {
-    type Answer = Vec<AtLayer>;
+    type Answer = Probes;
     const LABEL: &'static str = "fitting probes";
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
-        let Self { model, set, site, pool, kind, random, seed } = self;
+        let Self { model, recipe } = self;
+        let Recipe { texts, site, pool, kind, random, layers, seed } = recipe;
         if matches!(kind, Kind::Sparse(0)) || *random == 0 {
             return Err(Error::request("a probe reads at least one coordinate; give --k and --random 1 or more"));
         }
+        let set = texts.open(*seed)?;
+        let mut layers = layers.clone();
+        layers.sort_unstable();
+        layers.dedup();
+        if layers.is_empty() {
+            layers = (0..model.config.n_layers).collect();
+        }
         let texts = begun(model, &set.plain())?;
-        let own = held_of(model, texts.clone(), *site, *pool, progress)?;
-        let other = held_of(&controls::random_model(model, *seed)?, texts, *site, *pool, progress)?;
-        progress.expect(own.layers.len() as u64);
-        let mut found = Vec::new();
-        for (layer, (mine, theirs)) in own.layers.iter().zip(&other.layers).enumerate() {
+        // Fits take most of the time: each of a layer's counts as some texts.
+        let unit = (2 * texts.len()).div_ceil(layers.len()).max(1) as u64;
+        progress.expect((layers.len() as u64) * (3 + 2 * DRAWS) * unit);
+        let own = held_of(model, texts.clone(), (*site, &layers), *pool, progress)?;
+        let other = controls::random_model(model, *seed, progress)?;
+        let other = held_of(&other, texts, (*site, &layers), *pool, progress)?;
+        let test = set.held_out();
+        let mut found =
+            Probes { set: set.name.clone(), classes: set.classes.clone(), train: set.len() - test, test, layers: Vec::new() };
+        for (layer, (mine, theirs)) in layers.into_iter().zip(own.layers.iter().zip(&other.layers)) {
             progress.check()?;
             let (_, width) = mine.dims2()?;
             let (mine, theirs) = (mine.flatten_all()?.to_vec1::<f32>()?, theirs.flatten_all()?.to_vec1::<f32>()?);
-            found.push(at_layer(layer, width, &mine, &theirs, set, *kind, *random, *seed));
+            let step = || progress.step(unit);
+            found.layers.push(at_layer(layer, width, (&mine, &theirs), &set, recipe, &step)?);
             partial(found.clone());
-            progress.step(1)?;
+            progress.step(unit)?;
         }
         Ok(found)
     }
 }
 
+/// The probe of one layer beside its controls; `step` is told of each fit but the last.
 fn at_layer(
     layer: usize,
     width: usize,
-    mine: &[f32],
-    theirs: &[f32],
+    (mine, theirs): (&[f32], &[f32]),
     set: &LabelledSet,
-    kind: Kind,
-    random: usize,
-    seed: u64,
-) -> AtLayer {
+    recipe: &Recipe,
+    step: &(dyn Fn() -> Result<()> + Sync),
+) -> Result<AtLayer> {
+    let Recipe { kind, random, seed, .. } = *recipe;
     let classes = set.classes.len();
     let data = Data { rows: mine, width, labels: &set.labels, test: &set.test, classes };
     let chosen = |data: &Data<'_>| match kind {
@@ -102,27 +170,30 @@ fn at_layer(
         Kind::Linear => random.min(width),
         Kind::Sparse(k) => k.min(width),
     };
-    let fitted = |data: &Data<'_>, coordinates| {
+    let fitted = |data: &Data<'_>, coordinates| -> Result<(Score, Probe)> {
         let probe = data.fit(coordinates);
-        (data.judge(&probe), probe)
+        step()?;
+        Ok((data.judge(&probe), probe))
     };
-    let (score, probe) = fitted(&data, chosen(&data));
+    let (score, probe) = fitted(&data, chosen(&data))?;
     let shuffled = |draw: u64| {
         let labels = controls::shuffled(&set.labels, &set.test, seed ^ (draw << 8));
         let data = Data { labels: &labels, ..data };
-        fitted(&data, chosen(&data)).0
+        Ok(fitted(&data, chosen(&data))?.0)
     };
-    let drawn = |draw: u64| fitted(&data, controls::coordinates(width, k, seed ^ (draw << 16))).0;
-    let all = |one: &(dyn Fn(u64) -> Score + Sync)| mean(&(0..DRAWS).into_par_iter().map(one).collect::<Vec<_>>());
+    let drawn = |draw: u64| Ok(fitted(&data, controls::coordinates(width, k, seed ^ (draw << 16)))?.0);
+    let all = |one: &(dyn Fn(u64) -> Result<Score> + Sync)| -> Result<Score> {
+        Ok(mean(&(0..DRAWS).into_par_iter().map(one).collect::<Result<Vec<_>>>()?))
+    };
     let other = Data { rows: theirs, ..data };
-    AtLayer {
+    Ok(AtLayer {
         layer,
         probe,
         score,
-        shuffled_labels: all(&shuffled),
-        random_coordinates: all(&drawn),
-        random_model: fitted(&other, chosen(&other)).0,
-    }
+        shuffled_labels: all(&shuffled)?,
+        random_coordinates: all(&drawn)?,
+        random_model: fitted(&other, chosen(&other))?.0,
+    })
 }
 
 /// The mean of several scores, number by number.

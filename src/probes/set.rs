@@ -6,15 +6,47 @@ use std::path::Path;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, short};
-use crate::features::direction::concept::{ConceptSet, Example, SHIPPED};
+use crate::features::direction::concept::{self, ConceptSet, Example};
 use crate::files::read_text;
 
 /// Bytes of a file of labelled texts.
 const MOST: u64 = 1 << 28;
 /// Share of texts that is held out where the file does not say which.
 const HELD_OUT: f64 = 0.25;
+
+/// Labelled texts that ship with the program: the sets of directions, and one whose classes the model answers differently.
+pub const SHIPPED: [(&str, &str); 4] = [
+    concept::SHIPPED[0],
+    concept::SHIPPED[1],
+    concept::SHIPPED[2],
+    ("number", include_str!("../../assets/probes/number.tsv")),
+];
+
+/// Where labelled texts come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Texts {
+    /// A shipped set by its name, or a file.
+    Set(String),
+    /// What such a file would hold.
+    Typed(String),
+}
+
+impl Texts {
+    /// Reads them; see [`LabelledSet::open`].
+    ///
+    /// # Errors
+    /// As [`LabelledSet::open`].
+    pub fn open(&self, seed: u64) -> Result<LabelledSet> {
+        match self {
+            Self::Set(spec) => LabelledSet::open(spec, seed),
+            Self::Typed(text) => LabelledSet::parse("typed", text, Path::new("the typed texts"), seed),
+        }
+    }
+}
 
 /// Texts with a class each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +140,11 @@ impl LabelledSet {
         Ok(self)
     }
 
+    /// Texts that are held out.
+    pub fn held_out(&self) -> usize {
+        self.test.iter().filter(|t| **t).count()
+    }
+
     pub fn len(&self) -> usize {
         self.texts.len()
     }
@@ -172,7 +209,12 @@ mod tests {
         assert!(parse("label\ttext\na\tx\na\ty").contains("single class"));
         assert!(parse("label\tsplit\ttext\na\tlater\tx").contains("line 2"));
         assert!(parse("label\ttext\na\tx\nb\ty").contains("two or more"));
-        let sentiment = LabelledSet::open("sentiment", 0).unwrap();
-        assert_eq!(sentiment.classes, ["0", "1"]);
+        for (name, _) in SHIPPED {
+            let set = LabelledSet::open(name, 0).unwrap();
+            assert!(set.classes == ["0", "1"] || set.classes == ["many", "one"], "{name}");
+        }
+        let typed = Texts::Typed(text.clone()).open(4).unwrap();
+        assert_eq!((typed.texts, typed.test), (set.texts, set.test));
+        assert!(Texts::Typed("label\ttext\na".to_owned()).open(0).unwrap_err().to_string().contains("typed texts"));
     }
 }

@@ -1,5 +1,6 @@
 //! Lessons: guided tours in plain files, `assets/lessons/*.toml`. A new lesson is a new file there.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -171,6 +172,9 @@ pub struct Prepared {
     pub feature: Option<u32>,
     /// A shipped text that is scanned for examples of its features, unless there are some.
     pub scan: Option<String>,
+    /// What views keep for themselves in the document, by their names.
+    #[serde(default)]
+    pub settings: BTreeMap<String, serde_json::Value>,
 }
 
 /// Predict, then see: until it is answered the views and the strip are covered, and the step's edits are not made.

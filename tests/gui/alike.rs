@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const CORRUPT: &str = "The President of the first States and the President of the";
 
 /// Numbers within a document are near to each other, and everything else is equal.
-fn near(path: &str, a: &Value, b: &Value) {
+pub fn near(path: &str, a: &Value, b: &Value) {
     match (a, b) {
         (Value::Array(x), Value::Array(y)) => {
             assert_eq!(x.len(), y.len(), "{path}");

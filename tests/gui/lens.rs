@@ -15,6 +15,7 @@ use circuitscope::model::Model;
 use circuitscope::progress::Progress;
 use circuitscope::question::Question;
 use circuitscope::session::Desk;
+use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
 use serde_json::json;
@@ -95,10 +96,14 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     let mut h = window(desk());
     h.state_mut().state.features.folders.lenses = folder.path().to_owned();
     look(&mut h, "lens");
-    set(&mut h, json!({"through": "jacobian", "text": "prose", "prompts": 3, "fits": true, "faithful": "all"}));
+    set(&mut h, json!({"through": "jacobian", "text": "prose", "prompts": 3, "faithful": "all"}));
+    h.get_by_label("fit").click();
+    h.run();
+    h.get_by_label("Fit").click();
+    h.run();
+    settle(&mut h);
     settle(&mut h);
     let kept = h.state().state.desk().views["lens"].clone();
-    assert_eq!(kept["fits"], json!(false), "{kept}");
     let path = std::path::PathBuf::from(kept["jacobian"].as_str().unwrap());
     assert_eq!(JacobianLens::open(&path).unwrap().about.n_prompts, 3);
     assert!(!folder.path().join(format!("{}.fit", path.display())).exists());
@@ -115,6 +120,74 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
         "{stack:?}"
     );
     assert!(h.state().state.edited().is_some());
+    // Another strength changes the edit that stands there.
+    let slider = h.get_by_role_and_label(egui::accesskit::Role::Slider, "α");
+    slider.focus();
+    h.run();
+    h.key_press(egui::Key::ArrowRight);
+    h.run();
+    settle(&mut h);
+    let strong = h.state().state.desk().stack.clone();
+    let factor = |stack: &circuitscope::engine::EditStack| match &stack.edits[..] {
+        [e] => match &e.action {
+            Do::Steer { factor, .. } => *factor,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    assert!(factor(&strong) > factor(&stack), "{strong:?}");
+    // Taking everything back begins no fit.
+    while h.state().state.history.undoable().is_some() {
+        let ctx = h.ctx.clone();
+        h.state_mut().command(&ctx, circuitscope::app::action::Command::Undo);
+        h.run();
+        assert!(h.query_by_label("Stop").is_none());
+    }
+    settle(&mut h);
+    assert!(h.state().state.desk().stack.edits.is_empty());
+}
+
+/// Parts that were fitted elsewhere are put together; what does not fit is said.
+#[test]
+fn parts_are_merged_in_the_window() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = folder.path().join("parts");
+    std::fs::create_dir(&parts).unwrap();
+    let model = Model::open("text").unwrap();
+    let rows = prompts(&model, &["prose".to_owned()], 48, Some(4), &Progress::new()).unwrap();
+    let settings = |shard| Settings { layers: Vec::new(), skip: 8, tokens: 48, texts: vec!["prose".to_owned()], shard };
+    for i in 0..2 {
+        let part = fit(&model, &rows, &settings((i, 2)), None, &Progress::new(), &mut |_| {}).unwrap();
+        part.save(&parts.join(format!("{i}.safetensors"))).unwrap();
+    }
+    let mut h = window(desk());
+    h.state_mut().state.features.folders.lenses = folder.path().join("lenses");
+    look(&mut h, "lens");
+    h.get_by_label("fit").click();
+    h.run();
+    let merge = |h: &mut Harness<'static, App>, path: &std::path::Path| {
+        h.get_by_label("folder of parts").focus();
+        h.run();
+        h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);
+        h.run();
+        h.get_by_label("folder of parts").type_text(&path.display().to_string());
+        h.run();
+        h.get_by_label("Merge").click();
+        h.run();
+        settle(h);
+        settle(h);
+    };
+    merge(&mut h, folder.path());
+    assert!(h.query_by_label_contains("holds no file").is_some());
+    merge(&mut h, &parts);
+    let merged = h.state().state.desk().views["lens"]["jacobian"].as_str().unwrap().to_owned();
+    let whole = fit(&model, &rows, &settings((0, 1)), None, &Progress::new(), &mut |_| {}).unwrap().lens().unwrap();
+    let merged = JacobianLens::open(std::path::Path::new(&merged)).unwrap();
+    assert_eq!(merged.about.n_prompts, whole.about.n_prompts);
+    for (layer, j) in &whole.layers {
+        let difference = (j - &merged.layers[layer]).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(difference.to_scalar::<f32>().unwrap() < 2e-3);
+    }
 }
 
 /// To first order the lens of one prompt says what comes of a small change; and what comes of a change is what a full run

@@ -38,6 +38,45 @@ fn the_lesson_of_features_opens_what_it_speaks_of_and_puts_it_away() {
     walk_through("Features of a language model");
 }
 
+/// What is said of the lenses there is what they show.
+#[test]
+fn the_lesson_of_three_lenses_says_what_is_seen() {
+    walk_through("Three lenses");
+    let lesson = shipped().iter().find(|l| l.title == "Three lenses").unwrap();
+    let mut h = window(document(PROMPT));
+    begin(&mut h, "Three lenses");
+    for (k, step) in lesson.steps.iter().enumerate() {
+        settle(&mut h);
+        settle(&mut h);
+        for (view, settings) in &step.state.settings {
+            assert_eq!(h.state().state.desk().views.get(view), Some(settings), "{}", step.title);
+        }
+        if let Some(q) = &step.question {
+            h.get_by_label_contains(&q.choices[q.right]).click();
+            h.run();
+            settle(&mut h);
+        }
+        match k {
+            0 => {
+                let lens = h.state().state.results.lens.value().unwrap().now.clone();
+                let reads = |layer: usize| {
+                    let top = &lens.cell(layer, 4).unwrap().top[0];
+                    (h.state().state.model.as_ref().unwrap().token_text(top.id), (100.0 * top.prob).round())
+                };
+                let seen = [(" were".to_owned(), 16.0), ("'".to_owned(), 14.0), (" were".to_owned(), 14.0)];
+                assert_eq!([0, 1, 2].map(reads), seen);
+            }
+            1 => assert!(h.query_all_by_label_contains("Jacobian lens: 3 × 5").count() > 0),
+            4 => assert!(h.query_by_label_contains("It is used").is_some()),
+            _ => {}
+        }
+        if k + 1 < lesson.steps.len() {
+            h.get_by_label("Next").click();
+            h.run();
+        }
+    }
+}
+
 /// Begins the lesson of this title from the menu.
 fn begin(h: &mut Harness<'static, App>, title: &str) {
     h.get_by_label("Lessons  ▾").click();

@@ -12,6 +12,7 @@ mod graph;
 mod lens;
 mod lessons;
 mod model;
+mod probes;
 mod session;
 mod shell;
 mod soak;

@@ -384,7 +384,7 @@ fn a_tab_fills_the_window_and_views_are_arranged() {
     let mut h = window(document(PROMPT));
     let seen = |h: &Harness<'static, App>| h.state().layout.seen().collect::<std::collections::BTreeSet<_>>();
     let before = seen(&h);
-    let at = h.get_by_label("Logit lens").rect().center();
+    let at = h.get_by_label("Lenses").rect().center();
     let button = egui::PointerButton::Primary;
     let click = |pressed| egui::Event::PointerButton { pos: at, button, pressed, modifiers: egui::Modifiers::NONE };
     h.input_mut().events.push(egui::Event::PointerMoved(at));

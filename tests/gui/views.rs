@@ -1,6 +1,6 @@
 //! Every view: tiny and long prompts, numbers, pictures.
 
-use crate::window::{PROMPT, causes, document, features, settle, training, window};
+use crate::window::{PROMPT, causes, document, features, probes, settle, training, window};
 use circuitscope::app::action::Command;
 use circuitscope::app::export::provenance::Provenance;
 use circuitscope::app::look::svg::paint_cells;
@@ -34,6 +34,7 @@ fn every_view_exports_its_numbers() {
     let mut h = window(document(PROMPT));
     causes(&mut h);
     let _dictionary = features(&mut h);
+    probes(&mut h);
     for view in view::all() {
         training(&mut h, view.name);
         h.state_mut().layout = Layout::single(view.name);
@@ -144,6 +145,7 @@ fn every_view_looks_as_it_did() {
         settle(&mut h);
         causes(&mut h);
         let _dictionary = features(&mut h);
+        probes(&mut h);
         let name = if theme == egui::Theme::Dark { "dark" } else { "light" };
         for view in view::all() {
             training(&mut h, view.name);

@@ -92,6 +92,29 @@ pub fn causes(h: &mut Harness<'static, App>) {
     settle(h);
 }
 
+/// Labelled texts with a split of their own, as a file holds them; they differ in what comes last.
+pub fn labelled() -> String {
+    let starts = ["We saw the", "This is the", "At last there was the", "She sat by the", "He came with the", "All knew the"];
+    let mut text = "label\tsplit\ttext\n".to_owned();
+    for (i, start) in starts.iter().enumerate() {
+        let side = if i < 4 { "train" } else { "test" };
+        for (label, words) in [("people", ["king", "woman"]), ("things", ["house", "door"])] {
+            words.iter().for_each(|word| text.push_str(&format!("{label}\t{side}\t{start} {word}\n")));
+        }
+    }
+    text
+}
+
+/// Something for the view of probes to show.
+pub fn probes(h: &mut Harness<'static, App>) {
+    let texts = serde_json::json!({"typed": labelled()});
+    let fit = serde_json::json!({"texts": texts, "pool": "last", "random": 4});
+    let recipe = serde_json::json!({"texts": texts, "answers": [" was", " of"], "layer": 1, "pairs": 8});
+    let settings = serde_json::json!({"fit": fit, "interchange": {"recipe": recipe}});
+    h.state_mut().state.apply(ModelAction::View("probes", settings), 0.0);
+    settle(h);
+}
+
 /// Shows a small training, the same on every machine, that gives the named view something to show.
 pub fn training(h: &mut Harness<'static, App>, view: &str) {
     if view.starts_with("scratch-") {

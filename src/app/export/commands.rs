@@ -2,11 +2,15 @@
 
 use crate::analysis::patching::Ablation;
 use crate::analysis::sweep::Axes;
+use crate::app::features::views::probes;
 use crate::app::model::views;
 use crate::app::state::State;
 use crate::app::view::ViewDef;
+use crate::features::direction::concept::Pool;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
+use crate::probes::question::Kind;
+use crate::probes::set::Texts;
 use crate::session::code::Snippet;
 use crate::session::desk::{Intervention, Show, Source};
 use crate::shell::word;
@@ -16,8 +20,11 @@ use crate::shell::word;
 pub fn command(state: &State, view: &ViewDef) -> Option<String> {
     let desk = state.desk();
     let is = |def: &ViewDef| view.name == def.name;
-    let clean = state.clean()?;
     let model = format!(" -m {}", word(&desk.model));
+    if is(&probes::VIEW) {
+        return probe(&probes::settings_of(desk), &model);
+    }
+    let clean = state.clean()?;
     let line = if is(&views::patching::VIEW) {
         sweep(state, &model)?
     } else {
@@ -68,6 +75,36 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
         }
     };
     Some(format!("{line} --json"))
+}
+
+/// The commands for probes and for an interchange; of texts that lie in no file there are none.
+fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
+    let file = |texts: &Texts| match texts {
+        Texts::Set(spec) => Some(word(spec)),
+        Texts::Typed(_) => None,
+    };
+    let list = |items: Vec<String>| word(&items.join(","));
+    let fit = settings.fit.as_ref().and_then(|r| {
+        let pool = if r.pool == Pool::Last { "last" } else { "mean" };
+        let kind = match r.kind {
+            Kind::Linear => format!("--random {}", r.random),
+            Kind::Sparse(k) => format!("--k {k}"),
+        };
+        let layers: Vec<String> = r.layers.iter().map(ToString::to_string).collect();
+        let layers = if layers.is_empty() { String::new() } else { format!(" --layers {}", list(layers)) };
+        let (set, site, seed) = (file(&r.texts)?, r.site.short(), r.seed);
+        Some(format!("circuitscope probe fit{model} --set {set} --site {site} --pool {pool} {kind}{layers} --seed {seed} --json"))
+    });
+    // A direction of the monitor lies in no file.
+    let interchange = settings.interchange.as_ref().filter(|i| i.direction.is_none()).and_then(|i| {
+        let r = &i.recipe;
+        let (set, answers) = (file(&r.texts)?, list(r.answers.clone()));
+        let (layer, rank, pairs, seed) = (r.layer, r.rank, r.pairs, r.seed);
+        let numbers = format!("--layer {layer} --rank {rank} --pairs {pairs} --seed {seed}");
+        Some(format!("circuitscope probe interchange{model} --set {set} --answers {answers} {numbers} --json"))
+    });
+    let lines: Vec<String> = [fit, interchange].into_iter().flatten().collect();
+    (!lines.is_empty()).then(|| lines.join(" && "))
 }
 
 /// The sweep that the patching view shows.

@@ -42,7 +42,8 @@ pub enum Message {
     Stack(PathBuf, EditStack),
     Graph(PathBuf),
     Dictionary(PathBuf),
-    Lens(PathBuf),
+    /// With whether it is a tuned lens.
+    Lens(PathBuf, bool),
     /// A set of dictionaries, one for each layer.
     Set(PathBuf),
     /// A file with a direction.
@@ -177,8 +178,13 @@ fn read(what: &Load, path: &Path) -> Message {
         Load::Dictionary if formats::is_set(path) => Message::Set(path.to_owned()),
         Load::Dictionary => Message::Dictionary(path.to_owned()),
         Load::Prompts => Message::Prompts(path.to_owned()),
-        Load::Lens => Message::Lens(path.to_owned()),
+        Load::Lens => lens(path),
     }
+}
+
+/// A lens' file, with what kind of lens it is.
+fn lens(path: &Path) -> Message {
+    Message::Lens(path.to_owned(), crate::lenses::open::is_tuned(path))
 }
 
 /// Notes the folder of a file for the next time one is asked for.
@@ -207,7 +213,7 @@ pub fn read_dropped(path: &Path) -> Message {
     if path.extension().is_some_and(|e| e == "json") && !config {
         read_json(path)
     } else if crate::lenses::open::is_dropped(path) {
-        Message::Lens(path.to_owned())
+        lens(path)
     } else if formats::is_set(path) {
         Message::Set(path.to_owned())
     } else if formats::is_dropped(path) {

@@ -168,6 +168,8 @@ fn check_step<'a>(lesson: &Lesson, step: &'a Step) -> Result<(), (&'static str, 
     bad(&shows, "view or strip", &|n| view(n) || n == "strip" || n == ALL)?;
     bad(&covers, "view", &view)?;
     bad(s.view.as_deref().as_slice(), "view", &view)?;
+    let set: Vec<&str> = s.settings.keys().map(String::as_str).collect();
+    bad(&set, "view", &view)?;
     bad(s.workspace.as_deref().as_slice(), "workspace", &|n| workspace(n).is_some())?;
     bad(s.preset.as_deref().as_slice(), "preset", &|n| presets::by_name(n).is_some())?;
     bad(s.lab.as_deref().as_slice(), "lab model", &|n| crate::training::by_name(n).is_some())?;
@@ -346,6 +348,8 @@ impl Lessons {
         if s.no_edits {
             asks.push(ModelAction::Edits("take the edits away", EditStack::default()));
         }
+        let settings = s.settings.iter().filter_map(|(name, value)| Some((view::by_name(name)?.name, value.clone())));
+        asks.extend(settings.map(|(name, value)| ModelAction::View(name, value)));
         let model = s.model.as_deref().map(|m| r.spec(lesson, m));
         match model.filter(|spec| state.desk().model != *spec) {
             Some(spec) => out.push(Action::OpenThen(spec, asks)),

@@ -17,7 +17,7 @@ const PARTS: [(&str, &str); 6] = [
     ),
     ("Right of the arrow", "stands what the model expects next, and how surely. A click asks why."),
     ("Attention", "shows for each head from which tokens it takes what it carries on."),
-    ("Logit lens", "shows what the model would say if it stopped after each layer."),
+    ("Lenses", "show what the model would say if it stopped after each layer."),
     ("Direct attribution", "shows which head and which MLP pushed the answer up or down."),
 ];
 

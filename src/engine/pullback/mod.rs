@@ -77,7 +77,7 @@ impl<'a> Pullback<'a> {
             progress.check()?;
             let mut seen = Capture::default();
             if layer >= first_layer {
-                seen = Capture::sites(WANTED.into_iter().map(|kind| Site::new(kind, layer)));
+                seen = Capture::sites(wanted(network, layer));
             }
             let before = resid.clone();
             resid = network.block(layer, resid, &prepared, &mut seen)?;
@@ -86,6 +86,11 @@ impl<'a> Pullback<'a> {
             }
         }
         Ok(Self { network, start, rows: end - start, first_layer, blocks, resid_final: resid.squeeze(0)? })
+    }
+
+    /// The number of the model's layers.
+    pub fn n_layers(&self) -> usize {
+        self.network.config.n_layers
     }
 
     /// The number of positions that are carried.
@@ -164,23 +169,26 @@ fn through(norm: Option<&NormBack>, g: &Tensor, add: Option<&Tensor>) -> Result<
     }
 }
 
-const WANTED: [SiteKind; 15] = [
-    SiteKind::Q,
-    SiteKind::K,
-    SiteKind::V,
-    SiteKind::RotQ,
-    SiteKind::RotK,
-    SiteKind::AttnScores,
-    SiteKind::Pattern,
-    SiteKind::Z,
-    SiteKind::AttnOut,
-    SiteKind::ResidMid,
-    SiteKind::MlpRouter,
-    SiteKind::MlpPre,
-    SiteKind::MlpPreLinear,
-    SiteKind::MlpPost,
-    SiteKind::MlpOut,
-];
+/// The sites that a block's derivative reads: no more, since what is not asked for need not be computed.
+fn wanted(network: Network<'_>, layer: usize) -> Vec<Site> {
+    let c = network.config;
+    let rotary = matches!(c.positions, Positions::Rotary(_));
+    let block = network.weights.blocks.get(layer);
+    let behind = c.norm_placement != NormPlacement::Stream && block.is_some_and(|b| b.ln2_post.is_some());
+    let stream = c.norm_placement == NormPlacement::Stream;
+    let mut kinds = vec![SiteKind::V, SiteKind::Pattern, SiteKind::Z];
+    let mut add = |when: bool, more: &[SiteKind]| kinds.extend(more.iter().filter(|_| when));
+    add(!rotary || c.qk_norm != QkNorm::None, &[SiteKind::Q, SiteKind::K]);
+    add(rotary, &[SiteKind::RotQ, SiteKind::RotK]);
+    add(c.attn_softcap.is_some(), &[SiteKind::AttnScores]);
+    add(stream, &[SiteKind::AttnOut, SiteKind::MlpOut]);
+    add(true, &[SiteKind::MlpPre]);
+    add(c.parallel == Parallel::Sequential, &[SiteKind::ResidMid]);
+    add(c.gated_mlp, &[SiteKind::MlpPreLinear]);
+    add(c.experts.is_some(), &[SiteKind::MlpRouter]);
+    add(behind, &[SiteKind::MlpResult]);
+    kinds.into_iter().filter(|kind| kind.exists(c)).map(|kind| Site::new(kind, layer)).collect()
+}
 
 impl BlockBack {
     fn new(
@@ -224,10 +232,7 @@ impl BlockBack {
         };
         let mlp = weights.mlp.as_ref().map(|m| MlpBack::new(c, m, seen, layer, start, rows)).transpose()?;
         let ln2_post = match (&weights.ln2_post, &weights.mlp) {
-            (Some(_), Some(m)) if post => {
-                let raw = linear(&site(SiteKind::MlpPost)?.unsqueeze(0)?, &m.output)?.squeeze(0)?;
-                norm(weights.ln2_post.as_ref(), &raw)?
-            }
+            (Some(_), Some(_)) if post => norm(weights.ln2_post.as_ref(), &site(SiteKind::MlpResult)?)?,
             (Some(_), Some(_)) if stream => norm(weights.ln2_post.as_ref(), &(&mid + site(SiteKind::MlpOut)?)?)?,
             _ => None,
         };

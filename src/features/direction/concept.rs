@@ -136,7 +136,7 @@ pub enum Pool {
 /// What the model holds for each text, at a site of every layer.
 pub struct Held {
     pub kind: SiteKind,
-    /// By layer, [texts, width].
+    /// By layer, of those that were asked for, [texts, width].
     pub layers: Vec<Tensor>,
 }
 
@@ -145,36 +145,37 @@ pub struct Held {
 /// # Errors
 /// Texts that are too long, sites without a vector a position, or [`Error::Cancelled`].
 pub fn held(model: &Model, set: &ConceptSet, kind: SiteKind, pool: Pool, progress: &Progress) -> Result<Held> {
-    held_of(model, begun(model, set)?, kind, pool, progress)
+    let layers: Vec<usize> = (0..model.config.n_layers).collect();
+    held_of(model, begun(model, set)?, (kind, &layers), pool, progress)
 }
 
-/// As [`held`], of texts as the model reads them, each with its document's number.
+/// As [`held`], at some layers, of texts as the model reads them, each with its document's number.
 ///
 /// # Errors
 /// As [`held`].
 pub fn held_of(
     model: &Model,
     texts: Vec<(Vec<u32>, u32)>,
-    kind: SiteKind,
+    (kind, layers): (SiteKind, &[usize]),
     pool: Pool,
     progress: &Progress,
 ) -> Result<Held> {
     let n = texts.len();
-    let place = crate::features::Place::from(Site::new(kind, 0));
-    place.check(&model.config)?;
-    let width = place.width(&model.config);
+    let sites: Vec<Site> = layers.iter().map(|l| Site::new(kind, *l)).collect();
+    sites.iter().try_for_each(|site| crate::features::Place::from(*site).check(&model.config))?;
+    let width = crate::features::Place::from(Site::new(kind, 0)).width(&model.config);
+    let last = layers.iter().copied().max().unwrap_or(0);
     progress.expect(n as u64);
     texts.iter().try_for_each(|(ids, _)| model.network().check(ids))?;
     let rows = Rows::new(texts);
-    let layers = model.config.n_layers;
-    let mut all = vec![vec![0f32; n * width]; layers];
+    let mut all = vec![vec![0f32; n * width]; sites.len()];
     for batch in rows.batches(PASS) {
         let some = rows.some(&batch)?;
         let len = some.len;
-        let mut capture = Capture::sites((0..layers).map(|l| Site::new(kind, l)));
-        crate::features::harvest::run_to(model, &some.rows(), layers - 1, &mut capture, progress)?;
-        for (l, out) in all.iter_mut().enumerate() {
-            let value = capture.values.get(&Site::new(kind, l)).ok_or_else(|| Error::failed("a layer was not run"))?;
+        let mut capture = Capture::sites(sites.iter().copied());
+        crate::features::harvest::run_to(model, &some.rows(), last, &mut capture, progress)?;
+        for (site, out) in sites.iter().zip(&mut all) {
+            let value = capture.values.get(site).ok_or_else(|| Error::failed("a layer was not run"))?;
             with_values(&value.contiguous()?, |v| {
                 for (i, text) in batch.iter().zip(v.chunks_exact(len * width)) {
                     pooled(text, width, pool, &mut out[i * width..(i + 1) * width]);

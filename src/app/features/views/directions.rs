@@ -38,7 +38,7 @@ impl Default for Directions {
 }
 
 /// Tokens between commas; the space before each is part of it.
-fn tokens(text: &str) -> Vec<String> {
+pub(super) fn tokens(text: &str) -> Vec<String> {
     text.split(',').filter(|t| !t.trim().is_empty()).map(str::to_owned).collect()
 }
 

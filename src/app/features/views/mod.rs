@@ -1,6 +1,6 @@
 //! The views of features: what they share.
 
-crate::app::view::views![heatmap, monitor, directions, map, training, page, neurons];
+crate::app::view::views![heatmap, monitor, directions, probes, map, training, page, neurons];
 
 use std::sync::Arc;
 

@@ -77,6 +77,16 @@ impl By {
         }
     }
 
+    /// What the number counts.
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Previous | Self::Duplicate | Self::Induction | Self::First => "of its attention",
+            Self::Entropy => "nats",
+            Self::Distance => "tokens",
+            Self::Copying | Self::AntiCopying => "of all tokens",
+        }
+    }
+
     fn measure(self) -> Option<Measure> {
         Some(match self {
             Self::Previous => Measure::Previous,
@@ -253,7 +263,7 @@ impl HeadsView {
             HeatData::new(a.n_layers, a.n_heads, values)
         });
         let colors = sequential(&cx.palette, 0.0, data.max.max(1e-6), fresh);
-        colorbar(ui, &colors, "0", &number(data.max));
+        colorbar(ui, &colors, "0", &format!("{} {}", number(data.max), by.unit()));
         let (p, h) = (cx.pinned(), cx.state.hovered);
         let outcome = Heatmap {
             name: "heads over a text",

@@ -1,32 +1,49 @@
 //! Fitting a lens beside the window: what it is fitted on, how far it is, and how far two halves of its prompts agree.
 
+use std::path::PathBuf;
+
 use eframe::egui::{self, RichText};
 use egui_plot::{Line, Plot, PlotPoints};
 
 use super::VIEW;
-use super::settings::LensSettings;
+use super::reading::Reading;
+use super::settings::{LensSettings, lens_file};
+use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::captioned;
 use crate::app::widgets::plots::{axes, said_of_points};
-use crate::jobs::{AnySlot, Slot};
-use crate::lenses::question::FitOf;
+use crate::jobs::AnySlot;
+use crate::lenses::question::MergeOf;
 
 /// Height of the picture.
 const HEIGHT: f32 = 120.0;
 
-/// What is typed for the next fit, once that differs from what the last one was asked for.
-pub type Typed = Option<(String, usize)>;
+/// What is typed for the next fit, once that differs from what the last one was asked for; and the folder of the parts that
+/// are put together next.
+#[derive(Default)]
+pub struct Typed {
+    next: Option<(String, usize)>,
+    parts: String,
+}
 
-pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, fit: &mut Slot<FitOf>, typed: &mut Typed, settings: &LensSettings) {
+pub fn ui(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    reading: &mut Reading,
+    typed: &mut Typed,
+    settings: &LensSettings,
+) {
     let mut new = settings.clone();
+    let Reading { fit, begun, .. } = reading;
     // What is done is opened, and nothing is fitted any more.
     if let Some(output) = fit.take_news().and_then(|_| fit.get().map(|f| f.question.output.clone())) {
         new.jacobian = Some(output.display().to_string());
-        new.fits = false;
+        *begun = None;
     }
-    let (words, prompts) = typed.get_or_insert_with(|| (settings.text.clone(), settings.prompts));
-    let mut goes = false;
+    let Typed { next, parts } = typed;
+    let (words, prompts) = next.get_or_insert_with(|| (settings.text.clone(), settings.prompts));
+    let (mut goes, mut stops) = (false, false);
     let slot = &*fit;
     let weak = cx.palette.weak;
     let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
@@ -45,7 +62,8 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, fit: &mut Slot<FitOf>, typed:
         .on_disabled_hover_text("stop the fit first");
         if slot.is_running() {
             if ui.button("Stop").on_hover_text("it goes on from here when it is fitted again").clicked() {
-                new.fits = false;
+                *begun = None;
+                stops = true;
             }
             let left = slot.progress().and_then(crate::progress::Progress::seconds_left);
             let left = left.map_or(String::new(), |s| format!(", {} left", span(s)));
@@ -55,7 +73,7 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, fit: &mut Slot<FitOf>, typed:
             let text = RichText::new("Fit").color(cx.palette.base);
             let button = egui::Button::new(text).fill(cx.palette.accent);
             if ui.add(button).on_hover_text("a fit that was stopped goes on").clicked() {
-                (new.fits, new.text, new.prompts) = (true, words.clone(), *prompts);
+                (new.text, new.prompts) = (words.clone(), *prompts);
                 goes = true;
             }
         }
@@ -66,13 +84,18 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, fit: &mut Slot<FitOf>, typed:
             ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
         }
     });
+    merge_ui(ui, cx, reading, parts, &mut new);
+    let fit = &mut reading.fit;
+    if stops {
+        fit.want(&cx.state.pool, None);
+    }
     if goes {
-        fit.retry();
+        begin(cx, reading, &new);
     }
     if new != *settings {
         cx.set(&VIEW, &new);
     }
-    let Some(fitted) = fit.get().filter(|f| !f.agreement.is_empty()) else { return };
+    let Some(fitted) = reading.fit.get().filter(|f| !f.agreement.is_empty()) else { return };
     ui.label(small("how far the lenses of two halves of the prompts agree, by layer (cosine)".to_owned()));
     axes(Plot::new("halves"), "layer", true)
         .height(HEIGHT)
@@ -85,6 +108,54 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, fit: &mut Slot<FitOf>, typed:
             let points: PlotPoints<'_> = fitted.agreement.iter().map(|(l, a)| [*l as f64, f64::from(*a)]).collect();
             p.line(Line::new("halves", points).color(cx.palette.accent).width(2.0));
         });
+}
+
+/// The field for parts that were fitted elsewhere.
+fn merge_ui(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    reading: &mut Reading,
+    parts: &mut String,
+    new: &mut LensSettings,
+) {
+    let weak = cx.palette.weak;
+    let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
+    let Reading { merge, jacobian, .. } = reading;
+    if let Some(merged) = merge.take_news() {
+        new.jacobian = merge.wanted().map(|q| q.output.display().to_string());
+        // The file may be there already, of fewer parts.
+        jacobian.again();
+        let missing = if merged.missing > 0 { format!("; {} are still missing", merged.missing) } else { String::new() };
+        cx.push(Action::Say(format!("{} parts of {} prompts are merged{missing}.", merged.parts, merged.prompts)));
+    }
+    ui.horizontal_wrapped(|ui| {
+        captioned(ui, small("parts".to_owned()), 150.0, |ui| {
+            ui.add(egui::TextEdit::singleline(parts).desired_width(150.0).hint_text("their folder"))
+                .on_hover_text("the folder of the parts that `jlens fit --shard` wrote, here or on other machines")
+                .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "folder of parts"));
+        });
+        let (there, running) = (!parts.trim().is_empty(), merge.is_running());
+        let button = ui.add_enabled(there && !running, egui::Button::new("Merge"));
+        let why = if running { "merging …" } else { "name the folder of the parts" };
+        if button.on_disabled_hover_text(why).clicked()
+            && let Some(model) = cx.state.model.clone()
+        {
+            let output = lens_file(&model, &cx.state.features.folders.lenses, "merged");
+            merge.again();
+            merge.want(&cx.state.pool, Some(MergeOf { model, folder: PathBuf::from(parts.trim()), output }));
+        }
+        if let Some(error) = merge.error() {
+            ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
+        }
+    });
+}
+
+/// Begins a fit, or goes on with one that was stopped.
+pub fn begin(cx: &Context<'_>, reading: &mut Reading, settings: &LensSettings) {
+    let folder = &cx.state.features.folders.lenses;
+    reading.begun = cx.state.model.as_ref().map(|model| settings.fit(model, folder));
+    reading.fit.retry();
+    reading.fit.want(&cx.state.pool, reading.begun.clone());
 }
 
 /// Seconds in words.

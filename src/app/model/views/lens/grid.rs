@@ -86,8 +86,8 @@ impl LensView {
         if new != *settings {
             cx.set(&VIEW, &new);
         }
-        if self.fits || settings.fits {
-            fitting::ui(ui, cx, &mut self.reading.fit, &mut self.typed, &new);
+        if self.fits || self.reading.begun.is_some() {
+            fitting::ui(ui, cx, &mut self.reading, &mut self.typed, &new);
         }
     }
 
@@ -130,7 +130,7 @@ impl LensView {
             let p = cx.pinned();
             let through = self.reading.lens(settings.through).flatten();
             let cell = reading::cell(&lens.value, p.layer, p.pos);
-            self.touch.ui(ui, cx, settings, through.as_deref(), cell);
+            self.touch.ui(ui, cx, settings, through.as_ref(), cell);
         }
     }
 

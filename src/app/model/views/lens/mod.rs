@@ -90,10 +90,10 @@ pub fn is_logit_lens(desk: &Desk) -> bool {
     settings.through == Through::Logit && settings.minus.is_none()
 }
 
-/// The view's settings with a lens' file opened.
-pub fn opened(desk: &Desk, path: &std::path::Path) -> serde_json::Value {
+/// The view's settings with the file of a Jacobian lens, or of a tuned one, opened.
+pub fn opened(desk: &Desk, path: &std::path::Path, tuned: bool) -> serde_json::Value {
     let mut settings = settings_of(desk);
-    let (file, tuned) = (Some(path.display().to_string()), crate::lenses::open::is_tuned(path));
+    let file = Some(path.display().to_string());
     let kind = if tuned { Through::Tuned } else { Through::Jacobian };
     (if tuned { &mut settings.tuned } else { &mut settings.jacobian }).clone_from(&file);
     settings.through = kind;
@@ -127,10 +127,13 @@ impl View for LensView {
     fn ask(&mut self, asking: &Asking<'_>) {
         let settings = asking.settings(&VIEW);
         self.reading.ask(asking, &settings);
+        self.touch.ask(asking);
     }
 
     fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
-        self.reading.slots()
+        let mut slots = self.reading.slots();
+        slots.push(&mut self.touch.made);
+        slots
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -147,7 +150,10 @@ impl View for LensView {
         let open = |k: &Through| settings.file(*k).is_some() || self.reading.is_opening(*k);
         let missing = [Some(settings.through), settings.minus].into_iter().flatten().find(|k| absent(k) && !open(k));
         if let Some(kind) = missing.filter(|_| cx.state.model.is_some()) {
-            return touch::missing(ui, cx, &settings, kind);
+            if touch::missing(ui, cx, kind, self.reading.begun.is_some()) {
+                fitting::begin(cx, &mut self.reading, &settings);
+            }
+            return;
         }
         let slot = self.reading.read(cx.state, settings.through);
         let Some(lens) = slot.get().cloned().filter(|_| slot.error().is_none()) else {
@@ -185,7 +191,7 @@ impl View for LensView {
 
 pub const VIEW: ViewDef = ViewDef {
     name: "lens",
-    title: "Logit lens",
+    title: "Lenses",
     workspace: Workspace::Model,
     area: Area::TopRight,
     help: "What each layer would say: as if it were the last (logit lens), or taken to the last by its average effect there (Jacobian lens) or by a trained map (tuned lens). Reading upwards shows when the answer appears; below, what the pinned cell reads can be steered, taken out or swapped.",

@@ -11,14 +11,18 @@ use crate::app::view::Asking;
 use crate::jobs::{AnySlot, Slot};
 use crate::lenses::faithful::{FaithfulOf, Target};
 use crate::lenses::open::{LensSource, shipped};
-use crate::lenses::question::{FitOf, LensFileOf};
+use crate::lenses::question::{FitOf, LensFileOf, MergeOf};
 
 /// The slots of the view.
 #[derive(Default)]
 pub struct Reading {
-    jacobian: Slot<LensFileOf>,
+    pub jacobian: Slot<LensFileOf>,
     tuned: Slot<LensFileOf>,
+    /// The fit that was begun by its button. It is no part of the document: taking changes back begins none.
+    pub begun: Option<FitOf>,
     pub fit: Slot<FitOf>,
+    /// Parts of a fit that are put together, begun by its button as well.
+    pub merge: Slot<MergeOf>,
     /// What a fitted lens reads; the logit lens is among the results that other views share.
     through_jacobian: Slot<LensOf>,
     through_tuned: Slot<LensOf>,
@@ -31,6 +35,7 @@ impl Reading {
             &mut self.jacobian,
             &mut self.tuned,
             &mut self.fit,
+            &mut self.merge,
             &mut self.through_jacobian,
             &mut self.through_tuned,
             &mut self.faithful,
@@ -52,8 +57,8 @@ impl Reading {
             slot.ask(pool, question, seen && settings.shows(kind));
         }
         // A fit goes on while the view is hidden: it is the user who began it and who stops it.
-        let fit = settings.fits.then(|| settings.fit(&model, &state.features.folders.lenses));
-        self.fit.want(pool, fit);
+        self.begun = self.begun.take().filter(|q| q.model == model);
+        self.fit.want(pool, self.begun.clone());
         let subject = state.subject();
         let (answer, wrong) = state.clean().map_or((None, None), |r| (r.answer, r.wrong));
         for kind in [Through::Jacobian, Through::Tuned] {

@@ -1,6 +1,6 @@
 //! What the lens view keeps in the document: which lens is read, which files are open, what is fitted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -74,8 +74,12 @@ pub struct LensSettings {
     /// Texts that a lens is fitted on, and prompts of them.
     pub text: String,
     pub prompts: usize,
-    /// A lens is being fitted.
-    pub fits: bool,
+}
+
+/// Where a lens of the model is written that was made of this.
+pub fn lens_file(model: &Model, folder: &Path, of: &str) -> PathBuf {
+    let name = crate::files::file_name(&format!("{}-{of}", model.config.name));
+    folder.join(format!("{name}-{:016x}.safetensors", model.fingerprint().unwrap_or_default()))
 }
 
 impl Default for LensSettings {
@@ -89,7 +93,6 @@ impl Default for LensSettings {
             swapped: false,
             text: "mixed".to_owned(),
             prompts: 64,
-            fits: false,
         }
     }
 }
@@ -110,11 +113,9 @@ impl LensSettings {
     }
 
     /// The fit that these settings ask for.
-    pub fn fit(&self, model: &Arc<Model>, folder: &std::path::Path) -> FitOf {
+    pub fn fit(&self, model: &Arc<Model>, folder: &Path) -> FitOf {
         let texts = vec![self.text.trim().to_owned()];
-        let name = crate::files::file_name(&format!("{}-{}-{}", model.config.name, self.text.trim(), self.prompts));
-        let weights = model.fingerprint().unwrap_or_default();
-        let output: PathBuf = folder.join(format!("{name}-{weights:016x}.safetensors"));
+        let output = lens_file(model, folder, &format!("{}-{}", self.text.trim(), self.prompts));
         let settings = Settings { layers: Vec::new(), skip: SKIP, tokens: TOKENS, texts: texts.clone(), shard: (0, 1) };
         FitOf { model: model.clone(), texts, settings, limit: Some(self.prompts), output }
     }

@@ -1,18 +1,22 @@
 //! What can be done with what a cell reads: steer towards it, take it out, swap it, as edits of the stack.
 
+use std::sync::Arc;
+
 use eframe::egui::{self, RichText};
 
-use super::VIEW;
 use super::settings::{LensSettings, Through};
 use crate::analysis::logit_lens::Cell;
 use crate::analysis::transport::Transport;
+use crate::app::action::{Action, Load};
 use crate::app::look::theme;
 use crate::app::model::ModelAction;
-use crate::app::view::Context;
+use crate::app::model::views::generation;
+use crate::app::view::{Asking, Context};
 use crate::app::widgets::{captioned, choice, token_text};
 use crate::engine::RunSide;
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
-use crate::lenses::edit::Intervention;
+use crate::jobs::Slot;
+use crate::lenses::edit::{EditsOf, Intervention, with_strength};
 use crate::session::desk::Show;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,15 +49,24 @@ pub struct Touch {
     /// Layers on either side of the pinned one that are changed as well.
     around: usize,
     clamped: bool,
+    /// What is asked for now, and its edits, of strength 1.
+    wanted: Option<EditsOf>,
+    pub made: Slot<EditsOf>,
+    /// What was changed by hand waits for its edits, to change those that stand there.
+    waits: bool,
 }
 
 impl Touch {
+    pub fn ask(&mut self, asking: &Asking<'_>) {
+        self.made.want(&asking.state.pool, self.wanted.clone().filter(|_| asking.seen));
+    }
+
     pub fn ui(
         &mut self,
         ui: &mut egui::Ui,
         cx: &mut Context<'_>,
         settings: &LensSettings,
-        lens: Option<&Transport>,
+        lens: Option<&Arc<Transport>>,
         cell: Option<&Cell>,
     ) {
         let Some(model) = cx.state.model.clone() else { return };
@@ -120,6 +133,8 @@ impl Touch {
             let add = add.on_hover_text(&told).on_disabled_hover_text(&told);
             // A slider that is drawn changes the edit that stands there already.
             let side = self.side(cx);
+            moved |= self.waits;
+            self.waits = moved && self.made.is_running();
             if let Ok(edits) = made
                 && (add.clicked() || moved && edits.iter().all(|e| stands(cx, side, e)))
             {
@@ -129,6 +144,8 @@ impl Touch {
                 && ui.small_button("Generate").on_hover_text("text without and with the edits").clicked()
             {
                 cx.push(ModelAction::Generate);
+                // Beside the lenses, in its own place.
+                cx.push(Action::Show(generation::VIEW.name));
             }
         });
     }
@@ -142,15 +159,39 @@ impl Touch {
         }
     }
 
+    /// The edits of what is chosen, once they are known; otherwise why there are none.
     fn edits(
-        &self,
+        &mut self,
         cx: &Context<'_>,
         settings: &LensSettings,
-        lens: Option<&Transport>,
+        lens: Option<&Arc<Transport>>,
         token: u32,
         other: &str,
     ) -> Result<Vec<Edit>, String> {
-        let model = cx.state.model.as_ref().ok_or("no model is open")?;
+        self.wanted = None;
+        let question = self.question(cx, settings, lens, token, other)?;
+        let model = question.model.clone();
+        self.made.want(&cx.state.pool, Some(question.clone()));
+        let known = self.made.fresh().filter(|a| a.question == question).map(|a| with_strength(a, self.alpha));
+        self.wanted = Some(question);
+        if let Some(error) = self.made.error() {
+            return Err(error.clone());
+        }
+        let edits = known.ok_or("computing …")?;
+        let len = cx.state.run().map_or(1, |r| r.trace.len());
+        edits.iter().try_for_each(|e| e.check(&model.config, len)).map_err(|e| e.to_string())?;
+        Ok(edits)
+    }
+
+    fn question(
+        &self,
+        cx: &Context<'_>,
+        settings: &LensSettings,
+        lens: Option<&Arc<Transport>>,
+        token: u32,
+        other: &str,
+    ) -> Result<EditsOf, String> {
+        let model = cx.state.model.clone().ok_or("no model is open")?;
         let p = cx.pinned();
         let n = model.config.n_layers;
         let positions = match self.place {
@@ -159,24 +200,19 @@ impl Touch {
             Place::Generated => Positions::Generated,
         };
         let what = match self.verb {
-            Verb::Steer => Intervention::Steer { token, alpha: self.alpha },
+            Verb::Steer => Intervention::Steer { token, alpha: 1.0 },
             Verb::Ablate => Intervention::Ablate { tokens: vec![token] },
             Verb::Swap => {
                 let to = model.single_token(other).map_err(|e| e.to_string())?;
-                Intervention::Swap { from: token, to, alpha: self.alpha, clamped: self.clamped }
+                Intervention::Swap { from: token, to, alpha: 1.0, clamped: self.clamped }
             }
         };
         if settings.through != Through::Logit && lens.is_none() {
             return Err(format!("the {} is not open", settings.through.name()));
         }
         let layers = p.layer.saturating_sub(self.around)..=(p.layer + self.around).min(n - 1);
-        let mut edits = Vec::new();
-        for layer in layers.filter(|l| lens.is_none_or(|t| t.reads(*l, n))) {
-            edits.extend(what.edits(model, lens, layer, &positions).map_err(|e| e.to_string())?);
-        }
-        let len = cx.state.run().map_or(1, |r| r.trace.len());
-        edits.iter().try_for_each(|e| e.check(&model.config, len)).map_err(|e| e.to_string())?;
-        Ok(edits)
+        let layers = layers.filter(|l| lens.is_none_or(|t| t.reads(*l, n))).collect();
+        Ok(EditsOf { model, lens: lens.cloned(), layers, positions, what })
     }
 }
 
@@ -195,8 +231,9 @@ fn stands(cx: &Context<'_>, side: RunSide, edit: &Edit) -> bool {
     along(edit).is_some() && cx.state.desk().stack.base == side && cx.state.desk().stack.edits.iter().any(|e| same(&e))
 }
 
-/// Says what the view is about where the chosen lens is not there.
-pub fn missing(ui: &mut egui::Ui, cx: &mut Context<'_>, settings: &LensSettings, kind: Through) {
+/// Says what the view is about where the chosen lens is not there; true where one is to be fitted.
+pub fn missing(ui: &mut egui::Ui, cx: &mut Context<'_>, kind: Through, fits: bool) -> bool {
+    let mut begins = false;
     ui.vertical_centered(|ui| {
         ui.add_space(24.0);
         let text = match kind {
@@ -204,11 +241,10 @@ pub fn missing(ui: &mut egui::Ui, cx: &mut Context<'_>, settings: &LensSettings,
             _ => "Open a tuned lens: a params.pt, its folder, or safetensors.",
         };
         ui.label(RichText::new(text).color(cx.palette.weak));
-        if kind == Through::Jacobian && !settings.fits && ui.button("Fit a lens").clicked() {
-            cx.set(&VIEW, &LensSettings { fits: true, ..settings.clone() });
-        }
+        begins = kind == Through::Jacobian && !fits && ui.button("Fit a lens").clicked();
         if ui.button("Open…").clicked() {
-            cx.push(crate::app::action::Action::Load(crate::app::action::Load::Lens));
+            cx.push(Action::Load(Load::Lens));
         }
     });
+    begins
 }

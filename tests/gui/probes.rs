@@ -1,0 +1,154 @@
+//! The view of probes: texts from a file or typed, probes beside their controls, the interchange; what the command line
+//! answers, undo, stopping.
+
+use crate::alike::near;
+use crate::common::json;
+use crate::window::{labelled, look, settle, window};
+use circuitscope::app::action::Command;
+use circuitscope::app::export::commands::command;
+use circuitscope::app::export::table::Table;
+use circuitscope::app::features::views::probes::VIEW;
+use circuitscope::app::model::ModelAction;
+use circuitscope::app::{App, view};
+use circuitscope::session::Desk;
+use circuitscope::session::desk::Pinned;
+use eframe::egui::accesskit::Role;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use serde_json::{Value, json as doc};
+
+fn table(h: &Harness<'static, App>) -> Option<Table> {
+    let app = h.state();
+    let palette = circuitscope::app::look::theme::Palette::of(&h.ctx);
+    let (mut actions, mut hovered) = (Vec::new(), Default::default());
+    let cx = view::Context { state: &app.state, palette, actions: &mut actions, hovered: &mut hovered };
+    app.layout.pane(VIEW.name).unwrap().0.table(&cx)
+}
+
+fn type_into(h: &mut Harness<'static, App>, field: &str, text: &str) {
+    h.get_by_label(field).focus();
+    h.run();
+    h.get_by_label(field).type_text(text);
+    h.run();
+}
+
+fn choose(h: &mut Harness<'static, App>, label: &str, value: &str) {
+    h.get_by_role_and_label(Role::ComboBox, label).click();
+    h.run();
+    h.get_by_label(value).click();
+    h.run();
+}
+
+fn asked(h: &Harness<'static, App>) -> Value {
+    h.state().state.desk().views.get(VIEW.name).cloned().unwrap_or_default()
+}
+
+fn desk() -> Desk {
+    Desk { model: "text".to_owned(), prompt: "The king and the".to_owned(), ..Desk::default() }
+}
+
+#[test]
+fn a_property_is_read_and_interchanged_as_on_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kinds.tsv");
+    circuitscope::files::write_atomic(&path, labelled().as_bytes()).unwrap();
+    let file = path.display().to_string();
+    let mut h = window(desk());
+    look(&mut h, VIEW.name);
+    assert!(h.query_by_label_contains("fit probes on labelled texts").is_some() && table(&h).is_none());
+    choose(&mut h, "texts", "a file");
+    type_into(&mut h, "file of labelled texts", &file);
+    choose(&mut h, "a text is", "its last token");
+    choose(&mut h, "reads", "k coordinates");
+    h.get_by_label("Fit").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(asked(&h)["fit"]["texts"], doc!({"set": file}));
+    let line = command(&h.state().state, &VIEW).unwrap();
+    assert!(line.starts_with("circuitscope probe fit -m text --set ") && line.ends_with("--json"), "{line}");
+    // The numbers are the command's.
+    let said = json(&["probe", "fit", "-m", "text", "--set", &file, "--pool", "last", "--k", "16"]);
+    let mine = table(&h).unwrap();
+    assert_eq!(mine.rows.len(), said["layers"].as_array().unwrap().len());
+    for (row, layer) in mine.values.iter().zip(said["layers"].as_array().unwrap()) {
+        let mut theirs = Vec::new();
+        for curve in ["score", "shuffled_labels", "random_coordinates", "random_model"] {
+            for by in ["accuracy", "auc"] {
+                let interval = &layer[curve][format!("{by}_interval")];
+                theirs.extend([layer[curve][by].clone(), interval[0].clone(), interval[1].clone()]);
+            }
+        }
+        near("probe fit", &doc!(row), &doc!(theirs));
+    }
+    assert!(mine.values[1][0].unwrap() > 0.9, "people and things can be told apart: {:?}", mine.values[1]);
+    // What is read is interchanged at the pinned layer.
+    let pinned = h.state().state.pinned();
+    h.state_mut().state.apply(ModelAction::Pin(Pinned { layer: 1, ..pinned }), 0.0);
+    settle(&mut h);
+    type_into(&mut h, "answers of the classes", " was, of");
+    h.get_by_label("Interchange").click();
+    h.run();
+    settle(&mut h);
+    let said = json(&[
+        "probe", "interchange", "-m", "text", "--set", &file, "--answers", " was, of", "--layer", "1", "--pairs", "64",
+    ]);
+    let used = table(&h).unwrap().more.remove(0);
+    let found = &said["interchange"];
+    let names = ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"];
+    let theirs: Vec<Value> = names.iter().map(|n| found[n].clone()).collect();
+    near("probe interchange", &doc!(used.values.iter().map(|r| r[0]).collect::<Vec<_>>()), &doc!(theirs));
+    assert!(h.query_by_label_contains("It is used").is_some() && h.query_by_label_contains("DAS ").is_some());
+    assert!(command(&h.state().state, &VIEW).unwrap().contains("&& circuitscope probe interchange -m text"));
+    // What was asked is taken back and done again.
+    let whole = asked(&h);
+    let ctx = h.ctx.clone();
+    for _ in 0..2 {
+        h.state_mut().command(&ctx, Command::Undo);
+        settle(&mut h);
+    }
+    assert!(asked(&h)["fit"].is_null() && table(&h).is_none(), "{}", asked(&h));
+    for _ in 0..2 {
+        h.state_mut().command(&ctx, Command::Redo);
+        settle(&mut h);
+    }
+    assert_eq!(asked(&h), whole);
+    assert_eq!(table(&h).unwrap().more.len(), 1);
+}
+
+#[test]
+fn typed_texts_are_read_and_bad_ones_are_one_sentence() {
+    let mut h = window(desk());
+    look(&mut h, VIEW.name);
+    choose(&mut h, "texts", "my own");
+    type_into(&mut h, "labelled texts", "label\ttext\nonly\tone class");
+    h.get_by_label("Fit").click();
+    h.run();
+    settle(&mut h);
+    assert!(h.query_by_label_contains("single class").is_some());
+    let fit = doc!({"texts": {"typed": labelled()}, "layers": [1], "random": 4});
+    h.state_mut().state.apply(ModelAction::View(VIEW.name, doc!({"fit": fit, "by": "auc"})), 0.0);
+    settle(&mut h);
+    let read = table(&h).unwrap();
+    assert_eq!(read.rows, ["1"]);
+    assert!(h.query_by_label_contains("It can be read: AUC on 8 held-out texts").is_some());
+    assert!(command(&h.state().state, &VIEW).is_none(), "typed texts lie in no file");
+}
+
+#[test]
+fn a_fit_is_stopped_and_gone_on_with() {
+    let mut h = window(desk());
+    look(&mut h, VIEW.name);
+    h.get_by_label("Fit").click();
+    h.step();
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::Cancel);
+    h.run();
+    assert!(h.query_by_label("Stop").is_none() && h.query_by_label("Fit").is_some());
+    assert_eq!(asked(&h)["fit"]["texts"], doc!({"set": "sentiment"}));
+    let whole = h.state().state.model.as_ref().unwrap().config.n_layers;
+    assert!(table(&h).is_none_or(|t| t.rows.len() < whole));
+    h.get_by_label("Fit").click();
+    h.run();
+    settle(&mut h);
+    assert_eq!(table(&h).unwrap().rows.len(), whole);
+}
