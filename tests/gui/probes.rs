@@ -58,7 +58,7 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
     assert!(h.query_by_label_contains("fit probes on labelled texts").is_some() && table(&h).is_none());
     choose(&mut h, "texts", "a file");
     type_into(&mut h, "file of labelled texts", &file);
-    choose(&mut h, "a text is", "its last token");
+    choose(&mut h, "each text as", "its last token");
     choose(&mut h, "reads", "k coordinates");
     h.get_by_label("Fit").click();
     h.run();
@@ -139,7 +139,7 @@ fn a_fit_is_stopped_and_gone_on_with() {
     let mut h = window(desk());
     look(&mut h, VIEW.name);
     h.get_by_label("Fit").click();
-    h.step();
+    h.run_steps(3);
     let ctx = h.ctx.clone();
     h.state_mut().command(&ctx, Command::Cancel);
     h.run();

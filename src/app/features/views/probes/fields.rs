@@ -124,7 +124,7 @@ impl Fields {
             });
         }
         let pools = [(Pool::Mean, "the mean of its tokens"), (Pool::Last, "its last token")];
-        if let Some(p) = choice(ui, "a text is", self.recipe.pool, &pools) {
+        if let Some(p) = choice(ui, "each text as", self.recipe.pool, &pools) {
             self.recipe.pool = p;
         }
     }
@@ -134,7 +134,7 @@ impl Fields {
         let config = cx.state.model.as_ref().map(|m| &m.config);
         let sites: Vec<(SiteKind, &str)> =
             SITES.into_iter().filter(|s| config.is_none_or(|c| s.exists(c))).map(|s| (s, s.short())).collect();
-        if let Some(site) = choice(ui, "site", self.recipe.site, &sites) {
+        if let Some(site) = choice(ui, "at", self.recipe.site, &sites) {
             self.recipe.site = site;
         }
         let mut layers = vec![
