@@ -97,7 +97,16 @@ fn the_number_of_a_subject_is_read_and_used() {
     assert!(accuracy("score") == 1.0 && accuracy("shuffled_labels") < 0.65, "{doc}");
     assert!((0.8..1.0).contains(&accuracy("random_model")), "{doc}");
     let doc = common::json(&[
-        "probe", "interchange", "-m", "text", "--set", "number", "--answers", " were, was", "--layer", "1",
+        "probe",
+        "interchange",
+        "-m",
+        "text",
+        "--set",
+        "number",
+        "--answers",
+        " were, was",
+        "--layer",
+        "1",
     ]);
     let share = |of: &str| doc["interchange"][of].as_f64().unwrap();
     assert!((0.8..1.0).contains(&share("probe")) && share("means") > 0.97 && share("das") > 0.97, "{doc}");

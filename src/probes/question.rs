@@ -135,8 +135,13 @@ impl Question for ProbesOf {
         let other = controls::random_model(model, *seed, progress)?;
         let other = held_of(&other, texts, (*site, &layers), *pool, progress)?;
         let test = set.held_out();
-        let mut found =
-            Probes { set: set.name.clone(), classes: set.classes.clone(), train: set.len() - test, test, layers: Vec::new() };
+        let mut found = Probes {
+            set: set.name.clone(),
+            classes: set.classes.clone(),
+            train: set.len() - test,
+            test,
+            layers: Vec::new(),
+        };
         for (layer, (mine, theirs)) in layers.into_iter().zip(own.layers.iter().zip(&other.layers)) {
             progress.check()?;
             let (_, width) = mine.dims2()?;

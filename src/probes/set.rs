@@ -124,18 +124,13 @@ impl LabelledSet {
         if self.classes.len() < 2 {
             return Err(Error::request(format!("the set {} has a single class; give two or more", self.name)));
         }
-        for (class, name) in self.classes.iter().enumerate() {
-            for side in [false, true] {
-                let there = self.labels.iter().zip(&self.test).filter(|(l, t)| **l == class && **t == side).count();
-                if there < 2 {
-                    return Err(Error::request(format!(
-                        "the set {} has {there} {} texts of the class {}; give two or more on each side, or smaller groups",
-                        self.name,
-                        if side { "held-out" } else { "training" },
-                        short(name)
-                    )));
-                }
-            }
+        if let Some((class, side, there)) = lacking(&self.labels, self.classes.len(), &self.test) {
+            return Err(Error::request(format!(
+                "the set {} has {there} {} texts of the class {}; give two or more on each side, or smaller groups",
+                self.name,
+                if side { "held-out" } else { "training" },
+                self.classes.get(class).map(|name| short(name)).unwrap_or_default()
+            )));
         }
         Ok(self)
     }
@@ -160,29 +155,60 @@ impl LabelledSet {
     }
 }
 
-/// Draws the texts that are held out: groups in a random order, each taken where its classes still lack held-out texts.
+/// Texts of each class that a side must have.
+const LEAST: usize = 2;
+/// Orders of the groups that are tried.
+const TRIES: usize = 32;
+
+/// Draws the texts that are held out: groups in a random order, each taken where its classes still lack held-out texts; the
+/// first order that leaves enough texts of each class on both sides.
 fn drawn(labels: &[usize], classes: usize, groups: &[String], seed: u64) -> Vec<bool> {
     let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, group) in groups.iter().enumerate() {
         members.entry(group).or_default().push(i);
     }
     let mut all: Vec<Vec<usize>> = members.into_values().collect();
-    all.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let mut wanted = vec![0i64; classes];
     labels.iter().for_each(|l| wanted[*l] += 1);
-    wanted.iter_mut().for_each(|w| *w = (*w as f64 * HELD_OUT).round() as i64);
+    wanted.iter_mut().for_each(|w| *w = ((*w as f64 * HELD_OUT).round() as i64).max(LEAST as i64));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut test = Vec::new();
+    for _ in 0..TRIES {
+        all.shuffle(&mut rng);
+        test = taken(labels, &all, wanted.clone());
+        if lacking(labels, classes, &test).is_none() {
+            break;
+        }
+    }
+    test
+}
+
+/// Groups in this order, each held out where that brings the held-out counts nearer to what is wanted, or no further away
+/// while there is none of a class.
+fn taken(labels: &[usize], groups: &[Vec<usize>], mut wanted: Vec<i64>) -> Vec<bool> {
+    let first = wanted.clone();
     let mut test = vec![false; labels.len()];
-    for group in all {
-        let mut own = vec![0i64; classes];
+    for group in groups {
+        let mut own = vec![0i64; wanted.len()];
         group.iter().for_each(|i| own[labels[*i]] += 1);
-        // It brings the held-out counts nearer to what is wanted.
         let gain: i64 = own.iter().zip(&wanted).map(|(n, w)| w.abs() - (w - n).abs()).sum();
-        if gain > 0 {
+        let none_yet = group.iter().any(|i| wanted[labels[*i]] == first[labels[*i]]);
+        if gain > 0 || gain == 0 && none_yet {
             wanted.iter_mut().zip(&own).for_each(|(w, n)| *w -= n);
             group.iter().for_each(|i| test[*i] = true);
         }
     }
     test
+}
+
+/// A class with too few texts on a side: the class, whether that side is held out, and how many there are.
+fn lacking(labels: &[usize], classes: usize, test: &[bool]) -> Option<(usize, bool, usize)> {
+    let sides = (0..classes).flat_map(|class| [(class, false), (class, true)]);
+    sides
+        .map(|(class, side)| {
+            (class, side, labels.iter().zip(test).filter(|(l, t)| **l == class && **t == side).count())
+        })
+        .find(|(.., there)| *there < LEAST)
 }
 
 #[cfg(test)]
@@ -204,6 +230,15 @@ mod tests {
         let held = set.test.iter().filter(|t| **t).count();
         assert!((12..=18).contains(&held), "{held}");
         assert!(set != LabelledSet::parse("t", &text, Path::new("t.tsv"), 5).unwrap());
+        // Whatever the order of large and small groups, both sides have some of each class.
+        for sizes in [&[6, 6][..], &[9, 3, 2, 2], &[2, 2], &[8, 1, 1]] {
+            let mut few = "label\tgroup\ttext\n".to_owned();
+            for (class, (group, size)) in ["x", "y"].iter().flat_map(|c| sizes.iter().enumerate().map(move |s| (c, s)))
+            {
+                (0..*size).for_each(|i| few.push_str(&format!("{class}\t{class}{group}\ttext {i}\n")));
+            }
+            (0..20).for_each(|seed| drop(LabelledSet::parse("t", &few, Path::new("t.tsv"), seed).unwrap()));
+        }
         let parse = |t: &str| LabelledSet::parse("t", t, Path::new("t.tsv"), 0).unwrap_err().to_string();
         assert!(parse("text\nabc").contains("label"));
         assert!(parse("label\ttext\na\tx\na\ty").contains("single class"));

@@ -90,11 +90,23 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
     h.run();
     settle(&mut h);
     let said = json(&[
-        "probe", "interchange", "-m", "text", "--set", &file, "--answers", " was, of", "--layer", "1", "--pairs", "64",
+        "probe",
+        "interchange",
+        "-m",
+        "text",
+        "--set",
+        &file,
+        "--answers",
+        " was, of",
+        "--layer",
+        "1",
+        "--pairs",
+        "64",
     ]);
     let used = table(&h).unwrap().more.remove(0);
     let found = &said["interchange"];
-    let names = ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"];
+    let names =
+        ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"];
     let theirs: Vec<Value> = names.iter().map(|n| found[n].clone()).collect();
     near("probe interchange", &doc!(used.values.iter().map(|r| r[0]).collect::<Vec<_>>()), &doc!(theirs));
     assert!(h.query_by_label_contains("It is used").is_some() && h.query_by_label_contains("DAS ").is_some());

@@ -94,7 +94,8 @@ pub fn causes(h: &mut Harness<'static, App>) {
 
 /// Labelled texts with a split of their own, as a file holds them; they differ in what comes last.
 pub fn labelled() -> String {
-    let starts = ["We saw the", "This is the", "At last there was the", "She sat by the", "He came with the", "All knew the"];
+    let starts =
+        ["We saw the", "This is the", "At last there was the", "She sat by the", "He came with the", "All knew the"];
     let mut text = "label\tsplit\ttext\n".to_owned();
     for (i, start) in starts.iter().enumerate() {
         let side = if i < 4 { "train" } else { "test" };

@@ -93,7 +93,9 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
         let layers: Vec<String> = r.layers.iter().map(ToString::to_string).collect();
         let layers = if layers.is_empty() { String::new() } else { format!(" --layers {}", list(layers)) };
         let (set, site, seed) = (file(&r.texts)?, r.site.short(), r.seed);
-        Some(format!("circuitscope probe fit{model} --set {set} --site {site} --pool {pool} {kind}{layers} --seed {seed} --json"))
+        Some(format!(
+            "circuitscope probe fit{model} --set {set} --site {site} --pool {pool} {kind}{layers} --seed {seed} --json"
+        ))
     });
     // A direction of the monitor lies in no file.
     let interchange = settings.interchange.as_ref().filter(|i| i.direction.is_none()).and_then(|i| {

@@ -8,8 +8,8 @@ use eframe::egui::{self, RichText};
 
 use self::fields::Fields;
 use self::pictures::CURVES;
-pub use self::settings::ProbesSettings;
 use self::settings::By;
+pub use self::settings::ProbesSettings;
 use super::weak;
 use crate::app::view::{Area, Asking, Context, Table, View, ViewDef, Workspace, cut_off};
 use crate::app::widgets::{choice, controls, message};

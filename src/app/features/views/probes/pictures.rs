@@ -102,7 +102,9 @@ pub fn used(ui: &mut egui::Ui, cx: &Context<'_>, found: &Interchange) {
             bar(ui, &one, 1.0, false, width).on_hover_text(format!("{name}: 95 % from {low:.2} to {high:.2}"));
         }
         if controls {
-            ui.label(RichText::new("below the line: controls").font(crate::app::look::theme::small()).color(cx.palette.weak));
+            ui.label(
+                RichText::new("below the line: controls").font(crate::app::look::theme::small()).color(cx.palette.weak),
+            );
         }
     });
 }

@@ -27,13 +27,7 @@ pub struct Typed {
     parts: String,
 }
 
-pub fn ui(
-    ui: &mut egui::Ui,
-    cx: &mut Context<'_>,
-    reading: &mut Reading,
-    typed: &mut Typed,
-    settings: &LensSettings,
-) {
+pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, reading: &mut Reading, typed: &mut Typed, settings: &LensSettings) {
     let mut new = settings.clone();
     let Reading { fit, begun, .. } = reading;
     // What is done is opened, and nothing is fitted any more.
@@ -125,7 +119,8 @@ fn merge_ui(
         new.jacobian = merge.wanted().map(|q| q.output.display().to_string());
         // The file may be there already, of fewer parts.
         jacobian.again();
-        let missing = if merged.missing > 0 { format!("; {} are still missing", merged.missing) } else { String::new() };
+        let missing =
+            if merged.missing > 0 { format!("; {} are still missing", merged.missing) } else { String::new() };
         cx.push(Action::Say(format!("{} parts of {} prompts are merged{missing}.", merged.parts, merged.prompts)));
     }
     ui.horizontal_wrapped(|ui| {
