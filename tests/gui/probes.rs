@@ -155,7 +155,7 @@ fn a_fit_is_stopped_and_gone_on_with() {
     let ctx = h.ctx.clone();
     h.state_mut().command(&ctx, Command::Cancel);
     h.run();
-    assert!(h.query_by_label("Stop").is_none() && h.query_by_label("Fit").is_some());
+    assert!(h.query_all_by_label("Stop").count() == 0 && h.query_by_label("Fit").is_some());
     assert_eq!(asked(&h)["fit"]["texts"], doc!({"set": "sentiment"}));
     let whole = h.state().state.model.as_ref().unwrap().config.n_layers;
     assert!(table(&h).is_none_or(|t| t.rows.len() < whole));
