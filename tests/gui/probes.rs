@@ -15,7 +15,7 @@ use circuitscope::session::desk::Pinned;
 use eframe::egui::accesskit::Role;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
-use serde_json::{Value, json as doc};
+use serde_json::{Value, json as value};
 
 fn table(h: &Harness<'static, App>) -> Option<Table> {
     let app = h.state();
@@ -63,7 +63,7 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
     h.get_by_label("Fit").click();
     h.run();
     settle(&mut h);
-    assert_eq!(asked(&h)["fit"]["texts"], doc!({"set": file}));
+    assert_eq!(asked(&h)["fit"]["texts"], value!({"set": file}));
     let line = command(&h.state().state, &VIEW).unwrap();
     assert!(line.starts_with("circuitscope probe fit -m text --set ") && line.ends_with("--json"), "{line}");
     // The numbers are the command's.
@@ -78,7 +78,7 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
                 theirs.extend([layer[curve][by].clone(), interval[0].clone(), interval[1].clone()]);
             }
         }
-        near("probe fit", &doc!(row), &doc!(theirs));
+        near("probe fit", &value!(row), &value!(theirs));
     }
     assert!(mine.values[1][0].unwrap() > 0.9, "people and things can be told apart: {:?}", mine.values[1]);
     // What is read is interchanged at the pinned layer.
@@ -108,7 +108,7 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
     let names =
         ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"];
     let theirs: Vec<Value> = names.iter().map(|n| found[n].clone()).collect();
-    near("probe interchange", &doc!(used.values.iter().map(|r| r[0]).collect::<Vec<_>>()), &doc!(theirs));
+    near("probe interchange", &value!(used.values.iter().map(|r| r[0]).collect::<Vec<_>>()), &value!(theirs));
     assert!(h.query_by_label_contains("It is used").is_some() && h.query_by_label_contains("DAS ").is_some());
     assert!(command(&h.state().state, &VIEW).unwrap().contains("&& circuitscope probe interchange -m text"));
     // What was asked is taken back and done again.
@@ -137,8 +137,8 @@ fn typed_texts_are_read_and_bad_ones_are_one_sentence() {
     h.run();
     settle(&mut h);
     assert!(h.query_by_label_contains("single class").is_some());
-    let fit = doc!({"texts": {"typed": labelled()}, "layers": [1], "random": 4});
-    h.state_mut().state.apply(ModelAction::View(VIEW.name, doc!({"fit": fit, "by": "auc"})), 0.0);
+    let fit = value!({"texts": {"typed": labelled()}, "layers": [1], "random": 4});
+    h.state_mut().state.apply(ModelAction::View(VIEW.name, value!({"fit": fit, "by": "auc"})), 0.0);
     settle(&mut h);
     let read = table(&h).unwrap();
     assert_eq!(read.rows, ["1"]);
@@ -156,7 +156,7 @@ fn a_fit_is_stopped_and_gone_on_with() {
     h.state_mut().command(&ctx, Command::Cancel);
     h.run();
     assert!(h.query_all_by_label("Stop").count() == 0 && h.query_by_label("Fit").is_some());
-    assert_eq!(asked(&h)["fit"]["texts"], doc!({"set": "sentiment"}));
+    assert_eq!(asked(&h)["fit"]["texts"], value!({"set": "sentiment"}));
     let whole = h.state().state.model.as_ref().unwrap().config.n_layers;
     assert!(table(&h).is_none_or(|t| t.rows.len() < whole));
     h.get_by_label("Fit").click();
