@@ -4,7 +4,7 @@
 //! Its file is safetensors: tensors `half.<0|1>.<layer>` [d_model out, d_model in] as f32, the sums of J over the prompts,
 //! and in the header under `circuitscope` a JSON text of [`SumsAbout`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
