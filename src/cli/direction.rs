@@ -112,13 +112,16 @@ struct Steer {
 struct Similar {
     /// Directions that `find` wrote
     file: PathBuf,
+    /// Dictionary whose features are compared
     #[arg(long, value_name = "DIR")]
     dictionary: String,
     /// Layer (default: the dictionary's)
     #[arg(long)]
     layer: Option<usize>,
+    /// How many features to list
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
+    /// Print one JSON document on stdout and nothing else
     #[arg(long)]
     json: bool,
 }

@@ -39,6 +39,7 @@ pub struct Arguments {
     /// Only the most probable tokens that together reach P
     #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     top_p: f32,
+    /// Seed of the tokens that are drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

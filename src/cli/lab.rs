@@ -30,6 +30,7 @@ enum Action {
         /// Steps instead of the recipe's
         #[arg(long, value_name = "N")]
         steps: Option<usize>,
+        /// Seed of the first weights and the examples
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Keep models of the way there under DIR/checkpoints, and report scores

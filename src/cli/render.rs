@@ -45,6 +45,7 @@ pub struct Arguments {
     /// Pixels per point
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     scale: f32,
+    /// Colours: dark, or light for projectors and papers
     #[arg(long, default_value = "dark", value_parser = ["dark", "light"])]
     theme: String,
     /// Head to show large, as LAYER.HEAD

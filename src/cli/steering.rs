@@ -39,6 +39,7 @@ pub struct SteerArgs {
     /// 0 always takes the most probable token
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f32,
+    /// Seed of the tokens that are drawn
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Where the prompt and what is generated are changed: all, prompt, generated, or positions counted from 0; the

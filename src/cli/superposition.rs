@@ -49,8 +49,10 @@ pub struct Arguments {
     /// Inputs a step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Learning rate
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f32>,
+    /// Weight decay a step
     #[arg(long, value_name = "RATE")]
     weight_decay: Option<f32>,
     /// Let the learning rate fall along half a cosine

@@ -40,6 +40,7 @@ pub struct Arguments {
     /// l1, topk, batchtopk, jumprelu or gated (default: topk; batchtopk for transcoders)
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
+    /// How many features
     #[arg(long, value_name = "N", default_value_t = Settings::default().features)]
     features: usize,
     /// Active features a position (topk, batchtopk)
@@ -48,11 +49,13 @@ pub struct Arguments {
     /// Weight of the sparsity penalty (l1, jumprelu, gated)
     #[arg(long, value_name = "X", default_value_t = Settings::default().sparsity)]
     sparsity: f32,
+    /// Steps of training
     #[arg(long, value_name = "N", default_value_t = Settings::default().steps)]
     steps: usize,
     /// Positions a step
     #[arg(long, value_name = "N", default_value_t = Settings::default().batch)]
     batch: usize,
+    /// Learning rate
     #[arg(long, value_name = "X", default_value_t = Settings::default().rate)]
     rate: f32,
     /// Steps over which the learning rate rises
@@ -76,6 +79,7 @@ pub struct Arguments {
     /// Weight of the auxiliary loss that revives dead features (topk, batchtopk)
     #[arg(long, value_name = "X", default_value_t = Settings::default().auxiliary)]
     auxiliary: f32,
+    /// Seed of the first weights and the order of positions
     #[arg(long, value_name = "N", default_value_t = Settings::default().seed)]
     seed: u64,
     /// Train on each row's first position as well, whose activations are outliers in many models

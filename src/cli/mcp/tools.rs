@@ -220,11 +220,7 @@ fn property(arg: &Arg) -> Value {
     let mut schema = if is_list(arg) && kind != Kind::Flag { json!({"type": "array", "items": one}) } else { one };
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let form = arg.get_value_names().filter(|_| kind != Kind::Flag && choices.is_empty()).unwrap_or_default().join(" ");
-    schema["description"] = json!(match (help.is_empty(), form.is_empty()) {
-        (true, _) => form,
-        (_, true) => help,
-        _ => format!("{help} ({form})"),
-    });
+    schema["description"] = json!(if help.is_empty() || form.is_empty() { help } else { format!("{help} ({form})") });
     let defaults: Vec<Value> =
         arg.get_default_values().iter().map(|v| typed(kind, v.to_string_lossy().as_ref())).collect();
     if kind != Kind::Flag && !arg.get_default_values().is_empty() {
