@@ -11,7 +11,66 @@ use crate::interrupt;
 
 fn folder(of: fn(&ProjectDirs) -> &Path) -> PathBuf {
     let own = ProjectDirs::from("", "", "circuitscope");
-    own.map_or_else(|| std::env::temp_dir().join("circuitscope"), |d| of(&d).to_owned())
+    own.map_or_else(|| temporary_folder().to_owned(), |d| of(&d).to_owned())
+}
+
+/// This user's folder among the temporary files, which others can name and cannot take: one that is not the user's own is
+/// left alone, and a new one is made.
+pub fn temporary_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| temporary_folder_in(&std::env::temp_dir()))
+}
+
+fn temporary_folder_in(base: &Path) -> PathBuf {
+    let known = base.join(format!("circuitscope-{}", user()));
+    if own_folder(&known).is_ok() {
+        return known;
+    }
+    // Its name cannot be known beforehand.
+    let fresh = tempfile::Builder::new().prefix("circuitscope-").tempdir_in(base);
+    fresh.map_or(known, tempfile::TempDir::keep)
+}
+
+/// The number by which the system knows the user; 0 where it has none.
+fn user() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: it takes nothing and cannot fail.
+    return unsafe { libc::geteuid() };
+    #[cfg(not(unix))]
+    0
+}
+
+/// Makes a folder that only this user can write, or finds it.
+///
+/// # Errors
+/// It cannot be made; a link or something else is in its place; it belongs to another user, or others may write in it.
+pub fn own_folder(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| Error::write(parent, e))?;
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::write(path, e)),
+        _ => {}
+    }
+    let there = std::fs::symlink_metadata(path).map_err(|e| Error::write(path, e))?;
+    let refused = |why: &str| Err(Error::failed(format!("{} {why}; take it away", path.display())));
+    if !there.is_dir() {
+        return refused("is a link or no folder");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        if there.uid() != user() {
+            return refused("belongs to another user");
+        }
+        if there.mode() & 0o002 != 0 {
+            return refused("can be written by every user");
+        }
+    }
+    Ok(())
 }
 
 /// The user's folder for what can be made again; the temporary files' where there is none.
@@ -252,6 +311,25 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn temporary_files_go_into_no_folder_of_others() {
+        use std::os::unix::fs::{MetadataExt as _, symlink};
+        let base = tempfile::tempdir().unwrap();
+        let known = base.path().join(format!("circuitscope-{}", user()));
+        let first = temporary_folder_in(base.path());
+        assert_eq!(first, known);
+        assert_eq!(std::fs::metadata(&known).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(temporary_folder_in(base.path()), known, "it is found again");
+        // A link that was put there is not followed.
+        std::fs::remove_dir(&known).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        symlink(elsewhere.path(), &known).unwrap();
+        let fresh = temporary_folder_in(base.path());
+        assert!(fresh != known && fresh.starts_with(base.path()) && fresh.is_dir());
+        assert_eq!(std::fs::metadata(&fresh).unwrap().mode() & 0o777, 0o700);
+    }
 
     #[cfg(unix)]
     #[test]

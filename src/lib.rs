@@ -38,8 +38,8 @@
 //! | what | new file | line |
 //! | --- | --- | --- |
 //! | a question | `analysis/NAME.rs` | `analysis/mod.rs` |
-//! | a view, which ends in its own `VIEW` | `app/WORKSPACE/views/NAME.rs` | `views![…]` in that folder's `mod.rs` |
-//! | a subcommand | `cli/NAME.rs` | `commands!` in `cli/mod.rs`, and one in the README |
+//! | a view, which ends in its own `VIEW` | `app/WORKSPACE/views/NAME.rs`, `assets/guide/view-NAME.md` | `views![…]` in that folder's `mod.rs`, `assets/guide/README.md` |
+//! | a subcommand | `cli/NAME.rs` | `commands!` in `cli/mod.rs`, and a section of `assets/guide/commands.md` |
 //! | a family of models | `model/families/NAME.rs` | [`model::families::FAMILIES`] |
 //! | a dictionary format | `features/dictionary/formats/NAME.rs` | [`features::dictionary::formats::FORMATS`] |
 //! | a task for a small transformer | `training/NAME.rs` | [`training::TASKS`] |
@@ -47,6 +47,7 @@
 //! | a built-in model | `assets/NAME` | [`model::builtin::BUILTINS`] |
 //! | a prompt set | `assets/prompts/NAME.toml` | [`circuit::prompt_set::SHIPPED`] |
 //! | a lesson | `assets/lessons/NAME.toml` | |
+//! | a page of the guide | `assets/guide/NAME.md` | `assets/guide/README.md` |
 //!
 //! Tests, `--help`, the tools of `mcp`, the Python module and the command palette go through the registries.
 //!
@@ -102,6 +103,7 @@ pub mod files;
 pub mod gpu;
 pub mod graph;
 pub mod guard;
+pub mod guide;
 pub mod hash;
 pub mod heads;
 pub mod interrupt;

@@ -68,6 +68,7 @@ const GROUND: &[&str] = &[
     "Result",
     "files",
     "guard",
+    "guide",
     "hash",
     "identity",
     "interrupt",

@@ -14,6 +14,7 @@ use super::superposition::SuperpositionAction;
 use super::training::TrainingAction;
 use super::view::Workspace;
 use crate::graph::marks::Marks;
+use crate::guide::Place;
 use crate::session::file::EXTENSION;
 
 /// Named commands without data.
@@ -58,12 +59,13 @@ pub enum Command {
     Arrange(Preset),
     ResetLayout,
     History,
+    Guide,
     Shortcuts,
     Quit,
 }
 
 impl Command {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::Palette,
         Self::OpenFile,
         Self::OpenFolder,
@@ -106,6 +108,7 @@ impl Command {
         Self::Arrange(Preset::Graph),
         Self::ResetLayout,
         Self::History,
+        Self::Guide,
         Self::Shortcuts,
         Self::Quit,
     ];
@@ -151,6 +154,7 @@ impl Command {
             Self::Arrange(preset) => preset.title(),
             Self::ResetLayout => "Reset the layout",
             Self::History => "Show the history of changes",
+            Self::Guide => "Help: the guide to what is shown",
             Self::Shortcuts => "Help: keys and mouse",
             Self::Quit => "Quit",
         }
@@ -177,6 +181,7 @@ impl Command {
             Self::PreviousHead => plain(Key::OpenBracket),
             Self::NextHead => plain(Key::CloseBracket),
             Self::LastToken => plain(Key::End),
+            Self::Guide => KeyboardShortcut::new(Modifiers::SHIFT, Key::F1),
             Self::Shortcuts => plain(Key::F1),
             Self::Quit => command(Key::Q),
             Self::SwapPrompts => command(Key::T),
@@ -247,6 +252,7 @@ impl Command {
             | Self::Present
             | Self::Arrange(_)
             | Self::ResetLayout
+            | Self::Guide
             | Self::Shortcuts => Group::Window,
         }
     }
@@ -321,6 +327,8 @@ pub enum Action {
     Lesson(LessonAction),
     /// The first cards are put away.
     Welcomed,
+    /// Opens the guide at a place.
+    Guide(Place),
     /// Takes up again what was stopped.
     GoOn,
     Undo,

@@ -28,9 +28,10 @@ use self::look::theme::Palette;
 
 use self::model::ModelAction;
 use self::selection::Hovered;
-use self::shell::bars::{Places, bar, feature_bars, model_bars, side_bars, strip_bar};
+use self::shell::bars::{Fits, Places, bar, feature_bars, model_bars, side_bars, strip_bar};
 use self::shell::chooser::Chooser;
 use self::shell::files::{Files, Message, read_dropped};
+use self::shell::guide::Guide;
 use self::shell::keys::OneFocusAFrame;
 use self::shell::layout::Layout;
 use self::shell::notices::Level;
@@ -38,7 +39,7 @@ use self::shell::palette::CommandPalette;
 use self::shell::session::{Keeping, Opening};
 use self::shell::strip::Strip;
 use self::shell::topbar::TopBar;
-use self::shell::{lessons, status};
+use self::shell::{lessons, status, welcome};
 use self::state::State;
 use self::view::{Context, Seen, Workspace};
 use crate::error::{Error, Result};
@@ -80,6 +81,7 @@ pub fn run(args: Start) -> Result<()> {
             app.state.features.folders.keeps = true;
             app.adapter = adapter;
             app.remembers = true;
+            app.welcomes = true;
             app.state.superposition.turns = true;
             app.started = args.time.then_some(started);
             Ok(Box::new(app))
@@ -110,8 +112,9 @@ pub struct App {
     chooser: Option<Chooser>,
     shortcuts_open: bool,
     history_open: bool,
-    /// What the window's parts are is being said.
-    explains: bool,
+    pub guide: Guide,
+    /// The first start is welcomed: by a window, not by pictures and tests.
+    pub welcomes: bool,
     /// The size of text before it was made larger to present.
     before_presenting: Option<f32>,
     /// When Escape was pressed with nothing to close, seconds of the window's clock: once more stops what runs.
@@ -157,7 +160,8 @@ impl App {
             chooser: None,
             shortcuts_open: false,
             history_open: false,
-            explains: false,
+            guide: Guide::default(),
+            welcomes: false,
             before_presenting: None,
             stop_offered: None,
             adapter: String::new(),
@@ -377,64 +381,12 @@ impl App {
         let mut hovered = Hovered::default();
         // Behind the panels: what none of them covers is not left see-through.
         ui.painter().rect_filled(ui.max_rect(), 0.0, palette.base);
-        let mut lesson = 0.0;
-        {
-            let mut cx = Context { state: &self.state, palette, actions: &mut actions, hovered: &mut hovered };
-            let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
-            let places = &mut self.places;
-            let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
-            let presents = self.state.document.look.presents;
-            if !presents {
-                let line =
-                    egui::Panel::top("top").frame(bar(palette.header)).exact_size(38.0).show_separator_line(false);
-                line.show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace, &self.lessons));
-                let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
-                    status::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
-                });
-                places.insert("status", status.response.rect);
-            }
-            if self.lessons.is_running() && presents {
-                let panel =
-                    egui::Panel::bottom("lesson below").frame(side).default_size(200.0).size_range(100.0..=400.0);
-                panel.show(ui, |ui| self.lessons.ui(ui, cx.actions));
-            } else if self.lessons.is_running() {
-                let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
-                lesson = panel.show(ui, |ui| self.lessons.ui(ui, cx.actions)).response.rect.width();
-            }
-            let roomy = ui.available_height() > 560.0;
-            if self.remembers && roomy && !self.state.document.look.welcomed && !presents && !self.lessons.is_running()
-            {
-                Self::welcome(ui, &mut cx, &mut self.explains);
-            }
-            match self.layout.workspace {
-                Workspace::Model | Workspace::Features if presents => strip_bar(&mut self.strip, ui, &mut cx, places),
-                _ if presents => {}
-                Workspace::Model => model_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places),
-                Workspace::Superposition => {
-                    side_bars(
-                        ui,
-                        &mut cx,
-                        side,
-                        superposition::panel::settings,
-                        superposition::panel::transport,
-                        places,
-                    );
-                }
-                Workspace::Features => {
-                    feature_bars(&mut self.top, &mut self.strip, ui, &mut cx, side, places);
-                }
-                Workspace::Training => {
-                    side_bars(ui, &mut cx, side, training::panel::settings, training::panel::transport, places);
-                }
-            }
-            let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
-            egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
-        }
+        let lesson = self.bars_and_views(ui, palette, &mut actions, &mut hovered);
         self.outline(&ctx);
         self.palette.ui(&ctx, &self.state, &mut actions);
         self.help(&ctx);
         self.history(&ctx);
-        self.explain(&ctx);
+        self.guide.ui(&ctx);
         self.exporting(&ctx);
         self.choosing(&ctx);
         self.offer_to_stop(&ctx);
@@ -469,6 +421,65 @@ impl App {
         {
             self.report_start(&ctx, started);
         }
+    }
+
+    /// The bars, as far as there is room for them, and the views. Returns the width of a lesson beside the views.
+    fn bars_and_views(
+        &mut self,
+        ui: &mut egui::Ui,
+        palette: Palette,
+        actions: &mut Vec<Action>,
+        hovered: &mut Hovered,
+    ) -> f32 {
+        let fits = Fits::of(ui.max_rect().size());
+        let mut lesson = 0.0;
+        let mut cx = Context { state: &self.state, palette, actions, hovered };
+        let side = egui::Frame::new().fill(palette.panel).inner_margin(egui::Margin::symmetric(12, 4));
+        let places = &mut self.places;
+        let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 2));
+        let presents = self.state.document.look.presents;
+        if !presents {
+            let line = egui::Panel::top("top").frame(bar(palette.header)).exact_size(38.0).show_separator_line(false);
+            line.show(ui, |ui| self.top.ui(ui, &mut cx, self.layout.workspace, &self.lessons));
+        }
+        if !presents && fits.status {
+            let status = egui::Panel::bottom("status").frame(slim).exact_size(26.0).show(ui, |ui| {
+                status::ui(ui, &mut cx, &self.adapter, self.layout.workspace);
+            });
+            places.insert("status", status.response.rect);
+        }
+        if self.lessons.is_running() && (presents || !fits.sides) {
+            let panel = egui::Panel::bottom("lesson below").frame(side).default_size(200.0).size_range(100.0..=400.0);
+            panel.show(ui, |ui| self.lessons.ui(ui, cx.actions));
+        } else if self.lessons.is_running() {
+            let panel = egui::Panel::right("lesson").frame(side).default_size(330.0).size_range(260.0..=520.0);
+            lesson = panel.show(ui, |ui| self.lessons.ui(ui, cx.actions)).response.rect.width();
+        }
+        let roomy = ui.available_height() > 560.0;
+        let new = self.welcomes && !self.state.document.look.welcomed;
+        if new && roomy && !presents && !self.lessons.is_running() {
+            welcome::ui(ui, &mut cx, &self.lessons, &mut self.top);
+        }
+        match self.layout.workspace {
+            Workspace::Model | Workspace::Features if presents && fits.tokens => {
+                strip_bar(&mut self.strip, ui, &mut cx, places);
+            }
+            _ if presents => {}
+            Workspace::Model => model_bars((&mut self.top, &mut self.strip), ui, &mut cx, side, places, fits),
+            Workspace::Superposition => {
+                let (settings, transport) = (superposition::panel::settings, superposition::panel::transport);
+                side_bars(ui, &mut cx, side, settings, transport, places, fits);
+            }
+            Workspace::Features => {
+                feature_bars((&mut self.top, &mut self.strip), ui, &mut cx, side, places, fits);
+            }
+            Workspace::Training => {
+                side_bars(ui, &mut cx, side, training::panel::settings, training::panel::transport, places, fits);
+            }
+        }
+        let center = egui::Frame::new().fill(palette.base).inner_margin(egui::Margin::same(6));
+        egui::CentralPanel::default().frame(center).show(ui, |ui| self.layout.ui(ui, &mut cx));
+        lesson
     }
 
     /// `--time`: the first frame when the second begins, then the first results, then the end.

@@ -553,6 +553,7 @@ impl State {
             | Action::Fill(_)
             | Action::GoOn
             | Action::Welcomed
+            | Action::Guide(_)
             | Action::Enter(_)
             | Action::Lesson(_)
             | Action::Load(_)

@@ -20,6 +20,7 @@ use crate::app::action::Action;
 use crate::app::look::theme::{self, Palette};
 use crate::gpu::HeatData;
 use crate::gpu::heatmap::Coloring;
+use crate::guide::{self, Page};
 use crate::jobs::slot::{AnySlot, Slot};
 use crate::question::Question;
 use crate::session::desk::{Focus, Pinned};
@@ -317,18 +318,31 @@ pub enum Area {
     BottomRight,
 }
 
-/// What a view is, for menus, tabs, help, `render` and tests. It is known by its name.
+/// What a view is, for menus, tabs, `render` and tests. It is known by its name, by which its page of the guide is found.
 pub struct ViewDef {
     /// Name on the command line.
     pub name: &'static str,
     pub title: &'static str,
     pub workspace: Workspace,
     pub area: Area,
-    /// What it shows, in two sentences.
-    pub help: &'static str,
-    /// Formula and source.
-    pub formula: &'static str,
     pub make: fn() -> Box<dyn View>,
+}
+
+impl ViewDef {
+    /// Its page of the guide.
+    fn page(&self) -> Option<&'static Page> {
+        guide::of_view(self.name).find().map(|(page, _)| page)
+    }
+
+    /// What it shows, in a few sentences.
+    pub fn help(&self) -> String {
+        self.page().map_or_else(String::new, Page::summary)
+    }
+
+    /// Formula and source.
+    pub fn formula(&self) -> String {
+        self.page().map_or_else(String::new, Page::formula)
+    }
 }
 
 /// Declares the files of a workspace's views and lists them, in the order of tabs and menus.

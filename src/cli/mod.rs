@@ -80,6 +80,7 @@ commands! {
     merge as Merge: "Put the shards of a work over texts together, in any order",
     submit as Submit: "Print a ready job for Slurm, Kubernetes or GNU parallel, which does a work in shards",
     bench as Bench: "Time this program on this machine",
+    guide as Guide: "The guide: list its pages, print one, search",
 }
 
 // Helpers that several subcommands share.
@@ -244,18 +245,26 @@ pub fn progress(label: &'static str) -> (Progress, Bar) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guide as guide_pages;
     use clap::CommandFactory;
 
     #[test]
-    fn every_command_has_help_and_stands_in_the_readme() {
-        let readme = include_str!("../../README.md");
+    fn every_command_has_help_and_stands_in_the_guide() {
+        let page = guide_pages::page(guide_pages::COMMANDS).unwrap();
         let command = Cli::command();
         let long = command.clone().render_long_help().to_string();
         for sub in command.get_subcommands() {
             let name = sub.get_name();
             let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
             assert!(!about.is_empty() && long.contains(&about), "--help says nothing of {name}");
-            assert!(readme.contains(&format!("circuitscope {name} ")), "README.md does not name {name}");
+            let section = page.section(name).unwrap_or_else(|| panic!("the guide says nothing of {name}"));
+            let example = format!("circuitscope {name} ");
+            assert!(section.body.contains(&example), "the guide has no example of {name}");
+            // What has subcommands names all of them.
+            for inner in sub.get_subcommands() {
+                let code = format!("`{}`", inner.get_name());
+                assert!(section.body.contains(&code), "the guide does not name {name} {}", inner.get_name());
+            }
         }
     }
 

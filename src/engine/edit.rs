@@ -482,7 +482,7 @@ impl EditStack {
         let text = read_text(path, SMALL)?;
         serde_json::from_str(&text).map_err(|e| {
             Error::request(format!(
-                "{} is not a stack of edits: {e}; save one from the window or see the README",
+                "{} is not a stack of edits: {e}; save one from the window, or see `circuitscope guide files`",
                 path.display()
             ))
         })

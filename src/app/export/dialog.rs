@@ -11,6 +11,7 @@ use super::table::Table;
 use crate::app::App;
 use crate::app::look::theme::{self, Palette};
 use crate::app::shell::files::Message;
+use crate::app::shell::helper;
 use crate::app::shell::notices::Level;
 use crate::app::view::{self, Context, ViewDef};
 use crate::error::{Error, Result};
@@ -245,42 +246,44 @@ impl Export {
         let mut choice = None;
         let modal = egui::Modal::new(egui::Id::unique("export")).show(ctx, |ui| {
             let room = ctx.content_rect().size() - egui::vec2(120.0, 240.0);
-            ui.set_width(room.x.clamp(320.0, 760.0));
-            ui.heading(format!("Export {}", self.view.title));
-            choice = self.settings(ui, palette);
-            ui.add_space(theme::GRID);
-            let space = egui::vec2(ui.available_width(), room.y.clamp(140.0, 460.0));
-            if self.format.is_picture() {
-                self.picture(ui, space);
-            } else {
-                egui::ScrollArea::both().max_height(space.y).auto_shrink(false).show(ui, |ui| {
-                    let text = if self.table.is_some() { &*self.text } else { "This view has no numbers yet." };
-                    ui.add(
-                        egui::Label::new(RichText::new(text).font(theme::mono_small()).color(palette.weak)).extend(),
-                    );
-                });
-            }
-            ui.separator();
-            let about = RichText::new(self.of.caption()).font(theme::small()).color(palette.weak);
-            ui.add(egui::Label::new(about).truncate()).on_hover_text("what is written into the file with it");
-            ui.horizontal(|ui| {
-                let usable = self.format.is_picture() || self.table.is_some();
-                let save = ui.add_enabled(usable, egui::Button::new("Save…"));
-                if save.on_disabled_hover_text("this view has no numbers yet").clicked() {
-                    choice = Some(Choice::Save);
-                }
-                let copies = usable && self.format != Format::Npz && self.format != Format::Pdf;
-                let why = if usable {
-                    "other programs take no such file from the clipboard; save it"
+            helper::scrolled(ui, 760.0, |ui| {
+                ui.heading(format!("Export {}", self.view.title));
+                choice = self.settings(ui, palette);
+                ui.add_space(theme::GRID);
+                let space = egui::vec2(ui.available_width(), room.y.clamp(140.0, 460.0));
+                if self.format.is_picture() {
+                    self.picture(ui, space);
                 } else {
-                    "this view has no numbers yet"
-                };
-                if ui.add_enabled(copies, egui::Button::new("Copy")).on_disabled_hover_text(why).clicked() {
-                    choice = Some(Choice::Copy);
+                    egui::ScrollArea::both().max_height(space.y).auto_shrink(false).show(ui, |ui| {
+                        let text = if self.table.is_some() { &*self.text } else { "This view has no numbers yet." };
+                        ui.add(
+                            egui::Label::new(RichText::new(text).font(theme::mono_small()).color(palette.weak))
+                                .extend(),
+                        );
+                    });
                 }
-                if ui.button("Close").clicked() {
-                    choice = Some(Choice::Close);
-                }
+                ui.separator();
+                let about = RichText::new(self.of.caption()).font(theme::small()).color(palette.weak);
+                ui.add(egui::Label::new(about).truncate()).on_hover_text("what is written into the file with it");
+                ui.horizontal(|ui| {
+                    let usable = self.format.is_picture() || self.table.is_some();
+                    let save = ui.add_enabled(usable, egui::Button::new("Save…"));
+                    if save.on_disabled_hover_text("this view has no numbers yet").clicked() {
+                        choice = Some(Choice::Save);
+                    }
+                    let copies = usable && self.format != Format::Npz && self.format != Format::Pdf;
+                    let why = if usable {
+                        "other programs take no such file from the clipboard; save it"
+                    } else {
+                        "this view has no numbers yet"
+                    };
+                    if ui.add_enabled(copies, egui::Button::new("Copy")).on_disabled_hover_text(why).clicked() {
+                        choice = Some(Choice::Copy);
+                    }
+                    if ui.button("Close").clicked() {
+                        choice = Some(Choice::Close);
+                    }
+                });
             });
         });
         if modal.should_close() {

@@ -108,7 +108,7 @@ fn section(app: &mut App, def: &'static ViewDef) -> String {
     if let Some(note) = app.state.desk().notes.get(def.name) {
         let _ = write!(out, "<p class=\"note\">{}</p>", escaped(note));
     }
-    let (help, formula) = (escaped(def.help), escaped(def.formula));
+    let (help, formula) = (escaped(&def.help()), escaped(&def.formula()));
     let _ = write!(out, "<figure>{svg}</figure><p class=\"help\">{help}<br><code>{formula}</code></p>");
     if let Some(line) = command(&app.state, def) {
         let _ = write!(out, "<pre>{}</pre>", escaped(&line));

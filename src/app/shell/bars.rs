@@ -13,6 +13,22 @@ use crate::app::view::Context;
 /// Points of the window below which the inspector is folded away.
 const NARROW: f32 = 900.0;
 
+/// Which bars a window has room for: where there is little, the views go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fits {
+    pub status: bool,
+    pub tokens: bool,
+    pub prompt: bool,
+    pub sides: bool,
+}
+
+impl Fits {
+    pub fn of(window: egui::Vec2) -> Self {
+        let sides = window.x >= 460.0;
+        Self { status: window.y >= 320.0, tokens: window.y >= 300.0, prompt: window.y >= 200.0, sides }
+    }
+}
+
 /// A bar across the window.
 pub fn bar(fill: egui::Color32) -> egui::Frame {
     egui::Frame::new().fill(fill).inner_margin(egui::Margin::symmetric(12, 6))
@@ -20,14 +36,14 @@ pub fn bar(fill: egui::Color32) -> egui::Frame {
 
 /// What surrounds the views of a model.
 pub fn model_bars(
-    top: &mut TopBar,
-    strip: &mut Strip,
+    (top, strip): (&mut TopBar, &mut Strip),
     ui: &mut egui::Ui,
     cx: &mut Context<'_>,
     side: egui::Frame,
     places: &mut Places,
+    fits: Fits,
 ) {
-    tokens(top, strip, ui, cx, places);
+    tokens((top, strip), ui, cx, places, fits);
     // Where there is little room, or one view is to have all of it, the views go first.
     let folds = ui.available_width() < NARROW || cx.state.document.look.filled.is_some();
     if cx.state.cover.inspector || folds {
@@ -43,21 +59,35 @@ pub fn model_bars(
 
 /// What surrounds the views of features: the prompt's tokens above, what is opened, scanned and found at the left.
 pub fn feature_bars(
-    top: &mut TopBar,
-    strip: &mut Strip,
+    (top, strip): (&mut TopBar, &mut Strip),
     ui: &mut egui::Ui,
     cx: &mut Context<'_>,
     side: egui::Frame,
     places: &mut Places,
+    fits: Fits,
 ) {
-    tokens(top, strip, ui, cx, places);
+    tokens((top, strip), ui, cx, places, fits);
+    if !fits.sides {
+        places.remove("dictionary");
+        return;
+    }
     let panel = egui::Panel::left("features").frame(side).default_size(270.0).size_range(230.0..=460.0);
     let panel = panel.show_separator_line(false);
     places.insert("dictionary", panel.show(ui, |ui| panel::ui(ui, cx)).response.rect);
 }
 
 /// The prompt's tokens, and the other prompt where there is one.
-fn tokens(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Context<'_>, places: &mut Places) {
+fn tokens(
+    (top, strip): (&mut TopBar, &mut Strip),
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    places: &mut Places,
+    fits: Fits,
+) {
+    if !fits.prompt {
+        ["prompt", "answer", "strip"].map(|place| places.remove(place));
+        return;
+    }
     let palette = cx.palette;
     let slim = egui::Frame::new().fill(palette.header).inner_margin(egui::Margin::symmetric(12, 3));
     let line = egui::Panel::top("question").frame(slim).resizable(false).show_separator_line(false);
@@ -66,7 +96,11 @@ fn tokens(top: &mut TopBar, strip: &mut Strip, ui: &mut egui::Ui, cx: &mut Conte
         let line = egui::Panel::top("compare").frame(slim).resizable(false).show_separator_line(false);
         line.show(ui, |ui| top.compare(ui, cx));
     }
-    strip_bar(strip, ui, cx, places);
+    if fits.tokens {
+        strip_bar(strip, ui, cx, places);
+    } else {
+        places.remove("strip");
+    }
     for (name, id) in [("prompt", topbar::PROMPT_ID), ("answer", topbar::ANSWER_ID)] {
         if let Some(r) = ui.ctx().read_response(egui::Id::unique(id)) {
             places.insert(name, r.rect);
@@ -96,7 +130,12 @@ pub fn side_bars(
     settings: Bar,
     transport: Bar,
     places: &mut Places,
+    fits: Fits,
 ) {
+    if !fits.sides {
+        ["settings", "transport"].map(|place| places.remove(place));
+        return;
+    }
     let width = (0.33 * ui.available_width()).clamp(240.0, 300.0);
     let panel = egui::Panel::left("settings").frame(side).default_size(width).size_range(240.0..=460.0);
     places.insert("settings", panel.show(ui, |ui| settings(ui, cx)).response.rect);

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use eframe::egui::{self, Key, Modifiers, RichText};
 
+use super::helper;
 use crate::app::action::Load;
 use crate::app::look::theme::{self, Palette};
 use crate::error::{Error, Result};
@@ -168,22 +169,23 @@ impl Chooser {
             listing.map_or_else(Vec::new, |l| rows.iter().take(MOST_ROWS).map(|i| l.0[*i].clone()).collect());
         let mut choice = self.keys(ctx, &folder, &typed, &entries);
         let modal = egui::Modal::new(egui::Id::unique("chooser")).show(ctx, |ui| {
-            ui.set_width((ctx.content_rect().width() - 80.0).clamp(320.0, 720.0));
-            ui.heading(match &self.purpose {
-                Purpose::Open(load) => load.title(),
-                Purpose::Save(_) => "Save as",
-            });
-            self.field(ui);
-            let height = (ctx.content_rect().height() - 260.0).clamp(120.0, 320.0);
-            let beside = egui::Layout::left_to_right(egui::Align::Min);
-            ui.allocate_ui_with_layout(egui::vec2(ui.available_width(), height), beside, |ui| {
-                ui.set_max_height(height);
-                self.places(ui, height);
+            helper::scrolled(ui, 720.0, |ui| {
+                ui.heading(match &self.purpose {
+                    Purpose::Open(load) => load.title(),
+                    Purpose::Save(_) => "Save as",
+                });
+                self.field(ui);
+                let height = (ctx.content_rect().height() - 260.0).clamp(120.0, 320.0);
+                let beside = egui::Layout::left_to_right(egui::Align::Min);
+                ui.allocate_ui_with_layout(egui::vec2(ui.available_width(), height), beside, |ui| {
+                    ui.set_max_height(height);
+                    self.places(ui, height);
+                    ui.separator();
+                    ui.vertical(|ui| choice = self.rows(ui, height, &folder, &entries).or(choice.take()));
+                });
                 ui.separator();
-                ui.vertical(|ui| choice = self.rows(ui, height, &folder, &entries).or(choice.take()));
+                choice = self.buttons(ui, &folder, &typed).or(choice.take());
             });
-            ui.separator();
-            choice = self.buttons(ui, &folder, &typed).or(choice.take());
         });
         if modal.should_close() && choice.is_none() {
             choice = Some(Choice::Cancel);

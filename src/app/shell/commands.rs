@@ -28,6 +28,7 @@ impl App {
             Action::Show(kind) => self.show(kind),
             Action::Fill(view) => self.fill(view),
             Action::Welcomed => self.state.document.look.welcomed = true,
+            Action::Guide(place) => self.guide.show(place),
             Action::GoOn => {
                 let own = self.layout.slots();
                 own.chain(self.state.results.slots()).filter(|s| s.is_stopped()).for_each(AnySlot::retry);
@@ -152,6 +153,7 @@ impl App {
             Command::TrainingWorkspace => self.enter(Workspace::Training),
             Command::FeaturesWorkspace => self.enter(Workspace::Features),
             Command::Play => self.play(),
+            Command::Guide => self.guide.show(self.of_guide()),
             Command::Shortcuts => self.shortcuts_open ^= true,
             Command::Quit => ctx.send_viewport_cmd(egui::ViewportCommand::Close),
         }

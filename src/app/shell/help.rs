@@ -1,10 +1,11 @@
-//! Help on one page: what keys and the mouse do. And the changes so far, to go back to.
+//! What keys and the mouse do, on one page. And the changes so far, to go back to.
 
 use eframe::egui::{self, KeyboardShortcut, RichText};
 
 use crate::app::App;
 use crate::app::action::{Action, Command, GESTURES, Group};
 use crate::app::look::theme::{self, Palette};
+use crate::app::shell::helper;
 use crate::app::widgets::names::spoken;
 
 /// A shortcut as it is printed on keys.
@@ -39,13 +40,10 @@ impl App {
     /// The page of keys and gestures.
     pub(in crate::app) fn help(&mut self, ctx: &egui::Context) {
         let palette = Palette::of(ctx);
-        let room = ctx.content_rect().size() - egui::vec2(80.0, 160.0);
-        let window = egui::Window::new("Keys and mouse").open(&mut self.shortcuts_open).collapsible(false);
-        let window = window.resizable(false).anchor(egui::Align2::CENTER_CENTER, egui::Vec2::ZERO);
-        window.show(ctx, |ui| {
-            ui.set_width(room.x.clamp(320.0, 860.0));
-            let columns = if room.x > 760.0 { 2 } else { 1 };
-            egui::ScrollArea::vertical().max_height(room.y.max(160.0)).show(ui, |ui| {
+        let size = egui::vec2(880.0, 640.0);
+        helper::show(ctx, "Keys and mouse", &mut self.shortcuts_open, (size, egui::Vec2::splat(0.5)), |ui| {
+            let columns = if ui.available_width() > 660.0 { 2 } else { 1 };
+            egui::ScrollArea::both().auto_shrink(false).show(ui, |ui| {
                 ui.columns(columns, |uis| {
                     for (k, group) in Group::ALL.into_iter().enumerate() {
                         let ui = &mut uis[k % columns];
@@ -69,9 +67,8 @@ impl App {
     pub(in crate::app) fn history(&mut self, ctx: &egui::Context) {
         let palette = Palette::of(ctx);
         let mut jump = None;
-        let window = egui::Window::new("History of changes").open(&mut self.history_open).collapsible(false);
-        let at = ctx.content_rect().right_top() + egui::vec2(-340.0, 90.0);
-        window.default_pos(at).default_size([300.0, 360.0]).show(ctx, |ui| {
+        let (size, at) = (egui::vec2(300.0, 400.0), egui::vec2(0.96, 0.25));
+        helper::show(ctx, "History of changes", &mut self.history_open, (size, at), |ui| {
             ui.label(
                 RichText::new("A click goes there; nothing is lost by it.").font(theme::small()).color(palette.weak),
             );

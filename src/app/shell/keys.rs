@@ -117,8 +117,8 @@ impl App {
 
     /// Closes what is on top. Where nothing is, a second time within a few seconds stops what runs.
     pub(in crate::app) fn back(&mut self, ctx: &egui::Context) {
-        if self.shortcuts_open || self.explains || self.history_open {
-            (self.shortcuts_open, self.explains, self.history_open) = (false, false, false);
+        if self.shortcuts_open || self.guide.open || self.history_open {
+            (self.shortcuts_open, self.guide.open, self.history_open) = (false, false, false);
         } else if self.state.notices.history_open {
             self.state.notices.history_open = false;
         } else if self.state.document.look.presents || self.state.document.look.filled.is_some() {

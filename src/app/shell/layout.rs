@@ -12,6 +12,7 @@ use crate::app::export::provenance::Provenance;
 use crate::app::export::table::comments;
 use crate::app::look::theme;
 use crate::app::model::ModelAction;
+use crate::app::shell::guide;
 use crate::app::shell::help::hint;
 use crate::app::state::State;
 use crate::app::view::{self, Area, Asking, Context, View, ViewDef, Workspace};
@@ -430,16 +431,9 @@ impl Panels<'_, '_> {
             }
         });
         self.note(ui, def);
-        let help =
-            ui.add(egui::Button::new("?").small().frame(false)).on_hover_text(format!("what {} shows", def.title));
-        help.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("help {}", def.name)));
-        egui::Popup::from_toggle_button_response(&help).width(340.0).show(|ui| {
-            ui.set_max_width(340.0);
-            ui.label(RichText::new(def.title).font(theme::title()));
-            ui.label(def.help);
-            ui.add_space(4.0);
-            ui.label(RichText::new(def.formula).font(theme::mono()).color(self.cx.palette.weak));
-        });
+        if let Some(action) = guide::mark(ui, def) {
+            self.cx.push(action);
+        }
     }
 }
 

@@ -512,6 +512,24 @@ impl Lessons {
         }
     }
 
+    /// Offers the language model that lessons are taken with: to open it where it is here, else to fetch it.
+    pub fn language_model(&self, ui: &mut egui::Ui, actions: &mut Vec<Action>) {
+        let all = shipped().iter().enumerate();
+        let mut needed = all.filter_map(|(k, l)| l.needs.as_ref().and_then(|n| Some((k, n, n.package.as_ref()?))));
+        let Some((lesson, needs, package)) = needed.next() else { return };
+        let here = self.found.as_ref().and_then(|f| f.get(&needs.name));
+        match here {
+            Some(path) => {
+                let open = ui.button(format!("Open {}", needs.name)).on_hover_text(path.display().to_string());
+                if open.clicked() {
+                    actions.push(Action::Open(path.display().to_string()));
+                    actions.push(Action::Welcomed);
+                }
+            }
+            None => self.fetch_button(ui, package, lesson, actions),
+        }
+    }
+
     /// Begins to fetch the model that a lesson needs.
     pub fn fetch(&mut self, lesson: usize, pool: &Pool) {
         let needs = shipped().get(lesson).and_then(|l| l.needs.clone());
@@ -525,7 +543,7 @@ impl Lessons {
     pub fn poll(&mut self, notices: &mut Notices) {
         self.fetching.poll();
         if let Some(path) = self.fetching.take_news() {
-            notices.push(Level::Info, format!("The model is here: {}. The lesson can begin.", path.display()));
+            notices.push(Level::Info, format!("The model is here: {}. Open it, or begin the lesson.", path.display()));
             self.found = None;
         }
         if let Some(error) = self.fetching.take_error() {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use eframe::egui;
 
+use super::helper;
 use crate::app::look::theme;
 use crate::app::look::theme::Palette;
 use crate::app::widgets::names::spoken;
@@ -118,9 +119,8 @@ impl Notices {
         }
         let mut open = self.history_open;
         // Above the button that opens it.
-        let at = ctx.content_rect().right_bottom() - egui::vec2(520.0, 370.0);
-        let window = egui::Window::new("Messages").default_size([460.0, 280.0]).default_pos(at);
-        window.open(&mut open).show(ctx, |ui| {
+        let (size, at) = (egui::vec2(460.0, 320.0), egui::vec2(0.94, 0.92));
+        helper::show(ctx, "Messages", &mut open, (size, at), |ui| {
             if self.list.is_empty() {
                 ui.weak("Nothing has happened yet.");
             } else if ui.small_button("clear").on_hover_text("forgets these messages").clicked() {

@@ -12,6 +12,7 @@ use crate::app::shell::lessons::LessonAction;
 use crate::app::state::State;
 use crate::app::view;
 use crate::app::widgets::token_text;
+use crate::guide::{self, Place};
 use crate::model::builtin::BUILTINS;
 use crate::session::desk::{Focus, Pinned};
 use crate::session::lesson;
@@ -45,9 +46,11 @@ impl CommandPalette {
             if pressed(egui::Key::Enter) { entries.get(self.selected).map(|e| e.action.clone()) } else { None };
         let id = egui::Id::unique("command palette");
         // It hangs from the top: the list below grows and shrinks without moving the field.
-        let area = egui::Modal::default_area(id).anchor(egui::Align2::CENTER_TOP, [0.0, 72.0]);
+        let room = ctx.content_rect().size();
+        let above = (0.1 * room.y).min(72.0);
+        let area = egui::Modal::default_area(id).anchor(egui::Align2::CENTER_TOP, [0.0, above]);
         let modal = egui::Modal::new(id).area(area).show(ctx, |ui| {
-            ui.set_width((ctx.content_rect().width() - 60.0).clamp(280.0, 560.0));
+            ui.set_width((room.x - 40.0).clamp(60.0, 560.0));
             let hint = "A command, a view, a head (23.3), a token, a model, a lesson";
             let field = egui::TextEdit::singleline(&mut self.query).hint_text(hint).desired_width(f32::INFINITY);
             let response = ui.add(field).accessible_name("Type a command");
@@ -56,7 +59,7 @@ impl CommandPalette {
                 self.selected = 0;
             }
             ui.add_space(theme::GRID);
-            let height = (ctx.content_rect().height() - 200.0).clamp(120.0, 420.0);
+            let height = (room.y - above - 70.0).clamp(24.0, 420.0);
             let list = egui::ScrollArea::vertical().max_height(height).min_scrolled_height(height).auto_shrink(false);
             list.show(ui, |ui| {
                 for (i, entry) in entries.iter().enumerate() {
@@ -136,7 +139,7 @@ fn commands(ctx: &egui::Context) -> Vec<Entry> {
     commands.chain(views).collect()
 }
 
-/// Models, lessons and sessions.
+/// Models, lessons, sessions and pages of the guide.
 fn things(state: &State) -> Vec<Entry> {
     let entry = |title: String, right: &str, action| Entry { title, right: right.to_owned(), action };
     let models = BUILTINS.iter().map(|b| b.name.to_owned());
@@ -150,7 +153,10 @@ fn things(state: &State) -> Vec<Entry> {
     let sessions = state.sessions.iter();
     let sessions = sessions
         .map(|(path, name)| entry(format!("Open session {name}"), "session", Action::OpenSession(path.clone())));
-    models.chain(lessons).chain(sessions).collect()
+    let pages = guide::pages()
+        .iter()
+        .map(|p| entry(format!("Guide: {}", p.title()), "guide", Action::Guide(Place::page(p.name))));
+    models.chain(lessons).chain(sessions).chain(pages).collect()
 }
 
 /// What is meant by its own name: a head by its numbers, tokens of the prompt by their letters, a feature by its number.

@@ -13,6 +13,7 @@ use crate::app::shell::presets::Preset;
 use crate::app::shell::talk::{self, Talk};
 use crate::app::widgets::token_field::TokenField;
 use crate::app::widgets::token_text;
+use crate::guide;
 use crate::jobs::AnySlot;
 use crate::jobs::slot::Slot;
 use crate::memory;
@@ -47,6 +48,8 @@ pub struct TopBar {
 const BROAD: f32 = 1250.0;
 /// Points from which the program's name stands there too, and the model's is not cut.
 const ROOMY: f32 = 960.0;
+/// Points below which the line scrolls.
+const LEAST: f32 = 690.0;
 /// Points of the palette's button.
 const PALETTE: f32 = 62.0;
 /// Lines of a prompt that are shown at once; longer ones scroll.
@@ -62,8 +65,19 @@ impl TopBar {
 
     /// The first line: workspaces, lessons, model, and how the window looks.
     pub fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons) {
+        let width = ui.available_width();
+        if width >= LEAST {
+            return self.line(ui, cx, workspace, lessons, width);
+        }
+        // What does not fit is reached by scrolling.
+        egui::ScrollArea::horizontal().id_salt("top").show(ui, |ui| {
+            ui.set_width(LEAST);
+            self.line(ui, cx, workspace, lessons, LEAST);
+        });
+    }
+
+    fn line(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace, lessons: &Lessons, width: f32) {
         ui.horizontal_centered(|ui| {
-            let width = ui.available_width();
             if width >= ROOMY {
                 ui.label(RichText::new("circuitscope").font(theme::title()).size(14.0));
                 ui.add_space(theme::GRID);
@@ -75,7 +89,7 @@ impl TopBar {
                 ui.separator();
                 self.model_menu(ui, cx, width < ROOMY);
             }
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx));
+            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| appearance(ui, cx, workspace));
         });
     }
 
@@ -231,12 +245,12 @@ impl TopBar {
     }
 
     /// Models in the caches of other programs; those that cannot be opened say why.
-    fn found_models(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    pub fn found_models(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         // Looked for again whenever the menu is opened.
-        let frame = ui.ctx().cumulative_frame_nr();
-        let (last, round) = ui.data(|d| d.get_temp::<(u64, u64)>(ui.scope_id().with("found"))).unwrap_or((0, 0));
+        let (frame, id) = (ui.ctx().cumulative_frame_nr(), egui::Id::unique("found models"));
+        let (last, round) = ui.data(|d| d.get_temp::<(u64, u64)>(id)).unwrap_or((0, 0));
         let round = if frame > last + 1 { round + 1 } else { round };
-        ui.data_mut(|d| d.insert_temp(ui.scope_id().with("found"), (frame, round)));
+        ui.data_mut(|d| d.insert_temp(id, (frame, round)));
         self.found.want(&cx.state.pool, Some(FoundModels { round }));
         self.found.poll();
         let Some(list) = self.found.value().filter(|list| !list.models.is_empty()).cloned() else { return };
@@ -387,8 +401,13 @@ fn workspaces(ui: &mut egui::Ui, cx: &mut Context<'_>, current: Workspace, narro
     }
 }
 
-/// Theme, layout and command palette; right to left.
-fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+/// The guide, theme, layout and command palette; right to left.
+fn appearance(ui: &mut egui::Ui, cx: &mut Context<'_>, workspace: Workspace) {
+    let about = ui.button("?").on_hover_text(hint(ui.ctx(), Command::Guide));
+    about.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, "help"));
+    if about.clicked() {
+        cx.push(Action::Guide(guide::of_workspace(workspace.name())));
+    }
     let dark = cx.palette.dark;
     if ui.button(if dark { "☀" } else { "☾" }).on_hover_text(hint(ui.ctx(), Command::ToggleTheme)).clicked() {
         cx.push(Action::Do(Command::ToggleTheme));

@@ -243,7 +243,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Directions",
     workspace: Workspace::Features,
     area: Area::BottomLeft,
-    help: "How well a direction found at each layer tells held-out texts apart, beside the same procedure on random labels. Below: what adding it, as often as the horizontal axis says, does to the next token.",
-    formula: "area under the ROC curve on held-out texts; share = p(towards) / (p(towards) + p(away))",
     make: || Box::new(Directions::default()),
 };

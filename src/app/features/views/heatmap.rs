@@ -201,7 +201,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Features",
     workspace: Workspace::Features,
     area: Area::TopLeft,
-    help: "Which features of the open dictionary are active on which token, the leading ones first. Click a cell for the feature's page.",
-    formula: "SAE or transcoder activations, by SAELens' formulas; to the answer, first order: a · (W_dec · ∂logit/∂x), logit of the answer less the wrong one's [Nanda 2023]",
     make: || Box::new(Features::default()),
 };

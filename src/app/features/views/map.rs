@@ -141,7 +141,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Map",
     workspace: Workspace::Features,
     area: Area::BottomLeft,
-    help: "All decoder directions in the plane: neighbours point the same way. Click a point for its page.",
-    formula: "t-SNE of unit decoder rows, perplexity 15 [van der Maaten 2014]; PCA: two principal components",
     make: || Box::new(Map::default()),
 };

@@ -264,7 +264,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Monitor",
     workspace: Workspace::Features,
     area: Area::TopLeft,
-    help: "Concepts and kept features on every token of the prompt. Marked are tokens above the threshold; against the word itself shows where the inside reads more than is written.",
-    formula: "(h · d̂ − threshold) / gap: +½ and −½ are the means of texts with and without the concept",
     make: || Box::new(Monitor::default()),
 };

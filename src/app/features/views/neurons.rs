@@ -140,7 +140,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Polysemantic neurons",
     workspace: Workspace::Features,
     area: Area::Right,
-    help: "Neurons whose strongest examples fall into unrelated groups, and the features of the open dictionary that split them. Scan the pinned layer's neurons first.",
-    formula: "average-linkage clusters of the tokens around each of the top 20 examples, cosine similarity down to 0.12",
     make: || Box::new(NeuronList),
 };

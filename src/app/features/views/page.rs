@@ -362,7 +362,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Dashboard",
     workspace: Workspace::Features,
     area: Area::Right,
-    help: "What one feature, neuron or direction is about: where in the scanned text it is most active, how often it is active how strongly, which tokens it promotes. From here it can be named, monitored, steered and ablated.",
-    formula: "top 20 rows, ten quantile groups; logits: (W_dec ∘ w_final) · W_U",
     make: || Box::new(Page::default()),
 };

@@ -298,7 +298,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Train a dictionary",
     workspace: Workspace::Features,
     area: Area::BottomLeft,
-    help: "Trains a sparse autoencoder on what a site holds over a text, and opens it when it is done. The curves say how much it explains with how many active features.",
-    formula: "‖x − x̂‖² and the method's sparsity; CE score (CE_ablated − CE_sae)/(CE_ablated − CE)",
     make: || Box::new(Training),
 };

@@ -242,7 +242,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Activations",
     workspace: Workspace::Model,
     area: Area::BottomRight,
-    help: "Neurons of one layer's MLP on every token, the leading ones first; or how much every head writes. Click a neuron to see which tokens it promotes.",
-    formula: "blocks.L.mlp.hook_post [pos, d_mlp]; ‖z · W_O‖₂ per head",
     make: || Box::new(Activations::default()),
 };

@@ -479,7 +479,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Attention",
     workspace: Workspace::Model,
     area: Area::Left,
-    help: "Where every head looks: a thumbnail for each head, and one head large. Rows attend to columns; each row adds up to one.",
-    formula: "pattern = softmax(q · k / √d_head), blocks.L.attn.hook_pattern [head, dest, src]",
     make: || Box::new(Attention::default()),
 };

@@ -262,7 +262,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Direct attribution",
     workspace: Workspace::Model,
     area: Area::Middle,
-    help: "What each head and MLP by itself adds to the answer's logit, or to the difference of two. The parts add up to the logit (difference).",
-    formula: "component · (W_U[answer] − W_U[wrong]), final norm's scale frozen [TransformerLens]",
     make: || Box::new(AttributionView::default()),
 };

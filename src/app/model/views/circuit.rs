@@ -487,7 +487,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Circuit",
     workspace: Workspace::Model,
     area: Area::Middle,
-    help: "The circuit that is being collected, and whether it is one: how much of the answer it keeps with everything else ablated, how little is left without it, and what each member is worth. C adds the pinned head; search finds a circuit by itself.",
-    formula: "faithfulness (m(C) − m(∅))/(m(M) − m(∅)); completeness: the complement's; CPR, CMD: areas under and beside the curve [MIB]",
     make: || Box::new(CircuitView::default()),
 };

@@ -418,7 +418,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Edits",
     workspace: Workspace::Model,
     area: Area::Middle,
-    help: "The stack of edits under which the edited run is made, in order: switch, move, remove or add them. Below: what they do to the prediction, and which components step in for what was removed.",
-    formula: "set, zero, mean, scale, add, copy, cut or force at any site; backup: rise of direct attribution [Wang et al. 2022]",
     make: || Box::new(EditsView::default()),
 };

@@ -109,7 +109,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Entropy",
     workspace: Workspace::Model,
     area: Area::TopRight,
-    help: "How undecided the prediction is after each layer, at each position: 0 where one token is certain. A layer at which it falls is one where the model makes up its mind.",
-    formula: "−Σ p ln p of softmax(unembed(ln_final(hook_resid_post))) [layer, pos]; ln(d_vocab) for a uniform guess",
     make: || Box::new(EntropyView::default()),
 };

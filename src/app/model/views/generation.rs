@@ -145,7 +145,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Generation",
     workspace: Workspace::Model,
     area: Area::BottomRight,
-    help: "How the prompt goes on, without the edits and with them. The colour is the probability that the model gave each token it wrote.",
-    formula: "greedy, or softmax(logits / temperature) cut to top-k and top-p, with a seed",
     make: || Box::new(GenerationView),
 };

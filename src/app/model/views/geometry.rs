@@ -216,7 +216,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Feature geometry",
     workspace: Workspace::Model,
     area: Area::BottomRight,
-    help: "How the model's own directions lie to each other: token embeddings, unembedding directions, or the output vectors of a layer's neurons. The measures are those of the superposition lab, whose toy models show what they mean.",
-    formula: "‖W_i‖; D_i = ‖W_i‖²/Σ_j (Ŵ_i·W_j)² over all directions; cosines Ŵ_i·Ŵ_j [Elhage et al. 2022]",
     make: || Box::new(Geometry::default()),
 };

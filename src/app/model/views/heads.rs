@@ -422,7 +422,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Heads",
     workspace: Workspace::Model,
     area: Area::BottomRight,
-    help: "Every attention head over a text: a map and a list of what all of them look at, and a page for the pinned one with the places where it looks hardest, what it raises and lowers there, and which earlier components feed its query and key.",
-    formula: "scores: mean shares of attention; hardest: pattern × ‖W_O v‖; fed by: (W_Q x_c) · q / ‖q‖², averaged",
     make: || Box::new(HeadsView::default()),
 };

@@ -158,7 +158,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Residual norms",
     workspace: Workspace::Model,
     area: Area::TopRight,
-    help: "How large the residual stream is at each layer and position, and how much attention and MLP write. One position often carries most of it: an attention sink.",
-    formula: "‖x‖₂ of hook_resid_post, hook_attn_out, hook_mlp_out [pos, d_model]",
     make: || Box::new(NormsView::default()),
 };

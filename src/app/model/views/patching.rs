@@ -583,7 +583,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Patching",
     workspace: Workspace::Model,
     area: Area::TopRight,
-    help: "What each place causes: activation patching puts the clean run's value into the corrupted run, ablation takes a value out of the clean run. Every cell is an exact run; click one and its edit joins the stack.",
-    formula: "patching: (m − m_corrupted)/(m_clean − m_corrupted) [TransformerLens patching.py]; ablation: m − m_clean",
     make: || Box::new(PatchingView::default()),
 };

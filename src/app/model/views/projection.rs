@@ -189,7 +189,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Projection",
     workspace: Workspace::Model,
     area: Area::BottomRight,
-    help: "The residual stream of all layers and positions along its two principal components. The line is the pinned token's way through the layers.",
-    formula: "PCA of resid_pre[l][pos] over all layers and positions",
     make: || Box::new(ProjectionView),
 };

@@ -159,7 +159,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Dimensionality",
     workspace: Workspace::Superposition,
     area: Area::BottomLeft,
-    help: "How many dimensions a feature has, on average and one by one, from dense models at the left to sparse ones at the right. Values gather at the fractions that regular figures have.",
-    formula: "D* = m/‖W‖²_F; D_i = ‖W_i‖² / Σ_j (Ŵ_i · W_j)² [Elhage et al. 2022]",
     make: || Box::new(Dimensionality),
 };

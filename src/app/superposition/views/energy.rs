@@ -105,7 +105,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Energy levels",
     workspace: Workspace::Superposition,
     area: Area::BottomLeft,
-    help: "The loss of every model, coloured by the shape that its features form. Models of one shape share an energy level.",
-    formula: "loss; shapes from angles and lengths of W_i",
     make: || Box::new(Energy),
 };

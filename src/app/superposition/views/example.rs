@@ -195,7 +195,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Example",
     workspace: Workspace::Superposition,
     area: Area::TopRight,
-    help: "One input on its way through the selected model: features, hidden layer, output beside its target. Drag the inputs.",
-    formula: "h = W x, x′ = ReLU(Wᵀ h + b)",
     make: || Box::new(Example),
 };

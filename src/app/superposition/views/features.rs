@@ -122,7 +122,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Features",
     workspace: Workspace::Superposition,
     area: Area::TopLeft,
-    help: "Each arrow is a feature: the direction that it has in the hidden layer, brighter the more important it is. Click a model to select it.",
-    formula: "W_i, columns of W [hidden, feature]; circle: length 1",
     make: || Box::new(Features),
 };

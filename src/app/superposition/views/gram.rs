@@ -172,7 +172,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "WᵀW and b",
     workspace: Workspace::Superposition,
     area: Area::TopRight,
-    help: "What each input feature does to each output: the diagonal is the feature itself, everything else is interference. The last column is the bias.",
-    formula: "WᵀW [output, input], b [output]",
     make: || Box::new(Gram::default()),
 };

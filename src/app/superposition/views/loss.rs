@@ -131,7 +131,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Loss",
     workspace: Workspace::Superposition,
     area: Area::BottomLeft,
-    help: "The loss of all models over the training, and what each feature adds to the selected one's. Click to go to a step.",
-    formula: "Σ_i I_i (x_i − x′_i)², mean over fresh inputs",
     make: || Box::new(Loss),
 };

@@ -131,7 +131,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Norms",
     workspace: Workspace::Superposition,
     area: Area::BottomRight,
-    help: "How strongly each feature is represented: 1 is perfectly, 0 not at all. The colour says how much other features interfere with it.",
-    formula: "‖W_i‖; colour Σ_{j≠i} (Ŵ_i · W_j)² [Elhage et al. 2022]",
     make: || Box::new(ToyNorms::default()),
 };

@@ -211,7 +211,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Phase diagram",
     workspace: Workspace::Superposition,
     area: Area::TopLeft,
-    help: "Every cell is a model: what became of its last feature at this density and relative importance. The lines are where the closed form says the phase changes.",
-    formula: "losses of the natural solutions: r·V, (1 + r)p²/6, V, with V = p/3 − p²/4 [Elhage et al. 2022]",
     make: || Box::new(Phases),
 };

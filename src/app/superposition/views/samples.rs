@@ -120,7 +120,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Memorisation",
     workspace: Workspace::Superposition,
     area: Area::TopLeft,
-    help: "Features (lines) and training samples (dots) in the hidden layer, for data sets of growing size; below, the loss on fresh inputs and on the data set.",
-    formula: "h = W x of each sample; x of length 1 [Henighan et al. 2023]",
     make: || Box::new(Samples),
 };

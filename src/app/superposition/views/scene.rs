@@ -160,7 +160,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Features in 3-D",
     workspace: Workspace::Superposition,
     area: Area::TopLeft,
-    help: "The selected model's features as arrows in the first three hidden dimensions. Drag turns, the wheel zooms.",
-    formula: "W_i[0..3]; the sphere has radius 1",
     make: || Box::new(SceneView::default()),
 };

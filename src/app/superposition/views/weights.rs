@@ -140,8 +140,6 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Neurons",
     workspace: Workspace::Superposition,
     area: Area::TopRight,
-    help: "The weights of each hidden unit over all features, and how many features a unit carries. More than one: the unit is polysemantic.",
-    formula: "W [hidden, feature], V where the output has weights of its own",
     make: || Box::new(Weights::default()),
 };
 

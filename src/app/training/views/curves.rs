@@ -130,7 +130,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Curves",
     workspace: Workspace::Training,
     area: Area::Left,
-    help: "The loss over the training, and what the model can do by then. A circuit appears where both bend. Click to go to a step.",
-    formula: "cross-entropy of the predicted tokens, nats; scores as their labels say",
     make: || Box::new(Curves),
 };

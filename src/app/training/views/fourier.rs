@@ -93,7 +93,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Fourier",
     workspace: Workspace::Training,
     area: Area::Right,
-    help: "Which frequencies the model of modular addition uses. Memorised answers have none; the rule uses a few key frequencies, which are marked.",
-    formula: "shares of variance: embeddings in cos, sin 2πkn/p; logits in cos 2πk(a + b − c)/p [Nanda et al. 2023]",
     make: || Box::new(FourierView),
 };

@@ -135,7 +135,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Patterns",
     workspace: Workspace::Training,
     area: Area::Right,
-    help: "The attention patterns of all heads on one watched prompt, as the model learns. Click a head to see it large.",
-    formula: "softmax(q · k / √d_head), blocks.L.attn.hook_pattern [head, dest, src]",
     make: || Box::new(Patterns::default()),
 };

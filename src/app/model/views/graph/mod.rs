@@ -7,6 +7,7 @@ mod tree;
 use crate::app::action::{Action, Load};
 use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
+use crate::app::shell::helper;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
 use std::collections::{BTreeSet, HashSet};
 
@@ -557,7 +558,7 @@ impl GraphView {
         let Some((id, mut name)) = self.renaming.take() else { return };
         let mut open = true;
         let mut done = false;
-        egui::Window::new("Rename").open(&mut open).collapsible(false).resizable(false).show(ctx, |ui| {
+        helper::show(ctx, "Rename", &mut open, (egui::vec2(260.0, 110.0), egui::Vec2::splat(0.5)), |ui| {
             let field = ui.text_edit_singleline(&mut name);
             field.request_focus();
             done = ui.button("OK").clicked() || ui.input(|i| i.key_pressed(egui::Key::Enter));
@@ -723,7 +724,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Graph",
     workspace: Workspace::Model,
     area: Area::TopRight,
-    help: "What produced the pinned prediction: tokens, heads and MLPs by position, and the exact linear effects between them with attention patterns, norm scales and MLP gates held still. Click a node for its inputs, right-click to pin, hide, rename, group it or add it to the circuit.",
-    formula: "edge = source's output · linear path · target's reading direction, in logits; influence = w(Â + Â² + …) [Ameisen et al. 2025]",
     make: || Box::new(GraphView::default()),
 };

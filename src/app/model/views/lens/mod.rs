@@ -194,7 +194,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Lenses",
     workspace: Workspace::Model,
     area: Area::TopRight,
-    help: "What each layer would say: as if it were the last (logit lens), or taken to the last by its average effect there (Jacobian lens) or by a trained map (tuned lens). Reading upwards shows when the answer appears; below, what the pinned cell reads can be steered, taken out or swapped.",
-    formula: "softmax(unembed(ln_final(M[l] resid_post[l]))), M = 1 [nostalgebraist 2020], the mean Jacobian [Gurnee et al. 2026], or trained [Belrose et al. 2023]",
     make: || Box::new(LensView::default()),
 };
