@@ -409,7 +409,7 @@ mod tests {
         assert!(search("no-such-word-in-it").is_empty() && search("  ").is_empty());
         assert!(search("softmax").iter().all(|h| !h.line.is_empty()));
         assert_eq!(named("attention").unwrap().name, "view-attention");
-        assert_eq!(named("file formats").unwrap().name, "files");
+        assert_eq!(named("What opens").unwrap().name, "models");
         let said = named("softmaxes of nowhere").unwrap_err().to_string();
         assert!(said.contains("no page softmaxes") && !said.contains('\n'), "{said}");
     }

@@ -324,7 +324,9 @@ impl App {
         if self.layout.differs_from(&self.state.document.look) {
             self.layout = Layout::wanted(self.layout.workspace, &self.state.document.look);
         }
-        self.layout.fill(self.state.document.look.filled.as_deref());
+        // Where there is room for one view alone, it is the one that was looked at last.
+        let alone = !self.bare && !Fits::of(ctx.content_rect().size()).views;
+        self.layout.fill(self.state.document.look.filled.as_deref(), alone);
         self.lessons.see(&self.state);
         let cover = self.lessons.cover();
         if self.state.cover != cover {

@@ -33,7 +33,7 @@ fn print_page(page: &Page, as_json: bool) -> Result<()> {
     }
     let sections: Vec<Value> =
         page.sections.iter().map(|s| json!({"title": s.title, "anchor": s.anchor, "text": s.body})).collect();
-    emit_json(&json!({"name": page.name, "title": page.title(), "sections": sections}))
+    emit_json(json!({"name": page.name, "title": page.title(), "sections": sections}))
 }
 
 fn print_hits(words: &str, as_json: bool) -> Result<()> {
@@ -41,7 +41,7 @@ fn print_hits(words: &str, as_json: bool) -> Result<()> {
     if as_json {
         let list: Vec<Value> =
             hits.iter().map(|h| json!({"page": h.page.name, "section": h.section.title, "line": h.line})).collect();
-        return emit_json(&json!({ "found": list }));
+        return emit_json(json!({ "found": list }));
     }
     if hits.is_empty() {
         return Err(Error::failed(format!("nothing in the guide has all of these words: {words}; try fewer")));
@@ -59,7 +59,7 @@ fn print_pages(as_json: bool) -> Result<()> {
             .iter()
             .map(|p| json!({"name": p.name, "title": p.title(), "summary": p.summary()}))
             .collect();
-        return emit_json(&json!({ "pages": list }));
+        return emit_json(json!({ "pages": list }));
     }
     let width = guide::pages().iter().map(|p| p.name.len()).max().unwrap_or(0);
     let mut text = String::new();

@@ -1,10 +1,10 @@
 //! The guide: opened from every `?`, searched, read, walked through.
 
 use crate::window::{PROMPT, document, settle, window};
+use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
 use circuitscope::app::shell::guide::{Guide, TITLE};
 use circuitscope::app::view::{self, Workspace};
-use circuitscope::app::App;
 use circuitscope::guide::{self, Place};
 use circuitscope::session::Desk;
 use eframe::egui;
@@ -107,10 +107,13 @@ fn the_guide_is_searched_and_its_links_are_followed() {
     h.run_steps(4);
     let place = h.state().guide.place().clone();
     assert_eq!(place, Place { page: "view-circuit".to_owned(), anchor: Some("formula".to_owned()) });
-    let top = |h: &Harness<'static, App>, words: &str| h.get_by_label(words).rect().min.y;
+    // Its section is scrolled to, however far down.
+    h.state_mut().guide.show(Place { page: "commands".to_owned(), anchor: Some("lab".to_owned()) });
+    h.run_steps(40);
     let window = h.get_by_role_and_label(egui::accesskit::Role::Window, TITLE).rect();
-    let heading = top(&h, "Formula");
-    assert!(window.y_range().contains(heading) && heading < window.min.y + 160.0, "{heading} in {window:?}");
+    let heading = |h: &Harness<'static, App>, words: &str| h.get_by_label(words).rect();
+    assert!(window.contains_rect(heading(&h, "lab")), "{:?} in {window:?}", heading(&h, "lab"));
+    assert!(heading(&h, "models").max.y < window.min.y, "the beginning is above");
     // A link of the page.
     h.state_mut().guide.show(guide::of_view("circuit"));
     h.run_steps(4);
@@ -118,13 +121,13 @@ fn the_guide_is_searched_and_its_links_are_followed() {
     h.run_steps(4);
     assert_eq!(h.state().guide.place(), &Place { page: "files".to_owned(), anchor: Some("prompt-sets".to_owned()) });
     // And back, one after the other.
-    for expected in ["view-circuit", "view-circuit", "view-patching"] {
+    for expected in ["view-circuit", "commands", "view-circuit", "view-patching"] {
         h.get_by_label("←").click();
         h.run_steps(3);
         assert_eq!(h.state().guide.place().page, expected);
     }
     // The list leads anywhere.
-    h.get_by_label("How it is built").click();
+    h.get_by_role_and_label(egui::accesskit::Role::Button, "How it is built").click();
     h.run_steps(4);
     assert_eq!(h.state().guide.place().page, "building");
 }

@@ -118,7 +118,10 @@ fn helper_windows_come_back_to_their_size() {
         h.set_size(egui::vec2(1280.0, 800.0));
         h.run_steps(4);
         let after = rect(&h);
-        assert!(after.min.distance(before.min) < 2.0 && (after.size() - before.size()).length() < 2.0, "{title}: {before:?}, then {after:?}");
+        assert!(
+            after.min.distance(before.min) < 2.0 && (after.size() - before.size()).length() < 2.0,
+            "{title}: {before:?}, then {after:?}"
+        );
         h.key_press(egui::Key::Escape);
         h.run_steps(4);
         assert!(h.query_by_role_and_label(role, title).is_none(), "{title} is closed by Escape");

@@ -31,7 +31,7 @@ pre{background:#eef0f4;border-radius:6px;padding:.6rem .8rem;font-size:.8rem;whi
 pub fn shown(document: &Document) -> Vec<&'static str> {
     let named = Workspace::ALL.into_iter().find(|w| w.name() == document.look.workspace);
     let mut layout = Layout::wanted(named.unwrap_or(Workspace::Model), &document.look);
-    layout.fill(document.look.filled.as_deref());
+    layout.fill(document.look.filled.as_deref(), false);
     let mut views: Vec<_> = layout.seen().collect();
     for name in document.desk.notes.keys() {
         views.extend(view::by_name(name).map(|v| v.name).filter(|v| !views.contains(v)));

@@ -20,12 +20,15 @@ pub struct Fits {
     pub tokens: bool,
     pub prompt: bool,
     pub sides: bool,
+    /// More views than one.
+    pub views: bool,
 }
 
 impl Fits {
     pub fn of(window: egui::Vec2) -> Self {
         let sides = window.x >= 460.0;
-        Self { status: window.y >= 320.0, tokens: window.y >= 300.0, prompt: window.y >= 200.0, sides }
+        let views = sides && window.y >= 280.0;
+        Self { status: window.y >= 320.0, tokens: window.y >= 300.0, prompt: window.y >= 200.0, sides, views }
     }
 }
 

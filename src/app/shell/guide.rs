@@ -131,7 +131,7 @@ impl Guide {
             }
         }
         let arrives = std::mem::take(&mut self.arrives);
-        let mut area = egui::ScrollArea::vertical().id_salt(page.name).auto_shrink(false);
+        let mut area = egui::ScrollArea::vertical().id_salt(page.name).min_scrolled_height(0.0).auto_shrink(false);
         if arrives && section.is_none() {
             area = area.vertical_scroll_offset(0.0);
         }
@@ -180,7 +180,7 @@ fn list(ui: &mut egui::Ui, palette: Palette, now: &str) -> Option<Place> {
             follow = Some(Place::page(page.name));
         }
     };
-    egui::ScrollArea::vertical().id_salt("pages").auto_shrink(false).show(ui, |ui| {
+    egui::ScrollArea::vertical().id_salt("pages").min_scrolled_height(0.0).auto_shrink(false).show(ui, |ui| {
         if let Some(contents) = guide::page(guide::CONTENTS) {
             entry(ui, contents, "Contents");
         }
@@ -199,7 +199,7 @@ fn list(ui: &mut egui::Ui, palette: Palette, now: &str) -> Option<Place> {
 fn results(ui: &mut egui::Ui, palette: Palette, query: &str) -> Option<Place> {
     let hits = guide::search(query);
     let mut follow = None;
-    egui::ScrollArea::vertical().id_salt("found").auto_shrink(false).show(ui, |ui| {
+    egui::ScrollArea::vertical().id_salt("found").min_scrolled_height(0.0).auto_shrink(false).show(ui, |ui| {
         let text = match hits.len() {
             0 => "Nothing in the guide has all of these words.".to_owned(),
             1 => "1 place".to_owned(),

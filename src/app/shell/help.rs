@@ -43,7 +43,7 @@ impl App {
         let size = egui::vec2(880.0, 640.0);
         helper::show(ctx, "Keys and mouse", &mut self.shortcuts_open, (size, egui::Vec2::splat(0.5)), |ui| {
             let columns = if ui.available_width() > 660.0 { 2 } else { 1 };
-            egui::ScrollArea::both().auto_shrink(false).show(ui, |ui| {
+            egui::ScrollArea::both().min_scrolled_height(0.0).auto_shrink(false).show(ui, |ui| {
                 ui.columns(columns, |uis| {
                     for (k, group) in Group::ALL.into_iter().enumerate() {
                         let ui = &mut uis[k % columns];
@@ -73,17 +73,21 @@ impl App {
                 RichText::new("A click goes there; nothing is lost by it.").font(theme::small()).color(palette.weak),
             );
             let (names, done) = self.state.history.changes();
-            egui::ScrollArea::vertical().auto_shrink([false, false]).stick_to_bottom(true).show(ui, |ui| {
-                if ui.selectable_label(done == 0, "as it was at first").clicked() {
-                    jump = Some(0);
-                }
-                for (k, name) in names.enumerate() {
-                    let color = if k < done { palette.text } else { palette.weak };
-                    if ui.selectable_label(k + 1 == done, RichText::new(spoken(name)).color(color)).clicked() {
-                        jump = Some(k + 1);
+            egui::ScrollArea::vertical()
+                .min_scrolled_height(0.0)
+                .auto_shrink([false, false])
+                .stick_to_bottom(true)
+                .show(ui, |ui| {
+                    if ui.selectable_label(done == 0, "as it was at first").clicked() {
+                        jump = Some(0);
                     }
-                }
-            });
+                    for (k, name) in names.enumerate() {
+                        let color = if k < done { palette.text } else { palette.weak };
+                        if ui.selectable_label(k + 1 == done, RichText::new(spoken(name)).color(color)).clicked() {
+                            jump = Some(k + 1);
+                        }
+                    }
+                });
         });
         if let Some(done) = jump {
             self.state.apply(Action::Jump(done), self.now);

@@ -48,6 +48,8 @@ pub struct Layout {
     filled: Option<(&'static str, egui::Rect)>,
     /// The view that the pointer was over last.
     pointed: Option<&'static str>,
+    /// There is room for one view alone.
+    alone: bool,
     /// Width in which the tabs stood.
     width: f32,
 }
@@ -140,6 +142,7 @@ impl Layout {
             model: None,
             filled: None,
             pointed: None,
+            alone: false,
             width: 0.0,
         }
     }
@@ -281,9 +284,13 @@ impl Layout {
         self.pointed.filter(|p| self.seen().any(|v| v == *p)).or_else(|| self.seen().next())
     }
 
-    /// Lets a view of this layout fill the window; `None`, or one of another layout, shows all.
-    pub fn fill(&mut self, view: Option<&str>) {
+    /// Lets a view of this layout fill the window; `None`, or one of another layout, shows all. Where there is room for one
+    /// view alone, it is the one that was shown or pointed at last.
+    pub fn fill(&mut self, view: Option<&str>, alone: bool) {
+        self.alone = alone;
         let def = view.and_then(view::by_name).filter(|d| d.workspace == self.workspace);
+        let last = || self.pointed.or_else(|| self.seen().next()).and_then(view::by_name);
+        let def = def.or_else(|| if alone { last() } else { None });
         if self.filled.map(|f| f.0) != def.map(|d| d.name) {
             self.filled = def.map(|d| (d.name, egui::Rect::NOTHING));
         }
@@ -296,8 +303,13 @@ impl Layout {
             let shown: Vec<_> = self.seen().collect();
             self.reveal = shown.into_iter().map(|view| Reveal { view, out: 0.0, frames: 4 }).collect();
         }
-        let behavior =
-            &mut Panels { cx, reveal: &mut self.reveal, edited: &mut self.edited, pointed: &mut self.pointed };
+        let behavior = &mut Panels {
+            cx,
+            reveal: &mut self.reveal,
+            edited: &mut self.edited,
+            pointed: &mut self.pointed,
+            alone: self.alone,
+        };
         match &mut self.filled {
             Some((view, rect)) => {
                 *rect = ui.max_rect();
@@ -361,6 +373,7 @@ struct Panels<'a, 'b> {
     reveal: &'a mut Vec<Reveal>,
     edited: &'a mut Edited,
     pointed: &'a mut Option<&'static str>,
+    alone: bool,
 }
 
 impl Panels<'_, '_> {
@@ -369,10 +382,14 @@ impl Panels<'_, '_> {
         let bar = egui::Frame::new().fill(self.cx.palette.header).inner_margin(egui::Margin::symmetric(8, 3));
         bar.show(ui, |ui| {
             ui.horizontal(|ui| {
-                ui.label(RichText::new(pane.def.title).font(theme::title()));
+                if self.alone {
+                    self.others(ui, pane);
+                } else {
+                    ui.label(RichText::new(pane.def.title).font(theme::title()));
+                }
                 ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                     let keys = hint(ui.ctx(), Command::Fill);
-                    if ui.button("show all views").on_hover_text(keys).clicked() {
+                    if !self.alone && ui.button("show all views").on_hover_text(keys).clicked() {
                         self.cx.push(Action::Fill(pane.def.name));
                     }
                     self.tools(ui, pane);
@@ -380,6 +397,22 @@ impl Panels<'_, '_> {
             });
         });
         let _ = self.pane_ui(ui, id, pane);
+    }
+
+    /// The title of the only view there is room for, with the others behind it.
+    fn others(&mut self, ui: &mut egui::Ui, pane: &Pane) {
+        let title = RichText::new(format!("{}  ▾", pane.def.title)).font(theme::title());
+        let button = ui.add(egui::Button::new(title).truncate()).on_hover_text("the other views");
+        egui::Popup::menu(&button).show(|ui| {
+            egui::ScrollArea::vertical().min_scrolled_height(0.0).show(ui, |ui| {
+                for def in pane.def.workspace.views() {
+                    if ui.selectable_label(def.name == pane.def.name, def.title).clicked() {
+                        self.cx.push(Action::Show(def.name));
+                        ui.close();
+                    }
+                }
+            });
+        });
     }
 
     /// What the user wrote beside a view.

@@ -126,7 +126,7 @@ impl Notices {
             } else if ui.small_button("clear").on_hover_text("forgets these messages").clicked() {
                 self.list.clear();
             }
-            egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
+            egui::ScrollArea::vertical().min_scrolled_height(0.0).auto_shrink([false, false]).show(ui, |ui| {
                 for n in self.list.iter().rev() {
                     let (mark, color) =
                         if n.level == Level::Error { ("error", palette.error) } else { ("note", palette.weak) };

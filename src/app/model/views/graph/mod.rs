@@ -558,7 +558,7 @@ impl GraphView {
         let Some((id, mut name)) = self.renaming.take() else { return };
         let mut open = true;
         let mut done = false;
-        helper::show(ctx, "Rename", &mut open, (egui::vec2(260.0, 110.0), egui::Vec2::splat(0.5)), |ui| {
+        helper::show(ctx, "Rename", &mut open, (vec2(260.0, 110.0), egui::Vec2::splat(0.5)), |ui| {
             let field = ui.text_edit_singleline(&mut name);
             field.request_focus();
             done = ui.button("OK").clicked() || ui.input(|i| i.key_pressed(egui::Key::Enter));
