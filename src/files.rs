@@ -34,10 +34,14 @@ fn temporary_folder_in(base: &Path) -> PathBuf {
 /// The number by which the system knows the user; 0 where it has none.
 fn user() -> u32 {
     #[cfg(unix)]
-    // SAFETY: it takes nothing and cannot fail.
-    return unsafe { libc::geteuid() };
+    {
+        // SAFETY: it takes nothing and cannot fail.
+        unsafe { libc::geteuid() }
+    }
     #[cfg(not(unix))]
-    0
+    {
+        0
+    }
 }
 
 /// Makes a folder that only this user can write, or finds it.

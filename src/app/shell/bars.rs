@@ -88,7 +88,7 @@ fn tokens(
     fits: Fits,
 ) {
     if !fits.prompt {
-        ["prompt", "answer", "strip"].map(|place| places.remove(place));
+        places.retain(|place, _| !["prompt", "answer", "strip"].contains(place));
         return;
     }
     let palette = cx.palette;
@@ -136,7 +136,7 @@ pub fn side_bars(
     fits: Fits,
 ) {
     if !fits.sides {
-        ["settings", "transport"].map(|place| places.remove(place));
+        places.retain(|place, _| !["settings", "transport"].contains(place));
         return;
     }
     let width = (0.33 * ui.available_width()).clamp(240.0, 300.0);
