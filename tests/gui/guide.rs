@@ -117,7 +117,7 @@ fn the_guide_is_searched_and_its_links_are_followed() {
     // A link of the page.
     h.state_mut().guide.show(guide::of_view("circuit"));
     h.run_steps(4);
-    h.get_by_label("prompt set").click();
+    h.get_by_role_and_label(egui::accesskit::Role::Link, "prompt set").click();
     h.run_steps(4);
     assert_eq!(h.state().guide.place(), &Place { page: "files".to_owned(), anchor: Some("prompt-sets".to_owned()) });
     // And back, one after the other.

@@ -104,7 +104,7 @@ fn helper_windows_come_back_to_their_size() {
         let rect = |h: &Harness<'static, App>| h.get_by_role_and_label(role, title).rect();
         let before = rect(&h);
         assert!(before.width() > 250.0 && before.height() > 250.0, "{title}: {before:?}");
-        for size in [[640.0, 400.0], [200.0, 120.0], [1000.0, 90.0]] {
+        for size in [[640.0, 400.0], [200.0, 120.0], [1000.0, 120.0]] {
             h.set_size(size.into());
             h.run_steps(4);
             let screen = h.ctx.content_rect();
