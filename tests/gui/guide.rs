@@ -201,11 +201,15 @@ fn the_stories_of_built_in_models_are_true() {
         let top = run.trace.next.last().unwrap()[0].id;
         assert_eq!(state.model.as_ref().unwrap().token_text(top).trim(), says, "{name}");
         if name == "induction" {
-            // The head of layer 1 that writes most looks from the last token at the one behind the first "Qu".
+            // The head of layer 1 that adds most is shown: it looks from the last token at the one behind the first "Qu".
             let pinned = state.pinned();
-            let first = run.texts.iter().position(|t| t.trim() == "Qu").unwrap();
-            assert!(first + 1 < run.texts.len() - 1 && run.texts.last().unwrap().trim() == "Qu");
-            assert_eq!((pinned.layer, run.texts[first + 1].as_str()), (1, "il"));
+            let first = run.texts.iter().position(|t| t == "u").unwrap();
+            assert_eq!((run.texts[first + 1].as_str(), run.texts.last().unwrap().as_str()), ("il", "u"));
+            assert_eq!((pinned.layer, pinned.head), (1, Some(3)));
+            let pattern = run.trace.pattern(1).unwrap().to_vec3::<f32>().unwrap();
+            let row = pattern[3].last().unwrap();
+            let most = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+            assert_eq!(most, first + 1);
         }
     }
 }
