@@ -180,7 +180,5 @@ pub const VIEW: ViewDef = ViewDef {
     title: "Probes",
     workspace: Workspace::Features,
     area: Area::BottomLeft,
-    help: "Left: how well a property of texts can be read off each layer, beside the same probe on shuffled labels, on random coordinates, and on a model of the same shape with random weights. Right: whether the model uses it: how often it answers as for another text once that text's part in a subspace is put in.",
-    formula: "softmax regression on standardised coordinates, ridge 0.01; Wilson's and Hanley and McNeil's intervals; h' = h + (h_source − h) B Bᵀ, B learned by distributed alignment search [Geiger et al. 2024] with the controls of [Arora et al. 2024]",
     make: || Box::new(ProbesView::default()),
 };
