@@ -510,7 +510,7 @@ fn training_recovers_a_known_dictionary() {
             }
         }
     }
-    for method in [Method::L1, Method::TopK, Method::BatchTopK, Method::JumpRelu, Method::Gated] {
+    for method in Method::ALL {
         let settings = Settings {
             method,
             features: 64,
@@ -539,6 +539,57 @@ fn training_recovers_a_known_dictionary() {
             / known as f32;
         let last = trainer.curve.last().unwrap();
         assert!(mean >= 0.95, "{method:?}: {mean}, {last:?}");
+    }
+}
+
+/// What is linear goes through the skip path, in the model's own units: the finished transcoder gives it back, also after it
+/// was written in circuit-tracer's format.
+#[test]
+fn a_skip_path_learns_what_is_linear() {
+    use circuitscope::features::dictionary::formats::circuit_tracer;
+    let (d, d_out, n) = (6, 4, 2000);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let values: Vec<f32> = (0..d * n).map(|_| 5.0 * rng.random_range(-1.0..1.0f32)).collect();
+    let map: Vec<f32> = (0..d * d_out).map(|_| rng.random_range(-1.0..1.0f32)).collect();
+    let target: Vec<f32> = values
+        .chunks(d)
+        .flat_map(|x| (0..d_out).map(|j| x.iter().enumerate().map(|(i, v)| v * map[i * d_out + j]).sum::<f32>()))
+        .collect();
+    for method in [Method::BatchTopK, Method::Matryoshka] {
+        let settings = Settings {
+            method,
+            features: 16,
+            k: 1,
+            steps: 600,
+            batch: 256,
+            rate: 1e-2,
+            skip: true,
+            dead_after: 1_000_000,
+            ..Settings::default()
+        };
+        let (input, output) =
+            (Place::parse("blocks.0.mlp.hook_in").unwrap(), Place::parse("blocks.0.mlp.hook_out").unwrap());
+        let origin = Origin { model_name: None, input: Some(input), output: Some(output) };
+        let tables = (Table::Memory { d, values: values.clone() }, Table::Memory { d: d_out, values: target.clone() });
+        let mut trainer = Trainer::new(settings, origin, tables.0, Some(tables.1)).unwrap();
+        trainer.run(None, &Progress::new(), &mut |_| Ok(None), &mut |_| {}).unwrap();
+        let made = trainer.dictionary("x").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        circuit_tracer::save(&made, dir.path(), 0, &[]).unwrap();
+        circuit_tracer::describe(dir.path(), "x", ["mlp.hook_in", "mlp.hook_out"]).unwrap();
+        let file = circuit_tracer::layer_file(dir.path(), 0);
+        let read = circuit_tracer::open_layer(dir.path(), &file, 0, &Progress::new()).unwrap();
+        for dictionary in [made, read] {
+            let x = Tensor::from_slice(&values[..d * 64], (64, d), &Device::Cpu).unwrap();
+            assert!(dictionary.skip.is_some());
+            let given = dictionary.replacement(&x, &Progress::new()).unwrap().1;
+            let given: Vec<f32> = given.flatten_all().unwrap().to_vec1().unwrap();
+            let (mut left, mut whole) = (0.0, 0.0);
+            for (a, b) in given.iter().zip(&target) {
+                (left, whole) = (left + (a - b) * (a - b), whole + b * b);
+            }
+            assert!(left < 0.01 * whole, "{method:?}: {left} of {whole} is left");
+        }
     }
 }
 

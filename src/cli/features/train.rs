@@ -37,13 +37,13 @@ pub struct Arguments {
     /// Folder to write, in SAELens' format; a set in circuit-tracer's
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// l1, topk, batchtopk, jumprelu or gated (default: topk; batchtopk for transcoders)
+    /// l1, topk, batchtopk, matryoshka, jumprelu or gated (default: topk; batchtopk for transcoders)
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
     /// How many features
     #[arg(long, value_name = "N", default_value_t = Settings::default().features)]
     features: usize,
-    /// Active features a position (topk, batchtopk)
+    /// Active features a position (topk, batchtopk, matryoshka)
     #[arg(short, long, value_name = "N", default_value_t = Settings::default().k)]
     k: usize,
     /// Weight of the sparsity penalty (l1, jumprelu, gated)
@@ -67,6 +67,12 @@ pub struct Arguments {
     /// Share of the steps over which the sparsity penalty rises
     #[arg(long, value_name = "X", default_value_t = Settings::default().sparsity_warmup)]
     sparsity_warmup: f32,
+    /// How many first features each reconstruction has (matryoshka; default: a sixteenth, an eighth, a quarter, a half, all)
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    nested: Vec<usize>,
+    /// Let a transcoder pass its input on by a matrix of its own, beside its features
+    #[arg(long)]
+    skip: bool,
     /// Width of the window in which a threshold feels its neighbours (jumprelu), in scaled activations
     #[arg(long, value_name = "X", default_value_t = Settings::default().bandwidth)]
     bandwidth: f32,
@@ -76,7 +82,7 @@ pub struct Arguments {
     /// Steps between two resamplings of dead features (l1, jumprelu, gated); 0 for none
     #[arg(long, value_name = "N", default_value_t = Settings::default().resample)]
     resample: usize,
-    /// Weight of the auxiliary loss that revives dead features (topk, batchtopk)
+    /// Weight of the auxiliary loss that revives dead features (topk, batchtopk, matryoshka)
     #[arg(long, value_name = "X", default_value_t = Settings::default().auxiliary)]
     auxiliary: f32,
     /// Seed of the first weights and the order of positions
@@ -129,6 +135,8 @@ fn settings(args: &Arguments) -> Result<Settings> {
         warmup: args.warmup,
         fall: args.fall,
         sparsity_warmup: args.sparsity_warmup,
+        nested: args.nested.clone(),
+        skip: args.skip,
         bandwidth: args.bandwidth,
         dead_after: args.dead_after,
         resample: args.resample,

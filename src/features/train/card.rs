@@ -19,7 +19,7 @@ fn command(t: &Training, model: &Model) -> String {
     let s = &r.settings;
     line.push_str(&format!(
         " --context {} --method {} --features {} -k {} --sparsity {} --steps {} --batch {} --rate {} --warmup {} --fall {} \
-         --sparsity-warmup {} --bandwidth {} --dead-after {} --resample {} --auxiliary {} --seed {}{}{}{} -o FOLDER",
+         --sparsity-warmup {} --bandwidth {} --dead-after {} --resample {} --auxiliary {} --seed {}{}{}{}{}{} -o FOLDER",
         r.context,
         s.method.name(),
         s.features,
@@ -39,6 +39,12 @@ fn command(t: &Training, model: &Model) -> String {
         r.tokens.map_or(String::new(), |n| format!(" --tokens {n}")),
         if r.bos { " --bos" } else { "" },
         if r.include_first { " --include-first" } else { "" },
+        if s.skip { " --skip" } else { "" },
+        if s.nested.is_empty() {
+            String::new()
+        } else {
+            format!(" --nested {}", s.nested.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+        },
     ));
     line
 }

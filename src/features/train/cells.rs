@@ -1,6 +1,8 @@
 //! The cells of a batch, [rows, features], in which something happens: a list of a few, or all of them where they are
 //! many. Products over a list cost as much as it is long; over all cells they are dense matrix products.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::maths::{Matrix, add_scaled, dot, product};
@@ -153,6 +155,20 @@ impl Cells {
                     }
                 });
                 values
+            }
+        }
+    }
+
+    /// The values of some features' cells, 0 in all others.
+    pub fn within(&self, values: &[f32], some: &Range<usize>) -> Vec<f32> {
+        match self {
+            Self::List(l) => {
+                let keep = |(f, v): (&u32, &f32)| if some.contains(&(*f as usize)) { *v } else { 0.0 };
+                l.features.iter().zip(values).map(keep).collect()
+            }
+            Self::All { features, .. } => {
+                let keep = |(i, v): (usize, &f32)| if some.contains(&(i % features)) { *v } else { 0.0 };
+                values.iter().enumerate().map(keep).collect()
             }
         }
     }

@@ -39,8 +39,9 @@ const TOKENS: &str = "token_ids";
 /// Activations of one or more places.
 pub struct Captured {
     path: PathBuf,
-    /// Whose they are, where that is known.
+    /// Whose they are, where that is known, and a hash of its weights.
     pub model: Option<String>,
+    pub model_hash: Option<String>,
     held: Held,
 }
 
@@ -64,7 +65,8 @@ impl Captured {
         if let Some(about) = &about {
             whole(path, about)?;
         }
-        Ok(Self { path: path.to_owned(), model: about.map(|a| a.model), held: Held::Tensors(index) })
+        let (model, model_hash) = about.map(|a| (a.model, a.shard.model_hash)).unzip();
+        Ok(Self { path: path.to_owned(), model, model_hash, held: Held::Tensors(index) })
     }
 
     fn malformed(&self, what: impl Into<String>) -> Error {
@@ -223,7 +225,7 @@ fn dataset(folder: &Path) -> Result<Captured> {
         let what = "it has no column of activations [context, d_in]".to_owned();
         return Err(Error::Malformed { path: first.clone(), format: FORMAT, what });
     }
-    Ok(Captured { path: folder.to_owned(), model: None, held: Held::Columns(columns, files) })
+    Ok(Captured { path: folder.to_owned(), model: None, model_hash: None, held: Held::Columns(columns, files) })
 }
 
 /// What a list holds.

@@ -265,9 +265,14 @@ impl Trainer {
                 Activation::Gated { r_mag: r.value.clone(), b_mag: scaled(&b.value, s_out.recip()) }
             }
             (.., Method::TopK) => Activation::TopK { k: self.settings.k },
-            (.., Method::BatchTopK) => Activation::JumpRelu { threshold: vec![p.threshold / s_out; p.features] },
+            (.., Method::BatchTopK | Method::Matryoshka) => {
+                Activation::JumpRelu { threshold: vec![p.threshold / s_out; p.features] }
+            }
             _ => Activation::Relu,
         };
+        // Read as the model's own, written as the model's own.
+        let skip = p.w_skip.as_ref().map(|s| scaled(&s.value, s_in / s_out));
+        let skip = skip.map(|s| Tensor::from_vec(s, (p.d_in, p.d_out), &Device::Cpu)).transpose()?;
         Ok(Dictionary {
             name: name.to_owned(),
             path: PathBuf::from(name),
@@ -284,7 +289,7 @@ impl Trainer {
             subtract_b_dec: p.same,
             rescale: false,
             normalisation: Normalisation::None,
-            skip: None,
+            skip,
             transcoder: !p.same,
             input: self.origin.input,
             output: if p.same { self.origin.input } else { self.origin.output },

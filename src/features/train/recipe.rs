@@ -98,9 +98,14 @@ impl Recipe {
     pub fn check_format(&self) -> Result<()> {
         self.settings.check()?;
         let method = self.settings.method;
+        if self.target.is_none() && self.settings.skip {
+            return Err(Error::request(
+                "an autoencoder that passes its input on would have nothing left to learn; only transcoders have a skip path",
+            ));
+        }
         if self.target.is_some() && matches!(method, Method::TopK | Method::Gated) {
             return Err(Error::request(format!(
-                "no format has a {} transcoder that is trained here; choose l1, batchtopk or jumprelu",
+                "no format has a {} transcoder that is trained here; choose l1, batchtopk, matryoshka or jumprelu",
                 method.name()
             )));
         }

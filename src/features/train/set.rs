@@ -17,6 +17,7 @@ use crate::features::train::harvest_file::{HarvestAbout, Harvested};
 use crate::features::train::recipe::{Recipe, split};
 use crate::features::train::{Origin, Point, Trainer};
 use crate::model::Model;
+use crate::model::safetensors_file::metadata;
 use crate::progress::Progress;
 
 /// Which layers a set is trained for: all, one, or a range as in `0-5`.
@@ -122,6 +123,14 @@ impl Source<'_> {
         }
     }
 
+    /// What tells the model's weights from others: a hash of them, or for activations that do not say it their file.
+    fn fingerprint(&self) -> Result<String> {
+        Ok(match self {
+            Self::Text(model, _) => format!("{:016x}", model.fingerprint()?),
+            Self::File(file, _) => file.model_hash.clone().unwrap_or_else(|| file.path().display().to_string()),
+        })
+    }
+
     fn model_name(&self) -> &str {
         match self {
             Self::Text(model, _) => &model.config.name,
@@ -136,6 +145,40 @@ fn recipe_of(recipe: &Recipe, layer: usize) -> Result<Recipe> {
     let mut own = Recipe { site, target: Some(target), ..recipe.clone() };
     own.settings.seed = recipe.settings.seed.wrapping_add(layer as u64);
     Ok(own)
+}
+
+/// What a layer's file says of how it was trained: its recipe, and the model by name and weights.
+fn about(recipe: &Recipe, model: &str, fingerprint: &str) -> Result<[(&'static str, String); 3]> {
+    let recipe = serde_json::to_string(recipe).map_err(|e| Error::failed(e.to_string()))?;
+    Ok([("circuitscope.recipe", recipe), ("circuitscope.model", model.to_owned()), (WEIGHTS, fingerprint.to_owned())])
+}
+
+/// Hash of some numbers of every weight of the model.
+const WEIGHTS: &str = "circuitscope.weights";
+
+/// A layer that lies there is taken up only if it was trained in this very way.
+fn same_training(path: &Path, about: &[(&str, String)]) -> Result<()> {
+    let facts = metadata(path)?;
+    for (name, wanted) in about {
+        let there = facts.get(*name).cloned();
+        // One model goes by several names.
+        if there.as_ref() == Some(wanted) || *name == "circuitscope.model" {
+            continue;
+        }
+        let what = match there {
+            None => "does not say how it was trained".to_owned(),
+            Some(_) if *name == WEIGHTS => {
+                let of = facts.get("circuitscope.model").cloned().unwrap_or_default();
+                format!("was trained of other weights ({of})")
+            }
+            Some(_) => "was trained with other settings or on another text".to_owned(),
+        };
+        return Err(Error::request(format!(
+            "{} {what}; give the same, another --output, or take it away",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Harvests a shard of what a set is trained on into a file.
@@ -184,11 +227,13 @@ pub fn train_set(
         }
         Ok(own)
     };
+    let fingerprint = source.fingerprint()?;
     let mut missing = Vec::new();
     let mut done = Vec::new();
     for layer in layers {
         let (own, path) = (of(layer)?, circuit_tracer::layer_file(folder, layer));
         if path.is_file() {
+            same_training(&path, &about(&own, source.model_name(), &fingerprint)?)?;
             done.push(Trained { layer, path, last: None });
         } else {
             missing.push((layer, own));
@@ -214,6 +259,7 @@ pub fn train_set(
                 return Err(Error::failed("nothing was harvested"));
             };
             positions = input.rows();
+            let about = about(&own, source.model_name(), &fingerprint)?;
             let model_name = Some(source.model_name().to_owned());
             let origin = Origin { model_name, input: Some(own.site), output: own.target };
             let mut trainer = Trainer::new(own.settings, origin, input, Some(target))?;
@@ -225,7 +271,7 @@ pub fn train_set(
                 report(layer, point);
                 last = Some(point);
             })?;
-            let path = circuit_tracer::save(&trainer.dictionary(&format!("layer {layer}"))?, folder, layer)?;
+            let path = circuit_tracer::save(&trainer.dictionary(&format!("layer {layer}"))?, folder, layer, &about)?;
             if begun.is_dir() {
                 std::fs::remove_dir_all(&begun).map_err(|e| Error::write(&begun, e))?;
             }
@@ -316,5 +362,22 @@ mod tests {
             let read = |folder: &Path| crate::files::read(&circuit_tracer::layer_file(folder, layer), 1 << 30).unwrap();
             assert_eq!(read(&sharded), read(&dir.path().join("whole")), "layer {layer}");
         }
+        // Layers of other settings, of other weights, or of who knows what are not taken up.
+        let refused = |recipe: &Recipe| {
+            let source = Source::Text(&model, 1 << 30);
+            let made = train_set(&source, recipe, Layers::All, &again, &Progress::new(), &mut |_, _| {});
+            made.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        let other = Recipe { settings: Settings { k: 5, ..recipe.settings.clone() }, ..recipe.clone() };
+        assert!(refused(&other).contains("layer_0.safetensors was trained with other settings"), "{}", refused(&other));
+        let mut own = recipe.clone();
+        let [site, target] = places(0).unwrap();
+        (own.site, own.target) = (site, Some(target));
+        let foreign = about(&own, "another", "0").unwrap();
+        let layer = set.layer(0, &model.config, &Progress::new()).unwrap().0;
+        circuit_tracer::save(&layer, &again, 0, &foreign).unwrap();
+        assert!(refused(&recipe).contains("other weights (another)"), "{}", refused(&recipe));
+        circuit_tracer::save(&layer, &again, 0, &[]).unwrap();
+        assert!(refused(&recipe).contains("does not say how it was trained"), "{}", refused(&recipe));
     }
 }

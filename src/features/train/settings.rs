@@ -14,6 +14,9 @@ pub enum Method {
     TopK,
     /// The k · batch largest of a batch; afterwards one threshold for all [Bussmann et al. 2024].
     BatchTopK,
+    /// BatchTopK whose first features must do by themselves: the mean loss of several reconstructions, each by more features
+    /// than the one before [Bussmann et al. 2025].
+    Matryoshka,
     /// A learned threshold each, with an L0 penalty through straight-through estimators [Rajamanoharan et al. 2024b].
     JumpRelu,
     /// A gate with an L1 penalty, and a magnitude without [Rajamanoharan et al. 2024a].
@@ -21,13 +24,14 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 5] = [Self::L1, Self::TopK, Self::BatchTopK, Self::JumpRelu, Self::Gated];
+    pub const ALL: [Self; 6] = [Self::L1, Self::TopK, Self::BatchTopK, Self::Matryoshka, Self::JumpRelu, Self::Gated];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::L1 => "l1",
             Self::TopK => "topk",
             Self::BatchTopK => "batchtopk",
+            Self::Matryoshka => "matryoshka",
             Self::JumpRelu => "jumprelu",
             Self::Gated => "gated",
         }
@@ -38,6 +42,7 @@ impl Method {
             Self::L1 => "ReLU with an L1 penalty",
             Self::TopK => "the k largest at each position",
             Self::BatchTopK => "k a position on average, the largest of the batch",
+            Self::Matryoshka => "batchtopk, and the first features reconstruct by themselves as well",
             Self::JumpRelu => "a learned threshold each, L0 penalty",
             Self::Gated => "gate and magnitude apart, L1 penalty on the gate",
         }
@@ -45,7 +50,12 @@ impl Method {
 
     /// Whether k says how many features are active; else the penalty's weight does.
     pub fn counts(self) -> bool {
-        matches!(self, Self::TopK | Self::BatchTopK)
+        matches!(self, Self::TopK | Self::BatchTopK | Self::Matryoshka)
+    }
+
+    /// Whether what is active is chosen among the positions of a whole batch.
+    pub fn by_batch(self) -> bool {
+        matches!(self, Self::BatchTopK | Self::Matryoshka)
     }
 
     /// Dense products of a step over all cells.
@@ -83,6 +93,13 @@ pub struct Settings {
     pub resample: usize,
     /// Weight of the auxiliary loss by which dead features learn from what is left over, for methods that count.
     pub auxiliary: f32,
+    /// Matryoshka: how many first features each reconstruction has, rising; empty for a sixteenth, an eighth, a quarter, a
+    /// half and all.
+    #[serde(default)]
+    pub nested: Vec<usize>,
+    /// A transcoder passes its input on by a matrix of its own, beside its features [Paulo et al. 2025].
+    #[serde(default)]
+    pub skip: bool,
     /// JumpReLU: width of the window in which a threshold feels its cells, in units of scaled activations.
     pub bandwidth: f32,
     pub seed: u64,
@@ -104,6 +121,8 @@ impl Default for Settings {
             dead_after: 500_000,
             resample: 500,
             auxiliary: 1.0 / 32.0,
+            nested: Vec::new(),
+            skip: false,
             bandwidth: 0.1,
             seed: 1,
         }
@@ -135,6 +154,13 @@ impl Settings {
                 self.k, self.features, self.features
             ));
         }
+        let rising = self.nested.windows(2).all(|w| w[0] < w[1]);
+        if !rising || self.nested.iter().any(|n| *n == 0 || *n > self.features) {
+            return wrong(format!(
+                "nested reconstructions of {:?} features are not possible; give rising numbers up to {}",
+                self.nested, self.features
+            ));
+        }
         for (name, v) in [
             ("rate", self.rate),
             ("sparsity", self.sparsity),
@@ -151,6 +177,18 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// How many first features each reconstruction of a step has; the last has all.
+    pub fn prefixes(&self) -> Vec<usize> {
+        if self.method != Method::Matryoshka {
+            return vec![self.features];
+        }
+        let shares = || [16, 8, 4, 2].iter().map(|s| (self.features / s).max(1)).collect();
+        let mut all: Vec<usize> = if self.nested.is_empty() { shares() } else { self.nested.clone() };
+        all.push(self.features);
+        all.dedup();
+        all
     }
 
     /// Units of progress of some steps: a position of a step costs about an eighth of what harvesting it did.

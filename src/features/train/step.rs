@@ -1,5 +1,7 @@
 //! One step of training: activations, loss, gradients by hand, Adam. Tests hold every gradient to differences.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::cells::{Cells, Slopes};
@@ -31,6 +33,8 @@ pub struct Params {
     pub log_threshold: Option<Param>,
     /// Gated: logarithm of the magnitude's scale, and its bias.
     pub magnitude: Option<(Param, Param)>,
+    /// What a transcoder passes on beside its features, [d_in, d_out].
+    pub w_skip: Option<Param>,
     /// Whether it reads and writes the same activations: then b_dec is subtracted from the input.
     pub same: bool,
     /// BatchTopK: the running threshold.
@@ -56,11 +60,14 @@ pub struct Gradients {
     pub log_threshold: Vec<f32>,
     pub r_mag: Vec<f32>,
     pub b_mag: Vec<f32>,
+    pub w_skip: Vec<f32>,
     /// Σ of the losses' slopes by what the encoder's product gives, of each feature.
     dz: Vec<f32>,
     pub fired: Vec<bool>,
     /// Reconstruction less target, [rows, d_out].
     pub error: Vec<f32>,
+    /// Of nested reconstructions the mean of what each is less the target: what all of them share learns from it.
+    shared: Vec<f32>,
     pub seen: Seen,
 }
 
@@ -77,9 +84,11 @@ impl Gradients {
             log_threshold: some(p.log_threshold.is_some()),
             r_mag: some(p.magnitude.is_some()),
             b_mag: some(p.magnitude.is_some()),
+            w_skip: vec![0.0; p.w_skip.as_ref().map_or(0, |s| s.value.len())],
             dz: zeros(),
             fired: vec![false; n],
             error: Vec::new(),
+            shared: Vec::new(),
             seen: Seen::default(),
         }
     }
@@ -117,6 +126,7 @@ impl Params {
             b_dec: Param::new(mean.to_vec()),
             log_threshold: jump.then(|| Param::new(vec![FIRST_THRESHOLD.ln(); n])),
             magnitude: (settings.method == Method::Gated).then(|| (zeros(), zeros())),
+            w_skip: (settings.skip && !same).then(|| Param::new(vec![0.0; d_in * d_out])),
             same,
             threshold: 0.0,
         }
@@ -135,6 +145,7 @@ impl Params {
             all.push(("r_mag", r));
             all.push(("b_mag", b));
         }
+        all.extend(self.w_skip.as_mut().map(|p| ("w_skip", p)));
         all
     }
 
@@ -177,7 +188,7 @@ impl Params {
                     .collect();
                 (Cells::list(lists, n), 0.0)
             }
-            Method::BatchTopK => {
+            Method::BatchTopK | Method::Matryoshka => {
                 let wanted = settings.k * rows;
                 // Most cells lie far below the border, and the last batch's tells about where it is.
                 let mut above = 0.5 * self.threshold;
@@ -227,8 +238,7 @@ impl Params {
         let share = 1.0 / rows as f32;
         let mut g = Gradients::new(self);
         g.error.reserve(y.len());
-        // Only BatchTopK chooses among the positions of the whole batch.
-        let strip = if settings.method == Method::BatchTopK { rows } else { STRIP.min(rows) }.max(1);
+        let strip = if settings.method.by_batch() { rows } else { STRIP.min(rows) }.max(1);
         for (x, y) in x.chunks(strip * self.d_in).zip(y.chunks(strip * d)) {
             self.strip(settings, penalty, share, x, y, dead, &mut g);
         }
@@ -238,7 +248,8 @@ impl Params {
         }
         let spread = spread(y, d) * share;
         g.seen.explained = if spread > 0.0 { 1.0 - g.seen.mse / spread } else { 0.0 };
-        g.b_dec.iter_mut().zip(column_sums(&g.error, d)).for_each(|(b, e)| *b += 2.0 * share * e as f32);
+        let shared = if g.shared.is_empty() { &g.error } else { &g.shared };
+        g.b_dec.iter_mut().zip(column_sums(shared, d)).for_each(|(b, e)| *b += 2.0 * share * e as f32);
         if self.same {
             // What the input loses by b_dec: −Σ dz · W_enc.
             let n = self.features;
@@ -296,17 +307,23 @@ impl Params {
         };
         let a = apart.as_deref().unwrap_or(cells.values());
         let mut error = self.minus(y);
-        cells.times(a, &self.w_dec.value, d, &mut error);
-        let mse = squares(&error) * share;
+        if let Some(skip) = &self.w_skip {
+            let (input, skip) = (Matrix::new(&input, rows, self.d_in), Matrix::new(&skip.value, self.d_in, d));
+            product(&mut error, input, skip, 1.0, true);
+        }
         let l0 = seen.active as f32 * share;
-        g.seen.mse += mse;
         g.seen.l0 += l0;
-        g.seen.loss += mse;
-        cells.gather(a, &error, d, 2.0 * share, later, &mut g.w_dec);
-        // ∂mse/∂a of every cell.
-        let da = cells.dots(&error, &self.w_dec.value, d, 2.0 * share);
+        // ∂loss/∂a of every cell.
+        let da = self.nested(&settings.prefixes(), &cells, a, &mut error, (share, later), g);
+        if self.w_skip.is_some() {
+            let whole = if g.shared.is_empty() { &error } else { &g.shared };
+            let (input, whole) = (Matrix::new(&input, rows, self.d_in), Matrix::new(whole, rows, d));
+            product(&mut g.w_skip, input.t(), whole, 2.0 * share, true);
+        }
         let Slopes { values: dz, sums, .. } = match settings.method {
-            Method::TopK | Method::BatchTopK => cells.slopes(da, per, |a, g, _| (if a > 0.0 { g } else { 0.0 }, 0.0)),
+            Method::TopK | Method::BatchTopK | Method::Matryoshka => {
+                cells.slopes(da, per, |a, g, _| (if a > 0.0 { g } else { 0.0 }, 0.0))
+            }
             Method::JumpRelu => {
                 g.seen.loss += penalty * l0;
                 let (width, rise) = (settings.bandwidth, penalty * share);
@@ -357,11 +374,58 @@ impl Params {
         if let Some(lists) = aux_rows {
             self.auxiliary(settings, lists, &input, &error, share, g);
         }
-        if settings.method == Method::BatchTopK && border > f32::MIN_POSITIVE {
+        if settings.method.by_batch() && border > f32::MIN_POSITIVE {
             let first = self.threshold == 0.0;
             self.threshold += if first { border } else { THRESHOLD_RATE * (border - self.threshold) };
         }
         g.error.extend_from_slice(&error);
+    }
+
+    /// Adds the features to `error`, b_dec − y, and with it the reconstruction's loss and the decoder's gradient to `g`;
+    /// returns the slopes of the loss by each cell. There may be several reconstructions, each by the first features up to a
+    /// number: then the loss is the mean of theirs.
+    fn nested(
+        &self,
+        prefixes: &[usize],
+        cells: &Cells,
+        a: &[f32],
+        error: &mut [f32],
+        (share, later): (f32, bool),
+        g: &mut Gradients,
+    ) -> Vec<f32> {
+        let (d, w) = (self.d_out, &self.w_dec.value);
+        if prefixes.len() < 2 {
+            cells.times(a, w, d, error);
+            let mse = squares(error) * share;
+            g.seen.mse += mse;
+            g.seen.loss += mse;
+            cells.gather(a, error, d, 2.0 * share, later, &mut g.w_dec);
+            return cells.dots(error, w, d, 2.0 * share);
+        }
+        let weight = 1.0 / prefixes.len() as f32;
+        let starts = std::iter::once(0).chain(prefixes.iter().copied());
+        let groups: Vec<Range<usize>> = starts.zip(prefixes).map(|(from, to)| from..*to).collect();
+        let parts: Vec<Vec<f32>> = groups.iter().map(|group| cells.within(a, group)).collect();
+        let mut errors = Vec::with_capacity(parts.len());
+        for part in &parts {
+            cells.times(part, w, d, error);
+            g.seen.loss += weight * share * squares(error);
+            errors.push(error.to_vec());
+        }
+        g.seen.mse += share * squares(error);
+        // A feature is part of its own reconstruction and of all after it.
+        let mut da = vec![0f32; a.len()];
+        let mut sum = vec![0f32; error.len()];
+        for ((group, part), own) in groups.iter().zip(&parts).zip(&errors).rev() {
+            add(&mut sum, own);
+            // The last group comes first, and writes where the others add.
+            let adds = later || group.end < self.features;
+            cells.gather(part, &sum, d, 2.0 * share * weight, adds, &mut g.w_dec);
+            add(&mut da, &cells.within(&cells.dots(&sum, w, d, 2.0 * share * weight), group));
+        }
+        sum.iter_mut().for_each(|v| *v *= weight);
+        g.shared.extend(sum);
+        da
     }
 
     /// b_dec − y, [rows, d_out].
@@ -425,6 +489,9 @@ impl Params {
             r.update(&g.r_mag, rate, step);
             b.update(&g.b_mag, rate, step);
         }
+        if let Some(skip) = &mut self.w_skip {
+            skip.update(&g.w_skip, rate, step);
+        }
     }
 }
 
@@ -453,14 +520,15 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     fn example(method: Method, same: bool) -> (Settings, Params, Vec<f32>, Vec<f32>) {
-        let settings = Settings { method, features: 12, k: 3, auxiliary: 0.5, ..Settings::default() };
+        // A transcoder passes its input on as well.
+        let settings = Settings { method, features: 12, k: 3, auxiliary: 0.5, skip: !same, ..Settings::default() };
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let mut draw = move || rng.random_range(-1.0..1.0f32);
         let d_out = if same { 5 } else { 4 };
         let mean: Vec<f32> = (0..d_out).map(|_| 0.1 * draw()).collect();
         let mut p = Params::new(&settings, 5, d_out, same, &mean, &mut draw);
         for (name, param) in p.named() {
-            if name == "b_enc" || name == "r_mag" || name == "b_mag" {
+            if matches!(name, "b_enc" | "r_mag" | "b_mag" | "w_skip") {
                 param.value.iter_mut().for_each(|v| *v += 0.2 * draw());
             }
         }
@@ -480,7 +548,7 @@ mod tests {
             let mut by_hand = vec![("w_enc", g.w_enc), ("b_enc", g.b_enc), ("r_mag", g.r_mag), ("b_mag", g.b_mag)];
             // The gate learns through a decoder that is held still, which differences would move.
             if method != Method::Gated {
-                by_hand.extend([("w_dec", g.w_dec), ("b_dec", g.b_dec)]);
+                by_hand.extend([("w_dec", g.w_dec), ("b_dec", g.b_dec), ("w_skip", g.w_skip)]);
             }
             // A choice of cells that changes makes the loss jump: there is no slope to compare with.
             let jumps = method == Method::JumpRelu || method.counts();
@@ -512,6 +580,36 @@ mod tests {
             }
             assert!(10 * compared >= 9 * all, "{method:?}: only {compared} of {all} compared");
         }
+    }
+
+    /// Two features that write the same direction, of which the first reconstructs by itself as well.
+    #[test]
+    fn nested_reconstructions_by_hand() {
+        let settings = Settings {
+            method: Method::Matryoshka,
+            features: 2,
+            k: 2,
+            nested: vec![1],
+            auxiliary: 0.0,
+            skip: true,
+            ..Settings::default()
+        };
+        assert_eq!(settings.prefixes(), [1, 2]);
+        let mut p = Params::new(&settings, 1, 1, false, &[0.0], &mut || 1.0);
+        let g = p.clone().gradients(&settings, 0.0, &[2.0], &[3.5], &[false; 2]);
+        // Both are 2, so that the errors are −1.5 and 0.5: loss ½(2.25 + 0.25). The first feature is part of both, with
+        // their mean −0.5; the second of the last alone, at half its weight.
+        assert_eq!((g.seen.loss, g.seen.mse, g.seen.l0), (1.25, 0.25, 2.0));
+        assert_eq!((g.w_dec, g.b_dec), (vec![-2.0, 1.0], vec![-1.0]));
+        assert_eq!((g.w_enc, g.b_enc), (vec![-2.0, 1.0], vec![-1.0, 0.5]));
+        assert_eq!(g.w_skip, [-2.0]);
+        // What is passed on belongs to every reconstruction: −0.5 and 1.5.
+        p.w_skip.as_mut().unwrap().value[0] = 0.5;
+        let g = p.gradients(&settings, 0.0, &[2.0], &[3.5], &[false; 2]);
+        assert_eq!((g.seen.loss, g.w_skip, g.b_dec), (1.25, vec![2.0], vec![1.0]));
+        assert_eq!(g.w_dec, [2.0, 3.0]);
+        let wrong = Settings { nested: vec![2, 1], ..settings };
+        assert!(wrong.check().is_err_and(|e| e.to_string().contains("rising")));
     }
 
     /// Thresholds rise where the penalty outweighs what their cells are worth, by the formula of the estimators.

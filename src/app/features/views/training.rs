@@ -59,7 +59,7 @@ impl View for Training {
                     }
                 }
                 // SAELens has transcoders of these architectures.
-                let fits = |m: &Method| !transcoder || matches!(m, Method::L1 | Method::BatchTopK | Method::JumpRelu);
+                let fits = |m: &Method| !transcoder || !matches!(m, Method::TopK | Method::Gated);
                 if !fits(&ask.settings.method) {
                     ask.settings.method = Method::BatchTopK;
                 }
@@ -68,6 +68,12 @@ impl View for Training {
                 if let Some(m) = choice(ui, "method", ask.settings.method, &methods) {
                     ask.settings.method = m;
                 }
+                if transcoder {
+                    let hint = "the input is passed on by a matrix of its own, beside the features";
+                    ui.checkbox(&mut ask.settings.skip, RichText::new("skip path").font(theme::small()))
+                        .on_hover_text(hint);
+                }
+                ask.settings.skip &= transcoder;
                 usual(ui, cx, &mut ask);
             });
             let more = egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small()));

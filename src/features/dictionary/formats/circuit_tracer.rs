@@ -222,11 +222,11 @@ pub fn layer_file(folder: &Path, layer: usize) -> PathBuf {
     folder.join(format!("layer_{layer}.safetensors"))
 }
 
-/// Writes a transcoder as a layer of a set in `folder`; returns the file.
+/// Writes a transcoder as a layer of a set in `folder`, with facts for the file's metadata; returns the file.
 ///
 /// # Errors
 /// A dictionary that circuit-tracer cannot compute, or a folder that cannot be written.
-pub fn save(d: &Dictionary, folder: &Path, layer: usize) -> Result<PathBuf> {
+pub fn save(d: &Dictionary, folder: &Path, layer: usize, about: &[(&str, String)]) -> Result<PathBuf> {
     let device = d.w_enc.device();
     let vector = |v: &[f32]| Tensor::new(v, device);
     let mut tensors = vec![
@@ -240,7 +240,7 @@ pub fn save(d: &Dictionary, folder: &Path, layer: usize) -> Result<PathBuf> {
         Activation::JumpRelu { threshold } => tensors.push(("activation_function.threshold", vector(threshold)?)),
         other => {
             return Err(Error::request(format!(
-                "circuit-tracer's sets have no {} transcoder here; train with l1, batchtopk or jumprelu",
+                "circuit-tracer's sets have no {} transcoder here; train with l1, batchtopk, matryoshka or jumprelu",
                 other.name()
             )));
         }
@@ -255,7 +255,7 @@ pub fn save(d: &Dictionary, folder: &Path, layer: usize) -> Result<PathBuf> {
         tensors.push(("W_skip", skip.t()?.contiguous()?));
     }
     let path = layer_file(folder, layer);
-    write_atomic(&path, &pack(tensors.iter().map(|(n, t)| (*n, t)), &[])?)?;
+    write_atomic(&path, &pack(tensors.iter().map(|(n, t)| (*n, t)), about)?)?;
     Ok(path)
 }
 
