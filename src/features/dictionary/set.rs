@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::formats::{self, all_at, circuit_tracer};
-use super::store::path_of;
+use super::store::{SETS, path_of, shipped_layer};
 use super::{Activation, Dictionary, Normalisation};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
@@ -20,6 +20,15 @@ struct Member {
     layer: usize,
     file: PathBuf,
     dictionary: OnceLock<Arc<Dictionary>>,
+}
+
+/// Bytes of a file, or of the files of a folder that is a dictionary.
+fn bytes_at(path: &Path) -> u64 {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |f| f.len());
+    match std::fs::read_dir(path) {
+        Ok(all) => all.filter_map(std::result::Result::ok).map(|f| length(&f.path())).sum(),
+        Err(_) => length(path),
+    }
 }
 
 crate::identity!(DictionarySet);
@@ -46,22 +55,33 @@ impl DictionarySet {
             return Err(Error::read(&path, std::io::ErrorKind::NotFound.into()));
         }
         let described = path.is_dir() && circuit_tracer::is_set(&path);
+        // Files hold two or four bytes a number, memory four.
+        let fits = |files: &mut dyn Iterator<Item = &Path>| 2 * files.map(bytes_at).sum::<u64>() <= KEPT;
+        let mut keep = false;
         let members: Vec<Member> = if described {
             let layers = circuit_tracer::layers(&path)?;
             layers.into_iter().map(|(layer, file)| Member { layer, file, dictionary: OnceLock::new() }).collect()
         } else {
-            all_at(&path)?
+            let files = all_at(&path)?;
+            keep = fits(&mut files.iter().map(PathBuf::as_path));
+            files
                 .into_iter()
                 .map(|file| {
+                    progress.check()?;
                     let dictionary = Arc::new(super::store::open(&file.to_string_lossy(), progress)?);
                     let layer = dictionary.places()?.0.layer();
-                    Ok(Member { layer, file, dictionary: OnceLock::from(dictionary) })
+                    // A large one was read for its place alone, and is read again when it is its layer's turn.
+                    let dictionary = if keep { OnceLock::from(dictionary) } else { OnceLock::new() };
+                    Ok(Member { layer, file, dictionary })
                 })
                 .collect::<Result<_>>()?
         };
         let mut set = Self {
             spec: spec.to_owned(),
-            name: path.file_name().map_or_else(|| spec.to_owned(), |n| n.to_string_lossy().into_owned()),
+            name: match SETS.iter().find(|b| b.name == spec) {
+                Some(shipped) => shipped.name.to_owned(),
+                None => path.file_name().map_or_else(|| spec.to_owned(), |n| n.to_string_lossy().into_owned()),
+            },
             path,
             members,
             keep: false,
@@ -77,12 +97,7 @@ impl DictionarySet {
                 w[1].file.display()
             )));
         }
-        let size = |m: &Member| std::fs::metadata(&m.file).map_or(0, |f| f.len());
-        // Files hold two or four bytes a number, memory four.
-        set.keep = 2 * set.members.iter().map(size).sum::<u64>() <= KEPT;
-        if !set.keep {
-            set.members.iter_mut().for_each(|m| m.dictionary = OnceLock::new());
-        }
+        set.keep = keep || described && fits(&mut set.members.iter().map(|m| m.file.as_path()));
         Ok(set)
     }
 
@@ -174,7 +189,13 @@ impl DictionarySet {
         self.members.iter().map(|m| m.layer)
     }
 
-    /// The file that a layer is read from, as edits name its dictionary.
+    /// What opens a layer's dictionary by itself, as edits name it: its file, or for a set that ships its name there.
+    pub fn layer_spec(&self, layer: usize) -> Option<String> {
+        let file = self.file(layer)?;
+        Some(shipped_layer(file).unwrap_or_else(|| file.display().to_string()))
+    }
+
+    /// The file that a layer is read from.
     pub fn file(&self, layer: usize) -> Option<&Path> {
         self.members.iter().find(|m| m.layer == layer).map(|m| m.file.as_path())
     }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::Normalisation;
 use crate::features::dictionary::set::DictionarySet;
 use crate::features::{Dictionary, Place};
+use crate::memory::available;
 use crate::progress::Progress;
 
 /// A feature at a position where it is active.
@@ -77,6 +78,7 @@ impl Active {
         let mut written: Vec<Vec<Write>> = (0..c.n_layers).map(|_| Vec::new()).collect();
         // What stands in for each layer's output so far, [layer][pos · d].
         let mut stand_in: Vec<Vec<f32>> = vec![Vec::new(); c.n_layers];
+        let mut held = 0;
         progress.expect(c.n_layers as u64);
         for layer in 0..c.n_layers {
             progress.check()?;
@@ -90,6 +92,9 @@ impl Active {
             active.sort_unstable();
             active.dedup();
             let place = |f: u32| active.binary_search(&f).unwrap_or(0);
+            let cells = (silent..n).map(|p| acts.row(p).count()).sum::<usize>();
+            held += bytes(cells, active.len(), d, 1 + dictionary.later.len());
+            fits(held, layer, c.n_layers, available())?;
             let readers = readers(&dictionary, &active)?;
             let later: Vec<Vec<Vec<f32>>> =
                 active.iter().map(|f| dictionary.later.of(*f as usize)).collect::<Result<_>>()?;
@@ -118,8 +123,7 @@ impl Active {
                 }
             }
             let sites = (0..=dictionary.later.len()).map(|k| Site::new(output.site.kind, layer + k)).collect();
-            let file = set.file(layer).map_or_else(String::new, |f| f.display().to_string());
-            dictionaries.push((file, sites));
+            dictionaries.push((set.layer_spec(layer).unwrap_or_default(), sites));
             layers.push(Layer { input, output, skip: dictionary.skip.clone(), writers: Writers::default() });
             progress.step(1)?;
         }
@@ -152,6 +156,31 @@ impl Active {
 
     pub fn read(&self, feature: usize, d: usize) -> &[f32] {
         &self.reads[feature * d..(feature + 1) * d]
+    }
+}
+
+/// Bytes that a layer's active features take: what each reads and writes, by cell, and for a while by feature.
+fn bytes(cells: usize, features: usize, d: usize, layers: usize) -> u64 {
+    let row = 4 * d as u64;
+    (cells as u64 * (1 + layers as u64) + features as u64 * layers as u64) * row
+}
+
+/// Refuses what will not fit before it is made: layers to come are taken to be as active as those before.
+///
+/// # Errors
+/// One sentence with what is needed and what is free.
+fn fits(held: u64, layer: usize, n_layers: usize, free: Option<u64>) -> Result<()> {
+    let whole = held / (layer as u64 + 1) * n_layers as u64;
+    // What the layers before hold is not free any more.
+    let before = held / (layer as u64 + 1) * layer as u64;
+    match free {
+        Some(free) if whole > free.saturating_add(before) => Err(Error::request(format!(
+            "what the active features read and write would take about {:.1} GB, and {:.1} GB are free; trace an earlier position, \
+             or use a set with fewer active features",
+            whole as f64 / 1e9,
+            free.saturating_add(before) as f64 / 1e9
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -198,4 +227,20 @@ fn readers(dictionary: &Dictionary, features: &[u32]) -> Result<Vec<f32>> {
 /// Whether a norm stands between a place where transcoders write and the stream.
 pub(super) fn is_before_norm(place: Place) -> bool {
     place.site.kind == SiteKind::MlpResult
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_it_is_made() {
+        // 10 cells of 4 features, each read once and written at two layers: (10 · 3 + 4 · 2) rows of 8 numbers.
+        assert_eq!(bytes(10, 4, 8, 2), 38 * 32);
+        // Half of the layers hold 4 GB, so that all will hold 8.
+        let gb = 1_000_000_000;
+        assert!(fits(4 * gb, 1, 4, Some(6 * gb)).is_ok() && fits(4 * gb, 1, 4, None).is_ok());
+        let error = fits(4 * gb, 1, 4, Some(5 * gb)).unwrap_err();
+        assert!(error.is_request() && error.to_string().contains("about 8.0 GB, and 7.0 GB are free"), "{error}");
+    }
 }

@@ -4,6 +4,7 @@ pub mod circuit_tracer;
 pub mod dictionary_learning;
 pub mod gemma_scope;
 pub mod llama_scope;
+pub mod qwen_scope;
 pub mod saelens;
 pub mod sparsify;
 
@@ -39,6 +40,7 @@ pub const FORMATS: &[Format] = &[
     sparsify::FORMAT,
     dictionary_learning::FORMAT,
     llama_scope::FORMAT,
+    qwen_scope::FORMAT,
 ];
 
 /// Whether a path that may be a model's is a dictionary's: a model's folder can hold files of a name that dictionaries have.
@@ -81,6 +83,10 @@ pub fn all_at(path: &Path) -> Result<Vec<PathBuf>> {
             gemma_scope::layers(path)
         };
         if layers.len() > 1 {
+            return Ok(layers.into_iter().map(|(_, file)| file).collect());
+        }
+        let layers = qwen_scope::layers(path);
+        if !layers.is_empty() {
             return Ok(layers.into_iter().map(|(_, file)| file).collect());
         }
         if !FORMATS.iter().any(|f| (f.matches)(path)) {
