@@ -98,7 +98,15 @@ fn lock(path: &Path) -> Option<File> {
 pub fn of_dictionary(folder: &Path, dictionary: &Dictionary) -> PathBuf {
     match store::builtin(dictionary) {
         Some(b) => folder.join("labels").join(format!("dictionary-{}.json", b.name)),
-        None => beside(&dictionary.path),
+        None => of_file(folder, &dictionary.path),
+    }
+}
+
+/// The file with the labels of a dictionary in a file of its own, or of one of a set that ships.
+fn of_file(folder: &Path, path: &Path) -> PathBuf {
+    match store::shipped_layer(path) {
+        Some(name) => folder.join("labels").join(format!("dictionary-{}.json", file_name(&name))),
+        None => beside(path),
     }
 }
 
@@ -114,8 +122,9 @@ fn beside(dictionary: &Path) -> PathBuf {
 
 /// Descriptions of features of a set by (layer, feature); layers whose labels cannot be read have none.
 pub fn of_set(set: &DictionarySet) -> BTreeMap<(usize, u32), String> {
+    let folder = folder();
     let layer = |layer: usize| {
-        let labels = set.file(layer).and_then(|file| Labels::open(&beside(file)).ok()).unwrap_or_default();
+        let labels = set.file(layer).and_then(|file| Labels::open(&of_file(&folder, file)).ok()).unwrap_or_default();
         labels.0.into_iter().filter_map(move |(unit, label)| match unit {
             Unit::Feature(feature) if !label.label.is_empty() => Some(((layer, feature), label.label)),
             _ => None,
@@ -161,7 +170,10 @@ impl Question for LabelsOf {
     fn run(&self, _: &Progress, _: &mut dyn FnMut(LabelsRead)) -> Result<LabelsRead> {
         let file = match self {
             Self::Dictionary { dictionary: d, folder: Some(folder) } => Some(of_dictionary(folder, d)),
-            Self::Dictionary { dictionary: d, folder: None } => store::builtin(d).is_none().then(|| beside(&d.path)),
+            Self::Dictionary { dictionary: d, folder: None } => {
+                let ships = store::builtin(d).is_some() || store::shipped_layer(&d.path).is_some();
+                (!ships).then(|| beside(&d.path))
+            }
             Self::Model { model, folder } => folder.as_ref().map(|folder| of_model(folder, model)).transpose()?,
         };
         let labels = file.as_deref().map_or_else(|| Ok(Labels::default()), Labels::open)?;

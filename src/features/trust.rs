@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::analysis::trust::PROSE;
 use crate::error::Result;
 use crate::features::dictionary::formats::all_at;
+use crate::features::dictionary::store::path_of;
 use crate::features::quality::{Reconstruction, reconstruction, set_reconstruction};
 use crate::features::{Activation, Dictionary, DictionarySet};
 use crate::model::Model;
@@ -115,7 +116,7 @@ fn promised_l0(dictionary: &Dictionary) -> Option<f32> {
 /// # Errors
 /// As [`check`], and files that cannot be opened.
 pub fn check_all(model: &Model, spec: &str, progress: &Progress) -> Result<Vec<Checked>> {
-    let files = all_at(Path::new(spec))?;
+    let files = all_at(&path_of(spec)?)?;
     // A set for the whole model takes one run.
     if files.len() > 1
         && let Ok(set) = DictionarySet::open(spec, progress)

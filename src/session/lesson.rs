@@ -164,6 +164,8 @@ pub struct Prepared {
     pub show: Option<String>,
     #[serde(default)]
     pub graph: bool,
+    /// A set of transcoders that ships, to whose features the graph goes.
+    pub set: Option<String>,
     /// A model to be grown from scratch.
     pub lab: Option<String>,
     /// A dictionary that ships.

@@ -77,6 +77,11 @@ fn the_lesson_of_three_lenses_says_what_is_seen() {
     }
 }
 
+#[test]
+fn the_lesson_of_feature_graphs_traces_to_the_set_that_ships() {
+    walk_through("From a prediction to its features");
+}
+
 /// Begins the lesson of this title from the menu.
 fn begin(h: &mut Harness<'static, App>, title: &str) {
     h.get_by_label("Lessons  ▾").click();

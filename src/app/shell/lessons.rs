@@ -19,7 +19,7 @@ use crate::app::view;
 use crate::app::view::Workspace;
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::{EditStack, Site, SiteKind};
-use crate::features::dictionary::store::{self, BUILTINS};
+use crate::features::dictionary::store::{self, BUILTINS, SETS};
 use crate::features::text;
 use crate::jobs::Pool;
 use crate::jobs::slot::Slot;
@@ -175,6 +175,7 @@ fn check_step<'a>(lesson: &Lesson, step: &'a Step) -> Result<(), (&'static str, 
     bad(s.lab.as_deref().as_slice(), "lab model", &|n| crate::training::by_name(n).is_some())?;
     let dictionary = s.dictionary.as_deref();
     bad(dictionary.as_slice(), "dictionary", &|n| BUILTINS.iter().any(|b| b.name == n))?;
+    bad(s.set.as_deref().as_slice(), "set", &|n| SETS.iter().any(|b| b.name == n))?;
     if dictionary.is_none() && (s.feature.is_some() || s.scan.is_some()) {
         return Err(("dictionary", ""));
     }
@@ -350,6 +351,9 @@ impl Lessons {
         }
         let settings = s.settings.iter().filter_map(|(name, value)| Some((view::by_name(name)?.name, value.clone())));
         asks.extend(settings.map(|(name, value)| ModelAction::View(name, value)));
+        if s.set.is_some() && s.set != state.desk().graph.set {
+            asks.push(ModelAction::GraphSet(s.set.clone()));
+        }
         let model = s.model.as_deref().map(|m| r.spec(lesson, m));
         match model.filter(|spec| state.desk().model != *spec) {
             Some(spec) => out.push(Action::OpenThen(spec, asks)),

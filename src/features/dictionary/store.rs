@@ -34,10 +34,37 @@ pub const BUILTINS: &[Builtin] = &[Builtin {
     ],
 }];
 
+/// Sets of transcoders that ship with the program, in circuit-tracer's format. A layer goes by the set's name and its
+/// file's, as in `text-transcoders/layer_0.safetensors`.
+pub const SETS: &[Builtin] = &[Builtin {
+    name: "text-transcoders",
+    model: "text",
+    purpose: "a transcoder for each of the three MLPs of `text`, of 896 features, about 20 active at a time",
+    files: &[
+        ("config.yaml", include_bytes!("../../../assets/text-transcoders/config.yaml")),
+        ("layer_0.safetensors", include_bytes!("../../../assets/text-transcoders/layer_0.safetensors")),
+        ("layer_1.safetensors", include_bytes!("../../../assets/text-transcoders/layer_1.safetensors")),
+        ("layer_2.safetensors", include_bytes!("../../../assets/text-transcoders/layer_2.safetensors")),
+        ("CARD.md", include_bytes!("../../../assets/text-transcoders/CARD.md")),
+    ],
+}];
+
+impl Builtin {
+    /// Where it lies in the cache, below the folder of all that ships.
+    fn folder(&self) -> PathBuf {
+        Path::new("builtin").join(format!("dictionary-{}", self.name))
+    }
+}
+
 /// Which of those that ship a dictionary is, if it is one.
 pub fn builtin(dictionary: &Dictionary) -> Option<&'static Builtin> {
-    let own = |b: &&Builtin| dictionary.path.ends_with(Path::new("builtin").join(format!("dictionary-{}", b.name)));
-    BUILTINS.iter().find(own)
+    BUILTINS.iter().find(|b| dictionary.path.ends_with(b.folder()))
+}
+
+/// What a file that ships is called as part of its set, as in `text-transcoders/layer_0.safetensors`.
+pub fn shipped_layer(path: &Path) -> Option<String> {
+    let set = SETS.iter().find(|b| path.parent().is_some_and(|p| p.ends_with(b.folder())))?;
+    Some(format!("{}/{}", set.name, path.file_name()?.to_string_lossy()))
 }
 
 struct Kept {
@@ -49,9 +76,18 @@ struct Kept {
     instead: Option<Arc<Dictionary>>,
 }
 
-pub(super) fn path_of(spec: &str) -> Result<PathBuf> {
-    match BUILTINS.iter().find(|b| b.name == spec) {
-        Some(b) => builtin::unpack(&format!("dictionary-{}", b.name), b.files),
+/// The folder or file of a dictionary or set by its path, or the name that a shipped one has.
+///
+/// # Errors
+/// Unpacking one that ships.
+pub fn path_of(spec: &str) -> Result<PathBuf> {
+    let unpacked = |b: &Builtin| builtin::unpack(&format!("dictionary-{}", b.name), b.files);
+    if let Some(b) = BUILTINS.iter().chain(SETS).find(|b| b.name == spec) {
+        return unpacked(b);
+    }
+    let layer = spec.split_once('/').and_then(|(set, file)| Some((SETS.iter().find(|b| b.name == set)?, file)));
+    match layer.filter(|(b, file)| b.files.iter().any(|(name, _)| name == file)) {
+        Some((b, file)) => Ok(unpacked(b)?.join(file)),
         None => Ok(PathBuf::from(spec)),
     }
 }
