@@ -83,7 +83,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let json = || {
         let list: Vec<_> =
             made.tokens.iter().map(|t| json!({"id": t.id, "text": model.token_text(t.id), "prob": t.prob})).collect();
-        let edits: Vec<String> = stack.active().map(ToString::to_string).collect();
+        let edits = stack.words();
         json!({"generated": list, "text": text_of(model, &so_far), "edits": edits,
             "stopped": made.stopped.json(model),
             "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed}})

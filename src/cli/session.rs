@@ -241,6 +241,9 @@ fn describe(desk: &Desk) -> String {
     if !draft.nodes.is_empty() {
         rows.push(("circuit", format!("{} components, {} edges", draft.nodes.len(), draft.edges.len())));
     }
+    if !desk.stack.hold.is_free() {
+        rows.push(("held still", desk.stack.hold.frozen().join(", ")));
+    }
     for edit in &desk.stack.edits {
         rows.push(("edit", format!("{edit}{}", if edit.enabled { "" } else { " (off)" })));
     }

@@ -41,6 +41,9 @@ pub trait FeatureRows: Debug + Send + Sync {
 
     /// Returns how often it is added, given a row of the site that the feature reads.
     fn amount(&self, row: &[f32]) -> f32;
+
+    /// Whether the dictionary passes what it reads on by a path of its own, beside its features.
+    fn passes_on(&self) -> bool;
 }
 
 /// Finds no dictionary. It serves edits that name none.

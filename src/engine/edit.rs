@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::hold::Hold;
 use super::site::{Axis, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::files::{SMALL, read_text};
@@ -386,6 +387,16 @@ impl Edit {
         }
     }
 
+    /// True where both change the same feature at the same place, to whatever value.
+    pub fn changes_feature_of(&self, other: &Self) -> bool {
+        let (Action::Feature { dictionary: x, feature: f, .. }, Action::Feature { dictionary: y, feature: g, .. }) =
+            (&self.action, &other.action)
+        else {
+            return false;
+        };
+        x == y && f == g && Self { enabled: true, action: other.action.clone(), ..self.clone() } == *other
+    }
+
     /// True where both edits change some cell in common.
     fn overlaps(&self, other: &Self) -> bool {
         let meet = |a: Option<usize>, b: Option<usize>| a.is_none() || b.is_none() || a == b;
@@ -471,6 +482,9 @@ pub struct EditStack {
     /// The texts over whose positions [`Action::Mean`] averages; without any, the edited run itself.
     #[serde(default)]
     pub reference: Vec<String>,
+    /// What is held at the values of the unedited run while the edits act.
+    #[serde(default, skip_serializing_if = "Hold::is_free")]
+    pub hold: Hold,
 }
 
 impl EditStack {

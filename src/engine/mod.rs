@@ -9,6 +9,7 @@ pub mod forward;
 pub mod frozen;
 pub mod generate;
 pub mod gradient;
+pub mod hold;
 pub mod hooks;
 pub mod kernels;
 pub mod logits;
@@ -20,6 +21,7 @@ pub mod trace;
 
 pub use edit::{Action, Edit, EditStack, RunSide};
 pub use forward::Freeze;
+pub use hold::Hold;
 pub use hooks::{Capture, Hooks, NoHooks};
 pub use site::{Axis, Site, SiteKind};
 pub use trace::Trace;

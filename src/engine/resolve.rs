@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::dictionaries::{Dictionaries, FeatureRows, NoDictionaries};
 use super::edit::{Action, Direction, Edit, EditStack, Positions, RunSide};
+use super::hold;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
 use crate::error::{Error, Result};
@@ -509,13 +510,18 @@ fn unit(mut v: Vec<f32>) -> Vec<f32> {
     v
 }
 
-/// Resolves the active edits of a stack, in order.
+/// Resolves the active edits of a stack, in order, behind what it holds.
 ///
 /// # Errors
 /// As [`EditStack::check`] and [`resolve`].
 pub fn resolve_stack(stack: &EditStack, sources: &Sources<'_>) -> Result<Vec<Op>> {
-    stack.check(&sources.base.model.config, sources.base.len())?;
-    stack.active().map(|e| resolve(e, sources)).collect()
+    let config = &sources.base.model.config;
+    stack.check(config, sources.base.len())?;
+    let mut ops = stack.held(config)?.iter().map(|e| resolve(e, sources)).collect::<Result<Vec<_>>>()?;
+    for edit in stack.active() {
+        ops.extend(hold::beside(&stack.hold, resolve(edit, sources)?, sources)?);
+    }
+    Ok(ops)
 }
 
 /// Returns a token's unembedding column, minus that of another token, scaled to length 1; [d_model].

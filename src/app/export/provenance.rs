@@ -91,7 +91,7 @@ impl Provenance {
         let (clean, shown) = (state.clean(), state.shown_run());
         let show = shown.map(|s| s.stamp.0);
         let edited = matches!(show, Some(Show::Edited));
-        let edits = edited.then(|| desk.stack.active().map(ToString::to_string).collect());
+        let edits = edited.then(|| desk.stack.words());
         let token = |id: Option<u32>| id.zip(model).map(|(id, m)| token_text::visible(&m.token_text(id)));
         let p = desk.pinned;
         let head = p.head.map_or_else(|| format!("layer {}", p.layer), |h| format!("head {}.{h}", p.layer));

@@ -4,16 +4,16 @@ use serde_json::{Value, json};
 
 use crate::cli::output::quoted;
 use crate::cli::{Job, ModelArgs, PromptArgs, table, warn};
-use crate::engine::Trace;
+use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::features::trust::check_set;
-use crate::graph::features::intervene::{Change, Changed, Mode, Stage};
+use crate::graph::features::intervene::{Change, Changed, Stage};
 use crate::model::safetensors_file::pack;
 
 /// What is held still.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Hold {
+enum Mode {
     /// Nothing: the model goes on by itself
     #[default]
     Free,
@@ -39,7 +39,7 @@ pub struct Arguments {
     set: Vec<Change>,
     /// What is held still
     #[arg(long, value_enum, default_value_t)]
-    mode: Hold,
+    mode: Mode,
     /// Layers whose MLPs are held still, with --mode part
     #[arg(long, value_name = "N,N", value_delimiter = ',', required_if_eq("mode", "part"))]
     layers: Vec<usize>,
@@ -98,13 +98,13 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let ids = args.prompt.required(model)?;
     let set = DictionarySet::open(&args.dictionary, progress)?;
     set.check(&model.config)?;
-    let mode = match args.mode {
-        Hold::Free => Mode::Free,
-        Hold::FrozenAttention => Mode::FrozenAttention,
-        Hold::Direct => Mode::Direct,
-        Hold::Part => Mode::Part(args.layers.clone()),
+    let hold = match args.mode {
+        Mode::Free => Hold::Free,
+        Mode::FrozenAttention => Hold::Attention,
+        Mode::Direct => Hold::Direct,
+        Mode::Part => Hold::Part(args.layers.clone()),
     };
-    if !args.layers.is_empty() && !matches!(args.mode, Hold::Part) {
+    if !args.layers.is_empty() && !matches!(args.mode, Mode::Part) {
         return Err(Error::request("--layers belongs to --mode part; leave one of them out, or give both"));
     }
     let tokens = args.tokens.iter().map(|t| crate::cli::trace::token_or_id(model, t)).collect::<Result<Vec<u32>>>()?;
@@ -116,7 +116,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     for change in args.set.iter().filter(|c| c.pos < args.silent) {
         warn(&format!("`{change}` changes nothing: the first {} position(s) are left alone.", args.silent));
     }
-    let changed = stage.run(&args.set, &mode, false, progress)?;
+    let changed = stage.run(&args.set, &hold, false, progress)?;
     let last = trace.len() - 1;
     let network = model.network();
     let before: Vec<f32> = network.unembed(&trace.normalized(last)?)?.flatten_all()?.to_vec1()?;
@@ -154,7 +154,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             )
             .collect();
         json!({
-            "set": set, "mode": mode.name(), "frozen": mode.frozen(), "silent_positions": args.silent,
+            "set": set, "mode": hold.name(), "frozen": hold.frozen(), "silent_positions": args.silent,
             "logits_before": document(&before, &p_before), "logits_after": document(&after, &p_after),
             "activations": moved, "activations_changed": features.len(),
         })
@@ -181,7 +181,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             ]
         };
         let moved: Vec<Vec<String>> = features.iter().take(args.top).map(feature).collect();
-        let held = mode.frozen();
+        let held = hold.frozen();
         let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
         format!(
             "{}\n\n{}\n\n{} activations changed; {held} held still; {:.2} s",

@@ -86,6 +86,10 @@ impl FeatureRows for FeatureEdit {
         &self.writer
     }
 
+    fn passes_on(&self) -> bool {
+        self.dictionary.skip.is_some()
+    }
+
     fn amount(&self, row: &[f32]) -> f32 {
         let scaled;
         let row = match &self.norm {

@@ -11,46 +11,11 @@ use candle_core::Tensor;
 use super::active::{is_before_norm, values};
 use super::linear::Linear;
 use crate::engine::forward::Prepared;
-use crate::engine::{Hooks, NoHooks, Site, SiteKind, Trace};
+use crate::engine::{Hold, Hooks, NoHooks, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::features::{Dictionary, DictionarySet, Place, Sparse};
 use crate::model::Model;
 use crate::progress::Progress;
-
-/// What is held still while features are changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Nothing.
-    #[default]
-    Free,
-    /// Attention patterns; norms and MLPs follow.
-    FrozenAttention,
-    /// Patterns, norms and what MLPs give: what is left are the direct effects, as the graph's links say them.
-    Direct,
-    /// Patterns, and what the MLPs of these layers give; what is changed is written into these layers alone.
-    Part(Vec<usize>),
-}
-
-impl Mode {
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Free => "free",
-            Self::FrozenAttention => "frozen-attention",
-            Self::Direct => "direct",
-            Self::Part(_) => "part",
-        }
-    }
-
-    /// The parts that are held still, in words.
-    pub fn frozen(&self) -> Vec<&'static str> {
-        match self {
-            Self::Free => Vec::new(),
-            Self::FrozenAttention => vec!["attention patterns"],
-            Self::Direct => vec!["attention patterns", "norm scales", "MLP outputs"],
-            Self::Part(_) => vec!["attention patterns", "MLP outputs of the named layers"],
-        }
-    }
-}
 
 /// The value that a feature is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -241,12 +206,12 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// A layer, position or feature that is not there, or [`Error::Cancelled`].
-    pub fn run(&self, changes: &[Change], mode: &Mode, pre: bool, progress: &Progress) -> Result<Changed> {
+    pub fn run(&self, changes: &[Change], mode: &Hold, pre: bool, progress: &Progress) -> Result<Changed> {
         self.check(changes)?;
-        if *mode == Mode::Direct {
+        if *mode == Hold::Direct {
             return self.direct(changes, pre, progress);
         }
-        if let Mode::Part(layers) = mode
+        if let Hold::Part(layers) = mode
             && let Some(l) = layers.iter().find(|l| **l >= self.layers.len())
         {
             self.layer(*l)?;
@@ -257,7 +222,7 @@ impl<'a> Stage<'a> {
             changes,
             mode,
             writes: match mode {
-                Mode::Part(_) => self.written(changes)?,
+                Hold::Part(_) => self.written(changes)?,
                 _ => Writes::new(),
             },
             activations: Vec::new(),
@@ -335,7 +300,7 @@ fn without_first(acts: Sparse, silent: usize) -> Sparse {
 struct Acts<'a> {
     stage: &'a Stage<'a>,
     changes: &'a [Change],
-    mode: &'a Mode,
+    mode: &'a Hold,
     writes: Writes,
     activations: Vec<Sparse>,
     pre: Option<Vec<Tensor>>,
@@ -345,7 +310,7 @@ struct Acts<'a> {
 
 impl Acts<'_> {
     fn is_held(&self, layer: usize) -> bool {
-        matches!(self.mode, Mode::Part(layers) if layers.contains(&layer))
+        matches!(self.mode, Hold::Part(layers) if layers.contains(&layer))
     }
 
     fn read(&mut self, layer: usize, value: &Tensor) -> Result<()> {
@@ -353,7 +318,7 @@ impl Acts<'_> {
         let acting = &stage.layers[layer];
         let x = acting.input.rows(&stage.trace.model, value)?.contiguous()?;
         let (acts, pre) = stage.encoded(layer, &x, self.pre.is_some())?;
-        if !matches!(self.mode, Mode::Part(_)) {
+        if !matches!(self.mode, Hold::Part(_)) {
             for change in self.changes.iter().filter(|c| c.layer == layer) {
                 let delta = stage.value(change) - acts.at(change.pos, change.feature);
                 stage.write(change, delta, &mut self.writes)?;
@@ -371,7 +336,7 @@ impl Acts<'_> {
 
     fn written(&self, layer: usize, value: Tensor) -> Result<Tensor> {
         let held = self.is_held(layer);
-        if matches!(self.mode, Mode::Part(_)) && !held {
+        if matches!(self.mode, Hold::Part(_)) && !held {
             return Ok(value);
         }
         let shape = value.shape().clone();
@@ -396,7 +361,7 @@ impl Acts<'_> {
 impl Hooks for Acts<'_> {
     fn wants(&self, site: Site) -> bool {
         if site.kind == SiteKind::Pattern {
-            return *self.mode != Mode::Free;
+            return *self.mode != Hold::Free;
         }
         self.stage.layers.get(site.layer).is_some_and(|l| l.input.site == site || l.output.site == site)
     }

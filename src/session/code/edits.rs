@@ -33,8 +33,9 @@ impl Edits<'_, '_> {
         let alignment = facts.pair.alignment_from(self.base);
         let (mut needs, mut hooks, mut bodies) = (Needs::default(), Vec::new(), Vec::new());
         // Edits of generated tokens change nothing in a prompt's run.
+        let held = self.desk.stack.held(&base.model.config)?;
         let active = self.desk.stack.active().filter(|e| e.positions != Positions::Generated);
-        for (i, edit) in active.enumerate() {
+        for (i, edit) in held.iter().chain(active).enumerate() {
             sound(&base.model.config, edit.site.kind)?;
             let body = self.body(edit, &alignment, &mut needs)?;
             let site = if edit.action == Action::KnockOut { SiteKind::AttnScores } else { edit.site.kind };

@@ -43,7 +43,7 @@ fn desk() -> Desk {
 }
 
 fn edited(base: RunSide, edits: Vec<Edit>) -> Desk {
-    Desk { show: Show::Edited, stack: EditStack { base, edits, reference: Vec::new() }.into(), ..desk() }
+    Desk { show: Show::Edited, stack: EditStack { base, edits, ..EditStack::default() }.into(), ..desk() }
 }
 
 fn z() -> Edit {

@@ -15,10 +15,10 @@ use crate::app::look::theme;
 use crate::app::model::views::patching::short_name;
 use crate::app::widgets::bars::Bar;
 use crate::app::widgets::colorbar::share;
-use crate::app::widgets::{bars, captioned, choice, line_with, token_text};
+use crate::app::widgets::{bars, captioned, choice, explained_choice, line_with, token_text};
 use crate::engine::edit::{Action as Do, Direction, Edit, Positions};
 use crate::engine::site::Axis;
-use crate::engine::{RunSide, Site, SiteKind};
+use crate::engine::{EditStack, Hold, RunSide, Site, SiteKind};
 use crate::session::desk::{Focus, Show};
 
 /// What an edit being put together does.
@@ -106,8 +106,8 @@ impl View for EditsView {
         }
         egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
             if is_plate(ui.ctx()) {
-                for edit in cx.state.desk().stack.active() {
-                    ui.label(RichText::new(edit.to_string()).font(theme::mono()));
+                for words in cx.state.desk().stack.words() {
+                    ui.label(RichText::new(words).font(theme::mono()));
                 }
             } else {
                 self.form(ui, cx);
@@ -295,7 +295,7 @@ impl EditsView {
                     let reference: Vec<String> =
                         self.reference.split(';').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
                     if reference != stack.reference {
-                        let stack = crate::engine::EditStack { reference, ..(**stack).clone() };
+                        let stack = EditStack { reference, ..(**stack).clone() };
                         cx.push(ModelAction::Edits("texts for means", stack));
                     }
                 }
@@ -324,6 +324,9 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             }
         });
     });
+    if !old.edits.is_empty() {
+        ui.horizontal(|ui| held_still(ui, cx));
+    }
     if old.edits.is_empty() {
         let text = "No edits yet: add one above, or click a cell of the patching view.";
         ui.label(RichText::new(text).color(cx.palette.weak));
@@ -361,6 +364,76 @@ fn stack(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
 }
 
+/// The layers of a list as in `0-5, 7`.
+fn layers(text: &str) -> Option<Vec<usize>> {
+    let mut all = std::collections::BTreeSet::new();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (usize, usize) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
+        if from > to || to > 9999 {
+            return None;
+        }
+        all.extend(from..=to);
+    }
+    (!all.is_empty()).then(|| all.into_iter().collect())
+}
+
+/// What is held at the unedited run's values while the edits act.
+pub fn held_still(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Free,
+        Attention,
+        Direct,
+        Part,
+    }
+    let stack = cx.state.desk().stack.clone();
+    let kind = match &stack.hold {
+        Hold::Free => Kind::Free,
+        Hold::Attention => Kind::Attention,
+        Hold::Direct => Kind::Direct,
+        Hold::Part(_) => Kind::Part,
+    };
+    let all = [
+        (Kind::Free, "nothing"),
+        (Kind::Attention, "attention patterns"),
+        (Kind::Direct, "all but direct effects"),
+        (Kind::Part, "patterns, and MLPs of layers"),
+    ];
+    let said = "what keeps its values of the unedited run, at the prompt's positions";
+    let mut new = explained_choice(ui, ("held still", said), kind, &all).map(|kind| match kind {
+        Kind::Free => Hold::Free,
+        Kind::Attention => Hold::Attention,
+        Kind::Direct => Hold::Direct,
+        Kind::Part => {
+            let mut layers: Vec<usize> = stack.active().map(|e| e.site.layer).collect();
+            layers.sort_unstable();
+            layers.dedup();
+            Hold::Part(if layers.is_empty() { vec![0] } else { layers })
+        }
+    });
+    if let Hold::Part(now) = &stack.hold {
+        let id = ui.scope_id().with("held layers");
+        let told = || now.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let mut text = ui.data_mut(|d| d.get_temp::<String>(id)).unwrap_or_else(told);
+        let field = ui.add(egui::TextEdit::singleline(&mut text).desired_width(90.0));
+        let field = field.accessible_name("Layers whose MLPs are held").on_hover_text("as in 0-5, 7");
+        if field.has_focus() {
+            ui.data_mut(|d| d.insert_temp(id, text));
+        } else {
+            ui.data_mut(|d| d.remove::<String>(id));
+            if field.lost_focus()
+                && let Some(layers) = layers(&text)
+            {
+                new = Some(Hold::Part(layers));
+            }
+        }
+    }
+    if let Some(hold) = new.filter(|h| *h != stack.hold) {
+        cx.push(ModelAction::Edits("what is held still", EditStack { hold, ..(*stack).clone() }));
+    }
+}
+
 /// What the edits do to the last prediction.
 fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let results = &cx.state.results;
@@ -373,7 +446,24 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let Some(base) = base_run(cx) else { return };
     ui.add_space(theme::GRID * 2.0);
     ui.label(RichText::new("What they do").font(theme::title()).color(cx.palette.accent));
-    for (name, run) in [("before", &base), ("after", &edited)] {
+    rows(ui, cx, &base, &edited);
+    let Some(changes) = results.backup.get().cloned() else { return };
+    rises(ui, cx, &changes.value);
+}
+
+/// The prediction before and after; false where there is no edited run yet, of which it says why.
+pub fn beside(ui: &mut egui::Ui, cx: &Context<'_>) -> bool {
+    if let Some(error) = cx.state.results.edited.error() {
+        ui.add(egui::Label::new(RichText::new(error).color(cx.palette.error)).wrap());
+        return false;
+    }
+    let (Some(base), Some(edited)) = (base_run(cx), cx.state.edited().cloned()) else { return false };
+    rows(ui, cx, &base, &edited);
+    true
+}
+
+fn rows(ui: &mut egui::Ui, cx: &Context<'_>, base: &Run, edited: &Run) {
+    for (name, run) in [("before", base), ("after", edited)] {
         ui.horizontal_wrapped(|ui| {
             ui.spacing_mut().item_spacing.x = 12.0;
             ui.label(RichText::new(format!("{name:<6}")).font(theme::mono()).color(cx.palette.weak));
@@ -384,8 +474,11 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             }
         });
     }
-    let Some(changes) = results.backup.get().cloned() else { return };
-    let sum = |f: fn(&Change) -> f32| changes.value.iter().map(f).sum::<f32>();
+}
+
+/// Which components' direct attribution rises and falls the most.
+fn rises(ui: &mut egui::Ui, cx: &mut Context<'_>, changes: &[Change]) {
+    let sum = |f: fn(&Change) -> f32| changes.iter().map(f).sum::<f32>();
     ui.add_space(theme::GRID);
     let text = format!(
         "direct attribution of the answer: {:+.2} → {:+.2} over all heads and MLPs; largest rises (backup) and falls:",
@@ -394,7 +487,7 @@ fn effect(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     );
     ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak))
         .on_hover_text("each run's final norm is frozen at its own scale");
-    let list = &changes.value;
+    let list = changes;
     let shown = list
         .iter()
         .take(8)
