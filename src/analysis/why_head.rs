@@ -84,22 +84,10 @@ pub fn why_head(
     let parts = Parts::of(trace, layer, n, progress)?;
     let block = &trace.model.weights.blocks[layer];
     let (kv, d) = (c.kv_head(head), c.d_head);
-    let prepared = Prepared::new(c, n);
-    let scale = prepared.attend(layer).scale;
-
-    // Queries and keys as attention uses them: after their norms and rotation.
-    let past = trace.past(layer)?;
-    let keys = past.keys.narrow(0, 0, n)?.narrow(1, kv, 1)?.squeeze(1)?.contiguous()?;
-    let rotated = SiteKind::RotQ.exists(c);
-    let q = trace.get(if rotated { SiteKind::RotQ } else { SiteKind::Q }, layer)?;
-    let q = q.get(query)?.get(head)?;
-    let back = |direction: &Tensor, pos: usize, kind: SiteKind| -> Result<Tensor> {
-        let turned = match prepared.rotation(layer) {
-            Some(table) => table.rows(&[pos]).inverse().apply(&direction.reshape((1, 1, 1, d))?.contiguous()?)?,
-            None => direction.reshape((1, 1, 1, d))?,
-        };
-        unnormed(trace, layer, head, pos, kind, &turned.flatten_all()?)
-    };
+    let reader = HeadReader::of(trace, layer, head, n);
+    let scale = reader.scale();
+    let keys = reader.keys(n)?;
+    let q = reader.query(query)?;
     // The weights of the advantage: +1 for the key, −1/m for each of the m other keys in sight.
     let others = pattern.iter().enumerate().filter(|(k, w)| *k != key && **w > 0.0).count();
     let factors: Vec<f32> = pattern
@@ -118,23 +106,18 @@ pub fn why_head(
     let contrast = keys.broadcast_mul(&Tensor::from_slice(&factors, (n, 1), keys.device())?)?.sum(0)?;
     let advantage = (&q * &contrast)?.sum_all()?.to_scalar::<f32>()? * scale;
     // ALiBi adds a part of the scores that no component writes.
-    let slope = prepared.attend(layer).slopes.as_ref().and_then(|s| s.get(head)).copied().unwrap_or(0.0);
+    let slope = reader.slope();
     let by_position: f32 = factors.iter().enumerate().map(|(k, f)| slope * f * (k as f32 - query as f32)).sum();
 
     // By query: the dot product of each part with the key minus the mean of the other keys.
-    let through = |direction: &Tensor, weight: &Matrix| -> Result<Tensor> {
-        Ok(product::back(&direction.unsqueeze(0)?, weight)?.squeeze(0)?)
-    };
-    let wq = block.attn.q.weight.narrow(1, head * d, d)?;
-    let read = through(&back(&contrast, query, SiteKind::Q)?, &wq)?;
+    let read = reader.read(&contrast, query, SiteKind::Q)?;
     let by_query = parts.project(&read, query)?.into_iter().map(|v| v * scale).collect::<Vec<f32>>();
 
     // By key: at the chosen key, minus the mean over the others.
-    let wk = block.attn.k.weight.narrow(1, kv * d, d)?;
     let mut by_key = vec![0f32; by_query.len()];
     for (pos, factor) in factors.iter().copied().enumerate().filter(|(_, f)| *f != 0.0) {
         progress.check()?;
-        let read = through(&back(&q, pos, SiteKind::K)?, &wk)?;
+        let read = reader.read(&q, pos, SiteKind::K)?;
         for (sum, v) in by_key.iter_mut().zip(parts.project(&read, pos)?) {
             *sum += factor * scale * v;
         }
@@ -143,7 +126,8 @@ pub fn why_head(
     // By value: the share of each part along z.
     let z = trace.get(SiteKind::Z, layer)?.get(query)?.get(head)?;
     let size = z.sqr()?.sum_all()?.to_scalar::<f32>()?.max(1e-20);
-    let read = through(&z, &block.attn.v.weight.narrow(1, kv * d, d)?)?;
+    let values = block.attn.v.weight.narrow(1, kv * d, d)?;
+    let read = product::back(&z.unsqueeze(0)?, &values)?.squeeze(0)?;
     let mut by_value = vec![0f32; by_query.len()];
     for (pos, weight) in pattern.iter().enumerate().filter(|(_, w)| **w > 0.0) {
         for (sum, v) in by_value.iter_mut().zip(parts.project(&read, pos)?) {
@@ -163,6 +147,64 @@ pub fn why_head(
         by_value: parts.ranked(&by_value, 1.0),
         pattern,
     })
+}
+
+/// The queries and keys of one head as attention uses them, after their norms and rotation, and the way back from them to
+/// what the head reads.
+pub struct HeadReader<'a> {
+    trace: &'a Trace,
+    layer: usize,
+    head: usize,
+    prepared: Prepared,
+}
+
+impl<'a> HeadReader<'a> {
+    /// Of a head in a run's first `n` positions.
+    pub fn of(trace: &'a Trace, layer: usize, head: usize, n: usize) -> Self {
+        Self { trace, layer, head, prepared: Prepared::new(&trace.model.config, n) }
+    }
+
+    /// What a dot product of query and key is multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.prepared.attend(self.layer).scale
+    }
+
+    /// ALiBi's slope: what a score falls by with each position of distance; 0 without it.
+    pub fn slope(&self) -> f32 {
+        let slopes = self.prepared.attend(self.layer).slopes.as_ref();
+        slopes.and_then(|s| s.get(self.head)).copied().unwrap_or(0.0)
+    }
+
+    /// The keys of the first `n` positions, [pos, d_head].
+    pub fn keys(&self, n: usize) -> Result<Tensor> {
+        let kv = self.trace.model.config.kv_head(self.head);
+        let past = self.trace.past(self.layer)?;
+        Ok(past.keys.narrow(0, 0, n)?.narrow(1, kv, 1)?.squeeze(1)?.contiguous()?)
+    }
+
+    /// The query of a position, [d_head].
+    pub fn query(&self, pos: usize) -> Result<Tensor> {
+        let rotated = SiteKind::RotQ.exists(&self.trace.model.config);
+        let q = self.trace.get(if rotated { SiteKind::RotQ } else { SiteKind::Q }, self.layer)?;
+        Ok(q.get(pos)?.get(self.head)?)
+    }
+
+    /// Takes a direction [d_head] of a position's query (`SiteKind::Q`) or key back to what the head reads there, [d_model]
+    /// behind the layer's first norm; norms of queries and keys are held at their divisors.
+    pub fn read(&self, direction: &Tensor, pos: usize, kind: SiteKind) -> Result<Tensor> {
+        let (c, attn) = (&self.trace.model.config, &self.trace.model.weights.blocks[self.layer].attn);
+        let d = c.d_head;
+        let turned = match self.prepared.rotation(self.layer) {
+            Some(table) => table.rows(&[pos]).inverse().apply(&direction.reshape((1, 1, 1, d))?.contiguous()?)?,
+            None => direction.reshape((1, 1, 1, d))?,
+        };
+        let raw = unnormed(self.trace, self.layer, self.head, pos, kind, &turned.flatten_all()?)?;
+        let weight: Matrix = match kind {
+            SiteKind::Q => attn.q.weight.narrow(1, self.head * d, d)?,
+            _ => attn.k.weight.narrow(1, c.kv_head(self.head) * d, d)?,
+        };
+        Ok(product::back(&raw.unsqueeze(0)?, &weight)?.squeeze(0)?)
+    }
 }
 
 /// Takes a direction in the space of queries or keys after their norm and rotation back to the space before them.

@@ -23,6 +23,7 @@ use crate::app::state::State;
 use crate::app::view::Workspace;
 use crate::app::widgets::turns;
 use crate::engine::{RunSide, Trace};
+use crate::graph::features::why::LooksOf;
 use crate::session::desk::{Focus, Show, Source};
 
 /// Directions whose cosines are shown one by one.
@@ -187,6 +188,14 @@ impl State {
             // What stood there is another run's.
             results.why.forget();
         }
+        let looks = self.document.desk.graph.set.clone().zip(why.clone()).map(|(spec, why)| {
+            let WhyOf { trace, layer, head, query, key } = why;
+            LooksOf { trace, spec, layer, head, query, key }
+        });
+        if looks.is_none() {
+            results.looks.forget();
+        }
+        results.looks.ask(pool, looks, inspector || seen.has(&views::graph::VIEW));
         results.why.ask(pool, why, inspector);
     }
 

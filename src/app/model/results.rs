@@ -16,6 +16,7 @@ use crate::analysis::run::{EditedRunOf, RunOf};
 use crate::analysis::why_head::WhyOf;
 use crate::circuit::quality::CircuitOf;
 use crate::circuit::search::SearchOf;
+use crate::graph::features::why::LooksOf;
 use crate::graph::layout::{AuditOf, DrawingOf, ShownOf};
 use crate::jobs::slot::{AnySlot, Slot};
 
@@ -45,6 +46,8 @@ pub struct Results {
     pub drawing: Slot<DrawingOf>,
     pub audit: Slot<AuditOf>,
     pub why: Slot<WhyOf>,
+    /// The same in the features of the graph's set.
+    pub looks: Slot<LooksOf>,
     pub tried: Slot<CircuitOf>,
     pub search: Slot<SearchOf>,
 }
@@ -67,7 +70,7 @@ impl Results {
     }
 
     /// Every slot.
-    pub fn slots(&mut self) -> [&mut dyn AnySlot; 25] {
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 26] {
         [
             &mut self.run,
             &mut self.corrupted,
@@ -92,6 +95,7 @@ impl Results {
             &mut self.drawing,
             &mut self.audit,
             &mut self.why,
+            &mut self.looks,
             &mut self.tried,
             &mut self.search,
         ]

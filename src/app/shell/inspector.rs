@@ -254,6 +254,7 @@ fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
             }
         }
     }
+    features(ui, cx);
     let Some(ov) = ov else { return };
     caption(ui, cx, "what attending to a token promotes (OV)");
     fact(ui, cx, "copying score", &format!("{:.2}", ov.copying));
@@ -268,6 +269,31 @@ fn why(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     }
     ui.label(RichText::new(format!("over {} tokens by themselves, after the first layer", ov.tried)).font(theme::small()).color(cx.palette.faint))
         .on_hover_text("copying: share of tokens among the 5 that attending to them promotes most; effective embedding · W_V · W_O · W_U [Elhage et al. 2021; Wang et al. 2022]");
+}
+
+/// Pairs of features at query and key that make the score, where the graph is on a set's features.
+fn features(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let slot = &cx.state.results.looks;
+    // What is wrong with the set is told where the graph would stand.
+    if let Some(error) = slot.error().filter(|e| cx.state.results.graph.error() != Some(e)) {
+        caption(ui, cx, error);
+    }
+    let Some(looks) = slot.get().filter(|l| l.fresh).map(|l| l.value.clone()) else { return };
+    let (own, others) = looks.sums();
+    let alone: f32 = looks.query_alone.iter().chain(&looks.key_alone).map(|(_, v)| v).sum();
+    let text = format!(
+        "in features: score {:+.2} = pairs {own:+.2}, other pairs {others:+.2}, with biases {alone:+.2}, biases {:+.2}",
+        looks.score, looks.biases
+    );
+    caption(ui, cx, &text);
+    let max = looks.features().next().map_or(1.0, |p| p.value.abs());
+    for pair in looks.features().take(5) {
+        let label = format!("{} · {}", looks.name(pair.query), looks.name(pair.key));
+        let b = Bar { label, value: pair.value, text: format!("{:+.2}", pair.value), strong: false };
+        bar(ui, &b, max, true, 96.0).on_hover_text(
+            "LAYER:FEATURE at the query, then at the key: their part of the score, norm scales held still; all parts add up to it",
+        );
+    }
 }
 
 fn neuron(ui: &mut egui::Ui, cx: &mut Context<'_>) {

@@ -92,6 +92,11 @@ impl<'a> Linear<'a> {
         }
     }
 
+    /// Takes a direction of what a layer's attention reads back to one of the stream.
+    pub fn read_attention(&self, layer: usize, row: &mut [f32], pos: usize) {
+        self.blocks[layer].ln1.read(row, pos);
+    }
+
     /// What a change of the stream is at a place that transcoders read.
     pub fn seen(&self, place: Place, row: &mut [f32], pos: usize) {
         let norm = &self.blocks[place.layer()].mlp;
