@@ -119,6 +119,19 @@ impl Shown {
         }
     }
 
+    /// What names and groups of its nodes belong to: they say nothing of another graph's. `file` is where a graph of a file
+    /// lies.
+    pub fn key(&self, file: Option<&str>) -> String {
+        match &self.source {
+            // Nodes are the same whatever is asked of this prediction.
+            Origin::Traced { trace, found } => format!("{:?}", &trace.ids[..=found.pos.min(trace.len() - 1)]),
+            Origin::Features { trace, found, set } => {
+                format!("{} {:?}", set.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
+            }
+            Origin::File(_) => file.unwrap_or_default().to_owned(),
+        }
+    }
+
     /// The graph of a file.
     pub fn opened(file: GraphFile) -> Self {
         let influence = Influence::of(&file.graph);
@@ -442,6 +455,8 @@ const AUDITED: usize = 40;
 pub struct AuditOf {
     pub shown: Arc<Shown>,
     pub drawing: Arc<Drawing>,
+    /// Ids of the nodes whose links count, where some are marked; otherwise all do.
+    pub among: BTreeSet<String>,
 }
 
 impl Question for AuditOf {
@@ -454,7 +469,9 @@ impl Question for AuditOf {
             return Err(Error::request("links between features are put to the test; this graph is on components"));
         };
         let stage = Stage::of(trace, set, found.silent, progress)?;
-        audit(&self.drawing.graph, trace, &stage, AUDITED, |_, _| true, progress)
+        let graph = &self.drawing.graph;
+        let counts = |node: usize| self.among.is_empty() || self.among.contains(&graph.nodes[node].id);
+        audit(graph, trace, &stage, AUDITED, |source, target| counts(source) && counts(target), progress)
     }
 }
 

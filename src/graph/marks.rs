@@ -82,6 +82,41 @@ impl Marks {
         self.groups.push((self.free_name(name), ids));
     }
 
+    /// The nodes that are pinned, by themselves or in a group, where they are two or more: a part of the graph that somebody
+    /// has marked.
+    pub fn marked(&self) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        for id in &self.pinned {
+            match id.strip_prefix("group:").and_then(|name| self.groups.iter().find(|(g, _)| g == name)) {
+                Some((_, members)) => all.extend(members.iter().cloned()),
+                None => _ = all.insert(id.clone()),
+            }
+        }
+        if all.len() > 1 { all } else { BTreeSet::new() }
+    }
+
+    /// Takes a node out of its group; what is left alone is no group any more.
+    pub fn take_out(&mut self, id: &str) {
+        for (_, members) in &mut self.groups {
+            members.retain(|m| m != id);
+        }
+        self.groups.retain(|(_, members)| members.len() > 1);
+    }
+
+    /// Moves a node into a group that there is.
+    pub fn put(&mut self, id: &str, group: &str) {
+        if !self.groups.iter().any(|(name, _)| name == group) {
+            return;
+        }
+        for (name, members) in &mut self.groups {
+            members.retain(|m| m != id);
+            if name == group {
+                members.push(id.to_owned());
+            }
+        }
+        self.groups.retain(|(_, members)| members.len() > 1);
+    }
+
     /// Writes them into a file.
     pub fn write(&self, file: &mut GraphFile) {
         let known: BTreeSet<String> = file.graph.nodes.iter().map(|n| n.id.clone()).collect();
@@ -143,6 +178,18 @@ mod tests {
         assert_eq!(Marks::of(&bare), Marks::default());
         marks.write(&mut bare);
         assert_eq!(Marks::of(&bare), read);
+        // A node is put into another group, and taken out of it.
+        let mut three = marks.clone();
+        three.group("more", vec!["c".to_owned(), "d".to_owned(), "e".to_owned()]);
+        three.put("e", "both");
+        three.put("c", "nowhere");
+        let members = |m: &Marks| m.groups.iter().map(|g| g.1.join("")).collect::<Vec<_>>();
+        assert_eq!(members(&three), ["abe", "cd"]);
+        assert!(three.marked().is_empty(), "none is pinned: {:?}", three.pinned);
+        three.pinned.extend(["group:both".to_owned(), "z".to_owned()]);
+        assert_eq!(three.marked().into_iter().collect::<String>(), "abez");
+        three.take_out("d");
+        assert_eq!(members(&three), ["abe"]);
         // A node moves from one group to the other; a group of one is none.
         marks.group("both", vec!["a".to_owned(), "c".to_owned()]);
         assert_eq!(marks.groups, [("both".to_owned(), vec!["a".to_owned(), "c".to_owned()])]);

@@ -14,6 +14,7 @@ pub mod export;
 pub mod features;
 pub mod file;
 pub mod group;
+pub mod grouping;
 pub mod influence;
 pub mod layout;
 pub mod marks;

@@ -5,7 +5,7 @@ use crate::common::fixture;
 use crate::window::{PROMPT, document, look, save_to, settle, window};
 use circuitscope::analysis::component::Component;
 use circuitscope::app::App;
-use circuitscope::app::action::Command;
+use circuitscope::app::action::{Action, Command};
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::session::Desk;
@@ -358,4 +358,259 @@ fn predictions_are_traced_to_the_features_of_a_set() {
     h.state_mut().state.apply(ModelAction::GraphSet(Some(set)), 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("no dictionary of layer 0").is_some());
+}
+
+/// A window on the features of a random set, and its folder.
+fn on_features() -> (Harness<'static, App>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    random_set(folder.path());
+    let mut h = window(Desk { model: "text".to_owned(), prompt: "The old man sat on".to_owned(), ..Desk::default() });
+    h.state_mut().layout = Layout::single("graph");
+    h.state_mut().state.apply(ModelAction::GraphSet(Some(folder.path().display().to_string())), 0.0);
+    settle(&mut h);
+    h.run();
+    (h, folder)
+}
+
+/// Chooses the drawn feature of the most influence and says which node of the whole graph it is.
+fn choose_feature(h: &mut Harness<'static, App>) -> usize {
+    use circuitscope::graph::NodeKind;
+    use circuitscope::graph::layout::Origin;
+    let d = h.state().state.results.drawing.get().unwrap().value.clone();
+    let features = (0..d.graph.nodes.len()).filter(|i| d.graph.nodes[*i].kind == NodeKind::Component);
+    let most = features.max_by(|a, b| d.influence[*a].total_cmp(&d.influence[*b])).unwrap();
+    let node = &d.graph.nodes[most];
+    let at = node_at(h, &node.label, node.pos);
+    h.hover_at(at);
+    h.run();
+    h.drag_at(at);
+    h.run();
+    h.drop_at(at);
+    h.run();
+    let shown = h.state().state.results.graph.get().unwrap().value.clone();
+    let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+    found.by_id(&node.id).unwrap()
+}
+
+/// What a click does to a feature is an edit of the stack, with the same result as the command line's intervention; the
+/// graph stays, and what it predicts stands beside what happens.
+#[test]
+fn features_act_from_the_graph() {
+    use circuitscope::engine::edit::{Action as Do, FeatureChange};
+    use circuitscope::engine::{EditStack, Hold};
+    use circuitscope::graph::features::intervene::{Amount, Change, Stage};
+    use circuitscope::graph::layout::Origin;
+    use circuitscope::progress::Progress;
+    let (mut h, _folder) = on_features();
+    let node = choose_feature(&mut h);
+    let shown = h.state().state.results.graph.get().unwrap().value.clone();
+    let Origin::Features { found, trace, set } = &shown.source else { panic!("the graph is on features") };
+    let f = found.feature(node).unwrap();
+    let last = trace.len() - 1;
+    let stage = Stage::of(trace, set, 1, &Progress::new()).unwrap();
+    for (button, value) in [("ablate", 0.0), ("scale by", 2.0 * f.activation)] {
+        h.get_by_label(button).click();
+        h.run();
+        settle(&mut h);
+        for hold in [Hold::Free, Hold::Attention, Hold::Direct] {
+            let state = &mut h.state_mut().state;
+            let stack = EditStack { hold: hold.clone(), ..(*state.desk().stack).clone() };
+            assert_eq!(stack.edits.len(), 1, "the second change takes the first one's place");
+            let Do::Feature { change: FeatureChange::Set(set_to), .. } = stack.edits[0].action else { panic!() };
+            assert_eq!(set_to, value);
+            state.apply(ModelAction::Edits("what is held still", stack), 0.0);
+            settle(&mut h);
+            let edited = h.state().state.results.edited.fresh().expect("the edited run is there").value.trace.clone();
+            let change = Change { layer: f.layer, pos: f.pos, feature: f.feature, amount: Amount::To(value) };
+            let expected = stage.run(&[change], &hold, false, &Progress::new()).unwrap().logits(last).unwrap();
+            let top = edited.next[last][0];
+            let gap = (top.logit - expected[top.id as usize]).abs();
+            assert!(gap < 2e-4, "{button} {hold:?}: {gap}");
+        }
+    }
+    // The graph is still that of the run without edits, and its prediction of direct effects is what happens.
+    assert!(h.query_by_label_contains("of the run without the edits").is_some());
+    let line = circuitscope::app::export::commands::intervention(&h.state().state).unwrap();
+    let told = format!("--set {}:{}:{}={} --mode direct", f.layer, f.pos, f.feature, 2.0 * f.activation);
+    assert!(line.contains(&told), "{line}");
+    h.get_by_label("copy command");
+    let words = h.query_all_by_label_contains("the graph predicts ").next().unwrap().accesskit_node();
+    let words = words.label().unwrap_or_default();
+    let (_, told) = words.split_once("the graph predicts ").unwrap_or_else(|| panic!("{words}"));
+    let numbers: Vec<f32> = told.split([',', ' ']).filter_map(|n| n.parse().ok()).collect();
+    let [predicted, happened] = numbers[..] else { panic!("{words}") };
+    let links: f32 = found
+        .graph
+        .triples()
+        .filter(|(s, t, _)| *s == node && *t == found.graph.nodes.len() - found.targets.len())
+        .map(|(_, _, w)| w)
+        .sum();
+    assert!((happened - links).abs() < 2e-3, "doubling adds the link itself: {words} {links}");
+    assert!(predicted.is_finite());
+    // Another feature in its place, at its position and with its activation.
+    h.get_by_label("Features in their place").focus();
+    h.run();
+    h.get_by_label("Features in their place").type_text("0:3");
+    h.run();
+    h.get_by_label("swap for").click();
+    h.run();
+    settle(&mut h);
+    let stack = h.state().state.desk().stack.clone();
+    let sets: Vec<(usize, f32)> = stack
+        .active()
+        .map(|e| match e.action {
+            Do::Feature { feature, change: FeatureChange::Set(v), .. } => (feature, v),
+            _ => panic!("{e}"),
+        })
+        .collect();
+    assert_eq!(sets, [(f.feature as usize, 0.0), (3, f.activation)]);
+    // How the prompt goes on under it; then all is as it was.
+    h.get_by_label("generate").click();
+    h.run();
+    settle(&mut h);
+    assert!(h.query_by_label_contains("without: ").is_some());
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::Undo);
+    settle(&mut h);
+    assert_eq!(h.state().state.desk().stack.edits.len(), 1);
+    h.get_by_label("leave as it was").click();
+    h.run();
+    settle(&mut h);
+    assert!(h.state().state.desk().stack.edits.is_empty());
+}
+
+/// Groups that a button finds are drawn as nodes, can be taken apart, act together, and are what the file has.
+#[test]
+fn a_feature_graph_is_grouped() {
+    use circuitscope::graph::group::{merged, supernodes};
+    use circuitscope::graph::layout::Origin;
+    let (mut h, _folder) = on_features();
+    let before = counted(&h);
+    h.get_by_label("Group").click();
+    h.run();
+    settle(&mut h);
+    h.run();
+    settle(&mut h);
+    h.run();
+    let after = counted(&h);
+    assert_ne!(before, after);
+    assert!(h.query_by_label_contains("groups: replacement").is_some());
+    let state = &h.state().state;
+    let marks = state.desk().graph.marks.values().next().unwrap().clone();
+    assert!(!marks.groups.is_empty() && marks.groups.iter().all(|(_, ids)| ids.len() > 1));
+    // What is drawn is what is in the file: its supernodes with the sums of their members' links, and all else.
+    let shown = state.results.graph.get().unwrap().value.clone();
+    let drawing = state.results.drawing.get().unwrap().value.clone();
+    let mut file = shown.file(&state.desk().graph.cut).unwrap();
+    marks.write(&mut file);
+    let file = circuitscope::graph::file::GraphFile::from_json(file.to_json(), std::path::Path::new("g")).unwrap();
+    let whole = merged(&file.graph, &supernodes(&file)).unwrap();
+    let folded: usize = drawing.folds.iter().map(|f| f.len() - 1).sum();
+    let expected = format!("attribution graph: {} nodes, {} links", whole.nodes.len() - folded, whole.links.len());
+    assert_eq!(after, expected);
+    let svg = h.state_mut().plate("graph", egui::vec2(1200.0, 900.0), true);
+    assert!(svg.contains("groups: replacement"));
+    // A group acts as its members do.
+    let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+    let (name, ids) = marks.groups.iter().max_by_key(|(_, ids)| ids.len()).unwrap();
+    let nodes: Vec<usize> = ids.iter().filter_map(|id| found.by_id(id)).collect();
+    assert_eq!(nodes.len(), ids.len());
+    h.state_mut().state.apply(ModelAction::Put(circuitscope::engine::RunSide::Clean, found.set(&nodes, |_| 0.0)), 0.0);
+    settle(&mut h);
+    let edited = h.state().state.results.edited.fresh().unwrap().value.trace.clone();
+    let clean = h.state().state.clean().unwrap().trace.clone();
+    let last = clean.len() - 1;
+    assert_ne!(edited.next[last][0].logit, clean.next[last][0].logit, "{name}");
+    // Links are put to the test, and the worst are listed.
+    h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
+    settle(&mut h);
+    h.run();
+    assert!(h.query_by_label_contains("farthest off").is_some());
+    // Of nodes that are pinned the links between them alone.
+    let all = h.state().state.results.audit.get().unwrap().value.clone();
+    let link = all.links.iter().find(|l| !l.target.starts_with("4_")).expect("a link between features was tested");
+    let source = h.state().state.desk().graph.marks.keys().next().unwrap().clone();
+    let pinned = [link.source.clone(), link.target.clone()].into();
+    let pins = circuitscope::graph::marks::Marks { pinned, ..marks.clone() };
+    h.state_mut().state.apply(ModelAction::Mark("pin".to_owned(), source, pins), 0.0);
+    settle(&mut h);
+    let few = h.state().state.results.audit.get().unwrap().value.clone();
+    let tested: Vec<_> = few.links.iter().map(|l| (&l.source, &l.target)).collect();
+    assert_eq!(tested, [(&link.source, &link.target)]);
+    // Undone, the features stand alone again.
+    let source = h.state().state.desk().graph.marks.keys().next().unwrap().clone();
+    h.state_mut().state.apply(ModelAction::Mark("dissolve".to_owned(), source, Default::default()), 0.0);
+    settle(&mut h);
+    h.run();
+    assert_eq!(counted(&h), before);
+}
+
+/// From a node to its feature's page and back; what is written there is what the node is called, here and in the file.
+#[test]
+fn a_node_leads_to_its_page_and_back() {
+    use circuitscope::app::features::{Chosen, FeatureAction};
+    use circuitscope::app::view::Workspace;
+    use circuitscope::features::labels::{Label, Unit};
+    use circuitscope::graph::layout::Origin;
+    let (mut h, folder) = on_features();
+    let node = choose_feature(&mut h);
+    let shown = h.state().state.results.graph.get().unwrap().value.clone();
+    let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+    let f = found.feature(node).unwrap();
+    h.get_by_label("page").click();
+    h.run();
+    settle(&mut h);
+    settle(&mut h);
+    let app = h.state();
+    assert_eq!(app.layout.workspace, Workspace::Features);
+    assert_eq!(app.state.features.desk.chosen, Some(Chosen::Feature(f.feature)));
+    let file = format!("layer_{}.safetensors", f.layer);
+    assert!(app.state.features.dictionary().unwrap().path.ends_with(&file));
+    let label = Label { label: "the sitter".to_owned(), note: String::new() };
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Label(Unit::Feature(f.feature), label)), 0.0);
+    settle(&mut h);
+    h.get_by_label_contains("in the graph at");
+    h.get_by_label(&format!("show its node at {} in the graph", f.pos)).click();
+    h.run();
+    settle(&mut h);
+    h.run();
+    assert_eq!(h.state().layout.workspace, Workspace::Model);
+    assert!(h.query_all_by_label_contains("the sitter").next().is_some(), "the chosen node bears the label");
+    // A graph that is traced again has it from the labels' file, and so has what is written of it.
+    let written = folder.path().join(format!("layer_{}.labels.json", f.layer));
+    assert!(written.is_file(), "{}", written.display());
+    let set = h.state().state.desk().graph.set.clone();
+    for set in [None, set] {
+        h.state_mut().state.apply(ModelAction::GraphSet(set), 0.0);
+        settle(&mut h);
+    }
+    let state = &h.state().state;
+    let shown = state.results.graph.get().unwrap().value.clone();
+    let file = shown.file(&state.desk().graph.cut).unwrap();
+    let id = format!("{}_{}_{}", f.layer, f.feature, f.pos);
+    assert_eq!(file.graph.nodes.iter().find(|n| n.id == id).unwrap().label, "the sitter");
+}
+
+/// A pinned cell of a head's pattern is told in pairs of features, where the graph is on a set.
+#[test]
+fn the_inspector_says_why_a_head_looks_there_in_features() {
+    let (mut h, _folder) = on_features();
+    h.state_mut().layout = Layout::default();
+    let pinned = h.state().state.pinned();
+    let cell = circuitscope::session::desk::Pinned {
+        layer: 2,
+        head: Some(1),
+        all_heads: false,
+        key: Some(1),
+        focus: circuitscope::session::desk::Focus::Head,
+        ..pinned
+    };
+    h.state_mut().state.apply(ModelAction::Pin(cell), 0.0);
+    settle(&mut h);
+    let looks = h.state().state.results.looks.fresh().expect("the head is taken apart").value.clone();
+    assert_eq!((looks.layer, looks.head, looks.query, looks.key), (2, 1, pinned.pos, 1));
+    let (own, others) = looks.sums();
+    let alone: f32 = looks.query_alone.iter().chain(&looks.key_alone).map(|(_, v)| v).sum();
+    assert!((own + others + alone + looks.biases - looks.score).abs() < 1e-3);
+    assert!(h.query_by_label_contains("in features: score").is_some());
 }

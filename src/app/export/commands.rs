@@ -6,7 +6,11 @@ use crate::app::features::views::probes;
 use crate::app::model::views;
 use crate::app::state::State;
 use crate::app::view::ViewDef;
+use crate::engine::edit::FeatureChange;
+use crate::engine::{Hold, RunSide};
 use crate::features::direction::concept::Pool;
+use crate::graph::features::effect::changes;
+use crate::graph::layout::Origin;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::probes::question::Kind;
@@ -57,7 +61,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
             // The view keeps its unit by the name that the command line has for it.
             let unit = desk.views.get(view.name).and_then(|v| v.as_str()).unwrap_or("nats");
             format!("{} --pos all --unit {unit}", one("entropy"))
-        } else if is(&views::graph::VIEW) && desk.graph.file.is_none() && desk.graph.set.is_none() {
+        } else if is(&views::graph::VIEW) && desk.graph.file.is_none() {
             let (nodes, links) = state.results.drawing.value()?.thresholds;
             let target = match state.graph_target()? {
                 Target::Top => String::new(),
@@ -68,7 +72,11 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
                 Attention::Frozen => "frozen",
                 Attention::FirstOrder => "first-order",
             };
-            let cut = format!("--attention {attention} --node-threshold {nodes:.6} --edge-threshold {links:.6}");
+            let of = match &desk.graph.set {
+                Some(set) => format!("--dictionary {}", word(set)),
+                None => format!("--attention {attention}"),
+            };
+            let cut = format!("{of} --node-threshold {nodes:.6} --edge-threshold {links:.6}");
             format!("{} --pos {pos}{target} {cut} -o graph.json", one("trace"))
         } else {
             return None;
@@ -107,6 +115,38 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
     });
     let lines: Vec<String> = [fit, interchange].into_iter().flatten().collect();
     (!lines.is_empty()).then(|| lines.join(" && "))
+}
+
+/// The command line that gives features of the graph's set the values that the stack gives them, where the stack does
+/// nothing else.
+pub fn intervention(state: &State) -> Option<String> {
+    let desk = state.desk();
+    let shown = state.results.graph.value()?;
+    let Origin::Features { found, set, .. } = &shown.source else { return None };
+    let (changes, others) = changes(found, &desk.stack);
+    if others > 0 || changes.is_empty() || desk.stack.base != RunSide::Clean {
+        return None;
+    }
+    let value = |change: &FeatureChange| match change {
+        FeatureChange::Set(v) => v.to_string(),
+        FeatureChange::Scale(f) => format!("{f}x"),
+    };
+    let set_to: String = changes
+        .iter()
+        .map(|((layer, pos, feature), change)| format!(" --set {layer}:{pos}:{feature}={}", value(change)))
+        .collect();
+    let layers = match &desk.stack.hold {
+        Hold::Part(layers) => {
+            format!(" --layers {}", layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+        }
+        _ => String::new(),
+    };
+    let (model, prompt) = (word(&desk.model), text(state, "-p", "--ids"));
+    Some(format!(
+        "circuitscope features intervene -m {model}{prompt} --dictionary {}{set_to} --mode {}{layers} --json",
+        word(&set.spec),
+        desk.stack.hold.name()
+    ))
 }
 
 /// The sweep that the patching view shows.

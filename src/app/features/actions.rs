@@ -49,6 +49,13 @@ impl FeaturesState {
         let desk = &mut self.desk;
         match action {
             FeatureAction::Open(spec) => self.open(spec),
+            FeatureAction::Page(spec, feature) => {
+                if desk.dictionary != spec {
+                    self.open(spec);
+                }
+                // What was chosen of another dictionary goes when this one is there.
+                self.queue.push_back(FeatureAction::Choose(Chosen::Feature(feature)));
+            }
             FeatureAction::Close => {
                 desk.dictionary.clear();
                 desk.kept.clear();

@@ -75,6 +75,8 @@ pub struct Shown {
 #[derive(Clone, Debug)]
 pub enum FeatureAction {
     Open(String),
+    /// Opens a dictionary, if it is not the open one, and shows the page of one of its features.
+    Page(String, u32),
     /// Puts the dictionary away.
     Close,
     /// The sites that the dictionary reads and a transcoder writes, where its file does not say.
@@ -139,6 +141,7 @@ impl FeatureAction {
     pub fn name(&self) -> String {
         let name = match self {
             Self::Open(_) => "open a dictionary",
+            Self::Page(..) => "show a feature's page",
             Self::Close => "put the dictionary away",
             Self::Site(..) => "name the dictionary's sites",
             Self::Order(_) => "order the features",

@@ -39,7 +39,7 @@ pub enum ModelAction {
     Edits(&'static str, EditStack),
     /// Adds edits of this run that belong together, or takes them away if all are there already.
     Toggle(RunSide, Vec<Edit>),
-    /// Adds edits, or gives those of the same direction and place their strength.
+    /// Adds edits, or gives those of the same direction or feature and place their strength.
     Put(RunSide, Vec<Edit>),
     /// What the patching view asks.
     Patch(PatchSettings),
@@ -255,8 +255,8 @@ impl State {
         }
     }
 
-    /// Adds edits; one that adds the same direction at the same place with another strength gives way. The views then
-    /// show the edited run.
+    /// Adds edits; one that adds the same direction, or changes the same feature, at the same place gives way. The views
+    /// then show the edited run.
     fn put_edits(&mut self, base: RunSide, edits: Vec<Edit>, now: f64) {
         let same = |a: &Edit, b: &Edit| match (&a.action, &b.action) {
             (Do::Add { direction: x, .. }, Do::Add { direction: y, .. })
@@ -266,7 +266,7 @@ impl State {
             (Do::Exchange { from: x, to: y, .. }, Do::Exchange { from: v, to: w, .. }) => {
                 x == v && y == w && Edit { enabled: true, action: b.action.clone(), ..a.clone() } == *b
             }
-            _ => false,
+            _ => a.changes_feature_of(b),
         };
         self.edit_stack("add", base, edits, now, |stack, edits| {
             for edit in edits {

@@ -19,7 +19,7 @@ use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::graph::layout::{AuditOf, DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, Origin, ShownOf};
 use crate::graph::targets::Target;
-use crate::session::desk::GraphTarget;
+use crate::session::desk::{GraphTarget, Show};
 
 /// Prompts of a set that a circuit is tried on.
 pub const SET_SIZE: usize = 8;
@@ -45,6 +45,17 @@ impl State {
         })
     }
 
+    /// The run whose prediction is traced: the one that is shown, if it is unedited. A graph on features stays that of the
+    /// run that is edited while its features are changed.
+    fn traced(&self, subject: Option<&Subject>) -> Option<Arc<Trace>> {
+        let d = self.desk();
+        let edited = d.stack.is_active() && matches!(d.show, Show::Edited | Show::Difference);
+        if edited && d.graph.set.is_some() {
+            return self.pair()?.run(d.stack.base).ok().cloned();
+        }
+        subject.map(|s| s.trace.clone()).filter(|t| t.edits().is_empty())
+    }
+
     /// The graph of a file, or of the pinned prediction; then its picture.
     pub(super) fn ask_graph(&mut self, subject: Option<&Subject>) {
         let seen = self.seen.has(&views::graph::VIEW);
@@ -52,9 +63,8 @@ impl State {
         let question = match &settings.file {
             Some(path) => Some(ShownOf::File(GraphFileOf { path: PathBuf::from(path) })),
             // Only unedited runs are traced; the view says so.
-            None => subject.filter(|s| s.trace.edits().is_empty()).zip(self.graph_target()).map(|(s, target)| {
+            None => self.traced(subject).zip(self.graph_target()).map(|(trace, target)| {
                 let (pos, attention) = (self.document.desk.pinned.pos, settings.attention);
-                let trace = s.trace.clone();
                 match &settings.set {
                     Some(spec) => ShownOf::Features(FeatureGraphOf { trace, pos, target, spec: spec.clone() }),
                     None => ShownOf::Traced(GraphOf { trace, pos, target, attention }),
@@ -67,7 +77,13 @@ impl State {
         self.results.drawing.ask(&self.pool, drawing, seen);
         let graph = self.results.graph.fresh().zip(self.results.drawing.fresh());
         let audit = graph.filter(|(g, _)| self.desk().graph.audit && matches!(g.value.source, Origin::Features { .. }));
-        let audit = audit.map(|(g, d)| AuditOf { shown: g.value.clone(), drawing: d.value.clone() });
+        let audit = audit.map(|(g, d)| {
+            let (shown, drawing) = (g.value.clone(), d.value.clone());
+            let settings = &self.document.desk.graph;
+            let marks = settings.marks.get(&shown.key(settings.file.as_deref())).unwrap_or(&shown.marks);
+            let among = marks.marked();
+            AuditOf { shown, drawing, among }
+        });
         self.results.audit.ask(&self.pool, audit, seen);
     }
 

@@ -37,9 +37,18 @@ pub struct AuditArgs {
     output: Option<PathBuf>,
 }
 
+/// Whether two names can be of one model: by their last parts, as folders and hubs have them.
+fn same_model(a: &str, b: &str) -> bool {
+    let own = |name: &str| name.trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_lowercase();
+    let (a, b) = (own(a), own(b));
+    a == b || a.starts_with(&b) || b.starts_with(&a)
+}
+
 pub fn execute(args: &AuditArgs) -> Result<()> {
     let mut file = open(&args.input)?;
-    let info = file.document.get("metadata").and_then(|m| m.get("info"));
+    let metadata = file.document.get("metadata");
+    let of = metadata.and_then(|m| m.get("scan")).and_then(Value::as_str).map(str::to_owned);
+    let info = metadata.and_then(|m| m.get("info"));
     let told = info.and_then(|i| i.get("dictionary")).and_then(Value::as_str).map(str::to_owned);
     let silent = info.and_then(|i| i.get("silent_positions")).and_then(Value::as_u64);
     let silent = args.silent.or(silent.and_then(|n| n.try_into().ok())).unwrap_or(1);
@@ -51,6 +60,12 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     })?;
     let job = Job::begin(&args.model, "auditing")?;
     let (model, progress) = (&job.model, &job.progress);
+    if let Some(of) = of.filter(|of| !same_model(of, &model.config.name)) {
+        warn(&format!(
+            "The graph is of the model {of:?}, the audit is made on {:?}; give the graph's own with -m if they are not one.",
+            model.config.name
+        ));
+    }
     let ids = ids_of(&file.graph)?;
     let set = DictionarySet::open(&spec, progress)?;
     if model.tokenizer.is_some() {

@@ -5,12 +5,12 @@
 //! between answer as they do in the linear model. Links fail that predict another sign, or more than twice or less than
 //! half of what happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::intervene::{Amount, Change, Mode, Stage};
-use crate::engine::Trace;
+use super::intervene::{Amount, Change, Stage};
+use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
 use crate::graph::targets::mean_column;
 use crate::graph::{Graph, NodeKind};
@@ -107,14 +107,14 @@ pub fn audit(
     for (source, own) in by_source {
         let Some((layer, pos, feature)) = feature_of(graph, source) else { continue };
         let (change, quiet) = (Change { layer, pos, feature, amount: Amount::To(0.0) }, Progress::new());
-        let runs = [Mode::Direct, Mode::FrozenAttention, Mode::Free]
+        let runs = [Hold::Direct, Hold::Attention, Hold::Free]
             .iter()
             .map(|mode| {
                 progress.step(1)?;
                 stage.run(&[change], mode, true, &quiet)
             })
             .collect::<Result<Vec<_>>>()?;
-        let predicted = predictions(graph, source);
+        let told = predicted(graph, &[(source, -1.0)]);
         for i in own {
             let (_, target, weight) = links[i];
             let measured = runs
@@ -126,7 +126,7 @@ pub fn audit(
                 })
                 .collect::<Result<Vec<f32>>>()?;
             let [direct, held, free] = measured[..] else { continue };
-            let p = predicted[target];
+            let p = told[target];
             let fails = !(held / p > 0.5 && held / p < 2.0);
             let (source, target) = (graph.nodes[source].id.clone(), graph.nodes[target].id.clone());
             found[i] = Some(Audited { source, target, weight, predicted: p, held, free, direct, fails });
@@ -134,24 +134,25 @@ pub fn audit(
     }
     let links: Vec<Audited> = found.into_iter().flatten().collect();
     let of = |f: fn(&Audited) -> f32| links.iter().map(|l| f64::from(f(l))).collect::<Vec<f64>>();
-    let predicted = of(|l| l.predicted);
+    let told = of(|l| l.predicted);
     Ok(Audit {
-        correlation_held: correlation(&predicted, &of(|l| l.held)),
-        correlation_free: correlation(&predicted, &of(|l| l.free)),
+        correlation_held: correlation(&told, &of(|l| l.held)),
+        correlation_free: correlation(&told, &of(|l| l.free)),
         worst_direct: links.iter().map(|l| (l.direct + l.weight).abs()).fold(0.0, f32::max),
         links,
         all,
     })
 }
 
-/// What the graph predicts for every node when one is taken away.
-fn predictions(graph: &Graph, gone: usize) -> Vec<f32> {
+/// What the graph predicts for every node when some are changed, each by a share of its activation: −1 takes it away.
+pub fn predicted(graph: &Graph, changed: &[(usize, f64)]) -> Vec<f32> {
     let mut effect = vec![0f64; graph.nodes.len()];
     // By node the share of its activation by which it has changed.
     let mut share = vec![0f64; graph.nodes.len()];
-    share[gone] = -1.0;
+    changed.iter().for_each(|(node, by)| share[*node] = *by);
+    let given: BTreeSet<usize> = changed.iter().map(|c| c.0).collect();
     for node in graph.order().iter().rev().map(|n| *n as usize) {
-        if node == gone {
+        if given.contains(&node) {
             continue;
         }
         effect[node] = graph.into_node(node).iter().map(|l| f64::from(l.weight) * share[l.source as usize]).sum();
@@ -197,7 +198,9 @@ mod tests {
         let mut g = graph(&[Component, Component, Logit], &[1.0], &links).unwrap();
         g.nodes[1].activation = Some(4.0);
         // Without c0, c1 loses 2 of its 4, so that half of its −3 goes: −1 + 1.5.
-        assert_eq!(predictions(&g, 0), [0.0, -2.0, 0.5]);
+        assert_eq!(predicted(&g, &[(0, -1.0)]), [0.0, -2.0, 0.5]);
+        // Doubled while c1 is held where it is: its own link alone.
+        assert_eq!(predicted(&g, &[(0, 1.0), (1, 0.0)]), [0.0, 0.0, 1.0]);
     }
 
     #[test]

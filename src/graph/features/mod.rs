@@ -10,11 +10,13 @@
 
 mod active;
 pub mod audit;
+pub mod effect;
 pub mod export;
 pub mod intervene;
 mod linear;
 mod rows;
 pub mod targets;
+pub mod why;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,10 +107,40 @@ impl FeatureGraph {
 
     /// The edits that change how active a feature's node is, one at each site that it writes.
     pub fn edits(&self, node: usize, change: FeatureChange) -> Vec<Edit> {
-        let Some(f) = self.feature(node) else { return Vec::new() };
-        let Some((file, sites)) = self.dictionaries.get(f.layer) else { return Vec::new() };
-        let action = || Action::Feature { dictionary: file.clone(), feature: f.feature as usize, change };
-        sites.iter().map(|site| Edit::new(*site, action()).at(f.pos)).collect()
+        self.feature(node).map_or_else(Vec::new, |f| self.edits_at((f.layer, f.pos, f.feature), change))
+    }
+
+    /// The same for a feature of the set that need not be a node: at a layer, a position, by its number.
+    pub fn edits_at(&self, (layer, pos, feature): effect::Place, change: FeatureChange) -> Vec<Edit> {
+        let Some((file, sites)) = self.dictionaries.get(layer) else { return Vec::new() };
+        let action = || Action::Feature { dictionary: file.clone(), feature: feature as usize, change };
+        sites.iter().map(|site| Edit::new(*site, action()).at(pos)).collect()
+    }
+
+    /// The edits that give nodes other values, of their own activations.
+    pub fn set(&self, nodes: &[usize], value: impl Fn(f32) -> f32) -> Vec<Edit> {
+        let one = |node: &usize| {
+            let activation = self.feature(*node).map_or(0.0, |f| f.activation);
+            self.edits(*node, FeatureChange::Set(value(activation)))
+        };
+        nodes.iter().flat_map(one).collect()
+    }
+
+    /// The edits that put features, by layer and number, in the place of nodes: the nodes are set to 0, and at each of
+    /// their positions the others to the largest activation that is taken away there.
+    pub fn swapped(&self, nodes: &[usize], others: &[(usize, u32)]) -> Vec<Edit> {
+        let mut largest: BTreeMap<usize, f32> = BTreeMap::new();
+        for f in nodes.iter().filter_map(|n| self.feature(*n)) {
+            let own = largest.entry(f.pos).or_insert(f32::MIN);
+            *own = own.max(f.activation);
+        }
+        let mut edits = self.set(nodes, |_| 0.0);
+        for (pos, value) in largest {
+            let there =
+                |(layer, feature): &(usize, u32)| self.edits_at((*layer, pos, *feature), FeatureChange::Set(value));
+            edits.extend(others.iter().flat_map(there));
+        }
+        edits
     }
 
     /// Positions of the run that are part of the graph.

@@ -2,6 +2,7 @@
 
 use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
+use crate::app::model::views::graph;
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, Align2, Rect, RichText, pos2, vec2};
 
@@ -16,6 +17,7 @@ use crate::engine::edit::{Edit, Positions, RunSide};
 use crate::features::labels::Unit;
 use crate::features::page::{EACH, Effect, FeaturePage};
 use crate::features::scan::index::Entry;
+use crate::graph::layout::Origin;
 
 /// How edits are put into the stack.
 type Make = fn(RunSide, Vec<Edit>) -> ModelAction;
@@ -52,6 +54,7 @@ impl View for Page {
             }
         });
         self.tools(ui, cx, chosen);
+        in_graph(ui, cx, chosen);
         if let Some(unit) = cx.state.features.unit(chosen) {
             label(ui, cx, unit);
         }
@@ -193,6 +196,31 @@ impl Page {
         });
         self.alpha = Some((chosen, alpha));
     }
+}
+
+/// The way back to the feature's nodes, where the graph that is traced is on the open dictionary's set.
+fn in_graph(ui: &mut egui::Ui, cx: &mut Context<'_>, chosen: Chosen) {
+    let Chosen::Feature(feature) = chosen else { return };
+    let Some(shown) = cx.state.results.graph.value().cloned().filter(|_| !is_plate(ui.ctx())) else { return };
+    let Origin::Features { found, .. } = &shown.source else { return };
+    let open = cx.state.features.opened_as();
+    let Some(layer) = found.dictionaries.iter().position(|(file, _)| Some(file.as_str()) == open) else { return };
+    let at: Vec<usize> = (0..found.n()).filter(|pos| found.node(layer, *pos, feature).is_some()).collect();
+    if at.is_empty() {
+        return;
+    }
+    ui.horizontal_wrapped(|ui| {
+        ui.label(weak(cx, "in the graph at"));
+        for pos in at {
+            let button = ui.small_button(format!("{pos} {}", cx.token(pos)));
+            let name = format!("show its node at {pos} in the graph");
+            button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &name));
+            if button.clicked() {
+                ui.data_mut(|d| d.insert_temp(graph::chosen_id(), format!("{layer}_{feature}_{pos}")));
+                cx.push(Action::Show(graph::VIEW.name));
+            }
+        }
+    });
 }
 
 /// The fields for label and note, kept as they are typed.

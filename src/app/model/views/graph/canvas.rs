@@ -12,11 +12,15 @@ use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::circuit::Member;
+use crate::graph::features::why::Source;
 use crate::graph::layout::Drawing;
 use crate::graph::{Input, NodeKind};
 
 /// Links drawn while no node is chosen: the strongest; all others appear with their node.
 const LINKS: usize = 600;
+
+/// Pairs of features of the pinned head's score that are drawn where both stand in the picture.
+const PAIRS: usize = 24;
 
 /// Labels of components drawn at once.
 const LABELS: usize = 160;
@@ -268,8 +272,10 @@ impl GraphView {
                 Input::Key => _ = painter.add(egui::Shape::dashed_line(&ends, stroke, 2.5, 4.0)),
             }
         };
-        let fails: HashSet<(&str, &str)> = super::audit_of(cx).map_or_else(HashSet::new, |audit| {
-            audit.links.iter().filter(|l| l.fails).map(|l| (l.source.as_str(), l.target.as_str())).collect()
+        // Of a group, a link is crossed out where one of its members' fails.
+        let item = |id: &str| picture.item_of.get(id).copied();
+        let fails: HashSet<(usize, usize)> = super::audit_of(cx).map_or_else(HashSet::new, |audit| {
+            audit.links.iter().filter(|l| l.fails).filter_map(|l| item(&l.source).zip(item(&l.target))).collect()
         });
         let quiet = if focused { 0.22 } else { 1.0 };
         // The weak ones first, so that the strong ones lie on top.
@@ -279,12 +285,34 @@ impl GraphView {
         for link in lit.iter().rev() {
             line(link, 1.3);
         }
+        self.looks(painter, cx, picture, &at);
         for link in picture.links.iter().take(LINKS).filter(|_| !fails.is_empty()) {
             let (source, target) = (&picture.items[link.source], &picture.items[link.target]);
-            if fails.contains(&(source.id.as_str(), target.id.as_str())) {
+            if fails.contains(&(link.source, link.target)) {
                 let middle = at(source.place).lerp(at(target.place), 0.5);
                 painter.text(middle, Align2::CENTER_CENTER, "✕", theme::small(), p.warning);
             }
+        }
+    }
+
+    /// The pairs of drawn features that make the pinned head look where it does, as dotted lines from key to query.
+    fn looks(&self, painter: &egui::Painter, cx: &Context<'_>, picture: &Picture, at: impl Fn((f32, f32)) -> Pos2) {
+        let Some(looks) = cx.state.results.looks.fresh().map(|l| l.value.clone()) else { return };
+        let item = |source: Source, pos: usize| match source {
+            Source::Feature { layer, feature } => picture.item_of.get(&format!("{layer}_{feature}_{pos}")).copied(),
+            _ => None,
+        };
+        let drawn = looks.features().take(PAIRS).filter_map(|p| {
+            let (query, key) = (item(p.query, looks.query)?, item(p.key, looks.key)?);
+            (query != key).then_some((query, key, p.value))
+        });
+        let all: Vec<(usize, usize, f32)> = drawn.collect();
+        let most = all.first().map_or(1.0, |p| p.2.abs()).max(1e-12);
+        for (query, key, value) in all {
+            let share = (value.abs() / most).sqrt();
+            let stroke = Stroke::new(0.8 + 1.6 * share, cx.palette.signed(value).gamma_multiply(0.3 + 0.7 * share));
+            let ends = [at(picture.items[key].place), at(picture.items[query].place)];
+            painter.add(egui::Shape::dotted_line(&ends, stroke.color, 5.0, stroke.width));
         }
     }
 

@@ -1,6 +1,8 @@
 //! The circuit graph: what produced one prediction, tokens from left to right and layers from bottom to top.
 
+mod acts;
 mod canvas;
+mod groups;
 mod picture;
 mod tree;
 
@@ -8,11 +10,12 @@ use crate::app::action::{Action, Load};
 use crate::app::export::plate::is_plate;
 use crate::app::model::ModelAction;
 use crate::app::shell::helper;
-use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace, here};
-use std::collections::{BTreeSet, HashSet};
+use crate::app::view::{Area, Asking, Context, Table, View, ViewDef, Workspace, here};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use eframe::egui::{self, RichText, vec2};
 
+use self::acts::Form;
 pub use self::canvas::canvas_id;
 use self::picture::{Item, Line, Picture, edge, member, mlp_id, pin_part, place_name, tell};
 use crate::app::look::theme;
@@ -20,14 +23,18 @@ use crate::app::widgets::bars::Bar;
 use crate::app::widgets::{bars, captioned, choice, message, token_text};
 use crate::circuit::Member;
 use crate::engine::RunSide;
-use crate::engine::edit::FeatureChange;
+use crate::features::dictionary::store::SETS;
 use crate::graph::Input;
 use crate::graph::NodeKind;
 use crate::graph::features::audit::Audit;
+use crate::graph::features::effect::EffectOf;
+use crate::graph::group::GROUPS;
+use crate::graph::grouping::{GroupScoresOf, GroupsOf};
 use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::marks::Marks;
 use crate::graph::part::Part;
 use crate::graph::readers::Attention;
+use crate::jobs::slot::{AnySlot, Slot};
 use crate::session::desk::{Focus, GraphTarget, Show};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -74,6 +81,15 @@ pub struct GraphView {
     source: Option<String>,
     /// The node under the last right click.
     menu: Option<String>,
+    /// Labels of drawn features by id, as they stand on the features' pages.
+    labels: BTreeMap<String, String>,
+    /// What is to be done to features.
+    form: Form,
+    /// Groups at most.
+    most: usize,
+    groups: Slot<GroupsOf>,
+    scores: Slot<GroupScoresOf>,
+    effect: Slot<EffectOf>,
 }
 
 impl Default for GraphView {
@@ -94,20 +110,54 @@ impl Default for GraphView {
             thresholds: (0.0, 0.0),
             source: None,
             menu: None,
+            labels: BTreeMap::new(),
+            form: Form::default(),
+            most: GROUPS,
+            groups: Slot::default(),
+            scores: Slot::default(),
+            effect: Slot::default(),
         }
     }
 }
 
 impl View for GraphView {
+    fn ask(&mut self, asking: &Asking<'_>) {
+        let (state, seen) = (asking.state, asking.seen);
+        let (pool, results) = (&state.pool, &state.results);
+        let drawing = results.drawing.fresh().map(|d| d.value.clone());
+        // Groups are of the drawing that they were asked for at the button.
+        if self.groups.wanted().is_some_and(|q| drawing.as_ref() != Some(&q.drawing)) {
+            self.groups.forget();
+        }
+        let scores = self.scores_asked(drawing);
+        self.scores.ask(pool, scores, seen);
+        let edited = results.edited.fresh().filter(|e| e.question.stack == state.desk().stack);
+        let edited = edited.map(|e| (e.value.trace.clone(), e.question.stack.clone()));
+        let effect = results.graph.fresh().zip(edited).map(|(shown, (edited, stack))| {
+            let shown = shown.value.clone();
+            EffectOf { shown, edited, stack }
+        });
+        let effect = effect.filter(|e| matches!(e.shown.source, Origin::Features { .. }));
+        self.effect.ask(pool, effect, seen);
+    }
+
+    fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
+        vec![&mut self.groups, &mut self.scores, &mut self.effect]
+    }
+
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
         if is_plate(ui.ctx()) {
-            summary(ui, cx);
+            self.summary(ui, cx);
         } else {
             self.controls(ui, cx);
         }
         let results = &cx.state.results;
         if cx.state.desk().graph.file.is_none() {
-            if cx.run().is_some_and(|r| !r.trace.edits().is_empty()) {
+            let edited = cx.run().is_some_and(|r| !r.trace.edits().is_empty());
+            if edited && cx.state.desk().graph.set.is_some() {
+                let text = "the graph is of the run without the edits";
+                ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak));
+            } else if edited {
                 ui.add_space(24.0);
                 ui.vertical_centered(|ui| {
                     ui.label(RichText::new("A prediction is traced in a run without edits.").color(cx.palette.weak));
@@ -130,6 +180,15 @@ impl View for GraphView {
             return;
         };
         self.belongs_to(cx, &shown.value);
+        self.groups_arrived(cx);
+        let labels = Self::labels_of(cx, &shown.value, &drawing.value);
+        if labels != self.labels {
+            self.labels = labels;
+            self.changed();
+        }
+        if let Some(id) = ui.data_mut(|data| data.remove_temp::<String>(chosen_id())) {
+            self.selected = Some(self.item_with(&id));
+        }
         self.compose(cx, &drawing.value, drawing.stamp);
         let selected =
             self.selected.clone().filter(|id| self.picture.as_ref().is_some_and(|p| p.by_id.contains_key(id)));
@@ -287,8 +346,9 @@ impl GraphView {
             {
                 self.mode = if self.mode == Mode::Tree { Mode::Graph } else { Mode::Tree };
             }
+            self.group_button(ui, cx);
             ui.menu_button(RichText::new("file").font(theme::small()), |ui| self.file_menu(ui, cx));
-            summary(ui, cx);
+            self.summary(ui, cx);
         });
     }
 
@@ -305,8 +365,15 @@ impl GraphView {
         {
             cx.push(Action::Load(Load::Dictionary));
         }
+        for b in SETS.iter().filter(|b| b.model == cx.state.desk().model) {
+            if ui.button(format!("Trace to the features of {}", b.name)).on_hover_text(b.purpose).clicked() {
+                cx.push(ModelAction::GraphSet(Some(b.name.to_owned())));
+            }
+        }
         if ui.button("Save this graph (JSON)…").clicked() {
-            cx.push(Action::SaveGraph(self.marks.clone()));
+            // What a page says of a feature goes along, under what was said here.
+            let names = self.labels.clone().into_iter().chain(self.marks.names.clone()).collect();
+            cx.push(Action::SaveGraph(Marks { names, ..self.marks.clone() }));
         }
         let hidden = self.marks.hidden.len();
         if hidden > 0 && ui.button(format!("Show {hidden} hidden nodes")).clicked() {
@@ -326,14 +393,7 @@ impl GraphView {
     /// Turns to the graph that is shown, and to what the document says about its nodes.
     fn belongs_to(&mut self, cx: &mut Context<'_>, shown: &Shown) {
         let settings = &cx.state.desk().graph;
-        let source = match &shown.source {
-            // Nodes are the same whatever is asked of this prediction.
-            Origin::Traced { trace, found } => format!("{:?}", &trace.ids[..=found.pos.min(trace.len() - 1)]),
-            Origin::Features { trace, found, set } => {
-                format!("{} {:?}", set.spec, &trace.ids[..=found.pos.min(trace.len() - 1)])
-            }
-            Origin::File(_) => settings.file.clone().unwrap_or_default(),
-        };
+        let source = shown.key(settings.file.as_deref());
         let marks = settings.marks.get(&source).unwrap_or(&shown.marks);
         if self.marks != *marks {
             self.marks = marks.clone();
@@ -399,7 +459,7 @@ impl GraphView {
     }
 
     /// What the picture shows, in words.
-    fn words(&self, ui: &mut egui::Ui, cx: &Context<'_>, shown: &Shown, d: &Drawing) {
+    fn words(&mut self, ui: &mut egui::Ui, cx: &Context<'_>, shown: &Shown, d: &Drawing) {
         let count = |kind: NodeKind| d.graph.nodes.iter().filter(|n| n.kind == kind).count();
         ui.label(RichText::new(&shown.title).font(theme::title()).color(cx.palette.accent));
         let first = d.graph.nodes.iter().filter(|n| n.pos == 0 && n.kind == NodeKind::Component).count();
@@ -433,6 +493,7 @@ impl GraphView {
             ui.add(egui::Label::new(RichText::new(line).font(theme::small()).color(cx.palette.weak)).wrap());
             ui.add_space(theme::GRID);
         }
+        self.worst_links(ui, cx);
     }
 
     /// What is known of one node, its strongest inputs and outputs.
@@ -452,8 +513,11 @@ impl GraphView {
                         .color(cx.palette.weak),
                 );
             }
+            self.page(ui, cx, d, item);
             ui.menu_button(RichText::new("do …").font(theme::small()), |ui| self.menu(ui, cx, d, item));
             neurons(ui, cx, shown, d, item);
+            self.act(ui, cx, d, item);
+            self.members(ui, cx, d, item);
             for (title, into) in [("from", true), ("to", false)] {
                 ui.add_space(4.0);
                 ui.label(RichText::new(title).font(theme::small()).color(cx.palette.weak));
@@ -512,7 +576,7 @@ impl GraphView {
                 cx.push(ModelAction::OpenMlp(id));
             }
         }
-        acts(ui, cx, d, item);
+        self.acts(ui, cx, d, item);
         let pinned = self.marks.pinned.contains(&item.id);
         if ui.button(if pinned { "Unpin" } else { "Pin" }).clicked() {
             self.pin(cx, item);
@@ -554,6 +618,27 @@ impl GraphView {
         }
     }
 
+    fn summary(&self, ui: &mut egui::Ui, cx: &Context<'_>) {
+        summary(ui, cx, self.group_words());
+    }
+
+    /// What can be done to the features that an item stands for, in its menu.
+    fn acts(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+        let Some(shown) = cx.state.results.graph.value().cloned() else { return };
+        let Origin::Features { found, .. } = &shown.source else { return };
+        let nodes = self.features_of(found, d, item);
+        if nodes.is_empty() {
+            return;
+        }
+        let what = if nodes.len() > 1 { format!("its {} features", nodes.len()) } else { "it".to_owned() };
+        for (text, factor) in [("Ablate", 0.0), ("Double", 2.0), ("Turn around", -1.0)] {
+            let hint = "an edit of the stack; the edited run shows what happens";
+            if ui.button(format!("{text} {what}")).on_hover_text(hint).clicked() {
+                cx.push(ModelAction::Put(RunSide::Clean, found.set(&nodes, |a| factor * a)));
+            }
+        }
+    }
+
     fn rename(&mut self, ctx: &egui::Context, cx: &mut Context<'_>) {
         let Some((id, mut name)) = self.renaming.take() else { return };
         let mut open = true;
@@ -577,6 +662,11 @@ impl GraphView {
     }
 }
 
+/// Where the id of a node lies that another view has chosen.
+pub fn chosen_id() -> egui::Id {
+    egui::Id::unique("graph's chosen node")
+}
+
 /// Whether the graph is on components or on the features of a set, and what can be asked of each.
 fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let c = &cx.state.desk().graph;
@@ -596,30 +686,9 @@ fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         cx.push(ModelAction::GraphSet(None));
     }
     let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
-    let hint = "take the sources of the strongest links away: links whose prediction fails are crossed out";
+    let hint = "take the sources of the strongest links away, or of those between nodes that are pinned: links whose prediction fails are crossed out";
     if ui.add(audits).on_hover_text(hint).clicked() {
         cx.push(ModelAction::AuditLinks(!c.audit));
-    }
-}
-
-/// What can be done to the features that an item stands for: each is an edit of the stack, at every site that it writes.
-fn acts(ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
-    let Some(shown) = cx.state.results.graph.value().cloned() else { return };
-    let Origin::Features { found, .. } = &shown.source else { return };
-    let nodes: Vec<usize> = item.members.iter().filter_map(|m| found.by_id(&d.graph.nodes[*m].id)).collect();
-    if nodes.is_empty() {
-        return;
-    }
-    let what = if nodes.len() > 1 { format!("its {} features", nodes.len()) } else { "it".to_owned() };
-    for (text, factor) in [("Ablate", 0.0), ("Double", 2.0), ("Turn around", -1.0)] {
-        if ui
-            .button(format!("{text} {what}"))
-            .on_hover_text("an edit of the stack; the edited run shows what happens")
-            .clicked()
-        {
-            let edits = nodes.iter().flat_map(|n| found.edits(*n, FeatureChange::Scale(factor))).collect();
-            cx.push(ModelAction::Toggle(RunSide::Clean, edits));
-        }
     }
 }
 
@@ -651,8 +720,8 @@ pub fn audit_of<'a>(cx: &'a Context<'_>) -> Option<&'a Audit> {
     (cx.state.desk().graph.audit && audit.question.drawing == drawing.value).then_some(&*audit.value)
 }
 
-/// How much of which graph is shown.
-fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
+/// How much of which graph is shown; `groups` says what groups do to it.
+fn summary(ui: &mut egui::Ui, cx: &Context<'_>, groups: Option<String>) {
     let (Some(shown), Some(d)) = (cx.state.results.graph.value(), cx.state.results.drawing.value()) else { return };
     let mut text = format!(
         "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
@@ -665,6 +734,9 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>) {
     let held = shown.influence.held();
     if held < d.thresholds.0 {
         text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+    }
+    if let Some(groups) = groups {
+        text += &format!(" · {groups}");
     }
     if let Some(audit) = audit_of(cx) {
         let fails = audit.links.iter().filter(|l| l.fails).count();

@@ -75,6 +75,8 @@ pub struct Picture {
     /// Strongest first.
     pub links: Vec<Line>,
     pub by_id: HashMap<String, usize>,
+    /// By the id of a component's or logit's node the item that stands for it.
+    pub item_of: HashMap<String, usize>,
 }
 
 impl GraphView {
@@ -131,7 +133,7 @@ impl GraphView {
                 continue;
             }
             let at = *by_id.entry(id.clone()).or_insert_with(|| {
-                let label = match (&group, self.marks.names.get(&id)) {
+                let label = match (&group, self.marks.names.get(&id).or(self.labels.get(&id))) {
                     (_, Some(name)) => name.clone(),
                     (Some(g), None) => g.clone(),
                     (None, None) if folded => {
@@ -175,7 +177,10 @@ impl GraphView {
             (squeezed(d.columns[whole.start].0), squeezed(d.columns[last].1))
         };
         let columns = (0..d.columns.len()).map(column).collect();
-        self.picture = Some(Picture { stamp, version: self.version, turns, columns, items, links, by_id });
+        // An error's id can be that of a feature.
+        let nodes = d.graph.nodes.iter().zip(&item_of).filter(|(n, _)| n.kind != NodeKind::Error);
+        let item_of = nodes.filter(|(_, at)| **at != usize::MAX).map(|(n, at)| (n.id.clone(), *at)).collect();
+        self.picture = Some(Picture { stamp, version: self.version, turns, columns, items, links, by_id, item_of });
     }
 }
 

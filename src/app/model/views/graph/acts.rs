@@ -1,0 +1,235 @@
+//! What can be done to the features that a node or a group stands for, and what comes of it. What is done are edits of the
+//! stack; what comes of it stands beside what the graph predicts.
+
+use eframe::egui::{self, RichText};
+
+use super::GraphView;
+use super::picture::Item;
+use std::collections::BTreeMap;
+
+use crate::app::action::Action;
+use crate::app::export::commands::intervention;
+use crate::app::features::FeatureAction;
+use crate::app::features::views::page;
+use crate::app::look::theme;
+use crate::app::model::ModelAction;
+use crate::app::model::views::edits;
+use crate::app::view::Context;
+use crate::app::widgets::token_text;
+use crate::engine::RunSide;
+use crate::engine::edit::Edit;
+use crate::features::labels::Unit;
+use crate::graph::features::FeatureGraph;
+use crate::graph::features::effect::changes;
+use crate::graph::layout::{Drawing, Origin, Shown};
+use crate::graph::{Node, NodeKind};
+
+/// What is typed into the form.
+pub struct Form {
+    value: f32,
+    times: f32,
+    /// Features that take the place of others, as `LAYER:FEATURE`.
+    others: String,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self { value: 1.0, times: 2.0, others: String::new() }
+    }
+}
+
+/// Features of a list as in `5:431, 6:77`.
+fn listed(text: &str) -> Option<Vec<(usize, u32)>> {
+    let one = |part: &str| {
+        let (layer, feature) = part.trim().split_once(':')?;
+        Some((layer.trim().parse().ok()?, feature.trim().parse().ok()?))
+    };
+    text.split(',').filter(|p| !p.trim().is_empty()).map(one).collect()
+}
+
+impl GraphView {
+    /// The nodes of a graph on features that an item stands for.
+    pub(super) fn features_of(&self, found: &FeatureGraph, d: &Drawing, item: &Item) -> Vec<usize> {
+        if item.kind != NodeKind::Component {
+            return Vec::new();
+        }
+        self.ids(d, item).iter().filter_map(|id| found.by_id(id)).collect()
+    }
+
+    /// The features that are pinned, other than an item's own.
+    fn pinned_features(&self, found: &FeatureGraph, own: &[usize]) -> Vec<(usize, u32)> {
+        let mut all = Vec::new();
+        for id in &self.marks.pinned {
+            let ids = match id.strip_prefix("group:") {
+                Some(name) => self.marks.groups.iter().find(|(g, _)| g == name).map_or(&[][..], |(_, ids)| ids),
+                None => std::slice::from_ref(id),
+            };
+            let nodes = ids.iter().filter_map(|id| found.by_id(id)).filter(|n| !own.contains(n));
+            all.extend(nodes.filter_map(|n| found.feature(n)).map(|f| (f.layer, f.feature)));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The form, and what the edits do.
+    pub(super) fn act(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+        let Some(shown) = cx.state.results.graph.value().cloned() else { return };
+        let Origin::Features { found, trace, .. } = &shown.source else { return };
+        let nodes = self.features_of(found, d, item);
+        if nodes.is_empty() {
+            return;
+        }
+        let side = match cx.state.corrupted() {
+            Some(run) if run.trace == *trace => RunSide::Corrupted,
+            _ => RunSide::Clean,
+        };
+        let count = if nodes.len() == 1 { "a feature".to_owned() } else { format!("{} features", nodes.len()) };
+        title(ui, cx, &format!("what if … ({count})"));
+        let mut put: Option<Vec<Edit>> = None;
+        ui.horizontal_wrapped(|ui| {
+            let button = |ui: &mut egui::Ui, text: &str, hint: &str| {
+                ui.small_button(text).on_hover_text(format!("{hint}; an edit of the stack")).clicked()
+            };
+            if button(ui, "ablate", "set to 0") {
+                put = Some(found.set(&nodes, |_| 0.0));
+            }
+            if button(ui, "set to", "each is given this activation") {
+                put = Some(found.set(&nodes, |_| self.form.value));
+            }
+            ui.add(egui::DragValue::new(&mut self.form.value).speed(0.05)).on_hover_text("the activation that is set");
+            if button(ui, "scale by", "each is given its activation of this run, so many times") {
+                put = Some(found.set(&nodes, |a| self.form.times * a));
+            }
+            ui.add(egui::DragValue::new(&mut self.form.times).speed(0.05)).on_hover_text("the factor");
+        });
+        ui.horizontal_wrapped(|ui| {
+            let pinned = self.pinned_features(found, &nodes);
+            let typed = listed(&self.form.others);
+            let others = match &typed {
+                Some(list) if !list.is_empty() => list.clone(),
+                _ => pinned.clone(),
+            };
+            let outside = others.iter().find(|(layer, _)| *layer >= found.n_layers);
+            let possible = typed.is_some() && !others.is_empty() && outside.is_none();
+            let hint = "the features are set to 0, and the others, at the same positions, to the largest activation taken away there";
+            let swap = ui.add_enabled(possible, egui::Button::new("swap for").small()).on_hover_text(hint);
+            let missing = "name features as LAYER:FEATURE, with commas between them, or pin nodes";
+            if swap.on_disabled_hover_text(missing).clicked() {
+                put = Some(found.swapped(&nodes, &others));
+            }
+            let hint = if pinned.is_empty() { "LAYER:FEATURE".to_owned() } else { format!("{} pinned", pinned.len()) };
+            let field = egui::TextEdit::singleline(&mut self.form.others).hint_text(hint).desired_width(110.0);
+            ui.add(field).accessible_name("Features in their place").on_hover_text(missing);
+        });
+        let own = own_edits(cx, found, &nodes);
+        if !own.is_empty() && ui.small_button("leave as it was").on_hover_text("take these edits away").clicked() {
+            let mut stack = (*cx.state.desk().stack).clone();
+            stack.edits.retain(|e| !own.contains(e));
+            cx.push(ModelAction::Edits("leave features as they were", stack));
+        }
+        if let Some(edits) = put {
+            cx.push(ModelAction::Put(side, edits));
+        }
+        edits::held_still(ui, cx);
+        self.outcome(ui, cx);
+    }
+
+    /// The way to a feature's page: its examples, what it promotes, its label.
+    pub(super) fn page(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+        let Some(shown) = cx.state.results.graph.value().cloned() else { return };
+        let Origin::Features { found, .. } = &shown.source else { return };
+        let [node] = self.features_of(found, d, item)[..] else { return };
+        let Some(f) = found.feature(node) else { return };
+        let hint = "its strongest examples in a text of yours, the tokens that it promotes, its label";
+        if ui.small_button("page").on_hover_text(hint).clicked()
+            && let Some((file, _)) = found.dictionaries.get(f.layer)
+        {
+            cx.push(Action::Feature(FeatureAction::Page(file.clone(), f.feature)));
+            cx.push(Action::Show(page::VIEW.name));
+        }
+    }
+
+    /// Labels of drawn features by node's id, as they are written on the pages of the open dictionary.
+    pub(super) fn labels_of(cx: &Context<'_>, shown: &Shown, d: &Drawing) -> BTreeMap<String, String> {
+        let (Origin::Features { found, .. }, labels) = (&shown.source, &cx.state.features.labels) else {
+            return BTreeMap::new();
+        };
+        let open = cx.state.features.opened_as();
+        let layer = found.dictionaries.iter().position(|(file, _)| Some(file.as_str()) == open);
+        let Some(layer) = layer.filter(|_| labels.has_features()) else { return BTreeMap::new() };
+        let label = |n: &Node| {
+            let f = found.feature(found.by_id(&n.id)?).filter(|f| f.layer == layer)?;
+            Some((n.id.clone(), labels.words(&Unit::Feature(f.feature))?.to_owned()))
+        };
+        d.graph.nodes.iter().filter(|n| n.kind == NodeKind::Component).filter_map(label).collect()
+    }
+
+    /// Before and after, what the graph predicts beside what happens, and how the prompt goes on.
+    fn outcome(&self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if !cx.state.desk().stack.is_active() {
+            return;
+        }
+        ui.add_space(theme::GRID);
+        if !edits::beside(ui, cx) {
+            return;
+        }
+        let weak = cx.palette.weak;
+        if let Some(effect) = self.effect.fresh().map(|e| e.value.clone()) {
+            for told in effect.targets.iter().take(4) {
+                let text = format!(
+                    "{}: the graph predicts {:+.3}, {:+.3} happens",
+                    token_text::short(&told.label, 14),
+                    told.predicted,
+                    told.happened
+                );
+                ui.label(RichText::new(text).font(theme::mono_small()).color(weak)).on_hover_text(
+                    "change of the logit beside the mean of all; the prediction goes along all paths of the whole graph, with attention, norms and MLPs held still",
+                );
+            }
+            if effect.unknown + effect.others > 0 {
+                let text = format!(
+                    "{} changed features are no nodes of the graph, and {} edits are of something else: of these it predicts nothing",
+                    effect.unknown, effect.others
+                );
+                ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(cx.palette.warning)).wrap());
+            }
+        }
+        ui.horizontal_wrapped(|ui| {
+            if ui.small_button("generate").on_hover_text("how the prompt goes on, with and without the edits").clicked()
+            {
+                cx.push(ModelAction::Generate);
+            }
+            if let Some(line) = intervention(cx.state)
+                && ui.small_button("copy command").on_hover_text(&line).clicked()
+            {
+                ui.ctx().copy_text(line);
+            }
+        });
+        if let Some(made) = cx.state.results.generated.fresh().map(|g| g.value.clone())
+            && let Some(edited) = &made.edited
+        {
+            for (name, tokens) in [("without", &made.base), ("with", edited)] {
+                let text: String = tokens.iter().map(|t| cx.text_of(t.id)).collect();
+                let text = format!("{name}: {}", token_text::visible(&text));
+                ui.add(egui::Label::new(RichText::new(text).font(theme::mono_small())).wrap());
+            }
+        }
+    }
+}
+
+/// The edits of the stack that change an item's features.
+fn own_edits(cx: &Context<'_>, found: &FeatureGraph, nodes: &[usize]) -> Vec<Edit> {
+    let stack = &cx.state.desk().stack;
+    if changes(found, stack).0.is_empty() {
+        return Vec::new();
+    }
+    let mine = found.set(nodes, |_| 0.0);
+    let same = |e: &Edit| mine.iter().any(|m| e.changes_feature_of(m));
+    stack.edits.iter().filter(|e| same(e)).cloned().collect()
+}
+
+pub(super) fn title(ui: &mut egui::Ui, cx: &Context<'_>, text: &str) {
+    ui.add_space(theme::GRID);
+    ui.label(RichText::new(text).font(theme::small()).color(cx.palette.accent));
+}

@@ -1,0 +1,132 @@
+//! Groups of a drawn graph as questions: to find them, and to say what they do to the scores.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::group::{Group, group, merged};
+use super::influence::Scores;
+use super::layout::{Drawing, Origin, Shown};
+use super::{Influence, NodeKind};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::question::{Lane, Question};
+
+/// A supernode as documents keep it: its name and the ids of its members.
+pub type Named = (String, Vec<String>);
+
+/// Groups as nodes of a drawing; members that are not drawn are left out, and so are groups without any.
+fn of_drawing(drawing: &Drawing, groups: &[Named]) -> Vec<Group> {
+    let nodes = drawing.graph.nodes.iter().enumerate().filter(|(_, n)| n.kind == NodeKind::Component);
+    let place: HashMap<&str, usize> = nodes.map(|(i, n)| (n.id.as_str(), i)).collect();
+    let group = |(label, ids): &Named| {
+        let mut nodes: Vec<usize> = ids.iter().filter_map(|id| place.get(id.as_str()).copied()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        (!nodes.is_empty()).then(|| Group { label: label.clone(), nodes })
+    };
+    groups.iter().filter_map(group).collect()
+}
+
+/// How alike what two features read and write is: the mean of the cosines of their encoder and decoder rows, by node.
+fn cosines(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<HashMap<(usize, usize), f32>> {
+    let Origin::Features { trace, found, set } = &shown.source else { return Ok(HashMap::new()) };
+    let config = &trace.model.config;
+    let mut by_layer: BTreeMap<usize, Vec<(usize, u32)>> = BTreeMap::new();
+    for (i, node) in drawing.graph.nodes.iter().enumerate().filter(|(_, n)| n.kind == NodeKind::Component) {
+        if let Some(f) = found.by_id(&node.id).and_then(|n| found.feature(n)) {
+            by_layer.entry(f.layer).or_default().push((i, f.feature));
+        }
+    }
+    let unit = |mut row: Vec<f32>| {
+        let length = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        row.iter_mut().for_each(|v| *v /= length);
+        row
+    };
+    let mut rows: Vec<(usize, [Vec<f32>; 2])> = Vec::new();
+    for (layer, features) in by_layer {
+        progress.check()?;
+        let (dictionary, ..) = set.layer(layer, config, progress)?;
+        for (node, feature) in features {
+            let (reads, writes) =
+                (dictionary.reader(feature as usize)?, dictionary.summed_direction(feature as usize)?);
+            rows.push((node, [unit(reads), unit(writes)]));
+        }
+    }
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let mut all = HashMap::new();
+    for (i, (a, x)) in rows.iter().enumerate() {
+        for (b, y) in &rows[..i] {
+            let mean = 0.5 * (dot(&x[0], &y[0]) + dot(&x[1], &y[1]));
+            all.insert((*a, *b), mean);
+            all.insert((*b, *a), mean);
+        }
+    }
+    Ok(all)
+}
+
+/// Asks for the drawn features in a few groups. Groups that are there stay together.
+#[derive(Clone, PartialEq)]
+pub struct GroupsOf {
+    pub shown: Arc<Shown>,
+    pub drawing: Arc<Drawing>,
+    pub begun: Vec<Named>,
+    /// Groups at most.
+    pub most: usize,
+}
+
+impl Question for GroupsOf {
+    type Answer = Vec<Named>;
+    const LABEL: &'static str = "grouping the graph";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Vec<Named>)) -> Result<Vec<Named>> {
+        let graph = &self.drawing.graph;
+        if !graph.nodes.iter().any(|n| n.kind == NodeKind::Component) {
+            return Err(Error::request(
+                "nothing stands between tokens and logits that could be grouped; keep more nodes",
+            ));
+        }
+        let known = cosines(&self.shown, &self.drawing, progress)?;
+        let alike = |a: usize, b: usize| known.get(&(a, b)).copied().unwrap_or(0.0);
+        let alike: Option<&dyn Fn(usize, usize) -> f32> = if known.is_empty() { None } else { Some(&alike) };
+        let begun = of_drawing(&self.drawing, &self.begun);
+        let found = group(graph, &begun, self.most, alike, progress)?;
+        let id = |i: &usize| graph.nodes[*i].id.clone();
+        let mut named: Vec<Named> = Vec::new();
+        // A feature by itself is a node as it is.
+        for g in found.groups.iter().filter(|g| g.nodes.len() > 1) {
+            let taken = |label: &str| named.iter().any(|(n, _)| n == label);
+            let mut label = g.label.clone();
+            if taken(&label) {
+                label = (2..).map(|i| format!("{} {i}", g.label)).find(|l| !taken(l)).unwrap_or_default();
+            }
+            named.push((label, g.nodes.iter().map(id).collect()));
+        }
+        Ok(named)
+    }
+}
+
+/// Asks for the scores of a drawn graph as it is, and with its groups as nodes.
+#[derive(Clone, PartialEq)]
+pub struct GroupScoresOf {
+    pub drawing: Arc<Drawing>,
+    pub groups: Vec<Named>,
+}
+
+impl Question for GroupScoresOf {
+    /// Before and after.
+    type Answer = (Scores, Scores);
+    const LABEL: &'static str = "scores of the grouped graph";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let graph = &self.drawing.graph;
+        let before = Scores::of(graph, &Influence::of(graph));
+        let grouped = merged(graph, &of_drawing(&self.drawing, &self.groups)).map_err(|_| {
+            Error::request(
+                "links between the groups run in a circle, so that the grouped graph has no scores; take a node out",
+            )
+        })?;
+        Ok((before, Scores::of(&grouped, &Influence::of(&grouped))))
+    }
+}
