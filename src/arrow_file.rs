@@ -164,7 +164,8 @@ fn begin(path: &Path, kind: &Kind) -> Result<(String, StreamReader<BufReader<Fil
     let message = message.map_or(BEGINNING, |zeros| (MAGIC.len() + zeros) as u64);
     file.seek(std::io::SeekFrom::Start(message)).map_err(|e| Error::read(path, e))?;
     // The reader trusts what the file says.
-    let reader = guarded(size, || StreamReader::try_new(BufReader::new(file), None)).ok().and_then(std::result::Result::ok);
+    let reader =
+        guarded(size, || StreamReader::try_new(BufReader::new(file), None)).ok().and_then(std::result::Result::ok);
     let reader = reader.ok_or_else(|| kind.malformed(path, "it is no complete Arrow file"))?;
     let about = reader.schema().metadata().get(kind.metadata).cloned();
     let about = about.ok_or_else(|| kind.malformed(path, "it does not say what was scanned"))?;
