@@ -152,9 +152,9 @@ fn fit(parts: &[PathBuf], output: &Path, partial: bool) -> Result<Merged> {
     let a = &whole.about;
     let lens = whole.lens()?;
     if a.shard.missing().is_empty() {
-        lens.save(output)?
+        lens.save(output)?;
     } else {
-        whole.save(output)?
+        whole.save(output)?;
     }
     Ok(Merged::new(&a.model, a, jlens::fields(&lens, output), jlens::told(&lens)))
 }

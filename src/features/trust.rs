@@ -1,7 +1,7 @@
 //! Whether a dictionary fits the model that it is opened beside: how much of the activations on ordinary text it explains,
 //! and with how many features. Another model's dictionary of the same width explains less than nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -166,6 +166,8 @@ impl Question for DictionaryTrustOf {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -25,7 +25,7 @@ fn every_view_and_workspace_has_a_page() {
         assert!(ends('.') || ends('?'), "{}: {}", page.name, page.summary());
     }
     for workspace in Workspace::ALL {
-        let (page, _) = guide::of_workspace(workspace.name()).find().expect(workspace.name());
+        let (page, _) = guide::of_workspace(workspace.name()).find().unwrap_or_else(|| panic!("{} has no page", workspace.name()));
         for def in workspace.views() {
             let link = format!("view-{}.md", def.name);
             let linked = page.links().chain(guide::page(guide::CONTENTS).unwrap().links()).any(|l| l == link);

@@ -13,7 +13,7 @@ use circuitscope::session::Document;
 use circuitscope::session::file::Session;
 use eframe::egui;
 use egui_kittest::Harness;
-use egui_kittest::kittest::{NodeT as _, Queryable as _};
+use egui_kittest::kittest::NodeT as _;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -186,7 +186,13 @@ impl Soak {
         self.h.event(egui::Event::PointerMoved(at));
         let modifiers = if zooms { egui::Modifiers::COMMAND } else { egui::Modifiers::NONE };
         let unit = egui::MouseWheelUnit::Point;
-        self.h.event(egui::Event::MouseWheel { unit, delta, phase: egui::TouchPhase::Move, modifiers });
+        self.h.event(egui::Event::MouseWheel {
+            unit,
+            delta,
+            phase: egui::TouchPhase::Move,
+            modifiers,
+            source: egui::MouseWheelSource::Wheel,
+        });
     }
 
     fn command(&mut self) {
