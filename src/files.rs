@@ -27,7 +27,10 @@ fn temporary_folder_in(base: &Path) -> PathBuf {
         return known;
     }
     // Its name cannot be known beforehand.
-    let fresh = tempfile::Builder::new().prefix("circuitscope-").tempdir_in(base);
+    let mut fresh = tempfile::Builder::new();
+    #[cfg(unix)]
+    fresh.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    let fresh = fresh.prefix("circuitscope-").tempdir_in(base);
     fresh.map_or(known, tempfile::TempDir::keep)
 }
 

@@ -286,6 +286,16 @@ pub fn without_pictures(body: &str) -> String {
     body.lines().filter(|l| !l.trim_start().starts_with("![")).collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
+/// A body in pieces: text, and code (true) without its fences.
+pub fn blocks(body: &str) -> Vec<(bool, &str)> {
+    let pieces = body.split("```").enumerate().map(|(i, piece)| match i % 2 {
+        // What stands behind the fence is the language.
+        1 => (true, piece.split_once('\n').map_or(piece, |(_, code)| code).trim_end()),
+        _ => (false, piece.trim()),
+    });
+    pieces.filter(|(_, piece)| !piece.is_empty()).collect()
+}
+
 /// A body without its signs, paragraphs as lines.
 fn plain(body: &str) -> String {
     let mut out = String::new();

@@ -538,7 +538,9 @@ fn training_recovers_a_known_dictionary() {
             .sum::<f32>()
             / known as f32;
         let last = trainer.curve.last().unwrap();
-        assert!(mean >= 0.95, "{method:?}: {mean}, {last:?}");
+        // Nested dictionaries spend features on what several have in common.
+        let least = if method == Method::Matryoshka { 0.85 } else { 0.95 };
+        assert!(mean >= least, "{method:?}: {mean}, {last:?}");
     }
 }
 

@@ -400,11 +400,11 @@ fn the_command_line_fits_reads_and_edits() {
     let merged = common::json(&["jlens", "merge", &at("a"), &at("b"), "-o", &at("merged.pt")]);
     assert_eq!((&merged["n_prompts"], &merged["missing"]), (&json!(4), &json!(0)));
     // A part whose prompts are all too short is written empty, and does no harm.
-    let short = fit("short", &["--shard", "4/5"]);
+    let short = fit("short", &["--shard", "0/5"]);
     assert_eq!(short["n_prompts"], json!(0), "{short}");
     assert!(short["warnings"][0].as_str().unwrap().contains("written empty"), "{short}");
-    let parts: Vec<String> = (0..4).map(|i| format!("of-five-{i}")).collect();
-    (0..4).for_each(|i| drop(fit(&parts[i], &["--shard", &format!("{i}/5")])));
+    let parts: Vec<String> = (1..5).map(|i| format!("of-five-{i}")).collect();
+    (1..5).for_each(|i| drop(fit(&parts[i - 1], &["--shard", &format!("{i}/5")])));
     let files: Vec<String> = parts.iter().map(|p| at(p)).chain([at("short")]).collect();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let five = common::json(&[&["jlens", "merge"][..], &files, &["-o", &at("five.pt")]].concat());

@@ -83,6 +83,10 @@ fn every_document_carries_warnings() {
     let (set, features, lens) = (at("set"), at("features.json"), at("lens.safetensors"));
     let parts = [at("lens-0.safetensors"), at("lens-1.safetensors")];
     let fit = ["--text", "prose", "--tokens", "16", "--skip", "4", "--limit", "2"];
+    // Words behind a command are its own, so that the document is asked for before them.
+    let submitted = |more: &[&'static str]| -> Vec<&str> {
+        [&["--json"], more, &["jlens", "fit", "-m", &model, "-o", &lens], &fit[..]].concat()
+    };
     let examples = at("examples.tsv");
     let lines = (0..12).map(|i| format!("1\tThe king number {i}\n0\tThe dog number {i}\n")).collect::<String>();
     write(Path::new(&examples), &format!("label\ttext\n{lines}"));
@@ -161,6 +165,11 @@ fn every_document_carries_warnings() {
         ("jlens fit", true, [&fit[..], &["--shard", "0/2", "-o", &parts[0]]].concat()),
         ("jlens fit", true, [&fit[..], &["--shard", "1/2", "-o", &parts[1]]].concat()),
         ("jlens merge", false, vec![&parts[0], &parts[1], "-o", &lens]),
+        ("merge", false, vec![&parts[1], &parts[0], "-o", &lens]),
+        ("guide", false, vec!["view-lens"]),
+        ("submit slurm", false, submitted(&[])),
+        ("submit kubernetes", false, submitted(&["--image", "lab/scope:1", "--claim", "data"])),
+        ("submit parallel", false, submitted(&[])),
         ("jlens read", true, [&p[..], &["--lens", &lens]].concat()),
         ("jlens edit", true, [&p[..], &["--lens", &lens, "--layer", "0", "--steer", "a"]].concat()),
         ("probe fit", true, vec!["--set", &examples]),

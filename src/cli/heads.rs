@@ -39,10 +39,10 @@ impl Arguments {
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
+    args.pages.check()?;
     if args.pages.is_asked() {
         return heads_over::execute(&args.pages, &args.model);
     }
-    args.pages.check_alone()?;
     let job = Job::begin(&args.model, "heads")?;
     let model = &job.model;
     let given = args.prompt.optional(model)?;

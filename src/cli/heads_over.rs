@@ -56,9 +56,12 @@ impl OverArgs {
     ///
     /// # Errors
     /// `--shard`, `--head` or `--output` without pages.
-    pub fn check_alone(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.over.is_empty() && self.shard.shard != Part(0, 1) {
             return Err(Error::request("--shard is a share of a text; name it with --over TEXT-PATH"));
+        }
+        if self.is_asked() {
+            return Ok(());
         }
         if self.head.is_some() {
             return Err(Error::request("--head shows a page of --over or --pages; give one of them"));
@@ -72,7 +75,6 @@ impl OverArgs {
 
 /// Makes, shows or merges pages.
 pub fn execute(args: &OverArgs, model: &ModelArgs) -> Result<()> {
-    args.check_alone()?;
     if !args.merge.is_empty() {
         let output = args.output.as_ref().ok_or_else(|| Error::request("name the file to write with --output"))?;
         return super::merge::merge(&args.merge, output, false, model.json);

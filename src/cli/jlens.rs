@@ -202,6 +202,9 @@ fn execute_fit(args: &Fit) -> Result<()> {
         Err(_) if shard.1 > 1 => None,
         lens => Some(lens?),
     };
+    if lens.is_none() {
+        warn("No prompt of this shard is long enough; it is written empty, and can be merged with the others.");
+    }
     if let Some(lens) = lens.as_ref().filter(|_| shard.1 == 1) {
         lens.save(&args.output)?;
         // The lens is whole; what is left over only takes room.

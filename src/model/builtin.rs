@@ -43,7 +43,7 @@ pub const BUILTINS: &[Builtin] = &[
         n_params: 21_888,
         license: "CC0-1.0",
         prompt: "b d k p m s ?",
-        story: "Do these letters stand in order? They do, and the model says yes: each layer has two heads, and all four are needed.",
+        story: "Do these letters stand in order? “m” comes after “p”, so they do not, and the model says no: each layer has two heads, and all four are needed.",
         files: &[
             ("config.json", include_bytes!("../../assets/alphabetical/config.json")),
             ("model.safetensors", include_bytes!("../../assets/alphabetical/model.safetensors")),

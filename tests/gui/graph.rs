@@ -435,7 +435,7 @@ fn features_act_from_the_graph() {
     assert!(line.contains(&told), "{line}");
     h.get_by_label("copy command");
     let words = h.query_all_by_label_contains("the graph predicts ").next().unwrap().accesskit_node();
-    let words = words.label().unwrap_or_default();
+    let words = words.value().or_else(|| words.label()).unwrap_or_default();
     let (_, told) = words.split_once("the graph predicts ").unwrap_or_else(|| panic!("{words}"));
     let numbers: Vec<f32> = told.split([',', ' ']).filter_map(|n| n.parse().ok()).collect();
     let [predicted, happened] = numbers[..] else { panic!("{words}") };

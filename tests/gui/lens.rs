@@ -110,6 +110,8 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     settle(&mut h);
     assert_eq!(numbers(&h, "lens").len(), 3);
     // What is pinned is steered by a click, and undone by one.
+    h.get_by_label("fit").click();
+    h.run();
     let layer = h.state().state.pinned().layer;
     h.get_by_label("Edit").click();
     h.run();

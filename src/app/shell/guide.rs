@@ -144,7 +144,14 @@ impl Guide {
                 }
                 let body = guide::without_pictures(part.body);
                 // Each part has widgets of its own.
-                ui.push_id(&part.anchor, |ui| CommonMarkViewer::new().show(ui, &mut self.cache, &body));
+                ui.push_id(&part.anchor, |ui| {
+                    for (i, (is_code, text)) in guide::blocks(&body).into_iter().enumerate() {
+                        ui.push_id(i, |ui| match is_code {
+                            true => code(ui, palette, text),
+                            false => _ = CommonMarkViewer::new().show(ui, &mut self.cache, text),
+                        });
+                    }
+                });
                 ui.add_space(theme::GRID);
             }
             ui.add_space(4.0 * theme::GRID);
@@ -157,6 +164,24 @@ impl Guide {
         self.cache.link_hooks_clear();
         clicked.and_then(|target| Place::of_link(page.name, &target))
     }
+}
+
+/// A block of code, which a click copies.
+fn code(ui: &mut egui::Ui, palette: Palette, text: &str) {
+    let frame = egui::Frame::new().fill(palette.raised).corner_radius(3.0).inner_margin(theme::GRID);
+    let block = frame.show(ui, |ui| {
+        ui.set_min_width(ui.available_width());
+        ui.add(egui::Label::new(RichText::new(text).font(theme::mono())).wrap().selectable(true));
+    });
+    let corner = egui::Rect::from_min_max(
+        block.response.rect.right_top() - egui::vec2(46.0, 0.0),
+        block.response.rect.right_top() + egui::vec2(0.0, 18.0),
+    );
+    let copy = egui::Button::new(RichText::new("copy").font(theme::small()).color(palette.weak)).frame(false);
+    if ui.put(corner, copy).clicked() {
+        ui.ctx().copy_text(text.to_owned());
+    }
+    ui.add_space(theme::GRID);
 }
 
 fn heading(ui: &mut egui::Ui, palette: Palette, part: &Section) -> egui::Response {

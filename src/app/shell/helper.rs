@@ -43,7 +43,7 @@ pub fn show(
     let squeezed = fits != kept.rect;
     let window = egui::Window::new(title).open(open).collapsible(false).constrain_to(screen).min_size([60.0, 40.0]);
     // In the frame after, it is put back where it was.
-    let window = if squeezed || kept.squeezed { window.fixed_size(fits.size()).current_pos(fits.min) } else { window };
+    let window = if squeezed || kept.squeezed { window.fixed_size(fits.size()).fixed_pos(fits.min) } else { window };
     let shown = window.default_size(fits.size()).show(ctx, |ui| {
         ui.set_min_size(egui::Vec2::ZERO);
         add(ui);
@@ -60,7 +60,15 @@ pub fn scrolled<R>(ui: &mut egui::Ui, width: f32, add: impl FnOnce(&mut egui::Ui
     let room = (screen - margin).max(egui::vec2(40.0, 30.0));
     let width = width.min(room.x);
     ui.set_width(width);
-    egui::ScrollArea::both().id_salt("dialog").max_height(room.y).max_width(width).show(ui, add).inner
+    // A dialog is given the room below its middle only, at first: it may take all that it needs.
+    let area = egui::ScrollArea::both().id_salt("dialog").max_height(room.y).max_width(width);
+    let area = area.min_scrolled_height(room.y).min_scrolled_width(width);
+    let inner = |ui: &mut egui::Ui| {
+        // What scrolls sideways has no width of its own.
+        ui.set_max_width(width);
+        add(ui)
+    };
+    area.show(ui, inner).inner
 }
 
 #[cfg(test)]

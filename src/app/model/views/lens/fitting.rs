@@ -17,7 +17,7 @@ use crate::jobs::AnySlot;
 use crate::lenses::question::MergeOf;
 
 /// Height of the picture.
-const HEIGHT: f32 = 120.0;
+const HEIGHT: f32 = 56.0;
 
 /// What is typed for the next fit, once that differs from what the last one was asked for; and the folder of the parts that
 /// are put together next.
