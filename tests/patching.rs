@@ -145,21 +145,3 @@ fn other_metrics() {
 fn pair_metric() -> Metric {
     pair().1
 }
-
-/// What would not fit in memory is refused in one sentence, before anything is computed. Gradients of 2,048 tokens take
-/// 73 GB here; tests of the command line set limits of their own.
-#[test]
-fn gradients_that_do_not_fit_are_refused() {
-    if circuitscope::memory::available().is_none_or(|free| free > 70_000_000_000) {
-        return;
-    }
-    let ids = |other: u32| (0..2048u32).map(|i| if i == 5 { other } else { 100 + i % 500 }).collect::<Vec<_>>();
-    let run = |ids| Arc::new(Trace::run(&smollm2(), ids, &Progress::new()).unwrap());
-    let pair = Pair::new(run(ids(77)), run(ids(78)));
-    let gradients =
-        attribution_patching(&pair, Metric::Kl, &[SiteKind::Z], Freeze::default(), &Progress::new()).err().unwrap();
-    assert!(gradients.to_string().contains("would need 73 GB of memory and "), "{gradients}");
-    // Less does fit.
-    let question = patching(SiteKind::Z, Axes::LayerHead, Metric::Kl);
-    assert!(Sweep::new(&pair, question, &Progress::new()).is_ok());
-}

@@ -71,7 +71,8 @@ struct Probe<'a> {
 
 impl Hooks for Probe<'_> {
     fn wants(&self, site: Site) -> bool {
-        self.kinds.contains(&site.kind) || self.keep.contains(&site.kind)
+        let replaced = site.kind == SiteKind::Embed && self.embedding.is_some();
+        replaced || self.kinds.contains(&site.kind) || self.keep.contains(&site.kind)
     }
 
     fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {

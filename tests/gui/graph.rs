@@ -416,8 +416,10 @@ fn features_act_from_the_graph() {
             let state = &mut h.state_mut().state;
             let stack = EditStack { hold: hold.clone(), ..(*state.desk().stack).clone() };
             assert_eq!(stack.edits.len(), 1, "the second change takes the first one's place");
-            let Do::Feature { change: FeatureChange::Set(set_to), .. } = stack.edits[0].action else { panic!() };
-            assert_eq!(set_to, value);
+            let Do::Feature { change: FeatureChange::Set(set_to), feature, .. } = stack.edits[0].action else {
+                panic!()
+            };
+            assert_eq!((stack.edits[0].site.layer, feature as u32, set_to), (f.layer, f.feature, value));
             state.apply(ModelAction::Edits("what is held still", stack), 0.0);
             settle(&mut h);
             let edited = h.state().state.results.edited.fresh().expect("the edited run is there").value.trace.clone();
@@ -425,7 +427,12 @@ fn features_act_from_the_graph() {
             let expected = stage.run(&[change], &hold, false, &Progress::new()).unwrap().logits(last).unwrap();
             let top = edited.next[last][0];
             let gap = (top.logit - expected[top.id as usize]).abs();
-            assert!(gap < 2e-4, "{button} {hold:?}: {gap}");
+            let done = h.state().state.desk().stack.edits.clone();
+            assert!(
+                gap < 2e-4,
+                "{button} {hold:?}: {gap}, {done:?} of {:?}",
+                (f.layer, f.pos, f.feature, f.activation)
+            );
         }
     }
     // The graph is still that of the run without edits, and its prediction of direct effects is what happens.
