@@ -131,6 +131,7 @@ impl Guide {
             }
         }
         let arrives = std::mem::take(&mut self.arrives);
+        let mut clicked = None;
         let mut area = egui::ScrollArea::vertical().id_salt(page.name).min_scrolled_height(0.0).auto_shrink(false);
         if arrives && section.is_none() {
             area = area.vertical_scroll_offset(0.0);
@@ -148,7 +149,12 @@ impl Guide {
                     for (i, (is_code, text)) in guide::blocks(&body).into_iter().enumerate() {
                         ui.push_id(i, |ui| match is_code {
                             true => code(ui, palette, text),
-                            false => _ = CommonMarkViewer::new().show(ui, &mut self.cache, text),
+                            false => {
+                                CommonMarkViewer::new().show(ui, &mut self.cache, text);
+                                // The next piece forgets which link was clicked.
+                                let hooks = self.cache.link_hooks().iter();
+                                clicked = clicked.take().or(hooks.filter(|h| *h.1).map(|h| h.0.clone()).next());
+                            }
                         });
                     }
                 });
@@ -156,11 +162,6 @@ impl Guide {
             }
             ui.add_space(4.0 * theme::GRID);
         });
-        let clicked = self
-            .cache
-            .link_hooks_mut()
-            .iter_mut()
-            .find_map(|(target, clicked)| std::mem::take(clicked).then(|| target.clone()));
         self.cache.link_hooks_clear();
         clicked.and_then(|target| Place::of_link(page.name, &target))
     }
