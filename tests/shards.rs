@@ -123,9 +123,9 @@ fn heads_and_lenses_in_shards_are_those_of_one_run() {
     for (layer, j) in &b.layers {
         let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let size = flat(j).iter().fold(0f32, |m, v| m.max(v.abs()));
-        // Sums of f32 in another order.
+        // Sums of f32 in another order, over passes of other sizes.
         let worst = common::worst(&flat(&a.layers[layer]), &flat(j)) / size;
-        assert!(worst <= 1e-4, "{layer}: {worst}");
+        assert!(worst <= 1e-3, "{layer}: {worst}");
         assert!((a.about.agreement[layer] - b.about.agreement[layer]).abs() < 1e-5, "the halves are the same prompts");
     }
 }

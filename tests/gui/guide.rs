@@ -128,9 +128,8 @@ fn the_guide_is_searched_and_its_links_are_followed() {
         assert_eq!(h.state().guide.place().page, expected);
     }
     // The list leads anywhere.
-    let mut entries = h.query_all_by_label_contains("How it is built");
-    let entry = entries.rfind(|n| n.accesskit_node().role() == egui::accesskit::Role::Button);
-    entry.expect("the list has all pages").click_accesskit();
+    let is_button = |n: &egui_kittest::Node<'_>| n.accesskit_node().role() == egui::accesskit::Role::Button;
+    h.query_all_by_label_contains("How it is built").rfind(is_button).expect("a list of all pages").click_accesskit();
     h.run_steps(4);
     assert_eq!(h.state().guide.place().page, "building");
 }
