@@ -14,7 +14,7 @@ use circuitscope::engine::resolve::{Sources, resolve_stack};
 use circuitscope::engine::{Edit, Hold, Site, SiteKind, Trace};
 use circuitscope::features::dictionary::edit::changed;
 use circuitscope::features::{DictionarySet, Store};
-use circuitscope::graph::features::audit::audit;
+use circuitscope::graph::features::audit::{audit, column};
 use circuitscope::graph::features::intervene::{Amount, Change, Stage};
 use circuitscope::graph::features::why::{Source, looks};
 use circuitscope::graph::features::{FeatureGraph, Settings, Target, trace_features};
@@ -303,12 +303,26 @@ fn direct_effects_are_the_links() {
     for case in cases() {
         let found = case.graph(&Settings::default());
         let stage = Stage::of(&case.trace, &case.set, 1, &Progress::new()).unwrap();
-        let result = audit(&found.graph, &case.trace, &stage, 40, |_, _| true, &Progress::new()).unwrap();
+        let explained = |node: usize| Ok(found.direction(node));
+        let result = audit(&found.graph, &case.trace, &stage, 40, |_, _| true, explained, &Progress::new()).unwrap();
         assert_eq!(result.links.len(), 40, "{}", case.name);
         assert!(result.worst_direct < 1e-3, "{}: {}", case.name, result.worst_direct);
         assert!(result.correlation_held.is_some_and(|r| r > 0.2), "{}: {:?}", case.name, result.correlation_held);
         let sorted = result.links.windows(2).all(|w| w[0].weight.abs() >= w[1].weight.abs());
         assert!(sorted && result.all > 40);
+        // A difference of two logits is read in its own direction; a file does not say what it is.
+        let ids: Vec<u32> = case.trace.next[found.pos].iter().take(2).map(|r| r.id).collect();
+        let target = Target::Difference(ids[0], ids[1]);
+        let (trace, progress) = (&case.trace, Progress::new());
+        let found = trace_features(trace, &case.set, found.pos, &target, &Settings::default(), &progress).unwrap();
+        let graph = &found.graph;
+        let logit = |_: usize, target: usize| graph.nodes[target].kind == NodeKind::Logit;
+        let explained = |node: usize| Ok(found.direction(node));
+        let result = audit(graph, trace, &stage, 40, logit, explained, &progress).unwrap();
+        assert!(!result.links.is_empty() && result.unread == 0 && result.worst_direct < 1e-3, "{}", case.name);
+        let explained = |node: usize| column(trace, &graph.nodes[node]);
+        let result = audit(graph, trace, &stage, 40, logit, explained, &progress).unwrap();
+        assert!(result.links.is_empty() && result.unread > 0, "{}", case.name);
     }
 }
 

@@ -548,7 +548,7 @@ impl App {
         let started = Instant::now();
         loop {
             self.turn(ctx);
-            if self.state.is_settled() && self.layout.slots().all(|s| !s.is_running()) {
+            if self.is_settled() {
                 break;
             }
             if started.elapsed() > limit {
@@ -558,6 +558,11 @@ impl App {
         }
         ctx.request_repaint();
         Ok(())
+    }
+
+    /// Whether nothing is being computed. A view can ask for more when it is drawn.
+    pub fn is_settled(&mut self) -> bool {
+        self.state.is_settled() && self.layout.slots().all(|s| !s.is_running())
     }
 
     /// Works until something holds.

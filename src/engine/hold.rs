@@ -52,11 +52,11 @@ impl Hold {
     }
 
     /// Whether MLPs are held, so that a feature's change is counted from its activation in the unedited run.
-    fn holds_mlps(&self) -> bool {
+    pub fn holds_mlps(&self) -> bool {
         matches!(self, Self::Direct | Self::Part(_))
     }
 
-    fn holds_mlp(&self, layer: usize) -> bool {
+    pub fn holds_mlp(&self, layer: usize) -> bool {
         match self {
             Self::Direct => true,
             Self::Part(layers) => layers.contains(&layer),

@@ -92,8 +92,10 @@ impl GraphFile {
 
     /// Gives nodes other descriptions, by id.
     pub fn describe(&mut self, names: &BTreeMap<String, String>) {
-        for (node, object) in self.graph.nodes.iter_mut().zip(&mut self.nodes) {
-            if let Some(name) = names.get(&node.id) {
+        let ids = self.graph.own_ids();
+        let names: Vec<Option<&String>> = ids.iter().map(|id| names.get(id.as_ref())).collect();
+        for ((node, object), name) in self.graph.nodes.iter_mut().zip(&mut self.nodes).zip(names) {
+            if let Some(name) = name {
                 object.insert("clerp".to_owned(), json!(name));
                 node.label.clone_from(name);
             }

@@ -1,11 +1,12 @@
 //! Groups of a drawn graph as questions: to find them, and to say what they do to the scores.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::group::{Group, group, merged};
 use super::influence::Scores;
 use super::layout::{Drawing, Origin, Shown};
+use super::marks::Marks;
 use super::{Influence, NodeKind};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -64,6 +65,25 @@ fn cosines(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<Hash
     Ok(all)
 }
 
+/// Groups that were found, with what the groups that were begun have beyond the drawing: that they stay together.
+fn with_undrawn(mut found: Vec<Named>, drawing: &Drawing, begun: &[Named]) -> Vec<Named> {
+    let nodes = drawing.graph.nodes.iter().filter(|n| n.kind == NodeKind::Component);
+    let drawn: HashSet<&str> = nodes.map(|n| n.id.as_str()).collect();
+    for (label, ids) in begun {
+        let (here, rest): (Vec<&String>, Vec<&String>) = ids.iter().partition(|id| drawn.contains(id.as_str()));
+        let same = |(_, members): &Named| here.first().is_some_and(|first| members.contains(first));
+        match found.iter_mut().find(|g| same(g)) {
+            Some((_, members)) => members.extend(rest.into_iter().cloned()),
+            None => {
+                let mut marks = Marks { groups: std::mem::take(&mut found), ..Marks::default() };
+                marks.group(label, ids.clone());
+                found = marks.groups;
+            }
+        }
+    }
+    found
+}
+
 /// Asks for the drawn features in a few groups. Groups that are there stay together.
 #[derive(Clone, PartialEq)]
 pub struct GroupsOf {
@@ -102,7 +122,7 @@ impl Question for GroupsOf {
             }
             named.push((label, g.nodes.iter().map(id).collect()));
         }
-        Ok(named)
+        Ok(with_undrawn(named, &self.drawing, &self.begun))
     }
 }
 

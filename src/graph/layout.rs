@@ -3,7 +3,7 @@
 //! Tokens go from left to right and layers from bottom to top, as the model computes. Coordinates are in cells: x grows to
 //! the right over positions, y grows upwards over layers. A position's column is as wide as its fullest layer needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::components::{Keep, Traced, trace_prediction};
-use super::features::audit::{Audit, audit};
+use super::features::audit::{Audit, LINKS, audit};
 use super::features::intervene::Stage;
 use super::features::{self, FeatureGraph};
 use super::file::GraphFile;
@@ -116,6 +116,14 @@ impl Shown {
             marks: Marks::default(),
             graph: found.graph.clone(),
             source: Origin::Features { trace, found: Box::new(found), set },
+        }
+    }
+
+    /// What a node's own number is: how much it contributes to what is explained, in logits, or how active a feature is.
+    pub fn value_name(&self) -> &'static str {
+        match self.source {
+            Origin::Traced { .. } => "contribution",
+            Origin::Features { .. } | Origin::File(_) => "activation",
         }
     }
 
@@ -447,9 +455,6 @@ impl Question for DrawingOf {
     }
 }
 
-/// Links that are put to the test at once: each source takes three runs.
-const AUDITED: usize = 40;
-
 /// Asks what really happens where the strongest drawn links between features predict something.
 #[derive(Clone, PartialEq)]
 pub struct AuditOf {
@@ -469,9 +474,14 @@ impl Question for AuditOf {
             return Err(Error::request("links between features are put to the test; this graph is on components"));
         };
         let stage = Stage::of(trace, set, found.silent, progress)?;
-        let graph = &self.drawing.graph;
-        let counts = |node: usize| self.among.is_empty() || self.among.contains(&graph.nodes[node].id);
-        audit(graph, trace, &stage, AUDITED, |source, target| counts(source) && counts(target), progress)
+        // Links that are drawn are tested, but predictions go along all paths of the whole graph.
+        let (graph, part) = (&self.shown.graph, &self.drawing.graph);
+        let (ids, part_ids) = (graph.own_ids(), part.own_ids());
+        let drawn: HashSet<(&str, &str)> =
+            part.triples().map(|(s, t, _)| (part_ids[s].as_ref(), part_ids[t].as_ref())).collect();
+        let counts = |node: usize| self.among.is_empty() || self.among.contains(ids[node].as_ref());
+        let chosen = |s: usize, t: usize| drawn.contains(&(&ids[s], &ids[t])) && counts(s) && counts(t);
+        audit(graph, trace, &stage, LINKS, chosen, |node| Ok(found.direction(node)), progress)
     }
 }
 

@@ -30,6 +30,9 @@ pub use crate::analysis::component::Part as Input;
 pub use influence::Influence;
 pub use prune::{Pruned, prune};
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 
 /// What a node is to influence, pruning and scores. The order is that of circuit-tracer's matrix.
@@ -100,6 +103,14 @@ pub struct Link {
 type LinkList = (Vec<(u32, u32, f32)>, Vec<Input>);
 
 impl Graph {
+    /// Ids by node that tell all nodes apart. In files of other tools an error's id can also be that of a feature of layer 0.
+    pub fn own_ids(&self) -> Vec<Cow<'_, str>> {
+        let features: HashSet<&str> =
+            self.nodes.iter().filter(|n| n.kind != NodeKind::Error).map(|n| n.id.as_str()).collect();
+        let own = |n: &'_ Node| n.kind != NodeKind::Error || !features.contains(n.id.as_str());
+        self.nodes.iter().map(|n| if own(n) { Cow::from(&n.id) } else { format!("error:{}", n.id).into() }).collect()
+    }
+
     /// A graph from (source, target, weight) triples, which may come in any order.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ fn the_lab_pauses_steps_and_says_what_cannot_be_trained() {
     settle(&mut h);
     assert!(h.state().state.superposition.is_paused());
     let wait = |h: &mut Harness<'static, App>, until: usize| {
-        for _ in 0..400 {
+        for _ in 0..12_000 {
             h.state_mut().state.update(0.0);
             if h.state().state.superposition.snapshot().is_some_and(|m| m.step >= until) {
                 return;
@@ -92,7 +92,7 @@ fn escape_stops_a_training_paused_or_not() {
         state.apply(Action::Superposition(SuperpositionAction::Edit(Box::new(recipe))), 0.0);
         state.apply(Action::Superposition(SuperpositionAction::Start), 0.0);
         state.apply(Action::Superposition(SuperpositionAction::Pause(paused)), 0.0);
-        for _ in 0..400 {
+        for _ in 0..12_000 {
             h.state_mut().state.update(0.0);
             if h.state().state.superposition.snapshot().is_some() {
                 break;

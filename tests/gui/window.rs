@@ -37,7 +37,7 @@ use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const PROMPT: &str = "The President of the United States and the President of the";
 
@@ -57,11 +57,30 @@ pub fn window(desk: Desk) -> Harness<'static, App> {
     h
 }
 
-/// Waits for all results, then draws them.
+/// Waits for all results and draws them, those too that views ask for when they are drawn.
 pub fn settle(h: &mut Harness<'static, App>) {
     let ctx = h.ctx.clone();
-    h.state_mut().settle(&ctx, Duration::from_secs(120)).unwrap();
-    h.run();
+    for _ in 0..20 {
+        h.state_mut().settle(&ctx, Duration::from_secs(120)).unwrap();
+        h.run();
+        if h.state_mut().is_settled() {
+            return;
+        }
+    }
+    panic!("views ask for more and more");
+}
+
+/// Draws frames until something is seen, however slow the machine is.
+pub fn until(h: &mut Harness<'static, App>, what: &str, mut seen: impl FnMut(&mut Harness<'static, App>) -> bool) {
+    let started = Instant::now();
+    loop {
+        h.step();
+        if seen(h) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "it did not come to pass: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Brings a view to the front and waits for what it shows.

@@ -10,7 +10,7 @@ use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::features::trust::check_set;
-use crate::graph::features::audit::{Audited, audit, ids_of};
+use crate::graph::features::audit::{Audited, LINKS, audit, column, ids_of};
 use crate::graph::features::intervene::Stage;
 
 #[derive(clap::Args, Debug)]
@@ -24,7 +24,7 @@ pub struct AuditArgs {
     #[arg(long, value_name = "DIR")]
     dictionary: Option<String>,
     /// Links that are put to the test, the strongest first
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = LINKS, value_name = "N")]
     links: usize,
     /// First positions whose features are left alone (default: those of the graph, else 1)
     #[arg(long, value_name = "N")]
@@ -73,8 +73,18 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     }
     let trace = Trace::run(model, ids, progress)?;
     let stage = Stage::of(&trace, &set, silent, progress)?;
-    let found = audit(&file.graph, &trace, &stage, args.links, |_, _| true, progress)?;
+    let found = {
+        let explained = |node: usize| column(&trace, &file.graph.nodes[node]);
+        audit(&file.graph, &trace, &stage, args.links, |_, _| true, explained, progress)?
+    };
     job.stop();
+    if found.unread > 0 {
+        warn(&format!(
+            "{} links to logits that are no token's were not tested: the file does not say what they are; the window tests them on \
+             a graph that it traced itself.",
+            found.unread
+        ));
+    }
     if let Some(path) = &args.output {
         let metadata = file.document.entry("metadata").or_insert_with(|| json!({}));
         if let Value::Object(metadata) = metadata {
@@ -87,7 +97,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     worst.sort_by(|a, b| (b.predicted - b.held).abs().total_cmp(&(a.predicted - a.held).abs()));
     let json = || {
         json!({
-            "dictionary": spec, "links": found.links, "links_tested": found.links.len(), "links_from_features": found.all,
+            "dictionary": spec, "links": found.links, "links_tested": found.links.len(), "links_from_features": found.all, "links_unread": found.unread,
             "fails": fails, "correlation_held": found.correlation_held, "correlation_free": found.correlation_free,
             "worst_direct": found.worst_direct,
             "worst": worst.iter().take(args.top).map(|l| json!({"source": l.source, "target": l.target})).collect::<Vec<_>>(),

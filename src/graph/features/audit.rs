@@ -13,7 +13,7 @@ use super::intervene::{Amount, Change, Stage};
 use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
 use crate::graph::targets::mean_column;
-use crate::graph::{Graph, NodeKind};
+use crate::graph::{Graph, Node, NodeKind};
 use crate::progress::Progress;
 
 /// One link that was put to the test.
@@ -45,6 +45,8 @@ pub struct Audit {
     pub worst_direct: f32,
     /// Links from features that the graph has.
     pub all: usize,
+    /// Links of them to what cannot be read off a run: logits that are no token's, in a graph of a file.
+    pub unread: usize,
 }
 
 /// A node of a graph as a feature: (layer, feature), at its position.
@@ -75,7 +77,23 @@ pub fn ids_of(graph: &Graph) -> Result<Vec<u32>> {
     })
 }
 
-/// Puts the `most` strongest links from features to the test, or those for which `chosen` is true.
+/// Links that are put to the test unless somebody says otherwise: each source takes three runs.
+pub const LINKS: usize = 50;
+
+/// The direction [d_model] behind the final norm that a logit of a file is read by: its column beside the mean of all.
+/// `None` for what is no token.
+///
+/// # Errors
+/// A damaged unembedding.
+pub fn column(trace: &Trace, logit: &Node) -> Result<Option<Vec<f32>>> {
+    let id = logit.id.split('_').nth(1).and_then(|id| id.parse::<usize>().ok());
+    let Some(id) = id.filter(|id| *id < trace.model.config.d_vocab) else { return Ok(None) };
+    let own = trace.model.weights.unembed.output(id)?.flatten_all()?;
+    Ok(Some((own - mean_column(trace)?)?.to_vec1()?))
+}
+
+/// Puts the `most` strongest links from features to the test of those for which `chosen` is true. `explained` says in which
+/// direction behind the final norm a logit's node is read.
 ///
 /// # Errors
 /// A graph of another model, or [`Error::Cancelled`].
@@ -85,18 +103,22 @@ pub fn audit(
     stage: &Stage<'_>,
     most: usize,
     chosen: impl Fn(usize, usize) -> bool,
+    explained: impl Fn(usize) -> Result<Option<Vec<f32>>>,
     progress: &Progress,
 ) -> Result<Audit> {
-    let logit = |node: usize| -> Option<u32> {
-        let n = &graph.nodes[node];
-        let id: u32 = n.id.split('_').nth(1)?.parse().ok()?;
-        (n.kind == NodeKind::Logit && (id as usize) < trace.model.config.d_vocab).then_some(id)
-    };
-    let mut links: Vec<(usize, usize, f32)> = graph
-        .triples()
-        .filter(|(s, t, _)| feature_of(graph, *s).is_some() && (feature_of(graph, *t).is_some() || logit(*t).is_some()))
-        .collect();
+    let mut directions: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+    for (i, _) in graph.nodes.iter().enumerate().filter(|(_, n)| n.kind == NodeKind::Logit) {
+        if let Some(direction) = explained(i)? {
+            directions.insert(i, direction);
+        }
+    }
+    let is_read = |node: &usize| feature_of(graph, *node).is_some() || directions.contains_key(node);
+    let is_end = |node: usize| feature_of(graph, node).is_some() || graph.nodes[node].kind == NodeKind::Logit;
+    let mut links: Vec<(usize, usize, f32)> =
+        graph.triples().filter(|(s, t, _)| feature_of(graph, *s).is_some() && is_end(*t)).collect();
     let all = links.len();
+    links.retain(|(_, t, _)| is_read(t));
+    let unread = all - links.len();
     links.retain(|(s, t, _)| chosen(*s, *t));
     links.sort_by(|a, b| b.2.abs().total_cmp(&a.2.abs()).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
     links.truncate(most);
@@ -119,9 +141,9 @@ pub fn audit(
             let (_, target, weight) = links[i];
             let measured = runs
                 .iter()
-                .map(|run| match (feature_of(graph, target), logit(target)) {
+                .map(|run| match (feature_of(graph, target), directions.get(&target)) {
                     (Some((l, p, f)), _) => stage.difference(run, l, p, f),
-                    (None, Some(id)) => logit_difference(trace, run, graph.nodes[target].pos, id),
+                    (None, Some(direction)) => logit_difference(trace, run, graph.nodes[target].pos, direction),
                     (None, None) => Ok(f32::NAN),
                 })
                 .collect::<Result<Vec<f32>>>()?;
@@ -141,6 +163,7 @@ pub fn audit(
         worst_direct: links.iter().map(|l| (l.direct + l.weight).abs()).fold(0.0, f32::max),
         links,
         all,
+        unread,
     })
 }
 
@@ -164,14 +187,11 @@ pub fn predicted(graph: &Graph, changed: &[(usize, f64)]) -> Vec<f32> {
     effect.into_iter().map(|v| v as f32).collect()
 }
 
-/// How much a logit beside the mean of all has changed.
-fn logit_difference(trace: &Trace, changed: &super::intervene::Changed, pos: usize, id: u32) -> Result<f32> {
-    let column: Vec<f32> = trace.model.weights.unembed.output(id as usize)?.flatten_all()?.to_vec1()?;
-    let mean: Vec<f32> = mean_column(trace)?.to_vec1()?;
+/// How much what is explained has changed.
+fn logit_difference(trace: &Trace, changed: &super::intervene::Changed, pos: usize, direction: &[f32]) -> Result<f32> {
     let row = |t: candle_core::Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
     let (after, before) = (row(changed.normalized.narrow(0, pos, 1)?)?, row(trace.normalized(pos)?)?);
-    let each = after.iter().zip(&before).zip(column.iter().zip(&mean));
-    Ok(each.map(|((a, b), (c, m))| (a - b) * (c - m)).sum())
+    Ok(after.iter().zip(&before).zip(direction).map(|((a, b), d)| (a - b) * d).sum())
 }
 
 fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {

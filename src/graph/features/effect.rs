@@ -27,7 +27,8 @@ pub struct Told {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effect {
     pub targets: Vec<Told>,
-    /// Changed features of which the graph knows nothing: they were not active, or are no nodes.
+    /// Changed features of which the graph says nothing: they were not active, are no nodes, or stand in a layer whose MLP
+    /// is not held while others are.
     pub unknown: usize,
     /// Edits that are not of features of the graph, so that no prediction is made.
     pub others: usize,
@@ -67,6 +68,11 @@ pub fn effect(found: &FeatureGraph, clean: &Trace, edited: &Trace, stack: &EditS
     let mut shares = Vec::new();
     let mut unknown = 0;
     for ((layer, pos, feature), change) in all {
+        // Where MLPs are held still, changes in other layers do nothing.
+        if stack.hold.holds_mlps() && !stack.hold.holds_mlp(layer) {
+            unknown += 1;
+            continue;
+        }
         let node = found.node(layer, pos, feature);
         let activation = node.and_then(|n| found.feature(n)).map(|f| f.activation).filter(|a| *a != 0.0);
         match (node, activation, change) {

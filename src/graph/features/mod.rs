@@ -105,6 +105,12 @@ impl FeatureGraph {
         self.selected.binary_search_by_key(&(layer, pos, feature), |i| key(&self.features[*i])).ok()
     }
 
+    /// The direction [d_model] behind the final norm that a target's node is read by; `None` for other nodes.
+    pub fn direction(&self, node: usize) -> Option<Vec<f32>> {
+        let target = node.checked_sub(self.graph.nodes.len() - self.targets.len())?;
+        self.targets.get(target).map(|t| t.direction.clone())
+    }
+
     /// The edits that change how active a feature's node is, one at each site that it writes.
     pub fn edits(&self, node: usize, change: FeatureChange) -> Vec<Edit> {
         self.feature(node).map_or_else(Vec::new, |f| self.edits_at((f.layer, f.pos, f.feature), change))

@@ -6,6 +6,7 @@ use eframe::egui::{self, RichText};
 use super::GraphView;
 use super::picture::Item;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::app::action::Action;
 use crate::app::export::commands::intervention;
@@ -16,8 +17,8 @@ use crate::app::model::ModelAction;
 use crate::app::model::views::edits;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
-use crate::engine::RunSide;
 use crate::engine::edit::Edit;
+use crate::engine::{RunSide, Trace};
 use crate::features::labels::Unit;
 use crate::graph::features::FeatureGraph;
 use crate::graph::features::effect::changes;
@@ -72,6 +73,21 @@ impl GraphView {
         all
     }
 
+    /// What can be done to the features that an item stands for, in its menu.
+    pub(super) fn acts(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
+        let Some(shown) = cx.state.results.graph.value().cloned() else { return };
+        let Origin::Features { trace, found, .. } = &shown.source else { return };
+        let nodes = self.features_of(found, d, item);
+        let Some(side) = side_of(cx, trace).filter(|_| !nodes.is_empty()) else { return };
+        let what = if nodes.len() > 1 { format!("its {} features", nodes.len()) } else { "it".to_owned() };
+        for (text, factor) in [("Ablate", 0.0), ("Double", 2.0), ("Reverse", -1.0)] {
+            let hint = "an edit of the stack; the edited run shows what happens";
+            if ui.button(format!("{text} {what}")).on_hover_text(hint).clicked() {
+                cx.push(ModelAction::Put(side, found.set(&nodes, |a| factor * a)));
+            }
+        }
+    }
+
     /// The form, and what the edits do.
     pub(super) fn act(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         let Some(shown) = cx.state.results.graph.value().cloned() else { return };
@@ -80,9 +96,10 @@ impl GraphView {
         if nodes.is_empty() {
             return;
         }
-        let side = match cx.state.corrupted() {
-            Some(run) if run.trace == *trace => RunSide::Corrupted,
-            _ => RunSide::Clean,
+        let Some(side) = side_of(cx, trace) else {
+            let text = "This graph is of another prompt, so that nothing can be done to its features.";
+            ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(cx.palette.weak)).wrap());
+            return;
         };
         let count = if nodes.len() == 1 { "a feature".to_owned() } else { format!("{} features", nodes.len()) };
         title(ui, cx, &format!("what if … ({count})"));
@@ -97,11 +114,15 @@ impl GraphView {
             if button(ui, "set to", "each is given this activation") {
                 put = Some(found.set(&nodes, |_| self.form.value));
             }
-            ui.add(egui::DragValue::new(&mut self.form.value).speed(0.05)).on_hover_text("the activation that is set");
+            ui.add(egui::DragValue::new(&mut self.form.value).speed(0.05))
+                .accessible_name("Activation")
+                .on_hover_text("the activation that is set");
             if button(ui, "scale by", "each is given its activation of this run, so many times") {
                 put = Some(found.set(&nodes, |a| self.form.times * a));
             }
-            ui.add(egui::DragValue::new(&mut self.form.times).speed(0.05)).on_hover_text("the factor");
+            ui.add(egui::DragValue::new(&mut self.form.times).speed(0.05))
+                .accessible_name("Factor")
+                .on_hover_text("the factor");
         });
         ui.horizontal_wrapped(|ui| {
             let pinned = self.pinned_features(found, &nodes);
@@ -122,7 +143,7 @@ impl GraphView {
             let field = egui::TextEdit::singleline(&mut self.form.others).hint_text(hint).desired_width(110.0);
             ui.add(field).accessible_name("Features in their place").on_hover_text(missing);
         });
-        let own = own_edits(cx, found, &nodes);
+        let own = if side == cx.state.desk().stack.base { own_edits(cx, found, &nodes) } else { Vec::new() };
         if !own.is_empty() && ui.small_button("leave as it was").on_hover_text("take these edits away").clicked() {
             let mut stack = (*cx.state.desk().stack).clone();
             stack.edits.retain(|e| !own.contains(e));
@@ -132,7 +153,9 @@ impl GraphView {
             cx.push(ModelAction::Put(side, edits));
         }
         edits::held_still(ui, cx);
-        self.outcome(ui, cx);
+        if side == cx.state.desk().stack.base {
+            self.outcome(ui, cx);
+        }
     }
 
     /// The way to a feature's page: its examples, what it promotes, its label.
@@ -184,7 +207,7 @@ impl GraphView {
                     told.happened
                 );
                 ui.label(RichText::new(text).font(theme::mono_small()).color(weak)).on_hover_text(
-                    "change of the logit beside the mean of all; the prediction goes along all paths of the whole graph, with attention, norms and MLPs held still",
+                    "change of a token's logit beside the mean of all, or of the difference that is explained; the prediction goes along all paths of the whole graph, with attention, norms and MLPs held still",
                 );
             }
             if effect.unknown + effect.others > 0 {
@@ -216,6 +239,13 @@ impl GraphView {
             }
         }
     }
+}
+
+/// The run of the prompts on screen that a graph was traced on, which edits of its features belong to. `None` while another
+/// prompt's graph is still there.
+pub(super) fn side_of(cx: &Context<'_>, trace: &Arc<Trace>) -> Option<RunSide> {
+    let pair = cx.state.pair()?;
+    [RunSide::Clean, RunSide::Corrupted].into_iter().find(|side| pair.run(*side).is_ok_and(|run| run == trace))
 }
 
 /// The edits of the stack that change an item's features.

@@ -13,7 +13,7 @@ use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::circuit::Member;
 use crate::graph::features::why::Source;
-use crate::graph::layout::Drawing;
+use crate::graph::layout::{Drawing, Origin};
 use crate::graph::{Input, NodeKind};
 
 /// Links drawn while no node is chosen: the strongest; all others appear with their node.
@@ -100,7 +100,7 @@ impl GraphView {
                 continue;
             }
             let strength = if focus.is_some() && !lit.contains(&i) { 0.35 } else { 1.0 } * fade;
-            let color = match item.contribution {
+            let color = match item.value {
                 _ if item.kind == NodeKind::Error => p.faint,
                 Some(c) => p.signed(c as f32),
                 None => p.bar,
@@ -274,7 +274,7 @@ impl GraphView {
         };
         // Of a group, a link is crossed out where one of its members' fails.
         let item = |id: &str| picture.item_of.get(id).copied();
-        let fails: HashSet<(usize, usize)> = super::audit_of(cx).map_or_else(HashSet::new, |audit| {
+        let fails: HashSet<(usize, usize)> = super::audit::audit_of(cx).map_or_else(HashSet::new, |audit| {
             audit.links.iter().filter(|l| l.fails).filter_map(|l| item(&l.source).zip(item(&l.target))).collect()
         });
         let quiet = if focused { 0.22 } else { 1.0 };
@@ -297,7 +297,16 @@ impl GraphView {
 
     /// The pairs of drawn features that make the pinned head look where it does, as dotted lines from key to query.
     fn looks(&self, painter: &egui::Painter, cx: &Context<'_>, picture: &Picture, at: impl Fn((f32, f32)) -> Pos2) {
-        let Some(looks) = cx.state.results.looks.fresh().map(|l| l.value.clone()) else { return };
+        let Some(looks) = cx.state.results.looks.fresh() else { return };
+        // Pairs are of a run, and say nothing of another's graph.
+        let is_of_graph = match cx.state.results.graph.value().map(|shown| &shown.source) {
+            Some(Origin::Features { trace, .. }) => *trace == looks.question.trace,
+            Some(Origin::Traced { .. } | Origin::File(_)) | None => false,
+        };
+        if !is_of_graph {
+            return;
+        }
+        let looks = looks.value.clone();
         let item = |source: Source, pos: usize| match source {
             Source::Feature { layer, feature } => picture.item_of.get(&format!("{layer}_{feature}_{pos}")).copied(),
             _ => None,
@@ -507,8 +516,9 @@ fn tooltip(ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing, item: &Item) {
     let title = if item.is_fold() { "folded tokens".to_owned() } else { item.spoken() };
     ui.label(RichText::new(title).font(theme::title()));
     ui.label(place_name(cx, d, item));
-    if let Some(c) = item.contribution {
-        ui.label(format!("contributes {c:+.4}"));
+    let name = cx.state.results.graph.value().map_or("", |shown| shown.value_name());
+    if let Some(value) = item.value {
+        ui.label(format!("{name} {value:+.4}"));
     }
     ui.label(format!("influence {:.4}", item.influence));
     if item.is_fold() {

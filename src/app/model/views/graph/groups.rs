@@ -1,21 +1,16 @@
-//! Groups: found at a button, changed by hand, drawn as nodes, and what they do to the scores. And the audit's list of the
-//! links that fail the most.
+//! Groups: found at a button, changed by hand, drawn as nodes, and what they do to the scores.
 
 use eframe::egui::{self, RichText};
 
+use super::GraphView;
 use super::acts::title;
-use super::picture::{Item, own_label};
-use super::{GraphView, audit_of};
+use super::picture::Item;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::graph::NodeKind;
-use crate::graph::features::audit::Audited;
 use crate::graph::grouping::{GroupScoresOf, GroupsOf};
 use crate::graph::layout::Drawing;
-
-/// Links of the audit that are listed.
-const WORST: usize = 8;
 
 impl GraphView {
     /// The button that groups what is drawn, with how many groups are to be left.
@@ -28,7 +23,9 @@ impl GraphView {
         }
         let hint = "put the drawn nodes into a few groups, by what feeds them, what they feed, where they stand and what they read and write; groups that are there stay together";
         let clicked = ui.small_button("Group").on_hover_text(hint).clicked();
-        ui.add(egui::DragValue::new(&mut self.most).range(1..=99).suffix(" groups")).on_hover_text("groups at most");
+        ui.add(egui::DragValue::new(&mut self.most).range(1..=99).suffix(" groups"))
+            .accessible_name("Groups at most")
+            .on_hover_text("groups at most");
         if clicked {
             let begun = self.marks.groups.clone();
             let (shown, drawing) = (shown.value.clone(), drawing.value.clone());
@@ -56,7 +53,7 @@ impl GraphView {
         }
         let (before, after) = **self.scores.fresh().map(|s| &s.value)?;
         Some(format!(
-            "{} groups: replacement {:.2} → {:.2}, completeness {:.2} → {:.2}",
+            "{} groups: of what is drawn replacement {:.2} → {:.2}, completeness {:.2} → {:.2}",
             self.marks.groups.len(),
             before.replacement,
             after.replacement,
@@ -76,15 +73,12 @@ impl GraphView {
         let Some((_, ids)) = self.marks.groups.iter().find(|(g, _)| *g == name).cloned() else { return };
         title(ui, cx, &format!("{} members", ids.len()));
         let others: Vec<String> = self.marks.groups.iter().map(|g| g.0.clone()).filter(|g| *g != name).collect();
+        let own_ids = d.graph.own_ids();
         for id in ids {
-            let node = d.graph.nodes.iter().find(|n| n.id == id);
+            let node = own_ids.iter().position(|own| *own == id).map(|i| &d.graph.nodes[i]);
             let label = node.map_or_else(
                 || format!("{id} (not drawn)"),
-                |n| {
-                    let own = self.marks.names.get(&id).or(self.labels.get(&id)).cloned();
-                    let own = own.unwrap_or_else(|| own_label(&n.label, n.kind, &n.id, d, n.pos));
-                    format!("{} {}@{}", token_text::cut(&own, 14), n.layer, n.pos)
-                },
+                |n| format!("{} {}@{}", token_text::cut(&self.name_of(d, n), 14), n.layer, n.pos),
             );
             ui.horizontal(|ui| {
                 let out = ui.small_button("✕").on_hover_text("take it out of the group");
@@ -106,37 +100,5 @@ impl GraphView {
                 ui.label(RichText::new(&label).font(theme::mono_small()));
             });
         }
-    }
-
-    /// The links that fail the audit, and the others by how far the prediction is off.
-    pub(super) fn worst_links(&mut self, ui: &mut egui::Ui, cx: &Context<'_>) {
-        let Some(audit) = audit_of(cx) else { return };
-        let mut worst: Vec<&Audited> = audit.links.iter().collect();
-        worst.sort_by(|a, b| (b.predicted - b.held).abs().total_cmp(&(a.predicted - a.held).abs()));
-        title(ui, cx, "links whose prediction is farthest off");
-        for link in worst.into_iter().take(WORST) {
-            let mark = if link.fails { "✕ " } else { "" };
-            let text = format!("{mark}{} → {}", link.source, link.target);
-            let color = if link.fails { cx.palette.warning } else { cx.palette.text };
-            let hint = format!(
-                "weight {:+.4}; taken away, the graph predicts {:+.4}; {:+.4} happens with attention held still, {:+.4} freely",
-                link.weight, link.predicted, link.held, link.free
-            );
-            let row = ui.add(
-                egui::Label::new(RichText::new(text).font(theme::mono_small()).color(color))
-                    .sense(egui::Sense::click()),
-            );
-            if row.on_hover_text(&hint).clicked() {
-                self.selected = Some(self.item_with(&link.source));
-            }
-            let told = format!("{:+.3} predicted, {:+.3} held, {:+.3} free", link.predicted, link.held, link.free);
-            ui.label(RichText::new(told).font(theme::mono_small()).color(cx.palette.weak));
-        }
-    }
-
-    /// The id of what is drawn for a node: its group's, if it is in one.
-    pub(super) fn item_with(&self, id: &str) -> String {
-        let group = self.marks.groups.iter().find(|(_, ids)| ids.iter().any(|i| i == id));
-        group.map_or_else(|| id.to_owned(), |(name, _)| format!("group:{name}"))
     }
 }

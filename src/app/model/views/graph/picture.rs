@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use super::{GraphView, Grouping};
 use crate::analysis::component::Component;
-use crate::analysis::head_scores::SCORES;
+use crate::analysis::head_scores::{HeadScores, SCORES};
 use crate::app::view::Context;
 use crate::app::widgets::names::spoken;
 use crate::app::widgets::token_text;
 use crate::app::widgets::turns::Turns;
 use crate::circuit::{Edge, Member, Receiver};
-use crate::graph::layout::Drawing;
+use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::part::Part;
 use crate::graph::{Input, NodeKind};
 use crate::session::desk::Focus;
@@ -27,7 +27,8 @@ pub struct Item {
     pub members: Vec<usize>,
     pub place: (f32, f32),
     pub influence: f64,
-    pub contribution: Option<f64>,
+    /// What [`Shown::value_name`] says, of a group only where the members' add up.
+    pub value: Option<f64>,
 }
 
 impl Item {
@@ -67,6 +68,8 @@ pub struct Line {
 pub struct Picture {
     pub stamp: u64,
     pub version: u64,
+    /// The stamp of the scores that heads are grouped by.
+    pub roles: u64,
     /// Whose words its tokens are of.
     pub turns: Turns,
     /// By position: left and right edge of its column. Thinking that is folded has one.
@@ -81,12 +84,15 @@ pub struct Picture {
 
 impl GraphView {
     /// Makes the picture out of the drawing, what is hidden, and what is grouped.
-    pub fn compose(&mut self, cx: &Context<'_>, d: &Drawing, stamp: u64) {
+    pub fn compose(&mut self, cx: &Context<'_>, shown: &Shown, d: &Drawing, stamp: u64) {
         let turns = turns(cx, d);
-        let is_of_now = |p: &Picture| (p.stamp, p.version, &p.turns) == (stamp, self.version, &turns);
+        let roles = self.roles.fresh().map_or(0, |r| r.stamp);
+        let is_of_now = |p: &Picture| (p.stamp, p.version, p.roles, &p.turns) == (stamp, self.version, roles, &turns);
         if self.picture.as_ref().is_some_and(is_of_now) {
             return;
         }
+        let adds_up = matches!(shown.source, Origin::Traced { .. });
+        let ids = d.graph.own_ids();
         let squeezed = |x: f32| squeeze(d, turns.folded(), x);
         let mut items: Vec<Item> = Vec::new();
         let mut by_id: HashMap<String, usize> = HashMap::new();
@@ -100,10 +106,11 @@ impl GraphView {
         let first = d.graph.nodes.iter().filter(|n| n.pos == 0 && n.kind == NodeKind::Component).count();
         let folds = self.folds_first && first > 1 && d.graph.nodes.iter().any(|n| n.pos > 0);
         for (i, n) in d.graph.nodes.iter().enumerate() {
-            if self.marks.hidden.contains(&n.id) {
+            let own_id: &str = &ids[i];
+            if self.marks.hidden.contains(own_id) {
                 continue;
             }
-            let group = match in_group.get(n.id.as_str()) {
+            let group = match in_group.get(own_id) {
                 Some(name) => Some((*name).to_owned()),
                 None if n.kind != NodeKind::Component => None,
                 None if folds && n.pos == 0 => Some("first token".to_owned()),
@@ -114,7 +121,7 @@ impl GraphView {
                         Some(Part::Neuron { layer, .. } | Part::Mlp { layer, .. }) => format!("m{layer}"),
                         _ => n.label.clone(),
                     }),
-                    Grouping::Role => role(cx, d, i),
+                    Grouping::Role => self.roles.fresh().and_then(|scores| role(&scores.value, d, i)),
                 },
             };
             // Thinking is folded with all that stands above it, but for what is predicted there.
@@ -127,7 +134,7 @@ impl GraphView {
             let id = match (&group, fold) {
                 (Some(g), _) => format!("group:{g}"),
                 (None, Some(fold)) => fold,
-                (None, None) => n.id.clone(),
+                (None, None) => own_id.to_owned(),
             };
             if self.marks.hidden.contains(&id) {
                 continue;
@@ -149,7 +156,7 @@ impl GraphView {
                     members: Vec::new(),
                     place: (0.0, 0.0),
                     influence: 0.0,
-                    contribution: None,
+                    value: None,
                 });
                 items.len() - 1
             });
@@ -157,15 +164,20 @@ impl GraphView {
             let item = &mut items[at];
             item.members.push(i);
             item.influence += d.influence[i];
-            if let Some(a) = n.activation {
-                *item.contribution.get_or_insert(0.0) += a;
-            }
+            item.value = match (item.members.len(), n.activation) {
+                (1, own) => own,
+                (_, Some(a)) if adds_up => Some(item.value.unwrap_or(0.0) + a),
+                (_, None) if adds_up => item.value,
+                _ => None,
+            };
         }
         for item in &mut items {
             let weight: f64 = item.members.iter().map(|m| d.influence[*m] + 1e-9).sum();
+            // Divided in f64, so that a node by itself stands where it was laid out, to the last bit.
             let mean = |f: fn(&(f32, f32)) -> f32| -> f32 {
-                item.members.iter().map(|m| f64::from(f(&d.places[*m])) * (d.influence[*m] + 1e-9)).sum::<f64>() as f32
-                    / weight as f32
+                let sum: f64 =
+                    item.members.iter().map(|m| f64::from(f(&d.places[*m])) * (d.influence[*m] + 1e-9)).sum();
+                (sum / weight) as f32
             };
             item.place = (squeezed(mean(|p| p.0)), if item.is_fold() { 0.0 } else { mean(|p| p.1) });
         }
@@ -177,10 +189,10 @@ impl GraphView {
             (squeezed(d.columns[whole.start].0), squeezed(d.columns[last].1))
         };
         let columns = (0..d.columns.len()).map(column).collect();
-        // An error's id can be that of a feature.
-        let nodes = d.graph.nodes.iter().zip(&item_of).filter(|(n, _)| n.kind != NodeKind::Error);
-        let item_of = nodes.filter(|(_, at)| **at != usize::MAX).map(|(n, at)| (n.id.clone(), *at)).collect();
-        self.picture = Some(Picture { stamp, version: self.version, turns, columns, items, links, by_id, item_of });
+        let nodes = ids.iter().zip(&item_of);
+        let item_of = nodes.filter(|(_, at)| **at != usize::MAX).map(|(id, at)| (id.to_string(), *at)).collect();
+        self.picture =
+            Some(Picture { stamp, version: self.version, roles, turns, columns, items, links, by_id, item_of });
     }
 }
 
@@ -229,9 +241,8 @@ fn squeeze(d: &Drawing, folded: &[Range<usize>], x: f32) -> f32 {
 }
 
 /// What a head's scores on this text say it does.
-fn role(cx: &Context<'_>, d: &Drawing, node: usize) -> Option<String> {
+fn role(scores: &HeadScores, d: &Drawing, node: usize) -> Option<String> {
     let Some(Part::Head { layer, head, .. }) = d.part(node) else { return None };
-    let scores = cx.state.results.text_scores.get()?;
     let (name, value) =
         SCORES[..3].iter().map(|s| (s.name(), scores.get(*s, layer, head))).max_by(|a, b| a.1.total_cmp(&b.1))?;
     (value >= ROLE).then(|| format!("{name} heads"))

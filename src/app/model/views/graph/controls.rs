@@ -1,0 +1,266 @@
+//! What the graph is of and how much of it is drawn: the row above it, and the menu of files.
+
+use eframe::egui::{self, RichText};
+
+use super::audit::audit_of;
+use super::{GraphView, Grouping, Mode};
+use crate::app::action::{Action, Load};
+use crate::app::look::theme;
+use crate::app::model::ModelAction;
+use crate::app::view::Context;
+use crate::app::widgets::{captioned, choice};
+use crate::features::dictionary::store::SETS;
+use crate::graph::layout::Origin;
+use crate::graph::marks::Marks;
+use crate::graph::readers::Attention;
+use crate::graph::targets::Target;
+use crate::session::desk::GraphTarget;
+
+const ATTENTION: [(Attention, &str); 2] =
+    [(Attention::Frozen, "held still"), (Attention::FirstOrder, "followed (first order)")];
+
+impl GraphView {
+    pub(super) fn controls(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        let c = &cx.state.desk().graph;
+        ui.horizontal_wrapped(|ui| {
+            match &c.file {
+                Some(path) => {
+                    let name = path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
+                    ui.label(RichText::new(name).font(theme::mono()).color(cx.palette.accent)).on_hover_text(path);
+                    if ui.small_button("✕").on_hover_text("back to the prediction of this prompt").clicked() {
+                        cx.push(ModelAction::CloseGraph);
+                    }
+                }
+                None => {
+                    // Without answers, or before the last token, what is asked for is not there: then say what is.
+                    let auto = match cx.state.graph_target() {
+                        Some(Target::Top) => "auto: top logits",
+                        Some(Target::Token(_)) => "auto: answer",
+                        Some(Target::Difference(..)) | None => "answer − wrong",
+                    };
+                    let names = GraphTarget::ALL.map(|(t, name)| (t, if t == GraphTarget::Auto { auto } else { name }));
+                    if let Some(t) = choice(ui, "of", c.target, &names) {
+                        cx.push(ModelAction::Graph(t));
+                    }
+                }
+            }
+            let weak = cx.palette.weak;
+            let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
+                // A slider rounds what it is given and calls that a change; what the user moves is one.
+                let shown = (*value * 1000.0).round() / 1000.0;
+                let mut moved = shown;
+                let slider = egui::Slider::new(&mut moved, 0.0..=1.0).fixed_decimals(3).show_value(true);
+                let caption = RichText::new(name).font(theme::small()).color(weak);
+                let response = captioned(ui, caption, 140.0 + 56.0, |ui| {
+                    ui.spacing_mut().slider_width = 140.0;
+                    ui.add(slider).on_hover_text(hint)
+                });
+                let changed = response.changed() && (moved - shown).abs() > 1e-9;
+                if changed {
+                    *value = moved;
+                }
+                changed
+            };
+            what_nodes_are(ui, cx);
+            let found = cx.state.results.drawing.get().map(|d| d.thresholds);
+            self.thresholds = c.cut.thresholds.or(found).unwrap_or_default();
+            let nodes = dragged(
+                ui,
+                "nodes",
+                &mut self.thresholds.0,
+                "keep the most influential nodes that hold this share of all influence",
+            );
+            let links = dragged(
+                ui,
+                "links",
+                &mut self.thresholds.1,
+                "of the links between them keep the strongest that hold this share",
+            );
+            if nodes || links {
+                cx.push(ModelAction::Thresholds(Some(self.thresholds)));
+            }
+            let readable =
+                egui::Button::selectable(c.cut.thresholds.is_none(), RichText::new("readable").font(theme::small()));
+            if ui
+                .add(readable)
+                .on_hover_text("the 40 most influential nodes, and the links that hold 90 % of what flows between them")
+                .clicked()
+            {
+                cx.push(ModelAction::Thresholds(None));
+            }
+            let folds =
+                egui::Button::selectable(self.folds_first, RichText::new("first token folded").font(theme::small()));
+            if ui
+                .add(folds)
+                .on_hover_text(
+                    "all that stands at the first position as one node: many models rest their attention there",
+                )
+                .clicked()
+            {
+                self.folds_first ^= true;
+                self.changed();
+            }
+            if let Some(g) = choice(
+                ui,
+                "group",
+                self.grouping,
+                &[
+                    (Grouping::None, "nothing"),
+                    (Grouping::Component, "positions of a component"),
+                    (Grouping::Role, "heads by role"),
+                ],
+            ) {
+                self.grouping = g;
+                self.changed();
+            }
+            if ui
+                .selectable_label(self.mode == Mode::Tree, RichText::new("tree").font(theme::small()))
+                .on_hover_text("a node's strongest inputs, level by level")
+                .clicked()
+            {
+                self.mode = if self.mode == Mode::Tree { Mode::Graph } else { Mode::Tree };
+            }
+            self.group_button(ui, cx);
+            ui.menu_button(RichText::new("file").font(theme::small()), |ui| self.file_menu(ui, cx));
+            self.summary(ui, cx);
+        });
+    }
+
+    pub(super) fn file_menu(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
+        if ui.button("Open a graph (JSON)…").clicked() {
+            cx.push(Action::Load(Load::Graph));
+        }
+        if ui
+            .button("Trace to the features of a set…")
+            .on_hover_text(
+                "a folder with one transcoder for every layer: circuit-tracer's, or any with a dictionary a layer",
+            )
+            .clicked()
+        {
+            cx.push(Action::Load(Load::Dictionary));
+        }
+        for b in SETS.iter().filter(|b| b.model == cx.state.desk().model) {
+            if ui.button(format!("Trace to the features of {}", b.name)).on_hover_text(b.purpose).clicked() {
+                cx.push(ModelAction::GraphSet(Some(b.name.to_owned())));
+            }
+        }
+        if ui.button("Save this graph (JSON)…").clicked() {
+            // What a page says of a feature goes along, under what was said here.
+            let names = self.labels.clone().into_iter().chain(self.marks.names.clone()).collect();
+            cx.push(Action::SaveGraph(Marks { names, ..self.marks.clone() }));
+        }
+        let hidden = self.marks.hidden.len();
+        if hidden > 0 && ui.button(format!("Show {hidden} hidden nodes")).clicked() {
+            self.mark(cx, "show hidden nodes", |m| m.hidden.clear());
+        }
+        if !self.marks.groups.is_empty() && ui.button("Dissolve all groups made by hand").clicked() {
+            self.mark(cx, "dissolve all groups", |m| m.groups.clear());
+        }
+        if !cx.state.desk().graph.cut.opened.is_empty() && ui.button("Put all MLPs together again").clicked() {
+            cx.push(ModelAction::CloseMlps);
+        }
+        if ui.button("Whole graph in view").clicked() {
+            (self.zoom, self.pan) = (1.0, egui::Vec2::ZERO);
+        }
+    }
+
+    pub(super) fn summary(&self, ui: &mut egui::Ui, cx: &Context<'_>) {
+        summary(ui, cx, self.group_words());
+    }
+}
+
+/// Whether the graph is on components or on the features of a set, and what can be asked of each.
+fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let c = &cx.state.desk().graph;
+    if c.file.is_some() {
+        return;
+    }
+    let Some(set) = &c.set else {
+        if let Some(attention) = choice(ui, "attention", c.attention, &ATTENTION) {
+            cx.push(ModelAction::Attention(attention));
+        }
+        return;
+    };
+    let name = set.rsplit(['/', '\\']).find(|p| !p.is_empty()).unwrap_or(set).to_owned();
+    ui.label(RichText::new(format!("features of {name}")).font(theme::small()).color(cx.palette.accent))
+        .on_hover_text(set);
+    if ui.small_button("✕").on_hover_text("back to the model's own heads and MLPs").clicked() {
+        cx.push(ModelAction::GraphSet(None));
+    }
+    let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
+    let hint = "take the sources of the strongest links away, or of those between nodes that are pinned: links whose prediction fails are crossed out";
+    if ui.add(audits).on_hover_text(hint).clicked() {
+        cx.push(ModelAction::AuditLinks(!c.audit));
+    }
+}
+
+/// How much of which graph is shown; `groups` says what groups do to it.
+fn summary(ui: &mut egui::Ui, cx: &Context<'_>, groups: Option<String>) {
+    let (Some(shown), Some(d)) = (cx.state.results.graph.value(), cx.state.results.drawing.value()) else { return };
+    let mut text = format!(
+        "{} of {} nodes · {} links · replacement {:.2} · completeness {:.2}",
+        d.graph.nodes.len(),
+        d.whole.0,
+        d.graph.links.len(),
+        shown.scores.replacement,
+        shown.scores.completeness
+    );
+    let held = shown.influence.held();
+    if held < d.thresholds.0 {
+        text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");
+    }
+    if let Some(groups) = groups {
+        text += &format!(" · {groups}");
+    }
+    if let Some(audit) = audit_of(cx) {
+        let fails = audit.links.iter().filter(|l| l.fails).count();
+        let known = |r: Option<f64>| r.map_or("–".to_owned(), |r| format!("{r:.2}"));
+        text += &format!(
+            " · audit: {fails} of {} links fail, r {} held, {} free",
+            audit.links.len(),
+            known(audit.correlation_held),
+            known(audit.correlation_free)
+        );
+    } else if cx.state.desk().graph.audit {
+        let slot = &cx.state.results.audit;
+        match slot.error() {
+            Some(error) => text += &format!(" · audit: {error}"),
+            None if slot.is_running() => text += " · audit: computing …",
+            None => {}
+        }
+    }
+    let hover = match &shown.source {
+        Origin::Traced { found, .. } => format!(
+            "the whole graph has {} nodes and {} links, traced in {:.2} s with {} frozen; weights in logits",
+            found.all_nodes,
+            found.all_edges,
+            found.seconds,
+            found.attention.freeze().names().join(", ")
+        ),
+        Origin::Features { found, .. } => {
+            let told = format!(
+                "the whole graph has {} nodes and {} links, traced in {:.2} s with attention patterns, norm scales and MLP outputs frozen; {} of {} active features; the first {} position(s) have no features",
+                shown.graph.nodes.len(),
+                shown.graph.links.len(),
+                found.seconds,
+                found.selected.len(),
+                found.features.len(),
+                found.silent
+            );
+            std::iter::once(&told).chain(&shown.remarks).cloned().collect::<Vec<_>>().join("\n")
+        }
+        Origin::File(_) if shown.remarks.is_empty() => "every link of the file was read".to_owned(),
+        Origin::File(_) => shown.remarks.join("\n"),
+    };
+    // One line by itself rather than two with a break in the first.
+    let width = ui.painter().layout_no_wrap(text.clone(), theme::small(), cx.palette.weak).size().x;
+    if width > ui.available_width() {
+        ui.end_row();
+    }
+    ui.label(RichText::new(text).font(theme::small()).color(cx.palette.weak)).on_hover_text(hover);
+    if d.graph.follows_attention() {
+        let legend = RichText::new("— value  – – query  ··· key").font(theme::mono_small()).color(cx.palette.weak);
+        ui.add(egui::Label::new(legend).extend())
+            .on_hover_text("through which input of a head a link enters; with attention followed, links are first-order effects: what a circuit really does is measured in the circuit view");
+    }
+}
