@@ -24,7 +24,7 @@ while todo:
             linked.add(dep["pkg"])
             todo.append(dep["pkg"])
 
-FILES = re.compile(r"(licen[cs]e|copying|notice|unlicense)", re.IGNORECASE)
+FILES = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.IGNORECASE)
 texts, without = {}, []
 for p in sorted((packages[i] for i in linked), key=lambda p: (p["name"], p["version"])):
     folder = Path(p["manifest_path"]).parent
@@ -35,10 +35,14 @@ for p in sorted((packages[i] for i in linked), key=lambda p: (p["name"], p["vers
         key = " ".join(text.split())
         texts.setdefault(key, (text, []))[1].append(line)
     if not found:
-        without.append(f"{line}, {p['repository'] or 'https://crates.io/crates/' + p['name']}")
+        authors = ", ".join(p["authors"]) or f"the authors of {p['name']}"
+        without.append(f"{line}, Copyright {authors}, {p['repository'] or 'https://crates.io/crates/' + p['name']}")
 
 print(f"circuitscope holds {len(linked)} crates of others. Their licences, each text once:\n")
 for text, of in texts.values():
     print("=" * 100 + "\n" + "\n".join(of) + "\n" + "-" * 100 + "\n" + text + "\n")
 if without:
-    print("=" * 100 + "\nThese ship no text of their licence; it is the standard one of that name:\n" + "\n".join(without))
+    print("=" * 100 + "\nThese ship no text of their licence; it is the standard one of that name, MIT's being below:\n"
+          + "\n".join(without))
+    own = (Path(packages[root]["manifest_path"]).parent / "LICENSE-MIT").read_text(encoding="utf-8")
+    print("-" * 100 + "\n" + own[own.index("Permission is hereby granted"):].strip())

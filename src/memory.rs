@@ -90,7 +90,19 @@ pub fn keep_freed() {
 pub fn resident() -> Option<u64> {
     let pages = read_text(Path::new("/proc/self/statm"), SMALL).ok()?;
     let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096)
+    Some(pages * page())
+}
+
+/// Bytes of a page, in which the system counts memory.
+#[cfg(unix)]
+fn page() -> u64 {
+    // SAFETY: the call asks for a number.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok().filter(|n| *n > 0).unwrap_or(4096)
+}
+
+#[cfg(not(unix))]
+fn page() -> u64 {
+    4096
 }
 
 /// Gives memory that is free back to the system.
@@ -109,7 +121,8 @@ const MUCH: u64 = 512 << 20;
 /// unless the process has grown since the last time by so much that the next run's page faults are worth it.
 pub fn give_back() {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    if resident().is_some_and(|now| now > LAST.load(Ordering::Relaxed) + MUCH) {
+    // Where the process has shrunk since then, it grows from there.
+    if resident().is_some_and(|now| now > LAST.fetch_min(now, Ordering::Relaxed) + MUCH) {
         trim();
         LAST.store(resident().unwrap_or(0), Ordering::Relaxed);
     }
@@ -149,7 +162,7 @@ fn address_space() -> Option<u64> {
         }
         let sizes = read_text(Path::new("/proc/self/statm"), SMALL).ok()?;
         let pages: u64 = sizes.split(' ').next()?.parse().ok()?;
-        Some(limit.rlim_cur.saturating_sub(pages * 4096))
+        Some(limit.rlim_cur.saturating_sub(pages * page()))
     }
     #[cfg(not(target_os = "linux"))]
     None
@@ -157,7 +170,18 @@ fn address_space() -> Option<u64> {
 
 /// Bytes of `most` that work in pieces may hold at a time: no more than a quarter of what is free.
 pub fn piece(most: usize) -> usize {
-    available().map_or(most, |free| most.min(usize::try_from(free / 4).unwrap_or(most)))
+    let some = || available().map_or(most, |free| most.min(usize::try_from(free / 4).unwrap_or(most)));
+    if some() == most {
+        return most;
+    }
+    // What earlier work left behind is free as well.
+    trim();
+    some()
+}
+
+/// Whether what is needed fits into what is free, with something left over.
+pub fn fits(needed: u64, free: u64) -> bool {
+    needed < RESERVE || needed.saturating_add(RESERVE) <= free
 }
 
 /// Refuses what would not fit in memory, so that the system need not end the program. `what` would take `needed` bytes, and
@@ -167,16 +191,13 @@ pub fn piece(most: usize) -> usize {
 /// One sentence with what it would need and what is free.
 pub fn afford(needed: usize, what: &str, instead: &str) -> Result<()> {
     let needed = needed as u64;
-    if needed < RESERVE {
-        return Ok(());
-    }
-    let fits = || available().is_none_or(|free| needed + RESERVE <= free);
-    if fits() {
+    let is_there = || available().is_none_or(|free| fits(needed, free));
+    if is_there() {
         return Ok(());
     }
     // What earlier work left behind is free as well.
     trim();
-    if fits() {
+    if is_there() {
         return Ok(());
     }
     Err(Error::failed(format!(

@@ -21,7 +21,20 @@ pub struct Shard {
     /// The shards that are in the file, counted from 0, in order.
     pub shards: Vec<usize>,
     /// How many there are.
+    #[serde(deserialize_with = "some")]
     pub of: usize,
+}
+
+/// Shards of a work at most.
+pub const MOST: usize = 1_000_000;
+
+/// A number of shards as a file says it.
+fn some<'de, D: serde::Deserializer<'de>>(value: D) -> std::result::Result<usize, D::Error> {
+    let n = usize::deserialize(value)?;
+    if n > MOST {
+        return Err(serde::de::Error::custom(format!("{n} shards are more than {MOST}")));
+    }
+    Ok(n)
 }
 
 impl Shard {
@@ -68,6 +81,9 @@ pub fn share((shard, of): (usize, usize), n: usize) -> Range<usize> {
 pub trait About: Clone + PartialEq + Serialize {
     /// The fields that say how far the file is, not what it is of.
     const PROGRESS: &'static [&'static str];
+
+    /// What the files hold lies in the order of the whole, so that only neighbours can be put together.
+    const IN_ORDER: bool = false;
 
     fn shard(&self) -> &Shard;
 
@@ -202,6 +218,14 @@ pub fn in_order<A: About>(files: Vec<(PathBuf, A)>, partial: bool) -> Result<Vec
             absent(&missing, of)
         )));
     }
+    if A::IN_ORDER
+        && let Some(gap) = held.windows(2).find(|two| two[0].0 + 1 != two[1].0)
+    {
+        return Err(Error::request(format!(
+            "shard {} does not follow shard {}, and this work lies in the order of its shards; merge neighbours, or all at once",
+            gap[1].0, gap[0].0
+        )));
+    }
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
@@ -246,6 +270,27 @@ mod tests {
         }
     }
 
+    /// The same, of a work that lies in the order of its shards.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Rows(Work);
+
+    impl About for Rows {
+        const PROGRESS: &'static [&'static str] = &["done"];
+        const IN_ORDER: bool = true;
+
+        fn shard(&self) -> &Shard {
+            &self.0.shard
+        }
+
+        fn shard_mut(&mut self) -> &mut Shard {
+            &mut self.0.shard
+        }
+
+        fn is_complete(&self) -> bool {
+            self.0.is_complete()
+        }
+    }
+
     fn part(shards: &[usize], context: usize) -> Work {
         let (command, model_hash, text_hash) = ("heads".to_owned(), hex(1), hex(2));
         let shard = Shard { command, model_hash, text_hash, shards: shards.to_vec(), of: 4 };
@@ -281,6 +326,13 @@ mod tests {
             let error = order(&files, false).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
+        let gap = in_order(vec![(PathBuf::new(), Rows(part(&[0], 8))), (PathBuf::new(), Rows(part(&[2], 8)))], true);
+        assert!(gap.unwrap_err().to_string().contains("shard 2 does not follow shard 0"));
+        let two = in_order(vec![(PathBuf::new(), Rows(part(&[2], 8))), (PathBuf::new(), Rows(part(&[1], 8)))], true);
+        assert_eq!(two.unwrap().len(), 2);
+        let many =
+            serde_json::json!({"command": "", "model_hash": "", "text_hash": "", "shards": [0], "of": 1u64 << 40});
+        assert!(serde_json::from_value::<Shard>(many).unwrap_err().to_string().contains("1099511627776 shards"));
         let mut mine = part(&[2], 8);
         join(&mut mine, &part(&[0, 1], 8)).unwrap();
         assert_eq!((&mine.shard.shards, mine.shard.missing()), (&vec![0, 1, 2], vec![3]));

@@ -318,6 +318,7 @@ fn printed_jobs_do_the_work() {
         (&["heads", "--over", "mixed", "-o", "x", "--shard", "0/2"], "leave --shard out"),
         (&["heads", "--under", "mixed"], "the command is wrong"),
         (&["features", "dashboard", "--neurons", "0", "--neurons", "1", "-o", "x"], "send one for each"),
+        (&["features", "train", "--layers", "0", "--activations", "x", "-o", "y"], "has no shards"),
     ] {
         let error = sentence(&[&["submit", "slurm"][..], command].concat(), 2);
         assert!(error.contains(says), "{error}");
@@ -389,6 +390,7 @@ struct Container {
     image: String,
     command: Vec<String>,
     working_dir: String,
+    env: Vec<Variable>,
     resources: Resources,
     volume_mounts: Vec<Mount>,
 }
@@ -420,9 +422,28 @@ struct Claim {
     claim_name: String,
 }
 
-/// A word as a kubelet gives it to the container.
+/// A word as a kubelet gives it to the container: `$$` is a dollar sign, `$(NAME)` a variable, and any other `$` itself.
 fn expanded(word: &str, index: &str) -> String {
-    word.replace("$(JOB_COMPLETION_INDEX)", index).replace("$$(", "$(")
+    let (mut out, mut rest) = (String::new(), word);
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$(JOB_COMPLETION_INDEX)") {
+            out.push_str(index);
+            rest = after;
+        } else {
+            out.push('$');
+            rest = rest.strip_prefix("$$").unwrap_or(&rest[1..]);
+        }
+    }
+    out + rest
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Variable {
+    name: String,
+    value: String,
 }
 
 #[test]
@@ -435,7 +456,7 @@ fn kubernetes_manifests_are_sound() {
         let text = String::from_utf8(out.stdout).unwrap();
         text.split("\n---\n").map(|d| serde_saphyr::from_str(d).unwrap_or_else(|e| panic!("{e}\n{d}"))).collect()
     };
-    let odd = format!("{ODD}: - #\n\"two\" lines");
+    let odd = format!("{ODD}: - # $$ $$(JOB_COMPLETION_INDEX) $a\n\"two\" lines");
     let all = jobs(&["heads", "-m", "text", "--over", "mixed", "--json", "-o", &odd]);
     let [work, merge] = &all[..] else { panic!("{} documents", all.len()) };
     assert_eq!((work.api_version.as_str(), work.kind.as_str()), ("batch/v1", "Job"));
@@ -458,6 +479,8 @@ fn kubernetes_manifests_are_sound() {
         (c.image.as_str(), c.working_dir.as_str(), c.resources.requests["cpu"].as_str()),
         ("lab/scope:1", "/work", "4")
     );
+    let threads = (c.env[0].name.as_str(), c.env[0].value.as_str(), c.env.len());
+    assert_eq!(threads, ("RAYON_NUM_THREADS", "4", 1));
     assert_eq!((c.volume_mounts[0].name.as_str(), c.volume_mounts[0].mount_path.as_str()), ("work", "/work"));
     assert_eq!(
         (pod.volumes[0].name.as_str(), pod.volumes[0].persistent_volume_claim.claim_name.as_str()),

@@ -38,8 +38,12 @@ class Error(Exception):
 
 def program():
     """The path of the program."""
-    schemes = sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")
-    beside = os.pathsep.join(sysconfig.get_path("scripts", scheme) for scheme in schemes)
+    places = [sysconfig.get_path("scripts")]
+    if hasattr(sysconfig, "get_preferred_scheme"):  # Python 3.10 and newer
+        places.append(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
+    elif os.name + "_user" in sysconfig.get_scheme_names():
+        places.append(sysconfig.get_path("scripts", os.name + "_user"))
+    beside = os.pathsep.join(places)
     name = "circuitscope"
     found = os.environ.get("CIRCUITSCOPE") or shutil.which(name, path=beside) or shutil.which(name)
     if not found:

@@ -73,7 +73,8 @@ impl Contributions {
         Ok(Self { values, biases })
     }
 
-    fn bytes(config: &ModelConfig, rows: usize, layers: usize) -> usize {
+    /// The bytes that they take at so many positions.
+    pub fn bytes(config: &ModelConfig, rows: usize, layers: usize) -> usize {
         4 * (2 + layers * (config.n_heads + 1)) * rows * config.d_model
     }
 

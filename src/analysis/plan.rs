@@ -1,6 +1,7 @@
 //! What a question would cost, before anything is computed: bytes and seconds, from the model's sizes and the length of
 //! the prompt. Sizes are those at which the questions themselves refuse; seconds are guessed from this machine's speed.
 
+use super::contributions::Contributions;
 use super::sweep::{Axes, speed};
 use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
@@ -39,7 +40,7 @@ pub enum OverText {
     Scan { features: usize, bytes: usize },
     /// What every head looks at.
     Heads,
-    /// A Jacobian lens of so many layers.
+    /// A Jacobian lens of so many layers; those beyond the model's do not count.
     Fit { layers: usize },
     /// Activations of so many numbers a position go to a file.
     Harvest,
@@ -77,6 +78,21 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// The sites at which nodes are attributed, and those at which edges are.
+const NODES: [SiteKind; 9] = [
+    SiteKind::ResidPre,
+    SiteKind::ResidMid,
+    SiteKind::AttnOut,
+    SiteKind::MlpOut,
+    SiteKind::Z,
+    SiteKind::Q,
+    SiteKind::K,
+    SiteKind::V,
+    SiteKind::Pattern,
+];
+const EDGES: [SiteKind; 6] =
+    [SiteKind::Q, SiteKind::K, SiteKind::V, SiteKind::ResidPost, SiteKind::MlpPre, SiteKind::MlpPreLinear];
+
 /// Rows of logits that are held at a time.
 const LOGITS: usize = 64;
 
@@ -89,25 +105,29 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
     let kept = Trace::bytes_for(model, n);
     let logits = 4 * LOGITS.min(n) * c.d_vocab;
     let rows = n * bytes_per_row(c);
+    let there = |kinds: &[SiteKind]| kinds.iter().copied().filter(|k| k.exists(c)).collect::<Vec<_>>();
     let (multiplications, work) = match what {
         Planned::Run => (pass, rows + logits),
-        Planned::Lens => (pass + c.n_layers * n * unembed, kept + logits),
+        Planned::Lens => (pass + c.n_layers * n * unembed, kept + rows.max(logits)),
         Planned::Trace => (pass, kept + rows.max(logits)),
         Planned::Sweep { site, by, runs } => {
             let (cells, bytes) = sweep(c, n, site, by);
             (runs * pass + cells * layer_weights(c), runs * kept + bytes.max(rows).max(logits))
         }
-        Planned::Nodes => (4 * pass, 2 * kept + gradient::bytes_for(c, n, &[], Freeze::default())),
+        // Every site that can be swept, as where none is named.
+        Planned::Nodes => (4 * pass, 2 * kept + gradient::bytes_for(c, n, &there(&NODES), &[], Freeze::default())),
         Planned::Edges { steps } => {
+            let probed = there(&EDGES);
             let edges = receivers(c) * senders(c);
             let vectors = 4 * (receivers(c) + 4 * senders(c)) * n * c.d_model;
-            let backward = gradient::bytes_for(c, n, &[], Freeze::default());
+            let backward =
+                gradient::bytes_for(c, n, &probed, &[SiteKind::ResidPre, SiteKind::ResidMid], Freeze::default());
             ((2 + 2 * steps) * pass + edges * n * c.d_model, 2 * kept + backward.max(4 * edges) + vectors)
         }
         Planned::Graph => {
             let parts = 1 + c.n_layers * (c.n_heads + 2);
             let edges = parts * parts * n * (n + 1) / 2;
-            let backward = gradient::bytes_for(c, n, &[], Freeze::ALL);
+            let backward = gradient::bytes_for(c, n, &there(&[SiteKind::Z, SiteKind::MlpPost]), &[], Freeze::ALL);
             (3 * pass + edges * c.d_model / 2, kept + backward.max(8 * parts * n * c.d_model))
         }
     };
@@ -137,9 +157,16 @@ pub fn cost_over(model: &Model, tokens: usize, row: usize, what: OverText) -> Co
             (pass + bytes / 4, bytes + 2 * features.saturating_mul(INDEXED).min(INDEX) + (1 << 30))
         }
         // Every pattern is looked at number by number, twice as slow as a product.
-        OverText::Heads => (pass + 8 * c.n_layers * c.n_heads * row, 4 * c.n_layers * c.n_heads * row * row * 8),
+        // Of some rows what every component writes is kept as well, and copied once.
+        OverText::Heads => {
+            let patterns = 8 * TOGETHER.max(row) * c.n_heads * row;
+            (pass + 8 * c.n_layers * c.n_heads * row, patterns + 2 * Contributions::bytes(c, row, c.n_layers - 1))
+        }
         // A batch of cotangents for each output goes back through the layers, about a forward pass each.
-        OverText::Fit { layers } => (2 * pass * c.d_model, 4 * 4 * layers * c.d_model * c.d_model),
+        OverText::Fit { layers } => {
+            let layers = layers.min(c.n_layers - 1);
+            (2 * pass * c.d_model, 4 * 4 * layers * c.d_model * c.d_model)
+        }
         OverText::Harvest => (pass, 1 << 28),
     };
     Cost {
@@ -147,6 +174,12 @@ pub fn cost_over(model: &Model, tokens: usize, row: usize, what: OverText) -> Co
         work: (TOGETHER.max(row) * bytes_per_row(c) + kept) as u64,
         seconds: 2.0 * tokens as f64 * per_token as f64 / (0.65 * speed()),
     }
+}
+
+/// The cost of so many steps of a training, each of so many multiplications, in so many bytes.
+pub fn training_cost(steps: usize, multiplications: usize, bytes: usize) -> Cost {
+    let seconds = 2.0 * steps as f64 * multiplications as f64 / (0.65 * speed());
+    Cost { weights: 0, work: bytes as u64, seconds }
 }
 
 /// The components that write, and the inputs that read, of a circuit's wiring.
@@ -180,7 +213,7 @@ fn sweep(c: &ModelConfig, n: usize, site: SiteKind, by: Axes) -> (usize, usize) 
 
 /// Returns the longest prompt, up to `most` tokens, whose cost stays within `free` bytes; 0 where there is none.
 pub fn longest(model: &Model, what: Planned, free: u64, most: usize) -> usize {
-    let fits = |n: usize| cost(model, n, what).bytes() <= free;
+    let fits = |n: usize| memory::fits(cost(model, n, what).bytes(), free);
     let (mut low, mut high) = (0, most + 1);
     while low + 1 < high {
         let middle = usize::midpoint(low, high);

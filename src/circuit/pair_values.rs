@@ -48,6 +48,7 @@ pub struct PairsAbout {
 
 impl shard::About for PairsAbout {
     const PROGRESS: &'static [&'static str] = &["axes", "done", "pairs"];
+    const IN_ORDER: bool = true;
 
     fn shard(&self) -> &Shard {
         &self.shard

@@ -34,7 +34,12 @@ impl Arguments {
     pub fn work(&self) -> Option<Work<'_>> {
         let p = &self.pages;
         let amount = Amount::Text { specs: &p.over, limit: p.tokens, row: p.context };
-        (!p.over.is_empty()).then_some(Work { model: &self.model, amount, what: WorkKind::Over(OverText::Heads) })
+        (!p.over.is_empty()).then_some(Work {
+            model: &self.model,
+            amount,
+            what: WorkKind::Over(OverText::Heads),
+            training: None,
+        })
     }
 }
 

@@ -139,9 +139,9 @@ impl Arguments {
         let limit = a.limit.map(|n| n.saturating_mul(a.tokens));
         let specs = a.ids_file.as_slice();
         let specs = if specs.is_empty() { &a.text[..] } else { specs };
-        let layers = if a.layers.is_empty() { 100 } else { a.layers.len() };
+        let layers = if a.layers.is_empty() { usize::MAX } else { a.layers.len() };
         let amount = Amount::Text { specs, limit, row: a.tokens };
-        Some(Work { model: &a.model, amount, what: WorkKind::Over(OverText::Fit { layers }) })
+        Some(Work { model: &a.model, amount, what: WorkKind::Over(OverText::Fit { layers }), training: None })
     }
 }
 

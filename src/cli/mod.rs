@@ -230,8 +230,8 @@ impl std::str::FromStr for Part {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let parts = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
-        let part = parts.filter(|(i, n)| i < n).map(|(i, n)| Self(i, n));
-        part.ok_or_else(|| "give I/N with I from 0 to N − 1, as in 0/4".to_owned())
+        let part = parts.filter(|(i, n)| i < n && *n <= crate::shard::MOST).map(|(i, n)| Self(i, n));
+        part.ok_or_else(|| "give I/N with I from 0 to N − 1, as in 0/4, and N up to a million".to_owned())
     }
 }
 

@@ -62,7 +62,7 @@ impl OverSetArgs {
     /// What is gone over, where a set is asked for.
     pub fn work<'a>(&self, model: &'a ModelArgs, what: Planned) -> Option<Work<'a>> {
         let (amount, what) = (Amount::Pairs(self.set.pairs), WorkKind::Pairs(what));
-        self.set.set.is_some().then_some(Work { model, amount, what })
+        self.set.set.is_some().then_some(Work { model, amount, what, training: None })
     }
 
     /// True where a set is asked for, not one pair.
@@ -152,7 +152,11 @@ pub fn fields(found: &PairValues) -> Result<Value> {
         return Ok(doc);
     }
     doc["raw"] = nested(&m.values, &shape);
-    doc["values"] = nested(&share(&m)?, &shape);
+    // A share of the pairs has means of its own; whether theirs differ enough is seen on the whole.
+    doc["values"] = match share(&m) {
+        Err(_) if found.about.shard.shards.len() < found.about.shard.of => Value::Null,
+        values => nested(&values?, &shape),
+    };
     Ok(doc)
 }
 
@@ -185,7 +189,14 @@ fn strongest(found: &PairValues, top: usize) -> Result<String> {
         return Ok("no pair is in this shard".to_owned());
     }
     let m = found.means()?;
-    let (values, name) = if edges(found) { (m.values.clone(), "score") } else { (share(&m)?, "value") };
+    let (values, name) = if edges(found) {
+        (m.values.clone(), "score")
+    } else {
+        match share(&m) {
+            Err(e) if found.about.shard.shards.len() < found.about.shard.of => return Ok(format!("in this shard {e}")),
+            values => (values?, "value"),
+        }
+    };
     let mut ranked: Vec<usize> = (0..values.len()).filter(|i| values[*i].is_finite()).collect();
     ranked.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()));
     let mut header: Vec<&str> = found.about.axes.iter().map(|(n, _)| n.as_str()).collect();

@@ -81,7 +81,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let ids = args.prompt.required(&model)?;
     let needed = cost(&model, ids.len(), planned);
     let free = available();
-    let fits = free.map(|free| needed.bytes() <= free);
+    let fits = free.map(|free| memory::fits(needed.bytes(), free));
     let instead = match (free, fits) {
         (Some(free), Some(false)) => Some(instead(&model, planned, free, ids.len())),
         _ => None,

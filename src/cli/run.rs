@@ -8,9 +8,11 @@ use serde_json::json;
 use super::output::quoted;
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::engine::logits::summarise;
+use crate::engine::resume::bytes_per_row;
 use crate::engine::{Capture, NoHooks};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::memory::afford;
 use crate::model::safetensors_file::pack;
 
 #[derive(clap::Args, Debug)]
@@ -38,6 +40,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if args.output.is_some() && args.capture.is_empty() {
         return Err(Error::request("--output was given without --capture; name the sites to write"));
     }
+    let what = format!("a run of {} tokens that keeps these sites", ids.len());
+    // A file is put together in memory.
+    let copies = 1 + usize::from(args.output.is_some());
+    let bytes = copies * capture.bytes(&model.config, ids.len()) + ids.len() * bytes_per_row(&model.config);
+    afford(bytes, &what, "shorten the prompt or capture less")?;
     progress.expect(ids.len() as u64 + 1);
     let network = model.network();
     let resid = if args.capture.is_empty() {

@@ -43,16 +43,34 @@ const TOGETHER: usize = 8 << 30;
 /// Estimates the bytes that a pass over `n` tokens takes, with gradients at sites of these kinds. Where there is memory for
 /// it every operation keeps its result; otherwise only the stream before each layer is kept, and each layer is computed
 /// again on the way back (gradient checkpointing [Chen et al. 2016]).
-pub fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
+pub fn bytes_for(config: &ModelConfig, n: usize, kinds: &[SiteKind], keep: &[SiteKind], freeze: Freeze) -> usize {
+    needed(config, n, kinds, keep, freeze).0
+}
+
+/// Those bytes, and whether every operation keeps its result.
+fn needed(config: &ModelConfig, n: usize, kinds: &[SiteKind], keep: &[SiteKind], freeze: Freeze) -> (usize, bool) {
     let layer = layer_bytes(config, n, kinds, freeze);
-    let whole = config.n_layers * layer;
-    if whole <= piece(TOGETHER) { whole } else { layer + 4 * config.n_layers * n * config.d_model }
+    let given = handed_back(config, n, kinds, keep);
+    let whole = config.n_layers * layer + given;
+    let keeps = whole <= piece(TOGETHER);
+    (if keeps { whole } else { layer + given + 4 * config.n_layers * n * config.d_model }, keeps)
+}
+
+/// Bytes of the gradients and values of all layers that stay when the pass is over.
+fn handed_back(config: &ModelConfig, n: usize, kinds: &[SiteKind], keep: &[SiteKind]) -> usize {
+    let size = |kind: &SiteKind| match kind {
+        // Each query head can have a key and a value of its own.
+        SiteKind::K | SiteKind::V | SiteKind::RotK => n * config.n_heads * config.d_head,
+        kind => Site::new(*kind, 0).shape(config, n).iter().product(),
+    };
+    4 * config.n_layers * kinds.iter().chain(keep).map(size).sum::<usize>()
 }
 
 fn layer_bytes(config: &ModelConfig, n: usize, kinds: &[SiteKind], freeze: Freeze) -> usize {
     // Each head keeps scores, mask, the steps of the softmax, their gradients, and what is on its way between them: as
-    // measured. A probe of the pattern doubles two of them.
-    let maps = if freeze.patterns { 7 } else { 14 } + 2 * usize::from(kinds.contains(&SiteKind::Pattern));
+    // measured. A probe of scores or patterns doubles two of them.
+    let probed = kinds.iter().filter(|k| matches!(k, SiteKind::Pattern | SiteKind::AttnScores)).count();
+    let maps = if freeze.patterns { 7 } else { 14 } + 2 * probed;
     let rows = 28 * config.d_model + 8 * config.d_mlp + 16 * config.n_heads * config.d_head;
     4 * n * (maps * config.n_heads * n + rows)
 }
@@ -129,7 +147,8 @@ impl Passes {
 
 /// Returns the number of runs that fit a backward pass together.
 pub fn runs_at_once(along: &Along<'_>) -> usize {
-    (piece(TOGETHER) / bytes_for(along.network.config, along.ids.len(), along.kinds, along.freeze).max(1)).max(1)
+    let one = bytes_for(along.network.config, along.ids.len(), along.kinds, along.keep, along.freeze);
+    (piece(TOGETHER) / one.max(1)).max(1)
 }
 
 /// A layer that the forward pass has behind it.
@@ -156,11 +175,15 @@ pub fn differentiate(
         return Err(Error::request(format!("position {} is outside the prompt of {} tokens", along.pos, ids.len())));
     }
     let runs = along.embeddings.map_or(Ok(1), |e| e.dim(0))?;
-    let bytes = runs * bytes_for(network.config, ids.len(), along.kinds, along.freeze);
+    let (one, keeps) = needed(network.config, ids.len(), along.kinds, along.keep, along.freeze);
     let what = format!("gradients over {} tokens", ids.len());
-    afford(bytes, &what, "shorten the prompt or freeze the attention patterns")?;
-    let whole = runs * network.config.n_layers * layer_bytes(network.config, ids.len(), along.kinds, along.freeze);
-    passes(along, runs, whole <= bytes, metric, progress)
+    let instead = match (along.freeze.patterns, along.kinds.len()) {
+        (false, _) => "shorten the prompt or freeze the attention patterns",
+        (true, 0..=1) => "shorten the prompt",
+        (true, _) => "shorten the prompt or ask for fewer sites",
+    };
+    afford(runs * one, &what, instead)?;
+    passes(along, runs, keeps, metric, progress)
 }
 
 /// Goes forward layer by layer and back again; with `keeps`, nothing is computed twice.

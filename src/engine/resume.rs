@@ -189,9 +189,11 @@ pub fn bytes_per_row(c: &ModelConfig) -> usize {
     4 * (4 * c.d_model + 3 * c.d_mlp + 3 * c.n_heads * c.d_head + 4 * c.n_kv_heads * c.d_head)
 }
 
-/// Returns the number of weights in the matrices of one layer, which is half of its operations for each row.
+/// Returns the number of weights in the matrices of one layer that a row is multiplied with, which is half of its
+/// operations. Of a mixture of experts only those count that a row goes to.
 pub fn layer_weights(c: &ModelConfig) -> usize {
-    let mlp = c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
+    let neurons = c.experts.map_or(c.d_mlp, |e| c.d_mlp * e.used / e.count.max(1));
+    let mlp = c.d_model * neurons * if c.gated_mlp { 3 } else { 2 };
     c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head + mlp
 }
 

@@ -18,6 +18,7 @@ use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::memory::afford;
 use crate::model::Model;
+use crate::model::config::ModelConfig;
 use crate::model::config::Positions;
 use crate::progress::Progress;
 
@@ -86,15 +87,10 @@ impl Trace {
     pub fn run_edited(model: &Arc<Model>, ids: Vec<u32>, edits: Arc<Vec<Op>>, progress: &Progress) -> Result<Self> {
         let started = Instant::now();
         let bytes = Self::bytes_for(model, ids.len()) + ids.len() * bytes_per_row(&model.config);
-        let what = format!("keeping what a run of {} tokens computes", ids.len());
-        afford(bytes, &what, "shorten the prompt")?;
         let edges = edits.iter().any(|op| matches!(op.site.kind, SiteKind::Pattern | SiteKind::AttnScores));
-        // Edited layers hold scores, pattern and the copies that editing makes of them.
-        let maps = 16 * model.config.n_heads * ids.len() * ids.len();
-        if edges {
-            let what = format!("editing the attention patterns of {} tokens", ids.len());
-            afford(maps, &what, "shorten the prompt")?;
-        }
+        let maps = if edges { edited_maps(&model.config, ids.len()) } else { 0 };
+        let what = format!("keeping what a run of {} tokens computes", ids.len());
+        afford(bytes + maps, &what, "shorten the prompt")?;
         let mut capture = Self::capture_for(model);
         let network = model.network();
         // The forward pass counts one step for each layer, the logits one for each position.
@@ -166,7 +162,7 @@ impl Trace {
         let mut hooks = Chain(&mut editor, &mut capture);
         if site.kind.layered() {
             if matches!(site.kind, SiteKind::Pattern | SiteKind::AttnScores) {
-                self.afford("the attention patterns", 8 * c.n_heads * self.len() * self.len())?;
+                self.afford("the attention patterns", edited_maps(c, self.len()))?;
             }
             // The stored resid_pre has its edits already. An edit that adds would be applied twice, so that edits of
             // resid_pre are hidden from the second pass.
@@ -291,4 +287,8 @@ impl Hooks for Without<'_> {
     fn visit(&mut self, site: Site, value: Tensor) -> Result<Tensor> {
         self.inner.visit(site, value)
     }
+}
+/// Bytes of a layer's edited attention: scores, pattern and the copies that editing makes of them.
+fn edited_maps(config: &ModelConfig, n: usize) -> usize {
+    16 * config.n_heads * n * n
 }

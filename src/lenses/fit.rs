@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::sums::{Sums, SumsAbout};
 use crate::engine::kernels::with_values;
 use crate::engine::pullback::Pullback;
+use crate::engine::resume::layer_weights;
 use crate::error::{Error, Result};
 use crate::features::rows::Rows;
 use crate::interrupt;
@@ -158,9 +159,7 @@ fn positions(len: usize, skip: usize) -> Option<(usize, usize)> {
 /// Cotangents that go back together.
 pub fn batch(network: Network<'_>, rows: usize) -> usize {
     let c = network.config;
-    let mlp = c.d_model * c.d_mlp * if c.gated_mlp { 3 } else { 2 };
-    let weights = c.d_model * (2 * c.n_heads + 2 * c.n_kv_heads) * c.d_head + mlp;
-    let most = (OPERATIONS / (2 * weights).max(1)).min(ROWS);
+    let most = (OPERATIONS / (2 * layer_weights(c)).max(1)).min(ROWS);
     (most / rows.max(1)).clamp(1, c.d_model)
 }
 

@@ -336,7 +336,7 @@ impl Rows {
         Ok(Self::new(words, Stored::F32, [height, cols], self.by_output).grouped(self.groups()))
     }
 
-    fn is_hollow(&self) -> bool {
+    pub fn is_hollow(&self) -> bool {
         self.words.is_empty()
     }
 

@@ -54,7 +54,7 @@ impl Arguments {
         // A feature has a row of each matrix, of a thousand numbers or so.
         let features = bytes / (8 << 10) + 4096 * (self.neurons.len() + self.direction.len());
         let what = WorkKind::Over(OverText::Scan { features, bytes });
-        Work { model: &self.model, amount: self.text.amount(), what }
+        Work { model: &self.model, amount: self.text.amount(), what, training: None }
     }
 }
 

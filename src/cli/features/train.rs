@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{TextArgs, encode::about, gigabytes, shown};
 use crate::analysis::plan::OverText;
-use crate::cli::submit::{Work, WorkKind};
+use crate::cli::submit::{Training, Work, WorkKind};
 use crate::cli::{Job, ModelArgs, Part, emit, emit_json, note, progress};
 use crate::error::{Error, Result};
 use crate::features::Place;
@@ -110,8 +110,16 @@ pub struct Arguments {
 impl Arguments {
     /// What a set's harvest goes over.
     pub fn work(&self) -> Option<Work<'_>> {
+        let layers = self.layers.as_ref().filter(|_| self.activations.is_none())?;
+        let training = Training {
+            dictionaries: layers.count(),
+            features: self.features,
+            steps: self.steps,
+            batch: self.batch,
+            held: (self.memory.max(0.0) * 1e9) as usize,
+        };
         let what = WorkKind::Over(OverText::Harvest);
-        self.layers.map(|_| Work { model: &self.model, amount: self.text.amount(), what })
+        Some(Work { model: &self.model, amount: self.text.amount(), what, training: Some(training) })
     }
 }
 

@@ -8,28 +8,48 @@ use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{Error, Result, one_line, short};
 
 /// The longest answer, in bytes: more than any reader of this protocol takes in.
 const LONGEST: u64 = 4 << 20;
 /// How much is kept of what a command says beside its answer.
-const SAID: u64 = 64 << 10;
+const SAID: usize = 64 << 10;
 
-/// A running subcommand. Dropped before its end, it is told to end: what it has half written goes, and work that keeps
-/// checkpoints writes one.
-struct Running(Child);
+/// How long a subcommand that was told to end may take to write what it has.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// A running subcommand, and its turn. Dropped before its end, it is told to end: what it has half written goes, and work
+/// that keeps checkpoints writes one. The next one begins when it is gone.
+struct Running {
+    child: Option<Child>,
+    turn: Option<OwnedSemaphorePermit>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let turn = self.turn.take();
         // A child that has been waited for has no number any more.
+        let Some(id) = child.id() else { return };
         #[cfg(unix)]
-        if let Some(pid) = self.0.id().and_then(|id| libc::pid_t::try_from(id).ok()) {
+        if let Ok(pid) = libc::pid_t::try_from(id) {
             // SAFETY: kill takes two numbers. The child was not waited for, so that the number is still its own.
             unsafe { libc::kill(pid, libc::SIGTERM) };
         }
         #[cfg(not(unix))]
-        drop(self.0.start_kill());
+        {
+            let _ = id;
+            drop(child.start_kill());
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+                drop(child.kill().await);
+            }
+            drop(turn);
+        });
     }
 }
 
@@ -57,7 +77,22 @@ async fn first(mut source: impl AsyncRead + Unpin, limit: u64) -> std::io::Resul
     Ok(bytes)
 }
 
-async fn run(words: &[String], terms: Terms) -> Result<Ended> {
+/// Reads all, and keeps so many bytes of the end, where a program says why it ends.
+async fn last(mut source: impl AsyncRead + Unpin, limit: usize) -> std::io::Result<Vec<u8>> {
+    let (mut bytes, mut some) = (Vec::new(), vec![0; 8 << 10]);
+    loop {
+        let n = source.read(&mut some).await?;
+        if n == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&some[..n]);
+        if bytes.len() > 2 * limit {
+            bytes.drain(..bytes.len() - limit);
+        }
+    }
+}
+
+async fn run(words: &[String], terms: Terms, turn: OwnedSemaphorePermit) -> Result<Ended> {
     let failed = |e: std::io::Error| Error::failed(format!("a process of this program cannot be started: {e}"));
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
@@ -65,17 +100,25 @@ async fn run(words: &[String], terms: Terms) -> Result<Ended> {
     if !terms.download {
         command.env("HF_HUB_OFFLINE", "1");
     }
-    let mut running = Running(command.spawn().map_err(failed)?);
-    let (Some(out), Some(said)) = (running.0.stdout.take(), running.0.stderr.take()) else {
+    let mut child = command.spawn().map_err(failed)?;
+    let (out, said) = (child.stdout.take(), child.stderr.take());
+    let mut running = Running { child: Some(child), turn: Some(turn) };
+    let (Some(out), Some(said), Some(child)) = (out, said, running.child.as_mut()) else {
         return Err(Error::failed("a process of this program has no output"));
     };
-    let (out, said, status) = tokio::join!(first(out, LONGEST + 1), first(said, SAID), running.0.wait());
+    let (out, said, status) = tokio::join!(first(out, LONGEST + 1), last(said, SAID), child.wait());
     Ok(Ended { status: status.map_err(failed)?, out: out.map_err(failed)?, said: said.map_err(failed)? })
 }
 
-/// Runs a subcommand: `words` are its command line, `name` is what messages call it.
-pub async fn call(name: &str, words: &[String], prints_document: bool, terms: Terms) -> CallToolResult {
-    let result = match tokio::time::timeout(terms.limit, run(words, terms)).await {
+/// Runs a subcommand: `words` are its command line, `name` is what messages call it, `turn` ends when it does.
+pub async fn call(
+    name: &str,
+    words: &[String],
+    prints_document: bool,
+    terms: Terms,
+    turn: OwnedSemaphorePermit,
+) -> CallToolResult {
+    let result = match tokio::time::timeout(terms.limit, run(words, terms, turn)).await {
         Err(_) => Err(Error::failed(format!(
             "{name} was stopped after {} s; ask for less, or start the server with a longer --limit",
             terms.limit.as_secs()

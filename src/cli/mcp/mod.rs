@@ -50,7 +50,7 @@ struct Server {
     tools: Vec<Tool>,
     terms: Terms,
     /// A command has all of the machine.
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 impl ServerHandler for Server {
@@ -85,8 +85,8 @@ impl ServerHandler for Server {
             Err(error) => return Ok(failure(&error).into()),
         };
         let work = async {
-            let _turn = self.turn.acquire().await;
-            call(&tool.words(), &words, tool.prints_document(), self.terms).await
+            let Ok(turn) = self.turn.clone().acquire_owned().await else { return failure(&Error::Cancelled) };
+            call(&tool.words(), &words, tool.prints_document(), self.terms, turn).await
         };
         let result = context.ct.run_until_cancelled(work).await;
         Ok(result.unwrap_or_else(|| failure(&Error::Cancelled)).into())
@@ -117,7 +117,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let server = Server {
         tools: tools::all(),
         terms: Terms { limit: Duration::from_secs(args.limit), download: args.download },
-        turn: Semaphore::new(1),
+        turn: Arc::new(Semaphore::new(1)),
     };
     // At a signal the commands that run are told to end as well.
     let progress = Progress::new();

@@ -26,17 +26,20 @@ pub fn job(plan: &Plan, args: &Kubernetes) -> String {
         Some(namespace) => json!({"name": name, "namespace": namespace}),
         None => json!({"name": name}),
     };
-    out.push_str(&document(&at(&name), indexed, pod(plan, args, &[shard], "Never", Some(seconds))));
-    let steps: Vec<Vec<String>> = plan.after.iter().map(|s| s.iter().map(|w| literal(w)).collect()).collect();
-    let waits = json!({"backoffLimit": 100_000, "activeDeadlineSeconds": seconds.saturating_mul(8).max(86_400)});
+    out.push_str(&document(&at(&name), indexed, pod(plan, args, &[shard], plan.megabytes, "Never", Some(seconds))));
+    let steps: Vec<Vec<String>> = plan.after.iter().map(|s| s.words.iter().map(|w| literal(w)).collect()).collect();
+    let rest: u64 = plan.after.iter().map(|s| 60 * u64::from(s.minutes)).sum();
+    let waits =
+        json!({"backoffLimit": 100_000, "activeDeadlineSeconds": (seconds + rest).saturating_mul(8).max(86_400)});
+    let most = plan.after.iter().map(|s| s.megabytes).max().unwrap_or(plan.megabytes);
     out.push_str("---\n");
-    out.push_str(&document(&at(&format!("{name}-merge")), waits, pod(plan, args, &steps, "OnFailure", None)));
+    out.push_str(&document(&at(&format!("{name}-merge")), waits, pod(plan, args, &steps, most, "OnFailure", None)));
     out
 }
 
-/// A word that Kubernetes leaves as it is: `$(NAME)` would be a variable.
+/// A word that Kubernetes leaves as it is: `$(NAME)` would be a variable, and `$$` is one dollar sign.
 fn literal(word: &str) -> String {
-    word.replace("$(", "$$(")
+    word.replace('$', "$$")
 }
 
 /// A name as Kubernetes takes it: small letters, digits and hyphens, at most 50 so that more can follow.
@@ -48,11 +51,19 @@ fn label(name: &str) -> String {
 }
 
 /// What runs: all steps but the last before it.
-fn pod(plan: &Plan, args: &Kubernetes, steps: &[Vec<String>], restart: &str, seconds: Option<u64>) -> Value {
-    let memory = format!("{}Mi", plan.megabytes);
+fn pod(
+    plan: &Plan,
+    args: &Kubernetes,
+    steps: &[Vec<String>],
+    megabytes: u64,
+    restart: &str,
+    seconds: Option<u64>,
+) -> Value {
+    let memory = format!("{megabytes}Mi");
     let container = |(i, words): (usize, &Vec<String>)| {
         json!({
             "name": format!("step-{}", i + 1), "image": args.image, "command": words, "workingDir": args.mount,
+            "env": [{"name": "RAYON_NUM_THREADS", "value": plan.cpus.to_string()}],
             "resources": {
                 "requests": {"cpu": plan.cpus.to_string(), "memory": memory}, "limits": {"memory": memory},
             },
@@ -112,7 +123,7 @@ mod tests {
 
     #[test]
     fn words_and_names_stay_what_they_are() {
-        assert_eq!((literal("$(rm) $x"), literal("$$(")), ("$$(rm) $x".to_owned(), "$$$(".to_owned()));
+        assert_eq!((literal("$(rm) $x"), literal("$$(")), ("$$(rm) $$x".to_owned(), "$$$$(".to_owned()));
         assert_eq!(label("circuitscope features dashboard"), "circuitscope-features-dashboard");
         assert_eq!((label("Ünï / --"), label("--")), ("n".to_owned(), "circuitscope".to_owned()));
         assert_eq!(label(&"a-".repeat(40)).len(), 49);

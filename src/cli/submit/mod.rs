@@ -13,7 +13,7 @@ use serde_json::json;
 
 use self::words::Options;
 use super::{Cli, Command, ModelArgs, emit, emit_json};
-use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration};
+use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration, training_cost};
 use crate::error::{Error, Result};
 use crate::features::text;
 use crate::memory;
@@ -31,7 +31,7 @@ enum Scheduler {
     Slurm(Slurm),
     /// An Indexed Job and the merge: `circuitscope submit kubernetes … COMMAND… | kubectl apply -f -`
     Kubernetes(Kubernetes),
-    /// A script that runs the shards on this machine, or on those that GNU parallel is told of, and the merge
+    /// A script that runs the shards on this machine, or on others that share its files and that GNU parallel is told of, and the merge
     Parallel(Parallel),
 }
 
@@ -39,7 +39,7 @@ enum Scheduler {
 #[derive(clap::Args, Debug)]
 struct Common {
     /// Shards of the work
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
     shards: u32,
     /// What the job is called (default: circuitscope and the command)
     #[arg(long, value_name = "NAME")]
@@ -51,7 +51,7 @@ struct Common {
     #[arg(long, value_name = "GB")]
     memory: Option<f64>,
     /// Minutes of a shard at most (default: planned)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     minutes: Option<u32>,
     /// The program where the job runs (default: this one; in a container: circuitscope)
     #[arg(long, value_name = "PATH")]
@@ -105,6 +105,20 @@ pub struct Work<'a> {
     pub model: &'a ModelArgs,
     pub amount: Amount<'a>,
     pub what: WorkKind,
+    /// What is trained on all that the shards have harvested.
+    pub training: Option<Training>,
+}
+
+/// A training of dictionaries, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    /// How many; those beyond the model's layers do not count.
+    pub dictionaries: usize,
+    pub features: usize,
+    pub steps: usize,
+    pub batch: usize,
+    /// Bytes of activations that are held in memory.
+    pub held: usize,
 }
 
 /// How much a work goes over.
@@ -142,7 +156,7 @@ struct Plan {
     folder: String,
     shards: u32,
     /// What is run after the last shard, in this order.
-    after: Vec<Vec<String>>,
+    after: Vec<Step>,
     cpus: u32,
     megabytes: u64,
     minutes: u32,
@@ -150,7 +164,19 @@ struct Plan {
     note: String,
 }
 
+/// A command, and what it is given.
+struct Step {
+    words: Vec<String>,
+    megabytes: u64,
+    minutes: u32,
+}
+
 impl Plan {
+    /// The folder of what the jobs say.
+    fn logs(&self) -> String {
+        self.folder.strip_suffix("shards").map_or_else(|| format!("{}.logs", self.folder), |f| format!("{f}logs"))
+    }
+
     fn files(&self) -> Vec<String> {
         (0..self.shards).map(|i| format!("{}/{i}", self.folder)).collect()
     }
@@ -175,7 +201,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if json {
         return emit_json(json!({
             "model": null, "job": job, "shards": plan.shards, "megabytes": plan.megabytes, "minutes": plan.minutes,
-            "files": plan.files(), "after": plan.after, "seconds": 0.0, "load_seconds": 0.0,
+            "files": plan.files(), "after": plan.after.iter().map(|s| &s.words).collect::<Vec<_>>(), "seconds": 0.0, "load_seconds": 0.0,
         }));
     }
     emit(job.trim_end())
@@ -211,6 +237,15 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     let command = |words: Vec<String>| std::iter::once(program.clone()).chain(words).collect::<Vec<_>>();
     let folder = format!("{output}.shards");
     let shard = command(options.without(words, &["output", "json"]));
+    let (cost, training) = needed(&work)?;
+    let minutes_of = |seconds: f64| (TIME * seconds / 60.0).ceil().min(1e6) as u32 + LEAST_MINUTES;
+    let minutes = args.minutes.unwrap_or(minutes_of(cost.seconds / f64::from(args.shards)));
+    let megabytes_of = |cost: &Cost| {
+        let bytes = args.memory.map_or((cost.bytes() as f64 * MEMORY).max(LEAST_MEMORY), |gb| gb.max(0.1) * 1e9);
+        (bytes / (1 << 20) as f64).ceil() as u64
+    };
+    let megabytes = megabytes_of(&cost);
+    let merged = |words: Vec<String>| Step { words, megabytes, minutes: minutes.max(LEAST_MINUTES) };
     let mut after = Vec::new();
     let merge = |to: &str| {
         let files = (0..args.shards).map(|i| format!("{folder}/{i}"));
@@ -219,18 +254,16 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     // A shard of a training is a harvest, on which all is trained then.
     if options.knows("activations") {
         let harvest = format!("{folder}/all");
-        after.push(merge(&harvest));
+        after.push(merged(merge(&harvest)));
         let text = ["text", "context", "tokens", "bos", "include_first", "memory", "json"];
         let mut train = options.without(words, &text);
         train.extend(["--activations".to_owned(), harvest]);
-        after.push(command(train));
+        let cost = training.unwrap_or(cost);
+        let (words, megabytes, minutes) = (command(train), megabytes_of(&cost), minutes_of(cost.seconds));
+        after.push(Step { words, megabytes, minutes });
     } else {
-        after.push(merge(&output));
+        after.push(merged(merge(&output)));
     }
-    let cost = needed(&work)?;
-    let minutes = (TIME * cost.seconds / 60.0 / f64::from(args.shards)).ceil().min(1e6) as u32 + LEAST_MINUTES;
-    let bytes = args.memory.map_or((cost.bytes() as f64 * MEMORY).max(LEAST_MEMORY), |gb| gb.max(0.1) * 1e9);
-    let megabytes = (bytes / (1 << 20) as f64).ceil() as u64;
     Ok(Plan {
         name: args.name.clone().unwrap_or_else(|| format!("circuitscope {leaf}")),
         note: format!(
@@ -246,7 +279,7 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
         after,
         cpus: args.cpus,
         megabytes,
-        minutes: args.minutes.unwrap_or(minutes),
+        minutes,
     })
 }
 
@@ -261,10 +294,20 @@ fn work(command: &Command) -> Option<Work<'_>> {
     }
 }
 
-/// What the whole work needs.
-fn needed(work: &Work<'_>) -> Result<Cost> {
+/// What the whole work needs, and the training behind it.
+fn needed(work: &Work<'_>) -> Result<(Cost, Option<Cost>)> {
     let model = Model::outline(&work.model.spec()?, work.model.weights)?;
-    Ok(match (&work.amount, &work.what) {
+    let training = work.training.map(|t| {
+        let weights = 2 * model.config.d_model * t.features;
+        let dictionaries = t.dictionaries.min(model.config.n_layers);
+        // Forward and back; weights, gradients, both of Adam's means and the checkpoint; a batch's activations twice.
+        training_cost(
+            dictionaries * t.steps,
+            2 * t.batch * weights,
+            4 * (5 * weights + 2 * t.batch * t.features) + t.held,
+        )
+    });
+    let cost = match (&work.amount, &work.what) {
         (Amount::Text { specs, limit, row }, WorkKind::Over(what)) => {
             let tokens = (text::bytes(specs) / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
             cost_over(&model, tokens as usize, *row, *what)
@@ -274,7 +317,8 @@ fn needed(work: &Work<'_>) -> Result<Cost> {
             Cost { seconds: one.seconds * *n as f64, ..one }
         }
         _ => return Err(Error::failed("a work over texts was planned as one over pairs")),
-    })
+    };
+    Ok((cost, training.map(|t| Cost { weights: cost.weights, ..t })))
 }
 
 /// Bytes of a file, or of the files of a folder; 64 MB for what goes by another name.

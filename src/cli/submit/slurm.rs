@@ -10,37 +10,40 @@ const END: &str = "END_OF_BATCH";
 /// A script that sends the jobs. What is in a batch script is read by no other shell before, so that it is quoted once.
 pub fn job(plan: &Plan, partition: Option<&str>) -> Result<String> {
     let Plan { name, folder, shards, cpus, megabytes, minutes, note, .. } = plan;
-    let common = |name: &str| {
+    let common = |name: &str, megabytes: u64| {
         let partition = partition.map_or(String::new(), |p| format!(" --partition={}", word(p)));
         format!("--parsable --job-name={}{partition} --requeue --cpus-per-task={cpus} --mem={megabytes}M", word(name))
     };
+    // What is said goes beside the shards, so that their folder holds nothing else.
+    let logs = plan.logs();
     // A shard writes what it has when a signal comes, a minute before its time is over.
     let mut out = format!(
         "#!/bin/sh\n# {note}\n# A shard that was stopped goes on when it is sent again; `scontrol requeue JOB_TASK` does so too.\n\
-         set -eu\nmkdir -p -- {folder}\n\
-         job=$(sbatch {} --array=0-{} --time={minutes} --signal=B:TERM@60 --open-mode=append --output={folder}/%a.log <<'{END}'\n\
+         set -eu\nmkdir -p -- {folder} {logs}\nexport RAYON_NUM_THREADS={cpus}\n\
+         job=$(sbatch {} --array=0-{} --time={minutes} --signal=B:TERM@60 --open-mode=append --output={logs}/%a.log <<'{END}'\n\
          #!/bin/sh\nexec {} --shard \"$SLURM_ARRAY_TASK_ID/{shards}\" -o {folder}/\"$SLURM_ARRAY_TASK_ID\"\n{END}\n)\n",
-        common(name),
+        common(name, *megabytes),
         shards - 1,
         line(&plan.shard),
         folder = word(folder),
+        logs = word(&logs),
     );
     let mut last = String::new();
     for (i, step) in plan.after.iter().enumerate() {
         last = format!("after{}", i + 1);
         let before = if i == 0 { "${job%%;*}".to_owned() } else { format!("${{after{i}%%;*}}") };
         out.push_str(&format!(
-            "{last}=$(sbatch {} --dependency=afterok:\"{before}\" --kill-on-invalid-dep=yes --time={} \
+            "{last}=$(sbatch {} --dependency=afterok:\"{before}\" --kill-on-invalid-dep=yes --time={} --signal=B:TERM@60 \
              --open-mode=append --output={}/after{}.log <<'{END}'\n#!/bin/sh\nexec {}\n{END}\n)\n",
-            common(&format!("{name} {}", i + 1)),
-            super::LEAST_MINUTES.max(*minutes),
-            word(folder),
+            common(&format!("{name} {}", i + 1), step.megabytes),
+            step.minutes,
+            word(&logs),
             i + 1,
-            line(step),
+            line(&step.words),
         ));
     }
     out.push_str(&format!("echo \"sent: shards $job, then ${last}\"\n"));
-    let spoilt = plan.shard.iter().chain(plan.after.iter().flatten()).any(|w| w.lines().any(|l| l == END));
+    let spoilt = plan.shard.iter().chain(plan.after.iter().flat_map(|s| &s.words)).any(|w| w.lines().any(|l| l == END));
     // Slurm puts names of its own in the place of these.
     if spoilt || folder.contains('%') {
         return Err(Error::request(format!(

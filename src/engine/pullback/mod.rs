@@ -19,6 +19,7 @@ use super::kernels::rotary::Table;
 use super::kernels::{product, to_vec, with_values};
 use super::site::{Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::memory::afford;
 use crate::model::Network;
 use crate::model::config::{NormPlacement, Parallel, Positions, QkNorm};
 use crate::model::weights::Norm;
@@ -54,7 +55,7 @@ impl<'a> Pullback<'a> {
     /// `start..end`; those after it change nothing before.
     ///
     /// # Errors
-    /// As [`Network::forward`], or no position is left.
+    /// As [`Network::forward`], no position is left, or it would not fit in memory.
     pub fn along(
         network: Network<'a>,
         ids: &[u32],
@@ -69,6 +70,11 @@ impl<'a> Pullback<'a> {
             .ok_or_else(|| Error::failed(format!("positions {start} to {end} are no part of {} tokens", ids.len())))?;
         network.check(ids)?;
         let config = network.config;
+        let rows = end - start;
+        let patterns = rows * end * config.n_heads * (1 + usize::from(config.attn_softcap.is_some()));
+        let layer = 4 * (patterns + rows * (3 * config.d_mlp + 4 * config.d_model));
+        let what = format!("the derivatives of a run of {end} tokens");
+        afford((config.n_layers - first_layer) * layer, &what, "take shorter texts")?;
         let prepared = Prepared::new(config, end);
         let positions: Vec<usize> = (start..end).collect();
         let mut resid = network.embed(&[ids], &mut Capture::default())?;

@@ -54,6 +54,7 @@ pub struct HarvestAbout {
 
 impl shard::About for HarvestAbout {
     const PROGRESS: &'static [&'static str] = &["positions", "done", "batches"];
+    const IN_ORDER: bool = true;
 
     fn shard(&self) -> &Shard {
         &self.shard

@@ -52,6 +52,14 @@ impl fmt::Display for Layers {
 }
 
 impl Layers {
+    /// How many; those beyond a model's layers are counted as well where all are meant.
+    pub fn count(self) -> usize {
+        match self {
+            Self::All => usize::MAX,
+            Self::Range(from, to) => to - from + 1,
+        }
+    }
+
     fn of(self, n_layers: usize) -> Result<Vec<usize>> {
         match self {
             Self::All => Ok((0..n_layers).collect()),
