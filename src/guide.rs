@@ -286,6 +286,14 @@ pub fn without_pictures(body: &str) -> String {
     body.lines().filter(|l| !l.trim_start().starts_with("![")).collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
+/// What the window shows of a page's body: no pictures, and only links that lead somewhere there, which are those into the
+/// guide and those to the web. Others are files of the project, for whoever reads the page on a forge.
+pub fn in_window(page: &str, body: &str) -> String {
+    let lines = without_pictures(body);
+    let leads = |target: &str| target.starts_with("https://") || Place::of_link(page, target).is_some();
+    lines.lines().map(|line| with_links(line, leads)).collect::<Vec<_>>().join("\n")
+}
+
 /// A body in pieces: text, and code (true) without its fences.
 pub fn blocks(body: &str) -> Vec<(bool, &str)> {
     let pieces = body.split("```").enumerate().map(|(i, piece)| match i % 2 {
@@ -313,19 +321,24 @@ fn plain(body: &str) -> String {
     out.trim().to_owned()
 }
 
-/// A line with links as their words, without the signs of code and stress.
-fn words(line: &str) -> String {
+/// A line with links as their words, but for those that are kept.
+fn with_links(line: &str, keeps: impl Fn(&str) -> bool) -> String {
     let mut out = String::new();
     let mut rest = line;
     while let Some(at) = rest.find("](") {
-        let Some(end) = rest[at..].find(')') else { break };
+        let Some(end) = rest[at..].find(')').map(|end| at + end) else { break };
         let open = rest[..at].rfind('[').unwrap_or(0);
         out.push_str(&rest[..open]);
-        out.push_str(rest[open..at].trim_start_matches('['));
-        rest = &rest[at + end + 1..];
+        let link = if keeps(&rest[at + 2..end]) { &rest[open..=end] } else { rest[open..at].trim_start_matches('[') };
+        out.push_str(link);
+        rest = &rest[end + 1..];
     }
-    out.push_str(rest);
-    out.replace(['`', '*'], "")
+    out + rest
+}
+
+/// A line with links as their words, without the signs of code and stress.
+fn words(line: &str) -> String {
+    with_links(line, |_| false).replace(['`', '*'], "")
 }
 
 fn first_paragraph(body: &str) -> String {
@@ -401,6 +414,8 @@ mod tests {
         assert_eq!(anchors, ["a-title", "how-it-works"]);
         assert_eq!(page.links().collect::<Vec<_>>(), ["y.md#z"]);
         assert!(page.text().contains("# no heading") && !page.text().contains("q.png"));
+        let shown = in_window("x", "See [a](y.md#b), [c](../d.md) and [e](https://f).\n![p](q.png)");
+        assert_eq!(shown, "See [a](y.md#b), c and [e](https://f).");
         let place = |p: &str, a: Option<&str>| Some(Place { page: p.to_owned(), anchor: a.map(str::to_owned) });
         assert_eq!(Place::of_link("x", "y.md#z"), place("y", Some("z")));
         assert_eq!(Place::of_link("x", "#z"), place("x", Some("z")));

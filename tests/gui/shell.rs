@@ -331,10 +331,10 @@ fn a_single_key_says_what_it_has_done_and_takes_it_back() {
     let pinned = Pinned { layer: 1, head: Some(3), ..h.state().state.pinned() };
     h.state_mut().state.apply(ModelAction::Pin(pinned), 0.0);
     settle(&mut h);
+    // The message has faded, so that nothing moves under the pointer.
+    h.run_steps(20);
     assert_eq!(press(&mut h, egui::Key::C).as_deref(), Some("Done: collect 1.3."));
     assert_eq!(h.state().state.desk().draft.nodes, ["a1.h3"]);
-    // The older message has faded, so that nothing moves under the pointer.
-    h.run_steps(20);
     h.get_by_label("undo").click();
     h.step();
     h.step();

@@ -88,7 +88,7 @@ impl Guide {
             if back.on_hover_text("the page before").on_disabled_hover_text("there is no page before").clicked()
                 && let Some(place) = self.past.pop()
             {
-                (self.place, self.arrives) = (place, true);
+                (self.place, self.arrives, self.lists) = (place, true, false);
                 self.query.clear();
             }
             if !broad {
@@ -143,7 +143,7 @@ impl Guide {
                 if arrives && section.is_some_and(|s| s.anchor == part.anchor) {
                     heading.scroll_to_me(Some(egui::Align::Min));
                 }
-                let body = guide::without_pictures(part.body);
+                let body = guide::in_window(page.name, part.body);
                 // Each part has widgets of its own.
                 ui.push_id(&part.anchor, |ui| {
                     for (i, (is_code, text)) in guide::blocks(&body).into_iter().enumerate() {

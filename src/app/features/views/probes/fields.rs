@@ -6,7 +6,7 @@ use super::ProbesView;
 use super::settings::{Interchanged, ProbesSettings, directions};
 use crate::app::features::views::{layer_field, weak};
 use crate::app::view::Context;
-use crate::app::widgets::{captioned, choice};
+use crate::app::widgets::{captioned, choice, explained_choice};
 use crate::engine::SiteKind;
 use crate::features::direction::concept::Pool;
 use crate::jobs::Slot;
@@ -124,7 +124,9 @@ impl Fields {
             });
         }
         let pools = [(Pool::Mean, "the mean of its tokens"), (Pool::Last, "its last token")];
-        if let Some(p) = choice(ui, "each text as", self.recipe.pool, &pools) {
+        let said = "the first token is left out, since models keep things there that are unlike all else; where every text of a \
+                    set is one token, each is read behind the word The";
+        if let Some(p) = explained_choice(ui, ("each text as", said), self.recipe.pool, &pools) {
             self.recipe.pool = p;
         }
     }
@@ -192,7 +194,9 @@ impl ProbesView {
     pub(super) fn fields(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, new: &mut ProbesSettings) {
         let Some(n_layers) = cx.state.model.as_ref().map(|m| m.config.n_layers) else { return };
         let pinned = cx.pinned().layer.min(n_layers - 1);
-        let fields = self.fields.get_or_insert_with(|| Fields::of(new));
+        // What another hand has changed, or another document, fills them anew.
+        let filled = self.fields.take().filter(|(_, of)| of == new).map(|(fields, _)| fields);
+        let mut fields = filled.unwrap_or_else(|| Fields::of(new));
         ui.horizontal_wrapped(|ui| {
             fields.texts_ui(ui, cx);
             fields.reads_ui(ui, cx);
@@ -251,5 +255,6 @@ impl ProbesView {
                 self.interchange.want(&cx.state.pool, new.interchanges(cx.state));
             }
         });
+        self.fields = Some((fields, new.clone()));
     }
 }

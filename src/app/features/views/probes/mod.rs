@@ -26,7 +26,8 @@ const BESIDE: f32 = 420.0;
 pub struct ProbesView {
     probes: Slot<ProbesOf>,
     interchange: Slot<InterchangeOf>,
-    fields: Option<Fields>,
+    /// The fields, and the settings of the document that they were filled from.
+    fields: Option<(Fields, ProbesSettings)>,
 }
 
 /// What the view keeps on a desk.
