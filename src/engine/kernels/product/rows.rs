@@ -27,6 +27,10 @@ const COLUMNS: usize = 256;
 const HEIGHT: usize = 256;
 const LOW: usize = 16;
 
+/// Rows of a panel that is multiplied where it lies, and what its columns are a multiple of: whole tiles.
+const TALL: usize = 64;
+const ALIKE: usize = 48;
+
 /// Multiplications from which on other threads help: waking them takes as long as some 100,000.
 const SHARED: usize = 1 << 18;
 
@@ -188,8 +192,17 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: bool
         }
         return;
     }
-    let wide = if is_few { 2 * COLUMNS } else { COLUMNS };
-    let (wide, height) = (wide.min(cols), if is_few { LOW } else { HEIGHT });
+    let (wide, height) = match (is_few, w.plain(0).is_some()) {
+        // As many equal parts as keep all threads at work.
+        (true, true) => {
+            let threads = rayon::current_num_threads();
+            let parts = threads * (w.groups() * cols).div_ceil(2 * COLUMNS * threads).div_ceil(w.groups());
+            (cols.div_ceil(parts.max(1)).next_multiple_of(ALIKE), TALL)
+        }
+        (true, false) => (2 * COLUMNS, LOW),
+        (false, _) => (COLUMNS, HEIGHT),
+    };
+    let wide = wide.min(cols);
     let chunks = cols.div_ceil(wide);
     parts(w.groups() * chunks, m * rows * width, |c| {
         let out = &out;
