@@ -9,6 +9,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     circuitscope::memory::keep_freed();
+    circuitscope::engine::kernels::let_workers_sleep();
     interrupt::watch();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

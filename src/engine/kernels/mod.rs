@@ -14,6 +14,16 @@ pub mod segments;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 
+/// Lets the threads that candle adds rows with sleep as soon as they are done. They would wait actively for half a
+/// millisecond, on a core that the next product needs. Called once, before any other thread is there.
+pub fn let_workers_sleep() {
+    const VARIABLE: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: the program's only thread does this, at its start.
+        unsafe { std::env::set_var(VARIABLE, "0") };
+    }
+}
+
 /// True where the fused form applies: f32 on the CPU, contiguous, outside automatic differentiation.
 pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous() && !t.track_op())

@@ -10,7 +10,7 @@ use super::few;
 use crate::model::matrix::Rows;
 
 /// Up to this many rows the products of [`few`] are faster: packing rows pays for more.
-const FEW: usize = 48;
+const FEW: usize = 128;
 
 /// Whether a product of so many rows is one of few.
 pub(super) fn is_few(m: usize) -> bool {
