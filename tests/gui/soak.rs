@@ -303,6 +303,8 @@ fn opened(document: Document, folder: &Path) -> Harness<'static, App> {
         .with_size([1280.0, 800.0])
         .with_max_steps(60)
         .with_os(egui::os::OperatingSystem::Nix)
+        // Fonts of the system are not there, and what is typed is in any language.
+        .allow_missing_glyphs()
         .build_eframe(move |cc| App::new(&cc.egui_ctx, document, Vec::new()));
     h.state_mut().keep_in(folder).unwrap();
     h
