@@ -106,7 +106,7 @@ fn page() -> u64 {
 }
 
 /// Gives memory that is free back to the system.
-fn trim() {
+pub fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: only memory that is free is given back.
     unsafe {

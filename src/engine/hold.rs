@@ -74,7 +74,11 @@ impl Hold {
             )));
         }
         match self {
-            Self::Direct if config.norms_outputs() || config.adds_up().is_err() => Err(Error::request(format!(
+            Self::Direct if config.adds_up().is_err() => Err(Error::request(format!(
+                "{} normalises the residual stream itself, so that nothing has a direct effect in it; hold attention alone",
+                config.name
+            ))),
+            Self::Direct if config.norms_outputs() => Err(Error::request(format!(
                 "{} normalises what attention and MLPs give, and the scale of those norms cannot be held by edits; hold attention \
                  alone, or use `features intervene --mode direct`",
                 config.name

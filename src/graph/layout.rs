@@ -380,6 +380,8 @@ pub struct FeatureGraphOf {
     pub target: Target,
     /// What opens the set.
     pub spec: String,
+    /// First positions whose features and errors are left out.
+    pub silent: usize,
 }
 
 impl Question for FeatureGraphOf {
@@ -394,7 +396,7 @@ impl Question for FeatureGraphOf {
             Target::Token(id) => features::Target::Tokens(vec![id]),
             Target::Difference(a, b) => features::Target::Difference(a, b),
         };
-        let settings = features::Settings::default();
+        let settings = features::Settings { silent: self.silent, ..features::Settings::default() };
         let found = features::trace_features(&self.trace, &set, self.pos, &target, &settings, progress)?;
         Ok(Shown::features(self.trace.clone(), found, set))
     }

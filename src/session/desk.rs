@@ -18,6 +18,7 @@ use crate::circuit::draft::Draft;
 use crate::engine::generate::Sampling;
 use crate::engine::resolve::Alignment;
 use crate::engine::{EditStack, SiteKind};
+use crate::graph::features::SILENT;
 use crate::graph::layout::Cut;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
@@ -285,10 +286,19 @@ pub struct GraphSettings {
     pub file: Option<String>,
     /// Predictions are traced to the features of this set of transcoders.
     pub set: Option<String>,
+    /// First positions whose features and errors are left out, where it is not the usual number.
+    pub silent: Option<usize>,
     /// The strongest links between features that are drawn are put to the test.
     pub audit: bool,
     /// What was said about the nodes of a graph, by what the graph is of: a file's path, or the tokens of a prompt.
     pub marks: BTreeMap<String, Marks>,
+}
+
+impl GraphSettings {
+    /// First positions whose features and errors are left out.
+    pub fn silent(&self) -> usize {
+        self.silent.unwrap_or(SILENT)
+    }
 }
 
 /// How circuits are tried.

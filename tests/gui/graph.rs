@@ -350,6 +350,20 @@ fn predictions_are_traced_to_the_features_of_a_set() {
     let clean = state.clean().unwrap().trace.clone();
     let last = clean.len() - 1;
     assert_ne!(edited.next[last][0].logit, clean.next[last][0].logit);
+    // More first positions can be left out; the command says so, and undo brings them back.
+    let on_two = |h: &Harness<'static, App>| {
+        let shown = h.state().state.results.graph.get().unwrap().value.clone();
+        let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+        let def = circuitscope::app::view::by_name("graph").unwrap();
+        let line = circuitscope::app::export::commands::command(&h.state().state, def).unwrap();
+        (found.silent, found.features.iter().any(|f| f.pos == 1), line.contains("--silent 2"))
+    };
+    assert_eq!(on_two(&h), (1, true, false));
+    h.state_mut().state.apply(ModelAction::Silent(2), 0.0);
+    settle(&mut h);
+    assert_eq!(on_two(&h), (2, false, true));
+    h.state_mut().state.apply(ModelAction::Silent(1), 0.0);
+    settle(&mut h);
     // A set that does not fit is one sentence, and the way back is there.
     std::fs::remove_file(folder.path().join("layer_0.safetensors")).unwrap();
     h.state_mut().state.apply(ModelAction::Edits("no edits", circuitscope::engine::EditStack::default()), 0.0);

@@ -292,6 +292,8 @@ impl Soak {
         settle(&mut self.h);
         self.frames = 0;
         self.rest(20);
+        // As the program does once nothing runs, so that only what is held counts.
+        circuitscope::memory::trim();
         let found = megabytes();
         println!("  {found:.0} MB");
         found
@@ -323,7 +325,10 @@ fn random_use() {
     let asked = std::env::var("CIRCUITSCOPE_SOAK").unwrap_or_else(|_| "1 1 100".to_owned());
     let numbers: Vec<u64> = asked.split_whitespace().map(|n| n.parse().expect("whole numbers")).collect();
     let [minutes, seed, limit] = numbers[..] else { panic!("CIRCUITSCOPE_SOAK is MINUTES SEED MILLISECONDS") };
+    circuitscope::memory::keep_freed();
     let folder = tempfile::tempdir().unwrap();
+    // What is saved under a bare name lies there.
+    std::env::set_current_dir(folder.path()).unwrap();
     let mut soak = Soak {
         random: ChaCha8Rng::seed_from_u64(seed),
         h: opened(document(PROMPT).into(), folder.path()),

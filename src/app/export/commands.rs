@@ -9,6 +9,7 @@ use crate::app::view::ViewDef;
 use crate::engine::edit::FeatureChange;
 use crate::engine::{Hold, RunSide};
 use crate::features::direction::concept::Pool;
+use crate::graph::features::SILENT;
 use crate::graph::features::effect::changes;
 use crate::graph::layout::Origin;
 use crate::graph::readers::Attention;
@@ -73,7 +74,7 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
                 Attention::FirstOrder => "first-order",
             };
             let of = match &desk.graph.set {
-                Some(set) => format!("--dictionary {}", word(set)),
+                Some(set) => format!("--dictionary {}{}", word(set), silent(desk.graph.silent())),
                 None => format!("--attention {attention}"),
             };
             let cut = format!("{of} --node-threshold {nodes:.6} --edge-threshold {links:.6}");
@@ -117,6 +118,11 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join(" && "))
 }
 
+/// The option for first positions that are left out, where it is not the usual number.
+fn silent(n: usize) -> String {
+    if n == SILENT { String::new() } else { format!(" --silent {n}") }
+}
+
 /// The command line that gives features of the graph's set the values that the stack gives them, where the stack does
 /// nothing else.
 pub fn intervention(state: &State) -> Option<String> {
@@ -143,8 +149,9 @@ pub fn intervention(state: &State) -> Option<String> {
     };
     let (model, prompt) = (word(&desk.model), text(state, "-p", "--ids"));
     Some(format!(
-        "circuitscope features intervene -m {model}{prompt} --dictionary {}{set_to} --mode {}{layers} --json",
+        "circuitscope features intervene -m {model}{prompt} --dictionary {}{}{set_to} --mode {}{layers} --json",
         word(&set.spec),
+        silent(found.silent),
         desk.stack.hold.name()
     ))
 }

@@ -14,6 +14,7 @@ use crate::circuit::{Edge, Member};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::generate::Sampling;
 use crate::engine::{EditStack, RunSide};
+use crate::graph::features::SILENT;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::model::matrix::Held;
@@ -62,6 +63,8 @@ pub enum ModelAction {
     CloseGraph,
     /// Whether drawn links between features are put to the test.
     AuditLinks(bool),
+    /// Leaves the features and errors of so many first positions out.
+    Silent(usize),
     /// Traces predictions to the features of a set, or to the model's own components.
     GraphSet(Option<String>),
     /// Replaces the collected circuit; the text says what is done.
@@ -161,7 +164,9 @@ impl State {
                 }
             }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
-            on @ (ModelAction::AuditLinks(_) | ModelAction::GraphSet(_)) => self.graph_on_features(on, now),
+            on @ (ModelAction::AuditLinks(_) | ModelAction::Silent(_) | ModelAction::GraphSet(_)) => {
+                self.graph_on_features(on, now)
+            }
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),
             ModelAction::Collect(member) => {
@@ -247,6 +252,10 @@ impl State {
     fn graph_on_features(&mut self, action: ModelAction, now: f64) {
         match action {
             ModelAction::AuditLinks(on) => self.change("put links to the test", now, |d| d.graph.audit = on),
+            ModelAction::Silent(n) => {
+                let given = (n != SILENT).then_some(n);
+                self.change("leave first positions out", now, |d| d.graph.silent = given);
+            }
             ModelAction::GraphSet(set) => {
                 let name = if set.is_some() { "trace to features" } else { "trace to components" };
                 self.change(name, now, |d| (d.graph.set, d.graph.file) = (set, None));

@@ -188,9 +188,10 @@ impl State {
             // What stood there is another run's.
             results.why.forget();
         }
+        let silent = self.document.desk.graph.silent();
         let looks = self.document.desk.graph.set.clone().zip(why.clone()).map(|(spec, why)| {
             let WhyOf { trace, layer, head, query, key } = why;
-            LooksOf { trace, spec, layer, head, query, key }
+            LooksOf { trace, spec, layer, head, query, key, silent }
         });
         if looks.is_none() {
             results.looks.forget();

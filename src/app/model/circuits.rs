@@ -66,7 +66,10 @@ impl State {
             None => self.traced(subject).zip(self.graph_target()).map(|(trace, target)| {
                 let (pos, attention) = (self.document.desk.pinned.pos, settings.attention);
                 match &settings.set {
-                    Some(spec) => ShownOf::Features(FeatureGraphOf { trace, pos, target, spec: spec.clone() }),
+                    Some(spec) => {
+                        let (spec, silent) = (spec.clone(), settings.silent());
+                        ShownOf::Features(FeatureGraphOf { trace, pos, target, spec, silent })
+                    }
                     None => ShownOf::Traced(GraphOf { trace, pos, target, attention }),
                 }
             }),

@@ -51,9 +51,18 @@ pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, lessons: &Lessons, top: &mut 
                             cx.push(Action::Lesson(LessonAction::Begin(0)));
                         }
                     });
-                    let models = "SmolLM2 speaks English: 135 million parameters. Or open a model of your own.";
-                    card(&mut uis[2], cx, "A larger model", models, |ui, cx| {
-                        lessons.language_model(ui, cx.actions);
+                    let is_small = BUILTINS.iter().any(|b| b.name == cx.state.desk().model);
+                    let (title, models) = match is_small {
+                        true => (
+                            "A larger model",
+                            "SmolLM2 speaks English: 135 million parameters. Or open a model of your own.",
+                        ),
+                        false => ("Another model", "A file, or a model that other programs keep on this machine."),
+                    };
+                    card(&mut uis[2], cx, title, models, |ui, cx| {
+                        if is_small {
+                            lessons.language_model(ui, cx.actions);
+                        }
                         if ui.button("Open a file…").clicked() {
                             cx.push(Action::Do(Command::OpenFile));
                         }
@@ -82,8 +91,11 @@ fn card(
     let frame = egui::Frame::new().fill(cx.palette.panel).corner_radius(6.0).inner_margin(egui::Margin::same(8));
     frame.show(ui, |ui| {
         ui.set_min_width(ui.available_width());
-        ui.label(RichText::new(title).font(theme::title()));
-        ui.add(egui::Label::new(RichText::new(text).color(cx.palette.weak)).wrap());
-        ui.horizontal_wrapped(|ui| buttons(ui, cx));
+        // Columns would stretch the words of a line over all of it.
+        ui.with_layout(egui::Layout::top_down(egui::Align::Min), |ui| {
+            ui.label(RichText::new(title).font(theme::title()));
+            ui.add(egui::Label::new(RichText::new(text).color(cx.palette.weak)).wrap());
+            ui.horizontal_wrapped(|ui| buttons(ui, cx));
+        });
     });
 }

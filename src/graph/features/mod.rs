@@ -51,9 +51,12 @@ pub struct Settings {
     pub silent: usize,
 }
 
+/// First positions whose features and errors are left out: what models keep there is unlike all else.
+pub const SILENT: usize = 1;
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { most: None, round: 2048, silent: 1 }
+        Self { most: None, round: 2048, silent: SILENT }
     }
 }
 

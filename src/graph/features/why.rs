@@ -270,6 +270,8 @@ pub struct LooksOf {
     pub head: usize,
     pub query: usize,
     pub key: Option<usize>,
+    /// First positions whose features are left out.
+    pub silent: usize,
 }
 
 impl Question for LooksOf {
@@ -279,7 +281,6 @@ impl Question for LooksOf {
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Looks)) -> Result<Looks> {
         let set = DictionarySet::open(&self.spec, progress)?;
-        let silent = super::Settings::default().silent;
-        looks(&self.trace, &set, (self.layer, self.head), self.query, self.key, silent, progress)
+        looks(&self.trace, &set, (self.layer, self.head), self.query, self.key, self.silent, progress)
     }
 }

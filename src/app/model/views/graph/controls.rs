@@ -187,6 +187,17 @@ fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     if ui.small_button("✕").on_hover_text("back to the model's own heads and MLPs").clicked() {
         cx.push(ModelAction::GraphSet(None));
     }
+    let mut silent = c.silent();
+    let caption = RichText::new("first left out").font(theme::small()).color(cx.palette.weak);
+    let hint = "positions from the first on whose features and errors are left out: models keep things there that are unlike all \
+                else; 4 is usual for chat models of Gemma 3";
+    let changed = captioned(ui, caption, 36.0, |ui| {
+        let number = egui::DragValue::new(&mut silent).range(0..=64).speed(0.05);
+        ui.add(number).accessible_name("First positions left out").on_hover_text(hint).changed()
+    });
+    if changed {
+        cx.push(ModelAction::Silent(silent));
+    }
     let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
     let hint = "take the sources of the strongest links away, or of those between nodes that are pinned: links whose prediction fails are crossed out";
     if ui.add(audits).on_hover_text(hint).clicked() {
