@@ -129,7 +129,7 @@ pub fn give_back() {
 }
 
 /// Left to everything that is too small to be counted.
-const RESERVE: u64 = 64 << 20;
+pub const RESERVE: u64 = 64 << 20;
 
 /// Bytes that this process can still take: what the system has free, a container (cgroup) or `ulimit -v` allows; `None`
 /// where nothing of it is said.

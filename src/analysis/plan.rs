@@ -213,7 +213,7 @@ fn sweep(c: &ModelConfig, n: usize, site: SiteKind, by: Axes) -> (usize, usize) 
 
 /// Returns the longest prompt, up to `most` tokens, whose cost stays within `free` bytes; 0 where there is none.
 pub fn longest(model: &Model, what: Planned, free: u64, most: usize) -> usize {
-    let fits = |n: usize| memory::fits(cost(model, n, what).bytes(), free);
+    let fits = |n: usize| cost(model, n, what).bytes() <= free;
     let (mut low, mut high) = (0, most + 1);
     while low + 1 < high {
         let middle = usize::midpoint(low, high);

@@ -83,7 +83,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let free = available();
     let fits = free.map(|free| memory::fits(needed.bytes(), free));
     let instead = match (free, fits) {
-        (Some(free), Some(false)) => Some(instead(&model, planned, free, ids.len())),
+        (Some(free), Some(false)) => Some(instead(&model, planned, free.saturating_sub(memory::RESERVE), ids.len())),
         _ => None,
     };
     let otherwise = instead.as_ref().map_or(String::new(), |what| format!("\n{what}"));

@@ -338,18 +338,6 @@ fn predictions_are_traced_to_the_features_of_a_set() {
     h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("audit: ").is_some());
-    // A feature that is changed is an edit of the stack, at the position where it is active.
-    let node = found.selected.len() - 1;
-    let edits = found.edits(node, FeatureChange::Scale(0.0));
-    assert_eq!(edits.len(), 1);
-    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, edits), 0.0);
-    settle(&mut h);
-    let state = &h.state().state;
-    assert_eq!(state.desk().stack.edits.len(), 1);
-    let edited = state.results.edited.fresh().expect("the edited run is there").value.trace.clone();
-    let clean = state.clean().unwrap().trace.clone();
-    let last = clean.len() - 1;
-    assert_ne!(edited.next[last][0].logit, clean.next[last][0].logit);
     // More first positions can be left out; the command says so, and undo brings them back.
     let on_two = |h: &Harness<'static, App>| {
         let shown = h.state().state.results.graph.get().unwrap().value.clone();
@@ -364,6 +352,18 @@ fn predictions_are_traced_to_the_features_of_a_set() {
     assert_eq!(on_two(&h), (2, false, true));
     h.state_mut().state.apply(ModelAction::Silent(1), 0.0);
     settle(&mut h);
+    // A feature that is changed is an edit of the stack, at the position where it is active.
+    let node = found.selected.len() - 1;
+    let edits = found.edits(node, FeatureChange::Scale(0.0));
+    assert_eq!(edits.len(), 1);
+    h.state_mut().state.apply(ModelAction::Toggle(RunSide::Clean, edits), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!(state.desk().stack.edits.len(), 1);
+    let edited = state.results.edited.fresh().expect("the edited run is there").value.trace.clone();
+    let clean = state.clean().unwrap().trace.clone();
+    let last = clean.len() - 1;
+    assert_ne!(edited.next[last][0].logit, clean.next[last][0].logit);
     // A set that does not fit is one sentence, and the way back is there.
     std::fs::remove_file(folder.path().join("layer_0.safetensors")).unwrap();
     h.state_mut().state.apply(ModelAction::Edits("no edits", circuitscope::engine::EditStack::default()), 0.0);
