@@ -165,7 +165,7 @@ impl State {
             }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
             on @ (ModelAction::AuditLinks(_) | ModelAction::Silent(_) | ModelAction::GraphSet(_)) => {
-                self.graph_on_features(on, now)
+                self.graph_on_features(on, now);
             }
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),

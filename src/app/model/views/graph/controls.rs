@@ -32,16 +32,7 @@ impl GraphView {
                     }
                 }
                 None => {
-                    // Without answers, or before the last token, what is asked for is not there: then say what is.
-                    let auto = match cx.state.graph_target() {
-                        Some(Target::Top) => "auto: top logits",
-                        Some(Target::Token(_)) => "auto: answer",
-                        Some(Target::Difference(..)) | None => "answer − wrong",
-                    };
-                    let names = GraphTarget::ALL.map(|(t, name)| (t, if t == GraphTarget::Auto { auto } else { name }));
-                    if let Some(t) = choice(ui, "of", c.target, &names) {
-                        cx.push(ModelAction::Graph(t));
-                    }
+                    of_what(ui, cx);
                 }
             }
             let weak = cx.palette.weak;
@@ -166,6 +157,20 @@ impl GraphView {
 
     pub(super) fn summary(&self, ui: &mut egui::Ui, cx: &Context<'_>) {
         summary(ui, cx, self.group_words());
+    }
+}
+
+/// Which prediction is traced.
+fn of_what(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    // Without answers, or before the last token, what is asked for is not there: then say what is.
+    let auto = match cx.state.graph_target() {
+        Some(Target::Top) => "auto: top logits",
+        Some(Target::Token(_)) => "auto: answer",
+        Some(Target::Difference(..)) | None => "answer − wrong",
+    };
+    let names = GraphTarget::ALL.map(|(t, name)| (t, if t == GraphTarget::Auto { auto } else { name }));
+    if let Some(t) = choice(ui, "of", cx.state.desk().graph.target, &names) {
+        cx.push(ModelAction::Graph(t));
     }
 }
 

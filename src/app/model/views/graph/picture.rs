@@ -172,14 +172,8 @@ impl GraphView {
             };
         }
         for item in &mut items {
-            let weight: f64 = item.members.iter().map(|m| d.influence[*m] + 1e-9).sum();
-            // Divided in f64, so that a node by itself stands where it was laid out, to the last bit.
-            let mean = |f: fn(&(f32, f32)) -> f32| -> f32 {
-                let sum: f64 =
-                    item.members.iter().map(|m| f64::from(f(&d.places[*m])) * (d.influence[*m] + 1e-9)).sum();
-                (sum / weight) as f32
-            };
-            item.place = (squeezed(mean(|p| p.0)), if item.is_fold() { 0.0 } else { mean(|p| p.1) });
+            let (x, y) = middle(d, item);
+            item.place = (squeezed(x), if item.is_fold() { 0.0 } else { y });
         }
         let links = links(d, &items, &item_of);
         let column = |pos: usize| {
@@ -194,6 +188,18 @@ impl GraphView {
         self.picture =
             Some(Picture { stamp, version: self.version, roles, turns, columns, items, links, by_id, item_of });
     }
+}
+
+/// Where an item's members stand, those of more influence counting more. Divided in f64, so that a node by itself stands where
+/// it was laid out, to the last bit.
+fn middle(d: &Drawing, item: &Item) -> (f32, f32) {
+    let weight = |m: &usize| d.influence[*m] + 1e-9;
+    let all: f64 = item.members.iter().map(weight).sum();
+    let mean = |of: fn(&(f32, f32)) -> f32| -> f32 {
+        let sum: f64 = item.members.iter().map(|m| f64::from(of(&d.places[*m])) * weight(m)).sum();
+        (sum / all) as f32
+    };
+    (mean(|p| p.0), mean(|p| p.1))
 }
 
 /// Links between items, strongest first; `item_of` has each node's item (`usize::MAX` for one that is hidden).
