@@ -2,7 +2,7 @@
 //! the prompt. Sizes are those at which the questions themselves refuse; seconds are guessed from this machine's speed.
 
 use super::contributions::Contributions;
-use super::sweep::{Axes, speed};
+use super::sweep::{Axes, SITES, speed};
 use crate::engine::resume::{bytes_per_row, layer_weights, rows_at_once};
 use crate::engine::{Freeze, Site, SiteKind, Trace, gradient};
 use crate::memory;
@@ -78,18 +78,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// The sites at which nodes are attributed, and those at which edges are.
-const NODES: [SiteKind; 9] = [
-    SiteKind::ResidPre,
-    SiteKind::ResidMid,
-    SiteKind::AttnOut,
-    SiteKind::MlpOut,
-    SiteKind::Z,
-    SiteKind::Q,
-    SiteKind::K,
-    SiteKind::V,
-    SiteKind::Pattern,
-];
+/// The sites at which edges are attributed.
 const EDGES: [SiteKind; 6] =
     [SiteKind::Q, SiteKind::K, SiteKind::V, SiteKind::ResidPost, SiteKind::MlpPre, SiteKind::MlpPreLinear];
 
@@ -115,7 +104,7 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
             (runs * pass + cells * layer_weights(c), runs * kept + bytes.max(rows).max(logits))
         }
         // Every site that can be swept, as where none is named.
-        Planned::Nodes => (4 * pass, 2 * kept + gradient::bytes_for(c, n, &there(&NODES), &[], Freeze::default())),
+        Planned::Nodes => (4 * pass, 2 * kept + gradient::bytes_for(c, n, &there(&SITES), &[], Freeze::default())),
         Planned::Edges { steps } => {
             let probed = there(&EDGES);
             let edges = receivers(c) * senders(c);

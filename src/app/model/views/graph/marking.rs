@@ -11,9 +11,9 @@ use crate::app::model::ModelAction;
 use crate::app::shell::helper;
 use crate::app::view::Context;
 use crate::circuit::Member;
-use crate::graph::Node;
 use crate::graph::layout::{Drawing, Shown};
 use crate::graph::marks::Marks;
+use crate::graph::{Node, NodeKind};
 
 impl GraphView {
     /// Turns to the graph that is shown, and to what the document says about its nodes.
@@ -172,7 +172,9 @@ impl GraphView {
 
     /// What a node of the drawing is called: as it was named here, on its feature's page, or in the graph.
     pub(super) fn name_of(&self, d: &Drawing, n: &Node) -> String {
-        let given = self.marks.names.get(&n.id).or(self.labels.get(&n.id)).cloned();
+        // An error's id can be that of a feature.
+        let of_feature = n.kind != NodeKind::Error;
+        let given = self.marks.names.get(&n.id).or(self.labels.get(&n.id)).filter(|_| of_feature).cloned();
         given.unwrap_or_else(|| own_label(&n.label, n.kind, &n.id, d, n.pos))
     }
 
