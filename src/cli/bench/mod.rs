@@ -6,6 +6,7 @@ mod lab;
 mod lenses;
 mod sweeps;
 mod synthetic;
+mod synthetic_set;
 #[cfg(feature = "gui")]
 mod window;
 
@@ -49,6 +50,9 @@ pub struct Arguments {
     /// Give the model of --synthetic so many layers only
     #[arg(long, value_name = "N", requires = "synthetic")]
     layers: Option<usize>,
+    /// Trace a prediction of the model of --synthetic through random transcoders, so many features a layer
+    #[arg(long, value_name = "N", requires = "synthetic")]
+    transcoders: Option<usize>,
     /// Time the window instead: its frames, how soon a keystroke is answered, how soon work stops (minutes)
     #[cfg(feature = "gui")]
     #[arg(long, conflicts_with_all = ["lab", "features", "lenses"])]
@@ -262,9 +266,12 @@ fn lenses(args: &Arguments) -> Result<()> {
 fn synthetic(args: &Arguments, what: &str) -> Result<()> {
     let held = if args.model.weights == Held::Auto { Held::Stored } else { args.model.weights };
     let started = Instant::now();
-    let found = synthetic::measure(what, args.layers, held, args.repeat)?;
+    let (found, lines): (_, fn(&Value) -> String) = match args.transcoders {
+        Some(features) => (synthetic_set::measure(what, args.layers, held, features)?, synthetic_set::lines),
+        None => (synthetic::measure(what, args.layers, held, args.repeat)?, synthetic::lines),
+    };
     let doc = document(&found.model, None, started.elapsed().as_secs_f64(), found.doc);
-    if args.model.json { emit_json(doc) } else { emit(&synthetic::lines(&doc)) }
+    if args.model.json { emit_json(doc) } else { emit(&lines(&doc)) }
 }
 
 /// Times the window.

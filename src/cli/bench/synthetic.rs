@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use half::{bf16, f16};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{gemm_seconds, peak_memory, plain_pass, prompt, time};
 use crate::analysis::direct_attribution::direct_attribution;
@@ -271,19 +272,40 @@ pub(super) struct Measured {
     pub doc: Value,
 }
 
-/// Writes the model, opens it, removes the file, and times a pass, a sweep, an attribution and edge scores.
-pub(super) fn measure(text: &str, layers: Option<usize>, held: Held, repeat: usize) -> Result<Measured> {
-    let (shape, stored) = read(text)?;
-    let shape = Shape { layers: layers.unwrap_or(shape.layers).clamp(1, shape.layers), ..*shape };
-    let before = peak_memory();
+/// A folder for scratch files, which goes away with what is returned.
+pub(super) fn scratch() -> Result<TempDir> {
     let folder = scratch_folder();
     std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    let work = tempfile::tempdir_in(folder).map_err(|e| Error::write(folder, e))?;
-    let path = work.path().join(format!("{}.gguf", shape.name));
-    let file = shape.write(stored, &path)?;
-    let spec = path.to_str().ok_or_else(|| Error::request("the folder for scratch files has no name in UTF-8"))?;
-    let model = Arc::new(Model::open_watched(spec, held, &Progress::new())?);
-    drop(work);
+    tempfile::tempdir_in(folder).map_err(|e| Error::write(folder, e))
+}
+
+/// A model of random weights that is open, whose file is gone.
+pub(super) struct Opened {
+    pub model: Arc<Model>,
+    shape: Shape,
+    stored: Stored,
+    /// Bytes that the file had.
+    file: u64,
+}
+
+impl Opened {
+    /// Writes a model of so many layers, at most those of the shape, and opens it.
+    pub(super) fn of(text: &str, layers: Option<usize>, held: Held) -> Result<Self> {
+        let (shape, stored) = read(text)?;
+        let shape = Shape { layers: layers.unwrap_or(shape.layers).clamp(1, shape.layers), ..*shape };
+        let work = scratch()?;
+        let path = work.path().join(format!("{}.gguf", shape.name));
+        let file = shape.write(stored, &path)?;
+        let spec = path.to_str().ok_or_else(|| Error::request("the folder for scratch files has no name in UTF-8"))?;
+        let model = Arc::new(Model::open_watched(spec, held, &Progress::new())?);
+        Ok(Self { model, shape, stored, file })
+    }
+}
+
+/// Times a pass, a sweep, an attribution and edge scores on a model of random weights.
+pub(super) fn measure(text: &str, layers: Option<usize>, held: Held, repeat: usize) -> Result<Measured> {
+    let before = peak_memory();
+    let Opened { model, shape, stored, file } = Opened::of(text, layers, held)?;
     let progress = Progress::new();
     let opened = peak_memory();
     let ids = prompt(&model, 14);
