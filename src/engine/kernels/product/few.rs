@@ -1,5 +1,6 @@
 //! Products of few rows with many: memory decides how long they take, so that every weight is read once, in the order in
-//! which it lies, and nothing is packed. What comes next is asked for while the rows before it are multiplied.
+//! which it lies, and nothing is packed. What comes next is asked for while the rows before it are multiplied. Across, a
+//! weight's values are summed along its rows, which pays where there are too few rows to lie side by side in a vector.
 //!
 //! Sums are indexed arrays of known size and steps do not check for overflow: so the compiler keeps the sums in registers,
 //! which makes these loops three times as fast.
@@ -9,7 +10,14 @@ use pulp::{Simd, WithSimd};
 
 use super::rows::{At, To};
 
-/// out [m, rows] (+)= x [m, cols] · wᵀ, for w [rows, cols].
+/// Values of a line of memory.
+const LINE: usize = 16;
+/// Rows of a weight that are multiplied across together: twelve sums stay in registers.
+const WIDE: usize = 3;
+/// Rows of x that are multiplied across at most.
+pub(super) const ACROSS: usize = 4;
+
+/// out [m, rows] (+)= x [m, cols] · wᵀ, for w [rows, cols] and m up to [`ACROSS`].
 ///
 /// # Safety
 /// All of it lies inside the allocations.
@@ -19,7 +27,7 @@ pub(super) unsafe fn across(shape: [usize; 3], x: At, w: At, out: To) {
 
 /// Brings a line of memory near; an address outside does nothing.
 #[inline(always)]
-fn ask_for(address: *const f32) {
+pub(super) fn ask_for(address: *const f32) {
     // SAFETY: the instruction reads nothing into the program, whatever the address.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -42,38 +50,21 @@ impl WithSimd for Across {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let [m, rows, _] = self.shape;
-        // Sums stay in registers: 24 of 32, or 12 of 16.
-        let (tall, wide) = if S::REGISTER_COUNT >= 32 { (6, 4) } else { (4, 3) };
         let mut row = 0;
         while row < rows {
-            let n = if rows - row >= wide { wide } else { 1 };
-            // Tiles of nearly one height: a low one would wait for its own sums.
-            let (mut from, mut tiles) = (0, m.div_ceil(tall));
-            while from < m {
-                let some = (m - from).div_ceil(tiles);
-                tiles -= 1;
-                // SAFETY: rows row..row + n of w and from..from + some of x lie inside them, as `across` was promised.
-                unsafe {
-                    match (some, n) {
-                        (1, 4) => self.tile::<S, 1, 4>(simd, from, row, tiles),
-                        (2, 4) => self.tile::<S, 2, 4>(simd, from, row, tiles),
-                        (3, 4) => self.tile::<S, 3, 4>(simd, from, row, tiles),
-                        (4, 4) => self.tile::<S, 4, 4>(simd, from, row, tiles),
-                        (5, 4) => self.tile::<S, 5, 4>(simd, from, row, tiles),
-                        (_, 4) => self.tile::<S, 6, 4>(simd, from, row, tiles),
-                        (1, 3) => self.tile::<S, 1, 3>(simd, from, row, tiles),
-                        (2, 3) => self.tile::<S, 2, 3>(simd, from, row, tiles),
-                        (3, 3) => self.tile::<S, 3, 3>(simd, from, row, tiles),
-                        (_, 3) => self.tile::<S, 4, 3>(simd, from, row, tiles),
-                        (1, _) => self.tile::<S, 1, 1>(simd, from, row, tiles),
-                        (2, _) => self.tile::<S, 2, 1>(simd, from, row, tiles),
-                        (3, _) => self.tile::<S, 3, 1>(simd, from, row, tiles),
-                        (4, _) => self.tile::<S, 4, 1>(simd, from, row, tiles),
-                        (5, _) => self.tile::<S, 5, 1>(simd, from, row, tiles),
-                        _ => self.tile::<S, 6, 1>(simd, from, row, tiles),
-                    }
+            let n = if rows - row >= WIDE { WIDE } else { 1 };
+            // SAFETY: rows row..row + n of w and m rows of x lie inside them, as `across` was promised.
+            unsafe {
+                match (m, n) {
+                    (1, WIDE) => self.tile::<S, 1, WIDE>(simd, row),
+                    (2, WIDE) => self.tile::<S, 2, WIDE>(simd, row),
+                    (3, WIDE) => self.tile::<S, 3, WIDE>(simd, row),
+                    (_, WIDE) => self.tile::<S, ACROSS, WIDE>(simd, row),
+                    (1, _) => self.tile::<S, 1, 1>(simd, row),
+                    (2, _) => self.tile::<S, 2, 1>(simd, row),
+                    (3, _) => self.tile::<S, 3, 1>(simd, row),
+                    _ => self.tile::<S, ACROSS, 1>(simd, row),
                 }
-                from += some;
             }
             row += n;
         }
@@ -81,17 +72,17 @@ impl WithSimd for Across {
 }
 
 impl Across {
-    /// The products of `M` rows of x with `N` rows of w, of which `tile` more tiles are to come.
+    /// The products of the `M` rows of x with `N` rows of w from `row` on.
     ///
     /// # Safety
     /// Those rows exist.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, from: usize, row: usize, tile: usize) {
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, simd: S, row: usize) {
         let cols = self.shape[2];
         let whole = cols / S::F32_LANES * S::F32_LANES;
         // SAFETY: columns below cols of rows that exist, as the caller promises; a vector is read where it is whole.
         unsafe {
-            let x = self.x.first.add(from * self.x.apart);
+            let x = self.x.first;
             let w = self.w.first.add(row * self.w.apart);
             let (mut xs, mut ws) = ([x; M], [w; N]);
             for i in 0..M {
@@ -102,10 +93,14 @@ impl Across {
             }
             let mut sums = [[simd.splat_f32s(0.0); N]; M];
             let mut col = 0usize;
-            // Rows that come next are asked for in time: each tile of these rows asks for one of them.
-            let next = w.wrapping_add((N + tile % N) * self.w.apart);
+            // The rows that come next are asked for in time.
+            let next = N.wrapping_mul(self.w.apart);
             while col < whole {
-                ask_for(next.wrapping_add(col));
+                if col.is_multiple_of(LINE) {
+                    for j in 0..N {
+                        ask_for(ws[j].wrapping_add(next.wrapping_add(col)));
+                    }
+                }
                 let mut right = [simd.splat_f32s(0.0); N];
                 for j in 0..N {
                     right[j] = ws[j].add(col).cast::<S::f32s>().read_unaligned();
@@ -124,7 +119,7 @@ impl Across {
                     for col in whole..cols {
                         sum += *x.add(i * self.x.apart + col) * *w.add(j * self.w.apart + col);
                     }
-                    let to = self.out.first.add((from + i) * self.out.apart + row + j);
+                    let to = self.out.first.add(i * self.out.apart + row + j);
                     *to = if self.out.add { *to + sum } else { sum };
                 }
             }

@@ -2,6 +2,7 @@
 //! product would compute the weight's as well, an outer product of the weight's full size.
 
 mod few;
+mod packed;
 mod rows;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
@@ -56,7 +57,7 @@ impl CustomOp1 for Stored {
         let x = values(storage, layout)?;
         let mut out = vec![0f32; m * width];
         if self.across {
-            rows::across(x, m, &self.weight, &mut out, rows::is_few(m));
+            rows::across(x, m, &self.weight, &mut out, rows::OWN);
         } else {
             rows::along(x, m, &self.weight, &mut out, rows::is_few(m));
         }
@@ -147,7 +148,7 @@ mod tests {
                 let (input, output) = matrix.dims();
                 let plain = matrix.tensor().unwrap();
                 assert_eq!(plain.dims(), [input, output]);
-                for m in [1, 14, 61] {
+                for m in [1, 4, 14, 61] {
                     let x = Tensor::randn(0f32, 1f32, (m, input), &Device::Cpu).unwrap();
                     let g = Tensor::randn(0f32, 1f32, (m, output), &Device::Cpu).unwrap();
                     let (want, want_back) = (x.matmul(&plain).unwrap(), g.matmul(&plain.t().unwrap()).unwrap());
@@ -157,18 +158,18 @@ mod tests {
                     assert!(worst(&b, &want_back) < 1e-5 * scale(&want_back), "{stored:?} {m} rows back");
                     // Both kinds of product, whichever of them this build takes.
                     let Form::Rows(w) = matrix.form() else { unreachable!() };
-                    for is_few in [true, false] {
+                    for own in [true, false] {
                         let (mut y, mut b) = (vec![9f32; m * output], vec![9f32; m * input]);
-                        super::super::with_values(&x, |x| rows::across(x, m, w, &mut y, is_few)).unwrap();
-                        super::super::with_values(&g, |g| rows::along(g, m, w, &mut b, is_few)).unwrap();
+                        super::super::with_values(&x, |x| rows::across(x, m, w, &mut y, own)).unwrap();
+                        super::super::with_values(&g, |g| rows::along(g, m, w, &mut b, own)).unwrap();
                         let (y, b) = (
                             Tensor::from_vec(y, (m, output), &Device::Cpu),
                             Tensor::from_vec(b, (m, input), &Device::Cpu),
                         );
-                        assert!(worst(&y.unwrap(), &want) < 1e-5 * scale(&want), "{stored:?} {m} rows, {is_few}");
+                        assert!(worst(&y.unwrap(), &want) < 1e-5 * scale(&want), "{stored:?} {m} rows, {own}");
                         assert!(
                             worst(&b.unwrap(), &want_back) < 1e-5 * scale(&want_back),
-                            "{stored:?} {m} back, {is_few}"
+                            "{stored:?} {m} back, {own}"
                         );
                     }
                 }

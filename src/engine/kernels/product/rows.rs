@@ -7,19 +7,24 @@ use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 use super::few;
+use super::packed::Packed;
 use crate::model::matrix::Rows;
 
-/// Up to this many rows the products of [`few`] are faster: packing rows pays for more.
+/// Up to this many rows products along a weight's rows are our own: packing the weight pays for more.
 const FEW: usize = 128;
 
-/// Whether a product of so many rows is one of few.
+/// Whether the kernels here multiply, and not the library's, which is fast in every build.
+pub(super) const OWN: bool = !cfg!(unoptimised);
+
+/// Whether a product of so many rows along a weight's is one of few.
 pub(super) fn is_few(m: usize) -> bool {
-    m <= FEW && !cfg!(unoptimised)
+    m <= FEW && OWN
 }
 
-/// Stored rows of a panel, and values of a row that are decoded at a time: 256 kB, for the second-level cache.
+/// Stored rows of a panel, and values of a row that are decoded at a time, whole blocks of every type: 150 kB, for the
+/// second-level cache.
 const PANEL: usize = 48;
-const DEPTH: usize = 1024;
+const DEPTH: usize = 768;
 
 /// Columns and rows of a panel that is multiplied along its rows: whole blocks of every type. Few rows of x read wide
 /// and low panels, which stay in the first-level cache.
@@ -129,14 +134,14 @@ fn with_panel(w: &Rows, group: usize, rows: Range<usize>, cols: Range<usize>, us
 }
 
 /// out [m, rows] = x [m, cols] · wᵀ, summed over groups; x holds the groups' columns side by side.
-pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: bool) {
+pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], own: bool) {
     let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
     if m == 0 || rows == 0 || width == 0 {
         return;
     }
     let out = To { first: out.as_mut_ptr(), apart: rows, add: false };
     let start = |group: usize, col: usize| At { first: x[group * cols + col..].as_ptr(), apart: width };
-    if !is_few && w.plain(0).is_some() {
+    if !own && w.plain(0).is_some() {
         for group in 0..w.groups() {
             let out = To { add: group > 0, ..out };
             with_panel(w, group, 0..rows, 0..cols, |panel| {
@@ -146,6 +151,7 @@ pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: boo
         }
         return;
     }
+    let packed = (own && m > few::ACROSS).then(|| Packed::new(x, m, width));
     parts(rows.div_ceil(PANEL), m * rows * width, |p| {
         let out = &out;
         let some = p * PANEL..rows.min((p + 1) * PANEL);
@@ -160,10 +166,10 @@ pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: boo
                     let x = start(group, from);
                     // SAFETY: x is [m, width] from column `from` of the group on, the panel [some, part].
                     unsafe {
-                        if !is_few {
-                            large(shape, x, panel, true, to, Parallelism::None);
-                        } else {
-                            few::across(shape, x, panel, to);
+                        match &packed {
+                            Some(packed) => packed.across(group * cols + from, [shape[1], shape[2]], panel, to),
+                            None if own => few::across(shape, x, panel, to),
+                            None => large(shape, x, panel, true, to, Parallelism::None),
                         }
                     }
                 });
