@@ -1,5 +1,6 @@
 //! Every failure the library can report. Each message is one sentence: what, where, what to do.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -108,7 +109,8 @@ impl std::fmt::Display for Error {
 
 /// The most characters of a name, and of a whole message.
 const LONGEST_NAME: usize = 80;
-const LONGEST: usize = 280;
+/// With the words before it, such as "circuitscope: warning: ", a message has at most 300.
+const LONGEST: usize = 270;
 
 /// Writes a text so that it stays on its line and misleads no terminal and no reader: characters that move the cursor, end
 /// the line or turn the direction of reading are escaped.
@@ -164,6 +166,11 @@ pub fn one_line(sentence: &str) -> String {
     }
     let (head, tail) = (&letters[..LONGEST * 2 / 3], &letters[letters.len() - LONGEST / 3..]);
     head.iter().chain(&['…']).chain(tail).collect()
+}
+
+/// Says a line on stderr, beside the output. A stderr that is closed or full has no reader, so that the line may be lost.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 impl Error {

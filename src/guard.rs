@@ -15,6 +15,8 @@ pub enum Fault {
     Panic,
     Memory,
     Time,
+    /// It went wrong earlier, and is not tried again.
+    Earlier,
 }
 
 impl std::fmt::Display for Fault {
@@ -23,6 +25,7 @@ impl std::fmt::Display for Fault {
             Self::Panic => "it is damaged, or contradicts itself",
             Self::Memory => "it asks for far more memory than its size explains",
             Self::Time => "it comes to no end",
+            Self::Earlier => "it went wrong before and is not tried again; open it anew to do so",
         })
     }
 }
@@ -30,6 +33,9 @@ impl std::fmt::Display for Fault {
 /// What an input of one byte may cost beside a fixed amount: more than any good file takes.
 const BYTES: (usize, usize) = (1 << 30, 256);
 const SECONDS: (f64, f64) = (20.0, 1e-5);
+/// Bytes of a guarded thread's stack. Parsers call themselves as deep as a file's brackets go; what is not touched costs
+/// nothing.
+const STACK: usize = 32 << 20;
 
 /// What the allocator and whoever waits know of a guarded thread.
 struct Watch {
@@ -93,13 +99,25 @@ fn silence() {
 /// The work panics, takes more than 1 GB and 256 times the input of memory, or more than 20 s and 10 s a megabyte. A
 /// thread that cannot be ended stays.
 pub fn guarded<R: Send + 'static>(input: usize, work: impl FnOnce() -> R + Send + 'static) -> Result<R, Fault> {
+    guarded_deep(STACK, input, work)
+}
+
+/// As [`guarded`], with a stack of so many bytes for work that calls itself.
+///
+/// # Errors
+/// As [`guarded`].
+pub fn guarded_deep<R: Send + 'static>(
+    stack: usize,
+    input: usize,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, Fault> {
     silence();
     let bytes = BYTES.0.saturating_add(input.saturating_mul(BYTES.1));
     let until = Instant::now() + Duration::from_secs_f64(SECONDS.0 + input as f64 * SECONDS.1);
     let watch = Arc::new(Watch { exceeded: AtomicBool::new(false), waiter: std::thread::current() });
     let result: Arc<Mutex<Option<Option<R>>>> = Arc::default();
     let (theirs, place) = (watch.clone(), result.clone());
-    let started = std::thread::Builder::new().name("guarded".to_owned()).spawn(move || {
+    let started = std::thread::Builder::new().name("guarded".to_owned()).stack_size(stack).spawn(move || {
         QUIET.set(true);
         LEFT.set(isize::try_from(bytes).unwrap_or(isize::MAX));
         WATCH.set(Arc::as_ptr(&theirs));
@@ -127,6 +145,40 @@ pub fn guarded<R: Send + 'static>(input: usize, work: impl FnOnce() -> R + Send 
     }
 }
 
+/// What stands before a library that is called again and again on the word of one file. A fault that leaves a thread
+/// behind is the last: it would leave another at every call, with its memory.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// As [`guarded_deep`].
+    ///
+    /// # Errors
+    /// As [`guarded`]; and once it ran out of memory or time, at once.
+    pub fn guarded<R: Send + 'static>(
+        &self,
+        stack: Option<usize>,
+        input: usize,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Fault> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(Fault::Earlier);
+        }
+        let result = guarded_deep(stack.unwrap_or(STACK), input, work);
+        if matches!(result, Err(Fault::Memory | Fault::Time)) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+        result
+    }
+}
+
+/// Two of them stand before the same thing or they do not; they are no part of what they stand before.
+impl PartialEq for Gate {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,5 +196,15 @@ mod tests {
         let reused = || (0..100).map(|_| vec![0u8; 100 << 20].len()).max();
         assert_eq!(guarded(0, reused), Ok(Some(100 << 20)));
         assert!(!QUIET.get());
+    }
+
+    #[test]
+    fn a_fault_that_leaves_a_thread_is_the_last() {
+        let gate = Gate::default();
+        let empty: Vec<u8> = Vec::new();
+        assert_eq!(gate.guarded(None, 0, move || empty[empty.len()]), Err(Fault::Panic));
+        assert_eq!(gate.clone().guarded(None, 0, || Vec::<u8>::with_capacity(4 << 30).capacity()), Err(Fault::Memory));
+        assert_eq!(gate.guarded(None, 0, || 1), Err(Fault::Earlier));
+        assert_eq!(Gate::default().guarded(None, 0, || 1), Ok(1));
     }
 }

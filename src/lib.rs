@@ -120,6 +120,7 @@ pub mod shell;
 pub mod superposition;
 pub mod table;
 pub mod training;
+pub mod typed;
 
 pub use error::{Error, Result};
 

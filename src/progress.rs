@@ -15,7 +15,8 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct Inner {
-    cancelled: AtomicBool,
+    /// Shared with the handles of parts.
+    cancelled: Arc<AtomicBool>,
     done: AtomicU64,
     total: AtomicU64,
     /// Of the total, what has not been asked for yet.
@@ -49,9 +50,24 @@ impl Left {
 
 impl Default for Progress {
     fn default() -> Self {
+        Self::cancelled_by(Arc::default())
+    }
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A handle for a part of the work, which counts for itself and is cancelled with the whole.
+    pub fn part(&self) -> Self {
+        Self::cancelled_by(self.inner.cancelled.clone())
+    }
+
+    fn cancelled_by(cancelled: Arc<AtomicBool>) -> Self {
         Self {
             inner: Arc::new(Inner {
-                cancelled: AtomicBool::new(false),
+                cancelled,
                 done: AtomicU64::new(0),
                 total: AtomicU64::new(0),
                 reserved: AtomicU64::new(0),
@@ -60,12 +76,6 @@ impl Default for Progress {
                 left: Mutex::new(None),
             }),
         }
-    }
-}
-
-impl Progress {
-    pub fn new() -> Self {
-        Self::default()
     }
 
     /// Adds `units` to the work that is known to lie ahead.
@@ -196,5 +206,15 @@ mod tests {
         assert_eq!(progress.counts(), (1, 13));
         progress.clone().cancel();
         assert!(matches!(progress.step(1), Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn a_part_is_cancelled_with_the_whole() {
+        let whole = Progress::new();
+        let part = whole.part();
+        part.expect(3);
+        assert!(part.step(1).is_ok() && whole.counts() == (0, 0));
+        whole.cancel();
+        assert!(matches!(part.step(1), Err(Error::Cancelled)));
     }
 }

@@ -78,6 +78,7 @@ const GROUND: &[&str] = &[
     "shard",
     "shell",
     "table",
+    "typed",
 ];
 
 fn sources(folder: &Path, out: &mut Vec<PathBuf>) {

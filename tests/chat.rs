@@ -243,6 +243,11 @@ fn a_turn_can_be_left_open() {
     assert!(text(Ending::Open).ends_with("[assistant] It is"));
 }
 
+/// A template that puts a value into a list a hundred thousand times, then does something with it.
+fn deep(then: &str) -> String {
+    format!("{{% set ns=namespace(x=[]) %}}{{% for i in range(100000) %}}{{% set ns.x=[ns.x] %}}{{% endfor %}}{then}")
+}
+
 #[test]
 fn what_is_no_conversation_is_one_sentence() {
     let (folder, model) = model_with("{{ raise_exception('only one\nuser') }}");
@@ -273,6 +278,19 @@ fn what_is_no_conversation_is_one_sentence() {
             "far more memory",
         ),
         ("{{ messages[0].content.foo() }}", "foo"),
+        // Values in values: nothing goes into them without end, not even what throws them away.
+        (deep("{{ ns.x }}").as_str(), "too deep"),
+        (deep("{{ ns.x | tojson }}").as_str(), "too deep"),
+        (deep("{{ ns.x == [ns.x] }}{{ raise_exception('over') }}").as_str(), "over"),
+        (deep("{{ raise_exception('over') }}").as_str(), "over"),
+        (
+            "{% set ns=namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x=[ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+            "too deep",
+        ),
+        (
+            "{% set ns=namespace(x=[1]) %}{% for i in range(100000) %}{% for j in range(9) %}{% set ns.x=[[[[[[[[ns.x]]]]]]]] %}{% endfor %}{% endfor %}",
+            "fuel",
+        ),
     ] {
         write(folder.path(), "chat_template.jinja", template);
         let code = if says == "far more memory" { 1 } else { 2 };

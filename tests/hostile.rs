@@ -50,6 +50,23 @@ fn steps_that_double_a_text_are_stopped() {
     assert!(said.contains("--ids"), "{said}");
 }
 
+/// Files that once broke the program.
+#[test]
+fn files_that_broke_it_are_sentences() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path());
+    for file in std::fs::read_dir(fixture("hostile/tokenizer")).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, folder.path().join("tokenizer.json")).unwrap();
+        let said = sentence(&["run", "-m", &model, "-p", "a b"], 1);
+        assert!(said.contains("tokenizer") && said.contains("--ids"), "{}: {said}", file.display());
+    }
+    let set = fixture("hostile/prompt-set/laughs.toml");
+    let said =
+        run(&["circuit", "find", "-m", "addition", "--set", set.to_str().unwrap(), "--pairs", "1", "--edges", "4"]);
+    assert!(matches!(said.status.code(), Some(1 | 2)), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
 #[test]
 fn a_tokenizer_that_knows_no_letter_says_so() {
     let folder = tempfile::tempdir().unwrap();
@@ -85,7 +102,7 @@ fn words_of_files_are_shown_on_one_line() {
     std::fs::write(&config, options.to_string()).unwrap();
     let out = run(&["run", "-m", &model, "--ids", "1"]);
     let said = String::from_utf8(out.stderr).unwrap();
-    assert!(said.lines().all(|l| l.chars().count() <= 320) && !said.contains('\u{7}'), "{said}");
+    assert!(said.lines().all(|l| l.chars().count() <= 300) && !said.contains('\u{7}'), "{said}");
 }
 
 #[test]
@@ -170,6 +187,113 @@ fn options_of_a_dictionary_have_their_types() {
     assert!(said.contains("rescale_acts_by_decoder_norm"), "{said}");
     let said = spoilt("standard-layer-norm", &|c| c["normalize_activations"] = json!(true));
     assert!(said.contains("normalize_activations"), "{said}");
+}
+
+/// Options of a wrong type are refused by name, in every reader: (the folder, its file, how that is spoilt, the option).
+#[test]
+fn options_of_a_wrong_type_are_refused() {
+    let dictionary = |folder: &Path| sentence(&encode(folder), 1);
+    let with = |of: &str, file: &str, change: &dyn Fn(&mut Value), said: &dyn Fn(&Path) -> String| -> String {
+        let folder = tempfile::tempdir().unwrap();
+        copied(&fixture(of), folder.path());
+        let path = folder.path().join(file);
+        let mut options: Value = std::fs::read(&path).map_or(json!({}), |b| serde_json::from_slice(&b).unwrap());
+        change(&mut options);
+        std::fs::write(&path, options.to_string()).unwrap();
+        said(folder.path())
+    };
+    for (of, file, option, wrong) in [
+        ("sets/sparsify", "cfg.json", "activation", json!(5)),
+        ("sets/sparsify", "cfg.json", "transcode", json!("true")),
+        ("sets/sparsify", "cfg.json", "num_latents", json!("64")),
+        ("sets/sparsify", "cfg.json", "k", json!("8")),
+        ("dictionaries/standard", "cfg.json", "model_from_pretrained_kwargs", json!("center_writing_weights")),
+        ("dictionaries/standard", "cfg.json", "hook_name", json!(3)),
+        ("dictionaries/topk", "cfg.json", "k", json!("4")),
+    ] {
+        let said = with(of, file, &|c| c[option] = wrong.clone(), &dictionary);
+        assert!(said.contains(&format!("`{option}`")) && said.contains(", not "), "{of}: {said}");
+    }
+    let centre = |c: &mut Value| c["model_from_pretrained_kwargs"] = json!({"center_writing_weights": "true"});
+    let said = with("dictionaries/standard", "cfg.json", &centre, &dictionary);
+    assert!(said.contains("`center_writing_weights`"), "{said}");
+    for (of, option, wrong) in [
+        ("sets/learning-topk", "k", json!("4")),
+        ("sets/learning-topk", "submodule_name", json!(5)),
+        ("sets/learning-topk", "layer", json!("5")),
+    ] {
+        let said = with(of, "config.json", &|c| c["trainer"][option] = wrong.clone(), &dictionary);
+        assert!(said.contains(&format!("`{option}`")), "{of}: {said}");
+    }
+    let said = with(
+        "sets/gemma-scope-2/transcoder_all/layer_1_width_16k_l0_small",
+        "config.json",
+        &|c| c["hf_hook_point_in"] = json!(7),
+        &dictionary,
+    );
+    assert!(said.contains("`hf_hook_point_in`"), "{said}");
+    // A model's own.
+    let ids = |folder: &Path| sentence(&["run", "-m", folder.to_str().unwrap(), "--ids", "1"], 1);
+    for (family, option, wrong) in [
+        ("llama", "text_config", json!("llama")),
+        ("gpt-neo", "attention_layers", json!(5)),
+        ("gpt-neo", "attention_layers", json!(["global", 1])),
+        ("smollm3", "no_rope_layers", json!([true, true])),
+        ("llama", "quantization_config", json!({"quant_method": "fp8", "weight_block_size": "128"})),
+    ] {
+        let of = format!("families/{family}");
+        let said = with(&of, "config.json", &|c| c[option] = wrong.clone(), &ids);
+        assert!(said.contains(option), "{family}: {said}");
+    }
+    let said = with(
+        "families/llama-yarn",
+        "config.json",
+        &|c| {
+            let place = if c["rope_parameters"].is_object() { "rope_parameters" } else { "rope_scaling" };
+            c[place]["truncate"] = json!("false");
+        },
+        &ids,
+    );
+    assert!(said.contains("truncate"), "{said}");
+    // A tokenizer's: the model still runs on ids, and says why not on words.
+    for (option, wrong) in [
+        ("add_bos_token", json!("true")),
+        ("bos_token", json!(5)),
+        ("added_tokens_decoder", json!({"3": {"content": 3}})),
+        ("added_tokens_decoder", json!({"x": {"content": "a"}})),
+    ] {
+        let words = |folder: &Path| {
+            std::fs::copy(fixture("../assets/induction/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+            sentence(&["run", "-m", folder.to_str().unwrap(), "-p", "a"], 1)
+        };
+        let said = with("families/llama", "tokenizer_config.json", &|c| c[option] = wrong.clone(), &words);
+        let named = if option == "added_tokens_decoder" { "added token" } else { option };
+        assert!(said.contains(named), "{option}: {said}");
+    }
+    // A graph's.
+    for (at, option, wrong) in [
+        ("/nodes/0", "token_prob", json!("0.5")),
+        ("/nodes/0", "feature_type", json!(1)),
+        ("/nodes/0", "activation", json!("2")),
+        ("/links/0", "input", json!(1)),
+        ("/metadata", "prompt_tokens", json!("a b")),
+    ] {
+        let graph = |folder: &Path| sentence(&["graph", "info", folder.join("meow-clt.json").to_str().unwrap()], 1);
+        let said = with("graphs", "meow-clt.json", &|g| g.pointer_mut(at).unwrap()[option] = wrong.clone(), &graph);
+        assert!(said.contains(&format!("`{option}`")), "{at}: {said}");
+    }
+}
+
+fn copied(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).unwrap().map(|f| f.unwrap()).filter(|f| f.path().is_file()) {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Encodes a few numbers by a dictionary: what it says of itself is read before they are looked at.
+fn encode(dictionary: &Path) -> [&str; 6] {
+    // Never reached.
+    ["features", "encode", "--dictionary", dictionary.to_str().unwrap(), "--activations", "Cargo.toml"]
 }
 
 /// A pickle whose lists lie in one another a hundred thousand deep.
@@ -311,7 +435,16 @@ fn a_training_keeps_its_steps_at_a_signal() {
     std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
-    assert!(out.join("training-state.safetensors").is_file());
+    let state = out.join("training-state.safetensors");
+    // From weights that are far too large it does not go on for long.
+    let mut bytes = std::fs::read(&state).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for value in bytes[8 + size..].chunks_exact_mut(4) {
+        value.copy_from_slice(&3e38f32.to_le_bytes());
+    }
+    std::fs::write(&state, bytes).unwrap();
+    let said = sentence(&args, 1);
+    assert!(said.contains("diverged") && said.contains("at step"), "{said}");
 }
 
 #[test]
@@ -324,4 +457,81 @@ fn words_that_cannot_be_said_are_no_panic() {
     assert_eq!(program.args(["run", "-m", "nope"]).stderr(full()).status().unwrap().code(), Some(2));
     let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_circuitscope"));
     assert_eq!(program.arg("--help").stdout(full()).status().unwrap().code(), Some(1));
+    // What is said beside a result may be lost, and the result is there.
+    let model = fixture("families/llama").display().to_string();
+    let pair = ["-m", &model, "--clean-ids", "1,2,3", "--corrupt-ids", "1,4,3", "--answer", "5", "--metric", "logit"];
+    for command in ["patch", "attribute"] {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_circuitscope"));
+        program.arg(command).args(pair).args(["--site", "resid_pre"]).stderr(full());
+        let out = program.stdout(std::process::Stdio::piped()).output().unwrap();
+        assert!(out.status.success() && !out.stdout.is_empty(), "{command}: {:?}", out.status);
+    }
+}
+
+/// A model whose logits are finite and whose gradients are not: large columns behind a norm that divides by very little.
+#[test]
+fn results_that_are_not_finite_say_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path());
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + size]).unwrap();
+    for (name, about) in header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__") {
+        let by = if name == "lm_head.weight" {
+            1e38
+        } else if ["embed_tokens", "o_proj", "down_proj"].iter().any(|part| name.contains(part)) {
+            1e-6
+        } else {
+            continue;
+        };
+        let offset = |i: usize| 8 + size + about["data_offsets"][i].as_u64().unwrap() as usize;
+        for value in bytes[offset(0)..offset(1)].chunks_exact_mut(4) {
+            let scaled = by * f32::from_le_bytes(value.try_into().unwrap());
+            value.copy_from_slice(&scaled.to_le_bytes());
+        }
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let pair = ["-m", &model, "--clean-ids", "1,2,3", "--corrupt-ids", "1,4,3", "--answer", "5", "--metric", "logit"];
+    for command in [&["attribute", "--site", "resid_pre"][..], &["attribute", "--method", "eap-ig"]] {
+        let said = sentence(&[command, &pair].concat(), 1);
+        assert!(said.contains("the gradient at blocks.") && said.contains("is not finite"), "{said}");
+    }
+    let toy = ["superposition", "--features", "5", "--hidden", "2", "--sparsity", "0.1,0.5", "--steps", "60"];
+    let said = sentence(&[&toy[..], &["--learning-rate", "1e30"]].concat(), 1);
+    assert!(said.contains("model 0, of sparsity 0.1, diverged") && said.contains("after step"), "{said}");
+}
+
+/// The pages of several dictionaries, or layers of neurons, lie in a folder that one writes at a time.
+#[cfg(unix)]
+#[test]
+fn a_second_writer_of_pages_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let claimed = std::fs::File::open(folder.path()).unwrap();
+    claimed.try_lock().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let pages =
+        ["features", "dashboard", "-m", "text", "--neurons", "0", "--neurons", "1", "--tokens", "200", "-o", out];
+    assert!(sentence(&pages, 1).contains("another circuitscope is writing"));
+    drop(claimed);
+    assert!(run(&pages).status.success());
+}
+
+/// Arrays whose headers claim gigabytes, or whose brackets lie in one another.
+#[test]
+fn headers_of_arrays_are_looked_at_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("params.npz");
+    let said = |header: &[u8]| {
+        let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        archive.start_file("W_enc.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut archive, header).unwrap();
+        archive.finish().unwrap();
+        sentence(&encode(&path), 1)
+    };
+    let long = [&b"\x93NUMPY\x02\x00"[..], &0xffff_fff0u32.to_le_bytes(), &[b' '; 4096]].concat();
+    assert!(said(&long).contains("a header of 4294967280 bytes"), "{}", said(&long));
+    let deep = [&b"\x93NUMPY\x02\x00"[..], &60_000u32.to_le_bytes(), &[b'('; 60_000]].concat();
+    assert!(said(&deep).contains("too deep"), "{}", said(&deep));
+    assert!(said(b"\x93NUM").contains("no whole header"));
 }

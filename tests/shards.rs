@@ -220,6 +220,41 @@ fn prompt_sets_in_shards_are_one_run() {
     assert!(error.contains("--set NAME"), "{error}");
 }
 
+/// A circuit judged on a prompt set in shards: the bits of one run, and the numbers of `circuit eval` on all pairs together.
+#[test]
+fn circuits_on_prompt_sets_in_shards_are_one_run() {
+    let place = Place::new();
+    let (circuit, scores) = (place.at("circuit.json"), place.at("scores"));
+    let set = ["-m", "induction", "--set", SET];
+    json(&[&["attribute", "--method", "eap-ig", "--pairs", "3", "-o", &scores][..], &set].concat());
+    json(&[&["circuit", "find", "--edges", "20", "--pairs", "3", "-o", &circuit][..], &set].concat());
+    let of = |pairs: &[&str]| [&["circuit", "eval", &circuit][..], &set, pairs].concat();
+    let command = of(&["--pairs", "5", "--scores", &scores]);
+    let whole = json(&[&command[..], &["-o", &place.at("whole")]].concat());
+    let merged = place.in_shards(&command, "merged");
+    let fields =
+        ["faithfulness", "completeness", "curve", "whole", "without", "deviation", "pairs", "n_edges", "metric"];
+    for field in fields {
+        assert!(!whole[field].is_null(), "{field}");
+        assert_eq!(merged[field], whole[field], "{field}");
+    }
+    let together = json(&of(&["--pairs", "5", "--no-curve"]));
+    for field in ["faithfulness", "completeness"] {
+        let [a, b] = [&whole, &together].map(|doc| doc[field].as_f64().unwrap());
+        assert!((a - b).abs() < 1e-4, "{field}: {a} {b}");
+    }
+    assert_eq!((&whole["n_edges"], &whole["pairs"]), (&together["n_edges"], &json!(5)));
+    let all = whole["curve"]["points"].as_array().unwrap().last().unwrap();
+    assert!((all["faithfulness"].as_f64().unwrap() - 1.0).abs() < 1e-3, "{all}");
+    // Without a file the pairs are tried together; a mean over all of them stands outside no shard.
+    let error = sentence(&of(&["--shard", "0/2"]), 2);
+    assert!(error.contains("--output"), "{error}");
+    let error = sentence(&of(&["--outside", "mean", "-o", &place.at("x")]), 2);
+    assert!(error.contains("pair by pair"), "{error}");
+    let job = common::run(&[&["submit", "slurm"][..], &command, &["-o", &place.at("x")]].concat());
+    assert!(job.status.success() && String::from_utf8_lossy(&job.stdout).contains("circuit eval"));
+}
+
 /// A name with everything in it that a shell, Slurm's or parallel's own language could take for something else.
 const ODD: &str = r#"it's "odd" $(false) {} `x` ; & *"#;
 
@@ -323,6 +358,51 @@ fn printed_jobs_do_the_work() {
         let error = sentence(&[&["submit", "slurm"][..], command].concat(), 2);
         assert!(error.contains(says), "{error}");
     }
+}
+
+/// A shard whose time is over sends itself again; one that is cancelled, or fails, does not.
+#[test]
+fn a_slurm_job_whose_time_is_over_goes_on() {
+    let place = Place::new();
+    let bin = PathBuf::from(place.at("bin"));
+    std::fs::create_dir(&bin).unwrap();
+    stub(&bin, "scontrol", "#!/bin/sh\necho \"$@\" >>requeued\n");
+    // Keeps the shards' script alone.
+    stub(&bin, "sbatch", "#!/bin/sh\ncase \"$*\" in *--array*) cat >batch;; *) cat >/dev/null;; esac\necho 7\n");
+    // Waits for the signal that it asks its shell for, and ends as the program does.
+    let stopped = |signal: &str, status: i32| {
+        let text = format!(
+            "#!/bin/sh\ntrap 'exit {status}' TERM\nsleep 0.2\nkill -{signal} $PPID\nwhile :; do sleep 0.02; done\n"
+        );
+        stub(&bin, "program", &text);
+    };
+    let program = bin.join("program").display().to_string();
+    let command = ["heads", "-m", "text", "--over", "mixed", "-o", "out"];
+    let plan = ["submit", "slurm", "--memory", "1", "--minutes", "5", "--program", &program];
+    let job = common::run(&[&plan[..], &command].concat());
+    let job = String::from_utf8(job.stdout).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let sh = |args: &[&str]| {
+        let mut sh = Command::new("sh");
+        sh.args(args).env("PATH", &path).current_dir(place.0.path());
+        sh.env("SLURM_ARRAY_JOB_ID", "7").env("SLURM_ARRAY_TASK_ID", "2");
+        sh.output().unwrap()
+    };
+    let sent = sh(&["-c", &job]);
+    assert!(sent.status.success(), "{job}\n{}", String::from_utf8_lossy(&sent.stderr));
+    let requeued = || std::fs::read_to_string(place.at("requeued")).unwrap_or_default();
+    for (signal, status, told) in [("TERM", 130, ""), ("USR1", 1, ""), ("USR1", 130, "requeue 7_2\n")] {
+        stopped(signal, status);
+        assert_eq!(sh(&["batch"]).status.code(), Some(status), "{job}");
+        assert_eq!(requeued(), told, "{signal} {status}");
+    }
+    stub(&bin, "program", "#!/bin/sh\nexit 0\n");
+    assert!(sh(&["batch"]).status.success() && requeued() == "requeue 7_2\n");
+    // What is told need not be here; what is planned must.
+    let missing = ["heads", "-m", "nowhere.gguf", "--over", "/nowhere.txt", "-o", "out"];
+    assert!(common::run(&[&plan[..], &missing].concat()).status.success());
+    let missing = ["heads", "-m", "text", "--over", "/nowhere.txt", "-o", "out"];
+    assert!(sentence(&[&["submit", "slurm"][..], &missing].concat(), 1).contains("/nowhere.txt"));
 }
 
 /// What a Job may hold, as the OpenAPI description of batch/v1 has it, as far as it is used here: anything else is an error.

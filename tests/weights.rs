@@ -298,6 +298,10 @@ fn adapters_that_are_not_read_say_so() {
     refused(json!({"init_lora_weights": "pissa_niter_4"}), "pissa");
     refused(json!({"trainable_token_indices": [1]}), "trainable_token_indices");
     refused(json!({"base_model_name_or_path": "somebody/elsewhere"}), "somebody/elsewhere");
+    // Taken for absent they would mean another scale.
+    refused(json!({"lora_alpha": "16"}), "`lora_alpha` is \"16\", not a number");
+    refused(json!({"use_rslora": "false"}), "`use_rslora` is \"false\", not true or false");
+    refused(json!({"alpha_pattern": {"q_proj": "8"}}), "`alpha_pattern` gives `q_proj`");
     let [adapter, _] = adapted("llama", &q, 4, false, json!({"never_heard_of": 3}));
     let warnings = adapter.unwrap().warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("never_heard_of"), "{warnings:?}");

@@ -16,6 +16,7 @@ use std::time::Instant;
 use super::metric::Metric;
 use super::pair::Pair;
 use super::sweep::{Axes, SweepResult, check_span};
+use crate::engine::forward::finite_values;
 use crate::engine::gradient::{Gradients, gradients};
 use crate::engine::{Freeze, RunSide, Site, SiteKind};
 use crate::error::Result;
@@ -84,6 +85,7 @@ impl AttributionPatching {
             let gradient = self.gradients.get(at)?.flatten_all()?.to_vec1::<f32>()?;
             let difference = sources.difference(at)?;
             let product: Vec<f32> = gradient.iter().zip(&difference.values).map(|(g, d)| g * d).collect();
+            finite_values(&product, || format!("the estimate at {at}"))?;
             if let Axes::DestSrc { head, .. } = by {
                 values.extend(product.iter().skip(head * n * n).take(n * n).map(|v| self.corrupted + v));
                 continue;

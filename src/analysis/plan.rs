@@ -29,6 +29,10 @@ pub enum Planned {
     Edges {
         steps: usize,
     },
+    /// Two runs, and as many circuits.
+    Circuits {
+        circuits: usize,
+    },
     /// A run, and its prediction traced back.
     Graph,
 }
@@ -112,6 +116,12 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
             let backward =
                 gradient::bytes_for(c, n, &probed, &[SiteKind::ResidPre, SiteKind::ResidMid], Freeze::default());
             ((2 + 2 * steps) * pass + edges * n * c.d_model, 2 * kept + backward.max(4 * edges) + vectors)
+        }
+        // A circuit's parts are computed once more, from sums over what is written before them.
+        Planned::Circuits { circuits } => {
+            let edges = receivers(c) * senders(c);
+            let vectors = 4 * (receivers(c) + 4 * senders(c)) * n * c.d_model;
+            ((2 + circuits) * pass + circuits * edges * n * c.d_model, 2 * kept + rows.max(logits) + 2 * vectors)
         }
         Planned::Graph => {
             let parts = 1 + c.n_layers * (c.n_heads + 2);

@@ -42,7 +42,7 @@ use self::shell::topbar::TopBar;
 use self::shell::{lessons, status, welcome};
 use self::state::State;
 use self::view::{Context, Seen, Workspace};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, note};
 use crate::gpu::adapter;
 use crate::jobs::Pool;
 use crate::session::desk::CircuitSettings;
@@ -488,10 +488,10 @@ impl App {
     fn report_start(&mut self, ctx: &egui::Context, started: Instant) {
         let seconds = started.elapsed().as_secs_f64();
         if self.frames == 2 {
-            eprintln!("first frame after {seconds:.3} s");
+            note(&format!("first frame after {seconds:.3} s"));
         }
         if self.state.run().is_some() {
-            eprintln!("first result after {seconds:.3} s");
+            note(&format!("first result after {seconds:.3} s"));
             self.started = None;
             ctx.send_viewport_cmd(egui::ViewportCommand::Close);
         }

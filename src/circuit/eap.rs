@@ -24,6 +24,7 @@ use crate::analysis::component::Part;
 use crate::analysis::contributions::Contributions;
 use crate::analysis::metric::Metric;
 use crate::analysis::pair::Pair;
+use crate::engine::forward::finite_values;
 use crate::engine::gradient::{Along, Passes, differentiate, runs_at_once};
 use crate::engine::kernels::product;
 use crate::engine::{Freeze, RunSide, Site, SiteKind};
@@ -130,8 +131,9 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
         let end = (at..wiring.n_receivers()).find(|r| wiring.reads(*r) != reads).unwrap_or(wiring.n_receivers());
         let gradient = Tensor::from_vec(inputs[at..end].concat(), (end - at, width), clean.resid_final.device())?;
         let product = (gradient.matmul(&senders.narrow(0, 0, reads)?.t()?)? / steps.len() as f64)?;
-        for (slot, row) in values[at..end].iter_mut().zip(product.to_vec2()?) {
-            *slot = row;
+        for (receiver, row) in (at..end).zip(product.to_vec2::<f32>()?) {
+            finite_values(&row, || format!("the score of an edge into {}", wiring.receiver_at(receiver)))?;
+            values[receiver] = row;
         }
         at = end;
     }

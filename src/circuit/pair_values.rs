@@ -255,7 +255,7 @@ fn cells(about: &PairsAbout) -> usize {
 /// # Errors
 /// A file that holds none.
 pub fn about(path: &Path) -> Result<PairsAbout> {
-    let what = "it holds none; `patch --set` and `attribute --set` write them".to_owned();
+    let what = "it holds none; `patch`, `attribute` and `circuit eval` write them with `--set`".to_owned();
     let none = || Error::Malformed { path: path.to_owned(), format: FORMAT, what };
     let metadata = safetensors_file::metadata(path)?;
     metadata.get(METADATA).and_then(|text| serde_json::from_str(text).ok()).ok_or_else(none)

@@ -211,12 +211,10 @@ pub struct Tried {
 }
 
 /// The metric by which a circuit is tried that was found by another. The KL divergence, by which ACDC searches, says
-/// nothing of an answer: where all prompts have answers, the logit difference takes its place.
-pub fn metric_of_trial(found: MetricKind, prompts: &[AnsweredPair]) -> MetricKind {
+/// nothing of an answer: where all prompts have answers (`answered`), the logit difference takes its place.
+pub fn metric_of_trial(found: MetricKind, answered: bool) -> MetricKind {
     match found {
-        MetricKind::Kl if prompts.iter().all(|p| p.answer.is_some() && p.wrong.is_some()) => {
-            MetricKind::LogitDifference
-        }
+        MetricKind::Kl if answered => MetricKind::LogitDifference,
         other => other,
     }
 }

@@ -14,7 +14,7 @@ use crate::analysis::patching::{Ablation, ablation};
 use crate::analysis::sweep::{Axes, Sweep, SweepResult};
 use crate::engine::resolve::resolve;
 use crate::engine::{Edit, SiteKind, Trace};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, note};
 use crate::progress::Progress;
 
 #[derive(clap::Args, Debug)]
@@ -104,7 +104,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let sweep = Sweep::new(&pair, settings, &job.progress)?;
     let estimate = sweep.estimate();
     if !args.model.json {
-        eprintln!("{}", estimate_line(&estimate));
+        note(&estimate_line(&estimate));
     }
     let found = sweep.run(&job.progress, |_| {})?;
     let backup = backed_up.map(|cell| backup(&pair, &found, &cell, &job.progress)).transpose()?;

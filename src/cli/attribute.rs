@@ -21,7 +21,7 @@ use crate::analysis::sweep::{Axes, Sweep};
 use crate::circuit::eap::{Path, edge_scores};
 use crate::circuit::trial::AnsweredPair;
 use crate::engine::{Freeze, RunSide};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, note};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Method {
@@ -87,7 +87,8 @@ fn over_set(args: &Arguments) -> Result<()> {
             _ => (Path::Clean, 0),
         };
         let measured = json!({"method": name, "steps": steps, "metric": metric});
-        return over_set::execute(&args.over, &args.model, ("attribute", measured), args.top, &mut |pair, progress| {
+        let model = (Arc::new(args.model.open()?), args.model.json);
+        return over_set::execute(&args.over, model, ("attribute", measured), args.top, &mut |pair, progress| {
             let metric = args.metric.with(pair.answer, pair.wrong)?;
             let scores = edge_scores(&pair.pair, metric, path, progress)?;
             Ok(over_set::of_edges(&scores, ends(pair, metric)?))
@@ -100,7 +101,8 @@ fn over_set(args: &Arguments) -> Result<()> {
     let freeze = args.frozen();
     let measured = json!({"method": name, "site": site.name(), "by": by.name(), "head": args.head, "metric": metric,
         "frozen": freeze.names()});
-    over_set::execute(&args.over, &args.model, ("attribute", measured), args.top, &mut |pair, progress| {
+    let model = (Arc::new(args.model.open()?), args.model.json);
+    over_set::execute(&args.over, model, ("attribute", measured), args.top, &mut |pair, progress| {
         let metric = args.metric.with(pair.answer, pair.wrong)?;
         let found = attribution_patching(&pair.pair, metric, &[site.kind()], freeze, progress)?;
         Ok(over_set::of_sweep(&found.grid(&pair.pair, site.kind(), by)?))
@@ -213,7 +215,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         return emit_json(document(&model, Some(&pair.clean.ids), seconds, doc));
     }
     for (site, reason) in &left_out {
-        eprintln!("{site} is left out: {}", reason.as_str().unwrap_or_default());
+        note(&format!("{site} is left out: {}", reason.as_str().unwrap_or_default()));
     }
     for (grid, values, caption) in &tables {
         emit_sweep(grid, values, args.top, caption, f32::abs)?;

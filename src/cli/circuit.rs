@@ -7,19 +7,22 @@ use std::time::Instant;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::circuit_over::Judge;
 use super::output::document;
-use super::over_set::SetArgs;
+use super::over_set::{self, OverSetArgs, SetArgs};
 use super::patch::PairArgs;
+use super::submit::Work;
 use super::{ModelArgs, emit, emit_json, open_model, progress, table};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
+use crate::analysis::plan::Planned;
 use crate::circuit::Wiring;
 use crate::circuit::eap::{EdgeScores, Path as Along, STEPS};
 use crate::circuit::file::{CircuitFile, MEASURED, PromptPair};
 use crate::circuit::pair_values::PairValues;
 use crate::circuit::prompt_set::{PromptSet, SHIPPED};
-use crate::circuit::quality::{CircuitOf, Comparison, Quality, metric_of_trial};
+use crate::circuit::quality::{CircuitOf, Comparison, Quality, SIZES, metric_of_trial};
 use crate::circuit::search::{OUTSIDE, Search, SearchSettings, search_by};
 use crate::circuit::trial::AnsweredPair;
 use crate::engine::Trace;
@@ -117,6 +120,19 @@ struct FindArgs {
     top: usize,
 }
 
+impl Arguments {
+    /// What the evaluation over a prompt set goes over.
+    pub fn work(&self) -> Option<Work<'_>> {
+        match &self.action {
+            Action::Eval(a) if a.over.output.is_some() => {
+                let circuits = if a.scores.is_some() { 2 + SIZES.len() } else { 2 };
+                a.over.work(&a.model, Planned::Circuits { circuits })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl FindArgs {
     fn search(&self) -> Result<Search> {
         let path = if self.method == Method::Eap { Along::Clean } else { Along::Integrated(self.steps) };
@@ -146,7 +162,10 @@ struct EvalArgs {
     #[command(flatten)]
     pair: PairArgs,
     #[command(flatten)]
-    set: SetArgs,
+    over: OverSetArgs,
+    /// With --output: edge scores that rank the edges for the curve over sizes, as `circuit find --scores` takes them
+    #[arg(long, value_name = "FILE", requires = "output")]
+    scores: Option<PathBuf>,
     /// What to measure (default: as the circuit was found; the logit difference for acdc's KL)
     #[arg(long, value_enum)]
     metric: Option<MetricKind>,
@@ -154,7 +173,7 @@ struct EvalArgs {
     #[arg(long, value_enum)]
     outside: Option<Ablation>,
     /// A second circuit to compare it with
-    #[arg(long, value_name = "other.json")]
+    #[arg(long, value_name = "other.json", conflicts_with = "output")]
     compare: Option<PathBuf>,
     /// Leave out the curve over sizes
     #[arg(long)]
@@ -199,8 +218,8 @@ fn prompt(args: &PairArgs, pair: &Pair, model: &Model) -> Result<PromptPair> {
 fn known(
     path: &Path,
     model: &Model,
-    settings: SearchSettings,
-    pairs: &[AnsweredPair],
+    kind: MetricKind,
+    (answer, wrong): (Option<u32>, Option<u32>),
 ) -> Result<(Arc<EdgeScores>, String)> {
     let found = PairValues::open(path)?;
     whole(path, &found.about)?;
@@ -212,14 +231,13 @@ fn known(
         )));
     }
     let metric = &a.measured["metric"];
-    if metric != settings.metric.name() {
+    if metric != kind.name() {
         return Err(Error::request(format!(
-            "{name} scores edges by {metric}, and the circuit is searched by {}; name the same --metric",
-            settings.metric.name()
+            "{name} scores edges by {metric}, and the circuit is measured by {}; name the same --metric",
+            kind.name()
         )));
     }
-    let first = pairs.first().ok_or_else(|| Error::request("there is no prompt to try circuits on"))?;
-    let metric = settings.metric.with(first.answer, first.wrong)?;
+    let metric = kind.with(answer, wrong)?;
     let steps = a.measured["steps"].as_u64().unwrap_or(0) as usize;
     let scores = EdgeScores::of_flat(Wiring::new(&model.config), &found.means()?.values, steps, metric);
     let scores = scores.ok_or_else(|| {
@@ -235,7 +253,8 @@ fn find(args: &FindArgs) -> Result<()> {
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
     let (prompts, pairs) = prompts(&args.set, &args.pair, &model, &progress)?;
-    let known = args.scores.as_deref().map(|path| known(path, &model, settings, &pairs)).transpose()?;
+    let answers = pairs.first().map_or((None, None), |p| (p.answer, p.wrong));
+    let known = args.scores.as_deref().map(|path| known(path, &model, settings.metric, answers)).transpose()?;
     let found = search_by(known.as_ref().map(|k| k.0.clone()), &pairs, settings, &progress, &mut |_| {})?;
     let mut method = found.draft.origin.clone();
     if let Some((_, of)) = known {
@@ -281,23 +300,47 @@ fn find(args: &FindArgs) -> Result<()> {
     ))
 }
 
+/// Judges a circuit on every pair of a prompt set, and keeps what each gave.
+fn eval_over(args: &EvalArgs, file: &CircuitFile, model: Arc<Model>) -> Result<()> {
+    let outside = args.outside.unwrap_or(file.outside);
+    let pairs = args.over.set.generate(&model)?.unwrap_or_default();
+    let answers = pairs.first().map_or((None, None), |p| (p.answer_id, p.wrong_id));
+    let answered = pairs.iter().all(|p| p.answer_id.is_some() && p.wrong_id.is_some());
+    let metric = args.metric.unwrap_or_else(|| metric_of_trial(file.metric, answered));
+    let scores = args.scores.as_deref().map(|path| known(path, &model, metric, answers)).transpose()?;
+    let circuit = file.draft().circuit(Wiring::new(&model.config))?;
+    let judge = Judge::new(metric, outside, circuit, scores.as_ref().map(|(scores, _)| scores))?;
+    let measured = judge.measured(&args.circuit, &file.method);
+    over_set::execute(
+        &args.over,
+        (model, args.model.json),
+        ("circuit eval", measured),
+        args.top,
+        &mut |pair, progress| judge.pair(pair, progress),
+    )
+}
+
 fn eval(args: &EvalArgs) -> Result<()> {
     let file = CircuitFile::open(&args.circuit)?;
     let spec = args.model.model.clone().unwrap_or_else(|| file.model.spec.clone());
     let model = Arc::new(open_model(&spec, args.model.weights)?);
     let wiring = Wiring::new(&model.config);
     file.edges(wiring)?;
+    if args.over.is_asked()? && args.over.output.is_some() {
+        return eval_over(args, &file, model);
+    }
     let (progress, bar) = progress("circuit");
     let started = Instant::now();
-    let own = args.set.set.is_none() && args.pair.clean.is_none() && args.pair.clean_ids.is_none();
+    let own = args.over.set.set.is_none() && args.pair.clean.is_none() && args.pair.clean_ids.is_none();
     let (prompts, pairs) = if own {
         let pairs = run_all(&file.prompts, &model, &progress)?;
         (file.prompts.clone(), pairs)
     } else {
-        prompts(&args.set, &args.pair, &model, &progress)?
+        prompts(&args.over.set, &args.pair, &model, &progress)?
     };
     let ids = pairs.first().map(|p| p.pair.clean.ids.clone());
-    let kind = args.metric.unwrap_or_else(|| metric_of_trial(file.metric, &pairs));
+    let answered = pairs.iter().all(|p| p.answer.is_some() && p.wrong.is_some());
+    let kind = args.metric.unwrap_or_else(|| metric_of_trial(file.metric, answered));
     let outside = args.outside.unwrap_or(file.outside);
     let compared = match &args.compare {
         Some(path) => {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use super::{emit, progress};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, note};
 use crate::training::{TASKS, TrainOptions, by_name};
 
 #[derive(clap::Args, Debug)]
@@ -65,7 +65,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 if !quiet && (r.step.is_multiple_of(100) || r.probe.is_some()) {
                     let scores = r.probe.iter().flat_map(|s| &s.scores);
                     let all: Vec<String> = r.values.iter().chain(scores).map(|(n, v)| format!("{n} {v:.4}")).collect();
-                    eprintln!("step {}: {}", r.step, all.join(", "));
+                    note(&format!("step {}: {}", r.step, all.join(", ")));
                 }
             })?;
             drop(bar);

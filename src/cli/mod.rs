@@ -85,6 +85,7 @@ commands! {
 
 // Helpers that several subcommands share.
 mod attribute_edges;
+mod circuit_over;
 mod heads_over;
 mod output;
 mod over_set;

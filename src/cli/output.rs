@@ -172,11 +172,7 @@ pub fn model_facts(model: &Model) -> Value {
     })
 }
 
-/// Prints a line to stderr, beside the output.
-pub fn note(text: &str) {
-    // A closed stderr has no reader, so that the line may be lost.
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
+pub use crate::error::note;
 
 /// Returns a token's text for a table: in quotes, with line breaks visible.
 pub fn quoted(text: &str) -> String {

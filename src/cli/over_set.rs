@@ -1,4 +1,4 @@
-//! `patch --set` and `attribute --set`: the mean over the pairs of a prompt set, in shards where it is large.
+//! `patch --set`, `attribute --set` and `circuit eval --set -o`: the mean over the pairs of a prompt set, in shards where it is large.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::output::document;
 use super::submit::{Amount, Work, WorkKind};
 use super::sweep::nested;
-use super::{ModelArgs, Part, ShardArgs, emit, emit_json, progress, table};
+use super::{ModelArgs, Part, ShardArgs, circuit_over, emit, emit_json, progress, table};
 use crate::analysis::plan::Planned;
 use crate::analysis::sweep::SweepResult;
 use crate::circuit::eap::EdgeScores;
@@ -61,7 +61,7 @@ pub struct OverSetArgs {
 impl OverSetArgs {
     /// What is gone over, where a set is asked for.
     pub fn work<'a>(&self, model: &'a ModelArgs, what: Planned) -> Option<Work<'a>> {
-        let (amount, what) = (Amount::Pairs(self.set.pairs), WorkKind::Pairs(what));
+        let (amount, what) = (Amount::Pairs(&self.set), WorkKind::Pairs(what));
         self.set.set.is_some().then_some(Work { model, amount, what, training: None })
     }
 
@@ -82,13 +82,11 @@ impl OverSetArgs {
 /// Measures every pair of the shard and says what the means are. `measured` says what, as the options name it.
 pub fn execute(
     args: &OverSetArgs,
-    model: &ModelArgs,
+    (model, json): (Arc<Model>, bool),
     (command, measured): (&str, Value),
     top: usize,
     one: &mut dyn FnMut(&AnsweredPair, &Progress) -> Result<Measured>,
 ) -> Result<()> {
-    let json = model.json;
-    let model = Arc::new(model.open()?);
     let (progress, bar) = progress("over the prompt set");
     let started = Instant::now();
     let pairs = args.set.generate(&model)?.ok_or_else(|| Error::request("name a prompt set with --set"))?;
@@ -105,8 +103,8 @@ pub fn execute(
         pairs: 0,
     };
     let found = pair_values::run(about, &pairs, args.output.as_deref(), &progress, &mut |pair| {
-        let quiet = Progress::new();
-        one(&AnsweredPair::run(pair, &model, &quiet)?, &quiet)
+        let part = progress.part();
+        one(&AnsweredPair::run(pair, &model, &part)?, &part)
     })?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
@@ -147,6 +145,10 @@ pub fn fields(found: &PairValues) -> Result<Value> {
         "set": a.set, "seed": a.seed, "pairs": found.ends.len(), "measured": a.measured, "axes": names,
         "clean": m.clean, "corrupt": m.corrupted, "deviation": nested(&m.deviation, &shape), "about": a,
     });
+    if circuit_over::is_one(found) {
+        circuit_over::fill(&mut doc, a, &m);
+        return Ok(doc);
+    }
     if edges(found) {
         doc["scores"] = nested(&m.values, &shape);
         return Ok(doc);
@@ -189,6 +191,9 @@ fn strongest(found: &PairValues, top: usize) -> Result<String> {
         return Ok("no pair is in this shard".to_owned());
     }
     let m = found.means()?;
+    if circuit_over::is_one(found) {
+        return Ok(circuit_over::told(&found.about, &m));
+    }
     let (values, name) = if edges(found) {
         (m.values.clone(), "score")
     } else {

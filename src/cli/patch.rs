@@ -16,7 +16,7 @@ use crate::analysis::patching::patching;
 use crate::analysis::plan::Planned;
 use crate::analysis::sweep::{Sweep, check_span};
 use crate::engine::Trace;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, note};
 use crate::model::Model;
 use crate::model::chat::{self, Ending};
 use crate::progress::Progress;
@@ -125,7 +125,8 @@ impl Arguments {
 fn over_set(args: &Arguments) -> Result<()> {
     let by = parse_axes(args.site.kind(), args.by.as_deref(), args.head.as_deref())?;
     let measured = json!({"site": args.site.name(), "by": by.name(), "head": args.head, "metric": args.metric.name()});
-    over_set::execute(&args.over, &args.model, ("patch", measured), args.top, &mut |pair, progress| {
+    let model = (Arc::new(args.model.open()?), args.model.json);
+    over_set::execute(&args.over, model, ("patch", measured), args.top, &mut |pair, progress| {
         let metric = args.metric.with(pair.answer, pair.wrong)?;
         let found = Sweep::new(&pair.pair, patching(args.site.kind(), by, metric), progress)?.run(progress, |_| {})?;
         Ok(over_set::of_sweep(&found))
@@ -145,7 +146,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     check_span(&pair, metric)?;
     let estimate = sweep.estimate();
     if !args.model.json {
-        eprintln!("{}", estimate_line(&estimate));
+        note(&estimate_line(&estimate));
     }
     let found = sweep.run(&job.progress, |_| {})?;
     let normalised = found.normalised()?;

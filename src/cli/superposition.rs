@@ -146,6 +146,11 @@ fn instance(setup: &Setup, frames: &[Frame], k: usize) -> Value {
     v
 }
 
+fn diverged(setup: &Setup, k: usize, what: &str) -> Error {
+    let sparsity = setup.instances.get(k).map_or(f32::NAN, |i| i.sparsity);
+    Error::failed(format!("model {k}, of sparsity {sparsity}, diverged: {what}; lower --learning-rate"))
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     if args.preset.as_deref() == Some("list") {
         if args.json {
@@ -164,8 +169,14 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let mut toy = Toy::new(setup.clone())?;
     while !toy.is_finished() {
         toy.run(BLOCK, &progress)?;
+        if let Some((k, step)) = toy.diverged() {
+            return Err(diverged(&setup, k, &format!("its weights are not finite after step {step}")));
+        }
     }
     let frames = toy.frames(EVALUATED);
+    if let Some(k) = frames.iter().position(|f| !f.loss().is_finite()) {
+        return Err(diverged(&setup, k, &format!("its loss is not finite after step {}", toy.step())));
+    }
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     // Cells with at least a tenth between the best and the second best phase lie away from a boundary.

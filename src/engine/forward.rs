@@ -512,19 +512,25 @@ impl Network<'_> {
 /// Returns the stream [.., d_model] at a site if all of it is finite. Whatever a layer computes ends there, so that the
 /// first place that is not tells where a run went wrong.
 fn finite(resid: Tensor, site: Site) -> Result<Tensor> {
-    let (storage, layout) = resid.storage_and_layout();
-    let first = match (&*storage, layout.contiguous_offsets()) {
-        (candle_core::Storage::Cpu(cpu), Some((from, to))) => {
-            cpu.as_slice::<f32>()?[from..to].iter().position(|v| !v.is_finite())
-        }
-        _ => None,
-    };
-    // The rows may be those of several runs, so that a row is no position.
-    if first.is_some() {
-        return Err(overflow(&site.to_string()));
-    }
-    drop(storage);
+    all_finite(&resid, || site.to_string())?;
     Ok(resid)
+}
+
+/// # Errors
+/// A number is NaN or infinite; `place` says in the sentence what it is of.
+pub(super) fn all_finite(tensor: &Tensor, place: impl FnOnce() -> String) -> Result<()> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        // The rows may be those of several runs, so that a row is no position.
+        (candle_core::Storage::Cpu(cpu), Some((from, to))) => finite_values(&cpu.as_slice::<f32>()?[from..to], place),
+        _ => Ok(()),
+    }
+}
+
+/// # Errors
+/// A number is NaN or infinite; `place` says in the sentence what it is of.
+pub fn finite_values(values: &[f32], place: impl FnOnce() -> String) -> Result<()> {
+    if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(overflow(&place())) }
 }
 
 /// The error for numbers that are too large to go on with; `place` is where they came first.

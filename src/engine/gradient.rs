@@ -8,7 +8,7 @@ use std::mem::take;
 
 use candle_core::{Tensor, Var};
 
-use super::forward::{Freeze, Prepared};
+use super::forward::{Freeze, Prepared, all_finite};
 use super::hooks::Hooks;
 use super::site::{Site, SiteKind};
 use super::trace::Trace;
@@ -225,7 +225,9 @@ fn passes(
         .collect::<Result<Vec<_>>>()?;
     let mut gradients = BTreeMap::new();
     let end = Tensor::stack(&values, 0)?.sum_all()?;
-    let mut gradient = back(&end, take(&mut probe.variables), &last, &mut gradients)?;
+    let n = network.config.n_layers;
+    let mut gradient =
+        back(&end, take(&mut probe.variables), (&last, Site::new(SiteKind::ResidPost, n - 1)), &mut gradients)?;
     for (layer, Passed { input, kept }) in passed.into_iter().enumerate().rev() {
         progress.check()?;
         let (out, variables) = match kept {
@@ -236,7 +238,8 @@ fn passes(
             }
         };
         // Its derivative by the layer's output is the gradient there.
-        gradient = back(&(out * gradient)?.sum_all()?, variables, &input, &mut gradients)?;
+        let input = (&input, Site::new(SiteKind::ResidPre, layer));
+        gradient = back(&(out * gradient)?.sum_all()?, variables, input, &mut gradients)?;
         progress.step(1)?;
     }
     gradients.insert(Site::new(SiteKind::Embed, 0), gradient);
@@ -244,23 +247,28 @@ fn passes(
     Ok(Passes { gradients, values: probe.values, metrics })
 }
 
-/// Adds the gradients of a scalar at some probes; returns that at the stream which it was computed from.
+/// Adds the gradients of a scalar at some probes; returns that at the stream which it was computed from. From the metric
+/// backwards, the first that is not finite is an error.
 fn back(
     end: &Tensor,
     probes: BTreeMap<Site, Var>,
-    stream: &Var,
+    (stream, at): (&Var, Site),
     gradients: &mut BTreeMap<Site, Tensor>,
 ) -> Result<Tensor> {
     let store = end.backward()?;
     // The metric does not depend on some sites, as on the last layer's queries at other positions.
-    let of = |variable: &Var| match store.get(variable.as_tensor()) {
-        Some(gradient) => Ok::<_, Error>(gradient.detach()),
+    let of = |variable: &Var, site: Site| match store.get(variable.as_tensor()) {
+        Some(gradient) => {
+            let gradient = gradient.detach().contiguous()?;
+            all_finite(&gradient, || format!("the gradient at {site}"))?;
+            Ok::<_, Error>(gradient)
+        }
         None => Ok(variable.as_tensor().zeros_like()?),
     };
     for (site, variable) in &probes {
-        gradients.insert(*site, of(variable)?);
+        gradients.insert(*site, of(variable, *site)?);
     }
-    of(stream)
+    of(stream, at)
 }
 
 /// Differentiates `metric`, a scalar function of the normalised final residual row [1, d_model] at `pos`, along

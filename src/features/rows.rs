@@ -178,7 +178,7 @@ impl Rows {
         let mut ids = IdWriter { memory: Vec::new(), file: None, most };
         let (mut rows, mut tokens, mut documents) = (Vec::new(), 0u64, 0u32);
         // Most of the work comes after this; how much is known then.
-        let ahead = (bytes(specs) / BYTES).min(limit);
+        let ahead = (bytes(specs)? / BYTES).min(limit);
         let (cutting, mut told) = (ahead / QUICKER, 0);
         progress.expect(cutting);
         progress.reserve(ahead);

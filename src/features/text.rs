@@ -67,14 +67,17 @@ pub fn visit(specs: &[String], each: &mut Each<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of files, folders and shipped texts; what cannot be read counts nothing.
-pub fn bytes(specs: &[String]) -> u64 {
-    let of = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+/// Bytes of files, folders and shipped texts.
+///
+/// # Errors
+/// One that cannot be read.
+pub fn bytes(specs: &[String]) -> Result<u64> {
+    let of = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::read(path, e));
     let each = |spec: &String| match SHIPPED.iter().find(|(n, _)| n == spec) {
-        Some((_, text)) => text.len() as u64,
+        Some((_, text)) => Ok(text.len() as u64),
         None if Path::new(spec).is_dir() => {
             let mut files = Vec::new();
-            drop(walk(Path::new(spec), &mut files));
+            walk(Path::new(spec), &mut files)?;
             files.iter().map(|f| of(f)).sum()
         }
         None => of(Path::new(spec)),

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::{LARGE, read, write_atomic};
+use crate::typed::typed;
 
 /// A graph with the document it came from.
 #[derive(Clone, Debug)]
@@ -75,12 +76,7 @@ impl GraphFile {
         if !parsed.iter().any(|n| n.kind == NodeKind::Logit) {
             remarks.push("it has no logit node, so nothing has influence".to_owned());
         }
-        let tokens = document
-            .get("metadata")
-            .and_then(|m| m.get("prompt_tokens"))
-            .and_then(Value::as_array)
-            .map(|t| t.iter().map(|t| t.as_str().unwrap_or_default().to_owned()).collect())
-            .unwrap_or_default();
+        let tokens = prompt_tokens(&document).map_err(|what| malformed(path, format!("its {what}")))?;
         let graph = Graph::with_inputs(tokens, parsed, &links, &inputs).map_err(|e| malformed(path, e.to_string()))?;
         Ok(Self { document, nodes, graph, remarks })
     }
@@ -168,9 +164,15 @@ impl GraphFile {
 const MOST_POSITIONS: f64 = 1_048_576.0;
 const MOST_LAYERS: i32 = 10_000;
 
+fn prompt_tokens(document: &Map<String, Value>) -> std::result::Result<Vec<String>, String> {
+    let metadata: Option<&Map<String, Value>> = typed(document.get("metadata"), "metadata")?;
+    let list: Option<&[Value]> = typed(metadata.and_then(|m| m.get("prompt_tokens")), "prompt_tokens")?;
+    let text = |token| Ok::<_, String>(typed::<&str>(Some(token), "prompt_tokens")?.unwrap_or_default().to_owned());
+    list.into_iter().flatten().map(text).collect()
+}
+
 /// A node out of its object; the error continues "node 3 …".
 fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
-    let text = |name: &str| object.get(name).and_then(Value::as_str);
     // Some writers store ids and layers as numbers, others as text.
     let either = |name: &str| match object.get(name) {
         Some(Value::String(s)) => Some(s.clone()),
@@ -178,7 +180,9 @@ fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
         _ => None,
     };
     let id = either("node_id").ok_or("has no `node_id`")?;
-    let feature_type = text("feature_type").unwrap_or_default();
+    let wrong = |what: String| format!("(`{id}`) is damaged: its {what}");
+    let text = |name: &str| Ok::<_, String>(typed::<&str>(object.get(name), name).map_err(wrong)?.unwrap_or_default());
+    let feature_type = text("feature_type")?;
     let kind = match feature_type {
         "logit" => NodeKind::Logit,
         "embedding" => NodeKind::Token,
@@ -191,7 +195,7 @@ fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
             .parse::<i32>()
             .or_else(|_| l.parse::<f64>().map(|l| l as i32))
             .map_err(|_| format!("(`{id}`) has the layer `{l}`, which is neither a number nor E"))?,
-        None if kind == NodeKind::Token => -1,
+        None if kind == NodeKind::Token && object.get("layer").is_none_or(Value::is_null) => -1,
         None => return Err(format!("(`{id}`) has no `layer`")),
     };
     if !(-1..=MOST_LAYERS).contains(&layer) {
@@ -204,16 +208,16 @@ fn node(object: &Map<String, Value>) -> std::result::Result<Node, String> {
             .ok_or_else(|| format!("(`{id}`) has a `ctx_idx` that is no position"))? as usize,
         None => 0,
     };
-    let number = |name: &str| object.get(name).and_then(Value::as_f64);
-    let prob = number("token_prob").unwrap_or(0.0);
+    let number = |name: &str| typed::<f64>(object.get(name), name).map_err(wrong);
+    let prob = number("token_prob")?.unwrap_or(0.0);
     if !(0.0..=1.001).contains(&prob) {
         return Err(format!("(`{id}`) has the probability {prob}"));
     }
     Ok(Node {
-        label: text("clerp").unwrap_or_default().to_owned(),
+        label: text("clerp")?.to_owned(),
         prob: if kind == NodeKind::Logit { prob } else { 0.0 },
-        activation: number("activation"),
-        id,
+        activation: number("activation")?,
+        id: id.clone(),
         kind,
         layer,
         pos,
@@ -303,7 +307,8 @@ fn read_links(
             continue;
         }
         out.push((source, target, weight as f32));
-        let input = link.get("input").and_then(Value::as_str);
+        let input: Option<&str> =
+            typed(link.get("input"), "input").map_err(|what| format!("link {i} is damaged: its {what}"))?;
         let known = Input::ALL.into_iter().find(|i| input == Some(i.label()));
         said |= known.is_some();
         inputs.push(known.unwrap_or(Input::Value));

@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::sums::{Sums, SumsAbout};
+use crate::engine::forward::finite_values;
 use crate::engine::kernels::with_values;
 use crate::engine::pullback::Pullback;
 use crate::engine::resume::layer_weights;
@@ -108,6 +109,10 @@ pub fn fit(
             };
             // The same halves in shards as in one run.
             let half = row % 2;
+            // The first layer on the way back is the last.
+            for (layer, j) in sums.about.layers.iter().zip(&found).rev() {
+                finite_values(j, || format!("the Jacobian of layer {layer} on prompt {row}"))?;
+            }
             for (layer, j) in sums.about.layers.iter().zip(found) {
                 if let Some(sum) = sums.halves[half].get_mut(layer) {
                     sum.par_iter_mut().zip(&j).for_each(|(s, v)| *s += v);

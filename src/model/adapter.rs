@@ -15,6 +15,7 @@ use super::scales::numbers;
 use super::store::Entry;
 use crate::error::{Error, Result, short};
 use crate::files::read_text;
+use crate::typed::typed;
 
 const MAX_CONFIG: u64 = 1 << 24;
 
@@ -68,7 +69,41 @@ const CHANGES: &[&str] = &[
 pub struct Adapter {
     folder: PathBuf,
     config: Map<String, Value>,
+    scaling: Scaling,
     pub base: PathBuf,
+}
+
+/// What B · A is multiplied by, and how it lies.
+struct Scaling {
+    alpha: f64,
+    /// Other alphas, by the end of a module's name.
+    patterns: Vec<(String, f64)>,
+    /// By the root of r.
+    root: bool,
+    /// The base stores [input, output].
+    turned: bool,
+}
+
+impl Scaling {
+    fn read(config: &Map<String, Value>) -> std::result::Result<Self, String> {
+        let flag = |key: &str| Ok::<_, String>(typed(config.get(key), key)?.unwrap_or(false));
+        let patterns: Option<&Map<String, Value>> = typed(config.get("alpha_pattern"), "alpha_pattern")?;
+        let pattern = |(end, alpha): (&String, &Value)| match alpha.as_f64() {
+            Some(alpha) => Ok((end.trim_start_matches('^').to_owned(), alpha)),
+            None => Err(format!("`alpha_pattern` gives `{}` {}, not a number", short(end), short(&alpha.to_string()))),
+        };
+        Ok(Self {
+            alpha: typed(config.get("lora_alpha"), "lora_alpha")?.unwrap_or(8.0),
+            patterns: patterns.into_iter().flatten().map(pattern).collect::<std::result::Result<_, _>>()?,
+            root: flag("use_rslora")?,
+            turned: flag("fan_in_fan_out")?,
+        })
+    }
+
+    fn of(&self, module: &str) -> f64 {
+        let ends = |end: &str| module.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.patterns.iter().find(|(end, _)| ends(end)).map_or(self.alpha, |(_, alpha)| *alpha)
+    }
 }
 
 impl Adapter {
@@ -83,13 +118,15 @@ impl Adapter {
         }
         let config: Map<String, Value> = serde_json::from_str(&read_text(&path, MAX_CONFIG)?)
             .map_err(|e| Error::Malformed { path: path.clone(), format: "adapter", what: e.to_string() })?;
+        let malformed = |what: String| Error::Malformed { path: path.clone(), format: "adapter", what };
+        let text = |key: &str| typed::<&str>(config.get(key), key).map_err(|what| malformed(format!("its {what}")));
         let unopenable = |what: String| Error::Unopenable {
             path: folder.to_owned(),
             what: format!(
                 "{what}; merge the adapter into its base with PEFT's `merge_and_unload()` and open the result"
             ),
         };
-        let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("(none)");
+        let kind = text("peft_type")?.unwrap_or("(none)");
         if kind != "LORA" {
             return Err(unopenable(format!(
                 "it is an adapter of the kind {}, and LORA alone is implemented",
@@ -100,23 +137,25 @@ impl Adapter {
             return Err(unopenable(format!("its adapter uses `{option}`, which is not implemented")));
         }
         // These begin with other base weights than those that the base model is saved with.
-        let begin = config.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
+        let begin = match config.get("init_lora_weights") {
+            Some(Value::Bool(_)) => "",
+            _ => text("init_lora_weights")?.unwrap_or_default(),
+        };
         if ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|kind| begin.starts_with(kind)) {
             return Err(unopenable(format!(
                 "its adapter changes the base weights first (init_lora_weights = {begin})"
             )));
         }
         // A pattern that is more than the end of a name is a regular expression.
-        let patterns = config.get("alpha_pattern").and_then(Value::as_object);
-        if let Some(pattern) =
-            patterns.into_iter().flat_map(|p| p.keys()).find(|p| p.contains(['*', '+', '?', '[', '(', '|', '\\', '$']))
-        {
+        let scaling = Scaling::read(&config).map_err(|what| malformed(format!("its {what}")))?;
+        let mut patterns = scaling.patterns.iter().map(|(end, _)| end);
+        if let Some(pattern) = patterns.find(|p| p.contains(['*', '+', '?', '[', '(', '|', '\\', '$'])) {
             return Err(unopenable(format!(
                 "its adapter's `alpha_pattern` has the expression `{}`, which is not implemented",
                 short(pattern)
             )));
         }
-        let name = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
+        let name = text("base_model_name_or_path")?.unwrap_or_default();
         let base = base_folder(folder, name).ok_or_else(|| Error::Unopenable {
             path: folder.to_owned(),
             what: format!(
@@ -125,7 +164,7 @@ impl Adapter {
                 short(name)
             ),
         })?;
-        Ok(Some(Self { folder: folder.to_owned(), config, base }))
+        Ok(Some(Self { folder: folder.to_owned(), config, scaling, base }))
     }
 
     /// The warnings about options that are not known.
@@ -215,19 +254,11 @@ impl Adapter {
         if rank == 0 || rank != same {
             return None;
         }
-        let number = |key: &str| self.config.get(key).and_then(Value::as_f64);
-        let patterns = self.config.get("alpha_pattern").and_then(Value::as_object);
-        // A pattern is the end of a module's name.
-        let own = patterns.into_iter().flatten().find(|(end, _)| {
-            module.strip_suffix(end.trim_start_matches('^')).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        });
-        let alpha = own.and_then(|(_, v)| v.as_f64()).or(number("lora_alpha")).unwrap_or(8.0);
-        let root = self.config.get("use_rslora").is_some_and(is_on);
-        let by = (alpha / if root { (rank as f64).sqrt() } else { rank as f64 }) as f32;
+        let rank_of = if self.scaling.root { (rank as f64).sqrt() } else { rank as f64 };
+        let by = (self.scaling.of(module) / rank_of) as f32;
         let [a, mut b] = ab;
         b.iter_mut().for_each(|v| *v *= by);
-        let turned = self.config.get("fan_in_fan_out").is_some_and(is_on);
-        if base == [output, input] && !(turned && input == output) {
+        if base == [output, input] && !(self.scaling.turned && input == output) {
             Some(LowRank { left: b, right: a, rank })
         } else if base == [input, output] {
             Some(LowRank { left: transposed(&a, rank, input), right: transposed(&b, output, rank), rank })

@@ -14,9 +14,11 @@ use serde_json::{Map, Value, json};
 
 use super::Model;
 use super::gguf::{self, Gguf};
+use super::tokenizer_folder;
 use crate::error::{Error, Result};
 use crate::files::{self, SMALL, read_text};
-use crate::guard::guarded;
+use crate::guard::Gate;
+use crate::typed::typed;
 
 /// What a message says of itself beside its words, such as `tool_calls`, goes to the template as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,9 +166,19 @@ pub fn lay_out(model: &Model, messages: &[Message], ending: Ending, bos: bool) -
     Ok(Laid { text, ids, turns })
 }
 
-/// The instructions that a template may take: enough for any conversation that fits a model, and a bound on templates
-/// that would never end.
-const FUEL: u64 = 20_000_000;
+/// The file of a folder that most templates stand in.
+const CONFIG: &str = "tokenizer_config.json";
+
+/// The steps that a template may take, an instruction or 64 bytes each: enough for any conversation that fits a model, and
+/// a bound on templates that would never end.
+const FUEL: u64 = 1_000_000;
+/// A step can put a value into another one, and the engine goes into values by calling itself: to throw them away if for
+/// nothing else. So there are this many bytes of stack for each step. What is not touched costs nothing.
+const STACK: usize = 1024 * FUEL as usize;
+/// As deep as values lie in one another where they are written out: conversations and tools are far flatter.
+const DEEPEST: usize = 100;
+/// Bytes of the longest text that is made of a conversation.
+const LONGEST: usize = 1 << 26;
 
 /// Where in a text the words of messages lie: (message, bytes), in the text's order.
 pub type Spans = Vec<(usize, Range<usize>)>;
@@ -178,6 +190,7 @@ pub struct Template {
     path: PathBuf,
     source: String,
     special: Map<String, Value>,
+    gate: Gate,
 }
 
 impl Template {
@@ -191,16 +204,16 @@ impl Template {
 
     fn of_gguf(path: &Path) -> Result<Option<Self>> {
         let file = Gguf::open(path)?;
-        let Some(source) = file.text("tokenizer.chat_template") else { return Ok(None) };
-        let tokens = file.metadata.get("tokenizer.ggml.tokens").and_then(gguf::Value::as_array).unwrap_or(&[]);
-        let text_of = |key: &str| {
-            let id = file.metadata.get(&format!("tokenizer.ggml.{key}_token_id"))?.as_int()?;
-            tokens.get(usize::try_from(id).ok()?)?.as_text()
-        };
+        let Some(source) = file.get::<&str>("tokenizer.chat_template")? else { return Ok(None) };
+        let tokens: &[gguf::Value] = file.get("tokenizer.ggml.tokens")?.unwrap_or(&[]);
         let names = [("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad"), ("seperator", "sep")];
-        let special =
-            names.iter().filter_map(|(key, name)| Some((format!("{name}_token"), json!(text_of(key)?)))).collect();
-        Ok(Some(Self { path: path.to_owned(), source: source.to_owned(), special }))
+        let mut special = Map::new();
+        for (key, name) in names {
+            let id: Option<i64> = file.get(&format!("tokenizer.ggml.{key}_token_id"))?;
+            let token = id.and_then(|id| tokens.get(usize::try_from(id).ok()?)?.as_text());
+            special.extend(token.map(|token| (format!("{name}_token"), json!(token))));
+        }
+        Ok(Some(Self { path: path.to_owned(), source: source.to_owned(), special, gate: Gate::default() }))
     }
 
     fn of_folder(folder: &Path) -> Result<Option<Self>> {
@@ -216,11 +229,11 @@ impl Template {
                 what: e.to_string(),
             })
         };
-        let mut config = fields("tokenizer_config.json")?;
+        let mut config = fields(CONFIG)?;
         let (path, source) = if let Some(source) = read("chat_template.jinja")? {
             (folder.join("chat_template.jinja"), source)
         } else if let Some(found) = config.remove("chat_template").filter(|t| !t.is_null()) {
-            let path = folder.join("tokenizer_config.json");
+            let path = folder.join(CONFIG);
             (path.clone(), one_of(found, &path)?)
         } else if let Some(found) = fields("chat_template.json")?.remove("chat_template").filter(|t| !t.is_null()) {
             let path = folder.join("chat_template.json");
@@ -228,9 +241,15 @@ impl Template {
         } else {
             return Ok(None);
         };
-        let mut special = special_tokens(&fields("special_tokens_map.json")?);
-        special.extend(special_tokens(&config));
-        Ok(Some(Self { path, source, special }))
+        let mut special = Map::new();
+        for (name, of) in [("special_tokens_map.json", &fields("special_tokens_map.json")?), (CONFIG, &config)] {
+            special.extend(special_tokens(of).map_err(|what| Error::Malformed {
+                path: folder.join(name),
+                format: "tokenizer config",
+                what: format!("its {what}"),
+            })?);
+        }
+        Ok(Some(Self { path, source, special, gate: Gate::default() }))
     }
 
     fn refuse(&self, e: &minijinja::Error) -> Error {
@@ -250,9 +269,9 @@ impl Template {
     /// # Errors
     /// The template is malformed, or refuses the conversation.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
-        // The engine counts instructions, and not how long a text they make.
         let (template, owned) = (self.clone(), messages.to_owned());
-        guarded(self.source.len(), move || template.rendered(&owned, answer)).unwrap_or_else(|fault| {
+        let rendered = self.gate.guarded(Some(STACK), self.source.len(), move || template.rendered(&owned, answer));
+        rendered.unwrap_or_else(|fault| {
             Err(Error::failed(format!("the chat template of {} cannot be used: {fault}", self.path.display())))
         })
     }
@@ -268,7 +287,15 @@ impl Template {
         context.insert("add_generation_prompt".to_owned(), json!(answer));
         context.insert("tools".to_owned(), Value::Null);
         context.insert("documents".to_owned(), Value::Null);
-        template.render(Jinja::from(Serde(context))).map_err(|e| self.refuse(&e))
+        let text = template.render(Jinja::from(Serde(context))).map_err(|e| self.refuse(&e))?;
+        if text.len() > LONGEST {
+            return Err(Error::request(format!(
+                "the chat template of {} makes {} bytes of this conversation, more than any model reads; shorten it",
+                self.path.display(),
+                text.len()
+            )));
+        }
+        Ok(text)
     }
 
     /// Returns the text of a conversation, and where in it (bytes) the words of its messages lie: (message, range), in
@@ -386,21 +413,30 @@ fn one_of(found: Value, path: &Path) -> Result<String> {
 }
 
 /// The special tokens that a tokenizer's config names: texts, or objects that hold one.
-fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
-    let text = |token: &Value| token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned);
-    let mut special: Map<String, Value> = config
-        .iter()
-        .filter(|(name, _)| name.ends_with("_token"))
-        .filter_map(|(name, token)| Some((name.clone(), json!(text(token)?))))
-        .collect();
-    if let Some(Value::Array(list)) = config.get("additional_special_tokens") {
-        special.insert("additional_special_tokens".to_owned(), list.iter().filter_map(text).collect());
+fn special_tokens(config: &Map<String, Value>) -> std::result::Result<Map<String, Value>, String> {
+    let mut special = Map::new();
+    let mut give = |name: &str, token: &Value| -> std::result::Result<(), String> {
+        let text = tokenizer_folder::special(Some(token), name)?;
+        special.extend(text.map(|text| (name.to_owned(), json!(text))));
+        Ok(())
+    };
+    // Options end in `_token` as well, such as `add_bos_token`.
+    for (name, token) in config.iter().filter(|(name, v)| name.ends_with("_token") && !v.is_boolean()) {
+        give(name, token)?;
     }
     // Names that the model's maker added.
     if let Some(Value::Object(map)) = config.get("extra_special_tokens") {
-        special.extend(map.iter().filter_map(|(name, token)| Some((name.clone(), json!(text(token)?)))));
+        for (name, token) in map {
+            give(name, token)?;
+        }
     }
-    special
+    let more = "additional_special_tokens";
+    if let Some(list) = typed::<&[Value]>(config.get(more), more)? {
+        let texts: std::result::Result<Vec<_>, _> =
+            list.iter().map(|token| tokenizer_folder::special(Some(token), more)).collect();
+        special.insert(more.to_owned(), texts?.into_iter().flatten().collect());
+    }
+    Ok(special)
 }
 
 /// Takes the tags `{% generation %}` and `{% endgeneration %}` for ones that write their inside and keep the same spaces.
@@ -445,6 +481,7 @@ fn prepare(env: &mut Environment) -> std::result::Result<(), minijinja::Error> {
         if value.is_undefined() {
             return Ok(());
         }
+        flat(value)?;
         out.write_str(&python(value)).map_err(minijinja::Error::from)
     });
     env.add_filter("tojson", tojson);
@@ -509,6 +546,29 @@ fn own_method(text: &str, method: &str, args: &[Jinja]) -> std::result::Result<J
     })
 }
 
+/// Refuses a value that is too deep or too large to be written out: one that holds itself twice, again and again, is
+/// small until then.
+fn flat(value: &Jinja) -> std::result::Result<(), minijinja::Error> {
+    /// Values inside one.
+    const MOST: usize = 1_000_000;
+    fn go(value: &Jinja, depth: usize, left: &mut usize) -> bool {
+        let Some(rest) = left.checked_sub(1) else { return false };
+        *left = rest;
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Map if depth == 0 => false,
+            ValueKind::Seq => value.try_iter().is_ok_and(|mut all| all.all(|v| go(&v, depth - 1, left))),
+            ValueKind::Map => value.try_iter().is_ok_and(|mut keys| {
+                keys.all(|key| go(&key, depth - 1, left) && value.get_item(&key).is_ok_and(|v| go(&v, depth - 1, left)))
+            }),
+            _ => true,
+        }
+    }
+    if go(value, DEEPEST, &mut { MOST }) {
+        return Ok(());
+    }
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it writes out values that lie in one another too deep"))
+}
+
 /// What Python prints for a value.
 fn python(value: &Jinja) -> String {
     match value.kind() {
@@ -551,6 +611,7 @@ fn repr(value: &Jinja) -> String {
 /// `json.dumps` as transformers calls it: nothing is escaped for HTML, letters stay letters, a space follows `,` and `:`.
 fn tojson(_: &State, value: Jinja, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
     let wrong = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
+    flat(&value)?;
     let mut json = serde_json::to_value(&value).map_err(|e| wrong(&e))?;
     let indent = options.get::<Option<usize>>("indent")?;
     if options.get::<Option<bool>>("sort_keys")?.unwrap_or(false) {

@@ -54,6 +54,7 @@ use crate::error::{Error, Result, short};
 use crate::files::read_text;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
+use crate::typed::typed;
 
 /// The most bytes of a config.json.
 const MAX_CONFIG: u64 = 1 << 24;
@@ -394,7 +395,7 @@ impl Described {
         let text = read_text(&path, MAX_CONFIG)?;
         let malformed = |e: serde_json::Error| Error::Malformed { path, format: "config", what: e.to_string() };
         let whole: Map<String, Value> = serde_json::from_str(&text).map_err(malformed)?;
-        let map = text_part(&whole);
+        let map = text_part(folder, &whole)?;
         let name = map.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
         let family = families::by_name(name).ok_or_else(|| Error::UnknownFamily {
             path: folder.to_owned(),
@@ -458,22 +459,26 @@ pub fn describe(path: &Path) -> Result<ModelConfig> {
 }
 
 /// Returns the options of the language model: those of `text_config`, where the folder holds more than that.
-fn text_part(config: &Map<String, Value>) -> Map<String, Value> {
-    let mut text = match config.get("text_config") {
-        Some(Value::Object(text)) => text.clone(),
-        _ => config.clone(),
+fn text_part(folder: &Path, config: &Map<String, Value>) -> Result<Map<String, Value>> {
+    let wrong = |what: String| Error::Malformed {
+        path: folder.join("config.json"),
+        format: "config",
+        what: format!("its {what}"),
     };
+    let part: Option<&Map<String, Value>> = typed(config.get("text_config"), "text_config").map_err(wrong)?;
+    let mut text = part.unwrap_or(config).clone();
     // Text parts that have a name of their own but compute what another family does.
     if let Some("qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text") =
         text.get("model_type").and_then(Value::as_str)
     {
         text.insert("model_type".to_owned(), "qwen2".into());
     }
-    if !config.contains_key("text_config") {
-        return text;
+    if part.is_none() {
+        return Ok(text);
     }
     // Old folders of some kinds leave out what the outer model implies.
-    let outer = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let outer: Option<&str> = typed(config.get("model_type"), "model_type").map_err(wrong)?;
+    let outer = outer.unwrap_or_default();
     let implied = match outer {
         "gemma3" => "gemma3_text",
         "paligemma" => "gemma",
@@ -517,7 +522,7 @@ fn text_part(config: &Map<String, Value>) -> Map<String, Value> {
     for (option, value) in defaults {
         text.entry(*option).or_insert_with(|| (*value).into());
     }
-    text
+    Ok(text)
 }
 
 /// # Errors

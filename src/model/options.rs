@@ -10,6 +10,7 @@ use super::config::Activation;
 use super::known_options::{CHANGES, WITHOUT_EFFECT};
 use super::rotary::{Rotary, RotaryScaling, RotaryStyle, long_magnitude, yarn_magnitude};
 use crate::error::{Error, Result};
+use crate::typed::typed;
 
 /// A config that is being read. It remembers which options were asked for, so that the others can be refused.
 pub struct Options<'a> {
@@ -258,7 +259,9 @@ impl<'a> Options<'a> {
                     (None, Some(a), Some(b)) => yarn_magnitude(factor, a) / yarn_magnitude(factor, b),
                     _ => yarn_magnitude(factor, 1.0),
                 };
-                let whole = map.get("truncate").and_then(Value::as_bool).unwrap_or(true);
+                let whole = typed(map.get("truncate"), "truncate");
+                let whole =
+                    whole.map_err(|what| self.bad(option, format!("is malformed: its {what}")))?.unwrap_or(true);
                 let (fast, slow) = (positive("beta_fast")?.unwrap_or(32.0), positive("beta_slow")?.unwrap_or(1.0));
                 let uses = &[
                     "factor",
@@ -303,7 +306,11 @@ impl<'a> Options<'a> {
         let Some(types) = self.raw("layer_types") else { return Ok(None) };
         let list = types.as_array().filter(|l| l.len() == n_layers);
         let list = list.ok_or_else(|| self.bad("layer_types", format!("does not list {n_layers} layers")))?;
-        Ok(Some(list.iter().map(|t| t.as_str() == Some(kind)).collect()))
+        let is_kind = |t: &Value| match t.as_str() {
+            Some(name) => Ok(name == kind),
+            None => Err(self.bad("layer_types", format!("lists {t}, which is no kind of layer"))),
+        };
+        list.iter().map(is_kind).collect::<Result<_>>().map(Some)
     }
 
     /// Returns the sliding window of each layer: from `layer_types` where that is given, else from `default(layer)`.

@@ -9,7 +9,7 @@ use super::changes::{Change, Scale};
 use super::dequantize::{Stored, decode};
 use super::safetensors_file::Index;
 use super::store::{Entry, read_exact_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 
 /// Returns the size of the blocks that share a scale, where `quantization_config` gives it.
 ///
@@ -17,14 +17,14 @@ use crate::error::{Error, Result};
 /// The method is not read; the option and its value.
 pub fn block(config: &Value) -> std::result::Result<Option<[usize; 2]>, (&'static str, String)> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
+    let given = |key: &str| config.get(key).filter(|v| !v.is_null());
     let method = text("quant_method");
     match method {
         Some("fp8" | "fbgemm_fp8") => {}
         Some("compressed-tensors") => match text("format") {
             Some("float-quantized" | "naive-quantized" | "int-quantized" | "dense") => {
                 // The weights of such a file are those of a rotated model.
-                let turns = config.get("transform_config").filter(|t| t.as_object().is_some_and(|t| !t.is_empty()));
-                if turns.is_some() {
+                if given("transform_config").is_some_and(|t| t.as_object().is_none_or(|t| !t.is_empty())) {
                     return Err(("quantization_config.transform_config", "(set)".to_owned()));
                 }
             }
@@ -36,9 +36,10 @@ pub fn block(config: &Value) -> std::result::Result<Option<[usize; 2]>, (&'stati
         },
         other => return Err(("quantization_config.quant_method", other.unwrap_or("(none)").to_owned())),
     }
-    let sizes = config.get("weight_block_size").and_then(Value::as_array);
-    let sizes: Vec<usize> = sizes.into_iter().flatten().filter_map(|v| v.as_u64()?.try_into().ok()).collect();
-    Ok(sizes.try_into().ok().filter(|sizes: &[usize; 2]| sizes.iter().all(|n| *n > 0)))
+    let Some(sizes) = given("weight_block_size") else { return Ok(None) };
+    let size = |v: &Value| usize::try_from(v.as_u64()?).ok().filter(|n| *n > 0);
+    let two = sizes.as_array().and_then(|list| list.iter().map(size).collect::<Option<Vec<_>>>()?.try_into().ok());
+    two.map(Some).ok_or_else(|| ("quantization_config.weight_block_size", short(&sizes.to_string())))
 }
 
 /// Attaches their scales to the weights in 8 bits, and takes the scales out of the index.

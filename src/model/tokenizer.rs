@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
 use crate::error::{Error, Result};
-use crate::guard::{Fault, guarded};
+use crate::guard::{Fault, Gate};
 
 /// A model's tokenizer, with the exact bytes of every token.
 pub struct Tokenizer {
@@ -23,6 +23,7 @@ pub struct Tokenizer {
     after: Vec<u32>,
     /// The beginning-of-sequence token, for `--bos`.
     bos: Option<u32>,
+    gate: Gate,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -158,7 +159,7 @@ impl Tokenizer {
                 None => drop(beyond.insert(id, of_piece)),
             }
         }
-        Self { inner, bytes, beyond, fallback, before: Vec::new(), after: Vec::new(), bos: None }
+        Self { inner, bytes, beyond, fallback, before: Vec::new(), after: Vec::new(), bos: None, gate: Gate::default() }
     }
 
     /// Sets the tokens that stand before and behind every text.
@@ -239,7 +240,7 @@ impl Tokenizer {
         split: impl Fn(&tokenizers::Tokenizer, &str) -> tokenizers::Result<R> + Send + 'static,
     ) -> Result<R> {
         let (inner, owned) = (self.inner.clone(), text.to_owned());
-        match guarded(text.len(), move || split(&inner, &owned)) {
+        match self.gate.guarded(None, text.len(), move || split(&inner, &owned)) {
             Ok(result) => result.map_err(|e| unsplit(&e.to_string())),
             Err(Fault::Panic) => Err(unsplit("its tokenizer is damaged or does not know this text")),
             Err(fault) => Err(unsplit(&format!("its tokenizer goes wrong on it, since {fault}"))),

@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
 use super::tokenizer::{Found, Tokenizer};
 use super::tokenizer_parts::{self, byte_level, split};
+use crate::error::short;
 use crate::files::read_text;
+use crate::typed::{Typed, typed};
 
 /// A tokenizer of a quarter of a million tokens takes 33 MB.
 const MAX_BYTES: u64 = 1 << 29;
@@ -49,17 +50,15 @@ impl Notes {
     }
 
     /// The text of a special token.
-    fn named(&self, key: &str) -> Option<&str> {
-        let token = self.config.get(key).filter(|v| !v.is_null()).or_else(|| self.special.get(key))?;
-        token.as_str().or_else(|| token.get("content")?.as_str())
+    fn named(&self, key: &str) -> Result<Option<&str>, String> {
+        let given = |of: &'_ Map<String, Value>| of.get(key).is_some_and(|v| !v.is_null());
+        let of = if given(&self.config) { &self.config } else { &self.special };
+        special(of.get(key), key)
     }
 
-    fn flag(&self, key: &str) -> Option<bool> {
-        self.config.get(key).and_then(Value::as_bool)
-    }
-
-    fn text(&self, key: &str) -> Option<&str> {
-        self.config.get(key).and_then(Value::as_str)
+    /// An option of `tokenizer_config.json`.
+    fn option<'a, T: Typed<'a>>(&'a self, key: &str) -> Result<Option<T>, String> {
+        typed(self.config.get(key), key).map_err(|what| format!("in tokenizer_config.json {what}"))
     }
 
     fn model_type(&self) -> &str {
@@ -67,22 +66,55 @@ impl Notes {
     }
 
     /// The added tokens that `tokenizer_config.json` lists, by id, then the special tokens that it names.
-    fn added(&self) -> (Vec<(u32, AddedToken)>, Vec<AddedToken>) {
-        let decoder = self.config.get("added_tokens_decoder").and_then(Value::as_object);
-        let mut listed: Vec<(u32, AddedToken)> = decoder
-            .into_iter()
-            .flatten()
-            .filter_map(|(id, token)| Some((id.parse().ok()?, AddedToken::deserialize(token).ok()?)))
-            .collect();
+    fn added(&self) -> Result<(Vec<(u32, AddedToken)>, Vec<AddedToken>), String> {
+        let decoder: Option<&Map<String, Value>> = self.option("added_tokens_decoder")?;
+        let mut listed = decoder.into_iter().flatten().map(listed).collect::<Result<Vec<_>, _>>()?;
         listed.sort_by_key(|(id, _)| *id);
-        let more = ["additional_special_tokens", "extra_special_tokens"]
-            .into_iter()
-            .filter_map(|key| self.config.get(key)?.as_array())
-            .flatten()
-            .filter_map(Value::as_str);
-        let named = NAMED.into_iter().filter_map(|key| self.named(key)).chain(more);
-        (listed, named.map(|content| AddedToken::from(content, true)).collect())
+        let mut named = Vec::new();
+        for key in NAMED {
+            named.extend(self.named(key)?);
+        }
+        for key in ["additional_special_tokens", "extra_special_tokens"] {
+            match self.config.get(key) {
+                Some(Value::Array(list)) => {
+                    for token in list {
+                        named.extend(special(Some(token), key)?);
+                    }
+                }
+                Some(Value::Object(map)) => {
+                    for token in map.values() {
+                        named.extend(special(Some(token), key)?);
+                    }
+                }
+                _ => drop(self.option::<&[Value]>(key)?),
+            }
+        }
+        Ok((listed, named.into_iter().map(|content| AddedToken::from(content, true)).collect()))
     }
+}
+
+/// The text of a special token: as it is, or the content of an object.
+pub(super) fn special<'a>(token: Option<&'a Value>, key: &str) -> Result<Option<&'a str>, String> {
+    match token {
+        Some(Value::Object(token)) => typed(token.get("content"), &format!("{key}.content")),
+        token => typed(token, key),
+    }
+}
+
+/// An entry of `added_tokens_decoder`; what it leaves out is as in transformers' class.
+fn listed((id, token): (&String, &Value)) -> Result<(u32, AddedToken), String> {
+    let damaged = |what: String| format!("added token `{}` of tokenizer_config.json is damaged: {what}", short(id));
+    let number = id.parse().map_err(|_| damaged("it has no id".to_owned()))?;
+    let content: Option<&str> = typed(token.get("content"), "content").map_err(damaged)?;
+    let content = content.ok_or_else(|| damaged("it has no content".to_owned()))?;
+    let flag = |key: &str| typed::<bool>(token.get(key), key).map_err(damaged);
+    let special = flag("special")?.unwrap_or(false);
+    let token = AddedToken::from(content, special)
+        .single_word(flag("single_word")?.unwrap_or(false))
+        .lstrip(flag("lstrip")?.unwrap_or(false))
+        .rstrip(flag("rstrip")?.unwrap_or(false))
+        .normalized(flag("normalized")?.unwrap_or(!special));
+    Ok((number, token))
 }
 
 /// Finds the tokenizer of a folder whose `config.json` is `model` and whose model has `d_vocab` tokens. Whatever is wrong
@@ -146,21 +178,21 @@ fn around(
     d_vocab: usize,
     warnings: &mut Vec<String>,
 ) -> Result<Built, String> {
-    let (listed, named) = notes.added();
+    let (listed, named) = notes.added()?;
     add(&mut inner, listed.into_iter().map(|(_, token)| token).chain(named))?;
     let inner = Arc::new(inner);
     let (before, after) = tokenizer_parts::around(&inner)?;
-    let named = notes.named("bos_token").and_then(|token| inner.token_to_id(token));
+    let named = notes.named("bos_token")?.and_then(|token| inner.token_to_id(token));
     let bos = named.or_else(|| id(&notes.model, "bos_token_id"));
-    if notes.flag("add_bos_token") == Some(true) && before.is_empty() && bos.is_some() {
+    if notes.option("add_bos_token")? == Some(true) && before.is_empty() && bos.is_some() {
         warnings.push(format!(
             "tokenizer_config.json asks for `{}` before every text, but tokenizer.json does not put it there and is \
              followed, as transformers 5 does; give --bos to put it first",
-            notes.named("bos_token").unwrap_or("a token")
+            notes.named("bos_token")?.unwrap_or("a token")
         ));
     }
     let added = inner.get_added_tokens_decoder().len();
-    let eos = notes.named("eos_token").and_then(|token| inner.token_to_id(token));
+    let eos = notes.named("eos_token")?.and_then(|token| inner.token_to_id(token));
     Ok((Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos), eos, added))
 }
 
@@ -179,7 +211,8 @@ fn id(map: &Map<String, Value>, key: &str) -> Option<u32> {
 
 /// Builds the byte-level BPE of GPT-2's class, or of Qwen 2's, from its two files.
 fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Built, String> {
-    let class = notes.text("tokenizer_class").unwrap_or_default().trim_end_matches("Fast");
+    let class: Option<&str> = notes.option("tokenizer_class")?;
+    let class = class.unwrap_or_default().trim_end_matches("Fast");
     let qwen = class == "Qwen2Tokenizer" || notes.model_type().starts_with("qwen") && class != "GPT2Tokenizer";
     if !["", "GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizer", "CodeGenTokenizer"].contains(&class) {
         return Err(format!(
@@ -199,7 +232,7 @@ fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Buil
         .map(|line| line.split_once(' ').map(|(a, b)| json!([a, b])).ok_or(line))
         .collect::<Result<_, _>>()
         .map_err(|line| format!("merges.txt has the line `{line}`, which is no pair"))?;
-    let (listed, named) = notes.added();
+    let (listed, named) = notes.added()?;
     let own = if folder.join("added_tokens.json").is_file() { object("added_tokens.json")? } else { Map::new() };
     let mut added: Vec<AddedToken> = listed.iter().map(|(_, token)| token.clone()).collect();
     let ids = listed.iter().map(|(id, token)| (token.content.clone(), json!(id)));
@@ -215,7 +248,7 @@ fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Buil
     let pre_tokenizer = if qwen {
         split(&[tokenizer_parts::QWEN2])
     } else {
-        byte_level(notes.flag("add_prefix_space").unwrap_or(false), true)
+        byte_level(notes.option("add_prefix_space")?.unwrap_or(false), true)
     };
     let spec = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -228,14 +261,18 @@ fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Buil
     let text = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     let mut inner = tokenizer_parts::build(&text)?;
     add(&mut inner, added.into_iter().chain(named).chain(of_class))?;
-    let named = |key: &str| notes.named(key).or((!qwen || key != "bos_token").then_some(end));
-    let token = |key: &str| named(key).and_then(|token| inner.token_to_id(token));
-    let bos = token("bos_token").or_else(|| id(&notes.model, "bos_token_id"));
-    let adds =
-        |key: &str, default: bool, id: Option<u32>| Vec::from_iter(id.filter(|_| notes.flag(key).unwrap_or(default)));
-    let before = adds("add_bos_token", opt, bos);
-    let eos = token("eos_token");
-    let after = adds("add_eos_token", false, eos);
+    let token = |key: &str| {
+        let named = notes.named(key)?.or((!qwen || key != "bos_token").then_some(end));
+        Ok::<_, String>(named.and_then(|token| inner.token_to_id(token)))
+    };
+    let bos = token("bos_token")?.or_else(|| id(&notes.model, "bos_token_id"));
+    let adds = |key: &str, default: bool, id: Option<u32>| {
+        let on = notes.option(key)?.unwrap_or(default);
+        Ok::<_, String>(Vec::from_iter(id.filter(|_| on)))
+    };
+    let before = adds("add_bos_token", opt, bos)?;
+    let eos = token("eos_token")?;
+    let after = adds("add_eos_token", false, eos)?;
     let n = inner.get_added_tokens_decoder().len();
     Ok((Tokenizer::new(inner, d_vocab).around(before, after).with_bos(bos), eos, n))
 }

@@ -125,7 +125,10 @@ impl TorchFile {
     pub fn open(path: &Path) -> Result<Self> {
         let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let mut archive = zip::ZipArchive::new(BufReader::new(file))
+        let size = file.metadata().map_err(|e| Error::read(path, e))?.len();
+        let listed = guarded(size as usize, move || zip::ZipArchive::new(BufReader::new(file)));
+        let mut archive = listed
+            .map_err(|fault| malformed(format!("its list of files cannot be read: {fault}")))?
             .map_err(|e| malformed(format!("it is no archive as torch has saved them since version 1.6 ({e})")))?;
         let name = archive
             .file_names()

@@ -22,6 +22,7 @@ use super::controls;
 use super::fit::{Data, wilson};
 use super::question;
 use super::set::{LabelledSet, Texts};
+use crate::engine::forward::finite_values;
 use crate::engine::{Hooks, NoHooks, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::direction::Concept;
@@ -227,6 +228,7 @@ impl Held<'_> {
                 *g = less(g, &within(g, &basis));
             }
             let length = gradient.iter().map(|g| dot(g, g)).sum::<f32>().sqrt();
+            finite_values(&[length], || format!("the gradient of the subspace at step {step}"))?;
             if length < 1e-12 {
                 continue;
             }
@@ -248,7 +250,11 @@ impl Held<'_> {
         let loss = candle_nn::loss::cross_entropy(&logits, &wanted)?;
         let slopes = loss.backward()?;
         Ok(match slopes.get(change.as_tensor()) {
-            Some(g) => g.flatten_all()?.to_vec1()?,
+            Some(g) => {
+                let g: Vec<f32> = g.flatten_all()?.to_vec1()?;
+                finite_values(&g, || format!("the gradient at {}", Site::new(SiteKind::ResidPost, self.layer)))?;
+                g
+            }
             None => vec![0.0; self.d],
         })
     }

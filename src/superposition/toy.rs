@@ -56,6 +56,8 @@ struct Model {
     first: Vec<f32>,
     second: Vec<f32>,
     gradient: Vec<f32>,
+    /// The step after which the weights were not finite.
+    diverged: Option<usize>,
     /// The fixed data set; empty for a model that sees fresh inputs.
     data: Vec<Vec<Lanes>>,
     /// A workspace for each part of a batch; a single one when parts run one after the other.
@@ -100,6 +102,7 @@ impl Toy {
                     first: vec![0.0; size],
                     second: vec![0.0; size],
                     gradient: vec![0.0; size],
+                    diverged: None,
                     data,
                     work: (0..rooms).map(|_| Workspace::new(&setup)).collect(),
                     x: vec![vec![[0.0; LANES]; setup.features]; rooms],
@@ -125,6 +128,12 @@ impl Toy {
         self.step
     }
 
+    /// The model that diverged first, and the step after which its weights were not finite.
+    pub fn diverged(&self) -> Option<(usize, usize)> {
+        let steps = self.models.iter().enumerate().filter_map(|(k, m)| Some((k, m.diverged?)));
+        steps.min_by_key(|(k, step)| (*step, *k))
+    }
+
     pub fn is_finished(&self) -> bool {
         self.step >= self.setup.steps
     }
@@ -140,6 +149,9 @@ impl Toy {
             let source = Source::new(setup, &model.settings);
             for step in from..to {
                 model.train(setup, &source, step);
+                if model.diverged.is_none() && model.parameters.values.iter().any(|v| !v.is_finite()) {
+                    model.diverged = Some(step + 1);
+                }
                 progress.check()?;
             }
             Ok::<(), crate::Error>(())

@@ -148,6 +148,12 @@ pub fn train(
     while adam.step < steps {
         let step = adam.step;
         let (total, parts) = training.loss(network, options.seed, step, steps)?;
+        if !total.to_scalar::<f32>()?.is_finite() {
+            let last = adam.step - adam.step % kept;
+            return Err(Error::failed(format!(
+                "the training diverged: its loss at step {step} is not finite; the last checkpoint is of step {last}"
+            )));
+        }
         adam.update(&total.backward()?, training.rate(step, steps))?;
         let is_probed = is_probed(adam.step);
         if step.is_multiple_of(REPORT_EVERY) || step + 1 == steps || is_probed {

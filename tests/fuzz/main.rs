@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use targets::{TARGETS, Target, feed, open_good};
+use targets::{TARGETS, Target, feed, feed_hostile, open_good};
 
 /// Scripts of each target in an ordinary run.
 const SCRIPTS: usize = 40;
@@ -34,6 +34,7 @@ fn scripts(target: &Target) {
     for entry in std::fs::read_dir(corpus).into_iter().flatten() {
         tried(target, &std::fs::read(entry.expect("a readable folder").path()).expect("a readable script"));
     }
+    feed_hostile(target);
     let seconds: Option<u64> = std::env::var("CIRCUITSCOPE_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     let mut random = ChaCha8Rng::seed_from_u64(if seconds.is_some() { now } else { 25 });
@@ -71,5 +72,6 @@ targets! {
     gguf = "gguf", safetensors = "safetensors", config = "config", tokenizer = "tokenizer", dictionary = "dictionary",
     graph = "graph", circuit = "circuit", session = "session", edits = "edits", prompt_set = "prompt-set",
     examples = "examples", direction = "direction", labels = "labels", conversation = "conversation", template = "template", index = "index",
-    captured = "captured",
+    captured = "captured", lens = "lens", tuned_lens = "tuned-lens", pickle = "pickle", npz = "npz",
+    dictionary_set = "dictionary-set", shard = "shard",
 }

@@ -1,11 +1,14 @@
 //! Everything that reads a file of somebody else's, with good files to spoil. A target takes bytes, which say how a good
 //! file is spoilt, opens what comes of it as the program would, and fails where the program may not: by a panic, by a
-//! message that is none, or by taking too long.
+//! message that is none, or by taking too long. Files that once broke the program lie in `tests/hostile/TARGET` and are fed
+//! as they are, and spoilt further.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use candle_core::{Device, Tensor};
 use circuitscope::circuit::file::CircuitFile;
+use circuitscope::circuit::pair_values::PairValues;
 use circuitscope::circuit::prompt_set::PromptSet;
 use circuitscope::engine::{Capture, EditStack, NoHooks};
 use circuitscope::features::direction::Concept;
@@ -13,9 +16,14 @@ use circuitscope::features::direction::concept::ConceptSet;
 use circuitscope::features::labels::Labels;
 use circuitscope::features::scan::index_file;
 use circuitscope::features::train::elsewhere::Captured;
+use circuitscope::features::train::harvest_file;
 use circuitscope::graph::file::GraphFile;
+use circuitscope::heads::index_file as head_pages;
+use circuitscope::lenses::JacobianLens;
+use circuitscope::lenses::sums::Sums;
 use circuitscope::model::Model;
 use circuitscope::model::chat::{self, Ending, Message, Template};
+use circuitscope::model::torch_file::{self, TorchFile, Written};
 use circuitscope::progress::Progress;
 use circuitscope::session::file::Session;
 use circuitscope::{Error, Result};
@@ -49,6 +57,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "template", seeds: templates, open: |folder, _| template(folder) },
     Target { name: "index", seeds: || shipped("index.arrow"), open: |_, file| index_file::open(file).map(drop) },
     Target { name: "captured", seeds: captured, open: activations },
+    Target { name: "lens", seeds: lenses, open: |_, file| JacobianLens::open(file).map(drop) },
+    Target { name: "tuned-lens", seeds: tuned_lenses, open: tuned_lens },
+    Target { name: "pickle", seeds: pickles, open: |_, file| pickle(file) },
+    Target { name: "npz", seeds: npz, open: |_, file| of_features(file) },
+    Target { name: "dictionary-set", seeds: dictionary_sets, open: |folder, file| dictionary_set(folder, file) },
+    Target { name: "shard", seeds: shards, open: |_, file| shard(file) },
 ];
 
 fn at(path: &str) -> PathBuf {
@@ -194,12 +208,223 @@ fn captured() -> Vec<Seed> {
     [alone(&[at("tests/activations/transformer-lens.safetensors")]), (0..3).map(in_front).collect()].concat()
 }
 
+/// A Jacobian lens in either format; one of them is a fit that was not ended.
+fn lenses() -> Vec<Seed> {
+    alone(&[
+        at("tests/lenses/transformer-lens.pt"),
+        at("assets/text-lens/lens.safetensors"),
+        at("tests/lenses/unfinished.pt"),
+    ])
+}
+
+/// Numbers of a shape, as small steps.
+fn numbers(shape: &[usize]) -> Tensor {
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| (i % 7) as f32 / 8.0 - 0.25).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).expect("a tensor of its shape")
+}
+
+fn pickled(name: &str, tensors: &[(&str, Tensor)]) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join(name);
+    let entries = tensors.iter().map(|(name, t)| (Written::Text((*name).to_owned()), Written::Tensor(t)));
+    torch_file::save(&path, &Written::Dictionary(entries.collect())).expect("it is written");
+    file(&path).1
+}
+
+fn llama() -> std::sync::Arc<Model> {
+    static MODEL: std::sync::OnceLock<std::sync::Arc<Model>> = std::sync::OnceLock::new();
+    let open = || std::sync::Arc::new(Model::open(text_of(&at("tests/families/llama"))).expect("a fixture opens"));
+    MODEL.get_or_init(open).clone()
+}
+
+fn tuned_lenses() -> Vec<Seed> {
+    let c = &llama().config;
+    let names: Vec<(String, String)> = (0..c.n_layers).map(|i| (format!("{i}.weight"), format!("{i}.bias"))).collect();
+    let d = c.d_model;
+    let tensors: Vec<(&str, Tensor)> =
+        names.iter().flat_map(|(w, b)| [(w.as_str(), numbers(&[d, d])), (b.as_str(), numbers(&[d]))]).collect();
+    let lens = ("params.pt".to_owned(), pickled("params.pt", &tensors));
+    let config = ("config.json".to_owned(), format!(r#"{{"num_hidden_layers": {}}}"#, c.n_layers).into_bytes());
+    vec![vec![lens.clone(), config.clone()], vec![config, lens]]
+}
+
+fn tuned_lens(folder: &Path, _: &Path) -> Result<()> {
+    circuitscope::lenses::open::open(folder, &llama()).map(drop)
+}
+
+fn pickles() -> Vec<Seed> {
+    alone(&[
+        at("tests/lenses/transformer-lens.pt"),
+        at("tests/lenses/tuned/params.pt"),
+        at("tests/sets/learning-topk/ae.pt"),
+        at("tests/sets/learning-matryoshka/ae.pt"),
+    ])
+}
+
+/// Reads what a pickle may hold.
+fn pickle(path: &Path) -> Result<()> {
+    let mut torch = TorchFile::open(path)?;
+    for name in ["encoder.weight", "W_enc", "0.weight", "1.bias", "b_dec", "threshold"] {
+        if let Err(error) = torch.named(name) {
+            sound(&error);
+        }
+    }
+    Ok(())
+}
+
+fn npz() -> Vec<Seed> {
+    let file = |name: &str| at("tests/dictionaries").join(name).join("layer_1/width_40/average_l0_9_res/params.npz");
+    alone(&[file("gemma-scope"), file("gemma-scope-compressed")])
+}
+
+fn of_features(path: &Path) -> Result<()> {
+    circuitscope::features::open(text_of(path), &Progress::new()).map(drop)
+}
+
+/// sparsify, dictionary_learning, Llama Scope, Qwen Scope and Gemma Scope 2: each of their files in front.
+fn dictionary_sets() -> Vec<Seed> {
+    let sets = |name: &str, files: [&str; 2]| files.map(|f| file(&at("tests/sets").join(name).join(f)));
+    let weights = [
+        ("encoder.weight", numbers(&[6, 4])),
+        ("encoder.bias", numbers(&[6])),
+        ("decoder.weight", numbers(&[4, 6])),
+        ("decoder.bias", numbers(&[4])),
+    ];
+    let packed = circuitscope::model::safetensors_file::pack(weights.iter().map(|(n, t)| (*n, t)), &[]);
+    let llama_scope = [
+        (
+            "hyperparams.json".to_owned(),
+            br#"{"act_fn": "topk", "top_k": 2, "norm_activation": "dataset-wise", "apply_decoder_bias_to_pre_encoder": true,
+                "dataset_average_activation_norm": {"in": 2.0, "out": 2.0}, "hook_point_in": "blocks.1.hook_resid_post",
+                "hook_point_out": "blocks.1.hook_resid_post", "model_name": "a"}"#
+                .to_vec(),
+        ),
+        ("checkpoints/final.safetensors".to_owned(), packed.expect("it is packed")),
+    ];
+    let qwen =
+        [("W_enc", numbers(&[6, 4])), ("W_dec", numbers(&[4, 6])), ("b_enc", numbers(&[6])), ("b_dec", numbers(&[4]))];
+    let qwen_scope = ("SAE-a-L0_2/layer3.sae.pt".to_owned(), pickled("layer3.sae.pt", &qwen));
+    let gemma = at("tests/sets/gemma-scope-2/transcoder_all/layer_1_width_16k_l0_small");
+    let gemma_scope = ["config.json", "params.safetensors"].map(|f| file(&gemma.join(f)));
+    let pairs = [
+        sets("sparsify", ["cfg.json", "sae.safetensors"]),
+        sets("learning-topk", ["config.json", "ae.pt"]),
+        sets("learning-matryoshka", ["ae.pt", "config.json"]),
+        llama_scope,
+        gemma_scope,
+    ];
+    let turned = pairs.clone().map(|[a, b]| [b, a]);
+    let mut seeds: Vec<Seed> = pairs.into_iter().chain(turned).map(Vec::from).collect();
+    seeds.push(vec![qwen_scope]);
+    seeds
+}
+
+fn dictionary_set(folder: &Path, spoilt: &Path) -> Result<()> {
+    of_features(if text_of(spoilt).ends_with(".sae.pt") { spoilt } else { folder })
+}
+
+/// Files that works over texts leave, each made once by the program.
+fn shards() -> Vec<Seed> {
+    static MADE: std::sync::OnceLock<Vec<Seed>> = std::sync::OnceLock::new();
+    let made = || {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let set = at("tests/prompts/people.toml");
+        let works: [(&str, &[&str]); 4] = [
+            ("heads", &["heads", "-m", "text", "--over", "mixed", "--tokens", "200", "--context", "16"]),
+            ("patch", &["patch", "-m", "induction", "--set", text_of(&set), "--pairs", "2", "--site", "z"]),
+            (
+                "fit",
+                &[
+                    "jlens",
+                    "fit",
+                    "-m",
+                    "induction",
+                    "--text",
+                    "mixed",
+                    "--tokens",
+                    "12",
+                    "--limit",
+                    "2",
+                    "--skip",
+                    "2",
+                ],
+            ),
+            (
+                "harvest",
+                &[
+                    "features",
+                    "train",
+                    "-m",
+                    "text",
+                    "--layers",
+                    "0",
+                    "--text",
+                    "mixed",
+                    "--tokens",
+                    "200",
+                    "--features",
+                    "8",
+                    "--context",
+                    "16",
+                ],
+            ),
+        ];
+        let run = |(name, command): (&str, &[&str])| {
+            let path = folder.path().join(name);
+            let out = std::process::Command::new(env!("CARGO_BIN_EXE_circuitscope"))
+                .args(command)
+                .args(["--shard", "0/2", "-o", text_of(&path)])
+                .output()
+                .expect("the program starts");
+            assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+            vec![file(&path)]
+        };
+        works.into_iter().map(run).collect()
+    };
+    MADE.get_or_init(made).clone()
+}
+
+fn shard(path: &Path) -> Result<()> {
+    match path.file_name().and_then(|n| n.to_str()) {
+        Some("heads") => head_pages::open(path).map(drop),
+        Some("patch") => PairValues::open(path).and_then(|v| v.means()).map(drop),
+        Some("fit") => Sums::open(path).and_then(|s| s.lens()).map(drop),
+        _ => harvest_file::about(path).and_then(|_| Captured::open(path)).map(drop).or_else(|error| {
+            // A part of a harvest is refused by that name.
+            if error.is_request() { Ok(()) } else { Err(error) }
+        }),
+    }
+}
+
+/// Files of this target that once broke the program: the first good seed with one of them in its first file's place.
+fn hostile(target: &Target) -> Vec<Seed> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(at("tests/hostile").join(target.name))
+        .into_iter()
+        .flatten()
+        .map(|f| f.expect("a readable folder").path())
+        .collect();
+    paths.sort();
+    let good = (target.seeds)().swap_remove(0);
+    let instead = |path: &PathBuf| {
+        let mut seed = good.clone();
+        seed[0].1 = file(path).1;
+        seed
+    };
+    paths.iter().map(instead).collect()
+}
+
+/// Feeds a target with everything that once broke it, as it is.
+pub fn feed_hostile(target: &Target) {
+    hostile(target).iter().for_each(|seed| feed_seed(target, seed, &[]));
+}
+
 /// Reads all of them.
 fn activations(folder: &Path, path: &Path) -> Result<()> {
     let is_file = path.extension().is_some_and(|e| e == "safetensors");
     let captured = Captured::open(if is_file { path } else { folder })?;
     for place in captured.places() {
-        let table = captured.table(place)?;
+        let table = captured.table(place, true)?;
         table.tensor(0, table.rows())?;
     }
     Ok(())
@@ -353,17 +578,24 @@ pub fn open_good(target: &Target) {
 fn lay(seed: &Seed, folder: &Path, script: &[u8]) {
     for (i, (name, bytes)) in seed.iter().enumerate() {
         let bytes = if i == 0 { spoilt(bytes, script) } else { bytes.clone() };
+        if let Some(inner) = Path::new(name).parent() {
+            std::fs::create_dir_all(folder.join(inner)).expect("a temporary folder");
+        }
         std::fs::write(folder.join(name), bytes).expect("a temporary file");
     }
 }
 
 /// Feeds a target with a good file that is spoilt by a script: its first byte chooses the file.
 pub fn feed(target: &Target, script: &[u8]) {
+    let mut seeds = (target.seeds)();
+    seeds.extend(hostile(target));
+    let Some((first, script)) = script.split_first() else { return };
+    feed_seed(target, &seeds[usize::from(*first) % seeds.len()], script);
+}
+
+fn feed_seed(target: &Target, seed: &Seed, script: &[u8]) {
     /// What takes longer than this on a slow machine would stop the window's work for too long.
     const LONGEST: Duration = Duration::from_secs(30);
-    let seeds = (target.seeds)();
-    let Some((first, script)) = script.split_first() else { return };
-    let seed = &seeds[usize::from(*first) % seeds.len()];
     let folder = tempfile::tempdir().expect("a temporary folder");
     lay(seed, folder.path(), script);
     let started = Instant::now();

@@ -44,6 +44,8 @@ const KEYS: [egui::Key; 14] = {
 const OUTSIDE: [&str; 4] = ["Browse", "Download", "Fetch", "Quit"];
 /// How often memory is measured in the whole time, each time in the same state.
 const MEASURED: u32 = 30;
+/// A session of what every window begins with.
+const START: &str = "start.scope";
 /// Steps that are told where something fails.
 const TOLD: usize = 25;
 
@@ -285,6 +287,18 @@ impl Soak {
         self.frames = 0;
     }
 
+    /// Memory of the window that was used, back at the model and prompt that it began with.
+    fn measure_used(&mut self) -> f64 {
+        self.tell("memory is measured as it is".to_owned());
+        self.act(Action::OpenSession(self.path(START)));
+        self.rest(20);
+        settle(&mut self.h);
+        circuitscope::memory::trim();
+        let found = megabytes();
+        println!("  {found:.0} MB in use");
+        found
+    }
+
     /// Memory of a fresh window on the same model each time.
     fn measure(&mut self) -> f64 {
         self.tell("memory is measured".to_owned());
@@ -341,13 +355,15 @@ fn random_use() {
         slow: Vec::new(),
         limit: Duration::from_millis(limit),
     };
+    Session { file: None, document: document(PROMPT).into() }.save(&soak.path(START)).unwrap();
     println!("{minutes} minutes with seed {seed}");
     let (started, time) = (Instant::now(), Duration::from_secs(60 * minutes));
-    let mut memory = Vec::new();
+    let (mut memory, mut used) = (Vec::new(), Vec::new());
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         while started.elapsed() < time {
             soak.step();
             if started.elapsed() > time / MEASURED * (memory.len() as u32 + 1) {
+                used.push(soak.measure_used());
                 soak.kill();
                 soak.rest(20);
                 memory.push(soak.measure());
@@ -361,9 +377,11 @@ fn random_use() {
         resume_unwind(panic);
     }
     let third = memory.len() / 3;
-    let (before, after) = (median(&memory[third..2 * third]), median(&memory[2 * third..]));
+    let ends = |memory: &[f64]| (median(&memory[third..2 * third]), median(&memory[2 * third..]));
+    let ((before, after), (used_before, used_after)) = (ends(&memory), ends(&used));
     println!(
-        "{} steps, {} frames, the worst {:?} after {:?}; {} over {limit} ms; memory {before:.0} MB in the middle, {after:.0} MB at the end",
+        "{} steps, {} frames, the worst {:?} after {:?}; {} over {limit} ms; memory {before:.0} MB in the middle, {after:.0} MB at the end; \
+         of used windows {used_before:.0} and {used_after:.0} MB",
         soak.steps,
         soak.all_frames,
         soak.worst.0,
@@ -372,4 +390,6 @@ fn random_use() {
     );
     assert!(soak.slow.is_empty(), "frames over {limit} ms: {:?}", soak.slow);
     assert!(after <= 1.05 * before, "memory grows: {memory:.0?}");
+    // What a window has opened and drawn meanwhile differs more.
+    assert!(used_after <= 1.1 * used_before, "memory of used windows grows: {used:.0?}");
 }

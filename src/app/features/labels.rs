@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, note, one_line};
 use crate::features::labels::{Changes, Label, Labels, LabelsOf, LabelsWritten, Unit};
 use crate::jobs::Pool;
 use crate::jobs::slot::Slot;
@@ -114,7 +114,7 @@ impl LabelFile {
         while let Some(LabelsWritten { file, changes }) = self.next_writing() {
             // There is no window any more to say it in.
             if let Err(e) = Labels::amend(&file, &changes) {
-                eprintln!("circuitscope: {}", unsaved(&e.to_string(), &changes));
+                note(&format!("circuitscope: {}", one_line(&unsaved(&e.to_string(), &changes))));
             }
         }
     }

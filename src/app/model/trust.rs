@@ -8,6 +8,7 @@ use eframe::egui::{self, RichText};
 use crate::analysis::trust::TrustOf;
 use crate::app::look::theme;
 use crate::app::view::Context;
+use crate::error::one_line;
 use crate::features::Dictionary;
 use crate::features::trust::DictionaryTrustOf;
 use crate::jobs::Pool;
@@ -43,7 +44,8 @@ impl TrustState {
     pub fn of_model(&self) -> Vec<String> {
         let found = self.model.fresh().map_or_else(Vec::new, |t| t.warnings.clone());
         let failed = self.model.error().map(|e| format!("The model could not be checked: {e}."));
-        self.said.iter().cloned().chain(found).chain(failed).collect()
+        // They tell words of the model's files.
+        self.said.iter().cloned().chain(found).chain(failed).map(|w| one_line(&w)).collect()
     }
 
     /// What speaks against the dictionary.
@@ -52,6 +54,7 @@ impl TrustState {
         found
             .into_iter()
             .chain(self.dictionary.error().map(|e| format!("The dictionary could not be checked: {e}.")))
+            .map(|w| one_line(&w))
             .collect()
     }
 

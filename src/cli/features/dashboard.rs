@@ -15,6 +15,7 @@ use crate::features::direction::Concept;
 use crate::features::rows::Rows;
 use crate::features::scan::index::Index;
 use crate::features::scan::{Plan, Subject, WINDOW};
+use crate::files::Claim;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -102,9 +103,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let cut = args.text.cut(&model, companion.as_deref());
     let rows = Rows::cut(&model, &args.text.text, &cut, &job.progress)?;
-    if several {
-        std::fs::create_dir_all(&args.output).map_err(|e| Error::write(&args.output, e))?;
-    }
+    // The files of several lie in a folder, which another dashboard would write over.
+    let _claim = several.then(|| Claim::of(&args.output)).transpose()?;
     job.restart();
     let name = |(i, s): (usize, &Subject)| -> Result<PathBuf> {
         Ok(if several { args.output.join(format!("{i}-{}.arrow", s.place()?)) } else { args.output.clone() })

@@ -41,14 +41,14 @@ fn on_activations(args: &Arguments, path: &Path) -> Result<()> {
     let file = Captured::open(path)?;
     let target = match (dictionary.transcoder, dictionary.output) {
         (false, _) => None,
-        (true, Some(place)) => Some(file.table(place)?),
+        (true, Some(place)) => Some(file.table(place, false)?),
         (true, None) => {
             return Err(Error::request(
                 "the transcoder does not say where it writes; name it with --site and --target",
             ));
         }
     };
-    let input = if target.is_some() { dictionary.input.map(|p| file.table(p)) } else { None };
+    let input = if target.is_some() { dictionary.input.map(|p| file.table(p, false)) } else { None };
     let input = input.unwrap_or_else(|| file.only(dictionary.input))?;
     let load_seconds = loading.elapsed().as_secs_f64();
     let found = judge(&dictionary, &input, target.as_ref(), &progress)?;

@@ -88,12 +88,13 @@ pub struct Arguments {
     /// Seed of the first weights and the order of positions
     #[arg(long, value_name = "N", default_value_t = Settings::default().seed)]
     seed: u64,
-    /// Train on each row's first position as well, whose activations are outliers in many models
+    /// Train on each row's first position as well, whose activations are outliers in many models; with --activations on each
+    /// text's, where the file tells texts apart
     #[arg(long)]
     include_first: bool,
     /// Train on activations that are there already, without the model: safetensors with tensors by the names of sites, as
     /// `run --capture` and a merged harvest are, or a folder of SAELens' cached activations. A set's model is named by -m
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "context", "tokens", "bos", "include_first", "keep"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "context", "tokens", "bos", "keep"])]
     activations: Option<PathBuf>,
     /// Keep the harvested activations in this folder; a later training takes them from there
     #[arg(long, value_name = "DIR")]

@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use self::words::Options;
+use super::over_set::SetArgs;
 use super::{Cli, Command, ModelArgs, emit, emit_json};
 use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration, training_cost};
 use crate::error::{Error, Result};
@@ -47,7 +48,8 @@ struct Common {
     /// Cores of a shard
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     cpus: u32,
-    /// Gigabytes of memory of a shard (default: planned)
+    /// Gigabytes of memory of a shard (default: planned). With --minutes nothing is planned, so that neither the model nor
+    /// the text has to be here
     #[arg(long, value_name = "GB")]
     memory: Option<f64>,
     /// Minutes of a shard at most (default: planned)
@@ -125,8 +127,8 @@ pub struct Training {
 pub enum Amount<'a> {
     /// Texts, at most so many tokens of them, in rows.
     Text { specs: &'a [String], limit: Option<usize>, row: usize },
-    /// Pairs of prompts.
-    Pairs(usize),
+    /// Pairs of a prompt set.
+    Pairs(&'a SetArgs),
 }
 
 /// What is done with it.
@@ -137,8 +139,6 @@ pub enum WorkKind {
 
 /// Bytes of a token, about, in most languages' text.
 const BYTES: u64 = 4;
-/// Tokens of a prompt of a set, about.
-const PROMPT: usize = 32;
 /// What is planned is guessed, so that a job is given more: of time, and of memory.
 const TIME: f64 = 3.0;
 const MEMORY: f64 = 1.25;
@@ -237,14 +237,8 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     let command = |words: Vec<String>| std::iter::once(program.clone()).chain(words).collect::<Vec<_>>();
     let folder = format!("{output}.shards");
     let shard = command(options.without(words, &["output", "json"]));
-    let (cost, training) = needed(&work)?;
-    let minutes_of = |seconds: f64| (TIME * seconds / 60.0).ceil().min(1e6) as u32 + LEAST_MINUTES;
-    let minutes = args.minutes.unwrap_or(minutes_of(cost.seconds / f64::from(args.shards)));
-    let megabytes_of = |cost: &Cost| {
-        let bytes = args.memory.map_or((cost.bytes() as f64 * MEMORY).max(LEAST_MEMORY), |gb| gb.max(0.1) * 1e9);
-        (bytes / (1 << 20) as f64).ceil() as u64
-    };
-    let megabytes = megabytes_of(&cost);
+    let needs = Needs::of(args, &work)?;
+    let (megabytes, minutes) = (needs.megabytes, needs.minutes);
     let merged = |words: Vec<String>| Step { words, megabytes, minutes: minutes.max(LEAST_MINUTES) };
     let mut after = Vec::new();
     let merge = |to: &str| {
@@ -258,21 +252,14 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
         let text = ["text", "context", "tokens", "bos", "include_first", "memory", "json"];
         let mut train = options.without(words, &text);
         train.extend(["--activations".to_owned(), harvest]);
-        let cost = training.unwrap_or(cost);
-        let (words, megabytes, minutes) = (command(train), megabytes_of(&cost), minutes_of(cost.seconds));
-        after.push(Step { words, megabytes, minutes });
+        let (megabytes, minutes) = needs.training;
+        after.push(Step { words: command(train), megabytes, minutes });
     } else {
         after.push(merged(merge(&output)));
     }
     Ok(Plan {
         name: args.name.clone().unwrap_or_else(|| format!("circuitscope {leaf}")),
-        note: format!(
-            "The plan: {} of memory a shard, and about {} on this machine for all {} together; a job gets {TIME} times its \
-             share of that and {LEAST_MINUTES} minutes.",
-            memory::bytes(cost.bytes()),
-            duration(cost.seconds),
-            args.shards
-        ),
+        note: needs.note,
         shard,
         folder,
         shards: args.shards,
@@ -283,6 +270,49 @@ fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
     })
 }
 
+/// What a shard is given, and the training behind all of them, in megabytes and minutes.
+struct Needs {
+    megabytes: u64,
+    minutes: u32,
+    training: (u64, u32),
+    /// The same in words.
+    note: String,
+}
+
+impl Needs {
+    /// As it is told, else as it is planned.
+    fn of(args: &Common, work: &Work<'_>) -> Result<Self> {
+        let told = args.memory.map(|gb| (gb.max(0.1) * 1e9 / (1 << 20) as f64).ceil() as u64);
+        if let (Some(megabytes), Some(minutes)) = (told, args.minutes) {
+            let note = "Memory and time as they were told; nothing was planned.".to_owned();
+            return Ok(Self { megabytes, minutes, training: (megabytes, minutes), note });
+        }
+        let (cost, training) = needed(work)?;
+        // What is planned is for all cores of this machine.
+        let here = rayon::current_num_threads().max(1) as f64;
+        let slower = here / f64::from(args.cpus).min(here);
+        let minutes_of = |seconds: f64| (TIME * slower * seconds / 60.0).ceil().min(1e6) as u32 + LEAST_MINUTES;
+        let megabytes_of = |cost: &Cost| {
+            let planned = (cost.bytes() as f64 * MEMORY).max(LEAST_MEMORY);
+            told.unwrap_or((planned / (1 << 20) as f64).ceil() as u64)
+        };
+        let after = training.as_ref().unwrap_or(&cost);
+        Ok(Self {
+            megabytes: megabytes_of(&cost),
+            minutes: args.minutes.unwrap_or(minutes_of(cost.seconds / f64::from(args.shards))),
+            training: (megabytes_of(after), minutes_of(after.seconds)),
+            note: format!(
+                "The plan: {} of memory a shard, and about {} on {} of this machine's cores for all {} together; a job gets \
+                 {TIME} times its share of that and {LEAST_MINUTES} minutes.",
+                memory::bytes(cost.bytes()),
+                duration(slower * cost.seconds),
+                f64::from(args.cpus).min(here),
+                args.shards
+            ),
+        })
+    }
+}
+
 fn work(command: &Command) -> Option<Work<'_>> {
     match command {
         Command::Features(a) => a.work(),
@@ -290,6 +320,7 @@ fn work(command: &Command) -> Option<Work<'_>> {
         Command::Jlens(a) => a.work(),
         Command::Patch(a) => a.work(),
         Command::Attribute(a) => a.work(),
+        Command::Circuit(a) => a.work(),
         _ => None,
     }
 }
@@ -309,12 +340,14 @@ fn needed(work: &Work<'_>) -> Result<(Cost, Option<Cost>)> {
     });
     let cost = match (&work.amount, &work.what) {
         (Amount::Text { specs, limit, row }, WorkKind::Over(what)) => {
-            let tokens = (text::bytes(specs) / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
+            let tokens = (text::bytes(specs)? / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
             cost_over(&model, tokens as usize, *row, *what)
         }
-        (Amount::Pairs(n), WorkKind::Pairs(what)) => {
-            let one = cost(&model, PROMPT, *what);
-            Cost { seconds: one.seconds * *n as f64, ..one }
+        (Amount::Pairs(set), WorkKind::Pairs(what)) => {
+            let pairs = set.generate(&model)?.unwrap_or_default();
+            let longest = pairs.iter().map(|p| p.clean_ids.len().max(p.corrupt_ids.len())).max().unwrap_or(0);
+            let one = cost(&model, longest, *what);
+            Cost { seconds: one.seconds * pairs.len() as f64, ..one }
         }
         _ => return Err(Error::failed("a work over texts was planned as one over pairs")),
     };

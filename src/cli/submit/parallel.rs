@@ -12,10 +12,11 @@ pub fn job(plan: &Plan, jobs: Option<u32>) -> String {
     format!(
         "#!/bin/sh\n# {note}\n# What was stopped goes on when it is started again.\nset -eu\nmkdir -p -- {folder}\n\
          export RAYON_NUM_THREADS={cpus}\nSHARD={}\nexport SHARD\n\
-         seq 0 {} | parallel --will-cite --env SHARD --env RAYON_NUM_THREADS --workdir . --jobs {jobs} --memfree {}M --retries 6 --halt soon,fail=1 'sh -c \"$SHARD\" shard {{}}'\n{after}\n",
+         seq 0 {} | parallel --will-cite --env SHARD --env RAYON_NUM_THREADS --workdir . --jobs {jobs} --memfree {}M --timeout {} --termseq TERM,60000,KILL,1000 --retries 6 --halt soon,fail=1 'sh -c \"$SHARD\" shard {{}}'\n{after}\n",
         word(&shard),
         shards - 1,
         plan.megabytes,
+        u64::from(plan.minutes) * 60,
         folder = word(folder),
     )
 }

@@ -24,15 +24,27 @@ use crate::progress::Progress;
 /// Rows of one width.
 #[derive(Debug)]
 pub enum Table {
-    Memory { d: usize, values: Vec<f32> },
-    File { d: usize, rows: usize, file: File, offset: u64, path: PathBuf },
+    Memory {
+        d: usize,
+        values: Vec<f32>,
+    },
+    /// `context`: of each so many of the file's rows the first is left out; 0 for none.
+    File {
+        d: usize,
+        rows: usize,
+        context: usize,
+        file: File,
+        offset: u64,
+        path: PathBuf,
+    },
 }
 
 impl Table {
     pub fn rows(&self) -> usize {
         match self {
             Self::Memory { d, values } => values.len() / (*d).max(1),
-            Self::File { rows, .. } => *rows,
+            Self::File { rows, context: 0, .. } => *rows,
+            Self::File { rows, context, .. } => rows - rows / context,
         }
     }
 
@@ -63,7 +75,7 @@ impl Table {
             return Err(malformed(format!("tensor `{name}` is not stored in f32; convert it first")));
         }
         let file = index.files.pop().ok_or_else(|| malformed("it cannot be opened".to_owned()))?;
-        Ok(Self::File { d, rows, file, offset: entry.offset, path: path.to_owned() })
+        Ok(Self::File { d, rows, context: 0, file, offset: entry.offset, path: path.to_owned() })
     }
 
     /// What a file of activations says of where they come from, as [`Harvest::origin`] wrote it.
@@ -87,9 +99,11 @@ impl Table {
                     o.copy_from_slice(&values[r * d..(r + 1) * d]);
                 });
             }
-            Self::File { file, offset, path, .. } => {
+            Self::File { context, file, offset, path, .. } => {
+                // The first row of each text is passed over.
+                let in_file = |r: usize| if *context > 1 { r + r / (context - 1) + 1 } else { r };
                 out.par_chunks_mut(d).zip(rows).try_for_each(|(o, r)| {
-                    let at = offset + (*r * d * 4) as u64;
+                    let at = offset + (in_file(*r) * d * 4) as u64;
                     read_exact_at(file, bytemuck::cast_slice_mut(o), at).map_err(|e| Error::read(path, e))
                 })?;
             }
@@ -319,7 +333,7 @@ impl Sink {
             Self::Unnamed { writer, rows } => {
                 let path = scratch_folder().to_owned();
                 let file = writer.into_inner().map_err(|e| Error::write(&path, e.into_error()))?;
-                Ok(Table::File { d, rows, file, offset: 0, path })
+                Ok(Table::File { d, rows, context: 0, file, offset: 0, path })
             }
         }
     }

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::activations::Table;
 use super::harvest_file;
+use crate::engine::Axis;
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::files::{SMALL, read_text, scratch_file, scratch_folder};
@@ -33,6 +34,8 @@ use crate::shard::whole;
 const FORMAT: &str = "a file of activations";
 /// What a Hugging Face dataset on the disk says of its files.
 const STATE: &str = "state.json";
+/// What is wrong where a text has no second position.
+const ALONE: &str = "its texts have one position each, which is a first one (--include-first keeps it)";
 /// A column of token ids, beside the activations.
 const TOKENS: &str = "token_ids";
 
@@ -89,11 +92,12 @@ impl Captured {
         self.names().into_iter().filter_map(|name| Place::parse(name).ok()).collect()
     }
 
-    /// The activations of a place. What has no site's name is any place's if it is alone.
+    /// The activations of a place. What has no site's name is any place's if it is alone. With `skip_first` the first
+    /// position of each text is left out, where the shape shows which it is: [text, pos, width].
     ///
     /// # Errors
     /// It is not in it, or is of another shape.
-    pub fn table(&self, place: Place) -> Result<Table> {
+    pub fn table(&self, place: Place, skip_first: bool) -> Result<Table> {
         let names = self.names();
         let named = names.iter().find(|name| Place::parse(name).is_ok_and(|p| p == place));
         let name = match (named, &names[..]) {
@@ -110,20 +114,27 @@ impl Captured {
                 )));
             }
         };
-        self.named(name, place)
+        self.named(name, place, skip_first)
     }
 
     /// What a dictionary reads here: the only activations that there are, or else those of its place.
     ///
     /// # Errors
-    /// There are several, and none is of the place, or no place is known.
+    /// They are of another place, or of several of which none is its own, or no place is known.
     pub fn only(&self, place: Option<Place>) -> Result<Table> {
         match (&self.names()[..], place) {
             ([name], _) => {
-                let place = Place::parse(name).ok().or(place);
-                self.named(name, place.unwrap_or_else(|| Place::mlp_input(0)))
+                let found = Place::parse(name).ok();
+                if let Some((found, place)) = found.zip(place).filter(|(found, place)| found != place) {
+                    return Err(Error::request(format!(
+                        "{} holds activations at {found}, and the dictionary reads {place}; capture that site, or say \
+                         with --site {found} that the dictionary belongs there",
+                        self.path.display()
+                    )));
+                }
+                self.named(name, found.or(place).unwrap_or_else(|| Place::mlp_input(0)), false)
             }
-            (_, Some(place)) => self.table(place),
+            (_, Some(place)) => self.table(place, false),
             (names, None) => Err(Error::request(format!(
                 "{} holds {} sites, and the dictionary does not say which it reads; name it with --site",
                 self.path.display(),
@@ -132,14 +143,21 @@ impl Captured {
         }
     }
 
-    fn named(&self, name: &str, place: Place) -> Result<Table> {
+    fn named(&self, name: &str, place: Place, skip_first: bool) -> Result<Table> {
+        // Patterns and scores belong to two positions, and a scale is no vector.
+        let axes = place.site.kind.axes();
+        if axes.first() != Some(&Axis::Pos) || axes.last() == Some(&Axis::One) {
+            return Err(Error::request(format!(
+                "{place} has no vector at each position, so that no dictionary reads it; name another site"
+            )));
+        }
         match &self.held {
-            Held::Tensors(index) => self.tensor(index, name, place),
-            Held::Columns(_, files) => self.column(files, name),
+            Held::Tensors(index) => self.tensor(index, name, place, skip_first),
+            Held::Columns(_, files) => self.column(files, name, skip_first),
         }
     }
 
-    fn tensor(&self, index: &Index, name: &str, place: Place) -> Result<Table> {
+    fn tensor(&self, index: &Index, name: &str, place: Place, skip_first: bool) -> Result<Table> {
         let entry = index.entries.get(name).ok_or_else(|| self.malformed(format!("it has no tensor `{name}`")))?;
         let shape = &entry.shape;
         // What stands behind the position is one vector; a matrix is taken as [n, width] whatever the site.
@@ -149,43 +167,54 @@ impl Captured {
         if n == 0 || d == 0 || outer.is_empty() || inner.is_empty() {
             return Err(self.malformed(format!("tensor `{name}` of shape {shape:?} holds no vector at each position")));
         }
+        // The rows of a text, of which the first is left out; 0 where no text can be told from the next.
+        let context = if skip_first && outer.len() > 1 { outer[outer.len() - 1] } else { 0 };
+        if context == 1 {
+            return Err(self.malformed(ALONE));
+        }
         let file = index.files.first().ok_or_else(|| self.malformed("it cannot be opened"))?;
         let file = file.try_clone().map_err(|e| Error::read(&self.path, e))?;
         if matches!(entry.stored, Stored::F32) {
-            return Ok(Table::File { d, rows: n, file, offset: entry.offset, path: self.path.clone() });
+            return Ok(Table::File { d, rows: n, context, file, offset: entry.offset, path: self.path.clone() });
         }
         let mut entry = entry.clone();
         entry.shape = vec![n, d];
         let entries = std::iter::once((name.to_owned(), entry)).collect();
         let store = Store::new(&self.path, vec![file], entries, Device::Cpu, &Progress::new());
-        Ok(Table::Memory { d, values: store.matrix(name, n, d)?.flatten_all()?.to_vec1()? })
+        let mut values: Vec<f32> = store.matrix(name, n, d)?.flatten_all()?.to_vec1()?;
+        if context > 0 {
+            values = values.chunks_exact(context * d).flat_map(|text| &text[d..]).copied().collect();
+        }
+        Ok(Table::Memory { d, values })
     }
 
     /// A column of all files, one behind the other, in a file without a name.
-    fn column(&self, files: &[PathBuf], name: &str) -> Result<Table> {
+    fn column(&self, files: &[PathBuf], name: &str, skip_first: bool) -> Result<Table> {
         let failed = |e| Error::write(scratch_folder(), e);
-        let (mut out, mut width, mut rows) = (BufWriter::with_capacity(1 << 20, scratch_file()?), 0, 0);
+        let out = BufWriter::with_capacity(1 << 20, scratch_file()?);
+        let mut into = Written { out, width: 0, rows: 0, skip_first };
         for path in files {
             let malformed = |what: String| Error::Malformed { path: path.clone(), format: FORMAT, what };
             let (file, size) = sized(path)?;
             let column = name.to_owned();
-            let read = guarded(size, move || vectors(file, &column));
-            let found = read.unwrap_or_else(|fault| Err(fault.to_string())).map_err(malformed)?;
-            for (d, values) in found {
-                if d == 0 || (width != 0 && d != width) {
-                    return Err(malformed(format!("column `{name}` holds vectors of {d} numbers and of {width}")));
-                }
-                width = d;
-                rows += values.len() / d;
-                out.write_all(bytemuck::cast_slice(&values)).map_err(failed)?;
-            }
+            let read = guarded(size, move || vectors(file, &column, into));
+            into = read.unwrap_or_else(|fault| Err(fault.to_string())).map_err(malformed)?;
         }
+        let Written { out, width, rows, .. } = into;
         if rows == 0 {
-            return Err(self.malformed(format!("column `{name}` is empty")));
+            let alone = if skip_first { format!(", or {ALONE}") } else { String::new() };
+            return Err(self.malformed(format!("column `{name}` is empty{alone}")));
         }
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-        Ok(Table::File { d: width, rows, file, offset: 0, path: self.path.clone() })
+        Ok(Table::File { d: width, rows, context: 0, file, offset: 0, path: self.path.clone() })
     }
+}
+
+/// The places of captured activations, where a path that may be a model's holds them.
+pub fn dropped(path: &Path) -> Option<Vec<Place>> {
+    let is_file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+    let places = (is_file || path.join(STATE).is_file()).then(|| Captured::open(path).ok())??.places();
+    (!places.is_empty()).then_some(places)
 }
 
 fn sized(path: &Path) -> Result<(File, usize)> {
@@ -281,17 +310,48 @@ fn numbers(values: &ArrayRef) -> std::result::Result<Vec<f32>, String> {
     }
 }
 
-/// By batch, the length of a column's vectors and their numbers one behind the other.
-fn vectors(file: File, name: &str) -> std::result::Result<Vec<(usize, Vec<f32>)>, String> {
+/// Where a column's vectors go, and how many there are.
+struct Written {
+    out: BufWriter<File>,
+    width: usize,
+    rows: usize,
+    skip_first: bool,
+}
+
+impl Written {
+    /// The vectors of texts of `context` positions each, in f32.
+    fn add(&mut self, context: usize, d: usize, values: &[f32], name: &str) -> std::result::Result<(), String> {
+        if d == 0 || (self.width != 0 && d != self.width) {
+            return Err(format!("column `{name}` holds vectors of {d} numbers and of {}", self.width));
+        }
+        self.width = d;
+        let skipped = if self.skip_first { d } else { 0 };
+        for text in values.chunks(context.max(1) * d) {
+            let kept = text.get(skipped..).unwrap_or_default();
+            self.rows += kept.len() / d;
+            self.out
+                .write_all(bytemuck::cast_slice(kept))
+                .map_err(|e| format!("its numbers cannot be written to {} ({e})", scratch_folder().display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a column's vectors batch by batch: a cache of activations is larger than the memory.
+fn vectors(file: File, name: &str, mut into: Written) -> std::result::Result<Written, String> {
     let cut = |_| "it is no complete Arrow file".to_owned();
     let reader = StreamReader::try_new(BufReader::new(file), None).map_err(cut)?;
-    let one = |batch: RecordBatch| -> std::result::Result<(usize, Vec<f32>), String> {
+    for batch in reader {
+        let batch: RecordBatch = batch.map_err(cut)?;
         let column = batch.column_by_name(name).ok_or_else(|| format!("it has no column `{name}`"))?;
-        let (_, rows) = unlisted(column)?;
+        let (context, rows) = unlisted(column)?;
         let (d, values) = unlisted(&rows)?;
-        Ok((d, numbers(&values)?))
-    };
-    reader.map(|batch| one(batch.map_err(cut)?)).filter(|found| !matches!(found, Ok((_, v)) if v.is_empty())).collect()
+        let values = numbers(&values)?;
+        if !values.is_empty() {
+            into.add(context, d, &values, name)?;
+        }
+    }
+    Ok(into)
 }
 
 #[cfg(test)]
@@ -317,21 +377,53 @@ mod tests {
         let place = |name: &str| Place::parse(name).unwrap();
         let file = Captured::open(&fixture("sae-lens")).unwrap();
         assert_eq!((file.places(), file.model.as_deref()), (vec![place("blocks.1.hook_mlp_out")], None));
-        let table = file.table(place("blocks.1.hook_mlp_out")).unwrap();
+        let table = file.table(place("blocks.1.hook_mlp_out"), false).unwrap();
         assert_eq!((table.rows(), table.width(), values(&table)), (15, 4, expected(5)));
+        // Of each text of three positions two are left.
+        let later = |all: Vec<f32>| all.chunks(12).flat_map(|text| text[4..].to_vec()).collect::<Vec<_>>();
+        let table = file.table(place("blocks.1.hook_mlp_out"), true).unwrap();
+        assert_eq!((table.rows(), values(&table)), (10, later(expected(5))));
         assert_eq!(values(&file.only(None).unwrap()), expected(5));
         let file = Captured::open(&fixture("transformer-lens.safetensors")).unwrap();
         // Of halves, and with an axis of heads.
         for (name, width) in [("blocks.0.hook_resid_pre", 4), ("blocks.0.attn.hook_z", 4)] {
-            let table = file.table(place(name)).unwrap();
+            let table = file.table(place(name), false).unwrap();
             assert_eq!((table.rows(), table.width(), values(&table)), (6, width, expected(2)), "{name}");
+            let table = file.table(place(name), true).unwrap();
+            assert_eq!((table.rows(), values(&table)), (4, later(expected(2))), "{name}");
         }
-        let error = file.table(place("blocks.1.hook_resid_pre")).map(drop).unwrap_err().to_string();
+        let error = file.table(place("blocks.1.hook_resid_pre"), false).map(drop).unwrap_err().to_string();
         assert!(
             error.contains("nothing at blocks.1.hook_resid_pre") && error.contains("blocks.0.attn.hook_z"),
             "{error}"
         );
         assert!(file.only(None).map(drop).unwrap_err().to_string().contains("--site"));
+    }
+
+    #[test]
+    fn activations_of_another_site_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let save = |name: &str, shape: &[usize]| {
+            let zeros = candle_core::Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+            let bytes = safetensors_file::pack([(name, &zeros)], &[]).unwrap();
+            crate::files::write_atomic(&path, &bytes).unwrap();
+        };
+        let only = |name: &str| Captured::open(&path).and_then(|f| f.only(Some(Place::parse(name).unwrap())));
+        let error = |name: &str| only(name).map(drop).unwrap_err().to_string();
+        save("blocks.0.hook_resid_pre", &[1, 5, 4]);
+        assert_eq!(only("blocks.0.hook_resid_pre").unwrap().rows(), 5);
+        let said = error("blocks.1.hook_resid_pre");
+        assert!(
+            said.contains("at blocks.0.hook_resid_pre") && said.contains("reads blocks.1.hook_resid_pre"),
+            "{said}"
+        );
+        save("blocks.0.attn.hook_pattern", &[2, 5, 5]);
+        let said = error("blocks.0.attn.hook_pattern");
+        assert!(said.contains("no vector at each position"), "{said}");
+        // A name of no site is of any.
+        save("activations", &[5, 4]);
+        assert_eq!(only("blocks.1.hook_resid_pre").unwrap().rows(), 5);
     }
 
     #[test]

@@ -370,7 +370,14 @@ mod tests {
             places
                 .iter()
                 .map(|p| {
-                    file.table(*p).unwrap().tensor(0, usize::MAX).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+                    file.table(*p, false)
+                        .unwrap()
+                        .tensor(0, usize::MAX)
+                        .unwrap()
+                        .flatten_all()
+                        .unwrap()
+                        .to_vec1()
+                        .unwrap()
                 })
                 .collect()
         };

@@ -173,8 +173,8 @@ impl Recipe {
     ) -> Result<TrainedOn> {
         self.check_format()?;
         progress.reserve(self.settings.units(self.settings.steps));
-        let input = file.table(self.site)?;
-        let target = self.target.map(|place| file.table(place)).transpose()?;
+        let input = file.table(self.site, !self.include_first)?;
+        let target = self.target.map(|place| file.table(place, !self.include_first)).transpose()?;
         let origin = Origin {
             model_name: file.model.clone(),
             input: Some(self.site),

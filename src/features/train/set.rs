@@ -257,7 +257,9 @@ pub fn train_set(
                 let (skip_first, keep) = (!recipe.include_first, Keep::Not(*memory));
                 Harvest { model, rows: &rows, places: &all, skip_first, keep }.run(progress)?
             }
-            Source::File(file, _) => all.iter().map(|p| file.table(*p)).collect::<Result<_>>()?,
+            Source::File(file, _) => {
+                all.iter().map(|p| file.table(*p, !recipe.include_first)).collect::<Result<_>>()?
+            }
         };
         let mut tables = tables.into_iter();
         harvested = started.elapsed();

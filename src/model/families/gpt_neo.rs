@@ -1,5 +1,7 @@
 //! GPT-Neo: GPT-2 with every other layer windowed and unscaled attention scores.
 
+use serde_json::Value;
+
 use super::gpt2::GPT2;
 use super::{COMMON, Family, Sizes, layer_norm, shape};
 use crate::error::Result;
@@ -33,14 +35,17 @@ fn config(o: &Options) -> Result<ModelConfig> {
 }
 
 /// Returns true for each local layer: from `attention_layers`, or from `attention_types` [[[kinds…], repeats], …].
-fn layer_kinds(o: &Options, n_layers: usize) -> Result<Vec<bool>> {
+fn layer_kinds<'a>(o: &Options<'a>, n_layers: usize) -> Result<Vec<bool>> {
+    let texts = |list: &'a Value| list.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+    let (layers, types) = (o.raw("attention_layers"), o.raw("attention_types"));
     let mut kinds = Vec::new();
-    if let Some(list) = o.raw("attention_layers").and_then(|v| v.as_array()) {
-        kinds.extend(list.iter().filter_map(|k| k.as_str()));
-    } else if let Some(types) = o.raw("attention_types").and_then(|v| v.as_array()) {
-        for entry in types {
-            let cycle: Vec<&str> = entry[0].as_array().into_iter().flatten().filter_map(|k| k.as_str()).collect();
-            let repeats = entry[1].as_u64().unwrap_or(0).min(n_layers as u64);
+    if let Some(list) = layers {
+        kinds = texts(list).ok_or_else(|| o.bad("attention_layers", "is not a list of texts"))?;
+    } else if let Some(types) = types {
+        let bad = || o.bad("attention_types", "is not a list of [[kinds…], repeats]");
+        for entry in types.as_array().ok_or_else(bad)? {
+            let cycle = texts(&entry[0]).ok_or_else(bad)?;
+            let repeats = entry[1].as_u64().ok_or_else(bad)?.min(n_layers as u64);
             for _ in 0..repeats {
                 if kinds.len() <= n_layers {
                     kinds.extend(&cycle);

@@ -1,5 +1,7 @@
 //! SmolLM3: Llama in which every fourth layer knows no positions.
 
+use serde_json::Value;
+
 use super::{Family, Form, gated_rms, llama};
 use crate::error::Result;
 use crate::model::config::{ModelConfig, Positions};
@@ -20,10 +22,11 @@ fn config(o: &Options) -> Result<ModelConfig> {
     let turns: Vec<bool> = match o.raw("no_rope_layers") {
         // Despite its name, the list has 1 for layers that do turn.
         Some(list) => {
-            let flags = list.as_array().map(|l| l.iter().map(|v| v.as_i64() == Some(1)).collect::<Vec<_>>());
+            let flag = |v: &Value| v.as_u64().filter(|n| *n <= 1).map(|n| n == 1);
+            let flags = list.as_array().and_then(|l| l.iter().map(flag).collect::<Option<Vec<_>>>());
             flags
                 .filter(|l| l.len() == c.n_layers)
-                .ok_or_else(|| o.bad("no_rope_layers", format!("does not list {} layers", c.n_layers)))?
+                .ok_or_else(|| o.bad("no_rope_layers", format!("does not list 0 or 1 for {} layers", c.n_layers)))?
         }
         None => (1..=c.n_layers).map(|l| !l.is_multiple_of(every)).collect(),
     };

@@ -13,6 +13,7 @@ use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::files::write_atomic;
+use crate::guard::guarded;
 use crate::model::hub::Hub;
 use crate::model::safetensors_file::pack;
 use crate::model::store::Store;
@@ -42,11 +43,11 @@ struct Config {
 impl Config {
     fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
-        serde_saphyr::from_str(&read_text(&path)?).map_err(|e| Error::Malformed {
-            path,
-            format: NAME,
-            what: e.to_string().lines().next().unwrap_or_default().to_owned(),
-        })
+        let text = read_text(&path)?;
+        let first = |said: String| said.lines().next().unwrap_or_default().to_owned();
+        let parsed = guarded(text.len(), move || serde_saphyr::from_str(&text).map_err(|e| first(e.to_string())));
+        let parsed = parsed.unwrap_or_else(|fault| Err(format!("it cannot be read: {fault}")));
+        parsed.map_err(|what| Error::Malformed { path, format: NAME, what })
     }
 
     /// Whether its features write to later layers as well.

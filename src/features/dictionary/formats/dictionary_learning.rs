@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
-use super::{Format, name_of, read_text};
+use super::{Format, config_of, name_of, typed};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
@@ -30,10 +30,8 @@ fn matches(path: &Path) -> bool {
 }
 
 /// Where a submodule's name says that it belongs, as in `resid_post_layer_8`.
-fn place(trainer: &Json) -> Option<Place> {
-    let name = trainer.get("submodule_name").and_then(Json::as_str)?;
-    let layer = trainer.get("layer").and_then(Json::as_u64).map(|l| l as usize);
-    let layer = layer.or_else(|| name.rsplit_once("layer_")?.1.parse().ok())?;
+fn place(name: &str, layer: Option<u64>) -> Option<Place> {
+    let layer = layer.map(|l| l as usize).or_else(|| name.rsplit_once("layer_")?.1.parse().ok())?;
     let kind = match name.split("_layer_").next()? {
         "resid_post" | "residual_stream" | "resid" => SiteKind::ResidPost,
         "resid_pre" => SiteKind::ResidPre,
@@ -47,10 +45,12 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
     let folder = folder_of(path);
     let config_path = folder.join(CONFIG);
     let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
-    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
-    let trainer = config.get("trainer").cloned().unwrap_or(Json::Null);
-    let text = |name: &str| trainer.get(name).and_then(Json::as_str).map(str::to_owned);
-    let class = text("dict_class").ok_or_else(|| malformed("its trainer names no dict_class".to_owned()))?;
+    let config = config_of(&config_path, &malformed)?;
+    let trainer: Option<&Map<String, Json>> = typed(config.get("trainer"), "trainer", &malformed)?;
+    let told = |name: &str| trainer.and_then(|t| t.get(name));
+    let text = |name: &str| typed::<&str>(told(name), name, &malformed);
+    let size = |name: &str| typed::<u64>(told(name), name, &malformed);
+    let class = text("dict_class")?.ok_or_else(|| malformed("its trainer names no dict_class".to_owned()))?;
     let file = RefCell::new(TorchFile::open(&folder.join(WEIGHTS))?);
     let get = |name: &str| file.borrow_mut().named(name);
     // [d_in, d_sae] and [d_sae, d_in], however the class stores them.
@@ -66,21 +66,20 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
     };
     let jump = || -> Result<Activation> { Ok(Activation::JumpRelu { threshold: vec![number("threshold")?; d_sae] }) };
     // Encoder bias, decoder bias, activation, and whether the latter is subtracted from the input.
-    let (b_enc, b_dec, activation, subtract_b_dec) = match class.as_str() {
+    let (b_enc, b_dec, activation, subtract_b_dec) = match class {
         "AutoEncoder" => (vector("encoder.bias")?, vector("bias")?, Activation::Relu, true),
         "AutoEncoderNew" => (vector("encoder.bias")?, vector("decoder.bias")?, Activation::Relu, false),
         "AutoEncoderTopK" => {
             // In the file it is a whole number, a type of which no weights are.
-            let k =
-                trainer.get("k").and_then(Json::as_u64).ok_or_else(|| malformed("it does not say its k".to_owned()))?;
-            let k = k as usize;
+            let k = size("k")?.ok_or_else(|| malformed("it does not say its k".to_owned()))? as usize;
             (vector("encoder.bias")?, vector("b_dec")?, Activation::TopK { k }, true)
         }
         "BatchTopKSAE" => (vector("encoder.bias")?, vector("b_dec")?, jump()?, true),
         "MatryoshkaBatchTopKSAE" => (vector("b_enc")?, vector("b_dec")?, jump()?, true),
         "JumpReluAutoEncoder" => {
             let threshold = vector("threshold")?;
-            let subtract = trainer.get("apply_b_dec_to_input").and_then(Json::as_bool).unwrap_or(false);
+            let on = "apply_b_dec_to_input";
+            let subtract = typed(told(on), on, &malformed)?.unwrap_or(false);
             (vector("b_enc")?, vector("b_dec")?, Activation::JumpRelu { threshold }, subtract)
         }
         "GatedAutoEncoder" => {
@@ -94,7 +93,9 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
             )));
         }
     };
-    let at = place(&trainer);
+    let layer = size("layer")?;
+    let at = text("submodule_name")?.and_then(|name| place(name, layer));
+    let model_name = text("lm_name")?.map(str::to_owned);
     Ok(Dictionary {
         name: name_of(&folder),
         path: folder,
@@ -115,7 +116,7 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
         transcoder: false,
         input: at,
         output: at,
-        model_name: text("lm_name"),
+        model_name,
         config,
         warnings: Vec::new(),
     })

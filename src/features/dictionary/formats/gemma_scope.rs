@@ -8,17 +8,20 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
-use super::{CrossLayer, Format, matrix_shape, place_of_hook, read_text, store};
+use super::{CrossLayer, Format, config_of, matrix_shape, place_of_hook, store};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
+use crate::guard::guarded;
 use crate::progress::Progress;
+use crate::typed::typed;
 
 const NAME: &str = "Gemma Scope";
 const NPZ: &str = "params.npz";
 const SAFETENSORS: &str = "params.safetensors";
+const CONFIG: &str = "config.json";
 const LAYER: &str = "params_layer_";
 
 pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, open };
@@ -53,7 +56,7 @@ pub fn layers(folder: &Path) -> Vec<(usize, PathBuf)> {
 /// Sites by the words of the published paths: `gemma-scope-2b-pt-res/layer_20/width_16k/…`, and version 2's
 /// `resid_post/layer_20_width_16k…`. `reads` is what transcoders read: version 1's the norm's output before its weight,
 /// version 2's the norm's whole output.
-fn places(path: &Path, reads: fn(usize) -> Place) -> (Option<Place>, Option<Place>) {
+fn places(path: &Path, reads: fn(usize) -> Place) -> Places {
     let parts: Vec<&str> = path.components().filter_map(|c| c.as_os_str().to_str()).collect();
     let layer_of = |part: &str| -> Option<usize> {
         let digits: String = part.strip_prefix("layer_")?.chars().take_while(char::is_ascii_digit).collect();
@@ -104,7 +107,12 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     };
     let npz = is_npz(&file);
     let mut dictionary = read(&file, progress)?;
-    let (input, output) = match told(&dictionary.config, layer_of(&file)) {
+    let told = told(&dictionary.config, layer_of(&file)).map_err(|what| Error::Malformed {
+        path: file.with_file_name(CONFIG),
+        format: NAME,
+        what: format!("its {what}"),
+    })?;
+    let (input, output) = match told {
         // Another place than the path's words may say, or one that no model here has.
         Some(told) => told,
         None if npz => places(&full, |layer| Site::new(SiteKind::Ln2Normalized, layer).into()),
@@ -117,9 +125,14 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     Ok(dictionary)
 }
 
+/// The places of what is read and what is written.
+type Places = (Option<Place>, Option<Place>);
+
 /// The places that a configuration names; of a cross-layer set's, that of one layer.
-fn told(config: &Json, layer: Option<usize>) -> Option<(Option<Place>, Option<Place>)> {
-    let hook = |name: &str| config.get(name).and_then(Json::as_str);
+///
+/// # Errors
+/// A hook that is no text. The message is a part of a sentence.
+fn told(config: &Json, layer: Option<usize>) -> std::result::Result<Option<Places>, String> {
     // A cross-layer set's configuration names the hook of some layer, or of each.
     let at = |hook: &str| {
         let place = place_of_hook(hook)?;
@@ -128,15 +141,20 @@ fn told(config: &Json, layer: Option<usize>) -> Option<(Option<Place>, Option<Pl
     match layer {
         Some(layer) => {
             let first = |name: &str| {
-                let list = || config.get(name).and_then(|v| v.get(0)).and_then(Json::as_str);
-                hook(name).or_else(list).and_then(at)
+                let value = config.get(name);
+                let hook: Option<&str> = typed(value.and_then(|v| v.get(0)).or(value), name)?;
+                Ok::<_, String>(hook.and_then(at))
             };
-            let (input, output) = (first("hf_hook_point_in"), first("hf_hook_point_out"));
-            Some((input.or(Some(Place::mlp_input(layer))), output.or(Some(Site::new(SiteKind::MlpOut, layer).into()))))
+            let (input, output) = (first("hf_hook_point_in")?, first("hf_hook_point_out")?);
+            Ok(Some((
+                input.or(Some(Place::mlp_input(layer))),
+                output.or(Some(Site::new(SiteKind::MlpOut, layer).into())),
+            )))
         }
         None => {
-            let input = hook("hf_hook_point_in")?;
-            Some((at(input), at(hook("hf_hook_point_out").unwrap_or(input))))
+            let hook = |name: &str| typed::<&str>(config.get(name), name);
+            let (input, output) = (hook("hf_hook_point_in")?, hook("hf_hook_point_out")?);
+            Ok(input.map(|input| (at(input), at(output.unwrap_or(input)))))
         }
     }
 }
@@ -150,16 +168,11 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
         Some(cross) => cross.shape[2],
         None => matrix_shape(&store, file, NAME, "w_dec")?.1,
     };
-    let config_path = file.with_file_name("config.json");
-    let config: Json = if config_path.is_file() {
-        serde_json::from_str(&read_text(&config_path)?).map_err(|e| Error::Malformed {
-            path: config_path.clone(),
-            format: NAME,
-            what: e.to_string(),
-        })?
-    } else {
-        Json::Null
-    };
+    let config_path = file.with_file_name(CONFIG);
+    let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
+    let config = if config_path.is_file() { config_of(&config_path, &malformed)? } else { Json::Null };
+    let model_name: Option<&str> = super::typed(config.get("model_name"), "model_name", &malformed)?;
+    let model_name = model_name.map(str::to_owned);
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
     let skip = "affine_skip_connection";
     let config = match (&cross, config) {
@@ -194,7 +207,7 @@ fn from_safetensors(file: &Path, progress: &Progress) -> Result<Dictionary> {
         transcoder: false,
         input: None,
         output: None,
-        model_name: config.get("model_name").and_then(Json::as_str).map(str::to_owned),
+        model_name,
         config,
         warnings: Vec::new(),
     })
@@ -227,10 +240,55 @@ const MOST: u64 = 16 << 30;
 /// Deflate packs at most about a thousand to one, and trained weights hardly at all.
 const RATIO: u64 = 100;
 
+/// The library for arrays trusts what a file says, and so does the one for archives.
 fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
-    let malformed = |what: String| Error::Malformed { path: file.to_owned(), format: NAME, what };
     let opened = File::open(file).map_err(|e| Error::read(file, e))?;
     let packed = opened.metadata().map_err(|e| Error::read(file, e))?.len();
+    let (path, progress) = (file.to_owned(), progress.clone());
+    let read = guarded(packed as usize, move || unpacked(&path, opened, packed, &progress));
+    let malformed = |what: String| Error::Malformed { path: file.to_owned(), format: NAME, what };
+    read.unwrap_or_else(|fault| Err(malformed(format!("it cannot be unpacked: {fault}"))))
+}
+
+/// The first bytes of an array, up to its numbers. Their parser makes room for whatever length they claim, and goes into
+/// brackets without end.
+fn preamble(from: &mut impl Read) -> std::result::Result<Vec<u8>, String> {
+    /// NumPy's own are of 64 to 128 bytes, with a bracket in a bracket.
+    const LONGEST: usize = 1 << 16;
+    const DEEPEST: usize = 16;
+    let mut head = Vec::new();
+    let mut more = |head: &mut Vec<u8>, n: usize| {
+        let at = head.len();
+        head.resize(at + n, 0);
+        from.read_exact(&mut head[at..]).map_err(|e| format!("has no whole header ({e})"))
+    };
+    more(&mut head, 10)?;
+    if head[6] > 1 {
+        more(&mut head, 2)?;
+    }
+    let length = head[8..].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+    if length > LONGEST {
+        return Err(format!("claims a header of {length} bytes, where NumPy writes about a hundred"));
+    }
+    let at = head.len();
+    more(&mut head, length)?;
+    let depth = |open: usize, b: &u8| match b {
+        b'(' | b'[' | b'{' => open + 1,
+        b')' | b']' | b'}' => open.saturating_sub(1),
+        _ => open,
+    };
+    let mut depths = head[at..].iter().scan(0, |open, b| {
+        *open = depth(*open, b);
+        Some(*open)
+    });
+    if depths.any(|d| d > DEEPEST) {
+        return Err("has a header whose brackets lie in one another too deep".to_owned());
+    }
+    Ok(head)
+}
+
+fn unpacked(file: &Path, opened: File, packed: u64, progress: &Progress) -> Result<Dictionary> {
+    let malformed = |what: String| Error::Malformed { path: file.to_owned(), format: NAME, what };
     let mut archive = zip::ZipArchive::new(BufReader::new(opened))
         .map_err(|e| malformed(format!("it is no complete npz archive ({e})")))?;
     let mut left = MOST.min(packed.saturating_mul(RATIO));
@@ -241,8 +299,9 @@ fn from_npz(file: &Path, progress: &Progress) -> Result<Dictionary> {
             .map_err(|e| malformed(format!("it holds no usable array `{name}` ({e})")))?;
         // The archive's own word about a size is not believed: what is read is counted.
         let mut limited = entry.take(left.saturating_add(1));
-        let npy =
-            npyz::NpyFile::new(&mut limited).map_err(|e| malformed(format!("array `{name}` is damaged ({e})")))?;
+        let head = preamble(&mut limited).map_err(|what| malformed(format!("array `{name}` {what}")))?;
+        let npy = npyz::NpyFile::new(std::io::Cursor::new(head).chain(limited))
+            .map_err(|e| malformed(format!("array `{name}` is damaged ({e})")))?;
         let shape: Vec<usize> = npy.shape().iter().map(|d| *d as usize).collect();
         let count = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).unwrap_or(u64::MAX);
         if count.saturating_mul(2) > left {

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
-use super::{Format, matrix_shape, name_of, read_text, store};
+use super::{Format, config_of, matrix_shape, name_of, store, typed};
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
@@ -30,22 +30,21 @@ fn place(hook: &str) -> Option<Place> {
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let config_path: PathBuf = path.join(CONFIG);
     let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
-    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
-    let text = |name: &str| config.get(name).and_then(Json::as_str);
-    let flag = |name: &str| config.get(name).and_then(Json::as_bool).unwrap_or(false);
+    let config = config_of(&config_path, &malformed)?;
+    let text = |name: &str| typed::<&str>(config.get(name), name, &malformed);
+    let flag = |name: &str| Ok::<_, Error>(typed(config.get(name), name, &malformed)?.unwrap_or(false));
     let weights = path.join(WEIGHTS);
     let store = store(&weights, NAME, progress)?;
     let (d_sae, d_in) = matrix_shape(&store, &weights, NAME, "encoder.weight")?;
     let (d_out, _) = matrix_shape(&store, &weights, NAME, "decoder.weight")?;
     // What activations are multiplied by before they are encoded, [input, output].
-    let scales = match text("norm_activation").unwrap_or("none") {
+    let scales = match text("norm_activation")?.unwrap_or("none") {
         "none" => [1.0, 1.0],
         "dataset-wise" => {
-            let norms = config.get("dataset_average_activation_norm");
+            let norms = "dataset_average_activation_norm";
+            let norms: Option<&Map<String, Json>> = typed(config.get(norms), norms, &malformed)?;
             let scale = |name: &str, d: usize| {
-                norms
-                    .and_then(|n| n.get(name))
-                    .and_then(Json::as_f64)
+                typed::<f64>(norms.and_then(|n| n.get(name)), name, &malformed)?
                     .filter(|n| *n > 0.0)
                     .map(|n| (d as f64).sqrt() / n)
                     .ok_or_else(|| malformed(format!("it does not say the average norm of what is `{name}`")))
@@ -62,7 +61,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         if store.contains(name) { Ok(store.vector(name, n)?.to_vec1()?) } else { Ok(vec![0.0; n]) }
     };
     let (mut b_enc, b_dec) = (vector("encoder.bias", d_sae)?, vector("decoder.bias", d_out)?);
-    if flag("apply_decoder_bias_to_pre_encoder") {
+    if flag("apply_decoder_bias_to_pre_encoder")? {
         // (s x − b) W + b_enc = s x W + (b_enc − b W).
         let b = candle_core::Tensor::new(b_dec.as_slice(), w_enc.device())?.unsqueeze(0)?;
         let moved: Vec<f32> = b.matmul(&w_enc)?.flatten_all()?.to_vec1()?;
@@ -71,15 +70,15 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     w_enc = (w_enc * scales[0])?;
     w_dec = (w_dec / scales[1])?;
     let b_dec: Vec<f32> = b_dec.into_iter().map(|b| b / scales[1] as f32).collect();
-    let mut activation = match text("act_fn").unwrap_or("relu") {
+    let mut activation = match text("act_fn")?.unwrap_or("relu") {
         "relu" => Activation::Relu,
         "jumprelu" => {
-            let t = config.get("jump_relu_threshold").and_then(Json::as_f64);
+            let t: Option<f64> = typed(config.get("jump_relu_threshold"), "jump_relu_threshold", &malformed)?;
             let t = t.ok_or_else(|| malformed("it does not say its jump_relu_threshold".to_owned()))?;
             Activation::JumpRelu { threshold: vec![t as f32; d_sae] }
         }
         "topk" => {
-            let k = config.get("top_k").and_then(Json::as_u64);
+            let k: Option<u64> = typed(config.get("top_k"), "top_k", &malformed)?;
             Activation::TopK { k: k.ok_or_else(|| malformed("it does not say its top_k".to_owned()))? as usize }
         }
         other => {
@@ -88,7 +87,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             )));
         }
     };
-    if flag("sparsity_include_decoder_norm") {
+    if flag("sparsity_include_decoder_norm")? {
         // Whether a feature is active is decided by its activation times what its row was long before it was scaled.
         let norms: Vec<f32> = w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
         match &mut activation {
@@ -103,7 +102,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             _ => {}
         }
     }
-    let (input, output) = (text("hook_point_in").and_then(place), text("hook_point_out").and_then(place));
+    let (input, output) = (text("hook_point_in")?.and_then(place), text("hook_point_out")?.and_then(place));
     Ok(Dictionary {
         name: name_of(path),
         path: path.to_owned(),
@@ -121,10 +120,10 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         rescale: false,
         normalisation: Normalisation::None,
         skip: None,
-        transcoder: input != output || flag("is_transcoder"),
+        transcoder: input != output || flag("is_transcoder")?,
         input,
         output,
-        model_name: text("model_name").map(str::to_owned),
+        model_name: text("model_name")?.map(str::to_owned),
         config,
         warnings: Vec::new(),
     })

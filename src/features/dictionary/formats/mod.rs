@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use serde_json::Value as Json;
 
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ use crate::features::dictionary::place::Place;
 use crate::model::safetensors_file;
 use crate::model::store::Store;
 use crate::progress::Progress;
+use crate::typed::{self, Typed};
 
 /// A way in which dictionaries lie on disk.
 pub struct Format {
@@ -218,6 +220,21 @@ fn matrix_shape(store: &Store, path: &Path, format: &'static str, name: &str) ->
         }),
         None => Err(Error::Malformed { path: path.to_owned(), format, what: format!("it holds no tensor `{name}`") }),
     }
+}
+
+/// What a folder's configuration says, an object.
+fn config_of(path: &Path, malformed: &impl Fn(String) -> Error) -> Result<Json> {
+    let config: Json = serde_json::from_str(&read_text(path)?).map_err(|e| malformed(e.to_string()))?;
+    if config.is_object() { Ok(config) } else { Err(malformed("it is no object".to_owned())) }
+}
+
+/// A field of a type; nothing where it is absent or null. Another type is refused.
+fn typed<'a, T: Typed<'a>>(
+    value: Option<&'a Json>,
+    name: &str,
+    malformed: &impl Fn(String) -> Error,
+) -> Result<Option<T>> {
+    typed::typed(value, name).map_err(|what| malformed(format!("its {what}")))
 }
 
 fn read_text(path: &Path) -> Result<String> {

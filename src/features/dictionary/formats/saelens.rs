@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
-use super::{Format, matrix_shape, name_of, read_text, store};
-use crate::error::{Error, Result};
+use super::{Format, config_of, matrix_shape, name_of, store};
+use crate::error::{Error, Result, short};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{ARCHITECTURES, Activation, Dictionary, Normalisation};
 use crate::files::write_atomic;
 use crate::model::safetensors_file::pack;
 use crate::model::store::Store;
 use crate::progress::Progress;
+use crate::typed::Typed;
 
 pub const NAME: &str = "SAELens";
 /// The file that says what a folder holds.
@@ -40,22 +41,17 @@ fn field<'a>(config: &'a Json, names: &[&str]) -> Option<&'a Json> {
     names.iter().flat_map(|n| [config.get(n), metadata.and_then(|m| m.get(n))]).flatten().find(|v| !v.is_null())
 }
 
-/// A field of a type; nothing where it is absent or null. Another type is refused: taken for absent it would mean a default,
-/// and other numbers.
-fn typed<'a, T>(
+/// A field of a type, by the first of its names that is there.
+fn typed<'a, T: Typed<'a>>(
     config: &'a Json,
     names: &[&str],
-    kind: &str,
-    read: impl Fn(&'a Json) -> Option<T>,
     malformed: &impl Fn(String) -> Error,
 ) -> Result<Option<T>> {
-    let Some(value) = field(config, names) else { return Ok(None) };
-    let name = names.first().copied().unwrap_or_default();
-    read(value).map(Some).ok_or_else(|| malformed(format!("its {name} is `{value}`, not {kind}")))
+    super::typed(field(config, names), names.first().copied().unwrap_or_default(), malformed)
 }
 
 fn architecture_of(config: &Json, malformed: &impl Fn(String) -> Error) -> Result<String> {
-    let text = |names: &[&str]| typed(config, names, "a text", Json::as_str, malformed);
+    let text = |names: &[&str]| typed::<&str>(config, names, malformed);
     let mut architecture = text(&["architecture"])?.unwrap_or("standard").to_owned();
     // Before version 6 a "standard" dictionary could name another activation function.
     let function = text(&["activation_fn_str", "activation_fn"])?.unwrap_or("relu");
@@ -97,27 +93,33 @@ fn normalisation_of(config: &Json, centred: bool, malformed: &impl Fn(String) ->
 
 /// What a dictionary's text went through before the hook: TransformerLens takes the mean out of what is written to the
 /// stream unless it is told not to. Whether that was done, and what is not known.
-fn processing_of(config: &Json, hook: Option<&str>) -> (bool, Vec<String>) {
+fn processing_of(
+    config: &Json,
+    hook: Option<&str>,
+    malformed: &impl Fn(String) -> Error,
+) -> Result<(bool, Vec<String>)> {
     let hook = hook.unwrap_or_default();
     let in_stream = ["hook_resid", "hook_mlp_out", "hook_attn_out", "hook_embed"].iter().any(|h| hook.contains(h));
-    let told = field(config, &["model_from_pretrained_kwargs"]);
+    let told: Option<&Map<String, Json>> = typed(config, &["model_from_pretrained_kwargs"], malformed)?;
     let mut warnings = Vec::new();
-    for (name, value) in told.and_then(Json::as_object).into_iter().flatten() {
+    for (name, value) in told.into_iter().flatten() {
         // Those that leave the stream as it is.
         let known = ["center_writing_weights", "center_unembed", "fold_ln", "fold_value_biases", "device", "dtype"];
         let off = value.is_null() || value == &Json::Bool(false);
         if !off && !known.contains(&name.as_str()) {
             warnings.push(format!(
-                "The dictionary was trained on a model loaded with `{name}` = {value}, which is not honoured here."
+                "The dictionary was trained on a model loaded with `{}` = {}, which is not honoured here.",
+                short(name),
+                short(&value.to_string())
             ));
         }
     }
-    let centred = told.and_then(|t| t.get("center_writing_weights")).and_then(Json::as_bool);
-    if centred.is_none()
-        && in_stream
-        && field(config, &["model_name"]).and_then(Json::as_str).is_some_and(|m| m.starts_with("gpt2"))
-    {
-        let old = told.is_none() && field(config, &["sae_lens_version"]).is_none_or(|v| version(v) < 4);
+    let centre = "center_writing_weights";
+    let centred: Option<bool> = super::typed(told.and_then(|t| t.get(centre)), centre, malformed)?;
+    let model: Option<&str> = typed(config, &["model_name"], malformed)?;
+    if centred.is_none() && in_stream && model.is_some_and(|m| m.starts_with("gpt2")) {
+        let version_of: Option<&str> = typed(config, &["sae_lens_version"], malformed)?;
+        let old = told.is_none() && version_of.is_none_or(|v| version(v) < 4);
         if old {
             warnings.push(
                 "The dictionary's file predates the field that says whether the stream's mean was taken out before it was \
@@ -127,12 +129,12 @@ fn processing_of(config: &Json, hook: Option<&str>) -> (bool, Vec<String>) {
             );
         }
     }
-    (centred == Some(true) && in_stream, warnings)
+    Ok((centred == Some(true) && in_stream, warnings))
 }
 
 /// The first number of a version; 0 of what is none.
-fn version(of: &Json) -> u64 {
-    of.as_str().and_then(|v| v.split('.').next()?.parse().ok()).unwrap_or(0)
+fn version(of: &str) -> u64 {
+    of.split('.').next().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// The activation function of an architecture, and of what it is a kind.
@@ -154,10 +156,10 @@ fn activation_of(
         "jumprelu" => Activation::JumpRelu { threshold: vector("threshold")? },
         "gated" => Activation::Gated { r_mag: vector("r_mag")?, b_mag: vector("b_mag")? },
         _ => {
-            let k = field(config, &["k"])
-                .or_else(|| field(config, &["activation_fn_kwargs"]).and_then(|a| a.get("k")))
-                .and_then(Json::as_u64)
-                .ok_or_else(|| malformed("it does not say its k".to_owned()))?;
+            let of_function: Option<&Map<String, Json>> = typed(config, &["activation_fn_kwargs"], malformed)?;
+            let k = field(config, &["k"]).or_else(|| of_function?.get("k"));
+            let k: Option<u64> = super::typed(k, "k", malformed)?;
+            let k = k.ok_or_else(|| malformed("it does not say its k".to_owned()))?;
             Activation::TopK { k: k as usize }
         }
     })
@@ -167,10 +169,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let folder = folder_of(path);
     let config_path = folder.join(CONFIG);
     let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
-    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
-    if !config.is_object() {
-        return Err(malformed("it is no object".to_owned()));
-    }
+    let config = config_of(&config_path, &malformed)?;
     let architecture = architecture_of(&config, &malformed)?;
     let transcoder = architecture.contains("transcoder");
     let inner = match architecture.as_str() {
@@ -192,10 +191,10 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
             "it reads head {head} alone, which is not supported; use one that reads all heads"
         )));
     }
-    let hook = typed(&config, &["hook_name", "hook_point"], "a text", Json::as_str, &malformed)?;
-    let (centred, warnings) = processing_of(&config, hook);
+    let hook = typed(&config, &["hook_name", "hook_point"], &malformed)?;
+    let (centred, warnings) = processing_of(&config, hook, &malformed)?;
     let normalisation = normalisation_of(&config, centred, &malformed)?;
-    let flag = |name: &str| typed(&config, &[name], "true or false", Json::as_bool, &malformed);
+    let flag = |name: &str| typed::<bool>(&config, &[name], &malformed);
     // Versions before 6 meant true where they did not say.
     let subtract_b_dec = flag("apply_b_dec_to_input")?.unwrap_or(true) && !transcoder;
 
@@ -204,7 +203,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let (d_in, d_sae) = matrix_shape(&store, &weights, NAME, "W_enc")?;
     let (_, d_out) = matrix_shape(&store, &weights, NAME, "W_dec")?;
     for (name, found) in [("d_in", d_in), ("d_sae", d_sae)] {
-        if let Some(told) = typed(&config, &[name], "a whole number", Json::as_u64, &malformed)?
+        if let Some(told) = typed::<u64>(&config, &[name], &malformed)?
             && told != found as u64
         {
             return Err(malformed(format!("it says {name} = {told}, but W_enc has shape [{d_in}, {d_sae}]")));
@@ -230,7 +229,7 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
     let activation = activation_of((&architecture, inner), &config, &store, d_sae, &malformed)?;
     // A hook that no model here has leaves the site open: it can be named, and activations encoded without one.
-    let text = |names: &[&str]| typed(&config, names, "a text", Json::as_str, &malformed);
+    let text = |names: &[&str]| typed::<&str>(&config, names, &malformed);
     let place = |names: &[&str]| -> Result<Option<Place>> { Ok(text(names)?.and_then(|n| Place::parse(n).ok())) };
     let input = place(&["hook_name", "hook_point"])?;
     let output = if transcoder { place(&["hook_name_out"])? } else { input };

@@ -3,9 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value as Json;
-
-use super::{Format, name_of, place_of_module, read_text, store};
+use super::{Format, config_of, name_of, place_of_module, store, typed};
 use crate::error::{Error, Result};
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::progress::Progress;
@@ -30,18 +28,19 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let folder = folder_of(path);
     let config_path = folder.join(CONFIG);
     let malformed = |what: String| Error::Malformed { path: config_path.clone(), format: NAME, what };
-    let config: Json = serde_json::from_str(&read_text(&config_path)?).map_err(|e| malformed(e.to_string()))?;
-    if let Some(other) = config.get("activation").and_then(Json::as_str).filter(|a| *a != "topk") {
+    let config = config_of(&config_path, &malformed)?;
+    let size = |name: &str| typed::<u64>(config.get(name), name, &malformed);
+    let activation: Option<&str> = typed(config.get("activation"), "activation", &malformed)?;
+    if let Some(other) = activation.filter(|a| *a != "topk") {
         return Err(malformed(format!("its activation `{other}` is not known here; known is topk")));
     }
-    let k = config.get("k").and_then(Json::as_u64).ok_or_else(|| malformed("it does not say its k".to_owned()))?;
-    let flag = |name: &str| config.get(name).and_then(Json::as_bool).unwrap_or(false);
-    let transcoder = flag("transcode");
+    let k = size("k")?.ok_or_else(|| malformed("it does not say its k".to_owned()))?;
+    let transcoder = typed(config.get("transcode"), "transcode", &malformed)?.unwrap_or(false);
     let store = store(&folder.join(WEIGHTS), NAME, progress)?;
     let shape = |name: &str| super::matrix_shape(&store, &folder.join(WEIGHTS), NAME, name);
     let ((d_sae, d_in), (_, d_out)) = (shape("encoder.weight")?, shape("W_dec")?);
     for (name, found) in [("num_latents", d_sae), ("d_in", d_in)] {
-        if let Some(told) = config.get(name).and_then(Json::as_u64)
+        if let Some(told) = size(name)?
             && told != 0
             && told != found as u64
         {
