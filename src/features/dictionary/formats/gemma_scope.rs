@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
-use super::{CrossLayer, Format, matrix_shape, place_of_hook, read_text, store};
+use super::{CrossLayer, Format, config_at, matrix_shape, place_of_hook, read_text, store};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
@@ -21,7 +21,7 @@ const NPZ: &str = "params.npz";
 const SAFETENSORS: &str = "params.safetensors";
 const LAYER: &str = "params_layer_";
 
-pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, open };
+pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, layer, open };
 
 fn file_of(path: &Path) -> PathBuf {
     if path.is_file() {
@@ -102,19 +102,29 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         let parts: Vec<_> = full.components().filter_map(|c| c.as_os_str().to_str()).collect();
         parts[..parts.len().saturating_sub(1)].iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("/")
     };
-    let npz = is_npz(&file);
     let mut dictionary = read(&file, progress)?;
-    let (input, output) = match told(&dictionary.config, layer_of(&file)) {
-        // Another place than the path's words may say, or one that no model here has.
-        Some(told) => told,
-        None if npz => places(&full, |layer| Site::new(SiteKind::Ln2Normalized, layer).into()),
-        None => places(&full, Place::mlp_input),
-    };
+    let (input, output) = placed(&dictionary.config, &full);
     dictionary.name = name;
     dictionary.transcoder = dictionary.skip.is_some() || input != output || dictionary.d_in != dictionary.d_out;
     dictionary.input = input;
     dictionary.output = output;
     Ok(dictionary)
+}
+
+/// Where a file's dictionary reads and writes: by its configuration, else by the words of its path.
+fn placed(config: &Json, full: &Path) -> (Option<Place>, Option<Place>) {
+    match told(config, layer_of(full)) {
+        // Another place than the path's words may say, or one that no model here has.
+        Some(told) => told,
+        None if is_npz(full) => places(full, |layer| Site::new(SiteKind::Ln2Normalized, layer).into()),
+        None => places(full, Place::mlp_input),
+    }
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    let full = std::path::absolute(file_of(path)).ok()?;
+    let config = if is_npz(&full) { None } else { config_at(&full.with_file_name("config.json")) };
+    placed(&config.unwrap_or(Json::Null), &full).0.map(Place::layer)
 }
 
 /// The places that a configuration names; of a cross-layer set's, that of one layer.
