@@ -15,7 +15,7 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct Inner {
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
     done: AtomicU64,
     total: AtomicU64,
     /// Of the total, what has not been asked for yet.
@@ -47,25 +47,36 @@ impl Left {
     }
 }
 
+impl Inner {
+    fn new() -> Self {
+        Self {
+            cancelled: Arc::default(),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
+            started: Instant::now(),
+            left: Mutex::new(None),
+        }
+    }
+}
+
 impl Default for Progress {
     fn default() -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                cancelled: AtomicBool::new(false),
-                done: AtomicU64::new(0),
-                total: AtomicU64::new(0),
-                reserved: AtomicU64::new(0),
-                resting: AtomicBool::new(false),
-                started: Instant::now(),
-                left: Mutex::new(None),
-            }),
-        }
+        Self { inner: Arc::new(Inner::new()) }
     }
 }
 
 impl Progress {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A handle for a part whose units are counted elsewhere: whoever cancels this one cancels it too.
+    pub fn uncounted(&self) -> Self {
+        let mut inner = Inner::new();
+        inner.cancelled = self.inner.cancelled.clone();
+        Self { inner: Arc::new(inner) }
     }
 
     /// Adds `units` to the work that is known to lie ahead.
@@ -194,7 +205,12 @@ mod tests {
         assert_eq!(progress.counts(), (1, 10));
         progress.expect(5);
         assert_eq!(progress.counts(), (1, 13));
+        let part = progress.uncounted();
+        part.expect(7);
+        assert_eq!((part.counts(), progress.counts()), ((0, 7), (1, 13)));
+        part.check().unwrap();
         progress.clone().cancel();
         assert!(matches!(progress.step(1), Err(Error::Cancelled)));
+        assert!(matches!(part.check(), Err(Error::Cancelled)));
     }
 }
