@@ -295,7 +295,7 @@ fn fitting(
         let (mut yes, mut no) = (0, limit + 1);
         while no - yes > 1 {
             let middle = yes + (no - yes) / 2;
-            if fits(middle) { yes = middle } else { no = middle }
+            (yes, no) = if fits(middle) { (middle, no) } else { (yes, middle) };
         }
         yes
     };
