@@ -203,6 +203,16 @@ fn render_draws_a_picture() {
     let text = std::fs::read_to_string(&path).unwrap();
     // Five positions of two layers, and the tokens as text.
     assert!(text.contains("<svg") && text.matches("<rect").count() > 10 && text.contains("·States"), "{text}");
+    // A set is what a graph is traced to.
+    let graph = folder.path().join("graph.svg");
+    let drawn = |more: &[&str]| {
+        let prompt = ["render", "--view", "graph", "-m", "text", "-p", "I am sure that she must", "-o"];
+        let out = run(&[&prompt[..], &[graph.to_str().unwrap()], more].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        std::fs::read_to_string(&graph).unwrap()
+    };
+    let (features, components) = (drawn(&["--dictionary", "text-transcoders"]), drawn(&[]));
+    assert!(components.contains("m0") && features.contains("text-transcoders"), "{features}");
     let picture = path.to_str().unwrap();
     for (more, word) in
         [(["-p", ""], "empty"), (["--answer", " two words"], "not one token"), (["-m", "nowhere"], "nowhere")]

@@ -308,6 +308,41 @@ fn a_transcoder_from_text_to_several_indexes() {
     refused(&["direction", "read", &directions, "-p", "x"], 2, "was found in");
 }
 
+/// One layer's transcoder in SAELens' format, a set whose harvest is kept, and what no format holds.
+#[test]
+fn sets_are_written_as_asked_and_their_harvest_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: &str| dir.path().join(n).to_str().unwrap().to_owned();
+    let (one, set, again, keep) = (path("one"), path("set"), path("again"), path("keep"));
+    fn train<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        let few =
+            ["--text", "prose", "--tokens", "3000", "--features", "32", "-k", "4", "--steps", "4", "--batch", "64"];
+        [&["features", "train", "-m", "text"], &few[..], more].concat()
+    }
+    let doc = json(&train(&["--layers", "1", "--format", "saelens", "-o", &one, "--json"]));
+    assert_eq!(doc["dictionary"]["input"], "blocks.1.mlp.hook_in");
+    assert_eq!(doc["dictionary"]["output"], "blocks.1.mlp.hook_out");
+    assert!(Path::new(&one).join("cfg.json").is_file() && Path::new(&one).join("sae_weights.safetensors").is_file());
+    refused(&train(&["--layers", "0-1", "--format", "saelens", "-o", &set]), 2, "--layers 0-1");
+    refused(&train(&["--layers", "all", "--format", "saelens", "-o", &set]), 2, "name one layer");
+    let site = ["--site", "blocks.1.hook_resid_post", "--format", "circuit-tracer", "-o", &set];
+    refused(&train(&site), 2, "--layers");
+
+    let doc = json(&train(&["--layers", "1-2", "--keep", &keep, "-o", &set, "--json"]));
+    assert!(doc["warnings"].to_string().contains("layers 1 to 2 alone"), "{}", doc["warnings"]);
+    let file = Path::new(&keep).join("harvest-1-2.safetensors");
+    let same = json(&train(&["--layers", "1-2", "--keep", &keep, "--seed", "7", "-o", &again, "--json"]));
+    assert_eq!(same["positions"], doc["positions"]);
+    assert!(file.is_file());
+    // What is kept is what is harvested without: the same set comes of it.
+    let plain = path("plain");
+    json(&train(&["--layers", "1-2", "-o", &plain, "--json"]));
+    let layer = |folder: &str| std::fs::read(Path::new(folder).join("layer_2.safetensors")).unwrap();
+    assert_eq!(layer(&plain), layer(&set));
+    let other = ["--layers", "1-2", "--keep", &keep, "--context", "64", "-o", &path("other")].map(str::to_owned);
+    refused(&train(&other.each_ref().map(String::as_str)), 2, "harvest-1-2.safetensors");
+}
+
 /// Where a disk takes no more, one sentence says so, and what was there before is as it was. A limit on the size of files
 /// stands in for the disk.
 #[cfg(unix)]

@@ -292,3 +292,304 @@ fn folders_of_any_format_make_a_set() {
     };
     assert_eq!(trace(&source)["replacement_score"], trace(dir.path())["replacement_score"]);
 }
+
+/// A tensor of a shape.
+fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+}
+
+fn save(path: &Path, parts: &[(&str, Tensor)]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let parts: HashMap<&str, Tensor> = parts.iter().cloned().collect();
+    candle_core::safetensors::save(&parts, path).unwrap();
+}
+
+/// What a dictionary makes of one row: its active features, and what stands in for the output.
+fn made(d: &Dictionary, x: &[f32]) -> (Vec<(u32, f32)>, Vec<f32>) {
+    let (acts, out) = d.replacement(&tensor(x, &[1, x.len()]), &Progress::new()).unwrap();
+    (acts.row(0).collect(), out.flatten_all().unwrap().to_vec1().unwrap())
+}
+
+fn is_near(found: &(Vec<(u32, f32)>, Vec<f32>), acts: &[(u32, f32)], out: &[f32]) {
+    let near = |a: f32, b: f32| (a - b).abs() < 1e-5;
+    assert_eq!(found.0.len(), acts.len(), "{found:?}");
+    assert!(found.0.iter().zip(acts).all(|(a, b)| a.0 == b.0 && near(a.1, b.1)), "{found:?}");
+    assert!(found.1.iter().zip(out).all(|(a, b)| near(*a, *b)), "{found:?}");
+}
+
+/// A layer as Llama Scope keeps it; scales of 2 and 4 come of its average norms.
+fn llama_scope(folder: &Path, layer: usize) {
+    let hook = format!("blocks.{layer}.hook_resid_post");
+    let told = serde_json::json!({
+        "hook_point_in": hook, "hook_point_out": hook, "act_fn": "jumprelu", "jump_relu_threshold": 1.0,
+        "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": true, "model_name": "tiny",
+        "dataset_average_activation_norm": {"in": 0.5f64.sqrt(), "out": 0.125f64.sqrt()},
+    });
+    save(
+        &folder.join("checkpoints/final.safetensors"),
+        &[
+            ("encoder.weight", tensor(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], &[3, 2])),
+            ("encoder.bias", tensor(&[0.0, 0.0, -1.0], &[3])),
+            ("decoder.weight", tensor(&[1.0, 0.0, 0.5, 0.0, 2.0, 0.0], &[2, 3])),
+            ("decoder.bias", tensor(&[0.4, 0.0], &[2])),
+        ],
+    );
+    write(&folder.join("hyperparams.json"), told.to_string().as_bytes());
+}
+
+#[test]
+fn llama_scope_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    llama_scope(dir.path(), 1);
+    let d = open(dir.path());
+    assert_eq!((d.input.unwrap().to_string(), d.transcoder), ("blocks.1.hook_resid_post".to_owned(), false));
+    // Scaled by √2 / √½ = 2 the input is (2, 0.6), and encoded 2, 0.6 and 1.6. Times the lengths of the decoder's rows 1, 2
+    // and ½ the first two lie above the threshold of 1. They write (2, 1.2) + (0.4, 0), which is divided by √2 / √⅛ = 4.
+    is_near(&made(&d, &[1.0, 0.3]), &[(0, 2.0), (1, 0.6)], &[0.6, 0.3]);
+}
+
+/// The layers of Gemma Scope 2's cross-layer transcoders, each with what it writes to both layers of a model.
+fn gemma_cross(folder: &Path) {
+    for (layer, rows) in [(0, [1.0f32, 0.0, 0.0, 2.0]), (1, [9.0, 9.0, 0.0, 3.0])] {
+        save(
+            &folder.join(format!("params_layer_{layer}.safetensors")),
+            &[
+                ("w_enc", tensor(&[1.0, 0.0], &[2, 1])),
+                ("b_enc", tensor(&[-0.5], &[1])),
+                // [feature][layer][d].
+                ("w_dec", tensor(&rows, &[1, 2, 2])),
+                ("b_dec", tensor(&[0.0, layer as f32], &[2])),
+                ("threshold", tensor(&[0.25], &[1])),
+            ],
+        );
+    }
+    let hook = |l: usize, what: &str| format!("model.layers.{l}.{what}.output");
+    let (norm, post) = ("pre_feedforward_layernorm", "post_feedforward_layernorm");
+    let told = serde_json::json!({
+        "hf_hook_point_in": [hook(0, norm), hook(1, norm)], "hf_hook_point_out": [hook(0, post), hook(1, post)],
+        "model_name": "google/gemma-3-tiny",
+    });
+    write(&folder.join("config.json"), told.to_string().as_bytes());
+}
+
+#[test]
+fn cross_layer_sets_of_gemma_scope_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    gemma_cross(dir.path());
+    let whole = set(dir.path());
+    assert_eq!(whole.layers().collect::<Vec<_>>(), [0, 1]);
+    let layer = |set: &DictionarySet, l: usize| set.read(l, &Progress::new()).unwrap();
+    let (first, second) = (layer(&whole, 0), layer(&whole, 1));
+    assert_eq!(first.input.unwrap().to_string(), "blocks.0.mlp.hook_in");
+    assert_eq!(second.output.unwrap().to_string(), "blocks.1.hook_mlp_out");
+    assert!(first.transcoder && second.shares_its_site());
+    // 1 − ½ lies above ¼. The first layer's feature writes (1, 0) to its own and (0, 2) to the next; what stands before the
+    // second's own layer is nobody's.
+    is_near(&made(&first, &[1.0, 5.0]), &[(0, 0.5)], &[0.5, 0.0]);
+    assert_eq!(first.later.of(0).unwrap(), [vec![0.0, 2.0]]);
+    is_near(&made(&second, &[1.0, 5.0]), &[(0, 0.5)], &[0.0, 2.5]);
+    assert!(second.later.is_empty());
+    assert!(made(&first, &[0.7, 0.0]).0.is_empty());
+    // The same by a list of circuit-tracer's.
+    let listed = tempfile::tempdir().unwrap();
+    let files: Vec<String> =
+        (0..2).map(|l| format!("- {}\n", dir.path().join(format!("params_layer_{l}.safetensors")).display())).collect();
+    let told = format!(
+        "model_name: tiny\nmodel_kind: cross_layer_transcoder\nfeature_input_hook: mlp.hook_in\n\
+         feature_output_hook: hook_mlp_out\ntranscoders:\n{}",
+        files.concat()
+    );
+    write(&listed.path().join("config.yaml"), told.as_bytes());
+    let by_list = set(listed.path());
+    assert_eq!(by_list.len(), 2);
+    let own = layer(&by_list, 0);
+    assert_eq!(own.output.unwrap().to_string(), "blocks.0.hook_mlp_out");
+    assert_eq!(own.later.of(0).unwrap(), [vec![0.0, 2.0]]);
+    is_near(&made(&layer(&by_list, 1), &[1.0, 5.0]), &[(0, 0.5)], &[0.0, 2.5]);
+}
+
+#[test]
+fn a_transcoder_of_sparsify_with_a_skip_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("layers.1.mlp");
+    save(
+        &folder.join("sae.safetensors"),
+        &[
+            ("encoder.weight", tensor(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], &[3, 2])),
+            ("encoder.bias", tensor(&[0.0, 0.0, -2.5], &[3])),
+            ("W_dec", tensor(&[1.0, 1.0, 0.0, 3.0, 1.0, 0.0], &[3, 2])),
+            ("b_dec", tensor(&[1.0, 0.0], &[2])),
+            ("W_skip", tensor(&[0.0, 1.0, 2.0, 0.0], &[2, 2])),
+        ],
+    );
+    write(
+        &folder.join("cfg.json"),
+        br#"{"activation": "topk", "k": 1, "num_latents": 3, "d_in": 2, "transcode": true, "skip_connection": true}"#,
+    );
+    let d = open(&folder);
+    assert_eq!(d.input.unwrap().to_string(), "blocks.1.mlp.hook_in");
+    assert_eq!(d.output.unwrap().to_string(), "blocks.1.mlp.hook_out");
+    // Encoded 1, 2, ½: the second alone is kept, and writes (0, 6) + (1, 0); the skip adds W_skip x = (2, 2).
+    is_near(&made(&d, &[1.0, 2.0]), &[(1, 2.0)], &[3.0, 8.0]);
+}
+
+#[test]
+fn thresholds_that_training_found_are_read_of_batch_topk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (enc, dec) =
+        (tensor(&[1.0, 0.0, 1.0, 0.0, 1.0, 1.0], &[2, 3]), tensor(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], &[3, 2]));
+    let parts = |more: (&'static str, Tensor)| {
+        let (b_enc, b_dec) = (tensor(&[0.0; 3], &[3]), tensor(&[0.5, 0.0], &[2]));
+        [("W_enc", enc.clone()), ("W_dec", dec.clone()), ("b_enc", b_enc), ("b_dec", b_dec), more]
+    };
+    let folder = |name: &str, architecture: &str, more: (&'static str, Tensor)| {
+        let folder = dir.path().join(name);
+        save(&folder.join("sae_weights.safetensors"), &parts(more));
+        let told = serde_json::json!({
+            "architecture": architecture, "d_in": 2, "d_sae": 3, "apply_b_dec_to_input": true, "k": 2,
+            "metadata": {"hook_name": "blocks.1.hook_resid_post", "sae_lens_version": "6.5.0"},
+        });
+        write(&folder.join("cfg.json"), told.to_string().as_bytes());
+        folder
+    };
+    let one = folder("batch", "batchtopk", ("topk_threshold", tensor(&[1.0], &[])));
+    let each = folder("nested", "matryoshka_batchtopk", ("threshold", tensor(&[1.0, 0.25, 2.5], &[3])));
+    // x − b_dec = (1½, ½), encoded 1½, ½, 2.
+    is_near(&made(&open(&one), &[2.0, 0.5]), &[(0, 1.5), (2, 2.0)], &[4.0, 2.0]);
+    is_near(&made(&open(&each), &[2.0, 0.5]), &[(0, 1.5), (1, 0.5)], &[2.0, 0.5]);
+
+    // dictionary_learning's, in torch's own file.
+    use circuitscope::model::torch_file::{Written, save as save_torch};
+    let learned = dir.path().join("learned");
+    fs::create_dir(&learned).unwrap();
+    let all = [
+        ("encoder.weight", enc.t().unwrap().contiguous().unwrap()),
+        ("encoder.bias", tensor(&[0.0; 3], &[3])),
+        ("decoder.weight", dec.t().unwrap().contiguous().unwrap()),
+        ("b_dec", tensor(&[0.5, 0.0], &[2])),
+        ("threshold", tensor(&[1.0], &[])),
+    ];
+    let named = all.iter().map(|(name, t)| (Written::Text((*name).to_owned()), Written::Tensor(t))).collect();
+    save_torch(&learned.join("ae.pt"), &Written::Dictionary(named)).unwrap();
+    let told =
+        br#"{"trainer": {"dict_class": "BatchTopKSAE", "k": 2, "layer": 1, "submodule_name": "resid_post_layer_1"}}"#;
+    write(&learned.join("config.json"), told);
+    is_near(&made(&open(&learned), &[2.0, 0.5]), &[(0, 1.5), (2, 2.0)], &[4.0, 2.0]);
+}
+
+/// What tells a layer is read alone, so that a large set opens at once; weights are read when it is their layer's turn.
+#[test]
+fn sets_open_without_their_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let hook = |layer: usize| format!(r#"{{"metadata": {{"hook_name": "blocks.{layer}.mlp.hook_in"}}}}"#);
+    for layer in 0..3 {
+        let scope = format!("gemma-scope-2b-pt-transcoders/layer_{layer}/width_16k/average_l0_9/params.npz");
+        let lens = format!("lens/blocks.{layer}");
+        let learned = format!("learned/trainer_{layer}");
+        let module = format!("sparsify/layers.{layer}.mlp");
+        let llama = format!("llama/l{layer}");
+        let trainer = format!(r#"{{"trainer": {{"layer": {layer}, "submodule_name": "mlp_out"}}}}"#);
+        let point = format!(r#"{{"hook_point_in": "blocks.{layer}.hook_resid_post"}}"#);
+        for (file, bytes) in [
+            (at(&scope), "no weights"),
+            (at(&lens).join("sae_weights.safetensors"), "no weights"),
+            (at(&lens).join("cfg.json"), hook(layer).as_str()),
+            (at(&learned).join("ae.pt"), "no weights"),
+            (at(&learned).join("config.json"), trainer.as_str()),
+            (at(&module).join("sae.safetensors"), "no weights"),
+            (at(&module).join("cfg.json"), "{}"),
+            (at(&llama).join("checkpoints/final.safetensors"), "no weights"),
+            (at(&llama).join("hyperparams.json"), point.as_str()),
+        ] {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            write(&file, bytes.as_bytes());
+        }
+    }
+    for name in ["gemma-scope-2b-pt-transcoders", "lens", "learned", "sparsify", "llama"] {
+        let found = set(&at(name));
+        assert_eq!(found.layers().collect::<Vec<_>>(), [0, 1, 2], "{name}");
+        assert!(found.read(1, &Progress::new()).is_err(), "{name}");
+    }
+}
+
+/// circuit-tracer's jump has no ReLU behind it: below 0 a threshold lets negative ones through.
+#[test]
+fn a_threshold_below_zero_keeps_what_lies_above_it() {
+    let dir = copied(&fixture("feature-graphs/gemma2-plt-jumprelu-skip/transcoders"));
+    let file = dir.path().join("layer_1.safetensors");
+    let mut parts = tensors(&file);
+    let threshold = Tensor::full(-0.5f32, parts["b_enc"].dims(), &Device::Cpu).unwrap();
+    parts.insert("activation_function.threshold".to_owned(), threshold);
+    candle_core::safetensors::save(&parts, &file).unwrap();
+    let gemma = model("gemma2");
+    let (d, ..) = set(dir.path()).layer(1, &gemma.config, &Progress::new()).unwrap();
+    assert!(matches!(d.activation, Activation::Jump { .. }));
+    let x = Tensor::randn(0f32, 1f32, (6, d.d_in), &Device::Cpu).unwrap();
+    let pre: Vec<Vec<f32>> = d.pre_activations(&x).unwrap().to_vec2().unwrap();
+    let acts: Vec<Vec<f32>> = d.encode(&x, &Progress::new()).unwrap().dense(d.d_sae).unwrap().to_vec2().unwrap();
+    let mut negative = 0;
+    for (z, a) in pre.iter().flatten().zip(acts.iter().flatten()) {
+        let want = if *z > -0.5 { *z } else { 0.0 };
+        assert!((want - a).abs() < 1e-4 || (z + 0.5).abs() < 1e-4, "{z} {a}");
+        negative += usize::from(*a < 0.0);
+    }
+    assert!(negative > 0);
+    // An edit of the feature knows the same activation.
+    use circuitscope::engine::dictionaries::FeatureRows;
+    use circuitscope::engine::edit::FeatureChange;
+    use circuitscope::features::dictionary::edit::FeatureEdit;
+    let (row, feature) =
+        acts.iter().enumerate().find_map(|(r, a)| a.iter().position(|v| *v < 0.0).map(|f| (r, f))).unwrap();
+    let site = d.output.unwrap().site;
+    let edit = FeatureEdit::new(d.clone(), feature, FeatureChange::Set(0.0), site, &gemma).unwrap();
+    let x: Vec<Vec<f32>> = x.to_vec2().unwrap();
+    assert!((edit.amount(&x[row]) + acts[row][feature]).abs() < 1e-4);
+    // Where no threshold lies below 0 it is the function that it was.
+    let (d, ..) = set(dir.path()).layer(0, &gemma.config, &Progress::new()).unwrap();
+    assert!(matches!(d.activation, Activation::JumpRelu { .. }));
+}
+
+/// What SAELens calls `hook_normalized` is a LayerNorm's whole output, unless its weights were folded away.
+#[test]
+fn a_layer_norm_is_read_with_its_weight_where_it_was_trained_so() {
+    use circuitscope::features::Place;
+    let (gpt2, llama) = (model("gpt2"), model("llama"));
+    let dir = tempfile::tempdir().unwrap();
+    let source = set(&fixture("feature-graphs/gpt2-clt-relu/transcoders")).read(2, &Progress::new()).unwrap();
+    let saved = |hook: &str| {
+        let mut d = Dictionary { later: Default::default(), ..(*source).clone() };
+        (d.input, d.output) = (Some(Place::parse(hook).unwrap()), Some(Place::parse("blocks.1.hook_mlp_out").unwrap()));
+        formats::saelens::save(&d, dir.path(), &serde_json::Value::Null).unwrap();
+    };
+    saved("blocks.1.ln2.hook_normalized");
+    let read = |model: &circuitscope::model::Model| {
+        open(dir.path()).check(&model.config).map(|(input, _)| input.to_string()).map_err(|e| e.to_string())
+    };
+    let told = |change: &dyn Fn(&mut serde_json::Value)| {
+        let path = dir.path().join("cfg.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut config["metadata"]);
+        write(&path, config.to_string().as_bytes());
+    };
+    let (quotient, whole) = ("blocks.1.ln2.hook_normalized", "blocks.1.mlp.hook_in");
+    // What is written here says that the weight is not in it.
+    assert_eq!(read(&gpt2).unwrap(), quotient);
+    told(&|m| m["model_from_pretrained_kwargs"] = serde_json::json!({"center_writing_weights": false}));
+    assert_eq!(read(&gpt2).unwrap(), whole);
+    assert_eq!(read(&llama).unwrap(), quotient, "RMSNorm's weight stands behind the hook");
+    told(&|m| m["model_from_pretrained_kwargs"] = serde_json::json!({"fold_ln": true}));
+    assert_eq!(read(&gpt2).unwrap(), quotient);
+    // Of before it was said: everything was folded, but by this program nothing was there to be.
+    told(&|m| _ = m.as_object_mut().unwrap().remove("model_from_pretrained_kwargs"));
+    assert_eq!(read(&gpt2).unwrap(), quotient);
+    told(&|m| _ = m.as_object_mut().unwrap().remove("generator"));
+    assert_eq!(read(&gpt2).unwrap(), whole);
+    told(&|m| m["sae_lens_version"] = "3.12.0".into());
+    assert_eq!(read(&gpt2).unwrap(), quotient);
+    // Of the norm before attention there is no site with its weight.
+    saved("blocks.1.ln1.hook_normalized");
+    told(&|m| m["model_from_pretrained_kwargs"] = serde_json::json!({}));
+    let error = read(&gpt2).unwrap_err();
+    assert!(error.contains("LayerNorm's weight and bias"), "{error}");
+}

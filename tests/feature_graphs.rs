@@ -571,6 +571,119 @@ fn the_command_line_gives_the_same() {
     assert!(warned(&doc), "{}", doc["warnings"]);
 }
 
+/// What the check of a set says stands in every document that comes from it, and in the graph's file; that file can be
+/// grouped by what features read and write, and audited between pinned nodes.
+#[test]
+fn the_check_of_a_set_stands_beside_what_comes_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let graph = path("g.json");
+    let base = ["-m", "text", "-p", "I am sure that she must", "--dictionary", "text-transcoders"];
+    let checked = |doc: &Value| {
+        let all = doc["dictionaries"].as_array().unwrap_or_else(|| panic!("{doc}"));
+        assert_eq!(all.len(), 3);
+        assert!(all.iter().all(|d| d["explained_variance"].as_f64().unwrap() > 0.8 && d["l0"].is_number()), "{all:?}");
+    };
+    let whole = ["--node-threshold", "1", "--edge-threshold", "1"];
+    let traced = common::json(&[&["trace"], &base[..], &["--max-logits", "2", "-o", &graph]].concat());
+    checked(&traced);
+    let told = read(Path::new(&graph));
+    checked(&told["metadata"]["info"]);
+    checked(&common::json(&[&["why"], &base[..], &["--head", "1.0"]].concat()));
+
+    // Two features with one flag; a value below 0 is no option.
+    let features: Vec<&Value> =
+        traced["nodes"].as_array().unwrap().iter().filter(|n| n["feature"].is_number()).collect();
+    let change = |n: &Value, value: &str| format!("{}:{}:{}={value}", n["layer"], n["pos"], n["feature"]);
+    let (a, b) = (change(features[0], "-1"), change(features[1], "-0.5x"));
+    let doc = common::json(&[&["features", "intervene"], &base[..], &["--set", &a, &b, "--top", "3"]].concat());
+    checked(&doc);
+    assert_eq!(doc["set"].as_array().unwrap().len(), 2);
+    let apart =
+        common::json(&[&["features", "intervene"], &base[..], &["--set", &a, "--set", &b, "--top", "3"]].concat());
+    assert_eq!(doc["logits_after"], apart["logits_after"]);
+
+    // Of a pruned file predictions leave out what was pruned away, and it is said.
+    fn audit<'a>(file: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["graph", "audit", file, "-m", "text"], more].concat()
+    }
+    let doc = common::json(&audit(&graph, &["--links", "4"]));
+    checked(&doc);
+    let said = |doc: &Value| doc["warnings"].to_string().contains("was pruned to 0.8");
+    assert!(said(&doc) && doc["predicted_along"] == "the links of the file", "{}", doc["warnings"]);
+    let all = path("all.json");
+    common::json(&[&["trace"], &base[..], &["--max-logits", "2", "-o", &all], &whole].concat());
+    let doc = common::json(&audit(&all, &["--links", "4"]));
+    assert!(!said(&doc), "{}", doc["warnings"]);
+
+    // Links between pinned nodes alone; with none pinned it is a mistake.
+    let none = common::sentence(&audit(&graph, &["--pinned"]), 2);
+    assert!(none.contains("pin the nodes of a path"), "{none}");
+    let link = |l: &&Value| {
+        let is_feature = |id: &Value| features.iter().any(|f| f["id"] == *id);
+        is_feature(&l["source"]) && is_feature(&l["target"])
+    };
+    let link = told["links"].as_array().unwrap().iter().find(link).unwrap();
+    let mut pinned = told.clone();
+    pinned["qParams"]["pinnedIds"] = serde_json::json!([link["source"], link["target"]]);
+    let file = path("pinned.json");
+    std::fs::write(&file, pinned.to_string()).unwrap();
+    let doc = common::json(&audit(&file, &["--pinned"]));
+    let links = doc["links"].as_array().unwrap();
+    assert_eq!(links.len(), 1, "{links:?}");
+    assert_eq!((&links[0]["source"], &links[0]["target"]), (&link["source"], &link["target"]));
+
+    // Groups compare what features read and write, of the set that the file names.
+    let group = |file: &str, more: &[&str]| common::json(&[&["graph", "group", file, "--groups", "4"], more].concat());
+    assert_eq!(group(&graph, &[])["dictionary"], "text-transcoders");
+    let mut lost = told.clone();
+    lost["metadata"]["info"]["dictionary"] = path("nowhere").into();
+    std::fs::write(&file, lost.to_string()).unwrap();
+    let alone = group(&file, &[]);
+    assert!(
+        alone["dictionary"].is_null() && alone["warnings"].to_string().contains("--dictionary"),
+        "{}",
+        alone["warnings"]
+    );
+    let by_set = group(&file, &["--dictionary", "text-transcoders"]);
+    assert_eq!(by_set["groups"], group(&graph, &[])["groups"]);
+    assert_ne!(by_set["groups"], alone["groups"]);
+    let wrong = common::sentence(&["graph", "group", &graph, "--dictionary", &path("nowhere")], 1);
+    assert!(wrong.contains("nowhere"), "{wrong}");
+}
+
+/// A prompt as long as a model takes it: the links of the best features are still what really happens.
+#[test]
+fn five_hundred_tokens_are_traced() {
+    let dir = tempfile::tempdir().unwrap();
+    let llama = fixture("families/llama");
+    for entry in std::fs::read_dir(&llama).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let config = dir.path().join("config.json");
+    let told = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 512");
+    std::fs::write(&config, told).unwrap();
+    let model: Arc<Model> = Model::open(dir.path().to_str().unwrap()).unwrap().into();
+    let ids: Vec<u32> = (0..512u32).map(|i| if i == 0 { 1 } else { 3 + i.wrapping_mul(2_654_435_761) % 250 }).collect();
+    let quiet = Progress::new();
+    let trace = Trace::run(&model, ids, &quiet).unwrap();
+    let folder = fixture("feature-graphs/llama-plt-relu/transcoders");
+    let set = DictionarySet::open(folder.to_str().unwrap(), &quiet).unwrap();
+    let settings = Settings { most: Some(96), round: 64, ..Settings::default() };
+    let target = Target::Top { most: 2, share: 0.99 };
+    let found = trace_features(&trace, &set, 511, &target, &settings, &quiet).unwrap();
+    assert_eq!(found.selected.len(), 96);
+    assert!(found.features.len() > 5_000 && found.limited.is_some());
+    let stage = Stage::of(&trace, &set, 1, &quiet).unwrap();
+    let explained = |node: usize| Ok(found.direction(node));
+    let checked = audit(&found.graph, &trace, &stage, 4, |_, _| true, explained, &quiet).unwrap();
+    assert_eq!(checked.links.len(), 4);
+    assert!(checked.worst_direct < 1e-3, "{}", checked.worst_direct);
+}
+
 /// SmolLM2 with thirty transcoders of 1,024 features: 70 MB, which lie in no repository. `CIRCUITSCOPE_REAL_GRAPH` names the
 /// folder with `transcoders` and `ioi-full/summary.json`.
 #[test]

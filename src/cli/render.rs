@@ -17,6 +17,8 @@ use crate::app::view::Workspace;
 use crate::app::{App, view};
 use crate::engine::SiteKind;
 use crate::error::{Error, Result};
+use crate::features::dictionary::formats;
+use crate::features::dictionary::store::path_of;
 use crate::features::direction::Method;
 use crate::features::direction::concept::Pool;
 use crate::features::direction::search::{DirectionSearch, Examples};
@@ -256,20 +258,34 @@ fn graph(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
             app.state.apply(ModelAction::OpenMlp(mlp_id(&model.config, *layer, *pos)), 0.0);
         }
     }
+    let set = args.dictionary.as_ref().filter(|d| is_set(d));
+    if let Some(spec) = set {
+        app.state.apply(ModelAction::GraphSet(Some(spec.clone())), 0.0);
+    }
     if let Some(path) = &args.graph {
         app.state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
     }
     if args.view == "window"
-        && (args.graph.is_some() || args.thresholds.is_some() || args.attention.is_some() || !args.open_mlp.is_empty())
+        && (args.graph.is_some()
+            || set.is_some()
+            || args.thresholds.is_some()
+            || args.attention.is_some()
+            || !args.open_mlp.is_empty())
     {
         app.layout.show("graph");
     }
 }
 
+/// Whether a name or path holds a dictionary for each of several layers.
+fn is_set(spec: &str) -> bool {
+    path_of(spec).is_ok_and(|path| formats::is_set(&path))
+}
+
 /// Opens the dictionary, scans the text and finds the directions that the views of features show.
 fn features(args: &Arguments, app: &mut App) {
     let queue = &mut app.state.features.queue;
-    if let Some(d) = &args.dictionary {
+    // A set is what the graph is traced to.
+    if let Some(d) = args.dictionary.as_ref().filter(|d| !is_set(d)) {
         queue.push_back(FeatureAction::Open(d.clone()));
     }
     if let Some(n) = args.scan {

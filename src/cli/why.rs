@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
+use super::features::check_set;
 use super::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::analysis::component::Component;
 use crate::analysis::why_head::{Share, why_head};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::features::trust::check_set;
+use crate::graph::features::first_token_warning;
 use crate::graph::features::why::{Looks, Pair, Source, looks};
 
 #[derive(clap::Args, Debug)]
@@ -88,8 +89,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let trace = Trace::run(&job.model, ids, &job.progress)?;
     let why = why_head(&trace, layer, head, args.pos.unwrap_or(trace.len() - 1), args.key, &job.progress)?;
     let set = args.dictionary.as_ref().map(|spec| DictionarySet::open(spec, &job.progress)).transpose()?;
-    if let Some(set) = set.as_ref().filter(|_| job.model.tokenizer.is_some()) {
-        check_set(&job.model, set, &job.progress)?.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
+    let checked = set.as_ref().map(|set| check_set(&job.model, set, &job.progress)).transpose()?;
+    if let Some(said) = set.as_ref().and_then(|_| first_token_warning(&job.model, &trace.ids)) {
+        warn(&said);
     }
     let looks = set
         .as_ref()
@@ -100,7 +102,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             |shares: &[Share]| -> Vec<_> { shares.iter().map(|s| json!({"name": name(s), "value": s.1})).collect() };
         let features = looks.as_ref().map(|l| features(l, args.top));
         json!({
-            "features": features,
+            "features": features, "dictionary": args.dictionary, "dictionaries": checked,
             "head": format!("a{layer}.h{head}"), "query": why.query, "key": why.key, "attention": why.attention,
             "advantage": why.advantage, "by_position": why.by_position, "by_query": list(&why.by_query), "by_key": list(&why.by_key), "by_value": list(&why.by_value),
             "pattern": why.pattern, "frozen": ["norm scales"],

@@ -431,16 +431,18 @@ pub fn reconstruction(
 }
 
 /// How well a set reconstructs each layer's output in one row of tokens, over all positions but the first: cross-layer
-/// features count at every layer that they write.
+/// features count at every layer that they write. `each` takes what is found layer by layer; no layer's dictionary is held
+/// while the next is read.
 ///
 /// # Errors
 /// A set that does not fit the model, and forward passes.
-pub fn set_reconstruction(
+pub fn set_reconstruction<T>(
     model: &Model,
     set: &DictionarySet,
     ids: &[u32],
     progress: &Progress,
-) -> Result<Vec<(Arc<Dictionary>, Reconstruction)>> {
+    mut each: impl FnMut(&Arc<Dictionary>, Reconstruction) -> Result<T>,
+) -> Result<Vec<T>> {
     use SiteKind::{Ln2Normalized, MlpOut, MlpResult, ResidMid, ResidPre};
     let c = &model.config;
     set.check(c)?;
@@ -484,7 +486,7 @@ pub fn set_reconstruction(
                 sums.add(y, r, acts.starts[i + 1] - acts.starts[i]);
             }
         })?;
-        out.push((dictionary, sums.reconstruction()));
+        out.push(each(&dictionary, sums.reconstruction())?);
     }
     Ok(out)
 }
@@ -503,5 +505,19 @@ mod tests {
         assert_eq!((r.l0, r.explained_variance, r.mse), (3.0, 0.75, 0.25));
         // cos((−1,2),(−1,1)) = 3/√10.
         assert!((r.cosine - (1.0 + 3.0 / 10f32.sqrt()) / 2.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn one_layer_of_a_large_set_is_held_at_a_time() {
+        let model = Model::open("text").unwrap();
+        let set = DictionarySet::open("text-transcoders", &Progress::new()).unwrap().as_large();
+        let mut last: std::sync::Weak<Dictionary> = std::sync::Weak::new();
+        let each = |dictionary: &Arc<Dictionary>, found: Reconstruction| {
+            assert!(last.upgrade().is_none(), "the layer before {} is still held", dictionary.name);
+            last = Arc::downgrade(dictionary);
+            Ok(found.positions)
+        };
+        let ids: Vec<u32> = (5..25).collect();
+        assert_eq!(set_reconstruction(&model, &set, &ids, &Progress::new(), each).unwrap(), [19; 3]);
     }
 }

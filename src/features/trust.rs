@@ -143,8 +143,7 @@ pub fn check_all(model: &Model, spec: &str, progress: &Progress) -> Result<Vec<C
 pub fn check_set(model: &Model, set: &DictionarySet, progress: &Progress) -> Result<Vec<Checked>> {
     let bos = set.layer(0, &model.config, progress)?.0.wants_bos(model);
     let ids = ordinary(model, bos)?;
-    let found = set_reconstruction(model, set, &ids, progress)?;
-    found.into_iter().map(|(dictionary, found)| checked(model, &dictionary, found, true)).collect()
+    set_reconstruction(model, set, &ids, progress, |dictionary, found| checked(model, dictionary, found, true))
 }
 
 /// Asks what was checked of a dictionary that is open.

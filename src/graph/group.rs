@@ -75,8 +75,40 @@ pub fn write_supernodes(file: &mut GraphFile, groups: &[Group]) {
     }
 }
 
+/// How active features are, by a feature's name: a node's id without its position.
+#[derive(Clone, Debug, Default)]
+pub struct Activity(HashMap<String, Vec<(usize, f32)>>);
+
+impl Activity {
+    /// Of (feature's name, position, activation).
+    pub fn new(all: impl IntoIterator<Item = (String, usize, f32)>) -> Self {
+        let mut by_name: HashMap<String, Vec<(usize, f32)>> = HashMap::new();
+        for (name, pos, activation) in all {
+            by_name.entry(name).or_default().push((pos, activation));
+        }
+        Self(by_name.into_iter().map(|(name, at)| (name, profile(at))).collect())
+    }
+
+    /// As far as a graph's nodes say.
+    pub fn of(graph: &Graph) -> Self {
+        let active = graph.nodes.iter().filter(|n| n.kind == NodeKind::Component);
+        Self::new(active.filter_map(|n| Some((name(&n.id)?.to_owned(), n.pos, n.activation? as f32))))
+    }
+
+    /// The cosine of two nodes' activations over the positions: 1 where they are active together, 0 where never.
+    fn together(&self, a: &Node, b: &Node) -> f32 {
+        let of = |n: &Node| name(&n.id).and_then(|name| self.0.get(name));
+        of(a).zip(of(b)).map_or(0.0, |(a, b)| cosine(a, b))
+    }
+}
+
+/// A feature's name, which its nodes at all positions share.
+fn name(id: &str) -> Option<&str> {
+    id.rsplit_once('_').map(|(feature, _)| feature)
+}
+
 /// Puts the features of a graph into at most `most` groups, or as few as links without a circle allow; `begun` are groups
-/// that stay together. `alike` compares two nodes beyond what the graph says, from −1 to 1.
+/// that stay together. `alike` compares what two nodes read and write, from −1 to 1.
 ///
 /// # Errors
 /// More features than can be compared, groups whose links run in a circle, or [`Error::Cancelled`].
@@ -84,6 +116,7 @@ pub fn group(
     graph: &Graph,
     begun: &[Group],
     most: usize,
+    activity: &Activity,
     alike: Option<&dyn Fn(usize, usize) -> f32>,
     progress: &Progress,
 ) -> Result<Grouped> {
@@ -96,7 +129,7 @@ pub fn group(
     }
     let influence = Influence::of(graph);
     let before = Scores::of(graph, &influence);
-    let mut clusters = Clusters::new(graph, &features, begun, &influence, alike);
+    let mut clusters = Clusters::new(graph, &features, begun, (&influence, activity), alike);
     progress.expect(clusters.members.len().saturating_sub(most) as u64);
     while clusters.members.len() - clusters.gone > most.max(1) {
         progress.check()?;
@@ -188,7 +221,7 @@ impl Clusters {
         graph: &Graph,
         features: &[usize],
         begun: &[Group],
-        influence: &Influence,
+        (influence, activity): (&Influence, &Activity),
         more: Option<&dyn Fn(usize, usize) -> f32>,
     ) -> Self {
         // What feeds a node as shares of its input, what it feeds by how much flows there.
@@ -201,15 +234,14 @@ impl Clusters {
         }
         let (fed, feeds): (Vec<_>, Vec<_>) =
             (fed.into_iter().map(profile).collect(), feeds.into_iter().map(profile).collect());
-        let number = |i: usize| graph.nodes[i].id.rsplit_once('_').map(|(feature, _)| feature);
         let similar = |a: usize, b: usize| -> f32 {
             let (x, y) = (&graph.nodes[a], &graph.nodes[b]);
             let near = |d: f32, scale: f32| (-d / scale).exp();
             let place = 0.5 * near((x.pos as f32 - y.pos as f32).abs(), 2.0)
                 + 0.5 * near((x.layer - y.layer).abs() as f32, 4.0);
-            let same = f32::from(u8::from(number(a) == number(b) || (!x.label.is_empty() && x.label == y.label)));
+            let same = f32::from(u8::from(name(&x.id) == name(&y.id) || (!x.label.is_empty() && x.label == y.label)));
             let links = 0.5 * (cosine(&fed[a], &fed[b]) + cosine(&feeds[a], &feeds[b]));
-            let known = 0.5 * links + 0.3 * place + 0.2 * same;
+            let known = 0.4 * links + 0.2 * activity.together(x, y) + 0.25 * place + 0.15 * same;
             more.map_or(known, |more| 0.6 * known + 0.4 * more(a, b))
         };
         let mut members: Vec<Vec<usize>> = begun.iter().map(|g| g.nodes.clone()).collect();
@@ -338,7 +370,7 @@ mod tests {
     #[test]
     fn what_is_fed_alike_comes_together() {
         let g = pairs();
-        let found = group(&g, &[], 3, None, &Progress::new()).unwrap();
+        let found = group(&g, &[], 3, &Activity::of(&g), None, &Progress::new()).unwrap();
         let sets: Vec<&[usize]> = found.groups.iter().map(|g| &g.nodes[..]).collect();
         assert!(sets.contains(&&[0, 1][..]), "{sets:?}");
         // A chain of two: nothing is lost of the influence, and the scores stay.
@@ -347,9 +379,47 @@ mod tests {
     }
 
     #[test]
+    fn what_is_active_together_comes_together() {
+        use NodeKind::{Component, Logit, Token};
+        // Four features at one place, fed and feeding alike, so that nothing tells them apart but when they are active.
+        let links = [(4, 0), (4, 1), (4, 2), (4, 3), (0, 5), (1, 5), (2, 5), (3, 5)].map(|(s, t)| (s, t, 1.0));
+        let mut g = graph(&[Component, Component, Component, Component, Token, Logit], &[1.0], &links).unwrap();
+        for (i, node) in g.nodes.iter_mut().enumerate() {
+            (node.id, node.activation) = (format!("0_{i}_0"), Some(1.0));
+        }
+        // 0 and 2 at the first two positions, 1 and 3 at the first and the third.
+        let at = |f: usize, pos: usize, a: f32| (format!("0_{f}"), pos, a);
+        let active = [
+            at(0, 0, 1.0),
+            at(0, 1, 3.0),
+            at(2, 0, 1.0),
+            at(2, 1, 3.0),
+            at(1, 0, 1.0),
+            at(1, 2, 3.0),
+            at(3, 0, 2.0),
+            at(3, 2, 6.0),
+        ];
+        let activity = Activity::new(active);
+        let together = |a: usize, b: usize| activity.together(&g.nodes[a], &g.nodes[b]);
+        // (1·1) / (√10 · √10), and twice the same is the same.
+        assert!((together(0, 1) - 0.1).abs() < 1e-6 && (together(1, 3) - 1.0).abs() < 1e-6);
+        let found = group(&g, &[], 2, &activity, None, &Progress::new()).unwrap();
+        let mut sets: Vec<Vec<usize>> = found.groups.iter().map(|g| g.nodes.clone()).collect();
+        sets.sort();
+        assert_eq!(sets, [vec![0, 2], vec![1, 3]]);
+        // Of a file's nodes the same is read as far as they are there.
+        let mut file = g.clone();
+        let mut more = g.nodes[1].clone();
+        (more.id, more.pos, more.activation) = ("0_1_2".to_owned(), 2, Some(2.0));
+        file.nodes.push(more);
+        let of_file = Activity::of(&file);
+        assert!((of_file.together(&g.nodes[0], &g.nodes[1]) - 1.0 / 5f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
     fn groups_that_were_begun_stay_together() {
         let begun = [Group { label: "mine".to_owned(), nodes: vec![0, 2] }];
-        let found = group(&pairs(), &begun, 2, None, &Progress::new()).unwrap();
+        let found = group(&pairs(), &begun, 2, &Activity::default(), None, &Progress::new()).unwrap();
         let mine = found.groups.iter().find(|g| g.label == "mine").unwrap();
         assert!(mine.nodes.contains(&0) && mine.nodes.contains(&2));
         assert_eq!(found.groups.iter().map(|g| g.nodes.len()).sum::<usize>(), 4);
@@ -362,7 +432,7 @@ mod tests {
         let links = [(3, 0, 1.0), (3, 2, 1.0), (0, 1, 1.0), (1, 2, 1.0), (2, 4, 1.0), (0, 4, 1.0)];
         let g = graph(&[Component, Component, Component, Token, Logit], &[1.0], &links).unwrap();
         let alike = |a: usize, b: usize| if (a, b) == (0, 2) || (a, b) == (2, 0) { 1.0 } else { -1.0 };
-        let found = group(&g, &[], 2, Some(&alike), &Progress::new()).unwrap();
+        let found = group(&g, &[], 2, &Activity::default(), Some(&alike), &Progress::new()).unwrap();
         assert_eq!(found.groups.len(), 2);
         assert!(!found.groups.iter().any(|g| g.nodes == [0, 2]));
         assert!(merged(&g, &[Group { label: String::new(), nodes: vec![0, 2] }]).is_err());

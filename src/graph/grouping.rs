@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::group::{Group, group, merged};
+use super::group::{Activity, Group, group, merged};
 use super::influence::Scores;
 use super::layout::{Drawing, Origin, Shown};
 use super::marks::Marks;
 use super::{Influence, NodeKind};
 use crate::error::{Error, Result};
+use crate::features::DictionarySet;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -28,15 +29,18 @@ fn of_drawing(drawing: &Drawing, groups: &[Named]) -> Vec<Group> {
     groups.iter().filter_map(group).collect()
 }
 
-/// How alike what two features read and write is: the mean of the cosines of their encoder and decoder rows, by node.
-fn cosines(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<HashMap<(usize, usize), f32>> {
-    let Origin::Features { trace, found, set } = &shown.source else { return Ok(HashMap::new()) };
-    let config = &trace.model.config;
+/// How alike what two nodes read and write is, from −1 to 1.
+pub type Alike = HashMap<(usize, usize), f32>;
+
+/// How alike what features read and write is: the mean of the cosines of their encoder and decoder rows. `features` are
+/// nodes, each with its feature's layer and number; the set's layers are read one after the other.
+///
+/// # Errors
+/// A layer or feature that the set does not have, or [`Error::Cancelled`].
+pub fn cosines(set: &DictionarySet, features: &[(usize, (usize, u32))], progress: &Progress) -> Result<Alike> {
     let mut by_layer: BTreeMap<usize, Vec<(usize, u32)>> = BTreeMap::new();
-    for (i, node) in drawing.graph.nodes.iter().enumerate().filter(|(_, n)| n.kind == NodeKind::Component) {
-        if let Some(f) = found.by_id(&node.id).and_then(|n| found.feature(n)) {
-            by_layer.entry(f.layer).or_default().push((i, f.feature));
-        }
+    for (node, (layer, feature)) in features {
+        by_layer.entry(*layer).or_default().push((*node, *feature));
     }
     let unit = |mut row: Vec<f32>| {
         let length = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
@@ -46,7 +50,7 @@ fn cosines(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<Hash
     let mut rows: Vec<(usize, [Vec<f32>; 2])> = Vec::new();
     for (layer, features) in by_layer {
         progress.check()?;
-        let (dictionary, ..) = set.layer(layer, config, progress)?;
+        let dictionary = set.read(layer, progress)?;
         for (node, feature) in features {
             let (reads, writes) =
                 (dictionary.reader(feature as usize)?, dictionary.summed_direction(feature as usize)?);
@@ -56,6 +60,7 @@ fn cosines(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<Hash
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
     let mut all = HashMap::new();
     for (i, (a, x)) in rows.iter().enumerate() {
+        progress.check()?;
         for (b, y) in &rows[..i] {
             let mean = 0.5 * (dot(&x[0], &y[0]) + dot(&x[1], &y[1]));
             all.insert((*a, *b), mean);
@@ -63,6 +68,19 @@ fn cosines(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<Hash
         }
     }
     Ok(all)
+}
+
+/// What is known of a drawn graph's features beyond it: when they are active, and how alike they are.
+fn known(shown: &Shown, drawing: &Drawing, progress: &Progress) -> Result<(Activity, Alike)> {
+    let Origin::Features { found, set, .. } = &shown.source else {
+        return Ok((Activity::of(&shown.graph), Alike::new()));
+    };
+    // All active ones, not only those that are nodes.
+    let activity = found.features.iter().map(|f| (format!("{}_{}", f.layer, f.feature), f.pos, f.activation));
+    let nodes = drawing.graph.nodes.iter().enumerate().filter(|(_, n)| n.kind == NodeKind::Component);
+    let feature = |id: &str| found.by_id(id).and_then(|n| found.feature(n)).map(|f| (f.layer, f.feature));
+    let features: Vec<_> = nodes.filter_map(|(i, n)| Some((i, feature(&n.id)?))).collect();
+    Ok((Activity::new(activity), cosines(set, &features, progress)?))
 }
 
 /// Groups that were found, with what the groups that were begun have beyond the drawing: that they stay together.
@@ -106,11 +124,11 @@ impl Question for GroupsOf {
                 "nothing stands between tokens and logits that could be grouped; keep more nodes",
             ));
         }
-        let known = cosines(&self.shown, &self.drawing, progress)?;
+        let (activity, known) = known(&self.shown, &self.drawing, progress)?;
         let alike = |a: usize, b: usize| known.get(&(a, b)).copied().unwrap_or(0.0);
         let alike: Option<&dyn Fn(usize, usize) -> f32> = if known.is_empty() { None } else { Some(&alike) };
         let begun = of_drawing(&self.drawing, &self.begun);
-        let found = group(graph, &begun, self.most, alike, progress)?;
+        let found = group(graph, &begun, self.most, &activity, alike, progress)?;
         let id = |i: &usize| graph.nodes[*i].id.clone();
         let mut named: Vec<Named> = Vec::new();
         // A feature by itself is a node as it is.

@@ -472,8 +472,17 @@ impl Question for AuditOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Audit)) -> Result<Audit> {
-        let Origin::Features { trace, found, set } = &self.shown.source else {
-            return Err(Error::request("links between features are put to the test; this graph is on components"));
+        let (trace, found, set) = match &self.shown.source {
+            Origin::Features { trace, found, set } => (trace, found, set),
+            Origin::Traced { .. } => {
+                return Err(Error::request("links between features are put to the test; this graph is on components"));
+            }
+            Origin::File(_) => {
+                return Err(Error::request(
+                    "a graph of a file comes without the run and the set that its links are tested in; trace it here, or use \
+                     `circuitscope graph audit`",
+                ));
+            }
         };
         let stage = Stage::of(trace, set, found.silent, progress)?;
         // Links that are drawn are tested, but predictions go along all paths of the whole graph.

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::check_set;
 use crate::cli::output::quoted;
 use crate::cli::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::features::trust::check_set;
+use crate::graph::features::first_token_warning;
 use crate::graph::features::intervene::{Change, Changed, Stage};
 use crate::model::safetensors_file::pack;
 
@@ -35,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     dictionary: String,
     /// A feature at a position and its value: a number, or 2x and -1x for so many times its activation; repeatable
-    #[arg(long, value_name = "LAYER:POS:FEATURE=VALUE", required = true, allow_hyphen_values = true)]
+    #[arg(long, value_name = "LAYER:POS:FEATURE=VALUE", required = true, num_args = 1..)]
     set: Vec<Change>,
     /// What is held still
     #[arg(long, value_enum, default_value_t)]
@@ -108,9 +109,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
         return Err(Error::request("--layers belongs to --mode part; leave one of them out, or give both"));
     }
     let tokens = args.tokens.iter().map(|t| crate::cli::trace::token_or_id(model, t)).collect::<Result<Vec<u32>>>()?;
-    if model.tokenizer.is_some() {
-        check_set(model, &set, progress)?.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
-    }
+    let checked = check_set(model, &set, progress)?;
+    first_token_warning(model, &ids).iter().for_each(|w| warn(w));
     let trace = Trace::run(model, ids, progress)?;
     let stage = Stage::of(&trace, &set, args.silent, progress)?;
     for change in args.set.iter().filter(|c| c.pos < args.silent) {
@@ -122,7 +122,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let before: Vec<f32> = network.unembed(&trace.normalized(last)?)?.flatten_all()?.to_vec1()?;
     let after = changed.logits(last)?;
     if let Some(path) = &args.output {
-        save(path, &trace, &set, &changed)?;
+        save(path, &trace, &stage, &changed)?;
     }
     let features = moved(&changed);
     let (p_before, p_after) = (softmax(&before), softmax(&after));
@@ -154,7 +154,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
             )
             .collect();
         json!({
-            "set": set, "mode": hold.name(), "frozen": hold.frozen(), "silent_positions": args.silent,
+            "dictionary": args.dictionary, "dictionaries": checked, "set": set, "mode": hold.name(), "frozen": hold.frozen(), "silent_positions": args.silent,
             "logits_before": document(&before, &p_before), "logits_after": document(&after, &p_after),
             "activations": moved, "activations_changed": features.len(),
         })
@@ -195,14 +195,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
 }
 
 /// Writes the changed run's logits and activations in full.
-fn save(path: &std::path::Path, trace: &Trace, set: &DictionarySet, changed: &Changed) -> Result<()> {
+fn save(path: &std::path::Path, trace: &Trace, stage: &Stage<'_>, changed: &Changed) -> Result<()> {
     let c = &trace.model.config;
-    let widest = (0..c.n_layers)
-        .map(|l| Ok(set.layer(l, c, &crate::progress::Progress::new())?.0.d_sae))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .max()
-        .unwrap_or(0);
+    let widest = stage.widest();
     let bytes = 4 * trace.len() * (c.n_layers * widest + c.d_vocab);
     if bytes > 8 << 30 {
         return Err(Error::request(format!(

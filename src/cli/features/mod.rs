@@ -9,7 +9,7 @@ use crate::cli::output::warn;
 use crate::cli::submit::{Amount, Work};
 use crate::error::Result;
 use crate::features::rows::Cut;
-use crate::features::{Dictionary, Place, trust};
+use crate::features::{Dictionary, DictionarySet, Place, trust};
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -82,6 +82,17 @@ pub fn check(model: &Model, dictionary: &Dictionary) {
         Ok(found) => found.warnings.iter().for_each(|w| warn(w)),
         Err(e) => warn(&format!("The dictionary {} could not be checked: {e}.", dictionary.path.display())),
     }
+}
+
+/// What the checks of a set's layers say on ordinary text; what speaks against them is kept as warnings. Nothing without a
+/// tokenizer.
+///
+/// # Errors
+/// A set that does not fit the model.
+pub fn check_set(model: &Model, set: &DictionarySet, progress: &Progress) -> Result<Vec<trust::Checked>> {
+    let checked = if model.tokenizer.is_some() { trust::check_set(model, set, progress)? } else { Vec::new() };
+    checked.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
+    Ok(checked)
 }
 
 /// The options that choose the text.

@@ -8,14 +8,14 @@ use serde_json::json;
 use super::{TextArgs, encode::about, gigabytes, shown};
 use crate::analysis::plan::OverText;
 use crate::cli::submit::{Training, Work, WorkKind};
-use crate::cli::{Job, ModelArgs, Part, emit, emit_json, note, progress};
+use crate::cli::{Job, ModelArgs, Part, emit, emit_json, note, progress, warn};
 use crate::error::{Error, Result};
 use crate::features::Place;
 use crate::features::dictionary::formats::saelens;
 use crate::features::train::activations::Keep;
 use crate::features::train::elsewhere::Captured;
 use crate::features::train::recipe::Recipe;
-use crate::features::train::set::{Layers, Source, harvest_set, train_set};
+use crate::features::train::set::{Layers, Source, Trained, harvest_set, places, train_set};
 use crate::features::train::{Method, Point, Settings};
 use crate::files::Claim;
 
@@ -29,8 +29,11 @@ pub struct Arguments {
     #[arg(long, value_name = "SITE", required_unless_present = "layers")]
     site: Option<String>,
     /// Train a set of transcoders, one for each of these layers' MLPs, in circuit-tracer's format: all, 3, or 0-5
-    #[arg(long, value_name = "all|0-5", conflicts_with_all = ["site", "target", "keep"])]
+    #[arg(long, value_name = "all|0-5", conflicts_with_all = ["site", "target"])]
     layers: Option<Layers>,
+    /// How it is written (default: saelens; circuit-tracer with --layers). In SAELens' format --layers takes one layer
+    #[arg(long, value_enum)]
+    format: Option<Written>,
     /// Site that a transcoder learns to write; without it a sparse autoencoder is trained
     #[arg(long, value_name = "SITE")]
     target: Option<String>,
@@ -96,7 +99,8 @@ pub struct Arguments {
     /// `run --capture` and a merged harvest are, or a folder of SAELens' cached activations. A set's model is named by -m
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "context", "tokens", "bos", "keep"])]
     activations: Option<PathBuf>,
-    /// Keep the harvested activations in this folder; a later training takes them from there
+    /// Keep the harvested activations in this folder; a later training takes them from there, and a set's harvest that was
+    /// stopped goes on
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Gigabytes of activations kept in memory; more go to a temporary file
@@ -104,8 +108,17 @@ pub struct Arguments {
     memory: f64,
     /// Only harvest shard I of N of what a set (--layers) is trained on into the file --output, counted from 0; put all of
     /// them together with `merge`, and train on that with --activations
-    #[arg(long, value_name = "I/N", requires = "layers", conflicts_with = "activations")]
+    #[arg(long, value_name = "I/N", requires = "layers", conflicts_with_all = ["activations", "keep", "format"])]
     shard: Option<Part>,
+}
+
+/// The format of what is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Written {
+    /// A folder for one dictionary
+    Saelens,
+    /// A folder with a transcoder for each layer
+    CircuitTracer,
 }
 
 impl Arguments {
@@ -155,12 +168,37 @@ fn settings(args: &Arguments) -> Result<Settings> {
     Ok(s)
 }
 
+/// The layers of a set; nothing where one dictionary is trained.
+///
+/// # Errors
+/// A format that does not hold what is trained.
+fn set_of(args: &Arguments) -> Result<Option<Layers>> {
+    match (args.layers, args.format) {
+        (None, Some(Written::CircuitTracer)) => {
+            Err(Error::request("circuit-tracer's format holds sets of transcoders; name their layers with --layers"))
+        }
+        (Some(Layers::Range(from, to)), Some(Written::Saelens)) if from == to => Ok(None),
+        (Some(layers), Some(Written::Saelens)) => Err(Error::request(format!(
+            "SAELens' format holds one dictionary in a folder, not --layers {layers}; name one layer, or leave out --format"
+        ))),
+        (layers, _) => Ok(layers),
+    }
+}
+
 /// Reads the whole recipe from the options.
 fn recipe(args: &Arguments) -> Result<Recipe> {
-    Ok(Recipe {
+    let (site, target) = match args.layers {
         // A set has sites of its own.
-        site: Place::parse(args.site.as_deref().unwrap_or("blocks.0.mlp.hook_in"))?,
-        target: args.target.as_deref().map(Place::parse).transpose()?,
+        Some(Layers::Range(layer, _)) => places(layer).map(|[site, target]| (site, Some(target)))?,
+        Some(Layers::All) => (Place::mlp_input(0), None),
+        None => {
+            let site = args.site.as_deref().ok_or_else(|| Error::request("name what is taken apart with --site"))?;
+            (Place::parse(site)?, args.target.as_deref().map(Place::parse).transpose()?)
+        }
+    };
+    Ok(Recipe {
+        site,
+        target,
         text: args.text.text.clone(),
         context: args.text.context,
         tokens: args.text.tokens,
@@ -174,10 +212,10 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let recipe = recipe(args)?;
     recipe.settings.check()?;
     let folder = &args.output;
-    match (args.layers, args.shard, &args.activations) {
+    match (args.layers, args.shard, set_of(args)?) {
         (Some(layers), Some(shard), _) => return harvest(args, &recipe, layers, shard.begin(Some(&args.output))?),
-        (Some(layers), None, _) => return execute_set(args, &recipe, layers),
-        (None, ..) => {}
+        (_, None, Some(layers)) => return execute_set(args, &recipe, layers),
+        _ => {}
     }
     if folder.join(saelens::CONFIG).is_file() {
         return Err(Error::request(format!(
@@ -278,6 +316,24 @@ fn harvest(args: &Arguments, recipe: &Recipe, layers: Layers, shard: (usize, usi
     job.finish(None, json, text)
 }
 
+/// Where the harvest of some layers is kept in a folder.
+fn kept(folder: &Path, layers: Layers) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    Ok(folder.join(format!("harvest-{layers}.safetensors")))
+}
+
+/// What a set of some of a model's layers cannot be used for, in a sentence.
+fn gap(layers: &[Trained], n_layers: Option<usize>) -> Option<String> {
+    let whole = layers.iter().enumerate().all(|(i, l)| l.layer == i) && n_layers.is_none_or(|n| n == layers.len());
+    let (first, last) = (layers.first()?.layer, layers.last()?.layer);
+    let told = if first == last { format!("layer {first} alone") } else { format!("layers {first} to {last} alone") };
+    (!whole).then(|| {
+        format!(
+            "The set has {told}: circuit-tracer, like graphs on features here, needs every layer from 0 to the last."
+        )
+    })
+}
+
 /// Trains a set.
 fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> {
     let folder = &args.output;
@@ -293,7 +349,11 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
     let job = if args.activations.is_none() { Some(Job::begin(&args.model, "training")?) } else { None };
     let (found, name, load_seconds) = match (&job, &args.activations) {
         (Some(job), _) => {
-            let source = Source::Text(&job.model, gigabytes(args.memory));
+            let kept = args.keep.as_deref().map(|folder| kept(folder, layers)).transpose()?;
+            let source = match &kept {
+                Some(path) => Source::Kept(&job.model, path),
+                None => Source::Text(&job.model, gigabytes(args.memory)),
+            };
             let found = train_set(&source, recipe, layers, folder, &job.progress, &mut say)?;
             (found, job.model.config.name.clone(), job.model.load_seconds)
         }
@@ -308,6 +368,9 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
             (train_set(&Source::File(&file, &name), recipe, layers, folder, &progress, &mut say)?, name, load_seconds)
         }
     };
+    if let Some(said) = gap(&found.layers, job.as_ref().map(|j| j.model.config.n_layers)) {
+        warn(&said);
+    }
     let (harvested, trained) = (found.harvested.as_secs_f64(), found.trained.as_secs_f64());
     let fields = json!({
         "output": shown(folder), "settings": recipe.settings, "positions": found.positions, "layers": found.layers,

@@ -1,17 +1,20 @@
 //! `graph audit`: what a graph predicts beside what really happens.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::open;
+use crate::cli::features::check_set;
 use crate::cli::{Job, ModelArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::features::trust::check_set;
 use crate::graph::features::audit::{Audited, LINKS, audit, column, ids_of};
 use crate::graph::features::intervene::Stage;
+use crate::graph::file::GraphFile;
+use crate::graph::marks::Marks;
 
 #[derive(clap::Args, Debug)]
 pub struct AuditArgs {
@@ -26,6 +29,9 @@ pub struct AuditArgs {
     /// Links that are put to the test, the strongest first
     #[arg(long, default_value_t = LINKS, value_name = "N")]
     links: usize,
+    /// Only links between nodes that are pinned in the file
+    #[arg(long)]
+    pinned: bool,
     /// First positions whose features are left alone (default: those of the graph, else 1)
     #[arg(long, value_name = "N")]
     silent: Option<usize>,
@@ -44,6 +50,37 @@ fn same_model(a: &str, b: &str) -> bool {
     a == b || a.starts_with(&b) || b.starts_with(&a)
 }
 
+/// The nodes that are pinned in a file, two or more.
+fn pinned(file: &GraphFile, path: &Path) -> Result<BTreeSet<String>> {
+    let marked = Marks::of(file).marked();
+    if marked.is_empty() {
+        return Err(Error::request(format!(
+            "{} has no two nodes that are pinned by themselves, outside of supernodes; pin the nodes of a path in the \
+             window and save the graph, or leave out --pinned",
+            path.display()
+        )));
+    }
+    Ok(marked)
+}
+
+/// What a pruned file leaves out of the predictions, in a sentence.
+fn along(file: &GraphFile) -> Option<String> {
+    let metadata = file.document.get("metadata")?;
+    let settings = metadata.get("pruning_settings").unwrap_or(metadata);
+    let share = |name: &str| settings.get(name).and_then(Value::as_f64);
+    let (nodes, links) = (share("node_threshold"), share("edge_threshold"));
+    [nodes, links].into_iter().flatten().any(|s| s < 1.0).then(|| {
+        let told = |s: Option<f64>| s.map_or("an unknown share".to_owned(), |s| s.to_string());
+        format!(
+            "The file was pruned to {} of the nodes' influence and {} of the links' scores: what is predicted goes along the \
+             links that it has, and leaves out paths that were pruned away; trace with --node-threshold 1 and \
+             --edge-threshold 1 for all.",
+            told(nodes),
+            told(links)
+        )
+    })
+}
+
 pub fn execute(args: &AuditArgs) -> Result<()> {
     let mut file = open(&args.input)?;
     let metadata = file.document.get("metadata");
@@ -58,6 +95,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
             args.input.display()
         ))
     })?;
+    let pinned = if args.pinned { pinned(&file, &args.input)? } else { BTreeSet::new() };
     let job = Job::begin(&args.model, "auditing")?;
     let (model, progress) = (&job.model, &job.progress);
     if let Some(of) = of.filter(|of| !same_model(of, &model.config.name)) {
@@ -68,14 +106,14 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     }
     let ids = ids_of(&file.graph)?;
     let set = DictionarySet::open(&spec, progress)?;
-    if model.tokenizer.is_some() {
-        check_set(model, &set, progress)?.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
-    }
+    let checked = check_set(model, &set, progress)?;
     let trace = Trace::run(model, ids, progress)?;
     let stage = Stage::of(&trace, &set, silent, progress)?;
     let found = {
         let explained = |node: usize| column(&trace, &file.graph.nodes[node]);
-        audit(&file.graph, &trace, &stage, args.links, |_, _| true, explained, progress)?
+        let ids = file.graph.own_ids();
+        let counts = |node: usize| !args.pinned || pinned.contains(ids[node].as_ref());
+        audit(&file.graph, &trace, &stage, args.links, |s, t| counts(s) && counts(t), explained, progress)?
     };
     job.stop();
     if found.unread > 0 {
@@ -85,10 +123,16 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
             found.unread
         ));
     }
+    let along = along(&file);
+    if let Some(said) = &along {
+        warn(said);
+    }
     if let Some(path) = &args.output {
         let metadata = file.document.entry("metadata").or_insert_with(|| json!({}));
         if let Value::Object(metadata) = metadata {
-            metadata.insert("audit".to_owned(), json!(found));
+            let mut audit = json!(found);
+            audit["predicted_along"] = json!("the links of this file");
+            metadata.insert("audit".to_owned(), audit);
         }
         file.save(path)?;
     }
@@ -97,7 +141,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     worst.sort_by(|a, b| (b.predicted - b.held).abs().total_cmp(&(a.predicted - a.held).abs()));
     let json = || {
         json!({
-            "dictionary": spec, "links": found.links, "links_tested": found.links.len(), "links_from_features": found.all, "links_unread": found.unread,
+            "dictionary": spec, "dictionaries": checked, "pinned": args.pinned, "predicted_along": "the links of the file", "links": found.links, "links_tested": found.links.len(), "links_from_features": found.all, "links_unread": found.unread,
             "fails": fails, "correlation_held": found.correlation_held, "correlation_free": found.correlation_free,
             "worst_direct": found.worst_direct,
             "worst": worst.iter().take(args.top).map(|l| json!({"source": l.source, "target": l.target})).collect::<Vec<_>>(),
@@ -121,7 +165,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
         let known = |r: Option<f64>| r.map_or("cannot be said".to_owned(), |r| format!("{r:.3}"));
         format!(
             "{}\n\n{} of {} links from features were tested, the worst are listed; {fails} fail; correlation of what the graph \
-             predicts and what happens {} with attention held still, {} freely; {:.2} s",
+             predicts along its own links and what happens {} with attention held still, {} freely; {:.2} s",
             table(&["source", "target", "weight", "predicted", "held", "free", ""], &rows),
             found.links.len(),
             found.all,

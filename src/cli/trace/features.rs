@@ -6,18 +6,18 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{Arguments, links};
+use crate::cli::features::check_set;
 use crate::cli::{Job, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::features::direction::Concept;
 use crate::features::train::activations::Table;
-use crate::features::trust::{Checked, check_set};
+use crate::features::trust::Checked;
 use crate::files::write_atomic;
 use crate::graph::NodeKind;
-use crate::graph::features::{FeatureGraph, Settings, Target, trace_features};
+use crate::graph::features::{FeatureGraph, Settings, Target, first_token_warning, trace_features};
 use crate::graph::prune::prune;
-use crate::model::tokenizer::Tokenizer;
 
 /// The options of a graph on features.
 #[derive(clap::Args, Debug)]
@@ -65,11 +65,6 @@ fn direction(path: &Path) -> Result<Target> {
     Ok(Target::Direction { label: concept.title(layer), direction: concept.at(layer)?.vector.clone() })
 }
 
-/// Says what the checks of a set's layers found, once for a whole set where every layer has it.
-fn say(checked: &[Checked]) {
-    checked.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
-}
-
 pub fn execute(
     args: &Arguments,
     job: &Job,
@@ -87,21 +82,18 @@ pub fn execute(
         (None, _, Some(_)) => return Err(Error::request("--against compares with one --target; name one")),
         (None, all, None) => Target::Tokens(all.to_vec()),
     };
-    let checked = if model.tokenizer.is_some() { check_set(model, &set, progress)? } else { Vec::new() };
-    say(&checked);
-    if let Some(bos) = model.tokenizer.as_ref().and_then(Tokenizer::bos_token).filter(|bos| ids.first() != Some(bos)) {
-        warn(&format!(
-            "The prompt does not begin with {:?}, and the features of its first token are left out; --bos puts it first.",
-            model.token_text(bos)
-        ));
-    }
+    let checked = check_set(model, &set, progress)?;
+    first_token_warning(model, &ids).iter().for_each(|w| warn(w));
     let trace = Trace::run(model, ids, progress)?;
     let settings = Settings { most: own.max_features, round: own.round, silent: own.silent };
     let found = trace_features(&trace, &set, pos, &target, &settings, progress)?;
     let pruning = Instant::now();
     let thresholds = (args.node_threshold, args.edge_threshold);
     let kept = prune(&found.graph, &found.influence, thresholds.0, thresholds.1)?;
-    let file = found.file(&trace, &set, &kept, thresholds)?;
+    let mut file = found.file(&trace, &set, &kept, thresholds)?;
+    if let Some(Value::Object(info)) = file.document.get_mut("metadata").and_then(|m| m.get_mut("info")) {
+        info.insert("dictionaries".to_owned(), json!(checked));
+    }
     let prune_seconds = pruning.elapsed().as_secs_f64();
     if let Some(path) = &args.output {
         file.save(path)?;

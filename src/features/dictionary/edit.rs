@@ -193,6 +193,13 @@ impl FeatureEdit {
                     0.0
                 }
             }
+            Activation::Jump { threshold } => {
+                if pre > threshold[self.feature] {
+                    pre
+                } else {
+                    0.0
+                }
+            }
             Activation::Gated { r_mag, b_mag } => {
                 if pre > 0.0 {
                     (product * r_mag[self.feature].exp() + b_mag[self.feature]).max(0.0)

@@ -30,6 +30,9 @@ pub enum Activation {
     Relu,
     /// pre where it exceeds the feature's threshold, and is positive; else 0 [Rajamanoharan et al. 2024b].
     JumpRelu { threshold: Vec<f32> },
+    /// pre where it exceeds the feature's threshold, negative ones too, else 0 [circuit-tracer]: another function only where
+    /// a threshold lies below 0.
+    Jump { threshold: Vec<f32> },
     /// The k largest of a position, of those the positive ones [Gao et al. 2024].
     TopK { k: usize },
     /// The k largest of a position as they are, negative ones too [circuit-tracer].
@@ -47,6 +50,7 @@ impl Activation {
         match self {
             Self::Relu => "standard",
             Self::JumpRelu { .. } => "jumprelu",
+            Self::Jump { .. } => "jump",
             Self::TopK { .. } => "topk",
             Self::Largest { .. } => "largest",
             Self::Gated { .. } => "gated",
@@ -236,7 +240,9 @@ impl Dictionary {
     /// One sentence with both shapes, or both names of sites.
     pub fn check(&self, model: &ModelConfig) -> Result<(Place, Place)> {
         let (input, output) = self.places()?;
-        let input = self.read_place(input, model);
+        let input = self.read_place(input, model)?;
+        // An autoencoder writes where it reads.
+        let output = if self.transcoder { output } else { input };
         for (place, width, what) in [(input, self.d_in, "reads"), (output, self.d_out, "writes")] {
             place.check(model)?;
             let site = place.width(model);
@@ -262,18 +268,34 @@ impl Dictionary {
     }
 
     /// Where it reads in a model: some names mean another place in some families.
-    fn read_place(&self, input: Place, model: &ModelConfig) -> Place {
+    ///
+    /// # Errors
+    /// A place that is no site here.
+    fn read_place(&self, input: Place, model: &ModelConfig) -> Result<Place> {
         let layer = input.layer();
-        let is_norm = input.site.kind == SiteKind::Ln2Normalized;
-        // circuit-tracer's models have LayerNorm's weight and bias inside the norm's output.
-        if is_norm && !input.mlp_input && self.format == formats::circuit_tracer::NAME && model.centres() {
-            return Place::mlp_input(layer);
+        // TransformerLens has LayerNorm's weight and bias inside `hook_normalized`, unless they were folded into what
+        // reads it; RMSNorm's weight stands behind it.
+        let whole = self.format == formats::circuit_tracer::NAME
+            || self.format == formats::saelens::NAME && formats::saelens::has_whole_norms(&self.config);
+        if whole && model.centres() && !input.mlp_input {
+            match input.site.kind {
+                SiteKind::Ln2Normalized => return Ok(Place::mlp_input(layer)),
+                SiteKind::Ln1Normalized => {
+                    return Err(Error::request(format!(
+                        "the dictionary {} reads {input} with LayerNorm's weight and bias, which is no site of {}; use one that \
+                         was trained with `fold_ln`, or at another site",
+                        self.path.display(),
+                        model.name
+                    )));
+                }
+                _ => {}
+            }
         }
         // No norm stands before the MLP.
         if input.mlp_input && !input.site.kind.exists(model) && SiteKind::ResidMid.exists(model) {
-            return Site::new(SiteKind::ResidMid, layer).into();
+            return Ok(Site::new(SiteKind::ResidMid, layer).into());
         }
-        input
+        Ok(input)
     }
 
     /// Every place that it writes: its own, then those of later layers.
@@ -299,7 +321,7 @@ impl Dictionary {
             ("b_dec", vec![self.b_dec.len()], vec![self.d_out]),
         ];
         let more = match &self.activation {
-            Activation::JumpRelu { threshold } => vec![("threshold", threshold.len())],
+            Activation::JumpRelu { threshold } | Activation::Jump { threshold } => vec![("threshold", threshold.len())],
             Activation::Gated { r_mag, b_mag } => vec![("r_mag", r_mag.len()), ("b_mag", b_mag.len())],
             Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => Vec::new(),
         };
@@ -322,7 +344,7 @@ impl Dictionary {
             return Err(malformed(format!("b_dec [{}] cannot be subtracted from inputs [{}]", self.d_out, self.d_in)));
         }
         let vectors: Vec<(&str, &[f32])> = match &self.activation {
-            Activation::JumpRelu { threshold } => vec![("threshold", threshold)],
+            Activation::JumpRelu { threshold } | Activation::Jump { threshold } => vec![("threshold", threshold)],
             Activation::Gated { r_mag, b_mag } => vec![("r_mag", r_mag), ("b_mag", b_mag)],
             Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => Vec::new(),
         };

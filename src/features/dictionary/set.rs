@@ -68,6 +68,9 @@ impl DictionarySet {
                 .into_iter()
                 .map(|file| {
                     progress.check()?;
+                    if let Some(layer) = formats::layer_of(&file) {
+                        return Ok(Member { layer, file, dictionary: OnceLock::new() });
+                    }
                     let dictionary = Arc::new(super::store::open(&file.to_string_lossy(), progress)?);
                     let layer = dictionary.places()?.0.layer();
                     // A large one was read for its place alone, and is read again when it is its layer's turn.
@@ -99,6 +102,12 @@ impl DictionarySet {
         }
         set.keep = keep || described && fits(&mut set.members.iter().map(|m| m.file.as_path()));
         Ok(set)
+    }
+
+    /// The same as if it were too large to be kept.
+    #[cfg(test)]
+    pub fn as_large(self) -> Self {
+        Self { keep: false, ..self }
     }
 
     pub fn len(&self) -> usize {
@@ -166,7 +175,11 @@ impl DictionarySet {
         Ok((dictionary, input, output))
     }
 
-    fn read(&self, layer: usize, progress: &Progress) -> Result<Arc<Dictionary>> {
+    /// A layer's dictionary as its file says, whatever model it is for.
+    ///
+    /// # Errors
+    /// A layer that is not there or cannot be read.
+    pub fn read(&self, layer: usize, progress: &Progress) -> Result<Arc<Dictionary>> {
         let member = self.members.iter().find(|m| m.layer == layer).ok_or_else(|| {
             Error::request(format!("the set {} has no dictionary of layer {layer}", self.path.display()))
         })?;

@@ -189,8 +189,12 @@ impl Dictionary {
         let bias = &self.b_enc[from..from + width];
         let scale = |i: usize| norms.map_or(1.0, |n| n[from + i]);
         let mut at = vec![0u32; width + AHEAD];
+        let least = match &self.activation {
+            Activation::Jump { threshold } => threshold[from..from + width].iter().copied().fold(0.0, f32::min),
+            _ => 0.0,
+        };
         for row in pre.chunks_exact(width) {
-            let count = above(row, bias, 0.0, &mut at);
+            let count = above(row, bias, least, &mut at);
             let at = at[..count].iter().map(|i| *i as usize);
             let mut put = |values: &mut dyn Iterator<Item = (usize, f32)>| {
                 for (i, v) in values {
@@ -203,7 +207,7 @@ impl Dictionary {
                     active.features.extend(at.clone().map(|i| (from + i) as u32));
                     active.values.extend(at.map(|i| (row[i] + bias[i]) * scale(i)));
                 }
-                Activation::JumpRelu { threshold } => {
+                Activation::JumpRelu { threshold } | Activation::Jump { threshold } => {
                     let pre = at.map(|i| (i, row[i] + bias[i]));
                     put(&mut pre.filter(|(i, v)| *v > threshold[from + i]).map(|(i, v)| (i, v * scale(i))));
                 }
@@ -388,8 +392,11 @@ mod tests {
             let norms: Vec<f32> = values(d_sae).into_iter().map(|v| v + 1.0).collect();
             let norms = rescale.then_some(&norms[..]);
             let tensor = |v: &[f32], shape: (usize, usize)| Tensor::from_slice(v, shape, &Device::Cpu).unwrap();
-            for activation in [Activation::TopK { k }, Activation::Relu] {
+            let threshold: Vec<f32> = (0..d_sae).map(|j| [-0.3, -0.05, 0.2][j % 3]).collect();
+            let jump = Activation::Jump { threshold: threshold.clone() };
+            for activation in [Activation::TopK { k }, Activation::Relu, jump] {
                 let is_top = matches!(activation, Activation::TopK { .. });
+                let jumps = matches!(activation, Activation::Jump { .. });
                 let d = Dictionary {
                     name: String::new(),
                     path: Default::default(),
@@ -419,10 +426,12 @@ mod tests {
                 for r in 0..n {
                     let pre = |j: usize| {
                         let sum: f32 = (0..d_in).map(|i| x[r * d_in + i] * w[i * d_sae + j]).sum();
-                        (sum + b_enc[j]) * norms.map_or(1.0, |n| n[j])
+                        sum + b_enc[j]
                     };
+                    let is_active = |j: usize| pre(j) > if jumps { threshold[j] } else { 0.0 };
+                    let pre = |j: usize| if is_active(j) { pre(j) * norms.map_or(1.0, |n| n[j]) } else { 0.0 };
                     let mut want: Vec<(u32, f32)> = (0..d_sae as u32).map(|j| (j, pre(j as usize))).collect();
-                    want.retain(|(_, v)| *v > 0.0);
+                    want.retain(|(_, v)| *v != 0.0);
                     if is_top {
                         want.sort_by(|a, b| b.1.total_cmp(&a.1));
                         want.truncate(k);
@@ -432,7 +441,7 @@ mod tests {
                     assert_eq!(got.len(), want.len(), "{d_sae} {r}");
                     // Two features may be equal but for rounding.
                     let sum = |l: &[(u32, f32)]| l.iter().map(|l| l.1).sum::<f32>();
-                    assert!((sum(&got) - sum(&want)).abs() < 1e-3 * sum(&want).max(1.0), "{d_sae} {r}");
+                    assert!((sum(&got) - sum(&want)).abs() < 1e-3 * sum(&want).abs().max(1.0), "{d_sae} {r}");
                     let same = got.iter().zip(&want).filter(|(a, b)| a.0 == b.0).count();
                     assert!(same + 2 >= want.len(), "{d_sae} {r}: {same} of {}", want.len());
                 }

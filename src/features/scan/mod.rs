@@ -104,7 +104,7 @@ impl Subject {
                 }
                 match &d.activation {
                     Activation::Relu => {}
-                    Activation::JumpRelu { threshold } => values(threshold),
+                    Activation::JumpRelu { threshold } | Activation::Jump { threshold } => values(threshold),
                     Activation::TopK { k } | Activation::Largest { k } => values(&[*k as f32]),
                     Activation::Gated { r_mag, b_mag } => {
                         values(r_mag);
@@ -299,8 +299,8 @@ struct Scan<'a> {
     place: Place,
     file: Option<&'a Path>,
     index: Index,
-    /// Whose features it is correlated with.
-    others: Option<Arc<Dictionary>>,
+    /// Whose features it is correlated with, and what they read.
+    others: Option<(Arc<Dictionary>, Place)>,
     /// Correlations are summed up at the beginning of the text; a scan that goes on has them already.
     features: Option<Pairs>,
     neurons: Option<Pairs>,
@@ -312,10 +312,11 @@ struct Scan<'a> {
 impl<'a> Scan<'a> {
     fn begin(plan: &'a Plan<'a>, subject: &'a Subject, about: About, file: Option<&'a Path>) -> Result<Self> {
         let model = plan.model;
-        if let Subject::Features(d) = subject {
-            d.check(&model.config)?;
-        }
-        let place = subject.place()?;
+        let place = match subject {
+            // What its file calls a site can be another in this model.
+            Subject::Features(d) => d.check(&model.config)?.0,
+            other => other.place()?,
+        };
         place.check(&model.config)?;
         let count = subject.count(model);
         let mut index = Index { about, entries: vec![Entry::default(); count] };
@@ -339,15 +340,13 @@ impl<'a> Scan<'a> {
             Subject::Features(d) => Some(d.clone()),
             _ => plan.companion.clone(),
         };
-        if let Some(d) = &others {
-            d.check(&model.config)?;
-        }
+        let others = others.map(|d| d.check(&model.config).map(|(input, _)| (d, input))).transpose()?;
         let room = ROOM / (2 * plan.subjects.len().max(1));
         let pairs = |ours: usize, others: usize, dense| {
             if sums_up { Pairs::new(ours, others, dense, room) } else { None }
         };
         Ok(Self {
-            features: others.as_ref().and_then(|d| match subject {
+            features: others.as_ref().and_then(|(d, _)| match subject {
                 // Many neurons are active where few features are: a row a feature, of all neurons.
                 Subject::Neurons(_) => pairs(d.d_sae, count, true),
                 _ => pairs(count, d.d_sae, false),
@@ -372,7 +371,7 @@ impl<'a> Scan<'a> {
     fn places(&self) -> Vec<Place> {
         let mut all = vec![self.place];
         all.extend(self.neurons.is_some().then(|| self.neurons_place()));
-        all.extend(self.others.iter().filter(|_| self.features.is_some()).filter_map(|d| d.input));
+        all.extend(self.others.iter().filter(|_| self.features.is_some()).map(|(_, input)| *input));
         all
     }
 
@@ -407,12 +406,9 @@ impl<'a> Scan<'a> {
     ) -> Result<()> {
         let first = |r: &usize| !r.is_multiple_of(some.len);
         let post = self.neurons_place();
-        if let (Some(pairs), Some(d)) = (&mut self.features, &self.others) {
+        if let (Some(pairs), Some((d, input))) = (&mut self.features, &self.others) {
             let own = matches!(self.subject, Subject::Features(_));
-            let theirs = match d.input {
-                Some(place) if !own => Some(d.encode(held(values, place)?, progress)?),
-                _ => None,
-            };
+            let theirs = if own { None } else { Some(d.encode(held(values, *input)?, progress)?) };
             let of_neurons = matches!(self.subject, Subject::Neurons(_));
             if let (true, Some(theirs)) = (of_neurons, &theirs) {
                 let width = self.index.entries.len();

@@ -74,7 +74,11 @@ impl Layers {
 /// The hooks of a layer's transcoder: the MLP's input and what the MLP gives.
 pub const HOOKS: [&str; 2] = ["mlp.hook_in", "mlp.hook_out"];
 
-fn places(layer: usize) -> Result<[Place; 2]> {
+/// What a layer's transcoder reads and writes.
+///
+/// # Errors
+/// Never for a layer.
+pub fn places(layer: usize) -> Result<[Place; 2]> {
     let place = |hook: &str| Place::parse(&format!("blocks.{layer}.{hook}"));
     Ok([place(HOOKS[0])?, place(HOOKS[1])?])
 }
@@ -100,6 +104,8 @@ pub struct TrainedSet {
 pub enum Source<'a> {
     /// From the recipe's text, in one pass. Up to so many bytes of them lie in memory, more in a temporary file.
     Text(&'a Model, usize),
+    /// The same, kept in a harvest's file, which is gone on with, and taken as it is where it is whole.
+    Kept(&'a Model, &'a Path),
     /// From a file, and the name of the model whose they are.
     File(&'a Captured, &'a str),
 }
@@ -108,7 +114,7 @@ impl Source<'_> {
     /// The layers that are meant.
     fn layers(&self, layers: Layers) -> Result<Vec<usize>> {
         let file = match self {
-            Self::Text(model, _) => return layers.of(model.config.n_layers),
+            Self::Text(model, _) | Self::Kept(model, _) => return layers.of(model.config.n_layers),
             Self::File(file, _) => file,
         };
         let there = file.places();
@@ -134,14 +140,14 @@ impl Source<'_> {
     /// What tells the model's weights from others: a hash of them, or for activations that do not say it their file.
     fn fingerprint(&self) -> Result<String> {
         Ok(match self {
-            Self::Text(model, _) => format!("{:016x}", model.fingerprint()?),
+            Self::Text(model, _) | Self::Kept(model, _) => format!("{:016x}", model.fingerprint()?),
             Self::File(file, _) => file.model_hash.clone().unwrap_or_else(|| file.path().display().to_string()),
         })
     }
 
     fn model_name(&self) -> &str {
         match self {
-            Self::Text(model, _) => &model.config.name,
+            Self::Text(model, _) | Self::Kept(model, _) => &model.config.name,
             Self::File(_, name) => name,
         }
     }
@@ -226,11 +232,11 @@ pub fn train_set(
     progress: &Progress,
     report: &mut dyn FnMut(usize, Point),
 ) -> Result<TrainedSet> {
-    let layers = source.layers(layers)?;
+    let asked = source.layers(layers)?;
     let of = |layer: usize| -> Result<Recipe> {
         let own = recipe_of(recipe, layer)?;
         match source {
-            Source::Text(model, _) => own.check(&model.config)?,
+            Source::Text(model, _) | Source::Kept(model, _) => own.check(&model.config)?,
             Source::File(..) => own.check_format()?,
         }
         Ok(own)
@@ -238,7 +244,7 @@ pub fn train_set(
     let fingerprint = source.fingerprint()?;
     let mut missing = Vec::new();
     let mut done = Vec::new();
-    for layer in layers {
+    for layer in asked {
         let (own, path) = (of(layer)?, circuit_tracer::layer_file(folder, layer));
         if path.is_file() {
             same_training(&path, &about(&own, source.model_name(), &fingerprint)?)?;
@@ -256,6 +262,11 @@ pub fn train_set(
                 let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
                 let (skip_first, keep) = (!recipe.include_first, Keep::Not(*memory));
                 Harvest { model, rows: &rows, places: &all, skip_first, keep }.run(progress)?
+            }
+            Source::Kept(model, path) => {
+                harvest_set(model, recipe, layers, (0, 1), path, progress)?;
+                let file = Captured::open(path)?;
+                all.iter().map(|p| file.table(*p, !recipe.include_first)).collect::<Result<_>>()?
             }
             Source::File(file, _) => {
                 all.iter().map(|p| file.table(*p, !recipe.include_first)).collect::<Result<_>>()?
@@ -297,7 +308,7 @@ pub fn train_set(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::train::harvest_file;
+    use crate::features::train::{Method, Settings, harvest_file};
 
     #[test]
     fn layers_are_named() {
@@ -311,11 +322,8 @@ mod tests {
         assert_eq!("1-3".parse::<Layers>().unwrap().to_string(), "1-3");
     }
 
-    #[test]
-    fn a_set_is_trained_and_goes_on_where_it_was_stopped() {
-        use crate::features::train::{Method, Settings};
-        let model = Model::open("text").unwrap();
-        let recipe = Recipe {
+    fn recipe() -> Recipe {
+        Recipe {
             site: places(0).unwrap()[0],
             target: None,
             text: vec!["prose".to_owned()],
@@ -331,7 +339,13 @@ mod tests {
                 batch: 64,
                 ..Settings::default()
             },
-        };
+        }
+    }
+
+    #[test]
+    fn a_set_is_trained_and_goes_on_where_it_was_stopped() {
+        let model = Model::open("text").unwrap();
+        let recipe = recipe();
         let dir = tempfile::tempdir().unwrap();
         let train = |folder: &Path, progress: &Progress| {
             train_set(&Source::Text(&model, 1 << 30), &recipe, Layers::All, folder, progress, &mut |_, _| {})
@@ -389,5 +403,44 @@ mod tests {
         assert!(refused(&recipe).contains("other weights (another)"), "{}", refused(&recipe));
         circuit_tracer::save(&layer, &again, 0, &[]).unwrap();
         assert!(refused(&recipe).contains("does not say how it was trained"), "{}", refused(&recipe));
+    }
+
+    /// A harvest that is kept is begun, stopped, gone on with, and taken as it is by another training.
+    #[test]
+    fn a_kept_harvest_goes_on() {
+        let (model, recipe, dir) = (Model::open("text").unwrap(), recipe(), tempfile::tempdir().unwrap());
+        let n = model.config.n_layers;
+        let source = Source::Text(&model, 1 << 30);
+        train_set(&source, &recipe, Layers::All, &dir.path().join("whole"), &Progress::new(), &mut |_, _| {}).unwrap();
+        let (kept, from_kept) = (dir.path().join("kept.safetensors"), dir.path().join("from-kept"));
+        let stopped = Progress::new();
+        let begun = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while stopped.counts().0 < 600 {
+                    std::thread::yield_now();
+                }
+                stopped.cancel();
+            });
+            train_set(&Source::Kept(&model, &kept), &recipe, Layers::All, &from_kept, &stopped, &mut |_, _| {})
+        });
+        assert!(matches!(begun, Err(Error::Cancelled)));
+        let about_kept = harvest_file::about(&kept).unwrap();
+        assert!(about_kept.done > 0, "{about_kept:?}");
+        let progress = Progress::new();
+        let source = Source::Kept(&model, &kept);
+        train_set(&source, &recipe, Layers::All, &from_kept, &progress, &mut |_, _| {}).unwrap();
+        for layer in 0..n {
+            let read = |folder: &Path| crate::files::read(&circuit_tracer::layer_file(folder, layer), 1 << 30).unwrap();
+            assert_eq!(read(&from_kept), read(&dir.path().join("whole")), "layer {layer}");
+        }
+        let written = || std::fs::metadata(&kept).unwrap().len();
+        let (size, other) =
+            (written(), Recipe { settings: Settings { k: 3, ..recipe.settings.clone() }, ..recipe.clone() });
+        train_set(&source, &other, Layers::All, &dir.path().join("k3"), &Progress::new(), &mut |_, _| {}).unwrap();
+        assert_eq!(written(), size);
+        let longer = Recipe { tokens: Some(2000), ..recipe.clone() };
+        let refused_text =
+            train_set(&source, &longer, Layers::All, &dir.path().join("longer"), &Progress::new(), &mut |_, _| {});
+        assert!(refused_text.err().is_some_and(|e| e.to_string().contains("kept.safetensors")));
     }
 }

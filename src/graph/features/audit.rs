@@ -2,8 +2,8 @@
 //!
 //! Each source is ablated, once with attention held still and once freely. What the graph predicts of a target is the
 //! sum over all its paths from the source: a link's weight times the share by which its source has changed, where features
-//! between answer as they do in the linear model. Links fail that predict another sign, or more than twice or less than
-//! half of what happens.
+//! between answer as they do in the linear model. A link fails where the target answers with another sign, or with more
+//! than twice or less than half of what is predicted, patterns held.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,8 +49,8 @@ pub struct Audit {
     pub unread: usize,
 }
 
-/// A node of a graph as a feature: (layer, feature), at its position.
-fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
+/// A node of a graph as a feature: its layer, position and number.
+pub fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
     let n = &graph.nodes[node];
     if n.kind != NodeKind::Component {
         return None;
@@ -128,12 +128,12 @@ pub fn audit(
     let mut found: Vec<Option<Audited>> = vec![None; links.len()];
     for (source, own) in by_source {
         let Some((layer, pos, feature)) = feature_of(graph, source) else { continue };
-        let (change, quiet) = (Change { layer, pos, feature, amount: Amount::To(0.0) }, Progress::new());
+        let (change, part) = (Change { layer, pos, feature, amount: Amount::To(0.0) }, progress.part());
         let runs = [Hold::Direct, Hold::Attention, Hold::Free]
             .iter()
             .map(|mode| {
                 progress.step(1)?;
-                stage.run(&[change], mode, true, &quiet)
+                stage.run(&[change], mode, true, &part)
             })
             .collect::<Result<Vec<_>>>()?;
         let told = predicted(graph, &[(source, -1.0)]);
@@ -142,14 +142,14 @@ pub fn audit(
             let measured = runs
                 .iter()
                 .map(|run| match (feature_of(graph, target), directions.get(&target)) {
-                    (Some((l, p, f)), _) => stage.difference(run, l, p, f),
+                    (Some((l, p, f)), _) => stage.difference(run, l, p, f, &part),
                     (None, Some(direction)) => logit_difference(trace, run, graph.nodes[target].pos, direction),
                     (None, None) => Ok(f32::NAN),
                 })
                 .collect::<Result<Vec<f32>>>()?;
             let [direct, held, free] = measured[..] else { continue };
             let p = told[target];
-            let fails = !(held / p > 0.5 && held / p < 2.0);
+            let fails = fails(p, held, weight);
             let (source, target) = (graph.nodes[source].id.clone(), graph.nodes[target].id.clone());
             found[i] = Some(Audited { source, target, weight, predicted: p, held, free, direct, fails });
         }
@@ -165,6 +165,16 @@ pub fn audit(
         all,
         unread,
     })
+}
+
+/// Whether what happens is not what was predicted: another sign, no more than half or no less than twice as much. Where the
+/// paths cancel, so that nothing is predicted, no more than half the link's own weight may happen.
+fn fails(predicted: f32, held: f32, weight: f32) -> bool {
+    if predicted == 0.0 {
+        return held.is_nan() || held.abs() > 0.5 * weight.abs();
+    }
+    let ratio = held / predicted;
+    !(ratio > 0.5 && ratio < 2.0)
 }
 
 /// What the graph predicts for every node when some are changed, each by a share of its activation: −1 takes it away.
@@ -221,6 +231,24 @@ mod tests {
         assert_eq!(predicted(&g, &[(0, -1.0)]), [0.0, -2.0, 0.5]);
         // Doubled while c1 is held where it is: its own link alone.
         assert_eq!(predicted(&g, &[(0, 1.0), (1, 0.0)]), [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn links_fail_beyond_half_and_twice() {
+        for (predicted, held, weight, expected) in [
+            (-2.0, -1.5, 2.0, false),
+            (-2.0, -3.9, 2.0, false),
+            (-2.0, -1.0, 2.0, true),
+            (-2.0, -4.0, 2.0, true),
+            (-2.0, 2.0, 2.0, true),
+            (-2.0, f32::NAN, 2.0, true),
+            // Paths that cancel predict nothing, and nothing much happens.
+            (0.0, 0.0, 2.0, false),
+            (0.0, -0.9, 2.0, false),
+            (0.0, 1.1, 2.0, true),
+        ] {
+            assert_eq!(fails(predicted, held, weight), expected, "{predicted} {held} {weight}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Features are given other values, and the model goes on: freely, with attention held still, or with everything held
 //! still but the direct effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::engine::forward::Prepared;
 use crate::engine::{Hold, Hooks, NoHooks, Site, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::features::{Dictionary, DictionarySet, Place, Sparse};
+use crate::memory::available;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -88,7 +89,10 @@ impl Changed {
 
 /// One layer's transcoder at work.
 struct Acting {
-    dictionary: Arc<Dictionary>,
+    /// Where all layers fit into memory; else it is read again when it is its turn.
+    held: Option<Arc<Dictionary>>,
+    /// Features that it has.
+    features: usize,
     input: Place,
     output: Place,
     /// What it reads in the unchanged run, [pos, d_in].
@@ -101,6 +105,7 @@ type Writes = BTreeMap<usize, Vec<(usize, Vec<f32>)>>;
 /// The layers of a set, made ready to be changed many times.
 pub struct Stage<'a> {
     trace: &'a Trace,
+    set: &'a DictionarySet,
     linear: Linear<'a>,
     layers: Vec<Acting>,
     before: Vec<Sparse>,
@@ -108,24 +113,45 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
+    /// Layers stay in memory as long as they take no more than half of what is free.
+    ///
     /// # Errors
     /// An edited run, or a set that does not fit the model.
-    pub fn of(trace: &'a Trace, set: &DictionarySet, silent: usize, progress: &Progress) -> Result<Self> {
+    pub fn of(trace: &'a Trace, set: &'a DictionarySet, silent: usize, progress: &Progress) -> Result<Self> {
+        Self::within(available().map_or(u64::MAX, |free| free / 2), trace, set, silent, progress)
+    }
+
+    /// `room` is the number of bytes that layers may take together.
+    fn within(room: u64, trace: &'a Trace, set: &'a DictionarySet, silent: usize, progress: &Progress) -> Result<Self> {
         if !trace.edits().is_empty() {
             return Err(Error::request("features are changed in a run without edits; switch them off"));
         }
         let linear = Linear::of(trace, trace.len())?;
         let c = &trace.model.config;
         set.check(c)?;
-        let (mut layers, mut before) = (Vec::new(), Vec::new());
+        let (mut layers, mut before, mut taken) = (Vec::new(), Vec::new(), 0);
         for layer in 0..c.n_layers {
             progress.check()?;
             let (dictionary, input, output) = set.layer(layer, c, progress)?;
             let x = values(&linear, input)?;
             before.push(without_first(dictionary.encode(&x, progress)?, silent));
-            layers.push(Acting { dictionary, input, output, x });
+            taken += 4 * (dictionary.w_enc.elem_count() + dictionary.w_dec.elem_count()) as u64;
+            let features = dictionary.d_sae;
+            layers.push(Acting { held: (taken <= room).then_some(dictionary), features, input, output, x });
         }
-        Ok(Self { trace, linear, layers, before, silent })
+        Ok(Self { trace, set, linear, layers, before, silent })
+    }
+
+    fn dictionary(&self, layer: usize, progress: &Progress) -> Result<Arc<Dictionary>> {
+        match &self.layer(layer)?.held {
+            Some(held) => Ok(held.clone()),
+            None => Ok(self.set.layer(layer, &self.trace.model.config, progress)?.0),
+        }
+    }
+
+    /// The most features that a layer has.
+    pub fn widest(&self) -> usize {
+        self.layers.iter().map(|l| l.features).max().unwrap_or(0)
     }
 
     /// A feature's activation in the unchanged run.
@@ -135,11 +161,22 @@ impl<'a> Stage<'a> {
 
     /// What a feature reads at a position of a changed run beside what it read before: the difference of its
     /// pre-activations. `changed` must have been asked for pre-activations.
-    pub fn difference(&self, changed: &Changed, layer: usize, pos: usize, feature: u32) -> Result<f32> {
-        let acting = self.layer(layer)?;
-        acting.dictionary.check_feature(feature as usize)?;
+    ///
+    /// # Errors
+    /// A layer or feature that is not there, or [`Error::Cancelled`].
+    pub fn difference(
+        &self,
+        changed: &Changed,
+        layer: usize,
+        pos: usize,
+        feature: u32,
+        progress: &Progress,
+    ) -> Result<f32> {
+        progress.check()?;
+        let (acting, dictionary) = (self.layer(layer)?, self.dictionary(layer, progress)?);
+        dictionary.check_feature(feature as usize)?;
         let after = changed.pre_activations.get(layer).ok_or_else(|| Error::failed("pre-activations were not kept"))?;
-        let before = acting.dictionary.pre_activations(&acting.x.narrow(0, pos, 1)?)?;
+        let before = dictionary.pre_activations(&acting.x.narrow(0, pos, 1)?)?;
         let at = |t: &Tensor, pos: usize| -> Result<f32> { Ok(t.get(pos)?.get(feature as usize)?.to_scalar()?) };
         Ok(at(after, pos)? - at(&before, 0)?)
     }
@@ -159,7 +196,16 @@ impl<'a> Stage<'a> {
                     "`{change}` is the second value of its feature; give each feature one"
                 )));
             }
-            self.layer(change.layer)?.dictionary.check_feature(change.feature as usize)?;
+            let features = self.layer(change.layer)?.features;
+            if change.feature as usize >= features {
+                return Err(Error::request(format!(
+                    "there is no feature {} in layer {} of {}; its features go from 0 to {}",
+                    change.feature,
+                    change.layer,
+                    self.set.name,
+                    features.saturating_sub(1)
+                )));
+            }
             if change.pos >= self.trace.len() {
                 return Err(Error::request(format!(
                     "position {} is outside the prompt of {} tokens; positions count from 0",
@@ -179,11 +225,10 @@ impl<'a> Stage<'a> {
     }
 
     /// Adds what a feature writes for `delta` more of it to what is written.
-    fn write(&self, change: &Change, delta: f32, writes: &mut Writes) -> Result<()> {
+    fn write(&self, d: &Dictionary, change: &Change, delta: f32, writes: &mut Writes) -> Result<()> {
         if change.pos < self.silent || delta == 0.0 {
             return Ok(());
         }
-        let d = &self.layer(change.layer)?.dictionary;
         let own = d.direction(change.feature as usize)?;
         for (k, row) in std::iter::once(own).chain(d.later.of(change.feature as usize)?).enumerate() {
             let row = row.into_iter().map(|v| v * delta).collect();
@@ -193,11 +238,15 @@ impl<'a> Stage<'a> {
     }
 
     /// What changes write if activations are those of the unchanged run.
-    fn written(&self, changes: &[Change]) -> Result<Writes> {
+    fn written(&self, changes: &[Change], progress: &Progress) -> Result<Writes> {
         let mut writes = Writes::new();
-        for change in changes {
-            let delta = self.value(change) - self.activation(change.layer, change.pos, change.feature);
-            self.write(change, delta, &mut writes)?;
+        let layers: BTreeSet<usize> = changes.iter().map(|c| c.layer).collect();
+        for layer in layers {
+            let dictionary = self.dictionary(layer, progress)?;
+            for change in changes.iter().filter(|c| c.layer == layer) {
+                let delta = self.value(change) - self.activation(layer, change.pos, change.feature);
+                self.write(&dictionary, change, delta, &mut writes)?;
+            }
         }
         Ok(writes)
     }
@@ -222,12 +271,13 @@ impl<'a> Stage<'a> {
             changes,
             mode,
             writes: match mode {
-                Hold::Part(_) => self.written(changes)?,
+                Hold::Part(_) => self.written(changes, progress)?,
                 _ => Writes::new(),
             },
             activations: Vec::new(),
             pre: pre.then(Vec::new),
             skips: BTreeMap::new(),
+            progress,
         };
         let ids = [&self.trace.ids[..]];
         let prepared = Prepared::new(&model.config, self.trace.len());
@@ -238,16 +288,15 @@ impl<'a> Stage<'a> {
         Ok(Changed { normalized, activations, before: self.before.clone(), pre_activations, model })
     }
 
-    fn encoded(&self, layer: usize, x: &Tensor, pre: bool) -> Result<(Sparse, Option<Tensor>)> {
-        let d = &self.layers[layer].dictionary;
-        let acts = without_first(d.encode(x, &Progress::new())?, self.silent);
+    fn encoded(&self, d: &Dictionary, x: &Tensor, pre: bool, progress: &Progress) -> Result<(Sparse, Option<Tensor>)> {
+        let acts = without_first(d.encode(x, progress)?, self.silent);
         Ok((acts, if pre { Some(d.pre_activations(x)?) } else { None }))
     }
 
     /// Everything is held still, so that the change itself goes through the model, linearly.
     fn direct(&self, changes: &[Change], pre: bool, progress: &Progress) -> Result<Changed> {
         let (linear, n, d) = (&self.linear, self.trace.len(), self.linear.d);
-        let writes = self.written(changes)?;
+        let writes = self.written(changes, progress)?;
         let mut stream = vec![0f32; n * d];
         let add = |to: &mut [f32], more: &[f32]| to.iter_mut().zip(more).for_each(|(a, b)| *a += b);
         let (mut activations, mut pre_activations) = (Vec::new(), Vec::new());
@@ -259,10 +308,11 @@ impl<'a> Stage<'a> {
             let mut seen = if linear.behind_attention(acting.input) { stream.clone() } else { before };
             seen.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| linear.seen(acting.input, row, pos));
             let seen = Tensor::from_vec(seen, (n, d), acting.x.device())?;
-            let (acts, own) = self.encoded(layer, &(&acting.x + &seen)?, pre)?;
+            let dictionary = self.dictionary(layer, progress)?;
+            let (acts, own) = self.encoded(&dictionary, &(&acting.x + &seen)?, pre, progress)?;
             activations.push(acts);
             pre_activations.extend(own);
-            let mut out = match &acting.dictionary.skip {
+            let mut out = match &dictionary.skip {
                 Some(skip) => seen.matmul(skip)?.flatten_all()?.to_vec1()?,
                 None => vec![0f32; n * d],
             };
@@ -306,6 +356,7 @@ struct Acts<'a> {
     pre: Option<Vec<Tensor>>,
     /// By layer what the skip path adds beside the unchanged run, [pos, d_out].
     skips: BTreeMap<usize, Tensor>,
+    progress: &'a Progress,
 }
 
 impl Acts<'_> {
@@ -317,14 +368,15 @@ impl Acts<'_> {
         let stage = self.stage;
         let acting = &stage.layers[layer];
         let x = acting.input.rows(&stage.trace.model, value)?.contiguous()?;
-        let (acts, pre) = stage.encoded(layer, &x, self.pre.is_some())?;
+        let dictionary = stage.dictionary(layer, self.progress)?;
+        let (acts, pre) = stage.encoded(&dictionary, &x, self.pre.is_some(), self.progress)?;
         if !matches!(self.mode, Hold::Part(_)) {
             for change in self.changes.iter().filter(|c| c.layer == layer) {
                 let delta = stage.value(change) - acts.at(change.pos, change.feature);
-                stage.write(change, delta, &mut self.writes)?;
+                stage.write(&dictionary, change, delta, &mut self.writes)?;
             }
         }
-        if let (true, Some(skip)) = (self.is_held(layer), &acting.dictionary.skip) {
+        if let (true, Some(skip)) = (self.is_held(layer), &dictionary.skip) {
             self.skips.insert(layer, (x - &acting.x)?.matmul(skip)?);
         }
         self.activations.push(acts);
@@ -394,5 +446,32 @@ mod tests {
         for wrong in ["", "1:2=3", "1:2:3", "1:2:3=", "1:2:3=x", "1:2:3=NaN", "1:2:3:4=5", "-1:2:3=4"] {
             assert!(change(wrong).is_err_and(|e| e.contains("LAYER:POS:FEATURE=VALUE")), "{wrong}");
         }
+    }
+
+    /// Layers that do not fit into memory are read again, and nothing comes out otherwise.
+    #[test]
+    fn a_set_without_room_acts_the_same() {
+        let model = Arc::new(Model::open("text").unwrap());
+        let quiet = Progress::new();
+        let trace = Trace::run(&model, (5..17).collect(), &quiet).unwrap();
+        let set = DictionarySet::open("text-transcoders", &quiet).unwrap().as_large();
+        let held = Stage::of(&trace, &set, 1, &quiet).unwrap();
+        let read = Stage::within(0, &trace, &set, 1, &quiet).unwrap();
+        assert!(held.layers.iter().all(|l| l.held.is_some()) && read.layers.iter().all(|l| l.held.is_none()));
+        assert_eq!(read.widest(), 896);
+        let active = |layer: usize| held.before[layer].row(7).next().unwrap().0;
+        let off = |layer: usize| Change { layer, pos: 7, feature: active(layer), amount: Amount::To(0.0) };
+        let changes = [off(0), off(1)];
+        for mode in [Hold::Free, Hold::Attention, Hold::Direct, Hold::Part(vec![0])] {
+            let [a, b] = [&held, &read].map(|stage| stage.run(&changes, &mode, true, &quiet).unwrap());
+            assert_eq!((a.logits(11).unwrap(), &a.activations), (b.logits(11).unwrap(), &b.activations), "{mode:?}");
+            let difference = |stage: &Stage<'_>, run: &Changed| stage.difference(run, 2, 11, 3, &quiet).unwrap();
+            assert_eq!(difference(&held, &a), difference(&read, &b), "{mode:?}");
+        }
+        let wrong = read.run(&[Change { feature: 896, ..changes[0] }], &Hold::Free, false, &quiet).err().unwrap();
+        assert!(wrong.to_string().contains("no feature 896 in layer 0"), "{wrong}");
+        let stopped = quiet.part();
+        quiet.cancel();
+        assert!(matches!(read.run(&changes, &Hold::Direct, true, &stopped), Err(Error::Cancelled)));
     }
 }

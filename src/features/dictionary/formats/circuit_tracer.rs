@@ -24,8 +24,13 @@ const CONFIG: &str = "config.yaml";
 const PER_LAYER: &str = "transcoder_set";
 const CROSS_LAYER: &str = "cross_layer_transcoder";
 
-pub const FORMAT: Format =
-    Format { name: NAME, looks: "layer_0.safetensors beside a config.yaml, or W_enc_0.safetensors", matches, open };
+pub const FORMAT: Format = Format {
+    name: NAME,
+    looks: "layer_0.safetensors beside a config.yaml, or W_enc_0.safetensors",
+    matches,
+    layer,
+    open,
+};
 
 #[derive(serde::Deserialize)]
 struct Config {
@@ -66,6 +71,10 @@ impl Config {
     fn activation(&self, threshold: Option<Vec<f32>>, path: &Path) -> Result<Activation> {
         let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: NAME, what };
         match (self.activation.as_deref(), threshold) {
+            // Here there is no ReLU behind the jump.
+            (None | Some("jump_relu" | "jumprelu"), Some(threshold)) if threshold.iter().any(|t| *t < 0.0) => {
+                Ok(Activation::Jump { threshold })
+            }
             (None | Some("jump_relu" | "jumprelu"), Some(threshold)) => Ok(Activation::JumpRelu { threshold }),
             (None | Some("relu"), _) => Ok(Activation::Relu),
             (Some("topk"), _) => match self.k {
@@ -119,6 +128,16 @@ pub fn is_set(folder: &Path) -> bool {
 fn layer_of(path: &Path) -> Option<usize> {
     let stem = path.file_stem()?.to_str()?;
     ["layer_", "W_enc_", "W_dec_"].iter().find_map(|p| stem.strip_prefix(p))?.parse().ok()
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    if path.is_file() {
+        return layer_of(path);
+    }
+    match &layers(path).ok()?[..] {
+        [(layer, _)] => Some(*layer),
+        _ => None,
+    }
 }
 
 /// The files of a set, by layer: those that lie in its folder, else those that its configuration lists.
@@ -181,7 +200,7 @@ pub fn open_layer(folder: &Path, file: &Path, layer: usize, progress: &Progress)
     let input = place(config.feature_input_hook.as_deref())?;
     let output = place(config.feature_output_hook.as_deref())?;
     // A list may name files of Gemma Scope.
-    if !cross && (gemma_scope::FORMAT.matches)(file) {
+    if (gemma_scope::FORMAT.matches)(file) {
         let dictionary = gemma_scope::read(file, progress)?;
         return Ok(Dictionary { transcoder: true, input, output, ..dictionary });
     }
@@ -238,7 +257,9 @@ pub fn save(d: &Dictionary, folder: &Path, layer: usize, about: &[(&str, String)
     ];
     match &d.activation {
         Activation::Relu => {}
-        Activation::JumpRelu { threshold } => tensors.push(("activation_function.threshold", vector(threshold)?)),
+        Activation::JumpRelu { threshold } | Activation::Jump { threshold } => {
+            tensors.push(("activation_function.threshold", vector(threshold)?));
+        }
         other => {
             return Err(Error::request(format!(
                 "circuit-tracer's sets have no {} transcoder here; train with l1, batchtopk, matryoshka or jumprelu",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
-use super::{Format, config_of, name_of, typed};
+use super::{Format, config_at, config_of, name_of, typed};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
@@ -17,7 +17,7 @@ const NAME: &str = "dictionary_learning";
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "ae.pt";
 
-pub const FORMAT: Format = Format { name: NAME, looks: "a folder with ae.pt and config.json", matches, open };
+pub const FORMAT: Format = Format { name: NAME, looks: "a folder with ae.pt and config.json", matches, layer, open };
 
 fn folder_of(path: &Path) -> PathBuf {
     if path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
@@ -39,6 +39,10 @@ fn place(name: &str, layer: Option<u64>) -> Option<Place> {
         _ => return None,
     };
     Some(Site::new(kind, layer).into())
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    place(config_at(&folder_of(path).join(CONFIG))?.get("trainer")?).map(Place::layer)
 }
 
 fn open(path: &Path, _: &Progress) -> Result<Dictionary> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
-use super::{CrossLayer, Format, config_of, matrix_shape, place_of_hook, store};
+use super::{CrossLayer, Format, config_at, config_of, matrix_shape, place_of_hook, store};
 use crate::engine::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::dictionary::cross_layer::Later;
@@ -24,7 +24,7 @@ const SAFETENSORS: &str = "params.safetensors";
 const CONFIG: &str = "config.json";
 const LAYER: &str = "params_layer_";
 
-pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, open };
+pub const FORMAT: Format = Format { name: NAME, looks: "params.npz or params.safetensors", matches, layer, open };
 
 fn file_of(path: &Path) -> PathBuf {
     if path.is_file() {
@@ -105,19 +105,12 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         let parts: Vec<_> = full.components().filter_map(|c| c.as_os_str().to_str()).collect();
         parts[..parts.len().saturating_sub(1)].iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("/")
     };
-    let npz = is_npz(&file);
     let mut dictionary = read(&file, progress)?;
-    let told = told(&dictionary.config, layer_of(&file)).map_err(|what| Error::Malformed {
+    let (input, output) = placed(&dictionary.config, &full).map_err(|what| Error::Malformed {
         path: file.with_file_name(CONFIG),
         format: NAME,
         what: format!("its {what}"),
     })?;
-    let (input, output) = match told {
-        // Another place than the path's words may say, or one that no model here has.
-        Some(told) => told,
-        None if npz => places(&full, |layer| Site::new(SiteKind::Ln2Normalized, layer).into()),
-        None => places(&full, Place::mlp_input),
-    };
     dictionary.name = name;
     dictionary.transcoder = dictionary.skip.is_some() || input != output || dictionary.d_in != dictionary.d_out;
     dictionary.input = input;
@@ -127,6 +120,25 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
 
 /// The places of what is read and what is written.
 type Places = (Option<Place>, Option<Place>);
+
+/// Where a file's dictionary reads and writes: by its configuration, else by the words of its path.
+///
+/// # Errors
+/// As [`told`].
+fn placed(config: &Json, full: &Path) -> std::result::Result<Places, String> {
+    Ok(match told(config, layer_of(full))? {
+        // Another place than the path's words may say, or one that no model here has.
+        Some(told) => told,
+        None if is_npz(full) => places(full, |layer| Site::new(SiteKind::Ln2Normalized, layer).into()),
+        None => places(full, Place::mlp_input),
+    })
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    let full = std::path::absolute(file_of(path)).ok()?;
+    let config = if is_npz(&full) { None } else { config_at(&full.with_file_name(CONFIG)) };
+    placed(&config.unwrap_or(Json::Null), &full).ok()?.0.map(Place::layer)
+}
 
 /// The places that a configuration names; of a cross-layer set's, that of one layer.
 ///

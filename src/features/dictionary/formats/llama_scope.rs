@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
-use super::{Format, config_of, matrix_shape, name_of, store, typed};
+use super::{Format, config_at, config_of, matrix_shape, name_of, store, typed};
 use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
@@ -15,8 +15,13 @@ const NAME: &str = "Llama Scope";
 const CONFIG: &str = "hyperparams.json";
 const WEIGHTS: &str = "checkpoints/final.safetensors";
 
-pub const FORMAT: Format =
-    Format { name: NAME, looks: "a folder with hyperparams.json and checkpoints/final.safetensors", matches, open };
+pub const FORMAT: Format = Format {
+    name: NAME,
+    looks: "a folder with hyperparams.json and checkpoints/final.safetensors",
+    matches,
+    layer,
+    open,
+};
 
 fn matches(path: &Path) -> bool {
     path.is_dir() && path.join(CONFIG).is_file() && path.join(WEIGHTS).is_file()
@@ -25,6 +30,10 @@ fn matches(path: &Path) -> bool {
 /// A hook by its name. What the set calls the MLP's input is the norm's output before its weight.
 fn place(hook: &str) -> Option<Place> {
     Place::parse(hook).ok()
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    config_at(&path.join(CONFIG))?.get("hook_point_in").and_then(Json::as_str).and_then(place).map(Place::layer)
 }
 
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {

@@ -31,6 +31,8 @@ pub struct Format {
     pub looks: &'static str,
     /// Whether a path looks like it.
     pub matches: fn(&Path) -> bool,
+    /// The layer that it reads, as far as its configuration or its name says, without its weights.
+    pub layer: fn(&Path) -> Option<usize>,
     pub open: fn(&Path, &Progress) -> Result<Dictionary>,
 }
 
@@ -69,6 +71,11 @@ pub fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         ))
     })?;
     (format.open)(path, progress)?.validated()
+}
+
+/// The layer that the dictionary at a path reads, where that is known before it is opened.
+pub fn layer_of(path: &Path) -> Option<usize> {
+    FORMATS.iter().find(|f| (f.matches)(path)).and_then(|f| (f.layer)(path))
 }
 
 /// The dictionaries at a path: one, or one a layer in a set's folder.
@@ -235,6 +242,11 @@ fn typed<'a, T: Typed<'a>>(
     malformed: &impl Fn(String) -> Error,
 ) -> Result<Option<T>> {
     typed::typed(value, name).map_err(|what| malformed(format!("its {what}")))
+}
+
+/// A configuration, or nothing where it cannot be read: opening says why.
+fn config_at(path: &Path) -> Option<serde_json::Value> {
+    serde_json::from_str(&read_text(path).ok()?).ok()
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -15,7 +15,8 @@ use crate::progress::Progress;
 
 const NAME: &str = "Qwen Scope";
 
-pub const FORMAT: Format = Format { name: NAME, looks: "layer0.sae.pt in a folder named …-L0_50", matches, open };
+pub const FORMAT: Format =
+    Format { name: NAME, looks: "layer0.sae.pt in a folder named …-L0_50", matches, layer: layer_of, open };
 
 /// The layer that a file's name says.
 fn layer_of(path: &Path) -> Option<usize> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Format, config_of, matrix_shape, name_of, store};
+use super::{Format, config_at, config_of, matrix_shape, name_of, store};
+use crate::engine::SiteKind;
 use crate::error::{Error, Result, short};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{ARCHITECTURES, Activation, Dictionary, Normalisation};
@@ -21,7 +22,7 @@ pub const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
 
 pub const FORMAT: Format =
-    Format { name: NAME, looks: "a folder with cfg.json and sae_weights.safetensors", matches, open };
+    Format { name: NAME, looks: "a folder with cfg.json and sae_weights.safetensors", matches, layer, open };
 
 fn folder_of(path: &Path) -> PathBuf {
     if path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
@@ -33,6 +34,12 @@ fn matches(path: &Path) -> bool {
     // Others keep a `cfg.json` as well, beside weights of another name.
     let weights = folder.join(WEIGHTS).is_file() || !folder.join(super::sparsify::WEIGHTS).is_file();
     named && weights && folder.join(CONFIG).is_file()
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    let config = config_at(&folder_of(path).join(CONFIG))?;
+    let hook = field(&config, &["hook_name", "hook_point"])?.as_str()?;
+    Place::parse(hook).ok().map(Place::layer)
 }
 
 /// A field of the configuration, or of its `metadata` (where version 6 moved some).
@@ -130,6 +137,19 @@ fn processing_of(
         }
     }
     Ok((centred == Some(true) && in_stream, warnings))
+}
+
+/// Whether what a dictionary read at a `hook_normalized` was the whole output of the norm, where that is a LayerNorm:
+/// TransformerLens' has weight and bias inside, unless they were folded into what reads it. Since it says how its model was
+/// loaded, or since version 4, SAELens folds nothing that it was not told to; before, everything.
+pub fn has_whole_norms(config: &Json) -> bool {
+    let told = field(config, &["model_from_pretrained_kwargs"]);
+    if let Some(folded) = told.and_then(|t| t.get("fold_ln")).and_then(Json::as_bool) {
+        return !folded;
+    }
+    // What was written here meant the norm without them, and did not say so at first.
+    let own = field(config, &["generator"]).and_then(Json::as_str).is_some_and(|g| g.starts_with("circuitscope"));
+    told.is_some() || !own && field(config, &["sae_lens_version"]).and_then(Json::as_str).is_some_and(|v| version(v) >= 4)
 }
 
 /// The first number of a version; 0 of what is none.
@@ -269,6 +289,11 @@ pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<(
     let d = dictionary;
     let transcoder = d.transcoder;
     let architecture = match (&d.activation, transcoder, d.skip.is_some()) {
+        (Activation::Jump { .. }, ..) => {
+            return Err(Error::request(
+                "SAELens lets no negative activation through a threshold; save a circuit-tracer set",
+            ));
+        }
         (a, false, _) => a.name(),
         (Activation::Relu, true, false) => "transcoder",
         (Activation::Relu, true, true) => "skip_transcoder",
@@ -286,13 +311,18 @@ pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<(
             Normalisation::Layer => "layer_norm",
             Normalisation::Length => "constant_norm_rescale",
         },
-        "reshape_activations": if d.input.is_some_and(|p| p.site.kind == crate::engine::SiteKind::Z) { "hook_z" } else { "none" },
+        "reshape_activations": if d.input.is_some_and(|p| p.site.kind == SiteKind::Z) { "hook_z" } else { "none" },
     });
     let mut about = json!({
         "sae_lens_version": "6.0.0", "sae_lens_training_version": null,
         "generator": concat!("circuitscope ", env!("CARGO_PKG_VERSION")),
         "model_name": d.model_name, "hook_name": d.input.map(|p| p.to_string()),
     });
+    if d.input.is_some_and(|p| !p.mlp_input && matches!(p.site.kind, SiteKind::Ln1Normalized | SiteKind::Ln2Normalized))
+    {
+        // In what TransformerLens calls so a LayerNorm has its weight and bias otherwise.
+        about["model_from_pretrained_kwargs"] = json!({"fold_ln": true, "center_writing_weights": false});
+    }
     if transcoder {
         config["d_out"] = json!(d.d_out);
         about["hook_name_out"] = json!(d.output.map(|p| p.to_string()));
@@ -319,7 +349,7 @@ pub fn save(dictionary: &Dictionary, folder: &Path, metadata: &Json) -> Result<(
             tensors.push(("r_mag", vector(r_mag)?));
             tensors.push(("b_mag", vector(b_mag)?));
         }
-        Activation::Relu | Activation::TopK { .. } | Activation::Largest { .. } => {}
+        Activation::Relu | Activation::Jump { .. } | Activation::TopK { .. } | Activation::Largest { .. } => {}
     }
     if let Some(skip) = &d.skip {
         tensors.push(("W_skip", skip.t()?.contiguous()?));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Format, config_of, name_of, place_of_module, store, typed};
 use crate::error::{Error, Result};
+use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::progress::Progress;
 
@@ -12,7 +13,8 @@ const NAME: &str = "sparsify";
 const CONFIG: &str = "cfg.json";
 pub(super) const WEIGHTS: &str = "sae.safetensors";
 
-pub const FORMAT: Format = Format { name: NAME, looks: "a folder with cfg.json and sae.safetensors", matches, open };
+pub const FORMAT: Format =
+    Format { name: NAME, looks: "a folder with cfg.json and sae.safetensors", matches, layer, open };
 
 fn folder_of(path: &Path) -> PathBuf {
     if path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() }
@@ -22,6 +24,11 @@ fn matches(path: &Path) -> bool {
     let folder = folder_of(path);
     let named = path.is_dir() || path.file_name().is_some_and(|n| n == CONFIG || n == WEIGHTS);
     named && folder.join(CONFIG).is_file() && folder.join(WEIGHTS).is_file()
+}
+
+fn layer(path: &Path) -> Option<usize> {
+    let full = std::path::absolute(folder_of(path)).ok()?;
+    place_of_module(&name_of(&full), "output").map(Place::layer)
 }
 
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
