@@ -138,6 +138,12 @@ fn the_command_line_makes_shows_and_merges_pages() {
         let error = common::sentence(&["heads", "-m", "text", option, &value], 2);
         assert!(error.contains(option) && error.contains("--over"), "{error}");
     }
+    // A conversation is no text to go over: it is not passed over in silence.
+    for pages in [["--over", "mixed"], ["--pages", &at("whole.arrow")]] {
+        let out = common::run(&[&["heads", "-m", "text", "--chat", "-"][..], &pages].concat());
+        assert_eq!(out.status.code(), Some(2), "{pages:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains("--chat"), "{pages:?}");
+    }
     let page = |file: &str| common::json(&["heads", "-m", "text", "--pages", &at(file), "--head", "1.0"]);
     let (a, b) = (page("whole.arrow"), page("merged.arrow"));
     assert_eq!(a["examples"][0]["query"]["token"], b["examples"][0]["query"]["token"]);

@@ -16,13 +16,15 @@ use circuitscope::engine::{EditStack, Hooks, NoHooks, Site, SiteKind, Trace};
 use circuitscope::features::rows::Rows;
 use circuitscope::lenses::JacobianLens;
 use circuitscope::lenses::edit::Intervention;
+use circuitscope::lenses::faithful::{FaithfulOf, Target};
 use circuitscope::lenses::fit::{Settings, fit, jacobian};
 use circuitscope::lenses::jacobian::About;
-use circuitscope::lenses::open::open;
+use circuitscope::lenses::open::{Kind, kind, open};
 use circuitscope::lenses::sums::Sums;
 use circuitscope::model::Model;
 use circuitscope::model::torch_file::{self, TorchFile, Value, Written};
 use circuitscope::progress::Progress;
+use circuitscope::question::Question;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
@@ -241,10 +243,190 @@ fn lenses_are_saved_and_refused() {
         JacobianLens { about, layers: lens.layers.clone(), d_model: 64, path: None }.check(&model)
     };
     assert!(named("some/Llama").is_ok() && named("pythia-160m").is_err() && named("gpt2").is_err());
+    // The organisation and how the weights are stored do not make another model; a longer name does.
+    assert!(named("Llama-Q4_K_M.gguf").is_ok() && named("some_org/llama-hf").is_ok() && named("").is_ok());
+    assert!(named("llama-instruct").is_err() && named("lla").is_err() && named("llama-2").is_err());
     let mut deep = lens.layers.clone();
     deep.insert(3, deep[&0].clone());
     let deep = JacobianLens { about: About::default(), layers: deep, d_model: 64, path: None };
     assert!(deep.check(&model).unwrap_err().to_string().contains("layer 3"));
+}
+
+/// A file says of which model it is, and folders above the model's own do not make it that model.
+#[test]
+fn a_lens_belongs_to_one_model_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = |place: &str| {
+        let to = folder.path().join(place);
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(common::fixture("families/llama")).unwrap().flatten() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+        Model::open(to.to_str().unwrap()).unwrap()
+    };
+    let identity = Tensor::eye(64, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let check = |said: &str, model: &Model| {
+        let about = About { model: Some(said.to_owned()), ..About::default() };
+        let layers = [(0, (&identity * 0.5).unwrap())].into_iter().collect();
+        JacobianLens { about, layers, d_model: 64, path: None }.check(model)
+    };
+    let other = copied("llama/other-1b");
+    assert!(check("llama", &other).unwrap_err().to_string().contains("other-1b"));
+    assert!(check("org/Other-1B", &other).is_ok() && check("other-1b-instruct", &other).is_err());
+    let instruct = copied("SmolLM2-135M-Instruct-Q8_0");
+    assert!(check("HuggingFaceTB/SmolLM2-135M-Instruct", &instruct).is_ok());
+    assert!(check("HuggingFaceTB/SmolLM2-135M", &instruct).is_err());
+    let cached = copied("models--HuggingFaceTB--SmolLM2-135M/snapshots/93efa2f");
+    assert!(check("SmolLM2-135M", &cached).is_ok() && check("SmolLM2-135M-Instruct", &cached).is_err());
+    let published = copied("mistralai_Mistral-7B-v0.1-Q4_K_M");
+    assert!(check("mistralai/Mistral-7B-v0.1", &published).is_ok());
+}
+
+/// What a published file says of its model and of the layer that it leads to, wherever it says it, is heeded.
+#[test]
+fn a_lens_says_where_it_leads() {
+    let model = tiny();
+    let folder = tempfile::tempdir().unwrap();
+    let text = |t: &str| Written::Text(t.to_owned());
+    let eye = Tensor::eye(64, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let half = (&eye * 0.5).unwrap();
+    let path = folder.path().join("lens.pt");
+    let written = |layers: &[(i64, &Tensor)], said: Vec<(Written<'_>, Written<'_>)>| {
+        let layers = layers.iter().map(|(l, j)| (Written::Whole(*l), Written::Tensor(j))).collect();
+        let entries = std::iter::once((text("J"), Written::Dictionary(layers))).chain(said).collect();
+        torch_file::save(&path, &Written::Dictionary(entries)).unwrap();
+        JacobianLens::open(&path)
+    };
+    let recipe = |target: Written<'static>| Written::Dictionary(vec![(text("target_layer"), target)]);
+    let said = |target: Written<'static>| {
+        let all = Written::Dictionary(vec![(text("model"), text("some/llama")), (text("recipe"), recipe(target))]);
+        vec![(text("provenance"), all)]
+    };
+    // The last layer's own matrix, where there is one, is the identity.
+    let lens = written(&[(0, &half), (2, &eye)], said(Written::Whole(2))).unwrap();
+    assert_eq!((lens.about.model.as_deref(), lens.about.target), (Some("some/llama"), Some(2)));
+    assert_eq!(lens.transport(&model).unwrap().layers.keys().copied().collect::<Vec<_>>(), [0]);
+    let error = written(&[(0, &half), (2, &half)], Vec::new()).unwrap().transport(&model).unwrap_err().to_string();
+    assert!(error.contains("changes the last layer"), "{error}");
+    // As a JSON text, to another layer.
+    let json = r#"{"model": "llama", "recipe": {"target_layer": 1}}"#;
+    let lens = written(&[(0, &half)], vec![(text("metadata"), text(json))]).unwrap();
+    let error = lens.transport(&model).unwrap_err().to_string();
+    assert!(error.contains("leads to layer 1") && error.contains("2"), "{error}");
+    assert!(written(&[(1, &half)], said(Written::Whole(0))).unwrap_err().to_string().contains("leads to layer 0"));
+    // What is no layer's number is refused, and not taken for nothing.
+    for wrong in [text("2"), Written::Whole(-1), Written::List(Vec::new())] {
+        let error = written(&[(0, &half)], said(wrong)).unwrap_err().to_string();
+        assert!(error.contains("target_layer"), "{error}");
+    }
+    // The same in the header of safetensors.
+    let path = folder.path().join("lens.safetensors");
+    let header = [("model", "gpt2".to_owned()), ("provenance", json.to_owned())];
+    let packed = circuitscope::model::safetensors_file::pack([("J.0", &half)], &header).unwrap();
+    circuitscope::files::write_atomic(&path, &packed).unwrap();
+    let lens = JacobianLens::open(&path).unwrap();
+    assert_eq!((lens.about.model.as_deref(), lens.about.target), (Some("gpt2"), Some(1)));
+}
+
+/// What the lens says of a cell, by hand: v the token's direction there, −h · v where it is taken out; where two tokens
+/// are swapped, the difference of their coordinates times ‖v − w‖².
+#[test]
+fn faithfulness_says_what_the_lens_says() {
+    let model = tiny();
+    let sums = fit(&model, &prompts(&model, 2), &settings((0, 1)), None, &Progress::new(), &mut |_| {}).unwrap();
+    let lens = sums.lens().unwrap().transport(&model).unwrap();
+    let trace = Arc::new(Trace::run(&model, vec![3, 8, 1, 22, 5, 40], &Progress::new()).unwrap());
+    let targets = vec![Target { layer: 1, pos: 4, token: 7 }, Target { layer: 0, pos: 2, token: 30 }];
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    for swap in [None, Some(11)] {
+        let question = FaithfulOf { trace: trace.clone(), lens: Some(lens.clone()), targets: targets.clone(), swap };
+        let found = question.run(&Progress::new(), &mut |_| {}).unwrap();
+        assert_eq!(found.len(), 2);
+        for effect in found {
+            let Target { layer, pos, token } = effect.target;
+            // Jᵀ W_U[:, token]
+            let j = sums.lens().unwrap().layers[&layer].to_vec2::<f32>().unwrap();
+            let direction = |token: u32| -> Vec<f32> {
+                let u = token_vector(&model, None, layer, token).unwrap();
+                (0..64).map(|i| (0..64).map(|o| j[o][i] * u[o]).sum()).collect()
+            };
+            let h = trace.get(SiteKind::ResidPost, layer).unwrap().to_vec2::<f32>().unwrap()[pos].clone();
+            let v = direction(token);
+            let want = match swap {
+                None => -dot(&h, &v),
+                Some(other) => {
+                    let w = direction(other);
+                    let (vv, vw, ww, vh, wh) = (dot(&v, &v), dot(&v, &w), dot(&w, &w), dot(&v, &h), dot(&w, &h));
+                    let det = vv * ww - vw * vw;
+                    let (a, b) = ((ww * vh - vw * wh) / det, (vv * wh - vw * vh) / det);
+                    (b - a) * (vv - 2.0 * vw + ww)
+                }
+            };
+            assert!((f64::from(effect.said) - want).abs() < 2e-3 * want.abs().max(1.0), "{effect:?}: {want}");
+        }
+    }
+}
+
+/// What a file is is seen by what is in it, not by its name.
+#[test]
+fn lenses_are_told_apart_by_what_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let eye = Tensor::eye(4, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let safetensors = |path: &std::path::Path, names: &[&str]| {
+        let packed = circuitscope::model::safetensors_file::pack(names.iter().map(|n| (*n, &eye)), &[]).unwrap();
+        circuitscope::files::write_atomic(path, &packed).unwrap();
+    };
+    let torch = |path: &std::path::Path, names: &[&str]| {
+        let entries = names.iter().map(|n| (Written::Text((*n).to_owned()), Written::Tensor(&eye))).collect();
+        torch_file::save(path, &Written::Dictionary(entries)).unwrap();
+    };
+    safetensors(&at("any.safetensors"), &["layer_translators.0.weight", "layer_translators.1.weight"]);
+    safetensors(&at("lens.safetensors"), &["J.0"]);
+    safetensors(&at("params.safetensors"), &["W_enc", "W_dec"]);
+    torch(&at("any.pt"), &["0.weight", "1.weight"]);
+    torch(&at("ae.pt"), &["encoder.weight", "decoder.weight", "bias"]);
+    for (name, want) in [
+        ("any.safetensors", Some(Kind::Tuned)),
+        ("lens.safetensors", Some(Kind::Jacobian)),
+        ("params.safetensors", None),
+        ("any.pt", Some(Kind::Tuned)),
+        ("ae.pt", None),
+        ("nowhere.pt", None),
+    ] {
+        assert_eq!(kind(&at(name)), want, "{name}");
+    }
+    assert_eq!(kind(&common::fixture("lenses/tuned")), Some(Kind::Tuned));
+    assert_eq!(kind(&common::fixture("lenses/unfinished.pt")), Some(Kind::Jacobian));
+}
+
+/// What the lesson "Three lenses" says of its prompt.
+#[test]
+fn the_lessons_numbers_are_those_of_the_lens() {
+    let at = ["-m", "text", "--lens", "text-lens", "-p", "In the evening they"];
+    let read = common::json(&[&["jlens", "read"][..], &at].concat());
+    let words: Vec<&str> = read["top"][1]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(words, [" also", " were", " pass", " need", " had"]);
+    let edit = |what: &str, tokens: &str| {
+        let doc = common::json(
+            &[&["jlens", "edit"][..], &at, &["--layer", "1", what, tokens, "--tokens", " were, was"]].concat(),
+        );
+        ["logits_before", "logits_after"].map(|k| [0, 1].map(|i| doc[k][i].as_f64().unwrap()))
+    };
+    println!("{:?} {:?}", edit("--ablate", " were"), edit("--swap", " were, was"));
+    let [before, after] = edit("--ablate", " were");
+    assert!((before[0] - 7.5).abs() < 0.05 && (after[0] - 1.6).abs() < 0.05, "{before:?} {after:?}");
+    let [before, after] = edit("--swap", " were, was");
+    assert!(before[0] > before[1] && after[1] > after[0], "{before:?} {after:?}");
 }
 
 /// A tuned lens reads h + A h + b; its number i stands before block i.
@@ -426,6 +608,20 @@ fn the_command_line_fits_reads_and_edits() {
     // No strength, no change.
     let still = common::json(&[&edit[..], &["--swap", "7,9", "--alpha", "0", "--tokens", "1,2"]].concat());
     assert_eq!(still["logits_before"], still["logits_after"]);
+    // A token can be named by its number, as one with a comma must be.
+    let by_id = common::json(&[&edit[..], &["--swap", "id:7,id:9", "--alpha", "0", "--tokens", "id:1,2"]].concat());
+    assert_eq!(by_id["watched"], still["watched"]);
+    // A list of ids is taken as it is, however long, unless it is to be cut.
+    let long: Vec<Vec<u32>> = vec![(0..140).map(|p| p % 90).collect()];
+    let text = serde_json::to_string(&long).unwrap();
+    circuitscope::files::write_atomic(&folder.path().join("long.json"), text.as_bytes()).unwrap();
+    let granite = common::fixture("families/granite").display().to_string();
+    let lens_of = |rest: &[&str]| {
+        let (ids, output) = (at("long.json"), at("long.safetensors"));
+        let args = ["jlens", "fit", "-m", &granite, "--ids-file", &ids, "--skip", "130", "-o", &output];
+        common::run(&[&args[..], rest].concat()).status.code()
+    };
+    assert_eq!((lens_of(&[]), lens_of(&["--tokens", "128"])), (Some(0), Some(2)));
     let none = common::run(&edit);
     assert_eq!(none.status.code(), Some(2));
     let error = common::sentence(&[&edit[..8], &["--layer", "5", "--steer", "7"]].concat(), 2);

@@ -75,16 +75,34 @@ fn what_is_read_is_interchanged() {
     let swap = ["probe", "interchange", "-m", "text", "--set", &set, "--layer", "1", "--pairs", "12"];
     let doc = common::json(&[&swap[..], &["--answers", " was, of"]].concat());
     let found = &doc["interchange"];
-    for name in
-        ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"]
-    {
+    for name in ["base", "untouched", "whole", "das", "probe", "means", "shuffled_labels", "random_model"] {
         assert!((0.0..=1.0).contains(&found[name].as_f64().unwrap()), "{name}: {found}");
     }
+    assert!(found["texts"].as_u64().unwrap() <= 24 && found["kind"] == "linear", "{found}");
     // Of two answers one is the base's or the source's: the shares add up.
     let sum = found["base"].as_f64().unwrap() + found["untouched"].as_f64().unwrap();
     assert!((sum - 1.0).abs() < 1e-6, "{found}");
     let error = common::sentence(&[&swap[..], &["--answers", " was"]].concat(), 2);
     assert!(error.contains("people, things"), "{error}");
+    // A probe of three classes spans two dimensions: it is compared with random ones of as many, the search with one.
+    let royal = |line: &str| {
+        if line.ends_with("king") || line.ends_with("queen") {
+            line.replace("people", "royal")
+        } else {
+            line.to_owned()
+        }
+    };
+    let three: Vec<String> = std::fs::read_to_string(&set).unwrap().lines().map(royal).collect();
+    let path = folder.path().join("three.tsv");
+    circuitscope::files::write_atomic(&path, three.join("\n").as_bytes()).unwrap();
+    let path = path.display().to_string();
+    let swap = ["probe", "interchange", "-m", "text", "--set", &path, "--layer", "1", "--pairs", "4", "--k", "6"];
+    let doc = common::json(&[&swap[..], &["--answers", " was, of, in"]].concat());
+    let random = doc["interchange"]["random_subspaces"].as_object().unwrap();
+    assert_eq!(
+        (random.keys().map(String::as_str).collect::<Vec<_>>(), &doc["interchange"]["kind"]),
+        (vec!["1", "2"], &json!({"sparse": 6}))
+    );
 }
 
 /// What the lesson "Three lenses" says of the set that ships for it.
@@ -110,7 +128,8 @@ fn the_number_of_a_subject_is_read_and_used() {
     ]);
     let share = |of: &str| doc["interchange"][of].as_f64().unwrap();
     assert!((0.8..1.0).contains(&share("probe")) && share("means") > 0.97 && share("das") > 0.97, "{doc}");
-    assert!(share("random_subspace") < 0.1 && share("random_model") > 0.8, "{doc}");
+    let random = doc["interchange"]["random_subspaces"]["1"].as_f64().unwrap();
+    assert!(random < 0.1 && share("random_model") > 0.8, "{doc}");
 }
 
 /// A direction from a file is interchanged as well; one of another site is refused.

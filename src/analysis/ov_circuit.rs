@@ -13,6 +13,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::engine::forward::Prepared;
+use crate::engine::frozen::FrozenNorm;
 use crate::engine::hooks::NoHooks;
 use crate::engine::kernels::{norm, product};
 use crate::error::{Error, Result};
@@ -40,6 +41,27 @@ pub struct OvCircuit {
     pub tried: usize,
     /// The largest logit for each token of the prompt, as (attended token, promoted token, logit).
     pub pairs: Vec<(u32, u32, f32)>,
+}
+
+/// The logits [n, d_vocab] of what a head of a layer writes, rows [n, d_model], read by itself: the final norm divides each
+/// row by its own scale and applies its gain. The offsets of the norm and of the unembedding are no part of it, since the head
+/// did not write them, nor is the soft cap of the sum of all logits.
+///
+/// # Errors
+/// There is no such layer.
+pub fn direct_logits(model: &Model, layer: usize, written: &Tensor) -> Result<Tensor> {
+    let (c, weights) = (&model.config, &model.weights);
+    let block = weights.blocks.get(layer).ok_or_else(|| Error::request(format!("there is no layer {layer}")))?;
+    let mut written = written.contiguous()?;
+    // The gain of the norm on attention's output, where there is one. Its scale is left to the final norm.
+    if let Some(post) = &block.ln1_post {
+        if c.centres() {
+            written = written.broadcast_sub(&written.mean_keepdim(1)?)?;
+        }
+        written = written.broadcast_mul(&post.weight)?;
+    }
+    let normalized = FrozenNorm::of(&written, weights.ln_final.as_ref(), c)?.apply(&written)?;
+    Ok(product::apply(&normalized.contiguous()?, &weights.unembed)?)
 }
 
 /// Tries the OV circuit of a head on the prompt's tokens and on an even sample of the vocabulary.
@@ -75,20 +97,12 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], prog
     if let Some(b) = &block.attn.v.bias {
         v = v.broadcast_add(&b.narrow(0, kv * d, d)?)?;
     }
-    let mut written = product::apply(&v, &block.attn.o.weight.narrow(0, head * d, d)?)?;
-    // The gain of the norm on attention's output, where there is one. Its scale is left to the final norm.
-    if let Some(post) = &block.ln1_post {
-        if c.centres() {
-            written = written.broadcast_sub(&written.mean_keepdim(1)?)?;
-        }
-        written = written.broadcast_mul(&post.weight)?;
-    }
-    let normalized: Tensor = network.final_norm(&written.unsqueeze(1)?, &mut NoHooks)?.squeeze(1)?;
+    let written = product::apply(&v, &block.attn.o.weight.narrow(0, head * d, d)?)?;
     let mut found: Vec<(bool, bool, u32, f32)> = Vec::with_capacity(ids.len());
     for first in (0..ids.len()).step_by(ROWS) {
         progress.check()?;
-        let rows = normalized.narrow(0, first, ROWS.min(ids.len() - first))?.contiguous()?;
-        let logits = network.unembed(&rows)?;
+        let rows = written.narrow(0, first, ROWS.min(ids.len() - first))?;
+        let logits = direct_logits(model, layer, &rows)?;
         let width = logits.dim(1)?;
         let values = logits.flatten_all()?.to_vec1::<f32>()?;
         let read = |(row, id): (&[f32], &u32)| {
@@ -108,4 +122,41 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], prog
     let mut pairs: Vec<(u32, u32, f32)> = ids.iter().zip(&found).take(own).map(|(id, r)| (*id, r.2, r.3)).collect();
     pairs.sort_by(|a, b| b.2.total_cmp(&a.2));
     Ok(OvCircuit { layer, head, copying: share(|r| r.0), anti_copying: share(|r| r.1), tried: ids.len(), pairs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// By hand in a model with LayerNorm: the centred row over its deviation, times the gain, by the unembedding; and
+    /// offsets, however large, change neither that nor what is copied.
+    #[test]
+    fn offsets_are_not_what_a_head_wrote() {
+        let folder = format!("{}/tests/families/gpt2", env!("CARGO_MANIFEST_DIR"));
+        let mut model = Model::open(&folder).unwrap();
+        let (d, vocab) = (model.config.d_model, model.config.d_vocab);
+        let row: Vec<f32> = (0..d).map(|i| ((7 * i) % 11) as f32 - 4.0).collect();
+        let written = Tensor::from_slice(&row, (1, d), &Device::Cpu).unwrap();
+        let read = |model: &Model| -> Vec<f32> {
+            direct_logits(model, 1, &written).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let found = read(&model);
+        let mean = row.iter().sum::<f32>() / d as f32;
+        let deviation = (row.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / d as f32).sqrt();
+        let gain: Vec<f32> = model.weights.ln_final.as_ref().unwrap().weight.to_vec1().unwrap();
+        let unembed: Vec<Vec<f32>> = model.weights.unembed.tensor().unwrap().to_vec2().unwrap();
+        for (token, logit) in found.iter().enumerate() {
+            let want: f32 = (0..d).map(|i| (row[i] - mean) / deviation * gain[i] * unembed[i][token]).sum();
+            assert!((logit - want).abs() < 1e-3 * want.abs().max(1.0), "{token}: {logit} against {want}");
+        }
+        let progress = Progress::new();
+        let before = ov_circuit(&model, 1, 0, &[3, 5], &progress).unwrap();
+        let constant = |n: usize| Tensor::from_vec((0..n).map(|i| 50.0 * i as f32).collect(), n, &Device::Cpu).unwrap();
+        model.weights.ln_final.as_mut().unwrap().bias = Some(constant(d));
+        model.weights.unembed_bias = Some(constant(vocab));
+        assert_eq!(read(&model), found);
+        let after = ov_circuit(&model, 1, 0, &[3, 5], &progress).unwrap();
+        assert_eq!((before.copying, before.pairs), (after.copying, after.pairs));
+    }
 }

@@ -257,10 +257,16 @@ impl App {
                 let action = FeatureAction::Open(path.display().to_string());
                 self.state.apply(Action::Feature(action), self.now);
             }
-            Message::Lens(path, tuned) => {
+            Message::Lens(path, kind) => {
                 let view = &model::views::lens::VIEW;
                 self.show(view.name);
-                let settings = model::views::lens::opened(self.state.desk(), &path, tuned);
+                let settings = model::views::lens::opened(self.state.desk(), &path, kind);
+                self.state.apply(ModelAction::View(view.name, settings), self.now);
+            }
+            Message::HeadPages(path) => {
+                let view = &model::views::heads::VIEW;
+                self.show(view.name);
+                let settings = model::views::heads::opened(self.state.desk(), &path);
                 self.state.apply(ModelAction::View(view.name, settings), self.now);
             }
             Message::Direction(path) => {

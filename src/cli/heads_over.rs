@@ -22,13 +22,13 @@ const FEEDS: usize = 8;
 #[derive(clap::Args, Clone, Debug)]
 pub struct OverArgs {
     /// Make a page for every head over text files, folders, or shipped texts by name (mixed, prose); repeatable
-    #[arg(long, value_name = "TEXT-PATH", conflicts_with_all = ["prompt", "ids"])]
+    #[arg(long, value_name = "TEXT-PATH", conflicts_with_all = ["prompt", "ids", "chat"])]
     pub over: Vec<String>,
     /// Pages that `--over` wrote: list them again, or show one with --head
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "prompt", "ids", "output"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "prompt", "ids", "chat", "output"])]
     pub pages: Option<PathBuf>,
     /// Put shards of pages together, as `merge` does
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "output", conflicts_with_all = ["over", "pages", "prompt", "ids"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "output", conflicts_with_all = ["over", "pages", "prompt", "ids", "chat"])]
     pub merge: Vec<PathBuf>,
     /// Show one head's page
     #[arg(long, value_name = "L.H", conflicts_with = "merge")]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::output::{quoted, warn};
 use super::submit::{Amount, Work, WorkKind};
+use super::trace::token_or_id;
 use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
 use crate::analysis::logit_lens::logit_lens;
 use crate::analysis::plan::OverText;
@@ -56,9 +57,9 @@ struct Fit {
     /// Layers, counted from 0; all but the last without
     #[arg(long, value_name = "L,L,...", value_delimiter = ',')]
     layers: Vec<usize>,
-    /// Tokens of a prompt at most
-    #[arg(long, value_name = "N", default_value_t = TOKENS)]
-    tokens: usize,
+    /// Tokens of a prompt at most; without, 128 of a text, and all of a list of --ids-file
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
     /// Positions at each prompt's start that are left out
     #[arg(long, value_name = "N", default_value_t = SKIP)]
     skip: usize,
@@ -103,10 +104,10 @@ struct Edit {
     /// Layers whose output is changed
     #[arg(long, value_name = "L,L,...", value_delimiter = ',', required = true)]
     layer: Vec<usize>,
-    /// Add the token's direction, --alpha times as long as the stream
+    /// Add the token's direction, --alpha times as long as the stream; a token is its text, or id:N (as one with a comma)
     #[arg(long, value_name = "TOKEN", group = "intervention", allow_hyphen_values = true)]
     steer: Option<String>,
-    /// Take the tokens' directions out
+    /// Take the tokens' directions out; a token with a comma is given as id:N
     #[arg(
         long,
         value_name = "TOKEN,TOKEN,...",
@@ -115,7 +116,7 @@ struct Edit {
         allow_hyphen_values = true
     )]
     ablate: Vec<String>,
-    /// Exchange the coordinates of two tokens
+    /// Exchange the coordinates of two tokens; a token with a comma is given as id:N
     #[arg(long, value_name = "TOKEN,TOKEN", group = "intervention", value_delimiter = ',', allow_hyphen_values = true)]
     swap: Vec<String>,
     /// Strength of --steer and --swap
@@ -127,7 +128,7 @@ struct Edit {
     /// Positions that are changed: all, last, or numbers counted from 0
     #[arg(long, value_name = "all|last|N,N", default_value = "all")]
     pos: String,
-    /// Tokens whose logits to give, those of the intervention without
+    /// Tokens whose logits to give, those of the intervention without; a token with a comma is given as id:N
     #[arg(long, value_name = "TOKEN,TOKEN,...", value_delimiter = ',', allow_hyphen_values = true)]
     tokens: Vec<String>,
 }
@@ -136,11 +137,12 @@ impl Arguments {
     /// What a fit goes over.
     pub fn work(&self) -> Option<Work<'_>> {
         let Command::Fit(a) = &self.command else { return None };
-        let limit = a.limit.map(|n| n.saturating_mul(a.tokens));
+        let tokens = a.tokens.unwrap_or(TOKENS);
+        let limit = a.limit.map(|n| n.saturating_mul(tokens));
         let specs = a.ids_file.as_slice();
         let specs = if specs.is_empty() { &a.text[..] } else { specs };
         let layers = if a.layers.is_empty() { usize::MAX } else { a.layers.len() };
-        let amount = Amount::Text { specs, limit, row: a.tokens };
+        let amount = Amount::Text { specs, limit, row: tokens };
         Some(Work { model: &a.model, amount, what: WorkKind::Over(OverText::Fit { layers }), training: None })
     }
 }
@@ -154,10 +156,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
 }
 
-/// Reads the prompts: rows of text, or lists of ids.
-fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<Rows> {
+/// Reads the prompts: rows of text, or lists of ids; and how many tokens each has at most.
+fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<(Rows, usize)> {
     let Some(path) = &args.ids_file else {
-        return prompts(model, &args.text, args.tokens, args.limit, progress);
+        let tokens = args.tokens.unwrap_or(TOKENS);
+        return Ok((prompts(model, &args.text, tokens, args.limit, progress)?, tokens));
     };
     let text = crate::files::read_text(Path::new(path), 1 << 30)?;
     let lists: Vec<Vec<u32>> = serde_json::from_str(&text).map_err(|e| Error::Malformed {
@@ -165,13 +168,13 @@ fn rows_of(args: &Fit, model: &Model, progress: &Progress) -> Result<Rows> {
         format: "list of lists of token ids",
         what: e.to_string(),
     })?;
+    let tokens = args.tokens.unwrap_or_else(|| lists.iter().map(Vec::len).max().unwrap_or(0));
     let most = args.limit.unwrap_or(usize::MAX);
-    let lists: Vec<Vec<u32>> =
-        lists.into_iter().take(most).map(|l| l.into_iter().take(args.tokens).collect()).collect();
+    let lists: Vec<Vec<u32>> = lists.into_iter().take(most).map(|l| l.into_iter().take(tokens).collect()).collect();
     for list in &lists {
         model.network().check(list)?;
     }
-    Ok(Rows::new(lists.into_iter().zip(0..)))
+    Ok((Rows::new(lists.into_iter().zip(0..)), tokens))
 }
 
 fn execute_fit(args: &Fit) -> Result<()> {
@@ -179,12 +182,12 @@ fn execute_fit(args: &Fit) -> Result<()> {
     let mut job = Job::begin(&args.model, "fitting a Jacobian lens")?;
     let model = job.model.clone();
     crate::lenses::fit::layers_of(&model, &args.layers)?;
-    let rows = rows_of(args, &model, &job.progress)?;
+    let (rows, tokens) = rows_of(args, &model, &job.progress)?;
     let texts = match &args.ids_file {
         Some(path) => vec![path.clone()],
         None => args.text.clone(),
     };
-    let settings = Settings { layers: args.layers.clone(), skip: args.skip, tokens: args.tokens, texts, shard };
+    let settings = Settings { layers: args.layers.clone(), skip: args.skip, tokens, texts, shard };
     job.restart();
     // A shard is itself what is kept on the way.
     let kept = if shard.1 > 1 { args.output.clone() } else { unfinished(&args.output) };
@@ -335,9 +338,9 @@ fn intervention(args: &Edit, model: &Model) -> Result<(Intervention, Vec<u32>)> 
     if !args.alpha.is_finite() {
         return Err(Error::request(format!("--alpha {} is no finite number", args.alpha)));
     }
-    let ids = |texts: &[String]| texts.iter().map(|t| model.single_token(t)).collect::<Result<Vec<u32>>>();
+    let ids = |texts: &[String]| texts.iter().map(|t| token_or_id(model, t)).collect::<Result<Vec<u32>>>();
     if let Some(token) = &args.steer {
-        let token = model.single_token(token)?;
+        let token = token_or_id(model, token)?;
         return Ok((Intervention::Steer { token, alpha: args.alpha }, vec![token]));
     }
     if !args.ablate.is_empty() {
@@ -359,7 +362,7 @@ fn execute_edit(args: &Edit) -> Result<()> {
     let (what, own) = intervention(args, &model)?;
     let watched = match &args.tokens[..] {
         [] => own,
-        texts => texts.iter().map(|t| model.single_token(t)).collect::<Result<_>>()?,
+        texts => texts.iter().map(|t| token_or_id(&model, t)).collect::<Result<_>>()?,
     };
     let positions = places(&args.pos, ids.len())?;
     let mut edits = Vec::new();

@@ -7,14 +7,13 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Job, ModelArgs, table};
-use crate::engine::SiteKind;
 use crate::error::{Error, Result};
 use crate::features::direction::Concept;
 use crate::features::direction::concept::Pool;
 use crate::files::write_atomic;
 use crate::probes::fit::Score;
 use crate::probes::interchange::{self, InterchangeOf};
-use crate::probes::question::{DRAWS, Kind, ProbesOf, Recipe, SITES};
+use crate::probes::question::{DRAWS, Kind, ProbesOf, Recipe, site_by_name, site_name, sites};
 use crate::probes::set::Texts;
 use crate::question::Question;
 
@@ -39,8 +38,7 @@ struct Fit {
     set: String,
     #[command(flatten)]
     model: ModelArgs,
-    /// Site, at every layer: resid_post, resid_mid, resid_pre, mlp_out, attn_out, z or post
-    #[arg(long, default_value = "resid_post")]
+    #[arg(long, default_value = "resid_post", help = sites_help())]
     site: String,
     /// The layers that are read; all without
     #[arg(long, value_name = "LAYER,LAYER,...", value_delimiter = ',')]
@@ -75,6 +73,9 @@ struct Swap {
     /// Layer whose output is changed, at each text's last position
     #[arg(long)]
     layer: usize,
+    /// The probe reads so many coordinates, those that tell the classes apart most; all of them without
+    #[arg(long, value_name = "K")]
+    k: Option<usize>,
     /// Dimensions of the subspace that is searched
     #[arg(long, default_value_t = 1)]
     rank: usize,
@@ -87,6 +88,11 @@ struct Swap {
     /// Seed of the split, the pairs, the search and the controls
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+fn sites_help() -> String {
+    let known: Vec<&str> = sites().map(site_name).collect();
+    format!("Site, at every layer that has it: {}", known.join(", "))
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -102,10 +108,7 @@ fn execute_fit(args: &Fit) -> Result<()> {
         "mean" => Pool::Mean,
         other => return Err(Error::request(format!("`{other}` cannot stand for a text; choose last or mean"))),
     };
-    let site = SiteKind::by_name(&args.site).ok_or_else(|| {
-        let known = SITES.map(SiteKind::short).join(", ");
-        Error::request(format!("there is no site `{}`; choose one of {known}", args.site))
-    })?;
+    let site = site_by_name(&args.site)?;
     let mut job = Job::begin(&args.model, "fitting probes")?;
     job.restart();
     let recipe = Recipe {
@@ -175,6 +178,7 @@ fn execute_interchange(args: &Swap) -> Result<()> {
         texts: Texts::Set(args.set.clone()),
         answers: args.answers.clone(),
         layer: args.layer,
+        kind: args.k.map_or(Kind::Linear, Kind::Sparse),
         rank: args.rank,
         pairs: args.pairs,
         seed: args.seed,
@@ -187,16 +191,18 @@ fn execute_interchange(args: &Swap) -> Result<()> {
             "interchange": found})
     };
     let text = || {
-        let row = |(name, share, _): (&'static str, f32, bool)| {
+        let row = |(name, share, _): (String, f32, bool)| {
             let [low, high] = found.interval(share);
-            vec![name.to_owned(), format!("{share:.3} [{low:.2}, {high:.2}]")]
+            vec![name, format!("{share:.3} [{low:.2}, {high:.2}]")]
         };
         let rows: Vec<Vec<String>> = found.shares().into_iter().map(row).collect();
         format!(
-            "{}\n\nlayer {}, {} held-out pairs: the share whose answer is the source's, but for the first row; 95 % intervals",
+            "{}\n\nlayer {}, {} held-out pairs of {} texts: the share whose answer is the source's, but for the first row; 95 % \
+             intervals, as of no more pairs than texts",
             table(&["what is interchanged", "share"], &rows),
             found.layer,
-            found.pairs
+            found.pairs,
+            found.texts
         )
     };
     job.finish(None, json, text)

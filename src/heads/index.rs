@@ -166,16 +166,17 @@ impl HeadIndex {
     }
 
     /// # Errors
-    /// The index is of another model.
+    /// The index is of another model, by its weights.
     pub fn check(&self, model: &Model) -> Result<()> {
         let (a, c) = (&self.about, &model.config);
         let shape = (a.n_layers, a.n_heads, a.n_kv_heads) == (c.n_layers, c.n_heads, c.n_kv_heads);
-        if a.model == c.name && shape {
+        if shape && a.shard.model_hash == shard::hex(model.fingerprint()?) {
             return Ok(());
         }
+        let other = if a.model == c.name { "a model of this name with other weights" } else { &a.model };
         Err(Error::request(format!(
-            "the head pages were made with {}, and the model is {}; make them again",
-            a.model, c.name
+            "the head pages were made with {other}, and the model is {}; make them again",
+            c.name
         )))
     }
 

@@ -12,17 +12,27 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
-/// Asks for the pages of all heads of a model over texts.
+/// Where the pages of all heads come from.
+#[derive(Clone, PartialEq)]
+pub enum Source {
+    Text {
+        texts: Vec<String>,
+        /// Tokens of a row.
+        context: usize,
+        /// Tokens of the text at most.
+        limit: Option<usize>,
+        /// Where scans are kept: one that was stopped goes on there, and one that is done is there at once.
+        folder: Option<PathBuf>,
+    },
+    /// Pages that were written before.
+    File(PathBuf),
+}
+
+/// Asks for the pages of all heads of a model.
 #[derive(Clone, PartialEq)]
 pub struct HeadsOver {
     pub model: Arc<Model>,
-    pub texts: Vec<String>,
-    /// Tokens of a row.
-    pub context: usize,
-    /// Tokens of the text at most.
-    pub limit: Option<usize>,
-    /// Where scans are kept: one that was stopped goes on there, and one that is done is there at once.
-    pub folder: Option<PathBuf>,
+    pub source: Source,
 }
 
 /// Where the window's scans of heads lie: they can be made again.
@@ -36,7 +46,15 @@ impl Question for HeadsOver {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
-        let Self { model, texts, context, limit, folder } = self;
+        let Self { model, source } = self;
+        let (texts, context, limit, folder) = match source {
+            Source::Text { texts, context, limit, folder } => (texts, context, limit, folder),
+            Source::File(path) => {
+                let index = index_file::open(path)?;
+                index.check(model)?;
+                return Ok(Arc::new(index));
+            }
+        };
         let rows = Rows::cut(model, texts, &Cut::new(*context, *limit), progress)?;
         let plan = Plan { model, rows: &rows, texts: texts.clone(), context: *context, limit: *limit, shard: (0, 1) };
         let file = folder.as_ref().map(|folder| -> Result<PathBuf> {

@@ -5,8 +5,7 @@ use rayon::prelude::*;
 use candle_core::{Device, Tensor};
 
 use super::index::HeadIndex;
-use crate::analysis::ov_circuit::ov_circuit;
-use crate::engine::NoHooks;
+use crate::analysis::ov_circuit::{direct_logits, ov_circuit};
 use crate::engine::kernels::{product, with_values};
 use crate::engine::logits::largest_indices;
 use crate::error::Result;
@@ -18,11 +17,10 @@ const WORDS: usize = 5;
 /// Rows that are unembedded together.
 const ROWS: usize = 64;
 
-/// Names the tokens of the examples that have none yet: what the head writes for the key alone, read by the final norm and
-/// the unembedding.
+/// Names the tokens of the examples that have none yet: what the head writes for the key alone, as
+/// [`direct_logits`] reads it.
 pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) -> Result<()> {
     let c = &model.config;
-    let network = model.network();
     for (i, entry) in index.entries.iter_mut().enumerate() {
         let mut open: Vec<&mut super::index::Example> = entry.top.iter_mut().filter(|e| !e.value.is_empty()).collect();
         if open.is_empty() {
@@ -35,16 +33,8 @@ pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) ->
             let values: Vec<f32> =
                 some.iter().flat_map(|e| e.value.iter().map(|v| v * e.weight).collect::<Vec<_>>()).collect();
             let values = Tensor::from_vec(values, (some.len(), c.d_head), &Device::Cpu)?;
-            let mut written = product::apply(&values, &w)?;
-            // The gain of the norm on attention's output, where there is one. Its scale is left to the final norm.
-            if let Some(post) = &block.ln1_post {
-                if c.centres() {
-                    written = written.broadcast_sub(&written.mean_keepdim(1)?)?;
-                }
-                written = written.broadcast_mul(&post.weight)?;
-            }
-            let normalized = network.final_norm(&written.unsqueeze(0)?, &mut NoHooks)?.squeeze(0)?;
-            let logits = network.unembed(&normalized)?.contiguous()?;
+            let written = product::apply(&values, &w)?;
+            let logits = direct_logits(model, i / c.n_heads, &written)?.contiguous()?;
             let width = logits.dim(1)?;
             with_values(&logits, |logits| {
                 some.par_iter_mut().zip(logits.par_chunks_exact(width)).for_each(|(e, row)| {

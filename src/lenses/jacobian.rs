@@ -20,9 +20,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::analysis::transport::{Affine, Transport};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::files::write_atomic;
 use crate::model::Model;
 use crate::model::safetensors_file;
@@ -50,6 +51,9 @@ pub struct About {
     pub texts: Vec<String>,
     /// By layer, how alike the lenses of two halves of the prompts are: their cosine.
     pub agreement: BTreeMap<usize, f32>,
+    /// The layer that it leads to, where the file says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<usize>,
 }
 
 /// A fitted lens.
@@ -73,6 +77,11 @@ impl JacobianLens {
         let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
         if lens.layers.is_empty() {
             return Err(malformed("it holds no layer".to_owned()));
+        }
+        if let (Some(target), Some(last)) = (lens.about.target, lens.layers.keys().max())
+            && target < *last
+        {
+            return Err(malformed(format!("it leads to layer {target}, and holds a matrix of layer {last} behind it")));
         }
         for (layer, j) in &lens.layers {
             if j.dims() != [lens.d_model, lens.d_model] {
@@ -114,25 +123,11 @@ impl JacobianLens {
             }
             layers.insert(layer, j);
         }
-        let said = root.get("metadata");
-        let text = |name: &str| said.and_then(|m| m.get(name)).and_then(Value::text).map(str::to_owned);
-        let whole = |name: &str| said.and_then(|m| m.get(name)).and_then(Value::whole);
-        // What this program wrote says more.
-        let own = text(METADATA).and_then(|t| serde_json::from_str::<About>(&t).ok());
-        let about = own.unwrap_or_else(|| About {
-            model: text("model_name"),
-            n_prompts,
-            skip: whole("skip_first_positions"),
-            tokens: whole("max_seq_len"),
-            ..About::default()
-        });
+        let told = |value: &Value| value.text().map_or_else(|| json(value), |text| unfolded(text.to_owned()));
+        let inner = ["metadata", "provenance"].iter().filter_map(|name| root.get(name));
+        let about = Said(inner.chain([&root]).map(told).collect()).about(n_prompts).map_err(|what| malformed(&what))?;
         let d_model = root.get("d_model").and_then(Value::whole);
         let d_model = d_model.or_else(|| layers.values().next()?.dims().first().copied()).unwrap_or(0);
-        if let (Some(target), Some(last)) = (whole("target_layer"), layers.keys().max())
-            && target <= *last
-        {
-            return Err(malformed("it leads to another layer than the model's last one, which is not read here"));
-        }
         Ok(Self { about, layers, d_model, path: Some(path.to_owned()) })
     }
 
@@ -150,12 +145,13 @@ impl JacobianLens {
         if shapes.is_empty() {
             return Err(malformed("it holds no tensor `J.<layer>`".to_owned()));
         }
-        let said = safetensors_file::metadata(path)?;
-        let about = said.get(METADATA).and_then(|t| serde_json::from_str::<About>(t).ok()).unwrap_or_else(|| About {
-            model: said.get("model").or_else(|| said.get("model_name")).cloned(),
-            n_prompts: said.get("n_prompts").and_then(|n| n.parse().ok()).unwrap_or(0),
-            ..About::default()
-        });
+        // All values of a header are texts: numbers and objects are written as JSON in them.
+        let header = safetensors_file::metadata(path)?.into_iter().map(|(name, text)| (name, unfolded(text))).collect();
+        let header = Json::Object(header);
+        let inner: Vec<Json> =
+            ["metadata", "provenance"].iter().filter_map(|name| header.get(*name).cloned()).collect();
+        let n_prompts = header.get("n_prompts").and_then(Json::as_u64).unwrap_or(0) as usize;
+        let about = Said([vec![header], inner].concat()).about(n_prompts).map_err(malformed)?;
         let store = Store::new(path, index.files, index.entries, Device::Cpu, &Progress::new());
         let d_model = shapes.values().next().map_or(0, |(_, out, _)| *out);
         let layers = shapes
@@ -201,10 +197,29 @@ impl JacobianLens {
     }
 
     /// # Errors
-    /// The lens is of another width, of layers that the model lacks, or of another model by its name or its weights.
+    /// The lens is of another width, of layers that the model lacks, leads to another layer than the last one, or is of
+    /// another model by its name or its weights.
     pub fn check(&self, model: &Model) -> Result<()> {
         let name = self.path.as_ref().map_or_else(|| "the lens".to_owned(), |p| p.display().to_string());
         fits(&name, self.d_model, self.layers.keys().copied(), model)?;
+        let c = &model.config;
+        let last = c.n_layers - 1;
+        if let Some(target) = self.about.target.filter(|t| *t != last) {
+            return Err(Error::request(format!(
+                "{name} leads to layer {target}, and what is read behind a lens is the last layer of {}, {last}; open a lens \
+                 that leads there",
+                c.name
+            )));
+        }
+        // Some files hold it for the last layer as well, where nothing is left to be led to.
+        if let Some(j) = self.layers.get(&last)
+            && !is_identity(j)?
+        {
+            return Err(Error::request(format!(
+                "{name} changes the last layer of {}, {last}, so that it leads to something else; open a lens that leads there",
+                c.name
+            )));
+        }
         is_of(&name, self.about.model.as_deref(), self.about.fingerprint.as_deref(), model)
     }
 
@@ -246,9 +261,99 @@ pub(super) fn fits(name: &str, width: usize, layers: impl Iterator<Item = usize>
     }
 }
 
+/// What a lens' file says of itself, in dictionaries of several tools; the first that says something counts.
+struct Said(Vec<Json>);
+
+impl Said {
+    /// The first of these entries that is there and not null; `outer.inner` is an entry of an entry.
+    fn entry(&self, names: &[&str]) -> Option<&Json> {
+        let found = self.0.iter().flat_map(|said| names.iter().map(move |name| (said, *name)));
+        found
+            .filter_map(|(said, name)| name.split('.').try_fold(said, |at, part| at.get(part)))
+            .find(|value| !value.is_null())
+    }
+
+    /// Says what is wrong with it.
+    fn about(&self, n_prompts: usize) -> std::result::Result<About, String> {
+        // What this program wrote says more.
+        if let Some(own) = self.entry(&[METADATA]) {
+            let own = own.as_str().map_or_else(|| own.clone(), |text| unfolded(text.to_owned()));
+            return serde_json::from_value(own).map_err(|e| format!("what it says of itself is damaged ({e})"));
+        }
+        let whole = |names: &[&str]| self.entry(names).and_then(Json::as_u64).map(|n| n as usize);
+        let target = match self.entry(&["target_layer", "recipe.target_layer"]) {
+            None => None,
+            Some(value) => Some(value.as_u64().map(|n| n as usize).ok_or_else(|| {
+                format!("its target_layer is {}, where a layer's number belongs", short(&value.to_string()))
+            })?),
+        };
+        Ok(About {
+            model: self.entry(&["model_name", "model"]).and_then(Json::as_str).map(str::to_owned),
+            n_prompts,
+            skip: whole(&["skip_first_positions", "recipe.skip_first_positions"]),
+            tokens: whole(&["max_seq_len", "recipe.max_seq_len"]),
+            target,
+            ..About::default()
+        })
+    }
+}
+
+/// A text as the JSON that it holds, or else as it is.
+fn unfolded(text: String) -> Json {
+    serde_json::from_str(&text).unwrap_or(Json::String(text))
+}
+
+/// What a torch file says, without its tensors.
+fn json(value: &Value) -> Json {
+    match value {
+        Value::Dictionary(entries) => {
+            let entries = entries.iter().filter_map(|(name, value)| Some((name.text()?.to_owned(), json(value))));
+            Json::Object(entries.collect())
+        }
+        Value::List(list) => Json::Array(list.iter().map(json).collect()),
+        Value::Whole(n) => Json::from(*n),
+        Value::Number(v) => Json::from(*v),
+        Value::Text(text) => Json::from(text.as_str()),
+        Value::Truth(b) => Json::from(*b),
+        Value::Tensor(_) | Value::Nothing => Json::Null,
+    }
+}
+
+/// True for the identity, as far as halves can say it.
+fn is_identity(j: &Tensor) -> Result<bool> {
+    let (n, _) = j.dims2()?;
+    let off = (j.to_dtype(DType::F32)? - Tensor::eye(n, DType::F32, &Device::Cpu)?)?.abs()?.flatten_all()?.max(0)?;
+    Ok(off.to_scalar::<f32>()? < 1e-2)
+}
+
+/// Words that say how weights are stored, at the end of a model's name.
+const STORED: &[&str] = &[
+    "gguf", "awq", "gptq", "exl2", "exl3", "mlx", "bnb", "hf", "imat", "imatrix", "i1", "ud", "nf4", "fp4", "mxfp4",
+    "fp8", "fp16", "bf16", "f16", "fp32", "f32", "int4", "int8", "4bit", "6bit", "8bit",
+];
+/// Words that go on after such a word, as in Q4_K_M.
+const GOES_ON: &[&str] = &["0", "1", "k", "s", "m", "l", "xl", "xs", "xxs", "nl"];
+
+/// A model's name without case, signs and what says how its weights are stored.
+fn plain(name: &str) -> String {
+    let name = name.to_lowercase();
+    let mut words: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let quantised = |w: &str| {
+        let rest = ["iq", "tq", "q"].iter().find_map(|start| w.strip_prefix(start));
+        rest.is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()))
+    };
+    let stored = |w: &&str| STORED.contains(w) || quantised(w);
+    let end = (1..words.len())
+        .find(|i| stored(&words[*i]) && words[*i..].iter().all(|w| stored(w) || GOES_ON.contains(w)))
+        .unwrap_or(words.len());
+    words.truncate(end);
+    words.concat()
+}
+
 /// # Errors
-/// What the lens says of its model does not mean this one. Weights say it where both are known; names are compared without
-/// case, signs and the organisation, and one may begin with the other (a file's name says more than the model's).
+/// What the lens says of its model does not mean this one. Weights say it where both are known; otherwise names must be the
+/// same but for case, signs, the organisation, and what says how the weights are stored. The model's names are that of its
+/// file or folder, that of its repository in a download, and the one that it was asked for by.
 pub(super) fn is_of(name: &str, said: Option<&str>, weights: Option<&str>, model: &Model) -> Result<()> {
     let c = &model.config;
     if let Some(weights) = weights {
@@ -262,25 +367,19 @@ pub(super) fn is_of(name: &str, said: Option<&str>, weights: Option<&str>, model
         )));
     }
     let Some(said) = said else { return Ok(()) };
-    let plain = |s: &str| -> String {
-        let last = s.rsplit(['/', '\\']).next().unwrap_or(s);
-        last.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-    };
-    let theirs = plain(said);
-    // A download's folder is called after its revision, the one above after the model.
+    let last = |s: &str| s.rsplit(['/', '\\']).next().unwrap_or(s).to_owned();
+    // Files are called after the organisation as well: some/model, some_model.gguf.
+    let theirs = [plain(&last(said)), plain(said)];
     let folders = model.path.iter().flat_map(|p| p.iter()).map(|part| part.to_string_lossy().into_owned());
-    let ours =
-        folders.map(|f| f.rsplit("--").next().unwrap_or(&f).to_owned()).chain([c.name.clone(), model.spec.clone()]);
-    let same = |ours: String| {
-        let ours = plain(&ours);
-        !ours.is_empty() && (ours.starts_with(&theirs) || ours.len() > 3 && theirs.starts_with(&ours))
-    };
-    if theirs.is_empty() || ours.into_iter().any(same) {
+    let repositories = folders.filter_map(|f| f.strip_prefix("models--")?.rsplit("--").next().map(str::to_owned));
+    let file = model.path.as_ref().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned());
+    let mut ours = repositories.chain(file).chain([last(&c.name), last(&model.spec)]);
+    if theirs[0].is_empty() || ours.any(|ours| theirs.contains(&plain(&ours))) {
         return Ok(());
     }
     Err(Error::request(format!(
         "{name} was fitted on {}, and the model is {}; open the lens of this model",
-        crate::error::short(said),
+        short(said),
         c.name
     )))
 }

@@ -6,21 +6,35 @@ use std::sync::Arc;
 use super::{JacobianLens, tuned};
 use crate::analysis::transport::Transport;
 use crate::error::{Error, Result};
+use crate::model::torch_file::{TorchFile, Value};
 use crate::model::{Model, builtin, safetensors_file};
 
-/// True for a path of a tuned lens, false for one of another lens or of none.
-pub fn is_tuned(path: &Path) -> bool {
-    tuned::looks(path)
+/// The kinds of lenses in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Jacobian,
+    Tuned,
 }
 
-/// True for a file or folder that is dropped or opened and can only be a lens. Weights of models are no `.pt` here.
-pub fn is_dropped(path: &Path) -> bool {
-    if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pt")) {
-        return true;
+/// The kind of the lens that a file or folder holds, by what is in it; none where it holds no lens.
+pub fn kind(path: &Path) -> Option<Kind> {
+    if path.is_dir() {
+        return kind(&tuned::in_folder(path).ok()?);
     }
-    let safetensors = path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
-    let jacobian = |names: &safetensors_file::Index| names.entries.keys().any(|n| n.starts_with("J."));
-    is_tuned(path) || safetensors && safetensors_file::index(&[path.to_owned()]).is_ok_and(|i| jacobian(&i))
+    let ends = |ends: &[&str]| path.extension().is_some_and(|e| ends.iter().any(|end| e.eq_ignore_ascii_case(end)));
+    let names: Vec<String> = if ends(&["safetensors"]) {
+        safetensors_file::index(&[path.to_owned()]).ok()?.entries.into_keys().collect()
+    } else if ends(&["pt", "pth", "bin"]) {
+        let Value::Dictionary(entries) = TorchFile::open(path).ok()?.value else { return None };
+        entries.iter().filter_map(|(name, _)| name.text().map(str::to_owned)).collect()
+    } else {
+        return None;
+    };
+    let jacobian = |name: &String| name == "J" || name == "jacobian_sum" || name.starts_with("J.");
+    if names.iter().any(jacobian) {
+        return Some(Kind::Jacobian);
+    }
+    names.iter().any(|name| tuned::layer_of(name).is_some()).then_some(Kind::Tuned)
 }
 
 /// Opens a lens of a model: a Jacobian lens (`.pt`, `.safetensors`), or a tuned lens (`params.pt`, its folder, safetensors of
@@ -29,11 +43,8 @@ pub fn is_dropped(path: &Path) -> bool {
 /// # Errors
 /// A file that is no lens, or the lens of another model.
 pub fn open(path: &Path, model: &Model) -> Result<Arc<Transport>> {
-    if tuned::looks(path) {
-        return tuned::open(path, model);
-    }
-    let safetensors = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
-    if safetensors && safetensors_file::index(&[path.to_owned()])?.entries.keys().any(|n| n.ends_with(".weight")) {
+    let kind = kind(path);
+    if kind == Some(Kind::Tuned) || kind.is_none() && path.is_dir() {
         return tuned::open(path, model);
     }
     JacobianLens::open(path)?.transport(model)

@@ -1,7 +1,7 @@
 //! Lenses as questions: one from a file, one that is fitted on a text.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,14 +40,14 @@ pub struct FitOf {
     pub settings: Settings,
     /// Prompts at most.
     pub limit: Option<usize>,
-    /// Where the lens is written, when it is done.
-    pub output: PathBuf,
+    /// The folder that the lens is written to, when it is done.
+    pub folder: PathBuf,
 }
 
 /// How far a fit is.
 #[derive(Clone, Debug)]
 pub struct Fitted {
-    /// The lens so far.
+    /// The lens so far; from its file once it is done.
     pub lens: Arc<Transport>,
     /// By layer, how alike two halves of the prompts are.
     pub agreement: BTreeMap<usize, f32>,
@@ -81,8 +81,17 @@ pub fn folder() -> PathBuf {
     crate::files::data_folder().join("lenses")
 }
 
+/// The file of a lens of the model that was made of this.
+///
+/// # Errors
+/// The model's weights cannot be read.
+pub fn lens_file(model: &Model, folder: &Path, of: &str) -> Result<PathBuf> {
+    let name = crate::files::file_name(&format!("{}-{of}", model.config.name));
+    Ok(folder.join(format!("{name}-{:016x}.safetensors", model.fingerprint()?)))
+}
+
 /// Where a fit that is not done lies, beside its lens.
-pub fn unfinished(output: &std::path::Path) -> PathBuf {
+pub fn unfinished(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".fit");
     PathBuf::from(name)
@@ -106,12 +115,13 @@ impl Question for FitOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Fitted)) -> Result<Fitted> {
-        let Self { model, texts, settings, limit, output } = self;
-        if let Some(folder) = output.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        }
+        let Self { model, texts, settings, limit, folder } = self;
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         let rows = prompts(model, texts, settings.tokens, *limit, progress)?;
-        let kept = unfinished(output);
+        // A text that was edited is another one, whatever its name: a fit of the old one is not gone on with.
+        let of = format!("{}-{}-{:016x}", settings.texts.join("+"), rows.len(), rows.hash()?);
+        let output = lens_file(model, folder, &of)?;
+        let kept = unfinished(&output);
         let mut told = Instant::now();
         let sums = fit(model, &rows, settings, Some(&kept), progress, &mut |sums| {
             if told.elapsed() > Duration::from_millis(300) || sums.prompts() == 1 {
@@ -123,7 +133,7 @@ impl Question for FitOf {
         })?;
         let mut lens = sums.lens()?;
         lens.path = Some(output.clone());
-        lens.save(output)?;
+        lens.save(&output)?;
         // The lens is whole; what is left over only takes room.
         drop(std::fs::remove_file(&kept));
         Ok(Fitted { lens: lens.transport(model)?, ..self.fitted(&sums)? })
@@ -134,16 +144,20 @@ impl Question for FitOf {
 #[derive(Clone, PartialEq)]
 pub struct MergeOf {
     pub model: Arc<Model>,
+    /// The folder of the parts.
+    pub parts: PathBuf,
+    /// The folder that the lens is written to.
     pub folder: PathBuf,
-    /// Where the lens is written.
-    pub output: PathBuf,
 }
 
-/// How many parts were put together, and how many are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many parts were put together, how many are missing, and how many files of the folder are no parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
+    /// The lens' file.
+    pub output: PathBuf,
     pub parts: usize,
     pub missing: usize,
+    pub others: usize,
     pub prompts: usize,
 }
 
@@ -153,23 +167,29 @@ impl Question for MergeOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Merged)) -> Result<Merged> {
-        let entries = std::fs::read_dir(&self.folder).map_err(|e| Error::read(&self.folder, e))?;
-        let mut parts: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+        let entries = std::fs::read_dir(&self.parts).map_err(|e| Error::read(&self.parts, e))?;
+        let files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+        let (mut parts, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|p| Sums::about(p).is_ok());
         parts.sort_unstable();
         if parts.is_empty() {
             return Err(Error::request(format!(
-                "{} holds no file; name the folder of the parts that `jlens fit --shard` wrote",
-                self.folder.display()
+                "{} holds no part of a fit; name the folder of the parts that `jlens fit --shard` wrote",
+                self.parts.display()
             )));
         }
         progress.check()?;
         let whole = Sums::merged(&parts)?;
         let lens = whole.lens()?;
         lens.transport(&self.model)?;
-        if let Some(folder) = self.output.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        }
-        lens.save(&self.output)?;
-        Ok(Merged { parts: parts.len(), missing: whole.missing(), prompts: whole.prompts() })
+        std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
+        let output = lens_file(&self.model, &self.folder, "merged")?;
+        lens.save(&output)?;
+        Ok(Merged {
+            output,
+            parts: parts.len(),
+            missing: whole.missing(),
+            others: others.len(),
+            prompts: whole.prompts(),
+        })
     }
 }

@@ -131,6 +131,8 @@ impl Sums {
             tokens: Some(a.tokens),
             texts: a.texts.clone(),
             agreement: self.agreement(),
+            // Its weights say it.
+            target: None,
         };
         Ok(JacobianLens { about, layers, d_model: d, path: None })
     }

@@ -49,7 +49,7 @@ pub fn open(path: &Path, model: &Model) -> Result<Arc<Transport>> {
     } else {
         Config::default()
     };
-    let last = tensors.keys().filter_map(|name| name.split('.').next()?.parse::<usize>().ok()).max();
+    let last = tensors.keys().filter_map(|name| layer_of(name)).max();
     let last = last.ok_or_else(|| malformed("it holds no `0.weight`".to_owned()))?;
     let width = tensors.get(&format!("{last}.weight")).map_or(0, |t| t.dims().first().copied().unwrap_or(0));
     let name = file.display().to_string();
@@ -77,12 +77,11 @@ pub fn open(path: &Path, model: &Model) -> Result<Arc<Transport>> {
     Ok(Arc::new(Transport { name: format!("{FORMAT} {shown}"), kind: FORMAT, layers, path: Some(path.to_owned()) }))
 }
 
-/// True for a path that looks like a tuned lens.
-pub(super) fn looks(path: &Path) -> bool {
-    path.is_dir() && in_folder(path).is_ok() || path.file_name().is_some_and(|n| n == "params.pt")
-}
-
-fn in_folder(folder: &Path) -> Result<PathBuf> {
+/// The file of a tuned lens in its folder.
+///
+/// # Errors
+/// There is none.
+pub(super) fn in_folder(folder: &Path) -> Result<PathBuf> {
     ["params.pt", "params.safetensors"].iter().map(|name| folder.join(name)).find(|p| p.is_file()).ok_or_else(|| {
         Error::Unopenable {
             path: folder.to_owned(),
@@ -91,9 +90,17 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
     })
 }
 
+/// The layer whose weight has this name in a file.
+pub(super) fn layer_of(name: &str) -> Option<usize> {
+    plain(name).strip_suffix(".weight")?.parse().ok()
+}
+
+fn plain(name: &str) -> &str {
+    name.strip_prefix("layer_translators.").unwrap_or(name)
+}
+
 /// All tensors of a file by the names of the authors' program, without what stands before the layer's number.
 fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let plain = |name: &str| name.strip_prefix("layer_translators.").unwrap_or(name).to_owned();
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
         let index = safetensors_file::index(&[path.to_owned()])?;
         let shapes: Vec<(String, Vec<usize>)> =
@@ -104,7 +111,7 @@ fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
             .filter(|(_, shape)| !shape.is_empty())
             .map(|(name, shape)| {
                 let values = store.leading(&name, &shape, 0, shape[0])?;
-                Ok((plain(&name), Tensor::from_vec(values, shape, &Device::Cpu)?))
+                Ok((plain(&name).to_owned(), Tensor::from_vec(values, shape, &Device::Cpu)?))
             })
             .collect();
     }
@@ -119,7 +126,7 @@ fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let mut out = BTreeMap::new();
     for (name, value) in &entries {
         if let (Value::Text(name), Value::Tensor(place)) = (name, value) {
-            out.insert(plain(name), file.tensor(place)?);
+            out.insert(plain(name).to_owned(), file.tensor(place)?);
         }
     }
     Ok(out)

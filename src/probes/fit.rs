@@ -153,7 +153,7 @@ impl Data<'_> {
         let interval = [area - Z * deviation, area + Z * deviation].map(|v| v.clamp(0.0, 1.0) as f32);
         Score {
             accuracy: right as f32 / test.len().max(1) as f32,
-            accuracy_interval: wilson(right, test.len()),
+            accuracy_interval: wilson(right as f64 / test.len().max(1) as f64, test.len()),
             auc: area as f32,
             auc_interval: interval,
         }
@@ -293,18 +293,20 @@ fn descend(loss: &Loss<'_>) -> Vec<f64> {
     at
 }
 
-/// Wilson's interval of 95 % for a share.
-pub(super) fn wilson(right: usize, all: usize) -> [f32; 2] {
+/// Wilson's interval of 95 % for a share of so many.
+pub(super) fn wilson(p: f64, all: usize) -> [f32; 2] {
     let n = all.max(1) as f64;
-    let p = right as f64 / n;
     let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     [middle - half, middle + half].map(|v| v.clamp(0.0, 1.0) as f32)
 }
 
-/// The standard deviation of an area under the ROC curve [Hanley and McNeil 1982].
+/// The standard deviation of an area under the ROC curve [Hanley and McNeil 1982]. Where every pair is in order, or none, it
+/// would be zero however few texts there are: there it is that of half a pair out of order.
 fn hanley_mcneil(area: f64, positives: usize, negatives: usize) -> f64 {
     let (p, n) = (positives.max(1) as f64, negatives.max(1) as f64);
+    let half = 0.5 / (p * n);
+    let area = area.clamp(half, 1.0 - half);
     let (q1, q2) = (area / (2.0 - area), 2.0 * area * area / (1.0 + area));
     let variance = area * (1.0 - area) + (p - 1.0) * (q1 - area * area) + (n - 1.0) * (q2 - area * area);
     (variance / (p * n)).max(0.0).sqrt()
@@ -318,10 +320,15 @@ mod tests {
     #[test]
     fn intervals_by_hand() {
         // 8 of 10: (0.8 + 0.19208) / 1.38416 ± 1.96/1.38416 · √(0.016 + 0.009604)
-        let [a, b] = wilson(8, 10);
+        let [a, b] = wilson(0.8, 10);
         assert!((a - 0.4902).abs() < 1e-3 && (b - 0.9433).abs() < 1e-3, "{a} {b}");
         // Their own example: area 0.893, 51 abnormal and 58 normal images, standard error 0.032.
         assert!((hanley_mcneil(0.893, 51, 58) - 0.032).abs() < 1e-3);
+        // Four texts of each class, all in order: as of an area a = 31/32, of which Q1 = 31/33 and Q2 = 961/1008, so that the
+        // variance is (a(1 − a) + 3 (Q1 − a²) + 3 (Q2 − a²)) / 16. Two texts of each are less certain than fifty.
+        let by_hand = (0.030_273_4 + 3.0 * (31.0 / 33.0 + 961.0 / 1008.0 - 2.0 * 0.938_476_6)) / 16.0;
+        assert!((hanley_mcneil(1.0, 4, 4) - f64::sqrt(by_hand)).abs() < 1e-6);
+        assert!(hanley_mcneil(0.0, 2, 2) > 2.0 * hanley_mcneil(0.0, 50, 50) && hanley_mcneil(0.0, 50, 50) > 0.0);
     }
 
     #[test]

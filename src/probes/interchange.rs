@@ -9,6 +9,7 @@
 //! pairs. DAS can also learn what is not there [Arora et al. 2024]; so it stands beside the same search for labels that were
 //! shuffled, the same on a model with random weights, and a random subspace.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controls;
 use super::fit::{Data, wilson};
-use super::question;
+use super::question::{self, Kind};
 use super::set::{LabelledSet, Texts};
 use crate::engine::forward::finite_values;
 use crate::engine::{Hooks, NoHooks, Site, SiteKind};
@@ -45,6 +46,8 @@ pub struct Recipe {
     /// What the model answers for each class, as tokens in the classes' order.
     pub answers: Vec<String>,
     pub layer: usize,
+    /// What the probe reads of the stream there, at each text's last token.
+    pub kind: Kind,
     /// Dimensions that the search learns.
     pub rank: usize,
     /// Pairs of held-out texts that are judged, and of training texts that are learned from.
@@ -55,7 +58,7 @@ pub struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         let texts = question::Recipe::default().texts;
-        Self { texts, answers: Vec::new(), layer: 0, rank: 1, pairs: 64, seed: 0 }
+        Self { texts, answers: Vec::new(), layer: 0, kind: Kind::Linear, rank: 1, pairs: 64, seed: 0 }
     }
 }
 
@@ -70,13 +73,17 @@ pub struct InterchangeOf {
 
 /// The share of held-out pairs in which the model answers as for the source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Interchange {
     /// The set's name and its classes.
     pub set: String,
     pub classes: Vec<String>,
     pub layer: usize,
-    /// Pairs that were judged.
+    /// What the probe reads.
+    pub kind: Kind,
+    /// Pairs that were judged, and the different texts in them.
     pub pairs: usize,
+    pub texts: usize,
     /// Without any change: how often the model answers as for the base, and as for the source.
     pub base: f32,
     pub untouched: f32,
@@ -89,9 +96,9 @@ pub struct Interchange {
     /// In the span of the direction that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<f32>,
-    /// Controls: a random subspace, a search for shuffled labels, a search in a model with random weights for the
-    /// same labels.
-    pub random_subspace: Option<f32>,
+    /// Controls: a random subspace of each number of dimensions that was interchanged, a search for shuffled labels, a
+    /// search in a model with random weights for the same labels.
+    pub random_subspaces: BTreeMap<usize, f32>,
     pub shuffled_labels: Option<f32>,
     pub random_model: Option<f32>,
 }
@@ -99,25 +106,36 @@ pub struct Interchange {
 impl Interchange {
     /// What was interchanged, in words, the share, and whether it is a control; the model's own answers first. What is not
     /// known yet is left out.
-    pub fn shares(&self) -> Vec<(&'static str, f32, bool)> {
-        let all = [
-            ("answers as for the base, unchanged", Some(self.base), false),
-            ("answers as for the source, unchanged", Some(self.untouched), false),
-            ("the whole stream", Some(self.whole), false),
-            ("DAS", self.das, false),
-            ("the probe's directions", self.probe, false),
-            ("the classes' means", self.means, false),
-            ("the direction", self.direction, false),
-            ("control: a random subspace", self.random_subspace, true),
-            ("control: DAS for shuffled labels", self.shuffled_labels, true),
-            ("control: DAS in a model with random weights", self.random_model, true),
+    pub fn shares(&self) -> Vec<(String, f32, bool)> {
+        let probe = match self.kind {
+            Kind::Linear => "the linear probe's directions".to_owned(),
+            Kind::Sparse(k) => format!("the {k}-sparse probe's directions"),
+        };
+        let known = |name: &str, share: Option<f32>, control| Some((name.to_owned(), share?, control));
+        let random = self.random_subspaces.iter().map(|(n, share)| {
+            let name = format!("control: a random subspace of {n} dimension{}", if *n == 1 { "" } else { "s" });
+            Some((name, *share, true))
+        });
+        let own = [
+            known("answers as for the base, unchanged", Some(self.base), false),
+            known("answers as for the source, unchanged", Some(self.untouched), false),
+            known("the whole stream", Some(self.whole), false),
+            known("DAS", self.das, false),
+            known(&probe, self.probe, false),
+            known("the classes' means", self.means, false),
+            known("the direction", self.direction, false),
         ];
-        all.into_iter().filter_map(|(name, share, control)| Some((name, share?, control))).collect()
+        let searched = [
+            known("control: DAS for shuffled labels", self.shuffled_labels, true),
+            known("control: DAS in a model with random weights", self.random_model, true),
+        ];
+        own.into_iter().chain(random).chain(searched).flatten().collect()
     }
 
-    /// Wilson's interval of 95 % of a share of the pairs.
+    /// Wilson's interval of 95 % of a share of the pairs. Pairs that share a text do not say as much as so many pairs of
+    /// their own: there are taken to be no more of them than texts.
     pub fn interval(&self, share: f32) -> [f32; 2] {
-        wilson((share * self.pairs as f32).round() as usize, self.pairs)
+        wilson(f64::from(share), self.pairs.min(self.texts))
     }
 }
 
@@ -267,13 +285,13 @@ impl Question for InterchangeOf {
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let Self { model, recipe, direction } = self;
-        let Recipe { texts, layer, rank, pairs, seed, .. } = recipe;
+        let Recipe { texts, layer, kind, rank, pairs, seed, .. } = recipe;
         let set = texts.open(*seed)?;
         let answers = &self.check(&set)?;
         let (d, classes) = (model.config.d_model, set.classes.len());
         let texts = begun(model, &set.plain())?;
-        // Nine judgements, three searches; and a direction's.
-        let judged = 9 + usize::from(direction.is_some());
+        // Eight judgements, three searches; a direction's, and those of random subspaces once it is known how many.
+        let judged = 8 + usize::from(direction.is_some());
         progress.expect((judged * pairs + 3 * 3 * BATCH * STEPS) as u64);
         let hold = |model| hold(model, texts.clone(), *layer, answers, progress);
         let own = hold(&**model)?;
@@ -283,22 +301,37 @@ impl Question for InterchangeOf {
         let all: Vec<Vec<f32>> = (0..d).map(|i| (0..d).map(|j| f32::from(u8::from(i == j))).collect()).collect();
         let as_base: Vec<Pair> = test.iter().map(|p| Pair { wanted: set.labels[p.base], ..*p }).collect();
         let (name, class_names) = (set.name.clone(), set.classes.clone());
-        let mut found =
-            Interchange { set: name, classes: class_names, layer: *layer, pairs: test.len(), ..Interchange::default() };
+        let mut found = Interchange {
+            set: name,
+            classes: class_names,
+            layer: *layer,
+            kind: *kind,
+            pairs: test.len(),
+            texts: test.iter().flat_map(|p| [p.base, p.source]).collect::<BTreeSet<_>>().len(),
+            ..Interchange::default()
+        };
         found.base = own.accuracy(&as_base, &[], progress)?;
         found.untouched = own.accuracy(&test, &[], progress)?;
         found.whole = own.accuracy(&test, &all, progress)?;
         partial(found.clone());
         let data = Data { rows: &own.rows, width: d, labels: &set.labels, test: &set.test, classes };
-        let probe = data.fit((0..d).collect());
-        found.probe = Some(own.accuracy(&test, &orthonormal(&probe.directions(d)), progress)?);
-        found.means = Some(own.accuracy(&test, &orthonormal(&means(&own, &set)), progress)?);
+        let probe = data.fit(kind.coordinates(&data));
+        let (probe, means) = (orthonormal(&probe.directions(d)), orthonormal(&means(&own, &set)));
+        found.probe = Some(own.accuracy(&test, &probe, progress)?);
+        found.means = Some(own.accuracy(&test, &means, progress)?);
+        let mut ranks = BTreeSet::from([*rank, probe.len(), means.len()]);
         if let Some(concept) = direction {
             let vector = concept.at(*layer)?.vector.clone();
             found.direction = Some(own.accuracy(&test, &orthonormal(&[vector]), progress)?);
+            ranks.insert(1);
         }
-        let random = random_basis(d, *rank, &mut rng);
-        found.random_subspace = Some(own.accuracy(&test, &random, progress)?);
+        // A subspace of no dimension changes nothing, and needs no control.
+        ranks.remove(&0);
+        progress.expect((ranks.len() * test.len()) as u64);
+        for rank in ranks {
+            let random = random_basis(d, rank, &mut rng);
+            found.random_subspaces.insert(rank, own.accuracy(&test, &random, progress)?);
+        }
         partial(found.clone());
         found.das = Some(own.accuracy(&test, &own.search(&train, *rank, *seed, progress)?, progress)?);
         partial(found.clone());
@@ -335,6 +368,7 @@ impl InterchangeOf {
                 c.n_layers - 1
             )));
         }
+        recipe.kind.check()?;
         if recipe.rank == 0 || recipe.rank > c.d_model || recipe.pairs == 0 {
             return Err(Error::request(format!(
                 "a subspace has 1 to {} dimensions, and at least one pair is judged",
@@ -539,6 +573,70 @@ mod tests {
             let finite = (loss(e, along) - loss(-e, along)) / (2.0 * e);
             assert!((finite - dot(&slope, along)).abs() < 2e-3 + 0.02 * finite.abs(), "{finite}");
         }
+    }
+
+    /// In a model whose blocks write nothing, the stream of a text of one token is its embedding, and four answers are read
+    /// along two directions, b₁u₁ + b₂u₂ for the signs b of each class. All other coordinates are noise that no answer
+    /// reads. So interchanging the plane of u₁ and u₂ answers as for the source, a single direction cannot, and the search
+    /// must find that plane.
+    #[test]
+    fn the_search_finds_a_planted_plane() {
+        let folder = format!("{}/tests/families/llama", env!("CARGO_MANIFEST_DIR"));
+        let mut model = Model::open(&folder).unwrap();
+        let (d, vocab) = (model.config.d_model, model.config.d_vocab);
+        let tensor = |v: Vec<f32>, shape: (usize, usize)| Tensor::from_vec(v, shape, &Device::Cpu).unwrap();
+        let half = 0.5f32.sqrt();
+        let mut planted = vec![vec![0f32; d]; 2];
+        (planted[0][3], planted[0][10], planted[1][7], planted[1][20]) = (half, half, half, -half);
+        let signs =
+            |class: usize| [if class & 1 == 0 { 1.0f32 } else { -1.0 }, if class & 2 == 0 { 1.0 } else { -1.0 }];
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut stream = Vec::new();
+        for token in 0..vocab {
+            let noise: Vec<f32> = (0..d).map(|_| rng.random_range(-0.5..0.5)).collect();
+            let noise = less(&noise, &within(&noise, &planted));
+            let [a, b] = signs(token % 4);
+            let along = planted[0].iter().zip(&planted[1]).map(|(u, v)| a * u + b * v);
+            stream.extend(noise.iter().zip(along).map(|(n, x)| n + x));
+        }
+        let mut unembed = vec![0f32; d * vocab];
+        for class in 0..4 {
+            let [a, b] = signs(class);
+            (0..d).for_each(|i| unembed[i * vocab + class] = 3.0 * (a * planted[0][i] + b * planted[1][i]));
+        }
+        model.weights.embed = Some(tensor(stream, (vocab, d)).into());
+        model.weights.unembed = tensor(unembed, (d, vocab)).into();
+        let norm = model.weights.ln_final.as_mut().unwrap();
+        norm.weight = Tensor::ones(d, DType::F32, &Device::Cpu).unwrap();
+        for block in &mut model.weights.blocks {
+            let output = &mut block.mlp.as_mut().unwrap().output;
+            for linear in [&mut block.attn.o, output] {
+                let shape = linear.weight.tensor().unwrap().dims2().unwrap();
+                linear.weight = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap().into();
+            }
+        }
+        let (answers, progress) = ([0, 1, 2, 3], Progress::new());
+        let texts = (0..40).map(|token| (vec![token], token)).collect();
+        let held = hold(&model, texts, 1, &answers, &progress).unwrap();
+        let labels: Vec<usize> = (0..40).map(|token| token % 4).collect();
+        let pairs = drawn(&labels, &[false; 40], false, 200, &mut rng).unwrap();
+        let share = |basis: &[Vec<f32>]| held.accuracy(&pairs, basis, &progress).unwrap();
+        assert_eq!((share(&planted), share(&[])), (1.0, 0.0));
+        let found = held.search(&pairs, 2, 5, &progress).unwrap();
+        // How much of the planted plane lies in the found one: 2 where they are the same.
+        let inside: f32 = planted.iter().map(|u| within(u, &found)).map(|v| dot(&v, &v)).sum();
+        assert!(inside > 1.9 && share(&found) > 0.98, "{inside}, {}", share(&found));
+        let line = held.search(&pairs, 1, 5, &progress).unwrap();
+        assert!(share(&line) < 0.8, "{}", share(&line));
+        assert!(share(&random_basis(d, 2, &mut rng)) < 0.2);
+    }
+
+    /// Pairs that share few texts say no more than so many texts.
+    #[test]
+    fn an_interval_counts_texts() {
+        let found = Interchange { pairs: 64, texts: 10, ..Interchange::default() };
+        assert_eq!(found.interval(0.8), wilson(0.8, 10));
+        assert_eq!(Interchange { texts: 100, ..found }.interval(0.75), wilson(0.75, 64));
     }
 
     /// The search finds a subspace that does more than a random one on the pairs that it learns from.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::controls;
 use super::fit::{Data, Probe, Score};
 use super::set::{LabelledSet, SHIPPED, Texts};
-use crate::engine::SiteKind;
-use crate::error::{Error, Result};
+use crate::engine::{Axis, SiteKind};
+use crate::error::{Error, Result, short};
 use crate::features::direction::concept::{Pool, begun, held_of};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -18,25 +18,59 @@ use crate::question::{Lane, Question};
 /// Draws of each control.
 pub const DRAWS: u64 = 5;
 
-/// The kinds of sites that are read, one a layer: each holds a vector at every position.
-pub const SITES: [SiteKind; 7] = [
-    SiteKind::ResidPost,
-    SiteKind::ResidMid,
-    SiteKind::ResidPre,
-    SiteKind::MlpOut,
-    SiteKind::AttnOut,
-    SiteKind::Z,
-    SiteKind::MlpPost,
-];
+/// The kinds of sites that can be read, one a layer: each holds a vector at every position. A norm's scale is a single
+/// number.
+pub fn sites() -> impl Iterator<Item = SiteKind> {
+    SiteKind::ALL
+        .into_iter()
+        .filter(|kind| kind.layered() && kind.axes().first() == Some(&Axis::Pos) && !kind.axes().contains(&Axis::One))
+}
+
+/// A site's name here: the last word of its hook, or the whole hook where several end in that word.
+pub fn site_name(kind: SiteKind) -> &'static str {
+    let alike = SiteKind::ALL.into_iter().filter(|k| k.layered() && k.short() == kind.short()).count();
+    if alike == 1 { kind.short() } else { kind.hook() }
+}
+
+/// The site of this name.
+///
+/// # Errors
+/// There is none that can be read.
+pub fn site_by_name(name: &str) -> Result<SiteKind> {
+    sites().find(|kind| site_name(*kind) == name || kind.hook() == name).ok_or_else(|| {
+        let known: Vec<&str> = sites().map(site_name).collect();
+        Error::request(format!("there is no site `{}` to read; choose one of {}", short(name), known.join(", ")))
+    })
+}
 
 /// What a probe reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// All coordinates.
+    #[default]
     Linear,
     /// So many coordinates, those that tell the classes apart most.
     Sparse(usize),
+}
+
+impl Kind {
+    /// # Errors
+    /// It reads nothing.
+    pub(super) fn check(self) -> Result<()> {
+        match self {
+            Self::Sparse(0) => Err(Error::request("a probe reads at least one coordinate; give --k 1 or more")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The coordinates that it reads of rows with their classes.
+    pub(super) fn coordinates(self, data: &Data<'_>) -> Vec<usize> {
+        match self {
+            Self::Linear => (0..data.width).collect(),
+            Self::Sparse(k) => data.telling(k.min(data.width)),
+        }
+    }
 }
 
 /// What is read off which texts.
@@ -117,8 +151,9 @@ impl Question for ProbesOf {
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let Self { model, recipe } = self;
         let Recipe { texts, site, pool, kind, random, layers, seed } = recipe;
-        if matches!(kind, Kind::Sparse(0)) || *random == 0 {
-            return Err(Error::request("a probe reads at least one coordinate; give --k and --random 1 or more"));
+        kind.check()?;
+        if *random == 0 {
+            return Err(Error::request("the control reads at least one coordinate; give --random 1 or more"));
         }
         let set = texts.open(*seed)?;
         let mut layers = layers.clone();
@@ -155,6 +190,38 @@ impl Question for ProbesOf {
     }
 }
 
+/// Asks what fitted probes say of one text: the probability of each class, layer by layer.
+#[derive(Clone, PartialEq)]
+pub struct SaidOf {
+    pub probes: ProbesOf,
+    pub found: Arc<Probes>,
+    /// The text, as the model reads it.
+    pub ids: Vec<u32>,
+}
+
+/// By layer, the probability of each class in the set's order.
+pub type Said = Vec<(usize, Vec<f32>)>;
+
+impl Question for SaidOf {
+    type Answer = Said;
+    const LABEL: &'static str = "asking the probes";
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        let Self { probes: ProbesOf { model, recipe }, found, ids } = self;
+        let layers: Vec<usize> = found.layers.iter().map(|l| l.layer).collect();
+        // Pooled as the texts that they were fitted on.
+        let held = held_of(model, vec![(ids.clone(), 0)], (recipe.site, &layers), recipe.pool, progress)?;
+        let one = |(l, row): (&AtLayer, &candle_core::Tensor)| {
+            let logits = l.probe.logits(&row.flatten_all()?.to_vec1::<f32>()?);
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let shares: Vec<f32> = logits.iter().map(|v| (v - largest).exp()).collect();
+            let sum: f32 = shares.iter().sum();
+            Ok((l.layer, shares.into_iter().map(|v| v / sum).collect()))
+        };
+        found.layers.iter().zip(&held.layers).map(one).collect()
+    }
+}
+
 /// The probe of one layer beside its controls; `step` is told of each fit but the last.
 fn at_layer(
     layer: usize,
@@ -167,10 +234,7 @@ fn at_layer(
     let Recipe { kind, random, seed, .. } = *recipe;
     let classes = set.classes.len();
     let data = Data { rows: mine, width, labels: &set.labels, test: &set.test, classes };
-    let chosen = |data: &Data<'_>| match kind {
-        Kind::Linear => (0..width).collect(),
-        Kind::Sparse(k) => data.telling(k.min(width)),
-    };
+    let chosen = |data: &Data<'_>| kind.coordinates(data);
     let k = match kind {
         Kind::Linear => random.min(width),
         Kind::Sparse(k) => k.min(width),
@@ -210,5 +274,34 @@ fn mean(scores: &[Score]) -> Score {
         accuracy_interval: [of(|s| s.accuracy_interval[0]), of(|s| s.accuracy_interval[1])],
         auc: of(|s| s.auc),
         auc_interval: [of(|s| s.auc_interval[0]), of(|s| s.auc_interval[1])],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every site that can be read has a name of its own, and a model's are read as they lie: one vector a text.
+    #[test]
+    fn every_site_is_read_by_its_name() {
+        let all: Vec<SiteKind> = sites().collect();
+        assert!(all.len() > 15 && all.contains(&SiteKind::Q) && all.contains(&SiteKind::Ln2Normalized), "{all:?}");
+        assert!(
+            !all.contains(&SiteKind::Pattern) && !all.contains(&SiteKind::Ln1Scale) && !all.contains(&SiteKind::Embed)
+        );
+        for kind in all {
+            assert_eq!(site_by_name(site_name(kind)).unwrap(), kind);
+        }
+        let error = site_by_name("pattern").unwrap_err().to_string();
+        assert!(error.contains("resid_post") && error.contains("ln1.hook_normalized"), "{error}");
+        for family in ["mixtral", "gpt2"] {
+            let folder = format!("{}/tests/families/{family}", env!("CARGO_MANIFEST_DIR"));
+            let model = Model::open(&folder).unwrap();
+            for kind in sites().filter(|kind| kind.exists(&model.config)) {
+                let texts = vec![(vec![3, 5, 8], 0), (vec![4], 0)];
+                let held = held_of(&model, texts, (kind, &[1]), Pool::Last, &Progress::new()).unwrap();
+                assert_eq!(held.layers[0].dims()[0], 2, "{family}: {kind:?}");
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 use crate::window::{look, settle, window};
 use circuitscope::analysis::logit_lens::logit_lens;
 use circuitscope::app::App;
+use circuitscope::app::export::table::Table;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::view;
 use circuitscope::engine::edit::Action as Do;
@@ -28,11 +29,15 @@ fn desk() -> Desk {
 
 /// The numbers of a view.
 fn numbers(h: &Harness<'static, App>, name: &str) -> Vec<Vec<Option<f32>>> {
+    table(h, name).values
+}
+
+fn table(h: &Harness<'static, App>, name: &str) -> Table {
     let app = h.state();
     let palette = circuitscope::app::look::theme::Palette::of(&h.ctx);
     let (mut actions, mut hovered) = (Vec::new(), Default::default());
     let cx = view::Context { state: &app.state, palette, actions: &mut actions, hovered: &mut hovered };
-    app.layout.pane(name).unwrap().0.table(&cx).unwrap().values
+    app.layout.pane(name).unwrap().0.table(&cx).unwrap()
 }
 
 fn set(h: &mut Harness<'static, App>, settings: serde_json::Value) {
@@ -109,6 +114,17 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     assert!(!folder.path().join(format!("{}.fit", path.display())).exists());
     settle(&mut h);
     assert_eq!(numbers(&h, "lens").len(), 3);
+    // What comes of the cells is exported as well: the share is the real change over what the lens says.
+    let more = table(&h, "lens").more;
+    assert_eq!(
+        more.iter().map(|t| &*t.name).collect::<Vec<_>>(),
+        ["faithfulness", "what-comes-of-it", "what-the-lens-says"]
+    );
+    for (layer, pos) in [(0, 2), (1, 5)] {
+        let [share, real, said] = [0, 1, 2].map(|k| more[k].values[layer][pos].unwrap());
+        assert!((share - real / said).abs() < 1e-5 * share.abs().max(1.0) && more[1].values[2][pos].is_none());
+    }
+    assert!(h.query_by_label_contains("bar: faithfulness").is_some());
     // What is pinned is steered by a click, and undone by one.
     h.get_by_label("fit").click();
     h.run();
@@ -135,6 +151,19 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
         other => panic!("{other:?}"),
     };
     assert!(factor(&strong) > factor(&stack), "{strong:?}");
+    // At no strength it stays, and goes on from there.
+    let slider = |h: &Harness<'static, App>, steps: usize, up: bool| {
+        let slider = h.get_by_role_and_label(egui::accesskit::Role::Slider, "α");
+        (0..steps).for_each(|_| if up { slider.increment_accesskit() } else { slider.decrement_accesskit() });
+    };
+    let steps = (factor(&strong) / 0.05).round() as usize;
+    for (steps, up, want) in [(steps, false, 0.0), (0, true, 0.0), (1, true, 0.05)] {
+        slider(&h, steps, up);
+        h.run();
+        settle(&mut h);
+        let now = factor(&h.state().state.desk().stack);
+        assert!((now - want).abs() < 1e-6, "{now} where {want} belongs");
+    }
     // Taking everything back begins no fit.
     while h.state().state.history.undoable().is_some() {
         let ctx = h.ctx.clone();
@@ -144,6 +173,35 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     }
     settle(&mut h);
     assert!(h.state().state.desk().stack.edits.is_empty());
+}
+
+/// A text that was changed under its name is fitted again, and its lens is read.
+#[test]
+fn a_changed_text_is_fitted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("own.txt");
+    let write = |words: &str| circuitscope::files::write_atomic(&text, words.repeat(40).as_bytes()).unwrap();
+    write("The king and the queen are coming to the house. ");
+    let mut h = window(desk());
+    h.state_mut().state.features.folders.lenses = folder.path().join("lenses");
+    look(&mut h, "lens");
+    set(&mut h, json!({"through": "jacobian", "text": text.display().to_string(), "prompts": 2}));
+    h.get_by_label("fit").click();
+    h.run();
+    let mut read = Vec::new();
+    for words in [None, Some("She said that there was no bread in the old town. "), None] {
+        words.into_iter().for_each(write);
+        h.get_by_label("Fit").click();
+        h.run();
+        settle(&mut h);
+        settle(&mut h);
+        assert_eq!(h.query_all_by_label("Stop").count(), 0);
+        let kept = h.state().state.desk().views["lens"]["jacobian"].as_str().unwrap().to_owned();
+        assert!(std::path::Path::new(&kept).is_file());
+        read.push((kept, numbers(&h, "lens")));
+    }
+    assert!(read[0] != read[1] && read[0].0 != read[1].0, "another text is another lens");
+    assert_eq!(read[1], read[2]);
 }
 
 /// Parts that were fitted elsewhere are put together; what does not fit is said.
@@ -177,8 +235,11 @@ fn parts_are_merged_in_the_window() {
         settle(h);
     };
     merge(&mut h, folder.path());
-    assert!(h.query_by_label_contains("holds no file").is_some());
+    assert!(h.query_by_label_contains("holds no part of a fit").is_some());
+    // What is no part is left out, and said.
+    circuitscope::files::write_atomic(&parts.join("notes.txt"), b"fitted on Tuesday").unwrap();
     merge(&mut h, &parts);
+    assert!(h.query_all_by_label_contains("1 other files of the folder are left out").count() > 0);
     let merged = h.state().state.desk().views["lens"]["jacobian"].as_str().unwrap().to_owned();
     let whole = fit(&model, &rows, &settings((0, 1)), None, &Progress::new(), &mut |_| {}).unwrap().lens().unwrap();
     let merged = JacobianLens::open(std::path::Path::new(&merged)).unwrap();
@@ -247,4 +308,55 @@ fn heads_have_pages() {
     h.get_by_label("table").click();
     settle(&mut h);
     assert!(h.query_all_by_label_contains("1.0 ").count() > 0);
+    // A click on a name sorts by it, a second one turns the order.
+    let first = |h: &Harness<'static, App>| {
+        let rows = h.query_all_by_role(egui::accesskit::Role::Button).filter_map(|n| n.accesskit_node().label());
+        rows.into_iter().find(|l| l.split_whitespace().count() == 9 && l.contains('.')).unwrap()
+    };
+    let number = |row: &str, column: usize| row.split_whitespace().nth(1 + column).unwrap().parse::<f32>().unwrap();
+    let of = |column: usize| values.iter().map(move |row| row[column].unwrap());
+    for (name, column, largest) in [("entropy", 4, true), ("entropy", 4, false), ("anti-copying", 7, true)] {
+        h.get_by_label(&format!("sort by {name}")).click();
+        settle(&mut h);
+        let best = if largest { of(column).fold(f32::MIN, f32::max) } else { of(column).fold(f32::MAX, f32::min) };
+        let row = first(&h);
+        assert!((number(&row, column) - best).abs() < 1e-3, "{name}: {row} where {best} belongs");
+    }
+}
+
+/// Pages that the command line wrote open in the window; those of other weights are refused.
+#[test]
+fn head_pages_are_dropped_on_the_window() {
+    use circuitscope::app::shell::files::{Message, read_dropped};
+    use circuitscope::features::rows::{Cut, Rows};
+    use circuitscope::heads::index_file;
+    use circuitscope::heads::scan::Plan;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pages.arrow");
+    let model = std::sync::Arc::new(Model::open("text").unwrap());
+    let rows = Rows::cut(&model, &["prose".to_owned()], &Cut::new(32, Some(600)), &Progress::new()).unwrap();
+    let texts = vec!["prose".to_owned()];
+    let plan = Plan { model: &model, rows: &rows, texts, context: 32, limit: None, shard: (0, 1) };
+    let index = plan.run(Some(&path), &Progress::new(), &mut |_| {}).unwrap();
+    assert!(matches!(read_dropped(&path), Message::HeadPages(p) if p == path));
+    let mut h = window(desk());
+    look(&mut h, "heads");
+    let settings = circuitscope::app::model::views::heads::opened(h.state().state.desk(), &path);
+    h.state_mut().state.apply(ModelAction::View("heads", settings), 0.0);
+    settle(&mut h);
+    let shown = numbers(&h, "heads");
+    assert_eq!(
+        shown[5][0],
+        Some(index.mean(
+            5 / index.about.n_heads,
+            5 % index.about.n_heads,
+            circuitscope::heads::index::Measure::Previous
+        ))
+    );
+    assert!(h.query_all_by_label_contains("queries in pages.arrow").count() > 0);
+    let mut other = index;
+    other.about.shard.model_hash = "0".repeat(16);
+    index_file::save(&other, &path).unwrap();
+    let error = index_file::open(&path).unwrap().check(&model).unwrap_err().to_string();
+    assert!(error.contains("other weights"), "{error}");
 }

@@ -80,6 +80,17 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
         }
         near("probe fit", &value!(row), &value!(theirs));
     }
+    // The prompt ends in "the", behind which a thing or a person comes: the probe says of each layer how sure it is.
+    let prompt = &mine.more[0];
+    assert_eq!(
+        (&*prompt.name, &prompt.cols[..]),
+        ("probes-at-the-prompt", &["people".to_owned(), "things".to_owned()][..])
+    );
+    assert_eq!(prompt.rows, mine.rows);
+    for row in &prompt.values {
+        assert!((row.iter().flatten().sum::<f32>() - 1.0).abs() < 1e-5, "{row:?}");
+    }
+    assert!(h.query_by_label_contains("this prompt").is_some());
     assert!(mine.values[1][0].unwrap() > 0.9, "people and things can be told apart: {:?}", mine.values[1]);
     // What is read is interchanged at the pinned layer.
     let pinned = h.state().state.pinned();
@@ -100,14 +111,17 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
         " was, of",
         "--layer",
         "1",
+        "--k",
+        "16",
         "--pairs",
         "64",
     ]);
     let used = table(&h).unwrap().more.remove(0);
+    assert!(used.rows.iter().any(|row| row == "the 16-sparse probe's directions"), "{:?}", used.rows);
     let found = &said["interchange"];
-    let names =
-        ["base", "untouched", "whole", "das", "probe", "means", "random_subspace", "shuffled_labels", "random_model"];
-    let theirs: Vec<Value> = names.iter().map(|n| found[n].clone()).collect();
+    let names = ["base", "untouched", "whole", "das", "probe", "means", "shuffled_labels", "random_model"];
+    let mut theirs: Vec<Value> = names.iter().map(|n| found[n].clone()).collect();
+    theirs.insert(6, found["random_subspaces"]["1"].clone());
     near("probe interchange", &value!(used.values.iter().map(|r| r[0]).collect::<Vec<_>>()), &value!(theirs));
     assert!(h.query_by_label_contains("It is used").is_some() && h.query_all_by_label_contains("DAS ").count() > 1);
     assert!(command(&h.state().state, &VIEW).unwrap().contains("&& circuitscope probe interchange -m text"));
@@ -124,7 +138,7 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
         settle(&mut h);
     }
     assert_eq!(asked(&h), whole);
-    assert_eq!(table(&h).unwrap().more.len(), 1);
+    assert_eq!(table(&h).unwrap().more.len(), 2);
 }
 
 #[test]

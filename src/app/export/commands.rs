@@ -14,7 +14,7 @@ use crate::graph::features::effect::changes;
 use crate::graph::layout::Origin;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
-use crate::probes::question::Kind;
+use crate::probes::question::{Kind, site_name};
 use crate::probes::set::Texts;
 use crate::session::code::Snippet;
 use crate::session::desk::{Intervention, Show, Source};
@@ -101,7 +101,7 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
         };
         let layers: Vec<String> = r.layers.iter().map(ToString::to_string).collect();
         let layers = if layers.is_empty() { String::new() } else { format!(" --layers {}", list(layers)) };
-        let (set, site, seed) = (file(&r.texts)?, r.site.short(), r.seed);
+        let (set, site, seed) = (file(&r.texts)?, site_name(r.site), r.seed);
         Some(format!(
             "circuitscope probe fit{model} --set {set} --site {site} --pool {pool} {kind}{layers} --seed {seed} --json"
         ))
@@ -111,7 +111,11 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
         let r = &i.recipe;
         let (set, answers) = (file(&r.texts)?, list(r.answers.clone()));
         let (layer, rank, pairs, seed) = (r.layer, r.rank, r.pairs, r.seed);
-        let numbers = format!("--layer {layer} --rank {rank} --pairs {pairs} --seed {seed}");
+        let k = match r.kind {
+            Kind::Linear => String::new(),
+            Kind::Sparse(k) => format!(" --k {k}"),
+        };
+        let numbers = format!("--layer {layer}{k} --rank {rank} --pairs {pairs} --seed {seed}");
         Some(format!("circuitscope probe interchange{model} --set {set} --answers {answers} {numbers} --json"))
     });
     let lines: Vec<String> = [fit, interchange].into_iter().flatten().collect();

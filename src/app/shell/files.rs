@@ -21,6 +21,7 @@ use crate::files::{self, LARGE, write_atomic};
 use crate::graph::layout::{Cut, Shown};
 use crate::graph::marks::Marks;
 use crate::jobs::slot::Slot;
+use crate::lenses::open::{self as lenses, Kind};
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 use crate::session::file::{Session, is_session, is_session_text};
@@ -44,8 +45,9 @@ pub enum Message {
     Stack(PathBuf, EditStack),
     Graph(PathBuf),
     Dictionary(PathBuf),
-    /// With whether it is a tuned lens.
-    Lens(PathBuf, bool),
+    Lens(PathBuf, Kind),
+    /// The pages of heads over a text.
+    HeadPages(PathBuf),
     /// A set of dictionaries, one for each layer.
     Set(PathBuf),
     /// A file with a direction.
@@ -180,13 +182,9 @@ fn read(what: &Load, path: &Path) -> Message {
         Load::Dictionary if formats::is_set(path) => Message::Set(path.to_owned()),
         Load::Dictionary => Message::Dictionary(path.to_owned()),
         Load::Prompts => Message::Prompts(path.to_owned()),
-        Load::Lens => lens(path),
+        // What is no lens is opened as one, and what is wrong with it is said there.
+        Load::Lens => Message::Lens(path.to_owned(), lenses::kind(path).unwrap_or(Kind::Jacobian)),
     }
-}
-
-/// A lens' file, with what kind of lens it is.
-fn lens(path: &Path) -> Message {
-    Message::Lens(path.to_owned(), crate::lenses::open::is_tuned(path))
 }
 
 /// Notes the folder of a file for the next time one is asked for.
@@ -206,7 +204,7 @@ fn read_stack(path: &Path) -> Message {
 }
 
 /// A file or folder that was opened or dropped on the window: a session, a graph, a circuit, a direction, a stack of
-/// edits, a lens, a dictionary, or a model.
+/// edits, a lens, pages of heads, a dictionary, or a model.
 pub fn read_dropped(path: &Path) -> Message {
     if is_session(path) {
         return read_session(path);
@@ -214,14 +212,19 @@ pub fn read_dropped(path: &Path) -> Message {
     let config = path.file_name().is_some_and(|n| n == "config.json" || n == "cfg.json");
     if path.extension().is_some_and(|e| e == "json") && !config {
         read_json(path)
-    } else if crate::lenses::open::is_dropped(path) {
-        lens(path)
+    } else if let Some(kind) = lenses::kind(path) {
+        Message::Lens(path.to_owned(), kind)
+    } else if path.is_file() && crate::heads::index_file::about(path).is_ok() {
+        Message::HeadPages(path.to_owned())
     } else if formats::is_set(path) {
         Message::Set(path.to_owned())
     } else if formats::is_dropped(path) {
         Message::Dictionary(path.to_owned())
     } else if let Some(places) = elsewhere::dropped(path) {
         Message::Say(Level::Info, captured(path, &places))
+    } else if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pt")) {
+        // Weights of models are no `.pt` here: why it is no lens either is said where lenses are.
+        Message::Lens(path.to_owned(), Kind::Jacobian)
     } else {
         Message::Open(path.to_owned())
     }

@@ -1,5 +1,6 @@
 //! Heads over a text: a map and a table of all heads, and a page for the pinned one.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use eframe::egui::text::LayoutJob;
@@ -14,9 +15,10 @@ use crate::app::widgets::heatmap::{Heatmap, Isolate, sequential};
 use crate::app::widgets::{bars, captioned, choice, controls, message, ragged, token_text};
 use crate::gpu::HeatData;
 use crate::heads::index::{Example, HeadIndex, Measure};
-use crate::heads::question::HeadsOver;
+use crate::heads::question::{HeadsOver, Source};
 use crate::jobs::{AnySlot, Slot};
 use crate::model::Model;
+use crate::session::Desk;
 use crate::session::desk::Focus;
 
 /// Tokens of a row of text.
@@ -32,14 +34,26 @@ struct HeadsSettings {
     tokens: usize,
     /// The text is scanned.
     scans: bool,
+    /// Pages that were written before; shown where no text is scanned.
+    file: Option<String>,
     /// The number of each head that is drawn and sorted by.
     by: By,
     table: bool,
+    /// The smallest stand first in the list.
+    upwards: bool,
 }
 
 impl Default for HeadsSettings {
     fn default() -> Self {
-        Self { text: "mixed".to_owned(), tokens: 50_000, scans: false, by: By::Induction, table: false }
+        Self {
+            text: "mixed".to_owned(),
+            tokens: 50_000,
+            scans: false,
+            file: None,
+            by: By::Induction,
+            table: false,
+            upwards: false,
+        }
     }
 }
 
@@ -123,12 +137,18 @@ impl View for HeadsView {
         let settings: HeadsSettings = asking.settings(&VIEW);
         let state = asking.state;
         let folders = &state.features.folders;
-        let question = state.model.clone().filter(|_| settings.scans).map(|model| HeadsOver {
-            context: CONTEXT.min(model.config.n_ctx),
-            model,
-            texts: vec![settings.text.trim().to_owned()],
-            limit: Some(settings.tokens),
-            folder: folders.keeps.then(|| folders.heads.clone()),
+        let source = |model: &Model| match (settings.scans, &settings.file) {
+            (true, _) => Some(Source::Text {
+                texts: vec![settings.text.trim().to_owned()],
+                context: CONTEXT.min(model.config.n_ctx),
+                limit: Some(settings.tokens),
+                folder: folders.keeps.then(|| folders.heads.clone()),
+            }),
+            (false, file) => file.as_ref().map(|file| Source::File(file.into())),
+        };
+        let question = state.model.as_ref().and_then(|model| {
+            let source = source(model)?;
+            Some(HeadsOver { model: model.clone(), source })
         });
         // A scan goes on while the view is hidden: it is the user who began it and who stops it.
         self.index.want(&state.pool, question);
@@ -159,19 +179,20 @@ impl View for HeadsView {
             ui.columns_const(|[left, right]| {
                 left.set_max_height(height);
                 if new.table {
-                    table(left, cx, &index, new.by);
+                    table(left, cx, &index, &mut new);
                 } else {
                     self.map(left, cx, &index, answer.stamp, new.by, answer.fresh && answer.whole);
                 }
                 let head = pinned.head.unwrap_or(0);
                 page(right, cx, &model, &index, pinned.layer.min(index.about.n_layers - 1), head);
             });
-        } else if settings.scans {
+        } else if settings.scans || settings.file.is_some() {
             here(ui, cx, &self.index);
         } else {
             message(
                 ui,
-                "scan a text to make a page for every head: what it looks at, what it writes, what feeds it",
+                "scan a text to make a page for every head: what it looks at, what it writes, what feeds it; or drop a file of \
+                 pages here",
                 false,
             );
         }
@@ -234,7 +255,7 @@ impl HeadsView {
             .on_disabled_hover_text("stop the scan first");
             if self.index.is_running() {
                 if ui.button("Stop").on_hover_text("it goes on from here when it is asked for again").clicked() {
-                    new.scans = false;
+                    (new.scans, new.file) = (false, None);
                 }
                 if let Some(p) = self.index.progress() {
                     let left = p.seconds_left().map_or(String::new(), |s| format!(", {s:.0} s left"));
@@ -243,12 +264,22 @@ impl HeadsView {
             } else {
                 let text = RichText::new("Scan").color(cx.palette.base);
                 if ui.add(egui::Button::new(text).fill(cx.palette.accent)).clicked() {
-                    (new.scans, new.text, new.tokens) = (true, words.clone(), *tokens);
+                    (new.scans, new.file, new.text, new.tokens) = (true, None, words.clone(), *tokens);
                     goes = true;
                 }
             }
-            if let Some(index) = self.index.value() {
-                ui.label(small(format!("{} queries", index.about.queries)));
+            if let Some(answer) = self.index.get() {
+                let about = &answer.about;
+                let file = match &answer.question.source {
+                    Source::File(path) => path.file_name().map(|name| format!(" in {}", name.to_string_lossy())),
+                    Source::Text { .. } => None,
+                };
+                let missing = match (about.is_complete(), about.shard.missing().len()) {
+                    (false, _) if !self.index.is_running() => ", not done".to_owned(),
+                    (true, n) if n > 0 => format!(", {n} of {} parts missing", about.shard.of),
+                    _ => String::new(),
+                };
+                ui.label(small(format!("{} queries{}{missing}", about.queries, file.unwrap_or_default())));
             }
         });
         if goes {
@@ -303,20 +334,44 @@ fn pin(cx: &mut Context<'_>, layer: usize, head: usize) {
     cx.pin(|p| (p.layer, p.head, p.all_heads, p.focus) = (layer, Some(head), false, Focus::Head));
 }
 
-/// All heads, the largest first.
-fn table(ui: &mut egui::Ui, cx: &mut Context<'_>, index: &HeadIndex, by: By) {
+/// Letters of a column of the list: its name, and the arrow behind it.
+fn column(name: &str) -> usize {
+    name.len().max(6) + 2
+}
+
+/// All heads, sorted by a number; a click on its name sorts, a second one turns the order.
+fn table(ui: &mut egui::Ui, cx: &mut Context<'_>, index: &HeadIndex, new: &mut HeadsSettings) {
     let a = &index.about;
+    let by = new.by;
     let mut heads: Vec<(usize, usize, f32)> = (0..a.n_layers)
         .flat_map(|l| (0..a.n_heads).map(move |h| (l, h)))
         .map(|(l, h)| (l, h, by.of(index, l, h)))
         .collect();
-    heads.sort_by(|x, y| y.2.total_cmp(&x.2));
+    heads.sort_by(|x, y| if new.upwards { x.2.total_cmp(&y.2) } else { y.2.total_cmp(&x.2) });
     let pinned = (cx.pinned().layer, cx.pinned().head);
     let height = ui.text_style_height(&egui::TextStyle::Monospace);
-    let header: String = By::ALL.iter().map(|(_, name)| format!("{:>8}", &name[..name.len().min(7)])).collect();
     egui::ScrollArea::both().id_salt("heads table").auto_shrink([false, false]).show(ui, |ui| {
         ui.style_mut().wrap_mode = Some(egui::TextWrapMode::Extend);
-        ui.label(RichText::new(format!("head  {header}")).font(theme::mono_small()).color(cx.palette.weak));
+        ui.horizontal(|ui| {
+            let inset = ui.spacing().button_padding.x;
+            (ui.spacing_mut().item_spacing.x, ui.spacing_mut().button_padding.x) = (0.0, 0.0);
+            ui.add_space(inset);
+            ui.label(RichText::new(format!("{:<6}", "head")).font(theme::mono_small()).color(cx.palette.weak));
+            for (one, name) in By::ALL {
+                let arrow = match (one == by, new.upwards) {
+                    (false, _) => "",
+                    (true, false) => "↓",
+                    (true, true) => "↑",
+                };
+                let text = format!("{:>width$}", format!("{name}{arrow}"), width = column(name));
+                let color = if one == by { cx.palette.accent } else { cx.palette.weak };
+                let button = egui::Button::new(RichText::new(text).font(theme::mono_small()).color(color)).frame(false);
+                let sorts = ui.add(button).accessible_name(format!("sort by {name}"));
+                if sorts.on_hover_text(one.explain()).clicked() {
+                    (new.by, new.upwards) = (one, one == by && !new.upwards);
+                }
+            }
+        });
         // Only the rows that can be seen are laid out.
         let clip = ui.clip_rect();
         for (layer, head, _) in heads {
@@ -325,7 +380,8 @@ fn table(ui: &mut egui::Ui, cx: &mut Context<'_>, index: &HeadIndex, by: By) {
                 ui.add_space(height + ui.spacing().item_spacing.y);
                 continue;
             }
-            let numbers: String = By::ALL.iter().map(|(by, _)| format!("{:>8.3}", by.of(index, layer, head))).collect();
+            let cell = |(by, name): (By, &str)| format!("{:>w$.3}", by.of(index, layer, head), w = column(name));
+            let numbers: String = By::ALL.into_iter().map(cell).collect();
             let text = RichText::new(format!("{:<6}{numbers}", format!("{layer}.{head}"))).font(theme::mono_small());
             if ui.selectable_label(pinned == (layer, Some(head)), text).clicked() {
                 pin(cx, layer, head);
@@ -415,6 +471,13 @@ fn draw(ui: &mut egui::Ui, cx: &Context<'_>, model: &Model, e: &Example) {
     );
     ui.add(egui::Label::new(RichText::new(line).font(theme::small()).color(weak)).truncate());
     ui.add_space(2.0);
+}
+
+/// The view's settings with a file of pages opened.
+pub fn opened(desk: &Desk, path: &Path) -> serde_json::Value {
+    let kept = desk.views.get(VIEW.name).and_then(|v| serde_json::from_value::<HeadsSettings>(v.clone()).ok());
+    let settings = HeadsSettings { scans: false, file: Some(path.display().to_string()), ..kept.unwrap_or_default() };
+    serde_json::to_value(settings).unwrap_or_default()
 }
 
 pub const VIEW: ViewDef = ViewDef {

@@ -149,7 +149,8 @@ pub fn has_whole_norms(config: &Json) -> bool {
     }
     // What was written here meant the norm without them, and did not say so at first.
     let own = field(config, &["generator"]).and_then(Json::as_str).is_some_and(|g| g.starts_with("circuitscope"));
-    told.is_some() || !own && field(config, &["sae_lens_version"]).and_then(Json::as_str).is_some_and(|v| version(v) >= 4)
+    told.is_some()
+        || !own && field(config, &["sae_lens_version"]).and_then(Json::as_str).is_some_and(|v| version(v) >= 4)
 }
 
 /// The first number of a version; 0 of what is none.

@@ -11,7 +11,7 @@ use crate::engine::SiteKind;
 use crate::features::direction::concept::Pool;
 use crate::jobs::Slot;
 use crate::probes::interchange;
-use crate::probes::question::{Kind, Recipe, SITES};
+use crate::probes::question::{Kind, Recipe, site_name, sites};
 use crate::probes::set::{SHIPPED, Texts};
 use crate::question::Question;
 
@@ -97,14 +97,18 @@ impl Fields {
             Layers::Pinned => vec![pinned.min(n_layers - 1)],
             Layers::These => self.recipe.layers.clone(),
         };
-        let kind = if self.sparse { Kind::Sparse(self.k) } else { Kind::Linear };
-        Recipe { texts: self.texts(), kind, layers, ..self.recipe.clone() }
+        Recipe { texts: self.texts(), kind: self.kind(), layers, ..self.recipe.clone() }
+    }
+
+    fn kind(&self) -> Kind {
+        if self.sparse { Kind::Sparse(self.k) } else { Kind::Linear }
     }
 
     fn interchange(&self, pinned: usize) -> Interchanged {
         let (rank, pairs, seed) = (self.rank, self.pairs, self.recipe.seed);
         let answers = super::super::directions::tokens(&self.answers);
-        let recipe = interchange::Recipe { texts: self.texts(), answers, layer: pinned, rank, pairs, seed };
+        let (texts, kind) = (self.texts(), self.kind());
+        let recipe = interchange::Recipe { texts, answers, layer: pinned, kind, rank, pairs, seed };
         Interchanged { recipe, direction: self.direction.clone() }
     }
 
@@ -135,7 +139,7 @@ impl Fields {
     fn reads_ui(&mut self, ui: &mut egui::Ui, cx: &Context<'_>) {
         let config = cx.state.model.as_ref().map(|m| &m.config);
         let sites: Vec<(SiteKind, &str)> =
-            SITES.into_iter().filter(|s| config.is_none_or(|c| s.exists(c))).map(|s| (s, s.short())).collect();
+            sites().filter(|s| config.is_none_or(|c| s.exists(c))).map(|s| (s, site_name(s))).collect();
         if let Some(site) = choice(ui, "at", self.recipe.site, &sites) {
             self.recipe.site = site;
         }

@@ -15,7 +15,7 @@ use crate::app::view::{Area, Asking, Context, Table, View, ViewDef, Workspace, c
 use crate::app::widgets::{choice, controls, message};
 use crate::jobs::{AnySlot, Slot};
 use crate::probes::interchange::{Interchange, InterchangeOf};
-use crate::probes::question::{Probes, ProbesOf};
+use crate::probes::question::{Probes, ProbesOf, SaidOf};
 use crate::question::Question;
 use crate::session::Desk;
 
@@ -26,6 +26,8 @@ const BESIDE: f32 = 420.0;
 pub struct ProbesView {
     probes: Slot<ProbesOf>,
     interchange: Slot<InterchangeOf>,
+    /// What the fitted probes say of the prompt.
+    said: Slot<SaidOf>,
     /// The fields, and the settings of the document that they were filled from.
     fields: Option<(Fields, ProbesSettings)>,
 }
@@ -48,10 +50,17 @@ impl View for ProbesView {
         let settings: ProbesSettings = asking.settings(&VIEW);
         follow(&mut self.probes, asking, settings.probes(asking.state));
         follow(&mut self.interchange, asking, settings.interchanges(asking.state));
+        let found = self.probes.fresh().filter(|found| found.whole);
+        let question = found.zip(asking.state.clean()).map(|(found, run)| SaidOf {
+            probes: found.question.clone(),
+            found: found.value.clone(),
+            ids: run.trace.ids.clone(),
+        });
+        self.said.ask(&asking.state.pool, question, asking.seen);
     }
 
     fn slots(&mut self) -> Vec<&mut dyn AnySlot> {
-        vec![&mut self.probes, &mut self.interchange]
+        vec![&mut self.probes, &mut self.interchange, &mut self.said]
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>) {
@@ -62,7 +71,7 @@ impl View for ProbesView {
         let settings: ProbesSettings = cx.settings(&VIEW);
         let mut new = settings.clone();
         controls(ui, |ui| self.fields(ui, cx, &mut new));
-        for error in [self.probes.error(), self.interchange.error()].into_iter().flatten() {
+        for error in [self.probes.error(), self.interchange.error(), self.said.error()].into_iter().flatten() {
             ui.add(egui::Label::new(RichText::new(error).color(cx.palette.error)).wrap());
         }
         if new != settings {
@@ -74,8 +83,9 @@ impl View for ProbesView {
     fn table(&self, _: &Context<'_>) -> Option<Table> {
         let read = self.probes.value().map(|p| read(p));
         let used = self.interchange.value().map(|i| used(i));
+        let said = self.said.fresh().map(|s| said(&s.question.found, s));
         match read {
-            Some(read) => Some(Table { more: used.into_iter().collect(), ..read }),
+            Some(read) => Some(Table { more: used.into_iter().chain(said).collect(), ..read }),
             None => used,
         }
     }
@@ -109,7 +119,11 @@ impl ProbesView {
         let both = probes.is_some() && interchange.is_some();
         let reads = |ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32| {
             if let Some(a) = &probes {
-                pictures::read(ui, cx, a, settings.by, a.fresh, height);
+                let top = ui.cursor().top();
+                if let Some(said) = self.said.fresh() {
+                    pictures::said(ui, cx, &said.question.found.classes, said);
+                }
+                pictures::read(ui, cx, a, settings.by, a.fresh, height - (ui.cursor().top() - top));
             }
         };
         let uses = |ui: &mut egui::Ui, cx: &mut Context<'_>| match &interchange {
@@ -158,6 +172,20 @@ fn read(found: &Probes) -> Table {
     }
 }
 
+/// The probability of each class of the prompt, layer by layer.
+fn said(found: &Probes, said: &[(usize, Vec<f32>)]) -> Table {
+    Table {
+        name: "probes-at-the-prompt".to_owned(),
+        unit: "probability",
+        row_axis: "layer",
+        col_axis: "class",
+        rows: said.iter().map(|(layer, _)| layer.to_string()).collect(),
+        cols: found.classes.clone(),
+        values: said.iter().map(|(_, shares)| shares.iter().copied().map(Some).collect()).collect(),
+        ..Table::default()
+    }
+}
+
 /// The shares of an interchange with the ends of their intervals.
 fn used(found: &Interchange) -> Table {
     let shares = found.shares();
@@ -169,7 +197,7 @@ fn used(found: &Interchange) -> Table {
         name: format!("interchange-{}-layer-{}", found.set, found.layer),
         row_axis: "interchanged",
         col_axis: "share",
-        rows: shares.iter().map(|(name, ..)| (*name).to_owned()).collect(),
+        rows: shares.iter().map(|(name, ..)| name.clone()).collect(),
         cols: ["share", "low", "high"].map(str::to_owned).to_vec(),
         values: shares.iter().map(|(_, share, _)| row(*share)).collect(),
         ..Table::default()

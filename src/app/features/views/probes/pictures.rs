@@ -5,7 +5,7 @@ use egui_plot::{FilledArea, HLine, Line, LineStyle, Plot, PlotPoints, Points, VL
 
 use super::settings::By;
 use crate::app::features::views::weak;
-use crate::app::look::theme::Palette;
+use crate::app::look::theme::{self, Palette};
 use crate::app::view::Context;
 use crate::app::widgets::bars::{Bar, bar};
 use crate::app::widgets::plots::{axes, key, said_of_points};
@@ -81,10 +81,32 @@ fn name(by: By) -> &'static str {
     By::ALL.iter().find(|(b, _)| *b == by).map_or("", |(_, n)| n)
 }
 
+/// What the probes say of the prompt: the probability of each class by layer.
+pub fn said(ui: &mut egui::Ui, cx: &Context<'_>, classes: &[String], said: &[(usize, Vec<f32>)]) {
+    const FIRST: &str = "this prompt";
+    let width = classes.iter().map(|c| c.chars().count()).chain([FIRST.len()]).max().unwrap_or_default();
+    let line = |name: &str, cells: &mut dyn Iterator<Item = String>| -> String {
+        format!("{name:<width$}{}", cells.map(|cell| format!("{cell:>6}")).collect::<String>())
+    };
+    let text = |line: String, color: Color32| RichText::new(line).font(theme::mono_small()).color(color);
+    egui::ScrollArea::horizontal().id_salt("probes at the prompt").show(ui, |ui| {
+        ui.spacing_mut().item_spacing.y = 0.0;
+        ui.style_mut().wrap_mode = Some(egui::TextWrapMode::Extend);
+        let layers = line(FIRST, &mut said.iter().map(|(layer, _)| layer.to_string()));
+        ui.label(text(layers, cx.palette.weak))
+            .on_hover_text("layers, and the probability of each class that the probe gives");
+        for (i, class) in classes.iter().enumerate() {
+            let share = |(_, shares): &(usize, Vec<f32>)| shares.get(i).map_or_else(String::new, |p| format!("{p:.2}"));
+            ui.label(text(line(class, &mut said.iter().map(share)), cx.palette.text));
+        }
+    });
+}
+
 /// The shares of pairs whose answer follows what was interchanged.
 pub fn used(ui: &mut egui::Ui, cx: &Context<'_>, found: &Interchange) {
     let title = format!(
-        "It is used: share of {} held-out pairs of {} that answer as for the source once its part at layer {} is put in",
+        "It is used: share of {} held-out pairs of {} that answer as for the source once its part of the last token's stream \
+         behind layer {} is put in; the probe is one of that stream",
         found.pairs, found.set, found.layer
     );
     ui.add(egui::Label::new(weak(cx, title)).wrap());
@@ -99,12 +121,12 @@ pub fn used(ui: &mut egui::Ui, cx: &Context<'_>, found: &Interchange) {
             let width = (0.6 * ui.available_width()).clamp(80.0, 330.0);
             let one = Bar { label, value: share, text: format!("{share:.3}"), strong };
             let [low, high] = found.interval(share);
-            bar(ui, &one, 1.0, false, width).on_hover_text(format!("{name}: 95 % from {low:.2} to {high:.2}"));
+            let told =
+                format!("{name}: 95 % from {low:.2} to {high:.2}, as of no more pairs than the {} texts", found.texts);
+            bar(ui, &one, 1.0, false, width).on_hover_text(told);
         }
         if controls {
-            ui.label(
-                RichText::new("below the line: controls").font(crate::app::look::theme::small()).color(cx.palette.weak),
-            );
+            ui.label(RichText::new("below the line: controls").font(theme::small()).color(cx.palette.weak));
         }
     });
 }

@@ -7,13 +7,12 @@ use egui_plot::{Line, Plot, PlotPoints};
 
 use super::VIEW;
 use super::reading::Reading;
-use super::settings::{LensSettings, lens_file};
+use super::settings::LensSettings;
 use crate::app::action::Action;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::app::widgets::captioned;
 use crate::app::widgets::plots::{axes, said_of_points};
-use crate::jobs::AnySlot;
 use crate::lenses::question::MergeOf;
 
 /// Height of the picture.
@@ -29,10 +28,12 @@ pub struct Typed {
 
 pub fn ui(ui: &mut egui::Ui, cx: &mut Context<'_>, reading: &mut Reading, typed: &mut Typed, settings: &LensSettings) {
     let mut new = settings.clone();
-    let Reading { fit, begun, .. } = reading;
+    let Reading { fit, begun, jacobian, .. } = reading;
     // What is done is opened, and nothing is fitted any more.
-    if let Some(output) = fit.take_news().and_then(|_| fit.get().map(|f| f.question.output.clone())) {
-        new.jacobian = Some(output.display().to_string());
+    if let Some(fitted) = fit.take_news() {
+        new.jacobian = fitted.lens.path.as_ref().map(|path| path.display().to_string());
+        // The file may have been there already.
+        jacobian.again();
         *begun = None;
     }
     let Typed { next, parts } = typed;
@@ -116,12 +117,17 @@ fn merge_ui(
     let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
     let Reading { merge, jacobian, .. } = reading;
     if let Some(merged) = merge.take_news() {
-        new.jacobian = merge.wanted().map(|q| q.output.display().to_string());
+        new.jacobian = Some(merged.output.display().to_string());
         // The file may be there already, of fewer parts.
         jacobian.again();
-        let missing =
-            if merged.missing > 0 { format!("; {} are still missing", merged.missing) } else { String::new() };
-        cx.push(Action::Say(format!("{} parts of {} prompts are merged{missing}.", merged.parts, merged.prompts)));
+        let beside = |n: usize, what: &str| if n > 0 { format!("; {n} {what}") } else { String::new() };
+        cx.push(Action::Say(format!(
+            "{} parts of {} prompts are merged{}{}.",
+            merged.parts,
+            merged.prompts,
+            beside(merged.missing, "are still missing"),
+            beside(merged.others, "other files of the folder are left out")
+        )));
     }
     ui.horizontal_wrapped(|ui| {
         captioned(ui, small("parts".to_owned()), 150.0, |ui| {
@@ -135,9 +141,9 @@ fn merge_ui(
         if button.on_disabled_hover_text(why).clicked()
             && let Some(model) = cx.state.model.clone()
         {
-            let output = lens_file(&model, &cx.state.features.folders.lenses, "merged");
+            let folder = cx.state.features.folders.lenses.clone();
             merge.again();
-            merge.want(&cx.state.pool, Some(MergeOf { model, folder: PathBuf::from(parts.trim()), output }));
+            merge.want(&cx.state.pool, Some(MergeOf { model, parts: PathBuf::from(parts.trim()), folder }));
         }
         if let Some(error) = merge.error() {
             ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
@@ -149,7 +155,8 @@ fn merge_ui(
 pub fn begin(cx: &Context<'_>, reading: &mut Reading, settings: &LensSettings) {
     let folder = &cx.state.features.folders.lenses;
     reading.begun = cx.state.model.as_ref().map(|model| settings.fit(model, folder));
-    reading.fit.retry();
+    // A text of the same name may have been changed since.
+    reading.fit.again();
     reading.fit.want(&cx.state.pool, reading.begun.clone());
 }
 

@@ -121,6 +121,13 @@ impl LensView {
             if let Some(q) = choice(ui, "colour", self.quantity, &options) {
                 self.quantity = q;
             }
+            if settings.faithful != Scope::None {
+                ui.label(RichText::new("bar: faithfulness, full at 1").font(theme::small()).color(cx.palette.weak))
+                    .on_hover_text(
+                        "what really comes of the change over what the lens says will come of it; in the other colour where \
+                         the opposite comes of it",
+                    );
+            }
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| colorbar(ui, &colors, &low, &high));
         });
         let foot = if is_plate(ui.ctx()) { 0.0 } else { 2.4 * ui.spacing().interact_size.y };

@@ -18,6 +18,8 @@ use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::widgets::{controls, message};
 use crate::gpu::{HeatData, NOTHING};
 use crate::jobs::AnySlot;
+use crate::lenses::faithful::{Effect, Target};
+use crate::lenses::open::Kind;
 use crate::session::Desk;
 
 /// What the cells' colour says.
@@ -90,13 +92,14 @@ pub fn is_logit_lens(desk: &Desk) -> bool {
     settings.through == Through::Logit && settings.minus.is_none()
 }
 
-/// The view's settings with the file of a Jacobian lens, or of a tuned one, opened.
-pub fn opened(desk: &Desk, path: &std::path::Path, tuned: bool) -> serde_json::Value {
+/// The view's settings with the file of a lens opened.
+pub fn opened(desk: &Desk, path: &std::path::Path, kind: Kind) -> serde_json::Value {
     let mut settings = settings_of(desk);
     let file = Some(path.display().to_string());
-    let kind = if tuned { Through::Tuned } else { Through::Jacobian };
-    (if tuned { &mut settings.tuned } else { &mut settings.jacobian }).clone_from(&file);
-    settings.through = kind;
+    match kind {
+        Kind::Jacobian => (settings.through, settings.jacobian) = (Through::Jacobian, file),
+        Kind::Tuned => (settings.through, settings.tuned) = (Through::Tuned, file),
+    }
     serde_json::to_value(settings).unwrap_or_default()
 }
 
@@ -184,8 +187,29 @@ impl View for LensView {
             (None, Through::Jacobian) => "jacobian-lens",
             (None, Through::Tuned) => "tuned-lens",
         };
-        let table = Table::grid(name, ("layer", "pos"), d, numbers(d.rows), position_labels(cx, d.cols));
-        Some(table.in_unit(self.quantity.unit()).with_texts(top))
+        let grid = |name: &str, data: &HeatData| {
+            Table::grid(name, ("layer", "pos"), data, numbers(d.rows), position_labels(cx, d.cols))
+        };
+        let mut table = grid(name, d).in_unit(self.quantity.unit()).with_texts(top);
+        // What comes of the cells, where that was asked for.
+        if let Some(found) = self.reading.faithful.fresh().filter(|found| !found.is_empty()) {
+            let of = |number: fn(&Effect) -> Option<f32>| {
+                let mut values = vec![NOTHING; d.rows * d.cols];
+                for effect in found.iter() {
+                    let Target { layer, pos, .. } = effect.target;
+                    if let Some(cell) = values.get_mut(layer * d.cols + pos).filter(|_| pos < d.cols) {
+                        *cell = number(effect).unwrap_or(NOTHING);
+                    }
+                }
+                HeatData::new(d.rows, d.cols, values)
+            };
+            table.more = vec![
+                grid("faithfulness", &of(Effect::faithfulness)),
+                grid("what-comes-of-it", &of(|e| Some(e.real))).in_unit("logits"),
+                grid("what-the-lens-says", &of(|e| Some(e.said))).in_unit("logits"),
+            ];
+        }
+        Some(table)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the lens view keeps in the document: which lens is read, which files are open, what is fitted.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -76,12 +76,6 @@ pub struct LensSettings {
     pub prompts: usize,
 }
 
-/// Where a lens of the model is written that was made of this.
-pub fn lens_file(model: &Model, folder: &Path, of: &str) -> PathBuf {
-    let name = crate::files::file_name(&format!("{}-{of}", model.config.name));
-    folder.join(format!("{name}-{:016x}.safetensors", model.fingerprint().unwrap_or_default()))
-}
-
 impl Default for LensSettings {
     fn default() -> Self {
         Self {
@@ -115,8 +109,7 @@ impl LensSettings {
     /// The fit that these settings ask for.
     pub fn fit(&self, model: &Arc<Model>, folder: &Path) -> FitOf {
         let texts = vec![self.text.trim().to_owned()];
-        let output = lens_file(model, folder, &format!("{}-{}", self.text.trim(), self.prompts));
         let settings = Settings { layers: Vec::new(), skip: SKIP, tokens: TOKENS, texts: texts.clone(), shard: (0, 1) };
-        FitOf { model: model.clone(), texts, settings, limit: Some(self.prompts), output }
+        FitOf { model: model.clone(), texts, settings, limit: Some(self.prompts), folder: folder.to_owned() }
     }
 }

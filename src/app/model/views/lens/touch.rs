@@ -36,7 +36,6 @@ enum Place {
 }
 
 /// The line below the heatmap, about the pinned cell.
-#[derive(Default)]
 pub struct Touch {
     verb: Verb,
     place: Place,
@@ -56,6 +55,24 @@ pub struct Touch {
     waits: bool,
 }
 
+impl Default for Touch {
+    fn default() -> Self {
+        Self {
+            verb: Verb::default(),
+            place: Place::default(),
+            nth: 0,
+            chosen_in: None,
+            other: String::new(),
+            alpha: 1.0,
+            around: 0,
+            clamped: false,
+            wanted: None,
+            made: Slot::default(),
+            waits: false,
+        }
+    }
+}
+
 impl Touch {
     pub fn ask(&mut self, asking: &Asking<'_>) {
         self.made.want(&asking.state.pool, self.wanted.clone().filter(|_| asking.seen));
@@ -73,9 +90,6 @@ impl Touch {
         let p = cx.pinned();
         if self.chosen_in != Some((p.layer, p.pos)) {
             (self.chosen_in, self.nth) = (Some((p.layer, p.pos)), 0);
-        }
-        if self.alpha == 0.0 {
-            self.alpha = 1.0;
         }
         let Some(cell) = cell.filter(|c| !c.top.is_empty()) else { return };
         // Whether the strength was changed in this frame.
