@@ -1,6 +1,6 @@
 //! `trace --dictionary`: the attribution graph on the features of a set.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -10,14 +10,11 @@ use crate::cli::{Job, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::features::direction::Concept;
-use crate::features::train::activations::Table;
-use crate::features::trust::{Checked, check_set};
+use crate::features::trust::{Checked, check_set, means};
 use crate::files::write_atomic;
 use crate::graph::NodeKind;
-use crate::graph::features::{FeatureGraph, Settings, Target, trace_features};
+use crate::graph::features::{FeatureGraph, Settings, Target, first_token_warning, trace_features};
 use crate::graph::prune::prune;
-use crate::model::tokenizer::Tokenizer;
 
 /// The options of a graph on features.
 #[derive(clap::Args, Debug)]
@@ -49,22 +46,6 @@ pub struct FeatureArgs {
     arrays: Option<PathBuf>,
 }
 
-/// A direction out of a file.
-fn direction(path: &Path) -> Result<Target> {
-    let label = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    if path.extension().is_some_and(|e| e == "safetensors") {
-        let rows = Table::open(path)?;
-        if rows.rows() != 1 {
-            return Err(Error::request(format!("{} holds {} rows; a direction is one", path.display(), rows.rows())));
-        }
-        let direction = rows.take(&[0])?;
-        return Ok(Target::Direction { label, direction });
-    }
-    let concept = Concept::open(path)?;
-    let layer = concept.layer(None)?;
-    Ok(Target::Direction { label: concept.title(layer), direction: concept.at(layer)?.vector.clone() })
-}
-
 /// Says what the checks of a set's layers found, once for a whole set where every layer has it.
 fn say(checked: &[Checked]) {
     checked.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
@@ -81,7 +62,7 @@ pub fn execute(
     let set = DictionarySet::open(spec, progress)?;
     set.check(&model.config)?;
     let target = match (&own.direction, &tokens[..], against) {
-        (Some(path), ..) => direction(path)?,
+        (Some(path), ..) => Target::File(path.clone()),
         (None, [], _) => Target::Top { most: own.max_logits, share: own.logit_prob },
         (None, [one], Some(other)) => Target::Difference(*one, other),
         (None, _, Some(_)) => return Err(Error::request("--against compares with one --target; name one")),
@@ -89,11 +70,8 @@ pub fn execute(
     };
     let checked = if model.tokenizer.is_some() { check_set(model, &set, progress)? } else { Vec::new() };
     say(&checked);
-    if let Some(bos) = model.tokenizer.as_ref().and_then(Tokenizer::bos_token).filter(|bos| ids.first() != Some(bos)) {
-        warn(&format!(
-            "The prompt does not begin with {:?}, and the features of its first token are left out; --bos puts it first.",
-            model.token_text(bos)
-        ));
+    if let Some(text) = first_token_warning(model, &ids) {
+        warn(&text);
     }
     let trace = Trace::run(model, ids, progress)?;
     let settings = Settings { most: own.max_features, round: own.round, silent: own.silent };
@@ -174,12 +152,7 @@ pub fn execute(
 
 /// What the set explains on ordinary text, as a line.
 fn said(checked: &[Checked]) -> String {
-    let explained: Vec<f32> = checked.iter().filter_map(|c| c.explained_variance).collect();
-    if explained.is_empty() {
-        return String::new();
-    }
-    let mean = explained.iter().sum::<f32>() / explained.len() as f32;
-    let l0 = checked.iter().map(|c| c.l0).sum::<f32>() / checked.len().max(1) as f32;
+    let Some((mean, l0)) = means(checked) else { return String::new() };
     format!("\nthe set explains {mean:.3} of the variance on ordinary text, with {l0:.1} features active a position")
 }
 

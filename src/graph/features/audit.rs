@@ -49,8 +49,8 @@ pub struct Audit {
     pub unread: usize,
 }
 
-/// A node of a graph as a feature: (layer, feature), at its position.
-fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
+/// A node of a graph as a feature: its layer, position and number.
+pub fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
     let n = &graph.nodes[node];
     if n.kind != NodeKind::Component {
         return None;

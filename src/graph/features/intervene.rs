@@ -114,7 +114,7 @@ impl<'a> Stage<'a> {
         if !trace.edits().is_empty() {
             return Err(Error::request("features are changed in a run without edits; switch them off"));
         }
-        let linear = Linear::of(trace, trace.len())?;
+        let linear = Linear::of(trace, trace.len(), progress)?;
         let c = &trace.model.config;
         set.check(c)?;
         let (mut layers, mut before) = (Vec::new(), Vec::new());

@@ -35,6 +35,8 @@ use crate::engine::{Action, Edit, Site, Trace};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::features::labels::of_set;
+use crate::model::Model;
+use crate::model::tokenizer::Tokenizer;
 use crate::progress::Progress;
 
 /// Links of a graph at most: 20 bytes each while they are sorted.
@@ -158,6 +160,16 @@ impl FeatureGraph {
     }
 }
 
+/// What is said where a prompt does not begin as the model's texts do, so that the features of its first real token are
+/// those that are left out. `None` where all is well.
+pub fn first_token_warning(model: &Model, ids: &[u32]) -> Option<String> {
+    let bos = model.tokenizer.as_ref().and_then(Tokenizer::bos_token).filter(|bos| ids.first() != Some(bos))?;
+    Some(format!(
+        "The prompt does not begin with {:?}, and the features of its first token are left out; --bos puts it first.",
+        model.token_text(bos)
+    ))
+}
+
 /// Traces the prediction after position `pos` to the features of a set.
 ///
 /// # Errors
@@ -169,6 +181,23 @@ pub fn trace_features(
     target: &Target,
     settings: &Settings,
     progress: &Progress,
+) -> Result<FeatureGraph> {
+    trace_in_parts(trace, set, pos, target, settings, progress, &mut |_| ())
+}
+
+/// As [`trace_features`]; `partial` is handed what is known on the way, each time the whole graph so far: first the features
+/// that reach the targets most strongly by themselves, then what each round has chosen.
+///
+/// # Errors
+/// As [`trace_features`].
+pub fn trace_in_parts(
+    trace: &Trace,
+    set: &DictionarySet,
+    pos: usize,
+    target: &Target,
+    settings: &Settings,
+    progress: &Progress,
+    partial: &mut dyn FnMut(FeatureGraph),
 ) -> Result<FeatureGraph> {
     let started = Instant::now();
     if pos >= trace.len() {
@@ -188,41 +217,31 @@ pub fn trace_features(
     }
     let n = pos + 1;
     let explained = targets::explained(trace, pos, target)?;
-    let linear = Linear::of(trace, n)?;
-    let active = Active::of(&linear, set, settings.silent, progress)?;
+    let linear = Linear::of(trace, n, progress)?;
+    let active = Active::of(&linear, set, linear.blocks.len(), settings.silent, progress)?;
     let (most, limited) = fitting(&active, n, settings);
-    let mut work =
-        Work { linear: &linear, active: &active, rows: vec![None; active.features.len()], logits: Vec::new() };
-    work.logits(&explained, progress)?;
+    let labels = of_set(set);
+    let mut work = Work {
+        linear: &linear,
+        active: &active,
+        explained: &explained,
+        labels: &labels,
+        silent: settings.silent,
+        started,
+        rows: vec![None; active.features.len()],
+        logits: Vec::new(),
+    };
+    work.logits(progress)?;
+    partial(work.found(work.first(), None, progress)?);
     let selected = match most {
-        Some(most) => work.choose(most, settings.round.max(1), &explained, progress)?,
+        Some(most) => work.choose(most, settings.round.max(1), progress, partial)?,
         None => {
             let all: Vec<usize> = (0..active.features.len()).collect();
             work.compute(&all, progress)?;
             all
         }
     };
-    let labels = of_set(set);
-    let graph = work.graph(&selected, &explained, &labels)?;
-    let influence = Influence::of(&graph);
-    let scores = Scores::of(&graph, &influence);
-    Ok(FeatureGraph {
-        selected,
-        graph: Arc::new(graph),
-        influence,
-        scores,
-        targets: explained,
-        error_norms: active.error_norms.clone(),
-        pos,
-        n_layers: linear.blocks.len(),
-        silent: settings.silent,
-        limited,
-        labels,
-        dictionaries: active.dictionaries.clone(),
-        warnings: active.warnings.clone(),
-        features: active.features,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    work.found(selected, limited, progress)
 }
 
 /// How many features are traced, and why not all.
@@ -259,10 +278,17 @@ fn fitting(active: &Active, n: usize, settings: &Settings) -> (Option<usize>, Op
     (Some(most), Some(why))
 }
 
+/// Features that are drawn before any row of a feature is known, at most.
+const FIRST: usize = 64;
+
 /// Rows while they are computed.
 struct Work<'a> {
     linear: &'a Linear<'a>,
     active: &'a Active,
+    explained: &'a [Explained],
+    labels: &'a BTreeMap<(usize, u32), String>,
+    silent: usize,
+    started: Instant,
     /// By feature.
     rows: Vec<Option<Row>>,
     /// By target.
@@ -270,9 +296,10 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn logits(&mut self, explained: &[Explained], progress: &Progress) -> Result<()> {
+    fn logits(&mut self, progress: &Progress) -> Result<()> {
         let (linear, pos) = (self.linear, self.linear.n - 1);
-        let reads: Vec<Vec<f32>> = explained
+        let reads: Vec<Vec<f32>> = self
+            .explained
             .iter()
             .map(|e| {
                 let mut row = e.direction.clone();
@@ -304,18 +331,28 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// The features that reach the targets most strongly by themselves, rising.
+    fn first(&self) -> Vec<usize> {
+        let influence = self.influence();
+        let mut best: Vec<usize> = (0..influence.len()).filter(|i| influence[*i] > 0.0).collect();
+        best.sort_by(|a, b| influence[*b].total_cmp(&influence[*a]).then(a.cmp(b)));
+        best.truncate(FIRST);
+        best.sort_unstable();
+        best
+    }
+
     /// The `most` most influential features, chosen in rounds: what was computed so far says who is next.
     fn choose(
         &mut self,
         most: usize,
         round: usize,
-        explained: &[Explained],
         progress: &Progress,
+        partial: &mut dyn FnMut(FeatureGraph),
     ) -> Result<Vec<usize>> {
         let mut chosen: Vec<usize> = Vec::new();
         while chosen.len() < most {
             progress.check()?;
-            let influence = self.influence(explained);
+            let influence = self.influence();
             let mut left: Vec<usize> = (0..self.rows.len()).filter(|i| self.rows[*i].is_none()).collect();
             left.sort_by(|a, b| influence[*b].total_cmp(&influence[*a]).then(a.cmp(b)));
             left.truncate(round.min(most - chosen.len()));
@@ -325,13 +362,16 @@ impl Work<'_> {
             left.sort_unstable();
             self.compute(&left, progress)?;
             chosen.extend(left);
+            chosen.sort_unstable();
+            if chosen.len() < most {
+                partial(self.found(chosen.clone(), None, progress)?);
+            }
         }
-        chosen.sort_unstable();
         Ok(chosen)
     }
 
     /// Influence of every feature by the rows that are there; others count as having no sources.
-    fn influence(&self, explained: &[Explained]) -> Vec<f64> {
+    fn influence(&self) -> Vec<f64> {
         let mut values = vec![0f64; self.active.features.len()];
         let pass = |row: &Row, through: f64, values: &mut Vec<f64>| {
             if through <= 0.0 {
@@ -345,7 +385,7 @@ impl Work<'_> {
                 }
             }
         };
-        for (row, e) in self.logits.iter().zip(explained) {
+        for (row, e) in self.logits.iter().zip(self.explained) {
             pass(row, e.weight, &mut values);
         }
         // Features come after all that they can reach.
@@ -358,13 +398,33 @@ impl Work<'_> {
         values
     }
 
+    /// What is known with these features as nodes, rising; `limited` says why they are not all.
+    fn found(&self, selected: Vec<usize>, limited: Option<String>, progress: &Progress) -> Result<FeatureGraph> {
+        let (linear, active) = (self.linear, self.active);
+        let graph = self.graph(&selected, progress)?;
+        let influence = Influence::looking(&graph, || progress.check())?;
+        let scores = Scores::looking(&graph, &influence, || progress.check())?;
+        Ok(FeatureGraph {
+            selected,
+            graph: Arc::new(graph),
+            influence,
+            scores,
+            targets: self.explained.to_vec(),
+            error_norms: active.error_norms.clone(),
+            pos: linear.n - 1,
+            n_layers: linear.blocks.len(),
+            silent: self.silent,
+            limited,
+            labels: self.labels.clone(),
+            dictionaries: active.dictionaries.clone(),
+            warnings: active.warnings.clone(),
+            features: active.features.clone(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+
     /// The graph of the chosen features, all errors, tokens and logits.
-    fn graph(
-        &self,
-        selected: &[usize],
-        explained: &[Explained],
-        labels: &BTreeMap<(usize, u32), String>,
-    ) -> Result<Graph> {
+    fn graph(&self, selected: &[usize], progress: &Progress) -> Result<Graph> {
         let (active, n) = (self.active, self.linear.n);
         let n_layers = self.linear.blocks.len();
         let all = active.features.len();
@@ -377,15 +437,16 @@ impl Work<'_> {
         let count: usize = self.logits.iter().chain(self.rows.iter().flatten()).map(Vec::len).sum();
         let mut links = Vec::with_capacity(if selected.len() == all { count } else { 0 });
         for (target, row) in feature_rows.chain(logit_rows) {
+            progress.check()?;
             let kept = row.iter().filter(|(source, _)| place[*source as usize] != u32::MAX);
             links.extend(kept.map(|(source, w)| (place[*source as usize], target as u32, *w)));
         }
         let tokens = (0..n).map(|p| self.linear.trace.token_text(p)).collect();
-        Graph::new(tokens, self.nodes(selected, explained, labels), &links)
+        Graph::large(tokens, self.nodes(selected), &links, progress)
     }
 
-    fn nodes(&self, selected: &[usize], explained: &[Explained], labels: &BTreeMap<(usize, u32), String>) -> Vec<Node> {
-        let (trace, n) = (self.linear.trace, self.linear.n);
+    fn nodes(&self, selected: &[usize]) -> Vec<Node> {
+        let (trace, n, explained, labels) = (self.linear.trace, self.linear.n, self.explained, self.labels);
         let n_layers = self.linear.blocks.len();
         let node = |id: String, kind, layer: usize, pos, label: String| Node {
             id,
