@@ -57,6 +57,8 @@ pub enum Message {
     Models(HashMap<String, PathBuf>),
     /// A circuit's name, and the circuit to compare with.
     Compared(String, Draft),
+    /// A direction that the graph is to explain.
+    Explained(PathBuf),
 }
 
 type Work = dyn Fn() -> Message + Send + Sync;
@@ -179,6 +181,7 @@ fn read(what: &Load, path: &Path) -> Message {
         Load::Dictionary => Message::Dictionary(path.to_owned()),
         Load::Prompts => Message::Prompts(path.to_owned()),
         Load::Lens => lens(path),
+        Load::Direction => Message::Explained(path.to_owned()),
     }
 }
 
