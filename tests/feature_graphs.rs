@@ -17,7 +17,9 @@ use circuitscope::features::{DictionarySet, Store};
 use circuitscope::graph::features::audit::{audit, column};
 use circuitscope::graph::features::intervene::{Amount, Change, Stage};
 use circuitscope::graph::features::why::{Source, looks};
-use circuitscope::graph::features::{FeatureGraph, Settings, Target, trace_features};
+use circuitscope::graph::features::{
+    FeatureGraph, Settings, Target, first_token_warning, trace_features, trace_in_parts,
+};
 use circuitscope::graph::prune::prune;
 use circuitscope::graph::{Graph, NodeKind};
 use circuitscope::model::Model;
@@ -167,6 +169,77 @@ fn limited_graphs_choose_the_same_features() {
             near(found.scores.completeness, &limited["scores"][1], 1e-5, &case.name);
         }
     }
+}
+
+/// What is known on the way is handed out: what reaches the targets by itself, then each round; and who does not wait any
+/// more has no more computed.
+#[test]
+fn graphs_come_in_parts() {
+    for case in cases() {
+        let (trace, pos, target) = (&case.trace, case.trace.len() - 1, case.target());
+        let trace_with = |settings: &Settings, progress: &Progress, partial: &mut dyn FnMut(FeatureGraph)| {
+            trace_in_parts(trace, &case.set, pos, &target, settings, progress, partial)
+        };
+        let (most, round) = (Some(30), 10);
+        let settings = Settings { most, round, ..Settings::default() };
+        let mut parts = Vec::new();
+        let whole = trace_with(&settings, &Progress::new(), &mut |part| parts.push(part)).unwrap();
+        assert_eq!(whole.selected, case.graph(&settings).selected, "{}", case.name);
+        let sizes: Vec<usize> = parts.iter().map(|p| p.selected.len()).collect();
+        assert_eq!(sizes[1..], [10, 20], "{}", case.name);
+        assert!(parts[1..].iter().all(|p| p.selected.iter().all(|i| whole.selected.contains(i))));
+        // The first links are those into the logits, and they are the whole graph's.
+        let (first, all) = (&parts[0], case.graph(&Settings::default()));
+        assert!(!first.selected.is_empty() && first.graph.triples().all(|(_, t, _)| first.direction(t).is_some()));
+        for (i, f) in first.selected.iter().enumerate() {
+            let (own, there) = (first.graph.nodes.len() - 1, all.graph.nodes.len() - 1);
+            let link = |g: &Graph, source: usize, target: usize| {
+                let l = g.into_node(target).iter().find(|l| l.source as usize == source);
+                l.map(|l| l.weight)
+            };
+            assert_eq!(link(&first.graph, i, own), link(&all.graph, *f, there), "{}", case.name);
+        }
+        let progress = Progress::new();
+        let mut count = 0;
+        let stopped = trace_with(&settings, &progress, &mut |_| {
+            count += 1;
+            progress.cancel();
+        });
+        assert!(matches!(stopped, Err(circuitscope::Error::Cancelled)) && count == 1, "{}", case.name);
+    }
+}
+
+/// A head reads nothing of the layers above it, so that nothing of them is read for it.
+#[test]
+fn a_head_needs_the_layers_below_it_alone() {
+    let case = cases().into_iter().find(|c| c.name == "llama-plt-relu").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(case.folder.join("transcoders")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let layer = case.trace.model.config.n_layers - 1;
+    std::fs::write(folder.path().join(format!("layer_{layer}.safetensors")), b"no numbers").unwrap();
+    let set = DictionarySet::open(folder.path().to_str().unwrap(), &Progress::new()).unwrap();
+    let score = |set: &DictionarySet| looks(&case.trace, set, (layer, 1), 4, Some(2), 1, &Progress::new()).unwrap();
+    assert_eq!(score(&set).pairs, score(&case.set).pairs);
+}
+
+/// Where a prompt begins without the token that texts begin with, the features of its first word are left out in its place.
+#[test]
+fn a_prompt_without_its_first_token_is_warned_of() {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/text-model");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(own.join(name), folder.path().join(name)).unwrap();
+    }
+    std::fs::write(folder.path().join("tokenizer_config.json"), br#"{"bos_token": "e"}"#).unwrap();
+    let model = Model::open(folder.path().to_str().unwrap()).unwrap();
+    let bos = model.single_token("e").unwrap();
+    assert_eq!(first_token_warning(&model, &[bos, 5]), None);
+    assert!(first_token_warning(&model, &[bos + 1, bos]).is_some_and(|text| text.contains("\"e\"")));
+    // A model that names none knows no better beginning.
+    assert_eq!(first_token_warning(&Model::open("text").unwrap(), &[5]), None);
 }
 
 #[test]
@@ -385,6 +458,29 @@ fn edits_of_the_stack_do_the_same() {
         ("qwen3-plt-topk-skip", "part"),
     ];
     assert_eq!(refused, expected);
+}
+
+/// What edits cannot hold still is computed all the same where nothing but features of the set is changed: held directly, a
+/// feature that is taken away takes its link away.
+#[test]
+fn what_edits_cannot_hold_is_computed_for_features_alone() {
+    use circuitscope::graph::features::effect::staged;
+    for case in cases() {
+        let (trace, found, progress) = (&case.trace, case.graph(&Settings::default()), Progress::new());
+        let first = found.graph.nodes.len() - found.targets.len();
+        let strongest = found.graph.into_node(first).iter().filter(|l| found.feature(l.source as usize).is_some());
+        let link = *strongest.max_by(|a, b| a.weight.abs().total_cmp(&b.weight.abs())).unwrap();
+        let edits = found.set(&[link.source as usize], |_| 0.0);
+        let mut stack = EditStack { edits, hold: Hold::Direct, ..EditStack::default() };
+        let effect = staged(&found, trace, &case.set, &stack, &progress).unwrap();
+        assert!((effect.targets[0].happened + link.weight).abs() < 1e-3, "{}: {effect:?} {link:?}", case.name);
+        let [before, after] = effect.next.unwrap();
+        let top = &trace.next[trace.len() - 1][0];
+        assert!(before[0].0 == top.id && (before[0].1 - top.prob).abs() < 1e-4 && before != after, "{}", case.name);
+        stack.edits.push(Edit::new(Site::new(SiteKind::Z, 0), Action::Zero));
+        let error = staged(&found, trace, &case.set, &stack, &progress).unwrap_err();
+        assert!(error.is_request() && error.to_string().contains("switch the others off"), "{error}");
+    }
 }
 
 /// Pairs, biases and position add up to the score that the model computes; and a pair is what is left of the score's change

@@ -379,6 +379,8 @@ pub enum Load {
     Prompts,
     /// A lens: Jacobian or tuned.
     Lens,
+    /// A direction that a graph explains.
+    Direction,
 }
 
 impl Load {
@@ -393,6 +395,7 @@ impl Load {
             Self::Dictionary => "Open a dictionary",
             Self::Prompts => "Open a set of prompts",
             Self::Lens => "Open a lens",
+            Self::Direction => "A direction to explain",
         }
     }
 
@@ -405,6 +408,7 @@ impl Load {
             Self::Dictionary => &["safetensors", "npz", "json"],
             Self::Prompts => &["toml"],
             Self::Lens => &["pt", "safetensors"],
+            Self::Direction => &["json", "safetensors"],
         }
     }
 

@@ -45,7 +45,7 @@ use self::view::{Context, Seen, Workspace};
 use crate::error::{Error, Result, note};
 use crate::gpu::adapter;
 use crate::jobs::Pool;
-use crate::session::desk::CircuitSettings;
+use crate::session::desk::{CircuitSettings, GraphDirection};
 use crate::session::file::is_session;
 use crate::session::start::Start;
 use crate::session::{Document, lesson, recent};
@@ -277,6 +277,11 @@ impl App {
             Message::Graph(path) => {
                 self.show(model::views::graph::VIEW.name);
                 self.state.apply(ModelAction::OpenGraph(path.display().to_string()), self.now);
+            }
+            Message::Explained(path) => {
+                self.show(model::views::graph::VIEW.name);
+                let direction = GraphDirection::File(path.display().to_string());
+                self.state.apply(ModelAction::GraphDirection(direction), self.now);
             }
             Message::Circuit(path, circuit) => {
                 self.show(model::views::circuit::VIEW.name);

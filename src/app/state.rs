@@ -267,7 +267,8 @@ impl State {
         }
         let shown = self.shown_to_features();
         self.features.ask(&self.pool, &self.seen, &shown);
-        self.trust.ask(&self.pool, self.model.as_ref(), self.features.dictionary());
+        let set = self.set_trusted();
+        self.trust.ask(&self.pool, self.model.as_ref(), self.features.dictionary(), set);
     }
 
     /// Writes what was decided about features into the document.
@@ -313,8 +314,8 @@ impl State {
         self.results.runs().into_iter().for_each(AnySlot::again);
         // These do not follow from the run.
         let r = &mut self.results;
-        let others: [&mut dyn AnySlot; 5] =
-            [&mut r.random_scores, &mut r.geometry, &mut r.neuron_tokens, &mut r.graph, &mut r.drawing];
+        let others: [&mut dyn AnySlot; 6] =
+            [&mut r.random_scores, &mut r.geometry, &mut r.neuron_tokens, &mut r.set, &mut r.graph, &mut r.drawing];
         others.into_iter().for_each(AnySlot::retry);
         self.features.ask_again();
         if self.model.is_none() {
@@ -371,10 +372,13 @@ impl State {
         }
         changed |= self.trust.slots().into_iter().fold(false, |any, s| s.poll() | any);
         self.search_arrived(now);
+        self.graph_refused();
+        self.labels_taken_in();
         changed |= self.superposition.poll(&mut self.notices);
         changed |= self.training.poll(&mut self.notices);
         let watched = self.features.desk.watched.len();
         changed |= self.features.poll(&mut self.notices);
+        self.set_trained(now);
         if self.features.desk.watched.len() > watched {
             self.keep_features("find a direction", now);
         }
@@ -393,6 +397,17 @@ impl State {
             self.ask();
         }
         changed
+    }
+
+    /// A set that was trained here is what predictions of its model are traced to.
+    fn set_trained(&mut self, now: f64) {
+        let Some((folder, is_open)) = self.features.take_set() else { return };
+        let folder = folder.display().to_string();
+        let then = if is_open { ", and the graph is on its features" } else { "" };
+        self.notices.push(Level::Info, format!("The set is trained; it lies in {folder}{then}."));
+        if is_open {
+            self.change("trace to the trained set", now, |d| (d.graph.set, d.graph.file) = (Some(folder), None));
+        }
     }
 
     /// Seconds until [`State::update`] has something to start.

@@ -200,6 +200,63 @@ impl Question for LabelsWritten {
     }
 }
 
+/// Asks for the descriptions of a set's features. Another number of writings asks anew.
+#[derive(Clone, PartialEq)]
+pub struct SetLabelsOf {
+    pub set: Arc<DictionarySet>,
+    pub writings: u64,
+}
+
+impl Question for SetLabelsOf {
+    /// By (layer, feature).
+    type Answer = BTreeMap<(usize, u32), String>;
+
+    const LABEL: &'static str = "reading the set's labels";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        Ok(of_set(&self.set))
+    }
+}
+
+/// Asks for labels of features, by layer, to be written to a set; says how many were.
+#[derive(Clone, PartialEq)]
+pub struct SetLabelled {
+    pub set: Arc<DictionarySet>,
+    pub labels: BTreeMap<(usize, u32), String>,
+}
+
+impl Question for SetLabelled {
+    type Answer = usize;
+
+    const LABEL: &'static str = "writing labels to the set";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(usize)) -> Result<usize> {
+        let mut by_layer: BTreeMap<usize, Changes> = BTreeMap::new();
+        for ((layer, feature), label) in &self.labels {
+            let label = Label { label: label.clone(), note: String::new() };
+            by_layer.entry(*layer).or_default().insert(Unit::Feature(*feature), label);
+        }
+        let mut written = 0;
+        for (layer, mut changes) in by_layer {
+            progress.check()?;
+            let Some(file) = self.set.file(layer).map(|file| of_file(&folder(), file)) else { continue };
+            // What the user has written stands.
+            let own = Labels::open(&file)?;
+            changes.retain(|unit, _| own.of(unit).is_none_or(|l| l.label.trim().is_empty()));
+            for (unit, label) in &mut changes {
+                label.note = own.of(unit).map_or_else(String::new, |l| l.note.clone());
+            }
+            if !changes.is_empty() {
+                written += changes.len();
+                Labels::amend(&file, &changes)?;
+            }
+        }
+        Ok(written)
+    }
+}
+
 impl Labels {
     /// The labels of a file; none where there is no file.
     ///

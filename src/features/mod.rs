@@ -15,6 +15,7 @@ pub mod polysemantic;
 pub mod quality;
 pub mod rows;
 pub mod scan;
+pub mod sets;
 pub mod steering;
 pub mod text;
 pub mod train;

@@ -163,6 +163,32 @@ impl Question for DictionaryTrustOf {
     }
 }
 
+/// Asks what was checked of a set that is open, by layer.
+#[derive(Clone, PartialEq)]
+pub struct SetTrustOf {
+    pub model: Arc<Model>,
+    pub set: Arc<DictionarySet>,
+}
+
+impl Question for SetTrustOf {
+    type Answer = Vec<Checked>;
+    const LABEL: &'static str = "checking the set";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
+        check_set(&self.model, &self.set, progress)
+    }
+}
+
+/// What a set's layers explain of the variance on ordinary text and how many features are active at a position, each the
+/// mean of the layers; `None` where nothing was checked.
+pub fn means(checked: &[Checked]) -> Option<(f32, f32)> {
+    let explained: Vec<f32> = checked.iter().filter_map(|c| c.explained_variance).collect();
+    let mean = |sum: f32, n: usize| sum / n as f32;
+    let l0 = mean(checked.iter().map(|c| c.l0).sum(), checked.len());
+    (!explained.is_empty()).then(|| (mean(explained.iter().sum(), explained.len()), l0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

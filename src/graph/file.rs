@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::{LARGE, read, write_atomic};
+use crate::graph::features::SILENT;
 use crate::typed::typed;
 
 /// A graph with the document it came from.
@@ -84,6 +85,21 @@ impl GraphFile {
     pub fn title(&self) -> String {
         let text = |name: &str| self.document.get("metadata").and_then(|m| m.get(name)).and_then(Value::as_str);
         text("slug").or_else(|| text("prompt")).unwrap_or("attribution graph").to_owned()
+    }
+
+    fn info(&self, name: &str) -> Option<&Value> {
+        self.document.get("metadata")?.get("info")?.get(name)
+    }
+
+    /// The set of transcoders that it says it is of.
+    pub fn dictionary(&self) -> Option<&str> {
+        self.info("dictionary")?.as_str()
+    }
+
+    /// The first positions whose features it says are left out.
+    pub fn silent(&self) -> usize {
+        let told = self.info("silent_positions").and_then(Value::as_u64);
+        told.and_then(|n| n.try_into().ok()).unwrap_or(SILENT)
     }
 
     /// Gives nodes other descriptions, by id.

@@ -9,6 +9,8 @@
 //! at inputs that comes from tokens rather than errors. The completeness score is the share of nodes' inputs that does not
 //! come from errors, weighted by what flows through each node.
 
+use std::convert::Infallible;
+
 use super::{Graph, NodeKind};
 
 /// Below this a row's sum counts as this, as in circuit-tracer.
@@ -27,10 +29,20 @@ pub struct Influence {
 
 impl Influence {
     pub fn of(graph: &Graph) -> Self {
+        let Ok(influence) = Self::looking(graph, || Ok::<_, Infallible>(()));
+        influence
+    }
+
+    /// As [`Self::of`]; `look` is called at every node, and its error ends it.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub fn looking<E>(graph: &Graph, look: impl Fn() -> Result<(), E>) -> Result<Self, E> {
         let n = graph.nodes.len();
         let mut values = vec![0f64; n];
         let mut row_sums = vec![0f64; n];
         for target in graph.order() {
+            look()?;
             let target = *target as usize;
             let links = graph.into_node(target);
             let sum: f64 = links.iter().map(|l| f64::from(l.weight.abs())).sum();
@@ -43,7 +55,7 @@ impl Influence {
                 }
             }
         }
-        Self { values, rest: 0.0, row_sums }
+        Ok(Self { values, rest: 0.0, row_sums })
     }
 
     /// Of a graph that is part of a larger one in which influence was computed; shares of rows are not known.
@@ -100,12 +112,22 @@ pub struct Scores {
 
 impl Scores {
     pub fn of(graph: &Graph, influence: &Influence) -> Self {
+        let Ok(scores) = Self::looking(graph, influence, || Ok::<_, Infallible>(()));
+        scores
+    }
+
+    /// As [`Self::of`]; `look` is called at every node, and its error ends it.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub fn looking<E>(graph: &Graph, influence: &Influence, look: impl Fn() -> Result<(), E>) -> Result<Self, E> {
         let total = |kind: NodeKind| -> f64 {
             graph.nodes.iter().zip(&influence.values).filter(|(n, _)| n.kind == kind).map(|(_, v)| v).sum()
         };
         let (tokens, errors) = (total(NodeKind::Token), total(NodeKind::Error));
         let (mut explained, mut all) = (0.0, 0.0);
         for target in 0..graph.nodes.len() {
+            look()?;
             let errors: f64 = graph
                 .into_node(target)
                 .iter()
@@ -116,7 +138,7 @@ impl Scores {
             explained += (1.0 - errors) * through;
             all += through;
         }
-        Self { replacement: tokens / (tokens + errors), completeness: explained / all }
+        Ok(Self { replacement: tokens / (tokens + errors), completeness: explained / all })
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::components::{Keep, Traced, trace_prediction};
-use super::features::audit::{Audit, LINKS, audit};
+use super::features::audit::{Audit, LINKS, audit, column};
 use super::features::intervene::Stage;
 use super::features::{self, FeatureGraph};
 use super::file::GraphFile;
@@ -377,11 +377,12 @@ impl Question for GraphOf {
 pub struct FeatureGraphOf {
     pub trace: Arc<Trace>,
     pub pos: usize,
-    pub target: Target,
-    /// What opens the set.
-    pub spec: String,
+    pub target: features::Target,
+    pub set: Arc<DictionarySet>,
     /// First positions whose features and errors are left out.
     pub silent: usize,
+    /// Features at most, the most influential ones; `None` for all where they fit.
+    pub most: Option<usize>,
 }
 
 impl Question for FeatureGraphOf {
@@ -389,16 +390,14 @@ impl Question for FeatureGraphOf {
     const LABEL: &'static str = "attribution graph on features";
     const LANE: Lane = Lane::Long;
 
-    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Shown)) -> Result<Shown> {
-        let set = Arc::new(DictionarySet::open(&self.spec, progress)?);
-        let target = match self.target {
-            Target::Top => features::Target::default(),
-            Target::Token(id) => features::Target::Tokens(vec![id]),
-            Target::Difference(a, b) => features::Target::Difference(a, b),
-        };
-        let settings = features::Settings { silent: self.silent, ..features::Settings::default() };
-        let found = features::trace_features(&self.trace, &set, self.pos, &target, &settings, progress)?;
-        Ok(Shown::features(self.trace.clone(), found, set))
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Shown)) -> Result<Shown> {
+        let Self { trace, pos, target, set, silent, most } = self;
+        let settings = features::Settings { silent: *silent, most: *most, ..features::Settings::default() };
+        let shown = |found| Shown::features(trace.clone(), found, set.clone());
+        let found = features::trace_in_parts(trace, set, *pos, target, &settings, progress, &mut |found| {
+            partial(shown(found));
+        })?;
+        Ok(shown(found))
     }
 }
 
@@ -464,6 +463,8 @@ pub struct AuditOf {
     pub drawing: Arc<Drawing>,
     /// Ids of the nodes whose links count, where some are marked; otherwise all do.
     pub among: BTreeSet<String>,
+    /// For a graph of a file the run and the set that it is of.
+    pub of_file: Option<(Arc<Trace>, Arc<DictionarySet>)>,
 }
 
 impl Question for AuditOf {
@@ -472,19 +473,20 @@ impl Question for AuditOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Audit)) -> Result<Audit> {
-        let (trace, found, set) = match &self.shown.source {
-            Origin::Features { trace, found, set } => (trace, found, set),
-            Origin::Traced { .. } => {
+        let (trace, set, silent) = match (&self.shown.source, &self.of_file) {
+            (Origin::Features { trace, found, set }, _) => (trace, set, found.silent),
+            (Origin::File(file), Some((trace, set))) => (trace, set, file.silent()),
+            (Origin::Traced { .. }, _) => {
                 return Err(Error::request("links between features are put to the test; this graph is on components"));
             }
-            Origin::File(_) => {
+            (Origin::File(_), None) => {
                 return Err(Error::request(
-                    "a graph of a file comes without the run and the set that its links are tested in; trace it here, or use \
+                    "the set that a graph of a file names, or the run of its prompt, is not here; trace it here, or use \
                      `circuitscope graph audit`",
                 ));
             }
         };
-        let stage = Stage::of(trace, set, found.silent, progress)?;
+        let stage = Stage::of(trace, set, silent, progress)?;
         // Links that are drawn are tested, but predictions go along all paths of the whole graph.
         let (graph, part) = (&self.shown.graph, &self.drawing.graph);
         let (ids, part_ids) = (graph.own_ids(), part.own_ids());
@@ -492,7 +494,11 @@ impl Question for AuditOf {
             part.triples().map(|(s, t, _)| (part_ids[s].as_ref(), part_ids[t].as_ref())).collect();
         let counts = |node: usize| self.among.is_empty() || self.among.contains(ids[node].as_ref());
         let chosen = |s: usize, t: usize| drawn.contains(&(&ids[s], &ids[t])) && counts(s) && counts(t);
-        audit(graph, trace, &stage, LINKS, chosen, |node| Ok(found.direction(node)), progress)
+        let explained = |node: usize| match &self.shown.source {
+            Origin::Features { found, .. } => Ok(found.direction(node)),
+            _ => column(trace, &graph.nodes[node]),
+        };
+        audit(graph, trace, &stage, LINKS, chosen, explained, progress)
     }
 }
 

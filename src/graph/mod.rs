@@ -34,6 +34,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// What a node is to influence, pruning and scores. The order is that of circuit-tracer's matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +103,9 @@ pub struct Link {
 /// all.
 type LinkList = (Vec<(u32, u32, f32)>, Vec<Input>);
 
+/// Links that are gone through between two looks at whether somebody still waits.
+const LOOK_EVERY: usize = 1 << 18;
+
 impl Graph {
     /// Ids by node that tell all nodes apart. In files of other tools an error's id can also be that of a feature of layer 0.
     pub fn own_ids(&self) -> Vec<Cow<'_, str>> {
@@ -119,6 +123,19 @@ impl Graph {
         Self::with_inputs(prompt_tokens, nodes, links, &[])
     }
 
+    /// As [`Self::new`], for so many links that somebody may not want to wait for them.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and [`Error::Cancelled`].
+    pub fn large(
+        prompt_tokens: Vec<String>,
+        nodes: Vec<Node>,
+        links: &[(u32, u32, f32)],
+        progress: &Progress,
+    ) -> Result<Self> {
+        Self::made(prompt_tokens, nodes, links, &[], &|| progress.check())
+    }
+
     /// As [`Self::new`], with the input through which each link enters; none at all where that is not known.
     ///
     /// # Errors
@@ -129,16 +146,27 @@ impl Graph {
         links: &[(u32, u32, f32)],
         inputs: &[Input],
     ) -> Result<Self> {
+        Self::made(prompt_tokens, nodes, links, inputs, &|| Ok(()))
+    }
+
+    fn made(
+        prompt_tokens: Vec<String>,
+        nodes: Vec<Node>,
+        links: &[(u32, u32, f32)],
+        inputs: &[Input],
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Self> {
         let n = nodes.len();
         if u32::try_from(n).is_err() {
             return Err(Error::failed(format!("a graph of {n} nodes is too large")));
         }
-        if links.iter().any(|(s, t, _)| *s as usize >= n || *t as usize >= n) {
-            return Err(Error::failed("a link names a node that the graph does not have"));
-        }
         let mut start = vec![0usize; n + 1];
-        for (_, target, _) in links {
-            start[*target as usize + 1] += 1;
+        for some in links.chunks(LOOK_EVERY) {
+            check()?;
+            if some.iter().any(|(s, t, _)| *s as usize >= n || *t as usize >= n) {
+                return Err(Error::failed("a link names a node that the graph does not have"));
+            }
+            some.iter().for_each(|(_, target, _)| start[*target as usize + 1] += 1);
         }
         for i in 0..n {
             start[i + 1] += start[i];
@@ -147,6 +175,9 @@ impl Graph {
         let mut sorted = vec![Link { source: 0, weight: 0.0 }; links.len()];
         let mut sorted_inputs = vec![Input::Value; inputs.len()];
         for (i, (source, target, weight)) in links.iter().enumerate() {
+            if i % LOOK_EVERY == 0 {
+                check()?;
+            }
             let at = &mut next[*target as usize];
             sorted[*at] = Link { source: *source, weight: *weight };
             if let (Some(slot), Some(input)) = (sorted_inputs.get_mut(*at), inputs.get(i)) {
@@ -163,7 +194,7 @@ impl Graph {
             order: Vec::new(),
             levels: Vec::new(),
         };
-        (graph.order, graph.levels) = graph.topological()?;
+        (graph.order, graph.levels) = graph.topological(check)?;
         Ok(graph)
     }
 
@@ -232,12 +263,13 @@ impl Graph {
     }
 
     /// Kahn's algorithm, one level after the other; the nodes in order, and where each level ends.
-    fn topological(&self) -> Result<(Vec<u32>, Vec<usize>)> {
+    fn topological(&self, check: &dyn Fn() -> Result<()>) -> Result<(Vec<u32>, Vec<usize>)> {
         let n = self.nodes.len();
         // How many links still leave each node; those with none can be placed.
         let mut leaving = vec![0usize; n];
-        for link in &self.links {
-            leaving[link.source as usize] += 1;
+        for some in self.links.chunks(LOOK_EVERY) {
+            check()?;
+            some.iter().for_each(|link| leaving[link.source as usize] += 1);
         }
         let mut order: Vec<u32> = (0..n as u32).filter(|i| leaving[*i as usize] == 0).collect();
         let mut done = 0;
@@ -246,6 +278,7 @@ impl Graph {
             let level = done..order.len();
             levels.push(level.end);
             for i in level {
+                check()?;
                 let target = order[i] as usize;
                 for at in self.range(target) {
                     let source = self.links[at].source as usize;
@@ -299,5 +332,22 @@ pub(crate) mod tests {
         let fine = fine.unwrap();
         assert_eq!(fine.order(), [2, 1, 0]);
         assert_eq!(fine.levels().map(<[u32]>::to_vec).collect::<Vec<_>>(), [[2], [1], [0]]);
+    }
+
+    /// Nobody waits for a graph, its influence or its scores once they are not wanted any more.
+    #[test]
+    fn what_is_cancelled_is_not_made_to_the_end() {
+        use NodeKind::{Component, Logit};
+        let whole = graph(&[Component, Logit], &[1.0], &[(0, 1, 1.0)]).unwrap();
+        let progress = Progress::new();
+        let make = || Graph::large(Vec::new(), whole.nodes.clone(), &[(0, 1, 1.0)], &progress);
+        let influence = Influence::of(&whole);
+        assert_eq!(make().unwrap().links, whole.links);
+        assert_eq!(Influence::looking(&whole, || progress.check()).unwrap().values, influence.values);
+        progress.cancel();
+        let is_cancelled = |e: Option<Error>| matches!(e, Some(Error::Cancelled));
+        assert!(is_cancelled(make().err()));
+        assert!(is_cancelled(Influence::looking(&whole, || progress.check()).err()));
+        assert!(is_cancelled(influence::Scores::looking(&whole, &influence, || progress.check()).err()));
     }
 }

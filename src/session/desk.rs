@@ -18,6 +18,7 @@ use crate::circuit::draft::Draft;
 use crate::engine::generate::Sampling;
 use crate::engine::resolve::Alignment;
 use crate::engine::{EditStack, SiteKind};
+use crate::features::direction::Concept;
 use crate::graph::features::SILENT;
 use crate::graph::layout::Cut;
 use crate::graph::marks::Marks;
@@ -268,11 +269,31 @@ pub enum GraphTarget {
     Auto,
     Top,
     Answer,
+    /// Tokens that are listed; on features.
+    Tokens,
+    /// A direction behind the final norm; on features.
+    Direction,
+}
+
+/// A direction that a graph explains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphDirection {
+    /// In a file.
+    File(String),
+    /// One that was found or opened, at a layer.
+    Found {
+        #[serde(with = "shared")]
+        concept: Arc<Concept>,
+        layer: usize,
+    },
 }
 
 impl GraphTarget {
     pub const ALL: [(Self, &'static str); 3] =
         [(Self::Auto, "answer − wrong"), (Self::Answer, "answer"), (Self::Top, "top logits")];
+    /// What else can be traced to features.
+    pub const ON_FEATURES: [(Self, &'static str); 2] = [(Self::Tokens, "tokens"), (Self::Direction, "a direction")];
 }
 
 /// What the graph view shows.
@@ -280,6 +301,11 @@ impl GraphTarget {
 #[serde(default)]
 pub struct GraphSettings {
     pub target: GraphTarget,
+    /// Tokens that are explained, with commas between them; the space before each is part of it.
+    pub tokens: String,
+    pub direction: Option<GraphDirection>,
+    /// Features that are traced at most; `None` for all where they fit.
+    pub most: Option<usize>,
     pub attention: Attention,
     pub cut: Cut,
     /// The graph is of a file.

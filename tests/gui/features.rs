@@ -16,6 +16,7 @@ use circuitscope::features::feature_activations::Order;
 use circuitscope::features::labels::{Label, Labels, Unit, of_model};
 use circuitscope::features::scan::index_file;
 use circuitscope::progress::Progress;
+use circuitscope::session::Desk;
 use circuitscope::session::desk::Pinned;
 use eframe::egui;
 use egui_kittest::Harness;
@@ -455,6 +456,42 @@ fn a_dictionary_is_trained_in_the_window() {
     feature(&mut h, FeatureAction::ForgetActivations);
     assert_eq!(std::fs::read_dir(activations.path()).unwrap().count(), 0);
     assert_eq!(h.state().state.features.kept_activations.value().map(|n| **n), Some(0));
+}
+
+/// A set is trained layer by layer, with curves of each, and is then what predictions are traced to.
+#[test]
+fn a_set_is_trained_in_the_window() {
+    use circuitscope::features::train::Method;
+    let mut h = window(Desk { model: "text".to_owned(), prompt: "The old man sat on".to_owned(), ..Desk::default() });
+    h.state_mut().enter(Workspace::Features);
+    let place = tempfile::tempdir().unwrap();
+    h.state_mut().show("dictionary-training");
+    let s = &mut h.state_mut().state.features;
+    s.folders.shelf = place.path().to_owned();
+    let mut ask = s.desk.recipe.clone();
+    (ask.text, ask.context, ask.tokens) = (vec!["prose".to_owned()], 32, Some(1_500));
+    ask.settings.method = Method::BatchTopK;
+    (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (32, 4, 12, 64);
+    feature(&mut h, FeatureAction::TrainSet(Box::new(ask)));
+    h.run();
+    let state = &h.state().state;
+    let set = state.features.set_training.value().unwrap();
+    let trained: Vec<(usize, usize)> = set.curves.iter().map(|(l, curve)| (*l, curve.last().unwrap().step)).collect();
+    assert_eq!((trained, set.layers), (vec![(0, 12), (1, 12), (2, 12)], 3));
+    let folder = set.folder.clone().unwrap();
+    assert!(folder.starts_with(place.path()) && folder.join("layer_2.safetensors").is_file());
+    assert!(h.query_by_label_contains("trained layer 3 of 3").is_some());
+    let hints = ["layer 0: ", "layer 1: ", "layer 2: "].map(|name| h.query_by_label_contains(name).is_some());
+    assert_eq!(hints, [true; 3]);
+    // Its graph is the next that is looked at.
+    assert_eq!(state.desk().graph.set.as_deref(), folder.to_str());
+    h.state_mut().enter(Workspace::Model);
+    h.state_mut().layout = Layout::single("graph");
+    settle(&mut h);
+    let state = &h.state().state;
+    let shown = state.results.graph.fresh().expect("it is traced").value.clone();
+    let circuitscope::graph::layout::Origin::Features { found, .. } = &shown.source else { panic!("on features") };
+    assert!(!found.features.is_empty() && found.features.iter().all(|f| f.feature < 32));
 }
 
 /// What no view shows is not computed, and nothing goes on after Escape.

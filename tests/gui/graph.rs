@@ -333,8 +333,21 @@ fn predictions_are_traced_to_the_features_of_a_set() {
     let state = &h.state().state;
     let drawn = &state.results.drawing.get().unwrap().value.graph;
     let file = shown.file(&state.desk().graph.cut).unwrap().graph;
-    assert!(file.nodes.iter().all(|n| drawn.nodes.iter().any(|m| m.id == n.id && m.kind == n.kind)));
-    assert_eq!(file.links.len(), drawn.links.len());
+    let links = |g: &circuitscope::graph::Graph| -> std::collections::BTreeMap<(String, String), f32> {
+        let ids = g.own_ids();
+        g.triples().map(|(s, t, w)| ((ids[s].to_string(), ids[t].to_string()), w)).collect()
+    };
+    assert!(!drawn.links.is_empty());
+    assert_eq!(links(&file), links(drawn), "links and weights");
+    // Nodes that no link leads to or from are in neither, but for tokens.
+    let nodes = |g: &circuitscope::graph::Graph| -> std::collections::BTreeSet<String> {
+        let ids = g.own_ids();
+        let ends: std::collections::BTreeSet<usize> = g.triples().flat_map(|(s, t, _)| [s, t]).collect();
+        let counts = |i: &usize| ends.contains(i) || g.nodes[*i].kind == circuitscope::graph::NodeKind::Token;
+        (0..g.nodes.len()).filter(counts).map(|i| ids[i].to_string()).collect()
+    };
+    assert_eq!(nodes(&file), nodes(drawn));
+    assert!(drawn.nodes.len() >= file.nodes.len() && nodes(&file).len() >= file.nodes.len() - 1);
     h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("audit: ").is_some());
@@ -372,6 +385,166 @@ fn predictions_are_traced_to_the_features_of_a_set() {
     h.state_mut().state.apply(ModelAction::GraphSet(Some(set)), 0.0);
     settle(&mut h);
     assert!(h.query_by_label_contains("no dictionary of layer 0").is_some());
+    assert_eq!(h.state().state.desk().graph.set, None, "what was open stays open");
+    assert!(h.state().state.results.graph.fresh().is_some());
+}
+
+/// A set that cannot be opened, or that does not fit in one of its layers, leaves the set and the graph that were there.
+#[test]
+fn a_bad_set_leaves_the_old_one_open() {
+    let (mut h, folder) = on_features();
+    let before = h.state().state.results.graph.get().unwrap().value.clone();
+    let own = folder.path().display().to_string();
+    let (empty, wide) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    random_set(wide.path());
+    let odd = candle_core::Tensor::zeros((24, 7), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    let none = candle_core::Tensor::zeros(24, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    let width = candle_core::Tensor::zeros(7, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    let parts = [("W_enc", odd.clone()), ("W_dec", odd), ("b_enc", none), ("b_dec", width)];
+    let parts = std::collections::HashMap::from(parts);
+    candle_core::safetensors::save(&parts, wide.path().join("layer_1.safetensors")).unwrap();
+    for (bad, told) in [(&empty, "dictionar"), (&wide, "layer_1")] {
+        let count = h.state().state.notices.errors().len();
+        h.state_mut().state.apply(ModelAction::GraphSet(Some(bad.path().display().to_string())), 0.0);
+        settle(&mut h);
+        let state = &h.state().state;
+        assert_eq!(state.desk().graph.set.as_deref(), Some(&own[..]), "{told}");
+        let errors = state.notices.errors();
+        assert!(errors.len() == count + 1 && errors.last().unwrap().contains(told), "{errors:?}");
+        let after = state.results.graph.fresh().expect("the graph is there").value.clone();
+        assert_eq!(after.graph.nodes.len(), before.graph.nodes.len());
+    }
+}
+
+/// Of a set it is said beside the graph and in the trust line what it explains, and that another model's does not fit.
+#[test]
+fn what_a_set_explains_stands_beside_its_graph() {
+    let (mut h, _folder) = on_features();
+    let trust = &h.state().state.trust;
+    assert_eq!(trust.set.fresh().expect("it was checked").len(), 3);
+    assert!(trust.of_set().iter().all(|w| w.contains("less than nothing")) && trust.of_set().len() == 3);
+    assert!(trust.warnings().len() >= 3, "in the trust line");
+    assert!(h.query_all_by_label_contains("less than nothing").next().is_some(), "beside the graph");
+    h.state_mut().state.apply(ModelAction::GraphSet(Some("text-transcoders".to_owned())), 0.0);
+    settle(&mut h);
+    h.run();
+    let trust = &h.state().state.trust;
+    assert_eq!(trust.of_set(), Vec::<String>::new());
+    assert!(h.query_by_label_contains("the set explains 0.").is_some());
+    // On the model's own components nothing of it is said.
+    h.state_mut().state.apply(ModelAction::GraphSet(None), 0.0);
+    settle(&mut h);
+    h.run();
+    assert!(h.state().state.trust.set.get().is_none() && h.query_by_label_contains("the set explains").is_none());
+}
+
+/// Several tokens, a direction, and the number of features are chosen in the window, kept with the document, taken back, and
+/// given to the command line.
+#[test]
+fn targets_and_the_number_of_features_are_chosen() {
+    use circuitscope::graph::features::Explained;
+    use circuitscope::graph::layout::Origin;
+    use circuitscope::session::desk::{GraphDirection, GraphSettings};
+    let (mut h, folder) = on_features();
+    let explained = |h: &Harness<'static, App>| -> Vec<Explained> {
+        let shown = h.state().state.results.graph.fresh().unwrap().value.clone();
+        let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+        found.targets.clone()
+    };
+    let command = |h: &Harness<'static, App>| {
+        let def = circuitscope::app::view::by_name("graph").unwrap();
+        circuitscope::app::export::commands::command(&h.state().state, def)
+    };
+    let before = explained(&h).len();
+    h.state_mut().state.apply(ModelAction::GraphTokens("id:7, id:300".to_owned()), 0.0);
+    settle(&mut h);
+    h.run();
+    assert_eq!(explained(&h).iter().map(|e| e.id).collect::<Vec<_>>(), [7, 300]);
+    let line = command(&h).unwrap();
+    assert!(line.contains(" --target id:7 --target ' id:300'"), "{line}");
+    h.get_by_label("Tokens to explain");
+    // What is no token is said, and changes nothing.
+    h.state_mut().state.apply(ModelAction::GraphTokens("no token at all of this".to_owned()), 0.0);
+    settle(&mut h);
+    let state = &h.state().state;
+    assert_eq!((state.desk().graph.tokens.as_str(), state.notices.errors().len()), ("id:7, id:300", 1));
+    // A direction of a file.
+    let model = h.state().state.model.clone().unwrap();
+    let row = candle_core::Tensor::ones((1, model.config.d_model), candle_core::DType::F32, &candle_core::Device::Cpu);
+    let path = folder.path().join("direction.safetensors");
+    candle_core::safetensors::save(&std::collections::HashMap::from([("row", row.unwrap())]), &path).unwrap();
+    let direction = GraphDirection::File(path.display().to_string());
+    h.state_mut().state.apply(ModelAction::GraphDirection(direction), 0.0);
+    settle(&mut h);
+    let one = explained(&h);
+    assert_eq!((one.len(), one[0].label.as_str(), one[0].direction[3]), (1, "direction", 1.0));
+    assert!(command(&h).unwrap().contains(" --direction "));
+    h.state_mut().state.apply(ModelAction::MostFeatures(Some(5)), 0.0);
+    settle(&mut h);
+    let shown = h.state().state.results.graph.fresh().unwrap().value.clone();
+    let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
+    assert!(found.selected.len() == 5 && command(&h).unwrap().contains(" --max-features 5"));
+    let kept = serde_json::to_string(&h.state().state.desk().graph).unwrap();
+    let back: GraphSettings = serde_json::from_str(&kept).unwrap();
+    assert!(back == h.state().state.desk().graph && back.most == Some(5));
+    let ctx = h.ctx.clone();
+    for _ in 0..3 {
+        h.state_mut().command(&ctx, Command::Undo);
+        settle(&mut h);
+    }
+    let graph = &h.state().state.desk().graph;
+    assert_eq!((graph.target, graph.most), (GraphTarget::Auto, None));
+    assert_eq!(explained(&h).len(), before);
+}
+
+/// A file's graph whose set and prompt are here is put to the test as if it had been traced, its nodes lead to their pages,
+/// and what it calls them is taken into the set's labels.
+#[test]
+fn a_graph_of_a_file_acts_where_its_set_is_open() {
+    use circuitscope::features::labels::{Label, Labels, Unit};
+    use circuitscope::graph::features::audit::feature_of;
+    let (mut h, folder) = on_features();
+    h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
+    settle(&mut h);
+    let traced = h.state().state.results.audit.fresh().unwrap().value.clone();
+    let shown = h.state().state.results.graph.get().unwrap().value.clone();
+    let mut file = shown.file(&h.state().state.desk().graph.cut).unwrap();
+    let features: Vec<_> = (0..file.graph.nodes.len()).filter_map(|n| Some((n, feature_of(&file.graph, n)?))).collect();
+    let ((a, (layer, _, number)), (b, (_, _, other))) = (features[0], *features.last().unwrap());
+    let names = [(a, "the first"), (b, "another's")].map(|(n, name)| (file.graph.nodes[n].id.clone(), name.to_owned()));
+    file.describe(&names.into());
+    let path = folder.path().join("graph.json");
+    file.save(&path).unwrap();
+    // What the user calls a feature stands.
+    let labels = |layer: usize| folder.path().join(format!("layer_{layer}.labels.json"));
+    let top = features.last().unwrap().1.0;
+    let mut own = Labels::default();
+    own.set(Unit::Feature(other), Label { label: "mine".to_owned(), note: String::new() });
+    own.save(&labels(top)).unwrap();
+    h.state_mut().state.apply(ModelAction::Thresholds(Some((1.0, 1.0))), 0.0);
+    h.state_mut().state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
+    settle(&mut h);
+    h.run();
+    let audit = h.state().state.results.audit.fresh().expect("it is put to the test").value.clone();
+    assert!(!audit.links.is_empty() && h.query_by_label_contains("audit: ").is_some());
+    for link in &audit.links {
+        let same = traced.links.iter().find(|l| (&l.source, &l.target) == (&link.source, &link.target));
+        assert!(
+            same.is_none_or(|l| (l.held - link.held).abs() < 1e-4 && (l.free - link.free).abs() < 1e-4),
+            "{link:?}"
+        );
+    }
+    h.state_mut().state.apply(ModelAction::TakeLabels, 0.0);
+    settle(&mut h);
+    let label = |layer: usize, feature: u32| {
+        Labels::open(&labels(layer)).unwrap().of(&Unit::Feature(feature)).map(|l| l.label.clone())
+    };
+    assert_eq!(label(layer, number).as_deref(), Some("the first"));
+    assert_eq!(label(top, other).as_deref(), Some("mine"));
+    // Another prompt's run is not what the file is of.
+    h.state_mut().state.apply(ModelAction::Prompt("A dog".to_owned()), 0.0);
+    settle(&mut h);
+    assert!(h.state().state.results.audit.fresh().is_none());
 }
 
 /// A window on the features of a random set, and its folder.
@@ -611,6 +784,14 @@ fn a_node_leads_to_its_page_and_back() {
     h.run();
     assert_eq!(h.state().layout.workspace, Workspace::Model);
     assert!(h.query_all_by_label_contains("the sitter").next().is_some(), "the chosen node bears the label");
+    // It stays when another layer's page is opened.
+    let (next, _) = found.dictionaries[(f.layer + 1) % found.n_layers].clone();
+    h.state_mut().state.apply(Action::Feature(FeatureAction::Page(next, 0)), 0.0);
+    settle(&mut h);
+    h.run();
+    settle(&mut h);
+    h.run();
+    assert!(h.query_all_by_label_contains("the sitter").next().is_some(), "it does not leave with its page");
     // A graph that is traced again has it from the labels' file, and so has what is written of it.
     let written = folder.path().join(format!("layer_{}.labels.json", f.layer));
     assert!(written.is_file(), "{}", written.display());

@@ -17,7 +17,7 @@ use crate::graph::targets::Target;
 use crate::probes::question::{Kind, site_name};
 use crate::probes::set::Texts;
 use crate::session::code::Snippet;
-use crate::session::desk::{Intervention, Show, Source};
+use crate::session::desk::{GraphDirection, GraphTarget, Intervention, Show, Source};
 use crate::shell::word;
 
 /// The command line for a view, where there is a subcommand with the numbers that it shows: those of the clean run, and of
@@ -64,17 +64,16 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
             format!("{} --pos all --unit {unit}", one("entropy"))
         } else if is(&views::graph::VIEW) && desk.graph.file.is_none() {
             let (nodes, links) = state.results.drawing.value()?.thresholds;
-            let target = match state.graph_target()? {
-                Target::Top => String::new(),
-                Target::Token(a) => format!(" --target {}", token(Some(a))?),
-                Target::Difference(a, b) => format!(" --target {} --against {}", token(Some(a))?, token(Some(b))?),
-            };
+            let target = explained(state)?;
             let attention = match desk.graph.attention {
                 Attention::Frozen => "frozen",
                 Attention::FirstOrder => "first-order",
             };
             let of = match &desk.graph.set {
-                Some(set) => format!("--dictionary {}{}", word(set), silent(desk.graph.silent())),
+                Some(set) => {
+                    let most = desk.graph.most.map_or_else(String::new, |n| format!(" --max-features {n}"));
+                    format!("--dictionary {}{}{most}", word(set), silent(desk.graph.silent()))
+                }
                 None => format!("--attention {attention}"),
             };
             let cut = format!("{of} --node-threshold {nodes:.6} --edge-threshold {links:.6}");
@@ -84,6 +83,28 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
         }
     };
     Some(format!("{line} --json"))
+}
+
+/// The options that name what the graph explains; `None` for a direction that lies in no file.
+fn explained(state: &State) -> Option<String> {
+    let (graph, model) = (&state.desk().graph, state.model.as_ref()?);
+    match (graph.target, &graph.direction) {
+        (GraphTarget::Tokens, _) if graph.set.is_some() => {
+            let tokens = graph.tokens.split(',').filter(|t| !t.trim().is_empty());
+            return Some(tokens.map(|t| format!(" --target {}", word(t))).collect());
+        }
+        (GraphTarget::Direction, Some(GraphDirection::File(path))) if graph.set.is_some() => {
+            return Some(format!(" --direction {}", word(path)));
+        }
+        (GraphTarget::Direction, Some(GraphDirection::Found { .. })) if graph.set.is_some() => return None,
+        _ => {}
+    }
+    let token = |id: u32| word(&model.token_text(id));
+    Some(match state.graph_target()? {
+        Target::Top => String::new(),
+        Target::Token(a) => format!(" --target {}", token(a)),
+        Target::Difference(a, b) => format!(" --target {} --against {}", token(a), token(b)),
+    })
 }
 
 /// The commands for probes and for an interchange; of texts that lie in no file there are none.

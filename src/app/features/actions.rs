@@ -13,7 +13,8 @@ use crate::features::scan::question::{IndexFileOf, ScanOf};
 use crate::features::steering::{DosesOf, Watched};
 use crate::features::train::kept::KeptActivationsOf;
 use crate::features::train::recipe::Recipe;
-use crate::features::train::shelf::DictionaryTrainingOf;
+use crate::features::train::set::recipe_of;
+use crate::features::train::shelf::{DictionaryTrainingOf, SetTrainingOf};
 use crate::features::{Dictionary, Place};
 use crate::jobs::Pool;
 use crate::jobs::slot::Slot;
@@ -110,6 +111,7 @@ impl FeaturesState {
                 begin(&mut self.map, pool, FeatureMapOf { dictionary, index });
             }
             FeatureAction::Train(recipe, keep) => self.train(pool, *recipe, keep, model()?)?,
+            FeatureAction::TrainSet(recipe) => self.train_set(pool, *recipe, model()?)?,
             FeatureAction::StopTraining => self.stop_training(),
             FeatureAction::ForgetActivations => {
                 let folder = self.folders.activations.clone();
@@ -190,11 +192,23 @@ impl FeaturesState {
         let keep = keep.then(|| self.folders.activations.clone());
         // One that is just being stopped still writes its checkpoint; the slot waits for it.
         self.training.forget();
+        self.set_training.forget();
         begin(
             &mut self.training,
             pool,
             DictionaryTrainingOf { model, recipe, shelf: self.folders.shelf.clone(), keep },
         );
+        Ok(())
+    }
+
+    fn train_set(&mut self, pool: &Pool, recipe: Recipe, model: Arc<Model>) -> Result<()> {
+        // As it is for the first layer: the others have sites of their own.
+        let recipe = recipe_of(&recipe, 0)?;
+        recipe.check(&model.config)?;
+        self.desk.recipe = recipe.clone();
+        self.training.forget();
+        self.set_training.forget();
+        begin(&mut self.set_training, pool, SetTrainingOf { model, recipe, shelf: self.folders.shelf.clone() });
         Ok(())
     }
 }

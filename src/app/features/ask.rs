@@ -1,6 +1,7 @@
 //! What the feature views ask for, derived from what the user decided and what can be seen; and what follows from what
 //! arrives.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::app::features::views::{heatmap, map, monitor, neurons, page, training};
@@ -88,7 +89,8 @@ impl FeaturesState {
     /// A dictionary is trained of one model only.
     fn turn_to_model(&mut self, model: &Arc<Model>) {
         self.model = Arc::downgrade(model);
-        if self.training.wanted().is_some_and(|t| t.model != *model) {
+        let other = self.training.wanted().is_some_and(|t| t.model != *model);
+        if other || self.set_training.wanted().is_some_and(|t| t.model != *model) {
             self.stop_training();
         }
     }
@@ -200,6 +202,7 @@ impl FeaturesState {
     /// Takes in what has arrived, and does what follows once. True if anything changed.
     pub fn poll(&mut self, notices: &mut Notices) -> bool {
         let (trained_before, stopping) = (self.training.is_running(), self.is_stopping());
+        let set_before = self.set_training.is_running();
         let mut changed = false;
         for slot in self.slots() {
             changed |= slot.poll();
@@ -255,6 +258,7 @@ impl FeaturesState {
         if ended && !self.kept_activations.is_running() {
             self.kept_activations.again();
         }
+        self.say_stopped_set(notices, set_before && !self.set_training.is_running() && stopping);
         // Another model may have been opened meanwhile: its curve would stand still without a word.
         let curve = self.training.value().map(|t| &t.curve);
         if let (Some(last), true) = (curve.and_then(|c| c.last()), ended && stopping)
@@ -275,6 +279,7 @@ impl FeaturesState {
             self.arriving.take_error(),
             self.finding.take_error(),
             self.training.take_error(),
+            self.set_training.take_error(),
             self.kept_activations.take_error(),
         ];
         for error in errors.into_iter().flatten().chain(self.labels.take_errors()) {
@@ -295,6 +300,23 @@ impl FeaturesState {
         slot.set(ScanOf::of_index(model, subject.clone(), index), ScanOutcome { index: index.clone(), unkept: None });
         let about = &index.about;
         notices.push(Level::Info, format!("Opened the index of {}: {} positions.", about.subject, about.positions));
+    }
+
+    /// Says that a set's training was stopped, if it was, and how it goes on.
+    fn say_stopped_set(&self, notices: &mut Notices, stopped: bool) {
+        let Some(of) = self.set_training.wanted().map(|t| &t.model.config.name).filter(|_| stopped) else { return };
+        let layer = self.set_training.value().and_then(|t| t.curves.last()).map_or(0, |c| c.0);
+        let text = format!(
+            "The training of a set of {of} was stopped at layer {layer}; asked for again with {of} open, it goes on there."
+        );
+        notices.push(Level::Info, text);
+    }
+
+    /// The folder of a set that has just been trained, and whether it is of the model that is open.
+    pub fn take_set(&mut self) -> Option<(PathBuf, bool)> {
+        let folder = self.set_training.take_news()?.folder.clone()?;
+        let model = self.model.upgrade();
+        Some((folder, self.set_training.wanted().map(|t| &t.model) == model.as_ref()))
     }
 
     /// Opens a dictionary that was trained here, unless another model is open by now.

@@ -22,6 +22,8 @@ struct LabelFile {
     /// Changes that could not be written: they go along with the next of their file.
     failed: BTreeMap<PathBuf, Changes>,
     errors: Vec<String>,
+    /// How often something was written.
+    writings: u64,
 }
 
 /// What is said of labels that are not tried to be written again, so that none is lost.
@@ -83,6 +85,7 @@ impl LabelFile {
             return read;
         };
         let is_open = self.file() == Some(&file);
+        self.writings += 1;
         if let Some(labels) = self.writing.take_news().filter(|_| is_open) {
             // Another window's labels are among them.
             self.labels = (*labels).clone();
@@ -199,6 +202,22 @@ impl LabelStore {
     /// True if any of the dictionary's features has a label.
     pub fn has_features(&self) -> bool {
         !self.dictionary.labels.0.is_empty()
+    }
+
+    /// True once the labels of the open dictionary are known.
+    pub fn knows_features(&self) -> bool {
+        self.dictionary.is_known()
+    }
+
+    /// How often labels of features were written: what read them before then reads them anew.
+    pub fn writings(&self) -> u64 {
+        self.dictionary.writings
+    }
+
+    /// Reads the labels of the open dictionary again: somebody else has written some.
+    pub fn read_again(&mut self) {
+        self.dictionary.writings += 1;
+        self.dictionary.reading.again();
     }
 
     /// # Errors

@@ -29,7 +29,7 @@ use crate::features::scan::question::{IndexFileOf, KeptScanOf, ScanOf};
 use crate::features::steering::DosesOf;
 use crate::features::train::kept::KeptActivationsOf;
 use crate::features::train::recipe::Recipe;
-use crate::features::train::shelf::DictionaryTrainingOf;
+use crate::features::train::shelf::{DictionaryTrainingOf, SetTrainingOf};
 use crate::features::{Dictionary, Store, scan, train};
 use crate::jobs::slot::{AnySlot, Slot};
 use crate::model::Model;
@@ -103,6 +103,8 @@ pub enum FeatureAction {
     Map,
     /// Trains; with `true` the activations are kept for another training.
     Train(Box<Recipe>, bool),
+    /// Trains a transcoder for each layer.
+    TrainSet(Box<Recipe>),
     StopTraining,
     /// Takes away the activations that trainings kept.
     ForgetActivations,
@@ -151,6 +153,7 @@ impl FeatureAction {
             Self::Layer(..) => "read a direction at a layer",
             Self::Threshold(..) | Self::KeptThreshold(..) => "set a threshold",
             Self::Train(..) => "train a dictionary",
+            Self::TrainSet(..) => "train a set",
             _ => "look at features",
         };
         name.to_owned()
@@ -195,6 +198,8 @@ pub struct FeaturesState {
     pub doses: Slot<DosesOf>,
     pub map: Slot<FeatureMapOf>,
     pub training: Slot<DictionaryTrainingOf>,
+    /// Of a set for all layers.
+    pub set_training: Slot<SetTrainingOf>,
     /// How many bytes of activations are kept.
     pub kept_activations: Slot<KeptActivationsOf>,
 }
@@ -221,6 +226,7 @@ macro_rules! slots {
             $($reference)+ $self.doses,
             $($reference)+ $self.map,
             $($reference)+ $self.training,
+            $($reference)+ $self.set_training,
             $($reference)+ $self.kept_activations,
         ]
     };
@@ -278,19 +284,22 @@ impl FeaturesState {
     }
 
     pub fn is_training(&self) -> bool {
-        self.training.progress().is_some_and(|p| !p.is_cancelled())
+        self.trainings().any(|p| !p.is_cancelled())
+    }
+
+    /// How far the trainings under way are.
+    fn trainings(&self) -> impl Iterator<Item = &Progress> {
+        self.training.progress().into_iter().chain(self.set_training.progress())
     }
 
     /// True while a training that was told to stop still writes its checkpoint.
     pub fn is_stopping(&self) -> bool {
-        self.training.progress().is_some_and(Progress::is_cancelled)
+        self.trainings().any(Progress::is_cancelled)
     }
 
     /// Tells the training to stop. Its end is waited for: it may be done all the same.
     pub fn stop_training(&mut self) {
-        if let Some(progress) = self.training.progress() {
-            progress.cancel();
-        }
+        self.trainings().for_each(Progress::cancel);
     }
 
     /// Stops everything.
@@ -300,9 +309,9 @@ impl FeaturesState {
             self.desk.order = Order::Max;
         }
         // The training was told to; it still says how it ended.
-        let training = std::mem::take(&mut self.training);
+        let trainings = (std::mem::take(&mut self.training), std::mem::take(&mut self.set_training));
         self.slots().into_iter().for_each(AnySlot::stop);
-        self.training = training;
+        (self.training, self.set_training) = trainings;
     }
 
     /// Asks again for what was stopped or failed, except for what was begun by a button.
@@ -329,8 +338,8 @@ impl FeaturesState {
         self.labels.finish();
         self.stop_training();
         let started = Instant::now();
-        while self.training.is_running() && started.elapsed() < PATIENCE {
-            if !self.training.poll() {
+        while self.trainings().next().is_some() && started.elapsed() < PATIENCE {
+            if !(self.training.poll() | self.set_training.poll()) {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }

@@ -5,6 +5,7 @@ use crate::analysis::feature_geometry::Directions;
 use crate::analysis::neurons::Statistic;
 use crate::analysis::patching::SweepOf;
 use crate::analysis::projection;
+use crate::app::model::circuits::tokens_of;
 use crate::app::model::talk::TalkAction;
 use crate::app::shell::notices::Level;
 use crate::app::state::State;
@@ -19,7 +20,7 @@ use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::model::matrix::Held;
 use crate::session::Desk;
-use crate::session::desk::{CircuitSettings, Focus, GraphTarget, PatchSettings, Pinned, Show};
+use crate::session::desk::{CircuitSettings, Focus, GraphDirection, GraphTarget, PatchSettings, Pinned, Show};
 
 /// What can be asked for.
 #[derive(Clone, Debug)]
@@ -67,6 +68,13 @@ pub enum ModelAction {
     Silent(usize),
     /// Traces predictions to the features of a set, or to the model's own components.
     GraphSet(Option<String>),
+    /// Explains these tokens, with commas between them.
+    GraphTokens(String),
+    GraphDirection(GraphDirection),
+    /// Writes what a file's graph calls its features into the set.
+    TakeLabels,
+    /// Traces so many features at most, or all.
+    MostFeatures(Option<usize>),
     /// Replaces the collected circuit; the text says what is done.
     Circuit(&'static str, Draft),
     /// Adds a component or a neuron to the circuit, or takes it away.
@@ -164,9 +172,12 @@ impl State {
                 }
             }),
             ModelAction::OpenGraph(path) => self.change("open a graph", now, |d| d.graph.file = Some(path)),
-            on @ (ModelAction::AuditLinks(_) | ModelAction::Silent(_) | ModelAction::GraphSet(_)) => {
-                self.graph_on_features(on, now);
-            }
+            on @ (ModelAction::AuditLinks(_)
+            | ModelAction::Silent(_)
+            | ModelAction::GraphSet(_)
+            | ModelAction::GraphTokens(_)
+            | ModelAction::GraphDirection(_)
+            | ModelAction::MostFeatures(_)) => self.graph_on_features(on, now),
             ModelAction::CloseGraph => self.change("close the graph's file", now, |d| d.graph.file = None),
             ModelAction::Circuit(name, draft) => self.change_circuit(name, now, |c, _| *c = draft),
             ModelAction::Collect(member) => {
@@ -197,6 +208,7 @@ impl State {
             ModelAction::Sampling(sampling, limit) => {
                 self.change("generation settings", now, |d| (d.sampling, d.limit.0) = (sampling, limit));
             }
+            ModelAction::TakeLabels => self.take_labels(),
             ModelAction::Generate => self.generates = true,
             ModelAction::Pin(new) => self.pin(new),
             ModelAction::Neurons(statistic) => self.change("rank neurons", now, |d| d.statistic = statistic),
@@ -248,7 +260,7 @@ impl State {
         }
     }
 
-    /// Whether the graph is on the features of a set, and whether its links are put to the test.
+    /// Whether the graph is on the features of a set, what it explains, and whether its links are put to the test.
     fn graph_on_features(&mut self, action: ModelAction, now: f64) {
         match action {
             ModelAction::AuditLinks(on) => self.change("put links to the test", now, |d| d.graph.audit = on),
@@ -258,8 +270,24 @@ impl State {
             }
             ModelAction::GraphSet(set) => {
                 let name = if set.is_some() { "trace to features" } else { "trace to components" };
+                // The same one again is read again.
+                if set.is_some() && set == self.desk().graph.set && self.desk().graph.file.is_none() {
+                    self.results.set.again();
+                }
                 self.change(name, now, |d| (d.graph.set, d.graph.file) = (set, None));
             }
+            ModelAction::GraphTokens(text) => {
+                if let Some(Err(e)) = self.model.as_ref().map(|m| tokens_of(m, &text)) {
+                    return self.notices.push(Level::Error, e.to_string());
+                }
+                self.change("explain other tokens", now, |d| {
+                    (d.graph.target, d.graph.tokens) = (GraphTarget::Tokens, text);
+                });
+            }
+            ModelAction::GraphDirection(direction) => self.change("explain a direction", now, |d| {
+                (d.graph.target, d.graph.direction) = (GraphTarget::Direction, Some(direction));
+            }),
+            ModelAction::MostFeatures(most) => self.change("trace so many features", now, |d| d.graph.most = most),
             _ => {}
         }
     }

@@ -46,6 +46,7 @@ impl State {
         self.begin_waiting();
         let subject = self.subject();
         self.follow_pins();
+        self.ask_set();
         self.ask_inspected(subject.as_ref());
         self.ask_analyses(subject.as_ref());
         self.ask_geometry();
@@ -134,7 +135,7 @@ impl State {
         self.seen.bars && matches!(self.seen.workspace, Workspace::Model | Workspace::Features)
     }
 
-    fn inspector_is_seen(&self) -> bool {
+    pub(super) fn inspector_is_seen(&self) -> bool {
         self.seen.bars && self.seen.workspace == Workspace::Model && !self.cover.inspector
     }
 
@@ -189,9 +190,11 @@ impl State {
             results.why.forget();
         }
         let silent = self.document.desk.graph.silent();
-        let looks = self.document.desk.graph.set.clone().zip(why.clone()).map(|(spec, why)| {
+        let on_features = self.document.desk.graph.file.is_none();
+        let set = results.set.fresh().filter(|_| on_features).map(|s| s.value.clone());
+        let looks = set.zip(why.clone()).map(|(set, why)| {
             let WhyOf { trace, layer, head, query, key } = why;
-            LooksOf { trace, spec, layer, head, query, key, silent }
+            LooksOf { trace, set, layer, head, query, key, silent }
         });
         if looks.is_none() {
             results.looks.forget();

@@ -16,6 +16,8 @@ use crate::analysis::run::{EditedRunOf, RunOf};
 use crate::analysis::why_head::WhyOf;
 use crate::circuit::quality::CircuitOf;
 use crate::circuit::search::SearchOf;
+use crate::features::labels::{SetLabelled, SetLabelsOf};
+use crate::features::sets::SetOf;
 use crate::graph::features::why::LooksOf;
 use crate::graph::layout::{AuditOf, DrawingOf, ShownOf};
 use crate::jobs::slot::{AnySlot, Slot};
@@ -42,6 +44,11 @@ pub struct Results {
     pub approximation: Slot<ApproximationOf>,
     pub backup: Slot<BackupOf>,
     pub generated: Slot<GenerationOf>,
+    /// The set of transcoders that the graph is on, or that a graph of a file says it is on.
+    pub set: Slot<SetOf>,
+    pub set_labels: Slot<SetLabelsOf>,
+    /// Labels of a file's graph that are taken into the set.
+    pub labelled: Slot<SetLabelled>,
     pub graph: Slot<ShownOf>,
     pub drawing: Slot<DrawingOf>,
     pub audit: Slot<AuditOf>,
@@ -61,16 +68,16 @@ impl Results {
     /// Forgets everything that depends on the prompt; a graph of a file stays where it does not.
     pub fn forget(&mut self, keeps_graph: bool) {
         let graph = keeps_graph.then(|| (std::mem::take(&mut self.graph), std::mem::take(&mut self.drawing)));
-        let random = std::mem::take(&mut self.random_scores);
+        let (random, set) = (std::mem::take(&mut self.random_scores), std::mem::take(&mut self.set));
         self.slots().into_iter().for_each(AnySlot::forget);
-        self.random_scores = random;
+        (self.random_scores, self.set) = (random, set);
         if let Some(kept) = graph {
             (self.graph, self.drawing) = kept;
         }
     }
 
     /// Every slot.
-    pub fn slots(&mut self) -> [&mut dyn AnySlot; 26] {
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 29] {
         [
             &mut self.run,
             &mut self.corrupted,
@@ -91,6 +98,9 @@ impl Results {
             &mut self.approximation,
             &mut self.backup,
             &mut self.generated,
+            &mut self.set,
+            &mut self.set_labels,
+            &mut self.labelled,
             &mut self.graph,
             &mut self.drawing,
             &mut self.audit,

@@ -61,6 +61,8 @@ pub enum Message {
     Models(HashMap<String, PathBuf>),
     /// A circuit's name, and the circuit to compare with.
     Compared(String, Draft),
+    /// A direction that the graph is to explain.
+    Explained(PathBuf),
 }
 
 type Work = dyn Fn() -> Message + Send + Sync;
@@ -184,6 +186,7 @@ fn read(what: &Load, path: &Path) -> Message {
         Load::Prompts => Message::Prompts(path.to_owned()),
         // What is no lens is opened as one, and what is wrong with it is said there.
         Load::Lens => Message::Lens(path.to_owned(), lenses::kind(path).unwrap_or(Kind::Jacobian)),
+        Load::Direction => Message::Explained(path.to_owned()),
     }
 }
 

@@ -279,13 +279,7 @@ fn features(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         caption(ui, cx, error);
     }
     let Some(looks) = slot.get().filter(|l| l.fresh).map(|l| l.value.clone()) else { return };
-    let (own, others) = looks.sums();
-    let alone: f32 = looks.query_alone.iter().chain(&looks.key_alone).map(|(_, v)| v).sum();
-    let text = format!(
-        "in features: score {:+.2} = pairs {own:+.2}, other pairs {others:+.2}, with biases {alone:+.2}, biases {:+.2}",
-        looks.score, looks.biases
-    );
-    caption(ui, cx, &text);
+    caption(ui, cx, &format!("in features: {}", looks.words()));
     let max = looks.features().next().map_or(1.0, |p| p.value.abs());
     for pair in looks.features().take(5) {
         let label = format!("{} · {}", looks.name(pair.query), looks.name(pair.key));

@@ -1,6 +1,6 @@
 //! `trace --dictionary`: the attribution graph on the features of a set.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -11,9 +11,7 @@ use crate::cli::{Job, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::features::direction::Concept;
-use crate::features::train::activations::Table;
-use crate::features::trust::Checked;
+use crate::features::trust::means;
 use crate::files::write_atomic;
 use crate::graph::NodeKind;
 use crate::graph::features::{FeatureGraph, Settings, Target, first_token_warning, trace_features};
@@ -49,22 +47,6 @@ pub struct FeatureArgs {
     arrays: Option<PathBuf>,
 }
 
-/// A direction out of a file.
-fn direction(path: &Path) -> Result<Target> {
-    let label = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    if path.extension().is_some_and(|e| e == "safetensors") {
-        let rows = Table::open(path)?;
-        if rows.rows() != 1 {
-            return Err(Error::request(format!("{} holds {} rows; a direction is one", path.display(), rows.rows())));
-        }
-        let direction = rows.take(&[0])?;
-        return Ok(Target::Direction { label, direction });
-    }
-    let concept = Concept::open(path)?;
-    let layer = concept.layer(None)?;
-    Ok(Target::Direction { label: concept.title(layer), direction: concept.at(layer)?.vector.clone() })
-}
-
 pub fn execute(
     args: &Arguments,
     job: &Job,
@@ -76,7 +58,7 @@ pub fn execute(
     let set = DictionarySet::open(spec, progress)?;
     set.check(&model.config)?;
     let target = match (&own.direction, &tokens[..], against) {
-        (Some(path), ..) => direction(path)?,
+        (Some(path), ..) => Target::File(path.clone()),
         (None, [], _) => Target::Top { most: own.max_logits, share: own.logit_prob },
         (None, [one], Some(other)) => Target::Difference(*one, other),
         (None, _, Some(_)) => return Err(Error::request("--against compares with one --target; name one")),
@@ -166,12 +148,7 @@ pub fn execute(
 
 /// What the set explains on ordinary text, as a line.
 fn said(checked: &[Checked]) -> String {
-    let explained: Vec<f32> = checked.iter().filter_map(|c| c.explained_variance).collect();
-    if explained.is_empty() {
-        return String::new();
-    }
-    let mean = explained.iter().sum::<f32>() / explained.len() as f32;
-    let l0 = checked.iter().map(|c| c.l0).sum::<f32>() / checked.len().max(1) as f32;
+    let Some((mean, l0)) = means(checked) else { return String::new() };
     format!("\nthe set explains {mean:.3} of the variance on ordinary text, with {l0:.1} features active a position")
 }
 

@@ -154,7 +154,10 @@ impl Source<'_> {
 }
 
 /// How a layer of a set is trained.
-fn recipe_of(recipe: &Recipe, layer: usize) -> Result<Recipe> {
+///
+/// # Errors
+/// Never for a layer of a model.
+pub fn recipe_of(recipe: &Recipe, layer: usize) -> Result<Recipe> {
     let [site, target] = places(layer)?;
     let mut own = Recipe { site, target: Some(target), ..recipe.clone() };
     own.settings.seed = recipe.settings.seed.wrapping_add(layer as u64);

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
 use super::Point;
 use super::activations::Keep;
 use super::recipe::{Recipe, Training};
+use super::set::{Layers, Source, train_set};
 use crate::error::{Error, Result};
-use crate::features::dictionary::formats::saelens;
+use crate::features::dictionary::formats::{circuit_tracer, saelens};
 use crate::features::quality::Quality;
 use crate::files::{Claim, SMALL, file_name, read, write_atomic};
 use crate::model::Model;
@@ -89,18 +93,27 @@ pub fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf>
     let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
     let model = trainer.origin.model_name.clone().unwrap_or_default();
     let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());
-    let name = file_name(&name);
-    let asked = serde_json::to_vec(&ask).map_err(|e| Error::failed(e.to_string()))?;
+    let saved = |folder: &Path| folder.join(saelens::CONFIG).is_file();
+    place_of(shelf, &name, &ask, saved, |folder| trainer.resume(folder).map(|_| ()))
+}
+
+/// The folder below `shelf` of what was asked for in the same words, is not finished, and goes on; else a new one.
+fn place_of<T: Serialize + DeserializeOwned + PartialEq>(
+    shelf: &Path,
+    name: &str,
+    ask: &T,
+    is_finished: impl Fn(&Path) -> bool,
+    mut goes_on: impl FnMut(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let name = file_name(name);
+    let asked = serde_json::to_vec(ask).map_err(|e| Error::failed(e.to_string()))?;
     for n in 1.. {
         let folder = shelf.join(format!("{name}-{n}"));
-        let unfinished = !folder.join(saelens::CONFIG).is_file();
-        if unfinished
-            && read(&folder.join(ASKED), SMALL)
-                .is_ok_and(|a| serde_json::from_slice(&a).is_ok_and(|a: Recipe| a == ask))
-        {
+        let same = |a: Vec<u8>| serde_json::from_slice(&a).is_ok_and(|a: T| a == *ask);
+        if !is_finished(&folder) && read(&folder.join(ASKED), SMALL).is_ok_and(same) {
             // What belongs to another text or model is left where it is.
-            match trainer.resume(&folder) {
-                Ok(_) => return Ok(folder),
+            match goes_on(&folder) {
+                Ok(()) => return Ok(folder),
                 Err(e) if e.is_request() => {}
                 Err(e) => return Err(e),
             }
@@ -112,4 +125,61 @@ pub fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf>
         }
     }
     Err(Error::failed("there is no name left for a training"))
+}
+
+/// Asks for a set to be trained: a transcoder for each layer's MLP. The recipe's sites are not looked at.
+#[derive(Clone, PartialEq)]
+pub struct SetTrainingOf {
+    pub model: Arc<Model>,
+    pub recipe: Recipe,
+    /// Below it the set has its folder.
+    pub shelf: PathBuf,
+}
+
+/// A set's training as far as it is.
+#[derive(Clone, Debug, Default)]
+pub struct SetTraining {
+    /// Layers that are trained in all.
+    pub layers: usize,
+    /// By layer its curve, in the order in which they are trained. Layers that were finished before have none.
+    pub curves: Vec<(usize, Vec<Point>)>,
+    /// The folder that it lies in; known at the end.
+    pub folder: Option<PathBuf>,
+}
+
+/// What a set's folder says was asked for, and of which weights.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct SetAsked {
+    recipe: Recipe,
+    weights: String,
+}
+
+impl Question for SetTrainingOf {
+    type Answer = SetTraining;
+
+    const LABEL: &'static str = "training a set";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, partial: &mut dyn FnMut(SetTraining)) -> Result<SetTraining> {
+        let (model, recipe) = (&self.model, &self.recipe);
+        let name = format!("{}-transcoders-{}", model.config.name, recipe.settings.method.name());
+        let ask = SetAsked { recipe: recipe.clone(), weights: format!("{:016x}", model.fingerprint()?) };
+        let folder = place_of(&self.shelf, &name, &ask, circuit_tracer::is_set, |_| Ok(()))?;
+        let _claim = Claim::of(&folder)?;
+        let mut so_far = SetTraining { layers: model.config.n_layers, ..SetTraining::default() };
+        partial(so_far.clone());
+        let mut looked = Instant::now();
+        train_set(&Source::Text(model, IN_MEMORY), recipe, Layers::All, &folder, progress, &mut |layer, point| {
+            match so_far.curves.last_mut().filter(|(l, _)| *l == layer) {
+                Some((_, curve)) => curve.push(point),
+                None => so_far.curves.push((layer, vec![point])),
+            }
+            if looked.elapsed() >= LOOK_EVERY {
+                partial(so_far.clone());
+                looked = Instant::now();
+            }
+        })?;
+        so_far.folder = Some(folder);
+        Ok(so_far)
+    }
 }

@@ -63,11 +63,17 @@ struct Write {
 }
 
 impl Active {
-    /// `silent` is the number of first positions whose features and errors are left out.
+    /// Those of the layers below `below`; `silent` is the number of first positions whose features and errors are left out.
     ///
     /// # Errors
     /// A set that does not fit the model, or [`Error::Cancelled`].
-    pub fn of(linear: &Linear<'_>, set: &DictionarySet, silent: usize, progress: &Progress) -> Result<Self> {
+    pub fn of(
+        linear: &Linear<'_>,
+        set: &DictionarySet,
+        below: usize,
+        silent: usize,
+        progress: &Progress,
+    ) -> Result<Self> {
         let (trace, n, d) = (linear.trace, linear.n, linear.d);
         let c = &trace.model.config;
         set.check(c)?;
@@ -79,8 +85,9 @@ impl Active {
         // What stands in for each layer's output so far, [layer][pos · d].
         let mut stand_in: Vec<Vec<f32>> = vec![Vec::new(); c.n_layers];
         let mut held = 0;
-        progress.expect(c.n_layers as u64);
-        for layer in 0..c.n_layers {
+        let below = below.min(c.n_layers);
+        progress.expect(below as u64);
+        for layer in 0..below {
             progress.check()?;
             let (dictionary, input, output) = set.layer(layer, c, progress)?;
             warnings.extend(dictionary.warnings.iter().cloned());
@@ -94,7 +101,7 @@ impl Active {
             let place = |f: u32| active.binary_search(&f).unwrap_or(0);
             let cells = (silent..n).map(|p| acts.row(p).count()).sum::<usize>();
             held += bytes(cells, active.len(), d, 1 + dictionary.later.len());
-            fits(held, layer, c.n_layers, available())?;
+            fits(held, layer, below, available())?;
             let readers = readers(&dictionary, &active)?;
             let later: Vec<Vec<Vec<f32>>> =
                 active.iter().map(|f| dictionary.later.of(*f as usize)).collect::<Result<_>>()?;
@@ -133,7 +140,8 @@ impl Active {
         let mut error_norms = Vec::new();
         warnings.sort();
         warnings.dedup();
-        for (layer, mut all) in written.into_iter().enumerate() {
+        for (layer, mut all) in written.into_iter().enumerate().take(below) {
+            progress.check()?;
             let output: Vec<f32> = values(linear, layers[layer].output)?.flatten_all()?.to_vec1()?;
             let mut norms = vec![0f32; n];
             for (pos, norm) in norms.iter_mut().enumerate().skip(silent) {

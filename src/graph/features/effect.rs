@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use super::FeatureGraph;
 use super::audit::predicted;
+use super::intervene::{Amount, Change, Stage};
 use crate::engine::edit::{Action, FeatureChange, Positions};
 use crate::engine::{Edit, EditStack, Trace};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::features::DictionarySet;
 use crate::graph::layout::{Origin, Shown};
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -32,7 +34,12 @@ pub struct Effect {
     pub unknown: usize,
     /// Edits that are not of features of the graph, so that no prediction is made.
     pub others: usize,
+    /// The most probable next tokens with their probabilities, without the changes and with them, where no edited run says so.
+    pub next: Option<[Vec<(u32, f32)>; 2]>,
 }
+
+/// Tokens of a prediction that are told.
+const TOLD: usize = 4;
 
 /// A feature of a graph that an edit changes: its layer, position and number.
 pub type Place = (usize, usize, u32);
@@ -64,6 +71,53 @@ pub fn changes(found: &FeatureGraph, stack: &EditStack) -> (Vec<(Place, FeatureC
 /// # Errors
 /// A run that is shorter than the graph.
 pub fn effect(found: &FeatureGraph, clean: &Trace, edited: &Trace, stack: &EditStack) -> Result<Effect> {
+    compared(found, clean, edited.normalized(found.pos)?.flatten_all()?.to_vec1()?, stack)
+}
+
+/// The same without an edited run, which edits cannot make for every model and set: of a stack that changes nothing but features
+/// of the graph's set.
+///
+/// # Errors
+/// A stack with other edits, or [`Error::Cancelled`].
+pub fn staged(
+    found: &FeatureGraph,
+    clean: &Trace,
+    set: &DictionarySet,
+    stack: &EditStack,
+    progress: &Progress,
+) -> Result<Effect> {
+    let (all, others) = changes(found, stack);
+    if others > 0 || all.is_empty() {
+        return Err(Error::request(
+            "only changes of the set's features can be computed without edits; switch the others off",
+        ));
+    }
+    let change = |((layer, pos, feature), change)| match change {
+        FeatureChange::Set(v) => Change { layer, pos, feature, amount: Amount::To(v) },
+        FeatureChange::Scale(f) => Change { layer, pos, feature, amount: Amount::Times(f) },
+    };
+    let changes: Vec<Change> = all.into_iter().map(change).collect();
+    let stage = Stage::of(clean, set, found.silent, progress)?;
+    let changed = stage.run(&changes, &stack.hold, false, progress)?;
+    let row = changed.normalized.narrow(0, found.pos, 1)?.flatten_all()?.to_vec1()?;
+    let last = clean.len() - 1;
+    let before: Vec<f32> = clean.model.network().unembed(&clean.normalized(last)?)?.flatten_all()?.to_vec1()?;
+    let next = [before, changed.logits(last)?].map(|logits| probable(&logits));
+    Ok(Effect { next: Some(next), ..compared(found, clean, row, stack)? })
+}
+
+/// The most probable tokens.
+fn probable(logits: &[f32]) -> Vec<(u32, f32)> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|l| f64::from(l - top).exp()).sum();
+    let mut all: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    all.truncate(TOLD);
+    all.into_iter().map(|(id, l)| (id, (f64::from(l - top).exp() / total) as f32)).collect()
+}
+
+/// What the graph predicts beside what has become of the final norm's output [d_model].
+fn compared(found: &FeatureGraph, clean: &Trace, after: Vec<f32>, stack: &EditStack) -> Result<Effect> {
     let (all, others) = changes(found, stack);
     let mut shares = Vec::new();
     let mut unknown = 0;
@@ -82,22 +136,22 @@ pub fn effect(found: &FeatureGraph, clean: &Trace, edited: &Trace, stack: &EditS
         }
     }
     let effects = predicted(&found.graph, &shares);
-    let row = |trace: &Trace| -> Result<Vec<f32>> { Ok(trace.normalized(found.pos)?.flatten_all()?.to_vec1()?) };
-    let (before, after) = (row(clean)?, row(edited)?);
+    let before: Vec<f32> = clean.normalized(found.pos)?.flatten_all()?.to_vec1()?;
     let first = found.graph.nodes.len() - found.targets.len();
     let told = |(i, e): (usize, &super::Explained)| Told {
         label: e.label.clone(),
         predicted: effects[first + i],
         happened: e.direction.iter().zip(after.iter().zip(&before)).map(|(d, (a, b))| d * (a - b)).sum(),
     };
-    Ok(Effect { targets: found.targets.iter().enumerate().map(told).collect(), unknown, others })
+    Ok(Effect { targets: found.targets.iter().enumerate().map(told).collect(), unknown, others, next: None })
 }
 
 /// Asks what a stack's edits do to what a graph explains.
 #[derive(Clone, PartialEq)]
 pub struct EffectOf {
     pub shown: Arc<Shown>,
-    pub edited: Arc<Trace>,
+    /// `None` where edits cannot make the run.
+    pub edited: Option<Arc<Trace>>,
     pub stack: Arc<EditStack>,
 }
 
@@ -106,9 +160,12 @@ impl Question for EffectOf {
     const LABEL: &'static str = "comparing with the graph";
     const LANE: Lane = Lane::Long;
 
-    fn run(&self, _: &Progress, _: &mut dyn FnMut(Effect)) -> Result<Effect> {
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(Effect)) -> Result<Effect> {
         match &self.shown.source {
-            Origin::Features { trace, found, .. } => effect(found, trace, &self.edited, &self.stack),
+            Origin::Features { trace, found, set } => match &self.edited {
+                Some(edited) => effect(found, trace, edited, &self.stack),
+                None => staged(found, trace, set, &self.stack, progress),
+            },
             Origin::Traced { .. } | Origin::File(_) => Ok(Effect::default()),
         }
     }

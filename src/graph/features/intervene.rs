@@ -126,7 +126,7 @@ impl<'a> Stage<'a> {
         if !trace.edits().is_empty() {
             return Err(Error::request("features are changed in a run without edits; switch them off"));
         }
-        let linear = Linear::of(trace, trace.len())?;
+        let linear = Linear::of(trace, trace.len(), progress)?;
         let c = &trace.model.config;
         set.check(c)?;
         let (mut layers, mut before, mut taken) = (Vec::new(), Vec::new(), 0);

@@ -15,6 +15,7 @@ use crate::features::{Place, View};
 use crate::graph::readers::mlp_norm;
 use crate::graph::sources::{attn_post, mlp_post};
 use crate::model::config::Parallel;
+use crate::progress::Progress;
 
 /// One block, held still.
 pub(super) struct Held {
@@ -47,14 +48,15 @@ pub(super) struct Span {
 
 impl<'a> Linear<'a> {
     /// # Errors
-    /// A model whose stream is no sum, or patterns that would take too much memory.
-    pub fn of(trace: &'a Trace, n: usize) -> Result<Self> {
+    /// A model whose stream is no sum, patterns that would take too much memory, or [`crate::Error::Cancelled`].
+    pub fn of(trace: &'a Trace, n: usize, progress: &Progress) -> Result<Self> {
         let c = &trace.model.config;
         c.adds_up()?;
         let first = |kind, layer| -> Result<_> { Ok(trace.get(kind, layer)?.narrow(0, 0, n)?.contiguous()?) };
         let rows = |norm: Option<FrozenNorm>| norm.map(|f| f.by_rows()).transpose();
         let blocks = (0..c.n_layers)
             .map(|layer| {
+                progress.check()?;
                 let block = &trace.model.weights.blocks[layer];
                 let pattern = trace.pattern(layer)?.narrow(1, 0, n)?.narrow(2, 0, n)?.contiguous()?;
                 Ok(Held {
@@ -108,7 +110,10 @@ impl<'a> Linear<'a> {
     }
 
     /// Takes directions `g` of what stands behind a layer's attention back through it, and adds what they are before it.
-    pub fn through_attention(&self, layer: usize, g: &mut [f32], spans: &[Span]) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`].
+    pub fn through_attention(&self, layer: usize, g: &mut [f32], spans: &[Span], progress: &Progress) -> Result<()> {
         let (c, d) = (&self.trace.model.config, self.d);
         let (block, weights) = (&self.blocks[layer], &self.trace.model.weights.blocks[layer].attn);
         let (rows, out, kv) = (g.len() / d, c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
@@ -119,10 +124,12 @@ impl<'a> Linear<'a> {
         }
         let z = self.products(written, d, |x| product::back(x, &weights.o.weight))?;
         for span in spans {
+            progress.check()?;
             let len = span.pos + 1;
             let (from, to) = (&z[span.start * out..][..len * out], &mut v[span.start * kv..][..len * kv]);
             simd(|| self.mix(block, from, to, len, out, kv));
         }
+        progress.check()?;
         let mut back = self.products(v, kv, |x| product::back(x, &weights.v.weight))?;
         each_row(&mut back, d, spans, |row, pos| block.ln1.read(row, pos));
         simd(|| g.iter_mut().zip(&back).for_each(|(g, b)| *g += b));

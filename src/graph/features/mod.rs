@@ -190,6 +190,23 @@ pub fn trace_features(
     settings: &Settings,
     progress: &Progress,
 ) -> Result<FeatureGraph> {
+    trace_in_parts(trace, set, pos, target, settings, progress, &mut |_| ())
+}
+
+/// As [`trace_features`]; `partial` is handed what is known on the way, each time the whole graph so far: first the features
+/// that reach the targets most strongly by themselves, then what each round has chosen.
+///
+/// # Errors
+/// As [`trace_features`].
+pub fn trace_in_parts(
+    trace: &Trace,
+    set: &DictionarySet,
+    pos: usize,
+    target: &Target,
+    settings: &Settings,
+    progress: &Progress,
+    partial: &mut dyn FnMut(FeatureGraph),
+) -> Result<FeatureGraph> {
     let started = Instant::now();
     if pos >= trace.len() {
         return Err(Error::request(format!(
@@ -208,46 +225,36 @@ pub fn trace_features(
     }
     let n = pos + 1;
     let explained = targets::explained(trace, pos, target)?;
-    let linear = Linear::of(trace, n)?;
-    let active = Active::of(&linear, set, settings.silent, progress)?;
+    let linear = Linear::of(trace, n, progress)?;
+    let active = Active::of(&linear, set, linear.blocks.len(), settings.silent, progress)?;
     let room = || fitting(&active.features, (n, linear.blocks.len()), settings, available());
     let (most, limited) = room().or_else(|_| {
         // What earlier work left behind is free as well.
         trim();
         room()
     })?;
-    let mut work =
-        Work { linear: &linear, active: &active, rows: vec![None; active.features.len()], logits: Vec::new() };
-    work.logits(&explained, progress)?;
+    let labels = of_set(set);
+    let mut work = Work {
+        linear: &linear,
+        active: &active,
+        explained: &explained,
+        labels: &labels,
+        silent: settings.silent,
+        started,
+        rows: vec![None; active.features.len()],
+        logits: Vec::new(),
+    };
+    work.logits(progress)?;
+    partial(work.found(work.first(), None, progress)?);
     let selected = match most {
-        Some(most) => work.choose(most, settings.round.max(1), &explained, progress)?,
+        Some(most) => work.choose(most, settings.round.max(1), progress, partial)?,
         None => {
             let all: Vec<usize> = (0..active.features.len()).collect();
             work.compute(&all, progress)?;
             all
         }
     };
-    let labels = of_set(set);
-    let graph = work.graph(&selected, &explained, &labels)?;
-    let influence = Influence::of(&graph);
-    let scores = Scores::of(&graph, &influence);
-    Ok(FeatureGraph {
-        selected,
-        graph: Arc::new(graph),
-        influence,
-        scores,
-        targets: explained,
-        error_norms: active.error_norms.clone(),
-        pos,
-        n_layers: linear.blocks.len(),
-        silent: settings.silent,
-        limited,
-        labels,
-        dictionaries: active.dictionaries.clone(),
-        warnings: active.warnings.clone(),
-        features: active.features,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    work.found(selected, limited, progress)
 }
 
 /// By feature, how many sources can reach it: all that is active below it, at its position or before, errors, tokens.
@@ -334,10 +341,17 @@ fn fitting(
     Ok((Some(most), Some(why)))
 }
 
+/// Features that are drawn before any row of a feature is known, at most.
+const FIRST: usize = 64;
+
 /// Rows while they are computed.
 struct Work<'a> {
     linear: &'a Linear<'a>,
     active: &'a Active,
+    explained: &'a [Explained],
+    labels: &'a BTreeMap<(usize, u32), String>,
+    silent: usize,
+    started: Instant,
     /// By feature.
     rows: Vec<Option<Row>>,
     /// By target.
@@ -345,9 +359,10 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn logits(&mut self, explained: &[Explained], progress: &Progress) -> Result<()> {
+    fn logits(&mut self, progress: &Progress) -> Result<()> {
         let (linear, pos) = (self.linear, self.linear.n - 1);
-        let reads: Vec<Vec<f32>> = explained
+        let reads: Vec<Vec<f32>> = self
+            .explained
             .iter()
             .map(|e| {
                 let mut row = e.direction.clone();
@@ -379,18 +394,28 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// The features that reach the targets most strongly by themselves, rising.
+    fn first(&self) -> Vec<usize> {
+        let influence = self.influence();
+        let mut best: Vec<usize> = (0..influence.len()).filter(|i| influence[*i] > 0.0).collect();
+        best.sort_by(|a, b| influence[*b].total_cmp(&influence[*a]).then(a.cmp(b)));
+        best.truncate(FIRST);
+        best.sort_unstable();
+        best
+    }
+
     /// The `most` most influential features, chosen in rounds: what was computed so far says who is next.
     fn choose(
         &mut self,
         most: usize,
         round: usize,
-        explained: &[Explained],
         progress: &Progress,
+        partial: &mut dyn FnMut(FeatureGraph),
     ) -> Result<Vec<usize>> {
         let mut chosen: Vec<usize> = Vec::new();
         while chosen.len() < most {
             progress.check()?;
-            let influence = self.influence(explained);
+            let influence = self.influence();
             let mut left: Vec<usize> = (0..self.rows.len()).filter(|i| self.rows[*i].is_none()).collect();
             left.sort_by(|a, b| influence[*b].total_cmp(&influence[*a]).then(a.cmp(b)));
             left.truncate(round.min(most - chosen.len()));
@@ -398,17 +423,16 @@ impl Work<'_> {
                 break;
             }
             left.sort_unstable();
-            if chosen.len() + left.len() < most {
-                self.compute(&left, progress)?;
-                chosen.extend(left);
-                continue;
-            }
-            // Nobody is chosen by the last rows.
             chosen.extend(&left);
-            self.compute_part(&left, &chosen, progress)?;
-            break;
+            chosen.sort_unstable();
+            if chosen.len() < most {
+                self.compute(&left, progress)?;
+                partial(self.found(chosen.clone(), None, progress)?);
+            } else {
+                // Nobody is chosen by the last rows.
+                self.compute_part(&left, &chosen, progress)?;
+            }
         }
-        chosen.sort_unstable();
         Ok(chosen)
     }
 
@@ -432,7 +456,7 @@ impl Work<'_> {
     }
 
     /// Influence of every feature by the rows that are there; others count as having no sources.
-    fn influence(&self, explained: &[Explained]) -> Vec<f64> {
+    fn influence(&self) -> Vec<f64> {
         let mut values = vec![0f64; self.active.features.len()];
         let pass = |row: &Row, through: f64, values: &mut Vec<f64>| {
             if through <= 0.0 {
@@ -446,7 +470,7 @@ impl Work<'_> {
                 }
             }
         };
-        for (row, e) in self.logits.iter().zip(explained) {
+        for (row, e) in self.logits.iter().zip(self.explained) {
             pass(row, e.weight, &mut values);
         }
         // Features come after all that they can reach.
@@ -459,13 +483,33 @@ impl Work<'_> {
         values
     }
 
+    /// What is known with these features as nodes, rising; `limited` says why they are not all.
+    fn found(&self, selected: Vec<usize>, limited: Option<String>, progress: &Progress) -> Result<FeatureGraph> {
+        let (linear, active) = (self.linear, self.active);
+        let graph = self.graph(&selected, progress)?;
+        let influence = Influence::looking(&graph, || progress.check())?;
+        let scores = Scores::looking(&graph, &influence, || progress.check())?;
+        Ok(FeatureGraph {
+            selected,
+            graph: Arc::new(graph),
+            influence,
+            scores,
+            targets: self.explained.to_vec(),
+            error_norms: active.error_norms.clone(),
+            pos: linear.n - 1,
+            n_layers: linear.blocks.len(),
+            silent: self.silent,
+            limited,
+            labels: self.labels.clone(),
+            dictionaries: active.dictionaries.clone(),
+            warnings: active.warnings.clone(),
+            features: active.features.clone(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+
     /// The graph of the chosen features, all errors, tokens and logits.
-    fn graph(
-        &self,
-        selected: &[usize],
-        explained: &[Explained],
-        labels: &BTreeMap<(usize, u32), String>,
-    ) -> Result<Graph> {
+    fn graph(&self, selected: &[usize], progress: &Progress) -> Result<Graph> {
         let (active, n) = (self.active, self.linear.n);
         let n_layers = self.linear.blocks.len();
         let all = active.features.len();
@@ -478,15 +522,16 @@ impl Work<'_> {
         let count: usize = self.logits.iter().chain(self.rows.iter().flatten()).map(Vec::len).sum();
         let mut links = Vec::with_capacity(if selected.len() == all { count } else { 0 });
         for (target, row) in feature_rows.chain(logit_rows) {
+            progress.check()?;
             let kept = row.iter().filter(|(source, _)| place[*source as usize] != u32::MAX);
             links.extend(kept.map(|(source, w)| (place[*source as usize], target as u32, *w)));
         }
         let tokens = (0..n).map(|p| self.linear.trace.token_text(p)).collect();
-        Graph::new(tokens, self.nodes(selected, explained, labels), &links)
+        Graph::large(tokens, self.nodes(selected), &links, progress)
     }
 
-    fn nodes(&self, selected: &[usize], explained: &[Explained], labels: &BTreeMap<(usize, u32), String>) -> Vec<Node> {
-        let (trace, n) = (self.linear.trace, self.linear.n);
+    fn nodes(&self, selected: &[usize]) -> Vec<Node> {
+        let (trace, n, explained, labels) = (self.linear.trace, self.linear.n, self.explained, self.labels);
         let n_layers = self.linear.blocks.len();
         let node = |id: String, kind, layer: usize, pos, label: String| Node {
             id,

@@ -11,10 +11,17 @@ use crate::error::Result;
 use crate::features::train::maths::{Matrix, product_alone};
 use crate::progress::Progress;
 
-/// Rows × positions of a batch: enough for the products to be fast, few enough that a cancellation is answered soon.
+/// Rows × positions of a batch in a stream of [`WIDTH`] numbers: enough for the products to be fast, few enough that a
+/// cancellation is answered soon.
 const BATCH: usize = 2048;
+const WIDTH: usize = 576;
 /// Numbers that a batch collects its edges in, at most.
 const COLLECTED: usize = 16 << 20;
+
+/// Rows × positions of a batch: a product of them with a weight takes as long in a wider stream as in others.
+fn batch(d: usize) -> usize {
+    (BATCH * WIDTH * WIDTH / (d * d).max(1)).clamp(128, BATCH)
+}
 
 /// A target on its way down: a feature, or a logit behind the last layer.
 #[derive(Clone, Copy)]
@@ -44,12 +51,13 @@ pub(super) fn rows(
     let sources = active.features.len() + (linear.blocks.len() + 1) * linear.n;
     // From the top layer, and such as can reach as much side by side.
     seeds.sort_by(|a, b| b.layer.cmp(&a.layer).then(b.pos.cmp(&a.pos)));
+    let most = batch(linear.d);
     let mut batches: Vec<&[Seed<'_>]> = Vec::new();
     let mut rest = &seeds[..];
     while !rest.is_empty() {
         let (mut count, mut positions) = (0, 0);
         for seed in rest {
-            let too_much = positions + seed.pos + 1 > BATCH || (count + 1) * sources > COLLECTED;
+            let too_much = positions + seed.pos + 1 > most || (count + 1) * sources > COLLECTED;
             if count > 0 && too_much {
                 break;
             }
@@ -118,7 +126,7 @@ impl<'a> Batch<'a> {
         for layer in (0..linear.blocks.len().min(top + 1)).rev() {
             progress.check()?;
             let before = linear.behind_attention(self.active.layers[layer].input);
-            let skipped = if self.joined > 0 { self.through_output(layer)? } else { None };
+            let skipped = if self.joined > 0 { self.through_output(layer, progress)? } else { None };
             if before {
                 self.add(skipped.as_deref());
                 self.join(layer);
@@ -126,7 +134,7 @@ impl<'a> Batch<'a> {
             if self.joined > 0 {
                 let spans = &self.spans[..self.joined];
                 let end = spans.last().map_or(0, |s| (s.start + s.pos + 1) * d);
-                linear.through_attention(layer, &mut self.g[..end], spans)?;
+                linear.through_attention(layer, &mut self.g[..end], spans, progress)?;
             }
             if !before {
                 self.add(skipped.as_deref());
@@ -150,7 +158,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Edges from all that writes at a layer's output; returns what comes back through the skip path.
-    fn through_output(&mut self, layer: usize) -> Result<Option<Vec<f32>>> {
+    fn through_output(&mut self, layer: usize, progress: &Progress) -> Result<Option<Vec<f32>>> {
         let (linear, d, held) = (self.linear, self.linear.d, &self.active.layers[layer]);
         let spans = &self.spans[..self.joined];
         let end = spans.last().map_or(0, |s| (s.start + s.pos + 1) * d);
@@ -166,6 +174,7 @@ impl<'a> Batch<'a> {
         let writers = &held.writers;
         let (mut rows, mut edges) = (Vec::new(), Vec::new());
         for pos in 0..linear.n {
+            progress.check()?;
             let own = writers.starts[pos]..writers.starts[pos + 1];
             let reach: Vec<usize> = (0..spans.len()).filter(|r| spans[*r].pos >= pos).collect();
             if own.is_empty() || reach.is_empty() {
@@ -206,5 +215,16 @@ impl<'a> Batch<'a> {
             }
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The products of a batch with a weight take as long whatever the stream's width, so that none is waited for long.
+    #[test]
+    fn batches_of_wide_streams_have_fewer_rows() {
+        assert_eq!([64, 576, 1152, 2304, 16_384].map(batch), [2048, 2048, 512, 128, 128]);
     }
 }

@@ -1,8 +1,12 @@
 //! What a feature graph explains: logits, each read against the mean of all, or directions behind the final norm as they
 //! are given.
 
+use std::path::{Path, PathBuf};
+
 use crate::engine::Trace;
 use crate::error::{Error, Result};
+use crate::features::direction::Concept;
+use crate::features::train::activations::Table;
 use crate::graph::targets::mean_column;
 
 /// Which prediction is explained.
@@ -21,11 +25,41 @@ pub enum Target {
         label: String,
         direction: Vec<f32>,
     },
+    /// Such a direction in a file: one of `direction find`, at the layer where it is best, or a safetensors file with one
+    /// row.
+    File(PathBuf),
 }
 
 impl Default for Target {
     fn default() -> Self {
         Self::Top { most: super::super::targets::MOST, share: f64::from(super::super::targets::PROBABILITY) }
+    }
+}
+
+impl Target {
+    /// A direction that was found, at a layer of it.
+    ///
+    /// # Errors
+    /// A layer that it lacks.
+    pub fn found(concept: &Concept, layer: usize) -> Result<Self> {
+        Ok(Self::Direction { label: concept.title(layer), direction: concept.at(layer)?.vector.clone() })
+    }
+
+    /// The direction of a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that holds more than one direction.
+    fn read(path: &Path) -> Result<Self> {
+        if path.extension().is_none_or(|e| e != "safetensors") {
+            let concept = Concept::open(path)?;
+            return Self::found(&concept, concept.layer(None)?);
+        }
+        let rows = Table::open(path)?;
+        if rows.rows() != 1 {
+            return Err(Error::request(format!("{} holds {} rows; a direction is one", path.display(), rows.rows())));
+        }
+        let label = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+        Ok(Self::Direction { label, direction: rows.take(&[0])? })
     }
 }
 
@@ -46,7 +80,7 @@ pub struct Explained {
 /// The targets of a prediction after position `pos`.
 ///
 /// # Errors
-/// A token outside the vocabulary, a direction of another width, or no target at all.
+/// A token outside the vocabulary, a file that holds no direction, one of another width, or no target at all.
 pub(super) fn explained(trace: &Trace, pos: usize, target: &Target) -> Result<Vec<Explained>> {
     let network = trace.model.network();
     let c = &trace.model.config;
@@ -112,6 +146,7 @@ pub(super) fn explained(trace: &Trace, pos: usize, target: &Target) -> Result<Ve
                 direction: minus(&column(*a)?, &column(*b)?),
             }])
         }
+        Target::File(path) => explained(trace, pos, &Target::read(path)?),
         Target::Direction { label, direction } => {
             if direction.len() != c.d_model {
                 return Err(Error::request(format!(

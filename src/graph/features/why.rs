@@ -98,6 +98,20 @@ impl Looks {
         (sum(own), sum(others))
     }
 
+    /// The score and the parts that add up to it, in words.
+    pub fn words(&self) -> String {
+        let (own, others) = self.sums();
+        let alone: f32 = self.query_alone.iter().chain(&self.key_alone).map(|(_, v)| v).sum();
+        let position = match self.by_position {
+            0.0 => String::new(),
+            v => format!(", position {v:+.2}"),
+        };
+        format!(
+            "score {:+.2} = pairs {own:+.2}, other pairs {others:+.2}, with biases {alone:+.2}, biases {:+.2}{position}",
+            self.score, self.biases
+        )
+    }
+
     /// The pairs of two features.
     pub fn features(&self) -> impl Iterator<Item = &Pair> {
         let is_feature = |s: &Source| matches!(s, Source::Feature { .. });
@@ -209,8 +223,9 @@ pub fn looks(
     let pattern: Vec<f32> = trace.head_pattern(layer, head)?.get(query)?.narrow(0, 0, n)?.to_vec1()?;
     let strongest = (0..n).max_by(|a, b| pattern[*a].total_cmp(&pattern[*b])).unwrap_or(0);
     let key = key.unwrap_or(strongest);
-    let linear = Linear::of(trace, n)?;
-    let active = Active::of(&linear, set, silent, progress)?;
+    let linear = Linear::of(trace, n, progress)?;
+    // What stands above the head is nothing that it reads.
+    let active = Active::of(&linear, set, layer, silent, progress)?;
     let reader = HeadReader::of(trace, layer, head, n);
     let (scale, width) = (reader.scale(), trace.model.config.d_head);
     let flat = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
@@ -264,8 +279,7 @@ pub fn looks(
 #[derive(Clone, PartialEq)]
 pub struct LooksOf {
     pub trace: Arc<Trace>,
-    /// What opens the set.
-    pub spec: String,
+    pub set: Arc<DictionarySet>,
     pub layer: usize,
     pub head: usize,
     pub query: usize,
@@ -280,7 +294,37 @@ impl Question for LooksOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Looks)) -> Result<Looks> {
-        let set = DictionarySet::open(&self.spec, progress)?;
-        looks(&self.trace, &set, (self.layer, self.head), self.query, self.key, self.silent, progress)
+        looks(&self.trace, &self.set, (self.layer, self.head), self.query, self.key, self.silent, progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where positions have a part of the score, as in ALiBi, it stands among the parts.
+    #[test]
+    fn the_parts_that_are_told_add_up() {
+        let feature = |feature| Source::Feature { layer: 0, feature };
+        let pair = |query, key, value| Pair { query, key, value };
+        let looks = Looks {
+            layer: 1,
+            head: 0,
+            query: 3,
+            key: 1,
+            attention: 0.5,
+            score: 2.0,
+            by_position: -0.5,
+            biases: 0.25,
+            query_alone: vec![(feature(1), 0.5)],
+            key_alone: vec![(feature(2), -0.25)],
+            pairs: vec![pair(feature(1), feature(2), 1.25), pair(feature(1), Source::Error { layer: 0 }, 0.75)],
+            labels: BTreeMap::new(),
+        };
+        let words = looks.words();
+        let told: Vec<f32> = words.split([' ', ',']).filter_map(|w| w.parse().ok()).collect();
+        let (score, parts) = told.split_first().unwrap();
+        assert_eq!((*score, parts.iter().sum::<f32>(), parts.len()), (2.0, 2.0, 5), "{words}");
+        assert!(!Looks { by_position: 0.0, ..looks }.words().contains("position"));
     }
 }

@@ -12,10 +12,19 @@ use crate::app::widgets::{captioned, choice, message};
 use crate::engine::{Site, SiteKind};
 use crate::features::Place;
 use crate::features::train::recipe::Recipe;
+use crate::features::train::shelf::SetTraining;
 use crate::features::train::{Method, Point, Settings};
 use crate::memory;
 
 pub struct Training;
+
+/// Whether a set for all layers is to be trained.
+#[derive(Clone, Copy, Default)]
+struct Whole(bool);
+
+/// The layer whose curves are shown; `None` follows the training.
+#[derive(Clone, Copy, Default)]
+struct Layer(Option<usize>);
 
 /// Said once, when a training was asked for.
 #[derive(Clone, Copy, Default)]
@@ -31,6 +40,7 @@ impl View for Training {
         let id = egui::Id::unique("dictionary to train");
         let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.desk.recipe.clone());
         let mut keep = ui.data_mut(|d| d.get_temp::<bool>(id)).unwrap_or_default();
+        let mut whole = ui.data_mut(|d| d.get_temp::<Whole>(id)).unwrap_or_default().0;
         let layer = cx.pinned().layer;
         let has_mlp = model.config.has_mlp();
         let sites: Vec<Place> = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, has_mlp), (SiteKind::Z, true)]
@@ -41,22 +51,17 @@ impl View for Training {
         let current = sites.iter().position(|p| p.site.kind == ask.site.site.kind).unwrap_or(0);
         let reads = Place { site: Site::new(SiteKind::Ln2Normalized, layer), mlp_input: true };
         let writes = has_mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
-        let mut transcoder = ask.target.is_some() && writes.is_some();
+        whole &= writes.is_some();
+        let mut transcoder = whole || ask.target.is_some() && writes.is_some();
         ask.site = sites[current];
         let (running, stopping) = (s.is_training(), s.is_stopping());
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
                 layer_field(ui, cx, model.config.n_layers.saturating_sub(1));
-                let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
-                let mut options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
-                if writes.is_some() {
-                    options.push((sites.len(), "MLP, in to out (transcoder)"));
-                }
-                if let Some(k) = choice(ui, "site", if transcoder { sites.len() } else { current }, &options) {
-                    transcoder = k == sites.len();
-                    if let Some(site) = sites.get(k) {
-                        ask.site = *site;
-                    }
+                let chosen = if transcoder { sites.len() + usize::from(whole) } else { current };
+                if let Some(k) = site_choice(ui, &sites, writes.is_some(), chosen) {
+                    (transcoder, whole) = (k >= sites.len(), k > sites.len());
+                    ask.site = sites.get(k).copied().unwrap_or(ask.site);
                 }
                 // SAELens has transcoders of these architectures.
                 let fits = |m: &Method| !transcoder || !matches!(m, Method::TopK | Method::Gated);
@@ -90,14 +95,20 @@ impl View for Training {
         if transcoder {
             ask.site = reads;
         }
-        let bytes = ask.tokens.unwrap_or(0) as f64 * ask.width(&model.config) as f64 * 4.0;
-        if start_or_stop(ui, cx, &ask, keep, bytes) {
+        let layers = if whole { model.config.n_layers } else { 1 };
+        let bytes = ask.tokens.unwrap_or(0) as f64 * (layers * ask.width(&model.config)) as f64 * 4.0;
+        if start_or_stop(ui, cx, &ask, (keep, whole), bytes) {
             ui.data_mut(|d| d.insert_temp(id, Begun));
         }
         ui.data_mut(|d| {
             d.insert_temp(id, ask);
             d.insert_temp(id, keep);
+            d.insert_temp(id, Whole(whole));
         });
+        if let Some(set) = cx.state.features.set_training.value().cloned() {
+            set_curves(ui, cx, id, &set);
+            return;
+        }
         let points = s.training.value().map_or(&[][..], |t| &t.curve);
         if points.is_empty() {
             let text = if running {
@@ -112,12 +123,18 @@ impl View for Training {
     }
 
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
-        let points = cx.state.features.training.value().map_or(&[][..], |t| &t.curve);
+        let s = &cx.state.features;
+        let of_set = s.set_training.value().map_or(&[][..], |t| &t.curves);
+        let of_set =
+            of_set.iter().flat_map(|(layer, curve)| curve.iter().map(move |p| (format!("{layer}:{}", p.step), p)));
+        let of_one = s.training.value().map_or(&[][..], |t| &t.curve);
+        let (rows, points): (Vec<String>, Vec<&Point>) =
+            of_set.chain(of_one.iter().map(|p| (p.step.to_string(), p))).unzip();
         (!points.is_empty()).then(|| Table {
             name: "dictionary-training".to_owned(),
-            row_axis: "step",
+            row_axis: if s.set_training.value().is_some() { "layer:step" } else { "step" },
             col_axis: "measure",
-            rows: points.iter().map(|p| p.step.to_string()).collect(),
+            rows,
             cols: ["mse", "l0", "explained", "dead", "ce_score"].map(str::to_owned).to_vec(),
             values: points
                 .iter()
@@ -126,6 +143,17 @@ impl View for Training {
             ..Table::default()
         })
     }
+}
+
+/// What is trained on: a site by its place in the list; behind them a layer's MLP, and the MLPs of all layers.
+fn site_choice(ui: &mut egui::Ui, sites: &[Place], has_mlp: bool, chosen: usize) -> Option<usize> {
+    let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
+    let mut options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
+    if has_mlp {
+        options.push((sites.len(), "MLP, in to out (transcoder)"));
+        options.push((sites.len() + 1, "all layers' MLPs (a set)"));
+    }
+    choice(ui, "site", chosen, &options)
 }
 
 /// Settings that every training needs.
@@ -150,7 +178,13 @@ fn usual(ui: &mut egui::Ui, cx: &Context<'_>, ask: &mut Recipe) {
 }
 
 /// The button, and what will be done with how many `bytes` of activations; true when a training was asked for.
-fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bool, bytes: f64) -> bool {
+fn start_or_stop(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    ask: &Recipe,
+    (keep, whole): (bool, bool),
+    bytes: f64,
+) -> bool {
     let s = &cx.state.features;
     let mut asked = false;
     let kept = s.kept_activations.value().map_or(0, |bytes| **bytes);
@@ -165,7 +199,8 @@ fn start_or_stop(ui: &mut egui::Ui, cx: &mut Context<'_>, ask: &Recipe, keep: bo
             let button = egui::Button::new(text).fill(cx.palette.accent).min_size(vec2(90.0, 24.0));
             let help = "a training that was stopped goes on when the same is asked for again";
             if ui.add(button).on_hover_text(help).clicked() {
-                act(cx, FeatureAction::Train(Box::new(ask.clone()), keep));
+                let ask = Box::new(ask.clone());
+                act(cx, if whole { FeatureAction::TrainSet(ask) } else { FeatureAction::Train(ask, keep) });
                 asked = true;
             }
         }
@@ -242,6 +277,36 @@ fn field(ui: &mut egui::Ui, cx: &Context<'_>, name: &str, shown: &str, value: eg
     captioned(ui, weak(cx, name), width, |ui| {
         ui.add(value).accessible_name(name);
     });
+}
+
+/// The curves of one layer of a set, with which it is and what came of the others.
+fn set_curves(ui: &mut egui::Ui, cx: &Context<'_>, id: egui::Id, set: &SetTraining) {
+    let Some((last, _)) = set.curves.last() else {
+        let text = if cx.state.features.set_training.is_running() {
+            "harvesting the activations of all layers …"
+        } else {
+            "all layers were trained before"
+        };
+        message(ui, text, false);
+        return;
+    };
+    let chosen = ui.data_mut(|d| d.get_temp::<Layer>(id)).unwrap_or_default().0;
+    let shown = chosen.filter(|l| set.curves.iter().any(|c| c.0 == *l)).unwrap_or(*last);
+    ui.horizontal_wrapped(|ui| {
+        let doing = if set.folder.is_some() { "trained" } else { "training" };
+        ui.label(weak(cx, format!("{doing} layer {} of {}:", last + 1, set.layers)));
+        for (layer, curve) in &set.curves {
+            let Some(p) = curve.last() else { continue };
+            let text = RichText::new(format!("layer {layer}: {:.2}", p.explained)).font(theme::small());
+            let button = ui.add(egui::Button::selectable(*layer == shown, text));
+            let hint = format!("explained variance at step {}, with L0 {:.1}; click shows its curves", p.step, p.l0);
+            if button.on_hover_text(hint).clicked() {
+                ui.data_mut(|d| d.insert_temp(id, Layer(Some(*layer).filter(|l| l != last))));
+            }
+        }
+    });
+    let curve = set.curves.iter().find(|c| c.0 == shown).map_or(&[][..], |c| &c.1);
+    curves(ui, cx, curve);
 }
 
 /// A curve's name, colour, and its value at a point where it has one.

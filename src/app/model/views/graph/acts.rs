@@ -16,14 +16,16 @@ use crate::app::look::theme;
 use crate::app::model::ModelAction;
 use crate::app::model::views::edits;
 use crate::app::view::Context;
+use crate::app::widgets::colorbar::share;
 use crate::app::widgets::token_text;
 use crate::engine::edit::Edit;
 use crate::engine::{RunSide, Trace};
 use crate::features::labels::Unit;
 use crate::graph::features::FeatureGraph;
+use crate::graph::features::audit::feature_of;
 use crate::graph::features::effect::changes;
 use crate::graph::layout::{Drawing, Origin, Shown};
-use crate::graph::{Node, NodeKind};
+use crate::graph::{Graph, Node, NodeKind};
 
 /// What is typed into the form.
 pub struct Form {
@@ -161,29 +163,47 @@ impl GraphView {
     /// The way to a feature's page: its examples, what it promotes, its label.
     pub(super) fn page(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         let Some(shown) = cx.state.results.graph.value().cloned() else { return };
-        let Origin::Features { found, .. } = &shown.source else { return };
-        let [node] = self.features_of(found, d, item)[..] else { return };
-        let Some(f) = found.feature(node) else { return };
+        let (file, feature) = match &shown.source {
+            Origin::Features { found, .. } => {
+                let [node] = self.features_of(found, d, item)[..] else { return };
+                let Some(f) = found.feature(node) else { return };
+                (found.dictionaries.get(f.layer).map(|(file, _)| file.clone()), f.feature)
+            }
+            Origin::File(of) => {
+                let set = cx.state.results.set.fresh().filter(|s| of.dictionary() == Some(s.question.spec.as_str()));
+                let [node] = item.members[..] else { return };
+                let Some((set, (layer, _, feature))) = set.zip(feature_of(&d.graph, node)) else { return };
+                (set.layer_spec(layer), feature)
+            }
+            Origin::Traced { .. } => return,
+        };
         let hint = "its strongest examples in a text of yours, the tokens that it promotes, its label";
-        if ui.small_button("page").on_hover_text(hint).clicked()
-            && let Some((file, _)) = found.dictionaries.get(f.layer)
+        if let Some(file) = file
+            && ui.small_button("page").on_hover_text(hint).clicked()
         {
-            cx.push(Action::Feature(FeatureAction::Page(file.clone(), f.feature)));
+            cx.push(Action::Feature(FeatureAction::Page(file, feature)));
             cx.push(Action::Show(page::VIEW.name));
         }
     }
 
-    /// Labels of drawn features by node's id, as they are written on the pages of the open dictionary.
+    /// Labels of drawn features by node's id, where they are others than when the graph was traced: as they stand on the open
+    /// page's dictionary, and in the files of the set's other layers.
     pub(super) fn labels_of(cx: &Context<'_>, shown: &Shown, d: &Drawing) -> BTreeMap<String, String> {
-        let (Origin::Features { found, .. }, labels) = (&shown.source, &cx.state.features.labels) else {
+        let (Origin::Features { found, set, .. }, labels) = (&shown.source, &cx.state.features.labels) else {
             return BTreeMap::new();
         };
-        let open = cx.state.features.opened_as();
-        let layer = found.dictionaries.iter().position(|(file, _)| Some(file.as_str()) == open);
-        let Some(layer) = layer.filter(|_| labels.has_features()) else { return BTreeMap::new() };
+        let open = cx.state.features.opened_as().filter(|_| labels.knows_features());
+        let open = found.dictionaries.iter().position(|(file, _)| Some(file.as_str()) == open);
+        let written = cx.state.results.set_labels.get().filter(|a| a.question.set == *set);
         let label = |n: &Node| {
-            let f = found.feature(found.by_id(&n.id)?).filter(|f| f.layer == layer)?;
-            Some((n.id.clone(), labels.words(&Unit::Feature(f.feature))?.to_owned()))
+            let f = found.feature(found.by_id(&n.id)?)?;
+            let now = match written {
+                _ if open == Some(f.layer) => labels.words(&Unit::Feature(f.feature)).map(str::to_owned),
+                Some(all) => all.get(&(f.layer, f.feature)).cloned(),
+                None => return None,
+            };
+            let now = now.unwrap_or_else(|| format!("f{}", f.feature));
+            (now != n.label).then(|| (n.id.clone(), now))
         };
         d.graph.nodes.iter().filter(|n| n.kind == NodeKind::Component).filter_map(label).collect()
     }
@@ -194,10 +214,23 @@ impl GraphView {
             return;
         }
         ui.add_space(theme::GRID);
-        if !edits::beside(ui, cx) {
+        let next = self.effect.fresh().and_then(|e| e.next.clone());
+        if next.is_none() && !edits::beside(ui, cx) {
             return;
         }
         let weak = cx.palette.weak;
+        let is_staged = next.is_some();
+        for (name, tokens) in ["before", "after"].into_iter().zip(next.into_iter().flatten()) {
+            let told = |(id, p): &(u32, f32)| format!("{} {}", token_text::short(&cx.text_of(*id), 10), share(*p));
+            let told: Vec<String> = tokens.iter().map(told).collect();
+            let text = format!("{name:<6} {}", told.join("  "));
+            ui.add(egui::Label::new(RichText::new(text).font(theme::mono())).wrap());
+        }
+        if is_staged {
+            let text =
+                "computed with all of it held still; no text is generated under it, and no other edit goes with it";
+            ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(weak)).wrap());
+        }
         if let Some(effect) = self.effect.fresh().map(|e| e.value.clone()) {
             for told in effect.targets.iter().take(4) {
                 let text = format!(
@@ -219,7 +252,11 @@ impl GraphView {
             }
         }
         ui.horizontal_wrapped(|ui| {
-            if ui.small_button("generate").on_hover_text("how the prompt goes on, with and without the edits").clicked()
+            if !is_staged
+                && ui
+                    .small_button("generate")
+                    .on_hover_text("how the prompt goes on, with and without the edits")
+                    .clicked()
             {
                 cx.push(ModelAction::Generate);
             }
@@ -257,6 +294,16 @@ fn own_edits(cx: &Context<'_>, found: &FeatureGraph, nodes: &[usize]) -> Vec<Edi
     let mine = found.set(nodes, |_| 0.0);
     let same = |e: &Edit| mine.iter().any(|m| e.changes_feature_of(m));
     stack.edits.iter().filter(|e| same(e)).cloned().collect()
+}
+
+/// What a graph of a file calls its features, by (layer, feature).
+pub fn labels_in(graph: &Graph) -> BTreeMap<(usize, u32), String> {
+    let label = |(node, n): (usize, &Node)| {
+        let (layer, _, feature) = feature_of(graph, node)?;
+        let label = n.label.trim();
+        (!label.is_empty()).then(|| ((layer, feature), label.to_owned()))
+    };
+    graph.nodes.iter().enumerate().filter_map(label).collect()
 }
 
 pub(super) fn title(ui: &mut egui::Ui, cx: &Context<'_>, text: &str) {

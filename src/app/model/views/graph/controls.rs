@@ -2,6 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
+use super::acts::labels_in;
 use super::audit::audit_of;
 use super::{GraphView, Grouping, Mode};
 use crate::app::action::{Action, Load};
@@ -14,7 +15,7 @@ use crate::graph::layout::Origin;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
-use crate::session::desk::GraphTarget;
+use crate::session::desk::{GraphDirection, GraphTarget};
 
 const ATTENTION: [(Attention, &str); 2] =
     [(Attention::Frozen, "held still"), (Attention::FirstOrder, "followed (first order)")];
@@ -31,9 +32,7 @@ impl GraphView {
                         cx.push(ModelAction::CloseGraph);
                     }
                 }
-                None => {
-                    of_what(ui, cx);
-                }
+                None => of_what(ui, cx),
             }
             let weak = cx.palette.weak;
             let dragged = |ui: &mut egui::Ui, name: &str, value: &mut f64, hint: &str| -> bool {
@@ -135,7 +134,10 @@ impl GraphView {
                 cx.push(ModelAction::GraphSet(Some(b.name.to_owned())));
             }
         }
-        if ui.button("Save this graph (JSON)…").clicked() {
+        labels_entry(ui, cx);
+        let whole = cx.state.results.graph.get().is_some_and(|g| g.whole);
+        let save = ui.add_enabled(whole, egui::Button::new("Save this graph (JSON)…"));
+        if save.on_disabled_hover_text("it is still being traced").clicked() {
             // What a page says of a feature goes along, under what was said here.
             let names = self.labels.clone().into_iter().chain(self.marks.names.clone()).collect();
             cx.push(Action::SaveGraph(Marks { names, ..self.marks.clone() }));
@@ -160,6 +162,19 @@ impl GraphView {
     }
 }
 
+/// The way of a file's labels into the set.
+fn labels_entry(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let results = &cx.state.results;
+    let Some((shown, set)) = results.graph.fresh().zip(results.set.fresh()) else { return };
+    if !matches!(shown.value.source, Origin::File(_)) || labels_in(&shown.value.graph).is_empty() {
+        return;
+    }
+    let hint = "what it calls its features is written to the labels of the set, where a feature has none of your own";
+    if ui.button(format!("Take its labels into {}", set.name)).on_hover_text(hint).clicked() {
+        cx.push(ModelAction::TakeLabels);
+    }
+}
+
 /// Which prediction is traced.
 fn of_what(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     // Without answers, or before the last token, what is asked for is not there: then say what is.
@@ -168,16 +183,72 @@ fn of_what(ui: &mut egui::Ui, cx: &mut Context<'_>) {
         Some(Target::Token(_)) => "auto: answer",
         Some(Target::Difference(..)) | None => "answer − wrong",
     };
-    let names = GraphTarget::ALL.map(|(t, name)| (t, if t == GraphTarget::Auto { auto } else { name }));
-    if let Some(t) = choice(ui, "of", cx.state.desk().graph.target, &names) {
+    let graph = &cx.state.desk().graph;
+    let further: &[(GraphTarget, &'static str)] = if graph.set.is_some() { &GraphTarget::ON_FEATURES } else { &[] };
+    let name = |(t, name): &(GraphTarget, &'static str)| (*t, if *t == GraphTarget::Auto { auto } else { *name });
+    let names: Vec<(GraphTarget, &str)> = GraphTarget::ALL.iter().chain(further).map(name).collect();
+    let is_offered = names.iter().any(|(t, _)| *t == graph.target);
+    let current = if is_offered { graph.target } else { GraphTarget::Top };
+    if let Some(t) = choice(ui, "of", current, &names) {
         cx.push(ModelAction::Graph(t));
     }
+    match current {
+        GraphTarget::Tokens => which_tokens(ui, cx),
+        GraphTarget::Direction => which_direction(ui, cx),
+        GraphTarget::Auto | GraphTarget::Top | GraphTarget::Answer => {}
+    }
+}
+
+/// The tokens that are explained; they count when the field is left.
+fn which_tokens(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let id = egui::Id::unique("tokens that the graph explains");
+    let own = cx.state.desk().graph.tokens.clone();
+    let mut text = ui.data_mut(|d| d.get_temp::<String>(id)).unwrap_or_else(|| own.clone());
+    let field = egui::TextEdit::singleline(&mut text).hint_text(" Paris, Rome").desired_width(120.0);
+    let hint = "tokens with commas between them, each with its space before, or id:11; empty for the top logits";
+    let response = ui.add(field.font(theme::mono_small())).accessible_name("Tokens to explain").on_hover_text(hint);
+    if response.has_focus() {
+        ui.data_mut(|d| d.insert_temp(id, text));
+        return;
+    }
+    ui.data_mut(|d| d.remove_temp::<String>(id));
+    if response.lost_focus() && text != own {
+        cx.push(ModelAction::GraphTokens(text));
+    }
+}
+
+/// The direction that is explained: one that was found or opened in the features' workspace, or a file's.
+fn which_direction(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let name = match &cx.state.desk().graph.direction {
+        Some(GraphDirection::File(path)) => path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned(),
+        Some(GraphDirection::Found { concept, layer }) => format!("{}, layer {layer}", concept.name),
+        None => "choose …".to_owned(),
+    };
+    let watched = cx.state.features.desk.watched.clone();
+    let menu = ui.menu_button(RichText::new(&name).font(theme::small()), |ui| {
+        for w in &watched {
+            if ui.button(format!("{}, layer {}", w.concept.name, w.layer)).clicked() {
+                let (concept, layer) = (w.concept.clone(), w.layer);
+                cx.push(ModelAction::GraphDirection(GraphDirection::Found { concept, layer }));
+            }
+        }
+        if ui.button("Of a file …").on_hover_text("of `direction find`, or a safetensors file with one row").clicked()
+        {
+            cx.push(Action::Load(Load::Direction));
+        }
+    });
+    menu.response.on_hover_text("the direction behind the final norm that is explained");
 }
 
 /// Whether the graph is on components or on the features of a set, and what can be asked of each.
 fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let c = &cx.state.desk().graph;
     if c.file.is_some() {
+        // Of a file's graph it is known where its set is open and its prompt is on screen.
+        let shown = cx.state.results.graph.fresh().map(|g| g.value.clone());
+        if shown.is_some_and(|shown| cx.state.of_file(&shown).is_some()) {
+            audit_button(ui, cx);
+        }
         return;
     }
     let Some(set) = &c.set else {
@@ -203,6 +274,23 @@ fn what_nodes_are(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     if changed {
         cx.push(ModelAction::Silent(silent));
     }
+    let mut most = c.most.unwrap_or(0);
+    let caption = RichText::new("features").font(theme::small()).color(cx.palette.weak);
+    let hint = "features that are traced at most, the most influential ones; 0 for all where they fit";
+    let changed = captioned(ui, caption, 48.0, |ui| {
+        let number = egui::DragValue::new(&mut most).range(0..=1_000_000).speed(8.0);
+        let number = number.custom_formatter(|v, _| if v < 1.0 { "all".to_owned() } else { format!("{v:.0}") });
+        ui.add(number).accessible_name("Features at most").on_hover_text(hint).changed()
+    });
+    if changed {
+        cx.push(ModelAction::MostFeatures((most > 0).then_some(most)));
+    }
+    audit_button(ui, cx);
+}
+
+/// Whether drawn links are put to the test.
+fn audit_button(ui: &mut egui::Ui, cx: &mut Context<'_>) {
+    let c = &cx.state.desk().graph;
     let audits = egui::Button::selectable(c.audit, RichText::new("audit").font(theme::small()));
     let hint = "take the sources of the strongest links away, or of those between nodes that are pinned: links whose prediction fails are crossed out";
     if ui.add(audits).on_hover_text(hint).clicked() {
@@ -221,6 +309,12 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>, groups: Option<String>) {
         shown.scores.replacement,
         shown.scores.completeness
     );
+    if cx.state.results.graph.get().is_some_and(|g| !g.whole) {
+        text += " · still being traced";
+    }
+    if let Some(words) = cx.state.trust.set_words().filter(|_| !matches!(shown.source, Origin::Traced { .. })) {
+        text += &format!(" · {words}");
+    }
     let held = shown.influence.held();
     if held < d.thresholds.0 {
         text += &format!(" · they hold {held:.3} of the influence, the rest was not kept");

@@ -4,6 +4,7 @@ mod acts;
 mod audit;
 mod canvas;
 mod controls;
+mod doubts;
 mod groups;
 mod marking;
 mod picture;
@@ -15,7 +16,9 @@ use std::collections::{BTreeMap, HashSet};
 use eframe::egui::{self, RichText, vec2};
 
 use self::acts::Form;
+pub use self::acts::labels_in;
 pub use self::canvas::canvas_id;
+use self::doubts::doubts;
 use self::picture::Picture;
 use crate::analysis::head_scores::TextScoresOf;
 use crate::analysis::subject::Subject;
@@ -128,8 +131,12 @@ impl View for GraphView {
         let scores = self.scores_asked(drawing);
         self.scores.ask(pool, scores, seen);
         let edited = results.edited.fresh().filter(|e| e.question.stack == state.desk().stack);
-        let edited = edited.map(|e| (e.value.trace.clone(), e.question.stack.clone()));
-        let effect = results.graph.fresh().zip(edited).map(|(shown, (edited, stack))| {
+        let edited = edited.map(|e| (Some(e.value.trace.clone()), e.question.stack.clone()));
+        // What edits cannot hold still, the graph's own arithmetic can.
+        let stack = &state.desk().stack;
+        let refused = stack.is_active() && stack.hold.holds_mlps() && results.edited.error().is_some();
+        let edited = edited.or_else(|| refused.then(|| (None, stack.clone())));
+        let effect = results.graph.fresh().filter(|g| g.whole).zip(edited).map(|(shown, (edited, stack))| {
             let shown = shown.value.clone();
             EffectOf { shown, edited, stack }
         });
@@ -187,6 +194,7 @@ impl View for GraphView {
             message(ui, text, results.drawing.error().is_some());
             return;
         };
+        doubts(ui, cx, &shown.value);
         self.belongs_to(cx, &shown.value);
         self.groups_arrived(cx);
         let labels = Self::labels_of(cx, &shown.value, &drawing.value);
