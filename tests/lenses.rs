@@ -422,7 +422,6 @@ fn the_lessons_numbers_are_those_of_the_lens() {
         );
         ["logits_before", "logits_after"].map(|k| [0, 1].map(|i| doc[k][i].as_f64().unwrap()))
     };
-    println!("{:?} {:?}", edit("--ablate", " were"), edit("--swap", " were, was"));
     let [before, after] = edit("--ablate", " were");
     assert!((before[0] - 7.5).abs() < 0.05 && (after[0] - 1.6).abs() < 0.05, "{before:?} {after:?}");
     let [before, after] = edit("--swap", " were, was");

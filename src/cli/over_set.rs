@@ -60,7 +60,7 @@ pub struct OverSetArgs {
 
 impl OverSetArgs {
     /// What is gone over, where a set is asked for.
-    pub fn work<'a>(&self, model: &'a ModelArgs, what: Planned) -> Option<Work<'a>> {
+    pub fn work<'a>(&'a self, model: &'a ModelArgs, what: Planned) -> Option<Work<'a>> {
         let (amount, what) = (Amount::Pairs(&self.set), WorkKind::Pairs(what));
         self.set.set.is_some().then_some(Work { model, amount, what, training: None })
     }

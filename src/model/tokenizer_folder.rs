@@ -66,7 +66,7 @@ impl Notes {
     }
 
     /// The added tokens that `tokenizer_config.json` lists, by id, then the special tokens that it names.
-    fn added(&self) -> Result<(Vec<(u32, AddedToken)>, Vec<AddedToken>), String> {
+    fn added(&self) -> Result<Added, String> {
         let decoder: Option<&Map<String, Value>> = self.option("added_tokens_decoder")?;
         let mut listed = decoder.into_iter().flatten().map(listed).collect::<Result<Vec<_>, _>>()?;
         listed.sort_by_key(|(id, _)| *id);
@@ -89,8 +89,14 @@ impl Notes {
                 _ => drop(self.option::<&[Value]>(key)?),
             }
         }
-        Ok((listed, named.into_iter().map(|content| AddedToken::from(content, true)).collect()))
+        Ok(Added { listed, named: named.into_iter().map(|content| AddedToken::from(content, true)).collect() })
     }
+}
+
+/// Tokens beside a vocabulary: those that are listed with their ids, and special ones that are only named.
+struct Added {
+    listed: Vec<(u32, AddedToken)>,
+    named: Vec<AddedToken>,
 }
 
 /// The text of a special token: as it is, or the content of an object.
@@ -178,7 +184,7 @@ fn around(
     d_vocab: usize,
     warnings: &mut Vec<String>,
 ) -> Result<Built, String> {
-    let (listed, named) = notes.added()?;
+    let Added { listed, named } = notes.added()?;
     add(&mut inner, listed.into_iter().map(|(_, token)| token).chain(named))?;
     let inner = Arc::new(inner);
     let (before, after) = tokenizer_parts::around(&inner)?;
@@ -232,7 +238,7 @@ fn vocab_and_merges(folder: &Path, notes: &Notes, d_vocab: usize) -> Result<Buil
         .map(|line| line.split_once(' ').map(|(a, b)| json!([a, b])).ok_or(line))
         .collect::<Result<_, _>>()
         .map_err(|line| format!("merges.txt has the line `{line}`, which is no pair"))?;
-    let (listed, named) = notes.added()?;
+    let Added { listed, named } = notes.added()?;
     let own = if folder.join("added_tokens.json").is_file() { object("added_tokens.json")? } else { Map::new() };
     let mut added: Vec<AddedToken> = listed.iter().map(|(_, token)| token.clone()).collect();
     let ids = listed.iter().map(|(id, token)| (token.content.clone(), json!(id)));

@@ -11,7 +11,7 @@ use crate::cli::{Job, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::features::trust::means;
+use crate::features::trust::{Checked, means};
 use crate::files::write_atomic;
 use crate::graph::NodeKind;
 use crate::graph::features::{FeatureGraph, Settings, Target, first_token_warning, trace_features};

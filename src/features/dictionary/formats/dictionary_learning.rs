@@ -42,7 +42,10 @@ fn place(name: &str, layer: Option<u64>) -> Option<Place> {
 }
 
 fn layer(path: &Path) -> Option<usize> {
-    place(config_at(&folder_of(path).join(CONFIG))?.get("trainer")?).map(Place::layer)
+    let config = config_at(&folder_of(path).join(CONFIG))?;
+    let trainer = config.get("trainer")?;
+    let name = trainer.get("submodule_name")?.as_str()?;
+    place(name, trainer.get("layer").and_then(Json::as_u64)).map(Place::layer)
 }
 
 fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
