@@ -228,8 +228,10 @@ fn circuits_on_prompt_sets_in_shards_are_one_run() {
     let set = ["-m", "induction", "--set", SET];
     json(&[&["attribute", "--method", "eap-ig", "--pairs", "3", "-o", &scores][..], &set].concat());
     json(&[&["circuit", "find", "--edges", "20", "--pairs", "3", "-o", &circuit][..], &set].concat());
-    let of = |pairs: &[&str]| [&["circuit", "eval", &circuit][..], &set, pairs].concat();
-    let command = of(&["--pairs", "5", "--scores", &scores]);
+    fn eval<'a>(circuit: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
+        [&["circuit", "eval", circuit, "-m", "induction", "--set", SET][..], rest].concat()
+    }
+    let command = eval(&circuit, &["--pairs", "5", "--scores", &scores]);
     let whole = json(&[&command[..], &["-o", &place.at("whole")]].concat());
     let merged = place.in_shards(&command, "merged");
     let fields =
@@ -238,7 +240,7 @@ fn circuits_on_prompt_sets_in_shards_are_one_run() {
         assert!(!whole[field].is_null(), "{field}");
         assert_eq!(merged[field], whole[field], "{field}");
     }
-    let together = json(&of(&["--pairs", "5", "--no-curve"]));
+    let together = json(&eval(&circuit, &["--pairs", "5", "--no-curve"]));
     for field in ["faithfulness", "completeness"] {
         let [a, b] = [&whole, &together].map(|doc| doc[field].as_f64().unwrap());
         assert!((a - b).abs() < 1e-4, "{field}: {a} {b}");
@@ -247,9 +249,9 @@ fn circuits_on_prompt_sets_in_shards_are_one_run() {
     let all = whole["curve"]["points"].as_array().unwrap().last().unwrap();
     assert!((all["faithfulness"].as_f64().unwrap() - 1.0).abs() < 1e-3, "{all}");
     // Without a file the pairs are tried together; a mean over all of them stands outside no shard.
-    let error = sentence(&of(&["--shard", "0/2"]), 2);
+    let error = sentence(&eval(&circuit, &["--shard", "0/2"]), 2);
     assert!(error.contains("--output"), "{error}");
-    let error = sentence(&of(&["--outside", "mean", "-o", &place.at("x")]), 2);
+    let error = sentence(&eval(&circuit, &["--outside", "mean", "-o", &place.at("x")]), 2);
     assert!(error.contains("pair by pair"), "{error}");
     let job = common::run(&[&["submit", "slurm"][..], &command, &["-o", &place.at("x")]].concat());
     assert!(job.status.success() && String::from_utf8_lossy(&job.stdout).contains("circuit eval"));
