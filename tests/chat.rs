@@ -275,7 +275,7 @@ fn what_is_no_conversation_is_one_sentence() {
         ("{% if %}", "cannot lay this conversation out"),
         (
             "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
-            "far more memory",
+            "fuel",
         ),
         ("{{ messages[0].content.foo() }}", "foo"),
         // Values in values: nothing goes into them without end, not even what throws them away.
@@ -293,8 +293,7 @@ fn what_is_no_conversation_is_one_sentence() {
         ),
     ] {
         write(folder.path(), "chat_template.jinja", template);
-        let code = if says == "far more memory" { 1 } else { 2 };
-        let sentence = common::sentence(&["run", "-m", spec, "--chat", file], code);
+        let sentence = common::sentence(&["run", "-m", spec, "--chat", file], 2);
         assert!(sentence.contains(says), "{template}: {sentence}");
     }
     assert!(common::sentence(&["run", "-m", "text", "--chat", file], 2).contains("has no chat template"));

@@ -212,7 +212,7 @@ fn render_draws_a_picture() {
         std::fs::read_to_string(&graph).unwrap()
     };
     let (features, components) = (drawn(&["--dictionary", "text-transcoders"]), drawn(&[]));
-    assert!(components.contains("m0") && features.contains("text-transcoders"), "{features}");
+    assert!(components.contains("MLP 0") && features.contains("text-transcoders"), "{features}");
     let picture = path.to_str().unwrap();
     for (more, word) in
         [(["-p", ""], "empty"), (["--answer", " two words"], "not one token"), (["-m", "nowhere"], "nowhere")]

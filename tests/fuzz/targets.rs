@@ -365,6 +365,8 @@ fn shards() -> Vec<Seed> {
                     "200",
                     "--features",
                     "8",
+                    "-k",
+                    "4",
                     "--context",
                     "16",
                 ],
