@@ -85,3 +85,20 @@ fn the_command_says_memory_and_time() {
     assert!(text.starts_with("needs ") && text.contains(" s; ") && text.contains("are free"), "{text}");
     common::sentence(&["plan", "-m", model, "--ids", "1,2", "patch", "--by", "head"], 2);
 }
+
+#[test]
+fn work_over_texts_is_planned_whole() {
+    let ask = |tokens: &str, rest: &[&str]| {
+        let heads = ["plan", "--", "heads", "--over", "mixed", "-m", "text", "-o", "pages.arrow", "--tokens", tokens];
+        json(&[&heads, rest].concat())
+    };
+    let seconds = |doc: &serde_json::Value| doc["needs_seconds"].as_f64().unwrap();
+    let (few, many) = (ask("2000", &[]), ask("200000", &[]));
+    assert!(seconds(&many) > 50.0 * seconds(&few) && seconds(&few) > 0.0);
+    assert!(few["training_seconds"].is_null() && few["needs_bytes"].as_u64() > few["weights_bytes"].as_u64());
+    let train = ["features", "train", "--layers", "all", "-m", "text", "--text", "mixed", "-o", "set"];
+    let train = json(&[&["plan", "--"][..], &train].concat());
+    assert!(train["training_seconds"].as_f64().unwrap() > 0.0);
+    let refused = common::sentence(&["plan", "--", "lens", "-m", "text", "-p", "The"], 2);
+    assert!(refused.contains("`lens` does no work over texts"), "{refused}");
+}

@@ -1,13 +1,15 @@
-//! `plan`: says what a command will need before it is run. Sizes and tokens are read, no weight is.
+//! `plan`: says what a command will need before it is run. Sizes and tokens are read, no weight is. What goes over texts or
+//! a prompt set is planned as `submit` plans it.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::attribute::Method;
 use super::output::document;
+use super::submit::plan_of;
 use super::sweep::{SiteArg, parse_axes};
 use super::{ModelArgs, PromptArgs, emit, emit_json};
-use crate::analysis::plan::{Planned, cost, longest, needs};
+use crate::analysis::plan::{Cost, Planned, cost, longest, needs};
 use crate::error::Result;
 use crate::memory::{self, available};
 use crate::model::Model;
@@ -19,8 +21,11 @@ pub struct Arguments {
     #[command(flatten)]
     prompt: PromptArgs,
     /// The command that would be run
-    #[arg(value_enum)]
-    command: Asked,
+    #[arg(value_enum, required_unless_present = "work")]
+    command: Option<Asked>,
+    /// Work over texts or a prompt set, as it would be run: `plan -- heads --over prose -m text -o heads.arrow`
+    #[arg(last = true, value_name = "WORK", conflicts_with = "command")]
+    work: Vec<String>,
     /// Where `patch` and `ablate` edit
     #[arg(long, value_enum, default_value_t = SiteArg::ResidPre)]
     site: SiteArg,
@@ -30,7 +35,7 @@ pub struct Arguments {
     /// The head whose edges `--by dest,src` edits
     #[arg(long, value_name = "LAYER.HEAD")]
     head: Option<String>,
-    /// The approximation of `attribute`, or how `circuit` scores edges
+    /// The approximation of `attribute`
     #[arg(long, value_enum, default_value_t = Method::Atp)]
     method: Method,
     /// Points of EAP-IG's path
@@ -53,13 +58,13 @@ enum Asked {
 }
 
 impl Arguments {
-    fn planned(&self) -> Result<Planned> {
+    fn planned(&self, command: Asked) -> Result<Planned> {
         let sweep = |runs| -> Result<Planned> {
             let (site, by) =
                 (self.site.kind(), parse_axes(self.site.kind(), self.by.as_deref(), self.head.as_deref())?);
             Ok(Planned::Sweep { site, by, runs })
         };
-        Ok(match self.command {
+        Ok(match command {
             Asked::Run => Planned::Run,
             Asked::Lens | Asked::Entropy => Planned::Lens,
             Asked::Dla | Asked::Heads => Planned::Trace,
@@ -75,8 +80,32 @@ impl Arguments {
     }
 }
 
+/// Plans a work over texts or a prompt set.
+fn execute_work(words: &[String], json: bool) -> Result<()> {
+    let (model, cost, training) = plan_of(words)?;
+    let (free, bytes) = (available(), cost.bytes().max(training.as_ref().map_or(0, Cost::bytes)));
+    let seconds = cost.seconds + training.as_ref().map_or(0.0, |t| t.seconds);
+    let fits = free.map(|free| memory::fits(bytes, free));
+    if !json {
+        return emit(&needs(bytes, seconds));
+    }
+    emit_json(document(
+        &model,
+        None,
+        0.0,
+        json!({
+            "command": words.join(" "), "needs_bytes": bytes, "weights_bytes": cost.weights, "work_bytes": cost.work,
+            "needs_seconds": seconds, "training_seconds": training.map(|t| t.seconds), "free_bytes": free, "fits": fits,
+            "otherwise": Value::Null,
+        }),
+    ))
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
-    let planned = args.planned()?;
+    let Some(command) = args.command else {
+        return execute_work(&args.work, args.model.json || args.work.iter().any(|w| w == "--json"));
+    };
+    let planned = args.planned(command)?;
     let model = Model::outline(&args.model.spec()?, args.model.weights)?;
     let ids = args.prompt.required(&model)?;
     let needed = cost(&model, ids.len(), planned);
@@ -91,7 +120,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     if !args.model.json {
         return emit(&text);
     }
-    let command = args.command.to_possible_value().map_or(Value::Null, |v| json!(v.get_name()));
+    let command = command.to_possible_value().map_or(Value::Null, |v| json!(v.get_name()));
     emit_json(document(
         &model,
         Some(&ids),

@@ -378,7 +378,7 @@ pub(super) fn is_of(name: &str, said: Option<&str>, weights: Option<&str>, model
         return Ok(());
     }
     Err(Error::request(format!(
-        "{name} was fitted on {}, and the model is {}; open the lens of this model",
+        "{name} was fitted on {}, and the model is {}; open the lens of this model, or give its file that name if it is the same",
         short(said),
         c.name
     )))

@@ -207,21 +207,42 @@ pub fn execute(args: &Arguments) -> Result<()> {
     emit(job.trim_end())
 }
 
-fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
-    let words = &args.command;
-    let parsed = Cli::try_parse_from(std::iter::once("circuitscope").chain(words.iter().map(String::as_str)));
-    let parsed = parsed.map_err(|e| {
+/// A command out of its words.
+fn parse(words: &[String]) -> Result<Cli> {
+    Cli::try_parse_from(std::iter::once("circuitscope").chain(words.iter().map(String::as_str))).map_err(|e| {
         let text = e.to_string();
         let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
         Error::request(format!("the command is wrong: {}", first.split_whitespace().collect::<Vec<_>>().join(" ")))
-    })?;
+    })
+}
+
+fn no_work(leaf: &str) -> Error {
+    Error::request(format!(
+        "`{leaf}` does no work over texts or a prompt set here, so that it has no shards; those that take --shard have"
+    ))
+}
+
+/// The model that a work is done with, what the whole work needs, and the training behind it.
+///
+/// # Errors
+/// Words that are no command, or a command that does no such work.
+pub fn plan_of(words: &[String]) -> Result<(Model, Cost, Option<Cost>)> {
+    let parsed = parse(words)?;
+    let Some(work) = parsed.command.as_ref().and_then(work) else {
+        return Err(no_work(&Options::of(&Cli::command(), words).1));
+    };
+    let (cost, training) = needed(&work)?;
+    Ok((Model::outline(&work.model.spec()?, work.model.weights)?, cost, training))
+}
+
+fn plan(args: &Common, program: Option<String>) -> Result<Plan> {
+    let words = &args.command;
+    let parsed = parse(words)?;
     let whole = Cli::command();
     let (options, leaf) = Options::of(&whole, words);
     let work = parsed.command.as_ref().and_then(work);
     let (Some(work), true) = (work, options.knows("shard")) else {
-        return Err(Error::request(format!(
-            "`{leaf}` does no work over texts or a prompt set here, so that it has no shards; those that take --shard have"
-        )));
+        return Err(no_work(&leaf));
     };
     if options.value(words, "shard").is_some() {
         return Err(Error::request("leave --shard out: each job has its own"));
