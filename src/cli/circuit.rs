@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::circuit_over::Judge;
 use super::output::document;
-use super::over_set::{self, OverSetArgs, SetArgs};
+use super::over_set::{self, OverSetArgs};
 use super::patch::PairArgs;
+use super::set_args::SetArgs;
 use super::submit::Work;
 use super::{ModelArgs, emit, emit_json, open_model, progress, table};
 use crate::analysis::metric::MetricKind;

@@ -89,6 +89,7 @@ mod circuit_over;
 mod heads_over;
 mod output;
 mod over_set;
+mod set_args;
 mod steering;
 mod sweep;
 

@@ -7,44 +7,19 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::output::document;
+use super::set_args::SetArgs;
 use super::submit::{Amount, Work, WorkKind};
 use super::sweep::nested;
 use super::{ModelArgs, Part, ShardArgs, circuit_over, emit, emit_json, progress, table};
 use crate::analysis::plan::Planned;
 use crate::analysis::sweep::SweepResult;
 use crate::circuit::eap::EdgeScores;
-use crate::circuit::file::PromptPair;
 use crate::circuit::pair_values::{self, Measured, PairValues, PairsAbout};
-use crate::circuit::prompt_set::PromptSet;
 use crate::circuit::trial::AnsweredPair;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::shard::Shard;
-
-/// Prompts out of a template.
-#[derive(clap::Args, Clone, Debug)]
-pub struct SetArgs {
-    /// A prompt set, by name (see `circuit sets`) or as a .toml file
-    #[arg(long, value_name = "NAME|FILE.toml", conflicts_with_all = ["clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"])]
-    pub set: Option<String>,
-    /// Pairs to generate from the set
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    pub pairs: usize,
-    /// Seed of the draw
-    #[arg(long, default_value_t = 0, value_name = "S")]
-    pub seed: u64,
-}
-
-impl SetArgs {
-    pub fn generate(&self, model: &Model) -> Result<Option<Vec<PromptPair>>> {
-        let Some(name) = &self.set else { return Ok(None) };
-        if self.pairs == 0 {
-            return Err(Error::request("--pairs 0 leaves no prompt; give at least one"));
-        }
-        Ok(Some(PromptSet::open(name)?.generate(model, self.pairs, self.seed, &Progress::new())?.pairs))
-    }
-}
 
 /// The options of a mean over a set.
 #[derive(clap::Args, Clone, Debug)]

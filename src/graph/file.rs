@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::{LARGE, read, write_atomic};
-use crate::graph::features::SILENT;
+use crate::graph::SILENT;
 use crate::typed::typed;
 
 /// A graph with the document it came from.

@@ -36,6 +36,9 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
+/// First positions whose features and errors are left out by default: what models keep there is unlike all else.
+pub const SILENT: usize = 1;
+
 /// What a node is to influence, pruning and scores. The order is that of circuit-tracer's matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NodeKind {

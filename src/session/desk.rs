@@ -19,7 +19,7 @@ use crate::engine::generate::Sampling;
 use crate::engine::resolve::Alignment;
 use crate::engine::{EditStack, SiteKind};
 use crate::features::direction::Concept;
-use crate::graph::features::SILENT;
+use crate::graph::SILENT;
 use crate::graph::layout::Cut;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;

@@ -155,9 +155,9 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     let slider = |h: &mut Harness<'static, App>, up: bool| {
         let slider = h.get_by_role_and_label(egui::accesskit::Role::Slider, "α");
         if up {
-            slider.increment_accesskit()
+            slider.increment_accesskit();
         } else {
-            slider.decrement_accesskit()
+            slider.decrement_accesskit();
         }
         h.run();
         settle(h);

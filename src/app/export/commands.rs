@@ -9,7 +9,7 @@ use crate::app::view::ViewDef;
 use crate::engine::edit::FeatureChange;
 use crate::engine::{Hold, RunSide};
 use crate::features::direction::concept::Pool;
-use crate::graph::features::SILENT;
+use crate::graph::SILENT;
 use crate::graph::features::effect::changes;
 use crate::graph::layout::Origin;
 use crate::graph::readers::Attention;

@@ -15,7 +15,7 @@ use crate::circuit::{Edge, Member};
 use crate::engine::edit::{Action as Do, Edit};
 use crate::engine::generate::Sampling;
 use crate::engine::{EditStack, RunSide};
-use crate::graph::features::SILENT;
+use crate::graph::SILENT;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
 use crate::model::matrix::Held;

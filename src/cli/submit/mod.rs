@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use self::words::Options;
-use super::over_set::SetArgs;
+use super::set_args::SetArgs;
 use super::{Cli, Command, ModelArgs, emit, emit_json};
 use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration, training_cost};
 use crate::error::{Error, Result};

@@ -29,7 +29,7 @@ use self::active::Active;
 use self::linear::Linear;
 use self::rows::{Row, Seed};
 use super::influence::{LEAST, Scores};
-use super::{Graph, Influence, Node, NodeKind};
+use super::{Graph, Influence, Node, NodeKind, SILENT};
 use crate::engine::edit::FeatureChange;
 use crate::engine::{Action, Edit, Site, Trace};
 use crate::error::{Error, Result};
@@ -60,9 +60,6 @@ pub struct Settings {
     /// First positions whose features and errors are left out: what they hold is unlike all else.
     pub silent: usize,
 }
-
-/// First positions whose features and errors are left out: what models keep there is unlike all else.
-pub const SILENT: usize = 1;
 
 impl Default for Settings {
     fn default() -> Self {
