@@ -15,7 +15,7 @@ use circuitscope::engine::{Edit, EditStack, Site, SiteKind, Trace};
 use circuitscope::features::dictionary::cross_layer::Later;
 use circuitscope::features::dictionary::edit::{changed, steered};
 use circuitscope::features::dictionary::formats::{self, saelens};
-use circuitscope::features::feature_activations::{Order, feature_activations};
+use circuitscope::features::feature_activations::{Order, ReadFrom, feature_activations};
 use circuitscope::features::harvest::activations;
 use circuitscope::features::rows::{Cut, Rows};
 use circuitscope::features::scan::index::Index;
@@ -821,7 +821,8 @@ fn attributions_are_slopes() {
         let spec = format!("attributed {i}");
         let store = Store::default();
         store.insert(&spec, Arc::new(dictionary.clone())).unwrap();
-        let reading = feature_activations(Arc::new(dictionary.clone()), trace.clone(), &progress).unwrap();
+        let reading =
+            feature_activations(Arc::new(dictionary.clone()), ReadFrom::Run(trace.clone()), &progress).unwrap();
         let found = reading.attribution(answer, wrong, &progress).unwrap();
         assert_eq!(found.features, reading.acts.features);
         let logit = |trace: &Trace| {

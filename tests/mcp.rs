@@ -265,6 +265,33 @@ fn errors_are_sentences_and_the_server_goes_on() {
 }
 
 #[test]
+fn whoever_asks_is_told_how_far_a_command_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut client = Client::start(folder.path(), &[]);
+    // Long enough to be told of, with any machine.
+    let arguments = json!({"features": 40, "hidden": 10, "sparsity": [0.9, 0.95], "steps": 20_000});
+    let params = json!({"name": "superposition", "arguments": arguments, "_meta": {"progressToken": "mine"}});
+    let id = client.send("tools/call", params);
+    let mut told: Vec<f64> = Vec::new();
+    let answer = loop {
+        let message = client.read();
+        if message["id"] == id {
+            break message;
+        }
+        assert_eq!(message["method"], "notifications/progress", "{message}");
+        assert_eq!(message["params"]["progressToken"], "mine");
+        assert!(message["params"]["message"].as_str().unwrap().ends_with(" %"), "{message}");
+        told.push(message["params"]["progress"].as_f64().unwrap());
+    };
+    assert_eq!(answer["result"]["isError"], false, "{answer}");
+    assert!(!told.is_empty() && told.is_sorted_by(|a, b| a < b), "{told:?}");
+    // Nobody is told who has not asked; what is said of progress is no part of an answer.
+    let id = client.send("tools/call", json!({"name": "run", "arguments": {"prompt": PROMPT}}));
+    assert_eq!(client.read()["id"], id);
+    assert_eq!(client.close(), 0);
+}
+
+#[test]
 fn garbage_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     // Before the handshake, and nothing but garbage.

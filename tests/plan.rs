@@ -100,5 +100,52 @@ fn work_over_texts_is_planned_whole() {
     let train = json(&[&["plan", "--"][..], &train].concat());
     assert!(train["training_seconds"].as_f64().unwrap() > 0.0);
     let refused = common::sentence(&["plan", "--", "lens", "-m", "text", "-p", "The"], 2);
-    assert!(refused.contains("`lens` does no work over texts"), "{refused}");
+    assert!(refused.contains("`lens` is not planned as it would be run"), "{refused}");
+}
+
+#[test]
+fn circuits_and_graphs_on_features_are_planned_as_they_would_be_run() {
+    let ask = |words: &[&str]| json(&[&["plan", "--"][..], words].concat());
+    let of = |doc: &serde_json::Value, key: &str| doc[key].as_f64().unwrap();
+    let pair = ["-m", "induction", "--clean", "a b c a b", "--corrupt", "a b c a c"];
+    let find = |rest: &[&str]| ask(&[&["circuit", "find"][..], &pair, rest].concat());
+    let (eap, integrated) = (find(&["--method", "eap", "--edges", "5"]), find(&["--edges", "5", "--steps", "8"]));
+    assert!(of(&integrated, "needs_seconds") > 3.0 * of(&eap, "needs_seconds"));
+    assert!(of(&eap, "work_bytes") > 0.0);
+    let rescored = find(&["--edges", "5", "--rescore"]);
+    assert!(of(&rescored, "needs_seconds") >= of(&find(&["--edges", "5"]), "needs_seconds"));
+    // Every pair is run and kept.
+    let set = |n: &str| {
+        ask(&[
+            "circuit",
+            "find",
+            "-m",
+            "induction",
+            "--set",
+            "induction",
+            "--pairs",
+            n,
+            "--edges",
+            "5",
+            "--method",
+            "eap",
+        ])
+    };
+    assert!((of(&set("6"), "needs_seconds") / of(&set("3"), "needs_seconds") - 2.0).abs() < 0.7);
+    // What cannot be run is refused with the sentence of the command.
+    let wrong = common::sentence(&[&["plan", "--", "circuit", "find"][..], &pair].concat(), 2);
+    assert!(wrong.contains("how large a circuit?"), "{wrong}");
+
+    let trace = |text: &str, rest: &[&str]| {
+        ask(&[&["trace", "-m", "text", "--dictionary", "text-transcoders", "-p", text][..], rest].concat())
+    };
+    let (short, long) = (trace("The king", &[]), trace("The king and the queen were glad to see each other", &[]));
+    assert!(of(&long, "needs_seconds") > of(&short, "needs_seconds"));
+    let first = trace("The king and the queen were glad to see each other", &["--pos", "2"]);
+    assert!(of(&first, "work_bytes") < of(&long, "work_bytes"));
+    let wrong = common::sentence(
+        &["plan", "--", "trace", "-m", "induction", "--dictionary", "text-transcoders", "-p", "a b"],
+        2,
+    );
+    assert!(wrong.contains("layer"), "{wrong}");
 }

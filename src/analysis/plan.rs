@@ -61,6 +61,22 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// The cost of so many multiplications beside a model's weights, in so many bytes beyond them.
+    pub fn of(model: &Model, multiplications: usize, work: usize) -> Self {
+        // Small products, attention and norms keep the whole at about two thirds of the peak.
+        let seconds = 2.0 * multiplications as f64 / (0.65 * speed());
+        Self { weights: model.weight_bytes() as u64, work: work as u64, seconds }
+    }
+
+    /// This and then that: one after the other, each in its own memory.
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            weights: self.weights.max(next.weights),
+            work: self.work.max(next.work),
+            seconds: self.seconds + next.seconds,
+        }
+    }
+
     pub fn bytes(&self) -> u64 {
         self.weights + self.work
     }
@@ -130,12 +146,7 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
             (3 * pass + edges * c.d_model / 2, kept + backward.max(8 * parts * n * c.d_model))
         }
     };
-    Cost {
-        weights: model.weight_bytes() as u64,
-        work: work as u64,
-        // Small products, attention and norms keep the whole at about two thirds of the peak.
-        seconds: 2.0 * multiplications as f64 / (0.65 * speed()),
-    }
+    Cost::of(model, multiplications, work)
 }
 
 /// Tokens that go through the model together in works over texts.
@@ -168,11 +179,7 @@ pub fn cost_over(model: &Model, tokens: usize, row: usize, what: OverText) -> Co
         }
         OverText::Harvest => (pass, 1 << 28),
     };
-    Cost {
-        weights: model.weight_bytes() as u64,
-        work: (TOGETHER.max(row) * bytes_per_row(c) + kept) as u64,
-        seconds: 2.0 * tokens as f64 * per_token as f64 / (0.65 * speed()),
-    }
+    Cost::of(model, tokens.saturating_mul(per_token), TOGETHER.max(row) * bytes_per_row(c) + kept)
 }
 
 /// The cost of so many steps of a training, each of so many multiplications, in so many bytes.

@@ -252,6 +252,11 @@ impl App {
                 self.show(model::views::graph::VIEW.name);
                 self.state.apply(ModelAction::GraphSet(Some(path.display().to_string())), self.now);
             }
+            Message::Captured(path) => {
+                self.show(features::views::training::VIEW.name);
+                let action = FeatureAction::Capture(path.display().to_string());
+                self.state.apply(Action::Feature(action), self.now);
+            }
             Message::Dictionary(path) => {
                 self.enter(Workspace::Features);
                 let action = FeatureAction::Open(path.display().to_string());

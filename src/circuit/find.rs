@@ -126,6 +126,11 @@ const GROUPS: usize = 8;
 /// Loss of faithfulness beyond the sum of its removals that a group is let pass with.
 const SLACK: f32 = 0.002;
 
+/// Removals that [`refine`] measures on a prompt to find `n` of `all` edges.
+pub fn removals(n: usize, all: usize) -> usize {
+    expected_removals(BEGIN.saturating_mul(n).min(all), n) as usize
+}
+
 /// Edges that a round removes.
 fn round(size: usize, n: usize) -> usize {
     ((size - n) / SHARE).max(SHARE).min(size - n)

@@ -16,12 +16,14 @@ use super::Edges;
 use super::acdc::acdc;
 use super::draft::Draft;
 use super::eap::{EdgeScores, Path};
-use super::find::{Runs, Step, edges_above, refine, top_edges};
+use super::find::{Runs, Step, edges_above, refine, removals, top_edges};
 use super::trial::{AnsweredPair, Scale, mean_scores, trials};
-use super::wiring::Edge;
+use super::wiring::{Edge, Wiring};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::patching::Ablation;
+use crate::analysis::plan::{Cost, Planned, cost};
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -47,6 +49,32 @@ impl Search {
             Self::Acdc { .. } => MetricKind::Kl,
             Self::Scores { .. } | Self::Above { .. } => MetricKind::LogitDifference,
         }
+    }
+}
+
+/// Removals of an edge that take as long as a pass over the prompt: they reach only what is left of the circuit above it.
+const REMOVALS_A_PASS: usize = 30;
+
+impl Search {
+    /// What a search takes on `pairs` pairs of prompts of up to `n` tokens, at most. `known` says that edges have their
+    /// scores. Removals are guessed from what they took on SmolLM2.
+    pub fn cost(self, model: &Model, n: usize, pairs: usize, known: bool) -> Cost {
+        let all = Wiring::new(&model.config).n_edges();
+        let (path, removals) = match self {
+            Self::Scores { path, edges, rescore } => {
+                (Some(path), if rescore { removals(edges.min(all), all) } else { 0 })
+            }
+            Self::Above { path, .. } => (Some(path), 0),
+            Self::Acdc { .. } => (None, all),
+        };
+        let tried = cost(model, n, Planned::Circuits { circuits: 1 + removals / REMOVALS_A_PASS });
+        let scored = path.filter(|_| !known).map(|path| {
+            let steps = if let Path::Integrated(steps) = path { steps } else { 1 };
+            cost(model, n, Planned::Edges { steps })
+        });
+        let one = scored.map_or(tried, |scored| scored.then(tried));
+        // The runs of all pairs are kept.
+        Cost { work: one.work * pairs as u64, seconds: one.seconds * pairs as f64, ..one }
     }
 }
 

@@ -12,12 +12,12 @@ use super::output::document;
 use super::over_set::{self, OverSetArgs};
 use super::patch::PairArgs;
 use super::set_args::SetArgs;
-use super::submit::Work;
+use super::submit::{Work, longest};
 use super::{ModelArgs, emit, emit_json, open_model, progress, table};
 use crate::analysis::metric::MetricKind;
 use crate::analysis::pair::Pair;
 use crate::analysis::patching::Ablation;
-use crate::analysis::plan::Planned;
+use crate::analysis::plan::{Cost, Planned};
 use crate::circuit::Wiring;
 use crate::circuit::eap::{EdgeScores, Path as Along, STEPS};
 use crate::circuit::file::{CircuitFile, MEASURED, PromptPair};
@@ -122,9 +122,10 @@ struct FindArgs {
 }
 
 impl Arguments {
-    /// What the evaluation over a prompt set goes over.
+    /// What a search costs, or the evaluation over a prompt set.
     pub fn work(&self) -> Option<Work<'_>> {
         match &self.action {
+            Action::Find(a) => Some(Work::new(&a.model, |model| a.cost(model))),
             Action::Eval(a) if a.over.output.is_some() => {
                 let circuits = if a.scores.is_some() { 2 + SIZES.len() } else { 2 };
                 a.over.work(&a.model, Planned::Circuits { circuits })
@@ -135,6 +136,18 @@ impl Arguments {
 }
 
 impl FindArgs {
+    fn cost(&self, model: &Model) -> Result<Cost> {
+        let search = self.search()?;
+        let (n, pairs) = match self.set.generate(model)? {
+            Some(pairs) => (longest(&pairs), pairs.len()),
+            None => {
+                let [clean, corrupt] = self.pair.ids(model)?;
+                (clean.len().max(corrupt.len()), 1)
+            }
+        };
+        Ok(search.cost(model, n, pairs, self.scores.is_some()))
+    }
+
     fn search(&self) -> Result<Search> {
         let path = if self.method == Method::Eap { Along::Clean } else { Along::Integrated(self.steps) };
         match (self.method, self.edges, self.threshold) {

@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::heads_over::{self, OverArgs};
-use super::submit::{Amount, Work, WorkKind};
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table};
 use crate::analysis::head_scores::{Measure, SCORES, head_scores, repeat_length, repeated_random};
 use crate::analysis::plan::OverText;
@@ -33,13 +33,7 @@ impl Arguments {
     /// What `--over` goes over.
     pub fn work(&self) -> Option<Work<'_>> {
         let p = &self.pages;
-        let amount = Amount::Text { specs: &p.over, limit: p.tokens, row: p.context };
-        (!p.over.is_empty()).then_some(Work {
-            model: &self.model,
-            amount,
-            what: WorkKind::Over(OverText::Heads),
-            training: None,
-        })
+        (!p.over.is_empty()).then(|| Work::over_text(&self.model, &p.over, (p.tokens, p.context), OverText::Heads))
     }
 }
 

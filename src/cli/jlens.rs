@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::{quoted, warn};
-use super::submit::{Amount, Work, WorkKind};
+use super::submit::Work;
 use super::trace::token_or_id;
 use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
 use crate::analysis::logit_lens::logit_lens;
@@ -142,8 +142,7 @@ impl Arguments {
         let specs = a.ids_file.as_slice();
         let specs = if specs.is_empty() { &a.text[..] } else { specs };
         let layers = if a.layers.is_empty() { usize::MAX } else { a.layers.len() };
-        let amount = Amount::Text { specs, limit, row: tokens };
-        Some(Work { model: &a.model, amount, what: WorkKind::Over(OverText::Fit { layers }), training: None })
+        Some(Work::over_text(&a.model, specs, (limit, tokens), OverText::Fit { layers }))
     }
 }
 

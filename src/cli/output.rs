@@ -179,7 +179,12 @@ pub fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
-/// A progress bar on stderr that follows a [`Progress`] until it is dropped. Where stderr is no terminal it draws nothing.
+/// Where it is set and stderr is no terminal, stderr says in lines how far a command is: [`PROGRESS`], the share, the label.
+pub const PROGRESS_LINES: &str = "CIRCUITSCOPE_PROGRESS";
+pub const PROGRESS: &str = "circuitscope: progress: ";
+
+/// A progress bar on stderr that follows a [`Progress`] until it is dropped. Where stderr is no terminal it draws nothing,
+/// or says lines.
 pub struct Bar {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -189,21 +194,41 @@ impl Bar {
     pub fn new(label: &'static str, progress: Progress) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let watched = stop.clone();
-        let thread = std::io::stderr().is_terminal().then(|| {
-            std::thread::spawn(move || {
-                let bar = ProgressBar::new(1000);
-                if let Ok(style) = ProgressStyle::with_template("{msg} {bar:32} {percent}% {eta} left") {
-                    bar.set_style(style);
-                }
-                bar.set_message(label);
-                while !watched.load(Ordering::Relaxed) {
-                    bar.set_position((progress.fraction() * 1000.0) as u64);
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                bar.finish_and_clear();
-            })
-        });
+        let goes_on = move || !watched.load(Ordering::Relaxed);
+        let thread = if std::io::stderr().is_terminal() {
+            Some(std::thread::spawn(move || draw(label, &progress, goes_on)))
+        } else if std::env::var_os(PROGRESS_LINES).is_some() {
+            Some(std::thread::spawn(move || say(label, &progress, goes_on)))
+        } else {
+            None
+        };
         Self { stop, thread }
+    }
+}
+
+fn draw(label: &'static str, progress: &Progress, goes_on: impl Fn() -> bool) {
+    let bar = ProgressBar::new(1000);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:32} {percent}% {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(label);
+    while goes_on() {
+        bar.set_position((progress.fraction() * 1000.0) as u64);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bar.finish_and_clear();
+}
+
+/// Says a line whenever a hundredth more is done, four times a second at most.
+fn say(label: &str, progress: &Progress, goes_on: impl Fn() -> bool) {
+    let (mut said, mut next) = (0.0, Instant::now() + Duration::from_millis(250));
+    while goes_on() {
+        let done = progress.fraction();
+        if Instant::now() >= next && done >= said + 0.01 {
+            note(&format!("{PROGRESS}{done:.2} {label}"));
+            (said, next) = (done, Instant::now() + Duration::from_millis(250));
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::output::document;
 use super::set_args::SetArgs;
-use super::submit::{Amount, Work, WorkKind};
+use super::submit::Work;
 use super::sweep::nested;
 use super::{ModelArgs, Part, ShardArgs, circuit_over, emit, emit_json, progress, table};
 use crate::analysis::plan::Planned;
@@ -36,8 +36,7 @@ pub struct OverSetArgs {
 impl OverSetArgs {
     /// What is gone over, where a set is asked for.
     pub fn work<'a>(&'a self, model: &'a ModelArgs, what: Planned) -> Option<Work<'a>> {
-        let (amount, what) = (Amount::Pairs(&self.set), WorkKind::Pairs(what));
-        self.set.set.is_some().then_some(Work { model, amount, what, training: None })
+        self.set.set.is_some().then(|| Work::over_pairs(model, &self.set, what))
     }
 
     /// True where a set is asked for, not one pair.

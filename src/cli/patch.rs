@@ -55,8 +55,8 @@ pub struct PairArgs {
 }
 
 impl PairArgs {
-    /// Runs both prompts. A prompt that is missing is an error.
-    pub fn runs(&self, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
+    /// The ids of both prompts, clean and corrupted. A prompt that is missing is an error.
+    pub fn ids(&self, model: &Model) -> Result<[Vec<u32>; 2]> {
         let read =
             |text: &Option<String>, chat: &Option<PathBuf>, ids: &Option<Vec<u32>>, name: &str| match (text, chat, ids)
             {
@@ -70,6 +70,12 @@ impl PairArgs {
         // A document's tokens are the clean prompt's, and so are the turns that were remembered last.
         let corrupt = read(&self.corrupt, &self.corrupt_chat, &self.corrupt_ids, "corrupt")?;
         let clean = read(&self.clean, &self.clean_chat, &self.clean_ids, "clean")?;
+        Ok([clean, corrupt])
+    }
+
+    /// Runs both prompts.
+    pub fn runs(&self, model: &Arc<Model>, progress: &Progress) -> Result<Pair> {
+        let [clean, corrupt] = self.ids(model)?;
         let run = |ids| Ok::<_, Error>(Arc::new(Trace::run(model, ids, progress)?));
         Ok(Pair::new(run(clean)?, run(corrupt)?))
     }

@@ -1,5 +1,5 @@
-//! `plan`: says what a command will need before it is run. Sizes and tokens are read, no weight is. What goes over texts or
-//! a prompt set is planned as `submit` plans it.
+//! `plan`: says what a command will need before it is run. Sizes and tokens are read, no weight of the model is. What goes
+//! over texts or a prompt set, searches a circuit or traces features is planned by the command itself.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -23,7 +23,8 @@ pub struct Arguments {
     /// The command that would be run
     #[arg(value_enum, required_unless_present = "work")]
     command: Option<Asked>,
-    /// Work over texts or a prompt set, as it would be run: `plan -- heads --over prose -m text -o heads.arrow`
+    /// Work over texts or a prompt set, a search of a circuit, or a graph on features, as it would be run: `plan -- heads
+    /// --over prose -m text -o heads.arrow`
     #[arg(last = true, value_name = "WORK", conflicts_with = "command")]
     work: Vec<String>,
     /// Where `patch` and `ablate` edit
@@ -80,7 +81,7 @@ impl Arguments {
     }
 }
 
-/// Plans a work over texts or a prompt set.
+/// Plans a work as it would be run.
 fn execute_work(words: &[String], json: bool) -> Result<()> {
     let (model, cost, training) = plan_of(words)?;
     let (free, bytes) = (available(), cost.bytes().max(training.as_ref().map_or(0, Cost::bytes)));

@@ -2,6 +2,7 @@
 //! what they add to the answer.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -14,7 +15,10 @@ use crate::engine::{Freeze, SiteKind, Trace};
 use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::encode::Sparse;
+use crate::features::dictionary::place::Place;
+use crate::features::train::elsewhere::Captured;
 use crate::features::train::maths::dot;
+use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -39,37 +43,83 @@ impl Order {
 
 crate::identity!(FeatureActivations, FeatureAttribution);
 
-/// Features over a run's tokens.
+/// Positions of captured activations that are read.
+const POSITIONS: usize = 2048;
+
+/// What features are read from.
+#[derive(Clone, PartialEq)]
+pub enum ReadFrom {
+    Run(Arc<Trace>),
+    /// Activations that another program captured in a file, as this model's.
+    Captured(Arc<Model>, PathBuf),
+}
+
+impl ReadFrom {
+    pub fn trace(&self) -> Option<&Arc<Trace>> {
+        match self {
+            Self::Run(trace) => Some(trace),
+            Self::Captured(..) => None,
+        }
+    }
+
+    /// What the dictionary reads at each position, [pos, d_in], and what it is to give, [pos, d_out]: nothing where a file
+    /// lacks that.
+    fn rows(&self, dictionary: &Dictionary) -> Result<(Tensor, Option<Tensor>)> {
+        match self {
+            Self::Run(trace) => {
+                let (input, output) = dictionary.check(&trace.model.config)?;
+                let rows = |p: Place| p.rows(&trace.model, &trace.value(p.site)?);
+                Ok((rows(input)?, Some(rows(output)?)))
+            }
+            Self::Captured(model, path) => {
+                let file = Captured::open(path)?.of(model)?;
+                let (input, output) = dictionary.check(&model.config)?;
+                let table = file.only(Some(input))?;
+                let n = table.rows().min(POSITIONS);
+                let x = table.tensor(0, n)?;
+                let y = if output == input {
+                    Some(x.clone())
+                } else if file.places().contains(&output) {
+                    Some(file.table(output, false)?.tensor(0, n)?)
+                } else {
+                    None
+                };
+                Ok((x, y))
+            }
+        }
+    }
+}
+
+/// Features over the tokens of a run, or the positions of captured activations.
 pub struct FeatureActivations {
     pub dictionary: Arc<Dictionary>,
-    pub trace: Arc<Trace>,
+    pub from: ReadFrom,
     pub acts: Sparse,
     /// Share of the variance that is reconstructed at each position, 1 − ‖y − ŷ‖²/‖y − ȳ‖²; nothing for a layer of a
-    /// cross-layer transcoder.
+    /// cross-layer transcoder, nor where a file does not hold it.
     pub explained: Vec<f32>,
 }
 
-/// Encodes what the run holds at the dictionary's place.
+/// Encodes what a run or a file holds at the dictionary's place.
 ///
 /// # Errors
-/// A dictionary that does not fit the run's model.
+/// A dictionary that does not fit the model, or a file that lacks its place.
 pub fn feature_activations(
     dictionary: Arc<Dictionary>,
-    trace: Arc<Trace>,
+    from: ReadFrom,
     progress: &Progress,
 ) -> Result<FeatureActivations> {
-    let model = &trace.model;
-    let (input, output) = dictionary.check(&model.config)?;
-    let x = input.rows(model, &trace.value(input.site)?)?;
+    let (x, y) = from.rows(&dictionary)?;
     let (acts, recon) = dictionary.replacement(&x, progress)?;
-    let y: Vec<Vec<f32>> = output.rows(model, &trace.value(output.site)?)?.to_vec2()?;
+    let Some(y) = y else { return Ok(FeatureActivations { dictionary, from, acts, explained: Vec::new() }) };
+    let y: Vec<Vec<f32>> = y.to_vec2()?;
     let recon: Vec<Vec<f32>> = recon.to_vec2()?;
     let d = dictionary.d_out;
     let mut mean = vec![0f32; d];
     // The first position is an outlier in many models and would move the mean.
-    let from = usize::from(y.len() > 1);
-    for row in &y[from..] {
-        mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / (y.len() - from) as f32);
+    let first = usize::from(y.len() > 1);
+    for row in &y[first..] {
+        mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / (y.len() - first) as f32);
     }
     let square = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
     // Of a cross-layer transcoder's layer it says nothing: features of earlier layers write here as well.
@@ -78,14 +128,14 @@ pub fn feature_activations(
     } else {
         y.iter().zip(&recon).map(|(y, r)| 1.0 - square(y, r) / square(y, &mean).max(f32::MIN_POSITIVE)).collect()
     };
-    Ok(FeatureActivations { dictionary, trace, acts, explained })
+    Ok(FeatureActivations { dictionary, from, acts, explained })
 }
 
-/// Asks for a dictionary's activations over a run.
+/// Asks for a dictionary's activations over a run or a file.
 #[derive(Clone, PartialEq)]
 pub struct FeatureActivationsOf {
     pub dictionary: Arc<Dictionary>,
-    pub trace: Arc<Trace>,
+    pub from: ReadFrom,
 }
 
 impl Question for FeatureActivationsOf {
@@ -94,7 +144,7 @@ impl Question for FeatureActivationsOf {
     const LABEL: &'static str = "reading features";
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeatureActivations)) -> Result<FeatureActivations> {
-        feature_activations(self.dictionary.clone(), self.trace.clone(), progress)
+        feature_activations(self.dictionary.clone(), self.from.clone(), progress)
     }
 }
 
@@ -129,6 +179,11 @@ impl Question for FeatureAttributionOf {
 }
 
 impl FeatureActivations {
+    /// A position's token; of captured activations nobody knows it, and its number stands for it.
+    pub fn token(&self, pos: usize) -> String {
+        self.from.trace().map_or_else(|| pos.to_string(), |trace| trace.token_text(pos))
+    }
+
     /// What each feature adds to the answer's logit (difference) at the last position, to first order and along all
     /// paths: activation · (decoder row · gradient) at each position, attention and norms included [as in attribution
     /// patching, Nanda 2023; Marks et al. 2024]. The features and positions are those of `acts`.
@@ -137,7 +192,12 @@ impl FeatureActivations {
     /// An edited run, a place whose value has no gradient, a prompt whose backward pass would not fit in memory, or
     /// [`Error::Cancelled`].
     pub fn attribution(&self, answer: u32, wrong: Option<u32>, progress: &Progress) -> Result<Sparse> {
-        let (model, d) = (&self.trace.model, &self.dictionary);
+        let trace = self.from.trace().ok_or_else(|| {
+            Error::request(
+                "captured activations lead to no answer; read the prompt, or order features by what is largest",
+            )
+        })?;
+        let (model, d) = (&trace.model, &self.dictionary);
         let places = d.written_places()?;
         if let Some(place) = places.iter().find(|p| p.mlp_input) {
             return Err(Error::request(format!(
@@ -151,11 +211,11 @@ impl FeatureActivations {
             None => column(answer)?,
         };
         let kinds: Vec<SiteKind> = places.iter().take(1).map(|p| p.site.kind).collect();
-        let last = self.trace.len() - 1;
+        let last = trace.len() - 1;
         let metric = |row: &Tensor| Ok(row.reshape((1, reads.dim(0)?))?.matmul(&reads)?);
-        let found = gradients(&self.trace, &kinds, Freeze::default(), last, metric, progress)?;
+        let found = gradients(trace, &kinds, Freeze::default(), last, metric, progress)?;
         let input = d.input.map_or(places[0], |p| p);
-        let scales = d.output_scales(&input.rows(model, &self.trace.value(input.site)?)?)?;
+        let scales = d.output_scales(&input.rows(model, &trace.value(input.site)?)?)?;
         let at = places.iter().map(|p| Ok(p.rows(model, found.get(p.site)?)?.to_vec2()?));
         let gradients: Vec<Vec<Vec<f32>>> = at.collect::<Result<_>>()?;
         let norms = if d.rescale { Some(d.decoder_norms()?) } else { None };

@@ -122,7 +122,7 @@ impl Plan<'_> {
         let batches = self.rows.batches(PASS);
         let mut index = HeadIndex::new(self.about(batches.len())?);
         let lengths = ValueLengths::of(self.model)?;
-        for batch in &batches {
+        for batch in &batches[share(self.shard, batches.len())] {
             self.enter(&mut index, batch, &lengths, progress)?;
         }
         Ok(index)

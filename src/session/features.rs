@@ -43,6 +43,8 @@ pub struct FeaturesDesk {
     /// Sites that were named for dictionaries whose files do not say.
     pub sites: BTreeMap<String, Sites>,
     pub order: Order,
+    /// A file of captured activations, and whether features are read from it in the prompt's place.
+    pub captured: Option<(String, bool)>,
     pub chosen: Option<Chosen>,
     /// Directions in the monitor.
     pub watched: Vec<Watch>,
@@ -64,6 +66,7 @@ impl Default for FeaturesDesk {
             dictionary: String::new(),
             sites: BTreeMap::new(),
             order: Order::default(),
+            captured: None,
             chosen: None,
             watched: Vec::new(),
             read: String::new(),

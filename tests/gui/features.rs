@@ -1,13 +1,15 @@
 //! Dictionaries, directions, scans, labels, training.
 
-use crate::window::{PROMPT, dictionary, document, feature, features, settle, window};
+use crate::window::{PROMPT, dictionary, document, drop_on, feature, features, settle, window};
+use candle_core::{DType, Device, Tensor};
 use circuitscope::app::App;
 use circuitscope::app::action::Action;
 use circuitscope::app::features::{Chosen, FeatureAction, Scanned};
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::shell::layout::Layout;
 use circuitscope::app::view::Workspace;
-use circuitscope::engine::{RunSide, SiteKind};
+use circuitscope::engine::{Capture, RunSide, SiteKind};
+use circuitscope::features::Place;
 use circuitscope::features::dictionary::formats::saelens;
 use circuitscope::features::direction::Method;
 use circuitscope::features::direction::concept::Pool;
@@ -15,6 +17,7 @@ use circuitscope::features::direction::search::{DirectionSearch, Examples};
 use circuitscope::features::feature_activations::Order;
 use circuitscope::features::labels::{Label, Labels, Unit, of_model};
 use circuitscope::features::scan::index_file;
+use circuitscope::model::safetensors_file::pack;
 use circuitscope::progress::Progress;
 use circuitscope::session::Desk;
 use circuitscope::session::desk::Pinned;
@@ -382,6 +385,68 @@ fn a_dictionary_that_was_changed_is_said_to_be() {
     other.b_enc[0] += 1.0;
     saelens::save(&other, &path, &serde_json::json!({})).unwrap();
     assert_eq!(reopen(), (true, 0, None));
+}
+
+/// Activations of other programs that are dropped on the window take the text's place in a training.
+#[test]
+fn captured_activations_are_trained_on_in_the_window() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("captured.safetensors");
+    let path = file.to_str().unwrap();
+    let mut h = window(document(PROMPT));
+    let model = h.state().state.model.clone().unwrap();
+    let ids = model.encode(&PROMPT.repeat(4), false).unwrap();
+    let sites = ["blocks.1.hook_resid_post", "blocks.1.attn.hook_z", "blocks.0.attn.hook_pattern"];
+    let mut capture = Capture::globs(&model.config, &sites.map(str::to_owned)).unwrap();
+    model.network().forward(&[&ids], &mut capture, &Progress::new()).unwrap();
+    let tensors: Vec<(String, Tensor)> =
+        capture.values.iter().map(|(s, t)| (s.to_string(), t.squeeze(0).unwrap().contiguous().unwrap())).collect();
+    let packed = pack(tensors.iter().map(|(n, t)| (n.as_str(), t)), &[("generator", "elsewhere".to_owned())]).unwrap();
+    std::fs::write(&file, packed).unwrap();
+    let s = &mut h.state_mut().state.features;
+    (s.folders.keeps, s.folders.shelf) = (true, place.path().join("shelf"));
+    drop_on(&mut h, &file);
+    h.run();
+    assert!(h.query_all_by_label_contains("on captured activations").next().is_some());
+    let s = &h.state().state.features;
+    assert_eq!(s.desk.recipe.text, [path.to_owned()]);
+    // The sites of the file that have a vector at each position, and no field of tokens.
+    assert!(h.query_by_label("tokens").is_none());
+    let mut ask = s.desk.recipe.clone();
+    ask.site = Place::parse("blocks.1.hook_resid_post").unwrap();
+    (ask.settings.features, ask.settings.k, ask.settings.steps, ask.settings.batch) = (32, 4, 20, 32);
+    feature(&mut h, FeatureAction::Train(Box::new(ask.clone()), false));
+    let s = &h.state().state.features;
+    assert_eq!(s.training.error(), None);
+    let trained = s.training.value().unwrap();
+    assert!(trained.curve.last().unwrap().step == 20 && trained.trained.as_ref().unwrap().quality.is_none());
+    let d = s.dictionary().unwrap();
+    assert_eq!((d.d_sae, d.input), (32, Some(ask.site)));
+    assert_eq!(d.model_name.as_deref(), Some("induction"));
+    // Its features are read from the file, and by a click from the prompt.
+    h.state_mut().show("features");
+    settle(&mut h);
+    let read = |h: &Harness<'static, App>| h.state().state.features.activations.value().unwrap().clone();
+    assert_eq!((read(&h).acts.rows(), read(&h).token(3)), (ids.len(), "3".to_owned()));
+    assert!(!read(&h).explained.is_empty() && h.state().state.features.heat.value().is_some());
+    feature(&mut h, FeatureAction::Order(Order::Answer));
+    let said = h.state().state.features.attribution.error().unwrap().to_owned();
+    assert!(said.contains("lead to no answer"), "{said}");
+    feature(&mut h, FeatureAction::Order(Order::Max));
+    feature(&mut h, FeatureAction::ReadCaptured(false));
+    assert_eq!(read(&h).acts.rows(), h.state().state.run().unwrap().trace.len());
+    // What the file lacks, and vectors of another width, are refused by name.
+    ask.site = Place::parse("blocks.0.hook_resid_post").unwrap();
+    feature(&mut h, FeatureAction::Train(Box::new(ask.clone()), false));
+    let said = h.state().state.features.training.error().unwrap().to_owned();
+    assert!(said.contains("holds nothing at blocks.0.hook_resid_post"), "{said}");
+    let narrow = Tensor::zeros((40, 5), DType::F32, &Device::Cpu).unwrap();
+    let packed = pack([("blocks.0.hook_resid_post", &narrow)], &[]).unwrap();
+    std::fs::write(&file, packed).unwrap();
+    ask.settings.steps = 21;
+    feature(&mut h, FeatureAction::Train(Box::new(ask), false));
+    let said = h.state().state.features.training.error().unwrap().to_owned();
+    assert!(said.contains("vectors of 5 numbers at blocks.0.hook_resid_post"), "{said}");
 }
 
 /// A training is started from the window, stops when it is told to, and a finished one is opened.

@@ -1,7 +1,7 @@
 //! Opening, typing, keys, commands, cancelling.
 
 use crate::common::fixture;
-use crate::window::{PROMPT, document, settle, until, window};
+use crate::window::{PROMPT, document, drop_on, settle, until, window};
 use circuitscope::app::App;
 use circuitscope::app::action::{Action, Command};
 use circuitscope::app::model::ModelAction;
@@ -133,26 +133,12 @@ fn a_good_file_replaces_the_model() {
 
 #[test]
 fn dropping_a_folder_opens_it() {
-    #[derive(Debug)]
-    struct Dropped(std::path::PathBuf);
-    impl egui::DroppedFile for Dropped {
-        fn path(&self) -> &Path {
-            &self.0
-        }
-        fn bytes(&self) -> Result<Vec<u8>, String> {
-            Err("a folder".to_owned())
-        }
-    }
     let mut h = window(document(PROMPT));
-    h.input_mut().dropped_files.push(Arc::new(Dropped(fixture("families/llama"))));
-    h.step();
-    settle(&mut h);
+    drop_on(&mut h, &fixture("families/llama"));
     assert_eq!(h.state().state.model.as_ref().unwrap().config.family, "llama");
     // A dictionary's folder is told from a model's.
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/text-features");
-    h.input_mut().dropped_files.push(Arc::new(Dropped(shipped.clone())));
-    h.step();
-    settle(&mut h);
+    drop_on(&mut h, &shipped);
     assert_eq!(h.state().state.features.dictionary().unwrap().path, shipped);
     assert_eq!(h.state().layout.workspace, Workspace::Features);
 }

@@ -14,7 +14,7 @@ use circuitscope::features::dictionary::{Activation, Dictionary, Normalisation};
 use circuitscope::features::direction::Method;
 use circuitscope::features::direction::concept::Pool;
 use circuitscope::features::direction::search::{DirectionSearch, Examples};
-use circuitscope::features::feature_activations::feature_activations;
+use circuitscope::features::feature_activations::{ReadFrom, feature_activations};
 use circuitscope::features::page::Groups;
 use circuitscope::features::polysemantic::{Ranking, RankingOf};
 use circuitscope::features::scan::Subject;
@@ -36,6 +36,7 @@ use circuitscope::training::run::Probe;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,25 @@ pub fn window(desk: Desk) -> Harness<'static, App> {
         .build_eframe(move |cc| App::new(&cc.egui_ctx, desk.into(), Vec::new()));
     settle(&mut h);
     h
+}
+
+#[derive(Debug)]
+struct Dropped(PathBuf);
+
+impl egui::DroppedFile for Dropped {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+    fn bytes(&self) -> Result<Vec<u8>, String> {
+        Err("what is dropped is opened by its path".to_owned())
+    }
+}
+
+/// Drops a file or folder on the window, and waits for what comes of it.
+pub fn drop_on(h: &mut Harness<'static, App>, path: &Path) {
+    h.input_mut().dropped_files.push(Arc::new(Dropped(path.to_owned())));
+    h.step();
+    settle(h);
 }
 
 /// Waits for all results and draws them, those too that views ask for when they are drawn.
@@ -232,7 +252,7 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
         let state = &h.state().state;
         (state.features.dictionary().unwrap().clone(), state.run().unwrap().trace.clone())
     };
-    let read = feature_activations(opened, trace, &Progress::new()).unwrap();
+    let read = feature_activations(opened, ReadFrom::Run(trace), &Progress::new()).unwrap();
     let active = read.leading(Default::default(), None, 1).0[0];
     feature(h, FeatureAction::Choose(Chosen::Feature(active)));
     feature(h, FeatureAction::Keep(active));
@@ -333,7 +353,7 @@ pub fn transformer(h: &mut Harness<'static, App>) {
 }
 
 /// Types where to save, in the dialog that asks, and saves there.
-pub fn save_to(h: &mut Harness<'static, App>, path: &std::path::Path) {
+pub fn save_to(h: &mut Harness<'static, App>, path: &Path) {
     h.get_by_label("Path to save to").focus();
     h.run();
     h.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::A);

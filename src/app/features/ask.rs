@@ -11,7 +11,7 @@ use crate::app::view::{Seen, Workspace};
 use crate::engine::Trace;
 use crate::features::Dictionary;
 use crate::features::dictionary::store::DictionaryOf;
-use crate::features::feature_activations::{FeatureActivationsOf, FeatureAttributionOf, Order};
+use crate::features::feature_activations::{FeatureActivationsOf, FeatureAttributionOf, Order, ReadFrom};
 use crate::features::heat::FeatureHeatOf;
 use crate::features::labels::LabelsOf;
 use crate::features::monitor::{Follow, MonitorOf};
@@ -143,13 +143,17 @@ impl FeaturesState {
     /// Asks what the dictionary says of the run that is shown.
     fn ask_prompt(&mut self, pool: &Pool, seen: &Seen, shown: &Shown, trace: Option<&Arc<Trace>>) {
         let drawn = seen.has(&heatmap::VIEW);
-        let question = self.dictionary().cloned().zip(trace.cloned());
-        let Some((dictionary, trace)) = question else {
+        let captured = self.desk.captured.as_ref().filter(|c| c.1).map(|c| PathBuf::from(&c.0));
+        let from = match (captured, &shown.model) {
+            (Some(path), Some(model)) => Some(ReadFrom::Captured(model.clone(), path)),
+            _ => trace.cloned().map(ReadFrom::Run),
+        };
+        let Some((dictionary, from)) = self.dictionary().cloned().zip(from) else {
             self.activations.forget();
             self.attribution.forget();
             return self.heat.forget();
         };
-        let question = FeatureActivationsOf { dictionary, trace };
+        let question = FeatureActivationsOf { dictionary, from };
         self.activations.ask(pool, Some(question), drawn || seen.has(&map::VIEW) || shown.decoder);
         let activations = self.activations.fresh().map(|a| a.value.clone());
         let order = self.desk.order.at(shown.asked.pos);

@@ -105,6 +105,10 @@ pub enum FeatureAction {
     Train(Box<Recipe>, bool),
     /// Trains a transcoder for each layer.
     TrainSet(Box<Recipe>),
+    /// Captured activations take the place of the text that is trained on, and features can be read from them.
+    Capture(String),
+    /// Features are read from the captured activations, or from the prompt.
+    ReadCaptured(bool),
     StopTraining,
     /// Takes away the activations that trainings kept.
     ForgetActivations,

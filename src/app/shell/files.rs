@@ -13,9 +13,8 @@ use crate::app::action::Load;
 use crate::circuit::draft::Draft;
 use crate::circuit::file::{CircuitFile, FORMAT};
 use crate::engine::EditStack;
-use crate::error::{Error, Result, one_line};
+use crate::error::{Error, Result};
 use crate::features::dictionary::formats;
-use crate::features::dictionary::place::Place;
 use crate::features::train::elsewhere;
 use crate::files::{self, LARGE, write_atomic};
 use crate::graph::layout::{Cut, Shown};
@@ -45,6 +44,8 @@ pub enum Message {
     Stack(PathBuf, EditStack),
     Graph(PathBuf),
     Dictionary(PathBuf),
+    /// Activations that another program captured.
+    Captured(PathBuf),
     Lens(PathBuf, Kind),
     /// The pages of heads over a text.
     HeadPages(PathBuf),
@@ -223,25 +224,14 @@ pub fn read_dropped(path: &Path) -> Message {
         Message::Set(path.to_owned())
     } else if formats::is_dropped(path) {
         Message::Dictionary(path.to_owned())
-    } else if let Some(places) = elsewhere::dropped(path) {
-        Message::Say(Level::Info, captured(path, &places))
+    } else if elsewhere::dropped(path).is_some() {
+        Message::Captured(path.to_owned())
     } else if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pt")) {
         // Weights of models are no `.pt` here: why it is no lens either is said where lenses are.
         Message::Lens(path.to_owned(), Kind::Jacobian)
     } else {
         Message::Open(path.to_owned())
     }
-}
-
-/// What can be done with captured activations, which the window has no view of.
-fn captured(path: &Path, places: &[Place]) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let first = places.first().map_or_else(String::new, ToString::to_string);
-    let more = if places.len() > 1 { format!(" and {} other sites", places.len() - 1) } else { String::new() };
-    one_line(&format!(
-        "{name} holds activations at {first}{more}, not a model; on the command line `features train --activations` trains a \
-         dictionary on them and `features encode --activations` encodes them"
-    ))
 }
 
 /// A JSON file: a graph, a circuit, a direction, or a stack of edits.
@@ -312,15 +302,11 @@ mod tests {
     #[test]
     fn captured_activations_are_no_model() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/activations");
-        for (name, site) in
-            [("transformer-lens.safetensors", "blocks.0.attn.hook_z"), ("sae-lens", "blocks.1.hook_mlp_out")]
-        {
-            match read_dropped(&folder.join(name)) {
-                Message::Say(Level::Info, says) => {
-                    assert!(says.contains(site) && says.contains("features train --activations"), "{says}");
-                }
-                _ => panic!("{name} is taken for something else"),
-            }
+        for name in ["transformer-lens.safetensors", "sae-lens"] {
+            assert!(
+                matches!(read_dropped(&folder.join(name)), Message::Captured(_)),
+                "{name} is taken for something else"
+            );
         }
     }
 }

@@ -15,9 +15,12 @@ use crate::heads::scan::Plan;
 use crate::lenses::fit::{SKIP, TOKENS, batch};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::shard::share;
 
-/// Rows of text that heads are timed on, and their tokens.
-const HEADS: (usize, usize) = (48, 64);
+/// Rows of text that heads are timed on, and their tokens. A share of the rows is timed, in which as many are taken apart as in
+/// every other.
+const HEADS: (usize, usize) = (4096, 64);
+const SHARE: (usize, usize) = (0, 43);
 
 pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let c = &model.config;
@@ -42,13 +45,15 @@ pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         std::hint::black_box(g);
         Ok(())
     })?;
-    let batches = c.d_model.div_ceil(count) as f64;
+    let turns = c.d_model.div_ceil(count) as f64;
     let text = prompt(model, HEADS.0 * HEADS.1);
     let text = Rows::new(text.chunks_exact(HEADS.1).zip(0..));
-    let plan = Plan { model, rows: &text, texts: Vec::new(), context: HEADS.1, limit: None, shard: (0, 1) };
+    let plan = Plan { model, rows: &text, texts: Vec::new(), context: HEADS.1, limit: None, shard: SHARE };
+    let batches = text.batches(PASS);
+    let batches = &batches[share(SHARE, batches.len())];
     let plain = || {
-        for batch in text.batches(PASS) {
-            run_to(model, &text.some(&batch)?.rows(), c.n_layers - 1, &mut NoHooks, &progress)?;
+        for batch in batches {
+            run_to(model, &text.some(batch)?.rows(), c.n_layers - 1, &mut NoHooks, &progress)?;
         }
         Ok(())
     };
@@ -59,8 +64,8 @@ pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     }
     Ok(json!({
         "jacobian": {"tokens": tokens, "rows": rows, "cotangents": count, "batch_seconds": batch_seconds,
-            "gemm_seconds": gemm, "ratio": ratio, "prompt_seconds": batches * batch_seconds},
-        "heads": {"rows": HEADS.0, "tokens": HEADS.1, "plain_seconds": plain, "seconds": scan, "ratio": heads},
+            "gemm_seconds": gemm, "ratio": ratio, "prompt_seconds": turns * batch_seconds},
+        "heads": {"rows": batches.iter().map(Vec::len).sum::<usize>(), "of": HEADS.0, "tokens": HEADS.1, "plain_seconds": plain, "seconds": scan, "ratio": heads},
     }))
 }
 
@@ -68,11 +73,12 @@ pub(super) fn lines(doc: &Value) -> String {
     let (j, h) = (&doc["jacobian"], &doc["heads"]);
     let f = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
     format!(
-        "Jacobian lens: {:.2} × its products alone; a prompt of {} tokens takes {:.1} s\nheads over {} rows of {} tokens: {:.2} × the plain passes",
+        "Jacobian lens: {:.2} × its products alone; a prompt of {} tokens takes {:.1} s\nheads over {} of {} rows of {} tokens: {:.2} × the plain passes",
         f(&j["ratio"]),
         j["tokens"],
         f(&j["prompt_seconds"]),
         h["rows"],
+        h["of"],
         h["tokens"],
         f(&h["ratio"])
     )

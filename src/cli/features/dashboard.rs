@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{TextArgs, shown};
 use crate::analysis::plan::OverText;
-use crate::cli::submit::{Work, WorkKind, dictionary_bytes};
+use crate::cli::submit::{Work, dictionary_bytes};
 use crate::cli::{Job, ModelArgs, ShardArgs};
 use crate::error::{Error, Result};
 use crate::features::Place;
@@ -54,8 +54,7 @@ impl Arguments {
         let bytes: usize = self.dictionary.iter().map(|d| dictionary_bytes(d)).sum();
         // A feature has a row of each matrix, of a thousand numbers or so.
         let features = bytes / (8 << 10) + 4096 * (self.neurons.len() + self.direction.len());
-        let what = WorkKind::Over(OverText::Scan { features, bytes });
-        Work { model: &self.model, amount: self.text.amount(), what, training: None }
+        self.text.work(&self.model, OverText::Scan { features, bytes })
     }
 }
 

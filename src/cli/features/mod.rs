@@ -5,8 +5,10 @@ use std::path::Path;
 
 use clap::Args;
 
+use crate::analysis::plan::OverText;
+use crate::cli::ModelArgs;
 use crate::cli::output::warn;
-use crate::cli::submit::{Amount, Work};
+use crate::cli::submit::Work;
 use crate::error::Result;
 use crate::features::rows::Cut;
 use crate::features::{Dictionary, DictionarySet, Place, trust};
@@ -113,9 +115,9 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// How much it is, for a plan.
-    pub fn amount(&self) -> Amount<'_> {
-        Amount::Text { specs: &self.text, limit: self.tokens, row: self.context }
+    /// What goes over it, for a plan.
+    pub fn work<'a>(&'a self, model: &'a ModelArgs, what: OverText) -> Work<'a> {
+        Work::over_text(model, &self.text, (self.tokens, self.context), what)
     }
 
     /// Returns how the text is cut into rows: with the beginning-of-sequence token where `--bos` or the dictionary asks for

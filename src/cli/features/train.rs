@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{TextArgs, encode::about, gigabytes, shown};
 use crate::analysis::plan::OverText;
-use crate::cli::submit::{Training, Work, WorkKind};
+use crate::cli::submit::{Training, Work};
 use crate::cli::{Job, ModelArgs, Part, emit, emit_json, note, progress, warn};
 use crate::error::{Error, Result};
 use crate::features::Place;
@@ -132,8 +132,7 @@ impl Arguments {
             batch: self.batch,
             held: (self.memory.max(0.0) * 1e9) as usize,
         };
-        let what = WorkKind::Over(OverText::Harvest);
-        Some(Work { model: &self.model, amount: self.text.amount(), what, training: Some(training) })
+        Some(self.text.work(&self.model, OverText::Harvest).then(training))
     }
 }
 

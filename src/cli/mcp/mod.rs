@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::progress::Progress;
 
-use self::call::{Terms, call, failure};
+use self::call::{Reporter, Terms, call, failure};
 use self::tools::Tool;
 
 /// What an assistant is told of the whole.
@@ -32,7 +32,8 @@ const INSTRUCTIONS: &str = "circuitscope opens language models and shows how the
 
 /// Offers every subcommand but `bench` as a tool to an assistant that starts this program. The tools' names are the
 /// subcommand's words joined by `_` (features_encode), their arguments the options, their results the documents of
-/// --json. One command runs at a time, in a process of its own; a request that is cancelled or takes too long ends it.
+/// --json. One command runs at a time, in a process of its own; a request that is cancelled or takes too long ends it, and
+/// one with a progress token is told how far it is.
 ///
 /// An assistant's settings name it so: {"mcpServers": {"circuitscope": {"command": "circuitscope", "args": ["mcp"]}}}
 #[derive(clap::Args, Debug)]
@@ -84,9 +85,10 @@ impl ServerHandler for Server {
             Ok(words) => words,
             Err(error) => return Ok(failure(&error).into()),
         };
+        let reporter = Reporter::of(&context);
         let work = async {
             let Ok(turn) = self.turn.clone().acquire_owned().await else { return failure(&Error::Cancelled) };
-            call(&tool.words(), &words, tool.prints_document(), self.terms, turn).await
+            call(&tool.words(), &words, tool.prints_document(), self.terms, turn, reporter).await
         };
         let result = context.ct.run_until_cancelled(work).await;
         Ok(result.unwrap_or_else(|| failure(&Error::Cancelled)).into())

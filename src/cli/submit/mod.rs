@@ -15,6 +15,7 @@ use self::words::Options;
 use super::set_args::SetArgs;
 use super::{Cli, Command, ModelArgs, emit, emit_json};
 use crate::analysis::plan::{Cost, OverText, Planned, cost, cost_over, duration, training_cost};
+use crate::circuit::file::PromptPair;
 use crate::error::{Error, Result};
 use crate::features::text;
 use crate::memory;
@@ -102,13 +103,52 @@ struct Parallel {
     common: Common,
 }
 
-/// What a command that takes `--shard` goes over; each of them says it of itself.
+type Reckoning<'a> = dyn Fn(&Model) -> Result<Cost> + 'a;
+
+/// A work whose cost is known beforehand; each command says it of itself.
 pub struct Work<'a> {
     pub model: &'a ModelArgs,
-    pub amount: Amount<'a>,
-    pub what: WorkKind,
-    /// What is trained on all that the shards have harvested.
-    pub training: Option<Training>,
+    /// What all of it costs with a model, of which no weight has been read.
+    cost: Box<Reckoning<'a>>,
+    training: Option<Training>,
+}
+
+impl<'a> Work<'a> {
+    pub fn new(model: &'a ModelArgs, cost: impl Fn(&Model) -> Result<Cost> + 'a) -> Self {
+        Self { model, cost: Box::new(cost), training: None }
+    }
+
+    /// With what is trained on all that the shards have harvested.
+    pub fn then(self, training: Training) -> Self {
+        Self { training: Some(training), ..self }
+    }
+
+    /// A work over texts, at most `limit` tokens of them, in rows of `row`.
+    pub fn over_text(
+        model: &'a ModelArgs,
+        specs: &'a [String],
+        (limit, row): (Option<usize>, usize),
+        what: OverText,
+    ) -> Self {
+        Self::new(model, move |model| {
+            let tokens = (text::bytes(specs)? / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
+            Ok(cost_over(model, tokens as usize, row, what))
+        })
+    }
+
+    /// A work on every pair of a prompt set, one after the other.
+    pub fn over_pairs(model: &'a ModelArgs, set: &'a SetArgs, what: Planned) -> Self {
+        Self::new(model, move |model| {
+            let pairs = set.generate(model)?.unwrap_or_default();
+            let one = cost(model, longest(&pairs), what);
+            Ok(Cost { seconds: one.seconds * pairs.len() as f64, ..one })
+        })
+    }
+}
+
+/// Tokens of the longest prompt of some pairs.
+pub fn longest(pairs: &[PromptPair]) -> usize {
+    pairs.iter().map(|p| p.clean_ids.len().max(p.corrupt_ids.len())).max().unwrap_or(0)
 }
 
 /// A training of dictionaries, one after the other.
@@ -121,20 +161,6 @@ pub struct Training {
     pub batch: usize,
     /// Bytes of activations that are held in memory.
     pub held: usize,
-}
-
-/// How much a work goes over.
-pub enum Amount<'a> {
-    /// Texts, at most so many tokens of them, in rows.
-    Text { specs: &'a [String], limit: Option<usize>, row: usize },
-    /// Pairs of a prompt set.
-    Pairs(&'a SetArgs),
-}
-
-/// What is done with it.
-pub enum WorkKind {
-    Over(OverText),
-    Pairs(Planned),
 }
 
 /// Bytes of a token, about, in most languages' text.
@@ -229,7 +255,11 @@ fn no_work(leaf: &str) -> Error {
 pub fn plan_of(words: &[String]) -> Result<(Model, Cost, Option<Cost>)> {
     let parsed = parse(words)?;
     let Some(work) = parsed.command.as_ref().and_then(work) else {
-        return Err(no_work(&Options::of(&Cli::command(), words).1));
+        let leaf = Options::of(&Cli::command(), words).1;
+        return Err(Error::request(format!(
+            "`{leaf}` is not planned as it would be run: it does no work over texts or a prompt set, searches no circuit and \
+             traces no features; `plan --help` lists what is planned on one prompt"
+        )));
     };
     let (cost, training) = needed(&work)?;
     Ok((Model::outline(&work.model.spec()?, work.model.weights)?, cost, training))
@@ -342,6 +372,7 @@ fn work(command: &Command) -> Option<Work<'_>> {
         Command::Patch(a) => a.work(),
         Command::Attribute(a) => a.work(),
         Command::Circuit(a) => a.work(),
+        Command::Trace(a) => a.work(),
         _ => None,
     }
 }
@@ -359,19 +390,7 @@ fn needed(work: &Work<'_>) -> Result<(Cost, Option<Cost>)> {
             4 * (5 * weights + 2 * t.batch * t.features) + t.held,
         )
     });
-    let cost = match (&work.amount, &work.what) {
-        (Amount::Text { specs, limit, row }, WorkKind::Over(what)) => {
-            let tokens = (text::bytes(specs)? / BYTES).min(limit.map_or(u64::MAX, |l| l as u64));
-            cost_over(&model, tokens as usize, *row, *what)
-        }
-        (Amount::Pairs(set), WorkKind::Pairs(what)) => {
-            let pairs = set.generate(&model)?.unwrap_or_default();
-            let longest = pairs.iter().map(|p| p.clean_ids.len().max(p.corrupt_ids.len())).max().unwrap_or(0);
-            let one = cost(&model, longest, *what);
-            Cost { seconds: one.seconds * pairs.len() as f64, ..one }
-        }
-        _ => return Err(Error::failed("a work over texts was planned as one over pairs")),
-    };
+    let cost = (work.cost)(&model)?;
     Ok((cost, training.map(|t| Cost { weights: cost.weights, ..t })))
 }
 

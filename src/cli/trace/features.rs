@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{Arguments, links};
+use crate::analysis::plan::Cost;
 use crate::cli::features::check_set;
 use crate::cli::{Job, table, warn};
 use crate::engine::Trace;
@@ -14,8 +15,11 @@ use crate::features::DictionarySet;
 use crate::features::trust::{Checked, means};
 use crate::files::write_atomic;
 use crate::graph::NodeKind;
+use crate::graph::features::cost::cost;
 use crate::graph::features::{FeatureGraph, Settings, Target, first_token_warning, trace_features};
 use crate::graph::prune::prune;
+use crate::model::Model;
+use crate::progress::Progress;
 
 /// The options of a graph on features.
 #[derive(clap::Args, Debug)]
@@ -47,6 +51,20 @@ pub struct FeatureArgs {
     arrays: Option<PathBuf>,
 }
 
+impl FeatureArgs {
+    fn settings(&self) -> Settings {
+        Settings { most: self.max_features, round: self.round, silent: self.silent }
+    }
+
+    /// What tracing the prediction after `n` tokens costs; one layer of the set is read.
+    pub fn cost(&self, model: &Model, spec: &str, n: usize) -> Result<Cost> {
+        let progress = Progress::new();
+        let set = DictionarySet::open(spec, &progress)?;
+        set.check(&model.config)?;
+        cost(model, &set.layer(0, &model.config, &progress)?.0, n, &self.settings())
+    }
+}
+
 pub fn execute(
     args: &Arguments,
     job: &Job,
@@ -67,8 +85,7 @@ pub fn execute(
     let checked = check_set(model, &set, progress)?;
     first_token_warning(model, &ids).iter().for_each(|w| warn(w));
     let trace = Trace::run(model, ids, progress)?;
-    let settings = Settings { most: own.max_features, round: own.round, silent: own.silent };
-    let found = trace_features(&trace, &set, pos, &target, &settings, progress)?;
+    let found = trace_features(&trace, &set, pos, &target, &own.settings(), progress)?;
     let pruning = Instant::now();
     let thresholds = (args.node_threshold, args.edge_threshold);
     let kept = prune(&found.graph, &found.influence, thresholds.0, thresholds.1)?;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
@@ -102,6 +103,18 @@ pub(super) fn token_or_id(model: &Model, text: &str) -> Result<u32> {
         model.network().check(&[id])?;
         Ok(id)
     })
+}
+
+impl Arguments {
+    /// What a graph on features costs.
+    pub fn work(&self) -> Option<Work<'_>> {
+        let spec = self.features.dictionary.as_deref()?;
+        Some(Work::new(&self.model, move |model| {
+            let len = self.prompt.required(model)?.len();
+            let n = self.pos.map_or(len, |pos| (pos + 1).min(len));
+            self.features.cost(model, spec, n)
+        }))
+    }
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {

@@ -25,11 +25,13 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::place::Place;
 use crate::files::{SMALL, read_text, scratch_file, scratch_folder};
 use crate::guard::guarded;
+use crate::model::Model;
+use crate::model::config::ModelConfig;
 use crate::model::dequantize::Stored;
 use crate::model::safetensors_file::{self, Index};
 use crate::model::store::Store;
 use crate::progress::Progress;
-use crate::shard::whole;
+use crate::shard::{hex, whole};
 
 const FORMAT: &str = "a file of activations";
 /// What a Hugging Face dataset on the disk says of its files.
@@ -45,6 +47,8 @@ pub struct Captured {
     /// Whose they are, where that is known, and a hash of its weights.
     pub model: Option<String>,
     pub model_hash: Option<String>,
+    /// The model that they are taken for.
+    config: Option<ModelConfig>,
     held: Held,
 }
 
@@ -69,7 +73,23 @@ impl Captured {
             whole(path, about)?;
         }
         let (model, model_hash) = about.map(|a| (a.model, a.shard.model_hash)).unzip();
-        Ok(Self { path: path.to_owned(), model, model_hash, held: Held::Tensors(index) })
+        Ok(Self { path: path.to_owned(), model, model_hash, config: None, held: Held::Tensors(index) })
+    }
+
+    /// The same as a model's: what does not say whose it is is taken for that model's, as far as its vectors are as wide.
+    ///
+    /// # Errors
+    /// They are another model's.
+    pub fn of(self, model: &Model) -> Result<Self> {
+        let (own, config) = (hex(model.fingerprint()?), &model.config);
+        match (&self.model, &self.model_hash) {
+            (Some(name), Some(hash)) if *hash != own => Err(Error::request(format!(
+                "{} holds activations of {name}, and {} with other weights is open; open that model",
+                self.path.display(),
+                config.name
+            ))),
+            _ => Ok(Self { model: Some(config.name.clone()), config: Some(config.clone()), ..self }),
+        }
     }
 
     fn malformed(&self, what: impl Into<String>) -> Error {
@@ -151,10 +171,19 @@ impl Captured {
                 "{place} has no vector at each position, so that no dictionary reads it; name another site"
             )));
         }
-        match &self.held {
-            Held::Tensors(index) => self.tensor(index, name, place, skip_first),
-            Held::Columns(_, files) => self.column(files, name, skip_first),
+        let table = match &self.held {
+            Held::Tensors(index) => self.tensor(index, name, place, skip_first)?,
+            Held::Columns(_, files) => self.column(files, name, skip_first)?,
+        };
+        let width = self.config.as_ref().map_or(table.width(), |c| place.width(c));
+        if table.width() != width {
+            return Err(Error::request(format!(
+                "{} holds vectors of {} numbers at {place}, where the model has {width}; it is another model's",
+                self.path.display(),
+                table.width()
+            )));
         }
+        Ok(table)
     }
 
     fn tensor(&self, index: &Index, name: &str, place: Place, skip_first: bool) -> Result<Table> {
@@ -254,7 +283,8 @@ fn dataset(folder: &Path) -> Result<Captured> {
         let what = "it has no column of activations [context, d_in]".to_owned();
         return Err(Error::Malformed { path: first.clone(), format: FORMAT, what });
     }
-    Ok(Captured { path: folder.to_owned(), model: None, model_hash: None, held: Held::Columns(columns, files) })
+    let held = Held::Columns(columns, files);
+    Ok(Captured { path: folder.to_owned(), model: None, model_hash: None, config: None, held })
 }
 
 /// What a list holds.

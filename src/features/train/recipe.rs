@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::activations::{Harvest, Keep};
-use super::elsewhere::Captured;
+use super::elsewhere::{self, Captured};
 use super::{Method, Origin, Point, STATE, Settings, Trainer, card};
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats::saelens;
@@ -115,6 +115,19 @@ impl Recipe {
     /// Whether the model can be run on what the dictionary makes: an MLP's input is read only.
     pub(super) fn has_loss(&self) -> bool {
         !self.target.unwrap_or(self.site).mlp_input
+    }
+
+    /// The captured activations that the recipe's text is, in place of words. What does not say whose they are is taken for
+    /// the model's.
+    ///
+    /// # Errors
+    /// They are another model's.
+    pub fn captured(&self, model: &Model) -> Result<Option<Captured>> {
+        let [path] = &self.text[..] else { return Ok(None) };
+        if elsewhere::dropped(Path::new(path)).is_none() {
+            return Ok(None);
+        }
+        Captured::open(Path::new(path))?.of(model).map(Some)
     }
 
     /// Harvests the activations, or takes those that were kept.

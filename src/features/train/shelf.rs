@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Point;
 use super::activations::Keep;
+use super::elsewhere::Captured;
 use super::recipe::{Recipe, Training};
 use super::set::{Layers, Source, train_set};
 use crate::error::{Error, Result};
@@ -58,6 +59,9 @@ impl Question for DictionaryTrainingOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(DictionaryTraining)) -> Result<DictionaryTraining> {
+        if let Some(file) = self.recipe.captured(&self.model)? {
+            return self.run_on(&file, progress, partial);
+        }
         let keep = self.keep.as_deref().map_or(Keep::Not(IN_MEMORY), Keep::Below);
         let mut training = self.recipe.begin(&self.model, keep, progress)?;
         let folder = training_folder(&self.shelf, &mut training)?;
@@ -79,6 +83,37 @@ impl Question for DictionaryTrainingOf {
     }
 }
 
+impl DictionaryTrainingOf {
+    /// Trains on activations that were captured elsewhere.
+    fn run_on(
+        &self,
+        file: &Captured,
+        progress: &Progress,
+        partial: &mut dyn FnMut(DictionaryTraining),
+    ) -> Result<DictionaryTraining> {
+        let (recipe, model) = (&self.recipe, &self.model.config);
+        let name = format!("{}-{}-{}-captured", model.name, recipe.site, recipe.settings.method.name());
+        let folder = place_of(&self.shelf, &name, recipe, is_saved, |_| Ok(()))?;
+        let _claim = Claim::of(&folder)?;
+        let mut so_far = DictionaryTraining::default();
+        let mut looked = Instant::now();
+        recipe.train_on(file, &folder, progress, &mut |point| {
+            so_far.curve.push(point);
+            if looked.elapsed() >= LOOK_EVERY {
+                partial(so_far.clone());
+                looked = Instant::now();
+            }
+        })?;
+        so_far.trained = Some(TrainedDictionary { folder, quality: None });
+        Ok(so_far)
+    }
+}
+
+/// Whether a folder holds a finished dictionary.
+fn is_saved(folder: &Path) -> bool {
+    folder.join(saelens::CONFIG).is_file()
+}
+
 /// What a training's folder says was asked for.
 const ASKED: &str = "asked.json";
 
@@ -93,8 +128,7 @@ pub fn training_folder(shelf: &Path, training: &mut Training) -> Result<PathBuf>
     let target = ask.target.as_ref().map_or(String::new(), |t| format!("-to-{t}"));
     let model = trainer.origin.model_name.clone().unwrap_or_default();
     let name = format!("{model}-{}{target}-{}", ask.site, ask.settings.method.name());
-    let saved = |folder: &Path| folder.join(saelens::CONFIG).is_file();
-    place_of(shelf, &name, &ask, saved, |folder| trainer.resume(folder).map(|_| ()))
+    place_of(shelf, &name, &ask, is_saved, |folder| trainer.resume(folder).map(|_| ()))
 }
 
 /// The folder below `shelf` of what was asked for in the same words, is not finished, and goes on; else a new one.
@@ -169,7 +203,12 @@ impl Question for SetTrainingOf {
         let mut so_far = SetTraining { layers: model.config.n_layers, ..SetTraining::default() };
         partial(so_far.clone());
         let mut looked = Instant::now();
-        train_set(&Source::Text(model, IN_MEMORY), recipe, Layers::All, &folder, progress, &mut |layer, point| {
+        let file = recipe.captured(model)?;
+        let source = match &file {
+            Some(file) => Source::File(file, &model.config.name),
+            None => Source::Text(model, IN_MEMORY),
+        };
+        train_set(&source, recipe, Layers::All, &folder, progress, &mut |layer, point| {
             match so_far.curves.last_mut().filter(|(l, _)| *l == layer) {
                 Some((_, curve)) => curve.push(point),
                 None => so_far.curves.push((layer, vec![point])),

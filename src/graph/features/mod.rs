@@ -10,6 +10,7 @@
 
 mod active;
 pub mod audit;
+pub mod cost;
 pub mod effect;
 pub mod export;
 pub mod intervene;
@@ -26,6 +27,7 @@ pub use active::Feature;
 pub use targets::{Explained, Target};
 
 use self::active::Active;
+use self::cost::{PART, ROW, fitting};
 use self::linear::Linear;
 use self::rows::{Row, Seed};
 use super::influence::{LEAST, Scores};
@@ -39,16 +41,6 @@ use crate::memory::{available, trim};
 use crate::model::Model;
 use crate::model::tokenizer::Tokenizer;
 use crate::progress::Progress;
-
-/// Links of a graph at most.
-const MOST_LINKS: usize = 80_000_000;
-/// Bytes of a link in a row, and with the graph while that is made.
-const ROW: u64 = 8;
-const LINK: u64 = 28;
-/// Bytes of rows that are held in full at a time where only a part of them is kept.
-const PART: u64 = 512 << 20;
-/// Features that are traced at least, where nobody says how many.
-const LEAST_FEATURES: usize = 256;
 
 /// Which of the active features are traced, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -252,90 +244,6 @@ pub fn trace_in_parts(
         }
     };
     work.found(selected, limited, progress)
-}
-
-/// By feature, how many sources can reach it: all that is active below it, at its position or before, errors, tokens.
-fn reached(features: &[Feature], n: usize) -> Vec<usize> {
-    let mut below = vec![0usize; n];
-    let mut all = Vec::with_capacity(features.len());
-    while let Some(Feature { layer, .. }) = features.get(all.len()) {
-        let end = features.partition_point(|f| f.layer <= *layer);
-        let own = &features[all.len()..end];
-        all.extend(own.iter().map(|f| below[..=f.pos].iter().sum::<usize>() + (layer + 1) * (f.pos + 1)));
-        own.iter().for_each(|f| below[f.pos] += 1);
-    }
-    all
-}
-
-/// Bytes that tracing `most` features takes; `rows` are the lengths of all rows, the longest first, and `others` the nodes
-/// that are no features. Rows that say who is chosen next are held in full, of those chosen last what the graph keeps.
-fn bytes(rows: &[usize], most: usize, round: usize, others: usize) -> u64 {
-    let last = if most.is_multiple_of(round) { round.min(most) } else { most % round };
-    let sum = |rows: &mut dyn Iterator<Item = usize>| rows.sum::<usize>() as u64;
-    let full = ROW * sum(&mut rows.iter().take(most - last).copied());
-    let part = (ROW * sum(&mut rows.iter().skip(most - last).take(last).copied())).min(PART);
-    full + part + LINK * sum(&mut rows.iter().take(most).map(|row| (*row).min(most + others)))
-}
-
-/// How many features are traced, and why not all. `free` bytes may be taken.
-///
-/// # Errors
-/// What does not fit, in a sentence.
-fn fitting(
-    features: &[Feature],
-    (n, n_layers): (usize, usize),
-    settings: &Settings,
-    free: Option<u64>,
-) -> Result<(Option<usize>, Option<String>)> {
-    let (count, others, round) = (features.len(), (n_layers + 1) * n, settings.round.max(1));
-    let mut rows = reached(features, n);
-    let links: usize = rows.iter().sum();
-    rows.sort_unstable_by(|a, b| b.cmp(a));
-    let all = links as u64 * LINK;
-    let takes = |most: usize| if most >= count { all } else { bytes(&rows, most, round, others) };
-    let fits = |most: usize| free.is_none_or(|free| crate::memory::fits(takes(most), free));
-    // The most that fit, by halving.
-    let largest = |limit: usize| {
-        let (mut yes, mut no) = (0, limit + 1);
-        while no - yes > 1 {
-            let middle = yes + (no - yes) / 2;
-            (yes, no) = if fits(middle) { (middle, no) } else { (yes, middle) };
-        }
-        yes
-    };
-    let refused = |asked: usize, fewer: &str| {
-        Error::failed(format!(
-            "tracing {asked} of {count} active features at {n} positions would need {} of memory and {} are free; trace an \
-             earlier position{fewer}",
-            crate::memory::bytes(takes(asked)),
-            crate::memory::bytes(free.unwrap_or(0))
-        ))
-    };
-    if let Some(most) = settings.most {
-        let asked = most.min(count);
-        if !fits(asked) {
-            let fewer = largest(asked);
-            return Err(refused(asked, &format!(", or ask for {fewer} features or fewer (--max-features)")));
-        }
-        let limited = (most < count)
-            .then(|| format!("Of {count} active features the {most} most influential are traced, as was asked."));
-        return Ok((limited.is_some().then_some(most), limited));
-    }
-    if links <= MOST_LINKS && fits(count) {
-        return Ok((None, None));
-    }
-    let held = (count as f64 * MOST_LINKS as f64 / links as f64 / 2.0) as usize;
-    let held = held.clamp(LEAST_FEATURES.min(count), count).min(4096);
-    let most = largest(held);
-    if most < LEAST_FEATURES.min(count) {
-        return Err(refused(LEAST_FEATURES.min(count), ""));
-    }
-    let why = if most < held || links <= MOST_LINKS { "than memory has room for" } else { "than are held at once" };
-    let why = format!(
-        "Of {count} active features the {most} most influential are traced: all have {} million links, more {why}.",
-        links / 1_000_000
-    );
-    Ok((Some(most), Some(why)))
 }
 
 /// Features that are drawn before any row of a feature is known, at most.
@@ -563,60 +471,5 @@ impl Work<'_> {
             nodes.push(Node { prob: e.weight, activation: e.logit.map(f64::from), ..made });
         }
         nodes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `layers` layers with one feature at each of `n` positions.
-    fn active(layers: usize, n: usize) -> Vec<Feature> {
-        let at = |layer| (0..n).map(move |pos| Feature { layer, pos, feature: 0, activation: 1.0 });
-        (0..layers).flat_map(at).collect()
-    }
-
-    #[test]
-    fn sources_are_counted_by_hand() {
-        // Layer 0: an error and a token a position up to its own. Layer 1: features of layer 0 as well, and layer 1's errors
-        // do not reach it.
-        assert_eq!(reached(&active(2, 3), 3), [1, 2, 3, 3, 6, 9]);
-        // Rows of 9, 6, 3, …, two chosen one after the other: one is held in full, and the graph keeps two features' links
-        // and four others' at most.
-        let rows = [9, 6, 3, 3, 2, 1];
-        assert_eq!(bytes(&rows, 2, 1, 4), ROW * (9 + 6) + LINK * (6 + 6));
-        assert_eq!(bytes(&rows, 2, 2, 4), ROW * (9 + 6) + LINK * (6 + 6));
-        // Of the last ones no more than a part is held in full.
-        let long = [1 << 30; 4];
-        assert_eq!(bytes(&long, 4, 2, 0), ROW * (2 << 30) + PART + LINK * 16);
-    }
-
-    #[test]
-    fn a_graph_is_made_no_larger_than_memory() {
-        let features = active(8, 64);
-        let count = features.len();
-        let fit = |most: Option<usize>, free: u64| {
-            fitting(&features, (64, 8), &Settings { most, round: 64, ..Settings::default() }, Some(free))
-        };
-        assert_eq!(fit(None, 1 << 40).unwrap(), (None, None));
-        assert_eq!(fit(Some(count), 1 << 40).unwrap(), (None, None));
-        assert_eq!(fit(Some(100), 1 << 40).unwrap().0, Some(100));
-        // Small work is never refused, so that rows a hundred times as many are needed to see it.
-        let features = active(24, 256);
-        let count = features.len();
-        let fit = |most: Option<usize>, free: u64| {
-            fitting(&features, (256, 24), &Settings { most, round: 64, ..Settings::default() }, Some(free))
-        };
-        let all = reached(&features, 256).iter().sum::<usize>() as u64 * LINK;
-        assert_eq!(fit(None, all + crate::memory::RESERVE).unwrap(), (None, None));
-        let (most, why) = fit(None, all / 2).unwrap();
-        assert!(most.is_some_and(|m| (256..count).contains(&m)), "{most:?}");
-        assert!(why.unwrap().contains("more than memory has room for"));
-        let error = fit(Some(count), all / 2).unwrap_err().to_string();
-        assert!(error.contains("are free") && error.contains("(--max-features)"), "{error}");
-        // What is offered instead fits.
-        let fewer: usize = error.split("ask for ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!(fit(Some(fewer), all / 2).is_ok() && fewer > 256);
-        assert!(fit(None, 1).unwrap_err().to_string().contains("trace an earlier position"));
     }
 }

@@ -1,5 +1,7 @@
 //! Features × tokens of the prompt.
 
+use std::path::Path;
+
 use crate::app::view::{Area, Cached, Context, Table, View, ViewDef, Workspace};
 
 use eframe::egui::{self, RichText};
@@ -34,6 +36,12 @@ fn matrix(heat: &FeatureHeat) -> HeatData {
 fn controls(ui: &mut egui::Ui, cx: &mut Context<'_>, pos: usize, heat: Option<&FeatureHeat>) {
     let order = cx.state.features.desk.order.at(pos);
     ui.horizontal_wrapped(|ui| {
+        if let Some((path, on)) = cx.state.features.desk.captured.clone() {
+            let name = Path::new(&path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
+            if let Some(on) = choice(ui, "read", on, &[(false, "the prompt"), (true, &name)]) {
+                act(cx, FeatureAction::ReadCaptured(on));
+            }
+        }
         let options = [
             (Order::Max, "largest"),
             (Order::Mean, "mean"),
@@ -47,6 +55,7 @@ fn controls(ui: &mut egui::Ui, cx: &mut Context<'_>, pos: usize, heat: Option<&F
             let explained = h.explained.map_or_else(|| "–".to_owned(), |e| format!("{e:.3}"));
             let help = match h.explained {
                 Some(_) => "mean over the positions after the first",
+                None if h.activations.from.trace().is_none() => "the file does not hold what the features are to give",
                 None => "features of earlier layers write here as well, so that this layer alone explains nothing",
             };
             ui.label(weak(cx, format!("L0 {:.1}   explained variance {explained}", h.l0))).on_hover_text(help);
@@ -102,10 +111,10 @@ impl View for Features {
         // What is on its way may be about other tokens: until it is there, these are shown with theirs.
         let r = &heat.activations;
         let n = heat.tokens();
-        let is_of_now = s.activations.value() == Some(r);
+        let is_of_now = s.activations.value() == Some(r) && r.from.trace().is_some();
         let chosen = &heat.features;
         if chosen.is_empty() {
-            message(ui, "no feature is active on this prompt after its first token", false);
+            message(ui, "no feature is active after the first position", false);
             return;
         }
         let (signed, max) = (heat.order == Order::Answer, heat.largest);
@@ -132,7 +141,7 @@ impl View for Features {
             _ => None,
         };
         let h = cx.state.hovered;
-        let token = |c: usize| token_text::short(&r.trace.token_text(c), 12);
+        let token = |c: usize| token_text::short(&r.token(c), 12);
         let labelled = |f: u32| {
             let words = s.labels.words(&Unit::Feature(f))?;
             Some(format!("{f} {words}"))
@@ -140,7 +149,7 @@ impl View for Features {
         let turns = if is_of_now { cx.turns() } else { Turns::default() };
         let outcome = Heatmap {
             name: "features",
-            axes: ("feature", "token"),
+            axes: ("feature", if r.from.trace().is_some() { "token" } else { "position" }),
             turns: (None, Some(&turns)),
             data: &data,
             coloring: colors,
@@ -189,8 +198,10 @@ impl View for Features {
     fn table(&self, cx: &Context<'_>) -> Option<Table> {
         let h = cx.state.features.heat.value()?;
         let rows = h.features.iter().map(|f| format!("feature {f}")).collect();
-        let tokens =
-            (0..h.tokens()).map(|c| format!("{c} {}", token_text::visible(&h.activations.trace.token_text(c))));
+        let tokens = (0..h.tokens()).map(|c| match h.activations.from.trace() {
+            Some(trace) => format!("{c} {}", token_text::visible(&trace.token_text(c))),
+            None => c.to_string(),
+        });
         let name = if h.order == Order::Answer { "feature-attribution" } else { "features" };
         Some(Table::grid(name, ("feature", "pos"), &matrix(h), rows, tokens.collect()))
     }

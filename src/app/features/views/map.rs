@@ -54,7 +54,9 @@ impl View for Map {
                     String::new()
                 };
                 ui.label(weak(cx, format!("{} features{every},", m.features.len())));
-                ui.label(weak(cx, "● active on the prompt").color(cx.palette.positive));
+                let captured = s.desk.captured.as_ref().is_some_and(|c| c.1);
+                let text = if captured { "● active in the file" } else { "● active on the prompt" };
+                ui.label(weak(cx, text).color(cx.palette.positive));
             }
         });
         let Some(m) = s.map.value().cloned() else {

@@ -1,5 +1,8 @@
 //! Training a dictionary in the window.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, Legend, Line, PlotPoints};
@@ -12,9 +15,11 @@ use crate::app::widgets::{captioned, choice, message};
 use crate::engine::{Site, SiteKind};
 use crate::features::Place;
 use crate::features::train::recipe::Recipe;
+use crate::features::train::set::places;
 use crate::features::train::shelf::SetTraining;
-use crate::features::train::{Method, Point, Settings};
+use crate::features::train::{Method, Point, Settings, elsewhere};
 use crate::memory;
+use crate::model::config::ModelConfig;
 
 pub struct Training;
 
@@ -38,28 +43,27 @@ impl View for Training {
         };
         let s = &cx.state.features;
         let id = egui::Id::unique("dictionary to train");
-        let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.desk.recipe.clone());
+        // What is asked for begins with what the desk holds, and again when that changes: by undo, or a file that is dropped.
+        let begun = ui.data_mut(|d| d.get_temp::<[Recipe; 2]>(id)).filter(|[_, desk]| *desk == s.desk.recipe);
+        let mut ask = begun.map_or_else(|| s.desk.recipe.clone(), |[ask, _]| ask);
         let mut keep = ui.data_mut(|d| d.get_temp::<bool>(id)).unwrap_or_default();
         let mut whole = ui.data_mut(|d| d.get_temp::<Whole>(id)).unwrap_or_default().0;
         let layer = cx.pinned().layer;
-        let has_mlp = model.config.has_mlp();
-        let sites: Vec<Place> = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, has_mlp), (SiteKind::Z, true)]
-            .into_iter()
-            .filter(|(_, there)| *there)
-            .map(|(kind, _)| Site::new(kind, layer).into())
-            .collect();
-        let current = sites.iter().position(|p| p.site.kind == ask.site.site.kind).unwrap_or(0);
-        let reads = Place { site: Site::new(SiteKind::Ln2Normalized, layer), mlp_input: true };
-        let writes = has_mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
-        whole &= writes.is_some();
-        let mut transcoder = whole || ask.target.is_some() && writes.is_some();
-        ask.site = sites[current];
+        let captured = captured(ui, id, &ask);
+        let Offered { sites, mlp, set } = Offered::of(&model.config, layer, captured.as_ref().map(|p| &p[..]));
+        let kind = |p: &Place| p.site.kind == ask.site.site.kind;
+        let current = sites.iter().position(|p| *p == ask.site).or_else(|| sites.iter().position(kind)).unwrap_or(0);
+        let reads = Place::mlp_input(layer);
+        let writes = mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
+        whole &= set;
+        let mut transcoder = whole || (ask.target.is_some() || sites.is_empty()) && writes.is_some();
+        ask.site = sites.get(current).copied().unwrap_or(reads);
         let (running, stopping) = (s.is_training(), s.is_stopping());
         ui.add_enabled_ui(!running, |ui| {
             ui.horizontal_wrapped(|ui| {
                 layer_field(ui, cx, model.config.n_layers.saturating_sub(1));
                 let chosen = if transcoder { sites.len() + usize::from(whole) } else { current };
-                if let Some(k) = site_choice(ui, &sites, writes.is_some(), chosen) {
+                if let Some(k) = site_choice(ui, &sites, (writes.is_some(), set), chosen) {
                     (transcoder, whole) = (k >= sites.len(), k > sites.len());
                     ask.site = sites.get(k).copied().unwrap_or(ask.site);
                 }
@@ -79,7 +83,7 @@ impl View for Training {
                         .on_hover_text(hint);
                 }
                 ask.settings.skip &= transcoder;
-                usual(ui, cx, &mut ask);
+                usual(ui, cx, &mut ask, captured.is_some());
             });
             let more = egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small()));
             // When a training begins the curves need the room.
@@ -97,11 +101,15 @@ impl View for Training {
         }
         let layers = if whole { model.config.n_layers } else { 1 };
         let bytes = ask.tokens.unwrap_or(0) as f64 * (layers * ask.width(&model.config)) as f64 * 4.0;
-        if start_or_stop(ui, cx, &ask, (keep, whole), bytes) {
+        if captured.is_some() && sites.is_empty() && !mlp {
+            message(ui, "these activations hold no vectors at sites that this model has", true);
+            return;
+        }
+        if start_or_stop(ui, cx, &ask, (keep, whole), captured.is_none().then_some(bytes)) {
             ui.data_mut(|d| d.insert_temp(id, Begun));
         }
         ui.data_mut(|d| {
-            d.insert_temp(id, ask);
+            d.insert_temp(id, [ask, cx.state.features.desk.recipe.clone()]);
             d.insert_temp(id, keep);
             d.insert_temp(id, Whole(whole));
         });
@@ -114,7 +122,7 @@ impl View for Training {
             let text = if running {
                 "harvesting activations …"
             } else {
-                "train a dictionary on what a site of this model holds"
+                "train a dictionary on what a site of this model holds, or on captured activations that are dropped here"
             };
             message(ui, text, false);
             return;
@@ -145,19 +153,59 @@ impl View for Training {
     }
 }
 
+/// What can be trained on: sites for an autoencoder, and whether a layer's MLP, and those of all layers.
+struct Offered {
+    sites: Vec<Place>,
+    mlp: bool,
+    set: bool,
+}
+
+impl Offered {
+    /// Of a model at a layer, or of captured activations as far as the model has their sites.
+    fn of(model: &ModelConfig, layer: usize, captured: Option<&[Place]>) -> Self {
+        let Some(captured) = captured else {
+            let there = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, model.has_mlp()), (SiteKind::Z, true)];
+            let sites = there.into_iter().filter(|s| s.1).map(|(kind, _)| Site::new(kind, layer).into()).collect();
+            return Self { sites, mlp: model.has_mlp(), set: model.has_mlp() };
+        };
+        let has_both = |layer: usize| places(layer).is_ok_and(|both| both.iter().all(|p| captured.contains(p)));
+        Self {
+            sites: captured.iter().copied().filter(|p| !p.mlp_input && p.check(model).is_ok()).collect(),
+            mlp: has_both(layer),
+            set: model.n_layers > 0 && (0..model.n_layers).all(has_both),
+        }
+    }
+}
+
+/// The places of captured activations, where the text is a file of them; the file is looked at once.
+fn captured(ui: &mut egui::Ui, id: egui::Id, ask: &Recipe) -> Option<Arc<[Place]>> {
+    let [text] = &ask.text[..] else { return None };
+    let known = ui.data_mut(|d| d.get_temp::<(String, Option<Arc<[Place]>>)>(id)).filter(|(of, _)| of == text);
+    known.map_or_else(
+        || {
+            let found: Option<Arc<[Place]>> = elsewhere::dropped(Path::new(text)).map(Arc::from);
+            ui.data_mut(|d| d.insert_temp(id, (text.clone(), found.clone())));
+            found
+        },
+        |(_, places)| places,
+    )
+}
+
 /// What is trained on: a site by its place in the list; behind them a layer's MLP, and the MLPs of all layers.
-fn site_choice(ui: &mut egui::Ui, sites: &[Place], has_mlp: bool, chosen: usize) -> Option<usize> {
+fn site_choice(ui: &mut egui::Ui, sites: &[Place], (mlp, set): (bool, bool), chosen: usize) -> Option<usize> {
     let names: Vec<String> = sites.iter().map(ToString::to_string).collect();
     let mut options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
-    if has_mlp {
+    if mlp {
         options.push((sites.len(), "MLP, in to out (transcoder)"));
+    }
+    if set {
         options.push((sites.len() + 1, "all layers' MLPs (a set)"));
     }
     choice(ui, "site", chosen, &options)
 }
 
 /// Settings that every training needs.
-fn usual(ui: &mut egui::Ui, cx: &Context<'_>, ask: &mut Recipe) {
+fn usual(ui: &mut egui::Ui, cx: &Context<'_>, ask: &mut Recipe, captured: bool) {
     let t = &mut ask.settings;
     number_field(ui, cx, "features", &mut t.features, 16..=262_144);
     if t.method.counts() {
@@ -166,24 +214,30 @@ fn usual(ui: &mut egui::Ui, cx: &Context<'_>, ask: &mut Recipe) {
         real_field(ui, cx, "penalty", &mut t.sparsity, 1000.0, 0.05);
     }
     number_field(ui, cx, "steps", &mut t.steps, 1..=1_000_000);
-    let mut tokens = ask.tokens.unwrap_or(100_000);
-    number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
-    ask.tokens = Some(tokens);
+    if !captured {
+        let mut tokens = ask.tokens.unwrap_or(100_000);
+        number_field(ui, cx, "tokens", &mut tokens, 1_000..=1_000_000_000);
+        ask.tokens = Some(tokens);
+    }
     ask.text.resize(1, String::new());
-    captioned(ui, weak(cx, "text"), 90.0, |ui| {
+    captioned(ui, weak(cx, if captured { "activations" } else { "text" }), 90.0, |ui| {
         ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(90.0))
-            .on_hover_text("a text file, a folder of them, or a shipped text: mixed, prose")
+            .on_hover_text(
+                "a text file, a folder of them, or a shipped text: mixed, prose; or captured activations: safetensors with \
+                 TransformerLens' names, or SAELens' cached ones",
+            )
             .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "text to train on"));
     });
 }
 
-/// The button, and what will be done with how many `bytes` of activations; true when a training was asked for.
+/// The button, and what will be done with how many `bytes` of activations that are harvested; true when a training was asked
+/// for.
 fn start_or_stop(
     ui: &mut egui::Ui,
     cx: &mut Context<'_>,
     ask: &Recipe,
     (keep, whole): (bool, bool),
-    bytes: f64,
+    bytes: Option<f64>,
 ) -> bool {
     let s = &cx.state.features;
     let mut asked = false;
@@ -204,10 +258,11 @@ fn start_or_stop(
                 asked = true;
             }
         }
-        ui.label(weak(
-            cx,
-            format!("{}; about {} of activations{kept}", ask.settings.method.explain(), memory::bytes(bytes as u64)),
-        ));
+        let on = match bytes {
+            Some(bytes) => format!("about {} of activations{kept}", memory::bytes(bytes as u64)),
+            None => "on captured activations".to_owned(),
+        };
+        ui.label(weak(cx, format!("{}; {on}", ask.settings.method.explain())));
     });
     asked
 }
