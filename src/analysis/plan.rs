@@ -62,9 +62,9 @@ pub struct Cost {
 
 impl Cost {
     /// The cost of so many multiplications beside a model's weights, in so many bytes beyond them.
-    pub fn of(model: &Model, multiplications: usize, work: usize) -> Self {
+    pub fn of(model: &Model, multiplications: f64, work: usize) -> Self {
         // Small products, attention and norms keep the whole at about two thirds of the peak.
-        let seconds = 2.0 * multiplications as f64 / (0.65 * speed());
+        let seconds = 2.0 * multiplications / (0.65 * speed());
         Self { weights: model.weight_bytes() as u64, work: work as u64, seconds }
     }
 
@@ -110,40 +110,47 @@ pub fn cost(model: &Model, n: usize, what: Planned) -> Cost {
     let c = &model.config;
     let per_row = c.n_layers * layer_weights(c);
     let unembed = c.d_model * c.d_vocab;
-    let pass = n * (per_row + unembed);
+    // A search in a large model takes more multiplications than integers count.
+    let pass = n as f64 * (per_row + unembed) as f64;
     let kept = Trace::bytes_for(model, n);
     let logits = 4 * LOGITS.min(n) * c.d_vocab;
     let rows = n * bytes_per_row(c);
     let there = |kinds: &[SiteKind]| kinds.iter().copied().filter(|k| k.exists(c)).collect::<Vec<_>>();
     let (multiplications, work) = match what {
         Planned::Run => (pass, rows + logits),
-        Planned::Lens => (pass + c.n_layers * n * unembed, kept + rows.max(logits)),
+        Planned::Lens => (pass + (c.n_layers * n) as f64 * unembed as f64, kept + rows.max(logits)),
         Planned::Trace => (pass, kept + rows.max(logits)),
         Planned::Sweep { site, by, runs } => {
             let (cells, bytes) = sweep(c, n, site, by);
-            (runs * pass + cells * layer_weights(c), runs * kept + bytes.max(rows).max(logits))
+            (runs as f64 * pass + cells as f64 * layer_weights(c) as f64, runs * kept + bytes.max(rows).max(logits))
         }
         // Every site that can be swept, as where none is named.
-        Planned::Nodes => (4 * pass, 2 * kept + gradient::bytes_for(c, n, &there(&SITES), &[], Freeze::default())),
+        Planned::Nodes => (4.0 * pass, 2 * kept + gradient::bytes_for(c, n, &there(&SITES), &[], Freeze::default())),
         Planned::Edges { steps } => {
             let probed = there(&EDGES);
             let edges = receivers(c) * senders(c);
             let vectors = 4 * (receivers(c) + 4 * senders(c)) * n * c.d_model;
             let backward =
                 gradient::bytes_for(c, n, &probed, &[SiteKind::ResidPre, SiteKind::ResidMid], Freeze::default());
-            ((2 + 2 * steps) * pass + edges * n * c.d_model, 2 * kept + backward.max(4 * edges) + vectors)
+            (
+                (2.0 + 2.0 * steps as f64) * pass + edges as f64 * (n * c.d_model) as f64,
+                2 * kept + backward.max(4 * edges) + vectors,
+            )
         }
         // A circuit's parts are computed once more, from sums over what is written before them.
         Planned::Circuits { circuits } => {
             let edges = receivers(c) * senders(c);
             let vectors = 4 * (receivers(c) + 4 * senders(c)) * n * c.d_model;
-            ((2 + circuits) * pass + circuits * edges * n * c.d_model, 2 * kept + rows.max(logits) + 2 * vectors)
+            (
+                (2.0 + circuits as f64) * pass + circuits as f64 * edges as f64 * (n * c.d_model) as f64,
+                2 * kept + rows.max(logits) + 2 * vectors,
+            )
         }
         Planned::Graph => {
             let parts = 1 + c.n_layers * (c.n_heads + 2);
             let edges = parts * parts * n * (n + 1) / 2;
             let backward = gradient::bytes_for(c, n, &there(&[SiteKind::Z, SiteKind::MlpPost]), &[], Freeze::ALL);
-            (3 * pass + edges * c.d_model / 2, kept + backward.max(8 * parts * n * c.d_model))
+            (3.0 * pass + edges as f64 * c.d_model as f64 / 2.0, kept + backward.max(8 * parts * n * c.d_model))
         }
     };
     Cost::of(model, multiplications, work)
@@ -179,7 +186,7 @@ pub fn cost_over(model: &Model, tokens: usize, row: usize, what: OverText) -> Co
         }
         OverText::Harvest => (pass, 1 << 28),
     };
-    Cost::of(model, tokens.saturating_mul(per_token), TOGETHER.max(row) * bytes_per_row(c) + kept)
+    Cost::of(model, tokens as f64 * per_token as f64, TOGETHER.max(row) * bytes_per_row(c) + kept)
 }
 
 /// The cost of so many steps of a training, each of so many multiplications, in so many bytes.

@@ -59,6 +59,19 @@ pub enum Path {
     Integrated(usize),
 }
 
+impl Path {
+    /// # Errors
+    /// A number of steps that cannot be.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Integrated(m) if m == 0 || m > 10_000 => {
+                Err(Error::request(format!("EAP-IG cannot take {m} steps; give 1 to 10000, 5 are usual")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,11 +103,9 @@ pub fn edge_scores(pair: &Pair, metric: Metric, path: Path, progress: &Progress)
     let readout = pair.readout(metric)?;
     let mut kinds = vec![SiteKind::Q, SiteKind::K, SiteKind::V, SiteKind::ResidPost];
     kinds.extend([SiteKind::MlpRouter, SiteKind::MlpPre, SiteKind::MlpPreLinear].into_iter().filter(|k| k.exists(c)));
+    path.check()?;
     let steps = match path {
         Path::Clean => vec![1.0],
-        Path::Integrated(m) if m == 0 || m > 10_000 => {
-            return Err(Error::request(format!("EAP-IG cannot take {m} steps; give 1 to 10000, 5 are usual")));
-        }
         Path::Integrated(m) => (0..m).map(|k| k as f64 / m as f64).collect::<Vec<_>>(),
     };
     let (from, to) = (corrupted.get(SiteKind::Embed, 0)?, clean.get(SiteKind::Embed, 0)?);

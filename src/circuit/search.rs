@@ -56,25 +56,44 @@ impl Search {
 const REMOVALS_A_PASS: usize = 30;
 
 impl Search {
-    /// What a search takes on `pairs` pairs of prompts of up to `n` tokens, at most. `known` says that edges have their
-    /// scores. Removals are guessed from what they took on SmolLM2.
-    pub fn cost(self, model: &Model, n: usize, pairs: usize, known: bool) -> Cost {
-        let all = Wiring::new(&model.config).n_edges();
-        let (path, removals) = match self {
-            Self::Scores { path, edges, rescore } => {
-                (Some(path), if rescore { removals(edges.min(all), all) } else { 0 })
+    /// Whether it can be done. `known` says that edges have their scores.
+    ///
+    /// # Errors
+    /// A size of no edges, a path of no steps, or scores for ACDC, which has none.
+    fn check(self, known: bool) -> Result<()> {
+        match self {
+            Self::Acdc { .. } if known => {
+                Err(Error::request("acdc measures every edge and takes no scores; leave --scores out"))
             }
-            Self::Above { path, .. } => (Some(path), 0),
+            Self::Acdc { .. } => Ok(()),
+            Self::Scores { edges: 0, .. } => {
+                Err(Error::request("a circuit of no edges explains nothing; ask for at least one"))
+            }
+            Self::Scores { path, .. } | Self::Above { path, .. } => path.check(),
+        }
+    }
+
+    /// What a search takes on `pairs` pairs of prompts of up to `n` tokens. `known` says that edges have their scores.
+    /// Removals are guessed from what they took on SmolLM2.
+    ///
+    /// # Errors
+    /// What cannot be searched.
+    pub fn cost(self, model: &Model, n: usize, pairs: usize, known: bool) -> Result<Cost> {
+        self.check(known)?;
+        let all = Wiring::new(&model.config).n_edges();
+        let (path, removed) = match self {
+            Self::Scores { path, edges, rescore: true } => (Some(path), removals(edges.min(all), all)),
+            Self::Scores { path, .. } | Self::Above { path, .. } => (Some(path), 0),
             Self::Acdc { .. } => (None, all),
         };
-        let tried = cost(model, n, Planned::Circuits { circuits: 1 + removals / REMOVALS_A_PASS });
+        let tried = cost(model, n, Planned::Circuits { circuits: 1 + removed / REMOVALS_A_PASS });
         let scored = path.filter(|_| !known).map(|path| {
             let steps = if let Path::Integrated(steps) = path { steps } else { 1 };
             cost(model, n, Planned::Edges { steps })
         });
         let one = scored.map_or(tried, |scored| scored.then(tried));
         // The runs of all pairs are kept.
-        Cost { work: one.work * pairs as u64, seconds: one.seconds * pairs as f64, ..one }
+        Ok(Cost { work: one.work * pairs as u64, seconds: one.seconds * pairs as f64, ..one })
     }
 }
 
@@ -150,18 +169,13 @@ pub fn search_by(
     on_step: &mut dyn FnMut(&Step),
 ) -> Result<FoundCircuit> {
     let started = Instant::now();
-    if known.is_some() && matches!(settings.search, Search::Acdc { .. }) {
-        return Err(Error::request("acdc measures every edge and takes no scores; leave --scores out"));
-    }
+    settings.search.check(known.is_some())?;
     let trials = trials(prompts, settings.metric, settings.outside, progress)?;
     let scored = |path| match &known {
         Some(scores) => Ok::<_, Error>(scores.clone()),
         None => Ok(Arc::new(mean_scores(&trials, path, progress)?)),
     };
     let (edges, origin, scores) = match settings.search {
-        Search::Scores { edges: 0, .. } => {
-            return Err(Error::request("a circuit of no edges explains nothing; ask for at least one"));
-        }
         Search::Scores { path, edges: n, rescore: true } => {
             let scores = scored(path)?;
             let edges = refine(&trials, &scores, n, progress, on_step)?;

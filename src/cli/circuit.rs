@@ -145,7 +145,7 @@ impl FindArgs {
                 (clean.len().max(corrupt.len()), 1)
             }
         };
-        Ok(search.cost(model, n, pairs, self.scores.is_some()))
+        search.cost(model, n, pairs, self.scores.is_some())
     }
 
     fn search(&self) -> Result<Search> {

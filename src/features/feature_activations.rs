@@ -72,7 +72,7 @@ impl ReadFrom {
                 Ok((rows(input)?, Some(rows(output)?)))
             }
             Self::Captured(model, path) => {
-                let file = Captured::open(path)?.of(model)?;
+                let file = Captured::open(path)?.of(model)?.first(POSITIONS);
                 let (input, output) = dictionary.check(&model.config)?;
                 let table = file.only(Some(input))?;
                 let n = table.rows().min(POSITIONS);

@@ -120,9 +120,10 @@ impl Plan<'_> {
     /// As [`Self::run`].
     pub fn count(&self, progress: &Progress) -> Result<HeadIndex> {
         let batches = self.rows.batches(PASS);
-        let mut index = HeadIndex::new(self.about(batches.len())?);
+        let own = &batches[share(self.shard, batches.len())];
+        let mut index = HeadIndex::new(self.about(own.len())?);
         let lengths = ValueLengths::of(self.model)?;
-        for batch in &batches[share(self.shard, batches.len())] {
+        for batch in own {
             self.enter(&mut index, batch, &lengths, progress)?;
         }
         Ok(index)

@@ -60,6 +60,13 @@ pub struct FeaturesDesk {
     pub recipe: Recipe,
 }
 
+impl FeaturesDesk {
+    /// The file of captured activations that features are read from in the prompt's place.
+    pub fn reads_captured(&self) -> Option<&str> {
+        self.captured.as_ref().filter(|c| c.1).map(|c| c.0.as_str())
+    }
+}
+
 impl Default for FeaturesDesk {
     fn default() -> Self {
         Self {

@@ -35,7 +35,8 @@ fn follow(document: &mut Document, places: &[PathBuf]) -> Vec<String> {
         // is. Others are only said to be gone.
         let dictionary = features.dictionary.clone();
         let hashed = [model, &mut features.dictionary].map(|s| (s, true));
-        for (spec, follows) in hashed.into_iter().chain(graph.file.as_mut().map(|s| (s, false))) {
+        let captured = features.captured.as_mut().map(|c| (&mut c.0, false));
+        for (spec, follows) in hashed.into_iter().chain(graph.file.as_mut().map(|s| (s, false))).chain(captured) {
             let path = PathBuf::from(&*spec);
             // A name without a folder is no path: the library's own models and dictionaries have those.
             if path.components().count() < 2 || path.exists() || place::is_name(spec) {

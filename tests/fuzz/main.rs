@@ -9,8 +9,8 @@ use targets::{TARGETS, Target, feed, feed_hostile, open_good};
 
 /// Scripts of each target in an ordinary run.
 const SCRIPTS: usize = 40;
-/// Bytes of a script at most: a seed, and eight bytes for each change.
-const LONGEST: usize = 33;
+/// Bytes that a script is drawn from. It has up to 64: one for the seed, and eight for each change.
+const DRAWN: usize = 128;
 
 fn target(name: &str) -> &'static Target {
     TARGETS.iter().find(|t| t.name == name).expect("a target of this name")
@@ -24,7 +24,7 @@ macro_rules! targets {
             feed_hostile(target);
             bolero::check!(name = $name)
                 .with_iterations(SCRIPTS)
-                .with_max_len(LONGEST)
+                .with_max_len(DRAWN)
                 .for_each(|script: &[u8]| feed(target, script));
         })*
 

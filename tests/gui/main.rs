@@ -1,5 +1,6 @@
 //! The window: what a user does and sees, and a picture of every view in both themes.
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests write and print freely")]
+#![cfg(feature = "gui")]
 
 #[path = "../common/mod.rs"]
 mod common;

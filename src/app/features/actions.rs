@@ -112,10 +112,7 @@ impl FeaturesState {
             }
             FeatureAction::Train(recipe, keep) => self.train(pool, *recipe, keep, model()?)?,
             FeatureAction::TrainSet(recipe) => self.train_set(pool, *recipe, model()?)?,
-            FeatureAction::Capture(path) => {
-                desk.recipe.text = vec![path.clone()];
-                desk.captured = Some((path, true));
-            }
+            FeatureAction::Capture(path) => desk.captured = Some((path, true)),
             FeatureAction::ReadCaptured(on) => desk.captured.iter_mut().for_each(|c| c.1 = on),
             FeatureAction::StopTraining => self.stop_training(),
             FeatureAction::ForgetActivations => {

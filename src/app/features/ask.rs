@@ -20,6 +20,7 @@ use crate::features::polysemantic::{RankingOf, SplitsOf};
 use crate::features::scan::Subject;
 use crate::features::scan::index::LivingOf;
 use crate::features::scan::question::{IndexFile, KeptScanOf, ScanOf, ScanOutcome};
+use crate::features::train::elsewhere::CapturedPlacesOf;
 use crate::features::train::kept::KeptActivationsOf;
 use crate::features::train::shelf::TrainedDictionary;
 use crate::features::writer::Writer;
@@ -79,6 +80,9 @@ impl FeaturesState {
         self.ask_prompt(pool, seen, shown, trace);
         self.ask_page(pool, seen, model);
         self.ask_monitor(pool, seen, shown, trace);
+        let captured = self.desk.captured.as_ref().map(|c| PathBuf::from(&c.0));
+        let question = captured.map(|path| CapturedPlacesOf { model: model.clone(), path });
+        follow(&mut self.captured, pool, question, seen.has(&training::VIEW));
         let measures = self.folders.keeps && seen.has(&training::VIEW) && self.kept_activations.wanted().is_none();
         if measures {
             let folder = self.folders.activations.clone();
@@ -143,7 +147,7 @@ impl FeaturesState {
     /// Asks what the dictionary says of the run that is shown.
     fn ask_prompt(&mut self, pool: &Pool, seen: &Seen, shown: &Shown, trace: Option<&Arc<Trace>>) {
         let drawn = seen.has(&heatmap::VIEW);
-        let captured = self.desk.captured.as_ref().filter(|c| c.1).map(|c| PathBuf::from(&c.0));
+        let captured = self.desk.reads_captured().map(PathBuf::from);
         let from = match (captured, &shown.model) {
             (Some(path), Some(model)) => Some(ReadFrom::Captured(model.clone(), path)),
             _ => trace.cloned().map(ReadFrom::Run),
@@ -156,7 +160,11 @@ impl FeaturesState {
         let question = FeatureActivationsOf { dictionary, from };
         self.activations.ask(pool, Some(question), drawn || seen.has(&map::VIEW) || shown.decoder);
         let activations = self.activations.fresh().map(|a| a.value.clone());
-        let order = self.desk.order.at(shown.asked.pos);
+        let order = match self.desk.order.at(shown.asked.pos) {
+            // These are of the prompt.
+            Order::At(_) | Order::Answer if self.desk.reads_captured().is_some() => Order::Max,
+            order => order,
+        };
         let (answer, wrong) = (shown.asked.answer, shown.asked.wrong);
         let question = activations.clone().filter(|_| order == Order::Answer);
         let question = question.map(|activations| FeatureAttributionOf { activations, answer, wrong });

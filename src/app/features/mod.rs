@@ -27,6 +27,7 @@ use crate::features::polysemantic::{RankingOf, SplitsOf};
 use crate::features::scan::index::LivingOf;
 use crate::features::scan::question::{IndexFileOf, KeptScanOf, ScanOf};
 use crate::features::steering::DosesOf;
+use crate::features::train::elsewhere::CapturedPlacesOf;
 use crate::features::train::kept::KeptActivationsOf;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::shelf::{DictionaryTrainingOf, SetTrainingOf};
@@ -158,6 +159,9 @@ impl FeatureAction {
             Self::Threshold(..) | Self::KeptThreshold(..) => "set a threshold",
             Self::Train(..) => "train a dictionary",
             Self::TrainSet(..) => "train a set",
+            Self::Capture(_) => "open captured activations",
+            Self::ReadCaptured(true) => "read captured activations",
+            Self::ReadCaptured(false) => "read the prompt",
             _ => "look at features",
         };
         name.to_owned()
@@ -206,6 +210,8 @@ pub struct FeaturesState {
     pub set_training: Slot<SetTrainingOf>,
     /// How many bytes of activations are kept.
     pub kept_activations: Slot<KeptActivationsOf>,
+    /// The sites of captured activations.
+    pub captured: Slot<CapturedPlacesOf>,
 }
 
 /// Lists all slots, shared or mutable.
@@ -232,6 +238,7 @@ macro_rules! slots {
             $($reference)+ $self.training,
             $($reference)+ $self.set_training,
             $($reference)+ $self.kept_activations,
+            $($reference)+ $self.captured,
         ]
     };
 }

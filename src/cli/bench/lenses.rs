@@ -17,10 +17,10 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::shard::share;
 
-/// Rows of text that heads are timed on, and their tokens. A share of the rows is timed, in which as many are taken apart as in
-/// every other.
+/// Rows of text that heads are timed on, and their tokens. A share of the rows is timed, of which one is taken apart, as
+/// in most.
 const HEADS: (usize, usize) = (4096, 64);
-const SHARE: (usize, usize) = (0, 43);
+const SHARE: (usize, usize) = (1, 43);
 
 pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let c = &model.config;

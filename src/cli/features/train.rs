@@ -274,7 +274,9 @@ fn execute_on(args: &Arguments, recipe: &Recipe, path: &Path) -> Result<()> {
     let load_seconds = started.elapsed().as_secs_f64();
     let (progress, bar) = progress("training");
     let started = Instant::now();
-    let found = recipe.train_on(&file, &args.output, &progress, &mut |_| {})?;
+    let mut training = recipe.begin_on(&file, &progress)?;
+    training.trainer.resume(&args.output)?;
+    let found = training.run(&args.output, &progress, &mut |_| {})?;
     let seconds = started.elapsed().as_secs_f64();
     drop(bar);
     if found.first > 0 {

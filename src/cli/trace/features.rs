@@ -56,12 +56,12 @@ impl FeatureArgs {
         Settings { most: self.max_features, round: self.round, silent: self.silent }
     }
 
-    /// What tracing the prediction after `n` tokens costs; one layer of the set is read.
-    pub fn cost(&self, model: &Model, spec: &str, n: usize) -> Result<Cost> {
+    /// What tracing the prediction after a position costs, in a prompt of so many tokens; one layer of the set is read.
+    pub fn cost(&self, model: &Model, spec: &str, place: (usize, usize)) -> Result<Cost> {
         let progress = Progress::new();
         let set = DictionarySet::open(spec, &progress)?;
         set.check(&model.config)?;
-        cost(model, &set.layer(0, &model.config, &progress)?.0, n, &self.settings())
+        cost(model, &set.layer(0, &model.config, &progress)?.0, place, &self.settings())
     }
 }
 

@@ -106,13 +106,21 @@ pub(super) fn token_or_id(model: &Model, text: &str) -> Result<u32> {
 }
 
 impl Arguments {
+    /// The position whose prediction is explained, of a prompt of so many tokens.
+    fn position(&self, len: usize) -> Result<usize> {
+        let last = len.saturating_sub(1);
+        match self.pos.unwrap_or(last) {
+            pos if pos <= last => Ok(pos),
+            pos => Err(Error::request(format!("--pos {pos} is not a position of this prompt; give 0 to {last}"))),
+        }
+    }
+
     /// What a graph on features costs.
     pub fn work(&self) -> Option<Work<'_>> {
         let spec = self.features.dictionary.as_deref()?;
         Some(Work::new(&self.model, move |model| {
             let len = self.prompt.required(model)?.len();
-            let n = self.pos.map_or(len, |pos| (pos + 1).min(len));
-            self.features.cost(model, spec, n)
+            self.features.cost(model, spec, (len, self.position(len)?))
         }))
     }
 }
@@ -121,13 +129,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "trace")?;
     let (model, progress) = (&job.model, &job.progress);
     let ids = args.prompt.required(model)?;
-    let pos = args.pos.unwrap_or(ids.len() - 1);
-    if pos >= ids.len() {
-        return Err(Error::request(format!(
-            "--pos {pos} is not a position of this prompt; give 0 to {}",
-            ids.len() - 1
-        )));
-    }
+    let pos = args.position(ids.len())?;
     let token = |t: &str| token_or_id(model, t);
     let explained = args.target.iter().map(|t| token(t)).collect::<Result<Vec<u32>>>()?;
     let against = args.against.as_deref().map(token).transpose()?;

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
@@ -31,6 +32,7 @@ use crate::model::dequantize::Stored;
 use crate::model::safetensors_file::{self, Index};
 use crate::model::store::Store;
 use crate::progress::Progress;
+use crate::question::Question;
 use crate::shard::{hex, whole};
 
 const FORMAT: &str = "a file of activations";
@@ -49,6 +51,8 @@ pub struct Captured {
     pub model_hash: Option<String>,
     /// The model that they are taken for.
     config: Option<ModelConfig>,
+    /// Positions that are read at most.
+    most: usize,
     held: Held,
 }
 
@@ -73,7 +77,19 @@ impl Captured {
             whole(path, about)?;
         }
         let (model, model_hash) = about.map(|a| (a.model, a.shard.model_hash)).unzip();
-        Ok(Self { path: path.to_owned(), model, model_hash, config: None, held: Held::Tensors(index) })
+        Ok(Self {
+            path: path.to_owned(),
+            model,
+            model_hash,
+            config: None,
+            most: usize::MAX,
+            held: Held::Tensors(index),
+        })
+    }
+
+    /// Only so many positions are read, the first ones.
+    pub fn first(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     /// The same as a model's: what does not say whose it is is taken for that model's, as far as its vectors are as wide.
@@ -147,8 +163,8 @@ impl Captured {
                 let found = Place::parse(name).ok();
                 if let Some((found, place)) = found.zip(place).filter(|(found, place)| found != place) {
                     return Err(Error::request(format!(
-                        "{} holds activations at {found}, and the dictionary reads {place}; capture that site, or say \
-                         with --site {found} that the dictionary belongs there",
+                        "{} holds activations at {found}, and the dictionary reads {place}; capture that site, or name \
+                         {found} as the dictionary's (--site)",
                         self.path.display()
                     )));
                 }
@@ -164,9 +180,7 @@ impl Captured {
     }
 
     fn named(&self, name: &str, place: Place, skip_first: bool) -> Result<Table> {
-        // Patterns and scores belong to two positions, and a scale is no vector.
-        let axes = place.site.kind.axes();
-        if axes.first() != Some(&Axis::Pos) || axes.last() == Some(&Axis::One) {
+        if !has_vectors(place) {
             return Err(Error::request(format!(
                 "{place} has no vector at each position, so that no dictionary reads it; name another site"
             )));
@@ -201,6 +215,7 @@ impl Captured {
         if context == 1 {
             return Err(self.malformed(ALONE));
         }
+        let n = n.min(self.most);
         let file = index.files.first().ok_or_else(|| self.malformed("it cannot be opened"))?;
         let file = file.try_clone().map_err(|e| Error::read(&self.path, e))?;
         if matches!(entry.stored, Stored::F32) {
@@ -222,11 +237,15 @@ impl Captured {
         let failed = |e| Error::write(scratch_folder(), e);
         let out = BufWriter::with_capacity(1 << 20, scratch_file()?);
         let mut into = Written { out, width: 0, rows: 0, skip_first };
+        let most = self.most;
         for path in files {
+            if into.rows >= most {
+                break;
+            }
             let malformed = |what: String| Error::Malformed { path: path.clone(), format: FORMAT, what };
             let (file, size) = sized(path)?;
             let column = name.to_owned();
-            let read = guarded(size, move || vectors(file, &column, into));
+            let read = guarded(size, move || vectors(file, &column, into, most));
             into = read.unwrap_or_else(|fault| Err(fault.to_string())).map_err(malformed)?;
         }
         let Written { out, width, rows, .. } = into;
@@ -236,6 +255,39 @@ impl Captured {
         }
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
         Ok(Table::File { d: width, rows, context: 0, file, offset: 0, path: self.path.clone() })
+    }
+}
+
+/// Whether a place has a vector at each position: patterns and scores belong to two, and a scale is no vector.
+fn has_vectors(place: Place) -> bool {
+    let axes = place.site.kind.axes();
+    axes.first() == Some(&Axis::Pos) && axes.last() != Some(&Axis::One)
+}
+
+/// Asks at which of a model's sites captured activations have vectors.
+#[derive(Clone, PartialEq)]
+pub struct CapturedPlacesOf {
+    pub model: Arc<Model>,
+    pub path: PathBuf,
+}
+
+impl Question for CapturedPlacesOf {
+    type Answer = Vec<Place>;
+
+    const LABEL: &'static str = "looking at captured activations";
+
+    fn run(&self, _: &Progress, _: &mut dyn FnMut(Vec<Place>)) -> Result<Vec<Place>> {
+        let file = Captured::open(&self.path)?.of(&self.model)?;
+        let there: Vec<Place> = file.places().into_iter().filter(|p| has_vectors(*p)).collect();
+        let places: Vec<Place> = there.iter().copied().filter(|p| p.check(&self.model.config).is_ok()).collect();
+        if places.is_empty() {
+            return Err(Error::request(format!(
+                "{} holds no vectors at sites that {} has; capture hook_resid_post, hook_z or an MLP's input and output",
+                self.path.display(),
+                self.model.config.name
+            )));
+        }
+        Ok(places)
     }
 }
 
@@ -284,7 +336,7 @@ fn dataset(folder: &Path) -> Result<Captured> {
         return Err(Error::Malformed { path: first.clone(), format: FORMAT, what });
     }
     let held = Held::Columns(columns, files);
-    Ok(Captured { path: folder.to_owned(), model: None, model_hash: None, config: None, held })
+    Ok(Captured { path: folder.to_owned(), model: None, model_hash: None, config: None, most: usize::MAX, held })
 }
 
 /// What a list holds.
@@ -367,11 +419,14 @@ impl Written {
     }
 }
 
-/// Writes a column's vectors batch by batch: a cache of activations is larger than the memory.
-fn vectors(file: File, name: &str, mut into: Written) -> std::result::Result<Written, String> {
+/// Writes a column's vectors batch by batch, until there are `most` or more: a cache of activations is larger than the memory.
+fn vectors(file: File, name: &str, mut into: Written, most: usize) -> std::result::Result<Written, String> {
     let cut = |_| "it is no complete Arrow file".to_owned();
     let reader = StreamReader::try_new(BufReader::new(file), None).map_err(cut)?;
     for batch in reader {
+        if into.rows >= most {
+            break;
+        }
         let batch: RecordBatch = batch.map_err(cut)?;
         let column = batch.column_by_name(name).ok_or_else(|| format!("it has no column `{name}`"))?;
         let (context, rows) = unlisted(column)?;

@@ -1,7 +1,7 @@
 //! A training from text to a finished dictionary: what is harvested and held out, the steps, and what is judged and
 //! written at the end. The window and the command line both train by this.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -172,18 +172,11 @@ pub struct TrainedOn {
 }
 
 impl Recipe {
-    /// Trains on activations in a file to the end, without the model, and writes the dictionary; checkpoints lie in its
-    /// folder. The recipe's text is not looked at, and nothing is held out.
+    /// A training on activations in a file, without the model. The recipe's text is not looked at, and nothing is held out.
     ///
     /// # Errors
-    /// Settings that cannot be, places that are not in the file, or writing the folder.
-    pub fn train_on(
-        &self,
-        file: &Captured,
-        folder: &Path,
-        progress: &Progress,
-        report: &mut dyn FnMut(Point),
-    ) -> Result<TrainedOn> {
+    /// Settings that cannot be, or places that are not in the file.
+    pub fn begin_on(&self, file: &Captured, progress: &Progress) -> Result<TrainingOn> {
         self.check_format()?;
         progress.reserve(self.settings.units(self.settings.steps));
         let input = file.table(self.site, !self.include_first)?;
@@ -194,15 +187,32 @@ impl Recipe {
             output: Some(self.target.unwrap_or(self.site)),
         };
         let positions = input.rows();
-        let mut trainer = Trainer::new(self.settings.clone(), origin, input, target)?;
-        trainer.resume(folder)?;
+        let trainer = Trainer::new(self.settings.clone(), origin, input, target)?;
+        Ok(TrainingOn { trainer, positions, file: file.path().to_owned() })
+    }
+}
+
+/// A training on activations in a file.
+pub struct TrainingOn {
+    pub trainer: Trainer,
+    positions: usize,
+    file: PathBuf,
+}
+
+impl TrainingOn {
+    /// Trains to the end and writes the dictionary; checkpoints lie in its folder.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`] and writing the folder.
+    pub fn run(self, folder: &Path, progress: &Progress, report: &mut dyn FnMut(Point)) -> Result<TrainedOn> {
+        let Self { mut trainer, positions, file } = self;
         let first = trainer.step;
         trainer.run(Some(folder), progress, &mut |_| Ok(None), report)?;
         trainer.save(folder)?;
         let name = folder.file_name().map_or_else(|| "dictionary".to_owned(), |n| n.to_string_lossy().into_owned());
         let dictionary = trainer.dictionary(&name)?;
         let about = json!({"circuitscope": {
-            "settings": self.settings, "activations": file.path().display().to_string(), "positions": positions,
+            "settings": trainer.settings, "activations": file.display().to_string(), "positions": positions,
             "curve": trainer.curve,
         }});
         saelens::save(&dictionary, folder, &about)?;

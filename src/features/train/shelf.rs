@@ -93,11 +93,14 @@ impl DictionaryTrainingOf {
     ) -> Result<DictionaryTraining> {
         let (recipe, model) = (&self.recipe, &self.model.config);
         let name = format!("{}-{}-{}-captured", model.name, recipe.site, recipe.settings.method.name());
-        let folder = place_of(&self.shelf, &name, recipe, is_saved, |_| Ok(()))?;
+        let mut training = recipe.begin_on(file, progress)?;
+        let folder =
+            place_of(&self.shelf, &name, recipe, is_saved, |folder| training.trainer.resume(folder).map(drop))?;
         let _claim = Claim::of(&folder)?;
-        let mut so_far = DictionaryTraining::default();
+        let mut so_far = DictionaryTraining { curve: training.trainer.curve.clone(), trained: None };
+        partial(so_far.clone());
         let mut looked = Instant::now();
-        recipe.train_on(file, &folder, progress, &mut |point| {
+        training.run(&folder, progress, &mut |point| {
             so_far.curve.push(point);
             if looked.elapsed() >= LOOK_EVERY {
                 partial(so_far.clone());

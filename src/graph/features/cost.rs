@@ -1,8 +1,7 @@
 //! What a graph on features will cost: how many features are traced where not all fit, and what that takes.
 
 use super::{Feature, Settings};
-use crate::analysis::plan::Cost;
-use crate::engine::Trace;
+use crate::analysis::plan::{self, Cost, Planned};
 use crate::error::{Error, Result};
 use crate::features::{Activation, Dictionary};
 use crate::model::Model;
@@ -14,52 +13,55 @@ pub(super) const ROW: u64 = 8;
 const LINK: u64 = 28;
 /// Bytes of rows that are held in full at a time where only a part of them is kept.
 pub(super) const PART: u64 = 512 << 20;
-/// Features that are traced at least and at most where not all are and nobody says how many.
+/// Features that are traced at least where not all are and nobody says how many.
 const LEAST_FEATURES: usize = 256;
+/// And at most.
 const MOST_FEATURES: usize = 4096;
 /// Features that are active at a layer and position, about, where nobody says how many: published sets have 15 to 70.
 const ACTIVE: usize = 32;
 
-/// What tracing the prediction after `n` tokens will take, with transcoders like `first` at every layer. How many features
-/// will be active is known where a fixed number is; of others [`ACTIVE`] are assumed. Where memory is short, fewer are traced.
+/// What tracing the prediction after position `pos` of a prompt of `len` tokens will take, with transcoders like `first` at
+/// every layer. How many features will be active is known where a fixed number is; of others [`ACTIVE`] are assumed. Where
+/// memory is short, fewer are traced.
 ///
 /// # Errors
 /// A graph that cannot be made.
-pub fn cost(model: &Model, first: &Dictionary, n: usize, settings: &Settings) -> Result<Cost> {
-    let c = &model.config;
+pub fn cost(model: &Model, first: &Dictionary, (len, pos): (usize, usize), settings: &Settings) -> Result<Cost> {
+    settings.check(pos)?;
+    let (c, n) = (&model.config, pos + 1);
     let at_once = match first.activation {
         Activation::TopK { k } | Activation::Largest { k } => k,
         _ => ACTIVE,
     };
     let at_once = at_once.min(first.d_sae);
-    let cells = (0..c.n_layers).flat_map(|layer| (settings.silent..n).map(move |pos| (layer, pos)));
-    let features: Vec<Feature> = cells
-        .flat_map(|(layer, pos)| {
-            (0..at_once as u32).map(move |feature| Feature { layer, pos, feature, activation: 1.0 })
-        })
-        .collect();
-    let (most, _) = fitting(&features, (n, c.n_layers), settings, None)?;
-    let mut rows = reached(&features, n);
     let heads = (c.n_heads + c.n_kv_heads) * c.d_head;
-    // Down through the heads of every layer below, at every position before, and once against each source.
-    let down: usize =
-        features.iter().zip(&rows).map(|(f, row)| c.d_model * (f.layer * (f.pos + 1) * heads + row)).sum();
+    let (mut rows, mut down) = (Vec::new(), 0.0);
+    for layer in 0..c.n_layers {
+        for pos in settings.silent..n {
+            let row = layer * (pos + 1 - settings.silent) * at_once + (layer + 1) * (pos + 1);
+            rows.resize(rows.len() + at_once, row);
+            // Down through the heads of every layer below, at every position before, and once against each source.
+            down += (at_once * c.d_model) as f64 * (layer * (pos + 1) * heads + row) as f64;
+        }
+    }
+    let (count, links) = (rows.len(), rows.iter().sum::<usize>() as u64);
+    let (most, _) = fitting(rows.clone(), (n, c.n_layers), settings, None)?;
     rows.sort_unstable_by(|a, b| b.cmp(a));
-    let traced = most.unwrap_or(features.len()).min(features.len());
-    let share = traced as f64 / features.len().max(1) as f64;
-    let encoded = n * c.n_layers * first.d_sae * (first.d_in + first.d_out);
     let held = match most {
         Some(most) => bytes(&rows, most, settings.round.max(1), (c.n_layers + 1) * n),
-        None => LINK * rows.iter().sum::<usize>() as u64,
+        None => LINK * links,
     };
+    let share = most.map_or(1.0, |most| most.min(count) as f64 / count.max(1) as f64);
+    let encoded = (n * c.n_layers) as f64 * (first.d_sae * (first.d_in + first.d_out)) as f64;
     let layer = 8 * first.d_sae * (first.d_in + first.d_out);
-    let writes = 8 * features.len() * c.d_model;
-    let work = Trace::bytes_for(model, n) + layer + writes + held as usize;
-    Ok(Cost::of(model, (share * down as f64) as usize + encoded, work))
+    let run = plan::cost(model, len, Planned::Trace);
+    let traced = Cost::of(model, share * down + encoded, layer + 8 * count * c.d_model + held as usize);
+    // The run is kept meanwhile.
+    Ok(Cost { work: run.work + traced.work, ..run.then(traced) })
 }
 
 /// By feature, how many sources can reach it: all that is active below it, at its position or before, errors, tokens.
-fn reached(features: &[Feature], n: usize) -> Vec<usize> {
+pub(super) fn reached(features: &[Feature], n: usize) -> Vec<usize> {
     let mut below = vec![0usize; n];
     let mut all = Vec::with_capacity(features.len());
     while let Some(Feature { layer, .. }) = features.get(all.len()) {
@@ -81,18 +83,17 @@ fn bytes(rows: &[usize], most: usize, round: usize, others: usize) -> u64 {
     full + part + LINK * sum(&mut rows.iter().take(most).map(|row| (*row).min(most + others)))
 }
 
-/// How many features are traced, and why not all. `free` bytes may be taken.
+/// How many features are traced, and why not all, by how many sources reach each. `free` bytes may be taken.
 ///
 /// # Errors
 /// What does not fit, in a sentence.
 pub(super) fn fitting(
-    features: &[Feature],
+    mut rows: Vec<usize>,
     (n, n_layers): (usize, usize),
     settings: &Settings,
     free: Option<u64>,
 ) -> Result<(Option<usize>, Option<String>)> {
-    let (count, others, round) = (features.len(), (n_layers + 1) * n, settings.round.max(1));
-    let mut rows = reached(features, n);
+    let (count, others, round) = (rows.len(), (n_layers + 1) * n, settings.round.max(1));
     let links: usize = rows.iter().sum();
     rows.sort_unstable_by(|a, b| b.cmp(a));
     let all = links as u64 * LINK;
@@ -172,7 +173,7 @@ mod tests {
         let features = active(8, 64);
         let count = features.len();
         let fit = |most: Option<usize>, free: u64| {
-            fitting(&features, (64, 8), &Settings { most, round: 64, ..Settings::default() }, Some(free))
+            fitting(reached(&features, 64), (64, 8), &Settings { most, round: 64, ..Settings::default() }, Some(free))
         };
         assert_eq!(fit(None, 1 << 40).unwrap(), (None, None));
         assert_eq!(fit(Some(count), 1 << 40).unwrap(), (None, None));
@@ -181,7 +182,12 @@ mod tests {
         let features = active(24, 256);
         let count = features.len();
         let fit = |most: Option<usize>, free: u64| {
-            fitting(&features, (256, 24), &Settings { most, round: 64, ..Settings::default() }, Some(free))
+            fitting(
+                reached(&features, 256),
+                (256, 24),
+                &Settings { most, round: 64, ..Settings::default() },
+                Some(free),
+            )
         };
         let all = reached(&features, 256).iter().sum::<usize>() as u64 * LINK;
         assert_eq!(fit(None, all + crate::memory::RESERVE).unwrap(), (None, None));

@@ -27,7 +27,7 @@ pub use active::Feature;
 pub use targets::{Explained, Target};
 
 use self::active::Active;
-use self::cost::{PART, ROW, fitting};
+use self::cost::{PART, ROW, fitting, reached};
 use self::linear::Linear;
 use self::rows::{Row, Seed};
 use super::influence::{LEAST, Scores};
@@ -51,6 +51,20 @@ pub struct Settings {
     pub round: usize,
     /// First positions whose features and errors are left out: what they hold is unlike all else.
     pub silent: usize,
+}
+
+impl Settings {
+    /// # Errors
+    /// Nothing is left of the positions up to `pos`.
+    fn check(&self, pos: usize) -> Result<()> {
+        if self.silent <= pos {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "all {} positions up to {pos} are left out, so that no feature is active; trace a later position",
+            pos + 1
+        )))
+    }
 }
 
 impl Default for Settings {
@@ -206,17 +220,12 @@ pub fn trace_in_parts(
     if !trace.edits().is_empty() {
         return Err(Error::request("a prediction is traced in a run without edits; switch them off"));
     }
-    if settings.silent > pos {
-        return Err(Error::request(format!(
-            "all {} positions up to {pos} are left out, so that no feature is active; trace a later position",
-            pos + 1
-        )));
-    }
+    settings.check(pos)?;
     let n = pos + 1;
     let explained = targets::explained(trace, pos, target)?;
     let linear = Linear::of(trace, n, progress)?;
     let active = Active::of(&linear, set, linear.blocks.len(), settings.silent, progress)?;
-    let room = || fitting(&active.features, (n, linear.blocks.len()), settings, available());
+    let room = || fitting(reached(&active.features, n), (n, linear.blocks.len()), settings, available());
     let (most, limited) = room().or_else(|_| {
         // What earlier work left behind is free as well.
         trim();

@@ -48,7 +48,11 @@ fn controls(ui: &mut egui::Ui, cx: &mut Context<'_>, pos: usize, heat: Option<&F
             (Order::At(pos), "at the pinned token"),
             (Order::Answer, "attribution to the answer"),
         ];
-        if let Some(o) = choice(ui, "first by", order, &options) {
+        // A file has no pinned token, and no answer.
+        let captured = cx.state.features.desk.reads_captured().is_some();
+        let options = if captured { &options[..2] } else { &options[..] };
+        let order = if captured && order != Order::Mean { Order::Max } else { order };
+        if let Some(o) = choice(ui, "first by", order, options) {
             act(cx, FeatureAction::Order(o));
         }
         if let Some(h) = heat {
@@ -85,9 +89,9 @@ fn awaited(s: &FeaturesState) -> &'static str {
     if s.attribution.is_running() {
         "attributing the answer …"
     } else if s.activations.is_stopped() || s.heat.is_stopped() {
-        "stopped; F5 reads the prompt again"
+        "stopped; F5 reads them again"
     } else {
-        "reading the prompt …"
+        "reading the features …"
     }
 }
 

@@ -9,7 +9,7 @@ use eframe::egui;
 use egui_plot::{HoverPosition, MarkerShape, Plot, PlotPoints, Points};
 
 use super::{act, dictionary_open, weak};
-use crate::app::features::{Chosen, FeatureAction};
+use crate::app::features::{Chosen, FeatureAction, FeaturesState};
 use crate::app::widgets::{choice, message};
 use crate::features::feature_activations::{FeatureActivations, Order};
 
@@ -23,9 +23,14 @@ enum How {
 #[derive(Default)]
 pub struct Map {
     how: How,
-    /// Features that are active on the prompt, and what says so.
+    /// Features that are active on the prompt or in a file, and what says so.
     active: HashSet<u32>,
     activations: Weak<FeatureActivations>,
+}
+
+/// Where the features are active that are shown so.
+fn active_where(s: &FeaturesState) -> &'static str {
+    if s.desk.reads_captured().is_some() { "active in the file" } else { "active on the prompt" }
 }
 
 impl View for Map {
@@ -54,9 +59,7 @@ impl View for Map {
                     String::new()
                 };
                 ui.label(weak(cx, format!("{} features{every},", m.features.len())));
-                let captured = s.desk.captured.as_ref().is_some_and(|c| c.1);
-                let text = if captured { "● active in the file" } else { "● active on the prompt" };
-                ui.label(weak(cx, text).color(cx.palette.positive));
+                ui.label(weak(cx, format!("● {}", active_where(s))).color(cx.palette.positive));
             }
         });
         let Some(m) = s.map.value().cloned() else {
@@ -98,7 +101,7 @@ impl View for Map {
                 let all = Points::new("silent here", points(&|f| !active.contains(&f)));
                 p.points(all.radius(1.5).color(cx.palette.faint));
                 p.points(
-                    Points::new("active on the prompt", points(&|f| active.contains(&f)))
+                    Points::new(active_where(s), points(&|f| active.contains(&f)))
                         .radius(2.5)
                         .color(cx.palette.positive),
                 );

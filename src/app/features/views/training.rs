@@ -1,8 +1,5 @@
 //! Training a dictionary in the window.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use crate::app::view::{Area, Context, Table, View, ViewDef, Workspace};
 use eframe::egui::{self, RichText, vec2};
 use egui_plot::{Corner, Legend, Line, PlotPoints};
@@ -17,7 +14,7 @@ use crate::features::Place;
 use crate::features::train::recipe::Recipe;
 use crate::features::train::set::places;
 use crate::features::train::shelf::SetTraining;
-use crate::features::train::{Method, Point, Settings, elsewhere};
+use crate::features::train::{Method, Point, Settings};
 use crate::memory;
 use crate::model::config::ModelConfig;
 
@@ -31,6 +28,10 @@ struct Whole(bool);
 #[derive(Clone, Copy, Default)]
 struct Layer(Option<usize>);
 
+/// The file of captured activations that was taken up last.
+#[derive(Clone, Default)]
+struct Dropped(Option<String>);
+
 /// Said once, when a training was asked for.
 #[derive(Clone, Copy, Default)]
 struct Begun;
@@ -43,18 +44,24 @@ impl View for Training {
         };
         let s = &cx.state.features;
         let id = egui::Id::unique("dictionary to train");
-        // What is asked for begins with what the desk holds, and again when that changes: by undo, or a file that is dropped.
-        let begun = ui.data_mut(|d| d.get_temp::<[Recipe; 2]>(id)).filter(|[_, desk]| *desk == s.desk.recipe);
-        let mut ask = begun.map_or_else(|| s.desk.recipe.clone(), |[ask, _]| ask);
+        let mut ask = ui.data_mut(|d| d.get_temp::<Recipe>(id)).unwrap_or_else(|| s.desk.recipe.clone());
+        // A file that is dropped takes the text's place, once.
+        let file = s.desk.captured.as_ref().map(|c| c.0.clone());
+        if ui.data_mut(|d| d.get_temp::<Dropped>(id)).unwrap_or_default().0 != file {
+            ask.text.extend(file.clone());
+            ask.text.drain(..ask.text.len().saturating_sub(1));
+            ui.data_mut(|d| d.insert_temp(id, Dropped(file.clone())));
+        }
+        let is_captured = file.is_some() && ask.text.first() == file.as_ref();
         let mut keep = ui.data_mut(|d| d.get_temp::<bool>(id)).unwrap_or_default();
         let mut whole = ui.data_mut(|d| d.get_temp::<Whole>(id)).unwrap_or_default().0;
         let layer = cx.pinned().layer;
-        let captured = captured(ui, id, &ask);
-        let Offered { sites, mlp, set } = Offered::of(&model.config, layer, captured.as_ref().map(|p| &p[..]));
+        let captured = is_captured.then(|| s.captured.value().map_or(&[][..], |places| &places[..]));
+        let Offered { sites, mlp, set } = Offered::of(&model.config, layer, captured);
         let kind = |p: &Place| p.site.kind == ask.site.site.kind;
         let current = sites.iter().position(|p| *p == ask.site).or_else(|| sites.iter().position(kind)).unwrap_or(0);
         let reads = Place::mlp_input(layer);
-        let writes = mlp.then(|| Place::from(Site::new(SiteKind::MlpOut, layer)));
+        let writes = mlp;
         whole &= set;
         let mut transcoder = whole || (ask.target.is_some() || sites.is_empty()) && writes.is_some();
         ask.site = sites.get(current).copied().unwrap_or(reads);
@@ -83,7 +90,7 @@ impl View for Training {
                         .on_hover_text(hint);
                 }
                 ask.settings.skip &= transcoder;
-                usual(ui, cx, &mut ask, captured.is_some());
+                usual(ui, cx, &mut ask, is_captured);
             });
             let more = egui::CollapsingHeader::new(RichText::new("more settings").font(theme::small()));
             // When a training begins the curves need the room.
@@ -101,15 +108,13 @@ impl View for Training {
         }
         let layers = if whole { model.config.n_layers } else { 1 };
         let bytes = ask.tokens.unwrap_or(0) as f64 * (layers * ask.width(&model.config)) as f64 * 4.0;
-        if captured.is_some() && sites.is_empty() && !mlp {
-            message(ui, "these activations hold no vectors at sites that this model has", true);
-            return;
-        }
-        if start_or_stop(ui, cx, &ask, (keep, whole), captured.is_none().then_some(bytes)) {
+        if let Some(e) = s.captured.error().filter(|_| is_captured) {
+            message(ui, e, true);
+        } else if start_or_stop(ui, cx, &ask, (keep, whole), (!is_captured).then_some(bytes)) {
             ui.data_mut(|d| d.insert_temp(id, Begun));
         }
         ui.data_mut(|d| {
-            d.insert_temp(id, [ask, cx.state.features.desk.recipe.clone()]);
+            d.insert_temp(id, ask);
             d.insert_temp(id, keep);
             d.insert_temp(id, Whole(whole));
         });
@@ -153,42 +158,31 @@ impl View for Training {
     }
 }
 
-/// What can be trained on: sites for an autoencoder, and whether a layer's MLP, and those of all layers.
+/// What can be trained on: sites for an autoencoder, what a layer's MLP writes if it can be, and whether all layers' MLPs can.
 struct Offered {
     sites: Vec<Place>,
-    mlp: bool,
+    mlp: Option<Place>,
     set: bool,
 }
 
 impl Offered {
-    /// Of a model at a layer, or of captured activations as far as the model has their sites.
+    /// Of a model at a layer, or of captured activations.
     fn of(model: &ModelConfig, layer: usize, captured: Option<&[Place]>) -> Self {
+        let out = |kind| Place::from(Site::new(kind, layer));
         let Some(captured) = captured else {
             let there = [(SiteKind::ResidPost, true), (SiteKind::MlpOut, model.has_mlp()), (SiteKind::Z, true)];
-            let sites = there.into_iter().filter(|s| s.1).map(|(kind, _)| Site::new(kind, layer).into()).collect();
-            return Self { sites, mlp: model.has_mlp(), set: model.has_mlp() };
+            let sites = there.into_iter().filter(|s| s.1).map(|(kind, _)| out(kind)).collect();
+            return Self { sites, mlp: model.has_mlp().then(|| out(SiteKind::MlpOut)), set: model.has_mlp() };
         };
-        let has_both = |layer: usize| places(layer).is_ok_and(|both| both.iter().all(|p| captured.contains(p)));
+        let has = |p: &Place| captured.contains(p);
+        let written = [SiteKind::MlpResult, SiteKind::MlpOut].map(out).into_iter().find(has);
+        let of_set = |layer| places(layer).is_ok_and(|both| both.iter().all(has));
         Self {
-            sites: captured.iter().copied().filter(|p| !p.mlp_input && p.check(model).is_ok()).collect(),
-            mlp: has_both(layer),
-            set: model.n_layers > 0 && (0..model.n_layers).all(has_both),
+            sites: captured.iter().copied().filter(|p| !p.mlp_input).collect(),
+            mlp: written.filter(|_| has(&Place::mlp_input(layer))),
+            set: model.n_layers > 0 && (0..model.n_layers).all(of_set),
         }
     }
-}
-
-/// The places of captured activations, where the text is a file of them; the file is looked at once.
-fn captured(ui: &mut egui::Ui, id: egui::Id, ask: &Recipe) -> Option<Arc<[Place]>> {
-    let [text] = &ask.text[..] else { return None };
-    let known = ui.data_mut(|d| d.get_temp::<(String, Option<Arc<[Place]>>)>(id)).filter(|(of, _)| of == text);
-    known.map_or_else(
-        || {
-            let found: Option<Arc<[Place]>> = elsewhere::dropped(Path::new(text)).map(Arc::from);
-            ui.data_mut(|d| d.insert_temp(id, (text.clone(), found.clone())));
-            found
-        },
-        |(_, places)| places,
-    )
 }
 
 /// What is trained on: a site by its place in the list; behind them a layer's MLP, and the MLPs of all layers.
