@@ -249,6 +249,9 @@ fn searches_agree(case: &Case, on: &[(&AblatedRuns, &Readout<'_>)]) {
     for threshold in [0.01 * whole, 0.3 * whole] {
         let mut slow = all.clone();
         let mut now = value(&slow);
+        // How near a decision came to the threshold: nearer than a divergence is rounded, another
+        // processor may decide otherwise.
+        let mut nearest = f32::INFINITY;
         for receiver in (0..s.wiring.n_receivers()).rev() {
             for sender in (0..s.wiring.reads(receiver)).rev() {
                 let edge = Edge { sender, receiver };
@@ -259,13 +262,15 @@ fn searches_agree(case: &Case, on: &[(&AblatedRuns, &Readout<'_>)]) {
                 without.remove(edge);
                 without.prune();
                 let then = value(&without);
+                nearest = nearest.min((then - now - threshold).abs());
                 if then - now < threshold {
                     (slow, now) = (without, then);
                 }
             }
         }
         let fast = acdc(on, threshold, &progress, |_| {}).unwrap();
-        assert!(fast == slow, "{}: {} edges against {}", case.name, fast.len(), slow.len());
+        let tie = nearest < 3e-7 + 1e-5 * whole;
+        assert!(fast == slow || tie, "{}: {} edges against {}, {nearest}", case.name, fast.len(), slow.len());
     }
 }
 

@@ -53,7 +53,7 @@ impl Search {
 }
 
 /// Removals of an edge that take as long as a pass over the prompt: they reach only what is left of the circuit above it.
-const REMOVALS_A_PASS: usize = 30;
+const REMOVALS_A_PASS: usize = 10;
 
 impl Search {
     /// Whether it can be done. `known` says that edges have their scores.
