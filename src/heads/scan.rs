@@ -9,11 +9,13 @@ use rayon::prelude::*;
 
 use super::index::{About, Example, HeadIndex, Measure};
 use super::{feeds, index_file, words};
+use crate::engine::kernels::math::simd;
 use crate::engine::kernels::{product, with_values};
 use crate::engine::{Hooks, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, run_to};
 use crate::features::rows::{Batch, Rows};
+use crate::features::train::maths::dot;
 use crate::hash::Hash;
 use crate::interrupt;
 use crate::model::Model;
@@ -199,9 +201,11 @@ impl ValueLengths {
         Ok(Self { grams, d_head: c.d_head })
     }
 
+    // Inlined, so that it is compiled for the processor's widest registers where it is called.
+    #[inline(always)]
     fn length(&self, head: usize, v: &[f32]) -> f32 {
         let rows = self.grams[head].chunks_exact(self.d_head).zip(v);
-        let square: f32 = rows.map(|(g, x)| x * g.iter().zip(v).map(|(a, b)| a * b).sum::<f32>()).sum();
+        let square: f32 = rows.map(|(g, x)| x * dot(g, v)).sum();
         square.max(0.0).sqrt()
     }
 }
@@ -291,12 +295,12 @@ impl Hooks for Watch<'_> {
                 .into_par_iter()
                 .map(|head| {
                     let (mut sums, mut best) = ([0f64; Measure::ALL.len()], Vec::new());
+                    let length = |v: &[f32]| self.lengths.length(site.layer * heads + head, v);
                     let kv = head * kv_heads / heads;
                     for row in 0..self.rows.len() {
                         let own = &pattern[(row * heads + head) * n * n..][..n * n];
                         let v = |p: usize| &values[((row * n + p) * kv_heads + kv) * d..][..d];
-                        let lengths: Vec<f32> =
-                            (0..n).map(|p| self.lengths.length(site.layer * heads + head, v(p))).collect();
+                        let lengths: Vec<f32> = simd(|| (0..n).map(|p| length(v(p))).collect());
                         let place = count(own, &self.copies[row], &lengths, &mut sums);
                         if let Some((strength, query, key)) = place {
                             let weight = own[query * n + key];
