@@ -109,18 +109,17 @@ fn circuits_and_graphs_on_features_are_planned_as_they_would_be_run() {
     let of = |doc: &serde_json::Value, key: &str| doc[key].as_f64().unwrap();
     let pair = ["-m", "induction", "--clean", "a b c a b", "--corrupt", "a b c a c"];
     let find = |rest: &[&str]| ask(&[&["circuit", "find"][..], &pair, rest].concat());
-    let (eap, integrated) = (find(&["--method", "eap", "--edges", "5"]), find(&["--edges", "5", "--steps", "8"]));
-    assert!(of(&integrated, "needs_seconds") > 2.0 * of(&eap, "needs_seconds"));
-    assert!(of(&eap, "work_bytes") > 0.0);
     // Speeds are measured by each command: what is compared lies far apart.
-    let (plain, rescored) = (find(&["--edges", "100"]), find(&["--edges", "100", "--rescore"]));
-    assert!(of(&rescored, "needs_seconds") > 1.5 * of(&plain, "needs_seconds"));
+    let eap = |rest: &[&str]| find(&[&["--method", "eap", "--edges", "100"], rest].concat());
+    let (plain, rescored) = (eap(&[]), eap(&["--rescore"]));
+    assert!(of(&rescored, "needs_seconds") > 1.2 * of(&plain, "needs_seconds"));
+    assert!(of(&find(&["--edges", "5", "--steps", "200"]), "needs_seconds") > 5.0 * of(&plain, "needs_seconds"));
     // Every pair is run and kept.
     let set = |n: &str| {
         let pairs = ["-m", "addition", "--set", "addition", "--pairs", n, "--edges", "5", "--method", "eap"];
         ask(&[&["circuit", "find"][..], &pairs].concat())
     };
-    assert!((of(&set("6"), "needs_seconds") / of(&set("3"), "needs_seconds") - 2.0).abs() < 0.7);
+    assert_eq!(of(&set("6"), "work_bytes"), 2.0 * of(&set("3"), "work_bytes"));
     // What cannot be run is refused with the sentence of the command.
     let wrong = common::sentence(&[&["plan", "--", "circuit", "find"][..], &pair].concat(), 2);
     assert!(wrong.contains("how large a circuit?"), "{wrong}");
