@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor, Var};
 use circuitscope::analysis::logit_lens::logit_lens;
 use circuitscope::analysis::transport::token_vector;
-use circuitscope::engine::edit::{Edit, Positions};
+use circuitscope::engine::edit::{Action, Direction, Edit, Positions};
 use circuitscope::engine::forward::Prepared;
 use circuitscope::engine::pullback::Pullback;
 use circuitscope::engine::resolve::{Sources, resolve_stack};
@@ -556,6 +556,27 @@ fn interventions_are_those_of_the_definition() {
     let stack = EditStack { edits, ..EditStack::default() };
     assert!(resolve_stack(&stack, &Sources::alone(&base)).unwrap_err().is_request());
     assert!(Intervention::Ablate { tokens: vec![7, 7] }.edits(&model, Some(&lens), 1, &Positions::All).is_err());
+    // One token after the other takes out what both together do; elsewhere the second stands for itself.
+    let both = Intervention::Ablate { tokens: vec![7, 30] }.edits(&model, Some(&lens), 1, &Positions::All).unwrap();
+    let second = Intervention::Ablate { tokens: vec![30] };
+    let behind = |standing: &[Edit], positions: &Positions| {
+        second.edits_behind(standing, &model, Some(&lens), 1, positions).unwrap()
+    };
+    let here = Positions::At(vec![2]);
+    let alone = second.edits(&model, Some(&lens), 1, &here).unwrap();
+    let vector = |edits: &[Edit]| match &edits[0].action {
+        Action::Project { direction: Direction::Concept { vector, .. } } => vector.clone(),
+        other => panic!("{other:?}"),
+    };
+    for positions in [&Positions::All, &here] {
+        let freed = behind(&both[..1], positions);
+        assert!(common::worst(&vector(&freed), &vector(&both[1..])) < 1e-6 && freed[0].positions == *positions);
+    }
+    let elsewhere = [Edit { positions: Positions::At(vec![3]), ..both[0].clone() }];
+    let switched_off = [Edit { enabled: false, ..both[0].clone() }];
+    assert!(behind(&elsewhere, &here) == alone && behind(&switched_off, &here) == alone);
+    let again = second.edits_behind(&both, &model, Some(&lens), 1, &here).unwrap_err();
+    assert!(again.to_string().contains("taken out already"), "{again}");
 }
 
 /// The commands: fit in parts and merge, read, edit; and what they refuse.

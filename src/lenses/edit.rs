@@ -54,6 +54,22 @@ impl Intervention {
         layer: usize,
         positions: &Positions,
     ) -> Result<Vec<Edit>> {
+        self.edits_behind(&[], model, lens, layer, positions)
+    }
+
+    /// As [`Self::edits`], behind edits that stand already: what is taken out at the same place is left out of the
+    /// directions of an ablation, which otherwise would bring some of it back.
+    ///
+    /// # Errors
+    /// As [`Self::edits`], or nothing is left to be taken out.
+    pub fn edits_behind(
+        &self,
+        standing: &[Edit],
+        model: &Model,
+        lens: Option<&Transport>,
+        layer: usize,
+        positions: &Positions,
+    ) -> Result<Vec<Edit>> {
         let direction = |token: u32| direction(model, lens, layer, token);
         match self {
             Self::Steer { token, alpha } => {
@@ -67,12 +83,15 @@ impl Intervention {
                 // Each edit takes one direction out. Directions of related tokens are far from orthogonal, so that each
                 // is first freed of those before it: then together they take out the whole span and nothing else.
                 let mut basis: Vec<Vec<f64>> = Vec::new();
+                for vector in standing.iter().filter_map(|e| taken_out(e, layer, positions)) {
+                    basis.extend(freed(vector, &basis));
+                }
                 let mut edits = Vec::new();
                 for token in tokens {
                     let vector = token_vector(model, lens, layer, *token)?;
                     let Some(free) = freed(&vector, &basis) else {
                         return Err(Error::request(format!(
-                            "the direction of {:?} at layer {layer} is zero or one of the others'; name other tokens",
+                            "the direction of {:?} at layer {layer} is zero or taken out already; name another token",
                             model.token_text(*token)
                         )));
                     };
@@ -99,6 +118,8 @@ pub struct EditsOf {
     pub layers: Vec<usize>,
     pub positions: Positions,
     pub what: Intervention,
+    /// The edits that act already, which come first.
+    pub standing: Vec<Edit>,
 }
 
 impl Question for EditsOf {
@@ -109,7 +130,8 @@ impl Question for EditsOf {
         let mut edits = Vec::new();
         for layer in &self.layers {
             progress.check()?;
-            edits.extend(self.what.edits(&self.model, self.lens.as_deref(), *layer, &self.positions)?);
+            let (model, lens) = (&self.model, self.lens.as_deref());
+            edits.extend(self.what.edits_behind(&self.standing, model, lens, *layer, &self.positions)?);
         }
         Ok(edits)
     }
@@ -124,6 +146,21 @@ pub fn with_strength(edits: &[Edit], alpha: f32) -> Vec<Edit> {
         }
     }
     edits
+}
+
+/// The direction that an edit takes out of a layer's output at all of these positions.
+fn taken_out<'a>(edit: &'a Edit, layer: usize, positions: &Positions) -> Option<&'a [f32]> {
+    let Action::Project { direction: Direction::Concept { vector, .. } | Direction::Vector(vector) } = &edit.action
+    else {
+        return None;
+    };
+    let reaches = match (&edit.positions, positions) {
+        (Positions::All, _) => true,
+        (Positions::At(all), Positions::At(some)) => some.iter().all(|p| all.contains(p)),
+        (a, b) => a == b,
+    };
+    let same = edit.site == Site::new(SiteKind::ResidPost, layer) && edit.coordinate.is_none() && edit.enabled;
+    (same && reaches).then_some(vector)
 }
 
 /// A vector without its parts along an orthonormal basis, scaled to length 1; none where nothing is left of it.

@@ -1,13 +1,14 @@
 //! The lens view: three kinds of lens and their difference, a fit beside the window, faithfulness, edits from a cell; and
 //! the pages of heads.
 
+use crate::probes::choose;
 use crate::window::{look, settle, window};
 use circuitscope::analysis::logit_lens::logit_lens;
 use circuitscope::app::App;
 use circuitscope::app::export::table::Table;
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::view;
-use circuitscope::engine::edit::Action as Do;
+use circuitscope::engine::edit::{Action as Do, Direction, Edit};
 use circuitscope::lenses::JacobianLens;
 use circuitscope::lenses::faithful::{FaithfulOf, Target};
 use circuitscope::lenses::fit::{Settings, fit};
@@ -17,8 +18,9 @@ use circuitscope::progress::Progress;
 use circuitscope::question::Question;
 use circuitscope::session::Desk;
 use eframe::egui;
-use egui_kittest::Harness;
+use eframe::egui::accesskit::Role;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
+use egui_kittest::{Harness, Node};
 use serde_json::json;
 
 const PROMPT: &str = "The king and the queen are coming to the";
@@ -139,7 +141,7 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     );
     assert!(h.state().state.edited().is_some());
     // Another strength changes the edit that stands there.
-    h.get_by_role_and_label(egui::accesskit::Role::Slider, "α").increment_accesskit();
+    h.get_by_role_and_label(Role::Slider, "α").increment_accesskit();
     h.run();
     settle(&mut h);
     let strong = h.state().state.desk().stack.clone();
@@ -153,7 +155,7 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     assert!(factor(&strong) > factor(&stack), "{strong:?}");
     // At no strength it stays, and goes on from there.
     let slider = |h: &mut Harness<'static, App>, up: bool| {
-        let slider = h.get_by_role_and_label(egui::accesskit::Role::Slider, "α");
+        let slider = h.get_by_role_and_label(Role::Slider, "α");
         if up {
             slider.increment_accesskit();
         } else {
@@ -178,6 +180,41 @@ fn a_lens_is_fitted_beside_the_window_and_its_cells_are_touched() {
     }
     settle(&mut h);
     assert!(h.state().state.desk().stack.edits.is_empty());
+}
+
+/// Two tokens that are taken out one after the other are both gone: the second is freed of the first.
+#[test]
+fn tokens_are_taken_out_one_after_the_other() {
+    let mut h = window(desk());
+    look(&mut h, "lens");
+    choose(&mut h, "do", "take it out");
+    for nth in [0, 1] {
+        if nth == 1 {
+            let buttons = |h: &Harness<'static, App>| {
+                h.query_all_by_role(Role::Button).map(|n| n.accesskit_node().id()).collect::<Vec<_>>()
+            };
+            let before = buttons(&h);
+            h.get_by_role_and_label(Role::ComboBox, "reads").click();
+            h.run();
+            // The second of what has come.
+            let is_new = |n: &Node<'_>| !before.contains(&n.accesskit_node().id());
+            h.query_all_by_role(Role::Button).filter(is_new).nth(1).unwrap().click();
+            h.run();
+        }
+        settle(&mut h);
+        h.get_by_label("Edit").click();
+        h.run();
+        settle(&mut h);
+    }
+    let stack = h.state().state.desk().stack.clone();
+    let [first, second] = &stack.edits[..] else { panic!("{stack:?}") };
+    let vector = |e: &Edit| match &e.action {
+        Do::Project { direction: Direction::Concept { vector, .. } } => vector.clone(),
+        other => panic!("{other:?}"),
+    };
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let (a, b) = (vector(first), vector(second));
+    assert!(dot(&a, &b).abs() < 1e-5 * (dot(&a, &a) * dot(&b, &b)).sqrt());
 }
 
 /// A text that was changed under its name is fitted again, and its lens is read.
@@ -315,7 +352,7 @@ fn heads_have_pages() {
     assert!(h.query_all_by_label_contains("1.0 ").count() > 0);
     // A click on a name sorts by it, a second one turns the order.
     let first = |h: &Harness<'static, App>| {
-        let rows = h.query_all_by_role(egui::accesskit::Role::Button).filter_map(|n| n.accesskit_node().label());
+        let rows = h.query_all_by_role(Role::Button).filter_map(|n| n.accesskit_node().label());
         rows.into_iter().find(|l| l.split_whitespace().count() == 9 && l.contains('.')).unwrap()
     };
     let number = |row: &str, column: usize| row.split_whitespace().nth(1 + column).unwrap().parse::<f32>().unwrap();

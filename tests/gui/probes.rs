@@ -32,7 +32,7 @@ fn type_into(h: &mut Harness<'static, App>, field: &str, text: &str) {
     h.run();
 }
 
-fn choose(h: &mut Harness<'static, App>, label: &str, value: &str) {
+pub fn choose(h: &mut Harness<'static, App>, label: &str, value: &str) {
     h.get_by_role_and_label(Role::ComboBox, label).click();
     h.run();
     h.get_by_label(value).click();

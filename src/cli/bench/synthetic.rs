@@ -382,8 +382,8 @@ mod tests {
         assert!((bytes / found.model.n_params as f64 - 0.625).abs() < 0.01);
         assert_eq!(found.doc["sweep"]["cells"], 14);
         assert!(found.doc["pass_over_gemm"].as_f64().unwrap() > 0.0);
-        let left = std::fs::read_dir(scratch_folder()).unwrap().flatten();
-        assert!(left.map(|e| e.path().join("smollm2-135m.gguf")).all(|p| !p.exists()));
+        // Other tests write files of the same name at the same time.
+        assert!(found.model.path.as_ref().is_some_and(|p| p.ends_with("smollm2-135m.gguf") && !p.exists()));
         assert!(measure("smollm2-135m:q4_k", None, Held::Stored, 1).is_err_and(|e| e.to_string().contains("blocks")));
         assert!(measure("gpt-5:q4_k", None, Held::Stored, 1).is_err_and(|e| e.to_string().contains("gemma-2-2b")));
         assert!(measure("gemma-2-2b:q3", None, Held::Stored, 1).is_err_and(|e| e.to_string().contains("bf16")));

@@ -60,6 +60,11 @@ pub fn product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     product_by(out, a, b, 1.0, false, gemm::Parallelism::None);
 }
 
+/// Adds a·b to `out`, on this thread alone.
+pub fn add_product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    product_by(out, a, b, 1.0, true, gemm::Parallelism::None);
+}
+
 fn product_by(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
     let ((m, k), (k2, n)) = (a.shape(), b.shape());
     assert!(k == k2 && out.len() == m * n, "shapes of a product belong together");

@@ -10,12 +10,15 @@ use crate::engine::kernels::math::simd;
 use crate::engine::kernels::product;
 use crate::engine::{SiteKind, Trace};
 use crate::error::Result;
-use crate::features::train::maths::add_scaled;
+use crate::features::train::maths::{Matrix, add_product_alone, product_alone};
 use crate::features::{Place, View};
 use crate::graph::readers::mlp_norm;
 use crate::graph::sources::{attn_post, mlp_post};
 use crate::model::config::Parallel;
 use crate::progress::Progress;
+
+/// Queries whose patterns are one factor of a product.
+const QUERIES: usize = 64;
 
 /// One block, held still.
 pub(super) struct Held {
@@ -127,7 +130,7 @@ impl<'a> Linear<'a> {
             progress.check()?;
             let len = span.pos + 1;
             let (from, to) = (&z[span.start * out..][..len * out], &mut v[span.start * kv..][..len * kv]);
-            simd(|| self.mix(block, from, to, len, out, kv));
+            self.mix(block, from, to, len, out, kv);
         }
         progress.check()?;
         let mut back = self.products(v, kv, |x| product::back(x, &weights.v.weight))?;
@@ -148,17 +151,20 @@ impl<'a> Linear<'a> {
     }
 
     /// Takes directions of heads' outputs [pos][head][d_head] to directions of values [pos][kv_head][d_head].
-    #[inline(always)]
     fn mix(&self, block: &Held, z: &[f32], v: &mut [f32], len: usize, out: usize, kv: usize) {
         let (n, width) = (self.n, self.trace.model.config.d_head);
+        let mut mixed = vec![0f32; len * width];
         for (head, group) in self.kv_head.iter().enumerate() {
-            for src in 0..len {
-                let to = &mut v[src * kv + group * width..][..width];
-                for dest in src..len {
-                    let weight = block.pattern[(head * n + dest) * n + src];
-                    add_scaled(to, weight, &z[dest * out + head * width..][..width]);
-                }
+            mixed.fill(0.0);
+            // A query sees no later key, so that some queries at a time meet fewer keys.
+            for from in (0..len).step_by(QUERIES) {
+                let to = (from + QUERIES).min(len);
+                let pattern = &block.pattern[(head * n + from) * n..(head * n + to) * n];
+                let seen = Matrix::columns(pattern, to - from, n, 0, to).t();
+                let read = Matrix::columns(&z[from * out..to * out], to - from, out, head * width, width);
+                add_product_alone(&mut mixed[..to * width], seen, read);
             }
+            add_columns(v, kv, group * width, &mixed, width);
         }
     }
 
@@ -171,20 +177,24 @@ impl<'a> Linear<'a> {
         x.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| block.ln1.apply(row, pos));
         let mut z = vec![0f32; n * out];
         let v = self.products(x, d, |x| product::apply(x, &weights.v.weight))?;
+        let mut mixed = vec![0f32; n * width];
         for (head, group) in self.kv_head.iter().enumerate() {
-            for dest in 0..n {
-                let to = &mut z[dest * out + head * width..][..width];
-                for src in 0..=dest {
-                    let weight = block.pattern[(head * n + dest) * n + src];
-                    add_scaled(to, weight, &v[src * kv + group * width..][..width]);
-                }
-            }
+            let pattern = Matrix::new(&block.pattern[head * n * n..(head + 1) * n * n], n, n);
+            product_alone(&mut mixed, pattern, Matrix::columns(&v, n, kv, group * width, width));
+            add_columns(&mut z, out, head * width, &mixed, width);
         }
         let mut added = self.products(z, out, |x| product::apply(x, &weights.o.weight))?;
         if let Some(post) = &block.ln1_post {
             added.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| post.apply(row, pos));
         }
         Ok(added)
+    }
+}
+
+/// Adds rows of a width to columns of wider rows, from one on.
+fn add_columns(wide: &mut [f32], cols: usize, from: usize, rows: &[f32], width: usize) {
+    for (to, row) in wide.chunks_exact_mut(cols).zip(rows.chunks_exact(width)) {
+        to[from..from + width].iter_mut().zip(row).for_each(|(t, r)| *t += r);
     }
 }
 

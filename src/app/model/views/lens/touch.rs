@@ -226,7 +226,11 @@ impl Touch {
         }
         let layers = p.layer.saturating_sub(self.around)..=(p.layer + self.around).min(n - 1);
         let layers = layers.filter(|l| lens.is_none_or(|t| t.reads(*l, n))).collect();
-        Ok(EditsOf { model, lens: lens.cloned(), layers, positions, what })
+        let stack = &cx.state.desk().stack;
+        let takes_out = |e: &&Edit| matches!(e.action, Do::Project { .. }) && self.verb == Verb::Ablate;
+        let standing =
+            if stack.base == self.side(cx) { stack.active().filter(takes_out).cloned().collect() } else { vec![] };
+        Ok(EditsOf { model, lens: lens.cloned(), layers, positions, what, standing })
     }
 }
 
