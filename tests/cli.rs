@@ -259,6 +259,17 @@ fn sessions_are_written_and_shown() {
     let picture = folder.path().join("a.svg");
     let out = run(&["render", path, "--view", "norms", "-o", picture.to_str().unwrap()]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // What can be dropped on the window opens beside the model that a window begins with.
+    for (file, view, shows) in [
+        ("graphs/meow-clt.json", "graph", "bark"),
+        ("activations/transformer-lens.safetensors", "dictionary-training", "transformer-lens.safetensors"),
+    ] {
+        let (file, picture) = (fixture(file), picture.to_str().unwrap());
+        let out = run(&["render", file.to_str().unwrap(), "--view", view, "-o", picture]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let drawn = std::fs::read_to_string(picture).unwrap();
+        assert!(drawn.contains(shows), "{file:?} is not in the picture of {view}");
+    }
     assert!(error(&["session", "show", "/none/b.scope"]).1.contains("cannot read"));
     assert!(error(&["lenss"]).1.contains("neither a subcommand nor a session file or another that is there"));
     assert_eq!(error(&[path, "-p", "x"]).0, 2);

@@ -197,8 +197,8 @@ fn fits_go_on_and_parts_add_up() {
     }
     // Too short for any position: said so, not a lens of nothing.
     let long = Settings { skip: 11, ..settings((0, 1)) };
-    let none = fit(&model, &rows, &long, None, &Progress::new(), &mut |_| {}).unwrap();
-    assert!(none.lens().unwrap_err().to_string().contains("--skip"));
+    let none = fit(&model, &rows, &long, None, &Progress::new(), &mut |_| {});
+    assert!(none.is_err_and(|e| e.to_string().contains("--skip")));
 }
 
 /// Both formats hold the lens; a lens of another width, depth, name or weights is refused by name.
@@ -631,6 +631,20 @@ fn the_command_line_fits_reads_and_edits() {
     // A token can be named by its number, as one with a comma must be.
     let by_id = common::json(&[&edit[..], &["--swap", "id:7,id:9", "--alpha", "0", "--tokens", "id:1,2"]].concat());
     assert_eq!(by_id["watched"], still["watched"]);
+    // A layer that is named twice is changed once.
+    let twice = common::json(&[&edit[..], &["--layer", "1", "--steer", "7", "--alpha", "2", "--pos", "last"]].concat());
+    assert_eq!(twice["logits_after"], steered["logits_after"]);
+    // What an option needs is asked for.
+    let error = common::sentence(&[&edit[..], &["--ablate", "7", "--clamped"]].concat(), 2);
+    assert!(error.contains("--clamped"), "{error}");
+    // In a model with words a number is a word; a fit that cannot be leaves nothing in the way of the next.
+    let text = ["jlens", "edit", "-m", "text", "--lens", "text-lens", "-p", "The king", "--layer", "1"];
+    assert!(common::sentence(&[&text[..], &["--steer", "300"]].concat(), 2).contains("300"));
+    let (ids, output) = (at("ids.json"), at("skipped.pth"));
+    let skipping = ["jlens", "fit", "-m", &model, "--ids-file", &ids, "-o", &output, "--skip"];
+    assert!(common::sentence(&[&skipping[..], &["1000"]].concat(), 2).contains("--skip"));
+    common::json(&[&skipping[..], &["4"]].concat());
+    assert_eq!(read("skipped.pth")["top"], b["top"]);
     // A list of ids is taken as it is, however long, unless it is to be cut.
     let long: Vec<Vec<u32>> = vec![(0..140).map(|p| p % 90).collect()];
     let text = serde_json::to_string(&long).unwrap();

@@ -68,6 +68,46 @@ fn a_property_is_read_beside_its_controls() {
     assert!(error.contains("nowhere"), "{error}");
 }
 
+/// What would be read as a result and is none.
+#[test]
+fn what_would_mislead_is_refused_or_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = texts(folder.path());
+    let fit = |set: &str, more: &[&str]| {
+        let args = ["probe", "fit", "-m", "text", "--set", set, "--layers", "1"];
+        [&args[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let refused = |args: &[String]| common::sentence(&args.iter().map(String::as_str).collect::<Vec<_>>(), 2);
+    let known = |args: &[String]| common::json(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    // The control would be the probe itself.
+    for option in ["--random", "--k"] {
+        let error = refused(&fit(&set, &[option, "128"]));
+        assert!(error.contains(&format!("{option} 128")) && error.contains("128 coordinates"), "{error}");
+    }
+    // One answer for two classes.
+    let swap = ["probe", "interchange", "-m", "text", "--set", &set, "--layer", "1", "--answers", " was, was"];
+    assert!(common::sentence(&swap, 2).contains("answer for two classes"));
+    // What stands behind a tab would be lost.
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        circuitscope::files::write_atomic(&path, text.as_bytes()).unwrap();
+        path.display().to_string()
+    };
+    let whole = std::fs::read_to_string(&set).unwrap();
+    let tab = write("tab.tsv", &whole.replacen("at the king", "at the\tking", 1));
+    let error = common::sentence(&["probe", "fit", "-m", "text", "--set", &tab], 1);
+    assert!(error.contains("line 2") && error.contains("king"), "{error}");
+    // A single token among sentences moves all of them, and a list of words is meant to be read so.
+    let plain = known(&fit(&set, &[]));
+    assert_eq!((&plain["warnings"], plain["held_out"].as_array().unwrap().len()), (&json!([]), 32));
+    let mixed = known(&fit(&write("mixed.tsv", &format!("{whole}people\tg0\tThe\n")), &[]));
+    assert!(mixed["warnings"][0].as_str().unwrap().contains("behind the word The"), "{mixed}");
+    let words = whole.lines().map(|l| l.split(' ').next_back().unwrap()).skip(1);
+    let words: Vec<String> = words.zip(whole.lines().skip(1)).map(|(w, l)| format!("{}\t{w}", &l[..6])).collect();
+    let words = known(&fit(&write("words.tsv", &format!("label\ttext\n{}", words.join("\n"))), &[]));
+    assert_eq!(words["warnings"], json!([]));
+}
+
 #[test]
 fn what_is_read_is_interchanged() {
     let folder = tempfile::tempdir().unwrap();

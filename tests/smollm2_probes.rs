@@ -5,7 +5,7 @@ mod common;
 use circuitscope::error::Error;
 use circuitscope::features::direction::concept::Pool;
 use circuitscope::probes::interchange::{self, InterchangeOf};
-use circuitscope::probes::question::{ProbesOf, Recipe};
+use circuitscope::probes::question::{Kind, ProbesOf, Recipe};
 use circuitscope::probes::set::Texts;
 use circuitscope::progress::Progress;
 use circuitscope::question::Question;
@@ -38,12 +38,23 @@ fn a_probe_is_transformer_lens() {
     }
     let layer = doc["layer"].as_u64().unwrap() as usize;
     let recipe = Recipe { texts: texts(&doc), pool: Pool::Last, layers: vec![layer], ..Recipe::default() };
-    let found = ProbesOf { model, recipe }.run(&Progress::new(), &mut |_| {}).unwrap();
+    let question = ProbesOf { model, recipe };
+    let found = question.run(&Progress::new(), &mut |_| {}).unwrap();
     let score = found.layers[0].score;
     let number = |name: &str| doc[name].as_f64().unwrap() as f32;
     assert!((score.accuracy - number("accuracy")).abs() < 1e-6, "{score:?}");
     assert!((score.auc - number("auc")).abs() < 1e-2, "{score:?}");
     assert!(found.layers[0].shuffled_labels.accuracy < 0.8, "{:?}", found.layers[0].shuffled_labels);
+    // The same coordinates are chosen for a sparse one.
+    let ProbesOf { model, recipe } = question;
+    let sparse = ProbesOf { model, recipe: Recipe { kind: Kind::Sparse(8), ..recipe } };
+    let found = sparse.run(&Progress::new(), &mut |_| {}).unwrap();
+    let (at, doc) = (&found.layers[0], &doc["sparse"]);
+    let theirs: Vec<usize> = serde_json::from_value(doc["coordinates"].clone()).unwrap();
+    assert_eq!(at.probe.coordinates, theirs);
+    let number = |name: &str| doc[name].as_f64().unwrap() as f32;
+    assert!((at.score.accuracy - number("accuracy")).abs() < 1e-6, "{:?}", at.score);
+    assert!((at.score.auc - number("auc")).abs() < 1e-2, "{:?}", at.score);
 }
 
 #[test]

@@ -236,6 +236,20 @@ impl App {
         }
     }
 
+    /// Opens a file as if it were dropped on the window, and waits for it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn open_beside(&mut self, path: &std::path::Path) -> Result<()> {
+        match read_dropped(path) {
+            Message::Say(Level::Error, text) => Err(Error::failed(text)),
+            message => {
+                self.receive(message);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes in what has come of a file.
     fn receive(&mut self, message: Message) {
         let opened = |path: &std::path::Path| format!("Opened {}.", path.display());

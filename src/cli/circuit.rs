@@ -105,7 +105,7 @@ struct FindArgs {
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
     /// Begin with more edges than wanted and measure exactly which can go
-    #[arg(long, requires = "edges")]
+    #[arg(long, requires = "edges", conflicts_with = "threshold")]
     rescore: bool,
     /// What to measure (default: logit difference; KL for acdc)
     #[arg(long, value_enum)]
@@ -178,7 +178,7 @@ struct EvalArgs {
     #[command(flatten)]
     over: OverSetArgs,
     /// With --output: edge scores that rank the edges for the curve over sizes, as `circuit find --scores` takes them
-    #[arg(long, value_name = "FILE", requires = "output")]
+    #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["compare", "clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"])]
     scores: Option<PathBuf>,
     /// What to measure (default: as the circuit was found; the logit difference for acdc's KL)
     #[arg(long, value_enum)]

@@ -1,5 +1,6 @@
 //! `jlens`: fits a Jacobian lens, reads a prompt through it, and intervenes along what it reads.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::output::{quoted, warn};
 use super::submit::Work;
-use super::trace::token_or_id;
 use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
 use crate::analysis::logit_lens::logit_lens;
 use crate::analysis::plan::OverText;
@@ -123,7 +123,7 @@ struct Edit {
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, conflicts_with = "ablate")]
     alpha: f32,
     /// Swap towards the coordinates of the unedited run, so that several layers do not undo each other
-    #[arg(long, requires = "swap")]
+    #[arg(long, requires = "swap", conflicts_with_all = ["steer", "ablate"])]
     clamped: bool,
     /// Positions that are changed: all, last, or numbers counted from 0
     #[arg(long, value_name = "all|last|N,N", default_value = "all")]
@@ -252,7 +252,8 @@ fn layers_of(asked: &[usize], lens: &Transport, model: &Model) -> Result<Vec<usi
     if asked.is_empty() {
         return Ok(lens.layers.keys().copied().collect());
     }
-    for layer in asked {
+    let asked: BTreeSet<usize> = asked.iter().copied().collect();
+    for layer in &asked {
         if *layer >= model.config.n_layers {
             return Err(Error::request(format!(
                 "there is no layer {layer}; this model's layers go from 0 to {}",
@@ -263,7 +264,7 @@ fn layers_of(asked: &[usize], lens: &Transport, model: &Model) -> Result<Vec<usi
             lens.layer(*layer)?;
         }
     }
-    Ok(asked.to_vec())
+    Ok(asked.into_iter().collect())
 }
 
 fn execute_read(args: &Read) -> Result<()> {
@@ -337,9 +338,9 @@ fn intervention(args: &Edit, model: &Model) -> Result<(Intervention, Vec<u32>)> 
     if !args.alpha.is_finite() {
         return Err(Error::request(format!("--alpha {} is no finite number", args.alpha)));
     }
-    let ids = |texts: &[String]| texts.iter().map(|t| token_or_id(model, t)).collect::<Result<Vec<u32>>>();
+    let ids = |texts: &[String]| texts.iter().map(|t| model.named_token(t)).collect::<Result<Vec<u32>>>();
     if let Some(token) = &args.steer {
-        let token = token_or_id(model, token)?;
+        let token = model.named_token(token)?;
         return Ok((Intervention::Steer { token, alpha: args.alpha }, vec![token]));
     }
     if !args.ablate.is_empty() {
@@ -361,7 +362,7 @@ fn execute_edit(args: &Edit) -> Result<()> {
     let (what, own) = intervention(args, &model)?;
     let watched = match &args.tokens[..] {
         [] => own,
-        texts => texts.iter().map(|t| token_or_id(&model, t)).collect::<Result<_>>()?,
+        texts => texts.iter().map(|t| model.named_token(t)).collect::<Result<_>>()?,
     };
     let positions = places(&args.pos, ids.len())?;
     let mut edits = Vec::new();

@@ -270,6 +270,49 @@ mod tests {
         }
     }
 
+    /// What an option needs is not asked for by clap where that conflicts with something else that is given: such an option
+    /// has to refuse the other as well, or it would be ignored in silence.
+    #[test]
+    fn options_without_what_they_need_are_refused() {
+        let mut whole = Cli::command();
+        whole.build();
+        let mut commands = vec![&whole];
+        let (mut seen, mut ignored) = (0, Vec::new());
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands());
+            let groups: Vec<Vec<&clap::Id>> =
+                command.get_groups().filter(|g| !(**g).clone().is_multiple()).map(|g| g.get_args().collect()).collect();
+            let refuses = |a: &clap::Arg, b: &clap::Arg| {
+                let says =
+                    |a, b: &clap::Arg| command.get_arg_conflicts_with(a).iter().any(|c| c.get_id() == b.get_id());
+                let apart = groups.iter().any(|g| g.contains(&a.get_id()) && g.contains(&b.get_id()));
+                says(a, b) || says(b, a) || apart
+            };
+            for option in command.get_arguments() {
+                // clap tells it in no other way.
+                let told = format!("{option:?}");
+                let needs = told.split("requires: [").nth(1).and_then(|t| t.split(']').next()).unwrap_or_default();
+                for needed in command.get_arguments().filter(|a| needs.contains(&format!("{:?}", a.get_id()))) {
+                    seen += 1;
+                    let others = command.get_arguments().filter(|a| a.get_id() != needed.get_id());
+                    for other in others.filter(|a| a.get_id() != option.get_id() && refuses(a, needed)) {
+                        if !refuses(option, other) {
+                            ignored.push(format!(
+                                "{}: {} beside {}, which excludes {}",
+                                command.get_name(),
+                                option.get_id(),
+                                other.get_id(),
+                                needed.get_id()
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(seen > 20, "{seen}");
+        assert!(ignored.is_empty(), "options that are ignored:\n{}", ignored.join("\n"));
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();

@@ -29,7 +29,7 @@ pub struct OverSetArgs {
     #[command(flatten)]
     pub shard: ShardArgs,
     /// With --set: where to write the values of every pair (safetensors); an unfinished file is gone on with
-    #[arg(short, long, value_name = "FILE", requires = "set")]
+    #[arg(short, long, value_name = "FILE", requires = "set", conflicts_with_all = ["clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"])]
     pub output: Option<PathBuf>,
 }
 

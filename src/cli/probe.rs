@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Job, ModelArgs, table};
+use super::{Job, ModelArgs, table, warn};
 use crate::error::{Error, Result};
 use crate::features::direction::Concept;
 use crate::features::direction::concept::Pool;
@@ -123,9 +123,11 @@ fn execute_fit(args: &Fit) -> Result<()> {
     let question = ProbesOf { model: job.model.clone(), recipe };
     let found = question.run(&job.progress, &mut |_| {})?;
     job.stop();
+    found.warnings.iter().for_each(|w| warn(w));
     if let Some(path) = &args.output {
         let doc = json!({"format": "circuitscope probes", "model": job.model.config.name, "set": found.set, "site": args.site,
-            "pool": pool, "classes": found.classes, "layers": found.layers});
+            "pool": pool, "k": args.k, "seed": args.seed, "classes": found.classes, "held_out": found.held_out,
+            "layers": found.layers});
         write_atomic(path, doc.to_string().as_bytes())?;
     }
     let json = || {
@@ -138,7 +140,8 @@ fn execute_fit(args: &Fit) -> Result<()> {
                     "coordinates": args.k.map(|_| &l.probe.coordinates)})
             })
             .collect();
-        json!({"set": found.set, "classes": found.classes, "train": found.train, "test": found.test, "site": args.site,
+        json!({"set": found.set, "classes": found.classes, "train": found.train, "test": found.test, "held_out": found.held_out,
+            "site": args.site,
             "k": args.k, "draws": DRAWS, "layers": layers, "output": args.output.as_ref().map(|p| p.display().to_string())})
     };
     let text = || {

@@ -1,7 +1,7 @@
 //! `render`: draws any view to PNG or SVG without a window.
 
 use crate::app::model::ModelAction;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use eframe::egui;
 
@@ -12,6 +12,8 @@ use crate::analysis::run::laid;
 use crate::app::action::Action;
 use crate::app::features::{Chosen, FeatureAction, Scanned};
 use crate::app::look::picture::{Scene, Subject, png};
+use crate::app::shell::layout::Layout;
+use crate::app::shell::session::apart;
 use crate::app::superposition::SuperpositionAction;
 use crate::app::view::Workspace;
 use crate::app::{App, view};
@@ -212,6 +214,16 @@ fn pin(args: &Arguments, head: Option<(usize, usize)>, model: &Model, app: &mut 
     Ok(())
 }
 
+/// Opens a file that is neither a session nor a model, as if it were dropped on the window.
+fn open_beside(file: Option<&Path>, subject: Subject, app: &mut App) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    app.open_beside(file)?;
+    if let Subject::View(name) = subject {
+        app.layout = Layout::single(name);
+    }
+    Ok(())
+}
+
 /// Opens the circuit, with what it is compared with and tried on; an error goes to `wrong`.
 fn circuit(args: &Arguments, app: &mut App, wrong: &mut Option<Error>) {
     if let Some(path) = &args.circuit {
@@ -386,7 +398,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     }
     let head = args.head.as_deref().map(head).transpose()?;
     let theme = if args.theme == "light" { egui::Theme::Light } else { egui::Theme::Dark };
-    let document = args.what.document()?;
+    let (start, beside) = apart(&args.what);
+    let document = start.document()?;
     let mut wrong = None;
     let scene = Scene::new(document.clone(), subject, size, theme, |app| {
         let Some(model) = app.state.model.clone() else { return };
@@ -394,7 +407,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
             wrong = Some(e);
             return;
         }
-        if let Err(e) = pin(args, head, &model, app) {
+        if let Some(e) = pin(args, head, &model, app).and_then(|()| open_beside(beside.as_deref(), subject, app)).err()
+        {
             wrong = Some(e);
             return;
         }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::Dictionary;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::set::DictionarySet;
-use crate::features::harvest::{PASS, run_to};
+use crate::features::harvest::{PASS, activations, run_to};
 use crate::features::rows::Rows;
 use crate::features::train::activations::Table;
 use crate::model::Model;
@@ -347,7 +347,7 @@ pub fn evaluate(
     for batch in rows.batches(PASS) {
         let these = rows.some(&batch)?;
         let len = these.len;
-        let values = crate::features::harvest::activations(model, &these.rows(), &[input, output], progress)?;
+        let values = activations(model, &these.rows(), &[input, output], progress)?;
         let (acts, recon) = dictionary.replacement(&values[0], progress)?;
         let target = values[1].contiguous()?;
         let d = dictionary.d_out;
@@ -405,28 +405,34 @@ pub fn evaluate(
     })
 }
 
-/// How well a dictionary reconstructs one row of tokens, over all positions but the first.
+/// How well a dictionary reconstructs rows of text, over all positions but each row's first.
 ///
 /// # Errors
 /// A dictionary that does not fit the model, and forward passes.
 pub fn reconstruction(
     model: &Model,
     dictionary: &Dictionary,
-    ids: &[u32],
+    rows: &Rows,
     progress: &Progress,
 ) -> Result<Reconstruction> {
     let (input, output) = dictionary.check(&model.config)?;
-    let values = crate::features::harvest::activations(model, &[ids], &[input, output], progress)?;
-    let (acts, recon) = dictionary.replacement(&values[0], progress)?;
-    let (target, d) = (values[1].contiguous()?, dictionary.d_out);
     let mut sums = Sums::default();
-    with_values(&target, |y| {
-        with_values(&recon, |r| {
-            for (i, (y, r)) in y.chunks_exact(d).zip(r.chunks_exact(d)).enumerate().skip(1) {
-                sums.add(y, r, acts.starts[i + 1] - acts.starts[i]);
-            }
-        })
-    })??;
+    for batch in rows.batches(PASS) {
+        progress.check()?;
+        let batch = rows.some(&batch)?;
+        let values = activations(model, &batch.rows(), &[input, output], progress)?;
+        let (acts, recon) = dictionary.replacement(&values[0], progress)?;
+        let (target, d) = (values[1].contiguous()?, dictionary.d_out);
+        with_values(&target, |y| {
+            with_values(&recon, |r| {
+                for (i, (y, r)) in y.chunks_exact(d).zip(r.chunks_exact(d)).enumerate() {
+                    if !i.is_multiple_of(batch.len) {
+                        sums.add(y, r, acts.starts[i + 1] - acts.starts[i]);
+                    }
+                }
+            })
+        })??;
+    }
     Ok(sums.reconstruction())
 }
 

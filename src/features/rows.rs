@@ -229,6 +229,16 @@ impl Rows {
         self.rows.iter().map(|r| r.len as usize)
     }
 
+    /// Rows from all over the text, of about so many tokens in all.
+    ///
+    /// # Errors
+    /// As [`Self::row`].
+    pub fn sample(&self, tokens: usize) -> Result<Self> {
+        let every = self.tokens().div_ceil(tokens.max(1)).max(1);
+        let some = (0..self.len()).step_by(every).map(|i| Ok((self.row(i)?, self.document(i))));
+        Ok(Self::new(some.collect::<Result<Vec<_>>>()?))
+    }
+
     /// Positions of all rows, with or without the first of each.
     pub fn positions(&self, skip_first: bool) -> usize {
         self.lengths().map(|n| n - usize::from(skip_first).min(n)).sum()

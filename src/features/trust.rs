@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::features::dictionary::formats::all_at;
 use crate::features::dictionary::store::path_of;
 use crate::features::quality::{Reconstruction, reconstruction, set_reconstruction};
+use crate::features::rows::Rows;
 use crate::features::{Activation, Dictionary, DictionarySet};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -46,7 +47,7 @@ pub struct Checked {
 /// A dictionary that does not fit the model's shape, a model without a tokenizer, and runs.
 pub fn check(model: &Model, dictionary: &Dictionary, progress: &Progress) -> Result<Checked> {
     let ids = ordinary(model, dictionary.wants_bos(model))?;
-    let found = reconstruction(model, dictionary, &ids, progress)?;
+    let found = reconstruction(model, dictionary, &Rows::new([(ids, 0)]), progress)?;
     // Features of earlier layers write to the same place.
     checked(model, dictionary, found, !dictionary.shares_its_site())
 }

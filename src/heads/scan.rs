@@ -15,7 +15,7 @@ use crate::engine::{Hooks, Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::features::harvest::{PASS, run_to};
 use crate::features::rows::{Batch, Rows};
-use crate::features::train::maths::dot;
+use crate::features::train::maths::{Matrix, dot, product_alone};
 use crate::hash::Hash;
 use crate::interrupt;
 use crate::model::Model;
@@ -26,8 +26,8 @@ use crate::shard::{Shard, check_goes_on, share};
 const WINDOW: usize = 8;
 /// Rows that are taken apart for what feeds the heads, about.
 const SAMPLED: usize = 48;
-/// A scan is written at least so often.
-const KEEP: Duration = Duration::from_secs(20);
+/// A scan is written at least so often. Each time the words of all new examples are found.
+const KEEP: Duration = Duration::from_secs(60);
 
 /// What is scanned.
 pub struct Plan<'a> {
@@ -201,12 +201,13 @@ impl ValueLengths {
         Ok(Self { grams, d_head: c.d_head })
     }
 
-    // Inlined, so that it is compiled for the processor's widest registers where it is called.
-    #[inline(always)]
-    fn length(&self, head: usize, v: &[f32]) -> f32 {
-        let rows = self.grams[head].chunks_exact(self.d_head).zip(v);
-        let square: f32 = rows.map(|(g, x)| x * dot(g, v)).sum();
-        square.max(0.0).sqrt()
+    /// The lengths for rows of values [rows, d_head].
+    fn of_rows(&self, head: usize, rows: Matrix<'_>) -> Vec<f32> {
+        let (d, n) = (self.d_head, rows.n_rows());
+        let mut through = vec![0f32; n * d];
+        product_alone(&mut through, rows, Matrix::new(&self.grams[head], d, d));
+        let length = |(i, t)| simd(|| dot(t, rows.row(i))).max(0.0).sqrt();
+        through.chunks_exact(d).enumerate().map(length).collect()
     }
 }
 
@@ -295,13 +296,13 @@ impl Hooks for Watch<'_> {
                 .into_par_iter()
                 .map(|head| {
                     let (mut sums, mut best) = ([0f64; Measure::ALL.len()], Vec::new());
-                    let length = |v: &[f32]| self.lengths.length(site.layer * heads + head, v);
                     let kv = head * kv_heads / heads;
+                    let own = Matrix::columns(&values, self.rows.len() * n, kv_heads * d, kv * d, d);
+                    let lengths = self.lengths.of_rows(site.layer * heads + head, own);
                     for row in 0..self.rows.len() {
                         let own = &pattern[(row * heads + head) * n * n..][..n * n];
                         let v = |p: usize| &values[((row * n + p) * kv_heads + kv) * d..][..d];
-                        let lengths: Vec<f32> = simd(|| (0..n).map(|p| length(v(p))).collect());
-                        let place = count(own, &self.copies[row], &lengths, &mut sums);
+                        let place = count(own, &self.copies[row], &lengths[row * n..][..n], &mut sums);
                         if let Some((strength, query, key)) = place {
                             let weight = own[query * n + key];
                             best.push(Best { row, strength, weight, query, key, value: v(key).to_vec() });

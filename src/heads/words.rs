@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use candle_core::{Device, Tensor};
 
-use super::index::HeadIndex;
+use super::index::{Example, HeadIndex};
 use crate::analysis::ov_circuit::{direct_logits, ov_circuit};
 use crate::engine::kernels::{product, with_values};
 use crate::engine::logits::largest_indices;
@@ -21,20 +21,30 @@ const ROWS: usize = 64;
 /// [`direct_logits`] reads it.
 pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) -> Result<()> {
     let c = &model.config;
-    for (i, entry) in index.entries.iter_mut().enumerate() {
-        let mut open: Vec<&mut super::index::Example> = entry.top.iter_mut().filter(|e| !e.value.is_empty()).collect();
+    // The examples of a layer's heads together, so that the unembedding is read once for many.
+    for (layer, heads) in index.entries.chunks_mut(c.n_heads).enumerate() {
+        let w = &model.weights.blocks[layer].attn.o.weight;
+        let (mut open, mut written) = (Vec::new(), Vec::new());
+        for (head, entry) in heads.iter_mut().enumerate() {
+            let own: Vec<&mut Example> = entry.top.iter_mut().filter(|e| !e.value.is_empty()).collect();
+            if own.is_empty() {
+                continue;
+            }
+            progress.check()?;
+            let values: Vec<f32> =
+                own.iter().flat_map(|e| e.value.iter().map(|v| v * e.weight).collect::<Vec<_>>()).collect();
+            let values = Tensor::from_vec(values, (own.len(), c.d_head), &Device::Cpu)?;
+            written.push(product::apply(&values, &w.narrow(0, head * c.d_head, c.d_head)?)?);
+            open.extend(own);
+        }
         if open.is_empty() {
             continue;
         }
-        progress.check()?;
-        let block = &model.weights.blocks[i / c.n_heads];
-        let w = block.attn.o.weight.narrow(0, i % c.n_heads * c.d_head, c.d_head)?;
-        for some in open.chunks_mut(ROWS) {
-            let values: Vec<f32> =
-                some.iter().flat_map(|e| e.value.iter().map(|v| v * e.weight).collect::<Vec<_>>()).collect();
-            let values = Tensor::from_vec(values, (some.len(), c.d_head), &Device::Cpu)?;
-            let written = product::apply(&values, &w)?;
-            let logits = direct_logits(model, i / c.n_heads, &written)?.contiguous()?;
+        let written = Tensor::cat(&written, 0)?;
+        for (part, some) in open.chunks_mut(ROWS).enumerate() {
+            progress.check()?;
+            let rows = written.narrow(0, part * ROWS, some.len())?.contiguous()?;
+            let logits = direct_logits(model, layer, &rows)?.contiguous()?;
             let width = logits.dim(1)?;
             with_values(&logits, |logits| {
                 some.par_iter_mut().zip(logits.par_chunks_exact(width)).for_each(|(e, row)| {

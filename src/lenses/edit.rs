@@ -14,10 +14,20 @@ use crate::question::Question;
 /// The direction of a token at a layer, as an edit holds it.
 ///
 /// # Errors
-/// As [`token_vector`].
+/// As [`token_vector`], or a direction of zeros.
 pub fn direction(model: &Model, lens: Option<&Transport>, layer: usize, token: u32) -> Result<Direction> {
     let vector = token_vector(model, lens, layer, token)?;
+    if vector.iter().all(|v| *v == 0.0) {
+        return Err(nothing(model, layer, token));
+    }
     Ok(Direction::Concept { name: name(model, lens, token), vector })
+}
+
+fn nothing(model: &Model, layer: usize, token: u32) -> Error {
+    Error::request(format!(
+        "the direction of {:?} at layer {layer} is zero or taken out already; name another token",
+        model.token_text(token)
+    ))
 }
 
 fn name(model: &Model, lens: Option<&Transport>, token: u32) -> String {
@@ -90,10 +100,7 @@ impl Intervention {
                 for token in tokens {
                     let vector = token_vector(model, lens, layer, *token)?;
                     let Some(free) = freed(&vector, &basis) else {
-                        return Err(Error::request(format!(
-                            "the direction of {:?} at layer {layer} is zero or taken out already; name another token",
-                            model.token_text(*token)
-                        )));
+                        return Err(nothing(model, layer, *token));
                     };
                     let mut name = name(model, lens, *token);
                     if !basis.is_empty() {

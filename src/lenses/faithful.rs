@@ -42,6 +42,9 @@ pub struct Effect {
 }
 
 impl Effect {
+    /// What `said` and `real` are measured in.
+    pub const UNIT: &str = "unembedding · stream, before the final norm, summed over positions";
+
     /// Real over said; nothing where the lens says nothing.
     pub fn faithfulness(&self) -> Option<f32> {
         (self.said.abs() > 1e-6).then(|| self.real / self.said)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::sums::{Sums, SumsAbout};
+use super::sums::{Sums, SumsAbout, too_short};
 use crate::engine::forward::finite_values;
 use crate::engine::kernels::with_values;
 use crate::engine::pullback::Pullback;
@@ -62,6 +62,9 @@ pub fn fit(
 ) -> Result<Sums> {
     let c = &model.config;
     let layers = layers_of(model, &settings.layers)?;
+    if rows.lengths().all(|len| positions(len, settings.skip).is_none()) {
+        return Err(too_short());
+    }
     let _careful = kept.map(|_| interrupt::careful(progress));
     let fresh = Sums::new(SumsAbout {
         model: c.name.clone(),

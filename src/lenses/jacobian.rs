@@ -72,8 +72,7 @@ impl JacobianLens {
     /// # Errors
     /// A file that is none, or a damaged one.
     pub fn open(path: &Path) -> Result<Self> {
-        let torch = path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)));
-        let lens = if torch { Self::from_torch(path)? } else { Self::from_safetensors(path)? };
+        let lens = if is_torch(path) { Self::from_torch(path)? } else { Self::from_safetensors(path)? };
         let malformed = |what: String| Error::Malformed { path: path.to_owned(), format: FORMAT, what };
         if lens.layers.is_empty() {
             return Err(malformed("it holds no layer".to_owned()));
@@ -161,13 +160,13 @@ impl JacobianLens {
         Ok(Self { about, layers, d_model, path: Some(path.to_owned()) })
     }
 
-    /// Writes the lens: torch's format where the path ends in `.pt`, otherwise safetensors.
+    /// Writes the lens: torch's format where the path ends as its files do, otherwise safetensors.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let about = serde_json::to_string(&self.about).map_err(|e| Error::failed(e.to_string()))?;
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pt")) {
+        if is_torch(path) {
             let text = |t: &str| Written::Text(t.to_owned());
             let layers = self.layers.iter().map(|(l, j)| (Written::Whole(*l as i64), Written::Tensor(j))).collect();
             let sources = self.layers.keys().map(|l| Written::Whole(*l as i64)).collect();
@@ -202,6 +201,7 @@ impl JacobianLens {
     pub fn check(&self, model: &Model) -> Result<()> {
         let name = self.path.as_ref().map_or_else(|| "the lens".to_owned(), |p| p.display().to_string());
         fits(&name, self.d_model, self.layers.keys().copied(), model)?;
+        is_of(&name, self.about.model.as_deref(), self.about.fingerprint.as_deref(), model)?;
         let c = &model.config;
         let last = c.n_layers - 1;
         if let Some(target) = self.about.target.filter(|t| *t != last) {
@@ -220,7 +220,7 @@ impl JacobianLens {
                 c.name
             )));
         }
-        is_of(&name, self.about.model.as_deref(), self.about.fingerprint.as_deref(), model)
+        Ok(())
     }
 
     /// What the lens does, for a model that it was fitted on.
@@ -239,6 +239,11 @@ impl JacobianLens {
         let name = file.map_or_else(|| FORMAT.to_owned(), |file| format!("{FORMAT} {file}"));
         Ok(Arc::new(Transport { name, kind: FORMAT, layers, path: self.path.clone() }))
     }
+}
+
+/// Whether a path ends as torch's files do.
+fn is_torch(path: &Path) -> bool {
+    path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)))
 }
 
 /// # Errors

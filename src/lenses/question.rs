@@ -182,7 +182,8 @@ impl Question for MergeOf {
         let lens = whole.lens()?;
         lens.transport(&self.model)?;
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
-        let output = lens_file(&self.model, &self.folder, "merged")?;
+        // Parts of another text are another lens.
+        let output = lens_file(&self.model, &self.folder, &format!("merged-{}", whole.about.shard.text_hash))?;
         lens.save(&output)?;
         Ok(Merged {
             output,

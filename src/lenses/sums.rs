@@ -67,6 +67,11 @@ pub struct Sums {
     pub halves: [BTreeMap<usize, Vec<f32>>; 2],
 }
 
+/// No prompt has a position to fit on.
+pub(super) fn too_short() -> Error {
+    Error::request("no prompt is longer than the positions that are left out; give longer text, or a smaller --skip")
+}
+
 impl Sums {
     /// The sums of no prompt.
     pub fn new(about: SumsAbout) -> Self {
@@ -109,9 +114,7 @@ impl Sums {
     pub fn lens(&self) -> Result<JacobianLens> {
         let n = self.prompts();
         if n == 0 {
-            return Err(Error::request(
-                "no prompt is longer than the positions that are left out; give longer text, or a smaller --skip",
-            ));
+            return Err(too_short());
         }
         let (d, a) = (self.about.d_model, &self.about);
         let layers = a

@@ -353,6 +353,18 @@ impl Model {
         }
     }
 
+    /// A token by its text, or by its id as `id:N`.
+    ///
+    /// # Errors
+    /// The text is not one token, or the model lacks the id.
+    pub fn named_token(&self, text: &str) -> Result<u32> {
+        self.single_token(text).or_else(|error| {
+            let id = text.trim().strip_prefix("id:").and_then(|id| id.trim().parse().ok()).ok_or(error)?;
+            self.network().check(&[id])?;
+            Ok(id)
+        })
+    }
+
     /// Returns the token's text, or its id where there is no tokenizer.
     pub fn token_text(&self, id: u32) -> String {
         match &self.tokenizer {

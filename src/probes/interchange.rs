@@ -7,7 +7,7 @@
 //! The subspace is one that is given (a probe's directions, the difference of the classes' means), or is learned by
 //! distributed alignment search (DAS): B is moved, kept orthonormal, so that the model answers as for the source on training
 //! pairs. DAS can also learn what is not there [Arora et al. 2024]; so it stands beside the same search for labels that were
-//! shuffled, the same on a model with random weights, and a random subspace.
+//! shuffled, the same on a model with random weights, and random subspaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::controls;
 use super::fit::{Data, wilson};
-use super::question::{self, Kind};
+use super::question::{self, DRAWS, Kind};
 use super::set::{LabelledSet, Texts};
 use crate::engine::forward::finite_values;
 use crate::engine::{Hooks, NoHooks, Site, SiteKind};
@@ -96,10 +96,12 @@ pub struct Interchange {
     /// In the span of the direction that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<f32>,
-    /// Controls: a random subspace of each number of dimensions that was interchanged, a search for shuffled labels, a
-    /// search in a model with random weights for the same labels.
+    /// Controls: random subspaces of each number of dimensions that was interchanged, the mean of several draws; a search
+    /// for shuffled labels; a model with random weights, without any change and in the subspace that a search finds there for
+    /// the same labels.
     pub random_subspaces: BTreeMap<usize, f32>,
     pub shuffled_labels: Option<f32>,
+    pub random_model_untouched: Option<f32>,
     pub random_model: Option<f32>,
 }
 
@@ -113,7 +115,7 @@ impl Interchange {
         };
         let known = |name: &str, share: Option<f32>, control| Some((name.to_owned(), share?, control));
         let random = self.random_subspaces.iter().map(|(n, share)| {
-            let name = format!("control: a random subspace of {n} dimension{}", if *n == 1 { "" } else { "s" });
+            let name = format!("control: random subspaces of {n} dimension{}", if *n == 1 { "" } else { "s" });
             Some((name, *share, true))
         });
         let own = [
@@ -127,6 +129,7 @@ impl Interchange {
         ];
         let searched = [
             known("control: DAS for shuffled labels", self.shuffled_labels, true),
+            known("control: a model with random weights, unchanged", self.random_model_untouched, true),
             known("control: DAS in a model with random weights", self.random_model, true),
         ];
         own.into_iter().chain(random).chain(searched).flatten().collect()
@@ -290,8 +293,8 @@ impl Question for InterchangeOf {
         let answers = &self.check(&set)?;
         let (d, classes) = (model.config.d_model, set.classes.len());
         let texts = begun(model, &set.plain())?;
-        // Eight judgements, three searches; a direction's, and those of random subspaces once it is known how many.
-        let judged = 8 + usize::from(direction.is_some());
+        // Nine judgements, three searches; a direction's, and those of random subspaces once it is known how many.
+        let judged = 9 + usize::from(direction.is_some());
         progress.expect((judged * pairs + 3 * 3 * BATCH * STEPS) as u64);
         let hold = |model| hold(model, texts.clone(), *layer, answers, progress);
         let own = hold(&**model)?;
@@ -327,10 +330,13 @@ impl Question for InterchangeOf {
         }
         // A subspace of no dimension changes nothing, and needs no control.
         ranks.remove(&0);
-        progress.expect((ranks.len() * test.len()) as u64);
+        progress.expect((ranks.len() * test.len()) as u64 * DRAWS);
         for rank in ranks {
-            let random = random_basis(d, rank, &mut rng);
-            found.random_subspaces.insert(rank, own.accuracy(&test, &random, progress)?);
+            let mut sum = 0.0;
+            for _ in 0..DRAWS {
+                sum += own.accuracy(&test, &random_basis(d, rank, &mut rng), progress)?;
+            }
+            found.random_subspaces.insert(rank, sum / DRAWS as f32);
         }
         partial(found.clone());
         found.das = Some(own.accuracy(&test, &own.search(&train, *rank, *seed, progress)?, progress)?);
@@ -343,6 +349,7 @@ impl Question for InterchangeOf {
         partial(found.clone());
         let other = controls::random_model(model, *seed, progress)?;
         let other = hold(&other)?;
+        found.random_model_untouched = Some(other.accuracy(&test, &[], progress)?);
         let basis = other.search(&train, *rank, *seed, progress)?;
         found.random_model = Some(other.accuracy(&test, &basis, progress)?);
         Ok(found)
@@ -360,7 +367,13 @@ impl InterchangeOf {
                 set.classes.join(", ")
             )));
         }
-        let ids = recipe.answers.iter().map(|t| self.model.single_token(t)).collect::<Result<Vec<u32>>>()?;
+        let ids = recipe.answers.iter().map(|t| self.model.named_token(t)).collect::<Result<Vec<u32>>>()?;
+        if let Some(i) = (1..ids.len()).find(|i| ids[..*i].contains(&ids[*i])) {
+            return Err(Error::request(format!(
+                "{:?} is the answer for two classes, so that it tells nothing about them; give each class its own",
+                self.model.token_text(ids[i])
+            )));
+        }
         if recipe.layer >= c.n_layers {
             return Err(Error::request(format!(
                 "there is no layer {}; this model's layers go from 0 to {}",

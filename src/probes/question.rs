@@ -10,7 +10,7 @@ use super::fit::{Data, Probe, Score};
 use super::set::{LabelledSet, SHIPPED, Texts};
 use crate::engine::{Axis, SiteKind};
 use crate::error::{Error, Result, short};
-use crate::features::direction::concept::{Pool, begun, held_of};
+use crate::features::direction::concept::{Pool, begun, carried, held_of};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
@@ -103,6 +103,24 @@ impl Default for Recipe {
     }
 }
 
+impl Recipe {
+    /// # Errors
+    /// The control reads all that there is.
+    fn check_control(&self, width: usize) -> Result<()> {
+        let (name, k) = match self.kind {
+            Kind::Linear => ("--random", self.random),
+            Kind::Sparse(k) => ("--k", k),
+        };
+        if k < width {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "{name} {k}: this site has {width} coordinates, so that the control with random ones would read all of them; give \
+             fewer"
+        )))
+    }
+}
+
 /// Asks for probes of a property at a site of some layers, with their controls.
 #[derive(Clone, PartialEq)]
 pub struct ProbesOf {
@@ -119,6 +137,10 @@ pub struct Probes {
     /// Texts that were fitted on, and that were held out.
     pub train: usize,
     pub test: usize,
+    /// Which texts were held out, counted from 0.
+    pub held_out: Vec<usize>,
+    /// What a reader of the scores has to know, in sentences.
+    pub warnings: Vec<String>,
     pub layers: Vec<AtLayer>,
 }
 
@@ -175,11 +197,14 @@ impl Question for ProbesOf {
             classes: set.classes.clone(),
             train: set.len() - test,
             test,
+            held_out: (0..set.len()).filter(|i| set.test[*i]).collect(),
+            warnings: carried(model, &set.plain())?.into_iter().collect(),
             layers: Vec::new(),
         };
         for (layer, (mine, theirs)) in layers.into_iter().zip(own.layers.iter().zip(&other.layers)) {
             progress.check()?;
             let (_, width) = mine.dims2()?;
+            recipe.check_control(width)?;
             let (mine, theirs) = (mine.flatten_all()?.to_vec1::<f32>()?, theirs.flatten_all()?.to_vec1::<f32>()?);
             let step = || progress.step(unit);
             found.layers.push(at_layer(layer, width, (&mine, &theirs), &set, recipe, &step)?);
@@ -236,8 +261,8 @@ fn at_layer(
     let data = Data { rows: mine, width, labels: &set.labels, test: &set.test, classes };
     let chosen = |data: &Data<'_>| kind.coordinates(data);
     let k = match kind {
-        Kind::Linear => random.min(width),
-        Kind::Sparse(k) => k.min(width),
+        Kind::Linear => random,
+        Kind::Sparse(k) => k,
     };
     let fitted = |data: &Data<'_>, coordinates| -> Result<(Score, Probe)> {
         let probe = data.fit(coordinates);

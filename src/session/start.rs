@@ -21,10 +21,10 @@ pub struct ChatArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "ids"])]
     pub chat: Option<PathBuf>,
     /// End with the last message, without what the template puts before the assistant's answer
-    #[arg(long, requires = "chat")]
+    #[arg(long, requires = "chat", conflicts_with_all = ["prompt", "ids"])]
     pub no_generation_prompt: bool,
     /// Leave the last message open, so that it goes on
-    #[arg(long, requires = "chat", conflicts_with = "no_generation_prompt")]
+    #[arg(long, requires = "chat", conflicts_with_all = ["prompt", "ids", "no_generation_prompt"])]
     pub open_turn: bool,
 }
 
@@ -48,7 +48,7 @@ impl ChatArgs {
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Start {
     /// A session file to open, or what can be dropped on the window: a model, a graph, a circuit, a dictionary
-    #[arg(value_name = "FILE", value_parser = openable, conflicts_with_all = ["model", "weights", "prompt", "ids", "chat", "answer", "wrong", "corrupt", "edits"])]
+    #[arg(value_name = "FILE", value_parser = openable, conflicts_with_all = ["model", "weights", "prompt", "ids", "chat", "no_generation_prompt", "open_turn", "answer", "wrong", "corrupt", "edits"])]
     pub file: Option<PathBuf>,
     /// Model to open: a .gguf file, a Hugging Face folder, or a built-in name
     #[arg(short, long, value_name = "MODEL")]

@@ -217,6 +217,39 @@ fn tokens_are_taken_out_one_after_the_other() {
     assert!(dot(&a, &b).abs() < 1e-5 * (dot(&a, &a) * dot(&b, &b)).sqrt());
 }
 
+/// What a cell reads changes with an edit: its strength is that of what was edited, and what the clean run says of the lens is
+/// not said of the edited one.
+#[test]
+fn what_was_swapped_is_swapped_on() {
+    let mut h = window(Desk { answer: " was".to_owned(), ..desk() });
+    look(&mut h, "lens");
+    set(&mut h, json!({"faithful": "all"}));
+    assert!(h.query_by_label_contains("bar: faithfulness").is_some());
+    choose(&mut h, "do", "swap it with");
+    settle(&mut h);
+    h.get_by_label("Edit").click();
+    h.run();
+    settle(&mut h);
+    let swap = |h: &Harness<'static, App>| match &h.state().state.desk().stack.edits[..] {
+        [Edit { action: Do::Exchange { from, to, factor, .. }, .. }] => (from.clone(), to.clone(), *factor),
+        other => panic!("{other:?}"),
+    };
+    let before = swap(&h);
+    let note = "Faithfulness is that of a run without edits; R shows it.";
+    assert!(h.state().state.edited().is_some());
+    assert!(h.query_by_label(note).is_some());
+    h.get_by_role_and_label(Role::Slider, "α").increment_accesskit();
+    h.run();
+    settle(&mut h);
+    let after = swap(&h);
+    assert!(after.2 > before.2 && (after.0, after.1) == (before.0, before.1));
+    // Without an answer there is nothing to swap all cells with.
+    let mut h = window(desk());
+    look(&mut h, "lens");
+    set(&mut h, json!({"faithful": "all", "swapped": true}));
+    assert!(h.query_by_label_contains("There is no answer to swap with").is_some());
+}
+
 /// A text that was changed under its name is fitted again, and its lens is read.
 #[test]
 fn a_changed_text_is_fitted_again() {

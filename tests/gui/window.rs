@@ -271,6 +271,7 @@ pub fn features(h: &mut Harness<'static, App>) -> tempfile::TempDir {
                 explained: 0.8 * t,
                 dead: 0.1 * (1.0 - t),
                 ce_score: score,
+                held_out: None,
             }
         })
         .collect();

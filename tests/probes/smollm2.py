@@ -47,6 +47,11 @@ def run(tokens, new=None):
 rows = torch.stack([run(t)[0] for t in ids])
 probe = fit_sparse_probe(rows, labels, k=rows.shape[1], test_fraction=0.25, groups=groups, preprocess="standardize",
                          std_floor=0.0, class_weight=None, l2_strength=RIDGE / 2, seed=1)
+# The k coordinates whose class means lie furthest apart, in standard deviations of the training texts.
+deviation, mean = torch.std_mean(rows[probe.train_indices], dim=0, correction=0)
+sparse = fit_sparse_probe((rows - mean) / deviation, labels, k=8, test_fraction=0.25, groups=groups,
+                          preprocess="standardize", std_floor=0.0, class_weight=None, l2_strength=RIDGE / 2, seed=1)
+assert sparse.test_indices.tolist() == probe.test_indices.tolist()
 test, train = sorted(probe.test_indices.tolist()), probe.train_indices
 weights = torch.zeros(rows.shape[1], dtype=torch.float64)
 weights[probe.selected_features] = probe.coefficients / probe.preprocess_scale
@@ -65,7 +70,9 @@ for name, basis in bases.items():
     logits[name] = [o.tolist() for o in out[:4]]
 doc = {
     "layer": LAYER, "texts": texts, "labels": labels.tolist(), "ids": ids, "test": test,
-    "accuracy": probe.metrics.accuracy, "auc": probe.metrics.roc_auc, "pairs": len(pairs), "shares": shares,
+    "accuracy": probe.metrics.accuracy, "auc": probe.metrics.roc_auc,
+    "sparse": {"coordinates": sorted(sparse.selected_features.tolist()), "accuracy": sparse.metrics.accuracy,
+               "auc": sparse.metrics.roc_auc}, "pairs": len(pairs), "shares": shares,
 }
 Path("smollm2.json").write_text(json.dumps(doc))
-print({k: doc[k] for k in ("accuracy", "auc", "pairs", "shares", "test")})
+print({k: doc[k] for k in ("accuracy", "auc", "sparse", "pairs", "shares", "test")})

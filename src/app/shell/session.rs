@@ -82,6 +82,12 @@ fn opens_beside(path: &Path) -> bool {
     !is_session(path) && (is_json || !matches!(read_dropped(path), Message::Open(_)))
 }
 
+/// What the command line asks for, apart from a file that opens beside it as if it were dropped on the window.
+pub fn apart(args: &Start) -> (Start, Option<PathBuf>) {
+    let dropped = args.file.clone().filter(|p| opens_beside(p));
+    (Start { file: args.file.clone().filter(|_| dropped.is_none()), ..args.clone() }, dropped)
+}
+
 /// What a window opens on: a session, and what is said of it.
 pub struct Opening {
     pub session: Session,
@@ -97,8 +103,8 @@ impl Opening {
     /// # Errors
     /// A session or a stack of edits that was named and cannot be read.
     pub fn of(args: &Start) -> Result<Self> {
-        let dropped = args.file.clone().filter(|p| opens_beside(p));
-        let args = &Start { file: args.file.clone().filter(|_| dropped.is_none()), ..args.clone() };
+        let (args, dropped) = apart(args);
+        let args = &args;
         let file = args.file.clone().filter(|p| is_session(p));
         let named = file.as_deref().map(Session::open).transpose()?;
         let mut says = Vec::new();
@@ -338,7 +344,7 @@ mod tests {
     fn what_is_no_session_and_no_model_opens_beside_one() {
         let at = |path: &str| opens_beside(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
         assert!(
-            at("tests/graphs/pruned.json") && at("assets/text-features") && at("assets/text-lens/lens.safetensors")
+            at("tests/graphs/meow-clt.json") && at("assets/text-features") && at("assets/text-lens/lens.safetensors")
         );
         assert!(!at("assets/induction") && !at("tests/families/llama") && !at("mine.scope"));
         let args = |file: &str| Start {
@@ -346,8 +352,8 @@ mod tests {
             time: true,
             ..Start::default()
         };
-        let graph = Opening::of(&args("tests/graphs/pruned.json")).unwrap();
-        assert!(graph.dropped.is_some_and(|p| p.ends_with("pruned.json")));
+        let graph = Opening::of(&args("tests/graphs/meow-clt.json")).unwrap();
+        assert!(graph.dropped.is_some_and(|p| p.ends_with("meow-clt.json")));
         let model = Opening::of(&args("tests/families/llama")).unwrap();
         assert!(model.dropped.is_none() && model.session.document.desk.model.ends_with("families/llama"));
     }

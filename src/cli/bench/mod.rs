@@ -48,10 +48,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SHAPE:TYPE", conflicts_with_all = ["lab", "features", "model", "lenses"])]
     synthetic: Option<String>,
     /// Give the model of --synthetic so many layers only
-    #[arg(long, value_name = "N", requires = "synthetic")]
+    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with_all = ["lab", "features", "model", "lenses"])]
     layers: Option<usize>,
     /// Trace a prediction of the model of --synthetic through random transcoders, so many features a layer
-    #[arg(long, value_name = "N", requires = "synthetic")]
+    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with_all = ["lab", "features", "model", "lenses"])]
     transcoders: Option<usize>,
     /// Time the window instead: its frames, how soon a keystroke is answered, how soon work stops (minutes)
     #[cfg(feature = "gui")]

@@ -108,7 +108,7 @@ pub struct Arguments {
     memory: f64,
     /// Only harvest shard I of N of what a set (--layers) is trained on into the file --output, counted from 0; put all of
     /// them together with `merge`, and train on that with --activations
-    #[arg(long, value_name = "I/N", requires = "layers", conflicts_with_all = ["activations", "keep", "format"])]
+    #[arg(long, value_name = "I/N", requires = "layers", conflicts_with_all = ["site", "target", "activations", "keep", "format"])]
     shard: Option<Part>,
 }
 
@@ -343,7 +343,8 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
     }
     let _claim = Claim::of(folder)?;
     let mut say = |layer: usize, p: Point| {
-        if p.step == recipe.settings.steps {
+        // A layer whose text is known is judged on what was held out of it.
+        if p.step == recipe.settings.steps && p.held_out.is_some() == args.activations.is_none() {
             note(&format!("layer {layer}: {}", line(&p)));
         }
     };
@@ -377,8 +378,15 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
         "output": shown(folder), "settings": recipe.settings, "positions": found.positions, "layers": found.layers,
         "harvest_seconds": harvested, "train_seconds": trained,
     });
+    let judged: Vec<f32> = found.layers.iter().filter_map(|l| l.last?.held_out).collect();
+    let mean = judged.iter().sum::<f32>() / judged.len() as f32;
+    let held_out = if judged.is_empty() {
+        String::new()
+    } else {
+        format!("explained on held-out text: {mean:.4}, mean of {} layers\n", judged.len())
+    };
     let text = format!(
-        "{} transcoders of {} features; {} positions harvested in {harvested:.1} s, trained in {trained:.1} s\nwritten to {}",
+        "{held_out}{} transcoders of {} features; {} positions harvested in {harvested:.1} s, trained in {trained:.1} s\nwritten to {}",
         found.layers.len(),
         recipe.settings.features,
         found.positions,
@@ -401,8 +409,9 @@ fn execute_set(args: &Arguments, recipe: &Recipe, layers: Layers) -> Result<()> 
 
 /// Returns a line about a point of the training.
 fn line(p: &Point) -> String {
+    let held_out = p.held_out.map_or(String::new(), |v| format!(" · on held-out text {v:.4}"));
     format!(
-        "step {}: explained {:.4} · L0 {:.1} · dead {:.1} % · CE score {}",
+        "step {}: explained {:.4}{held_out} · L0 {:.1} · dead {:.1} % · CE score {}",
         p.step,
         p.explained,
         p.l0,

@@ -29,25 +29,25 @@ pub struct FeatureArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["attention", "neurons"])]
     pub dictionary: Option<String>,
     /// Features that are traced at most, the most influential ones (default: all where they fit)
-    #[arg(long, value_name = "N", requires = "dictionary")]
+    #[arg(long, value_name = "N", requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     max_features: Option<usize>,
     /// Features that are chosen together, after which influence is taken again
-    #[arg(long, value_name = "N", default_value_t = 2048, requires = "dictionary")]
+    #[arg(long, value_name = "N", default_value_t = 2048, requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     round: usize,
     /// First positions whose features and errors are left out
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "dictionary")]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     silent: usize,
     /// Explain a direction behind the final norm: a direction of `direction find`, or a safetensors file with one row
-    #[arg(long, value_name = "FILE", requires = "dictionary", conflicts_with_all = ["target", "against"])]
+    #[arg(long, value_name = "FILE", requires = "dictionary", conflicts_with_all = ["target", "against", "attention", "neurons"])]
     direction: Option<PathBuf>,
     /// Logits that are explained at most, where no target is named
-    #[arg(long, value_name = "N", default_value_t = crate::graph::targets::MOST, requires = "dictionary")]
+    #[arg(long, value_name = "N", default_value_t = crate::graph::targets::MOST, requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     max_logits: usize,
     /// Probability that the explained logits hold together, where they suffice
-    #[arg(long, value_name = "P", default_value_t = f64::from(crate::graph::targets::PROBABILITY), requires = "dictionary")]
+    #[arg(long, value_name = "P", default_value_t = f64::from(crate::graph::targets::PROBABILITY), requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     logit_prob: f64,
     /// Where to write `adjacency`, `node_influence`, `features` and `activations` in full
-    #[arg(long, value_name = "F.safetensors", requires = "dictionary")]
+    #[arg(long, value_name = "F.safetensors", requires = "dictionary", conflicts_with_all = ["attention", "neurons"])]
     arrays: Option<PathBuf>,
 }
 

@@ -96,11 +96,15 @@ fn links(graph: &Graph) -> Vec<Value> {
         .collect()
 }
 
-/// A token by its text, or by its id where the text is no single token.
+/// A token by its text or its id; a number that is no single token is an id as well, which is said.
 pub(super) fn token_or_id(model: &Model, text: &str) -> Result<u32> {
-    model.single_token(text).or_else(|error| {
-        let id = text.trim().strip_prefix("id:").unwrap_or(text).trim().parse().map_err(|_| error)?;
+    model.named_token(text).or_else(|error| {
+        let id = text.trim().parse().map_err(|_| error)?;
         model.network().check(&[id])?;
+        warn(&format!(
+            "{text:?} is no single token and is taken for the id of {:?}; id:{id} says so.",
+            model.token_text(id)
+        ));
         Ok(id)
     })
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::hooks::Capture;
 use crate::engine::kernels::with_values;
 use crate::engine::{Site, SiteKind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::features::harvest::PASS;
 use crate::features::rows::Rows;
 use crate::files::{LARGE, read_text};
@@ -72,6 +72,13 @@ impl ConceptSet {
         let (mut examples, mut counts) = (Vec::new(), [0usize; 2]);
         for (i, line) in lines.enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let cells: Vec<&str> = line.split('\t').collect();
+            if let Some(more) = cells.iter().skip(header.len()).find(|c| !c.trim().is_empty()) {
+                return Err(malformed(format!(
+                    "line {} has a column more than the first line names, {:?}; a text with a tab in it is written without",
+                    i + 2,
+                    short(more)
+                )));
+            }
             let positive = match cells.get(label).map(|c| c.trim()) {
                 Some("1") => true,
                 Some("0") => false,
@@ -204,6 +211,27 @@ pub fn begun(model: &Model, set: &ConceptSet) -> Result<Vec<(Vec<u32>, u32)>> {
         return Ok(texts);
     }
     set.examples.iter().map(|e| encoded(&format!("{CARRIER} {}", e.text.trim_start()))).collect()
+}
+
+/// Says so where sentences are read after [`CARRIER`], because a text beside them is a single token.
+///
+/// # Errors
+/// The tokenizer's.
+pub fn carried(model: &Model, set: &ConceptSet) -> Result<Option<String>> {
+    let sentence = |e: &Example| e.text.trim().contains(char::is_whitespace);
+    if !set.examples.iter().any(sentence) {
+        return Ok(None);
+    }
+    for e in &set.examples {
+        if model.encode(&e.text, false)?.len() < 2 {
+            return Ok(Some(format!(
+                "{:?} is a single token, and the first token of a row is unlike all else: every text is read behind the word \
+                 {CARRIER}, sentences as well.",
+                short(&e.text)
+            )));
+        }
+    }
+    Ok(None)
 }
 
 fn pooled(text: &[f32], width: usize, pool: Pool, out: &mut [f32]) {

@@ -38,6 +38,16 @@ impl<'a> Matrix<'a> {
         self
     }
 
+    /// Rows, as they lie.
+    pub fn n_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// A row, as it lies.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.values[i * self.stride..][..self.cols]
+    }
+
     /// Rows and columns as read.
     fn shape(&self) -> (usize, usize) {
         if self.turned { (self.cols, self.rows) } else { (self.rows, self.cols) }

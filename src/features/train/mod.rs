@@ -57,6 +57,10 @@ pub struct Point {
     /// CE-loss score on held-out text, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ce_score: Option<f32>,
+    /// Explained variance on text that was held out, over all positions but each row's first; known at the end of a layer of
+    /// a set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f32>,
 }
 
 /// Where the activations come from; written into the finished dictionary.
@@ -188,6 +192,7 @@ impl Trainer {
             explained: seen.explained,
             dead: dead as f32 / self.silent.len() as f32,
             ce_score: None,
+            held_out: None,
         };
         self.curve.push(point);
         point

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::features::dictionary::formats::circuit_tracer;
 use crate::features::dictionary::place::Place;
+use crate::features::quality::reconstruction;
 use crate::features::rows::Rows;
 use crate::features::train::activations::{Harvest, Keep};
 use crate::features::train::elsewhere::Captured;
@@ -19,6 +20,9 @@ use crate::features::train::{Origin, Point, Trainer};
 use crate::model::Model;
 use crate::model::safetensors_file::metadata;
 use crate::progress::Progress;
+
+/// Held-out tokens that a finished layer is judged on.
+const JUDGED: usize = 4096;
 
 /// Which layers a set is trained for: all, one, or a range as in `0-5`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,13 +264,17 @@ pub fn train_set(
     if !missing.is_empty() {
         progress.reserve(missing.iter().map(|(_, r)| r.settings.units(r.settings.steps)).sum());
         let all: Vec<Place> = missing.iter().flat_map(|(_, r)| r.places()).collect();
+        let cut = |model| Ok::<_, Error>(split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?));
+        let mut judged = None;
         let tables = match source {
             Source::Text(model, memory) => {
-                let (rows, _) = split(Rows::cut(model, &recipe.text, &recipe.cut(), progress)?);
+                let (rows, held_out) = cut(model)?;
+                judged = Some((*model, held_out.sample(JUDGED)?));
                 let (skip_first, keep) = (!recipe.include_first, Keep::Not(*memory));
                 Harvest { model, rows: &rows, places: &all, skip_first, keep }.run(progress)?
             }
             Source::Kept(model, path) => {
+                judged = Some((*model, cut(model)?.1.sample(JUDGED)?));
                 harvest_set(model, recipe, layers, (0, 1), path, progress)?;
                 let file = Captured::open(path)?;
                 all.iter().map(|p| file.table(*p, !recipe.include_first)).collect::<Result<_>>()?
@@ -295,9 +303,14 @@ pub fn train_set(
                 report(layer, point);
                 last = Some(point);
             })?;
-            let path = circuit_tracer::save(&trainer.dictionary(&format!("layer {layer}"))?, folder, layer, &about)?;
+            let dictionary = trainer.dictionary(&format!("layer {layer}"))?;
+            let path = circuit_tracer::save(&dictionary, folder, layer, &about)?;
             if begun.is_dir() {
                 std::fs::remove_dir_all(&begun).map_err(|e| Error::write(&begun, e))?;
+            }
+            if let (Some((model, rows)), Some(point)) = (&judged, &mut last) {
+                point.held_out = Some(reconstruction(model, &dictionary, rows, progress)?.explained_variance);
+                report(layer, *point);
             }
             done.push(Trained { layer, path, last });
         }
@@ -356,6 +369,8 @@ mod tests {
         let n = model.config.n_layers;
         let whole = train(&dir.path().join("whole"), &Progress::new()).unwrap();
         assert_eq!(whole.layers.len(), n);
+        let judged: Vec<f32> = whole.layers.iter().filter_map(|l| l.last?.held_out).collect();
+        assert!(judged.len() == n && judged.iter().all(|v| *v < 1.0), "{judged:?}");
         let set =
             crate::features::DictionarySet::open(dir.path().join("whole").to_str().unwrap(), &Progress::new()).unwrap();
         set.check(&model.config).unwrap();

@@ -213,7 +213,11 @@ impl Question for SetTrainingOf {
         };
         train_set(&source, recipe, Layers::All, &folder, progress, &mut |layer, point| {
             match so_far.curves.last_mut().filter(|(l, _)| *l == layer) {
-                Some((_, curve)) => curve.push(point),
+                Some((_, curve)) => match curve.last_mut().filter(|p| p.step == point.step) {
+                    // It is judged now.
+                    Some(last) => *last = point,
+                    None => curve.push(point),
+                },
                 None => so_far.curves.push((layer, vec![point])),
             }
             if looked.elapsed() >= LOOK_EVERY {

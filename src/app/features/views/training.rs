@@ -348,7 +348,9 @@ fn set_curves(ui: &mut egui::Ui, cx: &Context<'_>, id: egui::Id, set: &SetTraini
             let Some(p) = curve.last() else { continue };
             let text = RichText::new(format!("layer {layer}: {:.2}", p.explained)).font(theme::small());
             let button = ui.add(egui::Button::selectable(*layer == shown, text));
-            let hint = format!("explained variance at step {}, with L0 {:.1}; click shows its curves", p.step, p.l0);
+            let held_out = p.held_out.map_or(String::new(), |v| format!(", {v:.2} on held-out text"));
+            let hint =
+                format!("explained variance at step {}{held_out}, with L0 {:.1}; click shows its curves", p.step, p.l0);
             if button.on_hover_text(hint).clicked() {
                 ui.data_mut(|d| d.insert_temp(id, Layer(Some(*layer).filter(|l| l != last))));
             }

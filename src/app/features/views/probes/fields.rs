@@ -128,8 +128,8 @@ impl Fields {
             });
         }
         let pools = [(Pool::Mean, "the mean of its tokens"), (Pool::Last, "its last token")];
-        let said = "the first token is left out, since models keep things there that are unlike all else; where every text of a \
-                    set is one token, each is read behind the word The";
+        let said = "the first token is left out, since models keep things there that are unlike all else; where some text of a \
+                    set is a single token, all are read behind the word The";
         if let Some(p) = explained_choice(ui, ("each text as", said), self.recipe.pool, &pools) {
             self.recipe.pool = p;
         }

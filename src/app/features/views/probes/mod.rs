@@ -71,7 +71,9 @@ impl View for ProbesView {
         let settings: ProbesSettings = cx.settings(&VIEW);
         let mut new = settings.clone();
         controls(ui, |ui| self.fields(ui, cx, &mut new));
-        for error in [self.probes.error(), self.interchange.error(), self.said.error()].into_iter().flatten() {
+        let lost = settings.lost(cx.state);
+        let errors = [lost.as_ref(), self.probes.error(), self.interchange.error(), self.said.error()];
+        for error in errors.into_iter().flatten() {
             ui.add(egui::Label::new(RichText::new(error).color(cx.palette.error)).wrap());
         }
         if new != settings {
@@ -120,6 +122,9 @@ impl ProbesView {
         let reads = |ui: &mut egui::Ui, cx: &mut Context<'_>, height: f32| {
             if let Some(a) = &probes {
                 let top = ui.cursor().top();
+                for warning in &a.value.warnings {
+                    ui.add(egui::Label::new(RichText::new(warning).color(cx.palette.warning)).wrap());
+                }
                 if let Some(said) = self.said.fresh() {
                     pictures::said(ui, cx, &said.question.found.classes, said);
                 }

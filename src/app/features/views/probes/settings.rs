@@ -60,10 +60,20 @@ impl ProbesSettings {
         Some(ProbesOf { model: state.model.clone()?, recipe: self.fit.clone()? })
     }
 
-    /// The interchange that is asked for.
+    /// What is wrong where the direction that is to be interchanged is not there any more.
+    pub fn lost(&self, state: &State) -> Option<String> {
+        let name = self.interchange.as_ref()?.direction.as_ref()?;
+        let there = directions(state).any(|c| c.name == *name);
+        (!there).then(|| format!("the direction {name} is gone; find or open it again, or interchange without it"))
+    }
+
+    /// The interchange that is asked for; none where its direction is gone.
     pub fn interchanges(&self, state: &State) -> Option<InterchangeOf> {
         let Interchanged { recipe, direction } = self.interchange.clone()?;
-        let direction = direction.and_then(|name| directions(state).find(|c| c.name == name).cloned());
+        let direction = match direction {
+            Some(name) => Some(directions(state).find(|c| c.name == name).cloned()?),
+            None => None,
+        };
         Some(InterchangeOf { model: state.model.clone()?, recipe, direction })
     }
 }

@@ -80,7 +80,9 @@ impl LensView {
             ui.toggle_value(&mut self.fits, RichText::new("fit").font(theme::small()))
                 .on_hover_text("fit a Jacobian lens of this model on a text");
         });
-        if let Some(error) = self.reading.faithful.error().filter(|_| settings.faithful != Scope::None) {
+        if let Some(why) = reading::unasked(cx.state, settings) {
+            ui.label(RichText::new(why).font(theme::small()).color(cx.palette.weak));
+        } else if let Some(error) = self.reading.faithful.error().filter(|_| settings.faithful != Scope::None) {
             ui.label(RichText::new(error).font(theme::small()).color(cx.palette.error));
         }
         if new != *settings {
@@ -205,7 +207,9 @@ impl LensView {
                     ui.label(format!(
                         "what comes of it: {:+.2}, the lens says {:+.2}: faithful {share}",
                         e.real, e.said
-                    ));
+                    ))
+                    .on_hover_text(Effect::UNIT);
+                    ui.weak(format!("({})", Effect::UNIT));
                 }
             },
         }

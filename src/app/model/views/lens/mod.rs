@@ -205,8 +205,8 @@ impl View for LensView {
             };
             table.more = vec![
                 grid("faithfulness", &of(Effect::faithfulness)),
-                grid("what-comes-of-it", &of(|e| Some(e.real))).in_unit("logits"),
-                grid("what-the-lens-says", &of(|e| Some(e.said))).in_unit("logits"),
+                grid("what-comes-of-it", &of(|e| Some(e.real))).in_unit(Effect::UNIT),
+                grid("what-the-lens-says", &of(|e| Some(e.said))).in_unit(Effect::UNIT),
             ];
         }
         Some(table)

@@ -72,7 +72,8 @@ impl Reading {
             let slot = if kind == Through::Jacobian { &mut self.through_jacobian } else { &mut self.through_tuned };
             slot.ask(pool, question, seen && settings.shows(kind));
         }
-        let question = subject.filter(|s| s.minus.is_none()).and_then(|s| self.effects(state, settings, &s));
+        let asked = subject.filter(|_| unasked(state, settings).is_none());
+        let question = asked.and_then(|s| self.effects(state, settings, &s));
         self.faithful.ask(pool, question, seen && settings.faithful != Scope::None);
     }
 
@@ -139,6 +140,20 @@ impl Reading {
         let swap = if settings.swapped { Some(answer?) } else { None };
         let trace = subject.trace.clone();
         Some(FaithfulOf { trace, lens: self.lens(settings.through)?, targets, swap })
+    }
+}
+
+/// Why nothing is said of how faithful the lens is to what is shown, where that is asked for.
+pub fn unasked(state: &State, settings: &LensSettings) -> Option<&'static str> {
+    let subject = state.subject().filter(|_| settings.faithful != Scope::None)?;
+    if subject.minus.is_some() {
+        Some("A difference of runs has no faithfulness; R shows one run.")
+    } else if !subject.trace.edits().is_empty() {
+        Some("Faithfulness is that of a run without edits; R shows it.")
+    } else if settings.swapped && state.clean().and_then(|r| r.answer).is_none() {
+        Some("There is no answer to swap with; type one above.")
+    } else {
+        None
     }
 }
 

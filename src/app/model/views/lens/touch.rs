@@ -39,8 +39,8 @@ enum Place {
 pub struct Touch {
     verb: Verb,
     place: Place,
-    /// Which of the cell's tokens is meant, and where it was chosen.
-    nth: usize,
+    /// The token that is meant, where it is not the first that is read, and where it was chosen.
+    token: Option<u32>,
     chosen_in: Option<(usize, usize)>,
     /// What it is swapped with.
     other: String,
@@ -60,7 +60,7 @@ impl Default for Touch {
         Self {
             verb: Verb::default(),
             place: Place::default(),
-            nth: 0,
+            token: None,
             chosen_in: None,
             other: String::new(),
             alpha: 1.0,
@@ -89,20 +89,26 @@ impl Touch {
         let Some(model) = cx.state.model.clone() else { return };
         let p = cx.pinned();
         if self.chosen_in != Some((p.layer, p.pos)) {
-            (self.chosen_in, self.nth) = (Some((p.layer, p.pos)), 0);
+            (self.chosen_in, self.token) = (Some((p.layer, p.pos)), None);
         }
         let Some(cell) = cell.filter(|c| !c.top.is_empty()) else { return };
+        let mut ids: Vec<u32> = cell.top.iter().map(|t| t.id).collect();
+        // Under an edit the cell may read something else: what was edited is edited on.
+        self.token = self.token.filter(|t| ids.contains(t) || cx.state.desk().stack.is_active());
+        if let Some(token) = self.token.filter(|t| !ids.contains(t)) {
+            ids.insert(0, token);
+        }
+        let token = self.token.unwrap_or(ids[0]);
         // Whether the strength was changed in this frame.
         let mut moved = false;
         ui.horizontal_wrapped(|ui| {
             let weak = cx.palette.weak;
             let small = move |t: String| RichText::new(t).font(theme::small()).color(weak);
             ui.label(small(format!("layer {}, {}:", p.layer, cx.token(p.pos))));
-            let names: Vec<String> = cell.top.iter().map(|t| token_text::short(&cx.text_of(t.id), 12)).collect();
-            let options: Vec<(usize, &str)> = names.iter().map(String::as_str).enumerate().collect();
-            self.nth = self.nth.min(options.len() - 1);
-            if let Some(n) = choice(ui, "reads", self.nth, &options) {
-                self.nth = n;
+            let names: Vec<String> = ids.iter().map(|id| token_text::short(&cx.text_of(*id), 12)).collect();
+            let options: Vec<(u32, &str)> = ids.iter().copied().zip(names.iter().map(String::as_str)).collect();
+            if let Some(chosen) = choice(ui, "reads", token, &options) {
+                self.token = Some(chosen);
             }
             let verbs =
                 [(Verb::Steer, "steer towards it"), (Verb::Ablate, "take it out"), (Verb::Swap, "swap it with")];
@@ -139,7 +145,7 @@ impl Touch {
                     .accessible_name("Layers on either side");
             });
             let other = if self.other.is_empty() { answer } else { self.other.clone() };
-            let made = self.edits(cx, settings, lens, cell.top[self.nth].id, &other);
+            let made = self.edits(cx, settings, lens, token, &other);
             let told = made
                 .as_ref()
                 .map_or_else(Clone::clone, |e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
@@ -152,6 +158,7 @@ impl Touch {
             if let Ok(edits) = made
                 && (add.clicked() || moved && edits.iter().all(|e| stands(cx, side, e)))
             {
+                self.token = Some(token);
                 cx.push(ModelAction::Put(side, edits));
             }
             if cx.state.desk().stack.is_active()
