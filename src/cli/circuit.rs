@@ -11,7 +11,7 @@ use super::circuit_over::Judge;
 use super::output::document;
 use super::over_set::{self, OverSetArgs};
 use super::patch::PairArgs;
-use super::set_args::SetArgs;
+use super::set_args::{PAIR, SetArgs};
 use super::submit::{Work, longest};
 use super::{ModelArgs, emit, emit_json, open_model, progress, table};
 use crate::analysis::metric::MetricKind;
@@ -178,7 +178,7 @@ struct EvalArgs {
     #[command(flatten)]
     over: OverSetArgs,
     /// With --output: edge scores that rank the edges for the curve over sizes, as `circuit find --scores` takes them
-    #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["compare", "clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"])]
+    #[arg(long, value_name = "FILE", requires = "output", conflicts_with = "compare", conflicts_with_all = PAIR)]
     scores: Option<PathBuf>,
     /// What to measure (default: as the circuit was found; the logit difference for acdc's KL)
     #[arg(long, value_enum)]

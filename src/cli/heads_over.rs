@@ -18,26 +18,30 @@ use crate::model::Model;
 /// Earlier components named that feed a head.
 const FEEDS: usize = 8;
 
+/// The options of the scores on one prompt, which pages have no use for.
+const SCORED: [&str; 9] =
+    ["prompt", "ids", "chat", "no_generation_prompt", "open_turn", "bos", "seed", "length", "top"];
+
 /// The options of head pages.
 #[derive(clap::Args, Clone, Debug)]
 pub struct OverArgs {
     /// Make a page for every head over text files, folders, or shipped texts by name (mixed, prose); repeatable
-    #[arg(long, value_name = "TEXT-PATH", conflicts_with_all = ["prompt", "ids", "chat", "no_generation_prompt", "open_turn", "bos", "seed", "length", "top"])]
+    #[arg(long, value_name = "TEXT-PATH", conflicts_with_all = SCORED)]
     pub over: Vec<String>,
     /// Pages that `--over` wrote: list them again, or show one with --head
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "prompt", "ids", "chat", "no_generation_prompt", "open_turn", "output", "bos", "seed", "length", "top"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["over", "output"], conflicts_with_all = SCORED)]
     pub pages: Option<PathBuf>,
     /// Put shards of pages together, as `merge` does
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "output", conflicts_with_all = ["over", "pages", "prompt", "ids", "chat", "no_generation_prompt", "open_turn", "bos", "seed", "length", "top"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "output", conflicts_with_all = ["over", "pages"], conflicts_with_all = SCORED)]
     pub merge: Vec<PathBuf>,
     /// Show one head's page
     #[arg(long, value_name = "L.H", conflicts_with = "merge")]
     pub head: Option<String>,
     /// Tokens of a row of text
-    #[arg(long, value_name = "N", default_value_t = 64, requires = "over", conflicts_with_all = ["pages", "merge", "prompt", "ids", "chat", "no_generation_prompt", "open_turn", "bos", "seed", "length", "top"])]
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "over", conflicts_with_all = ["pages", "merge"], conflicts_with_all = SCORED)]
     pub context: usize,
     /// Tokens of the text at most
-    #[arg(long, value_name = "N", requires = "over", conflicts_with_all = ["pages", "merge", "prompt", "ids", "chat", "no_generation_prompt", "open_turn", "bos", "seed", "length", "top"])]
+    #[arg(long, value_name = "N", requires = "over", conflicts_with_all = ["pages", "merge"], conflicts_with_all = SCORED)]
     pub tokens: Option<usize>,
     #[command(flatten)]
     pub shard: ShardArgs,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::output::document;
-use super::set_args::SetArgs;
+use super::set_args::{PAIR, SetArgs};
 use super::submit::Work;
 use super::sweep::nested;
 use super::{ModelArgs, Part, ShardArgs, circuit_over, emit, emit_json, progress, table};
@@ -29,7 +29,7 @@ pub struct OverSetArgs {
     #[command(flatten)]
     pub shard: ShardArgs,
     /// With --set: where to write the values of every pair (safetensors); an unfinished file is gone on with
-    #[arg(short, long, value_name = "FILE", requires = "set", conflicts_with_all = ["clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"])]
+    #[arg(short, long, value_name = "FILE", requires = "set", conflicts_with_all = PAIR)]
     pub output: Option<PathBuf>,
 }
 

@@ -6,11 +6,15 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 
+/// The options of one pair of prompts, which a set stands in the place of.
+pub const PAIR: [&str; 8] =
+    ["clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"];
+
 /// Prompts out of a template.
 #[derive(clap::Args, Clone, Debug)]
 pub struct SetArgs {
     /// A prompt set, by name (see `circuit sets`) or as a .toml file
-    #[arg(long, value_name = "NAME|FILE.toml", conflicts_with_all = ["clean", "clean_ids", "clean_chat", "corrupt", "corrupt_ids", "corrupt_chat", "answer", "wrong"])]
+    #[arg(long, value_name = "NAME|FILE.toml", conflicts_with_all = PAIR)]
     pub set: Option<String>,
     /// Pairs to generate from the set
     #[arg(long, default_value_t = 8, value_name = "N")]

@@ -91,12 +91,8 @@ impl LabelledSet {
         let (mut texts, mut names, mut groups, mut sides) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (i, line) in lines.enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let cells: Vec<&str> = line.split('\t').collect();
-            if let Some(more) = cells.iter().skip(header.len()).find(|c| !c.trim().is_empty()) {
-                return Err(malformed(format!(
-                    "line {} has a column more than the first line names, {:?}; a text with a tab in it is written without",
-                    i + 2,
-                    short(more)
-                )));
+            if let Some(wrong) = concept::beyond(&cells, header.len()) {
+                return Err(malformed(format!("line {} {wrong}", i + 2)));
             }
             let cell = |at: Option<usize>| at.and_then(|at| cells.get(at)).map(|c| c.trim()).filter(|c| !c.is_empty());
             let name = cell(Some(label)).ok_or_else(|| malformed(format!("line {} has no label", i + 2)))?;

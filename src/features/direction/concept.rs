@@ -72,12 +72,8 @@ impl ConceptSet {
         let (mut examples, mut counts) = (Vec::new(), [0usize; 2]);
         for (i, line) in lines.enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let cells: Vec<&str> = line.split('\t').collect();
-            if let Some(more) = cells.iter().skip(header.len()).find(|c| !c.trim().is_empty()) {
-                return Err(malformed(format!(
-                    "line {} has a column more than the first line names, {:?}; a text with a tab in it is written without",
-                    i + 2,
-                    short(more)
-                )));
+            if let Some(wrong) = beyond(&cells, header.len()) {
+                return Err(malformed(format!("line {} {wrong}", i + 2)));
             }
             let positive = match cells.get(label).map(|c| c.trim()) {
                 Some("1") => true,
@@ -127,6 +123,15 @@ impl ConceptSet {
         }
         Ok(self)
     }
+}
+
+/// What is wrong with a line that has more columns than the first line names; what stands there would be lost.
+pub fn beyond(cells: &[&str], columns: usize) -> Option<String> {
+    let more = cells.iter().skip(columns).find(|c| !c.trim().is_empty())?;
+    Some(format!(
+        "has more columns than the first line names: {:?} stands behind a tab; take the tab out of the text",
+        short(more)
+    ))
 }
 
 /// Which position stands for a text.

@@ -123,7 +123,7 @@ impl LensView {
             if let Some(q) = choice(ui, "colour", self.quantity, &options) {
                 self.quantity = q;
             }
-            if settings.faithful != Scope::None {
+            if settings.faithful != Scope::None && reading::unasked(cx.state, settings).is_none() {
                 ui.label(RichText::new("bar: faithfulness, full at 1").font(theme::small()).color(cx.palette.weak))
                     .on_hover_text(
                         "what really comes of the change over what the lens says will come of it; in the other colour where \
@@ -207,8 +207,7 @@ impl LensView {
                     ui.label(format!(
                         "what comes of it: {:+.2}, the lens says {:+.2}: faithful {share}",
                         e.real, e.said
-                    ))
-                    .on_hover_text(Effect::UNIT);
+                    ));
                     ui.weak(format!("({})", Effect::UNIT));
                 }
             },
