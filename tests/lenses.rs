@@ -428,6 +428,52 @@ fn the_lessons_numbers_are_those_of_the_lens() {
     assert!(before[0] > before[1] && after[1] > after[0], "{before:?} {after:?}");
 }
 
+/// `jlens read --faithful` gives what the lens says will come of taking each cell's token out, and what comes of it: for the
+/// token itself at the last position that is the change of its logit, before the final norm.
+#[test]
+fn what_comes_of_the_cells_can_be_asked() {
+    let at = ["jlens", "read", "-m", "text", "--lens", "text-lens", "-p", "In the evening they"];
+    let plain = common::json(&at);
+    assert!(plain["faithful"].is_null());
+    let doc = common::json(&[&at[..], &["--faithful"]].concat());
+    assert_eq!(doc["top"], plain["top"]);
+    let of = |doc: &serde_json::Value, name: &str, layer: usize, pos: usize| doc["faithful"][name][layer][pos].as_f64();
+    let n = doc["tokens"].as_array().unwrap().len();
+    for layer in 0..2 {
+        for pos in 0..n {
+            let [share, said, real] = ["faithfulness", "said", "real"].map(|name| of(&doc, name, layer, pos).unwrap());
+            assert!((share - real / said).abs() < 1e-5 * share.abs().max(1.0), "{layer} {pos}");
+        }
+    }
+    let swapped = common::json(&[&at[..], &["--faithful", "--swap", " was"]].concat());
+    assert_ne!(of(&swapped, "real", 1, n - 1), of(&doc, "real", 1, n - 1));
+    assert!(swapped["faithful"]["swapped_with"].is_u64() && doc["faithful"]["swapped_with"].is_null());
+    // The last layer is what comes out: nothing is left to come of it.
+    let last = common::json(&[&at[..], &["--faithful", "--layers", "2"]].concat());
+    assert!(of(&last, "real", 0, 0).is_none());
+    let error = common::sentence(&[&at[..], &["--swap", " was"]].concat(), 2);
+    assert!(error.contains("--faithful"), "{error}");
+}
+
+/// A lens with a number that is none is refused by its file and layer.
+#[test]
+fn a_broken_number_is_refused_by_the_lens() {
+    let folder = tempfile::tempdir().unwrap();
+    let d = tiny().config.d_model;
+    let mut values = vec![0f32; d * d];
+    values[5] = f32::NAN;
+    let j = Tensor::from_vec(values, (d, d), &Device::Cpu).unwrap();
+    let (lens, params) = (folder.path().join("lens.safetensors"), folder.path().join("params.safetensors"));
+    for (path, names) in [(&lens, vec!["J.1"]), (&params, vec!["0.weight", "1.weight", "2.weight"])] {
+        let packed = circuitscope::model::safetensors_file::pack(names.iter().map(|n| (*n, &j)), &[]).unwrap();
+        circuitscope::files::write_atomic(path, &packed).unwrap();
+    }
+    let error = JacobianLens::open(&lens).unwrap_err().to_string();
+    assert!(error.contains("lens.safetensors") && error.contains("layer 1"), "{error}");
+    let error = open(&params, &tiny()).unwrap_err().to_string();
+    assert!(error.contains("params.safetensors") && error.contains("layer 0"), "{error}");
+}
+
 /// A tuned lens reads h + A h + b; its number i stands before block i.
 #[test]
 fn a_tuned_lens_is_read() {

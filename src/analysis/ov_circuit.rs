@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::hooks::NoHooks;
-use crate::engine::kernels::{norm, product};
+use crate::engine::kernels::{norm, product, with_values};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -23,8 +23,8 @@ use crate::progress::Progress;
 /// Number of tokens of the vocabulary that are tried beside those of the prompt.
 const SAMPLE: usize = 192;
 
-/// Number of rows that are unembedded together.
-const ROWS: usize = 64;
+/// Number of logits that are held at a time, about; 100 MB.
+const LOGITS: usize = 25_000_000;
 
 /// A token counts as copied if it is among this many tokens that are promoted most.
 const COPIED: usize = 5;
@@ -64,33 +64,52 @@ pub fn direct_logits(model: &Model, layer: usize, written: &Tensor) -> Result<Te
     Ok(product::apply(&normalized.contiguous()?, &weights.unembed)?)
 }
 
-/// Tries the OV circuit of a head on the prompt's tokens and on an even sample of the vocabulary.
+/// The tokens that OV circuits are tried on: a prompt's, and an even sample of the vocabulary.
+pub struct Tried {
+    /// The prompt's first.
+    ids: Vec<u32>,
+    own: usize,
+    /// As heads of layer 0 and those of later layers find each of them, [token, d_model].
+    embedding: Tensor,
+    effective: Tensor,
+}
+
+impl Tried {
+    /// # Errors
+    /// A token that the model lacks.
+    pub fn of(model: &Model, prompt: &[u32]) -> Result<Self> {
+        let c = &model.config;
+        let mut ids: Vec<u32> = prompt.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let own = ids.len();
+        let step = (c.d_vocab / SAMPLE).max(1);
+        let sample: Vec<u32> = (0..c.d_vocab as u32).step_by(step).filter(|id| !ids.contains(id)).collect();
+        ids.extend(sample);
+        let network = model.network();
+        let rows: Vec<&[u32]> = ids.iter().map(std::slice::from_ref).collect();
+        let embedding = network.embed(&rows, &mut NoHooks)?;
+        let effective = network.block(0, embedding.clone(), &Prepared::new(c, 1), &mut NoHooks)?;
+        let flat = |x: Tensor| -> Result<Tensor> { Ok(x.squeeze(1)?.contiguous()?) };
+        Ok(Self { ids, own, embedding: flat(embedding)?, effective: flat(effective)? })
+    }
+}
+
+/// Tries the OV circuit of a head.
 ///
 /// # Errors
 /// The model has no such head; [`Error::Cancelled`].
-pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], progress: &Progress) -> Result<OvCircuit> {
+pub fn ov_circuit(model: &Model, layer: usize, head: usize, tried: &Tried, progress: &Progress) -> Result<OvCircuit> {
     let c = &model.config;
     if layer >= c.n_layers || head >= c.n_heads {
         return Err(Error::request(format!("there is no head {layer}.{head} in this model")));
     }
-    let mut ids: Vec<u32> = prompt.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
-    let own = ids.len();
-    let step = (c.d_vocab / SAMPLE).max(1);
-    let sample: Vec<u32> = (0..c.d_vocab as u32).step_by(step).filter(|id| !ids.contains(id)).collect();
-    ids.extend(sample);
-    let network = model.network();
-    let rows: Vec<&[u32]> = ids.iter().map(std::slice::from_ref).collect();
-    let mut x = network.embed(&rows, &mut NoHooks)?;
-    if layer > 0 {
-        x = network.block(0, x, &Prepared::new(c, 1), &mut NoHooks)?;
-    }
+    let Tried { ids, own, .. } = tried;
     let block = &model.weights.blocks[layer];
-    let x = x.squeeze(1)?;
+    let x = if layer == 0 { &tried.embedding } else { &tried.effective };
     let x = match &block.ln1 {
-        Some(n) => norm::apply(&x.contiguous()?, c.norm, n, false)?,
-        None => x,
+        Some(n) => norm::apply(x, c.norm, n, false)?,
+        None => x.clone(),
     };
     let (kv, d) = (c.kv_head(head), c.d_head);
     let mut v = product::apply(&x, &block.attn.v.weight.narrow(1, kv * d, d)?)?;
@@ -99,12 +118,12 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], prog
     }
     let written = product::apply(&v, &block.attn.o.weight.narrow(0, head * d, d)?)?;
     let mut found: Vec<(bool, bool, u32, f32)> = Vec::with_capacity(ids.len());
-    for first in (0..ids.len()).step_by(ROWS) {
+    let rows = (LOGITS / c.d_vocab.max(1)).max(1);
+    for first in (0..ids.len()).step_by(rows) {
         progress.check()?;
-        let rows = written.narrow(0, first, ROWS.min(ids.len() - first))?;
-        let logits = direct_logits(model, layer, &rows)?;
+        let rows = written.narrow(0, first, rows.min(ids.len() - first))?;
+        let logits = direct_logits(model, layer, &rows)?.contiguous()?;
         let width = logits.dim(1)?;
-        let values = logits.flatten_all()?.to_vec1::<f32>()?;
         let read = |(row, id): (&[f32], &u32)| {
             let me = row[*id as usize];
             let above = row.iter().filter(|v| **v > me).count();
@@ -113,13 +132,14 @@ pub fn ov_circuit(model: &Model, layer: usize, head: usize, prompt: &[u32], prog
             let (top, logit) = largest.map_or((0, 0.0), |(i, v)| (i as u32, *v));
             (above < COPIED, below < COPIED, top, logit)
         };
-        let part: Vec<_> = values.par_chunks_exact(width).zip(&ids[first..]).map(read).collect();
-        found.extend(part);
+        let part =
+            with_values(&logits, |all| all.par_chunks_exact(width).zip(&ids[first..]).map(read).collect::<Vec<_>>());
+        found.extend(part?);
     }
     let share = |f: fn(&(bool, bool, u32, f32)) -> bool| {
         found.iter().filter(|r| f(r)).count() as f32 / found.len().max(1) as f32
     };
-    let mut pairs: Vec<(u32, u32, f32)> = ids.iter().zip(&found).take(own).map(|(id, r)| (*id, r.2, r.3)).collect();
+    let mut pairs: Vec<(u32, u32, f32)> = ids.iter().zip(&found).take(*own).map(|(id, r)| (*id, r.2, r.3)).collect();
     pairs.sort_by(|a, b| b.2.total_cmp(&a.2));
     Ok(OvCircuit { layer, head, copying: share(|r| r.0), anti_copying: share(|r| r.1), tried: ids.len(), pairs })
 }
@@ -151,12 +171,12 @@ mod tests {
             assert!((logit - want).abs() < 1e-3 * want.abs().max(1.0), "{token}: {logit} against {want}");
         }
         let progress = Progress::new();
-        let before = ov_circuit(&model, 1, 0, &[3, 5], &progress).unwrap();
+        let before = ov_circuit(&model, 1, 0, &Tried::of(&model, &[3, 5]).unwrap(), &progress).unwrap();
         let constant = |n: usize| Tensor::from_vec((0..n).map(|i| 50.0 * i as f32).collect(), n, &Device::Cpu).unwrap();
         model.weights.ln_final.as_mut().unwrap().bias = Some(constant(d));
         model.weights.unembed_bias = Some(constant(vocab));
         assert_eq!(read(&model), found);
-        let after = ov_circuit(&model, 1, 0, &[3, 5], &progress).unwrap();
+        let after = ov_circuit(&model, 1, 0, &Tried::of(&model, &[3, 5]).unwrap(), &progress).unwrap();
         assert_eq!((before.copying, before.pairs), (after.copying, after.pairs));
     }
 }

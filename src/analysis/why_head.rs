@@ -13,7 +13,7 @@ use candle_core::Tensor;
 
 use super::component::Component;
 use super::contributions::Contributions;
-use super::ov_circuit::{OvCircuit, ov_circuit};
+use super::ov_circuit::{OvCircuit, Tried, ov_circuit};
 use crate::engine::forward::Prepared;
 use crate::engine::frozen::FrozenNorm;
 use crate::engine::kernels::norm::normalize;
@@ -299,7 +299,7 @@ impl Question for WhyOf {
         let why = why_head(trace, *layer, *head, *query, *key, progress)?;
         partial((why.clone(), None));
         progress.check()?;
-        let ov = ov_circuit(&trace.model, *layer, *head, &trace.ids, progress)?;
+        let ov = ov_circuit(&trace.model, *layer, *head, &Tried::of(&trace.model, &trace.ids)?, progress)?;
         Ok((why, Some(ov)))
     }
 }

@@ -1,6 +1,6 @@
 //! `jlens`: fits a Jacobian lens, reads a prompt through it, and intervenes along what it reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::output::{quoted, warn};
 use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
-use crate::analysis::logit_lens::logit_lens;
+use crate::analysis::logit_lens::{Cell, logit_lens};
 use crate::analysis::plan::OverText;
 use crate::analysis::transport::Transport;
 use crate::engine::edit::Positions;
@@ -20,11 +20,13 @@ use crate::error::{Error, Result};
 use crate::features::rows::Rows;
 use crate::lenses::JacobianLens;
 use crate::lenses::edit::Intervention;
+use crate::lenses::faithful::{Effect, FaithfulOf, Target};
 use crate::lenses::fit::{SKIP, Settings, TOKENS, fit};
 use crate::lenses::open::LensSource;
 use crate::lenses::question::{prompts, unfinished};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::question::Question;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -89,6 +91,12 @@ struct Read {
     /// Tokens of each layer and position
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
+    /// Also take the first token of each layer and position out there, and compare what comes of it with what the lens says
+    #[arg(long)]
+    faithful: bool,
+    /// Swap it with this token in the place of taking it out; its text, or id:N
+    #[arg(long, value_name = "TOKEN", requires = "faithful", allow_hyphen_values = true)]
+    swap: Option<String>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -273,14 +281,32 @@ fn execute_read(args: &Read) -> Result<()> {
     let ids = args.prompt.required(&model)?;
     let lens = LensSource::of(&args.lens).open(&model)?;
     let layers = layers_of(&args.layers, &lens, &model)?;
+    let swap = args.swap.as_ref().map(|t| model.named_token(t)).transpose()?;
     job.restart();
-    let trace = Trace::run(&model, ids, &job.progress)?;
+    let trace = Arc::new(Trace::run(&model, ids, &job.progress)?);
     let read = logit_lens(&trace, Some(&lens), &[], None, None, args.top, &job.progress, |_| {})?;
     let cells = layers
         .iter()
         .map(|l| (0..trace.len()).map(|p| read.cell(*l, p)).collect::<Option<Vec<_>>>())
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| Error::failed("the lens left a cell out"))?;
+    let effects = if args.faithful {
+        let firsts = |(layer, row): (&usize, &Vec<&Cell>)| {
+            let target =
+                |(pos, cell): (usize, &&Cell)| Some(Target { layer: *layer, pos, token: cell.top.first()?.id });
+            row.iter().enumerate().filter_map(target).collect::<Vec<_>>()
+        };
+        let targets = layers.iter().zip(&cells).flat_map(firsts).collect();
+        FaithfulOf { trace: trace.clone(), lens: Some(lens.clone()), targets, swap }.run(&job.progress, &mut |_| {})?
+    } else {
+        Vec::new()
+    };
+    let effects: BTreeMap<_, _> = effects.iter().map(|e| ((e.target.layer, e.target.pos), e)).collect();
+    let effect = |layer: usize, pos: usize| effects.get(&(layer, pos)).copied();
+    // [layer][pos]; nothing for the last layer, behind which nothing runs.
+    let grid = |number: fn(&Effect) -> Option<f32>| -> Vec<Vec<Option<f32>>> {
+        layers.iter().map(|l| (0..trace.len()).map(|p| effect(*l, p).and_then(number)).collect()).collect()
+    };
     let json = || {
         let top: Vec<Vec<Vec<Value>>> = cells
             .iter()
@@ -293,7 +319,13 @@ fn execute_read(args: &Read) -> Result<()> {
                     .collect()
             })
             .collect();
-        json!({"axes": ["layer", "pos"], "lens": lens.name, "layers": layers, "top": top})
+        let mut doc = json!({"axes": ["layer", "pos"], "lens": lens.name, "layers": layers, "top": top});
+        if args.faithful {
+            doc["faithful"] = json!({"faithfulness": grid(Effect::faithfulness), "said": grid(|e| Some(e.said)),
+                "real": grid(|e| Some(e.real)), "unit": Effect::UNIT});
+            doc["faithful"]["swapped_with"] = json!(swap);
+        }
+        doc
     };
     let text = || {
         let mut rows = Vec::new();
@@ -301,16 +333,18 @@ fn execute_read(args: &Read) -> Result<()> {
             for (pos, cell) in row.iter().enumerate() {
                 let words: Vec<String> = cell.top.iter().map(|t| quoted(&model.token_text(t.id))).collect();
                 let first = cell.top.first().map_or(String::new(), |t| format!("{:.2}", t.logit));
-                rows.push(vec![
-                    layer.to_string(),
-                    pos.to_string(),
-                    quoted(&trace.token_text(pos)),
-                    first,
-                    words.join(" "),
-                ]);
+                let mut row = vec![layer.to_string(), pos.to_string(), quoted(&trace.token_text(pos)), first];
+                if args.faithful {
+                    let share = effect(*layer, pos).and_then(Effect::faithfulness);
+                    row.push(share.map_or("–".to_owned(), |f| format!("{f:.2}")));
+                }
+                row.push(words.join(" "));
+                rows.push(row);
             }
         }
-        table(&["layer", "pos", "token", "logit", "reads"], &rows)
+        let mut columns = vec!["layer", "pos", "token", "logit", "faithful", "reads"];
+        columns.retain(|c| args.faithful || *c != "faithful");
+        table(&columns, &rows)
     };
     job.finish(Some(&trace.ids), json, text)
 }

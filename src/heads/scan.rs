@@ -26,8 +26,10 @@ use crate::shard::{Shard, check_goes_on, share};
 const WINDOW: usize = 8;
 /// Rows that are taken apart for what feeds the heads, about.
 const SAMPLED: usize = 48;
-/// A scan is written at least so often. Each time the words of all new examples are found.
+/// A scan is written about so often. Each time the words of all new examples are found, which takes no more than one part in
+/// so many of the time.
 const KEEP: Duration = Duration::from_secs(60);
+const SPENT: u32 = 60;
 
 /// What is scanned.
 pub struct Plan<'a> {
@@ -92,15 +94,17 @@ impl Plan<'_> {
         progress.expect(batches.iter().map(|b| tokens(b)).sum());
         progress.step(batches.iter().take(index.about.done).map(|b| tokens(b)).sum())?;
         let lengths_of = ValueLengths::of(self.model)?;
-        let (mut kept, mut shown) = (Instant::now(), Instant::now());
+        let (mut kept, mut shown, mut wait) = (Instant::now(), Instant::now(), KEEP);
         while let Some(batch) = batches.get(index.about.done) {
             let entered = self.enter(&mut index, batch, &lengths_of, progress);
             let outcome = entered.and_then(|()| progress.step(tokens(batch)));
             let stopping = outcome.is_err();
-            if let Some(path) = file.filter(|_| stopping || kept.elapsed() > KEEP) {
+            if let Some(path) = file.filter(|_| stopping || kept.elapsed() > wait) {
+                let begun = Instant::now();
                 words::fill(self.model, &mut index, &Progress::new())?;
                 index_file::save(&index, path)?;
                 kept = Instant::now();
+                wait = KEEP.max(SPENT * begun.elapsed());
             }
             outcome?;
             if shown.elapsed() > Duration::from_millis(700) {

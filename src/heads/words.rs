@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use candle_core::{Device, Tensor};
 
 use super::index::{Example, HeadIndex};
-use crate::analysis::ov_circuit::{direct_logits, ov_circuit};
+use crate::analysis::ov_circuit::{Tried, direct_logits, ov_circuit};
 use crate::engine::kernels::{product, with_values};
 use crate::engine::logits::largest_indices;
 use crate::error::Result;
@@ -63,8 +63,9 @@ pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) ->
 /// How much each head copies what it attends to, by its weights.
 pub(super) fn copying(model: &Model, index: &mut HeadIndex, progress: &Progress) -> Result<()> {
     let heads = model.config.n_heads;
+    let tried = Tried::of(model, &[])?;
     for (i, entry) in index.entries.iter_mut().enumerate() {
-        let ov = ov_circuit(model, i / heads, i % heads, &[], progress)?;
+        let ov = ov_circuit(model, i / heads, i % heads, &tried, progress)?;
         (entry.copying, entry.anti_copying) = (ov.copying, ov.anti_copying);
     }
     Ok(())

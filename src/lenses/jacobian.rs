@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::analysis::transport::{Affine, Transport};
+use crate::engine::kernels::to_vec;
 use crate::error::{Error, Result, short};
 use crate::files::write_atomic;
 use crate::model::Model;
@@ -89,6 +90,9 @@ impl JacobianLens {
                     j.dims(),
                     d = lens.d_model
                 )));
+            }
+            if let Some(what) = broken(*layer, j)? {
+                return Err(malformed(what));
             }
         }
         Ok(lens)
@@ -244,6 +248,12 @@ impl JacobianLens {
 /// Whether a path ends as torch's files do.
 fn is_torch(path: &Path) -> bool {
     path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)))
+}
+
+/// What is wrong with a layer's numbers, if anything is.
+pub(super) fn broken(layer: usize, values: &Tensor) -> Result<Option<String>> {
+    let finite = to_vec(values)?.iter().all(|v| v.is_finite());
+    Ok((!finite).then(|| format!("layer {layer} holds a number that is NaN or infinite")))
 }
 
 /// # Errors

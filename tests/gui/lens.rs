@@ -80,7 +80,15 @@ fn a_lens_is_read_and_taken_away_from_another() {
         }
     }
     assert!(jacobian[0] != logit[0] && jacobian[2] == logit[2]);
+    // The command that is copied reads the same.
+    let def = view::by_name("lens").unwrap();
+    let command = |h: &Harness<'static, App>| circuitscope::app::export::commands::command(&h.state().state, def);
+    let line = command(&h).unwrap();
+    assert!(line.contains(" jlens read ") && line.contains(&file) && !line.contains("--faithful"), "{line}");
+    set(&mut h, json!({"jacobian": file, "through": "jacobian", "faithful": "layer"}));
+    assert!(command(&h).unwrap().contains(" --faithful"));
     set(&mut h, json!({"jacobian": file, "through": "jacobian", "minus": "logit"}));
+    assert_eq!(command(&h), None);
     for ((d, a), b) in numbers(&h, "lens").iter().flatten().zip(jacobian.iter().flatten()).zip(logit.iter().flatten()) {
         assert!((d.unwrap() - (a.unwrap() - b.unwrap())).abs() < 1e-6);
     }

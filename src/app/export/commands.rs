@@ -44,11 +44,14 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
         let given = if clean.answer.is_some() { asked.as_str() } else { "" };
         let one = |name: &str| format!("circuitscope {name}{model}{}", text(state, "-p", "--ids"));
         if is(&views::lens::VIEW) {
-            // Of the three lenses the command has the first alone.
-            if !views::lens::is_logit_lens(desk) {
-                return None;
+            match views::lens::read(desk)? {
+                None => format!("{} --pos all{given}", one("lens")),
+                Some(read) => {
+                    let swap = if read.swapped { format!(" --swap {}", token(answer)?) } else { String::new() };
+                    let faithful = if read.faithful { format!(" --faithful{swap}") } else { String::new() };
+                    format!("{} --lens {}{faithful}", one("jlens read"), word(&read.file))
+                }
             }
-            format!("{} --pos all{given}", one("lens"))
         } else if is(&views::attribution::VIEW) {
             format!("{} --pos {pos}{asked}", one("dla"))
         } else if is(&views::attention::VIEW) {
@@ -227,9 +230,7 @@ fn text(state: &State, by_text: &str, by_ids: &str) -> String {
 pub fn snippet(state: &State, view: &ViewDef) -> Option<Snippet> {
     let is = |def: &ViewDef| view.name == def.name;
     Some(if is(&views::lens::VIEW) {
-        if !views::lens::is_logit_lens(state.desk()) {
-            return None;
-        }
+        views::lens::read(state.desk()).filter(Option::is_none)?;
         Snippet::Lens
     } else if is(&views::attribution::VIEW) {
         Snippet::Attribution

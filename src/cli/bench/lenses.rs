@@ -1,4 +1,4 @@
-//! Times the fit of a Jacobian lens beside its products alone, and heads over a text beside plain passes.
+//! Times the fit of a Jacobian lens beside its arithmetic at the rate of matrix products, and heads over a text beside plain passes.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     let count = batch(model.network(), rows);
     let back = Pullback::along(model.network(), &ids, start, end, 0, &progress)?;
     let seeds = Tensor::rand(-1f32, 1f32, (count * rows, c.d_model), &candle_core::Device::Cpu)?;
-    // The products of one batch of cotangents through all layers, and the batch itself.
+    // The products of one batch of cotangents with the weights of all layers, and the batch itself.
     let inner: Vec<(usize, usize, usize)> =
         products(model).into_iter().filter(|(_, output, _)| *output != c.d_vocab).collect();
     let mut gemm = gemm_by(&inner, count * rows)?;
@@ -45,6 +45,9 @@ pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
         std::hint::black_box(g);
         Ok(())
     })?;
+    // Attention's products count at the same rate.
+    let weights: f64 = inner.iter().map(|(input, output, n)| (rows * input * output * n) as f64).sum();
+    let arithmetic = 1.0 + attention(model, start, end) / weights;
     let turns = c.d_model.div_ceil(count) as f64;
     let text = prompt(model, HEADS.0 * HEADS.1);
     let text = Rows::new(text.chunks_exact(HEADS.1).zip(0..));
@@ -64,17 +67,26 @@ pub(super) fn lenses(model: &Arc<Model>, repeat: usize) -> Result<Value> {
     }
     Ok(json!({
         "jacobian": {"tokens": tokens, "rows": rows, "cotangents": count, "batch_seconds": batch_seconds,
-            "gemm_seconds": gemm, "ratio": ratio, "prompt_seconds": turns * batch_seconds},
+            "gemm_seconds": gemm * arithmetic, "ratio": ratio / arithmetic, "ratio_to_weights": ratio, "prompt_seconds": turns * batch_seconds},
         "heads": {"rows": batches.iter().map(Vec::len).sum::<usize>(), "of": HEADS.0, "tokens": HEADS.1, "plain_seconds": plain, "seconds": scan, "ratio": heads},
     }))
+}
+
+/// Multiplications of attention's products on the way back of one cotangent: of each position from `start` on with all that it
+/// sees, to the scores and to the query; and with those from `start` on that it sees, to the keys and to the values.
+fn attention(model: &Model, start: usize, end: usize) -> f64 {
+    let c = &model.config;
+    let seen = |from: usize| (start..end).map(|p| p + 1 - from).sum::<usize>();
+    (2 * (seen(0) + seen(start)) * c.d_head * c.n_heads * c.n_layers) as f64
 }
 
 pub(super) fn lines(doc: &Value) -> String {
     let (j, h) = (&doc["jacobian"], &doc["heads"]);
     let f = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
     format!(
-        "Jacobian lens: {:.2} × its products alone; a prompt of {} tokens takes {:.1} s\nheads over {} of {} rows of {} tokens: {:.2} × the plain passes",
+        "Jacobian lens: {:.2} × its arithmetic at the rate of matrix products ({:.2} × the products with weights alone); a prompt of {} tokens takes {:.1} s\nheads over {} of {} rows of {} tokens: {:.2} × the plain passes",
         f(&j["ratio"]),
+        f(&j["ratio_to_weights"]),
         j["tokens"],
         f(&j["prompt_seconds"]),
         h["rows"],

@@ -14,6 +14,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::attention::{Attend, Shared};
+use super::filled;
 
 /// Queries that are handled together, see [`super::attention`].
 const STRIP: usize = 32;
@@ -98,20 +99,25 @@ impl Attended {
             candle_core::bail!("cotangents of {} values do not fit {rows} rows of {h} heads", dz.len())
         }
         let batch = dz.len() / (rows * h * d);
-        let mut dq = vec![0f32; dz.len()];
         let (mut dk, mut dv) = (vec![0f32; batch * rows * kv * d], vec![0f32; batch * rows * kv * d]);
-        let targets = [&mut dq, &mut dk, &mut dv].map(|v| Shared(v.as_mut_ptr()));
-        (0..batch * kv).into_par_iter().for_each(|task| {
-            let targets = &targets;
+        let keys = [&mut dk, &mut dv].map(|v| Shared(v.as_mut_ptr()));
+        let task = |task: usize, dq: &Shared| {
             let (b, g) = (task / kv, task % kv);
             let mut scratch = vec![0f32; STRIP * self.n];
             for head in (0..h).filter(|head| head * kv / h == g) {
                 for first in (0..rows).step_by(STRIP) {
                     let count = STRIP.min(rows - first);
-                    self.strip(dz, start, [b, g, head], first..first + count, &mut scratch, targets);
+                    self.strip(dz, start, [b, g, head], first..first + count, &mut scratch, [dq, &keys[0], &keys[1]]);
                 }
             }
-        });
+        };
+        // SAFETY: every query of every head belongs to a strip, which writes it.
+        let dq = unsafe {
+            filled(dz.len(), |dq| {
+                let dq = Shared(dq.as_mut_ptr().cast());
+                (0..batch * kv).into_par_iter().for_each(|t| task(t, &dq));
+            })
+        };
         Ok([dq, dk, dv])
     }
 
@@ -123,7 +129,7 @@ impl Attended {
         [b, g, head]: [usize; 3],
         strip: std::ops::Range<usize>,
         scratch: &mut [f32],
-        [dq, dk, dv]: &[Shared; 3],
+        [dq, dk, dv]: [&Shared; 3],
     ) {
         let (h, kv, d, n) = (self.heads, self.kv_heads, self.d_head, self.n);
         let (rows, count) = (n - start, strip.len());

@@ -12,6 +12,8 @@ pub mod product;
 pub mod rotary;
 pub mod segments;
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 
 /// Lets the threads that candle adds rows with sleep as soon as they are done. They would wait actively for half a
@@ -48,6 +50,18 @@ pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) ->
         candle_core::Storage::Cpu(cpu) => Ok(read(values(cpu, layout)?)),
         _ => candle_core::bail!("values can be read only of tensors on the CPU"),
     }
+}
+
+/// A vector of `n` values that `fill` writes: a result that is written whole is not zeroed first.
+///
+/// # Safety
+/// `fill` writes every value, and reads none that it has not written.
+pub(crate) unsafe fn filled(n: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n);
+    fill(&mut values.spare_capacity_mut()[..n]);
+    // SAFETY: as the caller promises.
+    unsafe { values.set_len(n) };
+    values
 }
 
 /// Copies a contiguous f32 CPU tensor's values out, for the small tables the kernels keep.

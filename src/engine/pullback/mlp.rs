@@ -1,14 +1,17 @@
 //! The pullback of an MLP, plain, gated, or of experts.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
 use crate::engine::experts;
 use crate::engine::hooks::Capture;
-use crate::engine::kernels::{activation, math, product, to_vec, with_values};
+use crate::engine::kernels::{activation, filled, math, product, to_vec, with_values};
 use crate::engine::site::{Site, SiteKind};
 use crate::error::{Error, Result};
 use crate::model::config::{Experts, ModelConfig};
+use crate::model::matrix::Matrix;
 use crate::model::weights::Mlp;
 
 /// The derivatives of an MLP's neurons along a run.
@@ -89,8 +92,7 @@ impl MlpBack {
                 let (pre, linear) = neurons.back(&post)?;
                 match (&weights.gate, linear) {
                     (Some(gate), Some(linear)) => {
-                        let x = product::back(&pre, &gate.weight)?;
-                        Ok((x + product::back(&linear, &weights.input.weight)?)?)
+                        Ok(product::back_sum([(&pre, &gate.weight), (&linear, &weights.input.weight)])?)
                     }
                     _ => Ok(product::back(&pre, &weights.input.weight)?),
                 }
@@ -124,19 +126,20 @@ impl Neurons {
     /// From post [n · rows, neurons] to pre and pre_linear.
     fn back(&self, post: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let by = |slopes: &[f32]| -> Result<Tensor> {
-            let mut out = vec![0f32; post.elem_count()];
             let width = post.dim(1)?;
-            if slopes.is_empty() || !out.len().is_multiple_of(slopes.len()) {
+            if slopes.is_empty() || !post.elem_count().is_multiple_of(slopes.len()) {
                 return Err(Error::failed("cotangents do not fit the rows of an MLP"));
             }
-            with_values(post, |g| {
-                out.par_chunks_mut(8 * width).zip(g.par_chunks(8 * width)).enumerate().for_each(|(i, (out, g))| {
-                    for (r, (out, g)) in out.chunks_exact_mut(width).zip(g.chunks_exact(width)).enumerate() {
-                        let at = (8 * i + r) * width % slopes.len();
-                        let slopes = &slopes[at..at + width];
-                        math::simd(|| out.iter_mut().zip(g.iter().zip(slopes)).for_each(|(o, (g, s))| *o = g * s));
-                    }
-                });
+            let row = |r: usize, out: &mut [MaybeUninit<f32>], g: &[f32]| {
+                let slopes = &slopes[r * width % slopes.len()..][..width];
+                math::simd(|| out.iter_mut().zip(g.iter().zip(slopes)).for_each(|(o, (g, s))| _ = o.write(g * s)));
+            };
+            // SAFETY: an MLP's rows are whole, and each is written.
+            let out = with_values(post, |g| unsafe {
+                filled(g.len(), |out| {
+                    let rows = out.par_chunks_exact_mut(width).zip(g.par_chunks_exact(width));
+                    rows.with_min_len(8).enumerate().for_each(|(r, (out, g))| row(r, out, g));
+                })
             })?;
             Ok(Tensor::from_vec(out, post.shape().clone(), post.device())?)
         };
@@ -169,8 +172,8 @@ impl ExpertsBack {
             let own = Tensor::from_vec(own, (batch * mine.len(), self.width), g.device())?;
             let (pre, linear) = neurons.back(&own)?;
             let linear = linear.ok_or_else(missing)?;
-            let back = (product::back(&pre, &gate.weight.narrow(1, e * self.width, self.width)?)?
-                + product::back(&linear, &weights.input.weight.narrow(1, e * self.width, self.width)?)?)?;
+            let part = |m: &Matrix| m.narrow(1, e * self.width, self.width);
+            let back = product::back_sum([(&pre, &part(&gate.weight)?), (&linear, &part(&weights.input.weight)?)])?;
             x = x.index_add(&index, &back, 0)?;
         }
         let logits = self.router(by_share, rows);

@@ -158,11 +158,10 @@ impl<'a> Pullback<'a> {
             }
             through(norm, &x.reshape((batch * self.rows, n * c.d_head))?, None)
         };
-        let q = product::back(&heads(q, c.n_heads, back.q_norm.as_ref())?, &weights.q.weight)?;
-        let k = product::back(&heads(k, c.n_kv_heads, back.k_norm.as_ref())?, &weights.k.weight)?;
+        let q = heads(q, c.n_heads, back.q_norm.as_ref())?;
+        let k = heads(k, c.n_kv_heads, back.k_norm.as_ref())?;
         let v = Tensor::from_vec(v, (batch * self.rows, c.n_kv_heads * c.d_head), z.device())?;
-        let v = product::back(&v, &weights.v.weight)?;
-        Ok(((q + k)? + v)?)
+        Ok(product::back_sum([(&q, &weights.q.weight), (&k, &weights.k.weight), (&v, &weights.v.weight)])?)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The pullback of a norm.
 
+use std::mem::MaybeUninit;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::engine::kernels::{math, norm, to_vec, with_values};
+use crate::engine::kernels::{filled, math, norm, to_vec, with_values};
 use crate::error::{Error, Result};
 use crate::model::config::NormKind;
 
@@ -40,25 +42,32 @@ impl NormBack {
         if !g.elem_count().is_multiple_of(self.hat.len()) {
             return Err(Error::failed("cotangents do not fit the rows of a norm"));
         }
-        let mut out = match add {
-            Some(add) => with_values(&add.contiguous()?, <[f32]>::to_vec)?,
-            None => vec![0.0; g.elem_count()],
-        };
+        if add.is_some_and(|add| add.dims() != g.dims()) {
+            return Err(Error::failed("what is added to a norm's cotangents has another shape"));
+        }
         let row = self.gain.len();
         let rows = self.hat.len() / row;
-        with_values(&g, |g| {
-            out.par_chunks_exact_mut(row).zip(g.par_chunks_exact(row)).with_min_len(8).enumerate().for_each(
-                |(r, (out, g))| {
-                    let at = r % rows;
-                    math::simd(|| self.row(at, g, out));
-                },
-            );
-        })?;
+        let back = |g: &[f32], add: Option<&[f32]>| {
+            let one = |r: usize, out: &mut [MaybeUninit<f32>]| {
+                let span = r * row..(r + 1) * row;
+                math::simd(|| self.row(r % rows, &g[span.clone()], add.map(|add| &add[span]), out));
+            };
+            // SAFETY: a norm's rows are whole, and each is written.
+            unsafe {
+                filled(g.len(), |out| {
+                    out.par_chunks_exact_mut(row).with_min_len(8).enumerate().for_each(|(r, out)| one(r, out));
+                })
+            }
+        };
+        let out = match add.map(Tensor::contiguous).transpose()? {
+            Some(add) => with_values(&g, |g| with_values(&add, |add| back(g, Some(add))))??,
+            None => with_values(&g, |g| back(g, None))?,
+        };
         Ok(Tensor::from_vec(out, g.shape().clone(), g.device())?)
     }
 
     #[inline(always)]
-    fn row(&self, at: usize, g: &[f32], out: &mut [f32]) {
+    fn row(&self, at: usize, g: &[f32], add: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
         let row = self.gain.len();
         let groups = row / self.width;
         let n = self.width as f32;
@@ -68,8 +77,12 @@ impl NormBack {
             let (along, mean) = sums(g, gain, hat);
             let (along, mean) = (along / n, if self.centres { mean / n } else { 0.0 });
             let inverse = self.inverse[at * groups + i];
-            for (((o, g), w), h) in out[span].iter_mut().zip(g).zip(gain).zip(hat) {
-                *o += inverse * (g * w - mean - h * along);
+            let value = |((g, w), h): ((&f32, &f32), &f32)| inverse * (g * w - mean - h * along);
+            let values = g.iter().zip(gain).zip(hat).map(value);
+            let out = out[span.clone()].iter_mut();
+            match add {
+                Some(add) => out.zip(&add[span]).zip(values).for_each(|((o, a), v)| _ = o.write(a + v)),
+                None => out.zip(values).for_each(|(o, v)| _ = o.write(v)),
             }
         }
     }

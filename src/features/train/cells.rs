@@ -76,6 +76,25 @@ impl List {
         Activity { active: values.iter().filter(|v| **v > 0.0).count(), total: values.iter().sum() }
     }
 
+    /// Row r of [`Cells::times`].
+    #[inline(always)]
+    fn times(&self, r: usize, values: &[f32], w: &[f32], d: usize, out: &mut [f32]) {
+        let span = self.starts[r]..self.starts[r + 1];
+        for (f, v) in self.features[span.clone()].iter().zip(&values[span]) {
+            let f = *f as usize;
+            if *v != 0.0 {
+                add_scaled(out, *v, &w[f * d..(f + 1) * d]);
+            }
+        }
+    }
+
+    /// Row r of [`Cells::dots`].
+    #[inline(always)]
+    fn dots(&self, r: usize, x: &[f32], w: &[f32], d: usize, scale: f32) -> Vec<f32> {
+        let features = &self.features[self.starts[r]..self.starts[r + 1]];
+        features.iter().map(|f| scale * dot(x, &w[*f as usize * d..][..d])).collect()
+    }
+
     fn of_feature(&self, f: usize) -> &[(u32, u32)] {
         &self.order[self.by_feature[f]..self.by_feature[f + 1]]
     }
@@ -295,37 +314,36 @@ impl Cells {
     /// out[row] += Σ values · w[feature], for w [features, d].
     pub fn times(&self, values: &[f32], w: &[f32], d: usize, out: &mut [f32]) {
         match self {
-            Self::List(l) => out.par_chunks_mut(d).enumerate().for_each(|(r, row)| {
-                simd(|| {
-                    let span = l.starts[r]..l.starts[r + 1];
-                    for (f, v) in l.features[span.clone()].iter().zip(&values[span]) {
-                        let f = *f as usize;
-                        if *v != 0.0 {
-                            add_scaled(row, *v, &w[f * d..(f + 1) * d]);
-                        }
-                    }
-                });
-            }),
+            Self::List(l) => {
+                out.par_chunks_mut(d).enumerate().for_each(|(r, row)| simd(|| l.times(r, values, w, d, row)));
+            }
             Self::All { rows, features, .. } => {
                 product(out, Matrix::new(values, *rows, *features), Matrix::new(w, *features, d), 1.0, true);
             }
         }
     }
 
+    /// [`Self::times`], and then [`Self::dots`] of what `out` is: a row's features are read once for both.
+    pub fn times_and_dots(&self, values: &[f32], w: &[f32], d: usize, out: &mut [f32], scale: f32) -> Vec<f32> {
+        let Self::List(l) = self else {
+            self.times(values, w, d, out);
+            return self.dots(out, w, d, scale);
+        };
+        let both = |(r, row): (usize, &mut [f32])| {
+            simd(|| {
+                l.times(r, values, w, d, row);
+                l.dots(r, row, w, d, scale)
+            })
+        };
+        out.par_chunks_mut(d).enumerate().map(both).collect::<Vec<_>>().concat()
+    }
+
     /// For each cell its row of `x` times its feature's row of `w`, both d wide, times `scale`.
     pub fn dots(&self, x: &[f32], w: &[f32], d: usize, scale: f32) -> Vec<f32> {
         match self {
             Self::List(l) => {
-                let parts: Vec<Vec<f32>> = (0..l.rows)
-                    .into_par_iter()
-                    .map(|r| {
-                        let row = &x[r * d..(r + 1) * d];
-                        let features = &l.features[l.starts[r]..l.starts[r + 1]];
-                        let one = |f: &u32| scale * dot(row, &w[*f as usize * d..(*f as usize + 1) * d]);
-                        simd(|| features.iter().map(one).collect())
-                    })
-                    .collect();
-                parts.concat()
+                let dots = |(r, row): (usize, &[f32])| simd(|| l.dots(r, row, w, d, scale));
+                x.par_chunks(d).take(l.rows).enumerate().map(dots).collect::<Vec<_>>().concat()
             }
             Self::All { rows, features, .. } => {
                 let mut out = vec![0.0; rows * features];

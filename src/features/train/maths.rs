@@ -1,7 +1,10 @@
 //! Matrix products on plain slices, and Adam.
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
+use crate::engine::kernels::filled;
 use crate::engine::kernels::math::simd;
 
 /// A matrix in a slice, [rows, cols] row by row, perhaps read as its transpose.
@@ -65,6 +68,18 @@ pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: b
     product_by(out, a, b, scale, add, gemm::Parallelism::Rayon(rayon::current_num_threads()));
 }
 
+/// a·b, [rows of a, columns of b].
+pub fn product_of(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    let ((m, k), (k2, n)) = (a.shape(), b.shape());
+    assert_eq!(k, k2, "shapes of a product belong together");
+    if k == 0 {
+        return vec![0.0; m * n];
+    }
+    let threads = gemm::Parallelism::Rayon(rayon::current_num_threads());
+    // SAFETY: the result has room for the product, which writes all of it.
+    unsafe { filled(m * n, |out| multiply(out.as_mut_ptr().cast(), a, b, 1.0, false, threads)) }
+}
+
 /// out = a·b on this thread alone.
 pub fn product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     product_by(out, a, b, 1.0, false, gemm::Parallelism::None);
@@ -78,18 +93,27 @@ pub fn add_product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
 fn product_by(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
     let ((m, k), (k2, n)) = (a.shape(), b.shape());
     assert!(k == k2 && out.len() == m * n, "shapes of a product belong together");
+    // SAFETY: the result is as long as its shape, and borrowed mutably, so that it overlaps neither operand.
+    unsafe { multiply(out.as_mut_ptr(), a, b, scale, add, threads) }
+}
+
+/// # Safety
+/// `out` has room for the product, holds values where they are added to, and overlaps neither operand; the shapes belong
+/// together.
+unsafe fn multiply(out: *mut f32, a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
     if m == 0 || n == 0 {
         return;
     }
     let ((a_cs, a_rs), (b_cs, b_rs)) = (a.strides(), b.strides());
-    // SAFETY: the three slices are as long as their shapes (asserted above and where a `Matrix` is made), the strides stay
-    // inside them, and `out` is borrowed mutably, so it overlaps neither operand.
+    // SAFETY: both operands are as long as their shapes (asserted where a `Matrix` is made), the strides stay inside them, and
+    // of the result that is what the caller promises.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             n as isize,
             add,
@@ -167,6 +191,21 @@ pub fn all_finite(values: &[f32]) -> bool {
     })
 }
 
+/// Values of which one maximum is taken, to find those that may be among the largest.
+const BLOCK: usize = 16;
+
+/// A number that at least k values reach: the k-th largest of the maxima of blocks. Few more reach it where k is small beside
+/// the values.
+fn reached(values: &[f32], k: usize) -> f32 {
+    if k == 0 || values.len() < 2 * BLOCK * k.min(values.len()) {
+        return f32::NEG_INFINITY;
+    }
+    let (blocks, _) = values.as_chunks::<BLOCK>();
+    let mut most: Vec<f32> =
+        simd(|| blocks.iter().map(|b| b.iter().copied().fold(f32::NEG_INFINITY, f32::max)).collect());
+    *most.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+}
+
 /// The k largest values with their indices, in ascending order of index; equal values at the border are taken from the
 /// left.
 pub fn largest(values: &[f32], k: usize) -> Vec<(usize, f32)> {
@@ -176,24 +215,23 @@ pub fn largest(values: &[f32], k: usize) -> Vec<(usize, f32)> {
     if k == 0 {
         return Vec::new();
     }
-    let mut scratch = values.to_vec();
-    let (_, border, _) = scratch.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    let border = *border;
-    let above = values.iter().filter(|v| v.total_cmp(&border).is_gt()).count();
-    let mut ties = k - above;
-    values
-        .iter()
-        .copied()
-        .enumerate()
-        .filter(|(_, v)| match v.total_cmp(&border) {
-            std::cmp::Ordering::Greater => true,
-            std::cmp::Ordering::Equal if ties > 0 => {
-                ties -= 1;
-                true
-            }
-            _ => false,
-        })
-        .collect()
+    let floor = reached(values, k);
+    // What is no number is not below it.
+    let near =
+        values.iter().copied().enumerate().filter(|(_, v)| !matches!(v.partial_cmp(&floor), Some(Ordering::Less)));
+    let mut near: Vec<(usize, f32)> = near.collect();
+    let mut scratch: Vec<f32> = near.iter().map(|(_, v)| *v).collect();
+    let (above, border, _) = scratch.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    let mut ties = k - above.iter().filter(|v| v.total_cmp(border).is_gt()).count();
+    near.retain(|(_, v)| match v.total_cmp(border) {
+        Ordering::Greater => true,
+        Ordering::Equal if ties > 0 => {
+            ties -= 1;
+            true
+        }
+        _ => false,
+    });
+    near
 }
 
 /// A parameter with Adam's moments [Kingma and Ba 2015].
@@ -296,6 +334,7 @@ pub fn column_sums(values: &[f32], d: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{RngExt, SeedableRng};
 
     #[test]
     fn the_largest_and_ties() {
@@ -303,6 +342,28 @@ mod tests {
         assert_eq!(largest(&[2.0, 2.0, 2.0], 2), [(0, 2.0), (1, 2.0)]);
         assert_eq!(largest(&[1.0], 3), [(0, 1.0)]);
         assert!(largest(&[1.0, 2.0], 0).is_empty());
+        // Few of many, with ties at the border, ends of blocks and zeros of both signs; and all of them sorted.
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        for (n, levels) in [(640, 1000.0f32), (645, 12.0), (4096, 200.0), (31, 5.0), (700, 0.0)] {
+            let mut values: Vec<f32> =
+                (0..n).map(|_| (rng.random_range(-1.0..1.0f32) * levels).round() / 10.0).collect();
+            values[n - 1] = 1e6;
+            for k in [1, 2, 7, 19, 20, 21, 300.min(n - 1)] {
+                let mut order: Vec<(usize, f32)> = values.iter().copied().enumerate().collect();
+                order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                order.truncate(k);
+                order.sort_by_key(|(i, _)| *i);
+                assert_eq!(largest(&values, k), order, "{k} of {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_its_own() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 2.0, 1.0]);
+        assert_eq!(product_of(Matrix::new(&a, 2, 2), Matrix::new(&b, 2, 2)), [5.0, 2.0, 11.0, 4.0]);
+        assert_eq!(product_of(Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2)), [0.0; 4]);
+        assert!(product_of(Matrix::new(&[], 0, 2), Matrix::new(&b, 2, 2)).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::cells::{Cells, Slopes};
-use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, squares, squares_f64, unit};
+use super::maths::{Matrix, Param, add_scaled, column_sums, largest, product, product_of, squares, squares_f64, unit};
 use super::row_kernels::Per;
 use super::settings::{Method, Settings};
 
@@ -161,9 +161,8 @@ impl Params {
                 i.copy_from_slice(x);
             }
         });
-        let mut z = vec![0.0; rows * self.features];
         let weights = Matrix::new(&self.w_enc.value, self.features, self.d_in);
-        product(&mut z, Matrix::new(&input, rows, self.d_in), weights.t(), 1.0, false);
+        let z = product_of(Matrix::new(&input, rows, self.d_in), weights.t());
         (input, z)
     }
 
@@ -395,12 +394,12 @@ impl Params {
     ) -> Vec<f32> {
         let (d, w) = (self.d_out, &self.w_dec.value);
         if prefixes.len() < 2 {
-            cells.times(a, w, d, error);
+            let da = cells.times_and_dots(a, w, d, error, 2.0 * share);
             let mse = squares(error) * share;
             g.seen.mse += mse;
             g.seen.loss += mse;
             cells.gather(a, error, d, 2.0 * share, later, &mut g.w_dec);
-            return cells.dots(error, w, d, 2.0 * share);
+            return da;
         }
         let weight = 1.0 / prefixes.len() as f32;
         let starts = std::iter::once(0).chain(prefixes.iter().copied());

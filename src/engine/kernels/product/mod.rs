@@ -5,9 +5,9 @@ mod few;
 mod packed;
 mod rows;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Shape, Tensor};
 
-use super::values;
+use super::{filled, values};
 use crate::model::matrix::{Form, Matrix, Rows};
 
 /// Returns x [rows, input] · weight [input, output].
@@ -27,6 +27,23 @@ pub fn back(g: &Tensor, weight: &Matrix) -> candle_core::Result<Tensor> {
     }
 }
 
+/// Returns Σ g [rows, output] · weightᵀ: what gradients at several outputs are together at the input that they share.
+/// Outside automatic differentiation.
+pub fn back_sum<const N: usize>(parts: [(&Tensor, &Matrix); N]) -> candle_core::Result<Tensor> {
+    let mut parts = parts.into_iter();
+    let Some((g, weight)) = parts.next() else { candle_core::bail!("a sum of products has no part") };
+    let mut sum = back(g, weight)?;
+    for (g, weight) in parts {
+        match weight.form() {
+            Form::Rows(w) => {
+                sum.inplace_op2(&g.contiguous()?, &Stored { weight: w.clone(), across: !w.by_output() })?;
+            }
+            Form::Tensor(w) => sum = (sum + g.matmul(&w.t()?)?)?,
+        }
+    }
+    Ok(sum)
+}
+
 /// Returns weight · columns for columns [input, n] of a space that outputs stand for, [output, n].
 pub fn read(weight: &Matrix, columns: &Tensor) -> candle_core::Result<Tensor> {
     back(&columns.t()?.contiguous()?, weight)?.t()?.contiguous()
@@ -39,13 +56,10 @@ struct Stored {
     across: bool,
 }
 
-impl CustomOp1 for Stored {
-    fn name(&self) -> &'static str {
-        "product with a stored weight"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (m, given) = layout.shape().dims2()?;
+impl Stored {
+    /// The rows of x, and the values of a row of the result.
+    fn sizes(&self, x: &Layout) -> candle_core::Result<(usize, usize)> {
+        let (m, given) = x.shape().dims2()?;
         let (rows, along) = (self.weight.rows(), self.weight.groups() * self.weight.cols());
         let (wanted, width) = if self.across { (along, rows) } else { (rows, along) };
         if self.weight.is_hollow() {
@@ -54,19 +68,67 @@ impl CustomOp1 for Stored {
         if given != wanted {
             candle_core::bail!("rows of {given} values do not fit a weight that reads {wanted}")
         }
-        let x = values(storage, layout)?;
-        let mut out = vec![0f32; m * width];
-        if self.across {
-            rows::across(x, m, &self.weight, &mut out, rows::OWN);
-        } else {
-            rows::along(x, m, &self.weight, &mut out, rows::is_few(m));
+        Ok((m, width))
+    }
+
+    /// out [m, width] (+)= x · weight.
+    ///
+    /// # Safety
+    /// `out` has room for them, and holds values where they are added to.
+    unsafe fn run(&self, x: &[f32], m: usize, out: *mut f32, add: bool) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.across {
+                rows::across(x, m, &self.weight, out, add, rows::OWN);
+            } else {
+                rows::along(x, m, &self.weight, out, add, rows::is_few(m));
+            }
         }
+    }
+}
+
+impl CustomOp1 for Stored {
+    fn name(&self) -> &'static str {
+        "product with a stored weight"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (m, width) = self.sizes(layout)?;
+        let x = values(storage, layout)?;
+        // SAFETY: a product writes its whole result.
+        let out = unsafe { filled(m * width, |out| self.run(x, m, out.as_mut_ptr().cast(), false)) };
         Ok((CpuStorage::F32(out), (m, width).into()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let other = Self { weight: self.weight.clone(), across: !self.across };
         gradient.contiguous()?.apply_op1(other).map(Some)
+    }
+}
+
+/// Adds the product to what is there.
+impl InplaceOp2 for Stored {
+    fn name(&self) -> &'static str {
+        "added product with a stored weight"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        at: &Layout,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (m, width) = self.sizes(layout)?;
+        let CpuStorage::F32(sum) = sum else { candle_core::bail!("products are added to f32") };
+        let Some(sum) =
+            at.contiguous_offsets().and_then(|(from, to)| sum.get_mut(from..to)).filter(|s| s.len() == m * width)
+        else {
+            candle_core::bail!("a product of {m} rows of {width} does not fit what it is added to")
+        };
+        // SAFETY: the sum holds m · width values.
+        unsafe { self.run(values(storage, layout)?, m, sum.as_mut_ptr(), true) };
+        Ok(())
     }
 }
 
@@ -123,6 +185,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn gradients_at_several_outputs_are_summed() {
+        let g = [3, 5].map(|n| Tensor::randn(0f32, 1f32, (4, n), &Device::Cpu).unwrap());
+        let w = [3, 5].map(|n| Tensor::randn(0f32, 1f32, (7, n), &Device::Cpu).unwrap());
+        let want = (g[0].matmul(&w[0].t().unwrap()).unwrap() + g[1].matmul(&w[1].t().unwrap()).unwrap()).unwrap();
+        let plain = w.clone().map(Matrix::from);
+        let stored = w.map(|w| {
+            let rows = w.t().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            Matrix::from(Rows::new(rows, Type::F32, [w.dims()[1], 7], true))
+        });
+        for w in [plain, stored] {
+            assert!(worst(&back_sum([(&g[0], &w[0]), (&g[1], &w[1])]).unwrap(), &want) < 1e-5);
+        }
+    }
+
     /// Every type, both ways, few rows and many, whole and in parts, in groups.
     #[test]
     fn stored_products_are_those_of_decoded_weights() {
@@ -160,8 +237,25 @@ mod tests {
                     let Form::Rows(w) = matrix.form() else { unreachable!() };
                     for own in [true, false] {
                         let (mut y, mut b) = (vec![9f32; m * output], vec![9f32; m * input]);
-                        super::super::with_values(&x, |x| rows::across(x, m, w, &mut y, own)).unwrap();
-                        super::super::with_values(&g, |g| rows::along(g, m, w, &mut b, own)).unwrap();
+                        let (rows, gs) = (super::super::to_vec(&x).unwrap(), super::super::to_vec(&g).unwrap());
+                        let run = |add: bool, y: &mut [f32], b: &mut [f32]| {
+                            // SAFETY: y and b have the shapes of the results.
+                            unsafe {
+                                rows::across(&rows, m, w, y.as_mut_ptr(), add, own);
+                                rows::along(&gs, m, w, b.as_mut_ptr(), add, own);
+                            }
+                        };
+                        run(false, &mut y, &mut b);
+                        let (once, once_back) = (y.clone(), b.clone());
+                        run(true, &mut y, &mut b);
+                        let halve = |v: &mut [f32]| v.iter_mut().for_each(|v| *v /= 2.0);
+                        halve(&mut y);
+                        halve(&mut b);
+                        let close = |a: &[f32], b: &[f32], scale: f32| {
+                            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * scale), "{stored:?} {m} added");
+                        };
+                        close(&once, &y, scale(&want));
+                        close(&once_back, &b, scale(&want_back));
                         let (y, b) = (
                             Tensor::from_vec(y, (m, output), &Device::Cpu),
                             Tensor::from_vec(b, (m, input), &Device::Cpu),

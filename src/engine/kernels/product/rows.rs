@@ -133,17 +133,24 @@ fn with_panel(w: &Rows, group: usize, rows: Range<usize>, cols: Range<usize>, us
     });
 }
 
-/// out [m, rows] = x [m, cols] · wᵀ, summed over groups; x holds the groups' columns side by side.
-pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], own: bool) {
+/// out [m, rows] (+)= x [m, cols] · wᵀ, summed over groups; x holds the groups' columns side by side.
+///
+/// # Safety
+/// `out` has room for all of it, and holds values where they are added to.
+pub(super) unsafe fn across(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: bool, own: bool) {
     let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
     if m == 0 || rows == 0 || width == 0 {
+        if !add {
+            // SAFETY: as the caller promises.
+            unsafe { out.write_bytes(0, m * rows) };
+        }
         return;
     }
-    let out = To { first: out.as_mut_ptr(), apart: rows, add: false };
+    let out = To { first: out, apart: rows, add };
     let start = |group: usize, col: usize| At { first: x[group * cols + col..].as_ptr(), apart: width };
     if !own && w.plain(0).is_some() {
         for group in 0..w.groups() {
-            let out = To { add: group > 0, ..out };
+            let out = To { add: add || group > 0, ..out };
             with_panel(w, group, 0..rows, 0..cols, |panel| {
                 // SAFETY: x is [m, width], the panel [rows, cols], out [m, rows].
                 unsafe { large([m, rows, cols], start(group, 0), panel, true, out, all_threads()) }
@@ -161,7 +168,7 @@ pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], own: bool) 
                 let shape = [m, some.len(), part.len()];
                 // SAFETY: panel p writes columns `some` of out alone, which is [m, rows].
                 let to = unsafe { out.first.add(some.start) };
-                let to = To { first: to, apart: rows, add: group > 0 || from > 0 };
+                let to = To { first: to, apart: rows, add: add || group > 0 || from > 0 };
                 with_panel(w, group, some.clone(), part, |panel| {
                     let x = start(group, from);
                     // SAFETY: x is [m, width] from column `from` of the group on, the panel [some, part].
@@ -178,13 +185,20 @@ pub(super) fn across(x: &[f32], m: usize, w: &Rows, out: &mut [f32], own: bool) 
     });
 }
 
-/// out [m, cols] = x [m, rows] · w, the groups' columns side by side.
-pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: bool) {
+/// out [m, cols] (+)= x [m, rows] · w, the groups' columns side by side.
+///
+/// # Safety
+/// `out` has room for all of it, and holds values where they are added to.
+pub(super) unsafe fn along(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: bool, is_few: bool) {
     let (rows, cols, width) = (w.rows(), w.cols(), w.groups() * w.cols());
     if m == 0 || rows == 0 || width == 0 {
+        if !add {
+            // SAFETY: as the caller promises.
+            unsafe { out.write_bytes(0, m * width) };
+        }
         return;
     }
-    let out = To { first: out.as_mut_ptr(), apart: width, add: false };
+    let out = To { first: out, apart: width, add };
     let x = x.as_ptr().expose_provenance();
     let start = |row: usize| At { first: std::ptr::with_exposed_provenance::<f32>(x).wrapping_add(row), apart: rows };
     if !is_few && w.plain(0).is_some() {
@@ -219,7 +233,7 @@ pub(super) fn along(x: &[f32], m: usize, w: &Rows, out: &mut [f32], is_few: bool
         for row in (0..rows).step_by(height) {
             let some = row..rows.min(row + height);
             let shape = [m, part.len(), some.len()];
-            let to = To { first, apart: width, add: row > 0 };
+            let to = To { first, apart: width, add: add || row > 0 };
             with_panel(w, group, some, part.clone(), |panel| {
                 // SAFETY: x is [m, rows] from column `row` on, the panel [some, part].
                 unsafe {

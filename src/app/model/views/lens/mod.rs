@@ -12,7 +12,7 @@ use crate::app::view::{
 use eframe::egui;
 
 use self::reading::Reading;
-use self::settings::{LensSettings, Through};
+use self::settings::{LensSettings, Scope, Through};
 use self::touch::Touch;
 use crate::analysis::logit_lens::{Cell, Lens};
 use crate::app::widgets::{controls, message};
@@ -86,10 +86,25 @@ pub fn reads_logits(desk: &Desk) -> bool {
     settings_of(desk).shows(Through::Logit)
 }
 
-/// True where the view shows the logit lens and nothing else.
-pub fn is_logit_lens(desk: &Desk) -> bool {
+/// A lens from a file, as the command line reads it.
+pub struct FileLens {
+    pub file: String,
+    pub faithful: bool,
+    /// Faithfulness is that of a swap with the answer.
+    pub swapped: bool,
+}
+
+/// What the command line can read: the logit lens, or a lens from a file; not the difference of two.
+pub fn read(desk: &Desk) -> Option<Option<FileLens>> {
     let settings = settings_of(desk);
-    settings.through == Through::Logit && settings.minus.is_none()
+    if settings.minus.is_some() {
+        return None;
+    }
+    if settings.through == Through::Logit {
+        return Some(None);
+    }
+    let (faithful, swapped) = (settings.faithful != Scope::None, settings.swapped);
+    Some(Some(FileLens { file: settings.file(settings.through)?.clone(), faithful, swapped }))
 }
 
 /// The view's settings with the file of a lens opened.
