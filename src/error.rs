@@ -43,6 +43,8 @@ pub enum Error {
         expected: Vec<usize>,
     },
     NotFinite {
+        /// The file or folder that holds it, where it is from one.
+        path: Option<PathBuf>,
         name: String,
     },
     UnknownFamily {
@@ -199,10 +201,13 @@ impl Error {
                 "tensor `{name}` has shape {found:?} where the config asks for {expected:?}; config and weights do not \
                  belong together"
             ),
-            Self::NotFinite { name } => format!(
-                "tensor `{name}` holds NaN or infinite values; such weights compute nothing, so use another copy of the \
-                 model"
-            ),
+            Self::NotFinite { path, name } => {
+                let place = path.as_ref().map_or_else(String::new, |p| format!(" in {}", p.display()));
+                format!(
+                    "tensor `{name}`{place} holds NaN or infinite values; nothing can be computed with them, so use another \
+                     copy"
+                )
+            }
             Self::UnknownFamily { path, family, known } => format!(
                 "{} says its family is `{family}`, which is not implemented; implemented are {known}",
                 path.display()

@@ -448,6 +448,13 @@ fn what_comes_of_the_cells_can_be_asked() {
     let swapped = common::json(&[&at[..], &["--faithful", "--swap", " was"]].concat());
     assert_ne!(of(&swapped, "real", 1, n - 1), of(&doc, "real", 1, n - 1));
     assert!(swapped["faithful"]["swapped_with"].is_u64() && doc["faithful"]["swapped_with"].is_null());
+    // The logit lens as well.
+    let logit = common::json(&["lens", "-m", "text", "-p", "In the evening they", "--pos", "all", "--faithful"]);
+    assert_eq!(logit["faithful"]["said"][2][0], serde_json::Value::Null);
+    assert!(of(&logit, "real", 0, n - 1).is_some() && of(&logit, "said", 1, 0) != of(&doc, "said", 1, 0));
+    // Where no token is to be shown, the first is still the one that is taken out.
+    let none = common::json(&[&at[..], &["--faithful", "--top", "0"]].concat());
+    assert_eq!((&none["faithful"], &none["top"][0][0]), (&doc["faithful"], &json!([])));
     // The last layer is what comes out: nothing is left to come of it.
     let last = common::json(&[&at[..], &["--faithful", "--layers", "2"]].concat());
     assert!(of(&last, "real", 0, 0).is_none());
@@ -455,7 +462,21 @@ fn what_comes_of_the_cells_can_be_asked() {
     assert!(error.contains("--faithful"), "{error}");
 }
 
-/// A lens with a number that is none is refused by its file and layer.
+/// A matrix with numbers that 16 bits cannot hold is written in 32, not as infinity.
+#[test]
+fn large_numbers_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lens.safetensors");
+    let j = |v: f32| Tensor::from_vec(vec![v, 1.0, 0.5, 0.25], (2, 2), &Device::Cpu).unwrap();
+    let layers = [(0, j(1e6)), (1, j(2.0))].into();
+    let lens = JacobianLens { about: About::default(), layers, d_model: 2, path: None };
+    lens.save(&path).unwrap();
+    let back = JacobianLens::open(&path).unwrap();
+    assert_eq!(back.layers[&0].to_vec2::<f32>().unwrap(), [[1e6, 1.0], [0.5, 0.25]]);
+    assert_eq!(back.layers[&1].to_vec2::<f32>().unwrap(), [[2.0, 1.0], [0.5, 0.25]]);
+}
+
+/// A lens with a number that is none is refused by its file and matrix.
 #[test]
 fn a_broken_number_is_refused_by_the_lens() {
     let folder = tempfile::tempdir().unwrap();
@@ -469,9 +490,9 @@ fn a_broken_number_is_refused_by_the_lens() {
         circuitscope::files::write_atomic(path, &packed).unwrap();
     }
     let error = JacobianLens::open(&lens).unwrap_err().to_string();
-    assert!(error.contains("lens.safetensors") && error.contains("layer 1"), "{error}");
+    assert!(error.contains("lens.safetensors") && error.contains("`J.1`"), "{error}");
     let error = open(&params, &tiny()).unwrap_err().to_string();
-    assert!(error.contains("params.safetensors") && error.contains("layer 0"), "{error}");
+    assert!(error.contains("params.safetensors") && error.contains(".weight`"), "{error}");
 }
 
 /// A tuned lens reads h + A h + b; its number i stands before block i.

@@ -115,7 +115,8 @@ fn what_is_read_is_interchanged() {
     let swap = ["probe", "interchange", "-m", "text", "--set", &set, "--layer", "1", "--pairs", "12"];
     let doc = common::json(&[&swap[..], &["--answers", " was, of"]].concat());
     let found = &doc["interchange"];
-    for name in ["base", "untouched", "whole", "das", "probe", "means", "shuffled_labels", "random_model"] {
+    let controls = ["shuffled_labels", "shuffled_probe", "random_model", "random_model_probe"];
+    for name in ["base", "untouched", "whole", "das", "probe", "means"].into_iter().chain(controls) {
         assert!((0.0..=1.0).contains(&found[name].as_f64().unwrap()), "{name}: {found}");
     }
     assert!(found["texts"].as_u64().unwrap() <= 24 && found["kind"] == "linear", "{found}");

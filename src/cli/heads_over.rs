@@ -179,9 +179,23 @@ fn page_json(index: &HeadIndex, model: &Model, layer: usize, head: usize) -> Val
         "examples": examples, "about": index.about})
 }
 
+/// What is said of pages that are not done.
+fn unfinished(index: &HeadIndex) -> String {
+    let about = &index.about;
+    if about.is_complete() {
+        String::new()
+    } else {
+        format!(" (not done: {} of {} batches)", about.done, about.batches)
+    }
+}
+
 fn page_text(index: &HeadIndex, model: &Model, layer: usize, head: usize) -> String {
-    let mut out =
-        format!("head {layer}.{head}, {} queries of {}\n\n", index.about.queries, index.about.texts.join(", "));
+    let mut out = format!(
+        "head {layer}.{head}, {} queries of {}{}\n\n",
+        index.about.queries,
+        index.about.texts.join(", "),
+        unfinished(index)
+    );
     let mut rows: Vec<Vec<String>> = Measure::ALL
         .into_iter()
         .map(|m| vec![m.name().to_owned(), format!("{:.4}", index.mean(layer, head, m)), m.explain().to_owned()])
@@ -250,5 +264,5 @@ fn all_text(index: &HeadIndex, model: &Model, output: Option<&Path>) -> String {
         })
         .collect();
     let output = output.map_or(String::new(), |p| format!(" in {}", p.display()));
-    format!("{}\n\n{} queries{output}", table(&header, &rows), index.about.queries)
+    format!("{}\n\n{} queries{}{output}", table(&header, &rows), index.about.queries, unfinished(index))
 }

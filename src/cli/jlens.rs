@@ -1,16 +1,17 @@
 //! `jlens`: fits a Jacobian lens, reads a prompt through it, and intervenes along what it reads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::faithful::{Cells, FaithfulArgs};
 use super::output::{quoted, warn};
 use super::submit::Work;
 use super::{Job, ModelArgs, PromptArgs, ShardArgs, merge, table};
-use crate::analysis::logit_lens::{Cell, logit_lens};
+use crate::analysis::logit_lens::logit_lens;
 use crate::analysis::plan::OverText;
 use crate::analysis::transport::Transport;
 use crate::engine::edit::Positions;
@@ -20,13 +21,11 @@ use crate::error::{Error, Result};
 use crate::features::rows::Rows;
 use crate::lenses::JacobianLens;
 use crate::lenses::edit::Intervention;
-use crate::lenses::faithful::{Effect, FaithfulOf, Target};
 use crate::lenses::fit::{SKIP, Settings, TOKENS, fit};
 use crate::lenses::open::LensSource;
 use crate::lenses::question::{prompts, unfinished};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::question::Question;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -91,12 +90,8 @@ struct Read {
     /// Tokens of each layer and position
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
-    /// Also take the first token of each layer and position out there, and compare what comes of it with what the lens says
-    #[arg(long)]
-    faithful: bool,
-    /// Swap it with this token in the place of taking it out; its text, or id:N
-    #[arg(long, value_name = "TOKEN", requires = "faithful", allow_hyphen_values = true)]
-    swap: Option<String>,
+    #[command(flatten)]
+    faithful: FaithfulArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -281,32 +276,18 @@ fn execute_read(args: &Read) -> Result<()> {
     let ids = args.prompt.required(&model)?;
     let lens = LensSource::of(&args.lens).open(&model)?;
     let layers = layers_of(&args.layers, &lens, &model)?;
-    let swap = args.swap.as_ref().map(|t| model.named_token(t)).transpose()?;
+    let swap = args.faithful.token(&model)?;
     job.restart();
     let trace = Arc::new(Trace::run(&model, ids, &job.progress)?);
-    let read = logit_lens(&trace, Some(&lens), &[], None, None, args.top, &job.progress, |_| {})?;
+    let read = logit_lens(&trace, Some(&lens), &[], None, None, args.top.max(1), &job.progress, |_| {})?;
     let cells = layers
         .iter()
         .map(|l| (0..trace.len()).map(|p| read.cell(*l, p)).collect::<Option<Vec<_>>>())
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| Error::failed("the lens left a cell out"))?;
-    let effects = if args.faithful {
-        let firsts = |(layer, row): (&usize, &Vec<&Cell>)| {
-            let target =
-                |(pos, cell): (usize, &&Cell)| Some(Target { layer: *layer, pos, token: cell.top.first()?.id });
-            row.iter().enumerate().filter_map(target).collect::<Vec<_>>()
-        };
-        let targets = layers.iter().zip(&cells).flat_map(firsts).collect();
-        FaithfulOf { trace: trace.clone(), lens: Some(lens.clone()), targets, swap }.run(&job.progress, &mut |_| {})?
-    } else {
-        Vec::new()
-    };
-    let effects: BTreeMap<_, _> = effects.iter().map(|e| ((e.target.layer, e.target.pos), e)).collect();
-    let effect = |layer: usize, pos: usize| effects.get(&(layer, pos)).copied();
-    // [layer][pos]; nothing for the last layer, behind which nothing runs.
-    let grid = |number: fn(&Effect) -> Option<f32>| -> Vec<Vec<Option<f32>>> {
-        layers.iter().map(|l| (0..trace.len()).map(|p| effect(*l, p).and_then(number)).collect()).collect()
-    };
+    let cells = Cells { layers, positions: (0..trace.len()).collect(), cells };
+    let faithful = args.faithful.measure(&trace, Some(&lens), &cells, swap, &job.progress)?;
+    let Cells { layers, cells, .. } = cells;
     let json = || {
         let top: Vec<Vec<Vec<Value>>> = cells
             .iter()
@@ -314,16 +295,14 @@ fn execute_read(args: &Read) -> Result<()> {
                 row.iter()
                     .map(|c| {
                         let one = |t: &crate::engine::logits::Ranked| json!({"id": t.id, "text": model.token_text(t.id), "logit": t.logit, "prob": t.prob});
-                        c.top.iter().map(one).collect()
+                        c.top.iter().take(args.top).map(one).collect()
                     })
                     .collect()
             })
             .collect();
         let mut doc = json!({"axes": ["layer", "pos"], "lens": lens.name, "layers": layers, "top": top});
-        if args.faithful {
-            doc["faithful"] = json!({"faithfulness": grid(Effect::faithfulness), "said": grid(|e| Some(e.said)),
-                "real": grid(|e| Some(e.real)), "unit": Effect::UNIT});
-            doc["faithful"]["swapped_with"] = json!(swap);
+        if let Some(found) = &faithful {
+            doc["faithful"] = found.json();
         }
         doc
     };
@@ -331,19 +310,17 @@ fn execute_read(args: &Read) -> Result<()> {
         let mut rows = Vec::new();
         for (layer, row) in layers.iter().zip(&cells) {
             for (pos, cell) in row.iter().enumerate() {
-                let words: Vec<String> = cell.top.iter().map(|t| quoted(&model.token_text(t.id))).collect();
+                let words: Vec<String> =
+                    cell.top.iter().take(args.top).map(|t| quoted(&model.token_text(t.id))).collect();
                 let first = cell.top.first().map_or(String::new(), |t| format!("{:.2}", t.logit));
                 let mut row = vec![layer.to_string(), pos.to_string(), quoted(&trace.token_text(pos)), first];
-                if args.faithful {
-                    let share = effect(*layer, pos).and_then(Effect::faithfulness);
-                    row.push(share.map_or("–".to_owned(), |f| format!("{f:.2}")));
-                }
+                row.extend(faithful.as_ref().map(|found| found.share(*layer, pos)));
                 row.push(words.join(" "));
                 rows.push(row);
             }
         }
         let mut columns = vec!["layer", "pos", "token", "logit", "faithful", "reads"];
-        columns.retain(|c| args.faithful || *c != "faithful");
+        columns.retain(|c| faithful.is_some() || *c != "faithful");
         table(&columns, &rows)
     };
     job.finish(Some(&trace.ids), json, text)
@@ -372,9 +349,9 @@ fn intervention(args: &Edit, model: &Model) -> Result<(Intervention, Vec<u32>)> 
     if !args.alpha.is_finite() {
         return Err(Error::request(format!("--alpha {} is no finite number", args.alpha)));
     }
-    let ids = |texts: &[String]| texts.iter().map(|t| model.named_token(t)).collect::<Result<Vec<u32>>>();
+    let ids = |texts: &[String]| texts.iter().map(|t| model.single_token(t)).collect::<Result<Vec<u32>>>();
     if let Some(token) = &args.steer {
-        let token = model.named_token(token)?;
+        let token = model.single_token(token)?;
         return Ok((Intervention::Steer { token, alpha: args.alpha }, vec![token]));
     }
     if !args.ablate.is_empty() {
@@ -396,7 +373,7 @@ fn execute_edit(args: &Edit) -> Result<()> {
     let (what, own) = intervention(args, &model)?;
     let watched = match &args.tokens[..] {
         [] => own,
-        texts => texts.iter().map(|t| model.named_token(t)).collect::<Result<_>>()?,
+        texts => texts.iter().map(|t| model.single_token(t)).collect::<Result<_>>()?,
     };
     let positions = places(&args.pos, ids.len())?;
     let mut edits = Vec::new();

@@ -1,7 +1,10 @@
 //! `lens`: prints what each layer would predict (the logit lens).
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
+use super::faithful::{Cells, FaithfulArgs};
 use super::output::quoted;
 use super::{Job, ModelArgs, PromptArgs, positions, table};
 use crate::analysis::logit_lens::{AnswerCell, Cell, TOP, logit_lens};
@@ -23,6 +26,8 @@ pub struct Arguments {
     /// Token whose logit to subtract
     #[arg(long, value_name = "TOKEN", requires = "answer", allow_hyphen_values = true)]
     wrong: Option<String>,
+    #[command(flatten)]
+    faithful: FaithfulArgs,
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -32,12 +37,16 @@ pub fn execute(args: &Arguments) -> Result<()> {
     let at = positions(args.pos.as_deref(), ids.len(), !args.model.json)?;
     let answer = args.answer.as_deref().map(|t| model.single_token(t)).transpose()?;
     let wrong = args.wrong.as_deref().map(|t| model.single_token(t)).transpose()?;
-    let trace = Trace::run(model, ids, &job.progress)?;
+    let swap = args.faithful.token(model)?;
+    let trace = Arc::new(Trace::run(model, ids, &job.progress)?);
     let lens = logit_lens(&trace, None, &at, answer, wrong, TOP, &job.progress, |_| {})?;
     // cells[layer][pos]
     let cells: Option<Vec<Vec<&Cell>>> =
         lens.cells.iter().map(|row| row.iter().map(Option::as_ref).collect()).collect();
     let cells = cells.ok_or_else(|| Error::failed("the lens left a cell out"))?;
+    let cells = Cells { layers: (0..lens.n_layers).collect(), positions: lens.positions.clone(), cells };
+    let faithful = args.faithful.measure(&trace, None, &cells, swap, &job.progress)?;
+    let cells = cells.cells;
     let json = || {
         let grid = |f: &dyn Fn(&Cell) -> Value| {
             Value::Array(cells.iter().map(|row| row.iter().map(|c| f(c)).collect()).collect())
@@ -62,6 +71,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
                 doc["logit_difference"] = of(|a| json!(a.logit_difference));
             }
         }
+        if let Some(found) = &faithful {
+            doc["faithful"] = found.json();
+        }
         doc
     };
     let text = || {
@@ -71,6 +83,9 @@ pub fn execute(args: &Arguments) -> Result<()> {
         }
         if wrong.is_some() {
             header.push("logit diff");
+        }
+        if faithful.is_some() {
+            header.push("faithful");
         }
         let mut rows = Vec::new();
         for (layer, row) in cells.iter().enumerate() {
@@ -87,6 +102,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
                     row.extend([format!("{:.4}", a.prob), a.rank.to_string()]);
                     row.extend(a.logit_difference.map(|d| format!("{d:+.3}")));
                 }
+                row.extend(faithful.as_ref().map(|found| found.share(layer, *pos)));
                 rows.push(row);
             }
         }

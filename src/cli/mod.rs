@@ -86,6 +86,7 @@ commands! {
 // Helpers that several subcommands share.
 mod attribute_edges;
 mod circuit_over;
+mod faithful;
 mod heads_over;
 mod output;
 mod over_set;

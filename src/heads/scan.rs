@@ -29,6 +29,7 @@ const SAMPLED: usize = 48;
 /// A scan is written about so often. Each time the words of all new examples are found, which takes no more than one part in
 /// so many of the time.
 const KEEP: Duration = Duration::from_secs(60);
+const KEEP_AT_LEAST: Duration = Duration::from_mins(10);
 const SPENT: u32 = 60;
 
 /// What is scanned.
@@ -92,6 +93,10 @@ impl Plan<'_> {
         let lengths: Vec<usize> = self.rows.lengths().collect();
         let tokens = |b: &[usize]| b.iter().map(|i| lengths[*i] as u64).sum::<u64>();
         progress.expect(batches.iter().map(|b| tokens(b)).sum());
+        // First, so that nothing that is seen on the way lacks it.
+        if index.entries.iter().all(|e| e.copying == 0.0 && e.anti_copying == 0.0) {
+            words::copying(self.model, &mut index, progress)?;
+        }
         progress.step(batches.iter().take(index.about.done).map(|b| tokens(b)).sum())?;
         let lengths_of = ValueLengths::of(self.model)?;
         let (mut kept, mut shown, mut wait) = (Instant::now(), Instant::now(), KEEP);
@@ -104,7 +109,10 @@ impl Plan<'_> {
                 words::fill(self.model, &mut index, &Progress::new())?;
                 index_file::save(&index, path)?;
                 kept = Instant::now();
-                wait = KEEP.max(SPENT * begun.elapsed());
+                wait = (SPENT * begun.elapsed()).clamp(KEEP, KEEP_AT_LEAST);
+                if stopping {
+                    look(&index);
+                }
             }
             outcome?;
             if shown.elapsed() > Duration::from_millis(700) {
@@ -113,7 +121,6 @@ impl Plan<'_> {
             }
         }
         words::fill(self.model, &mut index, progress)?;
-        words::copying(self.model, &mut index, progress)?;
         if let Some(path) = file {
             index_file::save(&index, path)?;
         }

@@ -14,6 +14,8 @@ use crate::progress::Progress;
 
 /// Tokens named of each.
 const WORDS: usize = 5;
+/// Tokens of a text that take about as long as a head's copying.
+const TOKENS: u64 = 40;
 /// Rows that are unembedded together.
 const ROWS: usize = 64;
 
@@ -64,9 +66,11 @@ pub(super) fn fill(model: &Model, index: &mut HeadIndex, progress: &Progress) ->
 pub(super) fn copying(model: &Model, index: &mut HeadIndex, progress: &Progress) -> Result<()> {
     let heads = model.config.n_heads;
     let tried = Tried::of(model, &[])?;
+    progress.expect(index.entries.len() as u64 * TOKENS);
     for (i, entry) in index.entries.iter_mut().enumerate() {
         let ov = ov_circuit(model, i / heads, i % heads, &tried, progress)?;
         (entry.copying, entry.anti_copying) = (ov.copying, ov.anti_copying);
+        progress.step(TOKENS)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! of them goes back through the layers together; what arrives behind a layer, averaged over V, is a batch of rows of J.
 //! That is d_model / batch passes back, each of the cost of a pass of so many rows.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -189,35 +190,45 @@ pub fn jacobian(
     layers: &[usize],
     progress: &Progress,
 ) -> Result<Vec<Vec<f32>>> {
+    jacobian_rows(network, ids, skip, layers, 0..network.config.d_model, progress)
+}
+
+/// Some rows of J at each of `layers` (sorted), [rows, d_model in] row by row.
+///
+/// # Errors
+/// As [`jacobian`].
+pub fn jacobian_rows(
+    network: Network<'_>,
+    ids: &[u32],
+    skip: usize,
+    layers: &[usize],
+    wanted: Range<usize>,
+    progress: &Progress,
+) -> Result<Vec<Vec<f32>>> {
     let (start, end) = positions(ids.len(), skip).ok_or_else(|| {
         Error::request(format!("a prompt of {} tokens has none after the first {skip} and before the last", ids.len()))
     })?;
     let c = network.config;
     let Some(&lowest) = layers.first() else { return Ok(Vec::new()) };
-    let (d, rows) = (c.d_model, end - start);
+    let rows = end - start;
     let back = Pullback::along(network, ids, start, end, lowest + 1, progress)?;
     let size = batch(network, rows);
-    let firsts: Vec<usize> = (0..d).step_by(size).collect();
+    let firsts: Vec<usize> = wanted.clone().step_by(size).collect();
     // Batches go back side by side: what of a batch's work is no product, and too small to be split, takes all cores so.
     let parts = firsts
         .par_iter()
         .with_max_len(1)
-        .map(|first| rows_of_jacobian(&back, layers, *first..(first + size).min(d), progress))
+        .map(|first| together(&back, layers, *first..(first + size).min(wanted.end), progress))
         .collect::<Result<Vec<_>>>()?;
-    let mut found = vec![Vec::with_capacity(d * d); layers.len()];
+    let mut found = vec![Vec::with_capacity(wanted.len() * c.d_model); layers.len()];
     for part in parts {
         found.iter_mut().zip(part).for_each(|(all, some)| all.extend(some));
     }
     Ok(found)
 }
 
-/// Some rows of J at each of `layers`, [rows, d_model in] row by row.
-fn rows_of_jacobian(
-    back: &Pullback<'_>,
-    layers: &[usize],
-    wanted: std::ops::Range<usize>,
-    progress: &Progress,
-) -> Result<Vec<Vec<f32>>> {
+/// The rows of J whose cotangents go back together, at each of `layers`, [rows, d_model in] row by row.
+fn together(back: &Pullback<'_>, layers: &[usize], wanted: Range<usize>, progress: &Progress) -> Result<Vec<Vec<f32>>> {
     let (rows, lowest) = (back.rows(), layers.first().copied().unwrap_or(0));
     let (_, d) = back.resid_final.dims2()?;
     let count = wanted.len();

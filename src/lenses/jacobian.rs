@@ -91,9 +91,6 @@ impl JacobianLens {
                     d = lens.d_model
                 )));
             }
-            if let Some(what) = broken(*layer, j)? {
-                return Err(malformed(what));
-            }
         }
         Ok(lens)
     }
@@ -192,7 +189,12 @@ impl JacobianLens {
         let tensors = self
             .layers
             .iter()
-            .map(|(l, j)| Ok((format!("J.{l}"), j.to_dtype(DType::F16)?)))
+            .map(|(l, j)| {
+                let half = j.to_dtype(DType::F16)?;
+                // What is too large for 16 bits keeps its 32.
+                let fits = to_vec(&half.to_dtype(DType::F32)?)?.iter().all(|v| v.is_finite());
+                Ok((format!("J.{l}"), if fits { half } else { j.to_dtype(DType::F32)? }))
+            })
             .collect::<Result<Vec<_>>>()?;
         let said =
             [(METADATA, about), ("n_prompts", self.about.n_prompts.to_string()), ("d_model", self.d_model.to_string())];
@@ -248,12 +250,6 @@ impl JacobianLens {
 /// Whether a path ends as torch's files do.
 fn is_torch(path: &Path) -> bool {
     path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|t| e.eq_ignore_ascii_case(t)))
-}
-
-/// What is wrong with a layer's numbers, if anything is.
-pub(super) fn broken(layer: usize, values: &Tensor) -> Result<Option<String>> {
-    let finite = to_vec(values)?.iter().all(|v| v.is_finite());
-    Ok((!finite).then(|| format!("layer {layer} holds a number that is NaN or infinite")))
 }
 
 /// # Errors

@@ -341,8 +341,20 @@ impl Model {
         self.reader()?.start(force_bos)
     }
 
-    /// Returns the id of a text that is one token. Where the model has no tokenizer, the text is the id as a number.
+    /// Returns the id of a text that is one token, or of `id:N`. Where the model has no tokenizer, the text is the id as a
+    /// number.
+    ///
+    /// # Errors
+    /// The text is not one token, or the model lacks the id.
     pub fn single_token(&self, text: &str) -> Result<u32> {
+        self.by_text(text).or_else(|error| {
+            let id = text.trim().strip_prefix("id:").and_then(|id| id.trim().parse().ok()).ok_or(error)?;
+            self.network().check(&[id])?;
+            Ok(id)
+        })
+    }
+
+    fn by_text(&self, text: &str) -> Result<u32> {
         match &self.tokenizer {
             Some(t) => t.single(text),
             None => {
@@ -353,16 +365,10 @@ impl Model {
         }
     }
 
-    /// A token by its text, or by its id as `id:N`.
-    ///
-    /// # Errors
-    /// The text is not one token, or the model lacks the id.
-    pub fn named_token(&self, text: &str) -> Result<u32> {
-        self.single_token(text).or_else(|error| {
-            let id = text.trim().strip_prefix("id:").and_then(|id| id.trim().parse().ok()).ok_or(error)?;
-            self.network().check(&[id])?;
-            Ok(id)
-        })
+    /// Returns a text that [`Self::single_token`] takes for the token: its own, or `id:N` where that is not one token.
+    pub fn token_name(&self, id: u32) -> String {
+        let text = self.token_text(id);
+        if self.single_token(&text).is_ok_and(|found| found == id) { text } else { format!("id:{id}") }
     }
 
     /// Returns the token's text, or its id where there is no tokenizer.

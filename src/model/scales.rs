@@ -117,7 +117,11 @@ pub fn numbers(index: &Index, name: &str, entry: &Entry) -> Result<Vec<f32>> {
     read_exact_at(file, &mut bytes, entry.offset).map_err(|e| Error::read(&index.root, e))?;
     let mut values = vec![0f32; n];
     decode(entry.stored, &bytes, &mut values);
-    if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(Error::NotFinite { name: name.to_owned() }) }
+    if values.iter().all(|v| v.is_finite()) {
+        Ok(values)
+    } else {
+        Err(Error::NotFinite { path: Some(index.root.clone()), name: name.to_owned() })
+    }
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ impl Store {
             self.read_strip(entry, first..first + n, rows, bytes)?;
             let mut values = vec![0f32; n * cols];
             decode(entry.stored, bytes, &mut values);
-            finite(name, &values)?;
+            self.finite(name, &values)?;
             self.progress.step((n * cols) as u64)
         })?;
         Ok(Rows::new(words, entry.stored, [rows, cols], by_output).changed(entry.changes.clone()))
@@ -403,7 +403,7 @@ impl Store {
             for change in &entry.changes {
                 change.apply(entry.first_row + first, cols, &mut values);
             }
-            finite(name, &values)?;
+            self.finite(name, &values)?;
             let target = &target;
             if transpose {
                 for c in 0..cols {
@@ -424,6 +424,16 @@ impl Store {
         Ok(out)
     }
 
+    /// # Errors
+    /// A value is NaN or infinite.
+    fn finite(&self, name: &str, values: &[f32]) -> Result<()> {
+        // 0 · v is 0 for every value but NaN and infinity, so that the sum finds those.
+        if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
+            return Err(Error::NotFinite { path: Some(self.root.clone()), name: name.to_owned() });
+        }
+        Ok(())
+    }
+
     fn read_at(&self, file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
         read_exact_at(file, bytes, offset).map_err(|source| Error::read(&self.root, source))
     }
@@ -432,16 +442,6 @@ impl Store {
 /// The rows of a strip: 16 or more, so that each transposed write fills a cache line.
 fn strip(rows: usize, cols: usize) -> usize {
     (STRIP_VALUES / cols.max(1)).clamp(16, 4096).min(rows.max(1))
-}
-
-/// # Errors
-/// A value is NaN or infinite.
-fn finite(name: &str, values: &[f32]) -> Result<()> {
-    // 0 · v is 0 for every value but NaN and infinity, so that the sum finds those.
-    if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
-        return Err(Error::NotFinite { name: name.to_owned() });
-    }
-    Ok(())
 }
 
 /// Whether a tensor is a buffer that old exports hold: a table or a mask that is computed here.

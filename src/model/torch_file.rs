@@ -229,7 +229,7 @@ impl TorchFile {
         };
         let values = values.ok_or_else(|| malformed("a tensor reaches beyond its storage".to_owned()))?;
         if values.iter().map(|v| v * 0.0).sum::<f32>() != 0.0 {
-            return Err(Error::NotFinite { name });
+            return Err(Error::NotFinite { path: Some(path), name });
         }
         Ok(Tensor::from_vec(values, place.shape.as_slice(), &Device::Cpu)?)
     }

@@ -97,12 +97,14 @@ pub struct Interchange {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<f32>,
     /// Controls: random subspaces of each number of dimensions that was interchanged, the mean of several draws; a search
-    /// for shuffled labels; a model with random weights, without any change and in the subspace that a search finds there for
-    /// the same labels.
+    /// and a probe for shuffled labels; a model with random weights, without any change, and in the subspaces of a search and
+    /// of a probe there for the same labels.
     pub random_subspaces: BTreeMap<usize, f32>,
     pub shuffled_labels: Option<f32>,
+    pub shuffled_probe: Option<f32>,
     pub random_model_untouched: Option<f32>,
     pub random_model: Option<f32>,
+    pub random_model_probe: Option<f32>,
 }
 
 impl Interchange {
@@ -129,8 +131,10 @@ impl Interchange {
         ];
         let searched = [
             known("control: DAS for shuffled labels", self.shuffled_labels, true),
+            known("control: the probe for shuffled labels", self.shuffled_probe, true),
             known("control: a model with random weights, unchanged", self.random_model_untouched, true),
             known("control: DAS in a model with random weights", self.random_model, true),
+            known("control: the probe in a model with random weights", self.random_model_probe, true),
         ];
         own.into_iter().chain(random).chain(searched).flatten().collect()
     }
@@ -293,8 +297,8 @@ impl Question for InterchangeOf {
         let answers = &self.check(&set)?;
         let (d, classes) = (model.config.d_model, set.classes.len());
         let texts = begun(model, &set.plain())?;
-        // Nine judgements, three searches; a direction's, and those of random subspaces once it is known how many.
-        let judged = 9 + usize::from(direction.is_some());
+        // Eleven judgements, three searches; a direction's, and those of random subspaces once it is known how many.
+        let judged = 11 + usize::from(direction.is_some());
         progress.expect((judged * pairs + 3 * 3 * BATCH * STEPS) as u64);
         let hold = |model| hold(model, texts.clone(), *layer, answers, progress);
         let own = hold(&**model)?;
@@ -317,9 +321,11 @@ impl Question for InterchangeOf {
         found.untouched = own.accuracy(&test, &[], progress)?;
         found.whole = own.accuracy(&test, &all, progress)?;
         partial(found.clone());
-        let data = Data { rows: &own.rows, width: d, labels: &set.labels, test: &set.test, classes };
-        let probe = data.fit(kind.coordinates(&data));
-        let (probe, means) = (orthonormal(&probe.directions(d)), orthonormal(&means(&own, &set)));
+        let probe_of = |held: &Held<'_>, labels: &[usize]| {
+            let data = Data { rows: &held.rows, width: d, labels, test: &set.test, classes };
+            orthonormal(&data.fit(kind.coordinates(&data)).directions(d))
+        };
+        let (probe, means) = (probe_of(&own, &set.labels), orthonormal(&means(&own, &set)));
         found.probe = Some(own.accuracy(&test, &probe, progress)?);
         found.means = Some(own.accuracy(&test, &means, progress)?);
         let mut ranks = BTreeSet::from([*rank, probe.len(), means.len()]);
@@ -346,12 +352,14 @@ impl Question for InterchangeOf {
             |pairs: &[Pair]| pairs.iter().map(|p| Pair { wanted: labels[p.source], ..*p }).collect::<Vec<_>>();
         let basis = own.search(&shuffled(&train), *rank, *seed, progress)?;
         found.shuffled_labels = Some(own.accuracy(&shuffled(&test), &basis, progress)?);
+        found.shuffled_probe = Some(own.accuracy(&shuffled(&test), &probe_of(&own, &labels), progress)?);
         partial(found.clone());
         let other = controls::random_model(model, *seed, progress)?;
         let other = hold(&other)?;
         found.random_model_untouched = Some(other.accuracy(&test, &[], progress)?);
         let basis = other.search(&train, *rank, *seed, progress)?;
         found.random_model = Some(other.accuracy(&test, &basis, progress)?);
+        found.random_model_probe = Some(other.accuracy(&test, &probe_of(&other, &set.labels), progress)?);
         Ok(found)
     }
 }
@@ -367,7 +375,7 @@ impl InterchangeOf {
                 set.classes.join(", ")
             )));
         }
-        let ids = recipe.answers.iter().map(|t| self.model.named_token(t)).collect::<Result<Vec<u32>>>()?;
+        let ids = recipe.answers.iter().map(|t| self.model.single_token(t)).collect::<Result<Vec<u32>>>()?;
         if let Some(i) = (1..ids.len()).find(|i| ids[..*i].contains(&ids[*i])) {
             return Err(Error::request(format!(
                 "{:?} is the answer for two classes, so that it tells nothing about them; give each class its own",

@@ -5,7 +5,7 @@ use crate::probes::choose;
 use crate::window::{look, settle, window};
 use circuitscope::analysis::logit_lens::logit_lens;
 use circuitscope::app::App;
-use circuitscope::app::export::table::Table;
+use circuitscope::app::export::{self, table::Table};
 use circuitscope::app::model::ModelAction;
 use circuitscope::app::view;
 use circuitscope::engine::edit::{Action as Do, Direction, Edit};
@@ -17,6 +17,7 @@ use circuitscope::model::Model;
 use circuitscope::progress::Progress;
 use circuitscope::question::Question;
 use circuitscope::session::Desk;
+use circuitscope::session::desk::Pinned;
 use eframe::egui;
 use eframe::egui::accesskit::Role;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
@@ -80,18 +81,23 @@ fn a_lens_is_read_and_taken_away_from_another() {
         }
     }
     assert!(jacobian[0] != logit[0] && jacobian[2] == logit[2]);
-    // The command that is copied reads the same.
+    // The command that is copied reads the same, what ships included.
     let def = view::by_name("lens").unwrap();
-    let command = |h: &Harness<'static, App>| circuitscope::app::export::commands::command(&h.state().state, def);
+    let command = |h: &Harness<'static, App>| export::commands::command(&h.state().state, def);
     let line = command(&h).unwrap();
     assert!(line.contains(" jlens read ") && line.contains(&file) && !line.contains("--faithful"), "{line}");
     set(&mut h, json!({"jacobian": file, "through": "jacobian", "faithful": "layer"}));
     assert!(command(&h).unwrap().contains(" --faithful"));
     set(&mut h, json!({"jacobian": file, "through": "jacobian", "minus": "logit"}));
-    assert_eq!(command(&h), None);
     for ((d, a), b) in numbers(&h, "lens").iter().flatten().zip(jacobian.iter().flatten()).zip(logit.iter().flatten()) {
         assert!((d.unwrap() - (a.unwrap() - b.unwrap())).abs() < 1e-6);
     }
+    assert_eq!(command(&h), None);
+    set(&mut h, json!({"through": "jacobian"}));
+    assert!(command(&h).unwrap().contains("--lens text-lens"));
+    // What is swapped with is the prompt's answer, wherever the pin is.
+    set(&mut h, json!({"through": "jacobian", "faithful": "token", "swapped": true}));
+    assert_eq!(command(&h), None);
     // A click changes the lens.
     set(&mut h, json!({"jacobian": file, "through": "jacobian"}));
     h.get_by_label("logit lens").click();
@@ -233,6 +239,17 @@ fn what_was_swapped_is_swapped_on() {
     look(&mut h, "lens");
     set(&mut h, json!({"faithful": "all"}));
     assert!(h.query_by_label_contains("bar: faithfulness").is_some());
+    // The copied command swaps with the prompt's answer, wherever the pin is.
+    set(&mut h, json!({"faithful": "token", "swapped": true}));
+    let pinned = h.state().state.pinned();
+    for pos in [1, pinned.pos] {
+        h.state_mut().state.apply(ModelAction::Pin(Pinned { pos, ..pinned }), 0.0);
+        settle(&mut h);
+        let line = export::commands::command(&h.state().state, view::by_name("lens").unwrap()).unwrap();
+        assert!(line.contains(" lens ") && line.contains("--answer ' was'"), "{line}");
+        assert!(line.contains("--faithful --swap ' was'"), "{line}");
+    }
+    set(&mut h, json!({"faithful": "all"}));
     choose(&mut h, "do", "swap it with");
     settle(&mut h);
     h.get_by_label("Edit").click();

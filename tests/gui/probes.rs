@@ -119,7 +119,8 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
     let used = table(&h).unwrap().more.remove(0);
     assert!(used.rows.iter().any(|row| row == "the 16-sparse probe's directions"), "{:?}", used.rows);
     let found = &said["interchange"];
-    let controls = ["shuffled_labels", "random_model_untouched", "random_model"];
+    let controls =
+        ["shuffled_labels", "shuffled_probe", "random_model_untouched", "random_model", "random_model_probe"];
     let names = [&["base", "untouched", "whole", "das", "probe", "means"][..], &controls].concat();
     let mut theirs: Vec<Value> = names.iter().map(|n| found[n].clone()).collect();
     theirs.insert(6, found["random_subspaces"]["1"].clone());

@@ -37,19 +37,22 @@ pub fn command(state: &State, view: &ViewDef) -> Option<String> {
             return None;
         }
         let pos = desk.pinned.pos;
-        let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| word(&m.token_text(id)));
+        let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| word(&m.token_name(id)));
         let (answer, wrong) = clean.asked_at(&clean.trace, pos);
         let against = |flag: &str| token(wrong).map_or_else(String::new, |w| format!(" {flag} {w}"));
         let asked = format!(" --answer {}{}", token(answer)?, against("--wrong"));
-        let given = if clean.answer.is_some() { asked.as_str() } else { "" };
         let one = |name: &str| format!("circuitscope {name}{model}{}", text(state, "-p", "--ids"));
         if is(&views::lens::VIEW) {
-            match views::lens::read(desk)? {
-                None => format!("{} --pos all{given}", one("lens")),
-                Some(read) => {
-                    let swap = if read.swapped { format!(" --swap {}", token(answer)?) } else { String::new() };
-                    let faithful = if read.faithful { format!(" --faithful{swap}") } else { String::new() };
-                    format!("{} --lens {}{faithful}", one("jlens read"), word(&read.file))
+            // The answer that is followed is the prompt's, whatever is pinned.
+            let read = views::lens::read(desk, state.model.as_ref()?)?;
+            let swap = if read.swapped { format!(" --swap {}", token(clean.answer)?) } else { String::new() };
+            let faithful = if read.faithful { format!(" --faithful{swap}") } else { String::new() };
+            match &read.lens {
+                Some(lens) => format!("{} --lens {}{faithful}", one("jlens read"), word(lens)),
+                None => {
+                    let wrong = token(clean.wrong).map_or_else(String::new, |w| format!(" --wrong {w}"));
+                    let answer = token(clean.answer).map_or_else(String::new, |a| format!(" --answer {a}{wrong}"));
+                    format!("{} --pos all{answer}{faithful}", one("lens"))
                 }
             }
         } else if is(&views::attribution::VIEW) {
@@ -102,7 +105,7 @@ fn explained(state: &State) -> Option<String> {
         (GraphTarget::Direction, Some(GraphDirection::Found { .. })) if graph.set.is_some() => return None,
         _ => {}
     }
-    let token = |id: u32| word(&model.token_text(id));
+    let token = |id: u32| word(&model.token_name(id));
     Some(match state.graph_target()? {
         Target::Top => String::new(),
         Target::Token(a) => format!(" --target {}", token(a)),
@@ -192,7 +195,7 @@ fn sweep(state: &State, model: &str) -> Option<String> {
         return None;
     }
     let clean = state.clean()?;
-    let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| word(&m.token_text(id)));
+    let token = |id: Option<u32>| id.zip(state.model.as_ref()).map(|(id, m)| word(&m.token_name(id)));
     // The window chooses the answers that are not given; on the command line they are named.
     let (answer, wrong) = pair.answers(clean.answer, clean.wrong);
     let asked = format!(" --answer {} --wrong {} --metric {}", token(answer)?, token(wrong)?, settings.metric.name());
@@ -230,7 +233,7 @@ fn text(state: &State, by_text: &str, by_ids: &str) -> String {
 pub fn snippet(state: &State, view: &ViewDef) -> Option<Snippet> {
     let is = |def: &ViewDef| view.name == def.name;
     Some(if is(&views::lens::VIEW) {
-        views::lens::read(state.desk()).filter(Option::is_none)?;
+        views::lens::read(state.desk(), state.model.as_ref()?).filter(|read| read.lens.is_none())?;
         Snippet::Lens
     } else if is(&views::attribution::VIEW) {
         Snippet::Attribution

@@ -98,7 +98,7 @@ fn links(graph: &Graph) -> Vec<Value> {
 
 /// A token by its text or its id; a number that is no single token is an id as well, which is said.
 pub(super) fn token_or_id(model: &Model, text: &str) -> Result<u32> {
-    model.named_token(text).or_else(|error| {
+    model.single_token(text).or_else(|error| {
         let id = text.trim().parse().map_err(|_| error)?;
         model.network().check(&[id])?;
         warn(&format!(

@@ -25,7 +25,7 @@ const STRIP: usize = 64;
 
 impl Attend {
     /// Returns the keys that the query at absolute position p sees.
-    pub(super) fn visible(&self, p: usize) -> std::ops::Range<usize> {
+    pub(crate) fn visible(&self, p: usize) -> std::ops::Range<usize> {
         let from = self.window.map_or(0, |w| (p + 1).saturating_sub(w));
         from..p + 1
     }

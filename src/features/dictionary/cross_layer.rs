@@ -47,7 +47,7 @@ impl Later {
                 let values = store.leading(name, shape, feature, 1)?;
                 let later: Vec<Vec<f32>> = values.chunks_exact(shape[2]).skip(1 + own).map(<[f32]>::to_vec).collect();
                 if later.iter().flatten().any(|v| !v.is_finite()) {
-                    return Err(Error::NotFinite { name: name.clone() });
+                    return Err(Error::NotFinite { path: None, name: name.clone() });
                 }
                 Ok(later)
             }
@@ -67,7 +67,7 @@ impl Later {
                 });
             }
             if !crate::engine::kernels::with_values(t, |v| v.iter().map(|x| x * 0.0).sum::<f32>() == 0.0)? {
-                return Err(Error::NotFinite { name: "W_dec of a later layer".to_owned() });
+                return Err(Error::NotFinite { path: None, name: "W_dec of a later layer".to_owned() });
             }
         }
         Ok(())

@@ -350,13 +350,13 @@ impl Dictionary {
         };
         for (name, values) in vectors.into_iter().chain([("b_enc", &self.b_enc[..]), ("b_dec", &self.b_dec[..])]) {
             if values.iter().any(|v| !v.is_finite()) {
-                return Err(Error::NotFinite { name: name.to_owned() });
+                return Err(Error::NotFinite { path: Some(self.path.clone()), name: name.to_owned() });
             }
         }
         let skip = self.skip.iter().map(|s| ("W_skip", s));
         for (name, t) in [("W_enc", &self.w_enc), ("W_dec", &self.w_dec)].into_iter().chain(skip) {
             if !crate::engine::kernels::with_values(t, |v| v.iter().map(|x| x * 0.0).sum::<f32>() == 0.0)? {
-                return Err(Error::NotFinite { name: name.to_owned() });
+                return Err(Error::NotFinite { path: Some(self.path.clone()), name: name.to_owned() });
             }
         }
         Ok(self)

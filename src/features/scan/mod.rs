@@ -385,12 +385,12 @@ impl<'a> Scan<'a> {
         let rows = held(values, self.place)?;
         // Of the rows: what is not a number is not active either, and would go unnoticed.
         if with_values(&rows.contiguous()?, |v| v.iter().any(|v| !v.is_finite()))? {
-            return Err(Error::NotFinite { name: format!("activations at {}", self.place) });
+            return Err(Error::NotFinite { path: None, name: format!("activations at {}", self.place) });
         }
         let acts = self.subject.activations(rows, progress)?;
         // Weights that are numbers can still make some that are not: a gate's exponential.
         if acts.values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::NotFinite { name: format!("activations of {}", self.subject.name()) });
+            return Err(Error::NotFinite { path: None, name: format!("activations of {}", self.subject.name()) });
         }
         Ok(acts)
     }

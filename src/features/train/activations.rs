@@ -109,7 +109,7 @@ impl Table {
             }
         }
         if !all_finite(&out) {
-            return Err(Error::NotFinite { name: "activations".to_owned() });
+            return Err(Error::NotFinite { path: None, name: "activations".to_owned() });
         }
         Ok(out)
     }

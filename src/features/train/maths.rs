@@ -77,7 +77,7 @@ pub fn product_of(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     }
     let threads = gemm::Parallelism::Rayon(rayon::current_num_threads());
     // SAFETY: the result has room for the product, which writes all of it.
-    unsafe { filled(m * n, |out| multiply(out.as_mut_ptr().cast(), a, b, 1.0, false, threads)) }
+    unsafe { filled(m * n, |out| multiply(out.as_mut_ptr().cast(), n, a, b, 1.0, false, threads)) }
 }
 
 /// out = a·b on this thread alone.
@@ -85,22 +85,37 @@ pub fn product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     product_by(out, a, b, 1.0, false, gemm::Parallelism::None);
 }
 
-/// Adds a·b to `out`, on this thread alone.
-pub fn add_product_alone(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
-    product_by(out, a, b, 1.0, true, gemm::Parallelism::None);
+/// Adds a·b to the columns of `out` from `from` on, where a row of it has `cols`; on this thread alone.
+pub fn add_to_columns(out: &mut [f32], cols: usize, from: usize, a: Matrix<'_>, b: Matrix<'_>) {
+    let ((m, k), (k2, n)) = (a.shape(), b.shape());
+    assert!(k == k2 && from + n <= cols && out.len() >= m * cols, "shapes of a product belong together");
+    if m > 0 {
+        // SAFETY: the columns lie inside the result, which is borrowed mutably, so that it overlaps neither operand.
+        unsafe { multiply(out.as_mut_ptr().add(from), cols, a, b, 1.0, true, gemm::Parallelism::None) }
+    }
 }
 
 fn product_by(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
     let ((m, k), (k2, n)) = (a.shape(), b.shape());
     assert!(k == k2 && out.len() == m * n, "shapes of a product belong together");
     // SAFETY: the result is as long as its shape, and borrowed mutably, so that it overlaps neither operand.
-    unsafe { multiply(out.as_mut_ptr(), a, b, scale, add, threads) }
+    unsafe { multiply(out.as_mut_ptr(), n, a, b, scale, add, threads) }
 }
 
+/// Rows of the result lie `apart` from each other.
+///
 /// # Safety
 /// `out` has room for the product, holds values where they are added to, and overlaps neither operand; the shapes belong
 /// together.
-unsafe fn multiply(out: *mut f32, a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool, threads: gemm::Parallelism) {
+unsafe fn multiply(
+    out: *mut f32,
+    apart: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    scale: f32,
+    add: bool,
+    threads: gemm::Parallelism,
+) {
     let ((m, k), (_, n)) = (a.shape(), b.shape());
     if m == 0 || n == 0 {
         return;
@@ -115,7 +130,7 @@ unsafe fn multiply(out: *mut f32, a: Matrix<'_>, b: Matrix<'_>, scale: f32, add:
             k,
             out,
             1,
-            n as isize,
+            apart as isize,
             add,
             a.values.as_ptr(),
             a_cs,
@@ -356,6 +371,13 @@ mod tests {
                 assert_eq!(largest(&values, k), order, "{k} of {n}");
             }
         }
+    }
+
+    #[test]
+    fn a_product_is_added_to_columns() {
+        let (a, b, mut out) = ([1.0, 2.0], [3.0, 4.0], vec![1.0; 8]);
+        add_to_columns(&mut out, 4, 1, Matrix::new(&a, 2, 1), Matrix::new(&b, 1, 2));
+        assert_eq!(out, [1.0, 4.0, 5.0, 1.0, 1.0, 7.0, 9.0, 1.0]);
     }
 
     #[test]

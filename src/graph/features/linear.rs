@@ -10,7 +10,7 @@ use crate::engine::kernels::math::simd;
 use crate::engine::kernels::product;
 use crate::engine::{SiteKind, Trace};
 use crate::error::Result;
-use crate::features::train::maths::{Matrix, add_product_alone, product_alone};
+use crate::features::train::maths::{Matrix, add_to_columns};
 use crate::features::{Place, View};
 use crate::graph::readers::mlp_norm;
 use crate::graph::sources::{attn_post, mlp_post};
@@ -47,6 +47,15 @@ pub(super) struct Linear<'a> {
 pub(super) struct Span {
     pub start: usize,
     pub pos: usize,
+}
+
+/// Memory that one layer after the other is worked on in.
+#[derive(Default)]
+pub(super) struct Scratch {
+    written: Vec<f32>,
+    z: Vec<f32>,
+    v: Vec<f32>,
+    back: Vec<f32>,
 }
 
 impl<'a> Linear<'a> {
@@ -116,16 +125,29 @@ impl<'a> Linear<'a> {
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`].
-    pub fn through_attention(&self, layer: usize, g: &mut [f32], spans: &[Span], progress: &Progress) -> Result<()> {
+    pub fn through_attention(
+        &self,
+        layer: usize,
+        g: &mut [f32],
+        spans: &[Span],
+        scratch: &mut Scratch,
+        progress: &Progress,
+    ) -> Result<()> {
         let (c, d) = (&self.trace.model.config, self.d);
         let (block, weights) = (&self.blocks[layer], &self.trace.model.weights.blocks[layer].attn);
         let (rows, out, kv) = (g.len() / d, c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
-        let mut v = vec![0f32; rows * kv];
-        let mut written = g.to_vec();
-        if let Some(post) = &block.ln1_post {
-            each_row(&mut written, d, spans, |row, pos| post.read(row, pos));
+        let Scratch { written, z, v, back } = scratch;
+        match &block.ln1_post {
+            Some(post) => {
+                written.clear();
+                written.extend_from_slice(g);
+                each_row(written, d, spans, |row, pos| post.read(row, pos));
+                product::back_into(written, &weights.o.weight, z)?;
+            }
+            None => product::back_into(g, &weights.o.weight, z)?,
         }
-        let z = self.products(written, d, |x| product::back(x, &weights.o.weight))?;
+        v.clear();
+        v.resize(rows * kv, 0.0);
         for span in spans {
             progress.check()?;
             let len = span.pos + 1;
@@ -133,9 +155,15 @@ impl<'a> Linear<'a> {
             self.mix(block, from, to, len, out, kv);
         }
         progress.check()?;
-        let mut back = self.products(v, kv, |x| product::back(x, &weights.v.weight))?;
-        each_row(&mut back, d, spans, |row, pos| block.ln1.read(row, pos));
-        simd(|| g.iter_mut().zip(&back).for_each(|(g, b)| *g += b));
+        product::back_into(v, &weights.v.weight, back)?;
+        for span in spans {
+            let own = span.start * d..(span.start + span.pos + 1) * d;
+            let rows = g[own.clone()].chunks_exact_mut(d).zip(back[own].chunks_exact_mut(d));
+            for (pos, (g, row)) in rows.enumerate() {
+                block.ln1.read(row, pos);
+                simd(|| g.iter_mut().zip(row).for_each(|(g, b)| *g += *b));
+            }
+        }
         Ok(())
     }
 
@@ -153,18 +181,15 @@ impl<'a> Linear<'a> {
     /// Takes directions of heads' outputs [pos][head][d_head] to directions of values [pos][kv_head][d_head].
     fn mix(&self, block: &Held, z: &[f32], v: &mut [f32], len: usize, out: usize, kv: usize) {
         let (n, width) = (self.n, self.trace.model.config.d_head);
-        let mut mixed = vec![0f32; len * width];
         for (head, group) in self.kv_head.iter().enumerate() {
-            mixed.fill(0.0);
             // A query sees no later key, so that some queries at a time meet fewer keys.
             for from in (0..len).step_by(QUERIES) {
                 let to = (from + QUERIES).min(len);
                 let pattern = &block.pattern[(head * n + from) * n..(head * n + to) * n];
                 let seen = Matrix::columns(pattern, to - from, n, 0, to).t();
                 let read = Matrix::columns(&z[from * out..to * out], to - from, out, head * width, width);
-                add_product_alone(&mut mixed[..to * width], seen, read);
+                add_to_columns(&mut v[..to * kv], kv, group * width, seen, read);
             }
-            add_columns(v, kv, group * width, &mixed, width);
         }
     }
 
@@ -177,24 +202,15 @@ impl<'a> Linear<'a> {
         x.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| block.ln1.apply(row, pos));
         let mut z = vec![0f32; n * out];
         let v = self.products(x, d, |x| product::apply(x, &weights.v.weight))?;
-        let mut mixed = vec![0f32; n * width];
         for (head, group) in self.kv_head.iter().enumerate() {
             let pattern = Matrix::new(&block.pattern[head * n * n..(head + 1) * n * n], n, n);
-            product_alone(&mut mixed, pattern, Matrix::columns(&v, n, kv, group * width, width));
-            add_columns(&mut z, out, head * width, &mixed, width);
+            add_to_columns(&mut z, out, head * width, pattern, Matrix::columns(&v, n, kv, group * width, width));
         }
         let mut added = self.products(z, out, |x| product::apply(x, &weights.o.weight))?;
         if let Some(post) = &block.ln1_post {
             added.chunks_exact_mut(d).enumerate().for_each(|(pos, row)| post.apply(row, pos));
         }
         Ok(added)
-    }
-}
-
-/// Adds rows of a width to columns of wider rows, from one on.
-fn add_columns(wide: &mut [f32], cols: usize, from: usize, rows: &[f32], width: usize) {
-    for (to, row) in wide.chunks_exact_mut(cols).zip(rows.chunks_exact(width)) {
-        to[from..from + width].iter_mut().zip(row).for_each(|(t, r)| *t += r);
     }
 }
 

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::active::{Active, is_before_norm};
-use super::linear::{Linear, Span, each_row};
+use super::linear::{Linear, Scratch, Span, each_row};
 use crate::engine::SiteKind;
 use crate::engine::kernels::with_values;
 use crate::error::Result;
@@ -92,6 +92,7 @@ struct Batch<'a> {
     /// What was found, [row][source].
     found: Vec<f32>,
     sources: usize,
+    scratch: Scratch,
 }
 
 impl<'a> Batch<'a> {
@@ -106,7 +107,8 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let found = vec![0f32; seeds.len() * sources];
-        Self { linear, active, seeds, spans, g: vec![0f32; start * linear.d], joined: 0, found, sources }
+        let (g, scratch) = (vec![0f32; start * linear.d], Scratch::default());
+        Self { linear, active, seeds, spans, g, joined: 0, found, sources, scratch }
     }
 
     /// Lets the targets of a layer join.
@@ -134,7 +136,7 @@ impl<'a> Batch<'a> {
             if self.joined > 0 {
                 let spans = &self.spans[..self.joined];
                 let end = spans.last().map_or(0, |s| (s.start + s.pos + 1) * d);
-                linear.through_attention(layer, &mut self.g[..end], spans, progress)?;
+                linear.through_attention(layer, &mut self.g[..end], spans, &mut self.scratch, progress)?;
             }
             if !before {
                 self.add(skipped.as_deref());

@@ -27,6 +27,27 @@ pub fn back(g: &Tensor, weight: &Matrix) -> candle_core::Result<Tensor> {
     }
 }
 
+/// Puts g [rows, output] · weightᵀ into `out`, row by row, whatever was in it. Outside automatic differentiation.
+pub fn back_into(g: &[f32], weight: &Matrix, out: &mut Vec<f32>) -> candle_core::Result<()> {
+    let (input, output) = weight.dims();
+    let rows = g.len() / output.max(1);
+    match weight.form() {
+        Form::Rows(w) => {
+            let product = Stored { weight: w.clone(), across: !w.by_output() };
+            product.check(g.len(), rows)?;
+            // A product writes its whole result; what was in it before does not matter.
+            out.resize(rows * input, 0.0);
+            // SAFETY: the result has that shape.
+            unsafe { product.run(g, rows, out.as_mut_ptr(), false) };
+        }
+        Form::Tensor(w) => {
+            let g = Tensor::from_slice(g, (rows, output), w.device())?;
+            *out = super::to_vec(&g.matmul(&w.t()?)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns Σ g [rows, output] · weightᵀ: what gradients at several outputs are together at the input that they share.
 /// Outside automatic differentiation.
 pub fn back_sum<const N: usize>(parts: [(&Tensor, &Matrix); N]) -> candle_core::Result<Tensor> {
@@ -60,15 +81,20 @@ impl Stored {
     /// The rows of x, and the values of a row of the result.
     fn sizes(&self, x: &Layout) -> candle_core::Result<(usize, usize)> {
         let (m, given) = x.shape().dims2()?;
+        Ok((m, self.check(m * given, m)?))
+    }
+
+    /// Returns the values of a row of the result, where so many values are `m` rows of x.
+    fn check(&self, values: usize, m: usize) -> candle_core::Result<usize> {
         let (rows, along) = (self.weight.rows(), self.weight.groups() * self.weight.cols());
         let (wanted, width) = if self.across { (along, rows) } else { (rows, along) };
         if self.weight.is_hollow() {
             candle_core::bail!("only the sizes of this model were read")
         }
-        if given != wanted {
-            candle_core::bail!("rows of {given} values do not fit a weight that reads {wanted}")
+        if values != m * wanted {
+            candle_core::bail!("{m} rows of {values} values in all do not fit a weight that reads {wanted}")
         }
-        Ok((m, width))
+        Ok(width)
     }
 
     /// out [m, width] (+)= x · weight.
@@ -196,6 +222,11 @@ mod tests {
             Matrix::from(Rows::new(rows, Type::F32, [w.dims()[1], 7], true))
         });
         for w in [plain, stored] {
+            let mut out = vec![7.0; 3];
+            back_into(&super::super::to_vec(&g[0]).unwrap(), &w[0], &mut out).unwrap();
+            let alone = back(&g[0], &w[0]).unwrap();
+            assert!(worst(&Tensor::from_vec(out.clone(), (4, 7), &Device::Cpu).unwrap(), &alone) < 1e-6);
+            assert!(back_into(&out[..5], &w[0], &mut Vec::new()).is_err());
             assert!(worst(&back_sum([(&g[0], &w[0]), (&g[1], &w[1])]).unwrap(), &want) < 1e-5);
         }
     }

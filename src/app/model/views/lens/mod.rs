@@ -19,7 +19,8 @@ use crate::app::widgets::{controls, message};
 use crate::gpu::{HeatData, NOTHING};
 use crate::jobs::AnySlot;
 use crate::lenses::faithful::{Effect, Target};
-use crate::lenses::open::Kind;
+use crate::lenses::open::{Kind, LensSource};
+use crate::model::Model;
 use crate::session::Desk;
 
 /// What the cells' colour says.
@@ -86,25 +87,29 @@ pub fn reads_logits(desk: &Desk) -> bool {
     settings_of(desk).shows(Through::Logit)
 }
 
-/// A lens from a file, as the command line reads it.
-pub struct FileLens {
-    pub file: String,
+/// What the view reads, as the command line can.
+pub struct Read {
+    /// A file, or the name of a lens that ships; none is the logit lens.
+    pub lens: Option<String>,
     pub faithful: bool,
     /// Faithfulness is that of a swap with the answer.
     pub swapped: bool,
 }
 
-/// What the command line can read: the logit lens, or a lens from a file; not the difference of two.
-pub fn read(desk: &Desk) -> Option<Option<FileLens>> {
+/// What the view reads, but for the difference of two lenses, which no command reads.
+pub fn read(desk: &Desk, model: &Model) -> Option<Read> {
     let settings = settings_of(desk);
     if settings.minus.is_some() {
         return None;
     }
-    if settings.through == Through::Logit {
-        return Some(None);
-    }
-    let (faithful, swapped) = (settings.faithful != Scope::None, settings.swapped);
-    Some(Some(FileLens { file: settings.file(settings.through)?.clone(), faithful, swapped }))
+    let faithful = settings.faithful != Scope::None;
+    let lens = match settings.source(settings.through, model) {
+        None if settings.through != Through::Logit => return None,
+        None => None,
+        Some(LensSource::Shipped(name)) => Some(name.to_owned()),
+        Some(LensSource::File(path)) => Some(path.display().to_string()),
+    };
+    Some(Read { lens, faithful, swapped: faithful && settings.swapped })
 }
 
 /// The view's settings with the file of a lens opened.

@@ -10,7 +10,6 @@ use crate::app::state::State;
 use crate::app::view::Asking;
 use crate::jobs::{AnySlot, Slot};
 use crate::lenses::faithful::{FaithfulOf, Target};
-use crate::lenses::open::{LensSource, shipped};
 use crate::lenses::question::{FitOf, LensFileOf, MergeOf};
 
 /// The slots of the view.
@@ -50,9 +49,7 @@ impl Reading {
             return;
         };
         for kind in [Through::Jacobian, Through::Tuned] {
-            let source = settings.file(kind).map(|f| LensSource::of(f));
-            let source = source.or_else(|| (kind == Through::Jacobian).then(|| shipped(&model)).flatten());
-            let question = source.map(|source| LensFileOf { model: model.clone(), source });
+            let question = settings.source(kind, &model).map(|source| LensFileOf { model: model.clone(), source });
             let slot = if kind == Through::Jacobian { &mut self.jacobian } else { &mut self.tuned };
             slot.ask(pool, question, seen && settings.shows(kind));
         }

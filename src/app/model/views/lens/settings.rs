@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::lenses::fit::{SKIP, Settings, TOKENS};
+use crate::lenses::open::{LensSource, shipped};
 use crate::lenses::question::FitOf;
 use crate::model::Model;
 
@@ -104,6 +105,12 @@ impl LensSettings {
             Through::Jacobian => self.jacobian.as_ref(),
             Through::Tuned => self.tuned.as_ref(),
         }
+    }
+
+    /// Where a kind's lens is from: a file, or what ships for the model.
+    pub fn source(&self, kind: Through, model: &Model) -> Option<LensSource> {
+        let file = self.file(kind).map(|f| LensSource::of(f));
+        file.or_else(|| (kind == Through::Jacobian).then(|| shipped(model)).flatten())
     }
 
     /// The fit that these settings ask for.
