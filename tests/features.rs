@@ -704,9 +704,11 @@ fn scans_are_exact_resumable_and_merge() {
     assert_eq!(entry.active, active);
     assert_eq!(entry.histogram.bins.iter().sum::<u64>(), active);
     assert_eq!(entry.top.len(), 20);
-    for (e, (row, position, value)) in entry.top.iter().zip(&best) {
+    for (e, (_, _, value)) in entry.top.iter().zip(&best) {
         assert!((e.value - value).abs() < 1e-4, "{} {value}", e.value);
-        assert_eq!((e.row, e.position), (*row, *position));
+        // Values that are equal but for their last digits may change places.
+        let (row, position, own) = best.iter().find(|(row, ..)| *row == e.row).unwrap();
+        assert!(e.position == *position && (e.value - own).abs() < 1e-4, "{} {own}", e.value);
         assert_eq!(e.document, lists[*row as usize].1);
         assert_eq!(e.tokens[(e.position - e.start) as usize], lists[*row as usize].0[*position as usize]);
     }
