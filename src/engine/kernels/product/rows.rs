@@ -10,7 +10,7 @@ use super::few;
 use super::packed::Packed;
 use crate::model::matrix::Rows;
 
-/// Up to this many rows products along a weight's rows are our own: packing the weight pays for more.
+/// Up to this many rows products with f32 are our own: packing the weight pays for more.
 const FEW: usize = 128;
 
 /// Whether the kernels here multiply, and not the library's, which is fast in every build.
@@ -77,11 +77,12 @@ pub(super) struct To {
 // SAFETY: the threads that share one write disjoint elements.
 unsafe impl Sync for To {}
 
-/// out [m, rows] += x [m, cols] · wᵀ, for w [rows, cols]; `threads` as gemm takes it.
+/// out [m, rows] += x [m, cols] · wᵀ, for w [rows, cols], on this thread: columns of the result that threads take for
+/// themselves are faster than what the library shares among them.
 ///
 /// # Safety
 /// All of it lies inside the allocations.
-unsafe fn large([m, rows, cols]: [usize; 3], x: At, w: At, turned: bool, out: To, threads: Parallelism) {
+unsafe fn large([m, rows, cols]: [usize; 3], x: At, w: At, turned: bool, out: To) {
     let (w_cs, w_rs) = if turned { (w.apart as isize, 1) } else { (1, w.apart as isize) };
     let keep = f32::from(u8::from(out.add));
     // SAFETY: as the caller promises.
@@ -105,16 +106,14 @@ unsafe fn large([m, rows, cols]: [usize; 3], x: At, w: At, turned: bool, out: To
             false,
             false,
             false,
-            threads,
+            Parallelism::None,
         );
     }
 }
 
-fn all_threads() -> Parallelism {
-    match rayon::current_num_threads() {
-        1 => Parallelism::None,
-        n => Parallelism::Rayon(n),
-    }
+/// Columns of a result of `n` that a thread takes for itself.
+fn own_columns(n: usize) -> usize {
+    n.div_ceil(rayon::current_num_threads()).next_multiple_of(ALIKE).min(n)
 }
 
 /// Lets `use_panel` see a part of a group as f32.
@@ -148,14 +147,20 @@ pub(super) unsafe fn across(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: b
     }
     let out = To { first: out, apart: rows, add };
     let start = |group: usize, col: usize| At { first: x[group * cols + col..].as_ptr(), apart: width };
-    if !own && w.plain(0).is_some() {
-        for group in 0..w.groups() {
-            let out = To { add: add || group > 0, ..out };
-            with_panel(w, group, 0..rows, 0..cols, |panel| {
-                // SAFETY: x is [m, width], the panel [rows, cols], out [m, rows].
-                unsafe { large([m, rows, cols], start(group, 0), panel, true, out, all_threads()) }
-            });
-        }
+    if (!own || m > FEW) && w.plain(0).is_some() {
+        let wide = own_columns(rows);
+        parts(rows.div_ceil(wide), m * rows * width, |p| {
+            let out = &out;
+            let some = p * wide..rows.min((p + 1) * wide);
+            for group in 0..w.groups() {
+                // SAFETY: part p writes columns `some` of out alone, which is [m, rows].
+                let to = To { first: unsafe { out.first.add(some.start) }, apart: rows, add: add || group > 0 };
+                with_panel(w, group, some.clone(), 0..cols, |panel| {
+                    // SAFETY: x is [m, width], the panel [some, cols].
+                    unsafe { large([m, some.len(), cols], start(group, 0), panel, true, to) }
+                });
+            }
+        });
         return;
     }
     let packed = (own && m > few::ACROSS).then(|| Packed::new(x, m, width));
@@ -176,7 +181,7 @@ pub(super) unsafe fn across(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: b
                         match &packed {
                             Some(packed) => packed.across(group * cols + from, [shape[1], shape[2]], panel, to),
                             None if own => few::across(shape, x, panel, to),
-                            None => large(shape, x, panel, true, to, Parallelism::None),
+                            None => large(shape, x, panel, true, to),
                         }
                     }
                 });
@@ -201,17 +206,6 @@ pub(super) unsafe fn along(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: bo
     let out = To { first: out, apart: width, add };
     let x = x.as_ptr().expose_provenance();
     let start = |row: usize| At { first: std::ptr::with_exposed_provenance::<f32>(x).wrapping_add(row), apart: rows };
-    if !is_few && w.plain(0).is_some() {
-        for group in 0..w.groups() {
-            // SAFETY: group's columns of out, which is [m, width].
-            let to = To { first: unsafe { out.first.add(group * cols) }, ..out };
-            with_panel(w, group, 0..rows, 0..cols, |panel| {
-                // SAFETY: x is [m, rows], the panel [rows, cols].
-                unsafe { large([m, cols, rows], start(0), panel, false, to, all_threads()) }
-            });
-        }
-        return;
-    }
     let (wide, height) = match (is_few, w.plain(0).is_some()) {
         // As many equal parts as keep all threads at work.
         (true, true) => {
@@ -220,7 +214,8 @@ pub(super) unsafe fn along(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: bo
             (cols.div_ceil(parts.max(1)).next_multiple_of(ALIKE), TALL)
         }
         (true, false) => (2 * COLUMNS, LOW),
-        (false, _) => (COLUMNS, HEIGHT),
+        (false, true) => (own_columns(cols), rows),
+        (false, false) => (COLUMNS, HEIGHT),
     };
     let wide = wide.min(cols);
     let chunks = cols.div_ceil(wide);
@@ -238,7 +233,7 @@ pub(super) unsafe fn along(x: &[f32], m: usize, w: &Rows, out: *mut f32, add: bo
                 // SAFETY: x is [m, rows] from column `row` on, the panel [some, part].
                 unsafe {
                     if !is_few {
-                        large(shape, start(row), panel, false, to, Parallelism::None);
+                        large(shape, start(row), panel, false, to);
                     } else {
                         few::along(shape, start(row), panel, to);
                     }
