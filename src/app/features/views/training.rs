@@ -214,9 +214,9 @@ fn usual(ui: &mut egui::Ui, cx: &Context<'_>, ask: &mut Recipe, captured: bool) 
         ask.tokens = Some(tokens);
     }
     ask.text.resize(1, String::new());
-    captioned(ui, weak(cx, if captured { "activations" } else { "text" }), 90.0, |ui| {
-        // A captured file is named by its path.
-        let width = if captured { 260.0 } else { 90.0 };
+    // A captured file is named by its path.
+    let (caption, width) = if captured { ("activations", 260.0) } else { ("text", 90.0) };
+    captioned(ui, weak(cx, caption), width, |ui| {
         ui.add(egui::TextEdit::singleline(&mut ask.text[0]).desired_width(width))
             .on_hover_text(
                 "a text file, a folder of them, or a shipped text: mixed, prose; or captured activations: safetensors with \
