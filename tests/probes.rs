@@ -189,4 +189,22 @@ fn a_directions_span_is_interchanged() {
     assert!(doc["interchange"]["direction"].as_f64().unwrap() > 0.8, "{doc}");
     let error = common::sentence(&[&swap[..], &["--direction", &path("mlp.json")]].concat(), 2);
     assert!(error.contains("hook_mlp_out") && error.contains("hook_resid_post"), "{error}");
+    // At its own site it is taken, and what is interchanged is told; the whole of one block's MLP is not the whole stream.
+    let mlp =
+        common::json(&[&swap[..], &["--site", "mlp_out", "--pairs", "20", "--direction", &path("mlp.json")]].concat());
+    let found = &mlp["interchange"];
+    assert_eq!((&found["site"], &found["pool"], &found["layer"]), (&json!("mlp_out"), &json!("last"), &json!(1)));
+    let share = |doc: &serde_json::Value, of: &str| doc["interchange"][of].as_f64().unwrap();
+    assert!(found["direction"].is_number() && share(&mlp, "whole") < share(&doc, "whole"), "{mlp}");
+    // A probe of the mean over a text's tokens is interchanged in all of them.
+    let mean = common::json(&[&swap[..], &["--site", "resid_pre", "--pool", "mean", "--pairs", "20"]].concat());
+    assert_eq!((&mean["interchange"]["site"], &mean["interchange"]["pool"]), (&json!("resid_pre"), &json!("mean")));
+    let error = common::sentence(&[&swap[..], &["--site", "nowhere"]].concat(), 2);
+    assert!(error.contains("nowhere") && error.contains("resid_mid"), "{error}");
+    let error = common::sentence(&[&swap[..], &["--site", "q", "--rank", "999"]].concat(), 2);
+    assert!(error.contains("blocks.1.attn.hook_q") && error.contains("1 to "), "{error}");
+    let error = common::sentence(&[&swap[..], &["--site", "z", "--k", "129"]].concat(), 2);
+    assert!(error.contains("128 coordinates") && error.contains("129"), "{error}");
+    let error = common::sentence(&[&swap[..], &["--pool", "first"]].concat(), 2);
+    assert!(error.contains("`first`") && error.contains("last or mean"), "{error}");
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Job, ModelArgs, table, warn};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::features::direction::Concept;
 use crate::features::direction::concept::Pool;
 use crate::files::write_atomic;
@@ -38,7 +38,7 @@ struct Fit {
     set: String,
     #[command(flatten)]
     model: ModelArgs,
-    #[arg(long, default_value = "resid_post", help = sites_help())]
+    #[arg(long, default_value = "resid_post", help = sites_help("Site that is read, at every layer"))]
     site: String,
     /// The layers that are read; all without
     #[arg(long, value_name = "LAYER,LAYER,...", value_delimiter = ',')]
@@ -70,9 +70,14 @@ struct Swap {
     /// What the model answers for each class, in the classes' order
     #[arg(long, value_name = "TOKEN,TOKEN,...", value_delimiter = ',', required = true, allow_hyphen_values = true)]
     answers: Vec<String>,
-    /// Layer whose output is changed, at each text's last position
+    #[arg(long, default_value = "resid_post", help = sites_help("Site that is changed, and that the probe reads"))]
+    site: String,
+    /// Its layer
     #[arg(long)]
     layer: usize,
+    /// Which tokens of a text: last, or mean (all but the first, by the difference of their means)
+    #[arg(long, default_value = "last")]
+    pool: String,
     /// The probe reads so many coordinates, those that tell the classes apart most; all of them without
     #[arg(long, value_name = "K")]
     k: Option<usize>,
@@ -90,9 +95,16 @@ struct Swap {
     seed: u64,
 }
 
-fn sites_help() -> String {
+fn sites_help(what: &str) -> String {
     let known: Vec<&str> = sites().map(site_name).collect();
-    format!("Site, at every layer that has it: {}", known.join(", "))
+    format!("{what}: {}", known.join(", "))
+}
+
+fn pool_by_name(name: &str) -> Result<Pool> {
+    [Pool::Last, Pool::Mean]
+        .into_iter()
+        .find(|p| p.name() == name)
+        .ok_or_else(|| Error::request(format!("`{}` cannot stand for a text; choose last or mean", short(name))))
 }
 
 pub fn execute(args: &Arguments) -> Result<()> {
@@ -103,11 +115,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
 }
 
 fn execute_fit(args: &Fit) -> Result<()> {
-    let pool = match args.pool.as_str() {
-        "last" => Pool::Last,
-        "mean" => Pool::Mean,
-        other => return Err(Error::request(format!("`{other}` cannot stand for a text; choose last or mean"))),
-    };
+    let pool = pool_by_name(&args.pool)?;
     let site = site_by_name(&args.site)?;
     let mut job = Job::begin(&args.model, "fitting probes")?;
     job.restart();
@@ -174,13 +182,16 @@ fn execute_fit(args: &Fit) -> Result<()> {
 }
 
 fn execute_interchange(args: &Swap) -> Result<()> {
+    let (site, pool) = (site_by_name(&args.site)?, pool_by_name(&args.pool)?);
     let mut job = Job::begin(&args.model, "interchanging")?;
     let direction = args.direction.as_deref().map(Concept::open).transpose()?.map(Arc::new);
     job.restart();
     let recipe = interchange::Recipe {
         texts: Texts::Set(args.set.clone()),
         answers: args.answers.clone(),
+        site,
         layer: args.layer,
+        pool,
         kind: args.k.map_or(Kind::Linear, Kind::Sparse),
         rank: args.rank,
         pairs: args.pairs,
@@ -200,10 +211,12 @@ fn execute_interchange(args: &Swap) -> Result<()> {
         };
         let rows: Vec<Vec<String>> = found.shares().into_iter().map(row).collect();
         format!(
-            "{}\n\nlayer {}, {} held-out pairs of {} texts: the share whose answer is the source's, but for the first row; 95 % \
+            "{}\n\n{} of layer {}, tokens: {}; {} held-out pairs of {} texts: the share whose answer is the source's, but for the first row; 95 % \
              intervals, as of no more pairs than texts",
             table(&["what is interchanged", "share"], &rows),
+            found.site,
             found.layer,
+            found.pool.name(),
             found.pairs,
             found.texts
         )

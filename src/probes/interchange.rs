@@ -1,8 +1,9 @@
 //! Interchange: is what a probe reads what the model uses? [Geiger et al. 2021, 2024]
 //!
-//! Two texts of different classes, a base and a source. At one layer and the last position the base's stream takes over the
+//! Two texts of different classes, a base and a source. What a probe reads of the base, at one site and layer, takes over the
 //! source's part in a subspace: h' = h_base + (h_source − h_base) B Bᵀ. If the subspace carries the property, the model then
-//! answers as for the source. The share of pairs in which it does is the interchange accuracy.
+//! answers as for the source. The share of pairs in which it does is the interchange accuracy. Where a probe reads the mean
+//! over a text's tokens, each of these tokens gets the difference of the means, so that the base's mean becomes h'.
 //!
 //! The subspace is one that is given (a probe's directions, the difference of the classes' means), or is learned by
 //! distributed alignment search (DAS): B is moved, kept orthonormal, so that the model answers as for the source on training
@@ -21,11 +22,12 @@ use serde::{Deserialize, Serialize};
 
 use super::controls;
 use super::fit::{Data, wilson};
-use super::question::{self, DRAWS, Kind};
+use super::question::{self, DRAWS, Kind, site_name};
 use super::set::{LabelledSet, Texts};
 use crate::engine::forward::finite_values;
 use crate::engine::{Hooks, NoHooks, Site, SiteKind};
 use crate::error::{Error, Result};
+use crate::features::Place;
 use crate::features::direction::Concept;
 use crate::features::direction::concept::{Pool, begun, held_of};
 use crate::model::Model;
@@ -45,8 +47,11 @@ pub struct Recipe {
     pub texts: Texts,
     /// What the model answers for each class, as tokens in the classes' order.
     pub answers: Vec<String>,
+    /// What is interchanged: a site of a layer, and which of a text's positions.
+    pub site: SiteKind,
     pub layer: usize,
-    /// What the probe reads of the stream there, at each text's last token.
+    pub pool: Pool,
+    /// What the probe reads there.
     pub kind: Kind,
     /// Dimensions that the search learns.
     pub rank: usize,
@@ -57,12 +62,12 @@ pub struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        let texts = question::Recipe::default().texts;
-        Self { texts, answers: Vec::new(), layer: 0, kind: Kind::Linear, rank: 1, pairs: 64, seed: 0 }
+        let question::Recipe { texts, site, kind, seed, .. } = question::Recipe::default();
+        Self { texts, answers: Vec::new(), site, layer: 0, pool: Pool::Last, kind, rank: 1, pairs: 64, seed }
     }
 }
 
-/// Asks how far the model uses a property at one layer.
+/// Asks how far the model uses a property at a site of one layer.
 #[derive(Clone, PartialEq)]
 pub struct InterchangeOf {
     pub model: Arc<Model>,
@@ -78,7 +83,10 @@ pub struct Interchange {
     /// The set's name and its classes.
     pub set: String,
     pub classes: Vec<String>,
+    /// Where: the site's name, its layer, and the positions that stand for a text.
+    pub site: String,
     pub layer: usize,
+    pub pool: Pool,
     /// What the probe reads.
     pub kind: Kind,
     /// Pairs that were judged, and the different texts in them.
@@ -87,7 +95,7 @@ pub struct Interchange {
     /// Without any change: how often the model answers as for the base, and as for the source.
     pub base: f32,
     pub untouched: f32,
-    /// The whole stream of the source at that position.
+    /// All that the source holds there.
     pub whole: f32,
     /// In the learned subspace; then in the span of the probe's directions, and of the classes' means.
     pub das: Option<f32>,
@@ -123,7 +131,7 @@ impl Interchange {
         let own = [
             known("answers as for the base, unchanged", Some(self.base), false),
             known("answers as for the source, unchanged", Some(self.untouched), false),
-            known("the whole stream", Some(self.whole), false),
+            known(&format!("all of {}", self.site), Some(self.whole), false),
             known("DAS", self.das, false),
             known(&probe, self.probe, false),
             known("the classes' means", self.means, false),
@@ -154,21 +162,23 @@ struct Pair {
     wanted: usize,
 }
 
-/// Texts as ids with the stream at their last positions.
+/// Texts as ids with what a site holds of them.
 struct Held<'a> {
     model: &'a Model,
     ids: Vec<Vec<u32>>,
-    /// [texts, d_model] row by row.
+    /// [texts, width] row by row.
     rows: Vec<f32>,
     answers: &'a [u32],
-    layer: usize,
-    d: usize,
+    site: Site,
+    pool: Pool,
+    width: usize,
 }
 
-/// Replaces the stream after a layer at the last position.
+/// Changes a site at the positions that stand for a text.
 struct Put<'a> {
     site: Site,
-    /// What is added there, [1, d_model].
+    pool: Pool,
+    /// What is added at each of them, [width].
     change: &'a Tensor,
 }
 
@@ -178,28 +188,30 @@ impl Hooks for Put<'_> {
     }
 
     fn visit(&mut self, _: Site, value: Tensor) -> Result<Tensor> {
-        let (_, n, d) = value.dims3()?;
-        let last = (value.narrow(1, n - 1, 1)? + self.change.reshape((1, 1, d))?)?;
-        if n == 1 {
-            return Ok(last);
+        let n = value.dim(1)?;
+        let first = self.pool.first(n);
+        let one: Vec<usize> = [&[1, 1], &value.dims()[2..]].concat();
+        let changed = value.narrow(1, first, n - first)?.broadcast_add(&self.change.reshape(one)?)?;
+        if first == 0 {
+            return Ok(changed);
         }
-        Ok(Tensor::cat(&[&value.narrow(1, 0, n - 1)?, &last], 1)?)
+        Ok(Tensor::cat(&[&value.narrow(1, 0, first)?, &changed], 1)?)
     }
 }
 
 impl Held<'_> {
     fn row(&self, text: usize) -> &[f32] {
-        &self.rows[text * self.d..(text + 1) * self.d]
+        &self.rows[text * self.width..(text + 1) * self.width]
     }
 
     fn difference(&self, pair: &Pair) -> Vec<f32> {
         self.row(pair.source).iter().zip(self.row(pair.base)).map(|(s, b)| s - b).collect()
     }
 
-    /// The logits of the answers after a text whose stream is changed.
+    /// The logits of the answers after a text whose site is changed.
     fn logits(&self, text: usize, change: &Tensor, progress: &Progress) -> Result<Tensor> {
         let network = self.model.network();
-        let mut put = Put { site: Site::new(SiteKind::ResidPost, self.layer), change };
+        let mut put = Put { site: self.site, pool: self.pool, change };
         let ids = &self.ids[text];
         let quiet = Progress::new();
         progress.check()?;
@@ -212,11 +224,20 @@ impl Held<'_> {
 
     /// The share of pairs whose answer is the one wanted, each changed by its part in the subspace.
     fn accuracy(&self, pairs: &[Pair], basis: &[Vec<f32>], progress: &Progress) -> Result<f32> {
+        self.accuracy_of(pairs, |difference| within(&difference, basis), progress)
+    }
+
+    /// The same for any part of a pair's difference.
+    fn accuracy_of(
+        &self,
+        pairs: &[Pair],
+        part: impl Fn(Vec<f32>) -> Vec<f32> + Sync,
+        progress: &Progress,
+    ) -> Result<f32> {
         let right = pairs
             .par_iter()
             .map(|pair| -> Result<bool> {
-                let change = within(&self.difference(pair), basis);
-                let change = Tensor::from_vec(change, (1, self.d), &Device::Cpu)?;
+                let change = Tensor::from_vec(part(self.difference(pair)), self.width, &Device::Cpu)?;
                 let logits: Vec<f32> = self.logits(pair.base, &change, progress)?.flatten_all()?.to_vec1()?;
                 progress.step(1)?;
                 Ok(best(&logits) == pair.wanted)
@@ -228,7 +249,7 @@ impl Held<'_> {
     /// Searches a subspace in which interchanging gives the answers that are wanted.
     fn search(&self, pairs: &[Pair], rank: usize, seed: u64, progress: &Progress) -> Result<Vec<Vec<f32>>> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut basis = random_basis(self.d, rank, &mut rng);
+        let mut basis = random_basis(self.width, rank, &mut rng);
         for step in 0..STEPS {
             let chosen: Vec<Pair> = (0..BATCH).map(|_| pairs[rng.random_range(0..pairs.len())]).collect();
             let slopes = chosen
@@ -240,7 +261,7 @@ impl Held<'_> {
                 })
                 .collect::<Result<Vec<Vec<f32>>>>()?;
             // The loss depends on B through B Bᵀ Δ, so that ∂/∂B = Δ (gᵀ B) + g (Δᵀ B).
-            let mut gradient = vec![vec![0f32; self.d]; basis.len()];
+            let mut gradient = vec![vec![0f32; self.width]; basis.len()];
             for (pair, g) in chosen.iter().zip(&slopes) {
                 let delta = self.difference(pair);
                 for (out, b) in gradient.iter_mut().zip(&basis) {
@@ -266,10 +287,10 @@ impl Held<'_> {
         Ok(basis)
     }
 
-    /// The slope of the loss along the changed stream of one pair, [d_model].
+    /// The slope of the loss along the change of one pair, [width].
     fn slope(&self, pair: &Pair, basis: &[Vec<f32>], progress: &Progress) -> Result<Vec<f32>> {
         let change = within(&self.difference(pair), basis);
-        let change = Var::from_tensor(&Tensor::from_vec(change, (1, self.d), &Device::Cpu)?)?;
+        let change = Var::from_tensor(&Tensor::from_vec(change, self.width, &Device::Cpu)?)?;
         let logits = self.logits(pair.base, change.as_tensor(), progress)?;
         let wanted = Tensor::new(&[pair.wanted as u32], &Device::Cpu)?;
         let loss = candle_nn::loss::cross_entropy(&logits, &wanted)?;
@@ -277,10 +298,10 @@ impl Held<'_> {
         Ok(match slopes.get(change.as_tensor()) {
             Some(g) => {
                 let g: Vec<f32> = g.flatten_all()?.to_vec1()?;
-                finite_values(&g, || format!("the gradient at {}", Site::new(SiteKind::ResidPost, self.layer)))?;
+                finite_values(&g, || format!("the gradient at {}", self.site))?;
                 g
             }
-            None => vec![0.0; self.d],
+            None => vec![0.0; self.width],
         })
     }
 }
@@ -292,26 +313,29 @@ impl Question for InterchangeOf {
 
     fn run(&self, progress: &Progress, partial: &mut dyn FnMut(Self::Answer)) -> Result<Self::Answer> {
         let Self { model, recipe, direction } = self;
-        let Recipe { texts, layer, kind, rank, pairs, seed, .. } = recipe;
+        let Recipe { texts, site, layer, pool, kind, rank, pairs, seed, .. } = recipe;
+        let place = Site::new(*site, *layer);
         let set = texts.open(*seed)?;
         let answers = &self.check(&set)?;
-        let (d, classes) = (model.config.d_model, set.classes.len());
+        let classes = set.classes.len();
         let texts = begun(model, &set.plain())?;
         // Eleven judgements, three searches; a direction's, and those of random subspaces once it is known how many.
         let judged = 11 + usize::from(direction.is_some());
         progress.expect((judged * pairs + 3 * 3 * BATCH * STEPS) as u64);
-        let hold = |model| hold(model, texts.clone(), *layer, answers, progress);
+        let hold = |model| hold(model, texts.clone(), (place, *pool), answers, progress);
         let own = hold(&**model)?;
+        let width = own.width;
         let mut rng = ChaCha8Rng::seed_from_u64(*seed);
         let train = drawn(&set.labels, &set.test, false, *pairs, &mut rng)?;
         let test = drawn(&set.labels, &set.test, true, *pairs, &mut rng)?;
-        let all: Vec<Vec<f32>> = (0..d).map(|i| (0..d).map(|j| f32::from(u8::from(i == j))).collect()).collect();
         let as_base: Vec<Pair> = test.iter().map(|p| Pair { wanted: set.labels[p.base], ..*p }).collect();
         let (name, class_names) = (set.name.clone(), set.classes.clone());
         let mut found = Interchange {
             set: name,
             classes: class_names,
+            site: site_name(*site).to_owned(),
             layer: *layer,
+            pool: *pool,
             kind: *kind,
             pairs: test.len(),
             texts: test.iter().flat_map(|p| [p.base, p.source]).collect::<BTreeSet<_>>().len(),
@@ -319,11 +343,11 @@ impl Question for InterchangeOf {
         };
         found.base = own.accuracy(&as_base, &[], progress)?;
         found.untouched = own.accuracy(&test, &[], progress)?;
-        found.whole = own.accuracy(&test, &all, progress)?;
+        found.whole = own.accuracy_of(&test, |difference| difference, progress)?;
         partial(found.clone());
         let probe_of = |held: &Held<'_>, labels: &[usize]| {
-            let data = Data { rows: &held.rows, width: d, labels, test: &set.test, classes };
-            orthonormal(&data.fit(kind.coordinates(&data)).directions(d))
+            let data = Data { rows: &held.rows, width, labels, test: &set.test, classes };
+            orthonormal(&data.fit(kind.coordinates(&data)).directions(width))
         };
         let (probe, means) = (probe_of(&own, &set.labels), orthonormal(&means(&own, &set)));
         found.probe = Some(own.accuracy(&test, &probe, progress)?);
@@ -340,7 +364,7 @@ impl Question for InterchangeOf {
         for rank in ranks {
             let mut sum = 0.0;
             for _ in 0..DRAWS {
-                sum += own.accuracy(&test, &random_basis(d, rank, &mut rng), progress)?;
+                sum += own.accuracy(&test, &random_basis(width, rank, &mut rng), progress)?;
             }
             found.random_subspaces.insert(rank, sum / DRAWS as f32);
         }
@@ -382,28 +406,30 @@ impl InterchangeOf {
                 self.model.token_text(ids[i])
             )));
         }
-        if recipe.layer >= c.n_layers {
+        let place = Place::from(Site::new(recipe.site, recipe.layer));
+        place.check(c)?;
+        let width = place.width(c);
+        recipe.kind.check()?;
+        if let Kind::Sparse(k) = recipe.kind
+            && k > width
+        {
             return Err(Error::request(format!(
-                "there is no layer {}; this model's layers go from 0 to {}",
-                recipe.layer,
-                c.n_layers - 1
+                "{place} has {width} coordinates, so that no probe reads {k}; give --k {width} or less"
             )));
         }
-        recipe.kind.check()?;
-        if recipe.rank == 0 || recipe.rank > c.d_model || recipe.pairs == 0 {
+        if recipe.rank == 0 || recipe.rank > width || recipe.pairs == 0 {
             return Err(Error::request(format!(
-                "a subspace has 1 to {} dimensions, and at least one pair is judged",
-                c.d_model
+                "a subspace of {place} has 1 to {width} dimensions, and at least one pair is judged"
             )));
         }
         if let Some(concept) = &self.direction {
             concept.check(&self.model)?;
-            if concept.hook != SiteKind::ResidPost.hook() {
+            if concept.hook != recipe.site.hook() {
                 return Err(Error::request(format!(
-                    "the direction {} lies at {}, and streams are interchanged at {}; find it there",
+                    "the direction {} lies at {}, and {} is interchanged; find it there, or interchange its own site",
                     concept.name,
                     concept.hook,
-                    SiteKind::ResidPost.hook()
+                    recipe.site.hook()
                 )));
             }
         }
@@ -414,15 +440,16 @@ impl InterchangeOf {
 fn hold<'a>(
     model: &'a Model,
     texts: Vec<(Vec<u32>, u32)>,
-    layer: usize,
+    (site, pool): (Site, Pool),
     answers: &'a [u32],
     progress: &Progress,
 ) -> Result<Held<'a>> {
     let ids = texts.iter().map(|(ids, _)| ids.clone()).collect();
-    let held = held_of(model, texts, (SiteKind::ResidPost, &[layer]), Pool::Last, progress)?;
+    let held = held_of(model, texts, (site.kind, &[site.layer]), pool, progress)?;
     let rows = held.layers.first().ok_or_else(|| Error::failed("a layer was not run"))?;
+    let width = rows.dim(1)?;
     let rows = rows.flatten_all()?.to_vec1()?;
-    Ok(Held { model, ids, rows, answers, layer, d: model.config.d_model })
+    Ok(Held { model, ids, rows, answers, site, pool, width })
 }
 
 /// Texts of which every pair is looked at.
@@ -461,13 +488,13 @@ fn drawn(labels: &[usize], test: &[bool], side: bool, count: usize, rng: &mut Ch
 /// The means of the classes' training texts less the mean of all.
 fn means(held: &Held<'_>, set: &LabelledSet) -> Vec<Vec<f32>> {
     let classes = set.classes.len();
-    let (mut sums, mut counts) = (vec![vec![0f32; held.d]; classes], vec![0f32; classes]);
+    let (mut sums, mut counts) = (vec![vec![0f32; held.width]; classes], vec![0f32; classes]);
     for i in (0..set.len()).filter(|i| !set.test[*i]) {
         sums[set.labels[i]].iter_mut().zip(held.row(i)).for_each(|(s, v)| *s += v);
         counts[set.labels[i]] += 1.0;
     }
     sums.iter_mut().zip(&counts).for_each(|(s, n)| s.iter_mut().for_each(|v| *v /= n.max(1.0)));
-    let mut mean = vec![0f32; held.d];
+    let mut mean = vec![0f32; held.width];
     sums.iter().for_each(|s| mean.iter_mut().zip(s).for_each(|(m, v)| *m += v / classes as f32));
     sums.iter().map(|s| less(s, &mean)).collect()
 }
@@ -520,14 +547,19 @@ fn random_basis(d: usize, rank: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::question::sites;
     use super::*;
     use crate::engine::Trace;
+    use crate::engine::hooks::{Capture, Chain};
     use candle_core::DType;
+
+    /// The stream behind the last layer of a model of two, at each text's last token.
+    const LAST: (Site, Pool) = (Site { layer: 1, kind: SiteKind::ResidPost }, Pool::Last);
 
     fn held<'a>(model: &'a Model, answers: &'a [u32]) -> Held<'a> {
         let texts = ["The king and the", "A dog was in the", "She said that the", "Of the old house the"];
         let texts = texts.iter().map(|t| (model.encode(t, false).unwrap(), 0)).collect();
-        hold(model, texts, 1, answers, &Progress::new()).unwrap()
+        hold(model, texts, LAST, answers, &Progress::new()).unwrap()
     }
 
     #[test]
@@ -554,12 +586,12 @@ mod tests {
         let model = Arc::new(Model::open("text").unwrap());
         let answers = [50, 90, 130];
         let held = held(&model, &answers);
-        let (d, progress) = (held.d, Progress::new());
+        let (d, progress) = (held.width, Progress::new());
         let pair = Pair { base: 0, source: 1, wanted: 2 };
         let unit = |i: usize| (0..d).map(|j| f32::from(u8::from(i == j))).collect::<Vec<f32>>();
         let all: Vec<Vec<f32>> = (0..d).map(unit).collect();
         let logits = |basis: &[Vec<f32>]| -> Vec<f32> {
-            let change = Tensor::from_vec(within(&held.difference(&pair), basis), (1, d), &Device::Cpu).unwrap();
+            let change = Tensor::from_vec(within(&held.difference(&pair), basis), d, &Device::Cpu).unwrap();
             held.logits(0, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap()
         };
         let trace = Trace::run(&model, held.ids[0].clone(), &progress).unwrap();
@@ -572,7 +604,7 @@ mod tests {
         assert!(close(&logits(&[]), &plain) && !close(&logits(&all), &plain));
         // After the last layer that is changed only the last position's own stream counts in a model of two more steps: here
         // the whole space puts the source's row in, whatever the base was.
-        let put = Tensor::from_vec(less(held.row(1), held.row(0)), (1, d), &Device::Cpu).unwrap();
+        let put = Tensor::from_vec(less(held.row(1), held.row(0)), d, &Device::Cpu).unwrap();
         let same: Vec<f32> = held.logits(0, &put, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert!(close(&logits(&all), &same));
         let basis = random_basis(d, 3, &mut ChaCha8Rng::seed_from_u64(1));
@@ -585,7 +617,7 @@ mod tests {
         let loss = |step: f32, along: &[f32]| -> f32 {
             let mut change = within(&held.difference(&pair), &basis);
             change.iter_mut().zip(along).for_each(|(c, a)| *c += step * a);
-            let change = Tensor::from_vec(change, (1, d), &Device::Cpu).unwrap();
+            let change = Tensor::from_vec(change, d, &Device::Cpu).unwrap();
             let l: Vec<f32> = held.logits(0, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             l.iter().map(|v| (v - l[2]).exp()).sum::<f32>().ln()
         };
@@ -593,6 +625,63 @@ mod tests {
             let e = 1e-2;
             let finite = (loss(e, along) - loss(-e, along)) / (2.0 * e);
             assert!((finite - dot(&slope, along)).abs() < 2e-3 + 0.02 * finite.abs(), "{finite}");
+        }
+    }
+
+    /// At every site, and for both ways in which a probe reads a text: what it reads of the base becomes the source's within
+    /// the subspace and stays what it was beside it; and the slope is that of finite differences.
+    #[test]
+    fn every_site_is_interchanged() {
+        for family in ["llama", "gpt2", "mixtral"] {
+            let model = Model::open(&format!("{}/tests/families/{family}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let (answers, progress) = ([50, 90, 130], Progress::new());
+            let texts: Vec<(Vec<u32>, u32)> = vec![(vec![3, 17, 40, 8], 0), (vec![5, 21, 9], 0), (vec![6], 0)];
+            for (kind, pool) in sites().flat_map(|kind| [(kind, Pool::Last), (kind, Pool::Mean)]) {
+                if !kind.exists(&model.config) {
+                    continue;
+                }
+                let site = Site::new(kind, 0);
+                let held = hold(&model, texts.clone(), (site, pool), &answers, &progress).unwrap();
+                let basis = random_basis(held.width, 3.min(held.width), &mut ChaCha8Rng::seed_from_u64(4));
+                for (base, source) in [(0, 1), (2, 0)] {
+                    let pair = Pair { base, source, wanted: 1 };
+                    let part = within(&held.difference(&pair), &basis);
+                    let change = Tensor::from_vec(part.clone(), held.width, &Device::Cpu).unwrap();
+                    let (mut put, mut kept) = (Put { site, pool, change: &change }, Capture::sites([site]));
+                    model.network().forward(&[&held.ids[base]], &mut Chain(&mut put, &mut kept), &progress).unwrap();
+                    let rows: Vec<f32> = kept.values[&site].flatten_all().unwrap().to_vec1().unwrap();
+                    let n = held.ids[base].len();
+                    let mine = &rows[pool.first(n) * held.width..];
+                    for (i, (was, part)) in held.row(base).iter().zip(&part).enumerate() {
+                        let sum: f32 = mine.iter().skip(i).step_by(held.width).sum();
+                        let now = sum / (n - pool.first(n)) as f32;
+                        assert!((now - was - part).abs() < 1e-4 * (1.0 + now.abs()), "{family} {site} {pool:?}");
+                    }
+                }
+                // Which experts are chosen jumps.
+                if family == "mixtral" {
+                    continue;
+                }
+                let pair = Pair { base: 0, source: 1, wanted: 2 };
+                let slope = held.slope(&pair, &basis, &progress).unwrap();
+                let loss = |step: f32, along: &[f32]| -> f32 {
+                    let mut change = within(&held.difference(&pair), &basis);
+                    change.iter_mut().zip(along).for_each(|(c, a)| *c += step * a);
+                    let change = Tensor::from_vec(change, held.width, &Device::Cpu).unwrap();
+                    let l: Vec<f32> =
+                        held.logits(0, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                    l.iter().map(|v| (v - l[2]).exp()).sum::<f32>().ln()
+                };
+                // A hundredth of what stands there, and half of that, so that the curvature falls out.
+                let e = 1e-2 * dot(held.row(0), held.row(0)).sqrt().max(1e-2);
+                let over = |e: f32| (loss(e, &basis[0]) - loss(-e, &basis[0])) / (2.0 * e);
+                let finite = (4.0 * over(0.5 * e) - over(e)) / 3.0;
+                let exact = dot(&slope, &basis[0]);
+                assert!(
+                    (finite - exact).abs() < 2e-4 + 0.03 * finite.abs(),
+                    "{family} {site} {pool:?}: {finite} {exact}"
+                );
+            }
         }
     }
 
@@ -638,7 +727,7 @@ mod tests {
         }
         let (answers, progress) = ([0, 1, 2, 3], Progress::new());
         let texts = (0..40).map(|token| (vec![token], token)).collect();
-        let held = hold(&model, texts, 1, &answers, &progress).unwrap();
+        let held = hold(&model, texts, LAST, &answers, &progress).unwrap();
         let labels: Vec<usize> = (0..40).map(|token| token % 4).collect();
         let pairs = drawn(&labels, &[false; 40], false, 200, &mut rng).unwrap();
         let share = |basis: &[Vec<f32>]| held.accuracy(&pairs, basis, &progress).unwrap();
@@ -669,7 +758,7 @@ mod tests {
         let held = held(&model, &answers);
         let progress = Progress::new();
         // What the model answers for each text is its class, so that interchanging the whole stream is right everywhere.
-        let zero = Tensor::zeros((1, held.d), DType::F32, &Device::Cpu).unwrap();
+        let zero = Tensor::zeros(held.width, DType::F32, &Device::Cpu).unwrap();
         let class = |t: usize| {
             let l: Vec<f32> = held.logits(t, &zero, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             best(&l)
@@ -683,7 +772,7 @@ mod tests {
                 .iter()
                 .map(|p| {
                     let change = within(&held.difference(p), basis);
-                    let change = Tensor::from_vec(change, (1, held.d), &Device::Cpu).unwrap();
+                    let change = Tensor::from_vec(change, held.width, &Device::Cpu).unwrap();
                     let l: Vec<f32> =
                         held.logits(p.base, &change, &progress).unwrap().flatten_all().unwrap().to_vec1().unwrap();
                     l.iter().map(|v| (v - l[p.wanted]).exp()).sum::<f32>().ln()
@@ -691,7 +780,7 @@ mod tests {
                 .sum()
         };
         let learned = held.search(&pairs, 2, 7, &progress).unwrap();
-        let random = random_basis(held.d, 2, &mut ChaCha8Rng::seed_from_u64(7));
+        let random = random_basis(held.width, 2, &mut ChaCha8Rng::seed_from_u64(7));
         assert!(loss(&learned) < loss(&random) - 0.05, "{} against {}", loss(&learned), loss(&random));
     }
 }

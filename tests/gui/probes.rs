@@ -100,6 +100,7 @@ fn a_property_is_read_and_interchanged_as_on_the_command_line() {
     h.get_by_label("Interchange").click();
     h.run();
     settle(&mut h);
+    assert!(h.query_by_label_contains("its part of resid_post in layer 1 is put in at the last token").is_some());
     let said = json(&[
         "probe",
         "interchange",
@@ -158,7 +159,7 @@ fn typed_texts_are_read_and_bad_ones_are_one_sentence() {
     settle(&mut h);
     let read = table(&h).unwrap();
     assert_eq!(read.rows, ["1"]);
-    assert!(h.query_by_label_contains("It can be read: AUC on 8 held-out texts").is_some());
+    assert!(h.query_by_label_contains("It can be read off the mean resid_post: AUC on 8 held-out texts").is_some());
     assert!(command(&h.state().state, &VIEW).is_none(), "typed texts lie in no file");
 }
 
@@ -179,4 +180,49 @@ fn a_fit_is_stopped_and_gone_on_with() {
     h.run();
     settle(&mut h);
     assert_eq!(table(&h).unwrap().rows.len(), whole);
+}
+
+/// The probe that is interchanged is the one of the site, the tokens and the coordinates that are read.
+#[test]
+fn what_is_read_is_what_is_interchanged() {
+    let mut h = window(desk());
+    look(&mut h, VIEW.name);
+    choose(&mut h, "texts", "number");
+    choose(&mut h, "at", "z");
+    choose(&mut h, "tokens", "all but the first");
+    type_into(&mut h, "answers of the classes", " were, was");
+    let pinned = h.state().state.pinned();
+    h.state_mut().state.apply(ModelAction::Pin(Pinned { layer: 1, ..pinned }), 0.0);
+    h.get_by_label("Interchange").click();
+    h.run();
+    settle(&mut h);
+    let recipe = &asked(&h)["interchange"]["recipe"];
+    assert_eq!((&recipe["site"], &recipe["pool"]), (&value!("Z"), &value!("mean")));
+    assert!(h.query_by_label_contains("its part of z in layer").is_some());
+    assert!(h.query_by_label_contains("at every token but the first").is_some());
+    let line = command(&h.state().state, &VIEW).unwrap();
+    assert!(line.contains("--site z --pool mean --layer 1 "), "{line}");
+    let swap = ["probe", "interchange", "-m", "text", "--set", "number", "--answers", " were, was", "--layer", "1"];
+    let found = &json(&[&swap[..], &["--site", "z", "--pool", "mean"]].concat())["interchange"];
+    let used = table(&h).unwrap();
+    assert_eq!(used.name, "interchange-number-mean-z-layer-1");
+    let row = |name: &str| used.rows.iter().position(|r| r == name).map(|r| used.values[r][0]).unwrap();
+    for (row, theirs) in
+        [(row("all of z"), "whole"), (row("DAS"), "das"), (row("the linear probe's directions"), "probe")]
+    {
+        near("probe interchange", &value!(row), &found[theirs]);
+    }
+    // What was chosen stays when the document is opened again, and when the other number is looked at.
+    let desk = h.state().state.desk().clone();
+    let mut h = window(desk);
+    look(&mut h, VIEW.name);
+    settle(&mut h);
+    h.get_by_label("Interchange").click();
+    h.run();
+    settle(&mut h);
+    let again = &asked(&h)["interchange"]["recipe"];
+    assert_eq!(
+        (&again["site"], &again["pool"], &again["texts"]),
+        (&value!("Z"), &value!("mean"), &value!({"set": "number"}))
+    );
 }

@@ -120,18 +120,16 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
         Texts::Typed(_) => None,
     };
     let list = |items: Vec<String>| word(&items.join(","));
+    let read = |site, pool: Pool| format!("--site {} --pool {}", site_name(site), pool.name());
     let fit = settings.fit.as_ref().and_then(|r| {
-        let pool = if r.pool == Pool::Last { "last" } else { "mean" };
         let kind = match r.kind {
             Kind::Linear => format!("--random {}", r.random),
             Kind::Sparse(k) => format!("--k {k}"),
         };
         let layers: Vec<String> = r.layers.iter().map(ToString::to_string).collect();
         let layers = if layers.is_empty() { String::new() } else { format!(" --layers {}", list(layers)) };
-        let (set, site, seed) = (file(&r.texts)?, site_name(r.site), r.seed);
-        Some(format!(
-            "circuitscope probe fit{model} --set {set} --site {site} --pool {pool} {kind}{layers} --seed {seed} --json"
-        ))
+        let (set, read, seed) = (file(&r.texts)?, read(r.site, r.pool), r.seed);
+        Some(format!("circuitscope probe fit{model} --set {set} {read} {kind}{layers} --seed {seed} --json"))
     });
     // A direction of the monitor lies in no file.
     let interchange = settings.interchange.as_ref().filter(|i| i.direction.is_none()).and_then(|i| {
@@ -142,7 +140,8 @@ fn probe(settings: &probes::ProbesSettings, model: &str) -> Option<String> {
             Kind::Linear => String::new(),
             Kind::Sparse(k) => format!(" --k {k}"),
         };
-        let numbers = format!("--layer {layer}{k} --rank {rank} --pairs {pairs} --seed {seed}");
+        let read = read(r.site, r.pool);
+        let numbers = format!("{read} --layer {layer}{k} --rank {rank} --pairs {pairs} --seed {seed}");
         Some(format!("circuitscope probe interchange{model} --set {set} --answers {answers} {numbers} --json"))
     });
     let lines: Vec<String> = [fit, interchange].into_iter().flatten().collect();

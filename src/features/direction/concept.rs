@@ -152,6 +152,24 @@ pub struct Held {
     pub layers: Vec<Tensor>,
 }
 
+impl Pool {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::Mean => "mean",
+        }
+    }
+
+    /// The first of a text's positions that stand for it; all behind it do as well.
+    pub fn first(self, len: usize) -> usize {
+        match self {
+            Self::Last => len.saturating_sub(1),
+            // A single token is all there is.
+            Self::Mean => usize::from(len > 1),
+        }
+    }
+}
+
 /// Runs every text of a set through the model. One step of progress a text.
 ///
 /// # Errors
@@ -241,15 +259,10 @@ pub fn carried(model: &Model, set: &ConceptSet) -> Result<Option<String>> {
 
 fn pooled(text: &[f32], width: usize, pool: Pool, out: &mut [f32]) {
     let rows: Vec<&[f32]> = text.chunks_exact(width).collect();
-    // A single token is all there is.
-    let from = usize::from(rows.len() > 1);
-    match (pool, rows.last()) {
-        (Pool::Last, Some(last)) => out.copy_from_slice(last),
-        _ => {
-            for row in &rows[from..] {
-                out.iter_mut().zip(*row).for_each(|(o, v)| *o += v / (rows.len() - from) as f32);
-            }
-        }
+    let rows = &rows[pool.first(rows.len())..];
+    out.fill(0.0);
+    for row in rows {
+        out.iter_mut().zip(*row).for_each(|(o, v)| *o += v / rows.len() as f32);
     }
 }
 

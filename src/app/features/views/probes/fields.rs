@@ -43,6 +43,8 @@ pub struct Fields {
     sparse: bool,
     k: usize,
     answers: String,
+    /// The tokens at which the source's part is put in.
+    put: Pool,
     rank: usize,
     pairs: usize,
     direction: Option<String>,
@@ -53,8 +55,12 @@ const EXAMPLE: &str = "label\ttext\nglad\tWhat a lovely day\nsad\tWhat an awful 
 
 impl Fields {
     pub fn of(settings: &ProbesSettings) -> Self {
-        let recipe = settings.fit.clone().unwrap_or_default();
         let swap = settings.interchange.clone().unwrap_or_default();
+        // The texts, the site and what is read are the same for both.
+        let recipe = settings.fit.clone().unwrap_or_else(|| {
+            let interchange::Recipe { texts, site, kind, seed, .. } = swap.recipe.clone();
+            Recipe { texts, site, kind, seed, ..Recipe::default() }
+        });
         let (mut from, mut file, mut typed) = (From::File, String::new(), String::new());
         match &recipe.texts {
             Texts::Typed(text) => (from, typed) = (From::Typed, text.clone()),
@@ -68,9 +74,9 @@ impl Fields {
             Kind::Sparse(k) => (true, k),
         };
         let layers = if recipe.layers.is_empty() { Layers::All } else { Layers::These };
-        let interchange::Recipe { answers, rank, pairs, .. } = swap.recipe;
-        let answers = answers.join(",");
-        Self { from, file, typed, recipe, layers, sparse, k, answers, rank, pairs, direction: swap.direction }
+        let interchange::Recipe { answers, pool: put, rank, pairs, .. } = swap.recipe;
+        let (answers, direction) = (answers.join(","), swap.direction.filter(|_| swap.recipe.site == recipe.site));
+        Self { from, file, typed, recipe, layers, sparse, k, answers, put, rank, pairs, direction }
     }
 
     fn texts(&self) -> Texts {
@@ -108,7 +114,8 @@ impl Fields {
         let (rank, pairs, seed) = (self.rank, self.pairs, self.recipe.seed);
         let answers = super::super::directions::tokens(&self.answers);
         let (texts, kind) = (self.texts(), self.kind());
-        let recipe = interchange::Recipe { texts, answers, layer: pinned, kind, rank, pairs, seed };
+        let (site, pool) = (self.recipe.site, self.put);
+        let recipe = interchange::Recipe { texts, answers, site, layer: pinned, pool, kind, rank, pairs, seed };
         Interchanged { recipe, direction: self.direction.clone() }
     }
 
@@ -142,6 +149,8 @@ impl Fields {
             sites().filter(|s| config.is_none_or(|c| s.exists(c))).map(|s| (s, site_name(s))).collect();
         if let Some(site) = choice(ui, "at", self.recipe.site, &sites) {
             self.recipe.site = site;
+            // A direction lies at one site.
+            self.direction = None;
         }
         let mut layers = vec![
             (Layers::All, "all"),
@@ -199,7 +208,8 @@ impl ProbesView {
         let Some(n_layers) = cx.state.model.as_ref().map(|m| m.config.n_layers) else { return };
         let pinned = cx.pinned().layer.min(n_layers - 1);
         // What another hand has changed, or another document, fills them anew.
-        let filled = self.fields.take().filter(|(_, of)| of == new).map(|(fields, _)| fields);
+        let asked = |of: &ProbesSettings| of.fit == new.fit && of.interchange == new.interchange;
+        let filled = self.fields.take().filter(|(_, of)| asked(of)).map(|(fields, _)| fields);
         let mut fields = filled.unwrap_or_else(|| Fields::of(new));
         ui.horizontal_wrapped(|ui| {
             fields.texts_ui(ui, cx);
@@ -229,6 +239,12 @@ impl ProbesView {
                     .widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "answers of the classes"));
             });
             layer_field(ui, cx, n_layers - 1);
+            let tokens = [(Pool::Last, "the last token"), (Pool::Mean, "all but the first")];
+            let said = "where the other text's part is put in, at the site above: at the last token, or at every token but the \
+                        first by the difference of the texts' means; the probe reads the same tokens";
+            if let Some(p) = explained_choice(ui, ("tokens", said), fields.put, &tokens) {
+                fields.put = p;
+            }
             captioned(ui, weak(cx, "rank"), 32.0, |ui| {
                 ui.add(egui::DragValue::new(&mut fields.rank).range(1..=1_000).speed(0.1))
                     .on_hover_text("dimensions of the subspace that is searched")
@@ -239,7 +255,7 @@ impl ProbesView {
                     .on_hover_text("pairs of held-out texts that are judged")
                     .accessible_name("pairs of texts");
             });
-            let names: Vec<String> = directions(cx.state).map(|c| c.name.clone()).collect();
+            let names: Vec<String> = directions(cx.state, fields.recipe.site).map(|c| c.name.clone()).collect();
             if !names.is_empty() {
                 let mut options: Vec<(Option<usize>, &str)> = vec![(None, "–")];
                 options.extend(names.iter().enumerate().map(|(i, n)| (Some(i), n.as_str())));

@@ -128,7 +128,14 @@ impl ProbesView {
                 if let Some(said) = self.said.fresh() {
                     pictures::said(ui, cx, &said.question.found.classes, said);
                 }
-                pictures::read(ui, cx, a, settings.by, a.fresh, height - (ui.cursor().top() - top));
+                pictures::read(
+                    ui,
+                    cx,
+                    (&a.question.recipe, &a.value),
+                    settings.by,
+                    a.fresh,
+                    height - (ui.cursor().top() - top),
+                );
             }
         };
         let uses = |ui: &mut egui::Ui, cx: &mut Context<'_>| match &interchange {
@@ -199,7 +206,7 @@ fn used(found: &Interchange) -> Table {
         vec![Some(share), Some(low), Some(high)]
     };
     Table {
-        name: format!("interchange-{}-layer-{}", found.set, found.layer),
+        name: format!("interchange-{}-{}-{}-layer-{}", found.set, found.pool.name(), found.site, found.layer),
         row_axis: "interchanged",
         col_axis: "share",
         rows: shares.iter().map(|(name, ..)| name.clone()).collect(),

@@ -9,9 +9,10 @@ use crate::app::look::theme::{self, Palette};
 use crate::app::view::Context;
 use crate::app::widgets::bars::{Bar, bar};
 use crate::app::widgets::plots::{axes, key, said_of_points};
+use crate::features::direction::concept::Pool;
 use crate::probes::fit::Score;
 use crate::probes::interchange::Interchange;
-use crate::probes::question::{AtLayer, Probes};
+use crate::probes::question::{AtLayer, Probes, Recipe, site_name};
 
 /// Gives a layer's score of one curve.
 type Get = fn(&AtLayer) -> &Score;
@@ -29,11 +30,23 @@ fn colors(palette: &Palette) -> [Color32; 4] {
 }
 
 /// The scores by layer with their intervals.
-pub fn read(ui: &mut egui::Ui, cx: &mut Context<'_>, found: &Probes, by: By, fresh: bool, height: f32) {
+pub fn read(
+    ui: &mut egui::Ui,
+    cx: &mut Context<'_>,
+    (recipe, found): (&Recipe, &Probes),
+    by: By,
+    fresh: bool,
+    height: f32,
+) {
     let top = ui.cursor().top();
     let strength = if fresh { 1.0 } else { 0.5 };
     let colors = colors(&cx.palette).map(|c| c.gamma_multiply(strength));
-    let title = format!("It can be read: {} on {} held-out texts of {}", name(by), found.test, found.set);
+    let tokens = match recipe.pool {
+        Pool::Last => "the last token's",
+        Pool::Mean => "the mean",
+    };
+    let (site, texts) = (site_name(recipe.site), found.test);
+    let title = format!("It can be read off {tokens} {site}: {} on {texts} held-out texts of {}", name(by), found.set);
     let curves = CURVES.iter().zip(colors).map(|((name, _), color)| ((*name).to_owned(), color));
     key(ui, &title, curves, "shaded: 95 % intervals");
     let layers = &found.layers;
@@ -104,10 +117,14 @@ pub fn said(ui: &mut egui::Ui, cx: &Context<'_>, classes: &[String], said: &[(us
 
 /// The shares of pairs whose answer follows what was interchanged.
 pub fn used(ui: &mut egui::Ui, cx: &Context<'_>, found: &Interchange) {
+    let tokens = match found.pool {
+        Pool::Last => "the last token",
+        Pool::Mean => "every token but the first",
+    };
     let title = format!(
-        "It is used: share of {} held-out pairs of {} that answer as for the source once its part of the last token's stream \
-         behind layer {} is put in; the probe is one of that stream",
-        found.pairs, found.set, found.layer
+        "It is used: share of {} held-out pairs of {} that answer as for the source once its part of {} in layer {} is put in \
+         at {tokens}; the probe is fitted there",
+        found.pairs, found.set, found.site, found.layer
     );
     ui.add(egui::Label::new(weak(cx, title)).wrap());
     egui::ScrollArea::vertical().id_salt("interchange").auto_shrink([false, false]).show(ui, |ui| {

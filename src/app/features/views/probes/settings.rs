@@ -48,10 +48,10 @@ pub struct ProbesSettings {
     pub by: By,
 }
 
-/// Directions of the monitor that lie in the stream after a layer.
-pub fn directions(state: &State) -> impl Iterator<Item = &Arc<Concept>> {
+/// Directions of the monitor that lie at a site.
+pub fn directions(state: &State, site: SiteKind) -> impl Iterator<Item = &Arc<Concept>> {
     let watched = state.features.desk.watched.iter().map(|w| &w.concept);
-    watched.filter(|c| c.hook == SiteKind::ResidPost.hook())
+    watched.filter(move |c| c.hook == site.hook())
 }
 
 impl ProbesSettings {
@@ -62,8 +62,9 @@ impl ProbesSettings {
 
     /// What is wrong where the direction that is to be interchanged is not there any more.
     pub fn lost(&self, state: &State) -> Option<String> {
-        let name = self.interchange.as_ref()?.direction.as_ref()?;
-        let there = directions(state).any(|c| c.name == *name);
+        let Interchanged { recipe, direction } = self.interchange.as_ref()?;
+        let name = direction.as_ref()?;
+        let there = directions(state, recipe.site).any(|c| c.name == *name);
         (!there).then(|| format!("the direction {name} is gone; find or open it again, or interchange without it"))
     }
 
@@ -71,7 +72,7 @@ impl ProbesSettings {
     pub fn interchanges(&self, state: &State) -> Option<InterchangeOf> {
         let Interchanged { recipe, direction } = self.interchange.clone()?;
         let direction = match direction {
-            Some(name) => Some(directions(state).find(|c| c.name == name).cloned()?),
+            Some(name) => Some(directions(state, recipe.site).find(|c| c.name == name).cloned()?),
             None => None,
         };
         Some(InterchangeOf { model: state.model.clone()?, recipe, direction })
