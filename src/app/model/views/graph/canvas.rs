@@ -374,15 +374,18 @@ impl GraphView {
                 color.gamma_multiply(strength),
             );
             let size = galley.size();
-            let beside = radius(item) + 4.0;
+            // A group is wider than it is high.
+            let beside = if item.members.len() > 1 { 1.3 } else { 1.0 } * radius(item) + 4.0;
             let right = center + vec2(beside, -size.y / 2.0);
+            let left = center - vec2(beside + size.x, size.y / 2.0);
+            let below = center + vec2(-size.x / 2.0, radius(item) + 1.0);
             // Beside the node where there is room, else below it.
             let corners = if end {
-                [center - size / 2.0; 2]
+                [center - size / 2.0; 3]
             } else if right.x + size.x > rect.right() {
-                [center - vec2(beside + size.x, size.y / 2.0), center + vec2(-size.x / 2.0, radius(item) + 1.0)]
+                [left, below, below]
             } else {
-                [right, center + vec2(-size.x / 2.0, radius(item) + 1.0)]
+                [right, below, left]
             };
             let area_of = |corner: Pos2| Rect::from_min_size(corner, size).expand2(vec2(2.0, 0.0));
             let is_free = |corner: &Pos2| {
