@@ -113,6 +113,31 @@ fn a_stream_without_its_mean_is_encoded_so() {
     let told = told.replace("model_from_pretrained_kwargs", "unknown").replace("6.5.0", "3.0.0");
     write(&old.path().join("cfg.json"), told.as_bytes());
     assert!(open(old.path()).warnings[0].contains("center_writing_weights"));
+    // Also by a model without a tokenizer, on which nothing can be checked.
+    let args = ["features", "encode", "-m", &model, "--ids", "5,6,7,8", "--dictionary", &text(old.path())];
+    assert!(json(&args)["warnings"].to_string().contains("center_writing_weights"));
+    // Norms that do not centre read the stream as it is.
+    let llama = model_of("llama");
+    let refused = open(&folder.join("sae")).check(&llama.config).unwrap_err().to_string();
+    assert!(refused.contains("center_writing_weights") && refused.contains("do not centre"), "{refused}");
+    // Scaled activations, and values without their biases.
+    let sae = fs::read_to_string(folder.join("sae/cfg.json")).unwrap();
+    let with = |from: &str, to: &str| {
+        let mut told: serde_json::Value = serde_json::from_str(&sae).unwrap();
+        told[from] = to.into();
+        told
+    };
+    write(
+        &old.path().join("cfg.json"),
+        with("normalize_activations", "expected_average_only_in").to_string().as_bytes(),
+    );
+    assert!(open(old.path()).warnings[0].contains("expected_average_only_in"));
+    let mut mixed = with("hook_name", "blocks.1.attn.hook_z");
+    mixed["metadata"]["hook_name"] = "blocks.1.attn.hook_z".into();
+    mixed["metadata"]["model_from_pretrained_kwargs"] = serde_json::json!({"fold_value_biases": true});
+    mixed["model_from_pretrained_kwargs"] = serde_json::json!({"fold_value_biases": true});
+    write(&old.path().join("cfg.json"), mixed.to_string().as_bytes());
+    assert!(open(old.path()).warnings[0].contains("fold_value_biases"));
     // What is not honoured is said.
     let told = fs::read_to_string(folder.join("sae/cfg.json")).unwrap().replace("center_writing", "rotate_writing");
     write(&old.path().join("cfg.json"), told.as_bytes());
@@ -138,6 +163,23 @@ fn dictionary_learning_is_read_without_running_anything() {
         assert!(formats::open(dir.path(), &Progress::new()).is_err_and(|e| e.to_string().contains("ae.pt")));
     }
     write(&dir.path().join("ae.pt"), &bytes);
+    // What goes into a submodule is another place than what comes out of it.
+    for (submodule, io, place) in [
+        ("mlp", "in", Some("blocks.1.mlp.hook_in")),
+        ("mlp", "out", Some("blocks.1.mlp.hook_out")),
+        ("resid_post", "in", Some("blocks.1.hook_resid_pre")),
+        ("mlp", "in_and_out", None),
+    ] {
+        let told = serde_json::json!({
+            "trainer": {"dict_class": "AutoEncoder", "submodule_name": submodule, "layer": 1}, "buffer": {"io": io},
+        });
+        write(&dir.path().join("config.json"), told.to_string().as_bytes());
+        match (formats::open(dir.path(), &Progress::new()), place) {
+            (Ok(d), Some(place)) => assert_eq!(d.input.unwrap().to_string(), place),
+            (Err(e), None) => assert!(e.to_string().contains("in_and_out"), "{e}"),
+            (found, _) => panic!("{submodule} {io}: {:?}", found.map(|d| d.input)),
+        }
+    }
     write(&dir.path().join("config.json"), br#"{"trainer": {"dict_class": "Surprise"}}"#);
     let unknown = formats::open(dir.path(), &Progress::new()).unwrap_err().to_string();
     assert!(unknown.contains("Surprise") && unknown.contains("BatchTopKSAE"), "{unknown}");
@@ -154,14 +196,14 @@ fn config_of(folder: &Path, from: &str, to: &str) {
     write(&path, told.replace(from, to).as_bytes());
 }
 
-fn model(family: &str) -> circuitscope::model::Model {
+fn model_of(family: &str) -> circuitscope::model::Model {
     circuitscope::model::Model::open(fixture("families").join(family).to_str().unwrap()).unwrap()
 }
 
 #[test]
 fn circuit_tracer_sets_honour_their_words() {
     let topk = copied(&fixture("feature-graphs/qwen3-plt-topk-skip/transcoders"));
-    let qwen = model("qwen3");
+    let qwen = model_of("qwen3");
     let layer = |path: &Path| set(path).layer(1, &qwen.config, &Progress::new()).map(|l| l.0);
     assert_eq!(layer(topk.path()).unwrap().activation, Activation::Largest { k: 5 });
     config_of(topk.path(), "activation: topk", "activation: relu");
@@ -182,12 +224,12 @@ fn skips_of_cross_layer_sets_lie_the_other_way_round() {
     let skip = Tensor::randn(0f32, 1f32, (64, 64), &Device::Cpu).unwrap();
     parts.insert("W_skip_1".to_owned(), skip.clone());
     candle_core::safetensors::save(&parts, &file).unwrap();
-    let gpt2 = model("gpt2");
+    let gpt2 = model_of("gpt2");
     let (d, ..) = set(dir.path()).layer(1, &gpt2.config, &Progress::new()).unwrap();
     assert_eq!(gap(d.skip.as_ref().unwrap(), &skip), 0.0);
     let per_layer = fixture("feature-graphs/gemma2-plt-jumprelu-skip/transcoders");
     let stored = tensors(&per_layer.join("layer_1.safetensors"))["W_skip"].clone();
-    let (d, ..) = set(&per_layer).layer(1, &model("gemma2").config, &Progress::new()).unwrap();
+    let (d, ..) = set(&per_layer).layer(1, &model_of("gemma2").config, &Progress::new()).unwrap();
     assert_eq!(gap(d.skip.as_ref().unwrap(), &stored.t().unwrap().contiguous().unwrap()), 0.0);
 }
 
@@ -276,7 +318,7 @@ fn sets_that_do_not_fit_are_refused_in_one_sentence() {
 #[test]
 fn folders_of_any_format_make_a_set() {
     let source = fixture("feature-graphs/llama-plt-relu/transcoders");
-    let llama = model("llama");
+    let llama = model_of("llama");
     let (whole, dir) = (set(&source), tempfile::tempdir().unwrap());
     for layer in 0..3 {
         let (mut d, ..) = whole.layer(layer, &llama.config, &Progress::new()).map(|l| ((*l.0).clone(), ())).unwrap();
@@ -458,6 +500,18 @@ fn thresholds_that_training_found_are_read_of_batch_topk() {
     is_near(&made(&open(&one), &[2.0, 0.5]), &[(0, 1.5), (2, 2.0)], &[4.0, 2.0]);
     is_near(&made(&open(&each), &[2.0, 0.5]), &[(0, 1.5), (1, 0.5)], &[2.0, 0.5]);
 
+    // Where activations count times the lengths of their rows, 1, 1 and √2, so does the threshold: of 1½, ½ and 2√2 the last
+    // alone lies above 2½.
+    let scaled = folder("scaled", "batchtopk", ("topk_threshold", tensor(&[2.5], &[])));
+    let told = fs::read_to_string(scaled.join("cfg.json")).unwrap();
+    write(
+        &scaled.join("cfg.json"),
+        told.replace("\"k\":2", "\"k\":2,\"rescale_acts_by_decoder_norm\":true").as_bytes(),
+    );
+    let d = open(&scaled);
+    assert!(d.rescale);
+    is_near(&made(&d, &[2.0, 0.5]), &[(2, 8f32.sqrt())], &[2.5, 2.0]);
+
     // dictionary_learning's, in torch's own file.
     use circuitscope::model::torch_file::{Written, save as save_torch};
     let learned = dir.path().join("learned");
@@ -522,7 +576,7 @@ fn a_threshold_below_zero_keeps_what_lies_above_it() {
     let threshold = Tensor::full(-0.5f32, parts["b_enc"].dims(), &Device::Cpu).unwrap();
     parts.insert("activation_function.threshold".to_owned(), threshold);
     candle_core::safetensors::save(&parts, &file).unwrap();
-    let gemma = model("gemma2");
+    let gemma = model_of("gemma2");
     let (d, ..) = set(dir.path()).layer(1, &gemma.config, &Progress::new()).unwrap();
     assert!(matches!(d.activation, Activation::Jump { .. }));
     let x = Tensor::randn(0f32, 1f32, (6, d.d_in), &Device::Cpu).unwrap();
@@ -554,7 +608,7 @@ fn a_threshold_below_zero_keeps_what_lies_above_it() {
 #[test]
 fn a_layer_norm_is_read_with_its_weight_where_it_was_trained_so() {
     use circuitscope::features::Place;
-    let (gpt2, llama) = (model("gpt2"), model("llama"));
+    let (gpt2, llama) = (model_of("gpt2"), model_of("llama"));
     let dir = tempfile::tempdir().unwrap();
     let source = set(&fixture("feature-graphs/gpt2-clt-relu/transcoders")).read(2, &Progress::new()).unwrap();
     let saved = |hook: &str| {
@@ -592,4 +646,70 @@ fn a_layer_norm_is_read_with_its_weight_where_it_was_trained_so() {
     told(&|m| m["model_from_pretrained_kwargs"] = serde_json::json!({}));
     let error = read(&gpt2).unwrap_err();
     assert!(error.contains("LayerNorm's weight and bias"), "{error}");
+}
+
+/// What a file says of itself and nobody honours is refused by name.
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let refused = |path: &Path| formats::open(path, &Progress::new()).unwrap_err().to_string();
+    let signed = copied(&fixture("sets/sparsify"));
+    let told = fs::read_to_string(signed.path().join("cfg.json")).unwrap();
+    write(&signed.path().join("cfg.json"), told.replacen('{', "{\"signed\": true, ", 1).as_bytes());
+    assert!(refused(signed.path()).contains("signed"));
+    let dir = tempfile::tempdir().unwrap();
+    llama_scope(dir.path(), 1);
+    let told = fs::read_to_string(dir.path().join("hyperparams.json")).unwrap();
+    write(&dir.path().join("hyperparams.json"), told.replacen('{', "{\"use_glu_encoder\": true, ", 1).as_bytes());
+    assert!(refused(dir.path()).contains("use_glu_encoder"));
+    // A hook that is none, with the file and the field that name it.
+    let set = copied(&fixture("feature-graphs/llama-plt-relu/transcoders"));
+    config_of(set.path(), "mlp.hook_in", "hook_mlp_in");
+    let said = refused(&set.path().join("layer_0.safetensors"));
+    assert!(
+        said.contains("config.yaml") && said.contains("feature_input_hook") && said.contains("hook_mlp_in"),
+        "{said}"
+    );
+}
+
+/// A set that names another model is said to.
+#[test]
+fn another_models_set_is_told() {
+    let family = text(&fixture("families/llama"));
+    let trace = |set: &str| {
+        let set = text(&fixture("feature-graphs").join(set).join("transcoders"));
+        json(&["trace", "-m", &family, "--ids", "1,57,130,9", "--dictionary", &set])["warnings"].to_string()
+    };
+    let said = trace("llama3rope-plt-targets");
+    assert!(said.contains("llama-rope-llama3") && said.contains("\\\"llama\\\""), "{said}");
+    assert_eq!(trace("llama-plt-relu"), "[]");
+}
+
+/// Where files do not say their site, it is found in the hub's cache, and by the name of a transformers module.
+#[test]
+fn places_are_found_in_the_cache_and_by_module() {
+    let dir = tempfile::tempdir().unwrap();
+    let cached =
+        dir.path().join("models--google--gemma-scope-2b-pt-res/snapshots/0123abc/layer_1/width_16k/average_l0_9");
+    fs::create_dir_all(&cached).unwrap();
+    fs::copy(
+        fixture("dictionaries/gemma-scope/layer_1/width_40/average_l0_9_res/params.npz"),
+        cached.join("params.npz"),
+    )
+    .unwrap();
+    assert_eq!(open(&cached).input.unwrap().to_string(), "blocks.1.hook_resid_post");
+    let folder = fixture("sets/centred/sae");
+    let named = copied(&folder);
+    let mut told: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("cfg.json")).unwrap()).unwrap();
+    let module = "model.layers.1.pre_feedforward_layernorm.output";
+    for part in ["hook_name", "hook_point"] {
+        told.as_object_mut().unwrap().remove(part);
+        told["metadata"].as_object_mut().map(|m| m.remove(part));
+    }
+    told["hook_name"] = "blocks.1.hook_mlp_in".into();
+    told["hf_hook_name"] = module.into();
+    told["model_from_pretrained_kwargs"] = serde_json::Value::Null;
+    told["metadata"]["model_from_pretrained_kwargs"] = serde_json::Value::Null;
+    write(&named.path().join("cfg.json"), told.to_string().as_bytes());
+    assert_eq!(open(named.path()).input.unwrap().to_string(), "blocks.1.mlp.hook_in");
 }

@@ -14,7 +14,8 @@ use circuitscope::engine::resolve::{Sources, resolve_stack};
 use circuitscope::engine::{Edit, Hold, Site, SiteKind, Trace};
 use circuitscope::features::dictionary::edit::changed;
 use circuitscope::features::{DictionarySet, Store};
-use circuitscope::graph::features::audit::{audit, column};
+use circuitscope::graph::features::audit::{audit, direction_of};
+use circuitscope::graph::file::GraphFile;
 use circuitscope::graph::features::intervene::{Amount, Change, Stage};
 use circuitscope::graph::features::why::{Source, looks};
 use circuitscope::graph::features::{
@@ -383,7 +384,7 @@ fn direct_effects_are_the_links() {
         assert!(result.correlation_held.is_some_and(|r| r > 0.2), "{}: {:?}", case.name, result.correlation_held);
         let sorted = result.links.windows(2).all(|w| w[0].weight.abs() >= w[1].weight.abs());
         assert!(sorted && result.all > 40);
-        // A difference of two logits is read in its own direction; a file does not say what it is.
+        // A difference of two logits is read in its own direction, and its file says which that is.
         let ids: Vec<u32> = case.trace.next[found.pos].iter().take(2).map(|r| r.id).collect();
         let target = Target::Difference(ids[0], ids[1]);
         let (trace, progress) = (&case.trace, Progress::new());
@@ -393,8 +394,22 @@ fn direct_effects_are_the_links() {
         let explained = |node: usize| Ok(found.direction(node));
         let result = audit(graph, trace, &stage, 40, logit, explained, &progress).unwrap();
         assert!(!result.links.is_empty() && result.unread == 0 && result.worst_direct < 1e-3, "{}", case.name);
-        let explained = |node: usize| column(trace, &graph.nodes[node]);
-        let result = audit(graph, trace, &stage, 40, logit, explained, &progress).unwrap();
+        let kept = prune(graph, &found.influence, 1.0, 1.0).unwrap();
+        let file = found.file(trace, &case.set, &kept, (1.0, 1.0)).unwrap().to_json();
+        let read = |told: Value| GraphFile::from_json(told, Path::new("g.json")).unwrap();
+        let whole = read(file.clone());
+        let again = |file: &GraphFile| {
+            let logit = |_: usize, target: usize| file.graph.nodes[target].kind == NodeKind::Logit;
+            let explained = |node: usize| direction_of(file, trace, node);
+            audit(&file.graph, trace, &stage, 40, logit, explained, &progress).unwrap()
+        };
+        let read_back = again(&whole);
+        assert_eq!((read_back.unread, read_back.links.len()), (0, result.links.len()), "{}", case.name);
+        assert!(read_back.worst_direct < 1e-3 && read_back.doubt().is_none(), "{}", case.name);
+        // Another's file does not say it.
+        let mut bare = file;
+        bare["metadata"]["info"].as_object_mut().unwrap().remove("directions");
+        let result = again(&read(bare));
         assert!(result.links.is_empty() && result.unread > 0, "{}", case.name);
     }
 }
@@ -653,7 +668,8 @@ fn the_command_line_gives_the_same() {
     let groups = doc["groups"].as_array().unwrap();
     assert!(!groups.is_empty() && doc["after"]["replacement_score"].is_number());
     let told = read(Path::new(&grouped));
-    assert_eq!(told["qParams"]["supernodes"].as_array().unwrap().len(), groups.len());
+    let large = groups.iter().filter(|g| g["nodes"].as_array().unwrap().len() > 1).count();
+    assert_eq!(told["qParams"]["supernodes"].as_array().unwrap().len(), large);
     let doc = common::json(&["graph", "audit", &graph, "-m", family, "--links", "10"]);
     assert!(doc["worst_direct"].as_f64().unwrap() < 1e-3, "{doc}");
     assert!(doc["links_tested"].as_u64().unwrap() > 0);
@@ -799,4 +815,126 @@ fn a_real_graph_equals_the_reference() {
     let nodes = kept.nodes.iter().filter(|k| **k).count();
     assert_eq!(nodes, told["pruned_nodes_0.8"].as_u64().unwrap() as usize);
     assert_eq!(kept.links.len(), told["pruned_edges_0.98"].as_u64().unwrap() as usize);
+}
+
+/// What an audit would say of a graph that is not of these features would be wrong: it is refused, or said.
+#[test]
+fn an_audit_of_the_wrong_graph_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let graphs = fixture("feature-graphs");
+    let at = |part: &str| graphs.join(part).to_str().unwrap().to_owned();
+    let family = fixture("families/llama").to_str().unwrap().to_owned();
+    let (own, other) = (at("llama-plt-relu/transcoders"), at("llama3rope-plt-targets/transcoders"));
+    let ids = ["-m", &family, "--ids", "1,57,130,9,201,57,88"];
+    // Heads and MLPs are no features.
+    let comp = path("comp.json");
+    common::json(&[&["trace"], &ids[..], &["-o", &comp]].concat());
+    let said = common::sentence(&["graph", "audit", &comp, "-m", &family, "--dictionary", &own], 2);
+    assert!(said.contains("heads and MLPs") && said.contains("--dictionary"), "{said}");
+    // Another set's features have other activations.
+    let graph = path("g.json");
+    let trace = |more: &[&str]| common::json(&[&["trace"], &ids[..], &["--dictionary", &own], more].concat());
+    let whole = ["--node-threshold", "1", "--edge-threshold", "1"];
+    let difference = ["--target", "id:17", "--against", "id:5"];
+    trace(&[&difference[..], &whole, &["-o", &graph]].concat());
+    let said = common::sentence(&["graph", "audit", &graph, "-m", &family, "--dictionary", &other], 2);
+    assert!(said.contains("another activation") && said.contains("another set"), "{said}");
+    // A difference is audited from its file, in the direction that the file says.
+    let audit = |file: &str, more: &[&str]| {
+        common::json(&[&["graph", "audit", file, "-m", &family, "--links", "40"], more].concat())
+    };
+    let doc = audit(&graph, &[]);
+    assert!(doc["links_unread"] == 0 && doc["worst_direct"].as_f64().unwrap() < 1e-3, "{doc}");
+    assert!(doc["links"].as_array().unwrap().iter().any(|l| l["target"] == "4_256_6"), "{doc}");
+    // Links that are not what happens are doubted where the numbers stand.
+    let mut told = read(Path::new(&graph));
+    told["links"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .for_each(|l| l["weight"] = (-l["weight"].as_f64().unwrap()).into());
+    let turned = path("turned.json");
+    std::fs::write(&turned, told.to_string()).unwrap();
+    assert!(audit(&turned, &[])["warnings"].to_string().contains("none should be off"));
+    // What predictions leave out is said: features that were not traced, and those whose activation is not told.
+    let limited = path("limited.json");
+    trace(&[&["--max-features", "20"], &whole[..], &["-o", &limited]].concat());
+    assert!(audit(&limited, &[])["warnings"].to_string().contains("leaves out paths through the others"));
+    let mut told = read(Path::new(&graph));
+    told["nodes"].as_array_mut().unwrap().iter_mut().for_each(|n| n["activation"] = Value::Null);
+    let silent = path("silent.json");
+    std::fs::write(&silent, told.to_string()).unwrap();
+    assert!(audit(&silent, &[])["warnings"].to_string().contains("does not say how active"));
+    // Groups are written with their members pinned, as viewers need it; pinned members of groups are pinned.
+    let grouped = path("grouped.json");
+    let doc = common::json(&["graph", "group", &graph, "--groups", "3", "-o", &grouped]);
+    let members = |g: &Value| g["nodes"].as_array().unwrap().len();
+    let large = doc["groups"].as_array().unwrap().iter().filter(|g| members(g) > 1);
+    let (count, pins) = large.fold((0, 0), |(n, pins), g| (n + 1, pins + members(g)));
+    let told = read(Path::new(&grouped));
+    assert_eq!(told["qParams"]["supernodes"].as_array().unwrap().len(), count);
+    assert_eq!(told["qParams"]["pinnedIds"].as_array().unwrap().len(), pins);
+    let doc = audit(&grouped, &["--pinned"]);
+    assert!(!doc["links"].as_array().unwrap().is_empty(), "{doc}");
+    // An audit is kept in the file, and comes back from it.
+    let kept = path("audited.json");
+    audit(&graph, &["-o", &kept]);
+    let file = GraphFile::open(Path::new(&kept)).unwrap();
+    let found = circuitscope::graph::features::audit::Audit::in_file(&file).unwrap();
+    assert_eq!(found.links.len(), 40);
+}
+
+/// A direction in a file is one tensor, with one axis or two; a change that changes nothing is said to.
+#[test]
+fn directions_and_changes_of_every_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let family = fixture("families/llama").to_str().unwrap().to_owned();
+    let own = fixture("feature-graphs/llama-plt-relu/transcoders").to_str().unwrap().to_owned();
+    let base = ["-m", &family, "--ids", "1,57,130,9,201,57,88", "--dictionary", &own];
+    let d = Model::open(&family).unwrap().config.d_model;
+    let trace = |file: &str| [&["trace"], &base[..], &["--direction", file]].concat().join("\u{1f}");
+    let args = |joined: &str| joined.split('\u{1f}').map(str::to_owned).collect::<Vec<_>>();
+    let write = |name: &str, shape: &[usize], values: Vec<f32>| {
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        let all: HashMap<&str, Tensor> = [("direction", tensor)].into();
+        candle_core::safetensors::save(&all, path(name)).unwrap();
+        path(name)
+    };
+    let values: Vec<f32> = (0..d).map(|i| (i as f32 * 0.37).sin()).collect();
+    let (one, row) =
+        (write("one.safetensors", &[d], values.clone()), write("row.safetensors", &[1, d], values.clone()));
+    let run = |file: &str| {
+        let all = args(&trace(file));
+        common::json(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_eq!(run(&one)["replacement_score"], run(&row)["replacement_score"]);
+    let refused = |file: &str, code: i32| {
+        let all = args(&trace(file));
+        common::sentence(&all.iter().map(String::as_str).collect::<Vec<_>>(), code)
+    };
+    let two = write("two.safetensors", &[2, d], [values.clone(), values.clone()].concat());
+    let said = refused(&two, 2);
+    assert!(said.contains("two.safetensors") && said.contains("one direction"), "{said}");
+    let mut broken = values;
+    broken[3] = f32::NAN;
+    let said = refused(&write("nan.safetensors", &[d], broken), 1);
+    assert!(said.contains("nan.safetensors") && said.contains("direction"), "{said}");
+    // So many times nothing is nothing.
+    let traced = common::json(&[&["trace"], &base[..]].concat());
+    let active: Vec<&Value> =
+        traced["nodes"].as_array().unwrap().iter().filter(|n| n["feature"].is_number() && n["pos"] == 3).collect();
+    let idle = (0..).find(|f| !active.iter().any(|n| n["layer"] == 1 && n["feature"] == *f)).unwrap();
+    let change = format!("1:3:{idle}=2x");
+    let doc = common::json(&[&["features", "intervene"], &base[..], &["--set", &change]].concat());
+    assert!(doc["warnings"].to_string().contains("changes nothing"), "{}", doc["warnings"]);
+    // The shares of a score's pairs are of the score.
+    let doc = common::json(&[&["why"], &base[..], &["--head", "1.0", "--top", "3"]].concat());
+    let pair = &doc["features"]["pairs"][0];
+    let share = pair["value"].as_f64().unwrap() / doc["features"]["score"].as_f64().unwrap();
+    near(share, &pair["share"], 1e-4, "share");
+    // One token alone: what to do is said.
+    let said = common::sentence(&["trace", "-m", &family, "--ids", "1", "--dictionary", &own], 2);
+    assert!(said.contains("--silent 0") && said.contains("--bos"), "{said}");
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::ModelArgs;
 use crate::error::{Error, Result, one_line};
+use crate::features::trust::Checked;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -38,9 +39,11 @@ struct Beside {
     warnings: Vec<String>,
     /// The conversation that was read in a prompt's place: its token ids, and the index of each one's message.
     turns: Option<(Vec<u32>, Vec<Option<usize>>)>,
+    /// What the checks of the dictionaries said that the numbers come from.
+    checked: Vec<Checked>,
 }
 
-static BESIDE: Mutex<Beside> = Mutex::new(Beside { warnings: Vec::new(), turns: None });
+static BESIDE: Mutex<Beside> = Mutex::new(Beside { warnings: Vec::new(), turns: None, checked: Vec::new() });
 
 fn beside() -> std::sync::MutexGuard<'static, Beside> {
     // Nothing is left half done under the lock.
@@ -68,10 +71,20 @@ pub fn remember_turns(ids: &[u32], turns: &[Option<usize>]) {
     beside().turns = Some((ids.to_vec(), turns.to_vec()));
 }
 
-/// Prints a document with its `"warnings"`. Every document is printed here but pages for Neuronpedia, which has its own form.
+/// Keeps what was checked of dictionaries for every document that comes from them.
+pub fn remember_checked(checked: Vec<Checked>) {
+    beside().checked = checked;
+}
+
+/// Prints a document with its `"warnings"`, and the checks of its `"dictionaries"`. Every document is printed here but pages for Neuronpedia, which has its own form.
 pub fn emit_json(mut document: Value) -> Result<()> {
     if let Value::Object(fields) = &mut document {
-        fields.insert("warnings".to_owned(), json!(beside().warnings));
+        let beside = beside();
+        fields.insert("warnings".to_owned(), json!(beside.warnings));
+        if !beside.checked.is_empty() {
+            fields.insert("dictionaries".to_owned(), json!(beside.checked));
+        }
+        drop(beside);
     }
     emit(&document.to_string())
 }

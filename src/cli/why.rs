@@ -44,15 +44,15 @@ fn name(share: &Share) -> String {
 }
 
 /// The pairs of a score, for a document.
-fn features(looks: &Looks, top: usize) -> Value {
+fn features(looks: &Looks, cap: Option<f32>, top: usize) -> Value {
     let (own, others) = looks.sums();
     let alone = |list: &[(Source, f32)]| -> Vec<Value> {
         list.iter().take(top).map(|(s, v)| json!({"name": looks.name(*s), "value": v})).collect()
     };
     let sum = |list: &[(Source, f32)]| list.iter().map(|(_, v)| v).sum::<f32>();
-    let pair = |p: &Pair| json!({"query": looks.name(p.query), "key": looks.name(p.key), "value": p.value});
+    let pair = |p: &Pair| json!({"query": looks.name(p.query), "key": looks.name(p.key), "value": p.value, "share": p.value / looks.score});
     json!({
-        "score": looks.score, "by_position": looks.by_position, "biases": looks.biases,
+        "score": looks.score, "soft_cap": cap, "by_position": looks.by_position, "biases": looks.biases,
         "pairs": looks.pairs.iter().take(top).map(pair).collect::<Vec<_>>(),
         "feature_pairs": looks.features().take(top).map(pair).collect::<Vec<_>>(),
         "sum_of_feature_pairs": own, "sum_of_other_pairs": others,
@@ -63,16 +63,18 @@ fn features(looks: &Looks, top: usize) -> Value {
 }
 
 /// The pairs of a score, as a table.
-fn told(looks: &Looks, top: usize) -> String {
-    let row = |p: &Pair| vec![looks.name(p.query), looks.name(p.key), format!("{:+.4}", p.value)];
+fn told(looks: &Looks, cap: Option<f32>, top: usize) -> String {
+    let share = |p: &Pair| format!("{:+.1} %", 100.0 * p.value / looks.score);
+    let row = |p: &Pair| vec![looks.name(p.query), looks.name(p.key), format!("{:+.4}", p.value), share(p)];
     let rows: Vec<Vec<String>> = looks.features().take(top).map(row).collect();
     let (own, others) = looks.sums();
     let sum = |list: &[(Source, f32)]| list.iter().map(|(_, v)| v).sum::<f32>();
     format!(
-        "{}\n\nthe score {:+.4} is pairs of features {own:+.4}, all other pairs {others:+.4}, query with bias {:+.4}, key with \
+        "{}\n\nthe score {:+.4}{} is pairs of features {own:+.4}, all other pairs {others:+.4}, query with bias {:+.4}, key with \
          bias {:+.4}, biases {:+.4}, position {:+.4}; features are LAYER:FEATURE",
-        table(&["feature at the query", "feature at the key", "of the score"], &rows),
+        table(&["feature at the query", "feature at the key", "of the score", "share"], &rows),
         looks.score,
+        cap.map_or_else(String::new, |cap| format!(", before its soft cap of {cap},")),
         sum(&looks.query_alone),
         sum(&looks.key_alone),
         looks.biases,
@@ -97,10 +99,11 @@ pub fn execute(args: &Arguments) -> Result<()> {
         .as_ref()
         .map(|set| looks(&trace, set, (layer, head), why.query, Some(why.key), args.silent, &job.progress))
         .transpose()?;
+    let cap = job.model.config.attn_softcap;
     let json = || {
         let list =
             |shares: &[Share]| -> Vec<_> { shares.iter().map(|s| json!({"name": name(s), "value": s.1})).collect() };
-        let features = looks.as_ref().map(|l| features(l, args.top));
+        let features = looks.as_ref().map(|l| features(l, cap, args.top));
         json!({
             "features": features, "dictionary": args.dictionary, "dictionaries": checked,
             "head": format!("a{layer}.h{head}"), "query": why.query, "key": why.key, "attention": why.attention,
@@ -114,7 +117,7 @@ pub fn execute(args: &Arguments) -> Result<()> {
         };
         let row = |i| [&why.by_query, &why.by_key, &why.by_value].map(|list| cell(list, i)).concat();
         let rows: Vec<Vec<String>> = (0..args.top).map(row).collect();
-        let pairs = looks.as_ref().map_or_else(String::new, |l| format!("{}\n\n", told(l, args.top)));
+        let pairs = looks.as_ref().map_or_else(String::new, |l| format!("{}\n\n", told(l, cap, args.top)));
         format!(
             "{pairs}{}\n\na{layer}.h{head} at {} {:?} attends to {} {:?} with {:.3}: its score is {:+.3} above the mean of the others; query and key parts add up to that, value parts to 1",
             table(&["query from", "", "key from", "", "value from", "share"], &rows),

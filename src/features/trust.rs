@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::analysis::trust::PROSE;
-use crate::error::Result;
+use crate::error::{Result, short};
 use crate::features::dictionary::formats::all_at;
 use crate::features::dictionary::store::path_of;
 use crate::features::quality::{Reconstruction, reconstruction, set_reconstruction};
@@ -60,11 +60,27 @@ fn ordinary(model: &Model, bos: bool) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
+/// What speaks against a dictionary before it is tried: what of its files is not honoured, and the name of another model.
+pub fn said(model: &Model, dictionary: &Dictionary) -> Vec<String> {
+    let other = dictionary.model_name.as_deref().filter(|name| {
+        // The field's short names: gpt2-small is gpt2.
+        !model.is_called(name) && !name.strip_suffix("-small").is_some_and(|name| model.is_called(name))
+    });
+    let other = other.map(|name| {
+        format!(
+            "The dictionary's file says that it was trained on {:?}, and the model here is {:?}.",
+            short(name),
+            model.config.name
+        )
+    });
+    dictionary.warnings.iter().cloned().chain(other).collect()
+}
+
 /// What a reconstruction says of a dictionary; `alone` says whether it is one of all that writes there.
 fn checked(model: &Model, dictionary: &Dictionary, found: Reconstruction, alone: bool) -> Result<Checked> {
     let (input, output) = dictionary.check(&model.config)?;
     let promised = promised_l0(dictionary);
-    let mut warnings = dictionary.warnings.clone();
+    let mut warnings = said(model, dictionary);
     let name = dictionary.path.display();
     let ev = found.explained_variance;
     if alone && ev.is_nan() | (ev < 0.0) {

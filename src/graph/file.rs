@@ -27,6 +27,9 @@ pub struct GraphFile {
     pub remarks: Vec<String>,
 }
 
+/// Of logits that are no token, by node's id, what they are read by: this program's own field of `metadata.info`.
+pub const DIRECTIONS: &str = "directions";
+
 fn malformed(path: &Path, what: impl Into<String>) -> Error {
     Error::Malformed { path: path.to_owned(), format: "attribution graph", what: what.into() }
 }
@@ -100,6 +103,19 @@ impl GraphFile {
     pub fn silent(&self) -> usize {
         let told = self.info("silent_positions").and_then(Value::as_u64);
         told.and_then(|n| n.try_into().ok()).unwrap_or(SILENT)
+    }
+
+    /// The direction [d_model] behind the final norm that it says a logit is that is no token.
+    pub fn direction(&self, logit: &str) -> Option<Vec<f32>> {
+        let told = self.info(DIRECTIONS)?.get(logit)?.as_array()?;
+        told.iter().map(|v| v.as_f64().map(|v| v as f32)).collect()
+    }
+
+    /// True where its nodes are heads and MLPs, not features of a set.
+    pub fn is_of_components(&self) -> bool {
+        let is_head = |n: &Map<String, Value>| n.get("feature_type").and_then(Value::as_str) == Some("lorsa");
+        let told = self.info("nodes").and_then(Value::as_str).is_some_and(|t| t.starts_with("components"));
+        told || self.nodes.iter().any(is_head)
     }
 
     /// Gives nodes other descriptions, by id.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::file::GraphFile;
 use super::influence::Scores;
+use super::marks::pinned_ids;
 use super::{Graph, Influence, Node, NodeKind};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -61,8 +62,11 @@ pub fn supernodes(file: &GraphFile) -> Vec<Group> {
     list.into_iter().flatten().filter_map(group).collect()
 }
 
-/// Writes groups into a graph file as its supernodes.
+/// Writes groups of two and more into a graph file as its supernodes. Viewers show their members only if those are pinned.
 pub fn write_supernodes(file: &mut GraphFile, groups: &[Group]) {
+    let mut pinned = pinned_ids(file);
+    let groups: Vec<&Group> = groups.iter().filter(|g| g.nodes.len() > 1).collect();
+    pinned.extend(groups.iter().flat_map(|g| &g.nodes).map(|i| file.graph.nodes[*i].id.clone()));
     let id = |i: &usize| json!(file.graph.nodes[*i].id);
     let list: Vec<Value> = groups
         .iter()
@@ -72,6 +76,7 @@ pub fn write_supernodes(file: &mut GraphFile, groups: &[Group]) {
     let q = file.document.entry("qParams").or_insert_with(|| json!({}));
     if let Value::Object(q) = q {
         q.insert("supernodes".to_owned(), Value::Array(list));
+        q.insert("pinnedIds".to_owned(), json!(pinned));
     }
 }
 

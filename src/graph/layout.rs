@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::components::{Keep, Traced, trace_prediction};
-use super::features::audit::{Audit, LINKS, audit, column};
+use super::features::audit::{Audit, LINKS, audit, direction_of};
 use super::features::intervene::Stage;
 use super::features::{self, FeatureGraph};
 use super::file::GraphFile;
@@ -40,6 +40,8 @@ pub struct Shown {
     pub remarks: Vec<String>,
     /// What a file says of its nodes.
     pub marks: Marks,
+    /// The audit that a file carries.
+    pub audit: Option<Arc<Audit>>,
     pub source: Origin,
 }
 
@@ -101,6 +103,7 @@ impl Shown {
             scores: found.scores,
             remarks: Vec::new(),
             marks: Marks::default(),
+            audit: None,
             graph: found.graph.clone(),
             source: Origin::Traced { trace, found: Box::new(found) },
         }
@@ -114,6 +117,7 @@ impl Shown {
             scores: found.scores,
             remarks: found.warnings.iter().chain(&found.limited).cloned().collect(),
             marks: Marks::default(),
+            audit: None,
             graph: found.graph.clone(),
             source: Origin::Features { trace, found: Box::new(found), set },
         }
@@ -149,6 +153,7 @@ impl Shown {
             influence,
             remarks: file.remarks.clone(),
             marks: Marks::of(&file),
+            audit: Audit::in_file(&file).map(Arc::new),
             graph: Arc::new(file.graph.clone()),
             source: Origin::File(Box::new(file)),
         }
@@ -496,7 +501,8 @@ impl Question for AuditOf {
         let chosen = |s: usize, t: usize| drawn.contains(&(&ids[s], &ids[t])) && counts(s) && counts(t);
         let explained = |node: usize| match &self.shown.source {
             Origin::Features { found, .. } => Ok(found.direction(node)),
-            _ => column(trace, &graph.nodes[node]),
+            Origin::File(file) => direction_of(file, trace, node),
+            Origin::Traced { .. } => Ok(None),
         };
         audit(graph, trace, &stage, LINKS, chosen, explained, progress)
     }
@@ -517,7 +523,7 @@ mod tests {
         let file = GraphFile::new(serde_json::Map::new(), Vec::new(), g.clone());
         let source = Origin::File(Box::new(file));
         let (graph, remarks, marks) = (Arc::new(g), Vec::new(), Marks::default());
-        let shown = Shown { title: String::new(), graph, influence, scores, remarks, marks, source };
+        let shown = Shown { title: String::new(), graph, influence, scores, remarks, marks, audit: None, source };
         let cut = Cut { thresholds: Some((1.0, 1.0)), opened: BTreeSet::new() };
         Drawing::of(&shown, &cut, &Progress::new()).unwrap()
     }

@@ -27,6 +27,15 @@ pub struct Marks {
     pub hidden: BTreeSet<String>,
 }
 
+/// The ids of a file's pinned nodes that it has, members of supernodes among them: viewers show those only if they are
+/// pinned.
+pub fn pinned_ids(file: &GraphFile) -> BTreeSet<String> {
+    let known: BTreeSet<&str> = file.graph.nodes.iter().map(|n| n.id.as_str()).collect();
+    let told = file.document.get("qParams").and_then(|q| q.get("pinnedIds")).and_then(Value::as_array);
+    let ids = told.into_iter().flatten().filter_map(Value::as_str);
+    ids.filter(|id| known.contains(id)).map(str::to_owned).collect()
+}
+
 impl Marks {
     /// Those that a file carries.
     pub fn of(file: &GraphFile) -> Self {
@@ -35,7 +44,7 @@ impl Marks {
         let text = |v: &Value| v.as_str().map(str::to_owned);
         let list = |name: &str| q.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
         let known: BTreeSet<&str> = file.graph.nodes.iter().map(|n| n.id.as_str()).collect();
-        marks.pinned = list("pinnedIds").iter().filter_map(text).filter(|id| known.contains(id.as_str())).collect();
+        marks.pinned = pinned_ids(file);
         if let Some(names) = q.get(NAMES).and_then(Value::as_object) {
             let given = names.iter().filter(|(id, _)| known.contains(id.as_str()));
             marks.names = given.filter_map(|(id, name)| Some((id.clone(), text(name)?))).collect();

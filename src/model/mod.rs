@@ -14,6 +14,7 @@ pub mod gguf_config;
 pub mod hub;
 mod known_options;
 pub mod matrix;
+mod names;
 mod network;
 pub mod options;
 pub mod place;

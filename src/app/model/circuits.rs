@@ -171,11 +171,12 @@ impl State {
         Some(AuditOf { shown, drawing, among, of_file })
     }
 
-    /// The run and the set that a graph of a file is of: where the set that it names is open, and the prompt on screen
-    /// begins with its tokens.
+    /// The run and the set that a graph of a file is of: where the set that it names is open, or where it names none and one
+    /// is, and the prompt on screen begins with its tokens. Whether its features are that set's, the audit looks first.
     pub fn of_file(&self, shown: &Shown) -> Option<(Arc<Trace>, Arc<DictionarySet>)> {
         let Origin::File(file) = &shown.source else { return None };
-        let set = self.results.set.fresh().filter(|s| file.dictionary() == Some(s.question.spec.as_str()))?;
+        let is_of = |spec: &str| file.dictionary().is_none_or(|told| told == spec) && !file.is_of_components();
+        let set = self.results.set.fresh().filter(|s| is_of(&s.question.spec))?;
         let trace = &self.clean()?.trace;
         let ids = ids_of(&shown.graph).ok()?;
         (trace.edits().is_empty() && trace.ids.starts_with(&ids)).then(|| (trace.clone(), set.value.clone()))

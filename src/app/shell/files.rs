@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::features::dictionary::formats;
 use crate::features::train::elsewhere;
 use crate::files::{self, LARGE, write_atomic};
+use crate::graph::features::audit::Audit;
 use crate::graph::layout::{Cut, Shown};
 use crate::graph::marks::Marks;
 use crate::jobs::slot::Slot;
@@ -277,9 +278,12 @@ fn read_compared(path: &Path) -> Message {
     }
 }
 
-pub fn graph_bytes(shown: &Shown, cut: &Cut, marks: &Marks) -> Message {
+pub fn graph_bytes(shown: &Shown, cut: &Cut, marks: &Marks, audit: Option<&Audit>) -> Message {
     let text = shown.file(cut).and_then(|mut f| {
         marks.write(&mut f);
+        if let Some(audit) = audit {
+            audit.write(&mut f, "the links of the whole graph")?;
+        }
         serde_json::to_vec(&f.to_json()).map_err(|e| Error::failed(e.to_string()))
     });
     match text {

@@ -9,7 +9,7 @@ use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
 use crate::graph::features::first_token_warning;
-use crate::graph::features::intervene::{Change, Changed, Stage};
+use crate::graph::features::intervene::{Amount, Change, Changed, Stage};
 use crate::model::safetensors_file::pack;
 
 /// What is held still.
@@ -93,6 +93,19 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
     all
 }
 
+/// Says which changes change nothing.
+fn idle(args: &Arguments, stage: &Stage<'_>) {
+    for change in &args.set {
+        if change.pos < args.silent {
+            warn(&format!("`{change}` changes nothing: the first {} position(s) are left alone.", args.silent));
+        } else if matches!(change.amount, Amount::Times(_))
+            && stage.activation(change.layer, change.pos, change.feature) == 0.0
+        {
+            warn(&format!("`{change}` changes nothing: the feature is not active there; a number without x sets it."));
+        }
+    }
+}
+
 pub fn execute(args: &Arguments) -> Result<()> {
     let job = Job::begin(&args.model, "intervening")?;
     let (model, progress) = (&job.model, &job.progress);
@@ -113,10 +126,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
     first_token_warning(model, &ids).iter().for_each(|w| warn(w));
     let trace = Trace::run(model, ids, progress)?;
     let stage = Stage::of(&trace, &set, args.silent, progress)?;
-    for change in args.set.iter().filter(|c| c.pos < args.silent) {
-        warn(&format!("`{change}` changes nothing: the first {} position(s) are left alone.", args.silent));
-    }
     let changed = stage.run(&args.set, &hold, false, progress)?;
+    idle(args, &stage);
     let last = trace.len() - 1;
     let network = model.network();
     let before: Vec<f32> = network.unembed(&trace.normalized(last)?)?.flatten_all()?.to_vec1()?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::analysis::plan::OverText;
 use crate::cli::ModelArgs;
-use crate::cli::output::warn;
+use crate::cli::output::{remember_checked, warn};
 use crate::cli::submit::Work;
 use crate::error::Result;
 use crate::features::rows::Cut;
@@ -51,7 +51,8 @@ pub fn execute(args: &Arguments) -> Result<()> {
 /// The options that choose the dictionary.
 #[derive(Args, Clone, Debug)]
 pub struct DictionaryArgs {
-    /// A SAELens folder, a Gemma Scope params.npz, a circuit-tracer layer file, or a built-in name
+    /// A folder or file of SAELens, Gemma Scope, circuit-tracer, sparsify, dictionary_learning, Llama Scope or Qwen Scope, or
+    /// a built-in name
     #[arg(long, value_name = "DIR")]
     pub dictionary: String,
     /// The site that it reads (and writes), where its files do not say
@@ -74,26 +75,38 @@ impl DictionaryArgs {
     }
 }
 
-/// Keeps what speaks against a dictionary, on ordinary text, as warnings of every document that comes from it.
+/// Keeps what the check of a dictionary on ordinary text says for every document that comes from it, and what speaks against
+/// it as warnings.
 pub fn check(model: &Model, dictionary: &Dictionary) {
     // Without a tokenizer there is no ordinary text to try it on.
     if model.tokenizer.is_none() {
+        trust::said(model, dictionary).iter().for_each(|w| warn(w));
         return;
     }
     match trust::check(model, dictionary, &Progress::new()) {
-        Ok(found) => found.warnings.iter().for_each(|w| warn(w)),
+        Ok(found) => {
+            found.warnings.iter().for_each(|w| warn(w));
+            remember_checked(vec![found]);
+        }
         Err(e) => warn(&format!("The dictionary {} could not be checked: {e}.", dictionary.path.display())),
     }
 }
 
-/// What the checks of a set's layers say on ordinary text; what speaks against them is kept as warnings. Nothing without a
-/// tokenizer.
+/// What the checks of a set's layers say on ordinary text, which is kept as [`check`] keeps it. Nothing without a tokenizer.
 ///
 /// # Errors
 /// A set that does not fit the model.
 pub fn check_set(model: &Model, set: &DictionarySet, progress: &Progress) -> Result<Vec<trust::Checked>> {
-    let checked = if model.tokenizer.is_some() { trust::check_set(model, set, progress)? } else { Vec::new() };
+    if model.tokenizer.is_none() {
+        for layer in 0..model.config.n_layers {
+            let (dictionary, ..) = set.layer(layer, &model.config, progress)?;
+            trust::said(model, &dictionary).iter().for_each(|w| warn(w));
+        }
+        return Ok(Vec::new());
+    }
+    let checked = trust::check_set(model, set, progress)?;
     checked.iter().flat_map(|c| &c.warnings).for_each(|w| warn(w));
+    remember_checked(checked.clone());
     Ok(checked)
 }
 

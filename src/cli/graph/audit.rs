@@ -11,10 +11,10 @@ use crate::cli::{Job, ModelArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::graph::features::audit::{Audited, LINKS, audit, column, ids_of};
+use crate::graph::features::audit::{Audited, LINKS, audit, direction_of, feature_of, ids_of};
 use crate::graph::features::intervene::Stage;
 use crate::graph::file::GraphFile;
-use crate::graph::marks::Marks;
+use crate::graph::marks::pinned_ids;
 
 #[derive(clap::Args, Debug)]
 pub struct AuditArgs {
@@ -29,7 +29,7 @@ pub struct AuditArgs {
     /// Links that are put to the test, the strongest first
     #[arg(long, default_value_t = LINKS, value_name = "N")]
     links: usize,
-    /// Only links between nodes that are pinned in the file
+    /// Only links between nodes that are pinned in the file, members of supernodes among them
     #[arg(long)]
     pinned: bool,
     /// First positions whose features are left alone (default: those of the graph, else 1)
@@ -43,33 +43,28 @@ pub struct AuditArgs {
     output: Option<PathBuf>,
 }
 
-/// Whether two names can be of one model: by their last parts, as folders and hubs have them.
-fn same_model(a: &str, b: &str) -> bool {
-    let own = |name: &str| name.trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_lowercase();
-    let (a, b) = (own(a), own(b));
-    a == b || a.starts_with(&b) || b.starts_with(&a)
-}
-
 /// The nodes that are pinned in a file, two or more.
 fn pinned(file: &GraphFile, path: &Path) -> Result<BTreeSet<String>> {
-    let marked = Marks::of(file).marked();
-    if marked.is_empty() {
+    let marked = pinned_ids(file);
+    if marked.len() < 2 {
         return Err(Error::request(format!(
-            "{} has no two nodes that are pinned by themselves, outside of supernodes; pin the nodes of a path in the \
-             window and save the graph, or leave out --pinned",
+            "{} has no two nodes that are pinned; pin the nodes of a path in the window and save the graph, or leave out \
+             --pinned",
             path.display()
         )));
     }
     Ok(marked)
 }
 
-/// What a pruned file leaves out of the predictions, in a sentence.
-fn along(file: &GraphFile) -> Option<String> {
-    let metadata = file.document.get("metadata")?;
+/// What a file leaves out of the predictions, in sentences: paths that were pruned away, features that were not traced, and
+/// those whose activations it does not say.
+fn along(file: &GraphFile) -> Vec<String> {
+    let empty = json!({});
+    let metadata = file.document.get("metadata").unwrap_or(&empty);
     let settings = metadata.get("pruning_settings").unwrap_or(metadata);
     let share = |name: &str| settings.get(name).and_then(Value::as_f64);
     let (nodes, links) = (share("node_threshold"), share("edge_threshold"));
-    [nodes, links].into_iter().flatten().any(|s| s < 1.0).then(|| {
+    let pruned = [nodes, links].into_iter().flatten().any(|s| s < 1.0).then(|| {
         let told = |s: Option<f64>| s.map_or("an unknown share".to_owned(), |s| s.to_string());
         format!(
             "The file was pruned to {} of the nodes' influence and {} of the links' scores: what is predicted goes along the \
@@ -78,11 +73,28 @@ fn along(file: &GraphFile) -> Option<String> {
             told(nodes),
             told(links)
         )
-    })
+    });
+    let limited = metadata.get("info").and_then(|i| i.get("limited")).and_then(Value::as_str).map(|said| {
+        format!("{said} What is predicted leaves out paths through the others.")
+    });
+    let g = &file.graph;
+    let silent = (0..g.nodes.len()).filter(|n| feature_of(g, *n).is_some() && g.nodes[*n].activation.is_none()).count();
+    let silent = (silent > 0).then(|| {
+        format!(
+            "The file does not say how active {silent} of its features are: what is predicted leaves out paths through them."
+        )
+    });
+    pruned.into_iter().chain(limited).chain(silent).collect()
 }
 
 pub fn execute(args: &AuditArgs) -> Result<()> {
     let mut file = open(&args.input)?;
+    if file.is_of_components() {
+        return Err(Error::request(format!(
+            "{} is a graph of heads and MLPs, and links between features are put to the test; trace with --dictionary",
+            args.input.display()
+        )));
+    }
     let metadata = file.document.get("metadata");
     let of = metadata.and_then(|m| m.get("scan")).and_then(Value::as_str).map(str::to_owned);
     let info = metadata.and_then(|m| m.get("info"));
@@ -98,7 +110,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     let pinned = if args.pinned { pinned(&file, &args.input)? } else { BTreeSet::new() };
     let job = Job::begin(&args.model, "auditing")?;
     let (model, progress) = (&job.model, &job.progress);
-    if let Some(of) = of.filter(|of| !same_model(of, &model.config.name)) {
+    if let Some(of) = of.filter(|of| !model.is_called(of)) {
         warn(&format!(
             "The graph is of the model {of:?}, the audit is made on {:?}; give the graph's own with -m if they are not one.",
             model.config.name
@@ -110,7 +122,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     let trace = Trace::run(model, ids, progress)?;
     let stage = Stage::of(&trace, &set, silent, progress)?;
     let found = {
-        let explained = |node: usize| column(&trace, &file.graph.nodes[node]);
+        let explained = |node: usize| direction_of(&file, &trace, node);
         let ids = file.graph.own_ids();
         let counts = |node: usize| !args.pinned || pinned.contains(ids[node].as_ref());
         audit(&file.graph, &trace, &stage, args.links, |s, t| counts(s) && counts(t), explained, progress)?
@@ -118,22 +130,14 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     job.stop();
     if found.unread > 0 {
         warn(&format!(
-            "{} links to logits that are no token's were not tested: the file does not say what they are; the window tests them on \
-             a graph that it traced itself.",
+            "{} links to logits that are no token's were not tested: the file does not say what they are; trace the prediction \
+             here.",
             found.unread
         ));
     }
-    let along = along(&file);
-    if let Some(said) = &along {
-        warn(said);
-    }
+    along(&file).iter().chain(&found.doubt()).for_each(|said| warn(said));
     if let Some(path) = &args.output {
-        let metadata = file.document.entry("metadata").or_insert_with(|| json!({}));
-        if let Value::Object(metadata) = metadata {
-            let mut audit = json!(found);
-            audit["predicted_along"] = json!("the links of this file");
-            metadata.insert("audit".to_owned(), audit);
-        }
+        found.write(&mut file, "the links of this file")?;
         file.save(path)?;
     }
     let fails = found.links.iter().filter(|l| l.fails).count();

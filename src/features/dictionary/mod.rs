@@ -241,6 +241,14 @@ impl Dictionary {
     pub fn check(&self, model: &ModelConfig) -> Result<(Place, Place)> {
         let (input, output) = self.places()?;
         let input = self.read_place(input, model)?;
+        if self.normalisation == Normalisation::Centre && !model.centres() {
+            return Err(Error::request(format!(
+                "the dictionary {} says that the stream's mean was taken out before it read it (center_writing_weights), which \
+                 TransformerLens leaves alone in models like {}, whose norms do not centre; write false there in its cfg.json",
+                self.path.display(),
+                model.name
+            )));
+        }
         // An autoencoder writes where it reads.
         let output = if self.transcoder { output } else { input };
         for (place, width, what) in [(input, self.d_in, "reads"), (output, self.d_out, "writes")] {

@@ -7,17 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::intervene::{Amount, Change, Stage};
 use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
+use crate::graph::file::GraphFile;
 use crate::graph::targets::mean_column;
-use crate::graph::{Graph, Node, NodeKind};
+use crate::graph::{Graph, NodeKind};
 use crate::progress::Progress;
 
 /// One link that was put to the test.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Audited {
     pub source: String,
     pub target: String,
@@ -35,7 +37,7 @@ pub struct Audited {
 }
 
 /// All links that were put to the test, the strongest first.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Audit {
     pub links: Vec<Audited>,
     /// Pearson's correlation of predictions and what happens; `None` for fewer than two links or without variance.
@@ -45,9 +47,46 @@ pub struct Audit {
     pub worst_direct: f32,
     /// Links from features that the graph has.
     pub all: usize,
-    /// Links of them to what cannot be read off a run: logits that are no token's, in a graph of a file.
+    /// Links of them to what cannot be read off a run: logits of which a file does not say what they are.
     pub unread: usize,
 }
+
+/// A direct effect may be off by this share of the strongest link's weight: files round, and others' machines as well.
+const ROUNDING: f32 = 0.1;
+
+impl Audit {
+    /// What speaks against the graph's being of this run and set, in a sentence: direct effects are exact by definition.
+    pub fn doubt(&self) -> Option<String> {
+        let strongest = self.links.iter().map(|l| l.weight.abs()).fold(0.0, f32::max);
+        (self.worst_direct > ROUNDING * strongest).then(|| {
+            format!(
+                "With all else held still, links are off by up to {:.3}, where the strongest is {strongest:.3} and none should be \
+                 off: the graph is of another set, model or prompt, or was made otherwise.",
+                self.worst_direct
+            )
+        })
+    }
+
+    /// As a file of a graph carries it.
+    pub fn in_file(file: &GraphFile) -> Option<Self> {
+        let told = file.document.get("metadata")?.get(IN_FILE)?;
+        serde_json::from_value(told.clone()).ok()
+    }
+
+    /// Puts it into a graph's file. `along` says which links the predictions went along.
+    pub fn write(&self, file: &mut GraphFile, along: &str) -> Result<()> {
+        let mut told = serde_json::to_value(self).map_err(|e| Error::failed(e.to_string()))?;
+        told["predicted_along"] = along.into();
+        let metadata = file.document.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        if let Value::Object(metadata) = metadata {
+            metadata.insert(IN_FILE.to_owned(), told);
+        }
+        Ok(())
+    }
+}
+
+/// The field of a file's metadata.
+const IN_FILE: &str = "audit";
 
 /// A node of a graph as a feature: its layer, position and number.
 pub fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
@@ -80,23 +119,48 @@ pub fn ids_of(graph: &Graph) -> Result<Vec<u32>> {
 /// Links that are put to the test unless somebody says otherwise: each source takes three runs.
 pub const LINKS: usize = 50;
 
-/// The direction [d_model] behind the final norm that a logit of a file is read by: its column beside the mean of all.
-/// `None` for what is no token.
+/// The direction [d_model] behind the final norm that a logit of a file is read by: the one that the file names, as this
+/// program does of what is no token, or the token's column beside the mean of all. `None` where neither is known.
 ///
 /// # Errors
 /// A damaged unembedding.
-pub fn column(trace: &Trace, logit: &Node) -> Result<Option<Vec<f32>>> {
+pub fn direction_of(file: &GraphFile, trace: &Trace, node: usize) -> Result<Option<Vec<f32>>> {
+    let (c, logit) = (&trace.model.config, &file.graph.nodes[node]);
+    if let Some(told) = file.direction(&logit.id) {
+        return Ok(Some(told).filter(|d| d.len() == c.d_model));
+    }
     let id = logit.id.split('_').nth(1).and_then(|id| id.parse::<usize>().ok());
-    let Some(id) = id.filter(|id| *id < trace.model.config.d_vocab) else { return Ok(None) };
+    let Some(id) = id.filter(|id| *id < c.d_vocab) else { return Ok(None) };
     let own = trace.model.weights.unembed.output(id)?.flatten_all()?;
     Ok(Some((own - mean_column(trace)?)?.to_vec1()?))
+}
+
+/// # Errors
+/// Most features of the graph have other activations in this run than the graph says.
+fn belongs(graph: &Graph, stage: &Stage<'_>) -> Result<()> {
+    let (mut all, mut others) = (0, 0);
+    for node in 0..graph.nodes.len() {
+        let Some(((layer, pos, feature), told)) = feature_of(graph, node).zip(graph.nodes[node].activation) else {
+            continue;
+        };
+        let own = f64::from(stage.activation(layer, pos, feature));
+        all += 1;
+        others += usize::from((told - own).abs() > 0.2 * told.abs().max(own.abs()));
+    }
+    if 2 * others <= all {
+        return Ok(());
+    }
+    Err(Error::request(format!(
+        "{others} of the graph's {all} features have another activation here than the graph says, so that it is of another set, \
+         model or prompt; name those that it is of"
+    )))
 }
 
 /// Puts the `most` strongest links from features to the test of those for which `chosen` is true. `explained` says in which
 /// direction behind the final norm a logit's node is read.
 ///
 /// # Errors
-/// A graph of another model, or [`Error::Cancelled`].
+/// A graph of another set, model or prompt, or [`Error::Cancelled`].
 pub fn audit(
     graph: &Graph,
     trace: &Trace,
@@ -106,6 +170,7 @@ pub fn audit(
     explained: impl Fn(usize) -> Result<Option<Vec<f32>>>,
     progress: &Progress,
 ) -> Result<Audit> {
+    belongs(graph, stage)?;
     let mut directions: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
     for (i, _) in graph.nodes.iter().enumerate().filter(|(_, n)| n.kind == NodeKind::Logit) {
         if let Some(direction) = explained(i)? {

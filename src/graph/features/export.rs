@@ -7,7 +7,7 @@ use super::FeatureGraph;
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::graph::file::{GraphFile, cantor};
+use crate::graph::file::{DIRECTIONS, GraphFile, cantor};
 use crate::graph::{NodeKind, Pruned};
 use crate::model::safetensors_file::pack;
 
@@ -44,7 +44,7 @@ impl FeatureGraph {
         let prompt: String = graph.prompt_tokens.concat();
         let slug: String =
             prompt.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(60).collect();
-        let metadata = json!({
+        let mut metadata = json!({
             "slug": slug.trim_matches('-'), "scan": model.name, "transcoder_list": [set.name],
             "prompt_tokens": graph.prompt_tokens, "prompt": prompt, "node_threshold": thresholds.0, "schema_version": 1,
             "pruning_settings": {"node_threshold": thresholds.0, "edge_threshold": thresholds.1},
@@ -58,6 +58,12 @@ impl FeatureGraph {
                 "replacement_score": self.scores.replacement, "completeness_score": self.scores.completeness,
             },
         });
+        let targets = self.targets.iter().enumerate().filter(|(_, t)| t.id >= model.d_vocab);
+        let told: Map<String, Value> =
+            targets.map(|(i, t)| (self.graph.nodes[first_logit + i].id.clone(), json!(t.direction))).collect();
+        if !told.is_empty() {
+            metadata["info"][DIRECTIONS] = Value::Object(told);
+        }
         let q = json!({"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""});
         let mut document = Map::new();
         document.insert("metadata".to_owned(), metadata);

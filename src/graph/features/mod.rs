@@ -61,8 +61,9 @@ impl Settings {
             return Ok(());
         }
         Err(Error::request(format!(
-            "all {} positions up to {pos} are left out, so that no feature is active; trace a later position",
-            pos + 1
+            "the first {} positions are left out, and none is left up to position {pos}, so that no feature is active; trace a \
+             later position, put a first token before the prompt (--bos), or take them in (--silent 0)",
+            self.silent
         )))
     }
 }

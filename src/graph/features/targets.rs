@@ -3,11 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+
 use crate::engine::Trace;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::features::direction::Concept;
-use crate::features::train::activations::Table;
 use crate::graph::targets::mean_column;
+use crate::model::safetensors_file;
+use crate::model::store::Store;
+use crate::progress::Progress;
 
 /// Which prediction is explained.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,18 +52,32 @@ impl Target {
     /// The direction of a file.
     ///
     /// # Errors
-    /// A file that cannot be read, or that holds more than one direction.
+    /// A file that cannot be read, or that does not hold just one direction, [d_model] or [1, d_model].
     fn read(path: &Path) -> Result<Self> {
         if path.extension().is_none_or(|e| e != "safetensors") {
             let concept = Concept::open(path)?;
             return Self::found(&concept, concept.layer(None)?);
         }
-        let rows = Table::open(path)?;
-        if rows.rows() != 1 {
-            return Err(Error::request(format!("{} holds {} rows; a direction is one", path.display(), rows.rows())));
-        }
+        let index = safetensors_file::index(&[path.to_owned()])?;
+        let all: Vec<(&String, &[usize])> = index.entries.iter().map(|(name, e)| (name, e.shape.as_slice())).collect();
+        let (name, n) = match all[..] {
+            [(name, &[n] | &[1, n])] => (name.clone(), n),
+            _ => {
+                return Err(Error::request(format!(
+                    "{} holds {}, where one direction belongs, a tensor [d_model] or [1, d_model]",
+                    path.display(),
+                    match all[..] {
+                        [(name, shape)] => format!("`{}` of shape {shape:?}", short(name)),
+                        _ => format!("{} tensors", all.len()),
+                    }
+                )));
+            }
+        };
+        let store = Store::new(path, index.files, index.entries, Device::Cpu, &Progress::new());
+        let is_row = store.entries().get(&name).is_some_and(|e| e.shape.len() == 2);
+        let read = if is_row { store.matrix(&name, 1, n)?.flatten_all()? } else { store.vector(&name, n)? };
         let label = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-        Ok(Self::Direction { label, direction: rows.take(&[0])? })
+        Ok(Self::Direction { label, direction: read.to_vec1()? })
     }
 }
 

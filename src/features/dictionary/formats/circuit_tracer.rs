@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use serde_json::{Value as Json, json};
 
 use super::{CrossLayer, Format, gemma_scope, matrix_shape, read_text, store};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::features::dictionary::cross_layer::Later;
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
@@ -140,7 +140,7 @@ fn layer(path: &Path) -> Option<usize> {
     }
 }
 
-/// The files of a set, by layer: those that lie in its folder, else those that its configuration lists.
+/// The files of a set, by layer: those that its configuration lists, where they are there, else those that lie in its folder.
 ///
 /// # Errors
 /// A folder that cannot be read, and listed files that are not there.
@@ -153,12 +153,19 @@ pub fn layers(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
         .filter_map(|p| Some((layer_of(&p)?, p)))
         .collect();
     found.sort();
-    if found.is_empty()
-        && let Some(list) = Config::read(folder)?.transcoders
-    {
-        found = list.iter().enumerate().map(|(l, entry)| Ok((l, listed(entry, folder)?))).collect::<Result<_>>()?;
+    // What is wrong with the configuration is told where a layer is opened.
+    let list = match Config::read(folder) {
+        Ok(config) => config.transcoders,
+        Err(e) if found.is_empty() => return Err(e),
+        Err(_) => None,
+    };
+    let Some(list) = list else { return Ok(found) };
+    let listed = list.iter().enumerate().map(|(l, entry)| Ok((l, listed(entry, folder)?)));
+    match listed.collect::<Result<Vec<_>>>() {
+        Ok(all) if found.is_empty() || all.iter().all(|(_, file)| file.is_file()) => Ok(all),
+        Err(e) if found.is_empty() => Err(e),
+        _ => Ok(found),
     }
-    Ok(found)
 }
 
 fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
@@ -196,9 +203,16 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
 pub fn open_layer(folder: &Path, file: &Path, layer: usize, progress: &Progress) -> Result<Dictionary> {
     let config = Config::read(folder)?;
     let cross = config.kind(folder)?;
-    let place = |hook: Option<&str>| hook.map(|h| Place::parse(&format!("blocks.{layer}.{h}"))).transpose();
-    let input = place(config.feature_input_hook.as_deref())?;
-    let output = place(config.feature_output_hook.as_deref())?;
+    let place = |name: &str, hook: Option<&str>| {
+        let parsed = hook.map(|h| Place::parse(&format!("blocks.{layer}.{h}")).map_err(|_| h));
+        parsed.transpose().map_err(|hook| Error::Malformed {
+            path: folder.join(CONFIG),
+            format: NAME,
+            what: format!("its {name} `{}` is no site of a layer, as mlp.hook_in and hook_mlp_out are", short(hook)),
+        })
+    };
+    let input = place("feature_input_hook", config.feature_input_hook.as_deref())?;
+    let output = place("feature_output_hook", config.feature_output_hook.as_deref())?;
     // A list may name files of Gemma Scope.
     if (gemma_scope::FORMAT.matches)(file) {
         let dictionary = gemma_scope::read(file, progress)?;

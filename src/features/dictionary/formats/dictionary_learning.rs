@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{Format, config_at, config_of, name_of, typed};
 use crate::engine::{Site, SiteKind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, short};
 use crate::features::dictionary::place::Place;
 use crate::features::dictionary::{Activation, Dictionary, Normalisation};
 use crate::model::torch_file::TorchFile;
@@ -29,23 +29,30 @@ fn matches(path: &Path) -> bool {
     named && folder.join(WEIGHTS).is_file() && folder.join(CONFIG).is_file()
 }
 
-/// Where a submodule's name says that it belongs, as in `resid_post_layer_8`.
-fn place(name: &str, layer: Option<u64>) -> Option<Place> {
+/// Where a submodule's name says that it belongs, as in `resid_post_layer_8`, and whether its input or its output was read.
+fn place(name: &str, layer: Option<u64>, side: &str) -> Option<Place> {
     let layer = layer.map(|l| l as usize).or_else(|| name.rsplit_once("layer_")?.1.parse().ok())?;
-    let kind = match name.split("_layer_").next()? {
-        "resid_post" | "residual_stream" | "resid" => SiteKind::ResidPost,
-        "resid_pre" => SiteKind::ResidPre,
-        "mlp_out" | "mlp" => SiteKind::MlpResult,
+    let kind = match (name.split("_layer_").next()?, side) {
+        ("resid_post" | "residual_stream" | "resid", "out") => SiteKind::ResidPost,
+        // The input of what gives the stream after a layer is the stream before it.
+        ("resid_post" | "residual_stream" | "resid", "in") | ("resid_pre", "out") => SiteKind::ResidPre,
+        ("mlp_out" | "mlp", "out") => SiteKind::MlpResult,
+        ("mlp_out" | "mlp", "in") => return Some(Place::mlp_input(layer)),
         _ => return None,
     };
     Some(Site::new(kind, layer).into())
+}
+
+/// The side of the submodule that was read: `in` or `out`.
+fn side(config: &Json) -> &str {
+    config.get("buffer").and_then(|b| b.get("io")).and_then(Json::as_str).unwrap_or("out")
 }
 
 fn layer(path: &Path) -> Option<usize> {
     let config = config_at(&folder_of(path).join(CONFIG))?;
     let trainer = config.get("trainer")?;
     let name = trainer.get("submodule_name")?.as_str()?;
-    place(name, trainer.get("layer").and_then(Json::as_u64)).map(Place::layer)
+    place(name, trainer.get("layer").and_then(Json::as_u64), side(&config)).map(Place::layer)
 }
 
 fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
@@ -58,6 +65,12 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
     let text = |name: &str| typed::<&str>(told(name), name, &malformed);
     let size = |name: &str| typed::<u64>(told(name), name, &malformed);
     let class = text("dict_class")?.ok_or_else(|| malformed("its trainer names no dict_class".to_owned()))?;
+    if !["in", "out"].contains(&side(&config)) {
+        return Err(malformed(format!(
+            "its buffer's io is `{}`: only dictionaries of what goes in or of what comes out are known here",
+            short(side(&config))
+        )));
+    }
     let file = RefCell::new(TorchFile::open(&folder.join(WEIGHTS))?);
     let get = |name: &str| file.borrow_mut().named(name);
     // [d_in, d_sae] and [d_sae, d_in], however the class stores them.
@@ -101,7 +114,7 @@ fn open(path: &Path, _: &Progress) -> Result<Dictionary> {
         }
     };
     let layer = size("layer")?;
-    let at = text("submodule_name")?.and_then(|name| place(name, layer));
+    let at = text("submodule_name")?.and_then(|name| place(name, layer, side(&config)));
     let model_name = text("lm_name")?.map(str::to_owned);
     Ok(Dictionary {
         name: name_of(&folder),

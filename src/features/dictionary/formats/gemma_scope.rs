@@ -65,8 +65,10 @@ fn places(path: &Path, reads: fn(usize) -> Place) -> Places {
     let Some((at, layer)) = parts.iter().enumerate().rev().find_map(|(i, p)| Some((i, layer_of(p)?))) else {
         return (None, None);
     };
-    // The kind stands in the folder above the layer's, or one further up.
-    let near = &parts[at.saturating_sub(2)..at];
+    // The kind stands in the folder above the layer's, or one further up; in the hub's cache in that of the repository, above
+    // the snapshot's.
+    let above = if at >= 2 && parts[at - 2] == "snapshots" { 3 } else { 2 };
+    let near = &parts[at.saturating_sub(above)..at];
     let named = |words: &[&str]| {
         near.iter().any(|p| p.split(['-', '_', '.']).any(|w| words.contains(&w)))
             || parts[at..].iter().any(|p| p.split(['-', '_', '.']).any(|w| words.contains(&w)))

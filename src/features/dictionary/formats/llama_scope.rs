@@ -42,6 +42,9 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     let config = config_of(&config_path, &malformed)?;
     let text = |name: &str| typed::<&str>(config.get(name), name, &malformed);
     let flag = |name: &str| Ok::<_, Error>(typed(config.get(name), name, &malformed)?.unwrap_or(false));
+    if flag("use_glu_encoder")? {
+        return Err(malformed("its encoder is gated (use_glu_encoder), which is not supported".to_owned()));
+    }
     let weights = path.join(WEIGHTS);
     let store = store(&weights, NAME, progress)?;
     let (d_sae, d_in) = matrix_shape(&store, &weights, NAME, "encoder.weight")?;

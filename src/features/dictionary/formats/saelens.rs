@@ -107,13 +107,24 @@ fn processing_of(
 ) -> Result<(bool, Vec<String>)> {
     let hook = hook.unwrap_or_default();
     let in_stream = ["hook_resid", "hook_mlp_out", "hook_attn_out", "hook_embed"].iter().any(|h| hook.contains(h));
+    let mixed = hook.contains("hook_z");
     let told: Option<&Map<String, Json>> = typed(config, &["model_from_pretrained_kwargs"], malformed)?;
     let mut warnings = Vec::new();
+    if field(config, &["normalize_activations"]).and_then(Json::as_str) == Some("expected_average_only_in") {
+        warnings.push(
+            "The dictionary was trained on activations that were scaled to an average length \
+             (`normalize_activations` = expected_average_only_in), and its file does not hold the scale: unless that was folded \
+             into its weights, its features are off."
+                .to_owned(),
+        );
+    }
     for (name, value) in told.into_iter().flatten() {
         // Those that leave the stream as it is.
-        let known = ["center_writing_weights", "center_unembed", "fold_ln", "fold_value_biases", "device", "dtype"];
+        let known = ["center_writing_weights", "center_unembed", "fold_ln", "device", "dtype"];
         let off = value.is_null() || value == &Json::Bool(false);
-        if !off && !known.contains(&name.as_str()) {
+        // Values' biases stand in what the heads mix, and nowhere else.
+        let elsewhere = name == "fold_value_biases" && !mixed;
+        if !off && !elsewhere && !known.contains(&name.as_str()) {
             warnings.push(format!(
                 "The dictionary was trained on a model loaded with `{}` = {}, which is not honoured here.",
                 short(name),
@@ -124,10 +135,16 @@ fn processing_of(
     let centre = "center_writing_weights";
     let centred: Option<bool> = super::typed(told.and_then(|t| t.get(centre)), centre, malformed)?;
     let model: Option<&str> = typed(config, &["model_name"], malformed)?;
-    if centred.is_none() && in_stream && model.is_some_and(|m| m.starts_with("gpt2")) {
+    if centred.is_none() && (in_stream || mixed) && model.is_some_and(|m| m.starts_with("gpt2")) {
         let version_of: Option<&str> = typed(config, &["sae_lens_version"], malformed)?;
         let old = told.is_none() && version_of.is_none_or(|v| version(v) < 4);
-        if old {
+        if old && mixed {
+            warnings.push(
+                "The dictionary's file predates the field that says whether the values' biases were taken out of what it read, \
+                 as TransformerLens did by itself: its features may be off by them."
+                    .to_owned(),
+            );
+        } else if old {
             warnings.push(
                 "The dictionary's file predates the field that says whether the stream's mean was taken out before it was \
                  trained, as it was for gpt2-small-res-jb: write `\"model_from_pretrained_kwargs\": \
@@ -248,12 +265,27 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         }
     }
     let vector = |name: &str, n: usize| -> Result<Vec<f32>> { Ok(store.vector(name, n)?.to_vec1()?) };
-    let activation = activation_of((&architecture, inner), &config, &store, d_sae, &malformed)?;
+    let mut activation = activation_of((&architecture, inner), &config, &store, d_sae, &malformed)?;
+    let w_dec = store.matrix("W_dec", d_sae, d_out)?;
+    let rescale = flag("rescale_acts_by_decoder_norm")?.unwrap_or(false);
+    if let Activation::JumpRelu { threshold } = &mut activation
+        && rescale
+        && architecture.contains("batchtopk")
+        && !store.contains("threshold")
+    {
+        // What training found is a threshold of activations times the lengths of their rows.
+        let lengths: Vec<f32> = w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
+        threshold.iter_mut().zip(lengths).for_each(|(t, n)| *t /= n.max(f32::MIN_POSITIVE));
+    }
     // A hook that no model here has leaves the site open: it can be named, and activations encoded without one.
     let text = |names: &[&str]| typed::<&str>(&config, names, &malformed);
-    let place = |names: &[&str]| -> Result<Option<Place>> { Ok(text(names)?.and_then(|n| Place::parse(n).ok())) };
-    let input = place(&["hook_name", "hook_point"])?;
-    let output = if transcoder { place(&["hook_name_out"])? } else { input };
+    // The name of a transformers module says more where TransformerLens' hooks have no word for it.
+    let place = |names: &[&str], module: &str| -> Result<Option<Place>> {
+        let by_hook = text(names)?.and_then(|n| Place::parse(n).ok());
+        Ok(by_hook.or(text(&[module])?.and_then(super::place_of_hook)))
+    };
+    let input = place(&["hook_name", "hook_point"], "hf_hook_name")?;
+    let output = if transcoder { place(&["hook_name_out"], "hf_hook_name_out")? } else { input };
     Ok(Dictionary {
         name: name_of(&folder),
         path: folder,
@@ -263,12 +295,12 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
         d_out,
         w_enc: store.matrix("W_enc", d_in, d_sae)?,
         b_enc: vector(if inner == "gated" { "b_gate" } else { "b_enc" }, d_sae)?,
-        w_dec: store.matrix("W_dec", d_sae, d_out)?,
+        w_dec,
         later: Default::default(),
         b_dec: vector("b_dec", d_out)?,
         activation,
         subtract_b_dec,
-        rescale: flag("rescale_acts_by_decoder_norm")?.unwrap_or(false),
+        rescale,
         normalisation,
         // Stored [d_out, d_in].
         skip: if store.contains("W_skip") { Some(store.linear("W_skip", d_in, d_out)?) } else { None },

@@ -41,6 +41,9 @@ fn open(path: &Path, progress: &Progress) -> Result<Dictionary> {
     if let Some(other) = activation.filter(|a| *a != "topk") {
         return Err(malformed(format!("its activation `{other}` is not known here; known is topk")));
     }
+    if typed::<bool>(config.get("signed"), "signed", &malformed)?.unwrap_or(false) {
+        return Err(malformed("it is `signed`: its largest may be negative, which is not supported".to_owned()));
+    }
     let k = size("k")?.ok_or_else(|| malformed("it does not say its k".to_owned()))?;
     let transcoder = typed(config.get("transcode"), "transcode", &malformed)?.unwrap_or(false);
     let store = store(&folder.join(WEIGHTS), NAME, progress)?;

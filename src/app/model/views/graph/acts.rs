@@ -93,7 +93,15 @@ impl GraphView {
     /// The form, and what the edits do.
     pub(super) fn act(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
         let Some(shown) = cx.state.results.graph.value().cloned() else { return };
-        let Origin::Features { found, trace, .. } = &shown.source else { return };
+        let (found, trace) = match &shown.source {
+            Origin::Features { found, trace, .. } => (found, trace),
+            Origin::File(file) if !file.is_of_components() && item.kind == NodeKind::Component => {
+                let text = "To change its features, close the file, open its set and its prompt, and trace it here.";
+                ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(cx.palette.weak)).wrap());
+                return;
+            }
+            Origin::File(_) | Origin::Traced { .. } => return,
+        };
         let nodes = self.features_of(found, d, item);
         if nodes.is_empty() {
             return;
@@ -170,7 +178,8 @@ impl GraphView {
                 (found.dictionaries.get(f.layer).map(|(file, _)| file.clone()), f.feature)
             }
             Origin::File(of) => {
-                let set = cx.state.results.set.fresh().filter(|s| of.dictionary() == Some(s.question.spec.as_str()));
+                let is_of = |spec: &str| of.dictionary().is_none_or(|told| told == spec) && !of.is_of_components();
+                let set = cx.state.results.set.fresh().filter(|s| is_of(&s.question.spec));
                 let [node] = item.members[..] else { return };
                 let Some((set, (layer, _, feature))) = set.zip(feature_of(&d.graph, node)) else { return };
                 (set.layer_spec(layer), feature)

@@ -4,7 +4,10 @@ use eframe::egui::{self, RichText};
 
 use super::GraphView;
 use super::acts::title;
+use std::sync::Arc;
+
 use crate::app::look::theme;
+use crate::app::state::State;
 use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::graph::NodeKind;
@@ -14,16 +17,20 @@ use crate::graph::layout::Drawing;
 /// Links of the audit that are listed.
 const WORST: usize = 8;
 
-/// What the audit found of the links that are drawn now.
-pub fn audit_of<'a>(cx: &'a Context<'_>) -> Option<&'a Audit> {
-    let (drawing, audit) = (cx.state.results.drawing.get()?, cx.state.results.audit.get()?);
-    (cx.state.desk().graph.audit && audit.question.drawing == drawing.value).then_some(&*audit.value)
+/// What the audit found of the links that are drawn now; where none is asked for, what an opened file carries.
+pub fn audit_of(state: &State) -> Option<&Arc<Audit>> {
+    let results = &state.results;
+    if !state.desk().graph.audit {
+        return results.graph.value()?.audit.as_ref();
+    }
+    let (drawing, audit) = (results.drawing.get()?, results.audit.get()?);
+    (audit.question.drawing == drawing.value).then_some(&audit.value)
 }
 
 impl GraphView {
     /// The links that fail the audit, and the others by how far the prediction is off.
     pub(super) fn worst_links(&mut self, ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing) {
-        let Some(audit) = audit_of(cx) else { return };
+        let Some(audit) = audit_of(cx.state) else { return };
         let mut worst: Vec<&Audited> = audit.links.iter().collect();
         worst.sort_by(|a, b| (b.predicted - b.held).abs().total_cmp(&(a.predicted - a.held).abs()));
         let name = |id: &str| match d.graph.nodes.iter().find(|n| n.id == id && n.kind != NodeKind::Error) {

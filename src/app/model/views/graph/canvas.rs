@@ -274,7 +274,7 @@ impl GraphView {
         };
         // Of a group, a link is crossed out where one of its members' fails.
         let item = |id: &str| picture.item_of.get(id).copied();
-        let fails: HashSet<(usize, usize)> = super::audit::audit_of(cx).map_or_else(HashSet::new, |audit| {
+        let fails: HashSet<(usize, usize)> = super::audit::audit_of(cx.state).map_or_else(HashSet::new, |audit| {
             audit.links.iter().filter(|l| l.fails).filter_map(|l| item(&l.source).zip(item(&l.target))).collect()
         });
         let quiet = if focused { 0.22 } else { 1.0 };

@@ -166,7 +166,9 @@ impl GraphView {
 fn labels_entry(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let results = &cx.state.results;
     let Some((shown, set)) = results.graph.fresh().zip(results.set.fresh()) else { return };
-    if !matches!(shown.value.source, Origin::File(_)) || labels_in(&shown.value.graph).is_empty() {
+    // Heads and MLPs are no features.
+    let is_on_features = matches!(&shown.value.source, Origin::File(file) if !file.is_of_components());
+    if !is_on_features || labels_in(&shown.value.graph).is_empty() {
         return;
     }
     let hint = "what it calls its features is written to the labels of the set, where a feature has none of your own";
@@ -322,7 +324,7 @@ fn summary(ui: &mut egui::Ui, cx: &Context<'_>, groups: Option<String>) {
     if let Some(groups) = groups {
         text += &format!(" · {groups}");
     }
-    if let Some(audit) = audit_of(cx) {
+    if let Some(audit) = audit_of(cx.state) {
         let fails = audit.links.iter().filter(|l| l.fails).count();
         let known = |r: Option<f64>| r.map_or("–".to_owned(), |r| format!("{r:.2}"));
         text += &format!(

@@ -2,6 +2,7 @@
 
 use eframe::egui::{self, RichText};
 
+use super::audit::audit_of;
 use crate::app::look::theme;
 use crate::app::view::Context;
 use crate::graph::features::first_token_warning;
@@ -17,7 +18,8 @@ pub fn doubts(ui: &mut egui::Ui, cx: &Context<'_>, shown: &Shown) {
         Origin::Traced { .. } => Vec::new(),
         Origin::Features { .. } | Origin::File(_) => cx.state.trust.of_set(),
     };
-    let all: Vec<String> = begins.into_iter().chain(of_set).collect();
+    let audited = audit_of(cx.state).and_then(|a| a.doubt());
+    let all: Vec<String> = begins.into_iter().chain(of_set).chain(audited).collect();
     if all.is_empty() {
         return;
     }
