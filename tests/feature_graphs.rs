@@ -15,12 +15,12 @@ use circuitscope::engine::{Edit, Hold, Site, SiteKind, Trace};
 use circuitscope::features::dictionary::edit::changed;
 use circuitscope::features::{DictionarySet, Store};
 use circuitscope::graph::features::audit::{audit, direction_of};
-use circuitscope::graph::file::GraphFile;
 use circuitscope::graph::features::intervene::{Amount, Change, Stage};
 use circuitscope::graph::features::why::{Source, looks};
 use circuitscope::graph::features::{
     FeatureGraph, Settings, Target, first_token_warning, trace_features, trace_in_parts,
 };
+use circuitscope::graph::file::GraphFile;
 use circuitscope::graph::prune::prune;
 use circuitscope::graph::{Graph, NodeKind};
 use circuitscope::model::Model;

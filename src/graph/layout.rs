@@ -54,7 +54,7 @@ pub enum Origin {
     /// To the features of a set.
     Features {
         trace: Arc<Trace>,
-        found: Box<FeatureGraph>,
+        found: Arc<FeatureGraph>,
         set: Arc<DictionarySet>,
     },
     File(Box<GraphFile>),
@@ -119,7 +119,7 @@ impl Shown {
             marks: Marks::default(),
             audit: None,
             graph: found.graph.clone(),
-            source: Origin::Features { trace, found: Box::new(found), set },
+            source: Origin::Features { trace, found: Arc::new(found), set },
         }
     }
 

@@ -541,10 +541,51 @@ fn a_graph_of_a_file_acts_where_its_set_is_open() {
     };
     assert_eq!(label(layer, number).as_deref(), Some("the first"));
     assert_eq!(label(top, other).as_deref(), Some("mine"));
+    // Its features are changed as those of the graph that was traced, and what it predicts stands beside what happens.
+    let live = h.state().state.live_graph().expect("its run and its set are here").found;
+    let circuitscope::graph::layout::Origin::Features { found, .. } = &shown.source else { panic!("it was traced") };
+    assert_eq!((&live.dictionaries, live.targets.len()), (&found.dictionaries, found.targets.len()));
+    for f in &live.features {
+        let own = found
+            .node(f.layer, f.pos, f.feature)
+            .and_then(|n| found.feature(n))
+            .expect("a feature of the traced graph");
+        assert!((own.activation - f.activation).abs() < 1e-5, "{f:?} {own:?}");
+    }
+    for (a, b) in live.targets.iter().zip(&found.targets) {
+        assert!(a.id == b.id && a.direction.iter().zip(&b.direction).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+    choose_feature(&mut h);
+    h.get_by_label("ablate").click();
+    h.run();
+    settle(&mut h);
+    h.run();
+    assert_eq!(h.state().state.desk().stack.edits.len(), 1);
+    assert!(h.query_all_by_label_contains("the graph predicts ").next().is_some());
+    assert!(circuitscope::app::export::commands::intervention(&h.state().state).unwrap().contains(" --set "));
+    let ctx = h.ctx.clone();
+    h.state_mut().command(&ctx, Command::Undo);
+    settle(&mut h);
+    // What the audit found is kept in a file, and drawn when that is opened where nothing can be tested.
+    h.state_mut().state.apply(ModelAction::AuditLinks(false), 0.0);
+    settle(&mut h);
+    assert!(h.query_by_label_contains("audit: ").is_none());
+    let mut told = circuitscope::graph::file::GraphFile::open(&path).unwrap();
+    audit.write(&mut told, "the links of the whole graph").unwrap();
+    let audited = folder.path().join("audited.json");
+    told.save(&audited).unwrap();
+    h.state_mut().state.apply(ModelAction::OpenGraph(audited.display().to_string()), 0.0);
+    settle(&mut h);
+    h.run();
+    let expected = format!("of {} links fail", audit.links.len());
+    assert!(h.query_by_label_contains(&expected).is_some(), "{expected}");
+    h.state_mut().state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
+    h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
+    settle(&mut h);
     // Another prompt's run is not what the file is of.
     h.state_mut().state.apply(ModelAction::Prompt("A dog".to_owned()), 0.0);
     settle(&mut h);
-    assert!(h.state().state.results.audit.fresh().is_none());
+    assert!(h.state().state.results.audit.fresh().is_none() && h.state().state.live_graph().is_none());
 }
 
 /// A window on the features of a random set, and its folder.
@@ -562,7 +603,6 @@ fn on_features() -> (Harness<'static, App>, tempfile::TempDir) {
 /// Chooses the drawn feature of the most influence and says which node of the whole graph it is.
 fn choose_feature(h: &mut Harness<'static, App>) -> usize {
     use circuitscope::graph::NodeKind;
-    use circuitscope::graph::layout::Origin;
     let d = h.state().state.results.drawing.get().unwrap().value.clone();
     let features = (0..d.graph.nodes.len()).filter(|i| d.graph.nodes[*i].kind == NodeKind::Component);
     let most = features.max_by(|a, b| d.influence[*a].total_cmp(&d.influence[*b])).unwrap();
@@ -574,9 +614,7 @@ fn choose_feature(h: &mut Harness<'static, App>) -> usize {
     h.run();
     h.drop_at(at);
     h.run();
-    let shown = h.state().state.results.graph.get().unwrap().value.clone();
-    let Origin::Features { found, .. } = &shown.source else { panic!("the graph is on features") };
-    found.by_id(&node.id).unwrap()
+    h.state().state.live_graph().expect("the graph is on features").found.by_id(&node.id).unwrap()
 }
 
 /// What a click does to a feature is an edit of the stack, with the same result as the command line's intervention; the

@@ -11,7 +11,7 @@ use crate::engine::{Hold, RunSide};
 use crate::features::direction::concept::Pool;
 use crate::graph::SILENT;
 use crate::graph::features::effect::changes;
-use crate::graph::layout::Origin;
+use crate::graph::features::opened::Live;
 use crate::graph::readers::Attention;
 use crate::graph::targets::Target;
 use crate::probes::question::{Kind, site_name};
@@ -157,9 +157,8 @@ fn silent(n: usize) -> String {
 /// nothing else.
 pub fn intervention(state: &State) -> Option<String> {
     let desk = state.desk();
-    let shown = state.results.graph.value()?;
-    let Origin::Features { found, set, .. } = &shown.source else { return None };
-    let (changes, others) = changes(found, &desk.stack);
+    let Live { found, set, .. } = state.live_graph()?;
+    let (changes, others) = changes(&found, &desk.stack);
     if others > 0 || changes.is_empty() || desk.stack.base != RunSide::Clean {
         return None;
     }

@@ -190,7 +190,8 @@ impl State {
             results.why.forget();
         }
         let silent = self.document.desk.graph.silent();
-        let on_features = self.document.desk.graph.file.is_none();
+        // A graph of a file may be of another set or prompt.
+        let on_features = self.document.desk.graph.file.is_none() || results.opened.fresh().is_some();
         let set = results.set.fresh().filter(|_| on_features).map(|s| s.value.clone());
         let looks = set.zip(why.clone()).map(|(set, why)| {
             let WhyOf { trace, layer, head, query, key } = why;

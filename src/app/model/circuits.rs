@@ -22,6 +22,7 @@ use crate::features::labels::{SetLabelled, SetLabelsOf};
 use crate::features::sets::SetOf;
 use crate::graph::features;
 use crate::graph::features::audit::ids_of;
+use crate::graph::features::opened::{Live, OpenedOf};
 use crate::graph::layout::{AuditOf, DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, Origin, Shown, ShownOf};
 use crate::graph::targets::Target;
 use crate::model::Model;
@@ -146,6 +147,11 @@ impl State {
         let cut = self.document.desk.graph.cut.clone();
         let drawing = self.results.graph.fresh().map(|g| DrawingOf { shown: g.value.clone(), cut });
         self.results.drawing.ask(&self.pool, drawing, seen);
+        let opened = self.results.graph.fresh().map(|g| g.value.clone()).and_then(|shown| {
+            let (trace, set) = self.of_file(&shown)?;
+            Some(OpenedOf { shown, trace, set })
+        });
+        self.results.opened.ask(&self.pool, opened, seen);
         let audit = self.audit_asked();
         self.results.audit.ask(&self.pool, audit, seen);
         let writings = self.features.labels.writings();
@@ -180,6 +186,22 @@ impl State {
         let trace = &self.clean()?.trace;
         let ids = ids_of(&shown.graph).ok()?;
         (trace.edits().is_empty() && trace.ids.starts_with(&ids)).then(|| (trace.clone(), set.value.clone()))
+    }
+
+    /// The graph whose features can be changed, with its run and its set: one that was traced here, or one of a file whose run
+    /// and set are here.
+    pub fn live_graph(&self) -> Option<Live> {
+        match &self.results.graph.value()?.source {
+            Origin::Features { trace, found, set } => {
+                Some(Live { trace: trace.clone(), found: found.clone(), set: set.clone() })
+            }
+            Origin::File(_) => {
+                let opened = self.results.opened.fresh()?;
+                let OpenedOf { trace, set, .. } = opened.question.clone();
+                Some(Live { trace, found: opened.value.clone(), set })
+            }
+            Origin::Traced { .. } => None,
+        }
     }
 
     /// Begins to write what a file's graph calls its features into the set.

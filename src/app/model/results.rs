@@ -18,6 +18,7 @@ use crate::circuit::quality::CircuitOf;
 use crate::circuit::search::SearchOf;
 use crate::features::labels::{SetLabelled, SetLabelsOf};
 use crate::features::sets::SetOf;
+use crate::graph::features::opened::OpenedOf;
 use crate::graph::features::why::LooksOf;
 use crate::graph::layout::{AuditOf, DrawingOf, ShownOf};
 use crate::jobs::slot::{AnySlot, Slot};
@@ -51,6 +52,8 @@ pub struct Results {
     pub labelled: Slot<SetLabelled>,
     pub graph: Slot<ShownOf>,
     pub drawing: Slot<DrawingOf>,
+    /// A graph of a file as one of the run and the set that are here.
+    pub opened: Slot<OpenedOf>,
     pub audit: Slot<AuditOf>,
     pub why: Slot<WhyOf>,
     /// The same in the features of the graph's set.
@@ -77,7 +80,7 @@ impl Results {
     }
 
     /// Every slot.
-    pub fn slots(&mut self) -> [&mut dyn AnySlot; 29] {
+    pub fn slots(&mut self) -> [&mut dyn AnySlot; 30] {
         [
             &mut self.run,
             &mut self.corrupted,
@@ -103,6 +106,7 @@ impl Results {
             &mut self.labelled,
             &mut self.graph,
             &mut self.drawing,
+            &mut self.opened,
             &mut self.audit,
             &mut self.why,
             &mut self.looks,

@@ -74,9 +74,11 @@ fn along(file: &GraphFile) -> Vec<String> {
             told(links)
         )
     });
-    let limited = metadata.get("info").and_then(|i| i.get("limited")).and_then(Value::as_str).map(|said| {
-        format!("{said} What is predicted leaves out paths through the others.")
-    });
+    let limited = metadata
+        .get("info")
+        .and_then(|i| i.get("limited"))
+        .and_then(Value::as_str)
+        .map(|said| format!("{said} What is predicted leaves out paths through the others."));
     let g = &file.graph;
     let silent = (0..g.nodes.len()).filter(|n| feature_of(g, *n).is_some() && g.nodes[*n].activation.is_none()).count();
     let silent = (silent > 0).then(|| {

@@ -137,7 +137,7 @@ pub fn direction_of(file: &GraphFile, trace: &Trace, node: usize) -> Result<Opti
 
 /// # Errors
 /// Most features of the graph have other activations in this run than the graph says.
-fn belongs(graph: &Graph, stage: &Stage<'_>) -> Result<()> {
+pub(super) fn belongs(graph: &Graph, stage: &Stage<'_>) -> Result<()> {
     let (mut all, mut others) = (0, 0);
     for node in 0..graph.nodes.len() {
         let Some(((layer, pos, feature), told)) = feature_of(graph, node).zip(graph.nodes[node].activation) else {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::FeatureGraph;
 use super::audit::predicted;
 use super::intervene::{Amount, Change, Stage};
+use super::opened::Live;
 use crate::engine::edit::{Action, FeatureChange, Positions};
 use crate::engine::{Edit, EditStack, Trace};
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::graph::layout::{Origin, Shown};
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -149,7 +149,7 @@ fn compared(found: &FeatureGraph, clean: &Trace, after: Vec<f32>, stack: &EditSt
 /// Asks what a stack's edits do to what a graph explains.
 #[derive(Clone, PartialEq)]
 pub struct EffectOf {
-    pub shown: Arc<Shown>,
+    pub live: Live,
     /// `None` where edits cannot make the run.
     pub edited: Option<Arc<Trace>>,
     pub stack: Arc<EditStack>,
@@ -161,12 +161,10 @@ impl Question for EffectOf {
     const LANE: Lane = Lane::Long;
 
     fn run(&self, progress: &Progress, _: &mut dyn FnMut(Effect)) -> Result<Effect> {
-        match &self.shown.source {
-            Origin::Features { trace, found, set } => match &self.edited {
-                Some(edited) => effect(found, trace, edited, &self.stack),
-                None => staged(found, trace, set, &self.stack, progress),
-            },
-            Origin::Traced { .. } | Origin::File(_) => Ok(Effect::default()),
+        let Live { trace, found, set } = &self.live;
+        match &self.edited {
+            Some(edited) => effect(found, trace, edited, &self.stack),
+            None => staged(found, trace, set, &self.stack, progress),
         }
     }
 }

@@ -149,6 +149,15 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// The sites that a layer's features write.
+    ///
+    /// # Errors
+    /// A layer that cannot be read.
+    pub fn written_sites(&self, layer: usize, progress: &Progress) -> Result<Vec<Site>> {
+        let (dictionary, kind) = (self.dictionary(layer, progress)?, self.layer(layer)?.output.site.kind);
+        Ok((0..=dictionary.later.len()).map(|k| Site::new(kind, layer + k)).collect())
+    }
+
     /// The most features that a layer has.
     pub fn widest(&self) -> usize {
         self.layers.iter().map(|l| l.features).max().unwrap_or(0)
@@ -156,7 +165,7 @@ impl<'a> Stage<'a> {
 
     /// A feature's activation in the unchanged run.
     pub fn activation(&self, layer: usize, pos: usize, feature: u32) -> f32 {
-        self.before.get(layer).map_or(0.0, |acts| acts.at(pos, feature))
+        self.before.get(layer).filter(|acts| pos < acts.rows()).map_or(0.0, |acts| acts.at(pos, feature))
     }
 
     /// What a feature reads at a position of a changed run beside what it read before: the difference of its

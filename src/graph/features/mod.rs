@@ -15,6 +15,7 @@ pub mod effect;
 pub mod export;
 pub mod intervene;
 mod linear;
+pub mod opened;
 mod rows;
 pub mod targets;
 pub mod why;
@@ -73,6 +74,8 @@ impl Default for Settings {
         Self { most: None, round: 2048, silent: SILENT }
     }
 }
+
+crate::identity!(FeatureGraph);
 
 /// A prediction traced to features.
 pub struct FeatureGraph {

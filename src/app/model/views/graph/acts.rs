@@ -24,6 +24,7 @@ use crate::features::labels::Unit;
 use crate::graph::features::FeatureGraph;
 use crate::graph::features::audit::feature_of;
 use crate::graph::features::effect::changes;
+use crate::graph::features::opened::Live;
 use crate::graph::layout::{Drawing, Origin, Shown};
 use crate::graph::{Graph, Node, NodeKind};
 
@@ -77,10 +78,9 @@ impl GraphView {
 
     /// What can be done to the features that an item stands for, in its menu.
     pub(super) fn acts(&self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
-        let Some(shown) = cx.state.results.graph.value().cloned() else { return };
-        let Origin::Features { trace, found, .. } = &shown.source else { return };
-        let nodes = self.features_of(found, d, item);
-        let Some(side) = side_of(cx, trace).filter(|_| !nodes.is_empty()) else { return };
+        let Some(Live { trace, found, .. }) = cx.state.live_graph() else { return };
+        let nodes = self.features_of(&found, d, item);
+        let Some(side) = side_of(cx, &trace).filter(|_| !nodes.is_empty()) else { return };
         let what = if nodes.len() > 1 { format!("its {} features", nodes.len()) } else { "it".to_owned() };
         for (text, factor) in [("Ablate", 0.0), ("Double", 2.0), ("Reverse", -1.0)] {
             let hint = "an edit of the stack; the edited run shows what happens";
@@ -92,16 +92,11 @@ impl GraphView {
 
     /// The form, and what the edits do.
     pub(super) fn act(&mut self, ui: &mut egui::Ui, cx: &mut Context<'_>, d: &Drawing, item: &Item) {
-        let Some(shown) = cx.state.results.graph.value().cloned() else { return };
-        let (found, trace) = match &shown.source {
-            Origin::Features { found, trace, .. } => (found, trace),
-            Origin::File(file) if !file.is_of_components() && item.kind == NodeKind::Component => {
-                let text = "To change its features, close the file, open its set and its prompt, and trace it here.";
-                ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(cx.palette.weak)).wrap());
-                return;
-            }
-            Origin::File(_) | Origin::Traced { .. } => return,
+        let Some(Live { trace, found, .. }) = cx.state.live_graph() else {
+            self.why_not(ui, cx, item);
+            return;
         };
+        let (trace, found) = (&trace, &*found);
         let nodes = self.features_of(found, d, item);
         if nodes.is_empty() {
             return;
@@ -166,6 +161,23 @@ impl GraphView {
         if side == cx.state.desk().stack.base {
             self.outcome(ui, cx);
         }
+    }
+
+    /// Why nothing can be done to the features of a graph of a file.
+    fn why_not(&self, ui: &mut egui::Ui, cx: &Context<'_>, item: &Item) {
+        let Some(shown) = cx.state.results.graph.value() else { return };
+        let is_feature = matches!(&shown.source, Origin::File(file) if !file.is_of_components());
+        if !is_feature || item.kind != NodeKind::Component {
+            return;
+        }
+        let opened = &cx.state.results.opened;
+        let text = match opened.error() {
+            Some(error) => format!("Its features cannot be changed: {error}."),
+            None if opened.is_running() => "the file is compared with the run …".to_owned(),
+            None => "Its features can be changed once the set that the file is of is open and its prompt is on screen."
+                .to_owned(),
+        };
+        ui.add(egui::Label::new(RichText::new(text).font(theme::small()).color(cx.palette.weak)).wrap());
     }
 
     /// The way to a feature's page: its examples, what it promotes, its label.

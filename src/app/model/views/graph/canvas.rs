@@ -13,7 +13,7 @@ use crate::app::view::Context;
 use crate::app::widgets::token_text;
 use crate::circuit::Member;
 use crate::graph::features::why::Source;
-use crate::graph::layout::{Drawing, Origin};
+use crate::graph::layout::Drawing;
 use crate::graph::{Input, NodeKind};
 
 /// Links drawn while no node is chosen: the strongest; all others appear with their node.
@@ -299,10 +299,7 @@ impl GraphView {
     fn looks(&self, painter: &egui::Painter, cx: &Context<'_>, picture: &Picture, at: impl Fn((f32, f32)) -> Pos2) {
         let Some(looks) = cx.state.results.looks.fresh() else { return };
         // Pairs are of a run, and say nothing of another's graph.
-        let is_of_graph = match cx.state.results.graph.value().map(|shown| &shown.source) {
-            Some(Origin::Features { trace, .. }) => *trace == looks.question.trace,
-            Some(Origin::Traced { .. } | Origin::File(_)) | None => false,
-        };
+        let is_of_graph = cx.state.live_graph().is_some_and(|live| live.trace == looks.question.trace);
         if !is_of_graph {
             return;
         }

@@ -137,17 +137,11 @@ impl View for GraphView {
         let stack = &state.desk().stack;
         let refused = stack.is_active() && stack.hold.holds_mlps() && results.edited.error().is_some();
         let edited = edited.or_else(|| refused.then(|| (None, stack.clone())));
-        let effect = results.graph.fresh().filter(|g| g.whole).zip(edited).map(|(shown, (edited, stack))| {
-            let shown = shown.value.clone();
-            EffectOf { shown, edited, stack }
-        });
+        let live = results.graph.fresh().filter(|g| g.whole).and_then(|_| state.live_graph());
+        let effect = live.zip(edited).map(|(live, (edited, stack))| EffectOf { live, edited, stack });
         // The edited run is compared with the run that was edited.
-        let is_of_graph = |e: &EffectOf| match &e.shown.source {
-            Origin::Features { trace, .. } => {
-                state.pair().is_some_and(|p| p.run(e.stack.base).is_ok_and(|t| t == trace))
-            }
-            Origin::Traced { .. } | Origin::File(_) => false,
-        };
+        let is_of_graph =
+            |e: &EffectOf| state.pair().is_some_and(|p| p.run(e.stack.base).is_ok_and(|t| *t == e.live.trace));
         let effect = effect.filter(is_of_graph);
         let roles = results.graph.fresh().and_then(|shown| match &shown.value.source {
             Origin::Traced { trace, .. } => Some(TextScoresOf { subject: Subject::one(trace.clone()) }),
