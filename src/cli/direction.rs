@@ -9,7 +9,7 @@ use serde_json::json;
 use super::generate::text_of;
 use super::output::quoted;
 use super::steering::{self, SteerArgs};
-use super::{Job, ModelArgs, PromptArgs, emit, emit_json, progress, table};
+use super::{Job, ModelArgs, PromptArgs, emit, emit_json, progress, table, warn};
 use crate::engine::SiteKind;
 use crate::engine::dictionaries::NoDictionaries;
 use crate::error::{Error, Result};
@@ -372,6 +372,7 @@ fn execute_similar(args: &Similar) -> Result<()> {
     let (progress, bar) = progress("reading the dictionary");
     let loading = Instant::now();
     let dictionary = crate::features::open(&args.dictionary, &progress)?;
+    dictionary.warnings.iter().for_each(|said| warn(said));
     drop(bar);
     let (load_seconds, started) = (loading.elapsed().as_secs_f64(), Instant::now());
     let layer = match (args.layer, dictionary.output) {

@@ -73,7 +73,9 @@ pub fn remember_turns(ids: &[u32], turns: &[Option<usize>]) {
 
 /// Keeps what was checked of dictionaries for every document that comes from them.
 pub fn remember_checked(checked: Vec<Checked>) {
-    beside().checked = checked;
+    let mut beside = beside();
+    beside.checked.retain(|old| checked.iter().all(|new| new.path != old.path));
+    beside.checked.extend(checked);
 }
 
 /// Prints a document with its `"warnings"`, and the checks of its `"dictionaries"`. Every document is printed here but pages for Neuronpedia, which has its own form.

@@ -50,7 +50,8 @@ fn features(looks: &Looks, cap: Option<f32>, top: usize) -> Value {
         list.iter().take(top).map(|(s, v)| json!({"name": looks.name(*s), "value": v})).collect()
     };
     let sum = |list: &[(Source, f32)]| list.iter().map(|(_, v)| v).sum::<f32>();
-    let pair = |p: &Pair| json!({"query": looks.name(p.query), "key": looks.name(p.key), "value": p.value, "share": p.value / looks.score});
+    let share = |p: &Pair| looks.share(p);
+    let pair = |p: &Pair| json!({"query": looks.name(p.query), "key": looks.name(p.key), "value": p.value, "share": share(p)});
     json!({
         "score": looks.score, "soft_cap": cap, "by_position": looks.by_position, "biases": looks.biases,
         "pairs": looks.pairs.iter().take(top).map(pair).collect::<Vec<_>>(),
@@ -64,7 +65,7 @@ fn features(looks: &Looks, cap: Option<f32>, top: usize) -> Value {
 
 /// The pairs of a score, as a table.
 fn told(looks: &Looks, cap: Option<f32>, top: usize) -> String {
-    let share = |p: &Pair| format!("{:+.1} %", 100.0 * p.value / looks.score);
+    let share = |p: &Pair| looks.share(p).map_or_else(String::new, |share| format!("{:+.1} %", 100.0 * share));
     let row = |p: &Pair| vec![looks.name(p.query), looks.name(p.key), format!("{:+.4}", p.value), share(p)];
     let rows: Vec<Vec<String>> = looks.features().take(top).map(row).collect();
     let (own, others) = looks.sums();

@@ -22,6 +22,9 @@ const TOKENS: usize = 256;
 /// How many times more or fewer features than promised are far: texts differ by less.
 const FAR: f32 = 3.0;
 
+/// A dictionary that explains more of the variance than this is of the model, whatever name its file gives.
+const FITS: f32 = 0.5;
+
 /// What was checked of one dictionary.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
@@ -60,12 +63,9 @@ fn ordinary(model: &Model, bos: bool) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// What speaks against a dictionary before it is tried: what of its files is not honoured, and the name of another model.
+/// What speaks against a dictionary that is not tried: what of its files is not honoured, and the name of another model.
 pub fn said(model: &Model, dictionary: &Dictionary) -> Vec<String> {
-    let other = dictionary.model_name.as_deref().filter(|name| {
-        // The field's short names: gpt2-small is gpt2.
-        !model.is_called(name) && !name.strip_suffix("-small").is_some_and(|name| model.is_called(name))
-    });
+    let other = dictionary.model_name.as_deref().filter(|name| !model.may_be_called(name));
     let other = other.map(|name| {
         format!(
             "The dictionary's file says that it was trained on {:?}, and the model here is {:?}.",
@@ -80,7 +80,9 @@ pub fn said(model: &Model, dictionary: &Dictionary) -> Vec<String> {
 fn checked(model: &Model, dictionary: &Dictionary, found: Reconstruction, alone: bool) -> Result<Checked> {
     let (input, output) = dictionary.check(&model.config)?;
     let promised = promised_l0(dictionary);
-    let mut warnings = said(model, dictionary);
+    // A name says little where the activations are explained.
+    let fits = alone && found.explained_variance > FITS;
+    let mut warnings = if fits { dictionary.warnings.clone() } else { said(model, dictionary) };
     let name = dictionary.path.display();
     let ev = found.explained_variance;
     if alone && ev.is_nan() | (ev < 0.0) {

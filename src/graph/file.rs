@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::features::audit::IN_FILE;
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::{LARGE, read, write_atomic};
@@ -169,6 +170,10 @@ impl GraphFile {
         let mut document = self.document.clone();
         let metadata = document.entry("metadata").or_insert_with(|| json!({}));
         if let Value::Object(metadata) = metadata {
+            // What an audit says is of all the links that it has tried.
+            if graph.links.len() < self.graph.links.len() {
+                metadata.remove(IN_FILE);
+            }
             metadata.insert("node_threshold".to_owned(), json!(thresholds.0));
             let settings = metadata.entry("pruning_settings").or_insert_with(|| json!({}));
             *settings = json!({"node_threshold": thresholds.0, "edge_threshold": thresholds.1});

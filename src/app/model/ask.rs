@@ -24,6 +24,7 @@ use crate::app::view::Workspace;
 use crate::app::widgets::turns;
 use crate::engine::{RunSide, Trace};
 use crate::graph::features::why::LooksOf;
+use crate::graph::layout::Origin;
 use crate::session::desk::{Focus, Show, Source};
 
 /// Directions whose cosines are shown one by one.
@@ -189,7 +190,11 @@ impl State {
             // What stood there is another run's.
             results.why.forget();
         }
-        let silent = self.document.desk.graph.silent();
+        let of_file = match results.graph.value().map(|shown| &shown.source) {
+            Some(Origin::File(file)) => Some(file.silent()),
+            _ => None,
+        };
+        let silent = of_file.unwrap_or(self.document.desk.graph.silent());
         // A graph of a file may be of another set or prompt.
         let on_features = self.document.desk.graph.file.is_none() || results.opened.fresh().is_some();
         let set = results.set.fresh().filter(|_| on_features).map(|s| s.value.clone());

@@ -112,7 +112,7 @@ impl State {
         let shown = self.results.graph.get().filter(|g| g.whole);
         let is_on = shown.is_some_and(|g| match &g.value.source {
             Origin::Features { set: own, .. } => *own == set,
-            Origin::File(_) => self.desk().graph.audit && self.of_file(&g.value).is_some(),
+            Origin::File(_) => self.of_file(&g.value).is_some(),
             Origin::Traced { .. } => false,
         });
         (asked || is_on).then_some(set)

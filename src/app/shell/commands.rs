@@ -7,7 +7,7 @@ use eframe::egui;
 use crate::analysis::component::Component;
 use crate::app::App;
 use crate::app::action::{Action, Command};
-use crate::app::model::views::graph::audit_of;
+use crate::app::model::views::graph::audited;
 use crate::app::shell::files::{graph_bytes, read_session};
 use crate::app::shell::layout::Layout;
 use crate::app::shell::lessons;
@@ -51,7 +51,7 @@ impl App {
             Action::SaveGraph(marks) => {
                 if let Some(shown) = self.state.results.graph.value().cloned() {
                     let cut = self.state.desk().graph.cut.clone();
-                    let audit = audit_of(&self.state).cloned();
+                    let audit = audited(&self.state).cloned();
                     self.background(move || graph_bytes(&shown, &cut, &marks, audit.as_deref()));
                 }
             }

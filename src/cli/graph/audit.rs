@@ -11,7 +11,7 @@ use crate::cli::{Job, ModelArgs, table, warn};
 use crate::engine::Trace;
 use crate::error::{Error, Result};
 use crate::features::DictionarySet;
-use crate::graph::features::audit::{Audited, LINKS, audit, direction_of, feature_of, ids_of};
+use crate::graph::features::audit::{Audited, LINKS, audit, direction_of, ids_of, left_out};
 use crate::graph::features::intervene::Stage;
 use crate::graph::file::GraphFile;
 use crate::graph::marks::pinned_ids;
@@ -56,39 +56,6 @@ fn pinned(file: &GraphFile, path: &Path) -> Result<BTreeSet<String>> {
     Ok(marked)
 }
 
-/// What a file leaves out of the predictions, in sentences: paths that were pruned away, features that were not traced, and
-/// those whose activations it does not say.
-fn along(file: &GraphFile) -> Vec<String> {
-    let empty = json!({});
-    let metadata = file.document.get("metadata").unwrap_or(&empty);
-    let settings = metadata.get("pruning_settings").unwrap_or(metadata);
-    let share = |name: &str| settings.get(name).and_then(Value::as_f64);
-    let (nodes, links) = (share("node_threshold"), share("edge_threshold"));
-    let pruned = [nodes, links].into_iter().flatten().any(|s| s < 1.0).then(|| {
-        let told = |s: Option<f64>| s.map_or("an unknown share".to_owned(), |s| s.to_string());
-        format!(
-            "The file was pruned to {} of the nodes' influence and {} of the links' scores: what is predicted goes along the \
-             links that it has, and leaves out paths that were pruned away; trace with --node-threshold 1 and \
-             --edge-threshold 1 for all.",
-            told(nodes),
-            told(links)
-        )
-    });
-    let limited = metadata
-        .get("info")
-        .and_then(|i| i.get("limited"))
-        .and_then(Value::as_str)
-        .map(|said| format!("{said} What is predicted leaves out paths through the others."));
-    let g = &file.graph;
-    let silent = (0..g.nodes.len()).filter(|n| feature_of(g, *n).is_some() && g.nodes[*n].activation.is_none()).count();
-    let silent = (silent > 0).then(|| {
-        format!(
-            "The file does not say how active {silent} of its features are: what is predicted leaves out paths through them."
-        )
-    });
-    pruned.into_iter().chain(limited).chain(silent).collect()
-}
-
 pub fn execute(args: &AuditArgs) -> Result<()> {
     let mut file = open(&args.input)?;
     if file.is_of_components() {
@@ -112,7 +79,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
     let pinned = if args.pinned { pinned(&file, &args.input)? } else { BTreeSet::new() };
     let job = Job::begin(&args.model, "auditing")?;
     let (model, progress) = (&job.model, &job.progress);
-    if let Some(of) = of.filter(|of| !model.is_called(of)) {
+    if let Some(of) = of.filter(|of| !model.may_be_called(of)) {
         warn(&format!(
             "The graph is of the model {of:?}, the audit is made on {:?}; give the graph's own with -m if they are not one.",
             model.config.name
@@ -137,7 +104,7 @@ pub fn execute(args: &AuditArgs) -> Result<()> {
             found.unread
         ));
     }
-    along(&file).iter().chain(&found.doubt()).for_each(|said| warn(said));
+    left_out(&file).iter().chain(&found.doubt()).for_each(|said| warn(said));
     if let Some(path) = &args.output {
         found.write(&mut file, "the links of this file")?;
         file.save(path)?;

@@ -24,16 +24,26 @@ pub struct Audited {
     pub source: String,
     pub target: String,
     /// The link's own weight.
+    #[serde(deserialize_with = "no_number")]
     pub weight: f32,
     /// What the graph predicts for the target when the source is taken away, along all paths.
+    #[serde(deserialize_with = "no_number")]
     pub predicted: f32,
     /// What happens with attention patterns held still.
+    #[serde(deserialize_with = "no_number")]
     pub held: f32,
     /// What happens with nothing held still.
+    #[serde(deserialize_with = "no_number")]
     pub free: f32,
     /// What happens with all held still but direct effects: −weight, if the graph is this model's.
+    #[serde(deserialize_with = "no_number")]
     pub direct: f32,
     pub fails: bool,
+}
+
+/// JSON writes what is no number as null.
+fn no_number<'de, D: serde::Deserializer<'de>>(reader: D) -> std::result::Result<f32, D::Error> {
+    Ok(Option::<f32>::deserialize(reader)?.unwrap_or(f32::NAN))
 }
 
 /// All links that were put to the test, the strongest first.
@@ -44,6 +54,7 @@ pub struct Audit {
     pub correlation_held: Option<f64>,
     pub correlation_free: Option<f64>,
     /// The largest difference of a direct effect from its link's weight.
+    #[serde(deserialize_with = "no_number")]
     pub worst_direct: f32,
     /// Links from features that the graph has.
     pub all: usize,
@@ -86,7 +97,35 @@ impl Audit {
 }
 
 /// The field of a file's metadata.
-const IN_FILE: &str = "audit";
+pub const IN_FILE: &str = "audit";
+
+/// What a file leaves out of predictions, in sentences: paths that were pruned away, features that were not traced, and those
+/// whose activations it does not say.
+pub fn left_out(file: &GraphFile) -> Vec<String> {
+    let empty = Value::Null;
+    let metadata = file.document.get("metadata").unwrap_or(&empty);
+    let settings = metadata.get("pruning_settings").unwrap_or(metadata);
+    let share = |name: &str| settings.get(name).and_then(Value::as_f64);
+    let (nodes, links) = (share("node_threshold"), share("edge_threshold"));
+    let pruned = [nodes, links].into_iter().flatten().any(|s| s < 1.0).then(|| {
+        let told = |s: Option<f64>| s.map_or("an unknown share".to_owned(), |s| s.to_string());
+        format!(
+            "The file was pruned to {} of the nodes' influence and {} of the links' scores: what is predicted goes along the \
+             links that it has, and leaves out paths that were pruned away; trace with --node-threshold 1 and \
+             --edge-threshold 1 for all.",
+            told(nodes),
+            told(links)
+        )
+    });
+    let limited = metadata.get("info").and_then(|i| i.get("limited")).and_then(Value::as_str);
+    let limited = limited.map(|said| format!("{said} What is predicted leaves out paths through the others."));
+    let g = &file.graph;
+    let silent = (0..g.nodes.len()).filter(|n| feature_of(g, *n).is_some() && g.nodes[*n].activation.is_none()).count();
+    let silent = (silent > 0).then(|| {
+        format!("The file does not say how active {silent} of its features are: what is predicted leaves out paths through them.")
+    });
+    pruned.into_iter().chain(limited).chain(silent).collect()
+}
 
 /// A node of a graph as a feature: its layer, position and number.
 pub fn feature_of(graph: &Graph, node: usize) -> Option<(usize, usize, u32)> {
@@ -143,6 +182,10 @@ pub(super) fn belongs(graph: &Graph, stage: &Stage<'_>) -> Result<()> {
         let Some(((layer, pos, feature), told)) = feature_of(graph, node).zip(graph.nodes[node].activation) else {
             continue;
         };
+        // Nothing is active where features are left out.
+        if pos < stage.silent() {
+            continue;
+        }
         let own = f64::from(stage.activation(layer, pos, feature));
         all += 1;
         others += usize::from((told - own).abs() > 0.2 * told.abs().max(own.abs()));

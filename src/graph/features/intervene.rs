@@ -158,6 +158,11 @@ impl<'a> Stage<'a> {
         Ok((0..=dictionary.later.len()).map(|k| Site::new(kind, layer + k)).collect())
     }
 
+    /// First positions whose features are left alone.
+    pub fn silent(&self) -> usize {
+        self.silent
+    }
+
     /// The most features that a layer has.
     pub fn widest(&self) -> usize {
         self.layers.iter().map(|l| l.features).max().unwrap_or(0)

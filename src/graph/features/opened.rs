@@ -15,7 +15,7 @@ use crate::features::labels::of_set;
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
 use crate::graph::layout::{Origin, Shown};
-use crate::graph::{Graph, Influence, NodeKind};
+use crate::graph::{Graph, Influence, Node, NodeKind};
 use crate::progress::Progress;
 use crate::question::{Lane, Question};
 
@@ -36,6 +36,12 @@ pub fn opened(file: &GraphFile, trace: &Trace, set: &DictionarySet, progress: &P
     let (old, c) = (&file.graph, &trace.model.config);
     let stage = Stage::of(trace, set, file.silent(), progress)?;
     belongs(old, &stage)?;
+    let told = old.nodes.iter().any(|n| n.kind == NodeKind::Component && n.activation.is_some());
+    if file.dictionary().is_none() && !told {
+        return Err(Error::request(
+            "the file names no set and no activations, so that it cannot be told whether its features are those of this one",
+        ));
+    }
     let feature = |node: usize| {
         let (layer, pos, feature) = feature_of(old, node)?;
         Some((Feature { layer, pos, feature, activation: stage.activation(layer, pos, feature) }, node))
@@ -57,7 +63,8 @@ pub fn opened(file: &GraphFile, trace: &Trace, set: &DictionarySet, progress: &P
     let mut place = vec![0u32; old.nodes.len()];
     order.iter().zip(0..).for_each(|(old, new)| place[*old] = new);
     let links: Vec<(u32, u32, f32)> = old.triples().map(|(s, t, w)| (place[s], place[t], w)).collect();
-    let nodes = order.iter().map(|i| old.nodes[*i].clone()).collect();
+    let mut nodes: Vec<Node> = order.iter().map(|i| old.nodes[*i].clone()).collect();
+    nodes.iter_mut().zip(&features).for_each(|(n, (f, _))| n.activation = Some(f64::from(f.activation)));
     let graph = Graph::large(old.prompt_tokens.clone(), nodes, &links, progress)?;
     let influence = Influence::looking(&graph, || progress.check())?;
     let scores = Scores::looking(&graph, &influence, || progress.check())?;

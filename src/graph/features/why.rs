@@ -112,6 +112,11 @@ impl Looks {
         )
     }
 
+    /// The share of the score that a pair is; of no score there is none.
+    pub fn share(&self, pair: &Pair) -> Option<f32> {
+        Some(pair.value / self.score).filter(|share| share.is_finite())
+    }
+
     /// The pairs of two features.
     pub fn features(&self) -> impl Iterator<Item = &Pair> {
         let is_feature = |s: &Source| matches!(s, Source::Feature { .. });

@@ -17,7 +17,7 @@ use crate::engine::edit::{Edit, Positions, RunSide};
 use crate::features::labels::Unit;
 use crate::features::page::{EACH, Effect, FeaturePage};
 use crate::features::scan::index::Entry;
-use crate::graph::layout::Origin;
+use crate::graph::features::opened::Live;
 
 /// How edits are put into the stack.
 type Make = fn(RunSide, Vec<Edit>) -> ModelAction;
@@ -201,8 +201,7 @@ impl Page {
 /// The way back to the feature's nodes, where the graph that is traced is on the open dictionary's set.
 fn in_graph(ui: &mut egui::Ui, cx: &mut Context<'_>, chosen: Chosen) {
     let Chosen::Feature(feature) = chosen else { return };
-    let Some(shown) = cx.state.results.graph.value().cloned().filter(|_| !is_plate(ui.ctx())) else { return };
-    let Origin::Features { found, .. } = &shown.source else { return };
+    let Some(Live { found, .. }) = cx.state.live_graph().filter(|_| !is_plate(ui.ctx())) else { return };
     let open = cx.state.features.opened_as();
     let Some(layer) = found.dictionaries.iter().position(|(file, _)| Some(file.as_str()) == open) else { return };
     let at: Vec<usize> = (0..found.n()).filter(|pos| found.node(layer, *pos, feature).is_some()).collect();

@@ -155,7 +155,7 @@ pub fn layers(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     found.sort();
     // What is wrong with the configuration is told where a layer is opened.
     let list = match Config::read(folder) {
-        Ok(config) => config.transcoders,
+        Ok(config) => config.transcoders.filter(|list| !list.is_empty()),
         Err(e) if found.is_empty() => return Err(e),
         Err(_) => None,
     };

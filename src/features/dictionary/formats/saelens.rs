@@ -38,8 +38,9 @@ fn matches(path: &Path) -> bool {
 
 fn layer(path: &Path) -> Option<usize> {
     let config = config_at(&folder_of(path).join(CONFIG))?;
-    let hook = field(&config, &["hook_name", "hook_point"])?.as_str()?;
-    Place::parse(hook).ok().map(Place::layer)
+    let text = |names: &[&str]| field(&config, names).and_then(Json::as_str);
+    let by_hook = text(&["hook_name", "hook_point"]).and_then(|hook| Place::parse(hook).ok());
+    by_hook.or_else(|| super::place_of_hook(text(&["hf_hook_name"])?)).map(Place::layer)
 }
 
 /// A field of the configuration, or of its `metadata` (where version 6 moved some).

@@ -190,7 +190,9 @@ impl GraphView {
                 (found.dictionaries.get(f.layer).map(|(file, _)| file.clone()), f.feature)
             }
             Origin::File(of) => {
-                let is_of = |spec: &str| of.dictionary().is_none_or(|told| told == spec) && !of.is_of_components();
+                // A file that names no set may be of another than the one that is open.
+                let live = cx.state.live_graph().is_some();
+                let is_of = |spec: &str| live || of.dictionary() == Some(spec);
                 let set = cx.state.results.set.fresh().filter(|s| is_of(&s.question.spec));
                 let [node] = item.members[..] else { return };
                 let Some((set, (layer, _, feature))) = set.zip(feature_of(&d.graph, node)) else { return };

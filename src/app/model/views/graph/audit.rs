@@ -27,6 +27,12 @@ pub fn audit_of(state: &State) -> Option<&Arc<Audit>> {
     (audit.question.drawing == drawing.value).then_some(&audit.value)
 }
 
+/// What the audit that was asked for found of this very graph, to be saved with it.
+pub fn audited(state: &State) -> Option<&Arc<Audit>> {
+    let (drawing, audit) = (state.results.drawing.fresh()?, state.results.audit.fresh()?);
+    (state.desk().graph.audit && audit.question.drawing == drawing.value).then_some(&audit.value)
+}
+
 impl GraphView {
     /// The links that fail the audit, and the others by how far the prediction is off.
     pub(super) fn worst_links(&mut self, ui: &mut egui::Ui, cx: &Context<'_>, d: &Drawing) {

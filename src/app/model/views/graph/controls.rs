@@ -11,6 +11,7 @@ use crate::app::model::ModelAction;
 use crate::app::view::Context;
 use crate::app::widgets::{captioned, choice};
 use crate::features::dictionary::store::SETS;
+use crate::graph::file::GraphFile;
 use crate::graph::layout::Origin;
 use crate::graph::marks::Marks;
 use crate::graph::readers::Attention;
@@ -167,8 +168,10 @@ fn labels_entry(ui: &mut egui::Ui, cx: &mut Context<'_>) {
     let results = &cx.state.results;
     let Some((shown, set)) = results.graph.fresh().zip(results.set.fresh()) else { return };
     // Heads and MLPs are no features.
-    let is_on_features = matches!(&shown.value.source, Origin::File(file) if !file.is_of_components());
-    if !is_on_features || labels_in(&shown.value.graph).is_empty() {
+    let live = cx.state.live_graph().is_some();
+    let is_of = |file: &GraphFile| live || file.dictionary() == Some(set.question.spec.as_str());
+    let is_of_set = matches!(&shown.value.source, Origin::File(file) if !file.is_of_components() && is_of(file));
+    if !is_of_set || labels_in(&shown.value.graph).is_empty() {
         return;
     }
     let hint = "what it calls its features is written to the labels of the set, where a feature has none of your own";

@@ -5,6 +5,7 @@ use eframe::egui::{self, RichText};
 use super::audit::audit_of;
 use crate::app::look::theme;
 use crate::app::view::Context;
+use crate::graph::features::audit::left_out;
 use crate::graph::features::first_token_warning;
 use crate::graph::layout::{Origin, Shown};
 
@@ -19,7 +20,11 @@ pub fn doubts(ui: &mut egui::Ui, cx: &Context<'_>, shown: &Shown) {
         Origin::Features { .. } | Origin::File(_) => cx.state.trust.of_set(),
     };
     let audited = audit_of(cx.state).and_then(|a| a.doubt());
-    let all: Vec<String> = begins.into_iter().chain(of_set).chain(audited).collect();
+    let left_out = match &shown.source {
+        Origin::File(file) if cx.state.desk().graph.audit || cx.state.live_graph().is_some() => left_out(file),
+        _ => Vec::new(),
+    };
+    let all: Vec<String> = begins.into_iter().chain(of_set).chain(left_out).chain(audited).collect();
     if all.is_empty() {
         return;
     }

@@ -17,7 +17,7 @@ use eframe::egui::{self, RichText, vec2};
 
 use self::acts::Form;
 pub use self::acts::labels_in;
-pub use self::audit::audit_of;
+pub use self::audit::audited;
 pub use self::canvas::canvas_id;
 use self::doubts::doubts;
 use self::picture::Picture;
