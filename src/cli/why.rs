@@ -51,7 +51,8 @@ fn features(looks: &Looks, cap: Option<f32>, top: usize) -> Value {
     };
     let sum = |list: &[(Source, f32)]| list.iter().map(|(_, v)| v).sum::<f32>();
     let share = |p: &Pair| looks.share(p);
-    let pair = |p: &Pair| json!({"query": looks.name(p.query), "key": looks.name(p.key), "value": p.value, "share": share(p)});
+    let pair =
+        |p: &Pair| json!({"query": looks.name(p.query), "key": looks.name(p.key), "value": p.value, "share": share(p)});
     json!({
         "score": looks.score, "soft_cap": cap, "by_position": looks.by_position, "biases": looks.biases,
         "pairs": looks.pairs.iter().take(top).map(pair).collect::<Vec<_>>(),
