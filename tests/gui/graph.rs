@@ -13,6 +13,7 @@ use circuitscope::session::desk::GraphTarget;
 use eframe::egui;
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
+use serde_json::Value;
 use std::time::Duration;
 
 #[test]
@@ -170,8 +171,8 @@ fn nodes_are_grouped_by_dragging_and_the_groups_are_saved() {
     let n = d.graph.nodes.len() - d.folds.iter().map(|f| f.len() - 1).sum::<usize>();
     assert!(counted(&h).contains(&format!(" {} nodes", n - 1)), "{}", counted(&h));
     // Another file of the same title has marks of its own.
-    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    value["qParams"] = serde_json::Value::Null;
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    value["qParams"] = Value::Null;
     let other = folder.path().join("h.json");
     circuitscope::files::write_atomic(&other, value.to_string().as_bytes()).unwrap();
     h.state_mut().state.apply(ModelAction::OpenGraph(other.display().to_string()), 0.0);
@@ -579,6 +580,22 @@ fn a_graph_of_a_file_acts_where_its_set_is_open() {
     h.run();
     let expected = format!("of {} links fail", audit.links.len());
     assert!(h.query_by_label_contains(&expected).is_some(), "{expected}");
+    // Others' files name no set: the one that is open is taken, where their features are its.
+    let mut bare: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    bare["metadata"].as_object_mut().unwrap().remove("info");
+    let mut foreign = bare.clone();
+    foreign["nodes"].as_array_mut().unwrap().iter_mut().filter(|n| n["activation"].is_number()).for_each(|n| {
+        n["activation"] = (3.0 + 2.0 * n["activation"].as_f64().unwrap()).into();
+    });
+    for (name, told, lives) in [("bare.json", &bare, true), ("foreign.json", &foreign, false)] {
+        let file = folder.path().join(name);
+        circuitscope::files::write_atomic(&file, told.to_string().as_bytes()).unwrap();
+        h.state_mut().state.apply(ModelAction::OpenGraph(file.display().to_string()), 0.0);
+        settle(&mut h);
+        h.run();
+        assert_eq!(h.state().state.live_graph().is_some(), lives, "{name}");
+    }
+    assert!(h.state().state.results.opened.error().is_some_and(|e| e.contains("another activation")));
     h.state_mut().state.apply(ModelAction::OpenGraph(path.display().to_string()), 0.0);
     h.state_mut().state.apply(ModelAction::AuditLinks(true), 0.0);
     settle(&mut h);
