@@ -9,7 +9,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::features::audit::IN_FILE;
 use super::{Graph, Influence, Input, LinkList, Node, NodeKind, Pruned};
 use crate::error::{Error, Result};
 use crate::files::{LARGE, read, write_atomic};
@@ -30,6 +29,9 @@ pub struct GraphFile {
 
 /// Of logits that are no token, by node's id, what they are read by: this program's own field of `metadata.info`.
 pub const DIRECTIONS: &str = "directions";
+
+/// What an audit found of the links: this program's own field of `metadata`.
+pub const AUDIT: &str = "audit";
 
 fn malformed(path: &Path, what: impl Into<String>) -> Error {
     Error::Malformed { path: path.to_owned(), format: "attribution graph", what: what.into() }
@@ -172,7 +174,7 @@ impl GraphFile {
         if let Value::Object(metadata) = metadata {
             // What an audit says is of all the links that it has tried.
             if graph.links.len() < self.graph.links.len() {
-                metadata.remove(IN_FILE);
+                metadata.remove(AUDIT);
             }
             metadata.insert("node_threshold".to_owned(), json!(thresholds.0));
             let settings = metadata.entry("pruning_settings").or_insert_with(|| json!({}));

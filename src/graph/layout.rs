@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::components::{Keep, Traced, trace_prediction};
 use super::features::audit::{Audit, LINKS, audit, direction_of};
 use super::features::intervene::Stage;
+use super::features::opened::opened;
 use super::features::{self, FeatureGraph};
 use super::file::GraphFile;
 use super::influence::Scores;
@@ -505,6 +506,27 @@ impl Question for AuditOf {
             Origin::Traced { .. } => Ok(None),
         };
         audit(graph, trace, &stage, LINKS, chosen, explained, progress)
+    }
+}
+
+/// Asks for a graph of a file as one of the run and the set that are here.
+#[derive(Clone, PartialEq)]
+pub struct OpenedOf {
+    pub shown: Arc<Shown>,
+    pub trace: Arc<Trace>,
+    pub set: Arc<DictionarySet>,
+}
+
+impl Question for OpenedOf {
+    type Answer = FeatureGraph;
+    const LABEL: &'static str = "comparing the file with the run";
+    const LANE: Lane = Lane::Long;
+
+    fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeatureGraph)) -> Result<FeatureGraph> {
+        match &self.shown.source {
+            Origin::File(file) => opened(file, &self.trace, &self.set, progress),
+            Origin::Features { .. } | Origin::Traced { .. } => Err(Error::failed("the graph is of no file")),
+        }
     }
 }
 

@@ -22,8 +22,10 @@ use crate::features::labels::{SetLabelled, SetLabelsOf};
 use crate::features::sets::SetOf;
 use crate::graph::features;
 use crate::graph::features::audit::ids_of;
-use crate::graph::features::opened::{Live, OpenedOf};
-use crate::graph::layout::{AuditOf, DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, Origin, Shown, ShownOf};
+use crate::graph::features::opened::Live;
+use crate::graph::layout::{
+    AuditOf, DrawingOf, FeatureGraphOf, GraphFileOf, GraphOf, OpenedOf, Origin, Shown, ShownOf,
+};
 use crate::graph::targets::Target;
 use crate::model::Model;
 use crate::session::desk::{GraphDirection, GraphTarget, Show};

@@ -18,9 +18,8 @@ use crate::circuit::quality::CircuitOf;
 use crate::circuit::search::SearchOf;
 use crate::features::labels::{SetLabelled, SetLabelsOf};
 use crate::features::sets::SetOf;
-use crate::graph::features::opened::OpenedOf;
 use crate::graph::features::why::LooksOf;
-use crate::graph::layout::{AuditOf, DrawingOf, ShownOf};
+use crate::graph::layout::{AuditOf, DrawingOf, OpenedOf, ShownOf};
 use crate::jobs::slot::{AnySlot, Slot};
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::intervene::{Amount, Change, Stage};
 use crate::engine::{Hold, Trace};
 use crate::error::{Error, Result};
-use crate::graph::file::GraphFile;
+use crate::graph::file::{AUDIT, GraphFile};
 use crate::graph::targets::mean_column;
 use crate::graph::{Graph, NodeKind};
 use crate::progress::Progress;
@@ -80,7 +80,7 @@ impl Audit {
 
     /// As a file of a graph carries it.
     pub fn in_file(file: &GraphFile) -> Option<Self> {
-        let told = file.document.get("metadata")?.get(IN_FILE)?;
+        let told = file.document.get("metadata")?.get(AUDIT)?;
         serde_json::from_value(told.clone()).ok()
     }
 
@@ -90,14 +90,11 @@ impl Audit {
         told["predicted_along"] = along.into();
         let metadata = file.document.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
         if let Value::Object(metadata) = metadata {
-            metadata.insert(IN_FILE.to_owned(), told);
+            metadata.insert(AUDIT.to_owned(), told);
         }
         Ok(())
     }
 }
-
-/// The field of a file's metadata.
-pub const IN_FILE: &str = "audit";
 
 /// What a file leaves out of predictions, in sentences: paths that were pruned away, features that were not traced, and those
 /// whose activations it does not say.

@@ -14,10 +14,8 @@ use crate::features::DictionarySet;
 use crate::features::labels::of_set;
 use crate::graph::file::GraphFile;
 use crate::graph::influence::Scores;
-use crate::graph::layout::{Origin, Shown};
 use crate::graph::{Graph, Influence, Node, NodeKind};
 use crate::progress::Progress;
-use crate::question::{Lane, Question};
 
 /// A graph on features with the run and the set that it is of.
 #[derive(Clone, PartialEq)]
@@ -88,25 +86,4 @@ pub fn opened(file: &GraphFile, trace: &Trace, set: &DictionarySet, progress: &P
         warnings: Vec::new(),
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-/// Asks for a graph of a file as one of the run and the set that are here.
-#[derive(Clone, PartialEq)]
-pub struct OpenedOf {
-    pub shown: Arc<Shown>,
-    pub trace: Arc<Trace>,
-    pub set: Arc<DictionarySet>,
-}
-
-impl Question for OpenedOf {
-    type Answer = FeatureGraph;
-    const LABEL: &'static str = "comparing the file with the run";
-    const LANE: Lane = Lane::Long;
-
-    fn run(&self, progress: &Progress, _: &mut dyn FnMut(FeatureGraph)) -> Result<FeatureGraph> {
-        match &self.shown.source {
-            Origin::File(file) => opened(file, &self.trace, &self.set, progress),
-            Origin::Features { .. } | Origin::Traced { .. } => Err(Error::failed("the graph is of no file")),
-        }
-    }
 }
