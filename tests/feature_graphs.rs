@@ -757,6 +757,10 @@ fn the_check_of_a_set_stands_beside_what_comes_from_it() {
         "{}",
         alone["warnings"]
     );
+    // What was pruned away before stays said.
+    let grouped = path("grouped.json");
+    group(&graph, &["-o", &grouped]);
+    assert!(said(&common::json(&audit(&grouped, &["--links", "2"]))));
     let by_set = group(&file, &["--dictionary", "text-transcoders"]);
     assert_eq!(by_set["groups"], group(&graph, &[])["groups"]);
     assert_ne!(by_set["groups"], alone["groups"]);

@@ -176,9 +176,14 @@ impl GraphFile {
             if graph.links.len() < self.graph.links.len() {
                 metadata.remove(AUDIT);
             }
-            metadata.insert("node_threshold".to_owned(), json!(thresholds.0));
-            let settings = metadata.entry("pruning_settings").or_insert_with(|| json!({}));
-            *settings = json!({"node_threshold": thresholds.0, "edge_threshold": thresholds.1});
+            // What an earlier pruning took away is gone, whatever is kept now.
+            let told = metadata.get("pruning_settings").cloned().unwrap_or_else(|| json!({}));
+            let least =
+                |name: &str, now: f64| told.get(name).and_then(Value::as_f64).map_or(now, |before| before.min(now));
+            let (nodes, links) = (least("node_threshold", thresholds.0), least("edge_threshold", thresholds.1));
+            metadata.insert("node_threshold".to_owned(), json!(nodes));
+            let settings = json!({"node_threshold": nodes, "edge_threshold": links});
+            metadata.insert("pruning_settings".to_owned(), settings);
         }
         // Pins and groups of nodes that are gone would name nothing.
         let ids: HashSet<&str> = graph.nodes.iter().map(|n| n.id.as_str()).collect();
